@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import hardware, table
-from scene_completion_training.points.voxelisation import voxelised
+from scene_completion_training.points.voxels import voxelised
 from scene_completion_training.sparse import mink_unet
-from scene_completion_training.sparse.kept_library import gpu_library, spconv_submanifold
+from scene_completion_training.sparse.convolution import gpu_library, spconv_submanifold
 from scene_completion_training.sparse.mink_unet import LEVELS, MinkUNet18A
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 

@@ -148,11 +148,11 @@ READERS = {
         " licence: none}",
         by(f"{TRAINING}foundation.encoded_words:read_phrases"),
     ),
-    "segments": Reader("scene.segs.json", "{segIndices: [1, 1, 2, 3]}", by(f"{TRAINING}points.scannet:_segments", 4)),
+    "segments": Reader("scene.segs.json", "{segIndices: [1, 1, 2, 3]}", by(f"{TRAINING}points.datasets:_segments", 4)),
     "things": Reader(
         "scene.aggregation.json",
         "{segGroups: [{id: 0, objectId: 0, segments: [1, 2], label: couch}, {id: 1, segments: [3], label: wall}]}",
-        by(f"{TRAINING}points.scannet:_groups"),
+        by(f"{TRAINING}points.datasets:_groups"),
     ),
     "words": Reader(
         "words.yaml",

@@ -10,7 +10,7 @@ from scene_completion_ros.evaluation.semantic_classes import (
     SEMANTIC_KITTI_TO_COMMON,
     ClassMap,
 )
-from scene_completion_training.street_world.classes import StreetClass
+from scene_completion_training.street_world.street_profile import StreetClass
 
 
 @pytest.mark.parametrize(

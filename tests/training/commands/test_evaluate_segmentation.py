@@ -8,7 +8,7 @@ import pytest
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_training.evaluation.scene_probe import LinearProbe
+from scene_completion_training.evaluation.probes import LinearProbe
 from tests import official_layouts as layouts
 from tests.training.evaluation.one_wall import make_street
 from tests.training.evaluation.test_segmentation import saved_field

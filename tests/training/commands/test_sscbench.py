@@ -11,7 +11,7 @@ import torch
 from scene_completion_ros.cli import main
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.evaluation.scene_probe import LinearProbe
+from scene_completion_training.evaluation.probes import LinearProbe
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import ClassField, FeatureField, SemanticField
 from tests import official_layouts as layouts

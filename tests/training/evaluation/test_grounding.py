@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_training.evaluation.grounding import (
+from scene_completion_training.evaluation.instances import (
     Grounded,
     GroundingTally,
     asked,

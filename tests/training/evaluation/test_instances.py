@@ -17,7 +17,7 @@ from scene_completion_training.evaluation.instances import (
     true_things,
     without_stuff,
 )
-from scene_completion_training.evaluation.point_probe import Levels, PointMethod, labelled_points, offsets
+from scene_completion_training.evaluation.probes import Levels, PointMethod, labelled_points, offsets
 from scene_completion_training.points.scene import PointScene
 from tests.training.points.rooms import CLASSES, room
 

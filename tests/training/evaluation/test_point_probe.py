@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_training.evaluation import point_probe
-from scene_completion_training.evaluation.point_probe import (
+from scene_completion_training.evaluation import probes as probes_module
+from scene_completion_training.evaluation.probes import (
     Labelled,
     NearestProbe,
     PointMethod,
@@ -38,7 +38,7 @@ def test_votes_worked_by_hand() -> None:
 
 
 def test_a_bank_has_as_many_features_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(point_probe, "BANK", 30)
+    monkeypatch.setattr(probes_module, "BANK", 30)
     classes = np.repeat([0, 1, 2], [500, 40, 5])
     bank = fit_nearest(np.random.default_rng(0).normal(size=(545, 4)).astype(np.float32), classes, 4, 1, seed=0)
     assert np.bincount(bank.classes, minlength=4).tolist() == [30, 30, 5, 0]
@@ -57,13 +57,13 @@ def separable(scenes: int = 10, points: int = 40) -> Labelled:
 
 def test_probes_see_the_levels_and_labels_that_they_are_named_by(monkeypatch: pytest.MonkeyPatch) -> None:
     labelled, seen = separable(), {}
-    original = point_probe.fit_nearest
+    original = probes_module.fit_nearest
 
     def note(values: np.ndarray, classes: np.ndarray, *args: int, seed: int) -> NearestProbe:
         seen[len(seen)] = values.shape
         return original(values, classes, *args, seed=seed)
 
-    monkeypatch.setattr(point_probe, "fit_nearest", note)
+    monkeypatch.setattr(probes_module, "fit_nearest", note)
     wanted = {"each_level": True, "shares": [1.0, 50.0], "points": [4]}
     probes = list(fit_probes("mine", labelled, ("a", "b"), **wanted, seed=0, steps=60))  # type: ignore[arg-type]
     linear = [probe for probe in probes if ", linear" in probe.name]

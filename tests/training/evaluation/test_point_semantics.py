@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.evaluation.metric import Scores
-from scene_completion_training.evaluation.point_probe import POINTS, PointLabels
 from scene_completion_training.evaluation.point_semantics import ScoredMethod, ensembled
+from scene_completion_training.evaluation.probes import POINTS, ProbeAnswer
 
 NONE = -np.inf
 
@@ -25,8 +25,8 @@ def test_scores_of_points_by_hand() -> None:
     """Class 0: 2 of 3 found, one of them without a feature; class 1: found, with one too many; class 2 is nowhere."""
     scores = Scores([POINTS])
     method = ScoredMethod("m", ("floor", "wall", "door"))
-    scores.add("rooms", method, PointLabels(np.array([0, 0, 3]), np.array([0, 0, 0])))
-    scores.add("rooms", method, PointLabels(np.array([1, 1, 2]), np.array([1, -1, 1])))
+    scores.add("rooms", method, ProbeAnswer(np.array([0, 0, 3]), np.array([0, 0, 0])))
+    scores.add("rooms", method, ProbeAnswer(np.array([1, 1, 2]), np.array([1, -1, 1])))
     (row,) = scores.rows("points")
     assert row["frames"] == 2 and row["voxels"] == 5 and row["without_feature"] == 1
     assert row["class_iou"] == {"floor": pytest.approx(2 / 3), "wall": pytest.approx(1 / 2), "door": 0.0}

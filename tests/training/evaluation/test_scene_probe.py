@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import VoxelGrid
-from scene_completion_training.evaluation.scene_probe import NetworkFeatures, SceneFrame, SceneRecord, fit_linear_probe
+from scene_completion_training.evaluation.probes import fit_linear_probe
+from scene_completion_training.evaluation.voxel_features import NetworkFeatures, SceneFrame, SceneRecord
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene, feature_names
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet

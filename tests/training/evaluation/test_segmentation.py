@@ -17,7 +17,7 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.render import inverse_distance_samples
 from scene_completion_training.data.label_images import LabelledImage
 from scene_completion_training.evaluation.controls import EmptyControl
-from scene_completion_training.evaluation.scene_probe import LinearProbe
+from scene_completion_training.evaluation.probes import LinearProbe
 from scene_completion_training.evaluation.segmentation import (
     PixelLabels,
     RenderedField,

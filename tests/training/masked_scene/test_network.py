@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from scene_completion_training.evaluation.scene_probe import open_network
+from scene_completion_training.evaluation.voxel_features import open_network
 from scene_completion_training.masked_scene.scenes import FEATURES
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from tests.training.saved_checkpoint import save_checkpoint

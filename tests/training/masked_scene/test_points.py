@@ -10,8 +10,14 @@ import torch
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_training.masked_scene.data import MaskSettings, SceneSamples, in_one
-from scene_completion_training.masked_scene.points import keep_points, point_features, point_views, voxels_of
-from scene_completion_training.masked_scene.views import SceneViewSettings, View
+from scene_completion_training.masked_scene.views import (
+    SceneViewSettings,
+    View,
+    keep_points,
+    point_features,
+    point_views,
+    voxels_of,
+)
 from scene_completion_training.points.scene import PointScene
 from tests.training.points.rooms import room
 

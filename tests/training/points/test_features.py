@@ -12,10 +12,15 @@ import torch
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.picture_files import read_rgb
-from scene_completion_training.evaluation.scene_probe import NETWORK, WEIGHTS, open_network
-from scene_completion_training.masked_scene.points import POINT_FEATURES
-from scene_completion_training.points.features import PointNetwork, features
-from scene_completion_training.points.pictures import principal_colours, seen_from_a_corner, seen_from_above
+from scene_completion_training.evaluation.voxel_features import NETWORK, WEIGHTS, open_network
+from scene_completion_training.masked_scene.views import POINT_FEATURES
+from scene_completion_training.points.features import (
+    PointNetwork,
+    features,
+    principal_colours,
+    seen_from_a_corner,
+    seen_from_above,
+)
 from scene_completion_training.points.ply import read_ply
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet

@@ -10,9 +10,8 @@ import pytest
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.geometry.depth_images import surface_normals
-from scene_completion_training.points.fusion import fused_scene
-from scene_completion_training.points.opening import open_scenes
-from scene_completion_training.points.voxel_means import SHIFT
+from scene_completion_training.points.opening import fused_scene, open_scenes
+from scene_completion_training.points.voxels import SHIFT
 from tests import room_layouts as layouts
 
 WALK = layouts.walk()

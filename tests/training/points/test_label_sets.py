@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SequenceError, VocabularyError
-from scene_completion_training.points.label_sets import OTHERS, label_set, label_sets
-from scene_completion_training.points.scene import UNLABELLED
+from scene_completion_training.points.scene import OTHERS, UNLABELLED, label_set, label_sets
 
 
 def test_sets_have_as_many_distinct_names_as_their_papers_say() -> None:

@@ -12,8 +12,15 @@ from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.inference.text_bank import TextBank
-from scene_completion_training.points.lifting import LiftingSettings, keep_lifted, lift
-from scene_completion_training.points.pixel_teachers import ExactLabels, FeatureFiles, PixelTeacher, phrase_rows
+from scene_completion_training.points.lifting import (
+    ExactLabels,
+    FeatureFiles,
+    LiftingSettings,
+    PixelTeacher,
+    keep_lifted,
+    lift,
+    phrase_rows,
+)
 from scene_completion_training.points.scene import PointScene, RgbdView
 from tests.training.points.small_rooms import CAMERA, CLASSES, cast, small_room
 

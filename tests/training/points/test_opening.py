@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SequenceError, VocabularyError
-from scene_completion_training.points import cloud, voxel_means
-from scene_completion_training.points.checks import require
-from scene_completion_training.points.fusion import fused_scene
-from scene_completion_training.points.opening import open_scenes
+from scene_completion_training.points import ply, voxels
+from scene_completion_training.points.opening import fused_scene, open_scenes
 from scene_completion_training.points.ply import write_ply
-from scene_completion_training.points.scene import PointScene
+from scene_completion_training.points.scene import PointScene, require
 from tests import room_layouts as layouts
 from tests.official_layouts import write_split
 
@@ -103,17 +101,17 @@ def write_cloud(file: Path, scene: PointScene) -> Path:
 
 
 def test_a_cloud_is_read_whole_or_by_voxels_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cloud, "_BLOCK", 100)
+    monkeypatch.setattr(ply, "_BLOCK", 100)
     file = write_cloud(tmp_path / "cloud.ply", room())
     whole, bare = open_scenes(file, labels="s3dis")["cloud"], open_scenes(tmp_path)["cloud"]
     np.testing.assert_array_equal(whole.points, room().points)
     assert whole.label is not None and whole.label[:6].tolist() == [-1] * 5 + [room().label[5]]  # type: ignore[index]
     assert bare.label is None and bare.classes == () and bare.normals is None and bare.colours is not None
     coarse = open_scenes(file, voxel=0.5)["cloud"]
-    cells = np.unique(np.floor(room().points.astype(np.float64) / 0.5 + voxel_means.SHIFT), axis=0)
+    cells = np.unique(np.floor(room().points.astype(np.float64) / 0.5 + voxels.SHIFT), axis=0)
     assert len(coarse) == len(cells) < len(whole) / 5
     with pytest.raises(SequenceError, match="has labels 2, but its list ends at 1"):
-        cloud.read_cloud(file, ("a", "b"))
+        ply.read_cloud(file, ("a", "b"))
 
 
 def test_fifty_million_points_are_refused_with_the_cure_or_downsampled(
@@ -127,10 +125,10 @@ def test_fifty_million_points_are_refused_with_the_cure_or_downsampled(
         opened.truncate(len(header) + 12 * 50_000_000)  # takes no room on the disk
     with pytest.raises(SequenceError, match=r"50,000,000 points, more than 20,000,000. Crop it, or name a voxel"):
         open_scenes(file)["town"]
-    monkeypatch.setattr(cloud, "MOST_POINTS", 100)
+    monkeypatch.setattr(ply, "MOST_POINTS", 100)
     small = write_cloud(tmp_path / "room.ply", room())
     assert len(open_scenes(small, voxel=0.1)["room"]) > 500
-    monkeypatch.setattr(voxel_means, "MOST_POINTS", 100)
+    monkeypatch.setattr(voxels, "MOST_POINTS", 100)
     with pytest.raises(SequenceError, match="more than 100 voxels of 0.1 m. Crop it, or choose a larger voxel"):
         open_scenes(small, voxel=0.1)["room"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ImageError, SequenceError
+from scene_completion_training.points.datasets import exported_views, sens_views
 from scene_completion_training.points.opening import open_scenes
 from scene_completion_training.points.scene import PointScene
-from scene_completion_training.points.sens import exported_views, sens_views
 from tests import room_layouts as layouts
 
 WALK = layouts.walk(3)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_training.points import voxel_means
-from scene_completion_training.points.voxel_means import VoxelMeans, majority, unit
+from scene_completion_training.points import voxels
+from scene_completion_training.points.voxels import VoxelMeans, majority, unit
 
 
 def test_the_most_frequent_value_wins_and_the_smaller_one_of_two() -> None:
@@ -15,7 +15,7 @@ def test_the_most_frequent_value_wins_and_the_smaller_one_of_two() -> None:
 
 @pytest.mark.parametrize("pending", [0, 1000])
 def test_means_and_votes_of_a_voxel_are_those_of_all_its_points(monkeypatch: pytest.MonkeyPatch, pending: int) -> None:
-    monkeypatch.setattr(voxel_means, "_PENDING", pending)
+    monkeypatch.setattr(voxels, "_PENDING", pending)
     sums = VoxelMeans(0.5, "cloud")
     sums.add(np.array([[0.1, 0.2, 0.3], [-0.3, 0, 0]]), np.array([[1.0], [4.0]]), {"label": np.array([7, 1])})
     sums.add(np.array([[0.3, 0.3, 0.1], [0.2, 0.0, 0.2]]), np.array([[3.0], [5.0]]), {"label": np.array([2, 2])})
@@ -25,7 +25,7 @@ def test_means_and_votes_of_a_voxel_are_those_of_all_its_points(monkeypatch: pyt
 
 
 def test_too_many_voxels_and_places_beyond_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voxel_means, "MOST_POINTS", 2)
+    monkeypatch.setattr(voxels, "MOST_POINTS", 2)
     sums = VoxelMeans(0.1, "cloud")
     sums.add(np.arange(9.0).reshape(3, 3), np.empty((3, 0)), {})
     with pytest.raises(SequenceError, match=r"cloud: has more than 2 voxels of 0.1 m. Crop it"):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scene_completion_training.points.voxelisation import OFFSETS, turned, voxelised
+from scene_completion_training.points.voxels import OFFSETS, turned, voxelised
 from tests.training.points.small_rooms import small_room
 
 

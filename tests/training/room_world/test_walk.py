@@ -10,7 +10,7 @@ from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.sequences.opening import depth_truth, open_recording, voxel_truth
 from scene_completion_ros.sequences.rigs import mounting
 from scene_completion_training.points.opening import open_scenes
-from scene_completion_training.room_world.classes import RoomClass
+from scene_completion_training.room_world.furniture import RoomClass
 from scene_completion_training.room_world.plan import FloorPlan
 from scene_completion_training.room_world.walk import CAMERA, HAND_HEIGHT_M, HAND_PITCH, ROBOT_HEIGHT_M, RoomWalk
 from scene_completion_training.street_world.parts import box

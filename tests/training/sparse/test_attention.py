@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from scene_completion_training.sparse import attention
-from scene_completion_training.sparse.attention import SerialisedAttention, windows, z_order
+from scene_completion_training.sparse import hu_net
+from scene_completion_training.sparse.hu_net import SerialisedAttention, windows, z_order
 from tests.training.sparse.voxel_sets import random_set
 
 
@@ -30,7 +30,7 @@ def test_windows_hold_every_voxel_once_and_one_scene_each() -> None:
 
 def test_attention_is_that_of_each_window_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its readable twin takes the windows one by one."""
-    monkeypatch.setattr(attention.windows, "__defaults__", (40,))
+    monkeypatch.setattr(hu_net.windows, "__defaults__", (40,))
     voxels, layer = random_set(), SerialisedAttention(64, True)
     x = torch.randn(len(voxels), 64)
     expected = x.clone()

@@ -73,7 +73,6 @@ def test_masked_voxels_do_not_leak(settings: HUNetSettings) -> None:
     coarse = pyramid.levels[-1].index
     masked_patches = coarse[patch_is_masked(VoxelSet(coarse * torch.tensor([1, 4, 4, 4]), voxels.shape))]
     assert len(masked_patches) and (visible.levels[-1].find(masked_patches) < 0).all()
-
     hidden, shown = features.clone(), features.clone()
     hidden[~seen] += 1.0
     shown[seen] += 1.0

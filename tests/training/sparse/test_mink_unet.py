@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_a_kept_library_convolves_like_the_reference() -> None:
     """The wheel of spconv for CPUs computes the forward pass."""
     pytest.importorskip("spconv.pytorch")
-    from scene_completion_training.sparse.kept_library import spconv_submanifold
+    from scene_completion_training.sparse.convolution import spconv_submanifold
 
     voxels = random_set(GRID, 2, 0.1)
     features = torch.randn(len(voxels), 5)

@@ -5,8 +5,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from scene_completion_training.sparse.sampling import sample, sample_levels
-from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet, sample, sample_levels
 from tests.training.sparse.voxel_sets import random_set
 
 

@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.evaluation.scene_probe import open_network
+from scene_completion_training.evaluation.voxel_features import open_network
 from scene_completion_training.masked_scene.data import SceneDataSettings, SceneSource
 from scene_completion_training.masked_scene.scenes import FEATURES
 from scene_completion_training.masked_scene.views import SceneViewSettings

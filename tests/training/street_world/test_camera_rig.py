@@ -16,13 +16,12 @@ from scene_completion_training.street_world.camera_rig import (
     mounted,
     viewing_directions,
 )
-from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.street_world.parts import box
-from scene_completion_training.street_world.render import Renderer, trace_view
-from scene_completion_training.street_world.scene import build_scene
+from scene_completion_training.street_world.scene import Renderer, build_scene, trace_view
 from scene_completion_training.street_world.shading import Shader
 from scene_completion_training.street_world.sky import Sky
+from scene_completion_training.street_world.street_profile import StreetClass
 from tests.training.street_world.conftest import small_rig
 
 
@@ -74,7 +73,7 @@ def test_a_marker_lands_where_the_fisheye_projects_it(drive: StreetDrive) -> Non
     assert valid
     assert (u.mean(), v.mean()) == pytest.approx(tuple(expected), abs=1.0)
     assert view.depth[v, u].mean() == pytest.approx(2.5, abs=0.2)
-    image = Renderer(scene, Shader(scene, Sky(drive.plan.daylight)), 1).image(camera, pose, (0, 0))
+    image = Renderer(scene, Shader(scene, Sky(drive.plan.daylight)).colour, 1).image(camera, pose, (0, 0))
     dark = np.isnan(viewing_directions(camera, camera.pixel_centres())[..., 0])
     assert (image[dark] == 0).all()
     assert (image[~dark].max(axis=-1) > 0).mean() > 0.95

@@ -8,12 +8,11 @@ from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth, store
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.sequences.opening import voxel_truth as known_voxels
 from scene_completion_training.street_world.camera_rig import CAMERA_HEIGHT_M, LEFT, VARIED_HEIGHTS_M, make_rig, mounted
-from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.street_world.ground_truth import SAMPLES_PER_VOXEL, most_surface, voxel_truth
 from scene_completion_training.street_world.parts import box
-from scene_completion_training.street_world.render import trace_view
-from scene_completion_training.street_world.scene import build_scene
+from scene_completion_training.street_world.scene import build_scene, trace_view
+from scene_completion_training.street_world.street_profile import StreetClass
 from scene_completion_training.street_world.town import TownPlan
 
 GRID = VoxelGrid((0.0, -12.8, -2.2), 0.2, (128, 128, 32))

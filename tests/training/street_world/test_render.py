@@ -6,11 +6,10 @@ import pytest
 
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_training.street_world.camera_rig import BASELINE_M, CAMERA_HEIGHT_M, LEFT, RIGHT, make_rig
-from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.street_world.parts import box
-from scene_completion_training.street_world.render import scan, trace_view
-from scene_completion_training.street_world.scene import Scene, build_scene
+from scene_completion_training.street_world.scene import Scene, build_scene, scan, trace_view
+from scene_completion_training.street_world.street_profile import StreetClass
 from scene_completion_training.street_world.town import TownPlan
 from tests.training.street_world.conftest import SEED, small_rig
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from scene_completion_training.street_world.shading_kernel import texel_at
-from scene_completion_training.street_world.texture_atlas import Texture, TextureAtlas
+from scene_completion_training.street_world.kernels import texel_at
+from scene_completion_training.street_world.textures import Texture, TextureAtlas
 
 
 def test_textures_are_sampled_at_the_level_of_the_footprint() -> None:

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 
 from scene_completion_training.street_world import town
-from scene_completion_training.street_world.classes import GROUND_CLASSES, StreetClass
 from scene_completion_training.street_world.ground import SUNK_BESIDE_M, make_ground, terrain_height
 from scene_completion_training.street_world.parts import box, cylinder, extrusion, upright
 from scene_completion_training.street_world.scene import RayScene
-from scene_completion_training.street_world.street_profile import StreetKind
+from scene_completion_training.street_world.street_line import drive_poses
+from scene_completion_training.street_world.street_profile import GROUND_CLASSES, StreetClass, StreetKind
 from scene_completion_training.street_world.town import SECTION_M, SEEDS_OF_ROLE, TownPlan, profile_of, role_of_seed
-from scene_completion_training.street_world.trajectory import drive_poses
 
 SWEPT_SEEDS = (0, 1, 5, 6, 2001)
 

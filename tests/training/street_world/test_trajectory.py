@@ -5,17 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scene_completion_training.street_world.street_line import make_street_line
-from scene_completion_training.street_world.street_profile import StreetKind
-from scene_completion_training.street_world.town import profile_of
-from scene_completion_training.street_world.trajectory import (
+from scene_completion_training.street_world.street_line import (
     FASTEST,
     FRAME_RATE_HZ,
     SIDEWAYS_M_S2,
     drive_poses,
     longest_drive,
+    make_street_line,
     stamps_ns,
 )
+from scene_completion_training.street_world.street_profile import StreetKind
+from scene_completion_training.street_world.town import profile_of
 
 RESIDENTIAL = next(profile for seed in range(50) if (profile := profile_of(seed)).kind is StreetKind.RESIDENTIAL)
 

@@ -15,7 +15,7 @@ from scene_completion_training.commands import arguments
 
 if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
-    from scene_completion_training.evaluation.scene_probe import SceneFrame, VoxelFeatures
+    from scene_completion_training.evaluation.voxel_features import SceneFrame, VoxelFeatures
 
 PROBE_STEPS = 1000
 TRAIN_VOXELS, TEST_VOXELS = 2000, 5000  # voxels of a scene, at most
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.zero_shot import ZERO_SHOT
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
-    from scene_completion_training.evaluation.scene_probe import drawn, fit_probe
+    from scene_completion_training.evaluation.probes import drawn, fit_probe
 
     _check(args)
     student = open_student(args.units) if args.units else None
@@ -74,7 +74,7 @@ def _scenes(
     """The labelled scenes of each recording: exact voxels in a town, LiDAR elsewhere."""
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
-    from scene_completion_training.evaluation.scene_probe import labelled_scenes
+    from scene_completion_training.evaluation.probes import labelled_scenes
     from scene_completion_training.masked_scene.scenes import Kind, SceneMaker
 
     found = []
@@ -87,7 +87,7 @@ def _scenes(
 
 def _probed(args: argparse.Namespace) -> "list[tuple[str, VoxelFeatures, Sequence[int]]]":
     """Name for tables, features, and the seeds of their probes."""
-    from scene_completion_training.evaluation.scene_probe import NetworkFeatures, SceneColumns
+    from scene_completion_training.evaluation.voxel_features import NetworkFeatures, SceneColumns
 
     methods: list[tuple[str, VoxelFeatures, Sequence[int]]] = []
     if args.inputs:

@@ -19,8 +19,8 @@ from scene_completion_training.commands.arguments import add_methods, check_meth
 
 if TYPE_CHECKING:
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_training.evaluation.grounding import Encoder
-    from scene_completion_training.evaluation.point_probe import PointMethod
+    from scene_completion_training.evaluation.instances import Encoder
+    from scene_completion_training.evaluation.probes import PointMethod
     from scene_completion_training.points.opening import Scenes
 
 PROBE_STEPS = 1000
@@ -60,9 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit, score, print and write."""
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_training.evaluation.grounding import GROUNDING
-    from scene_completion_training.evaluation.instances import INSTANCES
-    from scene_completion_training.evaluation.point_probe import POINTS
+    from scene_completion_training.evaluation.instances import GROUNDING, INSTANCES
+    from scene_completion_training.evaluation.probes import POINTS
 
     check_methods("--method", args.method)
     if not args.method:
@@ -88,11 +87,19 @@ def _score(
     encode: Encoder | None,
 ) -> None:
     """Fits what reads the features of a method, and scores it; seeds are its own and its place among those."""
-    from scene_completion_training.evaluation.grounding import GROUNDING, asked, fit_grounding, read_phrases
-    from scene_completion_training.evaluation.instances import INSTANCES, Instances, fit_instances, true_things
-    from scene_completion_training.evaluation.point_probe import (
+    from scene_completion_training.evaluation.instances import (
+        GROUNDING,
+        INSTANCES,
+        Instances,
+        asked,
+        fit_grounding,
+        fit_instances,
+        read_phrases,
+        true_things,
+    )
+    from scene_completion_training.evaluation.probes import (
         POINTS,
-        PointLabels,
+        ProbeAnswer,
         drawn_rows,
         fit_probes,
         labelled_points,
@@ -123,7 +130,7 @@ def _score(
         drawn = tuple(level[rows] for level in whole) or method.features(scene, rows)
         for probe in probes:
             predicted = probe.probe.labels(side_by_side(drawn, probe.levels))
-            scores.add(GROUP, probe, PointLabels(predicted, scene.label[rows]), seed=number, metrics=[POINTS])
+            scores.add(GROUP, probe, ProbeAnswer(predicted, scene.label[rows]), seed=number, metrics=[POINTS])
         if finder and args.instances:
             true = list(true_things(scene).values())
             found = Instances(finder.things(scene.points, whole), true, len(scene))
@@ -151,7 +158,7 @@ def _encoder(args: argparse.Namespace) -> Encoder | None:
 
 def _methods(args: argparse.Namespace) -> Iterator[tuple[PointMethod, int, int]]:
     """Methods, the seed of what is fitted to each, and its number among those of its name."""
-    from scene_completion_training.evaluation.point_probe import PointMethod, colour_alone
+    from scene_completion_training.evaluation.probes import PointMethod, colour_alone
     from scene_completion_training.points.features import PointNetwork
 
     for name, *files in args.method:

@@ -5,8 +5,6 @@ of the network (3D), and to both. --probe-on also fits linear probes to labelled
 `point_agglomeration` trains on. To test on another data set than was trained on, name its scenes.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,9 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th view (default: %(default)s)")
     words = parser.add_mutually_exclusive_group()
     words.add_argument("--bank", type=Path, metavar="FILE", help="text bank that has the classes as phrases")
-    words.add_argument(
-        "--text-encoder", type=place, metavar="MODEL", help="what encodes them: local folder or hub name"
-    )
+    meaning = "what encodes them: local folder or hub name"
+    words.add_argument("--text-encoder", type=place, metavar="MODEL", help=meaning)
     meaning = "sentence that classes stand in for --text-encoder (default: %(default)s)"
     parser.add_argument("--template", default=INDOOR_TEMPLATE, help=meaning)
     parser.add_argument("--teacher", help="teacher that these words belong to (default: the first)")
@@ -53,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit, score, print and write."""
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_training.evaluation.point_probe import POINTS
     from scene_completion_training.evaluation.point_semantics import PointModel, fit_point_probes
+    from scene_completion_training.evaluation.probes import POINTS
 
     _check(args)
     scores, names = Scores([POINTS]), []
@@ -72,18 +69,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _score(
-    args: argparse.Namespace, scores: Any, model: PointModel, source: PointSource, probes: dict[str, Any], prefix: str
+    args: argparse.Namespace, scores: Any, model: "PointModel", source: "PointSource", probes: Any, prefix: str
 ) -> list[str]:
     """Score the scenes of a source, and say their names."""
-    from scene_completion_training.evaluation.point_probe import PointLabels
     from scene_completion_training.evaluation.point_semantics import (
         ScoredMethod,
         lifted_scores,
         point_labels,
         true_classes,
     )
-    from scene_completion_training.points.lifting import LiftingSettings, keep_lifted
-    from scene_completion_training.points.pixel_teachers import PixelTeacher, phrase_rows
+    from scene_completion_training.evaluation.probes import ProbeAnswer
+    from scene_completion_training.points.lifting import LiftingSettings, PixelTeacher, keep_lifted, phrase_rows
 
     teacher = args.teacher or next(iter(model.teachers))
     if teacher not in model.teachers:
@@ -108,22 +104,22 @@ def _score(
                 lifted = lifted_scores(kept, teacher, rows)
         for method, labels in point_labels(model, scene, says, lifted, "3D", args.repeats).items():
             group = f"{scenes.source}, {len(scene.classes)} classes"
-            scores.add(group, ScoredMethod(prefix + method, scene.classes), PointLabels(labels, true))
+            scores.add(group, ScoredMethod(prefix + method, scene.classes), ProbeAnswer(labels, true))
         print(f"{name}: scored", flush=True)
     return list(scenes)
 
 
-def _sources(args: argparse.Namespace, folders: Sequence[Path], split: str) -> list[PointSource]:
+def _sources(args: argparse.Namespace, folders: Sequence[Path], split: str) -> "list[PointSource]":
     from scene_completion_training.points.data import PointSource
 
     return [PointSource(str(folder), labels=args.labels, split=split, every=args.every) for folder in folders]
 
 
-def _bank(args: argparse.Namespace, classes: tuple[str, ...]) -> TextBank:
+def _bank(args: argparse.Namespace, classes: tuple[str, ...]) -> "TextBank":
     """The bank that was named, or one of the classes alone."""
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_training.foundation.encoded_words import PhraseList, TextEncoder, make_bank
-    from scene_completion_training.points.pixel_teachers import phrases
+    from scene_completion_training.points.lifting import phrases
 
     if args.bank:
         return TextBank.load(args.bank)

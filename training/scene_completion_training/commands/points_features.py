@@ -8,8 +8,6 @@ of the levels, finest first, are in its metadata. --pca writes the cloud with th
 three principal components of the features as colours, and --pictures shows it from above and from a corner.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -38,9 +36,13 @@ def run(args: argparse.Namespace) -> int:
 
     from scene_completion_ros.report.pictures import write_picture
     from scene_completion_ros.whole_files import write_whole
-    from scene_completion_training.points.features import PointNetwork
+    from scene_completion_training.points.features import (
+        PointNetwork,
+        principal_colours,
+        seen_from_a_corner,
+        seen_from_above,
+    )
     from scene_completion_training.points.opening import open_scenes
-    from scene_completion_training.points.pictures import principal_colours, seen_from_a_corner, seen_from_above
     from scene_completion_training.points.ply import write_ply
 
     network = PointNetwork.open(args.network)

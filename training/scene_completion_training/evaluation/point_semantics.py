@@ -5,8 +5,6 @@ offsets. CUA-O3D takes products with features of any length, and averages those 
 here both are brought to length one before. Probes leave the network as it is, running statistics included (S6).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +18,12 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.zero_shot import best_classes, cosines
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.evaluation.scene_probe import LinearProbe, fit_linear_probe
+from scene_completion_training.evaluation.probes import LinearProbe, fit_linear_probe
 from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints
 from scene_completion_training.points.data import voxel_inputs
 from scene_completion_training.points.lifting import LiftedScene
 from scene_completion_training.points.scene import PointScene
-from scene_completion_training.points.voxelisation import VoxelisedPoints, voxelised
+from scene_completion_training.points.voxels import VoxelisedPoints, voxelised
 
 REPEATS = 5
 PROBE_STEPS = 1000
@@ -35,14 +33,7 @@ Say = Callable[[Tensor], Scores]  # scores of voxels by their features of the tr
 
 
 class PointModel:
-    """The network of a checkpoint of stage `point_agglomeration`, in eval mode.
-
-    Attributes:
-        teachers: What each teacher was, plain values by name.
-
-    Raises:
-        BundleError: It is no checkpoint of that stage.
-    """
+    """The network of a checkpoint of stage `point_agglomeration`, in eval mode; a BundleError where it is no such."""
 
     def __init__(self, file: Path, device: str = "cpu") -> None:
         stored = Checkpoint.read(file)
@@ -57,6 +48,7 @@ class PointModel:
             cure = "Name the checkpoint of a training with stage `point_agglomeration`"
             raise BundleError(what, where=str(file), cure=cure) from error
         self.network.to(device).eval().requires_grad_(False)
+        # What each teacher was, plain values by name.
         self.teachers = {teacher["name"]: teacher for teacher in self.configuration["teachers"]}
         self._device = device
 
@@ -75,11 +67,7 @@ class PointModel:
         return self.network.heads.of(teacher, trunk).cpu().numpy()
 
     def by_words(self, teacher: str, rows: NDArray[np.float32]) -> Say:
-        """Cosines of a teacher's features with the embedding of each class [K, D].
-
-        Raises:
-            ConfigurationError: The embeddings have another dimension.
-        """
+        """Cosines of its features with embeddings [K, D]; a ConfigurationError if these have another dimension."""
         if rows.shape[1] != self.teachers[teacher]["dim"]:
             what = f"embeddings of {rows.shape[1]} numbers, features of {self.teachers[teacher]['dim']}"
             cure = "Name the text encoder, or its bank, that the teacher is aligned to"
@@ -108,16 +96,11 @@ def point_labels(
     model: PointModel,
     scene: PointScene,
     says: Mapping[str, Say],
-    lifted: Scores | None = None,
-    words: str = "",
+    lifted: Scores | None = None,  # scores by the features of pixels [N, K], -inf where no view sees a point
+    words: str = "",  # which of those that say something goes into the ensembles
     repeats: int = REPEATS,
 ) -> dict[str, NDArray[np.int64]]:
-    """Classes of points [N] by each that says something of them, K for none.
-
-    Args:
-        lifted: Scores by the features of pixels [N, K], -inf where no view sees a point.
-        words: Which of those that say something goes into the ensembles.
-    """
+    """Classes of points [N] by each that says something of them, K for none."""
     total: dict[str, Scores] = {}
     generator = np.random.default_rng(0)  # the same voxelisations for every model
     for _ in range(repeats):
@@ -146,11 +129,8 @@ def probed_spaces(model: PointModel, trunk: Tensor) -> dict[str, NDArray[np.floa
 def fit_point_probes(model: PointModel, scenes: Iterable[PointScene], most: int, *, seed: int = 0) -> dict[str, Say]:
     """Linear probes of each space of a network, and of the average over its heads, that say something of voxels.
 
-    Args:
-        most: Labelled points of a scene, at most.
-
-    Raises:
-        ConfigurationError: Scenes have no labels, or those of several lists.
+    Raises ConfigurationError: scenes have no labels, or those of several lists. `most`: labelled points of a scene, at
+    most.
     """
     values: dict[str, list[NDArray[np.float32]]] = {}
     labels, lists = [], set()

@@ -29,7 +29,7 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import fit_clusters
 from scene_completion_training.data.label_images import LabelledImage
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, accelerator
-from scene_completion_training.evaluation.scene_probe import LinearProbe
+from scene_completion_training.evaluation.probes import LinearProbe
 from scene_completion_training.networks.feature_field import DROPOUT, FeatureField
 from scene_completion_training.rendering.patches import rendered_features
 

@@ -27,7 +27,7 @@ from scene_completion_training.clustering.clusters import Clusters, NamedCluster
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA, level_grid
 from scene_completion_training.evaluation.density_model import DensityModel
 from scene_completion_training.evaluation.geometry import Frame, voxel_frames
-from scene_completion_training.evaluation.scene_probe import LinearProbe
+from scene_completion_training.evaluation.probes import LinearProbe
 from scene_completion_training.evaluation.semantic_models import (
     FeatureFieldModel,
     Sampling,

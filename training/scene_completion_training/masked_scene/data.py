@@ -1,7 +1,5 @@
 """Lightning data module: scenes of recordings, in samples of two views with a mask."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,57 +15,48 @@ from torch.utils.data import DataLoader, Dataset
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.shipped import open_student
 from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
-from scene_completion_training.masked_scene.points import POINT_FEATURES, keep_points, point_views
 from scene_completion_training.masked_scene.scenes import FEATURES, Kind, SceneMaker, VoxelScene, keep_scenes
-from scene_completion_training.masked_scene.views import SceneViewSettings, View, masked_voxels, voxel_views
+from scene_completion_training.masked_scene.views import (
+    POINT_FEATURES,
+    SceneViewSettings,
+    View,
+    keep_points,
+    masked_voxels,
+    point_views,
+    voxel_views,
+)
 
 MakeViews = Callable[[Path, np.random.Generator], tuple[View, View]]
 
 
 @dataclass
 class SceneSource(DataSource):
-    """A recording whose frames become scenes, or a folder of scenes of points.
+    """A recording whose frames become scenes, or a folder of scenes of points."""
 
-    Attributes:
-        kinds: Where the voxels come from: "predicted" by the student, "exact" of a rendered town, fused from "stereo"
-            depth, or "lidar"; or "points" of rooms, see `open_scenes`. Each kind of a recording has its own share of
-            the samples. A training has scenes of points alone, or none.
-        frames: Frames that are used, by default all: LiDAR labels belong to the first of a KITTI window.
-        split: "train", "val" or "test" of scenes of points, by the official lists; by default all.
-    """
-
+    # Where the voxels come from: "predicted" by the student, "exact" of a rendered town, fused from "stereo" depth, or
+    # "lidar"; or "points" of rooms, see `open_scenes`. Each kind of a recording has its own share of the samples. A
+    # training has scenes of points alone, or none.
     kinds: list[Kind] = field(default_factory=lambda: list[Kind](["predicted"]))
+    # Frames that are used, by default all: LiDAR labels belong to the first of a KITTI window.
     frames: list[int] | None = None
-    split: str = ""
+    split: str = ""  # "train", "val" or "test" of scenes of points, by the official lists; by default all
 
 
 @dataclass
 class SceneDataSettings:
-    """Scenes of a training.
+    """Scenes of a training."""
 
-    Attributes:
-        root: Folder the sources are relative to.
-        student: Bundle, folder or name, that predicts voxels; "auto" for the shipped one.
-        voxel_size: Edge of the voxels that the network is made for, metres.
-        cache: Folder for scenes.
-        batch_size: Scenes a step.
-    """
-
-    root: str = "."
+    root: str = "."  # folder the sources are relative to
     sources: list[SceneSource] = field(default_factory=list)
-    student: str = "auto"
-    voxel_size: float = 0.2
-    cache: str = "scenes"
-    batch_size: int = 2
+    student: str = "auto"  # bundle, folder or name, that predicts voxels; "auto" for the shipped one
+    voxel_size: float = 0.2  # edge of the voxels that the network is made for, metres
+    cache: str = "scenes"  # folder for scenes
+    batch_size: int = 2  # scenes a step
     workers: int = 1
 
     @property
     def of_points(self) -> bool:
-        """Whether scenes are of points.
-
-        Raises:
-            ConfigurationError: Some are, some are not.
-        """
+        """Whether scenes are of points. Raises ConfigurationError where some are, some are not."""
         kinds = {kind for source in self.sources for kind in source.kinds}
         if "points" in kinds and len(kinds) > 1:
             what = f"scenes of {', '.join(sorted(kinds))} have different features"
@@ -89,19 +78,14 @@ class MaskSettings:
 
 
 class SceneSamples(Dataset[dict[str, Tensor]]):
-    """Samples of a training by number; everything random in one follows from seed and number.
-
-    Args:
-        groups: Files of scenes of each recording and kind.
-        shares: Factor on the share of samples of each group, which grows with the square root of its length.
-        views: Makes two views of the scene of a file.
-    """
+    """Samples of a training by number; everything random in one follows from seed and number."""
 
     def __init__(
         self,
-        groups: Sequence[Sequence[Path]],
+        groups: Sequence[Sequence[Path]],  # files of scenes of each recording and kind
+        # Factor on the share of samples of each group, which grows with the square root of its length.
         shares: Sequence[float],
-        views: MakeViews,
+        views: MakeViews,  # makes two views of the scene of a file
         mask: MaskSettings,
         *,
         seed: int,
@@ -146,12 +130,7 @@ def in_one(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class SceneData(TrainingData):
-    """Serves `SceneSamples` of the recordings of a configuration.
-
-    Args:
-        step: Voxels along an edge of the coarsest level's voxels.
-        steps: Optimiser steps of the whole training.
-    """
+    """Serves `SceneSamples` of the recordings of a configuration."""
 
     def __init__(
         self,
@@ -159,8 +138,8 @@ class SceneData(TrainingData):
         views: SceneViewSettings,
         mask: MaskSettings,
         *,
-        step: int,
-        steps: int,
+        step: int,  # voxels along an edge of the coarsest level's voxels
+        steps: int,  # optimiser steps of the whole training
         seed: int,
     ) -> None:
         super().__init__()
@@ -175,11 +154,7 @@ class SceneData(TrainingData):
         return {"scenes": {files[0].parent.name: len(files) for files in self.groups}}
 
     def setup(self, stage: str) -> None:
-        """Makes what is missing in the cache.
-
-        Raises:
-            ConfigurationError: There is no source, or its voxels have another size.
-        """
+        """Fills the cache; a ConfigurationError where there is no source, or its voxels have another size."""
         if self.groups:
             return
         settings, root = self.settings, Path(self.settings.root)
@@ -218,18 +193,7 @@ class SceneData(TrainingData):
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
         settings = self.settings
-        samples = SceneSamples(
-            self.groups,
-            self.shares,
-            self.make_views,
-            self.mask,
-            seed=self.seed,
-            length=self.steps * settings.batch_size * self.processes,
-        )
-        return DataLoader(
-            samples,
-            batch_size=settings.batch_size,
-            sampler=self.sampler(len(samples), settings.batch_size),
-            num_workers=settings.workers,
-            collate_fn=in_one,
-        )
+        length = self.steps * settings.batch_size * self.processes
+        samples = SceneSamples(self.groups, self.shares, self.make_views, self.mask, seed=self.seed, length=length)
+        sampler, workers = self.sampler(length, settings.batch_size), settings.workers
+        return DataLoader(samples, settings.batch_size, sampler=sampler, num_workers=workers, collate_fn=in_one)

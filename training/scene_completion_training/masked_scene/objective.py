@@ -6,8 +6,6 @@ the network has to say what the teacher says of the same places. The distance an
 project: those of the source are not known.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -16,24 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_training.sparse.hu_net import VoxelHUNet
-from scene_completion_training.sparse.sampling import sample_levels
-from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet, sample_levels
 
 
 class SceneView:
-    """Voxels [N, 4] of a batch of scenes in one view, of which there is one at least, ready for a network.
-
-    Attributes:
-        pyramid: The voxels and their coarser levels.
-        features: [N, F] in the order of the pyramid's finest level.
-        order: [N], which of the given voxels stands in each row.
-    """
+    """Voxels [N, 4] of a batch of scenes in one view, of which there is one at least, ready for a network."""
 
     def __init__(self, index: Tensor, features: Tensor, levels: int) -> None:
         x, y, z = (index[:, 1:].amax(dim=0) + 1).tolist()
-        voxels, self.order = VoxelSet.of(index, (x, y, z))
-        self.pyramid = Pyramid.of(voxels, levels)
-        self.features = features[self.order]
+        voxels, self.order = VoxelSet.of(index, (x, y, z))  # order [N]: which of the given voxels stands in each row
+        self.pyramid = Pyramid.of(voxels, levels)  # the voxels and their coarser levels
+        self.features = features[self.order]  # [N, F] in the order of the pyramid's finest level
         self.levels = levels
 
 

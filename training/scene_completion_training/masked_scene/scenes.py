@@ -4,8 +4,6 @@ A scene holds the voxels of one frame that lie in the image of the reference cam
 network sees them as neighbourhoods alone.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -46,12 +44,10 @@ from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_o
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
 Kind = Literal["predicted", "exact", "stereo", "lidar", "points"]
-KINDS: tuple[Kind, ...] = get_args(Kind)[:-1]
-"""Those of recordings; a folder of scenes of points has no frames."""
+KINDS: tuple[Kind, ...] = get_args(Kind)[:-1]  # those of recordings; a folder of scenes of points has no frames
+# Columns of features: occupancy probability; colour of the image, 0..1, and 1, where the camera sees the voxel.
 FEATURES = ("probability", "red", "green", "blue", "seen")
-"""Columns of features: occupancy probability; colour of the image, 0..1, and 1, where the camera sees the voxel."""
-LEAST_POINTS = 2
-"""Points of scans in a voxel that is occupied: one alone may be an error of the pose."""
+LEAST_POINTS = 2  # points of scans in a voxel that is occupied: one alone may be an error of the pose
 _VERSION = 1
 
 
@@ -62,25 +58,15 @@ def feature_names(units: int = 0) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class VoxelScene:
-    """The occupied voxels of one frame.
+    """The occupied voxels of a frame; a GridError if there are none, one is outside or twice, or arrays do not fit."""
 
-    Attributes:
-        index: int16 [N, 3], voxels x, y, z of the grid; each once.
-        features: float32 [N, F], columns as `columns` names them.
-        grid: The grid, x forward, y left, z up.
-        grid_from_camera: Pose of the reference camera's optical frame in it.
-        label: uint8 [N], `COMMON_CLASSES`; 0 where the truth says free, 255 unknown. None without truth.
-
-    Raises:
-        GridError: There is no voxel, one lies outside of the grid or occurs twice, or arrays contradict each other.
-    """
-
-    index: NDArray[np.int16]
-    features: NDArray[np.float32]
-    grid: VoxelGrid
-    grid_from_camera: RigidTransform
+    index: NDArray[np.int16]  # int16 [N, 3], voxels x, y, z of the grid; each once
+    features: NDArray[np.float32]  # float32 [N, F], columns as `columns` names them
+    grid: VoxelGrid  # the grid, x forward, y left, z up
+    grid_from_camera: RigidTransform  # pose of the reference camera's optical frame in it
     name: str = ""
     columns: tuple[str, ...] = FEATURES
+    # uint8 [N], `COMMON_CLASSES`; 0 where the truth says free, 255 unknown. None without truth.
     label: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
@@ -126,27 +112,18 @@ class VoxelScene:
             safetensors.numpy.save_file(arrays, part, metadata={"scene": json.dumps(about)})
 
     @staticmethod
-    def load(file: Path) -> VoxelScene:
-        """Reads a file of `save`.
-
-        Raises:
-            SequenceError: It is damaged, or none.
-        """
+    def load(file: Path) -> "VoxelScene":
+        """Reads a file of `save`. Raises SequenceError where it is damaged, or none."""
         cure = "Delete it: it is made again at the next start"
         try:
             with safetensors.safe_open(file, framework="np") as stored:
                 arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
                 about = parse_json(stored.metadata()["scene"], SequenceError, where=str(file), cure=cure)
             grid = about["grid"]
-            return VoxelScene(
-                index=arrays["index"],
-                features=arrays["features"].astype(np.float32),
-                grid=VoxelGrid(tuple(grid["origin"]), grid["voxel_size"], tuple(grid["shape"]), grid["frame"]),
-                grid_from_camera=RigidTransform.from_matrix(about["grid_from_camera"]),
-                name=about["name"],
-                columns=tuple(about["columns"]),
-                label=arrays.get("label"),
-            )
+            whole = VoxelGrid(tuple(grid["origin"]), grid["voxel_size"], tuple(grid["shape"]), grid["frame"])
+            pose, features = RigidTransform.from_matrix(about["grid_from_camera"]), arrays["features"]
+            content = arrays["index"], features.astype(np.float32), whole, pose
+            return VoxelScene(*content, about["name"], tuple(about["columns"]), arrays.get("label"))
         except (OSError, LookupError, TypeError, ValueError, safetensors.SafetensorError) as error:
             raise SequenceError(f"no scene ({error})", where=str(file), cure=cure) from error
 
@@ -157,14 +134,9 @@ class SceneMaker:
     "predicted" voxels are what a student says is occupied. "exact" ones stand in a rendered town, without insides and
     what lies below the ground. "stereo" ones are fused of the depth of the frames around. "lidar" ones are the labelled
     voxels of a KITTI window's first frame, and of its other frames those that its scans hit. The grid is that of the
-    frame's ground truth, and without any that of the student or the street.
-
-    Args:
-        student: Needed for "predicted" and for units.
-        units: Add the student's label units of each voxel as features.
-
-    Raises:
-        ConfigurationError: The student is missing, or has no label units.
+    frame's ground truth, and without any that of the student or the street. Raises ConfigurationError where the student
+    is missing, or has no label units. `student`: needed for "predicted" and for units; `units`: add the student's label
+    units of each voxel as features.
     """
 
     def __init__(
@@ -173,13 +145,11 @@ class SceneMaker:
         if kind not in KINDS:
             raise ConfigurationError(f"kind {kind!r} does not exist", where="scenes", cure=f"Take one of {KINDS}")
         if student is None and (units or kind == "predicted"):
-            raise ConfigurationError(
-                "no student is named, and these features or voxels are a student's", where="student", cure="Name one"
-            )
+            what = "no student is named, and these features or voxels are a student's"
+            raise ConfigurationError(what, where="student", cure="Name one")
         if units and student is not None and not student.head.label_hidden:
-            raise ConfigurationError(
-                "has no label units", where=f"student {student.name}", cure="Name a student with classes"
-            )
+            what = "has no label units"
+            raise ConfigurationError(what, where=f"student {student.name}", cure="Name a student with classes")
         self.sequence, self.kind, self.student = sequence, kind, student
         self.camera = reference_camera(sequence)
         self.units = student.head.label_hidden if units and student is not None else 0
@@ -201,9 +171,8 @@ class SceneMaker:
     def scene(self, index: int) -> VoxelScene:
         """The scene of a frame.
 
-        Raises:
-            SequenceError: The frame has no truth, no LiDAR or no stereo pair that the kind asks for.
-            GridError: Nothing in view is occupied.
+        Raises SequenceError where the frame has no truth, no LiDAR or no stereo pair that the kind asks for; GridError
+        where nothing in view is occupied.
         """
         truth = voxel_truth(self.sequence, index)
         occupied, probability, grid, pose = self._occupied(index, truth)
@@ -215,26 +184,15 @@ class SceneMaker:
         place = tuple(voxels.T)
         seen = visible_voxels(occupied, pose.translation, grid, occupied)[place]
         image = self.sequence.image(index, self.camera)
-        columns = [
-            probability[place][:, None],
-            np.where(seen[:, None], _colours(image, self.sequence, self.camera, points, grid.voxel_size), 0.0),
-            seen[:, None],
-        ]
+        colours = np.where(seen[:, None], _colours(image, self.sequence, self.camera, points, grid.voxel_size), 0.0)
+        columns = [probability[place][:, None], colours, seen[:, None]]
         if self.units:
             columns.append(self._label_units.observe(image, camera)(points))
         label = None
         if truth is not None:
-            counted = truth.counted
-            label = np.where(counted, truth.class_map.apply(truth.labels), np.uint8(INVALID))[place]
-        return VoxelScene(
-            voxels,
-            np.concatenate(columns, axis=1).astype(np.float32),
-            grid,
-            pose,
-            f"{self.sequence.name}/{index:06d}/{self.kind}",
-            self.columns,
-            label,
-        )
+            label = np.where(truth.counted, truth.class_map.apply(truth.labels), np.uint8(INVALID))[place]
+        features, name = np.concatenate(columns, axis=1), f"{self.sequence.name}/{index:06d}/{self.kind}"
+        return VoxelScene(voxels, features.astype(np.float32), grid, pose, name, self.columns, label)
 
     def _occupied(
         self, index: int, truth: VoxelTruth | None
@@ -275,11 +233,8 @@ class SceneMaker:
         return hits >= LEAST_POINTS
 
     def _lacking(self, index: int, what: str) -> SequenceError:
-        return SequenceError(
-            f"has no {what}",
-            where=f"{self.sequence.name}, frame {index}",
-            cure=f"Take scenes of another kind than {self.kind!r} of this recording",
-        )
+        cure = f"Take scenes of another kind than {self.kind!r} of this recording"
+        return SequenceError(f"has no {what}", where=f"{self.sequence.name}, frame {index}", cure=cure)
 
     def _completed(
         self, index: int, grid: VoxelGrid, pose: RigidTransform
@@ -288,8 +243,7 @@ class SceneMaker:
         assert self.student is not None
         made = self._completer
         if made is None or made.grid != grid or not np.array_equal(made.grid_from_camera.matrix, pose.matrix):
-            camera = self.sequence.cameras[self.camera]
-            made = Completer(self.student, camera, grid=grid, grid_from_camera=pose)
+            made = Completer(self.student, self.sequence.cameras[self.camera], grid=grid, grid_from_camera=pose)
             self._completer = made
         completion = made.complete(self.sequence.image(index, self.camera))
         occupied = np.zeros(grid.shape, np.bool_)
@@ -330,12 +284,8 @@ class SceneMaker:
 def keep_scenes(maker: SceneMaker, cache: Path, frames: Sequence[int] | None = None) -> list[Path]:
     """Makes scenes that the cache lacks, and returns the files of all, in order; empty frames are said and left out.
 
-    Args:
-        cache: Folder; each recording and kind gets one in it.
-        frames: Frames wanted, by default all.
-
-    Raises:
-        SequenceError: No frame has an occupied voxel, or see `SceneMaker.scene`.
+    Raises SequenceError where no frame has an occupied voxel, or see `SceneMaker.scene`. `cache`: folder; each
+    recording and kind gets one in it; `frames`: frames wanted, by default all.
     """
     folder = cache / maker.key
     folder.mkdir(parents=True, exist_ok=True)
@@ -350,9 +300,8 @@ def keep_scenes(maker: SceneMaker, cache: Path, frames: Sequence[int] | None = N
                 continue
         files.append(file)
     if not files:
-        raise SequenceError(
-            f"no frame has {maker.kind} voxels", where=maker.sequence.name, cure="Leave the recording out"
-        )
+        what = f"no frame has {maker.kind} voxels"
+        raise SequenceError(what, where=maker.sequence.name, cure="Leave the recording out")
     return files
 
 

@@ -1,50 +1,49 @@
-"""Two views of one scene, turned, mirrored, recoloured, partly without features; and what of a view is hidden."""
+"""Two views of one scene of voxels or points, turned, mirrored, recoloured, partly without features; what is hidden.
 
-from __future__ import annotations
+Points are voxelised anew in each view. As in the source (MSM), a voxel then has the colour and the normal of one of its
+points, drawn at random, and no coordinates.
+"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.untrusted_files import read_tensors
+from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
+from scene_completion_training.points.scene import PointScene, require
 
+Floats = NDArray[np.float32]
 COLOURS = slice(FEATURES.index("red"), FEATURES.index("blue") + 1)
 SEEN = FEATURES.index("seen")
+# Distances from the camera between which a sample lies, metres. Voxels that a student predicts are denser and blurrier
+# with range: a network that sees all ranges at once would learn range.
 RANGES_M = (0.0, 16.0, 32.0, 80.0)
-"""Distances from the camera between which a sample lies, metres. Voxels that a student predicts are denser and blurrier
-with range: a network that sees all ranges at once would learn range."""
+# Columns of features: colours in -1..1, x/127.5 - 1 of bytes as published, and normals; zeros for what is unknown.
+POINT_FEATURES = ("red", "green", "blue", "normal_x", "normal_y", "normal_z")
+_COLOURS, _NORMALS = slice(0, 3), slice(3, 6)
+_CURE = "Delete it: it is made again at the next start"
 
 
 @dataclass
 class SceneViewSettings:
-    """What a view changes of a scene, and which part of it a sample shows.
+    """What a view changes of a scene, and which part of it a sample shows."""
 
-    Attributes:
-        jitter: Largest change of brightness and contrast of each colour, as a share.
-        dropped: Share of the voxels whose features become zero.
-        voxels: Most voxels of a sample.
-        points: Most points of a sample, of scenes of points.
-        scale: Largest change of the size of a scene of points, as a share.
-        blind: Share of the views of points that lose all colours, and of those that lose all normals: for clouds that
-            have none.
-    """
-
-    jitter: float = 0.3
-    dropped: float = 0.2
-    voxels: int = 24_000
-    points: int = 240_000
-    scale: float = 0.1
+    jitter: float = 0.3  # largest change of brightness and contrast of each colour, as a share
+    dropped: float = 0.2  # share of the voxels whose features become zero
+    voxels: int = 24_000  # most voxels of a sample
+    points: int = 240_000  # most points of a sample, of scenes of points
+    scale: float = 0.1  # largest change of the size of a scene of points, as a share
+    # Share of the views of points that lose all colours, and of those that lose all normals: for clouds that have none.
     blind: float = 0.0
 
     def check(self) -> None:
-        """Refuses what is no view.
-
-        Raises:
-            ConfigurationError: A number that cannot be.
-        """
+        """Refuses what is no view. Raises ConfigurationError where a number that cannot be."""
         shares = (self.jitter, self.dropped, self.scale, self.blind)
         if not (all(0.0 <= share < 1.0 for share in shares) and min(self.voxels, self.points) > 0):
             raise ConfigurationError(f"{self}", where="views", cure="Take shares below 1, and at least one voxel")
@@ -73,10 +72,8 @@ def voxel_views(
 def sample_rows(scene: VoxelScene, settings: SceneViewSettings, generator: np.random.Generator) -> NDArray[np.int64]:
     """Rows of a scene that one sample shows: those of one range, and of these at most so many around one of them.
 
-    Both views of the sample show these voxels, and so the same range.
-
-    Returns:
-        int64 [n], ascending. All rows of a scene that lies beyond all ranges.
+    Both views of the sample show these voxels, and so the same range. Returns int64 [n], ascending. All rows of a scene
+    that lies beyond all ranges.
     """
     bin_of = np.digitize(scene.range_m, RANGES_M) - 1
     filled = np.flatnonzero(np.bincount(bin_of[bin_of < len(RANGES_M) - 1]))
@@ -89,19 +86,13 @@ def sample_rows(scene: VoxelScene, settings: SceneViewSettings, generator: np.ra
 
 
 def view(
-    index: NDArray[np.integer],
-    features: NDArray[np.float32],
-    edge: int,
+    index: NDArray[np.integer],  # [N, 3], within [0, edge) along x and y
+    features: NDArray[np.float32],  # [N, F], the first of them `FEATURES`
+    edge: int,  # voxels along x and along y of the square that is turned
     settings: SceneViewSettings,
     generator: np.random.Generator,
 ) -> View:
-    """One view of voxels, row by row those that were given: turned by quarter turns, half of the time mirrored.
-
-    Args:
-        index: [N, 3], within [0, edge) along x and y.
-        features: [N, F], the first of them `FEATURES`.
-        edge: Voxels along x and along y of the square that is turned.
-    """
+    """One view of voxels, row by row those that were given: turned by quarter turns, half of the time mirrored."""
     x, y, z = index.astype(np.int64).T
     for _ in range(generator.integers(4)):
         x, y = y, edge - 1 - x
@@ -121,12 +112,8 @@ def masked_voxels(
 ) -> NDArray[np.bool_]:
     """Voxels of one scene that are hidden, bool [N]: all those of a random share of the patches that hold any (MSM).
 
-    Patches stand on a raster of the grid, as the voxels of coarser levels do.
-
-    Args:
-        index: Voxels [N, 3].
-        edge: Voxels along the edge of a patch.
-        ratio: Share of the patches; their number is rounded.
+    Patches stand on a raster of the grid, as the voxels of coarser levels do. `index`: voxels [N, 3]; `edge`: voxels
+    along the edge of a patch; `ratio`: share of the patches; their number is rounded.
     """
     patch = distinct(index.astype(np.int64) // edge)[1]
     count = int(patch.max(initial=-1)) + 1
@@ -140,3 +127,89 @@ def distinct(cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.in
     keys = np.ravel_multi_index(tuple(cells.T), tuple(cells.max(axis=0, initial=0) + 1))
     _, first, number = np.unique(keys, return_index=True, return_inverse=True)
     return first, number.reshape(-1)
+
+
+def point_features(
+    count: int, colours: NDArray[np.floating] | None, normals: NDArray[np.floating] | None
+) -> NDArray[np.float32]:
+    """What a network takes of points, [N, 6], of colours [N, 3] in 0..1 and normals [N, 3]; see `POINT_FEATURES`."""
+    found = np.zeros((count, len(POINT_FEATURES)), np.float32)
+    if colours is not None:
+        found[:, _COLOURS] = 2.0 * colours - 1.0
+    if normals is not None:
+        found[:, _NORMALS] = normals
+    return found
+
+
+def voxels_of(
+    place: NDArray[np.floating], generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The voxels that hold points [N, 3], which are given in edges of voxels, none below 0.
+
+    Returns:
+        Voxels [M, 3]; for each the row of one of its points, drawn at random [M]; for each point its voxel's row [N].
+    """
+    order = generator.permutation(len(place))
+    cells = place.astype(np.int64)
+    first, number = distinct(cells[order])
+    voxel = np.empty(len(place), np.int64)
+    voxel[order] = number
+    return cells[order[first]], order[first], voxel
+
+
+def point_views(
+    file: Path, generator: np.random.Generator, settings: SceneViewSettings, voxel_size: float, shift: int
+) -> tuple[View, View]:
+    """Two views of the nearest points of a kept scene to one of them: of all, if it has no more than are taken.
+
+    `file`: as `keep_points` wrote it; `voxel_size`: edge of a voxel, metres; `shift`: voxels by which a view is shifted
+    against the raster of coarser voxels, at most.
+    """
+    arrays = read_tensors(file, SequenceError, cure=_CURE)
+    try:
+        points, features = arrays["points"], arrays["features"].astype(np.float32)
+    except KeyError as error:
+        raise SequenceError(f"holds no {error}", where=str(file), cure=_CURE) from error
+    if len(points) > settings.points:
+        away = np.square(points - points[generator.integers(len(points))]).sum(axis=1)
+        rows = np.sort(np.argpartition(away, settings.points)[: settings.points])
+        points, features = points[rows], features[rows]
+    place = np.asarray(points / voxel_size, np.float32)
+    one, other = (_view(place, features, settings, shift, generator) for _ in range(2))
+    return one, other
+
+
+def _view(
+    place: Floats, features: Floats, settings: SceneViewSettings, shift: int, generator: np.random.Generator
+) -> View:
+    """Points in edges of voxels, turned by any yaw, half of the time mirrored, scaled, recoloured and voxelised."""
+    yaw, mirror = generator.uniform(0.0, 2.0 * np.pi), generator.choice((-1.0, 1.0))
+    cosine, sine = np.cos(yaw), np.sin(yaw)
+    turn = np.array([[cosine, -sine * mirror, 0.0], [sine, cosine * mirror, 0.0], [0.0, 0.0, 1.0]], np.float32)
+    place = place @ turn.T * np.float32(1.0 + settings.scale * generator.uniform(-1.0, 1.0))
+    place = place - place.min(axis=0) + generator.uniform(0.0, shift, 3).astype(np.float32)
+    index, chosen, voxel = voxels_of(place, generator)
+    changed = features[chosen]
+    contrast, brightness = 1.0 + settings.jitter * generator.uniform(-1.0, 1.0, (2, 3)).astype(np.float32)
+    known = changed[:, _COLOURS].any(axis=1, keepdims=True)
+    changed[:, _COLOURS] = known * np.clip(changed[:, _COLOURS] * contrast + brightness - 1.0, -1.0, 1.0)
+    changed[:, _NORMALS] = changed[:, _NORMALS] @ turn.T
+    for columns in _COLOURS, _NORMALS:
+        changed[:, columns] *= generator.random() >= settings.blind
+    changed[generator.random(len(changed)) < settings.dropped] = 0.0
+    return View(index, changed, place, voxel)
+
+
+def keep_points(scenes: Mapping[str, PointScene], cache: Path) -> list[Path]:
+    """Files of scenes, by name and in order, once all are kept in a folder; those that are there are not read again."""
+    cache.mkdir(parents=True, exist_ok=True)
+    files = [cache / f"{name.replace('/', '-')}.safetensors" for name in scenes]
+    for name, file in zip(scenes, files, strict=True):
+        if not file.exists():
+            scene = scenes[name]
+            require(scene)
+            features = point_features(len(scene), scene.colours, scene.normals).astype(np.float16)
+            with whole_file(file) as part:
+                points = scene.points - scene.points.min(axis=0)
+                safetensors.numpy.save_file({"points": points, "features": features}, part)
+    return files

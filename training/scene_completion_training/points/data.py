@@ -1,7 +1,5 @@
 """Lightning data module: scenes of points with lifted features, in samples of voxels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -18,10 +16,15 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.masked_scene.data import in_one
 from scene_completion_training.networks.agglomerated_field import INPUTS
-from scene_completion_training.points.lifting import LiftedScene, LiftingSettings, keep_lifted
+from scene_completion_training.points.lifting import (
+    LiftedScene,
+    LiftingSettings,
+    PixelFeatures,
+    PixelTeacher,
+    keep_lifted,
+)
 from scene_completion_training.points.opening import Scenes, open_scenes
-from scene_completion_training.points.pixel_teachers import PixelFeatures, PixelTeacher
-from scene_completion_training.points.voxelisation import turned, voxelised
+from scene_completion_training.points.voxels import turned, voxelised
 
 Input: TypeAlias = Literal["ones", "colour"]
 
@@ -46,22 +49,15 @@ class PointSource:
 
 @dataclass
 class PointDataSettings:
-    """Scenes of a training.
+    """Scenes of a training."""
 
-    Attributes:
-        root: Folder the sources are relative to.
-        voxel_size: Edge of the voxels that the network is made for, metres.
-        input: What a voxel says of itself: "ones", so that geometry alone is seen (CUA-O3D), or its colour.
-        cache: Folder for lifted features.
-        batch_size: Scenes a step.
-    """
-
-    root: str = "."
+    root: str = "."  # folder the sources are relative to
     sources: list[PointSource] = field(default_factory=list)
-    voxel_size: float = 0.02
+    voxel_size: float = 0.02  # edge of the voxels that the network is made for, metres
+    # What a voxel says of itself: "ones", so that geometry alone is seen (CUA-O3D), or its colour.
     input: Input = "ones"
-    cache: str = "lifted"
-    batch_size: int = 4
+    cache: str = "lifted"  # folder for lifted features
+    batch_size: int = 4  # scenes a step
     workers: int = 1
 
 
@@ -133,9 +129,8 @@ class PointData(TrainingData):
     def setup(self, stage: str) -> None:
         """Lifts what is missing in the cache.
 
-        Raises:
-            ConfigurationError: There is no source, a scene lacks the colours that go in, or a teacher has features of
-                another dimension.
+        Raises ConfigurationError where there is no source, a scene lacks the colours that go in, or a teacher has
+        features of another dimension.
         """
         if self.scenes:
             return
@@ -162,10 +157,5 @@ class PointData(TrainingData):
         settings = self.settings
         length = self.steps * settings.batch_size * self.processes
         samples = PointSamples(list(self.scenes.values()), settings, seed=self.seed, length=length)
-        return DataLoader(
-            samples,
-            batch_size=settings.batch_size,
-            sampler=self.sampler(length, settings.batch_size),
-            num_workers=settings.workers,
-            collate_fn=in_one,
-        )
+        sampler, workers = self.sampler(length, settings.batch_size), settings.workers
+        return DataLoader(samples, settings.batch_size, sampler=sampler, num_workers=workers, collate_fn=in_one)

@@ -2,9 +2,9 @@
 
 from scene_completion_training.points.features import features
 found = features(points, colours, normals, network="networks/mine")  # float16 [N, D]
-"""
 
-from __future__ import annotations
+What they look like: their three principal components as colours, seen from above and from a corner.
+"""
 
 from pathlib import Path
 
@@ -14,34 +14,33 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, SequenceError
-from scene_completion_training.evaluation.scene_probe import open_network, untrained
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_training.evaluation.voxel_features import open_network, untrained
 from scene_completion_training.masked_scene.objective import SceneView, sampled, standardised
-from scene_completion_training.masked_scene.points import POINT_FEATURES, point_features, voxels_of
+from scene_completion_training.masked_scene.views import POINT_FEATURES, point_features, voxels_of
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.sparse.hu_net import VoxelHUNet
 
+Floats = NDArray[np.floating]
+Rows = NDArray[np.int64]
 _LARGEST = 1 << 20  # voxels along an edge of a scene: their numbers have to fit into 64 bits
 _AT_ONCE = 1 << 16  # points that features are sampled at
+CUT = 2.0  # metres above the floor: pictures leave out what is higher, or they would show the ceiling
+_FLOOR = 0.01  # share of the points that may be lower than the floor
+_SPREAD = (0.02, 0.98)  # quantiles of a component that become the darkest and the brightest
 
 
 def features(
-    points: NDArray[np.floating],
-    colours: NDArray[np.floating] | None = None,
-    normals: NDArray[np.floating] | None = None,
+    points: NDArray[np.floating],  # [N, 3], metres, z up
+    colours: NDArray[np.floating] | None = None,  # [N, 3] in 0..1
+    normals: NDArray[np.floating] | None = None,  # [N, 3] of unit length, zero where unknown
     *,
-    network: str | Path,
+    network: str | Path,  # a folder of `scene-completion export`, or a checkpoint
 ) -> NDArray[np.float16]:
     """Features of points, float16 [N, D]: those of all levels side by side, finest first.
 
-    Args:
-        points: [N, 3], metres, z up.
-        colours: [N, 3] in 0..1.
-        normals: [N, 3] of unit length, zero where unknown.
-        network: A folder of `scene-completion export`, or a checkpoint.
-
-    Raises:
-        BundleError: There is no such network, or it is none of points.
-        SequenceError: The points are none that it can look at.
+    Raises BundleError where there is no such network, or it is none of points; SequenceError where the points are none
+    that it can look at.
     """
     return np.concatenate(PointNetwork.open(network).levels(points, colours, normals), axis=1)
 
@@ -59,7 +58,7 @@ class PointNetwork:
         self.network = network.eval().to(self.device)
 
     @staticmethod
-    def open(source: str | Path) -> PointNetwork:
+    def open(source: str | Path) -> "PointNetwork":
         """Opens a network; arguments and errors as of `features`."""
         place = Path(source)
         if not place.exists():
@@ -71,7 +70,7 @@ class PointNetwork:
             raise BundleError(what, where=str(source), cure="Name a network that was trained on scenes of points")
         return PointNetwork(network, record.voxel_size, place.stem)
 
-    def untrained(self, seed: int) -> PointNetwork:
+    def untrained(self, seed: int) -> "PointNetwork":
         """A network of the same size that has learned nothing."""
         return PointNetwork(untrained(self.network, seed), self.voxel_size, "random weights")
 
@@ -80,17 +79,9 @@ class PointNetwork:
         return self.levels(scene.points, scene.colours, scene.normals, rows)
 
     def levels(
-        self,
-        points: NDArray[np.floating],
-        colours: NDArray[np.floating] | None = None,
-        normals: NDArray[np.floating] | None = None,
-        rows: NDArray[np.int64] | None = None,
+        self, points: Floats, colours: Floats | None = None, normals: Floats | None = None, rows: Rows | None = None
     ) -> tuple[NDArray[np.float16], ...]:
-        """Features of each level, float16 [n, D_l], finest first, at all points or at some rows [n] of them.
-
-        Raises:
-            SequenceError: Arrays contradict each other, or what they hold is no place, colour or normal.
-        """
+        """Features [n, D_l] of each level, finest first, at all points or rows [n]; a SequenceError for no points."""
         self._check(points, colours, normals)
         place = np.asarray((points - points.min(axis=0)) / self.voxel_size, np.float32)
         index, chosen, _ = voxels_of(place, np.random.default_rng(0))
@@ -106,9 +97,7 @@ class PointNetwork:
             ]
         return tuple(np.concatenate(level) for level in zip(*parts, strict=True))
 
-    def _check(
-        self, points: NDArray[np.floating], colours: NDArray[np.floating] | None, normals: NDArray[np.floating] | None
-    ) -> None:
+    def _check(self, points: Floats, colours: Floats | None, normals: Floats | None) -> None:
         def refused(what: str, cure: str) -> SequenceError:
             return SequenceError(what, where="points", cure=cure)
 
@@ -122,3 +111,68 @@ class PointNetwork:
         extent = float(np.ptp(points, axis=0).max())
         if extent / self.voxel_size > _LARGEST:
             raise refused(f"they span {extent:g} m", f"Give metres; a voxel of the network has {self.voxel_size:g}")
+
+
+def principal_colours(features: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """RGB [N, 3]: the three first principal components of features [N, D], each spread between its quantiles.
+
+    A component points to where the sum of its coefficients is positive.
+    """
+    values = np.asarray(features, np.float32)
+    mean = values.mean(axis=0)
+    covariance = values.T @ values / len(values) - np.outer(mean, mean)
+    axes = np.linalg.eigh(covariance.astype(np.float64))[1][:, ::-1][:, :3]
+    axes *= np.where(axes.sum(axis=0) < 0.0, -1.0, 1.0)
+    shares = np.full((len(values), 3), 0.5)
+    components = (values - mean) @ axes
+    low, high = np.quantile(components, _SPREAD, axis=0)
+    shares[:, : axes.shape[1]] = (components - low) / np.maximum(high - low, 1e-9)
+    return np.asarray(255.0 * np.clip(shares, 0.0, 1.0), np.uint8)
+
+
+def seen_from_above(points: NDArray[np.float32], colours: NDArray[np.uint8], *, width: int = 800) -> NDArray[np.uint8]:
+    """A picture [H, W, 3] of points [N, 3] (z up, metres) in parallel projection: x to the right, y up."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    scale = (width - 1) / max(float((high - low)[:2].max()), 1e-6)
+    pixels = np.stack([points[:, 0] - low[0], high[1] - points[:, 1]], axis=1) * scale
+    height = int((high[1] - low[1]) * scale) + 1
+    return _painted(pixels, high[2] - points[:, 2], colours, _below_ceiling(points), width, height)
+
+
+def seen_from_a_corner(
+    points: NDArray[np.float32], colours: NDArray[np.uint8], *, width: int = 800
+) -> NDArray[np.uint8]:
+    """A picture [H, W, 3] in perspective, from above the corner of least x and y to the middle."""
+    shown = _below_ceiling(points)
+    low, high = points[shown].min(axis=0).astype(np.float64), points[shown].max(axis=0).astype(np.float64)
+    middle, size = (low + high) / 2.0, float(np.linalg.norm(high - low))
+    ahead = np.array([0.55, 0.6, -0.58])
+    ahead /= np.linalg.norm(ahead)
+    right = np.cross(ahead, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    world_from_camera = RigidTransform(np.stack([right, np.cross(ahead, right), ahead], axis=1), middle - size * ahead)
+    height = width * 3 // 4
+    camera = Camera(width, width, (width - 1) / 2.0, (height - 1) / 2.0, width, height)
+    seen = np.asarray(world_from_camera.inverse().apply(points.astype(np.float64)))
+    pixels, valid = camera.project(seen)
+    return _painted(np.asarray(pixels), seen[:, 2], colours, shown & np.asarray(valid), width, height)
+
+
+def _below_ceiling(points: NDArray[np.float32]) -> NDArray[np.bool_]:
+    return np.asarray(points[:, 2] <= np.quantile(points[:, 2], _FLOOR) + CUT)
+
+
+def _painted(
+    pixels: Floats, depth: Floats, colours: NDArray[np.uint8], shown: NDArray[np.bool_], width: int, height: int
+) -> NDArray[np.uint8]:
+    """Points [N] as squares on white, near ones over far ones; squares are as large as the points are sparse."""
+    picture = np.full((height, width, 3), 255, np.uint8)
+    rows = np.flatnonzero(shown)
+    rows = rows[np.argsort(-depth[rows], kind="stable")]
+    half = int(np.clip(1.5 * np.sqrt(width * height / max(len(rows), 1)), 1, 12)) // 2
+    steps = np.stack(np.meshgrid(*[np.arange(-half, half + 1)] * 2), axis=-1).reshape(-1, 2)
+    places = (np.rint(pixels[rows]).astype(np.int64)[:, None] + steps).reshape(-1, 2)
+    inside = ((places >= 0) & (places < (width, height))).all(axis=1)
+    column, row = places[inside].T
+    picture[row, column] = np.repeat(colours[rows], len(steps), axis=0)[inside]  # of several, the last one stays
+    return picture

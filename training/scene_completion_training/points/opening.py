@@ -1,30 +1,53 @@
-"""The door for scenes of points, whatever they come from."""
+"""The door for scenes of points, whatever they come from; and posed RGB-D that is made points.
 
-from __future__ import annotations
+The latter are rendered rooms, recordings, and bags with depth.
+"""
 
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.geometry.depth_images import surface_normals
 from scene_completion_ros.sequences.opening import known_sources, open_recording
+from scene_completion_ros.sequences.posed_sequence import ArrayLoader, PosedSequence, read_source
+from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.untrusted_files import read_text
-from scene_completion_training.points import matterport, s3dis, scannet
-from scene_completion_training.points.cloud import read_cloud
-from scene_completion_training.points.fusion import VOXEL, fused_scene
-from scene_completion_training.points.label_sets import LabelSet, label_set
-from scene_completion_training.points.scene import PointScene
+from scene_completion_training.points import datasets
+from scene_completion_training.points.ply import read_cloud
+from scene_completion_training.points.scene import (
+    UNLABELLED,
+    LabelSet,
+    PointScene,
+    RgbdView,
+    check_upright,
+    check_views,
+    label_set,
+    looked_up,
+    rays_of,
+    rotation_to_z,
+)
+from scene_completion_training.points.voxels import VoxelMeans, unit
 
 SPLITS = ("train", "val", "test")
 _BESIDE = [
     f"{above}/{folder}"
     for above in (".", "..", "../..")
     for folder in ("", "scans", "metadata", "Tasks/Benchmark", "tasks/benchmark")
-]
-"""Where a data set's tables and lists may lie, from the folder that was named."""
+]  # where a data set's tables and lists may lie, from the folder that was named
 _NO_LABELS = LabelSet("", ())
+VOXEL = 0.02  # metres; one point is kept in each, as ScanNet's meshes have about them
+FARTHEST = 10.0  # metres, up to which depth is taken: that of cameras is noise beyond
+_IMAGES = ("label", "instance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,33 +69,27 @@ class Scenes(Mapping[str, PointScene]):
 
 
 def open_scenes(
+    # A folder of scans of ScanNet, houses of Matterport3D or areas of S3DIS, or one of their scans, or a file or folder
+    # of PLY, or a recording with depth (see `open_recording`), or a folder of these.
     path: Path | str,
     *,
+    # A label set, see `label_set`. By default scannet20, matterport21 or s3dis; for others none, and a recording
+    # brings its own.
     labels: str = "",
+    # "train", "val" or "test", by the official lists, which must lie in or beside the folder. S3DIS has none: "test" is
+    # Area_5, "train" the others. All scenes where it is "".
     split: str = "",
-    listed: Path | str | None = None,
-    every: int = 1,
+    listed: Path | str | None = None,  # a file with a name of a scan, a house, an area or a scene a line: these alone
+    every: int = 1,  # take every n-th view. OpenScene takes every 20th of a scan of ScanNet
+    # Side of the voxels of which each gives one point, metres. Of PLY files None keeps all points, of recordings it is
+    # `VOXEL`; the others keep their points as they are.
     voxel: float | None = None,
-    up: str = "",
+    up: str = "",  # direction that points up in PLY files and recordings, see `rotation_to_z`
 ) -> Scenes:
     """Open scenes of points.
 
-    Args:
-        path: A folder of scans of ScanNet, houses of Matterport3D or areas of S3DIS, or one of their scans, or a file
-            or folder of PLY, or a recording with depth (see `open_recording`), or a folder of these.
-        labels: A label set, see `label_sets.py`. By default scannet20, matterport21 or s3dis; for others none, and a
-            recording brings its own.
-        split: "train", "val" or "test", by the official lists, which must lie in or beside the folder. S3DIS has none:
-            "test" is Area_5, "train" the others. All scenes where it is "".
-        listed: A file with a name of a scan, a house, an area or a scene a line: these alone.
-        every: Take every n-th view. OpenScene takes every 20th of a scan of ScanNet.
-        voxel: Side of the voxels of which each gives one point, metres. Of PLY files None keeps all points, of
-            recordings it is `VOXEL`; the others keep their points as they are.
-        up: Direction that points up in PLY files and recordings, see `rotation_to_z`.
-
-    Raises:
-        SequenceError: It is nothing of the kind, a list is missing or names what is not there, or no scene is left.
-        VocabularyError: There are no such labels.
+    Raises SequenceError where it is nothing of the kind, a list is missing or names what is not there, or no scene is
+    left; VocabularyError where there are no such labels.
     """
     root = Path(path).expanduser()
     source, known, found = _found(root, labels, every, voxel, up)
@@ -96,41 +113,38 @@ def _found(
     """The kind of source, its labels, and how its scenes are read."""
     inside = sorted(root.iterdir()) if root.is_dir() else []
     folders = [root, *inside, *chain.from_iterable(sorted((root / name).glob("*")) for name in ("scans", "scans_test"))]
-    if scans := [folder for folder in folders if scannet.is_scan(folder)]:
+    if scans := [folder for folder in folders if datasets.is_scan(folder)]:
         known = label_set(labels or "scannet20", "scannet")
-        table = _beside(root, scannet.TABLE)
-        return "ScanNet", known, {one.name: partial(scannet.read_scan, one, known, table, every) for one in scans}
-    if regions := [file for folder in folders for file in matterport.region_files(folder)]:
+        table = _beside(root, datasets.SCANNET_TABLE)
+        return "ScanNet", known, {one.name: partial(datasets.read_scan, one, known, table, every) for one in scans}
+    if regions := [file for folder in folders for file in datasets.region_files(folder)]:
         known = label_set(labels or "matterport21", "matterport")
-        table = _beside(root, matterport.TABLE)
+        table = _beside(root, datasets.MATTERPORT_TABLE)
         if table is None:
             cure = "Take it from github.com/niessner/Matterport, folder metadata"
-            raise SequenceError(f"there is no {matterport.TABLE} in or beside it", where=str(root), cure=cure)
+            raise SequenceError(f"there is no {datasets.MATTERPORT_TABLE} in or beside it", where=str(root), cure=cure)
         return "Matterport3D", known, {
-            f"{file.parent.parent.name}_{file.stem}": partial(matterport.read_region, file, known, table, every)
+            f"{file.parent.parent.name}_{file.stem}": partial(datasets.read_region, file, known, table, every)
             for file in regions
         }  # fmt: skip
-    if rooms := s3dis.rooms(root):
+    if areas := datasets.rooms(root):
         known = label_set(labels or "s3dis", "s3dis")
         return "S3DIS", known, {
-            f"{room.parent.name}/{room.name}": partial(s3dis.read_room, room, known) for room in rooms
+            f"{room.parent.name}/{room.name}": partial(datasets.read_room, room, known) for room in areas
         }  # fmt: skip
     known = label_set(labels) if labels else _NO_LABELS
     if files := [file for file in (root, *inside) if file.suffix == ".ply" and file.is_file()]:
         return "PLY", known, {file.stem: partial(read_cloud, file, known.classes, voxel, up) for file in files}
-    recordings = [place for place in (root, *inside) if _is_recording(place)]
+    sources = known_sources()
+    recordings = [place for place in (root, *inside) if any(source.recognises(place) for source in sources)]
     if recordings[:1] == [root]:
         recordings = [root]
     return "recordings", known, {
-        place.stem: partial(_fused, place, known.classes, voxel or VOXEL, up, every) for place in recordings
+        place.stem: partial(_fused_recording, place, known.classes, voxel or VOXEL, up, every) for place in recordings
     }  # fmt: skip
 
 
-def _is_recording(place: Path) -> bool:
-    return any(source.recognises(place) for source in known_sources())
-
-
-def _fused(place: Path, classes: tuple[str, ...], voxel: float, up: str, every: int) -> PointScene:
+def _fused_recording(place: Path, classes: tuple[str, ...], voxel: float, up: str, every: int) -> PointScene:
     sequence = open_recording(place)
     return fused_scene(sequence, classes=classes, voxel=voxel, up=up, every=every, name=place.stem)
 
@@ -151,7 +165,7 @@ def _names(root: Path, source: str, split: str, listed: Path | str | None) -> se
         if split not in SPLITS:
             raise SequenceError(f"no split {split!r}", where=str(root), cure=f"Name one of {', '.join(SPLITS)}")
         if source == "S3DIS" and split != "val":
-            return {name for name in s3dis.AREAS if (name == s3dis.TEST_AREA) == (split == "test")}
+            return {name for name in datasets.AREAS if (name == datasets.TEST_AREA) == (split == "test")}
         name = f"{'scannetv2' if source == 'ScanNet' else 'scenes'}_{split}.txt"
         listed = _beside(root, name)
         if listed is None:
@@ -159,3 +173,118 @@ def _names(root: Path, source: str, split: str, listed: Path | str | None) -> se
             raise SequenceError(f"there is no list {name} in or beside it", where=str(root), cure=cure)
     text = read_text(listed, SequenceError, cure="Name a list with one scene a line")
     return {line.strip() for line in text.splitlines() if line.strip()}
+
+
+def fused_scene(
+    sequence: PosedSequence,
+    *,
+    # Names of labels. Where the sequence's provenance lists "classes", its own are found among them by name; by default
+    # they are all of its own.
+    classes: Sequence[str] = (),
+    voxel: float = VOXEL,  # side, metres
+    # Direction that points up in the world of the poses, see `rotation_to_z`; z where it is "", which is checked.
+    up: str = "",
+    every: int = 1,  # take every n-th view
+    name: str = "",
+) -> PointScene:
+    """Fuse the depth of a sequence to points.
+
+    Each voxel keeps the mean of the points of all pixels in it, of their colours and normals, and the most frequent
+    label and instance. Assets of frames: "depth" [h, w] is z-depth of the reference camera in metres, 0 or infinite
+    where unknown. "label" [h, w] are indices of classes, "instance" [h, w] numbers of things, 0 of none. In both, -1
+    and the largest value of unsigned numbers stand for unknown. Returns the scene, with z up in its points and in the
+    poses of its views. Raises SequenceError where there is no depth, it does not fit images or poses, labels have no
+    names, or z is not up.
+    """
+    where = name or sequence.name
+    camera = reference_camera(sequence)
+    frames = [frame for frame in sequence.frames if "depth" in frame.assets and camera in frame.images][::every]
+    if not frames:
+        cure = "Record depth that is registered to the image, or name a data set with points"
+        raise SequenceError("no frame has depth", where=where, cure=cure)
+    if not sequence.metric_scale:
+        raise SequenceError("its poses are not in metres", where=where, cure="Scale them: depth is in metres")
+    listed = sequence.provenance.get("classes")
+    own = tuple(map(str, listed)) if isinstance(listed, list) else ()
+    names = tuple(classes) or own
+    place = {label: number for number, label in enumerate(names)}
+    table = np.array([place.get(label, UNLABELLED) for label in own or names], np.int64)
+    views = tuple(
+        RgbdView(
+            f"{frame.stamp_ns}",
+            sequence.cameras[camera],
+            frame.world_from_rig @ sequence.rig_from_camera[camera],
+            partial(read_source, frame.images[camera]),
+            partial(_depth, frame.assets["depth"]),
+            partial(_named, frame.assets["label"], table, where) if len(table) and "label" in frame.assets else None,
+        )
+        for frame in frames
+    )
+    check_views(views, where)
+    turn = RigidTransform(rotation_to_z(up, views, where) if up else np.eye(3), np.zeros(3))
+    views = tuple(dataclasses.replace(view, world_from_camera=turn @ view.world_from_camera) for view in views)
+    points, means, votes = _fused(views, [frame.assets for frame in frames], table, VoxelMeans(voxel, where))
+    if not up:
+        check_upright(points, views, where)
+    return PointScene(
+        where, points, means[:, :3], unit(means[:, 3:]), names if "label" in votes else (), views=views, **votes
+    )
+
+
+def _fused(
+    views: Sequence[RgbdView], assets: Sequence[Mapping[str, ArrayLoader]], table: NDArray[np.int64], sums: VoxelMeans
+) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, NDArray[np.int64]]]:
+    """Points [N, 3], colours and normals [N, 6], and labels and instances [N] where any frame has them."""
+    where, there = sums.where, [name for name in _IMAGES if any(name in of for of in assets)]
+    if "label" in there and not len(table):
+        cure = "Name the label set, or list them as classes in its provenance"
+        raise SequenceError("its labels have no names", where=where, cure=cure)
+    for view, of in zip(views, assets, strict=True):
+        depth = view.depth()
+        positions = rays_of(view, depth) * depth[..., None]
+        chosen = (depth > 0.0) & (depth < FARTHEST) & np.isfinite(positions).all(axis=-1)
+        pose = view.world_from_camera
+        normals = surface_normals(np.where(chosen[..., None], positions, np.nan))[chosen] @ pose.rotation.T
+        colours = cv2.resize(view.image(), depth.shape[::-1], interpolation=cv2.INTER_AREA)[chosen] / 255.0
+        votes = {}
+        for name in there:
+            ids = _ids(of.get(name), depth, f"{where}, {name} of view {view.name}")[chosen]
+            votes[name] = looked_up(table, ids, where) if name == "label" else np.where(ids > 0, ids, UNLABELLED)
+        sums.add(np.asarray(pose.apply(positions[chosen])), np.hstack([colours, normals]), votes)
+    return sums.result()
+
+
+def _depth(load: Callable[[], NDArray[Any]]) -> NDArray[np.float32]:
+    stored = load()
+    if stored.dtype.kind not in "fiu":
+        raise SequenceError(f"depth is {stored.dtype}", cure="Give z-depth in metres, 0 where unknown")
+    depth = np.asarray(stored, np.float32)
+    return np.where(np.isfinite(depth), depth, np.float32(0.0))
+
+
+def _named(load: ArrayLoader, classes: NDArray[np.int64], where: str) -> NDArray[np.int64]:
+    """Classes of pixels [h, w] of a frame."""
+    return looked_up(classes, _whole_numbers(load, where), where)
+
+
+def _ids(load: ArrayLoader | None, depth: NDArray[np.float32], where: str) -> NDArray[np.int64]:
+    """Whole numbers [h, w] of a frame, in the size of its depth."""
+    if load is None:
+        return np.full(depth.shape, UNLABELLED)
+    ids = _whole_numbers(load, where)
+    if ids.shape != depth.shape:
+        rows = (np.arange(depth.shape[0]) * ids.shape[0]) // depth.shape[0]
+        ids = ids[rows][:, (np.arange(depth.shape[1]) * ids.shape[1]) // depth.shape[1]]
+    return ids
+
+
+def _whole_numbers(load: ArrayLoader, where: str) -> NDArray[np.int64]:
+    """The numbers of an image; `UNLABELLED` for the largest of unsigned ones."""
+    found = load()
+    if found.ndim != 2 or found.dtype.kind not in "iu":
+        cure = "Give whole numbers [h, w]"
+        raise SequenceError(f"is {found.dtype} of shape {list(found.shape)}", where=where, cure=cure)
+    ids = found.astype(np.int64)
+    if found.dtype.kind == "u":
+        ids[found == np.iinfo(found.dtype).max] = UNLABELLED
+    return ids

@@ -1,6 +1,7 @@
-"""PLY files of points and meshes, ascii or binary: no code is executed, sizes are checked before memory is taken."""
+"""PLY files of points and meshes, ascii or binary, and scenes of them, of any number of points.
 
-from __future__ import annotations
+No code is executed, and sizes are checked before memory is taken.
+"""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.untrusted_files import shown
 from scene_completion_ros.whole_files import whole_file
+from scene_completion_training.points.scene import UNLABELLED, PointScene, check_upright, looked_up, rotation_to_z
+from scene_completion_training.points.voxels import MOST_POINTS, VoxelMeans, unit
 
 _KINDS = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
@@ -26,6 +29,7 @@ _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _LONGEST_HEADER = 1 << 16  # bytes
 _LONGEST_LIST = 1 << 16  # numbers of a list property: corners of a face, features of a vertex
 _CURE = "Restore the file, or export it once more as binary little endian PLY"
+_BLOCK = 1_000_000  # vertices that are read at once
 
 
 @dataclass
@@ -38,15 +42,10 @@ class _Element:
 def read_ply(path: Path, wanted: Sequence[str] = ("vertex",)) -> dict[str, NDArray[Any]]:
     """Read elements of a PLY file.
 
-    Args:
-        wanted: Their names; the others are passed over.
-
-    Returns:
-        For each that is there a structured array of its rows, one field a property, in native or the file's byte order.
-        A list is a field of shape [n]. Those of a binary file stay on the disk until they are used.
-
-    Raises:
-        SequenceError: It is no PLY, promises more than it holds, or has lists of different lengths.
+    Returns for each that is there a structured array of its rows, one field a property, in native or the file's byte
+    order. A list is a field of shape [n]. Those of a binary file stay on the disk until they are used. Raises
+    SequenceError where it is no PLY, promises more than it holds, or has lists of different lengths. `wanted`: their
+    names; the others are passed over.
     """
     try:
         with path.open("rb") as file:
@@ -56,9 +55,7 @@ def read_ply(path: Path, wanted: Sequence[str] = ("vertex",)) -> dict[str, NDArr
             for element in elements:
                 if element.rows and (not element.properties or element.rows > size - file.tell()):
                     raise _damaged(f"cannot hold {element.rows:,} rows of {element.name!r} in {size:,} bytes", path)
-                rows = (
-                    _text_rows(file, element, path) if order == "" else _binary_rows(file, element, order, size, path)
-                )
+                rows = _binary_rows(order, size, file, element, path) if order else _text_rows(file, element, path)
                 if element.name in wanted:
                     found[element.name] = rows
                 if len(found) == len(set(wanted)):
@@ -72,9 +69,8 @@ def read_ply(path: Path, wanted: Sequence[str] = ("vertex",)) -> dict[str, NDArr
 def write_ply(path: Path, elements: Mapping[str, NDArray[Any]]) -> None:
     """Write structured arrays as the elements of a binary PLY file.
 
-    Args:
-        elements: Rows by name, "vertex" first. Fields are of 8 to 32 bits, or floats of 32 or 64; one of shape [n]
-            becomes a list property.
+    `elements`: rows by name, "vertex" first. Fields are of 8 to 32 bits, or floats of 32 or 64; one of shape [n]
+    becomes a list property.
     """
     lines, blocks = ["ply", "format binary_little_endian 1.0"], []
     for name, rows in elements.items():
@@ -115,12 +111,8 @@ def colours_of(rows: NDArray[Any]) -> NDArray[np.float32] | None:
 def vertex_normals(points: NDArray[np.float32], faces: NDArray[Any]) -> NDArray[np.float32]:
     """Normals [N, 3] of the vertices of a mesh: means of those of their triangles by area, zero of a lonely vertex.
 
-    Args:
-        points: [N, 3].
-        faces: Rows with "vertex_indices", counter-clockwise seen from outside.
-
-    Raises:
-        SequenceError: These are no triangles of the points.
+    Raises SequenceError: these are no triangles of the points. `points`: [N, 3]; `faces`: rows with "vertex_indices",
+    counter-clockwise seen from outside.
     """
     corners = np.asarray(faces["vertex_indices"], np.int64)
     if corners.shape[1:] != (3,) or (corners.size and not 0 <= corners.min() <= corners.max() < len(points)):
@@ -163,7 +155,7 @@ def _header(file: BinaryIO, path: Path) -> tuple[str, list[_Element]]:
     return order, elements
 
 
-def _binary_rows(file: BinaryIO, element: _Element, order: str, size: int, path: Path) -> NDArray[Any]:
+def _binary_rows(order: str, size: int, file: BinaryIO, element: _Element, path: Path) -> NDArray[Any]:
     start = file.tell()
     fields: list[tuple[Any, ...]] = []
     for name, kind, length in element.properties:
@@ -189,9 +181,8 @@ def _binary_rows(file: BinaryIO, element: _Element, order: str, size: int, path:
 
 
 def _of_different_lengths(name: str, path: Path) -> SequenceError:
-    return SequenceError(
-        f"its lists {name!r} have different lengths", where=str(path), cure="Export the mesh as triangles alone"
-    )
+    what, cure = f"its lists {name!r} have different lengths", "Export the mesh as triangles alone"
+    return SequenceError(what, where=str(path), cure=cure)
 
 
 def _text_rows(file: BinaryIO, element: _Element, path: Path) -> NDArray[Any]:
@@ -219,3 +210,60 @@ def _text_rows(file: BinaryIO, element: _Element, path: Path) -> NDArray[Any]:
     for name, of in fields.items():
         rows[name] = of
     return rows
+
+
+def read_cloud(file: Path, classes: tuple[str, ...] = (), voxel: float | None = None, up: str = "") -> PointScene:
+    """Read the vertices of a PLY file: x y z, and red green blue, nx ny nz, label and instance where it has them.
+
+    `classes`: names of its labels, which count from 0; without any, labels are left unread. -1 and the largest value of
+    unsigned numbers stand for unknown. `voxel`: side of voxels, metres: one point is kept in each, and the file may be
+    of any length. `up`: direction that points up, see `rotation_to_z`; z where it is "", which is checked. Raises
+    SequenceError where it is damaged, has no points or too many, labels of another list, or z is not up.
+    """
+    where = str(file)
+    rows = read_ply(file).get("vertex")
+    fields = set() if rows is None else set(rows.dtype.names or ())
+    if rows is None or not len(rows) or not {"x", "y", "z"} <= fields:
+        raise SequenceError("has no points", where=where, cure="Export its vertices with x, y and z")
+    if voxel is None:
+        if len(rows) > MOST_POINTS:
+            cure = "Crop it, or name a voxel (such as 0.02), which downsamples while it is read"
+            raise SequenceError(f"has {len(rows):,} points, more than {MOST_POINTS:,}", where=where, cure=cure)
+        points, means, votes = _read(rows, classes, where)
+        if not np.isfinite(points).all():
+            raise SequenceError("has points without a place", where=where, cure="Drop them")
+    else:
+        sums = VoxelMeans(voxel, where)
+        for start in range(0, len(rows), _BLOCK):
+            sums.add(*_read(rows[start : start + _BLOCK], classes, where))
+        points, means, votes = sums.result()
+    if up:
+        points = np.asarray(points @ rotation_to_z(up, (), where).T, np.float32)
+        means[:, -3:] = means[:, -3:] @ rotation_to_z(up, (), where).T if "nx" in fields else means[:, -3:]
+    else:
+        check_upright(points, (), where)
+    colours = means[:, :3] if "red" in fields else None
+    normals = unit(means[:, -3:]) if "nx" in fields else None
+    names = classes if "label" in votes else ()
+    return PointScene(file.stem, points, colours, normals, names, votes.get("label"), votes.get("instance"))
+
+
+def _read(
+    rows: NDArray[Any], classes: tuple[str, ...], where: str
+) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, NDArray[np.int64]]]:
+    """Points [M, 3], colours and normals that are there side by side, labels and instances [M]."""
+    fields = rows.dtype.names or ()
+    beside = [one for one in (colours_of(rows), columns(rows, ("nx", "ny", "nz"))) if one is not None]
+    votes = {}
+    if "label" in fields and classes:
+        votes["label"] = looked_up(np.arange(len(classes)), _known(rows["label"]), where)
+    if "instance" in fields:
+        votes["instance"] = _known(rows["instance"])
+    points = np.stack([np.asarray(rows[axis], np.float32) for axis in "xyz"], axis=-1)
+    return points, np.hstack([np.empty((len(rows), 0), np.float32), *beside]), votes
+
+
+def _known(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Whole numbers, `UNLABELLED` for the largest of an unsigned kind."""
+    found = values.astype(np.int64)
+    return np.where(found == np.iinfo(values.dtype).max, UNLABELLED, found) if values.dtype.kind == "u" else found

@@ -1,4 +1,1 @@
-"""Rooms with exact depth, classes, things and voxels: floor plans that are furnished at random, and walks through them.
-
-It stands on the ray caster, the textures and the drives of `street_world`.
-"""
+"""Rooms with exact depth, classes, things and voxels: furnished floor plans and walks, by way of `street_world`."""

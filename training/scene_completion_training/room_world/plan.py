@@ -1,19 +1,17 @@
 """A floor plan from its seed: rooms that share walls, doors between them, windows, and what stands in each room."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_training.room_world import furniture
-from scene_completion_training.room_world.classes import RoomClass
-from scene_completion_training.room_world.furniture import ROOM_KINDS, Rectangle, Thing
+from scene_completion_training.room_world.furniture import ROOM_KINDS, RoomClass, Thing
 from scene_completion_training.room_world.textures import FLOORS, WALLS, WOODS, make_atlas
-from scene_completion_training.street_world.parts import Part, box, moved_all, quads
-from scene_completion_training.street_world.sensor import CameraLook
-from scene_completion_training.street_world.texture_atlas import TextureAtlas
+from scene_completion_training.street_world.parts import WHITE, Colour, Part, Rectangle, box, moved_all, quads
+from scene_completion_training.street_world.scene import World
+from scene_completion_training.street_world.sky import CameraLook
+from scene_completion_training.street_world.textures import TextureAtlas
 
 SMALLEST_M = 2.1  # side of a room
 LARGEST_M2 = 32.0
@@ -49,7 +47,7 @@ class Room:
         """Whether a rectangle lies in the room and meets nothing that is higher."""
         x0, x1, y0, y1 = self.inside
         within = wanted[0] >= x0 and wanted[1] <= x1 and wanted[2] >= y0 and wanted[3] <= y1
-        return within and not any(high > above and _overlap(wanted, other) for other, high in self.taken)
+        return within and not any(high > above and overlap(wanted, other) for other, high in self.taken)
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,8 @@ class _Wall:
     openings: list[tuple[float, float]] = field(default_factory=list)
 
 
-class FloorPlan:
-    """All rooms of a seed: a `World`."""
+class FloorPlan(World):
+    """All rooms of a seed."""
 
     ground_classes: tuple[int, ...] = (RoomClass.FLOOR,)
 
@@ -104,11 +102,8 @@ class FloorPlan:
         self._walls.append(_Wall(axis, at, (whole[2 - 2 * axis], whole[3 - 2 * axis])))
         low, high = list(whole), list(whole)
         low[2 * axis + 1], high[2 * axis] = at - WALL_M / 2, at + WALL_M / 2
-        first, second = (
-            self._split(rng, (low[0], low[1], low[2], low[3])),
-            self._split(rng, (high[0], high[1], high[2], high[3])),
-        )
-        return first + second
+        first = self._split(rng, (low[0], low[1], low[2], low[3]))
+        return first + self._split(rng, (high[0], high[1], high[2], high[3]))
 
     def _name_rooms(self, rng: np.random.Generator) -> None:
         kinds = list(ROOM_KINDS)
@@ -143,14 +138,9 @@ class FloorPlan:
             width = float(rng.uniform(*DOOR_M)) if rng.random() < 0.85 else min(high - low - 0.3, 1.8)
             start = float(rng.uniform(low + 0.1, high - width - 0.1))
             wall.openings.append((start, start + width))
-            for room in (self.rooms[a], self.rooms[b]):
-                self._keep_free(room, wall.axis, wall.at, (start, start + width))
-
-    @staticmethod
-    def _keep_free(room: Room, axis: int, at: float, along: tuple[float, float]) -> None:
-        before = (at - 0.9, at + 0.9)
-        rectangle = (*before, *along) if axis == 0 else (*along, *before)
-        room.taken.append((rectangle, 9.0))
+            along, before = (start, start + width), (wall.at - 0.9, wall.at + 0.9)
+            for room in (self.rooms[a], self.rooms[b]):  # their floor before the door stays free
+                room.taken.append(((*before, *along) if wall.axis == 0 else (*along, *before), 9.0))
 
     def _build(self, rng: np.random.Generator) -> None:
         lintel = float(rng.uniform(*LINTEL_M))
@@ -217,11 +207,10 @@ class FloorPlan:
         high, tint = rng.uniform(0.05, 0.12), tuple(rng.uniform(0.4, 1.0, 3).tolist())
         for axis, at, low, end in ((0, x0, y0, y1), (0, x1, y0, y1), (1, y0, x0, x1), (1, y1, x0, x1)):
             thick = (at - 0.012, at + 0.012)
-            gaps = [
-                gap for wall in self._walls if wall.axis == axis and abs(wall.at - at) < WALL_M for gap in wall.openings
-            ]
+            walls = [wall for wall in self._walls if wall.axis == axis and abs(wall.at - at) < WALL_M]
+            gaps = sorted(gap for wall in walls for gap in wall.openings if low <= gap[0] and gap[1] <= end)
             last = low
-            for start, stop in [*sorted(gap for gap in gaps if low <= gap[0] and gap[1] <= end), (end, end)]:
+            for start, stop in [*gaps, (end, end)]:
                 piece = (*thick, last, start) if axis == 0 else (last, start, *thick)
                 self.parts.append(_block(piece, (0.0, high), "paint", RoomClass.WALL, (tint[0], tint[1], tint[2])))
                 last = stop
@@ -230,16 +219,8 @@ class FloorPlan:
         """Outer walls of a room: yaw that looks inside, the coordinate, and the ends along it."""
         x0, x1, y0, y1 = room.inside
         a0, a1, b0, b1 = self.outline
-        sides = []
-        if abs(x0 - a0) < 1e-6:
-            sides.append((0.0, x0, y0, y1))
-        if abs(y0 - b0) < 1e-6:
-            sides.append((np.pi / 2, y0, x0, x1))
-        if abs(x1 - a1) < 1e-6:
-            sides.append((np.pi, x1, y0, y1))
-        if abs(y1 - b1) < 1e-6:
-            sides.append((-np.pi / 2, y1, x0, x1))
-        return sides
+        sides = ((0.0, x0, y0, y1), (np.pi / 2, y0, x0, x1), (np.pi, x1, y0, y1), (-np.pi / 2, y1, x0, x1))
+        return [side for side, outer in zip(sides, (a0, b0, a1, b1), strict=True) if abs(side[1] - outer) < 1e-6]
 
     def _windows(self, rng: np.random.Generator, room: Room) -> None:
         """Panes on the inner face of outer walls, and a light in front of each."""
@@ -247,10 +228,8 @@ class FloorPlan:
             width = float(rng.uniform(0.6, 2.0))
             if rng.random() < 0.45 or high - low < width + 0.4:
                 continue
-            middle, sill = (
-                float(rng.uniform(low + width / 2 + 0.2, high - width / 2 - 0.2)),
-                float(rng.uniform(0.5, 1.1)),
-            )
+            middle = float(rng.uniform(low + width / 2 + 0.2, high - width / 2 - 0.2))
+            sill = float(rng.uniform(0.5, 1.1))
             top = min(self.height - 0.2, sill + float(rng.uniform(0.9, 1.5)))
             label = RoomClass.WINDOW
             tall, centre = top - sill, (sill + top) / 2
@@ -281,8 +260,7 @@ class FloorPlan:
             strength = rng.uniform(0.9, 2.0) * (0.5 + room.area / 24.0)
             colour = strength * np.array([1.0, 1.0 - 0.25 * warm, 1.0 - 0.7 * warm])
             self.lights.append(Light((x, y, self.height - 0.25), tuple(colour.tolist()), 0.06))
-            lamp = box((0.5, 0.16, 0.05), (x, y, self.height - 0.03), "plain", RoomClass.OTHER_OBJECT)
-            self._add([lamp])
+            self._add([box((0.5, 0.16, 0.05), (x, y, self.height - 0.03), "plain", RoomClass.OTHER_OBJECT)])
 
     def _furnish(self, rng: np.random.Generator, room: Room) -> None:
         kinds = ROOM_KINDS[room.kind]
@@ -384,9 +362,8 @@ class FloorPlan:
             along = float(rng.uniform(low, high))
             reach = (along - 0.6, along + 0.6)
             strips = ((x0, x0 + 0.1, *reach), (*reach, y0, y0 + 0.1), (x1 - 0.1, x1, *reach), (*reach, y1 - 0.1, y1))
-            rectangle = strips[side]
             height = float(rng.uniform(1.3, 1.8))
-            if room.free(rectangle, height - 0.5):
+            if room.free(strips[side], height - 0.5):
                 x, y = ((x0, along), (along, y0), (x1, along), (along, y1))[side]
                 self._add(moved_all(thing.parts, (x, y, height), side * np.pi / 2))
 
@@ -399,29 +376,16 @@ class FloorPlan:
 def _draw_look(rng: np.random.Generator) -> CameraLook:
     """A camera that exposes each image by itself."""
     warmth, tint = rng.normal(0.0, 0.07), rng.normal(0.0, 0.02)
-    return CameraLook(
-        exposure=0.0,
-        white_balance=(float(1.0 + warmth), float(1.0 + tint), float(1.0 - warmth)),
-        contrast=float(rng.uniform(0.9, 1.35)),
-        saturation=float(rng.uniform(0.7, 1.2)),
-        vignetting=float(rng.uniform(0.0, 0.25)),
-        blur=float(rng.uniform(0.0, 2.0)),
-        shot_noise=float(rng.uniform(0.004, 0.03)),
-        read_noise=float(rng.uniform(0.001, 0.01)),
-    )
+    spans = ((0.9, 1.35), (0.7, 1.2), (0.0, 0.25), (0.0, 2.0), (0.004, 0.03), (0.001, 0.01))
+    return CameraLook.drawn(rng, 0.0, warmth, tint, spans)
 
 
-def _overlap(first: Rectangle, second: Rectangle) -> bool:
+def overlap(first: Rectangle, second: Rectangle) -> bool:
+    """Whether two rectangles have some area in common."""
     return first[0] < second[1] and second[0] < first[1] and first[2] < second[3] and second[2] < first[3]
 
 
-def _block(
-    rectangle: Rectangle,
-    z: tuple[float, float],
-    texture: str,
-    label: int,
-    tint: tuple[float, float, float] = (1.0, 1.0, 1.0),
-) -> Part:
+def _block(rectangle: Rectangle, z: tuple[float, float], texture: str, label: int, tint: Colour = WHITE) -> Part:
     x0, x1, y0, y1 = rectangle
     size, centre = (x1 - x0, y1 - y0, z[1] - z[0]), ((x0 + x1) / 2, (y0 + y1) / 2, (z[0] + z[1]) / 2)
     return box(size, centre, texture, label, tint=tint, tile=(2.0, 2.0))

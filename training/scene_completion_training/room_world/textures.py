@@ -5,11 +5,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from scene_completion_training.street_world.texture_atlas import Texture, TextureAtlas
-from scene_completion_training.street_world.textures import periodic_noise, plain, speckled
+from scene_completion_training.street_world.textures import Texture, TextureAtlas, periodic_noise, plain, speckled
 
 Floats = NDArray[np.float32]
-
 FLOORS = ("floor_0", "floor_1", "floor_2")
 WALLS = ("wall_0", "wall_1", "wall_2")
 WOODS = ("wood_0", "wood_1", "wood_2")
@@ -27,10 +25,7 @@ def make_atlas(rng: np.random.Generator) -> TextureAtlas:
     textures |= {"tiles": _tiles(rng, 4), "books": _books(rng), "stone": _stone(rng), "view": _view(rng)}
     textures |= {"paint": speckled(rng, plain((0.9, 0.9, 0.9), 64, 64, rng.uniform(0.0, 0.25)), fine=0.02, coarse=0.02)}
     textures |= {"metal": speckled(rng, plain((0.7, 0.71, 0.72), 64, 64, 0.5), fine=0.03, coarse=0.05)}
-    textures |= {
-        "screen": _screen(rng),
-        "leaves": speckled(rng, plain((0.16, 0.32, 0.1), 64, 64), fine=0.3, coarse=0.3),
-    }
+    textures |= {"screen": _screen(rng), "leaves": speckled(rng, plain((0.16, 0.32, 0.1)), fine=0.3, coarse=0.3)}
     textures |= {"pages": _pages(rng)}
     return TextureAtlas({name: Texture(image, TILE_M.get(name, (1.0, 1.0))) for name, image in textures.items()})
 
@@ -145,9 +140,8 @@ def _screen(rng: np.random.Generator) -> Floats:
         image[4:-4, 3:-3, :3] = rng.uniform(0.1, 0.9, 3)
         for _ in range(6):
             top, left = rng.integers(4, 40, 2)
-            image[top : top + int(rng.integers(3, 20)), left : left + int(rng.integers(3, 20)), :3] = rng.uniform(
-                0, 1, 3
-            )
+            colour = rng.uniform(0, 1, 3)
+            image[top : top + int(rng.integers(3, 20)), left : left + int(rng.integers(3, 20)), :3] = colour
     return image
 
 

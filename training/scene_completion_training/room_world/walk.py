@@ -1,26 +1,26 @@
-"""Walks through rooms: a small robot's camera that is fixed and level, or one in a hand."""
+"""Walks through rooms with a small robot's level camera or one in a hand; and the light there: lamps and windows."""
 
-from __future__ import annotations
-
+import zlib
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from scene_completion_ros.evaluation.semantic_classes import ROOM_CLASSES, ROOM_IDS
 from scene_completion_ros.evaluation.truth import VoxelTruth
-from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform
+from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.grids import ROOM_GRID
 from scene_completion_ros.sequences.rigs import ROOMS
-from scene_completion_training.room_world.light import RoomShader
-from scene_completion_training.room_world.plan import FloorPlan, Room
+from scene_completion_training.room_world.plan import FloorPlan, Light, Room, overlap
 from scene_completion_training.street_world.camera_rig import rotation
 from scene_completion_training.street_world.drive import RenderedDrive
-from scene_completion_training.street_world.ground_truth import voxel_truth
-from scene_completion_training.street_world.render import Renderer
-from scene_completion_training.street_world.scene import Scene, build_scene
-from scene_completion_training.street_world.trajectory import stamps_ns
+from scene_completion_training.street_world.ground_truth import most_surface, voxel_truth
+from scene_completion_training.street_world.kernels import compiled
+from scene_completion_training.street_world.scene import OFFSET_M, Hits, Renderer, Scene, build_scene
+from scene_completion_training.street_world.street_line import stamps_ns
+from scene_completion_training.street_world.textures import periodic_noise
 
 ASSETS = ("depth", "label", "instance", "voxels")
 CAMERA = "camera"
@@ -30,31 +30,34 @@ HAND_HEIGHT_M, HAND_PITCH, HAND_ROLL = (1.1, 1.7), (0.0, 0.61), 0.12
 LENS = (0.95, 1.6)  # horizontal field of view, radians
 CLEARANCE_M = 0.22
 DIRECTIONS = 16  # that a camera may look in from a station
+# Share of a room's free voxels in view that a camera sees at least: what happens behind a closed door is no truth that
+# an image could tell.
 LEAST_SEEN = 0.05
-"""Share of a room's free voxels in view that a camera sees at least: what happens behind a closed door is no truth that
-an image could tell."""
+Floats = NDArray[np.float32]
+CELL_M = 0.1  # of the grid that knows how crowded a place is
+CROWD_M = 0.22  # standard deviation of the blur that makes it so
+AHEAD_M = 0.2  # how far before a surface it is looked up
+DARKNESS = 2.2  # how much darker a crowded place is
+BOUNCED = 0.3  # of the direct light of a room comes back from its walls
+GLOWING = {"view": 2.5, "screen": 0.25}  # light of textures that are lights themselves
+_DIRT = np.array([(0.03, 0.04, 0.03)] * 4, np.float32)
 
 
 class RoomWalk(RenderedDrive):
-    """A camera that moves through the floor plan of a seed.
-
-    Args:
-        frames: Images.
-        size: Width and height, pixels.
-        leg: Frames from one station to the next; at stations the camera turns to something else. 1 gives views that
-            have nothing in common.
-        carrier: "robot": level, low, at one height and pitch. "hand": higher, and pitch and roll change. By default the
-            seed decides.
-    """
+    """A camera that moves through the floor plan of a seed."""
 
     kind = ROOMS
 
     def __init__(
         self,
         seed: int,
-        frames: int,
-        size: tuple[int, int] = (640, 480),
+        frames: int,  # images
+        size: tuple[int, int] = (640, 480),  # width and height, pixels
+        # Frames from one station to the next; at stations the camera turns to something else. 1 gives views that have
+        # nothing in common.
         leg: int = 8,
+        # "robot": level, low, at one height and pitch. "hand": higher, and pitch and roll change. By default the seed
+        # decides.
         carrier: str | None = None,
         supersampling: int = 2,
         rate_hz: float = 5.0,
@@ -66,7 +69,7 @@ class RoomWalk(RenderedDrive):
         camera = Camera(focal, focal, 0.5 * (width - 1), 0.5 * (height - 1), width, height)
         self.plan = FloorPlan(seed)
         self._scene: Scene = build_scene(self.plan)
-        self._renderer = Renderer(self._scene, RoomShader(self._scene), supersampling)
+        self._renderer = Renderer(self._scene, RoomShader(self._scene).colour, supersampling)
         poses = self._poses(rng, frames, leg)
         # A robot's rig stands on the floor, and its camera is mounted there; in a hand the camera is the rig.
         stands = poses[0].levelled() if self.carrier == "robot" else RigidTransform.identity()
@@ -91,8 +94,7 @@ class RoomWalk(RenderedDrive):
 
     def provenance(self) -> dict[str, Any]:
         """With the height of the floor, by which every frame's grid stands."""
-        made = {**super().provenance(), "floor": 0.0, "carrier": self.carrier}
-        made["classes"] = list(ROOM_CLASSES)
+        made = {**super().provenance(), "floor": 0.0, "carrier": self.carrier, "classes": list(ROOM_CLASSES)}
         made["rooms"] = [room.kind for room in self.plan.rooms]
         made["voxel_grid"]["grid_from_camera"] = "level"
         return made
@@ -157,11 +159,86 @@ class RoomWalk(RenderedDrive):
         for _ in range(200):
             x, y = rng.uniform((x0 + 0.15, y0 + 0.15), (x1 - 0.15, y1 - 0.15))
             around = (x - CLEARANCE_M, x + CLEARANCE_M, y - CLEARANCE_M, y + CLEARANCE_M)
-            clear = not any(high > tall - 0.25 and high < 5.0 and _meets(around, taken) for taken, high in room.taken)
-            if clear:
+            if not any(high > tall - 0.25 and high < 5.0 and overlap(around, taken) for taken, high in room.taken):
                 return np.array([x, y, tall])
         return best
 
 
-def _meets(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
-    return first[0] < second[1] and second[0] < first[1] and first[2] < second[3] and second[2] < first[3]
+class RoomShader:
+    """Shades the first hits of rays in one floor plan; what is random in shadows follows from plan and rays alone."""
+
+    def __init__(self, scene: Scene) -> None:
+        plan = scene.world
+        assert isinstance(plan, FloorPlan)
+        self._scene, self._plan = scene, plan
+        self._dirt = periodic_noise(np.random.default_rng([plan.seed, 23]), 256, 256, 0.8)
+        self._kind = np.zeros(len(scene.label), np.uint8)
+        glow = np.array([GLOWING.get(name, 0.0) for name in plan.atlas.names], np.float32)
+        self._glow = glow[scene.texture]
+        x0, x1, y0, y1 = plan.outline
+        shape = [int(np.ceil(length / CELL_M)) + 2 for length in (x1 - x0, y1 - y0, plan.height)]
+        self._grid = VoxelGrid((x0 - CELL_M, y0 - CELL_M, -CELL_M), CELL_M, (shape[0], shape[1], shape[2]))
+        filled = most_surface(scene.corners.astype(np.float64), np.ones(len(scene.corners), np.uint8), self._grid) > 0
+        self._crowd = gaussian_filter(filled.astype(np.float32), CROWD_M / CELL_M, mode="nearest")
+        self._ambient = self._room_light()
+
+    def _room_light(self) -> Floats:
+        """Light that comes from all sides, in each room [R, 3], and between rooms."""
+        plan = self._plan
+        total = np.full((len(plan.rooms) + 1, 3), 0.02)
+        for light in plan.lights:
+            x, y, _ = light.place
+            room = int(plan.room_at(np.array(x), np.array(y)))
+            area = plan.rooms[room].area if room >= 0 else 10.0
+            total[room] += BOUNCED * np.asarray(light.colour) / np.sqrt(area)
+        mean = total[:-1].mean(axis=0)
+        total[:-1] += 0.15 * mean
+        total[-1] = mean
+        return total.astype(np.float32)
+
+    def colour(self, origin: Floats, directions: Floats, hits: Hits, pixel_angle: float) -> Floats:
+        """Linear colour [N, 3] of rays from one origin [3] with their first hits; radians between rays."""
+        out = np.zeros((len(directions), 3), np.float32)
+        rows = np.flatnonzero(hits.hit)
+        if not len(rows):
+            return out
+        scene, count = self._scene, len(rows)
+        triangle = hits.triangle[rows]
+        point, normal, albedo = (np.empty((count, width), np.float32) for width in (3, 3, 4))
+        lit, facing = np.empty((2, count), np.float32)
+        up = np.array([0.0, 0.0, 1.0], np.float32)
+        compiled("surfaces")(
+            origin, directions[rows], hits.distance[rows], triangle, hits.weight_b[rows], hits.weight_c[rows], scene.uv,
+            scene.normals, scene.texture, scene.tint, scene.texels_per_metre, self._kind, *scene.world.atlas.tables,
+            self._dirt, _DIRT, np.float32(pixel_angle), up, point, normal, albedo, lit, facing
+        )  # fmt: skip
+        room = self._plan.room_at(point[:, 0], point[:, 1])
+        light = self._ambient[room] * self._openness(point, normal)[:, None] * (0.85 + 0.15 * normal[:, 2:])
+        some = np.concatenate([origin[None], directions[:: max(1, len(directions) // 8)]])
+        rng = np.random.default_rng([self._plan.seed, zlib.crc32(some.astype(np.float32).tobytes())])
+        for lamp in self._plan.lights:
+            self._add_lamp(rng, light, lamp, point, normal)
+        glow = self._glow[triangle][:, None]
+        shine = 0.3 * albedo[:, 3:] * (1.0 - facing[:, None]) ** 3 * light.mean(axis=1, keepdims=True)
+        glowing = albedo[:, :3] * glow * (0.3 + self._plan.daylight)
+        out[rows] = np.where(glow > 0.0, glowing, albedo[:, :3] * light + shine)
+        return out
+
+    def _openness(self, point: Floats, normal: Floats) -> Floats:
+        """How much of the light from all sides a place gets [N]."""
+        index, _ = self._grid.index_of(point + AHEAD_M * normal)
+        i, j, k = np.clip(np.asarray(index), 0, np.asarray(self._grid.shape) - 1).T
+        return np.asarray(np.exp(-DARKNESS * self._crowd[i, j, k]), np.float32)
+
+    def _add_lamp(self, rng: np.random.Generator, light: Floats, lamp: Light, point: Floats, normal: Floats) -> None:
+        spot = np.asarray(lamp.place, np.float32) + lamp.size * rng.uniform(-1.0, 1.0, point.shape).astype(np.float32)
+        towards = spot - point
+        distance = np.maximum(np.linalg.norm(towards, axis=1), 1e-3)
+        towards /= distance[:, None]
+        cosine = (towards * normal).sum(axis=1)
+        strength = cosine / (distance**2 + 0.25)
+        rows = np.flatnonzero((cosine > 0.0) & (strength > 0.004))
+        if len(rows):
+            start = point[rows] + normal[rows] * OFFSET_M
+            free = ~self._scene.rays.blocked(start, towards[rows], distance[rows] - 0.06)
+            light[rows] += np.asarray(lamp.colour, np.float32) * (strength[rows] * free)[:, None]

@@ -1,11 +1,11 @@
-"""Convolutions on sets of voxels in plain torch: submanifold, to the coarser level, and back.
+"""Convolutions on sets of voxels: submanifold, to the coarser level, and back.
 
-All are differentiable in features and weight, and have no bias. Weights list the offsets of a `cube` or the children of
-`CELL`, x, y, z-lexicographic.
+They are plain torch. Where spconv is installed, it computes the submanifold ones on GPUs; the others are one dense
+product each on every device. All are differentiable in features and weight, and have no bias. Weights list the offsets
+of a `cube` or the children of `CELL`, x, y, z-lexicographic.
 """
 
-from __future__ import annotations
-
+import functools
 import math
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from scene_completion_training.sparse.kept_library import gpu_library, spconv_submanifold
 from scene_completion_training.sparse.voxel_set import VoxelSet
+
+SIZE_LIMIT = 32  # offsets that spconv's implicit matrix products take; larger kernels gather and add
 
 
 def random_kernel(offsets: int, taken: float, inputs: int, outputs: int) -> Tensor:
@@ -25,10 +26,7 @@ def random_kernel(offsets: int, taken: float, inputs: int, outputs: int) -> Tens
 def submanifold(features: Tensor, weight: Tensor, voxels: VoxelSet) -> Tensor:
     """Submanifold convolution [N, D]: y_i = Σ_o x_(i + o) W_o over the neighbours that are in the set.
 
-    Args:
-        features: [N, C].
-        weight: [27, C, D], or [125, C, D] for edge 5.
-        voxels: The set of N voxels.
+    `features`: [N, C]; `weight`: [27, C, D], or [125, C, D] for edge 5; `voxels`: the set of N voxels.
     """
     with torch.autocast(features.device.type, enabled=False):  # in the precision of the features
         if features.is_cuda and gpu_library():
@@ -37,10 +35,7 @@ def submanifold(features: Tensor, weight: Tensor, voxels: VoxelSet) -> Tensor:
 
 
 def down(features: Tensor, weight: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
-    """Convolution of edge 2 and stride 2, of features [N, C] with weight [8, C, D], to the coarser set [M, D].
-
-    `parent` [N] is the row in `coarse` of each voxel of `fine`.
-    """
+    """Features [N, C] by a weight [8, C, D] to the coarser set [M, D]; `parent` [N]: row of each voxel's parent."""
     children = features.new_zeros(8 * len(coarse), features.shape[1])
     children = children.index_copy(0, 8 * parent + fine.child, features)
     return children.view(len(coarse), 8 * features.shape[1]) @ weight.flatten(0, 1)
@@ -85,3 +80,36 @@ class _Submanifold(torch.autograd.Function):
                     block.index_add_(0, rows, back @ weight[last - offset].t())
                     of_weight[last - offset].addmm_(inputs.index_select(0, rows).t(), back)
         return of_features, of_weight, None
+
+
+@functools.cache
+def gpu_library() -> bool:
+    """Whether spconv can be imported, which then convolves on GPUs."""
+    try:
+        import spconv.pytorch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def spconv_submanifold(features: Tensor, weight: Tensor, voxels: VoxelSet) -> Tensor:
+    """As `submanifold`; who is whose neighbour is looked up once for a set and an edge."""
+    import spconv.pytorch as spconv
+
+    edge = round(len(weight) ** (1 / 3))
+    place = voxels.index.int(), list(voxels.shape), voxels.scenes
+    given: Any = spconv.SparseConvTensor(features, *place, indice_dict=voxels.kept)
+    layer = _layer(edge, *weight.shape[1:], native=not features.is_cuda or len(weight) > SIZE_LIMIT)
+    kernel = weight.reshape(edge, edge, edge, *weight.shape[1:]).permute(4, 0, 1, 2, 3).contiguous()  # [D, x, y, z, C]
+    out = torch.func.functional_call(layer, {"weight": kernel}, (given,))
+    voxels.kept.update(out.indice_dict)
+    return out.features  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _layer(edge: int, inputs: int, outputs: int, *, native: bool) -> Any:
+    """A layer whose weight is given anew at each call."""
+    import spconv.pytorch as spconv
+
+    algorithm = spconv.ConvAlgo.Native if native else spconv.ConvAlgo.MaskImplicitGemm
+    return spconv.SubMConv3d(inputs, outputs, edge, bias=False, indice_key=f"edge {edge}", algo=algorithm)

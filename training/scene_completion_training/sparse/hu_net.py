@@ -1,8 +1,7 @@
 """The hierarchical U-net of masked scene modelling (MSM, HUNet), small: features of voxels on every level."""
 
-from __future__ import annotations
-
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -12,30 +11,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, GridError
-from scene_completion_training.sparse.attention import LAYER_SCALE, SerialisedAttention
 from scene_completion_training.sparse.convolution import down, random_kernel, submanifold, up
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 
-MOST = 16
-"""Levels, and blocks of a level: files that name more are refused before memory is taken."""
+MOST = 16  # levels, and blocks of a level: files that name more are refused before memory is taken
+WINDOW = 1024  # voxels that attend to each other, as in the release of MSM
+HEAD = 32  # channels of a head; narrower layers have one head
+LAYER_SCALE = 0.1
 
 
 @dataclass(frozen=True)
 class HUNetSettings:
-    """Size of a `VoxelHUNet`.
+    """Size of a `VoxelHUNet`."""
 
-    Attributes:
-        inputs: Features of an occupied voxel. Coordinates are not among them.
-        encoder: Channels of the encoder's levels, finest first.
-        decoder: Channels of the decoder's levels, finest first.
-        blocks: Residual blocks a level, in the encoder and in the decoder.
-        attending: Of the levels, so many of the coarsest have two blocks of attention behind these; 2 as published.
-    """
-
-    inputs: int
-    encoder: tuple[int, ...] = (32, 64, 128, 192)
-    decoder: tuple[int, ...] = (64, 96, 128, 192)
-    blocks: int = 1
+    inputs: int  # features of an occupied voxel. Coordinates are not among them
+    encoder: tuple[int, ...] = (32, 64, 128, 192)  # channels of the encoder's levels, finest first
+    decoder: tuple[int, ...] = (64, 96, 128, 192)  # channels of the decoder's levels, finest first
+    blocks: int = 1  # residual blocks a level, in the encoder and in the decoder
+    # Of the levels, so many of the coarsest have two blocks of attention behind these; 2 as published.
     attending: int = 0
 
     def __post_init__(self) -> None:
@@ -59,12 +52,8 @@ class HUNetSettings:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> HUNetSettings:
-        """The settings of such values.
-
-        Raises:
-            ConfigurationError: A value is of another version of the network, or contradicts the others.
-        """
+    def of(cls, plain: Mapping[str, Any]) -> "HUNetSettings":
+        """The settings of such values; a ConfigurationError if one is of another version, or contradicts others."""
         once = ("backend", "attention")[: 1 + (plain.get("attention") == "none")]  # of which there was a choice
         plain = {name: value for name, value in plain.items() if name not in once}
         unknown = set(plain) - {field.name for field in fields(cls)}
@@ -108,14 +97,9 @@ class VoxelHUNet(nn.Module):
     def forward(self, features: Tensor, pyramid: Pyramid, visible: Pyramid | None = None) -> list[Tensor]:
         """Features [N_l, decoder[l]] of each level of a pyramid, finest first.
 
-        Args:
-            features: [N, inputs] of the finest voxels, those of `visible` where it is given.
-            pyramid: All voxels.
-            visible: Those of them that the encoder sees. Where a voxel of a level holds none of them, the decoder
-                starts from that level's learnable token.
-
-        Raises:
-            GridError: Features, levels or voxels do not fit each other.
+        `features`: [N, inputs] of its finest voxels, or of those of `visible`: what the encoder sees of it. Where a
+        voxel of a level holds none of these, the decoder starts from that level's learnable token. Raises GridError
+        where features, levels or voxels do not fit each other.
         """
         seen = pyramid if visible is None else visible
         self._check(features, pyramid, seen)
@@ -216,3 +200,59 @@ def _with_token(features: Tensor, token: Tensor, some: VoxelSet, every: VoxelSet
         what = f"{int((rows < 0).sum())} visible voxels are not among all voxels"
         raise GridError(what, where="masked scene network", cure="Make the visible set of voxels of the whole set")
     return token.to(features.dtype).expand(len(every), -1).index_copy(0, rows, features)
+
+
+class SerialisedAttention(nn.Module):
+    """x + s · attention(norm(x)) within windows along the curve, then x + s · GEGLU(norm(x)), without biases.
+
+    Source: the serialised attention of Point Transformer V3, as MSM's release has it; without dropout and Hilbert's
+    curve. Voxels do not tell where they are: what is near is in the window, and convolutions say how things lie.
+    `width`: C; `exchanged`: the curve has x and y exchanged, so that its windows end elsewhere.
+    """
+
+    def __init__(self, width: int, exchanged: bool) -> None:
+        super().__init__()
+        self.exchanged = exchanged
+        self.heads = math.gcd(width, max(1, width // HEAD))
+        self.norm, self.second_norm = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.inward, self.outward = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.widen, self.narrow = nn.Linear(width, 8 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+        self.scale, self.second_scale = (nn.Parameter(torch.full((width,), LAYER_SCALE)) for _ in range(2))
+
+    def forward(self, x: Tensor, voxels: VoxelSet) -> Tensor:
+        """Features [N, C] to features [N, C]."""
+        if not len(x):
+            return x
+        rows = windows(voxels, self.exchanged)
+        there = rows >= 0
+        taken: Tensor = self.inward(self.norm(x))[rows.clamp(min=0)]
+        query, key, value = taken.view(*rows.shape, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        answer = functional.scaled_dot_product_attention(query, key, value, attn_mask=there[:, None, None])
+        answer = answer.transpose(1, 2).flatten(2)[there][rows[there].argsort()]
+        x = x + self.scale * self.outward(answer)
+        wide, gate = self.widen(self.second_norm(x)).chunk(2, dim=-1)
+        deeper: Tensor = self.narrow(wide * functional.gelu(gate))
+        return x + self.second_scale * deeper
+
+
+def windows(voxels: VoxelSet, exchanged: bool, size: int = WINDOW) -> Tensor:
+    """Rows [W, at most size] of the voxels of each window, -1 at the end of what is not full.
+
+    No window holds voxels of two scenes; those of one scene have nearly the same size.
+    """
+    scene, place = voxels.index[:, 0], voxels.index[:, 1:]
+    bits = max(max(voxels.shape) - 1, 1).bit_length()
+    order = ((scene << (3 * bits)) + z_order(place[:, [1, 0, 2]] if exchanged else place, bits)).argsort()
+    parts: list[Tensor] = []
+    for part in order.split_with_sizes(torch.bincount(scene).tolist()):
+        parts += [*part.tensor_split(-(-len(part) // size))] if len(part) else []
+    return nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=-1)
+
+
+def z_order(place: Tensor, bits: int) -> Tensor:
+    """Where cells [N, 3] of a cube of 2^bits cells along each axis come on the curve [N]: their bits interleaved."""
+    position = torch.zeros_like(place[:, 0])
+    for bit in range(bits):
+        for axis in range(3):
+            position |= (place[:, axis] >> bit & 1) << (3 * bit + 2 - axis)
+    return position

@@ -1,7 +1,5 @@
 """MinkUNet18A: the sparse residual U-net that OpenScene and CUA-O3D distil into (Choy et al., CVPR 2019)."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch
@@ -13,29 +11,21 @@ from scene_completion_training.sparse.convolution import down, random_kernel, su
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 
 STEM = 32
+# Channels of the stages behind each step down, finest first, and behind each step up, coarsest first.
 ENCODER, DECODER = (32, 64, 128, 256), (128, 128, 96, 96)
-"""Channels of the stages behind each step down, finest first, and behind each step up, coarsest first."""
 LEVELS = len(ENCODER) + 1
-BLOCKS = 2
-"""Blocks of a stage."""
+BLOCKS = 2  # blocks of a stage
 
 
 class MinkUNet18A(nn.Module):
     """A stem with a kernel of edge 5, four steps down and four up with concatenated skips, two blocks a stage.
 
-    BatchNorm and ReLU follow each convolution, and none of them has a bias.
-
-    Args:
-        inputs: Features of a voxel.
-        encoder, decoder: Channels, as `ENCODER` and `DECODER`, of which tests take fewer.
+    BatchNorm and ReLU follow each convolution, and none of them has a bias. `inputs`: features of a voxel; `encoder`,
+    `decoder`: channels, as `ENCODER` and `DECODER`, of which tests take fewer.
     """
 
     def __init__(
-        self,
-        inputs: int,
-        stem: int = STEM,
-        encoder: tuple[int, ...] = ENCODER,
-        decoder: tuple[int, ...] = DECODER,
+        self, inputs: int, stem: int = STEM, encoder: tuple[int, ...] = ENCODER, decoder: tuple[int, ...] = DECODER
     ) -> None:
         super().__init__()
         self.inputs, self.channels = inputs, decoder[-1]
@@ -48,11 +38,7 @@ class MinkUNet18A(nn.Module):
         self.decoders = nn.ModuleList(Stage(d + s, d) for d, s in zip(decoder, skips[::-1], strict=True))
 
     def forward(self, features: Tensor, pyramid: Pyramid) -> Tensor:
-        """Features [N, channels] of the finest voxels, of inputs [N, inputs].
-
-        Raises:
-            GridError: The pyramid has another number of levels, or the features another shape.
-        """
+        """Features [N, channels] of the finest voxels, of inputs [N, inputs]; a GridError if these do not fit."""
         shape, levels = (len(pyramid.levels[0]), self.inputs), len(self.encoders) + 1
         if features.shape != shape or len(pyramid.levels) != levels:
             what = f"features {tuple(features.shape)} on {len(pyramid.levels)} levels, not {shape} on {levels}"

@@ -1,6 +1,4 @@
-"""Sets of occupied voxels: unique, sorted, several scenes in one, and their coarser levels."""
-
-from __future__ import annotations
+"""Sets of occupied voxels: unique, sorted, several scenes in one; their coarser levels; features of them at points."""
 
 import functools
 import itertools
@@ -11,12 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from scene_completion_ros.errors import GridError
 
 Shape = tuple[int, int, int]
+# The eight children of a voxel, or corners of a cell, x, y, z-lexicographic.
 CELL = tuple(itertools.product((0, 1), repeat=3))
-"""The eight children of a voxel, or corners of a cell, x, y, z-lexicographic."""
 Offsets = tuple[tuple[int, ...], ...]
 
 
@@ -27,49 +27,34 @@ def cube(edge: int) -> Offsets:
 
 
 CUBE = cube(3)
-BORDER = 2
-"""Cells on every side of the grid that have a number: neighbours of neighbours of the grid."""
-BLOCK = 4096
-"""Rows of a block of neighbours: what one gathers and adds to then stays in the cache."""
-TABLE_CELLS = 1 << 25
-"""Grids of more cells are searched instead of having a table."""
+BORDER = 2  # cells on every side of the grid that have a number: neighbours of neighbours of the grid
+BLOCK = 4096  # rows of a block of neighbours: what one gathers and adds to then stays in the cache
+TABLE_CELLS = 1 << 25  # grids of more cells are searched instead of having a table
 
 
 class Block(NamedTuple):
-    """Rows of a set that follow each other, and their neighbours.
-
-    Attributes:
-        pairs: For each offset of a cube, rows counted from the first [K], ascending, and the rows of their neighbours
-            at this offset in the whole set [K].
-    """
+    """Rows of a set that follow each other, and their neighbours."""
 
     start: int
     size: int
+    # For each offset of a cube, rows counted from the first [K], ascending, and the rows of their neighbours at this
+    # offset in the whole set [K].
     pairs: tuple[tuple[Tensor, Tensor], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class VoxelSet:
-    """Occupied voxels of one grid in one or several scenes; make it with `of`.
+    """Occupied voxels of one grid in one or several scenes; make it with `of`."""
 
-    Attributes:
-        index: [N, 4] int64, columns (scene, x, y, z), unique, in lexicographic order.
-        shape: Voxels of the grid along x, y, z.
-    """
-
-    index: Tensor
-    shape: Shape
+    index: Tensor  # [N, 4] int64, columns (scene, x, y, z), unique, in lexicographic order
+    shape: Shape  # voxels of the grid along x, y, z
 
     @classmethod
-    def of(cls, index: Tensor, shape: Shape) -> tuple[VoxelSet, Tensor]:
+    def of(cls, index: Tensor, shape: Shape) -> "tuple[VoxelSet, Tensor]":
         """The set of these voxels, and the order [N] in which they stand: its `index` is `index[order]`.
 
-        Args:
-            index: [N, 4] integers, columns (scene, x, y, z), in any order. N may be zero.
-            shape: Voxels of the grid along x, y, z.
-
-        Raises:
-            GridError: A voxel lies outside of the grid or is there twice, or `index` has another shape.
+        `index`: [N, 4] integers, columns (scene, x, y, z), in any order; N may be zero. `shape`: voxels of the grid.
+        Raises GridError where a voxel lies outside of the grid or is there twice, or `index` has another shape.
         """
         if index.ndim != 2 or index.shape[1] != 4 or index.is_floating_point():
             what = f"voxels are {index.dtype} {tuple(index.shape)}, integers [N, 4] are needed"
@@ -108,11 +93,8 @@ class VoxelSet:
         x, y, z = (self.index[:, 1:] & 1).unbind(1)
         return 4 * x + 2 * y + z
 
-    def coarser(self) -> tuple[VoxelSet, Tensor]:
-        """The occupied voxels of twice the size, and the row [N] in it of each voxel's parent.
-
-        An odd edge is rounded up.
-        """
+    def coarser(self) -> "tuple[VoxelSet, Tensor]":
+        """Occupied voxels of twice the size, an odd edge rounded up, and the row [N] in it of each voxel's parent."""
         scene, rest = self.index[:, :1], self.index[:, 1:] >> 1
         x, y, z = ((edge + 1) // 2 for edge in self.shape)
         index = torch.cat([scene, rest], dim=1)
@@ -185,23 +167,14 @@ class VoxelSet:
 
 @dataclass(frozen=True, eq=False)
 class Pyramid:
-    """A set of voxels and its coarser levels.
+    """A set of voxels and its coarser levels."""
 
-    Attributes:
-        levels: The sets, finest first.
-        parents: Of each level but the last, the row [N_l] of each voxel's parent in the next level.
-    """
-
-    levels: tuple[VoxelSet, ...]
-    parents: tuple[Tensor, ...]
+    levels: tuple[VoxelSet, ...]  # the sets, finest first
+    parents: tuple[Tensor, ...]  # of each level but the last, the row [N_l] of each voxel's parent in the next level
 
     @classmethod
-    def of(cls, voxels: VoxelSet, levels: int) -> Pyramid:
-        """The pyramid of a set.
-
-        Raises:
-            GridError: No level is asked for.
-        """
+    def of(cls, voxels: VoxelSet, levels: int) -> "Pyramid":
+        """The pyramid of a set. Raises GridError where no level is asked for."""
         if levels < 1:
             raise GridError(f"{levels} levels are asked for", where="pyramid of voxels", cure="Ask for at least one")
         sets, parents = [voxels], []
@@ -224,3 +197,61 @@ def _keys(index: Tensor, shape: Shape) -> Tensor:
     for edge, along in zip(shape, place, strict=True):
         scene = scene * (edge + 2 * BORDER) + along + BORDER
     return scene
+
+
+def sample_levels(levels: Sequence[Tensor], pyramid: Pyramid, points: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Features of every level at points; concatenate them for the hierarchical feature of masked scene modelling.
+
+    On level l a point p stands at u = p / 2^l − 0.5, since the value of a voxel stands at its centre. Corners that are
+    not occupied have no weight, and the other weights are made to sum to one. Where no corner is occupied, the feature
+    is zero. Takes features [N_l, D_l] of each level of a pyramid, finest first, and points [P, 4] of (scene, x, y, z),
+    edges of the finest voxels: voxel i spans i to i + 1. Returns features [P, D_l] of each level, and whether a point
+    has one [P]: what has one on the finest level has one on every level.
+    """
+    sampled = [
+        sample(features, voxels, points, float(2**level))
+        for level, (features, voxels) in enumerate(zip(levels, pyramid.levels, strict=True))
+    ]
+    return [features for features, _ in sampled], sampled[0][1]
+
+
+def sample(features: Tensor, voxels: VoxelSet, points: Tensor, edge: float) -> tuple[Tensor, Tensor]:
+    """Features [P, D] of voxels with features [N, D] at points [P, 4] of (scene, x, y, z), and where there are any [P].
+
+    `edge`: that of these voxels in units of the points.
+    """
+    position = points[:, 1:] / edge - 0.5
+    first = position.floor()
+    fraction = (position - first).to(features)
+    rows = voxels.around(torch.cat([points[:, :1], first], dim=1).long(), CELL).t()
+    x, y, z = torch.stack([1 - fraction, fraction], dim=1).unbind(2)
+    weights = (x[:, :, None, None] * y[:, None, :, None] * z[:, None, None, :]).flatten(1)
+    weights = torch.where(rows >= 0, weights, 0)
+    total = weights.sum(dim=1, keepdim=True)
+    known = total > 0
+    point, corner = (weights > 0).nonzero(as_tuple=True)
+    shares = (weights / torch.where(known, total, 1))[point, corner]
+    values = _WeightedSum.apply(features, point, rows[point, corner], shares, len(points))  # type: ignore[no-untyped-call]
+    return values, known[:, 0]
+
+
+class _WeightedSum(torch.autograd.Function):
+    """out_p = Σ w_k f_(row_k) over the k of which point_k = p, for ascending points; differentiable in features."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, point: Tensor, row: Tensor, weight: Tensor, points: int) -> Tensor:
+        ctx.save_for_backward(point, row, weight)
+        ctx.rows = len(features)
+        return _weighted_sum(features, point, row, weight, points)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        point, row, weight = ctx.saved_tensors
+        row, order = row.sort(stable=True)
+        return _weighted_sum(gradient, row, point[order], weight[order], ctx.rows), None, None, None, None
+
+
+def _weighted_sum(features: Tensor, point: Tensor, row: Tensor, weight: Tensor, points: int) -> Tensor:
+    offsets = torch.searchsorted(point, torch.arange(points, device=point.device))
+    return functional.embedding_bag(row, features, offsets, mode="sum", per_sample_weights=weight)

@@ -1,7 +1,5 @@
 """Stage `agglomeration`: several 2D foundation models lifted into one field under learned uncertainty (CUA-O3D)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,55 +28,42 @@ from scene_completion_training.networks.agglomerated_field import AgglomeratedFi
 from scene_completion_training.networks.feature_field import FeatureObservation, TargetRarity
 from scene_completion_training.randomness import samples_of
 
-FITTED_SAMPLES = 64
-"""Samples whose tokens give a teacher's mean and spread."""
+FITTED_SAMPLES = 64  # samples whose tokens give a teacher's mean and spread
 TOKENS_A_SAMPLE = 512
-DRAWN_FOR_ONE = 3
-"""Pixels drawn for a point: many show nothing whose depth is known."""
+DRAWN_FOR_ONE = 3  # pixels drawn for a point: many show nothing whose depth is known
+# How far points on the own surface are moved along their rays, as a share of their depth, one standard deviation. The
+# voxels of a robot lie where its student puts them.
 DEPTH_NOISE = 0.05
-"""How far points on the own surface are moved along their rays, as a share of their depth, one standard deviation. The
-voxels of a robot lie where its student puts them."""
+# Points lie at most this many lengths of the volume away: what is farther, the sky most of all, is no voxel.
 FARTHEST = 1.2
-"""Points lie at most this many lengths of the volume away: what is farther, the sky most of all, is no voxel."""
 
 
 @dataclass
 class StoredTeacher(TeacherSpec):
-    """A foundation model that the field learns from, by features on disk.
+    """A foundation model that the field learns from, by features on disk."""
 
-    Attributes:
-        targets: Folder of its precomputed features, see `scene-completion features`.
-        centre: Take from each of its features the mean of all of them ("targets"), or that of the classes of
-            `text_bank` ("texts"). What all have in common hides what tells them apart. Features that are asked in words
-            stay without it: as vectors from the centre, those of pure things are nearer to their names than mixtures.
-        text_bank: Text bank whose classes give the centre.
-        rarity: Power of the weight that a rare kind of target has, see `TargetRarity`; 0 weighs all alike, as CUA-O3D.
-    """
-
-    targets: str = ""
+    targets: str = ""  # folder of its precomputed features, see `scene-completion features`
+    # Take from each of its features the mean of all of them ("targets"), or that of the classes of `text_bank`
+    # ("texts"). What all have in common hides what tells them apart. Features that are asked in words stay without it:
+    # as vectors from the centre, those of pure things are nearer to their names than mixtures.
     centre: Literal["none", "targets", "texts"] = "none"
-    text_bank: str = ""
+    text_bank: str = ""  # text bank whose classes give the centre
+    # Power of the weight that a rare kind of target has, see `TargetRarity`; 0 weighs all alike, as CUA-O3D.
     rarity: float = 0.0
 
 
 @dataclass
 class AgglomerationSettings:
-    """How the teachers are learned together.
-
-    Attributes:
-        channels: Dimension of the feature of a point.
-        units: Hidden units of the features.
-        points: Points of an image that are compared.
-        own: Share of them on the surface that the density shows in its own image. The others are what stereo or the
-            rendered depth shows in all views, seen in the image or hidden there.
-        shared_mask: Compare a point with all teachers or none, as CUA-O3D does; otherwise with those that saw it.
-    """
+    """How the teachers are learned together."""
 
     teachers: list[StoredTeacher] = field(default_factory=list)
-    channels: int = 64
-    units: int = 64
-    points: int = 4096
+    channels: int = 64  # dimension of the feature of a point
+    units: int = 64  # hidden units of the features
+    points: int = 4096  # points of an image that are compared
+    # Share of them on the surface that the density shows in its own image. The others are what stereo or the rendered
+    # depth shows in all views, seen in the image or hidden there.
     own: float = 0.5
+    # Compare a point with all teachers or none, as CUA-O3D does; otherwise with those that saw it.
     shared_mask: bool = False
 
 
@@ -107,10 +92,8 @@ class AgglomerationStage(BesideDensityStage):
     """Trains an `AgglomeratedField` on a density that stays as it is, from batches of `ViewSamples` with targets.
 
     Points of surfaces get what all views that see them say on average (`FeatureLifter`). The field learns to say the
-    same of them from its one image.
-
-    Raises:
-        ConfigurationError: Targets that do not fit together or what they are asked for.
+    same of them from its one image. Raises ConfigurationError: targets that do not fit together or what they are asked
+    for.
     """
 
     configuration_class = AgglomerationConfiguration
@@ -122,16 +105,13 @@ class AgglomerationStage(BesideDensityStage):
     def __init__(self, settings: AgglomerationConfiguration) -> None:
         super().__init__(settings)
         requested = settings.agglomeration
-        self.stores = {
-            spec.name: mirrored_targets(spec.targets, f"agglomeration.teachers: {spec.name}")
-            for spec in requested.teachers
-        }
+        where = "agglomeration.teachers: "
+        self.stores = {spec.name: mirrored_targets(spec.targets, where + spec.name) for spec in requested.teachers}
         density = self.make_density()
         dims = {name: store.dim for name, store in self.stores.items()}
         self.field = AgglomeratedField(density, dims, channels=requested.channels, units=requested.units)
-        self.rarity = nn.ModuleDict(
-            {spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in requested.teachers}
-        )
+        rarities = {spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in requested.teachers}
+        self.rarity = nn.ModuleDict(rarities)
         self.uncertainty = UncertaintyWeights(list(dims))
         self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size)
         self.start_learning()
@@ -142,17 +122,12 @@ class AgglomerationStage(BesideDensityStage):
 
     def remembered(self) -> dict[str, Any]:
         """What each teacher's targets are: a training goes on with those that it began with."""
-        return {
-            "teachers": {
-                name: {
-                    "targets_sha256": hashlib.sha256(repr(store.manifest.facts()).encode()).hexdigest(),
-                    "model": store.manifest.model.name,
-                    "text_encoder": store.manifest.model.text_encoder,
-                    "text_encoder_sha256": store.manifest.model.text_encoder_sha256,
-                }
-                for name, store in self.stores.items()
-            }
-        }
+        teachers = {}
+        for name, store in self.stores.items():
+            digest, model = hashlib.sha256(repr(store.manifest.facts()).encode()).hexdigest(), store.manifest.model
+            text = {"text_encoder": model.text_encoder, "text_encoder_sha256": model.text_encoder_sha256}
+            teachers[name] = {"targets_sha256": digest, "model": model.name, **text}
+        return {"teachers": teachers}
 
     def start(self, data: SequencesData) -> None:
         """First takes mean and spread of each teacher's features."""
@@ -162,11 +137,7 @@ class AgglomerationStage(BesideDensityStage):
         super().start(data)
 
     def fit_targets(self, samples: Iterable[Mapping[str, Tensor]]) -> None:
-        """Takes centres and how rare their kinds are from samples of the features.
-
-        Raises:
-            ConfigurationError: Features that are not finite.
-        """
+        """Takes centres and how rare kinds are from samples; a ConfigurationError where features are not finite."""
         drawn: dict[str, list[Tensor]] = {name: [] for name in self.stores}
         generator = torch.Generator().manual_seed(self.settings.seed)
         for sample in samples:
@@ -176,9 +147,8 @@ class AgglomerationStage(BesideDensityStage):
         for spec in self.settings.agglomeration.teachers:
             every = torch.cat(drawn[spec.name])
             if not torch.isfinite(every).all():
-                raise ConfigurationError(
-                    "features are not finite", where=spec.targets, cure="Make the targets once more"
-                )
+                what = "features are not finite"
+                raise ConfigurationError(what, where=spec.targets, cure="Make the targets once more")
             centre = self.field.centres[spec.name].data
             if spec.centre != "none":
                 centre.copy_(every.mean(dim=0) if spec.centre == "targets" else text_centre(spec, every.shape[1]))
@@ -271,9 +241,8 @@ class AgglomerationStage(BesideDensityStage):
 def text_centre(spec: StoredTeacher, dim: int) -> Tensor:
     """Mean [D] of the classes of a teacher's text bank.
 
-    Raises:
-        VocabularyError: There is no such bank, or it has no classes.
-        ConfigurationError: Its texts lie in another space.
+    Raises VocabularyError where there is no such bank, or it has no classes; ConfigurationError where its texts lie in
+    another space.
     """
     vocabulary = TextBank.load(spec.text_bank).vocabulary()
     rows = vocabulary.rows[vocabulary.group >= 0]

@@ -238,11 +238,7 @@ def with_own_view(views: Tensor, share: float) -> Tensor:
 
 
 def feature_targets(settings: FeatureSettings) -> FeatureStore | LiveTokens:
-    """The targets that a feature field learns from: precomputed, or computed while training.
-
-    Raises:
-        ConfigurationError: Neither targets nor a model are named, or the targets have other cells or no mirrored ones.
-    """
+    """Targets of a field; a ConfigurationError if none are named, they have other cells, or no mirrored ones."""
     if settings.targets:
         return mirrored_targets(settings.targets, "features.targets", settings.cell)
     if not settings.model:

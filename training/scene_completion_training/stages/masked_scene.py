@@ -1,7 +1,5 @@
 """Stage `masked_scene`: what hidden parts of a scene of voxels, or of points, are like, by the visible ones (MSM)."""
 
-from __future__ import annotations
-
 import copy
 import time
 from dataclasses import dataclass, field
@@ -27,32 +25,24 @@ from scene_completion_training.masked_scene.views import SceneViewSettings
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.stage import Stage
 
-POINTS = 8192
-"""Most hidden points of a step that are compared; of scenes of voxels, their centres."""
-BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.05
-"""Of AdamW, as in the source (MSM, T14)."""
+POINTS = 8192  # most hidden points of a step that are compared; of scenes of voxels, their centres
+BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.05  # of AdamW, as in the source (MSM, T14)
+# Spread of the teacher's features below which a level counts as collapsed, and for how many steps it may be.
 LEAST_SPREAD, PATIENCE = 0.1, 50
-"""Spread of the teacher's features below which a level counts as collapsed, and for how many steps it may be."""
 
 
 @dataclass
 class MaskedSceneConfiguration(TrainingConfiguration):
-    """What masked scene modelling needs.
-
-    Attributes:
-        ratio: Share of the patches that is hidden.
-        patch: Voxels along the edge of a patch, a multiple of 2^(levels - 1).
-        momentum: Share of itself that the teacher keeps in the first step; it grows to 1.
-    """
+    """What masked scene modelling needs."""
 
     stage: str = "masked_scene"
     learning_rate: float = 1.5e-3
     data: SceneDataSettings = field(default_factory=SceneDataSettings)
     views: SceneViewSettings = field(default_factory=SceneViewSettings)
     network: HUNetSettings = field(default_factory=lambda: HUNetSettings(inputs=len(FEATURES)))
-    ratio: float = 0.4
-    patch: int = 8
-    momentum: float = 0.996
+    ratio: float = 0.4  # share of the patches that is hidden
+    patch: int = 8  # voxels along the edge of a patch, a multiple of 2^(levels - 1)
+    momentum: float = 0.996  # share of itself that the teacher keeps in the first step; it grows to 1
 
     def check(self) -> None:
         """Refuses masks that hide nothing, views that are none, and numbers that cannot be."""
@@ -90,15 +80,9 @@ class MaskedSceneStage(Stage):
 
     def make_data(self) -> SceneData:
         """Views of scenes."""
-        settings = self.settings
-        return SceneData(
-            settings.data,
-            settings.views,
-            MaskSettings(settings.patch, settings.ratio),
-            step=2 ** (settings.network.levels - 1),
-            steps=settings.steps,
-            seed=settings.seed,
-        )
+        settings, mask = self.settings, MaskSettings(self.settings.patch, self.settings.ratio)
+        step = 2 ** (settings.network.levels - 1)
+        return SceneData(settings.data, settings.views, mask, step=step, steps=settings.steps, seed=settings.seed)
 
     def remembered(self) -> dict[str, Any]:
         """What the features are, and the network in plain values."""
@@ -124,11 +108,7 @@ class MaskedSceneStage(Stage):
         return {f"level_{level}": distance(answers[level], targets[level]) for level in range(levels)}
 
     def _watch(self, targets: list[Tensor]) -> None:
-        """Logs the spread of the teacher's features.
-
-        Raises:
-            TrainingError: That of a level has been too small for too long.
-        """
+        """Logs the spread of the teacher's features; a TrainingError if a level's has been too small for too long."""
         spreads = [spread(target) for target in targets]
         self.log_dict({f"spread/level_{level}": value for level, value in enumerate(spreads)})
         low = torch.tensor([value < LEAST_SPREAD for value in spreads], device=self.collapsed.device)

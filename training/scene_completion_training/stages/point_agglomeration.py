@@ -1,7 +1,5 @@
 """Stage `point_agglomeration`: several 2D foundation models in one network of points, as CUA-O3D was published."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,32 +16,24 @@ from scene_completion_training.losses.feature_agreement import (
 )
 from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints, HeadKind
 from scene_completion_training.points.data import PointData, PointDataSettings
-from scene_completion_training.points.lifting import LiftingSettings
-from scene_completion_training.points.pixel_teachers import PixelTeacher
+from scene_completion_training.points.lifting import LiftingSettings, PixelTeacher
 from scene_completion_training.stage import Stage
 
-POWER = 0.9
-"""Of the fall of the learning rate."""
+POWER = 0.9  # of the fall of the learning rate
 
 
 @dataclass
 class PointAgglomerationConfiguration(TrainingConfiguration):
-    """What the agglomeration on points needs.
-
-    Attributes:
-        lifting: How features of pixels come to points.
-        teachers: A point is compared with all of them or none.
-        heads: "linear" as CUA-O3D released them, or "mlp" as its paper says.
-    """
+    """What the agglomeration on points needs."""
 
     stage: str = "point_agglomeration"
     learning_rate: float = 1e-3
     warmup: int = 1
     gradient_clip: float = 0.0
     data: PointDataSettings = field(default_factory=PointDataSettings)
-    lifting: LiftingSettings = field(default_factory=LiftingSettings)
-    teachers: list[PixelTeacher] = field(default_factory=list)
-    heads: HeadKind = "linear"
+    lifting: LiftingSettings = field(default_factory=LiftingSettings)  # how features of pixels come to points
+    teachers: list[PixelTeacher] = field(default_factory=list)  # a point is compared with all of them or none
+    heads: HeadKind = "linear"  # "linear" as CUA-O3D released them, or "mlp" as its paper says
 
     def check(self) -> None:
         """Refuses a training without teachers, and numbers that cannot be."""

@@ -90,10 +90,7 @@ class SemanticsConfiguration(Configuration):
 
 
 class SemanticsStage(SingleImageStage):
-    """Trains a `DistillationHead` on points of a frozen `FeatureField`.
-
-    Raises BundleError where the checkpoint that it names holds no feature field.
-    """
+    """Trains a `DistillationHead` on a frozen `FeatureField`; a BundleError where its checkpoint holds none."""
 
     configuration_class = SemanticsConfiguration
     field_class = FeatureField
@@ -205,11 +202,5 @@ class SemanticsStage(SingleImageStage):
 
 def _strided(camera: Camera, stride: int) -> Camera:
     """The camera whose pixels are every so many-th one of another, from its first on."""
-    return Camera(
-        camera.fx / stride,
-        camera.fy / stride,
-        camera.cx / stride,
-        camera.cy / stride,
-        camera.width // stride,
-        camera.height // stride,
-    )
+    fx, fy, cx, cy = (value / stride for value in (camera.fx, camera.fy, camera.cx, camera.cy))
+    return Camera(fx, fy, cx, cy, camera.width // stride, camera.height // stride)

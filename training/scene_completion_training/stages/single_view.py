@@ -95,8 +95,7 @@ class SingleViewStage(SingleImageStage):
         with torch.no_grad():
             earlier = link(field.observe(self.sized(batch["image"])).density_logit(points))
             coordinates = field.spec.image_coordinates(points, self.camera)
-            measured = functional.grid_sample(
-                batch["hint"][:, None], coordinates[:, None], mode="nearest", align_corners=False
-            )[:, 0, 0]
+            hint = batch["hint"][:, None]
+            measured = functional.grid_sample(hint, coordinates[:, None], mode="nearest", align_corners=False)[:, 0, 0]
             hidden = (measured <= 0.0) | (points[..., 2] > measured + HIDDEN_VOXELS * self.voxel_size)
         return occupancy_distillation(self.link(seen.density_logit(points)), earlier, hidden & field.in_view(points))

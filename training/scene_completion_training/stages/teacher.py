@@ -31,13 +31,8 @@ class TeacherStage(FieldStage):
 
     def __init__(self, settings: TeacherConfiguration) -> None:
         super().__init__(settings)
-        self.field = MultiViewField(
-            self.camera,
-            self.viewpoint.volume.point_code,
-            encoder=self.make_encoder(),
-            hidden=settings.hidden,
-            depth_channel=bool(settings.losses.dense_depth),
-        )
+        encoder, code, depth = self.make_encoder(), self.viewpoint.volume.point_code, bool(settings.losses.dense_depth)
+        self.field = MultiViewField(self.camera, code, encoder=encoder, hidden=settings.hidden, depth_channel=depth)
 
     def data_needs(self) -> DataNeeds:
         """Several views."""

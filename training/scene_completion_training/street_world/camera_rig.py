@@ -3,8 +3,6 @@
 Rig frame: x forward, y left, z up, on the ground below the middle of the stereo pair.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -20,11 +18,11 @@ from scene_completion_ros.geometry import (
     VoxelGrid,
 )
 from scene_completion_ros.geometry.distortion import undistorted_angle
-from scene_completion_training.street_world.shading_kernel import compiled
+from scene_completion_training.street_world.kernels import compiled
 from scene_completion_training.viewpoint import Volume
 
+# Angle off the axis at which a fisheye's image ends; beyond lies the dark inside of the lens.
 LENS_ANGLE = np.deg2rad(92.5)
-"""Angle off the axis at which a fisheye's image ends; beyond lies the dark inside of the lens."""
 BASELINE_M = 0.54
 CAMERA_HEIGHT_M = 1.65
 LIDAR_POSITION_M = (-0.25, 0.0, 1.75)
@@ -35,7 +33,6 @@ SIDE_PER_WIDTH = 700 / 1242  # size of the square side images
 SIDE_LENS = (-0.018, 0.0012, 0.0, 0.0)  # Kannala-Brandt k1 ... k4
 SIDE_POSITION_M = (-0.85, 0.42, 1.95)  # of the left one, on the roof
 MOUNTING_ANGLE = np.deg2rad(0.7)  # to which a car's camera bar is off in pitch and roll
-
 ROBOT_HEIGHT_M, ROBOT_BASELINE_M = 0.4, 0.12
 ROBOT_LENS_ANGLE = np.deg2rad(60.0)  # of its fisheyes to each side
 ROBOT_LIDAR_POSITION_M = (0.0, 0.0, 0.55)
@@ -76,40 +73,27 @@ def pixel_directions(camera: Camera, supersampling: int = 1) -> NDArray[np.float
 
 @dataclass(frozen=True)
 class LidarModel:
-    """A spinning LiDAR.
+    """A spinning LiDAR."""
 
-    Args:
-        beams: Number of beams, evenly spread in elevation.
-        columns: Firings a turn.
-        elevation: Lowest and highest beam, radians.
-        reach_m: Longest distance measured.
-        noise_m: Standard deviation of a distance.
-        dropout: Share of returns lost.
-    """
-
-    beams: int = 64
-    columns: int = 1800
-    elevation: tuple[float, float] = (-0.434, 0.035)
-    reach_m: float = 80.0
-    noise_m: float = 0.015
-    dropout: float = 0.03
+    beams: int = 64  # number of beams, evenly spread in elevation
+    columns: int = 1800  # firings a turn
+    elevation: tuple[float, float] = (-0.434, 0.035)  # lowest and highest beam, radians
+    reach_m: float = 80.0  # longest distance measured
+    noise_m: float = 0.015  # standard deviation of a distance
+    dropout: float = 0.03  # share of returns lost
 
 
 @dataclass(frozen=True, eq=False)
 class StreetRig:
-    """Cameras and LiDAR with their places in the rig frame, and the grid of the ground truth.
-
-    Args:
-        grid: Around the left camera.
-        level: The grid stands upright on the ground below the left camera, as it would stand around a camera that looks
-            straight ahead from `CAMERA_HEIGHT_M`; otherwise it is turned with the camera.
-    """
+    """Cameras and LiDAR with their places in the rig frame, and the grid of the ground truth."""
 
     cameras: dict[str, Camera]
     rig_from_camera: dict[str, RigidTransform]
     lidar: LidarModel
     rig_from_lidar: RigidTransform
-    grid: VoxelGrid = DEFAULT_GRID
+    grid: VoxelGrid = DEFAULT_GRID  # around the left camera
+    # The grid stands upright on the ground below the left camera, as it would stand around a camera that looks straight
+    # ahead from `CAMERA_HEIGHT_M`; otherwise it is turned with the camera.
     level: bool = False
 
     @property
@@ -127,15 +111,10 @@ def make_rig(
 ) -> StreetRig:
     """A rig with front images of a given size; the horizontal field of view stays the same.
 
-    Args:
-        width: Of the front images, pixels; by default 1242, of a delivery robot 1280.
-        height: By default 375, of a delivery robot 960.
-        kind: "stereo", "kitti360" with a fisheye of 185 degrees to each side as well, or "delivery". The latter is a
-            robot with two fisheyes of 120 degrees ahead, 0.4 m above the ground. "varied" has one camera, whose place
-            and lens `mounted` draws from the seed.
-
-    Raises:
-        ValueError: There is no such rig.
+    By default they have 1242 by 375 pixels, those of a delivery robot 1280 by 960. `kind`: "stereo", "kitti360" with a
+    fisheye of 185 degrees to each side as well, or "delivery": a robot with two fisheyes of 120 degrees ahead, 0.4 m
+    above the ground. "varied" has one camera, whose place and lens `mounted` draws from the seed. Raises ValueError
+    where there is no such rig.
     """
     if kind not in RIGS:
         raise ValueError(f"no rig {kind!r}: use one of {', '.join(RIGS)}")
@@ -159,14 +138,9 @@ def make_rig(
             cameras[name] = _fisheye(size, size, LENS_ANGLE)
             place = np.array(SIDE_POSITION_M) * (1, side, 1)
             rig_from_camera[name] = RigidTransform(rotation(side * np.pi / 2, 0.0, 0.0) @ axes, place)
-    return StreetRig(
-        cameras=cameras,
-        rig_from_camera=rig_from_camera,
-        lidar=lidar or LidarModel(),
-        rig_from_lidar=RigidTransform(np.eye(3), np.array(ROBOT_LIDAR_POSITION_M if robot else LIDAR_POSITION_M)),
-        grid=Volume.to_measure(above).grid,
-        level=kind == "varied",
-    )
+    lidar_place = RigidTransform(np.eye(3), np.array(ROBOT_LIDAR_POSITION_M if robot else LIDAR_POSITION_M))
+    grid = Volume.to_measure(above).grid
+    return StreetRig(cameras, rig_from_camera, lidar or LidarModel(), lidar_place, grid, level=kind == "varied")
 
 
 def _fisheye(width: int, height: int, a: float) -> Camera:

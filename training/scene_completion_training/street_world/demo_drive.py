@@ -1,7 +1,5 @@
 """Makes the bundled drive: `python -m scene_completion_training.street_world.demo_drive FOLDER`."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A drive through a rendered world as a `PosedSequence` whose images and truth are computed when asked for."""
 
-from __future__ import annotations
-
 import multiprocessing
 from abc import ABC, abstractmethod
 from collections import deque
@@ -20,20 +18,18 @@ from scene_completion_ros.evaluation.truth import VoxelTruth, stored_flags
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.picture_files import decode_picture, to_rgb
 from scene_completion_ros.report.pictures import encode_picture
-from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_training.street_world.camera_rig import LEFT, StreetRig, mounted
 from scene_completion_training.street_world.ground_truth import voxel_truth
-from scene_completion_training.street_world.render import Renderer, View, scan, trace_view
-from scene_completion_training.street_world.scene import Scene, build_scene
+from scene_completion_training.street_world.scene import Renderer, Scene, View, build_scene, scan, trace_view
 from scene_completion_training.street_world.shading import Shader
 from scene_completion_training.street_world.sky import Sky
+from scene_completion_training.street_world.street_line import FRAME_RATE_HZ, drive_poses, longest_drive, stamps_ns
 from scene_completion_training.street_world.street_profile import StreetKind
 from scene_completion_training.street_world.town import TownPlan, profile_of, role_of_seed
-from scene_completion_training.street_world.trajectory import FRAME_RATE_HZ, drive_poses, longest_drive, stamps_ns
 
+# What a drive through a town can hold beside its images; all but LiDAR belongs to the left camera.
 ASSETS = ("lidar", "depth", "label", "voxels")
-"""What a drive through a town can hold beside its images; all but LiDAR belongs to the left camera."""
-
 BUILT_BEHIND_M, BUILT_AHEAD_M = 90.0, 230.0
 STAGE_M = 80.0  # of driving, after which the town is built anew around the rig
 BLOCK = 8  # frames in a row that one process computes: neighbours share a built town
@@ -45,6 +41,9 @@ class FrameContent:
 
     images: dict[str, bytes]
     assets: dict[str, NDArray[Any]]
+
+
+ContentOf = Callable[[int], FrameContent]
 
 
 class RenderedImage:
@@ -63,25 +62,18 @@ class RenderedImage:
 
 
 class RenderedDrive(ABC):
-    """Cameras that move through a rendered world. Frames asked for in their order are the quickest.
-
-    Args:
-        seed: The world's; `SEEDS_OF_ROLE` says which seeds may be used for what.
-        cameras: The first is the one that truth belongs to.
-        poses: Of the rig in the world, for each frame.
-        grid: Voxel grid of the ground truth, around the first camera.
-    """
+    """Cameras that move through a rendered world. Frames asked for in their order are the quickest."""
 
     kind: str  # of world, as provenance and names have it
 
     def __init__(
         self,
-        seed: int,
-        cameras: dict[str, Camera],
+        seed: int,  # the world's; `SEEDS_OF_ROLE` says which seeds may be used for what
+        cameras: dict[str, Camera],  # the first is the one that truth belongs to
         rig_from_camera: dict[str, RigidTransform],
-        poses: list[RigidTransform],
+        poses: list[RigidTransform],  # of the rig in the world, for each frame
         stamps: list[int],
-        grid: VoxelGrid,
+        grid: VoxelGrid,  # voxel grid of the ground truth, around the first camera
     ) -> None:
         self.seed, self.role = seed, role_of_seed(seed)
         self.cameras, self.rig_from_camera, self.reference = cameras, rig_from_camera, next(iter(cameras))
@@ -144,33 +136,21 @@ class RenderedDrive(ABC):
         """Compute what is stored of a frame."""
         images = {name: encode_picture(self.image(index, name), ".jpg", quality=quality) for name in self.cameras}
         makers = self.assets_of(index)
-        arrays = {name: array for asset in assets for name, array in makers[asset]().items()}
-        return FrameContent(images, arrays)
+        return FrameContent(images, {name: array for asset in assets for name, array in makers[asset]().items()})
 
-    def content_keeping_last(self, assets: tuple[str, ...], quality: int = 92) -> Callable[[int], FrameContent]:
+    def content_keeping_last(self, assets: tuple[str, ...], quality: int = 92) -> ContentOf:
         """`content` as a function of the frame that keeps the last one: its images and assets are asked for in turn."""
         return lru_cache(maxsize=1)(partial(self.content, assets=assets, quality=quality))
 
     def provenance(self) -> dict[str, Any]:
         """Where the sequence comes from, and which grid its voxels lie on."""
-        return {
-            "source": self.kind,
-            "seed": self.seed,
-            "role": self.role,
-            "licence": "Apache-2.0",
-            "voxel_grid": {
-                "origin": list(self.grid.origin),
-                "voxel_size": self.grid.voxel_size,
-                "shape": list(self.grid.shape),
-                "around": self.reference,
-            },
-        }
+        size, origin, shape = self.grid.voxel_size, list(self.grid.origin), list(self.grid.shape)
+        grid = {"origin": origin, "voxel_size": size, "shape": shape, "around": self.reference}
+        made = {"source": self.kind, "seed": self.seed, "role": self.role, "licence": "Apache-2.0"}
+        return {**made, "voxel_grid": grid}
 
     def sequence(
-        self,
-        assets: tuple[str, ...] = ASSETS,
-        quality: int = 92,
-        content_of: Callable[[int], FrameContent] | None = None,
+        self, assets: tuple[str, ...] = ASSETS, quality: int = 92, content_of: ContentOf | None = None
     ) -> PosedSequence:
         """The drive as a posed sequence.
 
@@ -183,15 +163,14 @@ class RenderedDrive(ABC):
         content = content_of or self.content_keeping_last(assets, quality)
         of_voxels = ("voxel_label", "voxel_flags", "ground_height")
         names = [name for asset in assets for name in (of_voxels if asset == "voxels" else (asset,))]
-        frames = [
-            Frame(
-                stamp_ns=stamp,
-                images={name: RenderedImage(partial(content, index), name) for name in self.cameras},
-                world_from_rig=self.poses[index],
-                assets={name: _asset_loader(content, index, name) for name in names},
-            )
-            for index, stamp in enumerate(self.stamps)
-        ]
+
+        def asset(index: int, name: str) -> NDArray[Any]:
+            return content(index).assets[name]
+
+        frames = []
+        for index, (stamp, pose) in enumerate(zip(self.stamps, self.poses, strict=True)):
+            images = {name: RenderedImage(partial(content, index), name) for name in self.cameras}
+            frames.append(Frame(stamp, images, pose, {name: partial(asset, index, name) for name in names}))
         return PosedSequence(
             name=f"{self.kind.replace(' ', '_')}_{self.seed:04d}",
             cameras=dict(self.cameras),
@@ -209,15 +188,7 @@ class RenderedDrive(ABC):
 
 
 class StreetDrive(RenderedDrive):
-    """A rig driving through the town of a seed.
-
-    Only the stretch around the rig is built, so that memory does not grow with the length of the drive.
-
-    Args:
-        rig: Cameras and LiDAR; they are mounted as the seed has it.
-        grid: Voxel grid of the ground truth, around the left camera; by default the rig's.
-        street: Kind of street; by default the seed decides.
-    """
+    """A rig in the town of a seed, of which only the stretch around it is built: memory grows with no drive."""
 
     kind = "street world"
 
@@ -225,11 +196,11 @@ class StreetDrive(RenderedDrive):
         self,
         seed: int,
         frames: int,
-        rig: StreetRig,
-        grid: VoxelGrid | None = None,
+        rig: StreetRig,  # cameras and LiDAR; they are mounted as the seed has it
+        grid: VoxelGrid | None = None,  # voxel grid of the ground truth, around the left camera; by default the rig's
         supersampling: int = 2,
         rate_hz: float = FRAME_RATE_HZ,
-        street: StreetKind | None = None,
+        street: StreetKind | None = None,  # kind of street; by default the seed decides
     ) -> None:
         self.rig = mounted(rig, seed)
         length = longest_drive(profile_of(seed, street), frames, rate_hz)
@@ -239,7 +210,8 @@ class StreetDrive(RenderedDrive):
         super().__init__(seed, cameras, places, poses, stamps_ns(frames, rate_hz), grid or rig.grid)
         self._sky = Sky(self.plan.daylight)
         self._supersampling = supersampling
-        self._built: tuple[int, Scene, Renderer | None] | None = None
+        self._built: tuple[int, Scene] | None = None
+        self._renderer: Renderer | None = None
 
     def scene_at(self, index: int) -> Scene:
         """The town around a frame."""
@@ -248,18 +220,15 @@ class StreetDrive(RenderedDrive):
         if self._built is None or self._built[0] != stage:
             start = stage * STAGE_M
             town = self.plan.build(start - BUILT_BEHIND_M, start + STAGE_M + BUILT_AHEAD_M)
-            self._built = (stage, build_scene(town), None)
+            self._built, self._renderer = (stage, build_scene(town)), None
         return self._built[1]
 
     def renderer_at(self, index: int) -> Renderer:
         """What renders the stretch around a frame."""
         scene = self.scene_at(index)
-        assert self._built is not None  # scene_at has built it
-        stage, _, renderer = self._built
-        if renderer is None:
-            renderer = Renderer(scene, Shader(scene, self._sky), self._supersampling)
-            self._built = (stage, scene, renderer)
-        return renderer
+        if self._renderer is None:
+            self._renderer = Renderer(scene, Shader(scene, self._sky).colour, self._supersampling)
+        return self._renderer
 
     def grid_from_camera(self, index: int) -> RigidTransform:
         """The same for all frames."""
@@ -287,10 +256,6 @@ class StreetDrive(RenderedDrive):
         return made
 
 
-def _asset_loader(content_of: Callable[[int], FrameContent], index: int, name: str) -> ArrayLoader:
-    return lambda: content_of(index).assets[name]
-
-
 _drive: RenderedDrive | None = None  # of a worker process
 
 
@@ -308,14 +273,12 @@ def _compute(indices: range, options: dict[str, Any]) -> list[FrameContent]:
 @contextmanager
 def frames_computed_by(
     workers: int, kind: Callable[..., RenderedDrive], arguments: dict[str, Any], options: dict[str, Any]
-) -> Iterator[Callable[[int], FrameContent]]:
+) -> Iterator[ContentOf]:
     """Start processes for a drive and yield a function that returns a frame's content.
 
     Frames have to be asked for in ascending order, each as often as wished. What is computed ahead is bounded, and
-    every frame is the same whatever the number of workers: all randomness is seeded by world and frame.
-
-    Args:
-        workers: Number of processes; they are spawned, because embree and numba do not survive a fork.
+    every frame is the same whatever the number of workers: all randomness is seeded by world and frame. `workers`:
+    number of processes; they are spawned, because embree and numba do not survive a fork.
     """
     frames = int(arguments["frames"])
     context = multiprocessing.get_context("spawn")

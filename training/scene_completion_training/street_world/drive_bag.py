@@ -3,8 +3,6 @@
 Frames: map -> base_link (the rig) on /tf; base_link -> camera_*_optical and velodyne on /tf_static.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,20 +27,11 @@ def write_drive_bag(
     sequence: PosedSequence,
     path: Path,
     *,
-    cameras: Sequence[str] = (LEFT,),
-    lidar_every: int = 1,
-    on_frame: Callable[[int], None] | None = None,
+    cameras: Sequence[str] = (LEFT,),  # cameras to record: a single one on /camera, several on a namespace each
+    lidar_every: int = 1,  # record the LiDAR of every so many frames, as far as the sequence has it; 0 leaves it out
+    on_frame: Callable[[int], None] | None = None,  # called with the number of each frame that is written
 ) -> None:
-    """Write a drive as a new bag; images are taken as they are encoded.
-
-    Args:
-        cameras: Cameras to record: a single one on /camera, several on a namespace each.
-        lidar_every: Record the LiDAR of every so many frames, as far as the sequence has it; 0 leaves it out.
-        on_frame: Called with the number of each frame that is written.
-
-    Raises:
-        BagError: The folder exists already.
-    """
+    """Write a drive as a new bag, images as they are encoded; a BagError where the folder exists already."""
     namespace = {name: "/camera" if len(cameras) == 1 else f"/{name}" for name in cameras}
     with BagWriter(path) as bag:
         static = [(BASE, optical_frame(name), sequence.rig_from_camera[name]) for name in cameras]
@@ -79,9 +68,8 @@ def _jpeg_of(source: ImageSource) -> bytes:
         return source.read_bytes()
     if isinstance(source, EncodedImage) and (encoded := source.encoded()) is not None:
         return encoded[0]
-    raise ImageError(
-        "this image is not stored as JPEG or PNG", where=repr(source), cure="Write the bag from a saved drive"
-    )
+    what = "this image is not stored as JPEG or PNG"
+    raise ImageError(what, where=repr(source), cure="Write the bag from a saved drive")
 
 
 def optical_frame(camera: str) -> str:
@@ -99,19 +87,11 @@ def _named(names: str, values: NDArray[np.float64]) -> dict[str, float]:
 
 def _transforms(stamp_ns: int, edges: Sequence[tuple[str, str, RigidTransform]]) -> dict[str, Any]:
     """Edges (parent, child, parent_from_child)."""
-    return {
-        "transforms": [
-            {
-                "header": _header(stamp_ns, parent),
-                "child_frame_id": child,
-                "transform": {
-                    "translation": _named("xyz", pose.translation),
-                    "rotation": _named("xyzw", pose.quaternion),
-                },
-            }
-            for parent, child, pose in edges
-        ]
-    }
+    found = []
+    for parent, child, pose in edges:
+        moved = {"translation": _named("xyz", pose.translation), "rotation": _named("xyzw", pose.quaternion)}
+        found.append({"header": _header(stamp_ns, parent), "child_frame_id": child, "transform": moved})
+    return {"transforms": found}
 
 
 def _odometry(stamp_ns: int, pose: RigidTransform) -> dict[str, Any]:

@@ -1,20 +1,15 @@
 """House fronts (four bays by four floors, the ground floor at the bottom), boards, and with them what is drawn."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_training.street_world.texture_atlas import Texture
-from scene_completion_training.street_world.textures import drawn, periodic_noise, plain, speckled
+from scene_completion_training.street_world.textures import Texture, drawn, periodic_noise, plain, speckled
 
 Floats = NDArray[np.float32]
-
 FACADE_COUNT = 10
 SIGN_COUNT = 4
 BAY_M, FLOOR_M = 3.0, 3.0
 BAYS, FLOORS, CELL = 4, 4, 128  # CELL: texels of a bay and of a floor
-
 WALL_COLOURS = (
     (0.62, 0.36, 0.28), (0.90, 0.89, 0.86), (0.84, 0.79, 0.68), (0.70, 0.55, 0.47), (0.93, 0.92, 0.90),
     (0.76, 0.75, 0.73), (0.58, 0.50, 0.44), (0.86, 0.83, 0.74), (0.88, 0.88, 0.89), (0.80, 0.70, 0.52),

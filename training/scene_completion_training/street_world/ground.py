@@ -1,7 +1,5 @@
 """The ground: the street's strips in street coordinates, side streets, kerbs, and terrain on a grid around them."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.parts import Part, quads
 from scene_completion_training.street_world.street_line import StreetLine
-from scene_completion_training.street_world.street_profile import StreetProfile, Strip
-from scene_completion_training.street_world.texture_atlas import TextureAtlas
+from scene_completion_training.street_world.street_profile import StreetClass, StreetProfile, Strip
+from scene_completion_training.street_world.textures import TextureAtlas
 
 Floats = NDArray[np.float64]
-
 CELL_M = 1.0
 BESIDE_M = (1.3, 2.6, 4.0)  # terrain that belongs to the street's own mesh, beyond its last strip
 SUNK_BESIDE_M = 1.1  # up to here the terrain's grid lies under the street's mesh
@@ -29,21 +25,14 @@ FIELDS = ("grass", "meadow", "field")
 
 @dataclass(frozen=True)
 class SideStreet:
-    """A street that crosses or meets the main one at arc length s, where that is straight.
-
-    Args:
-        half: Half the width of its asphalt, metres.
-        left: Distance to which it reaches on the left of the main street, 0 for no arm.
-        right: The same on the right.
-        zebra: Whether pedestrians cross the main street before it.
-    """
+    """A street that crosses or meets the main one at arc length s, where that is straight."""
 
     s: float
-    half: float
+    half: float  # half the width of its asphalt, metres
     sidewalk: float
-    left: float
-    right: float
-    zebra: bool
+    left: float  # distance to which it reaches on the left of the main street, 0 for no arm
+    right: float  # the same on the right
+    zebra: bool  # whether pedestrians cross the main street before it
 
     def covers(self, s: float, side: int, margin: float = 0.0) -> bool:
         """Whether arc length s lies on its arm on a side (+1 left), or within the margin of it."""
@@ -98,9 +87,8 @@ class Ground:
     def _waves(self, xy: Floats) -> Floats:
         x, y = xy[:, 0], xy[:, 1]
         a, b, c, d = self._phases
-        return np.asarray(
-            np.sin(x / 11.0 + a) * np.sin(y / 9.0 + b) + 1.5 * np.sin(x / 37.0 + c) * np.sin(y / 31.0 + d)
-        )
+        short = np.sin(x / 11.0 + a) * np.sin(y / 9.0 + b)
+        return np.asarray(short + 1.5 * np.sin(x / 37.0 + c) * np.sin(y / 31.0 + d))
 
     def strip(self, s: float, d: float) -> Strip:
         """The surface at street coordinates."""

@@ -1,7 +1,5 @@
 """What every voxel around the camera really holds, and which of it the camera can see."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np
@@ -10,13 +8,11 @@ from numpy.typing import NDArray
 from scene_completion_ros.evaluation.truth import FREE, VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_training.street_world.camera_rig import pixel_directions, turned
+from scene_completion_training.street_world.kernels import compiled
 from scene_completion_training.street_world.parts import Part
-from scene_completion_training.street_world.render import trace_view
-from scene_completion_training.street_world.scene import Scene
-from scene_completion_training.street_world.voxel_kernel import compiled
+from scene_completion_training.street_world.scene import Scene, trace_view
 
 Mask = NDArray[np.bool_]
-
 SAMPLES_PER_VOXEL = 2.5  # surface samples along a voxel's edge
 COLUMN_RAYS = 3  # ground rays along each side of a column
 
@@ -28,16 +24,12 @@ def voxel_truth(
     grid: VoxelGrid,
     grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,
 ) -> VoxelTruth:
-    """Voxelise the world around one camera pose.
-
-    Where a voxel holds several classes, things beat the ground they stand on, and the larger surface wins.
-    """
+    """Voxelise the world around a camera: things beat the ground they stand on, and the larger surface wins."""
     grid_from_world = grid_from_camera @ world_from_camera.inverse()
     label, heights = _ground(scene, grid, grid_from_world)
     surface_height = heights.min(axis=(1, 3))
     top = grid.origin[2] + grid.voxel_size * (np.arange(grid.shape[2]) + 1.0)
     below = top[None, None, :] < surface_height[:, :, None]
-
     near = _near_parts(scene, grid, grid_from_world)
     inside = _solid_label(near, grid, grid_from_world)
     surface = _surface_label(near, grid, grid_from_world)
@@ -156,11 +148,7 @@ def _vote(name: str, what: tuple[object, ...], grid: VoxelGrid) -> NDArray[np.ui
 
 
 def _visibility(
-    scene: Scene,
-    camera: Camera,
-    world_from_camera: RigidTransform,
-    grid: VoxelGrid,
-    grid_from_camera: RigidTransform,
+    scene: Scene, camera: Camera, world_from_camera: RigidTransform, grid: VoxelGrid, grid_from_camera: RigidTransform
 ) -> tuple[Mask, Mask]:
     rows, rays, distance = _centre_rays(camera, grid, tuple(grid_from_camera.matrix.ravel().tolist()))
     directions = turned(rays, world_from_camera.rotation)

@@ -1,7 +1,5 @@
 """Placing things along a stretch of a street: on the ground, clear of lanes and of each other."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -10,12 +8,9 @@ from numpy.typing import NDArray
 
 from scene_completion_training.street_world.ground import Ground
 from scene_completion_training.street_world.parts import Part, moved_all, triple
-from scene_completion_training.street_world.plants import bush, conifer, tree
-from scene_completion_training.street_world.street_line import StreetLine
-from scene_completion_training.street_world.street_profile import StreetProfile
+from scene_completion_training.street_world.street_objects import bush, conifer, tree
 
 Floats = NDArray[np.float64]
-
 CLEARANCE_M = 2.6  # height over the lanes up to which plants are cut
 
 
@@ -50,15 +45,8 @@ class Layout:
     parts: list[Part] = field(default_factory=list)
     taken: list[tuple[float, float, float]] = field(default_factory=list)  # x, y, radius
 
-    @property
-    def line(self) -> StreetLine:
-        """The street's centre line."""
-        return self.ground.line
-
-    @property
-    def profile(self) -> StreetProfile:
-        """The street's cross-section."""
-        return self.ground.profile
+    def __post_init__(self) -> None:
+        self.line, self.profile = self.ground.line, self.ground.profile
 
     def chance(self, probability: float) -> bool:
         """True with a probability."""
@@ -66,10 +54,8 @@ class Layout:
 
     def meets_side_street(self, s: float, side: int, margin: float) -> bool:
         """Whether an arm on a side, or the mouth of one on the other side, is within a margin of arc length s."""
-        return any(
-            street.covers(s, side, margin + street.sidewalk) or abs(s - street.s) < street.half
-            for street in self.ground.side_streets
-        )
+        streets = self.ground.side_streets
+        return any(one.covers(s, side, margin + one.sidewalk) or abs(s - one.s) < one.half for one in streets)
 
     def claim(self, s: float, d: float, radius: float) -> bool:
         """Take a round spot if nothing else wants it."""
@@ -81,12 +67,14 @@ class Layout:
 
     def place(self, things: list[Part], s: float, d: float, turn: float = 0.0) -> None:
         """Stand an object at street coordinates, turned against the street's direction, tilted as the street is."""
-        x, y = self.line.point(s, d)
-        heading = float(self.line.heading_at(s)) + turn
         slope = float(self.line.height_at(s + 0.5) - self.line.height_at(s - 0.5))
         tilt = -slope * np.cos(turn)
         tilted = [part.tilted(0.0, float(tilt)) for part in things] if abs(tilt) > 2e-3 else things
-        self.parts += moved_all(tilted, (float(x), float(y), self.ground.height(s, d)), heading)
+        self.parts += self._stood(tilted, s, d, turn)
+
+    def _stood(self, things: list[Part], s: float, d: float, turn: float) -> list[Part]:
+        x, y = self.line.point(s, d).tolist()
+        return moved_all(things, (x, y, self.ground.height(s, d)), float(self.line.heading_at(s)) + turn)
 
     def stand(
         self, make: Callable[[], list[Part]], s: float, d: float, turn: float = 0.0, *, clear: float, radius: float
@@ -97,14 +85,9 @@ class Layout:
 
     def place_if_clear(self, things: list[Part], s: float, d: float, turn: float, margin: float) -> bool:
         """Stand an object upright unless it would reach into the street, a side street, or what stands there."""
-        x, y = self.line.point(s, d)
-        z = self.ground.height(s, d)
-        moved = moved_all(things, (float(x), float(y), z), float(self.line.heading_at(s)) + turn)
-        corners = np.concatenate([part.corners.reshape(-1, 3) for part in moved])
-        footprint = _footprint(corners[:, :2])
-        if not self.is_clear(footprint, margin):
-            return False
-        if not self._claim_all(footprint):
+        moved = self._stood(things, s, d, turn)
+        footprint = _footprint(np.concatenate([part.corners.reshape(-1, 3) for part in moved])[:, :2])
+        if not self.is_clear(footprint, margin) or not self._claim_all(footprint):
             return False
         self.parts += moved
         return True
@@ -182,7 +165,8 @@ class Layout:
             if not cut.any():
                 self.parts.append(part)
             elif not part.solid and not cut.all():
-                self.parts.append(_without(part, cut))
+                kept = {name: getattr(part, name)[~cut] for name in ("corners", "uv", "normals", "texture")}
+                self.parts.append(replace(part, **kept))
 
     def plant_bush(self, s: float, d: float) -> None:
         """Plant a bush, or a few."""
@@ -192,14 +176,6 @@ class Layout:
         shade = self.rng.uniform(0.75, 1.2) * self.rng.uniform(0.9, 1.1, 3)
         things = [_copy(part, float(self.rng.uniform(0.7, 1.25)), shade) for part in parts]
         self._place_trimmed(things, s, d)
-
-
-def _without(part: Part, cut: NDArray[np.bool_]) -> Part:
-    """Loose triangles without some of them."""
-    kept = ~cut
-    return replace(
-        part, corners=part.corners[kept], uv=part.uv[kept], normals=part.normals[kept], texture=part.texture[kept]
-    )
 
 
 def _copy(part: Part, scale: float, shade: Floats) -> Part:

@@ -1,7 +1,6 @@
 """Textured triangle meshes: boxes, extrusions, frusta and ellipsoids, from which everything in the town is built."""
 
-from __future__ import annotations
-
+import itertools
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
@@ -11,52 +10,44 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Colour = tuple[float, float, float]
+Place = tuple[float, float, float]  # metres; also a size
+Span = tuple[float, float]  # metres, from and to
+Rectangle = tuple[float, float, float, float]  # x from, x to, y from, y to
+Faces = str | tuple[str, str, str]  # one texture, or one for the faces along x (front, back), along y (sides), along z
+Ends = tuple[str, str]  # textures of caps and mantle
+# Metres of a texture's tile (horizontally, vertically), those of `TILES_M`, or one tile over each face.
 Tile = tuple[float, float] | Literal["natural", "stretched"]
-"""Metres of a texture's tile (horizontally, vertically), those of `TILES_M`, or one tile over each face."""
 WHITE: Colour = (1.0, 1.0, 1.0)
-TILES_M = {"concrete": (3.0, 3.0), "bricks": (2.0, 2.0), "planks": (2.0, 1.2)} | dict.fromkeys(
-    ("leaves", "leaves_dark", "leaves_yellow"), (1.6, 1.6)
-)
-"""Natural tiles of what has joints or leaves of a known size; others have one metre."""
+# Natural tiles of what has joints or leaves of a known size; others have one metre.
+TILES_M = {"concrete": (3.0, 3.0), "bricks": (2.0, 2.0), "planks": (2.0, 1.2)}
+TILES_M |= dict.fromkeys(("leaves", "leaves_dark", "leaves_yellow"), (1.6, 1.6))
+# Textures that show one thing as a whole: their tile is a face.
 STRETCHED = frozenset({"car_side", "car_glass", "car_screen"})
-"""Textures that show one thing as a whole: their tile is a face."""
 _NEXT, _AFTER = np.array([1, 2, 0]), np.array([2, 0, 1])  # axes of a cross product
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One mesh of one class; the triangles of a solid part bound one convex body, counter-clockwise from outside.
+    """One mesh of one class; the triangles of a solid part bound one convex body, counter-clockwise from outside."""
 
-    Args:
-        corners: Triangle corners, [F, 3, 3] metres, world or object frame.
-        uv: Texture coordinates of the corners, [F, 3, 2] in tiles of the texture.
-        normals: Shading normals of the corners, [F, 3, 3].
-        texture: Texture name of each face's group, [F] index into `texture_names`.
-        tint: Linear colour the texture is multiplied with.
-        label: Its class, of which each world has its own.
-        solid: Whether the inside of the convex body belongs to the class, too.
-        instance: Number of the thing that it is a part of, 0 for none.
-    """
-
-    corners: Floats
-    uv: Floats
-    normals: Floats
-    texture: NDArray[np.int64]
+    corners: Floats  # triangle corners, [F, 3, 3] metres, world or object frame
+    uv: Floats  # texture coordinates of the corners, [F, 3, 2] in tiles of the texture
+    normals: Floats  # shading normals of the corners, [F, 3, 3]
+    texture: NDArray[np.int64]  # texture name of each face's group, [F] index into `texture_names`
     texture_names: tuple[str, ...]
-    tint: Colour
-    label: int
-    solid: bool = True
-    instance: int = 0
+    tint: Colour  # linear colour the texture is multiplied with
+    label: int  # its class, of which each world has its own
+    solid: bool = True  # whether the inside of the convex body belongs to the class, too
+    instance: int = 0  # number of the thing that it is a part of, 0 for none
 
-    def moved(self, translation: tuple[float, float, float], yaw: float = 0.0) -> Part:
+    def moved(self, translation: Place, yaw: float = 0.0) -> "Part":
         """The part turned by yaw about z, then shifted."""
         c, s = np.cos(yaw), np.sin(yaw)
         rotation = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
-        return replace(
-            self, corners=self.corners @ rotation.T + np.asarray(translation), normals=self.normals @ rotation.T
-        )
+        corners = self.corners @ rotation.T + np.asarray(translation)
+        return replace(self, corners=corners, normals=self.normals @ rotation.T)
 
-    def tilted(self, roll: float = 0.0, pitch: float = 0.0) -> Part:
+    def tilted(self, roll: float = 0.0, pitch: float = 0.0) -> "Part":
         """The part turned by pitch about y, then by roll about x."""
         cr, sr, cp, sp = np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch)
         about_x = np.array([[1.0, 0.0, 0.0], [0.0, cr, -sr], [0.0, sr, cr]])
@@ -74,7 +65,7 @@ class Part:
         return normal, np.einsum("ij,ij->i", normal, a[keep])
 
 
-def triple(values: NDArray[np.floating]) -> tuple[float, float, float]:
+def triple(values: NDArray[np.floating]) -> Place:
     """Three values, of a colour or a place, as a tuple."""
     return (float(values[0]), float(values[1]), float(values[2]))
 
@@ -84,35 +75,21 @@ def grey(shade: float) -> Colour:
     return (shade, shade, shade)
 
 
-def moved_all(parts: list[Part], translation: tuple[float, float, float], yaw: float = 0.0) -> list[Part]:
+def moved_all(parts: list[Part], translation: Place, yaw: float = 0.0) -> list[Part]:
     """Every part of an object turned by yaw, then shifted."""
     return [part.moved(translation, yaw) for part in parts]
 
 
 def quads(
-    corners: Floats,
-    uv: Floats,
-    textures: str | tuple[str, ...],
-    label: int,
-    *,
-    tint: Colour = WHITE,
-    solid: bool = True,
+    corners: Floats, uv: Floats, textures: str | tuple[str, ...], label: int, tint: Colour = WHITE, solid: bool = True
 ) -> Part:
     """Part of quadrilaterals [Q, 4, 3] with texture coordinates [Q, 4, 2]; one texture, or one for each quad."""
     names = (textures,) if isinstance(textures, str) else tuple(sorted(set(textures)))
     index = [0] * len(corners) if isinstance(textures, str) else [names.index(name) for name in textures]
     triangles = np.array([[0, 1, 2], [0, 2, 3]])
     points = corners[:, triangles].reshape(-1, 3, 3)
-    return Part(
-        corners=points,
-        uv=uv[:, triangles].reshape(-1, 3, 2),
-        normals=_flat_normals(points),
-        texture=np.repeat(np.asarray(index, np.int64), 2),
-        texture_names=names,
-        tint=tint,
-        label=label,
-        solid=solid,
-    )
+    texture, places = np.repeat(np.asarray(index, np.int64), 2), uv[:, triangles].reshape(-1, 3, 2)
+    return Part(points, places, _flat_normals(points), texture, names, tint, label, solid)
 
 
 def _flat_normals(corners: Floats) -> Floats:
@@ -124,22 +101,11 @@ def _flat_normals(corners: Floats) -> Floats:
 
 
 def frustum(
-    bottom: tuple[float, float, float, float],
-    top: tuple[float, float, float, float],
-    z: tuple[float, float],
-    textures: str | tuple[str, str, str],
-    label: int,
-    *,
-    tint: Colour = WHITE,
-    tile: Tile = "natural",
+    foot: Rectangle, top: Rectangle, z: Span, textures: Faces, label: int, tint: Colour = WHITE, tile: Tile = "natural"
 ) -> Part:
-    """Body between the rectangle `bottom` (x0, x1, y0, y1) at z[0] and the rectangle `top` at z[1].
-
-    Args:
-        textures: One texture, or one for the faces along x (front, back), along y (sides) and along z.
-    """
+    """Body between the rectangle `foot` at z[0] and the rectangle `top` at z[1]."""
     size = _tile_m(tile, textures)
-    x0, x1, y0, y1 = bottom
+    x0, x1, y0, y1 = foot
     p0, p1, q0, q1 = top
     low = np.array([(x0, y0, z[0]), (x1, y0, z[0]), (x1, y1, z[0]), (x0, y1, z[0])])
     high = np.array([(p0, q0, z[1]), (p1, q0, z[1]), (p1, q1, z[1]), (p0, q1, z[1])])
@@ -172,28 +138,16 @@ def _face_uv(length: float, height: float, tile: tuple[float, float] | None) -> 
 
 
 def box(
-    size: tuple[float, float, float],
-    centre: tuple[float, float, float],
-    textures: str | tuple[str, str, str],
-    label: int,
-    *,
-    tint: Colour = WHITE,
-    tile: Tile = "natural",
+    size: Place, centre: Place, textures: Faces, label: int, *, tint: Colour = WHITE, tile: Tile = "natural"
 ) -> Part:
-    """Axis-parallel box; see `frustum` for the textures."""
+    """Axis-parallel box."""
     (x, y, z), (half_x, half_y, half_z) = centre, (size[0] / 2, size[1] / 2, size[2] / 2)
     rectangle = (x - half_x, x + half_x, y - half_y, y + half_y)
     return frustum(rectangle, rectangle, (z - half_z, z + half_z), textures, label, tint=tint, tile=tile)
 
 
 def extrusion(
-    profile: Floats,
-    y: tuple[float, float],
-    textures: tuple[str, str],
-    label: int,
-    *,
-    tint: Colour = WHITE,
-    tile: Tile = "natural",
+    profile: Floats, y: Span, textures: Ends, label: int, tint: Colour = WHITE, tile: Tile = "natural"
 ) -> Part:
     """Convex profile [K, 2] of (x, z), counter-clockwise seen from -y, drawn along y; textures of caps and mantle."""
     count, size = len(profile), _tile_m(tile, textures)
@@ -226,9 +180,8 @@ def extrusion(
 def cylinder(
     radius: float,
     length: float,
-    textures: tuple[str, str],
+    textures: Ends,
     label: int,
-    *,
     tint: Colour = WHITE,
     tile: Tile = "stretched",
     sides: int = 12,
@@ -244,19 +197,13 @@ def cylinder(
     return replace(part, normals=normals)
 
 
-def upright(part: Part, foot: tuple[float, float, float], length: float) -> Part:
+def upright(part: Part, foot: Place, length: float) -> Part:
     """A body drawn along y around the origin, stood on its foot."""
     return part.tilted(roll=np.pi / 2).moved((foot[0], foot[1], foot[2] + length / 2))
 
 
 def ellipsoid(
-    radii: tuple[float, float, float],
-    centre: tuple[float, float, float],
-    texture: str,
-    label: int,
-    *,
-    tint: Colour = WHITE,
-    tile: float = 1.0,
+    radii: Place, centre: Place, texture: str, label: int, *, tint: Colour = WHITE, tile: float = 1.0
 ) -> Part:
     """Smoothly shaded convex ellipsoid with 80 faces."""
     unit = _icosphere()
@@ -267,15 +214,7 @@ def ellipsoid(
     axis = np.abs(unit.mean(axis=1)).argmax(axis=-1)
     pick = np.array([(1, 2), (0, 2), (0, 1)])[axis]  # [F, 2]
     uv = np.take_along_axis(corners + np.asarray(centre), pick[:, None].repeat(3, axis=1), axis=2) / tile
-    return Part(
-        corners=corners + np.asarray(centre),
-        uv=uv,
-        normals=normals,
-        texture=np.zeros(len(corners), np.int64),
-        texture_names=(texture,),
-        tint=tint,
-        label=label,
-    )
+    return Part(corners + np.asarray(centre), uv, normals, np.zeros(len(corners), np.int64), (texture,), tint, label)
 
 
 @cache
@@ -290,13 +229,8 @@ def _icosphere() -> Floats:
     )  # fmt: skip
     # The faces are the triples of vertices that are pairwise neighbours (distance 2), turned outwards.
     near = np.isclose(np.linalg.norm(vertices[:, None] - vertices[None], axis=-1), 2.0)
-    faces = [
-        (i, j, k)
-        for i in range(12)
-        for j in range(i + 1, 12)
-        for k in range(j + 1, 12)
-        if near[i, j] and near[j, k] and near[i, k]
-    ]
+    triples = itertools.combinations(range(12), 3)
+    faces = [(i, j, k) for i, j, k in triples if near[i, j] and near[j, k] and near[i, k]]
     triangles = vertices[np.array(faces)]
     outward = np.linalg.det(triangles) > 0
     triangles[~outward] = triangles[~outward][:, ::-1]

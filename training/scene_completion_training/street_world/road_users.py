@@ -1,15 +1,13 @@
 """People, cars, vans, lorries, buses and two-wheelers: around their own origin on the ground, facing +x."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scene_completion_training.street_world.classes import StreetClass
 from scene_completion_training.street_world.parts import (
     Colour,
     Part,
+    Place,
     box,
     cylinder,
     ellipsoid,
@@ -19,6 +17,7 @@ from scene_completion_training.street_world.parts import (
     moved_all,
     triple,
 )
+from scene_completion_training.street_world.street_profile import StreetClass
 
 PAINTS = np.array(  # usual colours of cars: how usual, and linear red, green, blue
     [
@@ -81,15 +80,9 @@ def car(rng: np.random.Generator) -> Vehicle:
     shape = _SHAPES[str(rng.choice(list(_SHAPES), p=_SHAPE_SHARES))]
     stretch = np.clip(rng.normal(1.0, 0.03, 4), (0.93, 0.96, 0.96, 0.97), (1.07, 1.04, 1.04, 1.04)).tolist()
     length = shape.length * stretch[0]
-    body = replace(
-        shape,
-        length=length,
-        half=shape.half * stretch[1],
-        waist=shape.waist * stretch[2],
-        roof=shape.roof * stretch[3],
-        bonnet=shape.bonnet * length,
-        tail=shape.tail * length,
-    )
+    half, waist, roof = shape.half * stretch[1], shape.waist * stretch[2], shape.roof * stretch[3]
+    bonnet, tail = shape.bonnet * length, shape.tail * length
+    body = replace(shape, length=length, half=half, waist=waist, roof=roof, bonnet=bonnet, tail=tail)
     return Vehicle(_car_body(body, paint(rng), StreetClass.CAR), length, 2 * body.half)
 
 
@@ -99,19 +92,9 @@ def _car_body(body: _Body, colour: Colour, label: StreetClass) -> list[Part]:
     crown = body.roof - 0.05
     slope = end - 0.25 - body.bonnet
     nose = max(0.70, (0.60 * slope + 0.25 * body.waist) / (slope + 0.25) + 0.01)  # keeps the profile convex
-    lower = np.array(
-        [
-            (-end, 0.36),
-            (-end + 0.12, body.clearance),
-            (end - 0.12, body.clearance),
-            (end, 0.34),
-            (end, 0.60),
-            (end - 0.25, nose),
-            (body.bonnet, body.waist),
-            (-end + 0.08, body.waist),
-            (-end, body.waist - 0.14),
-        ]
-    )
+    below = [(-end, 0.36), (-end + 0.12, body.clearance), (end - 0.12, body.clearance), (end, 0.34), (end, 0.60)]
+    above = [(end - 0.25, nose), (body.bonnet, body.waist), (-end + 0.08, body.waist), (-end, body.waist - 0.14)]
+    lower = np.array(below + above)
     foot = (body.tail, body.bonnet, -half + 0.04, half - 0.04)
     eaves = (body.tail + body.slant, body.bonnet - body.screen, -inner, inner)
     brow = (eaves[0] + 0.12, eaves[1] - 0.18, -inner + 0.14, inner - 0.14)
@@ -135,19 +118,10 @@ def _car_body(body: _Body, colour: Colour, label: StreetClass) -> list[Part]:
 
 
 def _wheels(
-    positions: tuple[float, ...],
-    half: float,
-    radius: float,
-    label: StreetClass,
-    *,
-    wide: float = 0.28,
-    inset: float = 0.16,
+    at: tuple[float, ...], half: float, radius: float, label: StreetClass, wide: float = 0.28, inset: float = 0.16
 ) -> list[Part]:
-    return [
-        cylinder(radius, wide, ("wheel", "rubber"), label, sides=14).moved((x, side * (half - inset), radius))
-        for x in positions
-        for side in (-1, 1)
-    ]
+    wheel = cylinder(radius, wide, ("wheel", "rubber"), label, sides=14)
+    return [wheel.moved((x, side * (half - inset), radius)) for x in at for side in (-1, 1)]
 
 
 def van(rng: np.random.Generator) -> Vehicle:
@@ -219,7 +193,7 @@ def trailer(rng: np.random.Generator) -> Vehicle:
     return Vehicle([bed, *_wheels((0.0,), 0.9, 0.28, label)], 3.0, 1.8)
 
 
-def _tube(start: tuple[float, float, float], end: tuple[float, float, float], size: float, label: StreetClass) -> Part:
+def _tube(start: Place, end: Place, size: float, label: StreetClass) -> Part:
     """A square rod between two points of the plane y = const."""
     a, b = np.array(start), np.array(end)
     length = float(np.linalg.norm(b - a))

@@ -1,7 +1,5 @@
 """What stands beside each kind of street, and the traffic on it: furnishes one stretch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
@@ -11,10 +9,11 @@ from scene_completion_training.street_world import road_users, street_objects
 from scene_completion_training.street_world.facade_textures import FLOORS
 from scene_completion_training.street_world.layout import Layout
 from scene_completion_training.street_world.parts import Part
-from scene_completion_training.street_world.plants import LEAVES, crop, hedge, stump
+from scene_completion_training.street_world.street_objects import LEAVES, crop, hedge, stump
 from scene_completion_training.street_world.street_profile import SideProfile, StreetKind
 
 BUILT_UP = (StreetKind.RESIDENTIAL, StreetKind.INNER_CITY, StreetKind.SUBURB)
+Maker = Callable[[np.random.Generator], road_users.Vehicle]
 FENCES = ("planks", "rails", "mesh", "bars", "wall")
 
 
@@ -210,13 +209,8 @@ def _backs(layout: Layout, sign: int, side: SideProfile) -> None:
                 layout.plant(float(rng.uniform(s, s + length)), sign * (side.walk_edge + 2.5), (4.0, 9.0))
         s += length
     for _ in range(int(rng.integers(0, 4))):
-        layout.stand(
-            street_objects.bollard,
-            float(rng.uniform(layout.start, layout.end)),
-            sign * (side.walk_edge + 0.05),
-            clear=0.5,
-            radius=0.2,
-        )
+        s = float(rng.uniform(layout.start, layout.end))
+        layout.stand(street_objects.bollard, s, sign * (side.walk_edge + 0.05), clear=0.5, radius=0.2)
 
 
 def _scatter_bushes(layout: Layout, sign: int, between: tuple[float, float], count: int) -> None:
@@ -342,15 +336,9 @@ def _corners(layout: Layout) -> None:
 def _traffic(layout: Layout) -> None:
     """Vehicles in all lanes but the rig's, and cyclists at the edge of the opposite one."""
     rng, profile = layout.rng, layout.profile
-    makers: tuple[Callable[[np.random.Generator], road_users.Vehicle], ...] = (
-        road_users.car,
-        road_users.van,
-        road_users.truck,
-        partial(road_users.truck, long=True) if profile.kind is StreetKind.ARTERIAL else road_users.truck,
-        road_users.bus,
-        road_users.motorcyclist,
-        road_users.cyclist,
-    )
+    usual = (road_users.car, road_users.van, road_users.truck)
+    lorry: Maker = partial(road_users.truck, long=True) if profile.kind is StreetKind.ARTERIAL else road_users.truck
+    makers: tuple[Maker, ...] = (*usual, lorry, road_users.bus, road_users.motorcyclist, road_users.cyclist)
     # Nothing wider than a motorcycle gets past the rig in an alley.
     shares = (0.69, 0.09, 0.05, 0.03, 0.04, 0.04, 0.06)
     if profile.kind is StreetKind.ALLEY:

@@ -1,37 +1,32 @@
-"""A rendered world as triangles in embree: ray queries and the surface found by them."""
+"""A rendered world as triangles in embree: ray queries, and what the rig's sensors see by them."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_training.street_world.camera_rig import LidarModel, pixel_directions, turned
 from scene_completion_training.street_world.parts import Part
-from scene_completion_training.street_world.sensor import CameraLook
-from scene_completion_training.street_world.texture_atlas import TextureAtlas
+from scene_completion_training.street_world.sky import CameraLook, expose
+from scene_completion_training.street_world.textures import TextureAtlas
 
 Floats = NDArray[np.float32]
-
 OFFSET_M = 2e-3  # secondary rays start this far off the surface
+CHUNK = 131_072  # rays shaded at once: their arrays stay within the cache
+WELL = 8.0  # highlights are clipped before the mean, as a sensor's wells are
 
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """First surface along each of N rays.
+    """First surface along each of N rays."""
 
-    Args:
-        distance: Length of the ray, float32 [N], infinite where nothing is hit.
-        triangle: Index of the triangle, int32 [N], -1 where nothing is hit.
-        weight_b: Barycentric weight of the triangle's second corner, float32 [N].
-        weight_c: Of its third corner.
-    """
-
-    distance: Floats
-    triangle: NDArray[np.int32]
-    weight_b: Floats
-    weight_c: Floats
+    distance: Floats  # length of the ray, float32 [N], infinite where nothing is hit
+    triangle: NDArray[np.int32]  # index of the triangle, int32 [N], -1 where nothing is hit
+    weight_b: Floats  # barycentric weight of the triangle's second corner, float32 [N]
+    weight_c: Floats  # of its third corner
 
     @property
     def hit(self) -> NDArray[np.bool_]:
@@ -52,7 +47,8 @@ class RayScene:
 
     def first_hits(self, origins: NDArray[np.floating], directions: NDArray[np.floating]) -> Hits:
         """Trace N rays; directions [N, 3] of unit length give distances in metres."""
-        found = self._scene.run(_as_rays(origins), _as_rays(directions), query="INTERSECT", output=1)
+        rays = (np.ascontiguousarray(vectors, np.float32) for vectors in (origins, directions))
+        found = self._scene.run(*rays, query="INTERSECT", output=1)
         triangle = np.asarray(found["primID"], np.int32)
         distance = np.where(triangle >= 0, found["tfar"], np.inf).astype(np.float32)
         return Hits(distance, triangle, np.asarray(found["u"], np.float32), np.asarray(found["v"], np.float32))
@@ -62,63 +58,35 @@ class RayScene:
     ) -> NDArray[np.bool_]:
         """Whether anything lies on each ray, up to its reach in metres."""
         reaches = None if reach is None else np.ascontiguousarray(reach, np.float32)
-        answer = self._scene.run(_as_rays(origins), _as_rays(directions), reaches, query="OCCLUDED")
-        return np.asarray(answer == 0)
+        rays = (np.ascontiguousarray(vectors, np.float32) for vectors in (origins, directions))
+        return np.asarray(self._scene.run(*rays, reaches, query="OCCLUDED") == 0)
 
 
-def _as_rays(vectors: NDArray[np.floating]) -> Floats:
-    return np.ascontiguousarray(vectors, dtype=np.float32)
-
-
-class World(Protocol):
+class World:
     """What is built: a town, or rooms."""
 
-    @property
-    def parts(self) -> list[Part]:
-        """All that stands in it."""
-
-    @property
-    def atlas(self) -> TextureAtlas:
-        """Its textures."""
-
-    @property
-    def look(self) -> CameraLook:
-        """How its cameras render light."""
-
-    @property
-    def ground_classes(self) -> tuple[int, ...]:
-        """Classes of the parts that are its ground."""
+    parts: list[Part]  # all that stands in it
+    atlas: TextureAtlas
+    look: CameraLook  # how its cameras render light
+    ground_classes: tuple[int, ...]  # classes of the parts that are its ground
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """All triangles of a world with what shading and ground truth need to know of them.
-
-    Args:
-        corners: [F, 3, 3] float32 metres, world frame.
-        uv: [F, 3, 2] float32 texture tiles.
-        normals: [F, 3, 3] float32.
-        texture: [F] int32 numbers in the atlas.
-        tint: [F, 3] float32.
-        label: [F] uint8, classes.
-        instance: [F] int32, of which thing each is a part.
-        texels_per_metre: [F] float32, of the finest texture level.
-        part_low: Smallest coordinates of each part, [P, 3].
-        part_high: Largest coordinates of each part, [P, 3].
-    """
+    """All triangles of a world with what shading and ground truth need to know of them."""
 
     world: World
-    corners: Floats
-    uv: Floats
-    normals: Floats
-    texture: NDArray[np.int32]
-    tint: Floats
-    label: NDArray[np.uint8]
-    instance: NDArray[np.int32]
-    texels_per_metre: Floats
+    corners: Floats  # [F, 3, 3] float32 metres, world frame
+    uv: Floats  # [F, 3, 2] float32 texture tiles
+    normals: Floats  # [F, 3, 3] float32
+    texture: NDArray[np.int32]  # [F] int32 numbers in the atlas
+    tint: Floats  # [F, 3] float32
+    label: NDArray[np.uint8]  # [F] uint8, classes
+    instance: NDArray[np.int32]  # [F] int32, of which thing each is a part
+    texels_per_metre: Floats  # [F] float32, of the finest texture level
     parts: list[Part]
-    part_low: Floats
-    part_high: Floats
+    part_low: Floats  # smallest coordinates of each part, [P, 3]
+    part_high: Floats  # largest coordinates of each part, [P, 3]
     rays: RayScene
     ground_rays: RayScene
 
@@ -159,3 +127,98 @@ def _texel_density(corners: Floats, texels: Floats) -> Floats:
     flat = texels[:, 1:] - texels[:, :1]
     texel_area = np.abs(flat[:, 0, 0] * flat[:, 1, 1] - flat[:, 0, 1] * flat[:, 1, 0])
     return np.asarray(np.sqrt(texel_area / np.maximum(area, 1e-9)), np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Exact geometry behind every pixel centre."""
+
+    depth: NDArray[np.float32]  # z-depth in the optical frame, metres [H, W]; infinite where the sky is
+    label: NDArray[np.uint8]  # class [H, W]; 0 where the sky is
+    instance: NDArray[np.int32]  # number of the thing [H, W]; 0 where it is none
+
+
+# Linear colour [N, 3] of rays from one origin [3], directions [N, 3], with their first hits; radians between rays.
+Shading = Callable[[Floats, Floats, Hits, float], Floats]
+
+
+class Renderer:
+    """Renders one built part of a world, with `supersampling` rays along each side of a pixel."""
+
+    def __init__(self, scene: Scene, shading: Shading, supersampling: int = 2) -> None:
+        self._scene, self._shading, self._supersampling = scene, shading, supersampling
+
+    def image(self, camera: Camera, world_from_camera: RigidTransform, seed: tuple[int, ...]) -> NDArray[np.uint8]:
+        """RGB image uint8 [H, W, 3] with the seed's noise; pixels outside a fisheye's circle are black."""
+        light, dark = self.light(camera, world_from_camera)
+        image = expose(light, self._scene.world.look, seed)
+        image[dark] = 0
+        return image
+
+    def light(self, camera: Camera, world_from_camera: RigidTransform) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Linear light of every pixel's area [H, W, 3], and where the lens shows nothing [H, W]."""
+        k = self._supersampling
+        rays = pixel_directions(camera, k)  # [H * k, W * k, 3]
+        origin = world_from_camera.translation.astype(np.float32)
+        rows = max(1, CHUNK // (k * k * camera.width))
+        image = np.zeros((camera.height, camera.width, 3), np.float32)
+        dark = np.isnan(rays[::k, ::k, 0]) | np.isnan(rays[k - 1 :: k, k - 1 :: k, 0])
+        for top in range(0, camera.height, rows):
+            part = rays[top * k : (top + rows) * k]
+            directions = turned(part.reshape(-1, 3), world_from_camera.rotation)
+            seen = np.flatnonzero(~np.isnan(directions[:, 0])) if dark.any() else None
+            light = self._shade(origin, directions, seen, 1.0 / (camera.fx * k))
+            samples = np.minimum(light, WELL, out=light).reshape(len(part), camera.width * k, 3)
+            for i in range(k):  # several times as fast as a mean over two axes
+                for j in range(k):
+                    image[top : top + rows] += samples[i::k, j::k] / np.float32(k * k)
+        return image, dark
+
+    def _shade(self, origin: Floats, directions: Floats, seen: NDArray[np.int64] | None, pixel_angle: float) -> Floats:
+        if seen is not None:
+            light = np.zeros(directions.shape, np.float32)
+            if len(seen):
+                light[seen] = self._shade(origin, directions[seen], None, pixel_angle)
+            return light
+        hits = self._scene.rays.first_hits(np.broadcast_to(origin, directions.shape), directions)
+        return self._shading(origin, directions, hits, pixel_angle)
+
+
+def trace_view(scene: Scene, camera: Camera, world_from_camera: RigidTransform) -> View:
+    """Depth and labels at the pixel centres of a camera."""
+    rays = pixel_directions(camera).reshape(-1, 3)
+    known = ~np.isnan(rays[:, 0])
+    directions = turned(rays, world_from_camera.rotation)
+    directions[~known] = (0.0, 0.0, 1.0)
+    origins = np.broadcast_to(world_from_camera.translation.astype(np.float32), directions.shape)
+    hits = scene.rays.first_hits(origins, directions)
+    shape = (camera.height, camera.width)
+    hit = hits.hit & known
+    depth = np.where(hit, hits.distance * rays[:, 2], np.inf)
+    label = np.where(hit, scene.label[hits.triangle], 0)
+    instance = np.where(hit, scene.instance[hits.triangle], 0)
+    return View(depth.reshape(shape).astype(np.float32), label.reshape(shape).astype(np.uint8), instance.reshape(shape))
+
+
+def beam_directions(model: LidarModel) -> NDArray[np.float32]:
+    """Unit directions of one turn in the LiDAR's frame (x forward, y left, z up), [beams * columns, 3]."""
+    elevation = np.linspace(model.elevation[1], model.elevation[0], model.beams)[:, None]
+    azimuth = 2.0 * np.pi * np.arange(model.columns)[None, :] / model.columns
+    flat = np.cos(elevation)
+    up = np.broadcast_to(np.sin(elevation), (*flat.shape[:1], model.columns))
+    directions = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), up], axis=-1)
+    return directions.reshape(-1, 3).astype(np.float32)
+
+
+def scan(
+    scene: Scene, model: LidarModel, world_from_lidar: RigidTransform, seed: tuple[int, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Points float32 [N, 3] of one turn at one instant, in the LiDAR's frame, metres, and their classes uint8 [N]."""
+    rng = np.random.default_rng([*seed, 4])
+    beams = beam_directions(model)
+    directions = (beams @ world_from_lidar.rotation.T.astype(np.float32)).astype(np.float32)
+    origins = np.broadcast_to(world_from_lidar.translation.astype(np.float32), directions.shape)
+    hits = scene.rays.first_hits(origins, directions)
+    distance = hits.distance + rng.normal(0.0, model.noise_m, len(beams)).astype(np.float32)
+    kept = (hits.distance < model.reach_m) & (rng.random(len(beams)) >= model.dropout)
+    return beams[kept] * distance[kept, None], scene.label[hits.triangle[kept]]

@@ -1,19 +1,16 @@
 """Colour of surface points: texture, dirt, sun with shadows, sky light, gloss and haze."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_training.street_world.classes import GROUND_CLASSES, StreetClass
+from scene_completion_training.street_world.kernels import GROUND, LEAF, WALL, compiled
 from scene_completion_training.street_world.scene import OFFSET_M, Hits, RayScene, Scene
-from scene_completion_training.street_world.shading_kernel import GROUND, LEAF, WALL, compiled
 from scene_completion_training.street_world.sky import Sky
+from scene_completion_training.street_world.street_profile import GROUND_CLASSES, StreetClass
 from scene_completion_training.street_world.textures import periodic_noise
 from scene_completion_training.street_world.town import Town
 
 Floats = NDArray[np.float32]
-
 DIRT_TILE = 256
 DIRT_STRENGTH = np.array(  # relative deviation of stains, patches and grain by kind of surface
     [(0.04, 0.03, 0.03), (0.13, 0.11, 0.10), (0.05, 0.10, 0.10), (0.09, 0.06, 0.05)], np.float32
@@ -26,9 +23,7 @@ class Shader:
     def __init__(self, scene: Scene, sky: Sky) -> None:
         town = scene.world
         assert isinstance(town, Town)
-        self._scene = scene
-        self._daylight = town.plan.daylight
-        self._sky = sky
+        self._scene, self._daylight, self._sky = scene, town.plan.daylight, sky
         rng = np.random.default_rng([town.plan.seed, 3])
         self._dirt = periodic_noise(rng, DIRT_TILE, DIRT_TILE, 0.8)
         self._openness = GroundOpenness(scene, town)
@@ -39,10 +34,7 @@ class Shader:
         self._kind = kind
 
     def colour(self, origin: Floats, directions: Floats, hits: Hits, pixel_angle: float) -> Floats:
-        """Linear colour [N, 3] of rays from one origin [3] with their first hits.
-
-        The angle between neighbouring rays, radians, chooses the texture's sharpness.
-        """
+        """Linear colour [N, 3] of rays from one origin [3] with their hits; radians between rays: how sharp."""
         colour = np.empty((len(directions), 3), np.float32)
         colour[~hits.hit] = self._sky.radiance(directions[~hits.hit])
         rows = np.flatnonzero(hits.hit)
@@ -53,8 +45,8 @@ class Shader:
     def _surface(self, origin: Floats, directions: Floats, hits: Hits, pixel_angle: float) -> Floats:
         scene, light = self._scene, self._daylight
         count, sun = len(directions), np.asarray(light.sun_direction, np.float32)
-        point, normal = np.empty((count, 3), np.float32), np.empty((count, 3), np.float32)
-        albedo, lit, facing = np.empty((count, 4), np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
+        point, normal, albedo = (np.empty((count, width), np.float32) for width in (3, 3, 4))
+        lit, facing = np.empty((2, count), np.float32)
         compiled("surfaces")(
             origin, directions, hits.distance, hits.triangle, hits.weight_b, hits.weight_c, scene.uv, scene.normals,
             scene.texture, scene.tint, scene.texels_per_metre, self._kind, *scene.world.atlas.tables, self._dirt,
@@ -80,12 +72,7 @@ def _taken(hits: Hits, rows: NDArray[np.int64]) -> Hits:
 
 
 class GroundOpenness:
-    """How much of the sky a spot of the ground sees past what stands within a few metres (ambient occlusion).
-
-    Attributes:
-        share: Of the sky, by cells of `CELL_M`, float32 [X, Y]; 1 away from the street.
-        corner: World x and y of the first cell's corner.
-    """
+    """How much of the sky a spot of the ground sees past what stands within a few metres (ambient occlusion)."""
 
     CELL_M = 0.4
     ASIDE_M = 15.0
@@ -97,13 +84,13 @@ class GroundOpenness:
         s = np.arange(town.start, town.end, 0.6 * self.CELL_M)
         d = np.arange(-self.ASIDE_M, self.ASIDE_M, 0.6 * self.CELL_M)
         covered = line.point(s[:, None], d[None, :]).reshape(-1, 2)
-        self.corner = covered.min(axis=0) - 2 * self.CELL_M
+        self.corner = covered.min(axis=0) - 2 * self.CELL_M  # world x and y of the first cell's corner
         index = np.floor((covered - self.corner) / self.CELL_M).astype(np.int64)
         shape = index.max(axis=0) + 3
         flat = np.unique(index[:, 0] * shape[1] + index[:, 1])
         x, y = np.divmod(flat, shape[1])
         centre = np.stack([x, y], axis=-1) * self.CELL_M + self.corner + self.CELL_M / 2
-        self.share = np.ones(tuple(shape), np.float32)
+        self.share = np.ones(tuple(shape), np.float32)  # by cells [X, Y]; 1 away from the street
         self.share[x, y] = self._visible_share(scene.rays, scene.ground_rays, centre)
 
     def _visible_share(self, rays: RayScene, ground: RayScene, centre: NDArray[np.float64]) -> Floats:

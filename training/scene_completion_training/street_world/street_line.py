@@ -1,6 +1,4 @@
-"""The centre line of the street by arc length: straight pieces, gentle bends, corners and slopes."""
-
-from __future__ import annotations
+"""The centre line of the street by arc length, with bends, corners and slopes; and how the rig moves along it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,30 +7,32 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-Floats = NDArray[np.float64]
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_training.street_world.camera_rig import rotation
+from scene_completion_training.street_world.street_profile import StreetProfile
 
+Floats = NDArray[np.float64]
 STEP_M = 0.25
 MAXIMUM_HEADING = 1.55  # rad; below 90 degrees the street can never cross itself
 BEND_RADIUS_M = (55.0, 130.0)
 CORNER_RADIUS_M = (9.0, 25.0)
 RAMP = 0.3  # share of a bend over which its curvature grows, and again falls
+FRAME_RATE_HZ = 10.0
+FIRST_STAMP_NS = 1_700_000_000_000_000_000
+SIDEWAYS_M_S2, SPEED_UP_M_S2, BRAKE_M_S2 = 2.2, 1.6, 2.4
+STOP_SHARE = 0.5  # of the towns have stops
+CREEP_M_S = 0.4  # slowest while moving: a stop is reached in finite time
+FASTEST = 1.12  # times the profile's speed
 
 
 @dataclass(frozen=True, eq=False)
 class StreetLine:
-    """A curve sampled every `STEP_M`; s is arc length on the map, d the distance to its left.
+    """A curve sampled every `STEP_M`; s is arc length on the map, d the distance to its left."""
 
-    Args:
-        start: Arc length of the first sample, metres.
-        position: World x and y of the samples, [S, 2] metres.
-        heading: Direction of the samples, counter-clockwise from world x, [S] radians.
-        height: World z of the samples, [S] metres.
-    """
-
-    start: float
-    position: Floats
-    heading: Floats
-    height: Floats
+    start: float  # arc length of the first sample, metres
+    position: Floats  # world x and y of the samples, [S, 2] metres
+    heading: Floats  # direction of the samples, counter-clockwise from world x, [S] radians
+    height: Floats  # world z of the samples, [S] metres
 
     @property
     def end(self) -> float:
@@ -96,12 +96,11 @@ class StreetLine:
         weight = np.exp(-(distance - distance[:, :1]) / 7.0)
         return np.asarray((weight * self.height[::every][row]).sum(axis=1) / weight.sum(axis=1))
 
-    def between(self, start: float, end: float) -> StreetLine:
+    def between(self, start: float, end: float) -> "StreetLine":
         """The part within two arc lengths, as far as the line goes."""
         low, high = np.searchsorted(self.knots, (start - 1e-9, end + 1e-9))
-        return StreetLine(
-            float(self.knots[low]), self.position[low:high], self.heading[low:high], self.height[low:high]
-        )
+        part = slice(low, high)
+        return StreetLine(float(self.knots[low]), self.position[part], self.heading[part], self.height[part])
 
 
 def make_street_line(
@@ -109,21 +108,12 @@ def make_street_line(
     start: float,
     end: float,
     *,
-    corner_share: float = 0.0,
-    smallest_radius: float = CORNER_RADIUS_M[0],
-    grade: float = 0.0,
-    crests: float = 0.0,
+    corner_share: float = 0.0,  # share of the bends that are corners of about 90 degrees
+    smallest_radius: float = CORNER_RADIUS_M[0],  # of a corner, metres: the street's inner edge needs room
+    grade: float = 0.0,  # steepest slope
+    crests: float = 0.0,  # steepest slope of the shorter crests and dips on it
 ) -> StreetLine:
-    """Draw a street that passes the world origin along x at s = 0 and bends left and right after it.
-
-    A longer street starts like a shorter one of the same generator.
-
-    Args:
-        corner_share: Share of the bends that are corners of about 90 degrees.
-        smallest_radius: Of a corner, metres: the street's inner edge needs room.
-        grade: Steepest slope.
-        crests: Steepest slope of the shorter crests and dips on it.
-    """
+    """Draw a street through the origin along x at s = 0, which then bends; a longer one starts like a shorter one."""
     phase = rng.uniform(0.0, 2.0 * np.pi, 2)
     wave = rng.uniform(160.0, 420.0, 2)
     knots = np.arange(start, end + STEP_M, STEP_M)
@@ -148,17 +138,18 @@ def make_street_line(
     directions -= np.interp(0.0, knots, directions)
     position = np.cumsum(STEP_M * np.stack([np.cos(directions), np.sin(directions)], axis=-1), axis=0)
     origin = [np.interp(0.0, knots, position[:, axis]) for axis in (0, 1)]
-    height = sum(
-        0.5 * grade * w / (2 * np.pi) * np.sin(2 * np.pi * knots / w + p) for w, p in zip(wave, phase, strict=True)
-    )
+    height = _hills(knots, grade, wave, phase)
     if crests:
         waves = np.random.default_rng(int(1e6 * phase[0])).uniform((45.0, 80.0), (80.0, 150.0))
-        height = height + sum(
-            0.5 * crests * w / (2 * np.pi) * np.sin(2 * np.pi * knots / w + p)
-            for w, p in zip(waves, phase, strict=True)
-        )
-    height = np.asarray(height) - np.interp(0.0, knots, np.asarray(height))
+        height = height + _hills(knots, crests, waves, phase)
+    height = height - np.interp(0.0, knots, height)
     return StreetLine(start, position - origin, directions, height)
+
+
+def _hills(knots: Floats, slope: float, waves: Floats, phases: Floats) -> Floats:
+    """Heights of waves of so many metres, the slope of each at most half of that."""
+    pairs = zip(waves, phases, strict=True)
+    return np.asarray(sum(0.5 * slope * w / (2 * np.pi) * np.sin(2 * np.pi * knots / w + p) for w, p in pairs))
 
 
 def _bend(knots: Floats, start: float, length: float) -> Floats:
@@ -166,3 +157,77 @@ def _bend(knots: Floats, start: float, length: float) -> Floats:
     phase = (knots - start) / length
     rise = np.clip(np.minimum(phase, 1.0 - phase) / RAMP, 0.0, 1.0)
     return np.asarray(np.sin(0.5 * np.pi * rise) ** 2)
+
+
+def longest_drive(profile: StreetProfile, frames: int, rate_hz: float = FRAME_RATE_HZ) -> float:
+    """Metres of street that a drive of this many frames can need."""
+    return frames / rate_hz * profile.speed * FASTEST + 5.0
+
+
+def drive_poses(
+    line: StreetLine, profile: StreetProfile, frames: int, seed: int, rate_hz: float = FRAME_RATE_HZ
+) -> list[RigidTransform]:
+    """Poses `world_from_rig` along the rig's lane."""
+    rng = np.random.default_rng([seed, 2])
+    phase = rng.uniform(0.0, 2.0 * np.pi, 6)
+    time = np.arange(frames) / rate_hz
+    s = arc_lengths(line, profile, time, rng)
+    sway = 0.12 * np.sin(0.07 * s + phase[1])
+    d = profile.drive_offset + sway
+    xy = line.point(s, d)
+    # Beside the centre line of a bend the same change of sway takes another distance.
+    along = np.maximum(1.0 - line.curvature_at(s) * d, 0.2)
+    yaw = line.heading_at(s) + np.arctan(0.12 * 0.07 * np.cos(0.07 * s + phase[1]) / along)
+    slope = np.arctan((line.height_at(s + 1.0) - line.height_at(s - 1.0)) / (2.0 * along))
+    pitch = 0.004 * np.sin(6.3 * time + phase[2]) + 0.002 * np.sin(17.0 * time + phase[3]) - slope
+    roll = 0.005 * np.sin(4.1 * time + phase[4])
+    z = line.height_at(s) + 0.012 * np.sin(7.7 * time + phase[5])
+    return [
+        RigidTransform(rotation(yaw[k], pitch[k], roll[k]), np.array([xy[k, 0], xy[k, 1], z[k]])) for k in range(frames)
+    ]
+
+
+def arc_lengths(line: StreetLine, profile: StreetProfile, time: Floats, rng: np.random.Generator) -> Floats:
+    """Arc length at each time, seconds from the start."""
+    knots = np.arange(0.0, line.end, STEP_M)
+    offset = 1.0 - line.curvature_at(knots) * profile.drive_offset  # metres driven in the lane for a metre of the line
+    bend = np.abs(line.curvature_at(knots)) / np.maximum(offset, 0.2)
+    wave = 1.0 + 0.1 * np.sin(knots / 37.0 + rng.uniform(0.0, 6.28)) * np.sin(knots / 13.0)
+    allowed = np.minimum(profile.speed * wave, np.sqrt(SIDEWAYS_M_S2 / np.maximum(bend, 1e-6)))
+    stops = _draw_stops(rng, float(knots[-1]))
+    rows = np.searchsorted(knots, [at for at, _ in stops])
+    allowed[np.minimum(rows, len(knots) - 1)] = CREEP_M_S
+    speed = _within_accelerations(allowed)
+    moving = np.concatenate([[0.0], np.cumsum(STEP_M * offset[:-1] / (0.5 * (speed[1:] + speed[:-1])))])
+    pauses = np.zeros_like(knots)
+    for row, (_, pause) in zip(rows, stops, strict=True):
+        pauses[row + 1 :] += pause
+    clock = np.stack([moving + np.concatenate([[0.0], pauses[:-1]]), moving + pauses], axis=-1)
+    return np.asarray(np.interp(time, clock.reshape(-1), np.repeat(knots, 2)))
+
+
+def _draw_stops(rng: np.random.Generator, length: float) -> list[tuple[float, float]]:
+    """Where the rig stops, and for how many seconds."""
+    stops = []
+    at = float(rng.uniform(40.0, 250.0))
+    stopping = bool(rng.random() < STOP_SHARE)
+    while stopping and at < length:
+        stops.append((at, float(rng.uniform(0.5, 2.0))))
+        at += float(rng.uniform(120.0, 350.0))
+    return stops
+
+
+def _within_accelerations(allowed: Floats) -> Floats:
+    """Highest speeds that neither brake nor speed up harder than comfortable."""
+    square = allowed**2
+    for k in range(len(square) - 2, -1, -1):
+        square[k] = min(square[k], square[k + 1] + 2.0 * BRAKE_M_S2 * STEP_M)
+    for k in range(1, len(square)):
+        square[k] = min(square[k], square[k - 1] + 2.0 * SPEED_UP_M_S2 * STEP_M)
+    return np.sqrt(square)
+
+
+def stamps_ns(frames: int, rate_hz: float = FRAME_RATE_HZ) -> list[int]:
+    """Time stamps of a drive's frames."""
+    step = round(1e9 / rate_hz)
+    return [FIRST_STAMP_NS + k * step for k in range(frames)]

@@ -1,13 +1,20 @@
-"""Kinds of streets and their cross-section: lanes, kerbs, sidewalks and what lies beyond, drawn from the seed."""
-
-from __future__ import annotations
+"""Kinds of streets, their classes and cross-section: lanes, kerbs, sidewalks and what lies beyond, by the seed."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 
 import numpy as np
 
-from scene_completion_training.street_world.classes import StreetClass
+# Classes in the vocabulary of SemanticKITTI's semantic scene completion, by its learning ids from 0 on; that is free
+# space in voxels and sky in images.
+StreetClass = IntEnum(
+    "StreetClass",
+    "FREE CAR BICYCLE MOTORCYCLE TRUCK OTHER_VEHICLE PERSON BICYCLIST MOTORCYCLIST ROAD PARKING SIDEWALK OTHER_GROUND "
+    "BUILDING FENCE VEGETATION TRUNK TERRAIN POLE TRAFFIC_SIGN",
+    start=0,
+)
+_GROUND = ("ROAD", "PARKING", "SIDEWALK", "OTHER_GROUND", "TERRAIN")
+GROUND_CLASSES = tuple(StreetClass[name] for name in _GROUND)
 
 
 class StreetKind(Enum):
@@ -21,57 +28,35 @@ class StreetKind(Enum):
     ALLEY = "alley"
 
 
-KIND_SHARES = {
-    StreetKind.RESIDENTIAL: 0.30,
-    StreetKind.INNER_CITY: 0.18,
-    StreetKind.SUBURB: 0.22,
-    StreetKind.COUNTRY: 0.16,
-    StreetKind.ARTERIAL: 0.14,
-}
-"""How often a seed draws them. An alley is none of them: it is there when it is asked for, as a place that is new."""
+# How often a seed draws them. An alley is none of them: it is there when it is asked for, as a place that is new.
+KIND_SHARES = dict(zip(StreetKind, (0.30, 0.18, 0.22, 0.16, 0.14), strict=False))
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A band of one surface along the street.
+    """A band of one surface along the street."""
 
-    Args:
-        inner: Distance of its near edge from the centre line, metres.
-        outer: Of its far edge.
-        texture: Name in the atlas.
-        height: Above the lanes, metres.
-    """
-
-    inner: float
-    outer: float
-    texture: str
+    inner: float  # distance of its near edge from the centre line, metres
+    outer: float  # of its far edge
+    texture: str  # name in the atlas
     label: StreetClass
-    height: float
+    height: float  # above the lanes, metres
 
 
 @dataclass(frozen=True)
 class SideProfile:
-    """Cross-section to one side of the centre line; widths in metres, 0 where there is no such strip.
+    """Cross-section to one side of the centre line; widths in metres, 0 where there is no such strip."""
 
-    Args:
-        median: Half of the strip between the directions.
-        shoulder: Asphalt beside the outermost lane, with the edge line.
-        verge: Grass between kerb and sidewalk.
-        kerb: Height of the kerb; 0 without one.
-        bank: Rise of the terrain beyond the street, negative for a fall.
-        bank_width: Over which the terrain rises.
-    """
-
-    median: float
+    median: float  # half of the strip between the directions
     lanes: int
     lane: float
-    shoulder: float
+    shoulder: float  # asphalt beside the outermost lane, with the edge line
     parking: float
-    verge: float
+    verge: float  # grass between kerb and sidewalk
     sidewalk: float
-    kerb: float
-    bank: float
-    bank_width: float
+    kerb: float  # height of the kerb; 0 without one
+    bank: float  # rise of the terrain beyond the street, negative for a fall
+    bank_width: float  # over which the terrain rises
     parking_texture: str
     sidewalk_texture: str
 
@@ -109,24 +94,15 @@ class SideProfile:
 
 @dataclass(frozen=True)
 class StreetProfile:
-    """Cross-section of a town's street.
-
-    Args:
-        left: Side of the oncoming traffic.
-        right: Side of the rig.
-        centre_line: "dashed", "solid" or "none".
-        speed: At which the rig drives where nothing slows it, metres a second.
-        grade: Steepest slope of the street.
-        sharp_turns: Share of the bends that are corners.
-    """
+    """Cross-section of a town's street."""
 
     kind: StreetKind
-    left: SideProfile
-    right: SideProfile
-    centre_line: str
-    speed: float
-    grade: float
-    sharp_turns: float
+    left: SideProfile  # side of the oncoming traffic
+    right: SideProfile  # side of the rig
+    centre_line: str  # "dashed", "solid" or "none"
+    speed: float  # at which the rig drives where nothing slows it, metres a second
+    grade: float  # steepest slope of the street
+    sharp_turns: float  # share of the bends that are corners
 
     def side(self, sign: int) -> SideProfile:
         """The left side for +1, the right one for -1."""
@@ -148,12 +124,8 @@ def draw_profile(rng: np.random.Generator, kind: StreetKind | None = None) -> St
     median = float(rng.choice([0.0, 0.5, 1.6])) if kind is StreetKind.ARTERIAL else 0.0
     kerb = float(rng.uniform(0.06, 0.16)) if kind not in (StreetKind.COUNTRY, StreetKind.ALLEY) else 0.0
     speeds = {"arterial": 15.0, "country": 14.0, "suburb": 9.5, "residential": 8.5, "inner city": 8.0, "alley": 5.0}
-    centre = {
-        "arterial": ("dashed", "solid"),
-        "suburb": ("none", "none", "dashed"),
-        "residential": ("none", "dashed"),
-        "alley": ("none",),
-    }
+    centre = {"arterial": ("dashed", "solid"), "suburb": ("none", "none", "dashed"), "alley": ("none",)}
+    centre["residential"] = ("none", "dashed")
     paving = (str(rng.choice(["parking", "asphalt"])), str(rng.choice(["sidewalk", "asphalt_light", "sidewalk_small"])))
     sides = [_draw_side(rng, kind, (median, lanes, lane, kerb), paving) for _ in range(2)]
     return StreetProfile(

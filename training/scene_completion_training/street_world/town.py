@@ -1,27 +1,27 @@
 """A town from its seed: plan of the street, and its contents stretch by stretch, so that no drive is too long."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 from scene_completion_training.street_world import road_users
-from scene_completion_training.street_world.classes import GROUND_CLASSES
 from scene_completion_training.street_world.facade_textures import made_textures
 from scene_completion_training.street_world.ground import ARM_M, Ground, SideStreet, make_ground
 from scene_completion_training.street_world.layout import Layout, make_nursery
 from scene_completion_training.street_world.parts import Part
 from scene_completion_training.street_world.roadside import furnish
-from scene_completion_training.street_world.sensor import CameraLook, draw_camera_look
-from scene_completion_training.street_world.sky import draw_daylight
+from scene_completion_training.street_world.scene import World
+from scene_completion_training.street_world.sky import draw_camera_look, draw_daylight
 from scene_completion_training.street_world.street_line import CORNER_RADIUS_M, StreetLine, make_street_line
-from scene_completion_training.street_world.street_profile import StreetKind, StreetProfile, draw_profile
-from scene_completion_training.street_world.texture_atlas import TextureAtlas
-from scene_completion_training.street_world.textures import ground_textures, road_textures
+from scene_completion_training.street_world.street_profile import (
+    GROUND_CLASSES,
+    StreetKind,
+    StreetProfile,
+    draw_profile,
+)
+from scene_completion_training.street_world.textures import TextureAtlas, ground_textures, road_textures
 
 Role = Literal["training", "validation", "test", "demo"]
 SEEDS_OF_ROLE: dict[Role, range] = {
@@ -29,8 +29,7 @@ SEEDS_OF_ROLE: dict[Role, range] = {
     "validation": range(1000, 2000),
     "test": range(2000, 3000),
     "demo": range(7000, 8000),
-}
-"""Which seeds are whose: training, validation, test and demo towns never share one."""
+}  # which seeds are whose: training, validation, test and demo towns never share one
 BEHIND_M, AHEAD_M = 120.0, 280.0  # street beyond both ends of the drive
 SECTION_M = 80.0  # stretch of the street that is furnished from a seed of its own
 SECTIONS_KEPT = 8
@@ -38,25 +37,14 @@ STEEPEST_CREST = 0.06  # slope
 STRAIGHT = 1 / 400.0  # curvature below which a side street may branch off
 
 
-@dataclass(frozen=True, eq=False)
-class Town:
-    """The built part of a town, from one arc length to another: what a renderer and a ground truth need to know."""
+class Town(World):
+    """The built part of a town, from one arc length to another."""
 
-    plan: TownPlan
-    parts: list[Part]
-    start: float
-    end: float
     ground_classes: tuple[int, ...] = GROUND_CLASSES
 
-    @property
-    def atlas(self) -> TextureAtlas:
-        """Its textures."""
-        return self.plan.atlas
-
-    @property
-    def look(self) -> CameraLook:
-        """How its cameras render light."""
-        return self.plan.look
+    def __init__(self, plan: "TownPlan", parts: list[Part], start: float, end: float) -> None:
+        self.plan, self.parts, self.start, self.end = plan, parts, start, end
+        self.atlas, self.look = plan.atlas, plan.look
 
 
 def role_of_seed(seed: int, worlds: str = "towns") -> Role:

@@ -1,11 +1,11 @@
-"""The loops of shading, compiled: textures, the sky, what a surface looks like, and what it looks like in its light.
+"""The loops of rendering and voxelising, compiled: textures, sky, surfaces, light; votes and insides of voxels.
 
-They take plain arrays only; `texture_atlas`, `sky` and `shading` prepare them and say what they mean.
+They take plain arrays only; `textures`, `sky`, `shading` and `ground_truth` prepare them and say what they mean. The
+test of `ground_truth` has readable twins of the loops that it feeds.
 """
+
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 # numba infers the types of these loops; their arrays' shapes are in the docstrings.
-
-from __future__ import annotations
 
 from functools import cache
 from typing import Any
@@ -14,9 +14,7 @@ import numpy as np
 
 from scene_completion_ros.jit import inlined, kernel
 
-OTHER, GROUND, LEAF, WALL = 0, 1, 2, 3
-"""Kinds of surfaces that are shaded differently."""
-
+OTHER, GROUND, LEAF, WALL = 0, 1, 2, 3  # kinds of surfaces that are shaded differently
 CLOUD_SCALE = 90.0  # texels per unit of the plane the clouds lie in
 DIRT_TEXELS = (1.7, 6.25, 45.0)  # per metre, of three octaves: stains, patches, grain
 
@@ -33,10 +31,8 @@ def _turn(directions, rotation, out):
 def texel_at(texture, u, v, footprint, offsets, sizes, texels, linear):
     """Linear colour and gloss of one point, a tuple of four, bilinear in the pyramid level that fits the footprint.
 
-    Args:
-        u: Tile coordinate to the right.
-        v: Tile coordinate upwards.
-        footprint: Side of a pixel's patch in texels of the finest level.
+    `u`: tile coordinate to the right; `v`: tile coordinate upwards; `footprint`: side of a pixel's patch in texels of
+    the finest level.
     """
     depth = offsets.shape[1]
     level = min(max(int(np.rint(np.log2(max(footprint, 1e-6)))), 0), depth - 1)
@@ -61,22 +57,16 @@ def texel_at(texture, u, v, footprint, offsets, sizes, texels, linear):
 def sky_at(x, y, z, colours, sun, cloudiness, cover, shade, hills):
     """Linear colour seen along one unit direction, a tuple of three.
 
-    Args:
-        colours: Horizon, zenith, sun and hills, [4, 3].
-        cover: How thick clouds are, [T, T].
-        shade: How light they are, [T, T].
-        hills: Elevation of the hills by azimuth, [A, 2]: the far ones and the near ones, radians.
+    `colours`: horizon, zenith, sun and hills, [4, 3]; `cover`, `shade`: how thick and how light clouds are, [T, T];
+    `hills`: elevation of the hills by azimuth, [A, 2]: the far ones and the near ones, radians.
     """
     up = min(max(z, 0.0), 1.0)
     row = int((np.arctan2(y, x) / (2.0 * np.pi) + 0.5) * hills.shape[0]) % hills.shape[0]
     if z < hills[row, 1]:
         return colours[3, 0], colours[3, 1], colours[3, 2]
     if z < hills[row, 0]:
-        return (
-            0.45 * colours[3, 0] + 0.55 * colours[0, 0],
-            0.45 * colours[3, 1] + 0.55 * colours[0, 1],
-            0.45 * colours[3, 2] + 0.55 * colours[0, 2],
-        )
+        red, green = 0.45 * colours[3, 0] + 0.55 * colours[0, 0], 0.45 * colours[3, 1] + 0.55 * colours[0, 1]
+        return red, green, 0.45 * colours[3, 2] + 0.55 * colours[0, 2]
     blend = np.sqrt(up)
     towards = min(max(x * sun[0] + y * sun[1] + z * sun[2], 0.0), 1.0)
     clear = (1.0 - 0.9 * cloudiness) * (0.25 * towards**12 + 3.0 * towards**900)
@@ -146,12 +136,8 @@ def _surfaces(
             if patch * DIRT_TEXELS[octave] < 1.5:  # finer than a pixel it would only flicker
                 gain += amount * _dirt(dirt, p * DIRT_TEXELS[octave], q * DIRT_TEXELS[octave])
         gain = max(gain, 0.25)
-        albedo[i, 0], albedo[i, 1], albedo[i, 2] = (
-            red * tint[f, 0] * gain,
-            green * tint[f, 1] * gain,
-            blue * tint[f, 2] * gain,
-        )
-        albedo[i, 3] = gloss
+        albedo[i, 0], albedo[i, 1] = red * tint[f, 0] * gain, green * tint[f, 1] * gain
+        albedo[i, 2], albedo[i, 3] = blue * tint[f, 2] * gain, gloss
         cosine = nx * sun[0] + ny * sun[1] + nz * sun[2]
         lit[i] = 0.3 + 0.7 * cosine if kind[f] == LEAF else cosine  # light shines through leaves
         point[i, 0], point[i, 1], point[i, 2] = x, y, z
@@ -196,8 +182,97 @@ def _lit(
             out[i, c] = colour * clear + air[c] * (1 - clear)
 
 
+@inlined
+def _voxel(x, y, z, origin, size, shape):
+    """Flat index of the voxel that a point lies in, -1 outside."""
+    i, j, k = np.floor((x - origin[0]) / size), np.floor((y - origin[1]) / size), np.floor((z - origin[2]) / size)
+    if not (0 <= i < shape[0] and 0 <= j < shape[1] and 0 <= k < shape[2]):
+        return -1
+    return (int(i) * shape[1] + int(j)) * shape[2] + int(k)
+
+
+@inlined
+def _count(cell, votes, touched, filled):
+    if cell >= 0:
+        if votes[cell] == 0:
+            touched[filled] = cell
+            filled += 1
+        votes[cell] += 1
+    return filled
+
+
+@inlined
+def _settle(label, best, votes, touched, filled, name):
+    """Give voxels to a class that has at least as many votes as any before; forget its votes."""
+    for n in range(filled):
+        cell = touched[n]
+        if votes[cell] >= best[cell]:
+            best[cell] = votes[cell]
+            label[cell] = name
+        votes[cell] = 0
+
+
+def _vote_triangles(corners, start, names, spacing, origin, size, shape, label, best, votes, touched):
+    """Class with most surface samples per voxel: triangles [F, 3, 3] sorted by class, class n from start[n] on."""
+    for n in range(len(names)):
+        filled = 0
+        for f in range(start[n], start[n + 1]):
+            longest = 0.0
+            for a in range(3):
+                b = (a + 1) % 3
+                x, y = corners[f, a, 0] - corners[f, b, 0], corners[f, a, 1] - corners[f, b, 1]
+                z = corners[f, a, 2] - corners[f, b, 2]
+                longest = max(longest, np.sqrt(x * x + y * y + z * z))
+            steps = int(2 ** np.ceil(np.log2(max(longest / spacing, 1.0))))
+            for i in range(steps + 1):
+                for j in range(steps + 1 - i):
+                    p, q, r = (steps - i - j) / steps, i / steps, j / steps
+                    x = p * corners[f, 0, 0] + q * corners[f, 1, 0] + r * corners[f, 2, 0]
+                    y = p * corners[f, 0, 1] + q * corners[f, 1, 1] + r * corners[f, 2, 1]
+                    z = p * corners[f, 0, 2] + q * corners[f, 1, 2] + r * corners[f, 2, 2]
+                    filled = _count(_voxel(x, y, z, origin, size, shape), votes, touched, filled)
+        _settle(label, best, votes, touched, filled, names[n])
+
+
+def _vote_points(points, start, names, origin, size, shape, label, best, votes, touched):
+    """Most frequent class of the points in each voxel: points [N, 3] sorted by class."""
+    for n in range(len(names)):
+        filled = 0
+        for i in range(start[n], start[n + 1]):
+            cell = _voxel(points[i, 0], points[i, 1], points[i, 2], origin, size, shape)
+            filled = _count(cell, votes, touched, filled)
+        _settle(label, best, votes, touched, filled, names[n])
+
+
+def _mark_points(points, origin, size, shape, marked):
+    """Set the voxels that points [N, 3] lie in."""
+    for i in range(len(points)):
+        cell = _voxel(points[i, 0], points[i, 1], points[i, 2], origin, size, shape)
+        if cell >= 0:
+            marked[cell] = True
+
+
+def _fill_convex(normals, offsets, low, high, origin, size, name, label):
+    """Label free voxels [X, Y, Z] whose centres lie behind all planes, within index bounds."""
+    for i in range(low[0], high[0]):
+        x = origin[0] + (i + 0.5) * size
+        for j in range(low[1], high[1]):
+            y = origin[1] + (j + 0.5) * size
+            for k in range(low[2], high[2]):
+                if label[i, j, k] != 0:
+                    continue
+                z = origin[2] + (k + 0.5) * size
+                inside = True
+                for f in range(len(offsets)):
+                    if normals[f, 0] * x + normals[f, 1] * y + normals[f, 2] * z > offsets[f] + 1e-6:
+                        inside = False
+                        break
+                if inside:
+                    label[i, j, k] = name
+
+
 @cache
 def compiled(name: str) -> Any:
-    """One of the kernels by name: "turn", "sky", "surfaces", "lit"."""
-    functions = (_turn, _sky, _surfaces, _lit)
+    """One of the kernels by name, such as "sky"."""
+    functions = (_turn, _sky, _surfaces, _lit, _vote_triangles, _vote_points, _mark_points, _fill_convex)
     return kernel(parallel=False)({function.__name__[1:]: function for function in functions}[name])

@@ -1,7 +1,9 @@
-"""One point per voxel of what comes block by block, in memory that grows with the voxels alone."""
+"""Voxels of clouds: sets of them at random offsets, and back; means of what comes block by block.
 
-from __future__ import annotations
+The memory of means grows with the voxels alone.
+"""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,14 +11,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_training.masked_scene.views import voxels_of
+from scene_completion_training.sparse.mink_unet import LEVELS
 
-MOST_POINTS = 20_000_000
-"""Of a scene: its arrays take a gigabyte then."""
-SHIFT = 0.382
-"""By which voxels are moved, in sides: floors and walls at round coordinates would lie on their borders."""
+# Range of the scale, and the largest angle about x and y, of a training view (released loader of CUA-O3D).
+SCALE, TILT = (0.9, 1.1), math.pi / 64
+# Offsets along an axis that a network can tell apart, voxels: those of its coarsest voxels come again.
+OFFSETS = 2 ** (LEVELS - 1)
+MOST_POINTS = 20_000_000  # of a scene: its arrays take a gigabyte then
+SHIFT = 0.382  # by which voxels are moved, in sides: floors and walls at round coordinates would lie on their borders
 _PENDING = 2_000_000  # rows that wait for being summed up
 _BITS = 21  # of a coordinate in a key
 _HALF = 1 << (_BITS - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelisedPoints:
+    """V voxels of N points."""
+
+    index: NDArray[np.int64]  # [V, 3], at least 0, each once
+    voxel: NDArray[np.int64]  # row of the voxel that each point lies in [N]
+    chosen: NDArray[np.int64]  # row of one point of each voxel [V]
+
+
+def voxelised(points: NDArray[np.float32], edge: float, generator: np.random.Generator) -> VoxelisedPoints:
+    """Voxels of points [N, 3], metres, at a random offset within a coarsest voxel, each with a random point."""
+    low = points.min(axis=0, initial=np.inf).astype(np.float64)
+    index, chosen, voxel = voxels_of((points - low) / edge + generator.uniform(0.0, OFFSETS, 3), generator)
+    return VoxelisedPoints(index, voxel, chosen)
+
+
+def turned(points: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
+    """Points [N, 3] as a training sees them: turned about z, tilted and scaled."""
+    yaw, (roll, pitch) = generator.uniform(-math.pi, math.pi), generator.uniform(-TILT, TILT, 2)
+    axes = [(yaw, (0, 1)), (pitch, (2, 0)), (roll, (1, 2))]
+    matrix = generator.uniform(*SCALE) * np.eye(3)
+    for angle, (one, other) in axes:
+        rotation = np.eye(3)
+        rotation[[one, other], [one, other]] = math.cos(angle)
+        rotation[other, one], rotation[one, other] = math.sin(angle), -math.sin(angle)
+        matrix = rotation @ matrix
+    return np.asarray(points @ matrix.T.astype(np.float32), np.float32)
 
 
 def grouped(ids: NDArray[np.int64], values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
@@ -30,14 +65,9 @@ def grouped(ids: NDArray[np.int64], values: NDArray[Any]) -> tuple[NDArray[np.in
 def majority(
     keys: NDArray[np.int64], values: NDArray[np.int64], counts: NDArray[Any] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The most frequent value of each key; of several the smallest.
+    """The most frequent value of each key; of several the smallest. Returns keys, ascending, and their values.
 
-    Args:
-        keys, values: [M].
-        counts: How often each row counts [M]; once by default.
-
-    Returns:
-        Keys, ascending, and their values.
+    `keys`, `values`: [M]; `counts`: how often each row counts [M]; once by default.
     """
     rows = np.ones(len(keys)) if counts is None else counts
     pairs, often = grouped(np.stack([keys, values], axis=-1), rows[:, None])
@@ -58,20 +88,12 @@ class VoxelMeans:
 
     def add(
         self,
-        points: NDArray[np.floating[Any]],
-        means: NDArray[np.floating[Any]],
+        points: NDArray[np.floating[Any]],  # [M, 3], metres
+        means: NDArray[np.floating[Any]],  # [M, C], what is averaged beside them
+        # [M] by name, of which the most frequent is kept. C and the names are the same in each call.
         votes: dict[str, NDArray[np.int64]],
     ) -> None:
-        """Add points.
-
-        Args:
-            points: [M, 3], metres.
-            means: [M, C], what is averaged beside them.
-            votes: [M] by name, of which the most frequent is kept. C and the names are the same in each call.
-
-        Raises:
-            SequenceError: A point is not finite or too far away, or there are more voxels than `MOST_POINTS`.
-        """
+        """Adds points; a SequenceError if one is not finite or too far away, or voxels are more than `MOST_POINTS`."""
         cells = np.floor(np.asarray(points, np.float64) / self.voxel + SHIFT)
         if not (np.abs(cells) < _HALF).all():
             what = f"has points beyond {_HALF * self.voxel / 1000:.0f} km, or without a place"
