@@ -4,8 +4,6 @@ The camera publishes one picture again and again, with the time of a steady cloc
 (processing times, diagnostics) and what the system says of its process is collected.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import signal
@@ -123,7 +121,7 @@ class RunningNode:
         query.publish(String(data=words))
         self.until(lambda: bool(self.values("vocabulary").get("looked for")), PATIENCE_S)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(self, *_: object) -> None:

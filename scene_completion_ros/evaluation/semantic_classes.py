@@ -29,8 +29,7 @@ COMMON_CLASSES = _names(
 SCANNET_CLASSES = _names(
     """wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, desk, curtain,
     refrigerator, shower curtain, toilet, sink, bathtub, otherfurniture"""
-)
-"""The 20 classes of ScanNet's benchmark, in its order (Dai et al., CVPR 2017)."""
+)  # the 20 classes of ScanNet's benchmark, in its order (Dai et al., CVPR 2017)
 
 # Classes of rooms by id: those of ScanNet, and three that it leaves without a label.
 ROOM_CLASSES = ("empty", *SCANNET_CLASSES, "ceiling", "person", "other-object")
@@ -139,8 +138,7 @@ vegetation, as in KITTI-360's and Cityscapes' labels. "other-object" never occur
 unlabelled. A mean over all 15 classes counts it as 0.
 """
 
-ROOM_IDS = ClassMap("the ids of rooms", ROOM_CLASSES, ROOM_CLASSES, {})
-"""Ground truth of rooms, as it is."""
+ROOM_IDS = ClassMap("the ids of rooms", ROOM_CLASSES, ROOM_CLASSES, {})  # ground truth of rooms, as it is
 
 SSCBENCH_TO_COMMON = ClassMap(
     "SSCBench-KITTI-360's ids",

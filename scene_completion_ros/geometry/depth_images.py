@@ -53,12 +53,9 @@ def depth_at_rays(depth: NDArray[np.float32], camera: Camera, rays: Camera) -> N
 def surface_normals(positions: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Normals of a depth image's surface, towards the camera.
 
-    Args:
-        positions: Points of the pixels [h, w, 3] in the optical frame, NaN where unknown.
-
-    Returns:
-        [h, w, 3], unit length: the cross product of the differences of neighbours to both sides. Zero where one is
-        unknown, or lies on another surface, at the edge as well.
+    Returns [h, w, 3], unit length: the cross product of the differences of neighbours to both sides. Zero where one is
+    unknown, or lies on another surface, at the edge as well. `positions`: points of the pixels [h, w, 3] in the optical
+    frame, NaN where unknown.
     """
     normals = np.zeros(positions.shape)
     if min(positions.shape[:2]) < 3:
@@ -78,8 +75,7 @@ def surface_normals(positions: NDArray[np.floating[Any]]) -> NDArray[np.float64]
 def agreement(points: NDArray[np.floating[Any]], camera: Camera, depth: NDArray[np.float32]) -> NDArray[np.int64]:
     """How many points [N, 3], optical frame of a camera, its depth image [h, w] shows where they are, and any surface.
 
-    Returns:
-        int64 [2]: those within `_EDGE` of the measured depth, and those whose pixel has a depth, 0 where unknown.
+    Returns int64 [2]: those within `_EDGE` of the measured depth, and those whose pixel has a depth, 0 where unknown.
     """
     pixels, inside = (np.asarray(part) for part in camera.project(points))
     column, row = np.floor(pixels[inside] + 0.5).astype(np.int64).T

@@ -92,11 +92,8 @@ def decode_published_depth(message: Any) -> NDArray[np.float32]:
 def decode_depth(message: Any) -> NDArray[np.float32]:
     """Decode the depth image of a camera, 16UC1 in millimetres or 32FC1 in metres, to float32 [H, W] in metres.
 
-    Returns:
-        0 or what is not finite where nothing was measured (REP 118).
-
-    Raises:
-        ImageError: Another encoding, or too little data.
+    Returns 0 or what is not finite where nothing was measured (REP 118). Raises ImageError: another encoding, or too
+    little data.
     """
     if str(message.encoding).lower() == "16uc1":
         return np.asarray(_pixels(message, 1, "u2") / np.float32(1000.0), dtype=np.float32)

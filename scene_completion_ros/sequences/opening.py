@@ -1,7 +1,5 @@
 """The door for recordings of every kind, and for what is true of their frames."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -35,8 +33,7 @@ SOURCES: tuple[Source, ...] = (
     nuscenes.SOURCE,
     posed_rgbd.SOURCE,
     from_bag.SOURCE,
-)
-"""The first that recognises a path opens it."""
+)  # the first that recognises a path opens it
 GROUP = "scene_completion.sources"  # entry points of this group are sources of other packages: each names a `Source`
 
 
@@ -49,23 +46,16 @@ def known_sources() -> tuple[Source, ...]:
 def open_recording(path: Path | str, *, poses: str | None = None) -> PosedSequence:
     """Open a recording of any kind: a sequence folder, a town, a bag, a drive of KITTI or KITTI-360.
 
-    Args:
-        poses: Name of the pose file, where a folder has several. "none" says that there are none, or that they do not
-            matter: each frame stands by itself.
-
-    Raises:
-        SequenceError: It is none of them, or damaged.
-        BagError: It is a bag without usable images or poses.
+    Raises SequenceError where it is none of them, or damaged; BagError where it is a bag without usable images or
+    poses. `poses`: name of the pose file, where a folder has several. "none" says that there are none, or that they do
+    not matter: each frame stands by itself.
     """
     path = Path(path)
     for source in known_sources():
         if source.recognises(path):
             return source.open(path, poses)
-    raise SequenceError(
-        "is no recording" if path.exists() else "no such file or folder",
-        where=str(path),
-        cure=f"Name {', or '.join(source.looks_like for source in known_sources())}",
-    )
+    cure = f"Name {', or '.join(source.looks_like for source in known_sources())}"
+    raise SequenceError("is no recording" if path.exists() else "no such file or folder", where=str(path), cure=cure)
 
 
 def voxel_truth(sequence: PosedSequence, index: int, camera: str | None = None) -> VoxelTruth | None:

@@ -1,7 +1,5 @@
 """Which cameras of a rig look ahead, and which of them the others are measured by."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -10,11 +8,11 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 
+# fx / width of the calibrations of three days (odometry 04 to 10, odometry 00 to 02, most of raw) -> how the left
+# colour camera stood above the road: metres, degrees down and rolled to the right. Rounded from the ground that stereo
+# and LiDAR measured on drives 00, 02, 05, 07, raw 0013 and 0056, and the pairs of KITTI 2015; frames scatter by 0.04 m,
+# 0.4° and 1°.
 _KITTI_MOUNTINGS = {0.5768: (1.62, 0.7, 1.2), 0.5792: (1.65, 0.8, 1.4), 0.5809: (1.61, -0.3, 0.8)}
-"""fx / width of the calibrations of three days (odometry 04 to 10, odometry 00 to 02, most of raw) -> how the left
-colour camera stood above the road: metres, degrees down and rolled to the right. Rounded from the ground that stereo
-and LiDAR measured on drives 00, 02, 05, 07, raw 0013 and 0056, and the pairs of KITTI 2015; frames scatter by 0.04 m,
-0.4° and 1°."""
 TOWNS = "street world"  # source of rendered towns
 ROOMS = "room world"  # of rendered rooms
 
@@ -22,8 +20,7 @@ ROOMS = "room world"  # of rendered rooms
 def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:
     """Finds the rectified stereo pair of a sequence: names of its left and right camera and the baseline in metres.
 
-    Raises:
-        SequenceError: No two cameras have the same intrinsics and lie side by side along x.
+    Raises SequenceError where no two cameras have the same intrinsics and lie side by side along x.
     """
     names = sorted(sequence.cameras)
     for left in names:
@@ -34,11 +31,8 @@ def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:
             x, y, z = offset.translation
             if x > 0.05 and abs(y) < 0.05 * x and abs(z) < 0.05 * x and np.trace(offset.rotation) > 3.0 - 1e-6:
                 return left, right, float(x)
-    raise SequenceError(
-        "no rectified stereo pair",
-        where=f"sequence {sequence.name}, cameras {names}",
-        cure="Training needs two rectified cameras of equal intrinsics, side by side",
-    )
+    cure = "Training needs two rectified cameras of equal intrinsics, side by side"
+    raise SequenceError("no rectified stereo pair", where=f"sequence {sequence.name}, cameras {names}", cure=cure)
 
 
 def cameras_ahead(sequence: PosedSequence) -> tuple[str, ...]:

@@ -1,7 +1,5 @@
 """Folders written by `PosedSequence.save`: extracted drives, and towns of the street world with their exact voxels."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from scene_completion_ros.evaluation.semantic_classes import ROOM_IDS, SEMANTIC_KITTI_TO_COMMON, ClassMap
@@ -27,8 +25,7 @@ def _open(path: Path, _: str | None) -> PosedSequence:
 def exact_voxels(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth | None:
     """The voxels "voxel_label" and "voxel_flags" of a frame, where they are around the camera.
 
-    Raises:
-        SequenceError: The provenance does not say which grid they lie on.
+    Raises SequenceError where the provenance does not say which grid they lie on.
     """
     if (stored_around(sequence) or camera) != camera:
         return None
