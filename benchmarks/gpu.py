@@ -37,8 +37,7 @@ from scene_completion_ros.inference.gpu.kernel_provision import (
     stored_outputs,
 )
 from scene_completion_ros.inference.gpu.kernels import KernelSizes, compile_kernels
-from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.gpu.requirements import installed_flavour, missing_parts
+from scene_completion_ros.inference.gpu.requirements import EngineOptions, installed_flavour, missing_parts
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
 from scene_completion_ros.inference.shipped import open_student
@@ -249,10 +248,7 @@ def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: KernelD
 
 
 def torch_encoder(bundle: StudentBundle, device: KernelDevice, precision: str) -> OpenedEncoder:
-    """The student's network in torch, in mixed precision but for fp32, where TensorRT or its graph is missing.
-
-    Raises GpuError: torch sees no GPU.
-    """
+    """The network in torch, mixed precision but for fp32, without TensorRT. Raises GpuError if torch sees no GPU."""
     if not torch_sees_gpu():
         raise GpuError("torch sees no GPU", where="encoder", cure="Install it for CUDA, or TensorRT and its graph.")
     import torch

@@ -64,10 +64,7 @@ def inlined(function: Function) -> Function:
 
 
 def always_inlined(function: Function) -> Function:
-    """As `inlined`, where LLVM would leave a call because the function is long, and a short loop pays for that.
-
-    A call does not learn the caller's constants: loops over them are neither unrolled nor rid of checks.
-    """
+    """As `inlined`, for long functions; unlike there, the caller's constants unroll no loop and spare no check."""
     options: dict[str, Any] = {"fastmath": FAST_MATH, "error_model": "numpy", "nogil": True, "forceinline": True}
     return numba.njit(**options)(function)  # type: ignore[no-any-return]
 

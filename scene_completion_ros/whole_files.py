@@ -21,10 +21,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file: at every moment its name stands for the former file or for all of this one.
-
-    Raises OSError where it cannot be written; the former file is as it was.
-    """
+    """Writes a file: its name stands for the former or for all of this. Raises OSError, the former as it was."""
     with whole_file(path) as part:
         part.write_bytes(content)
 

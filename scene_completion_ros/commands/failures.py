@@ -26,11 +26,7 @@ _CURES = {
 
 
 def explained(error: BaseException, *, written: str, extra: str) -> SceneCompletionError | None:
-    """The sentence for what a command raised; None where it is a defect, of which the traceback is wanted.
-
-    `written`: where the command writes, for errors that name no file; `extra`: where its packages come from, if several
-    extras bring one.
-    """
+    """The sentence for an error, None for a defect; `written`: an output; `extra`: where its packages come from."""
     if isinstance(error, SceneCompletionError):
         return error
     module = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""

@@ -76,20 +76,14 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
 
 
 class CalibrationMetric:
-    """Expected calibration error, Brier score and reliability over all voxels of all updates.
-
-    `bins`: number of bins of equal width.
-    """
+    """Expected calibration error, Brier score, reliability of all voxels of all updates, in `bins` equal bins."""
 
     def __init__(self, bins: int = 15) -> None:
         # float64 [4, bins]: voxels, sum of stated probability, occupied voxels, sum of squared differences.
         self.sums = np.zeros((4, bins))
 
     def update(self, probability: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> None:
-        """Count voxels: probability [...] in 0..1 and truth, bool [...].
-
-        Raises GridError where a probability lies outside 0..1 or is not a number.
-        """
+        """Count voxels: probability and truth (bool) [...]. Raises GridError for a probability outside 0..1."""
         stated = probability.astype(np.float64).ravel()
         if stated.size and not (stated.min() >= 0.0 and stated.max() <= 1.0):
             what = f"probabilities from {stated.min()} to {stated.max()}"

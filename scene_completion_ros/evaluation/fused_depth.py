@@ -36,10 +36,7 @@ class SignedDistance:
 
 
 def fuse_depth(images: Iterable[tuple[Camera, RigidTransform, NDArray[np.float32]]], grid: VoxelGrid) -> SignedDistance:
-    """Fuses depth images.
-
-    `images`: camera, world_from_camera, and z-depth [H, W], metres, 0 where unknown; `grid`: in the world.
-    """
+    """Fuses camera, world_from_camera and z-depth [H, W], metres, 0 where unknown, on a grid in the world."""
     total, views = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
     for camera, pose, depth in images:
         pixel_from_world = (camera.matrix @ pose.inverse().matrix[:3]).astype(np.float32)

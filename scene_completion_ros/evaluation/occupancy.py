@@ -160,10 +160,7 @@ class OccupancyMetric:
 
 
 class OccupancyByRange:
-    """`OccupancyMetric` for each range and each region of a grid.
-
-    `grid`: the grid that scores and truth lie on; `ranges`: ranges in metres, see `VoxelGrid.cropped`.
-    """
+    """`OccupancyMetric` for each range, metres (`VoxelGrid.cropped`), and region of the grid of scores and truth."""
 
     def __init__(self, grid: VoxelGrid, ranges: tuple[float, ...] = SSCBENCH_RANGES) -> None:
         self.crops = {range_m: grid.cropped(range_m)[1] for range_m in ranges}
@@ -194,10 +191,7 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def ranges_within(grid: VoxelGrid) -> tuple[float, ...]:
-    """The ranges of SSCBench that a grid holds; a quarter, a half and all of its own where it is smaller than them all.
-
-    Raises GridError where it holds none, and is no square.
-    """
+    """SSCBench's ranges within a grid, else 1/4, 1/2, 1 of its own. Raises GridError if it is no square."""
     fitting = [range_m for range_m in SSCBENCH_RANGES if _fits(grid, range_m)]
     whole = round(min(grid.shape[:2]) * grid.voxel_size, 6)
     if not fitting and not _fits(grid, whole):

@@ -106,10 +106,7 @@ class ClassMap:
             self.table[label] = INVALID if name is None else target.index(name)
 
     def apply(self, labels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-        """Map labels [...] of the source (-1 and 255 do not count): uint8 [...], 255 where they do not count.
-
-        Raises GridError where a label is none of the vocabulary.
-        """
+        """Map labels [...] to uint8; -1, 255 do not count: 255. Raises GridError for a label of no class."""
         index = labels.astype(np.int64)
         index[index == -1] = INVALID
         low, high = (int(index.min()), int(index.max())) if index.size else (0, 0)

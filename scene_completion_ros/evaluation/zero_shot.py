@@ -108,11 +108,7 @@ def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Zero
 
 
 class ZeroShotMetric(Tally):
-    """Scores over all voxels of all updates, within each part.
-
-    A method has `class_names`; its answers have `predicted` and `true` classes [N], and `parts`. `names`: the K
-    classes.
-    """
+    """Scores of `names`, K classes, by parts; answers: `predicted`, `true` [N], `parts`; methods: `class_names`."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)

@@ -28,10 +28,7 @@ def sparse_depth(points_camera: NDArray[np.floating[Any]], camera: Camera) -> ND
 
 @lru_cache(maxsize=4)
 def nearest_pixels(camera: Camera, rays: Camera) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """The pixel of a camera that sees most nearly what each pixel of another one at the same place sees.
-
-    Returns rows and columns [h, w] of the camera, and bool [h, w], whether its image shows that direction at all.
-    """
+    """Rows, columns [h, w] of the camera's pixels nearest to those of another at its place, and whether shown."""
     pixels, valid = camera.project(np.asarray(rays.unproject(rays.pixel_centres())))
     inside = np.asarray(valid) & np.isfinite(np.asarray(pixels)).all(axis=-1)
     nearest = np.floor(np.where(inside[..., None], pixels, 0.0) + 0.5).astype(np.int64)
@@ -40,11 +37,7 @@ def nearest_pixels(camera: Camera, rays: Camera) -> tuple[NDArray[np.int64], NDA
 
 
 def depth_at_rays(depth: NDArray[np.float32], camera: Camera, rays: Camera) -> NDArray[np.float32]:
-    """Depth of one camera at the rays of another at the same place.
-
-    Returns that of the nearest pixel [h, w], 0 where there is none. `depth`: z-depth [H, W], metres; 0 or not finite
-    where there is none.
-    """
+    """Depth [H, W], metres, at the nearest pixel of the rays [h, w] of another camera there; 0 where there is none."""
     rows, columns, inside = nearest_pixels(camera, rays)
     found = depth[rows, columns]
     return np.where(inside & np.isfinite(found) & (found > 0.0), found, np.float32(0.0)).astype(np.float32)

@@ -24,8 +24,13 @@ from scene_completion_ros.inference.bundle import StudentBundle, check_image
 from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
 from scene_completion_ros.inference.gpu.kernels import KernelSizes
-from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits
-from scene_completion_ros.inference.gpu.requirements import cuda_devices, installed_flavour, require
+from scene_completion_ros.inference.gpu.requirements import (
+    EngineOptions,
+    check_limits,
+    cuda_devices,
+    installed_flavour,
+    require,
+)
 from scene_completion_ros.inference.gpu_graph_encoder import (
     PRECISION_OF_ENGINE,
     GpuGraphEncoder,
@@ -47,10 +52,7 @@ class DeviceEncoder(Encoder, Protocol):
     """An encoder behind which kernels of the same device go on: features need not come to the host."""
 
     def scene_query(self, prepared: PreparedScene) -> SceneQuery:
-        """All of it on the device, for one scene.
-
-        Raises GpuError where there is not enough memory, or the GPU fails.
-        """
+        """All of it on the device, for one scene. Raises GpuError where memory lacks or the GPU fails."""
         ...
 
 

@@ -25,10 +25,7 @@ LARGEST = np.finfo(np.float32).max
 
 @functools.cache
 def density_kernel(channels: int) -> Callable[..., None]:
-    """Density for a number of channels, which is a constant to the compiler: the inner loop fully unrolls.
-
-    They are the first ones of the feature map, whose rows may be longer.
-    """
+    """Density of the first so many channels of longer rows, a constant for the compiler, which unrolls the loop."""
 
     @kernel(inlines=occupancy_kernel)
     def query(
@@ -430,10 +427,7 @@ def label_kernel(channels: int, units: int) -> Callable[..., None]:
 
 @functools.cache
 def matches_kernel() -> Callable[..., None]:
-    """Sorts by phrase what `label_kernel` found in each block of points: of M matches, the point and the contrast.
-
-    ``first`` [blocks, K] says where the matches of each block with each phrase go.
-    """
+    """Sorts the M matches of blocks by phrase: point and contrast; ``first`` [blocks, K] says where each begins."""
 
     @kernel()
     def place_matches(match: Any, contrast: Any, matches: Any, first: Any, points: Any, scores: Any) -> None:

@@ -26,10 +26,7 @@ _OF_VOLUME = ("gain", "lattice")
 
 @dataclass(frozen=True, eq=False)
 class VolumeReading:
-    """How the head reads the volume that the encoder gives beside its features: logits at knots before the camera.
-
-    Raises BundleError: fewer than two knots along an axis, or numbers that cannot be.
-    """
+    """How the head reads the volume: logits at knots before the camera. Raises BundleError if no such knots."""
 
     gain: NDArray[np.float32]  # factor on the logits, float32 [1]
     lattice: NDArray[np.float32]  # float32 [2, 3], see `Lattice.placement`

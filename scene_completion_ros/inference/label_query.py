@@ -29,7 +29,7 @@ from scene_completion_ros.inference.phrase_query import (
 )
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import FieldKernel, FieldSamples, hidden_reference
-from scene_completion_ros.voxels.phrase_matches import PhraseMatches
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 
 _NOTHING = np.empty(0, np.float32)
 
@@ -99,10 +99,7 @@ class LabelQuery:
     def cosines(
         self, features: NDArray[np.float32], targets: NDArray[np.integer], vocabulary: FoldedVocabulary
     ) -> NDArray[np.float32]:
-        """Score of each class, and of the background behind them where there is one, float32 [N, K or K + 1].
-
-        0 where there is no feature. Arguments and errors are those of a call.
-        """
+        """Scores of classes and background, float32 [N, K or K + 1], 0 without feature; errors of a call."""
         cosines = np.empty((len(targets), vocabulary.groups), dtype=np.float32)
         self._run(features, targets, queried=vocabulary, scores=cosines)
         return cosines
@@ -215,10 +212,7 @@ def label_logits_reference(
     code: PointCodeSpec,
     canonical: Camera,
 ) -> NDArray[np.float64]:
-    """Logits V . ReLU(F_l(u, v) + W_l gamma(c) + b_l) + v of all classes. Returns float64 [N, K].
-
-    Raises ValueError where the head has no labels.
-    """
+    """Logits V . ReLU(F_l(u, v) + W_l gamma(c) + b_l) + v, float64 [N, K]. Raises ValueError without labels."""
     positional_weight, hidden_bias, weight, bias = head.label_layers()
     map_of_labels = features[..., head.hidden :]
     hidden = hidden_reference(map_of_labels, points_camera, positional_weight, hidden_bias, code, canonical)  # [N, E]

@@ -39,10 +39,7 @@ class Lattice:
     def taps(
         self, points_camera: NDArray[np.floating], lattice_from_camera: RigidTransform = _FORWARD
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """For points [N, 3] (optical frame, metres): the lowest of the eight knots around [N, 3], and shares [N, 3].
-
-        A share is that of the next knot along the axis, 0..1.
-        """
+        """The lowest of the eight knots around points [N, 3] (optical, metres), and shares of the next, 0..1."""
         size = np.array(self.knots)
         placed = lattice_from_camera.apply(points_camera.astype(np.float64))
         position = np.clip((placed - self.placement[0]) / self.placement[1], 0.0, size - 1.0)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.field_kernels import TILE
 from scene_completion_ros.inference.text_bank import BACKGROUND, Vocabulary
-from scene_completion_ros.voxels.phrase_matches import PhraseMatches
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,10 +122,7 @@ def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tupl
 def class_cosines_reference(
     hidden: NDArray[np.floating], vocabulary: Vocabulary, space: FeatureSpace
 ) -> NDArray[np.float64]:
-    """Score of each class, and of the background behind them where there is one; 0 where there is no feature.
-
-    Returns float64 [N, K or K + 1]. `hidden`: [N, E], label units, see `query_kernel.hidden_reference`.
-    """
+    """Scores [N, K or K + 1] of classes and background of units `hidden` [N, E]; 0 where there is no feature."""
     folded = space.folded(vocabulary.rows)
     product = hidden @ folded.weight.T + folded.bias  # [N, R]
     norm = np.linalg.norm(np.column_stack([hidden, np.ones(len(hidden))]) @ folded.root.T, axis=1)[:, None]
@@ -139,10 +136,7 @@ def class_cosines_reference(
 def labels_reference(
     cosines: NDArray[np.floating], classes: int, margin: float, temperature: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Label, uint8 [N], and confidence, float64 [N], of scores [N, K or K + 1], see the head of this module.
-
-    A voxel all of whose scores are 0 has no feature. `classes`: K.
-    """
+    """Label, uint8 [N], and confidence of scores [N, `classes` or one more]; all 0: the voxel has no feature."""
     best = cosines.argmax(axis=1)
     ranked = np.sort(cosines, axis=1)[:, ::-1]
     ahead = ranked[:, 0] - ranked[:, 1] if cosines.shape[1] > 1 else np.full(len(cosines), np.inf)

@@ -9,7 +9,7 @@ touches an edge does not count.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -221,3 +221,35 @@ def clearing_voxels(fused: SemanticVoxels, now: SemanticVoxels) -> SemanticVoxel
     unobserved = now.state == VoxelState.UNOBSERVED
     instead = np.where(unobserved, np.uint8(VoxelState.UNOBSERVED), np.uint8(VoxelState.FREE_INFERRED))
     return replace(fused, state=np.where(not_seen_free, instead, fused.state))
+
+
+def obstacle_points(
+    voxels: SemanticVoxels, frame_from_grid: RigidTransform | None = None, *, ignored: Iterable[int] = ()
+) -> NDArray[np.float32]:
+    """Centres of the occupied voxels, seen and completed. Returns points, metres, float32 [N, 3].
+
+    `frame_from_grid`: pose of the grid in the frame of the points; None for the camera's optical frame; `ignored`:
+    labels of classes that are no obstacles (see `ground_map.ignored_labels`).
+    """
+    points = voxels.points_camera() if frame_from_grid is None else voxels.points_in(frame_from_grid)
+    return points[~np.isin(voxels.label, np.fromiter(ignored, dtype=np.uint8))]
+
+
+def seen_free_cubes(
+    voxels: SemanticVoxels, edge: int, frame_from_grid: RigidTransform | None = None
+) -> NDArray[np.float32]:
+    """Centres of cubes that were seen free throughout. Returns points, metres, float32 [N, 3].
+
+    Args:
+        edge: Voxels along an edge of a cube. Larger cubes make fewer points and leave out what lies beside obstacles;
+            cubes that do not fit into the grid are left out too.
+        frame_from_grid: Pose of the grid in the frame of the points; None for the camera's optical frame.
+    """
+    free = voxels.state == VoxelState.FREE_SEEN
+    for axis in range(3):
+        whole = np.moveaxis(free, axis, 0)[: free.shape[axis] // edge * edge]
+        free = np.moveaxis(np.logical_and.reduce([whole[first::edge] for first in range(edge)]), 0, axis)
+    centres = np.asarray(voxels.grid.origin) + (np.argwhere(free) + 0.5) * (edge * voxels.grid.voxel_size)
+    frame_from_grid = frame_from_grid or voxels.grid_from_camera.inverse()
+    points: NDArray[np.float64] = frame_from_grid.apply(centres)
+    return points.astype(np.float32)

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.jit import inlined, kernel
-from scene_completion_ros.voxels.phrase_matches import PhraseMatches
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState
 
 MOST_CLUSTERS = 16
 
@@ -39,10 +38,7 @@ class VoxelClusters:
         self._number = np.full(grid.shape, -1, dtype=np.int32)
 
     def __call__(self, index: NDArray[np.int32], group: NDArray[np.uint8]) -> Clusters:
-        """The largest clusters of each group.
-
-        `index`: int32 [N, 3], voxels of the grid, each another; `group`: uint8 [N], what each belongs to.
-        """
+        """The largest clusters of each group: voxels `index`, int32 [N, 3], all different, in `group`, uint8 [N]."""
         cluster = connect(np.ascontiguousarray(index), np.ascontiguousarray(group), self._number)
         begins = cluster == np.arange(len(cluster))
         first, number = np.flatnonzero(begins), (np.cumsum(begins) - 1)[cluster]

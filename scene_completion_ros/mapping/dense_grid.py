@@ -29,10 +29,7 @@ _LARGEST_LABEL = (255 - VoxelState.COMPLETED) // 2
 
 
 def voxels_to_bytes(voxels: SemanticVoxels) -> NDArray[np.uint8]:
-    """One byte a voxel, uint8 [X, Y, Z], z fastest in memory.
-
-    Raises GridError where there are more classes than a byte can hold.
-    """
+    """One byte a voxel, uint8 [X, Y, Z], z fastest. Raises GridError for more classes than a byte holds."""
     if len(voxels.class_names) > _LARGEST_LABEL + 1:
         what = f"{len(voxels.class_names)} classes where a byte of the dense grid holds at most {_LARGEST_LABEL + 1}"
         raise GridError(what, where="voxel grid", cure="Read the labels from the point cloud of the voxels")

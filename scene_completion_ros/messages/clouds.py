@@ -11,10 +11,7 @@ _FLOATS = {7: "f4", 8: "f8"}  # sensor_msgs/PointField datatypes
 
 
 def read_xyz(message: Any) -> NDArray[np.float32]:
-    """Read the finite points of a PointCloud2 (rosbags or rclpy message), whatever its layout.
-
-    Returns float32 [N, 3], metres, in the frame of the message. Raises BagError: as of `coordinates`.
-    """
+    """The finite points of any PointCloud2, float32 [N, 3], metres, its frame. Raises BagError of `coordinates`."""
     views = coordinates(message)
     points = np.empty((*views[0].shape, 3), dtype=np.float32)
     for column, view in enumerate(views):
@@ -24,10 +21,7 @@ def read_xyz(message: Any) -> NDArray[np.float32]:
 
 
 def coordinates(message: Any) -> list[NDArray[Any]]:
-    """Views of x, y and z in a PointCloud2, [height, width] each: nothing is copied.
-
-    Raises BagError: no float fields x, y, z, or less data than the header promises: names the field.
-    """
+    """Views of x, y, z, [height, width] each. Raises BagError: not such fields (named), or less data than promised."""
     order = ">" if message.is_bigendian else "<"
     fields = {field.name: field for field in message.fields}
     formats, offsets = [], []

@@ -1,4 +1,4 @@
-"""Why messages are dropped: one list for the running node and for the offline replay, and the notice of a drop."""
+"""Why messages are dropped, in the node and the offline replay alike, and which images of a stream count by stamp."""
 
 import json
 from enum import Enum
@@ -61,13 +61,39 @@ def drop_notice(reason: DropReason, stamp_ns: int, frame_id: str) -> str:
 
 
 def read_drop_notice(text: str) -> tuple[int, str, str]:
-    """Stamp in nanoseconds, frame and reason of a notice, which may be one that this version does not know.
-
-    Raises SceneCompletionError where it is no notice.
-    """
+    """Stamp (ns), frame, and reason, maybe an unknown one, of a notice. Raises SceneCompletionError if it is none."""
     cure = "Take a node of this version"
     notice = parse_json(text, SceneCompletionError, where=shown(text), cure=cure, kind=dict)
     try:
         return int(notice["stamp_ns"]), str(notice["frame_id"]), str(notice["reason"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise SceneCompletionError("is no notice of a dropped image", where=shown(text), cure=cure) from error
+
+
+CLOCK_JUMP_NS = 1_000_000_000  # a stamp further back than this is a restarted recording, not a late message
+
+Arrival = Literal["in order", "late", "restarted"]
+
+
+class StampOrder:
+    """Tells late images from those to complete, by the stamps of all images so far.
+
+    An image less than a second behind the newest is late. One further behind belongs to a recording started again, from
+    which on its stamps count. Equal stamps are in order: some drivers leave all stamps at 0.
+    """
+
+    def __init__(self) -> None:
+        self._newest_ns: int | None = None
+        self.behind_ns = 0  # how far the last image was behind the newest one before it; 0 if it was not
+
+    def forget(self) -> None:
+        """Time began anew: the next image is in order, whatever its stamp."""
+        self._newest_ns, self.behind_ns = None, 0
+
+    def arrived(self, stamp_ns: int) -> Arrival:
+        """Take note of an image's stamp; only a ``late`` image is to be dropped."""
+        self.behind_ns = 0 if self._newest_ns is None else max(self._newest_ns - stamp_ns, 0)
+        if 0 < self.behind_ns < CLOCK_JUMP_NS:
+            return "late"
+        self._newest_ns = stamp_ns
+        return "restarted" if self.behind_ns else "in order"

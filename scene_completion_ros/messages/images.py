@@ -90,11 +90,7 @@ def decode_published_depth(message: Any) -> NDArray[np.float32]:
 
 
 def decode_depth(message: Any) -> NDArray[np.float32]:
-    """Decode the depth image of a camera, 16UC1 in millimetres or 32FC1 in metres, to float32 [H, W] in metres.
-
-    Returns 0 or what is not finite where nothing was measured (REP 118). Raises ImageError: another encoding, or too
-    little data.
-    """
+    """Depth (16UC1, mm; 32FC1, m) to float32 [H, W], metres; not measured: 0 or not finite (REP 118). ImageError."""
     if str(message.encoding).lower() == "16uc1":
         return np.asarray(_pixels(message, 1, "u2") / np.float32(1000.0), dtype=np.float32)
     if str(message.encoding).lower() != "32fc1":
@@ -104,10 +100,7 @@ def decode_depth(message: Any) -> NDArray[np.float32]:
 
 
 def check_image(message: Any) -> None:
-    """Find out cheaply, without decoding, whether an image message can be decoded.
-
-    Raises ImageError: as `decode_image`, except for damage inside compressed data.
-    """
+    """Raise ImageError as `decode_image` would, cheaply; damage inside compressed data does not show."""
     if hasattr(message, "format"):
         picture_size(_bytes(message), _picture_format(message))
         return
@@ -119,10 +112,7 @@ def check_image(message: Any) -> None:
 
 
 def announced_size(message: Any) -> tuple[int, int]:
-    """Width and height in pixels of an image message, of a compressed one as its header has them: nothing is decoded.
-
-    Raises ImageError: as `check_image`.
-    """
+    """Width, height in pixels, of a compressed image as its header says. Raises ImageError as `check_image`."""
     if hasattr(message, "format"):
         return picture_size(_bytes(message), _picture_format(message))
     check_image(message)

@@ -38,10 +38,7 @@ LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durabi
 
 
 def message_class(kind: str, topic: str) -> Any:
-    """The rclpy class of a message type such as "sensor_msgs/msg/Imu".
-
-    Raises SceneCompletionError where its package is not installed, or has no such message.
-    """
+    """The rclpy class of a type such as "sensor_msgs/msg/Imu". Raises SceneCompletionError if it is not installed."""
     package, _, name = kind.partition("/msg/")
     try:
         return getattr(import_module(f"{package}.msg"), name)

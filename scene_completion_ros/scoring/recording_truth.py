@@ -163,10 +163,7 @@ class SequenceTruth:
             raise SequenceError(what, where=str(root), cure=cure)
 
     def check_times(self, start_ns: int, end_ns: int) -> None:
-        """Refuse a folder of which no frame lies in the time of the recording.
-
-        Raises SequenceError: says what offset would bring the first frames together.
-        """
+        """Refuse a folder with no frame in the recording's time. Raises SequenceError with a fitting offset."""
         inside = (self._stamps >= start_ns - TOLERANCE_NS) & (self._stamps <= end_ns + TOLERANCE_NS)
         if not inside.any():
             needed_s = (start_ns - int(self._stamps[0]) + self._offset_ns) / 1e9

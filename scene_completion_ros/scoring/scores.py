@@ -112,11 +112,7 @@ class ReplayScores:
     def add(
         self, cloud: NDArray[np.void], depth: NDArray[np.float32], depth_camera: Camera, *, stamp_ns: int, frame_id: str
     ) -> None:
-        """Score one image.
-
-        `cloud`: published voxels [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame; `depth`:
-        published depth float32 [h, w], metres.
-        """
+        """Score `cloud` [N], `VOXEL_CLOUD_DTYPE`, optical frame, and `depth` float32 [h, w], metres, of an image."""
         for source in self._sources:
             truth = source.at(stamp_ns, frame_id)
             if truth is not None:

@@ -7,10 +7,16 @@ from scene_completion_ros.bags.reader import ODOMETRY_TYPE, BagReader
 from scene_completion_ros.errors import BagError, SequenceError
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.transform_buffer import TransformBuffer
-from scene_completion_ros.sequences.bag_messages import depth_asset, lidar_asset, list_clouds, list_depths
-from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_ros.sequences.recording import Recording, counted, read_recordings
-from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
+from scene_completion_ros.sequences.recording import (
+    Recording,
+    counted,
+    depth_asset,
+    lidar_asset,
+    list_clouds,
+    list_depths,
+    read_recordings,
+)
 
 
 def sequence_from_bag(reader: BagReader, poses: str | None = None) -> PosedSequence:

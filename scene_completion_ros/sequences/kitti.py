@@ -30,8 +30,7 @@ from scene_completion_ros.geometry.camera_files import camera_from_projection, r
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_picture, read_size
-from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
-from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, ArrayLoader, Frame, PosedSequence, Source
 from scene_completion_ros.sequences.velodyne import (
     SEMANTIC_KITTI_GRID,
     load_instance_ids,
@@ -120,10 +119,7 @@ def check_lines(values: Sequence[object], what: str, last: int, path: Path) -> N
 
 
 def read_kitti_poses(path: Path) -> list[RigidTransform]:
-    """Read a KITTI pose file: one row-major 3x4 `world_from_cam0` per line.
-
-    Raises SequenceError where the file is missing or a line is not a finite rigid transform: names the line.
-    """
+    """Row-major 3x4 `world_from_cam0`, a line each. Raises SequenceError with the line that is no rigid transform."""
     poses = []
     for line_number, line in enumerate(text_lines(path, "pose file"), start=1):
         where = f"{path}, line {line_number}"
@@ -275,10 +271,7 @@ def _default_pose_file(root: Path) -> Path:
 
 
 def numbered_images(folder: Path) -> dict[int, Path]:
-    """Number -> image file of a folder of numbered images, sorted.
-
-    Raises SequenceError where there is no such folder.
-    """
+    """Number -> image file of a folder of numbered images, sorted. Raises SequenceError without such a folder."""
     if not folder.is_dir():
         raise SequenceError("image folder is missing", where=str(folder), cure="Name the cameras that the folder has")
     found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdigit())

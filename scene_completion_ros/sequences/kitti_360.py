@@ -32,13 +32,12 @@ from scene_completion_ros.sequences.kitti_raw import (
     advancing,
     complete_frames,
     entry,
+    read_timestamps,
     rectified_camera,
     rotation_of,
     scan_assets,
 )
-from scene_completion_ros.sequences.oxts import read_timestamps
-from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_ros.sequences.source import Source
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, Source
 
 IMAGE_FOLDERS = {
     "image_00": "image_00/data_rect",
@@ -138,10 +137,7 @@ def read_kitti360_rig(
 
 
 def read_numbered_poses(path: Path) -> dict[int, RigidTransform]:
-    """Read `poses.txt` or `cam0_to_world.txt`: lines of a frame number and a row-major 3x4 or 4x4 matrix.
-
-    Raises SequenceError where the file is missing or a line is malformed: names the line.
-    """
+    """Lines of frame number and row-major 3x4 or 4x4 matrix. Raises SequenceError with the line that is not."""
     poses: dict[int, RigidTransform] = {}
     for line_number, line in enumerate(text_lines(path, "pose file"), start=1):
         where = f"{path}, line {line_number}"

@@ -16,8 +16,14 @@ from typing import Any
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence, inside
-from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
+from scene_completion_ros.sequences.posed_sequence import (
+    UNKNOWN_POSES,
+    ArrayLoader,
+    Frame,
+    PosedSequence,
+    Source,
+    inside,
+)
 from scene_completion_ros.sequences.velodyne import load_scan
 from scene_completion_ros.untrusted_files import read_json, shown
 

@@ -20,9 +20,8 @@ from scene_completion_ros.sequences import (
     realestate10k,
     sequence_folder,
 )
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, Source
 from scene_completion_ros.sequences.rigs import reference_camera, stored_around
-from scene_completion_ros.sequences.source import Source
 
 SOURCES: tuple[Source, ...] = (
     sequence_folder.SOURCE,
@@ -74,10 +73,7 @@ def holds_voxels(sequence: PosedSequence, index: int = 0, source: Source | None 
 
 
 def lidar_depth(sequence: PosedSequence, index: int, camera: str | None = None) -> NDArray[np.float32] | None:
-    """LiDAR of a frame as z-depth [H, W] of a camera (the reference camera by default), metres; None without a scan.
-
-    It is 0 where no point fell.
-    """
+    """LiDAR as z-depth [H, W] of a camera, by default the reference one, metres; 0 beside points, None without scan."""
     points_rig, name = sequence.lidar(index), camera or reference_camera(sequence)
     if points_rig is None:
         return None

@@ -23,8 +23,7 @@ from scene_completion_ros.geometry.depth_images import agreement, surface_normal
 from scene_completion_ros.geometry.grids import ROOM_GRID
 from scene_completion_ros.picture_files import decode_picture, read_size
 from scene_completion_ros.sequences.frame_lists import FRAME_NUMBERS
-from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
 
 CAMERA = "camera"
 INTRINSICS = "camera-intrinsics.txt"
@@ -52,10 +51,7 @@ def _folder(path: Path) -> Path | None:
 
 
 def read_depth(file: Path) -> NDArray[np.float32]:
-    """A depth image of 16 bits in millimetres, as metres [H, W]; 0 where unknown.
-
-    Raises SequenceError where it is none.
-    """
+    """16-bit depth in millimetres as metres [H, W]; 0 where unknown. Raises SequenceError where it is none."""
     cure = "Restore it: 16 bits of depth in millimetres"
     try:
         image = decode_picture(np.frombuffer(file.read_bytes(), np.uint8), "png", where=str(file))

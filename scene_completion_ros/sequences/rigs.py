@@ -18,10 +18,7 @@ ROOMS = "room world"  # of rendered rooms
 
 
 def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:
-    """Finds the rectified stereo pair of a sequence: names of its left and right camera and the baseline in metres.
-
-    Raises SequenceError where no two cameras have the same intrinsics and lie side by side along x.
-    """
+    """Left, right camera, baseline (m) of a sequence's rectified pair. Raises SequenceError where there is none."""
     names = sorted(sequence.cameras)
     for left in names:
         for right in names:

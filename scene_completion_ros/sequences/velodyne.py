@@ -52,10 +52,7 @@ SEMANTIC_KITTI_LEARNING_IDS: dict[int, int] = {
 
 
 def load_scan(path: Path, rig_from_velodyne: RigidTransform, columns: int = 4) -> NDArray[np.float32]:
-    """Load the points of a `velodyne*/*.bin` scan: float32 [N, 3] in the rig frame.
-
-    `columns`: numbers of a point, of which x, y and z come first.
-    """
+    """Points of `velodyne*/*.bin`: float32 [N, 3], rig frame; `columns`: numbers of a point, the first x, y, z."""
     points_velodyne = _scan(path, columns)[:, :3].astype(np.float64)
     return np.asarray(rig_from_velodyne.apply(points_velodyne), dtype=np.float32)
 

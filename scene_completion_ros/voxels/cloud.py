@@ -90,11 +90,7 @@ def voxels_to_cloud_array(voxels: SemanticVoxels, frame_from_grid: RigidTransfor
 
 
 def cloud_array_from_message(message: Any) -> NDArray[np.void]:
-    """Points of a PointCloud2 message (of rclpy or rosbags) in the 24-byte layout.
-
-    Returns structured array [N] of ``VOXEL_CLOUD_DTYPE``. Raises SceneCompletionError where the message has another
-    layout.
-    """
+    """A PointCloud2 as [N] of ``VOXEL_CLOUD_DTYPE``. Raises SceneCompletionError where it has another layout."""
     return _points_of(message, VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS)
 
 

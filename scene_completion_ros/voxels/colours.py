@@ -37,10 +37,7 @@ def _look_up(name: str, fraction: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def depth_colours(depth: ArrayLike) -> NDArray[np.uint8]:
-    """Colours of depths [...] in metres: near is bright yellow, far is dark, in even steps of the logarithm.
-
-    Returns RGB colours, uint8 [..., 3]; light grey where the depth is not finite or not positive.
-    """
+    """RGB uint8 [..., 3] of depths [...], metres: near bright yellow, far dark, by logarithm; else light grey."""
     values = np.asarray(depth, dtype=np.float64)
     known = np.isfinite(values) & (values > 0.0)
     nearness = np.log(FARTHEST_DEPTH / np.where(known, values, FARTHEST_DEPTH)) / np.log(FARTHEST_DEPTH / NEAREST_DEPTH)

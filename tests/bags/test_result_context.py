@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.bags.result_context import IMAGE_TOPIC, STREET, write_transforms
-from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.bags.writer import IMAGE_TOPIC, STREET, BagWriter, write_transforms
 from scene_completion_ros.ros import topics
 from tests.bags.recordings import START, image, transform
 

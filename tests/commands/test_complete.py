@@ -8,7 +8,7 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.voxels.files import read_npz
-from scene_completion_ros.voxels.phrase_matches import OTHER_COLOUR, phrase_colours
+from scene_completion_ros.voxels.semantic_voxels import OTHER_COLOUR, phrase_colours
 from tests.commands.conftest import CAMERA_HEIGHT
 from tests.inference.small_bundle import CANONICAL, class_names
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scene_completion_ros.diagnosis import fast_dds
-from scene_completion_ros.diagnosis.findings import Status
+from scene_completion_ros.diagnosis import ros_environment
+from scene_completion_ros.diagnosis.child import Status
 from scene_completion_ros.ros import dds
 from tests.diagnosis.needed import needs_ros
 
@@ -49,7 +49,7 @@ def test_a_profile_is_read(profile: Callable[..., Path], replaced: dict[str, str
         path.write_text('<dds xmlns="http://www.eprosima.com"><profiles/></dds>', encoding="utf-8")
     else:
         profile(**replaced)
-    finding = fast_dds.check_profile()
+    finding = ros_environment.check_profile()
     assert finding.status is status
     assert said in finding.found
     assert (str(dds.profile_path()) in finding.cure) == (status is not Status.OK)

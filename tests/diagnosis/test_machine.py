@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros.diagnosis import machine
-from scene_completion_ros.diagnosis.findings import Status
+from scene_completion_ros.diagnosis.child import Status
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from scene_completion_ros.diagnosis import packages
-from scene_completion_ros.diagnosis.findings import Status
+from scene_completion_ros.diagnosis.child import Status
 
 
 def test_requirements_are_those_of_the_package() -> None:

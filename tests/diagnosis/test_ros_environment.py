@@ -2,8 +2,8 @@
 
 import pytest
 
-from scene_completion_ros.diagnosis import fast_dds, ros_environment
-from scene_completion_ros.diagnosis.findings import Status
+from scene_completion_ros.diagnosis import ros_environment
+from scene_completion_ros.diagnosis.child import Status
 from tests.diagnosis.needed import needs_ros
 
 
@@ -17,7 +17,7 @@ def test_a_missing_rmw_is_told_apart_from_a_missing_ros(monkeypatch: pytest.Monk
     assert "rmw_nowhere_cpp" in finding.found
     assert "unset RMW_IMPLEMENTATION" in finding.cure
     assert "ros-jazzy-rmw-nowhere-cpp" in finding.cure
-    assert fast_dds.check_profile().status is Status.NOT_APPLICABLE
+    assert ros_environment.check_profile().status is Status.NOT_APPLICABLE
 
 
 @needs_ros

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.evaluation.class_confusion import UNASSIGNED, class_confusion, class_iou, renamed
-from scene_completion_ros.evaluation.cluster_assignment import match_cityscapes, match_covering, match_one_to_one
+from scene_completion_ros.evaluation.class_confusion import (
+    UNASSIGNED,
+    class_confusion,
+    class_iou,
+    match_cityscapes,
+    match_covering,
+    match_one_to_one,
+    renamed,
+)
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 
 

@@ -7,8 +7,7 @@ import pytest
 from sklearn.metrics import jaccard_score, precision_score, recall_score
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
-from scene_completion_ros.evaluation.cluster_assignment import match_occupied, match_one_to_one
+from scene_completion_ros.evaluation.class_confusion import UNASSIGNED, match_occupied, match_one_to_one
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.evaluation.semantic_completion import (
     SSCBENCH_GRID,

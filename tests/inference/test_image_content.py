@@ -8,7 +8,7 @@ from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.image_content import MOSTLY, shown_share
+from scene_completion_ros.inference.encoded_image import MOSTLY, shown_share
 from scene_completion_ros.inference.shipped import open_student, shipped_students
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 

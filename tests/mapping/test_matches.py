@@ -1,7 +1,7 @@
 import numpy as np
 
 from scene_completion_ros.mapping.clusters import all_matches
-from scene_completion_ros.voxels.phrase_matches import PhraseMatches
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 from tests.mapping.small_voxels import COMPLETED, FREE, SURFACE, voxels_of
 
 STATE = np.array([[[SURFACE, FREE], [COMPLETED, SURFACE]], [[SURFACE, SURFACE], [FREE, FREE]]])

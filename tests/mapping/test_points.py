@@ -1,6 +1,6 @@
 import numpy as np
 
-from scene_completion_ros.mapping.points import obstacle_points, seen_free_cubes
+from scene_completion_ros.mapping.clearing import obstacle_points, seen_free_cubes
 from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED, voxels_of
 
 

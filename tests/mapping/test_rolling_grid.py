@@ -3,7 +3,7 @@ import pytest
 
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.mapping.rolling_grid import RollingGrid, covering_shape, lower_around, places_of
+from scene_completion_ros.mapping.temporal_fusion import RollingGrid, covering_shape, lower_around, places_of
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-from scene_completion_ros.messages.stamp_order import CLOCK_JUMP_NS, StampOrder
+from scene_completion_ros.messages.drop_reasons import CLOCK_JUMP_NS, StampOrder
 
 
 def test_late_images_are_told_from_restarted_recordings() -> None:

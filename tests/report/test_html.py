@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.report.html import LIDAR_RESOLUTION, pack_lidar, pack_matches, pack_voxels
-from scene_completion_ros.voxels.phrase_matches import PhraseMatches
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 from tests.report.scenes import street
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from scene_completion_ros.voxels.phrase_matches import (
+from scene_completion_ros.voxels.semantic_voxels import (
     OTHER,
     PhraseMatches,
     as_classes,

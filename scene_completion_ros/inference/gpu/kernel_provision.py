@@ -26,8 +26,8 @@ from scene_completion_ros.inference.gpu.kernels import (
     no_compiler,
     nvrtc_libraries,
 )
-from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.parity import gate_images, require_within
+from scene_completion_ros.inference.gpu.requirements import EngineOptions
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.scene_query import HostSceneQuery, PreparedScene, ray_camera
@@ -75,11 +75,7 @@ steep. Where an opacity lies at a threshold, or a step of a ray at the border of
 def provide_kernels(
     bundle: StudentBundle, context: PrimaryContext, options: EngineOptions, reference: Callable[[], Encoder]
 ) -> ProvidedKernels:
-    """The kernels of a student for this GPU; with the context current.
-
-    Raises GpuError where they cannot be compiled, miss the parity gate, or cannot be run. `reference`: makes the CPU's
-    encoder, for outputs to compare them on.
-    """
+    """A student's kernels, context current, compared with `reference`'s. Raises GpuError where there are none."""
     half = options.precision != "fp32"
     sizes = KernelSizes.of(bundle.head, half_features=half)
     capability = context.facts.compute_capability
@@ -158,10 +154,7 @@ def measure_kernel_parity(
     *,
     half_features: bool,  # the encoder's map and volume are float16, not float32
 ) -> dict[str, float]:
-    """Compare kernels with the CPU's, in the grid of a bundle; where it has a volume, also with voxels between knots.
-
-    Returns the numbers that `KERNEL_LIMITS` limits.
-    """
+    """Compare kernels with the CPU's, in the grid and between knots; the numbers that `KERNEL_LIMITS` limits."""
     poses = [bundle.grid_from_camera]
     if bundle.head.volume is not None:
         aside = RigidTransform(np.eye(3), bundle.grid.voxel_size * np.array(BETWEEN_KNOTS))

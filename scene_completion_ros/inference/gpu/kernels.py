@@ -73,10 +73,7 @@ def compile_kernels(
     # does not take what that one makes, but takes what the toolkit's makes.
     check: Callable[[CompiledKernels], None] = lambda _: None,
 ) -> CompiledKernels:
-    """Compiles the kernels with the first NVRTC whose kernels can be used.
-
-    Raises GpuError where there is none, or each one fails.
-    """
+    """Compiles the kernels with the first NVRTC that can. Raises GpuError where none is there, or each fails."""
     failures: list[GpuError] = []
     for library in nvrtc_libraries():
         try:

@@ -15,8 +15,7 @@ from scene_completion_ros.inference.head import VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
-from scene_completion_ros.inference.positional_tables import PositionalTables
-from scene_completion_ros.inference.query_kernel import FieldSamples, VoxelQuery
+from scene_completion_ros.inference.query_kernel import FieldSamples, PositionalTables, VoxelQuery
 from scene_completion_ros.inference.text_bank import MOST_ASKED, MOST_ROWS
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 
@@ -54,10 +53,7 @@ class DeviceVoxels:
 
 
 class VoxelPipeline:
-    """Runs the kernels of one camera and grid on a device.
-
-    What stays there of a frame is an attribute: opacity and probability of all voxels, and half distance of the rays.
-    """
+    """Kernels of one camera and grid. Attributes stay there: opacity, probability, half distance of the rays."""
 
     def __init__(
         self,

@@ -33,10 +33,11 @@ from scene_completion_ros.ros.health.judgement import (
     Status,
     idle_status,
     lifecycle_status,
+    memory_status,
     of_camera,
     outputs_status,
+    process_facts,
 )
-from scene_completion_ros.ros.health.memory_health import memory_status, process_facts
 from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.health.shadow_health import ShadowReport, shadow_status
 from scene_completion_ros.ros.health.words_health import WordsReport, words_status

@@ -125,10 +125,7 @@ class StageTime:
 
 
 class InferenceRecord:
-    """Written by the inference thread, read by others.
-
-    `vocabulary`: what labels mean at first; None for the classes of the bundle.
-    """
+    """Written by the inference thread. `vocabulary`: what labels mean at first; None for the classes of the bundle."""
 
     def __init__(self, student: Student, vocabulary: Vocabulary | None = None) -> None:
         self.fusion = FusionRecord()  # what became of the map of earlier images

@@ -64,10 +64,7 @@ def _meaning(vocabulary: Vocabulary | None) -> dict[str, Any]:
 
 
 def words_status(report: WordsReport, now_s: float, recent_s: float) -> Status:
-    """What voxels are compared with, and what was refused lately.
-
-    `now_s`: now, by `time.perf_counter`; `recent_s`: how long what was refused is a warning, seconds.
-    """
+    """What voxels are compared with, and what was refused in the last `recent_s` s; `now_s`: by `time.perf_counter`."""
     values = {
         "classes": ", ".join(report.classes) or "those of the bundle",
         "text bank sha256": report.bank_sha256,

@@ -131,8 +131,5 @@ def label_of_no_class(voxels: SemanticVoxels, parameters: NodeParameters) -> int
 
 
 def fusion_settings(parameters: NodeParameters) -> FusionSettings:
-    """How much memory counts.
-
-    A voxel counts as seen only where the image sees it (`seen_for` is 0): nothing is cleared from memory.
-    """
+    """How much memory counts; only what the image sees is seen (`seen_for` is 0): nothing is cleared from memory."""
     return FusionSettings(seen_for=0.0, forget_after=parameters.fusion_forget_after)

@@ -43,10 +43,7 @@ class TransformSource(Protocol):
 
 
 class TopicTransforms:
-    """Transforms from topics of TransformStamped and Odometry, and fixed ones.
-
-    A TransformStamped of a topic whose publishers are all latched (transient local) is fixed, as those of /tf_static.
-    """
+    """Transforms from topics; a TransformStamped of a topic that all publishers latch is fixed, as of /tf_static."""
 
     def __init__(
         self,
@@ -184,10 +181,7 @@ def tf2_usable() -> bool:
 
 
 def camera_by_parameters(parameters: NodeParameters) -> bool:
-    """Whether nothing but `camera.x` to `camera.yaw` says where the camera is.
-
-    With `auto` that is so where `camera.height` was given, and nothing that could say more.
-    """
+    """Whether `camera.x` to `camera.yaw` alone place the camera; with `auto`, where `camera.height` was given alone."""
     if parameters.transform_source != "auto":
         return parameters.transform_source == "parameters" and not parameters.extrinsics_file
     return parameters.camera_height > 0.0 and not (

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import BagMessage
-from scene_completion_ros.bags.result_context import write_image
-from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.bags.writer import BagWriter, write_image
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.messages.images import decode_published_depth
 from scene_completion_ros.ros import topics

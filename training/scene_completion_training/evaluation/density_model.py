@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.inference.render import inverse_distance_samples
+from scene_completion_ros.inference.scene_query import inverse_distance_samples
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_opacity
 

@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.render import inverse_distance_samples
+from scene_completion_ros.inference.scene_query import inverse_distance_samples
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import composite, density_of_logit, logit_of_density
 from scene_completion_training.evaluation.density_model import DensityModel, Observation

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, GridError
-from scene_completion_ros.evaluation.cluster_assignment import Match, match_occupied, match_one_to_one
+from scene_completion_ros.evaluation.class_confusion import Match, match_occupied, match_one_to_one
 from scene_completion_ros.evaluation.semantic_classes import (
     CITYSCAPES_CLASSES,
     CITYSCAPES_TO_COMMON,
@@ -104,7 +104,7 @@ class FittedModel:
         return 1 + len(self.clusters.centres)
 
     def names(self, match: Match | None = None) -> NDArray[np.int64]:
-        """The class [1 + K] of "empty" and of each cluster, see `cluster_assignment`."""
+        """The class [1 + K] of "empty" and of each cluster, see `class_confusion`."""
         return match_occupied(self.confusion, match or self.match)
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.render import inverse_distance
+from scene_completion_ros.inference.scene_query import inverse_distance
 from scene_completion_training.randomness import drawn
 
 FARTHEST = 100.0  # pixels that see nothing nearer are no surface, metres
