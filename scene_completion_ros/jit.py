@@ -55,10 +55,9 @@ def kernel(*, parallel: bool = True, inlines: ModuleType | None = None) -> Calla
 def inlined(function: Function) -> Function:
     """Marks a function that kernels of the same file call, or of one that names it (see `kernel`).
 
-    It is compiled into them.
-
-    It has no cache entry of its own, and must be a global name to its callers. numba takes a compiled function in a
-    closure for a new one in every process. So numba would never find the caller's cache entry again.
+    It is compiled into them. It has no cache entry of its own, and must be a global name to its callers. numba takes a
+    compiled function in a closure for a new one in every process. So numba would never find the caller's cache entry
+    again.
     """
     return numba.njit(fastmath=FAST_MATH, error_model="numpy", nogil=True)(function)  # type: ignore[no-any-return]
 

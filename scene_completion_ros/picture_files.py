@@ -57,9 +57,8 @@ def picture_size(data: NDArray[np.uint8], name: str, where: str = "image") -> tu
     """Width and height of a file's picture by its header, after cheap checks that need no decoding.
 
     OpenCV fills the missing part of a cut JPEG with grey and only prints a warning: the end marker is looked for.
-    Raises ImageError: neither JPEG nor PNG, cut short, without a size or of more pixels than can be had.
-
-    `data`: the file, uint8 [N]; `name`: what its format is called, for errors; `where`: what holds it, for errors.
+    Raises ImageError: neither JPEG nor PNG, cut short, without a size or of more pixels than can be had. `data`: the
+    file, uint8 [N]; `name`: what its format is called, for errors; `where`: what holds it, for errors.
     """
     return _checked_frame(data, name, where)[:2]
 

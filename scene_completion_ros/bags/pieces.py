@@ -77,12 +77,9 @@ class RollingMemory:
 
     A piece reaches from some seconds before its first moment to some after its last one: moments whose pieces would
     overlap share one. It is ready when no moment can join it any more, or once it is as long, or as large, as allowed.
-
-    Args:
-        before_ns: Time before a moment.
-        after_ns: Time after it.
-        longest_ns: Length from which a piece is cut; what follows becomes another one.
-        most_bytes: Bytes of messages that are remembered at most; beyond them the oldest are forgotten.
+    `before_ns`: time before a moment; `after_ns`: time after it; `longest_ns`: length from which a piece is cut; what
+    follows becomes another one; `most_bytes`: bytes of messages that are remembered at most; beyond them the oldest are
+    forgotten.
     """
 
     def __init__(self, before_ns: int, after_ns: int, longest_ns: int, most_bytes: int) -> None:
@@ -205,9 +202,8 @@ class PieceStore:
     """Writes pieces, and deletes the least valuable ones where they would exceed the budget; of equals the oldest.
 
     Use it as a context manager, from one thread at a time. Raises BagError: (on entering) Another recorder writes
-    there, or the folder cannot be written to.
-
-    `folder`: where pieces are; made where it is missing; `budget`: bytes that all pieces may take.
+    there, or the folder cannot be written to. `folder`: where pieces are; made where it is missing; `budget`: bytes
+    that all pieces may take.
     """
 
     def __init__(self, folder: Path, budget: int) -> None:

@@ -289,10 +289,8 @@ class BagReader:
     ) -> TransformBuffer:
         """Collect the transforms of /tf and /tf_static, and the poses of an odometry topic if one is named.
 
-        Transforms with NaN or broken quaternions are left out and counted in `skipped`.
-
-        `within`: whether to take what was recorded at a bag time; /tf_static is always taken; `with_tf`: whether to
-        take /tf and /tf_static.
+        Transforms with NaN or broken quaternions are left out and counted in `skipped`. `within`: whether to take what
+        was recorded at a bag time; /tf_static is always taken; `with_tf`: whether to take /tf and /tf_static.
         """
         buffer = TransformBuffer()
         topics = self.topics_of_type(TRANSFORM_TYPE) if with_tf else []

@@ -39,10 +39,8 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
     strictly increasing between knots, and from them to the ends of the range. At the ends, scores 0 and 1, it is half
     way to certainty. So thresholds on the score keep their meaning, and the probability ranks voxels as the score does.
     Where the outermost block is certain already, what lies beyond it is as certain. Raises GridError where there are no
-    free or no occupied voxels, or all scores are equal.
-
-    `histogram`: int64 [2, SCORE_BINS] of `score_histogram`, of validation data only; `knots`: largest number of knots
-    between the ends.
+    free or no occupied voxels, or all scores are equal. `histogram`: int64 [2, SCORE_BINS] of `score_histogram`, of
+    validation data only; `knots`: largest number of knots between the ends.
     """
     from scipy.optimize import isotonic_regression  # training and tests have SciPy, a robot need not
 

@@ -53,10 +53,9 @@ def renamed(
 
     Rows of one class add up, so that row and column i are both class i. So no table made from the result can show a
     class under another one's name. Returns int64 [classes + 1, classes]; the last row holds predictions of no class.
-    Raises GridError where there is not one class for each label, or one is out of range.
-
-    `confusion`: int64 [labels, classes]; `class_of_label`: [labels], classes or `UNASSIGNED`; `unassigned`: class that
-    labels without one count as; by default they are no class's, and wrong everywhere.
+    Raises GridError where there is not one class for each label, or one is out of range. `confusion`: int64 [labels,
+    classes]; `class_of_label`: [labels], classes or `UNASSIGNED`; `unassigned`: class that labels without one count as;
+    by default they are no class's, and wrong everywhere.
     """
     labels, classes = confusion.shape
     names = np.asarray(class_of_label, dtype=np.int64)
@@ -141,10 +140,8 @@ def match_occupied(confusion: NDArray[np.integer[Any]], match: Match = match_one
     """Name the clusters of voxels by what is occupied in prediction and truth; empty stays empty.
 
     There is far more free space than anything else: with it, a cluster that spreads a little beyond surfaces would be
-    called empty. Returns int64 [1 + clusters].
-
-    `confusion`: [1 + clusters, classes]; row and column 0 are empty; `match`: how the other rows are matched with the
-    other columns.
+    called empty. Returns int64 [1 + clusters]. `confusion`: [1 + clusters, classes]; row and column 0 are empty;
+    `match`: how the other rows are matched with the other columns.
     """
     named = match(confusion[1:, 1:])
     return np.concatenate([[0], np.where(named == UNASSIGNED, UNASSIGNED, named + 1)]).astype(np.int64)

@@ -28,9 +28,8 @@ def wrong_share(then: SemanticVoxels, now: SemanticVoxels, now_from_then: RigidT
     An earlier occupied voxel is confirmed where the later image sees a surface in the voxel there or one beside it. It
     is wrong where that image sees through all 27 of them. Of others nothing is known. The share is 0 where nothing is
     known at all. Surfaces that the earlier one had missed do not count: on drives with stereo, their share was the
-    smaller the worse the completion.
-
-    `then`: of the earlier image; `now`: of the later image; `now_from_then`: pose of the earlier grid in the later one.
+    smaller the worse the completion. `then`: of the earlier image; `now`: of the later image; `now_from_then`: pose of
+    the earlier grid in the later one.
     """
     points = then.points_in(now_from_then)
     near = points[np.linalg.norm(points - now.grid_from_camera.translation, axis=1) < REACH_M]

@@ -1,8 +1,7 @@
 """Class vocabularies of voxels and images, and the 15 classes that semantic scene completion is scored in.
 
-Voxels: 0 is empty, 255 does not count. Images: 0 of the common classes is what no voxel can hold (the sky). The
-common classes and their order are those of S4C (Hayler et al., 3DV 2024) and
-SceneDINO (Jevtić et al., ICCV 2025).
+Voxels: 0 is empty, 255 does not count. Images: 0 of the common classes is what no voxel can hold (the sky). The common
+classes and their order are those of S4C (Hayler et al., 3DV 2024) and SceneDINO (Jevtić et al., ICCV 2025).
 """
 
 from collections.abc import Mapping
@@ -89,11 +88,9 @@ _UNDEFINED = 254  # an id that the vocabulary does not have
 class ClassMap:
     """A map from the ids of one vocabulary to those of another.
 
-    Args:
-        vocabulary: Name of the source, for errors.
-        source: Its class names by id.
-        target: Class names by id of the result.
-        renamed: Source name -> target name of the classes that are called otherwise; None for those that do not count.
+    `vocabulary`: name of the source, for errors; `source`: its class names by id; `target`: class names by id of the
+    result; `renamed`: source name -> target name of the classes that are called otherwise; None for those that do not
+    count.
     """
 
     def __init__(

@@ -139,9 +139,8 @@ class StudentComparison:
     """Compares two students while a robot drives, by what later frames see where both see the same.
 
     Frames a few metres apart wait until `OBSERVERS` later ones have come, or the robot has left their volume. Those of
-    a robot that stands still are compared, but judge nothing. Memory is bounded: see `MOST_FRAMES`.
-
-    `grid`: the voxels of all frames; `thresholds`: probability from which a voxel is occupied, of each student.
+    a robot that stands still are compared, but judge nothing. Memory is bounded: see `MOST_FRAMES`. `grid`: the voxels
+    of all frames; `thresholds`: probability from which a voxel is occupied, of each student.
     """
 
     def __init__(self, grid: VoxelGrid, thresholds: tuple[float, float]) -> None:

@@ -147,9 +147,8 @@ def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.boo
     """Precision summed over the steps of recall, voxels with equal scores taken together; exact.
 
     Equal scores everywhere give the share of positives, and a random ranking does so but for O(log N / N). Returns
-    0..1; NaN without positives. Raises GridError where the shapes differ, or a score is not a number.
-
-    `score`: float [N], larger is more likely; minus infinity is last; `positive`: bool [N].
+    0..1; NaN without positives. Raises GridError where the shapes differ, or a score is not a number. `score`: float
+    [N], larger is more likely; minus infinity is last; `positive`: bool [N].
     """
     if score.shape != positive.shape or np.isnan(score).any():
         what = f"scores {score.shape} of which {int(np.isnan(score).sum())} are not numbers, truth {positive.shape}"

@@ -164,12 +164,9 @@ def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str
 
     Returns the camera of the published image: `width` and `height` are those of the full sensor, region of interest and
     binning are applied. Raises CameraError: not calibrated (K all zero), not finite, or contradicting itself; names
-    field and cure.
-
-    Args:
-        message: sensor_msgs/CameraInfo of ROS 2 (fields k, d, p) or ROS 1 (K, D, P), from rclpy or rosbags.
-        rectified: Whether the images are rectified (`image_rect`): P is used, without distortion, instead of K and D.
-        where: What to call the message in errors, for instance its topic.
+    field and cure. `message`: sensor_msgs/CameraInfo of ROS 2 (fields k, d, p) or ROS 1 (K, D, P), from rclpy or
+    rosbags; `rectified`: whether the images are rectified (`image_rect`): P is used, without distortion, instead of K
+    and D; `where`: what to call the message in errors, for instance its topic.
     """
     names = {name: name if hasattr(message, name) else name.upper() for name in ("k", "d", "p")}
     for name in (*names.values(), "width", "height", "distortion_model"):

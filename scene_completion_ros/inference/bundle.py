@@ -221,7 +221,6 @@ class StudentBundle:
 
         All else stays as it is. The folder changes at once. Raises BundleError where the bundle was replaced since it
         was loaded, or the spaces do not fit its head; VocabularyError where the bank is in none of the spaces.
-
         `spaces`: spaces that follow from the label units; without any, the bank must be None; `bank`: phrases in one of
         the spaces; None for no bank.
         """
@@ -277,10 +276,9 @@ class StudentBundle:
         """Writes the bundle into a folder, which is made if needed, and returns it as loaded from there.
 
         Encoders for GPUs go along where encoder and head are those they were made from and measured with; otherwise
-        they are dropped, with their files. So is a text bank that is in none of the feature spaces.
-
-        `folder`: where to; files of an older bundle are replaced; `encoder_onnx`: the serialised ONNX graph; `weights`:
-        unfolded weights for later training, stored as ``weights.safetensors``.
+        they are dropped, with their files. So is a text bank that is in none of the feature spaces. `folder`: where to;
+        files of an older bundle are replaced; `encoder_onnx`: the serialised ONNX graph; `weights`: unfolded weights
+        for later training, stored as ``weights.safetensors``.
         """
         folder = Path(folder)
         head = self.head

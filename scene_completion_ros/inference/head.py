@@ -46,14 +46,12 @@ class HeadWeights:
     """sigma = softplus(w . h + d) with h = ReLU(F(u, v) + W_gamma gamma(c) + b), the feature weights folded into F.
 
     Where the encoder gives a volume too, w . h + d + g v(p) stands for w . h + d, v the volume at the point p. With a
-    place prior, this is weighed and added to what the place says by itself, see `PlacePrior`.
-
-    Where the student knows classes, it has hidden units for them beside those of the density: logits = V . h_l + v with
-    h_l = ReLU(F_l(u, v) + W_l gamma(c) + b_l). The encoder gives F and F_l as one map, the channels of F first.
-
-    A student that knows everything in space has no hidden units, C = 0: the volume alone speaks. Its label units are
-    those of cells of the volume, each ``unit_stride`` knots wide. The encoder gives them as a map whose rows are lines
-    of cells along y, one line behind the other along x, and one height above the other.
+    place prior, this is weighed and added to what the place says by itself, see `PlacePrior`. Where the student knows
+    classes, it has hidden units for them beside those of the density: logits = V . h_l + v with h_l = ReLU(F_l(u, v) +
+    W_l gamma(c) + b_l). The encoder gives F and F_l as one map, the channels of F first. A student that knows
+    everything in space has no hidden units, C = 0: the volume alone speaks. Its label units are those of cells of the
+    volume, each ``unit_stride`` knots wide. The encoder gives them as a map whose rows are lines of cells along y, one
+    line behind the other along x, and one height above the other.
     """
 
     positional_weight: NDArray[np.float32]  # W_gamma, float32 [C, 39]

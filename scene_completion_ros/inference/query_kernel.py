@@ -3,7 +3,9 @@
 Everything that depends on the camera and the grid only is computed once. That is which voxels are in view, where they
 project, and their rows in the positional tables. The list is ordered by cell of the feature map, so that taps and rows
 of neighbours stay in the first-level cache. It was measured as 3 to 20 % faster than grid order, scattered write
-included. `density_reference` is the readable twin.
+included. The density is sigma = softplus(g (w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d + k v) + l), per metre. Gain
+g and logit l are those of the place prior at the point, 1 and 0 where the head has none. v is the volume there, k the
+factor that the head reads it with.
 """
 
 import dataclasses
@@ -21,7 +23,6 @@ from scene_completion_ros.inference.field_kernels import density_kernel
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.jit import aligned_empty
-from scene_completion_ros.voxels.occupancy import density_of_logit
 
 # Twice as many entries would no longer fit into a first-level cache for one cell of the feature map (measured: up
 # to 1.9 times slower).
@@ -342,35 +343,3 @@ def hidden_reference(
     sampled = sample_bilinear(features, coordinates[:, :2])  # [N, C]
     positional = code.encode(coordinates) @ weight.T.astype(np.float64)
     return np.asarray(np.maximum(sampled + positional + bias, 0.0), dtype=np.float64)
-
-
-def density_reference(
-    features: NDArray[np.float32],  # float32 [h, w, C + E], the encoder's output; F are the first C channels
-    points_camera: NDArray[np.floating],  # [N, 3], optical frame, metres; anywhere, also outside the view
-    head: HeadWeights,
-    code: PointCodeSpec,
-    canonical: Camera,
-    *,
-    # float32 [X, Y, Z], the encoder's second output, where the head reads one.
-    volume: NDArray[np.float32] | None = None,
-    chunk: int = 65536,  # points held in memory at a time
-) -> NDArray[np.float64]:
-    """Density sigma = softplus(g (w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d + k v) + l), per metre.
-
-    Gain g and logit l are those of the place prior at the point, 1 and 0 where the head has none. v is the volume
-    there, k the factor that the head reads it with. Returns float64 [N].
-    """
-    density, map_of_density = np.empty(len(points_camera)), features[..., : head.hidden]
-    for start in range(0, len(points_camera), chunk):
-        points = points_camera[start : start + chunk]
-        hidden = hidden_reference(map_of_density, points, head.positional_weight, head.hidden_bias, code, canonical)
-        logit = hidden @ head.density_weight.astype(np.float64) + head.density_bias[0]
-        if head.volume is not None:
-            if volume is None:
-                raise ValueError("the head reads a volume, and there is none")
-            logit = logit + float(head.volume.gain[0]) * head.volume.places.sample(volume, points)
-        if head.prior is not None:
-            gain, prior = head.prior.at(points).astype(np.float64).T
-            logit = gain * logit + prior
-        density[start : start + chunk] = density_of_logit(logit)
-    return density

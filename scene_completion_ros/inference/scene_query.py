@@ -210,13 +210,9 @@ def said_depth(
     """z-depth that a student says itself, at pixels of a camera at the place of the canonical one.
 
     Returns float32 [N], metres: linear in inverse depth between pixels, constant beyond the outer ones. NaN where the
-    lens sees no ray.
-
-    Args:
-        depth: `EncodedImage.depth`, float32 [h', w'].
-        canonical: The student's camera, of whose `ray_camera` they are the pixels.
-        camera: Any model, same optical frame.
-        pixels: Pixel coordinates [N, 2] (u, v).
+    lens sees no ray. `depth`: `EncodedImage.depth`, float32 [h', w']; `canonical`: the student's camera, of whose
+    `ray_camera` they are the pixels; `camera`: any model, same optical frame; `pixels`: pixel coordinates [N, 2] (u,
+    v).
     """
     rays = camera.unproject(np.asarray(pixels, np.float64))
     places, _ = ray_camera(canonical).project(rays)

@@ -1,13 +1,12 @@
 """Connected clusters of some voxels, and their centroids: where the things are that answer a query.
 
-Voxels that share a face, an edge or a corner are connected, if they belong to the same group. `connect` is the compiled
-twin of `connect_reference`. `all_matches` gathers the voxels that answer a query, of all images of one moment.
+Voxels that share a face, an edge or a corner are connected, if they belong to the same group. `all_matches` gathers
+the voxels that answer a query, of all images of one moment.
 """
 
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -59,24 +58,8 @@ def compile_clusters() -> None:
     connect(np.zeros((0, 3), np.int32), np.zeros(0, np.uint8), np.zeros((0, 0, 0), np.int32))
 
 
-def connect_reference(index: NDArray[np.int32], group: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """The first voxel of each voxel's cluster, int32 [N]; arguments as for `VoxelClusters`."""
-    number = {tuple(voxel): i for i, voxel in enumerate(index.tolist())}
-    first = np.full(len(index), -1, dtype=np.int32)
-    for start in range(len(index)):
-        waiting = [start] if first[start] < 0 else []
-        while waiting:
-            voxel = waiting.pop()
-            first[voxel] = start
-            for step in product((-1, 0, 1), repeat=3):
-                near = number.get(tuple((index[voxel] + step).tolist()), -1)
-                if near >= 0 and first[near] < 0 and group[near] == group[start]:
-                    waiting.append(near)
-    return first
-
-
 def connect(index: NDArray[np.int32], group: NDArray[np.uint8], number: NDArray[np.int32]) -> NDArray[np.int32]:
-    """See `connect_reference`. `number`: int32 [X, Y, Z], all -1, and so it is afterwards."""
+    """The first voxel of each voxel's cluster, int32 [N]. `number`: int32 [X, Y, Z], all -1, also afterwards."""
     first = np.arange(len(index), dtype=np.int32)
     _kernel()(index, group, number, first)
     return first

@@ -19,8 +19,7 @@ from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.jit import kernel_threads
-from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused, Rules, VoxelMemory
-from scene_completion_ros.mapping.evidence_kernel import integrate, recall
+from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused, Rules, VoxelMemory, integrate, recall
 from scene_completion_ros.voxels.occupancy import log_odds_of_probability, probability_of_log_odds
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 

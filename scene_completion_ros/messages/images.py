@@ -66,10 +66,9 @@ def decode_image(message: Any, shrink: int = 1) -> NDArray[np.uint8]:
     """Decode a raw or compressed image message to RGB; grey is replicated, alpha dropped, 16 bits scaled to 8.
 
     Returns uint8 RGB [H, W, 3], contiguous, not sharing memory with the message. Raises ImageError: unknown encoding,
-    too little data, a step shorter than a row, or a broken JPEG/PNG.
-
-    `message`: `sensor_msgs/Image` or `sensor_msgs/CompressedImage`; `shrink`: a JPEG may come with its sides divided by
-    this (1, 2, 4 or 8), which is less work (`decode_picture`).
+    too little data, a step shorter than a row, or a broken JPEG/PNG. `message`: `sensor_msgs/Image` or
+    `sensor_msgs/CompressedImage`; `shrink`: a JPEG may come with its sides divided by this (1, 2, 4 or 8), which is
+    less work (`decode_picture`).
     """
     if hasattr(message, "format"):
         return to_rgb(decode_picture(_bytes(message), _picture_format(message), shrink))

@@ -55,7 +55,6 @@ class TransformBuffer(TransformTree):
         """Find target_from_source at a time of a recording.
 
         Raises BagError where the frames are not connected, or there is no transform close enough: names the pair.
-
         `stamp_ns`: time; transforms are interpolated (slerp and lerp), never extrapolated; `max_gap_ns`: largest
         distance of the two transforms between which is interpolated.
         """

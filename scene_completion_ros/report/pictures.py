@@ -133,10 +133,9 @@ def _draw_lidar(picture: Picture, scale: MapScale, lidar_grid: NDArray[np.float3
 def birds_eye_view(voxels: SemanticVoxels, *, camera: Camera | None = None, height: int = 620) -> Picture:
     """The grid from above, forward up and left to the left, with axes in metres and the camera's view.
 
-    Args:
-        voxels: Completed voxels; every column shows the colour of its highest occupied voxel, else its free space.
-        camera: Camera whose left and right view edges are drawn; none are drawn without it.
-        height: Wished height of the picture in pixels; the map takes a whole number of pixels a voxel.
+    `voxels`: completed voxels; every column shows the colour of its highest occupied voxel, else its free space;
+    `camera`: camera whose left and right view edges are drawn; none are drawn without it; `height`: wished height of
+    the picture in pixels; the map takes a whole number of pixels a voxel.
     """
     cell = max(1, (height - 2 * MARGIN) // max(voxels.grid.shape[:2]))
     scale = _scale_of(voxels, cell)
@@ -149,10 +148,8 @@ def birds_eye_view(voxels: SemanticVoxels, *, camera: Camera | None = None, heig
 def with_lidar(birds_eye: Picture, voxels: SemanticVoxels, lidar_grid: NDArray[np.float32]) -> Picture:
     """A bird's-eye view with LiDAR points on top in black, those standing out of the ground.
 
-    Returns RGB picture, a new one.
-
-    `birds_eye`: what ``birds_eye_view`` made of the voxels; `lidar_grid`: LiDAR points in the grid frame, metres [N,
-    3].
+    Returns RGB picture, a new one. `birds_eye`: what ``birds_eye_view`` made of the voxels; `lidar_grid`: LiDAR points
+    in the grid frame, metres [N, 3].
     """
     picture = birds_eye.copy()
     _draw_lidar(picture, _scale_of(voxels, (len(picture) - 2 * MARGIN) // voxels.grid.shape[0]), lidar_grid)
@@ -163,7 +160,6 @@ def depth_of_voxels(voxels: SemanticVoxels, camera: Camera, *, columns: int = 16
     """Depth of the first occupied voxel along each ray, for voxels that arrived without their depth image.
 
     Returns depth along the optical axis in metres, float32 [h, w]; infinite where a ray meets no occupied voxel.
-
     `camera`: camera that took the image; lens distortion is ignored; `columns`: width of the result; the height follows
     the camera's aspect.
     """
@@ -177,10 +173,8 @@ def depth_of_voxels(voxels: SemanticVoxels, camera: Camera, *, columns: int = 16
 def voxel_view(voxels: SemanticVoxels, camera: Camera, *, width: int) -> Picture:
     """The voxels from where the camera is: along each ray the first occupied one in its colour, its sides darker.
 
-    Returns RGB picture; light grey where there is no voxel.
-
-    `camera`: camera that took the image; lens distortion is ignored; `width`: width of the picture in pixels, two a
-    ray.
+    Returns RGB picture; light grey where there is no voxel. `camera`: camera that took the image; lens distortion is
+    ignored; `width`: width of the picture in pixels, two a ray.
     """
     rays = voxel_rays(voxels.grid, voxels.grid_from_camera, camera, width // 2)
     hit = rays.first_hits(voxels)

@@ -214,10 +214,9 @@ def copied_camera_info(message: Any, stamp_ns: int) -> Any:
 def voxel_grid_message(voxels: SemanticVoxels, frame_id: str) -> Any:
     """All voxels, one byte each (see `dense_grid`), as an image of X rows and Y * Z columns.
 
-    Returns sensor_msgs/Image, mono8. Raises GridError where there are more classes than a byte can hold.
-
-    `voxels`: completed voxels; their stamp becomes the message's; `frame_id`: the frame in which
-    `voxel_grid_info_message` places them.
+    Returns sensor_msgs/Image, mono8. Raises GridError where there are more classes than a byte can hold. `voxels`:
+    completed voxels; their stamp becomes the message's; `frame_id`: the frame in which `voxel_grid_info_message` places
+    them.
     """
     header = Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id)
     return conversions.image_message(voxels_to_bytes(voxels).reshape(voxels.grid.shape[0], -1), "mono8", header)

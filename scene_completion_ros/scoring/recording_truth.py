@@ -27,10 +27,9 @@ _Cloud = tuple[int, NDArray[np.void]]  # stamp in nanoseconds, points
 class RecordedTruth:
     """The voxels of a recording, in the order of its bag time; holds one cloud. Use it as a context manager.
 
-    All voxels of the grid count, also those that nobody sees.
-
-    `bag`: the recording; its first PointCloud2 topic in the layout of published voxels is taken; `published`: grid that
-    they lie on: that of the node; `offset_ns`: added to the stamps of the recording.
+    All voxels of the grid count, also those that nobody sees. `bag`: the recording; its first PointCloud2 topic in the
+    layout of published voxels is taken; `published`: grid that they lie on: that of the node; `offset_ns`: added to the
+    stamps of the recording.
     """
 
     def __init__(self, bag: Path | str, published: PublishedGrid, *, offset_ns: int = 0) -> None:
@@ -142,10 +141,8 @@ class SequenceTruth:
     Voxels and depth are those that its source knows of, see `sequences.opening`; without a depth of its own it is that
     of the LiDAR. Insides of solid things, which no sensor ever sees, do not count, nor does what is below the ground,
     unknown, or officially invalid. Raises SequenceError where the folder is no recording, is damaged, has no such
-    camera, or no ground truth at all.
-
-    `camera`: name of the camera in it that took the images; see `reference_camera` for the default; `offset_ns`: added
-    to the stamps of the folder, so that they are those of the recording.
+    camera, or no ground truth at all. `camera`: name of the camera in it that took the images; see `reference_camera`
+    for the default; `offset_ns`: added to the stamps of the folder, so that they are those of the recording.
     """
 
     def __init__(self, folder: Path | str, *, camera: str | None = None, offset_ns: int = 0) -> None:

@@ -62,10 +62,8 @@ class PublishedGrid:
 def published_depth(depth: NDArray[np.float32], depth_camera: Camera, camera: Camera) -> NDArray[np.float32]:
     """Depth of the nearest published pixel; both cameras are at the same place and look the same way.
 
-    Returns the same [H, W] of that camera; NaN beside the published image.
-
-    `depth`: float32 [h, w], metres along the optical axis, `+inf` too far, NaN unknown (REP 118); `camera`: camera
-    whose pixels are wanted.
+    Returns the same [H, W] of that camera; NaN beside the published image. `depth`: float32 [h, w], metres along the
+    optical axis, `+inf` too far, NaN unknown (REP 118); `camera`: camera whose pixels are wanted.
     """
     rows, columns, inside = nearest_pixels(depth_camera, camera)
     return np.where(inside, depth[rows, columns], np.float32(np.nan)).astype(np.float32)

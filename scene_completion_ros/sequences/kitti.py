@@ -1,9 +1,8 @@
 """Posed sequences in the layout of KITTI odometry and SemanticKITTI, official or repacked, with what lies beside them.
 
 The rig frame is the rectified camera 0 (x right, y down, z forward), the frame KITTI's poses are given in. Cameras 1..3
-are shifted against it by the fourth column of their projection matrix, see `camera_from_projection`.
-
-Assets of the frames, where the folder holds them:
+are shifted against it by the fourth column of their projection matrix, see `camera_from_projection`. Assets of the
+frames, where the folder holds them:
 
 * "lidar": float32 [N, 3] in the rig frame; "lidar_semantic": uint16 [N] raw SemanticKITTI ids; "lidar_instance":
   uint16 [N]; "lidar_reflectance": float32 [N] in 0..1

@@ -39,10 +39,8 @@ def nuscenes(scene: Path | str, *, poses: str | None = None) -> PosedSequence:
     """Read the keyframes of a scene.
 
     Raises SequenceError where there is no such scene, a table is missing or does not fit the others, or no picture is
-    there; CameraError where the intrinsics are none.
-
-    `scene`: `ROOT/v1.0-*/SCENE-NAME`, where the last part is no folder but a name in scene.json; `poses`: "none" says
-    that the frames are unrelated.
+    there; CameraError where the intrinsics are none. `scene`: `ROOT/v1.0-*/SCENE-NAME`, where the last part is no
+    folder but a name in scene.json; `poses`: "none" says that the frames are unrelated.
     """
     tables, name = Path(scene).parent, Path(scene).name
     try:

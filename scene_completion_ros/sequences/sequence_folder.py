@@ -22,7 +22,7 @@ def _open(path: Path, _: str | None) -> PosedSequence:
 
 
 def exact_voxels(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth | None:
-    """ "voxel_label", "voxel_flags" of a frame around the camera. Raises SequenceError where their grid is unknown."""
+    """Voxels "voxel_label", "voxel_flags" around a camera. Raises SequenceError where their grid is unknown."""
     if (stored_around(sequence) or camera) != camera:
         return None
     label, flags = (sequence.frames[index].assets[name]() for name in EXACT_VOXELS)

@@ -86,9 +86,7 @@ def voxel_colours(
     """Colour voxels by class, or by height while the student knows only one class.
 
     A student without semantics would otherwise publish a uniformly grey cloud in which no shape can be read. Returns
-    RGB colours, uint8 [N, 3].
-
-    `label`: labels [N]; `height`: heights in metres [N] along the grid's z axis.
+    RGB colours, uint8 [N, 3]. `label`: labels [N]; `height`: heights in metres [N] along the grid's z axis.
     """
     if len(class_colours) > 1:
         return class_colour_table(class_colours)[label]

@@ -89,9 +89,8 @@ def composite(density: Array, distances: Array) -> Composite:
     """Alpha compositing along rays (Max 1995; Behind the Scenes, section 3).
 
     alpha_i = 1 - exp(-sigma_i (t_{i+1} - t_i)), w_i = alpha_i prod_{j<i} (1 - alpha_j). The last alpha is 1: what is
-    left of a ray ends at its last sample.
-
-    `density`: sigma [..., K], per metre; `distances`: t [..., K] or [K], metres along the ray, increasing.
+    left of a ray ends at its last sample. `density`: sigma [..., K], per metre; `distances`: t [..., K] or [K], metres
+    along the ray, increasing.
     """
     xp, density = floating(density)
     optical = density[..., :-1] * (distances[..., 1:] - distances[..., :-1])

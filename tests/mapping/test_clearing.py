@@ -6,16 +6,10 @@ import pytest
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.mapping.clearing import (
-    MARGIN,
-    ClearingRays,
-    clearing_voxels,
-    free_distances,
-    free_distances_reference,
-    voxels_along,
-)
+from scene_completion_ros.mapping.clearing import MARGIN, ClearingRays, clearing_voxels, free_distances
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED, voxels_of
+from tests.mapping.twins import free_distances_reference, voxels_along
 from tests.report.scenes import CAMERA, GRID, street
 
 TWINS = pytest.mark.parametrize("twin", [free_distances_reference, free_distances])

@@ -3,7 +3,8 @@ import pytest
 import scipy.ndimage
 
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.mapping.clusters import VoxelClusters, connect, connect_reference
+from scene_completion_ros.mapping.clusters import VoxelClusters, connect
+from tests.mapping.twins import connect_reference
 
 GRID = VoxelGrid((1.0, -2.0, 0.0), 0.5, (12, 9, 7))
 

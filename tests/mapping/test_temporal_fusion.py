@@ -8,7 +8,6 @@ import pytest
 
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.mapping import evidence
 from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused
 from scene_completion_ros.mapping.temporal_fusion import (
     FusedFrame,
@@ -18,6 +17,7 @@ from scene_completion_ros.mapping.temporal_fusion import (
     rules_of,
 )
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from tests.mapping import twins
 from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED, voxels_of
 
 GRID = VoxelGrid((0.0, -1.2, -0.6), 0.2, (14, 12, 6))
@@ -97,8 +97,8 @@ def test_the_same_as_a_map_that_never_moves(seed: int) -> None:
         place = np.zeros(3, dtype=np.int64), pose.rotation, shift
         expected = Fused(*(np.empty(GRID.shape, dtype=kind) for kind in (np.float32, np.uint8, np.uint8, np.float32)))
         rules = rules_of(settings, THRESHOLD)
-        evidence.recall(whole, *place, said, rules, 100 * step, expected)
-        assert evidence.integrate(whole, *place, said, rules, 100 * step) == result.updated
+        twins.recall(whole, *place, said, rules, 100 * step, expected)
+        assert twins.integrate(whole, *place, said, rules, 100 * step) == result.updated
         np.testing.assert_allclose(result.log_odds, expected.log_odds, atol=1e-3)
         certain = np.abs(expected.log_odds - rules.threshold) > 1e-3
         np.testing.assert_array_equal(result.voxels.state[certain], expected.state[certain])

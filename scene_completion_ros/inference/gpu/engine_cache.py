@@ -58,11 +58,9 @@ class EngineCache:
         """What fits a key, made where there is none, by one process at a time.
 
         Raises GpuError where nobody may write into the folder, or it knows no locks; or what `use` and `make` raise.
-
-        Args:
-            key: All that it depends on; ``kind`` in it begins the file's name.
-            use: Opens what a file holds, given the record, too; raises `UnusableError` where that cannot be.
-            make: Makes what goes into the file, what is to be noted of it, and what `use` would give.
+        `key`: all that it depends on; ``kind`` in it begins the file's name; `use`: opens what a file holds, given the
+        record, too; raises `UnusableError` where that cannot be; `make`: makes what goes into the file, what is to be
+        noted of it, and what `use` would give.
         """
         path = self.path(key)
         written_ns = _written_ns(path)

@@ -101,10 +101,9 @@ def build_plan(onnx: bytes, ports: Ports, tensorrt: TensorRt, *, exact: bool = F
     """Build an engine for one image at a time.
 
     Raises BundleError where the graph cannot be parsed, or has other ports; GpuError where it cannot be built;
-    KeyboardInterrupt where it was interrupted.
-
-    `onnx`: the encoder, see `StudentBundle.read_gpu_encoder`; `ports`: what it must take and give; `exact`: compute
-    float32 as such; otherwise its products may be of numbers with a mantissa of 10 bits (TF32).
+    KeyboardInterrupt where it was interrupted. `onnx`: the encoder, see `StudentBundle.read_gpu_encoder`; `ports`: what
+    it must take and give; `exact`: compute float32 as such; otherwise its products may be of numbers with a mantissa of
+    10 bits (TF32).
     """
     api, where = tensorrt.api, f"engine {tensorrt.flavour} {tensorrt.version}"
     tensorrt.forget_errors()

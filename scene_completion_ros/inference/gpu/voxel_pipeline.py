@@ -123,12 +123,9 @@ class VoxelPipeline:
         """Asks for a frame; does not wait.
 
         Raises ValueError: volume or depth are missing where a volume is read, or there where none is; or the depth is
-        not that of the rays.
-
-        Args:
-            features: The encoder's map [h, w, C + E] on the device, of the type that the kernels were compiled for.
-            volume: Its volume [X, Y, Z], of the same type, where the head reads one.
-            depth: The z-depth that it says of the rays, float32 [h', w'], metres; beside a volume only.
+        not that of the rays. `features`: the encoder's map [h, w, C + E] on the device, of the type that the kernels
+        were compiled for; `volume`: its volume [X, Y, Z], of the same type, where the head reads one; `depth`: the
+        z-depth that it says of the rays, float32 [h', w'], metres; beside a volume only.
         """
         device, listed = self._device, self._listed
         for part, what in ((volume, "volume"), (depth, "depth")):

@@ -69,9 +69,8 @@ class Diagnostics:
     """Publishes diagnostics from a timer on a steady clock, so that they go on while simulated time stands still.
 
     Lives as long as its node. Names are "<node>: <part>", as diagnostic_aggregator's analyzers match them; a node in a
-    namespace has it before its name, without the leading slash.
-
-    `observe`: gives the node of now; `warn`: called with a key and a text where something went wrong here.
+    namespace has it before its name, without the leading slash. `observe`: gives the node of now; `warn`: called with a
+    key and a text where something went wrong here.
     """
 
     def __init__(self, node: Any, observe: Callable[[], Observed], warn: Callable[[str, str], None]) -> None:

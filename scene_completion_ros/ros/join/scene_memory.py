@@ -20,10 +20,9 @@ class SceneMemory:
     """Joins scenes with a map of the scenes before them; belongs to the inference thread.
 
     The map is forgotten in another `Epoch`, and where `TemporalFusion` finds that stamps or poses have jumped. It is
-    made for the first image that wants it, and released with the first that does not.
-
-    `threshold`: calibrated probability from which a voxel is occupied; `counters`: warn of what could not be joined,
-    and of a map that was started anew; `record`: takes note of it.
+    made for the first image that wants it, and released with the first that does not. `threshold`: calibrated
+    probability from which a voxel is occupied; `counters`: warn of what could not be joined, and of a map that was
+    started anew; `record`: takes note of it.
     """
 
     def __init__(self, grid: VoxelGrid, threshold: float, counters: FrameCounters, record: FusionRecord) -> None:

@@ -48,7 +48,6 @@ def launched_cameras(names: str, image_topics: str, camera_info_topics: str) -> 
     """The cameras that launch arguments name.
 
     Raises SceneCompletionError where there are no names, some name is there twice, or there are more or fewer topics.
-
     `image_topics`: one topic in which `{camera}` stands for the name, or a topic a camera, with commas between them;
     `camera_info_topics`: likewise.
     """

@@ -105,10 +105,8 @@ class Tf2Transforms:
     """Transforms that tf2 knows, and fixed ones.
 
     tf2 interpolates over any gap; `LARGEST_GAP_NS` says nothing to it. Raises SceneCompletionError: tf2_ros cannot be
-    imported.
-
-    `node`: the rclpy node; its executor serves the listener too; `on_demand`: subscribe to /tf and /tf_static no sooner
-    than a transform is asked for.
+    imported. `node`: the rclpy node; its executor serves the listener too; `on_demand`: subscribe to /tf and /tf_static
+    no sooner than a transform is asked for.
     """
 
     def __init__(self, node: Any, fixed: list[Extrinsic], resources: ExitStack, *, on_demand: bool) -> None:

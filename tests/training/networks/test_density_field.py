@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from scene_completion_ros.inference.query_kernel import density_reference
 from scene_completion_training.export import FoldedEncoder, head_weights
 from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField, SingleViewObservation
 from scene_completion_training.viewpoint import STREET_CAMERA
+from tests.inference.twins import density_reference
 
 
 @pytest.fixture(scope="module")
