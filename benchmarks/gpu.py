@@ -28,7 +28,6 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
-from scene_completion_ros.inference.gpu.kernel_device import Buffer, EncodedOnDevice, KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import (
     KERNEL_LIMITS,
     check_loads,
@@ -36,7 +35,13 @@ from scene_completion_ros.inference.gpu.kernel_provision import (
     measure_kernel_parity,
     stored_outputs,
 )
-from scene_completion_ros.inference.gpu.kernels import KernelSizes, compile_kernels
+from scene_completion_ros.inference.gpu.kernels import (
+    Buffer,
+    EncodedOnDevice,
+    KernelDevice,
+    KernelSizes,
+    compile_kernels,
+)
 from scene_completion_ros.inference.gpu.requirements import EngineOptions, installed_flavour, missing_parts
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from scene_completion_ros.bags.reader import CAMERA_INFO_TYPE, IMAGE_TYPES
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError
-from scene_completion_ros.messages.record_reasons import RecordReason
+from scene_completion_ros.messages.drop_reasons import RecordReason
 from scene_completion_ros.untrusted_files import read_json
 
 MOST_REASONS = 100  # reasons that a piece remembers

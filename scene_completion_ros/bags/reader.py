@@ -18,8 +18,7 @@ from scene_completion_ros.bags.storage import MessageDecoder, Storage, StoredMes
 from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.messages.clouds import read_xyz
-from scene_completion_ros.messages.images import announced_size, decode_image
+from scene_completion_ros.messages.images import announced_size, decode_image, read_xyz
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")

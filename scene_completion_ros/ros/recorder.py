@@ -22,7 +22,7 @@ from scene_completion_ros.bags.pieces import KeptPiece, Moment, PieceStore, Roll
 from scene_completion_ros.bags.reader import CAMERA_INFO_TYPE, IMAGE_TYPES, ODOMETRY_TYPE, TRANSFORM_TYPE
 from scene_completion_ros.bags.writer import knows_type
 from scene_completion_ros.errors import BagError, SceneCompletionError
-from scene_completion_ros.messages.record_reasons import record_reasons
+from scene_completion_ros.messages.drop_reasons import record_reasons
 from scene_completion_ros.ros import dds, topics
 from scene_completion_ros.ros.messages import message_class, stamp_nanoseconds
 from scene_completion_ros.ros.subscriptions import AdaptiveSubscription

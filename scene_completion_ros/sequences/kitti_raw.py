@@ -27,9 +27,15 @@ from scene_completion_ros.geometry.camera_files import camera_from_projection, r
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.sequences.kitti import check_lines, numbered_images, read_kitti_poses, text_lines
+from scene_completion_ros.sequences.kitti import (
+    check_lines,
+    load_scan,
+    load_scan_reflectance,
+    numbered_images,
+    read_kitti_poses,
+    text_lines,
+)
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, ArrayLoader, Frame, PosedSequence, Source
-from scene_completion_ros.sequences.velodyne import load_scan, load_scan_reflectance
 
 EARTH_RADIUS = 6378137.0  # metres, as in KITTI's development kit
 _FIELDS = 30

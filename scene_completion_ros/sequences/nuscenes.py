@@ -16,6 +16,7 @@ from typing import Any
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.sequences.kitti import load_scan
 from scene_completion_ros.sequences.posed_sequence import (
     UNKNOWN_POSES,
     ArrayLoader,
@@ -24,7 +25,6 @@ from scene_completion_ros.sequences.posed_sequence import (
     Source,
     inside,
 )
-from scene_completion_ros.sequences.velodyne import load_scan
 from scene_completion_ros.untrusted_files import read_json, shown
 
 FRONT, LIDAR = "CAM_FRONT", "LIDAR_TOP"

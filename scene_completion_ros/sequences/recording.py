@@ -21,8 +21,14 @@ from scene_completion_ros.errors import BagError, SceneCompletionError, Sequence
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.messages.clouds import coordinates, read_xyz
-from scene_completion_ros.messages.images import DEPTH_ENCODINGS, check_image, decode_depth, decode_image
+from scene_completion_ros.messages.images import (
+    DEPTH_ENCODINGS,
+    check_image,
+    coordinates,
+    decode_depth,
+    decode_image,
+    read_xyz,
+)
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, ImageSource
 

@@ -12,7 +12,7 @@ from scene_completion_ros.bags.pieces import DESCRIPTION, Moment, PieceStore, Ro
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError
-from scene_completion_ros.messages.record_reasons import RecordReason
+from scene_completion_ros.messages.drop_reasons import RecordReason
 
 SECOND_NS = 1_000_000_000
 KIND = "std_msgs/msg/String"

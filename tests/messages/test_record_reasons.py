@@ -4,7 +4,7 @@ from types import SimpleNamespace as Message
 
 import pytest
 
-from scene_completion_ros.messages.record_reasons import RecordReason, record_reasons
+from scene_completion_ros.messages.drop_reasons import RecordReason, record_reasons
 
 
 def status(name: str = "unsure", message: str = "why", **values: str) -> Message:

@@ -9,10 +9,10 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences import opening
+from scene_completion_ros.sequences.kitti import SEMANTIC_KITTI_GRID
 from scene_completion_ros.sequences.opening import depth_truth, holds_voxels, open_recording, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
 from scene_completion_ros.sequences.rigs import reference_camera
-from scene_completion_ros.sequences.velodyne import SEMANTIC_KITTI_GRID
 
 CAMERA = Camera(fx=4.0, fy=4.0, cx=3.5, cy=1.5, width=8, height=4)
 

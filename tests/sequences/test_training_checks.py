@@ -11,7 +11,7 @@ import pytest
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_ros.sequences.training_checks import check_for_training
+from scene_completion_ros.sequences.rigs import check_for_training
 
 
 def at(x: float, z: float = 0.0) -> RigidTransform:

@@ -17,10 +17,10 @@ from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.gpu.device import GpuFailureError, PrimaryContext
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided, Record, UnusableError
-from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
 from scene_completion_ros.inference.gpu.kernels import (
     SOURCE,
     CompiledKernels,
+    KernelDevice,
     KernelSizes,
     compile_kernels,
     no_compiler,
@@ -43,7 +43,7 @@ BETWEEN_KNOTS = (0.3, 0.45, 0.2)  # voxels by which a grid is moved, so that non
 BEYOND_FAR = 2.0  # times the farthest depth of a student, up to which the noise goes that stands for what it says
 UNSAID = 0.05  # part of the rays of which that noise says no number
 # What compiles and launches the kernels belongs to them.
-SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "kernel_device.py", "kernel_provision.py")
+SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "kernel_provision.py")
 
 MakeDevice = Callable[[CompiledKernels], KernelDevice]  # loads kernels onto a device
 

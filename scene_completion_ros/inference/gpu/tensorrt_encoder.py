@@ -17,8 +17,8 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
-from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
+from scene_completion_ros.inference.gpu.kernels import KernelDevice
 from scene_completion_ros.inference.gpu.requirements import EngineOptions, check_limits, installed_flavour, require
 from scene_completion_ros.inference.gpu.tensorrt_runtime import INPUT, TensorRtEngine
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline

@@ -17,7 +17,7 @@ from scene_completion_ros.errors import ImageError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.device import PrimaryContext, explain_failure
 from scene_completion_ros.inference.gpu.engine_cache import UnusableError
-from scene_completion_ros.inference.gpu.kernel_device import Buffer, EncodedOnDevice
+from scene_completion_ros.inference.gpu.kernels import Buffer, EncodedOnDevice
 from scene_completion_ros.inference.gpu.requirements import Flavour
 from scene_completion_ros.inference.scene_query import ray_camera
 

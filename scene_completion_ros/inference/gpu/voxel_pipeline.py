@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.inference.gpu.kernel_device import Argument, Buffer, KernelDevice
+from scene_completion_ros.inference.gpu.kernels import Argument, Buffer, KernelDevice
 from scene_completion_ros.inference.head import VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.march import March

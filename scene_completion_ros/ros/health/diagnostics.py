@@ -17,8 +17,10 @@ from scene_completion_ros.ros.health.inference_health import NAME as FUSION
 from scene_completion_ros.ros.health.inference_health import (
     FusionReport,
     InferenceRecord,
+    WordsReport,
     fusion_status,
     inference_status,
+    words_status,
 )
 from scene_completion_ros.ros.health.input_health import (
     CameraFacts,
@@ -40,7 +42,6 @@ from scene_completion_ros.ros.health.judgement import (
 )
 from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.health.shadow_health import ShadowReport, shadow_status
-from scene_completion_ros.ros.health.words_health import WordsReport, words_status
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.topics import DIAGNOSTICS
 

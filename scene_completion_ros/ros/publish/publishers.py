@@ -24,8 +24,7 @@ from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.mapping.clearing import ClearingRays, obstacle_points, seen_free_cubes
 from scene_completion_ros.mapping.clusters import VoxelClusters, all_matches
 from scene_completion_ros.mapping.ground_map import GroundProjection, ignored_names
-from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice
-from scene_completion_ros.messages.record_reasons import RecordReason
+from scene_completion_ros.messages.drop_reasons import DropReason, RecordReason, drop_notice
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.frame import Frame, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters

@@ -18,14 +18,18 @@ from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, Rigi
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu import voxel_pipeline
 from scene_completion_ros.inference.gpu.device import PrimaryContext
-from scene_completion_ros.inference.gpu.kernel_device import EncodedOnDevice, KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import check_loads
-from scene_completion_ros.inference.gpu.kernels import KERNELS, KernelSizes, compile_kernels
+from scene_completion_ros.inference.gpu.kernels import (
+    KERNELS,
+    EncodedOnDevice,
+    KernelDevice,
+    KernelSizes,
+    compile_kernels,
+)
 from scene_completion_ros.inference.gpu.tensorrt_encoder import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, VoxelPipeline
-from scene_completion_ros.inference.head import HeadWeights, VolumeReading
+from scene_completion_ros.inference.head import HeadWeights, PlacePrior, VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery
-from scene_completion_ros.inference.lattice import PlacePrior
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.point_code import PointCodeSpec
