@@ -28,15 +28,12 @@ _kernel_lock = threading.RLock()
 def kernel(*, parallel: bool = True, inlines: ModuleType | None = None) -> Callable[[Function], Function]:
     """Compiles a function on its first call, releasing the GIL, and caches the machine code.
 
-    Args:
-        parallel: ``prange`` runs on several cores.
-        inlines: Another module of whose `inlined` functions the kernel makes use. numba looks at the kernel's own file
-            alone to see whether what it has cached is old. The name of the cached code therefore says which contents of
-            the other file it was made of.
-
-    The cache lies beside the source, or in the user's cache folder where that is read-only, or where the environment
-    variable ``NUMBA_CACHE_DIR`` points to. Where nothing can be written, each process compiles anew (a few seconds).
-    Apply inside a function that runs when the kernel is first needed: importing a module must not touch the disk.
+    `parallel`: ``prange`` runs on several cores; `inlines`: another module of whose `inlined` functions the kernel
+    makes use. numba looks at the kernel's own file alone to see whether what it has cached is old. The name of the
+    cached code therefore says which contents of the other file it was made of. The cache lies beside the source, or in
+    the user's cache folder where that is read-only, or where the environment variable ``NUMBA_CACHE_DIR`` points to.
+    Where nothing can be written, each process compiles anew (a few seconds). Apply inside a function that runs when the
+    kernel is first needed: importing a module must not touch the disk.
     """
 
     def compile_lazily(function: Function) -> Function:
@@ -63,7 +60,7 @@ def inlined(function: Function) -> Function:
 
 
 def always_inlined(function: Function) -> Function:
-    """As `inlined`, for long functions; unlike there, the caller's constants unroll no loop and spare no check."""
+    """As `inlined`, for long functions that LLVM would call; without it, constants of the caller unroll no loop."""
     options: dict[str, Any] = {"fastmath": FAST_MATH, "error_model": "numpy", "nogil": True, "forceinline": True}
     return numba.njit(**options)(function)  # type: ignore[no-any-return]
 

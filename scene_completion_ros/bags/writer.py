@@ -64,14 +64,10 @@ class BagWriter:
     def write(self, topic: str, msgtype: str, message: Any, stamp_ns: int, *, latched: bool = False) -> None:
         """Write one message.
 
-        Raises BagError where the writer is not open, the type is unknown, or the message does not fit it.
-
-        Args:
-            topic: Topic name. A topic has one type.
-            msgtype: "sensor_msgs/msg/Image" …
-            message: A message object of rosbags, or the serialised message (CDR) as bytes.
-            stamp_ns: Bag time.
-            latched: Whether a player should offer the topic as transient local; /tf_static always is.
+        Raises BagError where the writer is not open, the type is unknown, or the message does not fit it. `topic`:
+        topic name. A topic has one type. `msgtype`: "sensor_msgs/msg/Image" …; `message`: a message object of rosbags,
+        or the serialised message (CDR) as bytes; `stamp_ns`: bag time; `latched`: whether a player should offer the
+        topic as transient local; /tf_static always is.
         """
         writer = self._opened
         connection = self._connection(topic, msgtype, latched)

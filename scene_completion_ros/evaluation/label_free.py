@@ -90,10 +90,8 @@ def judge(
 ) -> Verdict:
     """What views found in the voxels of a grid.
 
-    Args:
-        observations: Depth of later frames, or of any other observer.
-        grid: The voxels, in whose frame the observers' poses are.
-        wanted: Voxels that count, bool [X, Y, Z]: those in the view of the judged frame. All if left out.
+    `observations`: depth of later frames, or of any other observer; `grid`: the voxels, in whose frame the observers'
+    poses are; `wanted`: voxels that count, bool [X, Y, Z]: those in the view of the judged frame. All if left out.
     """
     counted = np.ones(grid.shape, np.bool_) if wanted is None else wanted
     voxels = np.flatnonzero(counted)

@@ -73,12 +73,9 @@ def confusion(predicted: NDArray[np.bool_], occupied: NDArray[np.bool_]) -> Conf
 def score_histogram(score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Histogram of scores rounded to half precision. Returns int64 [2, SCORE_BINS]: free and occupied voxels by score.
 
-    Raises GridError where a score is negative or not a number, or the shapes differ.
-
-    Args:
-        score: Scores [...], larger is more occupied: opacity, probability or density, not negative. Scores above 65504
-            share the last bin.
-        occupied: Truth, bool [...].
+    Raises GridError where a score is negative or not a number, or the shapes differ. `score`: scores [...], larger is
+    more occupied: opacity, probability or density, not negative. Scores above 65504 share the last bin. `occupied`:
+    truth, bool [...].
     """
     if score.shape != occupied.shape:
         raise GridError(f"scores {score.shape}, truth {occupied.shape}", where="score", cure="Give equal shapes")

@@ -39,12 +39,9 @@ def class_scores(
 ) -> NDArray[np.float32]:
     """Best cosine of the phrases of each class.
 
-    Returns float32 [N, classes]; minus infinity where there is no feature, and for classes without phrases.
-
-    Args:
-        features: float [N, D].
-        rows: Embeddings of the phrases, float32 [R, D], of length one.
-        group: Class of each row [R]; rows of others than 0 .. classes - 1 are left out.
+    Returns float32 [N, classes]; minus infinity where there is no feature, and for classes without phrases. `features`:
+    float [N, D]; `rows`: embeddings of the phrases, float32 [R, D], of length one; `group`: class of each row [R]; rows
+    of others than 0 .. classes - 1 are left out.
     """
     found = cosines(features, rows)
     scores = np.full((len(features), classes), -np.inf, np.float32)
@@ -119,10 +116,8 @@ class ZeroShotMetric(Tally):
     ) -> None:
         """Count voxels. Raises GridError: shapes differ, or a class is out of range.
 
-        Args:
-            labels: Said classes [N], K for none.
-            truth: True classes [N]; -1 and 255 do not count.
-            parts: Part -> which voxels are in it, bool [N]. Parts may overlap.
+        `labels`: said classes [N], K for none; `truth`: True classes [N]; -1 and 255 do not count; `parts`: part ->
+        which voxels are in it, bool [N]. Parts may overlap.
         """
         for part, mask in parts.items():
             counts = class_confusion(labels, truth, len(self.names) + 1, len(self.names), mask)

@@ -189,13 +189,11 @@ def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str
 def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None) -> Camera:
     """Read a camera from a file.
 
-    Raises CameraError where the file cannot be read, lacks something, or was made for another image size.
-
-    Args:
-        spec: YAML file of camera_calibration, or KITTI calibration with the name of the projection matrix after a
-            colon: `calib.txt:P2`, `calib_cam_to_cam.txt:P_rect_02`.
-        image_size: (width, height) of the images in use. KITTI's calib.txt does not hold it: if left out there, the
-            first image of the folder beside the file is looked at (`image_2` for P2).
+    Raises CameraError where the file cannot be read, lacks something, or was made for another image size. `spec`: YAML
+    file of camera_calibration, or KITTI calibration with the name of the projection matrix after a colon:
+    `calib.txt:P2`, `calib_cam_to_cam.txt:P_rect_02`; `image_size`: (width, height) of the images in use. KITTI's
+    calib.txt does not hold it: if left out there, the first image of the folder beside the file is looked at (`image_2`
+    for P2).
     """
     path, name = _split(str(spec))
     if path.suffix.lower() in (".yaml", ".yml"):

@@ -153,10 +153,8 @@ class TransformTree:
 
         `stamp_ns`: time; between transforms it is interpolated (slerp and lerp); `max_gap_ns`: largest distance of the
         two transforms between which is interpolated; `tolerance_ns`: how long after the last transform that one still
-        holds; nothing else is extrapolated.
-
-        Raises:
-            NoTransformError: The frames are not connected, or there is no transform close enough: names the pair.
+        holds; nothing else is extrapolated. Raises NoTransformError: the frames are not connected, or there is no
+        transform close enough: names the pair.
         """
         target, source = target.strip("/"), source.strip("/")
         path = self._path(target, source)

@@ -279,12 +279,9 @@ class Completer:
         """Completes the scene of one image.
 
         Raises ImageError where the image has another size than the calibration, or is no RGB image; BundleError where
-        the results are no finite numbers; GpuError where the GPU failed.
-
-        Args:
-            image_rgb: uint8 [H, W, 3] RGB, of the size the camera was calibrated with, or averaged down as
-                `resampling.decoder_shrink` allows.
-            labels: Whether labels are wanted. Without them, which saves their time, every voxel is ``unlabelled``.
+        the results are no finite numbers; GpuError where the GPU failed. `image_rgb`: uint8 [H, W, 3] RGB, of the size
+        the camera was calibrated with, or averaged down as `resampling.decoder_shrink` allows; `labels`: whether labels
+        are wanted. Without them, which saves their time, every voxel is ``unlabelled``.
         """
         started_s, clock = time.perf_counter(), StageClock()
         image = self._resampler(image_rgb)

@@ -149,13 +149,10 @@ def make_encoder(
     """The encoder of a bundle on an engine.
 
     Raises SceneCompletionError where the engine is unknown or not installed; BundleError where it cannot run the graph;
-    GpuError: TensorRT was asked for and cannot run.
-
-    Args:
-        engine: One of `ENGINES`. ``auto`` takes TensorRT where there is a GPU, all that it needs, and a bundle that has
-            an encoder for it. Otherwise it takes the CPU (`cpu_engine`), with a warning where a GPU was there to be
-            used. For measurements also one of `PRECISION_OF_ENGINE`.
-        threads: CPU threads; None for all that this process may use.
+    GpuError: TensorRT was asked for and cannot run. `engine`: one of `ENGINES`. ``auto`` takes TensorRT where there is
+    a GPU, all that it needs, and a bundle that has an encoder for it. Otherwise it takes the CPU (`cpu_engine`), with a
+    warning where a GPU was there to be used. For measurements also one of `PRECISION_OF_ENGINE`. `threads`: CPU
+    threads; None for all that this process may use.
     """
     if engine in PRECISION_OF_ENGINE:
         return GpuGraphEncoder(bundle, PRECISION_OF_ENGINE[engine], threads=threads)

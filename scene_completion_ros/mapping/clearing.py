@@ -191,10 +191,9 @@ def seen_free_cubes(
 ) -> NDArray[np.float32]:
     """Centres of cubes that were seen free throughout. Returns points, metres, float32 [N, 3].
 
-    Args:
-        edge: Voxels along an edge of a cube. Larger cubes make fewer points and leave out what lies beside obstacles;
-            cubes that do not fit into the grid are left out too.
-        frame_from_grid: Pose of the grid in the frame of the points; None for the camera's optical frame.
+    `edge`: voxels along an edge of a cube. Larger cubes make fewer points and leave out what lies beside obstacles;
+    cubes that do not fit into the grid are left out too. `frame_from_grid`: pose of the grid in the frame of the
+    points; None for the camera's optical frame.
     """
     free = voxels.state == VoxelState.FREE_SEEN
     for axis in range(3):

@@ -51,11 +51,8 @@ def dense_grid_json(grid: VoxelGrid, grid_from_camera: RigidTransform | None) ->
     Returns ``shape``, ``layout`` and ``values``. ``first_centre`` (metres) and ``steps`` (metres a voxel along x, y and
     z). They give the centre of a voxel as first_centre + x steps[0] + y steps[1] + z steps[2]. It is in the optical
     frame, or, without a pose of the camera, in that of the grid. The grid as its own file has it: ``origin``,
-    ``voxel_size``, ``frame``, and, if there is one, ``grid_from_camera``.
-
-    Args:
-        grid_from_camera: Pose of the camera's optical frame in the grid; None where the bytes are published in the
-            grid's own frame, in which cameras may move.
+    ``voxel_size``, ``frame``, and, if there is one, ``grid_from_camera``. `grid_from_camera`: pose of the camera's
+    optical frame in the grid; None where the bytes are published in the grid's own frame, in which cameras may move.
     """
     camera_from_grid = grid_from_camera.inverse() if grid_from_camera else RigidTransform.identity()
     pose = {"grid_from_camera": (grid_from_camera.matrix.reshape(-1) + 0.0).tolist()} if grid_from_camera else {}

@@ -72,11 +72,9 @@ class RollingGrid:
 def covering_shape(grid: VoxelGrid, margin: float = 0.0, tilt: float = LARGEST_TILT) -> tuple[int, int, int]:
     """Shape of a box around the middle of a grid that holds all of it, whatever its heading.
 
-    Args:
-        grid: The voxel grid; its z axis is up.
-        margin: What the box holds on all four sides besides, metres.
-        tilt: Angle up to which its z axis may differ from that of the odometry frame, radians. Of grids that are tilted
-            more, the outermost voxels lie outside of the box: nothing is remembered there.
+    `grid`: the voxel grid; its z axis is up; `margin`: what the box holds on all four sides besides, metres; `tilt`:
+    angle up to which its z axis may differ from that of the odometry frame, radians. Of grids that are tilted more, the
+    outermost voxels lie outside of the box: nothing is remembered there.
     """
     x, y, z = grid.shape
     across = math.hypot(x, y)
@@ -239,13 +237,10 @@ class TemporalFusion:
 
         The map starts anew, and the result says why, where stamps go back or stay away for too long. It also does where
         the pose is farther from the last one than the robot can drive. Raises GridError where the voxels are on another
-        grid, or the probability has another shape.
-
-        Args:
-            voxels: What one image became.
-            probability: float32 [X, Y, Z], `Completion.probability`, calibrated. What is no number counts as the prior.
-            odometry_from_grid: Pose of the grid at the stamp of the image, in a frame with z up that is continuous.
-                That is odometry, not a map that jumps when a loop is closed.
+        grid, or the probability has another shape. `voxels`: what one image became; `probability`: float32 [X, Y, Z],
+        `Completion.probability`, calibrated. What is no number counts as the prior. `odometry_from_grid`: pose of the
+        grid at the stamp of the image, in a frame with z up that is continuous. That is odometry, not a map that jumps
+        when a loop is closed.
         """
         if voxels.grid != self.grid:
             raise GridError("the voxels are on another grid than the map", where="TemporalFusion")

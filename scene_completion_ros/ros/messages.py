@@ -232,10 +232,8 @@ def occupancy_grid_message(
 ) -> Any:
     """A map of the ground. Returns nav_msgs/OccupancyGrid.
 
-    Args:
-        frame_id: The frame that the map is published in.
-        frame_from_upright: Pose of the map's upright frame in that frame; None where they are the same. Readers such
-            as Nav2's StaticLayer understand nothing but a shift in x and y.
+    `frame_id`: the frame that the map is published in; `frame_from_upright`: pose of the map's upright frame in that
+    frame; None where they are the same. Readers such as Nav2's StaticLayer understand nothing but a shift in x and y.
     """
     stamp = stamp_message(stamp_ns)
     rows, columns = ground.cells.shape

@@ -165,11 +165,9 @@ class Recorder:
 def wanted_topics(found: Mapping[str, str], names: Collection[str], node: str, recorded: Collection[str]) -> set[str]:
     """Which topics to record.
 
-    Args:
-        found: Topics that there are, and their types.
-        names: What was named; empty: all of `RECORDED_TYPES` that the node did not make itself. Of images that there
-            are raw and compressed it is the compressed ones.
-        recorded: Those that are recorded already.
+    `found`: topics that there are, and their types; `names`: what was named; empty: all of `RECORDED_TYPES` that the
+    node did not make itself. Of images that there are raw and compressed it is the compressed ones. `recorded`: those
+    that are recorded already.
     """
     if names:
         return {name for name in names if name in found}

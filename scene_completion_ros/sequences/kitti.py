@@ -174,15 +174,11 @@ def kitti_odometry(
     The official layout is `sequences/XX/{calib.txt, times.txt, image_2/, velodyne/}` with the poses in `poses/XX.txt`
     (of KITTI) or `sequences/XX/poses.txt` (of SemanticKITTI, beside `labels/` and `voxels/`). The two are different
     trajectories: name the file where both exist and it matters. Raises SequenceError where a file is missing or
-    malformed: names file and line.
-
-    Args:
-        folder: Holds `calib.txt`, `times.txt` and `image_0` … `image_3` (any of them).
-        cameras: Names of the image folders to use; all that exist by default.
-        poses: Name of the pose file; by default `poses.txt`, `poses_gt.txt` or `../../poses/XX.txt`, whichever comes
-            first. Line i belongs to frame i. "none" says that there are none: every frame gets the identity, and the
-            frames are unrelated.
-        name: Name of the sequence; the last two folder names by default.
+    malformed: names file and line. `folder`: holds `calib.txt`, `times.txt` and `image_0` … `image_3` (any of them);
+    `cameras`: names of the image folders to use; all that exist by default; `poses`: name of the pose file; by default
+    `poses.txt`, `poses_gt.txt` or `../../poses/XX.txt`, whichever comes first. Line i belongs to frame i. "none" says
+    that there are none: every frame gets the identity, and the frames are unrelated. `name`: name of the sequence; the
+    last two folder names by default.
     """
     root = Path(folder)
     chosen = list(cameras) if cameras is not None else [c for c in PROJECTIONS if (root / c).is_dir()]

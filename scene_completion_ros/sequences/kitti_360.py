@@ -53,15 +53,11 @@ def kitti_360(folder: Path | str, drive: str, *, poses: str | None = None, label
     """Read a drive of KITTI-360, with the cameras whose folders exist.
 
     Raises SequenceError where a file is missing or malformed, or no frame is left: names it; CameraError where a
-    calibration file is malformed.
-
-    Args:
-        folder: Root of the data set.
-        drive: `2013_05_28_drive_0000_sync`, or its number `0000`.
-        poses: Folder with other poses, such as those of a SLAM, in the layout of `data_poses`: `DRIVE/poses.txt` (of
-            the IMU) or `DRIVE/cam0_to_world.txt`.
-        labels: Folder with SSCBench's labels, `DRIVE/NNNNNN_1_1.npy`; by default the first of `sscbench.FOLDERS` in the
-            root that has some of this drive. Frames have them as the asset "sscbench_label".
+    calibration file is malformed. `folder`: root of the data set; `drive`: `2013_05_28_drive_0000_sync`, or its number
+    `0000`; `poses`: folder with other poses, such as those of a SLAM, in the layout of `data_poses`: `DRIVE/poses.txt`
+    (of the IMU) or `DRIVE/cam0_to_world.txt`; `labels`: folder with SSCBench's labels, `DRIVE/NNNNNN_1_1.npy`; by
+    default the first of `sscbench.FOLDERS` in the root that has some of this drive. Frames have them as the asset
+    "sscbench_label".
     """
     root = Path(folder)
     drive = f"2013_05_28_drive_{drive}_sync" if drive.isdigit() else drive

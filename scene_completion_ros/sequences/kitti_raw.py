@@ -97,13 +97,10 @@ def kitti_raw(folder: Path | str, *, cameras: Sequence[str] | None = None, poses
     """Read a drive of KITTI's raw recordings; poses come from OXTS where no others are named.
 
     Raises SequenceError where a file is missing or malformed, or no frame is left: names it; CameraError where a
-    calibration file is malformed.
-
-    Args:
-        folder: `DATE/DATE_drive_NNNN_sync`; the calibration lies in the folder above.
-        cameras: Names of the image folders to use; all that exist by default.
-        poses: Folder with the poses of a SLAM as Behind the Scenes publishes them, `DATE/DRIVE.txt`, or such a file:
-            line i is the 3x4 `world_from_cam0` of frame i. "none" says that the frames are unrelated.
+    calibration file is malformed. `folder`: `DATE/DATE_drive_NNNN_sync`; the calibration lies in the folder above;
+    `cameras`: names of the image folders to use; all that exist by default; `poses`: folder with the poses of a SLAM as
+    Behind the Scenes publishes them, `DATE/DRIVE.txt`, or such a file: line i is the 3x4 `world_from_cam0` of frame i.
+    "none" says that the frames are unrelated.
     """
     root = Path(folder)
     chosen = list(cameras) if cameras is not None else [name for name in CAMERAS if (root / name / "data").is_dir()]

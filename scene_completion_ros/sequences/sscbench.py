@@ -70,8 +70,7 @@ def check_complete(sequence: PosedSequence) -> None:
 def load_labels(path: Path) -> NDArray[np.uint8]:
     """Load the labels of a frame: uint8 [256, 256, 32], ids of `SSCBENCH_CLASSES`, 255 invalid.
 
-    Raises:
-        SequenceError: The file is damaged or of another shape, holds other ids, or was made with a wrong label map.
+    Raises SequenceError: the file is damaged or of another shape, holds other ids, or was made with a wrong label map.
     """
     labels = _stored(path)
     if (highest := _highest(labels)) < VEGETATION and not _right_label_map(path.parent):

@@ -102,12 +102,8 @@ def nvrtc_cubin(
 ) -> tuple[bytes, str]:
     """Machine code of any source, and what the compiler says of it. Raises GpuError where it does not compile.
 
-    Args:
-        library: NVRTC, see `nvrtc_libraries`.
-        source: CUDA C++.
-        name: What to call it in messages.
-        compute_capability: Of the GPU, e.g. (8, 7).
-        definitions: More options.
+    `library`: NVRTC, see `nvrtc_libraries`; `source`: CUDA C++; `name`: what to call it in messages;
+    `compute_capability`: of the GPU, e.g. (8, 7); `definitions`: more options.
     """
     architecture = "sm_{}{}".format(*compute_capability)
     options = [f"--gpu-architecture={architecture}", STANDARD, "--ptxas-options=-v", *definitions]

@@ -17,9 +17,8 @@ def full_node_name(namespace: str) -> str:
 def given_parameters(given: Mapping[str, str], *names: str) -> dict[str, bool | str]:
     """Parameters of the node that launch arguments give; an empty one stays as the parameter file says.
 
-    Args:
-        given: Launch arguments. They are called like the parameters, but with `_` where those have a dot.
-        names: Those to look at.
+    `given`: launch arguments. They are called like the parameters, but with `_` where those have a dot. `names`: those
+    to look at.
     """
     specs = [spec for spec in SCHEMA if spec.field in names and given[spec.field]]
     return {

@@ -25,11 +25,10 @@ _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 class Placements:
     """Places images by the parameters, or by a source of transforms.
 
-    Args:
-        source: The source; None where the parameters `camera.x` to `camera.yaw` say all.
-        default: Pose of the camera's optical frame in a grid that is attached to it.
-        trained_height: Gives the height above the ground of the cameras that the student was trained with, metres. A
-            map that has no frame of the robot takes it where `camera.height` was not given.
+    `source`: the source; None where the parameters `camera.x` to `camera.yaw` say all; `default`: pose of the camera's
+    optical frame in a grid that is attached to it; `trained_height`: gives the height above the ground of the cameras
+    that the student was trained with, metres. A map that has no frame of the robot takes it where `camera.height` was
+    not given.
     """
 
     def __init__(
