@@ -60,7 +60,7 @@ def inlined(function: Function) -> Function:
 
 
 def always_inlined(function: Function) -> Function:
-    """As `inlined`, for long functions that LLVM would call; without it, constants of the caller unroll no loop."""
+    """As `inlined`, where LLVM would leave a call to a long function; it does not learn constants of its caller."""
     options: dict[str, Any] = {"fastmath": FAST_MATH, "error_model": "numpy", "nogil": True, "forceinline": True}
     return numba.njit(**options)(function)  # type: ignore[no-any-return]
 
