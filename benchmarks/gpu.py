@@ -28,7 +28,6 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
-from scene_completion_ros.inference.gpu.kernel_device import Buffer, EncodedOnDevice, KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import (
     KERNEL_LIMITS,
     check_loads,
@@ -36,9 +35,14 @@ from scene_completion_ros.inference.gpu.kernel_provision import (
     measure_kernel_parity,
     stored_outputs,
 )
-from scene_completion_ros.inference.gpu.kernels import KernelSizes, compile_kernels
-from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.gpu.requirements import installed_flavour, missing_parts
+from scene_completion_ros.inference.gpu.kernels import (
+    Buffer,
+    EncodedOnDevice,
+    KernelDevice,
+    KernelSizes,
+    compile_kernels,
+)
+from scene_completion_ros.inference.gpu.requirements import EngineOptions, installed_flavour, missing_parts
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
 from scene_completion_ros.inference.shipped import open_student
@@ -249,10 +253,7 @@ def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: KernelD
 
 
 def torch_encoder(bundle: StudentBundle, device: KernelDevice, precision: str) -> OpenedEncoder:
-    """The student's network in torch, in mixed precision but for fp32, where TensorRT or its graph is missing.
-
-    Raises GpuError: torch sees no GPU.
-    """
+    """The network in torch, mixed precision but for fp32, without TensorRT. Raises GpuError if torch sees no GPU."""
     if not torch_sees_gpu():
         raise GpuError("torch sees no GPU", where="encoder", cure="Install it for CUDA, or TensorRT and its graph.")
     import torch

@@ -150,10 +150,7 @@ def node_times(node: RunningNode) -> dict[str, NDArray[np.float64]]:
 
 
 def pairs_table(title: str, rows: dict[str, Columns], ratio: str) -> str:
-    """A Markdown table; of arrays medians and 95th percentiles.
-
-    `ratio`: column of whose medians the last column has the ratios to that of the first row.
-    """
+    """Medians and 95th percentiles in Markdown; last, the ratios of the column `ratio`'s medians to its first."""
     header = (f"{title}, ms p50 / p95", *next(iter(rows.values())), f"times the {ratio}")
     base = np.median(next(iter(rows.values()))[ratio])
     cells = []

@@ -4,8 +4,6 @@
 with --train a step forward and backward. The wheel of spconv for CPUs computes the forward pass alone.
 """
 
-from __future__ import annotations
-
 import argparse
 import resource
 import time

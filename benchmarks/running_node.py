@@ -4,8 +4,6 @@ The camera publishes one picture again and again, with the time of a steady cloc
 (processing times, diagnostics) and what the system says of its process is collected.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import signal
@@ -28,7 +26,7 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros import dds, messages, topics
-from scene_completion_ros.ros.health.memory_health import ProcessFacts, process_facts
+from scene_completion_ros.ros.health.judgement import ProcessFacts, process_facts
 from scene_completion_ros.ros.replay.played_node import NodeProcess
 
 if TYPE_CHECKING:
@@ -123,7 +121,7 @@ class RunningNode:
         query.publish(String(data=words))
         self.until(lambda: bool(self.values("vocabulary").get("looked for")), PATIENCE_S)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,10 +131,7 @@ class RunningNode:
         self._process.__exit__()
 
     def start(self) -> None:
-        """Wait until images are completed; what was measured until then is forgotten.
-
-        Raises SceneCompletionError where they are not, for too long, or the node has ended.
-        """
+        """Await completed images, forget what was measured. Raises SceneCompletionError: none for long, or ended."""
         self.playing = True
         answered = self.until(lambda: len(self.clouds) >= 3 and all(self.times_ms.values()), PATIENCE_S)
         self.playing = False
@@ -228,10 +223,7 @@ class RunningNode:
         return process_facts(Path(f"/proc/{self._process.pid}"))
 
     def counts(self) -> tuple[int, int, dict[str, int]]:
-        """Images received and completed since `forget`, and those dropped by reason, by the node's diagnostics.
-
-        Images that nobody subscribed to have a reason of their own.
-        """
+        """Images received and completed since `forget`, and dropped by reason, even unwanted; from diagnostics."""
         received, completed, dropped = self._totals()
         before = self._before
         return received - before[0], completed - before[1], dict(Counter(dropped) - Counter(before[2]))
@@ -251,10 +243,7 @@ class RunningNode:
         return {} if status is None else {pair.key: pair.value for pair in status.values}
 
     def call(self, service_type: Any, name: str, request: Any) -> Any:
-        """Call a service of the node; its response.
-
-        Raises SceneCompletionError where it does not answer, for too long, or the node has ended.
-        """
+        """A service's response. Raises SceneCompletionError where the node does not answer for long, or ended."""
         client = self.node.create_client(service_type, f"{self._process.full_name}/{name}")
         answer = None
         if self.until(client.service_is_ready, PATIENCE_S):

@@ -28,15 +28,12 @@ _kernel_lock = threading.RLock()
 def kernel(*, parallel: bool = True, inlines: ModuleType | None = None) -> Callable[[Function], Function]:
     """Compiles a function on its first call, releasing the GIL, and caches the machine code.
 
-    Args:
-        parallel: ``prange`` runs on several cores.
-        inlines: Another module of whose `inlined` functions the kernel makes use. numba looks at the kernel's own file
-            alone to see whether what it has cached is old. The name of the cached code therefore says which contents of
-            the other file it was made of.
-
-    The cache lies beside the source, or in the user's cache folder where that is read-only, or where the environment
-    variable ``NUMBA_CACHE_DIR`` points to. Where nothing can be written, each process compiles anew (a few seconds).
-    Apply inside a function that runs when the kernel is first needed: importing a module must not touch the disk.
+    `parallel`: ``prange`` runs on several cores; `inlines`: another module of whose `inlined` functions the kernel
+    makes use. numba looks at the kernel's own file alone to see whether what it has cached is old. The name of the
+    cached code therefore says which contents of the other file it was made of. The cache lies beside the source, or in
+    the user's cache folder where that is read-only, or where the environment variable ``NUMBA_CACHE_DIR`` points to.
+    Where nothing can be written, each process compiles anew (a few seconds). Apply inside a function that runs when the
+    kernel is first needed: importing a module must not touch the disk.
     """
 
     def compile_lazily(function: Function) -> Function:
@@ -55,19 +52,15 @@ def kernel(*, parallel: bool = True, inlines: ModuleType | None = None) -> Calla
 def inlined(function: Function) -> Function:
     """Marks a function that kernels of the same file call, or of one that names it (see `kernel`).
 
-    It is compiled into them.
-
-    It has no cache entry of its own, and must be a global name to its callers. numba takes a compiled function in a
-    closure for a new one in every process. So numba would never find the caller's cache entry again.
+    It is compiled into them. It has no cache entry of its own, and must be a global name to its callers. numba takes a
+    compiled function in a closure for a new one in every process. So numba would never find the caller's cache entry
+    again.
     """
     return numba.njit(fastmath=FAST_MATH, error_model="numpy", nogil=True)(function)  # type: ignore[no-any-return]
 
 
 def always_inlined(function: Function) -> Function:
-    """As `inlined`, where LLVM would leave a call because the function is long, and a short loop pays for that.
-
-    A call does not learn the caller's constants: loops over them are neither unrolled nor rid of checks.
-    """
+    """As `inlined`, where LLVM would leave a call to a long function; it does not learn constants of its caller."""
     options: dict[str, Any] = {"fastmath": FAST_MATH, "error_model": "numpy", "nogil": True, "forceinline": True}
     return numba.njit(**options)(function)  # type: ignore[no-any-return]
 

@@ -57,9 +57,8 @@ def picture_size(data: NDArray[np.uint8], name: str, where: str = "image") -> tu
     """Width and height of a file's picture by its header, after cheap checks that need no decoding.
 
     OpenCV fills the missing part of a cut JPEG with grey and only prints a warning: the end marker is looked for.
-    Raises ImageError: neither JPEG nor PNG, cut short, without a size or of more pixels than can be had.
-
-    `data`: the file, uint8 [N]; `name`: what its format is called, for errors; `where`: what holds it, for errors.
+    Raises ImageError: neither JPEG nor PNG, cut short, without a size or of more pixels than can be had. `data`: the
+    file, uint8 [N]; `name`: what its format is called, for errors; `where`: what holds it, for errors.
     """
     return _checked_frame(data, name, where)[:2]
 
@@ -93,10 +92,7 @@ def to_rgb(pixels: NDArray[Any], bits: int = 16) -> NDArray[np.uint8]:
 
 
 def to_8_bit(pixels: NDArray[Any], bits: int = 16) -> NDArray[np.uint8]:
-    """Pixels as uint8; those of uint16 are scaled. Raises ImageError where a value needs more bits.
-
-    `pixels`: uint8 or uint16; `bits`: how many bits of 16 the camera uses, 8 to 16.
-    """
+    """Pixels as uint8; of uint16, `bits` (8 to 16) are used. Raises ImageError where a value needs more."""
     if pixels.dtype != np.uint16:
         return pixels.astype(np.uint8, copy=False)
     white = 2**bits - 1
@@ -148,10 +144,7 @@ def _png_size(head: bytes) -> tuple[int, int]:
 
 
 def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
-    """Width, height and components of the first frame header, found as libjpeg does: skipping what is no marker.
-
-    Zeros where there is none.
-    """
+    """Width, height, components of the first frame header, found as libjpeg does, past no markers; zeros if none."""
     place = 2
     while 0 <= (place := data.find(b"\xff", place)) < len(data) - 9:
         marker = data[place + 1]

@@ -105,10 +105,7 @@ def parse_json(
 
 
 def parse_yaml(text: str, error: type[SceneCompletionError], *, where: str, cure: str, kind: type | None = None) -> Any:
-    """What a YAML document holds; arguments and errors as of `parse_json`.
-
-    Raises error: besides, its aliases unfold to more than `MOST_VALUES`.
-    """
+    """What a YAML document holds; as `parse_json`. Raises error too where aliases unfold to more than `MOST_VALUES`."""
     try:
         document = yaml.load(text, _Loader)  # noqa: S506 # a safe loader
     except RecursionError as problem:

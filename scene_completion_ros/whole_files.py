@@ -21,10 +21,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file: at every moment its name stands for the former file or for all of this one.
-
-    Raises OSError where it cannot be written; the former file is as it was.
-    """
+    """Writes a file: its name stands for the former or for all of this. Raises OSError, the former as it was."""
     with whole_file(path) as part:
         part.write_bytes(content)
 
@@ -54,12 +51,9 @@ def whole_folder(folder: Path, without: Set[str] | None) -> Iterator[Path]:
     At every moment the name stands for the former folder or for all of the new one. File systems that cannot exchange
     folders are the exception, and folders that are mounted. There the files change one after the other, in the order in
     which the caller wrote them; where nothing is copied, the former folder goes before the new one comes. Raises
-    OSError where the copy cannot be written; the folder is as it was.
-
-    Args:
-        folder: It may be missing; then the copy is empty.
-        without: Names in it that are not copied. The new folder lacks them unless the caller writes them. None: nothing
-            is copied.
+    OSError where the copy cannot be written; the folder is as it was. `folder`: it may be missing; then the copy is
+    empty; `without`: names in it that are not copied. The new folder lacks them unless the caller writes them. None:
+    nothing is copied.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import RigidTransform, view_rotation
-from scene_completion_ros.sequences.oxts import EARTH_RADIUS
+from scene_completion_ros.sequences.kitti_raw import EARTH_RADIUS
 from tests.geometry.test_camera_files import KITTI360_FISHEYE
 
 DRIVE = "2013_05_28_drive_0000_sync"

@@ -4,8 +4,13 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from scene_completion_ros.bags.damaged import DamagedMcap, DamagedSqlite, unfinished_journal
-from scene_completion_ros.bags.recovery import DamagedFile, RecoveredStorage
+from scene_completion_ros.bags.damaged import (
+    DamagedFile,
+    DamagedMcap,
+    DamagedSqlite,
+    RecoveredStorage,
+    unfinished_journal,
+)
 from scene_completion_ros.bags.storage import IntactStorage, Storage
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.untrusted_files import SHOWN, read_yaml, shown
@@ -15,10 +20,7 @@ ROS1 = ".bag"
 
 
 def open_storage(path: Path) -> tuple[Storage, list[str]]:
-    """Open a recording. Returns the storage and what is lost of it (nothing, for an intact recording).
-
-    Raises BagError: nothing there, or not a recording.
-    """
+    """Open a recording: the storage, and what is lost of it. Raises BagError where no recording is there."""
     if not path.exists():
         raise BagError("no such file or folder", where=str(path), cure="Check the path of the bag")
     files = _storage_files(path)

@@ -18,8 +18,7 @@ from scene_completion_ros.bags.storage import MessageDecoder, Storage, StoredMes
 from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.messages.clouds import read_xyz
-from scene_completion_ros.messages.images import announced_size, decode_image
+from scene_completion_ros.messages.images import announced_size, decode_image, read_xyz
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -105,10 +104,7 @@ class BagReader:
         self.close()
 
     def open(self) -> None:
-        """Open the recording; a damaged one is searched for what it holds.
-
-        Raises BagError: nothing there, no bag, or no message in it: names the file.
-        """
+        """Open it; if damaged, search what it holds. Raises BagError, with the file, if no message is there."""
         self._storage, self.losses = open_storage(self.path)
         if not sum(self._storage.counts.values()):
             self.close()
@@ -145,11 +141,7 @@ class BagReader:
     def messages(
         self, topics: Collection[str] | None = None, *, start_ns: int | None = None, stop_ns: int | None = None
     ) -> Iterator[BagMessage]:
-        """Yield messages in the order of bag time.
-
-        `topics`: only these topics; all by default; `start_ns`: first bag time; `stop_ns`: first bag time no longer
-        wanted.
-        """
+        """Messages by bag time; `topics`: only these; `start_ns`, `stop_ns`: first time wanted, and no longer so."""
         for stored, occurrence in self._stored(topics, start_ns, stop_ns):
             topic, decoder = stored.topic, self._opened.decoder
             yield BagMessage(topic.name, stored.stamp_ns, topic.type, occurrence, stored.raw, decoder)
@@ -192,10 +184,7 @@ class BagReader:
         return sorted(topic for topic, kind in self.topics.items() if kind == msgtype)
 
     def choose_image_topic(self, name: str | None = None) -> str:
-        """Return the image topic to use: the named one, or the only one.
-
-        Raises BagError where there is none, several and none named, or the name is wrong: lists what there is.
-        """
+        """The named or the only image topic. Raises BagError with what there is where it is not one."""
         found = self.image_topics()
         listed = ", ".join(found) or "none"
         if name is not None:
@@ -299,10 +288,8 @@ class BagReader:
     ) -> TransformBuffer:
         """Collect the transforms of /tf and /tf_static, and the poses of an odometry topic if one is named.
 
-        Transforms with NaN or broken quaternions are left out and counted in `skipped`.
-
-        `within`: whether to take what was recorded at a bag time; /tf_static is always taken; `with_tf`: whether to
-        take /tf and /tf_static.
+        Transforms with NaN or broken quaternions are left out and counted in `skipped`. `within`: whether to take what
+        was recorded at a bag time; /tf_static is always taken; `with_tf`: whether to take /tf and /tf_static.
         """
         buffer = TransformBuffer()
         topics = self.topics_of_type(TRANSFORM_TYPE) if with_tf else []
@@ -330,10 +317,7 @@ class BagReader:
     def _stored(
         self, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
     ) -> Iterator[tuple[StoredMessage, int]]:
-        """Read from the storage; where it turns out to be damaged half-way, recover it and go on.
-
-        Yields messages and their numbers among those of the same topic and bag time.
-        """
+        """Messages, and their numbers by topic and bag time; what turns out damaged half-way is recovered."""
         yielded: Counter[tuple[str, int]] = Counter()
         found: Counter[tuple[str, int]] = Counter()
         try:
@@ -357,10 +341,7 @@ class BagReader:
 
 
 class ThinnedBagReader(BagReader):
-    """A recording of which only every n-th image (of each image topic) is read.
-
-    `camera_info_topic`: topic of the CameraInfo of all images; found by its name where it is None.
-    """
+    """Reads only every n-th image of each topic; `camera_info_topic`: of all images; None finds it by its name."""
 
     def __init__(self, path: Path | str, every: int = 1, *, camera_info_topic: str | None = None) -> None:
         super().__init__(path)
@@ -368,10 +349,7 @@ class ThinnedBagReader(BagReader):
         self._camera_info_topic = camera_info_topic
 
     def camera_info_topic(self, image_topic: str) -> str | None:
-        """The CameraInfo topic that was named, or else the one that belongs to an image topic.
-
-        Raises BagError where there is none of the name: lists what there is.
-        """
+        """The named topic, or that of the image topic. Raises BagError where the named one is not there."""
         if self._camera_info_topic is None:
             return super().camera_info_topic(image_topic)
         infos = self.topics_of_type(CAMERA_INFO_TYPE)

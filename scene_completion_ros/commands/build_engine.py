@@ -19,7 +19,7 @@ from scene_completion_ros.commands.paths import Output
 if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.inference.gpu.engine_cache import Provided
-    from scene_completion_ros.inference.gpu.options import EngineOptions
+    from scene_completion_ros.inference.gpu.requirements import EngineOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,10 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Find or build the engine and say what it is."""
     from scene_completion_ros.inference.gpu.engine_provision import build_without_device
-    from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits
-    from scene_completion_ros.inference.gpu.requirements import installed_flavour, require
+    from scene_completion_ros.inference.gpu.requirements import EngineOptions, check_limits, installed_flavour, require
     from scene_completion_ros.inference.shipped import open_student
-    from scene_completion_ros.ros.health.forwarded_log import package_log
+    from scene_completion_ros.ros.health.counters import package_log
 
     bundle, options = open_student(args.bundle), EngineOptions(args.precision, args.cache)
     check_limits(bundle, options)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from scene_completion_ros.diagnosis.findings import Finding
+    from scene_completion_ros.diagnosis.child import Finding
 
 COLUMN = 15  # where the names begin
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     import scene_completion_ros
     from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
     from scene_completion_ros.diagnosis.checks import checks
-    from scene_completion_ros.diagnosis.findings import Status
+    from scene_completion_ros.diagnosis.child import Status
 
     begun_s = time.monotonic()
     findings: dict[str, Finding] = {}

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from scene_completion_ros.bags.reader import BagReader, ImageFrame
-from scene_completion_ros.bags.result_context import write_image, write_transforms
-from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.bags.writer import BagWriter, write_image, write_transforms
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.inference.completer import Completer, Completion
-from scene_completion_ros.messages.drop_reasons import DropReason
-from scene_completion_ros.messages.stamp_order import StampOrder
+from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.report.latency_plot import latency_percentiles, occupied_median
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json, voxels_to_cloud_array
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
@@ -70,11 +68,7 @@ def replay_offline(
     # Filled while the replay goes on, for whoever wants to see it after an interruption.
     statistics: OfflineStatistics | None = None,
 ) -> OfflineStatistics:
-    """Complete every image of a topic.
-
-    Images that cannot be decoded, have another size than calibrated, or are late (see `StampOrder`) are dropped and
-    counted, as the node does.
-    """
+    """Complete every image of a topic; damaged, wrongly sized or late (`StampOrder`) ones are dropped and counted."""
     statistics = statistics or OfflineStatistics(topic)
     order = StampOrder()
     if output is not None:
@@ -117,10 +111,7 @@ def _write(output: BagWriter, voxels: SemanticVoxels, frame: ImageFrame, *, with
 
 
 def cloud_message(writer: BagWriter, voxels: SemanticVoxels, frame_id: str) -> Any:
-    """Occupied voxels as a PointCloud2 for a recording. `writer`: the recording; its types are used.
-
-    Returns a ``sensor_msgs/PointCloud2`` of rosbags in the 24-byte layout.
-    """
+    """Occupied voxels as a ``sensor_msgs/PointCloud2`` of 24-byte points, of the types of a recording's `writer`."""
     types = writer.typestore.types
     points = voxels_to_cloud_array(voxels)
     stamp = types["builtin_interfaces/msg/Time"](*divmod(voxels.stamp_ns, 1_000_000_000))

@@ -60,10 +60,7 @@ def place(text: str) -> str:
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuses numbers that nothing can be computed with, and outputs that are inputs or cannot be written.
-
-    Raises SceneCompletionError where there is one: names its argument.
-    """
+    """Refuses useless numbers and outputs. Raises SceneCompletionError, which names the argument."""
     given = list(_given(parser, args))
     for argument, _, value in given:
         if isinstance(value, (int, float)) and not -_LARGEST < value < _LARGEST:

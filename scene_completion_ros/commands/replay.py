@@ -48,11 +48,9 @@ if TYPE_CHECKING:
     from scene_completion_ros.report.lidar import LidarOfBag
     from scene_completion_ros.report.writer import ReportWriter
     from scene_completion_ros.ros.replay.bag_replay import ReplayResult
-    from scene_completion_ros.ros.replay.playback import Playback
-    from scene_completion_ros.ros.replay.results import ReplayStatistics
+    from scene_completion_ros.ros.replay.results import Playback, ReplayStatistics
     from scene_completion_ros.scoring.scores import ReplayScores
-    from scene_completion_ros.voxels.phrase_matches import PhraseMatches
-    from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+    from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels
 
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
 _ONLY_THROUGH_THE_NODE = ("rate", "timeout", "also", "params_file")
@@ -286,7 +284,7 @@ def answer_of(
     import numpy as np
 
     from scene_completion_ros.voxels.cloud import cloud_array_to_voxels
-    from scene_completion_ros.voxels.phrase_matches import matches_of_points
+    from scene_completion_ros.voxels.semantic_voxels import matches_of_points
 
     voxels = cloud_array_to_voxels(
         result.voxels,
@@ -340,7 +338,7 @@ def add_playback_arguments(parser: argparse.ArgumentParser) -> None:
 
 def playback_of(args: argparse.Namespace) -> Playback:
     """What the options ask for. Raises SceneCompletionError where an option makes no sense: names it."""
-    from scene_completion_ros.ros.replay.playback import ANSWER_TIMEOUT_S, Playback
+    from scene_completion_ros.ros.replay.results import ANSWER_TIMEOUT_S, Playback
 
     timeout_s = ANSWER_TIMEOUT_S if args.timeout is None else args.timeout
     return Playback(rate=args.rate, timeout_s=timeout_s, also=tuple(args.also or ()))

@@ -42,19 +42,16 @@ def open_scores(
     published: PublishedGrid,  # grid of the node
     stack: ExitStack,
 ) -> ReplayScores:
-    """Open what ground truth there is.
-
-    Raises SceneCompletionError where the folder cannot be used, or none of its frames belongs to the recording.
-    """
+    """Open the truths. Raises SceneCompletionError: an unusable folder, or one of which no frame belongs here."""
     from scene_completion_ros.bags.reader import CLOUD_TYPE
     from scene_completion_ros.evaluation.truth import TruthSource
-    from scene_completion_ros.scoring.recording_truth import (
+    from scene_completion_ros.scoring.scores import (
         LidarTruth,
         RecordedTruth,
+        ReplayScores,
         SequenceTruth,
         read_camera_from_lidar,
     )
-    from scene_completion_ros.scoring.scores import ReplayScores
     from scene_completion_ros.sequences.from_bag import is_bag
 
     sources: list[TruthSource] = []

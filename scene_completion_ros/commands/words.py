@@ -26,10 +26,7 @@ DEMO_WORDS = (
 
 
 def add_words_argument(parser: argparse.ArgumentParser, answered_by: str, default: str) -> None:
-    """Declare the option.
-
-    `answered_by`: what shows the answers, for the help; `default`: what happens without the option, for the help.
-    """
+    """Declare the option; the help says what shows the answers, and what happens without it (`default`)."""
     meaning = f"what {answered_by}: phrases of the student's text bank, as in car,zebra crossing (default: {default})"
     parser.add_argument("--words", metavar="WORD,WORD,...", help=meaning)
 

@@ -3,9 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-from scene_completion_ros.diagnosis import fast_dds, machine, packages, ros_environment
-from scene_completion_ros.diagnosis.child import run_probe
-from scene_completion_ros.diagnosis.findings import Check, Finding, Status
+from scene_completion_ros.diagnosis import machine, packages, ros_environment
+from scene_completion_ros.diagnosis.child import Check, Finding, Status, run_probe
 
 LOAD_LIMIT_S = 60.0
 SELF_TEST_LIMIT_S = 180.0  # a first start compiles
@@ -64,10 +63,7 @@ _ROS = "Install ROS 2 again, or leave this shell's ROS_* and FASTDDS_* variables
 
 
 def checks(bundle: Path | None, drive: Path) -> list[Check]:
-    """The checks, in the order in which they are to be run.
-
-    `bundle`: folder of the student to look at; None for the shipped one.
-    """
+    """The checks, in the order to run them, of the student in the folder `bundle`; None for the shipped one."""
     of_bundle = "Export the bundle again, or fetch it again" if bundle else _REINSTALL
     optional = [Check(name, partial(ros_environment.check_optional, name), _ROS) for name in ros_environment.OPTIONAL]
     return [
@@ -79,7 +75,7 @@ def checks(bundle: Path | None, drive: Path) -> list[Check]:
         Check("discovery", ros_environment.check_discovery, _ROS),
         *optional,
         Check("/dev/shm", machine.check_shared_memory, "See what is mounted there: df -h /dev/shm"),
-        Check("Fast DDS profile", fast_dds.check_profile, _ROS),
+        Check("Fast DDS profile", ros_environment.check_profile, _ROS),
         Check("GPU", machine.check_gpu, "None is needed; see whether nvidia-smi lists it"),
         Check("TensorRT and pycuda", machine.check_gpu_packages, "They are not needed: pip uninstall tensorrt pycuda"),
         Check("CPU", machine.check_cpu, "See the load with: top"),

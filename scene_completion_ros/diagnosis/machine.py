@@ -8,8 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from scene_completion_ros.diagnosis.child import ProbeError, run_probe
-from scene_completion_ros.diagnosis.findings import Finding, Status
+from scene_completion_ros.diagnosis.child import Finding, ProbeError, Status, run_probe
 
 SHARED_MEMORY = Path("/dev/shm")
 LEAST_FREE_BYTES = 4 * 32 * 1024 * 1024  # camera, node, bag player and viewer, with a segment of 32 MiB each

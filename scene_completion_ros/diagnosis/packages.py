@@ -8,8 +8,7 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from itertools import zip_longest
 from typing import Any
 
-from scene_completion_ros.diagnosis.child import ProbeError, run_probe
-from scene_completion_ros.diagnosis.findings import Finding, Status
+from scene_completion_ros.diagnosis.child import Finding, ProbeError, Status, run_probe
 
 PACKAGE = "scene_completion_ros"
 INSTALL = "From a checkout of scene_completion_ros: pip install ."
@@ -69,10 +68,7 @@ def check_packages() -> Finding:
 
 
 def requirements(declared: list[str], extra: str | None = None) -> dict[str, str]:
-    """Version specifiers by name, of the requirements that hold without an extra, or of those of an extra.
-
-    Raises ValueError where a requirement is written in a way that this function does not know.
-    """
+    """Version specifiers by name, of no or an extra. Raises ValueError where a requirement is written otherwise."""
     found = {}
     for text in declared:
         match = REQUIREMENT.fullmatch(text.strip())
@@ -89,10 +85,7 @@ def module_of(distribution: str) -> str:
 
 
 def how_to_install(module: str, preferred: str) -> str:
-    """What to do where a module cannot be imported.
-
-    `module`: its name, without those within it; `preferred`: the extra to install where several bring the module.
-    """
+    """What to do where a module, named without those within, is missing; `preferred`: of several extras with it."""
     try:
         declared = requires(PACKAGE) or []
     except PackageNotFoundError:
@@ -123,10 +116,7 @@ def installed_version(name: str) -> str | None:
 
 
 def satisfies(number: str, specifier: str) -> bool:
-    """Whether a version satisfies all clauses of a specifier, by the numbers of the release alone.
-
-    Raises ValueError where the specifier has a clause that this function does not know.
-    """
+    """Whether a release fits all clauses of a specifier. Raises ValueError where it has an unknown clause."""
     release = _release(number)
     for clause in filter(str.strip, specifier.split(",")):
         match = CLAUSE.fullmatch(clause)

@@ -33,10 +33,7 @@ class PriorGrid:
         self.known += other.known
 
     def compute(self, sigma: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.float32]:
-        """Smoothed mean occupancy. Returns float32 [X, Y, Z], 0..1; 0 where nothing is known anywhere near.
-
-        `sigma`: standard deviation of the Gaussian along x, y, z, voxels; 0 for none.
-        """
+        """Smoothed mean, float32 [X, Y, Z], 0 if nothing is near; `sigma`: of the Gaussian along x, y, z, voxels."""
         from scipy.ndimage import gaussian_filter  # training and tests have SciPy, a robot need not
 
         known = gaussian_filter(self.known, sigma)

@@ -39,10 +39,8 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
     strictly increasing between knots, and from them to the ends of the range. At the ends, scores 0 and 1, it is half
     way to certainty. So thresholds on the score keep their meaning, and the probability ranks voxels as the score does.
     Where the outermost block is certain already, what lies beyond it is as certain. Raises GridError where there are no
-    free or no occupied voxels, or all scores are equal.
-
-    `histogram`: int64 [2, SCORE_BINS] of `score_histogram`, of validation data only; `knots`: largest number of knots
-    between the ends.
+    free or no occupied voxels, or all scores are equal. `histogram`: int64 [2, SCORE_BINS] of `score_histogram`, of
+    validation data only; `knots`: largest number of knots between the ends.
     """
     from scipy.optimize import isotonic_regression  # training and tests have SciPy, a robot need not
 
@@ -76,20 +74,14 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
 
 
 class CalibrationMetric:
-    """Expected calibration error, Brier score and reliability over all voxels of all updates.
-
-    `bins`: number of bins of equal width.
-    """
+    """Expected calibration error, Brier score, reliability of all voxels of all updates, in `bins` equal bins."""
 
     def __init__(self, bins: int = 15) -> None:
         # float64 [4, bins]: voxels, sum of stated probability, occupied voxels, sum of squared differences.
         self.sums = np.zeros((4, bins))
 
     def update(self, probability: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> None:
-        """Count voxels: probability [...] in 0..1 and truth, bool [...].
-
-        Raises GridError where a probability lies outside 0..1 or is not a number.
-        """
+        """Count voxels: probability and truth (bool) [...]. Raises GridError for a probability outside 0..1."""
         stated = probability.astype(np.float64).ravel()
         if stated.size and not (stated.min() >= 0.0 and stated.max() <= 1.0):
             what = f"probabilities from {stated.min()} to {stated.max()}"

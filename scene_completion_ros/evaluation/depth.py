@@ -43,10 +43,7 @@ def garg_crop(height: int, width: int) -> NDArray[np.bool_]:
 
 
 def resize_depth(depth: NDArray[np.floating[Any]], height: int, width: int) -> NDArray[np.float32]:
-    """Interpolate depth [h, w], metres, to float32 [height, width].
-
-    The corners of the images coincide, not the centres of their corner pixels.
-    """
+    """Interpolate depth [h, w], metres, to float32 [height, width], with the corners of the images together."""
     source = np.ascontiguousarray(depth, dtype=np.float32)
     return np.asarray(cv2.resize(source, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
 

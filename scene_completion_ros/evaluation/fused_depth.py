@@ -1,7 +1,5 @@
 """Truth of rooms from posed depth images: a truncated signed distance field (Curless and Levoy, SIGGRAPH 1996)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -38,12 +36,7 @@ class SignedDistance:
 
 
 def fuse_depth(images: Iterable[tuple[Camera, RigidTransform, NDArray[np.float32]]], grid: VoxelGrid) -> SignedDistance:
-    """Fuses depth images.
-
-    Args:
-        images: Camera, world_from_camera, and z-depth [H, W], metres, 0 where unknown.
-        grid: In the world.
-    """
+    """Fuses camera, world_from_camera and z-depth [H, W], metres, 0 where unknown, on a grid in the world."""
     total, views = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
     for camera, pose, depth in images:
         pixel_from_world = (camera.matrix @ pose.inverse().matrix[:3]).astype(np.float32)

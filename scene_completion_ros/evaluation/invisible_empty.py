@@ -81,11 +81,7 @@ def point_counts(predicted: NDArray[np.bool_], occupied: NDArray[np.bool_], visi
 def invisible_empty_scores(
     predicted: NDArray[np.bool_], occupied: NDArray[np.bool_], visible: NDArray[np.bool_]
 ) -> InvisibleEmptyScores:
-    """Scores of one frame.
-
-    `predicted`: what the model calls occupied, bool [...]; `occupied`: truth, bool [...]; visible points are not
-    occupied; `visible`: bool [...].
-    """
+    """Scores of a frame: what the model calls occupied, what is, what is visible (free, or no obstacle); bool [...]."""
     right = predicted == occupied
     return InvisibleEmptyScores(
         o_acc=_mean(right),

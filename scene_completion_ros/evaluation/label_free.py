@@ -90,10 +90,8 @@ def judge(
 ) -> Verdict:
     """What views found in the voxels of a grid.
 
-    Args:
-        observations: Depth of later frames, or of any other observer.
-        grid: The voxels, in whose frame the observers' poses are.
-        wanted: Voxels that count, bool [X, Y, Z]: those in the view of the judged frame. All if left out.
+    `observations`: depth of later frames, or of any other observer; `grid`: the voxels, in whose frame the observers'
+    poses are; `wanted`: voxels that count, bool [X, Y, Z]: those in the view of the judged frame. All if left out.
     """
     counted = np.ones(grid.shape, np.bool_) if wanted is None else wanted
     voxels = np.flatnonzero(counted)
@@ -235,10 +233,7 @@ class LabelFreeScores:
         # as a place of its own, which states too small an uncertainty for successive frames.
         place: Hashable = None,
     ) -> None:
-        """Counts one frame.
-
-        Raises GridError where a shape is not that of the grid, or a probability lies outside of 0..1.
-        """
+        """Counts one frame. Raises GridError for a shape not of the grid, or a probability outside of 0..1."""
         shapes = {array.shape for array in (probability, seen_now, verdict.free, verdict.occupied)}
         if shapes != {self.grid.shape}:
             what = f"shapes {sorted(shapes)}, grid {self.grid.shape}"
@@ -259,10 +254,7 @@ class LabelFreeScores:
         self._frames.append(_FrameCounts(sums, histogram, _depth_sums(depth), place))
 
     def extend(self, other: "LabelFreeScores") -> None:
-        """Counts the frames that another one has counted, with their places, as if they were added now.
-
-        Raises GridError: grid, threshold or ranges are others.
-        """
+        """Counts the frames that another counted, with places. Raises GridError if it is not made alike."""
         if (other.grid, other.threshold, other.ranges) != (self.grid, self.threshold, self.ranges):
             raise GridError("another grid, threshold or range", where="label-free scores", cure="Score with the same")
         self._frames.extend(other._frames)
@@ -315,10 +307,7 @@ class LabelFreeScores:
         return [frame.place for frame in self._frames]
 
     def totals(self, measure: Measure, region: str, reach: float, draws: NDArray[np.float64]) -> NDArray[np.float64]:
-        """A measure [B] over frames that count several times or not at all.
-
-        `draws`: how often each frame counts, [B, frames].
-        """
+        """A measure [B] over frames that count as often as `draws` [B, frames] says."""
         if measure == "depth_abs_rel":
             drawn = draws @ np.stack([frame.depth for frame in self._frames])
             return _divided(drawn[:, 0], drawn[:, 1])

@@ -109,12 +109,10 @@ class SlabMasks:
 def surface_profile(scan: Scan, protocol: SlabProtocol) -> NDArray[np.float64]:
     """Distance to the nearest return of a scan in each angular bin, in the plane of the sensor's x and y axes.
 
-    Returns count at the heights of the slab, or at any height beyond `reach`. Bin i covers the angles from
-    -pi + 2 pi i / bins on. A bin without a return repeats the one before; those before the first filled bin take the
-    return with the smallest angle.
-
-    Returns:
-        float64 [bins], metres; all 0 where no return counts, so that the scan has seen nothing free.
+    Returns count at the heights of the slab, or at any height beyond `reach`. Bin i covers the angles from -pi + 2 pi i
+    / bins on. A bin without a return repeats the one before; those before the first filled bin take the return with the
+    smallest angle. Returns float64 [bins], metres; all 0 where no return counts, so that the scan has seen nothing
+    free.
     """
     points_level = scan.level_from_sensor.apply(np.asarray(scan.points_sensor, dtype=np.float64))
     top, bottom = protocol.y_range

@@ -94,10 +94,7 @@ class Scores:
         self._tallies: dict[tuple[str, str, str, int], Tally] = {}
 
     def run(self, group: str, methods: Sequence[Any], frames: Iterable[Any]) -> int:
-        """Ask methods for their answers to frames, one frame after the other; how many there were.
-
-        Methods have a `name` and `answer(frame)`. Those that are called alike are seeds of one method.
-        """
+        """Ask methods (`name`, `answer(frame)`; namesakes are seeds) for answers; how many frames there were."""
         count = 0
         for frame in frames:
             count += 1

@@ -73,12 +73,9 @@ def confusion(predicted: NDArray[np.bool_], occupied: NDArray[np.bool_]) -> Conf
 def score_histogram(score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Histogram of scores rounded to half precision. Returns int64 [2, SCORE_BINS]: free and occupied voxels by score.
 
-    Raises GridError where a score is negative or not a number, or the shapes differ.
-
-    Args:
-        score: Scores [...], larger is more occupied: opacity, probability or density, not negative. Scores above 65504
-            share the last bin.
-        occupied: Truth, bool [...].
+    Raises GridError where a score is negative or not a number, or the shapes differ. `score`: scores [...], larger is
+    more occupied: opacity, probability or density, not negative. Scores above 65504 share the last bin. `occupied`:
+    truth, bool [...].
     """
     if score.shape != occupied.shape:
         raise GridError(f"scores {score.shape}, truth {occupied.shape}", where="score", cure="Give equal shapes")
@@ -160,10 +157,7 @@ class OccupancyMetric:
 
 
 class OccupancyByRange:
-    """`OccupancyMetric` for each range and each region of a grid.
-
-    `grid`: the grid that scores and truth lie on; `ranges`: ranges in metres, see `VoxelGrid.cropped`.
-    """
+    """`OccupancyMetric` for each range, metres (`VoxelGrid.cropped`), and region of the grid of scores and truth."""
 
     def __init__(self, grid: VoxelGrid, ranges: tuple[float, ...] = SSCBENCH_RANGES) -> None:
         self.crops = {range_m: grid.cropped(range_m)[1] for range_m in ranges}
@@ -194,10 +188,7 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def ranges_within(grid: VoxelGrid) -> tuple[float, ...]:
-    """The ranges of SSCBench that a grid holds; a quarter, a half and all of its own where it is smaller than them all.
-
-    Raises GridError where it holds none, and is no square.
-    """
+    """SSCBench's ranges within a grid, else 1/4, 1/2, 1 of its own. Raises GridError if it is no square."""
     fitting = [range_m for range_m in SSCBENCH_RANGES if _fits(grid, range_m)]
     whole = round(min(grid.shape[:2]) * grid.voxel_size, 6)
     if not fitting and not _fits(grid, whole):

@@ -11,8 +11,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.evaluation.class_confusion import class_confusion, class_iou, mean_iou, renamed
-from scene_completion_ros.evaluation.cluster_assignment import match_one_to_one
+from scene_completion_ros.evaluation.class_confusion import (
+    class_confusion,
+    class_iou,
+    match_one_to_one,
+    mean_iou,
+    renamed,
+)
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES
 

@@ -18,10 +18,7 @@ MOST_POINTS = 10_000  # voxels that are compared, spread evenly over all that th
 
 
 def unsure_share(voxels: SemanticVoxels) -> float:
-    """Share of its occupied voxels that a completion itself expects to be free, 0..1: the mean of 1 - p.
-
-    It is 0 where nothing is occupied.
-    """
+    """Share of its occupied voxels that a completion expects to be free: the mean of 1 - p, 0 if none is occupied."""
     return float(1.0 - voxels.probability.mean(dtype=np.float64)) if len(voxels) else 0.0
 
 
@@ -31,9 +28,8 @@ def wrong_share(then: SemanticVoxels, now: SemanticVoxels, now_from_then: RigidT
     An earlier occupied voxel is confirmed where the later image sees a surface in the voxel there or one beside it. It
     is wrong where that image sees through all 27 of them. Of others nothing is known. The share is 0 where nothing is
     known at all. Surfaces that the earlier one had missed do not count: on drives with stereo, their share was the
-    smaller the worse the completion.
-
-    `then`: of the earlier image; `now`: of the later image; `now_from_then`: pose of the earlier grid in the later one.
+    smaller the worse the completion. `then`: of the earlier image; `now`: of the later image; `now_from_then`: pose of
+    the earlier grid in the later one.
     """
     points = then.points_in(now_from_then)
     near = points[np.linalg.norm(points - now.grid_from_camera.translation, axis=1) < REACH_M]
@@ -44,10 +40,7 @@ def wrong_share(then: SemanticVoxels, now: SemanticVoxels, now_from_then: RigidT
 
 
 def _states_around(voxels: SemanticVoxels, points: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """States [M, 27] of the voxels that points [N, 3] of the grid lie in, and of those around them.
-
-    Points outside of the grid or in its outermost voxels are left out.
-    """
+    """States [M, 27] in and around the voxels of points [N, 3] of the grid, without those in its outermost ones."""
     grid = voxels.grid
     index = np.floor((points - np.asarray(grid.origin)) / grid.voxel_size).astype(np.int64)
     index = index[((index >= 1) & (index < np.asarray(grid.shape) - 1)).all(axis=1)]

@@ -1,8 +1,7 @@
 """Class vocabularies of voxels and images, and the 15 classes that semantic scene completion is scored in.
 
-Voxels: 0 is empty, 255 does not count. Images: 0 of the common classes is what no voxel can hold (the sky). The
-common classes and their order are those of S4C (Hayler et al., 3DV 2024) and
-SceneDINO (Jevtić et al., ICCV 2025).
+Voxels: 0 is empty, 255 does not count. Images: 0 of the common classes is what no voxel can hold (the sky). The common
+classes and their order are those of S4C (Hayler et al., 3DV 2024) and SceneDINO (Jevtić et al., ICCV 2025).
 """
 
 from collections.abc import Mapping
@@ -29,8 +28,7 @@ COMMON_CLASSES = _names(
 SCANNET_CLASSES = _names(
     """wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, desk, curtain,
     refrigerator, shower curtain, toilet, sink, bathtub, otherfurniture"""
-)
-"""The 20 classes of ScanNet's benchmark, in its order (Dai et al., CVPR 2017)."""
+)  # the 20 classes of ScanNet's benchmark, in its order (Dai et al., CVPR 2017)
 
 # Classes of rooms by id: those of ScanNet, and three that it leaves without a label.
 ROOM_CLASSES = ("empty", *SCANNET_CLASSES, "ceiling", "person", "other-object")
@@ -90,11 +88,9 @@ _UNDEFINED = 254  # an id that the vocabulary does not have
 class ClassMap:
     """A map from the ids of one vocabulary to those of another.
 
-    Args:
-        vocabulary: Name of the source, for errors.
-        source: Its class names by id.
-        target: Class names by id of the result.
-        renamed: Source name -> target name of the classes that are called otherwise; None for those that do not count.
+    `vocabulary`: name of the source, for errors; `source`: its class names by id; `target`: class names by id of the
+    result; `renamed`: source name -> target name of the classes that are called otherwise; None for those that do not
+    count.
     """
 
     def __init__(
@@ -107,10 +103,7 @@ class ClassMap:
             self.table[label] = INVALID if name is None else target.index(name)
 
     def apply(self, labels: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-        """Map labels [...] of the source (-1 and 255 do not count): uint8 [...], 255 where they do not count.
-
-        Raises GridError where a label is none of the vocabulary.
-        """
+        """Map labels [...] to uint8; -1, 255 do not count: 255. Raises GridError for a label of no class."""
         index = labels.astype(np.int64)
         index[index == -1] = INVALID
         low, high = (int(index.min()), int(index.max())) if index.size else (0, 0)
@@ -139,8 +132,7 @@ vegetation, as in KITTI-360's and Cityscapes' labels. "other-object" never occur
 unlabelled. A mean over all 15 classes counts it as 0.
 """
 
-ROOM_IDS = ClassMap("the ids of rooms", ROOM_CLASSES, ROOM_CLASSES, {})
-"""Ground truth of rooms, as it is."""
+ROOM_IDS = ClassMap("the ids of rooms", ROOM_CLASSES, ROOM_CLASSES, {})  # ground truth of rooms, as it is
 
 SSCBENCH_TO_COMMON = ClassMap(
     "SSCBench-KITTI-360's ids",

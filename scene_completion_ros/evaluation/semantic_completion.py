@@ -18,8 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.evaluation.class_confusion import UNASSIGNED, class_confusion, class_iou, mean_iou, renamed
-from scene_completion_ros.evaluation.cluster_assignment import match_one_to_one
+from scene_completion_ros.evaluation.class_confusion import (
+    UNASSIGNED,
+    class_confusion,
+    class_iou,
+    match_one_to_one,
+    mean_iou,
+    renamed,
+)
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, ConfusionCounts, ranges_within
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, COMMON_SHARES, EMPTY, INVALID
@@ -70,24 +76,18 @@ def completion_confusion(
     labels: int = len(COMMON_CLASSES),  # number of predicted labels, "empty" among them
     classes: int = len(COMMON_CLASSES),  # number of classes, "empty" among them
 ) -> NDArray[np.int64]:
-    """Count the voxels of one grid, or of a part of it that has its full height. Returns int64 [labels, classes].
-
-    Raises GridError where shapes differ, or labels are out of range.
-    """
+    """Count voxels of full columns: int64 [labels, classes]. Raises GridError: other shapes, labels out of range."""
     return class_confusion(predicted, truth, labels, classes, field_of_view & ~additional_invalid(truth))
 
 
 def completion_scores(
     confusion: NDArray[np.int64],  # int64 [labels, classes] of `completion_confusion`
-    # int [labels], the class of each predicted label, see `cluster_assignment`; by default labels are classes. Labels
+    # int [labels], the class of each predicted label, see `class_confusion`; by default labels are classes. Labels
     # without a class count as empty.
     class_of_label: NDArray[np.integer[Any]] | None = None,
     class_names: tuple[str, ...] = COMMON_CLASSES,  # names by id; 0 is "empty"
 ) -> CompletionScores:
-    """Score a confusion matrix.
-
-    Raises GridError where there are as many labels as classes and no names, or other names than labels.
-    """
+    """Score a confusion matrix. Raises GridError unless there are names for labels that are not the classes."""
     classes = len(class_names)
     if class_of_label is None and confusion.shape[0] != classes:
         what = f"{confusion.shape[0]} labels for {classes} classes"

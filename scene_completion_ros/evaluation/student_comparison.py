@@ -53,10 +53,7 @@ def score_frame(
     depths: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]] | None = None,
     place: Hashable = None,  # see there
 ) -> Verdict:
-    """Adds a frame to the scores of students by what it and later frames saw. Returns what was found.
-
-    Raises GridError where a shape is not that of the grid.
-    """
+    """Scores students on a frame by what it and later ones saw, and says what. Raises GridError: not of the grid."""
     grid = scores[0].grid
     visible, hidden = in_sight(own, grid, wanted)
     verdict = judge([own, *later], grid, visible | hidden)
@@ -96,10 +93,7 @@ class ComparedFrame:
         return (first > 0.0) | (second > 0.0)
 
     def agreed_depth(self, grid_from_camera: RigidTransform | None = None) -> DepthObservation:
-        """What both students see alike: the mean of their depths, at the rays of the first.
-
-        `grid_from_camera`: pose of the view in the judged grid; by default that of this frame.
-        """
+        """Mean depth where both students agree, at the first one's rays, from a pose in the judged grid."""
         first, second = self._depths()
         mean, off = 0.5 * (first + second), np.abs(first - second)
         alike = (first > 0.0) & (second > 0.0) & (off <= ALIKE * mean)
@@ -145,9 +139,8 @@ class StudentComparison:
     """Compares two students while a robot drives, by what later frames see where both see the same.
 
     Frames a few metres apart wait until `OBSERVERS` later ones have come, or the robot has left their volume. Those of
-    a robot that stands still are compared, but judge nothing. Memory is bounded: see `MOST_FRAMES`.
-
-    `grid`: the voxels of all frames; `thresholds`: probability from which a voxel is occupied, of each student.
+    a robot that stands still are compared, but judge nothing. Memory is bounded: see `MOST_FRAMES`. `grid`: the voxels
+    of all frames; `thresholds`: probability from which a voxel is occupied, of each student.
     """
 
     def __init__(self, grid: VoxelGrid, thresholds: tuple[float, float]) -> None:

@@ -25,10 +25,7 @@ def seen_voxels(
     # Voxels to look at, bool [X, Y, Z], all by default; the others are reported as not seen.
     wanted: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
-    """Voxels to whose centre or face centres a line from the camera passes no other occupied voxel.
-
-    Returns bool [X, Y, Z].
-    """
+    """Voxels [X, Y, Z] to whose centre or face centres a line from the camera passes no other occupied voxel."""
     start = (np.asarray(camera_position, dtype=np.float64) - np.asarray(grid.origin)) / grid.voxel_size
     look_at = np.ones(grid.shape, dtype=np.bool_) if wanted is None else np.ascontiguousarray(wanted, dtype=np.bool_)
     return np.asarray(_seen(np.ascontiguousarray(occupied, dtype=np.bool_), look_at, start, SIGHT_POINTS), dtype=bool)

@@ -39,12 +39,9 @@ def class_scores(
 ) -> NDArray[np.float32]:
     """Best cosine of the phrases of each class.
 
-    Returns float32 [N, classes]; minus infinity where there is no feature, and for classes without phrases.
-
-    Args:
-        features: float [N, D].
-        rows: Embeddings of the phrases, float32 [R, D], of length one.
-        group: Class of each row [R]; rows of others than 0 .. classes - 1 are left out.
+    Returns float32 [N, classes]; minus infinity where there is no feature, and for classes without phrases. `features`:
+    float [N, D]; `rows`: embeddings of the phrases, float32 [R, D], of length one; `group`: class of each row [R]; rows
+    of others than 0 .. classes - 1 are left out.
     """
     found = cosines(features, rows)
     scores = np.full((len(features), classes), -np.inf, np.float32)
@@ -108,11 +105,7 @@ def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Zero
 
 
 class ZeroShotMetric(Tally):
-    """Scores over all voxels of all updates, within each part.
-
-    A method has `class_names`; its answers have `predicted` and `true` classes [N], and `parts`. `names`: the K
-    classes.
-    """
+    """Scores of `names`, K classes, by parts; answers: `predicted`, `true` [N], `parts`; methods: `class_names`."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
@@ -123,10 +116,8 @@ class ZeroShotMetric(Tally):
     ) -> None:
         """Count voxels. Raises GridError: shapes differ, or a class is out of range.
 
-        Args:
-            labels: Said classes [N], K for none.
-            truth: True classes [N]; -1 and 255 do not count.
-            parts: Part -> which voxels are in it, bool [N]. Parts may overlap.
+        `labels`: said classes [N], K for none; `truth`: True classes [N]; -1 and 255 do not count; `parts`: part ->
+        which voxels are in it, bool [N]. Parts may overlap.
         """
         for part, mask in parts.items():
             counts = class_confusion(labels, truth, len(self.names) + 1, len(self.names), mask)
@@ -151,9 +142,8 @@ def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.boo
     """Precision summed over the steps of recall, voxels with equal scores taken together; exact.
 
     Equal scores everywhere give the share of positives, and a random ranking does so but for O(log N / N). Returns
-    0..1; NaN without positives. Raises GridError where the shapes differ, or a score is not a number.
-
-    `score`: float [N], larger is more likely; minus infinity is last; `positive`: bool [N].
+    0..1; NaN without positives. Raises GridError where the shapes differ, or a score is not a number. `score`: float
+    [N], larger is more likely; minus infinity is last; `positive`: bool [N].
     """
     if score.shape != positive.shape or np.isnan(score).any():
         what = f"scores {score.shape} of which {int(np.isnan(score).sum())} are not numbers, truth {positive.shape}"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,149 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import CameraError
-from scene_completion_ros.geometry.calibration import (
-    Calibration,
-    check_principal_point,
-    checked_camera,
-    pinhole_intrinsics,
-)
-from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.cameras import FOCAL_LENGTHS, LARGEST_COEFFICIENT, Camera
+from scene_completion_ros.geometry.distortion import COEFFICIENT_COUNTS, DistortionModel
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.picture_files import read_size
+from scene_completion_ros.picture_files import LARGEST_IMAGE, read_size
 from scene_completion_ros.untrusted_files import MOST_YAML_BYTES, parse_yaml, read_text, read_yaml, shown
+
+_MODEL_NAMES: dict[str, DistortionModel] = {
+    "": "none",
+    "none": "none",
+    "pinhole": "none",
+    "plumb_bob": "plumb_bob",
+    "rational_polynomial": "rational_polynomial",
+    "equidistant": "equidistant",
+    "fisheye": "equidistant",
+    "kannala_brandt": "equidistant",
+}
+_SAME_SCALE = 0.1  # P and K scaled by one factor, alike within this share, are calibrations of two image sizes
+_UNCALIBRATED = "Calibrate the camera (for example with camera_calibration) or give a calibration file"
+_ONE_CALIBRATION = "Publish the calibration of exactly this image size, without mixing two calibrations"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What CameraInfo and the YAML of camera_calibration both say, not yet trusted."""
+
+    width: int
+    height: int
+    matrix: NDArray[np.float64]  # K [9]
+    projection: NDArray[np.float64]  # P [12], or empty
+    model: str
+    coefficients: NDArray[np.float64]  # D
+    where: str  # of the whole
+    names: Mapping[str, str]  # field -> its name in this source
+
+
+def checked_camera(calibration: Calibration, rectified: bool) -> Camera:
+    """Turn a calibration into a camera after looking for every contradiction that can be seen in one message."""
+    at = {field: f"{calibration.where}, {name}" for field, name in calibration.names.items()}
+    width, height = calibration.width, calibration.height
+    if width <= 0 or height <= 0:
+        what = f"image size {width}x{height} is empty"
+        raise CameraError(what, where=at["size"], cure="Set the calibrated image size")
+    if width * height > LARGEST_IMAGE:
+        what = f"an image of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels"
+        raise CameraError(what, where=at["size"], cure="Set the calibrated image size; the message may be damaged")
+    has_projection = bool(calibration.projection.any())
+    if rectified:
+        if not has_projection:
+            what = "P is missing or all zero, so the rectified camera is unknown"
+            raise CameraError(what, where=at["p"], cure="Publish P, or use the unrectified image")
+        projected = _projection_intrinsics(calibration, at["p"])
+        check_principal_point(projected, width, height, at["p"])
+        return Camera(*projected, width, height)
+    intrinsics = pinhole_intrinsics(calibration.matrix, at["k"])
+    check_principal_point(intrinsics, width, height, at["k"])
+    if has_projection:
+        _check_same_size(intrinsics, _projection_intrinsics(calibration, at["p"]), at["p"])
+    model, coefficients = _distortion(calibration, at["model"], at["d"])
+    return Camera(*intrinsics, width, height, model, coefficients)
+
+
+def pinhole_intrinsics(matrix: NDArray[np.float64], where: str) -> tuple[float, float, float, float]:
+    """Return fx, fy, cx, cy of K [9], refusing whatever no pinhole camera has."""
+    if matrix.size != 9:
+        raise CameraError(f"{matrix.size} numbers instead of 9", where=where, cure=_UNCALIBRATED)
+    if not np.isfinite(matrix).all():
+        raise CameraError(f"not finite: {matrix.tolist()}", where=where, cure=_UNCALIBRATED)
+    if not matrix.any():
+        raise CameraError("all zero: the camera is not calibrated", where=where, cure=_UNCALIBRATED)
+    fx, skew, cx, zero_a, fy, cy, zero_b, zero_c, one = matrix.tolist()
+    if fx <= 0.0 or fy <= 0.0:
+        raise CameraError(f"focal lengths {fx} and {fy} are not positive", where=where, cure=_UNCALIBRATED)
+    if min(fx, fy) < FOCAL_LENGTHS[0] or max(fx, fy) > FOCAL_LENGTHS[1]:
+        raise CameraError(f"focal lengths {fx} and {fy} are those of no lens", where=where, cure=_UNCALIBRATED)
+    if any((zero_a, zero_b, zero_c)) or abs(one - 1.0) > 1e-6 or abs(skew) > 1e-6 * fx:
+        what = f"not [fx 0 cx; 0 fy cy; 0 0 1]: {matrix.tolist()}"
+        raise CameraError(what, where=where, cure="Write the matrix row by row; skew is not supported")
+    return fx, fy, cx, cy
+
+
+def _projection_intrinsics(calibration: Calibration, where: str) -> tuple[float, float, float, float]:
+    if calibration.projection.size != 12:
+        raise CameraError(f"{calibration.projection.size} numbers instead of 12", where=where, cure=_UNCALIBRATED)
+    if not np.isfinite(calibration.projection).all():
+        raise CameraError(f"not finite: {calibration.projection.tolist()}", where=where, cure=_UNCALIBRATED)
+    return pinhole_intrinsics(calibration.projection.reshape(3, 4)[:, :3].reshape(-1), where)
+
+
+def check_principal_point(intrinsics: tuple[float, float, float, float], width: int, height: int, where: str) -> None:
+    """Refuse intrinsics whose principal point is not in the image: they were made for another, usually larger one."""
+    _, _, cx, cy = intrinsics
+    if not (-0.5 <= cx < width - 0.5 and -0.5 <= cy < height - 0.5):
+        raise CameraError(
+            f"principal point ({cx:.1f}, {cy:.1f}) lies outside the {width}x{height} image: the calibration is that of "
+            "another image size",
+            where=where,
+            cure=f"{_ONE_CALIBRATION}; a crop of the sensor belongs into the field roi",
+        )
+
+
+def _check_same_size(
+    intrinsics: tuple[float, float, float, float], projected: tuple[float, float, float, float], where: str
+) -> None:
+    """Rectifying changes the focal length but keeps the centre about where it was; rescaling changes both alike."""
+    if min(intrinsics) <= 0.0 or min(projected) <= 0.0:
+        return
+    with np.errstate(over="ignore", invalid="ignore"):  # a principal point next to nothing, which scales nothing
+        ratios = np.array(projected) / np.array(intrinsics)
+        ratio = float(ratios.mean())
+        scaled = abs(ratio - 1.0) > 0.2 and np.abs(ratios / ratio - 1.0).max() < _SAME_SCALE
+    if scaled:
+        what = f"P is K scaled by {ratio:.3g}: the two were calibrated at different image sizes"
+        raise CameraError(what, where=where, cure=_ONE_CALIBRATION)
+
+
+def _distortion(
+    calibration: Calibration, where_model: str, where_coefficients: str
+) -> tuple[DistortionModel, tuple[float, ...]]:
+    name = calibration.model.strip().lower()
+    if name not in _MODEL_NAMES:
+        what = f"unknown distortion model {calibration.model!r}"
+        raise CameraError(what, where=where_model, cure=f"Use one of {', '.join(filter(None, _MODEL_NAMES))}")
+    model = _MODEL_NAMES[name]
+    values = tuple(calibration.coefficients.tolist())
+    if not np.isfinite(calibration.coefficients).all():
+        raise CameraError(f"not finite: {list(values)}", where=where_coefficients, cure=_UNCALIBRATED)
+    if not any(values) and model != "equidistant":
+        return "none", ()  # drivers of ideal cameras send zeros or nothing, under any model's name
+    if model == "none":
+        what = f"distortion_model is {calibration.model!r} although there are coefficients {list(values)}"
+        raise CameraError(what, where=where_model, cure="Name the model that they were fitted with, such as plumb_bob")
+    count = COEFFICIENT_COUNTS[model]
+    if model == "rational_polynomial" and len(values) > count and not any(values[count:]):
+        values = values[:count]  # OpenCV appends thin-prism and tilt terms, zero unless they were asked for
+    if len(values) != count and not (model == "plumb_bob" and len(values) == 4):
+        what = f"{model} has {count} coefficients, not {len(values)}: {list(values)}"
+        cure = "Name the model that they were fitted with; thin-prism and tilt terms are not supported"
+        raise CameraError(what, where=where_coefficients, cure=cure)
+    if np.abs(calibration.coefficients).max() > LARGEST_COEFFICIENT:
+        what = f"beyond {LARGEST_COEFFICIENT:g}: {list(values)}"
+        raise CameraError(what, where=where_coefficients, cure=_UNCALIBRATED)
+    return model, values
+
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _CAMODOCAL = "Give KITTI-360's calibration/image_02.yaml or image_03.yaml"
@@ -30,12 +164,9 @@ def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str
 
     Returns the camera of the published image: `width` and `height` are those of the full sensor, region of interest and
     binning are applied. Raises CameraError: not calibrated (K all zero), not finite, or contradicting itself; names
-    field and cure.
-
-    Args:
-        message: sensor_msgs/CameraInfo of ROS 2 (fields k, d, p) or ROS 1 (K, D, P), from rclpy or rosbags.
-        rectified: Whether the images are rectified (`image_rect`): P is used, without distortion, instead of K and D.
-        where: What to call the message in errors, for instance its topic.
+    field and cure. `message`: sensor_msgs/CameraInfo of ROS 2 (fields k, d, p) or ROS 1 (K, D, P), from rclpy or
+    rosbags; `rectified`: whether the images are rectified (`image_rect`): P is used, without distortion, instead of K
+    and D; `where`: what to call the message in errors, for instance its topic.
     """
     names = {name: name if hasattr(message, name) else name.upper() for name in ("k", "d", "p")}
     for name in (*names.values(), "width", "height", "distortion_model"):
@@ -58,13 +189,11 @@ def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str
 def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None) -> Camera:
     """Read a camera from a file.
 
-    Raises CameraError where the file cannot be read, lacks something, or was made for another image size.
-
-    Args:
-        spec: YAML file of camera_calibration, or KITTI calibration with the name of the projection matrix after a
-            colon: `calib.txt:P2`, `calib_cam_to_cam.txt:P_rect_02`.
-        image_size: (width, height) of the images in use. KITTI's calib.txt does not hold it: if left out there, the
-            first image of the folder beside the file is looked at (`image_2` for P2).
+    Raises CameraError where the file cannot be read, lacks something, or was made for another image size. `spec`: YAML
+    file of camera_calibration, or KITTI calibration with the name of the projection matrix after a colon:
+    `calib.txt:P2`, `calib_cam_to_cam.txt:P_rect_02`; `image_size`: (width, height) of the images in use. KITTI's
+    calib.txt does not hold it: if left out there, the first image of the folder beside the file is looked at (`image_2`
+    for P2).
     """
     path, name = _split(str(spec))
     if path.suffix.lower() in (".yaml", ".yml"):
@@ -111,11 +240,7 @@ def read_kitti_calibration(path: str | Path) -> dict[str, NDArray[np.float64]]:
 
 
 def read_kitti360_fisheye(path: str | Path) -> Camera:
-    """Read the calibration of a KITTI-360 fisheye (`image_02.yaml`), as camodocal writes it.
-
-    Returns camera of model "mei". Raises CameraError where the file cannot be read, is of another model or lacks a
-    number; names it.
-    """
+    """Camera "mei" of a KITTI-360 fisheye's file of camodocal (`image_02.yaml`). Raises CameraError with what lacks."""
     path = Path(path)
     # OpenCV's storage begins with "%YAML:1.0", which is no directive of YAML.
     lines = read_text(path, CameraError, cure="Check the path", most_bytes=MOST_YAML_BYTES).splitlines()

@@ -28,10 +28,7 @@ def sparse_depth(points_camera: NDArray[np.floating[Any]], camera: Camera) -> ND
 
 @lru_cache(maxsize=4)
 def nearest_pixels(camera: Camera, rays: Camera) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """The pixel of a camera that sees most nearly what each pixel of another one at the same place sees.
-
-    Returns rows and columns [h, w] of the camera, and bool [h, w], whether its image shows that direction at all.
-    """
+    """Rows, columns [h, w] of the camera's pixels nearest to those of another at its place, and whether shown."""
     pixels, valid = camera.project(np.asarray(rays.unproject(rays.pixel_centres())))
     inside = np.asarray(valid) & np.isfinite(np.asarray(pixels)).all(axis=-1)
     nearest = np.floor(np.where(inside[..., None], pixels, 0.0) + 0.5).astype(np.int64)
@@ -40,11 +37,7 @@ def nearest_pixels(camera: Camera, rays: Camera) -> tuple[NDArray[np.int64], NDA
 
 
 def depth_at_rays(depth: NDArray[np.float32], camera: Camera, rays: Camera) -> NDArray[np.float32]:
-    """Depth of one camera at the rays of another at the same place.
-
-    Returns that of the nearest pixel [h, w], 0 where there is none. `depth`: z-depth [H, W], metres; 0 or not finite
-    where there is none.
-    """
+    """Depth [H, W], metres, at the nearest pixel of the rays [h, w] of another camera there; 0 where there is none."""
     rows, columns, inside = nearest_pixels(camera, rays)
     found = depth[rows, columns]
     return np.where(inside & np.isfinite(found) & (found > 0.0), found, np.float32(0.0)).astype(np.float32)
@@ -53,12 +46,9 @@ def depth_at_rays(depth: NDArray[np.float32], camera: Camera, rays: Camera) -> N
 def surface_normals(positions: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Normals of a depth image's surface, towards the camera.
 
-    Args:
-        positions: Points of the pixels [h, w, 3] in the optical frame, NaN where unknown.
-
-    Returns:
-        [h, w, 3], unit length: the cross product of the differences of neighbours to both sides. Zero where one is
-        unknown, or lies on another surface, at the edge as well.
+    Returns [h, w, 3], unit length: the cross product of the differences of neighbours to both sides. Zero where one is
+    unknown, or lies on another surface, at the edge as well. `positions`: points of the pixels [h, w, 3] in the optical
+    frame, NaN where unknown.
     """
     normals = np.zeros(positions.shape)
     if min(positions.shape[:2]) < 3:
@@ -78,8 +68,7 @@ def surface_normals(positions: NDArray[np.floating[Any]]) -> NDArray[np.float64]
 def agreement(points: NDArray[np.floating[Any]], camera: Camera, depth: NDArray[np.float32]) -> NDArray[np.int64]:
     """How many points [N, 3], optical frame of a camera, its depth image [h, w] shows where they are, and any surface.
 
-    Returns:
-        int64 [2]: those within `_EDGE` of the measured depth, and those whose pixel has a depth, 0 where unknown.
+    Returns int64 [2]: those within `_EDGE` of the measured depth, and those whose pixel has a depth, 0 where unknown.
     """
     pixels, inside = (np.asarray(part) for part in camera.project(points))
     column, row = np.floor(pixels[inside] + 0.5).astype(np.int64).T

@@ -33,14 +33,11 @@ def rotation_of_angles(roll: float, pitch: float, yaw: float) -> NDArray[np.floa
 def read_extrinsics(path: str | Path) -> list[Extrinsic]:
     """Read fixed transforms from a YAML file.
 
-    Args:
-        path: A list of mappings with `parent`, `child` and `translation` (3 numbers, metres). Each also has either
-            `rotation` (unit quaternion x, y, z, w) or `angles` (roll, pitch, yaw in degrees). With `optical: true` they
-            say how the body of the camera stands (x forward, y left, z up). The child is its optical frame (x right, y
-            down, z forward).
-
-    Raises:
-        TransformError: The file cannot be read, or an entry lacks something or is malformed: names file and entry.
+    `path`: a list of mappings with `parent`, `child` and `translation` (3 numbers, metres). Each also has either
+    `rotation` (unit quaternion x, y, z, w) or `angles` (roll, pitch, yaw in degrees). With `optical: true` they say how
+    the body of the camera stands (x forward, y left, z up). The child is its optical frame (x right, y down, z
+    forward). Raises TransformError: the file cannot be read, or an entry lacks something or is malformed: names file
+    and entry.
     """
     document = read_yaml(path, TransformError, cure=_EXAMPLE, kind=list)
     if not document:

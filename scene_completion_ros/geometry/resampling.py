@@ -89,10 +89,7 @@ class Resampler:
 
 
 def decoder_shrink(source: Camera, target: Camera) -> int:
-    """By what the sides of an image can be divided while it is decoded, with detail enough left for the target.
-
-    Returns 8, 4, 2 or 1, of which both sides are a multiple.
-    """
+    """8, 4, 2 or 1, a divisor of both sides: detail enough for the target is left after decoding an image by it."""
     finest = max(_resolution(source, target))
     for shrink in _SHRINKS:
         if source.width % shrink == 0 and source.height % shrink == 0 and shrink * finest <= _LARGEST_AFTER_SHRINK:

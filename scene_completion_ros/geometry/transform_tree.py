@@ -80,10 +80,9 @@ class _Edge:
 class TransformTree:
     """Static and time-varying transforms between named frames.
 
-    Args:
-        keep_ns: Of a running robot, how long transforms are kept (by their stamps). A transform more than a second
-            before the newest of its pair then belongs to a recording started again. The tree forgets those before it.
-            None keeps all, in any order: that is for recordings.
+    `keep_ns`: of a running robot, how long transforms are kept (by their stamps). A transform more than a second before
+    the newest of its pair then belongs to a recording started again. The tree forgets those before it. None keeps all,
+    in any order: that is for recordings.
     """
 
     def __init__(self, keep_ns: int | None = None) -> None:
@@ -99,13 +98,9 @@ class TransformTree:
     def add(self, parent: str, child: str, stamp_ns: int, parent_from_child: RigidTransform, *, static: bool) -> None:
         """Add one transform. A later static one replaces an earlier; of two with one stamp the first is kept.
 
-        Raises TransformError where a frame has no name, or is its own parent.
-
-        Args:
-            parent: Frame that it maps into.
-            child: Frame that it maps from.
-            stamp_ns: Its time, nanoseconds; of no meaning for a static one.
-            static: Whether it holds for all time.
+        Raises TransformError where a frame has no name, or is its own parent. `parent`: frame that it maps into;
+        `child`: frame that it maps from; `stamp_ns`: its time, nanoseconds; of no meaning for a static one; `static`:
+        whether it holds for all time.
         """
         parent, child = parent.strip("/"), child.strip("/")
         if parent == child or not parent or not child:
@@ -156,13 +151,10 @@ class TransformTree:
     ) -> RigidTransform:
         """Find target_from_source at a time.
 
-        Args:
-            stamp_ns: Time; between transforms it is interpolated (slerp and lerp).
-            max_gap_ns: Largest distance of the two transforms between which is interpolated.
-            tolerance_ns: How long after the last transform that one still holds; nothing else is extrapolated.
-
-        Raises:
-            NoTransformError: The frames are not connected, or there is no transform close enough: names the pair.
+        `stamp_ns`: time; between transforms it is interpolated (slerp and lerp); `max_gap_ns`: largest distance of the
+        two transforms between which is interpolated; `tolerance_ns`: how long after the last transform that one still
+        holds; nothing else is extrapolated. Raises NoTransformError: the frames are not connected, or there is no
+        transform close enough: names the pair.
         """
         target, source = target.strip("/"), source.strip("/")
         path = self._path(target, source)

@@ -28,10 +28,7 @@ LARGEST = 1e12  # of the numbers of a transform; what is computed of them stays 
 
 @dataclass(frozen=True, eq=False)
 class RigidTransform:
-    """A rotation followed by a translation: `p_target = rotation @ p_source + translation`.
-
-    Raises TransformError where an array has another shape or holds NaN or infinity.
-    """
+    """`p_target = rotation @ p_source + translation`. Raises TransformError for other shapes, NaN or infinity."""
 
     rotation: NDArray[np.float64]  # matrix [3, 3]
     translation: NDArray[np.float64]  # origin of the source frame in the target frame [3], metres
@@ -108,10 +105,7 @@ class RigidTransform:
         return xp.matmul(points, transposed) + constant_like(self.translation.tolist(), points)
 
     def levelled(self) -> RigidTransform:
-        """The pose of a camera in a frame that stands upright below it and looks along x where the camera looks.
-
-        Of a pose in a frame whose z axis points up; heights stay.
-        """
+        """A camera's pose, of one where z is up, in a frame upright below it whose x is where it looks."""
         ahead = self.rotation[:, 2]
         cos, sin = np.array([ahead[0], ahead[1]]) / max(float(np.hypot(ahead[0], ahead[1])), 1e-12)
         turn = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])

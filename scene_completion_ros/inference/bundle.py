@@ -71,10 +71,7 @@ class Normalisation:
 
 @dataclass(frozen=True, eq=False)
 class StudentBundle:
-    """A trained student.
-
-    Raises BundleError: names, colours and labels of the head, or label units and feature spaces, contradict each other.
-    """
+    """A trained student. Raises BundleError where names, colours, labels or feature spaces contradict each other."""
 
     name: str
     canonical: Camera  # the camera that every image is resampled into, without distortion
@@ -152,10 +149,7 @@ class StudentBundle:
         )
 
     def read_encoder(self) -> bytes:
-        """The ONNX encoder, as it was when the bundle was loaded; a later one would not fit the head in memory.
-
-        Raises BundleError where the file is gone or was replaced since.
-        """
+        """The ONNX encoder as it was when loaded. Raises BundleError where its file was removed or replaced."""
         return _read_graph(self.encoder_path, self.sha256[ENCODER])
 
     @property
@@ -219,10 +213,7 @@ class StudentBundle:
         return TextBank.from_bytes(_read_checked(file, self.sha256[TEXT_BANK], largest=LARGEST_FILE), str(file))
 
     def feature_space_for(self, bank: TextBank | Vocabulary) -> FeatureSpace:
-        """The feature space in which the texts of a bank lie.
-
-        Raises VocabularyError where the bank was made by another text encoder than those of the student's spaces.
-        """
+        """The space of a bank's texts. Raises VocabularyError for a text encoder of none of the spaces."""
         return feature_space.feature_space_for(self.feature_spaces, bank, self.name)
 
     def with_vocabulary(self, spaces: Sequence[FeatureSpace], bank: TextBank | None) -> "StudentBundle":
@@ -230,7 +221,6 @@ class StudentBundle:
 
         All else stays as it is. The folder changes at once. Raises BundleError where the bundle was replaced since it
         was loaded, or the spaces do not fit its head; VocabularyError where the bank is in none of the spaces.
-
         `spaces`: spaces that follow from the label units; without any, the bank must be None; `bank`: phrases in one of
         the spaces; None for no bank.
         """
@@ -260,10 +250,7 @@ class StudentBundle:
 
     @classmethod
     def load(cls, folder: str | Path) -> "StudentBundle":
-        """Reads a bundle and checks it: schema, hashes, fields, tensors.
-
-        Raises BundleError: naming file, field and cure.
-        """
+        """Reads a bundle; checks schema, hashes, fields, tensors. Raises BundleError with file, field and cure."""
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
             raise BundleError(f"no {MANIFEST} in it", where=str(folder), cure="Name the folder of a student bundle.")
@@ -289,10 +276,9 @@ class StudentBundle:
         """Writes the bundle into a folder, which is made if needed, and returns it as loaded from there.
 
         Encoders for GPUs go along where encoder and head are those they were made from and measured with; otherwise
-        they are dropped, with their files. So is a text bank that is in none of the feature spaces.
-
-        `folder`: where to; files of an older bundle are replaced; `encoder_onnx`: the serialised ONNX graph; `weights`:
-        unfolded weights for later training, stored as ``weights.safetensors``.
+        they are dropped, with their files. So is a text bank that is in none of the feature spaces. `folder`: where to;
+        files of an older bundle are replaced; `encoder_onnx`: the serialised ONNX graph; `weights`: unfolded weights
+        for later training, stored as ``weights.safetensors``.
         """
         folder = Path(folder)
         head = self.head
@@ -328,10 +314,7 @@ class StudentBundle:
         return None
 
     def load_weights(self) -> dict[str, NDArray[Any]]:
-        """The unfolded weights for later training.
-
-        Raises BundleError where the bundle has none, or the file is not the one it was saved with.
-        """
+        """The unfolded weights for training. Raises BundleError where they are missing or not those saved."""
         where = str(self.folder / WEIGHTS) if self.folder else f"bundle {self.name}"
         if self.folder is None or WEIGHTS not in self.sha256 or not (self.folder / WEIGHTS).is_file():
             raise BundleError("is missing", where=where, cure="Take the bundle with its weights beside it.")
@@ -399,10 +382,7 @@ def _write(folder: Path, files: Mapping[str, bytes], replaced: Set[str]) -> None
 
 
 def _read_checked(file: Path, expected: str, cure: str | None = None, *, largest: int = MOST_ARRAY_BYTES) -> bytes:
-    """The content of a file; the cure is another one where the bundle itself is whole without it.
-
-    `largest`: bytes that it may have.
-    """
+    """Content of a file, of at most `largest` bytes; if the bundle is whole without it, another one is the cure."""
     content = read_bytes(file, BundleError, cure=cure or CURE, most_bytes=largest)
     found = hashlib.sha256(content).hexdigest()
     if found != expected:

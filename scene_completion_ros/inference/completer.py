@@ -15,10 +15,9 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoded_image import Encoder
+from scene_completion_ros.inference.encoded_image import BLIND, Encoder, content_warning, shown_share
 from scene_completion_ros.inference.encoder import DeviceEncoder, cpu_engine, make_encoder
-from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.image_content import BLIND, content_warning, shown_share
+from scene_completion_ros.inference.gpu.requirements import EngineOptions
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.scene_query import (
     DenseField,
@@ -33,8 +32,7 @@ from scene_completion_ros.inference.scene_query import (
 from scene_completion_ros.inference.text_bank import BACKGROUND, MOST_ASKED, Contrast, Vocabulary
 from scene_completion_ros.inference.volume_pose import GroundSurface, ground_surface, volume_pose
 from scene_completion_ros.voxels.occupancy_kernel import axis_indices
-from scene_completion_ros.voxels.phrase_matches import PhraseMatches
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState
 
 # Rays of which at least this part leaves the grid met nothing in it.
 LARGEST_TRANSMITTANCE = 0.5
@@ -70,7 +68,7 @@ class Completion:
     # Milliseconds of resample, encode, query, march, assemble, label (next to none where the student knows no classes),
     # and their total.
     timings_ms: dict[str, float]
-    # Share of the image that shows anything, see `image_content`. Below `BLIND` there no voxel counts as seen: all that
+    # Share of the image that shows anything, see `encoded_image`. Below `BLIND` there no voxel counts as seen: all that
     # is said was inferred.
     shown: float = 1.0
     # The labels are classes of this, and ``unknown``; None where they are those of the student.
@@ -194,10 +192,7 @@ class Completer:
         return FoldedVocabulary.of(vocabulary, self.bundle.feature_space_for(vocabulary))
 
     def use(self, vocabulary: FoldedVocabulary | None) -> None:
-        """From the next image on, labels are those of a prepared vocabulary; None for the classes of the student.
-
-        Raises VocabularyError where it was prepared for another student.
-        """
+        """Labels of images to come: a prepared vocabulary, or None. Raises VocabularyError: for another student."""
         self._vocabulary = self._own(vocabulary)
 
     def ask(self, query: FoldedVocabulary | None) -> None:
@@ -284,12 +279,9 @@ class Completer:
         """Completes the scene of one image.
 
         Raises ImageError where the image has another size than the calibration, or is no RGB image; BundleError where
-        the results are no finite numbers; GpuError where the GPU failed.
-
-        Args:
-            image_rgb: uint8 [H, W, 3] RGB, of the size the camera was calibrated with, or averaged down as
-                `resampling.decoder_shrink` allows.
-            labels: Whether labels are wanted. Without them, which saves their time, every voxel is ``unlabelled``.
+        the results are no finite numbers; GpuError where the GPU failed. `image_rgb`: uint8 [H, W, 3] RGB, of the size
+        the camera was calibrated with, or averaged down as `resampling.decoder_shrink` allows; `labels`: whether labels
+        are wanted. Without them, which saves their time, every voxel is ``unlabelled``.
         """
         started_s, clock = time.perf_counter(), StageClock()
         image = self._resampler(image_rgb)
@@ -377,10 +369,7 @@ def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform
 
 
 def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> list[str]:
-    """What about a camera lies outside of what the student was trained for, with numbers.
-
-    `coverage`: part of the canonical image that it covers, 0..1.
-    """
+    """What about a camera, of which the image is covered by `coverage` (0..1), lies outside of the training."""
     warnings = []
     ratio, (low, high) = camera.fx / camera.width, bundle.focal_range
     if not 0.99 * low <= ratio <= 1.01 * high:

@@ -24,8 +24,13 @@ from scene_completion_ros.inference.bundle import StudentBundle, check_image
 from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
 from scene_completion_ros.inference.gpu.kernels import KernelSizes
-from scene_completion_ros.inference.gpu.options import EngineOptions, check_limits
-from scene_completion_ros.inference.gpu.requirements import cuda_devices, installed_flavour, require
+from scene_completion_ros.inference.gpu.requirements import (
+    EngineOptions,
+    check_limits,
+    cuda_devices,
+    installed_flavour,
+    require,
+)
 from scene_completion_ros.inference.gpu_graph_encoder import (
     PRECISION_OF_ENGINE,
     GpuGraphEncoder,
@@ -47,10 +52,7 @@ class DeviceEncoder(Encoder, Protocol):
     """An encoder behind which kernels of the same device go on: features need not come to the host."""
 
     def scene_query(self, prepared: PreparedScene) -> SceneQuery:
-        """All of it on the device, for one scene.
-
-        Raises GpuError where there is not enough memory, or the GPU fails.
-        """
+        """All of it on the device, for one scene. Raises GpuError where memory lacks or the GPU fails."""
         ...
 
 
@@ -147,13 +149,10 @@ def make_encoder(
     """The encoder of a bundle on an engine.
 
     Raises SceneCompletionError where the engine is unknown or not installed; BundleError where it cannot run the graph;
-    GpuError: TensorRT was asked for and cannot run.
-
-    Args:
-        engine: One of `ENGINES`. ``auto`` takes TensorRT where there is a GPU, all that it needs, and a bundle that has
-            an encoder for it. Otherwise it takes the CPU (`cpu_engine`), with a warning where a GPU was there to be
-            used. For measurements also one of `PRECISION_OF_ENGINE`.
-        threads: CPU threads; None for all that this process may use.
+    GpuError: TensorRT was asked for and cannot run. `engine`: one of `ENGINES`. ``auto`` takes TensorRT where there is
+    a GPU, all that it needs, and a bundle that has an encoder for it. Otherwise it takes the CPU (`cpu_engine`), with a
+    warning where a GPU was there to be used. For measurements also one of `PRECISION_OF_ENGINE`. `threads`: CPU
+    threads; None for all that this process may use.
     """
     if engine in PRECISION_OF_ENGINE:
         return GpuGraphEncoder(bundle, PRECISION_OF_ENGINE[engine], threads=threads)

@@ -1,7 +1,6 @@
 """Compiled loops over prepared points: the density of the field there, and labels or phrases of some of them.
 
-`FieldKernel` and `LabelQuery` call them; `density_reference`, `label_logits_reference`, `class_cosines_reference` and
-`labels_reference` are the readable twins.
+`FieldKernel` and `LabelQuery` call them.
 """
 
 import functools
@@ -25,10 +24,7 @@ LARGEST = np.finfo(np.float32).max
 
 @functools.cache
 def density_kernel(channels: int) -> Callable[..., None]:
-    """Density for a number of channels, which is a constant to the compiler: the inner loop fully unrolls.
-
-    They are the first ones of the feature map, whose rows may be longer.
-    """
+    """Density of the first so many channels of longer rows, a constant for the compiler, which unrolls the loop."""
 
     @kernel(inlines=occupancy_kernel)
     def query(
@@ -131,14 +127,9 @@ def label_units(
 ) -> None:
     """Writes the label units [E] of prepared point i, after their ReLU.
 
-    Args:
-        features: [h * w, at least first + E].
-        first: Channel of the first unit.
-        units: E.
-        width: w.
-        table_x, table_y, table_z: Positional tables [entries, E] of the units.
-        cell, share, rows: Of all prepared points, see `FieldSamples`.
-        hidden: [E].
+    `features`: [h * w, at least first + E]; `first`: channel of the first unit; `units`: E; `width`: w; `table_x`,
+    `table_y`, `table_z`: positional tables [entries, E] of the units; `cell`, `share`, `rows`: of all prepared points,
+    see `FieldSamples`; `hidden`: [E].
     """
     corner = np.uint32(cell[i])
     tap_0, tap_1 = features[corner, first:], features[corner + np.uint32(1), first:]
@@ -168,13 +159,8 @@ def label_units(
 def pack_active(lanes: Any, units: Any, hidden: Any, largest: Any, active: Any, packed: Any) -> Any:
     """Number of units that any of the points has above 0; their numbers to ``active``, their values to ``packed``.
 
-    Args:
-        lanes: L, number of points.
-        units: E.
-        hidden: [L, E].
-        largest: [E], room to work in.
-        active: int32 [E + TILE]; filled up with unit 0 to a multiple of TILE.
-        packed: [E + TILE, L], unit by unit; filled up with zeros.
+    `lanes`: L, number of points; `units`: E; `hidden`: [L, E]; `largest`: [E], room to work in; `active`: int32 [E +
+    TILE]; filled up with unit 0 to a multiple of TILE; `packed`: [E + TILE, L], unit by unit; filled up with zeros.
     """
     for e in range(units):
         largest[e] = ZERO
@@ -215,18 +201,10 @@ def dense_tile(
     """Rows o to o + 3 of weight[:, columns] values + bias for points side by side.
 
     Four outputs and four inputs at a time, written out. One at a time, the compiler's checks whether the arrays overlap
-    take longer than the sums.
-
-    Args:
-        lanes: L, number of points.
-        weight: [R, any], R a multiple of TILE.
-        bias: [R].
-        o: First row, a multiple of TILE.
-        columns: Columns of the weight that take part, one a row of ``values``.
-        start: First row of ``values`` that takes part, a multiple of TILE.
-        count: Where they end; rows up to the next multiple of TILE are read as well.
-        values: [at least count, L].
-        out_0, out_1, out_2, out_3: [L].
+    take longer than the sums. `lanes`: L, number of points; `weight`: [R, any], R a multiple of TILE; `bias`: [R]; `o`:
+    first row, a multiple of TILE; `columns`: columns of the weight that take part, one a row of ``values``; `start`:
+    first row of ``values`` that takes part, a multiple of TILE; `count`: where they end; rows up to the next multiple
+    of TILE are read as well; `values`: [at least count, L]; `out_0`, `out_1`, `out_2`, `out_3`: [L].
     """
     of_0, of_1, of_2, of_3 = weight[o], weight[o + 1], weight[o + 2], weight[o + 3]
     for lane in range(lanes):
@@ -252,12 +230,9 @@ def inverse_norms(
 ) -> None:
     """``inverse`` [L] = 1 / sqrt(|root[:, columns] values + bias|^2 + rest); 0 where that is no positive number.
 
-    Args:
-        root: [R, any], upper triangular, R a multiple of TILE: what lies before its diagonal takes no time.
-        bias: [R].
-        rest: Added to the squares.
-        lanes, columns, count, values: See `dense_tile`; columns rise.
-        out: [TILE, L], room to work in.
+    `root`: [R, any], upper triangular, R a multiple of TILE: what lies before its diagonal takes no time; `bias`: [R];
+    `rest`: added to the squares; `lanes`, `columns`, `count`, `values`: see `dense_tile`; columns rise; `out`: [TILE,
+    L], room to work in.
     """
     out_0, out_1, out_2, out_3 = out[0], out[1], out[2], out[3]
     for lane in range(lanes):
@@ -291,12 +266,8 @@ def largest_scores(
 ) -> None:
     """The largest of the rows of each group, times a scale, to ``score`` [at least groups, L].
 
-    Args:
-        group: int32 [rows], the group of each row of the weight that is no padding.
-        groups: Number of groups.
-        out: [TILE, L], room to work in.
-        scale: [L].
-        lanes, weight, bias, columns, count, values: See `dense_tile`.
+    `group`: int32 [rows], the group of each row of the weight that is no padding; `groups`: number of groups; `out`:
+    [TILE, L], room to work in; `scale`: [L]; `lanes`, `weight`, `bias`, `columns`, `count`, `values`: see `dense_tile`.
     """
     for k in range(groups):
         for lane in range(lanes):
@@ -430,10 +401,7 @@ def label_kernel(channels: int, units: int) -> Callable[..., None]:
 
 @functools.cache
 def matches_kernel() -> Callable[..., None]:
-    """Sorts by phrase what `label_kernel` found in each block of points: of M matches, the point and the contrast.
-
-    ``first`` [blocks, K] says where the matches of each block with each phrase go.
-    """
+    """Sorts the M matches of blocks by phrase: point and contrast; ``first`` [blocks, K] says where each begins."""
 
     @kernel()
     def place_matches(match: Any, contrast: Any, matches: Any, first: Any, points: Any, scores: Any) -> None:

@@ -58,10 +58,7 @@ def export_cure(folder: object, precision: str = "fp16") -> str:
 
 
 def parse_gpu_encoders(manifest: JsonObject) -> dict[str, GpuEncoder]:
-    """The variants that a manifest names, by precision; none where it has no such field.
-
-    Raises BundleError where a field is missing or malformed, or a file has another name than its precision gives it.
-    """
+    """Variants of a manifest by precision, maybe none. Raises BundleError for a bad field or a file's name."""
     if FIELD not in manifest.values:
         return {}
     entries = manifest.object(FIELD)

@@ -45,9 +45,8 @@ class GpuGraphEncoder(Encoder):
 class GpuGraph:
     """An ONNX graph made for GPUs, run as described above.
 
-    Raises BundleError: ONNX Runtime cannot run it; SceneCompletionError: onnx or onnxruntime is not installed.
-
-    `where`: what it is, for messages; `threads`: CPU threads; None for all.
+    Raises BundleError: ONNX Runtime cannot run it; SceneCompletionError: onnx or onnxruntime is not installed. `where`:
+    what it is, for messages; `threads`: CPU threads; None for all.
     """
 
     def __init__(self, graph: bytes, where: str, *, threads: int | None = None) -> None:
@@ -70,11 +69,8 @@ def open_session(
 ) -> Any:
     """An `onnxruntime.InferenceSession` on the CPU. Raises BundleError: ONNX Runtime cannot run it.
 
-    Args:
-        graph: The ONNX graph, or what makes it.
-        where, cure: For messages.
-        threads: CPU threads; None for all.
-        exact: Compute node by node: optimised, roundings between them would be gone.
+    `graph`: the ONNX graph, or what makes it; `where`, `cure`: for messages; `threads`: CPU threads; None for all;
+    `exact`: compute node by node: optimised, roundings between them would be gone.
     """
     import onnxruntime
 

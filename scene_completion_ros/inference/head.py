@@ -1,16 +1,104 @@
-"""The weights of the student's head, checked when they are loaded."""
+"""The weights of the head, checked when they are loaded, and lattices of values that are read between their knots."""
 
+import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError
+from scene_completion_ros.geometry.grids import MOST_VOXELS
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 from scene_completion_ros.inference.json_object import CURE
-from scene_completion_ros.inference.lattice import Lattice, PlacePrior
 from scene_completion_ros.untrusted_files import read_tensors
+
+_FORWARD = OPTICAL_FROM_FORWARD.inverse()
+
+
+@dataclass(frozen=True, eq=False)
+class Lattice:
+    """Places of knots, by default in axes of the camera: x forward, y left, z up. Constant beyond the outer ones."""
+
+    # float32 [2, 3], place of the first knot and distance of knots along each axis, metres.
+    placement: NDArray[np.float32]
+    knots: tuple[int, int, int]  # number of knots (A, B, C) along each axis
+
+    def check(self, where: str, cure: str) -> None:
+        """Raises a `BundleError` for fewer than two knots along an axis, or places that cannot be."""
+        problem = ""
+        if self.placement.shape != (2, 3) or len(self.knots) != 3 or min(self.knots) < 2:
+            problem = f"{self.knots} knots, placed by {self.placement.shape}, not at least two knots an axis and (2, 3)"
+        elif math.prod(self.knots) > MOST_VOXELS:
+            problem = f"{self.knots} are more than {MOST_VOXELS:,} knots"
+        elif not np.isfinite(self.placement).all() or self.placement[1].min() <= 0.0:
+            problem = "a number is not finite, or a distance of knots is not positive"
+        if problem:
+            raise BundleError(problem, where=where, cure=cure)
+
+    def taps(
+        self, points_camera: NDArray[np.floating], lattice_from_camera: RigidTransform = _FORWARD
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The lowest of the eight knots around points [N, 3] (optical, metres), and shares of the next, 0..1."""
+        size = np.array(self.knots)
+        placed = lattice_from_camera.apply(points_camera.astype(np.float64))
+        position = np.clip((placed - self.placement[0]) / self.placement[1], 0.0, size - 1.0)
+        lowest = np.minimum(position.astype(np.int64), size - 2)
+        return lowest, (position - lowest).astype(np.float32)
+
+    def sample(self, values: NDArray[np.float32], points_camera: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Trilinear samples [N, ...] of values [A, B, C, ...] at points [N, 3] (optical frame, metres)."""
+        lowest, share = self.taps(points_camera)
+        flat = values.reshape(-1, *values.shape[3:])
+        found = np.zeros((len(points_camera), *flat.shape[1:]), dtype=np.float32)
+        for step in itertools.product((0, 1), repeat=3):
+            weight = np.prod(np.where(step, share, 1.0 - share), axis=1, dtype=np.float32)
+            index = np.ravel_multi_index((lowest + step).T, self.knots)
+            found += weight.reshape(-1, *[1] * (flat.ndim - 1)) * flat[index]
+        return found
+
+
+_CURE = "Fit it again with scene-completion calibrate"
+
+
+@dataclass(frozen=True, eq=False)
+class PlacePrior:
+    """The logit of a density becomes gain(p) x + logit(p), x what the network says of the image at the point p.
+
+    With the gain 1 this is Bayes' rule for independent evidence: log odds add up. A gain below 1 says that the network
+    is too sure of that place. Both are given at the knots of a regular lattice that moves with the camera, trilinear
+    between knots, constant beyond the outer ones. Raises BundleError: fewer than two knots along an axis, shapes that
+    differ, numbers that are not finite, negative gains or distances that are not positive.
+    """
+
+    gain: NDArray[np.float32]  # float32 [A, B, C], at least 0
+    logit: NDArray[np.float32]  # float32 [A, B, C]
+    lattice: NDArray[np.float32]  # float32 [2, 3], see `Lattice.placement`
+
+    def __post_init__(self) -> None:
+        problem = ""
+        if self.gain.shape != self.logit.shape:
+            problem = f"gain {self.gain.shape} and logit {self.logit.shape} instead of two volumes of one shape"
+        elif not (np.isfinite(self.gain).all() and np.isfinite(self.logit).all()):
+            problem = "a number is not finite"
+        elif self.gain.size and self.gain.min() < 0.0:
+            problem = "a gain is negative"
+        if problem:
+            raise BundleError(problem, where="place prior", cure=_CURE)
+        self._knots.check("place prior", _CURE)
+
+    @cached_property
+    def _knots(self) -> Lattice:
+        return Lattice(self.lattice, cast("tuple[int, int, int]", self.logit.shape))
+
+    def at(self, points_camera: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Gain and logit at points [N, 3] (optical frame, metres): float32 [N, 2]."""
+        return self._knots.sample(np.stack([self.gain, self.logit], axis=-1), points_camera)
+
 
 # What the sizes of tensors that belong to labels have to agree with.
 _SIZES = {
@@ -26,10 +114,7 @@ _OF_VOLUME = ("gain", "lattice")
 
 @dataclass(frozen=True, eq=False)
 class VolumeReading:
-    """How the head reads the volume that the encoder gives beside its features: logits at knots before the camera.
-
-    Raises BundleError: fewer than two knots along an axis, or numbers that cannot be.
-    """
+    """How the head reads the volume: logits at knots before the camera. Raises BundleError if no such knots."""
 
     gain: NDArray[np.float32]  # factor on the logits, float32 [1]
     lattice: NDArray[np.float32]  # float32 [2, 3], see `Lattice.placement`
@@ -49,14 +134,12 @@ class HeadWeights:
     """sigma = softplus(w . h + d) with h = ReLU(F(u, v) + W_gamma gamma(c) + b), the feature weights folded into F.
 
     Where the encoder gives a volume too, w . h + d + g v(p) stands for w . h + d, v the volume at the point p. With a
-    place prior, this is weighed and added to what the place says by itself, see `PlacePrior`.
-
-    Where the student knows classes, it has hidden units for them beside those of the density: logits = V . h_l + v with
-    h_l = ReLU(F_l(u, v) + W_l gamma(c) + b_l). The encoder gives F and F_l as one map, the channels of F first.
-
-    A student that knows everything in space has no hidden units, C = 0: the volume alone speaks. Its label units are
-    those of cells of the volume, each ``unit_stride`` knots wide. The encoder gives them as a map whose rows are lines
-    of cells along y, one line behind the other along x, and one height above the other.
+    place prior, this is weighed and added to what the place says by itself, see `PlacePrior`. Where the student knows
+    classes, it has hidden units for them beside those of the density: logits = V . h_l + v with h_l = ReLU(F_l(u, v) +
+    W_l gamma(c) + b_l). The encoder gives F and F_l as one map, the channels of F first. A student that knows
+    everything in space has no hidden units, C = 0: the volume alone speaks. Its label units are those of cells of the
+    volume, each ``unit_stride`` knots wide. The encoder gives them as a map whose rows are lines of cells along y, one
+    line behind the other along x, and one height above the other.
     """
 
     positional_weight: NDArray[np.float32]  # W_gamma, float32 [C, 39]

@@ -21,10 +21,7 @@ class JsonObject:
 
     @classmethod
     def read(cls, file: Path) -> "JsonObject":
-        """Reads a file that holds one JSON object.
-
-        Raises BundleError where it cannot be read, is no JSON or no object.
-        """
+        """Reads a file of one JSON object. Raises BundleError where it cannot be read or is no object."""
         return cls(read_json(file, BundleError, cure=CURE, kind=dict), file)
 
     def where(self, name: str) -> str:

@@ -2,8 +2,7 @@
 
 Only some of two million voxels are occupied, and which ones is known after the march; the units are computed for those
 alone, and once for all that is wanted of them. They are read from the last channels of the feature map with the cells,
-shares and table rows that were prepared for the density. `label_logits_reference`, and `class_cosines_reference` with
-`labels_reference` of `phrase_query`, are the readable twins.
+shares and table rows that were prepared for the density.
 
 All of it is one kernel, without the matrix products of NumPy's BLAS: that takes twice as long, and has a number of
 threads of its own. The kernel takes voxels in the order of the feature map's cells. With the caches that the stages
@@ -16,9 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.field_kernels import BLOCK, label_kernel, matches_kernel, order_kernel
-from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.phrase_query import (
     MATCHING,
     NO_WORDS,
@@ -27,9 +24,8 @@ from scene_completion_ros.inference.phrase_query import (
     padded,
     probability_of,
 )
-from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.query_kernel import FieldKernel, FieldSamples, hidden_reference
-from scene_completion_ros.voxels.phrase_matches import PhraseMatches
+from scene_completion_ros.inference.query_kernel import FieldKernel, FieldSamples
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 
 _NOTHING = np.empty(0, np.float32)
 
@@ -99,10 +95,7 @@ class LabelQuery:
     def cosines(
         self, features: NDArray[np.float32], targets: NDArray[np.integer], vocabulary: FoldedVocabulary
     ) -> NDArray[np.float32]:
-        """Score of each class, and of the background behind them where there is one, float32 [N, K or K + 1].
-
-        0 where there is no feature. Arguments and errors are those of a call.
-        """
+        """Scores of classes and background, float32 [N, K or K + 1], 0 without feature; errors of a call."""
         cosines = np.empty((len(targets), vocabulary.groups), dtype=np.float32)
         self._run(features, targets, queried=vocabulary, scores=cosines)
         return cosines
@@ -206,26 +199,3 @@ class _Found:
             PhraseMatches(phrase, voxels[part], score[part], probability[part])
             for phrase, part in zip(self._phrases, parts, strict=True)
         )
-
-
-def label_logits_reference(
-    features: NDArray[np.float32],  # float32 [h, w, C + E], the encoder's output; F_l are the last E channels
-    points_camera: NDArray[np.floating],  # [N, 3], optical frame, metres; anywhere, also outside the view
-    head: HeadWeights,  # weights of the head, labels among them
-    code: PointCodeSpec,
-    canonical: Camera,
-) -> NDArray[np.float64]:
-    """Logits V . ReLU(F_l(u, v) + W_l gamma(c) + b_l) + v of all classes. Returns float64 [N, K].
-
-    Raises ValueError where the head has no labels.
-    """
-    positional_weight, hidden_bias, weight, bias = head.label_layers()
-    map_of_labels = features[..., head.hidden :]
-    hidden = hidden_reference(map_of_labels, points_camera, positional_weight, hidden_bias, code, canonical)  # [N, E]
-    return np.asarray(hidden @ weight.T + bias, dtype=np.float64)
-
-
-def most_likely(logits: NDArray[np.floating]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Label, uint8 [N], and confidence, float64 [N], of logits [N, K]: the argmax, and its softmax probability."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return logits.argmax(axis=1).astype(np.uint8), 1.0 / np.exp(shifted).sum(axis=1)

@@ -1,7 +1,7 @@
 """Marching the camera's rays through predicted voxels: transmittance, depth, and how far a ray sees.
 
-`march` is the readable reference, `March` its fast twin with the same meaning. Rays advance in steps of
-one voxel edge, at distances (i + 1/2) delta from the camera, and read the voxel they are in. With T_0 = 1,
+Rays advance in steps of one voxel edge, at distances (i + 1/2) delta from the camera, and read the voxel they are in.
+With T_0 = 1,
 
     w_i = T_i alpha_i,    T_{i+1} = T_i (1 - alpha_i)        (Max 1995, emission-absorption)
 
@@ -12,10 +12,9 @@ published or thresholded is the calibrated probability, and the states of voxels
 
     T_state,i+1 = T_state,i (1 - alpha_i) for a free voxel,    0 for an occupied one
 
-so that nothing behind an occupied voxel is ever taken for seen.
-
-A student may say the depth of each pixel itself, which knows more of it than voxels do. Then a ray is not attenuated:
-it ends there, or at the first occupied voxel before (`sight`).
+so that nothing behind an occupied voxel is ever taken for seen. A student may say the depth of each pixel itself, which
+knows more of it than voxels do. Then a ray is not attenuated: it ends there, or at the first occupied voxel before
+(`sight`).
 """
 
 import functools
@@ -99,80 +98,8 @@ def grid_rays(grid: VoxelGrid, camera_from_grid: RigidTransform, camera: Camera)
     )
 
 
-def march(
-    alpha: NDArray[np.floating],  # [X, Y, Z], opacity of each voxel over one voxel edge
-    # bool [X, Y, Z], calibrated probability at or above the threshold: opaque to ``half_distance``.
-    occupied: NDArray[np.bool_],
-    grid: VoxelGrid,
-    camera_from_grid: RigidTransform,  # its pose; any rigid transform, the camera may stand anywhere
-    camera: Camera,  # camera whose pixels are the rays; its optical frame is that of ``camera_from_grid``
-) -> MarchResult:
-    """Marches all rays of a camera, one step of all rays at a time."""
-    rays = grid_rays(grid, camera_from_grid, camera)
-    count = len(rays.first)
-    transmittance, distance = np.ones(count), np.zeros(count)
-    transmittance_state = np.ones(count)
-    half_distance = np.full(count, np.inf)
-    last = np.asarray(grid.shape) - 1
-    for step in range(int(rays.first.min()), int(rays.stop.max())):
-        active = np.flatnonzero((rays.first <= step) & (step < rays.stop) & (transmittance >= SPENT))
-        along = (step + 0.5) * grid.voxel_size
-        position = rays.origin + (step + 0.5) * rays.direction[active]
-        index = np.clip(np.floor(position).astype(np.int64), 0, last)
-        opacity = alpha[index[:, 0], index[:, 1], index[:, 2]]
-        opaque = occupied[index[:, 0], index[:, 1], index[:, 2]]
-        distance[active] += transmittance[active] * opacity * along
-        transmittance[active] *= 1.0 - opacity
-        transmittance_state[active] *= np.where(opaque, 0.0, 1.0 - opacity)
-        # "Not at least" instead of "less": behind a NaN nothing is seen.
-        turned = active[~(transmittance_state[active] >= SEEN) & np.isinf(half_distance[active])]
-        half_distance[turned] = along
-        spent = active[transmittance[active] < SPENT]
-        distance[spent] += transmittance[spent] * along
-        transmittance[spent] = 0.0
-    distance += transmittance * np.where(transmittance > 0.0, rays.leave, 0.0)
-    distance[rays.first == rays.stop] = np.nan
-    shape = (camera.height, camera.width)
-    return MarchResult(
-        depth=(distance * rays.cosine).astype(np.float32).reshape(shape),
-        half_distance=half_distance.astype(np.float32).reshape(shape),
-        transmittance=transmittance.astype(np.float32).reshape(shape),
-    )
-
-
-def sight(
-    depth: NDArray[np.floating],  # [h, w], z-depth of the camera's pixels, metres. It is returned as it is
-    occupied: NDArray[np.bool_],  # bool [X, Y, Z], calibrated probability at or above the threshold
-    grid: VoxelGrid,
-    camera_from_grid: RigidTransform,  # its pose; any rigid transform, the camera may stand anywhere
-    camera: Camera,  # camera whose pixels are the rays; its optical frame is that of ``camera_from_grid``
-    far: float,  # depth, metres, from which on nothing is there: the transmittance is 1 there, and 0 elsewhere
-) -> MarchResult:
-    """How far the rays of a camera see, of which a student says the depth itself."""
-    rays = grid_rays(grid, camera_from_grid, camera)
-    ends = depth.reshape(-1) / rays.cosine
-    half_distance = np.full(len(ends), np.inf)
-    last = np.asarray(grid.shape) - 1
-    for ray, (first, stop) in enumerate(zip(rays.first, rays.stop, strict=True)):
-        for step in range(first, stop):
-            along = (step + 0.5) * grid.voxel_size
-            if not along < ends[ray]:  # where the student says no number, nothing is seen at all
-                half_distance[ray] = np.nan_to_num(ends[ray], nan=0.0)
-                break
-            position = rays.origin + (step + 0.5) * rays.direction[ray]
-            if occupied[tuple(np.clip(np.floor(position).astype(np.int64), 0, last))]:
-                half_distance[ray] = along
-                break
-    shape = (camera.height, camera.width)
-    return MarchResult(
-        depth=depth.astype(np.float32),
-        half_distance=half_distance.astype(np.float32).reshape(shape),
-        transmittance=(depth >= far).astype(np.float32),
-    )
-
-
 class March:
-    """Marches the rays of one camera through one grid; the same result as `march`, or `sight`, up to float32."""
+    """Marches the rays of one camera through one grid."""
 
     def __init__(
         self,

@@ -6,8 +6,7 @@ of the second best by a margin. It is ``unknown``, too, where the feature is zer
 softmax probability of the best, classes and background together, at a temperature; 0 where there is no feature.
 
 The query computes nothing in the feature space, see `FeatureSpace.folded`. For each voxel it computes, beside its label
-units, a row a phrase and a triangle for the norm. `class_cosines_reference` and `labels_reference` are the readable
-twins.
+units, a row a phrase and a triangle for the norm.
 """
 
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.field_kernels import TILE
 from scene_completion_ros.inference.text_bank import BACKGROUND, Vocabulary
-from scene_completion_ros.voxels.phrase_matches import PhraseMatches
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,36 +116,3 @@ def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tupl
             )
         )
     return tuple(found)
-
-
-def class_cosines_reference(
-    hidden: NDArray[np.floating], vocabulary: Vocabulary, space: FeatureSpace
-) -> NDArray[np.float64]:
-    """Score of each class, and of the background behind them where there is one; 0 where there is no feature.
-
-    Returns float64 [N, K or K + 1]. `hidden`: [N, E], label units, see `query_kernel.hidden_reference`.
-    """
-    folded = space.folded(vocabulary.rows)
-    product = hidden @ folded.weight.T + folded.bias  # [N, R]
-    norm = np.linalg.norm(np.column_stack([hidden, np.ones(len(hidden))]) @ folded.root.T, axis=1)[:, None]
-    there = np.isfinite(norm) & (norm > 0.0)
-    cosine = np.divide(product, norm, out=np.zeros_like(product), where=there)
-    classes = range(len(vocabulary.names))
-    groups = [*classes, BACKGROUND] if (vocabulary.group == BACKGROUND).any() else classes
-    return np.stack([cosine[:, vocabulary.group == group].max(axis=1) for group in groups], axis=1)
-
-
-def labels_reference(
-    cosines: NDArray[np.floating], classes: int, margin: float, temperature: float
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Label, uint8 [N], and confidence, float64 [N], of scores [N, K or K + 1], see the head of this module.
-
-    A voxel all of whose scores are 0 has no feature. `classes`: K.
-    """
-    best = cosines.argmax(axis=1)
-    ranked = np.sort(cosines, axis=1)[:, ::-1]
-    ahead = ranked[:, 0] - ranked[:, 1] if cosines.shape[1] > 1 else np.full(len(cosines), np.inf)
-    there = cosines.any(axis=1)
-    label = np.where(there & (ahead >= margin), best, classes).astype(np.uint8)
-    confidence = 1.0 / np.exp((cosines - ranked[:, :1]) / temperature).sum(axis=1)
-    return label, np.where(there, confidence, 0.0)

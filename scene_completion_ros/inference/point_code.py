@@ -54,10 +54,8 @@ class PointCodeSpec:
     def image_coordinates(self, points_camera: Any, camera: Camera) -> Any:
         """Normalised, unclamped pixel coordinates of points: where the feature map is sampled.
 
-        Returns [..., 2], x and y = 2 (u + 0.5) / W - 1: -1 and 1 are the outer edges of the image.
-
-        `points_camera`: [..., 3], optical frame of the canonical camera, metres; `camera`: the canonical camera,
-        without distortion.
+        Returns [..., 2], x and y = 2 (u + 0.5) / W - 1: -1 and 1 are the outer edges of the image. `points_camera`:
+        [..., 3], optical frame of the canonical camera, metres; `camera`: the canonical camera, without distortion.
         """
         xp = array_api_compat.array_namespace(points_camera)
         depth = xp.clip(points_camera[..., 2], min=self.minimum_depth)

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.geometry.arrays import Array
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -16,11 +17,10 @@ from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.label_query import Labelled, LabelQuery
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.phrase_query import NO_WORDS, Words
-from scene_completion_ros.inference.query_kernel import VoxelQuery
+from scene_completion_ros.inference.query_kernel import VoxelQuery, sample_bilinear
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
-from scene_completion_ros.voxels.phrase_matches import PhraseMatches
-from scene_completion_ros.voxels.semantic_voxels import VoxelState
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, VoxelState
 
 # The rays of the march are pixels of about this focal length, or those of the network's image where it is smaller yet.
 # At 36 m neighbours are a voxel of 0.2 m apart. What counts as seen depends on them.
@@ -192,3 +192,30 @@ class StageClock:
         now = time.perf_counter()
         self.laps_ms[name] = self.laps_ms.get(name, 0.0) + 1e3 * (now - self._last)
         self._last = now
+
+
+def inverse_distance(share: Array, near: float, far: float) -> Array:
+    """Distance t = 1 / ((1 - s) / near + s / far), metres, at shares s [...] (0..1) of the way in inverse distance."""
+    return 1.0 / ((1.0 - share) / near + share / far)
+
+
+def inverse_distance_samples(count: int, near: float, far: float) -> NDArray[np.float64]:
+    """`inverse_distance` at the middles s_i = (i + 1/2) / K: float64 [K], metres."""
+    return np.asarray(inverse_distance((np.arange(count) + 0.5) / count, near, far), dtype=np.float64)
+
+
+def said_depth(
+    depth: NDArray[np.float32], canonical: Camera, camera: Camera, pixels: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """z-depth that a student says itself, at pixels of a camera at the place of the canonical one.
+
+    Returns float32 [N], metres: linear in inverse depth between pixels, constant beyond the outer ones. NaN where the
+    lens sees no ray. `depth`: `EncodedImage.depth`, float32 [h', w']; `canonical`: the student's camera, of whose
+    `ray_camera` they are the pixels; `camera`: any model, same optical frame; `pixels`: pixel coordinates [N, 2] (u,
+    v).
+    """
+    rays = camera.unproject(np.asarray(pixels, np.float64))
+    places, _ = ray_camera(canonical).project(rays)
+    size = np.array([depth.shape[1], depth.shape[0]])
+    inverse = sample_bilinear(1.0 / depth[..., None], (2.0 * np.nan_to_num(places) + 1.0) / size - 1.0)[:, 0]
+    return np.where(np.isfinite(rays).all(axis=1), 1.0 / inverse, np.nan).astype(np.float32)

@@ -215,10 +215,7 @@ class TextBank:
 
     @classmethod
     def load(cls, path: str | Path) -> "TextBank":
-        """Reads a bank and checks it.
-
-        Raises VocabularyError where it cannot be read, is damaged, or contradicts itself.
-        """
+        """Reads and checks a bank. Raises VocabularyError where it is damaged or contradicts itself."""
         content = read_bytes(path, VocabularyError, cure="Name a text bank.", most_bytes=LARGEST_FILE)
         return cls.from_bytes(content, str(path))
 
@@ -266,10 +263,7 @@ class TextBank:
         return f"{shown(phrase)} (near: {', '.join(repr(folded[n]) for n in near)})" if near else shown(phrase)
 
     def rows(self, phrases: Sequence[str]) -> NDArray[np.float32]:
-        """Embeddings of phrases as typed when the bank was made, float32 [R, D], L2-normalised.
-
-        Raises VocabularyError where the bank does not hold a phrase; near ones are named.
-        """
+        """L2-normalised embeddings, float32 [R, D], of phrases as typed. Raises VocabularyError with near ones."""
         return self.embeddings[self._rows_of(phrases)]
 
     def vocabulary(

@@ -1,4 +1,4 @@
-"""Voxels of several cameras in one grid; `fuse_dense` is the compiled twin of `fuse_dense_reference`.
+"""Voxels of several cameras in one grid.
 
 The rule, voxel by voxel:
 
@@ -42,36 +42,6 @@ class DenseVoxels(NamedTuple):
     confidence: NDArray[np.float32]  # in the label; 0 where the voxel is not occupied
 
 
-def fuse_dense_reference(views: DenseVoxels, threshold: float) -> DenseVoxels:
-    """The rule, readable. `threshold`: probability from which a voxel is occupied."""
-    state, probability = views.state, views.probability
-    seen = (state == VoxelState.FREE_SEEN) | (state == VoxelState.SURFACE)
-    observed = state != VoxelState.UNOBSERVED
-    any_seen = seen.any(axis=0)
-    say = np.where(any_seen, seen, observed)  # [N, V]
-    count = say.sum(axis=0)
-    mean = (np.where(say, probability, 0).sum(axis=0, dtype=np.float32) / np.maximum(count, 1)).astype(np.float32)
-    voter = say & (state >= VoxelState.SURFACE)
-    occupied = (mean >= np.float32(threshold)) & voter.any(axis=0)
-    fused = np.select(
-        [count == 0, occupied & any_seen, occupied, any_seen],
-        [VoxelState.UNOBSERVED, VoxelState.SURFACE, VoxelState.COMPLETED, VoxelState.FREE_SEEN],
-        VoxelState.FREE_INFERRED,
-    ).astype(np.uint8)
-
-    weight = np.where(voter, probability * views.confidence, 0)
-    label, confidence = np.zeros_like(fused), np.zeros_like(mean)
-    weights = np.where(voter, probability, 0).sum(axis=0)
-    most = np.full(mean.shape, -1.0)
-    for candidate in np.unique(views.label):  # ascending, so that the lower one stays where votes are equal
-        elects = voter & (views.label == candidate)
-        votes = np.where(elects, weight, 0).sum(axis=0)
-        better = occupied & elects.any(axis=0) & (votes > most)
-        label[better], most[better] = candidate, votes[better]
-    confidence[occupied] = most[occupied] / np.maximum(weights[occupied], 1e-12)
-    return DenseVoxels(fused, mean, label, confidence)
-
-
 def fuse_views(
     views: Sequence[SemanticVoxels], probabilities: Sequence[NDArray[np.float32]], threshold: float
 ) -> tuple[SemanticVoxels, NDArray[np.float32]]:
@@ -79,12 +49,9 @@ def fuse_views(
 
     Returns the fused voxels, with the oldest stamp and the ``grid_from_camera`` of the first view. Then the fused
     probability of every voxel, float32 [X, Y, Z], 0 for unobserved ones. Raises GridError where the views are on
-    different grids, or of different classes.
-
-    Args:
-        views: Voxels of each camera on the same grid, of about the same time; at least one.
-        probabilities: Calibrated probabilities of all voxels, float32 [X, Y, Z], for each view.
-        threshold: Probability from which a voxel is occupied.
+    different grids, or of different classes. `views`: voxels of each camera on the same grid, of about the same time;
+    at least one; `probabilities`: calibrated probabilities of all voxels, float32 [X, Y, Z], for each view;
+    `threshold`: probability from which a voxel is occupied.
     """
     first = views[0]
     for view in views[1:]:
@@ -122,7 +89,7 @@ def _labels(views: Sequence[SemanticVoxels]) -> tuple[NDArray[np.uint8], NDArray
 
 
 def fuse_dense(views: DenseVoxels, threshold: float) -> DenseVoxels:
-    """The rule, compiled; see `fuse_dense_reference`."""
+    """The rule, compiled. `threshold`: probability from which a voxel is occupied."""
     count = views.state.shape[1]
     fused = np.empty(count, dtype=np.uint8), np.empty(count, dtype=np.float32)
     labelled = np.zeros(count, dtype=np.uint8), np.zeros(count, dtype=np.float32)

@@ -4,12 +4,10 @@ Nav2's VoxelLayer clears all that lies on the line from the sensor's origin to e
 clearing point is therefore the far end of a ray on which all was seen free, and never lies in or behind anything else.
 Inferred free space clears nothing. The ray is followed voxel by voxel without gaps. A voxel of which the ray only
 touches an edge does not count.
-
-`free_distances_reference` is the readable twin of the compiled `free_distances`.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -49,59 +47,6 @@ def clearing_rays(
     return origin, np.ascontiguousarray(optical @ grid_from_camera.rotation.T), optical
 
 
-def voxels_along(
-    origin: NDArray[np.float64], direction: NDArray[np.float64], shape: tuple[int, int, int]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The voxels of a grid that a ray passes, in order.
-
-    `origin`: where the ray begins [3], voxel edges; `direction`: unit vector [3]; `shape`: number of voxels along x, y,
-    z. Returns where the ray enters and leaves each voxel [N, 2], in voxel edges from its origin, and their indices [N,
-    3].
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        crossings = [(np.arange(size + 1) - o) / d for size, o, d in zip(shape, origin, direction, strict=True)]
-    moving = [along for along, d in zip(crossings, direction, strict=True) if d != 0.0]
-    beside = any(d == 0.0 and not 0.0 <= o < size for size, o, d in zip(shape, origin, direction, strict=True))
-    enter = max(0.0, *(along.min() for along in moving))
-    leave = min(along.max() for along in moving)
-    if beside or leave <= enter:
-        return np.zeros((0, 2)), np.zeros((0, 3), dtype=np.int64)
-    inner = np.concatenate(moving)
-    borders = np.unique(np.concatenate([[enter, leave], inner[(enter < inner) & (inner < leave)]]))
-    ways = np.stack([borders[:-1], borders[1:]], axis=1)
-    ways = ways[ways[:, 1] - ways[:, 0] > TOUCH]
-    return ways, np.floor(origin + ways.mean(axis=1)[:, None] * direction).astype(np.int64)
-
-
-def free_distances_reference(
-    state: NDArray[np.uint8], origin: NDArray[np.float64], direction: NDArray[np.float64], blind: float
-) -> NDArray[np.float64]:
-    """How far to clear along every ray.
-
-    A ray is followed as long as its voxels were seen free. Near the camera they may also be unobserved. There the ray
-    lies in the image, but not the centres of all the voxels that it passes. Returns distance of the clearing point from
-    the camera [R], voxel edges. It is half an edge before the last voxel that was seen free ends, and 0 where a ray has
-    none.
-
-    Args:
-        state: uint8 [X, Y, Z], values of `VoxelState`.
-        origin: The camera [3], voxel edges.
-        direction: Unit vectors [R, 3].
-        blind: Distance from the camera in which voxels may be unobserved, or lie before the grid, voxel edges.
-    """
-    distances = np.zeros(len(direction))
-    for ray in range(len(direction)):
-        ways, index = voxels_along(origin, direction[ray], state.shape)  # type: ignore[arg-type]  # three axes
-        met = state[tuple(index.T)]
-        free = met == VoxelState.FREE_SEEN
-        passed = free | ((met == VoxelState.UNOBSERVED) & (ways[:, 0] <= blind))
-        followed = int(np.argmin(np.append(passed, False)))
-        if free[:followed].any() and ways[0, 0] <= blind:
-            stop = ways[:followed, 1][free[:followed]][-1] - MARGIN
-            distances[ray] = stop if stop > ways[0, 0] else 0.0
-    return distances
-
-
 class ClearingRays:
     """Makes the clearing points of one camera; what depends on camera and grid alone is computed once."""
 
@@ -136,7 +81,14 @@ class ClearingRays:
 def free_distances(
     state: NDArray[np.uint8], origin: NDArray[np.float64], direction: NDArray[np.float64], blind: float
 ) -> NDArray[np.float64]:
-    """How far to clear along every ray; see `free_distances_reference`."""
+    """How far to clear along every ray.
+
+    A ray is followed as long as its voxels were seen free. Near the camera they may also be unobserved. There the ray
+    lies in the image, but not the centres of all the voxels that it passes. Returns distance of the clearing point from
+    the camera [R], voxel edges. It is half an edge before the last voxel that was seen free ends, and 0 where a ray has
+    none. `state`: uint8 [X, Y, Z], values of `VoxelState`; `origin`: the camera [3], voxel edges; `direction`: unit
+    vectors [R, 3]; `blind`: distance from the camera in which voxels may be unobserved, or lie before the grid, edges.
+    """
     distances = np.zeros(len(direction))
     _kernel()(state, origin, direction, float(blind), distances)
     return distances
@@ -211,7 +163,6 @@ def clearing_voxels(fused: SemanticVoxels, now: SemanticVoxels) -> SemanticVoxel
     there only memory says anything. Returns the fused voxels with other states: `FREE_SEEN` is left only where the
     frame alone says so too. What memory calls free is unobserved where the frame does not observe it, and inferred free
     elsewhere. What is occupied stays so, remembered or not. Raises GridError where the two are on different grids.
-
     `fused`: a frame joined with memory; `now`: the same frame alone.
     """
     if fused.grid != now.grid:
@@ -221,3 +172,34 @@ def clearing_voxels(fused: SemanticVoxels, now: SemanticVoxels) -> SemanticVoxel
     unobserved = now.state == VoxelState.UNOBSERVED
     instead = np.where(unobserved, np.uint8(VoxelState.UNOBSERVED), np.uint8(VoxelState.FREE_INFERRED))
     return replace(fused, state=np.where(not_seen_free, instead, fused.state))
+
+
+def obstacle_points(
+    voxels: SemanticVoxels, frame_from_grid: RigidTransform | None = None, *, ignored: Iterable[int] = ()
+) -> NDArray[np.float32]:
+    """Centres of the occupied voxels, seen and completed. Returns points, metres, float32 [N, 3].
+
+    `frame_from_grid`: pose of the grid in the frame of the points; None for the camera's optical frame; `ignored`:
+    labels of classes that are no obstacles (see `ground_map.ignored_labels`).
+    """
+    points = voxels.points_camera() if frame_from_grid is None else voxels.points_in(frame_from_grid)
+    return points[~np.isin(voxels.label, np.fromiter(ignored, dtype=np.uint8))]
+
+
+def seen_free_cubes(
+    voxels: SemanticVoxels, edge: int, frame_from_grid: RigidTransform | None = None
+) -> NDArray[np.float32]:
+    """Centres of cubes that were seen free throughout. Returns points, metres, float32 [N, 3].
+
+    `edge`: voxels along an edge of a cube. Larger cubes make fewer points and leave out what lies beside obstacles;
+    cubes that do not fit into the grid are left out too. `frame_from_grid`: pose of the grid in the frame of the
+    points; None for the camera's optical frame.
+    """
+    free = voxels.state == VoxelState.FREE_SEEN
+    for axis in range(3):
+        whole = np.moveaxis(free, axis, 0)[: free.shape[axis] // edge * edge]
+        free = np.moveaxis(np.logical_and.reduce([whole[first::edge] for first in range(edge)]), 0, axis)
+    centres = np.asarray(voxels.grid.origin) + (np.argwhere(free) + 0.5) * (edge * voxels.grid.voxel_size)
+    frame_from_grid = frame_from_grid or voxels.grid_from_camera.inverse()
+    points: NDArray[np.float64] = frame_from_grid.apply(centres)
+    return points.astype(np.float32)

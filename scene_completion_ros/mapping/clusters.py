@@ -1,13 +1,12 @@
 """Connected clusters of some voxels, and their centroids: where the things are that answer a query.
 
-Voxels that share a face, an edge or a corner are connected, if they belong to the same group. `connect` is the compiled
-twin of `connect_reference`. `all_matches` gathers the voxels that answer a query, of all images of one moment.
+Voxels that share a face, an edge or a corner are connected, if they belong to the same group. `all_matches` gathers
+the voxels that answer a query, of all images of one moment.
 """
 
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.jit import inlined, kernel
-from scene_completion_ros.voxels.phrase_matches import PhraseMatches
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState
 
 MOST_CLUSTERS = 16
 
@@ -39,10 +37,7 @@ class VoxelClusters:
         self._number = np.full(grid.shape, -1, dtype=np.int32)
 
     def __call__(self, index: NDArray[np.int32], group: NDArray[np.uint8]) -> Clusters:
-        """The largest clusters of each group.
-
-        `index`: int32 [N, 3], voxels of the grid, each another; `group`: uint8 [N], what each belongs to.
-        """
+        """The largest clusters of each group: voxels `index`, int32 [N, 3], all different, in `group`, uint8 [N]."""
         cluster = connect(np.ascontiguousarray(index), np.ascontiguousarray(group), self._number)
         begins = cluster == np.arange(len(cluster))
         first, number = np.flatnonzero(begins), (np.cumsum(begins) - 1)[cluster]
@@ -63,24 +58,8 @@ def compile_clusters() -> None:
     connect(np.zeros((0, 3), np.int32), np.zeros(0, np.uint8), np.zeros((0, 0, 0), np.int32))
 
 
-def connect_reference(index: NDArray[np.int32], group: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """The first voxel of each voxel's cluster, int32 [N]; arguments as for `VoxelClusters`."""
-    number = {tuple(voxel): i for i, voxel in enumerate(index.tolist())}
-    first = np.full(len(index), -1, dtype=np.int32)
-    for start in range(len(index)):
-        waiting = [start] if first[start] < 0 else []
-        while waiting:
-            voxel = waiting.pop()
-            first[voxel] = start
-            for step in product((-1, 0, 1), repeat=3):
-                near = number.get(tuple((index[voxel] + step).tolist()), -1)
-                if near >= 0 and first[near] < 0 and group[near] == group[start]:
-                    waiting.append(near)
-    return first
-
-
 def connect(index: NDArray[np.int32], group: NDArray[np.uint8], number: NDArray[np.int32]) -> NDArray[np.int32]:
-    """See `connect_reference`. `number`: int32 [X, Y, Z], all -1, and so it is afterwards."""
+    """The first voxel of each voxel's cluster, int32 [N]. `number`: int32 [X, Y, Z], all -1, also afterwards."""
     first = np.arange(len(index), dtype=np.int32)
     _kernel()(index, group, number, first)
     return first

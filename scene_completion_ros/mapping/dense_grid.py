@@ -29,10 +29,7 @@ _LARGEST_LABEL = (255 - VoxelState.COMPLETED) // 2
 
 
 def voxels_to_bytes(voxels: SemanticVoxels) -> NDArray[np.uint8]:
-    """One byte a voxel, uint8 [X, Y, Z], z fastest in memory.
-
-    Raises GridError where there are more classes than a byte can hold.
-    """
+    """One byte a voxel, uint8 [X, Y, Z], z fastest. Raises GridError for more classes than a byte holds."""
     if len(voxels.class_names) > _LARGEST_LABEL + 1:
         what = f"{len(voxels.class_names)} classes where a byte of the dense grid holds at most {_LARGEST_LABEL + 1}"
         raise GridError(what, where="voxel grid", cure="Read the labels from the point cloud of the voxels")
@@ -54,11 +51,8 @@ def dense_grid_json(grid: VoxelGrid, grid_from_camera: RigidTransform | None) ->
     Returns ``shape``, ``layout`` and ``values``. ``first_centre`` (metres) and ``steps`` (metres a voxel along x, y and
     z). They give the centre of a voxel as first_centre + x steps[0] + y steps[1] + z steps[2]. It is in the optical
     frame, or, without a pose of the camera, in that of the grid. The grid as its own file has it: ``origin``,
-    ``voxel_size``, ``frame``, and, if there is one, ``grid_from_camera``.
-
-    Args:
-        grid_from_camera: Pose of the camera's optical frame in the grid; None where the bytes are published in the
-            grid's own frame, in which cameras may move.
+    ``voxel_size``, ``frame``, and, if there is one, ``grid_from_camera``. `grid_from_camera`: pose of the camera's
+    optical frame in the grid; None where the bytes are published in the grid's own frame, in which cameras may move.
     """
     camera_from_grid = grid_from_camera.inverse() if grid_from_camera else RigidTransform.identity()
     pose = {"grid_from_camera": (grid_from_camera.matrix.reshape(-1) + 0.0).tolist()} if grid_from_camera else {}

@@ -12,18 +12,22 @@ frames count more, as they should: they come from nearer, mostly. The limit fall
 beyond a reach. The error of depth from one image moves along with the camera. So far surfaces of successive frames lie
 in different voxels, and their mean would be smeared. n fades with its age. A voxel without memory takes l.
 
-This module is the readable reference; ``evidence_kernel`` is its fast twin with the same signatures.
+The joining is compiled and runs in parallel.
 """
 
-from typing import NamedTuple
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba import prange
 from numpy.typing import NDArray
 
+from scene_completion_ros.jit import inlined, kernel
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 NEVER = -(2**30)  # time, milliseconds, of what has not happened yet
-NOTHING_STATED = np.float32(-np.inf)  # log odds of unobserved voxels
 
 
 class VoxelMemory(NamedTuple):
@@ -74,6 +78,13 @@ class Fused(NamedTuple):
     confidence: NDArray[np.float32]
 
 
+UNOBSERVED = np.uint8(VoxelState.UNOBSERVED)
+FREE_SEEN, FREE_INFERRED = np.uint8(VoxelState.FREE_SEEN), np.uint8(VoxelState.FREE_INFERRED)
+SURFACE, COMPLETED = np.uint8(VoxelState.SURFACE), np.uint8(VoxelState.COMPLETED)
+ZERO, ONE, NO_LABEL = np.float32(0.0), np.float32(1.0), np.uint8(0)
+NOTHING = np.float32(-np.inf)  # log odds of unobserved voxels
+
+
 def recall(
     memory: VoxelMemory,  # without this frame
     lower: NDArray[np.int64],  # lowest voxel of the box, int64 [3]
@@ -91,55 +102,7 @@ def recall(
     Memory is interpolated between the eight nearest voxels of the box, weighted with their weights as well. Taking the
     nearest one alone moves surfaces by up to half a voxel.
     """
-    sizes = np.array(memory.weight.shape, dtype=np.int64)
-    state = frame.state
-    centres = np.moveaxis(np.indices(state.shape), 0, -1) + 0.5  # [X, Y, Z, 3]
-    places = centres @ turn.T + shift
-    slot, inside = _slots(np.floor(places).astype(np.int64), lower, sizes)
-    age = now - memory.observed[slot].astype(np.int64)
-    known = inside & (memory.weight[slot] > 0.0) & (age < len(rules.fades))
-    fade = np.where(known, rules.fades[np.where(known, age, 0)].astype(np.float64), 0.0)
-
-    total, weighted, best = np.zeros((3, *state.shape))
-    agreed, agreement = np.zeros(state.shape, dtype=np.uint8), np.zeros(state.shape)
-    corner = np.floor(places - 0.5).astype(np.int64)
-    for offset in np.ndindex(2, 2, 2):
-        neighbour = corner + offset
-        share = np.prod(1.0 - np.abs(places - 0.5 - neighbour), axis=-1)
-        near, there = _slots(neighbour, lower, sizes)
-        weight = np.where(there, share * memory.weight[near], 0.0)
-        total += weight
-        weighted += weight * memory.log_odds[near]
-        vote = weight * memory.agreement[near]
-        wins = vote > best
-        best[wins], agreed[wins], agreement[wins] = vote[wins], memory.label[near][wins], memory.agreement[near][wins]
-    mean = np.divide(weighted, total, out=np.zeros_like(total), where=total > 0.0)
-
-    in_view = state != VoxelState.UNOBSERVED
-    sees = (state == VoxelState.FREE_SEEN) | (state == VoxelState.SURFACE)
-    new = np.where(sees, 1.0, rules.inferred_weight)
-    limit = frame.nearness * np.where(sees, rules.seen_limit, rules.inferred_limit)
-    old = np.where(known, np.minimum(total * fade, limit), 0.0)
-    joined = np.where(old > 0.0, (old * mean + new * frame.log_odds) / (old + new), frame.log_odds)
-    log_odds = np.where(in_view, joined, rules.prior + (mean - rules.prior) * fade).astype(np.float32)
-    stated = in_view | known
-    # Where there is no memory the frame's own state holds: log odds are rounded.
-    occupied = np.where(in_view & (old == 0.0), state >= VoxelState.SURFACE, stated & (log_odds >= rules.threshold))
-
-    seen = sees | (known & (now - memory.seen[slot].astype(np.int64) <= rules.seen_for))
-    contradicted = state >= VoxelState.SURFACE
-    remembered_free = known & (memory.seen_free[slot] > 0) & seen & ~contradicted
-    free_seen = (state == VoxelState.FREE_SEEN) | remembered_free
-    occupied_state = np.where(seen, VoxelState.SURFACE, VoxelState.COMPLETED)
-    free_state = np.where(free_seen, VoxelState.FREE_SEEN, VoxelState.FREE_INFERRED)
-    fused.log_odds[...] = np.where(stated, log_odds, NOTHING_STATED)
-    fused.state[...] = np.where(stated, np.where(occupied, occupied_state, free_state), VoxelState.UNOBSERVED)
-
-    votes = frame.state >= VoxelState.SURFACE
-    old = np.where(in_view, old, 1.0)
-    label, confidence = _voted(agreed, agreement, old, frame.label, frame.confidence, np.where(votes, new, 0.0))
-    fused.label[...] = np.where(occupied, label, 0)
-    fused.confidence[...] = np.where(occupied, confidence, 0.0)
+    _recall_kernel()(memory, lower, turn, shift, frame, rules, now, fused)
 
 
 def integrate(
@@ -151,65 +114,222 @@ def integrate(
     rules: Rules,
     now: int,
 ) -> int:
-    """Remember a frame.
+    """Remember a frame; how many voxels it had something to say about. Arguments as for `recall`.
 
     Every voxel of the box takes what the frame says of the voxel that its centre lies in. So each is counted once
-    whatever the heading. Arguments as for `recall`. Returns number of voxels that the frame had something to say about.
+    whatever the heading.
     """
-    sizes = np.array(memory.weight.shape, dtype=np.int64)
-    local = np.moveaxis(np.indices(tuple(sizes)), 0, -1)
-    voxel = np.floor((local + 0.5 - shift) @ turn).astype(np.int64)
-    inside = np.all((voxel >= 0) & (voxel < frame.state.shape), axis=-1)
-    local, source = local[inside], tuple(voxel[inside].T)
-    in_view = frame.state[source] != VoxelState.UNOBSERVED
-    source = tuple(axis[in_view] for axis in source)
-    slot = tuple(((local[in_view] + lower) % sizes).T)
-
-    state = frame.state[source]
-    sees = (state == VoxelState.FREE_SEEN) | (state == VoxelState.SURFACE)
-    new = np.where(sees, 1.0, rules.inferred_weight)
-    limit = frame.nearness[source] * np.where(sees, rules.seen_limit, rules.inferred_limit)
-    age = now - memory.observed[slot].astype(np.int64)
-    fresh = age < len(rules.fades)
-    kept = memory.weight[slot].astype(np.float64) * rules.fades[np.where(fresh, age, 0)]
-    old = np.where(fresh, np.minimum(kept, limit), 0.0)
-    memory.log_odds[slot] = (old * memory.log_odds[slot] + new * frame.log_odds[source]) / (old + new)
-    memory.weight[slot] = old + new
-    memory.observed[slot] = now
-    memory.seen[slot] = np.where(sees, now, memory.seen[slot])
-    occupied = state >= VoxelState.SURFACE
-    free = np.where(occupied, 0, np.where(state == VoxelState.FREE_SEEN, 1, memory.seen_free[slot]))
-    memory.seen_free[slot] = free
-    memory.label[slot], memory.agreement[slot] = _voted(
-        memory.label[slot],
-        memory.agreement[slot].astype(np.float64),
-        old,
-        frame.label[source],
-        frame.confidence[source],
-        np.where(occupied, new, 0.0),
-    )
-    return int(in_view.sum())
+    x, y, z = frame.state.shape
+    corners = np.array([(a, b, c) for a in (0, x) for b in (0, y) for c in (0, z)]) @ turn.T + shift
+    sizes = np.array(memory.weight.shape)
+    first = np.clip(np.floor(corners.min(axis=0)).astype(np.int64), 0, sizes)
+    stop = np.clip(np.ceil(corners.max(axis=0)).astype(np.int64), 0, sizes)
+    counts = np.zeros(max(int(stop[0] - first[0]), 0), dtype=np.int64)
+    _integrate_kernel()(memory, lower, turn, shift, frame, rules, now, first, stop, counts)
+    return int(counts.sum())
 
 
-def _slots(
-    local: NDArray[np.int64], lower: NDArray[np.int64], sizes: NDArray[np.int64]
-) -> tuple[tuple[NDArray[np.int64], ...], NDArray[np.bool_]]:
-    """Places in memory of voxels [..., 3] counted from the lower corner of the box, and which of them it holds."""
-    inside = np.all((local >= 0) & (local < sizes), axis=-1)
-    return tuple(np.moveaxis((local + lower) % sizes, -1, 0)), inside
-
-
-def _voted(
-    label: NDArray[np.uint8],
-    agreement: NDArray[np.float64],
-    old: NDArray[np.float64],
-    new_label: NDArray[np.uint8],
-    new_confidence: NDArray[np.float32],
-    new: NDArray[np.float64],
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+@inlined
+def voted(label: Any, agreement: Any, old: Any, new_label: Any, confidence: Any, new: Any) -> Any:
     """Majority of labels with two numbers of memory (Boyer and Moore's vote, weighted); no vote where `new` is 0."""
-    sign = np.where(label == new_label, 1.0, -1.0)
-    total = np.where(old + new > 0.0, old + new, 1.0)
-    joined = np.where(new > 0.0, (old * agreement + sign * new * new_confidence) / total, agreement)
-    turned = (joined < 0.0) | ((old == 0.0) & (new > 0.0))
-    return np.where(turned, new_label, label).astype(np.uint8), np.abs(joined).astype(np.float32)
+    if not new > 0.0:
+        return label, agreement
+    if old == 0.0:
+        return new_label, confidence
+    joined = (old * agreement + (new if label == new_label else -new) * confidence) / (old + new)
+    if joined < 0.0:
+        return new_label, np.float32(-joined)
+    return label, np.float32(joined)
+
+
+@inlined
+def cell(place: Any) -> Any:
+    """The whole number below."""
+    return np.int64(math.floor(place))
+
+
+@inlined
+def neighbours(place: Any, size: Any, start: Any) -> Any:
+    """Where in memory the two voxels around a place are, and their shares; a share is 0 where the box has no voxel."""
+    first = cell(place - 0.5)
+    share = place - 0.5 - first
+    inside = 0 <= first < size
+    follows = 0 <= first + 1 < size
+    slot = first + start if inside else start
+    following = first + 1 + start if follows else start
+    slot = slot if slot < size else slot - size
+    following = following if following < size else following - size
+    return slot, following, (1.0 - share if inside else 0.0, share if follows else 0.0)
+
+
+@inlined
+def between(weight: Any, log_odds: Any, pair: Any) -> Any:
+    """Weight between two voxels of a column, and their log odds times their weights."""
+    first, second, share = pair
+    below, above = share[0] * weight[first], share[1] * weight[second]
+    return below + above, below * log_odds[first] + above * log_odds[second]
+
+
+@functools.cache
+def _recall_kernel() -> Callable[..., None]:
+    @kernel()
+    def join(memory: Any, lower: Any, turn: Any, shift: Any, frame: Any, rules: Any, now: Any, fused: Any) -> None:
+        log_odds, weight, observed, seen, seen_free, label, agreement = memory
+        stated, state, stated_label, stated_confidence, nearness = frame
+        out_log_odds, out_state, out_label, out_confidence = fused
+        count_x, count_y, count_z = state.shape
+        size_x, size_y, size_z = weight.shape
+        start_x, start_y, start_z = lower[0] % size_x, lower[1] % size_y, lower[2] % size_z
+        for column in prange(count_x * count_y):
+            i, j = column // count_y, column % count_y
+            base_x = turn[0, 0] * (i + 0.5) + turn[0, 1] * (j + 0.5) + shift[0]
+            base_y = turn[1, 0] * (i + 0.5) + turn[1, 1] * (j + 0.5) + shift[1]
+            base_z = turn[2, 0] * (i + 0.5) + turn[2, 1] * (j + 0.5) + shift[2]
+            for k in range(count_z):
+                x = base_x + turn[0, 2] * (k + 0.5)
+                y = base_y + turn[1, 2] * (k + 0.5)
+                z = base_z + turn[2, 2] * (k + 0.5)
+                now_state, l_new = state[i, j, k], stated[i, j, k]
+                in_view = now_state != UNOBSERVED
+                a, b, c = cell(x), cell(y), cell(z)
+                known = 0 <= a < size_x and 0 <= b < size_y and 0 <= c < size_z
+                was_seen, was_free, age = False, False, 0
+                if known:
+                    a, b, c = a + start_x, b + start_y, c + start_z
+                    a = a if a < size_x else a - size_x
+                    b = b if b < size_y else b - size_y
+                    c = c if c < size_z else c - size_z
+                    age = now - observed[a, b, c]
+                    known = weight[a, b, c] > ZERO and age < rules.fades.size
+                    was_seen = known and now - seen[a, b, c] <= rules.seen_for
+                    was_free = was_seen and seen_free[a, b, c] > 0
+                out_label[i, j, k], out_confidence[i, j, k] = NO_LABEL, ZERO
+                if not known and not in_view:
+                    out_log_odds[i, j, k], out_state[i, j, k] = NOTHING, UNOBSERVED
+                    continue
+
+                total, mean, old, fade = 0.0, 0.0, 0.0, 0.0
+                x_0, x_1, share_x = neighbours(x, size_x, start_x)
+                y_0, y_1, share_y = neighbours(y, size_y, start_y)
+                z_pair = neighbours(z, size_z, start_z)
+                if known:
+                    t_0, m_0 = between(weight[x_0, y_0], log_odds[x_0, y_0], z_pair)
+                    t_1, m_1 = between(weight[x_0, y_1], log_odds[x_0, y_1], z_pair)
+                    t_2, m_2 = between(weight[x_1, y_0], log_odds[x_1, y_0], z_pair)
+                    t_3, m_3 = between(weight[x_1, y_1], log_odds[x_1, y_1], z_pair)
+                    total = share_x[0] * (share_y[0] * t_0 + share_y[1] * t_1)
+                    total += share_x[1] * (share_y[0] * t_2 + share_y[1] * t_3)
+                    mean = share_x[0] * (share_y[0] * m_0 + share_y[1] * m_1)
+                    mean += share_x[1] * (share_y[0] * m_2 + share_y[1] * m_3)
+                    if total > 0.0:
+                        mean /= total
+                    fade = float(rules.fades[age])
+                sees = now_state in (FREE_SEEN, SURFACE)
+                new = 1.0 if sees else rules.inferred_weight
+                if in_view:
+                    limit = nearness[i, j, k] * (rules.seen_limit if sees else rules.inferred_limit)
+                    old = min(total * fade, limit)
+                    joined = l_new
+                    if old > 0.0:
+                        joined = np.float32((old * mean + new * l_new) / (old + new))
+                else:
+                    old = 1.0
+                    joined = np.float32(rules.prior + (mean - rules.prior) * fade)
+                occupied = joined >= rules.threshold
+                if in_view and old == 0.0:
+                    occupied = now_state >= SURFACE
+                out_log_odds[i, j, k] = joined
+                if occupied:
+                    out_state[i, j, k] = SURFACE if sees or was_seen else COMPLETED
+                    agreed, agreeing, best = NO_LABEL, ZERO, 0.0
+                    for side in range(8):
+                        s_x, share = (x_0, share_x[0]) if side < 4 else (x_1, share_x[1])
+                        s_y, share = (y_0, share * share_y[0]) if side % 4 < 2 else (y_1, share * share_y[1])
+                        s_z, share = (
+                            (z_pair[0], share * z_pair[2][0]) if side % 2 < 1 else (z_pair[1], share * z_pair[2][1])
+                        )
+                        vote = share * weight[s_x, s_y, s_z] * agreement[s_x, s_y, s_z]
+                        if known and vote > best:
+                            best = vote
+                            agreed, agreeing = label[s_x, s_y, s_z], agreement[s_x, s_y, s_z]
+                    votes = new if now_state >= SURFACE else 0.0
+                    out_label[i, j, k], out_confidence[i, j, k] = voted(
+                        agreed, agreeing, old, stated_label[i, j, k], stated_confidence[i, j, k], votes
+                    )
+                else:
+                    free = now_state == FREE_SEEN or (was_free and now_state < SURFACE)
+                    out_state[i, j, k] = FREE_SEEN if free else FREE_INFERRED
+
+    return join
+
+
+@functools.cache
+def _integrate_kernel() -> Callable[..., None]:
+    @kernel()
+    def remember(
+        memory: Any,
+        lower: Any,
+        turn: Any,
+        shift: Any,
+        frame: Any,
+        rules: Any,
+        now: Any,
+        first: Any,
+        stop: Any,
+        counts: Any,
+    ) -> None:
+        log_odds, weight, observed, seen, seen_free, label, agreement = memory
+        stated, state, stated_label, stated_confidence, nearness = frame
+        count_x, count_y, count_z = state.shape
+        size_x, size_y, size_z = weight.shape
+        start_x, start_y, start_z = lower[0] % size_x, lower[1] % size_y, lower[2] % size_z
+        for row in prange(counts.size):
+            a = first[0] + row
+            s_x = a + start_x if a + start_x < size_x else a + start_x - size_x
+            changed = 0
+            for b in range(first[1], stop[1]):
+                s_y = b + start_y if b + start_y < size_y else b + start_y - size_y
+                p_x, p_y = a + 0.5 - shift[0], b + 0.5 - shift[1]
+                base_x = turn[0, 0] * p_x + turn[1, 0] * p_y
+                base_y = turn[0, 1] * p_x + turn[1, 1] * p_y
+                base_z = turn[0, 2] * p_x + turn[1, 2] * p_y
+                for c in range(first[2], stop[2]):
+                    p_z = c + 0.5 - shift[2]
+                    i = cell(base_x + turn[2, 0] * p_z)
+                    j = cell(base_y + turn[2, 1] * p_z)
+                    k = cell(base_z + turn[2, 2] * p_z)
+                    if not (0 <= i < count_x and 0 <= j < count_y and 0 <= k < count_z):
+                        continue
+                    now_state = state[i, j, k]
+                    if now_state == UNOBSERVED:
+                        continue
+                    changed += 1
+                    s_z = c + start_z if c + start_z < size_z else c + start_z - size_z
+                    sees = now_state in (FREE_SEEN, SURFACE)
+                    new = 1.0 if sees else rules.inferred_weight
+                    age = now - observed[s_x, s_y, s_z]
+                    old = 0.0
+                    if age < rules.fades.size:
+                        limit = nearness[i, j, k] * (rules.seen_limit if sees else rules.inferred_limit)
+                        old = min(float(weight[s_x, s_y, s_z]) * rules.fades[age], limit)
+                    total = old + new
+                    log_odds[s_x, s_y, s_z] = (old * log_odds[s_x, s_y, s_z] + new * stated[i, j, k]) / total
+                    weight[s_x, s_y, s_z] = total
+                    observed[s_x, s_y, s_z] = now
+                    if sees:
+                        seen[s_x, s_y, s_z] = now
+                    if now_state == FREE_SEEN:
+                        seen_free[s_x, s_y, s_z] = 1
+                    elif now_state >= SURFACE:
+                        seen_free[s_x, s_y, s_z] = 0
+                        label[s_x, s_y, s_z], agreement[s_x, s_y, s_z] = voted(
+                            label[s_x, s_y, s_z],
+                            agreement[s_x, s_y, s_z],
+                            old,
+                            stated_label[i, j, k],
+                            stated_confidence[i, j, k],
+                            new,
+                        )
+            counts[row] = changed
+
+    return remember

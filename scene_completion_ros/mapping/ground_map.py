@@ -65,12 +65,9 @@ def ignored_names(ignored: str) -> tuple[str, ...]:
 class GroundProjection:
     """Projects voxels within a band of heights to the ground; all that depends on the pose alone is computed once.
 
-    Raises GridError where no voxel of the grid lies in the band.
-
-    Args:
-        upright_from_grid: Its pose in the upright frame.
-        lowest: Lower end of the band above the ground, metres. A voxel belongs to the band if its centre does.
-        highest: Upper end of the band, metres.
+    Raises GridError where no voxel of the grid lies in the band. `upright_from_grid`: its pose in the upright frame;
+    `lowest`: lower end of the band above the ground, metres. A voxel belongs to the band if its centre does. `highest`:
+    upper end of the band, metres.
     """
 
     def __init__(self, grid: VoxelGrid, upright_from_grid: RigidTransform, lowest: float, highest: float) -> None:

@@ -1,8 +1,10 @@
-"""Why messages are dropped: one list for the running node and for the offline replay, and the notice of a drop."""
+"""Why messages are dropped, in the node and offline alike, which images count by stamp, and why to record a moment."""
 
 import json
+import math
+from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.untrusted_files import parse_json, shown
@@ -61,13 +63,81 @@ def drop_notice(reason: DropReason, stamp_ns: int, frame_id: str) -> str:
 
 
 def read_drop_notice(text: str) -> tuple[int, str, str]:
-    """Stamp in nanoseconds, frame and reason of a notice, which may be one that this version does not know.
-
-    Raises SceneCompletionError where it is no notice.
-    """
+    """Stamp (ns), frame, and reason, maybe an unknown one, of a notice. Raises SceneCompletionError if it is none."""
     cure = "Take a node of this version"
     notice = parse_json(text, SceneCompletionError, where=shown(text), cure=cure, kind=dict)
     try:
         return int(notice["stamp_ns"]), str(notice["frame_id"]), str(notice["reason"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise SceneCompletionError("is no notice of a dropped image", where=shown(text), cure=cure) from error
+
+
+CLOCK_JUMP_NS = 1_000_000_000  # a stamp further back than this is a restarted recording, not a late message
+
+Arrival = Literal["in order", "late", "restarted"]
+
+
+class StampOrder:
+    """Tells late images from those to complete, by the stamps of all images so far.
+
+    An image less than a second behind the newest is late. One further behind belongs to a recording started again, from
+    which on its stamps count. Equal stamps are in order: some drivers leave all stamps at 0.
+    """
+
+    def __init__(self) -> None:
+        self._newest_ns: int | None = None
+        self.behind_ns = 0  # how far the last image was behind the newest one before it; 0 if it was not
+
+    def forget(self) -> None:
+        """Time began anew: the next image is in order, whatever its stamp."""
+        self._newest_ns, self.behind_ns = None, 0
+
+    def arrived(self, stamp_ns: int) -> Arrival:
+        """Take note of an image's stamp; only a ``late`` image is to be dropped."""
+        self.behind_ns = 0 if self._newest_ns is None else max(self._newest_ns - stamp_ns, 0)
+        if 0 < self.behind_ns < CLOCK_JUMP_NS:
+            return "late"
+        self._newest_ns = stamp_ns
+        return "restarted" if self.behind_ns else "in order"
+
+
+LONGEST_TEXT = 200  # characters of a name or message: anybody may publish a request
+MOST_REASONS = 20  # that one request may give
+BY_HAND = "by hand"
+
+
+@dataclass(frozen=True)
+class RecordReason:
+    """One reason."""
+
+    name: str = BY_HAND  # a word or two, such as "unsure"
+    message: str = ""  # a sentence
+    score: float = 1.0  # 0..1; that of a person is 1
+    threshold: float = 0.0  # what the score exceeded, 0..1
+
+    @property
+    def value(self) -> float:
+        """By how much the score exceeds its threshold, of all it could; 0..1. It compares reasons of any kind."""
+        return max(self.score - self.threshold, 0.0) / (1.0 - self.threshold) if self.threshold < 1.0 else 0.0
+
+
+def record_reasons(message: Any) -> list[RecordReason]:
+    """The reasons that a diagnostic_msgs/DiagnosticArray gives; an empty one was published by hand.
+
+    What has no `score`, or one outside of 0..1, counts as published by hand: its value is 1.
+    """
+    reasons = []
+    for status in message.status[:MOST_REASONS]:
+        values = {pair.key: pair.value for pair in status.values}
+        score, threshold = _share(values.get("score", ""), 1.0), _share(values.get("threshold", ""), 0.0)
+        name, text = status.name[:LONGEST_TEXT] or BY_HAND, status.message[:LONGEST_TEXT]
+        reasons.append(RecordReason(name, text, score, threshold))
+    return reasons or [RecordReason()]
+
+
+def _share(text: str, otherwise: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return otherwise
+    return value if math.isfinite(value) and 0.0 <= value <= 1.0 else otherwise

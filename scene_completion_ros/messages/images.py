@@ -1,4 +1,4 @@
-"""Decoding of `sensor_msgs/Image` and `CompressedImage`: every common encoding, row padding and byte order honoured.
+"""Decoding of `sensor_msgs/Image`, `CompressedImage` and `PointCloud2`: every common encoding, padding and byte order.
 
 Messages are duck-typed: those of rosbags and of rclpy both work. Whatever the encoding, a decoded picture is uint8 RGB
 [H, W, 3]; a depth image of the node is float32 [H, W] in metres.
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import ImageError
+from scene_completion_ros.errors import BagError, ImageError
 from scene_completion_ros.picture_files import decode_picture, picture_size, to_8_bit, to_rgb
 
 Layout = Literal["mono", "rgb", "bgr", "rgba", "bgra", "bayer", "yuv422", "nv"]
@@ -66,10 +66,9 @@ def decode_image(message: Any, shrink: int = 1) -> NDArray[np.uint8]:
     """Decode a raw or compressed image message to RGB; grey is replicated, alpha dropped, 16 bits scaled to 8.
 
     Returns uint8 RGB [H, W, 3], contiguous, not sharing memory with the message. Raises ImageError: unknown encoding,
-    too little data, a step shorter than a row, or a broken JPEG/PNG.
-
-    `message`: `sensor_msgs/Image` or `sensor_msgs/CompressedImage`; `shrink`: a JPEG may come with its sides divided by
-    this (1, 2, 4 or 8), which is less work (`decode_picture`).
+    too little data, a step shorter than a row, or a broken JPEG/PNG. `message`: `sensor_msgs/Image` or
+    `sensor_msgs/CompressedImage`; `shrink`: a JPEG may come with its sides divided by this (1, 2, 4 or 8), which is
+    less work (`decode_picture`).
     """
     if hasattr(message, "format"):
         return to_rgb(decode_picture(_bytes(message), _picture_format(message), shrink))
@@ -90,14 +89,7 @@ def decode_published_depth(message: Any) -> NDArray[np.float32]:
 
 
 def decode_depth(message: Any) -> NDArray[np.float32]:
-    """Decode the depth image of a camera, 16UC1 in millimetres or 32FC1 in metres, to float32 [H, W] in metres.
-
-    Returns:
-        0 or what is not finite where nothing was measured (REP 118).
-
-    Raises:
-        ImageError: Another encoding, or too little data.
-    """
+    """Depth (16UC1, mm; 32FC1, m) to float32 [H, W], metres; not measured: 0 or not finite (REP 118). ImageError."""
     if str(message.encoding).lower() == "16uc1":
         return np.asarray(_pixels(message, 1, "u2") / np.float32(1000.0), dtype=np.float32)
     if str(message.encoding).lower() != "32fc1":
@@ -107,10 +99,7 @@ def decode_depth(message: Any) -> NDArray[np.float32]:
 
 
 def check_image(message: Any) -> None:
-    """Find out cheaply, without decoding, whether an image message can be decoded.
-
-    Raises ImageError: as `decode_image`, except for damage inside compressed data.
-    """
+    """Raise ImageError as `decode_image` would, cheaply; damage inside compressed data does not show."""
     if hasattr(message, "format"):
         picture_size(_bytes(message), _picture_format(message))
         return
@@ -122,10 +111,7 @@ def check_image(message: Any) -> None:
 
 
 def announced_size(message: Any) -> tuple[int, int]:
-    """Width and height in pixels of an image message, of a compressed one as its header has them: nothing is decoded.
-
-    Raises ImageError: as `check_image`.
-    """
+    """Width, height in pixels, of a compressed image as its header says. Raises ImageError as `check_image`."""
     if hasattr(message, "format"):
         return picture_size(_bytes(message), _picture_format(message))
     check_image(message)
@@ -212,3 +198,48 @@ def _to_rgb(pixels: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
 
 def _bytes(message: Any) -> NDArray[np.uint8]:
     return np.frombuffer(message.data, dtype=np.uint8)
+
+
+_FLOATS = {7: "f4", 8: "f8"}  # sensor_msgs/PointField datatypes
+
+
+def read_xyz(message: Any) -> NDArray[np.float32]:
+    """The finite points of any PointCloud2, float32 [N, 3], metres, its frame. Raises BagError of `coordinates`."""
+    views = coordinates(message)
+    points = np.empty((*views[0].shape, 3), dtype=np.float32)
+    for column, view in enumerate(views):
+        points[..., column] = view
+    flat = points.reshape(-1, 3)
+    return flat[np.isfinite(flat).all(axis=1)]
+
+
+def coordinates(message: Any) -> list[NDArray[Any]]:
+    """Views of x, y, z, [height, width] each. Raises BagError: not such fields (named), or less data than promised."""
+    order = ">" if message.is_bigendian else "<"
+    fields = {field.name: field for field in message.fields}
+    formats, offsets = [], []
+    for axis in ("x", "y", "z"):
+        field = fields.get(axis)
+        if field is None or int(field.datatype) not in _FLOATS:
+            kind = "missing" if field is None else f"of datatype {field.datatype}"
+            raise BagError(f"field {axis!r} is {kind}", where="PointCloud2", cure="Expected float fields x, y, z")
+        formats.append(order + _FLOATS[int(field.datatype)])
+        offsets.append(int(field.offset))
+    height, width = int(message.height), int(message.width)
+    point_step, row_step = int(message.point_step), int(message.row_step)
+    if height <= 1 or row_step == 0:
+        row_step = point_step * width
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    if height * width == 0:
+        return [np.zeros((0, 0), dtype=np.float32)] * 3
+    if point_step <= 0 or row_step < point_step * width or data.size < row_step * (height - 1) + point_step * width:
+        what = f"too little data ({data.size} bytes; {height}x{width} points of {point_step} bytes, rows of {row_step})"
+        raise BagError(what, where="PointCloud2, field data", cure="The message was cut short or its header is wrong")
+    if any(offset + np.dtype(kind).itemsize > point_step for offset, kind in zip(offsets, formats, strict=True)):
+        what = f"offsets {offsets} leave a point of {point_step} bytes"
+        raise BagError(what, where="PointCloud2, field fields", cure="Check the driver that published it")
+    strides = (row_step, point_step)
+    return [
+        np.ndarray((height, width), kind, buffer=data, offset=offset, strides=strides)
+        for offset, kind in zip(offsets, formats, strict=True)
+    ]

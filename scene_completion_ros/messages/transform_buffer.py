@@ -13,10 +13,7 @@ MAX_NORM_ERROR = 0.05  # of a quaternion: rounding is normalised away, anything 
 
 
 class TransformBuffer(TransformTree):
-    """Tree of static and time-varying transforms between named frames, filled from messages (rosbags and rclpy).
-
-    `keep_ns`: see `TransformTree`.
-    """
+    """Transforms between frames, from messages of rosbags and rclpy; `keep_ns`: see `TransformTree`."""
 
     def __init__(self, keep_ns: int | None = None) -> None:
         super().__init__(keep_ns)
@@ -58,7 +55,6 @@ class TransformBuffer(TransformTree):
         """Find target_from_source at a time of a recording.
 
         Raises BagError where the frames are not connected, or there is no transform close enough: names the pair.
-
         `stamp_ns`: time; transforms are interpolated (slerp and lerp), never extrapolated; `max_gap_ns`: largest
         distance of the two transforms between which is interpolated.
         """

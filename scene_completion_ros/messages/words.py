@@ -69,18 +69,12 @@ def check_phrases(texts: Sequence[object], where: str, *, forbidden: str | None 
 
 
 def read_phrases(text: str, where: str) -> Phrases:
-    """Phrases with commas or line ends between them, in a message or on a command line.
-
-    Raises VocabularyError where there is none, or one is no phrase or comes twice.
-    """
+    """Phrases between commas or line ends. Raises VocabularyError where there is none, or one is bad or twice there."""
     return _checked(tuple(filter(None, (part.strip() for part in text.replace("\n", ",").split(",")))), where)
 
 
 def text_of(message: bytes, where: str) -> str:
-    """The text of a serialised std_msgs/String, which rclpy would end without a word at its first zero byte.
-
-    Raises VocabularyError where it is not UTF-8.
-    """
+    """The text of a serialised std_msgs/String, zero bytes included. Raises VocabularyError where it is not UTF-8."""
     size = int.from_bytes(message[4:8], "little" if message[1:2] > b"\0" else "big")  # with a zero byte at the end
     try:
         return message[8 : 7 + size].decode()

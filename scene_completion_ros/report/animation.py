@@ -166,11 +166,7 @@ def can_write_webp() -> bool:
 
 
 def animated_webp(stills: Sequence[bytes], durations_ms: Sequence[int], size: tuple[int, int]) -> bytes:
-    """An animation that starts again when it ends.
-
-    `stills`: WebP files of one size, in order; `durations_ms`: how long each is shown, milliseconds; `size`: width and
-    height of all of them, pixels.
-    """
+    """WebP `stills` of one `size` (width, height, pixels), each shown for `durations_ms`, again and again."""
     extent = _number(size[0] - 1, 3) + _number(size[1] - 1, 3)
     chunks = [
         _chunk(b"VP8X", bytes([_IS_ANIMATION, 0, 0, 0]) + extent),

@@ -25,8 +25,7 @@ from scene_completion_ros.voxels.colours import (
     height_colours,
     state_colours,
 )
-from scene_completion_ros.voxels.phrase_matches import LEAST_PROBABILITY, PhraseMatches, phrase_colours
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from scene_completion_ros.voxels.semantic_voxels import LEAST_PROBABILITY, PhraseMatches, SemanticVoxels, phrase_colours
 
 LIDAR_RESOLUTION = 0.02  # metres
 MATCH_STEPS = 5  # how finely the page knows probabilities of matches, from `LEAST_PROBABILITY` to 1

@@ -15,10 +15,7 @@ TOTAL = "total"
 
 
 def latency_percentiles(timings_ms: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Percentiles of every stage over the frames that report it.
-
-    Returns by stage: ``mean``, ``p50``, ``p95``, ``p99`` and ``max`` in milliseconds.
-    """
+    """By stage, over the frames that report it: ``mean``, ``p50``, ``p95``, ``p99``, ``max``, milliseconds."""
     table = {}
     for stage in _stages(timings_ms):
         values = np.array([timings[stage] for timings in timings_ms if stage in timings], dtype=np.float64)
@@ -60,11 +57,7 @@ def _nice_step(highest: float) -> float:
 
 
 def latency_svg(timings_ms: Sequence[Mapping[str, float]]) -> str:
-    """Draw the latency of all frames: stages stacked, the total as a line.
-
-    Returns an ``<svg>`` element, or a sentence where nothing was measured. `timings_ms`: milliseconds by stage, one
-    mapping a frame; the key ``total`` is drawn as the line.
-    """
+    """Stages (milliseconds) of all frames stacked, ``total`` as a line: an ``<svg>``, or a sentence if none."""
     stages = _stages(timings_ms)
     if not stages:
         return "<p>No latency was measured.</p>"

@@ -49,7 +49,6 @@ class LidarOfBag:
         """The scan nearest to an image, moved to where the car was when the image was taken.
 
         Returns points in the grid frame, metres, float32 [N, 3]; none without a scan and transforms near that time.
-
         `stamp_ns`: its time in nanoseconds; later calls should not go back in time; `grid_from_camera`: pose of the
         camera in the grid.
         """

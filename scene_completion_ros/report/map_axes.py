@@ -31,11 +31,8 @@ def draw_text(
 class MapScale:
     """Pixels of points on the ground: x (forward) points up in the picture, y (left) points left.
 
-    Args:
-        origin: Smallest x and y of the map, metres.
-        cells: Number of cells along x and along y.
-        cell_size: Edge of a cell, metres.
-        pixels: Edge of a cell in the picture.
+    `origin`: smallest x and y of the map, metres; `cells`: number of cells along x and along y; `cell_size`: edge of a
+    cell, metres; `pixels`: edge of a cell in the picture.
     """
 
     def __init__(self, origin: tuple[float, float], cells: tuple[int, int], cell_size: float, pixels: int) -> None:

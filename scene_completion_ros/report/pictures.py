@@ -37,8 +37,7 @@ from scene_completion_ros.voxels.colours import (
     height_colours,
     voxel_colours,
 )
-from scene_completion_ros.voxels.phrase_matches import PhraseMatches, as_classes
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState, as_classes
 from scene_completion_ros.whole_files import write_whole
 
 _FRAME = (150, 150, 150)
@@ -60,11 +59,7 @@ def scaled_down(picture: Picture, width: int) -> Picture:
 
 
 def depth_picture(depth: NDArray[np.float32], *, width: int = _PANEL_WIDTH) -> Picture:
-    """Depth in colours, near bright and far dark, with a scale below.
-
-    `depth`: depth along the optical axis in metres [H, W]; not finite where there is none; `width`: width of the
-    picture in pixels.
-    """
+    """Depth [H, W] along the optical axis, metres or not finite, in colours with a scale; `width` in pixels."""
     coloured = fit_width(depth_colours(depth), width, cv2.INTER_LINEAR)
     # The bar is even in the logarithm of depth, as the colours are.
     colours = depth_colours(np.geomspace(NEAREST_DEPTH, FARTHEST_DEPTH, width - 40))
@@ -138,10 +133,9 @@ def _draw_lidar(picture: Picture, scale: MapScale, lidar_grid: NDArray[np.float3
 def birds_eye_view(voxels: SemanticVoxels, *, camera: Camera | None = None, height: int = 620) -> Picture:
     """The grid from above, forward up and left to the left, with axes in metres and the camera's view.
 
-    Args:
-        voxels: Completed voxels; every column shows the colour of its highest occupied voxel, else its free space.
-        camera: Camera whose left and right view edges are drawn; none are drawn without it.
-        height: Wished height of the picture in pixels; the map takes a whole number of pixels a voxel.
+    `voxels`: completed voxels; every column shows the colour of its highest occupied voxel, else its free space;
+    `camera`: camera whose left and right view edges are drawn; none are drawn without it; `height`: wished height of
+    the picture in pixels; the map takes a whole number of pixels a voxel.
     """
     cell = max(1, (height - 2 * MARGIN) // max(voxels.grid.shape[:2]))
     scale = _scale_of(voxels, cell)
@@ -154,10 +148,8 @@ def birds_eye_view(voxels: SemanticVoxels, *, camera: Camera | None = None, heig
 def with_lidar(birds_eye: Picture, voxels: SemanticVoxels, lidar_grid: NDArray[np.float32]) -> Picture:
     """A bird's-eye view with LiDAR points on top in black, those standing out of the ground.
 
-    Returns RGB picture, a new one.
-
-    `birds_eye`: what ``birds_eye_view`` made of the voxels; `lidar_grid`: LiDAR points in the grid frame, metres [N,
-    3].
+    Returns RGB picture, a new one. `birds_eye`: what ``birds_eye_view`` made of the voxels; `lidar_grid`: LiDAR points
+    in the grid frame, metres [N, 3].
     """
     picture = birds_eye.copy()
     _draw_lidar(picture, _scale_of(voxels, (len(picture) - 2 * MARGIN) // voxels.grid.shape[0]), lidar_grid)
@@ -168,7 +160,6 @@ def depth_of_voxels(voxels: SemanticVoxels, camera: Camera, *, columns: int = 16
     """Depth of the first occupied voxel along each ray, for voxels that arrived without their depth image.
 
     Returns depth along the optical axis in metres, float32 [h, w]; infinite where a ray meets no occupied voxel.
-
     `camera`: camera that took the image; lens distortion is ignored; `columns`: width of the result; the height follows
     the camera's aspect.
     """
@@ -182,10 +173,8 @@ def depth_of_voxels(voxels: SemanticVoxels, camera: Camera, *, columns: int = 16
 def voxel_view(voxels: SemanticVoxels, camera: Camera, *, width: int) -> Picture:
     """The voxels from where the camera is: along each ray the first occupied one in its colour, its sides darker.
 
-    Returns RGB picture; light grey where there is no voxel.
-
-    `camera`: camera that took the image; lens distortion is ignored; `width`: width of the picture in pixels, two a
-    ray.
+    Returns RGB picture; light grey where there is no voxel. `camera`: camera that took the image; lens distortion is
+    ignored; `width`: width of the picture in pixels, two a ray.
     """
     rays = voxel_rays(voxels.grid, voxels.grid_from_camera, camera, width // 2)
     hit = rays.first_hits(voxels)
@@ -201,11 +190,7 @@ def voxel_view(voxels: SemanticVoxels, camera: Camera, *, width: int) -> Picture
 
 
 def class_legend(class_names: Sequence[str], class_colours: Sequence[tuple[int, int, int]], *, width: int) -> Picture:
-    """Colours and names of classes in as many rows as they need.
-
-    `class_names`: names by label; the font knows ASCII only, other characters become question marks; `width`: width of
-    the picture in pixels.
-    """
+    """Colours and names by label in rows of `width` pixels; not ASCII, which the font lacks, becomes a mark."""
     side, gap, row_height = 12, 18, 20
     drawable = [name.encode("ascii", "replace").decode() for name in class_names]
     places, column, row = [], 0, 0
@@ -226,10 +211,7 @@ def class_legend(class_names: Sequence[str], class_colours: Sequence[tuple[int, 
 
 
 def beside_map(left: Sequence[tuple[str, Picture]], birds_eye: Picture, *, title: str, width: int) -> Picture:
-    """Pictures with their names, one below the other, and the bird's-eye view on their right.
-
-    `left`: name and RGB picture of each; `width`: width of the pictures on the left, pixels.
-    """
+    """Pictures with their names, `width` pixels wide, below each other, and the bird's-eye view on their right."""
     heading = 34 if title else _GAP
     height = heading + max(birds_eye.shape[0], sum(tile.shape[0] + 24 for _, tile in left)) + _GAP
     column = _GAP + (width + _GAP if left else 0)
@@ -268,10 +250,7 @@ def panel(
 def words_panel(
     image: Picture, voxels: SemanticVoxels, matches: Sequence[PhraseMatches], *, camera: Camera, title: str = ""
 ) -> Picture:
-    """Camera image, voxels as the camera sees them and from above, each in the colour of its most likely word.
-
-    `camera`: camera that took the image; lens distortion is ignored.
-    """
+    """Image, voxels as the camera (no lens distortion) sees them and from above, coloured by the likeliest word."""
     lit = as_classes(voxels, matches)
     return panel(
         image,

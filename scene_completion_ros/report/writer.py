@@ -25,8 +25,7 @@ from scene_completion_ros.report.pictures import (
     with_lidar,
     write_picture,
 )
-from scene_completion_ros.voxels.phrase_matches import PhraseMatches
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels
 from scene_completion_ros.whole_files import whole_file, write_whole
 
 _PARTS = (("camera_jpg", "_camera.jpg"), ("depth_jpg", "_depth.jpg"), ("birds_eye_png", "_birds_eye.png"))
@@ -160,10 +159,7 @@ class ReportWriter:
             self.close(self._statistics)
 
     def close(self, statistics: Mapping[str, Any] | None = None) -> Path:
-        """Write ``index.html`` and ``drive.webp`` with everything added so far; more frames may follow.
-
-        `statistics`: numbers for the table of the page; nested mappings are flattened.
-        """
+        """Write ``index.html`` and ``drive.webp``, `statistics` flattened in it; more frames may follow."""
         self._statistics = dict(statistics or self._statistics)
         every = max(1, -(-self._frame_count // self._most_frames))
         numbers = range(0, self._frame_count, every)

@@ -18,13 +18,11 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.encoder import check_engine
 from scene_completion_ros.inference.shipped import CAMERA_RATE_HZ, choose_student
 from scene_completion_ros.mapping.ground_map import ignored_labels
-from scene_completion_ros.messages.drop_reasons import DropReason
-from scene_completion_ros.messages.stamp_order import StampOrder
+from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.ros.deployment import Deployment, second_student
 from scene_completion_ros.ros.frame import names_of_labels
-from scene_completion_ros.ros.health.counters import FrameCounters
+from scene_completion_ros.ros.health.counters import FrameCounters, forwarded_log
 from scene_completion_ros.ros.health.diagnostics import Diagnostics, Observed
-from scene_completion_ros.ros.health.forwarded_log import forwarded_log
 from scene_completion_ros.ros.inference_thread import InferenceThread
 from scene_completion_ros.ros.inputs import Inputs
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
@@ -32,10 +30,9 @@ from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
 from scene_completion_ros.ros.place.placements import check_frames
 from scene_completion_ros.ros.place.transform_source import fixed_transforms
 from scene_completion_ros.ros.publish.publishers import Outputs
-from scene_completion_ros.ros.receive.dictionary import Dictionary
 from scene_completion_ros.ros.services import Services, Serving
 from scene_completion_ros.ros.student import Student
-from scene_completion_ros.ros.words_input import WordsInput
+from scene_completion_ros.ros.words_input import Dictionary, WordsInput
 
 
 class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types where it is not installed
@@ -73,10 +70,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         node.add_managed_entity(self)
 
     def start(self) -> None:
-        """Configure and activate, or leave that to others, as parameter `autostart` says.
-
-        Raises SceneCompletionError where it cannot be configured or activated.
-        """
+        """Configure and activate if `autostart` says so. Raises SceneCompletionError where that cannot be."""
         if not self._parameters.snapshot().autostart:
             self._logger.info("unconfigured: waiting for the manager of this node (parameter autostart is false)")
             return
@@ -132,10 +126,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         return functools.partial(self._deployment.swap, self.parameters())
 
     def reset(self) -> None:
-        """Forget what the images so far have left behind; parameters, model, calibration and counts stay.
-
-        Raises SceneCompletionError where the node is not configured.
-        """
+        """Forget what images left behind, not parameters, model, calibration, counts. Raises if not configured."""
         self._configured_thread().reset()
         for order in self._orders.values():
             order.forget()
@@ -143,10 +134,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             self.inputs.restart(DropReason.RESET)
 
     def set_enabled(self, enabled: bool) -> None:
-        """Complete images, or drop them until this is called again or the node is cleaned up.
-
-        Raises SceneCompletionError where the node is not configured.
-        """
+        """Complete images, or drop them until this is called again or the node cleaned up. Raises if not configured."""
         self._configured_thread().set_enabled(enabled)
         if self.inputs is not None and not enabled:
             self.inputs.give_up(DropReason.DISABLED)

@@ -67,10 +67,7 @@ def points_message(points: NDArray[np.float32], header: Header) -> Any:
 
 
 def cloud_message(points: NDArray[Any], fields: Iterable[tuple[str, int, int, int]], header: Header) -> Any:
-    """A PointCloud2 of N points, an array [N] or [N, C] of little-endian numbers.
-
-    `fields`: name, offset in bytes, datatype and count of what a point has.
-    """
+    """A PointCloud2 of little-endian points [N] or [N, C]; `fields`: name, offset in bytes, datatype, count of each."""
     point_step = points.itemsize * math.prod(points.shape[1:])
     message = PointCloud2(
         header=header,

@@ -58,7 +58,6 @@ def join_graph(make_node: Callable[[Any], Any], arguments: Sequence[str] | None 
     """A context of rclpy and a node in it, both for the caller to end.
 
     Raises SceneCompletionError: ROS refuses the arguments, a variable of the environment or the folder of its log.
-
     `make_node`: makes the node, given the context; `arguments`: command line with its `--ros-args`, by default that of
     the process.
     """

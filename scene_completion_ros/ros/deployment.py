@@ -141,10 +141,7 @@ class Deployment:
         return all(student.knows(name, camera, parameters) for name, (camera, _, parameters) in cameras.items())
 
     def _prepare(self, student: Student) -> None:
-        """Make the models of a student that is not deployed, for all cameras.
-
-        Raises SceneCompletionError where one cannot be used.
-        """
+        """Make the other student's models for all cameras. Raises SceneCompletionError where one cannot be used."""
         for name, (camera, grid_from_camera, parameters) in self._thread.cameras.items():
 
             def make(name: str = name, given: Any = (camera, grid_from_camera, parameters)) -> None:

@@ -132,10 +132,7 @@ def tables() -> str:
 
 
 def with_tables(page: str) -> str:
-    """The text of the node's page with the tables of now between their markers.
-
-    Raises SceneCompletionError where it does not have both markers once, in order.
-    """
+    """The node's page with the tables of now. Raises SceneCompletionError unless it has both markers once, in order."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in after or END in after:
@@ -145,10 +142,7 @@ def with_tables(page: str) -> str:
 
 
 def write(root: Path) -> None:
-    """Write all of them into a checkout.
-
-    Raises SceneCompletionError where there are no such folders, or the node's page is missing or has no markers.
-    """
+    """Write all into a checkout. Raises SceneCompletionError where a folder, or the page with markers, is missing."""
     page = root / NODE_PAGE
     cure = "Name the root of a checkout of this repository."
     if not page.is_file():

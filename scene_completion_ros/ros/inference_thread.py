@@ -132,10 +132,7 @@ class InferenceThread:
         self._students.append(student)
 
     def between(self, work: Callable[[], object]) -> Future[None]:
-        """Do something in this thread, to which what is on a GPU belongs, before the next image; cancelled at its end.
-
-        Errors are those of the future.
-        """
+        """Work in this thread, which what is on a GPU belongs to, before the next image; its end cancels the future."""
         done: Future[None] = Future()
         if self._released:
             done.cancel()

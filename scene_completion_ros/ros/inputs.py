@@ -13,8 +13,7 @@ from rclpy.duration import Duration
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.messages.drop_reasons import DropReason
-from scene_completion_ros.messages.stamp_order import StampOrder
+from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.ros.frame import Frame, NotYetError, PoseToCome
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.input_health import InputRecord
@@ -108,10 +107,7 @@ class Inputs:
             camera.give_up(reason)
 
     def restart(self, reason: DropReason = DropReason.TIME_WENT_BACK) -> None:
-        """Time begins anew, for all cameras: one that is heard a little later must not begin it once more.
-
-        `reason`: that images which wait are dropped for.
-        """
+        """Time begins anew, for all cameras at once: images that wait are dropped, for `reason`."""
         for order in self._orders.values():
             order.forget()
         self.give_up(reason)

@@ -24,7 +24,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.volume_pose import GroundSurface
 from scene_completion_ros.mapping.dense_grid import dense_grid_json, voxels_to_bytes
 from scene_completion_ros.mapping.ground_map import GroundMap
-from scene_completion_ros.messages.record_reasons import RecordReason
+from scene_completion_ros.messages.drop_reasons import RecordReason
 from scene_completion_ros.ros import conversions
 from scene_completion_ros.ros.conversions import with_data
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_FIELDS, VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json
@@ -38,10 +38,7 @@ LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durabi
 
 
 def message_class(kind: str, topic: str) -> Any:
-    """The rclpy class of a message type such as "sensor_msgs/msg/Imu".
-
-    Raises SceneCompletionError where its package is not installed, or has no such message.
-    """
+    """The rclpy class of a type such as "sensor_msgs/msg/Imu". Raises SceneCompletionError if it is not installed."""
     package, _, name = kind.partition("/msg/")
     try:
         return getattr(import_module(f"{package}.msg"), name)
@@ -217,10 +214,9 @@ def copied_camera_info(message: Any, stamp_ns: int) -> Any:
 def voxel_grid_message(voxels: SemanticVoxels, frame_id: str) -> Any:
     """All voxels, one byte each (see `dense_grid`), as an image of X rows and Y * Z columns.
 
-    Returns sensor_msgs/Image, mono8. Raises GridError where there are more classes than a byte can hold.
-
-    `voxels`: completed voxels; their stamp becomes the message's; `frame_id`: the frame in which
-    `voxel_grid_info_message` places them.
+    Returns sensor_msgs/Image, mono8. Raises GridError where there are more classes than a byte can hold. `voxels`:
+    completed voxels; their stamp becomes the message's; `frame_id`: the frame in which `voxel_grid_info_message` places
+    them.
     """
     header = Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id)
     return conversions.image_message(voxels_to_bytes(voxels).reshape(voxels.grid.shape[0], -1), "mono8", header)
@@ -236,10 +232,8 @@ def occupancy_grid_message(
 ) -> Any:
     """A map of the ground. Returns nav_msgs/OccupancyGrid.
 
-    Args:
-        frame_id: The frame that the map is published in.
-        frame_from_upright: Pose of the map's upright frame in that frame; None where they are the same. Readers such
-            as Nav2's StaticLayer understand nothing but a shift in x and y.
+    `frame_id`: the frame that the map is published in; `frame_from_upright`: pose of the map's upright frame in that
+    frame; None where they are the same. Readers such as Nav2's StaticLayer understand nothing but a shift in x and y.
     """
     stamp = stamp_message(stamp_ns)
     rows, columns = ground.cells.shape

@@ -65,19 +65,13 @@ class NewestWorker(Generic[Item]):
         return self._newest is not None
 
     def give_up(self) -> Item | None:
-        """Forget what is waiting; what is being done now goes on.
-
-        Returns the item that was waiting, if there was one.
-        """
+        """Forget what waits, and return the item that did, if any; what is being done now goes on."""
         with self._condition:
             given_up, self._newest, self._preparation = self._newest, None, None
         return given_up
 
     def close(self, timeout_s: float) -> bool:
-        """End the thread after what it is doing now; waiting ones are given up.
-
-        Returns whether the thread ended within the timeout.
-        """
+        """End the thread after what it does now, giving up what waits; whether it ended within the timeout."""
         with self._condition:
             self._closed = True
             self._condition.notify()

@@ -18,12 +18,11 @@ import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 
-from scene_completion_ros.bags.pieces import KeptPiece, PieceStore
+from scene_completion_ros.bags.pieces import KeptPiece, Moment, PieceStore, RolledMessage, RollingMemory
 from scene_completion_ros.bags.reader import CAMERA_INFO_TYPE, IMAGE_TYPES, ODOMETRY_TYPE, TRANSFORM_TYPE
-from scene_completion_ros.bags.rolling import Moment, RolledMessage, RollingMemory
 from scene_completion_ros.bags.writer import knows_type
 from scene_completion_ros.errors import BagError, SceneCompletionError
-from scene_completion_ros.messages.record_reasons import record_reasons
+from scene_completion_ros.messages.drop_reasons import record_reasons
 from scene_completion_ros.ros import dds, topics
 from scene_completion_ros.ros.messages import message_class, stamp_nanoseconds
 from scene_completion_ros.ros.subscriptions import AdaptiveSubscription
@@ -51,10 +50,7 @@ class RecordSettings:
 
 
 class Recorder:
-    """Hears topics and requests, and hands pieces to a thread that writes them, one at a time.
-
-    `store`: where pieces go.
-    """
+    """Hears topics and requests; a thread writes pieces into `store`, one at a time."""
 
     def __init__(self, node: Any, settings: RecordSettings, store: PieceStore, resources: ExitStack) -> None:
         self._node, self._settings, self._store, self._resources = node, settings, store, resources
@@ -80,10 +76,7 @@ class Recorder:
         self._look()
 
     def step(self) -> None:
-        """Hand over a piece that is ready.
-
-        Raises SceneCompletionError: it exceeds the budget; OSError: the last one could not be written.
-        """
+        """Hand over a ready piece. Raises SceneCompletionError above the budget, OSError if the last one failed."""
         if self._writing is not None:
             if not self._writing.done():
                 return
@@ -172,11 +165,9 @@ class Recorder:
 def wanted_topics(found: Mapping[str, str], names: Collection[str], node: str, recorded: Collection[str]) -> set[str]:
     """Which topics to record.
 
-    Args:
-        found: Topics that there are, and their types.
-        names: What was named; empty: all of `RECORDED_TYPES` that the node did not make itself. Of images that there
-            are raw and compressed it is the compressed ones.
-        recorded: Those that are recorded already.
+    `found`: topics that there are, and their types; `names`: what was named; empty: all of `RECORDED_TYPES` that the
+    node did not make itself. Of images that there are raw and compressed it is the compressed ones. `recorded`: those
+    that are recorded already.
     """
     if names:
         return {name for name in names if name in found}

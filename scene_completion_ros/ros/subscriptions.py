@@ -81,10 +81,7 @@ class AdaptiveSubscription:
 
 
 def common_offer(offers: Sequence[Any]) -> tuple[Any, Any]:
-    """The strictest reliability and durability that match all offered ones.
-
-    `offers`: QoS profiles of the publishers, at least one.
-    """
+    """The strictest reliability and durability that match all of the offered QoS profiles, at least one."""
     reliable = all(offer.reliability == ReliabilityPolicy.RELIABLE for offer in offers)
     latched = reliable and all(offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
     return (

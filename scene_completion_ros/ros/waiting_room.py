@@ -79,10 +79,7 @@ class WaitingRoom(Generic[Item]):
 
 
 class Poll:
-    """Looks a hundred times a second, by a steady clock, from a start until nothing is left to look for.
-
-    `look`: looks; whether there is still something to look for.
-    """
+    """Calls `look` a hundred times a second, by a steady clock, from a start until nothing is left to look for."""
 
     def __init__(self, node: Any, look: Callable[[], bool], resources: ExitStack) -> None:
         self._look = look

@@ -1,20 +1,30 @@
-"""Scores of a replay: what the node published against every ground truth there is, image by image."""
+"""Scores of a replay, image by image, against every ground truth: of a folder, an earlier replay, recorded LiDAR."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader
+from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
 from scene_completion_ros.evaluation.depth import DEPTH
 from scene_completion_ros.evaluation.metric import Scores, VoxelAnswer
 from scene_completion_ros.evaluation.occupancy import OCCUPANCY
-from scene_completion_ros.evaluation.truth import FrameTruth, TruthSource
+from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, TruthSource, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.depth_images import nearest_pixels
+from scene_completion_ros.geometry.depth_images import nearest_pixels, sparse_depth
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
+from scene_completion_ros.messages.transform_buffer import stamp_of
+from scene_completion_ros.report.lidar import LidarOfBag
+from scene_completion_ros.sequences.opening import depth_truth, holds_voxels, open_recording, voxel_truth
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.untrusted_files import read_yaml
+from scene_completion_ros.voxels.cloud import cloud_array_from_message
 
 PUBLISHED = "published"  # the rule by which a subscriber calls voxels occupied
 
@@ -62,10 +72,8 @@ class PublishedGrid:
 def published_depth(depth: NDArray[np.float32], depth_camera: Camera, camera: Camera) -> NDArray[np.float32]:
     """Depth of the nearest published pixel; both cameras are at the same place and look the same way.
 
-    Returns the same [H, W] of that camera; NaN beside the published image.
-
-    `depth`: float32 [h, w], metres along the optical axis, `+inf` too far, NaN unknown (REP 118); `camera`: camera
-    whose pixels are wanted.
+    Returns the same [H, W] of that camera; NaN beside the published image. `depth`: float32 [h, w], metres along the
+    optical axis, `+inf` too far, NaN unknown (REP 118); `camera`: camera whose pixels are wanted.
     """
     rows, columns, inside = nearest_pixels(depth_camera, camera)
     return np.where(inside, depth[rows, columns], np.float32(np.nan)).astype(np.float32)
@@ -112,13 +120,176 @@ class ReplayScores:
     def add(
         self, cloud: NDArray[np.void], depth: NDArray[np.float32], depth_camera: Camera, *, stamp_ns: int, frame_id: str
     ) -> None:
-        """Score one image.
-
-        `cloud`: published voxels [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame; `depth`:
-        published depth float32 [h, w], metres.
-        """
+        """Score `cloud` [N], `VOXEL_CLOUD_DTYPE`, optical frame, and `depth` float32 [h, w], metres, of an image."""
         for source in self._sources:
             truth = source.at(stamp_ns, frame_id)
             if truth is not None:
                 answer = PublishedAnswer(truth, self._published, cloud, depth, depth_camera)
                 self.scores.add(source.name, _Node(), answer)
+
+
+_Cloud = tuple[int, NDArray[np.void]]  # stamp in nanoseconds, points
+
+
+class RecordedTruth:
+    """The voxels of a recording, in the order of its bag time; holds one cloud. Use it as a context manager.
+
+    All voxels of the grid count, also those that nobody sees. `bag`: the recording; its first PointCloud2 topic in the
+    layout of published voxels is taken; `published`: grid that they lie on: that of the node; `offset_ns`: added to the
+    stamps of the recording.
+    """
+
+    def __init__(self, bag: Path | str, published: PublishedGrid, *, offset_ns: int = 0) -> None:
+        self.name = Path(bag).resolve().name  # of the recording
+        self._reader = BagReader(bag)
+        self._published = published
+        self._offset_ns = offset_ns
+        self._clouds: Iterator[_Cloud] = iter(())
+        self._next: _Cloud | None = None
+
+    def __enter__(self) -> "RecordedTruth":
+        self._reader.open()
+        try:
+            self._clouds = self._read(self._voxel_topic())
+            self._next = next(self._clouds, None)
+        except BaseException:
+            self._reader.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    def at(self, stamp_ns: int, frame_id: str) -> FrameTruth | None:
+        """Voxels whose stamp is within 5 ms of the image's; later calls should not go back in time."""
+        while self._next is not None and self._next[0] < stamp_ns - TOLERANCE_NS:
+            self._next = next(self._clouds, None)
+        if self._next is None or self._next[0] > stamp_ns + TOLERANCE_NS:
+            return None
+        grid, pose = self._published.grid, self._published.grid_from_camera
+        occupied = self._published.at(self._next[1], grid, pose).occupied[PUBLISHED]
+        everywhere = np.ones(grid.shape, dtype=bool)
+        return FrameTruth(VoxelTruth("recorded voxels", grid, pose, occupied, everywhere, in_view=everywhere), None)
+
+    def _voxel_topic(self) -> str:
+        for topic in self._reader.topics_of_type(CLOUD_TYPE):
+            try:
+                cloud_array_from_message(next(iter(self._reader.messages([topic]))).message)
+            except SceneCompletionError:  # another layout
+                continue
+            return topic
+        cure = "Name the folder bag/ of an earlier replay, or a folder with ground truth"
+        raise BagError("no topic with published voxels", where=str(self._reader.path), cure=cure)
+
+    def _read(self, topic: str) -> Iterator[_Cloud]:
+        for recorded in self._reader.messages([topic]):
+            try:
+                message = recorded.message
+                yield stamp_of(message.header) + self._offset_ns, cloud_array_from_message(message)
+            except SceneCompletionError:
+                self._reader.skipped[f"{topic}: unusable voxels"] += 1
+
+
+class LidarTruth:
+    """The scan nearest to each image, moved into the camera by the recorded transforms. Use it as a context manager.
+
+    Without transforms between the frames of LiDAR and camera, recorded or given, there is no ground truth.
+    `camera_from_lidar`: pose of the LiDAR in the camera's optical frame, instead of the recorded transforms. What the
+    car moved between scan and image is then left in.
+    """
+
+    def __init__(self, bag: Path | str, camera: Camera, camera_from_lidar: RigidTransform | None = None) -> None:
+        self.name = "lidar"
+        self._lidar = LidarOfBag(bag)
+        self._camera = camera
+        self._camera_from_lidar = camera_from_lidar
+
+    def __enter__(self) -> "LidarTruth":
+        self._lidar.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lidar.__exit__()
+
+    def at(self, stamp_ns: int, frame_id: str) -> FrameTruth | None:
+        """Depth of the LiDAR's points for an image; later calls should not go back in time."""
+        points = self._points_camera(stamp_ns, frame_id)
+        if points is None or not len(points):
+            return None
+        return FrameTruth(None, DepthTruth(self._camera, sparse_depth(points, self._camera)))
+
+    def _points_camera(self, stamp_ns: int, frame_id: str) -> NDArray[np.float32] | None:
+        if self._camera_from_lidar is None:
+            return self._lidar.points_grid(frame_id, stamp_ns, RigidTransform.identity())
+        scan = self._lidar.nearest_scan(stamp_ns)
+        return None if scan is None else np.asarray(self._camera_from_lidar.apply(scan.xyz), dtype=np.float32)
+
+
+def read_camera_from_lidar(path: Path) -> RigidTransform:
+    """Read the pose of a LiDAR in a camera's optical frame from YAML: `camera_from_lidar`, 16 numbers row by row.
+
+    Raises SequenceError where the file is missing, is no such YAML, or holds no rigid transform.
+    """
+    cure = "Write camera_from_lidar: with the 16 numbers of the matrix, row by row"
+    document = read_yaml(path, SequenceError, cure=cure, kind=dict)
+    try:
+        matrix = np.asarray(document["camera_from_lidar"], dtype=np.float64).reshape(4, 4)
+        return RigidTransform.from_matrix(matrix)
+    except (KeyError, TypeError, ValueError, TransformError) as error:
+        raise SequenceError(f"holds no camera_from_lidar: {error}", where=str(path), cure=cure) from error
+
+
+TOLERANCE_NS = 5_000_000  # between the stamps of an image and of its ground truth
+
+
+class SequenceTruth:
+    """Ground truth of the frames of a folder.
+
+    Voxels and depth are those that its source knows of, see `sequences.opening`; without a depth of its own it is that
+    of the LiDAR. Insides of solid things, which no sensor ever sees, do not count, nor does what is below the ground,
+    unknown, or officially invalid. Raises SequenceError where the folder is no recording, is damaged, has no such
+    camera, or no ground truth at all. `camera`: name of the camera in it that took the images; see `reference_camera`
+    for the default; `offset_ns`: added to the stamps of the folder, so that they are those of the recording.
+    """
+
+    def __init__(self, folder: Path | str, *, camera: str | None = None, offset_ns: int = 0) -> None:
+        root = Path(folder)
+        self.sequence = open_recording(root)
+        self.name = self.sequence.name  # of the sequence
+        self.camera = _choose_camera(self.sequence, camera, str(root))
+        self._offset_ns = offset_ns
+        self._stamps = np.array([frame.stamp_ns + offset_ns for frame in self.sequence.frames], dtype=np.int64)
+        known = {name for frame in self.sequence.frames for name in frame.assets}
+        voxels = any(holds_voxels(self.sequence, index) for index in range(len(self.sequence)))
+        if not (voxels or known & {"depth", "lidar"}):
+            what = f"no ground truth among its assets ({', '.join(sorted(known)) or 'none'})"
+            cure = "Write voxel_label with voxel_flags, ssc_label with ssc_invalid, depth or lidar"
+            raise SequenceError(what, where=str(root), cure=cure)
+
+    def check_times(self, start_ns: int, end_ns: int) -> None:
+        """Refuse a folder with no frame in the recording's time. Raises SequenceError with a fitting offset."""
+        inside = (self._stamps >= start_ns - TOLERANCE_NS) & (self._stamps <= end_ns + TOLERANCE_NS)
+        if not inside.any():
+            needed_s = (start_ns - int(self._stamps[0]) + self._offset_ns) / 1e9
+            raise SequenceError(
+                f"its frames are of {self._stamps[0] / 1e9:.3f} to {self._stamps[-1] / 1e9:.3f} s, the recording is of "
+                f"{start_ns / 1e9:.3f} to {end_ns / 1e9:.3f} s",
+                where=f"ground truth {self.name}",
+                cure=f"If both begin with the same image, give --ground-truth-offset {needed_s:.9f}",
+            )
+
+    def at(self, stamp_ns: int, frame_id: str) -> FrameTruth | None:
+        """Ground truth of the frame whose stamp is within 5 ms of the image's; the frame's name does not matter."""
+        index = int(np.argmin(np.abs(self._stamps - stamp_ns)))
+        if abs(int(self._stamps[index]) - stamp_ns) > TOLERANCE_NS:
+            return None
+        voxels = voxel_truth(self.sequence, index, self.camera)
+        depth = depth_truth(self.sequence, index, self.camera)
+        return None if voxels is None and depth is None else FrameTruth(voxels, depth)
+
+
+def _choose_camera(sequence: PosedSequence, name: str | None, where: str) -> str:
+    if name is not None and name not in sequence.cameras:
+        what = f"no camera {name!r}"
+        raise SequenceError(what, where=where, cure=f"Its cameras are {', '.join(sorted(sequence.cameras))}")
+    return name or reference_camera(sequence)

@@ -49,10 +49,7 @@ def read_frame_list(path: Path | str) -> list[ListedFrame]:
 
 
 def frames_of_drive(listed: Iterable[ListedFrame], drive: str) -> dict[int, tuple[str, ...]]:
-    """Frame number -> listed sides ("l" before "r") of one drive.
-
-    `drive`: name of the drive's folder; a date in front of the listed name is ignored.
-    """
+    """Frame -> listed sides ("l" before "r") of a drive, a folder's name; a date before the listed name is ignored."""
     sides: dict[int, set[str]] = {}
     for name, frame, side in listed:
         if drive_name(name) == drive:
@@ -123,10 +120,7 @@ class FrameSplit:
         return [(indices[line.frame], line.side) for line, found in zip(listed, there, strict=True) if found]
 
     def counted(self, *, allow_missing: bool = False) -> SplitCount:
-        """What was found, after all recordings have been asked.
-
-        Raises SequenceError: listed frames are missing, and that is not allowed; or none was found at all.
-        """
+        """What all recordings had of it. Raises SequenceError where frames are missing and may not, or all are."""
         missing = [*self._missing, *(line for lines in self._open.values() for line in lines)]
         listed = sum(map(len, self._listed.values()))
         if len(missing) == listed:

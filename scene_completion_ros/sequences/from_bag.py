@@ -1,7 +1,5 @@
 """Posed sequences from bags: images with CameraInfo, poses from tf or odometry, LiDAR where there is some."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from scene_completion_ros.bags.opening import FORMATS
@@ -9,22 +7,24 @@ from scene_completion_ros.bags.reader import ODOMETRY_TYPE, BagReader
 from scene_completion_ros.errors import BagError, SequenceError
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.transform_buffer import TransformBuffer
-from scene_completion_ros.sequences.bag_messages import depth_asset, lidar_asset, list_clouds, list_depths
-from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_ros.sequences.recording import Recording, counted, read_recordings
-from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
+from scene_completion_ros.sequences.recording import (
+    Recording,
+    counted,
+    depth_asset,
+    lidar_asset,
+    list_clouds,
+    list_depths,
+    read_recordings,
+)
 
 
 def sequence_from_bag(reader: BagReader, poses: str | None = None) -> PosedSequence:
     """Make a posed sequence of all images of a bag that have a CameraInfo; see `posed_recording`.
 
-    Args:
-        poses: An odometry topic to use where tf is not enough. `UNKNOWN_POSES` takes the first camera's images, whose
-            places nobody knows.
-
-    Raises:
-        BagError: No usable image topic, CameraInfo, or poses: says what to record.
-        SequenceError: No image is left; says what happened to them.
+    Raises BagError: no usable image topic, CameraInfo, or poses: says what to record; SequenceError where no image is
+    left; says what happened to them. `poses`: an odometry topic to use where tf is not enough. `UNKNOWN_POSES` takes
+    the first camera's images, whose places nobody knows.
     """
     (recording,) = read_recordings(reader)
     if poses != UNKNOWN_POSES:
@@ -43,10 +43,11 @@ def sequence_from_bag(reader: BagReader, poses: str | None = None) -> PosedSeque
 def posed_recording(
     recording: Recording,
     *,
+    # Largest distance in time of the two poses between which is interpolated. Images without are dropped.
     max_gap_s: float = 0.2,
     world_frame: str | None = None,
-    odometry_topic: str | None = None,
-    lidar_topic: str | None = None,
+    odometry_topic: str | None = None,  # nav_msgs/Odometry to use where tf is not enough; the only one by default
+    lidar_topic: str | None = None,  # PointCloud2 to attach as "lidar"; the only one by default
 ) -> PosedSequence:
     """Give the images of a recording the poses of tf or odometry.
 
@@ -54,16 +55,8 @@ def posed_recording(
     does not say how the camera moves, it is the fixed frame of the odometry. Images that come at one time (1 ms) make
     one frame. Images and clouds stay in the bag and are read when asked for. The LiDAR, of whatever make, is the sensor
     "velodyne" of the rig. Depth images (16UC1, 32FC1) in the frame of the first camera, which are registered to it, are
-    the asset "depth".
-
-    Args:
-        max_gap_s: Largest distance in time of the two poses between which is interpolated. Images without are dropped.
-        odometry_topic: nav_msgs/Odometry to use where tf is not enough; the only one by default.
-        lidar_topic: PointCloud2 to attach as "lidar"; the only one by default.
-
-    Raises:
-        BagError: There are no poses: says what to record.
-        SequenceError: No image is left; says what happened to them.
+    the asset "depth". Raises BagError where there are no poses: says what to record; SequenceError where no image is
+    left; says what happened to them.
     """
     reader, rig_frame, dropped = recording.reader, recording.rig_frame, recording.dropped
     buffer, world, pose_source = _poses(recording, world_frame, odometry_topic)
@@ -88,11 +81,8 @@ def posed_recording(
         assets |= depth_asset(depths, stamp_ns) if recording.first_camera in images else {}
         frames.append(Frame(stamp_ns, images, world_from_rig, assets))
     if not frames:
-        raise SequenceError(
-            f"no image has a pose ({counted(dropped)})",
-            where=str(reader.path),
-            cure="Record /tf (or odometry) and /tf_static together with the images",
-        )
+        cure = "Record /tf (or odometry) and /tf_static together with the images"
+        raise SequenceError(f"no image has a pose ({counted(dropped)})", where=str(reader.path), cure=cure)
     return PosedSequence(
         name=reader.path.stem,
         cameras=recording.cameras,
@@ -131,19 +121,14 @@ def _poses(
     odometries = [odometry_topic] if odometry_topic else reader.topics_of_type(ODOMETRY_TYPE)
     listed = ", ".join(odometries) or "none"
     if len(odometries) != 1:
-        raise BagError(
-            f"tf does not say how {rig_frame!r} moves, and odometry topics are: {listed}",
-            where=str(reader.path),
-            cure="Record /tf and /tf_static, or record (or name) one odometry topic",
-        )
+        what = f"tf does not say how {rig_frame!r} moves, and odometry topics are: {listed}"
+        cure = "Record /tf and /tf_static, or record (or name) one odometry topic"
+        raise BagError(what, where=str(reader.path), cure=cure)
     buffer = recording.transforms(odometries[0])
     world = world_frame or buffer.root_of(rig_frame)
     if not buffer.has_path(world, rig_frame) or buffer.is_static(world, rig_frame):
-        raise BagError(
-            f"neither tf nor {listed} says how {rig_frame!r} moves",
-            where=str(reader.path),
-            cure=f"Record the static transform to the camera; known frames: {', '.join(buffer.frames) or 'none'}",
-        )
+        cure = f"Record the static transform to the camera; known frames: {', '.join(buffer.frames) or 'none'}"
+        raise BagError(f"neither tf nor {listed} says how {rig_frame!r} moves", where=str(reader.path), cure=cure)
     return buffer, world, f"{odometries[0]} and tf, {world} -> {rig_frame}"
 
 

@@ -1,9 +1,8 @@
 """Posed sequences in the layout of KITTI odometry and SemanticKITTI, official or repacked, with what lies beside them.
 
 The rig frame is the rectified camera 0 (x right, y down, z forward), the frame KITTI's poses are given in. Cameras 1..3
-are shifted against it by the fourth column of their projection matrix, see `camera_from_projection`.
-
-Assets of the frames, where the folder holds them:
+are shifted against it by the fourth column of their projection matrix, see `camera_from_projection`. Assets of the
+frames, where the folder holds them:
 
 * "lidar": float32 [N, 3] in the rig frame; "lidar_semantic": uint16 [N] raw SemanticKITTI ids; "lidar_instance":
   uint16 [N]; "lidar_reflectance": float32 [N] in 0..1
@@ -28,22 +27,136 @@ from scene_completion_ros.errors import ImageError, SequenceError
 from scene_completion_ros.evaluation.truth import VoxelTruth, labelled_truth
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_picture, read_size
-from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
-from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
-from scene_completion_ros.sequences.velodyne import (
-    SEMANTIC_KITTI_GRID,
-    load_instance_ids,
-    load_scan,
-    load_scan_reflectance,
-    load_semantic_ids,
-    load_semantic_kitti_labels,
-    load_voxel_ids,
-    load_voxel_mask,
-    unpack_voxels,
-)
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, ArrayLoader, Frame, PosedSequence, Source
 from scene_completion_ros.untrusted_files import read_arrays
+
+VOXEL_SHAPE = (256, 256, 32)
+SEMANTIC_KITTI_GRID = VoxelGrid((0.0, -25.6, -2.2), 0.2, VOXEL_SHAPE, "velodyne")
+UNKNOWN = 255
+SEMANTIC_KITTI_LEARNING_IDS: dict[int, int] = {
+    0: 0,  # empty
+    1: UNKNOWN,  # outlier
+    10: 1,  # car
+    11: 2,  # bicycle
+    13: 5,  # bus
+    15: 3,  # motorcycle
+    16: 5,  # on rails
+    18: 4,  # truck
+    20: 5,  # other vehicle
+    30: 6,  # person
+    31: 7,  # bicyclist
+    32: 8,  # motorcyclist
+    40: 9,  # road
+    44: 10,  # parking
+    48: 11,  # sidewalk
+    49: 12,  # other ground
+    50: 13,  # building
+    51: 14,  # fence
+    52: UNKNOWN,  # other structure
+    60: 9,  # lane marking
+    70: 15,  # vegetation
+    71: 16,  # trunk
+    72: 17,  # terrain
+    80: 18,  # pole
+    81: 19,  # traffic sign
+    99: UNKNOWN,  # other object
+    252: 1,  # moving car
+    253: 7,  # moving bicyclist
+    254: 6,  # moving person
+    255: 8,  # moving motorcyclist
+    256: 5,  # moving on rails
+    257: 5,  # moving bus
+    258: 4,  # moving truck
+    259: 5,  # moving other vehicle
+}  # raw id -> learning id of SemanticKITTI's voxels: 1..19, 0 empty, 255 without a class
+
+
+def load_scan(path: Path, rig_from_velodyne: RigidTransform, columns: int = 4) -> NDArray[np.float32]:
+    """Points of `velodyne*/*.bin`: float32 [N, 3], rig frame; `columns`: numbers of a point, the first x, y, z."""
+    points_velodyne = _scan(path, columns)[:, :3].astype(np.float64)
+    return np.asarray(rig_from_velodyne.apply(points_velodyne), dtype=np.float32)
+
+
+def load_scan_reflectance(path: Path) -> NDArray[np.float32]:
+    """Load the reflectance of a `velodyne*/*.bin` scan: float32 [N] in 0..1."""
+    return np.ascontiguousarray(_scan(path)[:, 3])
+
+
+def load_semantic_ids(path: Path) -> NDArray[np.uint16]:
+    """Load the class of every point from a SemanticKITTI `labels/*.label`: raw ids, uint16 [N]."""
+    return np.asarray(_numbers(path, np.dtype("<u4")) & 0xFFFF, dtype=np.uint16)
+
+
+def load_instance_ids(path: Path) -> NDArray[np.uint16]:
+    """Load the instance of every point from a SemanticKITTI `labels/*.label`: uint16 [N]."""
+    return np.asarray(_numbers(path, np.dtype("<u4")) >> 16, dtype=np.uint16)
+
+
+def load_voxel_mask(path: Path) -> NDArray[np.bool_]:
+    """Load a SemanticKITTI `voxels/*.bin`, `.invalid` or `.occluded`: bool [256, 256, 32]."""
+    return unpack_voxels(_numbers(path, np.dtype(np.uint8)), str(path))
+
+
+def load_voxel_ids(path: Path) -> NDArray[np.uint16]:
+    """Load a SemanticKITTI `voxels/*.label`: raw class ids (0 free), uint16 [256, 256, 32]."""
+    labels = _numbers(path, np.dtype("<u2"))
+    if labels.size != np.prod(VOXEL_SHAPE):
+        what = f"{labels.size} voxels instead of {np.prod(VOXEL_SHAPE)}"
+        raise SequenceError(what, where=str(path), cure="Restore the file")
+    return np.asarray(labels.reshape(VOXEL_SHAPE), dtype=np.uint16)
+
+
+def load_semantic_kitti_labels(path: Path) -> NDArray[np.uint8]:
+    """Load a SemanticKITTI `voxels/*.label` with the `.invalid` beside it, as the benchmark evaluates them.
+
+    Returns learning ids, uint8 [256, 256, 32]: 0 empty, 255 does not count. The latter is what is invalid, labelled or
+    not, and what is occupied by something without a class. Raises SequenceError where a file is missing, too short or
+    too long, or holds ids that SemanticKITTI has not.
+    """
+    raw = load_voxel_ids(path)
+    table = np.full(np.iinfo(np.uint16).max + 1, -1, dtype=np.int16)
+    table[list(SEMANTIC_KITTI_LEARNING_IDS)] = list(SEMANTIC_KITTI_LEARNING_IDS.values())
+    labels = table[raw]
+    if (labels < 0).any():
+        unknown = np.unique(raw[labels < 0])[:8].tolist()
+        raise SequenceError(f"raw ids {unknown} are unknown", where=str(path), cure="Restore the file")
+    labels[load_voxel_mask(path.with_suffix(".invalid"))] = UNKNOWN
+    return labels.astype(np.uint8)
+
+
+def unpack_voxels(bits: NDArray[np.uint8], where: str) -> NDArray[np.bool_]:
+    """Unpack a grid of one bit a voxel: bool [256, 256, 32]."""
+    expected = int(np.prod(VOXEL_SHAPE)) // 8
+    if bits.size != expected:
+        raise SequenceError(f"{bits.size} bytes instead of {expected}", where=where, cure="Restore the file")
+    return np.unpackbits(bits).reshape(VOXEL_SHAPE).astype(bool)
+
+
+def _scan(path: Path, columns: int = 4) -> NDArray[np.float32]:
+    values = _numbers(path, np.dtype("<f4"))
+    if values.size % columns:
+        raise SequenceError(
+            f"{values.size} numbers are no points of x, y, z, reflectance"
+            + (f" and so on, {columns} in all" if columns > 4 else ""),
+            where=str(path),
+            cure="Restore the file, it is cut short",
+        )
+    return np.asarray(values.reshape(-1, columns), dtype=np.float32)
+
+
+def _numbers(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SequenceError(f"cannot be read: {error.strerror}", where=str(path), cure="Restore the file") from error
+    if len(content) % kind.itemsize:
+        what = f"{len(content)} bytes, no multiple of {kind.itemsize}"
+        raise SequenceError(what, where=str(path), cure="Restore the file, it is cut short")
+    return np.frombuffer(content, kind)
+
 
 ODOMETRY_LIDAR_UNIT = 0.004  # metres per step of the packed scans of the odometry windows
 RAW_LIDAR_UNIT = 0.02  # metres per step of the packed scans of the raw drives
@@ -61,15 +174,11 @@ def kitti_odometry(
     The official layout is `sequences/XX/{calib.txt, times.txt, image_2/, velodyne/}` with the poses in `poses/XX.txt`
     (of KITTI) or `sequences/XX/poses.txt` (of SemanticKITTI, beside `labels/` and `voxels/`). The two are different
     trajectories: name the file where both exist and it matters. Raises SequenceError where a file is missing or
-    malformed: names file and line.
-
-    Args:
-        folder: Holds `calib.txt`, `times.txt` and `image_0` … `image_3` (any of them).
-        cameras: Names of the image folders to use; all that exist by default.
-        poses: Name of the pose file; by default `poses.txt`, `poses_gt.txt` or `../../poses/XX.txt`, whichever comes
-            first. Line i belongs to frame i. "none" says that there are none: every frame gets the identity, and the
-            frames are unrelated.
-        name: Name of the sequence; the last two folder names by default.
+    malformed: names file and line. `folder`: holds `calib.txt`, `times.txt` and `image_0` … `image_3` (any of them);
+    `cameras`: names of the image folders to use; all that exist by default; `poses`: name of the pose file; by default
+    `poses.txt`, `poses_gt.txt` or `../../poses/XX.txt`, whichever comes first. Line i belongs to frame i. "none" says
+    that there are none: every frame gets the identity, and the frames are unrelated. `name`: name of the sequence; the
+    last two folder names by default.
     """
     root = Path(folder)
     chosen = list(cameras) if cameras is not None else [c for c in PROJECTIONS if (root / c).is_dir()]
@@ -120,10 +229,7 @@ def check_lines(values: Sequence[object], what: str, last: int, path: Path) -> N
 
 
 def read_kitti_poses(path: Path) -> list[RigidTransform]:
-    """Read a KITTI pose file: one row-major 3x4 `world_from_cam0` per line.
-
-    Raises SequenceError where the file is missing or a line is not a finite rigid transform: names the line.
-    """
+    """Row-major 3x4 `world_from_cam0`, a line each. Raises SequenceError with the line that is no rigid transform."""
     poses = []
     for line_number, line in enumerate(text_lines(path, "pose file"), start=1):
         where = f"{path}, line {line_number}"
@@ -275,10 +381,7 @@ def _default_pose_file(root: Path) -> Path:
 
 
 def numbered_images(folder: Path) -> dict[int, Path]:
-    """Number -> image file of a folder of numbered images, sorted.
-
-    Raises SequenceError where there is no such folder.
-    """
+    """Number -> image file of a folder of numbered images, sorted. Raises SequenceError without such a folder."""
     if not folder.is_dir():
         raise SequenceError("image folder is missing", where=str(folder), cure="Name the cameras that the folder has")
     found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdigit())

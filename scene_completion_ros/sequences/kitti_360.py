@@ -32,13 +32,12 @@ from scene_completion_ros.sequences.kitti_raw import (
     advancing,
     complete_frames,
     entry,
+    read_timestamps,
     rectified_camera,
     rotation_of,
     scan_assets,
 )
-from scene_completion_ros.sequences.oxts import read_timestamps
-from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_ros.sequences.source import Source
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, Source
 
 IMAGE_FOLDERS = {
     "image_00": "image_00/data_rect",
@@ -54,15 +53,11 @@ def kitti_360(folder: Path | str, drive: str, *, poses: str | None = None, label
     """Read a drive of KITTI-360, with the cameras whose folders exist.
 
     Raises SequenceError where a file is missing or malformed, or no frame is left: names it; CameraError where a
-    calibration file is malformed.
-
-    Args:
-        folder: Root of the data set.
-        drive: `2013_05_28_drive_0000_sync`, or its number `0000`.
-        poses: Folder with other poses, such as those of a SLAM, in the layout of `data_poses`: `DRIVE/poses.txt` (of
-            the IMU) or `DRIVE/cam0_to_world.txt`.
-        labels: Folder with SSCBench's labels, `DRIVE/NNNNNN_1_1.npy`; by default the first of `sscbench.FOLDERS` in the
-            root that has some of this drive. Frames have them as the asset "sscbench_label".
+    calibration file is malformed. `folder`: root of the data set; `drive`: `2013_05_28_drive_0000_sync`, or its number
+    `0000`; `poses`: folder with other poses, such as those of a SLAM, in the layout of `data_poses`: `DRIVE/poses.txt`
+    (of the IMU) or `DRIVE/cam0_to_world.txt`; `labels`: folder with SSCBench's labels, `DRIVE/NNNNNN_1_1.npy`; by
+    default the first of `sscbench.FOLDERS` in the root that has some of this drive. Frames have them as the asset
+    "sscbench_label".
     """
     root = Path(folder)
     drive = f"2013_05_28_drive_{drive}_sync" if drive.isdigit() else drive
@@ -138,10 +133,7 @@ def read_kitti360_rig(
 
 
 def read_numbered_poses(path: Path) -> dict[int, RigidTransform]:
-    """Read `poses.txt` or `cam0_to_world.txt`: lines of a frame number and a row-major 3x4 or 4x4 matrix.
-
-    Raises SequenceError where the file is missing or a line is malformed: names the line.
-    """
+    """Lines of frame number and row-major 3x4 or 4x4 matrix. Raises SequenceError with the line that is not."""
     poses: dict[int, RigidTransform] = {}
     for line_number, line in enumerate(text_lines(path, "pose file"), start=1):
         where = f"{path}, line {line_number}"

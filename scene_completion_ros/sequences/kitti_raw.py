@@ -12,7 +12,9 @@ packet. Both are as in KITTI odometry. The asset "lidar" is float32 [N, 3] in th
 [N].
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,68 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.sequences.kitti import check_lines, numbered_images, read_kitti_poses
-from scene_completion_ros.sequences.oxts import mercator_scale, read_oxts, read_timestamps, world_from_imu
-from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
-from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
-from scene_completion_ros.sequences.velodyne import load_scan, load_scan_reflectance
+from scene_completion_ros.sequences.kitti import (
+    check_lines,
+    load_scan,
+    load_scan_reflectance,
+    numbered_images,
+    read_kitti_poses,
+    text_lines,
+)
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, ArrayLoader, Frame, PosedSequence, Source
+
+EARTH_RADIUS = 6378137.0  # metres, as in KITTI's development kit
+_FIELDS = 30
+
+
+def read_oxts(path: Path) -> NDArray[np.float64]:
+    """[6]: latitude, longitude (degrees), altitude (m), roll, pitch, yaw (rad). Raises SequenceError if not there."""
+    text = " ".join(text_lines(path, "OXTS packet"))
+    try:
+        values = np.array([float(word) for word in text.split()])
+    except ValueError:
+        values = np.zeros(0)
+    if values.size != _FIELDS or not np.isfinite(values[:6]).all():
+        what = f"no packet of {_FIELDS} numbers with finite position and angles: {text[:60]!r}"
+        raise SequenceError(what, where=str(path), cure="Restore the file from the data set")
+    return values[:6]
+
+
+def mercator_scale(latitude: float) -> float:
+    """Scale of the Mercator projection at a latitude in degrees: that of the first frame is used for a whole drive."""
+    return math.cos(math.radians(latitude))
+
+
+def world_from_imu(packet: NDArray[np.float64], scale: float) -> RigidTransform:
+    """Pose of the IMU by the Mercator projection of KITTI's development kit (Geiger et al. 2013).
+
+    `packet`: latitude, longitude, altitude, roll, pitch, yaw [6]; `scale`: `mercator_scale` of the drive. Returns pose
+    in a frame x east, y north, z up whose origin is far away.
+    """
+    latitude, longitude, altitude, roll, pitch, yaw = packet.tolist()
+    east = scale * EARTH_RADIUS * math.radians(longitude)
+    north = scale * EARTH_RADIUS * math.log(math.tan(math.radians(90.0 + latitude) / 2.0))
+    return RigidTransform(rotation_of_angles(roll, pitch, yaw), np.array([east, north, altitude]))
+
+
+def read_timestamps(path: Path) -> list[int]:
+    """Read a `timestamps.txt` of KITTI raw or KITTI-360 (`2011-09-26 13:02:25.594360375`, taken as UTC): nanoseconds.
+
+    Raises SequenceError where the file is missing or a line is no time: names the line.
+    """
+    stamps = []
+    for number, line in enumerate(text_lines(path, "time file"), start=1):
+        whole, _, fraction = line.strip().partition(".")
+        try:
+            seconds = datetime.strptime(whole, "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
+            stamps.append(round(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0")[:9]))
+        except ValueError:
+            cure = "Restore the file from the data set"
+            raise SequenceError(f"not a time: {line[:60]!r}", where=f"{path}, line {number}", cure=cure) from None
+    return stamps
+
 
 CAMERAS = ("image_00", "image_01", "image_02", "image_03")
 COLOUR_CAMERAS = CAMERAS[2:]
@@ -39,13 +97,10 @@ def kitti_raw(folder: Path | str, *, cameras: Sequence[str] | None = None, poses
     """Read a drive of KITTI's raw recordings; poses come from OXTS where no others are named.
 
     Raises SequenceError where a file is missing or malformed, or no frame is left: names it; CameraError where a
-    calibration file is malformed.
-
-    Args:
-        folder: `DATE/DATE_drive_NNNN_sync`; the calibration lies in the folder above.
-        cameras: Names of the image folders to use; all that exist by default.
-        poses: Folder with the poses of a SLAM as Behind the Scenes publishes them, `DATE/DRIVE.txt`, or such a file:
-            line i is the 3x4 `world_from_cam0` of frame i. "none" says that the frames are unrelated.
+    calibration file is malformed. `folder`: `DATE/DATE_drive_NNNN_sync`; the calibration lies in the folder above;
+    `cameras`: names of the image folders to use; all that exist by default; `poses`: folder with the poses of a SLAM as
+    Behind the Scenes publishes them, `DATE/DRIVE.txt`, or such a file: line i is the 3x4 `world_from_cam0` of frame i.
+    "none" says that the frames are unrelated.
     """
     root = Path(folder)
     chosen = list(cameras) if cameras is not None else [name for name in CAMERAS if (root / name / "data").is_dir()]
@@ -84,10 +139,7 @@ def kitti_raw(folder: Path | str, *, cameras: Sequence[str] | None = None, poses
 def complete_frames(
     images: Mapping[str, Collection[int]], wanted: Collection[int] | None, where: str
 ) -> tuple[list[int], dict[str, Any]]:
-    """Frame numbers of which every camera has an image, and what was left out.
-
-    `images`: camera -> frame numbers; `wanted`: only these, where given. Raises SequenceError where no frame is left.
-    """
+    """Frames, of `wanted` if given, that all cameras have, and what not. Raises SequenceError where none is left."""
     asked = set().union(*images.values()) if wanted is None else set(wanted)
     complete = asked.intersection(*(set(numbers) for numbers in images.values()))
     if not complete:
@@ -121,10 +173,7 @@ def scan_assets(scan: Path, rig_from_velodyne: RigidTransform) -> dict[str, Arra
 def entry(
     calibration: Mapping[str, NDArray[np.float64]], key: str, shape: tuple[int, ...], path: Path
 ) -> NDArray[np.float64]:
-    """An entry of a calibration file that must be there.
-
-    Raises SequenceError where it is missing or of another shape.
-    """
+    """An entry of a calibration file. Raises SequenceError where it is missing or of another shape."""
     if key not in calibration or calibration[key].size != np.prod(shape):
         raise SequenceError(f"no {key} of {np.prod(shape)} numbers", where=str(path), cure=_RESTORE)
     return calibration[key].reshape(shape)

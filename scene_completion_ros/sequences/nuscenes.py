@@ -16,9 +16,15 @@ from typing import Any
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence, inside
-from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
-from scene_completion_ros.sequences.velodyne import load_scan
+from scene_completion_ros.sequences.kitti import load_scan
+from scene_completion_ros.sequences.posed_sequence import (
+    UNKNOWN_POSES,
+    ArrayLoader,
+    Frame,
+    PosedSequence,
+    Source,
+    inside,
+)
 from scene_completion_ros.untrusted_files import read_json, shown
 
 FRONT, LIDAR = "CAM_FRONT", "LIDAR_TOP"
@@ -33,10 +39,8 @@ def nuscenes(scene: Path | str, *, poses: str | None = None) -> PosedSequence:
     """Read the keyframes of a scene.
 
     Raises SequenceError where there is no such scene, a table is missing or does not fit the others, or no picture is
-    there; CameraError where the intrinsics are none.
-
-    `scene`: `ROOT/v1.0-*/SCENE-NAME`, where the last part is no folder but a name in scene.json; `poses`: "none" says
-    that the frames are unrelated.
+    there; CameraError where the intrinsics are none. `scene`: `ROOT/v1.0-*/SCENE-NAME`, where the last part is no
+    folder but a name in scene.json; `poses`: "none" says that the frames are unrelated.
     """
     tables, name = Path(scene).parent, Path(scene).name
     try:

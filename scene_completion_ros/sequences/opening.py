@@ -1,7 +1,5 @@
 """The door for recordings of every kind, and for what is true of their frames."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,9 +20,8 @@ from scene_completion_ros.sequences import (
     realestate10k,
     sequence_folder,
 )
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, Source
 from scene_completion_ros.sequences.rigs import reference_camera, stored_around
-from scene_completion_ros.sequences.source import Source
 
 SOURCES: tuple[Source, ...] = (
     sequence_folder.SOURCE,
@@ -35,8 +32,7 @@ SOURCES: tuple[Source, ...] = (
     nuscenes.SOURCE,
     posed_rgbd.SOURCE,
     from_bag.SOURCE,
-)
-"""The first that recognises a path opens it."""
+)  # the first that recognises a path opens it
 GROUP = "scene_completion.sources"  # entry points of this group are sources of other packages: each names a `Source`
 
 
@@ -49,23 +45,16 @@ def known_sources() -> tuple[Source, ...]:
 def open_recording(path: Path | str, *, poses: str | None = None) -> PosedSequence:
     """Open a recording of any kind: a sequence folder, a town, a bag, a drive of KITTI or KITTI-360.
 
-    Args:
-        poses: Name of the pose file, where a folder has several. "none" says that there are none, or that they do not
-            matter: each frame stands by itself.
-
-    Raises:
-        SequenceError: It is none of them, or damaged.
-        BagError: It is a bag without usable images or poses.
+    Raises SequenceError where it is none of them, or damaged; BagError where it is a bag without usable images or
+    poses. `poses`: name of the pose file, where a folder has several. "none" says that there are none, or that they do
+    not matter: each frame stands by itself.
     """
     path = Path(path)
     for source in known_sources():
         if source.recognises(path):
             return source.open(path, poses)
-    raise SequenceError(
-        "is no recording" if path.exists() else "no such file or folder",
-        where=str(path),
-        cure=f"Name {', or '.join(source.looks_like for source in known_sources())}",
-    )
+    cure = f"Name {', or '.join(source.looks_like for source in known_sources())}"
+    raise SequenceError("is no recording" if path.exists() else "no such file or folder", where=str(path), cure=cure)
 
 
 def voxel_truth(sequence: PosedSequence, index: int, camera: str | None = None) -> VoxelTruth | None:
@@ -84,10 +73,7 @@ def holds_voxels(sequence: PosedSequence, index: int = 0, source: Source | None 
 
 
 def lidar_depth(sequence: PosedSequence, index: int, camera: str | None = None) -> NDArray[np.float32] | None:
-    """LiDAR of a frame as z-depth [H, W] of a camera (the reference camera by default), metres; None without a scan.
-
-    It is 0 where no point fell.
-    """
+    """LiDAR as z-depth [H, W] of a camera, by default the reference one, metres; 0 beside points, None without scan."""
     points_rig, name = sequence.lidar(index), camera or reference_camera(sequence)
     if points_rig is None:
         return None

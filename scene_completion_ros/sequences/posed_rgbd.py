@@ -5,8 +5,6 @@ camera-intrinsics.txt; without it they are those of 7-Scenes. The world of such 
 set upright by the floor and the walls that depth shows, and its floor lies at height 0.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from dataclasses import replace
@@ -25,13 +23,12 @@ from scene_completion_ros.geometry.depth_images import agreement, surface_normal
 from scene_completion_ros.geometry.grids import ROOM_GRID
 from scene_completion_ros.picture_files import decode_picture, read_size
 from scene_completion_ros.sequences.frame_lists import FRAME_NUMBERS
-from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
 
 CAMERA = "camera"
 INTRINSICS = "camera-intrinsics.txt"
+# Asset: voxels of `ROOM_GRID`, upright below the camera, that all depth images of the recording know of.
 FUSED = "fused_voxels"
-"""Asset: voxels of `ROOM_GRID`, upright below the camera, that all depth images of the recording know of."""
 FINE_M = 0.025
 FUSED_FRAMES = 250  # most depth images that are fused
 PERIOD_NS = 33_333_333
@@ -54,11 +51,7 @@ def _folder(path: Path) -> Path | None:
 
 
 def read_depth(file: Path) -> NDArray[np.float32]:
-    """A depth image of 16 bits in millimetres, as metres [H, W]; 0 where unknown.
-
-    Raises:
-        SequenceError: It is none.
-    """
+    """16-bit depth in millimetres as metres [H, W]; 0 where unknown. Raises SequenceError where it is none."""
     cure = "Restore it: 16 bits of depth in millimetres"
     try:
         image = decode_picture(np.frombuffer(file.read_bytes(), np.uint8), "png", where=str(file))
@@ -74,9 +67,8 @@ def read_depth(file: Path) -> NDArray[np.float32]:
 def posed_rgbd(path: Path, *, poses: str | None = None) -> PosedSequence:
     """Opens a folder.
 
-    Raises:
-        SequenceError: Files are missing or damaged, depth is not in millimetres or belongs to another image, poses are
-            camera_from_world, or nothing shows where up is.
+    Raises SequenceError where files are missing or damaged, depth is not in millimetres or belongs to another image,
+    poses are camera_from_world, or nothing shows where up is.
     """
     folder = _folder(path)
     assert folder is not None

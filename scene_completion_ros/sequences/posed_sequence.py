@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError, ImageError, SceneCompletionError, SequenceError
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -98,11 +99,7 @@ class PosedSequence:
         return len(self.frames)
 
     def image(self, index: int, camera: str) -> NDArray[np.uint8]:
-        """Read one image. Returns uint8 RGB [H, W, 3].
-
-        Raises SequenceError: no such camera or no image of it in this frame; ImageError where the image cannot be read
-        or has another size than its camera.
-        """
+        """Read uint8 RGB [H, W, 3]. Raises SequenceError: not in this frame; ImageError: unreadable, other size."""
         frame = self.frames[index]
         where = f"{self.name}, frame {index}, camera {camera!r}"
         if camera not in frame.images:
@@ -188,10 +185,7 @@ class PosedSequence:
         return folder
 
     def voxel_grid(self) -> VoxelGrid:
-        """The grid of the exact voxels of a rendered town.
-
-        Raises SequenceError where its provenance names none, or one that cannot be.
-        """
+        """The grid of a rendered town's voxels. Raises SequenceError where its provenance names none or a bad one."""
         stored: Any = self.provenance.get("voxel_grid")
         try:
             x, y, z = (float(value) for value in stored["origin"])
@@ -228,10 +222,7 @@ class PosedSequence:
 
     @staticmethod
     def load(folder: Path | str) -> "PosedSequence":
-        """Read a folder written by `save`; images and assets are read when asked for.
-
-        Raises SequenceError: no `sequence.json`, another schema, a missing field or file: names it.
-        """
+        """Read what `save` wrote, files when asked for. Raises SequenceError: other schema, no such field or file."""
         folder = Path(folder)
         index = folder / INDEX_NAME
         if not index.is_file():
@@ -379,3 +370,22 @@ def _camera_from_json(entry: Any, where: str) -> Camera:
         )
     except (SceneCompletionError, TypeError, ValueError) as error:
         raise SequenceError(f"not a camera: {error}", where=where, cure=_AGAIN) from error
+
+
+UNKNOWN_POSES = "none"  # as name of the poses: the frames are unrelated, each of them taken somewhere else
+
+# Reads the assets of a frame; None where they are not around the camera that is named.
+VoxelReader: TypeAlias = Callable[[PosedSequence, int, str], VoxelTruth | None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of recording, in a file of its own; `SOURCES` in `opening.py` lists them."""
+
+    looks_like: str  # what it consists of, for users whose folder nobody recognises
+    recognises: Callable[[Path], bool]  # whether a path is such a recording
+    # Opens it. The second argument names its poses, where there are several, or is `UNKNOWN_POSES`.
+    open: Callable[[Path, str | None], PosedSequence]
+    # Assets that hold the true voxels of its frames; none where it has no such truth.
+    voxel_assets: tuple[str, ...] = ()
+    voxels: VoxelReader | None = None  # reads them, where a frame has them all

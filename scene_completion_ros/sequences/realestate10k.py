@@ -20,8 +20,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_size
 from scene_completion_ros.sequences.frame_lists import FRAME_NUMBERS
 from scene_completion_ros.sequences.kitti import text_lines
-from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_ros.sequences.source import UNKNOWN_POSES, Source
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
 
 CAMERA = "camera"
 _COLUMNS = 19
@@ -31,9 +30,8 @@ def realestate10k(folder: Path | str, *, poses: str | None = None) -> PosedSeque
     """Read a video of RealEstate10K; frames whose picture is not there are left out and listed in the provenance.
 
     Raises SequenceError where the camera file is missing or malformed, its poses are no rotations, its intrinsics
-    change, or no line has a picture: names it; CameraError where the intrinsics are none.
-
-    `folder`: `ROOT/frames/SPLIT/NAME`, with the pictures; `poses`: "none" says that the frames are unrelated.
+    change, or no line has a picture: names it; CameraError where the intrinsics are none. `folder`:
+    `ROOT/frames/SPLIT/NAME`, with the pictures; `poses`: "none" says that the frames are unrelated.
     """
     root = Path(folder).resolve()
     file = _camera_file(root)

@@ -1,15 +1,12 @@
 """Folders written by `PosedSequence.save`: extracted drives, and towns of the street world with their exact voxels."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from scene_completion_ros.evaluation.semantic_classes import ROOM_IDS, SEMANTIC_KITTI_TO_COMMON, ClassMap
 from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
-from scene_completion_ros.sequences.posed_sequence import INDEX_NAME, PosedSequence
+from scene_completion_ros.sequences.posed_sequence import INDEX_NAME, PosedSequence, Source
 from scene_completion_ros.sequences.rigs import ROOMS, stored_around
-from scene_completion_ros.sequences.source import Source
 
 EXACT_VOXELS = ("voxel_label", "voxel_flags")
 GROUND_HEIGHT = "ground_height"
@@ -25,11 +22,7 @@ def _open(path: Path, _: str | None) -> PosedSequence:
 
 
 def exact_voxels(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth | None:
-    """The voxels "voxel_label" and "voxel_flags" of a frame, where they are around the camera.
-
-    Raises:
-        SequenceError: The provenance does not say which grid they lie on.
-    """
+    """Voxels "voxel_label", "voxel_flags" around a camera. Raises SequenceError where their grid is unknown."""
     if (stored_around(sequence) or camera) != camera:
         return None
     label, flags = (sequence.frames[index].assets[name]() for name in EXACT_VOXELS)

@@ -5,10 +5,9 @@
 
 Each is [256, 256, 32] in the frame of the LiDAR (`SSCBENCH_GRID`): SSCBench's ids, 0 empty, 255 invalid. SSCBench
 counts the frames that KITTI-360 has a pose of: its number i is line i of `data_poses/DRIVE/poses.txt`, from 0 on, as
-SceneDINO reads it, too.
-
-The labels that SSCBench distributed first were made with its label map for nuScenes, whose ids end at 10 (SSCBench,
-issue 9); its folder `unified` has other ids again, up to 12. Vegetation is 13 here, and no drive is without it.
+SceneDINO reads it, too. The labels that SSCBench distributed first were made with its label map for nuScenes, whose ids
+end at 10 (SSCBench, issue 9); its folder `unified` has other ids again, up to 12. Vegetation is 13 here, and no drive
+is without it.
 
 Li et al., "SSCBench" (arXiv 2306.09001); Hayler et al., "S4C" (3DV 2024).
 """
@@ -71,8 +70,7 @@ def check_complete(sequence: PosedSequence) -> None:
 def load_labels(path: Path) -> NDArray[np.uint8]:
     """Load the labels of a frame: uint8 [256, 256, 32], ids of `SSCBENCH_CLASSES`, 255 invalid.
 
-    Raises:
-        SequenceError: The file is damaged or of another shape, holds other ids, or was made with a wrong label map.
+    Raises SequenceError: the file is damaged or of another shape, holds other ids, or was made with a wrong label map.
     """
     labels = _stored(path)
     if (highest := _highest(labels)) < VEGETATION and not _right_label_map(path.parent):

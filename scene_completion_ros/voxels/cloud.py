@@ -57,10 +57,8 @@ def legend_json(
     """What the labels of points mean, as published beside them.
 
     Returns JSON: ``{"class_names": ["road", …], "class_colours": [[128, 64, 128], …]}``, and ``text_bank_sha256`` where
-    there is one.
-
-    `class_colours`: RGB colours (0..255) by label; `text_bank_sha256`: hash of the text bank that a vocabulary is from;
-    empty where labels are the student's own.
+    there is one. `class_colours`: RGB colours (0..255) by label; `text_bank_sha256`: hash of the text bank that a
+    vocabulary is from; empty where labels are the student's own.
     """
     legend = {"class_names": list(class_names), "class_colours": [list(colour) for colour in class_colours]}
     return json.dumps({**legend, "text_bank_sha256": text_bank_sha256} if text_bank_sha256 else legend)
@@ -71,10 +69,8 @@ def voxels_to_cloud_array(voxels: SemanticVoxels, frame_from_grid: RigidTransfor
 
     Returns structured array [N] of ``VOXEL_CLOUD_DTYPE``. Voxel centres are in metres (x right, y down, z forward, if
     in the optical frame). The colour is that of the class, or of the height where there is only one class. Then follow
-    probability, label, state, and confidence scaled to 0..255.
-
-    `voxels`: completed voxels with N occupied ones; `frame_from_grid`: pose of the grid in the frame of the points;
-    None for the camera's optical frame.
+    probability, label, state, and confidence scaled to 0..255. `voxels`: completed voxels with N occupied ones;
+    `frame_from_grid`: pose of the grid in the frame of the points; None for the camera's optical frame.
     """
     points_grid = voxels.points_grid()
     points = voxels.points_camera() if frame_from_grid is None else voxels.points_in(frame_from_grid)
@@ -90,11 +86,7 @@ def voxels_to_cloud_array(voxels: SemanticVoxels, frame_from_grid: RigidTransfor
 
 
 def cloud_array_from_message(message: Any) -> NDArray[np.void]:
-    """Points of a PointCloud2 message (of rclpy or rosbags) in the 24-byte layout.
-
-    Returns structured array [N] of ``VOXEL_CLOUD_DTYPE``. Raises SceneCompletionError where the message has another
-    layout.
-    """
+    """A PointCloud2 as [N] of ``VOXEL_CLOUD_DTYPE``. Raises SceneCompletionError where it has another layout."""
     return _points_of(message, VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS)
 
 

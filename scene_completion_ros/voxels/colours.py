@@ -37,10 +37,7 @@ def _look_up(name: str, fraction: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def depth_colours(depth: ArrayLike) -> NDArray[np.uint8]:
-    """Colours of depths [...] in metres: near is bright yellow, far is dark, in even steps of the logarithm.
-
-    Returns RGB colours, uint8 [..., 3]; light grey where the depth is not finite or not positive.
-    """
+    """RGB uint8 [..., 3] of depths [...], metres: near bright yellow, far dark, by logarithm; else light grey."""
     values = np.asarray(depth, dtype=np.float64)
     known = np.isfinite(values) & (values > 0.0)
     nearness = np.log(FARTHEST_DEPTH / np.where(known, values, FARTHEST_DEPTH)) / np.log(FARTHEST_DEPTH / NEAREST_DEPTH)
@@ -89,9 +86,7 @@ def voxel_colours(
     """Colour voxels by class, or by height while the student knows only one class.
 
     A student without semantics would otherwise publish a uniformly grey cloud in which no shape can be read. Returns
-    RGB colours, uint8 [N, 3].
-
-    `label`: labels [N]; `height`: heights in metres [N] along the grid's z axis.
+    RGB colours, uint8 [N, 3]. `label`: labels [N]; `height`: heights in metres [N] along the grid's z axis.
     """
     if len(class_colours) > 1:
         return class_colour_table(class_colours)[label]

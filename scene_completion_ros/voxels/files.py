@@ -96,8 +96,7 @@ def npz_bytes(saved: SavedVoxels) -> bytes:
 def read_npz(path: str | Path) -> SavedVoxels:
     """Read an archive that `npz_bytes` made. `path`: the file; it may come from anywhere, as nothing in it is executed.
 
-    Raises:
-        SceneCompletionError: It cannot be read, is of a later version, is no such archive, or contradicts itself.
+    Raises SceneCompletionError: it cannot be read, is of a later version, is no such archive, or contradicts itself.
     """
     cure = "Give a file that `scene-completion complete` wrote"
     arrays: Mapping[str, NDArray[Any]] = read_arrays(path, SceneCompletionError, cure=cure)

@@ -41,10 +41,7 @@ def density_of_logit(logit: Array) -> Array:
 
 
 def logit_of_density(density: Array) -> Array:
-    """Logit x = sigma + ln(1 - exp(-sigma)) of densities [...] per metre, which `density_of_logit` undoes.
-
-    That of no density is finite, but far below all others.
-    """
+    """Logit x = sigma + ln(1 - exp(-sigma)) of densities [...] per metre; finite, but very low, for no density."""
     xp, density = floating(density)
     density = xp.clip(density, min=1e-30)
     return density + xp.log(-xp.expm1(-density))
@@ -92,9 +89,8 @@ def composite(density: Array, distances: Array) -> Composite:
     """Alpha compositing along rays (Max 1995; Behind the Scenes, section 3).
 
     alpha_i = 1 - exp(-sigma_i (t_{i+1} - t_i)), w_i = alpha_i prod_{j<i} (1 - alpha_j). The last alpha is 1: what is
-    left of a ray ends at its last sample.
-
-    `density`: sigma [..., K], per metre; `distances`: t [..., K] or [K], metres along the ray, increasing.
+    left of a ray ends at its last sample. `density`: sigma [..., K], per metre; `distances`: t [..., K] or [K], metres
+    along the ray, increasing.
     """
     xp, density = floating(density)
     optical = density[..., :-1] * (distances[..., 1:] - distances[..., :-1])
@@ -153,10 +149,7 @@ class Calibration:
         return np.interp(alpha, *self.knots()).astype(np.float32)
 
     def occupied_from(self, threshold: float) -> np.float32:
-        """Smallest alpha, as float32, whose probability reaches a threshold; infinite where none does.
-
-        The map is monotone: ``alpha >= occupied_from(threshold)`` says the same as ``apply(alpha) >= threshold``.
-        """
+        """Smallest float32 alpha whose probability reaches a threshold, infinite if none; the map is monotone."""
         low, high = np.array([0.0, 1.0], dtype=np.float32).view(np.int32).tolist()
         if self.apply(np.ones(1, dtype=np.float32))[0] < np.float32(threshold):
             return np.float32(np.inf)

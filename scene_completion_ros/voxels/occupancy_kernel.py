@@ -99,10 +99,7 @@ class VoxelClassifier:
     def __call__(
         self, alpha: NDArray[np.float32], half_distance: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Probability float32 [X, Y, Z] and state uint8 [X, Y, Z].
-
-        `alpha`: float32 [X, Y, Z]; `half_distance`: float32 [h, w] of the march.
-        """
+        """Probability float32, state uint8 of `alpha`, all [X, Y, Z], by the march's `half_distance` [h, w]."""
         probability = np.zeros(self.grid.shape, dtype=np.float32)
         state = np.zeros(self.grid.shape, dtype=np.uint8)
         self._kernel(
@@ -212,10 +209,7 @@ def _classify_kernel() -> Callable[..., None]:
 
 
 def axis_indices(flat: NDArray[np.integer], shape: tuple[int, int, int]) -> NDArray[np.int32]:
-    """What ``np.unravel_index`` gives of ascending indices, int32 [N, 3], without a division a voxel.
-
-    `flat`: [N] within the grid, ascending; `shape`: X, Y, Z.
-    """
+    """``np.unravel_index`` of ascending `flat` [N] in `shape`: int32 [N, 3], without a division a voxel."""
     index = np.empty((len(flat), 3), dtype=np.int32)
     _index_kernel()(flat, shape[1], shape[2], index)
     return index

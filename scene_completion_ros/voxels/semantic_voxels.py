@@ -1,5 +1,7 @@
 """Completed semantic occupancy of one image: what crosses the wall between inference, mapping, reports and ROS."""
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -9,15 +11,15 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.voxels.colours import spread_colour
 
 
 class VoxelState(IntEnum):
     """What is known of a voxel, from T, the transmittance between the camera and the voxel through the predicted grid.
 
     A voxel is occupied if its calibrated probability is at or above the threshold. Such a voxel is opaque, whatever the
-    network's opacity of it: behind it, T is 0. Free voxels take from T the little opacity they have.
-
-    Only ``FREE_SEEN`` may clear a costmap: ``FREE_INFERRED`` lies behind something and is a prediction.
+    network's opacity of it: behind it, T is 0. Free voxels take from T the little opacity they have. Only ``FREE_SEEN``
+    may clear a costmap: ``FREE_INFERRED`` lies behind something and is a prediction.
     """
 
     UNOBSERVED = 0  # outside the camera's view: nothing is said about it
@@ -29,10 +31,7 @@ class VoxelState(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class SemanticVoxels:
-    """A dense state grid, and sparse arrays over the occupied voxels.
-
-    Raises GridError: array shapes contradict each other or the grid.
-    """
+    """A dense state grid, and sparse arrays over the occupied voxels. Raises GridError where shapes contradict."""
 
     grid: VoxelGrid  # where the voxels lie; axes x forward, y left, z up
     grid_from_camera: RigidTransform  # pose of the optical frame (x right, y down, z forward) in the grid frame
@@ -80,3 +79,65 @@ class SemanticVoxels:
         rotation = frame_from_grid.rotation.astype(np.float32)
         points: NDArray[np.float32] = self.points_grid() @ rotation.T + frame_from_grid.translation.astype(np.float32)
         return points
+
+
+LEAST_PROBABILITY = 0.5  # from here on a voxel matches a phrase
+OTHER, OTHER_COLOUR = "other", (196, 196, 204)
+
+
+@dataclass(frozen=True, eq=False)
+class PhraseMatches:
+    """Where a phrase of a query was found. Raises GridError: shapes contradict each other."""
+
+    phrase: str  # the phrase, or the name of a class of phrases
+    voxels: NDArray[np.int32]  # int32 [M], which of the N occupied voxels, each another
+    score: NDArray[np.float32]  # float32 [M], contrast: the cosine with the phrase less that with phrases in general
+    probability: NDArray[np.float32]  # float32 [M] in 0..1
+
+    def __post_init__(self) -> None:
+        shapes = [array.shape for array in (self.voxels, self.score, self.probability)]
+        if shapes != [(self.voxels.size,)] * 3:
+            raise GridError(f"shapes {shapes} where three times [M] is needed", where=f"PhraseMatches {self.phrase!r}")
+
+
+def matches_of_points(
+    phrases: Sequence[str],
+    voxels: SemanticVoxels,  # the frame, with N occupied voxels
+    points_grid: NDArray[np.floating],  # centres of matching voxels in the grid frame, metres [M, 3]
+    phrase: NDArray[np.integer],  # of each, a place in ``phrases`` [M]
+    score: NDArray[np.floating],  # of each [M]
+    probability: NDArray[np.floating],  # of each [M]
+) -> tuple[PhraseMatches, ...]:
+    """Matches of each phrase, arrived as points, on their frame's occupied voxels; others are left out."""
+    row = np.full(voxels.grid.shape, -1, dtype=np.int32)
+    row[tuple(voxels.index.T)] = np.arange(len(voxels))
+    index, inside = voxels.grid.index_of(np.asarray(points_grid, dtype=np.float64).reshape(-1, 3))
+    place = np.full(len(phrase), -1, dtype=np.int32)
+    place[np.asarray(inside)] = row[tuple(np.asarray(index)[np.asarray(inside)].T)]
+    found = []
+    for number, name in enumerate(phrases):
+        own, first = np.unique(np.where(phrase == number, place, -1), return_index=True)
+        first, own = first[own >= 0], own[own >= 0]
+        values = (np.asarray(value[first], dtype=np.float32) for value in (score, probability))
+        found.append(PhraseMatches(name, own, *values))
+    return tuple(found)
+
+
+def as_classes(voxels: SemanticVoxels, matches: Sequence[PhraseMatches]) -> SemanticVoxels:
+    """The `voxels` with their likeliest phrase (of at most 255 `matches`) as class, ``other`` if none; for pictures."""
+    label, confidence = np.zeros(len(voxels), dtype=np.uint8), np.zeros(len(voxels), dtype=np.float32)
+    for number, found in enumerate(matches, start=1):
+        better = found.probability > np.maximum(confidence[found.voxels], np.nextafter(LEAST_PROBABILITY, 0.0))
+        label[found.voxels[better]], confidence[found.voxels[better]] = number, found.probability[better]
+    return dataclasses.replace(
+        voxels,
+        label=label,
+        confidence=confidence,
+        class_names=(OTHER, *(found.phrase for found in matches)),
+        class_colours=(OTHER_COLOUR, *phrase_colours(len(matches))),
+    )
+
+
+def phrase_colours(count: int) -> tuple[tuple[int, int, int], ...]:
+    """An RGB colour (0..255) for each of so many phrases."""
+    return tuple(spread_colour(number) for number in range(count))

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from scene_completion_ros.bags.pieces import DESCRIPTION, PieceStore, expected_size
+from scene_completion_ros.bags.pieces import DESCRIPTION, Moment, PieceStore, RolledMessage, RolledPiece, expected_size
 from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.bags.rolling import Moment, RolledMessage, RolledPiece
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError
-from scene_completion_ros.messages.record_reasons import RecordReason
+from scene_completion_ros.messages.drop_reasons import RecordReason
 
 SECOND_NS = 1_000_000_000
 KIND = "std_msgs/msg/String"

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from scene_completion_ros.bags.pieces import Moment, RolledMessage, RolledPiece, RollingMemory
 from scene_completion_ros.bags.reader import CAMERA_INFO_TYPE, TRANSFORM_TYPE
-from scene_completion_ros.bags.rolling import Moment, RolledMessage, RolledPiece, RollingMemory
-from scene_completion_ros.messages.record_reasons import RecordReason
+from scene_completion_ros.messages.drop_reasons import RecordReason
 from tests.bags.recordings import STORE, compressed
 
 SECOND_NS = 1_000_000_000

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.cli import main
+from scene_completion_ros.commands.words import DEMO_WORDS, chosen_words
+from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.text_bank import MOST_ASKED
 from scene_completion_ros.voxels.files import read_npz
-from scene_completion_ros.voxels.phrase_matches import OTHER_COLOUR, phrase_colours
+from scene_completion_ros.voxels.semantic_voxels import OTHER_COLOUR, phrase_colours
 from tests.commands.conftest import CAMERA_HEIGHT
 from tests.inference.small_bundle import CANONICAL, class_names
 
@@ -134,3 +137,27 @@ def test_bits_that_are_assumed_are_told_and_can_be_given(
     assert "the largest of its 16-bit values is 4095, so they are read as values of 12 bits" in capsys.readouterr().err
     assert complete(image, flat_road, "--bits", "10") == 2
     assert "largest value is 4095, more than 10 bits hold" in capsys.readouterr().err
+
+
+def test_words_are_those_of_the_option_or_the_default_ones_that_the_bank_holds(wordy_road: StudentBundle) -> None:
+    assert chosen_words("tree, parked van,", wordy_road, DEMO_WORDS) == ("tree", "parked van")
+    assert chosen_words(None, wordy_road, DEMO_WORDS) == ("car", "tree", "zebra crossing")
+    assert chosen_words(None, wordy_road) == ()
+
+
+def test_a_student_without_a_bank_is_asked_nothing_unless_somebody_insists(flat_road: StudentBundle) -> None:
+    assert chosen_words(None, flat_road, DEMO_WORDS) == ()
+    with pytest.raises(VocabularyError, match="has no text bank.*--words"):
+        chosen_words("car", flat_road)
+
+
+def test_an_unknown_word_is_refused_with_near_ones_and_too_many_are_at_once(wordy_road: StudentBundle) -> None:
+    with pytest.raises(VocabularyError, match="'zebra crosing' .near: 'zebra crossing'"):
+        chosen_words("car,zebra crosing", wordy_road)
+    with pytest.raises(VocabularyError, match=f"{MOST_ASKED + 1} phrases, where at most {MOST_ASKED}"):
+        chosen_words(",".join(f"word {number}" for number in range(MOST_ASKED + 1)), wordy_road)
+
+
+def test_the_demo_asks_for_what_the_page_promises() -> None:
+    assert {"car", "tree", "zebra crossing"} <= set(DEMO_WORDS)
+    assert 12 <= len(set(DEMO_WORDS)) == len(DEMO_WORDS) <= MOST_ASKED

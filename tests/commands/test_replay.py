@@ -17,8 +17,7 @@ from rosbags.interfaces import ConnectionExtRosbag2, QosDurability
 
 from scene_completion_ros.bags import demo_drive
 from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.bags.result_context import STREET
-from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.bags.writer import STREET, BagWriter
 from scene_completion_ros.cli import main
 from scene_completion_ros.commands.offline_replay import LEGEND_TOPIC, VOXELS_TOPIC, replay_offline
 from scene_completion_ros.commands.replay import went_well

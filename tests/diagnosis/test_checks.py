@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.diagnosis.checks import checks
-from scene_completion_ros.diagnosis.findings import Status
+from scene_completion_ros.diagnosis.child import Status
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.ros import dds
 from tests.checkout import run_python

@@ -1,9 +1,14 @@
 """What the environment says about ROS 2."""
 
+import re
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
-from scene_completion_ros.diagnosis import fast_dds, ros_environment
-from scene_completion_ros.diagnosis.findings import Status
+from scene_completion_ros.diagnosis import ros_environment
+from scene_completion_ros.diagnosis.child import Status
+from scene_completion_ros.ros import dds
 from tests.diagnosis.needed import needs_ros
 
 
@@ -17,7 +22,7 @@ def test_a_missing_rmw_is_told_apart_from_a_missing_ros(monkeypatch: pytest.Monk
     assert "rmw_nowhere_cpp" in finding.found
     assert "unset RMW_IMPLEMENTATION" in finding.cure
     assert "ros-jazzy-rmw-nowhere-cpp" in finding.cure
-    assert fast_dds.check_profile().status is Status.NOT_APPLICABLE
+    assert ros_environment.check_profile().status is Status.NOT_APPLICABLE
 
 
 @needs_ros
@@ -44,3 +49,46 @@ def test_what_the_discovery_variables_mean(
     if domain in ("150", "233", "seven"):  # what is called wrong is what no node can start with
         works = ros_environment.check_middleware().status is Status.OK
         assert works == (status is not Status.FAILED)
+
+
+@pytest.fixture
+def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Chooses the shipped profile with some of its texts replaced."""
+
+    def choose(**replaced: str) -> Path:
+        text = dds.profile_path().read_text(encoding="utf-8")
+        for name, value in replaced.items():
+            changed = re.sub(rf"<{name}>.*?</{name}>", f"<{name}>{value}</{name}>", text)
+            assert changed != text
+            text = changed
+        path = tmp_path / "profile.xml"
+        path.write_text(text, encoding="utf-8")
+        monkeypatch.setenv(dds.profile_variable(), str(path))
+        return path
+
+    return choose
+
+
+@needs_ros
+@pytest.mark.parametrize(
+    ("replaced", "status", "said"),
+    [
+        ({}, Status.OK, "33.55 MB"),
+        ({"segment_size": "524288"}, Status.FAILED, "0.52 MB, a raw image of 1280x720 has 2.76 MB"),
+        ({"segment_size": "2764799"}, Status.FAILED, "2.76 MB, a raw image"),
+        ({"segment_size": "4000000", "useBuiltinTransports": "true"}, Status.OK, "4.00 MB"),
+        ({"type": "UDPv4"}, Status.WARNING, "no shared memory"),
+        ({"segment_size": "large"}, Status.FAILED, "no profile"),
+        ({"profiles": ""}, Status.FAILED, "is_default_profile"),
+    ],
+)
+def test_a_profile_is_read(profile: Callable[..., Path], replaced: dict[str, str], status: Status, said: str) -> None:
+    if "profiles" in replaced:
+        path = profile()
+        path.write_text('<dds xmlns="http://www.eprosima.com"><profiles/></dds>', encoding="utf-8")
+    else:
+        profile(**replaced)
+    finding = ros_environment.check_profile()
+    assert finding.status is status
+    assert said in finding.found
+    assert (str(dds.profile_path()) in finding.cure) == (status is not Status.OK)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.diagnosis.checks import checks
-from scene_completion_ros.diagnosis.findings import Finding, Status
+from scene_completion_ros.diagnosis.child import Finding, Status
 from tests.inference.small_bundle import make_small_bundle
 
 

@@ -1,6 +1,7 @@
 """Regions of voxels, by hand."""
 
 import numpy as np
+import pytest
 
 from scene_completion_ros.evaluation.truth import (
     ALL,
@@ -15,6 +16,7 @@ from scene_completion_ros.evaluation.truth import (
     labelled_truth,
     stored_flags,
 )
+from scene_completion_ros.evaluation.visibility import SIGHT_POINTS, seen_voxels, visible_voxels
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 
@@ -56,3 +58,49 @@ def test_regions_of_measured_voxels_follow_from_what_is_occupied() -> None:
     assert np.flatnonzero(truth.occupied).tolist() == [2, 5]
     assert counted(truth, truth.regions) == {VISIBLE: [0, 1, 2], OCCLUDED: [3, 5], ALL: [0, 1, 2, 3, 5]}
     assert truth.regions_with_interiors == truth.regions
+
+
+def seen_by_sampling(occupied: np.ndarray, start: np.ndarray, samples: int = 4000) -> np.ndarray:
+    """The same lines, looked at in many points each; positions in units of voxels."""
+    seen = np.zeros(occupied.shape, dtype=bool)
+    fractions = (np.arange(samples) + 0.5) / samples
+    for index in np.ndindex(*occupied.shape):
+        for offset in SIGHT_POINTS:
+            end = np.array(index) + 0.5 + offset
+            voxels = np.floor(start + fractions[:, None] * (end - start)).astype(int)
+            inside = np.all((voxels >= 0) & (voxels < occupied.shape), axis=1)
+            other = inside & np.any(voxels != index, axis=1)
+            own = np.flatnonzero(np.all(voxels == index, axis=1))
+            other[own[0] if own.size else samples :] = False
+            if not occupied[tuple(voxels[other].T)].any():
+                seen[index] = True
+                break
+    return seen
+
+
+@pytest.mark.parametrize(
+    "camera", [(-3.3, 0.21, 0.13), (0.37, 0.43, 0.71), (0.9, -1.13, 3.7), (2.77, 2.31, -0.83)], ids=str
+)
+def test_walk_against_sampling(camera: tuple[float, float, float]) -> None:
+    grid = VoxelGrid((0.0, -0.7, -0.4), 0.2, (9, 7, 5))
+    occupied = np.random.default_rng(1).random(grid.shape) < 0.12
+    position = np.array(camera)
+    walked = seen_voxels(occupied, position, grid)
+    sampled = seen_by_sampling(occupied, (position - grid.origin) / grid.voxel_size)
+    assert 0.2 < sampled.mean() < 0.98
+    # Sampling misses what a line touches for less than a sample.
+    assert np.count_nonzero(walked != sampled) <= 2
+    assert not np.any(walked & ~sampled)
+
+
+def test_grazing_ground_is_visible_and_what_a_box_on_it_hides_is_not() -> None:
+    grid = VoxelGrid((0.0, -2.0, -1.8), 0.2, (100, 20, 10))
+    occupied = np.zeros(grid.shape, dtype=bool)
+    occupied[:, :, 0] = True  # its top lies 1.6 m below the camera
+    assert visible_voxels(occupied, np.zeros(3), grid)[:, :, 0].all()
+    occupied[20:26, 5:15, 1:5] = True  # 4 to 5.2 m ahead, 0.8 m high
+    visible = visible_voxels(occupied, np.zeros(3), grid)
+    assert visible[20, 6:14, 1:5].all()  # its front
+    assert not visible[22:24, 8:12, 1:3].any()  # its inside
+    assert not visible[30:35, 9:11, :2].any()  # its shadow: ground and the air above it
+    assert visible[70:, 9:11, 0].all()  # the line over its top reaches the ground again

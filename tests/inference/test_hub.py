@@ -17,8 +17,7 @@ from huggingface_hub.utils import close_session
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, ENCODER, MANIFEST, StudentBundle
-from scene_completion_ros.inference.hub import HubName
-from scene_completion_ros.inference.shipped import open_student, own_student
+from scene_completion_ros.inference.shipped import HubName, open_student, own_student
 
 NAME = "hf:robots/student"
 COMMIT = "c" * 40

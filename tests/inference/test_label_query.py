@@ -9,19 +9,20 @@ import pytest
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.label_query import LabelQuery, label_logits_reference, most_likely
-from scene_completion_ros.inference.phrase_query import (
-    FoldedVocabulary,
-    Words,
-    class_cosines_reference,
-    labels_reference,
-    matches_of,
-)
-from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference, hidden_reference
+from scene_completion_ros.inference.label_query import LabelQuery
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words, matches_of
+from scene_completion_ros.inference.query_kernel import VoxelQuery, hidden_reference
 from scene_completion_ros.inference.text_bank import BACKGROUND, Contrast, Vocabulary
 from tests.inference.small_bundle import CANONICAL, random_features, random_head, with_labels
 from tests.inference.small_vocabulary import random_query, random_vocabulary, small_space
 from tests.inference.test_query_kernel import CASES, CODE, FEATURE_SIZE
+from tests.inference.twins import (
+    class_cosines_reference,
+    density_reference,
+    label_logits_reference,
+    labels_reference,
+    most_likely,
+)
 
 HEAD = with_labels(random_head())
 POSE = CASES["pitch 3 and roll 2 degrees"]

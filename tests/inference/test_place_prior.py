@@ -10,10 +10,11 @@ import pytest
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
-from scene_completion_ros.inference.lattice import PlacePrior
-from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
+from scene_completion_ros.inference.head import PlacePrior
+from scene_completion_ros.inference.query_kernel import VoxelQuery
 from tests.inference.small_bundle import CANONICAL, make_small_bundle, random_features, random_head, road_head
 from tests.inference.test_bundle import edit_manifest, refused, replace_head
+from tests.inference.twins import density_reference
 
 LATTICE = np.array([[1.0, -10.0, -2.0], [8.0, 4.0, 1.0]], dtype=np.float32)
 

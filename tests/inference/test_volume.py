@@ -12,11 +12,10 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.inference.head import HeadWeights, Lattice, PlacePrior
 from scene_completion_ros.inference.label_query import LabelQuery
-from scene_completion_ros.inference.lattice import Lattice, PlacePrior
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference
+from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.small_bundle import (
     CANONICAL,
@@ -28,6 +27,7 @@ from tests.inference.small_bundle import (
     with_labels,
 )
 from tests.inference.test_bundle import edit_manifest, refused
+from tests.inference.twins import density_reference
 
 GRID = VoxelGrid((0.0, -6.4, -2.0), 0.4, (32, 32, 10), "forward")
 FORWARD = DEFAULT_GRID_FROM_CAMERA.inverse()

@@ -5,8 +5,9 @@ import pytest
 
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.mapping.camera_fusion import DenseVoxels, fuse_dense, fuse_dense_reference, fuse_views
+from scene_completion_ros.mapping.camera_fusion import DenseVoxels, fuse_dense, fuse_views
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+from tests.mapping.twins import fuse_dense_reference
 
 U, FS, FI, S, C = (int(state) for state in VoxelState)
 THRESHOLD = 0.5

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from scene_completion_ros.mapping import evidence, evidence_kernel
+from scene_completion_ros.mapping import evidence
 from scene_completion_ros.mapping.evidence import FrameEvidence, Fused, Rules, VoxelMemory
 from scene_completion_ros.mapping.temporal_fusion import FusionSettings, empty_memory, rules_of
+from tests.mapping import twins
 from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED
 
-TWINS = pytest.mark.parametrize("twin", [evidence, evidence_kernel], ids=["reference", "kernel"])
+TWINS = pytest.mark.parametrize("twin", [twins, evidence], ids=["reference", "kernel"])
 RULES = rules_of(
     FusionSettings(seen_frames=2.0, inferred_weight=0.25, inferred_frames=0.5, half_life=1.0, forget_after=4.0), 0.5
 )
@@ -130,7 +131,7 @@ def test_twins_agree(seed: int) -> None:
     fused = [blank(frame.state.shape) for _ in range(2)]
     memories = [VoxelMemory(*(array.copy() for array in memory)) for _ in range(2)]
     counts = []
-    for twin, out, kept in zip((evidence, evidence_kernel), fused, memories, strict=True):
+    for twin, out, kept in zip((twins, evidence), fused, memories, strict=True):
         twin.recall(kept, *place, frame, rules, now, out)
         counts.append(twin.integrate(kept, *place, frame, rules, now))
     assert counts[0] == counts[1]

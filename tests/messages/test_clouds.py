@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import BagError
-from scene_completion_ros.messages.clouds import read_xyz
+from scene_completion_ros.messages.images import read_xyz
 from tests.bags.recordings import START, header, make
 
 

@@ -5,8 +5,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
-from scene_completion_ros.voxels.phrase_matches import PhraseMatches
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState
 
 GRID = VoxelGrid((0.0, -4.0, -2.0), 0.2, (60, 40, 20), "camera_forward")
 CAMERA = Camera(100.0, 100.0, 79.5, 39.5, 160, 80)

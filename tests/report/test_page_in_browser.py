@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.report.writer import ReportWriter
-from scene_completion_ros.voxels.phrase_matches import phrase_colours
+from scene_completion_ros.voxels.semantic_voxels import phrase_colours
 from tests.report.scenes import CAMERA, COLOURS, NAMES, WORDS, photo, street, words_of_street
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
-from scene_completion_ros.sequences.kitti import kitti_odometry, load_packed_voxels
+from scene_completion_ros.sequences.kitti import (
+    SEMANTIC_KITTI_LEARNING_IDS,
+    VOXEL_SHAPE,
+    kitti_odometry,
+    load_packed_voxels,
+)
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.velodyne import SEMANTIC_KITTI_LEARNING_IDS, VOXEL_SHAPE
 
 CELLS = {"road": (3, 200, 1), "trunk": (9, 9, 9), "structure": (255, 255, 31), "car": (0, 0, 0), "hidden": (1, 2, 3)}
 FX, CX = 50.0, 31.5

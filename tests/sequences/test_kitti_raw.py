@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.sequences.kitti_raw import kitti_raw
-from scene_completion_ros.sequences.oxts import read_timestamps
+from scene_completion_ros.sequences.kitti_raw import kitti_raw, read_timestamps
 from tests import official_layouts as layouts
 
 WIDTH, HEIGHT, FX = 64, 48, 50.0

@@ -9,7 +9,7 @@ import pytest
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.sequences.nuscenes import _keyframes
 from scene_completion_ros.sequences.opening import depth_truth, open_recording
-from scene_completion_ros.sequences.source import UNKNOWN_POSES
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES
 from tests import official_layouts as layouts
 
 

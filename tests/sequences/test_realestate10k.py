@@ -9,8 +9,7 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import view_rotation
 from scene_completion_ros.sequences.frame_lists import FrameSplit, frame_indices
 from scene_completion_ros.sequences.opening import open_recording
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.source import UNKNOWN_POSES
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence
 from tests import official_layouts as layouts
 
 

@@ -16,8 +16,7 @@ from torch.nn import functional
 import scene_completion_ros
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError, TrainingError
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.hub import is_hub_name
-from scene_completion_ros.inference.shipped import open_student
+from scene_completion_ros.inference.shipped import is_hub_name, open_student
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.data.view_batches import ViewSettings

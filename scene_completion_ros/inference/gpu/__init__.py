@@ -6,6 +6,6 @@ both, once somebody asks for a GPU.
 `tensorrt_encoder` is the encoder that `Completer` is given. It has its kernels from `kernel_provision`, which compiles
 (`kernels`) and compares them, and its engine from `engine_provision`, which builds, runs (`tensorrt_runtime`) and
 compares it (`parity`). Both keep what passed in an `engine_cache`. A frame then goes through the engine and
-`voxel_pipeline`, which launches ``voxel_query.cu`` through a `kernel_device`, on one stream of the `device`. What is
-asked for and what is missing for it stands in `options` and `requirements`.
+`voxel_pipeline`, which launches ``voxel_query.cu`` through the `kernels`, on one stream of the `device`. What is
+asked for and what is missing for it stands in `requirements`.
 """

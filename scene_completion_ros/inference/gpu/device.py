@@ -98,10 +98,7 @@ class PrimaryContext:
         return self
 
     def stream(self) -> Any:
-        """A new `pycuda.driver.Stream`, which waits for no other one, nor another one for it.
-
-        That holds for the default stream too, on which torch works.
-        """
+        """A new `pycuda.driver.Stream`; it and others, torch's default one too, do not wait for each other."""
         return self.cuda.Stream(_NON_BLOCKING)
 
     def allocate(self, size: int, what: str) -> Any:

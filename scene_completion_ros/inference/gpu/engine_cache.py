@@ -40,10 +40,7 @@ class Provided(NamedTuple):
 
 
 class EngineCache:
-    """A folder of engines and kernels. Raises GpuError where the folder cannot be made, or others may write to it.
-
-    `folder`: the folder, made if needed; None for the user's, see `default_folder`.
-    """
+    """Engines and kernels in `folder`, None: `default_folder`. Raises GpuError if others may write there."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = default_folder() if folder is None else folder
@@ -61,11 +58,9 @@ class EngineCache:
         """What fits a key, made where there is none, by one process at a time.
 
         Raises GpuError where nobody may write into the folder, or it knows no locks; or what `use` and `make` raise.
-
-        Args:
-            key: All that it depends on; ``kind`` in it begins the file's name.
-            use: Opens what a file holds, given the record, too; raises `UnusableError` where that cannot be.
-            make: Makes what goes into the file, what is to be noted of it, and what `use` would give.
+        `key`: all that it depends on; ``kind`` in it begins the file's name; `use`: opens what a file holds, given the
+        record, too; raises `UnusableError` where that cannot be; `make`: makes what goes into the file, what is to be
+        noted of it, and what `use` would give.
         """
         path = self.path(key)
         written_ns = _written_ns(path)
@@ -120,10 +115,7 @@ class EngineCache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keeps other processes from building into this folder: two builds at a time would disturb their timings.
-
-        The lock ends with the process, however that ends.
-        """
+        """Keeps other processes from building here until this one ends: two builds disturb each other's timings."""
         descriptor = -1
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -142,10 +134,7 @@ class EngineCache:
 
 
 def default_folder() -> Path:
-    """The folder of this user's engines, below ``XDG_CACHE_HOME`` or ``~/.cache``.
-
-    Raises GpuError where the user has no home.
-    """
+    """The user's folder of engines, below ``XDG_CACHE_HOME`` or ``~/.cache``. Raises GpuError without a home."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):  # the XDG specification has relative ones ignored
         try:
@@ -157,11 +146,7 @@ def default_folder() -> Path:
 
 
 def _read(path: Path, key: Record) -> tuple[Record, bytes]:
-    """Record and content of a file.
-
-    Raises FileNotFoundError where there is none; UnusableError where it is damaged, of another key, or not to be
-    trusted.
-    """
+    """Record and content. Raises FileNotFoundError; UnusableError if damaged, of another key or not trusted."""
     try:
         # Without waiting for the writer of a pipe that somebody laid there.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

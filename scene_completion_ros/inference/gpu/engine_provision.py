@@ -18,9 +18,8 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.gpu.device import DeviceFacts, PrimaryContext
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided, Record, UnusableError
-from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.parity import check_parity, gate_images
-from scene_completion_ros.inference.gpu.requirements import installed_flavour
+from scene_completion_ros.inference.gpu.requirements import EngineOptions, installed_flavour
 from scene_completion_ros.inference.gpu.tensorrt_runtime import (
     INPUT,
     Ports,
@@ -102,10 +101,9 @@ def build_plan(onnx: bytes, ports: Ports, tensorrt: TensorRt, *, exact: bool = F
     """Build an engine for one image at a time.
 
     Raises BundleError where the graph cannot be parsed, or has other ports; GpuError where it cannot be built;
-    KeyboardInterrupt where it was interrupted.
-
-    `onnx`: the encoder, see `StudentBundle.read_gpu_encoder`; `ports`: what it must take and give; `exact`: compute
-    float32 as such; otherwise its products may be of numbers with a mantissa of 10 bits (TF32).
+    KeyboardInterrupt where it was interrupted. `onnx`: the encoder, see `StudentBundle.read_gpu_encoder`; `ports`: what
+    it must take and give; `exact`: compute float32 as such; otherwise its products may be of numbers with a mantissa of
+    10 bits (TF32).
     """
     api, where = tensorrt.api, f"engine {tensorrt.flavour} {tensorrt.version}"
     tensorrt.forget_errors()
@@ -150,10 +148,7 @@ def build_plan(onnx: bytes, ports: Ports, tensorrt: TensorRt, *, exact: bool = F
 
 
 def _listener(api: Any, interruptions: list[BaseException]) -> Any:
-    """What TensorRT tells of its steps: it logs some, and notes what ends the build, such as Ctrl-C.
-
-    Nothing may be raised into TensorRT's code.
-    """
+    """Hears TensorRT's steps, logs some, notes what ends the build (Ctrl-C); raises nothing into TensorRT's code."""
 
     class Listener(api.IProgressMonitor):  # type: ignore[misc, name-defined]  # its base is known at run time only
         def __init__(self) -> None:

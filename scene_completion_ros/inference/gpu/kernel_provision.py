@@ -17,17 +17,17 @@ from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.gpu.device import GpuFailureError, PrimaryContext
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided, Record, UnusableError
-from scene_completion_ros.inference.gpu.kernel_device import KernelDevice
 from scene_completion_ros.inference.gpu.kernels import (
     SOURCE,
     CompiledKernels,
+    KernelDevice,
     KernelSizes,
     compile_kernels,
     no_compiler,
     nvrtc_libraries,
 )
-from scene_completion_ros.inference.gpu.options import EngineOptions
 from scene_completion_ros.inference.gpu.parity import gate_images, require_within
+from scene_completion_ros.inference.gpu.requirements import EngineOptions
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.scene_query import HostSceneQuery, PreparedScene, ray_camera
@@ -43,7 +43,7 @@ BETWEEN_KNOTS = (0.3, 0.45, 0.2)  # voxels by which a grid is moved, so that non
 BEYOND_FAR = 2.0  # times the farthest depth of a student, up to which the noise goes that stands for what it says
 UNSAID = 0.05  # part of the rays of which that noise says no number
 # What compiles and launches the kernels belongs to them.
-SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "kernel_device.py", "kernel_provision.py")
+SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "kernel_provision.py")
 
 MakeDevice = Callable[[CompiledKernels], KernelDevice]  # loads kernels onto a device
 
@@ -75,11 +75,7 @@ steep. Where an opacity lies at a threshold, or a step of a ray at the border of
 def provide_kernels(
     bundle: StudentBundle, context: PrimaryContext, options: EngineOptions, reference: Callable[[], Encoder]
 ) -> ProvidedKernels:
-    """The kernels of a student for this GPU; with the context current.
-
-    Raises GpuError where they cannot be compiled, miss the parity gate, or cannot be run. `reference`: makes the CPU's
-    encoder, for outputs to compare them on.
-    """
+    """A student's kernels, context current, compared with `reference`'s. Raises GpuError where there are none."""
     half = options.precision != "fp32"
     sizes = KernelSizes.of(bundle.head, half_features=half)
     capability = context.facts.compute_capability
@@ -158,10 +154,7 @@ def measure_kernel_parity(
     *,
     half_features: bool,  # the encoder's map and volume are float16, not float32
 ) -> dict[str, float]:
-    """Compare kernels with the CPU's, in the grid of a bundle; where it has a volume, also with voxels between knots.
-
-    Returns the numbers that `KERNEL_LIMITS` limits.
-    """
+    """Compare kernels with the CPU's, in the grid and between knots; the numbers that `KERNEL_LIMITS` limits."""
     poses = [bundle.grid_from_camera]
     if bundle.head.volume is not None:
         aside = RigidTransform(np.eye(3), bundle.grid.voxel_size * np.array(BETWEEN_KNOTS))

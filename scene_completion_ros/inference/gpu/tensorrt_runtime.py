@@ -17,8 +17,8 @@ from scene_completion_ros.errors import ImageError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.device import PrimaryContext, explain_failure
 from scene_completion_ros.inference.gpu.engine_cache import UnusableError
-from scene_completion_ros.inference.gpu.kernel_device import Buffer, EncodedOnDevice
-from scene_completion_ros.inference.gpu.options import Flavour
+from scene_completion_ros.inference.gpu.kernels import Buffer, EncodedOnDevice
+from scene_completion_ros.inference.gpu.requirements import Flavour
 from scene_completion_ros.inference.scene_query import ray_camera
 
 INPUT = "image"
@@ -167,10 +167,7 @@ class TensorRtEngine:
         self._require(self._context.set_input_shape(INPUT, self.ports[INPUT][0]), "setting the image's shape")
 
     def __call__(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        """Outputs for an image, uint8 [1, H, W, 3] RGB, in the order and types of the ports; the next call overwrites.
-
-        Raises GpuError: TensorRT refuses to run.
-        """
+        """Outputs for an image, uint8 [1, H, W, 3] RGB; the next call overwrites. Raises GpuError of TensorRT."""
         self.load(images)
         self.enqueue()
         outputs = [name for name in self.ports if name != INPUT]
@@ -180,10 +177,7 @@ class TensorRtEngine:
         return [self._pinned[name] for name in outputs]
 
     def load(self, images: NDArray[np.uint8]) -> None:
-        """Put an image [1, H, W, 3] where it is copied from; outputs of the former one must have been waited for.
-
-        Raises ImageError where it has another size or type.
-        """
+        """Put in an image [1, H, W, 3] once former outputs are there. Raises ImageError for other sizes, types."""
         shape, kind = self.ports[INPUT]
         if images.shape != shape or images.dtype != kind:
             what = f"is {images.dtype} {images.shape[1:]} where uint8 {shape[1:]} is needed"

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.inference.gpu.kernel_device import Argument, Buffer, KernelDevice
+from scene_completion_ros.inference.gpu.kernels import Argument, Buffer, KernelDevice
 from scene_completion_ros.inference.head import VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
-from scene_completion_ros.inference.positional_tables import PositionalTables
-from scene_completion_ros.inference.query_kernel import FieldSamples, VoxelQuery
+from scene_completion_ros.inference.query_kernel import FieldSamples, PositionalTables, VoxelQuery
 from scene_completion_ros.inference.text_bank import MOST_ASKED, MOST_ROWS
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 
@@ -54,10 +53,7 @@ class DeviceVoxels:
 
 
 class VoxelPipeline:
-    """Runs the kernels of one camera and grid on a device.
-
-    What stays there of a frame is an attribute: opacity and probability of all voxels, and half distance of the rays.
-    """
+    """Kernels of one camera and grid. Attributes stay there: opacity, probability, half distance of the rays."""
 
     def __init__(
         self,
@@ -127,12 +123,9 @@ class VoxelPipeline:
         """Asks for a frame; does not wait.
 
         Raises ValueError: volume or depth are missing where a volume is read, or there where none is; or the depth is
-        not that of the rays.
-
-        Args:
-            features: The encoder's map [h, w, C + E] on the device, of the type that the kernels were compiled for.
-            volume: Its volume [X, Y, Z], of the same type, where the head reads one.
-            depth: The z-depth that it says of the rays, float32 [h', w'], metres; beside a volume only.
+        not that of the rays. `features`: the encoder's map [h, w, C + E] on the device, of the type that the kernels
+        were compiled for; `volume`: its volume [X, Y, Z], of the same type, where the head reads one; `depth`: the
+        z-depth that it says of the rays, float32 [h', w'], metres; beside a volume only.
         """
         device, listed = self._device, self._listed
         for part, what in ((volume, "volume"), (depth, "depth")):

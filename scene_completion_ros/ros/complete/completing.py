@@ -18,10 +18,7 @@ from scene_completion_ros.ros.student import Student
 
 
 class Completing:
-    """Completes the frames of scenes; belongs to the inference thread.
-
-    A frame that cannot be completed is dropped, counted and warned about, and the others go on.
-    """
+    """Completes frames of scenes, in the inference thread; one that cannot be completed is dropped, with a warning."""
 
     def __init__(self, counters: FrameCounters, logger: Any) -> None:
         self._counters = counters
@@ -31,10 +28,7 @@ class Completing:
         self.cameras: dict[str, tuple[Camera, RigidTransform, NodeParameters]] = {}
 
     def complete(self, scene: Scene, *, with_query: bool, with_labels: bool) -> None:
-        """Leave those frames in a scene that could be completed, which may be none.
-
-        `with_query`: whether somebody hears the answers to the query; `with_labels`: whether somebody reads labels.
-        """
+        """Leave those frames in a scene that could be completed; are answers to the query heard, and labels read?"""
         student, words = scene.selection
         words = Words(words.vocabulary, words.queried if with_query else None, with_labels)
         scene.frames = tuple(frame for frame in scene.frames if self._completed(frame, student, words))

@@ -64,10 +64,7 @@ class Shadow:
         self.record.skipped(why)
 
     def follow(self, scene: Scene) -> None:
-        """Complete the first image of a scene by the student that is not deployed, after the scene was published.
-
-        Whatever fails there is recorded, and no more.
-        """
+        """Complete the first image of a published scene by the other student; what fails there is recorded, no more."""
         students, comparison, deployed = self._students, self._comparison, scene.selection.student
         if students is None or comparison is None or deployed not in students:
             return
@@ -94,10 +91,7 @@ class Shadow:
             student.lock.release()
 
     def _completed(self, frame: Frame, deployed: Student, student: Student, place: int) -> ComparedFrame | None:
-        """What both students say of an image; None where one of them is not prepared for it.
-
-        `place`: of the deployed student among the two.
-        """
+        """What both students say of an image, None if one is not prepared; `place`: of the deployed one of the two."""
         while self._waiting and self._waiting[0].done():
             self._waiting.popleft()
         if len(self._waiting) >= MOST_WAITING:

@@ -1,9 +1,11 @@
 """What the node received and what became of it, with warnings that do not flood the log."""
 
+import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,3 +115,41 @@ class FrameCounters:
                 cameras = ", ".join(f"{name} {count} times" for name, count in sorted(self.missing.items()))
                 counts = f"{counts}, missing {cameras}"
             return f"{counts}, nobody subscribed to {self.unwanted}" if self.unwanted else counts
+
+
+PACKAGE = "scene_completion_ros"
+
+
+class _Forwarder(logging.Handler):
+    def __init__(self, logger: Any) -> None:
+        super().__init__(logging.INFO)
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        # One line each: rclpy knows a place that logs by its line, and allows it one severity.
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
+
+
+def forwarded_log(logger: Any) -> AbstractContextManager[None]:
+    """Hand what the package logs to an rclpy logger."""
+    return package_log(_Forwarder(logger))
+
+
+@contextmanager
+def package_log(handler: logging.Handler) -> Iterator[None]:
+    """Hand what the package logs through `logging`, from its info on, to a handler."""
+    source = logging.getLogger(PACKAGE)
+    level = source.level
+    source.addHandler(handler)
+    source.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        source.setLevel(level)
+        source.removeHandler(handler)

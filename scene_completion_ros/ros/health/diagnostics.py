@@ -17,8 +17,10 @@ from scene_completion_ros.ros.health.inference_health import NAME as FUSION
 from scene_completion_ros.ros.health.inference_health import (
     FusionReport,
     InferenceRecord,
+    WordsReport,
     fusion_status,
     inference_status,
+    words_status,
 )
 from scene_completion_ros.ros.health.input_health import (
     CameraFacts,
@@ -33,13 +35,13 @@ from scene_completion_ros.ros.health.judgement import (
     Status,
     idle_status,
     lifecycle_status,
+    memory_status,
     of_camera,
     outputs_status,
+    process_facts,
 )
-from scene_completion_ros.ros.health.memory_health import memory_status, process_facts
 from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.health.shadow_health import ShadowReport, shadow_status
-from scene_completion_ros.ros.health.words_health import WordsReport, words_status
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.topics import DIAGNOSTICS
 
@@ -68,9 +70,8 @@ class Diagnostics:
     """Publishes diagnostics from a timer on a steady clock, so that they go on while simulated time stands still.
 
     Lives as long as its node. Names are "<node>: <part>", as diagnostic_aggregator's analyzers match them; a node in a
-    namespace has it before its name, without the leading slash.
-
-    `observe`: gives the node of now; `warn`: called with a key and a text where something went wrong here.
+    namespace has it before its name, without the leading slash. `observe`: gives the node of now; `warn`: called with a
+    key and a text where something went wrong here.
     """
 
     def __init__(self, node: Any, observe: Callable[[], Observed], warn: Callable[[str, str], None]) -> None:

@@ -152,10 +152,7 @@ def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "
 def calibration_status(
     camera: CameraFacts, drops: Drops, warnings: tuple[str, ...], name: str = "calibration"
 ) -> Status:
-    """Whether the CameraInfo is there, recent, and fits images and student.
-
-    `warnings`: what about the camera lies outside of what the student was trained for.
-    """
+    """Whether the CameraInfo is there, recent, and fits; `warnings`: how it differs from the student's training."""
     record, topic = camera.record, camera.record.camera_info_topic
     values = _calibration_values(camera)
     silent_s = camera.silent_s(record.camera_infos.last_s)

@@ -88,11 +88,8 @@ class ShadowRecord:
 def shadow_status(report: ShadowReport, deployed: str, now_s: float, recent_s: float, *, every: int) -> Status:
     """The two students, which one was right, and what the shadow costs.
 
-    Args:
-        deployed: Name and folder of the deployed student.
-        now_s: Now, by `time.perf_counter`.
-        recent_s: How long a failure is a warning, seconds.
-        every: Parameter `shadow.every`.
+    `deployed`: name and folder of the deployed student; `now_s`: now, by `time.perf_counter`; `recent_s`: how long a
+    failure is a warning, seconds; `every`: parameter `shadow.every`.
     """
     values = {"deployed": deployed}
     if report.problem:

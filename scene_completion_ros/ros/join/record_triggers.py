@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from scene_completion_ros.evaluation.self_doubt import unsure_share, wrong_share
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.messages.record_reasons import RecordReason
+from scene_completion_ros.messages.drop_reasons import RecordReason
 from scene_completion_ros.ros.frame import Epoch, NotYetError, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels

@@ -20,10 +20,9 @@ class SceneMemory:
     """Joins scenes with a map of the scenes before them; belongs to the inference thread.
 
     The map is forgotten in another `Epoch`, and where `TemporalFusion` finds that stamps or poses have jumped. It is
-    made for the first image that wants it, and released with the first that does not.
-
-    `threshold`: calibrated probability from which a voxel is occupied; `counters`: warn of what could not be joined,
-    and of a map that was started anew; `record`: takes note of it.
+    made for the first image that wants it, and released with the first that does not. `threshold`: calibrated
+    probability from which a voxel is occupied; `counters`: warn of what could not be joined, and of a map that was
+    started anew; `record`: takes note of it.
     """
 
     def __init__(self, grid: VoxelGrid, threshold: float, counters: FrameCounters, record: FusionRecord) -> None:
@@ -131,8 +130,5 @@ def label_of_no_class(voxels: SemanticVoxels, parameters: NodeParameters) -> int
 
 
 def fusion_settings(parameters: NodeParameters) -> FusionSettings:
-    """How much memory counts.
-
-    A voxel counts as seen only where the image sees it (`seen_for` is 0): nothing is cleared from memory.
-    """
+    """How much memory counts; only what the image sees is seen (`seen_for` is 0): nothing is cleared from memory."""
     return FusionSettings(seen_for=0.0, forget_after=parameters.fusion_forget_after)

@@ -77,10 +77,7 @@ def bag_player(given: Mapping[str, str]) -> list[ExecuteProcess]:
 
 
 def rviz(given: Mapping[str, str], share: Path, shown: Shown, sim_time: Mapping[str, bool]) -> Node:
-    """RViz, with the configuration that was given, or the shipped one, adapted.
-
-    Raises SceneCompletionError where the shipped configuration cannot be used.
-    """
+    """RViz, with the given or the shipped configuration, adapted. Raises SceneCompletionError where that is none."""
     config = given["rviz_config"] or str(write_adapted(share / LIVE, shown))
     return Node(
         package="rviz2",

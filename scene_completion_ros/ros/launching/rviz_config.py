@@ -42,10 +42,7 @@ def is_optical(frame: str) -> bool:
 
 
 def adapted(shipped: str, shown: Shown) -> str:
-    """The shipped configuration for what runs. `shipped`: text of `config/scene_completion.rviz`.
-
-    Raises SceneCompletionError where the text is not that of such a configuration.
-    """
+    """The text of `config/scene_completion.rviz` for what runs. Raises SceneCompletionError where it is none."""
     cure = "Install the package again, or name a configuration of your own with rviz_config:="
     document = parse_yaml(shipped, SceneCompletionError, where=str(LIVE), cure=cure, kind=dict)
     try:
@@ -63,10 +60,7 @@ def adapted(shipped: str, shown: Shown) -> str:
 
 
 def write_adapted(shipped: Path, shown: Shown) -> Path:
-    """Write an adapted configuration to a temporary file, which is removed when this process ends.
-
-    Raises SceneCompletionError: see `adapted`. `shipped`: path of `config/scene_completion.rviz`.
-    """
+    """Adapt the file `shipped`, see `adapted`, into a temporary one, which is removed when this process ends."""
     text = adapted(shipped.read_text(encoding="utf-8"), shown)
     with tempfile.NamedTemporaryFile("w", prefix="scene_completion_", suffix=".rviz", delete=False) as file:
         file.write(text)

@@ -73,10 +73,7 @@ class DeclaredParameters:
         return replace(self._at_start, **live)
 
     def checked(self) -> NodeParameters:
-        """The values of now, all of which are allowed.
-
-        Raises SceneCompletionError where a value is none of the choices or no existing path.
-        """
+        """The values of now. Raises SceneCompletionError where one is none of the choices or no existing path."""
         parameters = self.snapshot()
         for spec in SCHEMA:
             problem = spec.problem(getattr(parameters, spec.field))
@@ -100,10 +97,7 @@ class DeclaredParameters:
 
 
 def declare(node: Any, spec: ParameterSpec) -> ParameterValue:
-    """Declare one parameter. Returns its value: what was given for the node, otherwise the default.
-
-    Raises SceneCompletionError where the given value is of another type or out of range.
-    """
+    """Declare a parameter; its given or default value. Raises SceneCompletionError: given of another type or range."""
     try:
         value: ParameterValue = node.declare_parameter(spec.name, spec.default, descriptor(spec)).value
     except (InvalidParameterTypeException, InvalidParameterValueException) as error:
@@ -126,10 +120,7 @@ def descriptor(spec: ParameterSpec) -> Any:
 
 
 def unknown_parameters(node: Any) -> list[str]:
-    """Warnings about what was given for a node under names that it has not declared.
-
-    `node`: the rclpy node, with all its parameters declared.
-    """
+    """Warnings about what was given for an rclpy node under names that it, with all declared, does not know."""
     # rclpy has no public way to ask what was given; rclcpp calls it get_parameter_overrides.
     given = getattr(node, "_parameter_overrides", {})
     return [unknown_parameter(name) for name in given if not node.has_parameter(name)]

@@ -17,11 +17,9 @@ def read_parameters(path: Path, *, without: Collection[str] = ()) -> dict[str, o
     """What a parameter file says for this node.
 
     Raises SceneCompletionError where it cannot be read, has nothing for this node, or a name or a value that is none.
-
-    Args:
-        path: YAML, as `ros2 run … --params-file` takes it. Sections of `/**` and of nodes of this name in any namespace
-            count, later ones more. Groups may be nested or written with dots. What rclpy itself declares is left out.
-        without: Names to leave out unchecked.
+    `path`: YAML, as `ros2 run … --params-file` takes it. Sections of `/**` and of nodes of this name in any namespace
+    count, later ones more. Groups may be nested or written with dots. What rclpy itself declares is left out.
+    `without`: names to leave out unchecked.
     """
     where = str(path)
     document = read_yaml(path, SceneCompletionError, cure="Give a parameter file of ROS 2")

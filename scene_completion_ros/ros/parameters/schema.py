@@ -15,10 +15,9 @@ from typing import Any, Literal, get_args
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.encoder import EngineName
-from scene_completion_ros.inference.gpu.options import EngineOptions
+from scene_completion_ros.inference.gpu.requirements import EngineOptions
 from scene_completion_ros.inference.gpu_encoders import Precision
-from scene_completion_ros.inference.hub import FORM, HubName, is_hub_name
-from scene_completion_ros.inference.shipped import AUTO, shipped_students
+from scene_completion_ros.inference.shipped import AUTO, FORM, HubName, is_hub_name, shipped_students
 from scene_completion_ros.untrusted_files import shown
 
 ImageTransport = Literal["raw", "compressed"]

@@ -25,11 +25,10 @@ _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 class Placements:
     """Places images by the parameters, or by a source of transforms.
 
-    Args:
-        source: The source; None where the parameters `camera.x` to `camera.yaw` say all.
-        default: Pose of the camera's optical frame in a grid that is attached to it.
-        trained_height: Gives the height above the ground of the cameras that the student was trained with, metres. A
-            map that has no frame of the robot takes it where `camera.height` was not given.
+    `source`: the source; None where the parameters `camera.x` to `camera.yaw` say all; `default`: pose of the camera's
+    optical frame in a grid that is attached to it; `trained_height`: gives the height above the ground of the cameras
+    that the student was trained with, metres. A map that has no frame of the robot takes it where `camera.height` was
+    not given.
     """
 
     def __init__(
@@ -45,10 +44,7 @@ class Placements:
         return camera_pose(parameters) if known else self._default
 
     def place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
-        """Where the voxels of an image lie. Raises NotYetError where there is no transform for that.
-
-        `parameters`: those of when it arrived.
-        """
+        """Where an image's voxels lie, by its parameters. Raises NotYetError where a transform for that is missing."""
         placement = self._place(frame_id, stamp_ns, parameters)
         if not (parameters.fusion_enabled or parameters.record_wrong):
             return placement
@@ -62,10 +58,7 @@ class Placements:
         return None if camera_by_parameters(parameters) else self._source
 
     def in_odometry(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> RigidTransform:
-        """Pose of the grid in the odometry frame at the stamp of an image.
-
-        Raises NotYetError where there is no transform for that.
-        """
+        """The grid's pose in the odometry frame at an image's stamp. Raises NotYetError if a transform is missing."""
         odometry, grid_frame = parameters.odometry_frame.strip("/"), parameters.grid_frame.strip("/")
         if odometry == grid_frame:
             return RigidTransform.identity()
@@ -117,10 +110,7 @@ def _tolerance_ns(parameters: NodeParameters) -> int:
 
 
 def check_frames(parameters: NodeParameters) -> None:
-    """Find out whether the parameters about frames fit each other.
-
-    Raises SceneCompletionError where they do not: names them.
-    """
+    """Raise SceneCompletionError, which names them, where the parameters about frames do not fit each other."""
     kind = source_kind(parameters)
     _check_odometry(parameters)
     cameras = names_in(parameters.cameras)

@@ -43,10 +43,7 @@ class TransformSource(Protocol):
 
 
 class TopicTransforms:
-    """Transforms from topics of TransformStamped and Odometry, and fixed ones.
-
-    A TransformStamped of a topic whose publishers are all latched (transient local) is fixed, as those of /tf_static.
-    """
+    """Transforms from topics; a TransformStamped of a topic that all publishers latch is fixed, as of /tf_static."""
 
     def __init__(
         self,
@@ -108,10 +105,8 @@ class Tf2Transforms:
     """Transforms that tf2 knows, and fixed ones.
 
     tf2 interpolates over any gap; `LARGEST_GAP_NS` says nothing to it. Raises SceneCompletionError: tf2_ros cannot be
-    imported.
-
-    `node`: the rclpy node; its executor serves the listener too; `on_demand`: subscribe to /tf and /tf_static no sooner
-    than a transform is asked for.
+    imported. `node`: the rclpy node; its executor serves the listener too; `on_demand`: subscribe to /tf and /tf_static
+    no sooner than a transform is asked for.
     """
 
     def __init__(self, node: Any, fixed: list[Extrinsic], resources: ExitStack, *, on_demand: bool) -> None:
@@ -184,10 +179,7 @@ def tf2_usable() -> bool:
 
 
 def camera_by_parameters(parameters: NodeParameters) -> bool:
-    """Whether nothing but `camera.x` to `camera.yaw` says where the camera is.
-
-    With `auto` that is so where `camera.height` was given, and nothing that could say more.
-    """
+    """Whether `camera.x` to `camera.yaw` alone place the camera; with `auto`, where `camera.height` was given alone."""
     if parameters.transform_source != "auto":
         return parameters.transform_source == "parameters" and not parameters.extrinsics_file
     return parameters.camera_height > 0.0 and not (

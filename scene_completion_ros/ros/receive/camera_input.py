@@ -12,8 +12,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.messages.drop_reasons import DropReason
-from scene_completion_ros.messages.stamp_order import CLOCK_JUMP_NS, StampOrder
+from scene_completion_ros.messages.drop_reasons import CLOCK_JUMP_NS, DropReason, StampOrder
 from scene_completion_ros.ros.frame import Frame, NotYetError
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.input_health import InputRecord

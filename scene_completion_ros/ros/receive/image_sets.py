@@ -50,10 +50,7 @@ class ImageSets(Generic[Item]):
         return sum(map(len, self._queues.values()))
 
     def add(self, name: str, stamp_ns: int, item: Item, *, tolerance_ns: int, timeout_s: float) -> None:
-        """Take an image.
-
-        `tolerance_ns`: largest difference of stamps in a set; `timeout_s`: how long it waits for the other cameras.
-        """
+        """Take an image; `tolerance_ns`: most difference of stamps in a set; `timeout_s`: how long it may wait."""
         self._absent.discard(name)
         self._tolerance_ns = tolerance_ns
         if self._delivered_ns is not None and stamp_ns <= self._delivered_ns:

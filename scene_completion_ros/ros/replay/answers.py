@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import BagMessage
-from scene_completion_ros.bags.result_context import write_image
-from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.bags.writer import BagWriter, write_image
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.messages.images import decode_published_depth
 from scene_completion_ros.ros import topics
@@ -67,11 +66,8 @@ class Answers:
     def take(self, topic: str, message: Any, published_ns: int, arrived_s: float) -> None:
         """Take note of an answer; one that is not or no longer expected is left out.
 
-        Args:
-            topic: Where it was published, as in `topics`.
-            message: With a header.
-            published_ns: Source timestamp of the middleware.
-            arrived_s: `time.perf_counter` of its arrival.
+        `topic`: where it was published, as in `topics`; `message`: with a header; `published_ns`: source timestamp of
+        the middleware; `arrived_s`: `time.perf_counter` of its arrival.
         """
         self.heard = self.heard or topic == topics.VOXELS
         stamp_ns, frame_id = stamp_nanoseconds(message.header.stamp), message.header.frame_id
@@ -112,9 +108,8 @@ class Answers:
     def next_ready(self, now_s: float, *, patient: bool = True) -> SentImage | None:
         """Remove the next image to hand over, in the order in which the node published.
 
-        An image whose wanted answers are all there waits up to `PATIENCE_S` for the rest.
-
-        `now_s`: `time.perf_counter`; `patient`: False waits for nothing but wanted answers any more.
+        An image whose wanted answers are all there waits up to `PATIENCE_S` for the rest. `now_s`: `time.perf_counter`;
+        `patient`: False waits for nothing but wanted answers any more.
         """
         answered = [sent for sent in self.waiting if self.answered(sent)]
         if not answered:

@@ -7,13 +7,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from scene_completion_ros.bags.reader import BagMessage, BagReader
-from scene_completion_ros.bags.result_context import COMPRESSED_TYPE, write_transforms
-from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.bags.writer import COMPRESSED_TYPE, BagWriter, write_transforms
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
-from scene_completion_ros.ros.replay.playback import Playback, check_fusion_topics, check_topics
 from scene_completion_ros.ros.replay.played_node import NodeProcess
-from scene_completion_ros.ros.replay.results import Percentiles, ReplayResult, ReplayStatistics
+from scene_completion_ros.ros.replay.results import (
+    Percentiles,
+    Playback,
+    ReplayResult,
+    ReplayStatistics,
+    check_fusion_topics,
+    check_topics,
+)
 
 __all__ = ["Percentiles", "Playback", "ReplayResult", "ReplayStatistics", "replay_over_dds"]
 

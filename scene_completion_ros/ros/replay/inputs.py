@@ -27,10 +27,7 @@ class Source:
 
 
 class InputPublishers:
-    """Publishers of a replay, in the namespace of its node.
-
-    Raises SceneCompletionError where the message package of a further topic is not installed.
-    """
+    """Publishers of a replay, in its node's namespace. Raises SceneCompletionError if a message package is missing."""
 
     def __init__(self, node: Any, source: Source) -> None:
         self._source = source
@@ -53,10 +50,7 @@ class InputPublishers:
         return bool(self._images.get_subscription_count() and self._camera_infos.get_subscription_count())
 
     def others_heard_by(self, node: str) -> bool:
-        """Whether a node loses nothing of the further topics that it subscribes to.
-
-        It subscribes best effort, and reliably once it has seen that the publishers are: see `AdaptiveSubscription`.
-        """
+        """Whether a node hears all further topics: reliably, once it saw the publishers (`AdaptiveSubscription`)."""
         for publisher in self._others.values():
             subscribed = [
                 info

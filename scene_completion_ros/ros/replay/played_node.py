@@ -97,10 +97,7 @@ _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def ending_with_parent() -> Callable[[], None]:
-    """What a child does first (`preexec_fn`): listen to SIGINT even in the background, and end with its parent.
-
-    The system sends it SIGTERM; only Linux does.
-    """
+    """What a child does first: listen to SIGINT even in the background, and (Linux) get SIGTERM as its parent ends."""
     # Loaded here: a process that has just been forked loads nothing.
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 

@@ -23,9 +23,8 @@ from scene_completion_ros.ros import dds, messages, topics
 from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.replay.answers import Answers, ResultCollector, SentImage
 from scene_completion_ros.ros.replay.inputs import QUEUE, InputPublishers, Source
-from scene_completion_ros.ros.replay.playback import LEAD_NS, Playback
 from scene_completion_ros.ros.replay.played_node import NodeProcess
-from scene_completion_ros.ros.replay.results import DeferredResults, ReplayResult, ReplayStatistics
+from scene_completion_ros.ros.replay.results import LEAD_NS, DeferredResults, Playback, ReplayResult, ReplayStatistics
 
 STARTUP_TIMEOUT_S = 180.0  # a first start may compile the voxel query and the encoder
 WARM_UP_PERIOD_S = 5.0
@@ -40,10 +39,7 @@ COLLECTED = {topics.VOXELS: PointCloud2, topics.DEPTH: Image, topics.DEPTH_CAMER
 
 
 class Player:
-    """Publishes frames to the node and puts its answers together, by stamp.
-
-    Raises SceneCompletionError where a further topic cannot be published.
-    """
+    """Publishes frames to the node and joins its answers by stamp. Raises SceneCompletionError if a topic cannot be."""
 
     def __init__(
         self,
@@ -173,10 +169,7 @@ class Player:
         return bool(sent.dropped) or (self._warm(sent) and self._answers.complete(sent))
 
     def play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage]) -> None:
-        """Publish the recording, in lock step or at a rate, and wait for the results.
-
-        Raises SceneCompletionError: the node ended, or in lock step neither answered nor dropped an image in time.
-        """
+        """Publish in lock step or at a rate, await results. Raises SceneCompletionError if the node ends or hangs."""
         begun_s = self._last_result_s = time.perf_counter()
         try:
             self._play(frames, others)

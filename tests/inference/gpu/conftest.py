@@ -15,7 +15,7 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.gpu import engine_provision, kernel_provision, requirements, tensorrt_encoder
-from scene_completion_ros.inference.gpu.options import EngineOptions
+from scene_completion_ros.inference.gpu.requirements import EngineOptions
 from scene_completion_ros.inference.gpu.tensorrt_runtime import load_tensorrt
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler

@@ -12,8 +12,7 @@ import pytest
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.encoder import check_engine, make_encoder
 from scene_completion_ros.inference.gpu.device import explain_failure, gpu_errors
-from scene_completion_ros.inference.gpu.options import EngineOptions
-from scene_completion_ros.inference.gpu.requirements import cuda_devices
+from scene_completion_ros.inference.gpu.requirements import EngineOptions, cuda_devices
 from tests.checkout import run_python
 from tests.inference.small_bundle import make_small_bundle
 

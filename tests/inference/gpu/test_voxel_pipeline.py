@@ -18,23 +18,22 @@ from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, Rigi
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu import voxel_pipeline
 from scene_completion_ros.inference.gpu.device import PrimaryContext
-from scene_completion_ros.inference.gpu.kernel_device import EncodedOnDevice, KernelDevice
 from scene_completion_ros.inference.gpu.kernel_provision import check_loads
-from scene_completion_ros.inference.gpu.kernels import KERNELS, KernelSizes, compile_kernels
+from scene_completion_ros.inference.gpu.kernels import (
+    KERNELS,
+    EncodedOnDevice,
+    KernelDevice,
+    KernelSizes,
+    compile_kernels,
+)
 from scene_completion_ros.inference.gpu.tensorrt_encoder import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, VoxelPipeline
-from scene_completion_ros.inference.head import HeadWeights, VolumeReading
-from scene_completion_ros.inference.label_query import LabelQuery, label_logits_reference, most_likely
-from scene_completion_ros.inference.lattice import PlacePrior
-from scene_completion_ros.inference.march import March, march, sight
-from scene_completion_ros.inference.phrase_query import (
-    FoldedVocabulary,
-    Words,
-    class_cosines_reference,
-    labels_reference,
-)
+from scene_completion_ros.inference.head import HeadWeights, PlacePrior, VolumeReading
+from scene_completion_ros.inference.label_query import LabelQuery
+from scene_completion_ros.inference.march import March
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.query_kernel import VoxelQuery, density_reference, hidden_reference
+from scene_completion_ros.inference.query_kernel import VoxelQuery, hidden_reference
 from scene_completion_ros.inference.scene_query import PreparedScene
 from scene_completion_ros.voxels.occupancy import Calibration, states
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
@@ -43,6 +42,15 @@ from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.small_bundle import PLAIN_STUDENT, random_head, volume_reading, with_labels
 from tests.inference.small_vocabulary import random_vocabulary, small_space
+from tests.inference.twins import (
+    class_cosines_reference,
+    density_reference,
+    label_logits_reference,
+    labels_reference,
+    march,
+    most_likely,
+    sight,
+)
 
 CODE = PointCodeSpec()
 CANONICAL = Camera(fx=185.0, fy=185.0, cx=159.5, cy=45.75, width=320, height=96)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.messages.record_reasons import RecordReason, record_reasons
+from scene_completion_ros.messages.drop_reasons import RecordReason, record_reasons
 from scene_completion_ros.ros.frame import Epoch, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.join.record_triggers import RecordTriggers

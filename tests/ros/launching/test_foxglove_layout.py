@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scene_completion_ros.bags.result_context import STREET
+from scene_completion_ros.bags.writer import STREET
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.topics import PROCESSING_TIME, STAGES, TOPICS, default_name
 from tests.checkout import ROOT

@@ -10,7 +10,7 @@ import pytest
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import read_extrinsics
 from scene_completion_ros.geometry.grids import read_grid
-from scene_completion_ros.ros.launching.multi_camera import launched_cameras
+from scene_completion_ros.ros.launching.settings import launched_cameras
 from scene_completion_ros.ros.parameters.file_reading import read_parameters
 from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters
 from scene_completion_ros.ros.place.placements import check_frames

@@ -15,9 +15,8 @@ from visualization_msgs.msg import Marker
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.mapping.clearing import ClearingRays
+from scene_completion_ros.mapping.clearing import ClearingRays, seen_free_cubes
 from scene_completion_ros.mapping.dense_grid import bytes_to_state_and_label
-from scene_completion_ros.mapping.points import seen_free_cubes
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.place.placements import camera_pose

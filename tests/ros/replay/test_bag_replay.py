@@ -10,8 +10,7 @@ import pytest
 from rclpy.serialization import serialize_message
 
 from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.bags.result_context import STREET
-from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.bags.writer import STREET, BagWriter
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.messages import processing_times

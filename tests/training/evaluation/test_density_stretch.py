@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.inference.render import inverse_distance_samples
+from scene_completion_ros.inference.scene_query import inverse_distance_samples
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import composite, density_of_logit
 from scene_completion_training.evaluation.density_model import DeployedModel

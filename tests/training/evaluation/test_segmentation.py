@@ -14,7 +14,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.segmentation import SegmentationTally
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.render import inverse_distance_samples
+from scene_completion_ros.inference.scene_query import inverse_distance_samples
 from scene_completion_training.data.label_images import LabelledImage
 from scene_completion_training.evaluation.controls import EmptyControl
 from scene_completion_training.evaluation.probes import LinearProbe

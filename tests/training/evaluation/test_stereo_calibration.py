@@ -12,7 +12,7 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.baselines import PriorGrid
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.lattice import PlacePrior
+from scene_completion_ros.inference.head import PlacePrior
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.voxels.occupancy import logit_of_density, opacity, probability_of_log_odds
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DeployedModel

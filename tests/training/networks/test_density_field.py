@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from scene_completion_ros.inference.query_kernel import density_reference
 from scene_completion_training.export import FoldedEncoder, head_weights
 from scene_completion_training.networks.density_field import (
     DEPTH_UNITS,
@@ -15,6 +14,7 @@ from scene_completion_training.networks.density_field import (
     link_of_calibration,
 )
 from scene_completion_training.viewpoint import STREET_CAMERA
+from tests.inference.twins import density_reference
 
 
 @pytest.fixture(scope="module")

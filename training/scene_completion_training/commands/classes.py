@@ -42,8 +42,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError(f"{args.every} is no step", where="--every", cure="Take every frame, 1, or fewer")
     import numpy as np
 
-    from scene_completion_ros.evaluation.class_confusion import UNASSIGNED
-    from scene_completion_ros.evaluation.cluster_assignment import match_covering
+    from scene_completion_ros.evaluation.class_confusion import UNASSIGNED, match_covering
     from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_ros.sequences.opening import open_recording

@@ -88,7 +88,7 @@ def _run_voxels(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.occupancy import OCCUPANCY
     from scene_completion_ros.sequences.opening import open_recording
-    from scene_completion_ros.sequences.training_checks import check_rig
+    from scene_completion_ros.sequences.rigs import check_rig
     from scene_completion_training.evaluation.geometry import Density, ScoredFrames, calibrate_model, voxel_frames
     from scene_completion_training.evaluation.lidar_evaluation import LIDAR_OCCUPANCY
 

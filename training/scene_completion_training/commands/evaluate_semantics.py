@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_sscbench(args: argparse.Namespace) -> int:
-    from scene_completion_ros.evaluation.cluster_assignment import match_cityscapes
+    from scene_completion_ros.evaluation.class_confusion import match_cityscapes
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.semantic_completion import SSCBENCH
     from scene_completion_ros.sequences import kitti_360, sscbench

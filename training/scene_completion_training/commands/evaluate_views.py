@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.sequences.frame_lists import SIDES
     from scene_completion_ros.sequences.opening import open_recording
-    from scene_completion_ros.sequences.training_checks import check_rig
+    from scene_completion_ros.sequences.rigs import check_rig
     from scene_completion_training.evaluation.novel_views import CONSISTENCY, check_targets, novel_views, view_metric
 
     check_targets(args.targets)

@@ -29,10 +29,9 @@ from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, Rigi
 from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence
 from scene_completion_ros.sequences.rigs import ROOMS, TOWNS, mounting, reference_camera, stereo_pair
 from scene_completion_ros.sequences.sequence_folder import stored_classes
-from scene_completion_ros.sequences.source import UNKNOWN_POSES
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.drawn_views import canonical_classes, canonical_image
 from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching

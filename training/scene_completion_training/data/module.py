@@ -18,10 +18,8 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
 from scene_completion_ros.sequences.from_bag import is_bag
 from scene_completion_ros.sequences.opening import open_recording
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import cameras_ahead
-from scene_completion_ros.sequences.source import UNKNOWN_POSES
-from scene_completion_ros.sequences.training_checks import check_for_training
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence
+from scene_completion_ros.sequences.rigs import cameras_ahead, check_for_training
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, looking_aside, prepare_sequence
 from scene_completion_training.data.recorded_frames import RecordedFrames
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings

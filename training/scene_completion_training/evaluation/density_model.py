@@ -23,7 +23,7 @@ from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.query_kernel import FieldKernel
-from scene_completion_ros.inference.render import inverse_distance_samples, said_depth
+from scene_completion_ros.inference.scene_query import inverse_distance_samples, said_depth
 from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.jit import kernel_threads

@@ -19,7 +19,7 @@ from scene_completion_ros.evaluation.calibration import fit_calibration
 from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.render import inverse_distance_samples
+from scene_completion_ros.inference.scene_query import inverse_distance_samples
 from scene_completion_ros.sequences.opening import lidar_depth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import composite, density_of_logit, logit_of_density, opacity

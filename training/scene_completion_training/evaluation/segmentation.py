@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.cluster_assignment import match_one_to_one
+from scene_completion_ros.evaluation.class_confusion import match_one_to_one
 from scene_completion_ros.evaluation.segmentation import CLASSES, SegmentationAnswer, SegmentationTally
 from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import Camera

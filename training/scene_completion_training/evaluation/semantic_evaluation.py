@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, GridError
 from scene_completion_ros.evaluation import semantic_classes
-from scene_completion_ros.evaluation.cluster_assignment import Match, match_occupied, match_one_to_one
+from scene_completion_ros.evaluation.class_confusion import Match, match_occupied, match_one_to_one
 from scene_completion_ros.evaluation.semantic_completion import SemanticTally
 from scene_completion_ros.evaluation.truth import INTERIORS, FrameTruth, VoxelTruth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -103,7 +103,7 @@ class FittedModel:
         return 1 + len(self.clusters.centres)
 
     def names(self, match: Match | None = None) -> NDArray[np.int64]:
-        """The class [1 + K] of "empty" and of each cluster, see `cluster_assignment`."""
+        """The class [1 + K] of "empty" and of each cluster, see `class_confusion`."""
         return match_occupied(self.confusion, match or self.match)
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:

@@ -27,7 +27,7 @@ from scene_completion_ros.evaluation.occupancy import average_precision, best_io
 from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
-from scene_completion_ros.inference.lattice import PlacePrior
+from scene_completion_ros.inference.head import PlacePrior
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import log_odds_of_probability, logit_of_density, probability_of_log_odds
 from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter, told_depths

@@ -22,8 +22,8 @@ from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.opening import open_recording
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES
 from scene_completion_ros.sequences.rigs import reference_camera
-from scene_completion_ros.sequences.source import UNKNOWN_POSES
 from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.gpu_export.graph import gpu_graph, to_half
 from scene_completion_training.networks.density_field import DensityField

@@ -11,10 +11,9 @@ from scene_completion_ros.errors import ConfigurationError, ImprovementError, Sc
 from scene_completion_ros.geometry import Resampler
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import LARGEST_HEIGHT_RATIO, camera_warnings
-from scene_completion_ros.inference.image_content import BLIND, shown_share
+from scene_completion_ros.inference.encoded_image import BLIND, shown_share
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import cameras_ahead
-from scene_completion_ros.sequences.training_checks import check_for_training
+from scene_completion_ros.sequences.rigs import cameras_ahead, check_for_training
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.recorded_camera import recorded_height
 from scene_completion_training.gpu_export.parity import spread

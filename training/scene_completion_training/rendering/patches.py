@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.render import inverse_distance
+from scene_completion_ros.inference.scene_query import inverse_distance
 from scene_completion_ros.voxels.occupancy import composite, density_of_logit
 from scene_completion_training.networks.density_field import ObservedField
 from scene_completion_training.networks.feature_field import FeatureObservation

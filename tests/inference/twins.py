@@ -1,0 +1,126 @@
+"""The readable twins of the kernels of a student, for the tests that feed both."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.inference.march import SPENT, MarchResult, grid_rays
+from scene_completion_ros.inference.query_kernel import hidden_reference
+from scene_completion_ros.inference.text_bank import BACKGROUND
+from scene_completion_ros.voxels.occupancy import SEEN, density_of_logit
+
+
+def march(alpha, occupied, grid, camera_from_grid, camera) -> MarchResult:
+    """Marches all rays of a camera, one step of all rays at a time."""
+    rays = grid_rays(grid, camera_from_grid, camera)
+    count = len(rays.first)
+    transmittance, distance = np.ones(count), np.zeros(count)
+    transmittance_state = np.ones(count)
+    half_distance = np.full(count, np.inf)
+    last = np.asarray(grid.shape) - 1
+    for step in range(int(rays.first.min()), int(rays.stop.max())):
+        active = np.flatnonzero((rays.first <= step) & (step < rays.stop) & (transmittance >= SPENT))
+        along = (step + 0.5) * grid.voxel_size
+        position = rays.origin + (step + 0.5) * rays.direction[active]
+        index = np.clip(np.floor(position).astype(np.int64), 0, last)
+        opacity = alpha[index[:, 0], index[:, 1], index[:, 2]]
+        opaque = occupied[index[:, 0], index[:, 1], index[:, 2]]
+        distance[active] += transmittance[active] * opacity * along
+        transmittance[active] *= 1.0 - opacity
+        transmittance_state[active] *= np.where(opaque, 0.0, 1.0 - opacity)
+        # "Not at least" instead of "less": behind a NaN nothing is seen.
+        turned = active[~(transmittance_state[active] >= SEEN) & np.isinf(half_distance[active])]
+        half_distance[turned] = along
+        spent = active[transmittance[active] < SPENT]
+        distance[spent] += transmittance[spent] * along
+        transmittance[spent] = 0.0
+    distance += transmittance * np.where(transmittance > 0.0, rays.leave, 0.0)
+    distance[rays.first == rays.stop] = np.nan
+    shape = (camera.height, camera.width)
+    return MarchResult(
+        depth=(distance * rays.cosine).astype(np.float32).reshape(shape),
+        half_distance=half_distance.astype(np.float32).reshape(shape),
+        transmittance=transmittance.astype(np.float32).reshape(shape),
+    )
+
+
+def sight(depth, occupied, grid, camera_from_grid, camera, far) -> MarchResult:
+    """How far the rays of a camera see, of which a student says the depth itself."""
+    rays = grid_rays(grid, camera_from_grid, camera)
+    ends = depth.reshape(-1) / rays.cosine
+    half_distance = np.full(len(ends), np.inf)
+    last = np.asarray(grid.shape) - 1
+    for ray, (first, stop) in enumerate(zip(rays.first, rays.stop, strict=True)):
+        for step in range(first, stop):
+            along = (step + 0.5) * grid.voxel_size
+            if not along < ends[ray]:  # where the student says no number, nothing is seen at all
+                half_distance[ray] = np.nan_to_num(ends[ray], nan=0.0)
+                break
+            position = rays.origin + (step + 0.5) * rays.direction[ray]
+            if occupied[tuple(np.clip(np.floor(position).astype(np.int64), 0, last))]:
+                half_distance[ray] = along
+                break
+    shape = (camera.height, camera.width)
+    return MarchResult(
+        depth=depth.astype(np.float32),
+        half_distance=half_distance.astype(np.float32).reshape(shape),
+        transmittance=(depth >= far).astype(np.float32),
+    )
+
+
+def label_logits_reference(features, points_camera, head, code, canonical) -> NDArray[np.float64]:
+    """Logits V . ReLU(F_l(u, v) + W_l gamma(c) + b_l) + v, float64 [N, K]. Raises ValueError without labels."""
+    positional_weight, hidden_bias, weight, bias = head.label_layers()
+    map_of_labels = features[..., head.hidden :]
+    hidden = hidden_reference(map_of_labels, points_camera, positional_weight, hidden_bias, code, canonical)  # [N, E]
+    return np.asarray(hidden @ weight.T + bias, dtype=np.float64)
+
+
+def most_likely(logits) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Label, uint8 [N], and confidence, float64 [N], of logits [N, K]: the argmax, and its softmax probability."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return logits.argmax(axis=1).astype(np.uint8), 1.0 / np.exp(shifted).sum(axis=1)
+
+
+def class_cosines_reference(hidden, vocabulary, space) -> NDArray[np.float64]:
+    """Scores [N, K or K + 1] of classes and background of units `hidden` [N, E]; 0 where there is no feature."""
+    folded = space.folded(vocabulary.rows)
+    product = hidden @ folded.weight.T + folded.bias  # [N, R]
+    norm = np.linalg.norm(np.column_stack([hidden, np.ones(len(hidden))]) @ folded.root.T, axis=1)[:, None]
+    there = np.isfinite(norm) & (norm > 0.0)
+    cosine = np.divide(product, norm, out=np.zeros_like(product), where=there)
+    classes = range(len(vocabulary.names))
+    groups = [*classes, BACKGROUND] if (vocabulary.group == BACKGROUND).any() else classes
+    return np.stack([cosine[:, vocabulary.group == group].max(axis=1) for group in groups], axis=1)
+
+
+def labels_reference(cosines, classes, margin, temperature) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Label, uint8 [N], and confidence of scores [N, `classes` or one more]; all 0: the voxel has no feature."""
+    best = cosines.argmax(axis=1)
+    ranked = np.sort(cosines, axis=1)[:, ::-1]
+    ahead = ranked[:, 0] - ranked[:, 1] if cosines.shape[1] > 1 else np.full(len(cosines), np.inf)
+    there = cosines.any(axis=1)
+    label = np.where(there & (ahead >= margin), best, classes).astype(np.uint8)
+    confidence = 1.0 / np.exp((cosines - ranked[:, :1]) / temperature).sum(axis=1)
+    return label, np.where(there, confidence, 0.0)
+
+
+def density_reference(features, points_camera, head, code, canonical, volume=None, chunk=65536) -> NDArray[np.float64]:
+    """Density sigma = softplus(g (w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d + k v) + l), per metre.
+
+    Gain g and logit l are those of the place prior at the point, 1 and 0 where the head has none. v is the volume
+    there, k the factor that the head reads it with. Returns float64 [N].
+    """
+    density, map_of_density = np.empty(len(points_camera)), features[..., : head.hidden]
+    for start in range(0, len(points_camera), chunk):
+        points = points_camera[start : start + chunk]
+        hidden = hidden_reference(map_of_density, points, head.positional_weight, head.hidden_bias, code, canonical)
+        logit = hidden @ head.density_weight.astype(np.float64) + head.density_bias[0]
+        if head.volume is not None:
+            if volume is None:
+                raise ValueError("the head reads a volume, and there is none")
+            logit = logit + float(head.volume.gain[0]) * head.volume.places.sample(volume, points)
+        if head.prior is not None:
+            gain, prior = head.prior.at(points).astype(np.float64).T
+            logit = gain * logit + prior
+        density[start : start + chunk] = density_of_logit(logit)
+    return density
