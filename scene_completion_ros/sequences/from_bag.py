@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from scene_completion_ros.bags.opening import FORMATS
@@ -47,6 +48,8 @@ def posed_recording(
     world_frame: str | None = None,
     odometry_topic: str | None = None,
     lidar_topic: str | None = None,
+    ground_frame: str | None = None,
+    ground_height: float = 0.0,
 ) -> PosedSequence:
     """Give the images of a recording the poses of tf or odometry.
 
@@ -60,6 +63,9 @@ def posed_recording(
         max_gap_s: Largest distance in time of the two poses between which is interpolated. Images without are dropped.
         odometry_topic: nav_msgs/Odometry to use where tf is not enough; the only one by default.
         lidar_topic: PointCloud2 to attach as "lidar"; the only one by default.
+        ground_frame: Frame whose z axis points up from the ground, as `base_frame` of the node or `map`. The world is
+            then this frame as it stands at the first image, and `PosedSequence.floor` is known.
+        ground_height: Height of the ground in it, metres.
 
     Raises:
         BagError: There are no poses: says what to record.
@@ -93,6 +99,11 @@ def posed_recording(
             where=str(reader.path),
             cure="Record /tf (or odometry) and /tf_static together with the images",
         )
+    provenance = recording_provenance(recording) | {"world_frame": world}
+    if ground_frame:
+        upright = buffer.lookup(ground_frame, world, frames[0].stamp_ns, max_gap_ns)
+        frames = [replace(frame, world_from_rig=upright @ frame.world_from_rig) for frame in frames]
+        provenance |= {"ground_frame": ground_frame, "floor": ground_height}
     return PosedSequence(
         name=reader.path.stem,
         cameras=recording.cameras,
@@ -100,7 +111,7 @@ def posed_recording(
         frames=frames,
         pose_source=pose_source,
         metric_scale=True,
-        provenance=recording_provenance(recording) | {"world_frame": world},
+        provenance=provenance,
         rig_from_sensor=rig_from_sensor,
     )
 

@@ -1,20 +1,23 @@
 """Stage `completion` on rooms: trained without eyes that know metres, exported with rounded weights, and scored."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from scene_completion_ros.cli import main
-from scene_completion_ros.evaluation.semantic_classes import ROOM_CLASSES
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.completion_samples import CompletionDataSettings, CompletionSource
 from scene_completion_training.evaluation.deployed_model import DeployedModel
-from scene_completion_training.runner import train
-from scene_completion_training.stages.completion import CompletionConfiguration
+from scene_completion_training.runner import make_stage, train
+from scene_completion_training.stages.completion import CompletionConfiguration, CompletionLosses, CompletionStage
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
 from tests.training.foundation.tiny_models import saved_depth_model
 
@@ -31,9 +34,13 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(rooms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint of a few steps."""
-    folder = tmp_path_factory.mktemp("trained")
+    return train(settings(rooms, tmp_path_factory.mktemp("trained")))
+
+
+def settings(rooms: Path, folder: Path, **changes: object) -> CompletionConfiguration:
+    """A training of a few steps."""
     sources = [CompletionSource(str(rooms))]
-    return train(
+    return dataclasses.replace(
         CompletionConfiguration(
             world="rooms",
             encoder_weights=str(saved_depth_model(folder / "tiny")),
@@ -51,7 +58,8 @@ def trained(rooms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             log_every=1,
             ema_decay=0.0,
             output=str(folder / "run"),
-        )
+        ),
+        **changes,  # type: ignore[arg-type]
     )
 
 
@@ -97,3 +105,43 @@ def test_rooms_are_scored_in_parts_of_their_own_reach(rooms: Path, bundles: tupl
     found = json.loads((tmp_path / "geometry" / "results.json").read_text())
     text = json.dumps(found)
     assert all(f'"range_m": {reach}' in text for reach in (1.6, 3.2, 6.4)) and "surface (depth of plain)" in text
+
+
+def test_a_training_that_goes_on_keeps_to_what_it_started_from(
+    rooms: Path, bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """At the start nothing is to be kept to; the farther the weights go, the more; only where nothing is known."""
+    losses = CompletionLosses(retention=1.0)
+    stage = make_stage(settings(rooms, tmp_path, start_from=str(bundles[0]), losses=losses))
+    assert isinstance(stage, CompletionStage)
+    data = stage.make_data()
+    data.setup("fit")
+    stage.start(data)
+    batch = next(iter(data.train_dataloader()))
+
+    def kept(label: int | None = None) -> float:
+        labels = batch["label"] if label is None else torch.full_like(batch["label"], label)
+        with torch.no_grad():
+            return float(stage.terms(batch | {"label": labels}, torch.Generator())["retention"])
+
+    before = StudentBundle.load(bundles[0]).load_weights()
+    for name, value in stage.field.state_dict().items():
+        np.testing.assert_array_equal(value.numpy().astype(np.float16), before[f"field.{name}"])
+    assert kept() == pytest.approx(0.0, abs=1e-5)
+    stage.field.spatial.occupied.bias.data += 0.5  # type: ignore[operator]
+    little = kept(INVALID)
+    stage.field.spatial.occupied.bias.data += 0.5  # type: ignore[operator]
+    assert kept(INVALID) > little > 0.01
+    assert kept(EMPTY) == pytest.approx(0.0, abs=1e-5)
+    stage.field.pixels.classes.weight.data *= -1.0
+    assert kept(EMPTY) > 1e-4
+
+
+def test_a_start_that_says_two_things_is_refused(rooms: Path, bundles: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="nothing to keep to"):
+        make_stage(settings(rooms, tmp_path, losses=CompletionLosses(retention=1.0)))
+    with pytest.raises(ConfigurationError, match="both go on learning"):
+        make_stage(settings(rooms, tmp_path, start_from=str(bundles[0]), pixels_from=str(bundles[0])))
+    stage = make_stage(settings(rooms, tmp_path, start_from=str(bundles[0]), widths=(8, 16)))
+    with pytest.raises(ConfigurationError, match="for the same camera, volume and widths"):
+        stage.start(stage.make_data())
