@@ -378,12 +378,12 @@ class CompletionStage(Stage):
             old = before(shown, batch["volume_from_camera"], batch["mirrored"])
         off = ((scene.height - old.height) ** 2 + (scene.deviation - old.deviation) ** 2) / (2.0 * old.deviation**2)
         unknown = self.near * (batch["label"] == INVALID)
-        return (
-            occupancy_distillation(scene.occupied, old.occupied, unknown)
-            + class_divergence(scene.classes, old.classes).mean()
-            + class_divergence(view.classes, earlier.classes).mean()
-            + off.mean()
+        hidden = occupancy_distillation(scene.occupied, old.occupied, unknown)
+        named = (
+            class_divergence(scene.classes, old.classes).mean() + class_divergence(view.classes, earlier.classes).mean()
         )
+        kept: Tensor = hidden + named + off.mean()
+        return kept
 
     def _shown(self, view: PixelView, ground: Tensor, batch: dict[str, Tensor]) -> PixelView:
         """The view as the decoder gets it: depths as on other streets, no gradient through them; or the truth."""
