@@ -14,7 +14,6 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import mounting
-from scene_completion_training.data.completion_samples import CompletionDataSettings, CompletionSource
 from scene_completion_training.data.stereo_voxels import OF_NO_CLASS
 from scene_completion_training.extraction.settings import ExtractionSettings
 from scene_completion_training.improvement import pipeline
@@ -23,12 +22,8 @@ from scene_completion_training.improvement.pipeline import Improvement, improve
 from scene_completion_training.improvement.split import cut_along, metres_of_a_turn, places_of
 from scene_completion_training.improvement.steps import STATE
 from scene_completion_training.runner import train
-from scene_completion_training.stages.completion import CompletionConfiguration
-from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
-from tests.training.foundation.tiny_models import saved_depth_model
+from tests.training.small_trainings import small_rooms
 
-CAMERA = CameraSettings(width=96, height=64, field_of_view=70.0, height_above_ground=0.575, pitch_range=(-0.1, 0.65))
-VOLUME = VolumeSettings(near=0.5, far=12.0, ahead=6.4, sideways=3.2, below=0.8, above=2.4, voxel_size=0.1)
 UPRIGHT = ExtractionSettings(ground_frame="map")
 
 
@@ -43,32 +38,15 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_depth_model(tmp_path_factory.mktemp("trunk") / "tiny")
+    """Where the tiny network of the trunk will lie."""
+    return tmp_path_factory.mktemp("current") / "tiny"
 
 
 @pytest.fixture(scope="module")
-def current(walk: Path, trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+def current(walk: Path, trunk: Path) -> StudentBundle:
     """A student that hardly learned, with weights of eight bits in its graph."""
-    folder = tmp_path_factory.mktemp("current")
-    sources = [CompletionSource(str(walk / "sequence"), every=9)]
-    checkpoint = train(
-        CompletionConfiguration(
-            world="rooms",
-            encoder_weights=str(trunk),
-            data=CompletionDataSettings(sources=sources, cache=str(folder / "cache"), workers=0),
-            camera=CAMERA,
-            volume=VOLUME,
-            widths=(8, 12),
-            context=4,
-            reduced=4,
-            steps=2,
-            warmup=1,
-            checkpoint_every=2,
-            ema_decay=0.0,
-            output=str(folder / "run"),
-        ),
-        threads=1,
-    )
+    folder = trunk.parent
+    checkpoint = train(small_rooms(walk / "sequence", folder, every=9), threads=1)
     exported = ["export", str(checkpoint), str(folder / "student"), "--licence", "none", "--int8-weights"]
     assert main([*exported, "--name", "tiny"]) == 0
     return StudentBundle.load(folder / "student")

@@ -1,6 +1,5 @@
 """Stage `completion` on rooms: trained without eyes that know metres, exported with rounded weights, and scored."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -14,12 +13,10 @@ from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID, ROO
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.data.completion_samples import CompletionDataSettings, CompletionSource
 from scene_completion_training.evaluation.deployed_model import DeployedModel
 from scene_completion_training.runner import make_stage, train
-from scene_completion_training.stages.completion import CompletionConfiguration, CompletionLosses, CompletionStage
-from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
-from tests.training.foundation.tiny_models import saved_depth_model
+from scene_completion_training.stages.completion import CompletionLosses, CompletionStage
+from tests.training.small_trainings import small_rooms
 
 
 @pytest.fixture(scope="module")
@@ -34,33 +31,7 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(rooms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint of a few steps."""
-    return train(settings(rooms, tmp_path_factory.mktemp("trained")))
-
-
-def settings(rooms: Path, folder: Path, **changes: object) -> CompletionConfiguration:
-    """A training of a few steps."""
-    sources = [CompletionSource(str(rooms))]
-    return dataclasses.replace(
-        CompletionConfiguration(
-            world="rooms",
-            encoder_weights=str(saved_depth_model(folder / "tiny")),
-            data=CompletionDataSettings(sources=sources, cache=str(folder / "cache"), batch_size=2, workers=0),
-            camera=CameraSettings(
-                width=96, height=64, field_of_view=70.0, height_above_ground=0.575, pitch_range=(-0.1, 0.65)
-            ),
-            volume=VolumeSettings(near=0.5, far=12.0, ahead=6.4, sideways=3.2, below=0.8, above=2.4, voxel_size=0.1),
-            widths=(8, 12),
-            context=4,
-            reduced=4,
-            steps=4,
-            warmup=1,
-            checkpoint_every=4,
-            log_every=1,
-            ema_decay=0.0,
-            output=str(folder / "run"),
-        ),
-        **changes,  # type: ignore[arg-type]
-    )
+    return train(small_rooms(rooms, tmp_path_factory.mktemp("trained")))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +83,7 @@ def test_a_training_that_goes_on_keeps_to_what_it_started_from(
 ) -> None:
     """At the start nothing is to be kept to; the farther the weights go, the more; only where nothing is known."""
     losses = CompletionLosses(retention=1.0)
-    stage = make_stage(settings(rooms, tmp_path, start_from=str(bundles[0]), losses=losses))
+    stage = make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), losses=losses))
     assert isinstance(stage, CompletionStage)
     data = stage.make_data()
     data.setup("fit")
@@ -139,9 +110,9 @@ def test_a_training_that_goes_on_keeps_to_what_it_started_from(
 
 def test_a_start_that_says_two_things_is_refused(rooms: Path, bundles: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="nothing to keep to"):
-        make_stage(settings(rooms, tmp_path, losses=CompletionLosses(retention=1.0)))
+        make_stage(small_rooms(rooms, tmp_path, losses=CompletionLosses(retention=1.0)))
     with pytest.raises(ConfigurationError, match="both go on learning"):
-        make_stage(settings(rooms, tmp_path, start_from=str(bundles[0]), pixels_from=str(bundles[0])))
-    stage = make_stage(settings(rooms, tmp_path, start_from=str(bundles[0]), widths=(8, 16)))
+        make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), pixels_from=str(bundles[0])))
+    stage = make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), widths=(8, 16)))
     with pytest.raises(ConfigurationError, match="for the same camera, volume and widths"):
         stage.start(stage.make_data())

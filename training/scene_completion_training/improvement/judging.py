@@ -175,7 +175,7 @@ class _DriveScorer:
             pose = volume_pose(stated, first.height_above_ground) if stated else first.grid_from_camera
             completers = self._completers(camera)
             if stated:  # the grid stands upright below the camera
-                completers = [completer.mounted(stated).placed(pose) for completer in completers]
+                completers = [completer.mounted(stated, pose) for completer in completers]
             image = sequence.image(index, left)
             completions = [completer.complete(image) for completer in completers]
             own, later = observations(sequence, index, travelled, reach, pose)
