@@ -310,7 +310,7 @@ class CompletionStage(Stage):
             part.load_state_dict(weights.under(f"field.{prefix}") or weights.under(prefix))
         except RuntimeError as error:
             raise ConfigurationError(
-                f"has no {prefix or 'field'} of this kind ({str(error)[:200]})",
+                f"has no head for pixels{'' if prefix else ' and decoder'} of this kind ({str(error)[:200]})",
                 where=where,
                 cure="Name a checkpoint of stage completion, for the same camera, volume and widths",
             ) from error
