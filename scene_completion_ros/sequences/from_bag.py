@@ -1,5 +1,6 @@
 """Posed sequences from bags: images with CameraInfo, poses from tf or odometry, LiDAR where there is some."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from scene_completion_ros.bags.opening import FORMATS
@@ -48,6 +49,10 @@ def posed_recording(
     world_frame: str | None = None,
     odometry_topic: str | None = None,  # nav_msgs/Odometry to use where tf is not enough; the only one by default
     lidar_topic: str | None = None,  # PointCloud2 to attach as "lidar"; the only one by default
+    # Frame whose z axis points up from the ground, as `base_frame` of the node or `map`. The world is then this frame
+    # as it stands at the first image, and `PosedSequence.floor` is known.
+    ground_frame: str | None = None,
+    ground_height: float = 0.0,  # of the ground in it, metres
 ) -> PosedSequence:
     """Give the images of a recording the poses of tf or odometry.
 
@@ -83,6 +88,11 @@ def posed_recording(
     if not frames:
         cure = "Record /tf (or odometry) and /tf_static together with the images"
         raise SequenceError(f"no image has a pose ({counted(dropped)})", where=str(reader.path), cure=cure)
+    provenance = recording_provenance(recording) | {"world_frame": world}
+    if ground_frame:
+        upright = buffer.lookup(ground_frame, world, frames[0].stamp_ns, max_gap_ns)
+        frames = [replace(frame, world_from_rig=upright @ frame.world_from_rig) for frame in frames]
+        provenance |= {"ground_frame": ground_frame, "floor": ground_height}
     return PosedSequence(
         name=reader.path.stem,
         cameras=recording.cameras,
@@ -90,7 +100,7 @@ def posed_recording(
         frames=frames,
         pose_source=pose_source,
         metric_scale=True,
-        provenance=recording_provenance(recording) | {"world_frame": world},
+        provenance=provenance,
         rig_from_sensor=rig_from_sensor,
     )
 

@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 from scene_completion_training.configuration import Configuration, RenderSettings
+from scene_completion_training.data.completion_samples import CompletionDataSettings, CompletionSource
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.view_batches import DataNeeds, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.field_stage import FieldStage
+from scene_completion_training.stages.completion import CompletionConfiguration
 from scene_completion_training.stages.feature_field import FeatureFieldConfiguration, FeatureSettings
+from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
+from tests.training.foundation.tiny_models import saved_depth_model
 
 STEPS = 4
 DIMENSION = 12
@@ -76,3 +80,29 @@ def learn(stage: FieldStage, batch: dict[str, Tensor], loss: str, *, steps: int,
         optimiser.step()
         found.append({name: value.item() for name, value in terms.items()})
     return found
+
+
+def small_rooms(rooms: Path, folder: Path, every: int = 1, **changes: Any) -> CompletionConfiguration:
+    """A training of a few steps in rendered rooms; the network of its trunk lies in the folder, as "tiny"."""
+    sources = [CompletionSource(str(rooms), every=every)]
+    return dataclasses.replace(
+        CompletionConfiguration(
+            world="rooms",
+            encoder_weights=str(saved_depth_model(folder / "tiny")),
+            data=CompletionDataSettings(sources=sources, cache=str(folder / "cache"), batch_size=2, workers=0),
+            camera=CameraSettings(
+                width=96, height=64, field_of_view=70.0, height_above_ground=0.575, pitch_range=(-0.1, 0.65)
+            ),
+            volume=VolumeSettings(near=0.5, far=12.0, ahead=6.4, sideways=3.2, below=0.8, above=2.4, voxel_size=0.1),
+            widths=(8, 12),
+            context=4,
+            reduced=4,
+            steps=4,
+            warmup=1,
+            checkpoint_every=4,
+            log_every=1,
+            ema_decay=0.0,
+            output=str(folder / "run"),
+        ),
+        **changes,
+    )

@@ -38,7 +38,7 @@ OPSET = 18
 _LARGE = 20_000  # numbers from which a weight is worth rounding
 SMALLEST_INVERSE_DEPTH = 1e-3  # per metre: what lies farther is said to lie at a kilometre
 # Settings that name files of the machine that trained.
-_PLACES = ("output", "start_from", "pixels_from", "teacher", "features_from", "encoder_weights")
+_PLACES = ("output", "start_from", "pixels_from", "eyes", "teacher", "features_from", "encoder_weights")
 
 
 class FoldedEncoder(nn.Module):

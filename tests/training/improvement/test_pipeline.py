@@ -211,7 +211,7 @@ def test_what_would_fail_later_is_refused_at_once(bags: list[Path], current: Stu
     looking = dataclasses.replace(current, head=head)
     looking = looking.save(tmp_path / "looking", current.read_encoder(), current.load_weights())
     assert looking.folder is not None
-    with pytest.raises(ImprovementError, match="has a decoder in space"):
+    with pytest.raises(ImprovementError, match="is not told how its camera stands"):
         improve(dataclasses.replace(here, current=looking.folder))
     with pytest.raises(ConfigurationError):
         improve(dataclasses.replace(here, overrides=("nonsense=1",)))

@@ -6,19 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 
 from scene_completion_ros.cli import main
-from scene_completion_ros.errors import BundleError
-from scene_completion_ros.evaluation.semantic_classes import ROOM_CLASSES
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.data.completion_samples import CompletionDataSettings, CompletionSource
 from scene_completion_training.evaluation.density_model import DeployedModel
-from scene_completion_training.runner import train
-from scene_completion_training.stages.completion import CompletionConfiguration, read_eyes
-from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
-from tests.training.foundation.tiny_models import saved_depth_model
+from scene_completion_training.runner import make_stage, train
+from scene_completion_training.stages.completion import (
+    CompletionLosses,
+    CompletionStage,
+    read_eyes,
+)
+from tests.training.small_trainings import small_rooms
 
 
 @pytest.fixture(scope="module")
@@ -33,28 +36,7 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(rooms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint of a few steps."""
-    folder = tmp_path_factory.mktemp("trained")
-    sources = [CompletionSource(str(rooms))]
-    return train(
-        CompletionConfiguration(
-            world="rooms",
-            encoder_weights=str(saved_depth_model(folder / "tiny")),
-            data=CompletionDataSettings(sources=sources, cache=str(folder / "cache"), batch_size=2, workers=0),
-            camera=CameraSettings(
-                width=96, height=64, field_of_view=70.0, height_above_ground=0.575, pitch_range=(-0.1, 0.65)
-            ),
-            volume=VolumeSettings(near=0.5, far=12.0, ahead=6.4, sideways=3.2, below=0.8, above=2.4, voxel_size=0.1),
-            widths=(8, 12),
-            context=4,
-            reduced=4,
-            steps=4,
-            warmup=1,
-            checkpoint_every=4,
-            log_every=1,
-            ema_decay=0.0,
-            output=str(folder / "run"),
-        )
-    )
+    return train(small_rooms(rooms, tmp_path_factory.mktemp("trained")))
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +96,43 @@ def test_rooms_are_scored_in_parts_of_their_own_reach(rooms: Path, bundles: tupl
     found = json.loads((tmp_path / "geometry" / "results.json").read_text())
     text = json.dumps(found)
     assert all(f'"range_m": {reach}' in text for reach in (1.6, 3.2, 6.4)) and "surface (depth of plain)" in text
+
+
+def test_a_training_that_goes_on_keeps_to_what_it_started_from(
+    rooms: Path, bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """At the start nothing is to be kept to; the farther the weights go, the more; only where nothing is known."""
+    losses = CompletionLosses(retention=1.0)
+    stage = make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), losses=losses))
+    assert isinstance(stage, CompletionStage)
+    data = stage.make_data()
+    data.setup("fit")
+    stage.start(data)
+    batch = next(iter(data.train_dataloader()))
+
+    def kept(label: int | None = None) -> float:
+        labels = batch["label"] if label is None else torch.full_like(batch["label"], label)
+        with torch.no_grad():
+            return float(stage.terms(batch | {"label": labels}, torch.Generator())["retention"])
+
+    before = StudentBundle.load(bundles[0]).load_weights()
+    for name, value in stage.field.state_dict().items():
+        np.testing.assert_array_equal(value.numpy().astype(np.float16), before[f"field.{name}"])
+    assert kept() == pytest.approx(0.0, abs=1e-5)
+    stage.field.spatial.occupied.bias.data += 0.5  # type: ignore[operator]
+    little = kept(INVALID)
+    stage.field.spatial.occupied.bias.data += 0.5  # type: ignore[operator]
+    assert kept(INVALID) > little > 0.01
+    assert kept(EMPTY) == pytest.approx(0.0, abs=1e-5)
+    stage.field.pixels.classes.weight.data *= -1.0
+    assert kept(EMPTY) > 1e-4
+
+
+def test_a_start_that_says_two_things_is_refused(rooms: Path, bundles: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="nothing to keep to"):
+        make_stage(small_rooms(rooms, tmp_path, losses=CompletionLosses(retention=1.0)))
+    with pytest.raises(ConfigurationError, match="both go on learning"):
+        make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), pixels_from=str(bundles[0])))
+    stage = make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), widths=(8, 16)))
+    with pytest.raises(ConfigurationError, match="for the same camera, volume and widths"):
+        stage.start(stage.make_data())

@@ -52,7 +52,7 @@ def depth_meter(sequence: PosedSequence, reach: float) -> "DepthMeter":
     return StereoPair(sequence) if len(ahead) == 2 else MotionStereo(sequence, ahead[0], reach)
 
 
-def told_depths(sequences: Iterable[PosedSequence], reach: float) -> dict[str, str]:
+def depth_summaries(sequences: Iterable[PosedSequence], reach: float) -> dict[str, str]:
     """Name of each drive -> what measures its depth, in words; `reach` as above."""
     return {sequence.name: depth_meter(sequence, reach).kind for sequence in sequences}
 

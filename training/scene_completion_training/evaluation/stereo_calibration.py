@@ -30,7 +30,7 @@ from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.head import PlacePrior
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import log_odds_of_probability, logit_of_density, probability_of_log_odds
-from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter, told_depths
+from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter, depth_summaries
 from scene_completion_training.data.stereo_voxels import OCCUPIED, stereo_evidence
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA
 from scene_completion_training.evaluation.density_model import DeployedModel
@@ -109,7 +109,7 @@ def calibrate_on_stereo(
     iou, threshold = best_iou(np.sum([_histogram(frame, prior) for group in groups for frame in group], axis=0))
     record = {
         "fitted_on": "stereo alone: a prior on training drives, all else on held-out drives",
-        "depth": told_depths([*training, *itertools.chain.from_iterable(held_out)], volume.ahead),
+        "depth": depth_summaries([*training, *itertools.chain.from_iterable(held_out)], volume.ahead),
         "training_drives": [drive.name for drive in training],
         "held_out_drives": [[drive.name for drive in group] for group in held_out],
         "prior": chosen,

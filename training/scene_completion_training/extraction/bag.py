@@ -167,9 +167,11 @@ def _posed(recording: Recording, job: Job, report: BagReport, progress: Phase) -
                 world_frame=settings.world_frame,
                 odometry_topic=settings.odometry_topic,
                 lidar_topic=settings.lidar_topic,
+                ground_frame=settings.ground_frame,
+                ground_height=settings.ground_height,
             )
         except (BagError, SequenceError) as error:
-            if settings.poses == "recorded":
+            if settings.poses == "recorded" or settings.ground_frame:
                 raise
             recording.dropped.clear()  # images without a recorded pose get one from their content
             recording.dropped.update(dropped_before)

@@ -45,6 +45,15 @@ class ExtractionSettings:
     world_frame: str | None = _option(
         None, "--set world_frame", "frame of the poses (default: the topmost in tf)", "FRAME"
     )
+    ground_frame: str | None = _option(
+        None,
+        "--set ground_frame",
+        "frame whose z axis points up from the ground, such as map or base_footprint: how cameras stand is known by it",
+        "FRAME",
+    )
+    ground_height: float = _option(
+        0.0, "--set ground_height", "height of the ground in ground_frame", "M", -1000.0, 1000.0
+    )
     sync_tolerance_s: float = _option(
         0.005, "--set sync_tolerance_s", "images of several cameras no further apart make one frame", "S", 0.0, 1.0
     )

@@ -16,23 +16,39 @@ from onnx import numpy_helper
 from scene_completion_ros.errors import BundleError, ImprovementError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
-from scene_completion_ros.inference.encoded_image import Encoder
+from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.checkpoints import Checkpoint, TrainedWeights
 from scene_completion_training.configuration import LossWeights
 from scene_completion_training.export import encoder_onnx, export_bundle, labelled_parts_kept
-from scene_completion_training.gpu_export.parity import GATES, ParityCheck, Reference, canonical_images, density_field
+from scene_completion_training.gpu_export.parity import (
+    GATES,
+    Encode,
+    Gate,
+    ParityCheck,
+    Reference,
+    canonical_images,
+    density_field,
+)
 from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.scene_export import ExportedScene, export_scene
+from scene_completion_training.stages.completion import SceneField, read_eyes
 from scene_completion_training.viewpoint import Viewpoint
 
 CHECKPOINT_EVERY = 50
 LEARNING_RATE = 3e-4
+SCENE_LEARNING_RATE = 1e-4  # of a student with a decoder in space: a tenth of that which it was trained with
 PARITY_IMAGES = 6
 # Rounding weights to float16 moves the map of some students by 0.14 %: their densities and decisions tell more.
 _GATE = dataclasses.replace(GATES["fp32"], features=GATES["fp16"].features)
 # Losses on hidden space: the student says by itself what is empty there.
 _HELD = {"retention": 1.0, "emptiness": 0.0, "sparsity": 0.0}
 _KEPT_SETTINGS = ("encoder", "frozen_blocks")  # what a student's own configuration says of its network
+_KEPT_OF_SCENES = ("world", "widths", "context", "reduced", "distance", "rare", "precision")
+# The weights of the losses of a student with a decoder in space: drives say no classes and no ground.
+_SCENE_LOSSES = {"classes": 0.0, "ground": 0.0, "pixels": 0.0, "retention": 1.0}
+# Of weights rounded to 8 bits: three times what was measured of a student of rooms.
+_EIGHT_BIT_GATE = Gate(features=0.015, density=0.018, occupied_iou=0.98, labels=0.99, volume=0.017, depth=0.055)
 _SAME = 0.01  # norm of the difference of two constants, as a share of their norm, below which they are the same
 # Norm of what no change of depth explains in label units, as a share of their norm: rounding came to 0.0014.
 _LABEL_TOLERANCE = 3e-3
@@ -52,6 +68,10 @@ def write_configuration(
 
     The network is that of the student. One with labels keeps the trunk of its encoder: they read it, and so do words.
     """
+    if bundle.takes_pose:
+        content = _of_scenes(bundle, [*sources, *replay], steps=steps, output=output, cache=cache)
+        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        return
     trained = bundle.provenance.get("configuration", {})
     halved = Viewpoint.of_bundle(bundle).camera.width > bundle.canonical.width
     losses = {name: value for name, value in trained.get("losses", {}).items() if name in vars(LossWeights())}
@@ -60,7 +80,7 @@ def write_configuration(
         "stage": "single_view",
         "start_from": str(bundle.folder),
         "steps": steps,
-        "checkpoint_every": next(every for every in range(min(CHECKPOINT_EVERY, steps), 0, -1) if steps % every == 0),
+        "checkpoint_every": _checkpoint_every(steps),
         "half_resolution_steps": steps if halved else 0,
         "learning_rate": LEARNING_RATE,
         "warmup": max(1, steps // 10),
@@ -80,6 +100,50 @@ def write_configuration(
     file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
+def _checkpoint_every(steps: int) -> int:
+    return next(every for every in range(min(CHECKPOINT_EVERY, steps), 0, -1) if steps % every == 0)
+
+
+def _of_scenes(
+    bundle: StudentBundle, sources: Sequence[Path], *, steps: int, output: Path, cache: Path
+) -> dict[str, Any]:
+    """The configuration of a training that goes on from a student with a decoder in space.
+
+    Depth in real images is off by itself, and nothing is added to that.
+    """
+    trained = bundle.provenance.get("configuration", {})
+    camera, volume = Viewpoint.of_bundle(bundle).settings
+    sees = any(name.startswith("encoder.") for name in bundle.load_weights())
+    kept = {name: trained[name] for name in _KEPT_OF_SCENES if trained.get(name) is not None}
+    return {
+        "stage": "completion",
+        "start_from": str(bundle.folder),
+        "eyes": str(bundle.folder) if sees else "",
+        "steps": steps,
+        "checkpoint_every": _checkpoint_every(steps),
+        "learning_rate": SCENE_LEARNING_RATE,
+        "warmup": max(1, steps // 10),
+        "ema_decay": 0.0,
+        "output": str(output),
+        "losses": trained.get("losses", {}) | _SCENE_LOSSES,
+        "camera": vars(camera) | {"pitch_range": list(camera.pitch_range)},
+        "volume": vars(volume),
+        "data": {
+            "root": "/",
+            "cache": str(cache),
+            "workers": 0,
+            "unlabelled": True,
+            "unknown_pose": 0.1,
+            "exact": 0.0,
+            "depth_scale": 0.0,
+            "depth_waves": 0.0,
+            "depth_far": 0.0,
+            "sources": [{"folder": str(folder.resolve())} for folder in sources],
+        },
+        **kept,
+    }
+
+
 def mix_checkpoint(checkpoint: Path, old: StudentBundle, share: float, file: Path, encoder_weights: str = "") -> Path:
     """Writes a checkpoint whose field lies between that of a student and the one that was trained on from it.
 
@@ -92,7 +156,11 @@ def mix_checkpoint(checkpoint: Path, old: StudentBundle, share: float, file: Pat
     """
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     state = content["state_dict"]
-    for name, before in density_field(old, encoder_weights).state_dict().items():
+    if old.takes_pose:
+        earlier = TrainedWeights.read(_folder(old)).under("field.")
+    else:
+        earlier = density_field(old, encoder_weights).state_dict()
+    for name, before in earlier.items():
         after = state[f"field.{name}"]
         if after.is_floating_point():
             state[f"field.{name}"] = torch.lerp(before.to(after.dtype), after, share).half().to(after.dtype)
@@ -108,9 +176,18 @@ def export_improved(
     Raises BundleError where the labels of the old student cannot be kept beside the new density.
     """
     history = {**provenance, "improved_from": {"name": old.name, "sha256": dict(old.sha256)}}
-    new = export_bundle(checkpoint, folder, name=name, licence=old.licence, provenance=history)
-    low, high = zip(old.focal_range, new.focal_range, strict=True)
-    changes: dict[str, Any] = {"focal_range": (min(low), max(high))}
+    options: dict[str, Any] = {"name": name, "licence": old.licence, "provenance": history}
+    if old.takes_pose:
+        new = export_scene(checkpoint, folder, eight_bit=_rounded(old), **options)
+    else:
+        new = export_bundle(checkpoint, folder, **options)
+    changes: dict[str, Any] = {"focal_range": _both(old.focal_range, new.focal_range)}
+    if old.takes_pose:
+        changes["pitch_range"] = _both(old.pitch_range, new.pitch_range)
+        changes["height_range"] = _both(*(one.height_range or (one.height_above_ground,) * 2 for one in (old, new)))
+        new = dataclasses.replace(new, calibration=old.calibration, threshold=old.threshold, **changes)
+        new = new.save(folder, new.read_encoder(), new.load_weights())
+        return new.with_vocabulary(old.feature_spaces, old.text_bank()) if old.feature_spaces else new
     if not old.head.label_hidden:
         return dataclasses.replace(new, **changes).save(folder, new.read_encoder(), new.load_weights())
     weights = str(Checkpoint.read(checkpoint).configuration.get("encoder_weights", ""))
@@ -126,6 +203,20 @@ def export_improved(
         **changes,
     )
     return labelled.save(folder, encoder, new.load_weights())
+
+
+def _both(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    return min(one[0], other[0]), max(one[1], other[1])
+
+
+def _rounded(bundle: StudentBundle) -> bool:
+    """Whether weights of its graph have eight bits."""
+    graph = onnx.load_from_string(bundle.read_encoder()).graph
+    return any(node.op_type == "DequantizeLinear" for node in graph.node)
+
+
+def _folder(bundle: StudentBundle) -> Path:
+    return bundle.encoder_path.parent
 
 
 def encoder_with_new_density(labelled: bytes, before: DensityField, after: DensityField, camera: Camera) -> bytes:
@@ -233,6 +324,11 @@ def check_parity(
     explains, or its labels changed by more than its depth explains.
     """
     images = canonical_images(images_of, new.canonical, PARITY_IMAGES)
+    if new.takes_pose:
+        encoder = make_encoder(new, threads=threads)
+        found = ParityCheck(new, images, scene_in_torch(new, encoder_weights))(encoder.encode)
+        _refuse(found.failures(_EIGHT_BIT_GATE if _rounded(new) else _GATE))
+        return {name: float(value) for name, value in dataclasses.asdict(found).items()}
     reference = Reference(new, threads=threads, encoder_weights=encoder_weights)
     encoder = make_encoder(new, threads=threads)
 
@@ -245,10 +341,32 @@ def check_parity(
         off = max(_label_difference(encoders, fields, image, hidden) for image in images)
         if not off <= _LABEL_TOLERANCE:
             failures.append(f"label units differ by {off:.2g} of their size")
+    _refuse(failures)
+    return {name: float(value) for name, value in dataclasses.asdict(found).items()}
+
+
+def _refuse(failures: Sequence[str]) -> None:
     if failures:
         cure = "The old student stays. Start again with another --output, and report this if it comes again"
         raise ImprovementError("; ".join(failures), where=f"parity with {WEIGHTS}", cure=cure)
-    return {name: float(value) for name, value in dataclasses.asdict(found).items()}
+
+
+def scene_in_torch(bundle: StudentBundle, encoder_weights: str = "") -> Encode:
+    """What the weights of a student with a decoder in space say in torch, of a camera that stands nobody knows how."""
+    viewpoint, weights = Viewpoint.of_bundle(bundle), TrainedWeights.read(_folder(bundle))
+    state = weights.under("field.")
+    field = SceneField.rebuilt(state, viewpoint)
+    field.load_state_dict(state)
+    eyes = str(_folder(bundle)) if weights.under("encoder.") else ""
+    scene = ExportedScene(field.eval(), read_eyes(eyes, encoder_weights, viewpoint)[0])
+    beside = [torch.from_numpy(values) for values in bundle.graph_inputs().values()]
+
+    def encode(image: NDArray[np.uint8]) -> EncodedImage:
+        planes = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32))[None]
+        with torch.inference_mode():
+            return EncodedImage.of([part.numpy() for part in scene(planes, *beside)])
+
+    return encode
 
 
 @torch.no_grad()

@@ -26,12 +26,13 @@ from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import cameras_ahead
+from scene_completion_ros.sequences.rigs import cameras_ahead, mounting
 from scene_completion_training.data.drawn_views import metres_travelled
 from scene_completion_training.data.motion_stereo import depth_meter
-from scene_completion_training.improvement.split import places_of
+from scene_completion_training.improvement.split import metres_of_a_turn, places_of, reach_of
 from scene_completion_training.workers import Progress, Workers
 
 TOLERANCE = 0.01  # what it may lose elsewhere, of average precision or IoU: as much as chance alone does
@@ -149,28 +150,35 @@ class _DriveScorer:
 
     @property
     def reach(self) -> float:
-        grid = self.students[0].grid
-        return grid.shape[0] * grid.voxel_size
+        return reach_of(self.students[0])
 
     def no_scores(self) -> list[LabelFreeScores]:
         ranges = (self.reach / 4.0, self.reach / 2.0, self.reach)
         return [LabelFreeScores(one.grid, one.threshold, ranges) for one in self.students]
 
     def frames(self, folder: Path) -> list[int]:
-        return _spaced(metres_travelled(places_of(open_recording(folder))), SPACING * self.reach)
+        return _spaced(self.travelled(open_recording(folder)), SPACING * self.reach)
+
+    def travelled(self, sequence: PosedSequence) -> NDArray[np.float64]:
+        """The way up to each frame [N], metres; of cameras in a hand with what their turns count as."""
+        return metres_travelled(places_of(sequence, metres_of_a_turn(self.students[0])))
 
     def score(self, drive: _Drive, progress: Progress) -> Scored:
         sequence, first, reach = open_recording(drive.folder), self.students[0], self.reach
-        travelled = metres_travelled(places_of(sequence))
+        travelled = self.travelled(sequence)
         places = places_along(travelled.tolist(), PLACE * reach)
         scores, shown = self.no_scores(), []
         for index in drive.frames:
             left = cameras_ahead(sequence)[0]
             camera = sequence.cameras[left]
+            stated = mounting(sequence, left, index) if first.takes_pose else None
+            pose = volume_pose(stated, first.height_above_ground) if stated else first.grid_from_camera
             completers = self._completers(camera)
+            if stated:  # the grid stands upright below the camera
+                completers = [completer.mounted(stated, pose) for completer in completers]
             image = sequence.image(index, left)
             completions = [completer.complete(image) for completer in completers]
-            own, later = observations(sequence, index, travelled, reach, first.grid_from_camera)
+            own, later = observations(sequence, index, travelled, reach, pose)
             depth = _depth_of_rays(own, completions[0].depth_camera, first.grid)
             verdict = score_frame(
                 scores,

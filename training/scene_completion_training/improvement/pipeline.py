@@ -16,9 +16,9 @@ from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.whole_files import whole_folder
 from scene_completion_training import CONFIGS
-from scene_completion_training.configuration import Configuration, read_configuration
+from scene_completion_training.configuration import TrainingConfiguration, read_configuration
 from scene_completion_training.data.module import SequenceSource, matching, prepare_source
-from scene_completion_training.data.motion_stereo import told_depths
+from scene_completion_training.data.motion_stereo import FARTHEST, depth_summaries
 from scene_completion_training.evaluation.stereo_calibration import calibrate_on_stereo
 from scene_completion_training.extraction.bag import Job, extract_bags, fingerprint, output_folders
 from scene_completion_training.extraction.reports import BagReport
@@ -41,10 +41,11 @@ from scene_completion_training.improvement.judging import (
     score_students,
 )
 from scene_completion_training.improvement.report_card import ShownFrames, write_card
-from scene_completion_training.improvement.split import Split, split_drives, split_replay
+from scene_completion_training.improvement.split import Split, metres_of_a_turn, reach_of, split_drives, split_replay
 from scene_completion_training.improvement.steps import FULL_TEXT, UNFINISHED, Steps, disk_watched
-from scene_completion_training.improvement.suitable import DriveLook, check_suitable, refuse_overlap
-from scene_completion_training.runner import train
+from scene_completion_training.improvement.suitable import NEAR_M, DriveLook, check_suitable, refuse_overlap
+from scene_completion_training.runner import make_stage, train
+from scene_completion_training.viewpoint import STREET_AHEAD_M
 from scene_completion_training.workers import Progress, Workers
 
 CARD = "report_card.html"
@@ -95,6 +96,10 @@ def improve(improvement: Improvement) -> Outcome:
     """
     improvement = _absolute(improvement)
     old = _checked(improvement)
+    if old.takes_pose and improvement.extraction.keyframe_metres == ExtractionSettings.keyframe_metres:
+        metres = ExtractionSettings.keyframe_metres * reach_of(old) / STREET_AHEAD_M
+        extraction = dataclasses.replace(improvement.extraction, keyframe_metres=metres)
+        improvement = dataclasses.replace(improvement, extraction=extraction)
     with Workers(improvement.workers, improvement.ray_address, improvement.threads or 1) as workers:
         return _Run(improvement, old, workers).outcome()
 
@@ -114,8 +119,8 @@ def _checked(improvement: Improvement) -> StudentBundle:
         what = f"has no {WEIGHTS}, so nothing can be trained on from it"
         cure = "Export it without --without-weights, or name another student"
         raise ImprovementError(what, where=f"student {improvement.current}", cure=cure)
-    if old.head.volume is not None:
-        what = "has a decoder in space, and only students without one can be trained on"
+    if old.head.volume is not None and not old.takes_pose:
+        what = "reads a volume, and is not told how its camera stands: no training goes on from such a student"
         raise ImprovementError(what, where=f"student {improvement.current}", cure="Name another student")
     accepted_before = (improvement.output / "student.json").is_file() and (improvement.work / CARD).is_file()
     if improvement.output.exists() and not accepted_before:
@@ -132,7 +137,8 @@ def _checked(improvement: Improvement) -> StudentBundle:
     for bag in (*improvement.bags, *improvement.held_out):
         if not bag.exists():
             raise ImprovementError("is not there", where=str(bag), cure="Name rosbag2 folders, .mcap, .db3 or .bag")
-    configuration = read_configuration(CONFIGS / "single_view.yaml", list(improvement.overrides), Configuration)
+    stage = "room.yaml" if old.takes_pose else "single_view.yaml"
+    configuration = read_configuration(CONFIGS / stage, list(improvement.overrides), TrainingConfiguration)
     if configuration.devices * configuration.nodes > 1:
         what = "the trainer would start this whole command again in each process"
         cure = "Leave them out: an improvement trains in one process"
@@ -163,9 +169,9 @@ class _Run:
         of_student = {"student": dict(self.old.sha256)}
         known = {"replay": _prints(plan.replay), "keep": _prints(plan.keep)}
         usable = step("looking at the drives", of_student | known, lambda: self._usable(extracted))
-        reach = self.old.grid.shape[0] * self.old.grid.voxel_size
+        reach = reach_of(self.old)
         parts = step("splitting", {"gap": reach}, lambda: self._split(usable, reach))
-        self.split = Split(**{name: [Path(folder) for folder in folders] for name, folders in parts.items()})
+        self.split = Split(**{name: [Path(folder) for folder in folders] for name, folders in parts["parts"].items()})
         step("preparing", {"steps": plan.steps, "overrides": list(plan.overrides)}, self._prepared)
         checkpoint = Path(step("training", {}, self._trained)["checkpoint"])
         mixed = step("choosing weights", {"tolerance": plan.tolerance}, lambda: self._mixed(checkpoint))
@@ -174,14 +180,15 @@ class _Run:
         parity = step("checking parity", {}, self._parity)
         judged = step("judging", {"margin": plan.margin, "tolerance": plan.tolerance}, self._judged)
         facts = {
-            "recordings": extracted["told"],
-            "split": {name.replace("_", " "): ", ".join(_names(folders)) for name, folders in vars(self.split).items()},
+            "recordings": extracted["summary"],
+            "split": {name.replace("_", " "): ", ".join(_names(folders)) for name, folders in vars(self.split).items()}
+            | {"least gap of a drive that is cut": f"{parts['gap']:.2g} m"},
             "replay": {
                 name: ", ".join(_names(folders)) or "none"
                 for name, folders in zip(("learned again", "calibrating"), split_replay(plan.replay), strict=True)
             },
-            "weights": mixed["told"],
-            "depth that judges": told_depths(map(open_recording, (*self.split.held_out, *plan.keep)), reach),
+            "weights": mixed["summary"],
+            "depth that judges": depth_summaries(map(open_recording, (*self.split.held_out, *plan.keep)), reach),
             "calibration": calibrated,
             "parity": parity,
         }
@@ -214,11 +221,12 @@ class _Run:
                 cure = "`scene-completion extract` names the options for poses, scale and calibration"
                 raise ImprovementError(what, where=name, cure=cure)
         flat = [list(itertools.chain.from_iterable(group)) for group in (learned, scored)]
-        return {"training": flat[0], "held_out": flat[1], "told": notes}
+        return {"training": flat[0], "held_out": flat[1], "summary": notes}
 
     def _usable(self, extracted: dict[str, Any]) -> dict[str, Any]:
         """Drives that a student can learn from, and what was wrong with the others; refuses copies and overlaps."""
         notes: list[str] = []
+        near = NEAR_M * (reach_of(self.old) / STREET_AHEAD_M if self.old.takes_pose else 1.0)
         found: dict[str, list[str]] = {"training": [], "held_out": []}
         looks: dict[str, list[DriveLook]] = {"training": [], "held_out": []}
         for part in found:
@@ -230,13 +238,13 @@ class _Run:
                     notes.append(str(error))
                     continue
                 found[part].append(folder)
-                looks[part].append(DriveLook.of(sequence))
+                looks[part].append(DriveLook.of(sequence, near))
             if extracted[part] and not found[part]:
                 what = f"no drive is of use. {' '.join(notes)}"
                 cure = "Record the robot's own camera by day while it drives"
                 raise ImprovementError(what, where="recordings" if part == "training" else "--held-out", cure=cure)
-        replayed = [DriveLook.of(open_recording(folder)) for folder in self.plan.replay]
-        kept = [DriveLook.of(open_recording(folder)) for folder in self.plan.keep]
+        replayed = [DriveLook.of(open_recording(folder), near) for folder in self.plan.replay]
+        kept = [DriveLook.of(open_recording(folder), near) for folder in self.plan.keep]
         for number, look in enumerate(looks["training"]):
             refuse_overlap([look], looks["training"][:number], role="drive")
         refuse_overlap(looks["held_out"], [*looks["training"], *replayed])
@@ -247,15 +255,25 @@ class _Run:
         return {**found, "notes": notes}
 
     def _split(self, usable: dict[str, Any], reach: float) -> dict[str, Any]:
+        """Parts of the drives. A camera in a hand may stay in one room: then gaps end where views have little alike."""
         folder = self.plan.work.resolve() / "split"
+        drives = ([Path(one) for one in usable["training"]], [Path(one) for one in usable["held_out"]])
+        turning = metres_of_a_turn(self.old)
+        gaps = [reach, FARTHEST * reach] if turning else [reach]
         with disk_watched("splitting", folder):
-            split = split_drives(
-                [Path(one) for one in usable["training"]], [Path(one) for one in usable["held_out"]], reach, folder
-            )
-        return {name: [str(one) for one in folders] for name, folders in vars(split).items()}
+            while True:
+                try:
+                    split = split_drives(*drives, gaps[0], folder, turning=turning)
+                    break
+                except ImprovementError:
+                    if len(gaps) == 1:
+                        raise
+                gaps.pop(0)
+        parts = {name: [str(one) for one in folders] for name, folders in vars(split).items()}
+        return {"parts": parts, "gap": gaps[0]}
 
     def _configuration(self) -> Any:
-        return read_configuration(self.plan.work / "training.yaml", list(self.plan.overrides), Configuration)
+        return read_configuration(self.plan.work / "training.yaml", list(self.plan.overrides), TrainingConfiguration)
 
     def _written(self) -> Any:
         """The configuration of a training that goes on from the student, which is written for all who train."""
@@ -273,6 +291,10 @@ class _Run:
     def _prepared(self) -> dict[str, Any]:
         """Prepares the frames of the training's drives."""
         configuration = self._written().completed()
+        if self.old.takes_pose:  # its eyes do not travel
+            samples = make_stage(configuration).make_data()
+            samples.setup("fit")
+            return {"frames": samples.record()["frames"]["training"]}
         data, viewpoint, processes = configuration.data, configuration.viewpoint(), 2 if self.workers.alone else 1
 
         def prepared(source: SequenceSource, _: Progress) -> int:
@@ -317,7 +339,7 @@ class _Run:
             + (f", {one.replayed:.3f} on replayed ones" if one.replayed is not None else "")
             for one in mixtures
         }
-        return {"checkpoint": files[chosen], "share": chosen, "told": {**notes, "chosen": f"{chosen:.1%}"}}
+        return {"checkpoint": files[chosen], "share": chosen, "summary": {**notes, "chosen": f"{chosen:.1%}"}}
 
     def _encoder_weights(self) -> str:
         return str(getattr(self._configuration(), "encoder_weights", ""))

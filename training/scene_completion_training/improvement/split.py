@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImprovementError
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_training.data.drawn_views import metres_travelled
 from scene_completion_training.improvement.steps import UNFINISHED
 
@@ -29,7 +31,9 @@ class Split:
     held_out: list[Path]  # what old and new student are compared on
 
 
-def split_drives(drives: Sequence[Path], named: Sequence[Path], gap: float, folder: Path) -> Split:
+def split_drives(
+    drives: Sequence[Path], named: Sequence[Path], gap: float, folder: Path, *, turning: float = 0.0
+) -> Split:
     """Splits drives; what is scored and calibrated on comes last in time.
 
     Three drives or more stay whole: the last is held out, the one before calibrates. Of fewer, each is cut into three
@@ -41,6 +45,7 @@ def split_drives(drives: Sequence[Path], named: Sequence[Path], gap: float, fold
         named: Folders that the user holds out; none to choose by time.
         gap: Metres between parts: as far as a frame looks ahead.
         folder: Where parts of drives are written, anew.
+        turning: As `places_of` has it.
     """
     if folder.exists():
         shutil.rmtree(folder)
@@ -54,14 +59,14 @@ def split_drives(drives: Sequence[Path], named: Sequence[Path], gap: float, fold
     short = []
     for number, drive in enumerate(ordered):
         sequence = PosedSequence.load(drive)
-        cuts = cut_along(places_of(sequence), shares, gap)
+        cuts = cut_along(places_of(sequence, turning), shares, gap)
         if min(len(cut) for cut in cuts) < LEAST_FRAMES:
             short.append(f"{sequence.name} ({sequence.travelled_distance():.0f} m)")
             continue
         for name, cut in zip(PARTS, cuts, strict=False):
             parts[name].append(_written(sequence, cut, folder / f"{number:02d}_{name}"))
     if not parts["training"]:
-        what = f"too short to be split into {len(shares)} parts with gaps of {gap:.0f} m: {', '.join(short)}"
+        what = f"too short to be split into {len(shares)} parts with gaps of {gap:.2g} m: {', '.join(short)}"
         cure = "Give three drives or more, or longer ones, or name a held-out drive with --held-out"
         raise ImprovementError(what, where="recordings", cure=cure)
     return Split(parts["training"], parts["calibration"], list(named) or parts["held_out"])
@@ -79,7 +84,7 @@ def split_replay(replay: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def cut_along(places: NDArray[np.float64], shares: Sequence[float], gap: float) -> list[NDArray[np.int64]]:
-    """Frames of each part of a drive, of positions [N, 3], by the share of the way of each; gaps are metres."""
+    """Frames of each part of a drive, of `places_of` it, by the share of the way of each; gaps are metres."""
     travelled = metres_travelled(places)
     usable = travelled[-1] - gap * (len(shares) - 1)
     parts: list[NDArray[np.int64]] = []
@@ -96,9 +101,30 @@ def cut_along(places: NDArray[np.float64], shares: Sequence[float], gap: float) 
     return parts
 
 
-def places_of(sequence: PosedSequence) -> NDArray[np.float64]:
-    """Positions of the rig in its frames [N, 3], metres, frame of the world."""
-    return np.stack([frame.world_from_rig.translation for frame in sequence.frames])
+def metres_of_a_turn(bundle: StudentBundle) -> float:
+    """What a turn of the camera by a radian counts as, metres: one by its field of view shows another volume.
+
+    Nothing where the student is not told how its camera stands: a car turns where it drives.
+    """
+    return reach_of(bundle) / bundle.canonical.horizontal_fov if bundle.takes_pose else 0.0
+
+
+def reach_of(bundle: StudentBundle) -> float:
+    """How far ahead a student looks, metres."""
+    return bundle.grid.shape[0] * bundle.grid.voxel_size
+
+
+def places_of(sequence: PosedSequence, turning: float = 0.0) -> NDArray[np.float64]:
+    """Positions of the rig in its frames [N, 3], metres, frame of the world; with turns also directions, [N, 6].
+
+    `turning`: metres that a turn by a radian counts as; the direction that the camera looks in is as long.
+    """
+    places = np.stack([frame.world_from_rig.translation for frame in sequence.frames])
+    if not turning:
+        return places
+    camera = cameras_ahead(sequence)[0]
+    axes = [sequence.world_from_camera(index, camera).rotation[:, 2] for index in range(len(sequence))]
+    return np.concatenate([places, turning * np.stack(axes)], axis=1)
 
 
 def _written(sequence: PosedSequence, frames: NDArray[np.int64], folder: Path) -> Path:

@@ -7,6 +7,7 @@ hidden, voxels of labelled LiDAR, and stereo.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 from collections.abc import Mapping
@@ -32,8 +33,10 @@ from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import CompletionData, CompletionDataSettings, Eyes
 from scene_completion_training.data.stereo_voxels import OF_NO_CLASS
 from scene_completion_training.losses.occupancy import (
+    class_divergence,
     class_terms,
     depth_likelihood,
+    occupancy_distillation,
     occupied_cross_entropy,
     surface_likelihood,
 )
@@ -66,6 +69,8 @@ class CompletionLosses:
         ground: Likelihood of the height of the ground.
         depth: Likelihood of the depth of pixels.
         pixels: Cross entropy of the classes of pixels.
+        retention: How far a training that goes on from another one is from it where drives say nothing: occupancy of
+            voxels that nothing measured, all classes, and the ground (Learning without Forgetting; Li and Hoiem 2016).
     """
 
     occupied: float = 2.0
@@ -73,6 +78,7 @@ class CompletionLosses:
     ground: float = 0.2
     depth: float = 0.1
     pixels: float = 0.2
+    retention: float = 0.0
 
 
 @dataclass
@@ -89,6 +95,7 @@ class CompletionConfiguration(TrainingConfiguration):
         only_pixels: Train the head for pixels alone: no volume is completed, and steps are several times faster.
         pixels_from: Checkpoint of another training on the same eyes, or its bundle: its head for pixels is taken as it
             is, and goes on learning with `only_pixels`.
+        start_from: Checkpoint of this stage, or a bundle, on the same eyes: its head and its decoder go on learning.
         data: Recordings and samples.
         losses: Weights of the losses.
         camera: The canonical camera.
@@ -111,6 +118,7 @@ class CompletionConfiguration(TrainingConfiguration):
     world: Literal["streets", "rooms"] = "streets"
     only_pixels: bool = False
     pixels_from: str = ""
+    start_from: str = ""
     data: CompletionDataSettings = field(default_factory=CompletionDataSettings)
     losses: CompletionLosses = field(default_factory=CompletionLosses)
     camera: CameraSettings = field(default_factory=CameraSettings)
@@ -129,6 +137,18 @@ class CompletionConfiguration(TrainingConfiguration):
     def validation_interval(self) -> int | None:
         """Steps between validations; None without any."""
         return self.validate_every if self.data.validation else None
+
+    def check(self) -> None:
+        """Refuses to start from two trainings, and to keep to none."""
+        super().check()
+        if self.start_from and (self.pixels_from or self.only_pixels):
+            what = "holds a head for pixels and a decoder, which both go on learning"
+            raise ConfigurationError(what, where="start_from", cure="Leave out pixels_from and only_pixels")
+        if self.losses.retention and not self.start_from:
+            what = "there is nothing to keep to"
+            raise ConfigurationError(
+                what, where="losses.retention", cure="Name a student with start_from, or set it to 0"
+            )
 
     def viewpoint(self) -> Viewpoint:
         """The canonical camera, and the volume that is completed."""
@@ -281,17 +301,11 @@ class CompletionStage(Stage):
             raise ConfigurationError(
                 f"have the trunk {encoder.trunk_name}", where="eyes", cure="Name eyes of Depth Anything"
             )
-        if self.settings.pixels_from:
-            weights = TrainedWeights.read(Path(self.settings.pixels_from))
-            known = weights.under("pixels.") or weights.under("field.pixels.")  # of a checkpoint, or of a bundle
-            try:
-                self.field.pixels.load_state_dict(known)
-            except RuntimeError as error:
-                raise ConfigurationError(
-                    f"has no head for pixels of this kind ({str(error)[:200]})",
-                    where="pixels_from",
-                    cure="Name a checkpoint of stage completion, for the same camera",
-                ) from error
+        if self.settings.start_from:
+            self._take("start_from", self.field, "")
+            self._remember()
+        elif self.settings.pixels_from:
+            self._take("pixels_from", self.field.pixels, "pixels.")
         elif self.eyes.metric:
             self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
         if self.settings.mean_of:
@@ -311,6 +325,28 @@ class CompletionStage(Stage):
             for total, values in zip(sums, (label != EMPTY, scene.occupied.sigmoid(), counts), strict=True):
                 total += (values * counts).sum(dim=0)
         self.field.spatial.match_mean(*sums)
+
+    def go_on(self) -> None:
+        """What it once started from is read again, before the weights of its checkpoint."""
+        if self.settings.losses.retention:
+            self._take("start_from", self.field, "")
+            self._remember()
+
+    def _take(self, where: str, part: nn.Module, prefix: str) -> None:
+        """Gives a part of the field the weights of another training, or of its bundle."""
+        weights = TrainedWeights.read(Path(getattr(self.settings, where)))
+        try:
+            part.load_state_dict(weights.under(f"field.{prefix}") or weights.under(prefix))
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"has no head for pixels{'' if prefix else ' and decoder'} of this kind ({str(error)[:200]})",
+                where=where,
+                cure="Name a checkpoint of stage completion, for the same camera, volume and widths",
+            ) from error
+
+    def _remember(self) -> None:
+        # In a list: no module of the stage, it never learns, and no checkpoint needs it.
+        self._forerunner = [copy.deepcopy(self.field).eval().requires_grad_(False)]
 
     def callbacks(self) -> list[lightning.Callback]:
         """The average of the weights."""
@@ -336,12 +372,47 @@ class CompletionStage(Stage):
         maps = [batch[name].contiguous(memory_format=torch.channels_last) for name in ("fused", "relative", "tokens")]
         ground = self.field.stated_ground(pose, batch["known"], mirrored)
         view = self.field.pixels(*maps, ground)
+        earlier = self._before(maps, ground)
         with torch.autocast(kind, enabled=False):
             if self.settings.only_pixels:
                 return self._of_pixels(view, batch)
             terms = {} if self.settings.pixels_from else self._of_pixels(view, batch)
-            scene = self.field(self._shown(view, ground, batch), pose, mirrored)
-            return terms | self._of_voxels(scene, batch, generator)
+            shown = self._shown(view, ground, batch)
+            scene = self.field(shown, pose, mirrored)
+            terms |= self._of_voxels(scene, batch, generator)
+            if earlier is not None:
+                terms["retention"] = self._retained(scene, view, earlier, shown, batch)
+            return terms
+
+    @torch.no_grad()
+    def _before(self, maps: list[Tensor], ground: Tensor) -> PixelView | None:
+        """What the training that this one goes on from says of the pixels, where that is to be kept."""
+        if not self.settings.losses.retention:
+            return None
+        (before,) = self._forerunner
+        view: PixelView = before.to(self.device).pixels(*maps, ground)
+        return view
+
+    def _retained(
+        self, scene: CompletedScene, view: PixelView, earlier: PixelView, shown: PixelView, batch: dict[str, Tensor]
+    ) -> Tensor:
+        """How far it is from what it started from: of pixels the classes, of space what the old decoder makes of them.
+
+        The old decoder is shown the same view as the new one: what it says of hidden space follows depths that the new
+        head knows better.
+        """
+        (before,) = self._forerunner
+        before.spatial.mixed = self.field.spatial.mixed
+        with torch.no_grad():
+            old = before(shown, batch["volume_from_camera"], batch["mirrored"])
+        off = ((scene.height - old.height) ** 2 + (scene.deviation - old.deviation) ** 2) / (2.0 * old.deviation**2)
+        unknown = self.near * (batch["label"] == INVALID)
+        hidden = occupancy_distillation(scene.occupied, old.occupied, unknown)
+        named = (
+            class_divergence(scene.classes, old.classes).mean() + class_divergence(view.classes, earlier.classes).mean()
+        )
+        kept: Tensor = hidden + named + off.mean()
+        return kept
 
     def _shown(self, view: PixelView, ground: Tensor, batch: dict[str, Tensor]) -> PixelView:
         """The view as the decoder gets it: depths as on other streets, no gradient through them; or the truth."""
