@@ -175,7 +175,7 @@ class SceneDecoder(nn.Module):
             for part, mean in zip(pooled[:2], usual, strict=True)
         ]
         shift = (logits[0] - logits[1])[None].expand(STRIDE**2, -1, -1, -1, -1)
-        self.mean += shift.reshape(self.mean.shape)
+        self.mean.add_(shift.reshape(self.mean.shape))
 
     def _with_neighbours(self, x: Tensor) -> Tensor:
         """What the U-Net makes of the columns [B, C, X, Y]."""
