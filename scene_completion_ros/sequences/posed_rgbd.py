@@ -1,8 +1,9 @@
 """Folders of posed colour and depth images: 7-Scenes (Shotton et al., CVPR 2013), and what is laid out like it.
 
 Files are frame-000000.color.jpg (or .png), .depth.png and .pose.txt, world_from_camera. Their intrinsics are in
-camera-intrinsics.txt; without it they are those of 7-Scenes. The world of such recordings hangs somehow in space: it is
-set upright by the floor and the walls that depth shows, and its floor lies at height 0.
+camera-intrinsics.txt; without it they are those of 7-Scenes. They are those of depth: colour has often a lens of its
+own, which is found by where edges of depth lie in colour images. The world of such recordings hangs somehow in space:
+it is set upright by the floor and the walls that depth shows, and its floor lies at height 0.
 """
 
 import itertools
@@ -10,6 +11,7 @@ import re
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,9 +21,9 @@ from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.evaluation.fused_depth import fuse_depth, resampled
 from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth, labelled_truth
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.geometry.depth_images import agreement, surface_normals
+from scene_completion_ros.geometry.depth_images import agreement, depth_at_rays, surface_normals
 from scene_completion_ros.geometry.grids import ROOM_GRID
-from scene_completion_ros.picture_files import decode_picture, read_size
+from scene_completion_ros.picture_files import decode_picture, read_rgb, read_size
 from scene_completion_ros.sequences.frame_lists import FRAME_NUMBERS
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
 
@@ -39,6 +41,9 @@ _LOOKED_AT = 40  # frames that say where up is
 _PLAUSIBLE_M = (0.2, 15.0)
 _LEAST_FLOOR = 0.02  # of the level places
 _LEAST_LEVEL = 0.02  # of all surfaces, within 14 degrees of level
+_ZOOMS = np.arange(0.86, 1.145, 0.01)  # of colour against depth
+_COMPARED, _FARTHEST_SHIFT = 12, 0.04  # frames, and of the width of the image
+_CLEARER = 1.5  # by how much edges have to agree better for another lens to be believed
 _LEAST_SMOOTH = 0.1  # of the pixels with a depth, from which an image shows surfaces
 
 
@@ -88,19 +93,24 @@ def posed_rgbd(path: Path, *, poses: str | None = None) -> PosedSequence:
     _check_poses(folder, camera, matrices, depths)
     level_from_world = _upright(folder, camera, matrices, depths)
     recording = _Recording(camera, tuple(level_from_world @ pose for pose in matrices), tuple(depths))
+    step = max(1, len(depths) // _COMPARED)
+    colour = _colour_camera(camera, [_image(folder, number) for number in list(kept)[::step]], depths[::step])
     unrelated = poses == UNKNOWN_POSES
     frames = [
         Frame(
             stamp_ns=number * PERIOD_NS,
             images={CAMERA: _image(folder, number)},
             world_from_rig=RigidTransform.identity() if unrelated else recording.poses[index],
-            assets={"depth": depths[index], FUSED: partial(recording.voxels, index)},
+            assets={
+                "depth": depths[index] if colour == camera else partial(_registered, camera, colour, depths[index]),
+                FUSED: partial(recording.voxels, index),
+            },
         )
         for index, number in enumerate(kept)
     ]
     return PosedSequence(
         name=path.resolve().name,
-        cameras={CAMERA: camera},
+        cameras={CAMERA: colour},
         rig_from_camera={CAMERA: RigidTransform.identity()},
         frames=frames,
         pose_source=poses or "poses of the recording",
@@ -117,6 +127,7 @@ def posed_rgbd(path: Path, *, poses: str | None = None) -> PosedSequence:
                 "grid_from_camera": "level",
             },
             **({"frames_without_pose": lost} if lost else {}),
+            **({"colour_lens": "found by the edges of depth"} if colour != camera else {}),
         },
     )
 
@@ -200,6 +211,59 @@ def _camera(folder: Path, number: int) -> Camera:
     except (ValueError, SceneCompletionError) as error:
         cure = "Restore it: a row-major 3x3 matrix, in pixels"
         raise SequenceError(f"holds no intrinsics ({error})", where=str(file), cure=cure) from error
+
+
+def _colour_camera(camera: Camera, images: list[Path], depths: list[partial[NDArray[np.float32]]]) -> Camera:
+    """The lens of colour images: that of depth, unless edges of depth clearly lie elsewhere in them.
+
+    Edges of inverse depth are zoomed about the middle of the image; their correlation with edges of colour, summed over
+    frames, has its peak at the shift between the two.
+    """
+    width, height = camera.width // 2, camera.height // 2
+    frames = []
+    for file, read in zip(images, depths, strict=True):
+        image = cv2.resize(
+            decode_picture(np.frombuffer(file.read_bytes(), np.uint8), file.suffix[1:], where=str(file)),
+            (width, height),
+        )
+        depth = cv2.resize(read(), (width, height), interpolation=cv2.INTER_NEAREST)
+        near = cv2.medianBlur(np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0.0), 5)
+        measured = cv2.erode((depth > 0.0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+        edges = np.where(measured, np.minimum(_edges(near), 0.5), 0.0)
+        colour = np.minimum(_edges(cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (0, 0), 1.0)), 150.0)
+        frames.append((edges.astype(np.float32), np.fft.rfft2(colour - colour.mean())))
+    reach = max(1, round(_FARTHEST_SHIFT * width))
+    peaks = []
+    for zoom in _ZOOMS:
+        warp = np.array([[zoom, 0.0, 0.5 * width * (1.0 - zoom)], [0.0, zoom, 0.5 * height * (1.0 - zoom)]])
+        total = np.zeros((height, width))
+        for edges, colour in frames:
+            moved = cv2.warpAffine(edges, warp, (width, height))
+            moved = (moved - moved.mean()) / max(float(np.linalg.norm(moved - moved.mean())), 1e-9)
+            total += np.fft.irfft2(colour * np.conj(np.fft.rfft2(moved)), s=total.shape)
+        window = np.roll(total, (reach, reach), axis=(0, 1))[: 2 * reach + 1, : 2 * reach + 1]
+        down, right = np.unravel_index(int(window.argmax()), window.shape)
+        peaks.append((float(window.max()), float(zoom), int(right) - reach, int(down) - reach))
+    best, same = max(peaks), min(peaks, key=lambda peak: abs(peak[1] - 1.0))
+    if best[0] < _CLEARER * same[0]:
+        return camera
+    _, zoom, right, down = best
+    cx, cy = (
+        zoom * (place - 0.5 * size) + 0.5 * size
+        for place, size in ((camera.cx, camera.width), (camera.cy, camera.height))
+    )
+    return replace(camera, fx=zoom * camera.fx, fy=zoom * camera.fy, cx=cx + 2.0 * right, cy=cy + 2.0 * down)
+
+
+def _edges(values: NDArray[Any]) -> NDArray[np.float32]:
+    across, down = (cv2.Sobel(np.asarray(values, np.float32), cv2.CV_32F, *axis) for axis in ((1, 0), (0, 1)))
+    return np.hypot(across, down)
+
+
+def _registered(camera: Camera, colour: Camera, depth: partial[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """A depth image as the lens of the colour images has it."""
+    measured = depth()
+    return depth_at_rays(measured, _depth_camera(camera, measured), _depth_camera(colour, measured))
 
 
 def _depth_camera(camera: Camera, depth: NDArray[np.float32]) -> Camera:

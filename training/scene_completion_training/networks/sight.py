@@ -25,6 +25,8 @@ from. With it, the mean of |error| / σ at 12 to 60 m of window 04 is 0.7 and 0.
 learned from."""
 _LEAST_GROUND = 0.01
 """Mean weight of the pixels of an image, its nearest road 1, at which the road says half of what it can say."""
+_MOST_OFF = 0.5
+"""Logarithm of depth from which what pixels see is a table or a ditch, and no ground at another scale."""
 _LOG_DEVIATION = -2.3
 """Of the logarithm of depth, at the start: about a tenth."""
 
@@ -164,8 +166,8 @@ def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor, kind:
     """
     inverse = spec.inverse_depth(view.code)
     level = spec.inverse_depth(ground[:, :1])
-    off = (inverse.clamp_min(1e-3) / level.clamp_min(1e-3)).log().clamp(-0.5, 0.5)
-    near = ((level > 1.0 / kind.farthest) & (level < 1.0 / kind.nearest)) * ground[:, 1:]
+    off = (inverse.clamp_min(1e-3) / level.clamp_min(1e-3)).log()
+    near = ((level > 1.0 / kind.farthest) & (level < 1.0 / kind.nearest) & (off.abs() < _MOST_OFF)) * ground[:, 1:]
     places = (1, 2, 3)
     nearness = (level / level.amax(dim=places, keepdim=True).clamp_min(1e-3)) ** 2
     shown = (2.0 * view.classes.detach().softmax(dim=1)[:, label : label + 1] - 1.0).clamp_min(0.0)
