@@ -23,7 +23,7 @@ from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth, lab
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import agreement, depth_at_rays, surface_normals
 from scene_completion_ros.geometry.grids import ROOM_GRID
-from scene_completion_ros.picture_files import decode_picture, read_rgb, read_size
+from scene_completion_ros.picture_files import decode_picture, read_size
 from scene_completion_ros.sequences.frame_lists import FRAME_NUMBERS
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
 
@@ -242,8 +242,8 @@ def _colour_camera(camera: Camera, images: list[Path], depths: list[partial[NDAr
             moved = (moved - moved.mean()) / max(float(np.linalg.norm(moved - moved.mean())), 1e-9)
             total += np.fft.irfft2(colour * np.conj(np.fft.rfft2(moved)), s=total.shape)
         window = np.roll(total, (reach, reach), axis=(0, 1))[: 2 * reach + 1, : 2 * reach + 1]
-        down, right = np.unravel_index(int(window.argmax()), window.shape)
-        peaks.append((float(window.max()), float(zoom), int(right) - reach, int(down) - reach))
+        row, column = np.unravel_index(int(window.argmax()), window.shape)
+        peaks.append((float(window.max()), float(zoom), int(column) - reach, int(row) - reach))
     best, same = max(peaks), min(peaks, key=lambda peak: abs(peak[1] - 1.0))
     if best[0] < _CLEARER * same[0]:
         return camera
