@@ -58,9 +58,11 @@ def make_small_student(folder: Path, seed: int = 0, *, reads_depth: bool = False
     torch.manual_seed(seed)
     field: FeatureField
     density = DensityField(
-        CAMERA, encoder=EncoderDecoder((CAMERA.height, CAMERA.width), channels=16, pretrained=False),
-        depth_channel=False, hidden=32,
-    )  # fmt: skip
+        CAMERA,
+        encoder=EncoderDecoder((CAMERA.height, CAMERA.width), channels=16, pretrained=False),
+        depth_channel=False,
+        hidden=32,
+    )
     if reads_depth:
         torch.nn.init.normal_(density.encoder.project.weight, std=0.1)
         for name, parameter in density.encoder.decoder.named_parameters():
@@ -74,10 +76,16 @@ def make_small_student(folder: Path, seed: int = 0, *, reads_depth: bool = False
     of_density = {name: getattr(head_weights(density), name) for name in _OF_DENSITY}
     head: HeadWeights = dataclasses.replace(labels, **of_density)
     bundle = StudentBundle(
-        name="small", canonical=CAMERA, head=head, feature_size=feature_size(density, CAMERA),
-        class_names=class_names(CLASSES), class_colours=class_colours(CLASSES), grid=GRID,
-        provenance={"configuration": {"encoder": "efficientnet_lite0"}}, licence="Apache-2.0",
-    )  # fmt: skip
+        name="small",
+        canonical=CAMERA,
+        head=head,
+        feature_size=feature_size(density, CAMERA),
+        class_names=class_names(CLASSES),
+        class_colours=class_colours(CLASSES),
+        grid=GRID,
+        provenance={"configuration": {"encoder": "efficientnet_lite0"}},
+        licence="Apache-2.0",
+    )
     weights = {name: value.detach().numpy().astype(np.float16) for name, value in density.state_dict().items()}
     saved = bundle.save(folder, encoder_onnx(field, CAMERA), weights)
     return dataclasses.replace(saved, threshold=_median(saved)).save(folder, saved.read_encoder(), weights)
@@ -105,11 +113,15 @@ def make_spatial_student(folder: Path, model: Path | None = None, seed: int = 0)
         field.encoder.projection.weight[0].normal_(0.0, 0.1)  # depth that depends on the image
     _settle(field)
     bundle = StudentBundle(
-        name="spatial", canonical=CAMERA,
-        head=dataclasses.replace(head_weights(field), volume=volume_reading(GRID)), point_code=spec,
-        feature_size=feature_size(field, CAMERA), grid=GRID, provenance={"configuration": {"encoder": trunk}},
+        name="spatial",
+        canonical=CAMERA,
+        head=dataclasses.replace(head_weights(field), volume=volume_reading(GRID)),
+        point_code=spec,
+        feature_size=feature_size(field, CAMERA),
+        grid=GRID,
+        provenance={"configuration": {"encoder": trunk}},
         licence="Apache-2.0",
-    )  # fmt: skip
+    )
     saved = bundle.save(folder, graph_of(LookingEncoder(field), CAMERA, ["features", "volume", "depth"]))
     return dataclasses.replace(saved, threshold=_median(saved)).save(folder, saved.read_encoder())
 

@@ -29,20 +29,33 @@ HIDDEN = 48
 def small_data(drive: Path) -> DataSettings:
     """A drive as training data; what is prepared of it lies beside it, and serves all tests."""
     return DataSettings(
-        root=str(drive.parent), cache=str(drive.parent / "stage_cache"), workers=0,
-        sources=[SequenceSource(drive.name)], fusion=FusionSettings(free_samples=20_000, views=3),
+        root=str(drive.parent),
+        cache=str(drive.parent / "stage_cache"),
+        workers=0,
+        sources=[SequenceSource(drive.name)],
+        fusion=FusionSettings(free_samples=20_000, views=3),
         views=ViewSettings(occupancy_points=256, far_views=True),
-    )  # fmt: skip
+    )
 
 
 def small_training(drive: Path, output: Path, **changes: Any) -> dict[str, Any]:
     """Values of the configuration of any stage."""
     steps = changes.get("steps", STEPS)
     return {
-        "data": small_data(drive), "render": RenderSettings(patches=1, samples=8), "seed": 1, "steps": steps,
-        "warmup": 1, "half_resolution_steps": steps, "checkpoint_every": 2, "picture_every": 0, "log_every": 1,
-        "prior_steps": 2, "pretrained": False, "output": str(output), **changes,
-    }  # fmt: skip
+        "data": small_data(drive),
+        "render": RenderSettings(patches=1, samples=8),
+        "seed": 1,
+        "steps": steps,
+        "warmup": 1,
+        "half_resolution_steps": steps,
+        "checkpoint_every": 2,
+        "picture_every": 0,
+        "log_every": 1,
+        "prior_steps": 2,
+        "pretrained": False,
+        "output": str(output),
+        **changes,
+    }
 
 
 def feature_training(drive: Path, output: Path, features: FeatureSettings, **changes: Any) -> FeatureFieldConfiguration:

@@ -61,10 +61,15 @@ def overrides(root: Path, name: str) -> list[str]:
     poses = f", poses: {root / 'slam'}" if name.endswith("raw") else ""
     sources = f'[{{folder: "{"*/*_sync" if poses else "data_2d_raw/*"}"{poses}}}]'
     return [
-        *SMALL, f"data.root={root}", f"data.sources={sources}", f"data.validation={sources}",
-        f"data.frames={root / 'train_files.txt'}", f"data.validation_frames={root / 'val_files.txt'}",
-        f"data.cache={root / 'resized'}", f"output={root / name}",
-    ]  # fmt: skip
+        *SMALL,
+        f"data.root={root}",
+        f"data.sources={sources}",
+        f"data.validation={sources}",
+        f"data.frames={root / 'train_files.txt'}",
+        f"data.validation_frames={root / 'val_files.txt'}",
+        f"data.cache={root / 'resized'}",
+        f"output={root / name}",
+    ]
 
 
 class CutOff(Exception):

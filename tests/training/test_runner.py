@@ -70,9 +70,17 @@ def test_killed_training_resumes_on_the_same_losses(
 ) -> None:
     """After SIGKILL the next twelve losses agree to 1e-6 with those of a training that was left alone."""
     settings = small_training(
-        synthetic_drive, tmp_path / "run", seed=3, steps=KILLED_STEPS, warmup=2, checkpoint_every=4,
-        picture_every=12, ema_start=2, depth_only_steps=6, half_resolution_steps=KILLED_STEPS - 1,
-    )  # fmt: skip
+        synthetic_drive,
+        tmp_path / "run",
+        seed=3,
+        steps=KILLED_STEPS,
+        warmup=2,
+        checkpoint_every=4,
+        picture_every=12,
+        ema_start=2,
+        depth_only_steps=6,
+        half_resolution_steps=KILLED_STEPS - 1,
+    )
     data = dataclasses.replace(
         small_data(synthetic_drive), workers=1, cache=str(tmp_path / "cache"), views=ViewSettings(occupancy_points=256)
     )
@@ -324,10 +332,17 @@ def test_plan_of_a_published_training(tmp_path: Path, capsys: pytest.CaptureFixt
     split = layouts.write_split(root / "train_files.txt", listed)
     output, cache = tmp_path / "output", tmp_path / "cache"
     overrides = [
-        *SMALL, f"data.root={root}", 'data.sources=[{folder: "data_2d_raw/*"}]', "data.validation=[]",
-        f"data.frames={split}", "data.validation_frames=", f"data.cache={cache}", f"output={output}",
-        "data.batch_size=2", "steps=6",
-    ]  # fmt: skip
+        *SMALL,
+        f"data.root={root}",
+        'data.sources=[{folder: "data_2d_raw/*"}]',
+        "data.validation=[]",
+        f"data.frames={split}",
+        "data.validation_frames=",
+        f"data.cache={cache}",
+        f"output={output}",
+        "data.batch_size=2",
+        "steps=6",
+    ]
     file = CONFIGS / "full_size" / "bts_kitti_360.yaml"
     assert main(["train", "--plan", "--config", str(file), *overrides]) == 0
     printed = capsys.readouterr().out

@@ -40,13 +40,22 @@ def configuration(town: Path, tmp_path_factory: pytest.TempPathFactory) -> Singl
     return SingleViewConfiguration(
         camera="auto",
         data=DataSettings(
-            root=str(town.parent), sources=[SequenceSource("sequence")], cache=str(folder / "prepared"), workers=0,
+            root=str(town.parent),
+            sources=[SequenceSource("sequence")],
+            cache=str(folder / "prepared"),
+            workers=0,
             views=ViewSettings(occupancy_points=4096),
         ),
-        losses=LossWeights(emptiness=0.1), render=RenderSettings(patches=1, samples=8), steps=STEPS,
-        half_resolution_steps=STEPS, checkpoint_every=STEPS, prior_steps=120, picture_every=0, pretrained=False,
+        losses=LossWeights(emptiness=0.1),
+        render=RenderSettings(patches=1, samples=8),
+        steps=STEPS,
+        half_resolution_steps=STEPS,
+        checkpoint_every=STEPS,
+        prior_steps=120,
+        picture_every=0,
+        pretrained=False,
         output=str(folder / "run"),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")

@@ -117,19 +117,27 @@ def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
 
 
 def graph_of(
-    module: nn.Module, camera: Camera, outputs: list[str], beside: Mapping[str, Tensor] | None = None,
+    module: nn.Module,
+    camera: Camera,
+    outputs: list[str],
+    beside: Mapping[str, Tensor] | None = None,
     *,
     eight_bit: bool = False,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """A module as ONNX for images of a canonical camera; weights fp16, with `eight_bit` large ones int8 by channel."""
     image = torch.zeros(1, 3, camera.height, camera.width)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.onnx"
         # The tracing exporter: a graph of plain convolutions without an extra dependency.
         torch.onnx.export(
-            module.eval(), (image, *(beside or {}).values()), file, input_names=["image", *(beside or {})],
-            output_names=outputs, opset_version=OPSET, dynamo=False,
-        )  # fmt: skip
+            module.eval(),
+            (image, *(beside or {}).values()),
+            file,
+            input_names=["image", *(beside or {})],
+            output_names=outputs,
+            opset_version=OPSET,
+            dynamo=False,
+        )
         model = onnx.load(file)
     if eight_bit:
         _store_eight_bit(model.graph)
@@ -182,9 +190,11 @@ def _store_half(graph: onnx.GraphProto) -> None:
 def head_weights(field: DensityField) -> HeadWeights:
     """Takes the head of a field."""
     return HeadWeights(
-        positional_weight=_array(field.position_layer.weight), hidden_bias=_array(field.position_layer.bias),
-        density_weight=_array(field.density_layer.weight[0]), density_bias=_array(field.density_layer.bias),
-    )  # fmt: skip
+        positional_weight=_array(field.position_layer.weight),
+        hidden_bias=_array(field.position_layer.bias),
+        density_weight=_array(field.density_layer.weight[0]),
+        density_bias=_array(field.density_layer.bias),
+    )
 
 
 def volume_reading(grid: VoxelGrid) -> VolumeReading:
@@ -241,13 +251,21 @@ def export_bundle(
     about = {**provenance, "configuration": without_places(record.get("configuration", {}))}
     about |= {"calibration": {"fitted_on": "training voxels" if stored.link else "nothing"}}
     bundle = StudentBundle(
-        name=name, canonical=camera, head=head_weights(field), point_code=field.spec,
-        feature_size=feature_size(field, camera), height_above_ground=viewpoint.height_above_ground,
-        pitch_range=viewpoint.pitch_range, grid=viewpoint.volume.grid,
-        depth_range=(field.spec.near, field.spec.far), focal_range=(low * 0.99, high * 1.01),
+        name=name,
+        canonical=camera,
+        head=head_weights(field),
+        point_code=field.spec,
+        feature_size=feature_size(field, camera),
+        height_above_ground=viewpoint.height_above_ground,
+        pitch_range=viewpoint.pitch_range,
+        grid=viewpoint.volume.grid,
+        depth_range=(field.spec.near, field.spec.far),
+        focal_range=(low * 0.99, high * 1.01),
         normalisation=Normalisation(trunk.mean, trunk.scale),
-        calibration=link_calibration(stored.link, viewpoint.volume.voxel_size), provenance=about, licence=licence,
-    )  # fmt: skip
+        calibration=link_calibration(stored.link, viewpoint.volume.voxel_size),
+        provenance=about,
+        licence=licence,
+    )
     weights = {key: value.detach().numpy().astype(np.float16) for key, value in field.state_dict().items()}
     return bundle.save(folder, encoder_onnx(field, camera), weights if keep_weights else None)
 
@@ -259,8 +277,11 @@ def export_labelled(
     student: StudentBundle,
     classes: Path,  # folder that `scene-completion classes` made of that checkpoint, its file of names edited or not
     folder: Path,
-    *, name: str, licence: str, keep_weights: bool = True,
-) -> tuple[StudentBundle, float]:  # fmt: skip
+    *,
+    name: str,
+    licence: str,
+    keep_weights: bool = True,
+) -> tuple[StudentBundle, float]:
     """Exports a student with labels: the density, calibration and camera that it has, and the classes of its features.
 
     Returns the bundle, and the share of points whose label is the class of their cluster. Raises BundleError where the
@@ -279,15 +300,22 @@ def export_labelled(
     record: dict[str, Any] = {"configuration": without_places(stored.record.get("configuration", {}))}
     record |= {"agreement_with_clusters": round(labels.agreement, 4)}
     head = dataclasses.replace(
-        student.head, label_positional_weight=_array(field.positions.weight),
-        label_hidden_bias=_array(field.positions.bias), label_weight=labels.weight, label_bias=labels.bias,
-    )  # fmt: skip
+        student.head,
+        label_positional_weight=_array(field.positions.weight),
+        label_hidden_bias=_array(field.positions.bias),
+        label_weight=labels.weight,
+        label_bias=labels.bias,
+    )
     labelled = dataclasses.replace(
-        student, name=name, licence=licence, head=head,
-        class_names=named.class_names, class_colours=named.class_colours,
+        student,
+        name=name,
+        licence=licence,
+        head=head,
+        class_names=named.class_names,
+        class_colours=named.class_colours,
         feature_spaces=spaces,  # those of the student read other label units
         provenance={**student.provenance, "labels": record},
-    )  # fmt: skip
+    )
     weights = student.load_weights() if keep_weights else None
     return labelled.save(folder, encoder_onnx(field, student.canonical), weights), labels.agreement
 

@@ -195,9 +195,12 @@ class FieldStage(Stage):
         """The encoder that the settings ask for."""
         settings = self.settings
         return EncoderDecoder(
-            (self.camera.height, self.camera.width), trunk=settings.encoder, pretrained=settings.pretrained,
-            frozen_blocks=settings.frozen_blocks, weights=settings.encoder_weights,
-        )  # fmt: skip
+            (self.camera.height, self.camera.width),
+            trunk=settings.encoder,
+            pretrained=settings.pretrained,
+            frozen_blocks=settings.frozen_blocks,
+            weights=settings.encoder_weights,
+        )
 
     def start_learning(self) -> None:
         """Says which weights learn, after they have been loaded."""
@@ -304,14 +307,24 @@ class FieldStage(Stage):
             return None
         half = batch["roles"].shape[1] // 2
         return render_patches(
-            field, self.loss_camera, batch["encoder_from_view"], batch["roles"][:, :half], patches=render.patches,
-            samples=render.samples, near=self.near, far=self.far, generator=generator,
-        )  # fmt: skip
+            field,
+            self.loss_camera,
+            batch["encoder_from_view"],
+            batch["roles"][:, :half],
+            patches=render.patches,
+            samples=render.samples,
+            near=self.near,
+            far=self.far,
+            generator=generator,
+        )
 
     def volume_terms(
-        self, field: ObservedField, rendered: RenderedPatches | None, batch: dict[str, Tensor],
+        self,
+        field: ObservedField,
+        rendered: RenderedPatches | None,
+        batch: dict[str, Tensor],
         generator: torch.Generator,
-    ) -> dict[str, Tensor]:  # fmt: skip
+    ) -> dict[str, Tensor]:
         """Losses on the density: rendered views, occupancy of voxels, emptiness of the rest."""
         losses = self.settings.losses
         terms: dict[str, Tensor] = {}
@@ -339,9 +352,15 @@ class FieldStage(Stage):
         volume = self.viewpoint.volume
         near, far = volume.sampled_depth
         return sample_view_volume(
-            self.camera, len(batch["image"]), VOLUME_POINTS, near=near, far=far, heights=volume.sampled_heights,
-            generator=generator, device=batch["image"].device,
-        )  # fmt: skip
+            self.camera,
+            len(batch["image"]),
+            VOLUME_POINTS,
+            near=near,
+            far=far,
+            heights=volume.sampled_heights,
+            generator=generator,
+            device=batch["image"].device,
+        )
 
     def grouped_optimiser(self, trunk: Trunk, head: list[nn.Module]) -> Any:
         """Adam with rates of their own for trunk and head, warm-up, then decay: one rate left depth behind."""
@@ -375,9 +394,12 @@ class SingleImageStage(FieldStage):
         """The density field that the settings ask for, on an encoder that is new unless it is given."""
         settings = self.settings
         return DensityField(
-            self.camera, self.viewpoint.volume.point_code, encoder=encoder or self.make_encoder(),
-            depth_channel=depth_channel, hidden=settings.hidden,
-        )  # fmt: skip
+            self.camera,
+            self.viewpoint.volume.point_code,
+            encoder=encoder or self.make_encoder(),
+            depth_channel=depth_channel,
+            hidden=settings.hidden,
+        )
 
     @property
     def density(self) -> DensityField:

@@ -132,9 +132,11 @@ def _network(configuration: Configuration, weights: Mapping[str, Tensor]) -> nn.
     stage, viewpoint = configuration.stage, configuration.viewpoint()
     camera, code = viewpoint.camera, viewpoint.volume.point_code
     encoder = EncoderDecoder(
-        (camera.height, camera.width), trunk=configuration.encoder, pretrained=False,
+        (camera.height, camera.width),
+        trunk=configuration.encoder,
+        pretrained=False,
         weights=configuration.encoder_weights,
-    )  # fmt: skip
+    )
     hidden = configuration.hidden
     if stage == "teacher":
         return nn.ModuleDict(

@@ -92,17 +92,28 @@ def _trainer(
         callbacks += _checkpoints(configuration)
     parallel = configuration.devices * configuration.nodes > 1
     return lightning.Trainer(
-        max_steps=configuration.steps, max_epochs=-1, accelerator="auto", devices=configuration.devices,
-        num_nodes=configuration.nodes, strategy="ddp_find_unused_parameters_true" if parallel else "auto",
-        precision=configuration.precision, callbacks=callbacks,
+        max_steps=configuration.steps,
+        max_epochs=-1,
+        accelerator="auto",
+        devices=configuration.devices,
+        num_nodes=configuration.nodes,
+        strategy="ddp_find_unused_parameters_true" if parallel else "auto",
+        precision=configuration.precision,
+        callbacks=callbacks,
         use_distributed_sampler=False,  # the sampler knows its process
-        plugins=[SafeCheckpoints()], logger=TensorBoardLogger(output, name=None, version="curves"),
-        default_root_dir=output, gradient_clip_val=configuration.gradient_clip or None,
-        log_every_n_steps=configuration.log_every, val_check_interval=configuration.validation_interval,
-        limit_val_batches=None if configuration.validation_interval else 0, check_val_every_n_epoch=None,
-        num_sanity_val_steps=0, fast_dev_run=2 if fast_dev_run else False, enable_checkpointing=not fast_dev_run,
+        plugins=[SafeCheckpoints()],
+        logger=TensorBoardLogger(output, name=None, version="curves"),
+        default_root_dir=output,
+        gradient_clip_val=configuration.gradient_clip or None,
+        log_every_n_steps=configuration.log_every,
+        val_check_interval=configuration.validation_interval,
+        limit_val_batches=None if configuration.validation_interval else 0,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        fast_dev_run=2 if fast_dev_run else False,
+        enable_checkpointing=not fast_dev_run,
         enable_model_summary=False,
-    )  # fmt: skip
+    )
 
 
 def _checkpoints(configuration: TrainingConfiguration) -> list[ModelCheckpoint]:
@@ -300,10 +311,13 @@ def plan(configuration: TrainingConfiguration, threads: int | None = None) -> Pl
     with TemporaryDirectory() as folder:
         cache = f"{folder}/cache" if configuration.data.cache else ""
         tried = dataclasses.replace(
-            configuration, output=f"{folder}/output",
-            data=dataclasses.replace(configuration.data, cache=cache, workers=0), picture_every=0,
-            depth_only_steps=0, half_resolution_steps=half if half >= configuration.steps else 0,
-        )  # fmt: skip
+            configuration,
+            output=f"{folder}/output",
+            data=dataclasses.replace(configuration.data, cache=cache, workers=0),
+            picture_every=0,
+            depth_only_steps=0,
+            half_resolution_steps=half if half >= configuration.steps else 0,
+        )
         stage = make_stage(tried)
         assert isinstance(stage, FieldStage)
         data = stage.make_data(_PlannedData)
@@ -322,12 +336,21 @@ def _tried(configuration: Configuration, stage: FieldStage, data: _PlannedData) 
         recorded.forget()
     clock = _Clock()
     trainer = lightning.Trainer(
-        max_steps=steps, accelerator="auto", devices=1, precision=configuration.precision,
-        callbacks=[*stage.callbacks(), clock], logger=False, default_root_dir=stage.settings.output,
-        gradient_clip_val=configuration.gradient_clip or None, limit_val_batches=0, num_sanity_val_steps=0,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        max_steps=steps,
+        accelerator="auto",
+        devices=1,
+        precision=configuration.precision,
+        callbacks=[*stage.callbacks(), clock],
+        logger=False,
+        default_root_dir=stage.settings.output,
+        gradient_clip_val=configuration.gradient_clip or None,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         use_distributed_sampler=False,
-    )  # fmt: skip
+    )
     trainer.fit(stage, datamodule=data)
     loading, computing = (float(np.mean(found[WARM_UP:] or found)) for found in (clock.loading, clock.computing))
     device, gpu = trainer.strategy.root_device, None
@@ -339,9 +362,18 @@ def _tried(configuration: Configuration, stage: FieldStage, data: _PlannedData) 
     taken = configuration.steps * settings.batch_size * configuration.devices * configuration.nodes
     cores = len(os.sched_getaffinity(0)) // configuration.devices
     return Plan(
-        steps=configuration.steps, frames=sum(len(wanted) for wanted in data.wanted.values()), listed=counted,
-        samples=taken, epochs=taken / (settings.distinct_samples or trained), cache=settings.cache,
-        prepared=sum(int(wanted.sum()) for wanted in data.wanted.values()), frame_bytes=data.frame_bytes(),
-        frame_s=data.frame_s, processors=max(2, settings.workers), loading_s=loading, computing_s=computing,
-        workers=min(settings.workers, max(1, cores)), gpu=gpu,
-    )  # fmt: skip
+        steps=configuration.steps,
+        frames=sum(len(wanted) for wanted in data.wanted.values()),
+        listed=counted,
+        samples=taken,
+        epochs=taken / (settings.distinct_samples or trained),
+        cache=settings.cache,
+        prepared=sum(int(wanted.sum()) for wanted in data.wanted.values()),
+        frame_bytes=data.frame_bytes(),
+        frame_s=data.frame_s,
+        processors=max(2, settings.workers),
+        loading_s=loading,
+        computing_s=computing,
+        workers=min(settings.workers, max(1, cores)),
+        gpu=gpu,
+    )

@@ -49,9 +49,16 @@ class ExportedScene(nn.Module):
         self.rays = ray_camera(field.camera)
 
     def forward(
-        self, image: Tensor, cell_pixels: Tensor, cell_depth: Tensor, cell_in_view: Tensor, voxel_pixels: Tensor,
-        voxel_depth: Tensor, voxel_in_view: Tensor, ground: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        self,
+        image: Tensor,
+        cell_pixels: Tensor,
+        cell_depth: Tensor,
+        cell_in_view: Tensor,
+        voxel_pixels: Tensor,
+        voxel_depth: Tensor,
+        voxel_in_view: Tensor,
+        ground: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Units [1, z x, y, K], logits [1, X, Y, Z], z-depth [1, h', w'], ground [1, 2, x, y]; see `graph_inputs`."""
         view = self.field.look(self.trunk.with_tokens(image), ground)
         cells = Lookups(cell_pixels, cell_depth, cell_in_view)
@@ -62,11 +69,15 @@ class ExportedScene(nn.Module):
 
 
 def export_scene(
-    file: Path, folder: Path,
+    file: Path,
+    folder: Path,
     *,
-    name: str, licence: str, provenance: Mapping[str, Any], keep_weights: bool = True,
+    name: str,
+    licence: str,
+    provenance: Mapping[str, Any],
+    keep_weights: bool = True,
     eight_bit: bool = False,  # large weights of the graph are int8: half the size
-) -> StudentBundle:  # fmt: skip
+) -> StudentBundle:
     """Exports a checkpoint of stage `completion` and what its eyes have of their own; see `export_bundle`."""
     stored = Checkpoint.read(file)
     settings, viewpoint = stored.configuration, stored.viewpoint
@@ -79,33 +90,46 @@ def export_scene(
     # Its logit, before the softplus of density, is that of the probability.
     itself = {"log_scale": torch.zeros(()), "offset": torch.zeros(())}
     bundle = StudentBundle(
-        name=name, canonical=field.camera,
+        name=name,
+        canonical=field.camera,
         head=HeadWeights(
-            positional_weight=np.zeros((0, code.size), np.float32), hidden_bias=np.zeros(0, np.float32),
-            density_weight=np.zeros(0, np.float32), density_bias=np.zeros(1, np.float32),
+            positional_weight=np.zeros((0, code.size), np.float32),
+            hidden_bias=np.zeros(0, np.float32),
+            density_weight=np.zeros(0, np.float32),
+            density_bias=np.zeros(1, np.float32),
             label_positional_weight=np.zeros((classes, code.size), np.float32),
             label_hidden_bias=np.zeros(classes, np.float32),
-            label_weight=SHARPNESS * np.eye(classes, dtype=np.float32), label_bias=np.zeros(classes, np.float32),
-            volume=volume_reading(grid), unit_stride=STRIDE,
+            label_weight=SHARPNESS * np.eye(classes, dtype=np.float32),
+            label_bias=np.zeros(classes, np.float32),
+            volume=volume_reading(grid),
+            unit_stride=STRIDE,
         ),
-        point_code=code, feature_size=(z * x, y), height_above_ground=viewpoint.height_above_ground,
+        point_code=code,
+        feature_size=(z * x, y),
+        height_above_ground=viewpoint.height_above_ground,
         height_range=stored.record.get("height_range") and tuple(stored.record["height_range"]),
         pitch_range=tuple(stored.record.get("pitch_range", viewpoint.pitch_range)),
-        focal_range=(low * 0.99, high * 1.01), depth_range=(code.near, code.far),
-        normalisation=Normalisation(encoder.trunk.mean, encoder.trunk.scale), class_names=field.names,
+        focal_range=(low * 0.99, high * 1.01),
+        depth_range=(code.near, code.far),
+        normalisation=Normalisation(encoder.trunk.mean, encoder.trunk.scale),
+        class_names=field.names,
         class_colours=tuple(COLOURS[label] for label in field.names),
-        calibration=link_calibration(itself, grid.voxel_size), grid=grid,
+        calibration=link_calibration(itself, grid.voxel_size),
+        grid=grid,
         provenance={**provenance, "configuration": without_places(settings), "calibration": {"fitted_on": "nothing"}},
         licence=licence,
-    )  # fmt: skip
+    )
     weights = {f"field.{key}": value for key, value in field.state_dict().items()}
     weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items() if key in eyes.own}
     stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
     beside = {name: torch.from_numpy(values) for name, values in bundle.graph_inputs().items()}
     graph = graph_of(
-        ExportedScene(field, encoder), field.camera, ["features", "volume", "depth", "surface"], beside,
+        ExportedScene(field, encoder),
+        field.camera,
+        ["features", "volume", "depth", "surface"],
+        beside,
         eight_bit=eight_bit,
-    )  # fmt: skip
+    )
     return bundle.save(folder, graph, stored_weights if keep_weights else None)
 
 

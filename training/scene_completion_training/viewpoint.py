@@ -172,9 +172,13 @@ class CameraSettings:
             fx = STREET_CAMERA.fx / STREET_CAMERA.width * width
         middle = (STREET_CAMERA.cy + 0.5) / STREET_CAMERA.height
         return Camera(
-            fx=fx, fy=fx if self.fy is None else self.fy, cx=(width - 1) / 2.0 if self.cx is None else self.cx,
-            cy=height * middle - 0.5 if self.cy is None else self.cy, width=width, height=height,
-        )  # fmt: skip
+            fx=fx,
+            fy=fx if self.fy is None else self.fy,
+            cx=(width - 1) / 2.0 if self.cx is None else self.cx,
+            cy=height * middle - 0.5 if self.cy is None else self.cy,
+            width=width,
+            height=height,
+        )
 
 
 @dataclass(frozen=True)

@@ -116,10 +116,14 @@ class Workers:
         return [found[number] for number in range(len(tasks))]
 
     def _elsewhere(
-        self, do: Callable[[Task, Progress], Result], tasks: Sequence[Task],
-        lost: Callable[[Task, str], Result] | None, name: Callable[[Task], str],
-        needs: Callable[[Task], Sequence[Path]], written: Path | None,
-    ) -> Iterator[tuple[int, Result]]:  # fmt: skip
+        self,
+        do: Callable[[Task, Progress], Result],
+        tasks: Sequence[Task],
+        lost: Callable[[Task, str], Result] | None,
+        name: Callable[[Task], str],
+        needs: Callable[[Task], Sequence[Path]],
+        written: Path | None,
+    ) -> Iterator[tuple[int, Result]]:
         ray = self._joined()
         remote = ray.remote(num_cpus=self.threads, max_retries=1)(_done)
         seen: list[Path] = []

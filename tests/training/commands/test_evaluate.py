@@ -177,9 +177,14 @@ class TextAlignedTeacher:
 
 
 def test_open_vocabulary_of_a_town(
-    street: PosedSequence, student: StudentBundle, text_bank: Path, agglomerated: list[Path],
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    street: PosedSequence,
+    student: StudentBundle,
+    text_bank: Path,
+    agglomerated: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Every row that there is, of two seeds."""
     monkeypatch.setattr(teachers, "open_teacher", lambda *args, **options: TextAlignedTeacher())
     (tmp_path / "words.yaml").write_text("training_vocabulary: [car]\nwords: {automobile: [car]}\n")
@@ -216,9 +221,13 @@ def test_open_vocabulary_of_a_town(
 
 
 def test_open_vocabulary_refuses_what_it_cannot_do(
-    student: StudentBundle, text_bank: Path, agglomerated: list[Path], monkeypatch: pytest.MonkeyPatch,
-    street: PosedSequence, tmp_path: Path,
-) -> None:  # fmt: skip
+    student: StudentBundle,
+    text_bank: Path,
+    agglomerated: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    street: PosedSequence,
+    tmp_path: Path,
+) -> None:
     monkeypatch.setattr(teachers, "open_teacher", lambda *args, **options: TextAlignedTeacher("other"))
     town = street.save(tmp_path / "town")
     given = ("--student", student.folder, "--bank", text_bank, "--output", tmp_path / "y", "--data", town)

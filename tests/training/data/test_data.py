@@ -28,9 +28,11 @@ PLAIN = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=F
 @pytest.fixture(scope="module")
 def frames(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> list[PreparedFrame]:
     files = prepare_sequence(
-        kitti_odometry(synthetic_drive), tmp_path_factory.mktemp("cache"),
-        settings=FusionSettings(free_samples=100_000), workers=1,
-    )  # fmt: skip
+        kitti_odometry(synthetic_drive),
+        tmp_path_factory.mktemp("cache"),
+        settings=FusionSettings(free_samples=100_000),
+        workers=1,
+    )
     return [load_prepared(file) for file in files]
 
 

@@ -45,9 +45,12 @@ def _with_fisheye(drive: Path) -> PosedSequence:
             image[v - 2 : v + 3, u - 2 : u + 3] = 255
         frames.append(dataclasses.replace(frame, images={**frame.images, "fisheye": _Picture(image)}))
     return PosedSequence(
-        "aside", {**sequence.cameras, "fisheye": FISHEYE}, {**sequence.rig_from_camera, "fisheye": mounted}, frames,
+        "aside",
+        {**sequence.cameras, "fisheye": FISHEYE},
+        {**sequence.rig_from_camera, "fisheye": mounted},
+        frames,
         "made up",
-    )  # fmt: skip
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,15 +19,18 @@ FISHEYE = Camera(155.6, 155.6, 159.5, 119.5, 320, 240, "equidistant", (-0.018, 0
 
 
 def drive(
-    camera: Camera, *, provenance: dict[str, Any] | None = None,
+    camera: Camera,
+    *,
+    provenance: dict[str, Any] | None = None,
     assets: dict[str, Callable[[], np.ndarray]] | None = None,
     images: dict[str, Callable[[], np.ndarray]] | None = None,
-) -> PosedSequence:  # fmt: skip
+) -> PosedSequence:
     """Two frames of cameras that stand side by side, 1.2 m above the origin of their rig, and go ahead."""
     names = list(images or {"front": lambda: np.zeros((camera.height, camera.width, 3), np.uint8)})
     axes = OPTICAL_FROM_FORWARD.inverse().rotation
     return PosedSequence(
-        name="drive", cameras=dict.fromkeys(names, camera),
+        name="drive",
+        cameras=dict.fromkeys(names, camera),
         rig_from_camera={
             name: RigidTransform(axes, np.array([0.0, -BASELINE * number, 1.2])) for number, name in enumerate(names)
         },
@@ -35,8 +38,9 @@ def drive(
             Frame(number, images or {}, RigidTransform(np.eye(3), np.array([number, 0.0, 0.0])), assets or {})
             for number in range(2)
         ],
-        pose_source="made up", provenance=provenance or {},
-    )  # fmt: skip
+        pose_source="made up",
+        provenance=provenance or {},
+    )
 
 
 def test_kittis_camera_comes_out_as_the_streets() -> None:

@@ -87,10 +87,14 @@ def make_street(assets: tuple[str, ...] = ("lidar", "depth", "voxel_label", "vox
         )
     grid = {"origin": list(GRID.origin), "voxel_size": GRID.voxel_size, "shape": list(GRID.shape)}
     return PosedSequence(
-        name="one_wall", cameras={"camera_left": CAMERA},
-        rig_from_camera={"camera_left": RigidTransform.identity()}, frames=frames, provenance={"voxel_grid": grid},
-        pose_source="by hand", rig_from_sensor={"velodyne": SENSOR},
-    )  # fmt: skip
+        name="one_wall",
+        cameras={"camera_left": CAMERA},
+        rig_from_camera={"camera_left": RigidTransform.identity()},
+        frames=frames,
+        provenance={"voxel_grid": grid},
+        pose_source="by hand",
+        rig_from_sensor={"velodyne": SENSOR},
+    )
 
 
 @dataclass

@@ -64,9 +64,13 @@ def test_student_is_scored_as_it_is_deployed(window: PosedSequence, student: Stu
     truth, found = answer.truth.voxels, answer.voxels
     assert truth is not None and found is not None
     completer = Completer(
-        student, window.cameras["image_2"], grid=truth.grid, grid_from_camera=truth.grid_from_camera, threads=1,
+        student,
+        window.cameras["image_2"],
+        grid=truth.grid,
+        grid_from_camera=truth.grid_from_camera,
+        threads=1,
         extrapolate=True,
-    )  # fmt: skip
+    )
     completion, counted = completer.complete(window.image(0, "image_2")), truth.counted
     np.testing.assert_allclose(found.score[counted], completion.alpha[counted], atol=1e-4)
     seen = counted & completer.in_view

@@ -176,8 +176,13 @@ def test_every_frame_with_lidar_or_of_a_list_is_scored_and_what_is_missing_is_na
     assert list(selections[0].numbers) == [0, 1, 2, 3]
     assert left_out == [LeftOutFrame(NO_SCAN, DRIVE, 4)]
     entries = [
-        (LISTED, 9, "l"), (LISTED, 1, "r"), (LISTED, 2, "r"), (LISTED, 2, "l"), (LISTED, 4, "l"), (OTHER, 7, "l"),
-    ]  # fmt: skip
+        (LISTED, 9, "l"),
+        (LISTED, 1, "r"),
+        (LISTED, 2, "r"),
+        (LISTED, 2, "l"),
+        (LISTED, 4, "l"),
+        (OTHER, 7, "l"),
+    ]
     selections, left_out = select_frames([open_recording(raw_drive)], listed(*entries, (OTHER, 7, "r")))
     assert selections[0].numbers == {2: 2}
     assert set(left_out) == {

@@ -42,9 +42,13 @@ def bank(encoder: TextEncoder) -> TextBank:
     """Of the same encoder, under the name that it had elsewhere."""
     phrases = ("car", "sky", "wall")
     return TextBank(
-        phrases, encoder.encode([THERE.replace("{}", phrase) for phrase in phrases]).numpy(), "published/name",
-        encoder.sha256, THERE, background=("sky", "wall"),
-    )  # fmt: skip
+        phrases,
+        encoder.encode([THERE.replace("{}", phrase) for phrase in phrases]).numpy(),
+        "published/name",
+        encoder.sha256,
+        THERE,
+        background=("sky", "wall"),
+    )
 
 
 def rows_of(asked: RequestedWords) -> dict[str, np.ndarray]:

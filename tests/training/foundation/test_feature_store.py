@@ -35,9 +35,13 @@ from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.foundation.tiny_models import saved_model
 
 MODEL = ModelIdentity(
-    name="some-model", type="dinov2", weights={"model.safetensors": "0123456789abcdef" * 4}, layer=11, dim=6,
+    name="some-model",
+    type="dinov2",
+    weights={"model.safetensors": "0123456789abcdef" * 4},
+    layer=11,
+    dim=6,
     normalisation=Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-)  # fmt: skip
+)
 MANIFEST = FeatureManifest(MODEL, cell=16, image_size=(40, 64), variants=3, seed=5)
 KEY = "drive one-0a1b/000007/aside_ä%:b"
 
@@ -207,9 +211,13 @@ def test_only_what_is_missing_is_computed(
 
 
 def test_the_command_reads_a_training_configuration(
-    frames: list[PreparedFrame], synthetic_drive: Path, cache: Path, folders: dict[str, Path], tmp_path: Path,
+    frames: list[PreparedFrame],
+    synthetic_drive: Path,
+    cache: Path,
+    folders: dict[str, Path],
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     configuration = tmp_path / "run.yaml"
     configuration.write_text(
         f"data:\n  root: {synthetic_drive.parent}\n  cache: {cache}\n  fusion: {{free_samples: 20000, views: 3}}\n"

@@ -20,10 +20,12 @@ EVERY = 5  # of which frames voxels are scored where the command line says nothi
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate geometry``."""
     arguments.add_paths(
-        parser, "--data", "FOLDER",
+        parser,
+        "--data",
+        "FOLDER",
         "towns of street-world, folders in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360, "
         "bags and what is extracted from them, with LiDAR; for depth also DATE/DATE_drive_NNNN_sync of KITTI raw",
-    )  # fmt: skip
+    )
     arguments.add_windows(parser)
     arguments.add_models(parser)
     parser.add_argument("--depth", action="store_true", help="score depth against LiDAR instead of voxels")

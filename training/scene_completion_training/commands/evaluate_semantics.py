@@ -33,9 +33,11 @@ CLUSTER_CELL, WORD_CELL = 16, 8
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate semantics``."""
     arguments.add_paths(
-        parser, "--data", "FOLDER",
+        parser,
+        "--data",
+        "FOLDER",
         "towns, with --bank KITTI windows too, with --sscbench data_2d_raw/DRIVE of KITTI-360",
-    )  # fmt: skip
+    )
     arguments.add_windows(parser)
     arguments.add_paths(
         parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes"
@@ -109,8 +111,10 @@ def _run_sscbench(args: argparse.Namespace) -> int:
         return list(voxel_places(drives, args.every, split))
 
     split, naming, sampling = (
-        arguments.read_frames(args.frames), arguments.read_frames(args.name_frames), SAMPLINGS[args.sampling],
-    )  # fmt: skip
+        arguments.read_frames(args.frames),
+        arguments.read_frames(args.name_frames),
+        SAMPLINGS[args.sampling],
+    )
     scored = labelled(args.data, split)
     named = labelled(args.name_on or args.data, naming) if naming or args.name_on else []
     frames = {(sequence.name, sequence.frames[index].stamp_ns) for sequence, index in named}
@@ -128,9 +132,14 @@ def _run_sscbench(args: argparse.Namespace) -> int:
         drives = [kitti_360.open_drive(folder) for folder in args.cluster_on]
         clustered = [(drive, index) for drive in drives for index in range(0, len(drive), args.every)]
         models += semantic_evaluation.fit_models(
-            fields, sampling, clustered or named, placed_frames(named), clusters=CLUSTERS, seed=args.seed,
+            fields,
+            sampling,
+            clustered or named,
+            placed_frames(named),
+            clusters=CLUSTERS,
+            seed=args.seed,
             match=match_cityscapes,
-        )  # fmt: skip
+        )
     scores = Scores([SSCBENCH])
     if not scores.run(
         "SSCBench-KITTI-360", [semantic_evaluation.Labels(model) for model in models], placed_frames(scored)
@@ -292,9 +301,12 @@ def _requested_models(
 
 
 def _class_prior(
-    args: argparse.Namespace, density: DensityModel, judge: ZeroShot, training: Sequence[PosedSequence],
+    args: argparse.Namespace,
+    density: DensityModel,
+    judge: ZeroShot,
+    training: Sequence[PosedSequence],
     label_set: LabelSet,
-) -> list[tuple[str, SemanticModel]]:  # fmt: skip
+) -> list[tuple[str, SemanticModel]]:
     """Name for tables and model, where it is wanted."""
     from scene_completion_training.evaluation import open_vocabulary
 

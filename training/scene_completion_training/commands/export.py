@@ -88,10 +88,13 @@ def _export(args: argparse.Namespace) -> None:
         what = "is for checkpoints of stage completion"
         raise ConfigurationError(what, where="--int8-weights", cure="Leave it out")
     bundle = (partial(export_scene, eight_bit=args.int8_weights) if of_scene else export_bundle)(
-        args.source, args.bundle, name=args.name, licence=args.licence,
+        args.source,
+        args.bundle,
+        name=args.name,
+        licence=args.licence,
         provenance={"trained_on": args.trained_on, "checkpoint": args.source.name},
         keep_weights=not args.without_weights,
-    )  # fmt: skip
+    )
     if bank:
         bundle = bundle.with_vocabulary([space_of_classes(bank, bundle.class_names)], bank)
     _print_files(args.bundle)
@@ -109,9 +112,14 @@ def _export_labelled(args: argparse.Namespace) -> None:
         raise ConfigurationError(what, where="--student", cure="Name the bundle that the features were trained on")
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None
     bundle, agreement = export_labelled(
-        args.source, open_student(args.student), args.classes, args.bundle, name=args.name, licence=args.licence,
+        args.source,
+        open_student(args.student),
+        args.classes,
+        args.bundle,
+        name=args.name,
+        licence=args.licence,
         keep_weights=not args.without_weights,
-    )  # fmt: skip
+    )
     if bank:
         bundle = bundle.with_vocabulary(bundle.feature_spaces, bank)
     _print_files(args.bundle)
@@ -137,9 +145,12 @@ def _add_encoders(args: argparse.Namespace) -> int:
     from scene_completion_training.gpu_export.parity import export_for_gpus
 
     bundle = export_for_gpus(
-        own_student(args.bundle or args.source), tuple(dict.fromkeys(args.gpu)),
-        parity=args.parity_images or [DEMO_DRIVE], encoder_weights=args.encoder_weights, report=_print_parity,
-    )  # fmt: skip
+        own_student(args.bundle or args.source),
+        tuple(dict.fromkeys(args.gpu)),
+        parity=args.parity_images or [DEMO_DRIVE],
+        encoder_weights=args.encoder_weights,
+        report=_print_parity,
+    )
     print(f"{bundle.folder}: encoders for GPUs in {', '.join(bundle.gpu_precisions)}")
     return 0
 

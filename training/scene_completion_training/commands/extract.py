@@ -41,11 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             continue
         option, several = setting.metadata, isinstance(setting.default, tuple)
         parser.add_argument(
-            option["flag"], dest=name, type=float if option["limits"] else str,
-            action="append" if several else "store", choices=option["choices"],
-            default=[] if several else setting.default, metavar=option["metavar"],
+            option["flag"],
+            dest=name,
+            type=float if option["limits"] else str,
+            action="append" if several else "store",
+            choices=option["choices"],
+            default=[] if several else setting.default,
+            metavar=option["metavar"],
             help=option["meaning"] + (f" (default: {setting.default})" if isinstance(setting.default, str) else ""),
-        )  # fmt: skip
+        )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="see below; may be repeated")
     parser.epilog = "values of --set:\n" + described(others)
     work = add_workers(parser, "bags")

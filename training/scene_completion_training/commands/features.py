@@ -53,9 +53,13 @@ def run(args: argparse.Namespace) -> int:
 
     configuration = read_configuration(args.config, args.overrides, Configuration).completed()
     teacher = open_teacher(
-        args.model, args.layer, args.device, text_encoder=args.text_encoder, template=args.template,
+        args.model,
+        args.layer,
+        args.device,
+        text_encoder=args.text_encoder,
+        template=args.template,
         class_texts=args.class_texts,
-    )  # fmt: skip
+    )
     viewpoint = configuration.viewpoint()
     data = SequencesData(configuration.data, configuration.steps, configuration.seed, viewpoint=viewpoint)
     camera = viewpoint.camera

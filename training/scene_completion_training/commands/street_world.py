@@ -51,10 +51,13 @@ def run(args: argparse.Namespace) -> int:
 
     width, height = args.size or (None, None)
     arguments = {
-        "seed": args.seed, "frames": args.frames, "rig": make_rig(width, height, kind=args.rig),
-        "supersampling": args.supersampling, "rate_hz": args.rate,
+        "seed": args.seed,
+        "frames": args.frames,
+        "rig": make_rig(width, height, kind=args.rig),
+        "supersampling": args.supersampling,
+        "rate_hz": args.rate,
         "street": StreetKind(args.street) if args.street else None,
-    }  # fmt: skip
+    }
     return write_world(args, StreetDrive, arguments, "town")
 
 

@@ -145,10 +145,14 @@ class DataSettings:
 
 
 def prepare_source(
-    settings: DataSettings, source: SequenceSource, viewpoint: Viewpoint, role: str = "training",
+    settings: DataSettings,
+    source: SequenceSource,
+    viewpoint: Viewpoint,
+    role: str = "training",
     *,
-    workers: int = 2, most: int | None = None,
-) -> tuple[PosedSequence, list[Path]]:  # fmt: skip
+    workers: int = 2,
+    most: int | None = None,
+) -> tuple[PosedSequence, list[Path]]:
     """Opens a sequence (see `load_sequence`) and prepares it, or `most` frames of its middle (`prepare_sequence`)."""
     sequence = load_sequence(Path(settings.root), source, role)
     if most is not None:
@@ -156,10 +160,14 @@ def prepare_source(
         sequence = dataclasses.replace(sequence, frames=sequence.frames[first : first + most])
     unrelated = sequence.pose_source == UNKNOWN_POSES
     files = prepare_sequence(
-        sequence, Path(settings.cache),
+        sequence,
+        Path(settings.cache),
         settings=dataclasses.replace(settings.fusion, views=0) if unrelated else settings.fusion,
-        exact=source.exact, viewpoint=viewpoint, workers=workers, ray_address=settings.ray_address,
-    )  # fmt: skip
+        exact=source.exact,
+        viewpoint=viewpoint,
+        workers=workers,
+        ray_address=settings.ray_address,
+    )
     return sequence, files
 
 
@@ -202,11 +210,14 @@ class SequencesData(TrainingData):
     """Serves `ViewSamples` from prepared sequences, for so many optimiser steps in all."""
 
     def __init__(
-        self, settings: DataSettings, steps: int, seed: int,
+        self,
+        settings: DataSettings,
+        steps: int,
+        seed: int,
         needs: DataNeeds = DataNeeds(),  # noqa: B008 - it is frozen
         *,
         viewpoint: Viewpoint | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.needs = needs
         self.viewpoint = viewpoint or Viewpoint()
@@ -343,24 +354,38 @@ class SequencesData(TrainingData):
         return self._samples(self.frames, self.settings.views, length, self.shares, listed=listed, distinct=distinct)
 
     def _samples(
-        self, frames: list[Sequence[PreparedFrame]], views: ViewSettings, length: int,
+        self,
+        frames: list[Sequence[PreparedFrame]],
+        views: ViewSettings,
+        length: int,
         shares: list[float] | None = None,
         *,
-        listed: Sequence[tuple[int, int, str]], distinct: int = 0,
-    ) -> ViewSamples:  # fmt: skip
+        listed: Sequence[tuple[int, int, str]],
+        distinct: int = 0,
+    ) -> ViewSamples:
         return ViewSamples(
-            frames, views, self.needs, seed=self.seed, length=length, shares=shares, listed=listed,
-            distinct=distinct, viewpoint=self.viewpoint,
-        )  # fmt: skip
+            frames,
+            views,
+            self.needs,
+            seed=self.seed,
+            length=length,
+            shares=shares,
+            listed=listed,
+            distinct=distinct,
+            viewpoint=self.viewpoint,
+        )
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
         samples, settings = self.samples(), self.settings
         sampler = self.sampler(len(samples), settings.batch_size)
         return DataLoader(
-            samples, batch_size=settings.batch_size, sampler=sampler, num_workers=settings.workers,
+            samples,
+            batch_size=settings.batch_size,
+            sampler=sampler,
+            num_workers=settings.workers,
             persistent_workers=False,
-        )  # fmt: skip
+        )
 
     def val_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
         """Serves the same samples at every validation, as they are: unmirrored, unturned, with their own colours."""

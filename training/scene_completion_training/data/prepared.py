@@ -156,17 +156,23 @@ def prepare_sequence(
 
 
 def on_cluster(
-    ray_address: str, do: Callable[[Sequence[int], Progress], object], chunks: Sequence[Sequence[int]],
-    sequence: PosedSequence, written: Path,
-) -> None:  # fmt: skip
+    ray_address: str,
+    do: Callable[[Sequence[int], Progress], object],
+    chunks: Sequence[Sequence[int]],
+    sequence: PosedSequence,
+    written: Path,
+) -> None:
     """Works on chunks of a sequence's frames on a Ray cluster, or here where it is ""; see `Workers.run`."""
     with Workers(ray_address=ray_address or None) as workers:
         workers.in_order(
-            do, chunks, unit="frame", name=lambda chunk: f"{sequence.name}, frame {chunk[0]}",
+            do,
+            chunks,
+            unit="frame",
+            name=lambda chunk: f"{sequence.name}, frame {chunk[0]}",
             sizes=[len(chunk) for chunk in chunks],
             needs=lambda chunk: [file for file in sequence.frames[chunk[0]].images.values() if isinstance(file, Path)],
             written=written,
-        )  # fmt: skip
+        )
 
 
 def _prepare_here(
@@ -217,11 +223,15 @@ def _matrix(pose: RigidTransform) -> list[float]:
 
 
 def _prepare_frames(
-    indices: Sequence[int], progress: Progress,
+    indices: Sequence[int],
+    progress: Progress,
     *,
-    sequence: PosedSequence, files: Sequence[Path], settings: voxel_evidence.FusionSettings, viewpoint: Viewpoint,
+    sequence: PosedSequence,
+    files: Sequence[Path],
+    settings: voxel_evidence.FusionSettings,
+    viewpoint: Viewpoint,
     exact: bool,
-) -> None:  # fmt: skip
+) -> None:
     cv2.setNumThreads(1)
     canonical = viewpoint.camera
     ahead = cameras_ahead(sequence)
@@ -337,11 +347,15 @@ def load_prepared(file: Path) -> PreparedFrame:
             cameras[name] = Camera(float(fx), float(fy), float(cx), float(cy), int(width), int(height))
         return PreparedFrame(
             images={name: data[f"image_{name}"] for name in names},
-            depths={name: data[f"depth_{name}"] for name in names if f"depth_{name}" in data}, cameras=cameras,
+            depths={name: data[f"depth_{name}"] for name in names if f"depth_{name}" in data},
+            cameras=cameras,
             world_from_camera={name: RigidTransform.from_matrix(data[f"pose_{name}"]) for name in names},
             masks={name: data[f"mask_{name}"].view(np.bool_) for name in names if f"mask_{name}" in data},
-            points=data["points"], target=data["target"], evidence=data["evidence"],
-            name=f"{file.parent.name}/{file.stem}", label=data.get("label"),
-        )  # fmt: skip
+            points=data["points"],
+            target=data["target"],
+            evidence=data["evidence"],
+            name=f"{file.parent.name}/{file.stem}",
+            label=data.get("label"),
+        )
     except (ValueError, LookupError, TypeError, AttributeError, SceneCompletionError) as error:
         raise SequenceError(f"damaged ({error})", where=str(file), cure=cure) from error

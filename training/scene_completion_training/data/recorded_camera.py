@@ -101,10 +101,15 @@ def _fitting(camera: CameraSettings, seen: RecordedView) -> CameraSettings:
         while height > _STEP and height > focal * (seen.top + seen.bottom) + 0.05 * _STEP:
             height -= _STEP
     return dataclasses.replace(
-        camera, width=width, height=height, fx=focal, fy=focal if camera.fy is None else camera.fy,
+        camera,
+        width=width,
+        height=height,
+        fx=focal,
+        fy=focal if camera.fy is None else camera.fy,
         cx=width * seen.left / across - 0.5 if camera.cx is None else camera.cx,
-        cy=height * top / (top + bottom) - 0.5 if camera.cy is None else camera.cy, field_of_view=None,
-    )  # fmt: skip
+        cy=height * top / (top + bottom) - 0.5 if camera.cy is None else camera.cy,
+        field_of_view=None,
+    )
 
 
 def recorded_height(sequences: Sequence[PosedSequence]) -> tuple[float, str]:

@@ -111,12 +111,17 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         index %= len(self)
         points, target, evidence = _NOTHING
         return prepared.PreparedFrame(
-            images=OnDemand(self.cameras, partial(self._image, index)), depths={}, cameras=self.cameras,
+            images=OnDemand(self.cameras, partial(self._image, index)),
+            depths={},
+            cameras=self.cameras,
             world_from_camera=OnDemand(self.cameras, partial(self._pose, index)),
-            masks=OnDemand(self._masked(index), partial(self._mask, index)), points=points, target=target,
-            evidence=evidence, name=f"{self.name}/{index:06d}",
+            masks=OnDemand(self._masked(index), partial(self._mask, index)),
+            points=points,
+            target=target,
+            evidence=evidence,
+            name=f"{self.name}/{index:06d}",
             class_images=OnDemand(self.cameras if self._class_images else (), partial(self._classes, index)),
-        )  # fmt: skip
+        )
 
     def resize(self, wanted: NDArray[np.bool_], workers: int = 2, ray_address: str = "") -> int:
         """Makes the images of wanted frames [N] small, in so many processes or a Ray cluster; how many were missing.

@@ -134,10 +134,18 @@ def _disparity(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.
 
 def _matched(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
     matcher = cv2.StereoSGBM.create(
-        minDisparity=0, numDisparities=DISPARITIES, blockSize=5, P1=8 * 25, P2=32 * 25, disp12MaxDiff=1,
-        preFilterCap=31, uniquenessRatio=10, speckleWindowSize=100, speckleRange=2,
+        minDisparity=0,
+        numDisparities=DISPARITIES,
+        blockSize=5,
+        P1=8 * 25,
+        P2=32 * 25,
+        disp12MaxDiff=1,
+        preFilterCap=31,
+        uniquenessRatio=10,
+        speckleWindowSize=100,
+        speckleRange=2,
         mode=cv2.STEREO_SGBM_MODE_SGBM_3WAY,
-    )  # fmt: skip
+    )
     # Without padding the matcher leaves the first DISPARITIES columns empty.
     padded = [cv2.copyMakeBorder(image, 0, 0, DISPARITIES, 0, cv2.BORDER_REPLICATE) for image in (left, right)]
     return np.asarray(matcher.compute(*padded)[:, DISPARITIES:], np.float32) / np.float32(16.0)

@@ -102,7 +102,10 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
     """Samples drawn from prepared sequences; a sequence's share grows with the square root of its length."""
 
     def __init__(
-        self, sequences: Sequence[Sequence[PreparedFrame]], settings: ViewSettings, needs: DataNeeds = DataNeeds(),
+        self,
+        sequences: Sequence[Sequence[PreparedFrame]],
+        settings: ViewSettings,
+        needs: DataNeeds = DataNeeds(),
         *,
         seed: int,
         length: int,  # number of samples (steps × batch size)
@@ -114,7 +117,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         # are samples.
         distinct: int = 0,
         viewpoint: Viewpoint | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.distinct, self.listed = distinct, listed
         self._known_order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
         self.viewpoint = viewpoint or Viewpoint()

@@ -31,9 +31,13 @@ from scene_completion_training.networks.multi_view_field import MultiViewField
 VIEW_SHARES = (0.0, 2 / 3, 1 / 3, 1.0)
 # Rows of MVBTS: which it encodes of left now and a frame later, right likewise, and the fisheyes ten frames later.
 PUBLISHED_VIEWS: dict[str, tuple[int, ...]] = {
-    "mono": (0,), "temporal": (0, 1), "stereo": (0, 2), "stereo-temporal": (0, 1, 2, 3),
-    "fisheyes": (0, 2, 4, 6), "all": tuple(range(8)),
-}  # fmt: skip
+    "mono": (0,),
+    "temporal": (0, 1),
+    "stereo": (0, 2),
+    "stereo-temporal": (0, 1, 2, 3),
+    "fisheyes": (0, 2, 4, 6),
+    "all": tuple(range(8)),
+}
 FISHEYE_FRAMES = 10
 _CHUNK = 1 << 16  # points in memory at a time
 

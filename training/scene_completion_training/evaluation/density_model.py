@@ -185,9 +185,14 @@ class DeployedModel:
         bundle = self.bundle
         limit, (low, high) = bundle.point_code.xy_limit, bundle.point_code.depth_code_range
         field = FieldKernel(
-            bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, np.array([-limit, -limit, low]),
-            np.array([limit, limit, high]), pose,
-        )  # fmt: skip
+            bundle.head,
+            bundle.point_code,
+            bundle.canonical,
+            bundle.feature_size,
+            np.array([-limit, -limit, low]),
+            np.array([limit, limit, high]),
+            pose,
+        )
         return field, bundle.graph_inputs(pose)
 
     def _density(self, field: FieldKernel, encoded: EncodedImage, points: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -241,7 +246,11 @@ class DeployedLabels:
         if key not in self._completers:
             self._completers.clear()  # one at a time: each holds prepared samples of its whole grid
             self._completers[key] = Completer(
-                self._bundle, sequence.cameras[camera], grid=truth.grid, grid_from_camera=pose, engine=self._engine,
+                self._bundle,
+                sequence.cameras[camera],
+                grid=truth.grid,
+                grid_from_camera=pose,
+                engine=self._engine,
                 upright_from_camera=mounting(sequence, camera, index),
-            )  # fmt: skip
+            )
         return self._completers[key]

@@ -103,12 +103,17 @@ LIDAR_OCCUPANCY = Metric(
     "Under the original protocol points in front of the model's own depth count as visible. So each row is scored on "
     "other points, and a field that sees through everything has no occluded ones. Never compare its O_acc alone.",
     (
-        *(Column(title(name), title(name)) for name in SCORE_NAMES), Column("points", "points"),
-        Column("predicted", "predicted"), Column("occupied", "occupied"), Column("occluded", "occluded"),
-        Column("occluded_free", "t_ie"), Column("remarks", "remarks"),
+        *(Column(title(name), title(name)) for name in SCORE_NAMES),
+        Column("points", "points"),
+        Column("predicted", "predicted"),
+        Column("occupied", "occupied"),
+        Column("occluded", "occluded"),
+        Column("occluded_free", "t_ie"),
+        Column("remarks", "remarks"),
     ),
-    LidarTally, by=("protocol", "pitch", "rule"),
-)  # fmt: skip
+    LidarTally,
+    by=("protocol", "pitch", "rule"),
+)
 
 
 def shown_by_depth(points_camera: NDArray[np.float64], observation: Observation) -> NDArray[np.bool_]:

@@ -292,9 +292,12 @@ CONSISTENCY = Metric(
     "Features of two frames, each rendered from its own image, where optical flow finds the same pixels in both: norms "
     "of their difference, cosine, and how many have the same class; mean over pairs.",
     (
-        Column("shared", "pixels in both"), Column("l1", "L1 ↓", percent=False),
-        Column("l2", "L2 ↓", percent=False), Column("cosine", "cosine ↑", percent=False),
+        Column("shared", "pixels in both"),
+        Column("l1", "L1 ↓", percent=False),
+        Column("l2", "L2 ↓", percent=False),
+        Column("cosine", "cosine ↑", percent=False),
         Column("same_class", "same class ↑"),
     ),
-    ViewTally, by=("target",),
-)  # fmt: skip
+    ViewTally,
+    by=("target",),
+)

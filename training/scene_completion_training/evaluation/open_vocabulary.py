@@ -171,10 +171,15 @@ class LabelledFrame:
         labelled = (ids != semantic_classes.EMPTY) & (ids != semantic_classes.INVALID)
         true = classes[counted][labelled].astype(np.int64)
         return LabelledFrame(
-            frame, truth, truth.centres(counted), labelled, ids[labelled],
-            np.where(true == semantic_classes.INVALID, semantic_classes.INVALID, true - 1), classes,
+            frame,
+            truth,
+            truth.centres(counted),
+            labelled,
+            ids[labelled],
+            np.where(true == semantic_classes.INVALID, semantic_classes.INVALID, true - 1),
+            classes,
             {part: mask[counted][labelled] for part, mask in _parts(truth).items()},
-        )  # fmt: skip
+        )
 
 
 class WordAnswer:
@@ -234,9 +239,13 @@ class OpenCompletionTally(Tally):
 
 
 OPEN_COMPLETION = Metric(
-    "completion", "Semantic scene completion by words, at the student's own threshold, in percent.", COLUMNS,
-    OpenCompletionTally, by=("region",), across="range_m",
-)  # fmt: skip
+    "completion",
+    "Semantic scene completion by words, at the student's own threshold, in percent.",
+    COLUMNS,
+    OpenCompletionTally,
+    by=("region",),
+    across="range_m",
+)
 METRICS = (ZERO_SHOT, OPEN_COMPLETION, WORDS)
 
 
@@ -249,8 +258,10 @@ def _judged(judge: ZeroShot, observed: SemanticObservation, points: NDArray[np.f
         chunk = slice(start, start + _CHUNK)
         found = judge(observed, points[chunk])
         predicted.labels[chunk], predicted.cosine[chunk], predicted.common[chunk] = (
-            found.labels, found.cosine, found.common,
-        )  # fmt: skip
+            found.labels,
+            found.cosine,
+            found.common,
+        )
     return predicted
 
 

@@ -114,13 +114,16 @@ class FittedModel:
 
 
 def fit_models(
-    models: Sequence[SemanticModel], sampling: Sampling,
+    models: Sequence[SemanticModel],
+    sampling: Sampling,
     frames: Iterable[tuple[PosedSequence, int]],  # those of training recordings whose surfaces are clustered
     labelled: Iterable[Frame],  # frames of training recordings with ground truth voxels, for the names
     *,
-    clusters: int = 19, points_a_frame: int = 500, seed: int = 0,
+    clusters: int = 19,
+    points_a_frame: int = 500,
+    seed: int = 0,
     match: Match = match_one_to_one,  # how clusters are named by them
-) -> list[FittedModel]:  # fmt: skip
+) -> list[FittedModel]:
     """Finds clusters of points, the same for all models, and counts classes; a `ConfigurationError` if too few."""
     generators = [np.random.default_rng(seed) for _ in models]
     codes: list[list[NDArray[np.float32]]] = [[] for _ in models]
@@ -136,9 +139,12 @@ def fit_models(
 
 
 def named_by(
-    models: Sequence[SemanticModel], sampling: Sampling, clusters: Sequence[Clusters], labelled: Iterable[Frame],
+    models: Sequence[SemanticModel],
+    sampling: Sampling,
+    clusters: Sequence[Clusters],
+    labelled: Iterable[Frame],
     match: Match = match_one_to_one,
-) -> list[FittedModel]:  # fmt: skip
+) -> list[FittedModel]:
     """As `fit_models`, of clusters that are known: counts how those of each model fall together with classes."""
     nameless = [
         FittedModel(model, sampling, own, np.zeros((0, 0), np.int64), match)

@@ -69,7 +69,9 @@ class FeatureFieldModel:
     """A trained feature field, clustered by its expanded features or by what a head makes of them."""
 
     def __init__(
-        self, field: FeatureField, name: str,
+        self,
+        field: FeatureField,
+        name: str,
         # The head of the second stage; without one the expanded features themselves are clustered.
         head: DistillationHead | None = None,
         *,
@@ -79,7 +81,7 @@ class FeatureFieldModel:
         half_resolution: bool = False,  # it was trained on images of half the size
         # Codes are the features of this one of its teachers, an agglomerated field's; of all of them if left out.
         teacher: str = "",
-    ) -> None:  # fmt: skip
+    ) -> None:
         known = field.teachers if isinstance(field, AgglomeratedField) else ()
         if teacher and teacher not in known:
             cure = f"There are {', '.join(known)}" if known else "Leave it out"
@@ -103,9 +105,13 @@ class FeatureFieldModel:
         """Opens a checkpoint with a feature field, and its head where it has one; a `BundleError` if it has none."""
         stored = Checkpoint.read(path)
         return FeatureFieldModel(
-            stored.field_of(kind), name or path.resolve().parent.parent.name, stored.distillation_head(),
-            density=density, half_resolution=stored.half_resolution, teacher=teacher,
-        )  # fmt: skip
+            stored.field_of(kind),
+            name or path.resolve().parent.parent.name,
+            stored.distillation_head(),
+            density=density,
+            half_resolution=stored.half_resolution,
+            teacher=teacher,
+        )
 
     def image(self, sequence: PosedSequence, index: int) -> Tensor:
         """The reference camera's image of a frame as the network sees it: RGB [3, H, W] in 0..255."""
@@ -145,9 +151,14 @@ class LiftedTokens:
     """
 
     def __init__(
-        self, backbone: Backbone, density: density_model.DensityModel, cell: int, name: str,
-        recordings: Sequence[PosedSequence], camera: Camera,
-    ) -> None:  # fmt: skip
+        self,
+        backbone: Backbone,
+        density: density_model.DensityModel,
+        cell: int,
+        name: str,
+        recordings: Sequence[PosedSequence],
+        camera: Camera,
+    ) -> None:
         self.name, self._camera, self._backbone, self._density = name, camera, backbone, density
         self._cell = cell
         self._image = CanonicalImages(camera, half_resolution=False)

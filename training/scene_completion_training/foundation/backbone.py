@@ -157,13 +157,17 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole:
     if len(edges) > 1:
         raise ConfigurationError(f"patches of {size} are not square", where=model, cure="Name another model")
     return LoadedNetwork(
-        network=network, type=outer, normalisation=normalisation, patch=edges.pop(),
-        dim=int(transformer.hidden_size), blocks=int(transformer.num_hidden_layers),
+        network=network,
+        type=outer,
+        normalisation=normalisation,
+        patch=edges.pop(),
+        dim=int(transformer.hidden_size),
+        blocks=int(transformer.num_hidden_layers),
         extra_tokens=1 + int(getattr(transformer, "num_register_tokens", 0)),
         # DINO keeps to the size it was trained at unless asked; the others adapt by themselves.
         options={"interpolate_pos_encoding": True} if kind == "vit" else {},
         files=files,
-    )  # fmt: skip
+    )
 
 
 class Backbone(DenseExtractor):

@@ -176,9 +176,11 @@ class _PyramidPooling(nn.Module):
             nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False) for _ in range(count)
         )
         self.merge_layer = nn.Sequential(
-            _br(width * count), _Shuffle(), _cbr(width * count, width, 3, groups=width),
+            _br(width * count),
+            _Shuffle(),
+            _cbr(width * count, width, 3, groups=width),
             nn.Conv2d(width, outputs, 1, bias=last),
-        )  # fmt: skip
+        )
         self.br = None if last else _br(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -339,12 +341,15 @@ class ClassProbabilityTeacher(DenseExtractor):
     def identity(self) -> ModelIdentity:
         """What the features follow from; reads the weight files."""
         return dataclasses.replace(
-            super().identity, text_encoder=self._encoder.name, text_encoder_sha256=self._encoder.sha256,
+            super().identity,
+            text_encoder=self._encoder.name,
+            text_encoder_sha256=self._encoder.sha256,
             settings={
-                "template": self._template, "long_edge": str(LONG_EDGE),
+                "template": self._template,
+                "long_edge": str(LONG_EDGE),
                 **{f"class {name}": ", ".join(phrases) for name, phrases in sorted(self._described.items())},
             },
-        )  # fmt: skip
+        )
 
     def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
         means = functional.adaptive_avg_pool2d(_probabilities(self._network, pixels), (height, width))

@@ -213,10 +213,14 @@ def make_bank(encoder: TextEncoder, given: PhraseList) -> TextBank:
         raise VocabularyError("no phrases", where="vocabulary", cure="Name at least one")
     bank = TextBank(  # all but its embeddings, so that mistakes are found before they are computed
         phrases=phrases,
-        stored=np.ones((len(phrases), 1), np.float16), text_encoder=encoder.name,
-        text_encoder_sha256=encoder.sha256, template=given.template, classes=given.classes,
-        background=given.background, licence=given.licence,
-    )  # fmt: skip
+        stored=np.ones((len(phrases), 1), np.float16),
+        text_encoder=encoder.name,
+        text_encoder_sha256=encoder.sha256,
+        template=given.template,
+        classes=given.classes,
+        background=given.background,
+        licence=given.licence,
+    )
     if bank.classes:
         bank.vocabulary()  # refuses a phrase of two classes, and too many
     bar = tqdm(phrases, unit="phrase", disable=None)

@@ -76,9 +76,13 @@ class FeatureLifter:
         return inside if shown is None else inside & shown.flatten(1).gather(1, at)
 
     def __call__(
-        self, points: Tensor, maps: Mapping[str, TokenMaps], reference_from_view: Tensor, surface: Tensor | None,
+        self,
+        points: Tensor,
+        maps: Mapping[str, TokenMaps],
+        reference_from_view: Tensor,
+        surface: Tensor | None,
         shown: Tensor | None = None,
-    ) -> dict[str, LiftedFeatures]:  # fmt: skip
+    ) -> dict[str, LiftedFeatures]:
         """Features of each teacher at points [N, 3], metres, of V views at poses [V, 4, 4]; see `visible`."""
         pixels, depth = self.pixels(points, reference_from_view)
         seen = self.visible(pixels, depth, surface, shown)

@@ -145,8 +145,11 @@ class FeatureManifest:
         model = dataclasses.asdict(self.model)
         del model["name"], model["text_encoder"]
         return {f"model {name}": value for name, value in model.items()} | {
-            "cell": self.cell, "image size": self.image_size, "variants": self.variants, "seed": self.seed,
-        }  # fmt: skip
+            "cell": self.cell,
+            "image size": self.image_size,
+            "variants": self.variants,
+            "seed": self.seed,
+        }
 
     def write(self, file: Path) -> None:
         """Writes it as JSON."""
@@ -175,17 +178,21 @@ def _parsed(content: dict[str, Any]) -> FeatureManifest:
     height, width = (_counted(size) for size in content["image_size"])
     return FeatureManifest(
         model=ModelIdentity(
-            name=str(model["name"]), type=str(model["type"]),
+            name=str(model["name"]),
+            type=str(model["type"]),
             weights={str(name): str(digest) for name, digest in model["weights"].items()},
-            layer=_counted(model["layer"], least=0), dim=_counted(model["dim"]),
+            layer=_counted(model["layer"], least=0),
+            dim=_counted(model["dim"]),
             normalisation=Normalisation((mr, mg, mb), (dr, dg, db)),
             text_encoder=str(model.get("text_encoder", "")),
             text_encoder_sha256=str(model.get("text_encoder_sha256", "")),
             settings={str(name): str(value) for name, value in model.get("settings", {}).items()},
         ),
-        cell=_counted(content["cell"]), image_size=(height, width), variants=_counted(content["variants"]),
+        cell=_counted(content["cell"]),
+        image_size=(height, width),
+        variants=_counted(content["variants"]),
         seed=_counted(content["seed"], least=0),
-    )  # fmt: skip
+    )
 
 
 def _counted(value: object, least: int = 1) -> int:

@@ -189,11 +189,14 @@ def frozen_network(name: str, config: dict[str, Any], files: list[Path], *, part
         with _quiet():
             # Given the weights, transformers opens no file: a configuration cannot send it elsewhere.
             network, report = network_class.from_pretrained(
-                None, config=network_class.config_class.from_dict(known), state_dict=weights, dtype=torch.float32,
+                None,
+                config=network_class.config_class.from_dict(known),
+                state_dict=weights,
+                dtype=torch.float32,
                 ignore_mismatched_sizes=True,  # they are in the report
                 output_loading_info=True,
                 **options,
-            )  # fmt: skip
+            )
     except Exception as error:  # of whatever kind: these files may say anything
         what = f"cannot be loaded as {name} ({str(error)[:300]})"
         raise BundleError(what, where=folder, cure="Get it once more") from error

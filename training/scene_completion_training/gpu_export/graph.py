@@ -147,9 +147,12 @@ def _take_constants_out(graph: onnx.GraphProto) -> None:
 
 
 def _split(
-    graph: onnx.GraphProto, node: onnx.NodeProto, values: dict[str, NDArray[np.generic]], kept: slice,
+    graph: onnx.GraphProto,
+    node: onnx.NodeProto,
+    values: dict[str, NDArray[np.generic]],
+    kept: slice,
     constant: NDArray[np.generic],
-) -> list[onnx.NodeProto]:  # fmt: skip
+) -> list[onnx.NodeProto]:
     """A convolution without its constant channels, and the sum with what those and its bias give."""
     name, weight = node.output[0], values[node.input[1]]
     bias = values[node.input[2]] if len(node.input) > 2 else np.zeros(len(weight), np.float32)

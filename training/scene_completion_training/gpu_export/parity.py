@@ -197,13 +197,17 @@ def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityFi
     camera = bundle.canonical
     try:
         field = DensityField(
-            camera, bundle.point_code,
+            camera,
+            bundle.point_code,
             encoder=EncoderDecoder(
-                (camera.height, camera.width), channels=weights["feature_layer.weight"].shape[1],
-                trunk=cast(TrunkName, trunk), pretrained=False, weights=encoder_weights,
+                (camera.height, camera.width),
+                channels=weights["feature_layer.weight"].shape[1],
+                trunk=cast(TrunkName, trunk),
+                pretrained=False,
+                weights=encoder_weights,
             ),
             hidden=weights["feature_layer.weight"].shape[0],
-        )  # fmt: skip
+        )
         # The map of the mean depth has the size that the training began with; it is scaled where it is used.
         field.encoder.prior = weights["encoder.prior"]
         field.load_state_dict(weights)

@@ -79,8 +79,10 @@ class UncertaintyWeights(nn.Module):
 
 Comparison: TypeAlias = Literal["cosine", "l1", "demeaned_cosine"]
 COMPARED: dict[Comparison, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "cosine": cosine_loss, "l1": l1_loss, "demeaned_cosine": demeaned_cosine_loss,
-}  # fmt: skip
+    "cosine": cosine_loss,
+    "l1": l1_loss,
+    "demeaned_cosine": demeaned_cosine_loss,
+}
 
 
 @dataclass
@@ -100,9 +102,12 @@ def check_teachers(teachers: Sequence[TeacherSpec], where: str) -> None:
 
 
 def agglomeration_terms(
-    teachers: Sequence[TeacherSpec], uncertainty: UncertaintyWeights, predicted: Mapping[str, Tensor],
-    targets: Mapping[str, Tensor], weights: Mapping[str, Tensor],
-) -> dict[str, Tensor]:  # fmt: skip
+    teachers: Sequence[TeacherSpec],
+    uncertainty: UncertaintyWeights,
+    predicted: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
     """The weighed total "agglomeration" [], and its parts for curves; [P, D] by teacher, weights or booleans [P]."""
     losses = {
         teacher.name: COMPARED[teacher.loss](*(of[teacher.name] for of in (predicted, targets, weights)))

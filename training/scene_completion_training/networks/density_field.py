@@ -81,12 +81,15 @@ class DensityField(nn.Module):
     """
 
     def __init__(
-        self, camera: Camera, spec: PointCodeSpec | None = None, *,
+        self,
+        camera: Camera,
+        spec: PointCodeSpec | None = None,
+        *,
         encoder: EncoderDecoder | None = None,  # encoder-decoder; EfficientNet-Lite0 with random weights if left out
         # A loss makes channel 0 a depth. Without one it is a feature like the others, and there are no depth units.
         depth_channel: bool = True,
         hidden: int = 64,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.camera = camera
         self.spec = spec or PointCodeSpec()

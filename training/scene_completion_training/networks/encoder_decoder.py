@@ -165,7 +165,9 @@ class EncoderDecoder(nn.Module):
     """
 
     def __init__(
-        self, size: tuple[int, int] = (192, 640), *,
+        self,
+        size: tuple[int, int] = (192, 640),
+        *,
         # Channels of the feature map; those of their decoders (64 in Behind the Scenes, 256 in SceneDINO) where the
         # network is published.
         channels: int = 64,
@@ -173,7 +175,7 @@ class EncoderDecoder(nn.Module):
         pretrained: bool = True,  # start the trunk from its ImageNet weights
         frozen_blocks: int = 16,  # first blocks of the trunk that keep them
         weights: str = "",  # local folder or hub name of the trunk's weights; by default those that it is known by
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.trunk_name = trunk
         self.trunk = make_trunk(trunk, size, pretrained=pretrained, frozen_blocks=frozen_blocks, weights=weights)

@@ -49,7 +49,9 @@ class FeatureField(nn.Module):
     """
 
     def __init__(
-        self, density: DensityField, *,
+        self,
+        density: DensityField,
+        *,
         target_size: int,  # dimension D of the targets
         channels: int = 64,  # dimension of the features that are composited
         units: int = 128,
@@ -58,7 +60,7 @@ class FeatureField(nn.Module):
         # What the features of a point come from: a decoder of their own; the density's feature map, through units of
         # their own (S4C); or the hidden units of the density itself (SceneDINO).
         reads: Reads = "decoder",
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.density = density
         self.spec, self.camera, self.channels, self.reads = density.spec, density.camera, channels, reads
@@ -93,10 +95,12 @@ class FeatureField(nn.Module):
         density = {name.removeprefix("density."): v for name, v in state.items() if name.startswith("density.")}
         return cls(
             DensityField.rebuilt(density, viewpoint, encoder),
-            target_size=len(output if target is None else target), channels=len(output), units=output.shape[1],
+            target_size=len(output if target is None else target),
+            channels=len(output),
+            units=output.shape[1],
             expansion=nn.Identity() if expansion is None else len(expansion),
             reads="decoder" if "project.weight" in state else "map" if "position_layer.weight" in state else "units",
-        )  # fmt: skip
+        )
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Loads weights of such a field, or those of a density field alone."""

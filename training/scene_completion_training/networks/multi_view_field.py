@@ -82,10 +82,14 @@ class MultiViewField(nn.Module):
     """The teacher: one encoder for all views (a random EfficientNet-Lite0 if left out), and a `FusionHead`."""
 
     def __init__(
-        self, camera: Camera, spec: PointCodeSpec | None = None,
+        self,
+        camera: Camera,
+        spec: PointCodeSpec | None = None,
         *,
-        encoder: EncoderDecoder | None = None, hidden: int = 64, depth_channel: bool = True,
-    ) -> None:  # fmt: skip
+        encoder: EncoderDecoder | None = None,
+        hidden: int = 64,
+        depth_channel: bool = True,
+    ) -> None:
         super().__init__()
         self.camera = camera
         self.spec = spec or PointCodeSpec()

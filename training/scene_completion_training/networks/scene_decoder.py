@@ -86,9 +86,11 @@ class SceneDecoder(nn.Module):
         self.up = nn.ModuleList(_block(coarser + finer, finer) for finer, coarser in itertools.pairwise(widths))
         self.context = nn.Conv2d(finest, context * heights, 1)
         self.mix = nn.Sequential(
-            nn.Conv2d(context + local, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, hidden, 1),
+            nn.Conv2d(context + local, hidden, 1),
             nn.ReLU(inplace=True),
-        )  # fmt: skip
+            nn.Conv2d(hidden, hidden, 1),
+            nn.ReLU(inplace=True),
+        )
         self.occupied = nn.Conv2d(hidden, 2 * STRIDE**3 + 1, 1)
         self.named = nn.Conv2d(hidden, classes, 1)
         self.ground = nn.Conv2d(finest, 3, 1)

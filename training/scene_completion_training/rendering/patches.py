@@ -57,8 +57,11 @@ def sample_cell_rays(
     loss_views: Tensor,  # indices [B, L] of the views that may be rendered
     # Left and upper edge (x, y) of cell (0, 0) of each view [B, V, 2], pixels or parts of them, of any sign.
     offsets: Tensor,
-    *, patches: int, cell: int, generator: torch.Generator | None = None,
-) -> tuple[Rays, Tensor]:  # fmt: skip
+    *,
+    patches: int,
+    cell: int,
+    generator: torch.Generator | None = None,
+) -> tuple[Rays, Tensor]:
     """Samples patches that are cells of a grid over randomly chosen loss views: the tokens of a vision transformer.
 
     Returns the rays, and row and column of each patch's cell [B, P, 2]. Only cells that lie inside the image are drawn.
@@ -77,9 +80,14 @@ def sample_cell_rays(
 
 
 def _patch_rays(
-    camera: Camera, encoder_from_view: Tensor, loss_views: Tensor, chosen: Tensor, left: Tensor, top: Tensor,
+    camera: Camera,
+    encoder_from_view: Tensor,
+    loss_views: Tensor,
+    chosen: Tensor,
+    left: Tensor,
+    top: Tensor,
     patch_size: int,
-) -> Rays:  # fmt: skip
+) -> Rays:
     """Rays of patches whose loss view (of L) and upper left pixel are given [B, P]."""
     batch, device = encoder_from_view.shape[0], encoder_from_view.device
     view = torch.gather(loss_views, 1, chosen.to(device))  # [B, P]
@@ -122,9 +130,12 @@ def inverse_depth_samples(
     shape: tuple[int, ...],  # leading shape, e.g. (B, R), samples of the batch first
     count: int,  # samples K per ray
     near: float,
-    far: float, *, generator: torch.Generator | None = None, jitter: bool = True,
+    far: float,
+    *,
+    generator: torch.Generator | None = None,
+    jitter: bool = True,
     device: torch.device | None = None,  # where the result goes; the jitter is drawn on the CPU
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Distances [*shape, K], metres: t_i = 1 / ((1 − s_i)/near + s_i/far), s_i = i/K + U(0, 1/K) or its middle."""
     steps = torch.arange(count, dtype=torch.float32).expand(*shape, count)
     offset = drawn(torch.rand, (*shape, count), generator) if jitter else torch.full((*shape, count), 0.5)
@@ -134,14 +145,17 @@ def inverse_depth_samples(
 
 
 def sample_view_volume(
-    camera: Camera, batch: int, count: int,
+    camera: Camera,
+    batch: int,
+    count: int,
     *,
     near: float,  # nearest depth, metres
     far: float,  # farthest depth, metres
     # Lowest and highest y (down) in metres that a point may have; points beyond are clamped.
     heights: tuple[float, float],
-    generator: torch.Generator | None = None, device: torch.device | None = None,
-) -> Tensor:  # fmt: skip
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
     """Points [B, N, 3] drawn uniformly in depth and pixel from the view between two heights; optical frame, metres."""
     unit = drawn(torch.rand, (batch, count, 3), generator).to(device)
     depth = near + (far - near) * unit[..., 2]
@@ -193,20 +207,32 @@ class RenderedPatches:
 
 
 def render_patches(
-    field: ObservedField, camera: Camera, encoder_from_view: Tensor, loss_views: Tensor,
+    field: ObservedField,
+    camera: Camera,
+    encoder_from_view: Tensor,
+    loss_views: Tensor,
     *,
-    patches: int, samples: int, near: float, far: float, generator: torch.Generator | None = None,
-) -> RenderedPatches:  # fmt: skip
+    patches: int,
+    samples: int,
+    near: float,
+    far: float,
+    generator: torch.Generator | None = None,
+) -> RenderedPatches:
     """Renders random patches of the loss views, with samples from near to far, metres; see `sample_patch_rays`."""
     rays = sample_patch_rays(camera, encoder_from_view, loss_views, patches=patches, generator=generator)
     return render_rays(field, rays, samples=samples, near=near, far=far, generator=generator)
 
 
 def render_rays(
-    field: ObservedField, rays: Rays,
+    field: ObservedField,
+    rays: Rays,
     *,
-    samples: int, near: float, far: float, generator: torch.Generator | None = None, jitter: bool = True,
-) -> RenderedPatches:  # fmt: skip
+    samples: int,
+    near: float,
+    far: float,
+    generator: torch.Generator | None = None,
+    jitter: bool = True,
+) -> RenderedPatches:
     """Renders rays of patches, see `render_patches`; without jitter at evaluation."""
     distances = inverse_depth_samples(
         tuple(rays.cosine.shape), samples, near, far, generator=generator, jitter=jitter, device=rays.cosine.device
@@ -246,10 +272,15 @@ def observed_values(views: Tensor, rendered: RenderedPatches) -> Tensor:
 
 @torch.no_grad()
 def render_depth(
-    field: ObservedField, camera: Camera,
+    field: ObservedField,
+    camera: Camera,
     *,
-    near: float, far: float, device: torch.device, stride: int = 4, samples: int = 64,
-) -> Tensor:  # fmt: skip
+    near: float,
+    far: float,
+    device: torch.device,
+    stride: int = 4,
+    samples: int = 64,
+) -> Tensor:
     """Renders the z-depth [H / stride, W / stride], metres, of every stride-th pixel of the first encoder view."""
     depth = [
         render_rays(field, rays, samples=samples, near=near, far=far, jitter=False).depth[0]
@@ -322,6 +353,8 @@ def synthesised_patches(
     composed = composed.reshape(batches, views, count // size**2, size, size, 3)
     composed = composed.permute(0, 2, 1, 5, 3, 4).flatten(0, 1)  # [P, S, 3, h, w]
     return SynthesisedPatches(
-        observed=patches, rendered=composed, invalid=invalid.reshape(-1, size, size),
+        observed=patches,
+        rendered=composed,
+        invalid=invalid.reshape(-1, size, size),
         depth=rendered.depth.reshape(-1, size, size),
-    )  # fmt: skip
+    )
