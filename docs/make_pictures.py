@@ -1,6 +1,6 @@
 """Make the pictures of the documents: `python docs/make_pictures.py`, in the repository's root.
 
-The shipped student completes one image of the bundled drive.
+The shipped student of streets completes one image of the bundled drive, that of rooms one of a rendered room.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.commands.words import ask_words, chosen_words
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, ROOM_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.shipped import open_student
@@ -32,12 +33,15 @@ from scene_completion_ros.report.pictures import (
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from scene_completion_training.room_world.walk import CAMERA, RoomWalk
 
 IMAGE = 20  # of the drive, from 0
 WORDS = ("car", "tree", "zebra crossing", "sidewalk", "building", "hedge")
 CELLS = {"free": (255, 255, 255), "occupied": (0, 0, 0), "unknown": (112, 137, 134)}
 CLEARING = "end of a clearing ray"
 COLOURS = CELLS | {CLEARING: (0, 150, 0)}
+ROOM, VIEW = 7003, 0  # floor plan that no training knows, and view of it
+BELOW_CEILING = VoxelGrid(ROOM_GRID.origin, ROOM_GRID.voxel_size, (*ROOM_GRID.shape[:2], 44))
 HEIGHT, LOWEST, HIGHEST = 1.65, 0.3, 2.0
 """Of the camera, and of the band in which voxels are obstacles, metres above the ground."""
 
@@ -49,6 +53,24 @@ def from_behind(voxels: SemanticVoxels) -> Picture:
     camera_from_eye = behind @ RigidTransform(down, np.zeros(3))
     moved = dataclasses.replace(voxels, grid_from_camera=voxels.grid_from_camera @ camera_from_eye)
     return fit_width(voxel_view(moved, Camera(1800.0, 1800.0, 959.5, 559.5, 1920, 860), width=1920), 960)
+
+
+def room() -> Picture:
+    """An image of a rendered room, and its voxels from above and behind the camera, without those of the ceiling."""
+    walk, bundle = RoomWalk(ROOM, 6, (640, 480), leg=1, carrier="hand"), open_student(Path("room"))
+    image, camera, stands = walk.image(VIEW, CAMERA), walk.cameras[CAMERA], walk.grid_from_camera(VIEW)
+    mounted = walk.world_from_camera(VIEW, CAMERA).levelled()
+    completer = Completer(bundle, camera, grid=BELOW_CEILING, grid_from_camera=stands, upright_from_camera=mounted)
+    voxels = completer.complete(image).voxels
+    pitch = math.radians(38.0)
+    down = np.array([[1, 0, 0], [0, math.cos(pitch), math.sin(pitch)], [0, -math.sin(pitch), math.cos(pitch)]])
+    eye = RigidTransform(DEFAULT_GRID_FROM_CAMERA.rotation @ down, np.array([-1.4, 0.0, 4.2]))
+    seen = voxel_view(
+        dataclasses.replace(voxels, grid_from_camera=eye), Camera(620.0, 620.0, 319.5, 259.5, 640, 480), width=640
+    )
+    there = np.unique(voxels.label)
+    legend = {bundle.class_names[label]: bundle.class_colours[label] for label in there}
+    return with_legend(np.concatenate([fit_width(image, 480), fit_width(seen, 480)], axis=1), legend)
 
 
 def ground(voxels: SemanticVoxels, camera: Camera) -> Picture:
@@ -92,6 +114,7 @@ def main() -> None:
     made = {
         "voxels.webp": with_legend(seen, dict(zip(bundle.class_names, bundle.class_colours, strict=True))),
         "nav2_map.webp": with_legend(beside_map(tiles, ground(voxels, camera), title="", width=480), COLOURS),
+        "room.webp": room(),
         "words.webp": words_panel(image, voxels, done.matches, camera=camera),
     }
     args.output.mkdir(parents=True, exist_ok=True)
