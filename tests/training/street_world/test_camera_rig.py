@@ -1,4 +1,4 @@
-from dataclasses import replace
+import copy
 
 import numpy as np
 import pytest
@@ -66,7 +66,9 @@ def test_a_marker_lands_where_the_fisheye_projects_it(drive: StreetDrive) -> Non
     middle = pose.translation + pose.rotation @ np.array([3.0, -0.8, 2.5])
     marker = box((0.3, 0.3, 0.3), (middle[0], middle[1], middle[2]), "cloth", StreetClass.TRAFFIC_SIGN)
     below = drive.scene_at(0).parts[0].moved((0.0, 0.0, -50.0))
-    scene = build_scene(replace(drive.scene_at(0).world, parts=[marker, below]))
+    world = copy.copy(drive.scene_at(0).world)
+    world.parts = [marker, below]
+    scene = build_scene(world)
     view = trace_view(scene, camera, pose)
     v, u = np.nonzero(view.label == StreetClass.TRAFFIC_SIGN)
     expected, valid = camera.project(pose.inverse().apply(middle))

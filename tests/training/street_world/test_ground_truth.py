@@ -1,4 +1,4 @@
-from dataclasses import replace
+import copy
 
 import numpy as np
 import pytest
@@ -111,7 +111,9 @@ def test_a_known_box(drive: StreetDrive) -> None:
     middle = camera_pose.translation + (9.0 + 1e-3, 1e-3, -0.4 + 1e-3)
     body = box((2.0, 1.6, 1.2), (middle[0], middle[1], middle[2]), "facade_0", StreetClass.CAR)
     below = drive.scene_at(0).parts[0].moved((0.0, 0.0, -50.0))
-    scene = build_scene(replace(drive.scene_at(0).world, parts=[body, below]))
+    world = copy.copy(drive.scene_at(0).world)
+    world.parts = [body, below]
+    scene = build_scene(world)
     truth = voxel_truth(scene, rig.cameras[LEFT], camera_pose, GRID)
     car = truth.label == StreetClass.CAR
     assert (car & truth.interior).sum() >= 8 * 6 * 4

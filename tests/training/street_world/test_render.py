@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import cv2
@@ -19,7 +20,9 @@ def wall(drive: StreetDrive) -> Scene:
     """Nothing but a wall of 4 m by 6 m whose front is 10 m ahead of the rig's origin."""
     body = box((2.0, 4.0, 6.0), (11.0, 0.0, 3.0), "facade_0", StreetClass.BUILDING)
     below = drive.scene_at(0).parts[0].moved((0.0, 0.0, -50.0))
-    return build_scene(replace(drive.scene_at(0).world, parts=[body, below]))
+    world = copy.copy(drive.scene_at(0).world)
+    world.parts = [body, below]
+    return build_scene(world)
 
 
 def test_depth_and_extent_of_a_known_wall(wall: Scene) -> None:
