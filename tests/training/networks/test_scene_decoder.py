@@ -177,3 +177,16 @@ def test_a_volume_stands_upright_and_looks_where_the_camera_looks() -> None:
     found = volume_pose(upright, 1.65)
     np.testing.assert_allclose(found.translation, [0.0, 0.0, 0.6 - 1.65])
     np.testing.assert_allclose(found.rotation, rotation(0.0, np.radians(5.0), 0.0) @ axes, atol=1e-12)
+
+
+def test_the_mean_is_shifted_to_what_hidden_places_hold() -> None:
+    """A corner of one level is full to three fifths and was said to be to one: its logits rise by their difference."""
+    made, count = decoder(), torch.full(GRID.shape, 1000.0)
+    before, true = made.mean.detach().clone(), 0.2 * count
+    true[:8, :8, 3] = 600.0
+    made.match_mean(true, 0.2 * count, count)
+    fine = functional.interpolate(made.mean - before, (8, 8), mode="nearest").reshape(1, 8, 4, 64)
+    shift = made._voxels(fine)[0]
+    assert shift[:8, :8, 3].flatten().tolist() == pytest.approx([1.79] * 64, abs=0.01)  # log(3 / 2) - log(1 / 4)
+    shift[:8, :8, 3] = 0.0
+    assert shift.abs().max().item() < 0.01

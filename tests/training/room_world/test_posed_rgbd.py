@@ -104,3 +104,28 @@ def test_defects_are_said_in_a_sentence(
     damage(folder)
     with pytest.raises(SequenceError, match=re.escape(words)):
         open_recording(folder)
+
+
+def test_colour_of_another_lens_is_found_by_the_edges_that_both_images_share(tmp_path: Path) -> None:
+    """Colour images that show the middle of what depth shows, a tenth larger."""
+    walk = RoomWalk(7, 12, (320, 240), leg=4, carrier="hand", supersampling=1)
+    folder = write_recording(tmp_path / "room", walk, lambda index: walk.poses[index].matrix)
+    same = open_recording(folder)
+    assert same.cameras[CAMERA].fx == pytest.approx(walk.cameras[CAMERA].fx) and "colour_lens" not in same.provenance
+    larger = np.array([[1.1, 0.0, -16.0], [0.0, 1.1, -12.0]])
+    for file in folder.glob("*.color.jpg"):
+        cv2.imwrite(str(file), cv2.warpAffine(cv2.imread(str(file)), larger, (320, 240)))
+    found = open_recording(folder)
+    assert found.cameras[CAMERA].fx == pytest.approx(1.1 * walk.cameras[CAMERA].fx, rel=0.015)
+    depth, exact = found.asset(5, "depth"), walk.view(5, CAMERA).depth
+    zoomed = cv2.warpAffine(exact.astype(np.float32), larger, (320, 240), flags=cv2.INTER_NEAREST)
+    both = (depth > 0.0) & np.isfinite(zoomed)
+    assert both.mean() > 0.8 and np.median(np.abs(depth / zoomed - 1.0)[both]) < 0.01
+
+
+def test_nothing_on_the_floor_is_free_and_nothing_below_it_counts(recording: Path) -> None:
+    truth = voxel_truth(open_recording(recording), 13)
+    assert truth is not None
+    height = truth.grid.centres()[..., 2]
+    assert not truth.known[height < -0.03].any()
+    assert truth.known[np.abs(height) < 0.01].any() and truth.occupied[truth.known & (np.abs(height) < 0.01)].all()
