@@ -141,9 +141,9 @@ class CompletionConfiguration(TrainingConfiguration):
     def check(self) -> None:
         """Refuses to start from two trainings, and to keep to none."""
         super().check()
-        if self.start_from and (self.pixels_from or self.only_pixels):
-            what = "holds a head for pixels and a decoder, which both go on learning"
-            raise ConfigurationError(what, where="start_from", cure="Leave out pixels_from and only_pixels")
+        if self.start_from and (self.pixels_from or self.only_pixels or self.mean_of):
+            what = "holds a head for pixels and a decoder with its mean, which go on learning"
+            raise ConfigurationError(what, where="start_from", cure="Leave out pixels_from, only_pixels and mean_of")
         if self.losses.retention and not self.start_from:
             what = "there is nothing to keep to"
             raise ConfigurationError(
