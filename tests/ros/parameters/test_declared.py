@@ -65,7 +65,7 @@ def test_defaults_and_descriptors(context: Any) -> None:
         (
             "bundle",
             "/no/bundle",
-            "no folder /no/bundle; name auto, kitti_student, street, an existing folder, or hf:",
+            "no folder /no/bundle; name auto, kitti_student, room, street, an existing folder, or hf:",
         ),
         ("bundle", "hf:student", "'hf:student' is no name of a bundle on the hub; write hf:owner/name"),
         ("grid.file", "/nowhere/grid.yaml", "no file /nowhere/grid.yaml; name an existing file, or empty"),
