@@ -124,7 +124,7 @@ READERS = {
         by(f"{ROS}ros.parameters.file_reading:read_parameters"),
     ),
     "lidar": Reader(
-        "pose.yaml", f"camera_from_lidar: {IDENTITY}", by(f"{ROS}scoring.recording_truth:read_camera_from_lidar")
+        "pose.yaml", f"camera_from_lidar: {IDENTITY}", by(f"{ROS}scoring.scores:read_camera_from_lidar")
     ),
     "rviz": Reader(
         "scene.yaml",
