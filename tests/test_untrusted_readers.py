@@ -123,9 +123,7 @@ READERS = {
         "{/**: {ros__parameters: {threads: 2, fusion.enabled: true, odometry.frame: odom}}}",
         by(f"{ROS}ros.parameters.file_reading:read_parameters"),
     ),
-    "lidar": Reader(
-        "pose.yaml", f"camera_from_lidar: {IDENTITY}", by(f"{ROS}scoring.scores:read_camera_from_lidar")
-    ),
+    "lidar": Reader("pose.yaml", f"camera_from_lidar: {IDENTITY}", by(f"{ROS}scoring.scores:read_camera_from_lidar")),
     "rviz": Reader(
         "scene.yaml",
         "Visualization Manager: {Global Options: {Fixed Frame: map}, Views: {Saved: [{Name: " + OPTICAL_VIEW + "}]},"
