@@ -131,8 +131,10 @@ def test_a_training_that_goes_on_keeps_to_what_it_started_from(
 def test_a_start_that_says_two_things_is_refused(rooms: Path, bundles: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="nothing to keep to"):
         make_stage(small_rooms(rooms, tmp_path, losses=CompletionLosses(retention=1.0)))
-    with pytest.raises(ConfigurationError, match="both go on learning"):
+    with pytest.raises(ConfigurationError, match="with its mean, which go on"):
         make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), pixels_from=str(bundles[0])))
+    with pytest.raises(ConfigurationError, match="mean_of"):
+        make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), mean_of=2))
     stage = make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), widths=(8, 16)))
     with pytest.raises(ConfigurationError, match="for the same camera, volume and widths"):
         stage.start(stage.make_data())
