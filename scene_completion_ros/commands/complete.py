@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     write_ply(args.output / "voxels.ply", completion.voxels)
     picture = panel(
         image,
-        depth_picture(completion.shown_depth),
+        depth_picture(completion.shown_depth, completion.voxels.grid),
         birds_eye_view(completion.voxels, camera=completion.depth_camera),
         title=f"{args.image.name}: {len(completion.voxels)} occupied voxels",
         class_names=bundle.class_names,

@@ -29,10 +29,10 @@ from scene_completion_ros.report.map_axes import (
     map_picture,
 )
 from scene_completion_ros.voxels.colours import (
-    FARTHEST_DEPTH,
     HEIGHT_RANGE,
-    NEAREST_DEPTH,
+    ROOM_DEPTHS,
     STATE_COLOURS,
+    STREET_DEPTHS,
     depth_colours,
     height_colours,
     voxel_colours,
@@ -58,14 +58,19 @@ def scaled_down(picture: Picture, width: int) -> Picture:
     return fit_width(picture, width) if picture.shape[1] > width else picture
 
 
-def depth_picture(depth: NDArray[np.float32], *, width: int = _PANEL_WIDTH) -> Picture:
-    """Depth [H, W] along the optical axis, metres or not finite, in colours with a scale; `width` in pixels."""
-    coloured = fit_width(depth_colours(depth), width, cv2.INTER_LINEAR)
+def depth_picture(depth: NDArray[np.float32], grid: VoxelGrid | None = None, *, width: int = _PANEL_WIDTH) -> Picture:
+    """Depth [H, W] along the optical axis, metres or not finite, in colours with a scale; `width` in pixels.
+
+    `grid`: that of the voxels beside it; where it is no larger than a room, colours are those of depths in rooms.
+    """
+    small = grid is not None and grid.shape[0] * grid.voxel_size < ROOM_DEPTHS[1]
+    nearest, farthest = between = ROOM_DEPTHS if small else STREET_DEPTHS
+    coloured = fit_width(depth_colours(depth, between), width, cv2.INTER_LINEAR)
     # The bar is even in the logarithm of depth, as the colours are.
-    colours = depth_colours(np.geomspace(NEAREST_DEPTH, FARTHEST_DEPTH, width - 40))
-    whole = math.log(FARTHEST_DEPTH / NEAREST_DEPTH)
-    metres = (3, 4, 5, 7, 10, 15, 20, 30, 50, 80)
-    return np.concatenate([coloured, _scale_bar(colours, {m: math.log(m / NEAREST_DEPTH) / whole for m in metres})])
+    colours = depth_colours(np.geomspace(nearest, farthest, width - 40), between)
+    whole = math.log(farthest / nearest)
+    metres = (1, 2, 3, 4, 5, 7, 10) if small else (3, 4, 5, 7, 10, 15, 20, 30, 50, 80)
+    return np.concatenate([coloured, _scale_bar(colours, {m: math.log(m / nearest) / whole for m in metres})])
 
 
 def _scale_bar(colours: NDArray[np.uint8], ticks: Mapping[int, float]) -> Picture:

@@ -128,7 +128,7 @@ class ReportWriter:
         timings = {name: float(value) for name, value in (timings_ms or {}).items() if math.isfinite(value)}
         self._write_pictures(
             image,
-            None if depth is None else depth_picture(depth),
+            None if depth is None else depth_picture(depth, voxels.grid),
             birds_eye if lidar_grid is None else with_lidar(birds_eye, voxels, lidar_grid),
             title=title,
             depth_name=depth_name,

@@ -18,7 +18,7 @@ STATE_NAMES: MappingProxyType[int, str] = MappingProxyType(
 
 # The road of a usual car rig lies at a quarter of it, light enough for black LiDAR points to be seen on it.
 HEIGHT_RANGE = (-3.2, 2.6)
-NEAREST_DEPTH, FARTHEST_DEPTH = 3.0, 80.0
+STREET_DEPTHS, ROOM_DEPTHS = (3.0, 80.0), (0.5, 10.0)  # metres between which colours tell depths apart
 
 
 @cache
@@ -36,11 +36,12 @@ def _look_up(name: str, fraction: NDArray[np.float64]) -> NDArray[np.uint8]:
     return _table(name)[np.rint(position).astype(np.uint8)]
 
 
-def depth_colours(depth: ArrayLike) -> NDArray[np.uint8]:
+def depth_colours(depth: ArrayLike, between: tuple[float, float] = STREET_DEPTHS) -> NDArray[np.uint8]:
     """RGB uint8 [..., 3] of depths [...], metres: near bright yellow, far dark, by logarithm; else light grey."""
     values = np.asarray(depth, dtype=np.float64)
     known = np.isfinite(values) & (values > 0.0)
-    nearness = np.log(FARTHEST_DEPTH / np.where(known, values, FARTHEST_DEPTH)) / np.log(FARTHEST_DEPTH / NEAREST_DEPTH)
+    nearest, farthest = between
+    nearness = np.log(farthest / np.where(known, values, farthest)) / np.log(farthest / nearest)
     colours = _look_up("INFERNO", nearness)
     colours[~known] = (225, 225, 225)
     return colours

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scene_completion_ros.geometry.grids import ROOM_GRID, VoxelGrid
 from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, voxel_view, with_lidar
 from scene_completion_ros.report.ply import exposed_faces, write_ply
 from scene_completion_ros.voxels.colours import STATE_COLOURS
@@ -128,3 +129,12 @@ def test_the_file_has_metric_places_and_colours(tmp_path: Path) -> None:
     wall = points[(colours == COLOURS[1]).all(axis=1)]
     assert wall.min(axis=0) == pytest.approx([4.0, 1.0, -1.6], abs=1e-5)
     assert wall.max(axis=0) == pytest.approx([5.0, 3.0, 2.0], abs=1e-5)
+
+
+def test_depth_in_a_room_has_the_colours_of_rooms() -> None:
+    """One metre and three look alike beside a street, and differ beside a grid of 6.4 m."""
+    near, far = (np.full((40, 80), metres, np.float32) for metres in (1.0, 3.0))
+    beside_street, beside_room = VoxelGrid((0.0, -25.6, -2.0), 0.2, (256, 256, 32)), ROOM_GRID
+    for grid, alike in ((beside_street, True), (beside_room, False)):
+        first, second = (depth_picture(depth, grid)[:20, :20] for depth in (near, far))
+        assert bool((first == second).all()) is alike
