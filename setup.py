@@ -120,8 +120,8 @@ setup(
         f"{TRAINING}.points": ["*.yaml"],
         **{package: ["*.yaml", "*/*.yaml"] for package in CONFIGS},
     },
-    # 57 MB that only a training reads: a wheel with them would be larger than the Python index takes.
-    exclude_package_data={PACKAGE: ["models/street/weights.safetensors"]},
+    # 67 MB that only a training reads.
+    exclude_package_data={PACKAGE: [f"models/{name}/weights.safetensors" for name in ("street", "room")]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),

@@ -108,8 +108,9 @@ def draw_camera(picture: Picture, scale: MapScale, grid_from_camera: RigidTransf
                 cv2.line(picture, first, last, (200, 30, 30), 1, cv2.LINE_AA)
     forward = grid_from_camera.rotation @ np.array([0.0, 0.0, 1.0])
     heading = math.atan2(float(forward[1]), float(forward[0]))
+    size = min(1.0, 0.04 * (scale.x_range[1] - scale.x_range[0]))  # metres, smaller in a room
     corners = [
-        scale.pixel(float(position[0]) + r * math.cos(heading + a), float(position[1]) + r * math.sin(heading + a))
+        scale.pixel(*(position[:2] + size * r * np.array([math.cos(heading + a), math.sin(heading + a)])).tolist())
         for r, a in ((1.4, 0.0), (1.0, 2.5), (1.0, -2.5))
     ]
     cv2.fillPoly(picture, [np.asarray(corners, dtype=np.int32)], (200, 30, 30), cv2.LINE_AA)

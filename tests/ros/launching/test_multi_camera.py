@@ -1,5 +1,6 @@
 """`multi_camera.launch.py`: what it would start, and its example files."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import read_extrinsics
 from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.inference.shipped import shipped_students
 from scene_completion_ros.ros.launching.settings import launched_cameras
 from scene_completion_ros.ros.parameters.file_reading import read_parameters
 from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters
@@ -83,3 +85,11 @@ def test_the_example_files_fit_the_node_and_each_other() -> None:
         assert grid.index_of(mount.parent_from_child.translation[None])[1].all()
         assert grid.index_of(mount.parent_from_child.apply(np.array([[0.0, 0.0, 10.0]])))[1].all()
         assert mount.parent_from_child.rotation[2, 1] == pytest.approx(-1.0)
+
+
+def test_the_settings_of_a_small_robot_fit_the_node() -> None:
+    given = read_parameters(CONFIG / "small_robot.yaml")
+    parameters = NodeParameters(**{spec.field: given[spec.name] for spec in SCHEMA if spec.name in given})
+    assert parameters.bundle in shipped_students() and len(given) == 5
+    check_frames(dataclasses.replace(parameters, transform_source="tf2"))
+    assert parameters.obstacle_min_height < parameters.obstacle_max_height
