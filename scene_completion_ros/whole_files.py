@@ -12,9 +12,14 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
 
 PART = ".part"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
@@ -24,6 +29,15 @@ def write_whole(path: Path, content: bytes) -> None:
     """Writes a file: its name stands for the former or for all of this. Raises OSError, the former as it was."""
     with whole_file(path) as part:
         part.write_bytes(content)
+
+
+def tensor_bytes(tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str] | None = None) -> bytes:
+    """A safetensors file of arrays with any strides.
+
+    The library takes the memory of an array as it lies: one that is transposed would come back with its values mixed
+    up, under the right shape.
+    """
+    return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in tensors.items()}, metadata)
 
 
 @contextmanager

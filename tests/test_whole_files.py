@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from scene_completion_ros import whole_files
-from scene_completion_ros.whole_files import PART, whole_file, whole_folder, write_whole
+from scene_completion_ros.whole_files import PART, tensor_bytes, whole_file, whole_folder, write_whole
 
 CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.listdir", "ctypes.dlsym"}
 OLD = {"a": b"1", "b": b"1", "gone": b"1", "more/kept": b"1"}
@@ -159,3 +161,13 @@ def test_what_a_killed_writer_left_goes_and_what_others_have_stays(tmp_path: Pat
         other.touch()
     write(path, b"a")
     assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+
+
+def test_arrays_come_back_whatever_their_strides() -> None:
+    """The library alone takes memory as it lies, and mixes up what is transposed."""
+    values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    arrays = {"transposed": values.transpose(2, 0, 1), "every_other": values[..., ::2], "number": np.float32(3.0)}
+    found = safetensors.numpy.load(tensor_bytes(arrays, {"about": "strides"}))
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)

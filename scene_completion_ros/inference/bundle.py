@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError, VocabularyError
@@ -42,7 +41,7 @@ from scene_completion_ros.inference.text_bank import LARGEST_FILE, TextBank, Voc
 from scene_completion_ros.inference.volume_pose import graph_inputs
 from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, parse_tensors, read_bytes
 from scene_completion_ros.voxels.occupancy import Calibration
-from scene_completion_ros.whole_files import whole_folder
+from scene_completion_ros.whole_files import tensor_bytes, whole_folder
 
 SCHEMA_VERSION, OLDEST_READ = 5, 2  # the shipped students have 2 and 4
 MOST_CLASSES = 255  # a label is one byte
@@ -283,9 +282,9 @@ class StudentBundle:
         folder = Path(folder)
         head = self.head
         head.check(head.hidden, self.point_code.size, head.label_hidden, head.classes, f"head of bundle {self.name}")
-        files = {ENCODER: encoder_onnx, HEAD: safetensors.numpy.save(self.head.tensors())}
+        files = {ENCODER: encoder_onnx, HEAD: tensor_bytes(self.head.tensors())}
         if weights is not None:
-            files[WEIGHTS] = safetensors.numpy.save({n: np.ascontiguousarray(w) for n, w in weights.items()})
+            files[WEIGHTS] = tensor_bytes(weights)
         files |= self._vocabulary_files(self._kept_text_bank())
         manifest = self._manifest()
         manifest["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}

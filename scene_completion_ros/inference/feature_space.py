@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.inference.json_object import CURE, JsonObject
 from scene_completion_ros.inference.text_bank import LARGEST_DIMENSION, TextBank, Vocabulary
 from scene_completion_ros.untrusted_files import parse_tensors
+from scene_completion_ros.whole_files import tensor_bytes
 
 FIELD = "feature_spaces"
 FILE = "feature_spaces.safetensors"
@@ -140,7 +140,7 @@ def check_feature_spaces(spaces: Sequence[FeatureSpace], label_hidden: int) -> N
 def spaces_to_bytes(spaces: Sequence[FeatureSpace]) -> bytes:
     """Content of ``feature_spaces.safetensors``."""
     tensors = {f"{space.name}.{part}": getattr(space, part) for space in spaces for part in ("weight", "bias")}
-    return safetensors.numpy.save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
+    return tensor_bytes(tensors)
 
 
 def spaces_to_json(spaces: Sequence[FeatureSpace]) -> list[dict[str, Any]]:

@@ -202,13 +202,13 @@ class HeadWeights:
         return positional_weight, hidden_bias, weight, bias
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
-        """All tensors by name, contiguous; those of labels and of the place prior where there are any."""
+        """All tensors by name; those of labels and of the place prior where there are any."""
         tensors = {name: getattr(self, name) for name in expected_shapes(1, 1, 1)}
         if self.prior is not None:
             tensors |= {f"prior_{name}": getattr(self.prior, name) for name in _OF_PRIOR}
         if self.volume is not None:
             tensors |= {f"volume_{name}": getattr(self.volume, name) for name in _OF_VOLUME}
-        return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if tensor is not None}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     def check(self, hidden: int, code_size: int, label_hidden: int, classes: int, where: str) -> None:
         """Raises BundleError where a tensor is missing, not float32, not finite, huge or of another shape."""

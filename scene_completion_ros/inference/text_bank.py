@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, VocabularyError
@@ -23,7 +22,7 @@ from scene_completion_ros.inference.json_object import JsonObject
 from scene_completion_ros.messages.words import LONGEST_PHRASE, check_phrase, check_phrases
 from scene_completion_ros.untrusted_files import parse_json, read_bytes, shown, tensor_header
 from scene_completion_ros.voxels.colours import spread_colour
-from scene_completion_ros.whole_files import write_whole
+from scene_completion_ros.whole_files import tensor_bytes, write_whole
 
 SCHEMA_VERSION = 1
 METADATA = "text_bank"
@@ -207,7 +206,7 @@ class TextBank:
     def to_bytes(self) -> bytes:
         """Content of the bank's file."""
         metadata = {METADATA: json.dumps({**self._content(), "sha256": self.sha256}, sort_keys=True)}
-        return safetensors.numpy.save({EMBEDDINGS: self.stored}, metadata=metadata)
+        return tensor_bytes({EMBEDDINGS: self.stored}, metadata)
 
     def save(self, path: str | Path) -> None:
         """Writes the bank beside its place, and moves it there when it is whole."""

@@ -34,6 +34,7 @@ from scene_completion_training.data.completion_samples import (
     resampled_ground,
     resampled_labels,
 )
+from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.scene_decoder import CompletedScene
@@ -135,6 +136,17 @@ def test_a_training_that_is_cut_goes_on_the_same(
     resumed = Checkpoint.read(train(cut)).state
     for name, value in Checkpoint.read(trained).state.items():
         assert torch.equal(resumed[name], value), name
+
+
+def test_a_sample_holds_what_the_trunk_says(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
+    """Each value where it belongs: tokens that lie elsewhere teach nothing, and nobody would see it."""
+    stage = CompletionStage(settings(town, trunk, eyes, tmp_path))
+    batch, sequence = first_frame(stage), open_recording(town)
+    camera = reference_camera(sequence)
+    image = canonical_image(sequence.image(0, camera), sequence.cameras[camera], stage.viewpoint.camera)
+    shown = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    for name, seen in zip(("fused", "relative", "tokens"), stage.eyes.see(shown), strict=True):
+        torch.testing.assert_close(batch[name], seen, rtol=2e-3, atol=2e-3)
 
 
 def test_it_learns(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:

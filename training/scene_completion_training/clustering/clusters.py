@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.untrusted_files import read_json, read_tensors, shown
 from scene_completion_ros.voxels.colours import spread_colour
-from scene_completion_ros.whole_files import write_whole
+from scene_completion_ros.whole_files import tensor_bytes, write_whole
 
 CLUSTER_FILE = "clusters.safetensors"
 HELD_OUT = 5  # every so many-th point is kept out of the fit, and says how well it does
@@ -62,10 +61,10 @@ def write_clusters(file: Path, clusters: Clusters, codes: NDArray[np.float32], u
     order = np.random.default_rng(0).permutation(len(codes))
     arrays: dict[str, NDArray[Any]] = {
         "centres": clusters.centres,
-        "units": np.ascontiguousarray(units[order]),
+        "units": units[order],
         "cluster": clusters.assign(codes[order]).astype(np.uint8),
     }
-    write_whole(file, safetensors.numpy.save(arrays))
+    write_whole(file, tensor_bytes(arrays))
 
 
 def read_clusters(file: Path) -> tuple[Clusters, NDArray[np.float16], NDArray[np.int64]]:

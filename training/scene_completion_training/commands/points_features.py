@@ -32,10 +32,9 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     import numpy as np
-    import safetensors.numpy
 
     from scene_completion_ros.report.pictures import write_picture
-    from scene_completion_ros.whole_files import write_whole
+    from scene_completion_ros.whole_files import tensor_bytes, write_whole
     from scene_completion_training.points.features import (
         PointNetwork,
         principal_colours,
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     found = np.concatenate(network.of_scene(scene), axis=1)
     widths = json.dumps(network.network.dims)
     metadata = {"levels": widths, "network": network.name, "voxel_size": f"{network.voxel_size:g}"}
-    content = safetensors.numpy.save({"features": found, "points": scene.points.copy()}, metadata=metadata)
+    content = tensor_bytes({"features": found, "points": scene.points}, metadata)
     write_whole(args.output, content)
     print(f"{args.output}: features of {len(scene)} points, levels of {widths} channels")
     if not (args.pca or args.pictures):

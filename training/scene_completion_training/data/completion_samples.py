@@ -11,7 +11,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -32,7 +31,7 @@ from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence
 from scene_completion_ros.sequences.rigs import ROOMS, TOWNS, mounting, reference_camera, stereo_pair
 from scene_completion_ros.sequences.sequence_folder import stored_classes
-from scene_completion_ros.whole_files import whole_file
+from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.data.drawn_views import canonical_classes, canonical_image
 from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
 from scene_completion_training.data.motion_stereo import depth_meter
@@ -58,7 +57,7 @@ SURE = 0.1
 """Standard deviation of a measured depth, as a share of it, up to which a head learns from it."""
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
 """Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain."""
-_VERSION = 5
+_VERSION = 6
 _DAMAGED = "Delete it: it is prepared again at the next start"
 _CITYSCAPES_TO_COMMON = np.array(
     [
@@ -166,8 +165,7 @@ def prepare_samples(
     with progress_bar(len(missing), "sample") as bar:
         for index, file in missing:
             arrays = _sample(sequence, index, eyes, viewpoint, classes_of, unlabelled)
-            with whole_file(file) as part:
-                safetensors.numpy.save_file(arrays, part)
+            write_whole(file, tensor_bytes(arrays))
             bar.update()
     return files
 
@@ -641,6 +639,12 @@ class CompletionData(TrainingData):
                 classes_of=classes_of,
                 unlabelled=self.settings.unlabelled,
             )
+
+    def tokens(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Tokens [D, rows, columns], float16, and classes of the pixels [h, w] of each frame of the training."""
+        for file in (file for group in self.groups["training"] for file in group):
+            data = mapped_arrays(file, _DAMAGED)
+            yield torch.from_numpy(np.array(data["tokens"])), torch.from_numpy(np.array(data["classes"]))
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
@@ -24,7 +23,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import tensor_header
-from scene_completion_ros.whole_files import whole_file
+from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.data import voxel_evidence
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.stereo import MeasuredDepth, has_lens, measured_depth, rectified_sequence
@@ -264,8 +263,7 @@ def _prepare_frames(
                 covered = covered & (virtual_pinhole(mask * np.uint8(255), fisheye, canonical, DOWNWARD)[0] > 250)
             arrays |= _view(f"aside_{name}", view, canonical, pose)
             arrays[f"mask_aside_{name}"] = covered.astype(np.uint8)
-        with whole_file(files[index]) as part:
-            safetensors.numpy.save_file(arrays, part)
+        write_whole(files[index], tensor_bytes(arrays))
         progress.step()
 
 

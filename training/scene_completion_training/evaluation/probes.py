@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -31,7 +30,7 @@ from scene_completion_ros.evaluation.zero_shot import ZERO_SHOT, Part, ZeroShotM
 from scene_completion_ros.sequences.opening import holds_voxels
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import read_tensors
-from scene_completion_ros.whole_files import write_whole
+from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.evaluation.voxel_features import SceneFrame, VoxelFeatures
 from scene_completion_training.masked_scene.scenes import SceneMaker, VoxelScene, keep_scenes
 from scene_completion_training.masked_scene.views import point_features
@@ -66,7 +65,7 @@ class LinearProbe:
 
     def save(self, file: Path) -> None:
         """Writes it as safetensors."""
-        write_whole(file, safetensors.numpy.save({"weight": self.weight, "bias": self.bias}))
+        write_whole(file, tensor_bytes({"weight": self.weight, "bias": self.bias}))
 
     @staticmethod
     def read(file: Path) -> "LinearProbe":

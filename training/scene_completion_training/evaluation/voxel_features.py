@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
@@ -18,7 +17,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.untrusted_files import read_json, read_tensors
-from scene_completion_ros.whole_files import whole_folder
+from scene_completion_ros.whole_files import tensor_bytes, whole_folder
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.masked_scene.objective import SceneView, sampled, standardised
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
@@ -100,7 +99,7 @@ def export_network(file: Path, folder: Path, *, name: str, licence: str, trained
         "provenance": {"trained_on": trained_on, "checkpoint": file.name},
     }
     with whole_folder(folder, without=None) as part:
-        (part / WEIGHTS).write_bytes(safetensors.numpy.save(weights))
+        (part / WEIGHTS).write_bytes(tensor_bytes(weights))
         (part / NETWORK).write_text(json.dumps(about, indent=2) + "\n")
 
 

@@ -15,7 +15,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, GridError, SequenceError
@@ -36,7 +35,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, reference_camera
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import parse_json
-from scene_completion_ros.whole_files import whole_file
+from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.data.prepared import Depths, fingerprint
 from scene_completion_training.data.stereo import rectified_sequence
 from scene_completion_training.data.student_units import DeployedUnits
@@ -108,8 +107,7 @@ class VoxelScene:
             "grid": dataclasses.asdict(self.grid),
             "grid_from_camera": self.grid_from_camera.matrix.tolist(),
         }
-        with whole_file(file) as part:
-            safetensors.numpy.save_file(arrays, part, metadata={"scene": json.dumps(about)})
+        write_whole(file, tensor_bytes(arrays, {"scene": json.dumps(about)}))
 
     @staticmethod
     def load(file: Path) -> "VoxelScene":

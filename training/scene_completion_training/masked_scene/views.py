@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.untrusted_files import read_tensors
-from scene_completion_ros.whole_files import whole_file
+from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
 from scene_completion_training.points.scene import PointScene, require
 
@@ -209,7 +208,6 @@ def keep_points(scenes: Mapping[str, PointScene], cache: Path) -> list[Path]:
             scene = scenes[name]
             require(scene)
             features = point_features(len(scene), scene.colours, scene.normals).astype(np.float16)
-            with whole_file(file) as part:
-                points = scene.points - scene.points.min(axis=0)
-                safetensors.numpy.save_file({"points": points, "features": features}, part)
+            points = scene.points - scene.points.min(axis=0)
+            write_whole(file, tensor_bytes({"points": points, "features": features}))
     return files

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import cv2
 import numpy as np
-import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,7 +23,7 @@ from torch import Tensor
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.untrusted_files import read_array, read_tensors
-from scene_completion_ros.whole_files import whole_file
+from scene_completion_ros.whole_files import tensor_bytes, whole_file, write_whole
 from scene_completion_training.foundation.backbone import DenseExtractor
 from scene_completion_training.foundation.encoded_words import BARE
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
@@ -131,8 +130,7 @@ def keep_lifted(
             with whole_file(files[name]) as part, part.open("wb") as stream:
                 np.save(stream, values, allow_pickle=False)
         colours = np.zeros_like(scene.points) if scene.colours is None else scene.colours
-        with whole_file(folder / _POINTS) as part:
-            safetensors.numpy.save_file({"points": scene.points, "colours": colours, "rows": rows}, part)
+        write_whole(folder / _POINTS, tensor_bytes({"points": scene.points, "colours": colours, "rows": rows}))
     cure = "Delete it: it is made again at the next start"
     found = read_tensors(folder / _POINTS, SequenceError, cure=cure)
     features = {name: read_array(file, SequenceError, cure=cure) for name, file in files.items()}
