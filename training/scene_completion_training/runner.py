@@ -1,13 +1,14 @@
 """Runs the stage of a configuration on Lightning, or tries a few steps of it to say what the training will take."""
 
 import dataclasses
+import logging
 import os
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -28,9 +29,10 @@ from scene_completion_training.data.recorded_frames import RecordedFrames
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.stage import Stage
 from scene_completion_training.stages import stage_class
-from scene_completion_training.workers import Progress
+from scene_completion_training.workers import Progress, computes_bfloat16
 
 BEST = "best.ckpt"
+_LOG = logging.getLogger(__name__)
 
 
 def make_stage(configuration: TrainingConfiguration) -> Stage:
@@ -98,7 +100,7 @@ def _trainer(
         devices=configuration.devices,
         num_nodes=configuration.nodes,
         strategy="ddp_find_unused_parameters_true" if parallel else "auto",
-        precision=configuration.precision,
+        precision=_precision(configuration),
         callbacks=callbacks,
         use_distributed_sampler=False,  # the sampler knows its process
         plugins=[SafeCheckpoints()],
@@ -114,6 +116,14 @@ def _trainer(
         enable_checkpointing=not fast_dev_run,
         enable_model_summary=False,
     )
+
+
+def _precision(configuration: TrainingConfiguration) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if configuration.precision == "bf16-mixed" and not computes_bfloat16(device):
+        _LOG.info("this CPU only imitates bfloat16, at a quarter of the speed: it computes in single precision")
+        return "32-true"
+    return configuration.precision
 
 
 def _checkpoints(configuration: TrainingConfiguration) -> list[ModelCheckpoint]:
@@ -339,7 +349,7 @@ def _tried(configuration: Configuration, stage: FieldStage, data: _PlannedData) 
         max_steps=steps,
         accelerator="auto",
         devices=1,
-        precision=configuration.precision,
+        precision=_precision(configuration),
         callbacks=[*stage.callbacks(), clock],
         logger=False,
         default_root_dir=stage.settings.output,

@@ -29,6 +29,15 @@ ANSWER_S = 10.0  # seconds that a cluster has to take a connection; Ray itself w
 _NOT_IMPORTED = re.compile(r"No module named \S+|failed to import on the worker")
 
 
+def computes_bfloat16(device: str) -> bool:
+    """Whether a device of a kind ("cpu", "cuda") computes in bfloat16; a CPU that imitates it is slow."""
+    if device != "cpu":
+        return True
+    import torch
+
+    return any(there is True for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
+
+
 class Progress:
     """What a task says of how far it is, for a bar, if anybody watches. On another machine nobody hears it."""
 
