@@ -190,3 +190,27 @@ def test_the_mean_is_shifted_to_what_hidden_places_hold() -> None:
     assert shift[:8, :8, 3].flatten().tolist() == pytest.approx([1.79] * 64, abs=0.01)  # log(3 / 2) - log(1 / 4)
     shift[:8, :8, 3] = 0.0
     assert shift.abs().max().item() < 0.01
+
+
+def test_a_cell_that_trusts_its_pixel_is_called_what_that_is() -> None:
+    """A new branch is silent; with a trust of one it adds the log probability of the class, inside the image."""
+    torch.manual_seed(0)
+    made = SceneDecoder(
+        GRID, SPEC, classes=CLASSES, reduced=4, widths=(8, 8), context=4, hidden=8, ground=-1.0, trusting=True
+    )
+    cells, voxels = (
+        cell_lookups(GRID, stride, CAMERA, SPEC, pose(0.0, 0.0)[None], torch.ones(1)) for stride in (STRIDE, 1)
+    )
+    shape = (1, 1, CAMERA.height, CAMERA.width)
+    logits = torch.zeros(1, CLASSES + 1, *shape[2:])
+    logits[:, 1] = 4.0
+    view = PixelView(torch.full(shape, 0.0), torch.full(shape, 0.1), logits, torch.ones(1, 1, 1, 1))
+    assert made.trust is not None
+    silent = made(view, cells, voxels).classes
+    torch.nn.init.ones_(made.trust.bias)
+    added = (made(view, cells, voxels).classes - silent).flatten(2)
+    expected = logits.softmax(dim=1)[0, :CLASSES, 0, 0].clamp_min(1e-3).log()
+    inside = cells.in_view.flatten(1)[0] > 0.5
+    assert inside.any() and not inside.all()
+    torch.testing.assert_close(added[0][:, inside], expected[:, None].expand(-1, int(inside.sum())))
+    assert not added[0][:, ~inside].any()

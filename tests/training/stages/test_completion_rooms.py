@@ -19,6 +19,7 @@ from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.completion import (
     CompletionLosses,
     CompletionStage,
+    class_shares,
     read_eyes,
 )
 from tests.training.small_trainings import small_rooms
@@ -132,9 +133,72 @@ def test_a_start_that_says_two_things_is_refused(rooms: Path, bundles: tuple[Pat
     with pytest.raises(ConfigurationError, match="nothing to keep to"):
         make_stage(small_rooms(rooms, tmp_path, losses=CompletionLosses(retention=1.0)))
     with pytest.raises(ConfigurationError, match="with its mean, which go on"):
-        make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), pixels_from=str(bundles[0])))
+        make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), only_pixels=True))
+    with pytest.raises(ConfigurationError, match="no such branch"):
+        make_stage(small_rooms(rooms, tmp_path, fit_naming=2))
     with pytest.raises(ConfigurationError, match="mean_of"):
         make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), mean_of=2))
     stage = make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), widths=(8, 16)))
     with pytest.raises(ConfigurationError, match="for the same camera, volume and widths"):
         stage.start(stage.make_data())
+
+
+def test_a_head_and_a_decoder_of_two_trainings_go_on_together(
+    rooms: Path, trained: Path, bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The decoder learns, from where it was, on a head that stays; branches that neither had are silent at first."""
+    branches = {"naming": 8, "trusting": True}
+    head = train(small_rooms(rooms, tmp_path / "head", only_pixels=True, fit_naming=60, **branches))
+    both = {"start_from": str(bundles[0]), "pixels_from": str(head)}
+    stage = make_stage(small_rooms(rooms, tmp_path, **both, **branches))
+    assert isinstance(stage, CompletionStage)
+    data = stage.make_data()
+    data.setup("fit")
+    stage.start(data)
+    seen, before = Checkpoint.read(head).state, StudentBundle.load(bundles[0]).load_weights()
+    for name, value in stage.field.state_dict().items():
+        if name.startswith("pixels."):
+            assert torch.equal(value, seen[name]), name
+        elif ".trust." in name:
+            assert not value.any()
+        else:
+            np.testing.assert_array_equal(value.numpy().astype(np.float16), before[f"field.{name}"])
+    learns = {name.split(".")[0] for name, value in stage.field.named_parameters() if value.requires_grad}
+    assert learns == {"spatial"}
+    assert (tmp_path / "out" / "student.json").exists() or main(
+        ["export", str(head), str(tmp_path / "out"), "--name", "named", "--licence", "none"]
+    ) == 0  # the branches travel with the bundle
+    assert "field.pixels.naming.0.weight" in StudentBundle.load(tmp_path / "out").load_weights()
+
+
+def test_tokens_alone_name_what_they_were_fitted_to(
+    rooms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of tokens that know one of three classes, most are named right, and hardly any before."""
+    stage = make_stage(small_rooms(rooms, tmp_path, naming=32, fit_naming=300))
+    assert isinstance(stage, CompletionStage) and stage.field.pixels.naming is not None
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randint(0, 3, (40, 4, 6), generator=generator)
+    width = stage.field.pixels.naming[0].in_channels
+    tokens = torch.randn(3, width, generator=generator)[classes].permute(0, 3, 1, 2)
+    tokens = (tokens + 0.3 * torch.randn(tokens.shape, generator=generator)).half()
+    pixels = (classes + 1).repeat_interleave(3, dim=1).repeat_interleave(3, dim=2).to(torch.uint8)
+    data = stage.make_data()
+    data.setup("fit")
+    monkeypatch.setattr(data, "tokens", lambda: zip(tokens[:30], pixels[:30], strict=True))
+
+    def right() -> float:
+        assert stage.field.pixels.naming is not None
+        with torch.no_grad():
+            found = stage.field.pixels.naming(tokens[30:].float()).argmax(dim=1)
+        return float((found == classes[30:]).float().mean())
+
+    assert right() < 0.5
+    stage.start(data)
+    assert right() > 0.8
+
+
+def test_shares_of_classes_are_those_of_pixels_that_are_known() -> None:
+    classes = torch.tensor([[1, 2, INVALID, 1], [2, 2, 1, 1]])
+    found = class_shares(classes, 3, torch.Size((1, 2)))
+    torch.testing.assert_close(found[:, 0], torch.tensor([[0.25, 0.75], [0.75, 0.0], [0.0, 0.0]]))

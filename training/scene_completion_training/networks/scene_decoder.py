@@ -24,6 +24,7 @@ _FARTHEST_FROM_LEVEL = 1.5  # of a ground that pixels see, metres
 _STREET_VOXEL_M = 0.2
 # Probability from which a voxel lies behind a surface; voxels of a place that say as much as those of its height.
 _SURELY_HIDDEN, _FEW = 0.9, 200.0
+_LEAST_CLASS = 1e-3  # probability that a pixel gives any class
 _CERTAIN = 1e-4  # least probability of a voxel and of its contrary, while it is trained
 
 
@@ -66,6 +67,7 @@ class SceneDecoder(nn.Module):
         context: int = 16,  # channels of the U-Net for each height
         hidden: int = 64,
         ground: float = -1.65,  # height at which the ground starts, metres in the grid
+        trusting: bool = False,  # a cell is called what its pixel is, as far as it trusts that
     ) -> None:
         super().__init__()
         self.mixed: torch.dtype | None = None  # precision that the network computes in, where it is not single
@@ -93,6 +95,11 @@ class SceneDecoder(nn.Module):
         )
         self.occupied = nn.Conv2d(hidden, 2 * STRIDE**3 + 1, 1)
         self.named = nn.Conv2d(hidden, classes, 1)
+        self.trust: nn.Conv2d | None = None
+        if trusting:
+            self.trust = nn.Conv2d(hidden, 1, 1)
+            nn.init.zeros_(self.trust.weight)
+            nn.init.zeros_(self.trust.bias)  # type: ignore[arg-type]
         self.ground = nn.Conv2d(finest, 3, 1)
         coarse = (max(1, count_x // _PRIOR_CELLS), max(1, count_y // _PRIOR_CELLS))
         self.mean = nn.Parameter(torch.zeros(1, heights * STRIDE**3, *coarse))
@@ -112,9 +119,11 @@ class SceneDecoder(nn.Module):
         classes = view.classes.softmax(dim=1)
         surface = 1.0 / self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
         seen = torch.cat([self.reduce(classes).float(), surface.log(), view.deviation], dim=1)
+        looked_up = seen if self.trust is None else torch.cat([classes[:, : self.classes], seen], dim=1)
         sampled = functional.grid_sample(
-            seen, where.pixels, mode="bilinear", padding_mode="border", align_corners=False
+            looked_up, where.pixels, mode="bilinear", padding_mode="border", align_corners=False
         )  # [B, C, z, x y]
+        pixel_classes, sampled = sampled[:, : -seen.shape[1]], sampled[:, -seen.shape[1] :]
         beside = _beside_surface(where.depth, sampled[:, -2:-1], sampled[:, -1:], self.measure)
         surfaces = self._surfaces(seen[:, -2:], voxels)
         kind = self.mixed or sampled.dtype
@@ -129,6 +138,9 @@ class SceneDecoder(nn.Module):
             context = self.context(x).reshape(batch, -1, heights, count_x * count_y)
             mixed = self.mix(torch.cat([context, local], dim=1))  # [B, hidden, z, x y]
             cells, named, ground = self.occupied(mixed).float(), self.named(mixed).float(), self.ground(x).float()
+            trusted = None if self.trust is None else self.trust(mixed).float() * where.in_view
+        if trusted is not None:
+            named = named + trusted * pixel_classes.clamp_min(_LEAST_CLASS).log()
         mean = functional.interpolate(self.mean, (count_x, count_y), mode="bilinear", align_corners=False)
         mean = mean.reshape(1, STRIDE**3, heights, count_x * count_y)
         hidden, before, seen_there = cells.split([STRIDE**3, STRIDE**3, 1], dim=1)

@@ -68,7 +68,7 @@ class PixelHead(nn.Module):
     one for each pixel: eyes know one height above the ground, and see all streets from there. In rooms inverse depths
     are shifted as well: a trunk that nobody trained on knows them up to both. Where the camera is said to stand, each
     pixel is told how far it would see if the ground were a plane; tokens of the last block know what
-    things are.
+    things are. Where they have a branch of their own, it is wide enough for classes that few pixels show.
 
     Args:
         size: Height and width of the maps.
@@ -78,6 +78,7 @@ class PixelHead(nn.Module):
         classes: Classes behind "empty".
         width: Channels inside.
         shifted: Inverse depths of an image get a shift beside their factor.
+        naming: Channels of a branch that tells classes by the tokens alone; 0: there is none.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class PixelHead(nn.Module):
         classes: int = 15,
         width: int = 64,
         shifted: bool = False,
+        naming: int = 0,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -109,6 +111,17 @@ class PixelHead(nn.Module):
         self.aside = nn.Conv2d(width, 1, 1)
         self.deviation = nn.Conv2d(width, 1, 1)
         self.classes = nn.Conv2d(width, classes + 1, 1)
+        self.naming: nn.Sequential | None = None
+        if naming:
+            self.naming = nn.Sequential(
+                nn.Conv2d(tokens, naming, 1),
+                nn.GELU(),
+                nn.Conv2d(naming, naming, 3, padding=1),
+                nn.GELU(),
+                nn.Conv2d(naming, classes + 1, 1),
+            )
+            nn.init.zeros_(self.naming[-1].weight)  # type: ignore[arg-type]  # weights without it mean the same
+            nn.init.zeros_(self.naming[-1].bias)  # type: ignore[arg-type]
         for layer, value in ((self.factor[2], 0.0), (self.aside, 0.0), (self.deviation, _LOG_DEVIATION)):
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
             nn.init.constant_(layer.bias, value)  # type: ignore[arg-type]
@@ -143,10 +156,14 @@ class PixelHead(nn.Module):
         factor = image[:, :1] + MOST_ASIDE * torch.tanh(self.aside(merged).float())
         shift = SHIFT / self.spec.near * image[:, 1:].sum(dim=1, keepdim=True)
         nearer = self.spec.depth_code_of_inverse(self.spec.inverse_depth(code) * factor.exp() + shift)
+        classes = self.classes(merged).float()
+        if self.naming is not None:
+            named = self.naming(tokens).float()
+            classes = classes + functional.interpolate(named, size, mode="bilinear", align_corners=False)
         return PixelView(
             nearer,
             self.deviation(merged).float().clamp(-4.0, 0.0).exp(),
-            self.classes(merged).float(),
+            classes,
             ground[:, 1:, :1, :1],
         )
 

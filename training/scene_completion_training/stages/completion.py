@@ -46,15 +46,20 @@ from scene_completion_training.networks.sight import FLOOR, ROAD, PixelHead, Pix
 from scene_completion_training.networks.trunk import DepthAnythingTrunk
 from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
+from scene_completion_training.workers import computes_bfloat16
 
 GROUNDS = {COMMON_CLASSES[1:]: ROAD, ROOM_CLASSES[1:]: FLOOR}
 """Classes of streets and of rooms, and which of them cameras stand on."""
 EXACT_DEVIATION = 0.03
 """Of the logarithm of true depth, once it is off as `CompletionSamples` draws it."""
+LATER = ("naming.", "trust.")
+"""Branches that a training may add to the weights that it starts from."""
 WHOLE = 0.95
 """Share of the pixels whose depth a rendered image knows."""
 CERTAIN = 6.0
 """Logit of a true class."""
+NAMING_RATE, NAMING_BATCH = 1e-3, 16
+"""Highest learning rate, and images a step, where the branch `naming` is fitted."""
 MOST_NAMED = 40_000
 """Voxels of a sample whose classes are compared."""
 
@@ -96,6 +101,7 @@ class CompletionConfiguration(TrainingConfiguration):
         pixels_from: Checkpoint of another training on the same eyes, or its bundle: its head for pixels is taken as it
             is, and goes on learning with `only_pixels`.
         start_from: Checkpoint of this stage, or a bundle, on the same eyes: its head and its decoder go on learning.
+            With `pixels_from` its head is left out.
         data: Recordings and samples.
         losses: Weights of the losses.
         camera: The canonical camera.
@@ -103,8 +109,12 @@ class CompletionConfiguration(TrainingConfiguration):
         widths: Channels of the decoder's U-Net, the finest first.
         context: Channels of the U-Net for each height.
         reduced: Channels that a cell looks up.
+        naming: As `PixelHead`.
+        trusting: As `SceneDecoder`.
+        fit_naming: Steps in which the branch `naming` is fitted by itself before the first step; tokens are small.
         distance: Metres at which a voxel weighs half as much as one nearby.
         rare: How much the rarity of a class raises its weight: 0 not at all, 1 in proportion.
+        rare_pixels: The same of the classes of pixels.
         ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
         ema_start: Step from which the average is kept.
         validate_every: Steps between validations.
@@ -126,8 +136,12 @@ class CompletionConfiguration(TrainingConfiguration):
     widths: tuple[int, ...] = (64, 128, 192, 256)
     context: int = 16
     reduced: int = 16
+    naming: int = 0
+    trusting: bool = False
+    fit_naming: int = 0
     distance: float = 20.0
     rare: float = 0.35
+    rare_pixels: float = 0.0
     ema_decay: float = 0.995
     ema_start: int = 200
     validate_every: int = 500
@@ -141,9 +155,12 @@ class CompletionConfiguration(TrainingConfiguration):
     def check(self) -> None:
         """Refuses to start from two trainings, and to keep to none."""
         super().check()
-        if self.start_from and (self.pixels_from or self.only_pixels or self.mean_of):
-            what = "holds a head for pixels and a decoder with its mean, which go on learning"
-            raise ConfigurationError(what, where="start_from", cure="Leave out pixels_from, only_pixels and mean_of")
+        if self.start_from and (self.only_pixels or self.mean_of):
+            what = "holds a decoder with its mean, which go on learning"
+            raise ConfigurationError(what, where="start_from", cure="Leave out only_pixels and mean_of")
+        if self.fit_naming and not self.naming:
+            what = "there is no such branch"
+            raise ConfigurationError(what, where="fit_naming", cure="Give naming some channels, or set it to 0")
         if self.losses.retention and not self.start_from:
             what = "there is nothing to keep to"
             raise ConfigurationError(
@@ -172,6 +189,8 @@ class SceneField(nn.Module):
         widths: Channels of the decoder's U-Net, the finest first.
         context: Channels of the U-Net for each height.
         reduced: Channels that a cell looks up.
+        naming: As `PixelHead`.
+        trusting: As `SceneDecoder`.
     """
 
     def __init__(
@@ -185,6 +204,8 @@ class SceneField(nn.Module):
         widths: tuple[int, ...] = (64, 128, 192, 256),
         context: int = 16,
         reduced: int = 16,
+        naming: int = 0,
+        trusting: bool = False,
     ) -> None:
         super().__init__()
         self.viewpoint, self.names = viewpoint, names
@@ -193,7 +214,9 @@ class SceneField(nn.Module):
         self.small = self.camera.resized(self.camera.width // 2, self.camera.height // 2)
         self.spec: PointCodeSpec = viewpoint.volume.point_code
         size = (self.small.height, self.small.width)
-        self.pixels = PixelHead(size, self.spec, channels=channels, tokens=tokens, classes=len(names), shifted=shifted)
+        self.pixels = PixelHead(
+            size, self.spec, channels=channels, tokens=tokens, classes=len(names), shifted=shifted, naming=naming
+        )
         self.spatial = SceneDecoder(
             viewpoint.volume.grid,
             self.spec,
@@ -202,6 +225,7 @@ class SceneField(nn.Module):
             context=context,
             reduced=reduced,
             ground=-viewpoint.height_above_ground,
+            trusting=trusting,
         )
 
     @classmethod
@@ -221,6 +245,8 @@ class SceneField(nn.Module):
             widths=(context.shape[1], *(len(state[name]) for name in coarser)),
             context=len(context) // heights,
             reduced=len(reduce),
+            naming=len(state.get("pixels.naming.0.weight", ())),
+            trusting="spatial.trust.weight" in state,
         )
 
     def stated_ground(self, volume_from_camera: Tensor, known: Tensor, mirrored: Tensor) -> Tensor:
@@ -278,12 +304,16 @@ class CompletionStage(Stage):
             widths=tuple(settings.widths),
             context=settings.context,
             reduced=settings.reduced,
+            naming=settings.naming,
+            trusting=settings.trusting,
         )
         away = torch.from_numpy(self.viewpoint.volume.grid.centres()[..., :1, :2]).norm(dim=-1).float()
         self.near: Tensor
         self.register_buffer("near", 1.0 / (1.0 + (away / settings.distance) ** 2), persistent=False)  # [X, Y, 1]
         self.seen: Tensor
-        self.register_buffer("seen", torch.zeros(len(settings.class_names)))
+        self.register_buffer("seen", torch.zeros(len(settings.class_names)))  # voxels of each class so far
+        self.shown: Tensor
+        self.register_buffer("shown", torch.zeros(len(settings.class_names) + 1))  # pixels, those of the sky as well
         self.field.spatial.requires_grad_(not settings.only_pixels)
         self.field.pixels.requires_grad_(settings.only_pixels or not settings.pixels_from)
         self._encoder = [encoder]  # in a list: no module of the stage, no checkpoint needs it
@@ -304,12 +334,44 @@ class CompletionStage(Stage):
         if self.settings.start_from:
             self._take("start_from", self.field, "")
             self._remember()
-        elif self.settings.pixels_from:
+        if self.settings.pixels_from:
             self._take("pixels_from", self.field.pixels, "pixels.")
-        elif self.eyes.metric:
+        elif self.eyes.metric and not self.settings.start_from:
             self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
+        if self.settings.fit_naming:
+            self._fit_naming(data)
         if self.settings.mean_of:
             self._match_mean(data)
+
+    def _fit_naming(self, data: CompletionData) -> None:
+        """Fits the branch `naming` to the share of each class in the pixels of a token, by tokens alone."""
+        branch, count = self.field.pixels.naming, len(self.field.names) + 1
+        assert branch is not None
+        pairs = [(tokens, class_shares(classes, count, tokens.shape[1:])) for tokens, classes in data.tokens()]
+        tokens, shares = (torch.stack(each) for each in zip(*pairs, strict=True))
+        rarity = self._rarity(shares.sum(dim=(0, 2, 3)), self.settings.rare_pixels)[:, None, None]
+        optimiser = torch.optim.AdamW(branch.parameters(), NAMING_RATE, weight_decay=0.05)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, NAMING_RATE, self.settings.fit_naming)
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        for _ in range(self.settings.fit_naming):
+            chosen = torch.randint(len(tokens), (NAMING_BATCH,), generator=generator)
+            x, wanted = tokens[chosen].float(), rarity * shares[chosen]
+            if torch.rand((), generator=generator) < 0.5:
+                x, wanted = x.flip(-1), wanted.flip(-1)
+            for layer in branch:
+                x = functional.dropout(layer(x), 0.3) if isinstance(layer, nn.GELU) else layer(x)
+            loss = -(wanted * x.log_softmax(dim=1)).sum() / wanted.sum()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+
+    @staticmethod
+    def _rarity(seen: Tensor, power: float) -> Tensor:
+        """Weight of each class, of how much of it was seen [K]."""
+        share = (seen + 1.0) / (seen + 1.0).sum()
+        weight: Tensor = share.clamp_min(1e-4) ** -power
+        return weight
 
     @torch.no_grad()
     def _match_mean(self, data: CompletionData) -> None:
@@ -333,10 +395,18 @@ class CompletionStage(Stage):
             self._remember()
 
     def _take(self, where: str, part: nn.Module, prefix: str) -> None:
-        """Gives a part of the field the weights of another training, or of its bundle."""
+        """Gives a part of the field the weights of another training, or of its bundle.
+
+        Branches that it did not have stay as they are, which is silent.
+        """
         weights = TrainedWeights.read(Path(getattr(self.settings, where)))
         try:
-            part.load_state_dict(weights.under(f"field.{prefix}") or weights.under(prefix))
+            absent, unknown = part.load_state_dict(
+                weights.under(f"field.{prefix}") or weights.under(prefix), strict=False
+            )
+            wrong = [*unknown, *(name for name in absent if not any(part in name for part in LATER))]
+            if wrong:
+                raise RuntimeError(f"unknown or absent: {wrong[:3]}")
         except RuntimeError as error:
             raise ConfigurationError(
                 f"has no head for pixels{'' if prefix else ' and decoder'} of this kind ({str(error)[:200]})",
@@ -442,10 +512,13 @@ class CompletionStage(Stage):
         inverse = self.field.spec.inverse_depth(view.code)[:, 0].clamp_min(1e-3)
         classes = batch["classes"].long()
         known = classes != INVALID
-        ones = torch.ones(len(self.field.names) + 1, device=classes.device)
+        named = classes[known] - 1
+        if self.training:
+            self.shown += torch.bincount(named, minlength=len(self.shown)).float()
+        weights = self._rarity(self.shown, self.settings.rare_pixels)
         return {
             "depth": depth_likelihood(-inverse.log(), view.deviation[:, 0], batch["depth"]),
-            "pixels": class_terms(view.classes.permute(0, 2, 3, 1)[known], classes[known] - 1, ones),
+            "pixels": class_terms(view.classes.permute(0, 2, 3, 1)[known], named, weights),
         }
 
     def _of_voxels(
@@ -467,8 +540,7 @@ class CompletionStage(Stage):
         classes = label[b, x, y, z].long() - 1
         if self.training:
             self.seen += torch.bincount(classes, minlength=len(self.seen)).float()
-        share = (self.seen + 1.0) / (self.seen + 1.0).sum()
-        weights = share.clamp_min(1e-4) ** -self.settings.rare
+        weights = self._rarity(self.seen, self.settings.rare)
         return class_terms(logits[b, :, z // 2, x // 2, y // 2], classes, weights)
 
     def _of_ground(self, scene: CompletedScene, batch: dict[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
@@ -488,6 +560,13 @@ class CompletionStage(Stage):
         optimiser = torch.optim.AdamW(self.field.parameters(), self.settings.learning_rate, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.warmed_cosine)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def class_shares(classes: Tensor, count: int, size: torch.Size) -> Tensor:
+    """Share [count, rows, columns] of each class in the parts of an image of class numbers from 1 on [h, w]."""
+    known = classes != INVALID
+    hot = functional.one_hot(torch.where(known, classes - 1, 0).long(), count).permute(2, 0, 1) * known
+    return functional.adaptive_avg_pool2d(hot[None].float(), list(size))[0]
 
 
 def read_eyes(source: str, weights: str, viewpoint: Viewpoint) -> tuple[EncoderDecoder, DepthAnythingTrunk, Eyes]:
@@ -524,7 +603,8 @@ def read_eyes(source: str, weights: str, viewpoint: Viewpoint) -> tuple[EncoderD
     assert isinstance(trunk, DepthAnythingTrunk)
 
     def see(image: Tensor) -> list[Tensor]:
-        with torch.no_grad(), torch.autocast(image.device.type, dtype=torch.bfloat16):
+        kind = image.device.type
+        with torch.no_grad(), torch.autocast(kind, dtype=torch.bfloat16, enabled=computes_bfloat16(kind)):
             maps: list[Tensor] = trunk.with_tokens(image)
         return [part.float() for part in maps]
 
