@@ -9,6 +9,7 @@ weights of sacmehta/EdgeNets, which are loaded strictly.
 
 import dataclasses
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -35,42 +36,22 @@ _WIDE, _NARROW = (1, 2, 3, 4), (1, 1, 2, 3)
 _SCALES = (2.0, 1.5, 1.0, 0.5, 0.1)
 
 
-class _Convolution(nn.Module):
+def _named(**layers: nn.Module) -> nn.Sequential:
+    """Layers one behind the other, under the names that they have in the released weights."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def _convolution(
+    inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1, *, active: bool = True
+) -> nn.Sequential:
     """Convolution without bias, batch normalisation and, if asked for, PReLU."""
-
-    def __init__(
-        self, inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1, *, active: bool = True
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
-        self.act = nn.PReLU(outputs) if active else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        normalised: Tensor = self.bn(self.conv(x))
-        return normalised if self.act is None else self.act(normalised)
+    conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
+    return _named(conv=conv, bn=nn.BatchNorm2d(outputs), **({"act": nn.PReLU(outputs)} if active else {}))
 
 
-class _Normalised(nn.Module):
-    """Batch normalisation and PReLU."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.bn, self.act = nn.BatchNorm2d(channels), nn.PReLU(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.bn(x))  # type: ignore[no-any-return]
-
-
-class _Dilated(nn.Module):
+def _dilated(channels: int, stride: int, dilation: int) -> nn.Sequential:
     """Depthwise 3 × 3 convolution."""
-
-    def __init__(self, channels: int, stride: int, dilation: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=channels, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)  # type: ignore[no-any-return]
+    return _named(conv=nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=channels, bias=False))
 
 
 class _Pyramid(nn.Module):
@@ -79,10 +60,10 @@ class _Pyramid(nn.Module):
     def __init__(self, inputs: int, outputs: int, dilations: Sequence[int], stride: int = 1) -> None:
         super().__init__()
         width = outputs // _BRANCHES
-        self.proj_1x1 = _Convolution(inputs, width, 1, groups=_BRANCHES)
-        self.spp_dw = nn.ModuleList(_Dilated(width, stride, dilation) for dilation in dilations)
-        self.conv_1x1_exp = _Convolution(outputs, outputs, 1, groups=_BRANCHES, active=False)
-        self.br_after_cat = _Normalised(outputs)
+        self.proj_1x1 = _convolution(inputs, width, 1, groups=_BRANCHES)
+        self.spp_dw = nn.ModuleList(_dilated(width, stride, dilation) for dilation in dilations)
+        self.conv_1x1_exp = _convolution(outputs, outputs, 1, groups=_BRANCHES, active=False)
+        self.br_after_cat = _named(bn=nn.BatchNorm2d(outputs), act=nn.PReLU(outputs))
         self.module_act = nn.PReLU(outputs)
         self._residual = stride == 1
 
@@ -101,7 +82,7 @@ class _Downsampling(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.eesp = _Pyramid(inputs, outputs - inputs, _WIDE, stride=2)
-        self.inp_reinf = nn.Sequential(_Convolution(3, 3, 3), _Convolution(3, outputs, 1, active=False))
+        self.inp_reinf = nn.Sequential(_convolution(3, 3, 3), _convolution(3, outputs, 1, active=False))
         self.act = nn.PReLU(outputs)
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
@@ -121,7 +102,7 @@ class _Base(nn.Module):
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
         first, second, third, fourth = widths
-        self.level1 = _Convolution(3, first, 3, stride=2)
+        self.level1 = _convolution(3, first, 3, stride=2)
         self.level2_0 = _Downsampling(first, second)
         self.level3_0 = _Downsampling(second, third)
         self.level3 = nn.Sequential(*(_Pyramid(third, third, _WIDE) for _ in range(_LEVEL_3)))
@@ -135,25 +116,13 @@ class _Base(nn.Module):
         return first, second, third, self.level4(self.level4_0(third, image))
 
 
-class _Sequence(nn.Module):
-    """Layers that the weights name by number, under another name."""
-
-    def __init__(self, name: str, *layers: nn.Module) -> None:
-        super().__init__()
-        self._name = name
-        setattr(self, name, nn.Sequential(*layers))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return getattr(self, self._name)(x)  # type: ignore[no-any-return]
-
-
-def _cbr(inputs: int, outputs: int, size: int, groups: int = 1) -> _Sequence:
+def _cbr(inputs: int, outputs: int, size: int, groups: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, size, padding=size // 2, groups=groups, bias=False)
-    return _Sequence("cbr", convolution, nn.BatchNorm2d(outputs), nn.PReLU(outputs))
+    return _named(cbr=nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.PReLU(outputs)))
 
 
-def _br(channels: int) -> _Sequence:
-    return _Sequence("br", nn.BatchNorm2d(channels), nn.PReLU(channels))
+def _br(channels: int) -> nn.Sequential:
+    return _named(br=nn.Sequential(nn.BatchNorm2d(channels), nn.PReLU(channels)))
 
 
 class _Shuffle(nn.Module):
