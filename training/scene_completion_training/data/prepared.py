@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -144,46 +144,42 @@ def prepare_sequence(
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{index:06d}.safetensors" for index in range(len(sequence))]
     missing = [index for index, file in enumerate(files) if not file.exists()]
-    workers = max(1, min(workers, len(missing) // _FRAMES_A_PROCESS))
     do = partial(_prepare_frames, sequence=sequence, files=files, settings=settings, viewpoint=viewpoint, exact=exact)
-    # Neighbours share what is measured: a process takes as many of them as it can.
-    chunks = np.array_split(missing, -(-len(missing) // _FRAMES_A_TASK) if ray_address else workers)
-    if missing and (ray_address or workers == 1):
-        on_cluster(ray_address, do, [chunk.tolist() for chunk in chunks], sequence, folder)
-    elif missing:
-        _prepare_here(do, [chunk.tolist() for chunk in chunks], files)
+    if missing:
+        work_on_frames(do, missing, files, sequence, workers, ray_address)
     return files
 
 
-def on_cluster(
-    ray_address: str,
-    do: Callable[[Sequence[int], Progress], object],
-    chunks: Sequence[Sequence[int]],
+def work_on_frames(
+    do: Callable[[Sequence[int], Progress], object],  # writes the files of the frames with these numbers, in order
+    missing: Sequence[int],  # those frames that lack files, at least one
+    files: Sequence[Path],  # the last one of each frame
     sequence: PosedSequence,
-    written: Path,
+    workers: int,  # processes, if there are enough frames for so many
+    ray_address: str,
 ) -> None:
-    """Works on chunks of a sequence's frames on a Ray cluster, or here where it is ""; see `Workers.run`."""
-    with Workers(ray_address=ray_address or None) as workers:
-        workers.in_order(
-            do,
-            chunks,
-            unit="frame",
-            name=lambda chunk: f"{sequence.name}, frame {chunk[0]}",
-            sizes=[len(chunk) for chunk in chunks],
-            needs=lambda chunk: [file for file in sequence.frames[chunk[0]].images.values() if isinstance(file, Path)],
-            written=written,
-        )
-
-
-def _prepare_here(
-    do: Callable[[Sequence[int], Progress], object], chunks: Sequence[Sequence[int]], files: Sequence[Path]
-) -> None:
-    """A chunk in each of some processes; the bar counts the files that they have written."""
+    """Has frames of a sequence worked on here, in some processes, or on a Ray cluster; errors as of `Workers.run`."""
+    workers = max(1, min(workers, len(missing) // _FRAMES_A_PROCESS))
+    # Neighbours share what is measured: a process takes as many of them as it can.
+    parts = np.array_split(missing, -(-len(missing) // _FRAMES_A_TASK) if ray_address else workers)
+    chunks: list[list[int]] = [part.tolist() for part in parts]
+    if ray_address or workers == 1:
+        with Workers(ray_address=ray_address or None) as cluster:
+            cluster.in_order(
+                do,
+                chunks,
+                unit="frame",
+                name=lambda chunk: f"{sequence.name}, frame {chunk[0]}",
+                sizes=[len(chunk) for chunk in chunks],
+                needs=lambda chunk: [one for one in sequence.frames[chunk[0]].images.values() if isinstance(one, Path)],
+                written=files[0].parent,
+            )
+        return
     made = [0] * len(chunks)
     # Spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever.
     with (
-        progress_bar(sum(map(len, chunks)), "frame") as bar,
-        ProcessPoolExecutor(len(chunks), mp_context=get_context("spawn")) as pool,
+        progress_bar(len(missing), "frame") as bar,
+        ProcessPoolExecutor(len(chunks), get_context("spawn"), cv2.setNumThreads, (1,)) as pool,
     ):
         tasks = {pool.submit(do, chunk, Progress()) for chunk in chunks}
         running = set(tasks)
@@ -241,7 +237,7 @@ def _prepare_frames(
         if exact:
             arrays = voxel_evidence.exact_voxels(sequence, index, ahead[0], kept=settings.kept)
         else:
-            views = list(depths.views(index, settings, viewpoint.volume))
+            views = list(voxel_evidence.fusion_views(sequence, index, ahead[0], depths, settings, viewpoint.volume))
             arrays = voxel_evidence.fused_voxels(views, settings, viewpoint.volume, seed=index)
         for side, name in zip(("left", "right"), ahead, strict=False):
             camera = shrunk_camera(sequence.cameras[name], canonical)
@@ -283,26 +279,24 @@ class Depths:
     """Depth of a sequence by its stereo pair or its motion, some of it remembered, where images show the world."""
 
     def __init__(self, sequence: PosedSequence, reach: float) -> None:
-        self.sequence, self.ahead = sequence, cameras_ahead(sequence)
+        self.sequence, self.camera = sequence, cameras_ahead(sequence)[0]
         self._meter = depth_meter(sequence, reach)
         self._measured = lru_cache(maxsize=160)(self._measure)
 
+    def __call__(self, index: int) -> MeasuredDepth:
+        """Depth of the first camera ahead at a frame."""
+        return self._measured(index)
+
     def depth(self, index: int, name: str) -> NDArray[np.float32]:
         """Depth of one of the cameras ahead at a frame [H, W], metres, 0 where unknown."""
-        if name == self.ahead[0]:
+        if name == self.camera:
             found, camera = self._measured(index), self.sequence.cameras[name]
             return found.depth if found.camera == camera else depth_at_rays(found.depth, found.camera, camera)
         return self._shown(index, name, measured_depth(self.sequence, index, "right"))
 
-    def views(
-        self, index: int, settings: voxel_evidence.FusionSettings, volume: Volume
-    ) -> Iterator[voxel_evidence.DepthView]:
-        """Depth of the frames around one, see `fusion_views`."""
-        return voxel_evidence.fusion_views(self.sequence, index, self.ahead[0], self._measured, settings, volume)
-
     def _measure(self, index: int) -> MeasuredDepth:
         found = self._meter(index)
-        return dataclasses.replace(found, depth=self._shown(index, self.ahead[0], found.depth))
+        return dataclasses.replace(found, depth=self._shown(index, self.camera, found.depth))
 
     def _shown(self, index: int, name: str, depth: NDArray[np.float32]) -> NDArray[np.float32]:
         mask = world_mask(self.sequence, index, name)

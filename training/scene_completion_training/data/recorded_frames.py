@@ -8,9 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +26,10 @@ from scene_completion_training.data import prepared
 from scene_completion_training.data.label_images import read_classes
 from scene_completion_training.data.stereo import rectified_sequence
 from scene_completion_training.viewpoint import Viewpoint
-from scene_completion_training.workers import Progress, progress_bar
+from scene_completion_training.workers import Progress
 
 # Folder of a camera's classes, of one ahead and of one that looks aside (S4C).
 _CLASS_FOLDERS = ("data_192x640", "data_192x640_0x-15")
-_CHUNK = 32  # frames that a process makes small before it says so
 _NOTHING: tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float16]] = (
     np.zeros((0, 3), np.int16),
     np.zeros(0, np.uint8),
@@ -134,31 +131,20 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         there = {path.name for path in self.folder.glob("*.png")}
         files = [{self._file(index, name).name for name in self.cameras} for index in range(len(self))]
         missing = [index for index in np.flatnonzero(wanted).tolist() if not files[index] <= there]
-        chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
-        if not missing:
-            return 0
-        self.folder.mkdir(parents=True, exist_ok=True)
-        workers = min(workers, len(chunks))
-        if ray_address or workers == 1:
-            prepared.on_cluster(ray_address, self.write, chunks, self.sequence, self.folder)
-        else:  # spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever
-            with (
-                progress_bar(len(missing), "frame") as bar,
-                ProcessPoolExecutor(workers, get_context("spawn"), _take, (self,)) as pool,
-            ):
-                for count in pool.map(_write, chunks):
-                    bar.update(count)
+        if missing:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            last = [self._file(index, [*self.cameras][-1]) for index in range(len(self))]
+            prepared.work_on_frames(self.write, missing, last, self.sequence, workers, ray_address)
         return len(missing)
 
-    def write(self, indices: Sequence[int], progress: Progress) -> int:
-        """Writes the small images of frames; their number."""
+    def write(self, indices: Sequence[int], progress: Progress) -> None:
+        """Writes the small images of frames."""
         for index in indices:
             for name in self.cameras:
                 file = self._file(index, name)
                 if not file.exists():
                     _write_png(file, self._make(index, name))
             progress.step()
-        return len(indices)
 
     def _is_aside(self, name: str) -> bool:
         return name.startswith("aside_")
@@ -251,16 +237,3 @@ def _write_png(file: Path, image: NDArray[np.uint8]) -> None:
         part.unlink(missing_ok=True)
         cure = "Make room, or name another disk with data.cache, and start again: what is there is not made twice"
         raise SequenceError(f"a resized image cannot be written ({error})", where=str(file), cure=cure) from error
-
-
-_frames: RecordedFrames  # those that a process of the pool makes small
-
-
-def _take(frames: RecordedFrames) -> None:
-    global _frames  # sent once a process, not with every chunk
-    cv2.setNumThreads(1)
-    _frames = frames
-
-
-def _write(indices: Sequence[int]) -> int:
-    return _frames.write(indices, Progress())

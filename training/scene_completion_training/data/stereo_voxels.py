@@ -13,6 +13,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter
+from scene_completion_training.data.prepared import Depths
 from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy, fusion_views
 from scene_completion_training.viewpoint import Volume
 
@@ -100,7 +101,7 @@ def stereo_evidence(
     index: int,
     grid: VoxelGrid,
     grid_from_left: RigidTransform,  # pose of the camera whose depth is measured in the grid
-    meter: DepthMeter | None = None,  # measures that of the drive; by default what `depth_meter` chooses
+    meter: DepthMeter | Depths | None = None,  # measures that of the drive; by default what `depth_meter` chooses
     volume: Volume | None = None,  # the space that is completed; a street's if left out
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Evidence of a frame as for training: its share 0..1 for "occupied", and whether there is any; each [X, Y, Z]."""

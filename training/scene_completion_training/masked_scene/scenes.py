@@ -25,7 +25,6 @@ from scene_completion_ros.evaluation.visibility import visible_voxels
 from scene_completion_ros.geometry import (
     DEFAULT_GRID,
     DEFAULT_GRID_FROM_CAMERA,
-    OPTICAL_FROM_FORWARD,
     RigidTransform,
     VoxelGrid,
 )
@@ -39,8 +38,9 @@ from scene_completion_ros.untrusted_files import parse_json
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.prepared import Depths, fingerprint
 from scene_completion_training.data.stereo import rectified_sequence
+from scene_completion_training.data.stereo_voxels import OCCUPIED, stereo_evidence
 from scene_completion_training.data.student_units import DeployedUnits
-from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy
+from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
 Kind = Literal["predicted", "exact", "stereo", "lidar", "points"]
@@ -261,19 +261,11 @@ class SceneMaker:
         self, index: int, grid: VoxelGrid, pose: RigidTransform
     ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         """What the stereo depth of the frames around says is rather occupied than free."""
-        stereo, settings, volume = self._stereo, FusionSettings(), Volume()
-        views = stereo.views(index, settings, volume)
-        world_from_left = stereo.sequence.world_from_camera(index, stereo.ahead[0])
+        depths = self._stereo
+        world_from_left = depths.sequence.world_from_camera(index, depths.camera)
         camera_from_left = self.sequence.world_from_camera(index, self.camera).inverse() @ world_from_left
-        grid_from_forward = pose @ camera_from_left @ OPTICAL_FROM_FORWARD
-        moved = [
-            dataclasses.replace(view, grid_from_camera=grid_from_forward @ view.grid_from_camera) for view in views
-        ]
-        generator = np.random.default_rng(index)
-        centres, target, _ = fuse_occupancy(moved, grid, free_samples=0, generator=generator, depths=volume.fused_depth)
-        probability = np.zeros(grid.shape, np.float32)
-        probability[tuple(np.asarray(grid.index_of(centres)[0]).T)] = target
-        return probability > 0.5, probability
+        probability, _ = stereo_evidence(depths.sequence, index, grid, pose @ camera_from_left, depths)
+        return probability > OCCUPIED, probability
 
     @cached_property
     def _label_units(self) -> DeployedUnits:
