@@ -24,26 +24,15 @@ from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.kept_maps import KeptMaps
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples
+from scene_completion_training.losses import stereo_depth
 from scene_completion_training.losses.occupancy import free_cross_entropy, mean_opacity, occupancy_cross_entropy
-from scene_completion_training.losses.stereo_depth import (
-    block_depth,
-    edge_aware_smoothness,
-    log_inverse_depth_loss,
-    photometric_loss,
-    stereo_depth_loss,
-)
 from scene_completion_training.networks.density_field import DensityField, ObservedField, OccupancyLink, TrainedField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.trunk import Trunk
 from scene_completion_training.randomness import StepGenerator
-from scene_completion_training.rendering.patches import (
-    RenderedPatches,
-    render_patches,
-    sample_view_volume,
-    synthesised_patches,
-)
+from scene_completion_training.rendering import patches
 from scene_completion_training.stage import Stage, TrainingPictures
 
 PRIOR_RATE, PRIOR_BATCH = 2e-2, 4
@@ -248,8 +237,8 @@ class FieldStage(Stage):
             return {}
         if depth_code.shape[-1] > hint.shape[-1]:  # a map finer than the image
             depth_code = functional.avg_pool2d(depth_code[:, None], depth_code.shape[-1] // hint.shape[-1])[:, 0]
-        blocks = block_depth(hint, hint.shape[-1] // depth_code.shape[-1])
-        return {"dense_depth": log_inverse_depth_loss(depth_code, blocks, self.point_code)}
+        blocks = stereo_depth.block_depth(hint, hint.shape[-1] // depth_code.shape[-1])
+        return {"dense_depth": stereo_depth.log_inverse_depth_loss(depth_code, blocks, self.point_code)}
 
     @property
     def density(self) -> DensityField | MultiViewField:
@@ -300,13 +289,13 @@ class FieldStage(Stage):
 
     def rendered(
         self, field: ObservedField, batch: dict[str, Tensor], generator: torch.Generator
-    ) -> RenderedPatches | None:
+    ) -> patches.RenderedPatches | None:
         """Patches of the loss views, where a loss needs them."""
         render = self.settings.render
         if not self.renders:
             return None
         half = batch["roles"].shape[1] // 2
-        return render_patches(
+        return patches.render_patches(
             field,
             self.loss_camera,
             batch["encoder_from_view"],
@@ -321,7 +310,7 @@ class FieldStage(Stage):
     def volume_terms(
         self,
         field: ObservedField,
-        rendered: RenderedPatches | None,
+        rendered: patches.RenderedPatches | None,
         batch: dict[str, Tensor],
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
@@ -330,12 +319,12 @@ class FieldStage(Stage):
         terms: dict[str, Tensor] = {}
         if rendered is not None:
             if losses.stereo_depth:
-                terms["stereo_depth"] = stereo_depth_loss(field, rendered, batch)
+                terms["stereo_depth"] = stereo_depth.stereo_depth_loss(field, rendered, batch)
             if losses.photometric or losses.smoothness:
                 sources = batch["roles"][:, batch["roles"].shape[1] // 2 :]
-                seen = synthesised_patches(field, self.loss_camera, rendered, batch, sources)
-                terms["smoothness"] = edge_aware_smoothness(seen.depth, seen.observed)
-                terms["photometric"] = photometric_loss(seen.observed, seen.rendered, seen.invalid)
+                seen = patches.synthesised_patches(field, self.loss_camera, rendered, batch, sources)
+                terms["smoothness"] = stereo_depth.edge_aware_smoothness(seen.depth, seen.observed)
+                terms["photometric"] = stereo_depth.photometric_loss(seen.observed, seen.rendered, seen.invalid)
         if losses.occupancy:
             logit = self.link(field.density_logit(batch["points"]))
             terms["occupancy"] = occupancy_cross_entropy(logit, batch["target"], batch["weight"])
@@ -351,7 +340,7 @@ class FieldStage(Stage):
         """Random points [B, VOLUME_POINTS, 3] of the view, metres, optical frame."""
         volume = self.viewpoint.volume
         near, far = volume.sampled_depth
-        return sample_view_volume(
+        return patches.sample_view_volume(
             self.camera,
             len(batch["image"]),
             VOLUME_POINTS,

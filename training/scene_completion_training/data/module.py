@@ -183,6 +183,8 @@ class OpenedSource:
 class TrainingData(lightning.LightningDataModule):
     """Base of what serves the samples of a training, resumable at any step."""
 
+    settings: Any  # `batch_size` samples a step, and `workers` processes that load them
+
     def record(self) -> dict[str, Any]:
         """What checkpoints remember of the data, once it is set up: plain values."""
         raise NotImplementedError
@@ -195,6 +197,12 @@ class TrainingData(lightning.LightningDataModule):
     def processes(self) -> int:
         """Processes of the training."""
         return self.trainer.world_size if self.trainer else 1
+
+    def served(self, samples: Any, **options: Any) -> DataLoader[dict[str, Tensor]]:
+        """Loads samples of the whole training, from the trainer's current step on."""
+        settings = self.settings
+        sampler = self.sampler(len(samples), settings.batch_size)
+        return DataLoader(samples, settings.batch_size, sampler=sampler, num_workers=settings.workers, **options)
 
     def sampler(self, length: int, batch_size: int) -> StepSampler:
         """Sample numbers from the trainer's current step on, of so many of the whole training."""
@@ -377,15 +385,7 @@ class SequencesData(TrainingData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
-        samples, settings = self.samples(), self.settings
-        sampler = self.sampler(len(samples), settings.batch_size)
-        return DataLoader(
-            samples,
-            batch_size=settings.batch_size,
-            sampler=sampler,
-            num_workers=settings.workers,
-            persistent_workers=False,
-        )
+        return self.served(self.samples())
 
     def val_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
         """Serves the same samples at every validation, as they are: unmirrored, unturned, with their own colours."""

@@ -30,11 +30,11 @@ from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.data.student_units import DeployedUnits
-from scene_completion_training.evaluation.checkpoints import CanonicalImages
+from scene_completion_training.evaluation.checkpoints import CanonicalImages, in_chunks
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel
 from scene_completion_training.evaluation.geometry import Frame, voxel_frames
 from scene_completion_training.evaluation.semantic_evaluation import voxel_classes
-from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation, in_chunks
+from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation
 from scene_completion_training.foundation.backbone import DenseExtractor
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
 

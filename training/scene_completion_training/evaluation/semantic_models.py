@@ -25,7 +25,7 @@ from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation import density_model
-from scene_completion_training.evaluation.checkpoints import CanonicalImages, accelerator, observed_density
+from scene_completion_training.evaluation.checkpoints import CanonicalImages, accelerator, in_chunks, observed_density
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import (
@@ -36,7 +36,6 @@ from scene_completion_training.networks.feature_field import (
 )
 
 CodeFunction: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-_CHUNK = 1 << 14  # points in memory at a time
 FARTHEST_SURFACE = 51.2  # pixels that see nothing within the largest range are not clustered, metres
 _MEAN_EVERY = 5  # of each recording every so many frames give the mean of the tokens
 
@@ -192,18 +191,6 @@ def _tokens_at(tokens: Tensor, points: Tensor, camera: Camera) -> Tensor:
     grid = torch.stack([x, y], dim=-1)[None, None].clamp(-2.0, 2.0)
     sampled = functional.grid_sample(tokens, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return normalised(sampled[0, :, 0].T)
-
-
-def in_chunks(
-    function: Callable[[Tensor], Tensor], points: NDArray[np.float32], device: torch.device | None = None
-) -> NDArray[np.float32]:
-    """What a function gives for points [N, 3] on a device, a part of them at a time, so that memory lasts."""
-    with torch.inference_mode():
-        parts = [
-            function(torch.from_numpy(points[start : start + _CHUNK]).to(device)).cpu().numpy()
-            for start in range(0, len(points), _CHUNK)
-        ]
-    return np.concatenate(parts) if parts else np.zeros((0, 1), dtype=np.float32)
 
 
 def surface_points(observed: SemanticObservation, generator: np.random.Generator, count: int) -> NDArray[np.float32]:

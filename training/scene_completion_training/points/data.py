@@ -154,8 +154,6 @@ class PointData(TrainingData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
-        settings = self.settings
-        length = self.steps * settings.batch_size * self.processes
-        samples = PointSamples(list(self.scenes.values()), settings, seed=self.seed, length=length)
-        sampler, workers = self.sampler(length, settings.batch_size), settings.workers
-        return DataLoader(samples, settings.batch_size, sampler=sampler, num_workers=workers, collate_fn=in_one)
+        length = self.steps * self.settings.batch_size * self.processes
+        samples = PointSamples(list(self.scenes.values()), self.settings, seed=self.seed, length=length)
+        return self.served(samples, collate_fn=in_one)

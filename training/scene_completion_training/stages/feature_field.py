@@ -25,15 +25,7 @@ from scene_completion_training.networks.feature_field import (
     SalienceDownsampler,
     normalised,
 )
-from scene_completion_training.rendering.patches import (
-    RenderedPatches,
-    composite_features,
-    heaviest_samples,
-    invalid_rays,
-    observed_values,
-    render_rays,
-    sample_cell_rays,
-)
+from scene_completion_training.rendering import patches
 
 LEAST_VALID = 0.5  # share of a patch's rays that must be valid for its token to be compared
 FEATURE_WEIGHT = 0.2  # weight of the cosine loss against the tokens (SceneDINO)
@@ -174,7 +166,7 @@ class FeatureFieldStage(BesideDensityStage):
             batch = {**batch, **self.targets.of(batch["views"], views, generator)}
         batch = self._at_rays(batch)
         offsets = batch["feature_offsets"] / self.step_of_rays
-        rays, cells = sample_cell_rays(
+        rays, cells = patches.sample_cell_rays(
             self.loss_camera,
             batch["encoder_from_view"],
             views,
@@ -184,7 +176,7 @@ class FeatureFieldStage(BesideDensityStage):
             generator=generator,
         )
         with torch.no_grad() if self.frozen else nullcontext():
-            rendered = render_rays(
+            rendered = patches.render_rays(
                 seen, rays, samples=render.samples, near=self.near, far=self.far, generator=generator
             )
         terms = self._feature_terms(seen, rendered, cells, batch)
@@ -204,16 +196,16 @@ class FeatureFieldStage(BesideDensityStage):
         return {**batch, "views": views, "masks": shown, "hints": batch["hints"][..., ::step, ::step]}
 
     def _feature_terms(
-        self, seen: FeatureObservation, rendered: RenderedPatches, cells: Tensor, batch: dict[str, Tensor]
+        self, seen: FeatureObservation, rendered: patches.RenderedPatches, cells: Tensor, batch: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         side, count = self.settings.features.rays, self.settings.features.samples
         outside = ~seen.in_view(rendered.points).reshape(rendered.weights.shape)
-        hidden = ~observed_values(batch["masks"][:, :, None], rendered)[..., 0]
-        valid = ~(invalid_rays(rendered.weights, outside[:, None]) | hidden).reshape(-1, side**2)  # [P, J]
-        points, weights = heaviest_samples(rendered, count)
-        composed = composite_features(seen.features(points), weights)
+        hidden = ~patches.observed_values(batch["masks"][:, :, None], rendered)[..., 0]
+        valid = ~(patches.invalid_rays(rendered.weights, outside[:, None]) | hidden).reshape(-1, side**2)  # [P, J]
+        points, weights = patches.heaviest_samples(rendered, count)
+        composed = patches.composite_features(seen.features(points), weights)
         expanded = normalised(self.field.expand(composed)).reshape(*valid.shape, -1)  # [P, J, D]
-        colours = observed_values(batch["views"], rendered).reshape(-1, side, side, 3).permute(0, 3, 1, 2)
+        colours = patches.observed_values(batch["views"], rendered).reshape(-1, side, side, 3).permute(0, 3, 1, 2)
         smoothness = feature_smoothness(expanded.reshape(-1, side, side, expanded.shape[-1]), colours)
         view = rendered.rays.view.reshape(*cells.shape[:2], -1)[..., 0]  # [B, P]
         return {"feature": self._agreement(expanded, valid, view, cells, batch), "feature_smoothness": smoothness}

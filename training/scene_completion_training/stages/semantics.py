@@ -25,13 +25,7 @@ from scene_completion_training.losses.feature_agreement import (
     estimate_forces,
 )
 from scene_completion_training.losses.means import gathered, shared_count
-from scene_completion_training.networks.feature_field import (
-    CropBuffer,
-    DistillationHead,
-    FeatureField,
-    FeatureObservation,
-    normalised,
-)
+from scene_completion_training.networks import feature_field
 from scene_completion_training.randomness import samples_of
 from scene_completion_training.rendering.patches import points_in_balls, render_depth, surface_centres
 
@@ -93,22 +87,22 @@ class SemanticsStage(SingleImageStage):
     """Trains a `DistillationHead` on a frozen `FeatureField`; a BundleError where its checkpoint holds none."""
 
     configuration_class = SemanticsConfiguration
-    field_class = FeatureField
+    field_class = feature_field.FeatureField
     next_command = "scene-completion classes {checkpoint} --student BUNDLE --data SEQUENCES --output classes"
-    field: FeatureField
+    field: feature_field.FeatureField
     settings: SemanticsConfiguration
 
     def __init__(self, settings: SemanticsConfiguration) -> None:
         stored = Checkpoint.read(Path(settings.features_from))
-        field, link = stored.field_of(FeatureField), stored.occupancy_link()
+        field, link = stored.field_of(feature_field.FeatureField), stored.occupancy_link()
         super().__init__(settings)
         self.field = field.eval().requires_grad_(False)
         self.linked = link is not None
         if link is not None:
             self.link.load_state_dict(link.state_dict())
         self.link.requires_grad_(False)
-        self.head = DistillationHead(field.target_size, CHANNELS)
-        self.buffer = CropBuffer(BUFFER, settings.crop_points, field.target_size)
+        self.head = feature_field.DistillationHead(field.target_size, CHANNELS)
+        self.buffer = feature_field.CropBuffer(BUFFER, settings.crop_points, field.target_size)
         self.forces_values: Tensor
         self.register_buffer("forces_values", torch.full((len(PAIRS), 2), float("nan")))
 
@@ -143,7 +137,7 @@ class SemanticsStage(SingleImageStage):
         settings, scale = self.settings, self.viewpoint.volume.scale
         found = []
         for number, own in enumerate(samples_of(generator, len(batch["image"]))):
-            seen: FeatureObservation = self.observe({"image": batch["image"][number : number + 1]})
+            seen: feature_field.FeatureObservation = self.observe({"image": batch["image"][number : number + 1]})
             near, far = self.point_code.near, self.point_code.far
             depth = render_depth(seen, self.camera, near=near, far=far, device=self.device, stride=DEPTH_STRIDE)
             camera = _strided(self.camera, DEPTH_STRIDE)
@@ -154,7 +148,7 @@ class SemanticsStage(SingleImageStage):
             for crop, inside in zip(points, kept, strict=True):
                 if int(inside.sum()) >= settings.crop_points:
                     chosen = crop[inside][: settings.crop_points]
-                    found.append(normalised(self.field.expand(seen.features(chosen[None])))[0])
+                    found.append(feature_field.normalised(self.field.expand(seen.features(chosen[None])))[0])
         if not found:
             return torch.zeros(0, settings.crop_points, self.field.target_size, device=self.device)
         return torch.stack(found)
