@@ -15,12 +15,12 @@ import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from numpy.typing import NDArray
 
 from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.arrays import Bytes, Mask
 from scene_completion_training.checkpoints import SafeCheckpoints, TrainingRecord
 from scene_completion_training.configuration import Configuration, TrainingConfiguration
 from scene_completion_training.data import module
@@ -200,7 +200,7 @@ class Plan:
 class _TriedFrames(RecordedFrames):
     """Frames whose small images are made when they are first read, in a temporary cache."""
 
-    def _read(self, index: int, name: str) -> NDArray[np.uint8]:
+    def _read(self, index: int, name: str) -> Bytes:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write([index], Progress())
@@ -216,7 +216,7 @@ class _PlannedData(module.SequencesData):
 
     def __init__(self, *arguments: Any, **needs: Any) -> None:
         super().__init__(*arguments, **needs)
-        self.wanted: dict[str, NDArray[np.bool_]] = {}
+        self.wanted: dict[str, Mask] = {}
         self.recordings: list[_TriedFrames] = []
         self.frame_s = 0.0
         self.trained = 0
@@ -226,7 +226,7 @@ class _PlannedData(module.SequencesData):
         self.recordings.append(_TriedFrames(sequence, self.viewpoint, cache, classes))
         return self.recordings[-1]
 
-    def _resize(self, recorded: RecordedFrames, wanted: NDArray[np.bool_]) -> None:
+    def _resize(self, recorded: RecordedFrames, wanted: Mask) -> None:
         self._want(recorded.name, wanted)
         if recorded.folder is not None and wanted.any() and not self._tried:
             self._tried = True
@@ -255,7 +255,7 @@ class _PlannedData(module.SequencesData):
         self.frame_s = (time.perf_counter() - started) / len(found[1])
         return found
 
-    def _want(self, name: str, wanted: NDArray[np.bool_]) -> None:
+    def _want(self, name: str, wanted: Mask) -> None:
         self.wanted[name] = wanted | self.wanted.get(name, np.zeros_like(wanted))
 
     def frame_bytes(self) -> float:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import TrainingError
+from scene_completion_training.arrays import Ints, Mask
 
 KEY_FILE, KNOWN_FILE = "key.txt", "known.npy"
 
@@ -26,7 +27,7 @@ class KeptMaps:
             folder.mkdir(parents=True)
             np.save(folder / KNOWN_FILE, np.zeros(samples, np.bool_))
             stored.write_text(key, encoding="utf-8")
-        self._known: NDArray[np.bool_] = np.load(folder / KNOWN_FILE, mmap_mode="r+")
+        self._known: Mask = np.load(folder / KNOWN_FILE, mmap_mode="r+")
         self._maps: list[NDArray[np.float16]] = []
 
     def __deepcopy__(self, memo: object) -> "KeptMaps":
@@ -47,7 +48,7 @@ class KeptMaps:
             raise TrainingError(what, where=str(self.folder), cure=cure) from error
         return [values.detach().half().float() for values in made]  # as they come next time
 
-    def _write(self, rows: NDArray[np.int64], made: list[Tensor]) -> None:
+    def _write(self, rows: Ints, made: list[Tensor]) -> None:
         if not self._file(0).exists():
             for number in reversed(range(len(made))):  # the first one says that all are there
                 part = self._file(number).with_suffix(".part")

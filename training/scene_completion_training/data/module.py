@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import lightning
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
@@ -20,6 +19,7 @@ from scene_completion_ros.sequences.from_bag import is_bag
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, check_for_training
+from scene_completion_training.arrays import Mask
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, looking_aside, prepare_sequence
 from scene_completion_training.data.recorded_frames import RecordedFrames
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
@@ -237,7 +237,7 @@ class SequencesData(TrainingData):
         self.shares: list[float] = []
         self.focal_ratios: list[float] = []
         self._rig: tuple[str, list[str]] | None = None
-        self._large: list[tuple[RecordedFrames, NDArray[np.bool_]]] = []
+        self._large: list[tuple[RecordedFrames, Mask]] = []
 
     def record(self) -> dict[str, Any]:
         """The range of focal lengths per image width, and how much of frame lists there was."""
@@ -317,7 +317,7 @@ class SequencesData(TrainingData):
     def _recorded(self, sequence: PosedSequence, cache: Path | None, classes: Path | None) -> RecordedFrames:
         return RecordedFrames(sequence, self.viewpoint, cache, classes)
 
-    def _resize(self, recorded: RecordedFrames, wanted: NDArray[np.bool_]) -> None:
+    def _resize(self, recorded: RecordedFrames, wanted: Mask) -> None:
         recorded.resize(wanted, self.processors, self.settings.ray_address)
 
     @property
@@ -325,7 +325,7 @@ class SequencesData(TrainingData):
         """Processes that prepare frames."""
         return max(2, self.settings.workers)
 
-    def _looked_at(self, count: int, listed: list[tuple[int, str]] | None) -> NDArray[np.bool_]:
+    def _looked_at(self, count: int, listed: list[tuple[int, str]] | None) -> Mask:
         """Which of so many frames the samples look at: the listed ones, and those that are views beside them."""
         views = self.settings.views
         if listed is None or not views.near_frames:

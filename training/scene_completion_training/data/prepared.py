@@ -25,6 +25,7 @@ from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import tensor_header
 from scene_completion_ros.whole_files import whole_file
+from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
 from scene_completion_training.data import voxel_evidence
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.stereo import MeasuredDepth, has_lens, measured_depth, rectified_sequence
@@ -71,23 +72,23 @@ class PreparedFrame:
     # Camera -> uint8 RGB [h, w, 3] at about the canonical focal length: "left" and "right" of the pair. Also what
     # cameras looking elsewhere see, rectified into the canonical camera. A rig with one camera ahead has only "left";
     # its motion measures the depth.
-    images: Mapping[str, NDArray[np.uint8]]
+    images: Mapping[str, Bytes]
     depths: Mapping[str, NDArray[np.float16]]  # "left", "right" -> z-depth of stereo float16 [h, w], metres, 0 unknown
     cameras: Mapping[str, Camera]  # camera -> intrinsics of the image
     world_from_camera: Mapping[str, RigidTransform]  # camera -> pose
     # Camera -> bool [h, w], false outside of what was recorded and on the vehicle itself; cameras that lack it show the
     # world everywhere.
-    masks: Mapping[str, NDArray[np.bool_]]
+    masks: Mapping[str, Mask]
     points: NDArray[np.int16]  # voxel centres int16 [N, 3] in units of `POINT_UNIT`, left camera's optical frame
-    target: NDArray[np.uint8]  # occupancy uint8 [N], 255 = certainly occupied
+    target: Bytes  # occupancy uint8 [N], 255 = certainly occupied
     evidence: NDArray[np.float16]  # float16 [N]
     name: str = ""  # folder and stem of its file: what is stored elsewhere about a frame is found by it
     # Camera -> classes of its pixels uint8 [h, w], Cityscapes' train ids, 255 unknown.
-    class_images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    class_images: Mapping[str, Bytes] = field(default_factory=dict)
     # Classes of the voxels uint8 [N], `COMMON_CLASSES`, 0 free, 255 unknown; None where no voxel has one.
-    label: NDArray[np.uint8] | None = None
+    label: Bytes | None = None
 
-    def mask(self, name: str) -> NDArray[np.bool_]:
+    def mask(self, name: str) -> Mask:
         """Where a camera's image [h, w] shows the world."""
         camera = self.cameras[name]
         return self.masks[name] if name in self.masks else np.ones((camera.height, camera.width), np.bool_)
@@ -109,7 +110,7 @@ class PreparedFrame:
         return bool((self.target > 0).any() and (self.target == 0).any())
 
     @property
-    def labelled(self) -> NDArray[np.int64]:
+    def labelled(self) -> Ints:
         """Indices of the occupied voxels whose class is known."""
         if self.label is None:
             return np.zeros(0, np.int64)
@@ -265,7 +266,7 @@ def _prepare_frames(
         progress.step()
 
 
-def world_mask(sequence: PosedSequence, index: int, name: str) -> NDArray[np.uint8] | None:
+def world_mask(sequence: PosedSequence, index: int, name: str) -> Bytes | None:
     """1 where an image [H, W] shows the world, 0 where nothing was recorded or the vehicle is; None without masks."""
     covered, ego = sequence.asset(index, f"validity_{name}"), sequence.asset(index, f"ego_{name}")
     if covered is None and ego is None:
@@ -287,7 +288,7 @@ class Depths:
         """Depth of the first camera ahead at a frame."""
         return self._measured(index)
 
-    def depth(self, index: int, name: str) -> NDArray[np.float32]:
+    def depth(self, index: int, name: str) -> Floats:
         """Depth of one of the cameras ahead at a frame [H, W], metres, 0 where unknown."""
         if name == self.camera:
             found, camera = self._measured(index), self.sequence.cameras[name]
@@ -298,7 +299,7 @@ class Depths:
         found = self._meter(index)
         return dataclasses.replace(found, depth=self._shown(index, self.camera, found.depth))
 
-    def _shown(self, index: int, name: str, depth: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _shown(self, index: int, name: str, depth: Floats) -> Floats:
         mask = world_mask(self.sequence, index, name)
         if mask is None:
             return depth
@@ -306,9 +307,7 @@ class Depths:
         return np.asarray(depth * shown, np.float32)
 
 
-def _view(
-    name: str, image: NDArray[np.uint8], camera: Camera, world_from_camera: RigidTransform
-) -> dict[str, NDArray[Any]]:
+def _view(name: str, image: Bytes, camera: Camera, world_from_camera: RigidTransform) -> dict[str, NDArray[Any]]:
     return {
         f"image_{name}": np.ascontiguousarray(image),
         f"camera_{name}": np.array([camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height]),

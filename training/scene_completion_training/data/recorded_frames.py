@@ -22,6 +22,7 @@ from scene_completion_ros.geometry import Camera, RigidTransform, virtual_pinhol
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
+from scene_completion_training.arrays import Bytes, Mask
 from scene_completion_training.data import prepared
 from scene_completion_training.data.label_images import read_classes
 from scene_completion_training.data.stereo import rectified_sequence
@@ -30,7 +31,7 @@ from scene_completion_training.workers import Progress
 
 # Folder of a camera's classes, of one ahead and of one that looks aside (S4C).
 _CLASS_FOLDERS = ("data_192x640", "data_192x640_0x-15")
-_NOTHING: tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float16]] = (
+_NOTHING: tuple[NDArray[np.int16], Bytes, NDArray[np.float16]] = (
     np.zeros((0, 3), np.int16),
     np.zeros(0, np.uint8),
     np.zeros(0, np.float16),
@@ -120,7 +121,7 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
             class_images=OnDemand(self.cameras if self._class_images else (), partial(self._classes, index)),
         )
 
-    def resize(self, wanted: NDArray[np.bool_], workers: int = 2, ray_address: str = "") -> int:
+    def resize(self, wanted: Mask, workers: int = 2, ray_address: str = "") -> int:
         """Makes the images of wanted frames [N] small, in so many processes or a Ray cluster; how many were missing.
 
         Raises SceneCompletionError where the cluster cannot do it; SequenceError where an image is damaged, or cannot
@@ -156,7 +157,7 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         assert self.folder is not None
         return self.folder / f"{self.sequence.frames[index].stamp_ns}-{name}.png"
 
-    def _read(self, index: int, name: str) -> NDArray[np.uint8]:
+    def _read(self, index: int, name: str) -> Bytes:
         if self.folder is None or not (file := self._file(index, name)).exists():
             return self._make(index, name)
         try:
@@ -165,7 +166,7 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
             cure = "Delete it: it is made again at the next start"
             raise SequenceError(f"damaged ({error.what})", where=str(file), cure=cure) from error
 
-    def _make(self, index: int, name: str) -> NDArray[np.uint8]:
+    def _make(self, index: int, name: str) -> Bytes:
         image = self.sequence.image(index, self._recorded[name])
         if self._is_aside(name):
             return np.asarray(
@@ -174,7 +175,7 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         size = (self.cameras[name].width, self.cameras[name].height)
         return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
-    def check_classes(self, wanted: NDArray[np.bool_]) -> None:
+    def check_classes(self, wanted: Mask) -> None:
         """Raises a `SequenceError` where wanted frames [N] lack pictures of classes, if there are to be any."""
         if self._class_images is None:
             return
@@ -184,7 +185,7 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
             cure = "Download and unpack the rest, or name their folder with data.class_images"
             raise SequenceError(what, where=str(self._class_images), cure=cure)
 
-    def _classes(self, index: int, name: str) -> NDArray[np.uint8]:
+    def _classes(self, index: int, name: str) -> Bytes:
         """Classes of the pixels of a camera [h, w], as they lie."""
         return read_classes(self._class_file(index, name), TRAIN_IDS)
 
@@ -206,7 +207,7 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
             if self._is_aside(name) or f"validity_{recorded}" in assets or f"ego_{recorded}" in assets
         ]
 
-    def _mask(self, index: int, name: str) -> NDArray[np.bool_]:
+    def _mask(self, index: int, name: str) -> Mask:
         """Where an image shows the world [h, w]."""
         mask = prepared.world_mask(self.sequence, index, self._recorded[name])
         if not self._is_aside(name):
@@ -219,14 +220,14 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         shown = virtual_pinhole(mask * np.uint8(255), self._camera(name), self.canonical, prepared.DOWNWARD)[0]
         return np.asarray(covered & (shown > 250))
 
-    def _cover(self, name: str) -> NDArray[np.bool_]:
+    def _cover(self, name: str) -> Mask:
         """Where a camera that looks aside covers the canonical one."""
         camera = self._camera(name)
         nothing = np.zeros((camera.height, camera.width), np.uint8)
         return virtual_pinhole(nothing, camera, self.canonical, prepared.DOWNWARD)[1]
 
 
-def _write_png(file: Path, image: NDArray[np.uint8]) -> None:
+def _write_png(file: Path, image: Bytes) -> None:
     """Writes a picture, whole or not at all. They are many, and can be made again: nobody waits for the disk."""
     content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
     part = file.with_suffix(f".{os.getpid()}.part")

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_training.arrays import Bytes, Doubles, Ints
 from scene_completion_training.data import drawn_views
 from scene_completion_training.data.prepared import PreparedFrame
 from scene_completion_training.data.voxel_evidence import POINT_UNIT
@@ -119,7 +120,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         viewpoint: Viewpoint | None = None,
     ) -> None:
         self.distinct, self.listed = distinct, listed
-        self._known_order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
+        self._known_order: tuple[int, Ints] = (-1, np.zeros(0, np.int64))
         self.viewpoint = viewpoint or Viewpoint()
         self.camera = self.viewpoint.camera
         self._far_metres, self._encoder_metres = settings.metres_along(self.viewpoint)
@@ -207,7 +208,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             f"feature_offsets{entry}": torch.tensor(offsets),
         }
 
-    def _jittered(self, generator: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _jittered(self, generator: np.random.Generator, image: Bytes) -> Bytes:
         """The image with a jitter that the same generator gives every image."""
         return drawn_views.jittered(image, copy.deepcopy(generator), self.settings.jitter, self.settings.washed)
 
@@ -325,13 +326,13 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             side = str(generator.choice(frames[index].far_cameras))
         mirror = bool((generator.random() < 0.5) and self.settings.mirror)  # drawn always: the rest stays the same
         limits = np.radians([self.settings.pitch, self.settings.yaw, self.settings.roll])
-        turn: NDArray[np.float64] = np.asarray(cv2.Rodrigues(generator.uniform(-limits, limits))[0])
+        turn: Doubles = np.asarray(cv2.Rodrigues(generator.uniform(-limits, limits))[0])
         if mirror:  # mirrored, the ground would tilt to the other side
             turn = np.asarray(cv2.Rodrigues(np.array([0.0, 0.0, 2.0 * self.ground_roll[number]]))[0]) @ turn
         encoder_from_world = (frames[index].world_from_camera[side] @ RigidTransform(turn, np.zeros(3))).inverse()
         return drawn_views.Draw(frames, index, self._travelled[number], side, mirror, turn, encoder_from_world)
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
+    def _order(self, epoch: int) -> Ints:
         """The order of the listed samples in an epoch."""
         if self._known_order[0] != epoch:
             order = np.random.default_rng((self.seed, epoch, len(self.listed))).permutation(len(self.listed))
@@ -365,9 +366,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
 
 
-def _choose(
-    group: NDArray[np.int64], weight: NDArray[np.floating[Any]], count: int, generator: np.random.Generator
-) -> NDArray[np.int64]:
+def _choose(group: Ints, weight: NDArray[np.floating[Any]], count: int, generator: np.random.Generator) -> Ints:
     """Draws `count` elements of a group, with replacement, with probability proportional to weight."""
     cumulative = np.cumsum(weight)
     return group[np.searchsorted(cumulative, generator.uniform(0.0, cumulative[-1], count))]

@@ -21,6 +21,7 @@ from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.arrays import Bytes, Doubles, Floats
 from scene_completion_training.data.stereo import MeasuredDepth
 from scene_completion_training.viewpoint import Volume
 
@@ -38,10 +39,10 @@ def _jit(function: _Function) -> _Function:
 class DepthView:
     """Depth seen from one pose."""
 
-    depth: NDArray[np.float32]  # z-depth [H, W] in metres, 0 where unknown
-    matrix: NDArray[np.float64]  # intrinsics [3, 3] of the depth image
+    depth: Floats  # z-depth [H, W] in metres, 0 where unknown
+    matrix: Doubles  # intrinsics [3, 3] of the depth image
     grid_from_camera: RigidTransform  # pose of the view in the grid's frame
-    deviation: NDArray[np.float32]  # standard deviation of the depth [H, W], metres
+    deviation: Floats  # standard deviation of the depth [H, W], metres
     # Factor on this view's evidence for free space; above one for the frame the grid belongs to, whose view of moving
     # objects counts more.
     trust: float = 1.0
@@ -49,14 +50,14 @@ class DepthView:
 
 @_jit
 def _splat(
-    points: NDArray[np.float32],
-    weights: NDArray[np.float32],
-    origin: NDArray[np.float32],
+    points: Floats,
+    weights: Floats,
+    origin: Floats,
     size: float,
     view: int,
     last: NDArray[np.int16],
     pixels: NDArray[np.int16],
-    hits: NDArray[np.float32],
+    hits: Floats,
 ) -> None:
     """Adds one view's hit evidence: each view counts once per voxel, from its second depth pixel on."""
     nx, ny, nz = hits.shape
@@ -76,15 +77,15 @@ def _splat(
 
 @_jit
 def _carve(
-    centres: NDArray[np.float32],
-    rotation: NDArray[np.float32],
-    translation: NDArray[np.float32],
-    intrinsics: NDArray[np.float32],
-    nearest: NDArray[np.float32],
-    margin: NDArray[np.float32],
+    centres: Floats,
+    rotation: Floats,
+    translation: Floats,
+    intrinsics: Floats,
+    nearest: Floats,
+    margin: Floats,
     trust: float,
     least: float,
-    free: NDArray[np.float32],
+    free: Floats,
 ) -> None:
     """Adds one view's evidence for free space to voxel centres in front of what the view measured."""
     height, width = nearest.shape
@@ -103,7 +104,7 @@ def _carve(
             free[i] += trust
 
 
-def _nearest_depth(depth: NDArray[np.float32]) -> NDArray[np.float32]:
+def _nearest_depth(depth: Floats) -> Floats:
     """Smallest depth of the 3×3 neighbourhood where the pixel itself is known, so that edges carve nothing away."""
     filled = np.where(depth > 0, depth, np.float32(1e6))
     return np.where(depth > 0, cv2.erode(filled, np.ones((3, 3), np.uint8)), 0).astype(np.float32)
@@ -116,7 +117,7 @@ def fuse_occupancy(
     free_samples: int,  # voxels that are tested for free space, drawn at random; all, if they are no more
     generator: np.random.Generator,
     depths: tuple[float, float] = (0.5, 60.0),  # nearest and farthest depth pixels that count, metres
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[Floats, Floats, Floats]:
     """Fuses depth views into evidence at voxel centres.
 
     Returns voxel centres [N, 3] in the grid's frame, occupancy target [N] in 0..1 and evidence [N] (sum of weights).
@@ -256,11 +257,11 @@ def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -
 
 def _stored(
     points: NDArray[np.floating[Any]],
-    target: NDArray[np.float32],
-    evidence: NDArray[np.float32],
+    target: Floats,
+    evidence: Floats,
     kept: int,
     generator: np.random.Generator,
-    classes: NDArray[np.uint8] | None = None,
+    classes: Bytes | None = None,
 ) -> dict[str, NDArray[Any]]:
     """A random choice of voxels as they are stored, half of them with hits; with their classes where known."""
     groups = (np.flatnonzero(target > 0), np.flatnonzero(target == 0))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,6 +17,7 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera, stereo_pair
 from scene_completion_ros.voxels.occupancy import Calibration
+from scene_completion_training.arrays import Bytes, Floats
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.drawn_views import metres_travelled, nearest_along
 from scene_completion_training.data.prepared import DOWNWARD, looking_aside
@@ -157,7 +157,7 @@ class CanonicalImages:
         """RGB image [3, H, W] in 0..255 of a camera, of a side camera turned down."""
         return self.of(sequence.image(index, name), sequence.cameras[name], aside=aside)
 
-    def of(self, image: NDArray[np.uint8], camera: Camera, *, aside: bool = False) -> Tensor:
+    def of(self, image: Bytes, camera: Camera, *, aside: bool = False) -> Tensor:
         """The same of an image [h, w, 3] that is at hand."""
         full = torch.from_numpy(self.resampler(camera, aside)(image)).permute(2, 0, 1).float()
         return functional.avg_pool2d(full, 2) if self.half_resolution else full
@@ -170,11 +170,8 @@ def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec, d
 
 
 def in_chunks(
-    function: Callable[[Tensor], Tensor],
-    points: NDArray[np.float32],
-    device: torch.device | None = None,
-    chunk: int = 1 << 14,
-) -> NDArray[np.float32]:
+    function: Callable[[Tensor], Tensor], points: Floats, device: torch.device | None = None, chunk: int = 1 << 14
+) -> Floats:
     """What a function gives for points [N, 3] on a device, a chunk of them at a time, so that memory lasts."""
     with torch.inference_mode():
         parts = [function(part.to(device)).cpu() for part in torch.split(torch.from_numpy(points), chunk)]

@@ -23,6 +23,7 @@ from scene_completion_ros.inference.scene_query import inverse_distance_samples
 from scene_completion_ros.sequences.opening import lidar_depth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import composite, density_of_logit, logit_of_density, opacity
+from scene_completion_training.arrays import Doubles, Floats
 from scene_completion_training.evaluation.controls import CALIBRATION_WINDOW, TEST_WINDOWS, TRAINING_WINDOWS
 from scene_completion_training.evaluation.density_model import DensityModel, DeployedModel
 from scene_completion_training.evaluation.geometry import counted_depth, density_in_view, voxel_frames
@@ -64,10 +65,10 @@ class DensityStretch:
 class RayLogits:
     """Logits along the rays of some pixels of one frame."""
 
-    logits: NDArray[np.float64]  # [R, K] at the distances of `inverse_distance_samples`
-    length: NDArray[np.float64]  # distance along the ray of z-depth 1 [R]
-    truth: NDArray[np.float64]  # true z-depth [R], metres
-    distances: NDArray[np.float64]  # [K], metres
+    logits: Doubles  # [R, K] at the distances of `inverse_distance_samples`
+    length: Doubles  # distance along the ray of z-depth 1 [R]
+    truth: Doubles  # true z-depth [R], metres
+    distances: Doubles  # [K], metres
 
     def squared_log_error(self, stretch: DensityStretch) -> float:
         """Mean of (ln d − ln d*)², d the rendered z-depth."""
@@ -79,7 +80,7 @@ class RayLogits:
 def fit_stretch(frames: Sequence[RayLogits]) -> DensityStretch:
     """The stretch with the smallest rmse_log (Eigen et al. 2014: near and far count alike), mean over frames."""
 
-    def error(numbers: NDArray[np.float64]) -> float:
+    def error(numbers: Doubles) -> float:
         scale, offset = numbers
         stretch = DensityStretch(float(np.exp(scale)), float(offset))
         return float(np.mean([np.sqrt(frame.squared_log_error(stretch)) for frame in frames]))
@@ -90,7 +91,7 @@ def fit_stretch(frames: Sequence[RayLogits]) -> DensityStretch:
 
 
 def rays_to_depth(
-    model: DensityModel, sequence: PosedSequence, depths: Iterable[tuple[int, NDArray[np.float32]]]
+    model: DensityModel, sequence: PosedSequence, depths: Iterable[tuple[int, Floats]]
 ) -> list[RayLogits]:
     """Logits along rays to depths [H, W] of frames, metres, 0 for none; a `SequenceError` if there are no depths."""
     generator = np.random.default_rng(0)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation import lidar_occupancy
@@ -27,6 +26,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences import frame_lists
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_training.arrays import Doubles, Mask
 from scene_completion_training.evaluation.density_model import Observation
 
 PROTOCOLS = {
@@ -116,7 +116,7 @@ LIDAR_OCCUPANCY = Metric(
 )
 
 
-def shown_by_depth(points_camera: NDArray[np.float64], observation: Observation) -> NDArray[np.bool_]:
+def shown_by_depth(points_camera: Doubles, observation: Observation) -> Mask:
     """Whether z-depths of points [..., 3], optical frame, are at most the model's at the nearest pixel in the image."""
     camera = observation.camera
     pixels, _ = camera.project(points_camera.reshape(-1, 3))
@@ -132,7 +132,7 @@ def scan_poses(sequence: PosedSequence, start: int = 0) -> Iterator[tuple[int, R
     Every frame of a data set has one. Those of a bag take the scan next to them: the first of several frames has it,
     and where scans were lost, some have none.
     """
-    before: NDArray[np.float64] | None = None
+    before: Doubles | None = None
     for index in range(start, len(sequence)):
         stored = sequence.asset(index, "lidar_pose")
         if stored is not None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
@@ -29,6 +28,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import read_yaml
+from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
 from scene_completion_training.data.student_units import DeployedUnits
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, in_chunks
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel
@@ -115,9 +115,9 @@ def read_words(file: Path) -> dict[str, tuple[int, ...]]:
 class Judgement:
     """What is said of points."""
 
-    labels: NDArray[np.int64]  # classes, int64 [N]; K for none
-    cosine: NDArray[np.float32]  # of each word, float32 [N, W]; minus infinity where there is no feature
-    common: NDArray[np.float32]  # mean cosine of all phrases of the vocabulary, float32 [N]
+    labels: Ints  # classes, int64 [N]; K for none
+    cosine: Floats  # of each word, float32 [N, W]; minus infinity where there is no feature
+    common: Floats  # mean cosine of all phrases of the vocabulary, float32 [N]
 
 
 class ZeroShot:
@@ -136,7 +136,7 @@ class ZeroShot:
         self.group = np.array([label_set.names.index(name) for name in vocabulary.names])[vocabulary.group[of_class]]
         self.classes = len(label_set.names)
 
-    def __call__(self, observed: SemanticObservation, points: NDArray[np.float32]) -> Judgement:
+    def __call__(self, observed: SemanticObservation, points: Floats) -> Judgement:
         """What it says of points [N, 3]; a `ConfigurationError` for features of another size than the embeddings."""
         features = observed.codes(points)
         if features.shape[1] != self.rows.shape[1]:
@@ -153,12 +153,12 @@ class LabelledFrame:
 
     frame: Frame
     voxels: VoxelTruth
-    points: NDArray[np.float32]  # centres [P, 3] of the voxels that count
-    labelled: NDArray[np.bool_]  # which of them have a label, bool [P]; L of them
-    ids: NDArray[np.uint8]  # their label of SemanticKITTI [L]
-    true: NDArray[np.int64]  # their class in the label set [L]
-    classes: NDArray[np.uint8]  # classes of the label set [X, Y, Z]
-    parts: dict[Part, NDArray[np.bool_]]  # part -> which of the labelled ones lie in it, bool [L]
+    points: Floats  # centres [P, 3] of the voxels that count
+    labelled: Mask  # which of them have a label, bool [P]; L of them
+    ids: Bytes  # their label of SemanticKITTI [L]
+    true: Ints  # their class in the label set [L]
+    classes: Bytes  # classes of the label set [X, Y, Z]
+    parts: dict[Part, Mask]  # part -> which of the labelled ones lie in it, bool [L]
 
     @staticmethod
     def of(frame: Frame, label_set: LabelSet) -> "LabelledFrame":
@@ -249,7 +249,7 @@ OPEN_COMPLETION = Metric(
 METRICS = (ZERO_SHOT, OPEN_COMPLETION, WORDS)
 
 
-def _judged(judge: ZeroShot, observed: SemanticObservation, points: NDArray[np.float32]) -> Judgement:
+def _judged(judge: ZeroShot, observed: SemanticObservation, points: Floats) -> Judgement:
     count = len(points)
     predicted = Judgement(
         np.zeros(count, np.int64), np.zeros((count, len(judge.words)), np.float32), np.zeros(count, np.float32)
@@ -265,9 +265,9 @@ def _judged(judge: ZeroShot, observed: SemanticObservation, points: NDArray[np.f
     return predicted
 
 
-def _parts(truth: VoxelTruth) -> dict[Part, NDArray[np.bool_]]:
+def _parts(truth: VoxelTruth) -> dict[Part, Mask]:
     """Voxels [X, Y, Z] of each range and region."""
-    parts: dict[Part, NDArray[np.bool_]] = {}
+    parts: dict[Part, Mask] = {}
     for range_m in SSCBENCH_RANGES:
         near = np.zeros(truth.grid.shape, np.bool_)
         near[truth.grid.cropped(range_m)[1]] = True
@@ -324,7 +324,7 @@ class ClassPrior:
 
     name = "class prior"
 
-    def __init__(self, row: NDArray[np.float32], density: DensityModel) -> None:
+    def __init__(self, row: Floats, density: DensityModel) -> None:
         self._row, self._density = row, density
 
     def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from scene_completion_ros.errors import BundleError, SequenceError
@@ -30,6 +29,7 @@ from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.head import PlacePrior
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import log_odds_of_probability, logit_of_density, probability_of_log_odds
+from scene_completion_training.arrays import Doubles, Floats, Ints, Mask
 from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter, depth_summaries
 from scene_completion_training.data.stereo_voxels import OCCUPIED, stereo_evidence
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA
@@ -164,9 +164,7 @@ class _DriveReader:
             yield index, meter
             progress.step()
 
-    def _fused(
-        self, drive: PosedSequence, index: int, meter: DepthMeter
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _fused(self, drive: PosedSequence, index: int, meter: DepthMeter) -> tuple[Floats, Mask]:
         return stereo_evidence(drive, index, self.volume.grid, DEFAULT_GRID_FROM_CAMERA, meter, self.volume)
 
     def _student(self) -> DeployedModel:
@@ -208,7 +206,7 @@ def mean_average_precision(groups: "Sequence[Sequence[FrameEvidence]]", prior: P
     return float(np.mean(found))
 
 
-def _histogram(frame: "FrameEvidence", prior: PlacePrior | None) -> NDArray[np.int64]:
+def _histogram(frame: "FrameEvidence", prior: PlacePrior | None) -> Ints:
     gain, logit = prior.at(frame.points).T if prior else (1.0, 0.0)
     probability = probability_of_log_odds(gain * frame.logit + logit)
     return score_histogram(probability.astype(np.float32), frame.target > OCCUPIED)
@@ -218,9 +216,9 @@ def _histogram(frame: "FrameEvidence", prior: PlacePrior | None) -> NDArray[np.i
 class FrameEvidence:
     """Some voxels of a frame that the student has never seen."""
 
-    points: NDArray[np.float32]  # [N, 3], centres in the camera's optical frame, metres
-    logit: NDArray[np.float64]  # logit x of the student's density [N]
-    target: NDArray[np.float32]  # share of the stereo evidence that speaks for "occupied" [N], 0..1
+    points: Floats  # [N, 3], centres in the camera's optical frame, metres
+    logit: Doubles  # logit x of the student's density [N]
+    target: Floats  # share of the stereo evidence that speaks for "occupied" [N], 0..1
 
 
 def mean_prior(counts: PriorGrid, grid: VoxelGrid) -> PlacePrior:
@@ -257,7 +255,7 @@ def fit_place_prior(
             targets.append(frame.target.astype(np.float64))
     features, target, weight = np.concatenate(parts), np.concatenate(targets), _weights(groups)
 
-    def cross_entropy(numbers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def cross_entropy(numbers: Doubles) -> tuple[float, Doubles]:
         total = features @ numbers
         probability = probability_of_log_odds(total)
         loss = float(weight @ (np.logaddexp(0.0, total) - target * total))
@@ -282,7 +280,7 @@ def fit_certainty(groups: Sequence[Sequence[FrameEvidence]]) -> tuple[float, flo
     target = np.concatenate([frame.target.astype(np.float64) for group in groups for frame in group])
     weight = _weights(groups)
 
-    def cross_entropy(numbers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def cross_entropy(numbers: Doubles) -> tuple[float, Doubles]:
         gain = math.exp(numbers[0])
         total = gain * logit + numbers[1]
         loss = float(weight @ (np.logaddexp(0.0, total) - target * total))
@@ -300,15 +298,15 @@ def _check_groups(groups: Sequence[Sequence[FrameEvidence]]) -> None:
         raise SequenceError("no frame in it", where="held-out drives", cure="Name drives that move")
 
 
-def _weights(groups: Sequence[Sequence[FrameEvidence]]) -> NDArray[np.float64]:
+def _weights(groups: Sequence[Sequence[FrameEvidence]]) -> Doubles:
     """Of each voxel of each frame, in order: groups count equally, and so do the frames of one."""
     counts = [(len(frame.logit), len(group) * len(groups)) for group in groups for frame in group]
     return np.concatenate([np.full(count, 1.0 / (count * parts)) for count, parts in counts])
 
 
 def drawn_evidence(
-    score: NDArray[np.float32], known: NDArray[np.bool_], grid: VoxelGrid, generator: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    score: Floats, known: Mask, grid: VoxelGrid, generator: np.random.Generator
+) -> tuple[Floats, Floats]:
     """Centres [N, 3] (optical frame, metres) and shares [N] of some voxels of a grid that have evidence."""
     there = np.flatnonzero(known)
     chosen = np.sort(generator.choice(there, min(POINTS, len(there)), replace=False))
@@ -317,7 +315,7 @@ def drawn_evidence(
     return DEFAULT_GRID_FROM_CAMERA.inverse().apply(centres).astype(np.float32), score.reshape(-1)[chosen]
 
 
-def _terms(ahead: NDArray[np.float64], prior: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
+def _terms(ahead: Doubles, prior: Doubles, knots: Doubles) -> Doubles:
     """What the weights of `fit_place_prior` go with, at distances and priors [N]: [N, 5 K] of a, a', b, c, c'."""
     place = np.interp(np.log(np.maximum(ahead, 1e-3)), knots, np.arange(len(knots)))
     near = np.maximum(0.0, 1.0 - np.abs(place[:, None] - np.arange(len(knots))))  # share of each knot, [N, K]
@@ -325,7 +323,7 @@ def _terms(ahead: NDArray[np.float64], prior: NDArray[np.float64], knots: NDArra
     return np.concatenate([expected, near - expected, expected * prior[:, None], expected, near - expected], axis=1)
 
 
-def _block_means(volume: NDArray[np.float64]) -> NDArray[np.float64]:
+def _block_means(volume: Doubles) -> Doubles:
     """Means of blocks; where the last one is not whole, the outermost voxels stand for those that it lacks."""
     lacking = [(0, -size % block) for size, block in zip(volume.shape, BLOCK, strict=True)]
     volume = np.pad(volume, lacking, mode="edge")

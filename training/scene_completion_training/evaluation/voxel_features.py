@@ -12,13 +12,13 @@ from typing import TypeAlias
 import numpy as np
 import safetensors.numpy
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.untrusted_files import read_json, read_tensors
 from scene_completion_ros.whole_files import whole_folder
+from scene_completion_training.arrays import Floats, Ints
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.masked_scene.objective import SceneView, sampled, standardised
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
@@ -117,7 +117,7 @@ class SceneColumns:
     def __init__(self, name: str, *, units: bool = False) -> None:
         self.name, self._units = name, units
 
-    def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
+    def features(self, frame: SceneFrame, rows: Ints) -> tuple[Floats, ...]:
         """Features, float32 [n, D], of the voxels at rows [n] of the scene; a `ConfigurationError` if it has none."""
         inputs = len(FEATURES)
         chosen = slice(inputs, None) if self._units else slice(inputs)
@@ -147,7 +147,7 @@ class NetworkFeatures:
         """A network of the same size that has learned nothing."""
         return NetworkFeatures(untrained(self._network, seed), self.record, name)
 
-    def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
+    def features(self, frame: SceneFrame, rows: Ints) -> tuple[Floats, ...]:
         """Features of each level, float32 [n, D_l], at rows [n] of a scene; errors as of `SceneRecord.check`."""
         scene = frame.scene
         taken = [number for number, name in enumerate(scene.columns) if name in self.record.columns]

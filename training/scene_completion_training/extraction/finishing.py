@@ -8,12 +8,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, ImageError, SceneCompletionError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, ImageSource, PosedSequence, read_source
+from scene_completion_training.arrays import Bytes, Floats, Mask
 from scene_completion_training.extraction.rectification import View, rectified_views
 from scene_completion_training.extraction.reports import BagReport
 from scene_completion_training.extraction.settings import ExtractionSettings
@@ -40,7 +40,7 @@ def select_by_motion(poses: Sequence[RigidTransform], metres: float, degrees: fl
     return kept
 
 
-def select_by_image_motion(images: Iterable[NDArray[np.uint8]]) -> list[int]:
+def select_by_image_motion(images: Iterable[Bytes]) -> list[int]:
     """Indices of grey images [H, W] in which corners have moved since the last one kept: none where the rig stands.
 
     The corners of the last keyframe are followed from image to image (Lucas and Kanade 1981). What moves in front of a
@@ -63,9 +63,7 @@ def select_by_image_motion(images: Iterable[NDArray[np.uint8]]) -> list[int]:
     return kept
 
 
-def _followed(
-    previous: NDArray[np.uint8], image: NDArray[np.uint8], corners: NDArray[np.float32], starts: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _followed(previous: Bytes, image: Bytes, corners: Floats, starts: Floats) -> tuple[Floats, Floats]:
     """Positions in the next image and in the keyframe of the corners that could be followed."""
     moved, found, _ = cv2.calcOpticalFlowPyrLK(previous, image, corners, corners.copy(), winSize=(15, 15), maxLevel=4)
     alive = found.reshape(-1).astype(bool)
@@ -125,7 +123,7 @@ def masks_of(
     return masks
 
 
-def grey(source: ImageSource) -> NDArray[np.uint8]:
+def grey(source: ImageSource) -> Bytes:
     """Read an image as grey values, uint8 [H, W]."""
     return np.asarray(cv2.cvtColor(read_source(source), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
@@ -167,7 +165,7 @@ def is_readable(images: Mapping[str, ImageSource], cameras: Mapping[str, Camera]
     return True
 
 
-def read_ego_mask(path: Path, camera: Camera, view: View) -> NDArray[np.bool_]:
+def read_ego_mask(path: Path, camera: Camera, view: View) -> Mask:
     """Read an ego mask drawn on a recorded image as one of the view, bool [H, W], True on the own vehicle.
 
     The file is a picture of the recorded size, white where the camera sees its own vehicle. Raises ImageError where the

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.sequences.posed_sequence import ImageSource, read_source
+from scene_completion_training.arrays import Bytes, Mask
 
 _SAME_VIEW_COSINE = math.cos(math.radians(20.0))
 _SMALLEST_BASELINE_M = 0.01
@@ -28,7 +28,7 @@ class View:
         return source if self.resampler is None else RectifiedImage(source, self.resampler)
 
     @property
-    def validity(self) -> NDArray[np.bool_] | None:
+    def validity(self) -> Mask | None:
         """Where the recorded image covers the rectified one, bool [H, W]; None where all are kept."""
         return None if self.resampler is None else self.resampler.validity
 
@@ -40,9 +40,9 @@ class RectifiedImage:
     source: ImageSource
     resampler: Resampler
 
-    def __call__(self) -> NDArray[np.uint8]:
+    def __call__(self) -> Bytes:
         """Read and rectify: uint8 RGB [H, W, 3]; black where the recorded image does not reach."""
-        image: NDArray[np.uint8] = self.resampler(read_source(self.source))
+        image: Bytes = self.resampler(read_source(self.source))
         return np.asarray(image * self.resampler.validity[..., None], dtype=np.uint8)
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_training.arrays import Bytes, Doubles, Ints, Mask
 
 OVERLAP = 6  # keyframes that each one is matched with
 FEATURES = 3000
@@ -24,8 +24,8 @@ class Model:
     """One connected reconstruction; its unit of length is arbitrary unless the rig's baseline fixes it."""
 
     world_from_first: dict[int, RigidTransform]  # frame index -> pose of the first camera
-    points: NDArray[np.float64]  # sparse points [P, 3] in the world
-    seen: dict[int, NDArray[np.int64]]  # frame index -> indices of the points that the first camera sees in it
+    points: Doubles  # sparse points [P, 3] in the world
+    seen: dict[int, Ints]  # frame index -> indices of the points that the first camera sees in it
     # Frame index -> number of points that several cameras see in it: they carry the scale of a rig.
     shared: dict[int, int] = field(default_factory=dict)
 
@@ -40,13 +40,13 @@ class Model:
 
 def reconstruct(
     # Camera -> grey images [H, W], one of every camera a frame, in order of time; taken one by one.
-    frames: Mapping[str, Iterable[NDArray[np.uint8]]],
+    frames: Mapping[str, Iterable[Bytes]],
     cameras: Mapping[str, Camera],  # camera -> pinhole camera; the first is the origin
     # Camera -> pose in the first camera; the distances are taken for metres.
     first_from_camera: Mapping[str, RigidTransform],
     folder: Path,  # an empty folder for images and the database
     *,
-    masks: Mapping[str, NDArray[np.bool_]] | None = None,  # camera -> pixels to be used, bool [H, W]
+    masks: Mapping[str, Mask] | None = None,  # camera -> pixels to be used, bool [H, W]
     width: int = 800,  # images are reduced to at most this width
     threads: int = 1,
     smallest_model: int = 5,
@@ -74,11 +74,11 @@ def reconstruct(
 
 
 def _write_problem(
-    frames: Mapping[str, Iterable[NDArray[np.uint8]]],
+    frames: Mapping[str, Iterable[Bytes]],
     cameras: Mapping[str, Camera],
     first_from_camera: Mapping[str, RigidTransform],
     folder: Path,
-    masks: Mapping[str, NDArray[np.bool_]],
+    masks: Mapping[str, Mask],
     width: int,
 ) -> dict[str, object]:
     entries: list[dict[str, object]] = []
@@ -116,7 +116,7 @@ def _pairs(names: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _write_small(path: Path, image: NDArray[np.uint8], small: Camera) -> None:
+def _write_small(path: Path, image: Bytes, small: Camera) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), cv2.resize(image, (small.width, small.height), interpolation=cv2.INTER_AREA))
 
@@ -132,7 +132,7 @@ def _read_models(path: Path) -> list[Model]:
 _KEYS = ("names", "cam_from_world", "points", "observations")
 
 
-def _model(arrays: Mapping[str, NDArray[np.float64]]) -> Model:
+def _model(arrays: Mapping[str, Doubles]) -> Model:
     """Keep the first camera of every frame, and place the world in the first of them."""
     observations = arrays["observations"].astype(np.int64)
     places = [_place(str(name)) for name in arrays["names"]]  # (camera, frame) of every image
@@ -159,7 +159,7 @@ def _place(name: str) -> tuple[int, int]:
     return int(camera.removeprefix("camera_")), int(frame)
 
 
-def _shared(frame: int, row: int, places: Sequence[tuple[int, int]], points_of: Sequence[NDArray[np.int64]]) -> int:
+def _shared(frame: int, row: int, places: Sequence[tuple[int, int]], points_of: Sequence[Ints]) -> int:
     """Points that the first camera and another one see in a frame."""
     others = [points_of[other] for other, (camera, at) in enumerate(places) if at == frame and camera != 0]
     return sum(len(np.intersect1d(points_of[row], other)) for other in others)

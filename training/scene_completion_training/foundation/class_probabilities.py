@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES as TRAIN_IDS
 from scene_completion_ros.untrusted_files import read_yaml
+from scene_completion_training.arrays import Bytes
 from scene_completion_training.foundation.backbone import DenseExtractor, ModelIdentity
 from scene_completion_training.foundation.encoded_words import STREET_TEMPLATE, TextEncoder, prompt
 from scene_completion_training.foundation.model_files import IMAGENET_MEAN, IMAGENET_STD, Normalisation
@@ -267,12 +267,12 @@ def _probabilities(network: ESPNetv2, pixels: Tensor) -> Tensor:
     return functional.interpolate(scores.softmax(dim=1), size, mode="bilinear", antialias=True)
 
 
-def city_segmentation(weights: str | Path) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
+def city_segmentation(weights: str | Path) -> Callable[[Bytes], Bytes]:
     """Says classes [H, W] of RGB images [H, W, 3]: train ids of Cityscapes, 19 for none; see `load_espnetv2`."""
     network = load_espnetv2(weights)[0]
     mean, deviation = (255.0 * torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
 
-    def segment(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def segment(image: Bytes) -> Bytes:
         pixels = (torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() - mean) / deviation
         with torch.no_grad():
             return _probabilities(network, pixels[None])[0].argmax(dim=0).to(torch.uint8).numpy()

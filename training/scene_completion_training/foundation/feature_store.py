@@ -23,13 +23,13 @@ from urllib.parse import quote
 import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.untrusted_files import read_json, shown
 from scene_completion_ros.whole_files import whole_file
+from scene_completion_training.arrays import Bytes
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.data.prepared import PreparedFrame, mapped_arrays
 from scene_completion_training.foundation.backbone import DenseExtractor, ModelIdentity
@@ -65,7 +65,7 @@ def variant_of(seed: int, key: str, number: int, cell: int) -> Variant:
     return Variant((int(dy), int(dx)), mirrored=number % 2 == 1)
 
 
-def variant_images(image: NDArray[np.uint8], variants: Sequence[Variant]) -> Tensor:
+def variant_images(image: Bytes, variants: Sequence[Variant]) -> Tensor:
     """Variants uint8 [V, 3, H, W] of an image [H, W, 3]."""
     plain = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     return torch.stack([shifted(plain.flip(-1) if v.mirrored else plain, v.shift) for v in variants])

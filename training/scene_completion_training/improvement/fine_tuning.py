@@ -18,6 +18,7 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_training.arrays import Bytes, Doubles, Floats
 from scene_completion_training.checkpoints import Checkpoint, TrainedWeights
 from scene_completion_training.configuration import LossWeights
 from scene_completion_training.export import encoder_onnx, export_bundle, labelled_parts_kept
@@ -273,7 +274,7 @@ def _depth_readers(
 
 def _of_new_depth(
     weight: NDArray[Any], bias: NDArray[Any], before: DensityField, after: DensityField
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, Floats]:
     """Weight and bias of a `_depth_readers` convolution whose depth is that of another density."""
     (row, offset), (new_row, new_offset) = (_depth_projection(density) for density in (before, after))
     share = weight[..., 0, 0].astype(np.float64) @ row / (row @ row)
@@ -283,7 +284,7 @@ def _of_new_depth(
     }
 
 
-def _depth_projection(density: DensityField) -> tuple[NDArray[np.float64], float]:
+def _depth_projection(density: DensityField) -> tuple[Doubles, float]:
     """Weights and bias of the projection that makes channel 0, the inverse depth code."""
     project = density.encoder.projection
     assert project.bias is not None
@@ -353,7 +354,7 @@ def scene_in_torch(bundle: StudentBundle, encoder_weights: str = "") -> parity.E
     scene = ExportedScene(field.eval(), read_eyes(eyes, encoder_weights, viewpoint)[0])
     beside = [torch.from_numpy(values) for values in bundle.graph_inputs().values()]
 
-    def encode(image: NDArray[np.uint8]) -> EncodedImage:
+    def encode(image: Bytes) -> EncodedImage:
         planes = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32))[None]
         with torch.inference_mode():
             return EncodedImage.of([part.numpy() for part in scene(planes, *beside)])
@@ -362,9 +363,7 @@ def scene_in_torch(bundle: StudentBundle, encoder_weights: str = "") -> parity.E
 
 
 @torch.no_grad()
-def _label_difference(
-    encoders: Sequence[Encoder], fields: Sequence[DensityField], image: NDArray[np.uint8], hidden: int
-) -> float:
+def _label_difference(encoders: Sequence[Encoder], fields: Sequence[DensityField], image: Bytes, hidden: int) -> float:
     """How far label units of two encoders are apart, beyond what the depths of their fields explain linearly."""
     units = [encoder.encode(image).features[..., hidden:].astype(np.float64) for encoder in encoders]
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()

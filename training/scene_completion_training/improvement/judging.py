@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.evaluation import label_free
 from scene_completion_ros.evaluation.student_comparison import MARGIN, OBSERVERS, PLACE, SPACING, score_frame
@@ -20,6 +19,7 @@ from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, mounting
+from scene_completion_training.arrays import Bytes, Doubles, Floats
 from scene_completion_training.data.drawn_views import metres_travelled
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.improvement.split import metres_of_a_turn, places_of, reach_of
@@ -71,7 +71,7 @@ class ScoredFrame(NamedTuple):
 
     drive: str
     number: int  # of the frame in its drive
-    image: NDArray[np.uint8]  # what the camera saw, uint8 [H, W, 3]
+    image: Bytes  # what the camera saw, uint8 [H, W, 3]
     camera: Camera
     completions: list[Completion]
     verdict: label_free.Verdict
@@ -149,7 +149,7 @@ class _DriveScorer:
     def frames(self, folder: Path) -> list[int]:
         return _spaced(self.travelled(open_recording(folder)), SPACING * self.reach)
 
-    def travelled(self, sequence: PosedSequence) -> NDArray[np.float64]:
+    def travelled(self, sequence: PosedSequence) -> Doubles:
         """The way up to each frame [N], metres; of cameras in a hand with what their turns count as."""
         return metres_travelled(places_of(sequence, metres_of_a_turn(self.students[0])))
 
@@ -275,7 +275,7 @@ def in_words(compared: label_free.Comparison) -> str:
     return f"{text}, a gain between {compared.low:+.4f} and {compared.high:+.4f} over {compared.places} places"
 
 
-def _spaced(travelled: NDArray[np.float64], spacing_m: float) -> list[int]:
+def _spaced(travelled: Doubles, spacing_m: float) -> list[int]:
     """Frames some metres apart; not the last one, which nothing follows."""
     chosen = [0]
     for index in range(1, len(travelled) - 1):
@@ -285,7 +285,7 @@ def _spaced(travelled: NDArray[np.float64], spacing_m: float) -> list[int]:
 
 
 def observations(
-    sequence: PosedSequence, index: int, travelled: NDArray[np.float64], reach: float, grid_from_camera: RigidTransform
+    sequence: PosedSequence, index: int, travelled: Doubles, reach: float, grid_from_camera: RigidTransform
 ) -> tuple[label_free.DepthObservation, list[label_free.DepthObservation]]:
     """What was measured at a frame, and at later frames within reach, posed in the grid of the frame.
 
@@ -304,7 +304,7 @@ def observations(
     return seen(index), [seen(int(other)) for other in wanted]
 
 
-def _depth_of_rays(view: label_free.DepthObservation, rays: Camera, grid: VoxelGrid) -> NDArray[np.float32]:
+def _depth_of_rays(view: label_free.DepthObservation, rays: Camera, grid: VoxelGrid) -> Floats:
     """Measured depth [h, w] at the rays of another camera at the same place, metres; 0 where it ends in no voxel."""
     through = np.asarray(rays.unproject(rays.pixel_centres()))
     depth = depth_at_rays(np.where(view.measured, view.depth, np.float32(0.0)), view.camera, rays)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.evaluation.label_free import COLUMNS, MEASURES, Comparison, Verdict
 from scene_completion_ros.inference.completer import Completion
@@ -15,6 +14,7 @@ from scene_completion_ros.report.html import embedded
 from scene_completion_ros.report.map_axes import MapScale, Picture, draw_axes, map_picture
 from scene_completion_ros.report.pictures import birds_eye_view, encode_picture, scaled_down
 from scene_completion_ros.whole_files import write_whole
+from scene_completion_training.arrays import Mask
 from scene_completion_training.improvement.judging import ScoredFrame
 
 SHOWN = ("largest gain", "in the middle", "smallest gain or largest loss")  # the frames in pictures
@@ -100,7 +100,7 @@ def errors_from_above(completion: Completion, verdict: Verdict) -> Picture:
     called[tuple(completion.voxels.index.T)] = True
     cells = np.empty((*grid.shape[:2], 3), np.uint8)
     cells[:] = UNKNOWN
-    layers: tuple[tuple[NDArray[np.bool_], tuple[int, int, int]], ...] = (
+    layers: tuple[tuple[Mask, tuple[int, int, int]], ...] = (
         (verdict.free & ~called, FREE),
         (verdict.occupied & called, RIGHT),
         (verdict.occupied & ~called, MISSED),

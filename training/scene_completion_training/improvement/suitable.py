@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, ImprovementError, SceneCompletionError
 from scene_completion_ros.geometry import Resampler
@@ -14,6 +13,7 @@ from scene_completion_ros.inference.completer import LARGEST_HEIGHT_RATIO, camer
 from scene_completion_ros.inference.encoded_image import BLIND, shown_share
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, check_for_training, mounting
+from scene_completion_training.arrays import Doubles, Floats
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.recorded_camera import recorded_height
 from scene_completion_training.gpu_export.parity import spread
@@ -117,8 +117,8 @@ class DriveLook:
     """What is compared of a drive."""
 
     name: str
-    pictures: NDArray[np.float32]  # small grey pictures of its frames [N, P], mean 0 and length 1 each
-    places: NDArray[np.float64]  # positions of the camera in its map [N, 3], metres
+    pictures: Floats  # small grey pictures of its frames [N, P], mean 0 and length 1 each
+    places: Doubles  # positions of the camera in its map [N, 3], metres
     world: str  # what its poses come from; positions of one source alone can be compared
     near: float = NEAR_M  # distance below which two frames stand at one place, metres
 

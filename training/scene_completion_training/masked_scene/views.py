@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_ros.whole_files import whole_file
+from scene_completion_training.arrays import Floats, Ints, Mask, Reals
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
 from scene_completion_training.points.scene import PointScene, require
 
-Floats = NDArray[np.float32]
 COLOURS = slice(FEATURES.index("red"), FEATURES.index("blue") + 1)
 SEEN = FEATURES.index("seen")
 # Distances from the camera between which a sample lies, metres. Voxels that a student predicts are denser and blurrier
@@ -53,10 +53,10 @@ class SceneViewSettings:
 class View:
     """The voxels of one view, and places in it that another view of the sample has in the same order."""
 
-    index: NDArray[np.int64]  # [N, 3]
-    features: NDArray[np.float32]  # [N, F]
-    points: NDArray[np.float32]  # [P, 3], in edges of voxels: voxel i spans i to i + 1
-    voxel: NDArray[np.int64]  # [P], row of the voxel that each point lies in
+    index: Ints  # [N, 3]
+    features: Floats  # [N, F]
+    points: Floats  # [P, 3], in edges of voxels: voxel i spans i to i + 1
+    voxel: Ints  # [P], row of the voxel that each point lies in
 
 
 def voxel_views(
@@ -69,7 +69,7 @@ def voxel_views(
     return view(index, features, edge, settings, generator), view(index, features, edge, settings, generator)
 
 
-def sample_rows(scene: VoxelScene, settings: SceneViewSettings, generator: np.random.Generator) -> NDArray[np.int64]:
+def sample_rows(scene: VoxelScene, settings: SceneViewSettings, generator: np.random.Generator) -> Ints:
     """Rows of a scene that one sample shows: those of one range, and of these at most so many around one of them.
 
     Both views of the sample show these voxels, and so the same range. Returns int64 [n], ascending. All rows of a scene
@@ -87,7 +87,7 @@ def sample_rows(scene: VoxelScene, settings: SceneViewSettings, generator: np.ra
 
 def view(
     index: NDArray[np.integer],  # [N, 3], within [0, edge) along x and y
-    features: NDArray[np.float32],  # [N, F], the first of them `FEATURES`
+    features: Floats,  # [N, F], the first of them `FEATURES`
     edge: int,  # voxels along x and along y of the square that is turned
     settings: SceneViewSettings,
     generator: np.random.Generator,
@@ -107,9 +107,7 @@ def view(
     return View(place, changed, (place + 0.5).astype(np.float32), np.arange(len(place)))
 
 
-def masked_voxels(
-    index: NDArray[np.integer], edge: int, ratio: float, generator: np.random.Generator
-) -> NDArray[np.bool_]:
+def masked_voxels(index: NDArray[np.integer], edge: int, ratio: float, generator: np.random.Generator) -> Mask:
     """Voxels of one scene that are hidden, bool [N]: all those of a random share of the patches that hold any (MSM).
 
     Patches stand on a raster of the grid, as the voxels of coarser levels do. `index`: voxels [N, 3]; `edge`: voxels
@@ -122,16 +120,14 @@ def masked_voxels(
     return hidden[patch]
 
 
-def distinct(cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def distinct(cells: Ints) -> tuple[Ints, Ints]:
     """Where each of cells [N, 3], none below 0, comes first [M], by x, y, z, and which of these every cell is [N]."""
     keys = np.ravel_multi_index(tuple(cells.T), tuple(cells.max(axis=0, initial=0) + 1))
     _, first, number = np.unique(keys, return_index=True, return_inverse=True)
     return first, number.reshape(-1)
 
 
-def point_features(
-    count: int, colours: NDArray[np.floating] | None, normals: NDArray[np.floating] | None
-) -> NDArray[np.float32]:
+def point_features(count: int, colours: Reals | None, normals: Reals | None) -> Floats:
     """What a network takes of points, [N, 6], of colours [N, 3] in 0..1 and normals [N, 3]; see `POINT_FEATURES`."""
     found = np.zeros((count, len(POINT_FEATURES)), np.float32)
     if colours is not None:
@@ -141,9 +137,7 @@ def point_features(
     return found
 
 
-def voxels_of(
-    place: NDArray[np.floating], generator: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def voxels_of(place: Reals, generator: np.random.Generator) -> tuple[Ints, Ints, Ints]:
     """The voxels that hold points [N, 3], which are given in edges of voxels, none below 0.
 
     Returns:

@@ -8,11 +8,11 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.arrays import Floats, Ints
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.masked_scene.data import in_one
 from scene_completion_training.networks.agglomerated_field import INPUTS
@@ -71,7 +71,7 @@ def lifted_scenes(
         yield name, keep_lifted({**place, "scene": name}, partial(scenes.__getitem__, name), teachers, lifting, cache)
 
 
-def voxel_inputs(colours: NDArray[np.float32], chosen: NDArray[np.int64], kind: Input) -> NDArray[np.float32]:
+def voxel_inputs(colours: Floats, chosen: Ints, kind: Input) -> Floats:
     """What goes into the network for voxels, float32 [V, 3]: ones, or the colours, -1..1, of chosen points."""
     return np.ones((len(chosen), INPUTS), np.float32) if kind == "ones" else 2.0 * colours[chosen] - 1.0
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_training.arrays import Ints, Reals
 from scene_completion_training.room_world import furniture
 from scene_completion_training.room_world.furniture import ROOM_KINDS, RoomClass, Thing
 from scene_completion_training.room_world.textures import FLOORS, WALLS, WOODS, make_atlas
@@ -82,7 +82,7 @@ class FloorPlan(World):
         self._open_doors(rng)
         self._build(rng)
 
-    def room_at(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.int64]:
+    def room_at(self, x: Reals, y: Reals) -> Ints:
         """Number of the room that places lie in, -1 in and beyond walls."""
         number = np.full(np.broadcast(x, y).shape, -1, np.int64)
         for index, room in enumerate(self.rooms):

@@ -2,12 +2,11 @@
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from scene_completion_training.arrays import Floats
 from scene_completion_training.street_world.textures import Texture, TextureAtlas, periodic_noise, plain, speckled
 
-Floats = NDArray[np.float32]
 FLOORS = ("floor_0", "floor_1", "floor_2")
 WALLS = ("wall_0", "wall_1", "wall_2")
 WOODS = ("wood_0", "wood_1", "wood_2")

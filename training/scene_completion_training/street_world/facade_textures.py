@@ -1,11 +1,10 @@
 """House fronts (four bays by four floors, the ground floor at the bottom), boards, and with them what is drawn."""
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_training.arrays import Floats
 from scene_completion_training.street_world.textures import Texture, drawn, periodic_noise, plain, speckled
 
-Floats = NDArray[np.float32]
 FACADE_COUNT = 10
 SIGN_COUNT = 4
 BAY_M, FLOOR_M = 3.0, 3.0

@@ -3,16 +3,15 @@
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.evaluation.truth import FREE, VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask
 from scene_completion_training.street_world.camera_rig import pixel_directions, turned
 from scene_completion_training.street_world.kernels import compiled
 from scene_completion_training.street_world.parts import Part
 from scene_completion_training.street_world.scene import Scene, trace_view
 
-Mask = NDArray[np.bool_]
 SAMPLES_PER_VOXEL = 2.5  # surface samples along a voxel's edge
 COLUMN_RAYS = 3  # ground rays along each side of a column
 
@@ -52,9 +51,7 @@ def voxel_truth(
     )
 
 
-def _ground(
-    scene: Scene, grid: VoxelGrid, grid_from_world: RigidTransform
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+def _ground(scene: Scene, grid: VoxelGrid, grid_from_world: RigidTransform) -> tuple[Bytes, Doubles]:
     """Labels of the ground's voxels [X, Y, Z] and heights of the ground below rays, [X, R, Y, R], grid frame."""
     steps = [(np.arange(size * COLUMN_RAYS) + 0.5) / COLUMN_RAYS * grid.voxel_size for size in grid.shape[:2]]
     x, y = np.meshgrid(grid.origin[0] + steps[0], grid.origin[1] + steps[1], indexing="ij")
@@ -81,7 +78,7 @@ def _near_parts(scene: Scene, grid: VoxelGrid, grid_from_world: RigidTransform) 
     return [scene.parts[k] for k in np.flatnonzero(touching) if scene.parts[k].label not in scene.world.ground_classes]
 
 
-def _solid_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTransform) -> NDArray[np.uint8]:
+def _solid_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTransform) -> Bytes:
     """Class of the solid that holds each voxel's centre; the first part wins where solids overlap."""
     label = np.zeros(grid.shape, np.uint8)
     axes = grid.axis_centres()
@@ -105,7 +102,7 @@ def _solid_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTrans
     return label
 
 
-def _surface_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTransform) -> NDArray[np.uint8]:
+def _surface_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTransform) -> Bytes:
     """Class with the largest surface in each voxel."""
     if not parts:
         return np.zeros(grid.shape, np.uint8)
@@ -117,27 +114,27 @@ def _surface_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTra
     return most_surface(corners[touching], classes[touching], grid)
 
 
-def most_surface(corners: NDArray[np.float64], classes: NDArray[np.uint8], grid: VoxelGrid) -> NDArray[np.uint8]:
+def most_surface(corners: Doubles, classes: Bytes, grid: VoxelGrid) -> Bytes:
     """Class with the largest surface in each voxel [X, Y, Z], of triangles [F, 3, 3] with classes [F]."""
     order, start, names = _by_class(classes)
     spacing = grid.voxel_size / SAMPLES_PER_VOXEL
     return _vote("vote_triangles", (np.ascontiguousarray(corners[order]), start, names, spacing), grid)
 
 
-def _most_points(points: NDArray[np.float64], classes: NDArray[np.uint8], grid: VoxelGrid) -> NDArray[np.uint8]:
+def _most_points(points: Doubles, classes: Bytes, grid: VoxelGrid) -> Bytes:
     """Most frequent class of the points in each voxel, 0 where there is none."""
     order, start, names = _by_class(classes)
     return _vote("vote_points", (np.ascontiguousarray(points[order]), start, names), grid)
 
 
-def _by_class(classes: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
+def _by_class(classes: Bytes) -> tuple[Ints, Ints, Bytes]:
     """Order that sorts by class, first place of each class and the end, and the classes."""
     order = np.argsort(classes, kind="stable")
     names, start = np.unique(classes[order], return_index=True)
     return order, np.append(start, len(classes)), names
 
 
-def _vote(name: str, what: tuple[object, ...], grid: VoxelGrid) -> NDArray[np.uint8]:
+def _vote(name: str, what: tuple[object, ...], grid: VoxelGrid) -> Bytes:
     count = int(np.prod(grid.shape))
     label, best, votes = np.zeros(count, np.uint8), np.zeros(count, np.int32), np.zeros(count, np.int32)
     shape = np.asarray(grid.shape)
@@ -168,9 +165,7 @@ def _visibility(
 
 
 @lru_cache(maxsize=2)
-def _centre_rays(
-    camera: Camera, grid: VoxelGrid, grid_from_camera: tuple[float, ...]
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+def _centre_rays(camera: Camera, grid: VoxelGrid, grid_from_camera: tuple[float, ...]) -> tuple[Ints, Floats, Floats]:
     """Voxels whose centre is in view, unit directions to them in the optical frame, distances; the same every frame."""
     pose = RigidTransform.from_matrix(np.array(grid_from_camera).reshape(4, 4))
     centres = pose.inverse().apply(grid.centres().reshape(-1, 3))

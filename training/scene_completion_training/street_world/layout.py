@@ -4,13 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_training.arrays import Doubles
 from scene_completion_training.street_world.ground import Ground
 from scene_completion_training.street_world.parts import Part, moved_all, triple
 from scene_completion_training.street_world.street_objects import bush, conifer, tree
 
-Floats = NDArray[np.float64]
 CLEARANCE_M = 2.6  # height over the lanes up to which plants are cut
 
 
@@ -92,7 +91,7 @@ class Layout:
         self.parts += moved
         return True
 
-    def is_clear(self, xy: Floats, margin: float) -> bool:
+    def is_clear(self, xy: Doubles, margin: float) -> bool:
         """Whether world points [N, 2] keep a margin beyond the street's and the side streets' own ground."""
         _, d = self.line.nearest(xy)
         edge = np.where(d > 0, self.profile.left.walk_edge, self.profile.right.walk_edge)
@@ -105,7 +104,7 @@ class Layout:
                 return False
         return True
 
-    def _claim_all(self, xy: Floats) -> bool:
+    def _claim_all(self, xy: Doubles) -> bool:
         taken = np.array(self.taken or [(1e9, 1e9, 0.0)])
         away = np.linalg.norm(xy[:, None] - taken[None, :, :2], axis=-1) - taken[None, :, 2]
         if (away < 0.6).any():
@@ -133,7 +132,7 @@ class Layout:
             yaw = float(np.arctan2(steps[k, 1], steps[k, 0]))
             self.parts += moved_all(things, (float(xy[k, 0]), float(xy[k, 1]), float(z[k])), yaw)
 
-    def _keeps_off(self, xy: Floats, d: float) -> bool:
+    def _keeps_off(self, xy: Doubles, d: float) -> bool:
         """Whether points meant for distance d are that far from all of the street, also inside a corner."""
         _, nearest = self.line.nearest(xy)
         return bool((np.abs(nearest) > abs(d) - 0.25).all())
@@ -178,11 +177,11 @@ class Layout:
         self._place_trimmed(things, s, d)
 
 
-def _copy(part: Part, scale: float, shade: Floats) -> Part:
+def _copy(part: Part, scale: float, shade: Doubles) -> Part:
     return replace(part, corners=part.corners * scale, tint=triple(np.asarray(part.tint) * shade))
 
 
-def _footprint(xy: Floats) -> Floats:
+def _footprint(xy: Doubles) -> Doubles:
     """Points a metre apart in the convex hull of points [N, 2], its edge included."""
     from scipy.spatial import ConvexHull
 

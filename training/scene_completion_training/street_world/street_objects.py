@@ -6,8 +6,8 @@ Plants have closed cores with leaves around them, so that their outline is as ra
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_training.arrays import Doubles
 from scene_completion_training.street_world.facade_textures import BAYS, FACADE_COUNT, FLOORS, SIGN_COUNT
 from scene_completion_training.street_world.parts import (
     WHITE,
@@ -28,7 +28,6 @@ POLE, FENCE, SIGN = StreetClass.POLE, StreetClass.FENCE, StreetClass.TRAFFIC_SIG
 BUILDING = StreetClass.BUILDING
 FOUNDATION_M = 2.5  # the body reaches below the ground, so that no gap opens on a slope
 ROOF_TINTS: tuple[Colour, ...] = ((0.55, 0.22, 0.14), (0.28, 0.26, 0.26), (0.42, 0.26, 0.18), (0.20, 0.22, 0.25))
-Floats = NDArray[np.float64]
 LEAVES = ("leaves", "leaves_dark", "leaves_yellow")
 
 
@@ -352,7 +351,7 @@ def _stem(radius: float, length: float) -> Part:
     return upright(stem, (0.0, 0.0, -0.15), length)
 
 
-def _directions(rng: np.random.Generator, count: int) -> Floats:
+def _directions(rng: np.random.Generator, count: int) -> Doubles:
     """Unit vectors spread evenly (golden angle), turned at random, [count, 3]."""
     azimuth = np.arange(count) * 2.39996 + rng.uniform(0, 6.28)
     rise = 1.0 - 2.0 * (np.arange(count) + 0.5) / count
@@ -360,7 +359,7 @@ def _directions(rng: np.random.Generator, count: int) -> Floats:
     return np.stack([ring * np.cos(azimuth), ring * np.sin(azimuth), rise], axis=-1)
 
 
-def _clump(rng: np.random.Generator, radii: Floats, centre: Floats, texture: str, count: int) -> list[Part]:
+def _clump(rng: np.random.Generator, radii: Doubles, centre: Doubles, texture: str, count: int) -> list[Part]:
     """A closed core and leaves that stand out of it."""
     shade = float(rng.uniform(0.7, 1.15))
     tint = (shade * float(rng.uniform(0.92, 1.08)), shade, shade * float(rng.uniform(0.9, 1.05)))
@@ -371,7 +370,7 @@ def _clump(rng: np.random.Generator, radii: Floats, centre: Floats, texture: str
     return [core, replace(_leaves(rng, points, outward, 0.05 + 0.08 * float(radii.mean()), texture), tint=tint)]
 
 
-def _leaves(rng: np.random.Generator, points: Floats, outward: Floats, size: float, texture: str) -> Part:
+def _leaves(rng: np.random.Generator, points: Doubles, outward: Doubles, size: float, texture: str) -> Part:
     """Loose triangles around points [N, 3], shaded as if they faced outwards; no inside."""
     count = len(points)
     corners = points[:, None] + size * rng.uniform(-1.0, 1.0, (count, 3, 3))

@@ -10,21 +10,21 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from scene_completion_training.arrays import Doubles, Floats, Reals
 from scene_completion_training.street_world.parts import Colour, triple
 from scene_completion_training.street_world.street_profile import SideProfile, StreetProfile
 
-Floats = NDArray[np.float32]
 ROAD_TILE_M = 12.0  # along the road
 ROAD_HEIGHT, ROAD_WIDTH = 1024, 512  # texels
 
 
-def srgb_to_linear(value: NDArray[np.floating]) -> NDArray[np.float32]:
+def srgb_to_linear(value: Reals) -> Floats:
     """Display values in [0, 1] to linear light."""
     value = np.clip(np.asarray(value, np.float32), 0.0, 1.0)
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
-def linear_to_srgb(value: NDArray[np.floating]) -> NDArray[np.float32]:
+def linear_to_srgb(value: Reals) -> Floats:
     """Linear light to display values in [0, 1]."""
     value = np.clip(np.asarray(value, np.float32), 0.0, 1.0)
     return np.where(value <= 0.0031308, value * 12.92, 1.055 * value ** (1 / 2.4) - 0.055).astype(np.float32)
@@ -183,12 +183,7 @@ def _lay_slabs(
 
 
 def _strokes(
-    rng: np.random.Generator,
-    image: Floats,
-    count: int,
-    size: tuple[float, float],
-    colours: NDArray[np.float64],
-    slender: float,
+    rng: np.random.Generator, image: Floats, count: int, size: tuple[float, float], colours: Doubles, slender: float
 ) -> None:
     """Paint tileable ellipses (leaves, blades) over the image, later ones on top."""
     height, width = image.shape[:2]
