@@ -139,9 +139,8 @@ def _network(configuration: Configuration, weights: Mapping[str, Tensor]) -> nn.
     )
     hidden = configuration.hidden
     if stage == "teacher":
-        return nn.ModuleDict(
-            {"field": MultiViewField(camera, code, encoder=encoder, hidden=hidden, depth_channel=False)}
-        )
+        several = MultiViewField(camera, code, encoder=encoder, hidden=hidden, depth_channel=False)
+        return nn.ModuleDict({"field": several})
     density = DensityField(camera, code, encoder=encoder, hidden=hidden, depth_channel=False)
     if stage == "semantic_field":
         classes = len(CITYSCAPES_CLASSES)

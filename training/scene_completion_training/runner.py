@@ -83,31 +83,29 @@ class FirstWeights(lightning.Callback):
         pl_module.start(trainer.datamodule)  # type: ignore[attr-defined]
 
 
-def _trainer(
-    configuration: TrainingConfiguration, own: list[lightning.Callback], fast_dev_run: bool
-) -> lightning.Trainer:
-    output = Path(configuration.output)
+def _trainer(settings: TrainingConfiguration, own: list[lightning.Callback], fast_dev_run: bool) -> lightning.Trainer:
+    output = Path(settings.output)
     callbacks = [*own, LearningRateMonitor("step")]
     if not fast_dev_run:
-        callbacks += _checkpoints(configuration)
-    parallel = configuration.devices * configuration.nodes > 1
+        callbacks += _checkpoints(settings)
+    parallel = settings.devices * settings.nodes > 1
     return lightning.Trainer(
-        max_steps=configuration.steps,
+        max_steps=settings.steps,
         max_epochs=-1,
         accelerator="auto",
-        devices=configuration.devices,
-        num_nodes=configuration.nodes,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
         strategy="ddp_find_unused_parameters_true" if parallel else "auto",
-        precision=configuration.precision,
+        precision=settings.precision,
         callbacks=callbacks,
         use_distributed_sampler=False,  # the sampler knows its process
         plugins=[SafeCheckpoints()],
         logger=TensorBoardLogger(output, name=None, version="curves"),
         default_root_dir=output,
-        gradient_clip_val=configuration.gradient_clip or None,
-        log_every_n_steps=configuration.log_every,
-        val_check_interval=configuration.validation_interval,
-        limit_val_batches=None if configuration.validation_interval else 0,
+        gradient_clip_val=settings.gradient_clip or None,
+        log_every_n_steps=settings.log_every,
+        val_check_interval=settings.validation_interval,
+        limit_val_batches=None if settings.validation_interval else 0,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         fast_dev_run=2 if fast_dev_run else False,
@@ -121,9 +119,8 @@ def _checkpoints(configuration: TrainingConfiguration) -> list[ModelCheckpoint]:
     folder = Path(configuration.output) / "checkpoints"
     # One file, replaced at once: a training that is killed between two files loses one.
     options: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-    kept = [
-        ModelCheckpoint(every_n_train_steps=configuration.checkpoint_every, save_top_k=0, save_last=True, **options)
-    ]
+    every = configuration.checkpoint_every
+    kept = [ModelCheckpoint(every_n_train_steps=every, save_top_k=0, save_last=True, **options)]
     if configuration.validation_interval:
         kept.append(ModelCheckpoint(filename=Path(BEST).stem, monitor="validation/total", **options))
     return kept
@@ -180,9 +177,8 @@ class Plan:
         else:
             lines.append("cache: none, images are read as they lie")
         with_workers = f", {self.loading_s / self.workers:.3g} s in {self.workers} processes" if self.workers else ""
-        lines.append(
-            f"step: {self.computing_s:.3g} s of computing; its samples take {self.loading_s:.3g} s{with_workers}"
-        )
+        loading = f"{self.loading_s:.3g} s{with_workers}"
+        lines.append(f"step: {self.computing_s:.3g} s of computing; its samples take {loading}")
         lines.append(f"training: {self.steps * self.step_s / 3600:.3g} h for all steps; validations come on top")
         if self.gpu:
             name, size, peak = self.gpu

@@ -16,7 +16,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.untrusted_files import read_json, read_tensors, shown
 from scene_completion_ros.voxels.colours import spread_colour
 from scene_completion_ros.whole_files import write_whole
-from scene_completion_training.arrays import Floats, Ints, Reals
+from scene_completion_training.arrays import Floats, Halves, Ints, Reals
 
 CLUSTER_FILE = "clusters.safetensors"
 HELD_OUT = 5  # every so many-th point is kept out of the fit, and says how well it does
@@ -58,7 +58,7 @@ def fit_clusters(codes: Floats, count: int, *, seed: int = 0) -> Clusters:
     return Clusters((found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-9)).astype(np.float32))
 
 
-def write_clusters(file: Path, clusters: Clusters, codes: Floats, units: NDArray[np.float16]) -> None:
+def write_clusters(file: Path, clusters: Clusters, codes: Floats, units: Halves) -> None:
     """Writes the centres, and the units [N, E] of points with the clusters of their codes [N, C], in random order."""
     order = np.random.default_rng(0).permutation(len(codes))
     arrays: dict[str, NDArray[Any]] = {
@@ -69,7 +69,7 @@ def write_clusters(file: Path, clusters: Clusters, codes: Floats, units: NDArray
     write_whole(file, safetensors.numpy.save(arrays))
 
 
-def read_clusters(file: Path) -> tuple[Clusters, NDArray[np.float16], Ints]:
+def read_clusters(file: Path) -> tuple[Clusters, Halves, Ints]:
     """Reads centres, units [N, E] and clusters [N]; a `ConfigurationError` if the file is missing or damaged."""
     cure = "Make it with `scene-completion classes`"
     arrays = read_tensors(file, ConfigurationError, cure=cure)

@@ -79,13 +79,9 @@ def check_world(args: argparse.Namespace, worlds: str) -> None:
     from scene_completion_ros.errors import SceneCompletionError
     from scene_completion_training.street_world.town import role_of_seed
 
-    for flag, value in (
-        ("--frames", args.frames),
-        ("--supersampling", args.supersampling),
-        ("--workers", args.workers),
-    ):
-        if value < 1:
-            raise SceneCompletionError(f"{value} is not positive", where=flag, cure="Give at least 1")
+    for name in ("frames", "supersampling", "workers"):
+        if (value := getattr(args, name)) < 1:
+            raise SceneCompletionError(f"{value} is not positive", where=f"--{name}", cure="Give at least 1")
     if not 0.05 <= args.rate <= 1000.0:
         raise SceneCompletionError(f"{args.rate} is out of range", where="--rate", cure="Give 0.05 to 1000 Hz")
     try:
@@ -99,7 +95,7 @@ def check_world(args: argparse.Namespace, worlds: str) -> None:
 
 
 def write_world(
-    args: argparse.Namespace, kind: "Callable[..., RenderedDrive]", arguments: dict[str, Any], name: str
+    args: argparse.Namespace, kind: "Callable[..., RenderedDrive]", given: dict[str, Any], name: str
 ) -> int:
     """Renders a drive, and writes it as a sequence, and as a bag where one is wanted."""
     import shutil
@@ -110,7 +106,7 @@ def write_world(
     unfinished = args.output / UNFINISHED
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    drive = _render(args, kind, arguments, unfinished / "sequence")
+    drive = _render(args, kind, given, unfinished / "sequence")
     folder = (unfinished / "sequence").rename(args.output / "sequence")
     print(f"{drive.role} {name} {args.seed}: {folder}")
     if args.bag:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask
-from scene_completion_training.data.prepared import PreparedFrame
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Halves, Ints, Mask, Random
+from scene_completion_training.data.prepared import Drive, PreparedFrame
 from scene_completion_training.data.voxel_evidence import POINT_UNIT
 from scene_completion_training.viewpoint import STREET_HEIGHT_M, Viewpoint
 
@@ -50,9 +50,7 @@ def canonical_classes(classes: Bytes, camera: Camera, canonical: Camera) -> Byte
     return np.asarray(_nearest(classes, camera, canonical, beyond=INVALID), np.uint8)
 
 
-def canonical_depth(
-    depth: NDArray[np.float16], camera: Camera, canonical: Camera, turn: Doubles | None = None
-) -> Floats:
+def canonical_depth(depth: Halves, camera: Camera, canonical: Camera, turn: Doubles | None = None) -> Floats:
     """z-depth along the axis of the (turned) canonical camera."""
     warped = _nearest(depth.astype(np.float32), camera, canonical, turn)
     if turn is not None:
@@ -62,7 +60,7 @@ def canonical_depth(
     return np.asarray(warped, np.float32)
 
 
-def jittered(image: Bytes, generator: np.random.Generator, strength: float = 0.3, washed: float = 0.2) -> Bytes:
+def jittered(image: Bytes, generator: Random, strength: float = 0.3, washed: float = 0.2) -> Bytes:
     """Brightness, contrast and saturation jitter of a strength, hue ±0.1; greyscale and blur each in a share of images.
 
     Stronger than in BTS (±0.2, neither grey nor blurred): where a few drives are all there is, colours tell them apart.
@@ -87,7 +85,7 @@ def jittered(image: Bytes, generator: np.random.Generator, strength: float = 0.3
 class Draw:
     """What chance chose for a sample."""
 
-    frames: Sequence[PreparedFrame]
+    frames: Drive
     index: int
     travelled: Doubles
     side: str
@@ -164,9 +162,7 @@ def depth_hint(frame: PreparedFrame, name: str, canonical: Camera, turn: Doubles
     return canonical_depth(frame.depths[name], frame.cameras[name], canonical, turn)
 
 
-def published_views(
-    frames: Sequence[PreparedFrame], index: int, side: str, near: int, far: int | None
-) -> list[tuple[int, str]]:
+def published_views(frames: Drive, index: int, side: str, near: int, far: int | None) -> list[tuple[int, str]]:
     """The views of a sample as Behind the Scenes has them: of each camera a frame, and the one `near` frames later.
 
     The sample's own camera comes first, then the other of the pair, then those that look aside (or the pair once more),
@@ -182,7 +178,7 @@ def published_views(
     return views
 
 
-def roles_of_views(views: int, generator: np.random.Generator, *, in_turn: bool = False) -> Ints:
+def roles_of_views(views: int, generator: Random, *, in_turn: bool = False) -> Ints:
     """Which views are rendered (first half) and which supply colours.
 
     Of eight views, each camera renders one of its two frames and supplies the other: by chance, as in SceneDINO, or
@@ -199,17 +195,13 @@ def roles_of_views(views: int, generator: np.random.Generator, *, in_turn: bool 
     return np.concatenate([first + later, first + 1 - later])
 
 
-def unused_frame(
-    frames: Sequence[PreparedFrame], wanted: int, camera: str, used: Sequence[tuple[int, str]]
-) -> tuple[int, str]:
+def unused_frame(frames: Drive, wanted: int, camera: str, used: Sequence[tuple[int, str]]) -> tuple[int, str]:
     """The nearest frame to the wanted one, later first, whose view of a camera is not used yet; itself without any."""
     order = sorted(range(len(frames)), key=lambda index: (abs(index - wanted), -index))
     return next(((index, camera) for index in order if (index, camera) not in used), (wanted, camera))
 
 
-def neighbouring_frame(
-    frames: Sequence[PreparedFrame], index: int, generator: np.random.Generator, apart: float = 0.3
-) -> int:
+def neighbouring_frame(frames: Drive, index: int, generator: Random, apart: float = 0.3) -> int:
     """A frame before or after that is at least so many metres away, or the third one where the rig hardly moves."""
     step = 1 if generator.random() < 0.5 else -1
     if not 0 <= index + step < len(frames):
@@ -247,7 +239,7 @@ _FEWEST_POINTS = 50
 _STEEPEST = 0.1  # a fit that is steeper met a wall or a kerb
 
 
-def ground_roll(frames: Sequence[PreparedFrame], viewpoint: Viewpoint) -> float:
+def ground_roll(frames: Drive, viewpoint: Viewpoint) -> float:
     """Angle by which the ground's y (down) grows with the left camera's x, radians: the mean over up to a dozen frames.
 
     Cameras are rarely level with the road (KITTI's stands about 1° askew): a scene mirrored in the camera's own plane

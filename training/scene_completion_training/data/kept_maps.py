@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import TrainingError
-from scene_completion_training.arrays import Ints, Mask
+from scene_completion_training.arrays import Halves, Ints, Mask
 
 KEY_FILE, KNOWN_FILE = "key.txt", "known.npy"
 
@@ -28,7 +27,7 @@ class KeptMaps:
             np.save(folder / KNOWN_FILE, np.zeros(samples, np.bool_))
             stored.write_text(key, encoding="utf-8")
         self._known: Mask = np.load(folder / KNOWN_FILE, mmap_mode="r+")
-        self._maps: list[NDArray[np.float16]] = []
+        self._maps: list[Halves] = []
 
     def __deepcopy__(self, memo: object) -> "KeptMaps":
         return self  # an average of the weights has the same maps

@@ -122,9 +122,7 @@ def _kitti_360(root: Path, drive: str, split: FrameSplit | None) -> list[Labelle
         raise _incomplete([labels[number] for number in missing], len(labels), "labels", "image")
     perspective = root / "calibration" / "perspective.txt"
     camera = rectified_camera(read_kitti_calibration(perspective), "image_00", perspective)[0]
-    return [
-        LabelledImage(images[number], labels[number], semantic_classes.LABEL_IDS, lambda: camera) for number in there
-    ]
+    return [LabelledImage(images[k], labels[k], semantic_classes.LABEL_IDS, lambda: camera) for k in there]
 
 
 def _cityscapes(root: Path, split: str) -> list[LabelledImage]:

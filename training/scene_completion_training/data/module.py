@@ -20,7 +20,7 @@ from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, check_for_training
 from scene_completion_training.arrays import Mask
-from scene_completion_training.data.prepared import PreparedFrame, load_prepared, looking_aside, prepare_sequence
+from scene_completion_training.data.prepared import Drive, load_prepared, looking_aside, prepare_sequence
 from scene_completion_training.data.recorded_frames import RecordedFrames
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
@@ -175,15 +175,13 @@ def prepare_source(
 class OpenedSource:
     """Drives of a source, focal lengths per image width, and what is listed: number of the drive, frame and side."""
 
-    drives: list[Sequence[PreparedFrame]]
+    drives: list[Drive]
     focal_ratios: list[float]
     listed: list[tuple[int, int, str]]
 
 
 class TrainingData(lightning.LightningDataModule):
     """Base of what serves the samples of a training, resumable at any step."""
-
-    settings: Any  # `batch_size` samples a step, and `workers` processes that load them
 
     def record(self) -> dict[str, Any]:
         """What checkpoints remember of the data, once it is set up: plain values."""
@@ -198,9 +196,8 @@ class TrainingData(lightning.LightningDataModule):
         """Processes of the training."""
         return self.trainer.world_size if self.trainer else 1
 
-    def served(self, samples: Any, **options: Any) -> DataLoader[dict[str, Tensor]]:
-        """Loads samples of the whole training, from the trainer's current step on."""
-        settings = self.settings
+    def served(self, samples: Any, settings: Any, **options: Any) -> DataLoader[dict[str, Tensor]]:
+        """Loads samples of the whole training, from the trainer's current step on, by `batch_size` and `workers`."""
         sampler = self.sampler(len(samples), settings.batch_size)
         return DataLoader(samples, settings.batch_size, sampler=sampler, num_workers=settings.workers, **options)
 
@@ -230,8 +227,8 @@ class SequencesData(TrainingData):
         self.needs = needs
         self.viewpoint = viewpoint or Viewpoint()
         self.settings, self.steps, self.seed = settings, steps, seed
-        self.frames: list[Sequence[PreparedFrame]] = []
-        self.watched: list[Sequence[PreparedFrame]] = []
+        self.frames: list[Drive] = []
+        self.watched: list[Drive] = []
         self.listed: dict[str, list[tuple[int, int, str]]] = {"training": [], "validation": []}
         self.counts: dict[str, SplitCount] = {}
         self.shares: list[float] = []
@@ -255,10 +252,10 @@ class SequencesData(TrainingData):
         while self._large:  # it takes hours, and so comes when nothing is known to be missing
             self._resize(*self._large.pop(0))
 
-    def _opened(self, role: str, sources: list[SequenceSource], frames: str) -> list[Sequence[PreparedFrame]]:
+    def _opened(self, role: str, sources: list[SequenceSource], frames: str) -> list[Drive]:
         """Drives of all sources; those of the training say how far they see."""
         split = FrameSplit(frames) if frames and sources else None
-        found: list[Sequence[PreparedFrame]] = []
+        found: list[Drive] = []
         for source in matching(Path(self.settings.root), sources):
             if split is not None and not split.names(Path(source.folder).name):
                 continue
@@ -283,7 +280,7 @@ class SequencesData(TrainingData):
             raise SequenceError(what, where=folder, cure="Unpack the images of all cameras of all listed drives")
 
     def _prepared(self, source: SequenceSource, role: str, split: FrameSplit | None) -> OpenedSource:
-        every: Sequence[PreparedFrame]
+        every: Drive
         if self.needs.measured:
             sequence, files = self._files(source, role)
             every = [load_prepared(file) for file in files]
@@ -305,9 +302,7 @@ class SequencesData(TrainingData):
         known = [(place[index], _SIDES[side]) for index, side in listed if index in place]
         ratios = [sequence.cameras[name].fx / sequence.cameras[name].width for name in cameras_ahead(sequence)]
         if sequence.pose_source == UNKNOWN_POSES:
-            return OpenedSource(
-                [[every[index]] for index in usable], ratios, [(drive, 0, side) for drive, side in known]
-            )
+            return OpenedSource([[every[index]] for index in usable], ratios, [(at, 0, side) for at, side in known])
         frames = every if len(usable) == len(every) else [every[index] for index in usable]
         return OpenedSource([frames], ratios, [(0, frame, side) for frame, side in known])
 
@@ -337,7 +332,7 @@ class SequencesData(TrainingData):
             wanted[[min(index + offset, count - 1) for index, _ in listed]] = True
         return wanted
 
-    def _usable(self, every: Sequence[PreparedFrame], source: SequenceSource, *, stereo: bool) -> list[int]:
+    def _usable(self, every: Drive, source: SequenceSource, *, stereo: bool) -> list[int]:
         """Indices of the frames that something is known of."""
         usable = [index for index, frame in enumerate(every) if frame.has_evidence or not stereo]
         if not usable:
@@ -363,7 +358,7 @@ class SequencesData(TrainingData):
 
     def _samples(
         self,
-        frames: list[Sequence[PreparedFrame]],
+        frames: list[Drive],
         views: ViewSettings,
         length: int,
         shares: list[float] | None = None,
@@ -385,15 +380,14 @@ class SequencesData(TrainingData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
-        return self.served(self.samples())
+        return self.served(self.samples(), self.settings)
 
     def val_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
         """Serves the same samples at every validation, as they are: unmirrored, unturned, with their own colours."""
         if not self.watched:
             return []
-        plain = dataclasses.replace(
-            self.settings.views, yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False
-        )
+        views = self.settings.views
+        plain = dataclasses.replace(views, yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False)
         listed = self.listed["validation"]
         samples = self._samples(self.watched, plain, self.settings.validation_samples, listed=listed)
         rank = self.trainer.global_rank if self.trainer else 0

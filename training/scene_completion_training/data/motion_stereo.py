@@ -261,9 +261,7 @@ def _winners(total: NDArray[np.uint16]) -> tuple[Doubles, Mask]:
     """Cheapest plane of each pixel [h, w], between planes by a parabola, and whether no other costs as little."""
     best = total.argmin(axis=2)
     inner = np.clip(best, 1, total.shape[2] - 2)[..., None]
-    before, at, after = (
-        np.take_along_axis(total, inner + shift, axis=2)[..., 0].astype(np.float64) for shift in (-1, 0, 1)
-    )
+    before, at, after = (np.take_along_axis(total, inner + k, axis=2)[..., 0].astype(np.float64) for k in (-1, 0, 1))
     curve = before - 2.0 * at + after
     turning = (curve > 0.0) & (inner[..., 0] == best)
     plane = best + np.where(turning, 0.5 * (before - after) / np.where(turning, curve, 1.0), 0.0)

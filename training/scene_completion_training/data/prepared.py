@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import tensor_header
 from scene_completion_ros.whole_files import whole_file
-from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
+from scene_completion_training.arrays import Bytes, Floats, Halves, Ints, Mask
 from scene_completion_training.data import voxel_evidence
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.stereo import MeasuredDepth, has_lens, measured_depth, rectified_sequence
@@ -73,7 +73,7 @@ class PreparedFrame:
     # cameras looking elsewhere see, rectified into the canonical camera. A rig with one camera ahead has only "left";
     # its motion measures the depth.
     images: Mapping[str, Bytes]
-    depths: Mapping[str, NDArray[np.float16]]  # "left", "right" -> z-depth of stereo float16 [h, w], metres, 0 unknown
+    depths: Mapping[str, Halves]  # "left", "right" -> z-depth of stereo float16 [h, w], metres, 0 unknown
     cameras: Mapping[str, Camera]  # camera -> intrinsics of the image
     world_from_camera: Mapping[str, RigidTransform]  # camera -> pose
     # Camera -> bool [h, w], false outside of what was recorded and on the vehicle itself; cameras that lack it show the
@@ -81,7 +81,7 @@ class PreparedFrame:
     masks: Mapping[str, Mask]
     points: NDArray[np.int16]  # voxel centres int16 [N, 3] in units of `POINT_UNIT`, left camera's optical frame
     target: Bytes  # occupancy uint8 [N], 255 = certainly occupied
-    evidence: NDArray[np.float16]  # float16 [N]
+    evidence: Halves  # float16 [N]
     name: str = ""  # folder and stem of its file: what is stored elsewhere about a frame is found by it
     # Camera -> classes of its pixels uint8 [h, w], Cityscapes' train ids, 255 unknown.
     class_images: Mapping[str, Bytes] = field(default_factory=dict)
@@ -115,6 +115,9 @@ class PreparedFrame:
         if self.label is None:
             return np.zeros(0, np.int64)
         return np.flatnonzero((self.label != EMPTY) & (self.label != INVALID))
+
+
+Drive: TypeAlias = Sequence[PreparedFrame]  # in order of time
 
 
 def prepare_sequence(
@@ -196,9 +199,8 @@ def work_on_frames(
 
 def fingerprint(sequence: PosedSequence, settings: voxel_evidence.FusionSettings, viewpoint: Viewpoint) -> str:
     """Hash of what the prepared frames follow from, but for the pixels: cameras, poses, stamps, settings, viewpoint."""
-    cameras = {
-        name: [vars(sequence.cameras[name]), _matrix(sequence.rig_from_camera[name])] for name in sequence.cameras
-    }
+    placed = sequence.rig_from_camera
+    cameras = {name: [vars(camera), _matrix(placed[name])] for name, camera in sequence.cameras.items()}
     frames = [[frame.stamp_ns, _matrix(frame.world_from_rig)] for frame in sequence.frames]
     behind, ahead = voxel_evidence.metres_around(viewpoint.volume)
     fusion = {"metres_behind": behind, "metres_ahead": ahead, **vars(settings)}

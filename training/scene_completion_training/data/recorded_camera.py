@@ -137,18 +137,15 @@ def _height(sequence: PosedSequence) -> tuple[float, str] | None:
     if isinstance(extracted, dict) and extracted.get("camera_height"):
         return float(extracted["camera_height"]), "as given to `extract`"
     generator = np.random.default_rng(0)
-    measured = (
-        (_lidar_points(sequence, name), "ground seen by LiDAR"),
-        (_stereo_points(sequence), "ground seen by stereo"),
-    )
-    for clouds, source in measured:
+    measured = {"LiDAR": _lidar_points(sequence, name), "stereo": _stereo_points(sequence)}
+    for source, clouds in measured.items():
         heights = []
         for points in clouds:
             plane = ground_plane(points[generator.permutation(len(points))[:_POINTS]], generator)
             if plane is not None:
                 heights.append(plane[0])
         if heights:
-            return float(np.median(heights)), source
+            return float(np.median(heights)), f"ground seen by {source}"
     return None
 
 

@@ -22,7 +22,7 @@ from scene_completion_ros.geometry import Camera, RigidTransform, virtual_pinhol
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
-from scene_completion_training.arrays import Bytes, Mask
+from scene_completion_training.arrays import Bytes, Halves, Mask
 from scene_completion_training.data import prepared
 from scene_completion_training.data.label_images import read_classes
 from scene_completion_training.data.stereo import rectified_sequence
@@ -31,7 +31,7 @@ from scene_completion_training.workers import Progress
 
 # Folder of a camera's classes, of one ahead and of one that looks aside (S4C).
 _CLASS_FOLDERS = ("data_192x640", "data_192x640_0x-15")
-_NOTHING: tuple[NDArray[np.int16], Bytes, NDArray[np.float16]] = (
+_NOTHING: tuple[NDArray[np.int16], Bytes, Halves] = (
     np.zeros((0, 3), np.int16),
     np.zeros(0, np.uint8),
     np.zeros(0, np.float16),
@@ -169,9 +169,7 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
     def _make(self, index: int, name: str) -> Bytes:
         image = self.sequence.image(index, self._recorded[name])
         if self._is_aside(name):
-            return np.asarray(
-                virtual_pinhole(image, self._camera(name), self.canonical, prepared.DOWNWARD)[0], np.uint8
-            )
+            return virtual_pinhole(image, self._camera(name), self.canonical, prepared.DOWNWARD)[0]
         size = (self.cameras[name].width, self.cameras[name].height)
         return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 

@@ -152,9 +152,7 @@ def _ground(points: Doubles, cells: NDArray[np.intp], grid: VoxelGrid) -> Floats
     if len(named) < _LEAST_CELLS:
         return unknown
     height = np.asarray(median(points[:, 2], index, named))
-    place = (np.stack(np.divmod(named, shape[1]), axis=-1) + 0.5) * _CELL * grid.voxel_size + np.asarray(
-        grid.origin[:2]
-    )
+    place = (np.stack(np.divmod(named, shape[1]), axis=-1) + 0.5) * _CELL * grid.voxel_size + grid.origin[:2]
     terms = _quadratic(place)
     start = np.array([np.median(height), *[0.0] * (terms.shape[1] - 1)])
     fit = least_squares(lambda c: terms @ c - height, start, loss="soft_l1", f_scale=0.05).x

@@ -19,9 +19,9 @@ from torch.utils.data import Dataset
 
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_training.arrays import Bytes, Doubles, Ints
+from scene_completion_training.arrays import Bytes, Doubles, Ints, Random
 from scene_completion_training.data import drawn_views
-from scene_completion_training.data.prepared import PreparedFrame
+from scene_completion_training.data.prepared import Drive
 from scene_completion_training.data.voxel_evidence import POINT_UNIT
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -104,7 +104,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self,
-        sequences: Sequence[Sequence[PreparedFrame]],
+        sequences: Sequence[Drive],
         settings: ViewSettings,
         needs: DataNeeds = DataNeeds(),
         *,
@@ -133,9 +133,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         self.sequences, self.settings, self.seed, self.length = sequences, settings, seed, length
         share = np.sqrt([len(frames) for frames in sequences]) * (1.0 if shares is None else np.asarray(shares))
         self.share = share / share.sum()
-        self.ground_roll = [
-            drawn_views.ground_roll(frames, self.viewpoint) if settings.mirror else 0.0 for frames in sequences
-        ]
+        rolled = drawn_views.ground_roll
+        self.ground_roll = [rolled(frames, self.viewpoint) if settings.mirror else 0.0 for frames in sequences]
         self._travelled = [
             drawn_views.metres_travelled([frame.world_from_camera["left"].translation for frame in frames])
             for frames in sequences
@@ -194,7 +193,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return int(np.random.default_rng((self.seed, epoch)).permutation(self.distinct)[place])
 
     def _features(
-        self, entry: str, targets: "FeatureStore", views: drawn_views.DrawnViews, generator: np.random.Generator
+        self, entry: str, targets: "FeatureStore", views: drawn_views.DrawnViews, generator: Random
     ) -> dict[str, Tensor]:
         """Targets of the views, each with a grid of its own; `entry` follows the names of what is returned."""
         found = []
@@ -203,17 +202,15 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             variant = 2 * int(generator.integers(targets.variants // 2)) + views.draw.mirror
             found.append(targets.get(views.draw.frames[index].key(name), variant))
         offsets = [(target.shift[1], target.shift[0]) for target in found]
-        return {
-            f"features{entry}": torch.stack([target.features for target in found]),
-            f"feature_offsets{entry}": torch.tensor(offsets),
-        }
+        features = torch.stack([target.features for target in found])
+        return {f"features{entry}": features, f"feature_offsets{entry}": torch.tensor(offsets)}
 
-    def _jittered(self, generator: np.random.Generator, image: Bytes) -> Bytes:
+    def _jittered(self, generator: Random, image: Bytes) -> Bytes:
         """The image with a jitter that the same generator gives every image."""
         return drawn_views.jittered(image, copy.deepcopy(generator), self.settings.jitter, self.settings.washed)
 
     def _encoder_names(
-        self, draw: drawn_views.Draw, views: list[tuple[int, str]], generator: np.random.Generator
+        self, draw: drawn_views.Draw, views: list[tuple[int, str]], generator: Random
     ) -> list[tuple[int, str]]:
         """Frame and camera of each encoder view but the first, none of them twice as long as the drive has others."""
         if self.settings.near_frames:  # any others of the views ahead (KDBTS: stereo and the next frame)
@@ -228,7 +225,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             names.append(drawn_views.unused_frame(draw.frames, along, side, names))
         return names[1:]
 
-    def _names(self, draw: drawn_views.Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
+    def _names(self, draw: drawn_views.Draw, generator: Random) -> list[tuple[int, str]]:
         """Frame and camera of each view; none twice if there are others: compared with itself, any density fits."""
         if self.settings.near_frames:
             least, most = self.settings.far_frames
@@ -261,7 +258,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         generator = np.random.default_rng((self.seed, number))
         return self._occupancy(self._draw(number, generator), generator)
 
-    def _labels(self, draw: drawn_views.Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+    def _labels(self, draw: drawn_views.Draw, generator: Random) -> dict[str, Tensor]:
         """Labelled voxels, by the inverse root of their class's count: half way between as they come and evenly."""
         frame = draw.frames[draw.index]
         labelled = frame.labelled
@@ -275,15 +272,14 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
 
     def mean_depth_code(self, spec: PointCodeSpec) -> Tensor:
         """Mean inverse depth code [1, 1, H / 2, W / 2] of left stereo depth, unmirrored; gaps take means around."""
-        total = np.zeros((self.camera.height // 2, self.camera.width // 2), np.float32)
+        rows, columns = self.camera.height // 2, self.camera.width // 2
+        total = np.zeros((rows, columns), np.float32)
         count = np.zeros_like(total)
         for frames, share in zip(self.sequences, self.share, strict=True):
             some = frames[:: -(-len(frames) // _MEAN_FRAMES)]
             for frame in (frame for frame in some if "left" in frame.depths):
                 hint = drawn_views.canonical_depth(frame.depths["left"], frame.cameras["left"], self.camera)
-                blocks = (
-                    hint.reshape(total.shape[0], 2, total.shape[1], 2).transpose(0, 2, 1, 3).reshape(*total.shape, 4)
-                )
+                blocks = hint.reshape(rows, 2, columns, 2).transpose(0, 2, 1, 3).reshape(rows, columns, 4)
                 known = (blocks > 0).all(axis=-1)
                 weight = share / len(some)
                 total[known] += weight * spec.depth_code(blocks[known]).mean(axis=-1)
@@ -296,7 +292,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         mean /= weights
         return torch.from_numpy(mean.astype(np.float32))[None, None]
 
-    def _own_view(self, draw: drawn_views.Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+    def _own_view(self, draw: drawn_views.Draw, generator: Random) -> dict[str, Tensor]:
         frame, side = draw.frames[draw.index], draw.side
         image = drawn_views.canonical_image(frame.images[side], frame.cameras[side], self.camera, draw.turn)
         hint = drawn_views.depth_hint(frame, side, self.camera, draw.turn)
@@ -312,7 +308,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         own = {"image": drawn_views.as_tensor(image).permute(2, 0, 1).float(), "hint": drawn_views.as_tensor(hint)}
         return {**own, **self._occupancy(draw, generator)}
 
-    def _draw(self, sample: int, generator: np.random.Generator) -> drawn_views.Draw:
+    def _draw(self, sample: int, generator: Random) -> drawn_views.Draw:
         if self.listed:
             epoch, place = divmod(sample, len(self.listed))
             number, index, side = self.listed[self._order(epoch)[place]]
@@ -339,7 +335,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             self._known_order = epoch, order
         return self._known_order[1]
 
-    def _occupancy(self, draw: drawn_views.Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+    def _occupancy(self, draw: drawn_views.Draw, generator: Random) -> dict[str, Tensor]:
         frame = draw.frames[draw.index]
         count, near = self.settings.occupancy_points, self.viewpoint.volume.even_depth
         if not frame.has_evidence:  # one camera: nothing is known, and the weights say so
@@ -366,7 +362,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
 
 
-def _choose(group: Ints, weight: NDArray[np.floating[Any]], count: int, generator: np.random.Generator) -> Ints:
+def _choose(group: Ints, weight: NDArray[np.floating[Any]], count: int, generator: Random) -> Ints:
     """Draws `count` elements of a group, with replacement, with probability proportional to weight."""
     cumulative = np.cumsum(weight)
     return group[np.searchsorted(cumulative, generator.uniform(0.0, cumulative[-1], count))]

@@ -21,7 +21,7 @@ from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.arrays import Bytes, Doubles, Floats
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Random
 from scene_completion_training.data.stereo import MeasuredDepth
 from scene_completion_training.viewpoint import Volume
 
@@ -115,7 +115,7 @@ def fuse_occupancy(
     grid: VoxelGrid,
     *,
     free_samples: int,  # voxels that are tested for free space, drawn at random; all, if they are no more
-    generator: np.random.Generator,
+    generator: Random,
     depths: tuple[float, float] = (0.5, 60.0),  # nearest and farthest depth pixels that count, metres
 ) -> tuple[Floats, Floats, Floats]:
     """Fuses depth views into evidence at voxel centres.
@@ -131,10 +131,8 @@ def fuse_occupancy(
         valid = (view.depth > least) & (view.depth < most)
         v, u = np.nonzero(valid)
         z = view.depth[v, u]
-        ray = np.stack(
-            [(u - view.matrix[0, 2]) / view.matrix[0, 0], (v - view.matrix[1, 2]) / view.matrix[1, 1], np.ones(len(u))],
-            axis=-1,
-        )
+        fx, fy, cx, cy = view.matrix[[0, 1, 0, 1], [0, 1, 2, 2]]
+        ray = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones(len(u))], axis=-1)
         points = np.asarray(view.grid_from_camera.apply(ray * z[:, None]), np.float32)
         weights = 1.0 / (1.0 + (view.deviation[v, u] / np.float32(grid.voxel_size)) ** 2)
         _splat(points, weights.astype(np.float32), origin, grid.voxel_size, number, last, pixels, hits)
@@ -260,7 +258,7 @@ def _stored(
     target: Floats,
     evidence: Floats,
     kept: int,
-    generator: np.random.Generator,
+    generator: Random,
     classes: Bytes | None = None,
 ) -> dict[str, NDArray[Any]]:
     """A random choice of voxels as they are stored, half of them with hits; with their classes where known."""

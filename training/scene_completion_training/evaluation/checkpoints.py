@@ -84,9 +84,7 @@ def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> "list[FieldMod
             continue
         count = int(choice)
         chosen = functools.partial(views_along, along=along[:count])
-        models.append(
-            FieldModel(field, f"{name}, {count} view{'s' if count > 1 else ''}", chosen, half_resolution=half)
-        )
+        models.append(FieldModel(field, f"{name}, {count} view{'s' * (count > 1)}", chosen, half_resolution=half))
     return models
 
 

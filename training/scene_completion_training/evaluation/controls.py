@@ -166,10 +166,8 @@ def prior_of_windows(windows: Path) -> Callable[[PosedSequence], PriorControl]:
     threshold = best_iou(score_histogram(mean[other.counted], other.occupied[other.counted]))[1]
 
     def prior(sequence: PosedSequence) -> PriorControl:
-        camera = sequence.rig_from_camera[reference_camera(sequence)]
-        return PriorControl(
-            mean, threshold, SEMANTIC_KITTI_GRID, sequence.rig_from_sensor["velodyne"].inverse() @ camera
-        )
+        camera, lidar = sequence.rig_from_camera[reference_camera(sequence)], sequence.rig_from_sensor["velodyne"]
+        return PriorControl(mean, threshold, SEMANTIC_KITTI_GRID, lidar.inverse() @ camera)
 
     return prior
 

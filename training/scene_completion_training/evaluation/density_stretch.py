@@ -55,9 +55,8 @@ class DensityStretch:
         changed = dict.fromkeys(LAST_WEIGHTS, (self.scale, 0.0)) | {"density_layer.bias": (self.scale, offset)}
         stretched = dict(weights)
         for name in changed.keys() & weights.keys():
-            stretched[name] = (weights[name] * np.float64(changed[name][0]) + changed[name][1]).astype(
-                weights[name].dtype
-            )
+            factor, added = changed[name]
+            stretched[name] = (weights[name] * np.float64(factor) + added).astype(weights[name].dtype)
         return stretched
 
 
@@ -90,9 +89,7 @@ def fit_stretch(frames: Sequence[RayLogits]) -> DensityStretch:
     return DensityStretch(float(np.exp(scale)), float(offset))
 
 
-def rays_to_depth(
-    model: DensityModel, sequence: PosedSequence, depths: Iterable[tuple[int, Floats]]
-) -> list[RayLogits]:
+def rays_to_depth(model: DensityModel, drive: PosedSequence, depths: Iterable[tuple[int, Floats]]) -> list[RayLogits]:
     """Logits along rays to depths [H, W] of frames, metres, 0 for none; a `SequenceError` if there are no depths."""
     generator = np.random.default_rng(0)
     frames = []
@@ -102,14 +99,14 @@ def rays_to_depth(
         if len(hit):
             row, column = np.unravel_index(generator.choice(hit, min(PIXELS, len(hit)), replace=False), truth.shape)
             pixels = np.stack([column, row], axis=-1).astype(np.float64)
-            seen = model.observe(sequence, index)
+            seen = model.observe(drive, index)
             distances = inverse_distance_samples(SAMPLES, *seen.depth_range)
             density, length = seen.along_rays(pixels, distances)
             logits = logit_of_density(density.astype(np.float64))
             frames.append(RayLogits(logits, length, truth[row, column].astype(np.float64), distances))
     if not frames:
         what = "no depth in the image"
-        raise SequenceError(what, where=sequence.name, cure="Name a drive with LiDAR scans or a stereo pair")
+        raise SequenceError(what, where=drive.name, cure="Name a drive with LiDAR scans or a stereo pair")
     return frames
 
 

@@ -126,9 +126,8 @@ class ScoredFrames:
             truth = voxel_truth(sequence, index) if index in with_voxels else None
             slabs: tuple[lidar_evaluation.Slab, ...] = ()
             if index in scanned:
-                slabs = lidar_evaluation.slabs_of(
-                    lidar_evaluation.level_scans(sequence, index, self.scans, pitch), pitch
-                )
+                scans = lidar_evaluation.level_scans(sequence, index, self.scans, pitch)
+                slabs = lidar_evaluation.slabs_of(scans, pitch)
             if truth is not None or slabs:
                 yield Frame(sequence, index, FrameTruth(truth, None), slabs)
 
@@ -167,11 +166,9 @@ def placed_frames(places: Iterable[tuple[PosedSequence, int]]) -> Iterator[Frame
             yield Frame(sequence, index, FrameTruth(truth, None))
 
 
-def voxel_frames(
-    recordings: Iterable[PosedSequence], every: int = 1, split: FrameSplit | None = None
-) -> Iterator[Frame]:
+def voxel_frames(drives: Iterable[PosedSequence], every: int = 1, split: FrameSplit | None = None) -> Iterator[Frame]:
     """Frames of recordings that have voxels, or those of them that a list names."""
-    return placed_frames(voxel_places(recordings, every, split))
+    return placed_frames(voxel_places(drives, every, split))
 
 
 def counted_depth(measured: Floats) -> Floats:

@@ -101,9 +101,7 @@ class InstanceHead:
         return sorted(found, key=lambda thing: -thing.score)
 
 
-def fit_instances(
-    name: str, labelled: Labelled, class_names: tuple[str, ...], *, seed: int, steps: int
-) -> InstanceHead:
+def fit_instances(name: str, labelled: Labelled, names: tuple[str, ...], *, seed: int, steps: int) -> InstanceHead:
     """Fits classes as a linear probe, offsets by least squares; a ConfigurationError where no point is of a thing."""
     values = labelled.values(range(len(labelled.levels)))
     rows = np.isfinite(labelled.offsets).all(axis=1)
@@ -116,9 +114,9 @@ def fit_instances(
     moments += (_RIDGE * np.trace(moments) / len(moments) + 1e-12) * np.eye(len(moments))
     weight = np.linalg.solve(moments, inputs.T @ (targets - target_mean) / len(inputs)).T
     middle = LinearProbe(weight.astype(np.float32), (target_mean - weight @ mean).astype(np.float32))
-    classes = fit_linear_probe(values, labelled.classes, len(class_names), seed=seed, steps=steps)
+    classes = fit_linear_probe(values, labelled.classes, len(names), seed=seed, steps=steps)
     countable = tuple(np.unique(labelled.classes[rows]).tolist())
-    return InstanceHead(name, class_names, classes, middle, countable)
+    return InstanceHead(name, names, classes, middle, countable)
 
 
 def grouped(points: Reals, reach: float = REACH) -> Ints:

@@ -50,9 +50,7 @@ class Slab:
 
 def slabs_of(scans: Iterable[lidar_occupancy.Scan], pitch: float) -> tuple[Slab, ...]:
     """What scans from `level_scans` with the same pitch, radians, say under each protocol."""
-    counters = {
-        name: lidar_occupancy.SlabCounter(replace(found, camera_pitch=pitch)) for name, found in PROTOCOLS.items()
-    }
+    counters = {name: lidar_occupancy.SlabCounter(replace(one, camera_pitch=pitch)) for name, one in PROTOCOLS.items()}
     for scan in scans:
         for counter in counters.values():
             counter.update(scan)
@@ -197,9 +195,8 @@ def select_frames(
     selections = []
     for name, sequence in zip(names, sequences, strict=True):
         indices = frame_lists.frame_indices(sequence)
-        wanted = (
-            dict.fromkeys(indices, frame_lists.SIDES) if listed is None else frame_lists.frames_of_drive(listed, name)
-        )
+        every = dict.fromkeys(indices, frame_lists.SIDES)
+        wanted = every if listed is None else frame_lists.frames_of_drive(listed, name)
         found = {number: _obstacle(sequence, indices.get(number), sides) for number, sides in wanted.items()}
         left_out += [LeftOutFrame(reason, name, number) for number, reason in found.items() if reason]
         if numbers := {indices[number]: number for number, reason in found.items() if not reason}:

@@ -87,9 +87,8 @@ class PerceptualDistance:
         x = 2.0 * torch.from_numpy(np.stack([rendered, true])).permute(0, 3, 1, 2) - 1.0
         x = (x - torch.tensor(SHIFT)[:, None, None]) / torch.tensor(SCALE)[:, None, None]
         distance = 0.0
-        for (place, (stride, padding)), layer, linear in zip(
-            _CONVOLUTIONS.items(), self._layers, self._linear, strict=True
-        ):
+        layers = zip(_CONVOLUTIONS.items(), self._layers, self._linear, strict=True)
+        for (place, (stride, padding)), layer, linear in layers:
             if place in _POOLED:
                 x = functional.max_pool2d(x, 3, 2)
             x = functional.relu(functional.conv2d(x, *layer, stride=stride, padding=padding))
@@ -144,18 +143,16 @@ class ViewSynthesis:
 
 
 @torch.inference_mode()
-def render_view(
-    seen: ObservedField, model: FieldModel, source: Tensor, encoder_from_view: Tensor, samples: int
-) -> Tensor:
+def render_view(seen: ObservedField, model: FieldModel, image: Tensor, encoder_from_view: Tensor, count: int) -> Tensor:
     """What a view at a pose [4, 4] sees in the colours of the first encoder view [3, H, W] in 0..1: [3, H, W]."""
     camera, spec = model.camera, model.field.spec
-    source = source.to(model.device)
-    masks, own = torch.ones_like(source[None, :1], dtype=torch.bool), torch.eye(4, device=model.device)[None, None]
+    image = image.to(model.device)
+    masks, own = torch.ones_like(image[None, :1], dtype=torch.bool), torch.eye(4, device=model.device)[None, None]
     parts = []
     for rays in image_rays(camera, encoder_from_view.to(model.device)):
-        rendered = render_rays(seen, rays, samples=samples, near=spec.near, far=spec.far, jitter=False)
-        colours, _ = sample_colours(source[None, None], masks, camera, own, rendered.points)
-        parts.append(torch.einsum("rk,rkc->cr", rendered.weights[0], colours.reshape(-1, samples, 3)))
+        rendered = render_rays(seen, rays, samples=count, near=spec.near, far=spec.far, jitter=False)
+        colours, _ = sample_colours(image[None, None], masks, camera, own, rendered.points)
+        parts.append(torch.einsum("rk,rkc->cr", rendered.weights[0], colours.reshape(-1, count, 3)))
     return torch.cat(parts, dim=1).reshape(3, camera.height, camera.width).cpu()
 
 
@@ -276,12 +273,10 @@ class ViewConsistency:
     @torch.inference_mode()
     def _codes(self, image: Tensor) -> Floats:
         """Codes [H, W, D] of the pixels of an image [3, H, W], composited along its rays."""
-        seen, spec = self._model.encode(image), self._model.field.spec
+        seen, spec, device = self._model.encode(image), self._model.field.spec, self._model.device
         height, width = image.shape[1:]
         camera = self._model.field.camera.resized(width, height)
-        parts = rendered_features(
-            seen, camera, near=spec.near, far=spec.far, device=self._model.device, samples=self._samples
-        )
+        parts = rendered_features(seen, camera, near=spec.near, far=spec.far, device=device, samples=self._samples)
         return torch.cat([self._model.codes(part) for part in parts]).reshape(height, width, -1).cpu().numpy()
 
 

@@ -97,10 +97,8 @@ def read_words(file: Path) -> dict[str, tuple[int, ...]]:
     cure = f"Write it as unseen_words.yaml; the classes are {', '.join(semantic_classes.SEMANTIC_KITTI_CLASSES[1:])}"
     content = read_yaml(file, ConfigurationError, cure=cure, kind=dict)
     try:
-        words = {
-            str(word): tuple(map(semantic_classes.SEMANTIC_KITTI_CLASSES.index, of))
-            for word, of in content["words"].items()
-        }
+        number_of = semantic_classes.SEMANTIC_KITTI_CLASSES.index
+        words = {str(word): tuple(map(number_of, of)) for word, of in content["words"].items()}
         trained = {str(word).casefold() for word in content["training_vocabulary"]}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"cannot be read as words and classes ({error})"
@@ -250,19 +248,9 @@ METRICS = (ZERO_SHOT, OPEN_COMPLETION, WORDS)
 
 
 def _judged(judge: ZeroShot, observed: SemanticObservation, points: Floats) -> Judgement:
-    count = len(points)
-    predicted = Judgement(
-        np.zeros(count, np.int64), np.zeros((count, len(judge.words)), np.float32), np.zeros(count, np.float32)
-    )
-    for start in range(0, count, _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        found = judge(observed, points[chunk])
-        predicted.labels[chunk], predicted.cosine[chunk], predicted.common[chunk] = (
-            found.labels,
-            found.cosine,
-            found.common,
-        )
-    return predicted
+    starts = range(0, max(1, len(points)), _CHUNK)
+    parts = [vars(judge(observed, points[start : start + _CHUNK])) for start in starts]
+    return Judgement(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def _parts(truth: VoxelTruth) -> dict[Part, Mask]:
@@ -329,9 +317,8 @@ class ClassPrior:
 
     def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
         """The same features at every frame."""
-        return SemanticObservation(
-            self._density.observe(sequence, index), lambda points: np.tile(self._row, (len(points), 1))
-        )
+        seen = self._density.observe(sequence, index)
+        return SemanticObservation(seen, lambda points: np.tile(self._row, (len(points), 1)))
 
 
 def most_frequent(recordings: Sequence[PosedSequence], label_set: LabelSet, phrased: Sequence[int]) -> int:
@@ -341,10 +328,8 @@ def most_frequent(recordings: Sequence[PosedSequence], label_set: LabelSet, phra
         truth = frame.truth.voxels
         assert truth is not None
         classes = voxel_classes(truth, label_set.class_map)[truth.counted]
-        counts += np.bincount(
-            classes[(classes != semantic_classes.EMPTY) & (classes != semantic_classes.INVALID)] - 1,
-            minlength=len(counts),
-        )
+        labelled = (classes != semantic_classes.EMPTY) & (classes != semantic_classes.INVALID)
+        counts += np.bincount(classes[labelled] - 1, minlength=len(counts))
     if not counts.any():
         what = "no voxel is labelled"
         cure = "Name recordings with ground truth"

@@ -7,6 +7,7 @@ here both are brought to length one before. Probes leave the network as it is, r
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.zero_shot import best_classes, cosines
-from scene_completion_training.arrays import Floats, Ints
+from scene_completion_training.arrays import Floats, Ints, Random
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation.probes import LinearProbe, fit_linear_probe
 from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints
@@ -53,7 +54,7 @@ class PointModel:
         self._device = device
 
     @torch.inference_mode()
-    def trunk(self, scene: PointScene, generator: np.random.Generator) -> tuple[VoxelisedPoints, Tensor]:
+    def trunk(self, scene: PointScene, generator: Random) -> tuple[VoxelisedPoints, Tensor]:
         """Voxels of a scene at a random offset, and their features [V, 96] of the trunk."""
         found = voxelised(scene.points, self._voxel_size, generator)
         colours = np.zeros_like(scene.points) if scene.colours is None else scene.colours
@@ -145,10 +146,8 @@ def fit_point_probes(model: PointModel, scenes: Iterable[PointScene], most: int,
     if len(lists) != 1:
         raise ConfigurationError(f"{len(lists)} lists of classes", where="probes", cure="Name scenes of one data set")
     count, known = len(lists.pop()), np.concatenate(labels)
-    probes = {
-        name: fit_linear_probe(np.concatenate(found), known, count, seed=seed, steps=PROBE_STEPS)
-        for name, found in values.items()
-    }
+    fit = partial(fit_linear_probe, classes=known, count=count, seed=seed, steps=PROBE_STEPS)
+    probes = {name: fit(np.concatenate(found)) for name, found in values.items()}
     heads = [name for name in probes if name not in (TRUNK, CONCATENATION)]
 
     def average(trunk: Tensor) -> Scores:

@@ -179,11 +179,10 @@ def fit_pixel_probes(
             raise ConfigurationError("no pixel has a class", where="--probe-on", cure="Name other training images")
         optimizer.zero_grad()
         for image in batch:
+            features = rendered.features(image)
             classes = torch.from_numpy(rendered.labels(image)).long().to(rendered.device)
             kept = (torch.rand(layers["features"].in_features, generator=generator) >= DROPOUT) / (1.0 - DROPOUT)
-            for part, truth in zip(
-                *(torch.split(of, _CHUNK) for of in (rendered.features(image), classes)), strict=True
-            ):
+            for part, truth in zip(*(torch.split(of, _CHUNK) for of in (features, classes)), strict=True):
                 for name, layer in layers.items():
                     with torch.no_grad():
                         values = rendered.spaces[name](part)

@@ -13,7 +13,6 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, GridError
 from scene_completion_ros.evaluation import semantic_classes
@@ -22,7 +21,7 @@ from scene_completion_ros.evaluation.semantic_completion import SemanticTally
 from scene_completion_ros.evaluation.truth import INTERIORS, FrameTruth, VoxelTruth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
-from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Halves, Ints
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import Clusters, NamedClusters, fit_clusters
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA, level_grid
@@ -147,20 +146,16 @@ def named_by(
     match: Match = match_one_to_one,
 ) -> list[FittedModel]:
     """As `fit_models`, of clusters that are known: counts how those of each model fall together with classes."""
-    nameless = [
-        FittedModel(model, sampling, own, np.zeros((0, 0), np.int64), match)
-        for model, own in zip(models, clusters, strict=True)
-    ]
+    nothing = np.zeros((0, 0), np.int64)
+    nameless = [FittedModel(model, sampling, own, nothing, match) for model, own in zip(models, clusters, strict=True)]
     tallies = [(Labels(fitted), SemanticTally(fitted)) for fitted in nameless]
     for frame in labelled:
         for method, tally in tallies:
             tally.add(method.answer(frame))
     if not all(tally.frames for _, tally in tallies):
         raise no_voxels("labelled recordings")
-    return [
-        dataclasses.replace(fitted, confusion=tally.confusion[NAMED_WITHIN])
-        for fitted, (_, tally) in zip(nameless, tallies, strict=True)
-    ]
+    pairs = zip(nameless, tallies, strict=True)
+    return [dataclasses.replace(fitted, confusion=tally.confusion[NAMED_WITHIN]) for fitted, (_, tally) in pairs]
 
 
 def no_voxels(recordings: Sequence[PosedSequence] | str) -> ConfigurationError:
@@ -295,7 +290,7 @@ class Survey:
     frame: Ints  # its frame [N]
     pixel: Doubles  # where it lies in the image of the reference camera [N, 2], u and v
     codes: Floats  # what is clustered, of length one, float32 [N, C]
-    units: NDArray[np.float16]  # hidden units of the features, float16 [N, E]
+    units: Halves  # hidden units of the features, float16 [N, E]
 
 
 def survey(
@@ -303,7 +298,7 @@ def survey(
 ) -> Survey:
     """Looks at so many pixels of every so many-th frame; a `ConfigurationError` if none shows a surface."""
     generator = np.random.default_rng(0)
-    parts: list[tuple[Ints, Doubles, Floats, NDArray[np.float16]]] = []
+    parts: list[tuple[Ints, Doubles, Floats, Halves]] = []
     for number, sequence in enumerate(recordings):
         camera = sequence.cameras[reference_camera(sequence)]
         for index in range(0, len(sequence), every):

@@ -22,7 +22,7 @@ from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.occupancy import opacity
-from scene_completion_training.arrays import Bytes, Floats, Mask
+from scene_completion_training.arrays import Bytes, Floats, Mask, Random
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation import density_model
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, accelerator, in_chunks, observed_density
@@ -193,7 +193,7 @@ def _tokens_at(tokens: Tensor, points: Tensor, camera: Camera) -> Tensor:
     return normalised(sampled[0, :, 0].T)
 
 
-def surface_points(observed: SemanticObservation, generator: np.random.Generator, count: int) -> Floats:
+def surface_points(observed: SemanticObservation, generator: Random, count: int) -> Floats:
     """Points [≤ count, 3] on surfaces that random pixels show, metres, optical frame; clusters are found among them.
 
     Most of what is occupied lies behind surfaces, where few views have told the features what to be.

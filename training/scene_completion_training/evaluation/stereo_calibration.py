@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.head import PlacePrior
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import log_odds_of_probability, logit_of_density, probability_of_log_odds
-from scene_completion_training.arrays import Doubles, Floats, Ints, Mask
+from scene_completion_training.arrays import Doubles, Floats, Ints, Mask, Random
 from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter, depth_summaries
 from scene_completion_training.data.stereo_voxels import OCCUPIED, stereo_evidence
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA
@@ -49,6 +49,7 @@ LARGEST_LOGIT = 25.0
 EXPECTED_FROM, EXPECTED_SLOPE = -2.0, 2.0
 RAREST = 1e-3  # smallest and, as its complement, largest mean occupancy
 _GAINS = 2 * len(DISTANCES)
+Groups: TypeAlias = "Sequence[Sequence[FrameEvidence]]"  # of drives; all count equally
 
 
 def calibrate_on_stereo(
@@ -178,7 +179,7 @@ def _sizes(drives: Sequence[PosedSequence], every: int) -> list[int]:
 
 
 def prior_choices(
-    groups: "Sequence[Sequence[FrameEvidence]]", mean: PlacePrior | None, earlier: PlacePrior | None, volume: Volume
+    groups: Groups, mean: PlacePrior | None, earlier: PlacePrior | None, volume: Volume
 ) -> Mapping[str, PlacePrior | None]:
     """Priors that a student may get, by name; without an earlier one, the fitted `mean` of its training drives, if any.
 
@@ -200,7 +201,7 @@ def prior_choices(
     return choices
 
 
-def mean_average_precision(groups: "Sequence[Sequence[FrameEvidence]]", prior: PlacePrior | None = None) -> float:
+def mean_average_precision(groups: Groups, prior: PlacePrior | None = None) -> float:
     """Mean over groups of the average precision of all their voxels."""
     found = [average_precision(np.sum([_histogram(frame, prior) for frame in group], axis=0)) for group in groups]
     return float(np.mean(found))
@@ -233,9 +234,7 @@ def mean_prior(counts: PriorGrid, grid: VoxelGrid) -> PlacePrior:
     return PlacePrior(np.ones(logit.shape, np.float32), logit.astype(np.float32), lattice.astype(np.float32))
 
 
-def fit_place_prior(
-    groups: Sequence[Sequence[FrameEvidence]], mean: PlacePrior, volume: Volume | None = None
-) -> PlacePrior:
+def fit_place_prior(groups: Groups, mean: PlacePrior, volume: Volume | None = None) -> PlacePrior:
     """Believes student and prior as far as frames that the student was not trained on bear them out, groups equally.
 
     logit P(occupied) = s (a x + b prior + c) + (1 - s) (a' x + c'), with the smallest cross-entropy. s goes from 0 to 1
@@ -273,7 +272,7 @@ def fit_place_prior(
     return PlacePrior(gain.reshape(shape).astype(np.float32), logit.reshape(shape).astype(np.float32), mean.lattice)
 
 
-def fit_certainty(groups: Sequence[Sequence[FrameEvidence]]) -> tuple[float, float]:
+def fit_certainty(groups: Groups) -> tuple[float, float]:
     """Gain a > 0 and shift b of a student without a prior: logit P(occupied) = a x + b; see `fit_place_prior`."""
     _check_groups(groups)
     logit = np.concatenate([np.clip(frame.logit, -LARGEST_LOGIT, LARGEST_LOGIT) for group in groups for frame in group])
@@ -287,29 +286,26 @@ def fit_certainty(groups: Sequence[Sequence[FrameEvidence]]) -> tuple[float, flo
         off = weight * (probability_of_log_odds(total) - target)
         return loss, np.array([gain * float(off @ logit), float(off.sum())])
 
-    log_gain, shift = minimize(
-        cross_entropy, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-6.0, 6.0), (None, None)]
-    ).x
+    bounds = [(-6.0, 6.0), (None, None)]
+    log_gain, shift = minimize(cross_entropy, np.zeros(2), jac=True, method="L-BFGS-B", bounds=bounds).x
     return math.exp(log_gain), float(shift)
 
 
-def _check_groups(groups: Sequence[Sequence[FrameEvidence]]) -> None:
+def _check_groups(groups: Groups) -> None:
     if not groups or not all(groups):
         raise SequenceError("no frame in it", where="held-out drives", cure="Name drives that move")
 
 
-def _weights(groups: Sequence[Sequence[FrameEvidence]]) -> Doubles:
+def _weights(groups: Groups) -> Doubles:
     """Of each voxel of each frame, in order: groups count equally, and so do the frames of one."""
     counts = [(len(frame.logit), len(group) * len(groups)) for group in groups for frame in group]
     return np.concatenate([np.full(count, 1.0 / (count * parts)) for count, parts in counts])
 
 
-def drawn_evidence(
-    score: Floats, known: Mask, grid: VoxelGrid, generator: np.random.Generator
-) -> tuple[Floats, Floats]:
+def drawn_evidence(score: Floats, known: Mask, grid: VoxelGrid, chance: Random) -> tuple[Floats, Floats]:
     """Centres [N, 3] (optical frame, metres) and shares [N] of some voxels of a grid that have evidence."""
     there = np.flatnonzero(known)
-    chosen = np.sort(generator.choice(there, min(POINTS, len(there)), replace=False))
+    chosen = np.sort(chance.choice(there, min(POINTS, len(there)), replace=False))
     index = np.stack(np.unravel_index(chosen, known.shape), axis=-1)
     centres = np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size
     return DEFAULT_GRID_FROM_CAMERA.inverse().apply(centres).astype(np.float32), score.reshape(-1)[chosen]

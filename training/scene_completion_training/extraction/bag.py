@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
 from scene_completion_ros.sequences.from_bag import posed_recording
@@ -133,10 +135,8 @@ def _placed(recording: Recording, report: BagReport) -> Recording:
             cameras[name] = camera
         except BagError as error:
             report.warnings.append(f"camera {name} is left out: {error}")
-    groups = [
-        (stamp, {name: source for name, source in images.items() if name in cameras})
-        for stamp, images in recording.groups
-    ]
+    every = recording.groups
+    groups = [(stamp, {n: source for n, source in images.items() if n in cameras}) for stamp, images in every]
     return dataclasses.replace(recording, cameras=cameras, groups=groups)
 
 
@@ -185,18 +185,12 @@ def _posed(recording: Recording, job: Job, report: BagReport, progress: Phase) -
 def _split_at_gaps(sequence: PosedSequence, settings: ExtractionSettings, report: BagReport) -> list[PosedSequence]:
     """Cut a sequence where nothing was recorded, or no pose was known, for long."""
     frames = sequence.frames
-    starts = [
-        index
-        for index in range(1, len(frames))
-        if frames[index].stamp_ns - frames[index - 1].stamp_ns > settings.split_gap_s * 1e9
-    ]
+    gaps = np.diff([frame.stamp_ns for frame in frames])
+    starts = (np.flatnonzero(gaps > settings.split_gap_s * 1e9) + 1).tolist()
     for index in starts:
-        gap = (frames[index].stamp_ns - frames[index - 1].stamp_ns) / 1e9
-        report.warnings.append(f"gap of {gap:.1f} s after frame {index - 1}: split there")
+        report.warnings.append(f"gap of {gaps[index - 1] / 1e9:.1f} s after frame {index - 1}: split there")
     ends = [*starts, len(frames)]
-    return [
-        dataclasses.replace(sequence, frames=frames[start:end]) for start, end in zip([0, *starts], ends, strict=True)
-    ]
+    return [dataclasses.replace(sequence, frames=frames[a:b]) for a, b in zip([0, *starts], ends, strict=True)]
 
 
 def _save(sequence: PosedSequence, job: Job, folder: Path, report: BagReport, progress: Phase) -> None:

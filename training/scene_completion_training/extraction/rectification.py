@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from scene_completion_training.arrays import Bytes, Mask
 
 _SAME_VIEW_COSINE = math.cos(math.radians(20.0))
 _SMALLEST_BASELINE_M = 0.01
+Cameras: TypeAlias = Mapping[str, Camera]
+Poses: TypeAlias = Mapping[str, RigidTransform]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +49,7 @@ class RectifiedImage:
         return np.asarray(image * self.resampler.validity[..., None], dtype=np.uint8)
 
 
-def rectified_views(
-    cameras: Mapping[str, Camera], rig_from_camera: Mapping[str, RigidTransform], max_fov_degrees: float
-) -> dict[str, View]:
+def rectified_views(cameras: Cameras, rig_from_camera: Poses, max_fov_degrees: float) -> dict[str, View]:
     """Choose the rectified camera of every camera of a rig; fisheyes see so many degrees, horizontally and vertically.
 
     A stereo pair gets two parallel cameras of equal intrinsics, unless it has them already. The pair is the first two
@@ -75,9 +76,7 @@ def pinhole_for(camera: Camera, max_fov_degrees: float) -> Camera:
     return Camera(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
 
 
-def stereo_pair_of(
-    cameras: Mapping[str, Camera], rig_from_camera: Mapping[str, RigidTransform]
-) -> tuple[str, str] | None:
+def stereo_pair_of(cameras: Cameras, rig_from_camera: Poses) -> tuple[str, str] | None:
     """Left and right camera of the first pair that looks the same way and stands side by side."""
     for left in cameras:
         for right in cameras:
@@ -100,9 +99,7 @@ def _upright_view(camera: Camera, rig_from_camera: RigidTransform, max_fov_degre
     return View(target, rig_from_camera, Resampler(camera, target))
 
 
-def _is_rectified(
-    cameras: Mapping[str, Camera], rig_from_camera: Mapping[str, RigidTransform], left: str, right: str
-) -> bool:
+def _is_rectified(cameras: Cameras, rig_from_camera: Poses, left: str, right: str) -> bool:
     """Whether the pair is parallel already: what stereo matching asks for."""
     offset = rig_from_camera[left].inverse() @ rig_from_camera[right]
     aside = np.abs(offset.translation[1:]).max() < 0.05 * offset.translation[0]
@@ -111,11 +108,7 @@ def _is_rectified(
 
 
 def _parallel_views(
-    cameras: Mapping[str, Camera],
-    rig_from_camera: Mapping[str, RigidTransform],
-    left: str,
-    right: str,
-    max_fov_degrees: float,
+    cameras: Cameras, rig_from_camera: Poses, left: str, right: str, max_fov_degrees: float
 ) -> dict[str, View]:
     """Turn both cameras so that x runs along the baseline and z, as far as possible, where they looked."""
     offset = rig_from_camera[left].inverse() @ rig_from_camera[right]

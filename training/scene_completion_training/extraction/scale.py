@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scene_completion_training.arrays import Doubles
+from scene_completion_training.arrays import Doubles, Random
 from scene_completion_training.extraction.structure_from_motion import Model
 
 _CHORD = 5  # keyframes between the ends of a compared distance: a single step is mostly noise
@@ -80,7 +80,7 @@ def scale_from_camera_height(model: Model, height: float) -> Scale:
     return Scale(scale.source, scale.factor, f"{scale.support}{points}")
 
 
-def ground_plane(points: Doubles, generator: np.random.Generator) -> tuple[float, int] | None:
+def ground_plane(points: Doubles, generator: Random) -> tuple[float, int] | None:
     """Distance to the plane below a camera with most points of [N, 3] (y down), and their number; None if none fits."""
     below = points[(points[:, 1] > 0.0) & (points[:, 1] > 0.05 * np.abs(points[:, 2]))]
     if len(below) < _FEWEST_POINTS:

@@ -31,10 +31,8 @@ class Model:
 
     def scaled(self, factor: float) -> "Model":
         """Return the model with another unit of length."""
-        poses = {
-            index: RigidTransform(pose.rotation, factor * pose.translation)
-            for index, pose in self.world_from_first.items()
-        }
+        every = self.world_from_first.items()
+        poses = {k: RigidTransform(pose.rotation, factor * pose.translation) for k, pose in every}
         return replace(self, world_from_first=poses, points=factor * self.points)
 
 
@@ -141,9 +139,8 @@ def _model(arrays: Mapping[str, Doubles]) -> Model:
     if not of_first:
         return Model({}, arrays["points"], {})
     points_of = [observations[observations[:, 0] == row, 1] for row in range(len(places))]
-    poses = {
-        frame: RigidTransform.from_matrix(arrays["cam_from_world"][row]).inverse() for frame, row in of_first.items()
-    }
+    placed = arrays["cam_from_world"]
+    poses = {frame: RigidTransform.from_matrix(placed[row]).inverse() for frame, row in of_first.items()}
     start_from_world = next(iter(poses.values())).inverse()
     return Model(
         {frame: start_from_world @ pose for frame, pose in poses.items()},

@@ -77,10 +77,8 @@ class DenseExtractor(ABC):
         height, width = (-(-size // cell) for size in images.shape[-2:])
         # Lightning's mixed precision ends here: targets do not depend on how a network is trained on them.
         with torch.autocast(self._device.type, enabled=False):
-            pixels, lacking = (
-                images.to(self._device).float(),
-                (height * cell - images.shape[-2], width * cell - images.shape[-1]),
-            )
+            pixels = images.to(self._device).float()
+            lacking = (height * cell - images.shape[-2], width * cell - images.shape[-1])
             if any(lacking):
                 pixels = functional.pad(pixels, (0, lacking[1], 0, lacking[0]), mode="replicate")
             return self._tokens((pixels - self._mean) / self._deviation, height, width)

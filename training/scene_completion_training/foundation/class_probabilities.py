@@ -141,9 +141,7 @@ class _PyramidPooling(nn.Module):
         super().__init__()
         count = len(_SCALES)
         self.projection_layer = _cbr(inputs, width, 1)
-        self.stages = nn.ModuleList(
-            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False) for _ in range(count)
-        )
+        self.stages = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False) for _ in _SCALES)
         self.merge_layer = nn.Sequential(
             _br(width * count),
             _Shuffle(),

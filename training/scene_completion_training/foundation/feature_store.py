@@ -31,7 +31,7 @@ from scene_completion_ros.untrusted_files import read_json, shown
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.arrays import Bytes
 from scene_completion_training.data.drawn_views import canonical_image
-from scene_completion_training.data.prepared import PreparedFrame, mapped_arrays
+from scene_completion_training.data.prepared import Drive, mapped_arrays
 from scene_completion_training.foundation.backbone import DenseExtractor, ModelIdentity
 from scene_completion_training.foundation.model_files import Normalisation
 from scene_completion_training.randomness import drawn
@@ -318,7 +318,7 @@ def canonical_manifest(
     return FeatureManifest(teacher.identity, cell=cell, image_size=size, variants=variants, seed=seed)
 
 
-def precompute(frames: Sequence[PreparedFrame], camera: Camera, teacher: DenseExtractor, store: FeatureStore) -> int:
+def precompute(frames: Drive, camera: Camera, teacher: DenseExtractor, store: FeatureStore) -> int:
     """Computes the features of every image of frames that the store lacks; their number.
 
     The images are those that trainings compare with: in the canonical camera that the frames were prepared for,

@@ -97,21 +97,19 @@ def _checkpoint_every(steps: int) -> int:
     return next(every for every in range(min(CHECKPOINT_EVERY, steps), 0, -1) if steps % every == 0)
 
 
-def _of_scenes(
-    bundle: StudentBundle, sources: Sequence[Path], *, steps: int, output: Path, cache: Path
-) -> dict[str, Any]:
+def _of_scenes(old: StudentBundle, sources: Sequence[Path], *, steps: int, output: Path, cache: Path) -> dict[str, Any]:
     """The configuration of a training that goes on from a student with a decoder in space.
 
     Depth in real images is off by itself, and nothing is added to that.
     """
-    trained = bundle.provenance.get("configuration", {})
-    camera, volume = Viewpoint.of_bundle(bundle).settings
-    sees = any(name.startswith("encoder.") for name in bundle.load_weights())
+    trained = old.provenance.get("configuration", {})
+    camera, volume = Viewpoint.of_bundle(old).settings
+    sees = any(name.startswith("encoder.") for name in old.load_weights())
     kept = {name: trained[name] for name in _KEPT_OF_SCENES if trained.get(name) is not None}
     return {
         "stage": "completion",
-        "start_from": str(bundle.folder),
-        "eyes": str(bundle.folder) if sees else "",
+        "start_from": str(old.folder),
+        "eyes": str(old.folder) if sees else "",
         "steps": steps,
         "checkpoint_every": _checkpoint_every(steps),
         "learning_rate": SCENE_LEARNING_RATE,
@@ -272,11 +270,9 @@ def _depth_readers(
     return found
 
 
-def _of_new_depth(
-    weight: NDArray[Any], bias: NDArray[Any], before: DensityField, after: DensityField
-) -> dict[str, Floats]:
+def _of_new_depth(weight: NDArray[Any], bias: NDArray[Any], old: DensityField, new: DensityField) -> dict[str, Floats]:
     """Weight and bias of a `_depth_readers` convolution whose depth is that of another density."""
-    (row, offset), (new_row, new_offset) = (_depth_projection(density) for density in (before, after))
+    (row, offset), (new_row, new_offset) = (_depth_projection(density) for density in (old, new))
     share = weight[..., 0, 0].astype(np.float64) @ row / (row @ row)
     return {
         "weight": np.outer(share, new_row)[..., None, None].astype(np.float32),

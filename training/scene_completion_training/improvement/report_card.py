@@ -141,10 +141,8 @@ def write_card(
     if frames:
         parts.append("<h2>What both made of the same images</h2>\n" + _legend())
         parts += [_frame(frame, pictures) for frame in frames]
-    for heading, table in facts.items():
-        rows = "".join(
-            f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>" for k, v in table.items()
-        )
+    for heading, of in facts.items():
+        rows = "".join(f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>" for k, v in of.items())
         parts.append(f"<h2>{html.escape(heading)}</h2><table>{rows}</table>\n")
     parts.append("</body></html>\n")
     write_whole(file, "".join(parts).encode())

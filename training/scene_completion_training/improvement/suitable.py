@@ -136,16 +136,14 @@ class DriveLook:
         return DriveLook(sequence.name, np.stack(pictures), np.stack(places), sequence.pose_source, near)
 
 
-def refuse_overlap(
-    held_out: Sequence[DriveLook], training: Sequence[DriveLook], *, role: str = "held-out drive"
-) -> None:
+def refuse_overlap(tested: Sequence[DriveLook], training: Sequence[DriveLook], *, role: str = "held-out drive") -> None:
     """Refuses drives to be scored on that a training has seen: a copy, or the same place under the same light.
 
     Two drives overlap where more than a tenth of the frames of one are alike in the other. Frames are alike where their
     pictures are the same, or where they stand at one place of one map and look alike. Maps of odometry begin at zero
     everywhere, therefore a place alone says nothing. Raises ImprovementError: names both.
     """
-    for scored in held_out:
+    for scored in tested:
         for learned in training:
             same, place = alike(scored, learned)
             if same > SHARED or place > SHARED:

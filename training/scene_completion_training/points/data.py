@@ -136,9 +136,8 @@ class PointData(TrainingData):
             return
         if not self.settings.sources:
             raise ConfigurationError("names no scenes", where="data.sources", cure="Name folders of scenes")
-        opened = {
-            teacher.name: teacher.open("cuda" if torch.cuda.is_available() else "cpu") for teacher in self.teachers
-        }
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        opened = {teacher.name: teacher.open(device) for teacher in self.teachers}
         for source in self.settings.sources:
             root, cache = Path(self.settings.root), Path(self.settings.cache)
             for name, lifted in lifted_scenes(root, source, opened, self.lifting, cache):
@@ -156,4 +155,4 @@ class PointData(TrainingData):
         """Serves the samples from the trainer's current step on."""
         length = self.steps * self.settings.batch_size * self.processes
         samples = PointSamples(list(self.scenes.values()), self.settings, seed=self.seed, length=length)
-        return self.served(samples, collate_fn=in_one)
+        return self.served(samples, self.settings, collate_fn=in_one)

@@ -236,9 +236,8 @@ def house_views(house: Path) -> tuple[RgbdView, ...]:
     size: tuple[int, int] | None = None
     camera: Camera | None = None
     views = []
-    for place, line in enumerate(
-        read_text(conf, SequenceError, cure=_HOUSE_CURE, most_bytes=1 << 26).splitlines(), start=1
-    ):
+    text = read_text(conf, SequenceError, cure=_HOUSE_CURE, most_bytes=1 << 26)
+    for place, line in enumerate(text.splitlines(), start=1):
         try:
             match line.split():
                 case ["intrinsics_matrix", *words]:

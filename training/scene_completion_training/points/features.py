@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_training.arrays import Bytes, Floats, Ints, Mask, Reals
+from scene_completion_training.arrays import Bytes, Floats, Halves, Ints, Mask, Reals
 from scene_completion_training.evaluation.voxel_features import open_network, untrained
 from scene_completion_training.masked_scene.objective import SceneView, sampled, standardised
 from scene_completion_training.masked_scene.views import POINT_FEATURES, point_features, voxels_of
@@ -35,7 +34,7 @@ def features(
     normals: Reals | None = None,  # [N, 3] of unit length, zero where unknown
     *,
     network: str | Path,  # a folder of `scene-completion export`, or a checkpoint
-) -> NDArray[np.float16]:
+) -> Halves:
     """Features of points, float16 [N, D]: those of all levels side by side, finest first.
 
     Raises BundleError where there is no such network, or it is none of points; SequenceError where the points are none
@@ -73,13 +72,13 @@ class PointNetwork:
         """A network of the same size that has learned nothing."""
         return PointNetwork(untrained(self.network, seed), self.voxel_size, "random weights")
 
-    def of_scene(self, scene: PointScene, rows: Ints | None = None) -> tuple[NDArray[np.float16], ...]:
+    def of_scene(self, scene: PointScene, rows: Ints | None = None) -> tuple[Halves, ...]:
         """Features of the points of a scene, see `levels`."""
         return self.levels(scene.points, scene.colours, scene.normals, rows)
 
     def levels(
         self, points: Reals, colours: Reals | None = None, normals: Reals | None = None, rows: Ints | None = None
-    ) -> tuple[NDArray[np.float16], ...]:
+    ) -> tuple[Halves, ...]:
         """Features [n, D_l] of each level, finest first, at all points or rows [n]; a SequenceError for no points."""
         self._check(points, colours, normals)
         place = np.asarray((points - points.min(axis=0)) / self.voxel_size, np.float32)

@@ -18,14 +18,13 @@ import cv2
 import numpy as np
 import safetensors.numpy
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.untrusted_files import read_array, read_tensors
 from scene_completion_ros.whole_files import whole_file
-from scene_completion_training.arrays import Bytes, Floats, Ints
+from scene_completion_training.arrays import Bytes, Floats, Halves, Ints
 from scene_completion_training.foundation.backbone import DenseExtractor
 from scene_completion_training.foundation.encoded_words import BARE
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
@@ -61,7 +60,7 @@ class LiftedScene:
     points: Floats  # [N, 3], metres
     colours: Floats  # [N, 3] in 0..1; zero where they are not known
     rows: Ints  # of the points that some view sees [M], ascending
-    features: Mapping[str, NDArray[np.float16]]  # of those, by teacher [M, D]; read from disk when they are asked for
+    features: Mapping[str, Halves]  # of those, by teacher [M, D]; read from disk when they are asked for
 
     def at(self, teacher: str, rows: Ints) -> Floats:
         """Features [n, D] of points at some rows [n] of the scene; zeros where no view sees them."""
@@ -74,7 +73,7 @@ class LiftedScene:
 
 def lift(
     scene: PointScene, teachers: Mapping[str, "PixelFeatures"], settings: LiftingSettings
-) -> tuple[Ints, dict[str, NDArray[np.float16]]]:
+) -> tuple[Ints, dict[str, Halves]]:
     """Rows [M] of points in view, ascending, and what teachers say of them [M, D]; a SequenceError for none."""
     generator = np.random.default_rng(0)
     chosen = np.sort(generator.permutation(len(scene))[: settings.points or len(scene)])

@@ -227,9 +227,8 @@ def fused_scene(
     points, means, votes = _fused(views, [frame.assets for frame in frames], table, VoxelMeans(voxel, where))
     if not up:
         check_upright(points, views, where)
-    return PointScene(
-        where, points, means[:, :3], unit(means[:, 3:]), names if "label" in votes else (), views=views, **votes
-    )
+    known = names if "label" in votes else ()
+    return PointScene(where, points, means[:, :3], unit(means[:, 3:]), known, views=views, **votes)
 
 
 def _fused(

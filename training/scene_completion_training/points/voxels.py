@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_training.arrays import Doubles, Floats, Ints
+from scene_completion_training.arrays import Doubles, Floats, Ints, Random
 from scene_completion_training.masked_scene.views import voxels_of
 from scene_completion_training.sparse.mink_unet import LEVELS
 
@@ -35,14 +35,14 @@ class VoxelisedPoints:
     chosen: Ints  # row of one point of each voxel [V]
 
 
-def voxelised(points: Floats, edge: float, generator: np.random.Generator) -> VoxelisedPoints:
+def voxelised(points: Floats, edge: float, generator: Random) -> VoxelisedPoints:
     """Voxels of points [N, 3], metres, at a random offset within a coarsest voxel, each with a random point."""
     low = points.min(axis=0, initial=np.inf).astype(np.float64)
     index, chosen, voxel = voxels_of((points - low) / edge + generator.uniform(0.0, OFFSETS, 3), generator)
     return VoxelisedPoints(index, voxel, chosen)
 
 
-def turned(points: Floats, generator: np.random.Generator) -> Floats:
+def turned(points: Floats, generator: Random) -> Floats:
     """Points [N, 3] as a training sees them: turned about z, tilted and scaled."""
     yaw, (roll, pitch) = generator.uniform(-math.pi, math.pi), generator.uniform(-TILT, TILT, 2)
     axes = [(yaw, (0, 1)), (pitch, (2, 0)), (roll, (1, 2))]

@@ -308,9 +308,8 @@ def sample_colours(
     image, or to where that does not show the world.
     """
     batch, sources = images.shape[:2]
-    local = (
-        torch.einsum("bsij,bnj->bsni", view_from_encoder[..., :3, :3], points) + view_from_encoder[:, :, None, :3, 3]
-    )
+    rotation, place = view_from_encoder[..., :3, :3], view_from_encoder[..., :3, 3]
+    local = torch.einsum("bsij,bnj->bsni", rotation, points) + place[:, :, None]
     depth = local[..., 2].clamp_min(1e-3)
     x = (2.0 * (camera.fx * local[..., 0] / depth + camera.cx) + 1.0) / camera.width - 1.0
     y = (2.0 * (camera.fy * local[..., 1] / depth + camera.cy) + 1.0) / camera.height - 1.0

@@ -83,9 +83,8 @@ class VoxelHUNet(nn.Module):
             nn.ModuleList(Level(settings.blocks, width, level >= first) for level, width in enumerate(widths))
             for widths in (encoder, decoder)
         )
-        self.skips = nn.ModuleList(
-            nn.Sequential(nn.RMSNorm(c), nn.Linear(c, d)) for c, d in zip(encoder, decoder, strict=True)
-        )
+        pairs = zip(encoder, decoder, strict=True)
+        self.skips = nn.ModuleList(nn.Sequential(nn.RMSNorm(c), nn.Linear(c, d)) for c, d in pairs)
         self.skip_scales = nn.ParameterList(torch.ones(width) for width in decoder[:-1])
         self.tokens = nn.ParameterList(0.02 * torch.randn(width) for width in decoder)
 

@@ -198,9 +198,7 @@ class AgglomerationStage(BesideDensityStage):
         found = torch.stack(points)
         counts = torch.stack(counted) & seen.in_view(found) & (found[..., 2] <= FARTHEST * self.viewpoint.volume.ahead)
         targets = {name: torch.cat([part[name].mean for part in lifted]) for name in self.stores}
-        known = {
-            name: counts.flatten() & (torch.cat([part[name].views for part in lifted]) > 0) for name in self.stores
-        }
+        known = {name: counts.flatten() & (torch.cat([of[name].views for of in lifted]) > 0) for name in self.stores}
         return found, targets, known
 
     def _surface_points(self, code: Tensor, count: int, generator: torch.Generator) -> Tensor:

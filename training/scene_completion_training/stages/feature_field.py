@@ -176,9 +176,8 @@ class FeatureFieldStage(BesideDensityStage):
             generator=generator,
         )
         with torch.no_grad() if self.frozen else nullcontext():
-            rendered = patches.render_rays(
-                seen, rays, samples=render.samples, near=self.near, far=self.far, generator=generator
-            )
+            span = {"near": self.near, "far": self.far}
+            rendered = patches.render_rays(seen, rays, samples=render.samples, **span, generator=generator)
         terms = self._feature_terms(seen, rendered, cells, batch)
         if not self.frozen:
             terms |= self.dense_depth(seen.depth_code, batch["hint"])
@@ -210,14 +209,12 @@ class FeatureFieldStage(BesideDensityStage):
         view = rendered.rays.view.reshape(*cells.shape[:2], -1)[..., 0]  # [B, P]
         return {"feature": self._agreement(expanded, valid, view, cells, batch), "feature_smoothness": smoothness}
 
-    def _agreement(
-        self, expanded: Tensor, valid: Tensor, view: Tensor, cells: Tensor, batch: dict[str, Tensor]
-    ) -> Tensor:
+    def _agreement(self, rays: Tensor, valid: Tensor, view: Tensor, cells: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Cosine loss of rays [P, J, D] against the tokens of their cells (row, column) [B, P, 2] in views [B, P]."""
         tokens = batch["features"]  # [B, V, D, h, w]
         index = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(view)
         target = tokens[index, view, :, cells[..., 0], cells[..., 1]].flatten(0, 1).float() - self.field.target_mean
-        predicted = self.downsampler(expanded, valid) + self.artefacts(cells.flatten(0, 1))
+        predicted = self.downsampler(rays, valid) + self.artefacts(cells.flatten(0, 1))
         return cosine_loss(predicted, target, valid.float().mean(dim=1) >= LEAST_VALID)
 
 

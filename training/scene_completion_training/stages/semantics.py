@@ -180,9 +180,8 @@ class SemanticsStage(SingleImageStage):
         if self.settings.forces == "kitti_360":
             return KITTI_360_FORCES
         if torch.isnan(self.forces_values).any() or int(self.buffer.filled) < len(self.buffer.features) // 2:
-            similarities = {
-                pair: torch.einsum("npd,nqd->npq", crops[:, ::4], other[:, ::4]) for pair, other in others.items()
-            }
+            some = crops[:, ::4]
+            similarities = {pair: torch.einsum("npd,nqd->npq", some, other[:, ::4]) for pair, other in others.items()}
             found = estimate_forces(similarities)
             fresh = crops.new_tensor([[found[pair].weight, found[pair].shift] for pair in PAIRS])
             known = ~torch.isnan(self.forces_values).any()

@@ -17,7 +17,7 @@ from scene_completion_ros.geometry import (
     VoxelGrid,
 )
 from scene_completion_ros.geometry.distortion import undistorted_angle
-from scene_completion_training.arrays import Doubles, Floats, Reals
+from scene_completion_training.arrays import Doubles, Floats, Random, Reals
 from scene_completion_training.street_world.kernels import compiled
 from scene_completion_training.viewpoint import Volume
 
@@ -165,7 +165,7 @@ def mounted(rig: StreetRig, seed: int) -> StreetRig:
     return replace(rig, rig_from_camera={name: turn @ pose for name, pose in rig.rig_from_camera.items()})
 
 
-def _varied(rig: StreetRig, rng: np.random.Generator) -> StreetRig:
+def _varied(rig: StreetRig, rng: Random) -> StreetRig:
     low, high = VARIED_HEIGHTS_M
     height = rng.uniform(1.35, 1.95) if rng.random() < 0.5 else float(np.exp(rng.uniform(np.log(low), np.log(high))))
     pitch, roll = rng.uniform(-VARIED_PITCH, VARIED_PITCH), rng.uniform(-VARIED_ROLL, VARIED_ROLL)

@@ -52,9 +52,9 @@ class Ground:
     """Shape of the ground along a street; the terrain undulates with four phases."""
 
     def __init__(
-        self, line: StreetLine, profile: StreetProfile, side_streets: Sequence[SideStreet], phases: Doubles
+        self, line: StreetLine, profile: StreetProfile, streets: Sequence[SideStreet], phases: Doubles
     ) -> None:
-        self.line, self.profile, self.side_streets = line, profile, tuple(side_streets)
+        self.line, self.profile, self.side_streets = line, profile, tuple(streets)
         self._phases = phases
 
     def height(self, s: float, d: float) -> float:
@@ -149,7 +149,7 @@ def _half_street(ground: Ground, rows: Doubles, sign: int, found: _Quads) -> Non
     inner = sorted({0.0, *(strip.outer for strip in side.strips("")), *(side.walk_edge + m for m in BESIDE_M)})
     arms = [street for street in ground.side_streets if street.reach(sign) > 0.0]
     edges = np.array(inner + [inner[-1] + step for step in np.arange(6.0, ARM_M - inner[-1], 6.0)])
-    laid = [_strips_of_row(ground, float(s), sign, edges, len(inner), arms) for s in rows]
+    laid = [_strips(ground, float(s), sign, edges, len(inner), arms) for s in rows]
     # An arm that ends leaves strips of the row before without a neighbour: their edge is that of this row.
     ended = [before[len(row) :] for before, row in zip([[], *laid], laid, strict=False)]
     drawn = [[*row, *rest] for row, rest in zip(laid, ended, strict=True)]
@@ -171,9 +171,7 @@ def _half_street(ground: Ground, rows: Doubles, sign: int, found: _Quads) -> Non
         previous = row
 
 
-def _strips_of_row(
-    ground: Ground, s: float, sign: int, edges: Doubles, inner: int, arms: Sequence[SideStreet]
-) -> list[Strip]:
+def _strips(ground: Ground, s: float, sign: int, edges: Doubles, inner: int, arms: Sequence[SideStreet]) -> list[Strip]:
     """Surfaces of a row of cells from the centre line outwards; beyond the inner edges only on the arm of a street."""
     middle = s + CELL_M / 2
     arm = any(street.covers(middle, sign, street.sidewalk + BESIDE_M[-1]) for street in arms)

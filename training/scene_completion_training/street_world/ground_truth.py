@@ -88,9 +88,7 @@ def _solid_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTrans
             continue
         corners = grid_from_world.apply(part.corners)
         low, high = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
-        box = tuple(
-            slice(*np.searchsorted(axis, (first, last))) for axis, first, last in zip(axes, low, high, strict=True)
-        )
+        box = tuple(slice(*np.searchsorted(axis, (a, b))) for axis, a, b in zip(axes, low, high, strict=True))
         if any(where.stop <= where.start for where in box):
             continue
         normals, offsets = part.planes()
@@ -137,10 +135,8 @@ def _by_class(classes: Bytes) -> tuple[Ints, Ints, Bytes]:
 def _vote(name: str, what: tuple[object, ...], grid: VoxelGrid) -> Bytes:
     count = int(np.prod(grid.shape))
     label, best, votes = np.zeros(count, np.uint8), np.zeros(count, np.int32), np.zeros(count, np.int32)
-    shape = np.asarray(grid.shape)
-    compiled(name)(
-        *what, np.asarray(grid.origin), grid.voxel_size, shape, label, best, votes, np.empty(count, np.int64)
-    )
+    origin, shape = np.asarray(grid.origin), np.asarray(grid.shape)
+    compiled(name)(*what, origin, grid.voxel_size, shape, label, best, votes, np.empty(count, np.int64))
     return label.reshape(grid.shape)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from scene_completion_training.arrays import Doubles
+from scene_completion_training.arrays import Doubles, Random
 from scene_completion_training.street_world.ground import Ground
 from scene_completion_training.street_world.parts import Part, moved_all, triple
 from scene_completion_training.street_world.street_objects import bush, conifer, tree
@@ -22,7 +22,7 @@ class Nursery:
     bushes: list[list[Part]]
 
 
-def make_nursery(rng: np.random.Generator) -> Nursery:
+def make_nursery(rng: Random) -> Nursery:
     """Grow a town's plants."""
     heights = rng.uniform(5.0, 13.0, 8)
     return Nursery(
@@ -36,7 +36,7 @@ def make_nursery(rng: np.random.Generator) -> Nursery:
 class Layout:
     """A stretch of the street, from one arc length to another, that is furnished; and the spots that are taken."""
 
-    rng: np.random.Generator
+    rng: Random
     ground: Ground
     nursery: Nursery
     start: float
@@ -112,13 +112,11 @@ class Layout:
         self.taken += [(float(x), float(y), 0.6) for x, y in xy]
         return True
 
-    def along(
-        self, start: float, end: float, d: float, make: Callable[[float], list[Part]], piece: float = 2.5
-    ) -> None:
+    def along(self, start: float, end: float, d: float, make: Callable[[float], list[Part]], each: float = 2.5) -> None:
         """Lay pieces end to end from one arc length to another at a distance d; `make` gets the length of each."""
         if end - start < 0.3:
             return
-        count = max(1, round((end - start) / piece))
+        count = max(1, round((end - start) / each))
         s = np.linspace(start, end, count + 1)
         xy = self.line.point(s, d)
         z = np.array([self.ground.height(float(a), d) for a in s])

@@ -137,20 +137,16 @@ def _face_uv(length: float, height: float, tile: tuple[float, float] | None) -> 
     return np.array([(0.0, 0.0), (u, 0.0), (u, v), (0.0, v)])
 
 
-def box(
-    size: Place, centre: Place, textures: Faces, label: int, *, tint: Colour = WHITE, tile: Tile = "natural"
-) -> Part:
+def box(size: Place, centre: Place, faces: Faces, label: int, *, tint: Colour = WHITE, tile: Tile = "natural") -> Part:
     """Axis-parallel box."""
     (x, y, z), (half_x, half_y, half_z) = centre, (size[0] / 2, size[1] / 2, size[2] / 2)
     rectangle = (x - half_x, x + half_x, y - half_y, y + half_y)
-    return frustum(rectangle, rectangle, (z - half_z, z + half_z), textures, label, tint=tint, tile=tile)
+    return frustum(rectangle, rectangle, (z - half_z, z + half_z), faces, label, tint=tint, tile=tile)
 
 
-def extrusion(
-    profile: Doubles, y: Span, textures: Ends, label: int, tint: Colour = WHITE, tile: Tile = "natural"
-) -> Part:
+def extrusion(profile: Doubles, y: Span, ends: Ends, label: int, tint: Colour = WHITE, tile: Tile = "natural") -> Part:
     """Convex profile [K, 2] of (x, z), counter-clockwise seen from -y, drawn along y; textures of caps and mantle."""
-    count, size = len(profile), _tile_m(tile, textures)
+    count, size = len(profile), _tile_m(tile, ends)
     near = np.insert(profile, 1, y[0], axis=1)  # [K, 3]
     far = np.insert(profile, 1, y[1], axis=1)
     low, high = profile.min(axis=0), profile.max(axis=0)
@@ -164,7 +160,7 @@ def extrusion(
     for k in range(count):
         start, end = (0.0, 1.0) if size is None else (along[k] * v, along[k + 1] * v)
         mantle_uv[k] = [(0.0, end), (0.0, start), (u, start), (u, end)]
-    part = quads(mantle, mantle_uv, textures[1], label, tint=tint)
+    part = quads(mantle, mantle_uv, ends[1], label, tint=tint)
     fan = np.array([[0, k, k + 1] for k in range(1, count - 1)])
     caps = np.concatenate([near[fan], far[fan[:, ::-1]]])
     return replace(
@@ -173,7 +169,7 @@ def extrusion(
         uv=np.concatenate([part.uv, cap_uv[fan], cap_uv[fan[:, ::-1]]]),
         normals=np.concatenate([part.normals, _flat_normals(caps)]),
         texture=np.concatenate([np.zeros(2 * count, np.int64), np.ones(len(caps), np.int64)]),
-        texture_names=(textures[1], textures[0]),
+        texture_names=(ends[1], ends[0]),
     )
 
 
@@ -202,9 +198,7 @@ def upright(part: Part, foot: Place, length: float) -> Part:
     return part.tilted(roll=np.pi / 2).moved((foot[0], foot[1], foot[2] + length / 2))
 
 
-def ellipsoid(
-    radii: Place, centre: Place, texture: str, label: int, *, tint: Colour = WHITE, tile: float = 1.0
-) -> Part:
+def ellipsoid(radii: Place, centre: Place, cover: str, label: int, *, tint: Colour = WHITE, tile: float = 1.0) -> Part:
     """Smoothly shaded convex ellipsoid with 80 faces."""
     unit = _icosphere()
     corners = unit * np.asarray(radii)
@@ -214,7 +208,7 @@ def ellipsoid(
     axis = np.abs(unit.mean(axis=1)).argmax(axis=-1)
     pick = np.array([(1, 2), (0, 2), (0, 1)])[axis]  # [F, 2]
     uv = np.take_along_axis(corners + np.asarray(centre), pick[:, None].repeat(3, axis=1), axis=2) / tile
-    return Part(corners + np.asarray(centre), uv, normals, np.zeros(len(corners), np.int64), (texture,), tint, label)
+    return Part(corners + np.asarray(centre), uv, normals, np.zeros(len(corners), np.int64), (cover,), tint, label)
 
 
 @cache

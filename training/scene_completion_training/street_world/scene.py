@@ -209,14 +209,14 @@ def beam_directions(model: LidarModel) -> Floats:
 
 
 def scan(
-    scene: Scene, model: LidarModel, world_from_lidar: RigidTransform, seed: tuple[int, ...]
+    world: Scene, lidar: LidarModel, world_from_lidar: RigidTransform, seed: tuple[int, ...]
 ) -> tuple[Floats, Bytes]:
     """Points float32 [N, 3] of one turn at one instant, in the LiDAR's frame, metres, and their classes uint8 [N]."""
     rng = np.random.default_rng([*seed, 4])
-    beams = beam_directions(model)
+    beams = beam_directions(lidar)
     directions = (beams @ world_from_lidar.rotation.T.astype(np.float32)).astype(np.float32)
     origins = np.broadcast_to(world_from_lidar.translation.astype(np.float32), directions.shape)
-    hits = scene.rays.first_hits(origins, directions)
-    distance = hits.distance + rng.normal(0.0, model.noise_m, len(beams)).astype(np.float32)
-    kept = (hits.distance < model.reach_m) & (rng.random(len(beams)) >= model.dropout)
-    return beams[kept] * distance[kept, None], scene.label[hits.triangle[kept]]
+    hits = world.rays.first_hits(origins, directions)
+    distance = hits.distance + rng.normal(0.0, lidar.noise_m, len(beams)).astype(np.float32)
+    kept = (hits.distance < lidar.reach_m) & (rng.random(len(beams)) >= lidar.dropout)
+    return beams[kept] * distance[kept, None], world.label[hits.triangle[kept]]

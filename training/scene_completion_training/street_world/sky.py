@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from scene_completion_training.arrays import Bytes, Doubles, Floats
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Random
 from scene_completion_training.street_world.kernels import compiled
 from scene_completion_training.street_world.textures import linear_to_srgb, periodic_noise
 
@@ -33,7 +33,7 @@ class Daylight:
     cloud_seed: int
 
 
-def draw_daylight(rng: np.random.Generator) -> Daylight:
+def draw_daylight(rng: Random) -> Daylight:
     """Draw the weather."""
     elevation, azimuth = rng.uniform(0.25, 1.1), rng.uniform(0.0, 2.0 * np.pi)
     kinds = [rng.uniform(0.0, 0.3), rng.uniform(0.3, 0.75), rng.uniform(0.8, 1.0)]
@@ -102,14 +102,14 @@ class CameraLook:
 
     @staticmethod
     def drawn(
-        rng: np.random.Generator, exposure: float, warmth: float, tint: float, spans: Sequence[tuple[float, float]]
+        rng: Random, exposure: float, warmth: float, tint: float, spans: Sequence[tuple[float, float]]
     ) -> "CameraLook":
         """A look whose numbers from the contrast on are drawn from spans, in their order."""
         balance = (float(1.0 + warmth), float(1.0 + tint), float(1.0 - warmth))
         return CameraLook(exposure, balance, *(float(rng.uniform(*span)) for span in spans))
 
 
-def draw_camera_look(rng: np.random.Generator, daylight: Daylight) -> CameraLook:
+def draw_camera_look(rng: Random, daylight: Daylight) -> CameraLook:
     """Draw the look of a drive's cameras, exposed for its weather."""
     grey = 0.22 * (0.55 * float(daylight.sun_colour.mean()) + 0.65 * float(daylight.horizon.mean()))
     warmth, tint = rng.normal(0.0, 0.06), rng.normal(0.0, 0.02)

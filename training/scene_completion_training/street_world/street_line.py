@@ -7,7 +7,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_training.arrays import Doubles
+from scene_completion_training.arrays import Doubles, Random
 from scene_completion_training.street_world.camera_rig import rotation
 from scene_completion_training.street_world.street_profile import StreetProfile
 
@@ -103,7 +103,7 @@ class StreetLine:
 
 
 def make_street_line(
-    rng: np.random.Generator,
+    rng: Random,
     start: float,
     end: float,
     *,
@@ -181,12 +181,11 @@ def drive_poses(
     pitch = 0.004 * np.sin(6.3 * time + phase[2]) + 0.002 * np.sin(17.0 * time + phase[3]) - slope
     roll = 0.005 * np.sin(4.1 * time + phase[4])
     z = line.height_at(s) + 0.012 * np.sin(7.7 * time + phase[5])
-    return [
-        RigidTransform(rotation(yaw[k], pitch[k], roll[k]), np.array([xy[k, 0], xy[k, 1], z[k]])) for k in range(frames)
-    ]
+    place = np.column_stack([xy, z])
+    return [RigidTransform(rotation(yaw[k], pitch[k], roll[k]), place[k]) for k in range(frames)]
 
 
-def arc_lengths(line: StreetLine, profile: StreetProfile, time: Doubles, rng: np.random.Generator) -> Doubles:
+def arc_lengths(line: StreetLine, profile: StreetProfile, time: Doubles, rng: Random) -> Doubles:
     """Arc length at each time, seconds from the start."""
     knots = np.arange(0.0, line.end, STEP_M)
     offset = 1.0 - line.curvature_at(knots) * profile.drive_offset  # metres driven in the lane for a metre of the line
@@ -205,7 +204,7 @@ def arc_lengths(line: StreetLine, profile: StreetProfile, time: Doubles, rng: np
     return np.asarray(np.interp(time, clock.reshape(-1), np.repeat(knots, 2)))
 
 
-def _draw_stops(rng: np.random.Generator, length: float) -> list[tuple[float, float]]:
+def _draw_stops(rng: Random, length: float) -> list[tuple[float, float]]:
     """Where the rig stops, and for how many seconds."""
     stops = []
     at = float(rng.uniform(40.0, 250.0))
