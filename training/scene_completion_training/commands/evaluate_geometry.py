@@ -19,13 +19,9 @@ EVERY = 5  # of which frames voxels are scored where the command line says nothi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate geometry``."""
-    arguments.add_paths(
-        parser,
-        "--data",
-        "FOLDER",
-        "towns of street-world, folders in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360, "
-        "bags and what is extracted from them, with LiDAR; for depth also DATE/DATE_drive_NNNN_sync of KITTI raw",
-    )
+    meaning = "towns of street-world, folders in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360, bags and "
+    meaning += "what is extracted from them, with LiDAR; for depth also DATE/DATE_drive_NNNN_sync of KITTI raw"
+    arguments.add_paths(parser, "--data", "FOLDER", meaning)
     arguments.add_windows(parser)
     arguments.add_models(parser)
     parser.add_argument("--depth", action="store_true", help="score depth against LiDAR instead of voxels")
@@ -156,10 +152,8 @@ def _controls(
     def of_recording(sequence: "PosedSequence") -> "list[DensityModel]":
         if not args.controls:
             return []
-        own: list[DensityModel] = [
-            controls.EmptyControl(),
-            *controls.surface_controls(sequence, models[0] if models else None),
-        ]
+        first = models[0] if models else None
+        own: list[DensityModel] = [controls.EmptyControl(), *controls.surface_controls(sequence, first)]
         if window_prior is not None and holds_voxels(sequence, source=kitti.SOURCE):
             return [*own, window_prior(sequence)]
         return [*own, *town_prior]

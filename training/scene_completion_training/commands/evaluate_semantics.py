@@ -32,12 +32,8 @@ CLUSTER_CELL, WORD_CELL = 16, 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate semantics``."""
-    arguments.add_paths(
-        parser,
-        "--data",
-        "FOLDER",
-        "towns, with --bank KITTI windows too, with --sscbench data_2d_raw/DRIVE of KITTI-360",
-    )
+    meaning = "towns, with --bank KITTI windows too, with --sscbench data_2d_raw/DRIVE of KITTI-360"
+    arguments.add_paths(parser, "--data", "FOLDER", meaning)
     arguments.add_windows(parser)
     arguments.add_paths(
         parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes"
@@ -127,14 +123,9 @@ def _run_sscbench(args: argparse.Namespace) -> int:
             raise ConfigurationError("no labelled frames", where="--name-frames", cure=cure)
         drives = [kitti_360.open_drive(folder) for folder in args.cluster_on]
         clustered = [(drive, index) for drive in drives for index in range(0, len(drive), args.every)]
+        shown, names = clustered or named, placed_frames(named)
         models += semantic_evaluation.fit_models(
-            fields,
-            sampling,
-            clustered or named,
-            placed_frames(named),
-            clusters=CLUSTERS,
-            seed=args.seed,
-            match=match_cityscapes,
+            fields, sampling, shown, names, clusters=CLUSTERS, seed=args.seed, match=match_cityscapes
         )
     scores = Scores([SSCBENCH])
     methods = [semantic_evaluation.Labels(model) for model in models]
@@ -292,17 +283,17 @@ def _class_prior(
     args: argparse.Namespace,
     density: DensityModel,
     judge: ZeroShot,
-    training: Sequence[PosedSequence],
-    label_set: LabelSet,
+    drives: Sequence[PosedSequence],
+    labels: LabelSet,
 ) -> list[tuple[str, SemanticModel]]:
     """Name for tables and model, where it is wanted."""
     from scene_completion_training.evaluation import open_vocabulary
 
     if not args.prior:
         return []
-    number = open_vocabulary.most_frequent(training, label_set, sorted(set(judge.group.tolist())))
+    number = open_vocabulary.most_frequent(drives, labels, sorted(set(judge.group.tolist())))
     prior = open_vocabulary.ClassPrior(judge.rows[judge.group == number][0], density)
-    return [(f"{prior.name}: {label_set.names[number]}", prior)]
+    return [(f"{prior.name}: {labels.names[number]}", prior)]
 
 
 def _check(args: argparse.Namespace) -> None:

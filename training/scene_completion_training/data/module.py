@@ -159,16 +159,9 @@ def prepare_source(
         first = max(0, (len(sequence) - most) // 2)
         sequence = dataclasses.replace(sequence, frames=sequence.frames[first : first + most])
     unrelated = sequence.pose_source == UNKNOWN_POSES
-    files = prepare_sequence(
-        sequence,
-        Path(settings.cache),
-        settings=dataclasses.replace(settings.fusion, views=0) if unrelated else settings.fusion,
-        exact=source.exact,
-        viewpoint=viewpoint,
-        workers=workers,
-        ray_address=settings.ray_address,
-    )
-    return sequence, files
+    fusion = dataclasses.replace(settings.fusion, views=0) if unrelated else settings.fusion
+    options: dict[str, Any] = {"exact": source.exact, "workers": workers, "ray_address": settings.ray_address}
+    return sequence, prepare_sequence(sequence, Path(settings.cache), settings=fusion, viewpoint=viewpoint, **options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -354,29 +347,11 @@ class SequencesData(TrainingData):
         """Returns the samples of the whole training, of all processes together."""
         length = self.steps * self.settings.batch_size * self.processes
         listed, distinct = self.listed["training"], self.settings.distinct_samples
-        return self._samples(self.frames, self.settings.views, length, self.shares, listed=listed, distinct=distinct)
+        options = {"length": length, "shares": self.shares, "listed": listed, "distinct": distinct}
+        return self._samples(self.frames, self.settings.views, **options)
 
-    def _samples(
-        self,
-        frames: list[Drive],
-        views: ViewSettings,
-        length: int,
-        shares: list[float] | None = None,
-        *,
-        listed: Sequence[tuple[int, int, str]],
-        distinct: int = 0,
-    ) -> ViewSamples:
-        return ViewSamples(
-            frames,
-            views,
-            self.needs,
-            seed=self.seed,
-            length=length,
-            shares=shares,
-            listed=listed,
-            distinct=distinct,
-            viewpoint=self.viewpoint,
-        )
+    def _samples(self, frames: list[Drive], views: ViewSettings, **options: Any) -> ViewSamples:
+        return ViewSamples(frames, views, self.needs, seed=self.seed, viewpoint=self.viewpoint, **options)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
@@ -389,7 +364,7 @@ class SequencesData(TrainingData):
         views = self.settings.views
         plain = dataclasses.replace(views, yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False)
         listed = self.listed["validation"]
-        samples = self._samples(self.watched, plain, self.settings.validation_samples, listed=listed)
+        samples = self._samples(self.watched, plain, length=self.settings.validation_samples, listed=listed)
         rank = self.trainer.global_rank if self.trainer else 0
         # One by one: so the mean over all samples is the same for every size of a batch and number of processes.
         return [DataLoader(samples, sampler=DistributedSampler(samples, self.processes, rank, shuffle=False))]

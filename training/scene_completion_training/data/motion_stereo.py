@@ -44,6 +44,7 @@ _AGREEMENT = 2.0  # standard deviations between two frames' depths
 _SPECKLE = 60  # pixels: smaller patches are mistakes
 _REMEMBERED = 64  # frames
 _CORNERS, _FEWEST_TRACKS = 1500, 50
+Counts: TypeAlias = NDArray[np.uint16]
 
 
 @lru_cache(2)
@@ -206,9 +207,7 @@ def _signs(padded: Bytes) -> Mask:
 @cache
 def _mismatch() -> Callable[..., None]:
     @kernel(parallel=False)
-    def mismatch(
-        signs: Mask, padded: Bytes, offsets: Ints, differ: NDArray[np.uint16], seen: NDArray[np.uint16]
-    ) -> None:
+    def mismatch(signs: Mask, padded: Bytes, offsets: Ints, differ: Counts, seen: Counts) -> None:
         """Adds how many of a pixel's signs differ in an image, and 1, where the image shows it (is not 0)."""
         count, height, width = signs.shape
         radius = (padded.shape[0] - height) // 2
@@ -232,7 +231,7 @@ def _mismatch() -> Callable[..., None]:
     return mismatch
 
 
-def _smoothed(cost: Bytes) -> NDArray[np.uint16]:
+def _smoothed(cost: Bytes) -> Counts:
     """Costs [h, w, planes] summed along the four paths of semi-global matching that end in each pixel."""
     total = np.zeros(cost.shape, np.uint16)
     for costs, sums in ((cost, total), (cost.transpose(1, 0, 2), total.transpose(1, 0, 2))):
@@ -241,7 +240,7 @@ def _smoothed(cost: Bytes) -> NDArray[np.uint16]:
     return total
 
 
-def _add_path(cost: Bytes, total: NDArray[np.uint16]) -> None:
+def _add_path(cost: Bytes, total: Counts) -> None:
     """Adds the costs of all paths along the first axis of [length, paths, planes], from its beginning."""
     path = cost[0].astype(np.uint16)
     total[0] += path
@@ -257,7 +256,7 @@ def _add_path(cost: Bytes, total: NDArray[np.uint16]) -> None:
         path = onward
 
 
-def _winners(total: NDArray[np.uint16]) -> tuple[Doubles, Mask]:
+def _winners(total: Counts) -> tuple[Doubles, Mask]:
     """Cheapest plane of each pixel [h, w], between planes by a parabola, and whether no other costs as little."""
     best = total.argmin(axis=2)
     inner = np.clip(best, 1, total.shape[2] - 2)[..., None]

@@ -77,11 +77,8 @@ def rectified_sequence(sequence: PosedSequence, names: Sequence[str], canonical:
             assets["depth"] = RectifiedArray(assets["depth"], *pixels[names[0]])
         return dataclasses.replace(frame, images=images, assets=assets)
 
-    return dataclasses.replace(
-        sequence,
-        cameras={**sequence.cameras, **{name: resampler.target for name, resampler in resamplers.items()}},
-        frames=[seen(frame) for frame in sequence.frames],
-    )
+    cameras = {**sequence.cameras, **{name: resampler.target for name, resampler in resamplers.items()}}
+    return dataclasses.replace(sequence, cameras=cameras, frames=[seen(frame) for frame in sequence.frames])
 
 
 def _pinhole(camera: Camera, canonical: Camera) -> Camera:

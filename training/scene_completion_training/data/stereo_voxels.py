@@ -109,10 +109,8 @@ def stereo_evidence(
     volume = volume or Volume()
     meter = meter or depth_meter(sequence, volume.ahead)
     grid_from_forward = grid_from_left @ OPTICAL_FROM_FORWARD
-    views = [
-        replace(view, grid_from_camera=grid_from_forward @ view.grid_from_camera)
-        for view in fusion_views(sequence, index, meter.camera, meter, FusionSettings(), volume)
-    ]
+    around = fusion_views(sequence, index, meter.camera, meter, FusionSettings(), volume)
+    views = [replace(view, grid_from_camera=grid_from_forward @ view.grid_from_camera) for view in around]
     generator = np.random.default_rng(0)
     centres, target, _ = fuse_occupancy(
         views, grid, free_samples=int(np.prod(grid.shape)), generator=generator, depths=volume.fused_depth

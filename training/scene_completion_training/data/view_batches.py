@@ -135,10 +135,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         self.share = share / share.sum()
         rolled = drawn_views.ground_roll
         self.ground_roll = [rolled(frames, self.viewpoint) if settings.mirror else 0.0 for frames in sequences]
-        self._travelled = [
-            drawn_views.metres_travelled([frame.world_from_camera["left"].translation for frame in frames])
-            for frames in sequences
-        ]
+        left = [[frame.world_from_camera["left"].translation for frame in frames] for frames in sequences]
+        self._travelled = [drawn_views.metres_travelled(places) for places in left]
 
     def __len__(self) -> int:
         return self.length
@@ -265,10 +263,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         classes = np.zeros(0, np.uint8) if frame.label is None else frame.label
         rarity = 1.0 / np.sqrt(np.bincount(classes[labelled], minlength=1).clip(1))
         chosen = _choose(labelled, rarity[classes[labelled]], self.needs.label_points, generator)
-        return {
-            "label_points": self._in_encoder(draw, frame.points[chosen]),
-            "label_classes": torch.from_numpy(classes[chosen].astype(np.int64) - 1),
-        }
+        points = self._in_encoder(draw, frame.points[chosen])
+        return {"label_points": points, "label_classes": torch.from_numpy(classes[chosen].astype(np.int64) - 1)}
 
     def mean_depth_code(self, spec: PointCodeSpec) -> Tensor:
         """Mean inverse depth code [1, 1, H / 2, W / 2] of left stereo depth, unmirrored; gaps take means around."""
@@ -349,11 +345,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         )
         # Evidence of one good view is enough; what was seen once from afar counts less.
         weight = np.minimum(frame.evidence[chosen].astype(np.float32) / 0.5, 1.0)
-        return {
-            "points": self._in_encoder(draw, frame.points[chosen]),
-            "target": torch.from_numpy(frame.target[chosen].astype(np.float32) / 255.0),
-            "weight": torch.from_numpy(weight),
-        }
+        points, target = self._in_encoder(draw, frame.points[chosen]), frame.target[chosen].astype(np.float32) / 255.0
+        return {"points": points, "target": torch.from_numpy(target), "weight": torch.from_numpy(weight)}
 
     def _in_encoder(self, draw: drawn_views.Draw, stored: NDArray[np.int16]) -> Tensor:
         """Voxel centres [M, 3] of a sample's frame, as they are stored, in metres in the encoder's frame."""

@@ -9,7 +9,7 @@ drive passes them, without LiDAR and without labels.
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import cv2
 import numba
@@ -21,11 +21,12 @@ from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.arrays import Bytes, Doubles, Floats, Random
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Random, Reals
 from scene_completion_training.data.stereo import MeasuredDepth
 from scene_completion_training.viewpoint import Volume
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+Meter: TypeAlias = Callable[[int], MeasuredDepth]  # of frames by number
 POINT_UNIT = 0.002  # metres per step of the stored voxel centres (int16: ±65 m)
 _FREE_FACTOR = 0.3  # of free against hit evidence: rays that graze a surface pass through its voxels too
 
@@ -146,18 +147,10 @@ def fuse_occupancy(
     free = np.zeros(len(chosen), np.float32)
     for view in views:
         camera_from_grid = view.grid_from_camera.inverse()
-        margin = 1.5 * grid.voxel_size + 1.5 * view.deviation
-        _carve(
-            centres,
-            camera_from_grid.rotation.astype(np.float32),
-            camera_from_grid.translation.astype(np.float32),
-            view.matrix[[0, 1, 0, 1], [0, 1, 2, 2]].astype(np.float32),
-            _nearest_depth(view.depth),
-            margin.astype(np.float32),
-            view.trust,
-            least,
-            free,
-        )
+        pose = camera_from_grid.rotation.astype(np.float32), camera_from_grid.translation.astype(np.float32)
+        lens = view.matrix[[0, 1, 0, 1], [0, 1, 2, 2]].astype(np.float32)
+        margin = (1.5 * grid.voxel_size + 1.5 * view.deviation).astype(np.float32)
+        _carve(centres, *pose, lens, _nearest_depth(view.depth), margin, view.trust, least, free)
     occupied = hits.ravel()[chosen]
     evidence = occupied + _FREE_FACTOR * free
     known = evidence > 0
@@ -180,12 +173,7 @@ class FusionSettings:
 
 
 def fusion_views(
-    sequence: PosedSequence,
-    index: int,
-    left: str,
-    depth: Callable[[int], MeasuredDepth],
-    settings: FusionSettings,
-    volume: Volume,
+    sequence: PosedSequence, index: int, left: str, depth: Meter, settings: FusionSettings, volume: Volume
 ) -> Iterator[DepthView]:
     """Depth views to fuse for a frame: itself, then frames spread evenly over the distance travelled around it.
 
@@ -254,12 +242,7 @@ def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -
 
 
 def _stored(
-    points: NDArray[np.floating[Any]],
-    target: Floats,
-    evidence: Floats,
-    kept: int,
-    generator: Random,
-    classes: Bytes | None = None,
+    points: Reals, target: Floats, evidence: Floats, kept: int, generator: Random, classes: Bytes | None = None
 ) -> dict[str, NDArray[Any]]:
     """A random choice of voxels as they are stored, half of them with hits; with their classes where known."""
     groups = (np.flatnonzero(target > 0), np.flatnonzero(target == 0))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -182,15 +182,8 @@ class DeployedModel:
         pose = None if matrix is None else RigidTransform.from_matrix(np.reshape(matrix, (4, 4)))
         bundle = self.bundle
         limit, (low, high) = bundle.point_code.xy_limit, bundle.point_code.depth_code_range
-        field = FieldKernel(
-            bundle.head,
-            bundle.point_code,
-            bundle.canonical,
-            bundle.feature_size,
-            np.array([-limit, -limit, low]),
-            np.array([limit, limit, high]),
-            pose,
-        )
+        ends = np.array([-limit, -limit, low]), np.array([limit, limit, high])
+        field = FieldKernel(bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, *ends, pose)
         return field, bundle.graph_inputs(pose)
 
     def _density(self, field: FieldKernel, encoded: EncodedImage, points: Floats) -> Floats:
@@ -243,12 +236,7 @@ class DeployedLabels:
         key = (sequence.cameras[camera], truth.grid, pose.rotation.tobytes(), pose.translation.tobytes())
         if key not in self._completers:
             self._completers.clear()  # one at a time: each holds prepared samples of its whole grid
-            self._completers[key] = Completer(
-                self._bundle,
-                sequence.cameras[camera],
-                grid=truth.grid,
-                grid_from_camera=pose,
-                engine=self._engine,
-                upright_from_camera=mounting(sequence, camera, index),
-            )
+            stands, lens = mounting(sequence, camera, index), sequence.cameras[camera]
+            options: dict[str, Any] = {"grid": truth.grid, "grid_from_camera": pose, "engine": self._engine}
+            self._completers[key] = Completer(self._bundle, lens, upright_from_camera=stands, **options)
         return self._completers[key]

@@ -133,10 +133,8 @@ class ViewSynthesis:
         seen, (first, *_) = model.encode(sequence, view.index)
         encoder_from_world = sequence.world_from_camera(first.index, first.camera).inverse()
         pose = (encoder_from_world @ sequence.world_from_camera(view.seen, view.camera)).matrix
-        source, true = (
-            model.image(sequence, index, camera) / 255.0
-            for index, camera in ((first.index, first.camera), (view.seen, view.camera))
-        )
+        both = ((first.index, first.camera), (view.seen, view.camera))
+        source, true = (model.image(sequence, index, camera) / 255.0 for index, camera in both)
         rendered = render_view(seen, model, source, torch.from_numpy(pose).float(), self._samples)
         pictures = [border_cropped(image.permute(1, 2, 0).numpy()) for image in (rendered, true)]
         return Figures(view.target, {name: score(*pictures) for name, score in self._similarities.items()})

@@ -167,17 +167,10 @@ class LabelledFrame:
         classes = voxel_classes(truth, label_set.class_map)
         ids = truth.labels[counted]
         labelled = (ids != semantic_classes.EMPTY) & (ids != semantic_classes.INVALID)
-        true = classes[counted][labelled].astype(np.int64)
-        return LabelledFrame(
-            frame,
-            truth,
-            truth.centres(counted),
-            labelled,
-            ids[labelled],
-            np.where(true == semantic_classes.INVALID, semantic_classes.INVALID, true - 1),
-            classes,
-            {part: mask[counted][labelled] for part, mask in _parts(truth).items()},
-        )
+        number = classes[counted][labelled].astype(np.int64)
+        true = np.where(number == semantic_classes.INVALID, semantic_classes.INVALID, number - 1)
+        parts = {part: mask[counted][labelled] for part, mask in _parts(truth).items()}
+        return LabelledFrame(frame, truth, truth.centres(counted), labelled, ids[labelled], true, classes, parts)
 
 
 class WordAnswer:
@@ -276,10 +269,8 @@ class DeployedFeatures:
         """Encode the reference camera's image of a frame."""
         camera = reference_camera(sequence)
         units = self._units.observe(sequence.image(index, camera), sequence.cameras[camera])
-        return SemanticObservation(
-            self._density.observe(sequence, index),
-            lambda points: self._space.features(units(points)).astype(np.float32),
-        )
+        seen = self._density.observe(sequence, index)
+        return SemanticObservation(seen, lambda points: self._space.features(units(points)).astype(np.float32))
 
 
 class LiftedPixels:

@@ -103,14 +103,9 @@ class FeatureFieldModel:
     ) -> "FeatureFieldModel":
         """Opens a checkpoint with a feature field, and its head where it has one; a `BundleError` if it has none."""
         stored = Checkpoint.read(path)
-        return FeatureFieldModel(
-            stored.field_of(kind),
-            name or path.resolve().parent.parent.name,
-            stored.distillation_head(),
-            density=density,
-            half_resolution=stored.half_resolution,
-            teacher=teacher,
-        )
+        field, head, half = stored.field_of(kind), stored.distillation_head(), stored.half_resolution
+        name = name or path.resolve().parent.parent.name
+        return FeatureFieldModel(field, name, head, density=density, half_resolution=half, teacher=teacher)
 
     def image(self, sequence: PosedSequence, index: int) -> Tensor:
         """The reference camera's image of a frame as the network sees it: RGB [3, H, W] in 0..255."""

@@ -89,16 +89,9 @@ def export_network(file: Path, folder: Path, *, name: str, licence: str, trained
     """Writes the network of a checkpoint as JSON and float16 safetensors; see `open_network` for errors."""
     network, record = open_network(file)
     weights = {key: value.numpy().astype(np.float16) for key, value in network.state_dict().items()}
-    about = {
-        "schema_version": 1,
-        "name": name,
-        "licence": licence,
-        "stage": "masked_scene",
-        "columns": list(record.columns),
-        "data": {"voxel_size": record.voxel_size},
-        "network": network.settings.plain(),
-        "provenance": {"trained_on": trained_on, "checkpoint": file.name},
-    }
+    about = {"schema_version": 1, "name": name, "licence": licence, "stage": "masked_scene"}
+    about |= {"columns": list(record.columns), "data": {"voxel_size": record.voxel_size}}
+    about |= {"network": network.settings.plain(), "provenance": {"trained_on": trained_on, "checkpoint": file.name}}
     with whole_folder(folder, without=None) as part:
         (part / WEIGHTS).write_bytes(safetensors.numpy.save(weights))
         (part / NETWORK).write_text(json.dumps(about, indent=2) + "\n")

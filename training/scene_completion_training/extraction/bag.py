@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,13 +87,9 @@ def _extract(job: Job, folder: Path, report: BagReport, progress: Phase) -> None
     progress("reading")
     with BagReader(job.bag) as reader:
         try:
-            recordings = read_recordings(
-                reader,
-                settings.image_topics or None,
-                sync_tolerance_ns=round(settings.sync_tolerance_s * 1e9),
-                split_at_clock_jumps=True,
-                calibration=dict(settings.calibration),
-            )
+            topics, tolerance = settings.image_topics or None, round(settings.sync_tolerance_s * 1e9)
+            options: dict[str, Any] = {"split_at_clock_jumps": True, "calibration": dict(settings.calibration)}
+            recordings = read_recordings(reader, topics, sync_tolerance_ns=tolerance, **options)
             if len(recordings) > 1:
                 report.warnings.append(f"the clock of the stamps starts anew {len(recordings) - 1} times: split there")
             _note_unused_topics(reader, recordings[0], report)
@@ -161,15 +158,9 @@ def _posed(recording: Recording, job: Job, report: BagReport, progress: Phase) -
         progress("poses")
         dropped_before = recording.dropped.copy()
         try:
-            posed = posed_recording(
-                recording,
-                max_gap_s=settings.pose_gap_s,
-                world_frame=settings.world_frame,
-                odometry_topic=settings.odometry_topic,
-                lidar_topic=settings.lidar_topic,
-                ground_frame=settings.ground_frame,
-                ground_height=settings.ground_height,
-            )
+            names = ("world_frame", "odometry_topic", "lidar_topic", "ground_frame", "ground_height")
+            wanted = {name: getattr(settings, name) for name in names}
+            posed = posed_recording(recording, max_gap_s=settings.pose_gap_s, **wanted)
         except (BagError, SequenceError) as error:
             if settings.poses == "recorded" or settings.ground_frame:
                 raise

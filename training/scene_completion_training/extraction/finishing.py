@@ -14,7 +14,7 @@ from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, ImageSource, PosedSequence, read_source
 from scene_completion_training.arrays import Bytes, Floats, Mask
-from scene_completion_training.extraction.rectification import View, rectified_views
+from scene_completion_training.extraction.rectification import Cameras, View, rectified_views
 from scene_completion_training.extraction.reports import BagReport
 from scene_completion_training.extraction.settings import ExtractionSettings
 
@@ -99,11 +99,7 @@ def finished(sequence: PosedSequence, settings: ExtractionSettings, report: BagR
 
 
 def masks_of(
-    cameras: Mapping[str, Camera],
-    views: Mapping[str, View],
-    settings: ExtractionSettings,
-    *,
-    present: Collection[str] = (),
+    cameras: Cameras, views: Mapping[str, View], settings: ExtractionSettings, *, present: Collection[str] = ()
 ) -> dict[str, ArrayLoader]:
     """Validity and ego masks by asset name, but for those that are present.
 

@@ -82,12 +82,8 @@ def stereo_pair_of(cameras: Cameras, rig_from_camera: Poses) -> tuple[str, str] 
         for right in cameras:
             offset = rig_from_camera[left].inverse() @ rig_from_camera[right]
             baseline = float(np.linalg.norm(offset.translation))
-            if (
-                left != right
-                and baseline > _SMALLEST_BASELINE_M
-                and offset.translation[0] > 0.7 * baseline
-                and offset.rotation[2, 2] > _SAME_VIEW_COSINE
-            ):
+            aside = baseline > _SMALLEST_BASELINE_M and offset.translation[0] > 0.7 * baseline
+            if left != right and aside and offset.rotation[2, 2] > _SAME_VIEW_COSINE:
                 return left, right
     return None
 
@@ -120,11 +116,8 @@ def _parallel_views(
     focal = min(one.fx, one.fy, other.fx, other.fy)
     target = Camera(focal, focal, (one.width - 1) / 2, (one.height - 1) / 2, one.width, one.height)
     turns = {left: left_from_target, right: offset.rotation.T @ left_from_target}
-    return {
-        name: View(
-            target,
-            rig_from_camera[name] @ RigidTransform(turn, np.zeros(3)),
-            Resampler(cameras[name], target, source_from_target_rotation=turn),
-        )
-        for name, turn in turns.items()
-    }
+    views = {}
+    for name, turn in turns.items():
+        resampler = Resampler(cameras[name], target, source_from_target_rotation=turn)
+        views[name] = View(target, rig_from_camera[name] @ RigidTransform(turn, np.zeros(3)), resampler)
+    return views

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from scene_completion_ros.errors import ConfigurationError
 
@@ -61,7 +61,7 @@ class ExtractionSettings:
         "auto",
         "--poses",
         "tf or odometry, structure from motion, or the first that works",
-        choices=("auto", "recorded", "sfm"),
+        choices=get_args(PoseSource),
     )
     camera_height: float | None = _option(
         None,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -14,9 +15,11 @@ import numpy as np
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_training.arrays import Bytes, Doubles, Ints, Mask
+from scene_completion_training.extraction.rectification import Cameras, Poses
 
 OVERLAP = 6  # keyframes that each one is matched with
 FEATURES = 3000
+Masks: TypeAlias = Mapping[str, Mask]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +75,7 @@ def reconstruct(
 
 
 def _write_problem(
-    frames: Mapping[str, Iterable[Bytes]],
-    cameras: Mapping[str, Camera],
-    first_from_camera: Mapping[str, RigidTransform],
-    folder: Path,
-    masks: Mapping[str, Mask],
-    width: int,
+    frames: Mapping[str, Iterable[Bytes]], cameras: Cameras, poses: Poses, folder: Path, masks: Masks, width: int
 ) -> dict[str, object]:
     entries: list[dict[str, object]] = []
     names: list[list[str]] = []
@@ -90,15 +88,9 @@ def _write_problem(
             _write_small(folder / "images" / listed[-1], image, small)
             if camera in masks:
                 _write_small(folder / "masks" / f"{listed[-1]}.png", masks[camera].astype(np.uint8) * 255, small)
-        entries.append(
-            {
-                "folder": f"camera_{number}",
-                "images": listed,
-                "intrinsics": [small.fx, small.fy, small.cx, small.cy],
-                "camera_from_first": first_from_camera[camera].inverse().matrix.tolist(),
-                "masked": camera in masks,
-            }
-        )
+        pose, lens = poses[camera].inverse().matrix.tolist(), [small.fx, small.fy, small.cx, small.cy]
+        entry = {"folder": f"camera_{number}", "images": listed, "masked": camera in masks}
+        entries.append({**entry, "intrinsics": lens, "camera_from_first": pose})
         names.append(listed)
     return {"cameras": entries, "pairs": _pairs(names)}
 

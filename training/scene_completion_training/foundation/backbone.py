@@ -43,10 +43,8 @@ class DenseExtractor(ABC):
         self.name, self._weights = name, weights
         self.dim, self.normalisation = dim, normalisation
         self._device = torch.device(device)
-        self._mean, self._deviation = (
-            torch.tensor(values, device=self._device)[:, None, None]
-            for values in (normalisation.mean, normalisation.deviation)
-        )
+        colours = (normalisation.mean, normalisation.deviation)
+        self._mean, self._deviation = (torch.tensor(values, device=self._device)[:, None, None] for values in colours)
 
     @cached_property
     def identity(self) -> ModelIdentity:

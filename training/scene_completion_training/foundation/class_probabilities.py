@@ -139,14 +139,11 @@ class _PyramidPooling(nn.Module):
 
     def __init__(self, inputs: int, width: int, outputs: int, *, last: bool = False) -> None:
         super().__init__()
-        count = len(_SCALES)
+        wide = width * len(_SCALES)
         self.projection_layer = _cbr(inputs, width, 1)
         self.stages = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False) for _ in _SCALES)
         self.merge_layer = nn.Sequential(
-            _br(width * count),
-            _Shuffle(),
-            _cbr(width * count, width, 3, groups=width),
-            nn.Conv2d(width, outputs, 1, bias=last),
+            _br(wide), _Shuffle(), _cbr(wide, width, 3, groups=width), nn.Conv2d(width, outputs, 1, bias=last)
         )
         self.br = None if last else _br(outputs)
 
@@ -307,16 +304,10 @@ class ClassProbabilityTeacher(DenseExtractor):
     @cached_property
     def identity(self) -> ModelIdentity:
         """What the features follow from; reads the weight files."""
-        return dataclasses.replace(
-            super().identity,
-            text_encoder=self._encoder.name,
-            text_encoder_sha256=self._encoder.sha256,
-            settings={
-                "template": self._template,
-                "long_edge": str(LONG_EDGE),
-                **{f"class {name}": ", ".join(phrases) for name, phrases in sorted(self._described.items())},
-            },
-        )
+        described = {f"class {name}": ", ".join(phrases) for name, phrases in sorted(self._described.items())}
+        settings, texts = {"template": self._template, "long_edge": str(LONG_EDGE), **described}, self._encoder
+        identity = dataclasses.replace(super().identity, settings=settings)
+        return dataclasses.replace(identity, text_encoder=texts.name, text_encoder_sha256=texts.sha256)
 
     def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
         means = functional.adaptive_avg_pool2d(_probabilities(self._network, pixels), (height, width))

@@ -244,11 +244,9 @@ class FeatureStore:
         if tuple(features.shape) != shape:
             raise ConfigurationError(f"features {tuple(features.shape)}, not {shape}", where=key)
         variants = self.variants_of(key)
-        arrays = {
-            "features": as_half(features, key).contiguous(),
-            "shift": torch.tensor([variant.shift for variant in variants], dtype=torch.int32),
-            "mirrored": torch.tensor([variant.mirrored for variant in variants]),
-        }
+        shift = torch.tensor([variant.shift for variant in variants], dtype=torch.int32)
+        mirrored = torch.tensor([variant.mirrored for variant in variants])
+        arrays = {"features": as_half(features, key).contiguous(), "shift": shift, "mirrored": mirrored}
         file = self._file(key)
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as part:

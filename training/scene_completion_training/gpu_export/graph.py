@@ -8,6 +8,7 @@ the type it says, and every change of type is a Cast. TensorRT 11 knows only suc
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -23,6 +24,7 @@ from scene_completion_ros.inference.scene_query import ray_camera
 INPUT, OUTPUT, VOLUME, DEPTH = "image", "features", "volume", "depth"
 OPSET, IR_VERSION = 19, 9  # from opset 19 on, the scale of a quantised tensor may be float16
 OLDEST_OPSET = 17  # what encoders hold means the same in these
+Constant: TypeAlias = NDArray[np.generic]
 _CURE = "Report this encoder and how it was made."
 
 
@@ -60,11 +62,8 @@ def finished(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     used = {name for node in graph.node for name in node.input}
     kept = sorted((tensor for tensor in graph.initializer if tensor.name in used), key=lambda tensor: tensor.name)
-    result = helper.make_model(
-        helper.make_graph(list(graph.node), graph.name, list(graph.input), list(graph.output), kept),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-    )
+    whole = helper.make_graph(list(graph.node), graph.name, list(graph.input), list(graph.output), kept)
+    result = helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     for index, node in enumerate(result.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
         node.doc_string = ""
@@ -96,7 +95,7 @@ def simplified(encoder: bytes, where: str) -> onnx.ModelProto:
     return model
 
 
-def constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
+def constants(graph: onnx.GraphProto) -> dict[str, Constant]:
     """Value of every initializer by name."""
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
@@ -121,7 +120,7 @@ def _take_constants_out(graph: onnx.GraphProto) -> None:
             readers.setdefault(name, []).append(node)
     nodes: list[onnx.NodeProto] = []
     same: dict[str, str] = {}  # what a concatenation that has one input left is called otherwise
-    maps: dict[str, tuple[slice, NDArray[np.generic]]] = {}  # output of a shortened concatenation -> what is gone
+    maps: dict[str, tuple[slice, Constant]] = {}  # output of a shortened concatenation -> what is gone
     for node in graph.node:
         kept = [name for name in node.input if name not in values]
         given = list(node.input)[len(kept) :]
@@ -147,11 +146,7 @@ def _take_constants_out(graph: onnx.GraphProto) -> None:
 
 
 def _split(
-    graph: onnx.GraphProto,
-    node: onnx.NodeProto,
-    values: dict[str, NDArray[np.generic]],
-    kept: slice,
-    constant: NDArray[np.generic],
+    graph: onnx.GraphProto, node: onnx.NodeProto, values: dict[str, Constant], kept: slice, constant: Constant
 ) -> list[onnx.NodeProto]:
     """A convolution without its constant channels, and the sum with what those and its bias give."""
     name, weight = node.output[0], values[node.input[1]]

@@ -196,18 +196,10 @@ def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityFi
         raise BundleError(f"belongs to an encoder {trunk!r} that is not known", where=where, cure=cure)
     camera = bundle.canonical
     try:
-        field = DensityField(
-            camera,
-            bundle.point_code,
-            encoder=EncoderDecoder(
-                (camera.height, camera.width),
-                channels=weights["feature_layer.weight"].shape[1],
-                trunk=cast(TrunkName, trunk),
-                pretrained=False,
-                weights=encoder_weights,
-            ),
-            hidden=weights["feature_layer.weight"].shape[0],
-        )
+        hidden, channels = weights["feature_layer.weight"].shape[:2]
+        size, named = (camera.height, camera.width), cast(TrunkName, trunk)
+        encoder = EncoderDecoder(size, channels=channels, trunk=named, pretrained=False, weights=encoder_weights)
+        field = DensityField(camera, bundle.point_code, encoder=encoder, hidden=hidden)
         # The map of the mean depth has the size that the training began with; it is scaled where it is used.
         field.encoder.prior = weights["encoder.prior"]
         field.load_state_dict(weights)

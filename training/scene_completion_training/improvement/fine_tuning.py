@@ -185,14 +185,8 @@ def export_improved(
     before, after = (parity.density_field(one, weights) for one in (old, new))
     encoder = encoder_with_new_density(old.read_encoder(), before, after, old.canonical)
     provenance = {**new.provenance, "labels": old.provenance.get("labels", {})}
-    labelled = dataclasses.replace(
-        old,
-        name=name,
-        head=labelled_parts_kept(new.head, old.head),
-        calibration=new.calibration,
-        provenance=provenance,
-        **changes,
-    )
+    changes |= {"name": name, "head": labelled_parts_kept(new.head, old.head), "provenance": provenance}
+    labelled = dataclasses.replace(old, calibration=new.calibration, **changes)
     return labelled.save(folder, encoder, new.load_weights())
 
 
@@ -274,10 +268,8 @@ def _of_new_depth(weight: NDArray[Any], bias: NDArray[Any], old: DensityField, n
     """Weight and bias of a `_depth_readers` convolution whose depth is that of another density."""
     (row, offset), (new_row, new_offset) = (_depth_projection(density) for density in (old, new))
     share = weight[..., 0, 0].astype(np.float64) @ row / (row @ row)
-    return {
-        "weight": np.outer(share, new_row)[..., None, None].astype(np.float32),
-        "bias": (bias + share * (new_offset - offset)).astype(np.float32),
-    }
+    weight, bias = np.outer(share, new_row)[..., None, None], bias + share * (new_offset - offset)
+    return {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
 
 
 def _depth_projection(density: DensityField) -> tuple[Doubles, float]:

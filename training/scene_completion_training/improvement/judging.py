@@ -170,15 +170,9 @@ class _DriveScorer:
             completions = [completer.complete(image) for completer in completers]
             own, later = observations(sequence, index, travelled, reach, pose)
             depth = _depth_of_rays(own, completions[0].depth_camera, first.grid)
-            verdict = score_frame(
-                scores,
-                [np.asarray(completion.probability) for completion in completions],
-                own,
-                later,
-                completers[0].in_view,
-                depths=[(completion.depth, depth) for completion in completions],
-                place=(drive.number, places[index]),
-            )
+            said, seen = [np.asarray(one.probability) for one in completions], completers[0].in_view
+            depths, place = [(one.depth, depth) for one in completions], (drive.number, places[index])
+            verdict = score_frame(scores, said, own, later, seen, depths=depths, place=place)
             losses = [one.last_log_loss for one in scores]
             key = f"{drive.number:04d}{index:06d}"
             shown.append(self.seen(ScoredFrame(sequence.name, index, image, camera, completions, verdict, losses, key)))

@@ -275,15 +275,13 @@ class _Run:
 
     def _written(self) -> Any:
         """The configuration of a training that goes on from the student, which is written for all who train."""
-        write_configuration(
+        file, work, (again, _) = (
             self.plan.work / "training.yaml",
-            self.old,
-            self.split.training,
-            split_replay(self.plan.replay)[0],
-            steps=self.plan.steps,
-            output=self.plan.work.resolve() / "training",
-            cache=self.plan.work.resolve() / "prepared",
+            self.plan.work.resolve(),
+            split_replay(self.plan.replay),
         )
+        folders = {"output": work / "training", "cache": work / "prepared"}
+        write_configuration(file, self.old, self.split.training, again, steps=self.plan.steps, **folders)
         return self._configuration()
 
     def _prepared(self) -> dict[str, Any]:
@@ -349,13 +347,8 @@ class _Run:
                 shutil.rmtree(folder)
         replayed, calibrating = split_replay(self.plan.replay)
         learned = [open_recording(folder) for folder in (*self.split.training, *replayed)]
-        bundle = export_improved(
-            checkpoint,
-            self.old,
-            unfinished,
-            name=self.plan.output.name,
-            provenance={"trained_on": ", ".join(sequence.name for sequence in learned), "checkpoint": checkpoint.name},
-        )
+        about = {"trained_on": ", ".join(sequence.name for sequence in learned), "checkpoint": checkpoint.name}
+        bundle = export_improved(checkpoint, self.old, unfinished, name=self.plan.output.name, provenance=about)
         folders = [group for group in (self.split.calibration, calibrating) if group]
         groups = [[open_recording(folder) for folder in group] for group in folders]
         options, every = self._scoring(), self.plan.calibrate_every

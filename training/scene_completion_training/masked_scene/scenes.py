@@ -98,12 +98,8 @@ class VoxelScene:
         arrays: dict[str, NDArray[Any]] = {"index": self.index, "features": self.features.astype(np.float16)}
         if self.label is not None:
             arrays["label"] = self.label
-        about = {
-            "name": self.name,
-            "columns": self.columns,
-            "grid": dataclasses.asdict(self.grid),
-            "grid_from_camera": self.grid_from_camera.matrix.tolist(),
-        }
+        grid, pose = dataclasses.asdict(self.grid), self.grid_from_camera.matrix.tolist()
+        about = {"name": self.name, "columns": self.columns, "grid": grid, "grid_from_camera": pose}
         with whole_file(file) as part:
             safetensors.numpy.save_file(arrays, part, metadata={"scene": json.dumps(about)})
 

@@ -40,6 +40,11 @@ class TrainedField(Protocol):
         """An untrained field of this kind that weights fit, on such an encoder; a `KeyError` for other weights."""
 
 
+def part_of(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Those weights whose names begin with that of a part of a network, without it."""
+    return {name.removeprefix(part): value for name, value in weights.items() if name.startswith(part)}
+
+
 # Slope and offset of the hidden units that start as ramps in inverse depth, placed around the depth in channel 0.
 DEPTH_UNITS = tuple(itertools.product((30.0, 100.0), (-0.1, -0.04, -0.015, 0.0, 0.015, 0.04, 0.1)))
 

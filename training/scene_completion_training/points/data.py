@@ -96,11 +96,9 @@ class PointSamples(Dataset[dict[str, Tensor]]):
         scene, generator = self.scenes[order[place]], np.random.default_rng((self.seed, epoch, place))
         found = voxelised(turned(scene.points, generator), self.settings.voxel_size, generator)
         known = np.isin(found.chosen, scene.rows)
-        sample = {
-            "voxel_index": torch.from_numpy(found.index),
-            "inputs": torch.from_numpy(voxel_inputs(scene.colours, found.chosen, self.settings.input)),
-            "known": torch.from_numpy(known),
-        }
+        inputs = voxel_inputs(scene.colours, found.chosen, self.settings.input)
+        arrays = {"voxel_index": found.index, "inputs": inputs, "known": known}
+        sample = {name: torch.from_numpy(array) for name, array in arrays.items()}
         rows = np.searchsorted(scene.rows, found.chosen[known])
         return sample | {f"target/{name}": torch.from_numpy(of[rows]) for name, of in scene.features.items()}
 
@@ -109,16 +107,10 @@ class PointData(TrainingData):
     """Serves `PointSamples` of the sources of a configuration."""
 
     def __init__(
-        self,
-        settings: PointDataSettings,
-        teachers: Sequence[PixelTeacher],
-        lifting: LiftingSettings,
-        *,
-        steps: int,
-        seed: int,
+        self, given: PointDataSettings, teachers: list[PixelTeacher], lifting: LiftingSettings, *, steps: int, seed: int
     ) -> None:
         super().__init__()
-        self.settings, self.teachers, self.lifting = settings, teachers, lifting
+        self.settings, self.teachers, self.lifting = given, teachers, lifting
         self.steps, self.seed = steps, seed
         self.scenes: dict[str, LiftedScene] = {}
 

@@ -121,14 +121,11 @@ class FloorPlan(World):
         for wall in self._walls:
             for a, first in enumerate(self.rooms):
                 for b, second in enumerate(self.rooms):
-                    touching = (
-                        abs(first.inside[2 * wall.axis + 1] - wall.at) < WALL_M
-                        and abs(second.inside[2 * wall.axis] - wall.at) < WALL_M
-                    )
+                    away = (first.inside[2 * wall.axis + 1] - wall.at, second.inside[2 * wall.axis] - wall.at)
                     across = 2 - 2 * wall.axis
                     low = max(first.inside[across], second.inside[across], wall.along[0])
                     high = min(first.inside[across + 1], second.inside[across + 1], wall.along[1])
-                    if touching and high - low > 1.3:
+                    if max(map(abs, away)) < WALL_M and high - low > 1.3:
                         pairs.append((wall, a, b, low, high))
         for index in rng.permutation(len(pairs)):
             wall, a, b, low, high = pairs[index]

@@ -104,10 +104,8 @@ class VoxelHUNet(nn.Module):
         self._check(features, pyramid, seen)
         skips = self.encode(features, seen)
         if visible is not None:
-            skips = [
-                _with_token(skip, token, *sets)
-                for skip, token, *sets in zip(skips, self.tokens, visible.levels, pyramid.levels, strict=True)
-            ]
+            of_levels = zip(skips, self.tokens, visible.levels, pyramid.levels, strict=True)
+            skips = [_with_token(*of_level) for of_level in of_levels]
         decoded = [self.decoders[-1](skips[-1], pyramid.levels[-1])]
         for level in reversed(range(self.settings.levels - 1)):
             fine = pyramid.levels[level]

@@ -21,6 +21,7 @@ from scene_completion_training.losses.stereo_depth import positive_inverse_depth
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import FeatureObservation, TargetRarity
 from scene_completion_training.randomness import samples_of
+from scene_completion_training.stage import Batch
 
 FITTED_SAMPLES = 64  # samples whose tokens give a teacher's mean and spread
 TOKENS_A_SAMPLE = 512
@@ -154,12 +155,12 @@ class AgglomerationStage(BesideDensityStage):
         """See `term_weights`."""
         return feature_agreement.term_weights(self.settings.agglomeration.teachers)
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step; the uncertainties are curves of their own."""
         self.log_dict({f"uncertainty/{name}": p for name, p in self.uncertainty.uncertainties.items()})
         return super().training_step(batch, batch_index)
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """How far the features of points are from what the teachers say of them."""
         seen: FeatureObservation = self.observe(batch)
         points, targets, known = self._compared(batch, seen, generator)
@@ -175,8 +176,8 @@ class AgglomerationStage(BesideDensityStage):
 
     @torch.no_grad()
     def _compared(
-        self, batch: dict[str, Tensor], seen: FeatureObservation, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        self, batch: Batch, seen: FeatureObservation, generator: torch.Generator
+    ) -> tuple[Tensor, Batch, Batch]:
         """Points [B, N, 3] (encoder frame, metres), and of each teacher targets [B N, D] and where they are known."""
         points, counted = [], []
         lifted: list[dict[str, LiftedFeatures]] = []

@@ -26,6 +26,7 @@ from scene_completion_training.networks.feature_field import (
     normalised,
 )
 from scene_completion_training.rendering import patches
+from scene_completion_training.stage import Batch
 
 LEAST_VALID = 0.5  # share of a patch's rays that must be valid for its token to be compared
 FEATURE_WEIGHT = 0.2  # weight of the cosine loss against the tokens (SceneDINO)
@@ -157,7 +158,7 @@ class FeatureFieldStage(BesideDensityStage):
         """Weight of each loss."""
         return {**super().weights(), "feature": FEATURE_WEIGHT, "feature_smoothness": self.settings.features.smoothness}
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Agreement with the tokens; with a learning density also its losses, of the same rays."""
         seen: FeatureObservation = self.observe(batch)
         half, render = batch["roles"].shape[1] // 2, self.settings.render
@@ -166,14 +167,9 @@ class FeatureFieldStage(BesideDensityStage):
             batch = {**batch, **self.targets.of(batch["views"], views, generator)}
         batch = self._at_rays(batch)
         offsets = batch["feature_offsets"] / self.step_of_rays
+        poses, cell = batch["encoder_from_view"], self.settings.features.rays
         rays, cells = patches.sample_cell_rays(
-            self.loss_camera,
-            batch["encoder_from_view"],
-            views,
-            offsets,
-            patches=render.patches,
-            cell=self.settings.features.rays,
-            generator=generator,
+            self.loss_camera, poses, views, offsets, patches=render.patches, cell=cell, generator=generator
         )
         with torch.no_grad() if self.frozen else nullcontext():
             span = {"near": self.near, "far": self.far}
@@ -184,7 +180,7 @@ class FeatureFieldStage(BesideDensityStage):
             terms |= self.volume_terms(seen, rendered, batch, generator)
         return terms
 
-    def _at_rays(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _at_rays(self, batch: Batch) -> Batch:
         """The batch with its views at the resolution of `loss_camera`."""
         step = self.step_of_rays
         if step == 1:
@@ -195,8 +191,8 @@ class FeatureFieldStage(BesideDensityStage):
         return {**batch, "views": views, "masks": shown, "hints": batch["hints"][..., ::step, ::step]}
 
     def _feature_terms(
-        self, seen: FeatureObservation, rendered: patches.RenderedPatches, cells: Tensor, batch: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+        self, seen: FeatureObservation, rendered: patches.RenderedPatches, cells: Tensor, batch: Batch
+    ) -> Batch:
         side, count = self.settings.features.rays, self.settings.features.samples
         outside = ~seen.in_view(rendered.points).reshape(rendered.weights.shape)
         hidden = ~patches.observed_values(batch["masks"][:, :, None], rendered)[..., 0]
@@ -209,7 +205,7 @@ class FeatureFieldStage(BesideDensityStage):
         view = rendered.rays.view.reshape(*cells.shape[:2], -1)[..., 0]  # [B, P]
         return {"feature": self._agreement(expanded, valid, view, cells, batch), "feature_smoothness": smoothness}
 
-    def _agreement(self, rays: Tensor, valid: Tensor, view: Tensor, cells: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    def _agreement(self, rays: Tensor, valid: Tensor, view: Tensor, cells: Tensor, batch: Batch) -> Tensor:
         """Cosine loss of rays [P, J, D] against the tokens of their cells (row, column) [B, P, 2] in views [B, P]."""
         tokens = batch["features"]  # [B, V, D, h, w]
         index = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(view)

@@ -15,7 +15,7 @@ from scene_completion_training.masked_scene.data import MaskSettings, SceneData,
 from scene_completion_training.masked_scene.scenes import FEATURES
 from scene_completion_training.masked_scene.views import SceneViewSettings
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
-from scene_completion_training.stage import Stage
+from scene_completion_training.stage import Batch, Stage
 
 POINTS = 8192  # most hidden points of a step that are compared; of scenes of voxels, their centres
 BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.05  # of AdamW, as in the source (MSM, T14)
@@ -84,7 +84,7 @@ class MaskedSceneStage(Stage):
         """Every level weighs the same."""
         return {f"level_{level}": 1.0 for level in range(self.settings.network.levels)}
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Distance of the student's features at hidden points to the teacher's, a level each."""
         levels = self.settings.network.levels
         hidden = objective.SceneView(batch["student_index"], batch["student_features"], levels)
@@ -114,7 +114,7 @@ class MaskedSceneStage(Stage):
                 cure="Start again with a lower learning_rate, a higher momentum, or more scenes",
             )
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step; it also logs how many voxels a second the training sees."""
         now = time.perf_counter()
         if self._ended is not None:

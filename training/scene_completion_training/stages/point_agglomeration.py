@@ -17,7 +17,7 @@ from scene_completion_training.losses.feature_agreement import (
 from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints, HeadKind
 from scene_completion_training.points.data import PointData, PointDataSettings
 from scene_completion_training.points.lifting import LiftingSettings, PixelTeacher
-from scene_completion_training.stage import Stage
+from scene_completion_training.stage import Batch, Stage
 
 POWER = 0.9  # of the fall of the learning rate
 
@@ -70,12 +70,12 @@ class PointAgglomerationStage(Stage):
         """See `term_weights`."""
         return term_weights(self.settings.teachers)
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step; the uncertainties are curves of their own."""
         self.log_dict({f"uncertainty/{name}": p for name, p in self.uncertainty.uncertainties.items()})
         return super().training_step(batch, batch_index)
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """How far the features of voxels are from what the teachers say of a point in each."""
         features = self.field(batch["voxel_index"], batch["inputs"])[batch["known"]]
         names = [teacher.name for teacher in self.settings.teachers]

@@ -28,6 +28,7 @@ from scene_completion_training.losses.means import gathered, shared_count
 from scene_completion_training.networks import feature_field
 from scene_completion_training.randomness import samples_of
 from scene_completion_training.rendering.patches import points_in_balls, render_depth, surface_centres
+from scene_completion_training.stage import Batch
 
 OVERSAMPLING = 4  # points drawn in a ball for each that is kept: those that are not occupied are left out
 # Pixels between the rays that centres are drawn from: 96 for each of five bins at 192×640. Rendering them is most of a
@@ -67,13 +68,9 @@ class SemanticsConfiguration(Configuration):
         if not self.features_from:
             return completed
         stored = Checkpoint.read(Path(self.features_from))
-        return dataclasses.replace(
-            completed,
-            encoder=stored.trunk,
-            encoder_weights=stored.configuration.get("encoder_weights", ""),
-            hidden=stored.configuration.get("hidden", self.hidden),
-            half_resolution_steps=self.steps if stored.half_resolution else 0,
-        )
+        then, half = stored.configuration, self.steps if stored.half_resolution else 0
+        same = {"encoder_weights": then.get("encoder_weights", ""), "hidden": then.get("hidden", self.hidden)}
+        return dataclasses.replace(completed, encoder=stored.trunk, half_resolution_steps=half, **same)
 
     def check(self) -> None:
         """Refuses semantics without a feature field."""
@@ -132,7 +129,7 @@ class SemanticsStage(SingleImageStage):
         return dense
 
     @torch.no_grad()
-    def crops(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    def crops(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Expanded features of length one [N, crop_points, D] of the occupied points around surfaces of the images."""
         settings, scale = self.settings, self.viewpoint.volume.scale
         found = []
@@ -153,7 +150,7 @@ class SemanticsStage(SingleImageStage):
             return torch.zeros(0, settings.crop_points, self.field.target_size, device=self.device)
         return torch.stack(found)
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Attraction and repulsion of points within a crop, with a similar one and with any one."""
         crops, images = self.crops(batch, generator), len(batch["image"])
         # Processes share the buffer, and each draws from it by itself.
@@ -161,7 +158,7 @@ class SemanticsStage(SingleImageStage):
         partners = self.buffer.partners(crops, own) if len(crops) else None
         share = len(crops) / shared_count(crops.new_tensor(float(len(crops))))
         zero = sum(parameter.sum() for parameter in self.head.parameters()) * 0.0
-        terms: dict[str, Tensor] = {pair: torch.as_tensor(zero) for pair in PAIRS}
+        terms: Batch = {pair: torch.as_tensor(zero) for pair in PAIRS}
         if partners is not None:
             others: dict[Pair, Tensor] = {"self": crops, "similar": partners.similar, "random": partners.random}
             forces = self._forces(crops, others)

@@ -51,10 +51,8 @@ def smoothstep(x: Reals) -> Doubles:
 class Ground:
     """Shape of the ground along a street; the terrain undulates with four phases."""
 
-    def __init__(
-        self, line: StreetLine, profile: StreetProfile, streets: Sequence[SideStreet], phases: Doubles
-    ) -> None:
-        self.line, self.profile, self.side_streets = line, profile, tuple(streets)
+    def __init__(self, line: StreetLine, profile: StreetProfile, sides: Sequence[SideStreet], phases: Doubles) -> None:
+        self.line, self.profile, self.side_streets = line, profile, tuple(sides)
         self._phases = phases
 
     def height(self, s: float, d: float) -> float:
@@ -127,10 +125,8 @@ class _Quads:
         self._uv[texture, label].append(metres / np.asarray(self._atlas.tile_m[texture]))
 
     def parts(self) -> list[Part]:
-        return [
-            quads(np.concatenate(corners), np.concatenate(self._uv[key]), key[0], key[1], solid=False)
-            for key, corners in self._corners.items()
-        ]
+        every = self._corners.items()
+        return [quads(np.concatenate(found), np.concatenate(self._uv[key]), *key, solid=False) for key, found in every]
 
 
 def make_ground(ground: Ground, start: float, end: float, atlas: TextureAtlas) -> list[Part]:

@@ -37,18 +37,8 @@ def voxel_truth(
     label[below] = 0  # foundations are no concern of anybody
     interior = (inside > 0) & (surface == 0) & ~below
     in_view, visible = _visibility(scene, camera, world_from_camera, grid, grid_from_camera)
-    return VoxelTruth(
-        "exact",
-        grid,
-        grid_from_camera,
-        label > FREE,
-        ~below,
-        in_view,
-        visible,
-        interior=interior,
-        label=label,
-        ground=heights.mean(axis=(1, 3)).astype(np.float32),
-    )
+    known = {"interior": interior, "label": label, "ground": heights.mean(axis=(1, 3)).astype(np.float32)}
+    return VoxelTruth("exact", grid, grid_from_camera, label > FREE, ~below, in_view, visible, **known)
 
 
 def _ground(scene: Scene, grid: VoxelGrid, grid_from_world: RigidTransform) -> tuple[Bytes, Doubles]:

@@ -174,18 +174,12 @@ def extrusion(profile: Doubles, y: Span, ends: Ends, label: int, tint: Colour = 
 
 
 def cylinder(
-    radius: float,
-    length: float,
-    textures: Ends,
-    label: int,
-    tint: Colour = WHITE,
-    tile: Tile = "stretched",
-    sides: int = 12,
+    radius: float, long: float, ends: Ends, label: int, tint: Colour = WHITE, tile: Tile = "stretched", sides: int = 12
 ) -> Part:
     """Cylinder along y, centred on the origin; tilt it upright with `upright`."""
     angle = 2.0 * np.pi * np.arange(sides) / sides
     profile = radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    part = extrusion(profile, (-length / 2, length / 2), textures, label, tint=tint, tile=tile)
+    part = extrusion(profile, (-long / 2, long / 2), ends, label, tint=tint, tile=tile)
     normals = part.normals.copy()
     mantle = part.texture == 0
     radial = part.corners[mantle] * np.array([1.0, 0.0, 1.0])

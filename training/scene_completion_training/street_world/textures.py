@@ -180,9 +180,7 @@ def _lay_slabs(rng: Random, tile: Floats, *, rows: int, columns: int, joint: flo
     tile[seam, :3] *= joint
 
 
-def _strokes(
-    rng: Random, image: Floats, count: int, size: tuple[float, float], colours: Doubles, slender: float
-) -> None:
+def _strokes(rng: Random, image: Floats, count: int, size: tuple[float, float], colours: Doubles, thin: float) -> None:
     """Paint tileable ellipses (leaves, blades) over the image, later ones on top."""
     height, width = image.shape[:2]
     canvas = np.ascontiguousarray(image[..., :3])
@@ -196,7 +194,7 @@ def _strokes(
         strict=True,
     ):
         colour = tuple(float(value) for value in colours[pick] * gain)
-        axes = (max(1, round(length)), max(1, round(length * slender)))
+        axes = (max(1, round(length)), max(1, round(length * thin)))
         for shift_x in (0, -width if x > width / 2 else width):
             for shift_y in (0, -height if y > height / 2 else height):
                 centre = (int(x) + shift_x, int(y) + shift_y)
