@@ -141,13 +141,9 @@ class FieldStage(Stage):
 
     def first_weights(self, data: SequencesData) -> None:
         """Fits depth and head to where things are on average, where losses say so."""
-        if self.settings.losses.dense_depth:
-            self.first_depth(data)
-        self.first_head(data)
-
-    def first_head(self, data: SequencesData) -> None:
-        """Fits the head to where things are on average."""
         losses, steps = self.settings.losses, self.settings.prior_steps
+        if losses.dense_depth:
+            self.first_depth(data)
         if losses.occupancy and steps:
             data.setup("fit")
             loss = fit_prior(self.density, self.link, data.samples(), steps)

@@ -105,12 +105,6 @@ def _carve(
             free[i] += trust
 
 
-def _nearest_depth(depth: Floats) -> Floats:
-    """Smallest depth of the 3×3 neighbourhood where the pixel itself is known, so that edges carve nothing away."""
-    filled = np.where(depth > 0, depth, np.float32(1e6))
-    return np.where(depth > 0, cv2.erode(filled, np.ones((3, 3), np.uint8)), 0).astype(np.float32)
-
-
 def fuse_occupancy(
     views: list[DepthView],
     grid: VoxelGrid,
@@ -150,7 +144,10 @@ def fuse_occupancy(
         pose = camera_from_grid.rotation.astype(np.float32), camera_from_grid.translation.astype(np.float32)
         lens = view.matrix[[0, 1, 0, 1], [0, 1, 2, 2]].astype(np.float32)
         margin = (1.5 * grid.voxel_size + 1.5 * view.deviation).astype(np.float32)
-        _carve(centres, *pose, lens, _nearest_depth(view.depth), margin, view.trust, least, free)
+        filled = np.where(view.depth > 0, view.depth, np.float32(1e6))
+        # The smallest depth around a pixel that is known itself, so that edges carve nothing away.
+        nearest = np.where(view.depth > 0, cv2.erode(filled, np.ones((3, 3), np.uint8)), 0).astype(np.float32)
+        _carve(centres, *pose, lens, nearest, margin, view.trust, least, free)
     occupied = hits.ravel()[chosen]
     evidence = occupied + _FREE_FACTOR * free
     known = evidence > 0

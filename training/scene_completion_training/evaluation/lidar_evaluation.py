@@ -202,7 +202,11 @@ def select_frames(
         if numbers := {indices[number]: number for number, reason in found.items() if not reason}:
             selections.append(Selection(sequence, numbers))
     if not selections:
-        raise _nothing_left(names, left_out)
+        reasons = [frame.reason for frame in left_out]
+        counts = "; ".join(f"{reason}: {reasons.count(reason)}" for reason in sorted(set(reasons)))
+        cure = "Name the listed drives with images and LiDAR scans unpacked, or another frame list"
+        what = f"none of {len(reasons)} frames can be scored ({counts})"
+        raise SequenceError(what, where=", ".join(names), cure=cure)
     return selections, left_out
 
 
@@ -236,11 +240,3 @@ def _obstacle(sequence: PosedSequence, index: int | None, sides: Sequence[str]) 
     if index is None:
         return NO_FRAME
     return "" if "lidar" in sequence.frames[index].assets else NO_SCAN
-
-
-def _nothing_left(recordings: Iterable[str], left_out: Sequence[LeftOutFrame]) -> SequenceError:
-    reasons = [frame.reason for frame in left_out]
-    counts = "; ".join(f"{reason}: {reasons.count(reason)}" for reason in sorted(set(reasons)))
-    cure = "Name the listed drives with images and LiDAR scans unpacked, or another frame list"
-    what = f"none of {len(reasons)} frames can be scored ({counts})"
-    return SequenceError(what, where=", ".join(recordings), cure=cure)

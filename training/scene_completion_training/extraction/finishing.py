@@ -13,7 +13,7 @@ from scene_completion_ros.errors import ConfigurationError, ImageError, SceneCom
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, ImageSource, PosedSequence, read_source
-from scene_completion_training.arrays import Bytes, Floats, Mask
+from scene_completion_training.arrays import Bytes, Mask
 from scene_completion_training.extraction.rectification import Cameras, View, rectified_views
 from scene_completion_training.extraction.reports import BagReport
 from scene_completion_training.extraction.settings import ExtractionSettings
@@ -52,7 +52,10 @@ def select_by_image_motion(images: Iterable[Bytes]) -> list[int]:
     count = 0
     for index, image in enumerate(images):
         if kept and len(corners):
-            corners, starts = _followed(previous, image, corners, starts)
+            start, window = corners.copy(), (15, 15)
+            moved, found, _ = cv2.calcOpticalFlowPyrLK(previous, image, corners, start, winSize=window, maxLevel=4)
+            alive = found.reshape(-1).astype(bool)
+            corners, starts = np.asarray(moved, np.float32)[alive], starts[alive]
         shift = float(np.median(np.linalg.norm(corners - starts, axis=-1))) if len(corners) else 0.0
         if not kept or shift > _SHIFT * image.shape[1] or len(corners) < _SMALLEST_SHARE * count or not count:
             kept.append(index)
@@ -61,13 +64,6 @@ def select_by_image_motion(images: Iterable[Bytes]) -> list[int]:
             count = len(corners)
         previous = image
     return kept
-
-
-def _followed(previous: Bytes, image: Bytes, corners: Floats, starts: Floats) -> tuple[Floats, Floats]:
-    """Positions in the next image and in the keyframe of the corners that could be followed."""
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(previous, image, corners, corners.copy(), winSize=(15, 15), maxLevel=4)
-    alive = found.reshape(-1).astype(bool)
-    return np.asarray(moved, np.float32)[alive], starts[alive]
 
 
 def finished(sequence: PosedSequence, settings: ExtractionSettings, report: BagReport) -> PosedSequence | None:

@@ -71,7 +71,10 @@ def reconstruct(
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         what = f"structure from motion ended with status {ended.returncode}: {' '.join(last)[:200]}"
         raise SequenceError(what, where="pycolmap", cure="Record /tf or odometry, or report this bag")
-    return _read_models(folder / "models.npz")
+    with np.load(folder / "models.npz", allow_pickle=False) as data:
+        count = len(data.files) // 4
+        models = [_model({key: data[f"{number}_{key}"] for key in _KEYS}) for number in range(count)]
+    return [model for model in models if model.world_from_first]
 
 
 def _write_problem(
@@ -109,14 +112,6 @@ def _pairs(names: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
 def _write_small(path: Path, image: Bytes, small: Camera) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), cv2.resize(image, (small.width, small.height), interpolation=cv2.INTER_AREA))
-
-
-def _read_models(path: Path) -> list[Model]:
-    models = []
-    with np.load(path, allow_pickle=False) as data:
-        for number in range(len(data.files) // 4):
-            models.append(_model({key: data[f"{number}_{key}"] for key in _KEYS}))
-    return [model for model in models if model.world_from_first]
 
 
 _KEYS = ("names", "cam_from_world", "points", "observations")

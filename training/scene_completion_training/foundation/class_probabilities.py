@@ -49,11 +49,6 @@ def _convolution(
     return _named(conv=conv, bn=nn.BatchNorm2d(outputs), **({"act": nn.PReLU(outputs)} if active else {}))
 
 
-def _dilated(channels: int, stride: int, dilation: int) -> nn.Sequential:
-    """Depthwise 3 × 3 convolution."""
-    return _named(conv=nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=channels, bias=False))
-
-
 class _Pyramid(nn.Module):
     """EESP: reduce, transform in branches of growing dilation that are summed up one by one, expand."""
 
@@ -61,7 +56,8 @@ class _Pyramid(nn.Module):
         super().__init__()
         width = outputs // _BRANCHES
         self.proj_1x1 = _convolution(inputs, width, 1, groups=_BRANCHES)
-        self.spp_dw = nn.ModuleList(_dilated(width, stride, dilation) for dilation in dilations)
+        depthwise = (nn.Conv2d(width, width, 3, stride, far, far, groups=width, bias=False) for far in dilations)
+        self.spp_dw = nn.ModuleList(_named(conv=convolution) for convolution in depthwise)
         self.conv_1x1_exp = _convolution(outputs, outputs, 1, groups=_BRANCHES, active=False)
         self.br_after_cat = _named(bn=nn.BatchNorm2d(outputs), act=nn.PReLU(outputs))
         self.module_act = nn.PReLU(outputs)

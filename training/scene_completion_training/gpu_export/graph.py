@@ -224,7 +224,12 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     for output in graph.output:
         wanted = TensorProto.FLOAT if output.name == DEPTH else TensorProto.FLOAT16
         if types[output.name] != wanted:
-            _cast_output(graph, output.name, wanted)
+            computed = f"{output.name}/computed"
+            for node in graph.node:
+                for names in (node.output, node.input):
+                    names[:] = [computed if name == output.name else name for name in names]
+            cast = helper.make_node("Cast", [computed], [output.name], f"{output.name}/typed", to=wanted)
+            graph.node.append(cast)
         output.type.tensor_type.elem_type = wanted
     return finished(half)
 
@@ -263,11 +268,3 @@ def _since_products(graph: onnx.GraphProto, names: Iterable[str], *, products: b
             found.add(name)
         waiting += [] if product else makers[name].input
     return found
-
-
-def _cast_output(graph: onnx.GraphProto, output: str, kind: int) -> None:
-    computed = f"{output}/computed"
-    for node in graph.node:
-        node.output[:] = [computed if name == output else name for name in node.output]
-        node.input[:] = [computed if name == output else name for name in node.input]
-    graph.node.append(helper.make_node("Cast", [computed], [output], f"{output}/typed", to=kind))

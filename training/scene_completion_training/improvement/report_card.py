@@ -61,7 +61,11 @@ class ShownFrames:
         gain = frame.log_loss[0] - frame.log_loss[1]
         if not np.isfinite(gain):
             return None
-        for part, picture in pictures_of(frame).items():
+        pictures = {"image": scaled_down(frame.image, _WIDTH)}
+        for name, completion in zip(("old", "new"), frame.completions, strict=True):
+            pictures[f"{name}_map"] = birds_eye_view(completion.voxels, camera=frame.camera)
+            pictures[f"{name}_errors"] = errors_from_above(completion, frame.verdict)
+        for part, picture in pictures.items():
             write_whole(self._folder / f"{frame.key}_{part}.jpg", encode_picture(picture, ".jpg", quality=82))
         caption = f"{frame.drive}, frame {frame.number}: {gain:+.4f} nats of log loss gained"
         return DrawnFrame(gain, frame.key, caption)
@@ -79,15 +83,6 @@ class ShownFrames:
             if file.name.partition("_")[0] not in names:
                 file.unlink()
         return kept
-
-
-def pictures_of(frame: ScoredFrame) -> dict[str, Picture]:
-    """The image, what each student made of it from above, and where each was right and wrong."""
-    found = {"image": scaled_down(frame.image, _WIDTH)}
-    for name, completion in zip(("old", "new"), frame.completions, strict=True):
-        found[f"{name}_map"] = birds_eye_view(completion.voxels, camera=frame.camera)
-        found[f"{name}_errors"] = errors_from_above(completion, frame.verdict)
-    return found
 
 
 def errors_from_above(completion: Completion, verdict: Verdict) -> Picture:

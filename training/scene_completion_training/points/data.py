@@ -1,6 +1,6 @@
 """Lightning data module: scenes of points with lifted features, in samples of voxels."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from scene_completion_training.networks.agglomerated_field import INPUTS
 from scene_completion_training.points.lifting import (
     LiftedScene,
     LiftingSettings,
-    PixelFeatures,
     PixelTeacher,
     keep_lifted,
 )
@@ -59,16 +58,6 @@ class PointDataSettings:
     cache: str = "lifted"  # folder for lifted features
     batch_size: int = 4  # scenes a step
     workers: int = 1
-
-
-def lifted_scenes(
-    root: Path, source: PointSource, teachers: Mapping[str, PixelFeatures], lifting: LiftingSettings, cache: Path
-) -> Iterator[tuple[str, LiftedScene]]:
-    """Each scene of a source by name, lifted; see `keep_lifted`."""
-    scenes = source.open(root)
-    place = asdict(source) | {"folder": str((root / source.folder).resolve())}
-    for name in scenes:
-        yield name, keep_lifted({**place, "scene": name}, partial(scenes.__getitem__, name), teachers, lifting, cache)
 
 
 def voxel_inputs(colours: Floats, chosen: Ints, kind: Input) -> Floats:
@@ -132,7 +121,10 @@ class PointData(TrainingData):
         opened = {teacher.name: teacher.open(device) for teacher in self.teachers}
         for source in self.settings.sources:
             root, cache = Path(self.settings.root), Path(self.settings.cache)
-            for name, lifted in lifted_scenes(root, source, opened, self.lifting, cache):
+            scenes, place = source.open(root), asdict(source) | {"folder": str((root / source.folder).resolve())}
+            for name in scenes:
+                scene = partial(scenes.__getitem__, name)
+                lifted = keep_lifted({**place, "scene": name}, scene, opened, self.lifting, cache)
                 self.scenes[f"{source.folder}/{name}"] = lifted
                 if self.settings.input == "colour" and not lifted.colours.any():
                     cure = "Take data.input=ones, or scenes that have them"

@@ -69,7 +69,9 @@ class FloorPlan(World):
         rng = np.random.default_rng([seed, 21])
         self.seed, self.height = seed, float(rng.uniform(2.35, 3.0))
         self.atlas: TextureAtlas = make_atlas(np.random.default_rng([seed, 22]))
-        self.look = _draw_look(rng)
+        warmth, tint = rng.normal(0.0, 0.07), rng.normal(0.0, 0.02)
+        spans = ((0.9, 1.35), (0.7, 1.2), (0.0, 0.25), (0.0, 2.0), (0.004, 0.03), (0.001, 0.01))
+        self.look = CameraLook.drawn(rng, 0.0, warmth, tint, spans)  # one that exposes each image by itself
         wide, deep = float(rng.uniform(4.0, 11.0)), float(rng.uniform(3.5, 8.0))
         self.outline: Rectangle = (0.0, wide, 0.0, deep)
         self._walls: list[_Wall] = []
@@ -364,13 +366,6 @@ class FloorPlan(World):
         """One more thing."""
         self._things += 1
         self.parts += [replace(part, instance=self._things) for part in parts]
-
-
-def _draw_look(rng: Random) -> CameraLook:
-    """A camera that exposes each image by itself."""
-    warmth, tint = rng.normal(0.0, 0.07), rng.normal(0.0, 0.02)
-    spans = ((0.9, 1.35), (0.7, 1.2), (0.0, 0.25), (0.0, 2.0), (0.004, 0.03), (0.001, 0.01))
-    return CameraLook.drawn(rng, 0.0, warmth, tint, spans)
 
 
 def overlap(first: Rectangle, second: Rectangle) -> bool:

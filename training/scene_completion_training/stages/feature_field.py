@@ -162,7 +162,10 @@ class FeatureFieldStage(BesideDensityStage):
         """Agreement with the tokens; with a learning density also its losses, of the same rays."""
         seen: FeatureObservation = self.observe(batch)
         half, render = batch["roles"].shape[1] // 2, self.settings.render
-        views = with_own_view(batch["roles"][:, :half], self.settings.features.own_view)
+        views, share = batch["roles"][:, :half], self.settings.features.own_view
+        if share:  # view 0 as often as it takes to have about this share of them
+            count = max(1, round(half * share / (1.0 - share)))
+            views = torch.cat([views.new_zeros(len(views), count), views], dim=1)
         if isinstance(self.targets, LiveTokens):
             batch = {**batch, **self.targets.of(batch["views"], views, generator)}
         batch = self._at_rays(batch)
@@ -212,14 +215,6 @@ class FeatureFieldStage(BesideDensityStage):
         target = tokens[index, view, :, cells[..., 0], cells[..., 1]].flatten(0, 1).float() - self.field.target_mean
         predicted = self.downsampler(rays, valid) + self.artefacts(cells.flatten(0, 1))
         return cosine_loss(predicted, target, valid.float().mean(dim=1) >= LEAST_VALID)
-
-
-def with_own_view(views: Tensor, share: float) -> Tensor:
-    """Indices of views [B, L] with view 0 added as often as it takes to have about this share of them [B, M]."""
-    if not share:
-        return views
-    count = max(1, round(views.shape[1] * share / (1.0 - share)))
-    return torch.cat([views.new_zeros(len(views), count), views], dim=1)
 
 
 def feature_targets(settings: FeatureSettings) -> FeatureStore | LiveTokens:

@@ -137,7 +137,9 @@ class SemanticsStage(SingleImageStage):
             seen: feature_field.FeatureObservation = self.observe({"image": batch["image"][number : number + 1]})
             near, far = self.point_code.near, self.point_code.far
             depth = render_depth(seen, self.camera, near=near, far=far, device=self.device, stride=DEPTH_STRIDE)
-            camera = _strided(self.camera, DEPTH_STRIDE)
+            lens = (self.camera.fx, self.camera.fy, self.camera.cx, self.camera.cy)
+            size = self.camera.width // DEPTH_STRIDE, self.camera.height // DEPTH_STRIDE
+            camera = Camera(*(value / DEPTH_STRIDE for value in lens), *size)  # of every so many-th pixel
             centres = surface_centres(depth, camera, BINS, APART_M * scale, own)
             points = points_in_balls(centres, RADIUS_M * scale, OVERSAMPLING * settings.crop_points, own)
             flat = points.reshape(1, -1, 3)
@@ -188,9 +190,3 @@ class SemanticsStage(SingleImageStage):
     def configure_optimizers(self) -> Any:
         """Adam on the head alone."""
         return torch.optim.Adam(self.head.parameters(), self.settings.learning_rate)
-
-
-def _strided(camera: Camera, stride: int) -> Camera:
-    """The camera whose pixels are every so many-th one of another, from its first on."""
-    fx, fy, cx, cy = (value / stride for value in (camera.fx, camera.fy, camera.cx, camera.cy))
-    return Camera(fx, fy, cx, cy, camera.width // stride, camera.height // stride)

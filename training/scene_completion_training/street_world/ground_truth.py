@@ -54,7 +54,8 @@ def _ground(scene: Scene, grid: VoxelGrid, grid_from_world: RigidTransform) -> t
     height = start[:, 2] - hits.distance
     classes = scene.label[np.isin(scene.label, scene.world.ground_classes)]
     points = np.concatenate([start[:, :2], height[:, None]], axis=-1)[hits.hit]
-    label = _most_points(points, classes[hits.triangle[hits.hit]], grid)
+    order, first, names = _by_class(classes[hits.triangle[hits.hit]])
+    label = _vote("vote_points", (np.ascontiguousarray(points[order]), first, names), grid)
     return label, height.reshape(grid.shape[0], COLUMN_RAYS, grid.shape[1], COLUMN_RAYS)
 
 
@@ -107,12 +108,6 @@ def most_surface(corners: Doubles, classes: Bytes, grid: VoxelGrid) -> Bytes:
     order, start, names = _by_class(classes)
     spacing = grid.voxel_size / SAMPLES_PER_VOXEL
     return _vote("vote_triangles", (np.ascontiguousarray(corners[order]), start, names, spacing), grid)
-
-
-def _most_points(points: Doubles, classes: Bytes, grid: VoxelGrid) -> Bytes:
-    """Most frequent class of the points in each voxel, 0 where there is none."""
-    order, start, names = _by_class(classes)
-    return _vote("vote_points", (np.ascontiguousarray(points[order]), start, names), grid)
 
 
 def _by_class(classes: Bytes) -> tuple[Ints, Ints, Bytes]:
