@@ -340,17 +340,11 @@ def load_prepared(file: Path) -> PreparedFrame:
         for name in names:
             fx, fy, cx, cy, width, height = data[f"camera_{name}"]
             cameras[name] = Camera(float(fx), float(fy), float(cx), float(cy), int(width), int(height))
-        return PreparedFrame(
-            images={name: data[f"image_{name}"] for name in names},
-            depths={name: data[f"depth_{name}"] for name in names if f"depth_{name}" in data},
-            cameras=cameras,
-            world_from_camera={name: RigidTransform.from_matrix(data[f"pose_{name}"]) for name in names},
-            masks={name: data[f"mask_{name}"].view(np.bool_) for name in names if f"mask_{name}" in data},
-            points=data["points"],
-            target=data["target"],
-            evidence=data["evidence"],
-            name=f"{file.parent.name}/{file.stem}",
-            label=data.get("label"),
-        )
+        images = {name: data[f"image_{name}"] for name in names}
+        depths = {name: data[f"depth_{name}"] for name in names if f"depth_{name}" in data}
+        poses = {name: RigidTransform.from_matrix(data[f"pose_{name}"]) for name in names}
+        masks = {name: data[f"mask_{name}"].view(np.bool_) for name in names if f"mask_{name}" in data}
+        voxels, name = (data["points"], data["target"], data["evidence"]), f"{file.parent.name}/{file.stem}"
+        return PreparedFrame(images, depths, cameras, poses, masks, *voxels, name, label=data.get("label"))
     except (ValueError, LookupError, TypeError, AttributeError, SceneCompletionError) as error:
         raise SequenceError(f"damaged ({error})", where=str(file), cure=cure) from error

@@ -107,19 +107,12 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
-        points, target, evidence = _NOTHING
-        return prepared.PreparedFrame(
-            images=OnDemand(self.cameras, partial(self._image, index)),
-            depths={},
-            cameras=self.cameras,
-            world_from_camera=OnDemand(self.cameras, partial(self._pose, index)),
-            masks=OnDemand(self._masked(index), partial(self._mask, index)),
-            points=points,
-            target=target,
-            evidence=evidence,
-            name=f"{self.name}/{index:06d}",
-            class_images=OnDemand(self.cameras if self._class_images else (), partial(self._classes, index)),
-        )
+        images = OnDemand(self.cameras, partial(self._image, index))
+        poses = OnDemand(self.cameras, partial(self._pose, index))
+        masks = OnDemand(self._masked(index), partial(self._mask, index))
+        classes = OnDemand(self.cameras if self._class_images else (), partial(self._classes, index))
+        name = f"{self.name}/{index:06d}"
+        return prepared.PreparedFrame(images, {}, self.cameras, poses, masks, *_NOTHING, name, classes)
 
     def resize(self, wanted: Mask, workers: int = 2, ray_address: str = "") -> int:
         """Makes the images of wanted frames [N] small, in so many processes or a Ray cluster; how many were missing.

@@ -193,18 +193,10 @@ def _save(sequence: PosedSequence, job: Job, folder: Path, report: BagReport, pr
     progress(f"writing {len(result)} frames")
     result.save(folder)
     scale = result.provenance["scale"]
-    report.sequences.append(
-        SequenceSummary(
-            folder=folder.name,
-            frames=len(result),
-            cameras=list(result.cameras),
-            seconds=round((result.frames[-1].stamp_ns - result.frames[0].stamp_ns) / 1e9, 3),
-            metres=round(result.travelled_distance(), 3),
-            pose_source=result.pose_source,
-            scale=str(scale["source"]),
-            scale_support=str(scale["support"]),
-        )
-    )
+    seconds = round((result.frames[-1].stamp_ns - result.frames[0].stamp_ns) / 1e9, 3)
+    metres, known_by = round(result.travelled_distance(), 3), (str(scale["source"]), str(scale["support"]))
+    taken = len(result), list(result.cameras), seconds, metres, result.pose_source
+    report.sequences.append(SequenceSummary(folder.name, *taken, *known_by))
 
 
 def extract_bags(jobs: Sequence[Job], workers: Workers | None = None) -> list[BagReport]:

@@ -82,15 +82,12 @@ def finished(sequence: PosedSequence, settings: ExtractionSettings, report: BagR
         for frame in (sequence.frames[index] for index in keyframes)
     ]
     masks = masks_of(sequence.cameras, views, settings, present=frames[0].assets.keys())
-    return PosedSequence(
-        name=sequence.name,
+    return dataclasses.replace(
+        sequence,
         cameras={name: view.camera for name, view in views.items()},
         rig_from_camera={name: view.rig_from_camera for name, view in views.items()},
         frames=[dataclasses.replace(frame, assets={**frame.assets, **masks}) for frame in frames],
-        pose_source=sequence.pose_source,
-        metric_scale=sequence.metric_scale,
         provenance=sequence.provenance | {"settings": settings.changed()},
-        rig_from_sensor=sequence.rig_from_sensor,
     )
 
 

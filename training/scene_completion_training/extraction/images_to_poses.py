@@ -126,15 +126,11 @@ class _Reconstruction:
                 f"scale: unknown ({scale.support}). Training refuses this sequence; give --camera-height, or record "
                 "odometry or a stereo pair"
             )
-        return PosedSequence(
-            name=self.recording.reader.path.stem,
-            cameras={name: view.camera for name, view in self.views.items()},
-            rig_from_camera={name: view.rig_from_camera for name, view in self.views.items()},
-            frames=frames,
-            pose_source="structure from motion",
-            metric_scale=scale.metric,
-            provenance=recording_provenance(self.recording) | {"scale": dataclasses.asdict(scale)},
-        )
+        cameras = {name: view.camera for name, view in self.views.items()}
+        rig_from_camera = {name: view.rig_from_camera for name, view in self.views.items()}
+        name, source = self.recording.reader.path.stem, "structure from motion"
+        provenance = recording_provenance(self.recording) | {"scale": dataclasses.asdict(scale)}
+        return PosedSequence(name, cameras, rig_from_camera, frames, source, scale.metric, provenance)
 
     def _scale(self, part: _Part, model: Model) -> Scale:
         """The best scale there is: the rig's own size, then odometry, then the height of the camera."""

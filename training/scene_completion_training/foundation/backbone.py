@@ -152,18 +152,11 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole:
     edges = {size} if isinstance(size, int) else set(size)
     if len(edges) > 1:
         raise ConfigurationError(f"patches of {size} are not square", where=model, cure="Name another model")
-    return LoadedNetwork(
-        network=network,
-        type=outer,
-        normalisation=normalisation,
-        patch=edges.pop(),
-        dim=int(transformer.hidden_size),
-        blocks=int(transformer.num_hidden_layers),
-        extra_tokens=1 + int(getattr(transformer, "num_register_tokens", 0)),
-        # DINO keeps to the size it was trained at unless asked; the others adapt by themselves.
-        options={"interpolate_pos_encoding": True} if kind == "vit" else {},
-        files=files,
-    )
+    counts = int(transformer.hidden_size), int(transformer.num_hidden_layers)
+    extra_tokens = 1 + int(getattr(transformer, "num_register_tokens", 0))
+    # DINO keeps to the size it was trained at unless asked; the others adapt by themselves.
+    asked = {"interpolate_pos_encoding": True} if kind == "vit" else {}
+    return LoadedNetwork(network, outer, normalisation, edges.pop(), *counts, extra_tokens, asked, files)
 
 
 class Backbone(DenseExtractor):

@@ -176,23 +176,19 @@ def _parsed(content: dict[str, Any]) -> FeatureManifest:
     model = content["model"]
     (mr, mg, mb), (dr, dg, db) = (map(float, model["normalisation"][name]) for name in ("mean", "deviation"))
     height, width = (_counted(size) for size in content["image_size"])
-    return FeatureManifest(
-        model=ModelIdentity(
-            name=str(model["name"]),
-            type=str(model["type"]),
-            weights={str(name): str(digest) for name, digest in model["weights"].items()},
-            layer=_counted(model["layer"], least=0),
-            dim=_counted(model["dim"]),
-            normalisation=Normalisation((mr, mg, mb), (dr, dg, db)),
-            text_encoder=str(model.get("text_encoder", "")),
-            text_encoder_sha256=str(model.get("text_encoder_sha256", "")),
-            settings={str(name): str(value) for name, value in model.get("settings", {}).items()},
-        ),
-        cell=_counted(content["cell"]),
-        image_size=(height, width),
-        variants=_counted(content["variants"]),
-        seed=_counted(content["seed"], least=0),
+    identity = ModelIdentity(
+        name=str(model["name"]),
+        type=str(model["type"]),
+        weights={str(name): str(digest) for name, digest in model["weights"].items()},
+        layer=_counted(model["layer"], least=0),
+        dim=_counted(model["dim"]),
+        normalisation=Normalisation((mr, mg, mb), (dr, dg, db)),
+        text_encoder=str(model.get("text_encoder", "")),
+        text_encoder_sha256=str(model.get("text_encoder_sha256", "")),
+        settings={str(name): str(value) for name, value in model.get("settings", {}).items()},
     )
+    cell, variants, seed = _counted(content["cell"]), _counted(content["variants"]), _counted(content["seed"], least=0)
+    return FeatureManifest(identity, cell, (height, width), variants, seed)
 
 
 def _counted(value: object, least: int = 1) -> int:

@@ -128,13 +128,10 @@ class ParityCheck:
                 targets = np.flatnonzero(self._in_view)[occupied & right]
                 labels, right_labels = (self._label(one.features, targets)[0].copy() for one in (found, wanted))
                 same_label += int(np.count_nonzero(labels == right_labels))
-        return Parity(
-            images=len(self._images),
-            occupied_agreement=agreed / voxels,
-            occupied_iou=both / either if either else 1.0,
-            labels_agreement=1.0 if self._label is None else same_label / max(both, 1),
-            **{f"{name}_relative": _share(*sums) for name, sums in off.items()},
-        )
+        relative = {f"{name}_relative": _share(*sums) for name, sums in off.items()}
+        relative |= {"occupied_agreement": agreed / voxels, "occupied_iou": both / either if either else 1.0}
+        labels = 1.0 if self._label is None else same_label / max(both, 1)
+        return Parity(len(self._images), labels_agreement=labels, **relative)
 
     def _density_and_occupied(self, encoded: EncodedImage) -> tuple[Floats, Mask]:
         """Density, 1/m, and decision of the voxels in view."""

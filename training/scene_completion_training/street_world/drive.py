@@ -172,16 +172,9 @@ class RenderedDrive(ABC):
         for index, (stamp, pose) in enumerate(zip(self.stamps, self.poses, strict=True)):
             images = {name: RenderedImage(partial(content, index), name) for name in self.cameras}
             frames.append(Frame(stamp, images, pose, {name: partial(asset, index, name) for name in names}))
-        return PosedSequence(
-            name=f"{self.kind.replace(' ', '_')}_{self.seed:04d}",
-            cameras=dict(self.cameras),
-            rig_from_camera=dict(self.rig_from_camera),
-            frames=frames,
-            pose_source=f"exact poses of the {self.kind}",
-            metric_scale=True,
-            provenance=self.provenance(),
-            rig_from_sensor=self.sensors(),
-        )
+        name, source = f"{self.kind.replace(' ', '_')}_{self.seed:04d}", f"exact poses of the {self.kind}"
+        rig, others = (dict(self.cameras), dict(self.rig_from_camera)), self.sensors()
+        return PosedSequence(name, *rig, frames, source, provenance=self.provenance(), rig_from_sensor=others)
 
     def sensors(self) -> dict[str, RigidTransform]:
         """Places of what else the rig carries."""
