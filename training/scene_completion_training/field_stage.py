@@ -283,9 +283,7 @@ class FieldStage(Stage):
         """Camera whose pixels the losses compare."""
         return self.camera
 
-    def rendered(
-        self, field: ObservedField, batch: Batch, generator: torch.Generator
-    ) -> patches.RenderedPatches | None:
+    def rendered(self, field: ObservedField, batch: Batch, generator: torch.Generator) -> patches.Rendered:
         """Patches of the loss views, where a loss needs them."""
         render = self.settings.render
         if not self.renders:
@@ -296,11 +294,7 @@ class FieldStage(Stage):
         return patches.render_rays(field, rays, samples=render.samples, **span, generator=generator)
 
     def volume_terms(
-        self,
-        field: ObservedField,
-        rendered: patches.RenderedPatches | None,
-        batch: Batch,
-        generator: torch.Generator,
+        self, field: ObservedField, rendered: patches.Rendered, batch: Batch, generator: torch.Generator
     ) -> Batch:
         """Losses on the density: rendered views, occupancy of voxels, emptiness of the rest."""
         losses = self.settings.losses

@@ -306,14 +306,9 @@ def plan(configuration: TrainingConfiguration, threads: int | None = None) -> Pl
     half = configuration.half_resolution_steps
     with TemporaryDirectory() as folder:
         cache = f"{folder}/cache" if configuration.data.cache else ""
-        tried = dataclasses.replace(
-            configuration,
-            output=f"{folder}/output",
-            data=dataclasses.replace(configuration.data, cache=cache, workers=0),
-            picture_every=0,
-            depth_only_steps=0,
-            half_resolution_steps=half if half >= configuration.steps else 0,
-        )
+        loaded = dataclasses.replace(configuration.data, cache=cache, workers=0)
+        tried = dataclasses.replace(configuration, output=f"{folder}/output", data=loaded, picture_every=0)
+        tried.depth_only_steps, tried.half_resolution_steps = 0, half if half >= configuration.steps else 0
         stage = make_stage(tried)
         assert isinstance(stage, FieldStage)
         data = stage.make_data(_PlannedData)

@@ -181,10 +181,8 @@ def work_on_frames(
         return
     made = [0] * len(chunks)
     # Spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever.
-    with (
-        progress_bar(len(missing), "frame") as bar,
-        ProcessPoolExecutor(len(chunks), get_context("spawn"), cv2.setNumThreads, (1,)) as pool,
-    ):
+    processes = ProcessPoolExecutor(len(chunks), get_context("spawn"), cv2.setNumThreads, (1,))
+    with progress_bar(len(missing), "frame") as bar, processes as pool:
         tasks = {pool.submit(do, chunk, Progress()) for chunk in chunks}
         running = set(tasks)
         while running:

@@ -192,11 +192,10 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
     def _masked(self, index: int) -> list[str]:
         """Cameras that do not show the world everywhere."""
         assets = self.sequence.frames[index].assets
-        return [
-            name
-            for name, recorded in self._recorded.items()
-            if self._is_aside(name) or f"validity_{recorded}" in assets or f"ego_{recorded}" in assets
+        masked = [
+            recorded for recorded in self._recorded.values() if {f"validity_{recorded}", f"ego_{recorded}"} & {*assets}
         ]
+        return [name for name, recorded in self._recorded.items() if self._is_aside(name) or recorded in masked]
 
     def _mask(self, index: int, name: str) -> Mask:
         """Where an image shows the world [h, w]."""

@@ -190,7 +190,5 @@ def fit_pixel_probes(
                     loss = functional.cross_entropy(layer(values), truth, ignore_index=INVALID, reduction="sum")
                     torch.autograd.backward(loss / count)
         optimizer.step()
-    return {
-        name: LinearProbe(*(part.detach().cpu().numpy() for part in (layer.weight, layer.bias)))
-        for name, layer in layers.items()
-    }
+    learned = {name: (layer.weight, layer.bias) for name, layer in layers.items()}
+    return {name: LinearProbe(*(part.detach().cpu().numpy() for part in parts)) for name, parts in learned.items()}

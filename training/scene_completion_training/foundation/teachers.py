@@ -169,10 +169,8 @@ class DiffusionTeacher(DenseExtractor):
         step = torch.full((len(latents),), STEP, device=latents.device)
         noisy = self._scheduler.add_noise(latents, noise.expand_as(latents), step)
         found: list[Tensor] = []
-        hooks = [
-            block.register_forward_hook(lambda _module, _inputs, output: found.append(output))
-            for block in self._unet.up_blocks[:UP_BLOCKS]
-        ]
+        blocks = self._unet.up_blocks[:UP_BLOCKS]
+        hooks = [block.register_forward_hook(lambda _module, _inputs, output: found.append(output)) for block in blocks]
         try:
             self._unet(noisy, step, encoder_hidden_states=self._prompt.expand(len(latents), -1, -1))
         finally:

@@ -125,10 +125,8 @@ def _take_constants_out(graph: onnx.GraphProto) -> None:
         kept = [name for name in node.input if name not in values]
         given = list(node.input)[len(kept) :]
         followers = readers.get(node.output[0], [])
-        linear = followers and all(
-            other.op_type == "Conv" and not any(entry.name == "group" and entry.i != 1 for entry in other.attribute)
-            for other in followers
-        )
+        grouped = [any(entry.name == "group" and entry.i != 1 for entry in other.attribute) for other in followers]
+        linear = followers and not any(grouped) and all(other.op_type == "Conv" for other in followers)
         if node.op_type == "Concat" and given and linear and kept == list(node.input)[: len(kept)]:
             constant = np.concatenate([values[name] for name in given], axis=1)
             maps[node.output[0]] = (slice(None, -constant.shape[1]), constant)

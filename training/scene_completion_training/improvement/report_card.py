@@ -74,10 +74,8 @@ class ShownFrames:
         """Names and captions of the frames to show; the pictures of all others are removed."""
         ordered = sorted((frame for frame in drawn if frame is not None), reverse=True)
         places = list(dict.fromkeys([0, len(ordered) // 2, len(ordered) - 1])) if ordered else []
-        kept = [
-            {"name": ordered[place].name, "caption": f"{why}: {ordered[place].caption}"}
-            for place, why in zip(places, SHOWN, strict=False)
-        ]
+        chosen = zip(places, SHOWN, strict=False)
+        kept = [{"name": ordered[place].name, "caption": f"{why}: {ordered[place].caption}"} for place, why in chosen]
         names = {frame["name"] for frame in kept}
         for file in self._folder.glob("*.jpg"):
             if file.name.partition("_")[0] not in names:

@@ -89,10 +89,8 @@ class PointNetwork:
         with torch.inference_mode():
             view = SceneView(voxels, given, len(self.network.dims))
             decoded = self.network(view.features, view.pyramid)
-            parts = [
-                [standardised(level).half().cpu().numpy() for level in sampled(decoded, view, some)]
-                for some in torch.split(at, _AT_ONCE)
-            ]
+            found = (sampled(decoded, view, some) for some in torch.split(at, _AT_ONCE))
+            parts = [[standardised(level).half().cpu().numpy() for level in levels] for levels in found]
         return tuple(np.concatenate(level) for level in zip(*parts, strict=True))
 
     def _check(self, points: Reals, colours: Reals | None, normals: Reals | None) -> None:

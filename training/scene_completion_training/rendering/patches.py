@@ -6,6 +6,7 @@ A field is asked along patch rays of posed pinhole views, anywhere in the view, 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -215,6 +216,9 @@ def render_rays(
     logit = field.density_logit(points).reshape(distances.shape)
     composed = composite(density_of_logit(logit), distances)
     return RenderedPatches(rays, distances, points, logit, composed.weights, composed.distance * rays.cosine)
+
+
+Rendered: TypeAlias = RenderedPatches | None  # None where no loss needs any
 
 
 def heaviest_samples(rendered: RenderedPatches, count: int) -> tuple[Tensor, Tensor]:
