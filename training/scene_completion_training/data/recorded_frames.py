@@ -14,7 +14,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import TRAIN_IDS
@@ -22,7 +21,7 @@ from scene_completion_ros.geometry import Camera, RigidTransform, virtual_pinhol
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
-from scene_completion_training.arrays import Bytes, Halves, Mask
+from scene_completion_training.arrays import Bytes, Mask
 from scene_completion_training.data import prepared
 from scene_completion_training.data.label_images import read_classes
 from scene_completion_training.data.stereo import rectified_sequence
@@ -31,11 +30,8 @@ from scene_completion_training.workers import Progress
 
 # Folder of a camera's classes, of one ahead and of one that looks aside (S4C).
 _CLASS_FOLDERS = ("data_192x640", "data_192x640_0x-15")
-_NOTHING: tuple[NDArray[np.int16], Bytes, Halves] = (
-    np.zeros((0, 3), np.int16),
-    np.zeros(0, np.uint8),
-    np.zeros(0, np.float16),
-)  # voxel centres, their occupancy and its evidence, where nobody measures them
+# Voxel centres, their occupancy and its evidence, where nobody measures them.
+_NOTHING = np.zeros((0, 3), np.int16), np.zeros(0, np.uint8), np.zeros(0, np.float16)
 
 
 class OnDemand(Mapping[str, Any]):

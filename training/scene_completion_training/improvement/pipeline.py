@@ -275,11 +275,8 @@ class _Run:
 
     def _written(self) -> Any:
         """The configuration of a training that goes on from the student, which is written for all who train."""
-        file, work, (again, _) = (
-            self.plan.work / "training.yaml",
-            self.plan.work.resolve(),
-            split_replay(self.plan.replay),
-        )
+        file, work = self.plan.work / "training.yaml", self.plan.work.resolve()
+        again, _ = split_replay(self.plan.replay)
         folders = {"output": work / "training", "cache": work / "prepared"}
         write_configuration(file, self.old, self.split.training, again, steps=self.plan.steps, **folders)
         return self._configuration()
