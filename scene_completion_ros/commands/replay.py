@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.inference.completer import Completion
     from scene_completion_ros.report.lidar import LidarOfBag
     from scene_completion_ros.report.writer import ReportWriter
-    from scene_completion_ros.ros.replay.bag_replay import ReplayResult
-    from scene_completion_ros.ros.replay.results import Playback, ReplayStatistics
+    from scene_completion_ros.ros.replay.results import Playback, ReplayResult, ReplayStatistics
     from scene_completion_ros.scoring.scores import ReplayScores
     from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels
 

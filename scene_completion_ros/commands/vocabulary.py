@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         answers = encoders.EncodedAnswers(encoders.TextEncoder(args.encoder), bank, args.template)
         from scene_completion_ros.ros.text_encoder_node import serve
 
-        return serve(answers, ["--ros-args", *args.ros_args] if args.ros_args else [])
+        return serve(answers.query, answers.vocabulary, ["--ros-args", *args.ros_args] if args.ros_args else [])
     bank = encoders.make_bank_of(args.encoder, args.phrases, args.file, template=args.template, licence=args.licence)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     bank.save(args.output)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from rclpy.clock import Clock, ClockType
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 
+from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.health.input_health import InputRecord
 
 try:
@@ -49,8 +49,7 @@ class AdaptiveSubscription:
         self._offered = ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE
         self._subscribe()
         resources.callback(self._unsubscribe)
-        timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        resources.callback(node.destroy_timer, timer)
+        dds.steady_timer(node, LOOK_PERIOD_S, self._look, resources)
         self._look()
 
     def _look(self) -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from rclpy.clock import Clock, ClockType
 from std_msgs.msg import String
 
 from scene_completion_ros.errors import SceneCompletionError, VocabularyError
@@ -17,6 +16,7 @@ from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.text_bank import TextBank, Vocabulary
 from scene_completion_ros.mapping.clusters import compile_clusters
 from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords, read_query, read_vocabulary, text_of
+from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.frame import Selection
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.inference_thread import InferenceThread
@@ -131,8 +131,7 @@ class WordsInput:
         self._folding = threading.Lock()  # words are those of the student that is deployed meanwhile
         self._vocabularies = self._heard(node, VOCABULARY, self._take_vocabulary, resources)
         self._heard(node, QUERY, self._take_query, resources)
-        timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        resources.callback(node.destroy_timer, timer)
+        dds.steady_timer(node, LOOK_PERIOD_S, self._look, resources)
 
     def check(self, parameters: NodeParameters) -> None:
         """Raise SceneCompletionError where the parameter `vocabulary` was changed to what cannot be used."""

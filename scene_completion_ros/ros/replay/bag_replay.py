@@ -10,17 +10,9 @@ from scene_completion_ros.bags.reader import BagMessage, BagReader
 from scene_completion_ros.bags.writer import COMPRESSED_TYPE, BagWriter, write_transforms
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
+from scene_completion_ros.ros.replay import results
 from scene_completion_ros.ros.replay.played_node import NodeProcess
-from scene_completion_ros.ros.replay.results import (
-    Percentiles,
-    Playback,
-    ReplayResult,
-    ReplayStatistics,
-    check_fusion_topics,
-    check_topics,
-)
-
-__all__ = ["Percentiles", "Playback", "ReplayResult", "ReplayStatistics", "replay_over_dds"]
+from scene_completion_ros.ros.replay.results import Playback, ReplayResult, ReplayStatistics
 
 RECTIFIED_TOPIC = "image_rect"
 LOCK_STEP_PATIENCE_S = 3.0  # with transforms that are late
@@ -64,7 +56,7 @@ def replay_over_dds(
     from scene_completion_ros.ros.replay.player import Player
 
     reader.choose_image_topic(topic)
-    check_topics(playback, reader.topics, topic)
+    results.check_topics(playback, reader.topics, topic)
     source = Source(
         topic=topic,
         compressed=reader.topics[topic] == COMPRESSED_TYPE,
@@ -74,7 +66,7 @@ def replay_over_dds(
     )
     parameters = {"image.qos": "reliable", **(node_parameters or {})}
     parameters |= {"grid.frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
-    check_fusion_topics(playback, parameters)
+    results.check_fusion_topics(playback, parameters)
     if playback.rate is None:  # what reaches an image must not depend on the speed of the machine
         given = parameters.get("transform.timeout")
         parameters["transform.timeout"] = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import OccupancyGrid
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import String
@@ -70,11 +70,11 @@ class Player:
         self._begun_s = 0.0
         self._last_drop = ""
         self._shadow_statuses = 0  # times
-        self._context, self._node = dds.join_graph(
-            lambda context: rclpy.create_node("scene_completion_replay", namespace=process.namespace, context=context)
+        self._graph = ExitStack()
+        self._node, self._executor = dds.join_graph(
+            lambda context: rclpy.create_node("scene_completion_replay", namespace=process.namespace, context=context),
+            self._graph,
         )
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
         try:
             self._inputs = InputPublishers(self._node, source)
             self._subscribe(f"{process.full_name}/")
@@ -116,10 +116,7 @@ class Player:
     def close(self) -> None:
         """Leave the ROS graph."""
         self._deferred.close()
-        self._executor.shutdown()
-        self._node.destroy_node()
-        self._context.try_shutdown()
-        self._context.destroy()
+        self._graph.close()
 
     def warm_up(self) -> None:
         """Send grey images until the newest of them is answered on every topic and the legend is there.

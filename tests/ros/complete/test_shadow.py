@@ -18,7 +18,8 @@ from scene_completion_ros.ros.complete.shadow import Shadow
 from scene_completion_ros.ros.frame import Epoch, Frame, Placement, Scene, Selection
 from scene_completion_ros.ros.messages import image_message
 from scene_completion_ros.ros.parameters.schema import NodeParameters
-from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayStatistics, replay_over_dds
+from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
+from scene_completion_ros.ros.replay.results import Playback, ReplayStatistics
 from scene_completion_ros.ros.student import Student
 from tests.inference.small_bundle import PLAIN_STUDENT, make_small_bundle
 from tests.ros.camera_to_voxels import CAMERA, some_image

@@ -15,7 +15,8 @@ from scene_completion_ros.errors import BagError
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.messages import processing_times
 from scene_completion_ros.ros.replay.answers import Answers
-from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayResult, ReplayStatistics, replay_over_dds
+from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
+from scene_completion_ros.ros.replay.results import Playback, ReplayResult, ReplayStatistics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.inference.small_bundle import class_names
 from tests.ros.camera_to_voxels import CAMERA, FRAME, some_image

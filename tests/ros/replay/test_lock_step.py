@@ -15,8 +15,9 @@ from scene_completion_ros.geometry.extrinsics import Extrinsic
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros.place.transform_source import transform_message
 from scene_completion_ros.ros.replay import bag_replay
-from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayResult, replay_over_dds
+from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
 from scene_completion_ros.ros.replay.played_node import NodeProcess
+from scene_completion_ros.ros.replay.results import Playback, ReplayResult
 from tests.ros.fusing_drive import FusedTruth
 from tests.ros.moving_robot import MOUNT, ODOM, odometry_message, pose
 from tests.ros.replay.test_bag_replay import CAMERA, FRAME, START_NS, STEP_NS, write_bag
