@@ -345,8 +345,7 @@ class ThinnedBagReader(BagReader):
 
     def __init__(self, path: Path | str, every: int = 1, *, camera_info_topic: str | None = None) -> None:
         super().__init__(path)
-        self._every = every
-        self._camera_info_topic = camera_info_topic
+        self._every, self._camera_info_topic = every, camera_info_topic
 
     def camera_info_topic(self, image_topic: str) -> str | None:
         """The named topic, or that of the image topic. Raises BagError where the named one is not there."""

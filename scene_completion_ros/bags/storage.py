@@ -61,8 +61,7 @@ class MessageDecoder:
     """Turns serialised messages into objects of ROS 2's shape, also those of ROS 1 bags."""
 
     def __init__(self, typestore: Typestore, *, is_ros2: bool) -> None:
-        self._typestore = typestore
-        self._is_ros2 = is_ros2
+        self._typestore, self._is_ros2 = typestore, is_ros2
         self._current = get_typestore(Stores.LATEST)
         self._migration_cache: dict[str, object] = {}
 

@@ -94,9 +94,7 @@ class DepthMetric:
     """Mean over frames of `depth_errors`, which has the same arguments."""
 
     def __init__(self, *, crop: bool = True, minimum: float = MINIMUM_M, maximum: float = MAXIMUM_M) -> None:
-        self.crop = crop
-        self.minimum = minimum
-        self.maximum = maximum
+        self.crop, self.minimum, self.maximum = crop, minimum, maximum
         self.sums = np.zeros(len(fields(DepthErrors)))  # the errors of all frames added up
         self.frames = 0
         self.empty_frames = 0  # frames without a pixel to count

@@ -133,12 +133,9 @@ class Completer:
         # told it; None where nobody knows.
         upright_from_camera: RigidTransform | None = None,
     ) -> None:
-        self.bundle = bundle
-        self.upright_from_camera = upright_from_camera
-        self.camera = camera
+        self.bundle, self.upright_from_camera, self.camera = bundle, upright_from_camera, camera
         self.grid = bundle.grid if grid is None else grid
-        self.threads = threads
-        self._extrapolate = extrapolate
+        self.threads, self._extrapolate = threads, extrapolate
         self._vocabulary: FoldedVocabulary | None = None
         self._queried: FoldedVocabulary | None = None
         canonical = bundle.canonical

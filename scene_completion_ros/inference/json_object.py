@@ -15,9 +15,7 @@ class JsonObject:
     """One JSON object of a file; every access is checked."""
 
     def __init__(self, values: Mapping[str, Any], file: Path, prefix: str = "") -> None:
-        self.values = values
-        self.file = file
-        self.prefix = prefix
+        self.values, self.file, self.prefix = values, file, prefix
 
     @classmethod
     def read(cls, file: Path) -> "JsonObject":

@@ -112,8 +112,7 @@ class March:
         far: float = math.inf,  # depth, metres, from which on a student that says depth itself sees nothing
     ) -> None:
         rays = grid_rays(grid, camera_from_grid, camera)
-        self.grid = grid
-        self.camera = camera
+        self.grid, self.camera = grid, camera
         self.occupied_from = np.float32(occupied_from)
         # `GridRays` as the kernel takes them: origin [3], direction [R, 3], cosine [R], first [R], stop [R] and leave
         # [R] (metres), float32 and int32.

@@ -93,8 +93,7 @@ class Student:
         self.record = ModelRecord()  # takes note of what is built
         # Held by whoever prepares models of a student that is not deployed, and by the shadow that uses them.
         self.lock = threading.Lock()
-        self._grid = grid
-        self._logger = logger
+        self._grid, self._logger = grid, logger
         self._made: dict[str, _Made] = {}
         self._unusable: dict[str, tuple[_MadeFor, str]] = {}  # what could not be built last, and why
         self._gpu_failed = False

@@ -42,9 +42,7 @@ class AdaptiveSubscription:
         self._create = subscribe or node.create_subscription
         self._type = message_type
         self.topic = node.resolve_topic_name(topic)
-        self._callback = callback
-        self._depth = depth
-        self._follows_durability = latched
+        self._callback, self._depth, self._follows_durability = callback, depth, latched
         self._subscription: Any = None
         self._offered = ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE
         self._subscribe()

@@ -28,11 +28,8 @@ class WaitingRoom(Generic[Item]):
         on_waiting: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._admit = admit
-        self._turn_away = turn_away
-        self._refuse = refuse
-        self._on_waiting = on_waiting
-        self._clock = clock
+        self._admit, self._turn_away, self._refuse = admit, turn_away, refuse
+        self._on_waiting, self._clock = on_waiting, clock
         self._waiting: deque[tuple[Item, float]] = deque()
 
     def __len__(self) -> int:

@@ -38,8 +38,7 @@ class Dictionary:
     """
 
     def __init__(self, bundle: StudentBundle, name: str) -> None:
-        self.name = name
-        self._bundle = bundle
+        self.name, self._bundle = name, bundle
         # The text bank; without a name that of the bundle, None where it has none.
         self.bank = bundle.text_bank() if name in ("", SHIPPED) else TextBank.load(name)
         if name and self.bank is None:
@@ -123,11 +122,9 @@ class WordsInput:
         counters: FrameCounters,
         resources: ExitStack,
     ) -> None:
-        self._parameters = parameters
-        self._bundle = bundle
+        self._parameters, self._bundle = parameters, bundle
         self._dictionary = self._checked = dictionary
-        self._thread = thread
-        self._counters = counters
+        self._thread, self._counters = thread, counters
         self._folding = threading.Lock()  # words are those of the student that is deployed meanwhile
         self._vocabularies = self._heard(node, VOCABULARY, self._take_vocabulary, resources)
         self._heard(node, QUERY, self._take_query, resources)

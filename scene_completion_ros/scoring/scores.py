@@ -142,8 +142,7 @@ class RecordedTruth:
     def __init__(self, bag: Path | str, published: PublishedGrid, *, offset_ns: int = 0) -> None:
         self.name = Path(bag).resolve().name  # of the recording
         self._reader = BagReader(bag)
-        self._published = published
-        self._offset_ns = offset_ns
+        self._published, self._offset_ns = published, offset_ns
         self._clouds: Iterator[_Cloud] = iter(())
         self._next: _Cloud | None = None
 
@@ -201,8 +200,7 @@ class LidarTruth:
     def __init__(self, bag: Path | str, camera: Camera, camera_from_lidar: RigidTransform | None = None) -> None:
         self.name = "lidar"
         self._lidar = LidarOfBag(bag)
-        self._camera = camera
-        self._camera_from_lidar = camera_from_lidar
+        self._camera, self._camera_from_lidar = camera, camera_from_lidar
 
     def __enter__(self) -> "LidarTruth":
         self._lidar.__enter__()

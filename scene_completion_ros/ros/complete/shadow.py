@@ -36,8 +36,7 @@ class Shadow:
     """
 
     def __init__(self, grid: VoxelGrid, logger: Any) -> None:
-        self._grid = grid
-        self._logger = logger
+        self._grid, self._logger = grid, logger
         self.record = ShadowRecord()  # what came of it
         self._students: tuple[Student, Student] | None = None
         self._comparison: StudentComparison | None = None

@@ -34,9 +34,7 @@ class Placements:
     def __init__(
         self, source: TransformSource | None, default: RigidTransform, trained_height: Callable[[], float]
     ) -> None:
-        self._source = source
-        self._default = default
-        self._trained_height = trained_height
+        self._source, self._default, self._trained_height = source, default, trained_height
 
     def expected(self, parameters: NodeParameters) -> RigidTransform:
         """Pose of the camera in the grid before any image came: right, unless a source of transforms says otherwise."""

@@ -50,15 +50,9 @@ class CameraInput:
         order: StampOrder,
         resources: ExitStack,
     ) -> None:
-        self._node = node
-        self._parameters = parameters
-        self.name = name
-        self._deliver = deliver
-        self._prepare_model = prepare
-        self._restart = restart
-        self._counters = counters
-        self._order = order
-        self._resources = resources
+        self._node, self._parameters, self.name = node, parameters, name
+        self._deliver, self._prepare_model, self._restart = deliver, prepare, restart
+        self._counters, self._order, self._resources = counters, order, resources
         # The newest usable message, how it was read, and what for.
         self._camera_info: Any = None
         self._camera: Camera | None = None

@@ -2,11 +2,11 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from scene_completion_ros.bags.reader import BagMessage, BagReader
+from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import COMPRESSED_TYPE, BagWriter, write_transforms
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
@@ -85,16 +85,11 @@ def replay_over_dds(
         player.warm_up()
         statistics.startup_s = time.perf_counter() - started_s
         try:
-            player.play(reader.messages([topic]), _further_messages(reader, playback, stack))
+            # Further topics have a reader of their own, for it runs alongside that of the images.
+            further = stack.enter_context(BagReader(reader.path)).messages(playback.also) if playback.also else ()
+            player.play(reader.messages([topic]), further)
         finally:
             statistics.peak_memory_mib = node.peak_memory_mib()
         node.stop()
         statistics.node_log = node.log()
         return statistics
-
-
-def _further_messages(reader: BagReader, playback: Playback, stack: ExitStack) -> Iterable[BagMessage]:
-    """The messages of further topics, by a reader of its own, for it runs alongside that of the images."""
-    if not playback.also:
-        return ()
-    return stack.enter_context(BagReader(reader.path)).messages(playback.also)

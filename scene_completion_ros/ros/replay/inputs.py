@@ -30,8 +30,7 @@ class InputPublishers:
     """Publishers of a replay, in its node's namespace. Raises SceneCompletionError if a message package is missing."""
 
     def __init__(self, node: Any, source: Source) -> None:
-        self._source = source
-        self._node = node
+        self._source, self._node = source, node
         queue = QoSProfile(depth=QUEUE)
         image_type, image_topic = (CompressedImage, f"{IMAGE}/compressed") if source.compressed else (Image, IMAGE)
         self._images = node.create_publisher(image_type, image_topic, queue)
