@@ -242,7 +242,7 @@ def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: KernelD
     else:
         try:
             options = EngineOptions(precision=precision)
-            engine = provide_engine(bundle, options, context, lambda: make_encoder(bundle, cpu_engine())).engine
+            engine, _ = provide_engine(bundle, options, context, lambda: make_encoder(bundle, cpu_engine()))
         except GpuError as error:
             why = f"{flavour} cannot: {error}"
         else:

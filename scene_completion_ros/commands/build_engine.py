@@ -64,9 +64,9 @@ def _build(bundle: "StudentBundle", options: "EngineOptions") -> "list[Provided]
     context = PrimaryContext()
     try:
         with context.work("building"):
-            kernels = provide_kernels(bundle, context, options, lambda: reference)
-            engine = provide_engine(bundle, options, context, lambda: reference)
-            engine.engine.close()
+            _, kernels = provide_kernels(bundle, context, options, lambda: reference)
+            engine, provided = provide_engine(bundle, options, context, lambda: reference)
+            engine.close()
     finally:
         context.close()
-    return [engine.provided, kernels.provided]
+    return [provided, kernels]

@@ -312,6 +312,10 @@ class Completer:
             confidence=answer.confidence,
             **legend,
         )
+        ground: GroundSurface | None = None
+        if answer.surface is not None:
+            stride, place = self.bundle.head.unit_stride, self._volume_from_camera
+            ground = ground_surface(answer.surface, self.bundle.grid, stride, self.bundle.canonical, place)
         assembling.lap("assemble")
         times_ms = {**clock.laps_ms, **answer.times_ms}
         times_ms["assemble"] += assembling.laps_ms["assemble"]
@@ -327,14 +331,8 @@ class Completer:
             vocabulary=vocabulary,
             query=None if words.queried is None else words.queried.vocabulary,
             matches=answer.matches,
-            ground=self._ground(answer.surface),
+            ground=ground,
         )
-
-    def _ground(self, surface: NDArray[np.float32] | None) -> GroundSurface | None:
-        bundle = self.bundle
-        if surface is None:
-            return None
-        return ground_surface(surface, bundle.grid, bundle.head.unit_stride, bundle.canonical, self._volume_from_camera)
 
 
 def _finite(answer: SceneAnswer) -> bool:

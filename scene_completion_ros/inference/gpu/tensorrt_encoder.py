@@ -48,8 +48,8 @@ class TensorRtEncoder(Encoder):
         try:
             with self._context.work("preparing the GPU"):
                 # Seconds that may fail stand before minutes.
-                self._kernels = provide_kernels(bundle, self._context, options, reference).kernels
-                self._engine = provide_engine(bundle, options, self._context, reference).engine
+                self._kernels, _ = provide_kernels(bundle, self._context, options, reference)
+                self._engine, _ = provide_engine(bundle, options, self._context, reference)
         except BaseException:
             self._context.close()
             raise
