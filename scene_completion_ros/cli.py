@@ -162,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence = explained(error, written=written, extra=getattr(command, "EXTRA", "train"))
         if sentence is None:
             raise
-        print(f"scene-completion {args.command}: {_one_line(sentence)}", file=sys.stderr)
+        line = " | ".join(part.strip() for part in str(sentence).splitlines() if part.strip())
+        print(f"scene-completion {args.command}: {line}", file=sys.stderr)
         return BAD_INPUT
 
 
@@ -174,10 +175,6 @@ def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argp
     if further:
         args.overrides = [*args.overrides, *further]
     return args
-
-
-def _one_line(error: Exception) -> str:
-    return " | ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 if __name__ == "__main__":

@@ -31,7 +31,13 @@ from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.commands.paths import Output, place
 from scene_completion_ros.commands.replay_scores import add_score_arguments, open_scores, write_scores
-from scene_completion_ros.commands.words import DEMO_WORDS, add_words_argument, ask_words, chosen_words
+from scene_completion_ros.commands.words import (
+    DEMO_WORDS,
+    add_student_arguments,
+    add_words_argument,
+    ask_words,
+    chosen_words,
+)
 from scene_completion_ros.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -70,10 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     results = Output(("bag", "report", "statistics.json", "scores.json", "scores.md"))
     parser.add_argument("--output", type=results, default=Path("replay"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image (default: %(default)s)")
-    meaning = "folder, name or hf:owner/name@revision of a student (default: kitti_student)"
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help=meaning)
-    meaning = "what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)"
-    parser.add_argument("--engine", default="auto", help=meaning)
+    add_student_arguments(parser)
     meaning = "voxels wanted, as in the node's parameter grid.file (default: the grid of the bundle)"
     parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
     add_words_argument(parser, "can be clicked in the report", "none; of the bundled drive " + ", ".join(DEMO_WORDS))
@@ -92,14 +95,18 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.report.lidar import LidarOfBag
     from scene_completion_ros.report.writer import ReportWriter
-    from scene_completion_ros.ros.replay.results import ReplayStatistics
+    from scene_completion_ros.ros.replay.results import ANSWER_TIMEOUT_S, Playback, ReplayStatistics
     from scene_completion_ros.scoring.scores import PublishedGrid
 
     if args.every < 1:
         raise SceneCompletionError(f"{args.every} is not positive", where="--every", cure="1 takes every image")
-    if args.offline:
-        refuse_offline(args)
-    playback = playback_of(args)
+    for name in _ONLY_THROUGH_THE_NODE:
+        if args.offline and getattr(args, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            what = "an offline replay has no node to play to: it completes every image in this process"
+            raise SceneCompletionError(what, where=option, cure=f"Leave out {option} or --offline")
+    timeout_s = ANSWER_TIMEOUT_S if args.timeout is None else args.timeout
+    playback = Playback(rate=args.rate, timeout_s=timeout_s, also=tuple(args.also or ()))
     bundled = args.bag is None
     args.bag = args.bag or DEMO_DRIVE
     if (args.output / "bag").exists():  # before an older report beside it is replaced
@@ -333,22 +340,3 @@ def add_playback_arguments(parser: argparse.ArgumentParser) -> None:
     )
     meaning = "publish this recorded topic as well; may be repeated"
     group.add_argument("--also", action="append", metavar="TOPIC", help=meaning)
-
-
-def playback_of(args: argparse.Namespace) -> Playback:
-    """What the options ask for. Raises SceneCompletionError where an option makes no sense: names it."""
-    from scene_completion_ros.ros.replay.results import ANSWER_TIMEOUT_S, Playback
-
-    timeout_s = ANSWER_TIMEOUT_S if args.timeout is None else args.timeout
-    return Playback(rate=args.rate, timeout_s=timeout_s, also=tuple(args.also or ()))
-
-
-def refuse_offline(args: argparse.Namespace) -> None:
-    """Refuse the options where there is no node. Raises SceneCompletionError where one of them was given: names it."""
-    from scene_completion_ros.errors import SceneCompletionError
-
-    for name in _ONLY_THROUGH_THE_NODE:
-        if getattr(args, name) is not None:
-            option = f"--{name.replace('_', '-')}"
-            what = "an offline replay has no node to play to: it completes every image in this process"
-            raise SceneCompletionError(what, where=option, cure=f"Leave out {option} or --offline")

@@ -45,6 +45,7 @@ def open_scores(
     """Open the truths. Raises SceneCompletionError: an unusable folder, or one of which no frame belongs here."""
     from scene_completion_ros.bags.reader import CLOUD_TYPE
     from scene_completion_ros.evaluation.truth import TruthSource
+    from scene_completion_ros.messages.transform_buffer import stamp_of
     from scene_completion_ros.scoring.scores import (
         LidarTruth,
         RecordedTruth,
@@ -62,27 +63,16 @@ def open_scores(
             sources.append(stack.enter_context(recorded))
         else:
             folder = SequenceTruth(args.ground_truth, camera=args.ground_truth_camera, offset_ns=offset_ns)
-            start = _first_stamp(reader, topic)
-            if start is not None:
+            first = next(iter(reader.readable([topic], lambda message: stamp_of(message.header))), None)
+            if first is not None:
+                recorded_first, stamp_ns = first
+                start = stamp_ns or recorded_first.stamp_ns
                 folder.check_times(start, start + reader.end_ns - reader.start_ns)
             sources.append(folder)
     if reader.topics_of_type(CLOUD_TYPE):
         pose = read_camera_from_lidar(args.camera_from_lidar) if args.camera_from_lidar else None
         sources.append(stack.enter_context(LidarTruth(reader.path, camera or reader.camera_for(topic), pose)))
     return ReplayScores(sources, published)
-
-
-def _first_stamp(reader: BagReader, topic: str) -> int | None:
-    """Stamp in nanoseconds of the first image that is not damaged."""
-    from scene_completion_ros.errors import BagError
-    from scene_completion_ros.messages.transform_buffer import stamp_of
-
-    for recorded in reader.messages([topic]):
-        try:
-            return stamp_of(recorded.message.header) or recorded.stamp_ns
-        except BagError:
-            continue
-    return None
 
 
 def write_scores(folder: Path, scores: ReplayScores, recording: str) -> dict[str, Any]:

@@ -25,13 +25,19 @@ def profile_path() -> Path:
     return Path(__file__).resolve().parent / "fastdds_shm.xml"
 
 
-def profile_variable() -> str:
-    """Name of the environment variable that the installed Fast DDS reads: 3 warns of the name that 2 needs."""
+def rclpy_version() -> tuple[str | None, bool]:
+    """Version of rclpy, None where it is unknown, and whether it comes from a wheel."""
     for distribution in ("ros-rclpy", "rclpy"):  # the wheel, a ROS 2 distribution
         with suppress(PackageNotFoundError):
-            major = int(version(distribution).partition(".")[0])
-            return PROFILE_VARIABLE if major >= FIRST_RCLPY_WITH_FASTDDS_3 else OLD_PROFILE_VARIABLE
-    return PROFILE_VARIABLE
+            return version(distribution), distribution == "ros-rclpy"
+    return None, False
+
+
+def profile_variable() -> str:
+    """Name of the environment variable that the installed Fast DDS reads: 3 warns of the name that 2 needs."""
+    number, _ = rclpy_version()
+    newer = number is None or int(number.partition(".")[0]) >= FIRST_RCLPY_WITH_FASTDDS_3
+    return PROFILE_VARIABLE if newer else OLD_PROFILE_VARIABLE
 
 
 def use_shipped_profile(environment: MutableMapping[str, str] | None = None) -> bool:
