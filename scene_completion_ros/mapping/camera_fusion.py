@@ -106,17 +106,9 @@ def saw(state: Any) -> Any:
 @functools.cache
 def _kernel() -> Callable[..., None]:
     @kernel()
-    def fuse(
-        state: Any,
-        probability: Any,
-        label: Any,
-        confidence: Any,
-        threshold: Any,
-        fused_state: Any,
-        fused_probability: Any,
-        fused_label: Any,
-        fused_confidence: Any,
-    ) -> None:
+    def fuse(  # type: ignore[no-untyped-def] # numba finds the types
+        state, probability, label, confidence, threshold, fused_state, fused_probability, fused_label, fused_confidence
+    ):
         views, count = state.shape
         for voxel in prange(count):
             any_seen = False

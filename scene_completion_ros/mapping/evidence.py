@@ -266,18 +266,9 @@ def _recall_kernel() -> Callable[..., None]:
 @functools.cache
 def _integrate_kernel() -> Callable[..., None]:
     @kernel()
-    def remember(
-        memory: Any,
-        lower: Any,
-        turn: Any,
-        shift: Any,
-        frame: Any,
-        rules: Any,
-        now: Any,
-        first: Any,
-        stop: Any,
-        counts: Any,
-    ) -> None:
+    def remember(  # type: ignore[no-untyped-def] # numba finds the types
+        memory, lower, turn, shift, frame, rules, now, first, stop, counts
+    ):
         log_odds, weight, observed, seen, seen_free, label, agreement = memory
         stated, state, stated_label, stated_confidence, nearness = frame
         count_x, count_y, count_z = state.shape

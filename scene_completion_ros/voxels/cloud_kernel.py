@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numba import prange
@@ -81,22 +80,9 @@ def _axis_centres(voxels: SemanticVoxels) -> tuple[NDArray[np.float32], ...]:
 @functools.cache
 def _kernel() -> Callable[..., None]:
     @kernel()
-    def write(
-        index: Any,
-        x: Any,
-        y: Any,
-        z: Any,
-        rotation: Any,
-        translation: Any,
-        rgb: Any,
-        by_height: Any,
-        state: Any,
-        probability: Any,
-        label: Any,
-        confidence: Any,
-        reals: Any,
-        words: Any,
-    ) -> None:
+    def write(  # type: ignore[no-untyped-def] # numba finds the types
+        index, x, y, z, rotation, translation, rgb, by_height, state, probability, label, confidence, reals, words
+    ):
         for point in prange(len(index)):
             i, j, k = index[point, 0], index[point, 1], index[point, 2]
             for axis in range(3):
