@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.opening import open_storage, recover_storage
-from scene_completion_ros.bags.storage import MessageDecoder, Storage, StoredMessage
+from scene_completion_ros.bags.opening import Storage, open_storage, recover_storage
+from scene_completion_ros.bags.storage import MessageDecoder, StoredMessage
 from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera

@@ -121,20 +121,6 @@ def _above_ground(points: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(points[:, 2] > lowest[owner] + _GROUND_CLEARANCE)
 
 
-def _draw_lidar(picture: Picture, scale: MapScale, lidar_grid: NDArray[np.float32]) -> None:
-    points = np.asarray(lidar_grid, dtype=np.float64).reshape(-1, 3)
-    inside = np.isfinite(points).all(axis=1)
-    for axis, (low, high) in enumerate((scale.x_range, scale.y_range)):
-        inside &= (points[:, axis] > low) & (points[:, axis] < high)
-    points = points[inside]
-    points = points[_above_ground(points)]
-    columns = MARGIN + (scale.y_range[1] - points[:, 1]) * scale.pixels_per_metre
-    rows = MARGIN + (scale.x_range[1] - points[:, 0]) * scale.pixels_per_metre
-    for down in (0, 1):  # two by two pixels a point
-        for right in (0, 1):
-            picture[rows.astype(np.int64) - down, columns.astype(np.int64) - right] = (0, 0, 0)
-
-
 def birds_eye_view(voxels: SemanticVoxels, *, camera: Camera | None = None, height: int = 620) -> Picture:
     """The grid from above, forward up and left to the left, with axes in metres and the camera's view.
 
@@ -157,7 +143,18 @@ def with_lidar(birds_eye: Picture, voxels: SemanticVoxels, lidar_grid: NDArray[n
     in the grid frame, metres [N, 3].
     """
     picture = birds_eye.copy()
-    _draw_lidar(picture, _scale_of(voxels, (len(picture) - 2 * MARGIN) // voxels.grid.shape[0]), lidar_grid)
+    scale = _scale_of(voxels, (len(picture) - 2 * MARGIN) // voxels.grid.shape[0])
+    points = np.asarray(lidar_grid, dtype=np.float64).reshape(-1, 3)
+    inside = np.isfinite(points).all(axis=1)
+    for axis, (low, high) in enumerate((scale.x_range, scale.y_range)):
+        inside &= (points[:, axis] > low) & (points[:, axis] < high)
+    points = points[inside]
+    points = points[_above_ground(points)]
+    columns = MARGIN + (scale.y_range[1] - points[:, 1]) * scale.pixels_per_metre
+    rows = MARGIN + (scale.x_range[1] - points[:, 0]) * scale.pixels_per_metre
+    for down in (0, 1):  # two by two pixels a point
+        for right in (0, 1):
+            picture[rows.astype(np.int64) - down, columns.astype(np.int64) - right] = (0, 0, 0)
     return picture
 
 

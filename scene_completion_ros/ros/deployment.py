@@ -82,7 +82,7 @@ class Deployment:
             return
         logger = _Prefixed(self._logger, f"second student {second.name}: ")
         self._second = Student(second, grid, logger)
-        thread.attend(self._second)
+        thread.students.append(self._second)
         thread.shadow.follow_with(self._first, self._second)
         self._logger.info(f"second student: {self._second.title}")
         self._making = threading.Lock()

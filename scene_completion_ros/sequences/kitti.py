@@ -85,14 +85,9 @@ def load_scan_reflectance(path: Path) -> NDArray[np.float32]:
     return np.ascontiguousarray(_scan(path)[:, 3])
 
 
-def load_semantic_ids(path: Path) -> NDArray[np.uint16]:
-    """Load the class of every point from a SemanticKITTI `labels/*.label`: raw ids, uint16 [N]."""
-    return np.asarray(_numbers(path, np.dtype("<u4")) & 0xFFFF, dtype=np.uint16)
-
-
-def load_instance_ids(path: Path) -> NDArray[np.uint16]:
-    """Load the instance of every point from a SemanticKITTI `labels/*.label`: uint16 [N]."""
-    return np.asarray(_numbers(path, np.dtype("<u4")) >> 16, dtype=np.uint16)
+def load_point_ids(path: Path, half: int) -> NDArray[np.uint16]:
+    """Load a SemanticKITTI `labels/*.label`, uint16 [N]: the raw id of every point (`half` 0), or its instance (1)."""
+    return _numbers(path, np.dtype("<u4")).view("<u2").reshape(-1, 2)[:, half].astype(np.uint16)
 
 
 def load_voxel_mask(path: Path) -> NDArray[np.bool_]:
@@ -354,8 +349,8 @@ def _official_assets(root: Path, number: int, rig_from_velodyne: RigidTransform 
         assets["lidar_reflectance"] = partial(load_scan_reflectance, scan)
     labels = root / "labels" / f"{number:06d}.label"
     if labels.is_file():
-        assets["lidar_semantic"] = partial(load_semantic_ids, labels)
-        assets["lidar_instance"] = partial(load_instance_ids, labels)
+        assets["lidar_semantic"] = partial(load_point_ids, labels, 0)
+        assets["lidar_instance"] = partial(load_point_ids, labels, 1)
     for key in ("bin", "invalid", "occluded"):
         mask = root / "voxels" / f"{number:06d}.{key}"
         if mask.is_file():
@@ -376,8 +371,8 @@ def _default_pose_file(root: Path) -> Path:
     for candidate in (root / "poses.txt", root / "poses_gt.txt", official):
         if candidate.is_file():
             return candidate
-    what = "no poses.txt or poses_gt.txt"
-    raise SequenceError(what, where=str(root), cure=f"Name the pose file, or unpack KITTI's poses to {official}")
+    cure = f"Name the pose file, or unpack KITTI's poses to {official}"
+    raise SequenceError("no poses.txt or poses_gt.txt", where=str(root), cure=cure)
 
 
 def numbered_images(folder: Path) -> dict[int, Path]:

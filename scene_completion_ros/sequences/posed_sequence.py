@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -32,14 +32,6 @@ _AGAIN = "Extract the sequence again"
 
 ArrayLoader: TypeAlias = Callable[[], NDArray[Any]]
 ImageSource: TypeAlias = Path | ArrayLoader  # an image file, or a function that returns uint8 RGB [H, W, 3]
-
-
-@runtime_checkable
-class EncodedImage(Protocol):
-    """An image source that can hand out its bytes as recorded, so that saving does not compress them twice."""
-
-    def encoded(self) -> tuple[bytes, str] | None:
-        """Return (file content, suffix such as ".jpg"), or None where the recording holds raw pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,10 +221,14 @@ class PosedSequence:
             what = f"no {INDEX_NAME}"
             raise SequenceError(what, where=str(folder), cure="Name a complete sequence folder, or extract it again")
         document = read_json(index, SequenceError, cure=_AGAIN, kind=dict, most_bytes=LARGEST_INDEX)
-        _check_version(document.get("schema_version"), index)
-        frames = [
-            _frame_from_json(entry, folder, f"{index}, frames[{i}]") for i, entry in enumerate(_list(document, index))
-        ]
+        if (version := document.get("schema_version")) != SCHEMA_VERSION:
+            newer = isinstance(version, int) and version > SCHEMA_VERSION
+            what = f"schema_version is {shown(version)}, this program reads {SCHEMA_VERSION}"
+            raise SequenceError(what, where=str(index), cure="Update scene_completion_ros" if newer else _AGAIN)
+        entries = _get(document, "frames", str(index))
+        if not isinstance(entries, list):
+            raise SequenceError("field 'frames' is no list", where=str(index), cure=_AGAIN)
+        frames = [_frame_from_json(entry, folder, f"{index}, frames[{i}]") for i, entry in enumerate(entries)]
         return PosedSequence(
             name=str(_get(document, "name", str(index))),
             cameras={
@@ -253,14 +249,6 @@ def load_array(path: Path) -> NDArray[Any]:
     return read_arrays(path, SequenceError, cure=_AGAIN, needed=("data",))["data"]
 
 
-def _check_version(version: object, index: Path) -> None:
-    if version == SCHEMA_VERSION:
-        return
-    newer = isinstance(version, int) and version > SCHEMA_VERSION
-    what = f"schema_version is {shown(version)}, this program reads {SCHEMA_VERSION}"
-    raise SequenceError(what, where=str(index), cure="Update scene_completion_ros" if newer else _AGAIN)
-
-
 def _frame_from_json(entry: Any, folder: Path, where: str) -> Frame:
     images: dict[str, ImageSource] = {
         camera: inside(folder, path, where) for camera, path in _object(entry, "images", where).items()
@@ -279,7 +267,9 @@ def _image_file(source: ImageSource) -> tuple[bytes, str]:
     """Content and suffix of the file that keeps an image without loss."""
     if isinstance(source, Path):
         return source.read_bytes(), source.suffix.lower()
-    if isinstance(source, EncodedImage) and (encoded := source.encoded()) is not None:
+    # A source may hand out its bytes as recorded, with a suffix, so that they are not compressed twice; else None.
+    encoded: tuple[bytes, str] | None = getattr(source, "encoded", lambda: None)()
+    if encoded is not None:
         return encoded
     done, content = cv2.imencode(".png", cv2.cvtColor(source(), cv2.COLOR_RGB2BGR))
     if not done:
@@ -331,13 +321,6 @@ def _object(entry: Any, key: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _list(document: dict[str, Any], index: Path) -> list[Any]:
-    frames = _get(document, "frames", str(index))
-    if not isinstance(frames, list):
-        raise SequenceError("field 'frames' is no list", where=str(index), cure=_AGAIN)
-    return frames
-
-
 def _transforms(document: dict[str, Any], key: str, index: Path) -> dict[str, RigidTransform]:
     return {
         name: _transform(matrix, f"{index}, {key}[{name!r}]")
@@ -358,15 +341,10 @@ def _camera_from_json(entry: Any, where: str) -> Camera:
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise SequenceError(f"{key} is {shown(value)}", where=where, cure="Expected a number")
     try:
+        fx, fy, cx, cy = (float(numbers[key]) for key in ("fx", "fy", "cx", "cy"))
+        model, distortion = _get(entry, "distortion_model", where), _get(entry, "distortion", where)
         return Camera(
-            fx=float(numbers["fx"]),
-            fy=float(numbers["fy"]),
-            cx=float(numbers["cx"]),
-            cy=float(numbers["cy"]),
-            width=int(numbers["width"]),
-            height=int(numbers["height"]),
-            distortion_model=_get(entry, "distortion_model", where),
-            distortion=tuple(float(value) for value in _get(entry, "distortion", where)),
+            fx, fy, cx, cy, int(numbers["width"]), int(numbers["height"]), model, tuple(map(float, distortion))
         )
     except (SceneCompletionError, TypeError, ValueError) as error:
         raise SequenceError(f"not a camera: {error}", where=where, cure=_AGAIN) from error

@@ -58,10 +58,6 @@ class Shadow:
         self._number += 1
         return self._number % parameters.shadow_every == 0
 
-    def skip(self, why: str) -> None:
-        """An n-th image is not completed."""
-        self.record.skipped(why)
-
     def follow(self, scene: Scene) -> None:
         """Complete the first image of a published scene by the other student; what fails there is recorded, no more."""
         students, comparison, deployed = self._students, self._comparison, scene.selection.student
