@@ -30,8 +30,15 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_picture, read_size
-from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, ArrayLoader, Frame, PosedSequence, Source
-from scene_completion_ros.untrusted_files import read_arrays
+from scene_completion_ros.sequences.posed_sequence import (
+    UNKNOWN_POSES,
+    ArrayLoader,
+    Frame,
+    PosedSequence,
+    Source,
+    rigid_transform,
+)
+from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, read_arrays, read_bytes
 
 VOXEL_SHAPE = (256, 256, 32)
 SEMANTIC_KITTI_GRID = VoxelGrid((0.0, -25.6, -2.2), 0.2, VOXEL_SHAPE, "velodyne")
@@ -143,10 +150,7 @@ def _scan(path: Path, columns: int = 4) -> NDArray[np.float32]:
 
 
 def _numbers(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise SequenceError(f"cannot be read: {error.strerror}", where=str(path), cure="Restore the file") from error
+    content = read_bytes(path, SequenceError, cure="Restore the file", most_bytes=MOST_ARRAY_BYTES)
     if len(content) % kind.itemsize:
         what = f"{len(content)} bytes, no multiple of {kind.itemsize}"
         raise SequenceError(what, where=str(path), cure="Restore the file, it is cut short")
@@ -236,10 +240,7 @@ def read_kitti_poses(path: Path) -> list[RigidTransform]:
             what = f"{values.size} numbers, {int((~np.isfinite(values)).sum())} of them not finite"
             cure = "Expected 12 finite numbers: a row-major 3x4 camera-to-world matrix"
             raise SequenceError(what, where=where, cure=cure)
-        try:
-            poses.append(RigidTransform.from_matrix(values.reshape(3, 4)))
-        except Exception as error:
-            raise SequenceError(f"not a rigid transform: {error}", where=where, cure="Check the pose file") from error
+        poses.append(rigid_transform(values.reshape(3, 4), where, "Check the pose file"))
     return poses
 
 
@@ -342,11 +343,7 @@ def _assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -
 
 def _official_assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -> dict[str, ArrayLoader]:
     """Loaders of the scan, its labels and the voxel grids in the files of KITTI odometry and SemanticKITTI."""
-    assets: dict[str, ArrayLoader] = {}
-    scan = root / "velodyne" / f"{number:06d}.bin"
-    if scan.is_file() and rig_from_velodyne is not None:
-        assets["lidar"] = partial(load_scan, scan, rig_from_velodyne)
-        assets["lidar_reflectance"] = partial(load_scan_reflectance, scan)
+    assets = scan_assets(root / "velodyne" / f"{number:06d}.bin", rig_from_velodyne)
     labels = root / "labels" / f"{number:06d}.label"
     if labels.is_file():
         assets["lidar_semantic"] = partial(load_point_ids, labels, 0)
@@ -363,6 +360,16 @@ def _official_assets(root: Path, number: int, rig_from_velodyne: RigidTransform 
             assets["ssc_label"] = partial(load_semantic_kitti_labels, ids)
             assets["ssc_invalid"] = partial(load_voxel_mask, invalid)
     return assets
+
+
+def scan_assets(scan: Path, rig_from_velodyne: RigidTransform | None) -> dict[str, ArrayLoader]:
+    """Loaders of a scan, where it exists (a few drives lack some), and where it is known how the LiDAR is mounted."""
+    if rig_from_velodyne is None or not scan.is_file():
+        return {}
+    return {
+        "lidar": partial(load_scan, scan, rig_from_velodyne),
+        "lidar_reflectance": partial(load_scan_reflectance, scan),
+    }
 
 
 def _default_pose_file(root: Path) -> Path:
