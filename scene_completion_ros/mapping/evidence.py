@@ -78,9 +78,7 @@ class Fused(NamedTuple):
     confidence: NDArray[np.float32]
 
 
-UNOBSERVED = np.uint8(VoxelState.UNOBSERVED)
-FREE_SEEN, FREE_INFERRED = np.uint8(VoxelState.FREE_SEEN), np.uint8(VoxelState.FREE_INFERRED)
-SURFACE, COMPLETED = np.uint8(VoxelState.SURFACE), np.uint8(VoxelState.COMPLETED)
+UNOBSERVED, FREE_SEEN, FREE_INFERRED, SURFACE, COMPLETED = (np.uint8(state) for state in VoxelState)
 ZERO, ONE, NO_LABEL = np.float32(0.0), np.float32(1.0), np.uint8(0)
 NOTHING = np.float32(-np.inf)  # log odds of unobserved voxels
 

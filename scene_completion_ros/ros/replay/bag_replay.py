@@ -52,8 +52,7 @@ def replay_over_dds(
     playback = playback or Playback()
     dds.use_shipped_profile()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # the rest of the network need not hear of it
-    from scene_completion_ros.ros.replay.inputs import Source
-    from scene_completion_ros.ros.replay.player import Player
+    from scene_completion_ros.ros.replay.player import Player, Source
 
     reader.choose_image_topic(topic)
     results.check_topics(playback, reader.topics, topic)
