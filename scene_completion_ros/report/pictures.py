@@ -58,16 +58,16 @@ def scaled_down(picture: Picture, width: int) -> Picture:
     return fit_width(picture, width) if picture.shape[1] > width else picture
 
 
-def depth_picture(depth: NDArray[np.float32], grid: VoxelGrid | None = None, *, width: int = _PANEL_WIDTH) -> Picture:
-    """Depth [H, W] along the optical axis, metres or not finite, in colours with a scale; `width` in pixels.
+def depth_picture(depth: NDArray[np.float32], grid: VoxelGrid | None = None) -> Picture:
+    """Depth [H, W] along the optical axis, metres or not finite, in colours with a scale.
 
     `grid`: that of the voxels beside it; where it is no larger than a room, colours are those of depths in rooms.
     """
     small = grid is not None and grid.shape[0] * grid.voxel_size < ROOM_DEPTHS[1]
     nearest, farthest = between = ROOM_DEPTHS if small else STREET_DEPTHS
-    coloured = fit_width(depth_colours(depth, between), width, cv2.INTER_LINEAR)
+    coloured = fit_width(depth_colours(depth, between), _PANEL_WIDTH, cv2.INTER_LINEAR)
     # The bar is even in the logarithm of depth, as the colours are.
-    colours = depth_colours(np.geomspace(nearest, farthest, width - 40), between)
+    colours = depth_colours(np.geomspace(nearest, farthest, _PANEL_WIDTH - 40), between)
     whole = math.log(farthest / nearest)
     metres = (1, 2, 3, 4, 5, 7, 10) if small else (3, 4, 5, 7, 10, 15, 20, 30, 50, 80)
     return np.concatenate([coloured, _scale_bar(colours, {m: math.log(m / nearest) / whole for m in metres})])
