@@ -193,7 +193,6 @@ class Soak:
         self._record.received, self._record.completed, self._record.dropped = drive.counts()
 
     def _happen(self, name: str, fault: Fault) -> Event:
-        """One fault from its beginning until it is forgotten."""
         drive, minute = self._drive, self._minute
         drive.until(lambda: fault.signal(drive) is not None, NAMED_S)
         before = fault.signal(drive)

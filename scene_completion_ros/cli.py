@@ -101,11 +101,9 @@ class _MissingCommand:
         self.__doc__ = f"(not available: {error})"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Swallow whatever is given."""
         parser.add_argument("ignored", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
     def run(self, args: argparse.Namespace) -> int:
-        """Say what is missing."""
         what = f"its module cannot be imported: {self._error}"
         cure = "Install the package that provides it"
         raise SceneCompletionError(what, where=f"command {self._entry.name}", cure=cure) from self._error

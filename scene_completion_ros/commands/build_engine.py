@@ -54,7 +54,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(bundle: "StudentBundle", options: "EngineOptions") -> "list[Provided]":
-    """Engine and kernels, each compared with the CPU's."""
     from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
     from scene_completion_ros.inference.gpu.device import PrimaryContext
     from scene_completion_ros.inference.gpu.engine_provision import provide_engine

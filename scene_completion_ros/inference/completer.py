@@ -166,7 +166,6 @@ class Completer:
             self._open(make_encoder(bundle, cpu_engine(), threads=threads), pose)
 
     def _open(self, encoder: Encoder, grid_from_camera: RigidTransform) -> None:
-        """Take an encoder and run everything once."""
         self._encoder, self.engine = encoder, encoder.name
         self._place(grid_from_camera)
         first = self.complete(np.zeros((self.camera.height, self.camera.width, 3), dtype=np.uint8))
@@ -234,7 +233,6 @@ class Completer:
         return moved
 
     def _place(self, grid_from_camera: RigidTransform) -> None:
-        """Prepare all that depends on the pose."""
         self.grid_from_camera = grid_from_camera
         stated = self.upright_from_camera if self.bundle.takes_pose else None
         self._volume_from_camera = stated and volume_pose(stated, self.bundle.height_above_ground)

@@ -114,7 +114,6 @@ class Deployment:
 
     @property
     def _other(self) -> Student:
-        """The student that is not deployed."""
         assert self._second is not None
         return self._first if self._thread.selection.student is self._second else self._second
 

@@ -147,7 +147,6 @@ class InferenceThread:
         self.shadow.close()
 
     def _handle(self, scene: Scene) -> None:
-        """All that becomes of a scene."""
         self._in_hand = scene.frames
         self._do_between()
         self._take(scene.selection)

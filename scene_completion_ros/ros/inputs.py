@@ -182,7 +182,6 @@ class Inputs:
         self._thread.submit(frames, parameters, pose)
 
     def _look(self) -> None:
-        """A transform came."""
         self._room.look()
         self._poses.look()
 

@@ -315,7 +315,6 @@ def _rig(
 
 
 def _assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -> dict[str, ArrayLoader]:
-    """Loaders of what the folder holds beside the images of one frame."""
     assets = _official_assets(root, number, rig_from_velodyne)
     scan = root / "velodyne_npz" / f"{number:06d}.npz"
     if scan.is_file() and rig_from_velodyne is not None:

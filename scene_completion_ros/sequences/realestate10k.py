@@ -79,7 +79,6 @@ def realestate10k(folder: Path | str, *, poses: str | None = None) -> PosedSeque
 
 
 def _camera_file(folder: Path) -> Path | None:
-    """The camera file of a folder of pictures."""
     split, name = folder.parent.name, folder.name
     root = folder.parent.parent.parent
     places = (root / split / f"{name}.txt", root / "cameras" / split / f"{name}.txt")

@@ -336,7 +336,6 @@ def _read_stream(reader: BagReader, topic: str, calibration: str | None) -> _Str
 
 
 def _recording(reader: BagReader, window: Window, streams: Mapping[str, _Stream], tolerance_ns: int) -> Recording:
-    """The images of one window."""
     dropped: Counter[str] = Counter()
     names = camera_names(list(streams))
     advancing = {

@@ -81,7 +81,6 @@ class Placements:
         return Placement(grid_frame, grid_from_camera, identity, base or grid_frame, map_from_grid)
 
     def _place_with_camera(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
-        """The grid is attached to the camera."""
         camera_from_grid = self._default.inverse()
         base, source = parameters.base_frame, self._source_for(parameters)
         if base:

@@ -220,7 +220,6 @@ class CameraInput:
         return True
 
     def _admit(self, frame: Frame) -> None:
-        """Pass an image on with the CameraInfo that belongs to it."""
         self._pass_on(frame, self._matching_camera(frame, final=False))
 
     def _turn_away(self, frame: Frame, error: NotYetError) -> None:

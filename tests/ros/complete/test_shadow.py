@@ -95,11 +95,10 @@ def test_answers_stay_with_the_student_whichever_is_deployed(
     shadow = Shadow(grid, get_logger("test"))
     shadow.follow_with(students[0], students[1])
     assert [shadow.wants(parameters) for _ in range(4)] == [False, True, False, True]
-    model = models[deployed]
     published = Frame("", "image", image_message(some_image(1), 7, "front"), 7, 0.0, parameters)
     identity = RigidTransform.identity()
     published.placement = Placement("front", pose, identity, "front", identity, odometry_from_grid=pose)
-    published.completion = model.complete(some_image(1))
+    published.completion = models[deployed].complete(some_image(1))
     scene = Scene((published,), parameters, Selection(students[deployed], Words()), Epoch(0, 0))
     shadow.follow(scene)
     shadow._comparing.shutdown()
