@@ -161,7 +161,7 @@ class InferenceThread:
                     self.shadow.follow(scene)
         else:
             for _ in scene.frames:
-                self._counters.count_unwanted()
+                self._counters.count("unwanted")
         self._in_hand = ()
 
     def _joined_and_published(self, scene: Scene) -> bool:
@@ -181,7 +181,7 @@ class InferenceThread:
             self._in_hand = ()  # whatever fails from here on, they were published
             published_s = time.perf_counter()
             for _ in scene.frames:
-                self._counters.count_processed()
+                self._counters.count("processed")
             times_ms = _times_ms(scene, joining_s, joined_s, published_s)
             self.record.completed(times_ms)
             self._outputs.publish_times(scene, times_ms)

@@ -170,7 +170,7 @@ class CameraInput:
 
     def _on_image(self, message: Any) -> None:
         arrived_s = time.perf_counter()
-        self._counters.count_received()
+        self._counters.count("received")
         try:
             self._receive(message, arrived_s)
         except Exception as error:  # of a message that nobody thought of: it must not end the node
