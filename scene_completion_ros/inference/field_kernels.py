@@ -113,7 +113,7 @@ def density_kernel(channels: int) -> Callable[..., None]:
 @always_inlined
 def label_units(  # type: ignore[no-untyped-def] # numba finds the types
     features, first, units, width, table_x, table_y, table_z, cell, share, rows, i, hidden
-):
+) -> None:
     """Writes the label units [E] of prepared point i, after their ReLU.
 
     `features`: [h * w, at least first + E]; `first`: channel of the first unit; `units`: E; `width`: w; `table_x`,
@@ -175,7 +175,7 @@ def pack_active(lanes: Any, units: Any, hidden: Any, largest: Any, active: Any, 
 @always_inlined
 def dense_tile(  # type: ignore[no-untyped-def] # numba finds the types
     lanes, weight, bias, o, columns, start, count, values, out_0, out_1, out_2, out_3
-):
+) -> None:
     """Rows o to o + 3 of weight[:, columns] values + bias for points side by side.
 
     Four outputs and four inputs at a time, written out. One at a time, the compiler's checks whether the arrays overlap
@@ -231,7 +231,7 @@ def inverse_norms(
 @always_inlined
 def largest_scores(  # type: ignore[no-untyped-def] # numba finds the types
     lanes, weight, bias, group, groups, columns, count, values, out, scale, score
-):
+) -> None:
     """The largest of the rows of each group, times a scale, to ``score`` [at least groups, L].
 
     `group`: int32 [rows], the group of each row of the weight that is no padding; `groups`: number of groups; `out`:
