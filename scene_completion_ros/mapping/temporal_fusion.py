@@ -8,6 +8,7 @@ box.
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import EllipsisType
 
@@ -82,6 +83,11 @@ def covering_shape(grid: VoxelGrid, margin: float = 0.0, tilt: float = LARGEST_T
     wide, high = (math.ceil(length) + 2 for length in (math.hypot(across, z * math.sin(tilt)), height))
     wide += 2 * math.ceil(margin / grid.voxel_size)
     return wide, wide, high
+
+
+def places_of(boxes: Iterable[tuple[slice, slice, slice]]) -> int:
+    """How many voxels boxes hold."""
+    return sum(math.prod(side.stop - side.start for side in box) for box in boxes)
 
 
 def lower_around(grid: VoxelGrid, odometry_from_grid: RigidTransform, shape: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -259,8 +265,7 @@ class TemporalFusion:
         with kernel_threads(self.threads):
             recall(self.memory, self.box.lower, turn, shift, frame, self._rules, now, fused)
             updated = integrate(self.memory, self.box.lower, turn, shift, frame, self._rules, now)
-        cleared = sum(math.prod(side.stop - side.start for side in places) for places in entered)
-        return FusedFrame(_voxels_of(fused, voxels), fused.log_odds, reason, updated, cleared)
+        return FusedFrame(_voxels_of(fused, voxels), fused.log_odds, reason, updated, places_of(entered))
 
     def _look_from(self, grid_from_camera: RigidTransform) -> None:
         self._camera = np.array(grid_from_camera.translation)

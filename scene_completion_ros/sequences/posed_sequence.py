@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import cv2
 import numpy as np
@@ -33,6 +33,14 @@ _AGAIN = "Extract the sequence again"
 
 ArrayLoader: TypeAlias = Callable[[], NDArray[Any]]
 ImageSource: TypeAlias = Path | ArrayLoader  # an image file, or a function that returns uint8 RGB [H, W, 3]
+
+
+@runtime_checkable
+class EncodedImage(Protocol):
+    """An image source that can hand out its bytes as recorded, so that saving does not compress them twice."""
+
+    def encoded(self) -> tuple[bytes, str] | None:
+        """Return (file content, suffix such as ".jpg"), or None where the recording holds raw pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,9 +275,7 @@ def _image_file(source: ImageSource) -> tuple[bytes, str]:
     """Content and suffix of the file that keeps an image without loss."""
     if isinstance(source, Path):
         return source.read_bytes(), source.suffix.lower()
-    # A source may hand out its bytes as recorded, with a suffix, so that they are not compressed twice; else None.
-    encoded: tuple[bytes, str] | None = getattr(source, "encoded", lambda: None)()
-    if encoded is not None:
+    if isinstance(source, EncodedImage) and (encoded := source.encoded()) is not None:
         return encoded
     done, content = cv2.imencode(".png", cv2.cvtColor(source(), cv2.COLOR_RGB2BGR))
     if not done:
