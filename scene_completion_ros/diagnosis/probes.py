@@ -9,7 +9,6 @@ import os
 import statistics
 import sys
 import time
-from contextlib import ExitStack
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +32,9 @@ def module(name: str) -> dict[str, Any]:
 
 def middleware() -> dict[str, Any]:
     """Load the RMW implementation and join the ROS graph with a node."""
-    import rclpy
+    from scene_completion_ros.ros.dds import middleware_of_a_node
 
-    from scene_completion_ros.ros.dds import join_graph
-
-    with ExitStack() as resources:
-        join_graph(lambda context: rclpy.create_node("scene_completion_doctor", context=context), resources, [])
-    return {"implementation": str(rclpy.get_rmw_implementation_identifier())}
+    return {"implementation": middleware_of_a_node("scene_completion_doctor")}
 
 
 def cuda() -> dict[str, Any]:

@@ -92,6 +92,15 @@ def join_graph(
     return node, executor
 
 
+def middleware_of_a_node(name: str) -> str:
+    """Join the ROS graph with a node and leave it again; the identifier of the RMW implementation."""
+    import rclpy
+
+    with ExitStack() as resources:
+        join_graph(lambda context: rclpy.create_node(name, context=context), resources, [])
+    return str(rclpy.get_rmw_implementation_identifier())
+
+
 def signalled(resources: ExitStack | None = None) -> Callable[[], bool]:
     """Take SIGINT and SIGTERM over, for good or until the resources end; says whether one of them has come."""
     came: list[int] = []
