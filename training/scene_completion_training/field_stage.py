@@ -290,8 +290,9 @@ class FieldStage(Stage):
             return None
         views, poses = batch["roles"][:, : batch["roles"].shape[1] // 2], batch["encoder_from_view"]
         rays = patches.sample_patch_rays(self.loss_camera, poses, views, patches=render.patches, generator=generator)
-        span = {"near": self.near, "far": self.far}
-        return patches.render_rays(field, rays, samples=render.samples, **span, generator=generator)
+        return patches.render_rays(
+            field, rays, samples=render.samples, near=self.near, far=self.far, generator=generator
+        )
 
     def volume_terms(
         self, field: ObservedField, rendered: patches.Rendered, batch: Batch, generator: torch.Generator

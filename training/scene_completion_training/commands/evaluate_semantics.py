@@ -123,9 +123,9 @@ def _run_sscbench(args: argparse.Namespace) -> int:
             raise ConfigurationError("no labelled frames", where="--name-frames", cure=cure)
         drives = [kitti_360.open_drive(folder) for folder in args.cluster_on]
         clustered = [(drive, index) for drive in drives for index in range(0, len(drive), args.every)]
-        shown, names = clustered or named, placed_frames(named)
+        shown, labels = clustered or named, placed_frames(named)
         models += semantic_evaluation.fit_models(
-            fields, sampling, shown, names, clusters=CLUSTERS, seed=args.seed, match=match_cityscapes
+            fields, sampling, shown, labels, clusters=CLUSTERS, seed=args.seed, match=match_cityscapes
         )
     scores = Scores([SSCBENCH])
     methods = [semantic_evaluation.Labels(model) for model in models]

@@ -130,8 +130,8 @@ class ParityCheck:
                 same_label += int(np.count_nonzero(labels == right_labels))
         relative = {f"{name}_relative": _share(*sums) for name, sums in off.items()}
         relative |= {"occupied_agreement": agreed / voxels, "occupied_iou": both / either if either else 1.0}
-        labels = 1.0 if self._label is None else same_label / max(both, 1)
-        return Parity(len(self._images), labels_agreement=labels, **relative)
+        named = 1.0 if self._label is None else same_label / max(both, 1)
+        return Parity(len(self._images), labels_agreement=named, **relative)
 
     def _density_and_occupied(self, encoded: EncodedImage) -> tuple[Floats, Mask]:
         """Density, 1/m, and decision of the voxels in view."""

@@ -175,8 +175,9 @@ class FeatureFieldStage(BesideDensityStage):
             self.loss_camera, poses, views, offsets, patches=render.patches, cell=cell, generator=generator
         )
         with torch.no_grad() if self.frozen else nullcontext():
-            span = {"near": self.near, "far": self.far}
-            rendered = patches.render_rays(seen, rays, samples=render.samples, **span, generator=generator)
+            rendered = patches.render_rays(
+                seen, rays, samples=render.samples, near=self.near, far=self.far, generator=generator
+            )
         terms = self._feature_terms(seen, rendered, cells, batch)
         if not self.frozen:
             terms |= self.dense_depth(seen.depth_code, batch["hint"])

@@ -137,9 +137,9 @@ class SemanticsStage(SingleImageStage):
             seen: feature_field.FeatureObservation = self.observe({"image": batch["image"][number : number + 1]})
             near, far = self.point_code.near, self.point_code.far
             depth = render_depth(seen, self.camera, near=near, far=far, device=self.device, stride=DEPTH_STRIDE)
-            lens = (self.camera.fx, self.camera.fy, self.camera.cx, self.camera.cy)
-            size = self.camera.width // DEPTH_STRIDE, self.camera.height // DEPTH_STRIDE
-            camera = Camera(*(value / DEPTH_STRIDE for value in lens), *size)  # of every so many-th pixel
+            whole, stride = self.camera, DEPTH_STRIDE  # of every so many-th pixel
+            fx, fy, cx, cy = (value / stride for value in (whole.fx, whole.fy, whole.cx, whole.cy))
+            camera = Camera(fx, fy, cx, cy, whole.width // stride, whole.height // stride)
             centres = surface_centres(depth, camera, BINS, APART_M * scale, own)
             points = points_in_balls(centres, RADIUS_M * scale, OVERSAMPLING * settings.crop_points, own)
             flat = points.reshape(1, -1, 3)
