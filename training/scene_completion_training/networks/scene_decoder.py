@@ -118,17 +118,17 @@ class SceneDecoder(nn.Module):
         batch, (count_x, count_y, heights) = len(view.code), self.cells
         classes = view.classes.softmax(dim=1)
         surface = 1.0 / self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
-        seen = torch.cat([self.reduce(classes).float(), surface.log(), view.deviation], dim=1)
-        looked_up = seen if self.trust is None else torch.cat([classes[:, : self.classes], seen], dim=1)
+        seen = torch.cat([classes, surface.log(), view.deviation], dim=1)
         sampled = functional.grid_sample(
-            looked_up, where.pixels, mode="bilinear", padding_mode="border", align_corners=False
+            seen, where.pixels, mode="bilinear", padding_mode="border", align_corners=False
         )  # [B, C, z, x y]
-        pixel_classes, sampled = sampled[:, : -seen.shape[1]], sampled[:, -seen.shape[1] :]
+        # Reduced in the cells, which is the same as in the pixels: where pixels do not learn, nothing has to go back.
+        pixel_classes, reduced = sampled[:, : self.classes], self.reduce(sampled[:, :-2]).float()
         beside = _beside_surface(where.depth, sampled[:, -2:-1], sampled[:, -1:], self.measure)
         surfaces = self._surfaces(seen[:, -2:], voxels)
         kind = self.mixed or sampled.dtype
         in_view = where.in_view.to(kind)
-        local = torch.cat([sampled[:, :-2].to(kind), beside.to(kind)], dim=1) * in_view
+        local = torch.cat([reduced.to(kind), beside.to(kind)], dim=1) * in_view
         with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
             columns = [part.reshape(batch, -1, count_x, count_y) for part in (local, in_view)]
             told = view.told.to(kind).expand(-1, -1, count_x, count_y)

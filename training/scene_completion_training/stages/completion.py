@@ -362,7 +362,7 @@ class CompletionStage(Stage):
                 x = functional.dropout(layer(x), 0.3) if isinstance(layer, nn.GELU) else layer(x)
             loss = -(wanted * x.log_softmax(dim=1)).sum() / wanted.sum()
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
 
@@ -566,7 +566,7 @@ def class_shares(classes: Tensor, count: int, size: torch.Size) -> Tensor:
     """Share [count, rows, columns] of each class in the parts of an image of class numbers from 1 on [h, w]."""
     known = classes != INVALID
     hot = functional.one_hot(torch.where(known, classes - 1, 0).long(), count).permute(2, 0, 1) * known
-    return functional.adaptive_avg_pool2d(hot[None].float(), list(size))[0]
+    return functional.adaptive_avg_pool2d(hot[None].float(), (size[0], size[1]))[0]
 
 
 def read_eyes(source: str, weights: str, viewpoint: Viewpoint) -> tuple[EncoderDecoder, DepthAnythingTrunk, Eyes]:
