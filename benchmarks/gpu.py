@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.completion import naive_query
-from benchmarks.measuring import canonical_image, table, timed
+from benchmarks.measuring import canonical_image, timed
 from scene_completion_ros.errors import GpuError
+from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
@@ -242,7 +243,7 @@ def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: KernelD
     else:
         try:
             options = EngineOptions(precision=precision)
-            engine = provide_engine(bundle, options, context, lambda: make_encoder(bundle, cpu_engine())).engine
+            engine, _ = provide_engine(bundle, options, context, lambda: make_encoder(bundle, cpu_engine()))
         except GpuError as error:
             why = f"{flavour} cannot: {error}"
         else:

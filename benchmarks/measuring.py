@@ -5,7 +5,7 @@ import importlib.util
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -65,12 +66,6 @@ def ratio_table(
             times = f"{middle:.1f}", f"{late:.1f}", f"{np.median(runs.cpu):.1f}", *(f"{one:.2f}" for one in ratios)
         cells.append((name, *times, *(column.get(name, "") for column in columns.values())))
     return table((title, "p50 ms", "p95 ms", "CPU ms", "times", "times (CPU)", *columns), cells)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    return "\n".join(lines + ["| " + " | ".join(cells) + " |" for cells in rows])
 
 
 def hardware(threads: int) -> str:

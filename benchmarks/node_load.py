@@ -19,9 +19,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measuring import demo_drive, hardware, in_turn, ratio_table, table
+from benchmarks.measuring import demo_drive, hardware, in_turn, ratio_table
 from benchmarks.running_node import RunningNode
 from scene_completion_ros.commands.words import DEMO_WORDS, chosen_words
+from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer

@@ -11,7 +11,8 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.measuring import hardware, table
+from benchmarks.measuring import hardware
+from scene_completion_ros.evaluation.metric import table
 from scene_completion_training.points.voxels import voxelised
 from scene_completion_training.sparse import mink_unet
 from scene_completion_training.sparse.convolution import gpu_library, spconv_submanifold

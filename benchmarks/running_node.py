@@ -10,6 +10,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from numpy.typing import NDArray
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import String
@@ -70,11 +70,10 @@ class RunningNode:
         os.environ.setdefault("ROS_DOMAIN_ID", str(random.SystemRandom().randint(*DOMAINS)))
         transport = "compressed" if compressed else "raw"
         self._process = NodeProcess(f"/measured_{os.getpid()}", {**parameters, "image.transport": transport})
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context)
-        self.node = rclpy.create_node("measurement", namespace=self._process.namespace, context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
+        self._graph, namespace = ExitStack(), self._process.namespace
+        self.node, self._executor = dds.join_graph(
+            lambda context: rclpy.create_node("measurement", namespace=namespace, context=context), self._graph
+        )
         make = messages.compressed_image_message if compressed else messages.image_message
         self._camera, self.image = camera, make(picture, 0, FRAME)
         self._compressed, self._reliable = compressed, reliable
@@ -125,9 +124,7 @@ class RunningNode:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._executor.shutdown()
-        self.node.destroy_node()
-        self._context.try_shutdown()
+        self._graph.close()
         self._process.__exit__()
 
     def start(self) -> None:

@@ -23,8 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measuring import hardware, table
+from benchmarks.measuring import hardware
 from benchmarks.soak_drive import FAULTS, VOCABULARY, Drive, Fault
+from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 
 LARGEST_GROWTH = {"own_mb": 10.0, "threads": 1.0, "open_files": 1.0}
@@ -192,7 +193,6 @@ class Soak:
         self._record.received, self._record.completed, self._record.dropped = drive.counts()
 
     def _happen(self, name: str, fault: Fault) -> Event:
-        """One fault from its beginning until it is forgotten."""
         drive, minute = self._drive, self._minute
         drive.until(lambda: fault.signal(drive) is not None, NAMED_S)
         before = fault.signal(drive)

@@ -101,11 +101,9 @@ class _MissingCommand:
         self.__doc__ = f"(not available: {error})"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Swallow whatever is given."""
         parser.add_argument("ignored", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
     def run(self, args: argparse.Namespace) -> int:
-        """Say what is missing."""
         what = f"its module cannot be imported: {self._error}"
         cure = "Install the package that provides it"
         raise SceneCompletionError(what, where=f"command {self._entry.name}", cure=cure) from self._error
@@ -162,7 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence = explained(error, written=written, extra=getattr(command, "EXTRA", "train"))
         if sentence is None:
             raise
-        print(f"scene-completion {args.command}: {_one_line(sentence)}", file=sys.stderr)
+        line = " | ".join(part.strip() for part in str(sentence).splitlines() if part.strip())
+        print(f"scene-completion {args.command}: {line}", file=sys.stderr)
         return BAD_INPUT
 
 
@@ -174,10 +173,6 @@ def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argp
     if further:
         args.overrides = [*args.overrides, *further]
     return args
-
-
-def _one_line(error: Exception) -> str:
-    return " | ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 if __name__ == "__main__":

@@ -27,13 +27,10 @@ _WITHOUT_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})  # stuffing, TEM, 
 _BEFORE_NO_SIZE = frozenset({0xD9, 0xDA})  # EOI, SOS
 
 _COLOUR, _GREY = 3, 1  # components of a JPEG
-_SHRUNK = {
-    (2, _COLOUR): cv2.IMREAD_REDUCED_COLOR_2,
-    (4, _COLOUR): cv2.IMREAD_REDUCED_COLOR_4,
-    (8, _COLOUR): cv2.IMREAD_REDUCED_COLOR_8,
-    (2, _GREY): cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    (4, _GREY): cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    (8, _GREY): cv2.IMREAD_REDUCED_GRAYSCALE_8,
+_SHRUNK: dict[tuple[int, int], int] = {
+    (shrink, components): getattr(cv2, f"IMREAD_REDUCED_{name}_{shrink}")
+    for components, name in ((_COLOUR, "COLOR"), (_GREY, "GRAYSCALE"))
+    for shrink in (2, 4, 8)
 }
 _TO_RGB = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}  # by channels
 
@@ -126,21 +123,17 @@ def _checked_frame(data: NDArray[np.uint8], name: str, where: str) -> tuple[int,
     if not complete:
         what = f"{name!r} data end early ({data.size} bytes)"
         raise ImageError(what, where=where, cure="It was cut short: record or copy it anew")
-    jpeg = head.startswith(_JPEG_START)
-    width, height, components = _jpeg_frame(data.tobytes()) if jpeg else (*_png_size(data[:24].tobytes()), 0)
+    width, height, components = 0, 0, 0
+    if head.startswith(_JPEG_START):
+        width, height, components = _jpeg_frame(data.tobytes())
+    elif data[12:16].tobytes() == b"IHDR" and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24].tobytes())
     if min(width, height) <= 0:
         raise _damaged(data, name, where)
     if width * height > LARGEST_IMAGE:
         what = f"a picture of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels"
         raise ImageError(what, where=where, cure="The data are damaged, or meant to fill the memory")
     return width, height, components
-
-
-def _png_size(head: bytes) -> tuple[int, int]:
-    if len(head) < 24 or head[12:16] != b"IHDR":
-        return 0, 0
-    width, height = struct.unpack(">II", head[16:24])
-    return int(width), int(height)
 
 
 def _jpeg_frame(data: bytes) -> tuple[int, int, int]:

@@ -11,8 +11,8 @@ import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,36 +35,26 @@ class Entry:
     size: int
 
 
-@dataclass
-class Scan:
-    """Result of reading a damaged file from its beginning."""
-
-    entries: list[Entry] = field(default_factory=list)  # messages found, in the order of the file
-    losses: list[str] = field(default_factory=list)  # what could not be read, in words
-
-
 class DamagedFile(ABC):
     """A file of one format, opened for recovery."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.result = Scan()
+        self.entries: list[Entry] = []  # messages found, in the order of the file
+        self.losses: list[str] = []  # what could not be read, in words
+        self.resources = ExitStack()  # what is to be closed
 
     @abstractmethod
     def scan(self) -> None:
-        """Fill `result`."""
+        """Find every message up to the damage."""
 
     @abstractmethod
     def read(self, entry: Entry) -> bytes:
         """Read the bytes of a message found by `scan`."""
 
-    @abstractmethod
-    def close(self) -> None:
-        """Close the file."""
-
     def lose(self, what: str) -> None:
         """Note a loss."""
-        self.result.losses.append(f"{self.path.name}: {what}")
+        self.losses.append(f"{self.path.name}: {what}")
 
 
 class RecoveredStorage:
@@ -74,8 +64,8 @@ class RecoveredStorage:
         self._files = list(files)
         for file in self._files:
             file.scan()
-        entries = [entry for file in self._files for entry in file.result.entries]
-        self.losses = [loss for file in self._files for loss in file.result.losses]
+        entries = [entry for file in self._files for entry in file.entries]
+        self.losses = [loss for file in self._files for loss in file.losses]
         self.counts: dict[str, int] = dict(Counter(entry.topic.name for entry in entries))
         self.topics = list({entry.topic.name: entry.topic for entry in entries}.values())
         self.decoder = decoder_for(self.topics)
@@ -89,7 +79,7 @@ class RecoveredStorage:
         wanted = [
             (entry, file)
             for file in self._files
-            for entry in file.result.entries
+            for entry in file.entries
             if (topics is None or entry.topic.name in topics)
             and (start_ns is None or entry.stamp_ns >= start_ns)
             and (stop_ns is None or entry.stamp_ns < stop_ns)
@@ -100,7 +90,7 @@ class RecoveredStorage:
     def close(self) -> None:
         """Close the files."""
         for file in self._files:
-            file.close()
+            file.resources.close()
 
 
 if sys.version_info >= (3, 14):
@@ -130,7 +120,7 @@ class DamagedMcap(DamagedFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._file = path.open("rb")
+        self._file = self.resources.enter_context(path.open("rb"))
         self._size = path.stat().st_size
         self._kept: tuple[int, bytes] = (-1, b"")
         self._schemas: dict[int, tuple[str, MessageDefinition]] = {}
@@ -168,10 +158,6 @@ class DamagedMcap(DamagedFile):
             self._file.seek(entry.offset)
             return self._file.read(entry.size)
         return self._chunk(entry.chunk)[entry.offset : entry.offset + entry.size]
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def _scan_chunk(self, content: int, available: int, *, complete: bool) -> None:
         try:
@@ -231,7 +217,7 @@ class DamagedMcap(DamagedFile):
             entry = Entry(
                 log_time, self._channels[channel], chunk, offset + _MESSAGE.size, len(content) - _MESSAGE.size
             )
-            self.result.entries.append(entry)
+            self.entries.append(entry)
 
 
 def _decompressed(data: bytes, compression: str) -> bytes:
@@ -266,16 +252,17 @@ class DamagedSqlite(DamagedFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._scratch: TemporaryDirectory[str] | None = None
         journal = unfinished_journal(path)
         if journal is None:
             self._database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
-            return
-        # SQLite finishes or rolls back the journal when it opens the database: in a copy, the recording stays as it is.
-        self._scratch = TemporaryDirectory()
-        for source in (path, journal):
-            shutil.copyfile(source, Path(self._scratch.name) / source.name)
-        self._database = sqlite3.connect(Path(self._scratch.name) / path.name)
+        else:
+            # SQLite finishes or rolls back the journal when it opens the database: in a copy, the recording stays as
+            # it is.
+            scratch = Path(self.resources.enter_context(TemporaryDirectory()))
+            for source in (path, journal):
+                shutil.copyfile(source, scratch / source.name)
+            self._database = sqlite3.connect(scratch / path.name)
+        self.resources.callback(self._database.close)
 
     def scan(self) -> None:
         """Index every message up to the damage."""
@@ -290,21 +277,15 @@ class DamagedSqlite(DamagedFile):
             rows = self._database.execute("SELECT id, topic_id, timestamp, data FROM messages ORDER BY id")
             for identifier, topic, stamp_ns, data in rows:  # reading the data finds missing pages
                 if topic in topics:
-                    self.result.entries.append(Entry(stamp_ns, topics[topic], None, identifier, len(data)))
+                    self.entries.append(Entry(stamp_ns, topics[topic], None, identifier, len(data)))
         except sqlite3.Error as error:
-            after = f"after message {self.result.entries[-1].offset}" if self.result.entries else "from the first on"
+            after = f"after message {self.entries[-1].offset}" if self.entries else "from the first on"
             self.lose(f"the database is damaged ({error}): the messages {after} are lost")
 
     def read(self, entry: Entry) -> bytes:
         """Read the bytes of a message found by `scan`."""
         (data,) = self._database.execute("SELECT data FROM messages WHERE id = ?", (entry.offset,)).fetchone()
         return bytes(data)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._database.close()
-        if self._scratch is not None:
-            self._scratch.cleanup()
 
     def _topics(self) -> dict[int, StoredTopic]:
         definitions: dict[str, MessageDefinition] = {}

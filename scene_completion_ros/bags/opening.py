@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from scene_completion_ros.bags.damaged import (
     DamagedFile,
@@ -11,12 +11,13 @@ from scene_completion_ros.bags.damaged import (
     RecoveredStorage,
     unfinished_journal,
 )
-from scene_completion_ros.bags.storage import IntactStorage, Storage
+from scene_completion_ros.bags.storage import IntactStorage
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.untrusted_files import SHOWN, read_yaml, shown
 
 FORMATS: dict[str, type[DamagedFile]] = {".mcap": DamagedMcap, ".db3": DamagedSqlite}
 ROS1 = ".bag"
+Storage: TypeAlias = IntactStorage | RecoveredStorage  # topics, and messages in the order of bag time
 
 
 def open_storage(path: Path) -> tuple[Storage, list[str]]:

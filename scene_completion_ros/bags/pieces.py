@@ -340,7 +340,6 @@ def _description(folder: Path) -> dict[str, Any]:
 
 
 def _kept(folder: Path) -> KeptPiece | None:
-    """The piece in a folder; None where nothing says that it is one."""
     described = _description(folder)
     try:
         value = float(described["value"])

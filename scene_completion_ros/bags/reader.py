@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.opening import open_storage, recover_storage
-from scene_completion_ros.bags.storage import MessageDecoder, Storage, StoredMessage
+from scene_completion_ros.bags.opening import Storage, open_storage, recover_storage
+from scene_completion_ros.bags.storage import MessageDecoder, StoredMessage
 from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
@@ -345,8 +345,7 @@ class ThinnedBagReader(BagReader):
 
     def __init__(self, path: Path | str, every: int = 1, *, camera_info_topic: str | None = None) -> None:
         super().__init__(path)
-        self._every = every
-        self._camera_info_topic = camera_info_topic
+        self._every, self._camera_info_topic = every, camera_info_topic
 
     def camera_info_topic(self, image_topic: str) -> str | None:
         """The named topic, or that of the image topic. Raises BagError where the named one is not there."""

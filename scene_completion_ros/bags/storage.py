@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rosbags.convert.converter import migrate_message
 from rosbags.highlevel import AnyReader
@@ -39,30 +39,11 @@ class StoredMessage:
     raw: bytes
 
 
-class Storage(Protocol):
-    """A recording: its topics and its messages in the order of bag time."""
-
-    topics: list[StoredTopic]
-    counts: dict[str, int]
-    decoder: "MessageDecoder"
-    start_ns: int
-    end_ns: int
-
-    def messages(
-        self, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
-    ) -> Iterator[StoredMessage]:
-        """Yield the messages of some topics with start <= bag time < stop."""
-
-    def close(self) -> None:
-        """Close the files."""
-
-
 class MessageDecoder:
     """Turns serialised messages into objects of ROS 2's shape, also those of ROS 1 bags."""
 
     def __init__(self, typestore: Typestore, *, is_ros2: bool) -> None:
-        self._typestore = typestore
-        self._is_ros2 = is_ros2
+        self._typestore, self._is_ros2 = typestore, is_ros2
         self._current = get_typestore(Stores.LATEST)
         self._migration_cache: dict[str, object] = {}
 

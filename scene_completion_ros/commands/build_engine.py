@@ -54,7 +54,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(bundle: "StudentBundle", options: "EngineOptions") -> "list[Provided]":
-    """Engine and kernels, each compared with the CPU's."""
     from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
     from scene_completion_ros.inference.gpu.device import PrimaryContext
     from scene_completion_ros.inference.gpu.engine_provision import provide_engine
@@ -64,9 +63,9 @@ def _build(bundle: "StudentBundle", options: "EngineOptions") -> "list[Provided]
     context = PrimaryContext()
     try:
         with context.work("building"):
-            kernels = provide_kernels(bundle, context, options, lambda: reference)
-            engine = provide_engine(bundle, options, context, lambda: reference)
-            engine.engine.close()
+            _, kernels = provide_kernels(bundle, context, options, lambda: reference)
+            engine, provided = provide_engine(bundle, options, context, lambda: reference)
+            engine.close()
     finally:
         context.close()
-    return [engine.provided, kernels.provided]
+    return [provided, kernels]

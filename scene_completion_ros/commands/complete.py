@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.paths import Output, place
-from scene_completion_ros.commands.words import add_words_argument, ask_words, chosen_words
+from scene_completion_ros.commands.words import add_student_arguments, add_words_argument, ask_words, chosen_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,10 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bits", type=int, choices=range(8, 17), metavar="N", help=meaning)
     meaning = "YAML with origin, voxel_size, shape and grid_from_camera (4x4, row by row) of another grid to query"
     parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
-    meaning = "folder, name or hf:owner/name@revision of a student (default: kitti_student)"
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help=meaning)
-    meaning = "what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)"
-    parser.add_argument("--engine", default="auto", help=meaning)
+    add_student_arguments(parser)
     add_words_argument(parser, "words.png shows", "none, and no such picture")
 
 

@@ -53,14 +53,7 @@ def run(args: argparse.Namespace) -> int:
             "seconds": round(seconds, 1),
             "counts": counts,
             "checks": [
-                {
-                    "name": name,
-                    "status": finding.status.value,
-                    "found": finding.found,
-                    "cure": finding.cure,
-                    "details": finding.details,
-                }
-                for name, finding in findings.items()
+                {"name": name} | vars(finding) | {"status": finding.status.value} for name, finding in findings.items()
             ],
         }
         print(json.dumps(report, indent=2))

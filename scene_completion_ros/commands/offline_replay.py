@@ -22,6 +22,7 @@ VOXELS_TOPIC = "/scene_completion/voxels"
 LEGEND_TOPIC = "/scene_completion/legend"
 CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
 LEGEND_TYPE = "std_msgs/msg/String"
+_COUNTS = ("frames_in", "frames_out", "frames_empty", "frames_doubtful")
 
 
 @dataclass
@@ -42,11 +43,7 @@ class OfflineStatistics:
         """Plain values for ``json.dumps``."""
         peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
         return {
-            "topic": self.topic,
-            "frames_in": self.frames_in,
-            "frames_out": self.frames_out,
-            "frames_empty": self.frames_empty,
-            "frames_doubtful": self.frames_doubtful,
+            **{name: getattr(self, name) for name in ("topic", *_COUNTS)},
             "dropped": dict(self.dropped),
             "duration_s": self.duration_s,
             "rate_hz": self.frames_out / self.duration_s if self.duration_s else 0.0,

@@ -40,7 +40,9 @@ class Output:
             what = f"{file} is a file, where a folder is needed" if file else "is a folder, where a file is needed"
             cure = "Name a folder" if is_folder else "Name a file"
             raise SceneCompletionError(what, where=f"{where} {path}", cure=cure)
-        written = [path] if self.names is None else [Path(found) for name in self.names for found in _glob(path, name)]
+        folder = glob.escape(str(path))
+        found = [one for name in self.names or () for one in glob.glob(str(Path(folder) / name))]
+        written = [path] if self.names is None else [Path(one) for one in found]
         for argument, read in inputs:
             over = any(_holds(one, read) for one in written) or (is_folder and path.exists() and path.samefile(read))
             if over or (path.is_file() and _holds(read, path)):
@@ -98,10 +100,6 @@ def _flat(value: Any) -> Iterator[Any]:
             yield from _flat(one)
     elif value is not None:
         yield value
-
-
-def _glob(folder: Path, name: str) -> list[str]:
-    return glob.glob(str(Path(glob.escape(str(folder))) / name))
 
 
 def _holds(outer: Path, inner: Path) -> bool:

@@ -30,8 +30,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.commands.paths import Output, place
-from scene_completion_ros.commands.replay_scores import add_score_arguments, open_scores, write_scores
-from scene_completion_ros.commands.words import DEMO_WORDS, add_words_argument, ask_words, chosen_words
+from scene_completion_ros.commands.words import (
+    DEMO_WORDS,
+    add_student_arguments,
+    add_words_argument,
+    ask_words,
+    chosen_words,
+)
 from scene_completion_ros.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -47,9 +52,8 @@ if TYPE_CHECKING:
     from scene_completion_ros.inference.completer import Completion
     from scene_completion_ros.report.lidar import LidarOfBag
     from scene_completion_ros.report.writer import ReportWriter
-    from scene_completion_ros.ros.replay.bag_replay import ReplayResult
-    from scene_completion_ros.ros.replay.results import Playback, ReplayStatistics
-    from scene_completion_ros.scoring.scores import ReplayScores
+    from scene_completion_ros.ros.replay.results import Playback, ReplayResult, ReplayStatistics
+    from scene_completion_ros.scoring.scores import PublishedGrid, ReplayScores
     from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels
 
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
@@ -71,10 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     results = Output(("bag", "report", "statistics.json", "scores.json", "scores.md"))
     parser.add_argument("--output", type=results, default=Path("replay"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image (default: %(default)s)")
-    meaning = "folder, name or hf:owner/name@revision of a student (default: kitti_student)"
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help=meaning)
-    meaning = "what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)"
-    parser.add_argument("--engine", default="auto", help=meaning)
+    add_student_arguments(parser)
     meaning = "voxels wanted, as in the node's parameter grid.file (default: the grid of the bundle)"
     parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
     add_words_argument(parser, "can be clicked in the report", "none; of the bundled drive " + ", ".join(DEMO_WORDS))
@@ -93,14 +94,18 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.report.lidar import LidarOfBag
     from scene_completion_ros.report.writer import ReportWriter
-    from scene_completion_ros.ros.replay.results import ReplayStatistics
+    from scene_completion_ros.ros.replay.results import ANSWER_TIMEOUT_S, Playback, ReplayStatistics
     from scene_completion_ros.scoring.scores import PublishedGrid
 
     if args.every < 1:
         raise SceneCompletionError(f"{args.every} is not positive", where="--every", cure="1 takes every image")
-    if args.offline:
-        refuse_offline(args)
-    playback = playback_of(args)
+    for name in _ONLY_THROUGH_THE_NODE:
+        if args.offline and getattr(args, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            what = "an offline replay has no node to play to: it completes every image in this process"
+            raise SceneCompletionError(what, where=option, cure=f"Leave out {option} or --offline")
+    timeout_s = ANSWER_TIMEOUT_S if args.timeout is None else args.timeout
+    playback = Playback(rate=args.rate, timeout_s=timeout_s, also=tuple(args.also or ()))
     bundled = args.bag is None
     args.bag = args.bag or DEMO_DRIVE
     if (args.output / "bag").exists():  # before an older report beside it is replaced
@@ -336,20 +341,70 @@ def add_playback_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--also", action="append", metavar="TOPIC", help=meaning)
 
 
-def playback_of(args: argparse.Namespace) -> Playback:
-    """What the options ask for. Raises SceneCompletionError where an option makes no sense: names it."""
-    from scene_completion_ros.ros.replay.results import ANSWER_TIMEOUT_S, Playback
+def add_score_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    group = parser.add_argument_group("ground truth (the LiDAR of the recording is used by itself)")
+    group.add_argument(
+        "--ground-truth",
+        type=Path,
+        metavar="PATH",
+        help="score voxels and depth against this folder: a drive of scene-completion street-world, KITTI or "
+        "KITTI-360. Or score against the voxels of another bag, such as bag/ of an earlier replay. Stamps "
+        "say which frames belong together",
+    )
+    meaning = "YAML with camera_from_lidar, 16 numbers, where the recording has no transforms between the two"
+    group.add_argument("--camera-from-lidar", type=Path, metavar="FILE", help=meaning)
+    group.add_argument("--ground-truth-camera", metavar="NAME", help="which camera of the folder took the images")
+    meaning = "added to the stamps of the folder (default: %(default)s)"
+    group.add_argument("--ground-truth-offset", type=float, default=0.0, metavar="SECONDS", help=meaning)
 
-    timeout_s = ANSWER_TIMEOUT_S if args.timeout is None else args.timeout
-    return Playback(rate=args.rate, timeout_s=timeout_s, also=tuple(args.also or ()))
+
+def open_scores(
+    args: argparse.Namespace,
+    reader: BagReader,
+    topic: str,
+    camera: Camera | None,  # calibration given instead of the recorded one
+    published: PublishedGrid,  # grid of the node
+    stack: ExitStack,
+) -> ReplayScores:
+    """Open the truths. Raises SceneCompletionError: an unusable folder, or one of which no frame belongs here."""
+    from scene_completion_ros.bags.reader import CLOUD_TYPE
+    from scene_completion_ros.evaluation.truth import TruthSource
+    from scene_completion_ros.messages.transform_buffer import stamp_of
+    from scene_completion_ros.scoring.scores import (
+        LidarTruth,
+        RecordedTruth,
+        ReplayScores,
+        SequenceTruth,
+        read_camera_from_lidar,
+    )
+    from scene_completion_ros.sequences.from_bag import is_bag
+
+    sources: list[TruthSource] = []
+    if args.ground_truth is not None:
+        offset_ns = round(args.ground_truth_offset * 1e9)
+        if is_bag(args.ground_truth):
+            recorded = RecordedTruth(args.ground_truth, published, offset_ns=offset_ns)
+            sources.append(stack.enter_context(recorded))
+        else:
+            folder = SequenceTruth(args.ground_truth, camera=args.ground_truth_camera, offset_ns=offset_ns)
+            first = next(iter(reader.readable([topic], lambda message: stamp_of(message.header))), None)
+            if first is not None:
+                recorded_first, stamp_ns = first
+                start = stamp_ns or recorded_first.stamp_ns
+                folder.check_times(start, start + reader.end_ns - reader.start_ns)
+            sources.append(folder)
+    if reader.topics_of_type(CLOUD_TYPE):
+        pose = read_camera_from_lidar(args.camera_from_lidar) if args.camera_from_lidar else None
+        sources.append(stack.enter_context(LidarTruth(reader.path, camera or reader.camera_for(topic), pose)))
+    return ReplayScores(sources, published)
 
 
-def refuse_offline(args: argparse.Namespace) -> None:
-    """Refuse the options where there is no node. Raises SceneCompletionError where one of them was given: names it."""
-    from scene_completion_ros.errors import SceneCompletionError
-
-    for name in _ONLY_THROUGH_THE_NODE:
-        if getattr(args, name) is not None:
-            option = f"--{name.replace('_', '-')}"
-            what = "an offline replay has no node to play to: it completes every image in this process"
-            raise SceneCompletionError(what, where=option, cure=f"Leave out {option} or --offline")
+def write_scores(folder: Path, scores: ReplayScores, recording: str) -> dict[str, Any]:
+    """Write `scores.json` and `scores.md` where there is something to write; what the report's page shows of them."""
+    values = scores.scores.to_json()
+    if values:
+        write_whole(folder / "scores.json", (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+        page = f"# Scores of {recording}\n\n{scores.scores.markdown()}\n"
+        write_whole(folder / "scores.md", page.encode())
+    return scores.scores.headlines()

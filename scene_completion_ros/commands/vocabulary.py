@@ -24,7 +24,6 @@ ROS. Give the bank that the node uses with --bank: its template and its backgrou
 import argparse
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 from scene_completion_ros.commands.paths import FILE, place
 from scene_completion_ros.errors import ConfigurationError
@@ -53,7 +52,11 @@ def run(args: argparse.Namespace) -> int:
     if of_nodes if args.output else of_banks:
         cure = "Give phrases, --file and --licence with --output, or --bank and --ros-args without it"
         raise ConfigurationError("a bank is made, or a node is answered", where="--output", cure=cure)
-    encoders = _encoders()
+    found = next(iter(entry_points(group=GROUP)), None)
+    if found is None:
+        what = f"no package brings text encoders (entry points {GROUP})"
+        raise ConfigurationError(what, where="vocabulary", cure="Install once more")
+    encoders = found.load()
     if args.output is None:
         from scene_completion_ros.inference.text_bank import TextBank
 
@@ -61,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         answers = encoders.EncodedAnswers(encoders.TextEncoder(args.encoder), bank, args.template)
         from scene_completion_ros.ros.text_encoder_node import serve
 
-        return serve(answers, ["--ros-args", *args.ros_args] if args.ros_args else [])
+        return serve(answers.query, answers.vocabulary, ["--ros-args", *args.ros_args] if args.ros_args else [])
     bank = encoders.make_bank_of(args.encoder, args.phrases, args.file, template=args.template, licence=args.licence)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     bank.save(args.output)
@@ -70,12 +73,3 @@ def run(args: argparse.Namespace) -> int:
         f"background; {bank.dimension} channels of {bank.text_encoder}; sha256 {bank.sha256}"
     )
     return 0
-
-
-def _encoders() -> Any:
-    """The module that encodes; what it needs beside this package may be missing."""
-    found = next(iter(entry_points(group=GROUP)), None)
-    if found is None:
-        what = f"no package brings text encoders (entry points {GROUP})"
-        raise ConfigurationError(what, where="vocabulary", cure="Install once more")
-    return found.load()

@@ -1,7 +1,8 @@
-"""The option --words of several commands: what the voxels are asked for."""
+"""Options of several commands: the student, and the words that the voxels are asked for."""
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +24,14 @@ DEMO_WORDS = (
     "traffic sign",
     "parking lot",
 )  # what the demo asks for, as far as the student's text bank holds it
+
+
+def add_student_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which student completes, and on what."""
+    meaning = "folder, name or hf:owner/name@revision of a student (default: kitti_student)"
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help=meaning)
+    meaning = "what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)"
+    parser.add_argument("--engine", default="auto", help=meaning)
 
 
 def add_words_argument(parser: argparse.ArgumentParser, answered_by: str, default: str) -> None:

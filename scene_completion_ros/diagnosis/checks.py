@@ -13,7 +13,7 @@ CAMERA_HZ = 10.0
 
 def check_bundle(bundle: Path | None) -> Finding:
     """Does the bundle (None: the shipped one) load, and what does it hold?"""
-    details = run_probe("bundle", _folder(bundle), limit_s=LOAD_LIMIT_S)
+    details = run_probe("bundle", str(bundle or ""), limit_s=LOAD_LIMIT_S)
     classes, grid = details["classes"], details["grid"]
     files = ", ".join(f"{name} {size / 1e3:.0f} kB" for name, size in details["files"].items())
     named = f"{len(classes)} classes ({', '.join(classes)})" if len(classes) > 1 else "no classes"
@@ -29,7 +29,7 @@ def check_bundle(bundle: Path | None) -> Finding:
 
 def check_self_test(bundle: Path | None, drive: Path) -> Finding:
     """Do images of a drive come out as voxels, and how fast?"""
-    details = run_probe("self_test", _folder(bundle), str(drive), limit_s=SELF_TEST_LIMIT_S)
+    details = run_probe("self_test", str(bundle or ""), str(drive), limit_s=SELF_TEST_LIMIT_S)
     if not details["loaded"]:
         return Finding(Status.NOT_APPLICABLE, "needs a bundle that loads")
     stages = ", ".join(f"{stage} {value:.0f}" for stage, value in details["stages_ms"].items())
@@ -52,10 +52,6 @@ def check_self_test(bundle: Path | None, drive: Path) -> Finding:
             Status.WARNING, found, "Query a smaller grid (--grid; grid.file of the node), or free cores", details
         )
     return Finding(Status.OK, found, details=details)
-
-
-def _folder(bundle: Path | None) -> str:
-    return str(bundle) if bundle else ""
 
 
 _REINSTALL = "Install the package again, from a checkout: pip install --force-reinstall ."

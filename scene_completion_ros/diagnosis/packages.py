@@ -6,7 +6,6 @@ import re
 import sys
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from itertools import zip_longest
-from typing import Any
 
 from scene_completion_ros.diagnosis.child import Finding, ProbeError, Status, run_probe
 
@@ -22,14 +21,8 @@ FOR_DEVELOPERS = {"test", "lint", "docs"}  # extras without anything that a comm
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)\s*(\[[^]]*\])?\s*\(?(?P<specifier>[\d\s.,<>=!~*]*)\)?\s*(?P<marker>;.*)?")
 EXTRA = re.compile(r"""\bextra\s*==\s*["']([\w-]+)["']""")
 CLAUSE = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*([\d.]+)\s*")
-COMPARISONS: dict[str, Any] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
-}
+COMPARISONS = {">=": operator.ge, "<=": operator.le, "==": operator.eq}
+COMPARISONS |= {"!=": operator.ne, ">": operator.gt, "<": operator.lt}
 
 
 def check_python() -> Finding:

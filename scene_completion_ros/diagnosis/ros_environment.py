@@ -6,13 +6,13 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from scene_completion_ros.diagnosis.child import Finding, ProbeError, Status, run_probe
 from scene_completion_ros.ros import dds
+from scene_completion_ros.ros.dds import rclpy_version
 
 LOAD_LIMIT_S = 60.0
 NO_ROS = Finding(Status.NOT_APPLICABLE, "rclpy is not there")
@@ -35,16 +35,6 @@ OPTIONAL = {
 def has_rclpy() -> bool:
     """Whether there is an rclpy, working or not."""
     return find_spec("rclpy") is not None
-
-
-def rclpy_version() -> tuple[str | None, bool]:
-    """Version of rclpy, None where it is unknown, and whether it comes from a wheel."""
-    for distribution in ("ros-rclpy", "rclpy"):
-        try:
-            return version(distribution), distribution == "ros-rclpy"
-        except PackageNotFoundError:
-            continue
-    return None, False
 
 
 def sourced_prefixes() -> list[str]:

@@ -49,14 +49,12 @@ def resize_depth(depth: NDArray[np.floating[Any]], height: int, width: int) -> N
 
 
 def depth_errors(
-    # Depth [h, w], metres; resized to the size of the ground truth, then clamped to minimum..maximum.
+    # Depth [h, w], metres; resized to the size of the ground truth, then clamped to `MINIMUM_M`..`MAXIMUM_M`.
     predicted: NDArray[np.floating[Any]],
-    # True depth [H, W], metres, 0 where nothing was measured. Pixels outside minimum..maximum do not count.
+    # True depth [H, W], metres, 0 where nothing was measured. Pixels outside of that range do not count.
     truth: NDArray[np.floating[Any]],
     *,
     crop: bool = True,  # count only pixels in the Garg crop
-    minimum: float = MINIMUM_M,
-    maximum: float = MAXIMUM_M,
 ) -> DepthErrors | None:
     """Errors of one predicted depth image. Returns the errors, or None where no pixel counts.
 
@@ -67,15 +65,15 @@ def depth_errors(
     if not np.isfinite(predicted).all():
         bad = int(np.count_nonzero(~np.isfinite(predicted)))
         raise ImageError(f"{bad} predicted depths are not finite", where="depth", cure="Fill them or mask the truth")
-    counted = (truth > minimum) & (truth < maximum)
+    counted = (truth > MINIMUM_M) & (truth < MAXIMUM_M)
     if crop:
         counted &= garg_crop(*truth.shape)
     if not counted.any():
         return None
     true = truth[counted].astype(np.float64)
     height, width = truth.shape
-    depth = np.clip(resize_depth(predicted, height, width)[counted].astype(np.float64), minimum, maximum)
-    scaled = np.clip(depth * (np.median(true) / np.median(depth)), minimum, maximum)
+    depth = np.clip(resize_depth(predicted, height, width)[counted].astype(np.float64), MINIMUM_M, MAXIMUM_M)
+    scaled = np.clip(depth * (np.median(true) / np.median(depth)), MINIMUM_M, MAXIMUM_M)
     difference = depth - true
     ratio = np.maximum(depth / true, true / depth)
     return DepthErrors(
@@ -91,22 +89,17 @@ def depth_errors(
 
 
 class DepthMetric:
-    """Mean over frames of `depth_errors`, which has the same arguments."""
+    """Mean over frames of `depth_errors`, which has the same argument."""
 
-    def __init__(self, *, crop: bool = True, minimum: float = MINIMUM_M, maximum: float = MAXIMUM_M) -> None:
+    def __init__(self, *, crop: bool = True) -> None:
         self.crop = crop
-        self.minimum = minimum
-        self.maximum = maximum
         self.sums = np.zeros(len(fields(DepthErrors)))  # the errors of all frames added up
         self.frames = 0
-        self.empty_frames = 0  # frames without a pixel to count
 
     def update(self, predicted: NDArray[np.floating[Any]], truth: NDArray[np.floating[Any]]) -> DepthErrors | None:
         """Count one frame; see `depth_errors`. Returns the frame's errors."""
-        errors = depth_errors(predicted, truth, crop=self.crop, minimum=self.minimum, maximum=self.maximum)
-        if errors is None:
-            self.empty_frames += 1
-        else:
+        errors = depth_errors(predicted, truth, crop=self.crop)
+        if errors is not None:
             self.sums += astuple(errors)
             self.frames += 1
         return errors

@@ -55,10 +55,8 @@ class InvisibleEmptyResult:
     def warnings(self) -> tuple[str, ...]:
         """What makes the scores worthless or not comparable, in words."""
         found = []
-        if not self.counts.occluded:
-            found.append("no occluded point: O_acc says nothing")
-        elif not self.counts.occupied:
-            found.append("no occupied point: O_acc says nothing")
+        if missing := [name for name in ("occluded", "occupied") if not getattr(self.counts, name)]:
+            found.append(f"no {missing[0]} point: O_acc says nothing")
         if not self.counts.predicted:
             found.append("nothing predicted")
         if self.counts.predicted > MOST_PREDICTED * self.counts.points:
@@ -70,12 +68,6 @@ class InvisibleEmptyResult:
 
 
 SCORE_NAMES = tuple(field.name for field in fields(InvisibleEmptyScores))
-
-
-def point_counts(predicted: NDArray[np.bool_], occupied: NDArray[np.bool_], visible: NDArray[np.bool_]) -> PointCounts:
-    """Count the points of one frame, bool [...] each."""
-    kinds = (predicted, occupied, ~visible, ~visible & ~occupied)
-    return PointCounts(predicted.size, *(int(np.count_nonzero(kind)) for kind in kinds))
 
 
 def invisible_empty_scores(
@@ -108,7 +100,8 @@ class InvisibleEmptyMetric:
         self.sums += np.nan_to_num(scores)
         self.defined += ~np.isnan(scores)
         self.frames += 1
-        self.counts += np.array(astuple(point_counts(predicted, occupied, visible)))
+        kinds = (predicted, occupied, ~visible, ~visible & ~occupied)
+        self.counts += np.array([predicted.size, *(np.count_nonzero(kind) for kind in kinds)])
 
     def compute(self) -> InvisibleEmptyResult:
         """Means over frames; NaN where a score is defined in none."""

@@ -67,16 +67,12 @@ def checked_camera(calibration: Calibration, rectified: bool) -> Camera:
     check_principal_point(intrinsics, width, height, at["k"])
     if has_projection:
         _check_same_size(intrinsics, _projection_intrinsics(calibration, at["p"]), at["p"])
-    model, coefficients = _distortion(calibration, at["model"], at["d"])
-    return Camera(*intrinsics, width, height, model, coefficients)
+    return Camera(*intrinsics, width, height, *_distortion(calibration, at["model"], at["d"]))
 
 
 def pinhole_intrinsics(matrix: NDArray[np.float64], where: str) -> tuple[float, float, float, float]:
     """Return fx, fy, cx, cy of K [9], refusing whatever no pinhole camera has."""
-    if matrix.size != 9:
-        raise CameraError(f"{matrix.size} numbers instead of 9", where=where, cure=_UNCALIBRATED)
-    if not np.isfinite(matrix).all():
-        raise CameraError(f"not finite: {matrix.tolist()}", where=where, cure=_UNCALIBRATED)
+    _check_numbers(matrix, 9, where)
     if not matrix.any():
         raise CameraError("all zero: the camera is not calibrated", where=where, cure=_UNCALIBRATED)
     fx, skew, cx, zero_a, fy, cy, zero_b, zero_c, one = matrix.tolist()
@@ -90,11 +86,15 @@ def pinhole_intrinsics(matrix: NDArray[np.float64], where: str) -> tuple[float, 
     return fx, fy, cx, cy
 
 
+def _check_numbers(values: NDArray[np.float64], count: int, where: str) -> None:
+    if values.size != count:
+        raise CameraError(f"{values.size} numbers instead of {count}", where=where, cure=_UNCALIBRATED)
+    if not np.isfinite(values).all():
+        raise CameraError(f"not finite: {values.tolist()}", where=where, cure=_UNCALIBRATED)
+
+
 def _projection_intrinsics(calibration: Calibration, where: str) -> tuple[float, float, float, float]:
-    if calibration.projection.size != 12:
-        raise CameraError(f"{calibration.projection.size} numbers instead of 12", where=where, cure=_UNCALIBRATED)
-    if not np.isfinite(calibration.projection).all():
-        raise CameraError(f"not finite: {calibration.projection.tolist()}", where=where, cure=_UNCALIBRATED)
+    _check_numbers(calibration.projection, 12, where)
     return pinhole_intrinsics(calibration.projection.reshape(3, 4)[:, :3].reshape(-1), where)
 
 
@@ -134,8 +134,7 @@ def _distortion(
         raise CameraError(what, where=where_model, cure=f"Use one of {', '.join(filter(None, _MODEL_NAMES))}")
     model = _MODEL_NAMES[name]
     values = tuple(calibration.coefficients.tolist())
-    if not np.isfinite(calibration.coefficients).all():
-        raise CameraError(f"not finite: {list(values)}", where=where_coefficients, cure=_UNCALIBRATED)
+    _check_numbers(calibration.coefficients, len(values), where_coefficients)
     if not any(values) and model != "equidistant":
         return "none", ()  # drivers of ideal cameras send zeros or nothing, under any model's name
     if model == "none":
@@ -195,7 +194,9 @@ def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None) 
     calib.txt does not hold it: if left out there, the first image of the folder beside the file is looked at (`image_2`
     for P2).
     """
-    path, name = _split(str(spec))
+    head, colon, tail = str(spec).rpartition(":")
+    # A colon inside a folder's name stays in the path.
+    path, name = (Path(head), tail) if colon and "/" not in tail else (Path(spec), "")
     if path.suffix.lower() in (".yaml", ".yml"):
         if name:
             raise CameraError(f"a YAML file holds one camera, {name!r} means nothing", where=str(path))
@@ -299,12 +300,6 @@ def _binned(camera: Camera, message: Any, where: str) -> Camera:
         raise CameraError(what, where=f"{where}, binning", cure=cure)
     whole = camera.cropped(0, 0, width * factors[0], height * factors[1])  # the driver drops incomplete bins
     return whole.resized(width, height)
-
-
-def _split(spec: str) -> tuple[Path, str]:
-    """Separate `calib.txt:P2`; a colon inside a folder's name stays in the path."""
-    head, colon, tail = spec.rpartition(":")
-    return (Path(head), tail) if colon and "/" not in tail else (Path(spec), "")
 
 
 def _read_yaml(path: Path) -> Camera:

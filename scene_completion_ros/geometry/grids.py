@@ -138,12 +138,10 @@ def read_grid(path: str | Path) -> tuple[VoxelGrid, RigidTransform]:
             (shape[0], shape[1], shape[2]),  # type: ignore[arg-type]  # whole numbers are checked by VoxelGrid
             str(document.get("frame", DEFAULT_GRID.frame)),
         )
-    except GridError as error:
-        raise GridError(error.what, where=f"{where}, {error.where}", cure=error.cure) from None
-    try:
         return grid, RigidTransform.from_matrix(matrix)
-    except TransformError as error:
-        raise GridError(error.what, where=f"{where}, grid_from_camera", cure=error.cure) from None
+    except (GridError, TransformError) as error:
+        key = error.where if isinstance(error, GridError) else "grid_from_camera"
+        raise GridError(error.what, where=f"{where}, {key}", cure=error.cure) from None
 
 
 def _numbers(document: Mapping[str, Any], key: str, count: int, where: str) -> list[float]:

@@ -36,8 +36,7 @@ class Resampler:
     def __init__(
         self, source: Camera, target: Camera, *, source_from_target_rotation: NDArray[np.floating[Any]] | None = None
     ) -> None:
-        self.source = source
-        self.target = target
+        self.source, self.target = source, target
         self.shrink = decoder_shrink(source, target)  # images may also come averaged down by this already
         self._shrunk = source.height // self.shrink, source.width // self.shrink
         self._reduced = _reduced(source, target)

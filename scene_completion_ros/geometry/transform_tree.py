@@ -2,7 +2,6 @@
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
@@ -176,24 +175,12 @@ class TransformTree:
 
     def _path(self, target: str, source: str) -> list[str] | None:
         """Shortest chain of frames from target to source."""
-        if target == source:
-            return [target]
-        previous: dict[str, str] = {target: target}
+        paths = {target: [target]}
         queue = deque([target])
         while queue:
             current = queue.popleft()
             for neighbour in self._neighbours.get(current, ()):
-                if neighbour not in previous:
-                    previous[neighbour] = current
+                if neighbour not in paths:
+                    paths[neighbour] = [*paths[current], neighbour]
                     queue.append(neighbour)
-        if source not in previous:
-            return None
-        return list(_backwards(previous, source, target))[::-1]
-
-
-def _backwards(previous: dict[str, str], start: str, end: str) -> Iterator[str]:
-    current = start
-    while current != end:
-        yield current
-        current = previous[current]
-    yield end
+        return paths.get(source)

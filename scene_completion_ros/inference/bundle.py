@@ -138,14 +138,8 @@ class StudentBundle:
         """
         if not self.takes_pose:
             return {}
-        return graph_inputs(
-            self.grid,
-            self.head.unit_stride,
-            self.canonical,
-            self.point_code,
-            self.height_above_ground,
-            volume_from_camera,
-        )
+        stride, height = self.head.unit_stride, self.height_above_ground
+        return graph_inputs(self.grid, stride, self.canonical, self.point_code, height, volume_from_camera)
 
     def read_encoder(self) -> bytes:
         """The ONNX encoder as it was when loaded. Raises BundleError where its file was removed or replaced."""
@@ -183,13 +177,10 @@ class StudentBundle:
         folder, manifest = self._manifest_of_folder()
         kept = {p: encoder for p, encoder in self.gpu_encoders.items() if encoder.made_from == self.made_from()}
         files = {gpu_encoder_file(precision): graph for precision, (graph, _) in made.items()}
-        added = {
-            precision: dataclasses.replace(
-                encoder, sha256=hashlib.sha256(graph).hexdigest(), made_from=self.made_from()
-            )
-            for precision, (graph, encoder) in made.items()
-        }
-        manifest[FIELD] = {precision: encoder.to_json() for precision, encoder in (kept | added).items()}
+        for precision, (graph, encoder) in made.items():
+            digest = hashlib.sha256(graph).hexdigest()
+            kept[precision] = dataclasses.replace(encoder, sha256=digest, made_from=self.made_from())
+        manifest[FIELD] = {precision: encoder.to_json() for precision, encoder in kept.items()}
         _write(folder, files | {MANIFEST: _serialised(manifest)}, set())
         return StudentBundle.load(folder)
 
@@ -417,7 +408,7 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
     for name in ("feature_height", "feature_width"):
         sizes.number_in(name, (2, LARGEST_SIDE))
     grid, grid_from_camera = _parse_grid(fields.object("grid"))
-    normalisation = fields.object("normalisation")
+    normalisation, calibration = fields.object("normalisation"), fields.object("calibration")
     class_names, class_colours = _parse_classes(fields)
     head = HeadWeights.load(
         fields.file.parent / HEAD,
@@ -429,6 +420,11 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         _parse_knots(sizes, "volume_knots"),
         _parse_unit_stride(sizes),
     )
+
+    def read_spaces(largest: int) -> bytes:
+        name = feature_space.FILE
+        return _read_checked(fields.file.parent / name, fields.object("sha256").text(name), largest=largest)
+
     return {
         "name": fields.text("name"),
         "canonical": _parse_camera(fields.object("canonical_camera")),
@@ -443,24 +439,19 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         "normalisation": Normalisation(mean=_three(normalisation, "mean"), std=_three(normalisation, "std")),
         "class_names": class_names,
         "class_colours": class_colours,
-        "calibration": _parse_calibration(fields.object("calibration")),
+        "calibration": Calibration(
+            calibration.text("kind"),  # type: ignore[arg-type] # it checks that itself
+            calibration.numbers("alpha"),
+            calibration.numbers("probability"),
+        ),
         "threshold": fields.number_in("threshold", (0.0, 1.0)),
         "grid": grid,
         "grid_from_camera": grid_from_camera,
         "provenance": dict(fields.object("provenance").values),
         "licence": fields.text("licence"),
-        "feature_spaces": _parse_feature_spaces(fields, head.label_hidden),
+        "feature_spaces": feature_space.parse_feature_spaces(fields, head.label_hidden, read_spaces),
         "gpu_encoders": parse_gpu_encoders(fields),
     }
-
-
-def _parse_feature_spaces(fields: JsonObject, label_hidden: int) -> tuple[FeatureSpace, ...]:
-    file = fields.file.parent / feature_space.FILE
-    return feature_space.parse_feature_spaces(
-        fields,
-        label_hidden,
-        lambda largest: _read_checked(file, fields.object("sha256").text(feature_space.FILE), largest=largest),
-    )
 
 
 def _three(fields: JsonObject, name: str) -> tuple[float, float, float]:
@@ -472,14 +463,8 @@ def _parse_camera(fields: JsonObject) -> Camera:
     for name in ("width", "height"):
         fields.number_in(name, (1, LARGEST_SIDE))
     try:
-        return Camera(
-            fx=fields.number("fx"),
-            fy=fields.number("fy"),
-            cx=fields.number("cx"),
-            cy=fields.number("cy"),
-            width=fields.integer("width"),
-            height=fields.integer("height"),
-        )
+        fx, fy, cx, cy = (fields.number(name) for name in ("fx", "fy", "cx", "cy"))
+        return Camera(fx, fy, cx, cy, fields.integer("width"), fields.integer("height"))
     except BundleError:
         raise
     except SceneCompletionError as error:
@@ -503,23 +488,13 @@ def _parse_point_code(fields: JsonObject) -> PointCodeSpec:
     return spec
 
 
-def _parse_calibration(fields: JsonObject) -> Calibration:
-    return Calibration(
-        kind=fields.text("kind"),  # type: ignore[arg-type]
-        alpha=fields.numbers("alpha"),
-        probability=fields.numbers("probability"),
-    )
-
-
 def _parse_classes(fields: JsonObject) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
     names = fields.texts("class_names")
     values = fields.values.get("class_colours")
     if not isinstance(values, list) or len(values) != len(names) or not names:
         raise fields.error("class_colours", f"one RGB colour for each of the {len(names)} classes is needed")
-    colours = JsonObject(
-        {str(i): value for i, value in enumerate(values)}, fields.file, f"{fields.prefix}class_colours."
-    )
-    return names, tuple(colours.integers(str(i), 3) for i in range(len(names)))
+    colours = fields.items("class_colours", values)
+    return names, tuple(colours.integers(place, 3) for place in colours.values)
 
 
 def _check_classes(names: Sequence[str], colours: Sequence[tuple[int, ...]]) -> None:

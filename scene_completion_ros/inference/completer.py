@@ -133,12 +133,9 @@ class Completer:
         # told it; None where nobody knows.
         upright_from_camera: RigidTransform | None = None,
     ) -> None:
-        self.bundle = bundle
-        self.upright_from_camera = upright_from_camera
-        self.camera = camera
+        self.bundle, self.upright_from_camera, self.camera = bundle, upright_from_camera, camera
         self.grid = bundle.grid if grid is None else grid
-        self.threads = threads
-        self._extrapolate = extrapolate
+        self.threads, self._extrapolate = threads, extrapolate
         self._vocabulary: FoldedVocabulary | None = None
         self._queried: FoldedVocabulary | None = None
         canonical = bundle.canonical
@@ -169,7 +166,6 @@ class Completer:
             self._open(make_encoder(bundle, cpu_engine(), threads=threads), pose)
 
     def _open(self, encoder: Encoder, grid_from_camera: RigidTransform) -> None:
-        """Take an encoder and run everything once."""
         self._encoder, self.engine = encoder, encoder.name
         self._place(grid_from_camera)
         first = self.complete(np.zeros((self.camera.height, self.camera.width, 3), dtype=np.uint8))
@@ -237,7 +233,6 @@ class Completer:
         return moved
 
     def _place(self, grid_from_camera: RigidTransform) -> None:
-        """Prepare all that depends on the pose."""
         self.grid_from_camera = grid_from_camera
         stated = self.upright_from_camera if self.bundle.takes_pose else None
         self._volume_from_camera = stated and volume_pose(stated, self.bundle.height_above_ground)
@@ -315,6 +310,10 @@ class Completer:
             confidence=answer.confidence,
             **legend,
         )
+        ground: GroundSurface | None = None
+        if answer.surface is not None:
+            stride, place = self.bundle.head.unit_stride, self._volume_from_camera
+            ground = ground_surface(answer.surface, self.bundle.grid, stride, self.bundle.canonical, place)
         assembling.lap("assemble")
         times_ms = {**clock.laps_ms, **answer.times_ms}
         times_ms["assemble"] += assembling.laps_ms["assemble"]
@@ -330,14 +329,8 @@ class Completer:
             vocabulary=vocabulary,
             query=None if words.queried is None else words.queried.vocabulary,
             matches=answer.matches,
-            ground=self._ground(answer.surface),
+            ground=ground,
         )
-
-    def _ground(self, surface: NDArray[np.float32] | None) -> GroundSurface | None:
-        bundle = self.bundle
-        if surface is None:
-            return None
-        return ground_surface(surface, bundle.grid, bundle.head.unit_stride, bundle.canonical, self._volume_from_camera)
 
 
 def _finite(answer: SceneAnswer) -> bool:

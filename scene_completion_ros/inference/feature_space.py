@@ -145,16 +145,8 @@ def spaces_to_bytes(spaces: Sequence[FeatureSpace]) -> bytes:
 
 def spaces_to_json(spaces: Sequence[FeatureSpace]) -> list[dict[str, Any]]:
     """Plain values for the manifest."""
-    return [
-        {
-            "name": space.name,
-            "dimension": space.dimension,
-            "text_encoder": space.text_encoder,
-            "text_encoder_sha256": space.text_encoder_sha256,
-            "temperature": space.temperature,
-        }
-        for space in spaces
-    ]
+    names = ("name", "dimension", "text_encoder", "text_encoder_sha256", "temperature")
+    return [{name: getattr(space, name) for name in names} for space in spaces]
 
 
 def parse_feature_spaces(
@@ -170,7 +162,7 @@ def parse_feature_spaces(
     entries = manifest.values[FIELD]
     if not isinstance(entries, list) or not 1 <= len(entries) <= MOST_SPACES:
         raise manifest.error(FIELD, f"is no list of 1 to {MOST_SPACES} objects")
-    named = JsonObject({str(i): entry for i, entry in enumerate(entries)}, manifest.file, f"{FIELD}.")
+    named = manifest.items(FIELD, entries)
     fields = [named.object(name) for name in named.values]
     dimensions = [entry.integer("dimension") for entry in fields]
     for entry, dimension in zip(fields, dimensions, strict=True):

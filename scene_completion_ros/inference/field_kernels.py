@@ -111,19 +111,8 @@ def density_kernel(channels: int) -> Callable[..., None]:
 
 
 @always_inlined
-def label_units(
-    features: Any,
-    first: Any,
-    units: Any,
-    width: Any,
-    table_x: Any,
-    table_y: Any,
-    table_z: Any,
-    cell: Any,
-    share: Any,
-    rows: Any,
-    i: Any,
-    hidden: Any,
+def label_units(  # type: ignore[no-untyped-def] # numba finds the types
+    features, first, units, width, table_x, table_y, table_z, cell, share, rows, i, hidden
 ) -> None:
     """Writes the label units [E] of prepared point i, after their ReLU.
 
@@ -184,19 +173,8 @@ def pack_active(lanes: Any, units: Any, hidden: Any, largest: Any, active: Any, 
 
 
 @always_inlined
-def dense_tile(
-    lanes: Any,
-    weight: Any,
-    bias: Any,
-    o: Any,
-    columns: Any,
-    start: Any,
-    count: Any,
-    values: Any,
-    out_0: Any,
-    out_1: Any,
-    out_2: Any,
-    out_3: Any,
+def dense_tile(  # type: ignore[no-untyped-def] # numba finds the types
+    lanes, weight, bias, o, columns, start, count, values, out_0, out_1, out_2, out_3
 ) -> None:
     """Rows o to o + 3 of weight[:, columns] values + bias for points side by side.
 
@@ -251,18 +229,8 @@ def inverse_norms(
 
 
 @always_inlined
-def largest_scores(
-    lanes: Any,
-    weight: Any,
-    bias: Any,
-    group: Any,
-    groups: Any,
-    columns: Any,
-    count: Any,
-    values: Any,
-    out: Any,
-    scale: Any,
-    score: Any,
+def largest_scores(  # type: ignore[no-untyped-def] # numba finds the types
+    lanes, weight, bias, group, groups, columns, count, values, out, scale, score
 ) -> None:
     """The largest of the rows of each group, times a scale, to ``score`` [at least groups, L].
 

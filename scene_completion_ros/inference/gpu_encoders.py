@@ -38,13 +38,8 @@ class GpuEncoder:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest."""
-        return {
-            "file": self.file,
-            "sha256": self.sha256,
-            "made_from": dict(self.made_from),
-            "parity": dict(self.parity),
-            "reference": self.reference,
-        }
+        own = {name: getattr(self, name) for name in ("sha256", "made_from", "parity", "reference")}
+        return {"file": self.file, **own}
 
 
 def gpu_encoder_file(precision: str) -> str:

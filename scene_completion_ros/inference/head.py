@@ -260,10 +260,8 @@ def expected_shapes(
         "density_bias": (1,),
     }
     if label_hidden:
-        shapes["label_positional_weight"] = (label_hidden, code_size)
-        shapes["label_hidden_bias"] = (label_hidden,)
-        shapes["label_weight"] = (classes, label_hidden)
-        shapes["label_bias"] = (classes,)
+        shapes |= {"label_positional_weight": (label_hidden, code_size), "label_hidden_bias": (label_hidden,)}
+        shapes |= {"label_weight": (classes, label_hidden), "label_bias": (classes,)}
     if prior_knots:
         shapes |= {"prior_gain": prior_knots, "prior_logit": prior_knots, "prior_lattice": (2, 3)}
     if volume_knots:

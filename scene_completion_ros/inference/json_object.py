@@ -1,7 +1,7 @@
 """Reading a JSON object field by field, with errors that name the file, the field and the cure."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,7 @@ class JsonObject:
     """One JSON object of a file; every access is checked."""
 
     def __init__(self, values: Mapping[str, Any], file: Path, prefix: str = "") -> None:
-        self.values = values
-        self.file = file
-        self.prefix = prefix
+        self.values, self.file, self.prefix = values, file, prefix
 
     @classmethod
     def read(cls, file: Path) -> "JsonObject":
@@ -79,16 +77,18 @@ class JsonObject:
             raise self.error(name, f"{shown(values)} is not a list of numbers")
         if count is not None and len(values) != count:
             raise self.error(name, f"has {len(values)} numbers where {count} are needed")
-        items = JsonObject({str(i): value for i, value in enumerate(values)}, self.file, f"{self.prefix}{name}.")
-        return tuple(items.number(str(i)) for i in range(len(values)))
+        items = self.items(name, values)
+        return tuple(map(items.number, items.values))
 
     def integers(self, name: str, count: int | None = None) -> tuple[int, ...]:
         """A list of whole numbers, of ``count`` where given."""
-        values = self.numbers(name, count)
-        items = JsonObject(
-            {str(i): value for i, value in enumerate(self._get(name))}, self.file, f"{self.prefix}{name}."
-        )
-        return tuple(items.integer(str(i)) for i in range(len(values)))
+        self.numbers(name, count)
+        items = self.items(name, self._get(name))
+        return tuple(map(items.integer, items.values))
+
+    def items(self, name: str, values: Sequence[Any]) -> "JsonObject":
+        """The values of a list as an object, by their places."""
+        return JsonObject({str(i): value for i, value in enumerate(values)}, self.file, f"{self.prefix}{name}.")
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of strings."""

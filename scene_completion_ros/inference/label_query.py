@@ -188,7 +188,6 @@ class _Found:
         self.matches = np.zeros((blocks, len(self._reach)), np.int32)
 
     def by_phrase(self) -> tuple[PhraseMatches, ...]:
-        """The matches of each phrase."""
         ends = np.cumsum(self.matches.T, dtype=np.int32).reshape(self.matches.T.shape).T
         of_phrase = self.matches.sum(axis=0)
         voxels, score = np.empty(of_phrase.sum(), np.int32), np.empty(of_phrase.sum(), np.float32)

@@ -112,8 +112,7 @@ class March:
         far: float = math.inf,  # depth, metres, from which on a student that says depth itself sees nothing
     ) -> None:
         rays = grid_rays(grid, camera_from_grid, camera)
-        self.grid = grid
-        self.camera = camera
+        self.grid, self.camera = grid, camera
         self.occupied_from = np.float32(occupied_from)
         # `GridRays` as the kernel takes them: origin [3], direction [R, 3], cosine [R], first [R], stop [R] and leave
         # [R] (metres), float32 and int32.
@@ -156,18 +155,9 @@ def opacity_at(along: Any, origin: Any, d_x: Any, d_y: Any, d_z: Any, flat: Any,
 @functools.cache
 def _sight_kernel() -> Callable[..., None]:
     @kernel()
-    def see(
-        alpha: Any,
-        occupied_from: Any,
-        step_length: Any,
-        depth: Any,
-        origin: Any,
-        direction: Any,
-        cosine: Any,
-        first: Any,
-        stop: Any,
-        half_distance: Any,
-    ) -> None:
+    def see(  # type: ignore[no-untyped-def] # numba finds the types
+        alpha, occupied_from, step_length, depth, origin, direction, cosine, first, stop, half_distance
+    ):
         flat = alpha.reshape(-1)
         for ray in prange(first.size):
             d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]

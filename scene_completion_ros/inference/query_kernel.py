@@ -117,9 +117,7 @@ class FieldKernel:
     ) -> None:
         self.head = head
         self._volume_from_camera = volume_from_camera or DEFAULT_GRID_FROM_CAMERA
-        self.code = code
-        self.canonical = canonical
-        self.feature_size = feature_size
+        self.code, self.canonical, self.feature_size = code, canonical, feature_size
         self._range = low, high
         # Positional tables of the density.
         self.tables = self.positional_tables(head.positional_weight, head.hidden_bias)

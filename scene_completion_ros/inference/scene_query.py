@@ -143,9 +143,7 @@ class HostSceneQuery:
         prepared: PreparedScene,
         threads: int | None = None,  # CPU threads of the kernels; None for all that this process may use
     ) -> None:
-        self._encode = encode
-        self._prepared = prepared
-        self._threads = threads
+        self._encode, self._prepared, self._threads = encode, prepared, threads
 
     def __call__(self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS) -> SceneAnswer:
         """See `SceneQuery`."""

@@ -27,9 +27,7 @@ from scene_completion_ros.errors import GridError
 from scene_completion_ros.jit import inlined, kernel
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
-UNOBSERVED, FREE_SEEN = np.uint8(VoxelState.UNOBSERVED), np.uint8(VoxelState.FREE_SEEN)
-FREE_INFERRED, SURFACE = np.uint8(VoxelState.FREE_INFERRED), np.uint8(VoxelState.SURFACE)
-COMPLETED = np.uint8(VoxelState.COMPLETED)
+UNOBSERVED, FREE_SEEN, FREE_INFERRED, SURFACE, COMPLETED = (np.uint8(state) for state in VoxelState)
 ZERO = np.float32(0.0)
 
 
@@ -58,16 +56,20 @@ def fuse_views(
         if view.grid != first.grid or view.class_names != first.class_names:
             what = "views on different grids or of different classes cannot be fused"
             raise GridError(what, where="fuse_views", cure="Complete them with one bundle and one grid")
-    stamp_ns = min(view.stamp_ns for view in views)
     if len(views) == 1:
         return first, probabilities[0]
+    # Labels and confidences of all voxels [N, V]; 0 where a voxel is not occupied.
+    labels = np.zeros((len(views), first.state.size), np.uint8), np.zeros((len(views), first.state.size), np.float32)
+    for number, view in enumerate(views):
+        flat = np.ravel_multi_index(tuple(view.index.T), view.grid.shape)
+        labels[0][number, flat], labels[1][number, flat] = view.label, view.confidence
     states = np.stack([view.state.reshape(-1) for view in views])
     stacked = np.stack([probability.reshape(-1) for probability in probabilities])
-    state, probability, label, confidence = fuse_dense(DenseVoxels(states, stacked, *_labels(views)), threshold)
+    state, probability, label, confidence = fuse_dense(DenseVoxels(states, stacked, *labels), threshold)
     occupied = np.flatnonzero(state >= VoxelState.SURFACE)
     fused = replace(
         first,
-        stamp_ns=stamp_ns,
+        stamp_ns=min(view.stamp_ns for view in views),
         state=state.reshape(first.grid.shape),
         index=np.stack(np.unravel_index(occupied, first.grid.shape), axis=-1).astype(np.int32),
         probability=probability[occupied],
@@ -75,17 +77,6 @@ def fuse_views(
         confidence=confidence[occupied],
     )
     return fused, probability.reshape(first.grid.shape)
-
-
-def _labels(views: Sequence[SemanticVoxels]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Labels uint8 and confidences float32 of all voxels [N, V]; 0 where a voxel is not occupied."""
-    count = int(np.prod(views[0].grid.shape))
-    label = np.zeros((len(views), count), dtype=np.uint8)
-    confidence = np.zeros((len(views), count), dtype=np.float32)
-    for number, view in enumerate(views):
-        flat = np.ravel_multi_index(tuple(view.index.T), view.grid.shape)
-        label[number, flat], confidence[number, flat] = view.label, view.confidence
-    return label, confidence
 
 
 def fuse_dense(views: DenseVoxels, threshold: float) -> DenseVoxels:
@@ -106,17 +97,9 @@ def saw(state: Any) -> Any:
 @functools.cache
 def _kernel() -> Callable[..., None]:
     @kernel()
-    def fuse(
-        state: Any,
-        probability: Any,
-        label: Any,
-        confidence: Any,
-        threshold: Any,
-        fused_state: Any,
-        fused_probability: Any,
-        fused_label: Any,
-        fused_confidence: Any,
-    ) -> None:
+    def fuse(  # type: ignore[no-untyped-def] # numba finds the types
+        state, probability, label, confidence, threshold, fused_state, fused_probability, fused_label, fused_confidence
+    ):
         views, count = state.shape
         for voxel in prange(count):
             any_seen = False

@@ -60,8 +60,7 @@ class ClearingRays:
         blind_zone: float = BLIND_ZONE,
         threads: int | None = None,  # CPU threads; None for all that this process may use
     ) -> None:
-        self.grid = grid
-        self.threads = threads
+        self.grid, self.threads = grid, threads
         self._origin, self._direction, self._optical = clearing_rays(grid, grid_from_camera, camera)
         self._blind = blind_zone / grid.voxel_size
 

@@ -32,8 +32,7 @@ class VoxelClusters:
     """Finds clusters on one grid; keeps 4 bytes a voxel of it. `most`: clusters at most that are told of each group."""
 
     def __init__(self, grid: VoxelGrid, most: int = MOST_CLUSTERS) -> None:
-        self.grid = grid
-        self._most = most
+        self.grid, self._most = grid, most
         self._number = np.full(grid.shape, -1, dtype=np.int32)
 
     def __call__(self, index: NDArray[np.int32], group: NDArray[np.uint8]) -> Clusters:

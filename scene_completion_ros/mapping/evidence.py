@@ -78,9 +78,7 @@ class Fused(NamedTuple):
     confidence: NDArray[np.float32]
 
 
-UNOBSERVED = np.uint8(VoxelState.UNOBSERVED)
-FREE_SEEN, FREE_INFERRED = np.uint8(VoxelState.FREE_SEEN), np.uint8(VoxelState.FREE_INFERRED)
-SURFACE, COMPLETED = np.uint8(VoxelState.SURFACE), np.uint8(VoxelState.COMPLETED)
+UNOBSERVED, FREE_SEEN, FREE_INFERRED, SURFACE, COMPLETED = (np.uint8(state) for state in VoxelState)
 ZERO, ONE, NO_LABEL = np.float32(0.0), np.float32(1.0), np.uint8(0)
 NOTHING = np.float32(-np.inf)  # log odds of unobserved voxels
 
@@ -266,18 +264,9 @@ def _recall_kernel() -> Callable[..., None]:
 @functools.cache
 def _integrate_kernel() -> Callable[..., None]:
     @kernel()
-    def remember(
-        memory: Any,
-        lower: Any,
-        turn: Any,
-        shift: Any,
-        frame: Any,
-        rules: Any,
-        now: Any,
-        first: Any,
-        stop: Any,
-        counts: Any,
-    ) -> None:
+    def remember(  # type: ignore[no-untyped-def] # numba finds the types
+        memory, lower, turn, shift, frame, rules, now, first, stop, counts
+    ):
         log_odds, weight, observed, seen, seen_free, label, agreement = memory
         stated, state, stated_label, stated_confidence, nearness = frame
         count_x, count_y, count_z = state.shape

@@ -71,8 +71,7 @@ class GroundProjection:
     """
 
     def __init__(self, grid: VoxelGrid, upright_from_grid: RigidTransform, lowest: float, highest: float) -> None:
-        self.grid = grid
-        self.upright_from_grid = upright_from_grid
+        self.grid, self.upright_from_grid = grid, upright_from_grid
         self.lowest, self.highest = lowest, highest
         size = grid.voxel_size
         ends = list(zip(grid.origin, np.asarray(grid.origin) + np.asarray(grid.shape) * size, strict=True))

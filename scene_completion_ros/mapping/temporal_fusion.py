@@ -9,7 +9,7 @@ box.
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import EllipsisType
 
 import numpy as np
@@ -50,7 +50,8 @@ class RollingGrid:
         """
         step, self.lower = lower - self.lower, lower.copy()
         if (np.abs(step) >= self.shape).any():
-            return [_whole(self.shape)]
+            x, y, z = (slice(0, int(size)) for size in self.shape)
+            return [(x, y, z)]
         entered: list[tuple[slice, slice, slice]] = []
         kept: list[list[slice]] = [[slice(0, int(size))] for size in self.shape]
         for axis in range(3):
@@ -94,11 +95,6 @@ def lower_around(grid: VoxelGrid, odometry_from_grid: RigidTransform, shape: NDA
     middle = np.asarray(grid.origin) + 0.5 * grid.voxel_size * np.asarray(grid.shape)
     numbered: NDArray[np.float64] = np.floor(odometry_from_grid.apply(middle) / grid.voxel_size)
     return numbered.astype(np.int64) - shape // 2
-
-
-def _whole(shape: NDArray[np.int64]) -> tuple[slice, slice, slice]:
-    x, y, z = (slice(0, int(size)) for size in shape)
-    return x, y, z
 
 
 HEARSAY = np.float32(1e-6)  # confidence in labels that no frame gave: any that a frame gives outvotes them
@@ -265,12 +261,7 @@ class TemporalFusion:
         shift = corner / self.grid.voxel_size - self.box.lower
         now = (voxels.stamp_ns - self._first_ns) // 1_000_000
         frame = self._evidence(voxels, probability)
-        fused = Fused(
-            np.empty(self.grid.shape, dtype=np.float32),
-            np.empty(self.grid.shape, dtype=np.uint8),
-            np.empty(self.grid.shape, dtype=np.uint8),
-            np.empty(self.grid.shape, dtype=np.float32),
-        )
+        fused = Fused(*(np.empty(self.grid.shape, kind) for kind in (np.float32, np.uint8, np.uint8, np.float32)))
         with kernel_threads(self.threads):
             recall(self.memory, self.box.lower, turn, shift, frame, self._rules, now, fused)
             updated = integrate(self.memory, self.box.lower, turn, shift, frame, self._rules, now)
@@ -330,17 +321,8 @@ class TemporalFusion:
 def compile_fusion() -> None:
     """Have the kernels compiled, which takes seconds where they are in no cache, before a frame needs them."""
     grid, nowhere = VoxelGrid((0.0, 0.0, 0.0), 1.0, (2, 2, 2)), RigidTransform.identity()
-    nothing = SemanticVoxels(
-        grid=grid,
-        grid_from_camera=nowhere,
-        stamp_ns=0,
-        state=np.zeros(grid.shape, dtype=np.uint8),
-        index=np.zeros((0, 3), dtype=np.int32),
-        probability=np.zeros(0, dtype=np.float32),
-        label=np.zeros(0, dtype=np.uint8),
-        confidence=np.zeros(0, dtype=np.float32),
-    )
-    TemporalFusion(grid, nowhere, 0.5, threads=1).fuse(nothing, np.zeros(grid.shape, dtype=np.float32), nowhere)
+    fusion, nothing = TemporalFusion(grid, nowhere, 0.5, threads=1), SemanticVoxels.nothing(grid)
+    fusion.fuse(nothing, np.zeros(grid.shape, dtype=np.float32), nowhere)
 
 
 def empty_memory(shape: tuple[int, int, int]) -> VoxelMemory:
@@ -367,16 +349,11 @@ def _clear(memory: VoxelMemory, places: tuple[slice, slice, slice] | EllipsisTyp
 
 def _voxels_of(fused: Fused, frame: SemanticVoxels) -> SemanticVoxels:
     occupied = np.flatnonzero(fused.state.reshape(-1) >= VoxelState.SURFACE)
-    log_odds = fused.log_odds.reshape(-1)[occupied]
-    return SemanticVoxels(
-        grid=frame.grid,
-        grid_from_camera=frame.grid_from_camera,
-        stamp_ns=frame.stamp_ns,
+    return replace(
+        frame,
         state=fused.state,
         index=np.stack(np.unravel_index(occupied, fused.state.shape), axis=-1).astype(np.int32),
-        probability=probability_of_log_odds(log_odds),
+        probability=probability_of_log_odds(fused.log_odds.reshape(-1)[occupied]),
         label=fused.label.reshape(-1)[occupied],
         confidence=fused.confidence.reshape(-1)[occupied],
-        class_names=frame.class_names,
-        class_colours=frame.class_colours,
     )

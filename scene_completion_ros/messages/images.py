@@ -74,13 +74,16 @@ def decode_image(message: Any, shrink: int = 1) -> NDArray[np.uint8]:
         return to_rgb(decode_picture(_bytes(message), _picture_format(message), shrink))
     encoding = _encoding_of(message)
     if encoding.layout == "nv":
-        return _decode_nv(message, encoding)
+        planes = np.ascontiguousarray(_nv_planes(message))
+        return np.asarray(cv2.cvtColor(planes, encoding.conversion), dtype=np.uint8)
     pixels = _pixels(message, encoding.channels, encoding.dtype)
     if encoding.layout == "bayer" and pixels.dtype == np.uint16:
         return to_8_bit(cv2.cvtColor(np.ascontiguousarray(pixels), encoding.conversion))
     if encoding.conversion >= 0:
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), encoding.conversion), dtype=np.uint8)
-    return _to_rgb(to_8_bit(pixels), encoding.layout)
+    if encoding.layout == "rgb":
+        return np.array(to_8_bit(pixels), dtype=np.uint8, order="C")
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(to_8_bit(pixels)), _TO_RGB[encoding.layout]), dtype=np.uint8)
 
 
 def decode_published_depth(message: Any) -> NDArray[np.float32]:
@@ -163,10 +166,6 @@ def _pixels(message: Any, channels: int, dtype: str) -> NDArray[Any]:
     return view.astype(stored.newbyteorder("="), copy=False)
 
 
-def _decode_nv(message: Any, encoding: Encoding) -> NDArray[np.uint8]:
-    return np.asarray(cv2.cvtColor(np.ascontiguousarray(_nv_planes(message)), encoding.conversion), dtype=np.uint8)
-
-
 def _nv_planes(message: Any) -> NDArray[np.uint8]:
     """Luma rows followed by interleaved chroma rows [H * 3 / 2, W].
 
@@ -188,12 +187,6 @@ def _picture_format(message: Any) -> str:
     if "compresseddepth" in name.lower():
         raise ImageError(f"format {name!r} is depth", where="image", cure="Name the topic of a colour or grey image")
     return name
-
-
-def _to_rgb(pixels: NDArray[np.uint8], layout: Layout) -> NDArray[np.uint8]:
-    if layout == "rgb":
-        return np.array(pixels, dtype=np.uint8, order="C")
-    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), _TO_RGB[layout]), dtype=np.uint8)
 
 
 def _bytes(message: Any) -> NDArray[np.uint8]:

@@ -34,22 +34,11 @@ class TransformBuffer(TransformTree):
 
     def add_stamped(self, stamped: Any, *, static: bool) -> None:
         """Add a `geometry_msgs/TransformStamped`; an unusable one is counted in `rejected`."""
-        transform = stamped.transform
-        parsed = self._parse(
-            transform.translation, transform.rotation, f"{stamped.header.frame_id} -> {stamped.child_frame_id}"
-        )
-        if parsed is not None:
-            stamp = stamp_of(stamped.header)
-            self.add(stamped.header.frame_id, stamped.child_frame_id, stamp, parsed, static=static)
+        self._add_pose(stamped, stamped.transform.translation, stamped.transform.rotation, static=static)
 
     def add_odometry(self, message: Any) -> None:
         """Add the pose of a `nav_msgs/Odometry` as header.frame_id -> child_frame_id."""
-        pose = message.pose.pose
-        name = f"{message.header.frame_id} -> {message.child_frame_id} (odometry)"
-        parsed = self._parse(pose.position, pose.orientation, name)
-        if parsed is not None:
-            stamp = stamp_of(message.header)
-            self.add(message.header.frame_id, message.child_frame_id, stamp, parsed, static=False)
+        self._add_pose(message, message.pose.pose.position, message.pose.pose.orientation, " (odometry)", static=False)
 
     def lookup(self, target: str, source: str, stamp_ns: int, max_gap_ns: int = 200_000_000) -> RigidTransform:
         """Find target_from_source at a time of a recording.
@@ -64,17 +53,20 @@ class TransformBuffer(TransformTree):
             cure = f"{error.cure}. Record them for the whole drive"
             raise BagError(error.what, where=error.where or "/tf, /tf_static", cure=cure) from None
 
-    def _parse(self, translation: Any, rotation: Any, name: str) -> RigidTransform | None:
+    def _add_pose(self, message: Any, translation: Any, rotation: Any, source: str = "", *, static: bool) -> None:
+        parent, child = message.header.frame_id, message.child_frame_id
+        name = f"{parent} -> {child}{source}"
         position = np.array([translation.x, translation.y, translation.z], dtype=np.float64)
         quaternion = np.array([rotation.x, rotation.y, rotation.z, rotation.w], dtype=np.float64)
         if not (np.isfinite(position).all() and np.isfinite(quaternion).all()):
             self.rejected[f"{name}: not finite"] += 1
-            return None
+            return
         norm = float(np.linalg.norm(quaternion))
         if abs(norm - 1.0) > MAX_NORM_ERROR:
             self.rejected[f"{name}: quaternion is not of unit length"] += 1
-            return None
-        return RigidTransform.from_quaternion(quaternion / norm, position)
+            return
+        transform = RigidTransform.from_quaternion(quaternion / norm, position)
+        self.add(parent, child, stamp_of(message.header), transform, static=static)
 
 
 def stamp_of(header: Any) -> int:

@@ -124,7 +124,6 @@ def _read(text: str, where: str, wanted: str, known: Sequence[str], read_wanted:
 def _requested(
     content: Mapping[str, Any], where: str, wanted: str, known: Sequence[str], read_wanted: _ReadWanted
 ) -> RequestedWords:
-    """What an object asks for."""
     if unknown := sorted(set(content) - set(known)):
         near = difflib.get_close_matches(unknown[0][:SHOWN], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"

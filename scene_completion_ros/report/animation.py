@@ -82,7 +82,17 @@ class DriveAnimation:
             self._every *= 2
             if (self._seen - 1) % self._every:
                 return
-        picture = self._drawn(voxels, image, birds_eye, title, camera)
+        aspects = [] if image is None else [image.shape[0] / image.shape[1]]
+        aspects += [] if camera is None else [camera.height / camera.width]
+        width = 2 * round(max(_NARROWEST, min([_WIDTH, *(_TALLEST / aspect for aspect in aspects)])) / 2)
+        if self._legend is None or self._legend.shape[1] != width:
+            self._legend = _legend(voxels, width)
+        left = [("camera", fit_width(image, width))] if image is not None else []
+        if camera is not None:
+            left.append(("voxels from where the camera is", voxel_view(voxels, camera, width=width)))
+        left.append(("colour by class" if len(voxels.class_names) > 1 else "colour by height (z)", self._legend))
+        map_view = fit_width(birds_eye, round(_MAP_SHARE * birds_eye.shape[1]))
+        picture = beside_map(left, map_view, title=title, width=width)
         if not self._frames:
             self._canvas = picture.shape[0], picture.shape[1]
         picture = _on_canvas(picture, self._canvas)
@@ -95,37 +105,14 @@ class DriveAnimation:
         counts = f"{len(self._frames)} of {self._seen} frames"
         if len(self._frames) == 1:
             return AnimatedPicture(self._frames[0][1], counts)
-        wanted_ms, shown_ms = self._durations_ms()
+        # Milliseconds to the next frame, and how long each is shown; the last one as long as the others usually.
+        stamps = np.array([stamp_ns for stamp_ns, _ in self._frames], dtype=np.int64)
+        steps = np.diff(np.rint((stamps - stamps[0]) / 1e6).astype(np.int64))
+        wanted_ms = np.append(steps, round(float(np.median(steps))))
+        shown_ms = np.clip(wanted_ms, _SHORTEST_MS, _LONGEST_MS)
         rows, columns = self._canvas
         data = animated_webp([still for _, still in self._frames], shown_ms.tolist(), (columns, rows))
         return AnimatedPicture(data, f"{counts}, {_pace(wanted_ms, shown_ms)}")
-
-    def _durations_ms(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Milliseconds to the next frame, and how long each is shown; the last one as long as the others usually."""
-        stamps = np.array([stamp_ns for stamp_ns, _ in self._frames], dtype=np.int64)
-        steps = np.diff(np.rint((stamps - stamps[0]) / 1e6).astype(np.int64))
-        wanted = np.append(steps, round(float(np.median(steps))))
-        return wanted, np.clip(wanted, _SHORTEST_MS, _LONGEST_MS)
-
-    def _drawn(
-        self,
-        voxels: SemanticVoxels,
-        image: NDArray[np.uint8] | None,
-        birds_eye: Picture,
-        title: str,
-        camera: Camera | None,
-    ) -> Picture:
-        aspects = [] if image is None else [image.shape[0] / image.shape[1]]
-        aspects += [] if camera is None else [camera.height / camera.width]
-        width = 2 * round(max(_NARROWEST, min([_WIDTH, *(_TALLEST / aspect for aspect in aspects)])) / 2)
-        if self._legend is None or self._legend.shape[1] != width:
-            self._legend = _legend(voxels, width)
-        left = [("camera", fit_width(image, width))] if image is not None else []
-        if camera is not None:
-            left.append(("voxels from where the camera is", voxel_view(voxels, camera, width=width)))
-        left.append(("colour by class" if len(voxels.class_names) > 1 else "colour by height (z)", self._legend))
-        map_view = fit_width(birds_eye, round(_MAP_SHARE * birds_eye.shape[1]))
-        return beside_map(left, map_view, title=title, width=width)
 
 
 def _pace(wanted_ms: NDArray[np.int64], shown_ms: NDArray[np.int64]) -> str:

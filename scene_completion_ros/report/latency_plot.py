@@ -19,14 +19,8 @@ def latency_percentiles(timings_ms: Sequence[Mapping[str, float]]) -> dict[str, 
     table = {}
     for stage in _stages(timings_ms):
         values = np.array([timings[stage] for timings in timings_ms if stage in timings], dtype=np.float64)
-        p50, p95, p99 = np.percentile(values, [50, 95, 99])
-        table[stage] = {
-            "mean": float(values.mean()),
-            "p50": float(p50),
-            "p95": float(p95),
-            "p99": float(p99),
-            "max": float(values.max()),
-        }
+        percentiles = {f"p{q}": float(np.percentile(values, q)) for q in (50, 95, 99)}
+        table[stage] = {"mean": float(values.mean()), **percentiles, "max": float(values.max())}
     return table
 
 
@@ -51,11 +45,6 @@ def _columns(timings_ms: Sequence[Mapping[str, float]], stages: Sequence[str]) -
     return table[[start + int(np.argmax(decisive[start : start + stretch])) for start in starts]]
 
 
-def _nice_step(highest: float) -> float:
-    power = 10.0 ** math.floor(math.log10(max(highest, 1e-6) / 4))
-    return next(power * factor for factor in (1, 2, 5, 10) if highest / (power * factor) <= 5)
-
-
 def latency_svg(timings_ms: Sequence[Mapping[str, float]]) -> str:
     """Stages (milliseconds) of all frames stacked, ``total`` as a line: an ``<svg>``, or a sentence if none."""
     stages = _stages(timings_ms)
@@ -74,7 +63,8 @@ def latency_svg(timings_ms: Sequence[Mapping[str, float]]) -> str:
         return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(columns, rows, strict=True))
 
     elements = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="latency by frame" class="plot">']
-    step = _nice_step(highest)
+    power = 10.0 ** math.floor(math.log10(highest / 4))
+    step = next(power * factor for factor in (1, 2, 5, 10) if highest / (power * factor) <= 5)
     for tick in np.arange(0.0, highest, step):
         row = float(height_of(tick))
         elements.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{row:.1f}" y2="{row:.1f}" stroke="#ddd"/>')

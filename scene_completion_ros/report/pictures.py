@@ -58,16 +58,16 @@ def scaled_down(picture: Picture, width: int) -> Picture:
     return fit_width(picture, width) if picture.shape[1] > width else picture
 
 
-def depth_picture(depth: NDArray[np.float32], grid: VoxelGrid | None = None, *, width: int = _PANEL_WIDTH) -> Picture:
-    """Depth [H, W] along the optical axis, metres or not finite, in colours with a scale; `width` in pixels.
+def depth_picture(depth: NDArray[np.float32], grid: VoxelGrid | None = None) -> Picture:
+    """Depth [H, W] along the optical axis, metres or not finite, in colours with a scale.
 
     `grid`: that of the voxels beside it; where it is no larger than a room, colours are those of depths in rooms.
     """
     small = grid is not None and grid.shape[0] * grid.voxel_size < ROOM_DEPTHS[1]
     nearest, farthest = between = ROOM_DEPTHS if small else STREET_DEPTHS
-    coloured = fit_width(depth_colours(depth, between), width, cv2.INTER_LINEAR)
+    coloured = fit_width(depth_colours(depth, between), _PANEL_WIDTH, cv2.INTER_LINEAR)
     # The bar is even in the logarithm of depth, as the colours are.
-    colours = depth_colours(np.geomspace(nearest, farthest, width - 40), between)
+    colours = depth_colours(np.geomspace(nearest, farthest, _PANEL_WIDTH - 40), between)
     whole = math.log(farthest / nearest)
     metres = (1, 2, 3, 4, 5, 7, 10) if small else (3, 4, 5, 7, 10, 15, 20, 30, 50, 80)
     return np.concatenate([coloured, _scale_bar(colours, {m: math.log(m / nearest) / whole for m in metres})])
@@ -121,20 +121,6 @@ def _above_ground(points: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(points[:, 2] > lowest[owner] + _GROUND_CLEARANCE)
 
 
-def _draw_lidar(picture: Picture, scale: MapScale, lidar_grid: NDArray[np.float32]) -> None:
-    points = np.asarray(lidar_grid, dtype=np.float64).reshape(-1, 3)
-    inside = np.isfinite(points).all(axis=1)
-    for axis, (low, high) in enumerate((scale.x_range, scale.y_range)):
-        inside &= (points[:, axis] > low) & (points[:, axis] < high)
-    points = points[inside]
-    points = points[_above_ground(points)]
-    columns = MARGIN + (scale.y_range[1] - points[:, 1]) * scale.pixels_per_metre
-    rows = MARGIN + (scale.x_range[1] - points[:, 0]) * scale.pixels_per_metre
-    for down in (0, 1):  # two by two pixels a point
-        for right in (0, 1):
-            picture[rows.astype(np.int64) - down, columns.astype(np.int64) - right] = (0, 0, 0)
-
-
 def birds_eye_view(voxels: SemanticVoxels, *, camera: Camera | None = None, height: int = 620) -> Picture:
     """The grid from above, forward up and left to the left, with axes in metres and the camera's view.
 
@@ -157,7 +143,18 @@ def with_lidar(birds_eye: Picture, voxels: SemanticVoxels, lidar_grid: NDArray[n
     in the grid frame, metres [N, 3].
     """
     picture = birds_eye.copy()
-    _draw_lidar(picture, _scale_of(voxels, (len(picture) - 2 * MARGIN) // voxels.grid.shape[0]), lidar_grid)
+    scale = _scale_of(voxels, (len(picture) - 2 * MARGIN) // voxels.grid.shape[0])
+    points = np.asarray(lidar_grid, dtype=np.float64).reshape(-1, 3)
+    inside = np.isfinite(points).all(axis=1)
+    for axis, (low, high) in enumerate((scale.x_range, scale.y_range)):
+        inside &= (points[:, axis] > low) & (points[:, axis] < high)
+    points = points[inside]
+    points = points[_above_ground(points)]
+    columns = MARGIN + (scale.y_range[1] - points[:, 1]) * scale.pixels_per_metre
+    rows = MARGIN + (scale.x_range[1] - points[:, 0]) * scale.pixels_per_metre
+    for down in (0, 1):  # two by two pixels a point
+        for right in (0, 1):
+            picture[rows.astype(np.int64) - down, columns.astype(np.int64) - right] = (0, 0, 0)
     return picture
 
 

@@ -42,15 +42,10 @@ def exposed_faces(voxels: SemanticVoxels) -> tuple[NDArray[np.float32], NDArray[
 
 
 def write_ply(path: str | Path, voxels: SemanticVoxels) -> None:
-    """Write the occupied voxels to a file, as `ply_bytes` makes them."""
-    write_whole(Path(path), ply_bytes(voxels))
+    """Write the occupied voxels as cubes, of which only faces towards unoccupied voxels are kept.
 
-
-def ply_bytes(voxels: SemanticVoxels) -> bytes:
-    """The occupied voxels as cubes, of which only faces towards unoccupied voxels are kept.
-
-    Returns a PLY file. Vertices are in the grid frame (x forward, y left, z up) in metres. Colours are those of the
-    class, or of the height where there is only one class.
+    Vertices are in the grid frame (x forward, y left, z up) in metres. Colours are those of the class, or of the height
+    where there is only one class.
     """
     corners, owners = exposed_faces(voxels)
     colours = voxel_colours(voxels.label, voxels.points_grid()[:, 2], voxels.class_colours)
@@ -69,4 +64,4 @@ def ply_bytes(voxels: SemanticVoxels) -> bytes:
         "property uchar red\nproperty uchar green\nproperty uchar blue\n"
         f"element face {len(triangles)}\nproperty list uchar int vertex_indices\nend_header\n"
     )
-    return header.encode("ascii") + vertices.tobytes() + triangles.tobytes()
+    write_whole(Path(path), header.encode("ascii") + vertices.tobytes() + triangles.tobytes())

@@ -14,7 +14,6 @@ from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.animation import DriveAnimation
 from scene_completion_ros.report.html import embedded, pack_lidar, pack_matches, pack_voxels, write_page
-from scene_completion_ros.report.map_axes import Picture
 from scene_completion_ros.report.pictures import (
     birds_eye_view,
     depth_of_voxels,
@@ -126,17 +125,27 @@ class ReportWriter:
         birds_eye = birds_eye_view(voxels, camera=camera)
         self._animation.add(voxels, image, birds_eye, title=title, camera=camera)
         timings = {name: float(value) for name, value in (timings_ms or {}).items() if math.isfinite(value)}
-        self._write_pictures(
+        if image is not None:
+            image = scaled_down(image, _WIDEST_IMAGE)
+            self._write("_camera.jpg", encode_picture(image, ".jpg"))
+        drawn = None if depth is None else depth_picture(depth, voxels.grid)
+        if drawn is not None:
+            self._write("_depth.jpg", encode_picture(drawn, ".jpg"))
+        if lidar_grid is not None:
+            birds_eye = with_lidar(birds_eye, voxels, lidar_grid)
+            self._write("_lidar.bin", pack_lidar(lidar_grid, voxels))
+        self._write("_birds_eye.png", encode_picture(birds_eye, ".png"))
+        together = panel(
             image,
-            None if depth is None else depth_picture(depth, voxels.grid),
-            birds_eye if lidar_grid is None else with_lidar(birds_eye, voxels, lidar_grid),
+            drawn,
+            birds_eye,
             title=title,
             depth_name=depth_name,
-            voxels=voxels,
+            class_names=voxels.class_names,
+            class_colours=voxels.class_colours,
         )
+        write_picture(self.folder / "pictures" / f"{self._frame_count:06d}.jpg", together)
         self._write("_voxels.bin", pack_voxels(voxels))
-        if lidar_grid is not None:
-            self._write("_lidar.bin", pack_lidar(lidar_grid, voxels))
         if matches:
             self._write(_MATCHES, pack_matches(matches, voxels))
         description = {
@@ -192,33 +201,6 @@ class ReportWriter:
 
     def _write(self, suffix: str, data: bytes) -> None:
         self._part(self._frame_count, suffix).write_bytes(data)
-
-    def _write_pictures(
-        self,
-        image: Picture | None,
-        depth: Picture | None,
-        birds_eye: Picture,
-        *,
-        title: str,
-        depth_name: str,
-        voxels: SemanticVoxels,
-    ) -> None:
-        if image is not None:
-            image = scaled_down(image, _WIDEST_IMAGE)
-            self._write("_camera.jpg", encode_picture(image, ".jpg"))
-        if depth is not None:
-            self._write("_depth.jpg", encode_picture(depth, ".jpg"))
-        self._write("_birds_eye.png", encode_picture(birds_eye, ".png"))
-        together = panel(
-            image,
-            depth,
-            birds_eye,
-            title=title,
-            depth_name=depth_name,
-            class_names=voxels.class_names,
-            class_colours=voxels.class_colours,
-        )
-        write_picture(self.folder / "pictures" / f"{self._frame_count:06d}.jpg", together)
 
     def _embedded_frames(self, numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
         for number in numbers:

@@ -30,7 +30,7 @@ from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
 from scene_completion_ros.ros.place.placements import check_frames
 from scene_completion_ros.ros.place.transform_source import fixed_transforms
 from scene_completion_ros.ros.publish.publishers import Outputs
-from scene_completion_ros.ros.services import Services, Serving
+from scene_completion_ros.ros.services import Services
 from scene_completion_ros.ros.student import Student
 from scene_completion_ros.ros.words_input import Dictionary, WordsInput
 
@@ -66,7 +66,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._problem: SceneCompletionError | None = None
         self._finalized = False
         self._diagnostics = Diagnostics(node, self.observed, self.counters.warn)
-        self._services = Services(node, Serving(self.to_swap, self.reset, self.set_enabled))
+        self._services = Services(node, self.to_swap, self.reset, self.set_enabled)
         node.add_managed_entity(self)
 
     def start(self) -> None:

@@ -6,8 +6,9 @@ not import rclpy.
 """
 
 import os
+import signal
 from collections.abc import Callable, MutableMapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,19 @@ def profile_path() -> Path:
     return Path(__file__).resolve().parent / "fastdds_shm.xml"
 
 
-def profile_variable() -> str:
-    """Name of the environment variable that the installed Fast DDS reads: 3 warns of the name that 2 needs."""
+def rclpy_version() -> tuple[str | None, bool]:
+    """Version of rclpy, None where it is unknown, and whether it comes from a wheel."""
     for distribution in ("ros-rclpy", "rclpy"):  # the wheel, a ROS 2 distribution
         with suppress(PackageNotFoundError):
-            major = int(version(distribution).partition(".")[0])
-            return PROFILE_VARIABLE if major >= FIRST_RCLPY_WITH_FASTDDS_3 else OLD_PROFILE_VARIABLE
-    return PROFILE_VARIABLE
+            return version(distribution), distribution == "ros-rclpy"
+    return None, False
+
+
+def profile_variable() -> str:
+    """Name of the environment variable that the installed Fast DDS reads: 3 warns of the name that 2 needs."""
+    number, _ = rclpy_version()
+    newer = number is None or int(number.partition(".")[0]) >= FIRST_RCLPY_WITH_FASTDDS_3
+    return PROFILE_VARIABLE if newer else OLD_PROFILE_VARIABLE
 
 
 def use_shipped_profile(environment: MutableMapping[str, str] | None = None) -> bool:
@@ -54,32 +61,60 @@ def missing_profile() -> dict[str, str]:
     return variables
 
 
-def join_graph(make_node: Callable[[Any], Any], arguments: Sequence[str] | None = None) -> tuple[Any, Any]:
-    """A context of rclpy and a node in it, both for the caller to end.
+def join_graph(
+    make_node: Callable[[Any], Any], resources: ExitStack, arguments: Sequence[str] | None = None
+) -> tuple[Any, Any]:
+    """A node, and an executor of one thread that it was added to; both end with the resources, and their context.
 
     Raises SceneCompletionError: ROS refuses the arguments, a variable of the environment or the folder of its log.
     `make_node`: makes the node, given the context; `arguments`: command line with its `--ros-args`, by default that of
     the process.
     """
     import rclpy
+    from rclpy.executors import SingleThreadedExecutor
 
     context = rclpy.Context()
     try:
         rclpy.init(args=None if arguments is None else list(arguments), context=context)
-        return context, make_node(context)
+        node = make_node(context)
     except SceneCompletionError:
         raise
     except Exception as error:  # rclpy's have no common base class
         context.try_shutdown()
         cure = "Check what follows --ros-args and the variables ROS_*; ROS_LOG_DIR names a folder for the log"
         raise SceneCompletionError(f"ROS 2 does not start ({error})", cure=cure) from error
+    resources.callback(context.destroy)  # now, rather than in the random order of the interpreter's end
+    resources.callback(context.try_shutdown)
+    resources.callback(node.destroy_node)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    resources.callback(executor.shutdown)
+    return node, executor
 
 
 def middleware_of_a_node(name: str) -> str:
     """Join the ROS graph with a node and leave it again; the identifier of the RMW implementation."""
     import rclpy
 
-    context, node = join_graph(lambda context: rclpy.create_node(name, context=context), [])
-    node.destroy_node()
-    context.try_shutdown()
+    with ExitStack() as resources:
+        join_graph(lambda context: rclpy.create_node(name, context=context), resources, [])
     return str(rclpy.get_rmw_implementation_identifier())
+
+
+def signalled(resources: ExitStack | None = None) -> Callable[[], bool]:
+    """Take SIGINT and SIGTERM over, for good or until the resources end; says whether one of them has come."""
+    came: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = signal.signal(number, lambda number, _: came.append(number))
+        if resources is not None:
+            resources.callback(signal.signal, number, before)
+    return lambda: bool(came)
+
+
+def steady_timer(node: Any, period_s: float, callback: Callable[[], None], resources: ExitStack) -> Any:
+    """A timer of a node, until the resources end; its clock goes on while simulated time stands still."""
+    from rclpy.clock import Clock, ClockType
+
+    timer = node.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    resources.callback(node.destroy_timer, timer)
+    return timer

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from rclpy.clock import Clock, ClockType
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
@@ -16,6 +15,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import check_engine, gpu_is_offered
 from scene_completion_ros.inference.shipped import open_student
+from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.inference_thread import InferenceThread
 from scene_completion_ros.ros.newest_worker import NewestWorker
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
@@ -82,7 +82,7 @@ class Deployment:
             return
         logger = _Prefixed(self._logger, f"second student {second.name}: ")
         self._second = Student(second, grid, logger)
-        thread.attend(self._second)
+        thread.students.append(self._second)
         thread.shadow.follow_with(self._first, self._second)
         self._logger.info(f"second student: {self._second.title}")
         self._making = threading.Lock()
@@ -90,8 +90,7 @@ class Deployment:
             self._follow, on_replaced=lambda _: None, on_error=self._refuse, name="shadow"
         )
         resources.callback(self._worker.close, CLOSE_TIMEOUT_S)
-        timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        resources.callback(node.destroy_timer, timer)
+        dds.steady_timer(node, LOOK_PERIOD_S, self._look, resources)
 
     def swap(self, parameters: NodeParameters) -> str:
         """Deploy the student that is not deployed, for images that arrive from then on; making it takes seconds.
@@ -115,7 +114,6 @@ class Deployment:
 
     @property
     def _other(self) -> Student:
-        """The student that is not deployed."""
         assert self._second is not None
         return self._first if self._thread.selection.student is self._second else self._second
 

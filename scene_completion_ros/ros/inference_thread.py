@@ -56,7 +56,7 @@ class InferenceThread:
         self._to_prepare: dict[str, Callable[[], object]] = {}
         self._choosing = threading.Lock()
         self.selection = Selection(student, Words(vocabulary))  # student and words of images to come
-        self._students = [student]
+        self.students = [student]  # those that are released where this thread ends
         self._released = False
         self._between: deque[tuple[Callable[[], object], Future[None]]] = deque()
         self.shadow = Shadow(grid, logger)  # what runs behind the deployed student
@@ -127,10 +127,6 @@ class InferenceThread:
             self.selection = change(self.selection)
         self._worker.prepare(self._prepare)
 
-    def attend(self, student: Student) -> None:
-        """Release another student, too, where this thread ends."""
-        self._students.append(student)
-
     def between(self, work: Callable[[], object]) -> Future[None]:
         """Work in this thread, which what is on a GPU belongs to, before the next image; its end cancels the future."""
         done: Future[None] = Future()
@@ -151,7 +147,6 @@ class InferenceThread:
         self.shadow.close()
 
     def _handle(self, scene: Scene) -> None:
-        """All that becomes of a scene."""
         self._in_hand = scene.frames
         self._do_between()
         self._take(scene.selection)
@@ -161,12 +156,12 @@ class InferenceThread:
             self._in_hand = scene.frames
             if scene.frames and self._joined_and_published(scene) and self.shadow.wants(scene.parameters):
                 if self._worker.waiting:
-                    self.shadow.skip("a newer image waited already")
+                    self.shadow.record.skipped("a newer image waited already")
                 else:
                     self.shadow.follow(scene)
         else:
             for _ in scene.frames:
-                self._counters.count_unwanted()
+                self._counters.count("unwanted")
         self._in_hand = ()
 
     def _joined_and_published(self, scene: Scene) -> bool:
@@ -186,7 +181,7 @@ class InferenceThread:
             self._in_hand = ()  # whatever fails from here on, they were published
             published_s = time.perf_counter()
             for _ in scene.frames:
-                self._counters.count_processed()
+                self._counters.count("processed")
             times_ms = _times_ms(scene, joining_s, joined_s, published_s)
             self.record.completed(times_ms)
             self._outputs.publish_times(scene, times_ms)
@@ -244,7 +239,7 @@ class InferenceThread:
                 done.set_result(None)
 
     def _release(self) -> None:
-        for student in self._students:
+        for student in self.students:
             student.release()
         self._released = True
         for _, done in self._between:

@@ -56,18 +56,20 @@ class Inputs:
         resources: ExitStack,
     ) -> None:
         at_start = parameters.snapshot()
-        self._thread = thread
-        self._counters = counters
-        self._orders = orders
+        self._thread, self._counters, self._orders = thread, counters, orders
         self._room = polled_room(node, self._admit, self._turn_away, self._refuse, resources)
         resources.callback(self._give_up, DropReason.DEACTIVATED)
         self._poses = polled_room(node, self._find_pose, _without_pose, _refuse_pose, resources)
         self._names = names_in(at_start.cameras)
         self._sets: ImageSets[Frame] = ImageSets(
-            self._names, self._on_set, self._on_unused, on_waiting=lambda: self._poll_sets.start()
+            self._names,
+            self._on_set,
+            lambda frame: counters.drop(DropReason.NOT_TOGETHER, header=frame.header),
+            on_waiting=lambda: self._poll_sets.start(),
         )
         self._poll_sets = Poll(node, self._look_for_sets, resources)
-        self._source = make_transform_source(node, at_start, self._look, self._on_bad_transform, resources)
+        on_bad_transform = functools.partial(counters.drop, DropReason.BAD_TRANSFORM)
+        self._source = make_transform_source(node, at_start, self._look, on_bad_transform, resources)
         self._placements = Placements(
             self._source, grid_from_camera, lambda: thread.selection.student.bundle.height_above_ground
         )
@@ -132,9 +134,6 @@ class Inputs:
             self._counters.count_missing(name)
         self._room.enter(tuple(frames), _newest(frames).transform_timeout)
 
-    def _on_unused(self, frame: Frame) -> None:
-        self._counters.drop(DropReason.NOT_TOGETHER, header=frame.header)
-
     def _look_for_sets(self) -> bool:
         self._sets.look()
         return bool(len(self._sets))
@@ -175,27 +174,20 @@ class Inputs:
                 self._counters.drop(DropReason.ABOVE_RATE, header=frame.header)
             return
         self._last_ns = stamp_ns
-        self._thread.submit(frames, parameters, self._pose_of(frames[0], parameters))
+        pose: PoseToCome | None = None
+        if parameters.shadow_every and frames[0].placement.odometry_from_grid is None:
+            wanted = _WantedPose(frames[0])  # for the comparison of two students: no image waits for that
+            self._poses.enter(wanted, parameters.transform_timeout)
+            pose = wanted.pose
+        self._thread.submit(frames, parameters, pose)
 
     def _look(self) -> None:
-        """A transform came."""
         self._room.look()
         self._poses.look()
-
-    def _pose_of(self, frame: Frame, parameters: NodeParameters) -> PoseToCome | None:
-        """Where the grid is, for the comparison of two students: no image waits for that."""
-        if not parameters.shadow_every or frame.placement.odometry_from_grid is not None:
-            return None
-        wanted = _WantedPose(frame)
-        self._poses.enter(wanted, parameters.transform_timeout)
-        return wanted.pose
 
     def _find_pose(self, wanted: _WantedPose) -> None:
         frame = wanted.frame
         wanted.pose.set_result(self._placements.in_odometry(frame.frame_id, frame.stamp_ns, frame.parameters))
-
-    def _on_bad_transform(self, reason: str) -> None:
-        self._counters.drop(DropReason.BAD_TRANSFORM, reason)
 
     def _on_clock_jump(self, jump: Any) -> None:
         self._counters.warn("clock jump", "the clock jumped back: a restarted recording?")

@@ -58,6 +58,10 @@ def stamp_message(stamp_ns: int) -> Any:
     return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
 
 
+def _header(stamp_ns: int, frame_id: str) -> Header:
+    return Header(stamp=stamp_message(stamp_ns), frame_id=frame_id)
+
+
 def data_of_size(message: Any, size: int) -> NDArray[np.uint8]:
     """The field ``data`` of a message, made so many bytes long: memory to write to, with whatever was there before."""
     data: array[int] = message.data
@@ -75,16 +79,14 @@ def record_trigger_message(reasons: Iterable[RecordReason], stamp_ns: int, frame
         statuses.append(
             DiagnosticStatus(level=DiagnosticStatus.WARN, name=reason.name, message=reason.message, values=values)
         )
-    return DiagnosticArray(header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id), status=statuses)
+    return DiagnosticArray(header=_header(stamp_ns, frame_id), status=statuses)
 
 
 def processing_time_message(times_ms: Mapping[str, float], stamp_ns: int, frame_id: str) -> Any:
     """Milliseconds by stage as a DiagnosticArray of one status, with the header of the voxels that they belong to."""
     values = [KeyValue(key=stage, value=f"{milliseconds:.3f}") for stage, milliseconds in times_ms.items()]
-    header = Header(stamp=stamp_message(stamp_ns), frame_id=frame_id)
-    return DiagnosticArray(
-        header=header, status=[DiagnosticStatus(name="processing time", message="ms", values=values)]
-    )
+    status = DiagnosticStatus(name="processing time", message="ms", values=values)
+    return DiagnosticArray(header=_header(stamp_ns, frame_id), status=[status])
 
 
 def processing_times(message: Any) -> dict[str, float]:
@@ -116,7 +118,7 @@ def voxels_message(
         point_step=point_step,
         is_dense=True,
     )
-    message.header = Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id)
+    message.header = _header(voxels.stamp_ns, frame_id)
     message.width, message.row_step = count, point_step * count
     write_cloud(voxels, data_of_size(message, point_step * count), frame_from_grid, threads=threads)
     return message
@@ -138,8 +140,7 @@ def elevation_message(ground: GroundSurface, stamp_ns: int, frame_id: str) -> An
     points = np.concatenate([ground.points, ground.deviation[..., None]], axis=-1).astype("<f4")
     names = ("x", "y", "z", "deviation")
     fields = [(name, 4 * place, PointField.FLOAT32, 1) for place, name in enumerate(names)]
-    header = Header(stamp=stamp_message(stamp_ns), frame_id=frame_id)
-    message = conversions.cloud_message(points.reshape(-1, len(names)), fields, header)
+    message = conversions.cloud_message(points.reshape(-1, len(names)), fields, _header(stamp_ns, frame_id))
     message.height, message.width = ground.deviation.shape
     message.row_step, message.is_dense = message.point_step * message.width, False
     return message
@@ -147,14 +148,13 @@ def elevation_message(ground: GroundSurface, stamp_ns: int, frame_id: str) -> An
 
 def matches_message(cloud: NDArray[np.void], stamp_ns: int, frame_id: str) -> Any:
     """Voxels that answer a query, [M] of `MATCH_CLOUD_DTYPE`, as a PointCloud2."""
-    header = Header(stamp=stamp_message(stamp_ns), frame_id=frame_id)
-    return conversions.cloud_message(cloud, MATCH_CLOUD_FIELDS, header)
+    return conversions.cloud_message(cloud, MATCH_CLOUD_FIELDS, _header(stamp_ns, frame_id))
 
 
 def poses_message(points: NDArray[np.floating], stamp_ns: int, frame_id: str) -> Any:
     """Points [N, 3] in metres as a geometry_msgs/PoseArray; all poses look along the axes of the frame."""
     return PoseArray(
-        header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id),
+        header=_header(stamp_ns, frame_id),
         poses=[
             Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(w=1.0))
             for x, y, z in np.asarray(points, dtype=float).tolist()
@@ -164,23 +164,18 @@ def poses_message(points: NDArray[np.floating], stamp_ns: int, frame_id: str) ->
 
 def depth_message(depth: NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:
     """Depth along the optical axis in metres [H, W] as a 32FC1 image."""
-    header = Header(stamp=stamp_message(stamp_ns), frame_id=frame_id)
-    return conversions.image_message(depth.astype(np.float32, copy=False), "32FC1", header)
+    return conversions.image_message(depth.astype(np.float32, copy=False), "32FC1", _header(stamp_ns, frame_id))
 
 
 def image_message(image_rgb: NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Any:
     """An RGB image [H, W, 3] as an rgb8 message."""
-    header = Header(stamp=stamp_message(stamp_ns), frame_id=frame_id)
-    return conversions.image_message(image_rgb, "rgb8", header)
+    return conversions.image_message(image_rgb, "rgb8", _header(stamp_ns, frame_id))
 
 
 def compressed_image_message(image_rgb: NDArray[np.uint8], stamp_ns: int, frame_id: str) -> Any:
     """An RGB image [H, W, 3] as a JPEG message."""
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
-    message = CompressedImage(
-        header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id), format="rgb8; jpeg compressed bgr8"
-    )
-    return with_data(message, jpeg)
+    return with_data(CompressedImage(header=_header(stamp_ns, frame_id), format="rgb8; jpeg compressed bgr8"), jpeg)
 
 
 def camera_info_message(camera: Camera, stamp_ns: int, frame_id: str) -> Any:
@@ -188,7 +183,7 @@ def camera_info_message(camera: Camera, stamp_ns: int, frame_id: str) -> Any:
     distorted = camera.distortion_model != "none"
     fx, fy, cx, cy = camera.fx, camera.fy, camera.cx, camera.cy
     return CameraInfo(
-        header=Header(stamp=stamp_message(stamp_ns), frame_id=frame_id),
+        header=_header(stamp_ns, frame_id),
         width=camera.width,
         height=camera.height,
         distortion_model=camera.distortion_model if distorted else "plumb_bob",
@@ -202,7 +197,7 @@ def camera_info_message(camera: Camera, stamp_ns: int, frame_id: str) -> Any:
 def copied_camera_info(message: Any, stamp_ns: int) -> Any:
     """Copy the CameraInfo of a bag into a message of this ROS."""
     return CameraInfo(
-        header=Header(stamp=stamp_message(stamp_ns), frame_id=message.header.frame_id),
+        header=_header(stamp_ns, message.header.frame_id),
         **{name: getattr(message, name) for name in ("width", "height", "distortion_model", "binning_x", "binning_y")},
         **{name: [float(value) for value in getattr(message, name)] for name in ("d", "k", "r", "p")},
         roi=RegionOfInterest(
@@ -218,7 +213,7 @@ def voxel_grid_message(voxels: SemanticVoxels, frame_id: str) -> Any:
     completed voxels; their stamp becomes the message's; `frame_id`: the frame in which `voxel_grid_info_message` places
     them.
     """
-    header = Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id)
+    header = _header(voxels.stamp_ns, frame_id)
     return conversions.image_message(voxels_to_bytes(voxels).reshape(voxels.grid.shape[0], -1), "mono8", header)
 
 
@@ -254,7 +249,7 @@ def occupancy_grid_message(
 
 def points_message(points: NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:
     """Points [N, 3] in metres as a PointCloud2 of x, y, z (float32)."""
-    return conversions.points_message(points, Header(stamp=stamp_message(stamp_ns), frame_id=frame_id))
+    return conversions.points_message(points, _header(stamp_ns, frame_id))
 
 
 def voxels_marker(
@@ -269,7 +264,7 @@ def voxels_marker(
     is occupied, it deletes the last one.
     """
     count = len(voxels)
-    header = Header(stamp=stamp_message(voxels.stamp_ns), frame_id=frame_id)
+    header = _header(voxels.stamp_ns, frame_id)
     if not min(count, limit):
         return Marker(header=header, ns=MARKER_NAMESPACE, id=0, type=Marker.CUBE_LIST, action=Marker.DELETE)
     points = voxels.points_grid()

@@ -30,9 +30,7 @@ class NewestWorker(Generic[Item]):
         on_end: Callable[[], None] = lambda: None,
         name: str = "inference",
     ) -> None:
-        self._handle = handle
-        self._on_replaced = on_replaced
-        self._on_error = on_error
+        self._handle, self._on_replaced, self._on_error = handle, on_replaced, on_error
         self._on_end = on_end
         self._condition = threading.Condition()
         self._newest: Item | None = None

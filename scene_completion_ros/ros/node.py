@@ -2,12 +2,10 @@
 
 import gc
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
-from types import FrameType
 from typing import NoReturn
 
 from scene_completion_ros.errors import SceneCompletionError
@@ -39,40 +37,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
     after a signal, 1 where the node could not start (with `autostart`: be configured). `arguments`: command line with
     its `--ros-args`, by default that of the process.
     """
-    stopped = False
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of signal handlers
-        nonlocal stopped
-        stopped = True
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    stopped = dds.signalled()
     dds.use_shipped_profile()  # before the first import of rclpy
-    from rclpy.executors import SingleThreadedExecutor
-
     from scene_completion_ros.ros.completion_node import CompletionNode
     from scene_completion_ros.ros.parameters.declared import ExplainingNode
 
     with ExitStack() as resources:
         try:
-            context, node = dds.join_graph(lambda context: ExplainingNode(NODE_NAME, context=context), arguments)
-            resources.callback(context.destroy)  # now, rather than in the random order of the interpreter's end
-            resources.callback(context.try_shutdown)
-            resources.callback(node.destroy_node)
-            executor = SingleThreadedExecutor(context=context)
-            executor.add_node(node)
-            resources.callback(executor.shutdown)
+            node, executor = dds.join_graph(
+                lambda context: ExplainingNode(NODE_NAME, context=context), resources, arguments
+            )
             completion = CompletionNode(node)
             resources.callback(completion.close)
             completion.start()
         except SceneCompletionError as error:
             print(f"scene_completion_node cannot start: {error}", file=sys.stderr)
             return 1
-        while not stopped:
+        while not stopped():
             try:
                 executor.spin_once(timeout_sec=SIGNAL_PERIOD_S)
             except Exception as error:  # of a callback: what called it comes to nothing, the node goes on
-                if not context.ok():
+                if not node.context.ok():
                     raise
                 trace = "".join(traceback.format_tb(error.__traceback__)[-1:])
                 why = f"{type(error).__name__}: {error}; please report this\n{trace}"

@@ -4,19 +4,15 @@ It is a process of its own. Whatever becomes of its disk, no other node learns o
 """
 
 import functools
-import signal
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import rclpy
-from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
 
 from scene_completion_ros.bags.pieces import KeptPiece, Moment, PieceStore, RolledMessage, RollingMemory
 from scene_completion_ros.bags.reader import CAMERA_INFO_TYPE, IMAGE_TYPES, ODOMETRY_TYPE, TRANSFORM_TYPE
@@ -71,8 +67,7 @@ class Recorder:
         self.trigger = spec.name.replace("~", settings.node)  # full name of the topic of requests
         heard = node.create_subscription(message_class(spec.type_name, self.trigger), self.trigger, self._mark, QUEUE)
         resources.callback(node.destroy_subscription, heard)
-        timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        resources.callback(node.destroy_timer, timer)
+        dds.steady_timer(node, LOOK_PERIOD_S, self._look, resources)
         self._look()
 
     def step(self) -> None:
@@ -188,29 +183,16 @@ def record(settings: RecordSettings, folder: Path, budget: int) -> int:
     is full or the folder gone. Raises SceneCompletionError where the folder cannot be used, or the budget is smaller
     than a piece.
     """
-    stopped = False
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of signal handlers
-        nonlocal stopped
-        stopped = True
-
     with ExitStack() as resources:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            resources.callback(signal.signal, number, signal.signal(number, stop))
+        stopped = dds.signalled(resources)
         store = resources.enter_context(PieceStore(folder, budget))
-        context, node = dds.join_graph(lambda context: rclpy.create_node(NAME, context=context))
-        resources.callback(context.destroy)
-        resources.callback(context.try_shutdown)
-        resources.callback(node.destroy_node)
-        executor = SingleThreadedExecutor(context=context)
-        executor.add_node(node)
-        resources.callback(executor.shutdown)
+        node, executor = dds.join_graph(lambda context: rclpy.create_node(NAME, context=context), resources)
         logger = node.get_logger()
         recorder = Recorder(node, settings, store, resources)
         there = f"{len(store.kept)} pieces with {store.size / 1e6:.1f} of {budget / 1e6:.1f} MB are there"
         logger.info(f"waiting for requests on {recorder.trigger}; {there} in {folder}")
         try:
-            while not stopped:
+            while not stopped():
                 executor.spin_once(timeout_sec=SPIN_S)
                 recorder.step()
             recorder.finish()

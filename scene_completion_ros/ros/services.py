@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -15,27 +14,24 @@ from scene_completion_ros.ros.topics import RESET, SET_ENABLED, SWAP_BUNDLE
 CLOSE_TIMEOUT_S = 5.0
 
 
-@dataclass(frozen=True)
-class Serving:
-    """What the services do; each raises SceneCompletionError where that is refused."""
-
-    # Gives what exchanges the two students, in any thread, and says which one is deployed then.
-    to_swap: Callable[[], Callable[[], str]]
-    reset: Callable[[], None]  # forgets what the images so far have left behind
-    # Completes images, or drops them until it is called again or the node is cleaned up.
-    set_enabled: Callable[[bool], None]
-
-
 class Services:
     """The services live as long as their node, and say in which state they refuse.
 
     Exchanging students runs in a thread of its own. Its service has a callback group of its own, too: while an answer
-    is awaited, the executor goes on with everything but another request of that service.
+    is awaited, the executor goes on with everything but another request of that service. What the services do raises
+    SceneCompletionError where it is refused.
     """
 
-    def __init__(self, node: Any, serving: Serving) -> None:
-        self._node = node
-        self._serving = serving
+    def __init__(
+        self,
+        node: Any,
+        # Gives what exchanges the two students, in any thread, and says which one is deployed then.
+        to_swap: Callable[[], Callable[[], str]],
+        reset: Callable[[], None],  # forgets what the images so far have left behind
+        # Completes images, or drops them until it is called again or the node is cleaned up.
+        set_enabled: Callable[[bool], None],
+    ) -> None:
+        self._node, self._to_swap, self._forget, self._enable = node, to_swap, reset, set_enabled
         self._running: threading.Thread | None = None
         node.create_service(Trigger, SWAP_BUNDLE, self._swap, callback_group=MutuallyExclusiveCallbackGroup())
         node.create_service(Trigger, RESET, self._reset)
@@ -48,7 +44,7 @@ class Services:
 
     async def _swap(self, request: Any, response: Any) -> Any:
         try:
-            exchange = self._serving.to_swap()
+            exchange = self._to_swap()
         except SceneCompletionError as error:
             return self._answer(response, "exchanged", error)
         return self._answer(response, "exchanged", await self._done(exchange))
@@ -77,12 +73,12 @@ class Services:
         return done
 
     def _reset(self, request: Any, response: Any) -> Any:
-        return self._do(response, "reset", self._serving.reset, "forgot stamps, times and earlier images")
+        return self._do(response, "reset", self._forget, "forgot stamps, times and earlier images")
 
     def _set_enabled(self, request: Any, response: Any) -> Any:
         done = "images are completed" if request.data else "images are dropped until ~/set_enabled is called with true"
         what = "enabled" if request.data else "disabled"
-        return self._do(response, what, lambda: self._serving.set_enabled(request.data), done)
+        return self._do(response, what, lambda: self._enable(request.data), done)
 
     def _do(self, response: Any, what: str, work: Callable[[], None], done: str) -> Any:
         try:

@@ -64,21 +64,12 @@ class ModelRecord:
         with self._lock:
             return dict(self._models) or {"": ModelReport()}
 
-    def building(self, camera: str = "") -> None:
-        """A model is being built for a new calibration of a camera."""
-        self._set(camera, ModelReport("building"))
-
-    def failed(self, error: str, camera: str = "") -> None:
-        """It could not be built."""
-        self._set(camera, ModelReport("unusable", error=error))
-
-    def ready(self, engine: str, warnings: Sequence[str], camera: str = "") -> None:
-        """It was built."""
-        self._set(camera, ModelReport("ready", engine=engine, warnings=tuple(warnings)))
-
-    def _set(self, camera: str, model: ModelReport) -> None:
+    def set(
+        self, camera: str, state: ModelState, *, engine: str = "", error: str = "", warnings: Sequence[str] = ()
+    ) -> None:
+        """What is so of the model for a camera from now on."""
         with self._lock:
-            self._models[camera] = model
+            self._models[camera] = ModelReport(state, engine, error, tuple(warnings))
 
 
 class Student:
@@ -93,8 +84,7 @@ class Student:
         self.record = ModelRecord()  # takes note of what is built
         # Held by whoever prepares models of a student that is not deployed, and by the shadow that uses them.
         self.lock = threading.Lock()
-        self._grid = grid
-        self._logger = logger
+        self._grid, self._logger = grid, logger
         self._made: dict[str, _Made] = {}
         self._unusable: dict[str, tuple[_MadeFor, str]] = {}  # what could not be built last, and why
         self._gpu_failed = False
@@ -136,7 +126,7 @@ class Student:
         made = self._made.get(name)
         if made is not None and made.made_for == wanted:
             if self.record.model(name).error:  # that of a camera which is gone again
-                self.record.ready(made.completer.engine, made.warnings, name)
+                self.record.set(name, "ready", engine=made.completer.engine, warnings=made.warnings)
             if largest_shift(self._grid, made.grid_from_camera, grid_from_camera) > LARGEST_SHIFT:
                 made.completer = made.completer.placed(grid_from_camera)
                 made.grid_from_camera = grid_from_camera
@@ -144,7 +134,7 @@ class Student:
             return made.completer
         tried, why = self._unusable.get(name, (None, ""))
         if tried == wanted:
-            self.record.failed(why, name)
+            self.record.set(name, "unusable", error=why)
             return None
         completer = self._build(name, camera, grid_from_camera, parameters)
         if completer is not None:
@@ -192,7 +182,7 @@ class Student:
             warnings.append(str(unseen))
         self._warn(name, warnings)
         made.warnings = [*made.completer.warnings, *warnings]
-        self.record.ready(made.completer.engine, made.warnings, name)
+        self.record.set(name, "ready", engine=made.completer.engine, warnings=made.warnings)
 
     def _warn(self, name: str, warnings: Sequence[str]) -> None:
         for warning in warnings:
@@ -208,7 +198,7 @@ class Student:
             return
         for name, made in self._made.items():
             self._unusable[name] = made.made_for, str(error)
-            self.record.failed(str(error), name)
+            self.record.set(name, "unusable", error=str(error))
         self._made.clear()
         self._logger.error(f"the node cannot complete images any more: {error}")
 
@@ -222,7 +212,7 @@ class Student:
         self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
     ) -> Completer | None:
         of_which = f"of {name} " if name else ""
-        self.record.building(name)
+        self.record.set(name, "building")
         started_s = time.perf_counter()
         try:
             completer = self._completer_or_cpu(name, camera, grid_from_camera, parameters)
@@ -230,11 +220,11 @@ class Student:
             known = isinstance(error, SceneCompletionError)
             why = str(error) if known else f"{type(error).__name__}: {error}; please report this"
             self._unusable[name] = _made_for(camera, parameters), why
-            self.record.failed(why, name)
+            self.record.set(name, "unusable", error=why)
             self._logger.error(f"images {of_which or 'of this camera '}cannot be completed: {why}")
             return None
         self._warn(name, completer.warnings)
-        self.record.ready(completer.engine, completer.warnings, name)
+        self.record.set(name, "ready", engine=completer.engine, warnings=completer.warnings)
         self._logger.info(
             f"ready for {camera.width}x{camera.height} images {of_which}".rstrip()
             + f", fx {camera.fx:.1f} px, {camera.distortion_model} distortion, "

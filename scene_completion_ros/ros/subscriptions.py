@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from rclpy.clock import Clock, ClockType
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 
+from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.health.input_health import InputRecord
 
 try:
@@ -42,15 +42,12 @@ class AdaptiveSubscription:
         self._create = subscribe or node.create_subscription
         self._type = message_type
         self.topic = node.resolve_topic_name(topic)
-        self._callback = callback
-        self._depth = depth
-        self._follows_durability = latched
+        self._callback, self._depth, self._follows_durability = callback, depth, latched
         self._subscription: Any = None
         self._offered = ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE
         self._subscribe()
         resources.callback(self._unsubscribe)
-        timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        resources.callback(node.destroy_timer, timer)
+        dds.steady_timer(node, LOOK_PERIOD_S, self._look, resources)
         self._look()
 
     def _look(self) -> None:

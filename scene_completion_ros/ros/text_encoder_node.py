@@ -1,18 +1,17 @@
 """A node beside the completing one: free text in, phrases with embeddings out, of an encoder that the caller brings."""
 
 import functools
-import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from std_msgs.msg import String
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.messages.words import text_of
+from scene_completion_ros.ros import dds
 
 NODE_NAME = "text_encoder"
 QUERY, VOCABULARY = "text_query", "text_vocabulary"
@@ -21,32 +20,18 @@ DEPTH = 10
 _SIGNAL_PERIOD_S = 0.2  # how long a signal may wait while no message comes
 
 
-class Answers(Protocol):
-    """What makes the texts with embeddings; raises a `SceneCompletionError` for what cannot be encoded."""
+def serve(query: Callable[[str], str], vocabulary: Callable[[str], str], ros_arguments: Iterable[str]) -> int:
+    """Answer messages until SIGINT or SIGTERM; what cannot be answered is warned about.
 
-    def query(self, text: str) -> str:
-        """The text for `~/query` of the node."""
-
-    def vocabulary(self, text: str) -> str:
-        """The text for `~/vocabulary` of the node."""
-
-
-def serve(answers: Answers, ros_arguments: Iterable[str]) -> int:
-    """Answer messages until SIGINT or SIGTERM; what cannot be answered is warned about."""
-    stopped = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopped
-        stopped = True
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    context = rclpy.Context()
+    `query`, `vocabulary`: make the text for `~/query` or `~/vocabulary` of the node, with embeddings; they raise a
+    `SceneCompletionError` for what cannot be encoded.
+    """
+    stopped = dds.signalled()
     with ExitStack() as resources:
-        rclpy.init(args=[sys.argv[0], *ros_arguments], context=context)
-        resources.callback(context.try_shutdown)
-        node = rclpy.create_node(NODE_NAME, context=context)
-        resources.callback(node.destroy_node)
+        arguments = [sys.argv[0], *ros_arguments]
+        node, executor = dds.join_graph(
+            lambda context: rclpy.create_node(NODE_NAME, context=context), resources, arguments
+        )
 
         def answer(topic: str, make: Callable[[str], str], publisher: Any, message: bytes) -> None:
             try:
@@ -54,13 +39,10 @@ def serve(answers: Answers, ros_arguments: Iterable[str]) -> int:
             except SceneCompletionError as error:
                 node.get_logger().warning(f"not answered: {error}")
 
-        for topic, to, make in ((QUERY, TO_QUERY, answers.query), (VOCABULARY, TO_VOCABULARY, answers.vocabulary)):
+        for topic, to, make in ((QUERY, TO_QUERY, query), (VOCABULARY, TO_VOCABULARY, vocabulary)):
             heard = functools.partial(answer, topic, make, node.create_publisher(String, to, DEPTH))
             node.create_subscription(String, topic, heard, DEPTH, raw=True)
-        executor = SingleThreadedExecutor(context=context)
-        executor.add_node(node)
-        resources.callback(executor.shutdown)
         node.get_logger().info(f"ready: phrases on {QUERY} and {VOCABULARY} become {TO_QUERY} and {TO_VOCABULARY}")
-        while not stopped:
+        while not stopped():
             executor.spin_once(timeout_sec=_SIGNAL_PERIOD_S)
     return 0

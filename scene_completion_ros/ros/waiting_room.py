@@ -6,8 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
-from rclpy.clock import Clock, ClockType
-
+from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.frame import NotYetError
 
 Item = TypeVar("Item")
@@ -29,11 +28,8 @@ class WaitingRoom(Generic[Item]):
         on_waiting: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._admit = admit
-        self._turn_away = turn_away
-        self._refuse = refuse
-        self._on_waiting = on_waiting
-        self._clock = clock
+        self._admit, self._turn_away, self._refuse = admit, turn_away, refuse
+        self._on_waiting, self._clock = on_waiting, clock
         self._waiting: deque[tuple[Item, float]] = deque()
 
     def __len__(self) -> int:
@@ -83,9 +79,8 @@ class Poll:
 
     def __init__(self, node: Any, look: Callable[[], bool], resources: ExitStack) -> None:
         self._look = look
-        self._timer = node.create_timer(LOOK_PERIOD_S, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._timer = dds.steady_timer(node, LOOK_PERIOD_S, self._tick, resources)
         self._timer.cancel()
-        resources.callback(node.destroy_timer, self._timer)
 
     def start(self) -> None:
         """There is something to look for, from now on."""

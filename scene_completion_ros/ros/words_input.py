@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from rclpy.clock import Clock, ClockType
 from std_msgs.msg import String
 
 from scene_completion_ros.errors import SceneCompletionError, VocabularyError
@@ -17,6 +16,7 @@ from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.text_bank import TextBank, Vocabulary
 from scene_completion_ros.mapping.clusters import compile_clusters
 from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords, read_query, read_vocabulary, text_of
+from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.frame import Selection
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.inference_thread import InferenceThread
@@ -38,8 +38,7 @@ class Dictionary:
     """
 
     def __init__(self, bundle: StudentBundle, name: str) -> None:
-        self.name = name
-        self._bundle = bundle
+        self.name, self._bundle = name, bundle
         # The text bank; without a name that of the bundle, None where it has none.
         self.bank = bundle.text_bank() if name in ("", SHIPPED) else TextBank.load(name)
         if name and self.bank is None:
@@ -123,16 +122,13 @@ class WordsInput:
         counters: FrameCounters,
         resources: ExitStack,
     ) -> None:
-        self._parameters = parameters
-        self._bundle = bundle
+        self._parameters, self._bundle = parameters, bundle
         self._dictionary = self._checked = dictionary
-        self._thread = thread
-        self._counters = counters
+        self._thread, self._counters = thread, counters
         self._folding = threading.Lock()  # words are those of the student that is deployed meanwhile
         self._vocabularies = self._heard(node, VOCABULARY, self._take_vocabulary, resources)
         self._heard(node, QUERY, self._take_query, resources)
-        timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        resources.callback(node.destroy_timer, timer)
+        dds.steady_timer(node, LOOK_PERIOD_S, self._look, resources)
 
     def check(self, parameters: NodeParameters) -> None:
         """Raise SceneCompletionError where the parameter `vocabulary` was changed to what cannot be used."""

@@ -21,7 +21,6 @@ from scene_completion_ros.geometry.transforms import RigidTransform, TransformEr
 from scene_completion_ros.messages.transform_buffer import stamp_of
 from scene_completion_ros.report.lidar import LidarOfBag
 from scene_completion_ros.sequences.opening import depth_truth, holds_voxels, open_recording, voxel_truth
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
@@ -142,8 +141,7 @@ class RecordedTruth:
     def __init__(self, bag: Path | str, published: PublishedGrid, *, offset_ns: int = 0) -> None:
         self.name = Path(bag).resolve().name  # of the recording
         self._reader = BagReader(bag)
-        self._published = published
-        self._offset_ns = offset_ns
+        self._published, self._offset_ns = published, offset_ns
         self._clouds: Iterator[_Cloud] = iter(())
         self._next: _Cloud | None = None
 
@@ -201,8 +199,7 @@ class LidarTruth:
     def __init__(self, bag: Path | str, camera: Camera, camera_from_lidar: RigidTransform | None = None) -> None:
         self.name = "lidar"
         self._lidar = LidarOfBag(bag)
-        self._camera = camera
-        self._camera_from_lidar = camera_from_lidar
+        self._camera, self._camera_from_lidar = camera, camera_from_lidar
 
     def __enter__(self) -> "LidarTruth":
         self._lidar.__enter__()
@@ -213,16 +210,14 @@ class LidarTruth:
 
     def at(self, stamp_ns: int, frame_id: str) -> FrameTruth | None:
         """Depth of the LiDAR's points for an image; later calls should not go back in time."""
-        points = self._points_camera(stamp_ns, frame_id)
+        if self._camera_from_lidar is None:
+            points = self._lidar.points_grid(frame_id, stamp_ns, RigidTransform.identity())
+        else:
+            scan = self._lidar.nearest_scan(stamp_ns)
+            points = None if scan is None else np.asarray(self._camera_from_lidar.apply(scan.xyz), dtype=np.float32)
         if points is None or not len(points):
             return None
         return FrameTruth(None, DepthTruth(self._camera, sparse_depth(points, self._camera)))
-
-    def _points_camera(self, stamp_ns: int, frame_id: str) -> NDArray[np.float32] | None:
-        if self._camera_from_lidar is None:
-            return self._lidar.points_grid(frame_id, stamp_ns, RigidTransform.identity())
-        scan = self._lidar.nearest_scan(stamp_ns)
-        return None if scan is None else np.asarray(self._camera_from_lidar.apply(scan.xyz), dtype=np.float32)
 
 
 def read_camera_from_lidar(path: Path) -> RigidTransform:
@@ -256,7 +251,10 @@ class SequenceTruth:
         root = Path(folder)
         self.sequence = open_recording(root)
         self.name = self.sequence.name  # of the sequence
-        self.camera = _choose_camera(self.sequence, camera, str(root))
+        if camera is not None and camera not in self.sequence.cameras:
+            cure = f"Its cameras are {', '.join(sorted(self.sequence.cameras))}"
+            raise SequenceError(f"no camera {camera!r}", where=str(root), cure=cure)
+        self.camera = camera or reference_camera(self.sequence)
         self._offset_ns = offset_ns
         self._stamps = np.array([frame.stamp_ns + offset_ns for frame in self.sequence.frames], dtype=np.int64)
         known = {name for frame in self.sequence.frames for name in frame.assets}
@@ -286,10 +284,3 @@ class SequenceTruth:
         voxels = voxel_truth(self.sequence, index, self.camera)
         depth = depth_truth(self.sequence, index, self.camera)
         return None if voxels is None and depth is None else FrameTruth(voxels, depth)
-
-
-def _choose_camera(sequence: PosedSequence, name: str | None, where: str) -> str:
-    if name is not None and name not in sequence.cameras:
-        what = f"no camera {name!r}"
-        raise SequenceError(what, where=where, cure=f"Its cameras are {', '.join(sorted(sequence.cameras))}")
-    return name or reference_camera(sequence)

@@ -30,8 +30,15 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_picture, read_size
-from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, ArrayLoader, Frame, PosedSequence, Source
-from scene_completion_ros.untrusted_files import read_arrays
+from scene_completion_ros.sequences.posed_sequence import (
+    UNKNOWN_POSES,
+    ArrayLoader,
+    Frame,
+    PosedSequence,
+    Source,
+    rigid_transform,
+)
+from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, read_arrays, read_bytes
 
 VOXEL_SHAPE = (256, 256, 32)
 SEMANTIC_KITTI_GRID = VoxelGrid((0.0, -25.6, -2.2), 0.2, VOXEL_SHAPE, "velodyne")
@@ -85,14 +92,9 @@ def load_scan_reflectance(path: Path) -> NDArray[np.float32]:
     return np.ascontiguousarray(_scan(path)[:, 3])
 
 
-def load_semantic_ids(path: Path) -> NDArray[np.uint16]:
-    """Load the class of every point from a SemanticKITTI `labels/*.label`: raw ids, uint16 [N]."""
-    return np.asarray(_numbers(path, np.dtype("<u4")) & 0xFFFF, dtype=np.uint16)
-
-
-def load_instance_ids(path: Path) -> NDArray[np.uint16]:
-    """Load the instance of every point from a SemanticKITTI `labels/*.label`: uint16 [N]."""
-    return np.asarray(_numbers(path, np.dtype("<u4")) >> 16, dtype=np.uint16)
+def load_point_ids(path: Path, half: int) -> NDArray[np.uint16]:
+    """Load a SemanticKITTI `labels/*.label`, uint16 [N]: the raw id of every point (`half` 0), or its instance (1)."""
+    return _numbers(path, np.dtype("<u4")).view("<u2").reshape(-1, 2)[:, half].astype(np.uint16)
 
 
 def load_voxel_mask(path: Path) -> NDArray[np.bool_]:
@@ -148,10 +150,7 @@ def _scan(path: Path, columns: int = 4) -> NDArray[np.float32]:
 
 
 def _numbers(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise SequenceError(f"cannot be read: {error.strerror}", where=str(path), cure="Restore the file") from error
+    content = read_bytes(path, SequenceError, cure="Restore the file", most_bytes=MOST_ARRAY_BYTES)
     if len(content) % kind.itemsize:
         what = f"{len(content)} bytes, no multiple of {kind.itemsize}"
         raise SequenceError(what, where=str(path), cure="Restore the file, it is cut short")
@@ -241,10 +240,7 @@ def read_kitti_poses(path: Path) -> list[RigidTransform]:
             what = f"{values.size} numbers, {int((~np.isfinite(values)).sum())} of them not finite"
             cure = "Expected 12 finite numbers: a row-major 3x4 camera-to-world matrix"
             raise SequenceError(what, where=where, cure=cure)
-        try:
-            poses.append(RigidTransform.from_matrix(values.reshape(3, 4)))
-        except Exception as error:
-            raise SequenceError(f"not a rigid transform: {error}", where=where, cure="Check the pose file") from error
+        poses.append(rigid_transform(values.reshape(3, 4), where, "Check the pose file"))
     return poses
 
 
@@ -319,7 +315,6 @@ def _rig(
 
 
 def _assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -> dict[str, ArrayLoader]:
-    """Loaders of what the folder holds beside the images of one frame."""
     assets = _official_assets(root, number, rig_from_velodyne)
     scan = root / "velodyne_npz" / f"{number:06d}.npz"
     if scan.is_file() and rig_from_velodyne is not None:
@@ -347,15 +342,11 @@ def _assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -
 
 def _official_assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -> dict[str, ArrayLoader]:
     """Loaders of the scan, its labels and the voxel grids in the files of KITTI odometry and SemanticKITTI."""
-    assets: dict[str, ArrayLoader] = {}
-    scan = root / "velodyne" / f"{number:06d}.bin"
-    if scan.is_file() and rig_from_velodyne is not None:
-        assets["lidar"] = partial(load_scan, scan, rig_from_velodyne)
-        assets["lidar_reflectance"] = partial(load_scan_reflectance, scan)
+    assets = scan_assets(root / "velodyne" / f"{number:06d}.bin", rig_from_velodyne)
     labels = root / "labels" / f"{number:06d}.label"
     if labels.is_file():
-        assets["lidar_semantic"] = partial(load_semantic_ids, labels)
-        assets["lidar_instance"] = partial(load_instance_ids, labels)
+        assets["lidar_semantic"] = partial(load_point_ids, labels, 0)
+        assets["lidar_instance"] = partial(load_point_ids, labels, 1)
     for key in ("bin", "invalid", "occluded"):
         mask = root / "voxels" / f"{number:06d}.{key}"
         if mask.is_file():
@@ -370,14 +361,24 @@ def _official_assets(root: Path, number: int, rig_from_velodyne: RigidTransform 
     return assets
 
 
+def scan_assets(scan: Path, rig_from_velodyne: RigidTransform | None) -> dict[str, ArrayLoader]:
+    """Loaders of a scan, where it exists (a few drives lack some), and where it is known how the LiDAR is mounted."""
+    if rig_from_velodyne is None or not scan.is_file():
+        return {}
+    return {
+        "lidar": partial(load_scan, scan, rig_from_velodyne),
+        "lidar_reflectance": partial(load_scan_reflectance, scan),
+    }
+
+
 def _default_pose_file(root: Path) -> Path:
     resolved = root.resolve()
     official = resolved.parent.parent / "poses" / f"{resolved.name}.txt"
     for candidate in (root / "poses.txt", root / "poses_gt.txt", official):
         if candidate.is_file():
             return candidate
-    what = "no poses.txt or poses_gt.txt"
-    raise SequenceError(what, where=str(root), cure=f"Name the pose file, or unpack KITTI's poses to {official}")
+    cure = f"Name the pose file, or unpack KITTI's poses to {official}"
+    raise SequenceError("no poses.txt or poses_gt.txt", where=str(root), cure=cure)
 
 
 def numbered_images(folder: Path) -> dict[int, Path]:

@@ -27,7 +27,7 @@ from scene_completion_ros.geometry.camera_files import read_kitti360_fisheye, re
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
 from scene_completion_ros.sequences import sscbench
-from scene_completion_ros.sequences.kitti import FRAME_PERIOD_NS, check_lines, numbered_images, text_lines
+from scene_completion_ros.sequences.kitti import FRAME_PERIOD_NS, check_lines, numbered_images, scan_assets, text_lines
 from scene_completion_ros.sequences.kitti_raw import (
     advancing,
     complete_frames,
@@ -35,7 +35,6 @@ from scene_completion_ros.sequences.kitti_raw import (
     read_timestamps,
     rectified_camera,
     rotation_of,
-    scan_assets,
 )
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, Source
 

@@ -15,7 +15,6 @@ packet. Both are as in KITTI odometry. The asset "lidar" is float32 [N, 3] in th
 import math
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,12 @@ from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.kitti import (
     check_lines,
-    load_scan,
-    load_scan_reflectance,
     numbered_images,
     read_kitti_poses,
+    scan_assets,
     text_lines,
 )
-from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, ArrayLoader, Frame, PosedSequence, Source
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
 
 EARTH_RADIUS = 6378137.0  # metres, as in KITTI's development kit
 _FIELDS = 30
@@ -158,16 +156,6 @@ def advancing(frames: Sequence[Frame], provenance: dict[str, Any]) -> list[Frame
     if len(kept) < len(frames):
         provenance["repeated_stamps"] = len(frames) - len(kept)
     return kept
-
-
-def scan_assets(scan: Path, rig_from_velodyne: RigidTransform) -> dict[str, ArrayLoader]:
-    """Loaders of a scan, where it exists: a few drives lack some."""
-    if not scan.is_file():
-        return {}
-    return {
-        "lidar": partial(load_scan, scan, rig_from_velodyne),
-        "lidar_reflectance": partial(load_scan_reflectance, scan),
-    }
 
 
 def entry(

@@ -23,9 +23,9 @@ from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth, lab
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import agreement, depth_at_rays, surface_normals
 from scene_completion_ros.geometry.grids import ROOM_GRID
-from scene_completion_ros.picture_files import decode_picture, read_size
+from scene_completion_ros.picture_files import read_picture, read_size
 from scene_completion_ros.sequences.frame_lists import FRAME_NUMBERS
-from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source, rigid_transform
 
 CAMERA = "camera"
 INTRINSICS = "camera-intrinsics.txt"
@@ -56,14 +56,14 @@ def _folder(path: Path) -> Path | None:
 
 
 def read_depth(file: Path) -> NDArray[np.float32]:
-    """16-bit depth in millimetres as metres [H, W]; 0 where unknown. Raises SequenceError where it is none."""
-    cure = "Restore it: 16 bits of depth in millimetres"
-    try:
-        image = decode_picture(np.frombuffer(file.read_bytes(), np.uint8), "png", where=str(file))
-    except OSError as error:
-        raise SequenceError(f"cannot be read ({error.strerror})", where=str(file), cure=cure) from error
+    """16-bit depth in millimetres as metres [H, W]; 0 where unknown.
+
+    Raises SequenceError where it is none, ImageError where it is no picture.
+    """
+    image = read_picture(file)
     if image.dtype != np.uint16 or image.ndim != 2:
-        raise SequenceError(f"is a picture of {image.dtype} {image.shape}", where=str(file), cure=cure)
+        what = f"is a picture of {image.dtype} {image.shape}"
+        raise SequenceError(what, where=str(file), cure="Restore it: 16 bits of depth in millimetres")
     metres = image.astype(np.float32) / np.float32(1000.0)
     metres[(metres < LEAST_M) | (metres > MOST_M)] = 0.0
     return metres
@@ -190,12 +190,7 @@ def _pose(file: Path) -> RigidTransform | None:
         matrix = np.array(file.read_text(encoding="ascii").split(), np.float64).reshape(4, 4)
     except (OSError, ValueError) as error:
         raise SequenceError(f"holds no pose ({error})", where=str(file), cure=cure) from error
-    if not np.isfinite(matrix).all():
-        return None
-    try:
-        return RigidTransform.from_matrix(matrix)
-    except SceneCompletionError as error:
-        raise SequenceError(f"is no rigid transform: {error}", where=str(file), cure=cure) from error
+    return rigid_transform(matrix, str(file), cure) if np.isfinite(matrix).all() else None
 
 
 def _camera(folder: Path, number: int) -> Camera:
@@ -222,10 +217,7 @@ def _colour_camera(camera: Camera, images: list[Path], depths: list[partial[NDAr
     width, height = camera.width // 2, camera.height // 2
     frames = []
     for file, read in zip(images, depths, strict=True):
-        image = cv2.resize(
-            decode_picture(np.frombuffer(file.read_bytes(), np.uint8), file.suffix[1:], where=str(file)),
-            (width, height),
-        )
+        image = cv2.resize(read_picture(file), (width, height))
         depth = cv2.resize(read(), (width, height), interpolation=cv2.INTER_NEAREST)
         near = cv2.medianBlur(np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0.0), 5)
         measured = cv2.erode((depth > 0.0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0

@@ -6,7 +6,7 @@ As a folder it is images and assets as files, and everything else in `sequence.j
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, count
@@ -24,6 +24,7 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelG
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.untrusted_files import read_arrays, read_json, shown
+from scene_completion_ros.whole_files import write_whole
 
 SCHEMA_VERSION = 1
 INDEX_NAME = "sequence.json"
@@ -154,7 +155,8 @@ class PosedSequence:
             for camera, source in frame.images.items():
                 content, suffix = _image_file(source)
                 images[camera] = f"images/{folder_of[camera]}/{number:06d}{suffix}"
-                _write(folder / images[camera], content)
+                (folder / images[camera]).parent.mkdir(parents=True, exist_ok=True)
+                (folder / images[camera]).write_bytes(content)
             arrays = {}
             for name, loader in frame.assets.items():
                 if id(loader) not in written:
@@ -181,7 +183,7 @@ class PosedSequence:
             "rig_from_sensor": {name: pose.matrix.tolist() for name, pose in self.rig_from_sensor.items()},
             "frames": entries,
         }
-        _write(folder / INDEX_NAME, json.dumps(document, indent=1).encode())
+        write_whole(folder / INDEX_NAME, json.dumps(document, indent=1).encode())
         return folder
 
     def voxel_grid(self) -> VoxelGrid:
@@ -214,11 +216,8 @@ class PosedSequence:
         if stored == "level" and self.floor is not None:
             stands = self.world_from_camera(index, str(said["around"])).levelled()
             return RigidTransform(stands.rotation, stands.translation - (0.0, 0.0, self.floor))
-        try:
-            return RigidTransform.from_matrix(np.array(stored, np.float64))
-        except (TypeError, ValueError, SceneCompletionError) as error:
-            what = f"provenance.voxel_grid.grid_from_camera is {shown(stored)}"
-            raise SequenceError(what, where=self.name, cure="Write the sequence again") from error
+        where = f"{self.name}, provenance.voxel_grid.grid_from_camera"
+        return rigid_transform(stored, where, "Write the sequence again")
 
     @staticmethod
     def load(folder: Path | str) -> "PosedSequence":
@@ -229,10 +228,14 @@ class PosedSequence:
             what = f"no {INDEX_NAME}"
             raise SequenceError(what, where=str(folder), cure="Name a complete sequence folder, or extract it again")
         document = read_json(index, SequenceError, cure=_AGAIN, kind=dict, most_bytes=LARGEST_INDEX)
-        _check_version(document.get("schema_version"), index)
-        frames = [
-            _frame_from_json(entry, folder, f"{index}, frames[{i}]") for i, entry in enumerate(_list(document, index))
-        ]
+        if (version := document.get("schema_version")) != SCHEMA_VERSION:
+            newer = isinstance(version, int) and version > SCHEMA_VERSION
+            what = f"schema_version is {shown(version)}, this program reads {SCHEMA_VERSION}"
+            raise SequenceError(what, where=str(index), cure="Update scene_completion_ros" if newer else _AGAIN)
+        entries = _get(document, "frames", str(index))
+        if not isinstance(entries, list):
+            raise SequenceError("field 'frames' is no list", where=str(index), cure=_AGAIN)
+        frames = [_frame_from_json(entry, folder, f"{index}, frames[{i}]") for i, entry in enumerate(entries)]
         return PosedSequence(
             name=str(_get(document, "name", str(index))),
             cameras={
@@ -253,14 +256,6 @@ def load_array(path: Path) -> NDArray[Any]:
     return read_arrays(path, SequenceError, cure=_AGAIN, needed=("data",))["data"]
 
 
-def _check_version(version: object, index: Path) -> None:
-    if version == SCHEMA_VERSION:
-        return
-    newer = isinstance(version, int) and version > SCHEMA_VERSION
-    what = f"schema_version is {shown(version)}, this program reads {SCHEMA_VERSION}"
-    raise SequenceError(what, where=str(index), cure="Update scene_completion_ros" if newer else _AGAIN)
-
-
 def _frame_from_json(entry: Any, folder: Path, where: str) -> Frame:
     images: dict[str, ImageSource] = {
         camera: inside(folder, path, where) for camera, path in _object(entry, "images", where).items()
@@ -272,7 +267,8 @@ def _frame_from_json(entry: Any, folder: Path, where: str) -> Frame:
     stamp = _get(entry, "stamp_ns", where)
     if not isinstance(stamp, int) or stamp.bit_length() > 63:
         raise SequenceError(f"stamp_ns is {shown(stamp)}, no time in nanoseconds", where=where, cure=_AGAIN)
-    return Frame(stamp, images, _transform(_get(entry, "world_from_rig", where), f"{where}.world_from_rig"), assets)
+    world_from_rig = rigid_transform(_get(entry, "world_from_rig", where), f"{where}.world_from_rig")
+    return Frame(stamp, images, world_from_rig, assets)
 
 
 def _image_file(source: ImageSource) -> tuple[bytes, str]:
@@ -287,24 +283,13 @@ def _image_file(source: ImageSource) -> tuple[bytes, str]:
     return content.tobytes(), ".png"
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is complete or absent, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
-def _folder_names(names: Sequence[str]) -> dict[str, str]:
+def _folder_names(names: Iterable[str]) -> dict[str, str]:
     """Distinct folder names for camera and asset names ("/camera/left" -> "camera_left")."""
     folder_of: dict[str, str] = {}
-    for name in names:
-        if name in folder_of:
-            continue
+    for name in dict.fromkeys(names):
         base = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.") or "unnamed"
-        taken = set(folder_of.values())
         candidates = chain([base], (f"{base}_{i}" for i in count(2)))
-        folder_of[name] = next(candidate for candidate in candidates if candidate not in taken)
+        folder_of[name] = next(candidate for candidate in candidates if candidate not in folder_of.values())
     return folder_of
 
 
@@ -331,25 +316,19 @@ def _object(entry: Any, key: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _list(document: dict[str, Any], index: Path) -> list[Any]:
-    frames = _get(document, "frames", str(index))
-    if not isinstance(frames, list):
-        raise SequenceError("field 'frames' is no list", where=str(index), cure=_AGAIN)
-    return frames
-
-
 def _transforms(document: dict[str, Any], key: str, index: Path) -> dict[str, RigidTransform]:
     return {
-        name: _transform(matrix, f"{index}, {key}[{name!r}]")
+        name: rigid_transform(matrix, f"{index}, {key}[{name!r}]")
         for name, matrix in _object(document, key, str(index)).items()
     }
 
 
-def _transform(matrix: Any, where: str) -> RigidTransform:
+def rigid_transform(matrix: Any, where: str, cure: str = _AGAIN) -> RigidTransform:
+    """A matrix [4, 4] or [3, 4] that a file holds as a transform. Raises SequenceError where it is none."""
     try:
         return RigidTransform.from_matrix(np.asarray(matrix, dtype=np.float64))
     except (SceneCompletionError, ValueError, TypeError) as error:
-        raise SequenceError(f"not a rigid transform: {error}", where=where, cure=_AGAIN) from error
+        raise SequenceError(f"not a rigid transform: {error}", where=where, cure=cure) from error
 
 
 def _camera_from_json(entry: Any, where: str) -> Camera:
@@ -358,15 +337,10 @@ def _camera_from_json(entry: Any, where: str) -> Camera:
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise SequenceError(f"{key} is {shown(value)}", where=where, cure="Expected a number")
     try:
+        fx, fy, cx, cy = (float(numbers[key]) for key in ("fx", "fy", "cx", "cy"))
+        model, distortion = _get(entry, "distortion_model", where), _get(entry, "distortion", where)
         return Camera(
-            fx=float(numbers["fx"]),
-            fy=float(numbers["fy"]),
-            cx=float(numbers["cx"]),
-            cy=float(numbers["cy"]),
-            width=int(numbers["width"]),
-            height=int(numbers["height"]),
-            distortion_model=_get(entry, "distortion_model", where),
-            distortion=tuple(float(value) for value in _get(entry, "distortion", where)),
+            fx, fy, cx, cy, int(numbers["width"]), int(numbers["height"]), model, tuple(map(float, distortion))
         )
     except (SceneCompletionError, TypeError, ValueError) as error:
         raise SequenceError(f"not a camera: {error}", where=where, cure=_AGAIN) from error

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from scene_completion_ros.errors import SceneCompletionError, SequenceError
+from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_size
 from scene_completion_ros.sequences.frame_lists import FRAME_NUMBERS
 from scene_completion_ros.sequences.kitti import text_lines
-from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source, rigid_transform
 
 CAMERA = "camera"
 _COLUMNS = 19
@@ -79,7 +79,6 @@ def realestate10k(folder: Path | str, *, poses: str | None = None) -> PosedSeque
 
 
 def _camera_file(folder: Path) -> Path | None:
-    """The camera file of a folder of pictures."""
     split, name = folder.parent.name, folder.name
     root = folder.parent.parent.parent
     places = (root / split / f"{name}.txt", root / "cameras" / split / f"{name}.txt")
@@ -104,10 +103,7 @@ def _line(text: str, where: str) -> tuple[int, np.ndarray, RigidTransform]:
             raise ValueError
     except ValueError:
         raise SequenceError(f"not {_COLUMNS} numbers: {text[:60]!r}", where=where, cure=cure) from None
-    try:
-        return int(time), values[:6], RigidTransform.from_matrix(values[6:].reshape(3, 4)).inverse()
-    except SceneCompletionError as error:
-        raise SequenceError(f"not a rigid transform: {error}", where=where, cure=cure) from error
+    return int(time), values[:6], rigid_transform(values[6:].reshape(3, 4), where, cure).inverse()
 
 
 def _camera(intrinsics: list[float], picture: Path) -> Camera:

@@ -81,27 +81,14 @@ class BagImage:
         return content, ".jpg" if content.startswith(b"\xff\xd8") else ".png"
 
 
-@dataclass(frozen=True, eq=False)
-class BagCloud:
-    """Loader of a point cloud of a bag: float32 [N, 3] in the rig frame at the time of its frame."""
-
-    recorded: RecordedMessage
-    rig_from_lidar: RigidTransform
-
-    def __call__(self) -> NDArray[np.float32]:
-        """Read and move into the rig frame."""
-        return np.asarray(self.rig_from_lidar.apply(read_xyz(self.recorded.message())), dtype=np.float32)
+def load_cloud(recorded: RecordedMessage, rig_from_lidar: RigidTransform) -> NDArray[np.float32]:
+    """A point cloud of a bag: float32 [N, 3] in the rig frame at the time of its frame."""
+    return np.asarray(rig_from_lidar.apply(read_xyz(recorded.message())), dtype=np.float32)
 
 
-@dataclass(frozen=True)
-class BagDepth:
-    """Loader of a depth image of a bag: float32 [H, W] in metres."""
-
-    recorded: RecordedMessage
-
-    def __call__(self) -> NDArray[np.float32]:
-        """Read and decode."""
-        return decode_depth(self.recorded.message())
+def load_depth(recorded: RecordedMessage) -> NDArray[np.float32]:
+    """A depth image of a bag: float32 [H, W] in metres."""
+    return decode_depth(recorded.message())
 
 
 def list_depths(reader: BagReader, frame_id: str) -> list[tuple[int, RecordedMessage]]:
@@ -124,7 +111,7 @@ def depth_asset(depths: Sequence[tuple[int, RecordedMessage]], stamp_ns: int) ->
     index = bisect_left(depths, stamp_ns, key=lambda depth: depth[0])
     around = depths[max(index - 1, 0) : index + 1]
     near = [one for one in around if abs(one[0] - stamp_ns) <= DEPTH_TOLERANCE_NS]
-    return {"depth": BagDepth(min(near, key=lambda one: abs(one[0] - stamp_ns))[1])} if near else {}
+    return {"depth": partial(load_depth, min(near, key=lambda one: abs(one[0] - stamp_ns))[1])} if near else {}
 
 
 def list_clouds(reader: BagReader, lidar_topic: str | None) -> list[tuple[int, str, RecordedMessage]]:
@@ -168,7 +155,8 @@ def lidar_asset(
     except BagError:
         return {}
     rig_from_lidar = world_from_rig.inverse() @ world_from_lidar
-    return {"lidar": BagCloud(recorded, rig_from_lidar), "lidar_pose": partial(np.asarray, rig_from_lidar.matrix)}
+    cloud = partial(load_cloud, recorded, rig_from_lidar)
+    return {"lidar": cloud, "lidar_pose": partial(np.asarray, rig_from_lidar.matrix)}
 
 
 _READING = threading.Lock()  # one reader has one file position
@@ -348,7 +336,6 @@ def _read_stream(reader: BagReader, topic: str, calibration: str | None) -> _Str
 
 
 def _recording(reader: BagReader, window: Window, streams: Mapping[str, _Stream], tolerance_ns: int) -> Recording:
-    """The images of one window."""
     dropped: Counter[str] = Counter()
     names = camera_names(list(streams))
     advancing = {

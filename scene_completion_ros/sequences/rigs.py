@@ -1,6 +1,5 @@
 """Which cameras of a rig look ahead or measure the others, and what a sequence must fulfil for training and scoring."""
 
-import itertools
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def cameras_ahead(sequence: PosedSequence) -> tuple[str, ...]:
     except SequenceError:
         names = sorted(sequence.cameras)
     places = [(frame.world_from_rig.translation, frame.world_from_rig.rotation) for frame in sequence.frames]
-    steps = [turn.T @ (later - here) for (here, turn), (later, _) in itertools.pairwise(places)]
+    steps = [turn.T @ (later - here) for (here, turn), (later, _) in pairwise(places)]
     ahead = np.sum(steps, axis=0) if steps else np.zeros(3)  # in the rig's frame
     return (max(names, key=lambda name: float(sequence.rig_from_camera[name].rotation[:, 2] @ ahead)),)
 

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numba import prange
@@ -28,7 +27,11 @@ def write_cloud(
 ) -> None:
     """Write what `cloud.voxels_to_cloud_array` returns; coordinates may differ by the last bit of a sum."""
     pose = voxels.grid_from_camera.inverse() if frame_from_grid is None else frame_from_grid
-    centres = _axis_centres(voxels)
+    grid = voxels.grid
+    centres = [  # along each axis, as `SemanticVoxels.points_grid` rounds them
+        (start + (np.arange(size) + 0.5) * grid.voxel_size).astype(np.float32)
+        for start, size in zip(grid.origin, grid.shape, strict=True)
+    ]
     by_height = len(voxels.class_colours) == 1
     rgb = height_colours(centres[2]) if by_height else class_colour_table(voxels.class_colours)
     red, green, blue = rgb.astype(np.uint32).T
@@ -56,47 +59,15 @@ def write_cloud(
 @functools.cache
 def compile_kernel() -> None:
     """Compile what `write_cloud` needs, or load it, which its first call would do otherwise."""
-    nothing = SemanticVoxels(
-        grid=DEFAULT_GRID,
-        grid_from_camera=RigidTransform.identity(),
-        stamp_ns=0,
-        state=np.zeros(DEFAULT_GRID.shape, np.uint8),
-        index=np.zeros((0, 3), np.int32),
-        probability=np.zeros(0, np.float32),
-        label=np.zeros(0, np.uint8),
-        confidence=np.zeros(0, np.float32),
-    )
-    write_cloud(nothing, np.zeros(0, np.uint8))
-
-
-def _axis_centres(voxels: SemanticVoxels) -> tuple[NDArray[np.float32], ...]:
-    """Centres of the voxels along each axis, as `SemanticVoxels.points_grid` rounds them."""
-    grid = voxels.grid
-    return tuple(
-        (start + (np.arange(size) + 0.5) * grid.voxel_size).astype(np.float32)
-        for start, size in zip(grid.origin, grid.shape, strict=True)
-    )
+    write_cloud(SemanticVoxels.nothing(DEFAULT_GRID), np.zeros(0, np.uint8))
 
 
 @functools.cache
 def _kernel() -> Callable[..., None]:
     @kernel()
-    def write(
-        index: Any,
-        x: Any,
-        y: Any,
-        z: Any,
-        rotation: Any,
-        translation: Any,
-        rgb: Any,
-        by_height: Any,
-        state: Any,
-        probability: Any,
-        label: Any,
-        confidence: Any,
-        reals: Any,
-        words: Any,
-    ) -> None:
+    def write(  # type: ignore[no-untyped-def] # numba finds the types
+        index, x, y, z, rotation, translation, rgb, by_height, state, probability, label, confidence, reals, words
+    ):
         for point in prange(len(index)):
             i, j, k = index[point, 0], index[point, 1], index[point, 2]
             for axis in range(3):

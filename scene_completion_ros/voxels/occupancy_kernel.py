@@ -73,9 +73,7 @@ class VoxelClassifier:
         calibration: Calibration,  # alpha -> probability
         threshold: float,  # probability from which a voxel counts as occupied
     ) -> None:
-        self.grid = grid
-        self.threshold = threshold
-        self._in_view = in_view
+        self.grid, self.threshold, self._in_view = grid, threshold, in_view
         # float32 [12], the camera from voxel coordinates: rotation times voxel edge, row by row, and translation.
         self.pose = np.concatenate(
             [

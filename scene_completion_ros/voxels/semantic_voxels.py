@@ -61,6 +61,12 @@ class SemanticVoxels:
             what = f"{len(self.class_names)} class names but {len(self.class_colours)} colours"
             raise GridError(what, where="SemanticVoxels")
 
+    @classmethod
+    def nothing(cls, grid: VoxelGrid) -> "SemanticVoxels":
+        """Voxels of which nothing is known, for kernels that are to be compiled before there is an image."""
+        state, index, none = np.zeros(grid.shape, np.uint8), np.zeros((0, 3), np.int32), np.zeros(0, np.float32)
+        return cls(grid, RigidTransform.identity(), 0, state, index, none, none.astype(np.uint8), none)
+
     def __len__(self) -> int:
         """Number of occupied voxels N."""
         return int(self.index.shape[0])

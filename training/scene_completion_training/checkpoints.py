@@ -25,6 +25,7 @@ from scene_completion_training.networks.density_field import (
     OccupancyLink,
     TrainedField,
     link_of_calibration,
+    part_of,
 )
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 from scene_completion_training.networks.feature_field import DistillationHead, FeatureField
@@ -61,11 +62,8 @@ class TrainingRecord(lightning.Callback):
         record = checkpoint.get(KEY, {})
         refuse_later(record, str(self.configuration["output"]))
         before = record.get("configuration", {})
-        changed = [
-            name
-            for name, value in self.configuration.items()
-            if name not in _MAY_CHANGE and name in before and _differ(before[name], value)
-        ]
+        kept = {name: value for name, value in self.configuration.items() if name in before and name not in _MAY_CHANGE}
+        changed = [name for name, value in kept.items() if _differ(before[name], value)]
         if changed:
             what = f"the checkpoint there was trained with other values of {changed}"
             cure = "Name another `output` for a new training, or restore the configuration to go on with this one"
@@ -112,10 +110,7 @@ class Checkpoint:
         # Tensors and plain containers are all we accept.
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
-            state, link, head = (
-                {name.removeprefix(part): v for name, v in content["state_dict"].items() if name.startswith(part)}
-                for part in ("field.", "link.", "head.")
-            )
+            state, link, head = (part_of(content["state_dict"], part) for part in ("field.", "link.", "head."))
             record = content.get(KEY, {})
         except Exception as error:
             what = f"not a checkpoint of a density field ({error})"
@@ -256,7 +251,7 @@ class TrainedWeights:
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         """Weights of a part of the field, without the part's name."""
-        return {name.removeprefix(prefix): v for name, v in self.field.items() if name.startswith(prefix)}
+        return part_of(self.field, prefix)
 
 
 class SafeCheckpoints(TorchCheckpointIO):

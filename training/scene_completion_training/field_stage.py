@@ -24,27 +24,16 @@ from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.kept_maps import KeptMaps
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples
+from scene_completion_training.losses import stereo_depth
 from scene_completion_training.losses.occupancy import free_cross_entropy, mean_opacity, occupancy_cross_entropy
-from scene_completion_training.losses.stereo_depth import (
-    block_depth,
-    edge_aware_smoothness,
-    log_inverse_depth_loss,
-    photometric_loss,
-    stereo_depth_loss,
-)
 from scene_completion_training.networks.density_field import DensityField, ObservedField, OccupancyLink, TrainedField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.trunk import Trunk
 from scene_completion_training.randomness import StepGenerator
-from scene_completion_training.rendering.patches import (
-    RenderedPatches,
-    render_patches,
-    sample_view_volume,
-    synthesised_patches,
-)
-from scene_completion_training.stage import Stage, TrainingPictures
+from scene_completion_training.rendering import patches
+from scene_completion_training.stage import Batch, Stage, TrainingPictures
 
 PRIOR_RATE, PRIOR_BATCH = 2e-2, 4
 
@@ -86,7 +75,7 @@ def half_size(images: Tensor) -> Tensor:
     return halved.reshape(*images.shape[:-2], *halved.shape[-2:])
 
 
-def encoded_views(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def encoded_views(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Images [B, E, 3, H, W], hints [B, E, H, W] and poses [B, E, 4, 4] that are encoded: at least the own image."""
     if "encoder_images" in batch:
         return batch["encoder_images"], batch["encoder_hints"], batch["encoder_poses"]
@@ -152,13 +141,9 @@ class FieldStage(Stage):
 
     def first_weights(self, data: SequencesData) -> None:
         """Fits depth and head to where things are on average, where losses say so."""
-        if self.settings.losses.dense_depth:
-            self.first_depth(data)
-        self.first_head(data)
-
-    def first_head(self, data: SequencesData) -> None:
-        """Fits the head to where things are on average."""
         losses, steps = self.settings.losses, self.settings.prior_steps
+        if losses.dense_depth:
+            self.first_depth(data)
         if losses.occupancy and steps:
             data.setup("fit")
             loss = fit_prior(self.density, self.link, data.samples(), steps)
@@ -212,7 +197,7 @@ class FieldStage(Stage):
             return images
         return half_size(images)
 
-    def observe(self, batch: dict[str, Tensor]) -> ObservedField:
+    def observe(self, batch: Batch) -> ObservedField:
         """The field with the batch's images encoded."""
         raise NotImplementedError
 
@@ -220,13 +205,13 @@ class FieldStage(Stage):
         """Weight of each loss."""
         return dict(vars(self.settings.losses))
 
-    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
         """The losses of a sample of the validation, with the same rays every time, whichever process has it."""
         terms = self._computed(batch, StepGenerator(0, batch_index * self.trainer.world_size + self.global_rank))
         self.log_dict({f"validation/{name}": value for name, value in terms.items()}, sync_dist=True)
         self.log("validation/total", self._total(terms), sync_dist=True)
 
-    def _computed(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def _computed(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The losses; with mixed precision only the encoder computes in the lower one."""
         kind = self.device.type
         self.encoder.mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
@@ -242,14 +227,14 @@ class FieldStage(Stage):
         begun = self.global_step < first if self.training else self.settings.steps <= first
         return bool(self.settings.losses.dense_depth and begun)
 
-    def dense_depth(self, depth_code: Tensor, hint: Tensor) -> dict[str, Tensor]:
+    def dense_depth(self, depth_code: Tensor, hint: Tensor) -> Batch:
         """Loss of inverse depth codes [B, h, w] against stereo depth [B, H, W], where it has a weight."""
         if not self.settings.losses.dense_depth:
             return {}
         if depth_code.shape[-1] > hint.shape[-1]:  # a map finer than the image
             depth_code = functional.avg_pool2d(depth_code[:, None], depth_code.shape[-1] // hint.shape[-1])[:, 0]
-        blocks = block_depth(hint, hint.shape[-1] // depth_code.shape[-1])
-        return {"dense_depth": log_inverse_depth_loss(depth_code, blocks, self.point_code)}
+        blocks = stereo_depth.block_depth(hint, hint.shape[-1] // depth_code.shape[-1])
+        return {"dense_depth": stereo_depth.log_inverse_depth_loss(depth_code, blocks, self.point_code)}
 
     @property
     def density(self) -> DensityField | MultiViewField:
@@ -298,44 +283,31 @@ class FieldStage(Stage):
         """Camera whose pixels the losses compare."""
         return self.camera
 
-    def rendered(
-        self, field: ObservedField, batch: dict[str, Tensor], generator: torch.Generator
-    ) -> RenderedPatches | None:
+    def rendered(self, field: ObservedField, batch: Batch, generator: torch.Generator) -> patches.Rendered:
         """Patches of the loss views, where a loss needs them."""
         render = self.settings.render
         if not self.renders:
             return None
-        half = batch["roles"].shape[1] // 2
-        return render_patches(
-            field,
-            self.loss_camera,
-            batch["encoder_from_view"],
-            batch["roles"][:, :half],
-            patches=render.patches,
-            samples=render.samples,
-            near=self.near,
-            far=self.far,
-            generator=generator,
+        views, poses = batch["roles"][:, : batch["roles"].shape[1] // 2], batch["encoder_from_view"]
+        rays = patches.sample_patch_rays(self.loss_camera, poses, views, patches=render.patches, generator=generator)
+        return patches.render_rays(
+            field, rays, samples=render.samples, near=self.near, far=self.far, generator=generator
         )
 
     def volume_terms(
-        self,
-        field: ObservedField,
-        rendered: RenderedPatches | None,
-        batch: dict[str, Tensor],
-        generator: torch.Generator,
-    ) -> dict[str, Tensor]:
+        self, field: ObservedField, rendered: patches.Rendered, batch: Batch, generator: torch.Generator
+    ) -> Batch:
         """Losses on the density: rendered views, occupancy of voxels, emptiness of the rest."""
         losses = self.settings.losses
-        terms: dict[str, Tensor] = {}
+        terms: Batch = {}
         if rendered is not None:
             if losses.stereo_depth:
-                terms["stereo_depth"] = stereo_depth_loss(field, rendered, batch)
+                terms["stereo_depth"] = stereo_depth.stereo_depth_loss(field, rendered, batch)
             if losses.photometric or losses.smoothness:
                 sources = batch["roles"][:, batch["roles"].shape[1] // 2 :]
-                seen = synthesised_patches(field, self.loss_camera, rendered, batch, sources)
-                terms["smoothness"] = edge_aware_smoothness(seen.depth, seen.observed)
-                terms["photometric"] = photometric_loss(seen.observed, seen.rendered, seen.invalid)
+                seen = patches.synthesised_patches(field, self.loss_camera, rendered, batch, sources)
+                terms["smoothness"] = stereo_depth.edge_aware_smoothness(seen.depth, seen.observed)
+                terms["photometric"] = stereo_depth.photometric_loss(seen.observed, seen.rendered, seen.invalid)
         if losses.occupancy:
             logit = self.link(field.density_logit(batch["points"]))
             terms["occupancy"] = occupancy_cross_entropy(logit, batch["target"], batch["weight"])
@@ -347,19 +319,13 @@ class FieldStage(Stage):
                 terms["emptiness"] = free_cross_entropy(self.link(logit), (batch["weight"] > 0).any(dim=1))
         return terms
 
-    def volume(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    def volume(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Random points [B, VOLUME_POINTS, 3] of the view, metres, optical frame."""
         volume = self.viewpoint.volume
         near, far = volume.sampled_depth
-        return sample_view_volume(
-            self.camera,
-            len(batch["image"]),
-            VOLUME_POINTS,
-            near=near,
-            far=far,
-            heights=volume.sampled_heights,
-            generator=generator,
-            device=batch["image"].device,
+        count, device, heights = len(batch["image"]), batch["image"].device, volume.sampled_heights
+        return patches.sample_view_volume(
+            self.camera, count, VOLUME_POINTS, near=near, far=far, heights=heights, generator=generator, device=device
         )
 
     def grouped_optimiser(self, trunk: Trunk, head: list[nn.Module]) -> Any:
@@ -392,21 +358,16 @@ class SingleImageStage(FieldStage):
 
     def make_density(self, *, depth_channel: bool = True, encoder: EncoderDecoder | None = None) -> DensityField:
         """The density field that the settings ask for, on an encoder that is new unless it is given."""
-        settings = self.settings
-        return DensityField(
-            self.camera,
-            self.viewpoint.volume.point_code,
-            encoder=encoder or self.make_encoder(),
-            depth_channel=depth_channel,
-            hidden=settings.hidden,
-        )
+        code, hidden = self.viewpoint.volume.point_code, self.settings.hidden
+        encoder = encoder or self.make_encoder()
+        return DensityField(self.camera, code, encoder=encoder, depth_channel=depth_channel, hidden=hidden)
 
     @property
     def density(self) -> DensityField:
         """What of the field says where things are."""
         return self.field.density if isinstance(self.field, FeatureField) else self.field
 
-    def observe(self, batch: dict[str, Tensor]) -> Any:
+    def observe(self, batch: Batch) -> Any:
         """The field with the batch's images encoded."""
         image = self.sized(batch["image"])
         if not (self.settings.keep_maps and self.training):

@@ -131,17 +131,12 @@ def _network(configuration: Configuration, weights: Mapping[str, Tensor]) -> nn.
     """The untrained network of a configuration: its field, and the head of the second stage of SceneDINO."""
     stage, viewpoint = configuration.stage, configuration.viewpoint()
     camera, code = viewpoint.camera, viewpoint.volume.point_code
-    encoder = EncoderDecoder(
-        (camera.height, camera.width),
-        trunk=configuration.encoder,
-        pretrained=False,
-        weights=configuration.encoder_weights,
-    )
+    trunk, files = configuration.encoder, configuration.encoder_weights
+    encoder = EncoderDecoder((camera.height, camera.width), trunk=trunk, pretrained=False, weights=files)
     hidden = configuration.hidden
     if stage == "teacher":
-        return nn.ModuleDict(
-            {"field": MultiViewField(camera, code, encoder=encoder, hidden=hidden, depth_channel=False)}
-        )
+        several = MultiViewField(camera, code, encoder=encoder, hidden=hidden, depth_channel=False)
+        return nn.ModuleDict({"field": several})
     density = DensityField(camera, code, encoder=encoder, hidden=hidden, depth_channel=False)
     if stage == "semantic_field":
         classes = len(CITYSCAPES_CLASSES)

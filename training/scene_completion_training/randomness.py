@@ -22,9 +22,7 @@ class StepGenerator(torch.Generator):
         """Generators of the samples of this process's batch, always the same ones; every batch has `count`."""
         if not self._samples:
             numbers = range(self._rank * count, (self._rank + 1) * count)
-            self._samples = [
-                torch.Generator().manual_seed(hash((*self._seeds, number)) % (1 << 62)) for number in numbers
-            ]
+            self._samples = [torch.Generator().manual_seed(hash((*self._seeds, k)) % (1 << 62)) for k in numbers]
         return self._samples
 
 

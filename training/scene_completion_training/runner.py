@@ -16,12 +16,12 @@ import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from numpy.typing import NDArray
 
 from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.arrays import Bytes, Mask
 from scene_completion_training.checkpoints import SafeCheckpoints, TrainingRecord
 from scene_completion_training.configuration import Configuration, TrainingConfiguration
 from scene_completion_training.data import module
@@ -85,31 +85,29 @@ class FirstWeights(lightning.Callback):
         pl_module.start(trainer.datamodule)  # type: ignore[attr-defined]
 
 
-def _trainer(
-    configuration: TrainingConfiguration, own: list[lightning.Callback], fast_dev_run: bool
-) -> lightning.Trainer:
-    output = Path(configuration.output)
+def _trainer(settings: TrainingConfiguration, own: list[lightning.Callback], fast_dev_run: bool) -> lightning.Trainer:
+    output = Path(settings.output)
     callbacks = [*own, LearningRateMonitor("step")]
     if not fast_dev_run:
-        callbacks += _checkpoints(configuration)
-    parallel = configuration.devices * configuration.nodes > 1
+        callbacks += _checkpoints(settings)
+    parallel = settings.devices * settings.nodes > 1
     return lightning.Trainer(
-        max_steps=configuration.steps,
+        max_steps=settings.steps,
         max_epochs=-1,
         accelerator="auto",
-        devices=configuration.devices,
-        num_nodes=configuration.nodes,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
         strategy="ddp_find_unused_parameters_true" if parallel else "auto",
-        precision=_precision(configuration),
+        precision=_precision(settings),
         callbacks=callbacks,
         use_distributed_sampler=False,  # the sampler knows its process
         plugins=[SafeCheckpoints()],
         logger=TensorBoardLogger(output, name=None, version="curves"),
         default_root_dir=output,
-        gradient_clip_val=configuration.gradient_clip or None,
-        log_every_n_steps=configuration.log_every,
-        val_check_interval=configuration.validation_interval,
-        limit_val_batches=None if configuration.validation_interval else 0,
+        gradient_clip_val=settings.gradient_clip or None,
+        log_every_n_steps=settings.log_every,
+        val_check_interval=settings.validation_interval,
+        limit_val_batches=None if settings.validation_interval else 0,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         fast_dev_run=2 if fast_dev_run else False,
@@ -131,9 +129,8 @@ def _checkpoints(configuration: TrainingConfiguration) -> list[ModelCheckpoint]:
     folder = Path(configuration.output) / "checkpoints"
     # One file, replaced at once: a training that is killed between two files loses one.
     options: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-    kept = [
-        ModelCheckpoint(every_n_train_steps=configuration.checkpoint_every, save_top_k=0, save_last=True, **options)
-    ]
+    every = configuration.checkpoint_every
+    kept = [ModelCheckpoint(every_n_train_steps=every, save_top_k=0, save_last=True, **options)]
     if configuration.validation_interval:
         kept.append(ModelCheckpoint(filename=Path(BEST).stem, monitor="validation/total", **options))
     return kept
@@ -190,9 +187,8 @@ class Plan:
         else:
             lines.append("cache: none, images are read as they lie")
         with_workers = f", {self.loading_s / self.workers:.3g} s in {self.workers} processes" if self.workers else ""
-        lines.append(
-            f"step: {self.computing_s:.3g} s of computing; its samples take {self.loading_s:.3g} s{with_workers}"
-        )
+        loading = f"{self.loading_s:.3g} s{with_workers}"
+        lines.append(f"step: {self.computing_s:.3g} s of computing; its samples take {loading}")
         lines.append(f"training: {self.steps * self.step_s / 3600:.3g} h for all steps; validations come on top")
         if self.gpu:
             name, size, peak = self.gpu
@@ -210,7 +206,7 @@ class Plan:
 class _TriedFrames(RecordedFrames):
     """Frames whose small images are made when they are first read, in a temporary cache."""
 
-    def _read(self, index: int, name: str) -> NDArray[np.uint8]:
+    def _read(self, index: int, name: str) -> Bytes:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write([index], Progress())
@@ -226,7 +222,7 @@ class _PlannedData(module.SequencesData):
 
     def __init__(self, *arguments: Any, **needs: Any) -> None:
         super().__init__(*arguments, **needs)
-        self.wanted: dict[str, NDArray[np.bool_]] = {}
+        self.wanted: dict[str, Mask] = {}
         self.recordings: list[_TriedFrames] = []
         self.frame_s = 0.0
         self.trained = 0
@@ -236,7 +232,7 @@ class _PlannedData(module.SequencesData):
         self.recordings.append(_TriedFrames(sequence, self.viewpoint, cache, classes))
         return self.recordings[-1]
 
-    def _resize(self, recorded: RecordedFrames, wanted: NDArray[np.bool_]) -> None:
+    def _resize(self, recorded: RecordedFrames, wanted: Mask) -> None:
         self._want(recorded.name, wanted)
         if recorded.folder is not None and wanted.any() and not self._tried:
             self._tried = True
@@ -265,7 +261,7 @@ class _PlannedData(module.SequencesData):
         self.frame_s = (time.perf_counter() - started) / len(found[1])
         return found
 
-    def _want(self, name: str, wanted: NDArray[np.bool_]) -> None:
+    def _want(self, name: str, wanted: Mask) -> None:
         self.wanted[name] = wanted | self.wanted.get(name, np.zeros_like(wanted))
 
     def frame_bytes(self) -> float:
@@ -320,14 +316,9 @@ def plan(configuration: TrainingConfiguration, threads: int | None = None) -> Pl
     half = configuration.half_resolution_steps
     with TemporaryDirectory() as folder:
         cache = f"{folder}/cache" if configuration.data.cache else ""
-        tried = dataclasses.replace(
-            configuration,
-            output=f"{folder}/output",
-            data=dataclasses.replace(configuration.data, cache=cache, workers=0),
-            picture_every=0,
-            depth_only_steps=0,
-            half_resolution_steps=half if half >= configuration.steps else 0,
-        )
+        loaded = dataclasses.replace(configuration.data, cache=cache, workers=0)
+        tried = dataclasses.replace(configuration, output=f"{folder}/output", data=loaded, picture_every=0)
+        tried.depth_only_steps, tried.half_resolution_steps = 0, half if half >= configuration.steps else 0
         stage = make_stage(tried)
         assert isinstance(stage, FieldStage)
         data = stage.make_data(_PlannedData)

@@ -123,13 +123,8 @@ def export_scene(
     weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items() if key in eyes.own}
     stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
     beside = {name: torch.from_numpy(values) for name, values in bundle.graph_inputs().items()}
-    graph = graph_of(
-        ExportedScene(field, encoder),
-        field.camera,
-        ["features", "volume", "depth", "surface"],
-        beside,
-        eight_bit=eight_bit,
-    )
+    outputs = ["features", "volume", "depth", "surface"]
+    graph = graph_of(ExportedScene(field, encoder), field.camera, outputs, beside, eight_bit=eight_bit)
     return bundle.save(folder, graph, stored_weights if keep_weights else None)
 
 

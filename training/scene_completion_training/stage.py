@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import lightning
 import safetensors.torch
@@ -16,6 +16,8 @@ from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.randomness import StepGenerator
 from scene_completion_training.rendering.patches import render_depth
+
+Batch: TypeAlias = dict[str, Tensor]  # by name, of samples or of their losses
 
 
 class Stage(lightning.LightningModule):
@@ -58,7 +60,7 @@ class Stage(lightning.LightningModule):
         """Everything random in a step derives from seed, step and sample: a resumed training goes on the same."""
         return StepGenerator(self.settings.seed, self.global_step, self.global_rank)
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Losses of a batch: name -> value."""
         raise NotImplementedError
 
@@ -66,7 +68,7 @@ class Stage(lightning.LightningModule):
         """Weight of each loss."""
         raise NotImplementedError
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step. Raises TrainingError where the loss is not finite; the batch is saved for inspection."""
         terms = self._computed(batch, self.generator())
         total = self._total(terms)
@@ -78,15 +80,15 @@ class Stage(lightning.LightningModule):
         self.log("loss/total", total, prog_bar=True, sync_dist=True)
         return total
 
-    def _computed(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def _computed(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The losses; a stage may compute them in other precisions."""
         return self.terms(batch, generator)
 
-    def _total(self, terms: dict[str, Tensor]) -> Tensor:
+    def _total(self, terms: Batch) -> Tensor:
         weights = self.weights()
         return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
-    def _save(self, batch: dict[str, Tensor]) -> Path:
+    def _save(self, batch: Batch) -> Path:
         file = Path(self.trainer.default_root_dir) / f"batch_of_step_{self.global_step}.safetensors"
         file.parent.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_file({name: value.contiguous().cpu() for name, value in batch.items()}, file)
@@ -108,7 +110,7 @@ class TrainingPictures(lightning.Callback):
         self.every = every
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: dict[str, Tensor], batch_idx: int
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Renders the first image of the batch when its turn has come."""
         if trainer.global_step % self.every or not isinstance(trainer.logger, TensorBoardLogger):

@@ -7,6 +7,7 @@ beside it would cost memory and make handles of one invalid in the other. It is 
 
 import ctypes
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,27 +20,13 @@ from scene_completion_ros.errors import GpuError, SceneCompletionError
 
 FailureKind = Literal["memory", "lost", "unknown"]
 
-_OUT_OF_MEMORY = ("out of memory", "outofmemory", "memory allocation", "initialization failure with error: 2")
+_OUT_OF_MEMORY = re.compile("out of memory|outofmemory|memory allocation|initialization failure with error: 2", re.I)
 # After these nothing works in the process's context any more, whatever is tried.
-_LOST = (
-    "illegal memory access",
-    "illegal instruction",
-    "launch failed",
-    "launch failure",
-    "misaligned address",
-    "hardware stack error",
-    "device unavailable",
-    "busy or unavailable",
-    "timed out",
-    "invalid program counter",
-    "invalid pc",
-    "device-side assert",
-    "not supported on global/shared address space",
-    "ecc error",
-    "uncorrectable",
-    "context is destroyed",
-    "is lost",
-    "unknown error",
+_LOST = re.compile(
+    "illegal memory access|illegal instruction|launch failed|launch failure|misaligned address|hardware stack error|"
+    "device unavailable|busy or unavailable|timed out|invalid program counter|invalid pc|device-side assert|"
+    "not supported on global/shared address space|ecc error|uncorrectable|context is destroyed|is lost|unknown error",
+    re.I,
 )
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 
@@ -111,14 +98,9 @@ class PrimaryContext:
             return self.cuda.mem_alloc(max(size, 1))
 
     def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """Memory of the host that the GPU copies from and to without a detour."""
+        """Memory of the host that the GPU copies from and to without a detour; its base is to be freed."""
         array: NDArray[Any] = self.cuda.pagelocked_empty(shape, np.dtype(dtype))
         return array
-
-    def free_pinned(self, array: NDArray[Any]) -> None:
-        """Free such memory; the array must not be touched any more."""
-        allocation: Any = array.base
-        allocation.free()
 
     def close(self) -> None:
         """Give the context back, once all have who hold it. All that was allocated in it must be freed before."""
@@ -172,14 +154,13 @@ class GpuFailureError(GpuError):
 def explain_failure(text: str, doing: str) -> GpuFailureError:
     """The error to raise for one of CUDA or TensorRT."""
     message = " ".join(text.split())
-    lowered = message.lower()
-    if any(words in lowered for words in _OUT_OF_MEMORY):
+    if _OUT_OF_MEMORY.search(message):
         cure = (
             "End other programs on the GPU, or take a CPU engine. nvidia-smi lists programs; on a Jetson, tegrastats "
             "shows the memory that the GPU shares with everything else."
         )
         return GpuFailureError(f"out of memory while {doing}: {message}", "memory", cure)
-    if any(words in lowered for words in _LOST):
+    if _LOST.search(message):
         cure = "Restart the node; where it comes again, see dmesg for lines with NVRM or Xid, which say what happened."
         return GpuFailureError(f"the device was lost while {doing}: {message}", "lost", cure)
     return GpuFailureError(f"{doing} failed: {message}", "unknown", "See what scene-completion doctor says of the GPU.")

@@ -11,7 +11,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -37,17 +37,10 @@ WORKSPACE = 2**30  # bytes for intermediate results, at most: enough for the enc
 _log = logging.getLogger(__name__)
 
 
-class ProvidedEngine(NamedTuple):
-    """An engine that is ready to run, and where it came from."""
-
-    engine: TensorRtEngine
-    provided: Provided
-
-
 def provide_engine(
     bundle: StudentBundle, options: EngineOptions, context: PrimaryContext, reference: Callable[[], Encoder]
-) -> ProvidedEngine:
-    """The engine of a bundle for this GPU; with the context current.
+) -> tuple[TensorRtEngine, Provided]:
+    """The engine of a bundle for this GPU, and where it came from; with the context current.
 
     Raises BundleError where the graph cannot be used; GpuError where it cannot be built, misses the parity gate, or
     cannot be run. `reference`: makes the CPU's encoder, which an engine is compared with when it is built.
@@ -79,7 +72,7 @@ def provide_engine(
         return plan, {"build_seconds": round(seconds, 1), "parity": lines}, engine
 
     key = _key(onnx, precision, tensorrt, context.facts)
-    return ProvidedEngine(*EngineCache(options.cache).provide(key, lambda plan, _: open_engine(plan), build))
+    return EngineCache(options.cache).provide(key, lambda plan, _: open_engine(plan), build)
 
 
 def build_without_device(bundle: StudentBundle, options: EngineOptions) -> Provided:

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,13 +48,6 @@ SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "kernel_provisio
 MakeDevice = Callable[[CompiledKernels], KernelDevice]  # loads kernels onto a device
 
 
-class ProvidedKernels(NamedTuple):
-    """Kernels that are ready to run, and where they came from."""
-
-    kernels: CompiledKernels
-    provided: Provided
-
-
 KERNEL_LIMITS: Mapping[str, float] = {
     "alpha error": 1e-3,  # largest, of opacities
     "probability error": 2e-2,
@@ -74,8 +67,11 @@ steep. Where an opacity lies at a threshold, or a step of a ray at the border of
 
 def provide_kernels(
     bundle: StudentBundle, context: PrimaryContext, options: EngineOptions, reference: Callable[[], Encoder]
-) -> ProvidedKernels:
-    """A student's kernels, context current, compared with `reference`'s. Raises GpuError where there are none."""
+) -> tuple[CompiledKernels, Provided]:
+    """A student's kernels, compared with `reference`'s, and where they came from; with the context current.
+
+    Raises GpuError where there are none.
+    """
     half = options.precision != "fp32"
     sizes = KernelSizes.of(bundle.head, half_features=half)
     capability = context.facts.compute_capability
@@ -101,7 +97,7 @@ def provide_kernels(
         lines = require_within(parity, KERNEL_LIMITS, "the voxel query")
         return kernels.cubin, {"compiler": kernels.compiler, "parity": lines}, kernels
 
-    return ProvidedKernels(*EngineCache(options.cache).provide(key, use, build))
+    return EngineCache(options.cache).provide(key, use, build)
 
 
 def require_compiler(cache: Path | None = None) -> None:

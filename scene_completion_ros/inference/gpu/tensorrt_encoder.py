@@ -48,8 +48,8 @@ class TensorRtEncoder(Encoder):
         try:
             with self._context.work("preparing the GPU"):
                 # Seconds that may fail stand before minutes.
-                self._kernels = provide_kernels(bundle, self._context, options, reference).kernels
-                self._engine = provide_engine(bundle, options, self._context, reference).engine
+                self._kernels, _ = provide_kernels(bundle, self._context, options, reference)
+                self._engine, _ = provide_engine(bundle, options, self._context, reference)
         except BaseException:
             self._context.close()
             raise
@@ -88,9 +88,7 @@ class DeviceSceneQuery:
     def __init__(
         self, engine: TensorRtEngine, device: KernelDevice, context: PrimaryContext, prepared: PreparedScene
     ) -> None:
-        self._engine = engine
-        self._device = device
-        self._context = context
+        self._engine, self._device, self._context = engine, device, context
         self._answers = 0
         with context.work("preparing the voxel query"):
             try:
@@ -155,8 +153,7 @@ class _FieldOnDevice:
     """`DenseField` that is copied to the host when it is asked for."""
 
     def __init__(self, query: DeviceSceneQuery, answer: int) -> None:
-        self._query = query
-        self._answer = answer
+        self._query, self._answer = query, answer
 
     @functools.cached_property
     def alpha(self) -> NDArray[np.float32]:

@@ -209,7 +209,8 @@ class TensorRtEngine:
             memory: Any = self._device.popitem()[1].owner
             memory.free()
         while self._pinned:
-            self._gpu.free_pinned(self._pinned.popitem()[1])
+            allocation: Any = self._pinned.popitem()[1].base
+            allocation.free()
         self.stream = None
 
     def _require(self, done: bool, doing: str) -> None:

@@ -243,8 +243,6 @@ class VoxelPipeline:
 
 
 class _Samples:
-    """Prepared points on the device."""
-
     def __init__(self, device: KernelDevice, samples: FieldSamples, *, with_place: bool) -> None:
         self.count = len(samples.target)
         parts = (samples.target, samples.cell, samples.share, samples.rows)

@@ -21,8 +21,7 @@ class Completing:
     """Completes frames of scenes, in the inference thread; one that cannot be completed is dropped, with a warning."""
 
     def __init__(self, counters: FrameCounters, logger: Any) -> None:
-        self._counters = counters
-        self._logger = logger
+        self._counters, self._logger = counters, logger
         self._resized: dict[str, Camera] = {}
         # What a student has to be prepared for: camera, pose in the grid and parameters, by name.
         self.cameras: dict[str, tuple[Camera, RigidTransform, NodeParameters]] = {}

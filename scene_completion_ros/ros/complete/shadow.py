@@ -36,8 +36,7 @@ class Shadow:
     """
 
     def __init__(self, grid: VoxelGrid, logger: Any) -> None:
-        self._grid = grid
-        self._logger = logger
+        self._grid, self._logger = grid, logger
         self.record = ShadowRecord()  # what came of it
         self._students: tuple[Student, Student] | None = None
         self._comparison: StudentComparison | None = None
@@ -58,10 +57,6 @@ class Shadow:
             return False
         self._number += 1
         return self._number % parameters.shadow_every == 0
-
-    def skip(self, why: str) -> None:
-        """An n-th image is not completed."""
-        self.record.skipped(why)
 
     def follow(self, scene: Scene) -> None:
         """Complete the first image of a published scene by the other student; what fails there is recorded, no more."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from scene_completion_ros.messages.drop_reasons import DropReason
 
@@ -51,20 +51,10 @@ class FrameCounters:
                 self.received, self.processed, self.unwanted, dict(self.dropped), dict(self.warned), dict(self.missing)
             )
 
-    def count_received(self) -> None:
-        """An image arrived."""
+    def count(self, what: Literal["received", "processed", "unwanted"]) -> None:
+        """An image arrived; was completed and published; or nobody subscribed to what it would have become."""
         with self._lock:
-            self.received += 1
-
-    def count_processed(self) -> None:
-        """An image was completed and its voxels were published."""
-        with self._lock:
-            self.processed += 1
-
-    def count_unwanted(self) -> None:
-        """Nobody subscribed to what an image would have become, so it was not completed."""
-        with self._lock:
-            self.unwanted += 1
+            setattr(self, what, getattr(self, what) + 1)
 
     def drop(self, reason: DropReason, warning: str = "", *, header: Any = None) -> None:
         """Count a message that came to nothing.

@@ -75,9 +75,7 @@ class Diagnostics:
     """
 
     def __init__(self, node: Any, observe: Callable[[], Observed], warn: Callable[[str, str], None]) -> None:
-        self._node = node
-        self._observe = observe
-        self._warn = warn
+        self._node, self._observe, self._warn = node, observe, warn
         self._prefix = node.get_fully_qualified_name().lstrip("/")
         self._middleware = get_rmw_implementation_identifier()
         self._faults: dict[str, str] = {}
@@ -97,8 +95,20 @@ class Diagnostics:
         observed = self._observe()
         statuses = self.statuses(observed)
         self._log_changes(statuses)
-        hardware_id = _hardware_id(observed)
-        array = DiagnosticArray(status=[self._message(status, hardware_id) for status in statuses])
+        frames = [record.shape.frame_id for record in observed.inputs.values() if record.shape is not None]
+        hardware_id = ", ".join(filter(None, frames)) or "camera"
+        array = DiagnosticArray(
+            status=[
+                DiagnosticStatus(
+                    level=bytes([status.level]),
+                    name=f"{self._prefix}: {status.name}",
+                    message=status.message,
+                    hardware_id=hardware_id,
+                    values=[KeyValue(key=key, value=value) for key, value in status.values.items()],
+                )
+                for status in statuses
+            ]
+        )
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
 
@@ -161,15 +171,6 @@ class Diagnostics:
             elif before is not None:
                 self._node.get_logger().info(f"{status.name}: in order again: {status.message}")
 
-    def _message(self, status: Status, hardware_id: str) -> Any:
-        return DiagnosticStatus(
-            level=bytes([status.level]),
-            name=f"{self._prefix}: {status.name}",
-            message=status.message,
-            hardware_id=hardware_id,
-            values=[KeyValue(key=key, value=value) for key, value in status.values.items()],
-        )
-
 
 def _of_fusion(observed: Observed, now_s: float) -> list[Status]:
     """Nothing where nobody ever wanted it."""
@@ -190,8 +191,3 @@ def _of_shadow(observed: Observed, now_s: float) -> list[Status]:
     if report == ShadowReport() and not every:
         return []
     return [shadow_status(report, record.student.title, now_s, DROPS_WINDOW_S, every=every)]
-
-
-def _hardware_id(observed: Observed) -> str:
-    frames = [record.shape.frame_id for record in observed.inputs.values() if record.shape is not None]
-    return ", ".join(filter(None, frames)) or "camera"

@@ -4,13 +4,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from scene_completion_ros.inference.text_bank import Vocabulary
-from scene_completion_ros.ros.health.judgement import Drops, Level, Status, of_camera
+from scene_completion_ros.ros.health.judgement import Drops, Level, Record, Status, of_camera
 from scene_completion_ros.ros.student import ModelReport, Student
 
 VOCABULARY = "vocabulary"
@@ -29,37 +29,26 @@ class WordsReport:
     refused_s: float | None = None  # when that was
 
 
-class WordsRecord:
-    """Written by the inference thread and by those that hear words, read by others.
+class WordsRecord(Record[WordsReport]):
+    """Written by the inference thread and by those that hear words.
 
     `vocabulary`: the one at first; None for the labels of the bundle.
     """
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:
-        self._lock = threading.Lock()
-        self._report = replace(WordsReport(), **_meaning(vocabulary))
-
-    @property
-    def report(self) -> WordsReport:
-        """What is so now."""
-        with self._lock:
-            return self._report
+        super().__init__(WordsReport(**_meaning(vocabulary)))
 
     def use(self, vocabulary: Vocabulary | None) -> None:
         """Voxels have the labels of a vocabulary from now on; None for those of the bundle."""
-        with self._lock:
-            self._report = replace(self._report, changed=self._report.changed + 1, **_meaning(vocabulary))
+        self._change(counted="changed", **_meaning(vocabulary))
 
     def look_for(self, query: Vocabulary | None) -> None:
         """Phrases are looked for from now on; None for no more."""
-        with self._lock:
-            self._report = replace(self._report, phrases=() if query is None else query.names)
+        self._change(phrases=() if query is None else query.names)
 
     def refused(self, why: str) -> None:
         """A vocabulary or a query could not be used."""
-        with self._lock:
-            refused = self._report.refused + 1
-            self._report = replace(self._report, refused=refused, why_refused=why, refused_s=time.perf_counter())
+        self._change(counted="refused", why_refused=why, refused_s=time.perf_counter())
 
 
 def _meaning(vocabulary: Vocabulary | None) -> dict[str, Any]:
@@ -108,48 +97,28 @@ class FusionReport:
     entered: int = 0  # voxels that became new before it because the robot moved
 
 
-class FusionRecord:
-    """Written by the inference thread, read by others."""
+class FusionRecord(Record[FusionReport]):
+    """Written by the inference thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._report = FusionReport()
-
-    @property
-    def report(self) -> FusionReport:
-        """What is so now."""
-        with self._lock:
-            return self._report
+        super().__init__(FusionReport())
 
     def joined(self, *, map_voxels: int, map_mb: float, age_s: float, updated: int, entered: int) -> None:
         """An image was joined with the map."""
-        with self._lock:
-            self._report = replace(
-                self._report,
-                joined=self._report.joined + 1,
-                map_voxels=map_voxels,
-                map_mb=map_mb,
-                age_s=age_s,
-                updated=updated,
-                entered=entered,
-            )
+        now = {"map_voxels": map_voxels, "map_mb": map_mb, "age_s": age_s, "updated": updated, "entered": entered}
+        self._change(counted="joined", **now)
 
     def alone(self, why: str) -> None:
         """An image was not joined."""
-        with self._lock:
-            alone = self._report.alone + 1
-            self._report = replace(self._report, alone=alone, why_alone=why, alone_s=time.perf_counter())
+        self._change(counted="alone", why_alone=why, alone_s=time.perf_counter())
 
     def started(self, why: str) -> None:
         """The map forgot everything."""
-        with self._lock:
-            started = self._report.started + 1
-            self._report = replace(self._report, started=started, why_started=why, started_s=time.perf_counter())
+        self._change(counted="started", why_started=why, started_s=time.perf_counter())
 
     def released(self) -> None:
         """There is no map any more."""
-        with self._lock:
-            self._report = replace(self._report, map_voxels=0, map_mb=0.0, age_s=0.0, updated=0, entered=0)
+        self._change(map_voxels=0, map_mb=0.0, age_s=0.0, updated=0, entered=0)
 
 
 def fusion_status(report: FusionReport, now_s: float, recent_s: float, *, wanted: bool) -> Status:

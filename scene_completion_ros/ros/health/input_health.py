@@ -82,9 +82,7 @@ class InputRecord:
         since_s: float,  # when the node subscribed, on the steady clock of all times here
     ) -> None:
         self.image_topic, self.image_type = image_topic, image_type
-        self.camera_info_topic = camera_info_topic
-        self.reliable = reliable
-        self.since_s = since_s
+        self.camera_info_topic, self.reliable, self.since_s = camera_info_topic, reliable, since_s
         self.images, self.camera_infos = Arrivals(), Arrivals()  # of images, and of CameraInfo messages, usable or not
         self.shape: ImageShape | None = None  # the newest image; None before the first
         self.camera: Camera | None = None  # the usable camera of the newest CameraInfo; None before the first

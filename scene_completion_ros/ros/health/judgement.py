@@ -5,11 +5,13 @@ cease, and takes a group with one stale part for broken. A node that was deactiv
 """
 
 import resource
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from scene_completion_ros.messages.drop_reasons import DropReason, JudgedBy
 
@@ -31,6 +33,29 @@ class Status:
     message: str  # one sentence or two: what is so, and what to do about it
     values: Mapping[str, str] = field(default_factory=dict)  # the numbers behind it
     cause: str = ""  # the part of the message that stays the same as long as the fault does; a new one is logged
+
+
+Report = TypeVar("Report")
+
+
+class Record(Generic[Report]):
+    """What is reported of a part: a frozen dataclass, which several threads write and read."""
+
+    def __init__(self, report: Report) -> None:
+        self._lock = threading.RLock()
+        self._report = report
+
+    @property
+    def report(self) -> Report:
+        """What is so now."""
+        with self._lock:
+            return self._report
+
+    def _change(self, *, counted: str = "", **values: Any) -> None:
+        """Take over values, and count one more in the field `counted`."""
+        with self._lock:
+            count = {counted: getattr(self._report, counted) + 1} if counted else {}
+            self._report = replace(self._report, **values, **count)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """The student behind the deployed one, as recorded and as judged: which of the two was right, and what it costs."""
 
 import math
-import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from scene_completion_ros.evaluation.label_free import Comparison
 from scene_completion_ros.evaluation.student_comparison import ComparisonReport
-from scene_completion_ros.ros.health.judgement import Level, Status
+from scene_completion_ros.ros.health.judgement import Level, Record, Status
 
 NAME = "shadow"
 _OLDER = 0.9  # weight of the times before in the mean time of an image
@@ -31,18 +30,11 @@ class ShadowReport:
     found: ComparisonReport = field(default_factory=ComparisonReport)  # how the two compare
 
 
-class ShadowRecord:
-    """Written by the inference thread, the comparison and whoever prepares the second student; read by others."""
+class ShadowRecord(Record[ShadowReport]):
+    """Written by the inference thread, the comparison and whoever prepares the second student."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._report = ShadowReport()
-
-    @property
-    def report(self) -> ShadowReport:
-        """What is so now."""
-        with self._lock:
-            return self._report
+        super().__init__(ShadowReport())
 
     def began(self, first: str, second: str) -> None:
         """Two students are compared from now on."""
@@ -59,30 +51,26 @@ class ShadowRecord:
         with self._lock:
             before = self._report.milliseconds
             mean = milliseconds if math.isnan(before) else _OLDER * before + (1.0 - _OLDER) * milliseconds
-            self._report = replace(self._report, completed=self._report.completed + 1, milliseconds=mean)
+            self._change(counted="completed", milliseconds=mean)
 
     def skipped(self, why: str) -> None:
         """An image was left out."""
-        with self._lock:
-            self._report = replace(self._report, skipped=self._report.skipped + 1, why_skipped=why)
+        self._change(counted="skipped", why_skipped=why)
 
     def failed(self, why: str) -> bool:
         """The shadow failed; whether for another reason than the last time."""
         with self._lock:
             new = why != self._report.why_failed
-            failed = self._report.failed + 1
-            self._report = replace(self._report, failed=failed, why_failed=why, failed_s=time.perf_counter())
+            self._change(counted="failed", why_failed=why, failed_s=time.perf_counter())
         return new
 
     def without_pose(self, why: str) -> None:
         """Nothing said where the robot was at an image."""
-        with self._lock:
-            self._report = replace(self._report, without_pose=why)
+        self._change(without_pose=why)
 
     def compared(self, found: ComparisonReport) -> None:
         """How the students compare by now."""
-        with self._lock:
-            self._report = replace(self._report, found=found)
+        self._change(found=found)
 
 
 def shadow_status(report: ShadowReport, deployed: str, now_s: float, recent_s: float, *, every: int) -> Status:

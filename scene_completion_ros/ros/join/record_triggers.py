@@ -33,8 +33,7 @@ class RecordTriggers:
     """
 
     def __init__(self, ask: Ask, counters: FrameCounters) -> None:
-        self._ask = ask
-        self._counters = counters
+        self._ask, self._counters = ask, counters
         self._epoch: Epoch | None = None
         self._then: _Earlier | None = None
         self._last_ns: int | None = None

@@ -26,9 +26,7 @@ class SceneMemory:
     """
 
     def __init__(self, grid: VoxelGrid, threshold: float, counters: FrameCounters, record: FusionRecord) -> None:
-        self._grid = grid
-        self._threshold = threshold
-        self._counters = counters
+        self._grid, self._threshold, self._counters = grid, threshold, counters
         self._record = record
         self._map: TemporalFusion | None = None
         self._epoch: Epoch | None = None
@@ -106,7 +104,8 @@ class SceneMemory:
         return voxels, lambda: probability
 
     def _map_for(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> TemporalFusion:
-        settings = fusion_settings(parameters)
+        # Only what the image sees is seen: nothing is cleared from memory.
+        settings = FusionSettings(seen_for=0.0, forget_after=parameters.fusion_forget_after)
         if self._map is not None and self._map.settings != settings:
             self._map = None  # two would need twice the memory
             self._record.started("its parameters were changed")
@@ -127,8 +126,3 @@ def label_of_no_class(voxels: SemanticVoxels, parameters: NodeParameters) -> int
         return names.index(UNKNOWN)
     ignored = ignored_names(parameters.obstacle_ignored_classes)
     return next((label for label, name in enumerate(names) if name not in ignored), 0)
-
-
-def fusion_settings(parameters: NodeParameters) -> FusionSettings:
-    """How much memory counts; only what the image sees is seen (`seen_for` is 0): nothing is cleared from memory."""
-    return FusionSettings(seen_for=0.0, forget_after=parameters.fusion_forget_after)

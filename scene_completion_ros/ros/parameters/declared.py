@@ -54,12 +54,13 @@ class DeclaredParameters:
     """
 
     def __init__(self, node: Any, check_change: Callable[[NodeParameters], None] = lambda _: None) -> None:
-        self._node = node
-        self._check_change = check_change
+        self._node, self._check_change = node, check_change
         values: dict[str, Any] = {spec.field: declare(node, spec) for spec in SCHEMA}
         self._at_start = NodeParameters(**values)
-        for warning in unknown_parameters(node):
-            node.get_logger().warning(warning)
+        # rclpy has no public way to ask what was given; rclcpp calls it get_parameter_overrides.
+        for name in getattr(node, "_parameter_overrides", {}):
+            if not node.has_parameter(name):
+                node.get_logger().warning(unknown_parameter(name))
         node.add_on_set_parameters_callback(self._on_change)
 
     def snapshot(self) -> NodeParameters:
@@ -117,13 +118,6 @@ def descriptor(spec: ParameterSpec) -> Any:
     elif spec.choices or spec.path:
         made.additional_constraints = spec.allowed
     return made
-
-
-def unknown_parameters(node: Any) -> list[str]:
-    """Warnings about what was given for an rclpy node under names that it, with all declared, does not know."""
-    # rclpy has no public way to ask what was given; rclcpp calls it get_parameter_overrides.
-    given = getattr(node, "_parameter_overrides", {})
-    return [unknown_parameter(name) for name in given if not node.has_parameter(name)]
 
 
 def unknown_parameter(name: str) -> str:

@@ -34,9 +34,7 @@ class Placements:
     def __init__(
         self, source: TransformSource | None, default: RigidTransform, trained_height: Callable[[], float]
     ) -> None:
-        self._source = source
-        self._default = default
-        self._trained_height = trained_height
+        self._source, self._default, self._trained_height = source, default, trained_height
 
     def expected(self, parameters: NodeParameters) -> RigidTransform:
         """Pose of the camera in the grid before any image came: right, unless a source of transforms says otherwise."""
@@ -83,7 +81,6 @@ class Placements:
         return Placement(grid_frame, grid_from_camera, identity, base or grid_frame, map_from_grid)
 
     def _place_with_camera(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
-        """The grid is attached to the camera."""
         camera_from_grid = self._default.inverse()
         base, source = parameters.base_frame, self._source_for(parameters)
         if base:

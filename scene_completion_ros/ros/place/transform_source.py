@@ -55,8 +55,7 @@ class TopicTransforms:
         on_rejected: Callable[[str], None],  # called with the reason for each transform that is left out
         resources: ExitStack,
     ) -> None:
-        self._on_arrival = on_arrival
-        self._on_rejected = on_rejected
+        self._on_arrival, self._on_rejected = on_arrival, on_rejected
         self._buffer = TransformBuffer(keep_ns=KEEP_NS)
         self._reported: Counter[str] = Counter()
         for extrinsic in fixed:
@@ -140,22 +139,20 @@ class Tf2Transforms:
         try:
             latest_ns = self._buffer.get_latest_common_time(target, source).nanoseconds  # 0 where all is fixed
             held = 0 < stamp_ns - latest_ns <= tolerance_ns and latest_ns > 0
-            return self._find(target, source, Time(nanoseconds=latest_ns if held else stamp_ns))
+            time = Time(nanoseconds=latest_ns if held else stamp_ns)
+            transform = self._buffer.lookup_transform(target, source, time).transform
         except self._tf2.ExtrapolationException as error:
             raise self._missing(target, source, error, may_come=stamp_ns > latest_ns) from None
         except self._tf2.TransformException as error:
             raise self._missing(target, source, error, may_come=True) from None
-
-    def forget(self) -> None:
-        """See `TransformSource`."""
-        self._buffer.clear()
-
-    def _find(self, target: str, source: str, time: Any) -> RigidTransform:
-        transform = self._buffer.lookup_transform(target, source, time).transform
         rotation, translation = transform.rotation, transform.translation
         return RigidTransform.from_quaternion(
             (rotation.x, rotation.y, rotation.z, rotation.w), (translation.x, translation.y, translation.z)
         )
+
+    def forget(self) -> None:
+        """See `TransformSource`."""
+        self._buffer.clear()
 
     @staticmethod
     def _missing(target: str, source: str, error: object, *, may_come: bool) -> NotYetError:

@@ -156,7 +156,7 @@ class Outputs:
         self._ground_made_for: tuple[float, ...] | None = None
         result_qos = BEST_EFFORT_QOS if best_effort else OUTPUT_DEPTH
         makers: dict[str, _Make] = {
-            topics.VOXEL_GRID: self._voxel_grid,
+            topics.VOXEL_GRID: lambda scene: [voxel_grid_message(scene.voxels, scene.placement.frame_id)],
             topics.OCCUPANCY_GRID: self._occupancy_grid,
             topics.ELEVATION: self._elevation,
             topics.OBSTACLES: self._obstacles,
@@ -169,7 +169,7 @@ class Outputs:
         }
         for camera in cameras or ("",):
             depth, camera_info = topics.depth_topics(camera)
-            made = functools.partial(self._depth, camera), functools.partial(self._depth_camera_info, camera)
+            made = functools.partial(_depths, camera), functools.partial(_depth_camera_infos, camera)
             self._results[depth] = self._create(topics.DEPTH, depth, qos=result_qos), made[0]
             self._results[camera_info] = self._create(topics.DEPTH_CAMERA_INFO, camera_info, qos=result_qos), made[1]
         self._unlabelled = {*self._results} - {topics.VOXELS} | {topics.CLEARING, topics.ELEVATION, topics.FREE_SPACE}
@@ -262,23 +262,6 @@ class Outputs:
         )
         return [self._cloud]
 
-    def _depth(self, camera: str, scene: Scene) -> list[Any]:
-        return [
-            depth_message(frame.completion.shown_depth, frame.stamp_ns, frame.frame_id)
-            for frame in scene.frames
-            if frame.name == camera
-        ]
-
-    def _depth_camera_info(self, camera: str, scene: Scene) -> list[Any]:
-        return [
-            camera_info_message(frame.completion.depth_camera, frame.stamp_ns, frame.frame_id)
-            for frame in scene.frames
-            if frame.name == camera
-        ]
-
-    def _voxel_grid(self, scene: Scene) -> list[Any]:
-        return [voxel_grid_message(scene.voxels, scene.placement.frame_id)]
-
     def _occupancy_grid(self, scene: Scene) -> list[Any]:
         voxels, placement, parameters = scene.voxels, scene.placement, scene.parameters
         if placement.assumed_height is not None:
@@ -357,6 +340,16 @@ class Outputs:
         if marker.text:
             self._counters.warn(topics.MARKERS, f"{topics.MARKERS}: {marker.text}")
         return [marker]
+
+
+def _depths(camera: str, scene: Scene) -> list[Any]:
+    frames = (frame for frame in scene.frames if frame.name == camera)
+    return [depth_message(frame.completion.shown_depth, frame.stamp_ns, frame.frame_id) for frame in frames]
+
+
+def _depth_camera_infos(camera: str, scene: Scene) -> list[Any]:
+    frames = (frame for frame in scene.frames if frame.name == camera)
+    return [camera_info_message(frame.completion.depth_camera, frame.stamp_ns, frame.frame_id) for frame in frames]
 
 
 def ignored_here(voxels: SemanticVoxels, parameters: NodeParameters) -> list[int]:

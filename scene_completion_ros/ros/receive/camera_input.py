@@ -50,15 +50,9 @@ class CameraInput:
         order: StampOrder,
         resources: ExitStack,
     ) -> None:
-        self._node = node
-        self._parameters = parameters
-        self.name = name
-        self._deliver = deliver
-        self._prepare_model = prepare
-        self._restart = restart
-        self._counters = counters
-        self._order = order
-        self._resources = resources
+        self._node, self._parameters, self.name = node, parameters, name
+        self._deliver, self._prepare_model, self._restart = deliver, prepare, restart
+        self._counters, self._order, self._resources = counters, order, resources
         # The newest usable message, how it was read, and what for.
         self._camera_info: Any = None
         self._camera: Camera | None = None
@@ -176,7 +170,7 @@ class CameraInput:
 
     def _on_image(self, message: Any) -> None:
         arrived_s = time.perf_counter()
-        self._counters.count_received()
+        self._counters.count("received")
         try:
             self._receive(message, arrived_s)
         except Exception as error:  # of a message that nobody thought of: it must not end the node
@@ -226,7 +220,6 @@ class CameraInput:
         return True
 
     def _admit(self, frame: Frame) -> None:
-        """Pass an image on with the CameraInfo that belongs to it."""
         self._pass_on(frame, self._matching_camera(frame, final=False))
 
     def _turn_away(self, frame: Frame, error: NotYetError) -> None:

@@ -36,9 +36,7 @@ class ImageSets(Generic[Item]):
         on_waiting: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._deliver = deliver
-        self._unused = unused
-        self._on_waiting = on_waiting
+        self._deliver, self._unused, self._on_waiting = deliver, unused, on_waiting
         self._clock = clock
         self._queues: dict[str, deque[_Waiting[Item]]] = {name: deque() for name in names}
         self._absent: set[str] = set()

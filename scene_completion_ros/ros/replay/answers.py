@@ -71,10 +71,8 @@ class Answers:
         """
         self.heard = self.heard or topic == topics.VOXELS
         stamp_ns, frame_id = stamp_nanoseconds(message.header.stamp), message.header.frame_id
-        for sent in self.waiting:
-            if (sent.stamp_ns, sent.frame_id) == (stamp_ns, frame_id) and topic not in sent.answers:
-                break
-        else:
+        sent = next((one for one in self._of(stamp_ns, frame_id) if topic not in one.answers), None)
+        if sent is None:
             return
         sent.answers[topic] = message
         sent.answered_s = arrived_s
@@ -84,18 +82,19 @@ class Answers:
 
     def take_drop(self, stamp_ns: int, frame_id: str, reason: str) -> None:
         """Take note that the node dropped an image: nothing more is expected of it."""
-        for sent in self.waiting:
-            if (sent.stamp_ns, sent.frame_id) == (stamp_ns, frame_id) and not sent.answers and not sent.dropped:
-                sent.dropped = reason
-                return
+        sent = next((one for one in self._of(stamp_ns, frame_id) if not one.answers and not one.dropped), None)
+        if sent is not None:
+            sent.dropped = reason
+
+    def _of(self, stamp_ns: int, frame_id: str) -> list[SentImage]:
+        return [sent for sent in self.waiting if (sent.stamp_ns, sent.frame_id) == (stamp_ns, frame_id)]
 
     def next_dropped(self) -> SentImage | None:
         """Remove the next image that the node has dropped."""
-        for sent in self.waiting:
-            if sent.dropped:
-                self.waiting.remove(sent)
-                return sent
-        return None
+        dropped = next((sent for sent in self.waiting if sent.dropped), None)
+        if dropped is not None:
+            self.waiting.remove(dropped)
+        return dropped
 
     def answered(self, sent: SentImage) -> bool:
         """Whether all wanted answers to an image have arrived."""

@@ -2,25 +2,17 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from scene_completion_ros.bags.reader import BagMessage, BagReader
+from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import COMPRESSED_TYPE, BagWriter, write_transforms
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
+from scene_completion_ros.ros.replay import results
 from scene_completion_ros.ros.replay.played_node import NodeProcess
-from scene_completion_ros.ros.replay.results import (
-    Percentiles,
-    Playback,
-    ReplayResult,
-    ReplayStatistics,
-    check_fusion_topics,
-    check_topics,
-)
-
-__all__ = ["Percentiles", "Playback", "ReplayResult", "ReplayStatistics", "replay_over_dds"]
+from scene_completion_ros.ros.replay.results import Playback, ReplayResult, ReplayStatistics
 
 RECTIFIED_TOPIC = "image_rect"
 LOCK_STEP_PATIENCE_S = 3.0  # with transforms that are late
@@ -60,11 +52,10 @@ def replay_over_dds(
     playback = playback or Playback()
     dds.use_shipped_profile()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # the rest of the network need not hear of it
-    from scene_completion_ros.ros.replay.inputs import Source
-    from scene_completion_ros.ros.replay.player import Player
+    from scene_completion_ros.ros.replay.player import Player, Source
 
     reader.choose_image_topic(topic)
-    check_topics(playback, reader.topics, topic)
+    results.check_topics(playback, reader.topics, topic)
     source = Source(
         topic=topic,
         compressed=reader.topics[topic] == COMPRESSED_TYPE,
@@ -74,7 +65,7 @@ def replay_over_dds(
     )
     parameters = {"image.qos": "reliable", **(node_parameters or {})}
     parameters |= {"grid.frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
-    check_fusion_topics(playback, parameters)
+    results.check_fusion_topics(playback, parameters)
     if playback.rate is None:  # what reaches an image must not depend on the speed of the machine
         given = parameters.get("transform.timeout")
         parameters["transform.timeout"] = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)
@@ -93,16 +84,11 @@ def replay_over_dds(
         player.warm_up()
         statistics.startup_s = time.perf_counter() - started_s
         try:
-            player.play(reader.messages([topic]), _further_messages(reader, playback, stack))
+            # Further topics have a reader of their own, for it runs alongside that of the images.
+            further = stack.enter_context(BagReader(reader.path)).messages(playback.also) if playback.also else ()
+            player.play(reader.messages([topic]), further)
         finally:
             statistics.peak_memory_mib = node.peak_memory_mib()
         node.stop()
         statistics.node_log = node.log()
         return statistics
-
-
-def _further_messages(reader: BagReader, playback: Playback, stack: ExitStack) -> Iterable[BagMessage]:
-    """The messages of further topics, by a reader of its own, for it runs alongside that of the images."""
-    if not playback.also:
-        return ()
-    return stack.enter_context(BagReader(reader.path)).messages(playback.also)

@@ -3,6 +3,8 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,19 +12,18 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import OccupancyGrid
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import String
 
 from scene_completion_ros.bags.reader import BagMessage
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError, SceneCompletionError
+from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.ros import dds, messages, topics
 from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.replay.answers import Answers, ResultCollector, SentImage
-from scene_completion_ros.ros.replay.inputs import QUEUE, InputPublishers, Source
 from scene_completion_ros.ros.replay.played_node import NodeProcess
 from scene_completion_ros.ros.replay.results import LEAD_NS, DeferredResults, Playback, ReplayResult, ReplayStatistics
 
@@ -34,8 +35,75 @@ SPIN_S = 0.05
 NOTICE_PATIENCE_S = 5.0
 SHADOW_PATIENCE_S = 5.0
 OTHERS_TIMEOUT_S = 5.0  # to play anyway, to a node that hears another publisher of a topic too, which is best effort
+QUEUE = 1000  # reliable, so nothing gets lost on the way
 
 COLLECTED = {topics.VOXELS: PointCloud2, topics.DEPTH: Image, topics.DEPTH_CAMERA_INFO: CameraInfo}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is played: images, and the calibration that goes with them."""
+
+    topic: str
+    compressed: bool  # whether it holds CompressedImage
+    camera: Camera
+    camera_info: Any  # the bag's own message, None to make one from the camera
+    also: Mapping[str, str]  # further recorded topics -> message type
+
+
+class InputPublishers:
+    """Publishers of a replay, in its node's namespace. Raises SceneCompletionError if a message package is missing."""
+
+    def __init__(self, node: Any, source: Source) -> None:
+        self._source, self._node = source, node
+        queue = QoSProfile(depth=QUEUE)
+        image_type, image_topic = (
+            (CompressedImage, f"{topics.IMAGE}/compressed") if source.compressed else (Image, topics.IMAGE)
+        )
+        self._images = node.create_publisher(image_type, image_topic, queue)
+        self._camera_infos = node.create_publisher(CameraInfo, topics.CAMERA_INFO, queue)
+        latched = QoSProfile(depth=QUEUE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._others = {
+            topic: node.create_publisher(
+                messages.message_class(kind, topic), topic, latched if topic.endswith("tf_static") else queue
+            )
+            for topic, kind in source.also.items()
+        }
+
+    @property
+    def heard(self) -> bool:
+        """Whether somebody subscribed to both image and CameraInfo."""
+        return bool(self._images.get_subscription_count() and self._camera_infos.get_subscription_count())
+
+    def others_heard_by(self, node: str) -> bool:
+        """Whether a node hears all further topics: reliably, once it saw the publishers (`AdaptiveSubscription`)."""
+        for publisher in self._others.values():
+            subscribed = [
+                info
+                for info in self._node.get_subscriptions_info_by_topic(publisher.topic_name)
+                if f"{info.node_namespace.rstrip('/')}/{info.node_name}" == node
+            ]
+            if any(info.qos_profile.reliability != ReliabilityPolicy.RELIABLE for info in subscribed):
+                return False
+            if publisher.get_subscription_count() < len(subscribed):
+                return False
+        return True
+
+    def image(self, message: Any) -> None:
+        """Publish an image: a message, or one that is serialised (CDR)."""
+        self._images.publish(message)
+
+    def camera_info(self, stamp_ns: int, frame_id: str) -> None:
+        """Publish the calibration with a stamp; the recorded one keeps its frame."""
+        if self._source.camera_info is None:
+            message = messages.camera_info_message(self._source.camera, stamp_ns, frame_id)
+        else:
+            message = messages.copied_camera_info(self._source.camera_info, stamp_ns)
+        self._camera_infos.publish(message)
+
+    def other(self, recorded: BagMessage) -> None:
+        """Publish a message of a further topic as it was recorded."""
+        self._others[recorded.topic].publish(recorded.cdr)
 
 
 class Player:
@@ -70,11 +138,11 @@ class Player:
         self._begun_s = 0.0
         self._last_drop = ""
         self._shadow_statuses = 0  # times
-        self._context, self._node = dds.join_graph(
-            lambda context: rclpy.create_node("scene_completion_replay", namespace=process.namespace, context=context)
+        self._graph = ExitStack()
+        self._node, self._executor = dds.join_graph(
+            lambda context: rclpy.create_node("scene_completion_replay", namespace=process.namespace, context=context),
+            self._graph,
         )
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
         try:
             self._inputs = InputPublishers(self._node, source)
             self._subscribe(f"{process.full_name}/")
@@ -116,10 +184,7 @@ class Player:
     def close(self) -> None:
         """Leave the ROS graph."""
         self._deferred.close()
-        self._executor.shutdown()
-        self._node.destroy_node()
-        self._context.try_shutdown()
-        self._context.destroy()
+        self._graph.close()
 
     def warm_up(self) -> None:
         """Send grey images until the newest of them is answered on every topic and the legend is there.

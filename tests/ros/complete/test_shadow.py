@@ -18,7 +18,8 @@ from scene_completion_ros.ros.complete.shadow import Shadow
 from scene_completion_ros.ros.frame import Epoch, Frame, Placement, Scene, Selection
 from scene_completion_ros.ros.messages import image_message
 from scene_completion_ros.ros.parameters.schema import NodeParameters
-from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayStatistics, replay_over_dds
+from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
+from scene_completion_ros.ros.replay.results import Playback, ReplayStatistics
 from scene_completion_ros.ros.student import Student
 from tests.inference.small_bundle import PLAIN_STUDENT, make_small_bundle
 from tests.ros.camera_to_voxels import CAMERA, some_image
@@ -94,11 +95,10 @@ def test_answers_stay_with_the_student_whichever_is_deployed(
     shadow = Shadow(grid, get_logger("test"))
     shadow.follow_with(students[0], students[1])
     assert [shadow.wants(parameters) for _ in range(4)] == [False, True, False, True]
-    model = models[deployed]
     published = Frame("", "image", image_message(some_image(1), 7, "front"), 7, 0.0, parameters)
     identity = RigidTransform.identity()
     published.placement = Placement("front", pose, identity, "front", identity, odometry_from_grid=pose)
-    published.completion = model.complete(some_image(1))
+    published.completion = models[deployed].complete(some_image(1))
     scene = Scene((published,), parameters, Selection(students[deployed], Words()), Epoch(0, 0))
     shadow.follow(scene)
     shadow._comparing.shutdown()

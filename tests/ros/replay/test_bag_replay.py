@@ -13,9 +13,9 @@ from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import STREET, BagWriter
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.ros.messages import processing_times
 from scene_completion_ros.ros.replay.answers import Answers
-from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayResult, ReplayStatistics, replay_over_dds
+from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
+from scene_completion_ros.ros.replay.results import Playback, ReplayResult, ReplayStatistics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.inference.small_bundle import class_names
 from tests.ros.camera_to_voxels import CAMERA, FRAME, some_image
@@ -172,5 +172,5 @@ def test_real_time_with_given_camera_and_compressed_images(tmp_path: Path, node_
     with BagReader(tmp_path / "completed") as written:
         assert written.counts["/image/compressed"] == statistics.frames_out
         recorded = written.messages([topics.default_name(topics.PROCESSING_TIME)])
-        assert [processing_times(one.message) for one in recorded] == [result.stages_ms for result in results]
+        assert [messages.processing_times(one.message) for one in recorded] == [result.stages_ms for result in results]
     assert all(result.image_rgb.shape == (CAMERA.height, CAMERA.width, 3) for result in results)

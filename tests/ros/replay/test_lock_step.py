@@ -15,8 +15,8 @@ from scene_completion_ros.geometry.extrinsics import Extrinsic
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros.place.transform_source import transform_message
 from scene_completion_ros.ros.replay import bag_replay
-from scene_completion_ros.ros.replay.bag_replay import Playback, ReplayResult, replay_over_dds
 from scene_completion_ros.ros.replay.played_node import NodeProcess
+from scene_completion_ros.ros.replay.results import Playback, ReplayResult
 from tests.ros.fusing_drive import FusedTruth
 from tests.ros.moving_robot import MOUNT, ODOM, odometry_message, pose
 from tests.ros.replay.test_bag_replay import CAMERA, FRAME, START_NS, STEP_NS, write_bag
@@ -69,7 +69,7 @@ def test_two_runs_write_the_same_recording_of_joined_images(
     for run in ("first", "second"):
         (tmp_path / run).mkdir()
         with BagReader(tmp_path / "drive") as reader:
-            statistics = replay_over_dds(
+            statistics = bag_replay.replay_over_dds(
                 reader,
                 TOPIC,
                 output_bag=tmp_path / run / "completed",
@@ -114,7 +114,7 @@ def test_a_node_that_stops_answering_is_reported_and_what_came_before_is_kept(
     monkeypatch.setattr(bag_replay, "NodeProcess", Remembered)
     monkeypatch.setattr(NodeProcess, "stop", thawed)
     with BagReader(tmp_path / "drive") as reader, pytest.raises(SceneCompletionError) as caught:
-        replay_over_dds(
+        bag_replay.replay_over_dds(
             reader,
             TOPIC,
             output_bag=tmp_path / "completed",

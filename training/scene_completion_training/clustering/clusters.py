@@ -15,6 +15,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.untrusted_files import read_json, read_tensors, shown
 from scene_completion_ros.voxels.colours import spread_colour
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
+from scene_completion_training.arrays import Floats, Halves, Ints, Reals
 
 CLUSTER_FILE = "clusters.safetensors"
 HELD_OUT = 5  # every so many-th point is kept out of the fit, and says how well it does
@@ -34,14 +35,14 @@ CLASS_COLOURS: dict[str, tuple[int, int, int]] = {
 class Clusters:
     """Cosine clusters: centres of length one, float32 [K, C]."""
 
-    centres: NDArray[np.float32]
+    centres: Floats
 
-    def assign(self, codes: NDArray[np.float32]) -> NDArray[np.int64]:
+    def assign(self, codes: Floats) -> Ints:
         """The cluster [N] of each code [N, C]: that of the largest cosine."""
         return np.asarray((codes @ self.centres.T).argmax(axis=1), dtype=np.int64)
 
 
-def fit_clusters(codes: NDArray[np.float32], count: int, *, seed: int = 0) -> Clusters:
+def fit_clusters(codes: Floats, count: int, *, seed: int = 0) -> Clusters:
     """K-means of codes of length one [N, C], with centres of length one: the best of several starts.
 
     On the sphere the squared Euclidean distance is two minus twice the cosine: with centres brought back to length one
@@ -56,7 +57,7 @@ def fit_clusters(codes: NDArray[np.float32], count: int, *, seed: int = 0) -> Cl
     return Clusters((found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-9)).astype(np.float32))
 
 
-def write_clusters(file: Path, clusters: Clusters, codes: NDArray[np.float32], units: NDArray[np.float16]) -> None:
+def write_clusters(file: Path, clusters: Clusters, codes: Floats, units: Halves) -> None:
     """Writes the centres, and the units [N, E] of points with the clusters of their codes [N, C], in random order."""
     order = np.random.default_rng(0).permutation(len(codes))
     arrays: dict[str, NDArray[Any]] = {
@@ -67,7 +68,7 @@ def write_clusters(file: Path, clusters: Clusters, codes: NDArray[np.float32], u
     write_whole(file, tensor_bytes(arrays))
 
 
-def read_clusters(file: Path) -> tuple[Clusters, NDArray[np.float16], NDArray[np.int64]]:
+def read_clusters(file: Path) -> tuple[Clusters, Halves, Ints]:
     """Reads centres, units [N, E] and clusters [N]; a `ConfigurationError` if the file is missing or damaged."""
     cure = "Make it with `scene-completion classes`"
     arrays = read_tensors(file, ConfigurationError, cure=cure)
@@ -80,16 +81,16 @@ def read_clusters(file: Path) -> tuple[Clusters, NDArray[np.float16], NDArray[np
 class LabelHead:
     """Logits of the classes: weight · units + bias."""
 
-    weight: NDArray[np.float32]  # float32 [K, E]
-    bias: NDArray[np.float32]  # float32 [K]
+    weight: Floats  # float32 [K, E]
+    bias: Floats  # float32 [K]
     agreement: float  # share of the held-out points to which it gives the class that their cluster has
 
-    def assign(self, units: NDArray[np.floating]) -> NDArray[np.int64]:
+    def assign(self, units: Reals) -> Ints:
         """The class [N] of each point with units [N, E]: that of the largest logit."""
         return np.asarray((units @ self.weight.T + self.bias).argmax(axis=1), dtype=np.int64)
 
 
-def fit_label_head(units: NDArray[np.floating], classes: NDArray[np.int64], count: int) -> LabelHead:
+def fit_label_head(units: Reals, classes: Ints, count: int) -> LabelHead:
     """Multinomial logistic regression of classes [N], of `count`, on standardised hidden units [N, E], in random order.
 
     Between units and clusters lie two networks, of which nothing is left on the robot. A map from the units alone gives
@@ -126,7 +127,7 @@ class NamedClusters:
     class_colours: tuple[tuple[int, int, int], ...]  # RGB of each class, 0..255
     class_of_cluster: tuple[int, ...]  # the class of each cluster
 
-    def classes(self, clusters: NDArray[np.int64]) -> NDArray[np.int64]:
+    def classes(self, clusters: Ints) -> Ints:
         """Classes [...] of clusters [...]."""
         return np.asarray(self.class_of_cluster, np.int64)[clusters]
 

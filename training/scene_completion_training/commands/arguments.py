@@ -21,11 +21,9 @@ if TYPE_CHECKING:
 SHARED_DATA = "SCENE_COMPLETION_DATA"  # environment variable that names the folder of the recordings
 
 
-def add_paths(
-    parser: argparse._ActionsContainer, flag: str, metavar: str, meaning: str, *, required: bool = False
-) -> None:
+def add_paths(parser: argparse._ActionsContainer, flag: str, shown: str, text: str, *, required: bool = False) -> None:
     """Declare an argument that takes one or more files or folders; none where it is left out."""
-    parser.add_argument(flag, type=Path, nargs="+", default=[], required=required, metavar=metavar, help=meaning)
+    parser.add_argument(flag, type=Path, nargs="+", default=[], required=required, metavar=shown, help=text)
 
 
 def add_windows(parser: argparse.ArgumentParser) -> None:

@@ -19,13 +19,9 @@ EVERY = 5  # of which frames voxels are scored where the command line says nothi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate geometry``."""
-    arguments.add_paths(
-        parser,
-        "--data",
-        "FOLDER",
-        "towns of street-world, folders in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360, "
-        "bags and what is extracted from them, with LiDAR; for depth also DATE/DATE_drive_NNNN_sync of KITTI raw",
-    )
+    meaning = "towns of street-world, folders in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360, bags and "
+    meaning += "what is extracted from them, with LiDAR; for depth also DATE/DATE_drive_NNNN_sync of KITTI raw"
+    arguments.add_paths(parser, "--data", "FOLDER", meaning)
     arguments.add_windows(parser)
     arguments.add_models(parser)
     parser.add_argument("--depth", action="store_true", help="score depth against LiDAR instead of voxels")
@@ -139,13 +135,7 @@ def _controls(
     """The controls of a recording: towns have the prior of training towns, windows that of the training windows."""
     from scene_completion_ros.sequences import kitti
     from scene_completion_ros.sequences.opening import holds_voxels, open_recording
-    from scene_completion_training.evaluation.controls import (
-        EmptyControl,
-        fit_prior,
-        prior_of_windows,
-        stereo_truths,
-        surface_controls,
-    )
+    from scene_completion_training.evaluation import controls
     from scene_completion_training.evaluation.geometry import calibrate_model, voxel_frames
 
     town_prior: list[DensityModel] = []
@@ -153,18 +143,19 @@ def _controls(
         towns = [open_recording(folder) for folder in args.prior]
         if args.prior_voxels == "exact":
             found = (frame.truth.voxels for frame in voxel_frames(towns))
-            town_prior = [fit_prior(truth for truth in found if truth is not None)]
+            town_prior = [controls.fit_prior(truth for truth in found if truth is not None)]
         else:
-            prior: DensityModel = fit_prior(truth for town in towns for truth in stereo_truths(town))
+            prior: DensityModel = controls.fit_prior(truth for town in towns for truth in controls.stereo_truths(town))
             town_prior = [calibrate_model(prior, voxel_frames(validation, args.every)) if validation else prior]
-    window_prior = prior_of_windows(windows) if args.controls and windows is not None else None
+    window_prior = controls.prior_of_windows(windows) if args.controls and windows is not None else None
 
-    def controls(sequence: "PosedSequence") -> "list[DensityModel]":
+    def of_recording(sequence: "PosedSequence") -> "list[DensityModel]":
         if not args.controls:
             return []
-        own: list[DensityModel] = [EmptyControl(), *surface_controls(sequence, models[0] if models else None)]
+        first = models[0] if models else None
+        own: list[DensityModel] = [controls.EmptyControl(), *controls.surface_controls(sequence, first)]
         if window_prior is not None and holds_voxels(sequence, source=kitti.SOURCE):
             return [*own, window_prior(sequence)]
         return [*own, *town_prior]
 
-    return controls
+    return of_recording

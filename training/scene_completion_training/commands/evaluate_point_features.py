@@ -60,8 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit, score, print and write."""
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_training.evaluation.instances import GROUNDING, INSTANCES
-    from scene_completion_training.evaluation.probes import POINTS
+    from scene_completion_training.evaluation import instances, probes
 
     check_methods("--method", args.method)
     if not args.method:
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         what, cure = "one is given without the other", "Give both, or neither"
         raise ConfigurationError(what, where="--phrases, --text-encoder", cure=cure)
     train, data = _opened(args, args.train, args.train_split), _opened(args, args.data, args.data_split)
-    encode, scores = _encoder(args), Scores([POINTS, INSTANCES, GROUNDING])
+    encode, scores = _encoder(args), Scores([probes.POINTS, instances.INSTANCES, instances.GROUNDING])
     for method, seed, number in _methods(args):
         _score(args, scores, method, (seed, number), (train, data), encode)
         print(f"{method.name}: scored", flush=True)
@@ -87,57 +86,41 @@ def _score(
     encode: Encoder | None,
 ) -> None:
     """Fits what reads the features of a method, and scores it; seeds are its own and its place among those."""
-    from scene_completion_training.evaluation.instances import (
-        GROUNDING,
-        INSTANCES,
-        Instances,
-        asked,
-        fit_grounding,
-        fit_instances,
-        read_phrases,
-        true_things,
-    )
-    from scene_completion_training.evaluation.probes import (
-        POINTS,
-        ProbeAnswer,
-        drawn_rows,
-        fit_probes,
-        labelled_points,
-        side_by_side,
-    )
+    from scene_completion_training.evaluation import instances, probes
 
     (seed, number), (train, data) = seeds, scenes
     names = train.classes or next(iter(train.values())).classes
-    labelled = labelled_points(method, train, args.train_points, seed)
+    labelled = probes.labelled_points(method, train, args.train_points, seed)
     few = {"each_level": args.levels, "shares": args.shares, "points": args.points}
-    probes = list(fit_probes(method.name, labelled, names, **few, seed=seed, steps=PROBE_STEPS))
+    fitted = list(probes.fit_probes(method.name, labelled, names, **few, seed=seed, steps=PROBE_STEPS))
     finder = head = None
     if args.instances or args.offered == "found":
-        finder = fit_instances(method.name, labelled, names, seed=seed, steps=PROBE_STEPS)
+        finder = instances.fit_instances(method.name, labelled, names, seed=seed, steps=PROBE_STEPS)
     offered = finder if args.offered == "found" else None
-    learned, tested = (read_phrases(file) for file in args.phrases or ()) if encode else ({}, {})
+    learned, tested = (instances.read_phrases(file) for file in args.phrases or ()) if encode else ({}, {})
     if encode:
         told = ((train[name], phrases) for name, phrases in learned.items() if name in train)
-        known = [asked(scene, method.features(scene, None), phrases, offered) for scene, phrases in told]
-        head = fit_grounding(method.name, known, encode, seed=seed)
+        known = [instances.asked(scene, method.features(scene, None), phrases, offered) for scene, phrases in told]
+        head = instances.fit_grounding(method.name, known, encode, seed=seed)
     for name, scene in data.items():
         if scene.classes != names:
             what, cure = f"its classes are not those of {args.train}", "Name scenes with the same --labels"
             raise ConfigurationError(what, where=name, cure=cure)
-        rows = drawn_rows(scene, args.test_points, 0)
+        rows = probes.drawn_rows(scene, args.test_points, 0)
         assert scene.label is not None
         whole = method.features(scene, None) if finder or head else ()
         drawn = tuple(level[rows] for level in whole) or method.features(scene, rows)
-        for probe in probes:
-            predicted = probe.probe.labels(side_by_side(drawn, probe.levels))
-            scores.add(GROUP, probe, ProbeAnswer(predicted, scene.label[rows]), seed=number, metrics=[POINTS])
+        for probe in fitted:
+            predicted = probe.probe.labels(probes.side_by_side(drawn, probe.levels))
+            answer = probes.ProbeAnswer(predicted, scene.label[rows])
+            scores.add(GROUP, probe, answer, seed=number, metrics=[probes.POINTS])
         if finder and args.instances:
-            true = list(true_things(scene).values())
-            found = Instances(finder.things(scene.points, whole), true, len(scene))
-            scores.add(GROUP, finder, found, seed=number, metrics=[INSTANCES])
+            true = list(instances.true_things(scene).values())
+            found = instances.Instances(finder.things(scene.points, whole), true, len(scene))
+            scores.add(GROUP, finder, found, seed=number, metrics=[instances.INSTANCES])
         if head and encode and name in tested:
-            answer = head.answers(asked(scene, whole, tested[name], offered), encode)
-            scores.add(GROUP, head, answer, seed=number, metrics=[GROUNDING])
+            said = head.answers(instances.asked(scene, whole, tested[name], offered), encode)
+            scores.add(GROUP, head, said, seed=number, metrics=[instances.GROUNDING])
 
 
 def _opened(args: argparse.Namespace, folder: Path, split: str) -> Scenes:

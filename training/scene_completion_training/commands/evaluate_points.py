@@ -72,12 +72,7 @@ def _score(
     args: argparse.Namespace, scores: Any, model: "PointModel", source: "PointSource", probes: Any, prefix: str
 ) -> list[str]:
     """Score the scenes of a source, and say their names."""
-    from scene_completion_training.evaluation.point_semantics import (
-        ScoredMethod,
-        lifted_scores,
-        point_labels,
-        true_classes,
-    )
+    from scene_completion_training.evaluation import point_semantics
     from scene_completion_training.evaluation.probes import ProbeAnswer
     from scene_completion_training.points.lifting import LiftingSettings, PixelTeacher, keep_lifted, phrase_rows
 
@@ -92,7 +87,7 @@ def _score(
         settings = LiftingSettings(**{**model.configuration["lifting"], "points": 0})
     scenes, banks = source.open(Path()), {}
     for name, scene in scenes.items():
-        true, says, lifted = true_classes(scene), dict(probes), None
+        true, says, lifted = point_semantics.true_classes(scene), dict(probes), None
         if worded:
             if scene.classes not in banks:
                 banks[scene.classes] = phrase_rows(_bank(args, scene.classes), scene.classes)
@@ -101,10 +96,10 @@ def _score(
             if lifts:
                 place_of = {**vars(source), "folder": str(Path(source.folder).resolve()), "scene": name}
                 kept = keep_lifted(place_of, lambda: scene, lifts, settings, args.cache)  # noqa: B023 - called at once
-                lifted = lifted_scores(kept, teacher, rows)
-        for method, labels in point_labels(model, scene, says, lifted, "3D", args.repeats).items():
+                lifted = point_semantics.lifted_scores(kept, teacher, rows)
+        for method, labels in point_semantics.point_labels(model, scene, says, lifted, "3D", args.repeats).items():
             group = f"{scenes.source}, {len(scene.classes)} classes"
-            scores.add(group, ScoredMethod(prefix + method, scene.classes), ProbeAnswer(labels, true))
+            scores.add(group, point_semantics.ScoredMethod(prefix + method, scene.classes), ProbeAnswer(labels, true))
         print(f"{name}: scored", flush=True)
     return list(scenes)
 

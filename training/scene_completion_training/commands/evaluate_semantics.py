@@ -32,12 +32,8 @@ CLUSTER_CELL, WORD_CELL = 16, 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate semantics``."""
-    arguments.add_paths(
-        parser,
-        "--data",
-        "FOLDER",
-        "towns, with --bank KITTI windows too, with --sscbench data_2d_raw/DRIVE of KITTI-360",
-    )
+    meaning = "towns, with --bank KITTI windows too, with --sscbench data_2d_raw/DRIVE of KITTI-360"
+    arguments.add_paths(parser, "--data", "FOLDER", meaning)
     arguments.add_windows(parser)
     arguments.add_paths(
         parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes"
@@ -103,18 +99,14 @@ def _run_sscbench(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.semantic_models import SAMPLINGS, FeatureFieldModel
 
     def labelled(folders: Sequence[Path], split: FrameSplit | None) -> list[tuple[PosedSequence, int]]:
-        drives = [
-            kitti_360.open_drive(folder, labels=args.sscbench) for folder in arguments.listed_folders(folders, split)
-        ]
+        listed = arguments.listed_folders(folders, split)
+        drives = [kitti_360.open_drive(folder, labels=args.sscbench) for folder in listed]
         for drive in () if args.allow_missing else drives:
             sscbench.check_complete(drive)
         return list(voxel_places(drives, args.every, split))
 
-    split, naming, sampling = (
-        arguments.read_frames(args.frames),
-        arguments.read_frames(args.name_frames),
-        SAMPLINGS[args.sampling],
-    )
+    split, naming = (arguments.read_frames(named) for named in (args.frames, args.name_frames))
+    sampling = SAMPLINGS[args.sampling]
     scored = labelled(args.data, split)
     named = labelled(args.name_on or args.data, naming) if naming or args.name_on else []
     frames = {(sequence.name, sequence.frames[index].stamp_ns) for sequence, index in named}
@@ -131,19 +123,13 @@ def _run_sscbench(args: argparse.Namespace) -> int:
             raise ConfigurationError("no labelled frames", where="--name-frames", cure=cure)
         drives = [kitti_360.open_drive(folder) for folder in args.cluster_on]
         clustered = [(drive, index) for drive in drives for index in range(0, len(drive), args.every)]
+        shown, labels = clustered or named, placed_frames(named)
         models += semantic_evaluation.fit_models(
-            fields,
-            sampling,
-            clustered or named,
-            placed_frames(named),
-            clusters=CLUSTERS,
-            seed=args.seed,
-            match=match_cityscapes,
+            fields, sampling, shown, labels, clusters=CLUSTERS, seed=args.seed, match=match_cityscapes
         )
     scores = Scores([SSCBENCH])
-    if not scores.run(
-        "SSCBench-KITTI-360", [semantic_evaluation.Labels(model) for model in models], placed_frames(scored)
-    ):
+    methods = [semantic_evaluation.Labels(model) for model in models]
+    if not scores.run("SSCBench-KITTI-360", methods, placed_frames(scored)):
         raise semantic_evaluation.no_voxels("--data and --frames")
     names = list(dict.fromkeys(sequence.name for sequence, _ in scored))
     arguments.write_results(args, scores, names, counted=counted, named=found)
@@ -241,12 +227,10 @@ def _run_words(args: argparse.Namespace) -> int:
 
     bank, words = TextBank.load(args.bank), open_vocabulary.read_words(args.words) if args.words else {}
     density, cutoff = student_density(args.student)
-    models = _requested_models(args, bank, density)
+    models = _requested(args, bank, density)
     split = arguments.read_frames(args.frames)
-    recordings = [
-        open_recording(folder)
-        for folder in arguments.listed_folders((*args.data, *arguments.window_folders(args)), split)
-    ]
+    folders = (*args.data, *arguments.window_folders(args))
+    recordings = [open_recording(folder) for folder in arguments.listed_folders(folders, split)]
     counted = arguments.count_listed(args, recordings)
     training = [open_recording(folder) for folder in args.name_on]
     scores = Scores(open_vocabulary.METRICS)
@@ -257,18 +241,15 @@ def _run_words(args: argparse.Namespace) -> int:
         judge = open_vocabulary.ZeroShot(bank, label_set, words)
         requested = [*_class_prior(args, density, judge, training, label_set), *models]
         methods = [open_vocabulary.Asked(name, model, judge, label_set, cutoff) for name, model in requested]
-        frames = (
-            open_vocabulary.LabelledFrame.of(frame, label_set) for frame in voxel_frames(scored, args.every, split)
-        )
+        of = open_vocabulary.LabelledFrame.of
+        frames = (of(frame, label_set) for frame in voxel_frames(scored, args.every, split))
         if not scores.run(f"{group}, {label_set.name}", methods, frames):
             raise semantic_evaluation.no_voxels(scored)
     arguments.write_results(args, scores, [sequence.name for sequence in recordings], counted=counted)
     return 0
 
 
-def _requested_models(
-    args: argparse.Namespace, bank: TextBank, density: DensityModel
-) -> list[tuple[str, SemanticModel]]:
+def _requested(args: argparse.Namespace, bank: TextBank, density: DensityModel) -> list[tuple[str, SemanticModel]]:
     """Name for tables and model, of each seed of each method; the teacher, lifted, comes first."""
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_training.evaluation import open_vocabulary
@@ -291,9 +272,7 @@ def _requested_models(
         lifted = open_vocabulary.LiftedPixels(teacher, density, WORD_CELL, camera, "2D")
         models.append((lifted.name, lifted))
     for name, *files in args.method:
-        models += [
-            (name, FeatureFieldModel.open(Path(file), name, density, AgglomeratedField, args.space)) for file in files
-        ]
+        models += [(name, FeatureFieldModel.open(Path(f), name, density, AgglomeratedField, args.space)) for f in files]
     for folder in args.bundle:
         name = f"{folder.resolve().name}, deployed"
         models.append((name, open_vocabulary.DeployedFeatures(open_student(folder), bank, density, name)))
@@ -304,17 +283,17 @@ def _class_prior(
     args: argparse.Namespace,
     density: DensityModel,
     judge: ZeroShot,
-    training: Sequence[PosedSequence],
-    label_set: LabelSet,
+    drives: Sequence[PosedSequence],
+    labels: LabelSet,
 ) -> list[tuple[str, SemanticModel]]:
     """Name for tables and model, where it is wanted."""
     from scene_completion_training.evaluation import open_vocabulary
 
     if not args.prior:
         return []
-    number = open_vocabulary.most_frequent(training, label_set, sorted(set(judge.group.tolist())))
+    number = open_vocabulary.most_frequent(drives, labels, sorted(set(judge.group.tolist())))
     prior = open_vocabulary.ClassPrior(judge.rows[judge.group == number][0], density)
-    return [(f"{prior.name}: {label_set.names[number]}", prior)]
+    return [(f"{prior.name}: {labels.names[number]}", prior)]
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -87,14 +87,10 @@ def _export(args: argparse.Namespace) -> None:
     if args.int8_weights and not of_scene:
         what = "is for checkpoints of stage completion"
         raise ConfigurationError(what, where="--int8-weights", cure="Leave it out")
-    bundle = (partial(export_scene, eight_bit=args.int8_weights) if of_scene else export_bundle)(
-        args.source,
-        args.bundle,
-        name=args.name,
-        licence=args.licence,
-        provenance={"trained_on": args.trained_on, "checkpoint": args.source.name},
-        keep_weights=not args.without_weights,
-    )
+    exported = partial(export_scene, eight_bit=args.int8_weights) if of_scene else export_bundle
+    about = {"trained_on": args.trained_on, "checkpoint": args.source.name}
+    options = {"name": args.name, "licence": args.licence, "keep_weights": not args.without_weights}
+    bundle = exported(args.source, args.bundle, provenance=about, **options)
     if bank:
         bundle = bundle.with_vocabulary([space_of_classes(bank, bundle.class_names)], bank)
     _print_files(args.bundle)
@@ -111,15 +107,9 @@ def _export_labelled(args: argparse.Namespace) -> None:
         what = "is needed with --classes"
         raise ConfigurationError(what, where="--student", cure="Name the bundle that the features were trained on")
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None
-    bundle, agreement = export_labelled(
-        args.source,
-        open_student(args.student),
-        args.classes,
-        args.bundle,
-        name=args.name,
-        licence=args.licence,
-        keep_weights=not args.without_weights,
-    )
+    student, options = open_student(args.student), {"name": args.name, "licence": args.licence}
+    kept = not args.without_weights
+    bundle, agreement = export_labelled(args.source, student, args.classes, args.bundle, keep_weights=kept, **options)
     if bank:
         bundle = bundle.with_vocabulary(bundle.feature_spaces, bank)
     _print_files(args.bundle)

@@ -23,10 +23,9 @@ from typing import Any
 from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_workers
-from scene_completion_training.extraction.settings import ExtractionSettings
+from scene_completion_training.extraction.settings import BY_SET, ExtractionSettings
 
 SETTINGS = {setting.name: setting for setting in fields(ExtractionSettings)}
-_BY_SET = "--set "
 _PAIRS = ("calibration", "ego_masks")
 
 
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Output(()), metavar="DIR", help="folder for the sequences")
     others = {}
     for name, setting in SETTINGS.items():
-        if setting.metadata["flag"].startswith(_BY_SET):
+        if setting.metadata["flag"] == BY_SET:
             others[name] = setting
             continue
         option, several = setting.metadata, isinstance(setting.default, tuple)
@@ -84,14 +83,15 @@ def _read(setting: Field[Any], text: str) -> Any:
     except yaml.YAMLError:
         value = None
     if setting.name in _PAIRS and isinstance(value, dict):
-        return _pairs([f"{name}={file}" for name, file in value.items()], _BY_SET + setting.name)
+        return _pairs([f"{name}={file}" for name, file in value.items()], f"{BY_SET} {setting.name}")
     if isinstance(default, tuple) and setting.name not in _PAIRS and isinstance(value, (str, list)):
         return tuple(map(str, [value] if isinstance(value, str) else value))
     kinds: tuple[type, ...] = (bool,) if isinstance(default, bool) else (str,)
     if limits:
         kinds = (int,) if type(default) is int else (int, float)
     if isinstance(default, tuple) or type(value) not in kinds or (choices and value not in choices):
-        raise ConfigurationError(f"{text!r} is no value of it", where=_BY_SET + setting.name, cure=f"As in {default}")
+        where = f"{BY_SET} {setting.name}"
+        raise ConfigurationError(f"{text!r} is no value of it", where=where, cure=f"As in {default}")
     return value if not limits or type(default) is int else float(value)
 
 

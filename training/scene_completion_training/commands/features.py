@@ -52,14 +52,8 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.foundation.teachers import open_teacher
 
     configuration = read_configuration(args.config, args.overrides, Configuration).completed()
-    teacher = open_teacher(
-        args.model,
-        args.layer,
-        args.device,
-        text_encoder=args.text_encoder,
-        template=args.template,
-        class_texts=args.class_texts,
-    )
+    texts = {name: getattr(args, name) for name in ("text_encoder", "template", "class_texts")}
+    teacher = open_teacher(args.model, args.layer, args.device, **texts)
     viewpoint = configuration.viewpoint()
     data = SequencesData(configuration.data, configuration.steps, configuration.seed, viewpoint=viewpoint)
     camera = viewpoint.camera

@@ -35,16 +35,11 @@ def run(args: argparse.Namespace) -> int:
 
     from scene_completion_ros.report.pictures import write_picture
     from scene_completion_ros.whole_files import tensor_bytes, write_whole
-    from scene_completion_training.points.features import (
-        PointNetwork,
-        principal_colours,
-        seen_from_a_corner,
-        seen_from_above,
-    )
+    from scene_completion_training.points import features
     from scene_completion_training.points.opening import open_scenes
     from scene_completion_training.points.ply import write_ply
 
-    network = PointNetwork.open(args.network)
+    network = features.PointNetwork.open(args.network)
     scenes = open_scenes(args.cloud, up=args.up)
     if len(scenes) > 1:
         what, cure = f"holds {len(scenes)} scenes, such as {', '.join([*scenes][:3])}", "Name one of them"
@@ -58,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.output}: features of {len(scene)} points, levels of {widths} channels")
     if not (args.pca or args.pictures):
         return 0
-    colours = principal_colours(found)
+    colours = features.principal_colours(found)
     if args.pca:
         kinds = [*((axis, "<f4") for axis in "xyz"), *((name, "u1") for name in ("red", "green", "blue"))]
         rows = np.empty(len(scene), kinds)
@@ -68,6 +63,6 @@ def run(args: argparse.Namespace) -> int:
         write_ply(args.pca, {"vertex": rows})
     if args.pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
-        write_picture(args.pictures / "above.png", seen_from_above(scene.points, colours))
-        write_picture(args.pictures / "corner.png", seen_from_a_corner(scene.points, colours))
+        write_picture(args.pictures / "above.png", features.seen_from_above(scene.points, colours))
+        write_picture(args.pictures / "corner.png", features.seen_from_a_corner(scene.points, colours))
     return 0

@@ -34,13 +34,6 @@ def run(args: argparse.Namespace) -> int:
 
     if args.leg < 1:
         raise SceneCompletionError(f"{args.leg} is not positive", where="--leg", cure="Give at least 1")
-    arguments = {
-        "seed": args.seed,
-        "frames": args.frames,
-        "size": tuple(args.size),
-        "leg": args.leg,
-        "carrier": args.carrier,
-        "supersampling": args.supersampling,
-        "rate_hz": args.rate,
-    }
+    arguments = {name: getattr(args, name) for name in ("seed", "frames", "leg", "carrier", "supersampling")}
+    arguments |= {"size": tuple(args.size), "rate_hz": args.rate}
     return write_world(args, RoomWalk, arguments, "rooms")

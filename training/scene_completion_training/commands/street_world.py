@@ -50,14 +50,9 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.street_world.street_profile import StreetKind
 
     width, height = args.size or (None, None)
-    arguments = {
-        "seed": args.seed,
-        "frames": args.frames,
-        "rig": make_rig(width, height, kind=args.rig),
-        "supersampling": args.supersampling,
-        "rate_hz": args.rate,
-        "street": StreetKind(args.street) if args.street else None,
-    }
+    arguments = {name: getattr(args, name) for name in ("seed", "frames", "supersampling")}
+    arguments |= {"rig": make_rig(width, height, kind=args.rig), "rate_hz": args.rate}
+    arguments["street"] = StreetKind(args.street) if args.street else None
     return write_world(args, StreetDrive, arguments, "town")
 
 
@@ -79,13 +74,9 @@ def check_world(args: argparse.Namespace, worlds: str) -> None:
     from scene_completion_ros.errors import SceneCompletionError
     from scene_completion_training.street_world.town import role_of_seed
 
-    for flag, value in (
-        ("--frames", args.frames),
-        ("--supersampling", args.supersampling),
-        ("--workers", args.workers),
-    ):
-        if value < 1:
-            raise SceneCompletionError(f"{value} is not positive", where=flag, cure="Give at least 1")
+    for name in ("frames", "supersampling", "workers"):
+        if (value := getattr(args, name)) < 1:
+            raise SceneCompletionError(f"{value} is not positive", where=f"--{name}", cure="Give at least 1")
     if not 0.05 <= args.rate <= 1000.0:
         raise SceneCompletionError(f"{args.rate} is out of range", where="--rate", cure="Give 0.05 to 1000 Hz")
     try:
@@ -98,9 +89,7 @@ def check_world(args: argparse.Namespace, worlds: str) -> None:
             raise SceneCompletionError("exists already", where=str(args.output / name), cure="Name a new folder")
 
 
-def write_world(
-    args: argparse.Namespace, kind: "Callable[..., RenderedDrive]", arguments: dict[str, Any], name: str
-) -> int:
+def write_world(args: argparse.Namespace, kind: "Callable[..., RenderedDrive]", made: dict[str, Any], name: str) -> int:
     """Renders a drive, and writes it as a sequence, and as a bag where one is wanted."""
     import shutil
 
@@ -110,7 +99,7 @@ def write_world(
     unfinished = args.output / UNFINISHED
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    drive = _render(args, kind, arguments, unfinished / "sequence")
+    drive = _render(args, kind, made, unfinished / "sequence")
     folder = (unfinished / "sequence").rename(args.output / "sequence")
     print(f"{drive.role} {name} {args.seed}: {folder}")
     if args.bag:

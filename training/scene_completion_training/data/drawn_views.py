@@ -12,23 +12,22 @@ from torch import Tensor
 
 from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_training.data.prepared import PreparedFrame
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Halves, Ints, Mask, Random
+from scene_completion_training.data.prepared import Drive, PreparedFrame
 from scene_completion_training.data.voxel_evidence import POINT_UNIT
 from scene_completion_training.viewpoint import STREET_HEIGHT_M, Viewpoint
 
-_Values = TypeVar("_Values", NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_])
+_Values = TypeVar("_Values", Bytes, Floats, Mask)
 _SAME = 0.01  # pixels: an image whose camera is the canonical one, but for less, is taken as it is
 
 
-def homography(source: Camera, target: Camera, turn: NDArray[np.float64] | None) -> NDArray[np.float64]:
+def homography(source: Camera, target: Camera, turn: Doubles | None) -> Doubles:
     """Source pixel from target pixel, of pinholes at one place, the target turned by `source_from_target` rotation."""
     rotation = np.eye(3) if turn is None else turn
     return np.asarray(source.matrix @ rotation @ np.linalg.inv(target.matrix))
 
 
-def canonical_image(
-    image: NDArray[np.uint8], camera: Camera, canonical: Camera, turn: NDArray[np.float64] | None = None
-) -> NDArray[np.uint8]:
+def canonical_image(image: Bytes, camera: Camera, canonical: Camera, turn: Doubles | None = None) -> Bytes:
     """Image [H, W, 3] of a pinhole camera in the canonical one, which is turned by `turn` (source from target)."""
     size = (canonical.width, canonical.height)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -39,21 +38,19 @@ def canonical_image(
 
 
 def _nearest(
-    values: NDArray[Any], camera: Camera, canonical: Camera, turn: NDArray[np.float64] | None = None, beyond: int = 0
+    values: NDArray[Any], camera: Camera, canonical: Camera, turn: Doubles | None = None, beyond: int = 0
 ) -> NDArray[Any]:
     """Values [h, w] of the nearest pixels of a pinhole camera in the canonical one [H, W], and beyond its edges."""
     size, flags = (canonical.width, canonical.height), cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     return cv2.warpPerspective(values, homography(camera, canonical, turn), size, flags=flags, borderValue=beyond)
 
 
-def canonical_classes(classes: NDArray[np.uint8], camera: Camera, canonical: Camera) -> NDArray[np.uint8]:
+def canonical_classes(classes: Bytes, camera: Camera, canonical: Camera) -> Bytes:
     """Classes [h, w] of a pinhole camera's pixels in the canonical one [H, W], 255 beyond its edges."""
     return np.asarray(_nearest(classes, camera, canonical, beyond=INVALID), np.uint8)
 
 
-def canonical_depth(
-    depth: NDArray[np.float16], camera: Camera, canonical: Camera, turn: NDArray[np.float64] | None = None
-) -> NDArray[np.float32]:
+def canonical_depth(depth: Halves, camera: Camera, canonical: Camera, turn: Doubles | None = None) -> Floats:
     """z-depth along the axis of the (turned) canonical camera."""
     warped = _nearest(depth.astype(np.float32), camera, canonical, turn)
     if turn is not None:
@@ -63,9 +60,7 @@ def canonical_depth(
     return np.asarray(warped, np.float32)
 
 
-def jittered(
-    image: NDArray[np.uint8], generator: np.random.Generator, strength: float = 0.3, washed: float = 0.2
-) -> NDArray[np.uint8]:
+def jittered(image: Bytes, generator: Random, strength: float = 0.3, washed: float = 0.2) -> Bytes:
     """Brightness, contrast and saturation jitter of a strength, hue ±0.1; greyscale and blur each in a share of images.
 
     Stronger than in BTS (±0.2, neither grey nor blurred): where a few drives are all there is, colours tell them apart.
@@ -90,12 +85,12 @@ def jittered(
 class Draw:
     """What chance chose for a sample."""
 
-    frames: Sequence[PreparedFrame]
+    frames: Drive
     index: int
-    travelled: NDArray[np.float64]
+    travelled: Doubles
     side: str
     mirror: bool
-    turn: NDArray[np.float64]
+    turn: Doubles
     encoder_from_world: RigidTransform
 
 
@@ -107,10 +102,10 @@ class DrawnViews:
     names: list[tuple[int, str]]  # frame and camera of each view
     camera: Camera
     # The colour jitter, the same for all views; without one they keep their colours.
-    jitter: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None
+    jitter: Callable[[Bytes], Bytes] | None = None
 
     @property
-    def images(self) -> list[NDArray[np.uint8]]:
+    def images(self) -> list[Bytes]:
         """RGB [H, W, 3] each."""
         frames = self.draw.frames
         images = [canonical_image(frames[i].images[n], frames[i].cameras[n], self.camera) for i, n in self.names]
@@ -124,7 +119,7 @@ class DrawnViews:
         return as_tensor(np.stack(self.images)).permute(0, 3, 1, 2).float() / 255.0
 
     @property
-    def masks(self) -> list[NDArray[np.bool_]]:
+    def masks(self) -> list[Mask]:
         """Whether a pixel shows the world [H, W] each; false for the vehicle, and for a view that comes again."""
         frames = self.draw.frames
         stored = [(frames[i].mask(n).astype(np.uint8), frames[i].cameras[n]) for i, n in self.names]
@@ -133,7 +128,7 @@ class DrawnViews:
         return [np.zeros_like(mask) if repeated else mask for mask, repeated in zip(masks, again, strict=True)]
 
     @property
-    def classes(self) -> list[NDArray[np.uint8]]:
+    def classes(self) -> list[Bytes]:
         """Cityscapes' train ids of the pixels [H, W] each, 255 where unknown."""
         found = []
         for (index, name), mask in zip(self.names, self.masks, strict=True):
@@ -144,12 +139,12 @@ class DrawnViews:
         return found
 
     @property
-    def hints(self) -> list[NDArray[np.float32]]:
+    def hints(self) -> list[Floats]:
         """Stereo z-depth [H, W] each, metres; 0 where unknown, as everywhere in a camera without a partner."""
         return [self._flipped(depth_hint(self.draw.frames[i], n, self.camera)) for i, n in self.names]
 
     @property
-    def poses(self) -> list[NDArray[np.float64]]:
+    def poses(self) -> list[Doubles]:
         """`encoder_from_view` [4, 4] each."""
         flip = np.diag([-1.0, 1.0, 1.0, 1.0]) if self.draw.mirror else np.eye(4)
         frames = self.draw.frames
@@ -160,18 +155,14 @@ class DrawnViews:
         return values[:, ::-1] if self.draw.mirror else values
 
 
-def depth_hint(
-    frame: PreparedFrame, name: str, canonical: Camera, turn: NDArray[np.float64] | None = None
-) -> NDArray[np.float32]:
+def depth_hint(frame: PreparedFrame, name: str, canonical: Camera, turn: Doubles | None = None) -> Floats:
     """Stereo z-depth [H, W] of a camera in the (turned) canonical one, metres; 0 where unknown."""
     if name not in frame.depths:
         return np.zeros((canonical.height, canonical.width), np.float32)
     return canonical_depth(frame.depths[name], frame.cameras[name], canonical, turn)
 
 
-def published_views(
-    frames: Sequence[PreparedFrame], index: int, side: str, near: int, far: int | None
-) -> list[tuple[int, str]]:
+def published_views(frames: Drive, index: int, side: str, near: int, far: int | None) -> list[tuple[int, str]]:
     """The views of a sample as Behind the Scenes has them: of each camera a frame, and the one `near` frames later.
 
     The sample's own camera comes first, then the other of the pair, then those that look aside (or the pair once more),
@@ -187,7 +178,7 @@ def published_views(
     return views
 
 
-def roles_of_views(views: int, generator: np.random.Generator, *, in_turn: bool = False) -> NDArray[np.int64]:
+def roles_of_views(views: int, generator: Random, *, in_turn: bool = False) -> Ints:
     """Which views are rendered (first half) and which supply colours.
 
     Of eight views, each camera renders one of its two frames and supplies the other: by chance, as in SceneDINO, or
@@ -204,17 +195,13 @@ def roles_of_views(views: int, generator: np.random.Generator, *, in_turn: bool 
     return np.concatenate([first + later, first + 1 - later])
 
 
-def unused_frame(
-    frames: Sequence[PreparedFrame], wanted: int, camera: str, used: Sequence[tuple[int, str]]
-) -> tuple[int, str]:
+def unused_frame(frames: Drive, wanted: int, camera: str, used: Sequence[tuple[int, str]]) -> tuple[int, str]:
     """The nearest frame to the wanted one, later first, whose view of a camera is not used yet; itself without any."""
     order = sorted(range(len(frames)), key=lambda index: (abs(index - wanted), -index))
     return next(((index, camera) for index in order if (index, camera) not in used), (wanted, camera))
 
 
-def neighbouring_frame(
-    frames: Sequence[PreparedFrame], index: int, generator: np.random.Generator, apart: float = 0.3
-) -> int:
+def neighbouring_frame(frames: Drive, index: int, generator: Random, apart: float = 0.3) -> int:
     """A frame before or after that is at least so many metres away, or the third one where the rig hardly moves."""
     step = 1 if generator.random() < 0.5 else -1
     if not 0 <= index + step < len(frames):
@@ -230,12 +217,12 @@ def neighbouring_frame(
     return other
 
 
-def metres_travelled(places: ArrayLike) -> NDArray[np.float64]:
+def metres_travelled(places: ArrayLike) -> Doubles:
     """Distance along the drive [N] of positions [N, 3] in its order, metres."""
     return np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=1))])
 
 
-def nearest_along(travelled: NDArray[np.float64], index: int, metres: float) -> int:
+def nearest_along(travelled: Doubles, index: int, metres: float) -> int:
     """The place nearest to so many metres (or back) from another, by `metres_travelled`; the last where drives end."""
     return int(np.argmin(np.abs(travelled - travelled[index] - metres)))
 
@@ -252,7 +239,7 @@ _FEWEST_POINTS = 50
 _STEEPEST = 0.1  # a fit that is steeper met a wall or a kerb
 
 
-def ground_roll(frames: Sequence[PreparedFrame], viewpoint: Viewpoint) -> float:
+def ground_roll(frames: Drive, viewpoint: Viewpoint) -> float:
     """Angle by which the ground's y (down) grows with the left camera's x, radians: the mean over up to a dozen frames.
 
     Cameras are rarely level with the road (KITTI's stands about 1° askew): a scene mirrored in the camera's own plane
@@ -277,7 +264,7 @@ def _slope(frame: PreparedFrame, viewpoint: Viewpoint) -> float | None:
     road = road[np.abs(road[:, 1] - height) < max(0.4 * scale, 2.0 * viewpoint.volume.voxel_size)]
     if len(road) < _FEWEST_POINTS:
         return None
-    plane: NDArray[np.float64] = np.stack([road[:, 0], road[:, 2], np.ones(len(road))], axis=-1)
+    plane: Doubles = np.stack([road[:, 0], road[:, 2], np.ones(len(road))], axis=-1)
     weight = np.ones(len(road))
     coefficients = np.zeros(3)
     for _ in range(_FITS):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import TrainingError
+from scene_completion_training.arrays import Halves, Ints, Mask
 
 KEY_FILE, KNOWN_FILE = "key.txt", "known.npy"
 
@@ -26,8 +26,8 @@ class KeptMaps:
             folder.mkdir(parents=True)
             np.save(folder / KNOWN_FILE, np.zeros(samples, np.bool_))
             stored.write_text(key, encoding="utf-8")
-        self._known: NDArray[np.bool_] = np.load(folder / KNOWN_FILE, mmap_mode="r+")
-        self._maps: list[NDArray[np.float16]] = []
+        self._known: Mask = np.load(folder / KNOWN_FILE, mmap_mode="r+")
+        self._maps: list[Halves] = []
 
     def __deepcopy__(self, memo: object) -> "KeptMaps":
         return self  # an average of the weights has the same maps
@@ -47,7 +47,7 @@ class KeptMaps:
             raise TrainingError(what, where=str(self.folder), cure=cure) from error
         return [values.detach().half().float() for values in made]  # as they come next time
 
-    def _write(self, rows: NDArray[np.int64], made: list[Tensor]) -> None:
+    def _write(self, rows: Ints, made: list[Tensor]) -> None:
         if not self._file(0).exists():
             for number in reversed(range(len(made))):  # the first one says that all are there
                 part = self._file(number).with_suffix(".part")

@@ -29,6 +29,7 @@ from scene_completion_ros.sequences.frame_lists import SIDES, FrameSplit
 from scene_completion_ros.sequences.kitti import numbered_images
 from scene_completion_ros.sequences.kitti_raw import rectified_camera
 from scene_completion_ros.untrusted_files import read_json
+from scene_completion_training.arrays import Bytes
 
 _LOOKED_AT = 8  # label files of a folder that are read before any work begins
 _RED = 2  # of pixels as `read_picture` has them
@@ -43,11 +44,11 @@ class LabelledImage:
     ids: semantic_classes.ClassMap  # what the label file holds
     calibration: Callable[[], Camera] | None = None  # gives its camera; None where the data set has none
 
-    def image(self) -> NDArray[np.uint8]:
+    def image(self) -> Bytes:
         """Pixels, RGB [H, W, 3]."""
         return read_rgb(self.image_file)
 
-    def labels(self) -> NDArray[np.uint8]:
+    def labels(self) -> Bytes:
         """Train id of each pixel [H, W], 255 where none counts; an `ImageError` for other ids, or another size."""
         labels = read_classes(self.label_file, self.ids)
         width, height = read_size(self.image_file)
@@ -57,7 +58,7 @@ class LabelledImage:
         return labels
 
 
-def read_classes(file: Path, ids: semantic_classes.ClassMap) -> NDArray[np.uint8]:
+def read_classes(file: Path, ids: semantic_classes.ClassMap) -> Bytes:
     """Classes [H, W] of a picture of ids, 255 where none counts; an `ImageError` if it is none, or of others."""
     where, cure = str(file), f"Give a picture with {ids.vocabulary}"
     pixels = _ids(file, ids)
@@ -121,9 +122,7 @@ def _kitti_360(root: Path, drive: str, split: FrameSplit | None) -> list[Labelle
         raise _incomplete([labels[number] for number in missing], len(labels), "labels", "image")
     perspective = root / "calibration" / "perspective.txt"
     camera = rectified_camera(read_kitti_calibration(perspective), "image_00", perspective)[0]
-    return [
-        LabelledImage(images[number], labels[number], semantic_classes.LABEL_IDS, lambda: camera) for number in there
-    ]
+    return [LabelledImage(images[k], labels[k], semantic_classes.LABEL_IDS, lambda: camera) for k in there]
 
 
 def _cityscapes(root: Path, split: str) -> list[LabelledImage]:

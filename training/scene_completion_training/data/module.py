@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import lightning
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
@@ -20,7 +19,8 @@ from scene_completion_ros.sequences.from_bag import is_bag
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, check_for_training
-from scene_completion_training.data.prepared import PreparedFrame, load_prepared, looking_aside, prepare_sequence
+from scene_completion_training.arrays import Mask
+from scene_completion_training.data.prepared import Drive, load_prepared, looking_aside, prepare_sequence
 from scene_completion_training.data.recorded_frames import RecordedFrames
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
@@ -159,23 +159,16 @@ def prepare_source(
         first = max(0, (len(sequence) - most) // 2)
         sequence = dataclasses.replace(sequence, frames=sequence.frames[first : first + most])
     unrelated = sequence.pose_source == UNKNOWN_POSES
-    files = prepare_sequence(
-        sequence,
-        Path(settings.cache),
-        settings=dataclasses.replace(settings.fusion, views=0) if unrelated else settings.fusion,
-        exact=source.exact,
-        viewpoint=viewpoint,
-        workers=workers,
-        ray_address=settings.ray_address,
-    )
-    return sequence, files
+    fusion = dataclasses.replace(settings.fusion, views=0) if unrelated else settings.fusion
+    options: dict[str, Any] = {"exact": source.exact, "workers": workers, "ray_address": settings.ray_address}
+    return sequence, prepare_sequence(sequence, Path(settings.cache), settings=fusion, viewpoint=viewpoint, **options)
 
 
 @dataclass(frozen=True, eq=False)
 class OpenedSource:
     """Drives of a source, focal lengths per image width, and what is listed: number of the drive, frame and side."""
 
-    drives: list[Sequence[PreparedFrame]]
+    drives: list[Drive]
     focal_ratios: list[float]
     listed: list[tuple[int, int, str]]
 
@@ -195,6 +188,11 @@ class TrainingData(lightning.LightningDataModule):
     def processes(self) -> int:
         """Processes of the training."""
         return self.trainer.world_size if self.trainer else 1
+
+    def served(self, samples: Any, settings: Any, **options: Any) -> DataLoader[dict[str, Tensor]]:
+        """Loads samples of the whole training, from the trainer's current step on, by `batch_size` and `workers`."""
+        sampler = self.sampler(len(samples), settings.batch_size)
+        return DataLoader(samples, settings.batch_size, sampler=sampler, num_workers=settings.workers, **options)
 
     def sampler(self, length: int, batch_size: int) -> StepSampler:
         """Sample numbers from the trainer's current step on, of so many of the whole training."""
@@ -222,14 +220,14 @@ class SequencesData(TrainingData):
         self.needs = needs
         self.viewpoint = viewpoint or Viewpoint()
         self.settings, self.steps, self.seed = settings, steps, seed
-        self.frames: list[Sequence[PreparedFrame]] = []
-        self.watched: list[Sequence[PreparedFrame]] = []
+        self.frames: list[Drive] = []
+        self.watched: list[Drive] = []
         self.listed: dict[str, list[tuple[int, int, str]]] = {"training": [], "validation": []}
         self.counts: dict[str, SplitCount] = {}
         self.shares: list[float] = []
         self.focal_ratios: list[float] = []
         self._rig: tuple[str, list[str]] | None = None
-        self._large: list[tuple[RecordedFrames, NDArray[np.bool_]]] = []
+        self._large: list[tuple[RecordedFrames, Mask]] = []
 
     def record(self) -> dict[str, Any]:
         """The range of focal lengths per image width, and how much of frame lists there was."""
@@ -247,10 +245,10 @@ class SequencesData(TrainingData):
         while self._large:  # it takes hours, and so comes when nothing is known to be missing
             self._resize(*self._large.pop(0))
 
-    def _opened(self, role: str, sources: list[SequenceSource], frames: str) -> list[Sequence[PreparedFrame]]:
+    def _opened(self, role: str, sources: list[SequenceSource], frames: str) -> list[Drive]:
         """Drives of all sources; those of the training say how far they see."""
         split = FrameSplit(frames) if frames and sources else None
-        found: list[Sequence[PreparedFrame]] = []
+        found: list[Drive] = []
         for source in matching(Path(self.settings.root), sources):
             if split is not None and not split.names(Path(source.folder).name):
                 continue
@@ -275,7 +273,7 @@ class SequencesData(TrainingData):
             raise SequenceError(what, where=folder, cure="Unpack the images of all cameras of all listed drives")
 
     def _prepared(self, source: SequenceSource, role: str, split: FrameSplit | None) -> OpenedSource:
-        every: Sequence[PreparedFrame]
+        every: Drive
         if self.needs.measured:
             sequence, files = self._files(source, role)
             every = [load_prepared(file) for file in files]
@@ -297,9 +295,7 @@ class SequencesData(TrainingData):
         known = [(place[index], _SIDES[side]) for index, side in listed if index in place]
         ratios = [sequence.cameras[name].fx / sequence.cameras[name].width for name in cameras_ahead(sequence)]
         if sequence.pose_source == UNKNOWN_POSES:
-            return OpenedSource(
-                [[every[index]] for index in usable], ratios, [(drive, 0, side) for drive, side in known]
-            )
+            return OpenedSource([[every[index]] for index in usable], ratios, [(at, 0, side) for at, side in known])
         frames = every if len(usable) == len(every) else [every[index] for index in usable]
         return OpenedSource([frames], ratios, [(0, frame, side) for frame, side in known])
 
@@ -309,7 +305,7 @@ class SequencesData(TrainingData):
     def _recorded(self, sequence: PosedSequence, cache: Path | None, classes: Path | None) -> RecordedFrames:
         return RecordedFrames(sequence, self.viewpoint, cache, classes)
 
-    def _resize(self, recorded: RecordedFrames, wanted: NDArray[np.bool_]) -> None:
+    def _resize(self, recorded: RecordedFrames, wanted: Mask) -> None:
         recorded.resize(wanted, self.processors, self.settings.ray_address)
 
     @property
@@ -317,7 +313,7 @@ class SequencesData(TrainingData):
         """Processes that prepare frames."""
         return max(2, self.settings.workers)
 
-    def _looked_at(self, count: int, listed: list[tuple[int, str]] | None) -> NDArray[np.bool_]:
+    def _looked_at(self, count: int, listed: list[tuple[int, str]] | None) -> Mask:
         """Which of so many frames the samples look at: the listed ones, and those that are views beside them."""
         views = self.settings.views
         if listed is None or not views.near_frames:
@@ -329,7 +325,7 @@ class SequencesData(TrainingData):
             wanted[[min(index + offset, count - 1) for index, _ in listed]] = True
         return wanted
 
-    def _usable(self, every: Sequence[PreparedFrame], source: SequenceSource, *, stereo: bool) -> list[int]:
+    def _usable(self, every: Drive, source: SequenceSource, *, stereo: bool) -> list[int]:
         """Indices of the frames that something is known of."""
         usable = [index for index, frame in enumerate(every) if frame.has_evidence or not stereo]
         if not usable:
@@ -351,51 +347,24 @@ class SequencesData(TrainingData):
         """Returns the samples of the whole training, of all processes together."""
         length = self.steps * self.settings.batch_size * self.processes
         listed, distinct = self.listed["training"], self.settings.distinct_samples
-        return self._samples(self.frames, self.settings.views, length, self.shares, listed=listed, distinct=distinct)
+        options = {"length": length, "shares": self.shares, "listed": listed, "distinct": distinct}
+        return self._samples(self.frames, self.settings.views, **options)
 
-    def _samples(
-        self,
-        frames: list[Sequence[PreparedFrame]],
-        views: ViewSettings,
-        length: int,
-        shares: list[float] | None = None,
-        *,
-        listed: Sequence[tuple[int, int, str]],
-        distinct: int = 0,
-    ) -> ViewSamples:
-        return ViewSamples(
-            frames,
-            views,
-            self.needs,
-            seed=self.seed,
-            length=length,
-            shares=shares,
-            listed=listed,
-            distinct=distinct,
-            viewpoint=self.viewpoint,
-        )
+    def _samples(self, frames: list[Drive], views: ViewSettings, **options: Any) -> ViewSamples:
+        return ViewSamples(frames, views, self.needs, seed=self.seed, viewpoint=self.viewpoint, **options)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
-        samples, settings = self.samples(), self.settings
-        sampler = self.sampler(len(samples), settings.batch_size)
-        return DataLoader(
-            samples,
-            batch_size=settings.batch_size,
-            sampler=sampler,
-            num_workers=settings.workers,
-            persistent_workers=False,
-        )
+        return self.served(self.samples(), self.settings)
 
     def val_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
         """Serves the same samples at every validation, as they are: unmirrored, unturned, with their own colours."""
         if not self.watched:
             return []
-        plain = dataclasses.replace(
-            self.settings.views, yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False
-        )
+        views = self.settings.views
+        plain = dataclasses.replace(views, yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False)
         listed = self.listed["validation"]
-        samples = self._samples(self.watched, plain, self.settings.validation_samples, listed=listed)
+        samples = self._samples(self.watched, plain, length=self.settings.validation_samples, listed=listed)
         rank = self.trainer.global_rank if self.trainer else 0
         # One by one: so the mean over all samples is the same for every size of a batch and number of processes.
         return [DataLoader(samples, sampler=DistributedSampler(samples, self.processes, rank, shuffle=False))]

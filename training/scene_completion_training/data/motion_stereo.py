@@ -23,6 +23,7 @@ from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
+from scene_completion_training.arrays import Bytes, Doubles, Ints, Mask
 from scene_completion_training.data.stereo import MeasuredDepth, StereoPair, has_lens
 
 PIXELS = 115_000  # of the images that are matched: half the size of KITTI's
@@ -43,6 +44,7 @@ _AGREEMENT = 2.0  # standard deviations between two frames' depths
 _SPECKLE = 60  # pixels: smaller patches are mistakes
 _REMEMBERED = 64  # frames
 _CORNERS, _FEWEST_TRACKS = 1500, 50
+Counts: TypeAlias = NDArray[np.uint16]
 
 
 @lru_cache(2)
@@ -106,7 +108,7 @@ class MotionStereo:
             groups.append(sorted({other for other in found if other is not None and way[other] <= FARTHEST}))
         return groups[0], groups[1]
 
-    def _read(self, index: int) -> NDArray[np.uint8]:
+    def _read(self, index: int) -> Bytes:
         """The grey image [h, w]; its pixels are 1 at least."""
         image = self._sequence.image(index, self.camera)
         if self._resampler is not None:
@@ -121,16 +123,14 @@ class MotionStereo:
         first, second = (self._sequence.world_from_camera(number, self.camera) for number in (index, other))
         return epipolar_refined(second.inverse() @ first, self._grey(index), self._grey(other), self._camera)
 
-    def _seen_from(
-        self, pose: RigidTransform, inverse: NDArray[np.float64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]:
+    def _seen_from(self, pose: RigidTransform, inverse: Doubles) -> tuple[Ints, Mask, Doubles]:
         """Nearest pixels [h, w, 2] of a neighbour that show what pixels see, if they do, and depth there over here."""
         points = self._rays @ pose.rotation.T + inverse[..., None] * pose.translation
         pixels, inside = (np.asarray(part) for part in self._camera.project(points))
         nearest = np.floor(np.where(inside[..., None], pixels, 0.0) + 0.5).astype(np.int64)
         return nearest, inside, points[..., 2]
 
-    def _sweep(self, index: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _sweep(self, index: int) -> tuple[Doubles, Doubles]:
         """Inverse depth [h, w] of a frame by itself and its standard deviation, per metre; infinite where unknown."""
         groups = [[(self._pose(other, index), self._grey(other)) for other in side] for side in self.neighbours(index)]
         shape = (self._camera.height, self._camera.width)
@@ -151,9 +151,7 @@ class MotionStereo:
             error = inverses[1] * np.hypot(MATCHING_ERROR / np.sqrt(movement), _STEP_ERROR)
         return inverse, np.where(unique, error, np.inf)
 
-    def _movement(
-        self, pose: RigidTransform, inverse: NDArray[np.float64], step: float
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def _movement(self, pose: RigidTransform, inverse: Doubles, step: float) -> tuple[Doubles, Mask]:
         """Square of the pixels [h, w] by which a step of the inverse depth moves a point in a neighbour."""
         found = []
         for shift in (-0.5, 0.5):
@@ -163,12 +161,7 @@ class MotionStereo:
         inside = one & two
         return np.where(inside, ((after - before) ** 2).sum(axis=-1), 0.0), inside
 
-    def _costs(
-        self,
-        grey: NDArray[np.uint8],
-        groups: list[list[tuple[RigidTransform, NDArray[np.uint8]]]],
-        inverses: NDArray[np.float64],
-    ) -> NDArray[np.uint8]:
+    def _costs(self, grey: Bytes, groups: list[list[tuple[RigidTransform, Bytes]]], inverses: Doubles) -> Bytes:
         """Costs [h, w, PLANES] of the planes: on each side the mean over its frames, and the better side of the two."""
         height, width = grey.shape
         matrix, size = self._camera.matrix, (width + 2 * _RADIUS, height + 2 * _RADIUS)
@@ -201,11 +194,11 @@ _OFFSETS = np.array(
 )  # row and column of one half of a window around its centre; the other half lies opposite
 
 
-def _signs(padded: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def _signs(padded: Bytes) -> Mask:
     """Whether each pixel of half a window is brighter than the one opposite, [offsets, h, w]."""
     height, width = (size - 2 * _RADIUS for size in padded.shape)
 
-    def part(row: int, column: int) -> NDArray[np.uint8]:
+    def part(row: int, column: int) -> Bytes:
         return padded[_RADIUS + row :, _RADIUS + column :][:height, :width]
 
     return np.stack([part(row, column) > part(-row, -column) for row, column in _OFFSETS])
@@ -214,13 +207,7 @@ def _signs(padded: NDArray[np.uint8]) -> NDArray[np.bool_]:
 @cache
 def _mismatch() -> Callable[..., None]:
     @kernel(parallel=False)
-    def mismatch(
-        signs: NDArray[np.bool_],
-        padded: NDArray[np.uint8],
-        offsets: NDArray[np.int64],
-        differ: NDArray[np.uint16],
-        seen: NDArray[np.uint16],
-    ) -> None:
+    def mismatch(signs: Mask, padded: Bytes, offsets: Ints, differ: Counts, seen: Counts) -> None:
         """Adds how many of a pixel's signs differ in an image, and 1, where the image shows it (is not 0)."""
         count, height, width = signs.shape
         radius = (padded.shape[0] - height) // 2
@@ -244,7 +231,7 @@ def _mismatch() -> Callable[..., None]:
     return mismatch
 
 
-def _smoothed(cost: NDArray[np.uint8]) -> NDArray[np.uint16]:
+def _smoothed(cost: Bytes) -> Counts:
     """Costs [h, w, planes] summed along the four paths of semi-global matching that end in each pixel."""
     total = np.zeros(cost.shape, np.uint16)
     for costs, sums in ((cost, total), (cost.transpose(1, 0, 2), total.transpose(1, 0, 2))):
@@ -253,7 +240,7 @@ def _smoothed(cost: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return total
 
 
-def _add_path(cost: NDArray[np.uint8], total: NDArray[np.uint16]) -> None:
+def _add_path(cost: Bytes, total: Counts) -> None:
     """Adds the costs of all paths along the first axis of [length, paths, planes], from its beginning."""
     path = cost[0].astype(np.uint16)
     total[0] += path
@@ -269,13 +256,11 @@ def _add_path(cost: NDArray[np.uint8], total: NDArray[np.uint16]) -> None:
         path = onward
 
 
-def _winners(total: NDArray[np.uint16]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _winners(total: Counts) -> tuple[Doubles, Mask]:
     """Cheapest plane of each pixel [h, w], between planes by a parabola, and whether no other costs as little."""
     best = total.argmin(axis=2)
     inner = np.clip(best, 1, total.shape[2] - 2)[..., None]
-    before, at, after = (
-        np.take_along_axis(total, inner + shift, axis=2)[..., 0].astype(np.float64) for shift in (-1, 0, 1)
-    )
+    before, at, after = (np.take_along_axis(total, inner + k, axis=2)[..., 0].astype(np.float64) for k in (-1, 0, 1))
     curve = before - 2.0 * at + after
     turning = (curve > 0.0) & (inner[..., 0] == best)
     plane = best + np.where(turning, 0.5 * (before - after) / np.where(turning, curve, 1.0), 0.0)
@@ -291,9 +276,7 @@ def _pinhole(lens: Camera) -> Camera:
     return Camera(focal_x, focal_y, lens.cx, lens.cy, lens.width, lens.height)
 
 
-def epipolar_refined(
-    pose: RigidTransform, first: NDArray[np.uint8], second: NDArray[np.uint8], camera: Camera
-) -> RigidTransform:
+def epipolar_refined(pose: RigidTransform, first: Bytes, second: Bytes, camera: Camera) -> RigidTransform:
     """A pose between two frames, whose rotation and direction of travel are corrected by tracks of corners.
 
     Wheels know how far a robot went, but nothing of its pitch. The tracks know all but the length, which stays. Their
@@ -314,11 +297,11 @@ def epipolar_refined(
     direction = pose.translation / length
     aside = np.linalg.svd(direction[None])[2][1:]
 
-    def moved(numbers: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def moved(numbers: Doubles) -> tuple[Doubles, Doubles]:
         turned = direction + numbers[3:] @ aside
         return cv2.Rodrigues(numbers[:3])[0] @ pose.rotation, turned / np.linalg.norm(turned)
 
-    def distances(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    def distances(numbers: Doubles) -> Doubles:
         rotation, way = moved(numbers)
         essential = np.cross(way, rotation, axisb=0, axisc=0)
         lines, back = here @ essential.T, there @ essential
@@ -329,7 +312,7 @@ def epipolar_refined(
     return RigidTransform(rotation, length * way)
 
 
-def _tracks(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _tracks(first: Bytes, second: Bytes) -> tuple[Doubles, Doubles]:
     """Pixels [N, 2] of corners in two images, which tracking there and back finds again."""
     corners = cv2.goodFeaturesToTrack(first, _CORNERS, 0.005, 5)
     if corners is None:

@@ -3,13 +3,13 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import tensor_header
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
+from scene_completion_training.arrays import Bytes, Floats, Halves, Ints, Mask
 from scene_completion_training.data import voxel_evidence
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.stereo import MeasuredDepth, has_lens, measured_depth, rectified_sequence
@@ -70,23 +71,23 @@ class PreparedFrame:
     # Camera -> uint8 RGB [h, w, 3] at about the canonical focal length: "left" and "right" of the pair. Also what
     # cameras looking elsewhere see, rectified into the canonical camera. A rig with one camera ahead has only "left";
     # its motion measures the depth.
-    images: Mapping[str, NDArray[np.uint8]]
-    depths: Mapping[str, NDArray[np.float16]]  # "left", "right" -> z-depth of stereo float16 [h, w], metres, 0 unknown
+    images: Mapping[str, Bytes]
+    depths: Mapping[str, Halves]  # "left", "right" -> z-depth of stereo float16 [h, w], metres, 0 unknown
     cameras: Mapping[str, Camera]  # camera -> intrinsics of the image
     world_from_camera: Mapping[str, RigidTransform]  # camera -> pose
     # Camera -> bool [h, w], false outside of what was recorded and on the vehicle itself; cameras that lack it show the
     # world everywhere.
-    masks: Mapping[str, NDArray[np.bool_]]
+    masks: Mapping[str, Mask]
     points: NDArray[np.int16]  # voxel centres int16 [N, 3] in units of `POINT_UNIT`, left camera's optical frame
-    target: NDArray[np.uint8]  # occupancy uint8 [N], 255 = certainly occupied
-    evidence: NDArray[np.float16]  # float16 [N]
+    target: Bytes  # occupancy uint8 [N], 255 = certainly occupied
+    evidence: Halves  # float16 [N]
     name: str = ""  # folder and stem of its file: what is stored elsewhere about a frame is found by it
     # Camera -> classes of its pixels uint8 [h, w], Cityscapes' train ids, 255 unknown.
-    class_images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    class_images: Mapping[str, Bytes] = field(default_factory=dict)
     # Classes of the voxels uint8 [N], `COMMON_CLASSES`, 0 free, 255 unknown; None where no voxel has one.
-    label: NDArray[np.uint8] | None = None
+    label: Bytes | None = None
 
-    def mask(self, name: str) -> NDArray[np.bool_]:
+    def mask(self, name: str) -> Mask:
         """Where a camera's image [h, w] shows the world."""
         camera = self.cameras[name]
         return self.masks[name] if name in self.masks else np.ones((camera.height, camera.width), np.bool_)
@@ -108,11 +109,14 @@ class PreparedFrame:
         return bool((self.target > 0).any() and (self.target == 0).any())
 
     @property
-    def labelled(self) -> NDArray[np.int64]:
+    def labelled(self) -> Ints:
         """Indices of the occupied voxels whose class is known."""
         if self.label is None:
             return np.zeros(0, np.int64)
         return np.flatnonzero((self.label != EMPTY) & (self.label != INVALID))
+
+
+Drive: TypeAlias = Sequence[PreparedFrame]  # in order of time
 
 
 def prepare_sequence(
@@ -143,47 +147,41 @@ def prepare_sequence(
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{index:06d}.safetensors" for index in range(len(sequence))]
     missing = [index for index, file in enumerate(files) if not file.exists()]
-    workers = max(1, min(workers, len(missing) // _FRAMES_A_PROCESS))
     do = partial(_prepare_frames, sequence=sequence, files=files, settings=settings, viewpoint=viewpoint, exact=exact)
-    # Neighbours share what is measured: a process takes as many of them as it can.
-    chunks = np.array_split(missing, -(-len(missing) // _FRAMES_A_TASK) if ray_address else workers)
-    if missing and (ray_address or workers == 1):
-        on_cluster(ray_address, do, [chunk.tolist() for chunk in chunks], sequence, folder)
-    elif missing:
-        _prepare_here(do, [chunk.tolist() for chunk in chunks], files)
+    if missing:
+        work_on_frames(do, missing, files, sequence, workers, ray_address)
     return files
 
 
-def on_cluster(
-    ray_address: str,
-    do: Callable[[Sequence[int], Progress], object],
-    chunks: Sequence[Sequence[int]],
+def work_on_frames(
+    do: Callable[[Sequence[int], Progress], object],  # writes the files of the frames with these numbers, in order
+    missing: Sequence[int],  # those frames that lack files, at least one
+    files: Sequence[Path],  # the last one of each frame
     sequence: PosedSequence,
-    written: Path,
+    workers: int,  # processes, if there are enough frames for so many
+    ray_address: str,
 ) -> None:
-    """Works on chunks of a sequence's frames on a Ray cluster, or here where it is ""; see `Workers.run`."""
-    with Workers(ray_address=ray_address or None) as workers:
-        workers.in_order(
-            do,
-            chunks,
-            unit="frame",
-            name=lambda chunk: f"{sequence.name}, frame {chunk[0]}",
-            sizes=[len(chunk) for chunk in chunks],
-            needs=lambda chunk: [file for file in sequence.frames[chunk[0]].images.values() if isinstance(file, Path)],
-            written=written,
-        )
-
-
-def _prepare_here(
-    do: Callable[[Sequence[int], Progress], object], chunks: Sequence[Sequence[int]], files: Sequence[Path]
-) -> None:
-    """A chunk in each of some processes; the bar counts the files that they have written."""
+    """Has frames of a sequence worked on here, in some processes, or on a Ray cluster; errors as of `Workers.run`."""
+    workers = max(1, min(workers, len(missing) // _FRAMES_A_PROCESS))
+    # Neighbours share what is measured: a process takes as many of them as it can.
+    parts = np.array_split(missing, -(-len(missing) // _FRAMES_A_TASK) if ray_address else workers)
+    chunks: list[list[int]] = [part.tolist() for part in parts]
+    if ray_address or workers == 1:
+        with Workers(ray_address=ray_address or None) as cluster:
+            cluster.in_order(
+                do,
+                chunks,
+                unit="frame",
+                name=lambda chunk: f"{sequence.name}, frame {chunk[0]}",
+                sizes=[len(chunk) for chunk in chunks],
+                needs=lambda chunk: [one for one in sequence.frames[chunk[0]].images.values() if isinstance(one, Path)],
+                written=files[0].parent,
+            )
+        return
     made = [0] * len(chunks)
     # Spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever.
-    with (
-        progress_bar(sum(map(len, chunks)), "frame") as bar,
-        ProcessPoolExecutor(len(chunks), mp_context=get_context("spawn")) as pool,
-    ):
+    processes = ProcessPoolExecutor(len(chunks), get_context("spawn"), cv2.setNumThreads, (1,))
+    with progress_bar(len(missing), "frame") as bar, processes as pool:
         tasks = {pool.submit(do, chunk, Progress()) for chunk in chunks}
         running = set(tasks)
         while running:
@@ -198,9 +196,8 @@ def _prepare_here(
 
 def fingerprint(sequence: PosedSequence, settings: voxel_evidence.FusionSettings, viewpoint: Viewpoint) -> str:
     """Hash of what the prepared frames follow from, but for the pixels: cameras, poses, stamps, settings, viewpoint."""
-    cameras = {
-        name: [vars(sequence.cameras[name]), _matrix(sequence.rig_from_camera[name])] for name in sequence.cameras
-    }
+    placed = sequence.rig_from_camera
+    cameras = {name: [vars(camera), _matrix(placed[name])] for name, camera in sequence.cameras.items()}
     frames = [[frame.stamp_ns, _matrix(frame.world_from_rig)] for frame in sequence.frames]
     behind, ahead = voxel_evidence.metres_around(viewpoint.volume)
     fusion = {"metres_behind": behind, "metres_ahead": ahead, **vars(settings)}
@@ -240,7 +237,7 @@ def _prepare_frames(
         if exact:
             arrays = voxel_evidence.exact_voxels(sequence, index, ahead[0], kept=settings.kept)
         else:
-            views = list(depths.views(index, settings, viewpoint.volume))
+            views = list(voxel_evidence.fusion_views(sequence, index, ahead[0], depths, settings, viewpoint.volume))
             arrays = voxel_evidence.fused_voxels(views, settings, viewpoint.volume, seed=index)
         for side, name in zip(("left", "right"), ahead, strict=False):
             camera = shrunk_camera(sequence.cameras[name], canonical)
@@ -267,7 +264,7 @@ def _prepare_frames(
         progress.step()
 
 
-def world_mask(sequence: PosedSequence, index: int, name: str) -> NDArray[np.uint8] | None:
+def world_mask(sequence: PosedSequence, index: int, name: str) -> Bytes | None:
     """1 where an image [H, W] shows the world, 0 where nothing was recorded or the vehicle is; None without masks."""
     covered, ego = sequence.asset(index, f"validity_{name}"), sequence.asset(index, f"ego_{name}")
     if covered is None and ego is None:
@@ -281,28 +278,26 @@ class Depths:
     """Depth of a sequence by its stereo pair or its motion, some of it remembered, where images show the world."""
 
     def __init__(self, sequence: PosedSequence, reach: float) -> None:
-        self.sequence, self.ahead = sequence, cameras_ahead(sequence)
+        self.sequence, self.camera = sequence, cameras_ahead(sequence)[0]
         self._meter = depth_meter(sequence, reach)
         self._measured = lru_cache(maxsize=160)(self._measure)
 
-    def depth(self, index: int, name: str) -> NDArray[np.float32]:
+    def __call__(self, index: int) -> MeasuredDepth:
+        """Depth of the first camera ahead at a frame."""
+        return self._measured(index)
+
+    def depth(self, index: int, name: str) -> Floats:
         """Depth of one of the cameras ahead at a frame [H, W], metres, 0 where unknown."""
-        if name == self.ahead[0]:
+        if name == self.camera:
             found, camera = self._measured(index), self.sequence.cameras[name]
             return found.depth if found.camera == camera else depth_at_rays(found.depth, found.camera, camera)
         return self._shown(index, name, measured_depth(self.sequence, index, "right"))
 
-    def views(
-        self, index: int, settings: voxel_evidence.FusionSettings, volume: Volume
-    ) -> Iterator[voxel_evidence.DepthView]:
-        """Depth of the frames around one, see `fusion_views`."""
-        return voxel_evidence.fusion_views(self.sequence, index, self.ahead[0], self._measured, settings, volume)
-
     def _measure(self, index: int) -> MeasuredDepth:
         found = self._meter(index)
-        return dataclasses.replace(found, depth=self._shown(index, self.ahead[0], found.depth))
+        return dataclasses.replace(found, depth=self._shown(index, self.camera, found.depth))
 
-    def _shown(self, index: int, name: str, depth: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _shown(self, index: int, name: str, depth: Floats) -> Floats:
         mask = world_mask(self.sequence, index, name)
         if mask is None:
             return depth
@@ -310,9 +305,7 @@ class Depths:
         return np.asarray(depth * shown, np.float32)
 
 
-def _view(
-    name: str, image: NDArray[np.uint8], camera: Camera, world_from_camera: RigidTransform
-) -> dict[str, NDArray[Any]]:
+def _view(name: str, image: Bytes, camera: Camera, world_from_camera: RigidTransform) -> dict[str, NDArray[Any]]:
     return {
         f"image_{name}": np.ascontiguousarray(image),
         f"camera_{name}": np.array([camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height]),
@@ -343,17 +336,11 @@ def load_prepared(file: Path) -> PreparedFrame:
         for name in names:
             fx, fy, cx, cy, width, height = data[f"camera_{name}"]
             cameras[name] = Camera(float(fx), float(fy), float(cx), float(cy), int(width), int(height))
-        return PreparedFrame(
-            images={name: data[f"image_{name}"] for name in names},
-            depths={name: data[f"depth_{name}"] for name in names if f"depth_{name}" in data},
-            cameras=cameras,
-            world_from_camera={name: RigidTransform.from_matrix(data[f"pose_{name}"]) for name in names},
-            masks={name: data[f"mask_{name}"].view(np.bool_) for name in names if f"mask_{name}" in data},
-            points=data["points"],
-            target=data["target"],
-            evidence=data["evidence"],
-            name=f"{file.parent.name}/{file.stem}",
-            label=data.get("label"),
-        )
+        images = {name: data[f"image_{name}"] for name in names}
+        depths = {name: data[f"depth_{name}"] for name in names if f"depth_{name}" in data}
+        poses = {name: RigidTransform.from_matrix(data[f"pose_{name}"]) for name in names}
+        masks = {name: data[f"mask_{name}"].view(np.bool_) for name in names if f"mask_{name}" in data}
+        voxels, name = (data["points"], data["target"], data["evidence"]), f"{file.parent.name}/{file.stem}"
+        return PreparedFrame(images, depths, cameras, poses, masks, *voxels, name, label=data.get("label"))
     except (ValueError, LookupError, TypeError, AttributeError, SceneCompletionError) as error:
         raise SequenceError(f"damaged ({error})", where=str(file), cure=cure) from error

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, stereo_pair
+from scene_completion_training.arrays import Doubles
 from scene_completion_training.data.stereo import rectified_sequence, stereo_depth
 from scene_completion_training.extraction.scale import ground_plane
 from scene_completion_training.viewpoint import ENCODER_STEP, STREET_CAMERA, CameraSettings, Viewpoint, VolumeSettings
@@ -137,18 +137,15 @@ def _height(sequence: PosedSequence) -> tuple[float, str] | None:
     if isinstance(extracted, dict) and extracted.get("camera_height"):
         return float(extracted["camera_height"]), "as given to `extract`"
     generator = np.random.default_rng(0)
-    measured = (
-        (_lidar_points(sequence, name), "ground seen by LiDAR"),
-        (_stereo_points(sequence), "ground seen by stereo"),
-    )
-    for clouds, source in measured:
+    measured = {"LiDAR": _lidar_points(sequence, name), "stereo": _stereo_points(sequence)}
+    for source, clouds in measured.items():
         heights = []
         for points in clouds:
             plane = ground_plane(points[generator.permutation(len(points))[:_POINTS]], generator)
             if plane is not None:
                 heights.append(plane[0])
         if heights:
-            return float(np.median(heights)), source
+            return float(np.median(heights)), f"ground seen by {source}"
     return None
 
 
@@ -156,7 +153,7 @@ def _some_frames(sequence: PosedSequence) -> range:
     return range(0, len(sequence), -(-len(sequence) // _FRAMES))
 
 
-def _lidar_points(sequence: PosedSequence, name: str) -> Iterator[NDArray[np.float64]]:
+def _lidar_points(sequence: PosedSequence, name: str) -> Iterator[Doubles]:
     """LiDAR points [N, 3] of some frames in a camera's optical frame, metres."""
     camera_from_rig = sequence.rig_from_camera[name].inverse()
     for index in _some_frames(sequence):
@@ -165,7 +162,7 @@ def _lidar_points(sequence: PosedSequence, name: str) -> Iterator[NDArray[np.flo
             yield np.asarray(camera_from_rig.apply(points.astype(np.float64)))
 
 
-def _stereo_points(sequence: PosedSequence) -> Iterator[NDArray[np.float64]]:
+def _stereo_points(sequence: PosedSequence) -> Iterator[Doubles]:
     """Points [N, 3] that stereo finds in some frames, in the left camera's optical frame, metres."""
     try:
         left, right, baseline = stereo_pair(sequence)

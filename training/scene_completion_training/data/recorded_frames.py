@@ -8,15 +8,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import TRAIN_IDS
@@ -24,20 +21,17 @@ from scene_completion_ros.geometry import Camera, RigidTransform, virtual_pinhol
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
+from scene_completion_training.arrays import Bytes, Mask
 from scene_completion_training.data import prepared
 from scene_completion_training.data.label_images import read_classes
 from scene_completion_training.data.stereo import rectified_sequence
 from scene_completion_training.viewpoint import Viewpoint
-from scene_completion_training.workers import Progress, progress_bar
+from scene_completion_training.workers import Progress
 
 # Folder of a camera's classes, of one ahead and of one that looks aside (S4C).
 _CLASS_FOLDERS = ("data_192x640", "data_192x640_0x-15")
-_CHUNK = 32  # frames that a process makes small before it says so
-_NOTHING: tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float16]] = (
-    np.zeros((0, 3), np.int16),
-    np.zeros(0, np.uint8),
-    np.zeros(0, np.float16),
-)  # voxel centres, their occupancy and its evidence, where nobody measures them
+# Voxel centres, their occupancy and its evidence, where nobody measures them.
+_NOTHING = np.zeros((0, 3), np.int16), np.zeros(0, np.uint8), np.zeros(0, np.float16)
 
 
 class OnDemand(Mapping[str, Any]):
@@ -109,21 +103,14 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
-        points, target, evidence = _NOTHING
-        return prepared.PreparedFrame(
-            images=OnDemand(self.cameras, partial(self._image, index)),
-            depths={},
-            cameras=self.cameras,
-            world_from_camera=OnDemand(self.cameras, partial(self._pose, index)),
-            masks=OnDemand(self._masked(index), partial(self._mask, index)),
-            points=points,
-            target=target,
-            evidence=evidence,
-            name=f"{self.name}/{index:06d}",
-            class_images=OnDemand(self.cameras if self._class_images else (), partial(self._classes, index)),
-        )
+        images = OnDemand(self.cameras, partial(self._image, index))
+        poses = OnDemand(self.cameras, partial(self._pose, index))
+        masks = OnDemand(self._masked(index), partial(self._mask, index))
+        classes = OnDemand(self.cameras if self._class_images else (), partial(self._classes, index))
+        name = f"{self.name}/{index:06d}"
+        return prepared.PreparedFrame(images, {}, self.cameras, poses, masks, *_NOTHING, name, classes)
 
-    def resize(self, wanted: NDArray[np.bool_], workers: int = 2, ray_address: str = "") -> int:
+    def resize(self, wanted: Mask, workers: int = 2, ray_address: str = "") -> int:
         """Makes the images of wanted frames [N] small, in so many processes or a Ray cluster; how many were missing.
 
         Raises SceneCompletionError where the cluster cannot do it; SequenceError where an image is damaged, or cannot
@@ -134,31 +121,20 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         there = {path.name for path in self.folder.glob("*.png")}
         files = [{self._file(index, name).name for name in self.cameras} for index in range(len(self))]
         missing = [index for index in np.flatnonzero(wanted).tolist() if not files[index] <= there]
-        chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
-        if not missing:
-            return 0
-        self.folder.mkdir(parents=True, exist_ok=True)
-        workers = min(workers, len(chunks))
-        if ray_address or workers == 1:
-            prepared.on_cluster(ray_address, self.write, chunks, self.sequence, self.folder)
-        else:  # spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever
-            with (
-                progress_bar(len(missing), "frame") as bar,
-                ProcessPoolExecutor(workers, get_context("spawn"), _take, (self,)) as pool,
-            ):
-                for count in pool.map(_write, chunks):
-                    bar.update(count)
+        if missing:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            last = [self._file(index, [*self.cameras][-1]) for index in range(len(self))]
+            prepared.work_on_frames(self.write, missing, last, self.sequence, workers, ray_address)
         return len(missing)
 
-    def write(self, indices: Sequence[int], progress: Progress) -> int:
-        """Writes the small images of frames; their number."""
+    def write(self, indices: Sequence[int], progress: Progress) -> None:
+        """Writes the small images of frames."""
         for index in indices:
             for name in self.cameras:
                 file = self._file(index, name)
                 if not file.exists():
                     _write_png(file, self._make(index, name))
             progress.step()
-        return len(indices)
 
     def _is_aside(self, name: str) -> bool:
         return name.startswith("aside_")
@@ -170,7 +146,7 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         assert self.folder is not None
         return self.folder / f"{self.sequence.frames[index].stamp_ns}-{name}.png"
 
-    def _read(self, index: int, name: str) -> NDArray[np.uint8]:
+    def _read(self, index: int, name: str) -> Bytes:
         if self.folder is None or not (file := self._file(index, name)).exists():
             return self._make(index, name)
         try:
@@ -179,16 +155,14 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
             cure = "Delete it: it is made again at the next start"
             raise SequenceError(f"damaged ({error.what})", where=str(file), cure=cure) from error
 
-    def _make(self, index: int, name: str) -> NDArray[np.uint8]:
+    def _make(self, index: int, name: str) -> Bytes:
         image = self.sequence.image(index, self._recorded[name])
         if self._is_aside(name):
-            return np.asarray(
-                virtual_pinhole(image, self._camera(name), self.canonical, prepared.DOWNWARD)[0], np.uint8
-            )
+            return virtual_pinhole(image, self._camera(name), self.canonical, prepared.DOWNWARD)[0]
         size = (self.cameras[name].width, self.cameras[name].height)
         return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
-    def check_classes(self, wanted: NDArray[np.bool_]) -> None:
+    def check_classes(self, wanted: Mask) -> None:
         """Raises a `SequenceError` where wanted frames [N] lack pictures of classes, if there are to be any."""
         if self._class_images is None:
             return
@@ -198,7 +172,7 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
             cure = "Download and unpack the rest, or name their folder with data.class_images"
             raise SequenceError(what, where=str(self._class_images), cure=cure)
 
-    def _classes(self, index: int, name: str) -> NDArray[np.uint8]:
+    def _classes(self, index: int, name: str) -> Bytes:
         """Classes of the pixels of a camera [h, w], as they lie."""
         return read_classes(self._class_file(index, name), TRAIN_IDS)
 
@@ -214,13 +188,12 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
     def _masked(self, index: int) -> list[str]:
         """Cameras that do not show the world everywhere."""
         assets = self.sequence.frames[index].assets
-        return [
-            name
-            for name, recorded in self._recorded.items()
-            if self._is_aside(name) or f"validity_{recorded}" in assets or f"ego_{recorded}" in assets
+        masked = [
+            recorded for recorded in self._recorded.values() if {f"validity_{recorded}", f"ego_{recorded}"} & {*assets}
         ]
+        return [name for name, recorded in self._recorded.items() if self._is_aside(name) or recorded in masked]
 
-    def _mask(self, index: int, name: str) -> NDArray[np.bool_]:
+    def _mask(self, index: int, name: str) -> Mask:
         """Where an image shows the world [h, w]."""
         mask = prepared.world_mask(self.sequence, index, self._recorded[name])
         if not self._is_aside(name):
@@ -233,14 +206,14 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         shown = virtual_pinhole(mask * np.uint8(255), self._camera(name), self.canonical, prepared.DOWNWARD)[0]
         return np.asarray(covered & (shown > 250))
 
-    def _cover(self, name: str) -> NDArray[np.bool_]:
+    def _cover(self, name: str) -> Mask:
         """Where a camera that looks aside covers the canonical one."""
         camera = self._camera(name)
         nothing = np.zeros((camera.height, camera.width), np.uint8)
         return virtual_pinhole(nothing, camera, self.canonical, prepared.DOWNWARD)[1]
 
 
-def _write_png(file: Path, image: NDArray[np.uint8]) -> None:
+def _write_png(file: Path, image: Bytes) -> None:
     """Writes a picture, whole or not at all. They are many, and can be made again: nobody waits for the disk."""
     content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
     part = file.with_suffix(f".{os.getpid()}.part")
@@ -251,16 +224,3 @@ def _write_png(file: Path, image: NDArray[np.uint8]) -> None:
         part.unlink(missing_ok=True)
         cure = "Make room, or name another disk with data.cache, and start again: what is there is not made twice"
         raise SequenceError(f"a resized image cannot be written ({error})", where=str(file), cure=cure) from error
-
-
-_frames: RecordedFrames  # those that a process of the pool makes small
-
-
-def _take(frames: RecordedFrames) -> None:
-    global _frames  # sent once a process, not with every chunk
-    cv2.setNumThreads(1)
-    _frames = frames
-
-
-def _write(indices: Sequence[int]) -> int:
-    return _frames.write(indices, Progress())

@@ -18,6 +18,7 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
 from scene_completion_ros.sequences.rigs import stereo_pair
+from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
 from scene_completion_training.extraction.rectification import RectifiedImage
 
 # Seen to each side beyond the canonical camera, which is turned a little against the real one in training.
@@ -30,9 +31,9 @@ class RectifiedArray:
     """An array [H, W] of a camera with a lens, taken at the nearest pixels of a pinhole; 0 where it does not reach."""
 
     array: ArrayLoader
-    row: NDArray[np.int64]
-    column: NDArray[np.int64]
-    covered: NDArray[np.bool_]
+    row: Ints
+    column: Ints
+    covered: Mask
 
     def __call__(self) -> NDArray[Any]:
         """The array as the pinhole sees it."""
@@ -76,11 +77,8 @@ def rectified_sequence(sequence: PosedSequence, names: Sequence[str], canonical:
             assets["depth"] = RectifiedArray(assets["depth"], *pixels[names[0]])
         return dataclasses.replace(frame, images=images, assets=assets)
 
-    return dataclasses.replace(
-        sequence,
-        cameras={**sequence.cameras, **{name: resampler.target for name, resampler in resamplers.items()}},
-        frames=[seen(frame) for frame in sequence.frames],
-    )
+    cameras = {**sequence.cameras, **{name: resampler.target for name, resampler in resamplers.items()}}
+    return dataclasses.replace(sequence, cameras=cameras, frames=[seen(frame) for frame in sequence.frames])
 
 
 def _pinhole(camera: Camera, canonical: Camera) -> Camera:
@@ -96,7 +94,7 @@ def _pinhole(camera: Camera, canonical: Camera) -> Camera:
     return Camera(focal, focal, focal * left - 0.5, focal * top - 0.5, width, height)
 
 
-def _nearest(resampler: Resampler) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+def _nearest(resampler: Resampler) -> tuple[Ints, Ints, Mask]:
     """Row and column of the lens's pixel nearest to each of the pinhole's, and whether there is one."""
     source, target = resampler.source, resampler.target
     pixels, covered = source.project(target.unproject(target.pixel_centres()))
@@ -114,12 +112,12 @@ _REMEMBERED = 32  # frames
 class MeasuredDepth:
     """Depth of one frame."""
 
-    depth: NDArray[np.float32]  # z-depth [H, W], metres, 0 where none was measured
-    deviation: NDArray[np.float32]  # its standard deviation [H, W], metres
+    depth: Floats  # z-depth [H, W], metres, 0 where none was measured
+    deviation: Floats  # its standard deviation [H, W], metres
     camera: Camera  # the camera of the depth image, at the place of the recorded one; it may have fewer pixels
 
 
-def _disparity(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _disparity(left: Bytes, right: Bytes) -> Floats:
     """Disparity of the left image [H, W], pixels, at most 0 where there is none: the mean of two matchings.
 
     The matcher sums costs along three paths, of which one is vertical. On a road, where disparity grows from row to
@@ -132,7 +130,7 @@ def _disparity(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.
     return np.where(agree, 0.5 * (upright + turned), np.float32(-1.0))
 
 
-def _matched(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _matched(left: Bytes, right: Bytes) -> Floats:
     matcher = cv2.StereoSGBM.create(
         minDisparity=0,
         numDisparities=DISPARITIES,
@@ -151,9 +149,7 @@ def _matched(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.fl
     return np.asarray(matcher.compute(*padded)[:, DISPARITIES:], np.float32) / np.float32(16.0)
 
 
-def stereo_depth(
-    left: NDArray[np.uint8], right: NDArray[np.uint8], focal: float, baseline: float, *, reference: str = "left"
-) -> NDArray[np.float32]:
+def stereo_depth(left: Bytes, right: Bytes, focal: float, baseline: float, *, reference: str = "left") -> Floats:
     """z-depth [H, W], metres, 0 where it failed, of rectified grey images; focal length in pixels, baseline metres."""
     if reference == "left":
         disparity = _disparity(left, right)
@@ -165,12 +161,12 @@ def stereo_depth(
     return depth
 
 
-def depth_deviation(depth: NDArray[np.float32], focal_baseline: float) -> NDArray[np.float32]:
+def depth_deviation(depth: Floats, focal_baseline: float) -> Floats:
     """Standard deviation of stereo depth, z² / (f·b) · σ_d, in metres, for a disparity error of 0.3 pixels."""
     return (depth * depth * np.float32(0.3 / focal_baseline)).astype(np.float32)
 
 
-def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "right"] = "left") -> NDArray[np.float32]:
+def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "right"] = "left") -> Floats:
     """Depth of a side of the pair by semi-global matching; a `SequenceError` for lenses: rows do not match."""
     left, right, baseline = stereo_pair(sequence)
     if has_lens(sequence.cameras[left]):

@@ -12,7 +12,9 @@ from scipy.optimize import least_squares
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask
 from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter
+from scene_completion_training.data.prepared import Depths
 from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy, fusion_views
 from scene_completion_training.viewpoint import Volume
 
@@ -33,13 +35,13 @@ _OFF_SURFACE_M = 0.25  # cells farther from the fitted surface hold no ground: a
 
 
 def voxels_of_pixels(
-    depth: NDArray[np.float32],  # z-depth [H, W], metres, 0 where unknown
-    deviation: NDArray[np.float32],  # its standard deviation [H, W], metres
-    classes: NDArray[np.uint8],  # common classes [H, W] of the pixels, `SKY`, or 255
+    depth: Floats,  # z-depth [H, W], metres, 0 where unknown
+    deviation: Floats,  # its standard deviation [H, W], metres
+    classes: Bytes,  # common classes [H, W] of the pixels, `SKY`, or 255
     camera: Camera,  # camera of the three
     grid: VoxelGrid,  # the voxels
     grid_from_camera: RigidTransform,  # pose of the camera in them; z points up
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+) -> tuple[Bytes, Floats]:
     """Labels of voxels that a measured depth knows, and heights of the ground.
 
     A voxel is occupied if it holds ground, or a surface that was measured to within a voxel. All else is unknown. One
@@ -72,13 +74,13 @@ def voxels_of_pixels(
 def voxels_of_drive(
     sequence: PosedSequence,
     index: int,
-    seen: NDArray[np.uint8],  # labels [X, Y, Z] of the frame itself, which count first, see `voxels_of_pixels`
-    depth: NDArray[np.float32],  # z-depth [H, W] of the frame, metres, 0 where unknown
-    classes: NDArray[np.uint8],  # common classes [H, W] of its pixels, `SKY`, or 255
+    seen: Bytes,  # labels [X, Y, Z] of the frame itself, which count first, see `voxels_of_pixels`
+    depth: Floats,  # z-depth [H, W] of the frame, metres, 0 where unknown
+    classes: Bytes,  # common classes [H, W] of its pixels, `SKY`, or 255
     camera: Camera,  # camera of both
     volume: Volume,  # the space that is completed
     grid_from_left: RigidTransform,  # pose of the left camera in its grid
-) -> NDArray[np.uint8]:
+) -> Bytes:
     """Labels of voxels that several frames of a drive know, hidden ones among them.
 
     Returns labels [X, Y, Z]: 0 free, a class or `OF_NO_CLASS`, 255 unknown.
@@ -100,17 +102,15 @@ def stereo_evidence(
     index: int,
     grid: VoxelGrid,
     grid_from_left: RigidTransform,  # pose of the camera whose depth is measured in the grid
-    meter: DepthMeter | None = None,  # measures that of the drive; by default what `depth_meter` chooses
+    meter: DepthMeter | Depths | None = None,  # measures that of the drive; by default what `depth_meter` chooses
     volume: Volume | None = None,  # the space that is completed; a street's if left out
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+) -> tuple[Floats, Mask]:
     """Evidence of a frame as for training: its share 0..1 for "occupied", and whether there is any; each [X, Y, Z]."""
     volume = volume or Volume()
     meter = meter or depth_meter(sequence, volume.ahead)
     grid_from_forward = grid_from_left @ OPTICAL_FROM_FORWARD
-    views = [
-        replace(view, grid_from_camera=grid_from_forward @ view.grid_from_camera)
-        for view in fusion_views(sequence, index, meter.camera, meter, FusionSettings(), volume)
-    ]
+    around = fusion_views(sequence, index, meter.camera, meter, FusionSettings(), volume)
+    views = [replace(view, grid_from_camera=grid_from_forward @ view.grid_from_camera) for view in around]
     generator = np.random.default_rng(0)
     centres, target, _ = fuse_occupancy(
         views, grid, free_samples=int(np.prod(grid.shape)), generator=generator, depths=volume.fused_depth
@@ -140,7 +140,7 @@ def mounting_above(ground: NDArray[np.floating[Any]]) -> RigidTransform | None:
     return RigidTransform(np.stack([forward, np.cross(up, forward), up]), np.array([0.0, 0.0, below / length]))
 
 
-def _ground(points: NDArray[np.float64], cells: NDArray[np.intp], grid: VoxelGrid) -> NDArray[np.float32]:
+def _ground(points: Doubles, cells: NDArray[np.intp], grid: VoxelGrid) -> Floats:
     """Heights of the ground [X, Y], NaN where no pixel saw it."""
     shape = tuple(-(-count // _CELL) for count in grid.shape[:2])
     index = cells[:, 0] // _CELL * shape[1] + cells[:, 1] // _CELL
@@ -150,9 +150,7 @@ def _ground(points: NDArray[np.float64], cells: NDArray[np.intp], grid: VoxelGri
     if len(named) < _LEAST_CELLS:
         return unknown
     height = np.asarray(median(points[:, 2], index, named))
-    place = (np.stack(np.divmod(named, shape[1]), axis=-1) + 0.5) * _CELL * grid.voxel_size + np.asarray(
-        grid.origin[:2]
-    )
+    place = (np.stack(np.divmod(named, shape[1]), axis=-1) + 0.5) * _CELL * grid.voxel_size + grid.origin[:2]
     terms = _quadratic(place)
     start = np.array([np.median(height), *[0.0] * (terms.shape[1] - 1)])
     fit = least_squares(lambda c: terms @ c - height, start, loss="soft_l1", f_scale=0.05).x
@@ -162,13 +160,13 @@ def _ground(points: NDArray[np.float64], cells: NDArray[np.intp], grid: VoxelGri
     return coarse.repeat(_CELL, axis=0).repeat(_CELL, axis=1)[: grid.shape[0], : grid.shape[1]]
 
 
-def _quadratic(place: NDArray[np.float64]) -> NDArray[np.float64]:
+def _quadratic(place: Doubles) -> Doubles:
     """Terms [N, 5] of a surface that rises, tilts, and curves along the road; places in units of ten metres."""
     x, y = (place / 10.0).T
     return np.stack([np.ones_like(x), x, y, x * x, x * y], axis=-1)
 
 
-def _around(labels: NDArray[np.uint8]) -> NDArray[Any]:
+def _around(labels: Bytes) -> NDArray[Any]:
     """The largest label within two voxels of each column; 255 where there is none."""
     known = np.where(labels == INVALID, 0, labels).astype(np.uint8)
     found = cv2.dilate(known, np.ones((5, 5), np.uint8))

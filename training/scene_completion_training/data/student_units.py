@@ -4,12 +4,12 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.query_kernel import hidden_reference
+from scene_completion_training.arrays import Bytes, Floats
 
 
 class DeployedUnits:
@@ -21,12 +21,12 @@ class DeployedUnits:
         self._encoder = make_encoder(bundle)
         self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
 
-    def observe(self, image: NDArray[np.uint8], camera: Camera) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    def observe(self, image: Bytes, camera: Camera) -> Callable[[Floats], Floats]:
         """What gives the units [N, E] of points [N, 3], metres, optical frame, in an image [H, W, 3] of a camera."""
         bundle = self._bundle
         maps = self._encoder.encode(self._resampler(camera)(image)).features[..., bundle.head.hidden :].copy()
 
-        def units(points: NDArray[np.float32]) -> NDArray[np.float32]:
+        def units(points: Floats) -> Floats:
             hidden = hidden_reference(maps, points, self._weight, self._bias, bundle.point_code, bundle.canonical)
             return hidden.astype(np.float32)
 

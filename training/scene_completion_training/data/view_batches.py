@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_training.arrays import Bytes, Doubles, Ints, Random
 from scene_completion_training.data import drawn_views
-from scene_completion_training.data.prepared import PreparedFrame
+from scene_completion_training.data.prepared import Drive
 from scene_completion_training.data.voxel_evidence import POINT_UNIT
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -103,7 +104,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self,
-        sequences: Sequence[Sequence[PreparedFrame]],
+        sequences: Sequence[Drive],
         settings: ViewSettings,
         needs: DataNeeds = DataNeeds(),
         *,
@@ -119,7 +120,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         viewpoint: Viewpoint | None = None,
     ) -> None:
         self.distinct, self.listed = distinct, listed
-        self._known_order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
+        self._known_order: tuple[int, Ints] = (-1, np.zeros(0, np.int64))
         self.viewpoint = viewpoint or Viewpoint()
         self.camera = self.viewpoint.camera
         self._far_metres, self._encoder_metres = settings.metres_along(self.viewpoint)
@@ -132,13 +133,10 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         self.sequences, self.settings, self.seed, self.length = sequences, settings, seed, length
         share = np.sqrt([len(frames) for frames in sequences]) * (1.0 if shares is None else np.asarray(shares))
         self.share = share / share.sum()
-        self.ground_roll = [
-            drawn_views.ground_roll(frames, self.viewpoint) if settings.mirror else 0.0 for frames in sequences
-        ]
-        self._travelled = [
-            drawn_views.metres_travelled([frame.world_from_camera["left"].translation for frame in frames])
-            for frames in sequences
-        ]
+        rolled = drawn_views.ground_roll
+        self.ground_roll = [rolled(frames, self.viewpoint) if settings.mirror else 0.0 for frames in sequences]
+        left = [[frame.world_from_camera["left"].translation for frame in frames] for frames in sequences]
+        self._travelled = [drawn_views.metres_travelled(places) for places in left]
 
     def __len__(self) -> int:
         return self.length
@@ -193,7 +191,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return int(np.random.default_rng((self.seed, epoch)).permutation(self.distinct)[place])
 
     def _features(
-        self, entry: str, targets: "FeatureStore", views: drawn_views.DrawnViews, generator: np.random.Generator
+        self, entry: str, targets: "FeatureStore", views: drawn_views.DrawnViews, generator: Random
     ) -> dict[str, Tensor]:
         """Targets of the views, each with a grid of its own; `entry` follows the names of what is returned."""
         found = []
@@ -202,17 +200,15 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             variant = 2 * int(generator.integers(targets.variants // 2)) + views.draw.mirror
             found.append(targets.get(views.draw.frames[index].key(name), variant))
         offsets = [(target.shift[1], target.shift[0]) for target in found]
-        return {
-            f"features{entry}": torch.stack([target.features for target in found]),
-            f"feature_offsets{entry}": torch.tensor(offsets),
-        }
+        features = torch.stack([target.features for target in found])
+        return {f"features{entry}": features, f"feature_offsets{entry}": torch.tensor(offsets)}
 
-    def _jittered(self, generator: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _jittered(self, generator: Random, image: Bytes) -> Bytes:
         """The image with a jitter that the same generator gives every image."""
         return drawn_views.jittered(image, copy.deepcopy(generator), self.settings.jitter, self.settings.washed)
 
     def _encoder_names(
-        self, draw: drawn_views.Draw, views: list[tuple[int, str]], generator: np.random.Generator
+        self, draw: drawn_views.Draw, views: list[tuple[int, str]], generator: Random
     ) -> list[tuple[int, str]]:
         """Frame and camera of each encoder view but the first, none of them twice as long as the drive has others."""
         if self.settings.near_frames:  # any others of the views ahead (KDBTS: stereo and the next frame)
@@ -227,7 +223,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             names.append(drawn_views.unused_frame(draw.frames, along, side, names))
         return names[1:]
 
-    def _names(self, draw: drawn_views.Draw, generator: np.random.Generator) -> list[tuple[int, str]]:
+    def _names(self, draw: drawn_views.Draw, generator: Random) -> list[tuple[int, str]]:
         """Frame and camera of each view; none twice if there are others: compared with itself, any density fits."""
         if self.settings.near_frames:
             least, most = self.settings.far_frames
@@ -260,29 +256,26 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         generator = np.random.default_rng((self.seed, number))
         return self._occupancy(self._draw(number, generator), generator)
 
-    def _labels(self, draw: drawn_views.Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+    def _labels(self, draw: drawn_views.Draw, generator: Random) -> dict[str, Tensor]:
         """Labelled voxels, by the inverse root of their class's count: half way between as they come and evenly."""
         frame = draw.frames[draw.index]
         labelled = frame.labelled
         classes = np.zeros(0, np.uint8) if frame.label is None else frame.label
         rarity = 1.0 / np.sqrt(np.bincount(classes[labelled], minlength=1).clip(1))
         chosen = _choose(labelled, rarity[classes[labelled]], self.needs.label_points, generator)
-        return {
-            "label_points": self._in_encoder(draw, frame.points[chosen]),
-            "label_classes": torch.from_numpy(classes[chosen].astype(np.int64) - 1),
-        }
+        points = self._in_encoder(draw, frame.points[chosen])
+        return {"label_points": points, "label_classes": torch.from_numpy(classes[chosen].astype(np.int64) - 1)}
 
     def mean_depth_code(self, spec: PointCodeSpec) -> Tensor:
         """Mean inverse depth code [1, 1, H / 2, W / 2] of left stereo depth, unmirrored; gaps take means around."""
-        total = np.zeros((self.camera.height // 2, self.camera.width // 2), np.float32)
+        rows, columns = self.camera.height // 2, self.camera.width // 2
+        total = np.zeros((rows, columns), np.float32)
         count = np.zeros_like(total)
         for frames, share in zip(self.sequences, self.share, strict=True):
             some = frames[:: -(-len(frames) // _MEAN_FRAMES)]
             for frame in (frame for frame in some if "left" in frame.depths):
                 hint = drawn_views.canonical_depth(frame.depths["left"], frame.cameras["left"], self.camera)
-                blocks = (
-                    hint.reshape(total.shape[0], 2, total.shape[1], 2).transpose(0, 2, 1, 3).reshape(*total.shape, 4)
-                )
+                blocks = hint.reshape(rows, 2, columns, 2).transpose(0, 2, 1, 3).reshape(rows, columns, 4)
                 known = (blocks > 0).all(axis=-1)
                 weight = share / len(some)
                 total[known] += weight * spec.depth_code(blocks[known]).mean(axis=-1)
@@ -295,7 +288,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         mean /= weights
         return torch.from_numpy(mean.astype(np.float32))[None, None]
 
-    def _own_view(self, draw: drawn_views.Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+    def _own_view(self, draw: drawn_views.Draw, generator: Random) -> dict[str, Tensor]:
         frame, side = draw.frames[draw.index], draw.side
         image = drawn_views.canonical_image(frame.images[side], frame.cameras[side], self.camera, draw.turn)
         hint = drawn_views.depth_hint(frame, side, self.camera, draw.turn)
@@ -311,7 +304,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         own = {"image": drawn_views.as_tensor(image).permute(2, 0, 1).float(), "hint": drawn_views.as_tensor(hint)}
         return {**own, **self._occupancy(draw, generator)}
 
-    def _draw(self, sample: int, generator: np.random.Generator) -> drawn_views.Draw:
+    def _draw(self, sample: int, generator: Random) -> drawn_views.Draw:
         if self.listed:
             epoch, place = divmod(sample, len(self.listed))
             number, index, side = self.listed[self._order(epoch)[place]]
@@ -325,20 +318,20 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             side = str(generator.choice(frames[index].far_cameras))
         mirror = bool((generator.random() < 0.5) and self.settings.mirror)  # drawn always: the rest stays the same
         limits = np.radians([self.settings.pitch, self.settings.yaw, self.settings.roll])
-        turn: NDArray[np.float64] = np.asarray(cv2.Rodrigues(generator.uniform(-limits, limits))[0])
+        turn: Doubles = np.asarray(cv2.Rodrigues(generator.uniform(-limits, limits))[0])
         if mirror:  # mirrored, the ground would tilt to the other side
             turn = np.asarray(cv2.Rodrigues(np.array([0.0, 0.0, 2.0 * self.ground_roll[number]]))[0]) @ turn
         encoder_from_world = (frames[index].world_from_camera[side] @ RigidTransform(turn, np.zeros(3))).inverse()
         return drawn_views.Draw(frames, index, self._travelled[number], side, mirror, turn, encoder_from_world)
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
+    def _order(self, epoch: int) -> Ints:
         """The order of the listed samples in an epoch."""
         if self._known_order[0] != epoch:
             order = np.random.default_rng((self.seed, epoch, len(self.listed))).permutation(len(self.listed))
             self._known_order = epoch, order
         return self._known_order[1]
 
-    def _occupancy(self, draw: drawn_views.Draw, generator: np.random.Generator) -> dict[str, Tensor]:
+    def _occupancy(self, draw: drawn_views.Draw, generator: Random) -> dict[str, Tensor]:
         frame = draw.frames[draw.index]
         count, near = self.settings.occupancy_points, self.viewpoint.volume.even_depth
         if not frame.has_evidence:  # one camera: nothing is known, and the weights say so
@@ -352,11 +345,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         )
         # Evidence of one good view is enough; what was seen once from afar counts less.
         weight = np.minimum(frame.evidence[chosen].astype(np.float32) / 0.5, 1.0)
-        return {
-            "points": self._in_encoder(draw, frame.points[chosen]),
-            "target": torch.from_numpy(frame.target[chosen].astype(np.float32) / 255.0),
-            "weight": torch.from_numpy(weight),
-        }
+        points, target = self._in_encoder(draw, frame.points[chosen]), frame.target[chosen].astype(np.float32) / 255.0
+        return {"points": points, "target": torch.from_numpy(target), "weight": torch.from_numpy(weight)}
 
     def _in_encoder(self, draw: drawn_views.Draw, stored: NDArray[np.int16]) -> Tensor:
         """Voxel centres [M, 3] of a sample's frame, as they are stored, in metres in the encoder's frame."""
@@ -365,9 +355,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
 
 
-def _choose(
-    group: NDArray[np.int64], weight: NDArray[np.floating[Any]], count: int, generator: np.random.Generator
-) -> NDArray[np.int64]:
+def _choose(group: Ints, weight: NDArray[np.floating[Any]], count: int, generator: Random) -> Ints:
     """Draws `count` elements of a group, with replacement, with probability proportional to weight."""
     cumulative = np.cumsum(weight)
     return group[np.searchsorted(cumulative, generator.uniform(0.0, cumulative[-1], count))]

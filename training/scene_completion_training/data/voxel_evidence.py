@@ -9,7 +9,7 @@ drive passes them, without LiDAR and without labels.
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import cv2
 import numba
@@ -21,10 +21,12 @@ from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Random, Reals
 from scene_completion_training.data.stereo import MeasuredDepth
 from scene_completion_training.viewpoint import Volume
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+Meter: TypeAlias = Callable[[int], MeasuredDepth]  # of frames by number
 POINT_UNIT = 0.002  # metres per step of the stored voxel centres (int16: ±65 m)
 _FREE_FACTOR = 0.3  # of free against hit evidence: rays that graze a surface pass through its voxels too
 
@@ -38,10 +40,10 @@ def _jit(function: _Function) -> _Function:
 class DepthView:
     """Depth seen from one pose."""
 
-    depth: NDArray[np.float32]  # z-depth [H, W] in metres, 0 where unknown
-    matrix: NDArray[np.float64]  # intrinsics [3, 3] of the depth image
+    depth: Floats  # z-depth [H, W] in metres, 0 where unknown
+    matrix: Doubles  # intrinsics [3, 3] of the depth image
     grid_from_camera: RigidTransform  # pose of the view in the grid's frame
-    deviation: NDArray[np.float32]  # standard deviation of the depth [H, W], metres
+    deviation: Floats  # standard deviation of the depth [H, W], metres
     # Factor on this view's evidence for free space; above one for the frame the grid belongs to, whose view of moving
     # objects counts more.
     trust: float = 1.0
@@ -49,14 +51,14 @@ class DepthView:
 
 @_jit
 def _splat(
-    points: NDArray[np.float32],
-    weights: NDArray[np.float32],
-    origin: NDArray[np.float32],
+    points: Floats,
+    weights: Floats,
+    origin: Floats,
     size: float,
     view: int,
     last: NDArray[np.int16],
     pixels: NDArray[np.int16],
-    hits: NDArray[np.float32],
+    hits: Floats,
 ) -> None:
     """Adds one view's hit evidence: each view counts once per voxel, from its second depth pixel on."""
     nx, ny, nz = hits.shape
@@ -76,15 +78,15 @@ def _splat(
 
 @_jit
 def _carve(
-    centres: NDArray[np.float32],
-    rotation: NDArray[np.float32],
-    translation: NDArray[np.float32],
-    intrinsics: NDArray[np.float32],
-    nearest: NDArray[np.float32],
-    margin: NDArray[np.float32],
+    centres: Floats,
+    rotation: Floats,
+    translation: Floats,
+    intrinsics: Floats,
+    nearest: Floats,
+    margin: Floats,
     trust: float,
     least: float,
-    free: NDArray[np.float32],
+    free: Floats,
 ) -> None:
     """Adds one view's evidence for free space to voxel centres in front of what the view measured."""
     height, width = nearest.shape
@@ -103,20 +105,14 @@ def _carve(
             free[i] += trust
 
 
-def _nearest_depth(depth: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Smallest depth of the 3×3 neighbourhood where the pixel itself is known, so that edges carve nothing away."""
-    filled = np.where(depth > 0, depth, np.float32(1e6))
-    return np.where(depth > 0, cv2.erode(filled, np.ones((3, 3), np.uint8)), 0).astype(np.float32)
-
-
 def fuse_occupancy(
     views: list[DepthView],
     grid: VoxelGrid,
     *,
     free_samples: int,  # voxels that are tested for free space, drawn at random; all, if they are no more
-    generator: np.random.Generator,
+    generator: Random,
     depths: tuple[float, float] = (0.5, 60.0),  # nearest and farthest depth pixels that count, metres
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[Floats, Floats, Floats]:
     """Fuses depth views into evidence at voxel centres.
 
     Returns voxel centres [N, 3] in the grid's frame, occupancy target [N] in 0..1 and evidence [N] (sum of weights).
@@ -130,10 +126,8 @@ def fuse_occupancy(
         valid = (view.depth > least) & (view.depth < most)
         v, u = np.nonzero(valid)
         z = view.depth[v, u]
-        ray = np.stack(
-            [(u - view.matrix[0, 2]) / view.matrix[0, 0], (v - view.matrix[1, 2]) / view.matrix[1, 1], np.ones(len(u))],
-            axis=-1,
-        )
+        fx, fy, cx, cy = view.matrix[[0, 1, 0, 1], [0, 1, 2, 2]]
+        ray = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones(len(u))], axis=-1)
         points = np.asarray(view.grid_from_camera.apply(ray * z[:, None]), np.float32)
         weights = 1.0 / (1.0 + (view.deviation[v, u] / np.float32(grid.voxel_size)) ** 2)
         _splat(points, weights.astype(np.float32), origin, grid.voxel_size, number, last, pixels, hits)
@@ -147,18 +141,13 @@ def fuse_occupancy(
     free = np.zeros(len(chosen), np.float32)
     for view in views:
         camera_from_grid = view.grid_from_camera.inverse()
-        margin = 1.5 * grid.voxel_size + 1.5 * view.deviation
-        _carve(
-            centres,
-            camera_from_grid.rotation.astype(np.float32),
-            camera_from_grid.translation.astype(np.float32),
-            view.matrix[[0, 1, 0, 1], [0, 1, 2, 2]].astype(np.float32),
-            _nearest_depth(view.depth),
-            margin.astype(np.float32),
-            view.trust,
-            least,
-            free,
-        )
+        pose = camera_from_grid.rotation.astype(np.float32), camera_from_grid.translation.astype(np.float32)
+        lens = view.matrix[[0, 1, 0, 1], [0, 1, 2, 2]].astype(np.float32)
+        margin = (1.5 * grid.voxel_size + 1.5 * view.deviation).astype(np.float32)
+        filled = np.where(view.depth > 0, view.depth, np.float32(1e6))
+        # The smallest depth around a pixel that is known itself, so that edges carve nothing away.
+        nearest = np.where(view.depth > 0, cv2.erode(filled, np.ones((3, 3), np.uint8)), 0).astype(np.float32)
+        _carve(centres, *pose, lens, nearest, margin, view.trust, least, free)
     occupied = hits.ravel()[chosen]
     evidence = occupied + _FREE_FACTOR * free
     known = evidence > 0
@@ -181,12 +170,7 @@ class FusionSettings:
 
 
 def fusion_views(
-    sequence: PosedSequence,
-    index: int,
-    left: str,
-    depth: Callable[[int], MeasuredDepth],
-    settings: FusionSettings,
-    volume: Volume,
+    sequence: PosedSequence, index: int, left: str, depth: Meter, settings: FusionSettings, volume: Volume
 ) -> Iterator[DepthView]:
     """Depth views to fuse for a frame: itself, then frames spread evenly over the distance travelled around it.
 
@@ -255,12 +239,7 @@ def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -
 
 
 def _stored(
-    points: NDArray[np.floating[Any]],
-    target: NDArray[np.float32],
-    evidence: NDArray[np.float32],
-    kept: int,
-    generator: np.random.Generator,
-    classes: NDArray[np.uint8] | None = None,
+    points: Reals, target: Floats, evidence: Floats, kept: int, generator: Random, classes: Bytes | None = None
 ) -> dict[str, NDArray[Any]]:
     """A random choice of voxels as they are stored, half of them with hits; with their classes where known."""
     groups = (np.flatnonzero(target > 0), np.flatnonzero(target == 0))

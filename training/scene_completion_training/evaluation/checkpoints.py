@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,6 +17,7 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera, stereo_pair
 from scene_completion_ros.voxels.occupancy import Calibration
+from scene_completion_training.arrays import Bytes, Floats
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.drawn_views import metres_travelled, nearest_along
 from scene_completion_training.data.prepared import DOWNWARD, looking_aside
@@ -84,9 +84,7 @@ def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> "list[FieldMod
             continue
         count = int(choice)
         chosen = functools.partial(views_along, along=along[:count])
-        models.append(
-            FieldModel(field, f"{name}, {count} view{'s' if count > 1 else ''}", chosen, half_resolution=half)
-        )
+        models.append(FieldModel(field, f"{name}, {count} view{'s' * (count > 1)}", chosen, half_resolution=half))
     return models
 
 
@@ -147,24 +145,35 @@ class CanonicalImages:
 
     def __init__(self, camera: Camera, half_resolution: bool) -> None:
         self.camera, self.half_resolution = camera, half_resolution
-        self.resampler = lru_cache(maxsize=4)(self._make_resampler)
+
+        def resampler(camera: Camera, aside: bool) -> Resampler:
+            return Resampler(camera, self.camera, source_from_target_rotation=DOWNWARD if aside else None)
+
+        self.resampler = lru_cache(maxsize=4)(resampler)
 
     def __call__(self, sequence: PosedSequence, index: int, name: str, *, aside: bool = False) -> Tensor:
         """RGB image [3, H, W] in 0..255 of a camera, of a side camera turned down."""
         return self.of(sequence.image(index, name), sequence.cameras[name], aside=aside)
 
-    def of(self, image: NDArray[np.uint8], camera: Camera, *, aside: bool = False) -> Tensor:
+    def of(self, image: Bytes, camera: Camera, *, aside: bool = False) -> Tensor:
         """The same of an image [h, w, 3] that is at hand."""
         full = torch.from_numpy(self.resampler(camera, aside)(image)).permute(2, 0, 1).float()
         return functional.avg_pool2d(full, 2) if self.half_resolution else full
 
-    def _make_resampler(self, camera: Camera, aside: bool) -> Resampler:
-        return Resampler(camera, self.camera, source_from_target_rotation=DOWNWARD if aside else None)
-
 
 def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec, device: torch.device) -> Observation:
     """A field that has seen its images, as evaluations look at it."""
-    return Observation(camera, lambda points: _density(seen, points, device), (spec.near, spec.far))
+    density = functools.partial(in_chunks, lambda points: seen.density(points[None])[0], device=device, chunk=_CHUNK)
+    return Observation(camera, density, (spec.near, spec.far))
+
+
+def in_chunks(
+    function: Callable[[Tensor], Tensor], points: Floats, device: torch.device | None = None, chunk: int = 1 << 14
+) -> Floats:
+    """What a function gives for points [N, 3] on a device, a chunk of them at a time, so that memory lasts."""
+    with torch.inference_mode():
+        parts = [function(part.to(device)).cpu() for part in torch.split(torch.from_numpy(points), chunk)]
+    return torch.cat(parts).numpy()
 
 
 def published_views(sequence: PosedSequence, index: int, choice: str) -> list[EncodedView]:
@@ -207,12 +216,3 @@ def views_along(sequence: PosedSequence, index: int, along: Sequence[float]) -> 
         wanted = nearest_along(travelled, index, metres) if taken else index
         taken.append(min((k for k in range(len(sequence)) if k not in taken), key=lambda k: (abs(k - wanted), -k)))
     return [EncodedView(k, name) for k in taken]
-
-
-def _density(seen: ObservedField, points: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
-    with torch.inference_mode():
-        parts = [
-            seen.density(torch.from_numpy(points[start : start + _CHUNK])[None].to(device))[0].cpu().numpy()
-            for start in range(0, len(points), _CHUNK)
-        ]
-    return np.concatenate([np.zeros(0, dtype=np.float32), *parts])

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError, SequenceError
 from scene_completion_ros.evaluation.baselines import PriorGrid
@@ -24,6 +23,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.sequences.sequence_folder import stored_grid
 from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
+from scene_completion_training.arrays import Floats, Mask
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.stereo import measured_depth
 from scene_completion_training.data.stereo_voxels import OCCUPIED, stereo_evidence
@@ -38,7 +38,7 @@ THICKNESS = 4.0
 _DEPTH_STRIDE = 4  # pixels between rendered rays of a model's own depth
 
 # z-depth [H, W] of the reference camera at a frame, metres; 0 or not finite where there is none.
-DepthSource: TypeAlias = Callable[[PosedSequence, int], NDArray[np.float32]]
+DepthSource: TypeAlias = Callable[[PosedSequence, int], Floats]
 
 
 @dataclass
@@ -88,7 +88,7 @@ class PriorControl(_Control):
 
     def __init__(
         self,
-        mean: NDArray[np.float32],  # mean occupancy, float32 [X, Y, Z], 0..1
+        mean: Floats,  # mean occupancy, float32 [X, Y, Z], 0..1
         threshold: float,  # mean from which a voxel counts as occupied, 0..1
         grid: VoxelGrid = DEFAULT_GRID,  # its grid
         grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,  # pose of the reference camera in it
@@ -166,10 +166,8 @@ def prior_of_windows(windows: Path) -> Callable[[PosedSequence], PriorControl]:
     threshold = best_iou(score_histogram(mean[other.counted], other.occupied[other.counted]))[1]
 
     def prior(sequence: PosedSequence) -> PriorControl:
-        camera = sequence.rig_from_camera[reference_camera(sequence)]
-        return PriorControl(
-            mean, threshold, SEMANTIC_KITTI_GRID, sequence.rig_from_sensor["velodyne"].inverse() @ camera
-        )
+        camera, lidar = sequence.rig_from_camera[reference_camera(sequence)], sequence.rig_from_sensor["velodyne"]
+        return PriorControl(mean, threshold, SEMANTIC_KITTI_GRID, lidar.inverse() @ camera)
 
     return prior
 
@@ -185,7 +183,7 @@ def surface_controls(
     return [SurfaceControl(depth, name, thick) for depth, name in sources for thick in (0.0, THICKNESS)]
 
 
-def true_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
+def true_depth(sequence: PosedSequence, index: int) -> Floats:
     """The exact depth of a rendered sequence's left camera; a `SequenceError` where the frame has none."""
     depth = sequence.asset(index, "depth")
     if depth is None:
@@ -197,7 +195,7 @@ def true_depth(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
 def depth_of_model(model: density_model.DensityModel) -> DepthSource:
     """The depth that a model renders, every fourth pixel, taken over by its neighbours."""
 
-    def source(sequence: PosedSequence, index: int) -> NDArray[np.float32]:
+    def source(sequence: PosedSequence, index: int) -> Floats:
         observation = model.observe(sequence, index)
         full = observation.depth_image(_DEPTH_STRIDE).repeat(_DEPTH_STRIDE, axis=0).repeat(_DEPTH_STRIDE, axis=1)
         return full[: observation.camera.height, : observation.camera.width]
@@ -206,12 +204,12 @@ def depth_of_model(model: density_model.DensityModel) -> DepthSource:
 
 
 def surface_voxels(
-    depth: NDArray[np.float32],  # z-depth [H, W], metres
+    depth: Floats,  # z-depth [H, W], metres
     camera: Camera,
     thickness: float = 0.0,  # metres along the rays behind the surface that are filled too
     grid: VoxelGrid = DEFAULT_GRID,
     grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,  # pose of the camera in the voxels of `grid`
-) -> NDArray[np.bool_]:
+) -> Mask:
     """Voxels that a depth image fills. Returns bool [X, Y, Z]."""
     wanted = np.isfinite(depth) & (depth > 0.0)
     rays = camera.unproject(camera.pixel_centres()[wanted])
@@ -224,12 +222,10 @@ def surface_voxels(
     return occupied
 
 
-def grid_density(
-    density: NDArray[np.float32], grid: VoxelGrid, grid_from_camera: RigidTransform
-) -> density_model.DensityFunction:
+def grid_density(density: Floats, grid: VoxelGrid, grid_from_camera: RigidTransform) -> density_model.DensityFunction:
     """The density of the voxel [X, Y, Z] that a point (optical frame) lies in; 0 outside of the grid."""
 
-    def lookup(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    def lookup(points: Floats) -> Floats:
         index, inside = grid.index_of(grid_from_camera.apply(points.astype(np.float64)))
         found = np.zeros(len(points), dtype=np.float32)
         found[np.asarray(inside)] = density[tuple(np.asarray(index)[np.asarray(inside)].T)]

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, ROOM_CLASSES
@@ -30,6 +29,7 @@ from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import mounting, reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_opacity
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints
 
 VOXEL_EDGE = 0.2  # metres over which opacity is stated: the voxels of all ground truths here
 PUBLISHED_CUTOFF = 0.5  # density per metre above which the literature's protocols call a point occupied
@@ -39,8 +39,8 @@ LITERATURE = {"SceneDINO: σ ≥ 0.2": 0.2, "S4C: σ ≥ 0.25": 0.25}
 IDENTITY = Calibration()
 _CHUNK = 2048  # rays rendered at a time
 
-DensityFunction: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-DepthFunction: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float32]]
+DensityFunction: TypeAlias = Callable[[Floats], Floats]
+DepthFunction: TypeAlias = Callable[[Doubles], Floats]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Observation:
     depth_range: tuple[float, float] = (3.0, 80.0)  # nearest and farthest sample along a ray, metres
     depth_at: DepthFunction | None = None  # z-depth [N] at pixels [N, 2], metres, of a model that says it itself
 
-    def depth(self, pixels: NDArray[np.float64], *, samples: int = 64) -> NDArray[np.float32]:
+    def depth(self, pixels: Doubles, *, samples: int = 64) -> Floats:
         """z-depth [N] of rays through pixels [N, 2] (u, v), metres: as the model says it, or rendered."""
         if self.depth_at is not None:
             return self.depth_at(pixels)
@@ -63,16 +63,14 @@ class Observation:
             depth[start : start + _CHUNK] = composite(density, distances).distance / length
         return depth
 
-    def along_rays(
-        self, pixels: NDArray[np.float64], distances: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    def along_rays(self, pixels: Doubles, distances: Doubles) -> tuple[Floats, Doubles]:
         """Density [N, K] at distances [K] along the rays of pixels [N, 2], and their length [N] where z-depth is 1."""
         rays = self.camera.unproject(pixels)
         length = np.linalg.norm(rays, axis=1)
         points = (rays / length[:, None])[:, None, :] * distances[:, None]  # [N, K, 3]
         return self.density(points.reshape(-1, 3).astype(np.float32)).reshape(len(rays), -1), length
 
-    def depth_image(self, stride: int) -> NDArray[np.float32]:
+    def depth_image(self, stride: int) -> Floats:
         """Expected z-depth [H / stride, W / stride] of every stride-th pixel, metres."""
         pixels = self.camera.pixel_centres()[::stride, ::stride]
         return self.depth(pixels.reshape(-1, 2)).reshape(pixels.shape[:2])
@@ -114,9 +112,9 @@ class RememberedDensity:
 
 
 def _remembering_last(density: DensityFunction) -> DensityFunction:
-    last: list[NDArray[np.float32]] = []
+    last: list[Floats] = []
 
-    def remembered(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    def remembered(points: Floats) -> Floats:
         if not last or not np.array_equal(points, last[0]):
             last[:] = points.copy(), density(points)
         return last[1].copy()
@@ -179,23 +177,16 @@ class DeployedModel:
         density = functools.partial(self._density, field, encoded)
         return Observation(camera, density, self.bundle.depth_range, depth_at)
 
-    def _make_field(self, matrix: tuple[float, ...] | None) -> tuple[FieldKernel, dict[str, NDArray[np.float32]]]:
+    def _make_field(self, matrix: tuple[float, ...] | None) -> tuple[FieldKernel, dict[str, Floats]]:
         """The field for a pose of the camera in the student's volume, and what the graph is given of it."""
         pose = None if matrix is None else RigidTransform.from_matrix(np.reshape(matrix, (4, 4)))
         bundle = self.bundle
         limit, (low, high) = bundle.point_code.xy_limit, bundle.point_code.depth_code_range
-        field = FieldKernel(
-            bundle.head,
-            bundle.point_code,
-            bundle.canonical,
-            bundle.feature_size,
-            np.array([-limit, -limit, low]),
-            np.array([limit, limit, high]),
-            pose,
-        )
+        ends = np.array([-limit, -limit, low]), np.array([limit, limit, high])
+        field = FieldKernel(bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, *ends, pose)
         return field, bundle.graph_inputs(pose)
 
-    def _density(self, field: FieldKernel, encoded: EncodedImage, points: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _density(self, field: FieldKernel, encoded: EncodedImage, points: Floats) -> Floats:
         density = np.empty(len(points), dtype=np.float32)
         for start in range(0, len(points), _POINTS):
             chunk = points[start : start + _POINTS].astype(np.float64)
@@ -228,11 +219,11 @@ class DeployedLabels:
             cure = "Name its clusters with scene-completion classes, or score the checkpoint with --checkpoint"
             raise ConfigurationError(what, where=f"bundle {self.name}", cure=cure)
 
-    def names(self) -> NDArray[np.int64]:
+    def names(self) -> Ints:
         """The class [labels] of "empty" and of each of its classes, -1 for none; they were named before."""
         return self._names
 
-    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
+    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Bytes:
         """Labels of the voxels of a frame: uint8 [X, Y, Z], 0 empty, class k as k + 1."""
         camera = reference_camera(sequence)
         completion = self._completer(sequence, index, camera, truth).complete(sequence.image(index, camera))
@@ -245,12 +236,7 @@ class DeployedLabels:
         key = (sequence.cameras[camera], truth.grid, pose.rotation.tobytes(), pose.translation.tobytes())
         if key not in self._completers:
             self._completers.clear()  # one at a time: each holds prepared samples of its whole grid
-            self._completers[key] = Completer(
-                self._bundle,
-                sequence.cameras[camera],
-                grid=truth.grid,
-                grid_from_camera=pose,
-                engine=self._engine,
-                upright_from_camera=mounting(sequence, camera, index),
-            )
+            stands, lens = mounting(sequence, camera, index), sequence.cameras[camera]
+            options: dict[str, Any] = {"grid": truth.grid, "grid_from_camera": pose, "engine": self._engine}
+            self._completers[key] = Completer(self._bundle, lens, upright_from_camera=stands, **options)
         return self._completers[key]

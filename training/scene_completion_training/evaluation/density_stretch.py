@@ -23,6 +23,7 @@ from scene_completion_ros.inference.scene_query import inverse_distance_samples
 from scene_completion_ros.sequences.opening import lidar_depth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import composite, density_of_logit, logit_of_density, opacity
+from scene_completion_training.arrays import Doubles, Floats
 from scene_completion_training.evaluation.controls import CALIBRATION_WINDOW, TEST_WINDOWS, TRAINING_WINDOWS
 from scene_completion_training.evaluation.density_model import DensityModel, DeployedModel
 from scene_completion_training.evaluation.geometry import counted_depth, density_in_view, voxel_frames
@@ -54,9 +55,8 @@ class DensityStretch:
         changed = dict.fromkeys(LAST_WEIGHTS, (self.scale, 0.0)) | {"density_layer.bias": (self.scale, offset)}
         stretched = dict(weights)
         for name in changed.keys() & weights.keys():
-            stretched[name] = (weights[name] * np.float64(changed[name][0]) + changed[name][1]).astype(
-                weights[name].dtype
-            )
+            factor, added = changed[name]
+            stretched[name] = (weights[name] * np.float64(factor) + added).astype(weights[name].dtype)
         return stretched
 
 
@@ -64,10 +64,10 @@ class DensityStretch:
 class RayLogits:
     """Logits along the rays of some pixels of one frame."""
 
-    logits: NDArray[np.float64]  # [R, K] at the distances of `inverse_distance_samples`
-    length: NDArray[np.float64]  # distance along the ray of z-depth 1 [R]
-    truth: NDArray[np.float64]  # true z-depth [R], metres
-    distances: NDArray[np.float64]  # [K], metres
+    logits: Doubles  # [R, K] at the distances of `inverse_distance_samples`
+    length: Doubles  # distance along the ray of z-depth 1 [R]
+    truth: Doubles  # true z-depth [R], metres
+    distances: Doubles  # [K], metres
 
     def squared_log_error(self, stretch: DensityStretch) -> float:
         """Mean of (ln d − ln d*)², d the rendered z-depth."""
@@ -79,7 +79,7 @@ class RayLogits:
 def fit_stretch(frames: Sequence[RayLogits]) -> DensityStretch:
     """The stretch with the smallest rmse_log (Eigen et al. 2014: near and far count alike), mean over frames."""
 
-    def error(numbers: NDArray[np.float64]) -> float:
+    def error(numbers: Doubles) -> float:
         scale, offset = numbers
         stretch = DensityStretch(float(np.exp(scale)), float(offset))
         return float(np.mean([np.sqrt(frame.squared_log_error(stretch)) for frame in frames]))
@@ -89,9 +89,7 @@ def fit_stretch(frames: Sequence[RayLogits]) -> DensityStretch:
     return DensityStretch(float(np.exp(scale)), float(offset))
 
 
-def rays_to_depth(
-    model: DensityModel, sequence: PosedSequence, depths: Iterable[tuple[int, NDArray[np.float32]]]
-) -> list[RayLogits]:
+def rays_to_depth(model: DensityModel, drive: PosedSequence, depths: Iterable[tuple[int, Floats]]) -> list[RayLogits]:
     """Logits along rays to depths [H, W] of frames, metres, 0 for none; a `SequenceError` if there are no depths."""
     generator = np.random.default_rng(0)
     frames = []
@@ -101,14 +99,14 @@ def rays_to_depth(
         if len(hit):
             row, column = np.unravel_index(generator.choice(hit, min(PIXELS, len(hit)), replace=False), truth.shape)
             pixels = np.stack([column, row], axis=-1).astype(np.float64)
-            seen = model.observe(sequence, index)
+            seen = model.observe(drive, index)
             distances = inverse_distance_samples(SAMPLES, *seen.depth_range)
             density, length = seen.along_rays(pixels, distances)
             logits = logit_of_density(density.astype(np.float64))
             frames.append(RayLogits(logits, length, truth[row, column].astype(np.float64), distances))
     if not frames:
         what = "no depth in the image"
-        raise SequenceError(what, where=sequence.name, cure="Name a drive with LiDAR scans or a stereo pair")
+        raise SequenceError(what, where=drive.name, cure="Name a drive with LiDAR scans or a stereo pair")
     return frames
 
 

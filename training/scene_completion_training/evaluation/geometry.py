@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.baselines import MeanDepth
@@ -19,6 +18,7 @@ from scene_completion_ros.sequences.opening import holds_voxels, lidar_depth, vo
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration, opacity
+from scene_completion_training.arrays import Doubles, Floats
 from scene_completion_training.evaluation import density_model, lidar_evaluation
 
 # What is stated: the opacity itself, and the probability where a calibration was fitted.
@@ -62,7 +62,7 @@ class DensityAnswer:
         return VoxelAnswer(alpha, {rule: density > cutoff for rule, cutoff in self.model.cutoffs.items()}, stated)
 
     @cached_property
-    def depth(self) -> NDArray[np.float32] | None:
+    def depth(self) -> Floats | None:
         """Depth where the true one counts, 0 elsewhere."""
         return None if self.truth.depth is None else predicted_depth(self.observation, self.truth.depth.depth)
 
@@ -78,7 +78,7 @@ class Density:
         return DensityAnswer(frame, self.model, self.model.observe(frame.sequence, frame.index))
 
 
-def density_in_view(truth: VoxelTruth, observation: density_model.Observation) -> NDArray[np.float32]:
+def density_in_view(truth: VoxelTruth, observation: density_model.Observation) -> Floats:
     """Density at the centres of the voxels that count in any region, float32 [X, Y, Z]; 0 elsewhere."""
     counted = truth.known & np.logical_or.reduce(list(truth.regions_with_interiors.values()))
     density = np.zeros(truth.grid.shape, dtype=np.float32)
@@ -86,7 +86,7 @@ def density_in_view(truth: VoxelTruth, observation: density_model.Observation) -
     return density
 
 
-def predicted_depth(observation: density_model.Observation, truth: NDArray[np.float32]) -> NDArray[np.float32]:
+def predicted_depth(observation: density_model.Observation, truth: Floats) -> Floats:
     """Expected z-depth [H, W] where the true depth [H, W] counts; 0 elsewhere; metres."""
     row, column = np.nonzero((truth > MINIMUM_M) & (truth < MAXIMUM_M))
     depth = np.zeros_like(truth)
@@ -126,9 +126,8 @@ class ScoredFrames:
             truth = voxel_truth(sequence, index) if index in with_voxels else None
             slabs: tuple[lidar_evaluation.Slab, ...] = ()
             if index in scanned:
-                slabs = lidar_evaluation.slabs_of(
-                    lidar_evaluation.level_scans(sequence, index, self.scans, pitch), pitch
-                )
+                scans = lidar_evaluation.level_scans(sequence, index, self.scans, pitch)
+                slabs = lidar_evaluation.slabs_of(scans, pitch)
             if truth is not None or slabs:
                 yield Frame(sequence, index, FrameTruth(truth, None), slabs)
 
@@ -167,14 +166,12 @@ def placed_frames(places: Iterable[tuple[PosedSequence, int]]) -> Iterator[Frame
             yield Frame(sequence, index, FrameTruth(truth, None))
 
 
-def voxel_frames(
-    recordings: Iterable[PosedSequence], every: int = 1, split: FrameSplit | None = None
-) -> Iterator[Frame]:
+def voxel_frames(drives: Iterable[PosedSequence], every: int = 1, split: FrameSplit | None = None) -> Iterator[Frame]:
     """Frames of recordings that have voxels, or those of them that a list names."""
-    return placed_frames(voxel_places(recordings, every, split))
+    return placed_frames(voxel_places(drives, every, split))
 
 
-def counted_depth(measured: NDArray[np.float32]) -> NDArray[np.float32]:
+def counted_depth(measured: Floats) -> Floats:
     """The depth image [H, W], metres, with 0 for all pixels that do not count inside the Garg crop."""
     counted = (measured > MINIMUM_M) & (measured < MAXIMUM_M) & garg_crop(*measured.shape)
     return np.where(counted, measured, np.float32(0.0))
@@ -212,7 +209,7 @@ class MeanDepthModel:
         camera = sequence.cameras[reference_camera(sequence)]
         depth = resize_depth(self._mean, camera.height, camera.width)
 
-        def at(pixels: NDArray[np.float64]) -> NDArray[np.float32]:
+        def at(pixels: Doubles) -> Floats:
             column, row = pixels.astype(np.int64).T
             return np.asarray(depth[row, column], np.float32)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -26,6 +25,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.untrusted_files import read_json
+from scene_completion_training.arrays import Doubles, Floats, Ints, Mask, Reals
 from scene_completion_training.evaluation.probes import Labelled, Levels, LinearProbe, fit_linear_probe, side_by_side
 from scene_completion_training.masked_scene.views import distinct
 from scene_completion_training.points.scene import UNLABELLED, PointScene
@@ -49,7 +49,7 @@ class Thing:
 
     label: int
     score: float
-    rows: NDArray[np.int64]  # of its points, each once
+    rows: Ints  # of its points, each once
 
 
 def without_stuff(read: Callable[[], PointScene], stuff: Sequence[str]) -> PointScene:
@@ -83,7 +83,7 @@ class InstanceHead:
     middle: LinearProbe  # gives the offset to the middle of the thing, metres
     countable: tuple[int, ...]  # classes of which there are things
 
-    def things(self, points: NDArray[np.float32], levels: Levels) -> list[Thing]:
+    def things(self, points: Floats, levels: Levels) -> list[Thing]:
         """The things among points [N, 3] with features, the surest first."""
         values = side_by_side(levels, range(len(levels)))
         logits = self.classes.logits(values)
@@ -101,9 +101,7 @@ class InstanceHead:
         return sorted(found, key=lambda thing: -thing.score)
 
 
-def fit_instances(
-    name: str, labelled: Labelled, class_names: tuple[str, ...], *, seed: int, steps: int
-) -> InstanceHead:
+def fit_instances(name: str, labelled: Labelled, names: tuple[str, ...], *, seed: int, steps: int) -> InstanceHead:
     """Fits classes as a linear probe, offsets by least squares; a ConfigurationError where no point is of a thing."""
     values = labelled.values(range(len(labelled.levels)))
     rows = np.isfinite(labelled.offsets).all(axis=1)
@@ -116,12 +114,12 @@ def fit_instances(
     moments += (_RIDGE * np.trace(moments) / len(moments) + 1e-12) * np.eye(len(moments))
     weight = np.linalg.solve(moments, inputs.T @ (targets - target_mean) / len(inputs)).T
     middle = LinearProbe(weight.astype(np.float32), (target_mean - weight @ mean).astype(np.float32))
-    classes = fit_linear_probe(values, labelled.classes, len(class_names), seed=seed, steps=steps)
+    classes = fit_linear_probe(values, labelled.classes, len(names), seed=seed, steps=steps)
     countable = tuple(np.unique(labelled.classes[rows]).tolist())
-    return InstanceHead(name, class_names, classes, middle, countable)
+    return InstanceHead(name, names, classes, middle, countable)
 
 
-def grouped(points: NDArray[np.floating], reach: float = REACH) -> NDArray[np.int64]:
+def grouped(points: Reals, reach: float = REACH) -> Ints:
     """Which group each of points [N, 3] is of, [N]: those that a chain of occupied cells of edge `reach` joins."""
     if not len(points):
         return np.zeros(0, np.int64)
@@ -248,7 +246,7 @@ def read_phrases(file: Path) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
-def box_overlap(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
+def box_overlap(one: Reals, other: Reals) -> Doubles:
     """Intersection over union of boxes [..., 6], lower corner and upper; 0 where a box has no volume."""
     one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
     shared = np.minimum(one[..., 3:], other[..., 3:]) - np.maximum(one[..., :3], other[..., :3])
@@ -261,11 +259,11 @@ def box_overlap(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArr
 class Asked:
     """Sentences about a scene, and the things that it offers."""
 
-    boxes: NDArray[np.float32]  # [P, 6] of the things on offer
-    described: NDArray[np.float32]  # [P, F], see `described`
+    boxes: Floats  # [P, 6] of the things on offer
+    described: Floats  # [P, F], see `described`
     texts: tuple[str, ...]  # Q sentences
-    true_boxes: NDArray[np.float32]  # [Q, 6]
-    unique: NDArray[np.bool_]  # [Q], whether the scene has one thing of the class that is meant
+    true_boxes: Floats  # [Q, 6]
+    unique: Mask  # [Q], whether the scene has one thing of the class that is meant
 
 
 def asked(
@@ -290,12 +288,12 @@ def asked(
     return Asked(boxes, about, tuple(text for text, _ in phrases), true_boxes, unique)
 
 
-def _boxes(points: NDArray[np.float32], things: Sequence[Thing]) -> NDArray[np.float32]:
+def _boxes(points: Floats, things: Sequence[Thing]) -> Floats:
     corners = [(points[thing.rows].min(axis=0), points[thing.rows].max(axis=0)) for thing in things]
     return np.array(corners, np.float32).reshape(-1, 6)
 
 
-def described(boxes: NDArray[np.float32], features: NDArray[np.float32]) -> NDArray[np.float32]:
+def described(boxes: Floats, features: Floats) -> Floats:
     """What is known of things with boxes [P, 6] and features [P, E]: [P, 2 E + 6].
 
     Their features, those of the others by nearness, exp(-distance / `NEAR`), the middle of the box from that of all
@@ -359,8 +357,8 @@ def fit_grounding(name: str, scenes: Sequence[Asked], encode: Encoder, *, seed: 
 class Grounded:
     """Boxes that sentences were taken to mean, for `GROUNDING`."""
 
-    overlap: NDArray[np.float64]  # [Q], with the true boxes
-    unique: NDArray[np.bool_]  # [Q]
+    overlap: Doubles  # [Q], with the true boxes
+    unique: Mask  # [Q]
 
 
 class GroundingTally(Tally):

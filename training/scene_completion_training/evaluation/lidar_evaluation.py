@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation import lidar_occupancy
@@ -27,6 +26,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences import frame_lists
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_training.arrays import Doubles, Mask
 from scene_completion_training.evaluation.density_model import Observation
 
 PROTOCOLS = {
@@ -50,9 +50,7 @@ class Slab:
 
 def slabs_of(scans: Iterable[lidar_occupancy.Scan], pitch: float) -> tuple[Slab, ...]:
     """What scans from `level_scans` with the same pitch, radians, say under each protocol."""
-    counters = {
-        name: lidar_occupancy.SlabCounter(replace(found, camera_pitch=pitch)) for name, found in PROTOCOLS.items()
-    }
+    counters = {name: lidar_occupancy.SlabCounter(replace(one, camera_pitch=pitch)) for name, one in PROTOCOLS.items()}
     for scan in scans:
         for counter in counters.values():
             counter.update(scan)
@@ -116,7 +114,7 @@ LIDAR_OCCUPANCY = Metric(
 )
 
 
-def shown_by_depth(points_camera: NDArray[np.float64], observation: Observation) -> NDArray[np.bool_]:
+def shown_by_depth(points_camera: Doubles, observation: Observation) -> Mask:
     """Whether z-depths of points [..., 3], optical frame, are at most the model's at the nearest pixel in the image."""
     camera = observation.camera
     pixels, _ = camera.project(points_camera.reshape(-1, 3))
@@ -132,7 +130,7 @@ def scan_poses(sequence: PosedSequence, start: int = 0) -> Iterator[tuple[int, R
     Every frame of a data set has one. Those of a bag take the scan next to them: the first of several frames has it,
     and where scans were lost, some have none.
     """
-    before: NDArray[np.float64] | None = None
+    before: Doubles | None = None
     for index in range(start, len(sequence)):
         stored = sequence.asset(index, "lidar_pose")
         if stored is not None:
@@ -197,15 +195,18 @@ def select_frames(
     selections = []
     for name, sequence in zip(names, sequences, strict=True):
         indices = frame_lists.frame_indices(sequence)
-        wanted = (
-            dict.fromkeys(indices, frame_lists.SIDES) if listed is None else frame_lists.frames_of_drive(listed, name)
-        )
+        every = dict.fromkeys(indices, frame_lists.SIDES)
+        wanted = every if listed is None else frame_lists.frames_of_drive(listed, name)
         found = {number: _obstacle(sequence, indices.get(number), sides) for number, sides in wanted.items()}
         left_out += [LeftOutFrame(reason, name, number) for number, reason in found.items() if reason]
         if numbers := {indices[number]: number for number, reason in found.items() if not reason}:
             selections.append(Selection(sequence, numbers))
     if not selections:
-        raise _nothing_left(names, left_out)
+        reasons = [frame.reason for frame in left_out]
+        counts = "; ".join(f"{reason}: {reasons.count(reason)}" for reason in sorted(set(reasons)))
+        cure = "Name the listed drives with images and LiDAR scans unpacked, or another frame list"
+        what = f"none of {len(reasons)} frames can be scored ({counts})"
+        raise SequenceError(what, where=", ".join(names), cure=cure)
     return selections, left_out
 
 
@@ -239,11 +240,3 @@ def _obstacle(sequence: PosedSequence, index: int | None, sides: Sequence[str]) 
     if index is None:
         return NO_FRAME
     return "" if "lidar" in sequence.frames[index].assets else NO_SCAN
-
-
-def _nothing_left(recordings: Iterable[str], left_out: Sequence[LeftOutFrame]) -> SequenceError:
-    reasons = [frame.reason for frame in left_out]
-    counts = "; ".join(f"{reason}: {reasons.count(reason)}" for reason in sorted(set(reasons)))
-    cure = "Name the listed drives with images and LiDAR scans unpacked, or another frame list"
-    what = f"none of {len(reasons)} frames can be scored ({counts})"
-    return SequenceError(what, where=", ".join(recordings), cure=cure)

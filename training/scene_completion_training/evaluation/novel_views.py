@@ -22,7 +22,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -32,6 +31,7 @@ from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera, stereo_pair
 from scene_completion_ros.untrusted_files import read_tensors
+from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
 from scene_completion_training.evaluation.checkpoints import FieldModel
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.networks.density_field import ObservedField
@@ -82,14 +82,13 @@ class PerceptualDistance:
             raise BundleError(f"no weights of LPIPS with AlexNet ({reason})", where=where, cure=cure) from error
 
     @torch.inference_mode()
-    def __call__(self, rendered: NDArray[np.float32], true: NDArray[np.float32]) -> float:
+    def __call__(self, rendered: Floats, true: Floats) -> float:
         """Distance of two pictures [H, W, 3] in 0..1, at least 31 pixels high and wide: 0 for equals."""
         x = 2.0 * torch.from_numpy(np.stack([rendered, true])).permute(0, 3, 1, 2) - 1.0
         x = (x - torch.tensor(SHIFT)[:, None, None]) / torch.tensor(SCALE)[:, None, None]
         distance = 0.0
-        for (place, (stride, padding)), layer, linear in zip(
-            _CONVOLUTIONS.items(), self._layers, self._linear, strict=True
-        ):
+        layers = zip(_CONVOLUTIONS.items(), self._layers, self._linear, strict=True)
+        for (place, (stride, padding)), layer, linear in layers:
             if place in _POOLED:
                 x = functional.max_pool2d(x, 3, 2)
             x = functional.relu(functional.conv2d(x, *layer, stride=stride, padding=padding))
@@ -134,28 +133,24 @@ class ViewSynthesis:
         seen, (first, *_) = model.encode(sequence, view.index)
         encoder_from_world = sequence.world_from_camera(first.index, first.camera).inverse()
         pose = (encoder_from_world @ sequence.world_from_camera(view.seen, view.camera)).matrix
-        source, true = (
-            model.image(sequence, index, camera) / 255.0
-            for index, camera in ((first.index, first.camera), (view.seen, view.camera))
-        )
+        both = ((first.index, first.camera), (view.seen, view.camera))
+        source, true = (model.image(sequence, index, camera) / 255.0 for index, camera in both)
         rendered = render_view(seen, model, source, torch.from_numpy(pose).float(), self._samples)
         pictures = [border_cropped(image.permute(1, 2, 0).numpy()) for image in (rendered, true)]
         return Figures(view.target, {name: score(*pictures) for name, score in self._similarities.items()})
 
 
 @torch.inference_mode()
-def render_view(
-    seen: ObservedField, model: FieldModel, source: Tensor, encoder_from_view: Tensor, samples: int
-) -> Tensor:
+def render_view(seen: ObservedField, model: FieldModel, image: Tensor, encoder_from_view: Tensor, count: int) -> Tensor:
     """What a view at a pose [4, 4] sees in the colours of the first encoder view [3, H, W] in 0..1: [3, H, W]."""
     camera, spec = model.camera, model.field.spec
-    source = source.to(model.device)
-    masks, own = torch.ones_like(source[None, :1], dtype=torch.bool), torch.eye(4, device=model.device)[None, None]
+    image = image.to(model.device)
+    masks, own = torch.ones_like(image[None, :1], dtype=torch.bool), torch.eye(4, device=model.device)[None, None]
     parts = []
     for rays in image_rays(camera, encoder_from_view.to(model.device)):
-        rendered = render_rays(seen, rays, samples=samples, near=spec.near, far=spec.far, jitter=False)
-        colours, _ = sample_colours(source[None, None], masks, camera, own, rendered.points)
-        parts.append(torch.einsum("rk,rkc->cr", rendered.weights[0], colours.reshape(-1, samples, 3)))
+        rendered = render_rays(seen, rays, samples=count, near=spec.near, far=spec.far, jitter=False)
+        colours, _ = sample_colours(image[None, None], masks, camera, own, rendered.points)
+        parts.append(torch.einsum("rk,rkc->cr", rendered.weights[0], colours.reshape(-1, count, 3)))
     return torch.cat(parts, dim=1).reshape(3, camera.height, camera.width).cpu()
 
 
@@ -212,17 +207,17 @@ def view_metric(*, with_lpips: bool) -> Metric:
 
 
 RELATIVE, ABSOLUTE = 0.01, 0.5  # of the squared flows, and squared pixels: how far forward and backward may disagree
-Classify = Callable[[NDArray[np.float32]], NDArray[np.int64]]
+Classify = Callable[[Floats], Ints]
 
 
-def optical_flow(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
+def optical_flow(first: Bytes, second: Bytes) -> Floats:
     """Where pixels of a picture [H, W, 3] went in the next one: float32 [H, W, 2], pixels to the right and down."""
     grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (first, second)]
     dense = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
     return np.asarray(dense.calc(*grey, None), np.float32)
 
 
-def warped(values: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np.float32]:
+def warped(values: Floats, flow: Floats) -> Floats:
     """Values [H, W, C] of the second picture where the pixels of the first went, bilinear; 0 outside of it."""
     height, width = flow.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
@@ -231,7 +226,7 @@ def warped(values: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np
     return np.stack(parts, axis=-1).astype(np.float32, copy=False)
 
 
-def not_hidden(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> NDArray[np.bool_]:
+def not_hidden(forward: Floats, backward: Floats) -> Mask:
     """Pixels [H, W] of the first picture that the second shows: the flow back leads to where they came from.
 
     |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5, with the backward flow b at the place to which the forward flow f leads.
@@ -242,9 +237,7 @@ def not_hidden(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> N
     return np.asarray(inside & (((forward + back) ** 2).sum(axis=-1) < RELATIVE * size + ABSOLUTE))
 
 
-def agreement(
-    first: NDArray[np.float32], second: NDArray[np.float32], classify: Classify | None = None
-) -> dict[str, float]:
+def agreement(first: Floats, second: Floats, classify: Classify | None = None) -> dict[str, float]:
     """How well codes [N, D] of the same pixels by two images agree, as means over the pixels; nothing without any."""
     if not len(first):
         return {}
@@ -276,14 +269,12 @@ class ViewConsistency:
         return Figures(view.target, values and {"shared": float(counted.mean()), **values})
 
     @torch.inference_mode()
-    def _codes(self, image: Tensor) -> NDArray[np.float32]:
+    def _codes(self, image: Tensor) -> Floats:
         """Codes [H, W, D] of the pixels of an image [3, H, W], composited along its rays."""
-        seen, spec = self._model.encode(image), self._model.field.spec
+        seen, spec, device = self._model.encode(image), self._model.field.spec, self._model.device
         height, width = image.shape[1:]
         camera = self._model.field.camera.resized(width, height)
-        parts = rendered_features(
-            seen, camera, near=spec.near, far=spec.far, device=self._model.device, samples=self._samples
-        )
+        parts = rendered_features(seen, camera, near=spec.near, far=spec.far, device=device, samples=self._samples)
         return torch.cat([self._model.codes(part) for part in parts]).reshape(height, width, -1).cpu().numpy()
 
 

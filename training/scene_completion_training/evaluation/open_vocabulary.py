@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
@@ -29,12 +28,13 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import read_yaml
+from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
 from scene_completion_training.data.student_units import DeployedUnits
-from scene_completion_training.evaluation.checkpoints import CanonicalImages
+from scene_completion_training.evaluation.checkpoints import CanonicalImages, in_chunks
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel
 from scene_completion_training.evaluation.geometry import Frame, voxel_frames
 from scene_completion_training.evaluation.semantic_evaluation import voxel_classes
-from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation, in_chunks
+from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation
 from scene_completion_training.foundation.backbone import DenseExtractor
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
 
@@ -97,10 +97,8 @@ def read_words(file: Path) -> dict[str, tuple[int, ...]]:
     cure = f"Write it as unseen_words.yaml; the classes are {', '.join(semantic_classes.SEMANTIC_KITTI_CLASSES[1:])}"
     content = read_yaml(file, ConfigurationError, cure=cure, kind=dict)
     try:
-        words = {
-            str(word): tuple(map(semantic_classes.SEMANTIC_KITTI_CLASSES.index, of))
-            for word, of in content["words"].items()
-        }
+        number_of = semantic_classes.SEMANTIC_KITTI_CLASSES.index
+        words = {str(word): tuple(map(number_of, of)) for word, of in content["words"].items()}
         trained = {str(word).casefold() for word in content["training_vocabulary"]}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"cannot be read as words and classes ({error})"
@@ -115,9 +113,9 @@ def read_words(file: Path) -> dict[str, tuple[int, ...]]:
 class Judgement:
     """What is said of points."""
 
-    labels: NDArray[np.int64]  # classes, int64 [N]; K for none
-    cosine: NDArray[np.float32]  # of each word, float32 [N, W]; minus infinity where there is no feature
-    common: NDArray[np.float32]  # mean cosine of all phrases of the vocabulary, float32 [N]
+    labels: Ints  # classes, int64 [N]; K for none
+    cosine: Floats  # of each word, float32 [N, W]; minus infinity where there is no feature
+    common: Floats  # mean cosine of all phrases of the vocabulary, float32 [N]
 
 
 class ZeroShot:
@@ -136,7 +134,7 @@ class ZeroShot:
         self.group = np.array([label_set.names.index(name) for name in vocabulary.names])[vocabulary.group[of_class]]
         self.classes = len(label_set.names)
 
-    def __call__(self, observed: SemanticObservation, points: NDArray[np.float32]) -> Judgement:
+    def __call__(self, observed: SemanticObservation, points: Floats) -> Judgement:
         """What it says of points [N, 3]; a `ConfigurationError` for features of another size than the embeddings."""
         features = observed.codes(points)
         if features.shape[1] != self.rows.shape[1]:
@@ -153,12 +151,12 @@ class LabelledFrame:
 
     frame: Frame
     voxels: VoxelTruth
-    points: NDArray[np.float32]  # centres [P, 3] of the voxels that count
-    labelled: NDArray[np.bool_]  # which of them have a label, bool [P]; L of them
-    ids: NDArray[np.uint8]  # their label of SemanticKITTI [L]
-    true: NDArray[np.int64]  # their class in the label set [L]
-    classes: NDArray[np.uint8]  # classes of the label set [X, Y, Z]
-    parts: dict[Part, NDArray[np.bool_]]  # part -> which of the labelled ones lie in it, bool [L]
+    points: Floats  # centres [P, 3] of the voxels that count
+    labelled: Mask  # which of them have a label, bool [P]; L of them
+    ids: Bytes  # their label of SemanticKITTI [L]
+    true: Ints  # their class in the label set [L]
+    classes: Bytes  # classes of the label set [X, Y, Z]
+    parts: dict[Part, Mask]  # part -> which of the labelled ones lie in it, bool [L]
 
     @staticmethod
     def of(frame: Frame, label_set: LabelSet) -> "LabelledFrame":
@@ -169,17 +167,10 @@ class LabelledFrame:
         classes = voxel_classes(truth, label_set.class_map)
         ids = truth.labels[counted]
         labelled = (ids != semantic_classes.EMPTY) & (ids != semantic_classes.INVALID)
-        true = classes[counted][labelled].astype(np.int64)
-        return LabelledFrame(
-            frame,
-            truth,
-            truth.centres(counted),
-            labelled,
-            ids[labelled],
-            np.where(true == semantic_classes.INVALID, semantic_classes.INVALID, true - 1),
-            classes,
-            {part: mask[counted][labelled] for part, mask in _parts(truth).items()},
-        )
+        number = classes[counted][labelled].astype(np.int64)
+        true = np.where(number == semantic_classes.INVALID, semantic_classes.INVALID, number - 1)
+        parts = {part: mask[counted][labelled] for part, mask in _parts(truth).items()}
+        return LabelledFrame(frame, truth, truth.centres(counted), labelled, ids[labelled], true, classes, parts)
 
 
 class WordAnswer:
@@ -249,25 +240,15 @@ OPEN_COMPLETION = Metric(
 METRICS = (ZERO_SHOT, OPEN_COMPLETION, WORDS)
 
 
-def _judged(judge: ZeroShot, observed: SemanticObservation, points: NDArray[np.float32]) -> Judgement:
-    count = len(points)
-    predicted = Judgement(
-        np.zeros(count, np.int64), np.zeros((count, len(judge.words)), np.float32), np.zeros(count, np.float32)
-    )
-    for start in range(0, count, _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        found = judge(observed, points[chunk])
-        predicted.labels[chunk], predicted.cosine[chunk], predicted.common[chunk] = (
-            found.labels,
-            found.cosine,
-            found.common,
-        )
-    return predicted
+def _judged(judge: ZeroShot, observed: SemanticObservation, points: Floats) -> Judgement:
+    starts = range(0, max(1, len(points)), _CHUNK)
+    parts = [vars(judge(observed, points[start : start + _CHUNK])) for start in starts]
+    return Judgement(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def _parts(truth: VoxelTruth) -> dict[Part, NDArray[np.bool_]]:
+def _parts(truth: VoxelTruth) -> dict[Part, Mask]:
     """Voxels [X, Y, Z] of each range and region."""
-    parts: dict[Part, NDArray[np.bool_]] = {}
+    parts: dict[Part, Mask] = {}
     for range_m in SSCBENCH_RANGES:
         near = np.zeros(truth.grid.shape, np.bool_)
         near[truth.grid.cropped(range_m)[1]] = True
@@ -288,10 +269,8 @@ class DeployedFeatures:
         """Encode the reference camera's image of a frame."""
         camera = reference_camera(sequence)
         units = self._units.observe(sequence.image(index, camera), sequence.cameras[camera])
-        return SemanticObservation(
-            self._density.observe(sequence, index),
-            lambda points: self._space.features(units(points)).astype(np.float32),
-        )
+        seen = self._density.observe(sequence, index)
+        return SemanticObservation(seen, lambda points: self._space.features(units(points)).astype(np.float32))
 
 
 class LiftedPixels:
@@ -324,14 +303,13 @@ class ClassPrior:
 
     name = "class prior"
 
-    def __init__(self, row: NDArray[np.float32], density: DensityModel) -> None:
+    def __init__(self, row: Floats, density: DensityModel) -> None:
         self._row, self._density = row, density
 
     def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
         """The same features at every frame."""
-        return SemanticObservation(
-            self._density.observe(sequence, index), lambda points: np.tile(self._row, (len(points), 1))
-        )
+        seen = self._density.observe(sequence, index)
+        return SemanticObservation(seen, lambda points: np.tile(self._row, (len(points), 1)))
 
 
 def most_frequent(recordings: Sequence[PosedSequence], label_set: LabelSet, phrased: Sequence[int]) -> int:
@@ -341,10 +319,8 @@ def most_frequent(recordings: Sequence[PosedSequence], label_set: LabelSet, phra
         truth = frame.truth.voxels
         assert truth is not None
         classes = voxel_classes(truth, label_set.class_map)[truth.counted]
-        counts += np.bincount(
-            classes[(classes != semantic_classes.EMPTY) & (classes != semantic_classes.INVALID)] - 1,
-            minlength=len(counts),
-        )
+        labelled = (classes != semantic_classes.EMPTY) & (classes != semantic_classes.INVALID)
+        counts += np.bincount(classes[labelled] - 1, minlength=len(counts))
     if not counts.any():
         what = "no voxel is labelled"
         cure = "Name recordings with ground truth"

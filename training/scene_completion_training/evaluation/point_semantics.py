@@ -7,16 +7,17 @@ here both are brought to length one before. Probes leave the network as it is, r
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.zero_shot import best_classes, cosines
+from scene_completion_training.arrays import Floats, Ints, Random
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation.probes import LinearProbe, fit_linear_probe
 from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints
@@ -28,7 +29,7 @@ from scene_completion_training.points.voxels import VoxelisedPoints, voxelised
 REPEATS = 5
 PROBE_STEPS = 1000
 TRUNK, CONCATENATION, AVERAGE = "trunk", "concatenation", "average of the heads' logits"
-Scores = NDArray[np.float32]  # [N, K]
+Scores = Floats  # [N, K]
 Say = Callable[[Tensor], Scores]  # scores of voxels by their features of the trunk
 
 
@@ -53,7 +54,7 @@ class PointModel:
         self._device = device
 
     @torch.inference_mode()
-    def trunk(self, scene: PointScene, generator: np.random.Generator) -> tuple[VoxelisedPoints, Tensor]:
+    def trunk(self, scene: PointScene, generator: Random) -> tuple[VoxelisedPoints, Tensor]:
         """Voxels of a scene at a random offset, and their features [V, 96] of the trunk."""
         found = voxelised(scene.points, self._voxel_size, generator)
         colours = np.zeros_like(scene.points) if scene.colours is None else scene.colours
@@ -62,11 +63,11 @@ class PointModel:
         features: Tensor = self.network(index, inputs)
         return found, features
 
-    def head(self, teacher: str, trunk: Tensor) -> NDArray[np.float32]:
+    def head(self, teacher: str, trunk: Tensor) -> Floats:
         """A teacher's features [V, D], of those of the trunk [V, 96]."""
         return self.network.heads.of(teacher, trunk).cpu().numpy()
 
-    def by_words(self, teacher: str, rows: NDArray[np.float32]) -> Say:
+    def by_words(self, teacher: str, rows: Floats) -> Say:
         """Cosines of its features with embeddings [K, D]; a ConfigurationError if these have another dimension."""
         if rows.shape[1] != self.teachers[teacher]["dim"]:
             what = f"embeddings of {rows.shape[1]} numbers, features of {self.teachers[teacher]['dim']}"
@@ -75,7 +76,7 @@ class PointModel:
         return lambda trunk: cosines(self.head(teacher, trunk), rows)
 
 
-def lifted_scores(kept: LiftedScene, teacher: str, rows: NDArray[np.float32]) -> Scores:
+def lifted_scores(kept: LiftedScene, teacher: str, rows: Floats) -> Scores:
     """Cosines [N, K] of the lifted features of points with embeddings [K, D]; -inf where no view sees a point."""
     return cosines(kept.at(teacher, np.arange(len(kept.points))), rows)
 
@@ -99,7 +100,7 @@ def point_labels(
     lifted: Scores | None = None,  # scores by the features of pixels [N, K], -inf where no view sees a point
     words: str = "",  # which of those that say something goes into the ensembles
     repeats: int = REPEATS,
-) -> dict[str, NDArray[np.int64]]:
+) -> dict[str, Ints]:
     """Classes of points [N] by each that says something of them, K for none."""
     total: dict[str, Scores] = {}
     generator = np.random.default_rng(0)  # the same voxelisations for every model
@@ -116,7 +117,7 @@ def point_labels(
     return {name: best_classes(of_points) for name, of_points in total.items()}
 
 
-def probed_spaces(model: PointModel, trunk: Tensor) -> dict[str, NDArray[np.float32]]:
+def probed_spaces(model: PointModel, trunk: Tensor) -> dict[str, Floats]:
     """What linear probes look at, [V, E] by name: the trunk, each head, and all heads side by side.
 
     Linear heads say no more than the trunk does: all these probes choose from the same classes of functions, and differ
@@ -132,7 +133,7 @@ def fit_point_probes(model: PointModel, scenes: Iterable[PointScene], most: int,
     Raises ConfigurationError: scenes have no labels, or those of several lists. `most`: labelled points of a scene, at
     most.
     """
-    values: dict[str, list[NDArray[np.float32]]] = {}
+    values: dict[str, list[Floats]] = {}
     labels, lists = [], set()
     for number, scene in enumerate(scenes):
         generator = np.random.default_rng((seed, number))
@@ -145,10 +146,8 @@ def fit_point_probes(model: PointModel, scenes: Iterable[PointScene], most: int,
     if len(lists) != 1:
         raise ConfigurationError(f"{len(lists)} lists of classes", where="probes", cure="Name scenes of one data set")
     count, known = len(lists.pop()), np.concatenate(labels)
-    probes = {
-        name: fit_linear_probe(np.concatenate(found), known, count, seed=seed, steps=PROBE_STEPS)
-        for name, found in values.items()
-    }
+    fit = partial(fit_linear_probe, classes=known, count=count, seed=seed, steps=PROBE_STEPS)
+    probes = {name: fit(np.concatenate(found)) for name, found in values.items()}
     heads = [name for name in probes if name not in (TRUNK, CONCATENATION)]
 
     def average(trunk: Tensor) -> Scores:
@@ -161,7 +160,7 @@ def fit_point_probes(model: PointModel, scenes: Iterable[PointScene], most: int,
     return {**{f"probe, {name}": by(name, probe) for name, probe in probes.items()}, f"probe, {AVERAGE}": average}
 
 
-def true_classes(scene: PointScene) -> NDArray[np.int64]:
+def true_classes(scene: PointScene) -> Ints:
     """Classes of points [N], -1 where nobody knows; a `ConfigurationError` where the scene has none."""
     if scene.label is None or not scene.classes:
         cure = "Name scenes with labels, and with --labels what they are called"

@@ -31,6 +31,7 @@ from scene_completion_ros.sequences.opening import holds_voxels
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
+from scene_completion_training.arrays import Floats, Ints, Mask, Reals
 from scene_completion_training.evaluation.voxel_features import SceneFrame, VoxelFeatures
 from scene_completion_training.masked_scene.scenes import SceneMaker, VoxelScene, keep_scenes
 from scene_completion_training.masked_scene.views import point_features
@@ -45,21 +46,21 @@ NEIGHBOURS = (1, 20)
 TEMPERATURE = 0.07
 BANK = 500  # features of a class in a bank, at most
 _AT_ONCE = 4096
-Levels: TypeAlias = tuple[NDArray[np.floating], ...]  # of each level [n, D_l]
+Levels: TypeAlias = tuple[Reals, ...]  # of each level [n, D_l]
 
 
 @dataclass(frozen=True, eq=False)
 class LinearProbe:
     """Classes by a linear layer."""
 
-    weight: NDArray[np.float32]  # float32 [K, E]
-    bias: NDArray[np.float32]  # float32 [K]
+    weight: Floats  # float32 [K, E]
+    bias: Floats  # float32 [K]
 
-    def logits(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def logits(self, values: Floats) -> Floats:
         """Logits [N, K] of what is probed [N, E]."""
         return np.asarray(values @ self.weight.T + self.bias, np.float32)
 
-    def labels(self, values: NDArray[np.float32]) -> NDArray[np.int64]:
+    def labels(self, values: Floats) -> Ints:
         """The class [N] of the largest logit, of what is probed [N, E]."""
         return np.asarray(self.logits(values).argmax(axis=1), np.int64)
 
@@ -78,9 +79,7 @@ class LinearProbe:
         return LinearProbe(weight, bias)
 
 
-def fit_linear_probe(
-    values: NDArray[np.float32], classes: NDArray[np.int64], count: int, *, seed: int, steps: int
-) -> LinearProbe:
+def fit_linear_probe(values: Floats, classes: Ints, count: int, *, seed: int, steps: int) -> LinearProbe:
     """Fits a probe to values [N, E] with classes [N] of `count`; a ConfigurationError if they are of fewer than two."""
     if len(np.unique(classes)) < 2:
         cure = "Name more recordings with ground truth voxels to train on"
@@ -108,8 +107,8 @@ class ProbedScene:
     """Some labelled voxels of a scene."""
 
     frame: SceneFrame
-    rows: NDArray[np.int64]  # their rows in the scene [N]
-    classes: NDArray[np.int64]  # int64 [N], in 0 .. K - 1
+    rows: Ints  # their rows in the scene [N]
+    classes: Ints  # int64 [N], in 0 .. K - 1
 
 
 def labelled_scenes(maker: SceneMaker, cache: Path, every: int) -> list[SceneFrame]:
@@ -142,12 +141,12 @@ def drawn(frame: SceneFrame, most: int, seed: int = _TEST_SEED) -> ProbedScene |
 class ProbeAnswer:
     """What a probe says of the voxels or points of a scene, see `ZERO_SHOT`; K where there is no feature."""
 
-    predicted: NDArray[np.int64]  # [N]
-    true: NDArray[np.int64]  # [N]
+    predicted: Ints  # [N]
+    true: Ints  # [N]
     range_m: float = 0.0  # that scores stand under
 
     @property
-    def parts(self) -> dict[Part, NDArray[np.bool_]]:
+    def parts(self) -> dict[Part, Mask]:
         """All of them."""
         return {(self.range_m, ALL): np.ones(len(self.true), np.bool_)}
 
@@ -179,7 +178,7 @@ def fit_probe(name: str, features: VoxelFeatures, scenes: Sequence[ProbedScene],
     return Probed(name, features, fit_linear_probe(values[known], classes[known], len(NAMES), seed=seed, steps=steps))
 
 
-def _side_by_side(features: VoxelFeatures, scene: ProbedScene) -> NDArray[np.float32]:
+def _side_by_side(features: VoxelFeatures, scene: ProbedScene) -> Floats:
     return np.concatenate(features.features(scene.frame, scene.rows), axis=1)
 
 
@@ -187,10 +186,10 @@ class PointMethod(NamedTuple):
     """What gives features of points."""
 
     name: str
-    features: Callable[[PointScene, NDArray[np.int64] | None], Levels]  # at rows of a scene, None for all
+    features: Callable[[PointScene, Ints | None], Levels]  # at rows of a scene, None for all
 
 
-def colour_alone(scene: PointScene, rows: NDArray[np.int64] | None) -> Levels:
+def colour_alone(scene: PointScene, rows: Ints | None) -> Levels:
     """Colours in -1..1 as features of one level, [n, 3]; grey where a scene has none."""
     return (point_features(len(scene), scene.colours, None)[slice(None) if rows is None else rows, :3],)
 
@@ -199,12 +198,12 @@ def colour_alone(scene: PointScene, rows: NDArray[np.int64] | None) -> Levels:
 class NearestProbe:
     """Classes by the nearest features of a bank."""
 
-    bank: NDArray[np.float32]  # [M, E], of unit length
-    classes: NDArray[np.int64]  # [M]
+    bank: Floats  # [M, E], of unit length
+    classes: Ints  # [M]
     count: int  # of all classes
     neighbours: int
 
-    def labels(self, values: NDArray[np.float32]) -> NDArray[np.int64]:
+    def labels(self, values: Floats) -> Ints:
         """The class [N] that gets most votes, of what is probed [N, E]."""
         bank, classes = torch.from_numpy(self.bank), torch.from_numpy(self.classes)
         found = [torch.zeros(0, dtype=torch.int64)]
@@ -215,9 +214,7 @@ class NearestProbe:
         return torch.cat(found).numpy()
 
 
-def fit_nearest(
-    values: NDArray[np.float32], classes: NDArray[np.int64], count: int, neighbours: int, *, seed: int
-) -> NearestProbe:
+def fit_nearest(values: Floats, classes: Ints, count: int, neighbours: int, *, seed: int) -> NearestProbe:
     """A bank of values [N, E] with classes [N] of `count`: at most `BANK` of each class, by chance."""
     order = np.random.default_rng(seed).permutation(len(classes))
     rows = np.concatenate([order[classes[order] == number][:BANK] for number in range(count)])
@@ -229,22 +226,22 @@ class Labelled:
     """Labelled points of several scenes with the features of one method."""
 
     levels: Levels  # half precision [N, D_l]
-    classes: NDArray[np.int64]  # [N]
-    offsets: NDArray[np.float32]  # [N, 3], to the middle of the thing that a point is of, metres; NaN for none
-    scene: NDArray[np.int64]  # [N], number of the scene
-    rank: NDArray[np.int64]  # [N], place among the points that were drawn of the scene, in the order of the draw
+    classes: Ints  # [N]
+    offsets: Floats  # [N, 3], to the middle of the thing that a point is of, metres; NaN for none
+    scene: Ints  # [N], number of the scene
+    rank: Ints  # [N], place among the points that were drawn of the scene, in the order of the draw
 
-    def values(self, levels: Sequence[int], rows: NDArray[np.bool_] | slice = slice(None)) -> NDArray[np.float32]:
+    def values(self, levels: Sequence[int], rows: Mask | slice = slice(None)) -> Floats:
         """Features of some levels side by side, [n, E]."""
         return side_by_side(tuple(level[rows] for level in self.levels), levels)
 
 
-def side_by_side(levels: Levels, chosen: Sequence[int]) -> NDArray[np.float32]:
+def side_by_side(levels: Levels, chosen: Sequence[int]) -> Floats:
     """Some of the levels as one feature, [n, E]."""
     return np.concatenate([np.asarray(levels[number], np.float32) for number in chosen], axis=1)
 
 
-def drawn_rows(scene: PointScene, most: int, seed: int) -> NDArray[np.int64]:
+def drawn_rows(scene: PointScene, most: int, seed: int) -> Ints:
     """At most so many labelled points, drawn by chance; a `SequenceError` if the scene has no labels."""
     if scene.label is None:
         raise SequenceError("has no labels", where=scene.name, cure="Name scenes with labels, and their --labels")
@@ -265,7 +262,7 @@ def labelled_points(method: PointMethod, scenes: Mapping[str, PointScene], most:
     return Labelled(side, classes, moves, numbers, ranks)
 
 
-def offsets(scene: PointScene) -> NDArray[np.float32]:
+def offsets(scene: PointScene) -> Floats:
     """From each point to the middle of the points of its thing, [N, 3], metres; NaN where it is of none."""
     found = np.full((len(scene), 3), np.nan, np.float32)
     if scene.instance is not None:

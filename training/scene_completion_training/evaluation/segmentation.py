@@ -16,7 +16,6 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,6 +24,7 @@ from scene_completion_ros.evaluation.class_confusion import match_one_to_one
 from scene_completion_ros.evaluation.segmentation import CLASSES, SegmentationAnswer, SegmentationTally
 from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import Camera
+from scene_completion_training.arrays import Bytes, Floats, Ints
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import fit_clusters
 from scene_completion_training.data.label_images import LabelledImage
@@ -88,7 +88,7 @@ class RenderedField:
         with torch.no_grad():
             return torch.cat(list(parts))
 
-    def _labels(self, image: LabelledImage) -> NDArray[np.uint8]:
+    def _labels(self, image: LabelledImage) -> Bytes:
         """Train ids of the same pixels [H · W]."""
         labels = image.labels()
         source = self._source(image, labels.shape[1], labels.shape[0])
@@ -105,7 +105,7 @@ def stand_in_camera(target: Camera, width: int, height: int) -> Camera:
     return whole.resized(width, height)
 
 
-def labels_through(labels: NDArray[np.uint8], source: Camera, target: Camera) -> NDArray[np.uint8]:
+def labels_through(labels: Bytes, source: Camera, target: Camera) -> Bytes:
     """Labels [H_t, W_t] of a target's pixels, the nearest in those [H, W] of a source at its place; 255 unseen."""
     pixels, shown = source.project(target.unproject(target.pixel_centres()))
     nearest = np.floor(np.asarray(pixels) + (0.5 + 1e-6)).astype(np.int64)
@@ -120,9 +120,9 @@ class PixelLabels:
     name: str
     rendered: RenderedField
     space: str
-    assign: Callable[[NDArray[np.float32]], NDArray[np.int64]]
+    assign: Callable[[Floats], Ints]
     labels: int = CLASSES  # how many different ones there are
-    naming: NDArray[np.int64] | None = None  # the class of each label; None where labels are classes
+    naming: Ints | None = None  # the class of each label; None where labels are classes
 
     def answer(self, image: LabelledImage) -> SegmentationAnswer:
         """Label an image."""
@@ -179,11 +179,10 @@ def fit_pixel_probes(
             raise ConfigurationError("no pixel has a class", where="--probe-on", cure="Name other training images")
         optimizer.zero_grad()
         for image in batch:
+            features = rendered.features(image)
             classes = torch.from_numpy(rendered.labels(image)).long().to(rendered.device)
             kept = (torch.rand(layers["features"].in_features, generator=generator) >= DROPOUT) / (1.0 - DROPOUT)
-            for part, truth in zip(
-                *(torch.split(of, _CHUNK) for of in (rendered.features(image), classes)), strict=True
-            ):
+            for part, truth in zip(*(torch.split(of, _CHUNK) for of in (features, classes)), strict=True):
                 for name, layer in layers.items():
                     with torch.no_grad():
                         values = rendered.spaces[name](part)
@@ -191,7 +190,5 @@ def fit_pixel_probes(
                     loss = functional.cross_entropy(layer(values), truth, ignore_index=INVALID, reduction="sum")
                     torch.autograd.backward(loss / count)
         optimizer.step()
-    return {
-        name: LinearProbe(*(part.detach().cpu().numpy() for part in (layer.weight, layer.bias)))
-        for name, layer in layers.items()
-    }
+    learned = {name: (layer.weight, layer.bias) for name, layer in layers.items()}
+    return {name: LinearProbe(*(part.detach().cpu().numpy() for part in parts)) for name, parts in learned.items()}

@@ -13,7 +13,6 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, GridError
 from scene_completion_ros.evaluation import semantic_classes
@@ -22,6 +21,7 @@ from scene_completion_ros.evaluation.semantic_completion import SemanticTally
 from scene_completion_ros.evaluation.truth import INTERIORS, FrameTruth, VoxelTruth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Halves, Ints
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import Clusters, NamedClusters, fit_clusters
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA, level_grid
@@ -50,10 +50,10 @@ class ScoredModel(Protocol):
     def labels(self) -> int:
         """Labels that it predicts, "empty" among them."""
 
-    def names(self) -> NDArray[np.int64]:
+    def names(self) -> Ints:
         """The class [labels] of each label, "empty" first."""
 
-    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
+    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Bytes:
         """Labels of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
 
 
@@ -62,8 +62,8 @@ class LabelAnswer:
     """Labels of a frame's voxels beside their classes, uint8 [X, Y, Z] each; see `SEMANTICS`."""
 
     truth: FrameTruth
-    labels: NDArray[np.uint8]
-    classes: NDArray[np.uint8]
+    labels: Bytes
+    classes: Bytes
 
 
 class Labels:
@@ -89,7 +89,7 @@ class FittedModel:
     sampling: Sampling
     clusters: Clusters
     # Clusters against classes on the labelled training recordings, int64 [1 + K, classes], empty first.
-    confusion: NDArray[np.int64]
+    confusion: Ints
     match: Match = match_one_to_one  # how they get names, by default
 
     @property
@@ -102,11 +102,11 @@ class FittedModel:
         """Labels that it predicts: "empty" and the clusters."""
         return 1 + len(self.clusters.centres)
 
-    def names(self, match: Match | None = None) -> NDArray[np.int64]:
+    def names(self, match: Match | None = None) -> Ints:
         """The class [1 + K] of "empty" and of each cluster, see `class_confusion`."""
         return match_occupied(self.confusion, match or self.match)
 
-    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
+    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Bytes:
         """Clusters of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty, cluster k as k + 1."""
         each = np.eye(len(self.clusters.centres), dtype=np.float32)
         observed = self.model.observe(sequence, index)
@@ -126,7 +126,7 @@ def fit_models(
 ) -> list[FittedModel]:
     """Finds clusters of points, the same for all models, and counts classes; a `ConfigurationError` if too few."""
     generators = [np.random.default_rng(seed) for _ in models]
-    codes: list[list[NDArray[np.float32]]] = [[] for _ in models]
+    codes: list[list[Floats]] = [[] for _ in models]
     for sequence, index in frames:
         for model, generator, found in zip(models, generators, codes, strict=True):
             observed = model.observe(sequence, index)
@@ -146,20 +146,16 @@ def named_by(
     match: Match = match_one_to_one,
 ) -> list[FittedModel]:
     """As `fit_models`, of clusters that are known: counts how those of each model fall together with classes."""
-    nameless = [
-        FittedModel(model, sampling, own, np.zeros((0, 0), np.int64), match)
-        for model, own in zip(models, clusters, strict=True)
-    ]
+    nothing = np.zeros((0, 0), np.int64)
+    nameless = [FittedModel(model, sampling, own, nothing, match) for model, own in zip(models, clusters, strict=True)]
     tallies = [(Labels(fitted), SemanticTally(fitted)) for fitted in nameless]
     for frame in labelled:
         for method, tally in tallies:
             tally.add(method.answer(frame))
     if not all(tally.frames for _, tally in tallies):
         raise no_voxels("labelled recordings")
-    return [
-        dataclasses.replace(fitted, confusion=tally.confusion[NAMED_WITHIN])
-        for fitted, (_, tally) in zip(nameless, tallies, strict=True)
-    ]
+    pairs = zip(nameless, tallies, strict=True)
+    return [dataclasses.replace(fitted, confusion=tally.confusion[NAMED_WITHIN]) for fitted, (_, tally) in pairs]
 
 
 def no_voxels(recordings: Sequence[PosedSequence] | str) -> ConfigurationError:
@@ -192,11 +188,11 @@ class ClassPrior:
                 self._class[smooth > best] = number
                 best = np.maximum(best, smooth)
 
-    def names(self) -> NDArray[np.int64]:
+    def names(self) -> Ints:
         """Its labels are classes."""
         return np.arange(self.labels)
 
-    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
+    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Bytes:
         """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
         requested = truth.counted
         points = truth.centres(requested)
@@ -209,7 +205,7 @@ class ClassPrior:
         return volume
 
 
-def voxel_classes(truth: VoxelTruth, class_map: semantic_classes.ClassMap | None = None) -> NDArray[np.uint8]:
+def voxel_classes(truth: VoxelTruth, class_map: semantic_classes.ClassMap | None = None) -> Bytes:
     """Classes [X, Y, Z], the 15 of S4C by default; 255 where nothing is known, and inside of things no sensor sees.
 
     Raises GridError where a map of SemanticKITTI's ids was given, and the truth has others.
@@ -233,23 +229,23 @@ class ClassifiedModel:
         self,
         model: SemanticModel,  # gives the codes of points
         sampling: Sampling,
-        classes: NDArray[np.int64] = COMMON,  # the common class of each of its logits [K]
+        classes: Ints = COMMON,  # the common class of each of its logits [K]
         # From codes [N, C] to logits [N, K]; codes are logits by default.
-        logits: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+        logits: Callable[[Floats], Floats] | None = None,
     ) -> None:
         self.name = model.name
         self.labels = 1 + len(classes)
         self._model, self._sampling, self._classes, self._logits = model, sampling, classes, logits
 
-    def names(self) -> NDArray[np.int64]:
+    def names(self) -> Ints:
         """The class [1 + K] of "empty" and of each logit."""
         return np.concatenate([[semantic_classes.EMPTY], self._classes])
 
-    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> NDArray[np.uint8]:
+    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Bytes:
         """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
         return self._sampling.labels(self._model.observe(sequence, index), self._votes, truth)
 
-    def _votes(self, codes: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _votes(self, codes: Floats) -> Floats:
         from scipy.special import softmax
 
         return np.asarray(softmax(codes if self._logits is None else self._logits(codes), axis=1), np.float32)
@@ -290,11 +286,11 @@ class Survey:
     """Points of training recordings."""
 
     recordings: Sequence[PosedSequence]
-    recording: NDArray[np.int64]  # number of the recording of each point [N]
-    frame: NDArray[np.int64]  # its frame [N]
-    pixel: NDArray[np.float64]  # where it lies in the image of the reference camera [N, 2], u and v
-    codes: NDArray[np.float32]  # what is clustered, of length one, float32 [N, C]
-    units: NDArray[np.float16]  # hidden units of the features, float16 [N, E]
+    recording: Ints  # number of the recording of each point [N]
+    frame: Ints  # its frame [N]
+    pixel: Doubles  # where it lies in the image of the reference camera [N, 2], u and v
+    codes: Floats  # what is clustered, of length one, float32 [N, C]
+    units: Halves  # hidden units of the features, float16 [N, E]
 
 
 def survey(
@@ -302,7 +298,7 @@ def survey(
 ) -> Survey:
     """Looks at so many pixels of every so many-th frame; a `ConfigurationError` if none shows a surface."""
     generator = np.random.default_rng(0)
-    parts: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32], NDArray[np.float16]]] = []
+    parts: list[tuple[Ints, Doubles, Floats, Halves]] = []
     for number, sequence in enumerate(recordings):
         camera = sequence.cameras[reference_camera(sequence)]
         for index in range(0, len(sequence), every):
@@ -340,7 +336,7 @@ def write_contact_sheets(folder: Path, clusters: Clusters, found: Survey, named:
     return files
 
 
-def _typical(found: Survey, members: NDArray[np.int64], cosine: NDArray[np.float32]) -> list[int]:
+def _typical(found: Survey, members: Ints, cosine: Floats) -> list[int]:
     """Points of a cluster, nearest to its centre first, of as many frames as there are."""
     chosen: dict[tuple[int, int], int] = {}
     for point in members[np.argsort(-cosine[members])]:
@@ -350,7 +346,7 @@ def _typical(found: Survey, members: NDArray[np.int64], cosine: NDArray[np.float
     return list(chosen.values())
 
 
-def tile(image: NDArray[np.uint8], pixel: tuple[float, float], colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+def tile(image: Bytes, pixel: tuple[float, float], colour: tuple[int, int, int]) -> Bytes:
     """What lies around a pixel of an RGB image [H, W, 3], ringed, moved to stay in it: uint8 [*TILE, 3]."""
     height, width = TILE
     top = int(np.clip(round(pixel[1]) - height // 2, 0, max(0, image.shape[0] - height)))
@@ -364,7 +360,7 @@ def tile(image: NDArray[np.uint8], pixel: tuple[float, float], colour: tuple[int
     return cut
 
 
-def contact_sheet(tiles: Sequence[NDArray[np.uint8]], title: str, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+def contact_sheet(tiles: Sequence[Bytes], title: str, colour: tuple[int, int, int]) -> Bytes:
     """A page of tiles under a title on the class's colour: uint8 [H, W, 3]."""
     height, width = TILE
     rows = max(1, -(-len(tiles) // TILE_COLUMNS))

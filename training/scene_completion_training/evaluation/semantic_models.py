@@ -12,7 +12,6 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,9 +22,10 @@ from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.occupancy import opacity
+from scene_completion_training.arrays import Bytes, Floats, Mask, Random
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation import density_model
-from scene_completion_training.evaluation.checkpoints import CanonicalImages, accelerator, observed_density
+from scene_completion_training.evaluation.checkpoints import CanonicalImages, accelerator, in_chunks, observed_density
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import (
@@ -35,8 +35,7 @@ from scene_completion_training.networks.feature_field import (
     normalised,
 )
 
-CodeFunction: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-_CHUNK = 1 << 14  # points in memory at a time
+CodeFunction: TypeAlias = Callable[[Floats], Floats]
 FARTHEST_SURFACE = 51.2  # pixels that see nothing within the largest range are not clustered, metres
 _MEAN_EVERY = 5  # of each recording every so many frames give the mean of the tokens
 
@@ -104,14 +103,9 @@ class FeatureFieldModel:
     ) -> "FeatureFieldModel":
         """Opens a checkpoint with a feature field, and its head where it has one; a `BundleError` if it has none."""
         stored = Checkpoint.read(path)
-        return FeatureFieldModel(
-            stored.field_of(kind),
-            name or path.resolve().parent.parent.name,
-            stored.distillation_head(),
-            density=density,
-            half_resolution=stored.half_resolution,
-            teacher=teacher,
-        )
+        field, head, half = stored.field_of(kind), stored.distillation_head(), stored.half_resolution
+        name = name or path.resolve().parent.parent.name
+        return FeatureFieldModel(field, name, head, density=density, half_resolution=half, teacher=teacher)
 
     def image(self, sequence: PosedSequence, index: int) -> Tensor:
         """The reference camera's image of a frame as the network sees it: RGB [3, H, W] in 0..255."""
@@ -194,19 +188,7 @@ def _tokens_at(tokens: Tensor, points: Tensor, camera: Camera) -> Tensor:
     return normalised(sampled[0, :, 0].T)
 
 
-def in_chunks(
-    function: Callable[[Tensor], Tensor], points: NDArray[np.float32], device: torch.device | None = None
-) -> NDArray[np.float32]:
-    """What a function gives for points [N, 3] on a device, a part of them at a time, so that memory lasts."""
-    with torch.inference_mode():
-        parts = [
-            function(torch.from_numpy(points[start : start + _CHUNK]).to(device)).cpu().numpy()
-            for start in range(0, len(points), _CHUNK)
-        ]
-    return np.concatenate(parts) if parts else np.zeros((0, 1), dtype=np.float32)
-
-
-def surface_points(observed: SemanticObservation, generator: np.random.Generator, count: int) -> NDArray[np.float32]:
+def surface_points(observed: SemanticObservation, generator: Random, count: int) -> Floats:
     """Points [≤ count, 3] on surfaces that random pixels show, metres, optical frame; clusters are found among them.
 
     Most of what is occupied lies behind surfaces, where few views have told the features what to be.
@@ -220,7 +202,7 @@ def surface_points(observed: SemanticObservation, generator: np.random.Generator
 
 
 # Codes [N, C] of points -> how much each [N, K] is of each cluster, or of each class without "empty".
-Votes: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Votes: TypeAlias = Callable[[Floats], Floats]
 _VOTING = 1 << 15  # points whose codes are in memory at a time
 
 
@@ -232,7 +214,7 @@ class Sampling:
     points: int = 1  # points along each edge of a voxel, evenly, each in the middle of its part
     dilated: bool = False  # whether the density is that of the densest of the 27 voxels around
 
-    def labels(self, observed: SemanticObservation, votes: Votes, truth: VoxelTruth) -> NDArray[np.uint8]:
+    def labels(self, observed: SemanticObservation, votes: Votes, truth: VoxelTruth) -> Bytes:
         """Labels of the voxels that count: uint8 [X, Y, Z], 0 where nothing is, what is most of k as k + 1."""
         wanted = dilated(truth.counted.astype(np.float32)) > 0.0 if self.dilated else truth.counted
         sigma = observed.observation.density(self._points(truth, wanted)).reshape(-1, self.points**3)
@@ -249,7 +231,7 @@ class Sampling:
         volume[occupied] = labels
         return volume
 
-    def _points(self, truth: VoxelTruth, voxels: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def _points(self, truth: VoxelTruth, voxels: Mask) -> Floats:
         """Points [V · points³, 3] of voxels [X, Y, Z], in their order, metres, optical frame of the camera."""
         part = (np.indices((self.points,) * 3).reshape(3, -1).T + 0.5) / self.points
         place = np.argwhere(voxels)[:, None] + part
@@ -260,14 +242,14 @@ class Sampling:
 SAMPLINGS = {"scenedino": Sampling(0.2, dilated=True), "s4c": Sampling(0.25, points=2, dilated=True)}  # as published
 
 
-def dilated(density: NDArray[np.float32]) -> NDArray[np.float32]:
+def dilated(density: Floats) -> Floats:
     """Largest density [X, Y, Z] of the 3x3x3 voxels around each voxel; there is nothing beyond the grid."""
     from scipy.ndimage import maximum_filter
 
     return np.asarray(maximum_filter(density, size=3, mode="constant"), np.float32)
 
 
-def elected(votes: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.uint8]:
+def elected(votes: Floats, weights: Floats) -> Bytes:
     """The label [V] with most weight, by votes [V · P, K] and weights [V, P]; points weigh alike where all are 0."""
     weighed = np.where(weights.any(axis=1, keepdims=True), weights, 1.0)
     return np.asarray(np.einsum("vpk,vp->vk", votes.reshape(*weights.shape, -1), weighed).argmax(axis=1), np.uint8)

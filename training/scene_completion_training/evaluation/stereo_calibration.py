@@ -14,11 +14,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from scene_completion_ros.errors import BundleError, SequenceError
@@ -30,6 +29,7 @@ from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.head import PlacePrior
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import log_odds_of_probability, logit_of_density, probability_of_log_odds
+from scene_completion_training.arrays import Doubles, Floats, Ints, Mask, Random
 from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter, depth_summaries
 from scene_completion_training.data.stereo_voxels import OCCUPIED, stereo_evidence
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA
@@ -49,6 +49,7 @@ LARGEST_LOGIT = 25.0
 EXPECTED_FROM, EXPECTED_SLOPE = -2.0, 2.0
 RAREST = 1e-3  # smallest and, as its complement, largest mean occupancy
 _GAINS = 2 * len(DISTANCES)
+Groups: TypeAlias = "Sequence[Sequence[FrameEvidence]]"  # of drives; all count equally
 
 
 def calibrate_on_stereo(
@@ -164,9 +165,7 @@ class _DriveReader:
             yield index, meter
             progress.step()
 
-    def _fused(
-        self, drive: PosedSequence, index: int, meter: DepthMeter
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _fused(self, drive: PosedSequence, index: int, meter: DepthMeter) -> tuple[Floats, Mask]:
         return stereo_evidence(drive, index, self.volume.grid, DEFAULT_GRID_FROM_CAMERA, meter, self.volume)
 
     def _student(self) -> DeployedModel:
@@ -180,7 +179,7 @@ def _sizes(drives: Sequence[PosedSequence], every: int) -> list[int]:
 
 
 def prior_choices(
-    groups: "Sequence[Sequence[FrameEvidence]]", mean: PlacePrior | None, earlier: PlacePrior | None, volume: Volume
+    groups: Groups, mean: PlacePrior | None, earlier: PlacePrior | None, volume: Volume
 ) -> Mapping[str, PlacePrior | None]:
     """Priors that a student may get, by name; without an earlier one, the fitted `mean` of its training drives, if any.
 
@@ -202,13 +201,13 @@ def prior_choices(
     return choices
 
 
-def mean_average_precision(groups: "Sequence[Sequence[FrameEvidence]]", prior: PlacePrior | None = None) -> float:
+def mean_average_precision(groups: Groups, prior: PlacePrior | None = None) -> float:
     """Mean over groups of the average precision of all their voxels."""
     found = [average_precision(np.sum([_histogram(frame, prior) for frame in group], axis=0)) for group in groups]
     return float(np.mean(found))
 
 
-def _histogram(frame: "FrameEvidence", prior: PlacePrior | None) -> NDArray[np.int64]:
+def _histogram(frame: "FrameEvidence", prior: PlacePrior | None) -> Ints:
     gain, logit = prior.at(frame.points).T if prior else (1.0, 0.0)
     probability = probability_of_log_odds(gain * frame.logit + logit)
     return score_histogram(probability.astype(np.float32), frame.target > OCCUPIED)
@@ -218,9 +217,9 @@ def _histogram(frame: "FrameEvidence", prior: PlacePrior | None) -> NDArray[np.i
 class FrameEvidence:
     """Some voxels of a frame that the student has never seen."""
 
-    points: NDArray[np.float32]  # [N, 3], centres in the camera's optical frame, metres
-    logit: NDArray[np.float64]  # logit x of the student's density [N]
-    target: NDArray[np.float32]  # share of the stereo evidence that speaks for "occupied" [N], 0..1
+    points: Floats  # [N, 3], centres in the camera's optical frame, metres
+    logit: Doubles  # logit x of the student's density [N]
+    target: Floats  # share of the stereo evidence that speaks for "occupied" [N], 0..1
 
 
 def mean_prior(counts: PriorGrid, grid: VoxelGrid) -> PlacePrior:
@@ -235,9 +234,7 @@ def mean_prior(counts: PriorGrid, grid: VoxelGrid) -> PlacePrior:
     return PlacePrior(np.ones(logit.shape, np.float32), logit.astype(np.float32), lattice.astype(np.float32))
 
 
-def fit_place_prior(
-    groups: Sequence[Sequence[FrameEvidence]], mean: PlacePrior, volume: Volume | None = None
-) -> PlacePrior:
+def fit_place_prior(groups: Groups, mean: PlacePrior, volume: Volume | None = None) -> PlacePrior:
     """Believes student and prior as far as frames that the student was not trained on bear them out, groups equally.
 
     logit P(occupied) = s (a x + b prior + c) + (1 - s) (a' x + c'), with the smallest cross-entropy. s goes from 0 to 1
@@ -257,7 +254,7 @@ def fit_place_prior(
             targets.append(frame.target.astype(np.float64))
     features, target, weight = np.concatenate(parts), np.concatenate(targets), _weights(groups)
 
-    def cross_entropy(numbers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def cross_entropy(numbers: Doubles) -> tuple[float, Doubles]:
         total = features @ numbers
         probability = probability_of_log_odds(total)
         loss = float(weight @ (np.logaddexp(0.0, total) - target * total))
@@ -275,49 +272,46 @@ def fit_place_prior(
     return PlacePrior(gain.reshape(shape).astype(np.float32), logit.reshape(shape).astype(np.float32), mean.lattice)
 
 
-def fit_certainty(groups: Sequence[Sequence[FrameEvidence]]) -> tuple[float, float]:
+def fit_certainty(groups: Groups) -> tuple[float, float]:
     """Gain a > 0 and shift b of a student without a prior: logit P(occupied) = a x + b; see `fit_place_prior`."""
     _check_groups(groups)
     logit = np.concatenate([np.clip(frame.logit, -LARGEST_LOGIT, LARGEST_LOGIT) for group in groups for frame in group])
     target = np.concatenate([frame.target.astype(np.float64) for group in groups for frame in group])
     weight = _weights(groups)
 
-    def cross_entropy(numbers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def cross_entropy(numbers: Doubles) -> tuple[float, Doubles]:
         gain = math.exp(numbers[0])
         total = gain * logit + numbers[1]
         loss = float(weight @ (np.logaddexp(0.0, total) - target * total))
         off = weight * (probability_of_log_odds(total) - target)
         return loss, np.array([gain * float(off @ logit), float(off.sum())])
 
-    log_gain, shift = minimize(
-        cross_entropy, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-6.0, 6.0), (None, None)]
-    ).x
+    bounds = [(-6.0, 6.0), (None, None)]
+    log_gain, shift = minimize(cross_entropy, np.zeros(2), jac=True, method="L-BFGS-B", bounds=bounds).x
     return math.exp(log_gain), float(shift)
 
 
-def _check_groups(groups: Sequence[Sequence[FrameEvidence]]) -> None:
+def _check_groups(groups: Groups) -> None:
     if not groups or not all(groups):
         raise SequenceError("no frame in it", where="held-out drives", cure="Name drives that move")
 
 
-def _weights(groups: Sequence[Sequence[FrameEvidence]]) -> NDArray[np.float64]:
+def _weights(groups: Groups) -> Doubles:
     """Of each voxel of each frame, in order: groups count equally, and so do the frames of one."""
     counts = [(len(frame.logit), len(group) * len(groups)) for group in groups for frame in group]
     return np.concatenate([np.full(count, 1.0 / (count * parts)) for count, parts in counts])
 
 
-def drawn_evidence(
-    score: NDArray[np.float32], known: NDArray[np.bool_], grid: VoxelGrid, generator: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def drawn_evidence(score: Floats, known: Mask, grid: VoxelGrid, chance: Random) -> tuple[Floats, Floats]:
     """Centres [N, 3] (optical frame, metres) and shares [N] of some voxels of a grid that have evidence."""
     there = np.flatnonzero(known)
-    chosen = np.sort(generator.choice(there, min(POINTS, len(there)), replace=False))
+    chosen = np.sort(chance.choice(there, min(POINTS, len(there)), replace=False))
     index = np.stack(np.unravel_index(chosen, known.shape), axis=-1)
     centres = np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size
     return DEFAULT_GRID_FROM_CAMERA.inverse().apply(centres).astype(np.float32), score.reshape(-1)[chosen]
 
 
-def _terms(ahead: NDArray[np.float64], prior: NDArray[np.float64], knots: NDArray[np.float64]) -> NDArray[np.float64]:
+def _terms(ahead: Doubles, prior: Doubles, knots: Doubles) -> Doubles:
     """What the weights of `fit_place_prior` go with, at distances and priors [N]: [N, 5 K] of a, a', b, c, c'."""
     place = np.interp(np.log(np.maximum(ahead, 1e-3)), knots, np.arange(len(knots)))
     near = np.maximum(0.0, 1.0 - np.abs(place[:, None] - np.arange(len(knots))))  # share of each knot, [N, K]
@@ -325,7 +319,7 @@ def _terms(ahead: NDArray[np.float64], prior: NDArray[np.float64], knots: NDArra
     return np.concatenate([expected, near - expected, expected * prior[:, None], expected, near - expected], axis=1)
 
 
-def _block_means(volume: NDArray[np.float64]) -> NDArray[np.float64]:
+def _block_means(volume: Doubles) -> Doubles:
     """Means of blocks; where the last one is not whole, the outermost voxels stand for those that it lacks."""
     lacking = [(0, -size % block) for size, block in zip(volume.shape, BLOCK, strict=True)]
     volume = np.pad(volume, lacking, mode="edge")

@@ -11,13 +11,13 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.untrusted_files import read_json, read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, whole_folder
+from scene_completion_training.arrays import Floats, Ints
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.masked_scene.objective import SceneView, sampled, standardised
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
@@ -88,16 +88,9 @@ def export_network(file: Path, folder: Path, *, name: str, licence: str, trained
     """Writes the network of a checkpoint as JSON and float16 safetensors; see `open_network` for errors."""
     network, record = open_network(file)
     weights = {key: value.numpy().astype(np.float16) for key, value in network.state_dict().items()}
-    about = {
-        "schema_version": 1,
-        "name": name,
-        "licence": licence,
-        "stage": "masked_scene",
-        "columns": list(record.columns),
-        "data": {"voxel_size": record.voxel_size},
-        "network": network.settings.plain(),
-        "provenance": {"trained_on": trained_on, "checkpoint": file.name},
-    }
+    about = {"schema_version": 1, "name": name, "licence": licence, "stage": "masked_scene"}
+    about |= {"columns": list(record.columns), "data": {"voxel_size": record.voxel_size}}
+    about |= {"network": network.settings.plain(), "provenance": {"trained_on": trained_on, "checkpoint": file.name}}
     with whole_folder(folder, without=None) as part:
         (part / WEIGHTS).write_bytes(tensor_bytes(weights))
         (part / NETWORK).write_text(json.dumps(about, indent=2) + "\n")
@@ -116,7 +109,7 @@ class SceneColumns:
     def __init__(self, name: str, *, units: bool = False) -> None:
         self.name, self._units = name, units
 
-    def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
+    def features(self, frame: SceneFrame, rows: Ints) -> tuple[Floats, ...]:
         """Features, float32 [n, D], of the voxels at rows [n] of the scene; a `ConfigurationError` if it has none."""
         inputs = len(FEATURES)
         chosen = slice(inputs, None) if self._units else slice(inputs)
@@ -146,7 +139,7 @@ class NetworkFeatures:
         """A network of the same size that has learned nothing."""
         return NetworkFeatures(untrained(self._network, seed), self.record, name)
 
-    def features(self, frame: SceneFrame, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], ...]:
+    def features(self, frame: SceneFrame, rows: Ints) -> tuple[Floats, ...]:
         """Features of each level, float32 [n, D_l], at rows [n] of a scene; errors as of `SceneRecord.check`."""
         scene = frame.scene
         taken = [number for number, name in enumerate(scene.columns) if name in self.record.columns]

@@ -9,6 +9,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
@@ -84,13 +87,9 @@ def _extract(job: Job, folder: Path, report: BagReport, progress: Phase) -> None
     progress("reading")
     with BagReader(job.bag) as reader:
         try:
-            recordings = read_recordings(
-                reader,
-                settings.image_topics or None,
-                sync_tolerance_ns=round(settings.sync_tolerance_s * 1e9),
-                split_at_clock_jumps=True,
-                calibration=dict(settings.calibration),
-            )
+            topics, tolerance = settings.image_topics or None, round(settings.sync_tolerance_s * 1e9)
+            options: dict[str, Any] = {"split_at_clock_jumps": True, "calibration": dict(settings.calibration)}
+            recordings = read_recordings(reader, topics, sync_tolerance_ns=tolerance, **options)
             if len(recordings) > 1:
                 report.warnings.append(f"the clock of the stamps starts anew {len(recordings) - 1} times: split there")
             _note_unused_topics(reader, recordings[0], report)
@@ -133,10 +132,8 @@ def _placed(recording: Recording, report: BagReport) -> Recording:
             cameras[name] = camera
         except BagError as error:
             report.warnings.append(f"camera {name} is left out: {error}")
-    groups = [
-        (stamp, {name: source for name, source in images.items() if name in cameras})
-        for stamp, images in recording.groups
-    ]
+    every = recording.groups
+    groups = [(stamp, {n: source for n, source in images.items() if n in cameras}) for stamp, images in every]
     return dataclasses.replace(recording, cameras=cameras, groups=groups)
 
 
@@ -161,15 +158,9 @@ def _posed(recording: Recording, job: Job, report: BagReport, progress: Phase) -
         progress("poses")
         dropped_before = recording.dropped.copy()
         try:
-            posed = posed_recording(
-                recording,
-                max_gap_s=settings.pose_gap_s,
-                world_frame=settings.world_frame,
-                odometry_topic=settings.odometry_topic,
-                lidar_topic=settings.lidar_topic,
-                ground_frame=settings.ground_frame,
-                ground_height=settings.ground_height,
-            )
+            names = ("world_frame", "odometry_topic", "lidar_topic", "ground_frame", "ground_height")
+            wanted = {name: getattr(settings, name) for name in names}
+            posed = posed_recording(recording, max_gap_s=settings.pose_gap_s, **wanted)
         except (BagError, SequenceError) as error:
             if settings.poses == "recorded" or settings.ground_frame:
                 raise
@@ -185,18 +176,12 @@ def _posed(recording: Recording, job: Job, report: BagReport, progress: Phase) -
 def _split_at_gaps(sequence: PosedSequence, settings: ExtractionSettings, report: BagReport) -> list[PosedSequence]:
     """Cut a sequence where nothing was recorded, or no pose was known, for long."""
     frames = sequence.frames
-    starts = [
-        index
-        for index in range(1, len(frames))
-        if frames[index].stamp_ns - frames[index - 1].stamp_ns > settings.split_gap_s * 1e9
-    ]
+    gaps = np.diff([frame.stamp_ns for frame in frames])
+    starts = (np.flatnonzero(gaps > settings.split_gap_s * 1e9) + 1).tolist()
     for index in starts:
-        gap = (frames[index].stamp_ns - frames[index - 1].stamp_ns) / 1e9
-        report.warnings.append(f"gap of {gap:.1f} s after frame {index - 1}: split there")
+        report.warnings.append(f"gap of {gaps[index - 1] / 1e9:.1f} s after frame {index - 1}: split there")
     ends = [*starts, len(frames)]
-    return [
-        dataclasses.replace(sequence, frames=frames[start:end]) for start, end in zip([0, *starts], ends, strict=True)
-    ]
+    return [dataclasses.replace(sequence, frames=frames[a:b]) for a, b in zip([0, *starts], ends, strict=True)]
 
 
 def _save(sequence: PosedSequence, job: Job, folder: Path, report: BagReport, progress: Phase) -> None:
@@ -208,18 +193,10 @@ def _save(sequence: PosedSequence, job: Job, folder: Path, report: BagReport, pr
     progress(f"writing {len(result)} frames")
     result.save(folder)
     scale = result.provenance["scale"]
-    report.sequences.append(
-        SequenceSummary(
-            folder=folder.name,
-            frames=len(result),
-            cameras=list(result.cameras),
-            seconds=round((result.frames[-1].stamp_ns - result.frames[0].stamp_ns) / 1e9, 3),
-            metres=round(result.travelled_distance(), 3),
-            pose_source=result.pose_source,
-            scale=str(scale["source"]),
-            scale_support=str(scale["support"]),
-        )
-    )
+    seconds = round((result.frames[-1].stamp_ns - result.frames[0].stamp_ns) / 1e9, 3)
+    metres, known_by = round(result.travelled_distance(), 3), (str(scale["source"]), str(scale["support"]))
+    taken = len(result), list(result.cameras), seconds, metres, result.pose_source
+    report.sequences.append(SequenceSummary(folder.name, *taken, *known_by))
 
 
 def extract_bags(jobs: Sequence[Job], workers: Workers | None = None) -> list[BagReport]:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, ImageError, SceneCompletionError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, ImageSource, PosedSequence, read_source
-from scene_completion_training.extraction.rectification import View, rectified_views
+from scene_completion_training.arrays import Bytes, Mask
+from scene_completion_training.extraction.rectification import Cameras, View, rectified_views
 from scene_completion_training.extraction.reports import BagReport
 from scene_completion_training.extraction.settings import ExtractionSettings
 
@@ -40,7 +40,7 @@ def select_by_motion(poses: Sequence[RigidTransform], metres: float, degrees: fl
     return kept
 
 
-def select_by_image_motion(images: Iterable[NDArray[np.uint8]]) -> list[int]:
+def select_by_image_motion(images: Iterable[Bytes]) -> list[int]:
     """Indices of grey images [H, W] in which corners have moved since the last one kept: none where the rig stands.
 
     The corners of the last keyframe are followed from image to image (Lucas and Kanade 1981). What moves in front of a
@@ -52,7 +52,10 @@ def select_by_image_motion(images: Iterable[NDArray[np.uint8]]) -> list[int]:
     count = 0
     for index, image in enumerate(images):
         if kept and len(corners):
-            corners, starts = _followed(previous, image, corners, starts)
+            start, window = corners.copy(), (15, 15)
+            moved, found, _ = cv2.calcOpticalFlowPyrLK(previous, image, corners, start, winSize=window, maxLevel=4)
+            alive = found.reshape(-1).astype(bool)
+            corners, starts = np.asarray(moved, np.float32)[alive], starts[alive]
         shift = float(np.median(np.linalg.norm(corners - starts, axis=-1))) if len(corners) else 0.0
         if not kept or shift > _SHIFT * image.shape[1] or len(corners) < _SMALLEST_SHARE * count or not count:
             kept.append(index)
@@ -61,15 +64,6 @@ def select_by_image_motion(images: Iterable[NDArray[np.uint8]]) -> list[int]:
             count = len(corners)
         previous = image
     return kept
-
-
-def _followed(
-    previous: NDArray[np.uint8], image: NDArray[np.uint8], corners: NDArray[np.float32], starts: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Positions in the next image and in the keyframe of the corners that could be followed."""
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(previous, image, corners, corners.copy(), winSize=(15, 15), maxLevel=4)
-    alive = found.reshape(-1).astype(bool)
-    return np.asarray(moved, np.float32)[alive], starts[alive]
 
 
 def finished(sequence: PosedSequence, settings: ExtractionSettings, report: BagReport) -> PosedSequence | None:
@@ -88,24 +82,17 @@ def finished(sequence: PosedSequence, settings: ExtractionSettings, report: BagR
         for frame in (sequence.frames[index] for index in keyframes)
     ]
     masks = masks_of(sequence.cameras, views, settings, present=frames[0].assets.keys())
-    return PosedSequence(
-        name=sequence.name,
+    return dataclasses.replace(
+        sequence,
         cameras={name: view.camera for name, view in views.items()},
         rig_from_camera={name: view.rig_from_camera for name, view in views.items()},
         frames=[dataclasses.replace(frame, assets={**frame.assets, **masks}) for frame in frames],
-        pose_source=sequence.pose_source,
-        metric_scale=sequence.metric_scale,
         provenance=sequence.provenance | {"settings": settings.changed()},
-        rig_from_sensor=sequence.rig_from_sensor,
     )
 
 
 def masks_of(
-    cameras: Mapping[str, Camera],
-    views: Mapping[str, View],
-    settings: ExtractionSettings,
-    *,
-    present: Collection[str] = (),
+    cameras: Cameras, views: Mapping[str, View], settings: ExtractionSettings, *, present: Collection[str] = ()
 ) -> dict[str, ArrayLoader]:
     """Validity and ego masks by asset name, but for those that are present.
 
@@ -125,7 +112,7 @@ def masks_of(
     return masks
 
 
-def grey(source: ImageSource) -> NDArray[np.uint8]:
+def grey(source: ImageSource) -> Bytes:
     """Read an image as grey values, uint8 [H, W]."""
     return np.asarray(cv2.cvtColor(read_source(source), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
@@ -167,7 +154,7 @@ def is_readable(images: Mapping[str, ImageSource], cameras: Mapping[str, Camera]
     return True
 
 
-def read_ego_mask(path: Path, camera: Camera, view: View) -> NDArray[np.bool_]:
+def read_ego_mask(path: Path, camera: Camera, view: View) -> Mask:
     """Read an ego mask drawn on a recorded image as one of the view, bool [H, W], True on the own vehicle.
 
     The file is a picture of the recorded size, white where the camera sees its own vehicle. Raises ImageError where the

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import ODOMETRY_TYPE
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.sequences.from_bag import recording_provenance
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, ImageSource, PosedSequence
 from scene_completion_ros.sequences.recording import Recording
+from scene_completion_training.arrays import Doubles, Mask
 from scene_completion_training.extraction.finishing import grey, is_readable, masks_of, select_by_image_motion
 from scene_completion_training.extraction.rectification import View, rectified_views
 from scene_completion_training.extraction.reports import BagReport
@@ -126,15 +126,11 @@ class _Reconstruction:
                 f"scale: unknown ({scale.support}). Training refuses this sequence; give --camera-height, or record "
                 "odometry or a stereo pair"
             )
-        return PosedSequence(
-            name=self.recording.reader.path.stem,
-            cameras={name: view.camera for name, view in self.views.items()},
-            rig_from_camera={name: view.rig_from_camera for name, view in self.views.items()},
-            frames=frames,
-            pose_source="structure from motion",
-            metric_scale=scale.metric,
-            provenance=recording_provenance(self.recording) | {"scale": dataclasses.asdict(scale)},
-        )
+        cameras = {name: view.camera for name, view in self.views.items()}
+        rig_from_camera = {name: view.rig_from_camera for name, view in self.views.items()}
+        name, source = self.recording.reader.path.stem, "structure from motion"
+        provenance = recording_provenance(self.recording) | {"scale": dataclasses.asdict(scale)}
+        return PosedSequence(name, cameras, rig_from_camera, frames, source, scale.metric, provenance)
 
     def _scale(self, part: _Part, model: Model) -> Scale:
         """The best scale there is: the rig's own size, then odometry, then the height of the camera."""
@@ -166,7 +162,7 @@ class _Reconstruction:
         buffer = reader.tf_buffer(odometry_topic=topics[0], within=self.recording.window.holds, with_tf=False)
         gap_ns = round(self.settings.pose_gap_s * 1e9)
 
-        def position_at(stamp_ns: int) -> NDArray[np.float64] | None:
+        def position_at(stamp_ns: int) -> Doubles | None:
             try:
                 return buffer.lookup(message.header.frame_id, message.child_frame_id, stamp_ns, gap_ns).translation
             except BagError:
@@ -175,7 +171,7 @@ class _Reconstruction:
         return scale_from_odometry(model, dict(enumerate(part.stamps)), position_at)
 
 
-def _usable(name: str, masks: Mapping[str, ArrayLoader]) -> NDArray[np.bool_] | None:
+def _usable(name: str, masks: Mapping[str, ArrayLoader]) -> Mask | None:
     """Pixels in which features may be looked for, None for all."""
     parts = [masks[f"validity_{name}"]()] if f"validity_{name}" in masks else []
     if f"ego_{name}" in masks:
@@ -215,7 +211,7 @@ def _ranges(indices: list[int]) -> str:
     return ", ".join(text)
 
 
-def scale_from_rig(model: Model, places: Sequence[NDArray[np.float64]]) -> Scale:
+def scale_from_rig(model: Model, places: Sequence[Doubles]) -> Scale:
     """Whether cameras at known places [3] in the rig, metres, the first one's first, have made a reconstruction metric.
 
     They do only by what several of them see at one time: cameras that look to opposite sides do not.

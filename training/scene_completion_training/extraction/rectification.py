@@ -3,15 +3,18 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.sequences.posed_sequence import ImageSource, read_source
+from scene_completion_training.arrays import Bytes, Mask
 
 _SAME_VIEW_COSINE = math.cos(math.radians(20.0))
 _SMALLEST_BASELINE_M = 0.01
+Cameras: TypeAlias = Mapping[str, Camera]
+Poses: TypeAlias = Mapping[str, RigidTransform]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +31,7 @@ class View:
         return source if self.resampler is None else RectifiedImage(source, self.resampler)
 
     @property
-    def validity(self) -> NDArray[np.bool_] | None:
+    def validity(self) -> Mask | None:
         """Where the recorded image covers the rectified one, bool [H, W]; None where all are kept."""
         return None if self.resampler is None else self.resampler.validity
 
@@ -40,15 +43,13 @@ class RectifiedImage:
     source: ImageSource
     resampler: Resampler
 
-    def __call__(self) -> NDArray[np.uint8]:
+    def __call__(self) -> Bytes:
         """Read and rectify: uint8 RGB [H, W, 3]; black where the recorded image does not reach."""
-        image: NDArray[np.uint8] = self.resampler(read_source(self.source))
+        image: Bytes = self.resampler(read_source(self.source))
         return np.asarray(image * self.resampler.validity[..., None], dtype=np.uint8)
 
 
-def rectified_views(
-    cameras: Mapping[str, Camera], rig_from_camera: Mapping[str, RigidTransform], max_fov_degrees: float
-) -> dict[str, View]:
+def rectified_views(cameras: Cameras, rig_from_camera: Poses, max_fov_degrees: float) -> dict[str, View]:
     """Choose the rectified camera of every camera of a rig; fisheyes see so many degrees, horizontally and vertically.
 
     A stereo pair gets two parallel cameras of equal intrinsics, unless it has them already. The pair is the first two
@@ -75,20 +76,14 @@ def pinhole_for(camera: Camera, max_fov_degrees: float) -> Camera:
     return Camera(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
 
 
-def stereo_pair_of(
-    cameras: Mapping[str, Camera], rig_from_camera: Mapping[str, RigidTransform]
-) -> tuple[str, str] | None:
+def stereo_pair_of(cameras: Cameras, rig_from_camera: Poses) -> tuple[str, str] | None:
     """Left and right camera of the first pair that looks the same way and stands side by side."""
     for left in cameras:
         for right in cameras:
             offset = rig_from_camera[left].inverse() @ rig_from_camera[right]
             baseline = float(np.linalg.norm(offset.translation))
-            if (
-                left != right
-                and baseline > _SMALLEST_BASELINE_M
-                and offset.translation[0] > 0.7 * baseline
-                and offset.rotation[2, 2] > _SAME_VIEW_COSINE
-            ):
+            aside = baseline > _SMALLEST_BASELINE_M and offset.translation[0] > 0.7 * baseline
+            if left != right and aside and offset.rotation[2, 2] > _SAME_VIEW_COSINE:
                 return left, right
     return None
 
@@ -100,9 +95,7 @@ def _upright_view(camera: Camera, rig_from_camera: RigidTransform, max_fov_degre
     return View(target, rig_from_camera, Resampler(camera, target))
 
 
-def _is_rectified(
-    cameras: Mapping[str, Camera], rig_from_camera: Mapping[str, RigidTransform], left: str, right: str
-) -> bool:
+def _is_rectified(cameras: Cameras, rig_from_camera: Poses, left: str, right: str) -> bool:
     """Whether the pair is parallel already: what stereo matching asks for."""
     offset = rig_from_camera[left].inverse() @ rig_from_camera[right]
     aside = np.abs(offset.translation[1:]).max() < 0.05 * offset.translation[0]
@@ -111,11 +104,7 @@ def _is_rectified(
 
 
 def _parallel_views(
-    cameras: Mapping[str, Camera],
-    rig_from_camera: Mapping[str, RigidTransform],
-    left: str,
-    right: str,
-    max_fov_degrees: float,
+    cameras: Cameras, rig_from_camera: Poses, left: str, right: str, max_fov_degrees: float
 ) -> dict[str, View]:
     """Turn both cameras so that x runs along the baseline and z, as far as possible, where they looked."""
     offset = rig_from_camera[left].inverse() @ rig_from_camera[right]
@@ -127,11 +116,8 @@ def _parallel_views(
     focal = min(one.fx, one.fy, other.fx, other.fy)
     target = Camera(focal, focal, (one.width - 1) / 2, (one.height - 1) / 2, one.width, one.height)
     turns = {left: left_from_target, right: offset.rotation.T @ left_from_target}
-    return {
-        name: View(
-            target,
-            rig_from_camera[name] @ RigidTransform(turn, np.zeros(3)),
-            Resampler(cameras[name], target, source_from_target_rotation=turn),
-        )
-        for name, turn in turns.items()
-    }
+    views = {}
+    for name, turn in turns.items():
+        resampler = Resampler(cameras[name], target, source_from_target_rotation=turn)
+        views[name] = View(target, rig_from_camera[name] @ RigidTransform(turn, np.zeros(3)), resampler)
+    return views

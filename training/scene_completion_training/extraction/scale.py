@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_training.arrays import Doubles, Random
 from scene_completion_training.extraction.structure_from_motion import Model
 
 _CHORD = 5  # keyframes between the ends of a compared distance: a single step is mostly noise
@@ -34,9 +34,7 @@ class Scale:
         return self.source != "unknown"
 
 
-def scale_from_odometry(
-    model: Model, stamps: Mapping[int, int], position_at: Callable[[int], NDArray[np.float64] | None]
-) -> Scale:
+def scale_from_odometry(model: Model, stamps: Mapping[int, int], position_at: Callable[[int], Doubles | None]) -> Scale:
     """Compare distances between keyframes with those that odometry has measured: the median ratio.
 
     It is unknown where odometry covers less than three distances, or they contradict each other.
@@ -82,7 +80,7 @@ def scale_from_camera_height(model: Model, height: float) -> Scale:
     return Scale(scale.source, scale.factor, f"{scale.support}{points}")
 
 
-def ground_plane(points: NDArray[np.float64], generator: np.random.Generator) -> tuple[float, int] | None:
+def ground_plane(points: Doubles, generator: Random) -> tuple[float, int] | None:
     """Distance to the plane below a camera with most points of [N, 3] (y down), and their number; None if none fits."""
     below = points[(points[:, 1] > 0.0) & (points[:, 1] > 0.05 * np.abs(points[:, 2]))]
     if len(below) < _FEWEST_POINTS:
@@ -101,7 +99,7 @@ def ground_plane(points: NDArray[np.float64], generator: np.random.Generator) ->
     return abs(float(normal @ centre)), len(inliers)
 
 
-def _planes(corners: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _planes(corners: Doubles) -> tuple[Doubles, Doubles]:
     """Downward normals [K, 3] and distances [K] of those planes through triples [S, 3, 3] that may be ground."""
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     lengths = np.linalg.norm(normals, axis=1, keepdims=True)
@@ -112,7 +110,7 @@ def _planes(corners: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
     return normals[usable], heights[usable]
 
 
-def _median_scale(source: str, ratios: NDArray[np.float64], unit: str) -> Scale:
+def _median_scale(source: str, ratios: Doubles, unit: str) -> Scale:
     if len(ratios) < _FEWEST_FRAMES:
         return Scale("unknown", 1.0, f"{source}: only {len(ratios)} usable {unit}")
     median = float(np.median(ratios))

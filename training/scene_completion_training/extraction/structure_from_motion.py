@@ -7,16 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeAlias
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_training.arrays import Bytes, Doubles, Ints, Mask
+from scene_completion_training.extraction.rectification import Cameras, Poses
 
 OVERLAP = 6  # keyframes that each one is matched with
 FEATURES = 3000
+Masks: TypeAlias = Mapping[str, Mask]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,29 +27,27 @@ class Model:
     """One connected reconstruction; its unit of length is arbitrary unless the rig's baseline fixes it."""
 
     world_from_first: dict[int, RigidTransform]  # frame index -> pose of the first camera
-    points: NDArray[np.float64]  # sparse points [P, 3] in the world
-    seen: dict[int, NDArray[np.int64]]  # frame index -> indices of the points that the first camera sees in it
+    points: Doubles  # sparse points [P, 3] in the world
+    seen: dict[int, Ints]  # frame index -> indices of the points that the first camera sees in it
     # Frame index -> number of points that several cameras see in it: they carry the scale of a rig.
     shared: dict[int, int] = field(default_factory=dict)
 
     def scaled(self, factor: float) -> "Model":
         """Return the model with another unit of length."""
-        poses = {
-            index: RigidTransform(pose.rotation, factor * pose.translation)
-            for index, pose in self.world_from_first.items()
-        }
+        every = self.world_from_first.items()
+        poses = {k: RigidTransform(pose.rotation, factor * pose.translation) for k, pose in every}
         return replace(self, world_from_first=poses, points=factor * self.points)
 
 
 def reconstruct(
     # Camera -> grey images [H, W], one of every camera a frame, in order of time; taken one by one.
-    frames: Mapping[str, Iterable[NDArray[np.uint8]]],
+    frames: Mapping[str, Iterable[Bytes]],
     cameras: Mapping[str, Camera],  # camera -> pinhole camera; the first is the origin
     # Camera -> pose in the first camera; the distances are taken for metres.
     first_from_camera: Mapping[str, RigidTransform],
     folder: Path,  # an empty folder for images and the database
     *,
-    masks: Mapping[str, NDArray[np.bool_]] | None = None,  # camera -> pixels to be used, bool [H, W]
+    masks: Mapping[str, Mask] | None = None,  # camera -> pixels to be used, bool [H, W]
     width: int = 800,  # images are reduced to at most this width
     threads: int = 1,
     smallest_model: int = 5,
@@ -70,16 +71,14 @@ def reconstruct(
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         what = f"structure from motion ended with status {ended.returncode}: {' '.join(last)[:200]}"
         raise SequenceError(what, where="pycolmap", cure="Record /tf or odometry, or report this bag")
-    return _read_models(folder / "models.npz")
+    with np.load(folder / "models.npz", allow_pickle=False) as data:
+        count = len(data.files) // 4
+        models = [_model({key: data[f"{number}_{key}"] for key in _KEYS}) for number in range(count)]
+    return [model for model in models if model.world_from_first]
 
 
 def _write_problem(
-    frames: Mapping[str, Iterable[NDArray[np.uint8]]],
-    cameras: Mapping[str, Camera],
-    first_from_camera: Mapping[str, RigidTransform],
-    folder: Path,
-    masks: Mapping[str, NDArray[np.bool_]],
-    width: int,
+    frames: Mapping[str, Iterable[Bytes]], cameras: Cameras, poses: Poses, folder: Path, masks: Masks, width: int
 ) -> dict[str, object]:
     entries: list[dict[str, object]] = []
     names: list[list[str]] = []
@@ -92,15 +91,9 @@ def _write_problem(
             _write_small(folder / "images" / listed[-1], image, small)
             if camera in masks:
                 _write_small(folder / "masks" / f"{listed[-1]}.png", masks[camera].astype(np.uint8) * 255, small)
-        entries.append(
-            {
-                "folder": f"camera_{number}",
-                "images": listed,
-                "intrinsics": [small.fx, small.fy, small.cx, small.cy],
-                "camera_from_first": first_from_camera[camera].inverse().matrix.tolist(),
-                "masked": camera in masks,
-            }
-        )
+        pose, lens = poses[camera].inverse().matrix.tolist(), [small.fx, small.fy, small.cx, small.cy]
+        entry = {"folder": f"camera_{number}", "images": listed, "masked": camera in masks}
+        entries.append({**entry, "intrinsics": lens, "camera_from_first": pose})
         names.append(listed)
     return {"cameras": entries, "pairs": _pairs(names)}
 
@@ -116,23 +109,15 @@ def _pairs(names: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _write_small(path: Path, image: NDArray[np.uint8], small: Camera) -> None:
+def _write_small(path: Path, image: Bytes, small: Camera) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), cv2.resize(image, (small.width, small.height), interpolation=cv2.INTER_AREA))
-
-
-def _read_models(path: Path) -> list[Model]:
-    models = []
-    with np.load(path, allow_pickle=False) as data:
-        for number in range(len(data.files) // 4):
-            models.append(_model({key: data[f"{number}_{key}"] for key in _KEYS}))
-    return [model for model in models if model.world_from_first]
 
 
 _KEYS = ("names", "cam_from_world", "points", "observations")
 
 
-def _model(arrays: Mapping[str, NDArray[np.float64]]) -> Model:
+def _model(arrays: Mapping[str, Doubles]) -> Model:
     """Keep the first camera of every frame, and place the world in the first of them."""
     observations = arrays["observations"].astype(np.int64)
     places = [_place(str(name)) for name in arrays["names"]]  # (camera, frame) of every image
@@ -141,9 +126,8 @@ def _model(arrays: Mapping[str, NDArray[np.float64]]) -> Model:
     if not of_first:
         return Model({}, arrays["points"], {})
     points_of = [observations[observations[:, 0] == row, 1] for row in range(len(places))]
-    poses = {
-        frame: RigidTransform.from_matrix(arrays["cam_from_world"][row]).inverse() for frame, row in of_first.items()
-    }
+    placed = arrays["cam_from_world"]
+    poses = {frame: RigidTransform.from_matrix(placed[row]).inverse() for frame, row in of_first.items()}
     start_from_world = next(iter(poses.values())).inverse()
     return Model(
         {frame: start_from_world @ pose for frame, pose in poses.items()},
@@ -159,7 +143,7 @@ def _place(name: str) -> tuple[int, int]:
     return int(camera.removeprefix("camera_")), int(frame)
 
 
-def _shared(frame: int, row: int, places: Sequence[tuple[int, int]], points_of: Sequence[NDArray[np.int64]]) -> int:
+def _shared(frame: int, row: int, places: Sequence[tuple[int, int]], points_of: Sequence[Ints]) -> int:
     """Points that the first camera and another one see in a frame."""
     others = [points_of[other] for other, (camera, at) in enumerate(places) if at == frame and camera != 0]
     return sum(len(np.intersect1d(points_of[row], other)) for other in others)

@@ -43,10 +43,8 @@ class DenseExtractor(ABC):
         self.name, self._weights = name, weights
         self.dim, self.normalisation = dim, normalisation
         self._device = torch.device(device)
-        self._mean, self._deviation = (
-            torch.tensor(values, device=self._device)[:, None, None]
-            for values in (normalisation.mean, normalisation.deviation)
-        )
+        colours = (normalisation.mean, normalisation.deviation)
+        self._mean, self._deviation = (torch.tensor(values, device=self._device)[:, None, None] for values in colours)
 
     @cached_property
     def identity(self) -> ModelIdentity:
@@ -77,10 +75,8 @@ class DenseExtractor(ABC):
         height, width = (-(-size // cell) for size in images.shape[-2:])
         # Lightning's mixed precision ends here: targets do not depend on how a network is trained on them.
         with torch.autocast(self._device.type, enabled=False):
-            pixels, lacking = (
-                images.to(self._device).float(),
-                (height * cell - images.shape[-2], width * cell - images.shape[-1]),
-            )
+            pixels = images.to(self._device).float()
+            lacking = (height * cell - images.shape[-2], width * cell - images.shape[-1])
             if any(lacking):
                 pixels = functional.pad(pixels, (0, lacking[1], 0, lacking[0]), mode="replicate")
             return self._tokens((pixels - self._mean) / self._deviation, height, width)
@@ -156,18 +152,11 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole:
     edges = {size} if isinstance(size, int) else set(size)
     if len(edges) > 1:
         raise ConfigurationError(f"patches of {size} are not square", where=model, cure="Name another model")
-    return LoadedNetwork(
-        network=network,
-        type=outer,
-        normalisation=normalisation,
-        patch=edges.pop(),
-        dim=int(transformer.hidden_size),
-        blocks=int(transformer.num_hidden_layers),
-        extra_tokens=1 + int(getattr(transformer, "num_register_tokens", 0)),
-        # DINO keeps to the size it was trained at unless asked; the others adapt by themselves.
-        options={"interpolate_pos_encoding": True} if kind == "vit" else {},
-        files=files,
-    )
+    counts = int(transformer.hidden_size), int(transformer.num_hidden_layers)
+    extra_tokens = 1 + int(getattr(transformer, "num_register_tokens", 0))
+    # DINO keeps to the size it was trained at unless asked; the others adapt by themselves.
+    asked = {"interpolate_pos_encoding": True} if kind == "vit" else {}
+    return LoadedNetwork(network, outer, normalisation, edges.pop(), *counts, extra_tokens, asked, files)
 
 
 class Backbone(DenseExtractor):

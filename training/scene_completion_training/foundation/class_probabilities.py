@@ -9,19 +9,20 @@ weights of sacmehta/EdgeNets, which are loaded strictly.
 
 import dataclasses
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES as TRAIN_IDS
 from scene_completion_ros.untrusted_files import read_yaml
+from scene_completion_training.arrays import Bytes
 from scene_completion_training.foundation.backbone import DenseExtractor, ModelIdentity
 from scene_completion_training.foundation.encoded_words import STREET_TEMPLATE, TextEncoder, prompt
 from scene_completion_training.foundation.model_files import IMAGENET_MEAN, IMAGENET_STD, Normalisation
@@ -35,42 +36,17 @@ _WIDE, _NARROW = (1, 2, 3, 4), (1, 1, 2, 3)
 _SCALES = (2.0, 1.5, 1.0, 0.5, 0.1)
 
 
-class _Convolution(nn.Module):
+def _named(**layers: nn.Module) -> nn.Sequential:
+    """Layers one behind the other, under the names that they have in the released weights."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def _convolution(
+    inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1, *, active: bool = True
+) -> nn.Sequential:
     """Convolution without bias, batch normalisation and, if asked for, PReLU."""
-
-    def __init__(
-        self, inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1, *, active: bool = True
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
-        self.act = nn.PReLU(outputs) if active else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        normalised: Tensor = self.bn(self.conv(x))
-        return normalised if self.act is None else self.act(normalised)
-
-
-class _Normalised(nn.Module):
-    """Batch normalisation and PReLU."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.bn, self.act = nn.BatchNorm2d(channels), nn.PReLU(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.bn(x))  # type: ignore[no-any-return]
-
-
-class _Dilated(nn.Module):
-    """Depthwise 3 × 3 convolution."""
-
-    def __init__(self, channels: int, stride: int, dilation: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride, dilation, dilation, groups=channels, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)  # type: ignore[no-any-return]
+    conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
+    return _named(conv=conv, bn=nn.BatchNorm2d(outputs), **({"act": nn.PReLU(outputs)} if active else {}))
 
 
 class _Pyramid(nn.Module):
@@ -79,10 +55,11 @@ class _Pyramid(nn.Module):
     def __init__(self, inputs: int, outputs: int, dilations: Sequence[int], stride: int = 1) -> None:
         super().__init__()
         width = outputs // _BRANCHES
-        self.proj_1x1 = _Convolution(inputs, width, 1, groups=_BRANCHES)
-        self.spp_dw = nn.ModuleList(_Dilated(width, stride, dilation) for dilation in dilations)
-        self.conv_1x1_exp = _Convolution(outputs, outputs, 1, groups=_BRANCHES, active=False)
-        self.br_after_cat = _Normalised(outputs)
+        self.proj_1x1 = _convolution(inputs, width, 1, groups=_BRANCHES)
+        depthwise = (nn.Conv2d(width, width, 3, stride, far, far, groups=width, bias=False) for far in dilations)
+        self.spp_dw = nn.ModuleList(_named(conv=convolution) for convolution in depthwise)
+        self.conv_1x1_exp = _convolution(outputs, outputs, 1, groups=_BRANCHES, active=False)
+        self.br_after_cat = _named(bn=nn.BatchNorm2d(outputs), act=nn.PReLU(outputs))
         self.module_act = nn.PReLU(outputs)
         self._residual = stride == 1
 
@@ -101,7 +78,7 @@ class _Downsampling(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.eesp = _Pyramid(inputs, outputs - inputs, _WIDE, stride=2)
-        self.inp_reinf = nn.Sequential(_Convolution(3, 3, 3), _Convolution(3, outputs, 1, active=False))
+        self.inp_reinf = nn.Sequential(_convolution(3, 3, 3), _convolution(3, outputs, 1, active=False))
         self.act = nn.PReLU(outputs)
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
@@ -121,7 +98,7 @@ class _Base(nn.Module):
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
         first, second, third, fourth = widths
-        self.level1 = _Convolution(3, first, 3, stride=2)
+        self.level1 = _convolution(3, first, 3, stride=2)
         self.level2_0 = _Downsampling(first, second)
         self.level3_0 = _Downsampling(second, third)
         self.level3 = nn.Sequential(*(_Pyramid(third, third, _WIDE) for _ in range(_LEVEL_3)))
@@ -135,25 +112,13 @@ class _Base(nn.Module):
         return first, second, third, self.level4(self.level4_0(third, image))
 
 
-class _Sequence(nn.Module):
-    """Layers that the weights name by number, under another name."""
-
-    def __init__(self, name: str, *layers: nn.Module) -> None:
-        super().__init__()
-        self._name = name
-        setattr(self, name, nn.Sequential(*layers))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return getattr(self, self._name)(x)  # type: ignore[no-any-return]
-
-
-def _cbr(inputs: int, outputs: int, size: int, groups: int = 1) -> _Sequence:
+def _cbr(inputs: int, outputs: int, size: int, groups: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, size, padding=size // 2, groups=groups, bias=False)
-    return _Sequence("cbr", convolution, nn.BatchNorm2d(outputs), nn.PReLU(outputs))
+    return _named(cbr=nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.PReLU(outputs)))
 
 
-def _br(channels: int) -> _Sequence:
-    return _Sequence("br", nn.BatchNorm2d(channels), nn.PReLU(channels))
+def _br(channels: int) -> nn.Sequential:
+    return _named(br=nn.Sequential(nn.BatchNorm2d(channels), nn.PReLU(channels)))
 
 
 class _Shuffle(nn.Module):
@@ -170,16 +135,11 @@ class _PyramidPooling(nn.Module):
 
     def __init__(self, inputs: int, width: int, outputs: int, *, last: bool = False) -> None:
         super().__init__()
-        count = len(_SCALES)
+        wide = width * len(_SCALES)
         self.projection_layer = _cbr(inputs, width, 1)
-        self.stages = nn.ModuleList(
-            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False) for _ in range(count)
-        )
+        self.stages = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False) for _ in _SCALES)
         self.merge_layer = nn.Sequential(
-            _br(width * count),
-            _Shuffle(),
-            _cbr(width * count, width, 3, groups=width),
-            nn.Conv2d(width, outputs, 1, bias=last),
+            _br(wide), _Shuffle(), _cbr(wide, width, 3, groups=width), nn.Conv2d(width, outputs, 1, bias=last)
         )
         self.br = None if last else _br(outputs)
 
@@ -298,12 +258,12 @@ def _probabilities(network: ESPNetv2, pixels: Tensor) -> Tensor:
     return functional.interpolate(scores.softmax(dim=1), size, mode="bilinear", antialias=True)
 
 
-def city_segmentation(weights: str | Path) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
+def city_segmentation(weights: str | Path) -> Callable[[Bytes], Bytes]:
     """Says classes [H, W] of RGB images [H, W, 3]: train ids of Cityscapes, 19 for none; see `load_espnetv2`."""
     network = load_espnetv2(weights)[0]
     mean, deviation = (255.0 * torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
 
-    def segment(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def segment(image: Bytes) -> Bytes:
         pixels = (torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() - mean) / deviation
         with torch.no_grad():
             return _probabilities(network, pixels[None])[0].argmax(dim=0).to(torch.uint8).numpy()
@@ -340,16 +300,10 @@ class ClassProbabilityTeacher(DenseExtractor):
     @cached_property
     def identity(self) -> ModelIdentity:
         """What the features follow from; reads the weight files."""
-        return dataclasses.replace(
-            super().identity,
-            text_encoder=self._encoder.name,
-            text_encoder_sha256=self._encoder.sha256,
-            settings={
-                "template": self._template,
-                "long_edge": str(LONG_EDGE),
-                **{f"class {name}": ", ".join(phrases) for name, phrases in sorted(self._described.items())},
-            },
-        )
+        described = {f"class {name}": ", ".join(phrases) for name, phrases in sorted(self._described.items())}
+        settings, texts = {"template": self._template, "long_edge": str(LONG_EDGE), **described}, self._encoder
+        identity = dataclasses.replace(super().identity, settings=settings)
+        return dataclasses.replace(identity, text_encoder=texts.name, text_encoder_sha256=texts.sha256)
 
     def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
         means = functional.adaptive_avg_pool2d(_probabilities(self._network, pixels), (height, width))

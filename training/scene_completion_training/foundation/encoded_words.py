@@ -211,16 +211,10 @@ def make_bank(encoder: TextEncoder, given: PhraseList) -> TextBank:
     phrases = given.all_phrases
     if not phrases:
         raise VocabularyError("no phrases", where="vocabulary", cure="Name at least one")
-    bank = TextBank(  # all but its embeddings, so that mistakes are found before they are computed
-        phrases=phrases,
-        stored=np.ones((len(phrases), 1), np.float16),
-        text_encoder=encoder.name,
-        text_encoder_sha256=encoder.sha256,
-        template=given.template,
-        classes=given.classes,
-        background=given.background,
-        licence=given.licence,
-    )
+    # All but its embeddings, so that mistakes are found before they are computed.
+    said = given.template, given.classes, given.background, given.licence
+    nothing = np.ones((len(phrases), 1), np.float16)
+    bank = TextBank(phrases, nothing, encoder.name, encoder.sha256, *said)
     if bank.classes:
         bank.vocabulary()  # refuses a phrase of two classes, and too many
     bar = tqdm(phrases, unit="phrase", disable=None)

@@ -23,15 +23,15 @@ from urllib.parse import quote
 import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.untrusted_files import read_json, shown
 from scene_completion_ros.whole_files import whole_file
+from scene_completion_training.arrays import Bytes
 from scene_completion_training.data.drawn_views import canonical_image
-from scene_completion_training.data.prepared import PreparedFrame, mapped_arrays
+from scene_completion_training.data.prepared import Drive, mapped_arrays
 from scene_completion_training.foundation.backbone import DenseExtractor, ModelIdentity
 from scene_completion_training.foundation.model_files import Normalisation
 from scene_completion_training.randomness import drawn
@@ -65,7 +65,7 @@ def variant_of(seed: int, key: str, number: int, cell: int) -> Variant:
     return Variant((int(dy), int(dx)), mirrored=number % 2 == 1)
 
 
-def variant_images(image: NDArray[np.uint8], variants: Sequence[Variant]) -> Tensor:
+def variant_images(image: Bytes, variants: Sequence[Variant]) -> Tensor:
     """Variants uint8 [V, 3, H, W] of an image [H, W, 3]."""
     plain = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     return torch.stack([shifted(plain.flip(-1) if v.mirrored else plain, v.shift) for v in variants])
@@ -176,23 +176,19 @@ def _parsed(content: dict[str, Any]) -> FeatureManifest:
     model = content["model"]
     (mr, mg, mb), (dr, dg, db) = (map(float, model["normalisation"][name]) for name in ("mean", "deviation"))
     height, width = (_counted(size) for size in content["image_size"])
-    return FeatureManifest(
-        model=ModelIdentity(
-            name=str(model["name"]),
-            type=str(model["type"]),
-            weights={str(name): str(digest) for name, digest in model["weights"].items()},
-            layer=_counted(model["layer"], least=0),
-            dim=_counted(model["dim"]),
-            normalisation=Normalisation((mr, mg, mb), (dr, dg, db)),
-            text_encoder=str(model.get("text_encoder", "")),
-            text_encoder_sha256=str(model.get("text_encoder_sha256", "")),
-            settings={str(name): str(value) for name, value in model.get("settings", {}).items()},
-        ),
-        cell=_counted(content["cell"]),
-        image_size=(height, width),
-        variants=_counted(content["variants"]),
-        seed=_counted(content["seed"], least=0),
+    identity = ModelIdentity(
+        name=str(model["name"]),
+        type=str(model["type"]),
+        weights={str(name): str(digest) for name, digest in model["weights"].items()},
+        layer=_counted(model["layer"], least=0),
+        dim=_counted(model["dim"]),
+        normalisation=Normalisation((mr, mg, mb), (dr, dg, db)),
+        text_encoder=str(model.get("text_encoder", "")),
+        text_encoder_sha256=str(model.get("text_encoder_sha256", "")),
+        settings={str(name): str(value) for name, value in model.get("settings", {}).items()},
     )
+    cell, variants, seed = _counted(content["cell"]), _counted(content["variants"]), _counted(content["seed"], least=0)
+    return FeatureManifest(identity, cell, (height, width), variants, seed)
 
 
 def _counted(value: object, least: int = 1) -> int:
@@ -244,11 +240,9 @@ class FeatureStore:
         if tuple(features.shape) != shape:
             raise ConfigurationError(f"features {tuple(features.shape)}, not {shape}", where=key)
         variants = self.variants_of(key)
-        arrays = {
-            "features": as_half(features, key).contiguous(),
-            "shift": torch.tensor([variant.shift for variant in variants], dtype=torch.int32),
-            "mirrored": torch.tensor([variant.mirrored for variant in variants]),
-        }
+        shift = torch.tensor([variant.shift for variant in variants], dtype=torch.int32)
+        mirrored = torch.tensor([variant.mirrored for variant in variants])
+        arrays = {"features": as_half(features, key).contiguous(), "shift": shift, "mirrored": mirrored}
         file = self._file(key)
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as part:
@@ -318,7 +312,7 @@ def canonical_manifest(
     return FeatureManifest(teacher.identity, cell=cell, image_size=size, variants=variants, seed=seed)
 
 
-def precompute(frames: Sequence[PreparedFrame], camera: Camera, teacher: DenseExtractor, store: FeatureStore) -> int:
+def precompute(frames: Drive, camera: Camera, teacher: DenseExtractor, store: FeatureStore) -> int:
     """Computes the features of every image of frames that the store lacks; their number.
 
     The images are those that trainings compare with: in the canonical camera that the frames were prepared for,

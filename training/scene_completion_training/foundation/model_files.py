@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import safetensors.torch
 import torch
@@ -26,12 +26,15 @@ _PACKAGE = "package:"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
+Triple: TypeAlias = tuple[float, float, float]
+
+
 @dataclass(frozen=True)
 class Normalisation:
     """What a model expects of its input: (image − mean) / deviation, for RGB in 0..255."""
 
-    mean: tuple[float, float, float]
-    deviation: tuple[float, float, float]
+    mean: Triple
+    deviation: Triple
 
 
 def description_folder(model: str, wanted: Sequence[str] = ()) -> Path:
@@ -123,9 +126,7 @@ def config_part(config: dict[str, Any], name: str, model: str) -> dict[str, Any]
 
 
 def read_normalisation(
-    folder: Path,
-    usual_mean: tuple[float, float, float] = IMAGENET_MEAN,
-    usual_deviation: tuple[float, float, float] = IMAGENET_STD,
+    folder: Path, usual_mean: Triple = IMAGENET_MEAN, usual_deviation: Triple = IMAGENET_STD
 ) -> Normalisation:
     """What the preprocessor's file says of colours, or else what is usual; a `BundleError` if it makes no sense."""
     file = folder / _PREPROCESSOR

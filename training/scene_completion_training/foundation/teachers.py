@@ -159,13 +159,8 @@ class DiffusionTeacher(DenseExtractor):
         self.type, self.layer = "stable_diffusion", STEP
         widths = self._unet.config.block_out_channels[::-1]
         files = sorted(file for part in _PARTS for file in (folder / part).glob("*.safetensors"))
-        super().__init__(
-            model_files.model_name(model),
-            files,
-            sum(widths[:UP_BLOCKS]),
-            model_files.Normalisation(_HALVES, _HALVES),
-            device,
-        )
+        expected = model_files.Normalisation(_HALVES, _HALVES)
+        super().__init__(model_files.model_name(model), files, sum(widths[:UP_BLOCKS]), expected, device)
 
     def _tokens(self, pixels: Tensor, height: int, width: int) -> Tensor:
         pixels = in_patches(pixels, PIXELS, height, width)
@@ -174,10 +169,8 @@ class DiffusionTeacher(DenseExtractor):
         step = torch.full((len(latents),), STEP, device=latents.device)
         noisy = self._scheduler.add_noise(latents, noise.expand_as(latents), step)
         found: list[Tensor] = []
-        hooks = [
-            block.register_forward_hook(lambda _module, _inputs, output: found.append(output))
-            for block in self._unet.up_blocks[:UP_BLOCKS]
-        ]
+        blocks = self._unet.up_blocks[:UP_BLOCKS]
+        hooks = [block.register_forward_hook(lambda _module, _inputs, output: found.append(output)) for block in blocks]
         try:
             self._unet(noisy, step, encoder_hidden_states=self._prompt.expand(len(latents), -1, -1))
         finally:
@@ -199,11 +192,7 @@ def _empty_prompt(transformers: Any, folder: Path, options: dict[str, Any]) -> T
 
 
 _ESPNETV2, _DIFFUSION = "espnetv2:", "diffusion:"
-_IMAGE_TEXT: dict[str, type[ClipTeacher | SiglipTeacher]] = {
-    "clip": ClipTeacher,
-    "siglip": SiglipTeacher,
-    "siglip2": SiglipTeacher,
-}
+_IMAGE_TEXT: dict[str, type[_ImageTower]] = {"clip": ClipTeacher, "siglip": SiglipTeacher, "siglip2": SiglipTeacher}
 
 
 def open_teacher(

@@ -8,6 +8,7 @@ the type it says, and every change of type is a Cast. TensorRT 11 knows only suc
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -23,6 +24,7 @@ from scene_completion_ros.inference.scene_query import ray_camera
 INPUT, OUTPUT, VOLUME, DEPTH = "image", "features", "volume", "depth"
 OPSET, IR_VERSION = 19, 9  # from opset 19 on, the scale of a quantised tensor may be float16
 OLDEST_OPSET = 17  # what encoders hold means the same in these
+Constant: TypeAlias = NDArray[np.generic]
 _CURE = "Report this encoder and how it was made."
 
 
@@ -60,11 +62,8 @@ def finished(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     used = {name for node in graph.node for name in node.input}
     kept = sorted((tensor for tensor in graph.initializer if tensor.name in used), key=lambda tensor: tensor.name)
-    result = helper.make_model(
-        helper.make_graph(list(graph.node), graph.name, list(graph.input), list(graph.output), kept),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-    )
+    whole = helper.make_graph(list(graph.node), graph.name, list(graph.input), list(graph.output), kept)
+    result = helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     for index, node in enumerate(result.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
         node.doc_string = ""
@@ -96,7 +95,7 @@ def simplified(encoder: bytes, where: str) -> onnx.ModelProto:
     return model
 
 
-def constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
+def constants(graph: onnx.GraphProto) -> dict[str, Constant]:
     """Value of every initializer by name."""
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
@@ -121,15 +120,13 @@ def _take_constants_out(graph: onnx.GraphProto) -> None:
             readers.setdefault(name, []).append(node)
     nodes: list[onnx.NodeProto] = []
     same: dict[str, str] = {}  # what a concatenation that has one input left is called otherwise
-    maps: dict[str, tuple[slice, NDArray[np.generic]]] = {}  # output of a shortened concatenation -> what is gone
+    maps: dict[str, tuple[slice, Constant]] = {}  # output of a shortened concatenation -> what is gone
     for node in graph.node:
         kept = [name for name in node.input if name not in values]
         given = list(node.input)[len(kept) :]
         followers = readers.get(node.output[0], [])
-        linear = followers and all(
-            other.op_type == "Conv" and not any(entry.name == "group" and entry.i != 1 for entry in other.attribute)
-            for other in followers
-        )
+        grouped = [any(entry.name == "group" and entry.i != 1 for entry in other.attribute) for other in followers]
+        linear = followers and not any(grouped) and all(other.op_type == "Conv" for other in followers)
         if node.op_type == "Concat" and given and linear and kept == list(node.input)[: len(kept)]:
             constant = np.concatenate([values[name] for name in given], axis=1)
             maps[node.output[0]] = (slice(None, -constant.shape[1]), constant)
@@ -147,11 +144,7 @@ def _take_constants_out(graph: onnx.GraphProto) -> None:
 
 
 def _split(
-    graph: onnx.GraphProto,
-    node: onnx.NodeProto,
-    values: dict[str, NDArray[np.generic]],
-    kept: slice,
-    constant: NDArray[np.generic],
+    graph: onnx.GraphProto, node: onnx.NodeProto, values: dict[str, Constant], kept: slice, constant: Constant
 ) -> list[onnx.NodeProto]:
     """A convolution without its constant channels, and the sum with what those and its bias give."""
     name, weight = node.output[0], values[node.input[1]]
@@ -229,7 +222,12 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     for output in graph.output:
         wanted = TensorProto.FLOAT if output.name == DEPTH else TensorProto.FLOAT16
         if types[output.name] != wanted:
-            _cast_output(graph, output.name, wanted)
+            computed = f"{output.name}/computed"
+            for node in graph.node:
+                for names in (node.output, node.input):
+                    names[:] = [computed if name == output.name else name for name in names]
+            cast = helper.make_node("Cast", [computed], [output.name], f"{output.name}/typed", to=wanted)
+            graph.node.append(cast)
         output.type.tensor_type.elem_type = wanted
     return finished(half)
 
@@ -268,11 +266,3 @@ def _since_products(graph: onnx.GraphProto, names: Iterable[str], *, products: b
             found.add(name)
         waiting += [] if product else makers[name].input
     return found
-
-
-def _cast_output(graph: onnx.GraphProto, output: str, kind: int) -> None:
-    computed = f"{output}/computed"
-    for node in graph.node:
-        node.output[:] = [computed if name == output else name for name in node.output]
-        node.input[:] = [computed if name == output else name for name in node.input]
-    graph.node.append(helper.make_node("Cast", [computed], [output], f"{output}/typed", to=kind))

@@ -9,7 +9,6 @@ from typing import cast, get_args
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.geometry import Camera, Resampler
@@ -25,11 +24,12 @@ from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.occupancy import opacity
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask
 from scene_completion_training.gpu_export.graph import gpu_graph, to_half
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 
-Encode = Callable[[NDArray[np.uint8]], EncodedImage]  # of a canonical image uint8 [H, W, 3]
+Encode = Callable[[Bytes], EncodedImage]  # of a canonical image uint8 [H, W, 3]
 
 TORCH, ONNX = "weights.safetensors in torch", "encoder.onnx in ONNX Runtime, float32"
 
@@ -91,7 +91,7 @@ class Parity:
 class ParityCheck:
     """Measures variants on canonical images, uint8 [K, H, W, 3]; a `BundleError` where nothing is ever occupied."""
 
-    def __init__(self, bundle: StudentBundle, images: NDArray[np.uint8], reference: Encode) -> None:
+    def __init__(self, bundle: StudentBundle, images: Bytes, reference: Encode) -> None:
         self._bundle, self._images = bundle, images
         camera_from_grid = bundle.grid_from_camera.inverse()
         self._query = VoxelQuery(
@@ -128,15 +128,12 @@ class ParityCheck:
                 targets = np.flatnonzero(self._in_view)[occupied & right]
                 labels, right_labels = (self._label(one.features, targets)[0].copy() for one in (found, wanted))
                 same_label += int(np.count_nonzero(labels == right_labels))
-        return Parity(
-            images=len(self._images),
-            occupied_agreement=agreed / voxels,
-            occupied_iou=both / either if either else 1.0,
-            labels_agreement=1.0 if self._label is None else same_label / max(both, 1),
-            **{f"{name}_relative": _share(*sums) for name, sums in off.items()},
-        )
+        relative = {f"{name}_relative": _share(*sums) for name, sums in off.items()}
+        relative |= {"occupied_agreement": agreed / voxels, "occupied_iou": both / either if either else 1.0}
+        named = 1.0 if self._label is None else same_label / max(both, 1)
+        return Parity(len(self._images), labels_agreement=named, **relative)
 
-    def _density_and_occupied(self, encoded: EncodedImage) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _density_and_occupied(self, encoded: EncodedImage) -> tuple[Floats, Mask]:
         """Density, 1/m, and decision of the voxels in view."""
         density = self._query.density(encoded.features, encoded.volume).reshape(-1)[self._in_view]
         alpha = opacity(density, self._bundle.grid.voxel_size)
@@ -147,7 +144,7 @@ def _contiguous(encoded: EncodedImage) -> EncodedImage:
     return EncodedImage(*(np.ascontiguousarray(part) for part in encoded if part is not None)).copy()
 
 
-def _difference(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
+def _difference(found: Floats, wanted: Floats) -> Doubles:
     """Mean difference, and mean size of what is right."""
     return np.array([np.abs(one).mean(dtype=np.float64) for one in (found - wanted, wanted)])
 
@@ -173,7 +170,7 @@ class Reference:
         labels = f"; label channels: {ONNX}" if bundle.head.label_hidden else ""
         self.name = f"{TORCH}{labels}" if self._field else ONNX
 
-    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
+    def encode(self, image_rgb: Bytes) -> EncodedImage:
         """Features float32 [h, w, C + E], volume and depth of a canonical image, uint8 [H, W, 3] RGB."""
         features, volume, depth, _ = self._encoder.encode(image_rgb).copy()
         if self._field is not None:
@@ -196,18 +193,10 @@ def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityFi
         raise BundleError(f"belongs to an encoder {trunk!r} that is not known", where=where, cure=cure)
     camera = bundle.canonical
     try:
-        field = DensityField(
-            camera,
-            bundle.point_code,
-            encoder=EncoderDecoder(
-                (camera.height, camera.width),
-                channels=weights["feature_layer.weight"].shape[1],
-                trunk=cast(TrunkName, trunk),
-                pretrained=False,
-                weights=encoder_weights,
-            ),
-            hidden=weights["feature_layer.weight"].shape[0],
-        )
+        hidden, channels = weights["feature_layer.weight"].shape[:2]
+        size, named = (camera.height, camera.width), cast(TrunkName, trunk)
+        encoder = EncoderDecoder(size, channels=channels, trunk=named, pretrained=False, weights=encoder_weights)
+        field = DensityField(camera, bundle.point_code, encoder=encoder, hidden=hidden)
         # The map of the mean depth has the size that the training began with; it is scaled where it is used.
         field.encoder.prior = weights["encoder.prior"]
         field.load_state_dict(weights)
@@ -219,7 +208,7 @@ def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityFi
 _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"}
 
 
-def canonical_images(sources: Sequence[Path], canonical: Camera, most: int) -> NDArray[np.uint8]:
+def canonical_images(sources: Sequence[Path], canonical: Camera, most: int) -> Bytes:
     """Images of several places, at most so many, spread evenly over each: uint8 [K, H, W, 3] RGB.
 
     Sequence folders, drives of KITTI and bags are resampled by their calibration; an image of a folder without one is
@@ -233,7 +222,7 @@ def canonical_images(sources: Sequence[Path], canonical: Camera, most: int) -> N
     return np.stack(images[:most])
 
 
-def _of(source: Path, canonical: Camera, most: int) -> Iterator[NDArray[np.uint8]]:
+def _of(source: Path, canonical: Camera, most: int) -> Iterator[Bytes]:
     files = sorted(path for path in source.glob("*") if path.suffix.lower() in _SUFFIXES)
     if files:
         for index in spread(len(files), most):
@@ -251,7 +240,7 @@ def spread(count: int, most: int) -> list[int]:
     return sorted({int(index) for index in np.linspace(0, count - 1, min(count, most)).round()})
 
 
-def _cut(image: NDArray[np.uint8], canonical: Camera) -> NDArray[np.uint8]:
+def _cut(image: Bytes, canonical: Camera) -> Bytes:
     """The middle of an image of the canonical camera's proportions, scaled to its size."""
     height, width = image.shape[:2]
     scale = min(width / canonical.width, height / canonical.height)

@@ -18,18 +18,11 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_training.arrays import Bytes, Doubles, Floats
 from scene_completion_training.checkpoints import Checkpoint, TrainedWeights
 from scene_completion_training.configuration import LossWeights
 from scene_completion_training.export import encoder_onnx, export_bundle, labelled_parts_kept
-from scene_completion_training.gpu_export.parity import (
-    GATES,
-    Encode,
-    Gate,
-    ParityCheck,
-    Reference,
-    canonical_images,
-    density_field,
-)
+from scene_completion_training.gpu_export import parity
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.scene_export import ExportedScene, export_scene
 from scene_completion_training.stages.completion import SceneField, read_eyes
@@ -40,7 +33,7 @@ LEARNING_RATE = 3e-4
 SCENE_LEARNING_RATE = 1e-4  # of a student with a decoder in space: a tenth of that which it was trained with
 PARITY_IMAGES = 6
 # Rounding weights to float16 moves the map of some students by 0.14 %: their densities and decisions tell more.
-_GATE = dataclasses.replace(GATES["fp32"], features=GATES["fp16"].features)
+_GATE = dataclasses.replace(parity.GATES["fp32"], features=parity.GATES["fp16"].features)
 # Losses on hidden space: the student says by itself what is empty there.
 _HELD = {"retention": 1.0, "emptiness": 0.0, "sparsity": 0.0}
 _KEPT_SETTINGS = ("encoder", "frozen_blocks")  # what a student's own configuration says of its network
@@ -48,7 +41,7 @@ _KEPT_OF_SCENES = ("world", "widths", "context", "reduced", "distance", "rare", 
 # The weights of the losses of a student with a decoder in space: drives say no classes and no ground.
 _SCENE_LOSSES = {"classes": 0.0, "ground": 0.0, "pixels": 0.0, "retention": 1.0}
 # Of weights rounded to 8 bits: three times what was measured of a student of rooms.
-_EIGHT_BIT_GATE = Gate(features=0.015, density=0.018, occupied_iou=0.98, labels=0.99, volume=0.017, depth=0.055)
+_EIGHT_BIT_GATE = parity.Gate(features=0.015, density=0.018, occupied_iou=0.98, labels=0.99, volume=0.017, depth=0.055)
 _SAME = 0.01  # norm of the difference of two constants, as a share of their norm, below which they are the same
 # Norm of what no change of depth explains in label units, as a share of their norm: rounding came to 0.0014.
 _LABEL_TOLERANCE = 3e-3
@@ -104,21 +97,19 @@ def _checkpoint_every(steps: int) -> int:
     return next(every for every in range(min(CHECKPOINT_EVERY, steps), 0, -1) if steps % every == 0)
 
 
-def _of_scenes(
-    bundle: StudentBundle, sources: Sequence[Path], *, steps: int, output: Path, cache: Path
-) -> dict[str, Any]:
+def _of_scenes(old: StudentBundle, sources: Sequence[Path], *, steps: int, output: Path, cache: Path) -> dict[str, Any]:
     """The configuration of a training that goes on from a student with a decoder in space.
 
     Depth in real images is off by itself, and nothing is added to that.
     """
-    trained = bundle.provenance.get("configuration", {})
-    camera, volume = Viewpoint.of_bundle(bundle).settings
-    sees = any(name.startswith("encoder.") for name in bundle.load_weights())
+    trained = old.provenance.get("configuration", {})
+    camera, volume = Viewpoint.of_bundle(old).settings
+    sees = any(name.startswith("encoder.") for name in old.load_weights())
     kept = {name: trained[name] for name in _KEPT_OF_SCENES if trained.get(name) is not None}
     return {
         "stage": "completion",
-        "start_from": str(bundle.folder),
-        "eyes": str(bundle.folder) if sees else "",
+        "start_from": str(old.folder),
+        "eyes": str(old.folder) if sees else "",
         "steps": steps,
         "checkpoint_every": _checkpoint_every(steps),
         "learning_rate": SCENE_LEARNING_RATE,
@@ -159,7 +150,7 @@ def mix_checkpoint(checkpoint: Path, old: StudentBundle, share: float, file: Pat
     if old.takes_pose:
         earlier = TrainedWeights.read(_folder(old)).under("field.")
     else:
-        earlier = density_field(old, encoder_weights).state_dict()
+        earlier = parity.density_field(old, encoder_weights).state_dict()
     for name, before in earlier.items():
         after = state[f"field.{name}"]
         if after.is_floating_point():
@@ -191,17 +182,11 @@ def export_improved(
     if not old.head.label_hidden:
         return dataclasses.replace(new, **changes).save(folder, new.read_encoder(), new.load_weights())
     weights = str(Checkpoint.read(checkpoint).configuration.get("encoder_weights", ""))
-    before, after = (density_field(one, weights) for one in (old, new))
+    before, after = (parity.density_field(one, weights) for one in (old, new))
     encoder = encoder_with_new_density(old.read_encoder(), before, after, old.canonical)
     provenance = {**new.provenance, "labels": old.provenance.get("labels", {})}
-    labelled = dataclasses.replace(
-        old,
-        name=name,
-        head=labelled_parts_kept(new.head, old.head),
-        calibration=new.calibration,
-        provenance=provenance,
-        **changes,
-    )
+    changes |= {"name": name, "head": labelled_parts_kept(new.head, old.head), "provenance": provenance}
+    labelled = dataclasses.replace(old, calibration=new.calibration, **changes)
     return labelled.save(folder, encoder, new.load_weights())
 
 
@@ -279,19 +264,15 @@ def _depth_readers(
     return found
 
 
-def _of_new_depth(
-    weight: NDArray[Any], bias: NDArray[Any], before: DensityField, after: DensityField
-) -> dict[str, NDArray[np.float32]]:
+def _of_new_depth(weight: NDArray[Any], bias: NDArray[Any], old: DensityField, new: DensityField) -> dict[str, Floats]:
     """Weight and bias of a `_depth_readers` convolution whose depth is that of another density."""
-    (row, offset), (new_row, new_offset) = (_depth_projection(density) for density in (before, after))
+    (row, offset), (new_row, new_offset) = (_depth_projection(density) for density in (old, new))
     share = weight[..., 0, 0].astype(np.float64) @ row / (row @ row)
-    return {
-        "weight": np.outer(share, new_row)[..., None, None].astype(np.float32),
-        "bias": (bias + share * (new_offset - offset)).astype(np.float32),
-    }
+    weight, bias = np.outer(share, new_row)[..., None, None], bias + share * (new_offset - offset)
+    return {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
 
 
-def _depth_projection(density: DensityField) -> tuple[NDArray[np.float64], float]:
+def _depth_projection(density: DensityField) -> tuple[Doubles, float]:
     """Weights and bias of the projection that makes channel 0, the inverse depth code."""
     project = density.encoder.projection
     assert project.bias is not None
@@ -323,20 +304,20 @@ def check_parity(
     Returns what was measured: name -> value. Raises ImprovementError where the export is farther off than rounding
     explains, or its labels changed by more than its depth explains.
     """
-    images = canonical_images(images_of, new.canonical, PARITY_IMAGES)
+    images = parity.canonical_images(images_of, new.canonical, PARITY_IMAGES)
     if new.takes_pose:
         encoder = make_encoder(new, threads=threads)
-        found = ParityCheck(new, images, scene_in_torch(new, encoder_weights))(encoder.encode)
+        found = parity.ParityCheck(new, images, scene_in_torch(new, encoder_weights))(encoder.encode)
         _refuse(found.failures(_EIGHT_BIT_GATE if _rounded(new) else _GATE))
         return {name: float(value) for name, value in dataclasses.asdict(found).items()}
-    reference = Reference(new, threads=threads, encoder_weights=encoder_weights)
+    reference = parity.Reference(new, threads=threads, encoder_weights=encoder_weights)
     encoder = make_encoder(new, threads=threads)
 
-    found = ParityCheck(new, images, reference.encode)(encoder.encode)
+    found = parity.ParityCheck(new, images, reference.encode)(encoder.encode)
     failures = found.failures(_GATE)
     hidden = new.head.hidden
     if new.head.label_hidden:
-        fields = [density_field(student, encoder_weights) for student in (new, old)]
+        fields = [parity.density_field(student, encoder_weights) for student in (new, old)]
         encoders = (encoder, make_encoder(old, threads=threads))
         off = max(_label_difference(encoders, fields, image, hidden) for image in images)
         if not off <= _LABEL_TOLERANCE:
@@ -351,7 +332,7 @@ def _refuse(failures: Sequence[str]) -> None:
         raise ImprovementError("; ".join(failures), where=f"parity with {WEIGHTS}", cure=cure)
 
 
-def scene_in_torch(bundle: StudentBundle, encoder_weights: str = "") -> Encode:
+def scene_in_torch(bundle: StudentBundle, encoder_weights: str = "") -> parity.Encode:
     """What the weights of a student with a decoder in space say in torch, of a camera that stands nobody knows how."""
     viewpoint, weights = Viewpoint.of_bundle(bundle), TrainedWeights.read(_folder(bundle))
     state = weights.under("field.")
@@ -361,7 +342,7 @@ def scene_in_torch(bundle: StudentBundle, encoder_weights: str = "") -> Encode:
     scene = ExportedScene(field.eval(), read_eyes(eyes, encoder_weights, viewpoint)[0])
     beside = [torch.from_numpy(values) for values in bundle.graph_inputs().values()]
 
-    def encode(image: NDArray[np.uint8]) -> EncodedImage:
+    def encode(image: Bytes) -> EncodedImage:
         planes = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32))[None]
         with torch.inference_mode():
             return EncodedImage.of([part.numpy() for part in scene(planes, *beside)])
@@ -370,9 +351,7 @@ def scene_in_torch(bundle: StudentBundle, encoder_weights: str = "") -> Encode:
 
 
 @torch.no_grad()
-def _label_difference(
-    encoders: Sequence[Encoder], fields: Sequence[DensityField], image: NDArray[np.uint8], hidden: int
-) -> float:
+def _label_difference(encoders: Sequence[Encoder], fields: Sequence[DensityField], image: Bytes, hidden: int) -> float:
     """How far label units of two encoders are apart, beyond what the depths of their fields explain linearly."""
     units = [encoder.encode(image).features[..., hidden:].astype(np.float64) for encoder in encoders]
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()

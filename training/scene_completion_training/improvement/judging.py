@@ -8,19 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from scene_completion_ros.evaluation.label_free import (
-    MEASURES,
-    REGIONS,
-    Comparison,
-    DepthObservation,
-    LabelFreeScores,
-    Measure,
-    Verdict,
-    compare,
-    places_along,
-)
+from scene_completion_ros.evaluation import label_free
 from scene_completion_ros.evaluation.student_comparison import MARGIN, OBSERVERS, PLACE, SPACING, score_frame
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import depth_at_rays
@@ -30,14 +19,15 @@ from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, mounting
+from scene_completion_training.arrays import Bytes, Doubles, Floats
 from scene_completion_training.data.drawn_views import metres_travelled
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.improvement.split import metres_of_a_turn, places_of, reach_of
 from scene_completion_training.workers import Progress, Workers
 
 TOLERANCE = 0.01  # what it may lose elsewhere, of average precision or IoU: as much as chance alone does
-DECIDING: Measure = "average_precision"
-GUARDED: tuple[Measure, ...] = ("average_precision", "iou")  # what must not become worse
+DECIDING: label_free.Measure = "average_precision"
+GUARDED: tuple[label_free.Measure, ...] = ("average_precision", "iou")  # what must not become worse
 # Share of the fine-tuned weights in the old student, and those that are tried: closer where forgetting begins.
 OLD, SHARES = 0.0, (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
 
@@ -46,8 +36,8 @@ OLD, SHARES = 0.0, (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
 class Judgement:
     """Scores of both students on the same frames."""
 
-    old: LabelFreeScores
-    new: LabelFreeScores
+    old: label_free.LabelFreeScores
+    new: label_free.LabelFreeScores
     drives: dict[str, int]  # name -> number of scored frames
     seen: Sequence[Any] = ()  # what was said of each frame by whom it was shown to, in order
 
@@ -57,9 +47,9 @@ class Judgement:
         old, new = scored.scores
         return cls(old, new, scored.drives, scored.seen)
 
-    def comparison(self, measure: Measure, region: str = "all") -> Comparison:
+    def comparison(self, measure: label_free.Measure, region: str = "all") -> label_free.Comparison:
         """The two by one measure, over the whole reach of the grid."""
-        return compare(self.old, self.new, measure, region=region)
+        return label_free.compare(self.old, self.new, measure, region=region)
 
     def content(self) -> dict[str, Any]:
         """Plain values: all scores, and all comparisons."""
@@ -70,8 +60,8 @@ class Judgement:
         }
         compared = [
             asdict(self.comparison(measure, region))
-            for measure in MEASURES
-            for region in (("all",) if measure == "depth_abs_rel" else REGIONS)
+            for measure in label_free.MEASURES
+            for region in (("all",) if measure == "depth_abs_rel" else label_free.REGIONS)
         ]
         return {"drives": self.drives, "scores": scores, "comparisons": compared}
 
@@ -81,10 +71,10 @@ class ScoredFrame(NamedTuple):
 
     drive: str
     number: int  # of the frame in its drive
-    image: NDArray[np.uint8]  # what the camera saw, uint8 [H, W, 3]
+    image: Bytes  # what the camera saw, uint8 [H, W, 3]
     camera: Camera
     completions: list[Completion]
-    verdict: Verdict
+    verdict: label_free.Verdict
     log_loss: list[float]  # mean of each student there, nats
     key: str  # names it among all frames that are scored, in their order
 
@@ -92,7 +82,7 @@ class ScoredFrame(NamedTuple):
 class Scored(NamedTuple):
     """Scores of each student, how many frames each drive gave, and what was said of each frame."""
 
-    scores: list[LabelFreeScores]
+    scores: list[label_free.LabelFreeScores]
     drives: dict[str, int]
     seen: list[Any]
 
@@ -152,21 +142,21 @@ class _DriveScorer:
     def reach(self) -> float:
         return reach_of(self.students[0])
 
-    def no_scores(self) -> list[LabelFreeScores]:
+    def no_scores(self) -> list[label_free.LabelFreeScores]:
         ranges = (self.reach / 4.0, self.reach / 2.0, self.reach)
-        return [LabelFreeScores(one.grid, one.threshold, ranges) for one in self.students]
+        return [label_free.LabelFreeScores(one.grid, one.threshold, ranges) for one in self.students]
 
     def frames(self, folder: Path) -> list[int]:
         return _spaced(self.travelled(open_recording(folder)), SPACING * self.reach)
 
-    def travelled(self, sequence: PosedSequence) -> NDArray[np.float64]:
+    def travelled(self, sequence: PosedSequence) -> Doubles:
         """The way up to each frame [N], metres; of cameras in a hand with what their turns count as."""
         return metres_travelled(places_of(sequence, metres_of_a_turn(self.students[0])))
 
     def score(self, drive: _Drive, progress: Progress) -> Scored:
         sequence, first, reach = open_recording(drive.folder), self.students[0], self.reach
         travelled = self.travelled(sequence)
-        places = places_along(travelled.tolist(), PLACE * reach)
+        places = label_free.places_along(travelled.tolist(), PLACE * reach)
         scores, shown = self.no_scores(), []
         for index in drive.frames:
             left = cameras_ahead(sequence)[0]
@@ -180,15 +170,9 @@ class _DriveScorer:
             completions = [completer.complete(image) for completer in completers]
             own, later = observations(sequence, index, travelled, reach, pose)
             depth = _depth_of_rays(own, completions[0].depth_camera, first.grid)
-            verdict = score_frame(
-                scores,
-                [np.asarray(completion.probability) for completion in completions],
-                own,
-                later,
-                completers[0].in_view,
-                depths=[(completion.depth, depth) for completion in completions],
-                place=(drive.number, places[index]),
-            )
+            said, seen = [np.asarray(one.probability) for one in completions], completers[0].in_view
+            depths, place = [(one.depth, depth) for one in completions], (drive.number, places[index])
+            verdict = score_frame(scores, said, own, later, seen, depths=depths, place=place)
             losses = [one.last_log_loss for one in scores]
             key = f"{drive.number:04d}{index:06d}"
             shown.append(self.seen(ScoredFrame(sequence.name, index, image, camera, completions, verdict, losses, key)))
@@ -201,7 +185,7 @@ class _DriveScorer:
         return self.completers[camera]
 
 
-def best_threshold(groups: Sequence[LabelFreeScores]) -> float:
+def best_threshold(groups: Sequence[label_free.LabelFreeScores]) -> float:
     """Probability from which a student's voxels are best called occupied, by the mean IoU over groups of drives."""
     (thresholds, *_), found = zip(*(group.iou_by_threshold() for group in groups), strict=True)
     return float(thresholds[int(np.mean(found, axis=0).argmax())])
@@ -276,7 +260,7 @@ def reasons_against(
     return found
 
 
-def in_words(compared: Comparison) -> str:
+def in_words(compared: label_free.Comparison) -> str:
     """A comparison in words."""
     name = compared.measure.replace("_", " ")
     text = f"{name} {compared.old:.4f} -> {compared.new:.4f}"
@@ -285,7 +269,7 @@ def in_words(compared: Comparison) -> str:
     return f"{text}, a gain between {compared.low:+.4f} and {compared.high:+.4f} over {compared.places} places"
 
 
-def _spaced(travelled: NDArray[np.float64], spacing_m: float) -> list[int]:
+def _spaced(travelled: Doubles, spacing_m: float) -> list[int]:
     """Frames some metres apart; not the last one, which nothing follows."""
     chosen = [0]
     for index in range(1, len(travelled) - 1):
@@ -295,8 +279,8 @@ def _spaced(travelled: NDArray[np.float64], spacing_m: float) -> list[int]:
 
 
 def observations(
-    sequence: PosedSequence, index: int, travelled: NDArray[np.float64], reach: float, grid_from_camera: RigidTransform
-) -> tuple[DepthObservation, list[DepthObservation]]:
+    sequence: PosedSequence, index: int, travelled: Doubles, reach: float, grid_from_camera: RigidTransform
+) -> tuple[label_free.DepthObservation, list[label_free.DepthObservation]]:
     """What was measured at a frame, and at later frames within reach, posed in the grid of the frame.
 
     `reach`: metres ahead that the grid reaches.
@@ -306,15 +290,15 @@ def observations(
     wanted = ahead[np.unique(np.linspace(0, len(ahead) - 1, min(OBSERVERS, len(ahead))).round().astype(int))]
     here = grid_from_camera @ sequence.world_from_camera(index, meter.camera).inverse()
 
-    def seen(other: int) -> DepthObservation:
+    def seen(other: int) -> label_free.DepthObservation:
         found = meter(other)
         pose = here @ sequence.world_from_camera(other, meter.camera)
-        return DepthObservation(found.depth, found.deviation, found.camera, pose)
+        return label_free.DepthObservation(found.depth, found.deviation, found.camera, pose)
 
     return seen(index), [seen(int(other)) for other in wanted]
 
 
-def _depth_of_rays(view: DepthObservation, rays: Camera, grid: VoxelGrid) -> NDArray[np.float32]:
+def _depth_of_rays(view: label_free.DepthObservation, rays: Camera, grid: VoxelGrid) -> Floats:
     """Measured depth [h, w] at the rays of another camera at the same place, metres; 0 where it ends in no voxel."""
     through = np.asarray(rays.unproject(rays.pixel_centres()))
     depth = depth_at_rays(np.where(view.measured, view.depth, np.float32(0.0)), view.camera, rays)

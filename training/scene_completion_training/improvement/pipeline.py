@@ -209,10 +209,8 @@ class _Run:
             if report.lost:  # without it, what follows would learn from less, and say nothing
                 cure = "Look at that machine's memory, and start the same command again: it goes on from here"
                 raise ImprovementError("; ".join(report.problems), where=report.bag, cure=cure)
-        found = [
-            [str(folder / sequence.folder) for sequence in report.sequences]
-            for folder, report in zip(folders, reports, strict=True)
-        ]
+        pairs = zip(folders, reports, strict=True)
+        found = [[str(folder / one.folder) for one in report.sequences] for folder, report in pairs]
         notes = dict(zip(_names([Path(report.bag) for report in reports]), map(_notes, reports), strict=True))
         learned, scored = found[: len(self.plan.bags)], found[len(self.plan.bags) :]
         for name, group in (("recordings", learned), ("--held-out", scored)):
@@ -277,15 +275,10 @@ class _Run:
 
     def _written(self) -> Any:
         """The configuration of a training that goes on from the student, which is written for all who train."""
-        write_configuration(
-            self.plan.work / "training.yaml",
-            self.old,
-            self.split.training,
-            split_replay(self.plan.replay)[0],
-            steps=self.plan.steps,
-            output=self.plan.work.resolve() / "training",
-            cache=self.plan.work.resolve() / "prepared",
-        )
+        file, work = self.plan.work / "training.yaml", self.plan.work.resolve()
+        again, _ = split_replay(self.plan.replay)
+        folders = {"output": work / "training", "cache": work / "prepared"}
+        write_configuration(file, self.old, self.split.training, again, steps=self.plan.steps, **folders)
         return self._configuration()
 
     def _prepared(self) -> dict[str, Any]:
@@ -351,19 +344,12 @@ class _Run:
                 shutil.rmtree(folder)
         replayed, calibrating = split_replay(self.plan.replay)
         learned = [open_recording(folder) for folder in (*self.split.training, *replayed)]
-        bundle = export_improved(
-            checkpoint,
-            self.old,
-            unfinished,
-            name=self.plan.output.name,
-            provenance={"trained_on": ", ".join(sequence.name for sequence in learned), "checkpoint": checkpoint.name},
-        )
+        about = {"trained_on": ", ".join(sequence.name for sequence in learned), "checkpoint": checkpoint.name}
+        bundle = export_improved(checkpoint, self.old, unfinished, name=self.plan.output.name, provenance=about)
         folders = [group for group in (self.split.calibration, calibrating) if group]
         groups = [[open_recording(folder) for folder in group] for group in folders]
-        options = self._scoring()
-        bundle = calibrate_on_stereo(
-            bundle, learned, groups, earlier=self.old, every=self.plan.calibrate_every, **options
-        )
+        options, every = self._scoring(), self.plan.calibrate_every
+        bundle = calibrate_on_stereo(bundle, learned, groups, earlier=self.old, every=every, **options)
         threshold = best_threshold([score_students([bundle], group, **options).scores[0] for group in folders])
         bundle = dataclasses.replace(bundle, threshold=threshold)
         bundle = bundle.save(unfinished, bundle.read_encoder(), bundle.load_weights())
@@ -372,10 +358,8 @@ class _Run:
         return {"threshold": bundle.threshold, **{name: str(value) for name, value in record.items()}}
 
     def _parity(self) -> dict[str, float]:
-        new, threads = StudentBundle.load(self.candidate), self.plan.threads
-        return check_parity(
-            new, self.old, self.split.held_out, threads=threads, encoder_weights=self._encoder_weights()
-        )
+        new, threads, weights = StudentBundle.load(self.candidate), self.plan.threads, self._encoder_weights()
+        return check_parity(new, self.old, self.split.held_out, threads=threads, encoder_weights=weights)
 
     def _judged(self) -> dict[str, Any]:
         new, shown = StudentBundle.load(self.candidate), ShownFrames(self.plan.work / "pictures")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.evaluation.label_free import COLUMNS, MEASURES, Comparison, Verdict
 from scene_completion_ros.inference.completer import Completion
@@ -15,6 +14,7 @@ from scene_completion_ros.report.html import embedded
 from scene_completion_ros.report.map_axes import MapScale, Picture, draw_axes, map_picture
 from scene_completion_ros.report.pictures import birds_eye_view, encode_picture, scaled_down
 from scene_completion_ros.whole_files import write_whole
+from scene_completion_training.arrays import Mask
 from scene_completion_training.improvement.judging import ScoredFrame
 
 SHOWN = ("largest gain", "in the middle", "smallest gain or largest loss")  # the frames in pictures
@@ -61,7 +61,11 @@ class ShownFrames:
         gain = frame.log_loss[0] - frame.log_loss[1]
         if not np.isfinite(gain):
             return None
-        for part, picture in pictures_of(frame).items():
+        pictures = {"image": scaled_down(frame.image, _WIDTH)}
+        for name, completion in zip(("old", "new"), frame.completions, strict=True):
+            pictures[f"{name}_map"] = birds_eye_view(completion.voxels, camera=frame.camera)
+            pictures[f"{name}_errors"] = errors_from_above(completion, frame.verdict)
+        for part, picture in pictures.items():
             write_whole(self._folder / f"{frame.key}_{part}.jpg", encode_picture(picture, ".jpg", quality=82))
         caption = f"{frame.drive}, frame {frame.number}: {gain:+.4f} nats of log loss gained"
         return DrawnFrame(gain, frame.key, caption)
@@ -70,24 +74,13 @@ class ShownFrames:
         """Names and captions of the frames to show; the pictures of all others are removed."""
         ordered = sorted((frame for frame in drawn if frame is not None), reverse=True)
         places = list(dict.fromkeys([0, len(ordered) // 2, len(ordered) - 1])) if ordered else []
-        kept = [
-            {"name": ordered[place].name, "caption": f"{why}: {ordered[place].caption}"}
-            for place, why in zip(places, SHOWN, strict=False)
-        ]
+        chosen = zip(places, SHOWN, strict=False)
+        kept = [{"name": ordered[place].name, "caption": f"{why}: {ordered[place].caption}"} for place, why in chosen]
         names = {frame["name"] for frame in kept}
         for file in self._folder.glob("*.jpg"):
             if file.name.partition("_")[0] not in names:
                 file.unlink()
         return kept
-
-
-def pictures_of(frame: ScoredFrame) -> dict[str, Picture]:
-    """The image, what each student made of it from above, and where each was right and wrong."""
-    found = {"image": scaled_down(frame.image, _WIDTH)}
-    for name, completion in zip(("old", "new"), frame.completions, strict=True):
-        found[f"{name}_map"] = birds_eye_view(completion.voxels, camera=frame.camera)
-        found[f"{name}_errors"] = errors_from_above(completion, frame.verdict)
-    return found
 
 
 def errors_from_above(completion: Completion, verdict: Verdict) -> Picture:
@@ -100,7 +93,7 @@ def errors_from_above(completion: Completion, verdict: Verdict) -> Picture:
     called[tuple(completion.voxels.index.T)] = True
     cells = np.empty((*grid.shape[:2], 3), np.uint8)
     cells[:] = UNKNOWN
-    layers: tuple[tuple[NDArray[np.bool_], tuple[int, int, int]], ...] = (
+    layers: tuple[tuple[Mask, tuple[int, int, int]], ...] = (
         (verdict.free & ~called, FREE),
         (verdict.occupied & called, RIGHT),
         (verdict.occupied & ~called, MISSED),
@@ -141,10 +134,8 @@ def write_card(
     if frames:
         parts.append("<h2>What both made of the same images</h2>\n" + _legend())
         parts += [_frame(frame, pictures) for frame in frames]
-    for heading, table in facts.items():
-        rows = "".join(
-            f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>" for k, v in table.items()
-        )
+    for heading, of in facts.items():
+        rows = "".join(f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>" for k, v in of.items())
         parts.append(f"<h2>{html.escape(heading)}</h2><table>{rows}</table>\n")
     parts.append("</body></html>\n")
     write_whole(file, "".join(parts).encode())

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImprovementError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
+from scene_completion_training.arrays import Doubles, Ints
 from scene_completion_training.data.drawn_views import metres_travelled
 from scene_completion_training.improvement.steps import UNFINISHED
 
@@ -83,11 +83,11 @@ def split_replay(replay: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return [folder for folder in replay if folder not in chosen], chosen
 
 
-def cut_along(places: NDArray[np.float64], shares: Sequence[float], gap: float) -> list[NDArray[np.int64]]:
+def cut_along(places: Doubles, shares: Sequence[float], gap: float) -> list[Ints]:
     """Frames of each part of a drive, of `places_of` it, by the share of the way of each; gaps are metres."""
     travelled = metres_travelled(places)
     usable = travelled[-1] - gap * (len(shares) - 1)
-    parts: list[NDArray[np.int64]] = []
+    parts: list[Ints] = []
     begin = 0.0
     for share in shares:
         end = begin + share / sum(shares) * usable
@@ -114,7 +114,7 @@ def reach_of(bundle: StudentBundle) -> float:
     return bundle.grid.shape[0] * bundle.grid.voxel_size
 
 
-def places_of(sequence: PosedSequence, turning: float = 0.0) -> NDArray[np.float64]:
+def places_of(sequence: PosedSequence, turning: float = 0.0) -> Doubles:
     """Positions of the rig in its frames [N, 3], metres, frame of the world; with turns also directions, [N, 6].
 
     `turning`: metres that a turn by a radian counts as; the direction that the camera looks in is as long.
@@ -127,7 +127,7 @@ def places_of(sequence: PosedSequence, turning: float = 0.0) -> NDArray[np.float
     return np.concatenate([places, turning * np.stack(axes)], axis=1)
 
 
-def _written(sequence: PosedSequence, frames: NDArray[np.int64], folder: Path) -> Path:
+def _written(sequence: PosedSequence, frames: Ints, folder: Path) -> Path:
     """A part of a drive as a folder of its own, whole or not there."""
     name = f"{sequence.name}/{folder.name}"
     part = dataclasses.replace(sequence, name=name, frames=[sequence.frames[index] for index in frames])

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, ImprovementError, SceneCompletionError
 from scene_completion_ros.geometry import Resampler
@@ -14,6 +13,7 @@ from scene_completion_ros.inference.completer import LARGEST_HEIGHT_RATIO, camer
 from scene_completion_ros.inference.encoded_image import BLIND, shown_share
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, check_for_training, mounting
+from scene_completion_training.arrays import Doubles, Floats
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.recorded_camera import recorded_height
 from scene_completion_training.gpu_export.parity import spread
@@ -117,8 +117,8 @@ class DriveLook:
     """What is compared of a drive."""
 
     name: str
-    pictures: NDArray[np.float32]  # small grey pictures of its frames [N, P], mean 0 and length 1 each
-    places: NDArray[np.float64]  # positions of the camera in its map [N, 3], metres
+    pictures: Floats  # small grey pictures of its frames [N, P], mean 0 and length 1 each
+    places: Doubles  # positions of the camera in its map [N, 3], metres
     world: str  # what its poses come from; positions of one source alone can be compared
     near: float = NEAR_M  # distance below which two frames stand at one place, metres
 
@@ -136,16 +136,14 @@ class DriveLook:
         return DriveLook(sequence.name, np.stack(pictures), np.stack(places), sequence.pose_source, near)
 
 
-def refuse_overlap(
-    held_out: Sequence[DriveLook], training: Sequence[DriveLook], *, role: str = "held-out drive"
-) -> None:
+def refuse_overlap(tested: Sequence[DriveLook], training: Sequence[DriveLook], *, role: str = "held-out drive") -> None:
     """Refuses drives to be scored on that a training has seen: a copy, or the same place under the same light.
 
     Two drives overlap where more than a tenth of the frames of one are alike in the other. Frames are alike where their
     pictures are the same, or where they stand at one place of one map and look alike. Maps of odometry begin at zero
     everywhere, therefore a place alone says nothing. Raises ImprovementError: names both.
     """
-    for scored in held_out:
+    for scored in tested:
         for learned in training:
             same, place = alike(scored, learned)
             if same > SHARED or place > SHARED:

@@ -109,10 +109,7 @@ def agglomeration_terms(
     weights: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """The weighed total "agglomeration" [], and its parts for curves; [P, D] by teacher, weights or booleans [P]."""
-    losses = {
-        teacher.name: COMPARED[teacher.loss](*(of[teacher.name] for of in (predicted, targets, weights)))
-        for teacher in teachers
-    }
+    losses = {one.name: COMPARED[one.loss](*(of[one.name] for of in (predicted, targets, weights))) for one in teachers}
     watched = {f"teacher_{name}": loss.detach() for name, loss in losses.items()}
     return {"agglomeration": uncertainty(losses), **watched}
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.shipped import open_student
+from scene_completion_training.arrays import Random
 from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
 from scene_completion_training.masked_scene.scenes import FEATURES, Kind, SceneMaker, VoxelScene, keep_scenes
 from scene_completion_training.masked_scene.views import (
@@ -26,7 +27,7 @@ from scene_completion_training.masked_scene.views import (
     voxel_views,
 )
 
-MakeViews = Callable[[Path, np.random.Generator], tuple[View, View]]
+MakeViews = Callable[[Path, Random], tuple[View, View]]
 
 
 @dataclass
@@ -169,9 +170,8 @@ class SceneData(TrainingData):
                 kept = Path(settings.cache) / f"{folder.name}-points-{key}"
                 self.groups.append(keep_points(open_scenes(folder, split=source.split), kept))
                 self.shares.append(source.share)
-            self.make_views = partial(
-                point_views, settings=self.views, voxel_size=settings.voxel_size, shift=self.mask.edge
-            )
+            size = settings.voxel_size
+            self.make_views = partial(point_views, settings=self.views, voxel_size=size, shift=self.mask.edge)
             return
         for source in matching(root, settings.sources):
             sequence = load_sequence(root, source)
@@ -192,8 +192,6 @@ class SceneData(TrainingData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
-        settings = self.settings
-        length = self.steps * settings.batch_size * self.processes
+        length = self.steps * self.settings.batch_size * self.processes
         samples = SceneSamples(self.groups, self.shares, self.make_views, self.mask, seed=self.seed, length=length)
-        sampler, workers = self.sampler(length, settings.batch_size), settings.workers
-        return DataLoader(samples, settings.batch_size, sampler=sampler, num_workers=workers, collate_fn=in_one)
+        return self.served(samples, self.settings, collate_fn=in_one)

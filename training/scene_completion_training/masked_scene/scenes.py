@@ -21,13 +21,7 @@ from scene_completion_ros.errors import ConfigurationError, GridError, SequenceE
 from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.evaluation.visibility import visible_voxels
-from scene_completion_ros.geometry import (
-    DEFAULT_GRID,
-    DEFAULT_GRID_FROM_CAMERA,
-    OPTICAL_FROM_FORWARD,
-    RigidTransform,
-    VoxelGrid,
-)
+from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.opening import voxel_truth
@@ -36,10 +30,12 @@ from scene_completion_ros.sequences.rigs import cameras_ahead, reference_camera
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import parse_json
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
+from scene_completion_training.arrays import Bytes, Floats, Mask
 from scene_completion_training.data.prepared import Depths, fingerprint
 from scene_completion_training.data.stereo import rectified_sequence
+from scene_completion_training.data.stereo_voxels import OCCUPIED, stereo_evidence
 from scene_completion_training.data.student_units import DeployedUnits
-from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy
+from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
 Kind = Literal["predicted", "exact", "stereo", "lidar", "points"]
@@ -60,13 +56,13 @@ class VoxelScene:
     """The occupied voxels of a frame; a GridError if there are none, one is outside or twice, or arrays do not fit."""
 
     index: NDArray[np.int16]  # int16 [N, 3], voxels x, y, z of the grid; each once
-    features: NDArray[np.float32]  # float32 [N, F], columns as `columns` names them
+    features: Floats  # float32 [N, F], columns as `columns` names them
     grid: VoxelGrid  # the grid, x forward, y left, z up
     grid_from_camera: RigidTransform  # pose of the reference camera's optical frame in it
     name: str = ""
     columns: tuple[str, ...] = FEATURES
     # uint8 [N], `COMMON_CLASSES`; 0 where the truth says free, 255 unknown. None without truth.
-    label: NDArray[np.uint8] | None = None
+    label: Bytes | None = None
 
     def __post_init__(self) -> None:
         where, count = f"scene {self.name}", len(self.index)
@@ -91,7 +87,7 @@ class VoxelScene:
         return len(self.index)
 
     @property
-    def range_m(self) -> NDArray[np.float32]:
+    def range_m(self) -> Floats:
         """Distance of the voxels from the camera over the ground, float32 [N], metres."""
         centres = np.asarray(self.grid.origin) + (self.index + 0.5) * self.grid.voxel_size
         return np.asarray(np.linalg.norm((centres - self.grid_from_camera.translation)[:, :2], axis=1), np.float32)
@@ -101,12 +97,8 @@ class VoxelScene:
         arrays: dict[str, NDArray[Any]] = {"index": self.index, "features": self.features.astype(np.float16)}
         if self.label is not None:
             arrays["label"] = self.label
-        about = {
-            "name": self.name,
-            "columns": self.columns,
-            "grid": dataclasses.asdict(self.grid),
-            "grid_from_camera": self.grid_from_camera.matrix.tolist(),
-        }
+        grid, pose = dataclasses.asdict(self.grid), self.grid_from_camera.matrix.tolist()
+        about = {"name": self.name, "columns": self.columns, "grid": grid, "grid_from_camera": pose}
         write_whole(file, tensor_bytes(arrays, {"scene": json.dumps(about)}))
 
     @staticmethod
@@ -192,9 +184,7 @@ class SceneMaker:
         features, name = np.concatenate(columns, axis=1), f"{self.sequence.name}/{index:06d}/{self.kind}"
         return VoxelScene(voxels, features.astype(np.float32), grid, pose, name, self.columns, label)
 
-    def _occupied(
-        self, index: int, truth: VoxelTruth | None
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float32], VoxelGrid, RigidTransform]:
+    def _occupied(self, index: int, truth: VoxelTruth | None) -> tuple[Mask, Floats, VoxelGrid, RigidTransform]:
         """Occupied voxels and their probability [X, Y, Z], the grid, and the camera's pose in it."""
         grid, pose = DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
         if truth is not None:
@@ -210,13 +200,13 @@ class SceneMaker:
             probability = occupied.astype(np.float32)
         return occupied, probability, grid, pose
 
-    def _true(self, index: int, truth: VoxelTruth) -> NDArray[np.bool_]:
+    def _true(self, index: int, truth: VoxelTruth) -> Mask:
         towns = holds_exact_voxels(self.sequence, index)
         if towns != (self.kind == "exact"):
             raise self._lacking(index, "rendered voxels" if self.kind == "exact" else "LiDAR")
         return truth.occupied & truth.counted
 
-    def _scanned(self, index: int, grid: VoxelGrid, pose: RigidTransform) -> NDArray[np.bool_]:
+    def _scanned(self, index: int, grid: VoxelGrid, pose: RigidTransform) -> Mask:
         """Voxels that the scans of the recording hit."""
         if self.kind == "exact":
             raise self._lacking(index, "rendered voxels")
@@ -234,9 +224,7 @@ class SceneMaker:
         cure = f"Take scenes of another kind than {self.kind!r} of this recording"
         return SequenceError(f"has no {what}", where=f"{self.sequence.name}, frame {index}", cure=cure)
 
-    def _completed(
-        self, index: int, grid: VoxelGrid, pose: RigidTransform
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    def _completed(self, index: int, grid: VoxelGrid, pose: RigidTransform) -> tuple[Mask, Floats]:
         """What the student says is occupied, as it is deployed."""
         assert self.student is not None
         made = self._completer
@@ -255,23 +243,13 @@ class SceneMaker:
             raise self._lacking(0, "stereo pair")
         return Depths(rectified_sequence(self.sequence, ahead, Viewpoint().camera), Volume().ahead)
 
-    def _fused(
-        self, index: int, grid: VoxelGrid, pose: RigidTransform
-    ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    def _fused(self, index: int, grid: VoxelGrid, pose: RigidTransform) -> tuple[Mask, Floats]:
         """What the stereo depth of the frames around says is rather occupied than free."""
-        stereo, settings, volume = self._stereo, FusionSettings(), Volume()
-        views = stereo.views(index, settings, volume)
-        world_from_left = stereo.sequence.world_from_camera(index, stereo.ahead[0])
+        depths = self._stereo
+        world_from_left = depths.sequence.world_from_camera(index, depths.camera)
         camera_from_left = self.sequence.world_from_camera(index, self.camera).inverse() @ world_from_left
-        grid_from_forward = pose @ camera_from_left @ OPTICAL_FROM_FORWARD
-        moved = [
-            dataclasses.replace(view, grid_from_camera=grid_from_forward @ view.grid_from_camera) for view in views
-        ]
-        generator = np.random.default_rng(index)
-        centres, target, _ = fuse_occupancy(moved, grid, free_samples=0, generator=generator, depths=volume.fused_depth)
-        probability = np.zeros(grid.shape, np.float32)
-        probability[tuple(np.asarray(grid.index_of(centres)[0]).T)] = target
-        return probability > 0.5, probability
+        probability, _ = stereo_evidence(depths.sequence, index, grid, pose @ camera_from_left, depths)
+        return probability > OCCUPIED, probability
 
     @cached_property
     def _label_units(self) -> DeployedUnits:
@@ -303,15 +281,13 @@ def keep_scenes(maker: SceneMaker, cache: Path, frames: Sequence[int] | None = N
     return files
 
 
-def points_camera(index: NDArray[np.integer], grid: VoxelGrid, grid_from_camera: RigidTransform) -> NDArray[np.float32]:
+def points_camera(index: NDArray[np.integer], grid: VoxelGrid, grid_from_camera: RigidTransform) -> Floats:
     """Centres of voxels [N, 3], float32 [N, 3], metres, optical frame of the camera."""
     centres = np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size
     return np.asarray(grid_from_camera.inverse().apply(centres), np.float32)
 
 
-def _colours(
-    image: NDArray[np.uint8], sequence: PosedSequence, camera: str, points: NDArray[np.float32], edge: float
-) -> NDArray[np.float32]:
+def _colours(image: Bytes, sequence: PosedSequence, camera: str, points: Floats, edge: float) -> Floats:
     """Colours [N, 3] in 0..1: mean of the image at the centres of the eighths of each voxel that lie in it."""
     offsets = edge / 4.0 * np.stack(np.meshgrid(*[(-1.0, 1.0)] * 3), axis=-1).reshape(8, 3)
     total, count = np.zeros((len(points), 3), np.float32), np.zeros((len(points), 1), np.float32)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
+from scene_completion_training.arrays import Floats, Ints, Mask, Random, Reals
 from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
 from scene_completion_training.points.scene import PointScene, require
 
-Floats = NDArray[np.float32]
 COLOURS = slice(FEATURES.index("red"), FEATURES.index("blue") + 1)
 SEEN = FEATURES.index("seen")
 # Distances from the camera between which a sample lies, metres. Voxels that a student predicts are denser and blurrier
@@ -52,23 +52,21 @@ class SceneViewSettings:
 class View:
     """The voxels of one view, and places in it that another view of the sample has in the same order."""
 
-    index: NDArray[np.int64]  # [N, 3]
-    features: NDArray[np.float32]  # [N, F]
-    points: NDArray[np.float32]  # [P, 3], in edges of voxels: voxel i spans i to i + 1
-    voxel: NDArray[np.int64]  # [P], row of the voxel that each point lies in
+    index: Ints  # [N, 3]
+    features: Floats  # [N, F]
+    points: Floats  # [P, 3], in edges of voxels: voxel i spans i to i + 1
+    voxel: Ints  # [P], row of the voxel that each point lies in
 
 
-def voxel_views(
-    file: Path, generator: np.random.Generator, settings: SceneViewSettings, edge: int
-) -> tuple[View, View]:
+def voxel_views(file: Path, chance: Random, settings: SceneViewSettings, edge: int) -> tuple[View, View]:
     """Two views of the `VoxelScene` of a file, whose points are the centres of its voxels; arguments as of `view`."""
     scene = VoxelScene.load(file)
-    rows = sample_rows(scene, settings, generator)
+    rows = sample_rows(scene, settings, chance)
     index, features = scene.index[rows], scene.features[rows]
-    return view(index, features, edge, settings, generator), view(index, features, edge, settings, generator)
+    return view(index, features, edge, settings, chance), view(index, features, edge, settings, chance)
 
 
-def sample_rows(scene: VoxelScene, settings: SceneViewSettings, generator: np.random.Generator) -> NDArray[np.int64]:
+def sample_rows(scene: VoxelScene, settings: SceneViewSettings, generator: Random) -> Ints:
     """Rows of a scene that one sample shows: those of one range, and of these at most so many around one of them.
 
     Both views of the sample show these voxels, and so the same range. Returns int64 [n], ascending. All rows of a scene
@@ -86,10 +84,10 @@ def sample_rows(scene: VoxelScene, settings: SceneViewSettings, generator: np.ra
 
 def view(
     index: NDArray[np.integer],  # [N, 3], within [0, edge) along x and y
-    features: NDArray[np.float32],  # [N, F], the first of them `FEATURES`
+    features: Floats,  # [N, F], the first of them `FEATURES`
     edge: int,  # voxels along x and along y of the square that is turned
     settings: SceneViewSettings,
-    generator: np.random.Generator,
+    generator: Random,
 ) -> View:
     """One view of voxels, row by row those that were given: turned by quarter turns, half of the time mirrored."""
     x, y, z = index.astype(np.int64).T
@@ -106,9 +104,7 @@ def view(
     return View(place, changed, (place + 0.5).astype(np.float32), np.arange(len(place)))
 
 
-def masked_voxels(
-    index: NDArray[np.integer], edge: int, ratio: float, generator: np.random.Generator
-) -> NDArray[np.bool_]:
+def masked_voxels(index: NDArray[np.integer], edge: int, ratio: float, generator: Random) -> Mask:
     """Voxels of one scene that are hidden, bool [N]: all those of a random share of the patches that hold any (MSM).
 
     Patches stand on a raster of the grid, as the voxels of coarser levels do. `index`: voxels [N, 3]; `edge`: voxels
@@ -121,16 +117,14 @@ def masked_voxels(
     return hidden[patch]
 
 
-def distinct(cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def distinct(cells: Ints) -> tuple[Ints, Ints]:
     """Where each of cells [N, 3], none below 0, comes first [M], by x, y, z, and which of these every cell is [N]."""
     keys = np.ravel_multi_index(tuple(cells.T), tuple(cells.max(axis=0, initial=0) + 1))
     _, first, number = np.unique(keys, return_index=True, return_inverse=True)
     return first, number.reshape(-1)
 
 
-def point_features(
-    count: int, colours: NDArray[np.floating] | None, normals: NDArray[np.floating] | None
-) -> NDArray[np.float32]:
+def point_features(count: int, colours: Reals | None, normals: Reals | None) -> Floats:
     """What a network takes of points, [N, 6], of colours [N, 3] in 0..1 and normals [N, 3]; see `POINT_FEATURES`."""
     found = np.zeros((count, len(POINT_FEATURES)), np.float32)
     if colours is not None:
@@ -140,9 +134,7 @@ def point_features(
     return found
 
 
-def voxels_of(
-    place: NDArray[np.floating], generator: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def voxels_of(place: Reals, generator: Random) -> tuple[Ints, Ints, Ints]:
     """The voxels that hold points [N, 3], which are given in edges of voxels, none below 0.
 
     Returns:
@@ -157,7 +149,7 @@ def voxels_of(
 
 
 def point_views(
-    file: Path, generator: np.random.Generator, settings: SceneViewSettings, voxel_size: float, shift: int
+    file: Path, generator: Random, settings: SceneViewSettings, voxel_size: float, shift: int
 ) -> tuple[View, View]:
     """Two views of the nearest points of a kept scene to one of them: of all, if it has no more than are taken.
 
@@ -178,24 +170,22 @@ def point_views(
     return one, other
 
 
-def _view(
-    place: Floats, features: Floats, settings: SceneViewSettings, shift: int, generator: np.random.Generator
-) -> View:
+def _view(place: Floats, given: Floats, settings: SceneViewSettings, shift: int, chance: Random) -> View:
     """Points in edges of voxels, turned by any yaw, half of the time mirrored, scaled, recoloured and voxelised."""
-    yaw, mirror = generator.uniform(0.0, 2.0 * np.pi), generator.choice((-1.0, 1.0))
+    yaw, mirror = chance.uniform(0.0, 2.0 * np.pi), chance.choice((-1.0, 1.0))
     cosine, sine = np.cos(yaw), np.sin(yaw)
     turn = np.array([[cosine, -sine * mirror, 0.0], [sine, cosine * mirror, 0.0], [0.0, 0.0, 1.0]], np.float32)
-    place = place @ turn.T * np.float32(1.0 + settings.scale * generator.uniform(-1.0, 1.0))
-    place = place - place.min(axis=0) + generator.uniform(0.0, shift, 3).astype(np.float32)
-    index, chosen, voxel = voxels_of(place, generator)
-    changed = features[chosen]
-    contrast, brightness = 1.0 + settings.jitter * generator.uniform(-1.0, 1.0, (2, 3)).astype(np.float32)
+    place = place @ turn.T * np.float32(1.0 + settings.scale * chance.uniform(-1.0, 1.0))
+    place = place - place.min(axis=0) + chance.uniform(0.0, shift, 3).astype(np.float32)
+    index, chosen, voxel = voxels_of(place, chance)
+    changed = given[chosen]
+    contrast, brightness = 1.0 + settings.jitter * chance.uniform(-1.0, 1.0, (2, 3)).astype(np.float32)
     known = changed[:, _COLOURS].any(axis=1, keepdims=True)
     changed[:, _COLOURS] = known * np.clip(changed[:, _COLOURS] * contrast + brightness - 1.0, -1.0, 1.0)
     changed[:, _NORMALS] = changed[:, _NORMALS] @ turn.T
     for columns in _COLOURS, _NORMALS:
-        changed[:, columns] *= generator.random() >= settings.blind
-    changed[generator.random(len(changed)) < settings.dropped] = 0.0
+        changed[:, columns] *= chance.random() >= settings.blind
+    changed[chance.random(len(changed)) < settings.dropped] = 0.0
     return View(index, changed, place, voxel)
 
 

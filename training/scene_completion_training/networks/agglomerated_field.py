@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_training.networks.density_field import DensityField, SingleViewObservation
+from scene_completion_training.networks.density_field import DensityField, SingleViewObservation, part_of
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation
 from scene_completion_training.sparse.mink_unet import LEVELS, MinkUNet18A
@@ -75,10 +75,7 @@ class AgglomeratedField(FeatureField):
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> "AgglomeratedField":
         """An untrained field that weights fit, see `TrainedField`."""
-        density, heads = (
-            {name.removeprefix(part): v for name, v in state.items() if name.startswith(part)}
-            for part in ("density.", "expansion.heads.")
-        )
+        density, heads = (part_of(state, part) for part in ("density.", "expansion.heads."))
         dims = {name.removesuffix(".weight"): len(weight) for name, weight in heads.items()}
         channels, units = state["output_layer.weight"].shape
         return cls(DensityField.rebuilt(density, viewpoint, encoder), dims, channels=channels, units=units)

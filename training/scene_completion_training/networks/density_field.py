@@ -13,13 +13,7 @@ from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.voxels.occupancy import (
-    Calibration,
-    density_of_logit,
-    log_odds_of_probability,
-    opacity,
-    probability_of_log_odds,
-)
+from scene_completion_ros.voxels import occupancy
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -32,7 +26,7 @@ class ObservedField(Protocol):
 
     def density(self, points: Tensor) -> Tensor:
         """Density σ [B, N] per metre at points [B, N, 3]."""
-        return density_of_logit(self.density_logit(points))  # type: ignore[no-any-return]
+        return occupancy.density_of_logit(self.density_logit(points))  # type: ignore[no-any-return]
 
     def in_view(self, points: Tensor) -> Tensor:
         """Whether points [B, N, 3] project into an encoder view [B, N]; outside of all the field only guesses."""
@@ -44,6 +38,11 @@ class TrainedField(Protocol):
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, encoder: EncoderDecoder) -> Any:
         """An untrained field of this kind that weights fit, on such an encoder; a `KeyError` for other weights."""
+
+
+def part_of(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Those weights whose names begin with that of a part of a network, without it."""
+    return {name.removeprefix(part): value for name, value in weights.items() if name.startswith(part)}
 
 
 # Slope and offset of the hidden units that start as ramps in inverse depth, placed around the depth in channel 0.
@@ -213,20 +212,20 @@ class OccupancyLink(nn.Module):
         return logit * self.log_scale.exp() + self.offset  # type: ignore[no-any-return]
 
 
-def link_calibration(link: Mapping[str, Tensor], voxel_size: float) -> Calibration:
+def link_calibration(link: Mapping[str, Tensor], voxel_size: float) -> occupancy.Calibration:
     """α → probability as the training learned it: both follow from the density's logit x, α by softplus, p by the link.
 
     It stands in until one is fitted on a drive that took no part: training voxels are drawn, not counted, a quarter of
     them occupied. Without weights of a link it is the identity. `voxel_size`: δ of the opacity, metres.
     """
     if not link:
-        return Calibration()
-    alpha = opacity(density_of_logit(_LOGITS), voxel_size)
-    probability = probability_of_log_odds(np.exp(link["log_scale"].item()) * _LOGITS + link["offset"].item())
-    return Calibration("piecewise_linear", (0.0, *alpha.tolist(), 1.0), (0.0, *probability.tolist(), 1.0))
+        return occupancy.Calibration()
+    alpha = occupancy.opacity(occupancy.density_of_logit(_LOGITS), voxel_size)
+    probability = occupancy.probability_of_log_odds(np.exp(link["log_scale"].item()) * _LOGITS + link["offset"].item())
+    return occupancy.Calibration("piecewise_linear", (0.0, *alpha.tolist(), 1.0), (0.0, *probability.tolist(), 1.0))
 
 
-def link_of_calibration(calibration: Calibration, voxel_size: float) -> dict[str, Tensor]:
+def link_of_calibration(calibration: occupancy.Calibration, voxel_size: float) -> dict[str, Tensor]:
     """Weights of the `OccupancyLink` nearest to a calibration (α → probability, of voxels of so many metres); or none.
 
     The distance is that of logits, in least squares. A bundle keeps no link, and a training that goes on from one would
@@ -234,10 +233,10 @@ def link_of_calibration(calibration: Calibration, voxel_size: float) -> dict[str
     """
     if calibration.kind == "identity":
         return {}
-    alpha = opacity(density_of_logit(_LOGITS), voxel_size).astype(np.float32)
+    alpha = occupancy.opacity(occupancy.density_of_logit(_LOGITS), voxel_size).astype(np.float32)
     probability = calibration.apply(alpha).astype(np.float64)
     uncertain = (probability > 1.0 - _CERTAIN) & (probability < _CERTAIN)
     if uncertain.sum() < 2:
         return {}
-    slope, offset = np.polyfit(_LOGITS[uncertain], log_odds_of_probability(probability[uncertain]), 1)
+    slope, offset = np.polyfit(_LOGITS[uncertain], occupancy.log_odds_of_probability(probability[uncertain]), 1)
     return {"log_scale": torch.tensor(math.log(max(slope, 1e-3))), "offset": torch.tensor(float(offset))}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_training.networks.density_field import DensityField, SingleViewObservation, sample_map
+from scene_completion_training.networks.density_field import DensityField, SingleViewObservation, part_of, sample_map
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, make_decoder
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -92,7 +92,7 @@ class FeatureField(nn.Module):
         """An untrained field that weights fit, see `TrainedField`."""
         output = state["output_layer.weight"]
         target, expansion = (state.get(f"expansion.{layer}.weight") for layer in (2, 0))
-        density = {name.removeprefix("density."): v for name, v in state.items() if name.startswith("density.")}
+        density = part_of(state, "density.")
         return cls(
             DensityField.rebuilt(density, viewpoint, encoder),
             target_size=len(output if target is None else target),

@@ -257,9 +257,8 @@ class ResidualUnit(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
-        )
+        convolution = partial(nn.Conv2d, width, width, 3, padding=1)
+        self.body = nn.Sequential(nn.ReLU(), convolution(), nn.ReLU(), convolution())
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns a map of the same shape."""
@@ -292,12 +291,9 @@ class DensePredictionDecoder(nn.Module):
         self.stride = cell / 16.0
         self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 3, padding=1, bias=False) for channels in PYRAMID)
         self.fuse = nn.ModuleList(FusionBlock(width, finer=level > 0) for level in range(len(PYRAMID)))
-        self.project = nn.Conv2d(width, width, 3, padding=1)
-        self.head = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.ConvTranspose2d(width, width, 2, stride=2),
-            nn.Conv2d(width, width, 3, padding=1),
-        )
+        plain = partial(nn.Conv2d, width, width, 3, padding=1)
+        self.project = plain()
+        self.head = nn.Sequential(plain(), nn.ConvTranspose2d(width, width, 2, stride=2), plain())
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Returns the map [B, width, 16 H / cell, 16 W / cell] of the four maps of a `VisionTransformerTrunk`."""

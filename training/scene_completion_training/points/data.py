@@ -1,6 +1,6 @@
 """Lightning data module: scenes of points with lifted features, in samples of voxels."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -8,18 +8,17 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.arrays import Floats, Ints
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.masked_scene.data import in_one
 from scene_completion_training.networks.agglomerated_field import INPUTS
 from scene_completion_training.points.lifting import (
     LiftedScene,
     LiftingSettings,
-    PixelFeatures,
     PixelTeacher,
     keep_lifted,
 )
@@ -61,17 +60,7 @@ class PointDataSettings:
     workers: int = 1
 
 
-def lifted_scenes(
-    root: Path, source: PointSource, teachers: Mapping[str, PixelFeatures], lifting: LiftingSettings, cache: Path
-) -> Iterator[tuple[str, LiftedScene]]:
-    """Each scene of a source by name, lifted; see `keep_lifted`."""
-    scenes = source.open(root)
-    place = asdict(source) | {"folder": str((root / source.folder).resolve())}
-    for name in scenes:
-        yield name, keep_lifted({**place, "scene": name}, partial(scenes.__getitem__, name), teachers, lifting, cache)
-
-
-def voxel_inputs(colours: NDArray[np.float32], chosen: NDArray[np.int64], kind: Input) -> NDArray[np.float32]:
+def voxel_inputs(colours: Floats, chosen: Ints, kind: Input) -> Floats:
     """What goes into the network for voxels, float32 [V, 3]: ones, or the colours, -1..1, of chosen points."""
     return np.ones((len(chosen), INPUTS), np.float32) if kind == "ones" else 2.0 * colours[chosen] - 1.0
 
@@ -96,11 +85,9 @@ class PointSamples(Dataset[dict[str, Tensor]]):
         scene, generator = self.scenes[order[place]], np.random.default_rng((self.seed, epoch, place))
         found = voxelised(turned(scene.points, generator), self.settings.voxel_size, generator)
         known = np.isin(found.chosen, scene.rows)
-        sample = {
-            "voxel_index": torch.from_numpy(found.index),
-            "inputs": torch.from_numpy(voxel_inputs(scene.colours, found.chosen, self.settings.input)),
-            "known": torch.from_numpy(known),
-        }
+        inputs = voxel_inputs(scene.colours, found.chosen, self.settings.input)
+        arrays = {"voxel_index": found.index, "inputs": inputs, "known": known}
+        sample = {name: torch.from_numpy(array) for name, array in arrays.items()}
         rows = np.searchsorted(scene.rows, found.chosen[known])
         return sample | {f"target/{name}": torch.from_numpy(of[rows]) for name, of in scene.features.items()}
 
@@ -109,16 +96,10 @@ class PointData(TrainingData):
     """Serves `PointSamples` of the sources of a configuration."""
 
     def __init__(
-        self,
-        settings: PointDataSettings,
-        teachers: Sequence[PixelTeacher],
-        lifting: LiftingSettings,
-        *,
-        steps: int,
-        seed: int,
+        self, given: PointDataSettings, teachers: list[PixelTeacher], lifting: LiftingSettings, *, steps: int, seed: int
     ) -> None:
         super().__init__()
-        self.settings, self.teachers, self.lifting = settings, teachers, lifting
+        self.settings, self.teachers, self.lifting = given, teachers, lifting
         self.steps, self.seed = steps, seed
         self.scenes: dict[str, LiftedScene] = {}
 
@@ -136,12 +117,14 @@ class PointData(TrainingData):
             return
         if not self.settings.sources:
             raise ConfigurationError("names no scenes", where="data.sources", cure="Name folders of scenes")
-        opened = {
-            teacher.name: teacher.open("cuda" if torch.cuda.is_available() else "cpu") for teacher in self.teachers
-        }
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        opened = {teacher.name: teacher.open(device) for teacher in self.teachers}
         for source in self.settings.sources:
             root, cache = Path(self.settings.root), Path(self.settings.cache)
-            for name, lifted in lifted_scenes(root, source, opened, self.lifting, cache):
+            scenes, place = source.open(root), asdict(source) | {"folder": str((root / source.folder).resolve())}
+            for name in scenes:
+                scene = partial(scenes.__getitem__, name)
+                lifted = keep_lifted({**place, "scene": name}, scene, opened, self.lifting, cache)
                 self.scenes[f"{source.folder}/{name}"] = lifted
                 if self.settings.input == "colour" and not lifted.colours.any():
                     cure = "Take data.input=ones, or scenes that have them"
@@ -154,8 +137,6 @@ class PointData(TrainingData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
-        settings = self.settings
-        length = self.steps * settings.batch_size * self.processes
-        samples = PointSamples(list(self.scenes.values()), settings, seed=self.seed, length=length)
-        sampler, workers = self.sampler(length, settings.batch_size), settings.workers
-        return DataLoader(samples, settings.batch_size, sampler=sampler, num_workers=workers, collate_fn=in_one)
+        length = self.steps * self.settings.batch_size * self.processes
+        samples = PointSamples(list(self.scenes.values()), self.settings, seed=self.seed, length=length)
+        return self.served(samples, self.settings, collate_fn=in_one)

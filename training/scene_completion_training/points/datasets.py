@@ -41,12 +41,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError, SceneCompletionError, SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.picture_files import LARGEST_IMAGE, decode_picture, read_picture, read_rgb, read_size, to_rgb
 from scene_completion_ros.untrusted_files import read_json, read_text, shown
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints
 from scene_completion_training.points.ply import colours_of, columns, read_ply, vertex_normals
 from scene_completion_training.points.scene import UNLABELLED, LabelSet, PointScene, RgbdView, looked_up
 from scene_completion_training.points.voxels import MOST_POINTS, majority
@@ -56,7 +56,7 @@ SCANNET_TABLE = "scannetv2-labels.combined.tsv"
 _MESH = "_vh_clean_2"
 _NYU40 = 40
 _MOST_BYTES = 1 << 28
-_Thing: TypeAlias = tuple[str, NDArray[np.int64]]  # its name and segments
+_Thing: TypeAlias = tuple[str, Ints]  # its name and segments
 _SCAN_CURE = "Download the scan again"
 MATTERPORT_TABLE = "category_mapping.tsv"
 REGIONS = "region_segmentations"
@@ -128,12 +128,12 @@ def read_scan(folder: Path, labels: LabelSet, table: Path | None, every: int = 1
     return PointScene(folder.name, points, colours, normals, classes, label, instance, segment, views)
 
 
-def _segments(path: Path, count: int) -> NDArray[np.int64]:
+def _segments(path: Path, count: int) -> Ints:
     stored = read_json(path, SequenceError, cure=_SCAN_CURE, kind=dict, most_bytes=_MOST_BYTES).get("segIndices")
     return whole_numbers(stored, count, f"{path}, segIndices")
 
 
-def whole_numbers(stored: Any, count: int, where: str) -> NDArray[np.int64]:
+def whole_numbers(stored: Any, count: int, where: str) -> Ints:
     """A list of a JSON document as an array of so many whole numbers; a `SequenceError` if it is none."""
     fits = isinstance(stored, list) and len(stored) == count and all(type(value) is int for value in stored)
     if not fits or not all(0 <= value < 1 << 62 for value in stored):
@@ -154,7 +154,7 @@ def _groups(path: Path) -> list[_Thing]:
     return groups
 
 
-def _of_groups(segment: NDArray[np.int64], groups: list[_Thing], values: Sequence[int]) -> NDArray[np.int64]:
+def _of_groups(segment: Ints, groups: list[_Thing], values: Sequence[int]) -> Ints:
     """The value of each point's thing; `UNLABELLED` where it is of none."""
     known, inverse = np.unique(segment, return_inverse=True)
     of_segment = np.full(len(known), UNLABELLED, np.int64)
@@ -185,7 +185,7 @@ def region_files(house: Path) -> list[Path]:
 
 
 @lru_cache(maxsize=4)
-def _classes_of_categories(table: Path, labels: LabelSet) -> NDArray[np.int64]:
+def _classes_of_categories(table: Path, labels: LabelSet) -> Ints:
     """The class of each category id."""
     rows = read_table(table, "index", "nyu40id", "nyuClass")
     found = np.full(1 + max(number(row["index"]) for row in rows), UNLABELLED, np.int64)
@@ -210,7 +210,7 @@ def read_region(mesh: Path, labels: LabelSet, table: Path, every: int = 1) -> Po
     if corners.size and not 0 <= corners.min() <= corners.max() < len(points):
         raise SequenceError(f"has faces of other than its {len(points)} vertices", where=str(mesh), cure=_HOUSE_CURE)
 
-    def at_vertices(of_faces: NDArray[np.int64]) -> NDArray[np.int64]:
+    def at_vertices(of_faces: Ints) -> Ints:
         found = np.full(len(points), UNLABELLED, np.int64)
         keys, values = majority(corners.reshape(-1), np.repeat(of_faces, corners.shape[1]))
         found[keys] = values
@@ -236,9 +236,8 @@ def house_views(house: Path) -> tuple[RgbdView, ...]:
     size: tuple[int, int] | None = None
     camera: Camera | None = None
     views = []
-    for place, line in enumerate(
-        read_text(conf, SequenceError, cure=_HOUSE_CURE, most_bytes=1 << 26).splitlines(), start=1
-    ):
+    text = read_text(conf, SequenceError, cure=_HOUSE_CURE, most_bytes=1 << 26)
+    for place, line in enumerate(text.splitlines(), start=1):
         try:
             match line.split():
                 case ["intrinsics_matrix", *words]:
@@ -289,7 +288,7 @@ def read_room(folder: Path, labels: LabelSet) -> PointScene:
     return PointScene(name, values[:, :3], colours, None, labels.classes, *of_points)
 
 
-def _lines(file: Path) -> NDArray[np.float32]:
+def _lines(file: Path) -> Floats:
     """Points and colours [M, 6]."""
     try:
         values = np.loadtxt(file, np.float32, comments=None, ndmin=2, encoding="latin-1")
@@ -353,7 +352,7 @@ def exported_views(folder: Path, every: int = 1) -> tuple[RgbdView, ...]:
     return tuple(views)
 
 
-def depth_png(path: Path, per_metre: float) -> NDArray[np.float32]:
+def depth_png(path: Path, per_metre: float) -> Floats:
     """Depth of a PNG of 16 bits: float32 [h, w] metres, 0 where none was measured; an ImageError where it is none."""
     values = read_picture(path)
     if values.dtype != np.uint16 or values.ndim != 2:
@@ -374,14 +373,12 @@ def _part(path: Path, start: int, size: int) -> bytes:
         return _read(file, size, path)
 
 
-def _sens_image(path: Path, start: int, size: int) -> NDArray[np.uint8]:
+def _sens_image(path: Path, start: int, size: int) -> Bytes:
     content = np.frombuffer(_part(path, start, size), np.uint8)
     return to_rgb(decode_picture(content, "colour", where=f"{path}, byte {start}"))
 
 
-def _sens_depth(
-    path: Path, start: int, size: int, shape: tuple[int, int], per_metre: float, packed: bool
-) -> NDArray[np.float32]:
+def _sens_depth(path: Path, start: int, size: int, shape: tuple[int, int], per_metre: float, packed: bool) -> Floats:
     content, expected = _part(path, start, size), 2 * shape[0] * shape[1]
     try:
         values = zlib.decompressobj().decompress(content, expected + 1) if packed else content
@@ -392,7 +389,7 @@ def _sens_depth(
     return np.asarray(np.frombuffer(values, "<u2").reshape(shape) / np.float32(per_metre), np.float32)
 
 
-def _matrix(path: Path) -> NDArray[np.float64]:
+def _matrix(path: Path) -> Doubles:
     """A matrix [4, 4] of a text file."""
     try:
         return np.array([float(word) for word in read_text(path, SequenceError, cure=_SENS_CURE).split()]).reshape(4, 4)
@@ -400,7 +397,7 @@ def _matrix(path: Path) -> NDArray[np.float64]:
         raise SequenceError("is no matrix of 4x4 numbers", where=str(path), cure=_SENS_CURE) from problem
 
 
-def _camera(intrinsics: NDArray[np.float64], width: int, height: int, path: Path) -> Camera:
+def _camera(intrinsics: Doubles, width: int, height: int, path: Path) -> Camera:
     try:
         fx, fy, cx, cy = intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]].tolist()
         return Camera(fx, fy, cx, cy, width, height)
@@ -408,7 +405,7 @@ def _camera(intrinsics: NDArray[np.float64], width: int, height: int, path: Path
         raise SequenceError(f"has no intrinsics: {error}", where=str(path), cure=_SENS_CURE) from error
 
 
-def _pose(matrix: NDArray[np.float64], where: str) -> RigidTransform:
+def _pose(matrix: Doubles, where: str) -> RigidTransform:
     try:
         return RigidTransform.from_matrix(matrix)
     except SceneCompletionError as error:

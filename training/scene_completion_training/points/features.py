@@ -10,19 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_training.arrays import Bytes, Floats, Halves, Ints, Mask, Reals
 from scene_completion_training.evaluation.voxel_features import open_network, untrained
 from scene_completion_training.masked_scene.objective import SceneView, sampled, standardised
 from scene_completion_training.masked_scene.views import POINT_FEATURES, point_features, voxels_of
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.sparse.hu_net import VoxelHUNet
 
-Floats = NDArray[np.floating]
-Rows = NDArray[np.int64]
 _LARGEST = 1 << 20  # voxels along an edge of a scene: their numbers have to fit into 64 bits
 _AT_ONCE = 1 << 16  # points that features are sampled at
 CUT = 2.0  # metres above the floor: pictures leave out what is higher, or they would show the ceiling
@@ -31,12 +29,12 @@ _SPREAD = (0.02, 0.98)  # quantiles of a component that become the darkest and t
 
 
 def features(
-    points: NDArray[np.floating],  # [N, 3], metres, z up
-    colours: NDArray[np.floating] | None = None,  # [N, 3] in 0..1
-    normals: NDArray[np.floating] | None = None,  # [N, 3] of unit length, zero where unknown
+    points: Reals,  # [N, 3], metres, z up
+    colours: Reals | None = None,  # [N, 3] in 0..1
+    normals: Reals | None = None,  # [N, 3] of unit length, zero where unknown
     *,
     network: str | Path,  # a folder of `scene-completion export`, or a checkpoint
-) -> NDArray[np.float16]:
+) -> Halves:
     """Features of points, float16 [N, D]: those of all levels side by side, finest first.
 
     Raises BundleError where there is no such network, or it is none of points; SequenceError where the points are none
@@ -74,13 +72,13 @@ class PointNetwork:
         """A network of the same size that has learned nothing."""
         return PointNetwork(untrained(self.network, seed), self.voxel_size, "random weights")
 
-    def of_scene(self, scene: PointScene, rows: NDArray[np.int64] | None = None) -> tuple[NDArray[np.float16], ...]:
+    def of_scene(self, scene: PointScene, rows: Ints | None = None) -> tuple[Halves, ...]:
         """Features of the points of a scene, see `levels`."""
         return self.levels(scene.points, scene.colours, scene.normals, rows)
 
     def levels(
-        self, points: Floats, colours: Floats | None = None, normals: Floats | None = None, rows: Rows | None = None
-    ) -> tuple[NDArray[np.float16], ...]:
+        self, points: Reals, colours: Reals | None = None, normals: Reals | None = None, rows: Ints | None = None
+    ) -> tuple[Halves, ...]:
         """Features [n, D_l] of each level, finest first, at all points or rows [n]; a SequenceError for no points."""
         self._check(points, colours, normals)
         place = np.asarray((points - points.min(axis=0)) / self.voxel_size, np.float32)
@@ -91,13 +89,11 @@ class PointNetwork:
         with torch.inference_mode():
             view = SceneView(voxels, given, len(self.network.dims))
             decoded = self.network(view.features, view.pyramid)
-            parts = [
-                [standardised(level).half().cpu().numpy() for level in sampled(decoded, view, some)]
-                for some in torch.split(at, _AT_ONCE)
-            ]
+            found = (sampled(decoded, view, some) for some in torch.split(at, _AT_ONCE))
+            parts = [[standardised(level).half().cpu().numpy() for level in levels] for levels in found]
         return tuple(np.concatenate(level) for level in zip(*parts, strict=True))
 
-    def _check(self, points: Floats, colours: Floats | None, normals: Floats | None) -> None:
+    def _check(self, points: Reals, colours: Reals | None, normals: Reals | None) -> None:
         def refused(what: str, cure: str) -> SequenceError:
             return SequenceError(what, where="points", cure=cure)
 
@@ -113,7 +109,7 @@ class PointNetwork:
             raise refused(f"they span {extent:g} m", f"Give metres; a voxel of the network has {self.voxel_size:g}")
 
 
-def principal_colours(features: NDArray[np.floating]) -> NDArray[np.uint8]:
+def principal_colours(features: Reals) -> Bytes:
     """RGB [N, 3]: the three first principal components of features [N, D], each spread between its quantiles.
 
     A component points to where the sum of its coefficients is positive.
@@ -130,7 +126,7 @@ def principal_colours(features: NDArray[np.floating]) -> NDArray[np.uint8]:
     return np.asarray(255.0 * np.clip(shares, 0.0, 1.0), np.uint8)
 
 
-def seen_from_above(points: NDArray[np.float32], colours: NDArray[np.uint8], *, width: int = 800) -> NDArray[np.uint8]:
+def seen_from_above(points: Floats, colours: Bytes, *, width: int = 800) -> Bytes:
     """A picture [H, W, 3] of points [N, 3] (z up, metres) in parallel projection: x to the right, y up."""
     low, high = points.min(axis=0), points.max(axis=0)
     scale = (width - 1) / max(float((high - low)[:2].max()), 1e-6)
@@ -139,9 +135,7 @@ def seen_from_above(points: NDArray[np.float32], colours: NDArray[np.uint8], *, 
     return _painted(pixels, high[2] - points[:, 2], colours, _below_ceiling(points), width, height)
 
 
-def seen_from_a_corner(
-    points: NDArray[np.float32], colours: NDArray[np.uint8], *, width: int = 800
-) -> NDArray[np.uint8]:
+def seen_from_a_corner(points: Floats, colours: Bytes, *, width: int = 800) -> Bytes:
     """A picture [H, W, 3] in perspective, from above the corner of least x and y to the middle."""
     shown = _below_ceiling(points)
     low, high = points[shown].min(axis=0).astype(np.float64), points[shown].max(axis=0).astype(np.float64)
@@ -158,13 +152,11 @@ def seen_from_a_corner(
     return _painted(np.asarray(pixels), seen[:, 2], colours, shown & np.asarray(valid), width, height)
 
 
-def _below_ceiling(points: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _below_ceiling(points: Floats) -> Mask:
     return np.asarray(points[:, 2] <= np.quantile(points[:, 2], _FLOOR) + CUT)
 
 
-def _painted(
-    pixels: Floats, depth: Floats, colours: NDArray[np.uint8], shown: NDArray[np.bool_], width: int, height: int
-) -> NDArray[np.uint8]:
+def _painted(pixels: Reals, depth: Reals, colours: Bytes, shown: Mask, width: int, height: int) -> Bytes:
     """Points [N] as squares on white, near ones over far ones; squares are as large as the points are sparse."""
     picture = np.full((height, width, 3), 255, np.uint8)
     rows = np.flatnonzero(shown)

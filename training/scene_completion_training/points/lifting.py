@@ -17,13 +17,13 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.untrusted_files import read_array, read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, whole_file, write_whole
+from scene_completion_training.arrays import Bytes, Floats, Halves, Ints
 from scene_completion_training.foundation.backbone import DenseExtractor
 from scene_completion_training.foundation.encoded_words import BARE
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
@@ -56,12 +56,12 @@ class LiftingSettings:
 class LiftedScene:
     """A scene with what teachers say of some of its points."""
 
-    points: NDArray[np.float32]  # [N, 3], metres
-    colours: NDArray[np.float32]  # [N, 3] in 0..1; zero where they are not known
-    rows: NDArray[np.int64]  # of the points that some view sees [M], ascending
-    features: Mapping[str, NDArray[np.float16]]  # of those, by teacher [M, D]; read from disk when they are asked for
+    points: Floats  # [N, 3], metres
+    colours: Floats  # [N, 3] in 0..1; zero where they are not known
+    rows: Ints  # of the points that some view sees [M], ascending
+    features: Mapping[str, Halves]  # of those, by teacher [M, D]; read from disk when they are asked for
 
-    def at(self, teacher: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def at(self, teacher: str, rows: Ints) -> Floats:
         """Features [n, D] of points at some rows [n] of the scene; zeros where no view sees them."""
         place = np.searchsorted(self.rows, rows).clip(max=max(len(self.rows) - 1, 0))
         known = np.isin(rows, self.rows)
@@ -72,7 +72,7 @@ class LiftedScene:
 
 def lift(
     scene: PointScene, teachers: Mapping[str, "PixelFeatures"], settings: LiftingSettings
-) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float16]]]:
+) -> tuple[Ints, dict[str, Halves]]:
     """Rows [M] of points in view, ascending, and what teachers say of them [M, D]; a SequenceError for none."""
     generator = np.random.default_rng(0)
     chosen = np.sort(generator.permutation(len(scene))[: settings.points or len(scene)])
@@ -170,7 +170,7 @@ class PixelFeatures(Protocol):
     def key(self) -> str:
         """What its features follow from, besides the image."""
 
-    def at(self, scene: PointScene, view: RgbdView, image: NDArray[np.uint8], pixels: Tensor) -> Tensor:
+    def at(self, scene: PointScene, view: RgbdView, image: Bytes, pixels: Tensor) -> Tensor:
         """Features [N, D] of pixels.
 
         `image`: RGB [H, W, 3], that of the view in the size of the training; `pixels`: whole numbers x, y of this
@@ -190,7 +190,7 @@ class ExtractedFeatures:
         identity = dataclasses.replace(self._extractor.identity, name="", text_encoder="")
         return f"{identity} in cells of {self._cell}"
 
-    def at(self, scene: PointScene, view: RgbdView, image: NDArray[np.uint8], pixels: Tensor) -> Tensor:
+    def at(self, scene: PointScene, view: RgbdView, image: Bytes, pixels: Tensor) -> Tensor:
         """See `PixelFeatures`."""
         shown = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
         tokens = self._extractor.features(shown, self._cell).cpu()
@@ -208,7 +208,7 @@ class FeatureFiles:
         self._folder = folder
         self.key = f"files of {folder.resolve()}"
 
-    def at(self, scene: PointScene, view: RgbdView, image: NDArray[np.uint8], pixels: Tensor) -> Tensor:
+    def at(self, scene: PointScene, view: RgbdView, image: Bytes, pixels: Tensor) -> Tensor:
         """See `PixelFeatures`; a `ConfigurationError` where the file is missing or holds nothing such."""
         cure = "Write [D, h, w] features of each view there, see docs/reproduce.md"
         file = self._folder / scene.name / f"{view.name}.npy"
@@ -235,7 +235,7 @@ class ExactLabels:
         self._bank, self._noise = bank, noise
         self.key = f"labels by {bank.sha256} with noise {noise}"
 
-    def at(self, scene: PointScene, view: RgbdView, image: NDArray[np.uint8], pixels: Tensor) -> Tensor:
+    def at(self, scene: PointScene, view: RgbdView, image: Bytes, pixels: Tensor) -> Tensor:
         """See `PixelFeatures`; a `ConfigurationError` where the view has no labels."""
         if view.label is None:
             cure = "Take rendered rooms with labels, or another model"
@@ -252,7 +252,7 @@ class ExactLabels:
         return found + torch.from_numpy(noise[of].astype(np.float32) * (shown >= 0)[:, None])
 
 
-def phrase_rows(bank: TextBank, classes: Sequence[str]) -> NDArray[np.float32]:
+def phrase_rows(bank: TextBank, classes: Sequence[str]) -> Floats:
     """The embedding of each class, float32 [K, D], of length one; a `VocabularyError` if the bank lacks a phrase."""
     return bank.rows(phrases(classes))
 

@@ -22,6 +22,7 @@ from scene_completion_ros.sequences.opening import known_sources, open_recording
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, PosedSequence, read_source
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.untrusted_files import read_text
+from scene_completion_training.arrays import Floats, Ints
 from scene_completion_training.points import datasets
 from scene_completion_training.points.ply import read_cloud
 from scene_completion_training.points.scene import (
@@ -226,14 +227,13 @@ def fused_scene(
     points, means, votes = _fused(views, [frame.assets for frame in frames], table, VoxelMeans(voxel, where))
     if not up:
         check_upright(points, views, where)
-    return PointScene(
-        where, points, means[:, :3], unit(means[:, 3:]), names if "label" in votes else (), views=views, **votes
-    )
+    known = names if "label" in votes else ()
+    return PointScene(where, points, means[:, :3], unit(means[:, 3:]), known, views=views, **votes)
 
 
 def _fused(
-    views: Sequence[RgbdView], assets: Sequence[Mapping[str, ArrayLoader]], table: NDArray[np.int64], sums: VoxelMeans
-) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, NDArray[np.int64]]]:
+    views: Sequence[RgbdView], assets: Sequence[Mapping[str, ArrayLoader]], table: Ints, sums: VoxelMeans
+) -> tuple[Floats, Floats, dict[str, Ints]]:
     """Points [N, 3], colours and normals [N, 6], and labels and instances [N] where any frame has them."""
     where, there = sums.where, [name for name in _IMAGES if any(name in of for of in assets)]
     if "label" in there and not len(table):
@@ -254,7 +254,7 @@ def _fused(
     return sums.result()
 
 
-def _depth(load: Callable[[], NDArray[Any]]) -> NDArray[np.float32]:
+def _depth(load: Callable[[], NDArray[Any]]) -> Floats:
     stored = load()
     if stored.dtype.kind not in "fiu":
         raise SequenceError(f"depth is {stored.dtype}", cure="Give z-depth in metres, 0 where unknown")
@@ -262,12 +262,12 @@ def _depth(load: Callable[[], NDArray[Any]]) -> NDArray[np.float32]:
     return np.where(np.isfinite(depth), depth, np.float32(0.0))
 
 
-def _named(load: ArrayLoader, classes: NDArray[np.int64], where: str) -> NDArray[np.int64]:
+def _named(load: ArrayLoader, classes: Ints, where: str) -> Ints:
     """Classes of pixels [h, w] of a frame."""
     return looked_up(classes, _whole_numbers(load, where), where)
 
 
-def _ids(load: ArrayLoader | None, depth: NDArray[np.float32], where: str) -> NDArray[np.int64]:
+def _ids(load: ArrayLoader | None, depth: Floats, where: str) -> Ints:
     """Whole numbers [h, w] of a frame, in the size of its depth."""
     if load is None:
         return np.full(depth.shape, UNLABELLED)
@@ -278,7 +278,7 @@ def _ids(load: ArrayLoader | None, depth: NDArray[np.float32], where: str) -> ND
     return ids
 
 
-def _whole_numbers(load: ArrayLoader, where: str) -> NDArray[np.int64]:
+def _whole_numbers(load: ArrayLoader, where: str) -> Ints:
     """The numbers of an image; `UNLABELLED` for the largest of unsigned ones."""
     found = load()
     if found.ndim != 2 or found.dtype.kind not in "iu":

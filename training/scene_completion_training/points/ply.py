@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.untrusted_files import shown
 from scene_completion_ros.whole_files import whole_file
+from scene_completion_training.arrays import Floats, Ints
 from scene_completion_training.points.scene import UNLABELLED, PointScene, check_upright, looked_up, rotation_to_z
 from scene_completion_training.points.voxels import MOST_POINTS, VoxelMeans, unit
 
@@ -95,20 +96,20 @@ def write_ply(path: Path, elements: Mapping[str, NDArray[Any]]) -> None:
             file.write(block.tobytes())
 
 
-def columns(rows: NDArray[Any], names: Sequence[str]) -> NDArray[np.float32] | None:
+def columns(rows: NDArray[Any], names: Sequence[str]) -> Floats | None:
     """Fields of a structured array side by side, float32 [N, len(names)]; None where it lacks one."""
     if not set(names) <= set(rows.dtype.names or ()):
         return None
     return np.stack([np.asarray(rows[name], np.float32) for name in names], axis=-1)
 
 
-def colours_of(rows: NDArray[Any]) -> NDArray[np.float32] | None:
+def colours_of(rows: NDArray[Any]) -> Floats | None:
     """Colours [N, 3] in 0..1 of vertices, None where they have none; whole numbers are of 255, others as they are."""
     found = columns(rows, ("red", "green", "blue"))
     return found / np.float32(255.0) if found is not None and rows.dtype["red"].kind in "iu" else found
 
 
-def vertex_normals(points: NDArray[np.float32], faces: NDArray[Any]) -> NDArray[np.float32]:
+def vertex_normals(points: Floats, faces: NDArray[Any]) -> Floats:
     """Normals [N, 3] of the vertices of a mesh: means of those of their triangles by area, zero of a lonely vertex.
 
     Raises SequenceError: these are no triangles of the points. `points`: [N, 3]; `faces`: rows with "vertex_indices",
@@ -248,9 +249,7 @@ def read_cloud(file: Path, classes: tuple[str, ...] = (), voxel: float | None = 
     return PointScene(file.stem, points, colours, normals, names, votes.get("label"), votes.get("instance"))
 
 
-def _read(
-    rows: NDArray[Any], classes: tuple[str, ...], where: str
-) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, NDArray[np.int64]]]:
+def _read(rows: NDArray[Any], classes: tuple[str, ...], where: str) -> tuple[Floats, Floats, dict[str, Ints]]:
     """Points [M, 3], colours and normals that are there side by side, labels and instances [M]."""
     fields = rows.dtype.names or ()
     beside = [one for one in (colours_of(rows), columns(rows, ("nx", "ny", "nz"))) if one is not None]
@@ -263,7 +262,7 @@ def _read(
     return points, np.hstack([np.empty((len(rows), 0), np.float32), *beside]), votes
 
 
-def _known(values: NDArray[Any]) -> NDArray[np.int64]:
+def _known(values: NDArray[Any]) -> Ints:
     """Whole numbers, `UNLABELLED` for the largest of an unsigned kind."""
     found = values.astype(np.int64)
     return np.where(found == np.iinfo(values.dtype).max, UNLABELLED, found) if values.dtype.kind == "u" else found

@@ -13,6 +13,7 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError, Vocab
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.geometry.depth_images import agreement
 from scene_completion_ros.untrusted_files import read_yaml
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints
 
 UNLABELLED = -1
 # Classes of what is none of the others, by name: the released code of OpenScene finds them by index, and overwrites
@@ -35,10 +36,10 @@ class RgbdView:
     name: str
     camera: Camera  # of the image; the depth image may have another size, and then `camera.resized` is its camera
     world_from_camera: RigidTransform  # optical frame: x right, y down, z ahead
-    image: Callable[[], NDArray[np.uint8]]  # RGB [H, W, 3]
-    depth: Callable[[], NDArray[np.float32]]  # z-depth [h, w], metres; 0 where unknown
+    image: Callable[[], Bytes]  # RGB [H, W, 3]
+    depth: Callable[[], Floats]  # z-depth [h, w], metres; 0 where unknown
     # Classes of pixels [h, w], of any size, `UNLABELLED` where nobody knows; None where there are none.
-    label: Callable[[], NDArray[np.int64]] | None = None
+    label: Callable[[], Ints] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +47,13 @@ class PointScene:
     """A cloud of N points, z up."""
 
     name: str
-    points: NDArray[np.float32]  # [N, 3], metres, world frame of the views
-    colours: NDArray[np.float32] | None = None  # [N, 3] in 0..1
-    normals: NDArray[np.float32] | None = None  # [N, 3], unit length; zero where unknown
+    points: Floats  # [N, 3], metres, world frame of the views
+    colours: Floats | None = None  # [N, 3] in 0..1
+    normals: Floats | None = None  # [N, 3], unit length; zero where unknown
     classes: tuple[str, ...] = ()  # K names
-    label: NDArray[np.int64] | None = None  # [N] in 0..K - 1, `UNLABELLED` where nobody knows
-    instance: NDArray[np.int64] | None = None  # [N], `UNLABELLED` where a point is of no thing
-    segment: NDArray[np.int64] | None = None  # [N], oversegmentation of the mesh
+    label: Ints | None = None  # [N] in 0..K - 1, `UNLABELLED` where nobody knows
+    instance: Ints | None = None  # [N], `UNLABELLED` where a point is of no thing
+    segment: Ints | None = None  # [N], oversegmentation of the mesh
     views: tuple[RgbdView, ...] = ()
 
     def __len__(self) -> int:
@@ -67,7 +68,7 @@ class LabelSet:
     classes: tuple[str, ...]
     ids: tuple[int, ...] = ()  # of each class in its data set; none where that has names alone
 
-    def labels(self, ids: NDArray[Any], known: int, where: str) -> NDArray[np.int64]:
+    def labels(self, ids: NDArray[Any], known: int, where: str) -> Ints:
         """Classes of ids [N]: 0..K - 1, `UNLABELLED` where an id is of none of them.
 
         Raises SequenceError where there are ids beyond: they are of another list. `known`: the largest id that the data
@@ -78,7 +79,7 @@ class LabelSet:
         return looked_up(table, ids, where)
 
 
-def looked_up(table: NDArray[np.int64], ids: NDArray[Any], where: str) -> NDArray[np.int64]:
+def looked_up(table: Ints, ids: NDArray[Any], where: str) -> Ints:
     """Entries of a table by ids, -1 for nothing known; a SequenceError where there are ids beyond the table."""
     beyond = (ids < UNLABELLED) | (ids >= len(table))
     if beyond.any():
@@ -150,7 +151,7 @@ def check_views(views: Sequence[RgbdView], where: str) -> None:
         raise SequenceError(what, where=where, cure=cure)
 
 
-def _depth_of(view: RgbdView, where: str) -> NDArray[np.float32]:
+def _depth_of(view: RgbdView, where: str) -> Floats:
     depth = view.depth()
     camera = view.camera
     if depth.ndim != 2 or abs(depth.shape[1] * camera.height / (depth.shape[0] * camera.width) - 1.0) > PROPORTIONS:
@@ -161,7 +162,7 @@ def _depth_of(view: RgbdView, where: str) -> NDArray[np.float32]:
     return depth
 
 
-def rays_of(view: RgbdView, depth: NDArray[np.float32]) -> NDArray[np.float64]:
+def rays_of(view: RgbdView, depth: Floats) -> Doubles:
     """Points at z = 1 on the rays of the pixels of a depth image, [h, w, 3]; NaN where the lens has none."""
     camera = view.camera.resized(depth.shape[1], depth.shape[0])
     return np.asarray(camera.unproject(camera.pixel_centres()))
@@ -171,12 +172,12 @@ def _grid(depth: NDArray[Any]) -> NDArray[Any]:
     return depth[:: -(-depth.shape[0] // _GRID), :: -(-depth.shape[1] // _GRID)]
 
 
-def mean_up(views: Sequence[RgbdView]) -> NDArray[np.float64]:
+def mean_up(views: Sequence[RgbdView]) -> Doubles:
     """Mean of the directions in the world [3] to which the upper sides of the cameras look; not of unit length."""
     return np.asarray(np.mean([-view.world_from_camera.rotation[:, 1] for view in views], axis=0))
 
 
-def rotation_to_z(up: str, views: Sequence[RgbdView], where: str) -> NDArray[np.float64]:
+def rotation_to_z(up: str, views: Sequence[RgbdView], where: str) -> Doubles:
     """The rotation [3, 3] that takes a direction of the world to z.
 
     Raises ConfigurationError where it is none of them, or there are no cameras. `up`: "x", "-x", "y", "-y", "z", "-z",
@@ -194,7 +195,7 @@ def rotation_to_z(up: str, views: Sequence[RgbdView], where: str) -> NDArray[np.
     return np.stack([aside, np.cross(target, aside), target])
 
 
-def check_upright(points: NDArray[np.float32], views: Sequence[RgbdView], where: str) -> None:
+def check_upright(points: Floats, views: Sequence[RgbdView], where: str) -> None:
     """Make sure that z is up: by the cameras, which nobody holds upside down, or by a floor where there are none.
 
     A floor is a layer of 10 cm in the lower half that is 2.5 times as dense as the mean of all layers. Raises

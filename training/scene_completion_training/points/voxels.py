@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_training.arrays import Doubles, Floats, Ints, Random
 from scene_completion_training.masked_scene.views import voxels_of
 from scene_completion_training.sparse.mink_unet import LEVELS
 
@@ -29,19 +30,19 @@ _HALF = 1 << (_BITS - 1)
 class VoxelisedPoints:
     """V voxels of N points."""
 
-    index: NDArray[np.int64]  # [V, 3], at least 0, each once
-    voxel: NDArray[np.int64]  # row of the voxel that each point lies in [N]
-    chosen: NDArray[np.int64]  # row of one point of each voxel [V]
+    index: Ints  # [V, 3], at least 0, each once
+    voxel: Ints  # row of the voxel that each point lies in [N]
+    chosen: Ints  # row of one point of each voxel [V]
 
 
-def voxelised(points: NDArray[np.float32], edge: float, generator: np.random.Generator) -> VoxelisedPoints:
+def voxelised(points: Floats, edge: float, generator: Random) -> VoxelisedPoints:
     """Voxels of points [N, 3], metres, at a random offset within a coarsest voxel, each with a random point."""
     low = points.min(axis=0, initial=np.inf).astype(np.float64)
     index, chosen, voxel = voxels_of((points - low) / edge + generator.uniform(0.0, OFFSETS, 3), generator)
     return VoxelisedPoints(index, voxel, chosen)
 
 
-def turned(points: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
+def turned(points: Floats, generator: Random) -> Floats:
     """Points [N, 3] as a training sees them: turned about z, tilted and scaled."""
     yaw, (roll, pitch) = generator.uniform(-math.pi, math.pi), generator.uniform(-TILT, TILT, 2)
     axes = [(yaw, (0, 1)), (pitch, (2, 0)), (roll, (1, 2))]
@@ -54,7 +55,7 @@ def turned(points: NDArray[np.float32], generator: np.random.Generator) -> NDArr
     return np.asarray(points @ matrix.T.astype(np.float32), np.float32)
 
 
-def grouped(ids: NDArray[np.int64], values: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+def grouped(ids: Ints, values: NDArray[Any]) -> tuple[Ints, NDArray[Any]]:
     """Distinct rows of ids [M, W], sorted, and the sums of the values [M, C] of each."""
     order = np.lexsort(ids.T[::-1])
     ids = ids[order]
@@ -62,9 +63,7 @@ def grouped(ids: NDArray[np.int64], values: NDArray[Any]) -> tuple[NDArray[np.in
     return ids[starts], np.add.reduceat(values[order], starts, axis=0) if len(starts) else values[:0]
 
 
-def majority(
-    keys: NDArray[np.int64], values: NDArray[np.int64], counts: NDArray[Any] | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def majority(keys: Ints, values: Ints, counts: NDArray[Any] | None = None) -> tuple[Ints, Ints]:
     """The most frequent value of each key; of several the smallest. Returns keys, ascending, and their values.
 
     `keys`, `values`: [M]; `counts`: how often each row counts [M]; once by default.
@@ -83,7 +82,7 @@ class VoxelMeans:
     voxel: float  # side, metres
     where: str  # what the points are of, for errors
     # Key of the voxel and votes; count, points and what comes beside them. Each pair is summed up already.
-    _rows: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = field(default_factory=list)
+    _rows: list[tuple[Ints, Doubles]] = field(default_factory=list)
     _votes: tuple[str, ...] = ()
 
     def add(
@@ -91,7 +90,7 @@ class VoxelMeans:
         points: NDArray[np.floating[Any]],  # [M, 3], metres
         means: NDArray[np.floating[Any]],  # [M, C], what is averaged beside them
         # [M] by name, of which the most frequent is kept. C and the names are the same in each call.
-        votes: dict[str, NDArray[np.int64]],
+        votes: dict[str, Ints],
     ) -> None:
         """Adds points; a SequenceError if one is not finite or too far away, or voxels are more than `MOST_POINTS`."""
         cells = np.floor(np.asarray(points, np.float64) / self.voxel + SHIFT)
@@ -113,7 +112,7 @@ class VoxelMeans:
             what = f"has more than {MOST_POINTS:,} voxels of {self.voxel:g} m"
             raise SequenceError(what, where=self.where, cure="Crop it, or choose a larger voxel")
 
-    def result(self) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, NDArray[np.int64]]]:
+    def result(self) -> tuple[Floats, Floats, dict[str, Ints]]:
         """Means of points [N, 3] and of what came beside them [N, C], and the votes [N]; sorted by voxels."""
         self._sum_up()
         ids, values = self._rows[0]
@@ -123,7 +122,7 @@ class VoxelMeans:
         return means[:, :3], means[:, 3:], votes
 
 
-def unit(normals: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit(normals: Floats) -> Floats:
     """Normals [N, 3] of unit length; zero where they are shorter than 0.2: what they are means of disagrees."""
     length = np.linalg.norm(normals, axis=-1, keepdims=True)
     return np.where(length > 0.2, normals / np.maximum(length, 1e-9), 0.0).astype(np.float32)

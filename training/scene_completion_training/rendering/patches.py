@@ -6,6 +6,7 @@ A field is asked along patch rays of posed pinhole views, anywhere in the view, 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -80,23 +81,17 @@ def sample_cell_rays(
 
 
 def _patch_rays(
-    camera: Camera,
-    encoder_from_view: Tensor,
-    loss_views: Tensor,
-    chosen: Tensor,
-    left: Tensor,
-    top: Tensor,
-    patch_size: int,
+    camera: Camera, encoder_from_view: Tensor, loss_views: Tensor, chosen: Tensor, left: Tensor, top: Tensor, edge: int
 ) -> Rays:
     """Rays of patches whose loss view (of L) and upper left pixel are given [B, P]."""
     batch, device = encoder_from_view.shape[0], encoder_from_view.device
     view = torch.gather(loss_views, 1, chosen.to(device))  # [B, P]
-    offset = torch.arange(patch_size, device=device)
-    v = (top.to(device)[..., None, None] + offset[:, None]).expand(-1, -1, patch_size, patch_size)
-    u = (left.to(device)[..., None, None] + offset[None, :]).expand(-1, -1, patch_size, patch_size)
+    offset = torch.arange(edge, device=device)
+    v = (top.to(device)[..., None, None] + offset[:, None]).expand(-1, -1, edge, edge)
+    u = (left.to(device)[..., None, None] + offset[None, :]).expand(-1, -1, edge, edge)
     pixel = torch.stack([u, v], dim=-1).reshape(batch, -1, 2)
-    view = view[..., None].expand(-1, -1, patch_size * patch_size).reshape(batch, -1)
-    return rays_of_pixels(camera, encoder_from_view, view, pixel, patch_size)
+    view = view[..., None].expand(-1, -1, edge * edge).reshape(batch, -1)
+    return rays_of_pixels(camera, encoder_from_view, view, pixel, edge)
 
 
 def rays_of_pixels(camera: Camera, encoder_from_view: Tensor, view: Tensor, pixel: Tensor, patch_size: int) -> Rays:
@@ -112,11 +107,8 @@ def rays_of_pixels(camera: Camera, encoder_from_view: Tensor, view: Tensor, pixe
 def image_rays(camera: Camera, encoder_from_view: Tensor, *, stride: int = 1) -> Iterator[Rays]:
     """Rays of every stride-th pixel of a view with pose [4, 4] (BTS `ImageRaySampler`), `RAYS_AT_ONCE` at a time."""
     device = encoder_from_view.device
-    v, u = torch.meshgrid(
-        torch.arange(0, camera.height, stride, device=device),
-        torch.arange(0, camera.width, stride, device=device),
-        indexing="ij",
-    )
+    rows, columns = (torch.arange(0, size, stride, device=device) for size in (camera.height, camera.width))
+    v, u = torch.meshgrid(rows, columns, indexing="ij")
     for pixel in torch.split(torch.stack([u, v], dim=-1).reshape(1, -1, 2), RAYS_AT_ONCE, dim=1):
         view = torch.zeros(pixel.shape[:2], dtype=torch.long, device=device)
         yield rays_of_pixels(camera, encoder_from_view[None, None], view, pixel, 1)
@@ -206,23 +198,6 @@ class RenderedPatches:
     depth: Tensor  # expected z-depth of each ray in its view [B, R], metres
 
 
-def render_patches(
-    field: ObservedField,
-    camera: Camera,
-    encoder_from_view: Tensor,
-    loss_views: Tensor,
-    *,
-    patches: int,
-    samples: int,
-    near: float,
-    far: float,
-    generator: torch.Generator | None = None,
-) -> RenderedPatches:
-    """Renders random patches of the loss views, with samples from near to far, metres; see `sample_patch_rays`."""
-    rays = sample_patch_rays(camera, encoder_from_view, loss_views, patches=patches, generator=generator)
-    return render_rays(field, rays, samples=samples, near=near, far=far, generator=generator)
-
-
 def render_rays(
     field: ObservedField,
     rays: Rays,
@@ -233,7 +208,7 @@ def render_rays(
     generator: torch.Generator | None = None,
     jitter: bool = True,
 ) -> RenderedPatches:
-    """Renders rays of patches, see `render_patches`; without jitter at evaluation."""
+    """Renders rays of patches, with samples from near to far, metres; without jitter at evaluation."""
     distances = inverse_depth_samples(
         tuple(rays.cosine.shape), samples, near, far, generator=generator, jitter=jitter, device=rays.cosine.device
     )
@@ -241,6 +216,9 @@ def render_rays(
     logit = field.density_logit(points).reshape(distances.shape)
     composed = composite(density_of_logit(logit), distances)
     return RenderedPatches(rays, distances, points, logit, composed.weights, composed.distance * rays.cosine)
+
+
+Rendered: TypeAlias = RenderedPatches | None  # None where no loss needs any
 
 
 def heaviest_samples(rendered: RenderedPatches, count: int) -> tuple[Tensor, Tensor]:
@@ -272,20 +250,11 @@ def observed_values(views: Tensor, rendered: RenderedPatches) -> Tensor:
 
 @torch.no_grad()
 def render_depth(
-    field: ObservedField,
-    camera: Camera,
-    *,
-    near: float,
-    far: float,
-    device: torch.device,
-    stride: int = 4,
-    samples: int = 64,
+    field: ObservedField, camera: Camera, *, near: float, far: float, device: torch.device, stride: int = 4
 ) -> Tensor:
     """Renders the z-depth [H / stride, W / stride], metres, of every stride-th pixel of the first encoder view."""
-    depth = [
-        render_rays(field, rays, samples=samples, near=near, far=far, jitter=False).depth[0]
-        for rays in image_rays(camera, torch.eye(4, device=device), stride=stride)
-    ]
+    every = image_rays(camera, torch.eye(4, device=device), stride=stride)
+    depth = [render_rays(field, rays, samples=64, near=near, far=far, jitter=False).depth[0] for rays in every]
     return torch.cat(depth).reshape(-1, len(range(0, camera.width, stride)))
 
 
@@ -308,9 +277,8 @@ def sample_colours(
     image, or to where that does not show the world.
     """
     batch, sources = images.shape[:2]
-    local = (
-        torch.einsum("bsij,bnj->bsni", view_from_encoder[..., :3, :3], points) + view_from_encoder[:, :, None, :3, 3]
-    )
+    rotation, place = view_from_encoder[..., :3, :3], view_from_encoder[..., :3, 3]
+    local = torch.einsum("bsij,bnj->bsni", rotation, points) + place[:, :, None]
     depth = local[..., 2].clamp_min(1e-3)
     x = (2.0 * (camera.fx * local[..., 0] / depth + camera.cx) + 1.0) / camera.width - 1.0
     y = (2.0 * (camera.fy * local[..., 1] / depth + camera.cy) + 1.0) / camera.height - 1.0
@@ -352,9 +320,5 @@ def synthesised_patches(
     batches, views, count = composed.shape[:3]
     composed = composed.reshape(batches, views, count // size**2, size, size, 3)
     composed = composed.permute(0, 2, 1, 5, 3, 4).flatten(0, 1)  # [P, S, 3, h, w]
-    return SynthesisedPatches(
-        observed=patches,
-        rendered=composed,
-        invalid=invalid.reshape(-1, size, size),
-        depth=rendered.depth.reshape(-1, size, size),
-    )
+    invalid, depth = (of.reshape(-1, size, size) for of in (invalid, rendered.depth))
+    return SynthesisedPatches(patches, composed, invalid, depth)

@@ -6,6 +6,7 @@ from enum import IntEnum
 
 import numpy as np
 
+from scene_completion_training.arrays import Random
 from scene_completion_training.room_world.textures import CLOTHS, PICTURES, WOODS
 from scene_completion_training.street_world.parts import (
     WHITE,
@@ -43,18 +44,18 @@ class Thing:
     tops: list[tuple[Rectangle, float]] = field(default_factory=list)  # where clutter may stand, and how high
 
 
-Maker = Callable[[np.random.Generator], Thing]
+Maker = Callable[[Random], Thing]
 
 
-def _pick(rng: np.random.Generator, names: tuple[str, ...]) -> str:
+def _pick(rng: Random, names: tuple[str, ...]) -> str:
     return names[int(rng.integers(len(names)))]
 
 
-def _tint(rng: np.random.Generator, spread: float = 0.2) -> Colour:
+def _tint(rng: Random, spread: float = 0.2) -> Colour:
     return triple(np.clip(rng.uniform(0.35, 1.0) * (1.0 + spread * rng.normal(size=3)), 0.04, 1.0))
 
 
-def _finish(rng: np.random.Generator) -> tuple[str, Colour]:
+def _finish(rng: Random) -> tuple[str, Colour]:
     """Texture and tint of a board: wood, or paint of any colour."""
     if rng.random() < 0.6:
         return _pick(rng, WOODS), (1.0, 1.0, 1.0)
@@ -73,15 +74,13 @@ def _top(depth: float, width: float, height: float) -> list[tuple[Rectangle, flo
     return [((-depth / 2, depth / 2, -width / 2, width / 2), height)]
 
 
-def _legs(
-    depth: float, width: float, height: float, thick: float, texture: str, label: int, tint: Colour
-) -> list[Part]:
+def _legs(depth: float, width: float, tall: float, thick: float, texture: str, label: int, tint: Colour) -> list[Part]:
     x, y = depth / 2 - thick, width / 2 - thick
-    size, corners = (thick, thick, height), [(a, b, height / 2) for a in (-x, x) for b in (-y, y)]
+    size, corners = (thick, thick, tall), [(a, b, tall / 2) for a in (-x, x) for b in (-y, y)]
     return [box(size, corner, texture, label, tint=tint) for corner in corners]
 
 
-def table(rng: np.random.Generator, label: int = RoomClass.TABLE) -> Thing:
+def table(rng: Random, label: int = RoomClass.TABLE) -> Thing:
     """A table: a board on four legs, on one foot, or low in front of a sofa."""
     low = label == RoomClass.TABLE and rng.random() < 0.25
     height = rng.uniform(0.35, 0.5) if low else rng.uniform(0.7, 0.78)
@@ -111,7 +110,7 @@ def _screen(size: Place, centre: Place, shade: float) -> Part:
     return box(size, centre, ("screen", "plain", "plain"), RoomClass.OTHER_OBJECT, tile="stretched", tint=grey(shade))
 
 
-def desk(rng: np.random.Generator) -> Thing:
+def desk(rng: Random) -> Thing:
     """A desk with a drawer unit, a screen, a keyboard and perhaps a computer."""
     label = RoomClass.DESK
     depth, width, height = rng.uniform(0.6, 0.8), rng.uniform(1.1, 1.8), rng.uniform(0.7, 0.76)
@@ -133,7 +132,7 @@ def desk(rng: np.random.Generator) -> Thing:
     return Thing(parts, depth, width, tops)
 
 
-def chair(rng: np.random.Generator) -> Thing:
+def chair(rng: Random) -> Thing:
     """A chair with legs, an office chair on a column, or a stool."""
     label = RoomClass.CHAIR
     seat, wide, deep = rng.uniform(0.42, 0.5), rng.uniform(0.4, 0.52), rng.uniform(0.4, 0.5)
@@ -159,10 +158,8 @@ def chair(rng: np.random.Generator) -> Thing:
     x = -deep / 2 + 0.02
     if not soft and rng.random() < 0.5:  # slats between two posts
         for y in (-wide / 2 + 0.025, wide / 2 - 0.025):
-            foot, head = (
-                (x - 0.02, x + 0.02, y - 0.02, y + 0.02),
-                (x - 0.02 - lean, x + 0.02 - lean, y - 0.02, y + 0.02),
-            )
+            foot = (x - 0.02, x + 0.02, y - 0.02, y + 0.02)
+            head = (x - 0.02 - lean, x + 0.02 - lean, y - 0.02, y + 0.02)
             parts += [frustum(foot, head, (seat, top), texture, label, tint=tint)]
         for number in range(int(rng.integers(2, 5))):
             z = top - 0.05 - 0.11 * number
@@ -178,7 +175,7 @@ def chair(rng: np.random.Generator) -> Thing:
     return Thing(parts, deep + 0.1, wide + 0.06)
 
 
-def sofa(rng: np.random.Generator) -> Thing:
+def sofa(rng: Random) -> Thing:
     """A sofa or an armchair with cushions."""
     label = RoomClass.SOFA
     width, depth = rng.choice((rng.uniform(0.8, 1.0), rng.uniform(1.5, 2.4)), p=(0.3, 0.7)), rng.uniform(0.8, 1.0)
@@ -197,7 +194,7 @@ def sofa(rng: np.random.Generator) -> Thing:
     return Thing(parts, depth, width)
 
 
-def bed(rng: np.random.Generator) -> Thing:
+def bed(rng: Random) -> Thing:
     """A bed whose head is at the wall, with a blanket and pillows."""
     label = RoomClass.BED
     width, depth, height = rng.choice((0.9, 1.4, 1.8)), rng.uniform(2.0, 2.15), rng.uniform(0.4, 0.6)
@@ -217,7 +214,7 @@ def bed(rng: np.random.Generator) -> Thing:
     return Thing(parts, depth, width)
 
 
-def bookshelf(rng: np.random.Generator) -> Thing:
+def bookshelf(rng: Random) -> Thing:
     """Shelves with books, boxes and gaps."""
     label = RoomClass.BOOKSHELF
     depth, width, height = rng.uniform(0.25, 0.4), rng.uniform(0.6, 1.6), rng.uniform(0.8, 2.2)
@@ -239,7 +236,7 @@ def bookshelf(rng: np.random.Generator) -> Thing:
 
 
 def _fronts(
-    rng: np.random.Generator, depth: float, width: float, z: tuple[float, float], texture: str, label: int, tint: Colour
+    rng: Random, depth: float, width: float, z: tuple[float, float], texture: str, label: int, tint: Colour
 ) -> list[Part]:
     """A body with doors or drawers on its front: handles, and joints a little darker."""
     low, high = z
@@ -256,7 +253,7 @@ def _fronts(
     return parts
 
 
-def cabinet(rng: np.random.Generator) -> Thing:
+def cabinet(rng: Random) -> Thing:
     """A cabinet, a chest of drawers or a wardrobe."""
     tall = rng.random() < 0.4
     depth, width = rng.uniform(0.35, 0.62), rng.uniform(0.6, 2.0 if tall else 1.4)
@@ -266,7 +263,7 @@ def cabinet(rng: np.random.Generator) -> Thing:
     return Thing(parts, depth + 0.06, width, _top(depth, width, height))
 
 
-def kitchen(rng: np.random.Generator, width: float) -> Thing:
+def kitchen(rng: Random, width: float) -> Thing:
     """A row of base cabinets under a counter with a sink, perhaps cabinets on the wall above it."""
     depth, height = 0.6, rng.uniform(0.86, 0.94)
     texture, tint = _finish(rng)
@@ -301,7 +298,7 @@ def kitchen(rng: np.random.Generator, width: float) -> Thing:
     return Thing(parts, depth + 0.05, width, tops)
 
 
-def refrigerator(rng: np.random.Generator) -> Thing:
+def refrigerator(rng: Random) -> Thing:
     """A fridge with two doors."""
     depth, width, height = rng.uniform(0.58, 0.7), rng.uniform(0.55, 0.9), rng.uniform(1.2, 1.95)
     texture, tint = rng.choice(("paint", "metal")), _tint(rng, 0.02) if rng.random() < 0.4 else (0.95, 0.95, 0.95)
@@ -314,7 +311,7 @@ def refrigerator(rng: np.random.Generator) -> Thing:
     return Thing(parts, depth + 0.1, width, _top(depth, width, height))
 
 
-def toilet(rng: np.random.Generator) -> Thing:
+def toilet(rng: Random) -> Thing:
     """A toilet with its cistern."""
     label, white = RoomClass.TOILET, (0.93, 0.93, 0.93)
     parts = [frustum((-0.15, 0.15, -0.12, 0.12), (-0.2, 0.28, -0.18, 0.18), (0.0, 0.36), "paint", label, tint=white)]
@@ -325,7 +322,7 @@ def toilet(rng: np.random.Generator) -> Thing:
     return Thing(parts, 0.7, 0.42)
 
 
-def sink(rng: np.random.Generator) -> Thing:
+def sink(rng: Random) -> Thing:
     """A washbasin, on a foot or on a cabinet, with a mirror or a picture above it."""
     label, white, width = RoomClass.SINK, (0.93, 0.93, 0.93), rng.uniform(0.45, 0.8)
     height = rng.uniform(0.8, 0.88)
@@ -341,7 +338,7 @@ def sink(rng: np.random.Generator) -> Thing:
     return Thing(parts, 0.5, width)
 
 
-def bathtub(rng: np.random.Generator) -> Thing:
+def bathtub(rng: Random) -> Thing:
     """A tub along the wall, perhaps with a shower curtain."""
     label, white, width, height = RoomClass.BATHTUB, (0.93, 0.93, 0.93), rng.uniform(1.5, 1.75), rng.uniform(0.5, 0.62)
     depth, rim = rng.uniform(0.7, 0.8), 0.07
@@ -356,7 +353,7 @@ def bathtub(rng: np.random.Generator) -> Thing:
     return Thing(parts, depth, width)
 
 
-def hanging(rng: np.random.Generator, width: float, z: tuple[float, float], label: int, x: float) -> list[Part]:
+def hanging(rng: Random, width: float, z: tuple[float, float], label: int, x: float) -> list[Part]:
     """A curtain in folds, at a distance x."""
     texture, tint = _pick(rng, CLOTHS), _tint(rng, 0.1)
     folds = max(2, round(width / 0.12))
@@ -368,7 +365,7 @@ def hanging(rng: np.random.Generator, width: float, z: tuple[float, float], labe
     return parts
 
 
-def clutter(rng: np.random.Generator, most: float = 0.4) -> Thing:
+def clutter(rng: Random, most: float = 0.4) -> Thing:
     """Something small: a box, a bottle, a cup, a pile of paper, a plant, a bag, a lamp."""
     label = RoomClass.OTHER_OBJECT
     kind = int(rng.integers(7))
@@ -407,7 +404,7 @@ def clutter(rng: np.random.Generator, most: float = 0.4) -> Thing:
     return Thing(parts, size, size)
 
 
-def bin_or_box(rng: np.random.Generator) -> Thing:
+def bin_or_box(rng: Random) -> Thing:
     """Something that stands on the floor: a bin, a carton, a plant, a bag."""
     if rng.random() < 0.5:
         return clutter(rng, 0.6)
@@ -420,7 +417,7 @@ def bin_or_box(rng: np.random.Generator) -> Thing:
     return Thing([body], size, 1.4 * size)
 
 
-def otherfurniture(rng: np.random.Generator) -> Thing:
+def otherfurniture(rng: Random) -> Thing:
     """A radiator, a trolley or a whiteboard's stand: ScanNet's rest."""
     label, tint = RoomClass.OTHERFURNITURE, _tint(rng, 0.1)
     if rng.random() < 0.5:  # a radiator
@@ -436,13 +433,13 @@ def otherfurniture(rng: np.random.Generator) -> Thing:
     return Thing(parts, depth, width, _top(depth, width, levels[-1]))
 
 
-def standing_person(rng: np.random.Generator) -> Thing:
+def standing_person(rng: Random) -> Thing:
     """Somebody who stands there."""
     parts = [replace(part, label=RoomClass.PERSON, texture_names=(_pick(rng, CLOTHS),)) for part in person(rng)]
     return Thing([part.moved((0.0, 0.0, 0.0), float(rng.uniform(0.0, 6.3))) for part in parts], 0.6, 0.6)
 
 
-def picture(rng: np.random.Generator) -> Thing:
+def picture(rng: Random) -> Thing:
     """A picture, a poster or a board on the wall; its centre is at z = 0, the wall at x = 0."""
     width, height = rng.uniform(0.3, 1.3), rng.uniform(0.25, 0.9)
     faces = (_pick(rng, PICTURES), "plain", "plain")

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_training.arrays import Ints, Random, Reals
 from scene_completion_training.room_world import furniture
 from scene_completion_training.room_world.furniture import ROOM_KINDS, RoomClass, Thing
 from scene_completion_training.room_world.textures import FLOORS, WALLS, WOODS, make_atlas
-from scene_completion_training.street_world.parts import WHITE, Colour, Part, Rectangle, box, moved_all, quads
+from scene_completion_training.street_world.parts import WHITE, Colour, Part, Rectangle, box, moved_all, quads, triple
 from scene_completion_training.street_world.scene import World
 from scene_completion_training.street_world.sky import CameraLook
 from scene_completion_training.street_world.textures import TextureAtlas
@@ -69,7 +69,9 @@ class FloorPlan(World):
         rng = np.random.default_rng([seed, 21])
         self.seed, self.height = seed, float(rng.uniform(2.35, 3.0))
         self.atlas: TextureAtlas = make_atlas(np.random.default_rng([seed, 22]))
-        self.look = _draw_look(rng)
+        warmth, tint = rng.normal(0.0, 0.07), rng.normal(0.0, 0.02)
+        spans = ((0.9, 1.35), (0.7, 1.2), (0.0, 0.25), (0.0, 2.0), (0.004, 0.03), (0.001, 0.01))
+        self.look = CameraLook.drawn(rng, 0.0, warmth, tint, spans)  # one that exposes each image by itself
         wide, deep = float(rng.uniform(4.0, 11.0)), float(rng.uniform(3.5, 8.0))
         self.outline: Rectangle = (0.0, wide, 0.0, deep)
         self._walls: list[_Wall] = []
@@ -82,7 +84,7 @@ class FloorPlan(World):
         self._open_doors(rng)
         self._build(rng)
 
-    def room_at(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.int64]:
+    def room_at(self, x: Reals, y: Reals) -> Ints:
         """Number of the room that places lie in, -1 in and beyond walls."""
         number = np.full(np.broadcast(x, y).shape, -1, np.int64)
         for index, room in enumerate(self.rooms):
@@ -90,7 +92,7 @@ class FloorPlan(World):
             number[(x > x0) & (x < x1) & (y > y0) & (y < y1)] = index
         return number
 
-    def _split(self, rng: np.random.Generator, whole: Rectangle) -> list[Rectangle]:
+    def _split(self, rng: Random, whole: Rectangle) -> list[Rectangle]:
         x0, x1, y0, y1 = whole
         sides = (x1 - x0, y1 - y0)
         axis = int(sides[1] > sides[0]) if rng.random() < 0.85 else int(rng.integers(2))
@@ -105,7 +107,7 @@ class FloorPlan(World):
         first = self._split(rng, (low[0], low[1], low[2], low[3]))
         return first + self._split(rng, (high[0], high[1], high[2], high[3]))
 
-    def _name_rooms(self, rng: np.random.Generator) -> None:
+    def _name_rooms(self, rng: Random) -> None:
         kinds = list(ROOM_KINDS)
         share = np.array([0.2, 0.14, 0.2, 0.18, 0.16, 0.08, 0.04])
         for room in self.rooms:
@@ -114,21 +116,18 @@ class FloorPlan(World):
             fits = share * np.array([1, 1, not narrow, 1, 1, room.area < 14.0, 3.0 if narrow else 0.2], float)
             room.kind = kinds[int(rng.choice(len(kinds), p=fits / fits.sum()))]
 
-    def _open_doors(self, rng: np.random.Generator) -> None:
+    def _open_doors(self, rng: Random) -> None:
         """Doors along a random spanning tree of rooms that share a wall, and some more."""
         group = list(range(len(self.rooms)))
         pairs = []
         for wall in self._walls:
             for a, first in enumerate(self.rooms):
                 for b, second in enumerate(self.rooms):
-                    touching = (
-                        abs(first.inside[2 * wall.axis + 1] - wall.at) < WALL_M
-                        and abs(second.inside[2 * wall.axis] - wall.at) < WALL_M
-                    )
+                    away = (first.inside[2 * wall.axis + 1] - wall.at, second.inside[2 * wall.axis] - wall.at)
                     across = 2 - 2 * wall.axis
                     low = max(first.inside[across], second.inside[across], wall.along[0])
                     high = min(first.inside[across + 1], second.inside[across + 1], wall.along[1])
-                    if touching and high - low > 1.3:
+                    if max(map(abs, away)) < WALL_M and high - low > 1.3:
                         pairs.append((wall, a, b, low, high))
         for index in rng.permutation(len(pairs)):
             wall, a, b, low, high = pairs[index]
@@ -142,9 +141,9 @@ class FloorPlan(World):
             for room in (self.rooms[a], self.rooms[b]):  # their floor before the door stays free
                 room.taken.append(((*before, *along) if wall.axis == 0 else (*along, *before), 9.0))
 
-    def _build(self, rng: np.random.Generator) -> None:
+    def _build(self, rng: Random) -> None:
         lintel = float(rng.uniform(*LINTEL_M))
-        frame = (str(rng.choice(["paint", *WOODS])), tuple(rng.uniform(0.5, 1.0, 3).tolist()))
+        frame = (str(rng.choice(["paint", *WOODS])), triple(rng.uniform(0.5, 1.0, 3)))
         for wall in self._walls:
             self._stand_wall(rng, wall, lintel, frame)
         x0, x1, y0, y1 = self.outline
@@ -166,9 +165,7 @@ class FloorPlan(World):
             self._lamps(rng, room)
             self._furnish(rng, room)
 
-    def _stand_wall(
-        self, rng: np.random.Generator, wall: _Wall, lintel: float, frame: tuple[str, tuple[float, ...]]
-    ) -> None:
+    def _stand_wall(self, rng: Random, wall: _Wall, lintel: float, frame: tuple[str, Colour]) -> None:
         texture, label = str(rng.choice(WALLS)), RoomClass.WALL
         across = (wall.at - WALL_M / 2, wall.at + WALL_M / 2)
 
@@ -182,7 +179,7 @@ class FloorPlan(World):
             threshold = _sheet(rectangle(start, end), 0.0, str(rng.choice(FLOORS)), RoomClass.FLOOR, 1.0)
             self.parts.append(threshold)
             thick = (wall.at - WALL_M / 2 - 0.015, wall.at + WALL_M / 2 + 0.015)
-            tint = (frame[1][0], frame[1][1], frame[1][2])
+            tint = frame[1]
             door = [
                 _block(rectangle(side, side + 0.06, thick), (0.0, lintel), frame[0], RoomClass.DOOR, tint)
                 for side in (start - 0.03, end - 0.03)
@@ -200,11 +197,11 @@ class FloorPlan(World):
             last = end
         self.parts.append(_block(rectangle(last, wall.along[1]), (0.0, self.height), texture, label))
 
-    def _skirting(self, rng: np.random.Generator, room: Room) -> None:
+    def _skirting(self, rng: Random, room: Room) -> None:
         if rng.random() < 0.5:
             return
         x0, x1, y0, y1 = room.inside
-        high, tint = rng.uniform(0.05, 0.12), tuple(rng.uniform(0.4, 1.0, 3).tolist())
+        high, tint = rng.uniform(0.05, 0.12), triple(rng.uniform(0.4, 1.0, 3))
         for axis, at, low, end in ((0, x0, y0, y1), (0, x1, y0, y1), (1, y0, x0, x1), (1, y1, x0, x1)):
             thick = (at - 0.012, at + 0.012)
             walls = [wall for wall in self._walls if wall.axis == axis and abs(wall.at - at) < WALL_M]
@@ -212,7 +209,7 @@ class FloorPlan(World):
             last = low
             for start, stop in [*gaps, (end, end)]:
                 piece = (*thick, last, start) if axis == 0 else (last, start, *thick)
-                self.parts.append(_block(piece, (0.0, high), "paint", RoomClass.WALL, (tint[0], tint[1], tint[2])))
+                self.parts.append(_block(piece, (0.0, high), "paint", RoomClass.WALL, tint))
                 last = stop
 
     def _outer_sides(self, room: Room) -> list[tuple[float, float, float, float]]:
@@ -222,7 +219,7 @@ class FloorPlan(World):
         sides = ((0.0, x0, y0, y1), (np.pi / 2, y0, x0, x1), (np.pi, x1, y0, y1), (-np.pi / 2, y1, x0, x1))
         return [side for side, outer in zip(sides, (a0, b0, a1, b1), strict=True) if abs(side[1] - outer) < 1e-6]
 
-    def _windows(self, rng: np.random.Generator, room: Room) -> None:
+    def _windows(self, rng: Random, room: Room) -> None:
         """Panes on the inner face of outer walls, and a light in front of each."""
         for yaw, at, low, high in self._outer_sides(room):
             width = float(rng.uniform(0.6, 2.0))
@@ -250,7 +247,7 @@ class FloorPlan(World):
                 spot = np.asarray(place[:2]) + 0.35 * ahead
                 self.lights.append(Light((spot[0], spot[1], centre), tuple(glow.tolist()), 0.16))
 
-    def _lamps(self, rng: np.random.Generator, room: Room) -> None:
+    def _lamps(self, rng: Random, room: Room) -> None:
         x0, x1, y0, y1 = room.inside
         if self.daylight > 0.6 and rng.random() < 0.4:
             return
@@ -262,7 +259,7 @@ class FloorPlan(World):
             self.lights.append(Light((x, y, self.height - 0.25), tuple(colour.tolist()), 0.06))
             self._add([box((0.5, 0.16, 0.05), (x, y, self.height - 0.03), "plain", RoomClass.OTHER_OBJECT)])
 
-    def _furnish(self, rng: np.random.Generator, room: Room) -> None:
+    def _furnish(self, rng: Random, room: Room) -> None:
         kinds = ROOM_KINDS[room.kind]
         x0, x1, y0, y1 = room.inside
         if room.kind == "kitchen":
@@ -283,7 +280,7 @@ class FloorPlan(World):
             self._somewhere(rng, room, furniture.standing_person(rng))
         self._hang_pictures(rng, room)
 
-    def _against_wall(self, rng: np.random.Generator, room: Room, thing: Thing) -> None:
+    def _against_wall(self, rng: Random, room: Room, thing: Thing) -> None:
         """With its back to one of the walls, where there is room; a chair comes before a desk."""
         x0, x1, y0, y1 = room.inside
         for _ in range(_TRIES):
@@ -301,7 +298,7 @@ class FloorPlan(World):
                     self._place(rng, room, furniture.chair(rng), *seat, yaw + np.pi + float(rng.normal(0.0, 0.4)))
                 return
 
-    def _in_the_middle(self, rng: np.random.Generator, room: Room, thing: Thing) -> None:
+    def _in_the_middle(self, rng: Random, room: Room, thing: Thing) -> None:
         """Away from the walls, with chairs around a table that is no low one."""
         x0, x1, y0, y1 = room.inside
         turn = int(rng.integers(2)) * np.pi / 2
@@ -324,16 +321,14 @@ class FloorPlan(World):
                     turned = yaw + np.pi + float(rng.normal(0.0, 0.3))
                     self._place(rng, room, furniture.chair(rng), seat_x, seat_y, turned, under=0.72)
 
-    def _somewhere(self, rng: np.random.Generator, room: Room, thing: Thing) -> None:
+    def _somewhere(self, rng: Random, room: Room, thing: Thing) -> None:
         x0, x1, y0, y1 = room.inside
         for _ in range(_TRIES // 2):
             place = float(rng.uniform(x0, x1)), float(rng.uniform(y0, y1))
             if self._place(rng, room, thing, *place, float(rng.uniform(-np.pi, np.pi))):
                 return
 
-    def _place(
-        self, rng: np.random.Generator, room: Room, thing: Thing, x: float, y: float, yaw: float, under: float = 0.0
-    ) -> bool:
+    def _place(self, rng: Random, room: Room, thing: Thing, x: float, y: float, yaw: float, under: float = 0.0) -> bool:
         """Stands a thing where nothing higher than `under` is, clutter on it; False where it does not fit."""
         cos, sin = abs(np.cos(yaw)), abs(np.sin(yaw))
         half_x, half_y = (cos * thing.depth + sin * thing.width) / 2, (sin * thing.depth + cos * thing.width) / 2
@@ -354,7 +349,7 @@ class FloorPlan(World):
                     self._add(moved_all(moved_all(stood, (a, b, z)), (x, y, 0.0), yaw))
         return True
 
-    def _hang_pictures(self, rng: np.random.Generator, room: Room) -> None:
+    def _hang_pictures(self, rng: Random, room: Room) -> None:
         x0, x1, y0, y1 = room.inside
         for _ in range(int(rng.integers(0, 5))):
             thing, side = furniture.picture(rng), int(rng.integers(4))
@@ -371,13 +366,6 @@ class FloorPlan(World):
         """One more thing."""
         self._things += 1
         self.parts += [replace(part, instance=self._things) for part in parts]
-
-
-def _draw_look(rng: np.random.Generator) -> CameraLook:
-    """A camera that exposes each image by itself."""
-    warmth, tint = rng.normal(0.0, 0.07), rng.normal(0.0, 0.02)
-    spans = ((0.9, 1.35), (0.7, 1.2), (0.0, 0.25), (0.0, 2.0), (0.004, 0.03), (0.001, 0.01))
-    return CameraLook.drawn(rng, 0.0, warmth, tint, spans)
 
 
 def overlap(first: Rectangle, second: Rectangle) -> bool:

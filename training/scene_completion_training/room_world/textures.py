@@ -2,12 +2,11 @@
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from scene_completion_training.arrays import Floats, Random
 from scene_completion_training.street_world.textures import Texture, TextureAtlas, periodic_noise, plain, speckled
 
-Floats = NDArray[np.float32]
 FLOORS = ("floor_0", "floor_1", "floor_2")
 WALLS = ("wall_0", "wall_1", "wall_2")
 WOODS = ("wood_0", "wood_1", "wood_2")
@@ -16,7 +15,7 @@ PICTURES = tuple(f"picture_{number}" for number in range(6))
 TILE_M = dict.fromkeys((*FLOORS, *WALLS), (2.0, 2.0)) | {"tiles": (0.8, 0.8), "books": (1.0, 0.35)}
 
 
-def make_atlas(rng: np.random.Generator) -> TextureAtlas:
+def make_atlas(rng: Random) -> TextureAtlas:
     """All textures of a floor plan, each with colours of its own."""
     textures: dict[str, Floats] = {"plain": plain((1.0, 1.0, 1.0)), "ceiling": _walled(rng, ceiling=True)}
     textures |= {name: _floor(rng) for name in FLOORS} | {name: _walled(rng) for name in WALLS}
@@ -30,7 +29,7 @@ def make_atlas(rng: np.random.Generator) -> TextureAtlas:
     return TextureAtlas({name: Texture(image, TILE_M.get(name, (1.0, 1.0))) for name, image in textures.items()})
 
 
-def _muted(rng: np.random.Generator, low: float, high: float, saturation: float) -> tuple[float, float, float]:
+def _muted(rng: Random, low: float, high: float, saturation: float) -> tuple[float, float, float]:
     """A colour between two shades, more or less coloured."""
     shade = rng.uniform(low, high)
     tint = rng.normal(0.0, saturation, 3)
@@ -38,13 +37,13 @@ def _muted(rng: np.random.Generator, low: float, high: float, saturation: float)
     return float(red), float(green), float(blue)
 
 
-def _wood_colour(rng: np.random.Generator) -> tuple[float, float, float]:
+def _wood_colour(rng: Random) -> tuple[float, float, float]:
     shade = rng.uniform(0.25, 0.85)
     warm = rng.uniform(0.7, 0.95)
     return (shade, shade * warm, shade * warm * rng.uniform(0.65, 0.9))
 
 
-def _wood(rng: np.random.Generator, colour: tuple[float, float, float], size: int = 256) -> Floats:
+def _wood(rng: Random, colour: tuple[float, float, float], size: int = 256) -> Floats:
     image = plain(colour, size, size, rng.uniform(0.0, 0.3))
     grain = periodic_noise(rng, size, size, 1.0)
     grain = gaussian_filter(grain, (0.6, 14.0), mode="wrap")
@@ -52,7 +51,7 @@ def _wood(rng: np.random.Generator, colour: tuple[float, float, float], size: in
     return speckled(rng, image, fine=0.02, coarse=0.04)
 
 
-def _floor(rng: np.random.Generator) -> Floats:
+def _floor(rng: Random) -> Floats:
     kind = rng.integers(4)
     if kind == 0:  # boards
         image = _wood(rng, _wood_colour(rng), 512)
@@ -70,7 +69,7 @@ def _floor(rng: np.random.Generator) -> Floats:
     return speckled(rng, np.clip(image, 0.0, 1.0), fine=0.12, coarse=0.05)
 
 
-def _tiles(rng: np.random.Generator, count: int) -> Floats:
+def _tiles(rng: Random, count: int) -> Floats:
     image = plain(_muted(rng, 0.45, 0.92, 0.08), 512, 512, rng.uniform(0.1, 0.45))
     edge = 512 // count
     shade = 1.0 + rng.uniform(0.0, 0.08) * rng.standard_normal((count, count))
@@ -80,7 +79,7 @@ def _tiles(rng: np.random.Generator, count: int) -> Floats:
     return speckled(rng, np.clip(image, 0.0, 1.0), fine=0.02, coarse=0.04)
 
 
-def _walled(rng: np.random.Generator, *, ceiling: bool = False) -> Floats:
+def _walled(rng: Random, *, ceiling: bool = False) -> Floats:
     image = plain(_muted(rng, 0.75 if ceiling else 0.5, 0.97, 0.02 if ceiling else 0.09), 256, 256)
     if not ceiling and rng.random() < 0.2:  # wallpaper
         stripes = np.sign(np.sin(2.0 * np.pi * np.arange(256) * int(rng.integers(8, 24)) / 256.0))
@@ -88,7 +87,7 @@ def _walled(rng: np.random.Generator, *, ceiling: bool = False) -> Floats:
     return speckled(rng, np.clip(image, 0.0, 1.0), fine=0.015, coarse=0.02)
 
 
-def _cloth(rng: np.random.Generator) -> Floats:
+def _cloth(rng: Random) -> Floats:
     image = plain(_muted(rng, 0.15, 0.9, 0.25), 128, 128)
     if rng.random() < 0.3:
         pattern = np.sign(np.sin(2.0 * np.pi * np.arange(128) * int(rng.integers(2, 12)) / 128.0)).astype(np.float32)
@@ -96,12 +95,12 @@ def _cloth(rng: np.random.Generator) -> Floats:
     return speckled(rng, np.clip(image, 0.0, 1.0), fine=0.08, coarse=0.08)
 
 
-def _stone(rng: np.random.Generator) -> Floats:
+def _stone(rng: Random) -> Floats:
     image = plain(_muted(rng, 0.12, 0.85, 0.05), 256, 256, rng.uniform(0.2, 0.6))
     return speckled(rng, image, fine=rng.uniform(0.03, 0.25), coarse=0.1)
 
 
-def _books(rng: np.random.Generator) -> Floats:
+def _books(rng: Random) -> Floats:
     image = plain((0.1, 0.08, 0.06), 64, 256)
     left = 0
     while left < 250:
@@ -112,7 +111,7 @@ def _books(rng: np.random.Generator) -> Floats:
     return speckled(rng, np.clip(image, 0.0, 1.0), fine=0.04, coarse=0.04)
 
 
-def _picture(rng: np.random.Generator) -> Floats:
+def _picture(rng: Random) -> Floats:
     image = plain(_muted(rng, 0.2, 0.95, 0.3), 128, 128)
     for _ in range(int(rng.integers(2, 12))):
         centre, colour = rng.integers(0, 128, 2).tolist(), (*rng.uniform(0.0, 1.0, 3).tolist(), 0.1)
@@ -125,7 +124,7 @@ def _picture(rng: np.random.Generator) -> Floats:
     return speckled(rng, image, fine=0.05, coarse=0.1)
 
 
-def _pages(rng: np.random.Generator) -> Floats:
+def _pages(rng: Random) -> Floats:
     image = plain((0.9, 0.9, 0.88), 64, 64)
     if rng.random() < 0.6:
         image[..., :3] = rng.uniform(0.1, 0.9, 3)
@@ -134,7 +133,7 @@ def _pages(rng: np.random.Generator) -> Floats:
     return image
 
 
-def _screen(rng: np.random.Generator) -> Floats:
+def _screen(rng: Random) -> Floats:
     image = plain((0.03, 0.03, 0.035), 64, 64, 0.5)
     if rng.random() < 0.5:
         image[4:-4, 3:-3, :3] = rng.uniform(0.1, 0.9, 3)
@@ -145,7 +144,7 @@ def _screen(rng: np.random.Generator) -> Floats:
     return image
 
 
-def _view(rng: np.random.Generator) -> Floats:
+def _view(rng: Random) -> Floats:
     """What a window shows: bright sky above something green or grey."""
     image = plain((0.85, 0.92, 1.0), 128, 128)
     skyline = 70 + (6.0 * periodic_noise(rng, 1, 128, 1.2)[0]).astype(int)

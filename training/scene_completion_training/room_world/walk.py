@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from scene_completion_ros.evaluation.semantic_classes import ROOM_CLASSES, ROOM_IDS
@@ -13,6 +12,7 @@ from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.grids import ROOM_GRID
 from scene_completion_ros.sequences.rigs import ROOMS
+from scene_completion_training.arrays import Doubles, Floats, Random
 from scene_completion_training.room_world.plan import FloorPlan, Light, Room, overlap
 from scene_completion_training.street_world.camera_rig import rotation
 from scene_completion_training.street_world.drive import RenderedDrive
@@ -33,7 +33,6 @@ DIRECTIONS = 16  # that a camera may look in from a station
 # Share of a room's free voxels in view that a camera sees at least: what happens behind a closed door is no truth that
 # an image could tell.
 LEAST_SEEN = 0.05
-Floats = NDArray[np.float32]
 CELL_M = 0.1  # of the grid that knows how crowded a place is
 CROWD_M = 0.22  # standard deviation of the blur that makes it so
 AHEAD_M = 0.2  # how far before a surface it is looked up
@@ -118,7 +117,7 @@ class RoomWalk(RenderedDrive):
         inside = level & (indoors | truth.occupied & (number < 0))
         return replace(truth, known=truth.known & inside, class_map=ROOM_IDS)
 
-    def _poses(self, rng: np.random.Generator, frames: int, leg: int) -> list[RigidTransform]:
+    def _poses(self, rng: Random, frames: int, leg: int) -> list[RigidTransform]:
         """Of the camera's optical frame in the world: stations in turn in all rooms, and the way between them."""
         stations = -(-frames // leg) + 1
         areas = np.array([room.area for room in self.plan.rooms])
@@ -144,7 +143,7 @@ class RoomWalk(RenderedDrive):
             poses.append(RigidTransform(rotation(yaw, down, roll) @ axes, place))
         return poses
 
-    def _worth_seeing(self, rng: np.random.Generator, place: NDArray[np.float64]) -> float:
+    def _worth_seeing(self, rng: Random, place: Doubles) -> float:
         """A direction to look in, the more probably the farther one sees there."""
         yaw = rng.uniform(0.0, 2.0 * np.pi) + np.arange(DIRECTIONS) * 2.0 * np.pi / DIRECTIONS
         flat = np.stack([np.cos(yaw), np.sin(yaw), np.zeros(DIRECTIONS)], axis=1)
@@ -153,7 +152,7 @@ class RoomWalk(RenderedDrive):
         far = np.minimum(far, 0.5 * (np.roll(far, 1) + np.roll(far, -1))) ** 2
         return float(rng.choice(yaw, p=far / far.sum()))
 
-    def _free_place(self, rng: np.random.Generator, room: Room, tall: float) -> NDArray[np.float64]:
+    def _free_place(self, rng: Random, room: Room, tall: float) -> Doubles:
         x0, x1, y0, y1 = room.inside
         best = np.array([(x0 + x1) / 2, (y0 + y1) / 2, tall])
         for _ in range(200):
@@ -230,7 +229,7 @@ class RoomShader:
         i, j, k = np.clip(np.asarray(index), 0, np.asarray(self._grid.shape) - 1).T
         return np.asarray(np.exp(-DARKNESS * self._crowd[i, j, k]), np.float32)
 
-    def _add_lamp(self, rng: np.random.Generator, light: Floats, lamp: Light, point: Floats, normal: Floats) -> None:
+    def _add_lamp(self, rng: Random, light: Floats, lamp: Light, point: Floats, normal: Floats) -> None:
         spot = np.asarray(lamp.place, np.float32) + lamp.size * rng.uniform(-1.0, 1.0, point.shape).astype(np.float32)
         towards = spot - point
         distance = np.maximum(np.linalg.norm(towards, axis=1), 1e-3)

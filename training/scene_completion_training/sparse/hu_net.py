@@ -83,9 +83,8 @@ class VoxelHUNet(nn.Module):
             nn.ModuleList(Level(settings.blocks, width, level >= first) for level, width in enumerate(widths))
             for widths in (encoder, decoder)
         )
-        self.skips = nn.ModuleList(
-            nn.Sequential(nn.RMSNorm(c), nn.Linear(c, d)) for c, d in zip(encoder, decoder, strict=True)
-        )
+        pairs = zip(encoder, decoder, strict=True)
+        self.skips = nn.ModuleList(nn.Sequential(nn.RMSNorm(c), nn.Linear(c, d)) for c, d in pairs)
         self.skip_scales = nn.ParameterList(torch.ones(width) for width in decoder[:-1])
         self.tokens = nn.ParameterList(0.02 * torch.randn(width) for width in decoder)
 
@@ -105,10 +104,8 @@ class VoxelHUNet(nn.Module):
         self._check(features, pyramid, seen)
         skips = self.encode(features, seen)
         if visible is not None:
-            skips = [
-                _with_token(skip, token, *sets)
-                for skip, token, *sets in zip(skips, self.tokens, visible.levels, pyramid.levels, strict=True)
-            ]
+            of_levels = zip(skips, self.tokens, visible.levels, pyramid.levels, strict=True)
+            skips = [_with_token(*of_level) for of_level in of_levels]
         decoded = [self.decoders[-1](skips[-1], pyramid.levels[-1])]
         for level in reversed(range(self.settings.levels - 1)):
             fine = pyramid.levels[level]

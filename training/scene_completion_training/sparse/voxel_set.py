@@ -208,10 +208,8 @@ def sample_levels(levels: Sequence[Tensor], pyramid: Pyramid, points: Tensor) ->
     edges of the finest voxels: voxel i spans i to i + 1. Returns features [P, D_l] of each level, and whether a point
     has one [P]: what has one on the finest level has one on every level.
     """
-    sampled = [
-        sample(features, voxels, points, float(2**level))
-        for level, (features, voxels) in enumerate(zip(levels, pyramid.levels, strict=True))
-    ]
+    pairs = enumerate(zip(levels, pyramid.levels, strict=True))
+    sampled = [sample(features, voxels, points, float(2**level)) for level, (features, voxels) in pairs]
     return [features for features, _ in sampled], sampled[0][1]
 
 

@@ -16,17 +16,12 @@ from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.field_stage import BesideDensityStage
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, LiftedFeatures, TokenMaps
 from scene_completion_training.foundation.feature_store import mirrored_targets
-from scene_completion_training.losses.feature_agreement import (
-    TeacherSpec,
-    UncertaintyWeights,
-    agglomeration_terms,
-    check_teachers,
-    term_weights,
-)
+from scene_completion_training.losses import feature_agreement
 from scene_completion_training.losses.stereo_depth import positive_inverse_depth
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import FeatureObservation, TargetRarity
 from scene_completion_training.randomness import samples_of
+from scene_completion_training.stage import Batch
 
 FITTED_SAMPLES = 64  # samples whose tokens give a teacher's mean and spread
 TOKENS_A_SAMPLE = 512
@@ -39,7 +34,7 @@ FARTHEST = 1.2
 
 
 @dataclass
-class StoredTeacher(TeacherSpec):
+class StoredTeacher(feature_agreement.TeacherSpec):
     """A foundation model that the field learns from, by features on disk."""
 
     targets: str = ""  # folder of its precomputed features, see `scene-completion features`
@@ -79,7 +74,7 @@ class AgglomerationConfiguration(SingleImageConfiguration):
         super().check()
         self.check_start()
         settings = self.agglomeration
-        check_teachers(settings.teachers, "agglomeration.teachers")
+        feature_agreement.check_teachers(settings.teachers, "agglomeration.teachers")
         if not all(0.0 <= teacher.rarity <= 1.0 for teacher in settings.teachers):
             what = f"{[teacher.rarity for teacher in settings.teachers]}"
             raise ConfigurationError(what, where="agglomeration.teachers: rarity", cure="Take powers from 0 to 1")
@@ -112,7 +107,7 @@ class AgglomerationStage(BesideDensityStage):
         self.field = AgglomeratedField(density, dims, channels=requested.channels, units=requested.units)
         rarities = {spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in requested.teachers}
         self.rarity = nn.ModuleDict(rarities)
-        self.uncertainty = UncertaintyWeights(list(dims))
+        self.uncertainty = feature_agreement.UncertaintyWeights(list(dims))
         self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size)
         self.start_learning()
 
@@ -158,14 +153,14 @@ class AgglomerationStage(BesideDensityStage):
 
     def weights(self) -> dict[str, float]:
         """See `term_weights`."""
-        return term_weights(self.settings.agglomeration.teachers)
+        return feature_agreement.term_weights(self.settings.agglomeration.teachers)
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step; the uncertainties are curves of their own."""
         self.log_dict({f"uncertainty/{name}": p for name, p in self.uncertainty.uncertainties.items()})
         return super().training_step(batch, batch_index)
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """How far the features of points are from what the teachers say of them."""
         seen: FeatureObservation = self.observe(batch)
         points, targets, known = self._compared(batch, seen, generator)
@@ -177,12 +172,12 @@ class AgglomerationStage(BesideDensityStage):
         predicted = {spec.name: self.field.original(spec.name, features) for spec in teachers}
         targets = {spec.name: targets[spec.name] - self.field.centres[spec.name] for spec in teachers}
         weights = {spec.name: known[spec.name] * self.rarity[spec.name](targets[spec.name]) for spec in teachers}
-        return agglomeration_terms(teachers, self.uncertainty, predicted, targets, weights)
+        return feature_agreement.agglomeration_terms(teachers, self.uncertainty, predicted, targets, weights)
 
     @torch.no_grad()
     def _compared(
-        self, batch: dict[str, Tensor], seen: FeatureObservation, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        self, batch: Batch, seen: FeatureObservation, generator: torch.Generator
+    ) -> tuple[Tensor, Batch, Batch]:
         """Points [B, N, 3] (encoder frame, metres), and of each teacher targets [B N, D] and where they are known."""
         points, counted = [], []
         lifted: list[dict[str, LiftedFeatures]] = []
@@ -204,9 +199,7 @@ class AgglomerationStage(BesideDensityStage):
         found = torch.stack(points)
         counts = torch.stack(counted) & seen.in_view(found) & (found[..., 2] <= FARTHEST * self.viewpoint.volume.ahead)
         targets = {name: torch.cat([part[name].mean for part in lifted]) for name in self.stores}
-        known = {
-            name: counts.flatten() & (torch.cat([part[name].views for part in lifted]) > 0) for name in self.stores
-        }
+        known = {name: counts.flatten() & (torch.cat([of[name].views for of in lifted]) > 0) for name in self.stores}
         return found, targets, known
 
     def _surface_points(self, code: Tensor, count: int, generator: torch.Generator) -> Tensor:

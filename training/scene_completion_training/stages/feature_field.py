@@ -25,15 +25,8 @@ from scene_completion_training.networks.feature_field import (
     SalienceDownsampler,
     normalised,
 )
-from scene_completion_training.rendering.patches import (
-    RenderedPatches,
-    composite_features,
-    heaviest_samples,
-    invalid_rays,
-    observed_values,
-    render_rays,
-    sample_cell_rays,
-)
+from scene_completion_training.rendering import patches
+from scene_completion_training.stage import Batch
 
 LEAST_VALID = 0.5  # share of a patch's rays that must be valid for its token to be compared
 FEATURE_WEIGHT = 0.2  # weight of the cosine loss against the tokens (SceneDINO)
@@ -165,26 +158,24 @@ class FeatureFieldStage(BesideDensityStage):
         """Weight of each loss."""
         return {**super().weights(), "feature": FEATURE_WEIGHT, "feature_smoothness": self.settings.features.smoothness}
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Agreement with the tokens; with a learning density also its losses, of the same rays."""
         seen: FeatureObservation = self.observe(batch)
         half, render = batch["roles"].shape[1] // 2, self.settings.render
-        views = with_own_view(batch["roles"][:, :half], self.settings.features.own_view)
+        views, share = batch["roles"][:, :half], self.settings.features.own_view
+        if share:  # view 0 as often as it takes to have about this share of them
+            count = max(1, round(half * share / (1.0 - share)))
+            views = torch.cat([views.new_zeros(len(views), count), views], dim=1)
         if isinstance(self.targets, LiveTokens):
             batch = {**batch, **self.targets.of(batch["views"], views, generator)}
         batch = self._at_rays(batch)
         offsets = batch["feature_offsets"] / self.step_of_rays
-        rays, cells = sample_cell_rays(
-            self.loss_camera,
-            batch["encoder_from_view"],
-            views,
-            offsets,
-            patches=render.patches,
-            cell=self.settings.features.rays,
-            generator=generator,
+        poses, cell = batch["encoder_from_view"], self.settings.features.rays
+        rays, cells = patches.sample_cell_rays(
+            self.loss_camera, poses, views, offsets, patches=render.patches, cell=cell, generator=generator
         )
         with torch.no_grad() if self.frozen else nullcontext():
-            rendered = render_rays(
+            rendered = patches.render_rays(
                 seen, rays, samples=render.samples, near=self.near, far=self.far, generator=generator
             )
         terms = self._feature_terms(seen, rendered, cells, batch)
@@ -193,7 +184,7 @@ class FeatureFieldStage(BesideDensityStage):
             terms |= self.volume_terms(seen, rendered, batch, generator)
         return terms
 
-    def _at_rays(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _at_rays(self, batch: Batch) -> Batch:
         """The batch with its views at the resolution of `loss_camera`."""
         step = self.step_of_rays
         if step == 1:
@@ -204,37 +195,27 @@ class FeatureFieldStage(BesideDensityStage):
         return {**batch, "views": views, "masks": shown, "hints": batch["hints"][..., ::step, ::step]}
 
     def _feature_terms(
-        self, seen: FeatureObservation, rendered: RenderedPatches, cells: Tensor, batch: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+        self, seen: FeatureObservation, rendered: patches.RenderedPatches, cells: Tensor, batch: Batch
+    ) -> Batch:
         side, count = self.settings.features.rays, self.settings.features.samples
         outside = ~seen.in_view(rendered.points).reshape(rendered.weights.shape)
-        hidden = ~observed_values(batch["masks"][:, :, None], rendered)[..., 0]
-        valid = ~(invalid_rays(rendered.weights, outside[:, None]) | hidden).reshape(-1, side**2)  # [P, J]
-        points, weights = heaviest_samples(rendered, count)
-        composed = composite_features(seen.features(points), weights)
+        hidden = ~patches.observed_values(batch["masks"][:, :, None], rendered)[..., 0]
+        valid = ~(patches.invalid_rays(rendered.weights, outside[:, None]) | hidden).reshape(-1, side**2)  # [P, J]
+        points, weights = patches.heaviest_samples(rendered, count)
+        composed = patches.composite_features(seen.features(points), weights)
         expanded = normalised(self.field.expand(composed)).reshape(*valid.shape, -1)  # [P, J, D]
-        colours = observed_values(batch["views"], rendered).reshape(-1, side, side, 3).permute(0, 3, 1, 2)
+        colours = patches.observed_values(batch["views"], rendered).reshape(-1, side, side, 3).permute(0, 3, 1, 2)
         smoothness = feature_smoothness(expanded.reshape(-1, side, side, expanded.shape[-1]), colours)
         view = rendered.rays.view.reshape(*cells.shape[:2], -1)[..., 0]  # [B, P]
         return {"feature": self._agreement(expanded, valid, view, cells, batch), "feature_smoothness": smoothness}
 
-    def _agreement(
-        self, expanded: Tensor, valid: Tensor, view: Tensor, cells: Tensor, batch: dict[str, Tensor]
-    ) -> Tensor:
+    def _agreement(self, rays: Tensor, valid: Tensor, view: Tensor, cells: Tensor, batch: Batch) -> Tensor:
         """Cosine loss of rays [P, J, D] against the tokens of their cells (row, column) [B, P, 2] in views [B, P]."""
         tokens = batch["features"]  # [B, V, D, h, w]
         index = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(view)
         target = tokens[index, view, :, cells[..., 0], cells[..., 1]].flatten(0, 1).float() - self.field.target_mean
-        predicted = self.downsampler(expanded, valid) + self.artefacts(cells.flatten(0, 1))
+        predicted = self.downsampler(rays, valid) + self.artefacts(cells.flatten(0, 1))
         return cosine_loss(predicted, target, valid.float().mean(dim=1) >= LEAST_VALID)
-
-
-def with_own_view(views: Tensor, share: float) -> Tensor:
-    """Indices of views [B, L] with view 0 added as often as it takes to have about this share of them [B, M]."""
-    if not share:
-        return views
-    count = max(1, round(views.shape[1] * share / (1.0 - share)))
-    return torch.cat([views.new_zeros(len(views), count), views], dim=1)
 
 
 def feature_targets(settings: FeatureSettings) -> FeatureStore | LiveTokens:

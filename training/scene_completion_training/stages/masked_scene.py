@@ -10,20 +10,12 @@ from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.configuration import TrainingConfiguration
+from scene_completion_training.masked_scene import objective
 from scene_completion_training.masked_scene.data import MaskSettings, SceneData, SceneDataSettings
-from scene_completion_training.masked_scene.objective import (
-    SceneView,
-    distance,
-    momentum,
-    sampled,
-    spread,
-    student_features,
-    update_teacher,
-)
 from scene_completion_training.masked_scene.scenes import FEATURES
 from scene_completion_training.masked_scene.views import SceneViewSettings
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
-from scene_completion_training.stage import Stage
+from scene_completion_training.stage import Batch, Stage
 
 POINTS = 8192  # most hidden points of a step that are compared; of scenes of voxels, their centres
 BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.05  # of AdamW, as in the source (MSM, T14)
@@ -92,24 +84,24 @@ class MaskedSceneStage(Stage):
         """Every level weighs the same."""
         return {f"level_{level}": 1.0 for level in range(self.settings.network.levels)}
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Distance of the student's features at hidden points to the teacher's, a level each."""
         levels = self.settings.network.levels
-        hidden = SceneView(batch["student_index"], batch["student_features"], levels)
-        whole = SceneView(batch["teacher_index"], batch["teacher_features"], levels)
+        hidden = objective.SceneView(batch["student_index"], batch["student_features"], levels)
+        whole = objective.SceneView(batch["teacher_index"], batch["teacher_features"], levels)
         places, others = batch["student_points"], batch["teacher_points"]
         chosen = torch.randperm(len(places), generator=generator)[:POINTS].to(places.device)
-        made = student_features(self.student, hidden, batch["masked"])
+        made = objective.student_features(self.student, hidden, batch["masked"])
         with torch.no_grad():
             taught = self.field(whole.features, whole.pyramid)
-            targets = sampled(taught, whole, others[chosen])
+            targets = objective.sampled(taught, whole, others[chosen])
         self._watch(targets)
-        answers = sampled(made, hidden, places[chosen])
-        return {f"level_{level}": distance(answers[level], targets[level]) for level in range(levels)}
+        answers = objective.sampled(made, hidden, places[chosen])
+        return {f"level_{level}": objective.distance(answers[level], targets[level]) for level in range(levels)}
 
     def _watch(self, targets: list[Tensor]) -> None:
         """Logs the spread of the teacher's features; a TrainingError if a level's has been too small for too long."""
-        spreads = [spread(target) for target in targets]
+        spreads = [objective.spread(target) for target in targets]
         self.log_dict({f"spread/level_{level}": value for level, value in enumerate(spreads)})
         low = torch.tensor([value < LEAST_SPREAD for value in spreads], device=self.collapsed.device)
         self.collapsed.copy_((self.collapsed + 1) * low)
@@ -122,7 +114,7 @@ class MaskedSceneStage(Stage):
                 cure="Start again with a lower learning_rate, a higher momentum, or more scenes",
             )
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step; it also logs how many voxels a second the training sees."""
         now = time.perf_counter()
         if self._ended is not None:
@@ -134,7 +126,8 @@ class MaskedSceneStage(Stage):
         """The student's step, then the teacher's, before a checkpoint is written."""
         super().optimizer_step(*args, **kwargs)
         settings = self.settings
-        update_teacher(self.field, self.student, momentum(self.global_step, settings.steps, settings.momentum))
+        kept = objective.momentum(self.global_step, settings.steps, settings.momentum)
+        objective.update_teacher(self.field, self.student, kept)
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine for the student; the teacher follows it."""

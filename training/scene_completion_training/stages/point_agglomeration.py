@@ -8,16 +8,11 @@ from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.configuration import TrainingConfiguration
-from scene_completion_training.losses.feature_agreement import (
-    UncertaintyWeights,
-    agglomeration_terms,
-    check_teachers,
-    term_weights,
-)
+from scene_completion_training.losses import feature_agreement
 from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints, HeadKind
 from scene_completion_training.points.data import PointData, PointDataSettings
 from scene_completion_training.points.lifting import LiftingSettings, PixelTeacher
-from scene_completion_training.stage import Stage
+from scene_completion_training.stage import Batch, Stage
 
 POWER = 0.9  # of the fall of the learning rate
 
@@ -38,7 +33,7 @@ class PointAgglomerationConfiguration(TrainingConfiguration):
     def check(self) -> None:
         """Refuses a training without teachers, and numbers that cannot be."""
         super().check()
-        check_teachers(self.teachers, "teachers")
+        feature_agreement.check_teachers(self.teachers, "teachers")
         self.lifting.check("lifting")
         if not all(teacher.dim > 0 and teacher.cell > 0 and teacher.noise >= 0.0 for teacher in self.teachers):
             what = f"{[(teacher.dim, teacher.cell, teacher.noise) for teacher in self.teachers]}"
@@ -59,7 +54,7 @@ class PointAgglomerationStage(Stage):
     def __init__(self, settings: PointAgglomerationConfiguration) -> None:
         super().__init__(settings)
         self.field = AgglomeratedPoints({teacher.name: teacher.dim for teacher in settings.teachers}, settings.heads)
-        self.uncertainty = UncertaintyWeights([teacher.name for teacher in settings.teachers])
+        self.uncertainty = feature_agreement.UncertaintyWeights([teacher.name for teacher in settings.teachers])
 
     def make_data(self) -> PointData:
         """Scenes with lifted features."""
@@ -68,14 +63,14 @@ class PointAgglomerationStage(Stage):
 
     def weights(self) -> dict[str, float]:
         """See `term_weights`."""
-        return term_weights(self.settings.teachers)
+        return feature_agreement.term_weights(self.settings.teachers)
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step; the uncertainties are curves of their own."""
         self.log_dict({f"uncertainty/{name}": p for name, p in self.uncertainty.uncertainties.items()})
         return super().training_step(batch, batch_index)
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """How far the features of voxels are from what the teachers say of a point in each."""
         features = self.field(batch["voxel_index"], batch["inputs"])[batch["known"]]
         names = [teacher.name for teacher in self.settings.teachers]
@@ -83,7 +78,9 @@ class PointAgglomerationStage(Stage):
         shared = torch.stack([target.any(dim=1) for target in targets.values()]).all(dim=0)
         predicted = {name: self.field.heads.of(name, features) for name in names}
         weights = dict.fromkeys(names, shared)
-        return agglomeration_terms(self.settings.teachers, self.uncertainty, predicted, targets, weights)
+        return feature_agreement.agglomeration_terms(
+            self.settings.teachers, self.uncertainty, predicted, targets, weights
+        )
 
     def configure_optimizers(self) -> Any:
         """Adam on the network and the uncertainties."""

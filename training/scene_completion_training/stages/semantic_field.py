@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES
@@ -13,6 +13,7 @@ from scene_completion_training.field_stage import BesideDensityStage
 from scene_completion_training.losses.occupancy import rendered_class_loss
 from scene_completion_training.networks.feature_field import FeatureObservation, SemanticField
 from scene_completion_training.rendering.patches import composite_features, invalid_rays, observed_values
+from scene_completion_training.stage import Batch
 
 CLASSES = len(CITYSCAPES_CLASSES)
 
@@ -69,7 +70,7 @@ class SemanticFieldStage(BesideDensityStage):
         """Weight of each loss."""
         return {**super().weights(), "classes": self.settings.class_weight}
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The losses of the density, and the classes along the same rays."""
         seen: FeatureObservation = self.observe(batch)
         rendered = self.rendered(seen, batch, generator)

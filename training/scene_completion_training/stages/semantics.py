@@ -25,15 +25,10 @@ from scene_completion_training.losses.feature_agreement import (
     estimate_forces,
 )
 from scene_completion_training.losses.means import gathered, shared_count
-from scene_completion_training.networks.feature_field import (
-    CropBuffer,
-    DistillationHead,
-    FeatureField,
-    FeatureObservation,
-    normalised,
-)
+from scene_completion_training.networks import feature_field
 from scene_completion_training.randomness import samples_of
 from scene_completion_training.rendering.patches import points_in_balls, render_depth, surface_centres
+from scene_completion_training.stage import Batch
 
 OVERSAMPLING = 4  # points drawn in a ball for each that is kept: those that are not occupied are left out
 # Pixels between the rays that centres are drawn from: 96 for each of five bins at 192×640. Rendering them is most of a
@@ -73,13 +68,9 @@ class SemanticsConfiguration(Configuration):
         if not self.features_from:
             return completed
         stored = Checkpoint.read(Path(self.features_from))
-        return dataclasses.replace(
-            completed,
-            encoder=stored.trunk,
-            encoder_weights=stored.configuration.get("encoder_weights", ""),
-            hidden=stored.configuration.get("hidden", self.hidden),
-            half_resolution_steps=self.steps if stored.half_resolution else 0,
-        )
+        then, half = stored.configuration, self.steps if stored.half_resolution else 0
+        same = {"encoder_weights": then.get("encoder_weights", ""), "hidden": then.get("hidden", self.hidden)}
+        return dataclasses.replace(completed, encoder=stored.trunk, half_resolution_steps=half, **same)
 
     def check(self) -> None:
         """Refuses semantics without a feature field."""
@@ -93,22 +84,22 @@ class SemanticsStage(SingleImageStage):
     """Trains a `DistillationHead` on a frozen `FeatureField`; a BundleError where its checkpoint holds none."""
 
     configuration_class = SemanticsConfiguration
-    field_class = FeatureField
+    field_class = feature_field.FeatureField
     next_command = "scene-completion classes {checkpoint} --student BUNDLE --data SEQUENCES --output classes"
-    field: FeatureField
+    field: feature_field.FeatureField
     settings: SemanticsConfiguration
 
     def __init__(self, settings: SemanticsConfiguration) -> None:
         stored = Checkpoint.read(Path(settings.features_from))
-        field, link = stored.field_of(FeatureField), stored.occupancy_link()
+        field, link = stored.field_of(feature_field.FeatureField), stored.occupancy_link()
         super().__init__(settings)
         self.field = field.eval().requires_grad_(False)
         self.linked = link is not None
         if link is not None:
             self.link.load_state_dict(link.state_dict())
         self.link.requires_grad_(False)
-        self.head = DistillationHead(field.target_size, CHANNELS)
-        self.buffer = CropBuffer(BUFFER, settings.crop_points, field.target_size)
+        self.head = feature_field.DistillationHead(field.target_size, CHANNELS)
+        self.buffer = feature_field.CropBuffer(BUFFER, settings.crop_points, field.target_size)
         self.forces_values: Tensor
         self.register_buffer("forces_values", torch.full((len(PAIRS), 2), float("nan")))
 
@@ -138,15 +129,17 @@ class SemanticsStage(SingleImageStage):
         return dense
 
     @torch.no_grad()
-    def crops(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    def crops(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Expanded features of length one [N, crop_points, D] of the occupied points around surfaces of the images."""
         settings, scale = self.settings, self.viewpoint.volume.scale
         found = []
         for number, own in enumerate(samples_of(generator, len(batch["image"]))):
-            seen: FeatureObservation = self.observe({"image": batch["image"][number : number + 1]})
+            seen: feature_field.FeatureObservation = self.observe({"image": batch["image"][number : number + 1]})
             near, far = self.point_code.near, self.point_code.far
             depth = render_depth(seen, self.camera, near=near, far=far, device=self.device, stride=DEPTH_STRIDE)
-            camera = _strided(self.camera, DEPTH_STRIDE)
+            whole, stride = self.camera, DEPTH_STRIDE  # of every so many-th pixel
+            fx, fy, cx, cy = (value / stride for value in (whole.fx, whole.fy, whole.cx, whole.cy))
+            camera = Camera(fx, fy, cx, cy, whole.width // stride, whole.height // stride)
             centres = surface_centres(depth, camera, BINS, APART_M * scale, own)
             points = points_in_balls(centres, RADIUS_M * scale, OVERSAMPLING * settings.crop_points, own)
             flat = points.reshape(1, -1, 3)
@@ -154,12 +147,12 @@ class SemanticsStage(SingleImageStage):
             for crop, inside in zip(points, kept, strict=True):
                 if int(inside.sum()) >= settings.crop_points:
                     chosen = crop[inside][: settings.crop_points]
-                    found.append(normalised(self.field.expand(seen.features(chosen[None])))[0])
+                    found.append(feature_field.normalised(self.field.expand(seen.features(chosen[None])))[0])
         if not found:
             return torch.zeros(0, settings.crop_points, self.field.target_size, device=self.device)
         return torch.stack(found)
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Attraction and repulsion of points within a crop, with a similar one and with any one."""
         crops, images = self.crops(batch, generator), len(batch["image"])
         # Processes share the buffer, and each draws from it by itself.
@@ -167,7 +160,7 @@ class SemanticsStage(SingleImageStage):
         partners = self.buffer.partners(crops, own) if len(crops) else None
         share = len(crops) / shared_count(crops.new_tensor(float(len(crops))))
         zero = sum(parameter.sum() for parameter in self.head.parameters()) * 0.0
-        terms: dict[str, Tensor] = {pair: torch.as_tensor(zero) for pair in PAIRS}
+        terms: Batch = {pair: torch.as_tensor(zero) for pair in PAIRS}
         if partners is not None:
             others: dict[Pair, Tensor] = {"self": crops, "similar": partners.similar, "random": partners.random}
             forces = self._forces(crops, others)
@@ -186,9 +179,8 @@ class SemanticsStage(SingleImageStage):
         if self.settings.forces == "kitti_360":
             return KITTI_360_FORCES
         if torch.isnan(self.forces_values).any() or int(self.buffer.filled) < len(self.buffer.features) // 2:
-            similarities = {
-                pair: torch.einsum("npd,nqd->npq", crops[:, ::4], other[:, ::4]) for pair, other in others.items()
-            }
+            some = crops[:, ::4]
+            similarities = {pair: torch.einsum("npd,nqd->npq", some, other[:, ::4]) for pair, other in others.items()}
             found = estimate_forces(similarities)
             fresh = crops.new_tensor([[found[pair].weight, found[pair].shift] for pair in PAIRS])
             known = ~torch.isnan(self.forces_values).any()
@@ -198,9 +190,3 @@ class SemanticsStage(SingleImageStage):
     def configure_optimizers(self) -> Any:
         """Adam on the head alone."""
         return torch.optim.Adam(self.head.parameters(), self.settings.learning_rate)
-
-
-def _strided(camera: Camera, stride: int) -> Camera:
-    """The camera whose pixels are every so many-th one of another, from its first on."""
-    fx, fy, cx, cy = (value / stride for value in (camera.fx, camera.fy, camera.cx, camera.cy))
-    return Camera(fx, fy, cx, cy, camera.width // stride, camera.height // stride)

@@ -12,6 +12,7 @@ from scene_completion_training.data.module import SequencesData
 from scene_completion_training.field_stage import SingleImageStage
 from scene_completion_training.losses.occupancy import occupancy_distillation
 from scene_completion_training.networks.density_field import DensityField, OccupancyLink, SingleViewObservation
+from scene_completion_training.stage import Batch
 
 # Voxels behind the measured depth from which a point counts as hidden: nearer ones may be of the surface.
 HIDDEN_VOXELS = 2.0
@@ -78,7 +79,7 @@ class SingleViewStage(SingleImageStage):
             field, link = copy.deepcopy(self.field), copy.deepcopy(self.link)
             self._forerunner = Forerunner(field.eval().requires_grad_(False), link.requires_grad_(False))
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Depth of every pixel, rendered patches of loss views, voxel centres."""
         seen = self.observe(batch)
         terms = self.dense_depth(seen.depth_code, batch["hint"])
@@ -88,7 +89,7 @@ class SingleViewStage(SingleImageStage):
                 terms["retention"] = self._retained(seen, batch, generator)
         return terms
 
-    def _retained(self, seen: SingleViewObservation, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    def _retained(self, seen: SingleViewObservation, batch: Batch, generator: torch.Generator) -> Tensor:
         """How far its occupancy of hidden points is from that of what it started from."""
         points, before = self.volume(batch, generator), self._forerunner
         field, link = before.field.to(self.device), before.link.to(self.device)

@@ -20,7 +20,8 @@ from scene_completion_training.field_stage import SingleImageStage, encoded_view
 from scene_completion_training.losses.occupancy import density_distillation, occupancy_distillation
 from scene_completion_training.networks.density_field import DensityField, OccupancyLink, SingleViewObservation
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.rendering.patches import RenderedPatches
+from scene_completion_training.rendering.patches import Rendered
+from scene_completion_training.stage import Batch
 
 
 @dataclass
@@ -160,7 +161,7 @@ class StudentStage(SingleImageStage):
         """Weight of each loss."""
         return {**super().weights(), "distillation": self.settings.distillation.weight}
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """What `single_view` has, and agreement with the teacher wherever a ray or a voxel was queried."""
         seen = self.observe(batch)
         terms = {} if self.settings.distillation.freeze_encoder else self.dense_depth(seen.depth_code, batch["hint"])
@@ -169,11 +170,7 @@ class StudentStage(SingleImageStage):
         return terms | {"distillation": self._distilled(seen, rendered, batch, generator)}
 
     def _distilled(
-        self,
-        seen: SingleViewObservation,
-        rendered: RenderedPatches | None,
-        batch: dict[str, Tensor],
-        generator: torch.Generator,
+        self, seen: SingleViewObservation, rendered: Rendered, batch: Batch, generator: torch.Generator
     ) -> Tensor:
         """At the voxels, at points anywhere in the view, and along the rays."""
         settings = self.settings.distillation

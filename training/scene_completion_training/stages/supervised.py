@@ -9,7 +9,6 @@ towns. Nothing unsupervised starts from it, and it is not deployed.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_training.configuration import SingleImageConfiguration
@@ -17,6 +16,7 @@ from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.field_stage import BesideDensityStage
 from scene_completion_training.losses.occupancy import class_cross_entropy
 from scene_completion_training.networks.feature_field import ClassField, FeatureObservation
+from scene_completion_training.stage import Batch
 
 
 @dataclass
@@ -58,7 +58,7 @@ class SupervisedStage(BesideDensityStage):
         """There is one loss."""
         return {"classes": 1.0}
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Cross entropy of the labelled voxels that lie in the view."""
         seen: FeatureObservation = self.observe(batch)
         points = batch["label_points"]

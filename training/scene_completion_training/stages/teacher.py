@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import MultiViewConfiguration
 from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.field_stage import FieldStage, encoded_views
 from scene_completion_training.networks.multi_view_field import MultiViewField, MultiViewObservation
+from scene_completion_training.stage import Batch
 
 
 @dataclass
@@ -45,12 +45,12 @@ class TeacherStage(FieldStage):
         else:
             self.encoder.load_state_dict(weights.under("encoder."))
 
-    def observe(self, batch: dict[str, Tensor], generator: torch.Generator | None = None) -> MultiViewObservation:
+    def observe(self, batch: Batch, generator: torch.Generator | None = None) -> MultiViewObservation:
         """The teacher with the batch's views encoded; views are dropped where there is a generator."""
         images, _, poses = encoded_views(batch)
         return self.field.observe(self.sized(images), poses, generator)
 
-    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Depth of every pixel of every encoder view, rendered patches of loss views, voxel centres."""
         seen = self.observe(batch, generator if self.training else None)
         terms = self.dense_depth(seen.depth_codes.flatten(0, 1), encoded_views(batch)[1].flatten(0, 1))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import (
     DEFAULT_GRID,
@@ -18,6 +17,7 @@ from scene_completion_ros.geometry import (
     VoxelGrid,
 )
 from scene_completion_ros.geometry.distortion import undistorted_angle
+from scene_completion_training.arrays import Doubles, Floats, Random, Reals
 from scene_completion_training.street_world.kernels import compiled
 from scene_completion_training.viewpoint import Volume
 
@@ -41,7 +41,7 @@ VARIED_HEIGHTS_M, VARIED_PITCH, VARIED_ROLL = (0.4, 2.2), np.deg2rad(3.0), np.de
 VARIED_FOCAL_PER_WIDTH = (0.42, 0.78)
 
 
-def viewing_directions(camera: Camera, pixels: NDArray[np.floating]) -> NDArray[np.float64]:
+def viewing_directions(camera: Camera, pixels: Reals) -> Doubles:
     """Unit directions [..., 3] in the optical frame of pixels [..., 2]; NaN where the lens shows nothing."""
     if camera.distortion_model != "equidistant":
         rays = np.asarray(camera.unproject(np.asarray(pixels, np.float64)))
@@ -55,7 +55,7 @@ def viewing_directions(camera: Camera, pixels: NDArray[np.floating]) -> NDArray[
     return np.asarray(directions)
 
 
-def turned(directions: NDArray[np.float32], rotation: NDArray[np.float64]) -> NDArray[np.float32]:
+def turned(directions: Floats, rotation: Doubles) -> Floats:
     """Directions [N, 3] turned by a rotation matrix."""
     out = np.empty(directions.shape, np.float32)
     compiled("turn")(directions, rotation.astype(np.float32), out)
@@ -63,7 +63,7 @@ def turned(directions: NDArray[np.float32], rotation: NDArray[np.float64]) -> ND
 
 
 @lru_cache(maxsize=8)
-def pixel_directions(camera: Camera, supersampling: int = 1) -> NDArray[np.float32]:
+def pixel_directions(camera: Camera, supersampling: int = 1) -> Floats:
     """Directions through k by k points of every pixel, float32 [H * k, W * k, 3]; kept, as drives reuse them."""
     fine = camera.resized(camera.width * supersampling, camera.height * supersampling)
     directions = viewing_directions(fine, fine.pixel_centres()).astype(np.float32)
@@ -165,7 +165,7 @@ def mounted(rig: StreetRig, seed: int) -> StreetRig:
     return replace(rig, rig_from_camera={name: turn @ pose for name, pose in rig.rig_from_camera.items()})
 
 
-def _varied(rig: StreetRig, rng: np.random.Generator) -> StreetRig:
+def _varied(rig: StreetRig, rng: Random) -> StreetRig:
     low, high = VARIED_HEIGHTS_M
     height = rng.uniform(1.35, 1.95) if rng.random() < 0.5 else float(np.exp(rng.uniform(np.log(low), np.log(high))))
     pitch, roll = rng.uniform(-VARIED_PITCH, VARIED_PITCH), rng.uniform(-VARIED_ROLL, VARIED_ROLL)
@@ -176,7 +176,7 @@ def _varied(rig: StreetRig, rng: np.random.Generator) -> StreetRig:
     return replace(rig, cameras={LEFT: replace(old, fx=focal, fy=focal)}, rig_from_camera={LEFT: pose})
 
 
-def rotation(yaw: float, pitch: float, roll: float) -> NDArray[np.float64]:
+def rotation(yaw: float, pitch: float, roll: float) -> Doubles:
     """Rotation by roll about x, then pitch about y, then yaw about z."""
     cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
     about_z = np.array([[cy, -sy, 0.0], [sy, cy, 0.0], [0.0, 0.0, 1.0]])

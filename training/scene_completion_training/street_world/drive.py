@@ -19,6 +19,7 @@ from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.picture_files import decode_picture, to_rgb
 from scene_completion_ros.report.pictures import encode_picture
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+from scene_completion_training.arrays import Bytes, Floats
 from scene_completion_training.street_world.camera_rig import LEFT, StreetRig, mounted
 from scene_completion_training.street_world.ground_truth import voxel_truth
 from scene_completion_training.street_world.scene import Renderer, Scene, View, build_scene, scan, trace_view
@@ -52,7 +53,7 @@ class RenderedImage:
     def __init__(self, content: Callable[[], FrameContent], camera: str) -> None:
         self._content, self._camera = content, camera
 
-    def __call__(self) -> NDArray[np.uint8]:
+    def __call__(self) -> Bytes:
         """Decode: uint8 RGB [H, W, 3]."""
         return to_rgb(decode_picture(np.frombuffer(self.encoded()[0], np.uint8), "jpeg", where=self._camera))
 
@@ -102,7 +103,7 @@ class RenderedDrive(ABC):
         """Pose of a camera's optical frame at a frame."""
         return self.poses[index] @ self.rig_from_camera[camera]
 
-    def image(self, index: int, camera: str) -> NDArray[np.uint8]:
+    def image(self, index: int, camera: str) -> Bytes:
         """Render a frame: uint8 RGB [H, W, 3]."""
         seed = (self.seed, index, list(self.cameras).index(camera))
         return self.renderer_at(index).image(self.cameras[camera], self.world_from_camera(index, camera), seed)
@@ -171,16 +172,9 @@ class RenderedDrive(ABC):
         for index, (stamp, pose) in enumerate(zip(self.stamps, self.poses, strict=True)):
             images = {name: RenderedImage(partial(content, index), name) for name in self.cameras}
             frames.append(Frame(stamp, images, pose, {name: partial(asset, index, name) for name in names}))
-        return PosedSequence(
-            name=f"{self.kind.replace(' ', '_')}_{self.seed:04d}",
-            cameras=dict(self.cameras),
-            rig_from_camera=dict(self.rig_from_camera),
-            frames=frames,
-            pose_source=f"exact poses of the {self.kind}",
-            metric_scale=True,
-            provenance=self.provenance(),
-            rig_from_sensor=self.sensors(),
-        )
+        name, source = f"{self.kind.replace(' ', '_')}_{self.seed:04d}", f"exact poses of the {self.kind}"
+        rig, others = (dict(self.cameras), dict(self.rig_from_camera)), self.sensors()
+        return PosedSequence(name, *rig, frames, source, provenance=self.provenance(), rig_from_sensor=others)
 
     def sensors(self) -> dict[str, RigidTransform]:
         """Places of what else the rig carries."""
@@ -238,7 +232,7 @@ class StreetDrive(RenderedDrive):
         """The LiDAR's place."""
         return {"velodyne": self.rig.rig_from_lidar}
 
-    def lidar(self, index: int) -> NDArray[np.float32]:
+    def lidar(self, index: int) -> Floats:
         """LiDAR points of a frame in the rig frame, float32 [N, 3]."""
         world_from_lidar = self.poses[index] @ self.rig.rig_from_lidar
         points, _ = scan(self.scene_at(index), self.rig.lidar, world_from_lidar, (self.seed, index))

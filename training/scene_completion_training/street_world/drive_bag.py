@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rosbags.interfaces import Nodetype
 from rosbags.typesys.store import Typestore
 
@@ -16,6 +15,7 @@ from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.sequences.posed_sequence import EncodedImage, ImageSource, PosedSequence
+from scene_completion_training.arrays import Doubles, Floats
 from scene_completion_training.street_world.camera_rig import LEFT
 
 MAP, BASE, LIDAR = "map", "base_link", "velodyne"
@@ -81,7 +81,7 @@ def _header(stamp_ns: int, frame: str) -> dict[str, Any]:
     return {"stamp": {"sec": stamp_ns // 10**9, "nanosec": stamp_ns % 10**9}, "frame_id": frame}
 
 
-def _named(names: str, values: NDArray[np.float64]) -> dict[str, float]:
+def _named(names: str, values: Doubles) -> dict[str, float]:
     return dict(zip(names, values.tolist(), strict=True))
 
 
@@ -114,7 +114,7 @@ def _camera_info(stamp_ns: int, frame: str, camera: Camera) -> dict[str, Any]:
     }
 
 
-def _cloud(stamp_ns: int, points: NDArray[np.float32]) -> dict[str, Any]:
+def _cloud(stamp_ns: int, points: Floats) -> dict[str, Any]:
     """Points [N, 3] in the LiDAR's frame."""
     return {
         "header": _header(stamp_ns, LIDAR),

@@ -1,11 +1,10 @@
 """House fronts (four bays by four floors, the ground floor at the bottom), boards, and with them what is drawn."""
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_training.arrays import Floats, Random
 from scene_completion_training.street_world.textures import Texture, drawn, periodic_noise, plain, speckled
 
-Floats = NDArray[np.float32]
 FACADE_COUNT = 10
 SIGN_COUNT = 4
 BAY_M, FLOOR_M = 3.0, 3.0
@@ -16,7 +15,7 @@ WALL_COLOURS = (
 )  # fmt: skip
 
 
-def facade(rng: np.random.Generator, kind: int) -> Texture:
+def facade(rng: Random, kind: int) -> Texture:
     """One house front; even kinds have shops on the ground floor, every third one is of brick."""
     height, width = FLOORS * CELL, BAYS * CELL
     image = plain(WALL_COLOURS[kind % len(WALL_COLOURS)], height, width)
@@ -44,7 +43,7 @@ def facade(rng: np.random.Generator, kind: int) -> Texture:
     return Texture(np.clip(image, 0.0, 1.0), (BAYS * BAY_M, FLOORS * FLOOR_M))
 
 
-def _brick_pattern(rng: np.random.Generator, image: Floats) -> None:
+def _brick_pattern(rng: Random, image: Floats) -> None:
     height, width = image.shape[:2]
     y, x = np.mgrid[0:height, 0:width]
     row = y // 4
@@ -56,7 +55,7 @@ def _brick_pattern(rng: np.random.Generator, image: Floats) -> None:
 class _WindowStyle:
     """What the windows of one house have in common."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: Random) -> None:
         self.width, self.height = int(rng.integers(44, 72)), int(rng.integers(62, 82))
         self.frame = np.array(rng.choice([0.93, 0.86, 0.30, 0.42]) * np.ones(3), np.float32)
         self.panes = int(rng.integers(1, 4))
@@ -64,7 +63,7 @@ class _WindowStyle:
         self.surround = float(rng.choice([1.0, 1.15, 0.82]))
 
 
-def _window(rng: np.random.Generator, cell: Floats, style: _WindowStyle) -> None:
+def _window(rng: Random, cell: Floats, style: _WindowStyle) -> None:
     x0, y0 = (CELL - style.width) // 2, (CELL - style.height) // 2 - 4
     x1, y1 = x0 + style.width, y0 + style.height
     cell[y0 - 7 : y1 + 7, x0 - 7 : x1 + 7, :3] *= style.surround
@@ -82,7 +81,7 @@ def _window(rng: np.random.Generator, cell: Floats, style: _WindowStyle) -> None
     cell[y1 + 4 : y1 + 8, x0 - 5 : x1 + 5, :3] *= 0.6
 
 
-def _glass(rng: np.random.Generator, pane: Floats) -> None:
+def _glass(rng: Random, pane: Floats) -> None:
     height, width = pane.shape[:2]
     pane[:] = (0.10, 0.12, 0.15, 0.35)
     kind = rng.random()
@@ -99,7 +98,7 @@ def _glass(rng: np.random.Generator, pane: Floats) -> None:
         pane[-int(rng.integers(10, 22)) :, x : x + 10, :3] = rng.uniform(0.2, 0.7, 3)
 
 
-def _door(rng: np.random.Generator, cell: Floats) -> None:
+def _door(rng: Random, cell: Floats) -> None:
     colour = rng.uniform(0.12, 0.5, 3)
     cell[26:, 36:92, :3] *= 0.75
     cell[30:, 40:88] = (*colour, 0.05)
@@ -110,7 +109,7 @@ def _door(rng: np.random.Generator, cell: Floats) -> None:
     cell[14:26, 40:88] = (0.16, 0.18, 0.20, 0.4)
 
 
-def _shop(rng: np.random.Generator, cell: Floats) -> None:
+def _shop(rng: Random, cell: Floats) -> None:
     cell[4:30, :, :3] = rng.uniform(0.1, 0.75, 3)
     x = 10
     while x < CELL - 16:  # the name board: letter-like blocks
@@ -126,7 +125,7 @@ def _shop(rng: np.random.Generator, cell: Floats) -> None:
         cell[32:118, x : x + 4] = (0.25, 0.25, 0.26, 0.1)
 
 
-def board(rng: np.random.Generator) -> Texture:
+def board(rng: Random) -> Texture:
     """A direction board or a poster: blocks of lettering on a plain or coloured ground."""
     ground = [(0.05, 0.15, 0.5), (0.92, 0.9, 0.86), (0.85, 0.65, 0.05)][int(rng.integers(3))]
     image = plain(ground, 64, 128)
@@ -140,7 +139,7 @@ def board(rng: np.random.Generator) -> Texture:
     return Texture(image, (1.0, 1.0))
 
 
-def made_textures(rng: np.random.Generator) -> dict[str, Texture]:
+def made_textures(rng: Random) -> dict[str, Texture]:
     """Everything with windows, wheels or letters."""
     textures = {f"facade_{kind}": facade(rng, kind) for kind in range(FACADE_COUNT)}
     textures |= {f"sign_{kind}": drawn(f"sign_{kind}", rng) for kind in range(SIGN_COUNT)}

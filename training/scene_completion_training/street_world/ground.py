@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_training.arrays import Doubles, Reals
 from scene_completion_training.street_world.parts import Part, quads
 from scene_completion_training.street_world.street_line import StreetLine
 from scene_completion_training.street_world.street_profile import StreetClass, StreetProfile, Strip
 from scene_completion_training.street_world.textures import TextureAtlas
 
-Floats = NDArray[np.float64]
 CELL_M = 1.0
 BESIDE_M = (1.3, 2.6, 4.0)  # terrain that belongs to the street's own mesh, beyond its last strip
 SUNK_BESIDE_M = 1.1  # up to here the terrain's grid lies under the street's mesh
@@ -43,7 +42,7 @@ class SideStreet:
         return self.left if side > 0 else self.right
 
 
-def smoothstep(x: NDArray[np.floating]) -> Floats:
+def smoothstep(x: Reals) -> Doubles:
     """0 below 0, 1 above 1, smooth between."""
     x = np.clip(np.asarray(x, np.float64), 0.0, 1.0)
     return np.asarray(x * x * (3.0 - 2.0 * x))
@@ -52,10 +51,8 @@ def smoothstep(x: NDArray[np.floating]) -> Floats:
 class Ground:
     """Shape of the ground along a street; the terrain undulates with four phases."""
 
-    def __init__(
-        self, line: StreetLine, profile: StreetProfile, side_streets: Sequence[SideStreet], phases: Floats
-    ) -> None:
-        self.line, self.profile, self.side_streets = line, profile, tuple(side_streets)
+    def __init__(self, line: StreetLine, profile: StreetProfile, sides: Sequence[SideStreet], phases: Doubles) -> None:
+        self.line, self.profile, self.side_streets = line, profile, tuple(sides)
         self._phases = phases
 
     def height(self, s: float, d: float) -> float:
@@ -66,7 +63,7 @@ class Ground:
         over = self.strip(s, d).height if abs(d) < side.walk_edge else side.kerb * (not on_arm)
         return float(self.line.height_at(s) + over + self.rise(np.array([d]), xy)[0])
 
-    def rise(self, d: Floats, xy: Floats) -> Floats:
+    def rise(self, d: Doubles, xy: Doubles) -> Doubles:
         """How far the terrain lies above its street at signed distances d [N] and world points [N, 2]."""
         total = np.zeros(len(d))
         for sign in (1, -1):
@@ -77,14 +74,14 @@ class Ground:
             total += np.where(sign * d > 0, bank + rolling * self._waves(xy), 0.0)
         return total
 
-    def seen_from(self, street: SideStreet, xy: Floats) -> tuple[Floats, Floats]:
+    def seen_from(self, street: SideStreet, xy: Doubles) -> tuple[Doubles, Doubles]:
         """How far world points [N, 2] lie along the main street from a side street, and to the left of it, metres."""
         heading = float(self.line.heading_at(street.s))
         away = xy - self.line.point(street.s, 0.0)
         along = away @ np.array([np.cos(heading), np.sin(heading)])
         return along, away @ np.array([-np.sin(heading), np.cos(heading)])
 
-    def _waves(self, xy: Floats) -> Floats:
+    def _waves(self, xy: Doubles) -> Doubles:
         x, y = xy[:, 0], xy[:, 1]
         a, b, c, d = self._phases
         short = np.sin(x / 11.0 + a) * np.sin(y / 9.0 + b)
@@ -119,19 +116,17 @@ class _Quads:
 
     def __init__(self, atlas: TextureAtlas) -> None:
         self._atlas = atlas
-        self._corners: dict[tuple[str, StreetClass], list[Floats]] = defaultdict(list)
-        self._uv: dict[tuple[str, StreetClass], list[Floats]] = defaultdict(list)
+        self._corners: dict[tuple[str, StreetClass], list[Doubles]] = defaultdict(list)
+        self._uv: dict[tuple[str, StreetClass], list[Doubles]] = defaultdict(list)
 
-    def add(self, texture: str, label: StreetClass, corners: Floats, metres: Floats) -> None:
+    def add(self, texture: str, label: StreetClass, corners: Doubles, metres: Doubles) -> None:
         """Add quads [Q, 4, 3] with texture coordinates [Q, 4, 2] in metres."""
         self._corners[texture, label].append(corners)
         self._uv[texture, label].append(metres / np.asarray(self._atlas.tile_m[texture]))
 
     def parts(self) -> list[Part]:
-        return [
-            quads(np.concatenate(corners), np.concatenate(self._uv[key]), key[0], key[1], solid=False)
-            for key, corners in self._corners.items()
-        ]
+        every = self._corners.items()
+        return [quads(np.concatenate(found), np.concatenate(self._uv[key]), *key, solid=False) for key, found in every]
 
 
 def make_ground(ground: Ground, start: float, end: float, atlas: TextureAtlas) -> list[Part]:
@@ -144,13 +139,13 @@ def make_ground(ground: Ground, start: float, end: float, atlas: TextureAtlas) -
     return found.parts()
 
 
-def _half_street(ground: Ground, rows: Floats, sign: int, found: _Quads) -> None:
+def _half_street(ground: Ground, rows: Doubles, sign: int, found: _Quads) -> None:
     """Strips, arms of side streets and kerbs to one side of the centre line."""
     side = ground.profile.side(sign)
     inner = sorted({0.0, *(strip.outer for strip in side.strips("")), *(side.walk_edge + m for m in BESIDE_M)})
     arms = [street for street in ground.side_streets if street.reach(sign) > 0.0]
     edges = np.array(inner + [inner[-1] + step for step in np.arange(6.0, ARM_M - inner[-1], 6.0)])
-    laid = [_strips_of_row(ground, float(s), sign, edges, len(inner), arms) for s in rows]
+    laid = [_strips(ground, float(s), sign, edges, len(inner), arms) for s in rows]
     # An arm that ends leaves strips of the row before without a neighbour: their edge is that of this row.
     ended = [before[len(row) :] for before, row in zip([[], *laid], laid, strict=False)]
     drawn = [[*row, *rest] for row, rest in zip(laid, ended, strict=True)]
@@ -172,9 +167,7 @@ def _half_street(ground: Ground, rows: Floats, sign: int, found: _Quads) -> None
         previous = row
 
 
-def _strips_of_row(
-    ground: Ground, s: float, sign: int, edges: Floats, inner: int, arms: Sequence[SideStreet]
-) -> list[Strip]:
+def _strips(ground: Ground, s: float, sign: int, edges: Doubles, inner: int, arms: Sequence[SideStreet]) -> list[Strip]:
     """Surfaces of a row of cells from the centre line outwards; beyond the inner edges only on the arm of a street."""
     middle = s + CELL_M / 2
     arm = any(street.covers(middle, sign, street.sidewalk + BESIDE_M[-1]) for street in arms)
@@ -183,8 +176,8 @@ def _strips_of_row(
 
 
 def _cells(
-    ground: Ground, rows: Floats, sign: int, edges: Floats, drawn: Sequence[Sequence[Strip]]
-) -> tuple[Floats, Floats]:
+    ground: Ground, rows: Doubles, sign: int, edges: Doubles, drawn: Sequence[Sequence[Strip]]
+) -> tuple[Doubles, Doubles]:
     """Top faces of all cells, counter-clockwise from above: corners [N, 4, 3], texture metres [N, 4, 2]."""
     line = ground.line
     s = np.repeat(rows, [len(row) for row in drawn])[:, None]
@@ -204,7 +197,7 @@ def _cells(
     return np.concatenate([xy, z[..., None]], axis=-1), np.stack([np.abs(d), along], axis=-1)
 
 
-def _wall(edge: Floats, strip: Strip, other: Strip | None, found: _Quads) -> None:
+def _wall(edge: Doubles, strip: Strip, other: Strip | None, found: _Quads) -> None:
     """Kerb between two strips, or the skirt that hides the gap to the terrain's grid."""
     if other is None:
         drop, texture, label = SKIRT_M, "grass", StreetClass.TERRAIN
@@ -234,7 +227,7 @@ def _terrain(ground: Ground, line: StreetLine, found: _Quads) -> None:
     _grid_quads(ground, cells[far & ~near], COARSE_M, found)
 
 
-def _grid_quads(ground: Ground, cells: Floats, size: float, found: _Quads) -> None:
+def _grid_quads(ground: Ground, cells: Doubles, size: float, found: _Quads) -> None:
     square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * size
     xy = cells[:, None] + square[None]  # [C, 4, 2]
     # Neighbours share corners: each is computed once.
@@ -250,7 +243,7 @@ def _grid_quads(ground: Ground, cells: Floats, size: float, found: _Quads) -> No
             found.add(texture, StreetClass.TERRAIN, corners[chosen], xy[chosen])
 
 
-def terrain_height(ground: Ground, points: Floats) -> Floats:
+def terrain_height(ground: Ground, points: Doubles) -> Doubles:
     """World z of the terrain's grid at points [N, 2]; it dives under the street's own mesh."""
     line = ground.line
     _, d = line.nearest(points)

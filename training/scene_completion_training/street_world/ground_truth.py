@@ -3,16 +3,15 @@
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scene_completion_ros.evaluation.truth import FREE, VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask
 from scene_completion_training.street_world.camera_rig import pixel_directions, turned
 from scene_completion_training.street_world.kernels import compiled
 from scene_completion_training.street_world.parts import Part
 from scene_completion_training.street_world.scene import Scene, trace_view
 
-Mask = NDArray[np.bool_]
 SAMPLES_PER_VOXEL = 2.5  # surface samples along a voxel's edge
 COLUMN_RAYS = 3  # ground rays along each side of a column
 
@@ -38,23 +37,11 @@ def voxel_truth(
     label[below] = 0  # foundations are no concern of anybody
     interior = (inside > 0) & (surface == 0) & ~below
     in_view, visible = _visibility(scene, camera, world_from_camera, grid, grid_from_camera)
-    return VoxelTruth(
-        "exact",
-        grid,
-        grid_from_camera,
-        label > FREE,
-        ~below,
-        in_view,
-        visible,
-        interior=interior,
-        label=label,
-        ground=heights.mean(axis=(1, 3)).astype(np.float32),
-    )
+    known = {"interior": interior, "label": label, "ground": heights.mean(axis=(1, 3)).astype(np.float32)}
+    return VoxelTruth("exact", grid, grid_from_camera, label > FREE, ~below, in_view, visible, **known)
 
 
-def _ground(
-    scene: Scene, grid: VoxelGrid, grid_from_world: RigidTransform
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+def _ground(scene: Scene, grid: VoxelGrid, grid_from_world: RigidTransform) -> tuple[Bytes, Doubles]:
     """Labels of the ground's voxels [X, Y, Z] and heights of the ground below rays, [X, R, Y, R], grid frame."""
     steps = [(np.arange(size * COLUMN_RAYS) + 0.5) / COLUMN_RAYS * grid.voxel_size for size in grid.shape[:2]]
     x, y = np.meshgrid(grid.origin[0] + steps[0], grid.origin[1] + steps[1], indexing="ij")
@@ -67,7 +54,8 @@ def _ground(
     height = start[:, 2] - hits.distance
     classes = scene.label[np.isin(scene.label, scene.world.ground_classes)]
     points = np.concatenate([start[:, :2], height[:, None]], axis=-1)[hits.hit]
-    label = _most_points(points, classes[hits.triangle[hits.hit]], grid)
+    order, first, names = _by_class(classes[hits.triangle[hits.hit]])
+    label = _vote("vote_points", (np.ascontiguousarray(points[order]), first, names), grid)
     return label, height.reshape(grid.shape[0], COLUMN_RAYS, grid.shape[1], COLUMN_RAYS)
 
 
@@ -81,7 +69,7 @@ def _near_parts(scene: Scene, grid: VoxelGrid, grid_from_world: RigidTransform) 
     return [scene.parts[k] for k in np.flatnonzero(touching) if scene.parts[k].label not in scene.world.ground_classes]
 
 
-def _solid_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTransform) -> NDArray[np.uint8]:
+def _solid_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTransform) -> Bytes:
     """Class of the solid that holds each voxel's centre; the first part wins where solids overlap."""
     label = np.zeros(grid.shape, np.uint8)
     axes = grid.axis_centres()
@@ -91,9 +79,7 @@ def _solid_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTrans
             continue
         corners = grid_from_world.apply(part.corners)
         low, high = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
-        box = tuple(
-            slice(*np.searchsorted(axis, (first, last))) for axis, first, last in zip(axes, low, high, strict=True)
-        )
+        box = tuple(slice(*np.searchsorted(axis, (a, b))) for axis, a, b in zip(axes, low, high, strict=True))
         if any(where.stop <= where.start for where in box):
             continue
         normals, offsets = part.planes()
@@ -105,7 +91,7 @@ def _solid_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTrans
     return label
 
 
-def _surface_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTransform) -> NDArray[np.uint8]:
+def _surface_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTransform) -> Bytes:
     """Class with the largest surface in each voxel."""
     if not parts:
         return np.zeros(grid.shape, np.uint8)
@@ -117,33 +103,25 @@ def _surface_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTra
     return most_surface(corners[touching], classes[touching], grid)
 
 
-def most_surface(corners: NDArray[np.float64], classes: NDArray[np.uint8], grid: VoxelGrid) -> NDArray[np.uint8]:
+def most_surface(corners: Doubles, classes: Bytes, grid: VoxelGrid) -> Bytes:
     """Class with the largest surface in each voxel [X, Y, Z], of triangles [F, 3, 3] with classes [F]."""
     order, start, names = _by_class(classes)
     spacing = grid.voxel_size / SAMPLES_PER_VOXEL
     return _vote("vote_triangles", (np.ascontiguousarray(corners[order]), start, names, spacing), grid)
 
 
-def _most_points(points: NDArray[np.float64], classes: NDArray[np.uint8], grid: VoxelGrid) -> NDArray[np.uint8]:
-    """Most frequent class of the points in each voxel, 0 where there is none."""
-    order, start, names = _by_class(classes)
-    return _vote("vote_points", (np.ascontiguousarray(points[order]), start, names), grid)
-
-
-def _by_class(classes: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
+def _by_class(classes: Bytes) -> tuple[Ints, Ints, Bytes]:
     """Order that sorts by class, first place of each class and the end, and the classes."""
     order = np.argsort(classes, kind="stable")
     names, start = np.unique(classes[order], return_index=True)
     return order, np.append(start, len(classes)), names
 
 
-def _vote(name: str, what: tuple[object, ...], grid: VoxelGrid) -> NDArray[np.uint8]:
+def _vote(name: str, what: tuple[object, ...], grid: VoxelGrid) -> Bytes:
     count = int(np.prod(grid.shape))
     label, best, votes = np.zeros(count, np.uint8), np.zeros(count, np.int32), np.zeros(count, np.int32)
-    shape = np.asarray(grid.shape)
-    compiled(name)(
-        *what, np.asarray(grid.origin), grid.voxel_size, shape, label, best, votes, np.empty(count, np.int64)
-    )
+    origin, shape = np.asarray(grid.origin), np.asarray(grid.shape)
+    compiled(name)(*what, origin, grid.voxel_size, shape, label, best, votes, np.empty(count, np.int64))
     return label.reshape(grid.shape)
 
 
@@ -168,9 +146,7 @@ def _visibility(
 
 
 @lru_cache(maxsize=2)
-def _centre_rays(
-    camera: Camera, grid: VoxelGrid, grid_from_camera: tuple[float, ...]
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+def _centre_rays(camera: Camera, grid: VoxelGrid, grid_from_camera: tuple[float, ...]) -> tuple[Ints, Floats, Floats]:
     """Voxels whose centre is in view, unit directions to them in the optical frame, distances; the same every frame."""
     pose = RigidTransform.from_matrix(np.array(grid_from_camera).reshape(4, 4))
     centres = pose.inverse().apply(grid.centres().reshape(-1, 3))

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_training.arrays import Doubles, Random
 from scene_completion_training.street_world.ground import Ground
 from scene_completion_training.street_world.parts import Part, moved_all, triple
 from scene_completion_training.street_world.street_objects import bush, conifer, tree
 
-Floats = NDArray[np.float64]
 CLEARANCE_M = 2.6  # height over the lanes up to which plants are cut
 
 
@@ -23,7 +22,7 @@ class Nursery:
     bushes: list[list[Part]]
 
 
-def make_nursery(rng: np.random.Generator) -> Nursery:
+def make_nursery(rng: Random) -> Nursery:
     """Grow a town's plants."""
     heights = rng.uniform(5.0, 13.0, 8)
     return Nursery(
@@ -37,7 +36,7 @@ def make_nursery(rng: np.random.Generator) -> Nursery:
 class Layout:
     """A stretch of the street, from one arc length to another, that is furnished; and the spots that are taken."""
 
-    rng: np.random.Generator
+    rng: Random
     ground: Ground
     nursery: Nursery
     start: float
@@ -92,7 +91,7 @@ class Layout:
         self.parts += moved
         return True
 
-    def is_clear(self, xy: Floats, margin: float) -> bool:
+    def is_clear(self, xy: Doubles, margin: float) -> bool:
         """Whether world points [N, 2] keep a margin beyond the street's and the side streets' own ground."""
         _, d = self.line.nearest(xy)
         edge = np.where(d > 0, self.profile.left.walk_edge, self.profile.right.walk_edge)
@@ -105,7 +104,7 @@ class Layout:
                 return False
         return True
 
-    def _claim_all(self, xy: Floats) -> bool:
+    def _claim_all(self, xy: Doubles) -> bool:
         taken = np.array(self.taken or [(1e9, 1e9, 0.0)])
         away = np.linalg.norm(xy[:, None] - taken[None, :, :2], axis=-1) - taken[None, :, 2]
         if (away < 0.6).any():
@@ -113,13 +112,11 @@ class Layout:
         self.taken += [(float(x), float(y), 0.6) for x, y in xy]
         return True
 
-    def along(
-        self, start: float, end: float, d: float, make: Callable[[float], list[Part]], piece: float = 2.5
-    ) -> None:
+    def along(self, start: float, end: float, d: float, make: Callable[[float], list[Part]], each: float = 2.5) -> None:
         """Lay pieces end to end from one arc length to another at a distance d; `make` gets the length of each."""
         if end - start < 0.3:
             return
-        count = max(1, round((end - start) / piece))
+        count = max(1, round((end - start) / each))
         s = np.linspace(start, end, count + 1)
         xy = self.line.point(s, d)
         z = np.array([self.ground.height(float(a), d) for a in s])
@@ -133,7 +130,7 @@ class Layout:
             yaw = float(np.arctan2(steps[k, 1], steps[k, 0]))
             self.parts += moved_all(things, (float(xy[k, 0]), float(xy[k, 1]), float(z[k])), yaw)
 
-    def _keeps_off(self, xy: Floats, d: float) -> bool:
+    def _keeps_off(self, xy: Doubles, d: float) -> bool:
         """Whether points meant for distance d are that far from all of the street, also inside a corner."""
         _, nearest = self.line.nearest(xy)
         return bool((np.abs(nearest) > abs(d) - 0.25).all())
@@ -178,11 +175,11 @@ class Layout:
         self._place_trimmed(things, s, d)
 
 
-def _copy(part: Part, scale: float, shade: Floats) -> Part:
+def _copy(part: Part, scale: float, shade: Doubles) -> Part:
     return replace(part, corners=part.corners * scale, tint=triple(np.asarray(part.tint) * shade))
 
 
-def _footprint(xy: Floats) -> Floats:
+def _footprint(xy: Doubles) -> Doubles:
     """Points a metre apart in the convex hull of points [N, 2], its edge included."""
     from scipy.spatial import ConvexHull
 

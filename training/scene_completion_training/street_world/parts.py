@@ -6,9 +6,9 @@ from functools import cache
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from scene_completion_training.arrays import Doubles, Ints, Reals
+
 Colour = tuple[float, float, float]
 Place = tuple[float, float, float]  # metres; also a size
 Span = tuple[float, float]  # metres, from and to
@@ -30,10 +30,10 @@ _NEXT, _AFTER = np.array([1, 2, 0]), np.array([2, 0, 1])  # axes of a cross prod
 class Part:
     """One mesh of one class; the triangles of a solid part bound one convex body, counter-clockwise from outside."""
 
-    corners: Floats  # triangle corners, [F, 3, 3] metres, world or object frame
-    uv: Floats  # texture coordinates of the corners, [F, 3, 2] in tiles of the texture
-    normals: Floats  # shading normals of the corners, [F, 3, 3]
-    texture: NDArray[np.int64]  # texture name of each face's group, [F] index into `texture_names`
+    corners: Doubles  # triangle corners, [F, 3, 3] metres, world or object frame
+    uv: Doubles  # texture coordinates of the corners, [F, 3, 2] in tiles of the texture
+    normals: Doubles  # shading normals of the corners, [F, 3, 3]
+    texture: Ints  # texture name of each face's group, [F] index into `texture_names`
     texture_names: tuple[str, ...]
     tint: Colour  # linear colour the texture is multiplied with
     label: int  # its class, of which each world has its own
@@ -55,7 +55,7 @@ class Part:
         rotation = about_x @ about_y
         return replace(self, corners=self.corners @ rotation.T, normals=self.normals @ rotation.T)
 
-    def planes(self) -> tuple[Floats, Floats]:
+    def planes(self) -> tuple[Doubles, Doubles]:
         """Outward face planes n.p <= offset of the convex body: normals [F, 3], offsets [F]."""
         a, b, c = self.corners[:, 0], self.corners[:, 1], self.corners[:, 2]
         normal = np.cross(b - a, c - a)
@@ -65,7 +65,7 @@ class Part:
         return normal, np.einsum("ij,ij->i", normal, a[keep])
 
 
-def triple(values: NDArray[np.floating]) -> Place:
+def triple(values: Reals) -> Place:
     """Three values, of a colour or a place, as a tuple."""
     return (float(values[0]), float(values[1]), float(values[2]))
 
@@ -81,7 +81,7 @@ def moved_all(parts: list[Part], translation: Place, yaw: float = 0.0) -> list[P
 
 
 def quads(
-    corners: Floats, uv: Floats, textures: str | tuple[str, ...], label: int, tint: Colour = WHITE, solid: bool = True
+    corners: Doubles, uv: Doubles, textures: str | tuple[str, ...], label: int, tint: Colour = WHITE, solid: bool = True
 ) -> Part:
     """Part of quadrilaterals [Q, 4, 3] with texture coordinates [Q, 4, 2]; one texture, or one for each quad."""
     names = (textures,) if isinstance(textures, str) else tuple(sorted(set(textures)))
@@ -92,7 +92,7 @@ def quads(
     return Part(points, places, _flat_normals(points), texture, names, tint, label, solid)
 
 
-def _flat_normals(corners: Floats) -> Floats:
+def _flat_normals(corners: Doubles) -> Doubles:
     # By hand: a town has thousands of parts of a few faces, for which np.cross takes ten times as long.
     a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     normal = a[:, _NEXT] * b[:, _AFTER] - a[:, _AFTER] * b[:, _NEXT]
@@ -132,25 +132,21 @@ def _tile_m(tile: Tile, textures: str | tuple[str, ...]) -> tuple[float, float] 
     return TILES_M.get(textures, (1.0, 1.0)) if isinstance(textures, str) else (1.0, 1.0)
 
 
-def _face_uv(length: float, height: float, tile: tuple[float, float] | None) -> Floats:
+def _face_uv(length: float, height: float, tile: tuple[float, float] | None) -> Doubles:
     u, v = (1.0, 1.0) if tile is None else (length / tile[0], height / tile[1])
     return np.array([(0.0, 0.0), (u, 0.0), (u, v), (0.0, v)])
 
 
-def box(
-    size: Place, centre: Place, textures: Faces, label: int, *, tint: Colour = WHITE, tile: Tile = "natural"
-) -> Part:
+def box(size: Place, centre: Place, faces: Faces, label: int, *, tint: Colour = WHITE, tile: Tile = "natural") -> Part:
     """Axis-parallel box."""
     (x, y, z), (half_x, half_y, half_z) = centre, (size[0] / 2, size[1] / 2, size[2] / 2)
     rectangle = (x - half_x, x + half_x, y - half_y, y + half_y)
-    return frustum(rectangle, rectangle, (z - half_z, z + half_z), textures, label, tint=tint, tile=tile)
+    return frustum(rectangle, rectangle, (z - half_z, z + half_z), faces, label, tint=tint, tile=tile)
 
 
-def extrusion(
-    profile: Floats, y: Span, textures: Ends, label: int, tint: Colour = WHITE, tile: Tile = "natural"
-) -> Part:
+def extrusion(profile: Doubles, y: Span, ends: Ends, label: int, tint: Colour = WHITE, tile: Tile = "natural") -> Part:
     """Convex profile [K, 2] of (x, z), counter-clockwise seen from -y, drawn along y; textures of caps and mantle."""
-    count, size = len(profile), _tile_m(tile, textures)
+    count, size = len(profile), _tile_m(tile, ends)
     near = np.insert(profile, 1, y[0], axis=1)  # [K, 3]
     far = np.insert(profile, 1, y[1], axis=1)
     low, high = profile.min(axis=0), profile.max(axis=0)
@@ -164,7 +160,7 @@ def extrusion(
     for k in range(count):
         start, end = (0.0, 1.0) if size is None else (along[k] * v, along[k + 1] * v)
         mantle_uv[k] = [(0.0, end), (0.0, start), (u, start), (u, end)]
-    part = quads(mantle, mantle_uv, textures[1], label, tint=tint)
+    part = quads(mantle, mantle_uv, ends[1], label, tint=tint)
     fan = np.array([[0, k, k + 1] for k in range(1, count - 1)])
     caps = np.concatenate([near[fan], far[fan[:, ::-1]]])
     return replace(
@@ -173,23 +169,17 @@ def extrusion(
         uv=np.concatenate([part.uv, cap_uv[fan], cap_uv[fan[:, ::-1]]]),
         normals=np.concatenate([part.normals, _flat_normals(caps)]),
         texture=np.concatenate([np.zeros(2 * count, np.int64), np.ones(len(caps), np.int64)]),
-        texture_names=(textures[1], textures[0]),
+        texture_names=(ends[1], ends[0]),
     )
 
 
 def cylinder(
-    radius: float,
-    length: float,
-    textures: Ends,
-    label: int,
-    tint: Colour = WHITE,
-    tile: Tile = "stretched",
-    sides: int = 12,
+    radius: float, long: float, ends: Ends, label: int, tint: Colour = WHITE, tile: Tile = "stretched", sides: int = 12
 ) -> Part:
     """Cylinder along y, centred on the origin; tilt it upright with `upright`."""
     angle = 2.0 * np.pi * np.arange(sides) / sides
     profile = radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    part = extrusion(profile, (-length / 2, length / 2), textures, label, tint=tint, tile=tile)
+    part = extrusion(profile, (-long / 2, long / 2), ends, label, tint=tint, tile=tile)
     normals = part.normals.copy()
     mantle = part.texture == 0
     radial = part.corners[mantle] * np.array([1.0, 0.0, 1.0])
@@ -202,9 +192,7 @@ def upright(part: Part, foot: Place, length: float) -> Part:
     return part.tilted(roll=np.pi / 2).moved((foot[0], foot[1], foot[2] + length / 2))
 
 
-def ellipsoid(
-    radii: Place, centre: Place, texture: str, label: int, *, tint: Colour = WHITE, tile: float = 1.0
-) -> Part:
+def ellipsoid(radii: Place, centre: Place, cover: str, label: int, *, tint: Colour = WHITE, tile: float = 1.0) -> Part:
     """Smoothly shaded convex ellipsoid with 80 faces."""
     unit = _icosphere()
     corners = unit * np.asarray(radii)
@@ -214,11 +202,11 @@ def ellipsoid(
     axis = np.abs(unit.mean(axis=1)).argmax(axis=-1)
     pick = np.array([(1, 2), (0, 2), (0, 1)])[axis]  # [F, 2]
     uv = np.take_along_axis(corners + np.asarray(centre), pick[:, None].repeat(3, axis=1), axis=2) / tile
-    return Part(corners + np.asarray(centre), uv, normals, np.zeros(len(corners), np.int64), (texture,), tint, label)
+    return Part(corners + np.asarray(centre), uv, normals, np.zeros(len(corners), np.int64), (cover,), tint, label)
 
 
 @cache
-def _icosphere() -> Floats:
+def _icosphere() -> Doubles:
     golden = (1.0 + np.sqrt(5.0)) / 2.0
     vertices = np.array(
         [

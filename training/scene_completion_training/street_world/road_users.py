@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from scene_completion_training.arrays import Random
 from scene_completion_training.street_world.parts import (
     Colour,
     Part,
@@ -69,13 +70,13 @@ _SHAPES: dict[str, _Body] = {  # bonnet and tail as shares of the length
 _SHAPE_SHARES = (0.12, 0.30, 0.18, 0.13, 0.04, 0.12, 0.11)
 
 
-def paint(rng: np.random.Generator) -> Colour:
+def paint(rng: Random) -> Colour:
     """A usual car colour, a little off."""
     colour = PAINTS[int(rng.choice(len(PAINTS), p=PAINTS[:, 0] / PAINTS[:, 0].sum())), 1:]
     return triple(colour * rng.uniform(0.85, 1.15))
 
 
-def car(rng: np.random.Generator) -> Vehicle:
+def car(rng: Random) -> Vehicle:
     """A car from the smallest to minivans and off-roaders."""
     shape = _SHAPES[str(rng.choice(list(_SHAPES), p=_SHAPE_SHARES))]
     stretch = np.clip(rng.normal(1.0, 0.03, 4), (0.93, 0.96, 0.96, 0.97), (1.07, 1.04, 1.04, 1.04)).tolist()
@@ -124,7 +125,7 @@ def _wheels(
     return [wheel.moved((x, side * (half - inset), radius)) for x in at for side in (-1, 1)]
 
 
-def van(rng: np.random.Generator) -> Vehicle:
+def van(rng: Random) -> Vehicle:
     """A delivery van or a camper."""
     length, half, roof = float(rng.uniform(4.9, 5.9)), 0.98, float(rng.uniform(1.95, 2.6))
     colour = paint(rng) if rng.random() < 0.5 else (0.92, 0.92, 0.9)
@@ -146,7 +147,7 @@ def van(rng: np.random.Generator) -> Vehicle:
     return Vehicle(parts, length, 2 * half)
 
 
-def truck(rng: np.random.Generator, *, long: bool = False) -> Vehicle:
+def truck(rng: Random, *, long: bool = False) -> Vehicle:
     """A lorry with a box body, or an articulated one."""
     body, half = float(rng.uniform(9.0, 12.5) if long else rng.uniform(4.4, 6.5)), 1.2
     high, label, colour = float(rng.uniform(3.1, 3.8)), StreetClass.TRUCK, paint(rng)
@@ -167,7 +168,7 @@ def truck(rng: np.random.Generator, *, long: bool = False) -> Vehicle:
     return Vehicle([*parts, *lamps], length, 2 * half)
 
 
-def bus(rng: np.random.Generator) -> Vehicle:
+def bus(rng: Random) -> Vehicle:
     """A city bus."""
     length, half, label = float(rng.uniform(10.5, 12.2)), 1.25, StreetClass.OTHER_VEHICLE
     colour: Colour = (float(rng.uniform(0.1, 0.9)), float(rng.uniform(0.1, 0.8)), float(rng.uniform(0.05, 0.6)))
@@ -182,7 +183,7 @@ def bus(rng: np.random.Generator) -> Vehicle:
     return Vehicle(parts, length, 2 * half)
 
 
-def trailer(rng: np.random.Generator) -> Vehicle:
+def trailer(rng: Random) -> Vehicle:
     """A caravan or a small flat trailer."""
     label = StreetClass.OTHER_VEHICLE
     if rng.random() < 0.5:
@@ -202,7 +203,7 @@ def _tube(start: Place, end: Place, size: float, label: StreetClass) -> Part:
     return rod.tilted(pitch=pitch).moved(triple((a + b) / 2))
 
 
-def bicycle(rng: np.random.Generator, label: StreetClass = StreetClass.BICYCLE) -> Vehicle:
+def bicycle(rng: Random, label: StreetClass = StreetClass.BICYCLE) -> Vehicle:
     """Two thin wheels, a frame, a saddle and a handlebar."""
     rear, crank, head, seat = (-0.52, 0.0, 0.34), (-0.08, 0.0, 0.28), (0.36, 0.0, 0.86), (-0.2, 0.0, 0.84)
     parts = [cylinder(0.34, 0.04, ("spokes", "rubber"), label, sides=16).moved((x, 0.0, 0.34)) for x in (-0.52, 0.52)]
@@ -216,7 +217,7 @@ def bicycle(rng: np.random.Generator, label: StreetClass = StreetClass.BICYCLE) 
     return Vehicle(parts, 1.75, 0.56)
 
 
-def motorcycle(rng: np.random.Generator, label: StreetClass = StreetClass.MOTORCYCLE) -> Vehicle:
+def motorcycle(rng: Random, label: StreetClass = StreetClass.MOTORCYCLE) -> Vehicle:
     """A motorcycle or a scooter."""
     colour = paint(rng)
     parts = [cylinder(0.31, 0.13, ("wheel", "rubber"), label, sides=14).moved((x, 0.0, 0.31)) for x in (-0.7, 0.72)]
@@ -232,20 +233,20 @@ def motorcycle(rng: np.random.Generator, label: StreetClass = StreetClass.MOTORC
     return Vehicle(parts, 2.05, 0.7)
 
 
-def cyclist(rng: np.random.Generator) -> Vehicle:
+def cyclist(rng: Random) -> Vehicle:
     """Somebody on a bicycle."""
     label = StreetClass.BICYCLIST
     return Vehicle([*bicycle(rng, label).parts, *rider(rng, label, saddle=0.95)], 1.75, 0.56)
 
 
-def motorcyclist(rng: np.random.Generator) -> Vehicle:
+def motorcyclist(rng: Random) -> Vehicle:
     """Somebody on a motorcycle."""
     label = StreetClass.MOTORCYCLIST
     ridden = motorcycle(rng, label).parts
     return Vehicle([*ridden, *moved_all(rider(rng, label, saddle=0.85), (-0.1, 0.0, 0.0))], 2.05, 0.7)
 
 
-def _clothes(rng: np.random.Generator) -> tuple[Colour, Colour]:
+def _clothes(rng: Random) -> tuple[Colour, Colour]:
     """Coat and trousers: mostly dull, sometimes bright."""
     shade = float(rng.uniform(0.03, 0.5))
     spread = 0.9 if rng.random() < 0.3 else 0.2
@@ -254,9 +255,7 @@ def _clothes(rng: np.random.Generator) -> tuple[Colour, Colour]:
     return triple(coat), (dark, dark, dark * float(rng.uniform(1.0, 2.0)))
 
 
-def _upper_body(
-    rng: np.random.Generator, hips: float, tall: float, lean: float, label: StreetClass, coat: Colour
-) -> list[Part]:
+def _upper_body(rng: Random, hips: float, tall: float, lean: float, label: StreetClass, coat: Colour) -> list[Part]:
     """Trunk and head above the hips, leaning forward by `lean` metres at the shoulders."""
     skin, hair = SKIN[int(rng.integers(len(SKIN)))], HAIR[int(rng.integers(len(HAIR)))]
     chest = hips + 0.28 * tall
@@ -269,7 +268,7 @@ def _upper_body(
     ]
 
 
-def person(rng: np.random.Generator) -> list[Part]:
+def person(rng: Random) -> list[Part]:
     """Somebody standing or in mid-step, sometimes with a bag; sometimes a child."""
     tall = float(rng.uniform(0.9, 1.07)) * (0.68 if rng.random() < 0.12 else 1.0)
     coat, trousers = _clothes(rng)
@@ -288,7 +287,7 @@ def person(rng: np.random.Generator) -> list[Part]:
     return parts
 
 
-def rider(rng: np.random.Generator, label: StreetClass, saddle: float) -> list[Part]:
+def rider(rng: Random, label: StreetClass, saddle: float) -> list[Part]:
     """Somebody sitting on a two-wheeler, hands on the handlebar at x = 0.3."""
     coat, trousers = _clothes(rng)
     parts = _upper_body(rng, saddle, 0.95, 0.22, label, coat)

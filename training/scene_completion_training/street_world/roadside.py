@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from scene_completion_training.arrays import Random
 from scene_completion_training.street_world import road_users, street_objects
 from scene_completion_training.street_world.facade_textures import FLOORS
 from scene_completion_training.street_world.layout import Layout
@@ -13,7 +14,7 @@ from scene_completion_training.street_world.street_objects import LEAVES, crop, 
 from scene_completion_training.street_world.street_profile import SideProfile, StreetKind
 
 BUILT_UP = (StreetKind.RESIDENTIAL, StreetKind.INNER_CITY, StreetKind.SUBURB)
-Maker = Callable[[np.random.Generator], road_users.Vehicle]
+Maker = Callable[[Random], road_users.Vehicle]
 FENCES = ("planks", "rails", "mesh", "bars", "wall")
 
 
@@ -140,9 +141,8 @@ def _backdrop(layout: Layout, sign: int, side: SideProfile) -> None:
     """Houses and trees of the next street, seen through the gaps."""
     rng = layout.rng
     for _ in range(int(rng.integers(1, 4))):
-        body = street_objects.house(
-            rng, float(rng.uniform(9.0, 20.0)), 10.0, int(rng.integers(1, FLOORS + 1)), shops=False
-        )
+        width = float(rng.uniform(9.0, 20.0))
+        body = street_objects.house(rng, width, 10.0, int(rng.integers(1, FLOORS + 1)), shops=False)
         s, d = float(rng.uniform(layout.start, layout.end)), sign * (side.walk_edge + float(rng.uniform(24.0, 50.0)))
         layout.place_if_clear(body, s, d, float(rng.choice([0.0, np.pi / 2, np.pi])), 8.0)
     for _ in range(int(rng.integers(4, 14))):
@@ -159,7 +159,7 @@ def _open_land(layout: Layout, sign: int, side: SideProfile) -> None:
     kinds = ("woods", "row", "field", "hedge", "yard", "bare")
     cover = str(rng.choice(kinds, p=(0.28, 0.18, 0.12, 0.12, 0.18, 0.12)))
     if layout.chance(0.6 if arterial else 0.2):
-        layout.along(start, end, sign * (edge + 0.75), street_objects.guard_rail, piece=4.0)
+        layout.along(start, end, sign * (edge + 0.75), street_objects.guard_rail, each=4.0)
     elif not arterial or layout.chance(0.4):
         for s in np.arange(start + 5.0, end, 25.0).tolist():
             layout.stand(street_objects.delineator, s, sign * (edge + 0.8), clear=1.0, radius=0.3)

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_training.arrays import Bytes, Floats, Ints, Mask, Reals
 from scene_completion_training.street_world.camera_rig import LidarModel, pixel_directions, turned
 from scene_completion_training.street_world.parts import Part
 from scene_completion_training.street_world.sky import CameraLook, expose
 from scene_completion_training.street_world.textures import TextureAtlas
 
-Floats = NDArray[np.float32]
 OFFSET_M = 2e-3  # secondary rays start this far off the surface
 CHUNK = 131_072  # rays shaded at once: their arrays stay within the cache
 WELL = 8.0  # highlights are clipped before the mean, as a sensor's wells are
@@ -29,7 +29,7 @@ class Hits:
     weight_c: Floats  # of its third corner
 
     @property
-    def hit(self) -> NDArray[np.bool_]:
+    def hit(self) -> Mask:
         """Whether the ray ends on something."""
         return np.asarray(self.triangle >= 0)
 
@@ -37,7 +37,7 @@ class Hits:
 class RayScene:
     """Triangles [F, 3, 3], metres, world frame, behind an embree tree."""
 
-    def __init__(self, corners: NDArray[np.floating]) -> None:
+    def __init__(self, corners: Reals) -> None:
         from embreex.mesh_construction import TriangleMesh
         from embreex.rtcore_scene import EmbreeScene
 
@@ -45,7 +45,7 @@ class RayScene:
         self._scene: Any = EmbreeScene()
         self._mesh: Any = TriangleMesh(self._scene, np.ascontiguousarray(corners, np.float32))
 
-    def first_hits(self, origins: NDArray[np.floating], directions: NDArray[np.floating]) -> Hits:
+    def first_hits(self, origins: Reals, directions: Reals) -> Hits:
         """Trace N rays; directions [N, 3] of unit length give distances in metres."""
         rays = (np.ascontiguousarray(vectors, np.float32) for vectors in (origins, directions))
         found = self._scene.run(*rays, query="INTERSECT", output=1)
@@ -53,9 +53,7 @@ class RayScene:
         distance = np.where(triangle >= 0, found["tfar"], np.inf).astype(np.float32)
         return Hits(distance, triangle, np.asarray(found["u"], np.float32), np.asarray(found["v"], np.float32))
 
-    def blocked(
-        self, origins: NDArray[np.floating], directions: NDArray[np.floating], reach: NDArray[np.floating] | None = None
-    ) -> NDArray[np.bool_]:
+    def blocked(self, origins: Reals, directions: Reals, reach: Reals | None = None) -> Mask:
         """Whether anything lies on each ray, up to its reach in metres."""
         reaches = None if reach is None else np.ascontiguousarray(reach, np.float32)
         rays = (np.ascontiguousarray(vectors, np.float32) for vectors in (origins, directions))
@@ -81,7 +79,7 @@ class Scene:
     normals: Floats  # [F, 3, 3] float32
     texture: NDArray[np.int32]  # [F] int32 numbers in the atlas
     tint: Floats  # [F, 3] float32
-    label: NDArray[np.uint8]  # [F] uint8, classes
+    label: Bytes  # [F] uint8, classes
     instance: NDArray[np.int32]  # [F] int32, of which thing each is a part
     texels_per_metre: Floats  # [F] float32, of the finest texture level
     parts: list[Part]
@@ -133,8 +131,8 @@ def _texel_density(corners: Floats, texels: Floats) -> Floats:
 class View:
     """Exact geometry behind every pixel centre."""
 
-    depth: NDArray[np.float32]  # z-depth in the optical frame, metres [H, W]; infinite where the sky is
-    label: NDArray[np.uint8]  # class [H, W]; 0 where the sky is
+    depth: Floats  # z-depth in the optical frame, metres [H, W]; infinite where the sky is
+    label: Bytes  # class [H, W]; 0 where the sky is
     instance: NDArray[np.int32]  # number of the thing [H, W]; 0 where it is none
 
 
@@ -148,14 +146,14 @@ class Renderer:
     def __init__(self, scene: Scene, shading: Shading, supersampling: int = 2) -> None:
         self._scene, self._shading, self._supersampling = scene, shading, supersampling
 
-    def image(self, camera: Camera, world_from_camera: RigidTransform, seed: tuple[int, ...]) -> NDArray[np.uint8]:
+    def image(self, camera: Camera, world_from_camera: RigidTransform, seed: tuple[int, ...]) -> Bytes:
         """RGB image uint8 [H, W, 3] with the seed's noise; pixels outside a fisheye's circle are black."""
         light, dark = self.light(camera, world_from_camera)
         image = expose(light, self._scene.world.look, seed)
         image[dark] = 0
         return image
 
-    def light(self, camera: Camera, world_from_camera: RigidTransform) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def light(self, camera: Camera, world_from_camera: RigidTransform) -> tuple[Floats, Mask]:
         """Linear light of every pixel's area [H, W, 3], and where the lens shows nothing [H, W]."""
         k = self._supersampling
         rays = pixel_directions(camera, k)  # [H * k, W * k, 3]
@@ -174,7 +172,7 @@ class Renderer:
                     image[top : top + rows] += samples[i::k, j::k] / np.float32(k * k)
         return image, dark
 
-    def _shade(self, origin: Floats, directions: Floats, seen: NDArray[np.int64] | None, pixel_angle: float) -> Floats:
+    def _shade(self, origin: Floats, directions: Floats, seen: Ints | None, pixel_angle: float) -> Floats:
         if seen is not None:
             light = np.zeros(directions.shape, np.float32)
             if len(seen):
@@ -200,7 +198,7 @@ def trace_view(scene: Scene, camera: Camera, world_from_camera: RigidTransform) 
     return View(depth.reshape(shape).astype(np.float32), label.reshape(shape).astype(np.uint8), instance.reshape(shape))
 
 
-def beam_directions(model: LidarModel) -> NDArray[np.float32]:
+def beam_directions(model: LidarModel) -> Floats:
     """Unit directions of one turn in the LiDAR's frame (x forward, y left, z up), [beams * columns, 3]."""
     elevation = np.linspace(model.elevation[1], model.elevation[0], model.beams)[:, None]
     azimuth = 2.0 * np.pi * np.arange(model.columns)[None, :] / model.columns
@@ -211,14 +209,14 @@ def beam_directions(model: LidarModel) -> NDArray[np.float32]:
 
 
 def scan(
-    scene: Scene, model: LidarModel, world_from_lidar: RigidTransform, seed: tuple[int, ...]
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    world: Scene, lidar: LidarModel, world_from_lidar: RigidTransform, seed: tuple[int, ...]
+) -> tuple[Floats, Bytes]:
     """Points float32 [N, 3] of one turn at one instant, in the LiDAR's frame, metres, and their classes uint8 [N]."""
     rng = np.random.default_rng([*seed, 4])
-    beams = beam_directions(model)
+    beams = beam_directions(lidar)
     directions = (beams @ world_from_lidar.rotation.T.astype(np.float32)).astype(np.float32)
     origins = np.broadcast_to(world_from_lidar.translation.astype(np.float32), directions.shape)
-    hits = scene.rays.first_hits(origins, directions)
-    distance = hits.distance + rng.normal(0.0, model.noise_m, len(beams)).astype(np.float32)
-    kept = (hits.distance < model.reach_m) & (rng.random(len(beams)) >= model.dropout)
-    return beams[kept] * distance[kept, None], scene.label[hits.triangle[kept]]
+    hits = world.rays.first_hits(origins, directions)
+    distance = hits.distance + rng.normal(0.0, lidar.noise_m, len(beams)).astype(np.float32)
+    kept = (hits.distance < lidar.reach_m) & (rng.random(len(beams)) >= lidar.dropout)
+    return beams[kept] * distance[kept, None], world.label[hits.triangle[kept]]

@@ -1,8 +1,8 @@
 """Colour of surface points: texture, dirt, sun with shadows, sky light, gloss and haze."""
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_training.arrays import Doubles, Floats, Ints
 from scene_completion_training.street_world.kernels import GROUND, LEAF, WALL, compiled
 from scene_completion_training.street_world.scene import OFFSET_M, Hits, RayScene, Scene
 from scene_completion_training.street_world.sky import Sky
@@ -10,7 +10,6 @@ from scene_completion_training.street_world.street_profile import GROUND_CLASSES
 from scene_completion_training.street_world.textures import periodic_noise
 from scene_completion_training.street_world.town import Town
 
-Floats = NDArray[np.float32]
 DIRT_TILE = 256
 DIRT_STRENGTH = np.array(  # relative deviation of stains, patches and grain by kind of surface
     [(0.04, 0.03, 0.03), (0.13, 0.11, 0.10), (0.05, 0.10, 0.10), (0.09, 0.06, 0.05)], np.float32
@@ -67,7 +66,7 @@ class Shader:
         return out
 
 
-def _taken(hits: Hits, rows: NDArray[np.int64]) -> Hits:
+def _taken(hits: Hits, rows: Ints) -> Hits:
     return Hits(hits.distance[rows], hits.triangle[rows], hits.weight_b[rows], hits.weight_c[rows])
 
 
@@ -93,7 +92,7 @@ class GroundOpenness:
         self.share = np.ones(tuple(shape), np.float32)  # by cells [X, Y]; 1 away from the street
         self.share[x, y] = self._visible_share(scene.rays, scene.ground_rays, centre)
 
-    def _visible_share(self, rays: RayScene, ground: RayScene, centre: NDArray[np.float64]) -> Floats:
+    def _visible_share(self, rays: RayScene, ground: RayScene, centre: Doubles) -> Floats:
         count = len(centre)
         above = np.concatenate([centre, np.full((count, 1), 50.0)], axis=-1).astype(np.float32)
         down = np.broadcast_to(np.array([0, 0, -1], np.float32), above.shape)

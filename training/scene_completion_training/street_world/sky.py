@@ -6,12 +6,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Random
 from scene_completion_training.street_world.kernels import compiled
 from scene_completion_training.street_world.textures import linear_to_srgb, periodic_noise
 
-Floats = NDArray[np.float32]
 CLOUD_TILE = 512
 HILL_STEPS = 4096
 MIDDLE_GREY = 0.45  # display value that the contrast turns about
@@ -23,10 +22,10 @@ GREY = 0.22  # linear light that an image which is exposed by itself has on aver
 class Daylight:
     """Sun and sky of a town, linear colours."""
 
-    sun_direction: NDArray[np.float64]  # towards the sun, world frame, unit length
-    sun_colour: NDArray[np.float64]
-    zenith: NDArray[np.float64]
-    horizon: NDArray[np.float64]
+    sun_direction: Doubles  # towards the sun, world frame, unit length
+    sun_colour: Doubles
+    zenith: Doubles
+    horizon: Doubles
     cloudiness: float  # 0 clear ... 1 overcast; softens the sun
     haze_m: float  # distance over which the air takes 63 % of a colour
     wetness: float  # 0 dry ... 1 wet: wet asphalt is dark and mirrors the sky
@@ -34,7 +33,7 @@ class Daylight:
     cloud_seed: int
 
 
-def draw_daylight(rng: np.random.Generator) -> Daylight:
+def draw_daylight(rng: Random) -> Daylight:
     """Draw the weather."""
     elevation, azimuth = rng.uniform(0.25, 1.1), rng.uniform(0.0, 2.0 * np.pi)
     kinds = [rng.uniform(0.0, 0.3), rng.uniform(0.3, 0.75), rng.uniform(0.8, 1.0)]
@@ -103,14 +102,14 @@ class CameraLook:
 
     @staticmethod
     def drawn(
-        rng: np.random.Generator, exposure: float, warmth: float, tint: float, spans: Sequence[tuple[float, float]]
+        rng: Random, exposure: float, warmth: float, tint: float, spans: Sequence[tuple[float, float]]
     ) -> "CameraLook":
         """A look whose numbers from the contrast on are drawn from spans, in their order."""
         balance = (float(1.0 + warmth), float(1.0 + tint), float(1.0 - warmth))
         return CameraLook(exposure, balance, *(float(rng.uniform(*span)) for span in spans))
 
 
-def draw_camera_look(rng: np.random.Generator, daylight: Daylight) -> CameraLook:
+def draw_camera_look(rng: Random, daylight: Daylight) -> CameraLook:
     """Draw the look of a drive's cameras, exposed for its weather."""
     grey = 0.22 * (0.55 * float(daylight.sun_colour.mean()) + 0.65 * float(daylight.horizon.mean()))
     warmth, tint = rng.normal(0.0, 0.06), rng.normal(0.0, 0.02)
@@ -119,7 +118,7 @@ def draw_camera_look(rng: np.random.Generator, daylight: Daylight) -> CameraLook
     return CameraLook.drawn(rng, exposure, warmth, tint, spans)
 
 
-def expose(linear: Floats, look: CameraLook, seed: tuple[int, ...]) -> NDArray[np.uint8]:
+def expose(linear: Floats, look: CameraLook, seed: tuple[int, ...]) -> Bytes:
     """Develop light [H, W, 3] into a uint8 RGB image [H, W, 3] with the seed's noise."""
     height, width = linear.shape[:2]
     light = linear

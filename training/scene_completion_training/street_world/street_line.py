@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_training.arrays import Doubles, Random
 from scene_completion_training.street_world.camera_rig import rotation
 from scene_completion_training.street_world.street_profile import StreetProfile
 
-Floats = NDArray[np.float64]
 STEP_M = 0.25
 MAXIMUM_HEADING = 1.55  # rad; below 90 degrees the street can never cross itself
 BEND_RADIUS_M = (55.0, 130.0)
@@ -30,9 +29,9 @@ class StreetLine:
     """A curve sampled every `STEP_M`; s is arc length on the map, d the distance to its left."""
 
     start: float  # arc length of the first sample, metres
-    position: Floats  # world x and y of the samples, [S, 2] metres
-    heading: Floats  # direction of the samples, counter-clockwise from world x, [S] radians
-    height: Floats  # world z of the samples, [S] metres
+    position: Doubles  # world x and y of the samples, [S, 2] metres
+    heading: Doubles  # direction of the samples, counter-clockwise from world x, [S] radians
+    height: Doubles  # world z of the samples, [S] metres
 
     @property
     def end(self) -> float:
@@ -40,12 +39,12 @@ class StreetLine:
         return self.start + STEP_M * (len(self.heading) - 1)
 
     @cached_property
-    def knots(self) -> Floats:
+    def knots(self) -> Doubles:
         """Arc lengths of the samples, [S] metres."""
         return self.start + STEP_M * np.arange(len(self.heading), dtype=np.float64)
 
     @cached_property
-    def curvature(self) -> Floats:
+    def curvature(self) -> Doubles:
         """Change of heading per metre, [S], positive to the left."""
         return np.asarray(np.gradient(self.heading, STEP_M), dtype=np.float64)
 
@@ -53,15 +52,15 @@ class StreetLine:
     def _tree(self) -> cKDTree:
         return cKDTree(self.position)
 
-    def heading_at(self, s: Floats | float) -> Floats:
+    def heading_at(self, s: Doubles | float) -> Doubles:
         """Direction at arc length s, radians."""
         return np.asarray(np.interp(s, self.knots, self.heading))
 
-    def height_at(self, s: Floats | float) -> Floats:
+    def height_at(self, s: Doubles | float) -> Doubles:
         """World z at arc length s, metres."""
         return np.asarray(np.interp(s, self.knots, self.height))
 
-    def curvature_at(self, s: Floats | float) -> Floats:
+    def curvature_at(self, s: Doubles | float) -> Doubles:
         """Curvature at arc length s, 1/m."""
         return np.asarray(np.interp(s, self.knots, self.curvature))
 
@@ -70,7 +69,7 @@ class StreetLine:
         low, high = np.searchsorted(self.knots, (s - reach, s + reach))
         return float(np.abs(self.curvature[low : max(high, low + 1)]).max(initial=0.0))
 
-    def point(self, s: Floats | float, d: Floats | float) -> Floats:
+    def point(self, s: Doubles | float, d: Doubles | float) -> Doubles:
         """World x and y of street coordinates, [..., 2]."""
         s, d = np.broadcast_arrays(np.asarray(s, np.float64), np.asarray(d, np.float64))
         heading = self.heading_at(s)
@@ -78,7 +77,7 @@ class StreetLine:
         y = np.interp(s, self.knots, self.position[:, 1]) + d * np.cos(heading)
         return np.stack([x, y], axis=-1)
 
-    def nearest(self, xy: Floats) -> tuple[Floats, Floats]:
+    def nearest(self, xy: Doubles) -> tuple[Doubles, Doubles]:
         """Street coordinates s and d of world points [N, 2], by the nearest sample of the line."""
         distance, row = self._tree.query(xy)
         offset = xy - self.position[row]
@@ -86,7 +85,7 @@ class StreetLine:
         side = np.sign(offset[:, 1] * np.cos(heading) - offset[:, 0] * np.sin(heading))
         return self.knots[row], distance * side
 
-    def smooth_height(self, xy: Floats) -> Floats:
+    def smooth_height(self, xy: Doubles) -> Doubles:
         """Height of the street around world points [N, 2]: continuous also where the nearest sample jumps."""
         every = max(1, round(2.0 / STEP_M))
         coarse = self.position[::every]
@@ -104,7 +103,7 @@ class StreetLine:
 
 
 def make_street_line(
-    rng: np.random.Generator,
+    rng: Random,
     start: float,
     end: float,
     *,
@@ -146,13 +145,13 @@ def make_street_line(
     return StreetLine(start, position - origin, directions, height)
 
 
-def _hills(knots: Floats, slope: float, waves: Floats, phases: Floats) -> Floats:
+def _hills(knots: Doubles, slope: float, waves: Doubles, phases: Doubles) -> Doubles:
     """Heights of waves of so many metres, the slope of each at most half of that."""
     pairs = zip(waves, phases, strict=True)
     return np.asarray(sum(0.5 * slope * w / (2 * np.pi) * np.sin(2 * np.pi * knots / w + p) for w, p in pairs))
 
 
-def _bend(knots: Floats, start: float, length: float) -> Floats:
+def _bend(knots: Doubles, start: float, length: float) -> Doubles:
     """Curvature of a bend relative to its largest one: up, level, down."""
     phase = (knots - start) / length
     rise = np.clip(np.minimum(phase, 1.0 - phase) / RAMP, 0.0, 1.0)
@@ -182,12 +181,11 @@ def drive_poses(
     pitch = 0.004 * np.sin(6.3 * time + phase[2]) + 0.002 * np.sin(17.0 * time + phase[3]) - slope
     roll = 0.005 * np.sin(4.1 * time + phase[4])
     z = line.height_at(s) + 0.012 * np.sin(7.7 * time + phase[5])
-    return [
-        RigidTransform(rotation(yaw[k], pitch[k], roll[k]), np.array([xy[k, 0], xy[k, 1], z[k]])) for k in range(frames)
-    ]
+    place = np.column_stack([xy, z])
+    return [RigidTransform(rotation(yaw[k], pitch[k], roll[k]), place[k]) for k in range(frames)]
 
 
-def arc_lengths(line: StreetLine, profile: StreetProfile, time: Floats, rng: np.random.Generator) -> Floats:
+def arc_lengths(line: StreetLine, profile: StreetProfile, time: Doubles, rng: Random) -> Doubles:
     """Arc length at each time, seconds from the start."""
     knots = np.arange(0.0, line.end, STEP_M)
     offset = 1.0 - line.curvature_at(knots) * profile.drive_offset  # metres driven in the lane for a metre of the line
@@ -206,7 +204,7 @@ def arc_lengths(line: StreetLine, profile: StreetProfile, time: Floats, rng: np.
     return np.asarray(np.interp(time, clock.reshape(-1), np.repeat(knots, 2)))
 
 
-def _draw_stops(rng: np.random.Generator, length: float) -> list[tuple[float, float]]:
+def _draw_stops(rng: Random, length: float) -> list[tuple[float, float]]:
     """Where the rig stops, and for how many seconds."""
     stops = []
     at = float(rng.uniform(40.0, 250.0))
@@ -217,7 +215,7 @@ def _draw_stops(rng: np.random.Generator, length: float) -> list[tuple[float, fl
     return stops
 
 
-def _within_accelerations(allowed: Floats) -> Floats:
+def _within_accelerations(allowed: Doubles) -> Doubles:
     """Highest speeds that neither brake nor speed up harder than comfortable."""
     square = allowed**2
     for k in range(len(square) - 2, -1, -1):

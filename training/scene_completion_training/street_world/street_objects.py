@@ -6,8 +6,8 @@ Plants have closed cores with leaves around them, so that their outline is as ra
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from scene_completion_training.arrays import Doubles, Random
 from scene_completion_training.street_world.facade_textures import BAYS, FACADE_COUNT, FLOORS, SIGN_COUNT
 from scene_completion_training.street_world.parts import (
     WHITE,
@@ -28,7 +28,6 @@ POLE, FENCE, SIGN = StreetClass.POLE, StreetClass.FENCE, StreetClass.TRAFFIC_SIG
 BUILDING = StreetClass.BUILDING
 FOUNDATION_M = 2.5  # the body reaches below the ground, so that no gap opens on a slope
 ROOF_TINTS: tuple[Colour, ...] = ((0.55, 0.22, 0.14), (0.28, 0.26, 0.26), (0.42, 0.26, 0.18), (0.20, 0.22, 0.25))
-Floats = NDArray[np.float64]
 LEAVES = ("leaves", "leaves_dark", "leaves_yellow")
 
 
@@ -70,7 +69,7 @@ def _pole(radius: float, length: float, texture: str = "metal", tint: Colour = W
     return upright(body, (0.0, 0.0, -0.15), length)
 
 
-def street_lamp(rng: np.random.Generator) -> list[Part]:
+def street_lamp(rng: Random) -> list[Part]:
     """A lamp post, its arm along +x."""
     shade = float(rng.uniform(0.15, 0.5))
     tint = (shade, shade, shade * 1.05)
@@ -92,7 +91,7 @@ def power_pole() -> list[Part]:
     return [_pole(0.13, 8.6, "bark"), arm]
 
 
-def traffic_sign(rng: np.random.Generator) -> list[Part]:
+def traffic_sign(rng: Random) -> list[Part]:
     """A sign on a post, its face towards -x (the traffic that drives along +x)."""
     kind = f"sign_{int(rng.integers(SIGN_COUNT))}"
     height, size = float(rng.uniform(2.1, 2.7)), float(rng.uniform(0.55, 0.8))
@@ -105,7 +104,7 @@ def traffic_sign(rng: np.random.Generator) -> list[Part]:
     return parts
 
 
-def direction_board(rng: np.random.Generator) -> list[Part]:
+def direction_board(rng: Random) -> list[Part]:
     """A large board on two posts, its face towards -x."""
     width, high = float(rng.uniform(1.8, 3.4)), float(rng.uniform(1.0, 1.8))
     foot = float(rng.uniform(1.0, 2.0))
@@ -115,12 +114,10 @@ def direction_board(rng: np.random.Generator) -> list[Part]:
     return [*posts, plate]
 
 
-def traffic_light(rng: np.random.Generator) -> list[Part]:
+def traffic_light(rng: Random) -> list[Part]:
     """Lights on a post, facing -x; sometimes a second set on an arm over the road to the left."""
-    parts = [
-        _pole(0.07, 3.4, tint=grey(0.3)),
-        box((0.2, 0.28, 0.85), (-0.12, 0.0, 2.9), "metal", SIGN, tint=grey(0.06)),
-    ]
+    size = (0.2, 0.28, 0.85)
+    parts = [_pole(0.07, 3.4, tint=grey(0.3)), box(size, (-0.12, 0.0, 2.9), "metal", SIGN, tint=grey(0.06))]
     lit = int(rng.integers(3))
     for k, colour in enumerate(((0.9, 0.05, 0.02), (0.9, 0.5, 0.02), (0.05, 0.8, 0.3))):
         glow = triple(np.array(colour) * (2.0 if k == lit else 0.15))
@@ -150,7 +147,7 @@ def shelter() -> list[Part]:
     ]
 
 
-def terrace(rng: np.random.Generator) -> list[Part]:
+def terrace(rng: Random) -> list[Part]:
     """Parasols and tables before a cafe, or a market stall."""
     tint, kind = triple(rng.uniform(0.2, 0.95, 3)), StreetClass.BUILDING
     roof = frustum((-1.3, 1.3, -0.9, 0.9), (-0.1, 0.1, -0.1, 0.1), (2.15, 2.7), "cloth", kind, tint=tint)
@@ -158,9 +155,7 @@ def terrace(rng: np.random.Generator) -> list[Part]:
     return [_pole(0.04, 2.4), roof, table]
 
 
-def house(
-    rng: np.random.Generator, width: float, depth: float, floors: int, *, shops: bool, arcade_m: float = 0.0
-) -> list[Part]:
+def house(rng: Random, width: float, depth: float, floors: int, *, shops: bool, arcade_m: float = 0.0) -> list[Part]:
     """A house along x (0 ... width) whose front lies in the plane y = 0 and faces -y.
 
     `floors`: one to `FLOORS`; `shops`: whether there may be shops on the ground floor; `arcade_m`: how far an arcade
@@ -188,7 +183,7 @@ def house(
     return parts + _front_details(rng, width / bays, bays, floors, floor_height, tint)
 
 
-def hall(rng: np.random.Generator, width: float, depth: float) -> list[Part]:
+def hall(rng: Random, width: float, depth: float) -> list[Part]:
     """A workshop or a supermarket along x (0 ... width), front in the plane y = 0: a box with a band of windows."""
     height = float(rng.uniform(4.0, 9.0))
     shade = float(rng.uniform(0.5, 1.1))
@@ -205,7 +200,7 @@ def hall(rng: np.random.Generator, width: float, depth: float) -> list[Part]:
     ]
 
 
-def garage(rng: np.random.Generator) -> list[Part]:
+def garage(rng: Random) -> list[Part]:
     """A garage of 3 m by 6 m along x, door in the plane y = 0."""
     walls = box((3.0, 6.0, 2.6 + FOUNDATION_M), (1.5, 3.0, 1.3 - FOUNDATION_M / 2), "concrete", BUILDING)
     paint = grey(float(rng.uniform(0.2, 1.0)))
@@ -221,7 +216,7 @@ def arcade(width: float, height: float, reach: float) -> list[Part]:
     ]
 
 
-def _gable(rng: np.random.Generator, width: float, depth: float, height: float, tint: Colour) -> list[Part]:
+def _gable(rng: Random, width: float, depth: float, height: float, tint: Colour) -> list[Part]:
     rise = depth * float(rng.uniform(0.28, 0.48))
     over = 0.35
     if rng.random() < 0.65:  # ridge along the street: a prism along x, drawn along y and turned
@@ -237,16 +232,14 @@ def _gable(rng: np.random.Generator, width: float, depth: float, height: float, 
     return [roof, box((0.6, 0.6, 1.8), stack, "bricks", BUILDING)]
 
 
-def _flat(rng: np.random.Generator, width: float, depth: float, height: float, tint: Colour) -> list[Part]:
+def _flat(rng: Random, width: float, depth: float, height: float, tint: Colour) -> list[Part]:
     rim = (width / 2, depth / 2, height + 0.25)
     parapet = box((width + 0.3, depth + 0.3, 0.5), rim, "concrete", BUILDING, tint=tint)
     hut = (width * float(rng.uniform(0.3, 0.7)), depth * 0.6, height + 1.2)
     return [parapet, box((2.6, 2.2, 1.8), hut, "concrete", BUILDING)]
 
 
-def _front_details(
-    rng: np.random.Generator, bay: float, bays: int, floors: int, floor_height: float, tint: Colour
-) -> list[Part]:
+def _front_details(rng: Random, bay: float, bays: int, floors: int, floor_height: float, tint: Colour) -> list[Part]:
     """Balconies, an awning or bay windows, sometimes nothing."""
     kind = rng.random()
     parts: list[Part] = []
@@ -264,7 +257,7 @@ def _front_details(
     return parts
 
 
-def tree(rng: np.random.Generator, height: float) -> list[Part]:
+def tree(rng: Random, height: float) -> list[Part]:
     """A broad-leaved tree: trunk, limbs, and a crown of a few clumps in a coat of leaves."""
     leaves = str(rng.choice(LEAVES, p=[0.5, 0.3, 0.2]))
     clear = max(2.2, float(rng.uniform(0.22, 0.4)) * height)
@@ -283,7 +276,7 @@ def tree(rng: np.random.Generator, height: float) -> list[Part]:
     return parts
 
 
-def conifer(rng: np.random.Generator, height: float) -> list[Part]:
+def conifer(rng: Random, height: float) -> list[Part]:
     """A spruce: storeys of branches that get smaller upwards."""
     radius = float(rng.uniform(0.16, 0.26)) * height
     parts = [_stem(0.012 * height + 0.05, 0.9 * height)]
@@ -304,7 +297,7 @@ def conifer(rng: np.random.Generator, height: float) -> list[Part]:
     return parts
 
 
-def bush(rng: np.random.Generator, size: float) -> list[Part]:
+def bush(rng: Random, size: float) -> list[Part]:
     """A few leafy clumps on the ground."""
     leaves = str(rng.choice(LEAVES))
     parts: list[Part] = []
@@ -314,7 +307,7 @@ def bush(rng: np.random.Generator, size: float) -> list[Part]:
     return parts
 
 
-def hedge(rng: np.random.Generator, length: float, height: float, texture: str) -> list[Part]:
+def hedge(rng: Random, length: float, height: float, texture: str) -> list[Part]:
     """A hedge along x, starting at the origin: a core with twigs sticking out of it."""
     half = float(rng.uniform(0.28, 0.42))
     core = (0.0, length, -half, half), (0.03, length - 0.03, -0.85 * half, 0.85 * half)
@@ -330,7 +323,7 @@ def hedge(rng: np.random.Generator, length: float, height: float, texture: str) 
     return parts
 
 
-def stump(rng: np.random.Generator) -> list[Part]:
+def stump(rng: Random) -> list[Part]:
     """Logs piled beside a road."""
     parts = []
     for row, count in enumerate((4, 3, 2)):
@@ -352,7 +345,7 @@ def _stem(radius: float, length: float) -> Part:
     return upright(stem, (0.0, 0.0, -0.15), length)
 
 
-def _directions(rng: np.random.Generator, count: int) -> Floats:
+def _directions(rng: Random, count: int) -> Doubles:
     """Unit vectors spread evenly (golden angle), turned at random, [count, 3]."""
     azimuth = np.arange(count) * 2.39996 + rng.uniform(0, 6.28)
     rise = 1.0 - 2.0 * (np.arange(count) + 0.5) / count
@@ -360,7 +353,7 @@ def _directions(rng: np.random.Generator, count: int) -> Floats:
     return np.stack([ring * np.cos(azimuth), ring * np.sin(azimuth), rise], axis=-1)
 
 
-def _clump(rng: np.random.Generator, radii: Floats, centre: Floats, texture: str, count: int) -> list[Part]:
+def _clump(rng: Random, radii: Doubles, centre: Doubles, texture: str, count: int) -> list[Part]:
     """A closed core and leaves that stand out of it."""
     shade = float(rng.uniform(0.7, 1.15))
     tint = (shade * float(rng.uniform(0.92, 1.08)), shade, shade * float(rng.uniform(0.9, 1.05)))
@@ -371,7 +364,7 @@ def _clump(rng: np.random.Generator, radii: Floats, centre: Floats, texture: str
     return [core, replace(_leaves(rng, points, outward, 0.05 + 0.08 * float(radii.mean()), texture), tint=tint)]
 
 
-def _leaves(rng: np.random.Generator, points: Floats, outward: Floats, size: float, texture: str) -> Part:
+def _leaves(rng: Random, points: Doubles, outward: Doubles, size: float, texture: str) -> Part:
     """Loose triangles around points [N, 3], shaded as if they faced outwards; no inside."""
     count = len(points)
     corners = points[:, None] + size * rng.uniform(-1.0, 1.0, (count, 3, 3))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
-import numpy as np
+from scene_completion_training.arrays import Random
 
 # Classes in the vocabulary of SemanticKITTI's semantic scene completion, by its learning ids from 0 on; that is free
 # space in voxels and sky in images.
@@ -114,7 +114,7 @@ class StreetProfile:
         return -(self.right.median + (self.right.lanes - 0.5) * self.right.lane)
 
 
-def draw_profile(rng: np.random.Generator, kind: StreetKind | None = None) -> StreetProfile:
+def draw_profile(rng: Random, kind: StreetKind | None = None) -> StreetProfile:
     """Draw kind and cross-section of a street; of a kind that is given, the cross-section alone."""
     drawn = list(KIND_SHARES)[int(rng.choice(len(KIND_SHARES), p=list(KIND_SHARES.values())))]
     kind = kind or drawn
@@ -140,7 +140,7 @@ def draw_profile(rng: np.random.Generator, kind: StreetKind | None = None) -> St
 
 
 def _draw_side(
-    rng: np.random.Generator, kind: StreetKind, middle: tuple[float, int, float, float], paving: tuple[str, str]
+    rng: Random, kind: StreetKind, middle: tuple[float, int, float, float], paving: tuple[str, str]
 ) -> SideProfile:
     median, lanes, lane, kerb = middle
     parked = {"residential": 0.85, "inner city": 0.8, "suburb": 0.5}.get(kind.value, 0.0)

@@ -10,21 +10,21 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from scene_completion_training.arrays import Doubles, Floats, Random, Reals
 from scene_completion_training.street_world.parts import Colour, triple
 from scene_completion_training.street_world.street_profile import SideProfile, StreetProfile
 
-Floats = NDArray[np.float32]
 ROAD_TILE_M = 12.0  # along the road
 ROAD_HEIGHT, ROAD_WIDTH = 1024, 512  # texels
 
 
-def srgb_to_linear(value: NDArray[np.floating]) -> NDArray[np.float32]:
+def srgb_to_linear(value: Reals) -> Floats:
     """Display values in [0, 1] to linear light."""
     value = np.clip(np.asarray(value, np.float32), 0.0, 1.0)
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
-def linear_to_srgb(value: NDArray[np.floating]) -> NDArray[np.float32]:
+def linear_to_srgb(value: Reals) -> Floats:
     """Linear light to display values in [0, 1]."""
     value = np.clip(np.asarray(value, np.float32), 0.0, 1.0)
     return np.where(value <= 0.0031308, value * 12.92, 1.055 * value ** (1 / 2.4) - 0.055).astype(np.float32)
@@ -92,7 +92,7 @@ def _mip_levels(image: Floats) -> list[Floats]:
     return levels
 
 
-def periodic_noise(rng: np.random.Generator, height: int, width: int, exponent: float, lowest: float = 1.0) -> Floats:
+def periodic_noise(rng: Random, height: int, width: int, exponent: float, lowest: float = 1.0) -> Floats:
     """Tileable noise of mean 0, deviation 1, from `lowest` cycles a tile on, falling with frequency^exponent."""
     spectrum = np.fft.rfft2(rng.standard_normal((height, width)))
     fy, fx = np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width)[None] * width
@@ -109,7 +109,7 @@ def plain(colour: Colour, height: int = 64, width: int = 64, gloss: float = 0.0)
     return image
 
 
-def speckled(rng: np.random.Generator, image: Floats, *, fine: float, coarse: float) -> Floats:
+def speckled(rng: Random, image: Floats, *, fine: float, coarse: float) -> Floats:
     """Multiply with fine and coarse noise of the given relative deviations."""
     height, width = image.shape[:2]
     gain = 1.0 + fine * periodic_noise(rng, height, width, 0.15, 8.0)
@@ -120,7 +120,7 @@ def speckled(rng: np.random.Generator, image: Floats, *, fine: float, coarse: fl
 
 
 def asphalt(
-    rng: np.random.Generator, size: tuple[int, int], shade: float = 0.36, *, seams: bool = False, patched: bool = True
+    rng: Random, size: tuple[int, int], shade: float = 0.36, *, seams: bool = False, patched: bool = True
 ) -> Floats:
     """Asphalt with cracks, [H, W, 4]; perhaps with long joints sealed with tar, and with repaired patches."""
     height, width = size
@@ -141,7 +141,7 @@ def asphalt(
     return speckled(rng, image, fine=0.13, coarse=0.08)
 
 
-def cobbles(rng: np.random.Generator, size: tuple[int, int]) -> Floats:
+def cobbles(rng: Random, size: tuple[int, int]) -> Floats:
     """Setts of about 15 cm on a tile of a few metres, [H, W, 4]."""
     image = plain((0.40, 0.39, 0.37), *size)
     _lay_slabs(rng, image, rows=64, columns=32, joint=0.55, spread=0.14)
@@ -154,7 +154,7 @@ def _drawings() -> dict[str, Any]:
     return content
 
 
-def drawn(name: str, rng: np.random.Generator) -> Texture:
+def drawn(name: str, rng: Random) -> Texture:
     """A texture of `textures.yaml`: slabs are laid and shapes painted on a plain ground, which is then speckled."""
     described = _drawings()[name]
     width, height = described["size"]
@@ -168,28 +168,19 @@ def drawn(name: str, rng: np.random.Generator) -> Texture:
     return Texture(image, tuple(described["tile_m"]))
 
 
-def _lay_slabs(
-    rng: np.random.Generator, image: Floats, *, rows: int, columns: int, joint: float, spread: float
-) -> None:
-    height, width = image.shape[:2]
+def _lay_slabs(rng: Random, tile: Floats, *, rows: int, columns: int, joint: float, spread: float) -> None:
+    height, width = tile.shape[:2]
     y, x = np.mgrid[0:height, 0:width]
     row = y * rows // height
     shifted = x + (row % 2) * (width // columns // 2)
     column = (shifted * columns // width) % columns
     shade = 1.0 + spread * rng.standard_normal((rows, columns))
-    image[..., :3] *= shade[row, column][..., None].astype(np.float32)
+    tile[..., :3] *= shade[row, column][..., None].astype(np.float32)
     seam = (np.diff(row, axis=0, prepend=row[:1] - 1) != 0) | (np.diff(column, axis=1, prepend=-1) != 0)
-    image[seam, :3] *= joint
+    tile[seam, :3] *= joint
 
 
-def _strokes(
-    rng: np.random.Generator,
-    image: Floats,
-    count: int,
-    size: tuple[float, float],
-    colours: NDArray[np.float64],
-    slender: float,
-) -> None:
+def _strokes(rng: Random, image: Floats, count: int, size: tuple[float, float], colours: Doubles, thin: float) -> None:
     """Paint tileable ellipses (leaves, blades) over the image, later ones on top."""
     height, width = image.shape[:2]
     canvas = np.ascontiguousarray(image[..., :3])
@@ -203,7 +194,7 @@ def _strokes(
         strict=True,
     ):
         colour = tuple(float(value) for value in colours[pick] * gain)
-        axes = (max(1, round(length)), max(1, round(length * slender)))
+        axes = (max(1, round(length)), max(1, round(length * thin)))
         for shift_x in (0, -width if x > width / 2 else width):
             for shift_y in (0, -height if y > height / 2 else height):
                 centre = (int(x) + shift_x, int(y) + shift_y)
@@ -212,7 +203,7 @@ def _strokes(
     image[..., :3] = np.clip(canvas, 0.0, 1.0)
 
 
-def foliage(rng: np.random.Generator, base: Colour) -> Texture:
+def foliage(rng: Random, base: Colour) -> Texture:
     """Leaves in front of dark gaps; a tile of 1.6 m."""
     image = plain(triple(np.array(base) * 0.32), 256, 256)
     colours = np.array(base) * rng.uniform(0.65, 1.25, (12, 1)) + rng.uniform(-0.03, 0.05, (12, 3))
@@ -221,7 +212,7 @@ def foliage(rng: np.random.Generator, base: Colour) -> Texture:
     return Texture(np.clip(image, 0.0, 1.0), (1.6, 1.6))
 
 
-def grass(rng: np.random.Generator, dry: float, bare: float) -> Texture:
+def grass(rng: Random, dry: float, bare: float) -> Texture:
     """Grass, 0 green ... 1 dry as straw, with a share of bare earth showing through; a tile of 4 m."""
     image = plain((0.20, 0.24, 0.10), 512, 512)
     green = np.array([(0.26, 0.35, 0.13), (0.33, 0.40, 0.18), (0.42, 0.42, 0.24)])
@@ -232,7 +223,7 @@ def grass(rng: np.random.Generator, dry: float, bare: float) -> Texture:
     return Texture(speckled(rng, image, fine=0.07, coarse=0.14), (4.0, 4.0))
 
 
-def bark(rng: np.random.Generator) -> Texture:
+def bark(rng: Random) -> Texture:
     """Vertical furrows; a tile of 1 m."""
     image = plain((0.36, 0.29, 0.22), 128, 128)
     furrow = periodic_noise(rng, 1, 128, 0.3, 4.0) + 0.5 * periodic_noise(rng, 128, 128, 0.8, 4.0)
@@ -240,7 +231,7 @@ def bark(rng: np.random.Generator) -> Texture:
     return Texture(image, (1.0, 1.0))
 
 
-def roof_tiles(rng: np.random.Generator) -> Texture:
+def roof_tiles(rng: Random) -> Texture:
     """Rows of tiles of 0.25 m."""
     image = plain((0.80, 0.76, 0.74), 256, 256)
     _lay_slabs(rng, image, rows=16, columns=16, joint=0.6, spread=0.13)
@@ -248,7 +239,7 @@ def roof_tiles(rng: np.random.Generator) -> Texture:
     return Texture(speckled(rng, image, fine=0.05, coarse=0.10), (4.0, 4.0))
 
 
-def planks(rng: np.random.Generator) -> Texture:
+def planks(rng: Random) -> Texture:
     """Fence of upright boards, 2 m wide and 1.2 m high, gaps dark."""
     image = plain((0.62, 0.52, 0.40), 128, 256)
     board = np.arange(256) * 16 // 256
@@ -259,7 +250,7 @@ def planks(rng: np.random.Generator) -> Texture:
     return Texture(speckled(rng, image, fine=0.10, coarse=0.08), (2.0, 1.2))
 
 
-def ground_textures(rng: np.random.Generator, wetness: float) -> dict[str, Texture]:
+def ground_textures(rng: Random, wetness: float) -> dict[str, Texture]:
     """Everything that lies, grows or stands without windows, at a wetness of 0 (dry) to 1."""
     season = float(rng.random())  # summer to late autumn
     dry = float(rng.uniform(0.0, 1.0)) ** 1.5
@@ -297,7 +288,7 @@ def wet(image: Floats, wetness: float) -> None:
     image[..., 3] = np.maximum(image[..., 3], 0.2 * wetness)
 
 
-def road_textures(rng: np.random.Generator, profile: StreetProfile, wetness: float) -> dict[str, Texture]:
+def road_textures(rng: Random, profile: StreetProfile, wetness: float) -> dict[str, Texture]:
     """Lanes and zebra crossings of both sides, from the centre line to the edge of the road."""
     shade = float(rng.uniform(0.22, 0.46))
     paved = profile.kind.value in ("inner city", "residential") and rng.random() < 0.12
@@ -345,7 +336,7 @@ def _lines(side: SideProfile, profile: StreetProfile, edge_line: bool) -> Floats
     return paint
 
 
-def _paint(rng: np.random.Generator, image: Floats, paint: Floats, wear: float) -> None:
+def _paint(rng: Random, image: Floats, paint: Floats, wear: float) -> None:
     """Lay worn white paint over asphalt."""
     holes = np.clip(wear + 0.22 * periodic_noise(rng, image.shape[0], image.shape[1], 0.5, 4.0), 0.05, 1.0)
     cover = (paint * holes)[..., None]

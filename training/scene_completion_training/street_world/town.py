@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from scene_completion_training.arrays import Random
 from scene_completion_training.street_world import road_users
 from scene_completion_training.street_world.facade_textures import made_textures
 from scene_completion_training.street_world.ground import ARM_M, Ground, SideStreet, make_ground
@@ -93,9 +94,8 @@ class TownPlan:
     def atlas(self) -> TextureAtlas:
         """The town's textures."""
         rng, wetness = np.random.default_rng([self.seed, 13]), self.daylight.wetness
-        return TextureAtlas(
-            ground_textures(rng, wetness) | road_textures(rng, self.profile, wetness) | made_textures(rng)
-        )
+        found = ground_textures(rng, wetness)
+        return TextureAtlas(found | road_textures(rng, self.profile, wetness) | made_textures(rng))
 
     def build(self, start: float, end: float) -> Town:
         """Build all sections that touch a stretch of the street."""
@@ -134,7 +134,7 @@ class TownPlan:
         return layout.parts
 
 
-def _draw_side_streets(rng: np.random.Generator, line: StreetLine, profile: StreetProfile) -> list[SideStreet]:
+def _draw_side_streets(rng: Random, line: StreetLine, profile: StreetProfile) -> list[SideStreet]:
     """Side streets where the main street is straight; arms that would meet it again elsewhere are left out."""
     streets = []
     spacing = (70.0, 220.0) if profile.kind in (StreetKind.COUNTRY, StreetKind.ARTERIAL) else (40.0, 95.0)
