@@ -1,7 +1,6 @@
 """Runs the stage of a configuration on Lightning, or tries a few steps of it to say what the training will take."""
 
 import dataclasses
-import logging
 import os
 import shutil
 import time
@@ -16,6 +15,7 @@ import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 
 from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import ConfigurationError
@@ -32,7 +32,6 @@ from scene_completion_training.stages import stage_class
 from scene_completion_training.workers import Progress, computes_bfloat16
 
 BEST = "best.ckpt"
-_LOG = logging.getLogger(__name__)
 
 
 def make_stage(configuration: TrainingConfiguration) -> Stage:
@@ -119,7 +118,7 @@ def _trainer(settings: TrainingConfiguration, own: list[lightning.Callback], fas
 def _precision(configuration: TrainingConfiguration) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if configuration.precision == "bf16-mixed" and not computes_bfloat16(device):
-        _LOG.info("this CPU only imitates bfloat16, at a quarter of the speed: it computes in single precision")
+        rank_zero_info("This CPU only imitates bfloat16, at a quarter of the speed: it computes in single precision")
         return "32-true"
     return configuration.precision
 

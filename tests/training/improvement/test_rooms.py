@@ -46,7 +46,8 @@ def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def current(walk: Path, trunk: Path) -> StudentBundle:
     """A student that hardly learned, with weights of eight bits in its graph."""
     folder = trunk.parent
-    checkpoint = train(small_rooms(walk / "sequence", folder, every=9), threads=1)
+    branches = {"naming": 8, "trusting": True}
+    checkpoint = train(small_rooms(walk / "sequence", folder, every=9, **branches), threads=1)
     exported = ["export", str(checkpoint), str(folder / "student"), "--licence", "none", "--int8-weights"]
     assert main([*exported, "--name", "tiny"]) == 0
     return StudentBundle.load(folder / "student")

@@ -136,6 +136,11 @@ def test_a_start_that_says_two_things_is_refused(rooms: Path, bundles: tuple[Pat
         make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), only_pixels=True))
     with pytest.raises(ConfigurationError, match="no such branch"):
         make_stage(small_rooms(rooms, tmp_path, fit_naming=2))
+    with pytest.raises(ConfigurationError, match="its head for pixels stays"):
+        make_stage(small_rooms(rooms, tmp_path, naming=8, fit_naming=2, pixels_from=str(bundles[0])))
+    stage = make_stage(small_rooms(rooms, tmp_path, naming=8, pixels_from=str(bundles[0])))
+    with pytest.raises(ConfigurationError, match="naming"):  # that head has no such branch, and none would learn it
+        stage.start(stage.make_data())
     with pytest.raises(ConfigurationError, match="mean_of"):
         make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), mean_of=2))
     stage = make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), widths=(8, 16)))

@@ -235,8 +235,9 @@ class DeployedLabels:
         pose = truth.grid_from_camera
         key = (sequence.cameras[camera], truth.grid, pose.rotation.tobytes(), pose.translation.tobytes())
         if key not in self._completers:
-            self._completers.clear()  # one at a time: each holds prepared samples of its whole grid
             stands, lens = mounting(sequence, camera, index), sequence.cameras[camera]
             options: dict[str, Any] = {"grid": truth.grid, "grid_from_camera": pose, "engine": self._engine}
-            self._completers[key] = Completer(self._bundle, lens, upright_from_camera=stands, **options)
+            last = next(iter(self._completers.values()), None)  # its encoder took seconds to compile
+            made = Completer(self._bundle, lens, upright_from_camera=stands, encoder_of=last, **options)
+            self._completers = {key: made}  # one at a time: each holds prepared samples of its whole grid
         return self._completers[key]

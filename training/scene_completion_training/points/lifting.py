@@ -33,6 +33,7 @@ from scene_completion_training.losses.feature_agreement import TeacherSpec
 from scene_completion_training.points.scene import OTHERS, PointScene, RgbdView, require
 
 _POINTS = "points.safetensors"
+_VERSION = 2  # of a cache of lifted scenes; those without one have their points mixed up
 LABELS, FILES = "labels", "files:"
 
 
@@ -118,7 +119,7 @@ def keep_lifted(
 
     Raises SequenceError where what lies there is damaged, the scene has too few points or no views; or see `lift`.
     """
-    folder = cache / _digest({**place, **asdict(settings)})
+    folder = cache / _digest({"version": _VERSION, **place, **asdict(settings)})
     files = {name: folder / f"{_digest({'teacher': teacher.key})}.npy" for name, teacher in teachers.items()}
     missing = {name: teacher for name, teacher in teachers.items() if not files[name].is_file()}
     if missing or not (folder / _POINTS).is_file():

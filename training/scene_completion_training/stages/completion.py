@@ -101,7 +101,7 @@ class CompletionConfiguration(TrainingConfiguration):
         pixels_from: Checkpoint of another training on the same eyes, or its bundle: its head for pixels is taken as it
             is, and goes on learning with `only_pixels`.
         start_from: Checkpoint of this stage, or a bundle, on the same eyes: its head and its decoder go on learning.
-            With `pixels_from` its head is left out.
+            With `pixels_from` its head is left out, and that one stays as it is.
         data: Recordings and samples.
         losses: Weights of the losses.
         camera: The canonical camera.
@@ -153,19 +153,24 @@ class CompletionConfiguration(TrainingConfiguration):
         return self.validate_every if self.data.validation else None
 
     def check(self) -> None:
-        """Refuses to start from two trainings, and to keep to none."""
+        """Refuses starts that say two things, or that would leave a branch without weights, and to keep to nothing."""
         super().check()
         if self.start_from and (self.only_pixels or self.mean_of):
             what = "holds a decoder with its mean, which go on learning"
             raise ConfigurationError(what, where="start_from", cure="Leave out only_pixels and mean_of")
-        if self.fit_naming and not self.naming:
-            what = "there is no such branch"
+        if self.fit_naming and not (self.naming and self.pixels_learn):
+            what = "there is no such branch, or its head for pixels stays as it is"
             raise ConfigurationError(what, where="fit_naming", cure="Give naming some channels, or set it to 0")
         if self.losses.retention and not self.start_from:
             what = "there is nothing to keep to"
             raise ConfigurationError(
                 what, where="losses.retention", cure="Name a student with start_from, or set it to 0"
             )
+
+    @property
+    def pixels_learn(self) -> bool:
+        """Whether the head for pixels learns, rather than the decoder on a head that stays."""
+        return self.only_pixels or not self.pixels_from
 
     def viewpoint(self) -> Viewpoint:
         """The canonical camera, and the volume that is completed."""
@@ -315,7 +320,7 @@ class CompletionStage(Stage):
         self.shown: Tensor
         self.register_buffer("shown", torch.zeros(len(settings.class_names) + 1))  # pixels, those of the sky as well
         self.field.spatial.requires_grad_(not settings.only_pixels)
-        self.field.pixels.requires_grad_(settings.only_pixels or not settings.pixels_from)
+        self.field.pixels.requires_grad_(settings.pixels_learn)
         self._encoder = [encoder]  # in a list: no module of the stage, no checkpoint needs it
         self.field.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -331,12 +336,9 @@ class CompletionStage(Stage):
             raise ConfigurationError(
                 f"have the trunk {encoder.trunk_name}", where="eyes", cure="Name eyes of Depth Anything"
             )
-        if self.settings.start_from:
-            self._take("start_from", self.field, "")
-            self._remember()
-        if self.settings.pixels_from:
-            self._take("pixels_from", self.field.pixels, "pixels.")
-        elif self.eyes.metric and not self.settings.start_from:
+        if self.settings.start_from or self.settings.pixels_from:
+            self._take_starts()
+        elif self.eyes.metric:
             self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
         if self.settings.fit_naming:
             self._fit_naming(data)
@@ -347,8 +349,13 @@ class CompletionStage(Stage):
         """Fits the branch `naming` to the share of each class in the pixels of a token, by tokens alone."""
         branch, count = self.field.pixels.naming, len(self.field.names) + 1
         assert branch is not None
-        pairs = [(tokens, class_shares(classes, count, tokens.shape[1:])) for tokens, classes in data.tokens()]
+        named = ((tokens, class_shares(classes, count, tokens.shape[1:])) for tokens, classes in data.tokens())
+        pairs = [(tokens, shares) for tokens, shares in named if shares.any()]
+        if not pairs:
+            what, cure = "no pixel of its recordings has a class", "Name recordings with classes, or set it to 0"
+            raise ConfigurationError(what, where="fit_naming", cure=cure)
         tokens, shares = (torch.stack(each) for each in zip(*pairs, strict=True))
+        del pairs
         rarity = self._rarity(shares.sum(dim=(0, 2, 3)), self.settings.rare_pixels)[:, None, None]
         optimiser = torch.optim.AdamW(branch.parameters(), NAMING_RATE, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, NAMING_RATE, self.settings.fit_naming)
@@ -391,20 +398,32 @@ class CompletionStage(Stage):
     def go_on(self) -> None:
         """What it once started from is read again, before the weights of its checkpoint."""
         if self.settings.losses.retention:
+            self._take_starts()
+
+    def _take_starts(self) -> None:
+        if self.settings.pixels_from:
+            self._take("pixels_from", self.field.pixels, "pixels.")
+            if self.settings.start_from:
+                self._take("start_from", self.field.spatial, "spatial.")
+        else:
             self._take("start_from", self.field, "")
-            self._remember()
+        if self.settings.start_from:
+            # In a list: no module of the stage, it never learns, and no checkpoint needs it.
+            self._forerunner = [copy.deepcopy(self.field).eval().requires_grad_(False)]
 
     def _take(self, where: str, part: nn.Module, prefix: str) -> None:
         """Gives a part of the field the weights of another training, or of its bundle.
 
-        Branches that it did not have stay as they are, which is silent.
+        Branches that it did not have stay as they are, which is silent, if they learn.
         """
         weights = TrainedWeights.read(Path(getattr(self.settings, where)))
         try:
             absent, unknown = part.load_state_dict(
                 weights.under(f"field.{prefix}") or weights.under(prefix), strict=False
             )
-            wrong = [*unknown, *(name for name in absent if not any(part in name for part in LATER))]
+            learns = {name for name, value in part.named_parameters() if value.requires_grad}
+            later = [name for name in absent if name in learns and any(branch in name for branch in LATER)]
+            wrong = [*unknown, *sorted({*absent} - {*later})]
             if wrong:
                 raise RuntimeError(f"unknown or absent: {wrong[:3]}")
         except RuntimeError as error:
@@ -413,10 +432,6 @@ class CompletionStage(Stage):
                 where=where,
                 cure="Name a checkpoint of stage completion, for the same camera, volume and widths",
             ) from error
-
-    def _remember(self) -> None:
-        # In a list: no module of the stage, it never learns, and no checkpoint needs it.
-        self._forerunner = [copy.deepcopy(self.field).eval().requires_grad_(False)]
 
     def callbacks(self) -> list[lightning.Callback]:
         """The average of the weights."""
@@ -478,9 +493,9 @@ class CompletionStage(Stage):
         off = ((scene.height - old.height) ** 2 + (scene.deviation - old.deviation) ** 2) / (2.0 * old.deviation**2)
         unknown = self.near * (batch["label"] == INVALID)
         hidden = occupancy_distillation(scene.occupied, old.occupied, unknown)
-        named = (
-            class_divergence(scene.classes, old.classes).mean() + class_divergence(view.classes, earlier.classes).mean()
-        )
+        named = class_divergence(scene.classes, old.classes).mean()
+        if self.settings.pixels_learn:
+            named = named + class_divergence(view.classes, earlier.classes).mean()
         kept: Tensor = hidden + named + off.mean()
         return kept
 
