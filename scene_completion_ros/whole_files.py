@@ -15,11 +15,10 @@ import shutil
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import safetensors.numpy
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PART = ".part"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of renameat2(2)
@@ -31,12 +30,15 @@ def write_whole(path: Path, content: bytes) -> None:
         part.write_bytes(content)
 
 
-def tensor_bytes(tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str] | None = None) -> bytes:
+def tensor_bytes(tensors: "Mapping[str, NDArray[Any]]", metadata: dict[str, str] | None = None) -> bytes:
     """A safetensors file of arrays with any strides.
 
     The library takes the memory of an array as it lies: one that is transposed would come back with its values mixed
     up, under the right shape.
     """
+    import numpy as np  # commands that only say what they do take paths from here
+    import safetensors.numpy
+
     return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in tensors.items()}, metadata)
 
 
