@@ -386,3 +386,12 @@ def test_a_plan_that_measures(synthetic_drive: Path, tmp_path: Path, monkeypatch
     slow = plan(configuration)
     assert slow.loading_s > 2.0  # two samples
     assert slow.step_s == max(slow.computing_s, slow.loading_s)
+
+
+@pytest.mark.parametrize(("has", "used"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_device_that_only_imitates_bfloat16_trains_in_single_precision(
+    has: bool, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "computes_bfloat16", lambda device: has)
+    assert runner._precision(Configuration(precision="bf16-mixed")) == used
+    assert runner._precision(Configuration(precision="32-true")) == "32-true"
