@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks.completion import naive_query
 from benchmarks.measuring import canonical_image, timed
-from scene_completion_ros.errors import GpuError
+from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
@@ -63,6 +63,10 @@ def main() -> None:
     missing = [part for part in missing_parts(installed_flavour()) if part.part != installed_flavour()]
     if missing:
         parser.exit(2, "".join(f"{part.part} {part.what}: {part.cure}\n" for part in missing))
+    if torch_sees_gpu():  # it frees memory when the process ends, in a context that it therefore has to hold itself
+        import torch
+
+        torch.zeros(1, device="cuda")
     bundle, context = open_student(arguments.bundle), PrimaryContext()
     with context:
         run(bundle, context, arguments.precision, arguments.frames)
@@ -98,7 +102,7 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     print(kernel_table(prepared, times, occupied, naive_ms) + "\n", flush=True)
     try:
         opened = open_encoder(bundle, context, device, precision)
-    except GpuError as error:
+    except (BundleError, GpuError) as error:
         print(f"image to voxels was not measured: {error}", flush=True)
         device.close()
         return
@@ -300,7 +304,7 @@ def torch_outputs(bundle: StudentBundle, device: str, *, half: bool) -> Callable
         with torch.inference_mode():
             pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
             found = network.observe(pixels)
-            features = torch.nn.functional.pad(found.features.to(kind).permute(0, 2, 3, 1), labels)
+            features = torch.nn.functional.pad(found.hidden_map.to(kind).permute(0, 2, 3, 1), labels)
             return [features.contiguous()]
 
     return outputs_of

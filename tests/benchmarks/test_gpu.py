@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.gpu import torch_encoder
+from benchmarks.gpu import torch_encoder, torch_outputs
+from benchmarks.measuring import canonical_image
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.host_tensorrt import HostTensorRt
@@ -54,6 +56,17 @@ def test_the_whole_benchmark_prints_its_tables(
     assert "20x20x10 voxels" in printed
     assert printed.count("image to voxels, by the host's clock") == 1
     assert f"encoder: tensorrt in {precision}" in printed
+
+
+def test_the_network_in_torch_gives_what_the_encoder_of_the_bundle_does() -> None:
+    bundle = StudentBundle.load(PLAIN_STUDENT)
+    image = canonical_image(bundle)
+    (found,) = torch_outputs(bundle, "cpu", half=False)(torch.from_numpy(image[None]))
+    expected, hidden = OnnxRuntimeEncoder(bundle).encode(image).features, bundle.head.hidden
+    assert found.shape == (1, *expected.shape)
+    of_density = expected[..., :hidden]
+    np.testing.assert_allclose(found[0, ..., :hidden].numpy(), of_density, atol=5e-3 * np.abs(of_density).max())
+    assert not found[..., hidden:].any()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU")

@@ -29,7 +29,7 @@ from scene_completion_training.data.recorded_frames import RecordedFrames
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.stage import Stage
 from scene_completion_training.stages import stage_class
-from scene_completion_training.workers import Progress, computes_bfloat16
+from scene_completion_training.workers import Progress, accelerator, computes_bfloat16
 
 BEST = "best.ckpt"
 
@@ -116,8 +116,7 @@ def _trainer(settings: TrainingConfiguration, own: list[lightning.Callback], fas
 
 
 def _precision(configuration: TrainingConfiguration) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if configuration.precision == "bf16-mixed" and not computes_bfloat16(device):
+    if configuration.precision == "bf16-mixed" and not computes_bfloat16(accelerator().type):
         rank_zero_info("This CPU only imitates bfloat16, at a quarter of the speed: it computes in single precision")
         return "32-true"
     return configuration.precision

@@ -11,10 +11,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import scene_completion_ros
 from scene_completion_ros.errors import SceneCompletionError
+
+if TYPE_CHECKING:
+    import torch
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -36,6 +39,13 @@ def computes_bfloat16(device: str) -> bool:
     import torch
 
     return any(there is True for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
+
+
+def accelerator() -> "torch.device":
+    """Where networks compute: on a GPU where there is one. What comes of them is handed on by the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Progress:

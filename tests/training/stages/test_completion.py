@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError
@@ -146,7 +147,7 @@ def test_a_sample_holds_what_the_trunk_says(town: Path, trunk: Path, eyes: Path,
     image = canonical_image(sequence.image(0, camera), sequence.cameras[camera], stage.viewpoint.camera)
     shown = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     for name, seen in zip(("fused", "relative", "tokens"), stage.eyes.see(shown), strict=True):
-        torch.testing.assert_close(batch[name], seen, rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(batch[name].float(), seen, rtol=2e-3, atol=2e-3)
 
 
 def test_it_learns(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_a_rendered_image_may_be_shown_with_its_true_depth(town: Path, trunk: Pa
     batch["depth"] = torch.where(batch["depth"] > 0.0, batch["depth"], 10.0)
     batch["depth"][:, 0] = 0.0
     ground = stage.field.stated_ground(batch["volume_from_camera"], no, no)
-    view = stage.field.pixels(*(batch[name] for name in ("fused", "relative", "tokens")), ground)
+    view = stage.field.pixels(*(batch[name].float() for name in ("fused", "relative", "tokens")), ground)
     said = stage.field.spec.inverse_depth(view.code)[0, 0].detach()
 
     def shown(exact: bool) -> PixelView:
@@ -384,6 +385,25 @@ def test_a_sample_holds_what_is_true_in_the_stated_volume(town: Path, trained: P
     middle = stored.viewpoint.volume.grid.centres()[8, 16, 0]
     index, _ = truth.grid.index_of(middle[None])
     assert plain["height"][8, 16].item() == pytest.approx(float(truth.ground[index[0, 0], index[0, 1]]), abs=0.02)
+
+
+def test_frames_are_looked_at_again_in_other_colours(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
+    """The truth of a frame stays, and its first look is the frame as it is; a head for pixels is served no voxels."""
+    chosen = settings(town, trunk, eyes, tmp_path)
+    once, twice = (dataclasses.replace(chosen.data, looks=looks, cache=str(tmp_path / "looks")) for looks in (1, 2))
+    files = []
+    for data in (once, twice):
+        stage = CompletionStage(dataclasses.replace(chosen, data=data, only_pixels=True))
+        served = stage.make_data()
+        served.setup("fit")
+        (group,) = served.groups["training"]
+        files.append(group)
+    assert files[1][: len(files[0])] == files[0] and len(files[1]) == 2 * len(files[0])
+    plain, other = (load_file(group[-1]) for group in files)
+    assert all(np.array_equal(plain[name], other[name]) for name in ("depth", "classes", "label"))
+    assert not np.array_equal(plain["tokens"], other["tokens"])
+    batch = next(iter(served.train_dataloader()))
+    assert {"tokens", "depth", "classes"} <= batch.keys() and not {"label", "height"} & batch.keys()
 
 
 def test_exporting_keeps_what_a_training_needs(

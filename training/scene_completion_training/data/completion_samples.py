@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import cv2
 import numpy as np
@@ -32,7 +33,7 @@ from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSe
 from scene_completion_ros.sequences.rigs import ROOMS, TOWNS, mounting, reference_camera, stereo_pair
 from scene_completion_ros.sequences.sequence_folder import stored_classes
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
-from scene_completion_training.data.drawn_views import canonical_classes, canonical_image
+from scene_completion_training.data.drawn_views import canonical_classes, canonical_image, jittered
 from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.prepared import mapped_arrays
@@ -51,6 +52,8 @@ from scene_completion_training.workers import progress_bar
 
 STRIDE = 2
 """Pixels of the canonical image to one of the maps."""
+MAPS = ("fused", "relative", "tokens")
+"""What samples hold of the trunk, in half precision."""
 PARTS = (3, 8)
 """Rows and columns of the parts of an image whose depth is off by a factor of their own."""
 SURE = 0.1
@@ -102,6 +105,8 @@ class CompletionDataSettings:
         depth_far: The same for each metre of depth; halfway between the middles of parts, both are half as large.
         exact: Share of the samples of rendered images whose decoder is given true depth and classes, off as those of
             real streets: eyes that know these misjudge towns.
+        looks: How often each frame of the training is prepared: the first time as it is, then with other colours,
+            contrast and sharpness. Rendered images are more alike than rooms are.
         batch_size: Samples a step.
         workers: Processes that load samples.
     """
@@ -119,6 +124,7 @@ class CompletionDataSettings:
     depth_waves: float = 0.03
     depth_far: float = 0.008
     exact: float = 0.7
+    looks: int = 1
     batch_size: int = 2
     workers: int = 1
 
@@ -143,18 +149,22 @@ def prepare_samples(
     *,
     classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
     unlabelled: bool = False,
+    look: int = 0,
 ) -> list[Path]:
     """Writes what is missing in the cache: a file for each frame.
 
     Args:
         classes_of: Common classes [h, w] of the pixels of an image, for recordings that do not have them.
         unlabelled: As `CompletionDataSettings` has it.
+        look: Number of the look of the images; 0 for their own, see `CompletionDataSettings.looks`.
 
     Raises:
         SequenceError: A frame has neither true voxels with classes nor a second image whose pixels have classes.
     """
     views = (vars(viewpoint.camera), vars(viewpoint.volume))
     parts: tuple[object, ...] = (_VERSION, eyes.key, *views, sequence.pose_source, classes_of is None)
+    if look:
+        parts += (look,)
     if unlabelled:  # drives are cut into parts
         parts += (sequence.floor, [frame.stamp_ns for frame in sequence.frames])
     key = hashlib.sha256(" ".join(map(str, parts)).encode())
@@ -164,7 +174,7 @@ def prepare_samples(
     missing = [(index, file) for index, file in zip(frames, files, strict=True) if not file.exists()]
     with progress_bar(len(missing), "sample") as bar:
         for index, file in missing:
-            arrays = _sample(sequence, index, eyes, viewpoint, classes_of, unlabelled)
+            arrays = _sample(sequence, index, eyes, viewpoint, classes_of, unlabelled, look)
             write_whole(file, tensor_bytes(arrays))
             bar.update()
     return files
@@ -177,11 +187,13 @@ def _sample(
     viewpoint: Viewpoint,
     classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None,
     unlabelled: bool,
+    look: int,
 ) -> dict[str, NDArray[Any]]:
     name = reference_camera(sequence)
     image = canonical_image(sequence.image(index, name), sequence.cameras[name], viewpoint.camera)
+    shown = jittered(image, np.random.default_rng((look, index, crc32(sequence.name.encode())))) if look else image
     with torch.no_grad():
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+        tensor = torch.from_numpy(np.ascontiguousarray(shown)).permute(2, 0, 1)[None].float()
         fused, relative, tokens = (part[0].to(torch.float16).numpy() for part in eyes.see(tensor))
     arrays = {"fused": fused, "relative": relative, "tokens": tokens}
     labelled = _labelled(sequence, index, name)
@@ -450,8 +462,8 @@ def resampled_ground(
     level: float,
 ) -> NDArray[np.float32]:
     """Heights [X, Y] of the ground in a volume that is tilted a little against the true one; NaN where unknown."""
-    centres = volume.centres()[:, :, 0].astype(np.float64)
-    centres[..., 2] = level
+    x, y, _ = volume.axis_centres()
+    centres = np.stack(np.broadcast_arrays(x[:, None], y[None], level), axis=-1)
     for _ in range(2):
         places = centres @ truth_from_volume[:3, :3].T + truth_from_volume[:3, 3]
         row, column = (
@@ -470,6 +482,7 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
         groups: Files of the frames of each recording.
         shares: Factor on the share of samples of each recording, which grows with the square root of its length.
         plain: Nothing is drawn at random: each frame as it is, in order, for a validation.
+        voxels: Serve what lies in space, too; a head for pixels does not need it.
     """
 
     def __init__(
@@ -482,8 +495,10 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
         seed: int,
         length: int,
         plain: bool = False,
+        voxels: bool = True,
     ) -> None:
         self.groups, self.settings, self.viewpoint, self.plain = groups, settings, viewpoint, plain
+        self.voxels = voxels
         self.seed, self.length = seed, length
         weights = np.array([share * len(files) ** 0.5 for share, files in zip(shares, groups, strict=True)])
         self.probability = weights / weights.sum()
@@ -503,26 +518,15 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
     def of_file(self, file: Path, generator: np.random.Generator) -> dict[str, Tensor]:
         """The sample that is prepared in a file: maps, stated pose, and the truth in the volume of that pose."""
         data = mapped_arrays(file, _DAMAGED)
-        settings, grid = self.settings, self.viewpoint.volume.grid
+        settings = self.settings
         exact = np.array(data["volume_from_camera"])
         known = self.plain or generator.random() >= settings.unknown_pose
         stated = self._stated(exact, generator) if known else DEFAULT_GRID_FROM_CAMERA.matrix
-        *origin, voxel = data["origin"].tolist()
-        truth = VoxelGrid((origin[0], origin[1], origin[2]), voxel, data["label"].shape)
-        truth_from_volume = np.array(data["truth_from_camera"]) @ np.linalg.inv(stated)
-        label = resampled_labels(
-            np.ascontiguousarray(data["label"]), truth, truth_from_volume, grid, self.viewpoint.camera, stated
-        )
-        level = -self.viewpoint.height_above_ground
-        height = np.full(grid.shape[:2], np.nan, np.float32)
-        if "ground" in data:
-            height = resampled_ground(data["ground"], truth, truth_from_volume, grid, level)
         sample = {
-            **{name: torch.from_numpy(np.array(data[name], np.float32)) for name in ("fused", "relative", "tokens")},
+            **{name: torch.from_numpy(np.array(data[name])) for name in MAPS},
             "depth": torch.from_numpy(np.array(data["depth"], np.float32)),
             "classes": torch.from_numpy(np.array(data["classes"])),
-            "label": torch.from_numpy(label),
-            "height": torch.from_numpy(height),
+            **(self._in_space(data, stated) if self.voxels else {}),
             "volume_from_camera": torch.from_numpy(np.array(stated)).float(),
             "known": torch.tensor(known),
             "off": torch.from_numpy(self._misjudged(generator)),
@@ -530,6 +534,21 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
             "mirrored": torch.tensor(False),
         }
         return self._mirrored(sample) if not self.plain and generator.random() < 0.5 else sample
+
+    def _in_space(self, data: Mapping[str, NDArray[Any]], stated: NDArray[np.float64]) -> dict[str, Tensor]:
+        """Labels of the voxels, and heights of the ground, in the volume of a stated pose."""
+        grid = self.viewpoint.volume.grid
+        *origin, voxel = data["origin"].tolist()
+        truth = VoxelGrid((origin[0], origin[1], origin[2]), voxel, data["label"].shape)
+        truth_from_volume = np.array(data["truth_from_camera"]) @ np.linalg.inv(stated)
+        label = resampled_labels(
+            np.ascontiguousarray(data["label"]), truth, truth_from_volume, grid, self.viewpoint.camera, stated
+        )
+        height = np.full(grid.shape[:2], np.nan, np.float32)
+        if "ground" in data:
+            level = -self.viewpoint.height_above_ground
+            height = resampled_ground(data["ground"], truth, truth_from_volume, grid, level)
+        return {"label": torch.from_numpy(label), "height": torch.from_numpy(height)}
 
     def _misjudged(self, generator: np.random.Generator) -> NDArray[np.float32]:
         """By how much the logarithm of depth is off in coarse parts of an image, and for each metre of depth."""
@@ -555,9 +574,9 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
     @staticmethod
     def _mirrored(sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """The scene mirrored from left to right; the network mirrors where cells look, see `cell_lookups`."""
-        for name in ("fused", "relative", "tokens", "depth", "classes"):
+        for name in (*MAPS, "depth", "classes"):
             sample[name] = sample[name].flip(-1)
-        for name in ("label", "height"):
+        for name in {"label", "height"} & sample.keys():
             sample[name] = sample[name].flip(1)
         return sample | {"mirrored": torch.tensor(True)}
 
@@ -568,6 +587,7 @@ class CompletionData(TrainingData):
     Args:
         eyes: The trunk, for samples that are not prepared yet.
         steps: Optimiser steps of the whole training.
+        voxels: As `CompletionSamples`.
     """
 
     def __init__(
@@ -578,8 +598,10 @@ class CompletionData(TrainingData):
         *,
         steps: int,
         seed: int,
+        voxels: bool = True,
     ) -> None:
         super().__init__()
+        self.voxels = voxels
         self.settings, self.viewpoint, self.eyes = settings, viewpoint, eyes
         self.steps, self.seed = steps, seed
         self.groups: dict[str, list[list[Path]]] = {}
@@ -630,15 +652,20 @@ class CompletionData(TrainingData):
                     if stated is not None:
                         self.heights.append(float(stated.translation[2]))
                         self.pitches.append(-float(np.arcsin(np.clip(stated.rotation[2, 2], -1.0, 1.0))))
-            yield prepare_samples(
-                sequence,
-                range(0, len(sequence), source.every),
-                Path(self.settings.cache),
-                self.eyes,
-                self.viewpoint,
-                classes_of=classes_of,
-                unlabelled=self.settings.unlabelled,
-            )
+            yield [
+                file
+                for look in range(self.settings.looks if role == "training" else 1)
+                for file in prepare_samples(
+                    sequence,
+                    range(0, len(sequence), source.every),
+                    Path(self.settings.cache),
+                    self.eyes,
+                    self.viewpoint,
+                    classes_of=classes_of,
+                    unlabelled=self.settings.unlabelled,
+                    look=look,
+                )
+            ]
 
     def tokens(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Tokens [D, rows, columns], float16, and classes of the pixels [h, w] of each frame of the training."""
@@ -651,7 +678,13 @@ class CompletionData(TrainingData):
         settings = self.settings
         length = self.steps * settings.batch_size * self.processes
         samples = CompletionSamples(
-            self.groups["training"], self.shares, settings, self.viewpoint, seed=self.seed, length=length
+            self.groups["training"],
+            self.shares,
+            settings,
+            self.viewpoint,
+            seed=self.seed,
+            length=length,
+            voxels=self.voxels,
         )
         sampler = self.sampler(length, settings.batch_size)
         return DataLoader(samples, batch_size=settings.batch_size, sampler=sampler, num_workers=settings.workers)
@@ -667,5 +700,6 @@ class CompletionData(TrainingData):
             seed=0,
             length=sum(map(len, groups)),
             plain=True,
+            voxels=self.voxels,
         )
         return DataLoader(samples, batch_size=1, num_workers=0)

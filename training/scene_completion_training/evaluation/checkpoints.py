@@ -24,6 +24,7 @@ from scene_completion_training.data.prepared import DOWNWARD, looking_aside
 from scene_completion_training.evaluation.density_model import IDENTITY, PUBLISHED_CUTOFF, PUBLISHED_RULE, Observation
 from scene_completion_training.networks.density_field import DensityField, ObservedField
 from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.workers import accelerator
 
 # Places along the drive of the first, second, and further views that a multi-view field encodes. The first is at the
 # evaluated frame. The others are at these shares of the way from the least to the most metres (`encoder_metres`) that
@@ -40,11 +41,6 @@ PUBLISHED_VIEWS: dict[str, tuple[int, ...]] = {
 }
 FISHEYE_FRAMES = 10
 _CHUNK = 1 << 16  # points in memory at a time
-
-
-def accelerator() -> torch.device:
-    """Where trained fields are evaluated: on a GPU where there is one. What comes of them is handed on by the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)

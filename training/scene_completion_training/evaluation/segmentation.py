@@ -28,10 +28,11 @@ from scene_completion_training.arrays import Bytes, Floats, Ints
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import fit_clusters
 from scene_completion_training.data.label_images import LabelledImage
-from scene_completion_training.evaluation.checkpoints import CanonicalImages, accelerator
+from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.probes import LinearProbe
 from scene_completion_training.networks.feature_field import DROPOUT, FeatureField
 from scene_completion_training.rendering.patches import rendered_features
+from scene_completion_training.workers import accelerator
 
 POINTS = 200  # pixels of an image that are clustered
 # Published are 1000 steps of four images, of which every other one looks aside, where no pixel has a label.

@@ -25,7 +25,7 @@ from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.arrays import Bytes, Floats, Mask, Random
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation import density_model
-from scene_completion_training.evaluation.checkpoints import CanonicalImages, accelerator, in_chunks, observed_density
+from scene_completion_training.evaluation.checkpoints import CanonicalImages, in_chunks, observed_density
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import (
@@ -34,6 +34,7 @@ from scene_completion_training.networks.feature_field import (
     FeatureObservation,
     normalised,
 )
+from scene_completion_training.workers import accelerator
 
 CodeFunction: TypeAlias = Callable[[Floats], Floats]
 FARTHEST_SURFACE = 51.2  # pixels that see nothing within the largest range are not clustered, metres

@@ -24,6 +24,7 @@ from scene_completion_training.points.lifting import (
 )
 from scene_completion_training.points.opening import Scenes, open_scenes
 from scene_completion_training.points.voxels import turned, voxelised
+from scene_completion_training.workers import accelerator
 
 Input: TypeAlias = Literal["ones", "colour"]
 
@@ -117,8 +118,7 @@ class PointData(TrainingData):
             return
         if not self.settings.sources:
             raise ConfigurationError("names no scenes", where="data.sources", cure="Name folders of scenes")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        opened = {teacher.name: teacher.open(device) for teacher in self.teachers}
+        opened = {teacher.name: teacher.open(accelerator().type) for teacher in self.teachers}
         for source in self.settings.sources:
             root, cache = Path(self.settings.root), Path(self.settings.cache)
             scenes, place = source.open(root), asdict(source) | {"folder": str((root / source.folder).resolve())}

@@ -20,6 +20,7 @@ from scene_completion_training.masked_scene.objective import SceneView, sampled,
 from scene_completion_training.masked_scene.views import POINT_FEATURES, point_features, voxels_of
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.sparse.hu_net import VoxelHUNet
+from scene_completion_training.workers import accelerator
 
 _LARGEST = 1 << 20  # voxels along an edge of a scene: their numbers have to fit into 64 bits
 _AT_ONCE = 1 << 16  # points that features are sampled at
@@ -52,7 +53,7 @@ class PointNetwork:
 
     def __init__(self, network: VoxelHUNet, voxel_size: float, name: str) -> None:
         self.name, self.voxel_size = name, voxel_size
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = accelerator()
         self.network = network.eval().to(self.device)
 
     @staticmethod

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from scene_completion_ros.inference.volume_pose import Lookups, cell_lookups, gr
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
-from scene_completion_training.data.completion_samples import CompletionData, CompletionDataSettings, Eyes
+from scene_completion_training.data.completion_samples import MAPS, CompletionData, CompletionDataSettings, Eyes
 from scene_completion_training.data.stereo_voxels import OF_NO_CLASS
 from scene_completion_training.losses.occupancy import (
     class_divergence,
@@ -46,7 +47,7 @@ from scene_completion_training.networks.sight import FLOOR, ROAD, PixelHead, Pix
 from scene_completion_training.networks.trunk import DepthAnythingTrunk
 from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
-from scene_completion_training.workers import computes_bfloat16
+from scene_completion_training.workers import accelerator, computes_bfloat16
 
 GROUNDS = {COMMON_CLASSES[1:]: ROAD, ROOM_CLASSES[1:]: FLOOR}
 """Classes of streets and of rooms, and which of them cameras stand on."""
@@ -327,7 +328,14 @@ class CompletionStage(Stage):
     def make_data(self) -> CompletionData:
         """Maps and voxels of the configuration's recordings."""
         settings = self.settings
-        return CompletionData(settings.data, self.viewpoint, self.eyes, steps=settings.steps, seed=settings.seed)
+        return CompletionData(
+            settings.data,
+            self.viewpoint,
+            self.eyes,
+            steps=settings.steps,
+            seed=settings.seed,
+            voxels=not settings.only_pixels,
+        )
 
     def start(self, data: Any) -> None:
         """The head for pixels starts with the metric depth of the eyes, or as another training left it."""
@@ -357,12 +365,14 @@ class CompletionStage(Stage):
         tokens, shares = (torch.stack(each) for each in zip(*pairs, strict=True))
         del pairs
         rarity = self._rarity(shares.sum(dim=(0, 2, 3)), self.settings.rare_pixels)[:, None, None]
+        device = accelerator()
+        branch.to(device)
         optimiser = torch.optim.AdamW(branch.parameters(), NAMING_RATE, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, NAMING_RATE, self.settings.fit_naming)
         generator = torch.Generator().manual_seed(self.settings.seed)
         for _ in range(self.settings.fit_naming):
             chosen = torch.randint(len(tokens), (NAMING_BATCH,), generator=generator)
-            x, wanted = tokens[chosen].float(), rarity * shares[chosen]
+            x, wanted = tokens[chosen].to(device).float(), (rarity * shares[chosen]).to(device)
             if torch.rand((), generator=generator) < 0.5:
                 x, wanted = x.flip(-1), wanted.flip(-1)
             for layer in branch:
@@ -372,6 +382,7 @@ class CompletionStage(Stage):
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
+        branch.cpu()
 
     @staticmethod
     def _rarity(seen: Tensor, power: float) -> Tensor:
@@ -383,17 +394,21 @@ class CompletionStage(Stage):
     @torch.no_grad()
     def _match_mean(self, data: CompletionData) -> None:
         """See `SceneDecoder.match_mean`."""
-        sums = torch.zeros(3, *self.viewpoint.volume.grid.shape)
+        device = accelerator()
+        self.field.to(device)
+        sums = torch.zeros(3, *self.viewpoint.volume.grid.shape, device=device)
         batches = iter(data.train_dataloader())
         for batch in itertools.islice(batches, -(-self.settings.mean_of // self.settings.data.batch_size)):
+            batch = {name: values.to(device) for name, values in batch.items()}
             pose, mirrored, label = batch["volume_from_camera"], batch["mirrored"], batch["label"]
             ground = self.field.stated_ground(pose, batch["known"], mirrored)
-            view = self.field.look([batch[name] for name in ("fused", "relative", "tokens")], ground)
+            view = self.field.look([batch[name].float() for name in MAPS], ground)
             scene = self.field(view, pose, mirrored)
             counts = self.field.hidden_from(view, pose, mirrored) & (label != INVALID)
             for total, values in zip(sums, (label != EMPTY, scene.occupied.sigmoid(), counts), strict=True):
                 total += (values * counts).sum(dim=0)
         self.field.spatial.match_mean(*sums)
+        self.field.cpu()
 
     def go_on(self) -> None:
         """What it once started from is read again, before the weights of its checkpoint."""
@@ -454,7 +469,7 @@ class CompletionStage(Stage):
         """Losses of pixels, voxels and the ground."""
         kind = self.device.type
         pose, mirrored = batch["volume_from_camera"], batch["mirrored"]
-        maps = [batch[name].contiguous(memory_format=torch.channels_last) for name in ("fused", "relative", "tokens")]
+        maps = [batch[name].float().contiguous(memory_format=torch.channels_last) for name in MAPS]
         ground = self.field.stated_ground(pose, batch["known"], mirrored)
         view = self.field.pixels(*maps, ground)
         earlier = self._before(maps, ground)
@@ -617,11 +632,13 @@ def read_eyes(source: str, weights: str, viewpoint: Viewpoint) -> tuple[EncoderD
     trunk = encoder.trunk
     assert isinstance(trunk, DepthAnythingTrunk)
 
+    device = accelerator()
+    placed = cache(lambda: copy.deepcopy(trunk).to(device) if device.type != "cpu" else trunk)
+
     def see(image: Tensor) -> list[Tensor]:
-        kind = image.device.type
-        with torch.no_grad(), torch.autocast(kind, dtype=torch.bfloat16, enabled=computes_bfloat16(kind)):
-            maps: list[Tensor] = trunk.with_tokens(image)
-        return [part.float() for part in maps]
+        with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_bfloat16(device.type)):
+            maps: list[Tensor] = placed().with_tokens(image.to(device))
+        return [part.float().cpu() for part in maps]
 
     digest = hashlib.sha256()
     weights_now = encoder.state_dict()
