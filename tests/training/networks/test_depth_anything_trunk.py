@@ -74,3 +74,21 @@ def test_what_frozen_blocks_make_can_be_kept(model: Path, frozen: int) -> None:
     learning = [name for name, value in trunk.backbone.named_parameters() if value.requires_grad]
     assert ("layernorm.weight" in learning) == (frozen == 0)
     assert any("layer.3" in name for name in learning) == (frozen < 4)
+
+
+@pytest.mark.parametrize("prefix", ["", "trunk."])
+def test_weights_of_other_versions_of_transformers_fit(model: Path, prefix: str) -> None:
+    """Attention was `attention.attention.query` up to 5.17, and is `attention.q_proj`."""
+    trunk = _trunk(model)
+    own, names = trunk.state_dict(), {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
+    older = {}
+    for name, values in own.items():
+        for now, before in names.items():
+            name = name.replace(f".attention.{now}.", f".attention.attention.{before}.")
+        older[prefix + name.replace(".attention.o_proj.", ".attention.output.dense.")] = values + 1.0
+    assert older.keys() != {prefix + name for name in own}
+    holder = torch.nn.ModuleDict({"trunk": trunk}) if prefix else trunk
+    holder.load_state_dict(older)
+    assert all(torch.equal(values, own[name]) for name, values in trunk.state_dict().items())  # own shares memory
+    first = next(name for name in own if ".attention." in name and name.endswith("weight"))
+    torch.testing.assert_close(trunk.state_dict()[first], _trunk(model).state_dict()[first] + 1.0)

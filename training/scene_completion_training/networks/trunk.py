@@ -22,6 +22,25 @@ _TAPS = (0, 2, 4, 10, 15)  # blocks after which the trunk is tapped for strides 
 # Brings the trunk's linear bottlenecks (standard deviation 6 to 8) to the scale of the decoder's other inputs.
 TAP_SCALE = 1.0 / 6.0
 
+# What versions of transformers call the same weights of attention.
+_RENAMED = {
+    "attention.query": "q_proj",
+    "attention.key": "k_proj",
+    "attention.value": "v_proj",
+    "output.dense": "o_proj",
+}
+
+
+def _named_as_here(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Gives weights that another version of transformers wrote the names that this one has."""
+    own = module.state_dict().keys()
+    for name in [name for name in state if name.startswith(prefix) and name.removeprefix(prefix) not in own]:
+        for one, other in _RENAMED.items():
+            for before, after in ((one, other), (other, one)):
+                found = name.replace(f".attention.{before}.", f".attention.{after}.")
+                if found != name and found.removeprefix(prefix) in own:
+                    state[found] = state.pop(name)
+
 
 class Trunk(nn.Module):
     """Base of the trunks; BatchNorm stays at its ImageNet statistics, unless a trunk has `batch_statistics`.
@@ -35,6 +54,7 @@ class Trunk(nn.Module):
         self, *, channels: tuple[int, ...], mean: tuple[float, float, float], scale: tuple[float, float, float]
     ) -> None:
         super().__init__()
+        self.register_load_state_dict_pre_hook(_named_as_here)
         self.channels, self.mean, self.scale = channels, mean, scale
         self._mean: Tensor
         self._scale: Tensor
