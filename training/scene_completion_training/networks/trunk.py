@@ -54,7 +54,7 @@ class Trunk(nn.Module):
         self, *, channels: tuple[int, ...], mean: tuple[float, float, float], scale: tuple[float, float, float]
     ) -> None:
         super().__init__()
-        self.register_load_state_dict_pre_hook(_named_as_here)
+        self.register_load_state_dict_pre_hook(_named_as_here)  # type: ignore[no-untyped-call]
         self.channels, self.mean, self.scale = channels, mean, scale
         self._mean: Tensor
         self._scale: Tensor
