@@ -15,10 +15,12 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation.density_model import DeployedModel
+from scene_completion_training.networks.sight import TOKEN_WIDTH, PixelHead
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.completion import (
     CompletionLosses,
     CompletionStage,
+    SceneField,
     class_shares,
     read_eyes,
 )
@@ -127,6 +129,31 @@ def test_a_training_that_goes_on_keeps_to_what_it_started_from(
     assert kept(EMPTY) == pytest.approx(0.0, abs=1e-5)
     stage.field.pixels.classes.weight.data *= -1.0
     assert kept(EMPTY) > 1e-4
+
+
+def test_tokens_may_be_kept_from_depth(rooms: Path, tmp_path: Path) -> None:
+    """Such a head is one whose tokens say nothing but classes: it reads the same from the same weights."""
+    with pytest.raises(ConfigurationError, match="nothing reads the tokens"):
+        make_stage(small_rooms(rooms, tmp_path, merging=False))
+    stage = make_stage(small_rooms(rooms, tmp_path, merging=False, naming=8))
+    assert isinstance(stage, CompletionStage)
+    lean = stage.field.pixels.eval()
+    size, channels, depth = (*lean.prior.shape[2:],), 12, 16
+    whole = PixelHead(
+        size, lean.spec, channels=channels, tokens=depth, classes=len(stage.field.names), shifted=True, naming=8
+    )
+    state, merge = whole.state_dict(), lean.state_dict()["merge.0.weight"]
+    state |= lean.state_dict() | {name: 0.0 * state[name] for name in state if name.startswith("tokens.")}
+    rest = torch.randn(len(merge), TOKEN_WIDTH, 3, 3)  # of what the tokens do not say
+    whole.load_state_dict(state | {"merge.0.weight": torch.cat([merge, rest], dim=1)})
+    maps = [torch.randn(1, count, *size) for count in (channels, 1)]
+    tokens, ground = torch.randn(1, depth, 3, 4), torch.rand(1, 2, *size)
+    with torch.no_grad():
+        for found, expected in zip(lean(*maps, tokens, ground), whole.eval()(*maps, tokens, ground), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    rebuilt = SceneField.rebuilt(stage.field.state_dict(), stage.viewpoint)
+    rebuilt.load_state_dict(stage.field.state_dict())
+    assert rebuilt.pixels.tokens is None
 
 
 def test_a_start_that_says_two_things_is_refused(rooms: Path, bundles: tuple[Path, Path], tmp_path: Path) -> None:

@@ -37,7 +37,18 @@ _GATE = dataclasses.replace(parity.GATES["fp32"], features=parity.GATES["fp16"].
 # Losses on hidden space: the student says by itself what is empty there.
 _HELD = {"retention": 1.0, "emptiness": 0.0, "sparsity": 0.0}
 _KEPT_SETTINGS = ("encoder", "frozen_blocks")  # what a student's own configuration says of its network
-_KEPT_OF_SCENES = ("world", "widths", "context", "reduced", "naming", "trusting", "distance", "rare", "precision")
+_KEPT_OF_SCENES = (
+    "world",
+    "widths",
+    "context",
+    "reduced",
+    "naming",
+    "merging",
+    "trusting",
+    "distance",
+    "rare",
+    "precision",
+)
 # The weights of the losses of a student with a decoder in space: drives say no classes and no ground.
 _SCENE_LOSSES = {"classes": 0.0, "ground": 0.0, "pixels": 0.0, "retention": 1.0}
 # Of weights rounded to 8 bits: three times what was measured of a student of rooms.

@@ -68,7 +68,8 @@ class PixelHead(nn.Module):
     one for each pixel: eyes know one height above the ground, and see all streets from there. In rooms inverse depths
     are shifted as well: a trunk that nobody trained on knows them up to both. Where the camera is said to stand, each
     pixel is told how far it would see if the ground were a plane; tokens of the last block know what
-    things are. Where they have a branch of their own, it is wide enough for classes that few pixels show.
+    things are. Where they have a branch of their own, it is wide enough for classes that few pixels show. They may be
+    kept from depth: what they know of the size of rendered things does not hold of real ones.
 
     Args:
         size: Height and width of the maps.
@@ -79,6 +80,7 @@ class PixelHead(nn.Module):
         width: Channels inside.
         shifted: Inverse depths of an image get a shift beside their factor.
         naming: Channels of a branch that tells classes by the tokens alone; 0: there is none.
+        merging: Tokens go into what depth, its doubt and classes follow from.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class PixelHead(nn.Module):
         width: int = 64,
         shifted: bool = False,
         naming: int = 0,
+        merging: bool = True,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -99,9 +102,9 @@ class PixelHead(nn.Module):
         self.register_buffer("prior", torch.zeros(1, 1, *size))
         self.metric = MetricDecoder(channels, width)
         self.code = nn.Conv2d(width + 1, 1, 1)
-        self.tokens = nn.Sequential(nn.Conv2d(tokens, TOKEN_WIDTH, 1), nn.GELU())
+        self.tokens = nn.Sequential(nn.Conv2d(tokens, TOKEN_WIDTH, 1), nn.GELU()) if merging else None
         self.merge = nn.Sequential(
-            nn.Conv2d(width + 4 + TOKEN_WIDTH, width, 3, padding=1),
+            nn.Conv2d(width + 4 + TOKEN_WIDTH * merging, width, 3, padding=1),
             nn.ELU(inplace=True),
             nn.Conv2d(width, width, 3, padding=1),
             nn.ELU(inplace=True),
@@ -149,8 +152,10 @@ class PixelHead(nn.Module):
         with torch.autocast(fused.device.type, enabled=False):  # in bfloat16, what is 50 m away would be 3 % off
             prior = self.prior.expand(len(fused), -1, -1, -1)
             code = self.code(torch.cat([metric.float(), prior], dim=1))
-        known = functional.interpolate(self.tokens(tokens), size, mode="bilinear", align_corners=False)
-        merged = self.merge(torch.cat([metric, code, pixel_places(relative)[:, 1:], ground, known], dim=1))
+        told = [metric, code, pixel_places(relative)[:, 1:], ground]
+        if self.tokens is not None:
+            told.append(functional.interpolate(self.tokens(tokens), size, mode="bilinear", align_corners=False))
+        merged = self.merge(torch.cat(told, dim=1))
         attention = self.attention(merged).flatten(2).float().softmax(dim=2)
         image = self.factor((attention @ merged.flatten(2).transpose(1, 2).float())[:, 0])[..., None, None].float()
         factor = image[:, :1] + MOST_ASIDE * torch.tanh(self.aside(merged).float())

@@ -110,7 +110,7 @@ class CompletionConfiguration(TrainingConfiguration):
         widths: Channels of the decoder's U-Net, the finest first.
         context: Channels of the U-Net for each height.
         reduced: Channels that a cell looks up.
-        naming: As `PixelHead`.
+        naming, merging: As `PixelHead`.
         trusting: As `SceneDecoder`.
         fit_naming: Steps in which the branch `naming` is fitted by itself before the first step; tokens are small.
         distance: Metres at which a voxel weighs half as much as one nearby.
@@ -138,6 +138,7 @@ class CompletionConfiguration(TrainingConfiguration):
     context: int = 16
     reduced: int = 16
     naming: int = 0
+    merging: bool = True
     trusting: bool = False
     fit_naming: int = 0
     distance: float = 20.0
@@ -162,6 +163,8 @@ class CompletionConfiguration(TrainingConfiguration):
         if self.fit_naming and not (self.naming and self.pixels_learn):
             what = "there is no such branch, or its head for pixels stays as it is"
             raise ConfigurationError(what, where="fit_naming", cure="Give naming some channels, or set it to 0")
+        if not (self.merging or self.naming):
+            raise ConfigurationError("nothing reads the tokens", where="merging", cure="Give naming some channels")
         if self.losses.retention and not self.start_from:
             what = "there is nothing to keep to"
             raise ConfigurationError(
@@ -195,7 +198,7 @@ class SceneField(nn.Module):
         widths: Channels of the decoder's U-Net, the finest first.
         context: Channels of the U-Net for each height.
         reduced: Channels that a cell looks up.
-        naming: As `PixelHead`.
+        naming, merging: As `PixelHead`.
         trusting: As `SceneDecoder`.
     """
 
@@ -211,6 +214,7 @@ class SceneField(nn.Module):
         context: int = 16,
         reduced: int = 16,
         naming: int = 0,
+        merging: bool = True,
         trusting: bool = False,
     ) -> None:
         super().__init__()
@@ -221,7 +225,14 @@ class SceneField(nn.Module):
         self.spec: PointCodeSpec = viewpoint.volume.point_code
         size = (self.small.height, self.small.width)
         self.pixels = PixelHead(
-            size, self.spec, channels=channels, tokens=tokens, classes=len(names), shifted=shifted, naming=naming
+            size,
+            self.spec,
+            channels=channels,
+            tokens=tokens,
+            classes=len(names),
+            shifted=shifted,
+            naming=naming,
+            merging=merging,
         )
         self.spatial = SceneDecoder(
             viewpoint.volume.grid,
@@ -237,7 +248,8 @@ class SceneField(nn.Module):
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, _: object = None) -> SceneField:
         """An untrained field that weights fit, see `TrainedField`."""
-        metric, tokens = state["pixels.metric.merge.0.0.weight"], state["pixels.tokens.0.weight"]
+        metric, merging = state["pixels.metric.merge.0.0.weight"], "pixels.tokens.0.weight" in state
+        tokens = state["pixels.tokens.0.weight" if merging else "pixels.naming.0.weight"]
         reduce, context = state["spatial.reduce.weight"], state["spatial.context.weight"]
         coarser = sorted(name for name in state if name.startswith("spatial.down.") and name.endswith(".0.0.weight"))
         heights = -(-viewpoint.volume.grid.shape[2] // STRIDE)
@@ -252,6 +264,7 @@ class SceneField(nn.Module):
             context=len(context) // heights,
             reduced=len(reduce),
             naming=len(state.get("pixels.naming.0.weight", ())),
+            merging=merging,
             trusting="spatial.trust.weight" in state,
         )
 
@@ -311,6 +324,7 @@ class CompletionStage(Stage):
             context=settings.context,
             reduced=settings.reduced,
             naming=settings.naming,
+            merging=settings.merging,
             trusting=settings.trusting,
         )
         away = torch.from_numpy(self.viewpoint.volume.grid.centres()[..., :1, :2]).norm(dim=-1).float()
