@@ -55,8 +55,7 @@ def height_colours(
     `height`: heights in metres along the grid's z axis, any shape [...]; `low`: height in metres of the first colour;
     `high`: height in metres of the last colour.
     """
-    values = np.asarray(height, dtype=np.float64)
-    return _look_up("TURBO", (values - low) / (high - low))
+    return _look_up("TURBO", (np.asarray(height, dtype=np.float64) - low) / (high - low))
 
 
 def state_colours(state: ArrayLike) -> NDArray[np.uint8]:

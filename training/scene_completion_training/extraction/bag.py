@@ -116,8 +116,7 @@ def _extract_recording(recording: Recording, job: Job, folder: Path, report: Bag
     try:
         complete = _complete_frames(_placed(recording, report), job.settings)
         for sequence in _posed(complete, job, report, progress):
-            number = len(report.sequences)
-            _save(sequence, job, folder / f"{number:02d}", report, progress)
+            _save(sequence, job, folder / f"{len(report.sequences):02d}", report, progress)
     except SceneCompletionError as error:
         report.problems.append(str(error))
 

@@ -93,8 +93,7 @@ class MultiViewField(nn.Module):
         super().__init__()
         self.camera = camera
         self.spec = spec or PointCodeSpec()
-        size = (camera.height, camera.width)
-        self.encoder = encoder or EncoderDecoder(size, pretrained=False)
+        self.encoder = encoder or EncoderDecoder((camera.height, camera.width), pretrained=False)
         self.fusion = FusionHead(self.encoder.channels, self.spec.size, hidden=hidden, depth_channel=depth_channel)
 
     @classmethod

@@ -65,12 +65,10 @@ def _finish(rng: Random) -> tuple[str, Colour]:
 def _post(
     radius: float, length: float, foot: Place, label: int, texture: str = "metal", tint: Colour = WHITE, sides: int = 12
 ) -> Part:
-    """An upright cylinder on its foot."""
     return upright(cylinder(radius, length, (texture, texture), label, tint=tint, sides=sides), foot, length)
 
 
 def _top(depth: float, width: float, height: float) -> list[tuple[Rectangle, float]]:
-    """A top that is free all over."""
     return [((-depth / 2, depth / 2, -width / 2, width / 2), height)]
 
 
@@ -106,7 +104,6 @@ def table(rng: Random, label: int = RoomClass.TABLE) -> Thing:
 
 
 def _screen(size: Place, centre: Place, shade: float) -> Part:
-    """A screen, or a mirror."""
     return box(size, centre, ("screen", "plain", "plain"), RoomClass.OTHER_OBJECT, tile="stretched", tint=grey(shade))
 
 
