@@ -88,6 +88,4 @@ def voxel_colours(
     A student without semantics would otherwise publish a uniformly grey cloud in which no shape can be read. Returns
     RGB colours, uint8 [N, 3]. `label`: labels [N]; `height`: heights in metres [N] along the grid's z axis.
     """
-    if len(class_colours) > 1:
-        return class_colour_table(class_colours)[label]
-    return height_colours(height)
+    return class_colour_table(class_colours)[label] if len(class_colours) > 1 else height_colours(height)

@@ -201,8 +201,7 @@ class SceneMaker:
         return occupied, probability, grid, pose
 
     def _true(self, index: int, truth: VoxelTruth) -> Mask:
-        towns = holds_exact_voxels(self.sequence, index)
-        if towns != (self.kind == "exact"):
+        if holds_exact_voxels(self.sequence, index) != (self.kind == "exact"):
             raise self._lacking(index, "rendered voxels" if self.kind == "exact" else "LiDAR")
         return truth.occupied & truth.counted
 

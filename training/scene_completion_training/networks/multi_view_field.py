@@ -149,8 +149,7 @@ class MultiViewObservation(ObservedField):
         coordinates = field.spec.coordinates(local, field.camera)
         sampled = sample_map(self.maps, coordinates.flatten(0, 1))  # [B·V, hidden, N]
         features = sampled.transpose(1, 2).reshape(*coordinates.shape[:3], -1)
-        seen = _inside(field, local)
-        out: Tensor = field.fusion(features, field.spec.encode(coordinates), seen, self.generator)
+        out: Tensor = field.fusion(features, field.spec.encode(coordinates), _inside(field, local), self.generator)
         return out
 
     def in_view(self, points: Tensor) -> Tensor:

@@ -57,9 +57,7 @@ def _tint(rng: Random, spread: float = 0.2) -> Colour:
 
 def _finish(rng: Random) -> tuple[str, Colour]:
     """Texture and tint of a board: wood, or paint of any colour."""
-    if rng.random() < 0.6:
-        return _pick(rng, WOODS), (1.0, 1.0, 1.0)
-    return "paint", _tint(rng, 0.35)
+    return (_pick(rng, WOODS), (1.0, 1.0, 1.0)) if rng.random() < 0.6 else ("paint", _tint(rng, 0.35))
 
 
 def _post(
