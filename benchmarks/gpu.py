@@ -86,20 +86,17 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
         flush=True,
     )
     maps = comparison_maps(bundle, make_encoder(bundle, cpu_engine()))
-    parity = measure_kernel_parity(bundle, kernels, on_gpu, maps, half_features=half)
-    print(parity_table(parity) + "\n", flush=True)
+    print(parity_table(measure_kernel_parity(bundle, kernels, on_gpu, maps, half_features=half)) + "\n", flush=True)
 
     image = canonical_image(bundle)
-    encoded = make_encoder(bundle, cpu_engine()).encode(image)
-    stored = stored_outputs(encoded, np.float16 if half else np.float32)
+    stored = stored_outputs(make_encoder(bundle, cpu_engine()).encode(image), np.float16 if half else np.float32)
     prepared = PreparedScene.of(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
     device = KernelDevice(context, kernels)
     pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
     uploaded = EncodedOnDevice(*(device.upload(part) for part in stored))
     with filler(context, device) as busy:
         times, occupied = measure_kernels(device, pipeline, lambda: uploaded, frames, busy=busy)
-    naive_ms = measure_naive(bundle, prepared, stored[0])
-    print(kernel_table(prepared, times, occupied, naive_ms) + "\n", flush=True)
+    print(kernel_table(prepared, times, occupied, measure_naive(bundle, prepared, stored[0])) + "\n", flush=True)
     try:
         opened = open_encoder(bundle, context, device, precision)
     except (BundleError, GpuError) as error:
@@ -304,8 +301,7 @@ def torch_outputs(bundle: StudentBundle, device: str, *, half: bool) -> Callable
         with torch.inference_mode():
             pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
             found = network.observe(pixels)
-            features = torch.nn.functional.pad(found.hidden_map.to(kind).permute(0, 2, 3, 1), labels)
-            return [features.contiguous()]
+            return [torch.nn.functional.pad(found.hidden_map.to(kind).permute(0, 2, 3, 1), labels).contiguous()]
 
     return outputs_of
 

@@ -122,7 +122,6 @@ def _part_of(path: Path) -> Iterator[Path]:
 
 
 def _locked_folder(path: Path) -> tuple[Path, int | None]:
-    """A new hidden folder beside a path, and its lock."""
     while True:
         folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
         folder.mkdir()

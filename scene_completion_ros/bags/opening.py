@@ -28,7 +28,9 @@ def open_storage(path: Path) -> tuple[Storage, list[str]]:
     if not any(unfinished_journal(file) for file in files):
         try:
             _metadata(path)  # before rosbags reads it, which knows no limits
-            return IntactStorage(_only_file(path, files)), []
+            # ROS 1 has no metadata: rosbags is to open the only file of such a folder.
+            alone = path.is_dir() and not (path / "metadata.yaml").is_file() and len(files) == 1
+            return IntactStorage(files[0] if alone else path), []
         except Exception as error:  # rosbags raises errors of many kinds on damaged files
             reason = str(error) or type(error).__name__
     else:
@@ -83,11 +85,6 @@ def _storage_files(path: Path) -> list[Path]:
             raise BagError("file is empty (0 bytes)", where=str(empty[0]), cure="Record it again")
         files = [file for file in files if file not in empty]
     return files
-
-
-def _only_file(path: Path, files: list[Path]) -> Path:
-    """What rosbags is to open: the folder, or the only file of a folder without metadata (ROS 1 has none)."""
-    return files[0] if path.is_dir() and not (path / "metadata.yaml").is_file() and len(files) == 1 else path
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -331,7 +331,6 @@ def _size_of(folder: Path) -> int:
 
 
 def _description(folder: Path) -> dict[str, Any]:
-    """What the JSON in a folder says; nothing where it is not a recorder's."""
     try:
         found = read_json(folder / DESCRIPTION, BagError, cure="Move it away", most_bytes=_LARGEST_DESCRIPTION)
     except BagError:

@@ -99,12 +99,10 @@ def replay_offline(
 
 def _write(output: BagWriter, voxels: SemanticVoxels, frame: ImageFrame, *, with_legend: bool) -> None:
     if with_legend:
-        legend = legend_json(voxels.class_names, voxels.class_colours)
-        message = output.typestore.types[LEGEND_TYPE](data=legend)
+        message = output.typestore.types[LEGEND_TYPE](data=legend_json(voxels.class_names, voxels.class_colours))
         output.write(LEGEND_TOPIC, LEGEND_TYPE, message, frame.recorded.stamp_ns, latched=True)
     write_image(frame.recorded, output)
-    cloud = cloud_message(output, voxels, frame.frame_id)
-    output.write(VOXELS_TOPIC, CLOUD_TYPE, cloud, frame.recorded.stamp_ns)
+    output.write(VOXELS_TOPIC, CLOUD_TYPE, cloud_message(output, voxels, frame.frame_id), frame.recorded.stamp_ns)
 
 
 def cloud_message(writer: BagWriter, voxels: SemanticVoxels, frame_id: str) -> Any:

@@ -384,8 +384,7 @@ def open_scores(
     if args.ground_truth is not None:
         offset_ns = round(args.ground_truth_offset * 1e9)
         if is_bag(args.ground_truth):
-            recorded = RecordedTruth(args.ground_truth, published, offset_ns=offset_ns)
-            sources.append(stack.enter_context(recorded))
+            sources.append(stack.enter_context(RecordedTruth(args.ground_truth, published, offset_ns=offset_ns)))
         else:
             folder = SequenceTruth(args.ground_truth, camera=args.ground_truth_camera, offset_ns=offset_ns)
             first = next(iter(reader.readable([topic], lambda message: stamp_of(message.header))), None)

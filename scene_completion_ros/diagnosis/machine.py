@@ -48,8 +48,7 @@ def check_shared_memory() -> Finding:
 
 def check_gpu() -> Finding:
     """Does the driver see a GPU? None is needed."""
-    driver = Path("/proc/driver/nvidia/version")
-    has_driver = driver.is_file()
+    has_driver = Path("/proc/driver/nvidia/version").is_file()
     try:
         answer = run_probe("cuda", limit_s=CUDA_LIMIT_S)
     except ProbeError as error:

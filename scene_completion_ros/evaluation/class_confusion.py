@@ -42,8 +42,7 @@ def class_confusion(
         if values.size and (values.min() < 0 or values.max() >= limit):
             wrong = np.unique(values[(values < 0) | (values >= limit)])[:8].tolist()
             raise GridError(f"{name} {wrong}, outside 0..{limit - 1}", where="labels", cure="Map them to classes first")
-    counts = np.bincount(found * classes + true, minlength=labels * classes)
-    return counts.reshape(labels, classes).astype(np.int64)
+    return np.bincount(found * classes + true, minlength=labels * classes).reshape(labels, classes).astype(np.int64)
 
 
 def renamed(

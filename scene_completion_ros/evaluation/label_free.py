@@ -167,8 +167,7 @@ def _points_in(view: DepthObservation, grid: VoxelGrid) -> NDArray[np.int64]:
     rays = np.asarray(view.camera.unproject(view.camera.pixel_centres()[sure]))
     points = np.asarray(view.grid_from_camera.apply(rays * view.depth[sure].astype(np.float64)[:, None]))
     index, inside = (np.asarray(found) for found in grid.index_of(points))
-    flat = np.ravel_multi_index(tuple(index[inside].T), grid.shape)
-    return np.bincount(flat, minlength=math.prod(grid.shape))
+    return np.bincount(np.ravel_multi_index(tuple(index[inside].T), grid.shape), minlength=math.prod(grid.shape))
 
 
 @dataclass(frozen=True)
@@ -424,7 +423,6 @@ def _average_precision(histogram: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _mean(measure: Measure, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A measure [...] of sums [..., 6]."""
     hit, false_positive, false_negative, voxels, squares, loss = np.moveaxis(sums, -1, 0)
     if measure == "iou":
         return _divided(hit, hit + false_positive + false_negative)

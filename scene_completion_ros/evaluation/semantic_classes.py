@@ -111,12 +111,10 @@ class ClassMap:
             mapped = self.table[index]
             if not (mapped == _UNDEFINED).any():
                 return np.asarray(mapped, dtype=np.uint8)
-        wrong = [label for label in np.unique(index).tolist() if not self._knows(label)]
+        known = np.flatnonzero(self.table != _UNDEFINED)
+        wrong = np.setdiff1d(index, known).tolist()
         what = f"ids {wrong[:8]} are none of {self.vocabulary}"
         raise GridError(what, where="labels", cure="Map them from their own vocabulary")
-
-    def _knows(self, label: int) -> bool:
-        return 0 <= label <= INVALID and int(self.table[label]) != _UNDEFINED
 
 
 SEMANTIC_KITTI_TO_COMMON = ClassMap(

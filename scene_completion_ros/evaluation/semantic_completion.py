@@ -100,7 +100,7 @@ def completion_scores(
         false_negative=int(named[EMPTY, 1:].sum()),
         true_negative=int(named[EMPTY, EMPTY]),
     )
-    iou = class_iou(named)[1:]
+    iou, found = class_iou(named)[1:], named[1:, 1:]
     weight = np.array([COMMON_SHARES.get(name, np.nan) for name in class_names[1:]])
     return CompletionScores(
         voxels=int(named.sum()),
@@ -109,14 +109,10 @@ def completion_scores(
         recall=geometry.recall,
         mean_iou=mean_iou(iou),
         mean_iou_of_present=mean_iou(iou[named.sum(axis=0)[1:] > 0]),
-        mean_iou_of_found=_mean_iou_of_found(named[1:, 1:]),
+        mean_iou_of_found=mean_iou(class_iou(found)[found.sum(axis=0) > 0]),
         weighted_mean_iou=float((weight * np.nan_to_num(iou)).sum() / weight.sum()),
         class_iou={name: float(value) for name, value in zip(class_names[1:], iou, strict=True)},
     )
-
-
-def _mean_iou_of_found(found: NDArray[np.int64]) -> float:
-    return mean_iou(class_iou(found)[found.sum(axis=0) > 0])
 
 
 class SemanticCompletionMetric:

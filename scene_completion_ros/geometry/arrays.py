@@ -19,5 +19,4 @@ def floating(array: Array) -> tuple[Namespace, Array]:
 
 def constant_like(values: Any, array: Array) -> Array:
     """Turn nested lists of numbers into an array of the kind, dtype and device of `array`."""
-    xp = array_namespace(array)
-    return xp.asarray(values, dtype=array.dtype, device=device(array))
+    return array_namespace(array).asarray(values, dtype=array.dtype, device=device(array))

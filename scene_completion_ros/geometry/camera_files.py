@@ -269,10 +269,8 @@ def camera_from_projection(projection: NDArray[np.float64], width: int, height: 
     matrix = np.asarray(projection, dtype=np.float64)
     if matrix.shape != (3, 4) or not np.isfinite(matrix).all():
         raise CameraError(f"not 3x4 finite numbers: {matrix.tolist()}", where="P")
-    intrinsics = pinhole_intrinsics(matrix[:, :3].reshape(-1), "P")
-    camera = Camera(*intrinsics, width, height)
-    translation = np.linalg.solve(matrix[:, :3], matrix[:, 3]).astype(np.float64)
-    return camera, RigidTransform(np.eye(3), translation)
+    camera = Camera(*pinhole_intrinsics(matrix[:, :3].reshape(-1), "P"), width, height)
+    return camera, RigidTransform(np.eye(3), np.linalg.solve(matrix[:, :3], matrix[:, 3]).astype(np.float64))
 
 
 def _flat(values: Any) -> NDArray[np.float64]:

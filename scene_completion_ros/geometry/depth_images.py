@@ -32,8 +32,7 @@ def nearest_pixels(camera: Camera, rays: Camera) -> tuple[NDArray[np.int64], NDA
     pixels, valid = camera.project(np.asarray(rays.unproject(rays.pixel_centres())))
     inside = np.asarray(valid) & np.isfinite(np.asarray(pixels)).all(axis=-1)
     nearest = np.floor(np.where(inside[..., None], pixels, 0.0) + 0.5).astype(np.int64)
-    rows = np.clip(nearest[..., 1], 0, camera.height - 1)
-    return rows, np.clip(nearest[..., 0], 0, camera.width - 1), inside
+    return np.clip(nearest[..., 1], 0, camera.height - 1), np.clip(nearest[..., 0], 0, camera.width - 1), inside
 
 
 def depth_at_rays(depth: NDArray[np.float32], camera: Camera, rays: Camera) -> NDArray[np.float32]:

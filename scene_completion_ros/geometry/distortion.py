@@ -85,7 +85,9 @@ def undistorted_angle(coefficients: tuple[float, ...], radius: Array) -> tuple[A
     """
     xp, radius = floating(radius)
     polynomial = _equidistant_polynomial(coefficients)
-    return _invert_increasing(xp, polynomial, radius, _valid_angle(coefficients))
+    slope = polynomial.deriv()
+    limit = _valid_angle(coefficients)
+    return _solve_increasing(xp, lambda at: (_evaluate(polynomial, at), _evaluate(slope, at)), radius, limit)
 
 
 def mei_angle(coefficients: tuple[float, ...], distorted: Array) -> tuple[Array, Array]:
@@ -270,11 +272,6 @@ def _invert_radial(xp: Namespace, padded: tuple[float, ...], target: Array, limi
         return distorted[..., 0], slope
 
     return _solve_increasing(xp, value_and_slope, target, limit)
-
-
-def _invert_increasing(xp: Namespace, polynomial: Polynomial, target: Array, limit: float) -> tuple[Array, Array]:
-    derivative = polynomial.deriv()
-    return _solve_increasing(xp, lambda at: (_evaluate(polynomial, at), _evaluate(derivative, at)), target, limit)
 
 
 def _solve_increasing(

@@ -79,8 +79,7 @@ class VoxelGrid:
         steps = xp.where(xp.isfinite(steps), steps, -xp.ones_like(steps))
         size = constant_like([float(size) for size in self.shape], points)
         steps = xp.minimum(xp.maximum(steps, -xp.ones_like(steps)), size)
-        inside = xp.all((steps >= 0) & (steps < size), axis=-1)
-        return xp.astype(steps, xp.int64), inside
+        return xp.astype(steps, xp.int64), xp.all((steps >= 0) & (steps < size), axis=-1)
 
     def cropped(self, range_m: float) -> "tuple[VoxelGrid, tuple[slice, slice, slice]]":
         """Crop to the part within a range, as SSCBench does for 12.8, 25.6 and 51.2 m.

@@ -54,7 +54,8 @@ class RigidTransform:
         """
         array = np.asarray(matrix, dtype=np.float64)
         if array.shape not in ((3, 4), (4, 4)):
-            raise TransformError(f"a rigid transform is a 4x4 or 3x4 matrix, not {_shape_text(array)}")
+            shape = "x".join(map(str, array.shape)) or "a single number"
+            raise TransformError(f"a rigid transform is a 4x4 or 3x4 matrix, not {shape}")
         _check_array(array, array.shape, "matrix")
         if array.shape == (4, 4) and not np.allclose(array[3], (0.0, 0.0, 0.0, 1.0), atol=ROUNDING):
             what = f"the last row of the matrix is {array[3].tolist()} instead of [0, 0, 0, 1]"
@@ -123,10 +124,6 @@ class RigidTransform:
         quaternion = _slerp(self.quaternion, other.quaternion, fraction)
         translation = (1.0 - fraction) * self.translation + fraction * other.translation
         return RigidTransform(_rotation_of(quaternion), translation)
-
-
-def _shape_text(array: NDArray[np.float64]) -> str:
-    return "x".join(str(size) for size in array.shape) or "a single number"
 
 
 def _check_array(array: NDArray[np.float64], shape: Sequence[int], name: str) -> None:

@@ -248,7 +248,6 @@ def _check_ports(
 
 
 def _output_ports(bundle: StudentBundle) -> list[tuple[str, list[int]]]:
-    """Names and shapes of what the graph of a bundle gives."""
     ports = [("features", [1, *bundle.feature_size, bundle.head.channels])]
     if bundle.head.volume_knots:
         rays = ray_camera(bundle.canonical)

@@ -67,8 +67,7 @@ class PointCodeSpec:
         """Code input c = (x~, y~, z~) of points [..., 3] (optical frame, metres): [..., 3]."""
         xp = array_api_compat.array_namespace(points_camera)
         xy = xp.clip(self.image_coordinates(points_camera, camera), min=-self.xy_limit, max=self.xy_limit)
-        z = self.depth_code(points_camera[..., 2])
-        return xp.concat([xy, z[..., None]], axis=-1)
+        return xp.concat([xy, self.depth_code(points_camera[..., 2])[..., None]], axis=-1)
 
     def encode(self, coordinates: Any) -> Any:
         """gamma(c) of code inputs [..., 3]: [..., 39]. Blocks of three: c, sin(f0 c), cos(f0 c), sin(f1 c), ..."""

@@ -124,7 +124,6 @@ def _pace(wanted_ms: NDArray[np.int64], shown_ms: NDArray[np.int64]) -> str:
 
 
 def _legend(voxels: SemanticVoxels, width: int) -> Picture:
-    """Colours of the classes, or of the height, and of the free space where it is known."""
     several = len(voxels.class_names) > 1
     names = list(voxels.class_names) if several else []
     colours = list(voxels.class_colours) if several else []

@@ -35,8 +35,7 @@ Colours = Sequence[tuple[int, int, int]]
 
 
 def _resource(name: str) -> str:
-    asset = resources.files("scene_completion_ros.report") / "assets" / name
-    return asset.read_text(encoding="utf-8")
+    return (resources.files("scene_completion_ros.report") / "assets" / name).read_text(encoding="utf-8")
 
 
 def _embedded_json(identity: str, value: object) -> str:

@@ -67,9 +67,7 @@ class LidarOfBag:
             self._before, self._after = self._after, next(self._scans, None)
         known = [scan for scan in (self._before, self._after) if scan is not None]
         nearest = min(known, key=lambda scan: abs(scan.stamp_ns - stamp_ns), default=None)
-        if nearest is None or abs(nearest.stamp_ns - stamp_ns) > _LARGEST_GAP_NS:
-            return None
-        return nearest
+        return None if nearest is None or abs(nearest.stamp_ns - stamp_ns) > _LARGEST_GAP_NS else nearest
 
     def _camera_from_lidar(self, camera_frame: str, stamp_ns: int, scan: CloudFrame) -> RigidTransform:
         """Through the fixed frame, which takes the car's motion between scan and image out; else the mounting alone."""

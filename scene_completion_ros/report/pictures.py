@@ -271,8 +271,7 @@ _QUALITY_SETTING = {".jpg": cv2.IMWRITE_JPEG_QUALITY, ".webp": cv2.IMWRITE_WEBP_
 def encode_picture(picture: Picture, extension: str, *, quality: int = 85) -> bytes:
     """Bytes of a ``.jpg``, ``.webp`` or ``.png`` file of an RGB picture; the last needs no quality."""
     settings: Sequence[int] = (_QUALITY_SETTING[extension], quality) if extension in _QUALITY_SETTING else ()
-    bgr = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(extension, bgr, list(settings))
+    _, data = cv2.imencode(extension, cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2BGR), list(settings))
     return data.tobytes()
 
 

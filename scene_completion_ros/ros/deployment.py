@@ -80,8 +80,7 @@ class Deployment:
         self._second: Student | None = None
         if second is None:
             return
-        logger = _Prefixed(self._logger, f"second student {second.name}: ")
-        self._second = Student(second, grid, logger)
+        self._second = Student(second, grid, _Prefixed(self._logger, f"second student {second.name}: "))
         thread.students.append(self._second)
         thread.shadow.follow_with(self._first, self._second)
         self._logger.info(f"second student: {self._second.title}")

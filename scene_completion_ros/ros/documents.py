@@ -115,8 +115,7 @@ def policy() -> str:
         )
         for group in groups
     )
-    services = "\n".join(f"            <service>{spec.name}</service>" for spec in SERVICES)
-    return POLICY_FORM % (*topics, services)
+    return POLICY_FORM % (*topics, "\n".join(f"            <service>{spec.name}</service>" for spec in SERVICES))
 
 
 def tables() -> str:

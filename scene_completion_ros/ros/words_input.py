@@ -183,10 +183,8 @@ class WordsInput:
         self._thread.select(lambda selection: selection._replace(words=change(selection.words)))
 
     def _refuse(self, topic: str, error: Exception) -> None:
-        if isinstance(error, SceneCompletionError):
-            why = str(error)
-        else:
-            why = f"{type(error).__name__}: {error}; please report this"
+        known = isinstance(error, SceneCompletionError)
+        why = str(error) if known else f"{type(error).__name__}: {error}; please report this"
         self._thread.record.words.refused(why)
         what = "the vocabulary stays as it was" if topic == VOCABULARY else "the query stays as it was"
         self._counters.warn(topic, f"{what}: {why}")

@@ -228,8 +228,7 @@ def read_camera_from_lidar(path: Path) -> RigidTransform:
     cure = "Write camera_from_lidar: with the 16 numbers of the matrix, row by row"
     document = read_yaml(path, SequenceError, cure=cure, kind=dict)
     try:
-        matrix = np.asarray(document["camera_from_lidar"], dtype=np.float64).reshape(4, 4)
-        return RigidTransform.from_matrix(matrix)
+        return RigidTransform.from_matrix(np.asarray(document["camera_from_lidar"], dtype=np.float64).reshape(4, 4))
     except (KeyError, TypeError, ValueError, TransformError) as error:
         raise SequenceError(f"holds no camera_from_lidar: {error}", where=str(path), cure=cure) from error
 

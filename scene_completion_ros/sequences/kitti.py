@@ -83,8 +83,7 @@ SEMANTIC_KITTI_LEARNING_IDS: dict[int, int] = {
 
 def load_scan(path: Path, rig_from_velodyne: RigidTransform, columns: int = 4) -> NDArray[np.float32]:
     """Points of `velodyne*/*.bin`: float32 [N, 3], rig frame; `columns`: numbers of a point, the first x, y, z."""
-    points_velodyne = _scan(path, columns)[:, :3].astype(np.float64)
-    return np.asarray(rig_from_velodyne.apply(points_velodyne), dtype=np.float32)
+    return np.asarray(rig_from_velodyne.apply(_scan(path, columns)[:, :3].astype(np.float64)), dtype=np.float32)
 
 
 def load_scan_reflectance(path: Path) -> NDArray[np.float32]:
@@ -249,8 +248,7 @@ def read_kitti_times(path: Path) -> list[int]:
     times = []
     for line_number, line in enumerate(text_lines(path, "time file"), start=1):
         try:
-            seconds = float(line)
-            times.append(round(seconds * 1e9))
+            times.append(round(float(line) * 1e9))
         except (ValueError, OverflowError):
             what = f"not a time: {line[:60]!r}"
             raise SequenceError(what, where=f"{path}, line {line_number}", cure="Expected seconds") from None
@@ -270,8 +268,7 @@ def load_packed_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[n
     else:
         steps = np.cumsum(data["dxyz"].T if data["dxyz"].shape[0] == 3 else data["dxyz"], axis=0, dtype=np.int32)
         unit = RAW_LIDAR_UNIT
-    points_velodyne = steps.astype(np.float64) * unit
-    return np.asarray(rig_from_velodyne.apply(points_velodyne), dtype=np.float32)
+    return np.asarray(rig_from_velodyne.apply(steps.astype(np.float64) * unit), dtype=np.float32)
 
 
 def load_scan_field(path: Path, key: str, scale: float | None = None) -> NDArray[np.float32] | NDArray[np.uint16]:

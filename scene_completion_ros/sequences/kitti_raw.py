@@ -26,13 +26,7 @@ from scene_completion_ros.geometry.camera_files import camera_from_projection, r
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.sequences.kitti import (
-    check_lines,
-    numbered_images,
-    read_kitti_poses,
-    scan_assets,
-    text_lines,
-)
+from scene_completion_ros.sequences.kitti import check_lines, numbered_images, read_kitti_poses, scan_assets, text_lines
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
 
 EARTH_RADIUS = 6378137.0  # metres, as in KITTI's development kit
@@ -205,9 +199,7 @@ def _rigid(path: Path) -> RigidTransform:
 
 
 def _poses(folder: Path, numbers: Sequence[int], rig_from_imu: RigidTransform) -> dict[int, RigidTransform]:
-    """world_from_rig of the frames."""
-    first = min(folder.glob("*.txt"), default=folder / f"{numbers[0]:010d}.txt")
-    packet = read_oxts(first)
+    packet = read_oxts(min(folder.glob("*.txt"), default=folder / f"{numbers[0]:010d}.txt"))
     scale = mercator_scale(float(packet[0]))
     imu_from_rig = rig_from_imu.inverse()
     origin = (world_from_imu(packet, scale) @ imu_from_rig).inverse()

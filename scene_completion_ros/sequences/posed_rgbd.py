@@ -85,8 +85,7 @@ def posed_rgbd(path: Path, *, poses: str | None = None) -> PosedSequence:
     kept = {number: pose for number, pose in found_poses.items() if pose is not None}
     if not kept:
         raise SequenceError("no frame has a pose", where=str(folder), cure="Name a recording that was tracked")
-    first = next(iter(kept))
-    camera = _camera(folder, first)
+    camera = _camera(folder, next(iter(kept)))
     matrices = list(kept.values())
     depths = [partial(read_depth, folder / f"frame-{number:06d}.depth.png") for number in kept]
     _check_depth(folder, camera, depths[0]())

@@ -105,8 +105,7 @@ class PosedSequence:
         where = f"{self.name}, frame {index}, camera {camera!r}"
         if camera not in frame.images:
             raise SequenceError("frame holds no such image", where=where, cure=f"It has {sorted(frame.images)}")
-        source = frame.images[camera]
-        pixels = read_source(source)
+        pixels = read_source(frame.images[camera])
         expected = self.cameras[camera]
         if pixels.shape != (expected.height, expected.width, 3):
             raise ImageError(

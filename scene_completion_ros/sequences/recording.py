@@ -54,8 +54,7 @@ class RecordedMessage:
         """Read and decode it. Raises BagError where the bag does not hold it any more."""
         with _READING:
             reader = _shared_reader(self.path, os.getpid())
-            found = reader.messages([self.topic], start_ns=self.bag_stamp_ns, stop_ns=self.bag_stamp_ns + 1)
-            for recorded in found:
+            for recorded in reader.messages([self.topic], start_ns=self.bag_stamp_ns, stop_ns=self.bag_stamp_ns + 1):
                 if recorded.occurrence == self.occurrence:
                     return recorded.message
         what = f"no message {self.occurrence} of {self.topic} at bag time {self.bag_stamp_ns} ns"

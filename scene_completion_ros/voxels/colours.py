@@ -55,8 +55,7 @@ def height_colours(
     `height`: heights in metres along the grid's z axis, any shape [...]; `low`: height in metres of the first colour;
     `high`: height in metres of the last colour.
     """
-    values = np.asarray(height, dtype=np.float64)
-    return _look_up("TURBO", (values - low) / (high - low))
+    return _look_up("TURBO", (np.asarray(height, dtype=np.float64) - low) / (high - low))
 
 
 def state_colours(state: ArrayLike) -> NDArray[np.uint8]:
@@ -89,6 +88,4 @@ def voxel_colours(
     A student without semantics would otherwise publish a uniformly grey cloud in which no shape can be read. Returns
     RGB colours, uint8 [N, 3]. `label`: labels [N]; `height`: heights in metres [N] along the grid's z axis.
     """
-    if len(class_colours) > 1:
-        return class_colour_table(class_colours)[label]
-    return height_colours(height)
+    return class_colour_table(class_colours)[label] if len(class_colours) > 1 else height_colours(height)

@@ -186,9 +186,7 @@ class Checkpoint:
     def density_field(self) -> DensityField:
         """The trained density of one view, also that of a feature field; a `BundleError` if it holds none."""
         kind = self.stage_class.field_class
-        if issubclass(kind, FeatureField):
-            return self.field_of(kind).density
-        return self.field_of(DensityField)
+        return self.field_of(kind).density if issubclass(kind, FeatureField) else self.field_of(DensityField)
 
     def distillation_head(self) -> DistillationHead | None:
         """The head that codes of points come from; None where they are the expanded features themselves."""

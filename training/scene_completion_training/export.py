@@ -332,8 +332,7 @@ def feature_spaces(stored: Checkpoint, field: AgglomeratedField) -> tuple[Featur
 
 def asked_teacher(stored: Checkpoint, bank: TextBank) -> str:
     """The teacher in whose space a bank's texts lie; a `BundleError` or `VocabularyError` where there is none."""
-    spaces = feature_spaces(stored, stored.field_of(AgglomeratedField))
-    return feature_space_for(spaces, bank, str(stored.file)).name
+    return feature_space_for(feature_spaces(stored, stored.field_of(AgglomeratedField)), bank, str(stored.file)).name
 
 
 def _refuse_other_density(density: DensityField, student: StudentBundle, checkpoint: Path) -> None:

@@ -193,9 +193,7 @@ class FieldStage(Stage):
 
     def sized(self, images: Tensor) -> Tensor:
         """Images [..., 3, H, W] at the resolution of the present step."""
-        if self.global_step >= self.settings.half_resolution_steps:
-            return images
-        return half_size(images)
+        return images if self.global_step >= self.settings.half_resolution_steps else half_size(images)
 
     def observe(self, batch: Batch) -> ObservedField:
         """The field with the batch's images encoded."""

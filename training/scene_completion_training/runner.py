@@ -123,7 +123,6 @@ def _precision(configuration: TrainingConfiguration) -> Literal["32-true", "bf16
 
 
 def _checkpoints(configuration: TrainingConfiguration) -> list[ModelCheckpoint]:
-    """What keeps the last checkpoint, and the best where there is a validation."""
     folder = Path(configuration.output) / "checkpoints"
     # One file, replaced at once: a training that is killed between two files loses one.
     options: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}

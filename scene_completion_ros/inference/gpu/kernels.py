@@ -236,8 +236,7 @@ class KernelDevice:
 
     def clear(self, buffer: Buffer) -> None:
         """Zeros."""
-        size = int(np.prod(buffer.shape)) * buffer.dtype.itemsize
-        self._cuda.memset_d8_async(buffer.pointer, 0, size, self.stream)
+        self._cuda.memset_d8_async(buffer.pointer, 0, int(np.prod(buffer.shape)) * buffer.dtype.itemsize, self.stream)
 
     def launch(self, kernel: str, blocks: int, threads: int, *arguments: Argument) -> None:
         """Runs a kernel of ``voxel_query.cu``, after all that was asked for before."""

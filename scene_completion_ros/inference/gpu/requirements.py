@@ -115,8 +115,7 @@ def missing_parts(flavour: Flavour, *, device: bool = True) -> list[Missing]:
         if devices.names is None:
             missing.append(Missing("the NVIDIA driver", "is missing (no libcuda.so.1)", DRIVER))
         elif not devices.names:
-            what = f"is not seen by the NVIDIA driver (CUDA error {devices.error})"
-            missing.append(Missing("a GPU", what, DEVICE))
+            missing.append(Missing("a GPU", f"is not seen by the NVIDIA driver (CUDA error {devices.error})", DEVICE))
     # Without the driver's library pycuda cannot be imported whether or not it is installed right.
     importable = not missing
     if device:

@@ -72,8 +72,7 @@ class FrameCounters:
 
     def drop_after(self, error: Exception, header: Any = None) -> None:
         """Count a message at which nobody thought of an error."""
-        why = f"{type(error).__name__}: {error}; please report this"
-        self.drop(DropReason.INTERNAL_ERROR, why, header=header)
+        self.drop(DropReason.INTERNAL_ERROR, f"{type(error).__name__}: {error}; please report this", header=header)
 
     def count_missing(self, camera: str) -> None:
         """Images of other cameras went on without one of this camera."""

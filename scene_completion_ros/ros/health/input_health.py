@@ -320,6 +320,5 @@ def _calibration_values(camera: CameraFacts) -> dict[str, str]:
             f"{used.distortion_model}"
         )
     if record.images.stamp_ns is not None and record.camera_infos.stamp_ns is not None:
-        behind_s = (record.images.stamp_ns - record.camera_infos.stamp_ns) / 1e9
-        values[STAMP_BEHIND] = f"{behind_s:.3f}"
+        values[STAMP_BEHIND] = f"{(record.images.stamp_ns - record.camera_infos.stamp_ns) / 1e9:.3f}"
     return values

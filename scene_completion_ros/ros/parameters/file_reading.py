@@ -55,7 +55,6 @@ def _flat(values: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any
 
 
 def _sections(tree: Any, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Full names of nodes, and what is given for them."""
     if not isinstance(tree, Mapping):
         return
     for key, below in tree.items():

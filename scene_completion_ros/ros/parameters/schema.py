@@ -111,7 +111,6 @@ def _hub_problem(value: str) -> str | None:
 
 
 def _path_problem(path: Path, kind: PathKind) -> str | None:
-    """What keeps a path from being used, or None."""
     noun = "file" if kind in ("file", "text bank") else "folder"
     try:
         exists = path.is_file() if noun == "file" else path.is_dir()

@@ -124,8 +124,7 @@ class Tf2Transforms:
             self._listen()
 
     def _listen(self) -> None:
-        listener = self._tf2.TransformListener(self._buffer, self._node, spin_thread=False)
-        self._resources.callback(listener.unregister)
+        self._resources.callback(self._tf2.TransformListener(self._buffer, self._node, spin_thread=False).unregister)
         self._listening = True
 
     def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:

@@ -252,8 +252,7 @@ class Outputs:
     def _announce_drop(self, reason: DropReason, header: Any) -> None:
         """A reader that waits for the result of an image learns from it that none will come."""
         if subscribed(self._dropped):
-            notice = drop_notice(reason, stamp_nanoseconds(header.stamp), header.frame_id)
-            self._dropped.publish(String(data=notice))
+            self._dropped.publish(String(data=drop_notice(reason, stamp_nanoseconds(header.stamp), header.frame_id)))
 
     def _voxels(self, scene: Scene) -> list[Any]:
         placement, threads = scene.placement, scene.parameters.threads or None

@@ -124,7 +124,6 @@ def _score(
 
 
 def _opened(args: argparse.Namespace, folder: Path, split: str) -> Scenes:
-    """Scenes whose stuff is no thing."""
     from scene_completion_training.evaluation.instances import without_stuff
     from scene_completion_training.points.opening import open_scenes
 

@@ -71,7 +71,6 @@ def run(args: argparse.Namespace) -> int:
 def _score(
     args: argparse.Namespace, scores: Any, model: "PointModel", source: "PointSource", probes: Any, prefix: str
 ) -> list[str]:
-    """Score the scenes of a source, and say their names."""
     from scene_completion_training.evaluation import point_semantics
     from scene_completion_training.evaluation.probes import ProbeAnswer
     from scene_completion_training.points.lifting import LiftingSettings, PixelTeacher, keep_lifted, phrase_rows

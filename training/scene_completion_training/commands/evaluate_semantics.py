@@ -203,7 +203,6 @@ def _supervised(args: argparse.Namespace) -> list[Path]:
 def _clustered(
     args: argparse.Namespace, fields: list[Path], density: DensityModel, cluster_on: list[PosedSequence]
 ) -> list[SemanticModel]:
-    """What has to be clustered."""
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, LiftedTokens
     from scene_completion_training.foundation.backbone import Backbone
@@ -280,13 +279,8 @@ def _requested(args: argparse.Namespace, bank: TextBank, density: DensityModel) 
 
 
 def _class_prior(
-    args: argparse.Namespace,
-    density: DensityModel,
-    judge: ZeroShot,
-    drives: Sequence[PosedSequence],
-    labels: LabelSet,
+    args: argparse.Namespace, density: DensityModel, judge: ZeroShot, drives: Sequence[PosedSequence], labels: LabelSet
 ) -> list[tuple[str, SemanticModel]]:
-    """Name for tables and model, where it is wanted."""
     from scene_completion_training.evaluation import open_vocabulary
 
     if not args.prior:

@@ -74,7 +74,6 @@ def settings_of(assignments: Sequence[str], **others: Any) -> ExtractionSettings
 
 
 def _read(setting: Field[Any], text: str) -> Any:
-    """The value of a setting, from YAML."""
     import yaml
 
     default, choices, limits = setting.default, setting.metadata["choices"], setting.metadata["limits"]
@@ -120,7 +119,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pairs(values: Sequence[str], flag: str) -> tuple[tuple[str, str], ...]:
-    """Split NAME=FILE."""
     pairs = []
     for value in values:
         name, equals, file = value.partition("=")

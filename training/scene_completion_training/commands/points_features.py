@@ -48,8 +48,7 @@ def run(args: argparse.Namespace) -> int:
     found = np.concatenate(network.of_scene(scene), axis=1)
     widths = json.dumps(network.network.dims)
     metadata = {"levels": widths, "network": network.name, "voxel_size": f"{network.voxel_size:g}"}
-    content = tensor_bytes({"features": found, "points": scene.points}, metadata)
-    write_whole(args.output, content)
+    write_whole(args.output, tensor_bytes({"features": found, "points": scene.points}, metadata))
     print(f"{args.output}: features of {len(scene)} points, levels of {widths} channels")
     if not (args.pca or args.pictures):
         return 0

@@ -18,12 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.evaluation.semantic_classes import (
-    CITYSCAPES_CLASSES,
-    COMMON_CLASSES,
-    EMPTY,
-    INVALID,
-)
+from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES, COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.volume_pose import volume_pose
@@ -174,8 +169,7 @@ def prepare_samples(
     missing = [(index, file) for index, file in zip(frames, files, strict=True) if not file.exists()]
     with progress_bar(len(missing), "sample") as bar:
         for index, file in missing:
-            arrays = _sample(sequence, index, eyes, viewpoint, classes_of, unlabelled, look)
-            write_whole(file, tensor_bytes(arrays))
+            write_whole(file, tensor_bytes(_sample(sequence, index, eyes, viewpoint, classes_of, unlabelled, look)))
             bar.update()
     return files
 
@@ -196,7 +190,7 @@ def _sample(
         tensor = torch.from_numpy(np.ascontiguousarray(shown)).permute(2, 0, 1)[None].float()
         fused, relative, tokens = (part[0].to(torch.float16).numpy() for part in eyes.see(tensor))
     arrays = {"fused": fused, "relative": relative, "tokens": tokens}
-    labelled = _labelled(sequence, index, name)
+    labelled = any(truth is not None and truth.label is not None for truth in _nearest_voxels(sequence, index, name))
     if unlabelled and classes_of is None and not labelled:
         arrays |= _of_drive(sequence, index, viewpoint)
     elif labelled or classes_of is None:
@@ -222,10 +216,6 @@ def _stands(
     return level_pose(sequence, camera, viewpoint, index)
 
 
-def _labelled(sequence: PosedSequence, index: int, camera: str) -> bool:
-    return any(truth is not None and truth.label is not None for truth in _nearest_voxels(sequence, index, camera))
-
-
 def _nearest_voxels(sequence: PosedSequence, index: int, camera: str) -> Iterator[VoxelTruth | None]:
     """True voxels of a frame and, behind them, those of the first: a labelled window has no others."""
     yield voxel_truth(sequence, index, camera)
@@ -233,7 +223,6 @@ def _nearest_voxels(sequence: PosedSequence, index: int, camera: str) -> Iterato
 
 
 def _of_voxels(sequence: PosedSequence, index: int, name: str) -> dict[str, NDArray[Any]]:
-    """Labels and ground of a frame's true voxels."""
     truth = truth_around(sequence, index, name)
     common = truth.class_map.apply(truth.labels)
     label = np.where(truth.occupied, np.where(common == INVALID, OF_NO_CLASS, common), EMPTY)

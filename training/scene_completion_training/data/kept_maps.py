@@ -62,8 +62,7 @@ class KeptMaps:
 
     def _open(self) -> None:
         if not self._maps:
-            files = sorted(self.folder.glob("map_*.npy"))
-            self._maps = [np.load(file, mmap_mode="r+") for file in files]
+            self._maps = [np.load(file, mmap_mode="r+") for file in sorted(self.folder.glob("map_*.npy"))]
 
     def _file(self, number: int) -> Path:
         return self.folder / f"map_{number:02d}.npy"

@@ -326,7 +326,6 @@ class SequencesData(TrainingData):
         return wanted
 
     def _usable(self, every: Drive, source: SequenceSource, *, stereo: bool) -> list[int]:
-        """Indices of the frames that something is known of."""
         usable = [index for index, frame in enumerate(every) if frame.has_evidence or not stereo]
         if not usable:
             cure = "Stereo matching found nothing: check that the images are rectified, textured and not dark"

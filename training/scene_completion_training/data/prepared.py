@@ -57,8 +57,7 @@ def mapped_arrays(file: Path, cure: str) -> dict[str, NDArray[Any]]:
         header, start = tensor_header(content.data, SequenceError, where=str(file), cure=cure)
         for name, entry in header.items():
             first, last = entry["data_offsets"]
-            values = content[start + first : start + last].view(_DTYPES[entry["dtype"]])
-            arrays[name] = values.reshape(entry["shape"])
+            arrays[name] = content[start + first : start + last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
         raise SequenceError(f"damaged ({error})", where=str(file), cure=cure) from error
     return arrays

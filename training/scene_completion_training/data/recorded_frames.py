@@ -173,7 +173,6 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
             raise SequenceError(what, where=str(self._class_images), cure=cure)
 
     def _classes(self, index: int, name: str) -> Bytes:
-        """Classes of the pixels of a camera [h, w], as they lie."""
         return read_classes(self._class_file(index, name), TRAIN_IDS)
 
     def _class_file(self, index: int, name: str) -> Path:
@@ -194,7 +193,6 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         return [name for name, recorded in self._recorded.items() if self._is_aside(name) or recorded in masked]
 
     def _mask(self, index: int, name: str) -> Mask:
-        """Where an image shows the world [h, w]."""
         mask = prepared.world_mask(self.sequence, index, self._recorded[name])
         if not self._is_aside(name):
             assert mask is not None

@@ -325,7 +325,6 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         return drawn_views.Draw(frames, index, self._travelled[number], side, mirror, turn, encoder_from_world)
 
     def _order(self, epoch: int) -> Ints:
-        """The order of the listed samples in an epoch."""
         if self._known_order[0] != epoch:
             order = np.random.default_rng((self.seed, epoch, len(self.listed))).permutation(len(self.listed))
             self._known_order = epoch, order

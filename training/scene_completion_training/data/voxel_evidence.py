@@ -123,8 +123,7 @@ def fuse_occupancy(
     origin = np.asarray(grid.origin, np.float32)
     least, most = depths
     for number, view in enumerate(views):
-        valid = (view.depth > least) & (view.depth < most)
-        v, u = np.nonzero(valid)
+        v, u = np.nonzero((view.depth > least) & (view.depth < most))
         z = view.depth[v, u]
         fx, fy, cx, cy = view.matrix[[0, 1, 0, 1], [0, 1, 2, 2]]
         ray = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones(len(u))], axis=-1)

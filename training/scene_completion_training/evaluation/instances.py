@@ -115,8 +115,7 @@ def fit_instances(name: str, labelled: Labelled, names: tuple[str, ...], *, seed
     weight = np.linalg.solve(moments, inputs.T @ (targets - target_mean) / len(inputs)).T
     middle = LinearProbe(weight.astype(np.float32), (target_mean - weight @ mean).astype(np.float32))
     classes = fit_linear_probe(values, labelled.classes, len(names), seed=seed, steps=steps)
-    countable = tuple(np.unique(labelled.classes[rows]).tolist())
-    return InstanceHead(name, names, classes, middle, countable)
+    return InstanceHead(name, names, classes, middle, tuple(np.unique(labelled.classes[rows]).tolist()))
 
 
 def grouped(points: Reals, reach: float = REACH) -> Ints:

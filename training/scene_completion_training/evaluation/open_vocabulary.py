@@ -247,7 +247,6 @@ def _judged(judge: ZeroShot, observed: SemanticObservation, points: Floats) -> J
 
 
 def _parts(truth: VoxelTruth) -> dict[Part, Mask]:
-    """Voxels [X, Y, Z] of each range and region."""
     parts: dict[Part, Mask] = {}
     for range_m in SSCBENCH_RANGES:
         near = np.zeros(truth.grid.shape, np.bool_)

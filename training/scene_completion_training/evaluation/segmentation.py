@@ -92,8 +92,7 @@ class RenderedField:
     def _labels(self, image: LabelledImage) -> Bytes:
         """Train ids of the same pixels [H · W]."""
         labels = image.labels()
-        source = self._source(image, labels.shape[1], labels.shape[0])
-        return labels_through(labels, source, self.camera).reshape(-1)
+        return labels_through(labels, self._source(image, labels.shape[1], labels.shape[0]), self.camera).reshape(-1)
 
 
 def stand_in_camera(target: Camera, width: int, height: int) -> Camera:

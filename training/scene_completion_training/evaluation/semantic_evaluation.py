@@ -77,8 +77,7 @@ class Labels:
         """Look at a frame that has voxels."""
         truth = frame.truth.voxels
         assert truth is not None
-        labels = self._model.predict(frame.sequence, frame.index, truth)
-        return LabelAnswer(frame.truth, labels, voxel_classes(truth))
+        return LabelAnswer(frame.truth, self._model.predict(frame.sequence, frame.index, truth), voxel_classes(truth))
 
 
 @dataclass(frozen=True, eq=False)

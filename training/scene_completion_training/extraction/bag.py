@@ -114,10 +114,8 @@ def _note_unused_topics(reader: BagReader, recording: Recording, report: BagRepo
 def _extract_recording(recording: Recording, job: Job, folder: Path, report: BagReport, progress: Phase) -> None:
     """Extract one window of the clock; what is wrong with it leaves the other windows alone."""
     try:
-        complete = _complete_frames(_placed(recording, report), job.settings)
-        for sequence in _posed(complete, job, report, progress):
-            number = len(report.sequences)
-            _save(sequence, job, folder / f"{number:02d}", report, progress)
+        for sequence in _posed(_complete_frames(_placed(recording, report), job.settings), job, report, progress):
+            _save(sequence, job, folder / f"{len(report.sequences):02d}", report, progress)
     except SceneCompletionError as error:
         report.problems.append(str(error))
 

@@ -96,7 +96,6 @@ def _upright_view(camera: Camera, rig_from_camera: RigidTransform, max_fov_degre
 
 
 def _is_rectified(cameras: Cameras, rig_from_camera: Poses, left: str, right: str) -> bool:
-    """Whether the pair is parallel already: what stereo matching asks for."""
     offset = rig_from_camera[left].inverse() @ rig_from_camera[right]
     aside = np.abs(offset.translation[1:]).max() < 0.05 * offset.translation[0]
     parallel = np.trace(offset.rotation) > 3.0 - 1e-6

@@ -144,6 +144,5 @@ def _place(name: str) -> tuple[int, int]:
 
 
 def _shared(frame: int, row: int, places: Sequence[tuple[int, int]], points_of: Sequence[Ints]) -> int:
-    """Points that the first camera and another one see in a frame."""
     others = [points_of[other] for other, (camera, at) in enumerate(places) if at == frame and camera != 0]
     return sum(len(np.intersect1d(points_of[row], other)) for other in others)

@@ -193,7 +193,6 @@ def _supported_type(config: dict[str, Any], model: str, known: Mapping[str, str]
 
 
 def _layer_index(config: dict[str, Any], layer: int, model: str) -> int:
-    """Index from the front of a hidden state."""
     blocks = config.get("num_hidden_layers", 12)  # the default of all these configurations
     if not isinstance(blocks, int) or blocks < 1:
         raise BundleError(f"num_hidden_layers is {blocks!r}", where=f"{model}: config.json")

@@ -298,7 +298,6 @@ def _refuse_difference(folder: Path, held: FeatureManifest, requested: FeatureMa
 
 
 def _short(value: object) -> str:
-    """A value, of which digests are cut short."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {str(entry)[:12]}" for name, entry in value.items())
     return str(value)

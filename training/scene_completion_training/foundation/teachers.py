@@ -176,8 +176,7 @@ class DiffusionTeacher(DenseExtractor):
         finally:
             for hook in hooks:
                 hook.remove()
-        maps = [functional.interpolate(states, (height, width), mode="bicubic") for states in found]
-        return torch.cat(maps, dim=1)
+        return torch.cat([functional.interpolate(states, (height, width), mode="bicubic") for states in found], dim=1)
 
 
 def _empty_prompt(transformers: Any, folder: Path, options: dict[str, Any]) -> Tensor:

@@ -201,13 +201,11 @@ class SceneMaker:
         return occupied, probability, grid, pose
 
     def _true(self, index: int, truth: VoxelTruth) -> Mask:
-        towns = holds_exact_voxels(self.sequence, index)
-        if towns != (self.kind == "exact"):
+        if holds_exact_voxels(self.sequence, index) != (self.kind == "exact"):
             raise self._lacking(index, "rendered voxels" if self.kind == "exact" else "LiDAR")
         return truth.occupied & truth.counted
 
     def _scanned(self, index: int, grid: VoxelGrid, pose: RigidTransform) -> Mask:
-        """Voxels that the scans of the recording hit."""
         if self.kind == "exact":
             raise self._lacking(index, "rendered voxels")
         grid_from_world = pose @ self.sequence.world_from_camera(index, self.camera).inverse()
@@ -225,7 +223,6 @@ class SceneMaker:
         return SequenceError(f"has no {what}", where=f"{self.sequence.name}, frame {index}", cure=cure)
 
     def _completed(self, index: int, grid: VoxelGrid, pose: RigidTransform) -> tuple[Mask, Floats]:
-        """What the student says is occupied, as it is deployed."""
         assert self.student is not None
         made = self._completer
         if made is None or made.grid != grid or not np.array_equal(made.grid_from_camera.matrix, pose.matrix):

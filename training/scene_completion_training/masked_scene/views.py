@@ -198,6 +198,5 @@ def keep_points(scenes: Mapping[str, PointScene], cache: Path) -> list[Path]:
             scene = scenes[name]
             require(scene)
             features = point_features(len(scene), scene.colours, scene.normals).astype(np.float16)
-            points = scene.points - scene.points.min(axis=0)
-            write_whole(file, tensor_bytes({"points": points, "features": features}))
+            write_whole(file, tensor_bytes({"points": scene.points - scene.points.min(axis=0), "features": features}))
     return files

@@ -93,8 +93,7 @@ class DensityField(nn.Module):
         self.camera = camera
         self.spec = spec or PointCodeSpec()
         self.hidden, self.depth_channel = hidden, depth_channel
-        size = (camera.height, camera.width)
-        self.encoder = encoder or EncoderDecoder(size, pretrained=False)
+        self.encoder = encoder or EncoderDecoder((camera.height, camera.width), pretrained=False)
         channels = self.encoder.channels
         self.feature_layer = nn.Conv2d(channels, hidden, 1, bias=False)
         self.position_layer = nn.Linear(self.spec.size, hidden)

@@ -93,8 +93,7 @@ class MultiViewField(nn.Module):
         super().__init__()
         self.camera = camera
         self.spec = spec or PointCodeSpec()
-        size = (camera.height, camera.width)
-        self.encoder = encoder or EncoderDecoder(size, pretrained=False)
+        self.encoder = encoder or EncoderDecoder((camera.height, camera.width), pretrained=False)
         self.fusion = FusionHead(self.encoder.channels, self.spec.size, hidden=hidden, depth_channel=depth_channel)
 
     @classmethod
@@ -150,8 +149,7 @@ class MultiViewObservation(ObservedField):
         coordinates = field.spec.coordinates(local, field.camera)
         sampled = sample_map(self.maps, coordinates.flatten(0, 1))  # [B·V, hidden, N]
         features = sampled.transpose(1, 2).reshape(*coordinates.shape[:3], -1)
-        seen = _inside(field, local)
-        out: Tensor = field.fusion(features, field.spec.encode(coordinates), seen, self.generator)
+        out: Tensor = field.fusion(features, field.spec.encode(coordinates), _inside(field, local), self.generator)
         return out
 
     def in_view(self, points: Tensor) -> Tensor:

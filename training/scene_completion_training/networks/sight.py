@@ -150,8 +150,7 @@ class PixelHead(nn.Module):
         size = (fused.shape[2], fused.shape[3])
         metric = self.metric([fused, relative])
         with torch.autocast(fused.device.type, enabled=False):  # in bfloat16, what is 50 m away would be 3 % off
-            prior = self.prior.expand(len(fused), -1, -1, -1)
-            code = self.code(torch.cat([metric.float(), prior], dim=1))
+            code = self.code(torch.cat([metric.float(), self.prior.expand(len(fused), -1, -1, -1)], dim=1))
         told = [metric, code, pixel_places(relative)[:, 1:], ground]
         if self.tokens is not None:
             told.append(functional.interpolate(self.tokens(tokens), size, mode="bilinear", align_corners=False))
@@ -165,12 +164,7 @@ class PixelHead(nn.Module):
         if self.naming is not None:
             named = self.naming(tokens).float()
             classes = classes + functional.interpolate(named, size, mode="bilinear", align_corners=False)
-        return PixelView(
-            nearer,
-            self.deviation(merged).float().clamp(-4.0, 0.0).exp(),
-            classes,
-            ground[:, 1:, :1, :1],
-        )
+        return PixelView(nearer, self.deviation(merged).float().clamp(-4.0, 0.0).exp(), classes, ground[:, 1:, :1, :1])
 
 
 def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor, kind: Ground, label: int) -> PixelView:

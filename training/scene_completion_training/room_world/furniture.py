@@ -57,20 +57,16 @@ def _tint(rng: Random, spread: float = 0.2) -> Colour:
 
 def _finish(rng: Random) -> tuple[str, Colour]:
     """Texture and tint of a board: wood, or paint of any colour."""
-    if rng.random() < 0.6:
-        return _pick(rng, WOODS), (1.0, 1.0, 1.0)
-    return "paint", _tint(rng, 0.35)
+    return (_pick(rng, WOODS), (1.0, 1.0, 1.0)) if rng.random() < 0.6 else ("paint", _tint(rng, 0.35))
 
 
 def _post(
     radius: float, length: float, foot: Place, label: int, texture: str = "metal", tint: Colour = WHITE, sides: int = 12
 ) -> Part:
-    """An upright cylinder on its foot."""
     return upright(cylinder(radius, length, (texture, texture), label, tint=tint, sides=sides), foot, length)
 
 
 def _top(depth: float, width: float, height: float) -> list[tuple[Rectangle, float]]:
-    """A top that is free all over."""
     return [((-depth / 2, depth / 2, -width / 2, width / 2), height)]
 
 
@@ -106,7 +102,6 @@ def table(rng: Random, label: int = RoomClass.TABLE) -> Thing:
 
 
 def _screen(size: Place, centre: Place, shade: float) -> Part:
-    """A screen, or a mirror."""
     return box(size, centre, ("screen", "plain", "plain"), RoomClass.OTHER_OBJECT, tile="stretched", tint=grey(shade))
 
 

@@ -176,8 +176,7 @@ class FloorPlan(World):
         for start, end in sorted(wall.openings):
             self.parts.append(_block(rectangle(last, start), (0.0, self.height), texture, label))
             self.parts.append(_block(rectangle(start, end), (lintel, self.height), texture, label))
-            threshold = _sheet(rectangle(start, end), 0.0, str(rng.choice(FLOORS)), RoomClass.FLOOR, 1.0)
-            self.parts.append(threshold)
+            self.parts.append(_sheet(rectangle(start, end), 0.0, str(rng.choice(FLOORS)), RoomClass.FLOOR, 1.0))
             thick = (wall.at - WALL_M / 2 - 0.015, wall.at + WALL_M / 2 + 0.015)
             tint = frame[1]
             door = [
@@ -220,7 +219,6 @@ class FloorPlan(World):
         return [side for side, outer in zip(sides, (a0, b0, a1, b1), strict=True) if abs(side[1] - outer) < 1e-6]
 
     def _windows(self, rng: Random, room: Room) -> None:
-        """Panes on the inner face of outer walls, and a light in front of each."""
         for yaw, at, low, high in self._outer_sides(room):
             width = float(rng.uniform(0.6, 2.0))
             if rng.random() < 0.45 or high - low < width + 0.4:
@@ -363,7 +361,6 @@ class FloorPlan(World):
                 self._add(moved_all(thing.parts, (x, y, height), side * np.pi / 2))
 
     def _add(self, parts: list[Part]) -> None:
-        """One more thing."""
         self._things += 1
         self.parts += [replace(part, instance=self._things) for part in parts]
 

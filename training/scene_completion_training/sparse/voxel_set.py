@@ -26,7 +26,6 @@ def cube(edge: int) -> Offsets:
     return tuple(itertools.product(range(-(edge // 2), edge // 2 + 1), repeat=3))
 
 
-CUBE = cube(3)
 BORDER = 2  # cells on every side of the grid that have a number: neighbours of neighbours of the grid
 BLOCK = 4096  # rows of a block of neighbours: what one gathers and adds to then stays in the cache
 TABLE_CELLS = 1 << 25  # grids of more cells are searched instead of having a table

@@ -400,14 +400,12 @@ class CompletionStage(Stage):
 
     @staticmethod
     def _rarity(seen: Tensor, power: float) -> Tensor:
-        """Weight of each class, of how much of it was seen [K]."""
         share = (seen + 1.0) / (seen + 1.0).sum()
         weight: Tensor = share.clamp_min(1e-4) ** -power
         return weight
 
     @torch.no_grad()
     def _match_mean(self, data: CompletionData) -> None:
-        """See `SceneDecoder.match_mean`."""
         device = accelerator()
         self.field.to(device)
         sums = torch.zeros(3, *self.viewpoint.volume.grid.shape, device=device)
@@ -584,8 +582,7 @@ class CompletionStage(Stage):
         classes = label[b, x, y, z].long() - 1
         if self.training:
             self.seen += torch.bincount(classes, minlength=len(self.seen)).float()
-        weights = self._rarity(self.seen, self.settings.rare)
-        return class_terms(logits[b, :, z // 2, x // 2, y // 2], classes, weights)
+        return class_terms(logits[b, :, z // 2, x // 2, y // 2], classes, self._rarity(self.seen, self.settings.rare))
 
     def _of_ground(self, scene: CompletedScene, batch: dict[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
         height = batch["height"].unfold(1, 2, 2).unfold(2, 2, 2).flatten(3).nanmean(dim=3)
@@ -594,8 +591,7 @@ class CompletionStage(Stage):
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """The losses of a frame of the validation."""
-        generator = torch.Generator().manual_seed(batch_index)
-        terms = self._computed(batch, generator)
+        terms = self._computed(batch, torch.Generator().manual_seed(batch_index))
         self.log_dict({f"validation/{name}": value for name, value in terms.items()}, sync_dist=True, batch_size=1)
         self.log("validation/total", self._total(terms), sync_dist=True, batch_size=1)
 

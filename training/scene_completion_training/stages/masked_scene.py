@@ -93,8 +93,7 @@ class MaskedSceneStage(Stage):
         chosen = torch.randperm(len(places), generator=generator)[:POINTS].to(places.device)
         made = objective.student_features(self.student, hidden, batch["masked"])
         with torch.no_grad():
-            taught = self.field(whole.features, whole.pyramid)
-            targets = objective.sampled(taught, whole, others[chosen])
+            targets = objective.sampled(self.field(whole.features, whole.pyramid), whole, others[chosen])
         self._watch(targets)
         answers = objective.sampled(made, hidden, places[chosen])
         return {f"level_{level}": objective.distance(answers[level], targets[level]) for level in range(levels)}

@@ -144,7 +144,6 @@ def make_rig(
 
 
 def _fisheye(width: int, height: int, a: float) -> Camera:
-    """A fisheye that sees so many radians to each side."""
     k1, k2, k3, k4 = SIDE_LENS
     radius = a * (1 + k1 * a**2 + k2 * a**4 + k3 * a**6 + k4 * a**8)
     focal = 0.5 * width / radius

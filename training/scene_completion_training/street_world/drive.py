@@ -197,8 +197,7 @@ class StreetDrive(RenderedDrive):
         street: StreetKind | None = None,  # kind of street; by default the seed decides
     ) -> None:
         self.rig = mounted(rig, seed)
-        length = longest_drive(profile_of(seed, street), frames, rate_hz)
-        self.plan = TownPlan(seed, length, street, hilly=rig.level)
+        self.plan = TownPlan(seed, longest_drive(profile_of(seed, street), frames, rate_hz), street, hilly=rig.level)
         poses = drive_poses(self.plan.line, self.plan.profile, frames, seed, rate_hz)
         cameras, places = dict(self.rig.cameras), dict(self.rig.rig_from_camera)
         super().__init__(seed, cameras, places, poses, stamps_ns(frames, rate_hz), grid or rig.grid)

@@ -63,7 +63,6 @@ def write_drive_bag(
 
 
 def _jpeg_of(source: ImageSource) -> bytes:
-    """JPEG bytes of a drive's image, as they were encoded."""
     if isinstance(source, Path):
         return source.read_bytes()
     if isinstance(source, EncodedImage) and (encoded := source.encoded()) is not None:
@@ -115,7 +114,6 @@ def _camera_info(stamp_ns: int, frame: str, camera: Camera) -> dict[str, Any]:
 
 
 def _cloud(stamp_ns: int, points: Floats) -> dict[str, Any]:
-    """Points [N, 3] in the LiDAR's frame."""
     return {
         "header": _header(stamp_ns, LIDAR),
         "height": 1,

@@ -49,8 +49,7 @@ def _ground(scene: Scene, grid: VoxelGrid, grid_from_world: RigidTransform) -> t
     start = np.stack([x, y, np.full_like(x, grid.origin[2] + lift)], axis=-1).reshape(-1, 3)
     world_from_grid = grid_from_world.inverse()
     origins = world_from_grid.apply(start)
-    down = np.broadcast_to(-world_from_grid.rotation[:, 2], origins.shape)
-    hits = scene.ground_rays.first_hits(origins, down)
+    hits = scene.ground_rays.first_hits(origins, np.broadcast_to(-world_from_grid.rotation[:, 2], origins.shape))
     height = start[:, 2] - hits.distance
     classes = scene.label[np.isin(scene.label, scene.world.ground_classes)]
     points = np.concatenate([start[:, :2], height[:, None]], axis=-1)[hits.hit]

@@ -245,7 +245,6 @@ def _vote_points(points, start, names, origin, size, shape, label, best, votes, 
 
 
 def _mark_points(points, origin, size, shape, marked):
-    """Set the voxels that points [N, 3] lie in."""
     for i in range(len(points)):
         cell = _voxel(points[i, 0], points[i, 1], points[i, 2], origin, size, shape)
         if cell >= 0:

@@ -171,8 +171,7 @@ class Layout:
             return
         parts = self.nursery.bushes[int(self.rng.integers(len(self.nursery.bushes)))]
         shade = self.rng.uniform(0.75, 1.2) * self.rng.uniform(0.9, 1.1, 3)
-        things = [_copy(part, float(self.rng.uniform(0.7, 1.25)), shade) for part in parts]
-        self._place_trimmed(things, s, d)
+        self._place_trimmed([_copy(part, float(self.rng.uniform(0.7, 1.25)), shade) for part in parts], s, d)
 
 
 def _copy(part: Part, scale: float, shade: Doubles) -> Part:

@@ -247,7 +247,6 @@ def motorcyclist(rng: Random) -> Vehicle:
 
 
 def _clothes(rng: Random) -> tuple[Colour, Colour]:
-    """Coat and trousers: mostly dull, sometimes bright."""
     shade = float(rng.uniform(0.03, 0.5))
     spread = 0.9 if rng.random() < 0.3 else 0.2
     coat = shade * (1.0 + spread * rng.uniform(-1.0, 1.0, 3))

@@ -295,7 +295,6 @@ def _sidewalk(layout: Layout, sign: int, side: SideProfile) -> None:
 
 
 def _passer_by(layout: Layout, sign: int, side: SideProfile) -> None:
-    """A pedestrian, or a leaning bicycle."""
     rng = layout.rng
     s = float(rng.uniform(layout.start, layout.end))
     d = sign * float(rng.uniform(side.verge_edge + 0.4, side.walk_edge - 0.3))

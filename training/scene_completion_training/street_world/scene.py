@@ -119,7 +119,6 @@ def build_scene(world: World) -> Scene:
 
 
 def _texel_density(corners: Floats, texels: Floats) -> Floats:
-    """Square root of texels per square metre of every triangle."""
     edges = corners[:, 1:] - corners[:, :1]
     area = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=-1)
     flat = texels[:, 1:] - texels[:, :1]
@@ -204,8 +203,7 @@ def beam_directions(model: LidarModel) -> Floats:
     azimuth = 2.0 * np.pi * np.arange(model.columns)[None, :] / model.columns
     flat = np.cos(elevation)
     up = np.broadcast_to(np.sin(elevation), (*flat.shape[:1], model.columns))
-    directions = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), up], axis=-1)
-    return directions.reshape(-1, 3).astype(np.float32)
+    return np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), up], axis=-1).reshape(-1, 3).astype(np.float32)
 
 
 def scan(

@@ -23,8 +23,7 @@ class Shader:
         town = scene.world
         assert isinstance(town, Town)
         self._scene, self._daylight, self._sky = scene, town.plan.daylight, sky
-        rng = np.random.default_rng([town.plan.seed, 3])
-        self._dirt = periodic_noise(rng, DIRT_TILE, DIRT_TILE, 0.8)
+        self._dirt = periodic_noise(np.random.default_rng([town.plan.seed, 3]), DIRT_TILE, DIRT_TILE, 0.8)
         self._openness = GroundOpenness(scene, town)
         kind = np.zeros(len(scene.label), np.uint8)
         kind[np.isin(scene.label, GROUND_CLASSES)] = GROUND
@@ -95,8 +94,7 @@ class GroundOpenness:
     def _visible_share(self, rays: RayScene, ground: RayScene, centre: Doubles) -> Floats:
         count = len(centre)
         above = np.concatenate([centre, np.full((count, 1), 50.0)], axis=-1).astype(np.float32)
-        down = np.broadcast_to(np.array([0, 0, -1], np.float32), above.shape)
-        distance = ground.first_hits(above, down).distance
+        distance = ground.first_hits(above, np.broadcast_to(np.array([0, 0, -1], np.float32), above.shape)).distance
         height = 50.0 - np.where(np.isfinite(distance), distance, 50.0)
         origin = np.concatenate([centre, np.asarray(height, np.float64)[:, None] + 0.02], axis=-1).astype(np.float32)
         step = np.arange(self.RAYS)

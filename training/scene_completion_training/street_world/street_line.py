@@ -205,7 +205,6 @@ def arc_lengths(line: StreetLine, profile: StreetProfile, time: Doubles, rng: Ra
 
 
 def _draw_stops(rng: Random, length: float) -> list[tuple[float, float]]:
-    """Where the rig stops, and for how many seconds."""
     stops = []
     at = float(rng.uniform(40.0, 250.0))
     stopping = bool(rng.random() < STOP_SHARE)

@@ -87,8 +87,7 @@ def street_lamp(rng: Random) -> list[Part]:
 
 def power_pole() -> list[Part]:
     """A wooden pole with a cross-arm."""
-    arm = box((0.12, 1.8, 0.12), (0.0, 0.0, 7.9), "bark", POLE, tile=(1.0, 1.0))
-    return [_pole(0.13, 8.6, "bark"), arm]
+    return [_pole(0.13, 8.6, "bark"), box((0.12, 1.8, 0.12), (0.0, 0.0, 7.9), "bark", POLE, tile=(1.0, 1.0))]
 
 
 def traffic_sign(rng: Random) -> list[Part]:

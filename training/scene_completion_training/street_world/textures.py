@@ -337,7 +337,6 @@ def _lines(side: SideProfile, profile: StreetProfile, edge_line: bool) -> Floats
 
 
 def _paint(rng: Random, image: Floats, paint: Floats, wear: float) -> None:
-    """Lay worn white paint over asphalt."""
     holes = np.clip(wear + 0.22 * periodic_noise(rng, image.shape[0], image.shape[1], 0.5, 4.0), 0.05, 1.0)
     cover = (paint * holes)[..., None]
     image[..., :3] = image[..., :3] * (1 - cover) + 0.86 * cover
