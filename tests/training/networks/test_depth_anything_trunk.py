@@ -89,6 +89,5 @@ def test_weights_of_other_versions_of_transformers_fit(model: Path, prefix: str)
     assert older.keys() != {prefix + name for name in own}
     holder = torch.nn.ModuleDict({"trunk": trunk}) if prefix else trunk
     holder.load_state_dict(older)
-    assert all(torch.equal(values, own[name]) for name, values in trunk.state_dict().items())  # own shares memory
-    first = next(name for name in own if ".attention." in name and name.endswith("weight"))
-    torch.testing.assert_close(trunk.state_dict()[first], _trunk(model).state_dict()[first] + 1.0)
+    for name, values in _trunk(model).state_dict().items():
+        torch.testing.assert_close(trunk.state_dict()[name], values + 1.0)

@@ -75,6 +75,11 @@ def test_a_trunk_that_differs_in_one_weight_takes_that_along(trained: Path, tmp_
     np.testing.assert_array_equal(changed.state_dict()[name].numpy(), other)
     kept = next(key for key in encoder.state_dict() if key != name and key.endswith("weight"))
     np.testing.assert_array_equal(changed.state_dict()[kept].numpy(), encoder.state_dict()[kept].numpy())
+    key = next(key for key in encoder.state_dict() if key.endswith(".attention.q_proj.weight"))
+    older = {key.replace("q_proj", "attention.query"): encoder.state_dict()[key].numpy() + 0.5}  # transformers 5.17
+    safetensors.numpy.save_file(older, tmp_path / "older.safetensors")
+    _, _, eyes = read_eyes(str(tmp_path / "older.safetensors"), published, stored.viewpoint)
+    assert eyes.own == {key}  # exports keep what has these names
     safetensors.numpy.save_file({"trunk.nothing": other}, tmp_path / "unknown.safetensors")
     with pytest.raises(BundleError, match="nothing"):
         read_eyes(str(tmp_path / "unknown.safetensors"), published, stored.viewpoint)

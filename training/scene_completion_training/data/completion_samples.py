@@ -675,8 +675,7 @@ class CompletionData(TrainingData):
             length=length,
             voxels=self.voxels,
         )
-        sampler = self.sampler(length, settings.batch_size)
-        return DataLoader(samples, batch_size=settings.batch_size, sampler=sampler, num_workers=settings.workers)
+        return self.served(samples, settings)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Each frame of the validation, as it is."""

@@ -6,7 +6,7 @@ Those of transformers are SceneDINO's, whose tokens become a pyramid of maps, an
 import contextlib
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,23 +23,19 @@ _TAPS = (0, 2, 4, 10, 15)  # blocks after which the trunk is tapped for strides 
 TAP_SCALE = 1.0 / 6.0
 
 # What versions of transformers call the same weights of attention.
-_RENAMED = {
-    "attention.query": "q_proj",
-    "attention.key": "k_proj",
-    "attention.value": "v_proj",
-    "output.dense": "o_proj",
-}
+_ATTENTION = {f"attention.{name}": f"{name[0]}_proj" for name in ("query", "key", "value")} | {"output.dense": "o_proj"}
+_RENAMED = [(f".attention.{a}.", f".attention.{b}.") for one in _ATTENTION.items() for a, b in (one, one[::-1])]
 
 
-def _named_as_here(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Gives weights that another version of transformers wrote the names that this one has."""
-    own = module.state_dict().keys()
-    for name in [name for name in state if name.startswith(prefix) and name.removeprefix(prefix) not in own]:
-        for one, other in _RENAMED.items():
-            for before, after in ((one, other), (other, one)):
-                found = name.replace(f".attention.{before}.", f".attention.{after}.")
-                if found != name and found.removeprefix(prefix) in own:
-                    state[found] = state.pop(name)
+def named_as_here(state: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Weights by the names that a network has here, whichever version of transformers wrote them; `own`: its names."""
+    names = {name: [name, *(name.replace(before, after) for before, after in _RENAMED)] for name in state}
+    return {next((each for each in names[name] if each in own), name): values for name, values in state.items()}
+
+
+def _rename(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    mine = {name: state.pop(name) for name in list(state) if name.startswith(prefix)}
+    state.update(named_as_here(mine, {prefix + name for name in module.state_dict()}))
 
 
 class Trunk(nn.Module):
@@ -54,7 +50,7 @@ class Trunk(nn.Module):
         self, *, channels: tuple[int, ...], mean: tuple[float, float, float], scale: tuple[float, float, float]
     ) -> None:
         super().__init__()
-        self.register_load_state_dict_pre_hook(_named_as_here)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_rename)  # type: ignore[no-untyped-call]
         self.channels, self.mean, self.scale = channels, mean, scale
         self._mean: Tensor
         self._scale: Tensor

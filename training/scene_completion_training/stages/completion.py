@@ -44,7 +44,7 @@ from scene_completion_training.losses.occupancy import (
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, MetricDecoder
 from scene_completion_training.networks.scene_decoder import STRIDE, CompletedScene, SceneDecoder
 from scene_completion_training.networks.sight import FLOOR, ROAD, PixelHead, PixelView, scaled_by_ground
-from scene_completion_training.networks.trunk import DepthAnythingTrunk
+from scene_completion_training.networks.trunk import DepthAnythingTrunk, named_as_here
 from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 from scene_completion_training.workers import accelerator, computes_bfloat16
@@ -631,6 +631,7 @@ def read_eyes(source: str, weights: str, viewpoint: Viewpoint) -> tuple[EncoderD
         state = TrainedWeights.read(file).under("encoder.")
     whole = any(name.startswith("decoder.") for name in state)
     encoder = EncoderDecoder(size, trunk="depth_anything", pretrained=not whole, weights=weights)
+    state = named_as_here(state, encoder.state_dict().keys())  # exports look for these names
     try:
         absent, unknown = encoder.load_state_dict(state, strict=whole)
         if unknown or (source and not state):
