@@ -87,10 +87,8 @@ def _trial_kernel() -> Any:
 
 def bundle(folder: str) -> dict[str, Any]:
     """Load a student bundle; an empty name takes the shipped one."""
-    from scene_completion_ros.inference.bundle import ENCODER, HEAD
-
     student = _student(folder)
-    files = [student.encoder_path.with_name(name) for name in (ENCODER, HEAD)]
+    files = [student.encoder_path.with_name(name) for name in student.made_from()]
     return {
         "folder": str(student.folder),
         "name": student.name,

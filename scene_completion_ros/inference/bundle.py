@@ -38,12 +38,12 @@ from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.json_object import CURE, JsonObject
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.text_bank import LARGEST_FILE, TextBank, Vocabulary
-from scene_completion_ros.inference.volume_pose import graph_inputs
+from scene_completion_ros.inference.volume_pose import graph_inputs, no_evidence
 from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, parse_tensors, read_bytes
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.whole_files import tensor_bytes, whole_folder
 
-SCHEMA_VERSION, OLDEST_READ = 5, 2  # the shipped students have 2 and 4
+SCHEMA_VERSION, OLDEST_READ = 6, 2  # the shipped students have 2 and 6
 MOST_CLASSES = 255  # a label is one byte
 LARGEST_SIDE = 8192  # pixels of the network's image, and cells of its features
 LARGEST_FREQUENCY = 1e4
@@ -51,6 +51,7 @@ LARGEST_CODE = 500.0  # of a depth; tables of the code have 4096 rows for each 1
 _METRES = (1e-3, 1e6)
 MANIFEST = "student.json"
 ENCODER = "encoder.onnx"
+DECODER = "decoder.onnx"
 HEAD = "head.safetensors"
 WEIGHTS = "weights.safetensors"
 TEXT_BANK = "text_bank.safetensors"
@@ -120,7 +121,8 @@ class StudentBundle:
         The first C channels are those of the density, the last E those of the label units, see `HeadWeights`. Where the
         head reads a volume, ``volume`` float32 [1, X, Y, Z] follows, and then ``depth`` float32 [1, h', w']: z-depth,
         metres, of the pixels of `scene_query.ray_camera`. A graph that `takes_pose` has `graph_inputs`, too, and gives
-        ``surface`` float32 [1, 2, x, y], see `EncodedImage`.
+        ``surface`` float32 [1, 2, x, y], see `EncodedImage`. Of a student that `takes_evidence` this graph gives
+        ``view`` alone, what pixels say (see `view_shape`), and the decoder beside it all else.
         """
         if self.folder is None:
             raise BundleError("has not been saved", where=f"bundle {self.name}", cure="Call save(folder, ...) first.")
@@ -131,6 +133,19 @@ class StudentBundle:
         """Whether the graph is told how the camera is mounted."""
         return bool(self.head.unit_stride)
 
+    @property
+    def takes_evidence(self) -> bool:
+        """Whether what a robot knows of depth comes between what its graphs say of pixels and of the volume."""
+        return DECODER in self.sha256
+
+    @property
+    def view_shape(self) -> tuple[int, int, int, int]:
+        """Shape of what a student that `takes_evidence` says of pixels, at half the size of the image.
+
+        Inverse depth code, standard deviation of the logarithm of depth, and logits of the classes and of the sky.
+        """
+        return 1, self.head.classes + 3, self.canonical.height // 2, self.canonical.width // 2
+
     def graph_inputs(self, volume_from_camera: RigidTransform | None = None) -> dict[str, NDArray[np.float32]]:
         """What the graph is given beside the image, by name; nothing where it `takes_pose` not.
 
@@ -139,11 +154,16 @@ class StudentBundle:
         if not self.takes_pose:
             return {}
         stride, height = self.head.unit_stride, self.height_above_ground
-        return graph_inputs(self.grid, stride, self.canonical, self.point_code, height, volume_from_camera)
+        given = graph_inputs(self.grid, stride, self.canonical, self.point_code, height, volume_from_camera)
+        return given | no_evidence(self.canonical) if self.takes_evidence else given
 
     def read_encoder(self) -> bytes:
         """The ONNX encoder as it was when loaded. Raises BundleError where its file was removed or replaced."""
         return _read_graph(self.encoder_path, self.sha256[ENCODER])
+
+    def read_decoder(self) -> bytes:
+        """The ONNX decoder of a student that `takes_evidence`, as `read_encoder`."""
+        return _read_graph(self.encoder_path.with_name(DECODER), self.sha256[DECODER])
 
     @property
     def gpu_precisions(self) -> tuple[str, ...]:
@@ -235,8 +255,8 @@ class StudentBundle:
         return {feature_space.FIELD: feature_space.spaces_to_json(spaces)} if spaces else {}
 
     def made_from(self) -> dict[str, str]:
-        """Hashes of encoder and head: what a measurement of the student depends on, but for its threshold."""
-        return {name: self.sha256[name] for name in (ENCODER, HEAD)}
+        """Hashes of graphs and head: what a measurement of the student depends on, but for its threshold."""
+        return {name: self.sha256[name] for name in (ENCODER, DECODER, HEAD) if name in self.sha256}
 
     @classmethod
     def load(cls, folder: str | Path) -> "StudentBundle":
@@ -261,19 +281,25 @@ class StudentBundle:
             raise BundleError(error.what, where=f"{folder / MANIFEST}: field {error.where}", cure=error.cure) from error
 
     def save(
-        self, folder: str | Path, encoder_onnx: bytes, weights: Mapping[str, NDArray[Any]] | None = None
+        self,
+        folder: str | Path,
+        encoder_onnx: bytes,
+        weights: Mapping[str, NDArray[Any]] | None = None,
+        decoder_onnx: bytes | None = None,
     ) -> "StudentBundle":
         """Writes the bundle into a folder, which is made if needed, and returns it as loaded from there.
 
         Encoders for GPUs go along where encoder and head are those they were made from and measured with; otherwise
         they are dropped, with their files. So is a text bank that is in none of the feature spaces. `folder`: where to;
         files of an older bundle are replaced; `encoder_onnx`: the serialised ONNX graph; `weights`: unfolded weights
-        for later training, stored as ``weights.safetensors``.
+        for later training, stored as ``weights.safetensors``; `decoder_onnx`: see `takes_evidence`.
         """
         folder = Path(folder)
         head = self.head
         head.check(head.hidden, self.point_code.size, head.label_hidden, head.classes, f"head of bundle {self.name}")
         files = {ENCODER: encoder_onnx, HEAD: tensor_bytes(self.head.tensors())}
+        if decoder_onnx is not None:
+            files[DECODER] = decoder_onnx
         if weights is not None:
             files[WEIGHTS] = tensor_bytes(weights)
         files |= self._vocabulary_files(self._kept_text_bank())
@@ -283,7 +309,7 @@ class StudentBundle:
             files |= {self.gpu_encoders[precision].file: graph for precision, graph in kept.items()}
             manifest[FIELD] = {precision: self.gpu_encoders[precision].to_json() for precision in kept}
         of_gpus = {gpu_encoder_file(precision) for precision in PRECISIONS}
-        _write(folder, files | {MANIFEST: _serialised(manifest)}, {WEIGHTS} | _VOCABULARY_FILES | of_gpus)
+        _write(folder, files | {MANIFEST: _serialised(manifest)}, {DECODER, WEIGHTS} | _VOCABULARY_FILES | of_gpus)
         return StudentBundle.load(folder)
 
     def _kept_gpu_encoders(self, sha256: Mapping[str, str]) -> dict[str, bytes]:
@@ -392,11 +418,11 @@ def _read_graph(file: Path, expected: str, cure: str | None = None) -> bytes:
 
 def _check_files(fields: JsonObject, folder: Path) -> dict[str, str]:
     hashes = fields.object("sha256")
-    for name in (ENCODER, HEAD):
+    for name in (ENCODER, HEAD, *({DECODER} & hashes.values.keys())):
         expected = hashes.text(name)
         if not (folder / name).is_file():
             raise BundleError("is missing", where=str(folder / name), cure=CURE)
-        (_read_graph if name == ENCODER else _read_checked)(folder / name, expected)
+        (_read_checked if name == HEAD else _read_graph)(folder / name, expected)
     return {name: hashes.text(name) for name in hashes.values}
 
 

@@ -17,7 +17,9 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import BLIND, Encoder, content_warning, shown_share
 from scene_completion_ros.inference.encoder import DeviceEncoder, cpu_engine, make_encoder
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.gpu.requirements import EngineOptions
+from scene_completion_ros.inference.motion_scale import STREET_VOXEL_M, MotionScale
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.scene_query import (
     DenseField,
@@ -76,6 +78,9 @@ class Completion:
     query: Vocabulary | None = None  # what was asked beside the labels; None where nothing was
     matches: tuple[PhraseMatches, ...] = ()  # its answer, a phrase each
     ground: GroundSurface | None = None  # the ground ahead, of students that say where it lies; None of others
+    # float32 [H / 2, W / 2], z-depth of the canonical image, metres, before any evidence; None of a student that takes
+    # none.
+    own_depth: NDArray[np.float32] | None = None
 
     @property
     def warning(self) -> str:
@@ -275,19 +280,27 @@ class Completer:
             cure="Try another engine; if that says the same, export the bundle again",
         )
 
-    def complete(self, image_rgb: NDArray[np.uint8], stamp_ns: int = 0, *, labels: bool = True) -> Completion:
+    def complete(
+        self,
+        image_rgb: NDArray[np.uint8],
+        stamp_ns: int = 0,
+        *,
+        labels: bool = True,
+        evidence: Evidence = NO_EVIDENCE,
+    ) -> Completion:
         """Completes the scene of one image.
 
         Raises ImageError where the image has another size than the calibration, or is no RGB image; BundleError where
         the results are no finite numbers; GpuError where the GPU failed. `image_rgb`: uint8 [H, W, 3] RGB, of the size
         the camera was calibrated with, or averaged down as `resampling.decoder_shrink` allows; `labels`: whether labels
-        are wanted. Without them, which saves their time, every voxel is ``unlabelled``.
+        are wanted. Without them, which saves their time, every voxel is ``unlabelled``; `evidence`: what else is known
+        of depth, which a student that `takes_evidence` takes into account.
         """
         started_s, clock = time.perf_counter(), StageClock()
         image = self._resampler(image_rgb)
         clock.lap("resample")
         words = Words(self._vocabulary if labels else None, self._queried, labels)
-        answer = self._query(image, words)
+        answer = self._query(image, words, evidence)
         assembling = StageClock()
         if not _finite(answer):
             raise self._not_finite()
@@ -330,7 +343,19 @@ class Completer:
             query=None if words.queried is None else words.queried.vocabulary,
             matches=answer.matches,
             ground=ground,
+            own_depth=None if answer.code is None else self._depth_of(answer.code),
         )
+
+    def _depth_of(self, code: NDArray[np.float32]) -> NDArray[np.float32]:
+        spec = self.bundle.point_code
+        return np.asarray(1.0 / np.maximum(spec.inverse_depth(code), 0.5 / spec.far), np.float32)
+
+    def motion_scale(self) -> MotionScale | None:
+        """What measures the scale of its images by motion; None where the student does not take evidence."""
+        if not self.bundle.takes_evidence:
+            return None
+        measure = min(1.0, self.bundle.grid.voxel_size / STREET_VOXEL_M)
+        return MotionScale(self.bundle.canonical, self._resampler.validity, measure)
 
 
 def _finite(answer: SceneAnswer) -> bool:

@@ -22,6 +22,9 @@ class EncodedImage(NamedTuple):
     # float32 [2, x, y], the ground in cells of the volume: its height there and the standard deviation of that, metres.
     # Of students that are told the camera's pose.
     surface: NDArray[np.float32] | None = None
+    # float32 [K + 3, H / 2, W / 2], what pixels say by themselves, of students that take evidence; see
+    # `StudentBundle.view_shape`.
+    view: NDArray[np.float32] | None = None
 
     def copy(self) -> "EncodedImage":
         """One whose arrays nobody overwrites."""

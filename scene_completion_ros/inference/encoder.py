@@ -6,12 +6,13 @@ place: conversion and transposition become part of the graph. In float32 it is a
 of its own, see `gpu`.
 """
 
+import functools
 import importlib
 import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.inference.bundle import StudentBundle, check_image
+from scene_completion_ros.inference.bundle import DECODER, StudentBundle, check_image
 from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
 from scene_completion_ros.inference.gpu.kernels import KernelSizes
@@ -56,91 +57,138 @@ class DeviceEncoder(Encoder, Protocol):
         ...
 
 
-class OpenVinoEncoder(Encoder):
-    """The encoder on OpenVINO's CPU plugin.
+Ports = list[tuple[str, list[int]]]  # names and shapes of inputs or outputs, in order
 
-    `threads`: CPU threads; None for all; `bf16`: compute in bfloat16 where the CPU can. Raises BundleError where the
+
+class _Graph(Protocol):
+    """One graph of a bundle, ready to run."""
+
+    def __call__(self, given: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """What it makes of its inputs, by name; overwritten by the next call."""
+
+
+class _GraphEncoder(Encoder):
+    """The graphs of a bundle on an engine of the CPU.
+
+    Raises BundleError where a graph cannot be read or has other inputs or outputs than the bundle says.
+    """
+
+    def __init__(self, bundle: StudentBundle, open_graph: Callable[[bytes, str, Ports, Ports], _Graph]) -> None:
+        self._bundle = bundle
+        camera = bundle.canonical
+        self._unknown = bundle.graph_inputs()
+        beside = [(name, list(values.shape)) for name, values in self._unknown.items()]
+        image, made = ("image", [1, 3, camera.height, camera.width]), _output_ports(bundle)
+        where, self._decode = bundle.encoder_path, None
+        if bundle.takes_evidence:
+            view = ("view", list(bundle.view_shape))
+            decoder = where.with_name(DECODER)
+            self._decode = open_graph(bundle.read_decoder(), str(decoder), [view, *beside], made)
+            beside, made = [port for port in beside if port[0] == "ground"], [view]
+        self._see = open_graph(bundle.read_encoder(), str(where), [image, *beside], made)
+
+    def encode(
+        self, image_rgb: NDArray[np.uint8], beside: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> EncodedImage:
+        """See `Encoder`."""
+        check_image(self._bundle, image_rgb)
+        beside = beside or self._unknown
+        image = {"image": self._prepared(image_rgb)}
+        if self._decode is None:
+            return EncodedImage.of(self._see({**image, **beside}))
+        (view,) = self._see({**image, "ground": beside["ground"]})
+        return EncodedImage.of(self._decode({"view": view, **beside}))._replace(view=view[0])
+
+    def _prepared(self, image_rgb: NDArray[np.uint8]) -> Any:
+        """The image as the graph takes it."""
+        raise NotImplementedError
+
+
+class OpenVinoEncoder(_GraphEncoder):
+    """The graphs of a bundle on OpenVINO's CPU plugin.
+
+    `threads`: CPU threads; None for all; `bf16`: compute in bfloat16 where the CPU can. Raises BundleError where a
     graph cannot be read or has other inputs or outputs than the bundle says.
     """
 
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None, bf16: bool = False) -> None:
+        self.name = "openvino_bf16" if bf16 else "openvino"
+        options: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+            # Pinned threads would fight with whatever else runs on a robot's cores.
+            "ENABLE_CPU_PINNING": False,
+        }
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
+        super().__init__(bundle, functools.partial(_OpenVinoGraph, options))
+
+    def _prepared(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(image_rgb)[None]
+
+
+class _OpenVinoGraph:
+    """A graph on OpenVINO, which takes an image as the bytes of the camera."""
+
+    def __init__(self, options: Mapping[str, Any], graph: bytes, where: str, given: Ports, made: Ports) -> None:
         openvino = _openvino()
         from openvino import Layout, Type
         from openvino.preprocess import PrePostProcessor
 
-        self.name = "openvino_bf16" if bf16 else "openvino"
-        self._bundle = bundle
-        core = openvino.Core()
         try:
-            model = core.read_model(bundle.read_encoder())
+            model = openvino.Core().read_model(graph)
             inputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.inputs]
             outputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.outputs]
-            self._unknown = bundle.graph_inputs()
-            _check_ports(bundle, inputs, outputs, self._unknown)
+            _check_ports(where, inputs, outputs, given, made)
             pre = PrePostProcessor(model)
-            pre.input("image").tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
-            pre.input("image").model().set_layout(Layout("NCHW"))
-            options: dict[str, Any] = {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-                # Pinned threads would fight with whatever else runs on a robot's cores.
-                "ENABLE_CPU_PINNING": False,
-            }
-            if threads is not None:
-                options["INFERENCE_NUM_THREADS"] = threads
-            self._request = core.compile_model(pre.build(), "CPU", options).create_infer_request()
-            self._beside: Mapping[str, NDArray[np.float32]] | None = None  # keeps alive what the request reads
+            if given[0][0] == "image":
+                pre.input("image").tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
+                pre.input("image").model().set_layout(Layout("NCHW"))
+            self._request = openvino.Core().compile_model(pre.build(), "CPU", options).create_infer_request()
+            self._given: dict[str, NDArray[Any]] = {}  # keeps alive what the request reads
             # OpenVINO's own output starts at any multiple of 16 bytes.
-            self._outputs = [aligned_empty(*shape) for _, shape in _output_ports(bundle)]
+            self._outputs = [aligned_empty(*shape) for _, shape in made]
             for number, array in enumerate(self._outputs):
                 self._request.set_output_tensor(number, openvino.Tensor(array, shared_memory=True))
         except RuntimeError as error:
             what = f"OpenVINO cannot run it ({last_line(error)})"
-            raise BundleError(what, where=str(bundle.encoder_path), cure=CURE) from error
+            raise BundleError(what, where=where, cure=CURE) from error
 
-    def encode(
-        self, image_rgb: NDArray[np.uint8], beside: Mapping[str, NDArray[np.float32]] | None = None
-    ) -> EncodedImage:
-        """See `Encoder`."""
+    def __call__(self, given: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """See `_Graph`."""
         import openvino
 
-        check_image(self._bundle, image_rgb)
-        # The tensor shares the array's memory but does not keep it alive: the name does, until inference is over.
-        image = np.ascontiguousarray(image_rgb)[None]
-        self._request.set_tensor("image", openvino.Tensor(image, shared_memory=True))
-        beside = beside or self._unknown
-        if beside is not self._beside:
-            for name, values in beside.items():
+        for name, values in given.items():
+            if values is not self._given.get(name):
                 self._request.set_tensor(name, openvino.Tensor(values, shared_memory=True))
-            self._beside = beside
+                self._given[name] = values
         self._request.infer()
-        return EncodedImage.of(self._outputs)
+        return self._outputs
 
 
-class OnnxRuntimeEncoder(Encoder):
-    """The encoder on ONNX Runtime's CPU provider. `threads`: CPU threads; None for all.
+class OnnxRuntimeEncoder(_GraphEncoder):
+    """The graphs of a bundle on ONNX Runtime's CPU provider. `threads`: CPU threads; None for all.
 
-    Raises BundleError where the graph cannot be read or has other inputs or outputs than the bundle says.
+    Raises BundleError where a graph cannot be read or has other inputs or outputs than the bundle says.
     """
 
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None) -> None:
         self.name = "onnxruntime"
-        self._bundle = bundle
-        self._session = open_session(bundle.read_encoder(), str(bundle.encoder_path), CURE, threads)
-        inputs = [(port.name, port.shape) for port in self._session.get_inputs()]
-        outputs = [(port.name, port.shape) for port in self._session.get_outputs()]
-        self._unknown = bundle.graph_inputs()
-        _check_ports(bundle, inputs, outputs, self._unknown)
+
+        def opened(graph: bytes, where: str, given: Ports, made: Ports) -> _Graph:
+            session = open_session(graph, where, CURE, threads)
+            inputs = [(port.name, port.shape) for port in session.get_inputs()]
+            outputs = [(port.name, port.shape) for port in session.get_outputs()]
+            _check_ports(where, inputs, outputs, given, made)
+            names = [name for name, _ in made]
+            return lambda arrays: session.run(names, dict(arrays))
+
+        super().__init__(bundle, opened)
         self._input = np.empty((1, 3, bundle.canonical.height, bundle.canonical.width), dtype=np.float32)
 
-    def encode(
-        self, image_rgb: NDArray[np.uint8], beside: Mapping[str, NDArray[np.float32]] | None = None
-    ) -> EncodedImage:
-        """See `Encoder`."""
-        check_image(self._bundle, image_rgb)
+    def _prepared(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         self._input[0] = image_rgb.transpose(2, 0, 1)
-        names = [name for name, _ in _output_ports(self._bundle)]
-        return EncodedImage.of(self._session.run(names, {"image": self._input, **(beside or self._unknown)}))
+        return self._input
 
 
 def make_encoder(
@@ -229,26 +277,14 @@ def _static_shape(shape: Any) -> list[Any]:
     return [int(size.get_length()) if size.is_static else str(size) for size in shape]
 
 
-def _check_ports(
-    bundle: StudentBundle,
-    inputs: list[tuple[str, list[Any]]],
-    outputs: list[tuple[str, list[Any]]],
-    beside: Mapping[str, NDArray[np.float32]],
-) -> None:
-    camera, head = bundle.canonical, bundle.head
-    given = [(name, list(values.shape)) for name, values in beside.items()]
-    channels = f" ({head.hidden} channels for the density and {head.label_hidden} for labels)"
-    for kind, found, expected, note in (
-        ("input", inputs, [("image", [1, 3, camera.height, camera.width]), *given], ""),
-        ("output", outputs, _output_ports(bundle), channels),
-    ):
+def _check_ports(where: str, inputs: Ports, outputs: Ports, given: Ports, made: Ports) -> None:
+    for kind, found, expected in (("input", inputs, given), ("output", outputs, made)):
         if found != expected:
-            what = f"{kind} is {found} where {expected} is needed{note}"
-            raise BundleError(what, where=str(bundle.encoder_path), cure=CURE)
+            raise BundleError(f"{kind} is {found} where {expected} is needed", where=where, cure=CURE)
 
 
-def _output_ports(bundle: StudentBundle) -> list[tuple[str, list[int]]]:
-    ports = [("features", [1, *bundle.feature_size, bundle.head.channels])]
+def _output_ports(bundle: StudentBundle) -> Ports:
+    ports: Ports = [("features", [1, *bundle.feature_size, bundle.head.channels])]
     if bundle.head.volume_knots:
         rays = ray_camera(bundle.canonical)
         ports += [("volume", [1, *bundle.head.volume_knots]), ("depth", [1, rays.height, rays.width])]

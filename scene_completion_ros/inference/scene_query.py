@@ -14,6 +14,7 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.label_query import Labelled, LabelQuery
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.phrase_query import NO_WORDS, Words
@@ -42,7 +43,7 @@ class PreparedScene:
     classifier: VoxelClassifier  # the states of its voxels
     labels: LabelQuery | None  # their labels; None where the student knows no classes
     # What the graph is given beside the image, by name, see `StudentBundle.graph_inputs`.
-    beside: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    beside: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -112,16 +113,20 @@ class SceneAnswer:
     matches: tuple[PhraseMatches, ...] = ()  # of the query that was asked, a phrase each; none where nothing was asked
     # The ground, see `EncodedImage`; None where the student says nothing of it.
     surface: NDArray[np.float32] | None = None
+    # float32 [H / 2, W / 2], inverse depth codes that pixels say by themselves; of a student that takes evidence.
+    code: NDArray[np.float32] | None = None
 
 
 class SceneQuery(Protocol):
     """Answers for one camera, grid and pose; belongs to the thread of its encoder."""
 
-    def __call__(self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS) -> SceneAnswer:
+    def __call__(
+        self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS, evidence: Evidence = NO_EVIDENCE
+    ) -> SceneAnswer:
         """What is known after a canonical image, uint8 [H, W, 3] RGB.
 
         Raises ImageError where the image has another size or type. `words`: what the voxels are compared with, in a
-        feature space of the student.
+        feature space of the student; `evidence`: what else is known of depth, of a student that takes it.
         """
         ...
 
@@ -144,11 +149,15 @@ class HostSceneQuery:
         threads: int | None = None,  # CPU threads of the kernels; None for all that this process may use
     ) -> None:
         self._encode, self._prepared, self._threads = encode, prepared, threads
+        self._takes_evidence = "scale" in prepared.beside
 
-    def __call__(self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS) -> SceneAnswer:
+    def __call__(
+        self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS, evidence: Evidence = NO_EVIDENCE
+    ) -> SceneAnswer:
         """See `SceneQuery`."""
         prepared, clock = self._prepared, StageClock()
-        features, volume, depth, surface = self._encode(image_rgb, prepared.beside)
+        beside = prepared.beside | evidence.inputs() if self._takes_evidence else prepared.beside
+        features, volume, depth, surface, view = self._encode(image_rgb, beside)
         clock.lap("encode")
         with kernel_threads(self._threads):
             alpha = prepared.query.opacity(features, volume)
@@ -175,6 +184,7 @@ class HostSceneQuery:
             times_ms=clock.laps_ms,
             matches=labelled.matches,
             surface=None if surface is None else surface.copy(),
+            code=None if view is None else view[0].copy(),
         )
 
 

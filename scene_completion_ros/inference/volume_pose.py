@@ -125,3 +125,14 @@ def graph_inputs(
     code = ground_code(camera.resized(camera.width // 2, camera.height // 2), spec, pose, -height)
     given["ground"] = np.concatenate([code, np.ones_like(code)], axis=1) * np.float32(known)
     return {name: np.ascontiguousarray(values, np.float32) for name, values in given.items()}
+
+
+def no_evidence(camera: Camera) -> dict[str, NDArray[np.float32]]:
+    """What a decoder is given where nobody knows anything of depth, by name.
+
+    ``scale`` [1, 2] is the logarithm of the factor on the depths of all pixels and the precision of that, one over its
+    variance; ``sensed`` [1, 2, H / 2, W / 2] is the logarithm of the depth that a sensor saw, metres, and its
+    precision. A precision of 0 says that nothing is known.
+    """
+    size = camera.height // 2, camera.width // 2
+    return {"scale": np.zeros((1, 2), np.float32), "sensed": np.zeros((1, 2, *size), np.float32)}

@@ -122,7 +122,14 @@ def make_spatial_student(folder: Path, model: Path | None = None, seed: int = 0)
         provenance={"configuration": {"encoder": trunk}},
         licence="Apache-2.0",
     )
-    saved = bundle.save(folder, graph_of(LookingEncoder(field), CAMERA, ["features", "volume", "depth"]))
+    saved = bundle.save(
+        folder,
+        graph_of(
+            LookingEncoder(field),
+            {"image": torch.zeros(1, 3, CAMERA.height, CAMERA.width)},
+            ["features", "volume", "depth"],
+        ),
+    )
     return dataclasses.replace(saved, threshold=_median(saved)).save(folder, saved.read_encoder())
 
 

@@ -113,27 +113,20 @@ def feature_size(field: DensityField | FeatureField, camera: Camera) -> tuple[in
 
 def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
     """Exports the folded encoder as ONNX for a canonical camera."""
-    return graph_of(FoldedEncoder(field, camera), camera, ["features"])
+    image = {"image": torch.zeros(1, 3, camera.height, camera.width)}
+    return graph_of(FoldedEncoder(field, camera), image, ["features"])
 
 
-def graph_of(
-    module: nn.Module,
-    camera: Camera,
-    outputs: list[str],
-    beside: Mapping[str, Tensor] | None = None,
-    *,
-    eight_bit: bool = False,
-) -> bytes:
-    """A module as ONNX for images of a canonical camera; weights fp16, with `eight_bit` large ones int8 by channel."""
-    image = torch.zeros(1, 3, camera.height, camera.width)
+def graph_of(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str], *, eight_bit: bool = False) -> bytes:
+    """A module as ONNX for inputs of these shapes; weights fp16, with `eight_bit` large ones int8 by channel."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.onnx"
         # The tracing exporter: a graph of plain convolutions without an extra dependency.
         torch.onnx.export(
             module.eval(),
-            (image, *(beside or {}).values()),
+            tuple(inputs.values()),
             file,
-            input_names=["image", *(beside or {})],
+            input_names=list(inputs),
             output_names=outputs,
             opset_version=OPSET,
             dynamo=False,

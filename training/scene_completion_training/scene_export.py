@@ -14,12 +14,13 @@ from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.inference.text_bank import TextBank
-from scene_completion_ros.inference.volume_pose import Lookups
+from scene_completion_ros.inference.volume_pose import Lookups, no_evidence
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.export import graph_of, ray_depth, volume_reading, without_places
 from scene_completion_training.networks.density_field import link_calibration
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.scene_decoder import STRIDE
+from scene_completion_training.networks.sight import Measured, PixelView
 from scene_completion_training.stages.completion import SceneField, read_eyes
 
 # Of the label's logits in the probabilities of the classes: the softmax of these is then nearly what they were.
@@ -39,18 +40,31 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
 }  # fmt: skip
 
 
-class ExportedScene(nn.Module):
-    """From an image, and where the volume looks at it, to the units of cells, the logits of voxels, and depth."""
+class ExportedView(nn.Module):
+    """From an image, and what is known of the ground, to what its pixels say by themselves."""
 
     def __init__(self, field: SceneField, encoder: EncoderDecoder) -> None:
         super().__init__()
         self.trunk: Any = encoder.trunk
+        self.pixels = field.pixels
+
+    def forward(self, image: Tensor, ground: Tensor) -> Tensor:
+        """See `StudentBundle.view_shape`."""
+        view = self.pixels(*self.trunk.with_tokens(image), ground)
+        return torch.cat([view.code, view.deviation, view.classes], dim=1)
+
+
+class ExportedScene(nn.Module):
+    """From what pixels say and what else is known of depth to the units of cells, the logits of voxels, and depth."""
+
+    def __init__(self, field: SceneField) -> None:
+        super().__init__()
         self.field = field
         self.rays = ray_camera(field.camera)
 
     def forward(
         self,
-        image: Tensor,
+        view: Tensor,
         cell_pixels: Tensor,
         cell_depth: Tensor,
         cell_in_view: Tensor,
@@ -58,14 +72,17 @@ class ExportedScene(nn.Module):
         voxel_depth: Tensor,
         voxel_in_view: Tensor,
         ground: Tensor,
+        scale: Tensor,
+        sensed: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Units [1, z x, y, K], logits [1, X, Y, Z], z-depth [1, h', w'], ground [1, 2, x, y]; see `graph_inputs`."""
-        view = self.field.look(self.trunk.with_tokens(image), ground)
+        seen = PixelView(view[:, :1], view[:, 1:2], view[:, 2:], ground[:, 1:, :1, :1])
+        seen = self.field.scaled(seen, ground, Measured(scale, sensed))
         cells = Lookups(cell_pixels, cell_depth, cell_in_view)
-        scene = self.field.spatial(view, cells, Lookups(voxel_pixels, voxel_depth, voxel_in_view))
+        scene = self.field.spatial(seen, cells, Lookups(voxel_pixels, voxel_depth, voxel_in_view))
         units = scene.classes.softmax(dim=1).permute(0, 2, 3, 4, 1).flatten(1, 2)
         surface = torch.stack([scene.height, scene.deviation], dim=1)
-        return units, scene.occupied, ray_depth(view.code, self.field.spec, self.rays), surface
+        return units, scene.occupied, ray_depth(seen.code, self.field.spec, self.rays), surface
 
 
 def export_scene(
@@ -122,10 +139,14 @@ def export_scene(
     weights = {f"field.{key}": value for key, value in field.state_dict().items()}
     weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items() if key in eyes.own}
     stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
-    beside = {name: torch.from_numpy(values) for name, values in bundle.graph_inputs().items()}
+    given = {**bundle.graph_inputs(), **no_evidence(field.camera)}
+    beside = {name: torch.from_numpy(values) for name, values in given.items()}
+    image = {"image": torch.zeros(1, 3, field.camera.height, field.camera.width), "ground": beside["ground"]}
+    encoded = graph_of(ExportedView(field, encoder), image, ["view"], eight_bit=eight_bit)
+    view = {"view": torch.zeros(bundle.view_shape)}
     outputs = ["features", "volume", "depth", "surface"]
-    graph = graph_of(ExportedScene(field, encoder), field.camera, outputs, beside, eight_bit=eight_bit)
-    return bundle.save(folder, graph, stored_weights if keep_weights else None)
+    decoded = graph_of(ExportedScene(field), view | beside, outputs, eight_bit=eight_bit)
+    return bundle.save(folder, encoded, stored_weights if keep_weights else None, decoded)
 
 
 def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
@@ -101,8 +102,11 @@ class DeviceSceneQuery:
         finalizer = weakref.finalize(self, _release, context.hold(), device)
         finalizer.atexit = False  # the driver cleans up by itself, and pycuda may be gone
 
-    def __call__(self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS) -> SceneAnswer:
-        """See `SceneQuery`."""
+    def __call__(
+        self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS, evidence: Evidence = NO_EVIDENCE
+    ) -> SceneAnswer:
+        """See `SceneQuery`; no graph for GPUs takes evidence."""
+        del evidence
         started_s, device = time.perf_counter(), self._device
         with self._context.work("completing an image"):
             self._engine.load(image_rgb[None])

@@ -15,7 +15,7 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.volume_pose import cell_lookups, ground_code, volume_pose
 from scene_completion_training.networks.encoder_decoder import MetricDecoder
 from scene_completion_training.networks.scene_decoder import STRIDE, SceneDecoder
-from scene_completion_training.networks.sight import FAR_OFF, ROAD, PixelHead, PixelView, scaled_by_ground
+from scene_completion_training.networks.sight import FAR_OFF, ROAD, PixelHead, PixelView, scaled
 from scene_completion_training.street_world.camera_rig import rotation
 
 CAMERA = Camera(fx=20.0, fy=20.0, cx=15.5, cy=7.5, width=32, height=16)
@@ -123,14 +123,14 @@ def test_a_road_says_the_scale_of_what_is_seen() -> None:
         torch.ones(1, 1, 1, 1),
     )
     told, unknown = (torch.cat([plane * known, torch.full_like(plane, known)], dim=1) for known in (1.0, 0.0))
-    right, same = (scaled_by_ground(view, SPEC, ground, ROAD, road) for ground in (told, unknown))
+    right, same = (scaled(view, SPEC, ground, ROAD, road) for ground in (told, unknown))
     assert (SPEC.inverse_depth(right.code) / true).mean().item() == pytest.approx(1.0, abs=0.03)
     torch.testing.assert_close(same.code, view.code)
     far = FAR_OFF / (true / 0.9).clamp_min(1.0 / SPEC.far)
     torch.testing.assert_close(same.deviation, (0.02**2 + ROAD.eyes_off**2 + far**2).sqrt(), rtol=1e-3, atol=1e-3)
     near = far < 0.06  # metres say little of these, the road does
     assert right.deviation[near].mean() < same.deviation[near].mean() / 1.9
-    without = scaled_by_ground(view._replace(classes=torch.zeros_like(classes)), SPEC, told, ROAD, road)
+    without = scaled(view._replace(classes=torch.zeros_like(classes)), SPEC, told, ROAD, road)
     assert without.deviation.mean() > right.deviation.mean()  # no road, less to go by
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
-    from scene_completion_training.evaluation.density_model import DensityModel
+    from scene_completion_training.evaluation.density_model import DensityModel, Sources
 
 SHARED_DATA = "SCENE_COMPLETION_DATA"  # environment variable that names the folder of the recordings
 
@@ -108,6 +108,27 @@ def say_dropped(before: StudentBundle, after: StudentBundle) -> None:
         )
 
 
+def add_sources(parser: argparse._ActionsContainer) -> None:
+    """Declare what bundles are told of depth beside an image."""
+    meaning = (
+        "what tells bundles how far the camera moved since earlier frames: the poses of the recording, or nothing "
+    )
+    parser.add_argument("--scale-from", choices=("off", "odometry"), default="off", help=meaning + "(default)")
+    meaning = "what tells bundles depth beside the network: the LiDAR of the frame, of which nothing is then scored as "
+    meaning += "depth, or nothing (default)"
+    parser.add_argument("--depth-from", choices=("network", "lidar"), default="network", help=meaning)
+    meaning = "of how many beams of that LiDAR, evenly over its elevations (default: all)"
+    parser.add_argument("--beams", type=int, default=0, metavar="N", help=meaning)
+
+
+def sources(args: argparse.Namespace) -> Sources:
+    """What was declared by `add_sources`; nothing where a command has no such arguments."""
+    from scene_completion_training.evaluation.density_model import Sources
+
+    given = {"scale": "scale_from", "depth": "depth_from", "beams": "beams"}
+    return Sources(**{name: getattr(args, argument) for name, argument in given.items() if hasattr(args, argument)})
+
+
 def open_models(args: argparse.Namespace) -> list[DensityModel]:
     """Open the bundles and checkpoints that were named; a `ConfigurationError` if two have the same name."""
     from scene_completion_ros.inference.shipped import open_student
@@ -115,7 +136,8 @@ def open_models(args: argparse.Namespace) -> list[DensityModel]:
     from scene_completion_training.evaluation.density_model import DeployedModel
 
     models: list[DensityModel] = [
-        DeployedModel(open_student(folder), folder.name, engine=args.engine) for folder in args.bundle
+        DeployedModel(open_student(folder), folder.name, engine=args.engine, sources=sources(args))
+        for folder in args.bundle
     ]
     models += [model for path in args.checkpoint for model in open_checkpoint(path, args.views)]
     names = [model.name for model in models]

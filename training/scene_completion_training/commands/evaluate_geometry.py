@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_paths(parser, "--data", "FOLDER", meaning)
     arguments.add_windows(parser)
     arguments.add_models(parser)
+    arguments.add_sources(parser)
     parser.add_argument("--depth", action="store_true", help="score depth against LiDAR instead of voxels")
     arguments.add_frames(parser)
     meaning = "fit calibration and threshold of every model on these recordings first, which must not be scored"

@@ -21,6 +21,8 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, sensed_depth
+from scene_completion_ros.inference.motion_scale import STREET_VOXEL_M, MotionScale, Scale
 from scene_completion_ros.inference.query_kernel import FieldKernel
 from scene_completion_ros.inference.scene_query import inverse_distance_samples, said_depth
 from scene_completion_ros.inference.shipped import open_student
@@ -29,7 +31,7 @@ from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import mounting, reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_opacity
-from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask
 
 VOXEL_EDGE = 0.2  # metres over which opacity is stated: the voxels of all ground truths here
 PUBLISHED_CUTOFF = 0.5  # density per metre above which the literature's protocols call a point occupied
@@ -148,34 +150,113 @@ def calibrated_cutoffs(calibration: Calibration, threshold: float) -> dict[str, 
 _POINTS = 1 << 20  # points prepared at a time
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Where a deployed student takes its evidence from, see `scene_completion_ros.inference.evidence`.
+
+    Attributes:
+        scale: ``odometry`` for the poses of the earlier frames of a recording, ``off`` for nothing.
+        depth: ``lidar`` for the LiDAR of the frame, which then is no truth of its depth any more, ``network`` for none.
+        beams: Of how many of the LiDAR's beams, evenly over its elevations; 0 for all.
+    """
+
+    scale: str = "off"
+    depth: str = "network"
+    beams: int = 0
+
+
+NETWORK_ALONE = Sources()
+EARLIER = 30  # frames that the scale of one follows from
+ALL_BEAMS = 64  # of the LiDAR of KITTI
+
+
+def of_beams(sequence: PosedSequence, points_rig: Floats, beams: int) -> Mask:
+    """Which points [N, 3] of a LiDAR in the rig frame are of so many of its beams, evenly over its elevations."""
+    rig_from_lidar = sequence.rig_from_sensor.get("velodyne", RigidTransform.identity())
+    x, y, z = rig_from_lidar.inverse().apply(points_rig).T
+    elevation = np.arctan2(z, np.hypot(x, y))
+    low, high = np.percentile(elevation, (0.5, 99.5))
+    number = np.floor((elevation - low) / (high - low) * ALL_BEAMS)
+    return np.asarray(number % (ALL_BEAMS // beams) == ALL_BEAMS // beams // 2)
+
+
 class DeployedModel:
-    """A student bundle, in tables by its own name unless another is given."""
+    """A student bundle, in tables by its own name unless another is given.
+
+    Raises ConfigurationError where it is to have evidence that it does not take.
+    """
 
     def __init__(
-        self, bundle: StudentBundle, name: str | None = None, *, engine: str = "auto", threads: int | None = None
+        self,
+        bundle: StudentBundle,
+        name: str | None = None,
+        *,
+        engine: str = "auto",
+        threads: int | None = None,
+        sources: Sources = NETWORK_ALONE,
     ) -> None:
         self.name = name or bundle.name
-        self.bundle = bundle
+        self.bundle, self._sources = bundle, sources
         self.calibration = over_voxel_edge(bundle.calibration, bundle.grid.voxel_size)
         self.cutoffs = calibrated_cutoffs(self.calibration, bundle.threshold)
         self._threads = threads
         self._encoder = make_encoder(bundle, engine, threads=threads)
         self._field_of = lru_cache(maxsize=4)(self._make_field)
         self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
+        self._motion: tuple[PosedSequence, int, MotionScale] | None = None
+        if sources != NETWORK_ALONE and not bundle.takes_evidence:
+            what = "takes no evidence beside its image"
+            raise ConfigurationError(what, where=f"bundle {self.name}", cure="Leave out --scale-from and --depth-from")
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Encode the reference camera's image of a frame."""
         name = reference_camera(sequence)
         camera = sequence.cameras[name]
-        stated = mounting(sequence, name, index) if self.bundle.takes_pose else None
-        pose = None if stated is None else volume_pose(stated, self.bundle.height_above_ground).matrix
-        field, beside = self._field_of(None if pose is None else tuple(pose.ravel().tolist()))
-        encoded = self._encoder.encode(self._resampler(camera)(sequence.image(index, name)), beside)
+        evidence = Evidence(self._scale(sequence, index), self._sensed(sequence, index, name))
+        field, encoded, _ = self._encoded(sequence, index, evidence)
         depth_at = None
         if encoded.depth is not None:
             depth_at = functools.partial(said_depth, encoded.depth.copy(), self.bundle.canonical, camera)
         density = functools.partial(self._density, field, encoded)
         return Observation(camera, density, self.bundle.depth_range, depth_at)
+
+    def _encoded(
+        self, sequence: PosedSequence, index: int, evidence: Evidence = NO_EVIDENCE
+    ) -> tuple[FieldKernel, EncodedImage, Bytes]:
+        name = reference_camera(sequence)
+        stated = mounting(sequence, name, index) if self.bundle.takes_pose else None
+        pose = None if stated is None else volume_pose(stated, self.bundle.height_above_ground).matrix
+        field, beside = self._field_of(None if pose is None else tuple(pose.ravel().tolist()))
+        image = self._resampler(sequence.cameras[name])(sequence.image(index, name))
+        return field, self._encoder.encode(image, beside | evidence.inputs()), image
+
+    def _scale(self, sequence: PosedSequence, index: int) -> Scale | None:
+        """What the frames before say of the scale of a frame."""
+        if self._sources.scale == "off":
+            return None
+        name, spec = reference_camera(sequence), self.bundle.point_code
+        if self._motion is None or self._motion[0] is not sequence or self._motion[1] > index:
+            covered = self._resampler(sequence.cameras[name]).validity
+            measure = min(1.0, self.bundle.grid.voxel_size / STREET_VOXEL_M)
+            self._motion = sequence, max(0, index - EARLIER), MotionScale(self.bundle.canonical, covered, measure)
+        _, start, motion = self._motion
+        for earlier in range(start, index):
+            _, encoded, image = self._encoded(sequence, earlier)
+            assert encoded.view is not None
+            depth = 1.0 / np.maximum(spec.inverse_depth(encoded.view[0]), 0.5 / spec.far)
+            motion.add(image, depth, sequence.world_from_camera(earlier, name), sequence.frames[earlier].stamp_ns)
+        self._motion = sequence, index, motion
+        return motion.scale
+
+    def _sensed(self, sequence: PosedSequence, index: int, camera: str) -> Floats | None:
+        """What the LiDAR of a frame saw."""
+        points_rig = None if self._sources.depth == "network" else sequence.lidar(index)
+        if points_rig is None:
+            return None
+        if self._sources.beams:
+            points_rig = points_rig[of_beams(sequence, points_rig, self._sources.beams)]
+        points = sequence.rig_from_camera[camera].inverse().apply(points_rig)
+        return sensed_depth(points, self.bundle.canonical)
 
     def _make_field(self, matrix: tuple[float, ...] | None) -> tuple[FieldKernel, dict[str, Floats]]:
         """The field for a pose of the camera in the student's volume, and what the graph is given of it."""

@@ -172,7 +172,7 @@ class Reference:
 
     def encode(self, image_rgb: Bytes) -> EncodedImage:
         """Features float32 [h, w, C + E], volume and depth of a canonical image, uint8 [H, W, 3] RGB."""
-        features, volume, depth, _ = self._encoder.encode(image_rgb).copy()
+        features, volume, depth, *_ = self._encoder.encode(image_rgb).copy()
         if self._field is not None:
             planes = torch.from_numpy(image_rgb.transpose(2, 0, 1).astype(np.float32))[None]
             with torch.inference_mode():

@@ -18,13 +18,14 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.volume_pose import no_evidence
 from scene_completion_training.arrays import Bytes, Doubles, Floats
 from scene_completion_training.checkpoints import Checkpoint, TrainedWeights
 from scene_completion_training.configuration import LossWeights
 from scene_completion_training.export import encoder_onnx, export_bundle, labelled_parts_kept
 from scene_completion_training.gpu_export import parity
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.scene_export import ExportedScene, export_scene
+from scene_completion_training.scene_export import ExportedScene, ExportedView, export_scene
 from scene_completion_training.stages.completion import SceneField, read_eyes
 from scene_completion_training.viewpoint import Viewpoint
 
@@ -350,13 +351,14 @@ def scene_in_torch(bundle: StudentBundle, encoder_weights: str = "") -> parity.E
     field = SceneField.rebuilt(state, viewpoint)
     field.load_state_dict(state)
     eyes = str(_folder(bundle)) if weights.under("encoder.") else ""
-    scene = ExportedScene(field.eval(), read_eyes(eyes, encoder_weights, viewpoint)[0])
-    beside = [torch.from_numpy(values) for values in bundle.graph_inputs().values()]
+    view, scene = ExportedView(field.eval(), read_eyes(eyes, encoder_weights, viewpoint)[0]), ExportedScene(field)
+    given = {**bundle.graph_inputs(), **no_evidence(bundle.canonical)}
+    beside = {name: torch.from_numpy(values) for name, values in given.items()}
 
     def encode(image: Bytes) -> EncodedImage:
         planes = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32))[None]
         with torch.inference_mode():
-            return EncodedImage.of([part.numpy() for part in scene(planes, *beside)])
+            return EncodedImage.of([part.numpy() for part in scene(view(planes, beside["ground"]), *beside.values())])
 
     return encode
 

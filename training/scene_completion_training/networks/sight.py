@@ -25,6 +25,17 @@ from. With it, the mean of |error| / σ at 12 to 60 m of window 04 is 0.7 and 0.
 learned from."""
 _LEAST_GROUND = 0.01
 """Mean weight of the pixels of an image, its nearest road 1, at which the road says half of what it can say."""
+SENSED_OFF = 0.1
+"""Logarithm by which the depth of most pixels is off from that of a sensor, once all are scaled."""
+_SENSED_SCALE_OFF = 0.02
+"""Standard deviation of the logarithm of the scale that many depths of a sensor lead to."""
+_FEW_SENSED = 20.0
+"""Pixels with a depth of a sensor that say half as much of the scale as many."""
+_SENSED_AROUND = (49, 17, 5)
+"""Pixels across the surroundings, from far to near, in which a network is off by as much as where a sensor looks."""
+_SENSED_REST = 0.5
+"""Share of the doubt about a pixel that is left beside a depth of a sensor."""
+_PLACES = (1, 2, 3)
 _MOST_OFF = 0.5
 """Logarithm of depth from which what pixels see is a table or a ditch, and no ground at another scale."""
 _LOG_DEVIATION = -2.3
@@ -167,36 +178,101 @@ class PixelHead(nn.Module):
         return PixelView(nearer, self.deviation(merged).float().clamp(-4.0, 0.0).exp(), classes, ground[:, 1:, :1, :1])
 
 
-def scaled_by_ground(view: PixelView, spec: PointCodeSpec, ground: Tensor, kind: Ground, label: int) -> PixelView:
-    """The view with all depths scaled so that the road before a camera lies where its mounting says.
+class Measured(NamedTuple):
+    """What a robot knows of the depths of an image besides; zeros where it knows nothing.
 
-    Eyes are off by a factor on streets that they do not know; the height of a camera above the road gives metres (the
-    way monocular odometry recovers its scale). The factor is the more probable one of what the eyes say and what the
-    road says, and what is left of the doubt about it is added to that of each pixel, as is one that grows with depth.
-    Only pixels that are more probably ground than all else count: a table that might be floor would halve the room.
-    Nothing here is learned.
+    Attributes:
+        scale: Logarithm of the factor on what pixels say of depth, as its motion has it, and precision of that (one
+            over the variance) [B, 2].
+        depth: Logarithm of the depth that a sensor saw (metres), and precision of that [B, 2, h, w].
+    """
+
+    scale: Tensor
+    depth: Tensor
+
+
+def scaled(
+    view: PixelView, spec: PointCodeSpec, ground: Tensor, kind: Ground, label: int, measured: Measured | None = None
+) -> PixelView:
+    """The view with all depths scaled by what is known of metres: by the mounting, by motion, by a sensor of depth.
+
+    Eyes are off by a factor on streets that they do not know. The height of a camera above the road gives metres (the
+    way monocular odometry recovers its scale), and so do the way that a robot went and depths that a sensor saw. The
+    factor is the most probable one of all these and of what the eyes say, each with its precision; what is left of the
+    doubt about it is added to that of each pixel, as is one that grows with depth. Only pixels that are more probably
+    ground than all else count: a table that might be floor would halve the room. Nothing here is learned.
 
     Args:
         ground: As `PixelHead.forward` has it.
         label: Number of the class of the ground in those of the view.
+        measured: What else is known; None for nothing.
     """
     inverse = spec.inverse_depth(view.code)
-    level = spec.inverse_depth(ground[:, :1])
+    by_ground, precision = _ground_scale(view, spec, ground, kind, label)
+    total, weighed = 1.0 / kind.eyes_off**2 + precision, precision * by_ground
+    if measured is not None:
+        motion = measured.scale[:, :, None, None]
+        by_sensor, of_sensor = _sensor_scale(inverse, measured.depth)
+        total = total + motion[:, 1:] + of_sensor
+        weighed = weighed + motion[:, 1:] * motion[:, :1] + of_sensor * by_sensor
+    inverse = inverse * (-weighed / total).exp()
+    deviation = (view.deviation**2 + 1.0 / total + (FAR_OFF / inverse.clamp_min(1.0 / spec.far)) ** 2).sqrt()
+    if measured is not None:
+        inverse, deviation = _joined(inverse, deviation, measured.depth)
+    return view._replace(code=spec.depth_code_of_inverse(inverse), deviation=deviation)
+
+
+def _ground_scale(
+    view: PixelView, spec: PointCodeSpec, ground: Tensor, kind: Ground, label: int
+) -> tuple[Tensor, Tensor]:
+    """Logarithm of the factor by which the road lies where the mounting says, and its precision [B, 1, 1, 1]."""
+    inverse, level = spec.inverse_depth(view.code), spec.inverse_depth(ground[:, :1])
     off = (inverse.clamp_min(1e-3) / level.clamp_min(1e-3)).log()
     near = ((level > 1.0 / kind.farthest) & (level < 1.0 / kind.nearest) & (off.abs() < _MOST_OFF)) * ground[:, 1:]
-    places = (1, 2, 3)
-    nearness = (level / level.amax(dim=places, keepdim=True).clamp_min(1e-3)) ** 2
+    nearness = (level / level.amax(dim=_PLACES, keepdim=True).clamp_min(1e-3)) ** 2
     shown = (2.0 * view.classes.detach().softmax(dim=1)[:, label : label + 1] - 1.0).clamp_min(0.0)
     weight = near * shown * nearness
-    total = weight.sum(dim=places, keepdim=True).clamp_min(1e-6)
-    mean = (weight * off).sum(dim=places, keepdim=True) / total
-    for _ in range(2):  # what stands on the road is not the road
-        fitting = weight / (1.0 + ((off - mean) / STATED_OFF) ** 2)
-        mean = (fitting * off).sum(dim=places, keepdim=True) / fitting.sum(dim=places, keepdim=True).clamp_min(1e-6)
-    seen = weight.mean(dim=places, keepdim=True)
+    mean = _robust_mean(off, weight, STATED_OFF)
+    seen = weight.mean(dim=_PLACES, keepdim=True)
+    # The road says all that it can where there is enough of it, and beside the eyes it weighs by that share.
     gain = kind.eyes_off**2 / (kind.eyes_off**2 + STATED_OFF**2) * seen / (seen + _LEAST_GROUND)
-    left = kind.eyes_off**2 * (1.0 - gain)
-    return view._replace(
-        code=spec.depth_code_of_inverse(inverse * (-gain * mean).exp()),
-        deviation=(view.deviation**2 + left + (FAR_OFF / inverse.clamp_min(1.0 / spec.far)) ** 2).sqrt(),
-    )
+    return mean, gain / (1.0 - gain) / kind.eyes_off**2
+
+
+def _sensor_scale(inverse: Tensor, sensed: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithm of the factor that leads to the depths of a sensor, and its precision [B, 1, 1, 1]."""
+    known = (sensed[:, 1:] > 0.0).float()
+    off = (sensed[:, :1] + inverse.clamp_min(1e-3).log()) * known
+    count = known.sum(dim=_PLACES, keepdim=True)
+    return _robust_mean(off, known, SENSED_OFF), count / (count + _FEW_SENSED) / _SENSED_SCALE_OFF**2
+
+
+def _robust_mean(off: Tensor, weight: Tensor, spread: float) -> Tensor:
+    """Weighted mean [B, 1, 1, 1] that what is off by more than `spread` hardly moves: things that stand on the road."""
+    total = weight.sum(dim=_PLACES, keepdim=True).clamp_min(1e-6)
+    mean = (weight * off).sum(dim=_PLACES, keepdim=True) / total
+    for _ in range(2):
+        fitting = weight / (1.0 + ((off - mean) / spread) ** 2)
+        mean = (fitting * off).sum(dim=_PLACES, keepdim=True) / fitting.sum(dim=_PLACES, keepdim=True).clamp_min(1e-6)
+    return mean
+
+
+def _joined(inverse: Tensor, deviation: Tensor, sensed: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse depth and deviation with what a sensor saw, at its pixels and, less surely, between and around them.
+
+    Errors of a network are alike in neighbouring pixels: what is off where the sensor looks is off between its beams.
+    """
+    precision = sensed[:, 1:]
+    known = (precision > 0.0).float()
+    off = (sensed[:, :1] + inverse.clamp_min(1e-3).log()) * known  # logarithm of true depth over that of the network
+    aside, trusted = torch.zeros_like(off), torch.zeros_like(off)
+    for size in _SENSED_AROUND:  # from far to near
+        pooled = functional.avg_pool2d(torch.cat([off, known], dim=1), size, 1, size // 2) * size**2
+        share = pooled[:, 1:] / (pooled[:, 1:] + 1.0)
+        aside = aside + share * (pooled[:, :1] / pooled[:, 1:].clamp_min(1.0) - aside)
+        trusted = share
+    around = deviation * (1.0 - (1.0 - _SENSED_REST) * trusted)
+    own = 1.0 / around**2
+    total = own + precision
+    moved = aside + precision / total * (off - aside) * known
+    return inverse * (-moved).exp(), total.rsqrt()

@@ -43,7 +43,7 @@ from scene_completion_training.losses.occupancy import (
 )
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, MetricDecoder
 from scene_completion_training.networks.scene_decoder import STRIDE, CompletedScene, SceneDecoder
-from scene_completion_training.networks.sight import FLOOR, ROAD, PixelHead, PixelView, scaled_by_ground
+from scene_completion_training.networks.sight import FLOOR, ROAD, Measured, PixelHead, PixelView, scaled
 from scene_completion_training.networks.trunk import DepthAnythingTrunk, named_as_here
 from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
@@ -279,9 +279,9 @@ class SceneField(nn.Module):
         """What the decoder is given of the maps of a trunk."""
         return self.scaled(self.pixels(*maps, ground), ground)
 
-    def scaled(self, view: PixelView, ground: Tensor) -> PixelView:
-        """The view with depths for which the ground lies where the mounting says."""
-        return scaled_by_ground(view, self.spec, ground, self.ground, self.names.index(self.ground.name))
+    def scaled(self, view: PixelView, ground: Tensor, measured: Measured | None = None) -> PixelView:
+        """The view with depths in metres, as far as mounting, motion and sensors say what these are."""
+        return scaled(view, self.spec, ground, self.ground, self.names.index(self.ground.name), measured)
 
     def forward(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> CompletedScene:
         """What the volume holds."""

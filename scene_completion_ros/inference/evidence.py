@@ -1,0 +1,66 @@
+"""What a robot knows of depth besides one image: how far it moved, and what a sensor of depth saw."""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.inference.motion_scale import Scale
+
+# A beam that passes beside a body and hits what is behind it, seen from elsewhere than by the camera, is left out where
+# within so many pixels (across, down) another one is nearer by this factor.
+BEHIND_PX, BEHIND = (5, 7), 1.15
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known beside an image; a student that does not take it makes nothing of it.
+
+    Attributes:
+        scale: By what all depths are to be multiplied; None where nobody knows.
+        sensed: float32 [2, H / 2, W / 2], logarithm of depths that a sensor saw (metres, in pixels of the canonical
+            camera at half its size) and the precision of that, see `sensed_depth`; None for none.
+    """
+
+    scale: Scale | None = None
+    sensed: NDArray[np.float32] | None = None
+
+    def inputs(self) -> dict[str, NDArray[np.float32]]:
+        """What is said, by the names of `volume_pose.no_evidence`."""
+        given = {}
+        if self.scale is not None and math.isfinite(self.scale.deviation):
+            log, precision = math.log(self.scale.factor), self.scale.deviation**-2
+            given["scale"] = np.array([[log, precision]], np.float32)
+        if self.sensed is not None:
+            given["sensed"] = self.sensed[None]
+        return given
+
+
+NO_EVIDENCE = Evidence()
+
+
+def sensed_depth(
+    points_camera: NDArray[np.floating], canonical: Camera, deviation: float = 0.02
+) -> NDArray[np.float32]:
+    """Points [N, 3] that a sensor saw (optical frame of the camera, metres) as `Evidence.sensed`.
+
+    Each pixel has its nearest point. `deviation`: standard deviation of their depths, as a share of these.
+    """
+    half = canonical.resized(canonical.width // 2, canonical.height // 2)
+    sensed = np.zeros((2, half.height, half.width), np.float32)
+    points = points_camera[np.isfinite(points_camera).all(axis=1)]
+    pixels, shown = half.project(points)
+    shown &= points[:, 2] > 0.05
+    if not shown.any():
+        return sensed
+    column, row = np.clip(np.rint(pixels[shown]), 0, (half.width - 1, half.height - 1)).astype(np.int64).T
+    nearest = np.full((half.height, half.width), np.inf, np.float32)
+    np.minimum.at(nearest, (row, column), points[shown, 2].astype(np.float32))
+    around = cv2.erode(nearest, np.ones(BEHIND_PX[::-1], np.uint8))
+    known = np.isfinite(nearest) & (nearest <= BEHIND * around)
+    sensed[0, known] = np.log(nearest[known])
+    sensed[1, known] = deviation**-2
+    return sensed
