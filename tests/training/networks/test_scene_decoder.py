@@ -87,7 +87,7 @@ def test_a_voxel_is_what_its_pixel_sees_or_lies_before_or_behind_it() -> None:
     """A wall 3 m away, known to 2 %: certain to a voxel. Of places behind and before it others speak."""
     made, voxels = decoder(), cell_lookups(GRID, 1, CAMERA, SPEC, pose()[None], torch.ones(1))
     wall = torch.tensor([math.log(3.0), 0.02])[None, :, None, None].expand(1, 2, 16, 32)
-    at, behind = made._surfaces(wall, voxels)
+    at, behind = made._surfaces(wall, voxels, 1)
     phi = [0.5 * (1.0 + math.erf(math.log(edge / 3.0) / (0.02 * math.sqrt(2.0)))) for edge in (2.6, 3.4)]
     assert at[0, 7, 8, 4].item() == pytest.approx(phi[1] - phi[0], abs=1e-3) and at[0, 7, 8, 4] > 0.99  # at 3.0 m
     assert at[0, [4, 10], 8, 4].max() < 1e-3 and behind[0, 4, 8, 4] < 1e-3 and behind[0, 10, 8, 4] > 0.999
@@ -102,7 +102,7 @@ def test_a_level_road_is_met_where_it_lies() -> None:
     made, voxels = decoder(), cell_lookups(GRID, 1, CAMERA, SPEC, pose()[None], torch.ones(1))
     depth = 1.0 / SPEC.inverse_depth(ground_code(CAMERA, SPEC, pose()[None], made.level + 0.2)).clamp_min(0.05)
     seen = torch.cat([depth.log(), torch.full_like(depth, 1e-3)], dim=1)
-    lowest = made._lowest_seen(made._surfaces(seen, voxels))[0, 0]
+    lowest = made._lowest_seen(made._surfaces(seen, voxels, 1))[0, 0]
     np.testing.assert_allclose(lowest[2:, 3:5], 0.2, atol=0.05)
     assert lowest[0, 0] > 1.0  # beside the image, where nothing is seen to be free
 

@@ -61,6 +61,10 @@ CERTAIN = 6.0
 """Logit of a true class."""
 NAMING_RATE, NAMING_BATCH = 1e-3, 16
 """Highest learning rate, and images a step, where the branch `naming` is fitted."""
+SENSED_DEVIATION = 0.02
+"""Of the logarithm of depth that a sensor sees."""
+_LEAST_KNOWN = 0.01
+"""Share of the pixels whose depth is known, from which a scale follows from them."""
 MOST_NAMED = 40_000
 """Voxels of a sample whose classes are compared."""
 
@@ -284,17 +288,18 @@ class SceneField(nn.Module):
         return scaled(view, self.spec, ground, self.ground, self.names.index(self.ground.name), measured)
 
     def forward(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> CompletedScene:
-        """What the volume holds."""
+        """What the volume of scenes B holds, of images of one moment or of several [V B, ...], see `SceneDecoder`."""
         cells, voxels = (self._lookups(stride, volume_from_camera, mirrored) for stride in (STRIDE, 1))
-        scene: CompletedScene = self.spatial(view, cells, voxels)
+        scene: CompletedScene = self.spatial(view, cells, voxels, len(mirrored))
         return scene
 
     def hidden_from(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> Tensor:
         """Voxels [B, X, Y, Z] that surely lie behind what their pixel sees, or beside the image."""
-        return self.spatial.hidden_from(view, self._lookups(1, volume_from_camera, mirrored))
+        return self.spatial.hidden_from(view, self._lookups(1, volume_from_camera, mirrored), len(mirrored))
 
     def _lookups(self, stride: int, volume_from_camera: Tensor, mirrored: Tensor) -> Lookups:
         side = torch.where(mirrored, -1.0, 1.0).to(volume_from_camera)
+        side = side.repeat(len(volume_from_camera) // len(side))
         return cell_lookups(self.spatial.grid, stride, self.camera, self.spec, volume_from_camera, side)
 
 
@@ -484,17 +489,41 @@ class CompletionStage(Stage):
         maps = [batch[name].float().contiguous(memory_format=torch.channels_last) for name in MAPS]
         ground = self.field.stated_ground(pose, batch["known"], mirrored)
         view = self.field.pixels(*maps, ground)
-        earlier = self._before(maps, ground)
+        before = self._before(maps, ground)
         with torch.autocast(kind, enabled=False):
             if self.settings.only_pixels:
                 return self._of_pixels(view, batch)
             terms = {} if self.settings.pixels_from else self._of_pixels(view, batch)
             shown = self._shown(view, ground, batch)
+            several = (
+                int(torch.randint(1 + batch["earlier_depth"].shape[1], (), generator=generator))
+                if ("earlier_depth" in batch)
+                else 0
+            )
+            if several:
+                shown, pose = self._with_earlier(shown, batch, several)
             scene = self.field(shown, pose, mirrored)
             terms |= self._of_voxels(scene, batch, generator)
-            if earlier is not None:
-                terms["retention"] = self._retained(scene, view, earlier, shown, batch)
+            if before is not None:
+                terms["retention"] = self._retained(scene, view, before, shown, pose, batch)
             return terms
+
+    @torch.no_grad()
+    def _with_earlier(self, shown: PixelView, batch: dict[str, Tensor], several: int) -> tuple[PixelView, Tensor]:
+        """The view [V B, ...] with so many images of other moments behind it, and poses of all cameras [V B, 4, 4]."""
+        views, poses = [shown], [batch["volume_from_camera"]]
+        for number in range(several):
+            one = {
+                name.removeprefix("earlier_"): values[:, number]
+                for name, values in batch.items()
+                if name[:7] == "earlier"
+            }
+            one = batch | one
+            maps = [one[name].float().contiguous(memory_format=torch.channels_last) for name in MAPS]
+            ground = self.field.stated_ground(one["mounted"], batch["known"], batch["mirrored"])
+            views.append(self._shown(self.field.pixels(*maps, ground), ground, one | {"beams": batch["beams"] & False}))
+            poses.append(one["volume_from_camera"])
+        return PixelView(*(torch.cat(parts) for parts in zip(*views, strict=True))), torch.cat(poses)
 
     @torch.no_grad()
     def _before(self, maps: list[Tensor], ground: Tensor) -> PixelView | None:
@@ -506,7 +535,13 @@ class CompletionStage(Stage):
         return view
 
     def _retained(
-        self, scene: CompletedScene, view: PixelView, earlier: PixelView, shown: PixelView, batch: dict[str, Tensor]
+        self,
+        scene: CompletedScene,
+        view: PixelView,
+        earlier: PixelView,
+        shown: PixelView,
+        pose: Tensor,
+        batch: dict[str, Tensor],
     ) -> Tensor:
         """How far it is from what it started from: of pixels the classes, of space what the old decoder makes of them.
 
@@ -516,7 +551,7 @@ class CompletionStage(Stage):
         (before,) = self._forerunner
         before.spatial.mixed = self.field.spatial.mixed
         with torch.no_grad():
-            old = before(shown, batch["volume_from_camera"], batch["mirrored"])
+            old = before(shown, pose, batch["mirrored"])
         off = ((scene.height - old.height) ** 2 + (scene.deviation - old.deviation) ** 2) / (2.0 * old.deviation**2)
         unknown = self.near * (batch["label"] == INVALID)
         hidden = occupancy_distillation(scene.occupied, old.occupied, unknown)
@@ -548,7 +583,22 @@ class CompletionStage(Stage):
             deviation=deviation,
             classes=torch.where(named, CERTAIN * hot, view.classes),
         )
-        return self.field.scaled(shown, ground)
+        return self.field.scaled(shown, ground, self._measured(inverse, depth, batch))
+
+    def _measured(self, inverse: Tensor, depth: Tensor, batch: dict[str, Tensor]) -> Measured:
+        """What motion and a sensor say of depths that are off as here, where a sample knows it."""
+        known = (depth > 0.0) & torch.isfinite(depth)
+        off = torch.where(known, (depth.clamp(1e-2, 1e3) * inverse.clamp_min(1e-3)).log(), torch.nan).flatten(1)
+        factor = off.nanmedian(dim=1).values
+        usable = batch["scale"][:, 1] * (known.flatten(1).float().mean(dim=1) > _LEAST_KNOWN)
+        log = torch.where(usable > 0.0, factor + batch["scale"][:, 0], 0.0)
+        sensed = batch["beams"][:, None] & known
+        noise = SENSED_DEVIATION * torch.randn_like(depth)
+        sensor = torch.where(sensed, depth.clamp(1e-2, 1e3).log() + noise, 0.0)
+        precision = self.settings.data.scale_off**-2
+        return Measured(
+            torch.stack([log, usable * precision], dim=1), torch.cat([sensor, sensed / SENSED_DEVIATION**2], dim=1)
+        )
 
     def _of_pixels(self, view: PixelView, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inverse = self.field.spec.inverse_depth(view.code)[:, 0].clamp_min(1e-3)
