@@ -435,7 +435,8 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         sizes.number_in(name, (2, LARGEST_SIDE))
     grid, grid_from_camera = _parse_grid(fields.object("grid"))
     normalisation, calibration = fields.object("normalisation"), fields.object("calibration")
-    class_names, class_colours = _parse_classes(fields)
+    class_names = fields.texts("class_names")
+    class_colours = fields.colours("class_colours", len(class_names))
     head = HeadWeights.load(
         fields.file.parent / HEAD,
         sizes.integer("hidden"),
@@ -512,15 +513,6 @@ def _parse_point_code(fields: JsonObject) -> PointCodeSpec:
     if spec.depth_code_range[1] > LARGEST_CODE:
         raise fields.error("minimum_depth", f"{spec.minimum_depth} is too small beside near = {spec.near}")
     return spec
-
-
-def _parse_classes(fields: JsonObject) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
-    names = fields.texts("class_names")
-    values = fields.values.get("class_colours")
-    if not isinstance(values, list) or len(values) != len(names) or not names:
-        raise fields.error("class_colours", f"one RGB colour for each of the {len(names)} classes is needed")
-    colours = fields.items("class_colours", values)
-    return names, tuple(colours.integers(place, 3) for place in colours.values)
 
 
 def _check_classes(names: Sequence[str], colours: Sequence[tuple[int, ...]]) -> None:

@@ -97,6 +97,14 @@ class JsonObject:
             raise self.error(name, f"{shown(values)} is not a list of strings")
         return tuple(values)
 
+    def colours(self, name: str, classes: int) -> tuple[tuple[int, ...], ...]:
+        """A list of three whole numbers, a colour, for each of so many classes; at least one."""
+        values = self.values.get(name)
+        if not isinstance(values, list) or len(values) != classes or not values:
+            raise self.error(name, f"one RGB colour for each of the {classes} classes is needed")
+        colours = self.items(name, values)
+        return tuple(colours.integers(place, 3) for place in colours.values)
+
     def object(self, name: str) -> "JsonObject":
         """A nested object."""
         value = self._get(name)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import EllipsisType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,6 +169,22 @@ class FusedFrame:
     entered: int  # voxels of the map that were cleared because the box moved there
 
 
+class RememberedVoxels(NamedTuple):
+    """The voxels of a map of which anything is known, N of them, as they were at its last frame."""
+
+    # int64 [3], number in the odometry frame of the lowest voxel of the window: see `RollingGrid`.
+    lower: NDArray[np.int64]
+    place: NDArray[np.int32]  # int32 [N, 3], voxels from that one on
+    age_ms: NDArray[np.int32]  # int32 [N], milliseconds from when the voxel was last in view to the last frame
+    log_odds: NDArray[np.float32]  # these [N] as in `VoxelMemory`, without when a voxel was seen: only frames may clear
+    weight: NDArray[np.float32]
+    label: NDArray[np.uint8]
+    agreement: NDArray[np.float32]
+
+
+_KEPT = ("log_odds", "weight", "label", "agreement")
+
+
 class TemporalFusion:
     """A map of what was seen, and what comes of joining images with it.
 
@@ -213,6 +230,32 @@ class TemporalFusion:
         """Forget everything."""
         _clear(self.memory, ...)
         self._last = None
+
+    def remembered(self) -> RememberedVoxels:
+        """A copy of what is not forgotten yet."""
+        memory, now = self.memory, 0 if self._last is None else (self._last[0] - self._first_ns) // 1_000_000
+        age = now - memory.observed
+        slots = np.nonzero((memory.weight > 0.0) & (age < self._rules.fades.size))
+        place = ((np.stack(slots, axis=-1) - self.box.lower) % self.box.shape).astype(np.int32)
+        values = {name: getattr(memory, name)[slots] for name in _KEPT}
+        return RememberedVoxels(self.box.lower.copy(), place, age[slots], **values)
+
+    def begin_with(self, known: RememberedVoxels, stamp_ns: int, odometry_from_grid: RigidTransform) -> int:
+        """Start anew with remembered voxels, where they were in the odometry frame, and as old as they were.
+
+        Returns how many lie in the window around the grid; the others are left out. `known`: of voxels of this size;
+        `stamp_ns`, `odometry_from_grid`: of the frame that is fused next, see `fuse`.
+        """
+        self.reset()
+        self._begin(odometry_from_grid)
+        self._first_ns, self._last = stamp_ns, (stamp_ns, odometry_from_grid)
+        place = known.place + (known.lower - self.box.lower)
+        inside = ((place >= 0) & (place < self.box.shape)).all(axis=1)
+        slots = tuple(((place[inside] + self.box.lower) % self.box.shape).T)
+        self.memory.observed[slots] = -known.age_ms[inside]
+        for name in _KEPT:
+            getattr(self.memory, name)[slots] = getattr(known, name)[inside]
+        return int(np.count_nonzero(inside))
 
     def decide_by(self, threshold: float) -> None:
         """Call voxels occupied from another calibrated probability on; what is remembered stays."""

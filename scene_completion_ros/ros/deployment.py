@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -146,10 +145,7 @@ class Deployment:
                     student.get(name, *given)
 
             if parameters.engine in ("auto", "tensorrt") and gpu_is_offered(student.bundle):
-                try:
-                    self._thread.between(make).result()
-                except CancelledError:
-                    raise SceneCompletionError("the node released everything meanwhile", where=WHERE) from None
+                self._thread.between(make)
             else:
                 make()
         for model in student.record.models.values():

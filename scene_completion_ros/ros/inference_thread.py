@@ -4,11 +4,11 @@ import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
 
-from scene_completion_ros.errors import GpuError
+from scene_completion_ros.errors import GpuError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -29,6 +29,7 @@ from scene_completion_ros.ros.student import Student
 
 CLOSE_TIMEOUT_S = 5.0
 _MEMORY = "/memory"  # no name of a camera
+Result = TypeVar("Result")
 
 
 class InferenceThread:
@@ -58,7 +59,7 @@ class InferenceThread:
         self.selection = Selection(student, Words(vocabulary))  # student and words of images to come
         self.students = [student]  # those that are released where this thread ends
         self._released = False
-        self._between: deque[tuple[Callable[[], object], Future[None]]] = deque()
+        self._between: deque[tuple[Callable[[], object], Future[Any]]] = deque()
         self.shadow = Shadow(grid, logger)  # what runs behind the deployed student
         # These six belong to the inference thread.
         self._now = self.selection
@@ -102,6 +103,8 @@ class InferenceThread:
         given_up = self._worker.give_up()
         if given_up is not None:
             self._drop(given_up.frames, reason)
+        if self._between:  # what was given up may have been to do that
+            self._worker.prepare(self._prepare)
 
     def set_enabled(self, enabled: bool) -> None:
         """Complete images, or drop them; once disabled, nothing is published of those submitted so far either."""
@@ -127,15 +130,31 @@ class InferenceThread:
             self.selection = change(self.selection)
         self._worker.prepare(self._prepare)
 
-    def between(self, work: Callable[[], object]) -> Future[None]:
-        """Work in this thread, which what is on a GPU belongs to, before the next image; its end cancels the future."""
-        done: Future[None] = Future()
-        if self._released:
-            done.cancel()
-            return done
+    def between(self, work: Callable[[], Result]) -> Result:
+        """Have work done in this thread, which what is on a GPU belongs to, before the next image; wait in another one.
+
+        Raises SceneCompletionError where the thread ends before, and what the work raises.
+        """
+        done: Future[Any] = Future()
         self._between.append((work, done))
         self._worker.prepare(self._prepare)
-        return done
+        if self._released:
+            done.cancel()
+        try:
+            result: Result = done.result()
+        except CancelledError:
+            what = "the node released everything meanwhile"
+            raise SceneCompletionError(what, cure="Configure it, and try again") from None
+        return result
+
+    def with_memory(self, work: Callable[[SceneMemory, Sequence[str], Epoch], Result]) -> Result:
+        """Have work done, as by `between`, with what is remembered, the classes of labels and the epoch of now."""
+
+        def taken() -> Result:
+            self._take(self.selection)
+            return work(self._memory, self._now.class_names, self._epoch)
+
+        return self.between(taken)
 
     def close(self) -> None:
         """End the thread and release the students; both later, where the thread is busy for long."""
@@ -232,11 +251,11 @@ class InferenceThread:
         while self._between:
             work, done = self._between.popleft()
             try:
-                work()
+                result = work()
             except Exception as error:
                 done.set_exception(error)
             else:
-                done.set_result(None)
+                done.set_result(result)
 
     def _release(self) -> None:
         for student in self.students:

@@ -1,7 +1,8 @@
-"""The node's services: forget what was, stop and go on, exchange students."""
+"""The node's services: forget what was, stop and go on, exchange students, keep the map."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -9,7 +10,7 @@ from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.ros.topics import RESET, SET_ENABLED, SWAP_BUNDLE
+from scene_completion_ros.ros.topics import RESET, SET_ENABLED
 
 CLOSE_TIMEOUT_S = 5.0
 
@@ -17,37 +18,40 @@ CLOSE_TIMEOUT_S = 5.0
 class Services:
     """The services live as long as their node, and say in which state they refuse.
 
-    Exchanging students runs in a thread of its own. Its service has a callback group of its own, too: while an answer
-    is awaited, the executor goes on with everything but another request of that service. What the services do raises
-    SceneCompletionError where it is refused.
+    What takes long runs in a thread of its own. The services of such work have a callback group of their own, too:
+    while an answer is awaited, the executor goes on with everything but another request of those services. What the
+    services do raises SceneCompletionError where it is refused.
     """
 
     def __init__(
         self,
         node: Any,
-        # Gives what exchanges the two students, in any thread, and says which one is deployed then.
-        to_swap: Callable[[], Callable[[], str]],
+        # By the names of services of what takes long: a participle, and what gives the work for any thread, which
+        # then says what it has done.
+        lengthy: Mapping[str, tuple[str, Callable[[], Callable[[], str]]]],
         reset: Callable[[], None],  # forgets what the images so far have left behind
         # Completes images, or drops them until it is called again or the node is cleaned up.
         set_enabled: Callable[[bool], None],
     ) -> None:
-        self._node, self._to_swap, self._forget, self._enable = node, to_swap, reset, set_enabled
+        self._node, self._forget, self._enable = node, reset, set_enabled
         self._running: threading.Thread | None = None
-        node.create_service(Trigger, SWAP_BUNDLE, self._swap, callback_group=MutuallyExclusiveCallbackGroup())
+        one_by_one = MutuallyExclusiveCallbackGroup()
+        for name, (what, to_work) in lengthy.items():
+            node.create_service(Trigger, name, partial(self._work, what, to_work), callback_group=one_by_one)
         node.create_service(Trigger, RESET, self._reset)
         node.create_service(SetBool, SET_ENABLED, self._set_enabled)
 
     def close(self) -> None:
-        """Wait for students that are just being exchanged."""
+        """Wait for what takes long."""
         if self._running is not None:
             self._running.join(CLOSE_TIMEOUT_S)
 
-    async def _swap(self, request: Any, response: Any) -> Any:
+    async def _work(self, what: str, to_work: Callable[[], Callable[[], str]], request: Any, response: Any) -> Any:
         try:
-            exchange = self._to_swap()
+            work = to_work()
         except SceneCompletionError as error:
-            return self._answer(response, "exchanged", error)
-        return self._answer(response, "exchanged", await self._done(exchange))
+            return self._answer(response, what, error)
+        return self._answer(response, what, await self._done(work))
 
     def _done(self, work: Callable[[], str]) -> Any:
         """A future that becomes what some work in a thread of its own says, or the error; nothing ends the node."""
@@ -64,7 +68,7 @@ class Services:
                 outcome = SceneCompletionError(f"{type(error).__name__}: {error}", cure="Please report this")
             done.set_result(outcome)
 
-        thread = threading.Thread(target=run, name="exchange", daemon=True)
+        thread = threading.Thread(target=run, name="service", daemon=True)
         try:
             thread.start()
             self._running = thread

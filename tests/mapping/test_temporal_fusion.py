@@ -184,6 +184,28 @@ def test_what_moves_away_and_what_appears_is_believed_within_the_stated_frames(s
             assert answers[-1] is not was
 
 
+def test_a_body_that_was_there_for_long_is_gone_after_two_images_that_see_its_space_free() -> None:
+    """From a robot that drives by in a bend: with weights of the node, whatever the number of images before."""
+    fusion = TemporalFusion(GRID, DEFAULT_GRID_FROM_CAMERA, THRESHOLD, FusionSettings(seen_for=0.0))
+
+    def seen(step: int, body: bool) -> tuple[np.ndarray, FusedFrame]:
+        pose = at(0.01 * step, yaw=0.005 * step)
+        centres = pose.apply(GRID.centres().reshape(-1, 3)).reshape(*GRID.shape, 3)
+        inside = (np.abs(centres - (1.6, 0.3, 0.0)) < (0.4, 0.4, 0.5)).all(axis=-1)
+        return inside, fuse(fusion, np.where(inside & body, 0.97, 0.04), step * TENTH, pose)
+
+    for step in range(40):
+        inside, result = seen(step, True)
+        assert (result.voxels.state[inside] == SURFACE).all() and inside.sum() > 40
+    inside, result = seen(40, False)
+    left = [int((result.voxels.state[inside] >= SURFACE).sum())]
+    for step in (41, 42):
+        inside, result = seen(step, False)
+        left.append(int((result.voxels.state >= SURFACE).sum()))
+    assert left[0] > 40 and left[1:] == [0, 0]
+    assert (result.voxels.state == FREE).all()
+
+
 @pytest.mark.parametrize(
     ("stamp_ns", "pose", "reason"),
     [

@@ -1,11 +1,16 @@
 """Voxels of the images of one moment become one scene: of several cameras together, and with earlier moments."""
 
+from collections.abc import Sequence
+
+from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.text_bank import UNKNOWN
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.mapping.ground_map import ignored_names
+from scene_completion_ros.mapping.map_files import SavedMap
 from scene_completion_ros.mapping.temporal_fusion import FusionSettings, TemporalFusion, compile_fusion
 from scene_completion_ros.ros.frame import Epoch, NotYetError, Probability, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
@@ -31,6 +36,8 @@ class SceneMemory:
         self._map: TemporalFusion | None = None
         self._epoch: Epoch | None = None
         self._relabel = False
+        self._newest: tuple[StudentBundle, SemanticVoxels] | None = None  # joined last, and by which student
+        self._loaded: tuple[SavedMap, Epoch] | None = None  # what the next scene of that epoch is joined with
 
     def prepare(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
         """Make the map, and compile what fills it, before an image needs them."""
@@ -47,6 +54,26 @@ class SceneMemory:
     def relabel(self) -> None:
         """Labels have another meaning from the next scene on: those that are remembered are forgotten."""
         self._relabel = True
+
+    def saved(self, frame: str, epoch: Epoch) -> SavedMap:
+        """What is remembered of an epoch, in this frame. Raises SceneCompletionError where that is nothing."""
+        known = self._map.remembered() if self._map is not None and self._epoch == epoch else None
+        if self._newest is None or known is None or not len(known.place):
+            cure = "Wait until `images joined` in the part fusion of /diagnostics grows"
+            raise SceneCompletionError("no image was joined yet", where="map", cure=cure)
+        bundle, voxels = self._newest
+        classes = voxels.class_names, voxels.class_colours
+        return SavedMap(known, frame, self._grid, *classes, bundle.name, bundle.made_from(), voxels.stamp_ns)
+
+    def load(self, saved: SavedMap, frame: str, class_names: Sequence[str], epoch: Epoch, *, where: str) -> None:
+        """Forget the map, and join the next scene, if of this epoch, with a saved one.
+
+        Raises SceneCompletionError, and forgets nothing, unless it fits: see `SavedMap.check_fits`.
+        """
+        saved.check_fits(frame, self._grid.voxel_size, class_names, where=where)
+        self._loaded, self._relabel = (saved, epoch), False
+        if self._map is not None:
+            self._map.reset()
 
     def join(self, scene: Scene) -> None:
         """Set the voxels of a scene whose frames are completed: those of its cameras, joined with what is remembered.
@@ -74,11 +101,20 @@ class SceneMemory:
             why = f"voxels are those of one image, not joined with earlier ones: {odometry_from_grid}"
             self._counters.warn(ALONE, why)
             return
+        if self._loaded is not None:
+            (saved, epoch), self._loaded = self._loaded, None
+            if epoch == scene.epoch:
+                inside = fusion.begin_with(saved.voxels, scene.voxels.stamp_ns, odometry_from_grid)
+                why = f"{inside:,} of {len(saved.voxels.place):,} loaded voxels lie in the window around the image"
+                self._record.started(why)
+                if not inside:
+                    self._counters.warn(STARTED, f"{why}: has {saved.frame} begun anew since they were saved?")
         if self._relabel:
             fusion.relabel(label_of_no_class(scene.voxels, parameters))
             self._relabel = False
         fusion.threads = parameters.threads or None
         fused = fusion.fuse(scene.voxels, probability(), odometry_from_grid)
+        self._newest = scene.selection.student.bundle, scene.voxels
         if fused.reset:
             self._record.started(fused.reset)
             self._counters.warn(STARTED, f"the node forgets earlier images: {fused.reset}")
@@ -114,6 +150,7 @@ class SceneMemory:
         return self._map
 
     def _release(self) -> None:
+        self._newest = self._loaded = None
         if self._map is not None:
             self._map = None
             self._record.released()

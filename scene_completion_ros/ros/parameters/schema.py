@@ -25,7 +25,7 @@ ImageQos = Literal["auto", "sensor_data", "reliable"]
 OutputQos = Literal["reliable", "sensor_data"]
 CameraInfoSync = Literal["latest", "exact", "approximate"]
 TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
-PathKind = Literal["folder", "file", "student", "text bank"]
+PathKind = Literal["folder", "file", "student", "text bank", "file to write"]
 SHIPPED = "shipped"  # the text bank of the student bundle, as parameter `vocabulary`
 LONGEST_PATH = 4095
 # What parameters are grouped by: `shadow_every` of `NodeParameters` is `shadow.every` for everybody else.
@@ -69,6 +69,8 @@ class ParameterSpec:
             return f"{self.bounds[0]} to {self.bounds[1]}"
         if self.path == "student":
             return f"{', '.join((str(self.default) or 'empty', *shipped_students()))}, an existing folder, or {FORM}"
+        if self.path == "file to write":
+            return "a file in an existing folder, or empty"
         if self.path == "text bank":
             return f"{SHIPPED}, an existing file, or empty"
         if self.path:
@@ -98,7 +100,8 @@ class ParameterSpec:
             return _hub_problem(value)
         named = value == self.default or (self.path == "student" and value in ("", *shipped_students()))
         named = named or (self.path == "text bank" and value == SHIPPED)
-        problem = _path_problem(Path(value), self.path) if self.path and not named else None
+        path = Path(value).parent if self.path == "file to write" else Path(value)
+        problem = _path_problem(path, self.path) if self.path and not named else None
         return f"{problem}; name {self.allowed}" if problem else None
 
 
@@ -287,26 +290,26 @@ class NodeParameters:
     fusion_enabled: bool = _live(
         False,
         "Join the voxels of each image with those of the images before it, in a map that stands still in "
-        "`odometry.frame`. `transform.source` has to say where the grid is in that frame. The node publishes an image "
-        "without such a pose alone, and `/diagnostics` says so. Depth stays that of one image.",
+        "`odometry.frame`. `transform.source` has to say where the grid is in that frame. Depth stays that of "
+        "one image.",
     )
     fusion_forget_after: float = _live(
         5.0,
-        "Seconds out of view after which a voxel is unobserved again. Obstacles beside the image stay that long. A "
-        "change starts the map anew.",
+        "Seconds out of view after which a voxel is unobserved again. A change starts the map anew.",
         bounds=(0.0, 60.0),
     )
+    fusion_map_file: str = _parameter("", "File that `~/save_map` writes and `~/load_map` reads.", path="file to write")
     record_unsure: float = _live(
         0.0,
         "Share of its occupied voxels that the student expects to be free. Above it, the node asks for a recording on "
-        "`~/record_trigger`. 0: never, and the node computes nothing for it. See `docs/record.md`.",
+        "`~/record_trigger`. 0: never, at no cost. See `docs/record.md`.",
         bounds=(0.0, 1.0),
     )
     record_wrong: float = _live(
         0.0,
         "Share of the voxels which the image a second before had called occupied, and which this image sees through. "
-        "Above it, the node asks for a recording, too. The parameter needs `odometry.frame`, and the transforms that "
-        "`fusion.enabled` needs. 0: never, and the node computes nothing for it.",
+        "Above it, the node asks for a recording, too. It needs `odometry.frame` and the transforms of "
+        "`fusion.enabled`. 0: never, at no cost.",
         bounds=(0.0, 1.0),
     )
     base_frame: str = _live(

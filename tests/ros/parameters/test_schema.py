@@ -14,6 +14,7 @@ MODE = ParameterSpec("mode", "fast", "A mode.", choices=("fast", "exact"))
 SWITCH = ParameterSpec("switch", False, "A switch.")
 FOLDER = ParameterSpec("folder", "", "A folder.", path="folder")
 FILE = ParameterSpec("file", "", "A file.", path="file")
+WRITTEN = ParameterSpec("written", "", "A file.", path="file to write")
 BANK = ParameterSpec("bank", "", "A text bank.", path="text bank")
 
 
@@ -30,7 +31,7 @@ def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only()
         "bundle", "shadow.bundle", "engine", "grid.file", "image.transport", "image.qos",
         "autostart", "cameras", "grid.frame", "transform.source", "transform.topics", "odometry.topics",
         "extrinsics_file", "odometry.frame",
-        "gpu_precision",
+        "gpu_precision", "fusion.map_file",
         "occupancy_threshold", "output_qos",
     }  # fmt: skip
 
@@ -52,6 +53,7 @@ def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only()
         (SWITCH, 1, ["integer", "boolean", "true or false"]),
         (FOLDER, "/nowhere/at/all", ["/nowhere/at/all", "an existing folder, or empty"]),
         (FILE, "/", ["no file /", "an existing file, or empty"]),
+        (WRITTEN, "/nowhere/at/all.map", ["no folder /nowhere/at", "a file in an existing folder, or empty"]),
         (FOLDER, "nul\0byte", ["no folder"]),
         (BANK, "/", ["no file /", "shipped, an existing file, or empty"]),
     ],
