@@ -59,7 +59,7 @@ def sensed_depth(
     column, row = np.clip(np.rint(pixels[shown]), 0, (half.width - 1, half.height - 1)).astype(np.int64).T
     nearest = np.full((half.height, half.width), np.inf, np.float32)
     np.minimum.at(nearest, (row, column), points[shown, 2].astype(np.float32))
-    around = cv2.erode(nearest, np.ones(BEHIND_PX[::-1], np.uint8))
+    around = np.minimum(cv2.erode(nearest, np.ones(BEHIND_PX[::-1], np.uint8)), np.float32(1e6))
     known = np.isfinite(nearest) & (nearest <= BEHIND * around)
     sensed[0, known] = np.log(nearest[known])
     sensed[1, known] = deviation**-2

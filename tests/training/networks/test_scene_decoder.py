@@ -12,10 +12,10 @@ from torch.nn import functional
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.volume_pose import cell_lookups, ground_code, volume_pose
+from scene_completion_ros.inference.volume_pose import Lookups, cell_lookups, ground_code, volume_pose
 from scene_completion_training.networks.encoder_decoder import MetricDecoder
 from scene_completion_training.networks.scene_decoder import STRIDE, SceneDecoder
-from scene_completion_training.networks.sight import FAR_OFF, ROAD, PixelHead, PixelView, scaled
+from scene_completion_training.networks.sight import FAR_OFF, ROAD, Measured, PixelHead, PixelView, scaled
 from scene_completion_training.street_world.camera_rig import rotation
 
 CAMERA = Camera(fx=20.0, fy=20.0, cx=15.5, cy=7.5, width=32, height=16)
@@ -214,3 +214,56 @@ def test_a_cell_that_trusts_its_pixel_is_called_what_that_is() -> None:
     assert inside.any() and not inside.all()
     torch.testing.assert_close(added[0][:, inside], expected[:, None].expand(-1, int(inside.sum())))
     assert not added[0][:, ~inside].any()
+
+
+def test_what_motion_and_sensors_know_counts_by_its_precision() -> None:
+    """Eyes: 1 / 0.1² = 100. Motion: a factor of e^0.2 with 300. Together e^0.15; and a pixel is what a sensor saw."""
+    level, nothing = torch.full((1, 1, 32, 32), 0.25), torch.zeros(1, 2, 32, 32)  # all is 4 m away
+    classes = torch.zeros(1, len(COMMON_CLASSES), 32, 32)
+    view = PixelView(SPEC.depth_code_of_inverse(level), torch.full_like(level, 0.1), classes, torch.ones(1, 1, 1, 1))
+
+    def depth(scale: list[float], sensed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = scaled(view, SPEC, nothing, ROAD, 0, Measured(torch.tensor([scale]), sensed))
+        return 1.0 / SPEC.inverse_depth(found.code)[0, 0], found.deviation[0, 0]
+
+    moved, deviation = depth([0.2, 300.0], nothing)
+    torch.testing.assert_close(moved, torch.full_like(moved, 4.0 * math.exp(0.15)))
+    expected = math.sqrt(0.1**2 + 1.0 / 400.0 + (FAR_OFF * 4.0 * math.exp(0.15)) ** 2)
+    assert deviation[0, 0].item() == pytest.approx(expected, rel=1e-3)
+    sensed = nothing.clone()
+    sensed[:, 0, ::8], sensed[:, 1, ::8] = math.log(5.0), 0.01**-2
+    joined, surer = depth([0.0, 0.0], sensed)
+    assert joined[::8].sub(5.0).abs().max() < 0.05 and surer[::8].max() < 0.0101
+    assert joined[4].sub(5.0).abs().max() < 0.3 and surer[4].max() < deviation.min()  # between its rows
+
+
+def several(*views: tuple[float, RigidTransform]) -> tuple[torch.Tensor, Lookups]:
+    """What images see that each look at a wall somewhere [V, 2, h, w], and where voxels look at them."""
+    seen = torch.stack([torch.tensor([math.log(depth), 0.02])[:, None, None].expand(2, 16, 32) for depth, _ in views])
+    poses = torch.stack([torch.from_numpy((step @ DEFAULT_GRID_FROM_CAMERA).matrix).float() for _, step in views])
+    return seen, cell_lookups(GRID, 1, CAMERA, SPEC, poses, torch.ones(len(views)))
+
+
+def test_earlier_images_count_in_any_order() -> None:
+    """A wall 3 m away and, from 1 m further back, at 4 m: one body. What is behind it in one is seen by another."""
+    made = decoder()
+    back, aside = (RigidTransform(np.eye(3), np.array(step)) for step in ([-1.0, 0.0, 0.0], [0.0, 2.0, 0.0]))
+    now, then, other = (3.0, RigidTransform.identity()), (4.0, back), (5.0, aside)
+    once = made._surfaces(*several(now), 1)
+    for found, expected in zip(made._surfaces(*several(now, now, now), 1), once, strict=True):
+        torch.testing.assert_close(found, expected)
+    both = made._surfaces(*several(now, then, other), 1)
+    for found, expected in zip(made._surfaces(*several(now, other, then), 1), both, strict=True):
+        torch.testing.assert_close(found, expected)
+    hidden = (once[1] > 0.99) & (both[1] < 0.5)
+    assert 0.01 < hidden.float().mean() < 0.5 and not ((once[1] < 0.5) & (both[1] > 0.99)).any()
+
+
+def test_what_moved_away_is_no_longer_there() -> None:
+    """Now the wall is 6 m away; then something stood at 3 m."""
+    made = decoder()
+    here = RigidTransform.identity()
+    at, behind = made._surfaces(*several((6.0, here), (3.0, here)), 1)
+    alone, hidden = made._surfaces(*several((6.0, here)), 1)
+    assert at[0, 7, 8, 4] < 0.02 and at[0, 14, 8, 4] > 0.95 * alone[0, 14, 8, 4]
+    torch.testing.assert_close(behind, hidden, atol=0.02, rtol=0.0)

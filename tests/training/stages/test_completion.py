@@ -19,6 +19,8 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.evidence import Evidence, sensed_depth
+from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.ros.messages import elevation_message
 from scene_completion_ros.ros.parameters.schema import NodeParameters
@@ -278,6 +280,48 @@ def test_the_robot_completes_what_torch_completes(
     if not told:  # what it is told makes a difference, and can be told later
         later = completer.mounted(upright).complete(image)
         assert np.abs(later.probability[inside] - found.probability[inside]).max() > 0.01
+
+
+def test_what_is_known_of_depth_moves_what_the_robot_completes(bundle: StudentBundle, town: Path) -> None:
+    """A scale, as sure as can be, moves all depths; what a sensor saw is where it saw it. No other student takes it."""
+    sequence = open_recording(town)
+    name = reference_camera(sequence)
+    completer = Completer(bundle, sequence.cameras[name], engine="onnxruntime")
+    alone = completer.complete(sequence.image(0, name))
+    assert alone.own_depth is not None and completer.motion_scale() is not None
+    said = Completer(bundle, sequence.cameras[name], encoder_of=completer)._encoder
+    own = said.encode(alone.image).copy()
+    moved = said.encode(alone.image, bundle.graph_inputs() | Evidence(Scale(1.3, 1e-3)).inputs())
+    assert own.depth is not None and moved.depth is not None
+    near = own.depth < 30.0
+    np.testing.assert_allclose(moved.depth[near] / own.depth[near], 1.3, rtol=0.01)
+    points = bundle.canonical.unproject(bundle.canonical.pixel_centres()[::2, ::2].reshape(-1, 2)) * 6.0
+    wall = Evidence(sensed=sensed_depth(points, bundle.canonical, 0.002))  # it learned nothing yet
+    np.testing.assert_allclose(said.encode(alone.image, bundle.graph_inputs() | wall.inputs()).depth, 6.0, rtol=0.02)
+    completed = completer.complete(sequence.image(0, name), evidence=wall)
+    assert np.nanmedian(completed.depth) == pytest.approx(6.0, rel=0.15)
+    np.testing.assert_array_equal(completed.own_depth, alone.own_depth)
+
+
+def test_several_images_teach_one_decoder(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
+    """Samples bring along other moments, where they stand in the volume of now, and what is known of depth."""
+    configuration = settings(town, trunk, eyes, tmp_path / "views")
+    configuration.data.views, configuration.data.views_apart = 3, 4.0
+    configuration.data.scale_known = configuration.data.sensed = configuration.data.exact = 1.0
+    stage = CompletionStage(configuration)
+    data = stage.make_data()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert batch["earlier_tokens"].shape[:2] == (2, 2) and batch["beams"].any() and (batch["scale"][:, 1] == 1.0).all()
+    now, then = batch["volume_from_camera"][0], batch["earlier_volume_from_camera"][0]
+    sequence = open_recording(town)
+    path = [frame.world_from_rig.translation for frame in sequence.frames]
+    apart = {round(float(np.linalg.norm(a - b)), 1) for a in path for b in path}
+    found = [round(float((one - now)[:3, 3].norm()), 1) for one in then]
+    assert all(min(abs(length - known) for known in apart) < 0.06 * length + 0.05 for length in found), (found, apart)
+    known = stage._measured(torch.full_like(batch["depth"], 0.1)[:, None], batch["depth"][:, None], batch)
+    assert (known.scale[:, 1] > 0.0).all() and (known.depth[:, 1] > 0.0).any()
+    assert Checkpoint.read(train(configuration)).state
 
 
 def test_words_find_the_classes_that_a_bank_describes(

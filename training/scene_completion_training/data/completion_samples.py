@@ -588,12 +588,12 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
             if len(others) == settings.views - 1:
                 break
         images, poses, mountings = [], [], []
-        for found, step in others:
-            images.append(self._image(found))
+        for other_data, step in others:
+            images.append(self._image(other_data))
             step[:3, 3] *= 1.0 + settings.way_off * generator.normal()
             step[:3, :3] = step[:3, :3] @ cv2.Rodrigues(0.1 * settings.way_off * generator.normal(size=3))[0]
             poses.append(stated @ step)
-            own = stated @ np.linalg.inv(exact) @ np.array(found["volume_from_camera"])
+            own = stated @ np.linalg.inv(exact) @ np.array(other_data["volume_from_camera"])
             mountings.append(own if sample["known"] else stated)
         while len(images) < settings.views - 1:
             images.append({name: sample[name] for name in (*MAPS, "depth", "classes")})

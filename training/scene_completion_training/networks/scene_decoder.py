@@ -280,7 +280,7 @@ class _Trust(NamedTuple):
 
 
 def _trusted(behind: Tensor, at: Tensor, where: Lookups, deviation: Tensor, size: float, batch: int) -> _Trust:
-    """The rule by which views are joined: any number of earlier ones, in any order, and each may come twice.
+    """The rule by which views are joined: any number of earlier ones, in any order.
 
     What a place looks up counts with the precision of its surface in metres, and for little where the place lies behind
     that. What moved shows as disagreement: where two images look at a place and one of them sees it empty, that of now

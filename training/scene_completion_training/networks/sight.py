@@ -275,4 +275,5 @@ def _joined(inverse: Tensor, deviation: Tensor, sensed: Tensor) -> tuple[Tensor,
     own = 1.0 / around**2
     total = own + precision
     moved = aside + precision / total * (off - aside) * known
-    return inverse * (-moved).exp(), total.rsqrt()
+    positive = torch.where(trusted + known > 0.0, inverse.clamp_min(1e-3), inverse)
+    return positive * (-moved).exp(), total.rsqrt()

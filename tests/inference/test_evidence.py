@@ -1,0 +1,33 @@
+"""What a robot knows of depth, as a graph is given it."""
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.evidence import Evidence, sensed_depth
+from scene_completion_ros.inference.motion_scale import Scale
+
+CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=15.5, width=64, height=32)  # half of it: fx 20, centre (15.5, 7.5)
+
+
+def test_points_are_depths_of_the_pixels_that_see_them() -> None:
+    """At 5 m, 2.125 m to the right is pixel 15.5 + 20 · 0.425 = 24; of two points in a pixel the nearer one counts."""
+    points = np.array([[2.125, 0.125, 5.0], [2.55, 0.15, 6.0], [-1.0, 0.0, -4.0], [np.nan, 0.0, 3.0], [90.0, 0.0, 3.0]])
+    sensed = sensed_depth(points, CAMERA, 0.05)
+    assert sensed.shape == (2, 16, 32) and np.argwhere(sensed[1] > 0.0).tolist() == [[8, 24]]
+    assert sensed[0, 8, 24] == pytest.approx(np.log(5.0)) and sensed[1, 8, 24] == pytest.approx(400.0)
+    assert not sensed_depth(np.zeros((0, 3)), CAMERA).any()
+
+
+def test_beams_that_pass_beside_a_body_are_left_out() -> None:
+    """Two pixels beside a body at 5 m one sees 9 m: from where the camera is, the body covers that."""
+    body, behind, beside = [2.125, 0.125, 5.0], [26 * 0.0 + 10.5 * 9.0 / 20.0, 0.225, 9.0], [-2.125, 0.125, 5.0]
+    sensed = sensed_depth(np.array([body, behind, beside]), CAMERA)
+    assert (sensed[1] > 0.0).sum() == 2 and sensed[0].max() == pytest.approx(np.log(5.0))
+
+
+def test_what_is_not_known_is_not_said() -> None:
+    assert not Evidence().inputs() and not Evidence(Scale()).inputs()
+    given = Evidence(Scale(1.25, 0.1), np.ones((2, 16, 32), np.float32)).inputs()
+    np.testing.assert_allclose(given["scale"], [[np.log(1.25), 100.0]], rtol=1e-6)
+    assert given["sensed"].shape == (1, 2, 16, 32)

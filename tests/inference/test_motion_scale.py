@@ -1,0 +1,94 @@
+"""The scale of images of how far their camera moved: two textured walls, seen on the way towards them."""
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.inference.motion_scale import MotionScale, Scale, _Past
+
+CAMERA = Camera(fx=300.0, fy=300.0, cx=255.5, cy=95.5, width=512, height=192)
+STEP_NS = 100_000_000
+
+
+def _textures() -> list[NDArray[np.uint8]]:
+    generator = np.random.default_rng(0)
+    blurred = (cv2.GaussianBlur(generator.random((1600, 1600)).astype(np.float32), (0, 0), 2.5) for _ in range(2))
+    return [np.clip(127.0 + 900.0 * (each - each.mean()), 0, 255).astype(np.uint8) for each in blurred]
+
+
+TEXTURES = _textures()
+
+
+def seen_from(place: NDArray[np.float64]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Image and true depth of walls at z = 12 m, on the left, and 16 m, from a place, metres."""
+    rays = CAMERA.unproject(CAMERA.pixel_centres())
+    walls = []
+    for distance, texture in zip((12.0, 16.0), TEXTURES, strict=True):
+        depth = distance - place[2]
+        across = (place[:2] + rays[..., :2] * depth).astype(np.float32)
+        u, v = (np.ascontiguousarray(60.0 * across[..., axis] + 800.0) for axis in (0, 1))
+        walls.append((cv2.remap(texture, u, v, cv2.INTER_LINEAR), depth, across[..., 0]))
+    left = walls[0][2] < 0.0
+    image = np.where(left, walls[0][0], walls[1][0])
+    depth = np.where(left, walls[0][1], walls[1][1]).astype(np.float32)
+    return np.repeat(image[..., None], 3, axis=2).astype(np.uint8), depth
+
+
+def driven(
+    motion: MotionScale, images: int = 10, *, factor: float = 1.2, unit: float = 1.0, step: float = 0.4, start: int = 0
+) -> Scale:
+    """A drive of metres towards the walls, whose depths the network says too small by a factor."""
+    for number in range(start, start + images):
+        place = np.array([0.125, 0.0, 1.0]) * step * number
+        image, depth = seen_from(place)
+        motion.add(image, depth / factor, RigidTransform(np.eye(3), unit * place), (1 + number) * STEP_NS)
+    return motion.scale
+
+
+@pytest.mark.parametrize("factor", [0.85, 1.0, 1.2])
+def test_the_way_says_by_what_depths_are_off(factor: float) -> None:
+    found = driven(MotionScale(CAMERA), factor=factor)
+    assert found.factor == pytest.approx(factor, rel=0.04) and not found.why
+    assert abs(np.log(found.factor / factor)) < 2.0 * found.deviation < 0.15
+    assert found.corners > 50 and 0.9 < found.baseline < 2.0
+
+
+def test_what_says_nothing_leaves_the_factor_unknown() -> None:
+    """A robot that stands; odometry in millimetres, or twice too long; images that do not move with the robot."""
+    still = driven(MotionScale(CAMERA), step=0.0)
+    assert (still.factor, still.deviation) == (1.0, np.inf) and "no earlier image" in still.why
+    assert driven(MotionScale(CAMERA), unit=1000.0).deviation == np.inf
+    motion, (image, depth) = MotionScale(CAMERA), seen_from(np.zeros(3))
+    motion.add(image, depth, RigidTransform.identity(), STEP_NS)
+    jumped = motion._jump(_Past(image[..., 0], RigidTransform(np.eye(3), np.array([0.0, 0.0, 400.0])), 2 * STEP_NS))
+    assert "jumped by 400.0 m" in jumped
+    twice = driven(MotionScale(CAMERA), unit=2.2, factor=1.0)
+    assert twice.deviation == np.inf and "metres" in twice.why
+    dirt = MotionScale(CAMERA)
+    for number in range(8):
+        pose = RigidTransform(np.eye(3), np.array([0.3, 0.0, 0.0]) * number)
+        dirt.add(image, depth, pose, (1 + number) * STEP_NS)
+    assert dirt.scale.deviation == np.inf and dirt.scale.why
+
+
+def test_nothing_survives_a_jump() -> None:
+    motion = MotionScale(CAMERA)
+    assert driven(motion).deviation < 0.1
+    image, depth = seen_from(np.zeros(3))
+    after = motion.add(image, depth, RigidTransform(np.eye(3), np.array([500.0, 0.0, 0.0])), 20 * STEP_NS)
+    assert (after.factor, after.deviation) == (1.0, np.inf)
+    assert driven(motion, 2, start=30).deviation == np.inf  # seconds later: it begins anew
+
+
+def test_a_drift_of_odometry_is_within_what_it_claims_not_to_know() -> None:
+    found = driven(MotionScale(CAMERA), unit=1.05)
+    assert abs(np.log(found.factor / 1.2)) < 2.0 * found.deviation
+
+
+def test_a_new_street_is_believed_after_some_images() -> None:
+    motion = MotionScale(CAMERA)
+    driven(motion, 8)
+    assert "contradicts" in driven(motion, 2, factor=0.8, start=8).why
+    assert driven(motion, 12, factor=0.8, start=10).factor == pytest.approx(0.8, rel=0.1)
