@@ -292,12 +292,15 @@ class StudentBundle:
         Encoders for GPUs go along where encoder and head are those they were made from and measured with; otherwise
         they are dropped, with their files. So is a text bank that is in none of the feature spaces. `folder`: where to;
         files of an older bundle are replaced; `encoder_onnx`: the serialised ONNX graph; `weights`: unfolded weights
-        for later training, stored as ``weights.safetensors``; `decoder_onnx`: see `takes_evidence`.
+        for later training, stored as ``weights.safetensors``; `decoder_onnx`: that of a
+        student that `takes_evidence`; None for the one that it has.
         """
         folder = Path(folder)
         head = self.head
         head.check(head.hidden, self.point_code.size, head.label_hidden, head.classes, f"head of bundle {self.name}")
         files = {ENCODER: encoder_onnx, HEAD: tensor_bytes(self.head.tensors())}
+        if decoder_onnx is None and self.takes_evidence and self.folder is not None:
+            decoder_onnx = self.read_decoder()
         if decoder_onnx is not None:
             files[DECODER] = decoder_onnx
         if weights is not None:
