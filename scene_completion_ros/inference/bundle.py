@@ -136,7 +136,7 @@ class StudentBundle:
     @property
     def takes_evidence(self) -> bool:
         """Whether what a robot knows of depth comes between what its graphs say of pixels and of the volume."""
-        return DECODER in self.sha256
+        return self.takes_pose and DECODER in self.sha256
 
     @property
     def view_shape(self) -> tuple[int, int, int, int]:
@@ -292,8 +292,8 @@ class StudentBundle:
         Encoders for GPUs go along where encoder and head are those they were made from and measured with; otherwise
         they are dropped, with their files. So is a text bank that is in none of the feature spaces. `folder`: where to;
         files of an older bundle are replaced; `encoder_onnx`: the serialised ONNX graph; `weights`: unfolded weights
-        for later training, stored as ``weights.safetensors``; `decoder_onnx`: that of a
-        student that `takes_evidence`; None for the one that it has.
+        for later training, stored as ``weights.safetensors``; `decoder_onnx`: that of a student that `takes_evidence`;
+        None for the one that it has.
         """
         folder = Path(folder)
         head = self.head

@@ -17,9 +17,9 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import BLIND, Encoder, content_warning, shown_share
 from scene_completion_ros.inference.encoder import DeviceEncoder, cpu_engine, make_encoder
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, motion_scale, own_depth
 from scene_completion_ros.inference.gpu.requirements import EngineOptions
-from scene_completion_ros.inference.motion_scale import STREET_VOXEL_M, MotionScale
+from scene_completion_ros.inference.motion_scale import MotionScale
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.scene_query import (
     DenseField,
@@ -343,19 +343,12 @@ class Completer:
             query=None if words.queried is None else words.queried.vocabulary,
             matches=answer.matches,
             ground=ground,
-            own_depth=None if answer.code is None else self._depth_of(answer.code),
+            own_depth=None if answer.view is None else own_depth(self.bundle, answer.view),
         )
 
-    def _depth_of(self, code: NDArray[np.float32]) -> NDArray[np.float32]:
-        spec = self.bundle.point_code
-        return np.asarray(1.0 / np.maximum(spec.inverse_depth(code), 0.5 / spec.far), np.float32)
-
-    def motion_scale(self) -> MotionScale | None:
-        """What measures the scale of its images by motion; None where the student does not take evidence."""
-        if not self.bundle.takes_evidence:
-            return None
-        measure = min(1.0, self.bundle.grid.voxel_size / STREET_VOXEL_M)
-        return MotionScale(self.bundle.canonical, self._resampler.validity, measure)
+    def motion_scale(self) -> MotionScale:
+        """What measures the scale of its images by motion, of their `Completion.own_depth`."""
+        return motion_scale(self.bundle, self._resampler.validity)
 
 
 def _finite(answer: SceneAnswer) -> bool:

@@ -136,7 +136,8 @@ class _OpenVinoGraph:
         from openvino.preprocess import PrePostProcessor
 
         try:
-            model = openvino.Core().read_model(graph)
+            core = openvino.Core()
+            model = core.read_model(graph)
             inputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.inputs]
             outputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.outputs]
             _check_ports(where, inputs, outputs, given, made)
@@ -144,7 +145,7 @@ class _OpenVinoGraph:
             if given[0][0] == "image":
                 pre.input("image").tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
                 pre.input("image").model().set_layout(Layout("NCHW"))
-            self._request = openvino.Core().compile_model(pre.build(), "CPU", options).create_infer_request()
+            self._request = core.compile_model(pre.build(), "CPU", options).create_infer_request()
             self._given: dict[str, NDArray[Any]] = {}  # keeps alive what the request reads
             # OpenVINO's own output starts at any multiple of 16 bytes.
             self._outputs = [aligned_empty(*shape) for _, shape in made]

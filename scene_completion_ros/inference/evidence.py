@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.inference.motion_scale import Scale
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.motion_scale import STREET_VOXEL_M, MotionScale, Scale
 
 # A beam that passes beside a body and hits what is behind it, seen from elsewhere than by the camera, is left out where
 # within so many pixels (across, down) another one is nearer by this factor.
@@ -40,6 +41,17 @@ class Evidence:
 
 
 NO_EVIDENCE = Evidence()
+
+
+def motion_scale(bundle: StudentBundle, covered: NDArray[np.bool_]) -> MotionScale:
+    """What measures the scale of a student's images by motion; `covered`: as `MotionScale` has it."""
+    return MotionScale(bundle.canonical, covered, min(1.0, bundle.grid.voxel_size / STREET_VOXEL_M))
+
+
+def own_depth(bundle: StudentBundle, view: NDArray[np.float32]) -> NDArray[np.float32]:
+    """z-depth [H / 2, W / 2], metres, that pixels say before any evidence; `view`: `EncodedImage.view`."""
+    spec = bundle.point_code
+    return np.asarray(1.0 / np.maximum(spec.inverse_depth(view[0]), 0.5 / spec.far), np.float32)
 
 
 def sensed_depth(

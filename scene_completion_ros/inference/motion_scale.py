@@ -106,12 +106,12 @@ class MotionScale:
         self._rays = half.unproject(half.pixel_centres()).astype(np.float32)  # [H / 2, W / 2, 3], where depth is 1
         self.forget()
 
-    def forget(self, why: str = "no image yet") -> None:
+    def forget(self) -> None:
         """Nothing of the images so far counts any more."""
         self._past: deque[_Past] = deque(maxlen=KEPT)
         self._last: _Past | None = None
         self._log_factor, self._variance, self._way, self._outside = 0.0, PRIOR**2, 0.0, 0
-        self.scale = Scale(why=why)
+        self.scale = Scale()
 
     def add(
         self, image_rgb: NDArray[np.uint8], depth: NDArray[np.float32], pose: RigidTransform, stamp_ns: int
@@ -126,12 +126,13 @@ class MotionScale:
         """
         grey = cv2.resize(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY), self._size, interpolation=cv2.INTER_AREA)
         now = _Past(np.asarray(grey, np.uint8), pose, stamp_ns)
-        if jump := self._jump(now):
-            self.forget(jump)
+        jump = self._jump(now)
+        if jump:
+            self.forget()
         step = 0.0 if self._last is None else _length(self._last.pose.inverse() @ pose)
         self._way += step
         self._variance += CHANGES**2 * step / (CHANGES_OVER_M * self._measure)
-        corners, baseline, why = 0, 0.0, "no earlier image at a distance that fits"
+        corners, baseline, why = 0, 0.0, jump or "no earlier image at a distance that fits"
         past = self._chosen(pose)
         if past is not None:
             way = past.pose.inverse() @ pose

@@ -21,7 +21,7 @@ def test_points_are_depths_of_the_pixels_that_see_them() -> None:
 
 def test_beams_that_pass_beside_a_body_are_left_out() -> None:
     """Two pixels beside a body at 5 m one sees 9 m: from where the camera is, the body covers that."""
-    body, behind, beside = [2.125, 0.125, 5.0], [26 * 0.0 + 10.5 * 9.0 / 20.0, 0.225, 9.0], [-2.125, 0.125, 5.0]
+    body, behind, beside = [2.125, 0.125, 5.0], [10.5 * 9.0 / 20.0, 0.225, 9.0], [-2.125, 0.125, 5.0]
     sensed = sensed_depth(np.array([body, behind, beside]), CAMERA)
     assert (sensed[1] > 0.0).sum() == 2 and sensed[0].max() == pytest.approx(np.log(5.0))
 

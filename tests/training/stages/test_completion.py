@@ -288,7 +288,7 @@ def test_what_is_known_of_depth_moves_what_the_robot_completes(bundle: StudentBu
     name = reference_camera(sequence)
     completer = Completer(bundle, sequence.cameras[name], engine="onnxruntime")
     alone = completer.complete(sequence.image(0, name))
-    assert alone.own_depth is not None and completer.motion_scale() is not None
+    assert alone.own_depth is not None
     said = Completer(bundle, sequence.cameras[name], encoder_of=completer)._encoder
     own = said.encode(alone.image).copy()
     moved = said.encode(alone.image, bundle.graph_inputs() | Evidence(Scale(1.3, 1e-3)).inputs())
@@ -312,7 +312,11 @@ def test_several_images_teach_one_decoder(town: Path, trunk: Path, eyes: Path, t
     data = stage.make_data()
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
-    assert batch["earlier_tokens"].shape[:2] == (2, 2) and batch["beams"].any() and (batch["scale"][:, 1] == 1.0).all()
+    assert (
+        batch["earlier_tokens"].shape[:2] == (2, 2)
+        and batch["beams"].isfinite().any()
+        and (batch["scale"][:, 1] == 1.0).all()
+    )
     now, then = batch["volume_from_camera"][0], batch["earlier_volume_from_camera"][0]
     sequence = open_recording(town)
     path = [frame.world_from_rig.translation for frame in sequence.frames]

@@ -114,11 +114,11 @@ def add_sources(parser: argparse._ActionsContainer) -> None:
         "what tells bundles how far the camera moved since earlier frames: the poses of the recording, or nothing "
     )
     parser.add_argument("--scale-from", choices=("off", "odometry"), default="off", help=meaning + "(default)")
-    meaning = "what tells bundles depth beside the network: the LiDAR of the frame, of which nothing is then scored as "
-    meaning += "depth, or nothing (default)"
+    meaning = "what tells bundles depth beside the network: the LiDAR of the frame, which must not be scored as depth, "
+    meaning += "or nothing (default)"
     parser.add_argument("--depth-from", choices=("network", "lidar"), default="network", help=meaning)
-    meaning = "of how many beams of that LiDAR, evenly over its elevations (default: all)"
-    parser.add_argument("--beams", type=int, default=0, metavar="N", help=meaning)
+    meaning = "of how many beams of that LiDAR, evenly over its elevations: 1, 2, 4, ... 64 (default: all 64)"
+    parser.add_argument("--beams", type=int, choices=(1, 2, 4, 8, 16, 32, 64), default=64, metavar="N", help=meaning)
 
 
 def sources(args: argparse.Namespace) -> Sources:

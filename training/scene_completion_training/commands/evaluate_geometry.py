@@ -120,6 +120,9 @@ def _check(args: argparse.Namespace) -> None:
     if not (args.bundle or args.checkpoint or args.controls):
         what = "nothing to score"
         raise ConfigurationError(what, where="evaluate geometry", cure="Give --bundle, --checkpoint or --controls")
+    if args.depth and args.depth_from == "lidar":
+        what = "the LiDAR cannot be what a student is given and what it is compared with"
+        raise ConfigurationError(what, where="--depth, --depth-from lidar", cure="Leave out one of them")
     if args.scans < 3 or args.every < 1:
         cure = "Accumulate at least 3 scans, and score every frame or fewer"
         raise ConfigurationError(f"{args.scans} scans, every {args.every} frames", where="--scans, --every", cure=cure)

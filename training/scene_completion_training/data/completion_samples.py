@@ -51,6 +51,8 @@ MAPS = ("fused", "relative", "tokens")
 """What samples hold of the trunk, in half precision."""
 PARTS = (3, 8)
 """Rows and columns of the parts of an image whose depth is off by a factor of their own."""
+SENSED_DEVIATION = 0.02
+"""Of the logarithm of depth that a sensor sees."""
 SURE = 0.1
 """Standard deviation of a measured depth, as a share of it, up to which a head learns from it."""
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
@@ -522,8 +524,8 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
     def of_file(self, file: Path, generator: np.random.Generator) -> dict[str, Tensor]:
         """The sample that is prepared in a file: maps, stated pose, and the truth in the volume of that pose.
 
-        With `CompletionDataSettings.views` what images say and what is said of them has an axis of images in front,
-        that of the file first.
+        With `CompletionDataSettings.views` what belongs to other images is there under ``earlier_`` and its name, with
+        an axis of images in front.
         """
         data = mapped_arrays(file, _DAMAGED)
         settings = self.settings
@@ -553,14 +555,15 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
         }
 
     def _known_depth(self, data: Mapping[str, NDArray[Any]], generator: np.random.Generator) -> dict[str, Tensor]:
-        """Whether the scale is known, and by how much that is off; pixels [h, w] whose depth a sensor sees."""
+        """By how much the scale is off, whether it is known, and by how much a sensor is off; NaN: it saw nothing."""
         settings, (rows, columns) = self.settings, data["depth"].shape
         known = not self.plain and generator.random() < settings.scale_known
-        beams = np.zeros((rows, columns), bool)
+        beams = np.full((rows, columns), np.nan, np.float32)
         if not self.plain and generator.random() < settings.sensed:
             apart = int(generator.integers(2, rows // 3))
-            beams[int(generator.integers(apart)) :: apart] = True
-            beams &= generator.random((rows, columns)) < generator.uniform(0.3, 1.0)
+            seen = generator.random((rows, columns)) < generator.uniform(0.3, 1.0)
+            seen &= (np.arange(rows)[:, None] + int(generator.integers(apart))) % apart == 0
+            beams[seen] = SENSED_DEVIATION * generator.normal(size=np.count_nonzero(seen))
         off = settings.scale_off * generator.normal()
         return {"scale": torch.tensor([off, float(known)], dtype=torch.float32), "beams": torch.from_numpy(beams)}
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, ROOM_CLASSES
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
@@ -21,8 +21,8 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, sensed_depth
-from scene_completion_ros.inference.motion_scale import STREET_VOXEL_M, MotionScale, Scale
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, motion_scale, own_depth, sensed_depth
+from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 from scene_completion_ros.inference.query_kernel import FieldKernel
 from scene_completion_ros.inference.scene_query import inverse_distance_samples, said_depth
 from scene_completion_ros.inference.shipped import open_student
@@ -156,13 +156,13 @@ class Sources:
 
     Attributes:
         scale: ``odometry`` for the poses of the earlier frames of a recording, ``off`` for nothing.
-        depth: ``lidar`` for the LiDAR of the frame, which then is no truth of its depth any more, ``network`` for none.
-        beams: Of how many of the LiDAR's beams, evenly over its elevations; 0 for all.
+        depth: ``lidar`` for the LiDAR of the frame, ``network`` for none.
+        beams: Of how many of the LiDAR's beams, evenly over its elevations: a divisor of `ALL_BEAMS`.
     """
 
     scale: str = "off"
     depth: str = "network"
-    beams: int = 0
+    beams: int = 64
 
 
 NETWORK_ALONE = Sources()
@@ -234,28 +234,29 @@ class DeployedModel:
         """What the frames before say of the scale of a frame."""
         if self._sources.scale == "off":
             return None
-        name, spec = reference_camera(sequence), self.bundle.point_code
+        name = reference_camera(sequence)
         if self._motion is None or self._motion[0] is not sequence or self._motion[1] > index:
-            covered = self._resampler(sequence.cameras[name]).validity
-            measure = min(1.0, self.bundle.grid.voxel_size / STREET_VOXEL_M)
-            self._motion = sequence, max(0, index - EARLIER), MotionScale(self.bundle.canonical, covered, measure)
+            motion = motion_scale(self.bundle, self._resampler(sequence.cameras[name]).validity)
+            self._motion = sequence, max(0, index - EARLIER), motion
         _, start, motion = self._motion
         for earlier in range(start, index):
             _, encoded, image = self._encoded(sequence, earlier)
             assert encoded.view is not None
-            depth = 1.0 / np.maximum(spec.inverse_depth(encoded.view[0]), 0.5 / spec.far)
-            motion.add(image, depth, sequence.world_from_camera(earlier, name), sequence.frames[earlier].stamp_ns)
+            pose, stamp_ns = sequence.world_from_camera(earlier, name), sequence.frames[earlier].stamp_ns
+            motion.add(image, own_depth(self.bundle, encoded.view), pose, stamp_ns)
         self._motion = sequence, index, motion
         return motion.scale
 
     def _sensed(self, sequence: PosedSequence, index: int, camera: str) -> Floats | None:
-        """What the LiDAR of a frame saw."""
-        points_rig = None if self._sources.depth == "network" else sequence.lidar(index)
-        if points_rig is None:
+        """What the LiDAR of a frame saw. Raises SequenceError where there is none."""
+        if self._sources.depth == "network":
             return None
-        if self._sources.beams:
-            points_rig = points_rig[of_beams(sequence, points_rig, self._sources.beams)]
-        points = sequence.rig_from_camera[camera].inverse().apply(points_rig)
+        points_rig = sequence.lidar(index)
+        if points_rig is None:
+            cure = "Name recordings with LiDAR, or leave out --depth-from"
+            raise SequenceError("has no LiDAR scan", where=f"{sequence.name}, frame {index}", cure=cure)
+        taken = points_rig[of_beams(sequence, points_rig, self._sources.beams)]
+        points = sequence.rig_from_camera[camera].inverse().apply(taken)
         return sensed_depth(points, self.bundle.canonical)
 
     def _make_field(self, matrix: tuple[float, ...] | None) -> tuple[FieldKernel, dict[str, Floats]]:

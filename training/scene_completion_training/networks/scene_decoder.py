@@ -134,9 +134,13 @@ class SceneDecoder(nn.Module):
         # Reduced in the cells, which is the same as in the pixels: where pixels do not learn, nothing has to go back.
         pixel_classes, reduced = sampled[:, : self.classes], self.reduce(sampled[:, :-2]).float()
         beside = _beside_surface(where.depth, sampled[:, -2:-1], sampled[:, -1:], self.measure)
-        trusted = _trusted(beside[:, :1], beside[:, 1:2], where, sampled[:, -1:], STRIDE * self.grid.voxel_size, batch)
-        pixel_classes, reduced, beside = (_mean(part, trusted) for part in (pixel_classes, reduced, beside))
-        shown = _of_images(where.in_view, batch).amax(dim=0)
+        shown = where.in_view
+        if len(shown) > batch:
+            trust = _trusted(
+                beside[:, :1], beside[:, 1:2], where, sampled[:, -1:], STRIDE * self.grid.voxel_size, batch
+            )
+            pixel_classes, reduced, beside = (_mean(part, trust) for part in (pixel_classes, reduced, beside))
+            shown = _of_images(shown, batch).amax(dim=0)
         surfaces = self._surfaces(seen[:, -2:], voxels, batch)
         kind = self.mixed or sampled.dtype
         in_view = shown.to(kind)
@@ -150,9 +154,9 @@ class SceneDecoder(nn.Module):
             context = self.context(x).reshape(batch, -1, heights, count_x * count_y)
             mixed = self.mix(torch.cat([context, local], dim=1))  # [B, hidden, z, x y]
             cells, named, ground = self.occupied(mixed).float(), self.named(mixed).float(), self.ground(x).float()
-            trust = None if self.trust is None else self.trust(mixed).float() * shown
-        if trust is not None:
-            named = named + trust * pixel_classes.clamp_min(_LEAST_CLASS).log()
+            trusted = None if self.trust is None else self.trust(mixed).float() * shown
+        if trusted is not None:
+            named = named + trusted * pixel_classes.clamp_min(_LEAST_CLASS).log()
         mean = functional.interpolate(self.mean, (count_x, count_y), mode="bilinear", align_corners=False)
         mean = mean.reshape(1, STRIDE**3, heights, count_x * count_y)
         hidden, before, seen_there = cells.split([STRIDE**3, STRIDE**3, 1], dim=1)
@@ -231,11 +235,12 @@ class SceneDecoder(nn.Module):
         size = self.grid.voxel_size
         edges = ((voxels.depth + off).clamp_min(0.1 * self.measure).log() - found[:, :1] for off in (-size, size))
         near, far = (0.5 * (1.0 + torch.erf(edge / (found[:, 1:] * math.sqrt(2.0)))) for edge in edges)
-        shown = voxels.in_view * (1.0 - near)
-        there = voxels.in_view * (far - near) / shown.clamp_min(1e-6)  # if it is not behind
-        trusted = _trusted(1.0 - shown, there, voxels, found[:, 1:], size, batch)
-        shown = (_of_images(shown, batch) * trusted.agrees).amax(dim=0)
-        at = shown * _mean(there, trusted)
+        at, shown = voxels.in_view * (far - near), voxels.in_view * (1.0 - near)
+        if len(seen) > batch:
+            there = at / shown.clamp_min(1e-6)  # if it is not behind
+            trust = _trusted(1.0 - shown, there, voxels, found[:, 1:], size, batch)
+            shown = (_of_images(shown, batch) * trust.agrees).amax(dim=0)
+            at = shown * _mean(there, trust)
         shape = (batch, self.grid.shape[2], self.grid.shape[0], self.grid.shape[1])
         return at.reshape(shape).permute(0, 2, 3, 1), (1.0 - shown).reshape(shape).permute(0, 2, 3, 1)
 

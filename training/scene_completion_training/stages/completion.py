@@ -31,7 +31,13 @@ from scene_completion_ros.inference.volume_pose import Lookups, cell_lookups, gr
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
-from scene_completion_training.data.completion_samples import MAPS, CompletionData, CompletionDataSettings, Eyes
+from scene_completion_training.data.completion_samples import (
+    MAPS,
+    SENSED_DEVIATION,
+    CompletionData,
+    CompletionDataSettings,
+    Eyes,
+)
 from scene_completion_training.data.stereo_voxels import OF_NO_CLASS
 from scene_completion_training.losses.occupancy import (
     class_divergence,
@@ -61,8 +67,6 @@ CERTAIN = 6.0
 """Logit of a true class."""
 NAMING_RATE, NAMING_BATCH = 1e-3, 16
 """Highest learning rate, and images a step, where the branch `naming` is fitted."""
-SENSED_DEVIATION = 0.02
-"""Of the logarithm of depth that a sensor sees."""
 _LEAST_KNOWN = 0.01
 """Share of the pixels whose depth is known, from which a scale follows from them."""
 MOST_NAMED = 40_000
@@ -495,12 +499,8 @@ class CompletionStage(Stage):
                 return self._of_pixels(view, batch)
             terms = {} if self.settings.pixels_from else self._of_pixels(view, batch)
             shown = self._shown(view, ground, batch)
-            several = (
-                int(torch.randint(1 + batch["earlier_depth"].shape[1], (), generator=generator))
-                if ("earlier_depth" in batch)
-                else 0
-            )
-            if several:
+            if "earlier_depth" in batch:
+                several = int(torch.randint(1 + batch["earlier_depth"].shape[1], (), generator=generator))
                 shown, pose = self._with_earlier(shown, batch, several)
             scene = self.field(shown, pose, mirrored)
             terms |= self._of_voxels(scene, batch, generator)
@@ -513,15 +513,12 @@ class CompletionStage(Stage):
         """The view [V B, ...] with so many images of other moments behind it, and poses of all cameras [V B, 4, 4]."""
         views, poses = [shown], [batch["volume_from_camera"]]
         for number in range(several):
-            one = {
-                name.removeprefix("earlier_"): values[:, number]
-                for name, values in batch.items()
-                if name[:7] == "earlier"
-            }
-            one = batch | one
+            own = {name: values[:, number] for name, values in batch.items() if name.startswith("earlier_")}
+            one = batch | {name.removeprefix("earlier_"): values for name, values in own.items()}
+            one["beams"] = torch.full_like(batch["beams"], torch.nan)  # no sensor saw these moments
             maps = [one[name].float().contiguous(memory_format=torch.channels_last) for name in MAPS]
             ground = self.field.stated_ground(one["mounted"], batch["known"], batch["mirrored"])
-            views.append(self._shown(self.field.pixels(*maps, ground), ground, one | {"beams": batch["beams"] & False}))
+            views.append(self._shown(self.field.pixels(*maps, ground), ground, one))
             poses.append(one["volume_from_camera"])
         return PixelView(*(torch.cat(parts) for parts in zip(*views, strict=True))), torch.cat(poses)
 
@@ -592,8 +589,8 @@ class CompletionStage(Stage):
         factor = off.nanmedian(dim=1).values
         usable = batch["scale"][:, 1] * (known.flatten(1).float().mean(dim=1) > _LEAST_KNOWN)
         log = torch.where(usable > 0.0, factor + batch["scale"][:, 0], 0.0)
-        sensed = batch["beams"][:, None] & known
-        noise = SENSED_DEVIATION * torch.randn_like(depth)
+        noise = batch["beams"][:, None]
+        sensed = known & ~noise.isnan()
         sensor = torch.where(sensed, depth.clamp(1e-2, 1e3).log() + noise, 0.0)
         precision = self.settings.data.scale_off**-2
         return Measured(
