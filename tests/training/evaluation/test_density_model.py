@@ -22,6 +22,7 @@ from scene_completion_training.evaluation.density_model import (
     DeployedModel,
     Observation,
     calibrated_cutoffs,
+    of_beams,
 )
 from scene_completion_training.evaluation.density_stretch import DensityStretch, calibrate_on_truth, rays_to_depth
 from scene_completion_training.evaluation.geometry import AFTER, BEFORE, Density, voxel_frames
@@ -39,6 +40,21 @@ def test_depth_is_along_the_optical_axis() -> None:
     assert everywhere.depth(pixels[:1])[0] == pytest.approx(samples[samples >= 10.0][0], rel=1e-5)
     empty = Observation(CAMERA, lambda points: np.zeros(len(points), np.float32)).depth(np.array([[31.5, 11.5]]))
     assert empty[0] == pytest.approx(1 / (0.5 / 64 / 3 + (63.5 / 64) / 80), rel=1e-5)  # the last of 64 samples, 66.6 m
+
+
+def test_a_few_beams_of_a_lidar_lie_evenly(window: PosedSequence) -> None:
+    """64 rings at even elevations, of which each 16th is one of four beams."""
+    elevation, azimuth = np.meshgrid(np.radians(np.linspace(-24.0, 2.0, 64)), np.linspace(-0.5, 0.5, 21), indexing="ij")
+    rings = np.stack([np.cos(azimuth), np.sin(azimuth), np.tan(elevation)], axis=-1).reshape(-1, 3) * 10.0
+    points = window.rig_from_sensor["velodyne"].apply(rings).astype(np.float32)
+    taken = of_beams(window, points, 4).reshape(64, 21)
+    whole = taken.all(axis=1)
+    assert (
+        whole.sum() == 4
+        and (taken.any(axis=1) == whole).all()
+        and (np.abs(np.diff(np.flatnonzero(whole)) - 16) < 2).all()
+    )
+    assert of_beams(window, points, 64).all()
 
 
 def test_calibrated_rule_is_the_threshold_on_the_probability() -> None:

@@ -14,10 +14,10 @@ import torch
 from safetensors.numpy import load_file
 
 from scene_completion_ros.cli import main
-from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.bundle import DECODER, DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.evidence import Evidence, sensed_depth
 from scene_completion_ros.inference.motion_scale import Scale
@@ -39,6 +39,7 @@ from scene_completion_training.data.completion_samples import (
 )
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
+from scene_completion_training.evaluation.density_model import DeployedModel, Sources
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.scene_decoder import CompletedScene
 from scene_completion_training.networks.sight import PixelView
@@ -301,6 +302,37 @@ def test_what_is_known_of_depth_moves_what_the_robot_completes(bundle: StudentBu
     completed = completer.complete(sequence.image(0, name), evidence=wall)
     assert np.nanmedian(completed.depth) == pytest.approx(6.0, rel=0.15)
     np.testing.assert_array_equal(completed.own_depth, alone.own_depth)
+
+
+def test_a_decoder_that_was_changed_or_is_gone_is_refused(bundle: StudentBundle, tmp_path: Path) -> None:
+    """Both graphs are one student: each is compared with its hash, and saving keeps both."""
+    assert bundle.folder is not None and DECODER in bundle.made_from()
+    kept = bundle.save(tmp_path / "kept", bundle.read_encoder())
+    assert kept.takes_evidence and kept.read_decoder() == bundle.read_decoder()
+    content = bytearray(bundle.read_decoder())
+    content[-1] ^= 1
+    (tmp_path / "kept" / DECODER).write_bytes(bytes(content))
+    with pytest.raises(BundleError, match="sha256"):
+        StudentBundle.load(tmp_path / "kept")
+    (tmp_path / "kept" / DECODER).unlink()
+    with pytest.raises(BundleError, match=r"decoder.onnx: is missing"):
+        StudentBundle.load(tmp_path / "kept")
+
+
+def test_a_student_is_scored_with_what_robots_know(bundle: StudentBundle, town: Path) -> None:
+    """Poses of earlier frames; a LiDAR that is not there is an error, and so are students that take no evidence."""
+    sequence = open_recording(town)
+    alone, told = (DeployedModel(bundle, threads=1, sources=Sources(scale)) for scale in ("off", "odometry"))
+    pixels = np.array([[40.0, 40.0], [80.0, 50.0]])
+    np.testing.assert_allclose(  # one frame before it says nothing yet
+        told.observe(sequence, 1).depth(pixels), alone.observe(sequence, 1).depth(pixels), rtol=1e-6
+    )
+    with pytest.raises(SequenceError, match="has no LiDAR scan"):
+        DeployedModel(bundle, threads=1, sources=Sources(depth="lidar")).observe(sequence, 0)
+    with pytest.raises(ConfigurationError, match="takes no evidence"):
+        DeployedModel(StudentBundle.load(DEFAULT_BUNDLE), threads=1, sources=Sources("odometry"))
+    assert main(["evaluate", "geometry", "--depth", "--depth-from", "lidar", "--data", str(town), "--bundle",
+                 str(bundle.folder), "--output", str(town / "never")]) != 0  # fmt: skip
 
 
 def test_several_images_teach_one_decoder(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
