@@ -66,6 +66,12 @@ class Scale:
     baseline: float = 0.0
     why: str = "no image yet"
 
+    def described(self) -> str:
+        """All of it, for people."""
+        known = f"{self.factor:.3f} ± {self.deviation:.3f}" if math.isfinite(self.deviation) else "unknown"
+        last = self.why or f"{self.corners} corners over {self.baseline:.2f} m"
+        return f"{known}; last image: {last}"
+
 
 @dataclass(frozen=True, eq=False)
 class _Past:
@@ -106,12 +112,12 @@ class MotionScale:
         self._rays = half.unproject(half.pixel_centres()).astype(np.float32)  # [H / 2, W / 2, 3], where depth is 1
         self.forget()
 
-    def forget(self) -> None:
+    def forget(self, why: str = "no image yet") -> None:
         """Nothing of the images so far counts any more."""
         self._past: deque[_Past] = deque(maxlen=KEPT)
         self._last: _Past | None = None
         self._log_factor, self._variance, self._way, self._outside = 0.0, PRIOR**2, 0.0, 0
-        self.scale = Scale()
+        self.scale = Scale(why=why)
 
     def add(
         self, image_rgb: NDArray[np.uint8], depth: NDArray[np.float32], pose: RigidTransform, stamp_ns: int

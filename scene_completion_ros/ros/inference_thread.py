@@ -16,6 +16,7 @@ from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros.complete.completing import Completing
+from scene_completion_ros.ros.complete.scaling import Scaling
 from scene_completion_ros.ros.complete.shadow import Shadow
 from scene_completion_ros.ros.frame import Epoch, Frame, PoseToCome, Scene, Selection
 from scene_completion_ros.ros.health.counters import FrameCounters
@@ -61,10 +62,11 @@ class InferenceThread:
         self._released = False
         self._between: deque[tuple[Callable[[], object], Future[Any]]] = deque()
         self.shadow = Shadow(grid, logger)  # what runs behind the deployed student
-        # These six belong to the inference thread.
+        # These seven belong to the inference thread.
         self._now = self.selection
         self._in_hand: tuple[Frame, ...] = ()
-        self._completing = Completing(counters, logger)
+        self._scaling = Scaling(self.record.scale)
+        self._completing = Completing(counters, logger, self._scaling)
         self._memory = SceneMemory(grid, student.bundle.threshold, counters, self.record.fusion)
         self._triggers = RecordTriggers(outputs.ask_for_recording, counters)
         self._wanted = True
@@ -173,11 +175,13 @@ class InferenceThread:
             with_labels = self._outputs.labels_wanted(scene.parameters)
             self._completing.complete(scene, with_query=self._outputs.query.wanted, with_labels=with_labels)
             self._in_hand = scene.frames
-            if scene.frames and self._joined_and_published(scene) and self.shadow.wants(scene.parameters):
-                if self._worker.waiting:
-                    self.shadow.record.skipped("a newer image waited already")
-                else:
-                    self.shadow.follow(scene)
+            if scene.frames and self._joined_and_published(scene):
+                self._scaling.follow(scene)
+                if self.shadow.wants(scene.parameters):
+                    if self._worker.waiting:
+                        self.shadow.record.skipped("a newer image waited already")
+                    else:
+                        self.shadow.follow(scene)
         else:
             for _ in scene.frames:
                 self._counters.count("unwanted")
@@ -258,6 +262,7 @@ class InferenceThread:
                 done.set_result(result)
 
     def _release(self) -> None:
+        self._scaling.close()
         for student in self.students:
             student.release()
         self._released = True

@@ -175,8 +175,10 @@ class Inputs:
             return
         self._last_ns = stamp_ns
         pose: PoseToCome | None = None
-        if parameters.shadow_every and frames[0].placement.odometry_from_grid is None:
-            wanted = _WantedPose(frames[0])  # for the comparison of two students: no image waits for that
+        scaled = parameters.scale_from != "off" and self._thread.selection.student.bundle.takes_evidence
+        asked = parameters.shadow_every or (scaled and self._source is not None)
+        if asked and frames[0].placement.odometry_from_grid is None:
+            wanted = _WantedPose(frames[0])  # for the comparison of two students, or for scale: no image waits for that
             self._poses.enter(wanted, parameters.transform_timeout)
             pose = wanted.pose
         self._thread.submit(frames, parameters, pose)

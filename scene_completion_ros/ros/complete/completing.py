@@ -10,8 +10,9 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.phrase_query import Words
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size
+from scene_completion_ros.ros.complete.scaling import Scaling
 from scene_completion_ros.ros.conversions import to_rgb
-from scene_completion_ros.ros.frame import Frame, Scene
+from scene_completion_ros.ros.frame import Epoch, Frame, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.student import Student
@@ -20,8 +21,8 @@ from scene_completion_ros.ros.student import Student
 class Completing:
     """Completes frames of scenes, in the inference thread; one that cannot be completed is dropped, with a warning."""
 
-    def __init__(self, counters: FrameCounters, logger: Any) -> None:
-        self._counters, self._logger = counters, logger
+    def __init__(self, counters: FrameCounters, logger: Any, scaling: Scaling) -> None:
+        self._counters, self._logger, self._scaling = counters, logger, scaling
         self._resized: dict[str, Camera] = {}
         # What a student has to be prepared for: camera, pose in the grid and parameters, by name.
         self.cameras: dict[str, tuple[Camera, RigidTransform, NodeParameters]] = {}
@@ -30,9 +31,9 @@ class Completing:
         """Leave those frames in a scene that could be completed; are answers to the query heard, and labels read?"""
         student, words = scene.selection
         words = Words(words.vocabulary, words.queried if with_query else None, with_labels)
-        scene.frames = tuple(frame for frame in scene.frames if self._completed(frame, student, words))
+        scene.frames = tuple(frame for frame in scene.frames if self._completed(frame, student, words, scene.epoch))
 
-    def _completed(self, frame: Frame, student: Student, words: Words) -> bool:
+    def _completed(self, frame: Frame, student: Student, words: Words, epoch: Epoch) -> bool:
         started_s, placement, parameters = time.perf_counter(), frame.placement, frame.parameters
         try:
             camera = self._camera_of(frame)  # before decoding: the proportions alone refuse most that is damaged
@@ -48,7 +49,8 @@ class Completing:
             student.check_mounting(frame.name, upright, parameters)
             completer.use(words.vocabulary)
             completer.ask(words.queried)
-            frame.completion = completer.complete(pixels, frame.stamp_ns, labels=words.labels)
+            evidence = self._scaling.evidence(frame, completer, epoch)
+            frame.completion = completer.complete(pixels, frame.stamp_ns, labels=words.labels, evidence=evidence)
             if warning := frame.completion.warning:
                 self._counters.warn(f"{frame.topic}: blind", f"{frame.topic}: {warning}")
             return True

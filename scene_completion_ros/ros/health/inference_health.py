@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.ros.health.judgement import Drops, Level, Record, Status, of_camera
 from scene_completion_ros.ros.student import ModelReport, Student
@@ -167,11 +168,36 @@ class StageTime:
     largest: float
 
 
+class ScaleRecord:
+    """What is known of the scales, by camera; written by one thread, read by others."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._scales: dict[str, Scale] = {}
+
+    @property
+    def scales(self) -> dict[str, Scale]:
+        """Those of now, by the names of the cameras."""
+        with self._lock:
+            return dict(self._scales)
+
+    def set(self, name: str, scale: Scale) -> None:
+        """What is so of a camera from now on."""
+        with self._lock:
+            self._scales[name] = scale
+
+    def forget(self) -> None:
+        """Nothing is known of any camera."""
+        with self._lock:
+            self._scales.clear()
+
+
 class InferenceRecord:
     """Written by the inference thread. `vocabulary`: what labels mean at first; None for the classes of the bundle."""
 
     def __init__(self, student: Student, vocabulary: Vocabulary | None = None) -> None:
         self.fusion = FusionRecord()  # what became of the map of earlier images
+        self.scale = ScaleRecord()  # by what depths are multiplied
         self.words = WordsRecord(vocabulary)  # what voxels are compared with
         self.student = student  # the one that is deployed, whose models are reported
         self._lock = threading.Lock()
@@ -199,6 +225,7 @@ class InferenceRecord:
         with self._lock:
             self._times_ms.clear()
             self._result_s = None
+        self.scale.forget()
 
     def times(self) -> dict[str, StageTime]:
         """Times by stage; empty where no image was completed."""
@@ -222,6 +249,8 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
     }
     for camera, model in models.items():
         values |= {of_camera("model", camera): model.state, of_camera("engine", camera): model.engine}
+    for camera, scale in record.scale.scales.items():
+        values[of_camera("scale by motion", camera)] = scale.described()
     for stage, time_ms in times.items():
         values[f"{stage} ms"] = f"mean {time_ms.mean:.2f}, p95 {time_ms.p95:.2f}, max {time_ms.largest:.2f}"
     problems = drops.problems(judged_by="inference")

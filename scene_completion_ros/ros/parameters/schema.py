@@ -29,7 +29,7 @@ PathKind = Literal["folder", "file", "student", "text bank", "file to write"]
 SHIPPED = "shipped"  # the text bank of the student bundle, as parameter `vocabulary`
 LONGEST_PATH = 4095
 # What parameters are grouped by: `shadow_every` of `NodeParameters` is `shadow.every` for everybody else.
-GROUPS = ("shadow", "image", "sync", "grid", "transform", "odometry", "fusion", "record", "camera", "obstacle")
+GROUPS = ("shadow", "image", "sync", "grid", "transform", "odometry", "scale", "fusion", "record", "camera", "obstacle")
 ParameterValue = bool | int | float | str
 
 # What `ros2 param describe` calls the types.
@@ -286,6 +286,12 @@ class NodeParameters:
         "",
         "YAML of fixed transforms: a list of `parent`, `child`, `translation`, `rotation` or `angles`, and `optical`.",
         path="file",
+    )
+    scale_from: str = _live(
+        "odometry",
+        "`odometry`: depths of `street` and `room` are scaled by how far the camera moved in `odometry.frame`, where "
+        "that is known. No image waits for it. `off`: they are not.",
+        choices=("off", "odometry"),
     )
     fusion_enabled: bool = _live(
         False,

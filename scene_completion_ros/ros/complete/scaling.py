@@ -1,0 +1,98 @@
+"""The scale of the images of each camera by motion, measured in a thread of its own beside the inference thread."""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
+from scene_completion_ros.inference.motion_scale import MotionScale
+from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome, Scene
+from scene_completion_ros.ros.health.inference_health import ScaleRecord
+
+MOST_WAITING = 4  # images whose pose has not come yet; older ones are left out
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    image: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+    stamp_ns: int
+    grid_from_camera: RigidTransform
+    pose: PoseToCome | RigidTransform | NotYetError  # of the grid in the odometry frame
+
+
+@dataclass(eq=False)
+class _Camera:
+    motion: MotionScale
+    bundle: object  # what the depths are of: those of another student have another scale
+    epoch: Epoch
+    waiting: deque[_Seen] = field(default_factory=deque)
+    work: Future[None] | None = None  # the measurement that was begun last
+
+
+class Scaling:
+    """Gives the scale that the images before say, and measures that of each image once it was published.
+
+    Belongs to the inference thread. What was measured of another epoch, or of another student, is forgotten. An image
+    is scaled by those before it alone: no image waits for a measurement that has not begun.
+    """
+
+    def __init__(self, record: ScaleRecord) -> None:
+        self._record = record
+        self._pool = ThreadPoolExecutor(1, "scale")
+        self._cameras: dict[str, _Camera] = {}
+
+    def evidence(self, frame: Frame, completer: Completer, epoch: Epoch) -> Evidence:
+        """What is known of the scale of an image that is about to be completed."""
+        if frame.parameters.scale_from == "off" or not completer.bundle.takes_evidence:
+            self._cameras.pop(frame.name, None)
+            return NO_EVIDENCE
+        camera = self._cameras.get(frame.name)
+        if camera is None or camera.epoch != epoch or camera.bundle is not completer.bundle:
+            camera = self._cameras[frame.name] = _Camera(completer.motion_scale(), completer.bundle, epoch)
+        self._begin(frame.name, camera)
+        if camera.work is not None:
+            camera.work.result()
+        return Evidence(camera.motion.scale)
+
+    def follow(self, scene: Scene) -> None:
+        """Measure the images of a scene, as soon as it is known where their cameras were."""
+        for frame in scene.frames:
+            camera, depth = self._cameras.get(frame.name), frame.completion.own_depth
+            placed = frame.placement.odometry_from_grid
+            pose = placed if placed is not None else scene.pose
+            if camera is None or depth is None or pose is None:
+                continue
+            image, grid_from_camera = frame.completion.image, frame.placement.grid_from_camera
+            camera.waiting.append(_Seen(image, depth, frame.stamp_ns, grid_from_camera, pose))
+            while len(camera.waiting) > MOST_WAITING:
+                camera.waiting.popleft()
+            self._begin(frame.name, camera)
+
+    def _begin(self, name: str, camera: _Camera) -> None:
+        """Hand those images to the thread whose pose is known, in order."""
+        while camera.waiting:
+            seen = camera.waiting[0]
+            pose = seen.pose
+            if isinstance(pose, Future):
+                if not pose.done():
+                    return
+                pose = pose.result()
+            camera.waiting.popleft()
+            camera.work = self._pool.submit(self._measure, name, camera.motion, seen, pose)
+
+    def _measure(self, name: str, motion: MotionScale, seen: _Seen, pose: RigidTransform | NotYetError) -> None:
+        if isinstance(pose, NotYetError):
+            motion.forget(f"no odometry: {pose.what}")
+        else:
+            motion.add(seen.image, seen.depth, pose @ seen.grid_from_camera, seen.stamp_ns)
+        self._record.set(name, motion.scale)
+
+    def close(self) -> None:
+        """End the thread after what it does now."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,87 @@
+"""The scale of a camera's images beside the inference thread: who waits for what, and what is forgotten."""
+
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+
+from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.motion_scale import MotionScale
+from scene_completion_ros.ros.complete.scaling import MOST_WAITING, Scaling
+from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome, Scene
+from scene_completion_ros.ros.health.inference_health import ScaleRecord
+from tests.inference.test_motion_scale import CAMERA, STEP_NS, seen_from
+
+NOW = Epoch(0, 0)
+
+
+class Bench:
+    """A drive towards two walls whose depths a student says a fifth too near."""
+
+    def __init__(self, takes_evidence: bool = True) -> None:
+        self.record, self.number = ScaleRecord(), 0
+        self.scaling = Scaling(self.record)
+        self.completer = cast(
+            Completer,
+            SimpleNamespace(
+                bundle=SimpleNamespace(takes_evidence=takes_evidence), motion_scale=lambda: MotionScale(CAMERA)
+            ),
+        )
+
+    def image(self, pose: PoseToCome | None = None, epoch: Epoch = NOW, scale_from: str = "odometry") -> float:
+        """Complete the next image; the factor that it was given, 0 for none. `pose`: None where it is known at once."""
+        place = np.array([0.05, 0.0, 0.4]) * self.number
+        image, depth = seen_from(place)
+        odometry = RigidTransform(np.eye(3), place) if pose is None else None
+        frame: Any = SimpleNamespace(
+            name="",
+            stamp_ns=(1 + self.number) * STEP_NS,
+            parameters=SimpleNamespace(scale_from=scale_from),
+            placement=SimpleNamespace(odometry_from_grid=odometry, grid_from_camera=RigidTransform.identity()),
+            completion=SimpleNamespace(image=image, own_depth=depth / 1.2),
+        )
+        evidence = self.scaling.evidence(cast(Frame, frame), self.completer, epoch)
+        self.scaling.follow(cast(Scene, SimpleNamespace(frames=(frame,), pose=pose)))
+        self.number += 1
+        return 0.0 if evidence.scale is None else evidence.scale.factor
+
+
+def test_each_image_is_scaled_by_those_before_it() -> None:
+    bench = Bench()
+    factors = [bench.image() for _ in range(10)]
+    assert factors[:3] == [1.0] * 3 and abs(factors[-1] - 1.2) < 0.06
+    assert bench.record.scales[""].described().startswith("1.")
+    again = Bench()
+    assert [again.image() for _ in range(10)] == factors  # the thread of its own changes nothing
+    bench.scaling.close()
+
+
+def test_what_belongs_to_another_time_is_forgotten() -> None:
+    bench = Bench()
+    for _ in range(10):
+        bench.image()
+    assert bench.image(epoch=Epoch(1, 0)) == 1.0
+    assert bench.image(epoch=Epoch(1, 0), scale_from="off") == 0.0
+    assert Bench(takes_evidence=False).image() == 0.0
+
+
+def test_no_image_waits_for_its_pose() -> None:
+    """Poses come later, one never does, and one image has none: what is known counts in the order of the images."""
+    bench, late = Bench(), cast("list[PoseToCome]", [Future() for _ in range(3)])
+    for pose in late:
+        assert bench.image(pose) == 1.0
+    for number, pose in enumerate(late):
+        pose.set_result(RigidTransform(np.eye(3), np.array([0.05, 0.0, 0.4]) * number))
+    for _ in range(7):
+        last = bench.image()
+    assert abs(last - 1.2) < 0.06
+    for _ in range(MOST_WAITING + 3):
+        bench.image(Future())
+    assert len(bench.scaling._cameras[""].waiting) == MOST_WAITING
+    missing: PoseToCome = Future()
+    missing.set_result(NotYetError("no transform from odom", may_come=False))
+    bench.scaling._cameras[""].waiting.clear()
+    bench.image(missing)
+    assert bench.image() == 1.0 and "no odometry: no transform" in bench.record.scales[""].why
