@@ -1,4 +1,4 @@
-"""What a robot knows of depth besides one image: how far it moved, and what a sensor of depth saw."""
+"""What a robot knows besides one image: how far it moved, what a depth sensor saw, and what earlier images showed."""
 
 import math
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.earlier_views import Earlier
 from scene_completion_ros.inference.motion_scale import STREET_VOXEL_M, MotionScale, Scale
 
 # A beam that passes beside a body and hits what is behind it, seen from elsewhere than by the camera, is left out where
@@ -24,13 +25,15 @@ class Evidence:
         scale: By what all depths are to be multiplied; None where nobody knows.
         sensed: float32 [2, H / 2, W / 2], logarithm of depths that a sensor saw (metres, in pixels of the canonical
             camera at half its size) and the precision of that, see `sensed_depth`; None for none.
+        earlier: What images of other moments saw, of a student that `takes_views`.
     """
 
     scale: Scale | None = None
     sensed: NDArray[np.float32] | None = None
+    earlier: tuple[Earlier, ...] = ()
 
     def inputs(self) -> dict[str, NDArray[np.float32]]:
-        """What is said, by the names of `volume_pose.no_evidence`."""
+        """What is said of the image of now, by the names of `volume_pose.no_evidence`."""
         given = {}
         if self.scale is not None and math.isfinite(self.scale.deviation):
             log, precision = math.log(self.scale.factor), self.scale.deviation**-2

@@ -132,7 +132,8 @@ class MotionScale:
         """
         grey = cv2.resize(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY), self._size, interpolation=cv2.INTER_AREA)
         now = _Past(np.asarray(grey, np.uint8), pose, stamp_ns)
-        jump = self._jump(now)
+        last = self._last
+        jump = "" if last is None else odometry_jump(last.pose, last.stamp_ns, pose, stamp_ns)
         if jump:
             self.forget()
         step = 0.0 if self._last is None else _length(self._last.pose.inverse() @ pose)
@@ -156,19 +157,6 @@ class MotionScale:
         factor, deviation = (math.exp(self._log_factor), deviation) if known else (1.0, math.inf)
         self.scale = Scale(factor, deviation, corners, baseline, why)
         return self.scale
-
-    def _jump(self, now: _Past) -> str:
-        """What is wrong with the way from the last image; empty where nothing is."""
-        if self._last is None:
-            return ""
-        seconds = 1e-9 * (now.stamp_ns - self._last.stamp_ns)
-        if not 0.0 < seconds < FORGOTTEN_AFTER_S:
-            return f"{seconds:.1f} s between two images"
-        step = self._last.pose.inverse() @ now.pose
-        length, angle = _length(step), _angle(step.rotation)
-        if length > FASTEST_M_S * seconds or angle > FASTEST_TURN * seconds:
-            return f"odometry jumped by {length:.1f} m and {math.degrees(angle):.0f}° in {seconds:.2f} s"
-        return ""
 
     def _chosen(self, pose: RigidTransform) -> _Past | None:
         """The earlier image that looks the same way from about the wished distance; None where there is none."""
@@ -223,6 +211,18 @@ class MotionScale:
         self._log_factor += gain * innovation
         self._variance *= 1.0 - gain
         return ""
+
+
+def odometry_jump(last: RigidTransform, last_ns: int, pose: RigidTransform, stamp_ns: int) -> str:
+    """What is wrong with the way between two poses of a camera at two stamps; empty where nothing is."""
+    seconds = 1e-9 * (stamp_ns - last_ns)
+    if not 0.0 < seconds < FORGOTTEN_AFTER_S:
+        return f"{seconds:.1f} s between two images"
+    step = last.inverse() @ pose
+    length, angle = _length(step), _angle(step.rotation)
+    if length > FASTEST_M_S * seconds or angle > FASTEST_TURN * seconds:
+        return f"odometry jumped by {length:.1f} m and {math.degrees(angle):.0f}° in {seconds:.2f} s"
+    return ""
 
 
 def _followed(

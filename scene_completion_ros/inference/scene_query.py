@@ -13,6 +13,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.earlier_views import SeveralViews
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.label_query import Labelled, LabelQuery
@@ -44,6 +45,7 @@ class PreparedScene:
     labels: LabelQuery | None  # their labels; None where the student knows no classes
     # What the graph is given beside the image, by name, see `StudentBundle.graph_inputs`.
     beside: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    several: SeveralViews | None = None  # the same of several images, where these are wanted
 
     @classmethod
     def of(
@@ -58,6 +60,7 @@ class PreparedScene:
         coverage: NDArray[np.bool_] | None = None,
         # How the camera stands in the volume of a student that is told so; None where unknown.
         volume_from_camera: RigidTransform | None = None,
+        views: int = 1,  # images of several moments that are completed together, at most
     ) -> "PreparedScene":
         """Prepare a grid."""
         camera_from_grid = grid_from_camera.inverse()
@@ -78,7 +81,10 @@ class PreparedScene:
         classifier = VoxelClassifier(
             grid, camera_from_grid, ray_camera, query.in_view, bundle.calibration, bundle.threshold
         )
-        return cls(query, march, classifier, labels, bundle.graph_inputs(volume_from_camera))
+        beside, several = bundle.graph_inputs(volume_from_camera), None
+        if views > 1 and bundle.takes_views:
+            several = SeveralViews(bundle, beside, volume_from_camera, views)
+        return cls(query, march, classifier, labels, beside, several)
 
 
 class DenseField(Protocol):
@@ -113,7 +119,7 @@ class SceneAnswer:
     matches: tuple[PhraseMatches, ...] = ()  # of the query that was asked, a phrase each; none where nothing was asked
     # The ground, see `EncodedImage`; None where the student says nothing of it.
     surface: NDArray[np.float32] | None = None
-    # float32 [1, H / 2, W / 2], the depth of `EncodedImage.view`; None of a student that takes no evidence.
+    # `EncodedImage.view`; None of a student that takes no evidence.
     view: NDArray[np.float32] | None = None
 
 
@@ -156,7 +162,11 @@ class HostSceneQuery:
     ) -> SceneAnswer:
         """See `SceneQuery`."""
         prepared, clock = self._prepared, StageClock()
-        beside = prepared.beside | evidence.inputs() if self._takes_evidence else prepared.beside
+        beside = prepared.beside
+        if evidence.earlier and prepared.several is not None:
+            beside = prepared.several(evidence.inputs(), evidence.earlier)
+        elif self._takes_evidence:
+            beside = beside | evidence.inputs()
         features, volume, depth, surface, view = self._encode(image_rgb, beside)
         clock.lap("encode")
         with kernel_threads(self._threads):
@@ -184,7 +194,7 @@ class HostSceneQuery:
             times_ms=clock.laps_ms,
             matches=labelled.matches,
             surface=None if surface is None else surface.copy(),
-            view=None if view is None else view[:1].copy(),
+            view=None if view is None else view.copy(),
         )
 
 

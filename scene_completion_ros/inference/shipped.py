@@ -19,6 +19,7 @@ from scene_completion_ros.errors import BundleError, SceneCompletionError
 from scene_completion_ros.inference import feature_space
 from scene_completion_ros.inference.bundle import (
     DECODER,
+    DECODER_OF_VIEWS,
     DEFAULT_BUNDLE,
     ENCODER,
     HEAD,
@@ -33,7 +34,17 @@ from scene_completion_ros.inference.gpu_encoders import PRECISIONS, gpu_encoder_
 
 SCHEME = "hf:"
 FORM = "hf:owner/name, or hf:owner/name@revision with a branch, tag or commit"
-FILES = (MANIFEST, HEAD, feature_space.FILE, TEXT_BANK, ENCODER, DECODER, WEIGHTS, *map(gpu_encoder_file, PRECISIONS))
+FILES = (
+    MANIFEST,
+    HEAD,
+    feature_space.FILE,
+    TEXT_BANK,
+    ENCODER,
+    DECODER,
+    DECODER_OF_VIEWS,
+    WEIGHTS,
+    *map(gpu_encoder_file, PRECISIONS),
+)
 _NAME = re.compile(
     r"hf:(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w][\w./-]*))?", re.ASCII
 )

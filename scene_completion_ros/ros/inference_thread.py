@@ -16,6 +16,7 @@ from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros.complete.completing import Completing
+from scene_completion_ros.ros.complete.earlier_images import EarlierImages
 from scene_completion_ros.ros.complete.scaling import Scaling
 from scene_completion_ros.ros.complete.shadow import Shadow
 from scene_completion_ros.ros.frame import Epoch, Frame, PoseToCome, Scene, Selection
@@ -62,11 +63,12 @@ class InferenceThread:
         self._released = False
         self._between: deque[tuple[Callable[[], object], Future[Any]]] = deque()
         self.shadow = Shadow(grid, logger)  # what runs behind the deployed student
-        # These seven belong to the inference thread.
+        # These eight belong to the inference thread.
         self._now = self.selection
         self._in_hand: tuple[Frame, ...] = ()
         self._scaling = Scaling(self.record.scale)
-        self._completing = Completing(counters, logger, self._scaling)
+        self._earlier = EarlierImages()
+        self._completing = Completing(counters, logger, self._scaling, self._earlier)
         self._memory = SceneMemory(grid, student.bundle.threshold, counters, self.record.fusion)
         self._triggers = RecordTriggers(outputs.ask_for_recording, counters)
         self._wanted = True
@@ -177,6 +179,7 @@ class InferenceThread:
             self._in_hand = scene.frames
             if scene.frames and self._joined_and_published(scene):
                 self._scaling.follow(scene)
+                self._earlier.follow(scene)
                 if self.shadow.wants(scene.parameters):
                     if self._worker.waiting:
                         self.shadow.record.skipped("a newer image waited already")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.inference.earlier_views import MOST_VIEWS
 from scene_completion_ros.inference.encoder import EngineName
 from scene_completion_ros.inference.gpu.requirements import EngineOptions
 from scene_completion_ros.inference.gpu_encoders import Precision
@@ -25,6 +26,7 @@ ImageQos = Literal["auto", "sensor_data", "reliable"]
 OutputQos = Literal["reliable", "sensor_data"]
 CameraInfoSync = Literal["latest", "exact", "approximate"]
 TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
+ScaleFrom = Literal["off", "odometry"]
 PathKind = Literal["folder", "file", "student", "text bank", "file to write"]
 SHIPPED = "shipped"  # the text bank of the student bundle, as parameter `vocabulary`
 LONGEST_PATH = 4095
@@ -287,11 +289,17 @@ class NodeParameters:
         "YAML of fixed transforms: a list of `parent`, `child`, `translation`, `rotation` or `angles`, and `optical`.",
         path="file",
     )
-    scale_from: str = _live(
+    scale_from: ScaleFrom = _live(
         "odometry",
         "`odometry`: depths of `street` and `room` are scaled by how far the camera moved in `odometry.frame`, where "
         "that is known. No image waits for it. `off`: they are not.",
-        choices=("off", "odometry"),
+        choices=ScaleFrom,
+    )
+    views: int = _live(
+        1,
+        "Images that complete a scene together: that of now, and up to two earlier ones, for a student that takes "
+        "them. Above 1, `transform.source` has to say where the grid is in `odometry.frame`.",
+        bounds=(1, MOST_VIEWS),
     )
     fusion_enabled: bool = _live(
         False,

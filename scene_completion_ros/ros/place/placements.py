@@ -44,7 +44,7 @@ class Placements:
     def place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
         """Where an image's voxels lie, by its parameters. Raises NotYetError where a transform for that is missing."""
         placement = self._place(frame_id, stamp_ns, parameters)
-        if not (parameters.fusion_enabled or parameters.record_wrong):
+        if not (parameters.fusion_enabled or parameters.record_wrong or parameters.views > 1):
             return placement
         try:
             return replace(placement, odometry_from_grid=self.in_odometry(frame_id, stamp_ns, parameters))
@@ -174,11 +174,16 @@ def camera_pose(parameters: NodeParameters) -> RigidTransform:
 def _check_odometry(parameters: NodeParameters) -> None:
     """Find out whether something can say where the grid is in the odometry frame, if images are to be joined.
 
-    They are joined by `fusion.enabled`, and compared for `record.wrong`. Raises SceneCompletionError where nothing can:
-    says what to name; TransformError where the file of fixed transforms is malformed.
+    They are joined by `fusion.enabled` and `views`, and compared for `record.wrong`. Raises SceneCompletionError where
+    nothing can: says what to name; TransformError where the file of fixed transforms is malformed.
     """
     odometry = parameters.odometry_frame.strip("/")
-    asking = "fusion.enabled" if parameters.fusion_enabled else "record.wrong" if parameters.record_wrong else ""
+    wanted = {
+        "fusion.enabled": parameters.fusion_enabled,
+        "record.wrong": parameters.record_wrong,
+        "views": parameters.views > 1,
+    }
+    asking = next((name for name, value in wanted.items() if value), "")
     if not asking or (odometry and odometry == parameters.grid_frame.strip("/")):
         return
     if not odometry:

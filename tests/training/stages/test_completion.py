@@ -19,6 +19,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import DECODER, DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.earlier_views import Earlier
 from scene_completion_ros.inference.evidence import Evidence, sensed_depth
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
@@ -42,7 +43,7 @@ from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.density_model import DeployedModel, Sources
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.scene_decoder import CompletedScene
-from scene_completion_training.networks.sight import PixelView
+from scene_completion_training.networks.sight import Measured, PixelView
 from scene_completion_training.runner import train
 from scene_completion_training.scene_export import export_scene, space_of_classes
 from scene_completion_training.stages.completion import CompletionConfiguration, CompletionStage, SceneField, read_eyes
@@ -302,6 +303,44 @@ def test_what_is_known_of_depth_moves_what_the_robot_completes(bundle: StudentBu
     completed = completer.complete(sequence.image(0, name), evidence=wall)
     assert np.nanmedian(completed.depth) == pytest.approx(6.0, rel=0.15)
     np.testing.assert_array_equal(completed.own_depth, alone.own_depth)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_robot_joins_earlier_images_as_torch_does(
+    engine: str, bundle: StudentBundle, trained: Path, town: Path
+) -> None:
+    """Three images in one scene; the same image again adds nothing; a completer of one image leaves others out."""
+    assert bundle.takes_views
+    sequence = open_recording(town)
+    name = reference_camera(sequence)
+    step = sequence.world_from_camera(0, name).inverse() @ sequence.world_from_camera(1, name)
+    now, then = sequence.image(1, name), sequence.image(0, name)
+    several = Completer(bundle, sequence.cameras[name], engine=engine, views=3)
+    one = Completer(bundle, sequence.cameras[name], engine=engine, encoder_of=several)
+    views = [several.complete(image).view for image in (then, now)]
+    assert views[0] is not None and views[1] is not None
+    places = step.inverse(), RigidTransform(np.eye(3), np.array([0.5, 0.0, -1.0]))
+    evidence = Evidence(Scale(1.1, 0.05), earlier=tuple(Earlier(views[0], place) for place in places))
+    field = Checkpoint.read(trained).field_of(SceneField).eval()
+    poses = [DEFAULT_GRID_FROM_CAMERA, *(DEFAULT_GRID_FROM_CAMERA @ place for place in places)]
+    shown = torch.from_numpy(np.stack([views[1], views[0], views[0]]))
+    ground = torch.zeros(3, 2, *shown.shape[2:])
+    known = Measured(torch.tensor([[math.log(1.1), 400.0]]).expand(3, 2), torch.zeros_like(ground))
+    with torch.inference_mode():
+        view = field.scaled(PixelView(shown[:, :1], shown[:, 1:2], shown[:, 2:], ground[:, 1:, :1, :1]), ground, known)
+        matrices = torch.from_numpy(np.stack([pose.matrix for pose in poses])).float()
+        expected = torch.sigmoid(field(view, matrices, torch.zeros(1, dtype=torch.bool)).occupied[0]).numpy()
+    found, alone = several.complete(now, evidence=evidence), one.complete(now, evidence=evidence)
+    assert found.evidence is evidence
+    off = np.abs(found.probability - expected)[several.in_view]
+    assert np.quantile(off, 0.999) < 5e-3 and off.mean() < 5e-4  # weights are in half precision
+    assert np.abs(found.probability - alone.probability).max() > 0.01
+    same = Evidence(Scale(1.1, 0.05), earlier=(Earlier(views[1], RigidTransform.identity()),))
+    again = np.abs(several.complete(now, evidence=same).probability - alone.probability)
+    assert np.quantile(again, 0.999) < 1e-3  # at rims another pixel may be the nearest
+    first = found.probability.copy()
+    turned = dataclasses.replace(evidence, earlier=evidence.earlier[::-1])
+    np.testing.assert_allclose(several.complete(now, evidence=turned).probability, first, atol=1e-5)
 
 
 def test_a_decoder_that_was_changed_or_is_gone_is_refused(bundle: StudentBundle, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -46,8 +47,8 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 def add_checkpoints(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     """Declare --checkpoint and --views."""
     add_paths(parser, "--checkpoint", "FILE", "training checkpoints to score", required=required)
-    meaning = "views that each checkpoint encodes: so many along the drive, or as MVBTS has them mono, temporal, "
-    meaning += "stereo, stereo-temporal, fisheyes, all (default: 1)"
+    meaning = "views that are encoded: so many along the drive (of bundles 1 to 3, the earlier ones), or of "
+    meaning += "checkpoints as MVBTS has them mono, temporal, stereo, stereo-temporal, fisheyes, all (default: 1)"
     parser.add_argument("--views", nargs="+", default=["1"], metavar="N", help=meaning)
 
 
@@ -119,26 +120,36 @@ def add_sources(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--depth-from", choices=("network", "lidar"), default="network", help=meaning)
     meaning = "of how many beams of that LiDAR, evenly over its elevations: 1, 2, 4, ... 64 (default: all 64)"
     parser.add_argument("--beams", type=int, choices=(1, 2, 4, 8, 16, 32, 64), default=64, metavar="N", help=meaning)
+    meaning = "take the frames behind one for the earlier ones: labelled windows have labels on their first frame"
+    parser.add_argument("--reverse", action="store_true", help=meaning)
 
 
 def sources(args: argparse.Namespace) -> Sources:
     """What was declared by `add_sources`; nothing where a command has no such arguments."""
     from scene_completion_training.evaluation.density_model import Sources
 
-    given = {"scale": "scale_from", "depth": "depth_from", "beams": "beams"}
+    given = {"scale": "scale_from", "depth": "depth_from"} | {name: name for name in ("beams", "reverse")}
     return Sources(**{name: getattr(args, argument) for name, argument in given.items() if hasattr(args, argument)})
 
 
 def open_models(args: argparse.Namespace) -> list[DensityModel]:
     """Open the bundles and checkpoints that were named; a `ConfigurationError` if two have the same name."""
+    from scene_completion_ros.inference.earlier_views import MOST_VIEWS
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
     from scene_completion_training.evaluation.density_model import DeployedModel
 
-    models: list[DensityModel] = [
-        DeployedModel(open_student(folder), folder.name, engine=args.engine, sources=sources(args))
-        for folder in args.bundle
-    ]
+    models: list[DensityModel] = []
+    for folder in args.bundle:
+        for views in args.views:
+            if not views.isdigit() or not 1 <= int(views) <= MOST_VIEWS:
+                what = f"bundles complete a scene of 1 to {MOST_VIEWS} images, not of {views!r}"
+                raise ConfigurationError(
+                    what, where="--views", cure="Score checkpoints by themselves, or name a number"
+                )
+            name = folder.name if views == "1" else f"{folder.name}, {views} views"
+            told = dataclasses.replace(sources(args), views=int(views))
+            models.append(DeployedModel(open_student(folder), name, engine=args.engine, sources=told))
     models += [model for path in args.checkpoint for model in open_checkpoint(path, args.views)]
     names = [model.name for model in models]
     if len(set(names)) < len(names):

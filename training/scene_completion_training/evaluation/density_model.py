@@ -19,10 +19,10 @@ from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.earlier_views import SeveralViews, ViewMemory
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, motion_scale, own_depth, sensed_depth
-from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 from scene_completion_ros.inference.query_kernel import FieldKernel
 from scene_completion_ros.inference.scene_query import inverse_distance_samples, said_depth
 from scene_completion_ros.inference.shipped import open_student
@@ -158,11 +158,16 @@ class Sources:
         scale: ``odometry`` for the poses of the earlier frames of a recording, ``off`` for nothing.
         depth: ``lidar`` for the LiDAR of the frame, ``network`` for none.
         beams: Of how many of the LiDAR's beams, evenly over its elevations: a divisor of `ALL_BEAMS`.
+        views: Images that complete a scene together, that of the frame among them: 1 to `MOST_VIEWS`.
+        reverse: Take the frames behind one for those before it, as if the recording ran backwards: labelled windows
+            have their labels on their first frame.
     """
 
     scale: str = "off"
     depth: str = "network"
     beams: int = 64
+    views: int = 1
+    reverse: bool = False
 
 
 NETWORK_ALONE = Sources()
@@ -203,17 +208,18 @@ class DeployedModel:
         self._encoder = make_encoder(bundle, engine, threads=threads)
         self._field_of = lru_cache(maxsize=4)(self._make_field)
         self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
-        self._motion: tuple[PosedSequence, int, MotionScale] | None = None
-        if sources != NETWORK_ALONE and not bundle.takes_evidence:
-            what = "takes no evidence beside its image"
-            raise ConfigurationError(what, where=f"bundle {self.name}", cure="Leave out --scale-from and --depth-from")
+        self._seen = lru_cache(maxsize=EARLIER + 1)(self._see)
+        takes = bundle.takes_evidence and (sources.views == 1 or bundle.takes_views)
+        if (sources.scale, sources.depth, sources.views) != ("off", "network", 1) and not takes:
+            what = "takes nothing of this kind beside its image"
+            cure = "Leave out --scale-from, --depth-from and --views"
+            raise ConfigurationError(what, where=f"bundle {self.name}", cure=cure)
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Encode the reference camera's image of a frame."""
         name = reference_camera(sequence)
         camera = sequence.cameras[name]
-        evidence = Evidence(self._scale(sequence, index), self._sensed(sequence, index, name))
-        field, encoded, _ = self._encoded(sequence, index, evidence)
+        field, encoded, _ = self._encoded(sequence, index, self._evidence(sequence, index, name))
         depth_at = None
         if encoded.depth is not None:
             depth_at = functools.partial(said_depth, encoded.depth.copy(), self.bundle.canonical, camera)
@@ -226,26 +232,36 @@ class DeployedModel:
         name = reference_camera(sequence)
         stated = mounting(sequence, name, index) if self.bundle.takes_pose else None
         pose = None if stated is None else volume_pose(stated, self.bundle.height_above_ground).matrix
-        field, beside = self._field_of(None if pose is None else tuple(pose.ravel().tolist()))
+        field, beside, several = self._field_of(None if pose is None else tuple(pose.ravel().tolist()))
         image = self._resampler(sequence.cameras[name])(sequence.image(index, name))
-        return field, self._encoder.encode(image, beside | evidence.inputs()), image
+        given = several(evidence.inputs(), evidence.earlier) if evidence.earlier else beside | evidence.inputs()
+        return field, self._encoder.encode(image, given), image
 
-    def _scale(self, sequence: PosedSequence, index: int) -> Scale | None:
-        """What the frames before say of the scale of a frame."""
-        if self._sources.scale == "off":
-            return None
-        name = reference_camera(sequence)
-        if self._motion is None or self._motion[0] is not sequence or self._motion[1] > index:
-            motion = motion_scale(self.bundle, self._resampler(sequence.cameras[name]).validity)
-            self._motion = sequence, max(0, index - EARLIER), motion
-        _, start, motion = self._motion
-        for earlier in range(start, index):
-            _, encoded, image = self._encoded(sequence, earlier)
-            assert encoded.view is not None
-            pose, stamp_ns = sequence.world_from_camera(earlier, name), sequence.frames[earlier].stamp_ns
-            motion.add(image, own_depth(self.bundle, encoded.view), pose, stamp_ns)
-        self._motion = sequence, index, motion
-        return motion.scale
+    def _see(self, sequence: PosedSequence, index: int) -> tuple[Bytes, Floats]:
+        """The canonical image of a frame, and what its pixels say, float32 [K + 3, H / 2, W / 2]."""
+        _, encoded, image = self._encoded(sequence, index)
+        assert encoded.view is not None
+        return image, encoded.view.copy()
+
+    def _evidence(self, sequence: PosedSequence, index: int, camera: str) -> Evidence:
+        """What is known beside the image of a frame."""
+        sources, bundle = self._sources, self.bundle
+        sensed = self._sensed(sequence, index, camera)
+        if sources.scale == "off" and sources.views == 1:
+            return Evidence(sensed=sensed)
+        way = -1 if sources.reverse else 1
+        frames = range(max(0, min(index - way * EARLIER, len(sequence) - 1)), index, way)
+        motion = motion_scale(bundle, self._resampler(sequence.cameras[camera]).validity)
+        memory = ViewMemory.of(bundle)
+        for earlier in frames:
+            image, view = self._seen(sequence, earlier)
+            pose, stamp_ns = sequence.world_from_camera(earlier, camera), way * sequence.frames[earlier].stamp_ns
+            if sources.scale != "off":
+                motion.add(image, own_depth(bundle, view), pose, stamp_ns)
+            memory.add(view, pose, stamp_ns)
+        pose, stamp_ns = sequence.world_from_camera(index, camera), way * sequence.frames[index].stamp_ns
+        chosen = memory.chosen(pose, stamp_ns, sources.views - 1)
+        return Evidence(None if sources.scale == "off" else motion.scale, sensed, chosen)
 
     def _sensed(self, sequence: PosedSequence, index: int, camera: str) -> Floats | None:
         """What the LiDAR of a frame saw. Raises SequenceError where there is none."""
@@ -259,14 +275,21 @@ class DeployedModel:
         points = sequence.rig_from_camera[camera].inverse().apply(taken)
         return sensed_depth(points, self.bundle.canonical)
 
-    def _make_field(self, matrix: tuple[float, ...] | None) -> tuple[FieldKernel, dict[str, Floats]]:
-        """The field for a pose of the camera in the student's volume, and what the graph is given of it."""
+    def _make_field(
+        self, matrix: tuple[float, ...] | None
+    ) -> tuple[FieldKernel, dict[str, Floats], Callable[..., dict[str, Floats]]]:
+        """The field for a pose of the camera in the student's volume, and what its graphs are given of one image.
+
+        And what makes that of several.
+        """
         pose = None if matrix is None else RigidTransform.from_matrix(np.reshape(matrix, (4, 4)))
         bundle = self.bundle
         limit, (low, high) = bundle.point_code.xy_limit, bundle.point_code.depth_code_range
         ends = np.array([-limit, -limit, low]), np.array([limit, limit, high])
         field = FieldKernel(bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, *ends, pose)
-        return field, bundle.graph_inputs(pose)
+        beside = bundle.graph_inputs(pose)
+        several = functools.lru_cache(1)(lambda: SeveralViews(bundle, beside, pose, self._sources.views))
+        return field, beside, lambda given, earlier: several()(given, earlier)
 
     def _density(self, field: FieldKernel, encoded: EncodedImage, points: Floats) -> Floats:
         density = np.empty(len(points), dtype=np.float32)
