@@ -8,6 +8,7 @@ projection, point code, grid_sample and the head over all voxels. Rows whose pac
 import argparse
 import functools
 import importlib.util
+import itertools
 import resource
 import time
 from collections.abc import Callable, Mapping
@@ -19,9 +20,12 @@ from numpy.typing import NDArray
 
 from benchmarks.measuring import Runs, canonical_image, demo_drive, hardware, in_turn, ratio_table, timed
 from scene_completion_ros.commands.words import DEMO_WORDS, ask_words, chosen_words
+from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.earlier_views import Earlier
 from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.evidence import Evidence
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.inference.shipped import open_student, shipped_students
 from scene_completion_ros.jit import kernel_threads
@@ -63,6 +67,11 @@ def main() -> None:
         students[f"{Path(student).name}, {other.engine}"] = other
     print("\n" + frame_table("students", students, images, repeats), flush=True)
     students.clear()
+    for name in arguments.beside:
+        seeing = open_student(name.partition(":")[0])
+        if seeing.takes_views:
+            print("\n" + evidence_table(seeing, camera, images, threads, repeats), flush=True)
+            break
     print("\n" + words_table(bundle, functools.partial(Completer, camera=camera, threads=threads), images, repeats))
     print("\n" + encoder_table(bundle, threads, repeats), flush=True)
     print("\n" + query_table(bundle, threads, repeats), flush=True)
@@ -86,6 +95,36 @@ def frame_table(title: str, completers: Mapping[str, Completer], images: list[ND
         for one, answers in found.items()
     }
     return ratio_table(title, runs, further=further)
+
+
+def evidence_table(
+    bundle: StudentBundle, camera: Camera, images: list[NDArray[np.uint8]], threads: int, repeats: int
+) -> str:
+    """What earlier images of a scene cost, and in a thread of its own the scale of an image by motion."""
+    several = [Completer(bundle, camera, threads=threads)]
+    several += [Completer(bundle, camera, threads=threads, encoder_of=several[0], views=views) for views in (2, 3)]
+    seen = [several[0].complete(image) for image in images]
+    motion, number = several[0].motion_scale(), itertools.count()
+
+    def scene(completer: Completer, views: int) -> None:
+        now = next(number)
+        earlier = [(seen[(now - back) % len(seen)].view, -1.5 * back) for back in range(1, views)]
+        places = [RigidTransform(np.eye(3), np.array([0.0, 0.0, metres])) for _, metres in earlier]
+        pairs = zip(earlier, places, strict=True)
+        evidence = Evidence(earlier=tuple(Earlier(view, place) for (view, _), place in pairs if view is not None))
+        completer.complete(images[now % len(images)], evidence=evidence)
+
+    def measure() -> None:
+        now = next(number)
+        one, place = seen[now % len(seen)], RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.8 * now]))
+        assert one.own_depth is not None
+        motion.add(one.image, one.own_depth, place, 100_000_000 * now)
+
+    rows: dict[str, Callable[[], None]] = {
+        f"{bundle.name}, {views} {'image' if views == 1 else 'images'}": functools.partial(scene, completer, views)
+        for views, completer in enumerate(several, start=1)
+    }
+    return ratio_table("evidence", in_turn({**rows, "scale by motion": measure}, repeats))
 
 
 def words_table(

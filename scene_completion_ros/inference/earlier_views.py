@@ -69,7 +69,7 @@ class SeveralViews:
             pose = self._pose @ one.now_from_then
             for name, of_step in (("cell", stride), ("voxel", 1)):
                 into = Lookups(*(self._given[f"{name}_{part}"][number + 1] for part in Lookups._fields))
-                write_lookups(into, bundle.grid, of_step, bundle.canonical, bundle.point_code, pose)
+                write_lookups(into, bundle.grid, of_step, bundle.canonical, bundle.point_code, pose, self._pose)
             self._given["sensed"][number + 1] = 0.0 if one.sensed is None else one.sensed
         for name in ("scale", "sensed"):
             self._given[name][0] = given.get(name, self._now[name])[0]

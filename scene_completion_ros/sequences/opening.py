@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation.truth import DepthTruth, VoxelTruth
+from scene_completion_ros.evaluation.truth import UNKNOWN, DepthTruth, VoxelTruth, labelled_truth
+from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_ros.geometry.depth_images import sparse_depth
 from scene_completion_ros.sequences import (
     from_bag,
@@ -63,6 +64,28 @@ def voxel_truth(sequence: PosedSequence, index: int, camera: str | None = None) 
         if source.voxels is not None and holds_voxels(sequence, index, source):
             return source.voxels(sequence, index, camera or reference_camera(sequence))
     return None
+
+
+def truth_later(sequence: PosedSequence, index: int) -> VoxelTruth | None:
+    """Measured voxels of the first frame as truth of a later one, around its reference camera; None without any.
+
+    The grid moves along with the camera by whole voxels straight ahead, and what is new at its end is unknown. What
+    moves by itself is where it was; measured voxels of drives hold it as the trace that it left anyway.
+    """
+    name = reference_camera(sequence)
+    first = voxel_truth(sequence, 0, name)
+    if first is None:
+        return None
+    moved = sequence.world_from_camera(0, name).inverse() @ sequence.world_from_camera(index, name)
+    pose, grid = first.grid_from_camera @ moved, first.grid
+    way = pose.translation[0] - first.grid_from_camera.translation[0]
+    step = min(max(0, round(way / grid.voxel_size)), grid.shape[0])
+    label = np.full(grid.shape, UNKNOWN, np.uint8)
+    invalid = np.ones(grid.shape, np.bool_)
+    label[: grid.shape[0] - step], invalid[: grid.shape[0] - step] = first.labels[step:], ~first.known[step:]
+    x, y, z = grid.origin
+    ahead = VoxelGrid((x + step * grid.voxel_size, y, z), grid.voxel_size, grid.shape)
+    return labelled_truth(first.source, label, invalid, ahead, pose, sequence.cameras[name], first.class_map)
 
 
 def holds_voxels(sequence: PosedSequence, index: int = 0, source: Source | None = None) -> bool:

@@ -8,24 +8,35 @@ from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, Rigi
 from scene_completion_ros.inference.earlier_views import KEPT, ViewMemory
 from scene_completion_ros.inference.lookup_kernel import write_lookups
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.volume_pose import Lookups, cell_lookups
+from scene_completion_ros.inference.volume_pose import Lookups, cell_lookups, parallax
 
 SECOND = 1_000_000_000
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_the_compiled_lookups_are_those_of_the_readable_ones(stride: int) -> None:
-    """For a camera between the places, some of which lie behind it or beside its image."""
+    """For a camera between the places, some of which lie behind it or beside its image, or are seen as from now."""
     grid, camera = VoxelGrid((-1.0, -3.0, -2.0), 0.4, (21, 17, 9)), Camera(100.0, 90.0, 70.0, 30.0, 128, 64)
     turn = np.asarray(cv2.Rodrigues(np.array([0.1, -0.3, 0.05]))[0])
     pose = DEFAULT_GRID_FROM_CAMERA @ RigidTransform(turn, np.array([0.3, -0.2, 1.5]))
     matrix = pose.matrix.astype(np.float32)[None]
-    expected = cell_lookups(grid, stride, camera, PointCodeSpec(), matrix, np.ones(1, np.float32))
+    expected, now = cell_lookups(grid, stride, camera, PointCodeSpec(), matrix, np.ones(1, np.float32)), ahead(1.0)
+    counts = parallax(grid, stride, matrix, now.matrix.astype(np.float32)[None], np.ones(1, np.float32))
+    assert 0.1 < expected.in_view.mean() < 0.9 and counts.min() < 0.1 and counts.max() > 0.9
+    expected = expected._replace(in_view=expected.in_view * counts)
     found = Lookups(*(np.full_like(part[0], np.nan) for part in expected))
-    write_lookups(found, grid, stride, camera, PointCodeSpec(), pose)
-    assert 0.1 < expected.in_view.mean() < 0.9
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other[0], atol=1e-5)
+    write_lookups(found, grid, stride, camera, PointCodeSpec(), pose, now)
+    for one, other, tolerance in zip(found, expected, (1e-5, 1e-5, 1e-3), strict=True):
+        np.testing.assert_allclose(one, other[0], atol=tolerance)
+
+
+def test_an_image_from_the_same_direction_says_nothing_new() -> None:
+    """Of a place 5 m ahead: nothing from 5 m behind; from 5 m aside, at 45°, all; from 0.87 m aside, at 9.87°, 62 %."""
+    grid = VoxelGrid((4.5, -0.5, -0.5), 1.0, (1, 1, 1))
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    poses[:, :3, 3] = [-5.0, 0.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.87, 0.0]
+    counts = parallax(grid, 1, poses, np.tile(np.eye(4), (3, 1, 1)), np.ones(3))
+    np.testing.assert_allclose(counts.ravel(), [0.0, 1.0, 0.62], atol=0.01)
 
 
 def ahead(metres: float, degrees: float = 0.0) -> RigidTransform:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.sequences import opening
 from scene_completion_ros.sequences.kitti import SEMANTIC_KITTI_GRID
-from scene_completion_ros.sequences.opening import depth_truth, holds_voxels, open_recording, voxel_truth
+from scene_completion_ros.sequences.opening import depth_truth, holds_voxels, open_recording, truth_later, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
 from scene_completion_ros.sequences.rigs import check_for_training, reference_camera
 
@@ -152,3 +153,23 @@ def test_a_pair_with_swapped_folders_is_refused() -> None:
             continue
         with pytest.raises(SequenceError, match="swapped: left shows what right should"):
             check_for_training(sequence, "somewhere")
+
+
+def test_voxels_of_the_first_frame_are_where_they_were_for_a_later_one(shared_data: Path) -> None:
+    """Six frames on, a labelled window has the same voxels in the world; what the grid did not hold is unknown."""
+    sequence = open_recording(shared_data / "kitti_windows/sequences/04")
+    first, later = voxel_truth(sequence, 0), truth_later(sequence, 6)
+    assert first is not None and later is not None
+    name = reference_camera(sequence)
+
+    def places(truth: VoxelTruth, wanted: np.ndarray, frame: int) -> np.ndarray:
+        return sequence.world_from_camera(frame, name).apply(truth.centres(wanted).astype(np.float64))
+
+    step = round((later.grid.origin[0] - first.grid.origin[0]) / 0.2)
+    assert step > 10 and not later.known[-step:].any() and later.known[:-step].any()
+    for one, other in ((first.occupied, later.occupied), (first.known, later.known)):
+        kept = one.copy()
+        kept[:step] = False
+        np.testing.assert_allclose(places(later, other, 6), places(first, kept, 0), atol=1e-3)
+    np.testing.assert_allclose(later.grid_from_camera.translation[0] - later.grid.origin[0], 0.0, atol=0.4)
+    assert later.in_view.mean() > 0.2 and later.visible is not None and later.visible[later.counted].mean() > 0.1

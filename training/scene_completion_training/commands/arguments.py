@@ -120,15 +120,13 @@ def add_sources(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--depth-from", choices=("network", "lidar"), default="network", help=meaning)
     meaning = "of how many beams of that LiDAR, evenly over its elevations: 1, 2, 4, ... 64 (default: all 64)"
     parser.add_argument("--beams", type=int, choices=(1, 2, 4, 8, 16, 32, 64), default=64, metavar="N", help=meaning)
-    meaning = "take the frames behind one for the earlier ones: labelled windows have labels on their first frame"
-    parser.add_argument("--reverse", action="store_true", help=meaning)
 
 
 def sources(args: argparse.Namespace) -> Sources:
     """What was declared by `add_sources`; nothing where a command has no such arguments."""
     from scene_completion_training.evaluation.density_model import Sources
 
-    given = {"scale": "scale_from", "depth": "depth_from"} | {name: name for name in ("beams", "reverse")}
+    given = {"scale": "scale_from", "depth": "depth_from", "beams": "beams"}
     return Sources(**{name: getattr(args, argument) for name, argument in given.items() if hasattr(args, argument)})
 
 

@@ -45,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--camera-pitch", type=float, metavar="DEGREES", help=meaning)
     meaning = f"score every N-th frame (default: {EVERY}, with --depth 1)"
     parser.add_argument("--every", type=int, metavar="N", help=meaning)
+    meaning = "score this frame of each recording alone, against the voxels of its first one: with earlier frames, as "
+    meaning += "--views and --scale-from need them"
+    parser.add_argument("--at", type=int, metavar="N", help=meaning)
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     arguments.add_engine(parser)
 
@@ -102,7 +105,7 @@ def _run_voxels(args: argparse.Namespace) -> int:
         models = [calibrate_model(model, voxel_frames(validation, args.every)) for model in models]
     controls = _controls(args, models, windows[0].parent if windows else None, validation)
     pitch = None if args.camera_pitch is None else math.radians(args.camera_pitch)
-    frames = ScoredFrames(args.scans, args.every, split, pitch)
+    frames = ScoredFrames(args.scans, args.every, split, pitch, args.at)
     scores, counted = Scores([OCCUPANCY, CALIBRATION, LIDAR_OCCUPANCY]), 0
     for sequence in recordings:
         methods = [Density(model) for model in (*models, *controls(sequence))]

@@ -159,15 +159,12 @@ class Sources:
         depth: ``lidar`` for the LiDAR of the frame, ``network`` for none.
         beams: Of how many of the LiDAR's beams, evenly over its elevations: a divisor of `ALL_BEAMS`.
         views: Images that complete a scene together, that of the frame among them: 1 to `MOST_VIEWS`.
-        reverse: Take the frames behind one for those before it, as if the recording ran backwards: labelled windows
-            have their labels on their first frame.
     """
 
     scale: str = "off"
     depth: str = "network"
     beams: int = 64
     views: int = 1
-    reverse: bool = False
 
 
 NETWORK_ALONE = Sources()
@@ -249,17 +246,15 @@ class DeployedModel:
         sensed = self._sensed(sequence, index, camera)
         if sources.scale == "off" and sources.views == 1:
             return Evidence(sensed=sensed)
-        way = -1 if sources.reverse else 1
-        frames = range(max(0, min(index - way * EARLIER, len(sequence) - 1)), index, way)
         motion = motion_scale(bundle, self._resampler(sequence.cameras[camera]).validity)
         memory = ViewMemory.of(bundle)
-        for earlier in frames:
+        for earlier in range(max(0, index - EARLIER), index):
             image, view = self._seen(sequence, earlier)
-            pose, stamp_ns = sequence.world_from_camera(earlier, camera), way * sequence.frames[earlier].stamp_ns
+            pose, stamp_ns = sequence.world_from_camera(earlier, camera), sequence.frames[earlier].stamp_ns
             if sources.scale != "off":
                 motion.add(image, own_depth(bundle, view), pose, stamp_ns)
             memory.add(view, pose, stamp_ns)
-        pose, stamp_ns = sequence.world_from_camera(index, camera), way * sequence.frames[index].stamp_ns
+        pose, stamp_ns = sequence.world_from_camera(index, camera), sequence.frames[index].stamp_ns
         chosen = memory.chosen(pose, stamp_ns, sources.views - 1)
         return Evidence(None if sources.scale == "off" else motion.scale, sensed, chosen)
 

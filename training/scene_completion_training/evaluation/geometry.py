@@ -14,7 +14,7 @@ from scene_completion_ros.evaluation.metric import VoxelAnswer
 from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
 from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.sequences.frame_lists import SIDES, FrameSplit, frame_indices
-from scene_completion_ros.sequences.opening import holds_voxels, lidar_depth, voxel_truth
+from scene_completion_ros.sequences.opening import holds_voxels, lidar_depth, truth_later, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration, opacity
@@ -104,6 +104,9 @@ class ScoredFrames:
     split: FrameSplit | None = None
     # How far the reference camera looks down, radians; None for what is known of the recording.
     pitch: float | None = None
+    # This frame of each recording alone, against the voxels of its first one: what robots know of earlier frames, the
+    # first one of a labelled window does not have.
+    at: int | None = None
 
     def scanned(self, sequence: PosedSequence) -> Sequence[int]:
         """Frames that the LiDAR protocols score: those with all N scans ahead, or frame 0 of a shorter recording."""
@@ -114,7 +117,16 @@ class ScoredFrames:
         return frames[: max(1, len(frames) - self.scans + 1) : self.every]
 
     def of(self, sequence: PosedSequence) -> Iterator[Frame]:
-        """Frames with voxels, or with scans."""
+        """Frames with voxels, or with scans. Raises SequenceError where there is no frame `at`."""
+        if self.at is not None:
+            if self.at >= len(sequence):
+                what = f"has no frame {self.at}, but {len(sequence)} frames"
+                raise SequenceError(what, where=sequence.name, cure="Name an earlier one with --at")
+            later = truth_later(sequence, self.at)
+            return iter(() if later is None else (Frame(sequence, self.at, FrameTruth(later, None)),))
+        return self._of_all(sequence)
+
+    def _of_all(self, sequence: PosedSequence) -> Iterator[Frame]:
         pitch = lidar_evaluation.camera_pitch(sequence) if self.pitch is None else self.pitch
         scanned: Collection[int] = self.scanned(sequence)
         with_voxels = set(frames_with_voxels(sequence, self.every))

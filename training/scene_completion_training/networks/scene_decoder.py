@@ -25,6 +25,9 @@ _STREET_VOXEL_M = 0.2
 # Probability from which a voxel lies behind a surface; voxels of a place that say as much as those of its height.
 _SURELY_HIDDEN, _FEW = 0.9, 200.0
 _LEAST_CLASS = 1e-3  # probability that a pixel gives any class
+# By how many standard deviations a place has to lie behind the surface of now, for an earlier image to show it; and how
+# sharply that is asked for.
+_SURELY_BY, _SURELY = 2.0, 3.0
 _LEAST_SHOWN = 0.05  # weight of what an image says of places behind what it sees
 _CERTAIN = 1e-4  # least probability of a voxel and of its contrary, while it is trained
 
@@ -239,10 +242,23 @@ class SceneDecoder(nn.Module):
         if len(seen) > batch:
             there = at / shown.clamp_min(1e-6)  # if it is not behind
             trust = _trusted(1.0 - shown, there, voxels, found[:, 1:], size, batch)
-            shown = (_of_images(shown, batch) * trust.agrees).amax(dim=0)
+            shown = self._shown(_of_images(shown, batch) * trust.agrees, found, voxels, batch)
             at = shown * _mean(there, trust)
         shape = (batch, self.grid.shape[2], self.grid.shape[0], self.grid.shape[1])
         return at.reshape(shape).permute(0, 2, 3, 1), (1.0 - shown).reshape(shape).permute(0, 2, 3, 1)
+
+    def _shown(self, shown: Tensor, found: Tensor, voxels: Lookups, batch: int) -> Tensor:
+        """Probability that no image hides a voxel [B, 1, z, N], of those that each one does not [V, B, 1, z, N].
+
+        An earlier image counts where that of now surely hides a voxel, by more than the earlier one may be off. The
+        largest of several doubtful ones would carve away surfaces that all of them see.
+        """
+        depth, looks = _of_images(voxels.depth, batch), _of_images(voxels.in_view, batch)
+        surface = _of_images(found[:, :1].exp(), batch)
+        doubt = surface[1:] * _of_images(found[:, 1:], batch)[1:] + self.grid.voxel_size
+        hidden = torch.sigmoid(_SURELY * ((depth[:1] - surface[:1]) / doubt - _SURELY_BY))
+        hidden = 1.0 - looks[:1] * (1.0 - hidden)
+        return torch.maximum(shown[0], (shown[1:] * hidden).amax(dim=0))
 
     def _lowest_seen(self, surfaces: tuple[Tensor, Tensor]) -> Tensor:
         """Where pixels that look at a column meet it [B, 1, x, y], metres above the level of the ground.

@@ -27,7 +27,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.volume_pose import Lookups, cell_lookups, ground_code
+from scene_completion_ros.inference.volume_pose import Lookups, cell_lookups, ground_code, parallax
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
@@ -303,8 +303,14 @@ class SceneField(nn.Module):
 
     def _lookups(self, stride: int, volume_from_camera: Tensor, mirrored: Tensor) -> Lookups:
         side = torch.where(mirrored, -1.0, 1.0).to(volume_from_camera)
-        side = side.repeat(len(volume_from_camera) // len(side))
-        return cell_lookups(self.spatial.grid, stride, self.camera, self.spec, volume_from_camera, side)
+        views = len(volume_from_camera) // len(side)
+        grid, sides = self.spatial.grid, side.repeat(views)
+        where = cell_lookups(grid, stride, self.camera, self.spec, volume_from_camera, sides)
+        if views == 1:
+            return where
+        now, others = volume_from_camera[: len(side)].repeat(views - 1, 1, 1), volume_from_camera[len(side) :]
+        counts = parallax(grid, stride, others, now, sides[len(side) :])
+        return where._replace(in_view=where.in_view * torch.cat([torch.ones_like(where.in_view[: len(side)]), counts]))
 
 
 class CompletionStage(Stage):
