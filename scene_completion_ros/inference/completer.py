@@ -81,6 +81,7 @@ class Completion:
     # float32 [H / 2, W / 2], z-depth of the canonical image, metres, before any evidence; None of a student that takes
     # none.
     own_depth: NDArray[np.float32] | None = None
+    evidence: Evidence = NO_EVIDENCE  # what was known beside the image, and is in all that was said
 
     @property
     def warning(self) -> str:
@@ -344,6 +345,7 @@ class Completer:
             matches=answer.matches,
             ground=ground,
             own_depth=None if answer.view is None else own_depth(self.bundle, answer.view),
+            evidence=evidence if self.bundle.takes_evidence else NO_EVIDENCE,
         )
 
     def motion_scale(self) -> MotionScale:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import rclpy
@@ -40,6 +40,22 @@ QUEUE = 1000  # reliable, so nothing gets lost on the way
 COLLECTED = {topics.VOXELS: PointCloud2, topics.DEPTH: Image, topics.DEPTH_CAMERA_INFO: CameraInfo}
 
 
+class Further(Protocol):
+    """A message of a further topic, such as a `BagMessage`."""
+
+    @property
+    def topic(self) -> str:
+        """Where it is published."""
+
+    @property
+    def stamp_ns(self) -> int:
+        """Bag time at which it is."""
+
+    @property
+    def cdr(self) -> bytes:
+        """The message as ROS 2 serialises it."""
+
+
 @dataclass(frozen=True)
 class Source:
     """What is played: images, and the calibration that goes with them."""
@@ -48,7 +64,7 @@ class Source:
     compressed: bool  # whether it holds CompressedImage
     camera: Camera
     camera_info: Any  # the bag's own message, None to make one from the camera
-    also: Mapping[str, str]  # further recorded topics -> message type
+    also: Mapping[str, str]  # further topics -> message type
 
 
 class InputPublishers:
@@ -101,9 +117,9 @@ class InputPublishers:
             message = messages.copied_camera_info(self._source.camera_info, stamp_ns)
         self._camera_infos.publish(message)
 
-    def other(self, recorded: BagMessage) -> None:
-        """Publish a message of a further topic as it was recorded."""
-        self._others[recorded.topic].publish(recorded.cdr)
+    def other(self, further: Further) -> None:
+        """Publish a message of a further topic."""
+        self._others[further.topic].publish(further.cdr)
 
 
 class Player:
@@ -233,7 +249,7 @@ class Player:
     def _warm_or_dropped(self, sent: SentImage) -> bool:
         return bool(sent.dropped) or (self._warm(sent) and self._answers.complete(sent))
 
-    def play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage]) -> None:
+    def play(self, frames: Iterable[BagMessage], others: Iterable[Further]) -> None:
         """Publish in lock step or at a rate, await results. Raises SceneCompletionError if the node ends or hangs."""
         begun_s = self._last_result_s = time.perf_counter()
         try:
@@ -248,7 +264,7 @@ class Player:
                 for result in self._deferred.take_all():
                     self._on_result(result)
 
-    def _play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage]) -> None:
+    def _play(self, frames: Iterable[BagMessage], others: Iterable[Further]) -> None:
         lock_step = self._playback.rate is None
         lead_ns = LEAD_NS if lock_step else 0
         further = iter(others)

@@ -21,8 +21,16 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, motion_scale, own_depth, sensed_depth
-from scene_completion_ros.inference.motion_scale import MotionScale, Scale
+from scene_completion_ros.inference.evidence import (
+    NETWORK_ALONE,
+    NO_EVIDENCE,
+    Evidence,
+    Sources,
+    motion_scale,
+    own_depth,
+    sensed_depth,
+)
+from scene_completion_ros.inference.motion_scale import MotionScale
 from scene_completion_ros.inference.query_kernel import FieldKernel
 from scene_completion_ros.inference.scene_query import inverse_distance_samples, said_depth
 from scene_completion_ros.inference.shipped import open_student
@@ -32,6 +40,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import mounting, reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_opacity
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask
+from scene_completion_training.evaluation.earlier_frames import EarlierFrames, EarlierFramesCompleted
 
 VOXEL_EDGE = 0.2  # metres over which opacity is stated: the voxels of all ground truths here
 PUBLISHED_CUTOFF = 0.5  # density per metre above which the literature's protocols call a point occupied
@@ -150,23 +159,6 @@ def calibrated_cutoffs(calibration: Calibration, threshold: float) -> dict[str, 
 _POINTS = 1 << 20  # points prepared at a time
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Where a deployed student takes its evidence from, see `scene_completion_ros.inference.evidence`.
-
-    Attributes:
-        scale: ``odometry`` for the poses of the earlier frames of a recording, ``off`` for nothing.
-        depth: ``lidar`` for the LiDAR of the frame, ``network`` for none.
-        beams: Of how many of the LiDAR's beams, evenly over its elevations: a divisor of `ALL_BEAMS`.
-    """
-
-    scale: str = "off"
-    depth: str = "network"
-    beams: int = 64
-
-
-NETWORK_ALONE = Sources()
-EARLIER = 30  # frames that the scale of one follows from
 ALL_BEAMS = 64  # of the LiDAR of KITTI
 
 
@@ -178,6 +170,13 @@ def of_beams(sequence: PosedSequence, points_rig: Floats, beams: int) -> Mask:
     low, high = np.percentile(elevation, (0.5, 99.5))
     number = np.floor((elevation - low) / (high - low) * ALL_BEAMS)
     return np.asarray(number % (ALL_BEAMS // beams) == ALL_BEAMS // beams // 2)
+
+
+def check_sources(bundle: StudentBundle, name: str, sources: Sources) -> None:
+    """Raise ConfigurationError where a student is to have evidence that it does not take."""
+    if sources != NETWORK_ALONE and not bundle.takes_evidence:
+        what = "takes no evidence beside its image"
+        raise ConfigurationError(what, where=f"bundle {name}", cure="Leave out --scale-from and --depth-from")
 
 
 class DeployedModel:
@@ -203,16 +202,15 @@ class DeployedModel:
         self._encoder = make_encoder(bundle, engine, threads=threads)
         self._field_of = lru_cache(maxsize=4)(self._make_field)
         self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
-        self._motion: tuple[PosedSequence, int, MotionScale] | None = None
-        if sources != NETWORK_ALONE and not bundle.takes_evidence:
-            what = "takes no evidence beside its image"
-            raise ConfigurationError(what, where=f"bundle {self.name}", cure="Leave out --scale-from and --depth-from")
+        self._earlier = EarlierFrames(self._motion, self._look)
+        check_sources(bundle, self.name, sources)
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Encode the reference camera's image of a frame."""
         name = reference_camera(sequence)
         camera = sequence.cameras[name]
-        evidence = Evidence(self._scale(sequence, index), self._sensed(sequence, index, name))
+        evidence = self._earlier.evidence(sequence, index, name) if self._sources.scale != "off" else NO_EVIDENCE
+        evidence = dataclasses.replace(evidence, sensed=self._sensed(sequence, index, name))
         field, encoded, _ = self._encoded(sequence, index, evidence)
         depth_at = None
         if encoded.depth is not None:
@@ -230,22 +228,13 @@ class DeployedModel:
         image = self._resampler(sequence.cameras[name])(sequence.image(index, name))
         return field, self._encoder.encode(image, beside | evidence.inputs()), image
 
-    def _scale(self, sequence: PosedSequence, index: int) -> Scale | None:
-        """What the frames before say of the scale of a frame."""
-        if self._sources.scale == "off":
-            return None
-        name = reference_camera(sequence)
-        if self._motion is None or self._motion[0] is not sequence or self._motion[1] > index:
-            motion = motion_scale(self.bundle, self._resampler(sequence.cameras[name]).validity)
-            self._motion = sequence, max(0, index - EARLIER), motion
-        _, start, motion = self._motion
-        for earlier in range(start, index):
-            _, encoded, image = self._encoded(sequence, earlier)
-            assert encoded.view is not None
-            pose, stamp_ns = sequence.world_from_camera(earlier, name), sequence.frames[earlier].stamp_ns
-            motion.add(image, own_depth(self.bundle, encoded.view), pose, stamp_ns)
-        self._motion = sequence, index, motion
-        return motion.scale
+    def _motion(self, sequence: PosedSequence, camera: str) -> MotionScale:
+        return motion_scale(self.bundle, self._resampler(sequence.cameras[camera]).validity)
+
+    def _look(self, sequence: PosedSequence, index: int) -> tuple[Bytes, Floats]:
+        _, encoded, image = self._encoded(sequence, index)
+        assert encoded.view is not None
+        return image, own_depth(self.bundle, encoded.view)
 
     def _sensed(self, sequence: PosedSequence, index: int, camera: str) -> Floats | None:
         """What the LiDAR of a frame saw. Raises SequenceError where there is none."""
@@ -283,12 +272,15 @@ class DeployedLabels:
 
     It is called like its folder. A class counts under its name among the common ones, or those of rooms, whichever hold
     more of its names; what is called something else is never right. Raises BundleError where the folder holds none, or
-    a damaged one; ConfigurationError where none of its classes is one of the common ones.
+    a damaged one; ConfigurationError where none of its classes is one of the common ones, or it does not take the
+    evidence that it is to have.
     """
 
-    def __init__(self, folder: Path, *, engine: str) -> None:
+    def __init__(self, folder: Path, *, engine: str, sources: Sources = NETWORK_ALONE) -> None:
         bundle = open_student(folder)
         self.name = folder.resolve().name
+        check_sources(bundle, self.name, sources)
+        self._earlier = EarlierFramesCompleted() if sources.scale != "off" else None
         self.labels = 1 + len(bundle.class_names)
         self._bundle, self._engine = bundle, engine
         self._completers: dict[tuple[object, ...], Completer] = {}
@@ -308,7 +300,9 @@ class DeployedLabels:
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Bytes:
         """Labels of the voxels of a frame: uint8 [X, Y, Z], 0 empty, class k as k + 1."""
         camera = reference_camera(sequence)
-        completion = self._completer(sequence, index, camera, truth).complete(sequence.image(index, camera))
+        completer = self._completer(sequence, index, camera, truth)
+        evidence = self._earlier.evidence(completer, sequence, index, camera) if self._earlier else NO_EVIDENCE
+        completion = completer.complete(sequence.image(index, camera), evidence=evidence)
         volume = np.zeros(truth.grid.shape, dtype=np.uint8)
         volume[tuple(completion.voxels.index.T)] = 1 + completion.voxels.label
         return volume
