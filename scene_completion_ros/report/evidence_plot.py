@@ -12,7 +12,7 @@ from scene_completion_ros.inference.evidence import DEVIATION, SCALE, WHY
 Said: TypeAlias = Mapping[str, float | str]  # `Evidence.said` of a frame
 
 BY_FRAME = "by_frame"  # in a summary, what is said of each frame
-_WIDTH, _HEIGHT = 960, 64
+_WIDTH, _HEIGHT, _MOST_POINTS = 960, 64, 960
 _LEAST_SPAN = 0.1  # of the factor, so that a quiet line stays quiet
 
 
@@ -59,6 +59,7 @@ def evidence_svg(evidence: Sequence[Said]) -> str:
     Empty where no factor is known. A line ``scale-now`` is there for the frame that is shown.
     """
     found = np.array([_known(said) for said in evidence], dtype=np.float64).reshape(-1, 2)
+    found = found[:: -(-len(found) // _MOST_POINTS) or 1]
     known = np.isfinite(found[:, 0])
     if not known.any():
         return ""

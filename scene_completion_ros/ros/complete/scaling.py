@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.earlier_images import EarlierImages
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
@@ -29,8 +30,7 @@ class _Seen:
 @dataclass(eq=False)
 class _Camera:
     earlier: EarlierImages
-    bundle: object  # what the depths are of: those of another student have another scale
-    epoch: Epoch
+    of: tuple[StudentBundle, Epoch, str]  # whose depths these are, since when, and of which frame: others say nothing
     waiting: deque[_Seen] = field(default_factory=deque)
     work: Future[None] | None = None  # the measurement that was begun last
 
@@ -38,7 +38,7 @@ class _Camera:
 class Scaling:
     """Gives the scale that the images before say, and measures that of each image once it was published.
 
-    Belongs to the inference thread. What was measured of another epoch, or of another student, is forgotten. An image
+    Belongs to the inference thread. What was measured of another epoch, student or frame is forgotten. An image
     is scaled by those before it alone: no image waits for a measurement that has not begun.
     """
 
@@ -52,11 +52,9 @@ class Scaling:
         if frame.parameters.scale_from == "off" or not completer.bundle.takes_evidence:
             self._cameras.pop(frame.name, None)
             return NO_EVIDENCE
-        camera = self._cameras.get(frame.name)
-        if camera is None or camera.epoch != epoch or camera.bundle is not completer.bundle:
-            camera = self._cameras[frame.name] = _Camera(
-                EarlierImages(completer.motion_scale()), completer.bundle, epoch
-            )
+        camera, of = self._cameras.get(frame.name), (completer.bundle, epoch, frame.frame_id)
+        if camera is None or camera.of != of:
+            camera = self._cameras[frame.name] = _Camera(EarlierImages(completer.motion_scale()), of)
         self._begin(frame.name, camera)
         if camera.work is not None:
             camera.work.result()
