@@ -70,6 +70,7 @@ def make_told_bundle(folder: Path) -> StudentBundle:
     beyond = GRID.origin[0] + GRID.voxel_size * (np.arange(GRID.shape[0]) + 0.5) - WALL_M / FACTOR
     volume = np.broadcast_to(beyond[:, None, None], GRID.shape).astype(np.float32)[None]
     beside = graph_inputs(GRID, STRIDE, CAMERA, code, HEIGHT, None) | no_evidence(CAMERA)
+    given = {"view": view.shape, **{name: values.shape for name, values in beside.items()}}
     decoder = serialised(
         [
             helper.make_node("Gather", ["scale", "first"], ["log"], axis=1),
@@ -80,11 +81,15 @@ def make_told_bundle(folder: Path) -> StudentBundle:
             helper.make_node("Reshape", ["moved", "three"], ["farther"]),
             helper.make_node("Sub", ["logits", "farther"], ["volume"]),
             helper.make_node("Identity", ["units"], ["features"]),
-            helper.make_node("Identity", ["level"], ["surface"]),
+            *(helper.make_node("ReduceMean", [name], [f"{name}_mean"], keepdims=0) for name in given),
+            helper.make_node("Sum", [f"{name}_mean" for name in given], ["all"]),  # engines drop unused inputs
+            helper.make_node("Mul", ["all", "nothing"], ["shift"]),
+            helper.make_node("Add", ["level", "shift"], ["surface"]),
         ],
-        [_port("view", view.shape), *(_port(name, values.shape) for name, values in beside.items())],
+        [_port(name, shape) for name, shape in given.items()],
         _port("features", (1, z * x, y, CLASSES)),
         {
+            "nothing": np.float32(1e-6),
             "first": np.array([0], np.int64),
             "ten": np.float32(10.0),
             "three": np.array([1, 1, 1, 1], np.int64),

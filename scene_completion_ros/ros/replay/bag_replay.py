@@ -3,34 +3,25 @@
 import heapq
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
-from scene_completion_ros.bags.reader import ODOMETRY_TYPE, BagReader
+from scene_completion_ros.bags.reader import ODOMETRY_TYPE, BagMessage, BagReader
 from scene_completion_ros.bags.writer import COMPRESSED_TYPE, BagWriter, write_transforms
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.replay import results
 from scene_completion_ros.ros.replay.played_node import NodeProcess
-from scene_completion_ros.ros.replay.results import Playback, ReplayResult, ReplayStatistics
+from scene_completion_ros.ros.replay.results import MadeMessage, Playback, ReplayResult, ReplayStatistics
 from scene_completion_ros.sequences.recorded_motion import RecordedMotion
 
 RECTIFIED_TOPIC = "image_rect"
 LOCK_STEP_PATIENCE_S = 3.0  # with transforms that are late
 
 
-@dataclass(frozen=True)
-class _Pose:
-    """Where the camera was at an image."""
-
-    topic: str
-    stamp_ns: int  # bag time of the image before, so that no image comes sooner
-    cdr: bytes
-
-
-def _poses(motion: RecordedMotion, topic: str) -> Iterator[_Pose]:
+def _poses(motion: RecordedMotion, topic: str) -> Iterator[MadeMessage]:
+    """Where the camera was at each image, at the bag time of the image before, so that no image comes sooner."""
     from rclpy.serialization import serialize_message
 
     from scene_completion_ros.ros.messages import odometry_message
@@ -38,7 +29,7 @@ def _poses(motion: RecordedMotion, topic: str) -> Iterator[_Pose]:
     before_ns = 0
     for bag_ns, stamp_ns, pose in motion.of_images():
         message = odometry_message(pose, stamp_ns, motion.world, motion.frame)
-        yield _Pose(topic, before_ns, serialize_message(message))
+        yield MadeMessage(topic, before_ns, serialize_message(message))
         before_ns = bag_ns
 
 
@@ -122,8 +113,10 @@ def replay_over_dds(
         try:
             # Further topics have a reader of their own, for it runs alongside that of the images.
             recorded = stack.enter_context(BagReader(reader.path)).messages(playback.also) if playback.also else ()
-            made = _poses(motion, poses) if motion is not None else ()
-            player.play(reader.messages([topic]), heapq.merge(recorded, made, key=lambda further: further.stamp_ns))
+            further: list[Iterable[BagMessage | MadeMessage]] = [recorded]
+            if motion is not None:
+                further.append(_poses(motion, poses))
+            player.play(reader.messages([topic]), heapq.merge(*further, key=lambda message: message.stamp_ns))
         finally:
             statistics.peak_memory_mib = node.peak_memory_mib()
         node.stop()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import rclpy
@@ -25,7 +25,14 @@ from scene_completion_ros.ros import dds, messages, topics
 from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.replay.answers import Answers, ResultCollector, SentImage
 from scene_completion_ros.ros.replay.played_node import NodeProcess
-from scene_completion_ros.ros.replay.results import LEAD_NS, DeferredResults, Playback, ReplayResult, ReplayStatistics
+from scene_completion_ros.ros.replay.results import (
+    LEAD_NS,
+    DeferredResults,
+    MadeMessage,
+    Playback,
+    ReplayResult,
+    ReplayStatistics,
+)
 
 STARTUP_TIMEOUT_S = 180.0  # a first start may compile the voxel query and the encoder
 WARM_UP_PERIOD_S = 5.0
@@ -38,22 +45,6 @@ OTHERS_TIMEOUT_S = 5.0  # to play anyway, to a node that hears another publisher
 QUEUE = 1000  # reliable, so nothing gets lost on the way
 
 COLLECTED = {topics.VOXELS: PointCloud2, topics.DEPTH: Image, topics.DEPTH_CAMERA_INFO: CameraInfo}
-
-
-class Further(Protocol):
-    """A message of a further topic, such as a `BagMessage`."""
-
-    @property
-    def topic(self) -> str:
-        """Where it is published."""
-
-    @property
-    def stamp_ns(self) -> int:
-        """Bag time at which it is."""
-
-    @property
-    def cdr(self) -> bytes:
-        """The message as ROS 2 serialises it."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +108,7 @@ class InputPublishers:
             message = messages.copied_camera_info(self._source.camera_info, stamp_ns)
         self._camera_infos.publish(message)
 
-    def other(self, further: Further) -> None:
+    def other(self, further: BagMessage | MadeMessage) -> None:
         """Publish a message of a further topic."""
         self._others[further.topic].publish(further.cdr)
 
@@ -249,7 +240,7 @@ class Player:
     def _warm_or_dropped(self, sent: SentImage) -> bool:
         return bool(sent.dropped) or (self._warm(sent) and self._answers.complete(sent))
 
-    def play(self, frames: Iterable[BagMessage], others: Iterable[Further]) -> None:
+    def play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage | MadeMessage]) -> None:
         """Publish in lock step or at a rate, await results. Raises SceneCompletionError if the node ends or hangs."""
         begun_s = self._last_result_s = time.perf_counter()
         try:
@@ -264,7 +255,7 @@ class Player:
                 for result in self._deferred.take_all():
                     self._on_result(result)
 
-    def _play(self, frames: Iterable[BagMessage], others: Iterable[Further]) -> None:
+    def _play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage | MadeMessage]) -> None:
         lock_step = self._playback.rate is None
         lead_ns = LEAD_NS if lock_step else 0
         further = iter(others)

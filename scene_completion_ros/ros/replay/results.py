@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,14 @@ class ReplayResult:
     def image_rgb(self) -> NDArray[np.uint8]:
         """The image, RGB [H, W, 3]; decoded when first asked for."""
         return decode_image(self.image_message)
+
+
+class MadeMessage(NamedTuple):
+    """What a replay publishes as if it were recorded: its topic, a bag time, and the serialised message."""
+
+    topic: str
+    stamp_ns: int
+    cdr: bytes
 
 
 @dataclass(frozen=True)
