@@ -13,8 +13,11 @@ from scene_completion_ros.bags.reader import BagReader, ImageFrame
 from scene_completion_ros.bags.writer import BagWriter, write_image, write_transforms
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.inference.earlier_images import InOrder
+from scene_completion_ros.inference.evidence import NETWORK_ALONE, Sources
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.report.latency_plot import latency_percentiles, occupied_median
+from scene_completion_ros.sequences.recorded_motion import RecordedMotion
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json, voxels_to_cloud_array
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
@@ -38,6 +41,7 @@ class OfflineStatistics:
     duration_s: float = 0.0  # spent on completing; reading, writing and pictures not counted
     occupied: list[int] = field(default_factory=list)  # voxels of each frame that came out
     timings_ms: list[dict[str, float]] = field(default_factory=list)
+    evidence: list[dict[str, float | str]] = field(default_factory=list)  # `Evidence.said` of each frame that came out
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``."""
@@ -58,6 +62,8 @@ def replay_offline(
     topic: str,
     completer: Completer,
     *,
+    sources: Sources = NETWORK_ALONE,  # what is known beside an image
+    motion: RecordedMotion | None = None,  # how the camera moved; None where nobody knows
     # Recording to write the voxels to, at the bag times of the images, beside these, the transforms, and the legend of
     # the labels.
     output: BagWriter | None = None,
@@ -67,7 +73,7 @@ def replay_offline(
 ) -> OfflineStatistics:
     """Complete every image of a topic; damaged, wrongly sized or late (`StampOrder`) ones are dropped and counted."""
     statistics = statistics or OfflineStatistics(topic)
-    order = StampOrder()
+    order, in_order = StampOrder(), InOrder(completer, sources)
     if output is not None:
         write_transforms(reader, topic, output)
     for frame in reader.images(topic):
@@ -76,7 +82,8 @@ def replay_offline(
             statistics.dropped[DropReason.WENT_BACK] += 1
             continue
         try:
-            completion = completer.complete(frame.image_rgb, frame.stamp_ns)
+            pose = "nothing says how the camera moves" if motion is None else motion.at(frame.stamp_ns)
+            completion = in_order.complete(frame.image_rgb, frame.stamp_ns, pose)
         except ImageError as error:
             statistics.dropped[f"image {error.what}"] += 1
             continue
@@ -88,6 +95,7 @@ def replay_offline(
         statistics.duration_s += completion.timings_ms["total"] / 1e3
         statistics.occupied.append(len(completion.voxels))
         statistics.timings_ms.append(completion.timings_ms)
+        statistics.evidence.append(completion.evidence.said())
         if on_result is not None:
             on_result(frame, completion)
     undecodable = sum(count for reason, count in reader.skipped.items() if reason.startswith(f"{topic}: "))

@@ -23,12 +23,13 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scene_completion_ros.commands.evidence import add_scale_argument, add_views_argument
 from scene_completion_ros.commands.paths import Output, place
 from scene_completion_ros.commands.words import (
     DEMO_WORDS,
@@ -50,10 +51,12 @@ if TYPE_CHECKING:
     from scene_completion_ros.geometry.transforms import RigidTransform
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.inference.completer import Completion
+    from scene_completion_ros.inference.evidence import Sources
     from scene_completion_ros.report.lidar import LidarOfBag
     from scene_completion_ros.report.writer import ReportWriter
     from scene_completion_ros.ros.replay.results import Playback, ReplayResult, ReplayStatistics
     from scene_completion_ros.scoring.scores import PublishedGrid, ReplayScores
+    from scene_completion_ros.sequences.recorded_motion import RecordedMotion
     from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels
 
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
@@ -78,6 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_student_arguments(parser)
     meaning = "voxels wanted, as in the node's parameter grid.file (default: the grid of the bundle)"
     parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
+    add_scale_argument(parser, "the odometry or the tf of the recording", None, "odometry, or what --params-file says")
+    add_views_argument(parser, None, "1, or what --params-file says")
     add_words_argument(parser, "can be clicked in the report", "none; of the bundled drive " + ", ".join(DEMO_WORDS))
     add_playback_arguments(parser)
     add_score_arguments(parser)
@@ -91,9 +96,11 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.errors import BagError, SceneCompletionError
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.geometry.grids import read_grid
+    from scene_completion_ros.inference.evidence import Sources
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.report.lidar import LidarOfBag
     from scene_completion_ros.report.writer import ReportWriter
+    from scene_completion_ros.ros.parameters.file_reading import read_parameters
     from scene_completion_ros.ros.replay.results import ANSWER_TIMEOUT_S, Playback, ReplayStatistics
     from scene_completion_ros.scoring.scores import PublishedGrid
 
@@ -106,6 +113,9 @@ def run(args: argparse.Namespace) -> int:
             raise SceneCompletionError(what, where=option, cure=f"Leave out {option} or --offline")
     timeout_s = ANSWER_TIMEOUT_S if args.timeout is None else args.timeout
     playback = Playback(rate=args.rate, timeout_s=timeout_s, also=tuple(args.also or ()))
+    parameters = read_parameters(args.params_file, without=_OWN) if args.params_file else {}
+    views = int(str(args.views or parameters.get("views", 1)))
+    sources = Sources(str(args.scale_from or parameters.get("scale.from", "odometry")), views=views)
     bundled = args.bag is None
     args.bag = args.bag or DEMO_DRIVE
     if (args.output / "bag").exists():  # before an older report beside it is replaced
@@ -126,7 +136,13 @@ def run(args: argparse.Namespace) -> int:
         for loss in reader.losses:
             print(f"warning: {args.bag}: {loss}", file=sys.stderr)
             report.notes.append(f"The recording is damaged: {loss}")
-        setup = _Setup(args, reader, topic, camera, bundle, place, report, lidar, scores, words)
+        motion, why = _motion(reader, topic, bundle, sources, parameters)
+        if why and (bundle.takes_evidence or args.scale_from or sources.views > 1):
+            report.notes.append(f"No scale by motion, and no earlier images: {why}")
+            print(f"note: no scale by motion, and no earlier images: {why}", file=sys.stderr)
+        setup = _Setup(
+            args, reader, topic, camera, bundle, place, report, lidar, scores, words, sources, motion, parameters
+        )
         counts: OfflineStatistics | ReplayStatistics
         try:
             if args.offline:
@@ -138,10 +154,10 @@ def run(args: argparse.Namespace) -> int:
         except BaseException:
             if counts.frames_in:
                 write_scores(args.output, scores, args.bag.resolve().name)
-                _write_statistics(args.output, {**counts.to_json(), "interrupted": True}, reader)
+                _write_statistics(args.output, counts, {"interrupted": True}, reader)
             raise
         shown = write_scores(args.output, scores, args.bag.resolve().name)
-        statistics = _write_statistics(args.output, counts.to_json() | ({"scores": shown} if shown else {}), reader)
+        statistics = _write_statistics(args.output, counts, {"scores": shown} if shown else {}, reader)
         page = report.close(statistics)
     if shown:
         print(f"scores: {args.output / 'scores.md'}")
@@ -170,13 +186,46 @@ class _Setup:
     lidar: LidarOfBag
     scores: ReplayScores
     words: tuple[str, ...]
+    sources: Sources  # what the student is told beside an image
+    motion: RecordedMotion | None  # how the camera moved, if that is asked for, and known
+    parameters: dict[str, object]  # of --params-file
 
     def lidar_grid(self, voxels: SemanticVoxels, frame_id: str) -> NDArray[np.float32] | None:
         """What the recorded LiDAR measured where the voxels are; `frame_id` is the optical frame of their image."""
         return self.lidar.points_grid(frame_id, voxels.stamp_ns, voxels.grid_from_camera)
 
 
-def _write_statistics(folder: Path, statistics: dict[str, Any], reader: BagReader) -> dict[str, Any]:
+def _motion(
+    reader: BagReader,
+    topic: str,
+    bundle: StudentBundle,
+    sources: Sources,
+    parameters: Mapping[str, object],
+) -> tuple[RecordedMotion | None, str]:
+    """How the camera moved, if the student is to be told its scale by that; why it cannot be, or nothing."""
+    from scene_completion_ros.errors import BagError
+    from scene_completion_ros.ros.replay.results import OF_TRANSFORMS
+    from scene_completion_ros.sequences.recorded_motion import RecordedMotion
+
+    if (sources.scale, sources.views) == ("off", 1) or not parameters.keys().isdisjoint(
+        OF_TRANSFORMS
+    ):  # the node hears what was named there
+        return None, ""
+    if not bundle.takes_evidence:
+        return None, f"the student {bundle.name} takes nothing beside its image"
+    try:
+        return RecordedMotion(reader, topic), ""
+    except BagError as error:
+        return None, str(error)
+
+
+def _write_statistics(
+    folder: Path, counts: OfflineStatistics | ReplayStatistics, more: Mapping[str, object], reader: BagReader
+) -> dict[str, Any]:
+    from scene_completion_ros.report.evidence_plot import evidence_summary
+
+    scale = evidence_summary(counts.evidence)
+    statistics = {**counts.to_json(), **({"scale_by_motion": scale} if scale else {}), **more}
     statistics.pop("node_log", None)
     statistics["unusable_messages"] = dict(reader.skipped)
     write_whole(folder / "statistics.json", (json.dumps(statistics, indent=2) + "\n").encode())
@@ -197,6 +246,7 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
         grid=grid,
         grid_from_camera=grid_from_camera,
         engine=setup.args.engine,
+        views=setup.sources.views,
     )
     if unseen := completer.unseen():
         raise unseen
@@ -220,6 +270,7 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
             lidar_grid=setup.lidar_grid(completion.voxels, frame.frame_id),
             timings_ms=completion.timings_ms,
             matches=completion.matches,
+            evidence=completion.evidence.said(),
         )
         setup.scores.add(
             voxels_to_cloud_array(completion.voxels),
@@ -229,17 +280,21 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
             frame_id=frame.frame_id,
         )
 
+    options: dict[str, Any] = {"sources": setup.sources, "motion": setup.motion, "statistics": statistics}
     with BagWriter(setup.args.output / "bag") as output:
-        replay_offline(reader, topic, completer, output=output, on_result=draw, statistics=statistics)
+        replay_offline(reader, topic, completer, output=output, on_result=draw, **options)
 
 
 def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatistics) -> None:
-    from scene_completion_ros.ros.parameters.file_reading import read_parameters
     from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
 
     args = setup.args
-    parameters: dict[str, object] = read_parameters(args.params_file, without=_OWN) if args.params_file else {}
-    parameters["engine"] = args.engine
+    parameters = {
+        **setup.parameters,
+        "engine": args.engine,
+        "scale.from": setup.sources.scale,
+        "views": setup.sources.views,
+    }
     parameters["bundle"] = str(setup.bundle.folder)  # the very one that reads what the node says
     if args.grid:
         parameters["grid.file"] = str(args.grid.resolve())
@@ -258,6 +313,7 @@ def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatis
             lidar_grid=setup.lidar_grid(voxels, result.frame_id),
             timings_ms=timings,
             matches=found,
+            evidence=result.evidence,
         )
         setup.scores.add(
             result.voxels, result.depth, result.depth_camera, stamp_ns=result.stamp_ns, frame_id=result.frame_id
@@ -273,6 +329,7 @@ def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatis
         node_parameters=parameters,
         statistics=statistics,
         words=setup.words,
+        motion=setup.motion,
     )
     if statistics.node_log and statistics.frames_out < statistics.frames_in:
         print(statistics.node_log, file=sys.stderr)

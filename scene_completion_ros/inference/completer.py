@@ -85,7 +85,7 @@ class Completion:
     # float32 [K + 3, H / 2, W / 2], what its pixels say, see `EncodedImage.view`; None of a student that takes no
     # evidence.
     view: NDArray[np.float32] | None = None
-    evidence: Evidence = NO_EVIDENCE  # what was known beside the image
+    evidence: Evidence = NO_EVIDENCE  # what was known beside the image, and is in all that was said
 
     @property
     def warning(self) -> str:
@@ -358,7 +358,7 @@ class Completer:
             ground=ground,
             own_depth=None if answer.view is None else own_depth(self.bundle, answer.view),
             view=answer.view,
-            evidence=evidence,
+            evidence=evidence if self.bundle.takes_evidence else NO_EVIDENCE,
         )
 
     def motion_scale(self) -> MotionScale:

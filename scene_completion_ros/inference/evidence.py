@@ -15,6 +15,7 @@ from scene_completion_ros.inference.motion_scale import STREET_VOXEL_M, MotionSc
 # A beam that passes beside a body and hits what is behind it, seen from elsewhere than by the camera, is left out where
 # within so many pixels (across, down) another one is nearer by this factor.
 BEHIND_PX, BEHIND = (5, 7), 1.15
+SCALE, DEVIATION, WHY = "scale", "scale deviation", "scale not measured"  # what `Evidence.said` names
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +43,42 @@ class Evidence:
             given["sensed"] = self.sensed[None]
         return given
 
+    def said(self) -> dict[str, float | str]:
+        """What was applied to an image, as a node publishes it and a report shows it; empty where nothing was asked.
+
+        `SCALE` and `DEVIATION`, see `Scale`, are missing where the scale is not known; `WHY` says why the last image
+        gave no measurement.
+        """
+        said: dict[str, float | str] = {}
+        if self.scale is not None:
+            if math.isfinite(self.scale.deviation):
+                said |= {SCALE: round(self.scale.factor, 4), DEVIATION: round(self.scale.deviation, 4)}
+            if self.scale.why:
+                said[WHY] = self.scale.why
+        return said
+
 
 NO_EVIDENCE = Evidence()
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a student takes its evidence from, beside an image.
+
+    Attributes:
+        scale: ``odometry`` for how far the camera moved since earlier images, ``off`` for nothing.
+        depth: ``lidar`` for the LiDAR of the frame, which evaluations alone offer, ``network`` for none.
+        beams: Of how many of the LiDAR's beams, evenly over its elevations.
+        views: Images that complete a scene together, that of now among them: 1 to `MOST_VIEWS`.
+    """
+
+    scale: str = "off"
+    depth: str = "network"
+    beams: int = 64
+    views: int = 1
+
+
+NETWORK_ALONE = Sources()
 
 
 def motion_scale(bundle: StudentBundle, covered: NDArray[np.bool_]) -> MotionScale:

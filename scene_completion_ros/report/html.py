@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.report.animation import AnimatedPicture
+from scene_completion_ros.report.evidence_plot import BY_FRAME, Said, evidence_svg
 from scene_completion_ros.report.latency_plot import latency_percentiles, latency_svg
 from scene_completion_ros.report.map_axes import MARGIN
 from scene_completion_ros.voxels.colours import (
@@ -74,6 +75,8 @@ def _number(value: object) -> str:
 
 def _flattened(statistics: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:
     for name, value in statistics.items():
+        if name == BY_FRAME:  # the timeline shows it
+            continue
         if isinstance(value, Mapping):
             yield from _flattened(value, f"{prefix}{name} ")
         elif isinstance(value, (list, tuple)):
@@ -152,6 +155,7 @@ def write_page(
     class_names: Sequence[str],
     class_colours: Colours,
     timings_ms: Sequence[Mapping[str, float]],
+    evidence: Sequence[Said],  # of all frames, embedded or not
     # Numbers for the table; nested mappings are flattened. What is said of a ``shadow``, of a second student that ran
     # behind the first, has a section of its own.
     statistics: Mapping[str, Any],
@@ -186,7 +190,7 @@ def write_page(
         out.write(
             f'<div class="bar timeline"><button id="play">▶ play</button>'
             f'<input type="range" id="frame" min="0" max="{frame_count - 1}" value="0">'
-            '<span id="caption"></span></div>\n'
+            f'<span id="caption"></span>{evidence_svg(evidence)}<output id="evidence"></output></div>\n'
             '<div class="pictures"><div>'
             + _picture("camera", "camera", "No camera image was recorded.")
             + _picture("depth", "depth [m]", "No depth was recorded.")

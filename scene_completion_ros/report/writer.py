@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.animation import DriveAnimation
+from scene_completion_ros.report.evidence_plot import Said, evidence_in_words
 from scene_completion_ros.report.html import embedded, pack_lidar, pack_matches, pack_voxels, write_page
 from scene_completion_ros.report.pictures import (
     birds_eye_view,
@@ -61,6 +62,7 @@ class ReportWriter:
         self._words = tuple(words)
         self._most_frames = most_frames
         self._timings: list[dict[str, float]] = []
+        self._evidence: list[Said] = []
         self._frame_count = 0
         self._statistics: dict[str, Any] = {}
         self._animation = DriveAnimation()
@@ -107,6 +109,7 @@ class ReportWriter:
         timings_ms: Mapping[str, float] | None = None,  # milliseconds by stage; ``total`` is drawn as the line
         # What each word of the report matches among the voxels; none where there was no answer.
         matches: Sequence[PhraseMatches] = (),
+        evidence: Said | None = None,  # what else was known of the image, see `Evidence.said`
     ) -> None:
         """Write one frame. Raises GridError where the matches are of other words, or of voxels that are not there."""
         farthest = max((int(found.voxels.max(initial=-1)) for found in matches), default=-1)
@@ -159,10 +162,12 @@ class ReportWriter:
             },
             "viewpoint": _viewpoint(voxels, camera),
             "depth_name": depth_name,
+            "evidence": evidence_in_words(evidence or {}),
             "timings_ms": timings,
         }
         self._write(".json", json.dumps(description).encode())
         self._timings.append(timings)
+        self._evidence.append(evidence or {})
         self._frame_count += 1
         if self._frame_count & (self._frame_count - 1) == 0:
             self.close(self._statistics)
@@ -189,6 +194,7 @@ class ReportWriter:
                 class_names=self._class_names,
                 class_colours=self._class_colours,
                 timings_ms=self._timings,
+                evidence=self._evidence,
                 statistics=self._statistics,
                 notes=notes,
                 animation=animation,

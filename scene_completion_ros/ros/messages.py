@@ -10,7 +10,7 @@ import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from geometry_msgs.msg import Point, Pose, PoseArray, Quaternion, Vector3
-from nav_msgs.msg import MapMetaData, OccupancyGrid
+from nav_msgs.msg import MapMetaData, OccupancyGrid, Odometry
 from numpy.typing import NDArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2, PointField, RegionOfInterest
@@ -21,6 +21,7 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.evidence import WHY
 from scene_completion_ros.inference.volume_pose import GroundSurface
 from scene_completion_ros.mapping.dense_grid import dense_grid_json, voxels_to_bytes
 from scene_completion_ros.mapping.ground_map import GroundMap
@@ -33,6 +34,7 @@ from scene_completion_ros.voxels.colours import voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 MARKER_NAMESPACE = "voxels"
+EVIDENCE = "evidence"  # name of a status of `processing_time_message`
 # What describes something that stays: late readers that ask for it get the last message.
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -82,16 +84,40 @@ def record_trigger_message(reasons: Iterable[RecordReason], stamp_ns: int, frame
     return DiagnosticArray(header=_header(stamp_ns, frame_id), status=statuses)
 
 
-def processing_time_message(times_ms: Mapping[str, float], stamp_ns: int, frame_id: str) -> Any:
-    """Milliseconds by stage as a DiagnosticArray of one status, with the header of the voxels that they belong to."""
+def processing_time_message(
+    times_ms: Mapping[str, float],  # milliseconds by stage
+    evidence: Mapping[str, Mapping[str, float | str]],  # camera -> `Evidence.said` of its image
+    stamp_ns: int,
+    frame_id: str,
+) -> Any:
+    """What it took and what it rests on, as a DiagnosticArray with the header of the voxels: a status, and one each."""
     values = [KeyValue(key=stage, value=f"{milliseconds:.3f}") for stage, milliseconds in times_ms.items()]
-    status = DiagnosticStatus(name="processing time", message="ms", values=values)
-    return DiagnosticArray(header=_header(stamp_ns, frame_id), status=[status])
+    statuses = [DiagnosticStatus(name="processing time", message="ms", values=values)]
+    for camera, said in evidence.items():
+        values = [KeyValue(key=key, value=str(value)) for key, value in said.items()]
+        statuses.append(DiagnosticStatus(name=EVIDENCE, hardware_id=camera, values=values))
+    return DiagnosticArray(header=_header(stamp_ns, frame_id), status=statuses)
 
 
 def processing_times(message: Any) -> dict[str, float]:
     """Milliseconds by stage that a message of `processing_time_message` holds."""
-    return {value.key: float(value.value) for status in message.status for value in status.values}
+    return {value.key: float(value.value) for value in message.status[0].values}
+
+
+def evidence_of(message: Any, camera: str = "") -> dict[str, float | str]:
+    """What such a message says of a camera's image, as `Evidence.said`."""
+    statuses = (status for status in message.status if (status.name, status.hardware_id) == (EVIDENCE, camera))
+    values = [(value.key, value.value) for status in statuses for value in status.values]
+    return {key: value if key == WHY else float(value) for key, value in values}
+
+
+def odometry_message(pose: RigidTransform, stamp_ns: int, frame_id: str, child_frame_id: str) -> Any:
+    """A pose of `child_frame_id` in `frame_id` as nav_msgs/Odometry."""
+    message = Odometry(header=_header(stamp_ns, frame_id), child_frame_id=child_frame_id)
+    position, turned = message.pose.pose.position, message.pose.pose.orientation
+    position.x, position.y, position.z = pose.translation.tolist()
+    turned.x, turned.y, turned.z, turned.w = pose.quaternion.tolist()
+    return message
 
 
 def voxels_message(

@@ -113,7 +113,7 @@ DROPPED = _out("~/debug/dropped", _TEXT, "JSON: a notice for every dropped image
 PROCESSING_TIME = _out(
     "~/debug/processing_time",
     "diagnostic_msgs/msg/DiagnosticArray",
-    f"with the stamp of the voxels: milliseconds that {', '.join(STAGES)} took",
+    f"with the stamp of the voxels: milliseconds that {', '.join(STAGES)} took, and the scale by motion",
 )
 _in("/clock", "rosgraph_msgs/msg/Clock", "the time", only_with="use_sim_time: true")
 # What every managed node has.

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from scene_completion_ros.bags.opening import FORMATS
-from scene_completion_ros.bags.reader import ODOMETRY_TYPE, BagReader
+from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import BagError, SequenceError
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.messages.transform_buffer import TransformBuffer
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
+from scene_completion_ros.sequences.recorded_motion import moving_transforms
 from scene_completion_ros.sequences.recording import (
     Recording,
     counted,
@@ -64,7 +64,7 @@ def posed_recording(
     left; says what happened to them.
     """
     reader, rig_frame, dropped = recording.reader, recording.rig_frame, recording.dropped
-    buffer, world, pose_source = _poses(recording, world_frame, odometry_topic)
+    buffer, world, pose_source = moving_transforms(reader, rig_frame, recording.transforms, world_frame, odometry_topic)
     rig_from_camera = {name: recording.rig_from_camera(buffer, name) for name in recording.cameras}
     max_gap_ns = round(max_gap_s * 1e9)
     clouds = list_clouds(reader, lidar_topic)
@@ -117,29 +117,6 @@ def recording_provenance(recording: Recording) -> dict[str, object]:
         "losses": list(reader.losses),
         "warnings": list(recording.warnings),
     }
-
-
-def _poses(
-    recording: Recording, world_frame: str | None, odometry_topic: str | None
-) -> tuple[TransformBuffer, str, str]:
-    """Buffer that knows how the rig moves, name of the world frame, and a description of the source."""
-    reader, rig_frame = recording.reader, recording.rig_frame
-    buffer = recording.transforms()
-    world = world_frame or buffer.root_of(rig_frame)
-    if buffer.has_path(world, rig_frame) and not buffer.is_static(world, rig_frame):
-        return buffer, world, f"tf {world} -> {rig_frame}"
-    odometries = [odometry_topic] if odometry_topic else reader.topics_of_type(ODOMETRY_TYPE)
-    listed = ", ".join(odometries) or "none"
-    if len(odometries) != 1:
-        what = f"tf does not say how {rig_frame!r} moves, and odometry topics are: {listed}"
-        cure = "Record /tf and /tf_static, or record (or name) one odometry topic"
-        raise BagError(what, where=str(reader.path), cure=cure)
-    buffer = recording.transforms(odometries[0])
-    world = world_frame or buffer.root_of(rig_frame)
-    if not buffer.has_path(world, rig_frame) or buffer.is_static(world, rig_frame):
-        cure = f"Record the static transform to the camera; known frames: {', '.join(buffer.frames) or 'none'}"
-        raise BagError(f"neither tf nor {listed} says how {rig_frame!r} moves", where=str(reader.path), cure=cure)
-    return buffer, world, f"{odometries[0]} and tf, {world} -> {rig_frame}"
 
 
 def is_bag(path: Path) -> bool:

@@ -108,9 +108,11 @@ def serialised(
     producer: str = "",
     further: Sequence[Any] = (),
 ) -> bytes:
-    """An ONNX graph of nodes, one input, one output or further ones, and constant tensors."""
+    """An ONNX graph of nodes, one input or a list of them, one output or further ones, and constant tensors."""
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()]
-    graph = helper.make_graph(nodes, "tiny", [given], [made, *further], initializers)
+    graph = helper.make_graph(
+        nodes, "tiny", given if isinstance(given, list) else [given], [made, *further], initializers
+    )
     opsets = [helper.make_opsetid("", opset)]
     model = helper.make_model(graph, producer_name=producer, opset_imports=opsets, ir_version=9 if opset > 17 else 8)
     onnx.checker.check_model(model)

@@ -393,6 +393,9 @@
     picture("depth", data.depth_jpg, "jpeg");
     picture("birds-eye", data.birds_eye_png, "png");
     byId("caption").textContent = data.caption;
+    byId("evidence").textContent = data.evidence;
+    const now = byId("scale-now");
+    if (now) for (const end of ["x1", "x2"]) now.setAttribute(end, `${100 * (number + 0.5) / frameCount}%`);
     byId("birds-eye-name").textContent = "from above: forward is up"
       + (data.lidar ? "; black: LiDAR returns that stand out of the ground" : "");
     byId("depth-name").textContent = `${data.depth_name} [m]`;

@@ -11,7 +11,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.phrase_query import Words
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size
-from scene_completion_ros.ros.complete.earlier_images import EarlierImages
+from scene_completion_ros.ros.complete.joined_views import JoinedViews
 from scene_completion_ros.ros.complete.scaling import Scaling
 from scene_completion_ros.ros.conversions import to_rgb
 from scene_completion_ros.ros.frame import Epoch, Frame, Scene
@@ -23,7 +23,7 @@ from scene_completion_ros.ros.student import Student
 class Completing:
     """Completes frames of scenes, in the inference thread; one that cannot be completed is dropped, with a warning."""
 
-    def __init__(self, counters: FrameCounters, logger: Any, scaling: Scaling, earlier: EarlierImages) -> None:
+    def __init__(self, counters: FrameCounters, logger: Any, scaling: Scaling, earlier: JoinedViews) -> None:
         self._counters, self._logger, self._scaling, self._earlier = counters, logger, scaling, earlier
         self._resized: dict[str, Camera] = {}
         # What a student has to be prepared for: camera, pose in the grid and parameters, by name.

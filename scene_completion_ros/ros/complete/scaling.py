@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.earlier_images import EarlierImages
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
-from scene_completion_ros.inference.motion_scale import MotionScale
 from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome, Scene
 from scene_completion_ros.ros.health.inference_health import ScaleRecord
 
@@ -28,9 +29,8 @@ class _Seen:
 
 @dataclass(eq=False)
 class _Camera:
-    motion: MotionScale
-    bundle: object  # what the depths are of: those of another student have another scale
-    epoch: Epoch
+    earlier: EarlierImages
+    of: tuple[StudentBundle, Epoch, str]  # whose depths these are, since when, and of which frame: others say nothing
     waiting: deque[_Seen] = field(default_factory=deque)
     work: Future[None] | None = None  # the measurement that was begun last
 
@@ -38,7 +38,7 @@ class _Camera:
 class Scaling:
     """Gives the scale that the images before say, and measures that of each image once it was published.
 
-    Belongs to the inference thread. What was measured of another epoch, or of another student, is forgotten. An image
+    Belongs to the inference thread. What was measured of another epoch, student or frame is forgotten. An image
     is scaled by those before it alone: no image waits for a measurement that has not begun.
     """
 
@@ -52,13 +52,13 @@ class Scaling:
         if frame.parameters.scale_from == "off" or not completer.bundle.takes_evidence:
             self._cameras.pop(frame.name, None)
             return NO_EVIDENCE
-        camera = self._cameras.get(frame.name)
-        if camera is None or camera.epoch != epoch or camera.bundle is not completer.bundle:
-            camera = self._cameras[frame.name] = _Camera(completer.motion_scale(), completer.bundle, epoch)
+        camera, of = self._cameras.get(frame.name), (completer.bundle, epoch, frame.frame_id)
+        if camera is None or camera.of != of:
+            camera = self._cameras[frame.name] = _Camera(EarlierImages(completer.motion_scale()), of)
         self._begin(frame.name, camera)
         if camera.work is not None:
             camera.work.result()
-        return Evidence(camera.motion.scale)
+        return camera.earlier.evidence()
 
     def follow(self, scene: Scene) -> None:
         """Measure the images of a scene, as soon as it is known where their cameras were."""
@@ -66,8 +66,10 @@ class Scaling:
             camera, depth = self._cameras.get(frame.name), frame.completion.own_depth
             placed = frame.placement.odometry_from_grid
             pose = placed if placed is not None else scene.pose
-            if camera is None or depth is None or pose is None:
+            if camera is None or depth is None:
                 continue
+            if pose is None:
+                pose = NotYetError("nothing says how the camera moves", may_come=False)
             image, grid_from_camera = frame.completion.image, frame.placement.grid_from_camera
             camera.waiting.append(_Seen(image, depth, frame.stamp_ns, grid_from_camera, pose))
             while len(camera.waiting) > MOST_WAITING:
@@ -84,14 +86,12 @@ class Scaling:
                     return
                 pose = pose.result()
             camera.waiting.popleft()
-            camera.work = self._pool.submit(self._measure, name, camera.motion, seen, pose)
+            camera.work = self._pool.submit(self._measure, name, camera.earlier, seen, pose)
 
-    def _measure(self, name: str, motion: MotionScale, seen: _Seen, pose: RigidTransform | NotYetError) -> None:
-        if isinstance(pose, NotYetError):
-            motion.forget(f"no odometry: {pose.what}")
-        else:
-            motion.add(seen.image, seen.depth, pose @ seen.grid_from_camera, seen.stamp_ns)
-        self._record.set(name, motion.scale)
+    def _measure(self, name: str, earlier: EarlierImages, seen: _Seen, grid: RigidTransform | NotYetError) -> None:
+        pose = grid.what if isinstance(grid, NotYetError) else grid @ seen.grid_from_camera
+        earlier.add(seen.image, seen.depth, pose, seen.stamp_ns)
+        self._record.set(name, earlier.scale)
 
     def close(self) -> None:
         """End the thread after what it does now."""

@@ -244,10 +244,12 @@ class Outputs:
         self.query.publish(scene)
 
     def publish_times(self, scene: Scene, times_ms: Mapping[str, float]) -> None:
-        """Publish the processing time of every stage of a scene, in milliseconds."""
+        """Publish the processing time of every stage of a scene, in milliseconds, and what its images rest on."""
         if subscribed(self._times):
             stages = {stage: times_ms[stage] for stage in topics.STAGES}
-            self._times.publish(processing_time_message(stages, scene.voxels.stamp_ns, scene.placement.frame_id))
+            evidence = {frame.name: frame.completion.evidence.said() for frame in scene.frames}
+            stamp_ns, frame_id = scene.voxels.stamp_ns, scene.placement.frame_id
+            self._times.publish(processing_time_message(stages, evidence, stamp_ns, frame_id))
 
     def _announce_drop(self, reason: DropReason, header: Any) -> None:
         """A reader that waits for the result of an image learns from it that none will come."""

@@ -14,7 +14,7 @@ from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.messages.images import decode_published_depth
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.conversions import read_matches
-from scene_completion_ros.ros.messages import processing_times, stamp_nanoseconds
+from scene_completion_ros.ros.messages import evidence_of, processing_times, stamp_nanoseconds
 from scene_completion_ros.ros.replay.results import Percentiles, ReplayResult, ReplayStatistics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 
@@ -49,6 +49,12 @@ class SentImage:
         """Its processing times; none as long as they have not arrived."""
         message = self.answers.get(topics.PROCESSING_TIME)
         return {} if message is None else processing_times(message)
+
+    @property
+    def evidence(self) -> dict[str, float | str]:
+        """What was known beside it; nothing as long as that has not arrived."""
+        message = self.answers.get(topics.PROCESSING_TIME)
+        return {} if message is None else evidence_of(message)
 
 
 class Answers:
@@ -153,6 +159,7 @@ class ResultCollector:
         statistics.frames_out += 1
         statistics.frames_empty += len(voxels) == 0
         statistics.occupied.append(len(voxels))
+        statistics.evidence.append(sent.evidence)
         matches = sent.answers.get(topics.MATCHES)
         return ReplayResult(
             index=sent.index,
@@ -165,6 +172,7 @@ class ResultCollector:
             latency_ms=sent.latency_ms,
             stages_ms=sent.stages_ms,
             matches=None if matches is None else read_matches(matches),
+            evidence=sent.evidence,
         )
 
     def finish(self, duration_s: float) -> None:

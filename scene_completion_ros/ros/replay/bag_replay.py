@@ -1,21 +1,36 @@
 """Play a bag through the running node in another process, over DDS, and collect what it publishes."""
 
+import heapq
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.reader import ODOMETRY_TYPE, BagMessage, BagReader
 from scene_completion_ros.bags.writer import COMPRESSED_TYPE, BagWriter, write_transforms
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.replay import results
 from scene_completion_ros.ros.replay.played_node import NodeProcess
-from scene_completion_ros.ros.replay.results import Playback, ReplayResult, ReplayStatistics
+from scene_completion_ros.ros.replay.results import MadeMessage, Playback, ReplayResult, ReplayStatistics
+from scene_completion_ros.sequences.recorded_motion import RecordedMotion
 
 RECTIFIED_TOPIC = "image_rect"
 LOCK_STEP_PATIENCE_S = 3.0  # with transforms that are late
+
+
+def _poses(motion: RecordedMotion, topic: str) -> Iterator[MadeMessage]:
+    """Where the camera was at each image, at the bag time of the image before, so that no image comes sooner."""
+    from rclpy.serialization import serialize_message
+
+    from scene_completion_ros.ros.messages import odometry_message
+
+    before_ns = 0
+    for bag_ns, stamp_ns, pose in motion.of_images():
+        message = odometry_message(pose, stamp_ns, motion.world, motion.frame)
+        yield MadeMessage(topic, before_ns, serialize_message(message))
+        before_ns = bag_ns
 
 
 def replay_over_dds(
@@ -40,6 +55,9 @@ def replay_over_dds(
     # What the node is asked for in all images; an image is then complete with that answer only. At the end the question
     # is taken back.
     words: Sequence[str] = (),
+    # How the camera moved: the node hears it as odometry, unless its parameters say otherwise where transforms come
+    # from (`results.OF_TRANSFORMS`).
+    motion: RecordedMotion | None = None,
 ) -> ReplayStatistics:
     """Publish one image topic of a bag to the node, and collect its voxels, depth and processing times.
 
@@ -56,16 +74,25 @@ def replay_over_dds(
 
     reader.choose_image_topic(topic)
     results.check_topics(playback, reader.topics, topic)
+    if any(name in (node_parameters or {}) for name in results.OF_TRANSFORMS):
+        motion = None
+    namespace = f"/replay_{os.getpid()}"
+    poses = f"{namespace}/camera_odometry"
+    also = {name: reader.topics[name] for name in playback.also}
+    if motion is not None:
+        also[poses] = ODOMETRY_TYPE
     source = Source(
         topic=topic,
         compressed=reader.topics[topic] == COMPRESSED_TYPE,
         camera=camera or reader.camera_for(topic),
         camera_info=None if camera else reader.camera_info(topic),
-        also={name: reader.topics[name] for name in playback.also},
+        also=also,
     )
     parameters = {"image.qos": "reliable", **(node_parameters or {})}
     parameters |= {"grid.frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
     results.check_fusion_topics(playback, parameters)
+    if motion is not None:
+        parameters |= {"transform.source": "topics", "odometry.topics": poses, "odometry.frame": motion.world}
     if playback.rate is None:  # what reaches an image must not depend on the speed of the machine
         given = parameters.get("transform.timeout")
         parameters["transform.timeout"] = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)
@@ -74,7 +101,7 @@ def replay_over_dds(
         parameters["image.rectified"] = RECTIFIED_TOPIC in topic
     with ExitStack() as stack:
         started_s = time.perf_counter()
-        node = stack.enter_context(NodeProcess(f"/replay_{os.getpid()}", parameters))
+        node = stack.enter_context(NodeProcess(namespace, parameters))
         bag = stack.enter_context(BagWriter(output_bag)) if output_bag is not None else None
         if bag is not None:
             write_transforms(reader, topic, bag)
@@ -85,8 +112,11 @@ def replay_over_dds(
         statistics.startup_s = time.perf_counter() - started_s
         try:
             # Further topics have a reader of their own, for it runs alongside that of the images.
-            further = stack.enter_context(BagReader(reader.path)).messages(playback.also) if playback.also else ()
-            player.play(reader.messages([topic]), further)
+            recorded = stack.enter_context(BagReader(reader.path)).messages(playback.also) if playback.also else ()
+            further: list[Iterable[BagMessage | MadeMessage]] = [recorded]
+            if motion is not None:
+                further.append(_poses(motion, poses))
+            player.play(reader.messages([topic]), heapq.merge(*further, key=lambda message: message.stamp_ns))
         finally:
             statistics.peak_memory_mib = node.peak_memory_mib()
         node.stop()

@@ -25,7 +25,14 @@ from scene_completion_ros.ros import dds, messages, topics
 from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.replay.answers import Answers, ResultCollector, SentImage
 from scene_completion_ros.ros.replay.played_node import NodeProcess
-from scene_completion_ros.ros.replay.results import LEAD_NS, DeferredResults, Playback, ReplayResult, ReplayStatistics
+from scene_completion_ros.ros.replay.results import (
+    LEAD_NS,
+    DeferredResults,
+    MadeMessage,
+    Playback,
+    ReplayResult,
+    ReplayStatistics,
+)
 
 STARTUP_TIMEOUT_S = 180.0  # a first start may compile the voxel query and the encoder
 WARM_UP_PERIOD_S = 5.0
@@ -48,7 +55,7 @@ class Source:
     compressed: bool  # whether it holds CompressedImage
     camera: Camera
     camera_info: Any  # the bag's own message, None to make one from the camera
-    also: Mapping[str, str]  # further recorded topics -> message type
+    also: Mapping[str, str]  # further topics -> message type
 
 
 class InputPublishers:
@@ -101,9 +108,9 @@ class InputPublishers:
             message = messages.copied_camera_info(self._source.camera_info, stamp_ns)
         self._camera_infos.publish(message)
 
-    def other(self, recorded: BagMessage) -> None:
-        """Publish a message of a further topic as it was recorded."""
-        self._others[recorded.topic].publish(recorded.cdr)
+    def other(self, further: BagMessage | MadeMessage) -> None:
+        """Publish a message of a further topic."""
+        self._others[further.topic].publish(further.cdr)
 
 
 class Player:
@@ -233,7 +240,7 @@ class Player:
     def _warm_or_dropped(self, sent: SentImage) -> bool:
         return bool(sent.dropped) or (self._warm(sent) and self._answers.complete(sent))
 
-    def play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage]) -> None:
+    def play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage | MadeMessage]) -> None:
         """Publish in lock step or at a rate, await results. Raises SceneCompletionError if the node ends or hangs."""
         begun_s = self._last_result_s = time.perf_counter()
         try:
@@ -248,7 +255,7 @@ class Player:
                 for result in self._deferred.take_all():
                     self._on_result(result)
 
-    def _play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage]) -> None:
+    def _play(self, frames: Iterable[BagMessage], others: Iterable[BagMessage | MadeMessage]) -> None:
         lock_step = self._playback.rate is None
         lead_ns = LEAD_NS if lock_step else 0
         further = iter(others)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,11 +36,20 @@ class ReplayResult:
     stages_ms: dict[str, float]
     # Voxels that answer words [M] in the optical frame, `voxels.cloud.MATCH_CLOUD_DTYPE`; None if none was asked.
     matches: NDArray[np.void] | None = None
+    evidence: Mapping[str, float | str] = field(default_factory=dict)  # `Evidence.said`; empty where that got lost
 
     @cached_property
     def image_rgb(self) -> NDArray[np.uint8]:
         """The image, RGB [H, W, 3]; decoded when first asked for."""
         return decode_image(self.image_message)
+
+
+class MadeMessage(NamedTuple):
+    """What a replay publishes as if it were recorded: its topic, a bag time, and the serialised message."""
+
+    topic: str
+    stamp_ns: int
+    cdr: bytes
 
 
 @dataclass(frozen=True)
@@ -82,11 +91,13 @@ class ReplayStatistics:
     peak_memory_mib: float | None = None  # largest resident memory of the node's process
     # What the node says of the second student, where one ran behind the first.
     shadow: dict[str, str] = field(default_factory=dict)
+    evidence: list[Mapping[str, float | str]] = field(default_factory=list)  # of each frame that came out
     node_log: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `json.dumps`; of `occupied` the median."""
+        """Plain values for `json.dumps`; of `occupied` the median, and without `evidence`."""
         values = asdict(self)
+        del values["evidence"]
         values["dropped"] = dict(self.dropped)
         values["occupied_voxels_median"] = occupied_median(values.pop("occupied"))
         return values
@@ -135,6 +146,16 @@ class DeferredResults:
 ANSWER_TIMEOUT_S = 60.0
 # In lock step further topics run this far ahead of the images: what an image needs must be there before it.
 LEAD_NS = 500_000_000
+# Parameters that say where transforms come from, or ask for others than those of the camera in one frame.
+OF_TRANSFORMS = (
+    "transform.source",
+    "transform.topics",
+    "odometry.topics",
+    "odometry.frame",
+    "extrinsics_file",
+    "base_frame",
+    "fusion.enabled",
+)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.evidence import WHY
 from scene_completion_ros.inference.motion_scale import MotionScale
 from scene_completion_ros.ros.complete.scaling import MOST_WAITING, Scaling
 from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome, Scene
@@ -30,19 +31,26 @@ class Bench:
             ),
         )
 
-    def image(self, pose: PoseToCome | None = None, epoch: Epoch = NOW, scale_from: str = "odometry") -> float:
+    def image(
+        self,
+        pose: PoseToCome | None = None,
+        epoch: Epoch = NOW,
+        scale_from: str = "odometry",
+        frame_id: str = "camera",
+    ) -> float:
         """Complete the next image; the factor that it was given, 0 for none. `pose`: None where it is known at once."""
         place = np.array([0.05, 0.0, 0.4]) * self.number
         image, depth = seen_from(place)
         odometry = RigidTransform(np.eye(3), place) if pose is None else None
         frame: Any = SimpleNamespace(
             name="",
+            frame_id=frame_id,
             stamp_ns=(1 + self.number) * STEP_NS,
             parameters=SimpleNamespace(scale_from=scale_from),
             placement=SimpleNamespace(odometry_from_grid=odometry, grid_from_camera=RigidTransform.identity()),
             completion=SimpleNamespace(image=image, own_depth=depth / 1.2),
         )
-        evidence = self.scaling.evidence(cast(Frame, frame), self.completer, epoch)
+        evidence = self.told = self.scaling.evidence(cast(Frame, frame), self.completer, epoch)
         self.scaling.follow(cast(Scene, SimpleNamespace(frames=(frame,), pose=pose)))
         self.number += 1
         return 0.0 if evidence.scale is None else evidence.scale.factor
@@ -64,6 +72,9 @@ def test_what_belongs_to_another_time_is_forgotten() -> None:
         bench.image()
     assert bench.image(epoch=Epoch(1, 0)) == 1.0
     assert bench.image(epoch=Epoch(1, 0), scale_from="off") == 0.0
+    bench = Bench()
+    assert bench.image(Future(), frame_id="of the warm-up of a replay") == 1.0  # its pose never comes
+    assert abs([bench.image() for _ in range(10)][-1] - 1.2) < 0.06
     assert Bench(takes_evidence=False).image() == 0.0
 
 
@@ -84,4 +95,4 @@ def test_no_image_waits_for_its_pose() -> None:
     missing.set_result(NotYetError("no transform from odom", may_come=False))
     bench.scaling._cameras[""].waiting.clear()
     bench.image(missing)
-    assert bench.image() == 1.0 and "no odometry: no transform" in bench.record.scales[""].why
+    assert bench.image() == 1.0 and bench.told.said() == {WHY: "no odometry: no transform from odom"}

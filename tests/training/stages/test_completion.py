@@ -20,7 +20,7 @@ from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import DECODER, DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.earlier_views import Earlier
-from scene_completion_ros.inference.evidence import Evidence, sensed_depth
+from scene_completion_ros.inference.evidence import Evidence, Sources, sensed_depth
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.ros.messages import elevation_message
@@ -40,7 +40,7 @@ from scene_completion_training.data.completion_samples import (
 )
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
-from scene_completion_training.evaluation.density_model import DeployedModel, Sources
+from scene_completion_training.evaluation.density_model import DeployedModel
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.scene_decoder import CompletedScene
 from scene_completion_training.networks.sight import Measured, PixelView

@@ -9,16 +9,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scene_completion_ros.commands.evidence import add_scale_argument
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.whole_files import write_whole
 
 if TYPE_CHECKING:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.evidence import Sources
     from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
-    from scene_completion_training.evaluation.density_model import DensityModel, Sources
+    from scene_completion_training.evaluation.density_model import DensityModel
 
+POSES = "the poses of the recording"
 SHARED_DATA = "SCENE_COMPLETION_DATA"  # environment variable that names the folder of the recordings
 
 
@@ -111,10 +114,7 @@ def say_dropped(before: StudentBundle, after: StudentBundle) -> None:
 
 def add_sources(parser: argparse._ActionsContainer) -> None:
     """Declare what bundles are told of depth beside an image."""
-    meaning = (
-        "what tells bundles how far the camera moved since earlier frames: the poses of the recording, or nothing "
-    )
-    parser.add_argument("--scale-from", choices=("off", "odometry"), default="off", help=meaning + "(default)")
+    add_scale_argument(parser, POSES, "off")
     meaning = "what tells bundles depth beside the network: the LiDAR of the frame, which must not be scored as depth, "
     meaning += "or nothing (default)"
     parser.add_argument("--depth-from", choices=("network", "lidar"), default="network", help=meaning)
@@ -123,11 +123,14 @@ def add_sources(parser: argparse._ActionsContainer) -> None:
 
 
 def sources(args: argparse.Namespace) -> Sources:
-    """What was declared by `add_sources`; nothing where a command has no such arguments."""
-    from scene_completion_training.evaluation.density_model import Sources
+    """What was declared by `add_sources` or `add_scale_argument`; nothing where a command has no such arguments."""
+    from scene_completion_ros.inference.evidence import Sources
 
-    given = {"scale": "scale_from", "depth": "depth_from", "beams": "beams"}
-    return Sources(**{name: getattr(args, argument) for name, argument in given.items() if hasattr(args, argument)})
+    given = {"scale": "scale_from", "depth": "depth_from", "beams": "beams", "views": "views"}
+    found = {name: getattr(args, argument) for name, argument in given.items() if hasattr(args, argument)}
+    if isinstance(found.get("views"), list):  # several choices, which are scored one by one
+        del found["views"]
+    return Sources(**found)
 
 
 def open_models(args: argparse.Namespace) -> list[DensityModel]:

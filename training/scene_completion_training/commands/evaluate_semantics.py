@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scene_completion_ros.commands.evidence import add_scale_argument, add_views_argument
 from scene_completion_ros.commands.paths import RESULTS, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands import arguments
@@ -61,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=int, default=5, metavar="N", help="score every N-th frame (default: 5)")
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     arguments.add_engine(parser)
+    add_scale_argument(parser, arguments.POSES, "off")
+    add_views_argument(parser, 1)
     sscbench = parser.add_argument_group("SSCBench-KITTI-360")
     meaning = "its labels (LABELS/DRIVE/NNNNNN_1_1.npy): score --checkpoint on drives of KITTI-360, data_2d_raw/DRIVE, "
     meaning += "under the protocol of S4C and SceneDINO"
@@ -145,7 +148,7 @@ def _run_classes(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.geometry import voxel_frames
 
     fitted: list[ScoredModel] = [] if args.student is None else _fitted(args, args.student)
-    fitted += [DeployedLabels(folder, engine=args.engine) for folder in args.bundle]
+    fitted += [DeployedLabels(folder, engine=args.engine, sources=arguments.sources(args)) for folder in args.bundle]
     scores, split = Scores([SEMANTICS]), arguments.read_frames(args.frames)
     opened = {
         group: [open_recording(folder) for folder in arguments.listed_folders(folders, split)]
@@ -169,7 +172,7 @@ def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
     from scene_completion_training.evaluation.geometry import voxel_frames
     from scene_completion_training.evaluation.semantic_models import Sampling, student_density
 
-    density, cutoff = student_density(student)
+    density, cutoff = student_density(student, arguments.sources(args))
     cluster_on, name_on = ([open_recording(f) for f in folders] for folders in (args.cluster_on, args.name_on))
     supervised, sampling = _supervised(args), Sampling(cutoff)
     clustered = bool(args.foundation or len(supervised) < len(args.checkpoint))
@@ -225,7 +228,7 @@ def _run_words(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.semantic_models import student_density
 
     bank, words = TextBank.load(args.bank), open_vocabulary.read_words(args.words) if args.words else {}
-    density, cutoff = student_density(args.student)
+    density, cutoff = student_density(args.student, arguments.sources(args))
     models = _requested(args, bank, density)
     split = arguments.read_frames(args.frames)
     folders = (*args.data, *arguments.window_folders(args))
@@ -307,6 +310,11 @@ def _check(args: argparse.Namespace) -> None:
     if args.sscbench and (wrong := [name for name in others if getattr(args, name)]):
         what = "checkpoints alone are scored on SSCBench"
         raise ConfigurationError(what, where=f"--{wrong[0]}", cure="Leave it out, or --sscbench")
+    if (args.scale_from, args.views) != ("off", 1) and not (args.bundle or args.student):
+        what = "tells bundles, and there is none"
+        raise ConfigurationError(
+            what, where="--scale-from, --views", cure="Leave it out, or name --bundle or --student"
+        )
     if not args.sscbench and (undeployed or args.bank is not None) != (args.student is not None):
         what = "only --checkpoint, --probed, --foundation, --prior and --bank need it, and all of them do"
         cure = "Give the bundle whose density they have, and leave it out where --bundle alone is scored"

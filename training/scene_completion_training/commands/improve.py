@@ -16,9 +16,10 @@ Bags and drives go to several processes with --workers, or to a Ray cluster with
 import argparse
 from pathlib import Path
 
+from scene_completion_ros.commands.evidence import add_scale_argument, add_views_argument
 from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import add_paths, add_workers
+from scene_completion_training.commands.arguments import POSES, add_paths, add_workers
 from scene_completion_training.commands.extract import SETTINGS, described, settings_of
 
 STAYS = 3  # exit code where the old student stays
@@ -46,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--margin", type=float, default=0.01, help=meaning)
     meaning = "loss elsewhere that is allowed (default: %(default)s)"
     parser.add_argument("--tolerance", type=float, default=0.01, help=meaning)
+    add_scale_argument(parser, POSES + ", where both students are judged", "odometry")
+    add_views_argument(parser, 1)
     work = add_workers(parser, "bags and drives")
     work.add_argument("--threads", type=int, help="threads that a task takes (default: all)")
 
@@ -73,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
             overrides=tuple(one for one in args.set if not one.startswith(OF_EXTRACTION)),
             margin=args.margin,
             tolerance=args.tolerance,
+            scale_from=args.scale_from,
+            views=args.views,
             threads=args.threads,
             workers=args.workers,
             ray_address=args.ray_address,

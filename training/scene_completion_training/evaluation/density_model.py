@@ -19,10 +19,19 @@ from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.earlier_images import EarlierImages
 from scene_completion_ros.inference.earlier_views import SeveralViews, ViewMemory
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, motion_scale, own_depth, sensed_depth
+from scene_completion_ros.inference.evidence import (
+    NETWORK_ALONE,
+    NO_EVIDENCE,
+    Evidence,
+    Sources,
+    motion_scale,
+    own_depth,
+    sensed_depth,
+)
 from scene_completion_ros.inference.query_kernel import FieldKernel
 from scene_completion_ros.inference.scene_query import inverse_distance_samples, said_depth
 from scene_completion_ros.inference.shipped import open_student
@@ -32,6 +41,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import mounting, reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_opacity
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask
+from scene_completion_training.evaluation.earlier_frames import EarlierFrames, EarlierFramesCompleted
 
 VOXEL_EDGE = 0.2  # metres over which opacity is stated: the voxels of all ground truths here
 PUBLISHED_CUTOFF = 0.5  # density per metre above which the literature's protocols call a point occupied
@@ -150,25 +160,6 @@ def calibrated_cutoffs(calibration: Calibration, threshold: float) -> dict[str, 
 _POINTS = 1 << 20  # points prepared at a time
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Where a deployed student takes its evidence from, see `scene_completion_ros.inference.evidence`.
-
-    Attributes:
-        scale: ``odometry`` for the poses of the earlier frames of a recording, ``off`` for nothing.
-        depth: ``lidar`` for the LiDAR of the frame, ``network`` for none.
-        beams: Of how many of the LiDAR's beams, evenly over its elevations: a divisor of `ALL_BEAMS`.
-        views: Images that complete a scene together, that of the frame among them: 1 to `MOST_VIEWS`.
-    """
-
-    scale: str = "off"
-    depth: str = "network"
-    beams: int = 64
-    views: int = 1
-
-
-NETWORK_ALONE = Sources()
-EARLIER = 30  # frames that the scale of one follows from
 ALL_BEAMS = 64  # of the LiDAR of KITTI
 
 
@@ -180,6 +171,17 @@ def of_beams(sequence: PosedSequence, points_rig: Floats, beams: int) -> Mask:
     low, high = np.percentile(elevation, (0.5, 99.5))
     number = np.floor((elevation - low) / (high - low) * ALL_BEAMS)
     return np.asarray(number % (ALL_BEAMS // beams) == ALL_BEAMS // beams // 2)
+
+
+def check_sources(bundle: StudentBundle, name: str, sources: Sources) -> None:
+    """Raise ConfigurationError where a student is to have evidence that it does not take."""
+    if sources != NETWORK_ALONE and not bundle.takes_evidence:
+        what = "takes no evidence beside its image"
+        cure = "Leave out --scale-from, --depth-from and --views"
+        raise ConfigurationError(what, where=f"bundle {name}", cure=cure)
+    if sources.views > 1 and not bundle.takes_views:
+        what = "completes a scene of one image only"
+        raise ConfigurationError(what, where=f"bundle {name}", cure="Leave out --views, or export it again")
 
 
 class DeployedModel:
@@ -205,18 +207,18 @@ class DeployedModel:
         self._encoder = make_encoder(bundle, engine, threads=threads)
         self._field_of = lru_cache(maxsize=4)(self._make_field)
         self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
-        self._seen = lru_cache(maxsize=EARLIER + 1)(self._see)
-        takes = bundle.takes_evidence and (sources.views == 1 or bundle.takes_views)
-        if (sources.scale, sources.depth, sources.views) != ("off", "network", 1) and not takes:
-            what = "takes nothing of this kind beside its image"
-            cure = "Leave out --scale-from, --depth-from and --views"
-            raise ConfigurationError(what, where=f"bundle {self.name}", cure=cure)
+        self._earlier = EarlierFrames(self._begin, self._look)
+        check_sources(bundle, self.name, sources)
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Encode the reference camera's image of a frame."""
         name = reference_camera(sequence)
         camera = sequence.cameras[name]
-        field, encoded, _ = self._encoded(sequence, index, self._evidence(sequence, index, name))
+        sources = self._sources
+        beside = (sources.scale, sources.views) != ("off", 1)
+        evidence = self._earlier.evidence(sequence, index, name) if beside else NO_EVIDENCE
+        evidence = dataclasses.replace(evidence, sensed=self._sensed(sequence, index, name))
+        field, encoded, _ = self._encoded(sequence, index, evidence)
         depth_at = None
         if encoded.depth is not None:
             depth_at = functools.partial(said_depth, encoded.depth.copy(), self.bundle.canonical, camera)
@@ -234,29 +236,14 @@ class DeployedModel:
         given = several(evidence.inputs(), evidence.earlier) if evidence.earlier else beside | evidence.inputs()
         return field, self._encoder.encode(image, given), image
 
-    def _see(self, sequence: PosedSequence, index: int) -> tuple[Bytes, Floats]:
-        """The canonical image of a frame, and what its pixels say, float32 [K + 3, H / 2, W / 2]."""
+    def _begin(self, sequence: PosedSequence, camera: str) -> EarlierImages:
+        covered = self._resampler(sequence.cameras[camera]).validity
+        return EarlierImages.of(self._sources, motion_scale(self.bundle, covered), ViewMemory.of(self.bundle))
+
+    def _look(self, sequence: PosedSequence, index: int) -> tuple[Bytes, Floats, Floats]:
         _, encoded, image = self._encoded(sequence, index)
         assert encoded.view is not None
-        return image, encoded.view.copy()
-
-    def _evidence(self, sequence: PosedSequence, index: int, camera: str) -> Evidence:
-        """What is known beside the image of a frame."""
-        sources, bundle = self._sources, self.bundle
-        sensed = self._sensed(sequence, index, camera)
-        if sources.scale == "off" and sources.views == 1:
-            return Evidence(sensed=sensed)
-        motion = motion_scale(bundle, self._resampler(sequence.cameras[camera]).validity)
-        memory = ViewMemory.of(bundle)
-        for earlier in range(max(0, index - EARLIER), index):
-            image, view = self._seen(sequence, earlier)
-            pose, stamp_ns = sequence.world_from_camera(earlier, camera), sequence.frames[earlier].stamp_ns
-            if sources.scale != "off":
-                motion.add(image, own_depth(bundle, view), pose, stamp_ns)
-            memory.add(view, pose, stamp_ns)
-        pose, stamp_ns = sequence.world_from_camera(index, camera), sequence.frames[index].stamp_ns
-        chosen = memory.chosen(pose, stamp_ns, sources.views - 1)
-        return Evidence(None if sources.scale == "off" else motion.scale, sensed, chosen)
+        return image, own_depth(self.bundle, encoded.view), encoded.view.copy()
 
     def _sensed(self, sequence: PosedSequence, index: int, camera: str) -> Floats | None:
         """What the LiDAR of a frame saw. Raises SequenceError where there is none."""
@@ -301,12 +288,16 @@ class DeployedLabels:
 
     It is called like its folder. A class counts under its name among the common ones, or those of rooms, whichever hold
     more of its names; what is called something else is never right. Raises BundleError where the folder holds none, or
-    a damaged one; ConfigurationError where none of its classes is one of the common ones.
+    a damaged one; ConfigurationError where none of its classes is one of the common ones, or it does not take the
+    evidence that it is to have.
     """
 
-    def __init__(self, folder: Path, *, engine: str) -> None:
+    def __init__(self, folder: Path, *, engine: str, sources: Sources = NETWORK_ALONE) -> None:
         bundle = open_student(folder)
         self.name = folder.resolve().name
+        check_sources(bundle, self.name, sources)
+        self._sources = sources
+        self._earlier = EarlierFramesCompleted(sources) if sources != NETWORK_ALONE else None
         self.labels = 1 + len(bundle.class_names)
         self._bundle, self._engine = bundle, engine
         self._completers: dict[tuple[object, ...], Completer] = {}
@@ -326,7 +317,9 @@ class DeployedLabels:
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Bytes:
         """Labels of the voxels of a frame: uint8 [X, Y, Z], 0 empty, class k as k + 1."""
         camera = reference_camera(sequence)
-        completion = self._completer(sequence, index, camera, truth).complete(sequence.image(index, camera))
+        completer = self._completer(sequence, index, camera, truth)
+        evidence = self._earlier.evidence(completer, sequence, index, camera) if self._earlier else NO_EVIDENCE
+        completion = completer.complete(sequence.image(index, camera), evidence=evidence)
         volume = np.zeros(truth.grid.shape, dtype=np.uint8)
         volume[tuple(completion.voxels.index.T)] = 1 + completion.voxels.label
         return volume
@@ -337,6 +330,7 @@ class DeployedLabels:
         if key not in self._completers:
             stands, lens = mounting(sequence, camera, index), sequence.cameras[camera]
             options: dict[str, Any] = {"grid": truth.grid, "grid_from_camera": pose, "engine": self._engine}
+            options["views"] = self._sources.views
             last = next(iter(self._completers.values()), None)  # its encoder took seconds to compile
             made = Completer(self._bundle, lens, upright_from_camera=stands, encoder_of=last, **options)
             self._completers = {key: made}  # one at a time: each holds prepared samples of its whole grid

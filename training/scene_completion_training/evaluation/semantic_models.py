@@ -18,6 +18,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.evidence import NETWORK_ALONE, Sources
 from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
@@ -173,9 +174,9 @@ class LiftedTokens:
         )
 
 
-def student_density(folder: Path) -> tuple[density_model.DensityModel, float]:
+def student_density(folder: Path, sources: Sources = NETWORK_ALONE) -> tuple[density_model.DensityModel, float]:
     """A deployed student that models share, and the density per metre that what it calls occupied exceeds."""
-    model = density_model.RememberedDensity(density_model.DeployedModel(open_student(folder)))
+    model = density_model.RememberedDensity(density_model.DeployedModel(open_student(folder), sources=sources))
     return model, model.cutoffs.get(density_model.CALIBRATED_RULE, density_model.PUBLISHED_CUTOFF)
 
 

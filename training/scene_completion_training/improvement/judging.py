@@ -15,6 +15,7 @@ from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.inference.evidence import NETWORK_ALONE, NO_EVIDENCE, Sources
 from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -22,6 +23,7 @@ from scene_completion_ros.sequences.rigs import cameras_ahead, mounting
 from scene_completion_training.arrays import Bytes, Doubles, Floats
 from scene_completion_training.data.drawn_views import metres_travelled
 from scene_completion_training.data.motion_stereo import depth_meter
+from scene_completion_training.evaluation.earlier_frames import EarlierFramesCompleted
 from scene_completion_training.improvement.split import metres_of_a_turn, places_of, reach_of
 from scene_completion_training.workers import Progress, Workers
 
@@ -95,12 +97,13 @@ def score_students(
     # Is shown every frame, by the worker that scores it; what it says travels back.
     seen: Callable[[ScoredFrame], Any] = lambda _: None,
     workers: Workers | None = None,  # where drives are scored, one a task; in this process if left out
+    sources: Sources = NETWORK_ALONE,  # what students are told of an image that take evidence
 ) -> Scored:
     """Completes frames of drives with students of one grid, and scores them by the depth that was measured.
 
     The scores are the same wherever a drive is scored.
     """
-    scorer = _DriveScorer(tuple(students), threads, seen)
+    scorer = _DriveScorer(tuple(students), threads, seen, sources)
     tasks = [_Drive(number, folder, scorer.frames(folder)) for number, folder in enumerate(drives)]
     found = (workers or Workers()).in_order(
         scorer.score,
@@ -133,6 +136,7 @@ class _DriveScorer:
     students: tuple[StudentBundle, ...]
     threads: int | None
     seen: Callable[[ScoredFrame], Any]
+    sources: Sources
     completers: dict[Camera, list[Completer]] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -158,6 +162,10 @@ class _DriveScorer:
         travelled = self.travelled(sequence)
         places = label_free.places_along(travelled.tolist(), PLACE * reach)
         scores, shown = self.no_scores(), []
+        told = self.sources != NETWORK_ALONE
+        earlier = [
+            EarlierFramesCompleted(self.sources) if told and one.takes_evidence else None for one in self.students
+        ]
         for index in drive.frames:
             left = cameras_ahead(sequence)[0]
             camera = sequence.cameras[left]
@@ -167,7 +175,12 @@ class _DriveScorer:
             if stated:  # the grid stands upright below the camera
                 completers = [completer.mounted(stated, pose) for completer in completers]
             image = sequence.image(index, left)
-            completions = [completer.complete(image) for completer in completers]
+            completions = [
+                completer.complete(
+                    image, evidence=before.evidence(completer, sequence, index, left) if before else NO_EVIDENCE
+                )
+                for completer, before in zip(completers, earlier, strict=True)
+            ]
             own, later = observations(sequence, index, travelled, reach, pose)
             depth = _depth_of_rays(own, completions[0].depth_camera, first.grid)
             said, seen = [np.asarray(one.probability) for one in completions], completers[0].in_view
@@ -181,7 +194,9 @@ class _DriveScorer:
 
     def _completers(self, camera: Camera) -> list[Completer]:
         if camera not in self.completers:
-            self.completers[camera] = [Completer(one, camera, threads=self.threads) for one in self.students]
+            self.completers[camera] = [
+                Completer(one, camera, threads=self.threads, views=self.sources.views) for one in self.students
+            ]
         return self.completers[camera]
 
 

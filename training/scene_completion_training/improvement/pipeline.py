@@ -12,6 +12,7 @@ from typing import Any
 from scene_completion_ros.errors import ConfigurationError, ImprovementError
 from scene_completion_ros.evaluation.student_comparison import MARGIN
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
+from scene_completion_ros.inference.evidence import Sources
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.whole_files import whole_folder
@@ -70,6 +71,8 @@ class Improvement:
     overrides: tuple[str, ...] = ()  # `KEY=VALUE` of the training's configuration
     margin: float = MARGIN  # gain in average precision that is wanted
     tolerance: float = TOLERANCE  # loss in average precision and IoU that is allowed
+    scale_from: str = "odometry"  # what says the scale to students that are scored, if they take it; see `Sources`
+    views: int = 1  # images that they complete a scene of, if they can
     calibrate_every: int = 3  # frames of which one is calibrated on
     # Threads of torch, of the encoder and of structure from motion; all cores where it is None.
     threads: int | None = None
@@ -174,7 +177,8 @@ class _Run:
         self.split = Split(**{name: [Path(folder) for folder in folders] for name, folders in parts["parts"].items()})
         step("preparing", {"steps": plan.steps, "overrides": list(plan.overrides)}, self._prepared)
         checkpoint = Path(step("training", {}, self._trained)["checkpoint"])
-        mixed = step("choosing weights", {"tolerance": plan.tolerance}, lambda: self._mixed(checkpoint))
+        told = {"scale_from": plan.scale_from} if self.old.takes_evidence else {}
+        mixed = step("choosing weights", {"tolerance": plan.tolerance, **told}, lambda: self._mixed(checkpoint))
         chosen = plan.work / mixed["checkpoint"]
         calibrated = step("exporting and calibrating", {"every": plan.calibrate_every}, lambda: self._exported(chosen))
         parity = step("checking parity", {}, self._parity)
@@ -313,6 +317,10 @@ class _Run:
         threads = self.plan.threads if self.workers.alone else self.workers.threads
         return {"threads": threads, "workers": self.workers}
 
+    @property
+    def _sources(self) -> Sources:
+        return Sources(self.plan.scale_from, views=self.plan.views)
+
     def _mixed(self, checkpoint: Path) -> dict[str, Any]:
         """The checkpoint between the old weights and the trained ones that the calibrating drives are for."""
         folder = self.plan.work / MIXED
@@ -325,7 +333,7 @@ class _Run:
                 file, self.old, folder / f"{share:.3f}", name=f"{share:.1%}", provenance={}
             )
         calibrating = (self.split.calibration, split_replay(self.plan.replay)[1])
-        mixtures = judge_mixtures(students, *calibrating, **self._scoring())
+        mixtures = judge_mixtures(students, *calibrating, sources=self._sources, **self._scoring())
         chosen = best_share(mixtures, self.plan.tolerance)
         notes = {
             f"{one.share:.1%} of the trained weights": f"average precision {one.new:.3f} on new drives"
@@ -350,6 +358,7 @@ class _Run:
         groups = [[open_recording(folder) for folder in group] for group in folders]
         options, every = self._scoring(), self.plan.calibrate_every
         bundle = calibrate_on_stereo(bundle, learned, groups, earlier=self.old, every=every, **options)
+        options |= {"sources": self._sources}
         threshold = best_threshold([score_students([bundle], group, **options).scores[0] for group in folders])
         bundle = dataclasses.replace(bundle, threshold=threshold)
         bundle = bundle.save(unfinished, bundle.read_encoder(), bundle.load_weights())
@@ -363,7 +372,7 @@ class _Run:
 
     def _judged(self) -> dict[str, Any]:
         new, shown = StudentBundle.load(self.candidate), ShownFrames(self.plan.work / "pictures")
-        options = self._scoring()
+        options = self._scoring() | {"sources": self._sources}
         on_new = Judgement.of(score_students((self.old, new), self.split.held_out, seen=shown, **options))
         on_old = Judgement.of(score_students((self.old, new), self.plan.keep, **options)) if self.plan.keep else None
         reasons = reasons_against(on_new, on_old, margin=self.plan.margin, tolerance=self.plan.tolerance)

@@ -15,7 +15,7 @@ class _Camera:
     epoch: Epoch
 
 
-class EarlierImages:
+class JoinedViews:
     """Gives the images before that of now, where odometry says from where they were taken.
 
     Belongs to the inference thread. What was seen in another epoch, or by another student, is forgotten, and so is all

@@ -8,7 +8,7 @@ import numpy as np
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.earlier_views import ViewMemory
 from scene_completion_ros.inference.evidence import NO_EVIDENCE
-from scene_completion_ros.ros.complete.earlier_images import EarlierImages
+from scene_completion_ros.ros.complete.joined_views import JoinedViews
 from scene_completion_ros.ros.frame import Epoch, NotYetError
 
 NOW = Epoch(0, 0)
@@ -19,7 +19,7 @@ class Bench:
     """A camera that drives three metres a second, an image each second."""
 
     def __init__(self) -> None:
-        self.earlier, self.second = EarlierImages(), 0
+        self.earlier, self.second = JoinedViews(), 0
 
     def image(self, *, views: int = 3, epoch: Epoch = NOW, bundle: Any = BUNDLE, placed: bool = True) -> list[float]:
         """Complete the next image; the seconds of those that are completed with it."""

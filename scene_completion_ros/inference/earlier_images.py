@@ -1,0 +1,91 @@
+"""What the images of a camera say of its next one: the same in the node, in a replay without it, and in scores."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.inference.earlier_views import ViewMemory
+from scene_completion_ros.inference.evidence import NETWORK_ALONE, NO_EVIDENCE, Evidence, Sources
+from scene_completion_ros.inference.motion_scale import MotionScale, Scale
+
+
+class EarlierImages:
+    """What is remembered of the images of one camera, to be used for its next one; belongs to one thread.
+
+    `motion`: what measures the scale; None where that is not wanted; `memory`: what keeps images that complete a scene
+    of `views` images together with the next one.
+    """
+
+    def __init__(self, motion: MotionScale | None, memory: ViewMemory | None = None, views: int = 1) -> None:
+        self._motion, self._memory, self._views = motion, memory, views
+
+    @classmethod
+    def of(cls, sources: Sources, motion: MotionScale, memory: ViewMemory) -> "EarlierImages":
+        """What some sources want of it."""
+        return cls(motion if sources.scale != "off" else None, memory, sources.views)
+
+    @property
+    def scale(self) -> Scale | None:
+        """By what depths of the next image are to be multiplied; None where that is not measured."""
+        return None if self._motion is None else self._motion.scale
+
+    def evidence(self, pose: RigidTransform | str = "", stamp_ns: int = 0) -> Evidence:
+        """What is known beside the next image. `pose`, `stamp_ns`: as those of `add`, where images are to be joined."""
+        if self._memory is None or self._views == 1 or isinstance(pose, str):
+            return Evidence(self.scale)
+        return Evidence(self.scale, earlier=self._memory.chosen(pose, stamp_ns, self._views - 1))
+
+    def add(
+        self,
+        image_rgb: NDArray[np.uint8],
+        own_depth: NDArray[np.float32],
+        pose: RigidTransform | str,
+        stamp_ns: int,
+        view: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Remember an image.
+
+        Args:
+            image_rgb: The canonical image, uint8 [H, W, 3].
+            own_depth: `Completion.own_depth`, metres [H / 2, W / 2].
+            pose: Of the camera's optical frame in the odometry frame; or why nobody knows it, which ends what was
+                remembered.
+            stamp_ns: Its stamp.
+            view: `Completion.view`, where images are to be joined.
+        """
+        if self._motion is not None:
+            if isinstance(pose, str):
+                self._motion.forget(f"no odometry: {pose}")
+            else:
+                self._motion.add(image_rgb, own_depth, pose, stamp_ns)
+        if self._memory is not None and self._views > 1:
+            if isinstance(pose, str):
+                self._memory.forget()
+            elif view is not None:
+                self._memory.add(view, pose, stamp_ns)
+
+
+class InOrder:
+    """Completes the images of one camera one after the other, each with what those before it say.
+
+    Of a student that takes no evidence, and without sources of it, each image is completed by itself.
+    """
+
+    def __init__(self, completer: Completer, sources: Sources) -> None:
+        self._completer = completer
+        self._earlier: EarlierImages | None = None
+        if sources != NETWORK_ALONE and completer.bundle.takes_evidence:
+            self._earlier = EarlierImages.of(sources, completer.motion_scale(), completer.view_memory())
+
+    def complete(
+        self, image_rgb: NDArray[np.uint8], stamp_ns: int, pose: RigidTransform | str, **options: Any
+    ) -> Completion:
+        """Completes the next image; see `Completer.complete`, which gets the options, and `EarlierImages.add`."""
+        evidence = NO_EVIDENCE if self._earlier is None else self._earlier.evidence(pose, stamp_ns)
+        completion = self._completer.complete(image_rgb, stamp_ns, evidence=evidence, **options)
+        if self._earlier is not None and completion.own_depth is not None:
+            self._earlier.add(completion.image, completion.own_depth, pose, stamp_ns, completion.view)
+        return completion

@@ -1,0 +1,84 @@
+"""Students are scored, and judged, with the scale that the node and replays would give them."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.earlier_images import InOrder
+from scene_completion_ros.inference.evidence import Sources
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+from scene_completion_training.evaluation.density_model import DeployedModel
+from scene_completion_training.evaluation.earlier_frames import EarlierFramesCompleted
+from scene_completion_training.improvement.judging import ScoredFrame, score_students
+from tests.inference.told_bundle import CAMERA, FACTOR, WALL_M, make_told_bundle, wall_from
+
+FRAMES, STEP_M, STEP_NS = 8, 0.4, 100_000_000
+ODOMETRY = Sources("odometry")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    return make_told_bundle(tmp_path_factory.mktemp("told"))
+
+
+@pytest.fixture(scope="module")
+def drive() -> PosedSequence:
+    """Along the wall."""
+    return PosedSequence(
+        name="along the wall",
+        cameras={"camera": CAMERA},
+        rig_from_camera={"camera": RigidTransform.identity()},
+        frames=[
+            Frame(
+                (1 + number) * STEP_NS,
+                {"camera": partial(wall_from, number * STEP_M)},
+                RigidTransform(np.eye(3), np.array([number * STEP_M, 0.0, 0.0])),
+            )
+            for number in range(FRAMES)
+        ],
+        pose_source="by hand",
+        metric_scale=True,
+        provenance={},
+    )
+
+
+def said_in_order(told: StudentBundle, drive: PosedSequence) -> list[dict[str, Any]]:
+    """What a replay says of each frame."""
+    in_order = InOrder(Completer(told, CAMERA, engine="onnxruntime"), ODOMETRY)
+    return [
+        in_order.complete(drive.image(index, "camera"), frame.stamp_ns, frame.world_from_rig).evidence.said()
+        for index, frame in enumerate(drive.frames)
+    ]
+
+
+def test_one_factor_for_all_who_ask(told: StudentBundle, drive: PosedSequence) -> None:
+    expected = said_in_order(told, drive)
+    assert expected[-1]["scale"] == pytest.approx(FACTOR, rel=0.02)
+    completer, earlier = Completer(told, CAMERA, engine="onnxruntime"), EarlierFramesCompleted(ODOMETRY)
+    for index in (2, 5, FRAMES - 1, 4):  # one out of order begins anew
+        assert earlier.evidence(completer, drive, index, "camera").said() == expected[index]
+    pixels = np.array([[100.0, 60.0], [400.0, 120.0]])
+    alone, scaled = (DeployedModel(told, engine="onnxruntime", sources=one) for one in (Sources(), ODOMETRY))
+    np.testing.assert_allclose(alone.observe(drive, FRAMES - 1).depth(pixels), WALL_M / FACTOR, rtol=1e-5)
+    depth = scaled.observe(drive, FRAMES - 1).depth(pixels)
+    np.testing.assert_allclose(depth, WALL_M / FACTOR * float(expected[-1]["scale"]), rtol=1e-4)
+
+
+def _what_was_said(frame: ScoredFrame) -> tuple[int, dict[str, Any]]:
+    return frame.number, frame.completions[0].evidence.said()
+
+
+def test_judges_know_the_scale(told: StudentBundle, drive: PosedSequence, tmp_path: Path) -> None:
+    drive.save(tmp_path / "drive")
+    expected = said_in_order(told, drive)
+    options: dict[str, Any] = {"threads": 1, "seen": _what_was_said}
+    judged = score_students([told], [tmp_path / "drive"], sources=ODOMETRY, **options).seen
+    assert [number for number, _ in judged] == [0, 2, 4, 6]
+    assert all(said == expected[number] for number, said in judged) and "scale" in judged[-1][1]
+    assert [said for _, said in score_students([told], [tmp_path / "drive"], **options).seen] == [{}] * 4
