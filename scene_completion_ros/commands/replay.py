@@ -207,9 +207,8 @@ def _motion(
     from scene_completion_ros.ros.replay.results import OF_TRANSFORMS
     from scene_completion_ros.sequences.recorded_motion import RecordedMotion
 
-    if (sources.scale, sources.views) == ("off", 1) or not parameters.keys().isdisjoint(
-        OF_TRANSFORMS
-    ):  # the node hears what was named there
+    alone = (sources.scale, sources.views) == ("off", 1)
+    if alone or not parameters.keys().isdisjoint(OF_TRANSFORMS):  # the node hears what was named there
         return None, ""
     if not bundle.takes_evidence:
         return None, f"the student {bundle.name} takes nothing beside its image"

@@ -91,7 +91,8 @@ class Scaling:
     def _measure(self, name: str, earlier: EarlierImages, seen: _Seen, grid: RigidTransform | NotYetError) -> None:
         pose = grid.what if isinstance(grid, NotYetError) else grid @ seen.grid_from_camera
         earlier.add(seen.image, seen.depth, pose, seen.stamp_ns)
-        self._record.set(name, earlier.scale)
+        if earlier.scale is not None:
+            self._record.set(name, earlier.scale)
 
     def close(self) -> None:
         """End the thread after what it does now."""
