@@ -81,6 +81,8 @@ class Completion:
     # float32 [H / 2, W / 2], z-depth of the canonical image, metres, before any evidence; None of a student that takes
     # none.
     own_depth: NDArray[np.float32] | None = None
+    # float32 [K + 3, H / 2, W / 2], all that pixels say before any evidence, see `EncodedImage.view`; likewise.
+    own_view: NDArray[np.float32] | None = None
 
     @property
     def warning(self) -> str:
@@ -344,6 +346,7 @@ class Completer:
             matches=answer.matches,
             ground=ground,
             own_depth=None if answer.view is None else own_depth(self.bundle, answer.view),
+            own_view=answer.view,
         )
 
     def motion_scale(self) -> MotionScale:

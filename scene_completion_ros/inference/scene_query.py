@@ -113,7 +113,7 @@ class SceneAnswer:
     matches: tuple[PhraseMatches, ...] = ()  # of the query that was asked, a phrase each; none where nothing was asked
     # The ground, see `EncodedImage`; None where the student says nothing of it.
     surface: NDArray[np.float32] | None = None
-    # float32 [1, H / 2, W / 2], the depth of `EncodedImage.view`; None of a student that takes no evidence.
+    # float32 [K + 3, H / 2, W / 2], `EncodedImage.view`; None of a student that takes no evidence.
     view: NDArray[np.float32] | None = None
 
 
@@ -184,7 +184,7 @@ class HostSceneQuery:
             times_ms=clock.laps_ms,
             matches=labelled.matches,
             surface=None if surface is None else surface.copy(),
-            view=None if view is None else view[:1].copy(),
+            view=None if view is None else view.copy(),
         )
 
 

@@ -1,4 +1,4 @@
-"""The scale of the images of each camera by motion, measured in a thread of its own beside the inference thread."""
+"""What motion says of each camera, in a thread of its own beside the inference thread: its scale, how it stands."""
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,11 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, ground_share, road_calibration
 from scene_completion_ros.inference.motion_scale import MotionScale
+from scene_completion_ros.inference.road_calibration import Mounting, RoadCalibration
 from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome, Scene
 from scene_completion_ros.ros.health.inference_health import ScaleRecord
+from scene_completion_ros.ros.student import Student
 
 MOST_WAITING = 4  # images whose pose has not come yet; older ones are left out
 
@@ -21,6 +24,8 @@ MOST_WAITING = 4  # images whose pose has not come yet; older ones are left out
 class _Seen:
     image: NDArray[np.uint8]
     depth: NDArray[np.float32]
+    view: NDArray[np.float32]
+    stated: RigidTransform | None  # pose of the camera in an upright frame on the ground, where somebody says it
     stamp_ns: int
     grid_from_camera: RigidTransform
     pose: PoseToCome | RigidTransform | NotYetError  # of the grid in the odometry frame
@@ -29,8 +34,10 @@ class _Seen:
 @dataclass(eq=False)
 class _Camera:
     motion: MotionScale
-    bundle: object  # what the depths are of: those of another student have another scale
+    road: RoadCalibration
+    bundle: StudentBundle  # what the depths are of: those of another student have another scale
     epoch: Epoch
+    told: Mounting | None = None  # what the student is told where nobody states it
     waiting: deque[_Seen] = field(default_factory=deque)
     work: Future[None] | None = None  # the measurement that was begun last
 
@@ -54,25 +61,48 @@ class Scaling:
             return NO_EVIDENCE
         camera = self._cameras.get(frame.name)
         if camera is None or camera.epoch != epoch or camera.bundle is not completer.bundle:
-            camera = self._cameras[frame.name] = _Camera(completer.motion_scale(), completer.bundle, epoch)
-        self._begin(frame.name, camera)
-        if camera.work is not None:
-            camera.work.result()
+            motion, bundle = completer.motion_scale(), completer.bundle
+            camera = _Camera(motion, road_calibration(bundle), bundle, epoch)
+            self._cameras[frame.name] = camera
+        self._finish(frame.name, camera)
         return Evidence(camera.motion.scale)
+
+    def mounting(self, frame: Frame, student: Student, epoch: Epoch) -> RigidTransform | None:
+        """How a camera stands, for an image of which nobody states it: as measured, once that is sure.
+
+        It is exchanged when another one is measured, since preparing a student for it takes time.
+        """
+        camera = self._cameras.get(frame.name)
+        if not frame.parameters.scale_mounting or camera is None:
+            return None
+        if camera.epoch != epoch or camera.bundle is not student.bundle:
+            return None
+        self._finish(frame.name, camera)
+        measured = camera.road.mounting
+        if measured.sure and (camera.told is None or measured.moved_from(camera.told)):
+            camera.told = measured
+        return None if camera.told is None else camera.told.upright_from_camera
 
     def follow(self, scene: Scene) -> None:
         """Measure the images of a scene, as soon as it is known where their cameras were."""
         for frame in scene.frames:
-            camera, depth = self._cameras.get(frame.name), frame.completion.own_depth
+            camera, depth, view = self._cameras.get(frame.name), frame.completion.own_depth, frame.completion.own_view
             placed = frame.placement.odometry_from_grid
             pose = placed if placed is not None else scene.pose
-            if camera is None or depth is None or pose is None:
+            if camera is None or depth is None or view is None or pose is None:
                 continue
             image, grid_from_camera = frame.completion.image, frame.placement.grid_from_camera
-            camera.waiting.append(_Seen(image, depth, frame.stamp_ns, grid_from_camera, pose))
+            stated = frame.placement.upright_from_camera(frame.parameters)
+            camera.waiting.append(_Seen(image, depth, view, stated, frame.stamp_ns, grid_from_camera, pose))
             while len(camera.waiting) > MOST_WAITING:
                 camera.waiting.popleft()
             self._begin(frame.name, camera)
+
+    def _finish(self, name: str, camera: _Camera) -> None:
+        """Wait for what can be measured of the images so far: the same in each run."""
+        self._begin(name, camera)
+        if camera.work is not None:
+            camera.work.result()
 
     def _begin(self, name: str, camera: _Camera) -> None:
         """Hand those images to the thread whose pose is known, in order."""
@@ -84,14 +114,17 @@ class Scaling:
                     return
                 pose = pose.result()
             camera.waiting.popleft()
-            camera.work = self._pool.submit(self._measure, name, camera.motion, seen, pose)
+            camera.work = self._pool.submit(self._measure, name, camera, seen, pose)
 
-    def _measure(self, name: str, motion: MotionScale, seen: _Seen, pose: RigidTransform | NotYetError) -> None:
+    def _measure(self, name: str, camera: _Camera, seen: _Seen, pose: RigidTransform | NotYetError) -> None:
+        motion = camera.motion
         if isinstance(pose, NotYetError):
             motion.forget(f"no odometry: {pose.what}")
         else:
             motion.add(seen.image, seen.depth, pose @ seen.grid_from_camera, seen.stamp_ns)
-        self._record.set(name, motion.scale)
+        ground = ground_share(camera.bundle, seen.view[:, ::2, ::2])
+        mounting = camera.road.add(seen.depth, ground, motion.scale, motion.travel)
+        self._record.set(name, motion.scale, mounting, "" if seen.stated is None else mounting.contradicts(seen.stated))
 
     def close(self) -> None:
         """End the thread after what it does now."""

@@ -293,6 +293,10 @@ class NodeParameters:
         "that is known. No image waits for it. `off`: they are not.",
         choices=("off", "odometry"),
     )
+    scale_mounting: bool = _live(
+        False,
+        "Tell the student pitch, roll and height of a camera as measured on the way, where nothing states them.",
+    )
     fusion_enabled: bool = _live(
         False,
         "Join the voxels of each image with those of the images before it, in a map that stands still in "
