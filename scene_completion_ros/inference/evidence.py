@@ -67,7 +67,7 @@ def own_depth(bundle: StudentBundle, view: NDArray[np.float32]) -> NDArray[np.fl
 
 
 def ground_share(bundle: StudentBundle, view: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probability [h, w] that pixels show the road, or the floor of a room; `view`: `EncodedImage.view` [K + 3, h, w]."""
+    """Probability [h, w] that pixels show the road, or the floor of a room; `view`: as `EncodedImage.view`."""
     logits = view[2:]
     label = next((number for number, name in enumerate(bundle.class_names) if name in GROUNDS), None)
     if label is None:

@@ -33,7 +33,8 @@ ALIKE_OVER_M = 5.0
 ALWAYS = (math.radians(0.3), math.radians(1.0), 0.02)
 CHANGES, CHANGES_OVER_M = (math.radians(0.2), math.radians(0.4), 0.02), 50.0
 PRIOR = (math.radians(20.0), math.radians(10.0), 1.0)  # before the first measurement
-GATE, MOST_OUTSIDE = 3.5, 8  # measurements beyond so many standard deviations; so many of them: the camera was moved
+# Measurements beyond a squared distance in standard deviations, of their four numbers; so many: the camera was moved.
+GATE, MOST_OUTSIDE = 16.0, 8
 # Standard deviations up to which a mounting is told to a student.
 SURE_ANGLE, SURE_HEIGHT = math.radians(0.5), 0.06
 # What is told is exchanged where the measured one is off by more.
@@ -64,7 +65,7 @@ class Mounting:
 
     @classmethod
     def of(cls, upright_from_camera: RigidTransform) -> "Mounting":
-        """That of a pose of the optical frame in an upright frame on the ground, exactly."""
+        """That of a pose of the optical frame in a frame whose z axis points up and begins on the ground, exactly."""
         x, y, z = -upright_from_camera.rotation[2]
         pitch, roll = math.asin(np.clip(z, -1.0, 1.0)), math.atan2(x, y)
         return cls(pitch, roll, float(upright_from_camera.translation[2]), (0.0, 0.0, 0.0), 0, "")
@@ -103,7 +104,7 @@ class Mounting:
         return max(angles) > MOVED_ANGLE or abs(self.height - other.height) > MOVED_M
 
     def contradicts(self, stated: RigidTransform) -> str:
-        """What is surely wrong with a stated pose of the optical frame in an upright frame on the ground; or nothing."""
+        """What is surely wrong with a stated pose of the camera (see `of`), or nothing."""
         if not self.sure:
             return ""
         said = Mounting.of(stated)
@@ -195,7 +196,8 @@ class RoadCalibration:
             return None
         weight = sure
         for _ in range(10):
-            normal, *_ = np.linalg.lstsq(points * np.sqrt(weight)[:, None], np.sqrt(weight), rcond=None)
+            weighed = weight[:, None] * points
+            normal = np.linalg.lstsq(weighed.T @ points, weighed.sum(axis=0), rcond=None)[0]
             off = points @ normal - 1.0
             weight = sure / (1.0 + (off / SPREAD) ** 2)
         length = float(np.linalg.norm(normal))
@@ -214,17 +216,14 @@ class RoadCalibration:
         (sin_p, cos_p), (sin_r, cos_r) = ((math.sin(angle), math.cos(angle)) for angle in (pitch, roll))
         down = np.array([sin_r * cos_p, cos_r * cos_p, sin_p])
         slopes = np.eye(4, 3)
-        slopes[3] = [
-            np.array([-sin_r * sin_p, -cos_r * sin_p, cos_p]) @ ahead,
-            (down[1] * ahead[0] - down[0] * ahead[1]),
-            0,
-        ]
+        by_pitch = np.array([-sin_r * sin_p, -cos_r * sin_p, cos_p])
+        slopes[3] = by_pitch @ ahead, down[1] * ahead[0] - down[0] * ahead[1], 0.0
         # No part of the way leads down into the ground; linear about the state.
         measured = np.append(plane, slopes[3, 0] * pitch + slopes[3, 1] * roll - down @ ahead)
         noise = alike * np.block([[noise, np.zeros((3, 1))], [np.zeros((1, 3)), np.full((1, 1), DIRECTION**2)]])
         innovation = measured - slopes @ self._state
         covariance = slopes @ self._covariance @ slopes.T + noise
-        if innovation @ np.linalg.solve(covariance, innovation) > GATE**2 + 4.0:
+        if innovation @ np.linalg.solve(covariance, innovation) > GATE:
             self._outside += 1
             if self._outside < MOST_OUTSIDE:
                 return "the ground contradicts those before"

@@ -79,7 +79,9 @@ class Scaling:
             return None
         self._finish(frame.name, camera)
         measured = camera.road.mounting
-        if measured.sure and (camera.told is None or measured.moved_from(camera.told)):
+        if not measured.images:
+            camera.told = None
+        elif measured.sure and (camera.told is None or measured.moved_from(camera.told)):
             camera.told = measured
         return None if camera.told is None else camera.told.upright_from_camera
 

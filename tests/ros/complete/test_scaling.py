@@ -148,5 +148,11 @@ def test_a_sure_mounting_is_told_where_it_is_wanted() -> None:
     assert abs(told[-1].translation[2] - 1.5) < 0.1 and len({float(pose.translation[2]) for pose in sure}) <= 3
     bench.image()
     assert bench.told is None  # the parameter is off
+    bench.image(mounting=True)
+    assert bench.told is not None
+    bench.number += 50  # seconds later and far away
+    bench.image(mounting=True)
+    bench.image(mounting=True)
+    assert bench.told is None
     bench.image(mounting=True, epoch=Epoch(1, 0))
     assert bench.told is None  # nothing was measured in this epoch
