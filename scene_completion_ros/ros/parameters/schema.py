@@ -295,7 +295,7 @@ class NodeParameters:
     )
     scale_mounting: bool = _live(
         False,
-        "Tell the student pitch, roll and height of a camera as measured on the way, where nothing states them.",
+        "Tell the student how a camera stands, as measured on the way, where nothing states it.",
     )
     fusion_enabled: bool = _live(
         False,
