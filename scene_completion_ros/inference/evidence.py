@@ -11,11 +11,13 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.earlier_views import Earlier
 from scene_completion_ros.inference.motion_scale import STREET_VOXEL_M, MotionScale, Scale
+from scene_completion_ros.inference.road_calibration import RoadCalibration
 
 # A beam that passes beside a body and hits what is behind it, seen from elsewhere than by the camera, is left out where
 # within so many pixels (across, down) another one is nearer by this factor.
 BEHIND_PX, BEHIND = (5, 7), 1.15
 SCALE, DEVIATION, WHY = "scale", "scale deviation", "scale not measured"  # what `Evidence.said` names
+GROUNDS = ("road", "floor")  # names of what cameras of a street or a room stand above
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +85,32 @@ NETWORK_ALONE = Sources()
 
 def motion_scale(bundle: StudentBundle, covered: NDArray[np.bool_]) -> MotionScale:
     """What measures the scale of a student's images by motion; `covered`: as `MotionScale` has it."""
-    return MotionScale(bundle.canonical, covered, min(1.0, bundle.grid.voxel_size / STREET_VOXEL_M))
+    return MotionScale(bundle.canonical, covered, _measure(bundle))
+
+
+def road_calibration(bundle: StudentBundle) -> RoadCalibration:
+    """What measures how a student's camera stands above the ground."""
+    return RoadCalibration(bundle.canonical, _measure(bundle))
+
+
+def _measure(bundle: StudentBundle) -> float:
+    """Lengths of the world of a student over those of a street."""
+    return min(1.0, bundle.grid.voxel_size / STREET_VOXEL_M)
 
 
 def own_depth(bundle: StudentBundle, view: NDArray[np.float32]) -> NDArray[np.float32]:
     """z-depth [H / 2, W / 2], metres, that pixels say before any evidence; `view`: `EncodedImage.view`."""
     spec = bundle.point_code
     return np.asarray(1.0 / np.maximum(spec.inverse_depth(view[0]), 0.5 / spec.far), np.float32)
+
+
+def ground_share(bundle: StudentBundle, view: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probability [h, w] that pixels show the road, or the floor of a room; `view`: as `EncodedImage.view`."""
+    logits = view[2:]
+    label = next((number for number, name in enumerate(bundle.class_names) if name in GROUNDS), None)
+    if label is None:
+        return np.zeros(view.shape[1:], np.float32)
+    return np.asarray(1.0 / np.exp(logits - logits[label]).sum(axis=0), np.float32)
 
 
 def sensed_depth(

@@ -10,7 +10,7 @@ are in the statistics (a two-view adjustment with a prior on each depth, and a S
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -74,6 +74,21 @@ class Scale:
 
 
 @dataclass(frozen=True, eq=False)
+class Travel:
+    """How a camera moved, as its image has it.
+
+    Attributes:
+        step: Way since the last image, metres.
+        ahead: Unit vector [3] of the way since an earlier image, in the optical frame halfway; None where not measured.
+        turned: Angle between these two images, radians.
+    """
+
+    step: float
+    ahead: Doubles | None = None
+    turned: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
 class _Past:
     grey: NDArray[np.uint8]
     pose: RigidTransform
@@ -88,6 +103,7 @@ class _Agreement:
     share: float  # of the corners that agree
     turned: float  # radians
     aside: float
+    travel: Travel  # what it is with these changes
 
 
 class MotionScale:
@@ -97,6 +113,10 @@ class MotionScale:
         camera: The canonical camera, without distortion.
         covered: Pixels of its image that show something, bool [H, W].
         measure: Lengths here over those of a street.
+
+    Attributes:
+        scale: What is known after the last image.
+        travel: How the camera came to the last image; None where the way to it is not known.
     """
 
     def __init__(self, camera: Camera, covered: NDArray[np.bool_] | None = None, measure: float = 1.0) -> None:
@@ -118,6 +138,7 @@ class MotionScale:
         self._last: _Past | None = None
         self._log_factor, self._variance, self._way, self._outside = 0.0, PRIOR**2, 0.0, 0
         self.scale = Scale(why=why)
+        self.travel: Travel | None = None
 
     def add(
         self, image_rgb: NDArray[np.uint8], depth: NDArray[np.float32], pose: RigidTransform, stamp_ns: int
@@ -137,6 +158,7 @@ class MotionScale:
         if jump:
             self.forget()
         step = 0.0 if self._last is None else _length(self._last.pose.inverse() @ pose)
+        self.travel = None if self._last is None else Travel(step)
         self._way += step
         self._variance += CHANGES**2 * step / (CHANGES_OVER_M * self._measure)
         corners, baseline, why = 0, 0.0, jump or "no earlier image at a distance that fits"
@@ -149,6 +171,7 @@ class MotionScale:
             why = _refusal(corners, agreement)
             if agreement is not None and not why:
                 why = self._filter(agreement.log_factor, baseline)
+                self.travel = replace(agreement.travel, step=step)
         if not self._past or _length(self._past[-1].pose.inverse() @ pose) > KEPT_APART_M * self._measure:
             self._past.append(now)
         self._last = now
@@ -286,7 +309,10 @@ def _agreement(points: Doubles, pixels: Doubles, matrix: Doubles, past_from_now:
         if abs(step[0]) < 1e-3:
             break
     share = float((distances(x)[0] < AGREES).mean())
-    return _Agreement(float(x[0]), share, float(np.linalg.norm(x[1:4])), float(np.linalg.norm(x[4:])))
+    turn = cv2.Rodrigues(cv2.Rodrigues(x[1:4])[0] @ past_from_now.rotation)[0]
+    ahead = cv2.Rodrigues(-0.5 * turn)[0] @ (way + x[4:] @ across)
+    travel = Travel(length, ahead / np.linalg.norm(ahead), float(np.linalg.norm(turn)))
+    return _Agreement(float(x[0]), share, float(np.linalg.norm(x[1:4])), float(np.linalg.norm(x[4:])), travel)
 
 
 def _crossing(vectors: Doubles) -> Doubles:

@@ -119,7 +119,7 @@ class SceneAnswer:
     matches: tuple[PhraseMatches, ...] = ()  # of the query that was asked, a phrase each; none where nothing was asked
     # The ground, see `EncodedImage`; None where the student says nothing of it.
     surface: NDArray[np.float32] | None = None
-    # `EncodedImage.view`; None of a student that takes no evidence.
+    # float32 [K + 3, H / 2, W / 2], `EncodedImage.view`; None of a student that takes no evidence.
     view: NDArray[np.float32] | None = None
 
 

@@ -21,8 +21,8 @@ def _textures() -> list[NDArray[np.uint8]]:
 TEXTURES = _textures()
 
 
-def seen_from(place: NDArray[np.float64]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Image and true depth of walls at z = 12 m, on the left, and 16 m, from a place, metres."""
+def seen_from(place: NDArray[np.float64], floor: float = np.inf) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Image and true depth of walls at z = 12 m, on the left, and 16 m, from a place, metres; floor: at y, metres."""
     rays = CAMERA.unproject(CAMERA.pixel_centres())
     walls = []
     for distance, texture in zip((12.0, 16.0), TEXTURES, strict=True):
@@ -33,6 +33,12 @@ def seen_from(place: NDArray[np.float64]) -> tuple[NDArray[np.uint8], NDArray[np
     left = walls[0][2] < 0.0
     image = np.where(left, walls[0][0], walls[1][0])
     depth = np.where(left, walls[0][1], walls[1][1]).astype(np.float32)
+    beneath = np.where(rays[..., 1] > 0.0, (floor - place[1]) / np.maximum(rays[..., 1], 1e-6), np.inf)
+    if np.isfinite(floor):
+        at = np.nan_to_num(place + rays * beneath[..., None], posinf=0.0, neginf=0.0).astype(np.float32)
+        u, v = (np.ascontiguousarray(60.0 * at[..., axis] + 800.0) for axis in (0, 2))
+        image = np.where(beneath < depth, cv2.remap(TEXTURES[1], u, v, cv2.INTER_LINEAR), image)
+        depth = np.minimum(depth, beneath).astype(np.float32)
     return np.repeat(image[..., None], 3, axis=2).astype(np.uint8), depth
 
 
@@ -89,3 +95,21 @@ def test_a_new_street_is_believed_after_some_images() -> None:
     driven(motion, 8)
     assert "contradicts" in driven(motion, 2, factor=0.8, start=8).why
     assert driven(motion, 12, factor=0.8, start=10).factor == pytest.approx(0.8, rel=0.1)
+
+
+def test_the_image_says_where_the_camera_moves_to() -> None:
+    """Extrinsics that are 2° off put the way by odometry 2° off; the image does not follow."""
+    for wrong in (-2.0, 0.0, 2.0):
+        turned = cv2.Rodrigues(np.array([np.radians(wrong), 0.0, 0.0]))[0]
+        motion = MotionScale(CAMERA)
+        assert motion.travel is None
+        for number in range(6):
+            place = np.array([0.05, 0.03, 0.4]) * number
+            image, depth = seen_from(place, floor=1.5)
+            motion.add(image, depth, RigidTransform(turned, place), (1 + number) * STEP_NS)
+        travel = motion.travel
+        assert travel is not None and travel.ahead is not None and not motion.scale.why
+        assert np.degrees(np.arcsin(travel.ahead[1])) == pytest.approx(4.24, abs=0.25)  # 0.03 m down in 0.404 m
+        assert travel.step == pytest.approx(0.404, abs=0.001) and travel.turned < np.radians(0.3)
+    motion.forget()
+    assert motion.travel is None

@@ -1,4 +1,4 @@
-"""The scale of the images of each camera by motion, measured in a thread of its own beside the inference thread."""
+"""What motion says of each camera, in a thread of its own beside the inference thread: its scale, how it stands."""
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,9 +11,12 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.earlier_images import EarlierImages
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, ground_share, road_calibration
+from scene_completion_ros.inference.motion_scale import MotionScale
+from scene_completion_ros.inference.road_calibration import Mounting, RoadCalibration
 from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome, Scene
 from scene_completion_ros.ros.health.inference_health import ScaleRecord
+from scene_completion_ros.ros.student import Student
 
 MOST_WAITING = 4  # images whose pose has not come yet; older ones are left out
 
@@ -22,6 +25,8 @@ MOST_WAITING = 4  # images whose pose has not come yet; older ones are left out
 class _Seen:
     image: NDArray[np.uint8]
     depth: NDArray[np.float32]
+    view: NDArray[np.float32]
+    stated: RigidTransform | None  # pose of the camera in an upright frame on the ground, where somebody says it
     stamp_ns: int
     grid_from_camera: RigidTransform
     pose: PoseToCome | RigidTransform | NotYetError  # of the grid in the odometry frame
@@ -29,8 +34,10 @@ class _Seen:
 
 @dataclass(eq=False)
 class _Camera:
-    earlier: EarlierImages
+    motion: MotionScale
+    road: RoadCalibration
     of: tuple[StudentBundle, Epoch, str]  # whose depths these are, since when, and of which frame: others say nothing
+    told: Mounting | None = None  # what the student is told where nobody states it
     waiting: deque[_Seen] = field(default_factory=deque)
     work: Future[None] | None = None  # the measurement that was begun last
 
@@ -54,27 +61,51 @@ class Scaling:
             return NO_EVIDENCE
         camera, of = self._cameras.get(frame.name), (completer.bundle, epoch, frame.frame_id)
         if camera is None or camera.of != of:
-            camera = self._cameras[frame.name] = _Camera(EarlierImages(completer.motion_scale()), of)
-        self._begin(frame.name, camera)
-        if camera.work is not None:
-            camera.work.result()
-        return camera.earlier.evidence()
+            camera = _Camera(completer.motion_scale(), road_calibration(completer.bundle), of)
+            self._cameras[frame.name] = camera
+        self._finish(frame.name, camera)
+        return EarlierImages(camera.motion).evidence()
+
+    def mounting(self, frame: Frame, student: Student, epoch: Epoch) -> RigidTransform | None:
+        """How a camera stands, for an image of which nobody states it: as measured, once that is sure.
+
+        It is exchanged when another one is measured, since preparing a student for it takes time.
+        """
+        camera = self._cameras.get(frame.name)
+        if not frame.parameters.scale_mounting or camera is None:
+            return None
+        if camera.of != (student.bundle, epoch, frame.frame_id):
+            return None
+        self._finish(frame.name, camera)
+        measured = camera.road.mounting
+        if not measured.images:
+            camera.told = None
+        elif measured.sure and (camera.told is None or measured.moved_from(camera.told)):
+            camera.told = measured
+        return None if camera.told is None else camera.told.upright_from_camera
 
     def follow(self, scene: Scene) -> None:
         """Measure the images of a scene, as soon as it is known where their cameras were."""
         for frame in scene.frames:
-            camera, depth = self._cameras.get(frame.name), frame.completion.own_depth
+            camera, depth, view = self._cameras.get(frame.name), frame.completion.own_depth, frame.completion.view
             placed = frame.placement.odometry_from_grid
             pose = placed if placed is not None else scene.pose
-            if camera is None or depth is None:
+            if camera is None or depth is None or view is None:
                 continue
             if pose is None:
                 pose = NotYetError("nothing says how the camera moves", may_come=False)
             image, grid_from_camera = frame.completion.image, frame.placement.grid_from_camera
-            camera.waiting.append(_Seen(image, depth, frame.stamp_ns, grid_from_camera, pose))
+            stated = frame.placement.upright_from_camera(frame.parameters)
+            camera.waiting.append(_Seen(image, depth, view, stated, frame.stamp_ns, grid_from_camera, pose))
             while len(camera.waiting) > MOST_WAITING:
                 camera.waiting.popleft()
             self._begin(frame.name, camera)
+
+    def _finish(self, name: str, camera: _Camera) -> None:
+        """Wait for what can be measured of the images so far: the same in each run."""
+        self._begin(name, camera)
+        if camera.work is not None:
+            camera.work.result()
 
     def _begin(self, name: str, camera: _Camera) -> None:
         """Hand those images to the thread whose pose is known, in order."""
@@ -86,13 +117,14 @@ class Scaling:
                     return
                 pose = pose.result()
             camera.waiting.popleft()
-            camera.work = self._pool.submit(self._measure, name, camera.earlier, seen, pose)
+            camera.work = self._pool.submit(self._measure, name, camera, seen, pose)
 
-    def _measure(self, name: str, earlier: EarlierImages, seen: _Seen, grid: RigidTransform | NotYetError) -> None:
-        pose = grid.what if isinstance(grid, NotYetError) else grid @ seen.grid_from_camera
-        earlier.add(seen.image, seen.depth, pose, seen.stamp_ns)
-        if earlier.scale is not None:
-            self._record.set(name, earlier.scale)
+    def _measure(self, name: str, camera: _Camera, seen: _Seen, grid: RigidTransform | NotYetError) -> None:
+        pose, motion = grid.what if isinstance(grid, NotYetError) else grid @ seen.grid_from_camera, camera.motion
+        EarlierImages(motion).add(seen.image, seen.depth, pose, seen.stamp_ns)
+        ground = ground_share(camera.of[0], seen.view[:, ::2, ::2])
+        mounting = camera.road.add(seen.depth, ground, motion.scale, motion.travel)
+        self._record.set(name, motion.scale, mounting, "" if seen.stated is None else mounting.contradicts(seen.stated))
 
     def close(self) -> None:
         """End the thread after what it does now."""

@@ -301,6 +301,10 @@ class NodeParameters:
         "them. Above 1, `transform.source` has to say where the grid is in `odometry.frame`.",
         bounds=(1, MOST_VIEWS),
     )
+    scale_mounting: bool = _live(
+        False,
+        "Tell the student how a camera stands, as measured on the way, where nothing states it.",
+    )
     fusion_enabled: bool = _live(
         False,
         "Join the voxels of each image with those of the images before it, in a map that stands still in "
