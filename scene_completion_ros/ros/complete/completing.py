@@ -1,6 +1,7 @@
 """One image after the other: decoded, and completed by the student that was deployed when it arrived."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from scene_completion_ros.errors import BundleError, CameraError, GpuError, ImageError
@@ -11,6 +12,7 @@ from scene_completion_ros.inference.phrase_query import Words
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size
 from scene_completion_ros.ros.complete.scaling import Scaling
+from scene_completion_ros.ros.complete.sensing import Sensing
 from scene_completion_ros.ros.conversions import to_rgb
 from scene_completion_ros.ros.frame import Epoch, Frame, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
@@ -21,8 +23,8 @@ from scene_completion_ros.ros.student import Student
 class Completing:
     """Completes frames of scenes, in the inference thread; one that cannot be completed is dropped, with a warning."""
 
-    def __init__(self, counters: FrameCounters, logger: Any, scaling: Scaling) -> None:
-        self._counters, self._logger, self._scaling = counters, logger, scaling
+    def __init__(self, counters: FrameCounters, logger: Any, scaling: Scaling, sensing: Sensing) -> None:
+        self._counters, self._logger, self._scaling, self._sensing = counters, logger, scaling, sensing
         self._resized: dict[str, Camera] = {}
         # What a student has to be prepared for: camera, pose in the grid and parameters, by name.
         self.cameras: dict[str, tuple[Camera, RigidTransform, NodeParameters]] = {}
@@ -50,7 +52,9 @@ class Completing:
             completer.use(words.vocabulary)
             completer.ask(words.queried)
             evidence = self._scaling.evidence(frame, completer, epoch)
+            evidence = replace(evidence, sensed=self._sensing.sensed(frame, completer, epoch))
             frame.completion = completer.complete(pixels, frame.stamp_ns, labels=words.labels, evidence=evidence)
+            self._sensing.follow(frame, completer, epoch)
             if warning := frame.completion.warning:
                 self._counters.warn(f"{frame.topic}: blind", f"{frame.topic}: {warning}")
             return True

@@ -24,12 +24,27 @@ ImageTransport = Literal["raw", "compressed"]
 ImageQos = Literal["auto", "sensor_data", "reliable"]
 OutputQos = Literal["reliable", "sensor_data"]
 CameraInfoSync = Literal["latest", "exact", "approximate"]
+ScaleSource = Literal["off", "odometry"]
+DepthSource = Literal["network", "topic"]
 TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
 PathKind = Literal["folder", "file", "student", "text bank", "file to write"]
 SHIPPED = "shipped"  # the text bank of the student bundle, as parameter `vocabulary`
 LONGEST_PATH = 4095
 # What parameters are grouped by: `shadow_every` of `NodeParameters` is `shadow.every` for everybody else.
-GROUPS = ("shadow", "image", "sync", "grid", "transform", "odometry", "scale", "fusion", "record", "camera", "obstacle")
+GROUPS = (
+    "shadow",
+    "image",
+    "sync",
+    "grid",
+    "transform",
+    "odometry",
+    "scale",
+    "depth",
+    "fusion",
+    "record",
+    "camera",
+    "obstacle",
+)
 ParameterValue = bool | int | float | str
 
 # What `ros2 param describe` calls the types.
@@ -287,12 +302,25 @@ class NodeParameters:
         "YAML of fixed transforms: a list of `parent`, `child`, `translation`, `rotation` or `angles`, and `optical`.",
         path="file",
     )
-    scale_from: str = _live(
+    scale_from: ScaleSource = _live(
         "odometry",
         "`odometry`: depths of `street` and `room` are scaled by how far the camera moved in `odometry.frame`, where "
         "that is known. No image waits for it. `off`: they are not.",
-        choices=("off", "odometry"),
+        choices=ScaleSource,
     )
+    depth_from: DepthSource = _parameter(
+        "network",
+        "`topic`: `street` and `room` also take into account what a sensor on `depth.topic` saw; what it did not see "
+        "stays the network's. `network`: they do not.",
+        choices=DepthSource,
+    )
+    depth_topic: str = _parameter(
+        "",
+        "Topic of a cloud, or of a depth image (16UC1, 32FC1) aligned to the colour image. An image takes what is "
+        "nearest within `sync.tolerance`. It waits for that, and for the transform of the cloud's frame, up to "
+        "`transform.timeout`, and is completed without it then.",
+    )
+    depth_deviation: float = _live(0.02, "Standard deviation of such depths, as a share of them.", bounds=(0.001, 1.0))
     fusion_enabled: bool = _live(
         False,
         "Join the voxels of each image with those of the images before it, in a map that stands still in "

@@ -56,15 +56,16 @@ def replay_over_dds(
 
     reader.choose_image_topic(topic)
     results.check_topics(playback, reader.topics, topic)
+    parameters = {"image.qos": "reliable", **(node_parameters or {})}
+    parameters |= {"grid.frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
     source = Source(
         topic=topic,
         compressed=reader.topics[topic] == COMPRESSED_TYPE,
         camera=camera or reader.camera_for(topic),
         camera_info=None if camera else reader.camera_info(topic),
         also={name: reader.topics[name] for name in playback.also},
+        awaited=results.check_depth_topic(playback, parameters),
     )
-    parameters = {"image.qos": "reliable", **(node_parameters or {})}
-    parameters |= {"grid.frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
     results.check_fusion_topics(playback, parameters)
     if playback.rate is None:  # what reaches an image must not depend on the speed of the machine
         given = parameters.get("transform.timeout")

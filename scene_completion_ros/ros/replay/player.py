@@ -49,6 +49,7 @@ class Source:
     camera: Camera
     camera_info: Any  # the bag's own message, None to make one from the camera
     also: Mapping[str, str]  # further recorded topics -> message type
+    awaited: tuple[str, ...] = ()  # those of them that the node is sure to subscribe to
 
 
 class InputPublishers:
@@ -77,7 +78,7 @@ class InputPublishers:
 
     def others_heard_by(self, node: str) -> bool:
         """Whether a node hears all further topics: reliably, once it saw the publishers (`AdaptiveSubscription`)."""
-        for publisher in self._others.values():
+        for topic, publisher in self._others.items():
             subscribed = [
                 info
                 for info in self._node.get_subscriptions_info_by_topic(publisher.topic_name)
@@ -85,7 +86,7 @@ class InputPublishers:
             ]
             if any(info.qos_profile.reliability != ReliabilityPolicy.RELIABLE for info in subscribed):
                 return False
-            if publisher.get_subscription_count() < len(subscribed):
+            if publisher.get_subscription_count() < max(len(subscribed), topic in self._source.awaited):
                 return False
         return True
 
