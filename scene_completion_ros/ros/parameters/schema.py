@@ -316,9 +316,9 @@ class NodeParameters:
     )
     depth_topic: str = _parameter(
         "",
-        "Topic of a cloud, or of a depth image (16UC1, 32FC1) aligned to the colour image. An image takes what is "
-        "nearest within `sync.tolerance`. It waits for that, and for the transform of the cloud's frame, up to "
-        "`transform.timeout`, and is completed without it then.",
+        "Topic of a cloud, for all cameras, or of a depth image (16UC1, 32FC1) aligned to the images of one. An image "
+        "takes what is nearest within `sync.tolerance`, for which, and for the transform of a cloud, it waits up to "
+        "`transform.timeout`.",
     )
     depth_deviation: float = _live(0.02, "Standard deviation of such depths, as a share of them.", bounds=(0.001, 1.0))
     fusion_enabled: bool = _live(
