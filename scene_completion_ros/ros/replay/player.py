@@ -322,8 +322,7 @@ class Player:
                 self.statistics.dropped[sent.dropped] += 1
                 self.statistics.lost_stamps_ns.append(sent.stamp_ns)
         while (sent := self._answers.next_ready(time.perf_counter(), patient=patient)) is not None:
-            if sent.source is None:  # of the warm-up
-                continue
+            assert sent.source is not None
             self._last_result_s = time.perf_counter()
             result = self._results.take(sent, sent.source, self._legends[-1])
             if self._on_result is not None:
