@@ -36,7 +36,7 @@ nearest one that it knows.
 
 You may also change a **live** parameter while the node runs (`ros2 param set /scene_completion image.rectified true`).
 It holds for images that arrive from then on. The node builds its model anew if it must, as for a new calibration.
-Meanwhile newer images replace older ones. The node refuses a value that it cannot use, gives the reason, and changes
+The node refuses a value that it cannot use, gives the reason, and changes
 nothing: `image.rectified` if the CameraInfo has no projection matrix.
 A **read-only** parameter needs a new start of the node.
 
@@ -78,10 +78,10 @@ POLICY_FORM = f"""\
      use it). Names are those that the node has without remappings and namespace: write the remapped ones here as well,
      for DDS knows no others. What is marked with a parameter is only used with it: delete it where yours has another
      value.
-     To be added to what it subscribes to: with transform.source tf2 (and auto, where tf2 says where the camera is) /tf
-     and /tf_static; with topics those that transform.topics and odometry.topics name; with several cameras, in the
-     place of the one, NAME/image (or NAME/image/compressed) and NAME/camera_info for each NAME. They publish
-     ~/depth/NAME/image and ~/depth/NAME/camera_info. -->
+     To be added to what it subscribes to: with transform.source tf2 (and auto, where tf2 says where the camera is)
+     /tf and /tf_static; with topics those that transform.topics and odometry.topics name; depth.topic; with several
+     cameras, in the place of the one, NAME/image (or NAME/image/compressed) and NAME/camera_info for each NAME. They
+     publish ~/depth/NAME/image and ~/depth/NAME/camera_info. -->
 <policy version="0.2.0">
   <enclaves>
     <enclave path="/{NODE_NAME}">

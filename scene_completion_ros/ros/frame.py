@@ -59,6 +59,15 @@ class Placement:
         return self.map_from_grid @ self.grid_from_camera
 
 
+@dataclass(frozen=True, eq=False)
+class DepthReading:
+    """What a sensor of depth saw when an image was taken."""
+
+    message: Any  # sensor_msgs/Image in the frame of the image, or sensor_msgs/PointCloud2
+    age_ns: int  # by how much it is older than the image
+    camera_from_sensor: RigidTransform  # pose of its frame in the camera's optical frame
+
+
 @dataclass(eq=False)
 class Frame:
     """One image on its way through the node."""
@@ -71,6 +80,8 @@ class Frame:
     parameters: NodeParameters  # those of that moment
     camera: Camera = field(init=False)  # the calibration that belongs to it; `receive` sets it
     placement: Placement = field(init=False)  # where its voxels lie; `place` sets it
+    # What a sensor saw of its depths, or why that is not known; None where nobody asks for it. `receive` sets it.
+    depth: DepthReading | NotYetError | None = None
     completion: Completion = field(init=False)  # what the student says of it; `complete` sets it
     decode_ms: float = field(init=False)  # milliseconds that decoding took, likewise
 

@@ -18,6 +18,7 @@ from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros.complete.completing import Completing
 from scene_completion_ros.ros.complete.joined_views import JoinedViews
 from scene_completion_ros.ros.complete.scaling import Scaling
+from scene_completion_ros.ros.complete.sensing import Sensing
 from scene_completion_ros.ros.complete.shadow import Shadow
 from scene_completion_ros.ros.frame import Epoch, Frame, PoseToCome, Scene, Selection
 from scene_completion_ros.ros.health.counters import FrameCounters
@@ -67,8 +68,8 @@ class InferenceThread:
         self._now = self.selection
         self._in_hand: tuple[Frame, ...] = ()
         self._scaling = Scaling(self.record.scale)
-        self._earlier = JoinedViews()
-        self._completing = Completing(counters, logger, self._scaling, self._earlier)
+        self._earlier, sensing = JoinedViews(), Sensing(self.record.depth, counters)
+        self._completing = Completing(counters, logger, self._scaling, sensing, self._earlier)
         self._memory = SceneMemory(grid, student.bundle.threshold, counters, self.record.fusion)
         self._triggers = RecordTriggers(outputs.ask_for_recording, counters)
         self._wanted = True

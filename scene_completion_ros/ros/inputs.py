@@ -23,6 +23,7 @@ from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
 from scene_completion_ros.ros.place.placements import Placements
 from scene_completion_ros.ros.place.transform_source import make_transform_source
 from scene_completion_ros.ros.receive.camera_input import CameraInput
+from scene_completion_ros.ros.receive.depth_input import DepthInput
 from scene_completion_ros.ros.receive.image_sets import ImageSets
 from scene_completion_ros.ros.waiting_room import Poll, polled_room
 
@@ -73,6 +74,9 @@ class Inputs:
         self._placements = Placements(
             self._source, grid_from_camera, lambda: thread.selection.student.bundle.height_above_ground
         )
+        self._depth: DepthInput | None = None
+        if at_start.depth_from == "topic":
+            self._depth = DepthInput(node, at_start.depth_topic, counters, self._look, resources)
         self._last_ns: int | None = None  # stamp of the last images that were handed on
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
         jumps = node.get_clock().create_jump_callback(backward, post_callback=self._on_clock_jump)
@@ -115,6 +119,8 @@ class Inputs:
         self.give_up(reason)
         if self._source is not None:
             self._source.forget()
+        if self._depth is not None:
+            self._depth.forget()
         self._thread.forget()
         self._last_ns = None
 
@@ -142,8 +148,11 @@ class Inputs:
         for frame in frames:
             self._place(frame)
         for frame in frames:
-            if isinstance(missing := frame.placement.odometry_from_grid, NotYetError):
+            missing = frame.placement.odometry_from_grid
+            if isinstance(missing, NotYetError) and missing.may_come:
                 raise missing  # it is waited for, but not in vain: `_turn_away` goes on without it
+        for frame in frames:
+            self._sense(frame, final=False)
         self._submit(frames)
 
     def _turn_away(self, frames: tuple[Frame, ...], error: NotYetError) -> None:
@@ -152,6 +161,7 @@ class Inputs:
         for frame in frames:
             try:
                 self._place(frame)
+                self._sense(frame, final=True)
                 placed.append(frame)
             except NotYetError as missing:  # of each image its own, not only of the first
                 self._counters.drop(DropReason.NO_TRANSFORM, f"{frame.topic}: {missing}", header=frame.header)
@@ -165,6 +175,18 @@ class Inputs:
 
     def _place(self, frame: Frame) -> None:
         frame.placement = self._placements.place(frame.frame_id, frame.stamp_ns, frame.parameters)
+
+    def _sense(self, frame: Frame, *, final: bool) -> None:
+        """Find out what a sensor saw of its depths. Raises NotYetError unless `final` where that may still come."""
+        if self._depth is None:
+            return
+        bundle, camera_from = self._thread.selection.student.bundle, self._placements.camera_from_sensor
+        try:
+            frame.depth = self._depth.of(frame, bundle, camera_from, final=final)
+        except NotYetError as error:
+            if error.may_come and not final:
+                raise
+            frame.depth = error.with_traceback(None)
 
     def _submit(self, frames: tuple[Frame, ...]) -> None:
         parameters, stamp_ns = _newest(frames), max(frame.stamp_ns for frame in frames)

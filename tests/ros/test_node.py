@@ -224,6 +224,7 @@ def test_newest_wins_with_a_latched_camera_info_and_sigterm_while_busy(start: St
     ("given", "complaint"),
     [
         ({"bundle": "/nowhere"}, "scene_completion_node cannot start: parameter bundle: there is no folder /nowhere"),
+        ({"depth.from": "topic"}, "parameter depth.topic: depth.from is topic, but no topic is named"),
         ({"image.qos": "telepathy"}, "choose one of auto, sensor_data, reliable"),
         ({"extrinsics_file": NO_LIST}, f"parameter extrinsics_file, {NO_LIST}: is no YAML list"),
         (

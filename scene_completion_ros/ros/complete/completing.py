@@ -13,6 +13,7 @@ from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size
 from scene_completion_ros.ros.complete.joined_views import JoinedViews
 from scene_completion_ros.ros.complete.scaling import Scaling
+from scene_completion_ros.ros.complete.sensing import Sensing
 from scene_completion_ros.ros.conversions import to_rgb
 from scene_completion_ros.ros.frame import Epoch, Frame, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
@@ -23,8 +24,11 @@ from scene_completion_ros.ros.student import Student
 class Completing:
     """Completes frames of scenes, in the inference thread; one that cannot be completed is dropped, with a warning."""
 
-    def __init__(self, counters: FrameCounters, logger: Any, scaling: Scaling, earlier: JoinedViews) -> None:
-        self._counters, self._logger, self._scaling, self._earlier = counters, logger, scaling, earlier
+    def __init__(
+        self, counters: FrameCounters, logger: Any, scaling: Scaling, sensing: Sensing, earlier: JoinedViews
+    ) -> None:
+        self._counters, self._logger = counters, logger
+        self._scaling, self._sensing, self._earlier = scaling, sensing, earlier
         self._resized: dict[str, Camera] = {}
         # What a student has to be prepared for: camera, pose in the grid and parameters, by name.
         self.cameras: dict[str, tuple[Camera, RigidTransform, NodeParameters]] = {}
@@ -53,8 +57,13 @@ class Completing:
             completer.use(words.vocabulary)
             completer.ask(words.queried)
             evidence = self._scaling.evidence(frame, completer, epoch)
-            evidence = replace(evidence, earlier=self._earlier.chosen(frame, completer, epoch))
+            sensed, earlier = (
+                self._sensing.sensed(frame, completer, epoch),
+                self._earlier.chosen(frame, completer, epoch),
+            )
+            evidence = replace(evidence, sensed=sensed, earlier=earlier)
             frame.completion = completer.complete(pixels, frame.stamp_ns, labels=words.labels, evidence=evidence)
+            self._sensing.follow(frame, completer, epoch)
             if warning := frame.completion.warning:
                 self._counters.warn(f"{frame.topic}: blind", f"{frame.topic}: {warning}")
             return True

@@ -18,6 +18,7 @@ from scene_completion_ros.ros.health.inference_health import (
     FusionReport,
     InferenceRecord,
     WordsReport,
+    depth_status,
     fusion_status,
     inference_status,
     words_status,
@@ -125,6 +126,8 @@ class Diagnostics:
             found.append(outputs_status(observed.subscribers, counts.warned, record.result_age_s(now_s)))
         found += _of_fusion(observed, now_s)
         found += _of_shadow(observed, now_s)
+        if record is not None and observed.parameters.depth_from == "topic":
+            found.append(depth_status(record.depth.report, now_s, DROPS_WINDOW_S))
         if record is not None and record.words.report != WordsReport():  # somebody wanted something
             found.append(words_status(record.words.report, now_s, DROPS_WINDOW_S))
         return [*found, memory_status(process_facts())]

@@ -15,6 +15,7 @@ from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.ros.health.judgement import Drops, Level, Record, Status, of_camera
 from scene_completion_ros.ros.student import ModelReport, Student
 
+TIMES_KEPT = 100  # images over which times are summed up
 VOCABULARY = "vocabulary"
 
 
@@ -156,7 +157,57 @@ def fusion_status(report: FusionReport, now_s: float, recent_s: float, *, wanted
     return Status(NAME, Level.OK, f"map of {report.age_s:.1f} s, {report.map_mb:.0f} MB", values)
 
 
-TIMES_KEPT = 100  # images over which times are summed up
+DEPTH = "depth"
+
+
+@dataclass(frozen=True)
+class DepthReport:
+    """What a sensor of depth gave to images; times are those of `time.perf_counter`."""
+
+    sensed: int = 0  # images that had depth of the sensor
+    without: int = 0  # images that had to do without
+    # Of the last `TIMES_KEPT` images that had it: by how many ms it was older, and the share of pixels that it saw.
+    last: tuple[tuple[float, float], ...] = ()
+    sensed_s: float | None = None  # when the last one was
+    why: str = ""  # why the last one without it was
+    without_s: float | None = None  # when that was
+
+
+class DepthRecord(Record[DepthReport]):
+    """Written by the inference thread."""
+
+    def __init__(self) -> None:
+        super().__init__(DepthReport())
+
+    def sensed(self, age_ms: float, share: float) -> None:
+        """An image is completed with what the sensor saw in a share of its pixels (0..1)."""
+        last = (*self.report.last, (age_ms, share))[-TIMES_KEPT:]
+        self._change(counted="sensed", last=last, sensed_s=time.perf_counter())
+
+    def without(self, why: str) -> None:
+        """An image is completed without."""
+        self._change(counted="without", why=why, without_s=time.perf_counter())
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._change(**vars(DepthReport()))
+
+
+def depth_status(report: DepthReport, now_s: float, recent_s: float) -> Status:
+    """What the sensor contributes; a warning where images of the last `recent_s` seconds all had to do without."""
+    values = {"images with depth of the sensor": str(report.sensed), "images without": str(report.without)}
+    if report.last:
+        age_ms, share = np.median(np.array(report.last), axis=0)
+        values |= {"median age ms": f"{age_ms:.1f}", "pixels sensed": f"{100.0 * share:.1f} %"}
+    if report.without_s is not None:
+        values["last without"] = f"{now_s - report.without_s:.1f} s ago: {report.why}"
+        if now_s - report.without_s <= recent_s and (report.sensed_s is None or now_s - report.sensed_s > recent_s):
+            return Status(DEPTH, Level.WARN, f"no image has depth of the sensor: {report.why}", values)
+    if not report.last:
+        return Status(DEPTH, Level.OK, "waiting for the first image", values)
+    return Status(DEPTH, Level.OK, f"{values['pixels sensed']} of the pixels, {values['median age ms']} ms old", values)
+
+
 FULL_DETAIL_STAGES = ("latency", "total")  # the stages that the message names
 
 
@@ -214,6 +265,7 @@ class InferenceRecord:
     def __init__(self, student: Student, vocabulary: Vocabulary | None = None) -> None:
         self.fusion = FusionRecord()  # what became of the map of earlier images
         self.scale = ScaleRecord()  # by what depths are multiplied
+        self.depth = DepthRecord()  # what a sensor of depth gave to images
         self.words = WordsRecord(vocabulary)  # what voxels are compared with
         self.student = student  # the one that is deployed, whose models are reported
         self._lock = threading.Lock()
@@ -242,6 +294,7 @@ class InferenceRecord:
             self._times_ms.clear()
             self._result_s = None
         self.scale.forget()
+        self.depth.forget()
 
     def times(self) -> dict[str, StageTime]:
         """Times by stage; empty where no image was completed."""

@@ -25,13 +25,27 @@ ImageTransport = Literal["raw", "compressed"]
 ImageQos = Literal["auto", "sensor_data", "reliable"]
 OutputQos = Literal["reliable", "sensor_data"]
 CameraInfoSync = Literal["latest", "exact", "approximate"]
+ScaleSource = Literal["off", "odometry"]
+DepthSource = Literal["network", "topic"]
 TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
-ScaleFrom = Literal["off", "odometry"]
 PathKind = Literal["folder", "file", "student", "text bank", "file to write"]
 SHIPPED = "shipped"  # the text bank of the student bundle, as parameter `vocabulary`
 LONGEST_PATH = 4095
 # What parameters are grouped by: `shadow_every` of `NodeParameters` is `shadow.every` for everybody else.
-GROUPS = ("shadow", "image", "sync", "grid", "transform", "odometry", "scale", "fusion", "record", "camera", "obstacle")
+GROUPS = (
+    "shadow",
+    "image",
+    "sync",
+    "grid",
+    "transform",
+    "odometry",
+    "scale",
+    "depth",
+    "fusion",
+    "record",
+    "camera",
+    "obstacle",
+)
 ParameterValue = bool | int | float | str
 
 # What `ros2 param describe` calls the types.
@@ -289,11 +303,15 @@ class NodeParameters:
         "YAML of fixed transforms: a list of `parent`, `child`, `translation`, `rotation` or `angles`, and `optical`.",
         path="file",
     )
-    scale_from: ScaleFrom = _live(
+    scale_from: ScaleSource = _live(
         "odometry",
         "`odometry`: depths of `street` and `room` are scaled by how far the camera moved in `odometry.frame`, where "
         "that is known. No image waits for it. `off`: they are not.",
-        choices=ScaleFrom,
+        choices=ScaleSource,
+    )
+    scale_mounting: bool = _live(
+        False,
+        "Tell the student how a camera stands, as measured on the way, where nothing states it.",
     )
     views: int = _live(
         1,
@@ -301,10 +319,19 @@ class NodeParameters:
         "them. Above 1, `transform.source` has to say where the grid is in `odometry.frame`.",
         bounds=(1, MOST_VIEWS),
     )
-    scale_mounting: bool = _live(
-        False,
-        "Tell the student how a camera stands, as measured on the way, where nothing states it.",
+    depth_from: DepthSource = _parameter(
+        "network",
+        "`topic`: `street` and `room` also take into account what a sensor on `depth.topic` saw; what it did not see "
+        "stays the network's. `network`: they do not.",
+        choices=DepthSource,
     )
+    depth_topic: str = _parameter(
+        "",
+        "Topic of a cloud, for all cameras, or of a depth image (16UC1, 32FC1) aligned to the images of one. An image "
+        "takes what is nearest within `sync.tolerance`, for which, and for the transform of a cloud, it waits up to "
+        "`transform.timeout`.",
+    )
+    depth_deviation: float = _live(0.02, "Standard deviation of such depths, as a share of them.", bounds=(0.001, 1.0))
     fusion_enabled: bool = _live(
         False,
         "Join the voxels of each image with those of the images before it, in a map that stands still in "

@@ -10,7 +10,7 @@ import numpy as np
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.ros.frame import NotYetError, Placement
+from scene_completion_ros.ros.frame import Frame, NotYetError, Placement
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
 from scene_completion_ros.ros.place.transform_source import (
     TransformSource,
@@ -64,6 +64,15 @@ class Placements:
             raise NotYetError(f"nothing says where the voxel grid is in {odometry!r}", may_come=False)
         found = self._source.lookup(odometry, grid_frame or frame_id, stamp_ns, _tolerance_ns(parameters))
         return found if grid_frame else found @ self._default.inverse()
+
+    def camera_from_sensor(self, frame: Frame, sensor: str) -> RigidTransform:
+        """Pose of a sensor's frame in that of a camera, when it took an image. Raises NotYetError if it is missing."""
+        if sensor.strip("/") == frame.frame_id.strip("/"):
+            return RigidTransform.identity()
+        if self._source is None:
+            cure = "Name an extrinsics_file or transform.topics, or have tf2 installed"
+            raise NotYetError(f"nothing says where {sensor!r} is in {frame.frame_id!r}", cure=cure, may_come=False)
+        return self._source.lookup(frame.frame_id, sensor, frame.stamp_ns, _tolerance_ns(frame.parameters))
 
     def _place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
         base, grid_frame = parameters.base_frame, parameters.grid_frame

@@ -1,7 +1,6 @@
 """Images and the calibration that goes with them, from the topics of one camera: here a frame begins its way."""
 
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -12,13 +11,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.messages.drop_reasons import CLOCK_JUMP_NS, DropReason, StampOrder
+from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.ros.frame import Frame, NotYetError
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.input_health import InputRecord
 from scene_completion_ros.ros.messages import LATCHED_QOS, stamp_nanoseconds
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
 from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.receive.stamp_match import StampMatch
 from scene_completion_ros.ros.subscriptions import AdaptiveSubscription, noted_subscription
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 from scene_completion_ros.ros.waiting_room import polled_room
@@ -60,7 +60,8 @@ class CameraInput:
         self._prepared_for: tuple[Camera, NodeParameters] | None = None
         self._latched_subscription: Any = None
         self._subscribe_to_both(parameters.snapshot())
-        self._match = CameraInfoMatch(self._camera_info_topic)
+        cure = "If the camera publishes its CameraInfo only once, set sync.camera_info: latest"
+        self._match = StampMatch(self._camera_info_topic, "CameraInfo messages", cure, KEPT)
         self._room = polled_room(node, self._admit, self._turn_away, self._refuse, resources)
         resources.callback(self.give_up, DropReason.DEACTIVATED)
 
@@ -252,52 +253,3 @@ class CameraInput:
         self._prepare(camera, frame.parameters)
         frame.camera = camera
         self._deliver(frame)
-
-
-class CameraInfoMatch:
-    """The last CameraInfo messages, to be found by the stamps of images."""
-
-    def __init__(self, topic: str) -> None:
-        self._topic = topic
-        self._kept: deque[tuple[int, Any]] = deque(maxlen=KEPT)
-
-    def add(self, message: Any) -> None:
-        """Keep a message; one more than a second before the last belongs to a recording started again."""
-        stamp_ns = stamp_nanoseconds(message.header.stamp)
-        if self._kept and stamp_ns < self._kept[-1][0] - CLOCK_JUMP_NS:
-            self._kept.clear()
-        self._kept.append((stamp_ns, message))
-
-    def exact(self, stamp_ns: int) -> Any:
-        """The message of a stamp. Raises NotYetError where there is none; it may come, unless a later one has."""
-        for stamp, message in reversed(self._kept):
-            if stamp == stamp_ns:
-                return message
-        raise self._missing(f"none with the stamp {stamp_ns} ns", may_come=self._before(stamp_ns))
-
-    def nearest(self, stamp_ns: int, tolerance_ns: int, *, final: bool) -> Any:
-        """The message nearest to a stamp. Raises NotYetError where there is none that near, or a nearer one may come.
-
-        `tolerance_ns`: how far it may be from that; `final`: whether to take what is there, even if a nearer one may
-        still come.
-        """
-        may_come = self._before(stamp_ns)
-        if may_come and not final:
-            raise self._missing(f"none after {stamp_ns} ns yet", may_come=True)
-        near = [(abs(stamp - stamp_ns), number) for number, (stamp, _) in enumerate(self._kept)]
-        if not near or min(near)[0] > tolerance_ns:
-            raise self._missing(f"none within {tolerance_ns / 1e9:.3f} s of {stamp_ns} ns", may_come=may_come)
-        return self._kept[min(near)[1]][1]
-
-    def _before(self, stamp_ns: int) -> bool:
-        """Whether all that came are of before a stamp."""
-        return not self._kept or self._kept[-1][0] < stamp_ns
-
-    def _missing(self, what: str, *, may_come: bool) -> NotYetError:
-        newest = f"the last is of {self._kept[-1][0]} ns" if self._kept else "none came at all"
-        return NotYetError(
-            f"of {len(self._kept)} CameraInfo messages {what}, {newest}",
-            where=self._topic,
-            cure="If the camera publishes its CameraInfo only once, set sync.camera_info: latest",
-            may_come=may_come,
-        )

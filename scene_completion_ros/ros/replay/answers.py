@@ -111,12 +111,12 @@ class Answers:
         return (self._wanted | self._welcome) <= sent.answers.keys()
 
     def next_ready(self, now_s: float, *, patient: bool = True) -> SentImage | None:
-        """Remove the next image to hand over, in the order in which the node published.
+        """Remove the next image to hand over, in the order in which the node published; none of the warm-up.
 
         An image whose wanted answers are all there waits up to `PATIENCE_S` for the rest. `now_s`: `time.perf_counter`;
         `patient`: False waits for nothing but wanted answers any more.
         """
-        answered = [sent for sent in self.waiting if self.answered(sent)]
+        answered = [sent for sent in self.waiting if sent.source is not None and self.answered(sent)]
         if not answered:
             return None
         first = min(answered, key=lambda sent: sent.published_ns)

@@ -81,15 +81,16 @@ def replay_over_dds(
     also = {name: reader.topics[name] for name in playback.also}
     if motion is not None:
         also[poses] = ODOMETRY_TYPE
+    parameters = {"image.qos": "reliable", **(node_parameters or {})}
+    parameters |= {"grid.frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
     source = Source(
         topic=topic,
         compressed=reader.topics[topic] == COMPRESSED_TYPE,
         camera=camera or reader.camera_for(topic),
         camera_info=None if camera else reader.camera_info(topic),
         also=also,
+        awaited=results.check_depth_topic(playback, parameters),
     )
-    parameters = {"image.qos": "reliable", **(node_parameters or {})}
-    parameters |= {"grid.frame": "", "cameras": ""}  # voxels are to be those of one image, in its frame
     results.check_fusion_topics(playback, parameters)
     if motion is not None:
         parameters |= {"transform.source": "topics", "odometry.topics": poses, "odometry.frame": motion.world}

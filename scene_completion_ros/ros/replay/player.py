@@ -56,6 +56,7 @@ class Source:
     camera: Camera
     camera_info: Any  # the bag's own message, None to make one from the camera
     also: Mapping[str, str]  # further topics -> message type
+    awaited: tuple[str, ...] = ()  # those of them that the node is sure to subscribe to
 
 
 class InputPublishers:
@@ -84,7 +85,7 @@ class InputPublishers:
 
     def others_heard_by(self, node: str) -> bool:
         """Whether a node hears all further topics: reliably, once it saw the publishers (`AdaptiveSubscription`)."""
-        for publisher in self._others.values():
+        for topic, publisher in self._others.items():
             subscribed = [
                 info
                 for info in self._node.get_subscriptions_info_by_topic(publisher.topic_name)
@@ -92,7 +93,7 @@ class InputPublishers:
             ]
             if any(info.qos_profile.reliability != ReliabilityPolicy.RELIABLE for info in subscribed):
                 return False
-            if publisher.get_subscription_count() < len(subscribed):
+            if publisher.get_subscription_count() < max(len(subscribed), topic in self._source.awaited):
                 return False
         return True
 
@@ -328,8 +329,7 @@ class Player:
                 self.statistics.dropped[sent.dropped] += 1
                 self.statistics.lost_stamps_ns.append(sent.stamp_ns)
         while (sent := self._answers.next_ready(time.perf_counter(), patient=patient)) is not None:
-            if sent.source is None:  # of the warm-up
-                continue
+            assert sent.source is not None
             self._last_result_s = time.perf_counter()
             result = self._results.take(sent, sent.source, self._legends[-1])
             if self._on_result is not None:

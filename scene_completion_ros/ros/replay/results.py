@@ -186,6 +186,17 @@ def check_topics(playback: Playback, recorded: Collection[str], image_topic: str
             raise SceneCompletionError(f"no further topic {topic} is recorded", where="also", cure=f"Known: {known}")
 
 
+def check_depth_topic(playback: Playback, parameters: Mapping[str, object]) -> tuple[str, ...]:
+    """The topic of a sensor of depth that the node is to hear. Raises SceneCompletionError if it is not played."""
+    topic = str(parameters.get("depth.topic", ""))
+    if parameters.get("depth.from") != "topic" or not topic:
+        return ()
+    if topic not in playback.also:
+        cure = f"Add --also {topic}, under the full name that the recording has"
+        raise SceneCompletionError("the replay does not play it", where=f"parameter depth.topic, {topic}", cure=cure)
+    return (topic,)
+
+
 def check_fusion_topics(playback: Playback, parameters: Mapping[str, object]) -> None:
     """Raise SceneCompletionError, naming topics, where a node that joins images would not hear their places."""
     names = ",".join(str(parameters.get(name, "")) for name in ("transform.topics", "odometry.topics"))

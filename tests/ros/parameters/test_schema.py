@@ -32,8 +32,9 @@ def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only()
         "autostart", "cameras", "grid.frame", "transform.source", "transform.topics", "odometry.topics",
         "extrinsics_file", "odometry.frame",
         "gpu_precision", "fusion.map_file",
-        "occupancy_threshold", "output_qos",
+        "occupancy_threshold", "output_qos", "depth.from", "depth.topic",
     }  # fmt: skip
+    assert all(spec.problem("gps") for spec in SCHEMA if spec.name in ("scale.from", "depth.from"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+"""Which message of a sensor goes with an image, and when an image need not wait for a nearer one."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from scene_completion_ros.ros.frame import NotYetError
+from scene_completion_ros.ros.messages import stamp_message
+from scene_completion_ros.ros.receive.stamp_match import StampMatch
+
+MS = 1_000_000
+
+
+def match_of(*stamps_ms: int) -> StampMatch:
+    match = StampMatch("/sensor", "messages", "Look at the stamps", 10)
+    for number, stamp_ms in enumerate(stamps_ms):
+        stamp = stamp_message(5_000 * MS + stamp_ms * MS)
+        match.add(SimpleNamespace(header=SimpleNamespace(stamp=stamp), number=number))
+    return match
+
+
+def nearest(match: StampMatch, stamp_ms: int, *, final: bool = False) -> Any:
+    return match.nearest(5_000 * MS + stamp_ms * MS, 20 * MS, final=final).number
+
+
+def test_the_nearest_counts_once_no_nearer_one_may_come() -> None:
+    match = match_of(0, 100, 200)
+    assert (nearest(match, 110), nearest(match, 185), nearest(match, 200)) == (1, 2, 2)
+    with pytest.raises(NotYetError, match="none after") as waiting:
+        nearest(match, 210)
+    assert waiting.value.may_come and nearest(match, 210, final=True) == 2
+    with pytest.raises(NotYetError, match=r"none within 0\.020 s of 5150000000 ns.*Look at the stamps") as missing:
+        nearest(match, 150)
+    assert not missing.value.may_come
+    match.forget(5_150 * MS)
+    assert nearest(match, 100) == 1  # the last two are kept
+    match.forget()
+    with pytest.raises(NotYetError, match="none came at all"):
+        nearest(match, 200, final=True)
+
+
+def test_no_nearer_one_is_due_where_the_sensor_keeps_its_time() -> None:
+    """Every 100 ms: after 200 the next one comes at about 300 (275 at the earliest), which is no nearer to 210."""
+    match = match_of(0, 100, 200)
+    assert match.settled(5_210 * MS, 20 * MS) and match.settled(5_250 * MS, 20 * MS)
+    assert not match.settled(5_270 * MS, 20 * MS) and not match.settled(5_330 * MS, 20 * MS)
+    assert not match_of(200).settled(5_210 * MS, 20 * MS)  # nobody knows its time yet
+
+
+def test_stamps_that_stand_still_are_told_and_those_of_a_new_recording_count() -> None:
+    with pytest.raises(NotYetError, match="the last is of 5100000000 ns, as are 2 before it"):
+        nearest(match_of(0, 100, 100, 100), 400, final=True)
+    assert nearest(match_of(100, 100), 100) == 1  # the newer one
+    assert nearest(match_of(3_000, 3_100, 0, 100), 100) == 3

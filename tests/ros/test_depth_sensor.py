@@ -1,0 +1,127 @@
+"""A sensor of depth beside the camera of the running node: what it adds, and what can be wrong with it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+
+from scene_completion_ros.inference.shipped import open_student
+from scene_completion_ros.ros import messages
+from scene_completion_ros.ros.conversions import image_message, points_message
+from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
+from tests.ros.diagnosed import OK, WARN
+
+Start = Callable[..., Any]
+SENSED = ("-p", "depth.from:=topic", "-p", "depth.topic:=sensed", "-p", "transform.timeout:=2.0")
+FARTHER = 1.5
+
+
+class Sensing(CameraToVoxels):
+    """One picture again and again, of which a sensor says that all is farther than the network believes."""
+
+    now_ns = 10 * SECOND_NS
+
+    def listen(self) -> None:
+        super().listen()
+        self.depths = self.graph.collect(Image, f"{self.output}/depth/image")
+
+    def sense_by(self, message_type: Any) -> None:
+        """From now on the sensor publishes this; the node has found it."""
+        self.sensor = self.graph.node.create_publisher(message_type, "sensed", 10)
+        assert self.graph.until(lambda: self.sensor.get_subscription_count() > 0), self.node.log
+
+    def shown(self, *sensed: Any, late_ns: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """The depth that the node publishes of the next image; `sensed`: sent before, stamped `late_ns` after it."""
+        self.now_ns += SECOND_NS
+        for message in sensed:
+            message.header.stamp = messages.stamp_message(self.now_ns + late_ns)
+            self.sensor.publish(message)
+        image = messages.image_message(some_image(1), self.now_ns, FRAME)
+        self.answer(image)
+        self.graph.until(lambda: self.depths[-1:] != [] and self.depths[-1].header.stamp == image.header.stamp)
+        found = self.depths[-1]
+        return np.frombuffer(found.data, np.float32).reshape(found.height, found.width)
+
+    def wall(self, z: float, frame: str = FRAME, unit: float = 1000.0) -> Any:
+        """What a depth camera sees of a wall, in a picture half as large as that of the camera."""
+        header = messages.depth_message(np.ones((1, 1), np.float32), 0, frame).header
+        return image_message(np.full((CAMERA.height // 2, CAMERA.width // 2), z * unit, np.uint16), "16UC1", header)
+
+
+@pytest.fixture
+def running(start: Start) -> Callable[..., Sensing]:
+    def begin(*given: str) -> Sensing:
+        sensing: Sensing = start(*SENSED, *given, kind=Sensing, bundle=open_student("street").folder)
+        sensing.start()
+        return sensing
+
+    return begin
+
+
+def test_a_depth_camera_corrects_the_network_and_its_faults_cost_no_image(
+    running: Callable[..., Sensing],
+) -> None:
+    robot = running()
+    wrong = robot.graph.node.create_publisher(CompressedImage, "sensed", 10)
+    robot.until_logged("it is of type sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image or")
+    robot.graph.node.destroy_publisher(wrong)
+    alone = robot.shown()
+    z = FARTHER * float(np.median(alone[np.isfinite(alone)]))
+    robot.sense_by(Image)
+
+    corrected = robot.shown(robot.wall(z))
+    assert np.median(corrected[np.isfinite(corrected)]) == pytest.approx(z, rel=0.1)
+    robot.told.until("depth", OK, "of the pixels", "0.0 ms old")
+    assert float(robot.told.fresh("depth")["pixels sensed"].split()[0]) > 20.0  # a quarter: it is half as fine
+
+    def left_out(why: str, *sensed: Any, late_ns: int = 0) -> None:
+        np.testing.assert_array_equal(robot.shown(*sensed, late_ns=late_ns), alone)
+        assert robot.graph.until(lambda: why in robot.told.fresh("depth")["last without"]), robot.node.log
+
+    left_out("depth images of frame 'elsewhere' do not fit images of frame", robot.wall(z, "elsewhere"))
+    left_out("times the depth of the network. Check its units", robot.wall(60.0))
+    left_out("none within 0.020 s", robot.wall(z), late_ns=30_000_000)
+    unknown = robot.wall(z)
+    unknown.encoding = "mono16"
+    left_out("encoding 'mono16' is no depth", unknown)
+    left_out("none within 0.020 s")  # it has stopped: the image waits no longer than `transform.timeout`
+    again = robot.shown(robot.wall(z), late_ns=15_000_000)
+    np.testing.assert_array_equal(again, corrected)
+    robot.node.end_well()
+    assert "completed without depth" in robot.node.log
+
+
+def test_a_lidar_is_placed_by_the_source_of_transforms(running: Callable[..., Sensing], tmp_path: Path) -> None:
+    """The LiDAR looks along x, 0.5 m behind the camera: what is `z` before the camera is z + 0.5 before it."""
+    mounts = tmp_path / "mounts.yaml"
+    mounts.write_text(
+        f"- {{parent: lidar, child: {FRAME}, translation: [0.5, 0, 0], rotation: [-0.5, 0.5, -0.5, 0.5]}}\n"
+    )
+    robot = running("-p", f"extrinsics_file:={mounts}", "-p", "transform.source:=parameters")
+    alone = robot.shown()
+    z = FARTHER * float(np.median(alone[np.isfinite(alone)]))
+    robot.sense_by(PointCloud2)
+    across, up = np.meshgrid(np.linspace(-0.8, 0.8, 120), np.linspace(-0.25, 0.25, 30))
+    points = np.stack([np.full_like(across, z + 0.5), z * across, z * up], axis=-1).reshape(-1, 3)
+
+    def cloud(frame: str) -> Any:
+        return points_message(points.astype(np.float32), robot.wall(1.0, frame).header)
+
+    corrected = robot.shown(cloud("lidar"))
+    assert np.median(corrected[np.isfinite(corrected)]) == pytest.approx(z, rel=0.1)
+    np.testing.assert_array_equal(robot.shown(cloud("nowhere")), alone)
+    robot.told.until("depth", OK)
+    assert "nowhere" in robot.told.fresh("depth")["last without"]
+    robot.node.end_well()
+
+
+def test_a_student_that_takes_no_depth_is_told_once(start: Start) -> None:
+    robot: Sensing = start(*SENSED, kind=Sensing)
+    robot.start()
+    robot.shown()
+    robot.shown()
+    robot.told.until("depth", WARN, "makes nothing of what sensors of depth see")
+    assert robot.node.log.count("depth.from is topic, but student") == 1
