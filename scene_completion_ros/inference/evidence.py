@@ -16,7 +16,9 @@ from scene_completion_ros.inference.road_calibration import RoadCalibration
 # A beam that passes beside a body and hits what is behind it, seen from elsewhere than by the camera, is left out where
 # within so many pixels (across, down) another one is nearer by this factor.
 BEHIND_PX, BEHIND = (5, 7), 1.15
-SCALE, DEVIATION, WHY = "scale", "scale deviation", "scale not measured"  # what `Evidence.said` names
+# What `Evidence.said` names.
+SCALE, DEVIATION, WHY = "scale", "scale deviation", "scale not measured"
+SENSED, VIEWS = "share of pixels with a depth of a sensor", "views"
 GROUNDS = ("road", "floor")  # names of what cameras of a street or a room stand above
 
 
@@ -49,7 +51,7 @@ class Evidence:
         """What was applied to an image, as a node publishes it and a report shows it; empty where nothing was asked.
 
         `SCALE` and `DEVIATION`, see `Scale`, are missing where the scale is not known; `WHY` says why the last image
-        gave no measurement.
+        gave no measurement. `SENSED` is the share of pixels with a depth of a sensor, `VIEWS` the number of images.
         """
         said: dict[str, float | str] = {}
         if self.scale is not None:
@@ -57,6 +59,10 @@ class Evidence:
                 said |= {SCALE: round(self.scale.factor, 4), DEVIATION: round(self.scale.deviation, 4)}
             if self.scale.why:
                 said[WHY] = self.scale.why
+        if self.sensed is not None:
+            said[SENSED] = round(float((self.sensed[1] > 0.0).mean()), 4)
+        if self.earlier:
+            said[VIEWS] = 1 + len(self.earlier)
         return said
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.evidence import Evidence, sensed_depth
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.inference.earlier_views import Earlier
+from scene_completion_ros.inference.evidence import SENSED, VIEWS, Evidence, sensed_depth
 from scene_completion_ros.inference.motion_scale import Scale
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=15.5, width=64, height=32)  # half of it: fx 20, centre (15.5, 7.5)
@@ -31,3 +32,11 @@ def test_what_is_not_known_is_not_said() -> None:
     given = Evidence(Scale(1.25, 0.1), np.ones((2, 16, 32), np.float32)).inputs()
     np.testing.assert_allclose(given["scale"], [[np.log(1.25), 100.0]], rtol=1e-6)
     assert given["sensed"].shape == (1, 2, 16, 32)
+
+
+def test_what_was_known_is_said_in_numbers() -> None:
+    """Of 512 pixels a sensor saw one, and two earlier images complete the scene."""
+    sensed = sensed_depth(np.array([[2.125, 0.125, 5.0]]), CAMERA)
+    seen = Earlier(np.zeros((3, 16, 32), np.float32), RigidTransform.identity())
+    said = Evidence(Scale(1.1, 0.05, why=""), sensed, (seen, seen)).said()
+    assert said == {"scale": 1.1, "scale deviation": 0.05, SENSED: 0.002, VIEWS: 3}
