@@ -18,7 +18,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, motion_scale, own_depth, sensed_depth
@@ -290,7 +290,7 @@ class DeployedLabels:
         bundle = open_student(folder)
         self.name = folder.resolve().name
         self.labels = 1 + len(bundle.class_names)
-        self._bundle, self._engine = bundle, engine
+        self.threshold, self._bundle, self._engine = bundle.threshold, bundle, engine
         self._completers: dict[tuple[object, ...], Completer] = {}
         both = (COMMON_CLASSES, ROOM_CLASSES)
         known = max(both, key=lambda classes: len(set(classes) & set(bundle.class_names)))
@@ -307,11 +307,16 @@ class DeployedLabels:
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Bytes:
         """Labels of the voxels of a frame: uint8 [X, Y, Z], 0 empty, class k as k + 1."""
-        camera = reference_camera(sequence)
-        completion = self._completer(sequence, index, camera, truth).complete(sequence.image(index, camera))
+        completion = self.complete(sequence, index, truth)
         volume = np.zeros(truth.grid.shape, dtype=np.uint8)
         volume[tuple(completion.voxels.index.T)] = 1 + completion.voxels.label
         return volume
+
+    def complete(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Completion:
+        """The image of a frame as voxels of the grid of its truth."""
+        camera = reference_camera(sequence)
+        image, stamp_ns = sequence.image(index, camera), sequence.frames[index].stamp_ns
+        return self._completer(sequence, index, camera, truth).complete(image, stamp_ns)
 
     def _completer(self, sequence: PosedSequence, index: int, camera: str, truth: VoxelTruth) -> Completer:
         pose = truth.grid_from_camera
