@@ -146,7 +146,7 @@ def test_a_longer_town_starts_like_a_shorter_one() -> None:
 
 
 def test_sections_are_dropped_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(town, "furnish", lambda layout: None)
+    monkeypatch.setattr(town, "furnish", lambda layout, traffic: None)
     plan = TownPlan(6, 1500.0)
     for index in range(14):
         plan.section(index)
