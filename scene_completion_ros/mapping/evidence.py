@@ -10,7 +10,8 @@ with m the mean log odds in memory, l those of the frame, w the weight of the fr
 where the frame saw the voxel and less where it inferred it. n grows by w with every frame up to a limit, so that newer
 frames count more, as they should: they come from nearer, mostly. The limit falls with the third power of the distance
 beyond a reach. The error of depth from one image moves along with the camera. So far surfaces of successive frames lie
-in different voxels, and their mean would be smeared. n fades with its age. A voxel without memory takes l.
+in different voxels, and their mean would be smeared. n fades with its age. A voxel without memory takes l. The
+limit is smaller where memory holds, or the frame finds, what may move: a car is where the newest frame says.
 
 The joining is compiled and runs in parallel.
 """
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.jit import inlined, kernel
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
+HEARSAY = np.float32(1e-6)  # confidence in labels that no frame gave: any that a frame gives outvotes them
 NEVER = -(2**30)  # time, milliseconds, of what has not happened yet
 
 
@@ -62,8 +64,11 @@ class Rules(NamedTuple):
     inferred_weight: float  # weight of a frame where it inferred a voxel, relative to one that saw it
     seen_limit: float  # largest weight of memory against a frame that sees the voxel, within reach
     inferred_limit: float  # the same against one that infers it
+    movable_limit: float  # against any where memory holds, or the frame finds, what may move
+    movable: NDArray[np.bool_]  # bool [256], the labels of what may
     seen_for: int  # how long a voxel counts as seen
-    fades: NDArray[np.float32]  # float32 [T], what is left of memory by its age; older ones are forgotten
+    fades: NDArray[np.float32]  # float32 [T], what is left of memory by its age; as of the last one where it is older
+    forget_after: int  # largest age of what is remembered
 
 
 class Fused(NamedTuple):
@@ -141,6 +146,19 @@ def voted(label: Any, agreement: Any, old: Any, new_label: Any, confidence: Any,
 
 
 @inlined
+def limit_of(sees: Any, holds: Any, named: Any, rules: Any) -> Any:
+    """Largest weight of memory within reach; `holds`, `named`: memory holds, and the frame finds, what may move."""
+    limit = rules.seen_limit if sees else rules.inferred_limit
+    return min(limit, rules.movable_limit) if holds or named else limit
+
+
+@inlined
+def may_move(log_odds: Any, label: Any, agreement: Any, rules: Any) -> Any:
+    """Whether a voxel of memory holds what may move."""
+    return log_odds >= rules.threshold and rules.movable[label] and agreement > HEARSAY
+
+
+@inlined
 def cell(place: Any) -> Any:
     """The whole number below."""
     return np.int64(math.floor(place))
@@ -189,18 +207,21 @@ def _recall_kernel() -> Callable[..., None]:
                 z = base_z + turn[2, 2] * (k + 0.5)
                 now_state, l_new = state[i, j, k], stated[i, j, k]
                 in_view = now_state != UNOBSERVED
+                sees = now_state in (FREE_SEEN, SURFACE)
                 a, b, c = cell(x), cell(y), cell(z)
                 known = 0 <= a < size_x and 0 <= b < size_y and 0 <= c < size_z
-                was_seen, was_free, age = False, False, 0
+                was_seen, was_free, age, limit = False, False, 0, 0.0
                 if known:
                     a, b, c = a + start_x, b + start_y, c + start_z
                     a = a if a < size_x else a - size_x
                     b = b if b < size_y else b - size_y
                     c = c if c < size_z else c - size_z
                     age = now - observed[a, b, c]
-                    known = weight[a, b, c] > ZERO and age < rules.fades.size
+                    known = weight[a, b, c] > ZERO and age <= rules.forget_after
                     was_seen = known and now - seen[a, b, c] <= rules.seen_for
                     was_free = was_seen and seen_free[a, b, c] > 0
+                    holds = may_move(log_odds[a, b, c], label[a, b, c], agreement[a, b, c], rules)
+                    limit = limit_of(sees, holds, now_state >= SURFACE and rules.movable[stated_label[i, j, k]], rules)
                 out_label[i, j, k], out_confidence[i, j, k] = NO_LABEL, ZERO
                 if not known and not in_view:
                     out_log_odds[i, j, k], out_state[i, j, k] = NOTHING, UNOBSERVED
@@ -221,12 +242,10 @@ def _recall_kernel() -> Callable[..., None]:
                     mean += share_x[1] * (share_y[0] * m_2 + share_y[1] * m_3)
                     if total > 0.0:
                         mean /= total
-                    fade = float(rules.fades[age])
-                sees = now_state in (FREE_SEEN, SURFACE)
+                    fade = float(rules.fades[min(age, rules.fades.size - 1)])
                 new = 1.0 if sees else rules.inferred_weight
                 if in_view:
-                    limit = nearness[i, j, k] * (rules.seen_limit if sees else rules.inferred_limit)
-                    old = min(total * fade, limit)
+                    old = min(total * fade, nearness[i, j, k] * limit)
                     joined = l_new
                     if old > 0.0:
                         joined = np.float32((old * mean + new * l_new) / (old + new))
@@ -298,9 +317,11 @@ def _integrate_kernel() -> Callable[..., None]:
                     new = 1.0 if sees else rules.inferred_weight
                     age = now - observed[s_x, s_y, s_z]
                     old = 0.0
-                    if age < rules.fades.size:
-                        limit = nearness[i, j, k] * (rules.seen_limit if sees else rules.inferred_limit)
-                        old = min(float(weight[s_x, s_y, s_z]) * rules.fades[age], limit)
+                    if age <= rules.forget_after:
+                        held = log_odds[s_x, s_y, s_z], label[s_x, s_y, s_z], agreement[s_x, s_y, s_z]
+                        named = now_state >= SURFACE and rules.movable[stated_label[i, j, k]]
+                        limit = nearness[i, j, k] * limit_of(sees, may_move(*held, rules), named, rules)
+                        old = min(float(weight[s_x, s_y, s_z]) * rules.fades[min(age, rules.fades.size - 1)], limit)
                     total = old + new
                     log_odds[s_x, s_y, s_z] = (old * log_odds[s_x, s_y, s_z] + new * stated[i, j, k]) / total
                     weight[s_x, s_y, s_z] = total

@@ -20,7 +20,16 @@ from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.jit import kernel_threads
-from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused, Rules, VoxelMemory, integrate, recall
+from scene_completion_ros.mapping.evidence import (
+    HEARSAY,
+    NEVER,
+    FrameEvidence,
+    Fused,
+    Rules,
+    VoxelMemory,
+    integrate,
+    recall,
+)
 from scene_completion_ros.voxels.occupancy import log_odds_of_probability, probability_of_log_odds
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
@@ -98,10 +107,13 @@ def lower_around(grid: VoxelGrid, odometry_from_grid: RigidTransform, shape: NDA
     return numbered.astype(np.int64) - shape // 2
 
 
-HEARSAY = np.float32(1e-6)  # confidence in labels that no frame gave: any that a frame gives outvotes them
+MOVABLE = frozenset(  # names of classes that may move
+    ("car", "truck", "bus", "train", "other-vehicle", "bicycle", "motorcycle", "person", "rider", "animal")
+)
 _LARGEST_CLOCK = 2**30  # milliseconds from the first frame: 12 days, far from where int32 ends
 _TURN_SLACK = 0.02  # radians that poses of one instant may differ
 _FALL = 3  # power of the distance with which memory counts less beyond reach
+_HALF_LIVES = 64  # after which nothing is left of a weight
 _CAMERA_SLACK = 0.5  # metres that a camera may move in its grid before distances from it are computed anew
 
 
@@ -117,13 +129,16 @@ class FusionSettings:
     # Largest weight n of memory against a frame that infers a voxel, in frames that see it. What was before has the
     # part (n / (n + w)) ** k after k such frames: with 2 and 0.3, a half after five.
     inferred_frames: float = 2.0
+    # Largest weight n of memory against any frame where memory or that frame names a class of `MOVABLE`.
+    movable_frames: float = 0.25
     # Distance from the camera up to which memory counts fully, metres. Beyond it the two largest weights fall with the
     # third power of the distance.
     reach: float = 20.0
     largest_log_odds: float = 4.0  # evidence of one frame is cut here: no frame is certain
     prior: float = 0.08  # probability of being occupied of what is unknown; what lies out of view fades to it
     half_life: float = 2.0  # seconds out of view in which memory loses half its weight, and half of its log odds
-    forget_after: float = 5.0  # seconds after which a voxel that is out of view is unobserved again
+    # Seconds after which a voxel that is out of view is unobserved again; infinity for never.
+    forget_after: float = 5.0
     # Seconds for which a voxel that was seen, and is hidden or out of view now, still counts as seen. Seen free space
     # may clear a costmap: keep this short where things move.
     seen_for: float = 0.5
@@ -136,17 +151,22 @@ class FusionSettings:
     largest_gap: float = 2.0  # seconds between two frames after which the map starts anew
 
 
-def rules_of(settings: FusionSettings, threshold: float) -> Rules:
-    """Settings as kernels take them."""
-    ages = np.arange(round(1e3 * settings.forget_after) + 1)
+def rules_of(settings: FusionSettings, threshold: float, movable: NDArray[np.bool_] | None = None) -> Rules:
+    """Settings as kernels take them. `movable`: by label, bool [256]; None for no label."""
+    forget_after = round(1e3 * min(settings.forget_after, 1e-3 * -NEVER))
+    lasting = 0 if math.isinf(settings.half_life) else round(1e3 * _HALF_LIVES * settings.half_life)
+    ages = np.arange(min(forget_after, lasting) + 1)
     return Rules(
         threshold=_log_odds(threshold),
         prior=_log_odds(settings.prior),
         inferred_weight=settings.inferred_weight,
         seen_limit=settings.seen_frames,
         inferred_limit=settings.inferred_frames,
+        movable_limit=settings.movable_frames,
+        movable=np.zeros(256, dtype=bool) if movable is None else movable,
         seen_for=round(1e3 * settings.seen_for),
         fades=(0.5 ** (ages / (1e3 * settings.half_life))).astype(np.float32),
+        forget_after=forget_after,
     )
 
 
@@ -209,7 +229,8 @@ class TemporalFusion:
         self.threads = threads
         self.box = RollingGrid(covering_shape(grid, settings.margin))  # where in the odometry frame the map is
         self.memory = empty_memory(tuple(self.box.shape))  # type: ignore[arg-type]  # three axes
-        self._rules = rules_of(settings, threshold)
+        self._movable = np.zeros(256, dtype=bool)  # by label of the last frame
+        self._rules = rules_of(settings, threshold, self._movable)
         self._look_from(grid_from_camera)
         self._label = np.zeros(grid.shape, dtype=np.uint8)
         self._confidence = np.zeros(grid.shape, dtype=np.float32)
@@ -235,7 +256,7 @@ class TemporalFusion:
         """A copy of what is not forgotten yet."""
         memory, now = self.memory, 0 if self._last is None else (self._last[0] - self._first_ns) // 1_000_000
         age = now - memory.observed
-        slots = np.nonzero((memory.weight > 0.0) & (age < self._rules.fades.size))
+        slots = np.nonzero((memory.weight > 0.0) & (age <= self._rules.forget_after))
         place = ((np.stack(slots, axis=-1) - self.box.lower) % self.box.shape).astype(np.int32)
         values = {name: getattr(memory, name)[slots] for name in _KEPT}
         return RememberedVoxels(self.box.lower.copy(), place, age[slots], **values)
@@ -259,7 +280,7 @@ class TemporalFusion:
 
     def decide_by(self, threshold: float) -> None:
         """Call voxels occupied from another calibrated probability on; what is remembered stays."""
-        self._rules = rules_of(self.settings, threshold)
+        self._rules = rules_of(self.settings, threshold, self._movable)
 
     def relabel(self, label: int) -> None:
         """Forget the labels of all that is remembered: labels have another meaning from now on. Occupancy stays.
@@ -303,6 +324,7 @@ class TemporalFusion:
         corner = odometry_from_grid.apply(np.asarray(self.grid.origin))
         shift = corner / self.grid.voxel_size - self.box.lower
         now = (voxels.stamp_ns - self._first_ns) // 1_000_000
+        self._movable[: len(voxels.class_names)] = [name in MOVABLE for name in voxels.class_names]
         frame = self._evidence(voxels, probability)
         fused = Fused(*(np.empty(self.grid.shape, kind) for kind in (np.float32, np.uint8, np.uint8, np.float32)))
         with kernel_threads(self.threads):

@@ -71,6 +71,25 @@ def test_memory_fades_with_time_and_counts_less_far_away(twin) -> None:
 
 
 @TWINS
+def test_what_may_move_is_where_the_newest_frame_says(twin) -> None:
+    settings = FusionSettings(seen_frames=2.0, inferred_weight=0.25, inferred_frames=1.0, movable_frames=0.5)
+    rules = rules_of(settings, 0.5, np.arange(256) == 1)  # label 1 may move
+    for label, left in ((1, 0.5), (2, 1.0)):
+        voxel = OneVoxel(twin, rules)
+        voxel(one_voxel(2.0, SURFACE, label), 0)
+        expected = (left * 2.0 - 0.25 * 3.0) / (left + 0.25)
+        assert voxel(one_voxel(-3.0, INFERRED), 0)[0] == pytest.approx(expected)
+        again = (left * expected - 0.25 * 3.0) / (left + 0.25)
+        assert voxel(one_voxel(-3.0, INFERRED), 0)[0] == pytest.approx(again)
+    for label, left in ((1, 0.5), (2, 1.0)):
+        gone, came = OneVoxel(twin, rules), OneVoxel(twin, rules)
+        gone(one_voxel(2.0, SURFACE, label), 0)
+        assert gone(one_voxel(-1.0, FREE), 0)[0] == pytest.approx((left * 2.0 - 1.0) / (left + 1.0))
+        came(one_voxel(-2.0, FREE), 0)
+        assert came(one_voxel(1.0, SURFACE, label), 0)[0] == pytest.approx((left * -2.0 + 1.0) / (left + 1.0))
+
+
+@TWINS
 def test_out_of_view_a_voxel_fades_to_the_prior_and_is_forgotten(twin) -> None:
     voxel = OneVoxel(twin)
     voxel(one_voxel(2.0, SURFACE, 1, 0.5), 0)
@@ -122,7 +141,7 @@ def random_case(rng: np.random.Generator) -> tuple[VoxelMemory, tuple, FrameEvid
     settings = FusionSettings(
         seen_frames=rng.uniform(0.5, 6.0), half_life=rng.uniform(0.2, 2.0), forget_after=rng.uniform(0.5, 3.0)
     )
-    return memory, place, frame, rules_of(settings, rng.uniform(0.2, 0.7)), 1000
+    return memory, place, frame, rules_of(settings, rng.uniform(0.2, 0.7), rng.random(256) < 0.5), 1000
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.mapping.camera_fusion import DenseVoxels
 from scene_completion_ros.mapping.clearing import MARGIN, TOUCH
-from scene_completion_ros.mapping.evidence import NOTHING
+from scene_completion_ros.mapping.evidence import HEARSAY, NOTHING
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 
@@ -23,8 +23,8 @@ def recall(memory, lower, turn, shift, frame, rules, now, fused) -> None:
     places = centres @ turn.T + shift
     slot, inside = _slots(np.floor(places).astype(np.int64), lower, sizes)
     age = now - memory.observed[slot].astype(np.int64)
-    known = inside & (memory.weight[slot] > 0.0) & (age < len(rules.fades))
-    fade = np.where(known, rules.fades[np.where(known, age, 0)].astype(np.float64), 0.0)
+    known = inside & (memory.weight[slot] > 0.0) & (age <= rules.forget_after)
+    fade = np.where(known, rules.fades[np.clip(age, 0, len(rules.fades) - 1)].astype(np.float64), 0.0)
 
     total, weighted, best = np.zeros((3, *state.shape))
     agreed, agreement = np.zeros(state.shape, dtype=np.uint8), np.zeros(state.shape)
@@ -44,7 +44,7 @@ def recall(memory, lower, turn, shift, frame, rules, now, fused) -> None:
     in_view = state != VoxelState.UNOBSERVED
     sees = (state == VoxelState.FREE_SEEN) | (state == VoxelState.SURFACE)
     new = np.where(sees, 1.0, rules.inferred_weight)
-    limit = frame.nearness * np.where(sees, rules.seen_limit, rules.inferred_limit)
+    limit = frame.nearness * _limit(memory, slot, state, frame.label, rules)
     old = np.where(known, np.minimum(total * fade, limit), 0.0)
     joined = np.where(old > 0.0, (old * mean + new * frame.log_odds) / (old + new), frame.log_odds)
     log_odds = np.where(in_view, joined, rules.prior + (mean - rules.prior) * fade).astype(np.float32)
@@ -86,10 +86,10 @@ def integrate(memory, lower, turn, shift, frame, rules, now) -> int:
     state = frame.state[source]
     sees = (state == VoxelState.FREE_SEEN) | (state == VoxelState.SURFACE)
     new = np.where(sees, 1.0, rules.inferred_weight)
-    limit = frame.nearness[source] * np.where(sees, rules.seen_limit, rules.inferred_limit)
+    limit = frame.nearness[source] * _limit(memory, slot, state, frame.label[source], rules)
     age = now - memory.observed[slot].astype(np.int64)
-    fresh = age < len(rules.fades)
-    kept = memory.weight[slot].astype(np.float64) * rules.fades[np.where(fresh, age, 0)]
+    fresh = age <= rules.forget_after
+    kept = memory.weight[slot].astype(np.float64) * rules.fades[np.clip(age, 0, len(rules.fades) - 1)]
     old = np.where(fresh, np.minimum(kept, limit), 0.0)
     memory.log_odds[slot] = (old * memory.log_odds[slot] + new * frame.log_odds[source]) / (old + new)
     memory.weight[slot] = old + new
@@ -107,6 +107,16 @@ def integrate(memory, lower, turn, shift, frame, rules, now) -> int:
         np.where(occupied, new, 0.0),
     )
     return int(in_view.sum())
+
+
+def _limit(memory, slot, state, label, rules) -> NDArray[np.float64]:
+    """Largest weight of memory: a road user is where the newest frame says, in memory and in the frame."""
+    remembered = rules.movable[memory.label[slot]] & (memory.agreement[slot] > HEARSAY)
+    moves = remembered & (memory.log_odds[slot] >= rules.threshold)
+    moves |= rules.movable[label] & (state >= VoxelState.SURFACE)
+    sees = (state == VoxelState.FREE_SEEN) | (state == VoxelState.SURFACE)
+    limit = np.where(sees, rules.seen_limit, rules.inferred_limit)
+    return np.where(moves, np.minimum(limit, rules.movable_limit), limit)
 
 
 def _slots(local, lower, sizes) -> tuple[tuple[NDArray[np.int64], ...], NDArray[np.bool_]]:

@@ -1,5 +1,6 @@
 """Voxels of the images of one moment become one scene: of several cameras together, and with earlier moments."""
 
+import math
 from collections.abc import Sequence
 
 from scene_completion_ros.errors import SceneCompletionError
@@ -18,6 +19,9 @@ from scene_completion_ros.ros.health.inference_health import FusionRecord
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
+# Half-life of what is out of view, as a part of the time after which it is forgotten. At its end a voxel that was as
+# sure as can be is about as probable as the thresholds of students.
+HALF_LIFE = 0.4
 ALONE, STARTED = "published alone", "map started anew"  # keys of warnings
 
 
@@ -140,8 +144,7 @@ class SceneMemory:
         return voxels, lambda: probability
 
     def _map_for(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> TemporalFusion:
-        # Only what the image sees is seen: nothing is cleared from memory.
-        settings = FusionSettings(seen_for=0.0, forget_after=parameters.fusion_forget_after)
+        settings = settings_of(parameters)
         if self._map is not None and self._map.settings != settings:
             self._map = None  # two would need twice the memory
             self._record.started("its parameters were changed")
@@ -154,6 +157,12 @@ class SceneMemory:
         if self._map is not None:
             self._map = None
             self._record.released()
+
+
+def settings_of(parameters: NodeParameters) -> FusionSettings:
+    """How long memory lasts. Only what the image sees is seen: nothing is cleared from memory."""
+    lasts = parameters.fusion_forget_after or math.inf
+    return FusionSettings(seen_for=0.0, forget_after=lasts, half_life=HALF_LIFE * lasts)
 
 
 def label_of_no_class(voxels: SemanticVoxels, parameters: NodeParameters) -> int:

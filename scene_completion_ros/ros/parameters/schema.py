@@ -340,8 +340,9 @@ class NodeParameters:
     )
     fusion_forget_after: float = _live(
         5.0,
-        "Seconds out of view after which a voxel is unobserved again. A change starts the map anew.",
-        bounds=(0.0, 60.0),
+        "Seconds out of view until a voxel is unobserved again; its half-life is 0.4 of that. 0: it never fades. A "
+        "change starts the map anew.",
+        bounds=(0.0, 3600.0),
     )
     fusion_map_file: str = _parameter("", "File that `~/save_map` writes and `~/load_map` reads.", path="file to write")
     record_unsure: float = _live(

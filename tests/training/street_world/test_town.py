@@ -6,10 +6,12 @@ import pytest
 from scene_completion_training.street_world import town
 from scene_completion_training.street_world.ground import SUNK_BESIDE_M, make_ground, terrain_height
 from scene_completion_training.street_world.parts import box, cylinder, extrusion, upright
+from scene_completion_training.street_world.road_users import Vehicle
 from scene_completion_training.street_world.scene import RayScene
 from scene_completion_training.street_world.street_line import drive_poses
 from scene_completion_training.street_world.street_profile import GROUND_CLASSES, StreetClass, StreetKind
 from scene_completion_training.street_world.town import SECTION_M, SEEDS_OF_ROLE, TownPlan, profile_of, role_of_seed
+from scene_completion_training.street_world.traffic import RIG_M, Moment, Strip
 
 SWEPT_SEEDS = (0, 1, 5, 6, 2001)
 
@@ -144,8 +146,31 @@ def test_a_longer_town_starts_like_a_shorter_one() -> None:
 
 
 def test_sections_are_dropped_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(town, "furnish", lambda layout: None)
+    monkeypatch.setattr(town, "furnish", lambda layout, traffic: None)
     plan = TownPlan(6, 1500.0)
     for index in range(14):
         plan.section(index)
     assert len(plan._sections) <= 8
+
+
+def test_in_a_busy_town_road_users_move_and_nothing_else() -> None:
+    plan = TownPlan(5, 100.0, StreetKind.RESIDENTIAL, busy=True)
+    users = {StreetClass[name] for name in ("CAR", "BICYCLIST", "MOTORCYCLIST", "TRUCK", "OTHER_VEHICLE", "PERSON")}
+    first, later = (
+        {(part.label, part.corners.tobytes()) for part in plan.build(0.0, 80.0, Moment(time, 20.0)).parts}
+        for time in (0.0, 0.2)
+    )
+    assert len(first & later) > 1000
+    assert StreetClass.PERSON in {label for label, _ in first - later} <= users
+    assert StreetClass.PERSON in {label for label, _ in later - first} <= users
+    lane = plan.build(0.0, 80.0, Moment(0.0, 20.0)).parts[-1].corners.reshape(-1, 3)[:, :2]  # of who drives ahead
+    s, d = plan.line.nearest(lane)
+    assert (s > 20.0 + RIG_M).all() and np.allclose(d, plan.profile.drive_offset, atol=1.2)
+
+
+def test_a_strip_is_pushed_along_the_street_whatever_part_of_it_is_built() -> None:
+    strip = Strip(3, -1.5, -8.0, (5.0, 20.0), lambda rng: Vehicle([], float(rng.uniform(1.0, 5.0)), 1.0))
+    now = {(thing.length, round(s, 6)) for thing, s in strip.things(7, 0.0, 400.0, 0.0)}
+    later = {(thing.length, round(s, 6)) for thing, s in strip.things(7, -20.0, 380.0, 2.5)}
+    assert len(now) > 20
+    assert later == {(length, round(s - 20.0, 6)) for length, s in now}

@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rig", choices=RIGS, default=RIGS[0], help=meaning)
     parser.add_argument("--street", choices=STREETS, help="its kind (default: as the seed says, never an alley)")
+    meaning = "traffic moves: vehicles in the lanes, people on the pavements and across the street"
+    parser.add_argument("--busy", action="store_true", help=meaning)
     meaning = "also write a rosbag2 recording, of the left camera or of all"
     parser.add_argument("--bag", nargs="?", const="left", choices=("left", "all"), help=meaning)
     meaning = "of images ahead (default: 1242 375, delivery 1280 960)"
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
     width, height = args.size or (None, None)
     arguments = {name: getattr(args, name) for name in ("seed", "frames", "supersampling")}
-    arguments |= {"rig": make_rig(width, height, kind=args.rig), "rate_hz": args.rate}
+    arguments |= {"rig": make_rig(width, height, kind=args.rig), "rate_hz": args.rate, "busy": args.busy}
     arguments["street"] = StreetKind(args.street) if args.street else None
     return write_world(args, StreetDrive, arguments, "town")
 

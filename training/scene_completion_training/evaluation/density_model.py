@@ -18,7 +18,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.earlier_images import EarlierImages
 from scene_completion_ros.inference.earlier_views import SeveralViews, ViewMemory
 from scene_completion_ros.inference.encoded_image import EncodedImage
@@ -299,7 +299,7 @@ class DeployedLabels:
         self._sources = sources
         self._earlier = EarlierFramesCompleted(sources) if sources != NETWORK_ALONE else None
         self.labels = 1 + len(bundle.class_names)
-        self._bundle, self._engine = bundle, engine
+        self.threshold, self._bundle, self._engine = bundle.threshold, bundle, engine
         self._completers: dict[tuple[object, ...], Completer] = {}
         both = (COMMON_CLASSES, ROOM_CLASSES)
         known = max(both, key=lambda classes: len(set(classes) & set(bundle.class_names)))
@@ -316,13 +316,18 @@ class DeployedLabels:
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Bytes:
         """Labels of the voxels of a frame: uint8 [X, Y, Z], 0 empty, class k as k + 1."""
-        camera = reference_camera(sequence)
-        completer = self._completer(sequence, index, camera, truth)
-        evidence = self._earlier.evidence(completer, sequence, index, camera) if self._earlier else NO_EVIDENCE
-        completion = completer.complete(sequence.image(index, camera), evidence=evidence)
+        completion = self.complete(sequence, index, truth)
         volume = np.zeros(truth.grid.shape, dtype=np.uint8)
         volume[tuple(completion.voxels.index.T)] = 1 + completion.voxels.label
         return volume
+
+    def complete(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Completion:
+        """The image of a frame as voxels of the grid of its truth."""
+        camera = reference_camera(sequence)
+        image, stamp_ns = sequence.image(index, camera), sequence.frames[index].stamp_ns
+        completer = self._completer(sequence, index, camera, truth)
+        evidence = self._earlier.evidence(completer, sequence, index, camera) if self._earlier else NO_EVIDENCE
+        return completer.complete(image, stamp_ns, evidence=evidence)
 
     def _completer(self, sequence: PosedSequence, index: int, camera: str, truth: VoxelTruth) -> Completer:
         pose = truth.grid_from_camera

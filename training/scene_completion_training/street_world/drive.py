@@ -28,10 +28,12 @@ from scene_completion_training.street_world.sky import Sky
 from scene_completion_training.street_world.street_line import FRAME_RATE_HZ, drive_poses, longest_drive, stamps_ns
 from scene_completion_training.street_world.street_profile import StreetKind
 from scene_completion_training.street_world.town import TownPlan, profile_of, role_of_seed
+from scene_completion_training.street_world.traffic import Moment
 
 # What a drive through a town can hold beside its images; all but LiDAR belongs to the left camera.
 ASSETS = ("lidar", "depth", "label", "voxels")
 BUILT_BEHIND_M, BUILT_AHEAD_M = 90.0, 230.0
+BUSY_BEHIND_M, BUSY_AHEAD_M = 20.0, 150.0  # where each frame builds a town of its own
 STAGE_M = 80.0  # of driving, after which the town is built anew around the rig
 BLOCK = 8  # frames in a row that one process computes: neighbours share a built town
 
@@ -195,9 +197,12 @@ class StreetDrive(RenderedDrive):
         supersampling: int = 2,
         rate_hz: float = FRAME_RATE_HZ,
         street: StreetKind | None = None,  # kind of street; by default the seed decides
+        *,
+        busy: bool = False,  # traffic moves: the town is built anew for each frame
     ) -> None:
         self.rig = mounted(rig, seed)
-        self.plan = TownPlan(seed, longest_drive(profile_of(seed, street), frames, rate_hz), street, hilly=rig.level)
+        length = longest_drive(profile_of(seed, street), frames, rate_hz)
+        self.plan = TownPlan(seed, length, street, hilly=rig.level, busy=busy)
         poses = drive_poses(self.plan.line, self.plan.profile, frames, seed, rate_hz)
         cameras, places = dict(self.rig.cameras), dict(self.rig.rig_from_camera)
         super().__init__(seed, cameras, places, poses, stamps_ns(frames, rate_hz), grid or rig.grid)
@@ -209,11 +214,13 @@ class StreetDrive(RenderedDrive):
     def scene_at(self, index: int) -> Scene:
         """The town around a frame."""
         s, _ = self.plan.line.nearest(self.poses[index].translation[None, :2])
-        stage = int(s[0] // STAGE_M)
+        stage = index if self.plan.busy else int(s[0] // STAGE_M)
         if self._built is None or self._built[0] != stage:
-            start = stage * STAGE_M
-            town = self.plan.build(start - BUILT_BEHIND_M, start + STAGE_M + BUILT_AHEAD_M)
-            self._built, self._renderer = (stage, build_scene(town)), None
+            start, end = stage * STAGE_M - BUILT_BEHIND_M, (stage + 1) * STAGE_M + BUILT_AHEAD_M
+            if self.plan.busy:
+                start, end = float(s[0]) - BUSY_BEHIND_M, float(s[0]) + BUSY_AHEAD_M
+            moment = Moment((self.stamps[index] - self.stamps[0]) / 1e9, float(s[0]))
+            self._built, self._renderer = (stage, build_scene(self.plan.build(start, end, moment))), None
         return self._built[1]
 
     def renderer_at(self, index: int) -> Renderer:
@@ -243,7 +250,7 @@ class StreetDrive(RenderedDrive):
 
     def provenance(self) -> dict[str, Any]:
         """With the kind of street, and with the pose in the grid that a varied rig has."""
-        made = {**super().provenance(), "street": self.plan.profile.kind.value}
+        made = {**super().provenance(), "street": self.plan.profile.kind.value, "busy": self.plan.busy}
         if self.rig.level:
             made["voxel_grid"]["grid_from_camera"] = self.rig.grid_from_camera.matrix.tolist()
         return made

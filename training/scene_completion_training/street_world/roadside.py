@@ -11,15 +11,15 @@ from scene_completion_training.street_world.facade_textures import FLOORS
 from scene_completion_training.street_world.layout import Layout
 from scene_completion_training.street_world.parts import Part
 from scene_completion_training.street_world.street_objects import LEAVES, crop, hedge, stump
-from scene_completion_training.street_world.street_profile import SideProfile, StreetKind
+from scene_completion_training.street_world.street_profile import SideProfile, StreetKind, StreetProfile
 
 BUILT_UP = (StreetKind.RESIDENTIAL, StreetKind.INNER_CITY, StreetKind.SUBURB)
 Maker = Callable[[Random], road_users.Vehicle]
 FENCES = ("planks", "rails", "mesh", "bars", "wall")
 
 
-def furnish(layout: Layout) -> None:
-    """Fill a stretch of the street on both sides."""
+def furnish(layout: Layout, *, traffic: bool = True) -> None:
+    """Fill a stretch of the street on both sides, and its lanes where `traffic` stands still."""
     for sign in (1, -1):
         side = layout.profile.side(sign)
         if layout.profile.kind in BUILT_UP:
@@ -36,7 +36,8 @@ def furnish(layout: Layout) -> None:
         if layout.profile.kind in (*BUILT_UP, StreetKind.ALLEY):
             _backdrop(layout, sign, side)
     _corners(layout)
-    _traffic(layout)
+    if traffic:
+        _traffic(layout)
 
 
 def _houses(layout: Layout, sign: int, side: SideProfile) -> None:
@@ -332,26 +333,36 @@ def _corners(layout: Layout) -> None:
                     layout.place(make(rng), s, d, 0.0 if sign < 0 else np.pi)
 
 
-def _traffic(layout: Layout) -> None:
-    """Vehicles in all lanes but the rig's, and cyclists at the edge of the opposite one."""
-    rng, profile = layout.rng, layout.profile
+def lanes_of_others(profile: StreetProfile) -> list[tuple[int, float]]:
+    """The lanes but the rig's: the side, +1 for the left one, and metres to the left of the centre line."""
+    lanes: list[tuple[int, float]] = []
+    for sign in (1, -1):
+        side = profile.side(sign)
+        lanes += [(sign, sign * (side.median + (lane + 0.5) * side.lane)) for lane in range(side.lanes)]
+    return [(sign, d) for sign, d in lanes if abs(d - profile.drive_offset) >= 0.1]
+
+
+def lane_vehicle(rng: Random, kind: StreetKind) -> road_users.Vehicle:
+    """A vehicle as one meets it in the lanes of a kind of street."""
     usual = (road_users.car, road_users.van, road_users.truck)
-    lorry: Maker = partial(road_users.truck, long=True) if profile.kind is StreetKind.ARTERIAL else road_users.truck
+    lorry: Maker = partial(road_users.truck, long=True) if kind is StreetKind.ARTERIAL else road_users.truck
     makers: tuple[Maker, ...] = (*usual, lorry, road_users.bus, road_users.motorcyclist, road_users.cyclist)
     # Nothing wider than a motorcycle gets past the rig in an alley.
     shares = (0.69, 0.09, 0.05, 0.03, 0.04, 0.04, 0.06)
-    if profile.kind is StreetKind.ALLEY:
+    if kind is StreetKind.ALLEY:
         shares = (0.0, 0.0, 0.0, 0.0, 0.0, 0.2, 0.8)
-    for sign in (1, -1):
+    return makers[int(rng.choice(len(makers), p=shares))](rng)
+
+
+def _traffic(layout: Layout) -> None:
+    """Vehicles in all lanes but the rig's, and cyclists at the edge of the opposite one."""
+    rng, profile = layout.rng, layout.profile
+    for sign, d in lanes_of_others(profile):
         side = profile.side(sign)
-        for lane in range(side.lanes):
-            d = sign * (side.median + (lane + 0.5) * side.lane)
-            if abs(d - profile.drive_offset) < 0.1:
-                continue
-            s = layout.start + float(rng.uniform(4.0, 50.0))
-            while s < layout.end - 7.0:
-                vehicle = makers[int(rng.choice(len(makers), p=shares))](rng)
-                at_edge = sign * (side.road_edge - 0.7) if vehicle.width < 0.65 and side.lanes == 1 else d
-                if layout.line.sharpest(s, 8.0) < 1 / 40.0 or vehicle.length < 5.0:
-                    layout.place(vehicle.parts, s, at_edge, 0.0 if sign < 0 else np.pi)
-                s += vehicle.length + float(rng.uniform(12.0, 70.0))
+        s = layout.start + float(rng.uniform(4.0, 50.0))
+        while s < layout.end - 7.0:
+            vehicle = lane_vehicle(rng, profile.kind)
+            at_edge = sign * (side.road_edge - 0.7) if vehicle.width < 0.65 and side.lanes == 1 else d
+            if layout.line.sharpest(s, 8.0) < 1 / 40.0 or vehicle.length < 5.0:
+                layout.place(vehicle.parts, s, at_edge, 0.0 if sign < 0 else np.pi)
+            s += vehicle.length + float(rng.uniform(12.0, 70.0))

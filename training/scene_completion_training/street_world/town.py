@@ -23,6 +23,7 @@ from scene_completion_training.street_world.street_profile import (
     draw_profile,
 )
 from scene_completion_training.street_world.textures import TextureAtlas, ground_textures, road_textures
+from scene_completion_training.street_world.traffic import START, Moment, put_traffic
 
 Role = Literal["training", "validation", "test", "demo"]
 SEEDS_OF_ROLE: dict[Role, range] = {
@@ -66,11 +67,13 @@ class TownPlan:
     """A town that is laid out, but not built.
 
     A longer town of the same seed starts like a shorter one. Its length in metres, from s = 0, is what is driven; the
-    street goes on beyond. A hilly one has crests and dips, too.
+    street goes on beyond. A hilly one has crests and dips, too. In a busy one traffic moves.
     """
 
-    def __init__(self, seed: int, length: float, kind: StreetKind | None = None, *, hilly: bool = False) -> None:
-        self.seed, self.length = seed, length
+    def __init__(
+        self, seed: int, length: float, kind: StreetKind | None = None, *, hilly: bool = False, busy: bool = False
+    ) -> None:
+        self.seed, self.length, self.busy = seed, length, busy
         rng = np.random.default_rng([seed, 1])
         self.profile = profile_of(seed, kind)
         self.daylight = draw_daylight(rng)
@@ -97,15 +100,15 @@ class TownPlan:
         found = ground_textures(rng, wetness)
         return TextureAtlas(found | road_textures(rng, self.profile, wetness) | made_textures(rng))
 
-    def build(self, start: float, end: float) -> Town:
-        """Build all sections that touch a stretch of the street."""
+    def build(self, start: float, end: float, moment: Moment = START) -> Town:
+        """Build all sections that touch a stretch of the street, and traffic where it is at a moment."""
         first, last = int(np.floor(start / SECTION_M)), int(np.floor(end / SECTION_M))
         start = max(first * SECTION_M, self.line.start)
         end = min((last + 1) * SECTION_M, self.line.end)
         parts = make_ground(self.ground, start, end, self.atlas)
         for index in range(first, last + 1):
             parts += self.section(index)
-        parts += self._leader(start, end)
+        parts += self._traffic(start, end, moment) if self.busy else self._leader(start, end)
         return Town(self, parts, start, end)
 
     def section(self, index: int) -> list[Part]:
@@ -116,11 +119,16 @@ class TownPlan:
             rng = np.random.default_rng([self.seed, 9, index + 1000])
             layout = Layout(rng, self.ground, self._nursery, start, end)
             if end > start + 10.0:
-                furnish(layout)
+                furnish(layout, traffic=not self.busy)
             self._sections[index] = layout.parts
             while len(self._sections) > SECTIONS_KEPT:
                 self._sections.popitem(last=False)
         return self._sections[index]
+
+    def _traffic(self, start: float, end: float, moment: Moment) -> list[Part]:
+        layout = Layout(np.random.default_rng([self.seed, 19]), self.ground, self._nursery, start, end)
+        put_traffic(layout, self.seed, moment)
+        return layout.parts
 
     def _leader(self, start: float, end: float) -> list[Part]:
         """A vehicle in the rig's lane, beyond the end of the drive."""

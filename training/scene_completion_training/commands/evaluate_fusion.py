@@ -1,0 +1,53 @@
+"""`evaluate fusion`: single images and the fused map on drives with exact voxels, ghosts of what moved included."""
+
+import argparse
+
+from scene_completion_ros.commands.paths import RESULTS
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_training.commands import arguments
+
+FIRST = 4  # frames of a drive before the map's occupancy is scored: memory needs some
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``scene-completion evaluate fusion``."""
+    meaning = "towns of street-world with their voxels, best with --busy"
+    arguments.add_paths(parser, "--data", "FOLDER", meaning, required=True)
+    meaning = "student bundles (default: the truth of each image alone, which shows what the map itself adds)"
+    arguments.add_paths(parser, "--bundle", "BUNDLE", meaning)
+    meaning = "score occupancy and calibration of every N-th frame (default: %(default)s); ghosts are scored of all"
+    parser.add_argument("--every", type=int, default=5, metavar="N", help=meaning)
+    parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
+    arguments.add_engine(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Drive, score, print and write."""
+    if args.every < 1:
+        raise ConfigurationError(f"every {args.every} frames", where="--every", cure="Give 1 or more")
+    from scene_completion_ros.evaluation.calibration import CALIBRATION
+    from scene_completion_ros.evaluation.ghosts import GHOSTS
+    from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.evaluation.occupancy import OCCUPANCY
+    from scene_completion_ros.sequences.opening import open_recording
+    from scene_completion_training.evaluation.density_model import DeployedLabels
+    from scene_completion_training.evaluation.fusion import FusedMap, OneImage, Oracle, Source, driven
+
+    recordings = [open_recording(folder) for folder in args.data]
+    sources: list[Source] = [DeployedLabels(folder, engine=args.engine) for folder in args.bundle]
+    scores, counted = Scores([OCCUPANCY, CALIBRATION, GHOSTS]), 0
+    for source in (*sources, Oracle()):
+        methods = OneImage(), FusedMap()
+        for sequence in recordings:
+            for number, frame in enumerate(driven(sequence, source)):
+                timely = number >= FIRST and (number - FIRST) % args.every == 0
+                for method in methods:
+                    answer = method.answer(frame)
+                    scores.add(source.name, method, answer, metrics=scores.metrics if timely else [GHOSTS])
+                counted += 1
+    names = [sequence.name for sequence in recordings]
+    if not counted:
+        cure = "Render towns with --assets voxels"
+        raise SequenceError("no frame has ground truth voxels", where=", ".join(names), cure=cure)
+    arguments.write_results(args, scores, names)
+    return 0

@@ -1,0 +1,149 @@
+"""Drives that are completed image by image, and what one image and the fused map say of each."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.evaluation.metric import VoxelAnswer
+from scene_completion_ros.evaluation.semantic_classes import INVALID
+from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.mapping.temporal_fusion import FusionSettings, TemporalFusion
+from scene_completion_ros.sequences.opening import voxel_truth
+from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.voxels.occupancy import probability_of_log_odds
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+
+DECIDED = "decided"  # the rule: what the method calls occupied
+NODE = FusionSettings(seen_for=0.0)  # as the node has them by default
+SURE = 0.98  # how sure the oracle is
+
+
+@dataclass(frozen=True, eq=False)
+class DrivenFrame:
+    """What one image became, where and when."""
+
+    truth: FrameTruth
+    voxels: SemanticVoxels  # on the grid of the truth
+    probability: NDArray[np.float32]  # float32 [X, Y, Z], calibrated
+    world_from_grid: RigidTransform
+    threshold: float  # from which a voxel is occupied
+
+
+@dataclass(frozen=True, eq=False)
+class MapAnswer:
+    """What a method says of a frame, see `evaluation.ghosts.PlacedAnswer`."""
+
+    truth: FrameTruth
+    voxels: VoxelAnswer
+    stamp_ns: int
+    world_from_grid: RigidTransform
+    depth: None = None
+
+
+class OneImage:
+    """The image of a moment alone."""
+
+    name = "one image"
+
+    def answer(self, frame: DrivenFrame) -> MapAnswer:
+        """What the student says."""
+        return _answer(frame, frame.voxels, frame.probability)
+
+
+class FusedMap:
+    """Images joined with those before them."""
+
+    def __init__(self, settings: FusionSettings = NODE, name: str = "fused map") -> None:
+        self.name, self.settings = name, settings
+        self._map: TemporalFusion | None = None
+
+    def answer(self, frame: DrivenFrame) -> MapAnswer:
+        """What the map says; it starts anew where time goes back."""
+        if self._map is None:
+            shape = frame.voxels.grid, frame.voxels.grid_from_camera
+            self._map = TemporalFusion(*shape, frame.threshold, self.settings)
+        fused = self._map.fuse(frame.voxels, frame.probability, frame.world_from_grid)
+        return _answer(frame, fused.voxels, probability_of_log_odds(fused.log_odds))
+
+
+def _answer(frame: DrivenFrame, voxels: SemanticVoxels, probability: NDArray[np.float32]) -> MapAnswer:
+    said = np.where(voxels.state == VoxelState.UNOBSERVED, np.float32(0.0), probability)
+    answer = VoxelAnswer(said, {DECIDED: voxels.state >= VoxelState.SURFACE}, {DECIDED: said})
+    return MapAnswer(frame.truth, answer, frame.voxels.stamp_ns, frame.world_from_grid)
+
+
+class Completed(Protocol):
+    """What one image became; a `Completion` is one."""
+
+    @property
+    def voxels(self) -> SemanticVoxels:
+        """Its voxels."""
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """That of all voxels, float32 [X, Y, Z]."""
+
+
+class Source(Protocol):
+    """What turns images into voxels on the grid of the truth: a student (`DeployedLabels`), or the truth."""
+
+    name: str
+    threshold: float  # from which a voxel is occupied
+
+    def complete(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Completed:
+        """Looks at a frame."""
+
+
+class Said(NamedTuple):
+    """What the truth says in place of a student."""
+
+    voxels: SemanticVoxels
+    probability: NDArray[np.float32]
+
+
+class Oracle:
+    """The truth in place of a student: it knows all that is in view, and what the camera sees of it."""
+
+    name, threshold = "truth", 0.5
+
+    def complete(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Said:
+        """States the truth with a probability of `SURE`."""
+        states = np.array(
+            [[VoxelState.FREE_INFERRED, VoxelState.FREE_SEEN], [VoxelState.COMPLETED, VoxelState.SURFACE]]
+        )
+        state = states[truth.occupied.astype(int), np.asarray(truth.visible).astype(int)].astype(np.uint8)
+        state[~truth.in_view] = VoxelState.UNOBSERVED
+        index_of = np.argwhere(state >= VoxelState.SURFACE).astype(np.int32)
+        label = truth.class_map.table[truth.labels[tuple(index_of.T)]]
+        label[label == INVALID] = truth.class_map.target.index("person")  # riders
+        sure, names = np.full(len(index_of), SURE, np.float32), truth.class_map.target
+        voxels = SemanticVoxels(
+            truth.grid,
+            truth.grid_from_camera,
+            sequence.frames[index].stamp_ns,
+            state,
+            index_of,
+            sure,
+            label,
+            sure,
+            class_names=names,
+            class_colours=((0, 0, 0),) * len(names),
+        )
+        return Said(voxels, np.where(truth.occupied, np.float32(SURE), np.float32(1.0 - SURE)))
+
+
+def driven(sequence: PosedSequence, source: Source) -> Iterator[DrivenFrame]:
+    """The frames of a drive that have voxels, in order."""
+    camera = reference_camera(sequence)
+    for index in range(len(sequence)):
+        truth = voxel_truth(sequence, index)
+        if truth is None:
+            continue
+        said = source.complete(sequence, index, truth)
+        pose = sequence.world_from_camera(index, camera) @ truth.grid_from_camera.inverse()
+        yield DrivenFrame(FrameTruth(truth, None), said.voxels, said.probability, pose, source.threshold)
