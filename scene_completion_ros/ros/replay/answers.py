@@ -18,7 +18,9 @@ from scene_completion_ros.ros.messages import evidence_of, processing_times, sta
 from scene_completion_ros.ros.replay.results import Percentiles, ReplayResult, ReplayStatistics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 
-PATIENCE_S = 0.5  # a frame that has all wanted answers waits this long for its processing times and the map
+# A frame that has all wanted answers waits this long for its processing times, which come last and always, unless they
+# get lost; then for the map, of which there may be none.
+TIMES_PATIENCE_S, PATIENCE_S = 10.0, 0.5
 RECORDED_TYPES = {
     topics.VOXELS: "sensor_msgs/msg/PointCloud2",
     topics.DEPTH: "sensor_msgs/msg/Image",
@@ -113,14 +115,15 @@ class Answers:
     def next_ready(self, now_s: float, *, patient: bool = True) -> SentImage | None:
         """Remove the next image to hand over, in the order in which the node published.
 
-        An image whose wanted answers are all there waits up to `PATIENCE_S` for the rest. `now_s`: `time.perf_counter`;
-        `patient`: False waits for nothing but wanted answers any more.
+        An image whose wanted answers are all there waits for the rest, though not for ever. `now_s`:
+        `time.perf_counter`; `patient`: False waits for nothing but wanted answers any more.
         """
         answered = [sent for sent in self.waiting if self.answered(sent)]
         if not answered:
             return None
         first = min(answered, key=lambda sent: sent.published_ns)
-        if patient and now_s - first.answered_s < PATIENCE_S and not self.complete(first):
+        patience_s = PATIENCE_S if topics.PROCESSING_TIME in first.answers else TIMES_PATIENCE_S
+        if patient and now_s - first.answered_s < patience_s and not self.complete(first):
             return None
         self.waiting.remove(first)
         return first
