@@ -138,8 +138,9 @@ def run(args: argparse.Namespace) -> int:
             report.notes.append(f"The recording is damaged: {loss}")
         motion, why = _motion(reader, topic, bundle, sources, parameters)
         if why and (bundle.takes_evidence or args.scale_from or sources.views > 1):
-            report.notes.append(f"No scale by motion, and no earlier images: {why}")
-            print(f"note: no scale by motion, and no earlier images: {why}", file=sys.stderr)
+            missing = "scale by motion" if sources.views == 1 else "scale by motion and no earlier images"
+            report.notes.append(f"No {missing}: {why}")
+            print(f"note: no {missing}: {why}", file=sys.stderr)
         setup = _Setup(
             args, reader, topic, camera, bundle, place, report, lidar, scores, words, sources, motion, parameters
         )
@@ -286,14 +287,14 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
 
 def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatistics) -> None:
     from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
+    from scene_completion_ros.ros.replay.results import OF_TRANSFORMS
 
     args = setup.args
-    parameters = {
-        **setup.parameters,
-        "engine": args.engine,
-        "scale.from": setup.sources.scale,
-        "views": setup.sources.views,
-    }
+    moves = setup.motion is not None or not setup.parameters.keys().isdisjoint(OF_TRANSFORMS)
+    told = {"scale.from": setup.sources.scale, "views": setup.sources.views if moves else 1}
+    if moves and playback.rate is None and setup.bundle.takes_evidence:
+        told["scale.wait"] = True  # what is said of an image does not depend on the speed of the machine
+    parameters = {**setup.parameters, "engine": args.engine, **told}
     parameters["bundle"] = str(setup.bundle.folder)  # the very one that reads what the node says
     if args.grid:
         parameters["grid.file"] = str(args.grid.resolve())

@@ -59,7 +59,9 @@ class GhostTally(Tally):
         if truth is None or found is None or truth.visible is None:
             return
         now, earlier = answer.stamp_ns, self._earlier
-        while earlier and not now - 1e9 * AGES_S[-1] <= earlier[0][0] <= now:
+        if earlier and now <= earlier[-1][0]:
+            earlier.clear()
+        while earlier and earlier[0][0] < now - 1e9 * AGES_S[-1]:
             earlier.popleft()
         age = self._ages_s(truth, answer)
         regions = {VISIBLE: truth.in_view & truth.visible, OCCLUDED: truth.in_view & ~truth.visible}

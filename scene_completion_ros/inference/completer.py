@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -358,8 +358,14 @@ class Completer:
             ground=ground,
             own_depth=None if answer.view is None else own_depth(self.bundle, answer.view),
             view=answer.view,
-            evidence=evidence if self.bundle.takes_evidence else NO_EVIDENCE,
+            evidence=self._used(evidence),
         )
+
+    def _used(self, evidence: Evidence) -> Evidence:
+        """What of it is in all that is said of an image."""
+        if not self.bundle.takes_evidence:
+            return NO_EVIDENCE
+        return evidence if self._views > 1 else replace(evidence, earlier=())
 
     def motion_scale(self) -> MotionScale:
         """What measures the scale of its images by motion, of their `Completion.own_depth`."""

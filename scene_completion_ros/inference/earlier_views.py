@@ -49,7 +49,6 @@ class SeveralViews:
         count: int,
     ) -> None:
         self._bundle, self._pose = bundle, volume_from_camera or DEFAULT_GRID_FROM_CAMERA
-        # The image of now takes the place of one that is not there yet, which changes nothing but the time.
         self._now = dict(beside)
         self._given = {name: np.repeat(values, count, axis=0) for name, values in beside.items()}
         self._views = np.zeros((count - 1, *bundle.view_shape[1:]), np.float32)
@@ -71,6 +70,9 @@ class SeveralViews:
                 into = Lookups(*(self._given[f"{name}_{part}"][number + 1] for part in Lookups._fields))
                 write_lookups(into, bundle.grid, of_step, bundle.canonical, bundle.point_code, pose, self._pose)
             self._given["sensed"][number + 1] = 0.0 if one.sensed is None else one.sensed
+            if number >= len(earlier):  # it is there already, and does not count twice
+                for name in ("cell", "voxel"):
+                    self._given[f"{name}_in_view"][number + 1] = 0.0
         for name in ("scale", "sensed"):
             self._given[name][0] = given.get(name, self._now[name])[0]
         self._given["scale"][1:] = self._given["scale"][0]

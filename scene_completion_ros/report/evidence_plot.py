@@ -26,8 +26,9 @@ def evidence_in_words(said: Said) -> str:
     factor, deviation = _known(said)
     known = f"scale {factor:.3f} ± {deviation * factor:.3f}" if math.isfinite(factor) else "no scale"
     reason = f" (last image: {said[WHY]})" if WHY in said else ""
-    rest = [f"{name} {value}" for name, value in said.items() if name not in (SCALE, DEVIATION, WHY)]
-    return " · ".join([known + reason, *rest]) if said else ""
+    rest = [f"{name} {value:g}" for name, value in said.items() if not isinstance(value, str)]
+    scale = [known + reason] if {SCALE, WHY} & said.keys() else []
+    return " · ".join([*scale, *(one for one in rest if not one.startswith(SCALE))])
 
 
 def evidence_summary(evidence: Sequence[Said]) -> dict[str, Any]:

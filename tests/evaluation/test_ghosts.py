@@ -81,6 +81,6 @@ def test_neighbours_of_what_is_occupied_were_not_left() -> None:
     np.testing.assert_array_equal(clear_of(block), expected)
 
 
-@pytest.mark.parametrize("seconds", [-1.0, 5.1])
+@pytest.mark.parametrize("seconds", [-1.0, 0.0, 5.1])
 def test_another_drive_and_what_is_long_ago_do_not_count(seconds: float) -> None:
     assert counts(frame(0.0, 0.0, true=[4], said=[]), frame(seconds, 0.0, true=[], said=[4])) == {}

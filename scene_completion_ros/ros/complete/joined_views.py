@@ -11,8 +11,7 @@ from scene_completion_ros.ros.frame import Epoch, Frame, Scene
 @dataclass(frozen=True, eq=False)
 class _Camera:
     memory: ViewMemory
-    bundle: object  # what the views are of: another student says other things
-    epoch: Epoch
+    of: tuple[object, Epoch, str]  # whose views these are, since when, and of which frame
 
 
 class JoinedViews:
@@ -32,8 +31,9 @@ class JoinedViews:
             self._cameras.pop(frame.name, None)
             return ()
         camera = self._cameras.get(frame.name)
-        if camera is None or camera.epoch != epoch or camera.bundle is not completer.bundle:
-            camera = self._cameras[frame.name] = _Camera(completer.view_memory(), completer.bundle, epoch)
+        of = completer.bundle, epoch, frame.frame_id
+        if camera is None or camera.of != of:
+            camera = self._cameras[frame.name] = _Camera(completer.view_memory(), of)
         return camera.memory.chosen(pose, frame.stamp_ns, count)
 
     def follow(self, scene: Scene) -> None:

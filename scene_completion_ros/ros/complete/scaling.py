@@ -18,7 +18,7 @@ from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome
 from scene_completion_ros.ros.health.inference_health import ScaleRecord
 from scene_completion_ros.ros.student import Student
 
-MOST_WAITING = 4  # images whose pose has not come yet; older ones are left out
+MOST_WAITING = 30  # images whose pose has not come yet; older ones are left out
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,8 @@ class Scaling:
     def evidence(self, frame: Frame, completer: Completer, epoch: Epoch) -> Evidence:
         """What is known of the scale of an image that is about to be completed."""
         if frame.parameters.scale_from == "off" or not completer.bundle.takes_evidence:
-            self._cameras.pop(frame.name, None)
+            if self._cameras.pop(frame.name, None) is not None:
+                self._pool.submit(self._record.drop, frame.name)  # behind what is measured now
             return NO_EVIDENCE
         camera, of = self._cameras.get(frame.name), (completer.bundle, epoch, frame.frame_id)
         if camera is None or camera.of != of:
@@ -121,9 +122,14 @@ class Scaling:
 
     def _measure(self, name: str, camera: _Camera, seen: _Seen, grid: RigidTransform | NotYetError) -> None:
         pose, motion = grid.what if isinstance(grid, NotYetError) else grid @ seen.grid_from_camera, camera.motion
-        EarlierImages(motion).add(seen.image, seen.depth, pose, seen.stamp_ns)
-        ground = ground_share(camera.of[0], seen.view[:, ::2, ::2])
-        mounting = camera.road.add(seen.depth, ground, motion.scale, motion.travel)
+        try:
+            EarlierImages(motion).add(seen.image, seen.depth, pose, seen.stamp_ns)
+            ground = ground_share(camera.of[0], seen.view[:, ::2, ::2])
+            mounting = camera.road.add(seen.depth, ground, motion.scale, motion.travel)
+        except Exception as error:  # a measurement beside the images must not cost any
+            motion.forget(f"{type(error).__name__}: {error}; please report this")
+            camera.road.forget(motion.scale.why)
+            mounting = camera.road.mounting
         self._record.set(name, motion.scale, mounting, "" if seen.stated is None else mounting.contradicts(seen.stated))
 
     def close(self) -> None:

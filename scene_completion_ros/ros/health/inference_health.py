@@ -252,6 +252,12 @@ class ScaleRecord:
         with self._lock:
             self._scales[name], self._mountings[name] = scale, (mounting, wrong)
 
+    def drop(self, name: str) -> None:
+        """Nothing is known of a camera."""
+        with self._lock:
+            self._scales.pop(name, None)
+            self._mountings.pop(name, None)
+
     def forget(self) -> None:
         """Nothing is known of any camera."""
         with self._lock:

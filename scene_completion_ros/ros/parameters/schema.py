@@ -309,6 +309,10 @@ class NodeParameters:
         "that is known. No image waits for it. `off`: they are not.",
         choices=ScaleSource,
     )
+    scale_wait: bool = _live(
+        False,
+        "An image waits for the pose of its stamp, up to `transform.timeout`, so that a replay scales alike each time.",
+    )
     scale_mounting: bool = _live(
         False,
         "Tell the student how a camera stands, as measured on the way, where nothing states it.",

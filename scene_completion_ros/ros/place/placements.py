@@ -44,7 +44,8 @@ class Placements:
     def place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
         """Where an image's voxels lie, by its parameters. Raises NotYetError where a transform for that is missing."""
         placement = self._place(frame_id, stamp_ns, parameters)
-        if not (parameters.fusion_enabled or parameters.record_wrong or parameters.views > 1):
+        scaled = parameters.scale_wait and parameters.scale_from != "off"
+        if not (scaled or parameters.fusion_enabled or parameters.record_wrong or parameters.views > 1):
             return placement
         try:
             return replace(placement, odometry_from_grid=self.in_odometry(frame_id, stamp_ns, parameters))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from scene_completion_ros.bags.reader import ODOMETRY_TYPE, BagMessage, BagReader
+from scene_completion_ros.bags.reader import CLOUD_TYPE, ODOMETRY_TYPE, BagMessage, BagReader
 from scene_completion_ros.bags.writer import COMPRESSED_TYPE, BagWriter, write_transforms
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
@@ -74,8 +74,10 @@ def replay_over_dds(
 
     reader.choose_image_topic(topic)
     results.check_topics(playback, reader.topics, topic)
-    if any(name in (node_parameters or {}) for name in results.OF_TRANSFORMS):
-        motion = None
+    named = node_parameters or {}
+    cloud = named.get("depth.from") == "topic" and reader.topics.get(str(named.get("depth.topic"))) == CLOUD_TYPE
+    if cloud or any(name in named for name in results.OF_TRANSFORMS):
+        motion = None  # what says where the camera is has to say where the sensor is, too
     namespace = f"/replay_{os.getpid()}"
     poses = f"{namespace}/camera_odometry"
     also = {name: reader.topics[name] for name in playback.also}
@@ -89,7 +91,7 @@ def replay_over_dds(
         camera=camera or reader.camera_for(topic),
         camera_info=None if camera else reader.camera_info(topic),
         also=also,
-        awaited=results.check_depth_topic(playback, parameters),
+        awaited=(*results.check_depth_topic(playback, parameters), *([poses] if motion is not None else [])),
     )
     results.check_fusion_topics(playback, parameters)
     if motion is not None:

@@ -12,7 +12,16 @@ from scene_completion_ros.ros.complete.joined_views import JoinedViews
 from scene_completion_ros.ros.frame import Epoch, NotYetError
 
 NOW = Epoch(0, 0)
-BUNDLE, SINGLE = (SimpleNamespace(takes_views=takes) for takes in (True, False))
+
+
+class Student:
+    """Another one for each object, as bundles are."""
+
+    def __init__(self, takes_views: bool) -> None:
+        self.takes_views = takes_views
+
+
+BUNDLE, SINGLE = Student(True), Student(False)
 
 
 class Bench:
@@ -26,6 +35,7 @@ class Bench:
         pose = RigidTransform(np.eye(3), np.array([3.0 * self.second, 0.0, 0.0]))
         frame: Any = SimpleNamespace(
             name="front",
+            frame_id="camera",
             stamp_ns=self.second * 10**9,
             parameters=SimpleNamespace(views=views),
             placement=SimpleNamespace(
@@ -51,7 +61,7 @@ def test_images_before_that_of_now_are_taken_as_many_as_are_wanted() -> None:
 
 def test_nothing_is_taken_from_another_time_student_or_place() -> None:
     """Of another epoch, of another student, or from before an image whose pose nobody knows."""
-    for other in ({"epoch": Epoch(0, 1)}, {"bundle": SimpleNamespace(takes_views=True)}, {"placed": False}):
+    for other in ({"epoch": Epoch(0, 1)}, {"bundle": Student(True)}, {"placed": False}):
         bench = Bench()
         bench.image()
         assert bench.image() == [0.0]

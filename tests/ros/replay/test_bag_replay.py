@@ -54,7 +54,7 @@ def test_what_a_slow_machine_sends_seconds_later_still_counts(source: Any) -> No
     answers.waiting = [sent]
     answers.take(topics.VOXELS, messages.points_message(np.zeros((0, 3), np.float32), 0, FRAME), 0, 1.0)
     assert answers.next_ready(4.0) is None
-    answers.take(topics.PROCESSING_TIME, messages.processing_time_message({}, 0, FRAME), 0, 4.0)
+    answers.take(topics.PROCESSING_TIME, messages.processing_time_message({}, {}, 0, FRAME), 0, 4.0)
     assert answers.next_ready(4.4) is None
     assert answers.next_ready(4.6) is (sent if source else None)  # there may be no map; the warm-up is not handed over
 

@@ -338,7 +338,11 @@ def test_the_robot_joins_earlier_images_as_torch_does(
     same = Evidence(Scale(1.1, 0.05), earlier=(Earlier(views[1], RigidTransform.identity()),))
     again = np.abs(several.complete(now, evidence=same).probability - alone.probability)
     assert np.quantile(again, 0.999) < 1e-3  # at rims another pixel may be the nearest
-    first = found.probability.copy()
+    pair = Completer(bundle, sequence.cameras[name], engine=engine, encoder_of=several, views=2)
+    early = dataclasses.replace(evidence, earlier=evidence.earlier[:1])
+    two = [one.complete(now, evidence=early).probability.copy() for one in (pair, several)]
+    np.testing.assert_allclose(two[1], two[0], atol=1e-5)  # a place that is free counts not
+    first = several.complete(now, evidence=evidence).probability.copy()
     turned = dataclasses.replace(evidence, earlier=evidence.earlier[::-1])
     np.testing.assert_allclose(several.complete(now, evidence=turned).probability, first, atol=1e-5)
 

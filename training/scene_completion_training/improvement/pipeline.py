@@ -177,7 +177,8 @@ class _Run:
         self.split = Split(**{name: [Path(folder) for folder in folders] for name, folders in parts["parts"].items()})
         step("preparing", {"steps": plan.steps, "overrides": list(plan.overrides)}, self._prepared)
         checkpoint = Path(step("training", {}, self._trained)["checkpoint"])
-        told = {"scale_from": plan.scale_from} if self.old.takes_evidence else {}
+        told: dict[str, Any] = {"scale_from": plan.scale_from} if self.old.takes_evidence else {}
+        told |= {"views": plan.views} if self.old.takes_views else {}
         mixed = step("choosing weights", {"tolerance": plan.tolerance, **told}, lambda: self._mixed(checkpoint))
         chosen = plan.work / mixed["checkpoint"]
         calibrated = step("exporting and calibrating", {"every": plan.calibrate_every}, lambda: self._exported(chosen))
