@@ -12,6 +12,7 @@ import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import OccupancyGrid
+from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import String
@@ -112,6 +113,11 @@ class InputPublishers:
     def other(self, further: BagMessage | MadeMessage) -> None:
         """Publish a message of a further topic."""
         self._others[further.topic].publish(further.cdr)
+
+    def await_others(self) -> None:
+        """Wait until what was published of further topics has arrived, wherever it is heard reliably."""
+        for publisher in self._others.values():
+            publisher.wait_for_all_acked(Duration(seconds=OTHERS_TIMEOUT_S))
 
 
 class Player:
@@ -269,6 +275,8 @@ class Player:
                 self._inputs.other(other)
                 other = next(further, None)
             self._wait_for(frame.stamp_ns)
+            if lock_step:
+                self._inputs.await_others()
             self._send(index, frame)
             if lock_step:
                 self._await_all()
