@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sensor_msgs.msg import PointCloud2
 from scene_completion_ros.errors import CameraError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completion
+from scene_completion_ros.inference.evidence import Evidence
 from scene_completion_ros.inference.scene_query import HostField
 from scene_completion_ros.ros import completion_node, messages, student, topics
 from scene_completion_ros.ros.completion_node import CompletionNode
@@ -35,6 +37,7 @@ class Built:
         self.complete = complete
         self.warnings: list[str] = []
         self.engine = "made up"
+        self.bundle = SimpleNamespace(takes_evidence=False, takes_views=False)
 
     def use(self, vocabulary: object) -> None:
         """Labels stay what they are."""
@@ -68,7 +71,8 @@ class Model:
         if camera == self.unusable:
             raise CameraError("sees nothing", where="camera", cure="Calibrate")
 
-        def complete(image: NDArray[np.uint8], stamp_ns: int, *, labels: bool = True) -> Completion:
+        def complete(image: NDArray[np.uint8], stamp_ns: int, *, labels: bool = True, evidence: Evidence) -> Completion:
+            assert not evidence.inputs() and not evidence.earlier
             self.labelled.append(labels)
             self.completed.append((camera, stamp_ns))
             self.completed_with.append(settings)
