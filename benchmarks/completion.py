@@ -69,7 +69,7 @@ def main() -> None:
     students.clear()
     for name in arguments.beside:
         seeing = open_student(name.partition(":")[0])
-        if seeing.takes_views:
+        if seeing.takes_evidence:
             print("\n" + evidence_table(seeing, camera, images, threads, repeats), flush=True)
             break
     print("\n" + words_table(bundle, functools.partial(Completer, camera=camera, threads=threads), images, repeats))
@@ -102,7 +102,8 @@ def evidence_table(
 ) -> str:
     """What earlier images of a scene cost, and in a thread of its own the scale of an image by motion."""
     several = [Completer(bundle, camera, threads=threads)]
-    several += [Completer(bundle, camera, threads=threads, encoder_of=several[0], views=views) for views in (2, 3)]
+    if bundle.takes_views:
+        several += [Completer(bundle, camera, threads=threads, encoder_of=several[0], views=views) for views in (2, 3)]
     seen = [several[0].complete(image) for image in images]
     motion, number = several[0].motion_scale(), itertools.count()
 

@@ -204,12 +204,15 @@ def _motion(
     parameters: Mapping[str, object],
 ) -> tuple[RecordedMotion | None, str]:
     """How the camera moved, if the student is to be told its scale by that; why it cannot be, or nothing."""
+    from scene_completion_ros.bags.reader import CLOUD_TYPE
     from scene_completion_ros.errors import BagError
     from scene_completion_ros.ros.replay.results import OF_TRANSFORMS
     from scene_completion_ros.sequences.recorded_motion import RecordedMotion
 
     alone = (sources.scale, sources.views) == ("off", 1)
-    if alone or not parameters.keys().isdisjoint(OF_TRANSFORMS):  # the node hears what was named there
+    cloud = parameters.get("depth.from") == "topic" and reader.topics.get(str(parameters.get("depth.topic")))
+    # What says where the camera is has to say where the sensor is, too; the node hears what was named there.
+    if alone or cloud == CLOUD_TYPE or not parameters.keys().isdisjoint(OF_TRANSFORMS):
         return None, ""
     if not bundle.takes_evidence:
         return None, f"the student {bundle.name} takes nothing beside its image"

@@ -11,7 +11,7 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.lookup_kernel import write_lookups
-from scene_completion_ros.inference.motion_scale import STREET_VOXEL_M, odometry_jump
+from scene_completion_ros.inference.motion_scale import measure_of, odometry_jump
 from scene_completion_ros.inference.volume_pose import Lookups
 
 MOST_VIEWS = 3
@@ -28,7 +28,6 @@ class Earlier:
 
     view: NDArray[np.float32]  # float32 [K + 3, H / 2, W / 2], see `EncodedImage.view`
     now_from_then: RigidTransform  # pose of the camera of then in the optical frame of that of now
-    sensed: NDArray[np.float32] | None = None  # as `Evidence` has it
 
 
 class SeveralViews:
@@ -69,7 +68,6 @@ class SeveralViews:
             for name, of_step in (("cell", stride), ("voxel", 1)):
                 into = Lookups(*(self._given[f"{name}_{part}"][number + 1] for part in Lookups._fields))
                 write_lookups(into, bundle.grid, of_step, bundle.canonical, bundle.point_code, pose, self._pose)
-            self._given["sensed"][number + 1] = 0.0 if one.sensed is None else one.sensed
             if number >= len(earlier):  # it is there already, and does not count twice
                 for name in ("cell", "voxel"):
                     self._given[f"{name}_in_view"][number + 1] = 0.0
@@ -83,8 +81,6 @@ class SeveralViews:
 class _Kept:
     view: NDArray[np.float32]
     pose: RigidTransform
-    stamp_ns: int
-    sensed: NDArray[np.float32] | None
 
 
 class ViewMemory:
@@ -102,7 +98,7 @@ class ViewMemory:
     @classmethod
     def of(cls, bundle: StudentBundle) -> "ViewMemory":
         """That of a student."""
-        return cls(min(1.0, bundle.grid.voxel_size / STREET_VOXEL_M))
+        return cls(measure_of(bundle.grid))
 
     def forget(self) -> None:
         """Nothing of the images so far is used any more."""
@@ -124,19 +120,13 @@ class ViewMemory:
             if way > FARTHEST_M * self._measure or now_from_then.rotation[2, 2] < MOST_TURNED:
                 continue
             if apart >= APART_M * self._measure and len(chosen) < count:
-                chosen.append(Earlier(kept.view, now_from_then, kept.sensed))
+                chosen.append(Earlier(kept.view, now_from_then))
                 last = now_from_then
         return tuple(chosen)
 
-    def add(
-        self,
-        view: NDArray[np.float32],
-        pose: RigidTransform,
-        stamp_ns: int,
-        sensed: NDArray[np.float32] | None = None,
-    ) -> None:
+    def add(self, view: NDArray[np.float32], pose: RigidTransform, stamp_ns: int) -> None:
         """Remember an image, unless the last one that is kept was taken nearby."""
         self._last = pose, stamp_ns
         near = APART_M * self._measure / 4.0
         if not self._kept or np.linalg.norm((self._kept[-1].pose.inverse() @ pose).translation) >= near:
-            self._kept.append(_Kept(view, pose, stamp_ns, sensed))
+            self._kept.append(_Kept(view, pose))

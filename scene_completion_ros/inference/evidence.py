@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.earlier_views import Earlier
-from scene_completion_ros.inference.motion_scale import STREET_VOXEL_M, MotionScale, Scale
+from scene_completion_ros.inference.motion_scale import MotionScale, Scale, measure_of
 from scene_completion_ros.inference.road_calibration import RoadCalibration
 
 # A beam that passes beside a body and hits what is behind it, seen from elsewhere than by the camera, is left out where
@@ -91,17 +91,12 @@ NETWORK_ALONE = Sources()
 
 def motion_scale(bundle: StudentBundle, covered: NDArray[np.bool_]) -> MotionScale:
     """What measures the scale of a student's images by motion; `covered`: as `MotionScale` has it."""
-    return MotionScale(bundle.canonical, covered, _measure(bundle))
+    return MotionScale(bundle.canonical, covered, measure_of(bundle.grid))
 
 
 def road_calibration(bundle: StudentBundle) -> RoadCalibration:
     """What measures how a student's camera stands above the ground."""
-    return RoadCalibration(bundle.canonical, _measure(bundle))
-
-
-def _measure(bundle: StudentBundle) -> float:
-    """Lengths of the world of a student over those of a street."""
-    return min(1.0, bundle.grid.voxel_size / STREET_VOXEL_M)
+    return RoadCalibration(bundle.canonical, measure_of(bundle.grid))
 
 
 def own_depth(bundle: StudentBundle, view: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -155,6 +155,25 @@ class HeadWeights:
     volume: VolumeReading | None = None  # how the volume of the encoder is read; None where it gives none
     unit_stride: int = 0  # knots of the volume to a cell that has label units; 0 where pixels have them
 
+    @classmethod
+    def in_space(
+        cls, volume: VolumeReading, unit_stride: int, code_size: int, label_weight: NDArray[np.float32]
+    ) -> "HeadWeights":
+        """That of a student that knows everything in space. `label_weight`: V, float32 [K, E]."""
+        classes, units = label_weight.shape
+        return cls(
+            positional_weight=np.zeros((0, code_size), np.float32),
+            hidden_bias=np.zeros(0, np.float32),
+            density_weight=np.zeros(0, np.float32),
+            density_bias=np.zeros(1, np.float32),
+            label_positional_weight=np.zeros((units, code_size), np.float32),
+            label_hidden_bias=np.zeros(units, np.float32),
+            label_weight=label_weight,
+            label_bias=np.zeros(classes, np.float32),
+            volume=volume,
+            unit_stride=unit_stride,
+        )
+
     @property
     def unit_cells(self) -> tuple[int, int, int]:
         """Cells (x, y, z) that have label units. Raises ValueError: pixels have them."""

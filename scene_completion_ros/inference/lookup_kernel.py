@@ -19,7 +19,6 @@ from scene_completion_ros.jit import kernel
 @functools.cache
 def _kernel() -> Callable[..., None]:
     limit, one = np.float32(LOOK_LIMIT), np.float32(1.0)
-
     aside = np.float32(ASIDE)
 
     @kernel()

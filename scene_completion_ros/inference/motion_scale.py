@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 Doubles = NDArray[np.float64]
 
-STREET_VOXEL_M = 0.2
+_STREET_VOXEL_M = 0.2
 # Lengths are those of a street; rooms, whose voxels are smaller, bring their own measure.
 NEAREST_M, FARTHEST_M = 1.5, 20.0  # depths of corners: of farther ones the way of some metres says little
 BASELINE_M = 1.5  # way between two images that is wished for
@@ -46,6 +47,11 @@ ALIKE_OVER_M = 2.5  # measurements along this way share their errors
 SURE = 0.15  # standard deviation up to which the factor is given
 GATE, MOST_OUTSIDE = 3.0, 5  # measurements beyond so many standard deviations; so many of them are a new street
 FORGOTTEN_AFTER_S = 5.0  # without an image
+
+
+def measure_of(grid: VoxelGrid) -> float:
+    """Lengths of a world with such voxels over those of a street: rooms have smaller ones."""
+    return min(1.0, grid.voxel_size / _STREET_VOXEL_M)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,10 @@ class Inputs:
         on_bad_transform = functools.partial(counters.drop, DropReason.BAD_TRANSFORM)
         self._source = make_transform_source(node, at_start, self._look, on_bad_transform, resources)
         self._placements = Placements(
-            self._source, grid_from_camera, lambda: thread.selection.student.bundle.height_above_ground
+            self._source,
+            grid_from_camera,
+            lambda: thread.selection.student.bundle.height_above_ground,
+            lambda: thread.selection.student.bundle.takes_views,
         )
         self._depth: DepthInput | None = None
         if at_start.depth_from == "topic":

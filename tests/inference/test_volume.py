@@ -146,18 +146,7 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path) -> None:
 
 
 CLASSES = 5
-IN_SPACE = HeadWeights(
-    positional_weight=np.zeros((0, CODE.size), np.float32),
-    hidden_bias=np.zeros(0, np.float32),
-    density_weight=np.zeros(0, np.float32),
-    density_bias=np.zeros(1, np.float32),
-    label_positional_weight=np.zeros((CLASSES, CODE.size), np.float32),
-    label_hidden_bias=np.zeros(CLASSES, np.float32),
-    label_weight=np.eye(CLASSES, dtype=np.float32),
-    label_bias=np.zeros(CLASSES, np.float32),
-    volume=volume_reading(GRID),
-    unit_stride=3,
-)
+IN_SPACE = HeadWeights.in_space(volume_reading(GRID), 3, CODE.size, np.eye(CLASSES, dtype=np.float32))
 """Cells of 3 knots: 11 x 11 x 4 of them, the last ones with fewer."""
 
 

@@ -39,18 +39,7 @@ def make_told_bundle(folder: Path) -> StudentBundle:
     code, rays = PointCodeSpec(), ray_camera(CAMERA)
     half = CAMERA.height // 2, CAMERA.width // 2
     x, y, z = (size // STRIDE for size in GRID.shape)
-    head = HeadWeights(
-        positional_weight=np.zeros((0, code.size), np.float32),
-        hidden_bias=np.zeros(0, np.float32),
-        density_weight=np.zeros(0, np.float32),
-        density_bias=np.zeros(1, np.float32),
-        label_positional_weight=np.zeros((CLASSES, code.size), np.float32),
-        label_hidden_bias=np.zeros(CLASSES, np.float32),
-        label_weight=np.eye(CLASSES, dtype=np.float32),
-        label_bias=np.zeros(CLASSES, np.float32),
-        volume=volume_reading(GRID),
-        unit_stride=STRIDE,
-    )
+    head = HeadWeights.in_space(volume_reading(GRID), STRIDE, code.size, np.eye(CLASSES, dtype=np.float32))
     view = np.zeros((1, CLASSES + 3, *half), np.float32)
     view[:, 0] = code.depth_code_of_inverse(FACTOR / WALL_M)
     image = _port("image", (1, 3, CAMERA.height, CAMERA.width))

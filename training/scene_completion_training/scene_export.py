@@ -104,7 +104,6 @@ def export_scene(
     field = stored.field_of(SceneField)
     encoder, _, eyes = read_eyes(str(settings["eyes"]), str(settings["encoder_weights"]), viewpoint)
     grid, code = viewpoint.volume.grid, viewpoint.volume.point_code
-    classes = len(field.names)
     x, y, z = field.spatial.cells
     low, high = stored.record.get("focal_range", (field.camera.fx / field.camera.width,) * 2)
     # Its logit, before the softplus of density, is that of the probability.
@@ -112,17 +111,8 @@ def export_scene(
     bundle = StudentBundle(
         name=name,
         canonical=field.camera,
-        head=HeadWeights(
-            positional_weight=np.zeros((0, code.size), np.float32),
-            hidden_bias=np.zeros(0, np.float32),
-            density_weight=np.zeros(0, np.float32),
-            density_bias=np.zeros(1, np.float32),
-            label_positional_weight=np.zeros((classes, code.size), np.float32),
-            label_hidden_bias=np.zeros(classes, np.float32),
-            label_weight=SHARPNESS * np.eye(classes, dtype=np.float32),
-            label_bias=np.zeros(classes, np.float32),
-            volume=volume_reading(grid),
-            unit_stride=STRIDE,
+        head=HeadWeights.in_space(
+            volume_reading(grid), STRIDE, code.size, SHARPNESS * np.eye(len(field.names), dtype=np.float32)
         ),
         point_code=code,
         feature_size=(z * x, y),

@@ -41,7 +41,7 @@ class JoinedViews:
         for frame in scene.frames:
             camera, pose, view = self._cameras.get(frame.name), _pose(frame), frame.completion.view
             if camera is not None and pose is not None and view is not None:
-                camera.memory.add(view, pose, frame.stamp_ns, frame.completion.evidence.sensed)
+                camera.memory.add(view, pose, frame.stamp_ns)
 
 
 def _pose(frame: Frame) -> RigidTransform | None:

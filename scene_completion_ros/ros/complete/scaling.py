@@ -25,7 +25,7 @@ MOST_WAITING = 30  # images whose pose has not come yet; older ones are left out
 class _Seen:
     image: NDArray[np.uint8]
     depth: NDArray[np.float32]
-    view: NDArray[np.float32]
+    ground: NDArray[np.float32]  # probability that each second pixel of it shows the ground
     stated: RigidTransform | None  # pose of the camera in an upright frame on the ground, where somebody says it
     stamp_ns: int
     grid_from_camera: RigidTransform
@@ -65,7 +65,7 @@ class Scaling:
             camera = _Camera(completer.motion_scale(), road_calibration(completer.bundle), of)
             self._cameras[frame.name] = camera
         self._finish(frame.name, camera)
-        return EarlierImages(camera.motion).evidence()
+        return Evidence(camera.motion.scale)
 
     def mounting(self, frame: Frame, student: Student, epoch: Epoch) -> RigidTransform | None:
         """How a camera stands, for an image of which nobody states it: as measured, once that is sure.
@@ -97,7 +97,8 @@ class Scaling:
                 pose = NotYetError("nothing says how the camera moves", may_come=False)
             image, grid_from_camera = frame.completion.image, frame.placement.grid_from_camera
             stated = frame.placement.upright_from_camera(frame.parameters)
-            camera.waiting.append(_Seen(image, depth, view, stated, frame.stamp_ns, grid_from_camera, pose))
+            ground = ground_share(camera.of[0], view[:, ::2, ::2])
+            camera.waiting.append(_Seen(image, depth, ground, stated, frame.stamp_ns, grid_from_camera, pose))
             while len(camera.waiting) > MOST_WAITING:
                 camera.waiting.popleft()
             self._begin(frame.name, camera)
@@ -124,8 +125,7 @@ class Scaling:
         pose, motion = grid.what if isinstance(grid, NotYetError) else grid @ seen.grid_from_camera, camera.motion
         try:
             EarlierImages(motion).add(seen.image, seen.depth, pose, seen.stamp_ns)
-            ground = ground_share(camera.of[0], seen.view[:, ::2, ::2])
-            mounting = camera.road.add(seen.depth, ground, motion.scale, motion.travel)
+            mounting = camera.road.add(seen.depth, seen.ground, motion.scale, motion.travel)
         except Exception as error:  # a measurement beside the images must not cost any
             motion.forget(f"{type(error).__name__}: {error}; please report this")
             camera.road.forget(motion.scale.why)

@@ -40,8 +40,12 @@ class Sensing:
         if isinstance(frame.depth, NotYetError):
             self._record.without(f"{frame.topic}: {frame.depth}")
             return None
+        of_epoch, of_bundle, own = self._before.get(frame.name, (None, None, None))
+        if own is None or of_epoch != epoch or of_bundle is not completer.bundle:
+            self._record.without(f"{frame.topic}: the first image has none before it to compare depths with")
+            return None
         try:
-            sensed = self._read(frame, frame.depth, completer.bundle, epoch)
+            sensed = self._read(frame, frame.depth, completer.bundle, own)
         except SceneCompletionError as error:
             self._record.without(f"{frame.topic}: {error}")
             self._counters.warn(f"{frame.topic}: depth", f"{frame.topic}: completed without depth: {error}")
@@ -54,7 +58,9 @@ class Sensing:
         if frame.depth is not None:
             self._before[frame.name] = epoch, completer.bundle, frame.completion.own_depth
 
-    def _read(self, frame: Frame, reading: DepthReading, bundle: StudentBundle, epoch: Epoch) -> NDArray[np.float32]:
+    def _read(
+        self, frame: Frame, reading: DepthReading, bundle: StudentBundle, own: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
         if isinstance(reading.message, PointCloud2):
             points = read_xyz(reading.message)
             points = reading.camera_from_sensor.apply(points[:: 1 + len(points) // MOST_POINTS])
@@ -65,9 +71,6 @@ class Sensing:
         if not known.any():
             what = f"none of {len(points)} points lies in the image"
             raise SceneCompletionError(what, where="depth", cure="Check its frame_id and the transform between both")
-        of_epoch, of_bundle, own = self._before.get(frame.name, (None, None, None))
-        if own is None or of_epoch != epoch or of_bundle is not bundle:
-            raise SceneCompletionError("the first image has none before it to compare depths with", where="depth")
         ratio = math.exp(float(np.median(sensed[0, known] - np.log(own[known]))))
         if not 1.0 / MOST_RATIO <= ratio <= MOST_RATIO:
             what = f"the sensor says {ratio:.3g} times the depth of the network"

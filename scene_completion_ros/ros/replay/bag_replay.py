@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from scene_completion_ros.bags.reader import CLOUD_TYPE, ODOMETRY_TYPE, BagMessage, BagReader
+from scene_completion_ros.bags.reader import ODOMETRY_TYPE, BagMessage, BagReader
 from scene_completion_ros.bags.writer import COMPRESSED_TYPE, BagWriter, write_transforms
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
@@ -55,8 +55,8 @@ def replay_over_dds(
     # What the node is asked for in all images; an image is then complete with that answer only. At the end the question
     # is taken back.
     words: Sequence[str] = (),
-    # How the camera moved: the node hears it as odometry, unless its parameters say otherwise where transforms come
-    # from (`results.OF_TRANSFORMS`).
+    # How the camera moved, which the node hears as odometry; None where its parameters say where transforms come from
+    # (`results.OF_TRANSFORMS`).
     motion: RecordedMotion | None = None,
 ) -> ReplayStatistics:
     """Publish one image topic of a bag to the node, and collect its voxels, depth and processing times.
@@ -74,10 +74,6 @@ def replay_over_dds(
 
     reader.choose_image_topic(topic)
     results.check_topics(playback, reader.topics, topic)
-    named = node_parameters or {}
-    cloud = named.get("depth.from") == "topic" and reader.topics.get(str(named.get("depth.topic"))) == CLOUD_TYPE
-    if cloud or any(name in named for name in results.OF_TRANSFORMS):
-        motion = None  # what says where the camera is has to say where the sensor is, too
     namespace = f"/replay_{os.getpid()}"
     poses = f"{namespace}/camera_odometry"
     also = {name: reader.topics[name] for name in playback.also}

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import cv2
 import numpy as np
+import pytest
 
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.completer import Completer
@@ -104,6 +105,28 @@ def test_what_belongs_to_another_time_is_forgotten() -> None:
     assert Bench(takes_evidence=False).image() == 0.0
 
 
+def test_a_measurement_that_fails_costs_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says why, and the next ones begin anew."""
+    bench = Bench()
+    for _ in range(10):
+        bench.image()
+    with monkeypatch.context() as failing:
+        failing.setattr(MotionScale, "add", lambda *_: 1 / 0)
+        bench.image()
+        assert bench.image() == 1.0 and "ZeroDivisionError" in bench.evidence.said()[WHY]
+    assert abs([bench.image() for _ in range(12)][-1] - 1.2) < 0.06
+
+
+def test_what_is_measured_no_longer_is_not_shown() -> None:
+    bench = Bench()
+    for _ in range(5):
+        bench.image()
+    assert bench.record.scales and bench.record.mountings
+    bench.image(scale_from="off")
+    bench.scaling._pool.shutdown()
+    assert not bench.record.scales and not bench.record.mountings
+
+
 def test_no_image_waits_for_its_pose() -> None:
     """Poses come later, one never does, and one image has none: what is known counts in the order of the images."""
     bench, late = Bench(), cast("list[PoseToCome]", [Future() for _ in range(3)])
@@ -138,7 +161,6 @@ def test_a_camera_that_stands_otherwise_than_stated_is_named() -> None:
     assert "looks" in warning and "stated are 3.0°" in warning and "correct its pose" in warning
     measured = bench.record.mountings[""]
     assert abs(measured.pitch) < np.radians(0.6) and abs(measured.height - 1.5) < 2.0 * measured.deviations[2]
-    assert measured.described() in bench.record.mountings[""].described()
     bench.image(stated=measured.upright_from_camera)
     bench.image()  # by now the image before was measured
     assert not bench.record.warnings("")

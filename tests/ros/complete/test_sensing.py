@@ -144,7 +144,8 @@ def test_what_cannot_be_right_is_left_out_with_the_reason() -> None:
 
 def test_depth_is_compared_with_an_image_of_the_same_time() -> None:
     wall, fresh = depth_image(np.full((32, 64), 6000, "<u2"), "16UC1"), Bench(fresh=True)
-    fresh.refused(wall, "the first image has none before it")
+    assert fresh.see(wall) is None and not fresh.warned  # as it has to be
+    assert "the first image has none before it" in fresh.record.report.why
     assert fresh.see(wall) is not None
     assert fresh.see(wall, epoch=Epoch(1, 0)) is None and fresh.see(wall, epoch=Epoch(1, 0)) is not None
     assert Bench().see(None) is None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.geometry import VoxelGrid
+from scene_completion_ros.inference.motion_scale import measure_of
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.volume_pose import Lookups
 from scene_completion_training.networks.sight import PixelView
@@ -21,7 +22,6 @@ _DISTANCES_M = (0.5, 2.0, 8.0)
 _GEOMETRY = 2 * len(_DISTANCES_M) + 3
 _PRIOR_CELLS = 4  # cells, along each axis of the bird's-eye view, to one of the learned mean
 _FARTHEST_FROM_LEVEL = 1.5  # of a ground that pixels see, metres
-_STREET_VOXEL_M = 0.2
 # Probability from which a voxel lies behind a surface; voxels of a place that say as much as those of its height.
 _SURELY_HIDDEN, _FEW = 0.9, 200.0
 _LEAST_CLASS = 1e-3  # probability that a pixel gives any class
@@ -76,7 +76,7 @@ class SceneDecoder(nn.Module):
         super().__init__()
         self.mixed: torch.dtype | None = None  # precision that the network computes in, where it is not single
         self.grid, self.spec, self.classes = grid, spec, classes
-        self.measure = min(1.0, grid.voxel_size / _STREET_VOXEL_M)
+        self.measure = measure_of(grid)
         self.cells = tuple(-(-count // STRIDE) for count in grid.shape)
         count_x, count_y, heights = self.cells
         self.reduce = nn.Conv2d(classes + 1, reduced, 1)
