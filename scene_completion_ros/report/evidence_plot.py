@@ -12,7 +12,7 @@ from scene_completion_ros.inference.evidence import DEVIATION, SCALE, WHY
 Said: TypeAlias = Mapping[str, float | str]  # `Evidence.said` of a frame
 
 BY_FRAME = "by_frame"  # in a summary, what is said of each frame
-_WIDTH, _HEIGHT, _MOST_POINTS = 960, 64, 960
+_WIDTH, _HEIGHT, _TEXT, _MOST_POINTS = 960, 64, 14, 960
 _LEAST_SPAN = 0.1  # of the factor, so that a quiet line stays quiet
 
 
@@ -88,7 +88,9 @@ def evidence_svg(evidence: Sequence[Said]) -> str:
                 f'<polyline points="{points(x[part], row(found[part, 0]))}" fill="none" stroke="#0072b2" '
                 'stroke-width="1.6" stroke-linecap="square"/>'
             )
-    for factor in sorted({round(bottom, 2), 1.0, round(bottom + span, 2)}):
+    ends = {round(bottom, 2), round(bottom + span, 2)}
+    apart = all(abs(float(row(end)) - one) >= _TEXT for end in ends)  # their texts would cover each other
+    for factor in sorted(ends | ({1.0} if apart else set())):
         place = min(max(float(row(factor)) + 4, 12.0), _HEIGHT - 2.0)
         elements.append(f'<text x="{_WIDTH - 2}" y="{place:.1f}" text-anchor="end">{factor:g}</text>')
     elements.append('<text x="2" y="12">scale by motion</text>')

@@ -42,5 +42,10 @@ def test_the_line_is_interrupted_where_nothing_is_known() -> None:
     assert all(row < one for _, row in lines[0])  # a larger factor is higher up
     assert [len(band.attrib["points"].split()) for band in drawn.findall("polygon")] == [4, 2]
     assert evidence_svg([UNKNOWN, ASIDE]) == evidence_svg([]) == ""
+    near = Evidence(Scale(1.2, 0.18, 80, 1.5, "")).said()  # from 1.002 on: texts of 1 and of the end are one
+    texts = [one.text for one in ElementTree.fromstring(evidence_svg([near])).findall("text")]
+    assert texts == ["1", "1.44", "scale by motion"]
+    close = Evidence(Scale(1.15, 0.18, 80, 1.5, "")).said()
+    assert [one.text for one in ElementTree.fromstring(evidence_svg([close])).findall("text")][:2] == ["0.96", "1.38"]
     long = ElementTree.fromstring(evidence_svg([KNOWN] * 5000)).find("polyline")
     assert long is not None and len(long.attrib["points"].split()) <= 960
