@@ -3,7 +3,7 @@
 import argparse
 
 VIEWS = 1, 2, 3  # as many as `earlier_views.MOST_VIEWS`, which a command does not import for its help
-SCALE_FROM = ("off", "odometry")
+SCALE_FROM = ("off", "odometry", "corners")
 
 
 def add_scale_argument(
@@ -11,7 +11,7 @@ def add_scale_argument(
 ) -> None:
     """Declare --scale-from. `motion`: what says how the camera moved; `by_default`: what holds without the option."""
     meaning = "scale depths by how far the camera moved since earlier images: `odometry`, for which that is "
-    meaning += f"{motion}; or `off` (default: {by_default})"
+    meaning += f"{motion}; `corners`: single corners also get a depth by that; or `off` (default: {by_default})"
     parser.add_argument("--scale-from", choices=SCALE_FROM, default=default, help=meaning)
 
 

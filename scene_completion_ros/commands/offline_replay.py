@@ -95,7 +95,7 @@ def replay_offline(
         statistics.duration_s += completion.timings_ms["total"] / 1e3
         statistics.occupied.append(len(completion.voxels))
         statistics.timings_ms.append(completion.timings_ms)
-        statistics.evidence.append(completion.evidence.said())
+        statistics.evidence.append(completion.evidence.summary())
         if on_result is not None:
             on_result(frame, completion)
     undecodable = sum(count for reason, count in reader.skipped.items() if reason.startswith(f"{topic}: "))

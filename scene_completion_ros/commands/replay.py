@@ -273,7 +273,7 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
             lidar_grid=setup.lidar_grid(completion.voxels, frame.frame_id),
             timings_ms=completion.timings_ms,
             matches=completion.matches,
-            evidence=completion.evidence.said(),
+            evidence=completion.evidence.summary(),
         )
         setup.scores.add(
             voxels_to_cloud_array(completion.voxels),

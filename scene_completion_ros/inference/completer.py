@@ -356,9 +356,9 @@ class Completer:
             query=None if words.queried is None else words.queried.vocabulary,
             matches=answer.matches,
             ground=ground,
-            own_depth=None if answer.view is None else own_depth(self.bundle, answer.view),
+            own_depth=None if answer.view is None else own_depth(self.bundle.point_code, answer.view),
             view=answer.view,
-            evidence=self._used(evidence),
+            evidence=self._used(answer.evidence),
         )
 
     def _used(self, evidence: Evidence) -> Evidence:

@@ -1,5 +1,6 @@
 """What the images of a camera say of its next one: the same in the node, in a replay without it, and in scores."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completer, Completion
-from scene_completion_ros.inference.earlier_views import ViewMemory
-from scene_completion_ros.inference.evidence import NETWORK_ALONE, NO_EVIDENCE, Evidence, Sources
+from scene_completion_ros.inference.earlier_views import Earlier, ViewMemory
+from scene_completion_ros.inference.evidence import NETWORK_ALONE, NO_EVIDENCE, CornerDepths, Evidence, Sources
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 
 
@@ -16,16 +17,20 @@ class EarlierImages:
     """What is remembered of the images of one camera, to be used for its next one; belongs to one thread.
 
     `motion`: what measures the scale; None where that is not wanted; `memory`: what keeps images that complete a scene
-    of `views` images together with the next one.
+    of `views` images together with the next one; `corners`: whether single corners get a depth by motion, too.
     """
 
-    def __init__(self, motion: MotionScale | None, memory: ViewMemory | None = None, views: int = 1) -> None:
-        self._motion, self._memory, self._views = motion, memory, views
+    def __init__(
+        self, motion: MotionScale | None, memory: ViewMemory | None = None, views: int = 1, *, corners: bool = False
+    ) -> None:
+        self._motion, self._memory, self._views, self._corners = motion, memory, views, corners
 
     @classmethod
     def of(cls, sources: Sources, motion: MotionScale, memory: ViewMemory) -> "EarlierImages":
         """What some sources want of it."""
-        return cls(motion if sources.scale != "off" else None, memory, sources.views)
+        return cls(
+            motion if sources.scale != "off" else None, memory, sources.views, corners=sources.scale == "corners"
+        )
 
     @property
     def scale(self) -> Scale | None:
@@ -33,10 +38,19 @@ class EarlierImages:
         return None if self._motion is None else self._motion.scale
 
     def evidence(self, pose: RigidTransform | str = "", stamp_ns: int = 0) -> Evidence:
-        """What is known beside the next image. `pose`, `stamp_ns`: as those of `add`, where images are to be joined."""
-        if self._memory is None or self._views == 1 or isinstance(pose, str):
+        """What is known beside the next image.
+
+        `pose`, `stamp_ns`: as those of `add`, where images are to be joined or corners get a depth.
+        """
+        if isinstance(pose, str):
             return Evidence(self.scale)
-        return Evidence(self.scale, earlier=self._memory.chosen(pose, stamp_ns, self._views - 1))
+        corners: CornerDepths | None = None
+        earlier: tuple[Earlier, ...] = ()
+        if self._motion is not None and self._corners:
+            corners = functools.partial(self._motion.depths, pose=pose, stamp_ns=stamp_ns)
+        if self._memory is not None and self._views > 1:
+            earlier = self._memory.chosen(pose, stamp_ns, self._views - 1)
+        return Evidence(self.scale, earlier=earlier, corner_depths=corners)
 
     def add(
         self,

@@ -3,8 +3,8 @@
 Of a covered lens, darkness or glare a network says something all the same.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 import cv2
 import numpy as np
@@ -37,19 +37,25 @@ class EncodedImage(NamedTuple):
         return EncodedImage(*(output[0] for output in outputs))
 
 
+# What graphs are given beside an image, by name; and what makes that of `EncodedImage.view`, once it is known.
+Given: TypeAlias = Mapping[str, NDArray[np.float32]]
+GivenView: TypeAlias = Callable[[NDArray[np.float32]], Given]
+
+
 class Encoder(Protocol):
     """Runs the encoder of one bundle."""
 
     name: str
 
     def encode(
-        self, image_rgb: NDArray[np.uint8], beside: Mapping[str, NDArray[np.float32]] | None = None
+        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: GivenView | None = None
     ) -> EncodedImage:
         """What it says of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
 
         Raises ImageError where the image has another size or type. `beside`: what a graph is given that takes the
         camera's pose, see `StudentBundle.graph_inputs`, or that of several images, see `SeveralViews`; None where it
-        takes none, or nobody knows the pose.
+        takes none, or nobody knows the pose; `given_view`: what the decoder is given instead, of students that take
+        evidence.
         """
         ...
 

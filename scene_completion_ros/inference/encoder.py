@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.bundle import DECODER, DECODER_OF_VIEWS, StudentBundle, check_image
-from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
+from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder, Given, GivenView
 from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
 from scene_completion_ros.inference.gpu.kernels import KernelSizes
 from scene_completion_ros.inference.gpu.requirements import (
@@ -89,7 +89,7 @@ class _GraphEncoder(Encoder):
         self._see = open_graph(bundle.read_encoder(), str(where), [image, *beside], made)
 
     def encode(
-        self, image_rgb: NDArray[np.uint8], beside: Mapping[str, NDArray[np.float32]] | None = None
+        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: GivenView | None = None
     ) -> EncodedImage:
         """See `Encoder`."""
         check_image(self._bundle, image_rgb)
@@ -98,6 +98,8 @@ class _GraphEncoder(Encoder):
         if self._decode is None:
             return EncodedImage.of(self._see({**image, **beside}))
         (view,) = self._see({**image, "ground": beside["ground"][:1]})
+        if given_view is not None:
+            beside = given_view(view[0])
         if "earlier" in beside:
             others = {name: values for name, values in beside.items() if name != "earlier"}
             views = {"view": np.concatenate([view, beside["earlier"]])}

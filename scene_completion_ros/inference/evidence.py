@@ -1,7 +1,9 @@
 """What a robot knows besides one image: how far it moved, what a depth sensor saw, and what earlier images showed."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -11,15 +13,21 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.earlier_views import Earlier
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale, measure_of
+from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.road_calibration import RoadCalibration
 
 # A beam that passes beside a body and hits what is behind it, seen from elsewhere than by the camera, is left out where
 # within so many pixels (across, down) another one is nearer by this factor.
 BEHIND_PX, BEHIND = (5, 7), 1.15
-# What `Evidence.said` names.
+# What `Evidence.summary` names.
 SCALE, DEVIATION, WHY = "scale", "scale deviation", "scale not measured"
-SENSED, VIEWS = "share of pixels with a depth of a sensor", "views"
+SENSED, CORNERS, VIEWS = "share of pixels with a depth of a sensor", "corners with a depth by motion", "views"
 GROUNDS = ("road", "floor")  # names of what cameras of a street or a room stand above
+
+
+# Depths of corners by motion, as `Evidence.sensed`, of a canonical image [H, W, 3] and what the network itself says of
+# its depth, see `Completion.own_depth`; None where nothing is known.
+CornerDepths: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.float32] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +39,26 @@ class Evidence:
         sensed: float32 [2, H / 2, W / 2], logarithm of depths that a sensor saw (metres, in pixels of the canonical
             camera at half its size) and the precision of that, see `sensed_depth`; None for none.
         earlier: What images of other moments saw, of a student that `takes_views`.
+        corner_depths: What measures the depth of corners once the network has seen the image; None for nothing.
+        corners: How many have such a depth; they are in `sensed`.
     """
 
     scale: Scale | None = None
     sensed: NDArray[np.float32] | None = None
     earlier: tuple[Earlier, ...] = ()
+    corner_depths: CornerDepths | None = None
+    corners: int = 0
+
+    def with_corners(self, image_rgb: NDArray[np.uint8], own_depth: NDArray[np.float32]) -> "Evidence":
+        """The same with the depths of the corners of its image, where no sensor saw them."""
+        if self.corner_depths is None:
+            return self
+        found = self.corner_depths(image_rgb, own_depth)
+        if found is None:
+            return replace(self, corner_depths=None)
+        if self.sensed is not None:
+            found = np.where(self.sensed[1] > 0.0, self.sensed, found)
+        return replace(self, corner_depths=None, sensed=found, corners=int(np.count_nonzero(found[1])))
 
     def inputs(self) -> dict[str, NDArray[np.float32]]:
         """What is said of the image of now, by the names of `volume_pose.no_evidence`."""
@@ -47,23 +70,26 @@ class Evidence:
             given["sensed"] = self.sensed[None]
         return given
 
-    def said(self) -> dict[str, float | str]:
+    def summary(self) -> dict[str, float | str]:
         """What was applied to an image, as a node publishes it and a report shows it; empty where nothing was asked.
 
         `SCALE` and `DEVIATION`, see `Scale`, are missing where the scale is not known; `WHY` says why the last image
-        gave no measurement. `SENSED` is the share of pixels with a depth of a sensor, `VIEWS` the number of images.
+        gave no measurement. `SENSED` is the share of pixels with a depth of a sensor, `CORNERS` the number of those
+        with one by motion, `VIEWS` that of images.
         """
-        said: dict[str, float | str] = {}
+        summary: dict[str, float | str] = {}
         if self.scale is not None:
             if math.isfinite(self.scale.deviation):
-                said |= {SCALE: round(self.scale.factor, 4), DEVIATION: round(self.scale.deviation, 4)}
+                summary |= {SCALE: round(self.scale.factor, 4), DEVIATION: round(self.scale.deviation, 4)}
             if self.scale.why:
-                said[WHY] = self.scale.why
-        if self.sensed is not None:
-            said[SENSED] = round(float((self.sensed[1] > 0.0).mean()), 4)
+                summary[WHY] = self.scale.why
+        if self.corners:
+            summary[CORNERS] = self.corners
+        elif self.sensed is not None:
+            summary[SENSED] = round(float((self.sensed[1] > 0.0).mean()), 4)
         if self.earlier:
-            said[VIEWS] = 1 + len(self.earlier)
-        return said
+            summary[VIEWS] = 1 + len(self.earlier)
+        return summary
 
 
 NO_EVIDENCE = Evidence()
@@ -74,7 +100,8 @@ class Sources:
     """Where a student takes its evidence from, beside an image.
 
     Attributes:
-        scale: ``odometry`` for how far the camera moved since earlier images, ``off`` for nothing.
+        scale: ``odometry`` for how far the camera moved since earlier images, ``corners`` also for depths of single
+            corners by that, ``off`` for nothing.
         depth: ``lidar`` for the LiDAR of the frame, which evaluations alone offer, ``network`` for none.
         beams: Of how many of the LiDAR's beams, evenly over its elevations.
         views: Images that complete a scene together, that of now among them: 1 to `MOST_VIEWS`.
@@ -99,9 +126,8 @@ def road_calibration(bundle: StudentBundle) -> RoadCalibration:
     return RoadCalibration(bundle.canonical, measure_of(bundle.grid))
 
 
-def own_depth(bundle: StudentBundle, view: NDArray[np.float32]) -> NDArray[np.float32]:
+def own_depth(spec: PointCodeSpec, view: NDArray[np.float32]) -> NDArray[np.float32]:
     """z-depth [H / 2, W / 2], metres, that pixels say before any evidence; `view`: `EncodedImage.view`."""
-    spec = bundle.point_code
     return np.asarray(1.0 / np.maximum(spec.inverse_depth(view[0]), 0.5 / spec.far), np.float32)
 
 

@@ -6,7 +6,7 @@ float16. Sums are accumulated in float32, as tensor cores do. It is slow: no eng
 """
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, SceneCompletionError
 from scene_completion_ros.inference.bundle import StudentBundle, check_image
-from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
+from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder, Given, GivenView
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, export_cure
 
 ENGINE_OF_PRECISION: dict[str, str] = {precision: f"onnxruntime_{precision}" for precision in PRECISIONS}
@@ -34,10 +34,10 @@ class GpuGraphEncoder(Encoder):
         self._graph = GpuGraph(graph, f"{bundle.folder}: {precision}", threads=threads)
 
     def encode(
-        self, image_rgb: NDArray[np.uint8], beside: Mapping[str, NDArray[np.float32]] | None = None
+        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: GivenView | None = None
     ) -> EncodedImage:
         """See `Encoder`; no graph for GPUs takes anything beside the image yet."""
-        del beside
+        del beside, given_view
         check_image(self._bundle, image_rgb)
         return self._graph.encode(image_rgb)
 

@@ -1,16 +1,14 @@
 """The scale of what a camera sees, of how far its robot moved: a network knows shapes better than metres.
 
-Corners of an image are found again in images of some metres before, as far as odometry says where to look. With the
-depths that the network gives them, they say how the camera moved, up to the factor that is wanted: the scale at which
-they agree with the way by odometry. Rotation and direction of that way are refined with it, since a tenth of a degree
-matters. Depths of single corners are off by much more than the scale of all, and what moves by itself by more yet: both
-are in the statistics (a two-view adjustment with a prior on each depth, and a Student-t distribution; Lange et al.
-1989). A filter over seconds follows (Kalman 1960).
+Corners of an image are found again in images of some metres before, see `followed_corners`. With the depths that the
+network gives them, they say how the camera moved, up to the factor that is wanted: the scale at which they agree with
+the way by odometry. A filter over seconds follows (Kalman 1960).
 """
 
 import math
 from collections import deque
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -19,31 +17,23 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-
-Doubles = NDArray[np.float64]
+from scene_completion_ros.inference.followed_corners import CornerFollower, Doubles, PosedImage, Way
+from scene_completion_ros.inference.motion_depth import BASELINES_M, depths_of_corners
 
 _STREET_VOXEL_M = 0.2
 # Lengths are those of a street; rooms, whose voxels are smaller, bring their own measure.
-NEAREST_M, FARTHEST_M = 1.5, 20.0  # depths of corners: of farther ones the way of some metres says little
+FARTHEST_M = 15.0  # depth of corners: of farther ones the way of some metres says little
 BASELINE_M = 1.5  # way between two images that is wished for
 LEAST_BASELINE_M, MOST_BASELINE_M = 0.4, 6.0
-KEPT, KEPT_APART_M = 24, 0.25  # earlier images, and the way between them
+KEPT, KEPT_APART_M = 40, 0.25  # earlier images, and the way between them
 CORNERS, FEWEST, APART_PX = 240, 25, 6  # at half the size of the image, as all pixels here
-AWAY_AND_BACK_PX = 0.4  # a corner that is followed away and back again ends where it began
-# Standard deviations: of a place in an image, pixels; of the logarithm of one depth; of rotation and direction between
-# two poses of odometry, radians.
-PIXEL, DEPTH, ROTATION, DIRECTION = 0.3, 0.1, math.radians(0.15), math.radians(2.0)
-FREEDOM = 2.0  # degrees of freedom of the Student-t distribution
-AGREES, LEAST_AGREEING = 9.0, 0.5  # squared distance in standard deviations; least share of corners below it
-# What odometry cannot be off by, unless it says something else than how this camera moved.
-MOST_TURNED, MOST_ASIDE, MOST_TURN = math.radians(1.0), math.radians(8.0), math.radians(20.0)
-MOST_FACTOR = 1.8  # nor are networks off by as much
+MOST_TURN = math.radians(20.0)  # between two images
 FASTEST_M_S, FASTEST_TURN = 70.0, math.radians(250.0)  # beyond it odometry jumped
 # Of the filter, of the logarithm of the factor: before the first measurement; of one measurement; of what changes with
 # the street along a way; and what no measurement tells, since odometry is off as well.
 PRIOR, MEASURED, CHANGES, CHANGES_OVER_M, ALWAYS = 0.5, 0.05, 0.05, 50.0, 0.03
 ODOMETRY_M = 0.03  # standard deviation of a way
-ALIKE_OVER_M = 2.5  # measurements along this way share their errors
+ALIKE_OVER_M = 4.0  # measurements along this way share their errors
 SURE = 0.15  # standard deviation up to which the factor is given
 GATE, MOST_OUTSIDE = 3.0, 5  # measurements beyond so many standard deviations; so many of them are a new street
 FORGOTTEN_AFTER_S = 5.0  # without an image
@@ -94,24 +84,6 @@ class Travel:
     turned: float = 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class _Past:
-    grey: NDArray[np.uint8]
-    pose: RigidTransform
-    stamp_ns: int
-
-
-@dataclass(frozen=True)
-class _Agreement:
-    """How two images, their depths and a way agree: logarithm of the factor, and what had to be changed for it."""
-
-    log_factor: float
-    share: float  # of the corners that agree
-    turned: float  # radians
-    aside: float
-    travel: Travel  # what it is with these changes
-
-
 class MotionScale:
     """Measures the scale of the images of one camera, one after the other; belongs to one thread.
 
@@ -126,22 +98,14 @@ class MotionScale:
     """
 
     def __init__(self, camera: Camera, covered: NDArray[np.bool_] | None = None, measure: float = 1.0) -> None:
-        half = camera.resized(camera.width // 2, camera.height // 2)
-        self._size, self._measure = (half.width, half.height), measure
-        whole = np.ones((half.height, half.width), np.uint8)
-        if covered is not None:
-            whole = np.asarray(
-                cv2.resize(covered.astype(np.uint8), self._size, interpolation=cv2.INTER_NEAREST), np.uint8
-            )
-        self._covered = whole
-        self._matrix = np.array([[half.fx, 0.0, half.cx], [0.0, half.fy, half.cy], [0.0, 0.0, 1.0]])
-        self._rays = half.unproject(half.pixel_centres()).astype(np.float32)  # [H / 2, W / 2, 3], where depth is 1
+        self._follower = CornerFollower(camera, covered, measure)
+        self._measure = measure
         self.forget()
 
     def forget(self, why: str = "no image yet") -> None:
         """Nothing of the images so far counts any more."""
-        self._past: deque[_Past] = deque(maxlen=KEPT)
-        self._last: _Past | None = None
+        self._past: deque[PosedImage] = deque(maxlen=KEPT)
+        self._last: PosedImage | None = None
         self._log_factor, self._variance, self._way, self._outside = 0.0, PRIOR**2, 0.0, 0
         self.scale = Scale(why=why)
         self.travel: Travel | None = None
@@ -157,8 +121,7 @@ class MotionScale:
             pose: Of the camera's optical frame in the odometry frame.
             stamp_ns: Stamp of the image.
         """
-        grey = cv2.resize(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY), self._size, interpolation=cv2.INTER_AREA)
-        now = _Past(np.asarray(grey, np.uint8), pose, stamp_ns)
+        now = self._follower.posed(image_rgb, pose, stamp_ns)
         last = self._last
         jump = "" if last is None else odometry_jump(last.pose, last.stamp_ns, pose, stamp_ns)
         if jump:
@@ -168,16 +131,13 @@ class MotionScale:
         self._way += step
         self._variance += CHANGES**2 * step / (CHANGES_OVER_M * self._measure)
         corners, baseline, why = 0, 0.0, jump or "no earlier image at a distance that fits"
-        past = self._chosen(pose)
-        if past is not None:
-            way = past.pose.inverse() @ pose
-            points, pixels = self._follow(now, past, depth)
-            corners, baseline = len(points), _length(way)
-            agreement = _agreement(points, pixels, self._matrix, way) if corners >= FEWEST else None
-            why = _refusal(corners, agreement)
-            if agreement is not None and not why:
-                why = self._filter(agreement.log_factor, baseline)
-                self.travel = replace(agreement.travel, step=step)
+        for past, _ in self._chosen(pose, [BASELINE_M], LEAST_BASELINE_M, MOST_BASELINE_M):
+            corners, way = self._followed(now, past, depth)
+            baseline = _length(past.pose.inverse() @ pose)
+            why = f"only {corners} corners were found again" if way is None else way.refusal()
+            if way is not None and not why:
+                why = self._filter(way.log_factor, baseline)
+                self.travel = _travel(way.past_from_now, step)
         if not self._past or _length(self._past[-1].pose.inverse() @ pose) > KEPT_APART_M * self._measure:
             self._past.append(now)
         self._last = now
@@ -187,43 +147,49 @@ class MotionScale:
         self.scale = Scale(factor, deviation, corners, baseline, why)
         return self.scale
 
-    def _chosen(self, pose: RigidTransform) -> _Past | None:
-        """The earlier image that looks the same way from about the wished distance; None where there is none."""
-        steps = [(past.pose.inverse() @ pose, past) for past in self._past]
-        fit = [(_length(step) / self._measure, past) for step, past in steps if _angle(step.rotation) < MOST_TURN]
-        fit = [(length, past) for length, past in fit if LEAST_BASELINE_M <= length <= MOST_BASELINE_M]
-        return min(fit, key=lambda one: abs(one[0] - BASELINE_M))[1] if fit else None
+    def depths(
+        self, image_rgb: NDArray[np.uint8], depth: NDArray[np.float32], pose: RigidTransform, stamp_ns: int
+    ) -> NDArray[np.float32] | None:
+        """Depths of corners of an image that is not added yet, by their motion since earlier ones.
 
-    def _follow(self, now: _Past, past: _Past, depth: NDArray[np.float32]) -> tuple[Doubles, Doubles]:
-        """Corners that are found again in an earlier image: points [N, 3] by the network's depths, and where [N, 2].
-
-        The earlier image is first drawn as it would look from here, were depth and odometry right: what is left to
-        follow are some pixels, and bodies are as large in both.
+        They are as `Evidence.sensed`; None where there is no earlier image to follow them to. Arguments: as of `add`.
         """
-        inverse = cv2.resize(1.0 / depth, self._size, interpolation=cv2.INTER_LINEAR)
-        near, far = NEAREST_M * self._measure, FARTHEST_M * self._measure
-        mask = ((inverse > 1.0 / far) & (inverse < 1.0 / near)).astype(np.uint8) & self._covered
-        corners = cv2.goodFeaturesToTrack(now.grey, CORNERS, 0.003, APART_PX, mask=mask)
-        if corners is None:
-            return np.zeros((0, 3)), np.zeros((0, 2))
-        here = np.asarray(corners, np.float32)
-        past_from_now = (past.pose.inverse() @ now.pose).matrix.astype(np.float32)
-        nearer = (inverse * math.exp(-self._log_factor))[..., None]
-        there = self._rays @ past_from_now[:3, :3].T + past_from_now[:3, 3] * nearer
-        z = np.maximum(there[..., 2], 1e-3)
-        u, v = (there[..., axis] / z * self._matrix[axis, axis] + np.float32(self._matrix[axis, 2]) for axis in (0, 1))
-        u, v = u.astype(np.float32), v.astype(np.float32)
-        drawn = cv2.remap(past.grey, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        as_from_here = np.asarray(drawn, np.uint8)
-        away, tracked = _followed(now.grey, as_from_here, here)
-        back, returned = _followed(as_from_here, now.grey, away)
-        places = [cv2.remap(part, away[:, :, 0], away[:, :, 1], cv2.INTER_LINEAR)[:, 0] for part in (u, v)]
-        found = np.stack(places, axis=1).astype(np.float64)
-        kept = tracked & returned
-        kept &= np.linalg.norm((back - here)[:, 0], axis=1) < AWAY_AND_BACK_PX
-        kept &= (found > 1.0).all(axis=1) & (found < np.array(self._size) - 2.0).all(axis=1)
-        column, row = np.rint(here[kept, 0]).astype(np.int64).T
-        return (self._rays[row, column] / inverse[row, column, None]).astype(np.float64), found[kept]
+        last = self._last
+        if last is None or odometry_jump(last.pose, last.stamp_ns, pose, stamp_ns):
+            return None
+        now = self._follower.posed(image_rgb, pose, stamp_ns)
+        pasts = self._chosen(pose, BASELINES_M, 0.6, 1.5, relative=True)
+        inverse = self._follower.inverse_depth(depth) * np.float32(math.exp(-self._log_factor))
+        return depths_of_corners(self._follower, now, [past for past, _ in pasts], inverse)
+
+    def _chosen(
+        self, pose: RigidTransform, wished: Sequence[float], least: float, most: float, *, relative: bool = False
+    ) -> list[tuple[PosedImage, float]]:
+        """Earlier images that look the same way from about the wished distances, metres, and their distances.
+
+        From `least` to `most` metres away, or so many times the wished distance.
+        """
+        steps = [(past, past.pose.inverse() @ pose) for past in self._past]
+        apart = [(past, _length(step) / self._measure) for past, step in steps if _angle(step.rotation) < MOST_TURN]
+        chosen: list[tuple[PosedImage, float]] = []
+        for length in wished:
+            unit = length if relative else 1.0
+            fit = [one for one in apart if least * unit <= one[1] <= most * unit]
+            best = min(fit, key=lambda one: abs(one[1] - length), default=None)
+            if best is not None and not any(best[0] is one for one, _ in chosen):
+                chosen.append(best)
+        return chosen
+
+    def _followed(self, now: PosedImage, past: PosedImage, depth: NDArray[np.float32]) -> tuple[int, Way | None]:
+        """How many corners were found again in an earlier image, and how the camera came from there by them."""
+        follower, inverse = self._follower, self._follower.inverse_depth(depth)
+        corners = follower.corners(now.grey, inverse, FARTHEST_M, CORNERS, APART_PX)
+        scaled = inverse * np.float32(math.exp(-self._log_factor))
+        found, kept = follower.follow(now, past, scaled, corners)
+        if np.count_nonzero(kept) < FEWEST:
+            return int(np.count_nonzero(kept)), None
+        points = follower.points(corners[kept], inverse)
+        return len(points), follower.way(points, found[kept], past.pose.inverse() @ now.pose)
 
     def _filter(self, log_factor: float, baseline: float) -> str:
         """One more measurement, over a way of `baseline` metres; why it does not count, or nothing."""
@@ -254,78 +220,11 @@ def odometry_jump(last: RigidTransform, last_ns: int, pose: RigidTransform, stam
     return ""
 
 
-def _followed(
-    first: NDArray[np.uint8], second: NDArray[np.uint8], pixels: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Where pixels [N, 1, 2] of one image are in another, and whether they were found there [N] (Bouguet 2000)."""
-    found, status, _ = cv2.calcOpticalFlowPyrLK(first, second, pixels, pixels.copy(), winSize=(15, 15), maxLevel=2)
-    return np.asarray(found, np.float32), np.asarray(status)[:, 0] == 1
-
-
-def _refusal(corners: int, agreement: _Agreement | None) -> str:
-    if agreement is None:
-        return f"only {corners} corners were found again"
-    if agreement.share < LEAST_AGREEING:
-        return f"only {100.0 * agreement.share:.0f} % of the corners move as odometry says"
-    if agreement.turned > MOST_TURNED or agreement.aside > MOST_ASIDE:
-        off = f"{math.degrees(agreement.turned):.1f}° and the direction by {math.degrees(agreement.aside):.0f}°"
-        return f"the rotation by odometry is off by {off}"
-    if abs(agreement.log_factor) > math.log(MOST_FACTOR):
-        return f"a factor of {math.exp(agreement.log_factor):.2f} is none of a network: is odometry in metres?"
-    return ""
-
-
-def _agreement(points: Doubles, pixels: Doubles, matrix: Doubles, past_from_now: RigidTransform) -> _Agreement:
-    """At which scale points [N, 3] of a camera lie in an earlier image where they were found [N, 2].
-
-    Gauss-Newton over the logarithm of the scale, rotation, and direction of the way. The length of the way stays.
-    """
-    way = past_from_now.translation
-    length = float(np.linalg.norm(way))
-    across = np.linalg.svd(way[None])[2][1:] * length  # [2, 3], by a radian of direction
-    precision = np.array([1.0 / math.log(MOST_FACTOR) ** 2, *[1.0 / ROTATION**2] * 3, *[1.0 / DIRECTION**2] * 2])
-    turned, focal = points @ past_from_now.rotation.T, np.diag(matrix)[:2]
-
-    def distances(x: Doubles) -> tuple[Doubles, Doubles, Doubles, Doubles]:
-        """Squared distances [N], offsets [N, 2], slopes [N, 2, 6] and inverse covariances [N, 2, 2] at parameters."""
-        moved = math.exp(x[0]) * turned @ cv2.Rodrigues(x[1:4])[0].T
-        there = moved + way + x[4:] @ across
-        z = np.maximum(there[:, 2], 0.05 * length)
-        offset = pixels - (there[:, :2] / z[:, None] * focal + matrix[:2, 2])
-        slope = np.zeros((len(points), 2, 3))
-        slope[:, 0, 0], slope[:, 1, 1] = focal[0] / z, focal[1] / z
-        slope[:, :, 2] = -focal * there[:, :2] / z[:, None] ** 2
-        by_scale = (slope @ moved[:, :, None])[..., 0]
-        by_turn = -slope @ _crossing(moved)
-        slopes = np.concatenate([by_scale[:, :, None], by_turn, slope @ across.T], axis=2)
-        # The inverse of PIXEL² I + DEPTH² g gᵀ (Sherman and Morrison).
-        shrunk = DEPTH**2 / (PIXEL**2 + DEPTH**2 * (by_scale**2).sum(axis=1))
-        inverse = (np.eye(2) - shrunk[:, None, None] * by_scale[:, :, None] * by_scale[:, None, :]) / PIXEL**2
-        return (offset * (inverse @ offset[:, :, None])[..., 0]).sum(axis=1), offset, slopes, inverse
-
-    start = [np.array([log, 0.0, 0.0, 0.0, 0.0, 0.0]) for log in np.linspace(-0.5, 0.5, 6)]
-    x = min(start, key=lambda one: float(np.log1p(distances(one)[0] / FREEDOM).sum()))
-    for _ in range(8):
-        squared, offset, slopes, inverse = distances(x)
-        weighed = (FREEDOM + 2.0) / (FREEDOM + squared)
-        by = weighed[:, None, None] * slopes.transpose(0, 2, 1) @ inverse  # [N, 6, 2]
-        normal = (by @ slopes).sum(axis=0) + np.diag(precision)
-        step = np.linalg.solve(normal, (by @ offset[:, :, None])[..., 0].sum(axis=0) - precision * x)
-        x = x + step
-        if abs(step[0]) < 1e-3:
-            break
-    share = float((distances(x)[0] < AGREES).mean())
-    turn = cv2.Rodrigues(cv2.Rodrigues(x[1:4])[0] @ past_from_now.rotation)[0]
-    ahead = cv2.Rodrigues(-0.5 * turn)[0] @ (way + x[4:] @ across)
-    travel = Travel(length, ahead / np.linalg.norm(ahead), float(np.linalg.norm(turn)))
-    return _Agreement(float(x[0]), share, float(np.linalg.norm(x[1:4])), float(np.linalg.norm(x[4:])), travel)
-
-
-def _crossing(vectors: Doubles) -> Doubles:
-    """Matrices [N, 3, 3] of the cross product with vectors [N, 3] on the left."""
-    x, y, z = vectors.T
-    none = np.zeros_like(x)
-    return np.stack([none, -z, y, z, none, -x, -y, x, none], axis=1).reshape(-1, 3, 3)
+def _travel(past_from_now: RigidTransform, step: float) -> Travel:
+    """See `Travel`; `step`: the way since the last image."""
+    turn = cv2.Rodrigues(past_from_now.rotation)[0]
+    ahead = cv2.Rodrigues(-0.5 * turn)[0] @ past_from_now.translation
+    return Travel(step, ahead / np.linalg.norm(ahead), float(np.linalg.norm(turn)))
 
 
 def _length(step: RigidTransform) -> float:

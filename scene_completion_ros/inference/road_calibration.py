@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.inference.motion_scale import Doubles, Scale, Travel
+from scene_completion_ros.inference.followed_corners import Doubles
+from scene_completion_ros.inference.motion_scale import Scale, Travel
 
 # Lengths are those of a street; rooms bring their own measure.
 NEAREST_M, FARTHEST_M = 2.5, 15.0  # depths at which the ground is looked at

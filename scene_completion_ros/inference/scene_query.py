@@ -1,7 +1,7 @@
 """From a canonical image to what is known of every voxel: what is prepared for it, and how the CPU does it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,8 +14,8 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.earlier_views import SeveralViews
-from scene_completion_ros.inference.encoded_image import EncodedImage
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
+from scene_completion_ros.inference.encoded_image import EncodedImage, Given, GivenView
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, own_depth
 from scene_completion_ros.inference.label_query import Labelled, LabelQuery
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.phrase_query import NO_WORDS, Words
@@ -121,6 +121,7 @@ class SceneAnswer:
     surface: NDArray[np.float32] | None = None
     # float32 [K + 3, H / 2, W / 2], `EncodedImage.view`; None of a student that takes no evidence.
     view: NDArray[np.float32] | None = None
+    evidence: Evidence = NO_EVIDENCE  # what was known beside the image, depths of corners among it
 
 
 class SceneQuery(Protocol):
@@ -150,7 +151,7 @@ class HostSceneQuery:
 
     def __init__(
         self,
-        encode: Callable[[NDArray[np.uint8], Mapping[str, NDArray[np.float32]]], EncodedImage],  # see `Encoder.encode`
+        encode: Callable[[NDArray[np.uint8], Given, GivenView | None], EncodedImage],  # see `Encoder.encode`
         prepared: PreparedScene,
         threads: int | None = None,  # CPU threads of the kernels; None for all that this process may use
     ) -> None:
@@ -162,12 +163,16 @@ class HostSceneQuery:
     ) -> SceneAnswer:
         """See `SceneQuery`."""
         prepared, clock = self._prepared, StageClock()
-        beside = prepared.beside
-        if evidence.earlier and prepared.several is not None:
-            beside = prepared.several(evidence.inputs(), evidence.earlier)
-        elif self._takes_evidence:
-            beside = beside | evidence.inputs()
-        features, volume, depth, surface, view = self._encode(image_rgb, beside)
+
+        def given(view: NDArray[np.float32]) -> Given:
+            nonlocal evidence
+            evidence = evidence.with_corners(image_rgb, own_depth(prepared.query.field.code, view))
+            if evidence.earlier and prepared.several is not None:
+                return prepared.several(evidence.inputs(), evidence.earlier)
+            return prepared.beside | evidence.inputs()
+
+        given_view = given if self._takes_evidence else None
+        features, volume, depth, surface, view = self._encode(image_rgb, prepared.beside, given_view)
         clock.lap("encode")
         with kernel_threads(self._threads):
             alpha = prepared.query.opacity(features, volume)
@@ -195,6 +200,7 @@ class HostSceneQuery:
             matches=labelled.matches,
             surface=None if surface is None else surface.copy(),
             view=None if view is None else view.copy(),
+            evidence=evidence,
         )
 
 

@@ -95,6 +95,12 @@ class Frame:
         """The camera's optical frame."""
         return str(self.message.header.frame_id)
 
+    @property
+    def odometry_from_camera(self) -> RigidTransform | None:
+        """Pose of that in the odometry frame; None where nobody knows it, or not yet."""
+        found = self.placement.odometry_from_grid
+        return found @ self.placement.grid_from_camera if isinstance(found, RigidTransform) else None
+
 
 class Epoch(NamedTuple):
     """What is remembered of images of another epoch is of no use to these."""

@@ -13,6 +13,7 @@ from rclpy.duration import Duration
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.ros.frame import Frame, NotYetError, PoseToCome
 from scene_completion_ros.ros.health.counters import FrameCounters
@@ -34,6 +35,13 @@ _EARLY = 0.1  # of a period by which an image may come too early for `largest_ra
 class _WantedPose:
     frame: Frame
     pose: PoseToCome = field(default_factory=Future)
+
+
+def wants_pose(bundle: StudentBundle, parameters: NodeParameters) -> bool:
+    """Whether an image waits until it is known where the robot was, since a student completes it by that."""
+    return (parameters.views > 1 and bundle.takes_views) or (
+        parameters.scale_from == "corners" and bundle.takes_evidence
+    )
 
 
 class Inputs:
@@ -75,7 +83,7 @@ class Inputs:
             self._source,
             grid_from_camera,
             lambda: thread.selection.student.bundle.height_above_ground,
-            lambda: thread.selection.student.bundle.takes_views,
+            lambda parameters: wants_pose(thread.selection.student.bundle, parameters),
         )
         self._depth: DepthInput | None = None
         if at_start.depth_from == "topic":

@@ -5,7 +5,7 @@ import pytest
 
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.earlier_views import Earlier
-from scene_completion_ros.inference.evidence import SENSED, VIEWS, Evidence, sensed_depth
+from scene_completion_ros.inference.evidence import CORNERS, SENSED, VIEWS, Evidence, sensed_depth
 from scene_completion_ros.inference.motion_scale import Scale
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=15.5, width=64, height=32)  # half of it: fx 20, centre (15.5, 7.5)
@@ -38,5 +38,15 @@ def test_what_was_known_is_said_in_numbers() -> None:
     """Of 512 pixels a sensor saw one, and two earlier images complete the scene."""
     sensed = sensed_depth(np.array([[2.125, 0.125, 5.0]]), CAMERA)
     seen = Earlier(np.zeros((3, 16, 32), np.float32), RigidTransform.identity())
-    said = Evidence(Scale(1.1, 0.05, why=""), sensed, (seen, seen)).said()
-    assert said == {"scale": 1.1, "scale deviation": 0.05, SENSED: 0.002, VIEWS: 3}
+    summary = Evidence(Scale(1.1, 0.05, why=""), sensed, (seen, seen)).summary()
+    assert summary == {"scale": 1.1, "scale deviation": 0.05, SENSED: 0.002, VIEWS: 3}
+
+
+def test_corners_have_a_depth_where_no_sensor_saw_one() -> None:
+    sensor, corners = (np.zeros((2, 2, 2), np.float32) for _ in range(2))
+    sensor[:, 0, 0], corners[:, 0] = (1.0, 100.0), [[2.0, 2.0], [50.0, 50.0]]
+    image, depth = np.zeros((4, 4, 3), np.uint8), np.ones((2, 2), np.float32)
+    found = Evidence(sensed=sensor, corner_depths=lambda *_: corners).with_corners(image, depth)
+    assert found.sensed is not None and found.corner_depths is None and found.summary() == {CORNERS: 2}
+    np.testing.assert_array_equal(found.sensed, [[[1.0, 2.0], [0.0, 0.0]], [[100.0, 50.0], [0.0, 0.0]]])
+    assert Evidence(corner_depths=lambda *_: None).with_corners(image, depth).sensed is None

@@ -57,7 +57,7 @@ def driven(
 def test_the_way_says_by_what_depths_are_off(factor: float) -> None:
     found = driven(MotionScale(CAMERA), factor=factor)
     assert found.factor == pytest.approx(factor, rel=0.04) and not found.why
-    assert abs(np.log(found.factor / factor)) < 2.0 * found.deviation < 0.15
+    assert abs(np.log(found.factor / factor)) < 2.0 * found.deviation < 0.2
     assert found.corners > 50 and 0.9 < found.baseline < 2.0
 
 
@@ -113,3 +113,55 @@ def test_the_image_says_where_the_camera_moves_to() -> None:
         assert travel.step == pytest.approx(0.404, abs=0.001) and travel.turned < np.radians(0.3)
     motion.forget()
     assert motion.travel is None
+
+
+def wrong_wall(
+    step: int, factor: float, edge: float = 0.0
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+    """Image, true depth, and one that puts the left wall too near by a factor, up to an edge at x, metres."""
+    place = np.array([0.05, 0.0, 0.4]) * step
+    image, depth = seen_from(place, floor=1.5)
+    across = CAMERA.unproject(CAMERA.pixel_centres())[..., 0] * depth + place[0]
+    left = (np.abs(depth - (12.0 - place[2])) < 1e-3) & (across < edge)
+    if edge:  # most corners are on it
+        image = np.where(left[..., None], image, 127 + (image - 127.0) * 0.1).astype(np.uint8)
+    return image, depth, np.where(left, depth / factor, depth).astype(np.float32)
+
+
+def test_one_wall_with_most_corners_is_not_the_scale_of_the_street() -> None:
+    """A network that is right about the road and wrong about a building, whose corners alone say 1.6."""
+    motion = MotionScale(CAMERA)
+    for step in range(12):
+        image, _, said = wrong_wall(step, 1.6, edge=-2.0)
+        motion.add(image, said, RigidTransform(np.eye(3), np.array([0.05, 0.0, 0.4]) * step), (1 + step) * STEP_NS)
+    assert motion.scale.factor < 1.25  # all corners alike: 1.45
+
+
+def test_corners_have_the_depth_that_their_motion_says() -> None:
+    motion = MotionScale(CAMERA)
+    for step in range(16):
+        image, true, said = wrong_wall(step, 1.2)
+        pose = RigidTransform(np.eye(3), np.array([0.05, 0.0, 0.4]) * step)
+        sensed = motion.depths(image, said, pose, (1 + step) * STEP_NS)
+        assert (sensed is None) == (step < 3)  # less than a metre says nothing
+        motion.add(image, said, pose, (1 + step) * STEP_NS)
+    assert sensed is not None
+    half = (CAMERA.width // 2, CAMERA.height // 2)
+    true, said = (1.0 / cv2.resize(1.0 / each, half, interpolation=cv2.INTER_AREA) for each in (true, said))
+    known = sensed[1] > 0.0
+    wrong = known & (true > 1.1 * said)
+    assert np.count_nonzero(wrong) > 40 and np.count_nonzero(known & ~wrong) > 40
+    off = sensed[0] - np.log(true)
+    assert np.median(np.abs(off[known])) < 0.02 and np.median(np.abs(off[wrong])) < 0.03  # 0.18 by the network
+    assert np.mean(off[known] ** 2 * sensed[1][known] < 9.0) > 0.9
+
+
+def test_no_corner_has_a_depth_after_a_jump_or_where_nothing_fits() -> None:
+    motion = MotionScale(CAMERA)
+    driven(motion)
+    image, depth = seen_from(np.array([0.5, 0.0, 4.0]))
+    assert motion.depths(image, depth, RigidTransform(np.eye(3), np.array([500.0, 0.0, 0.0])), 11 * STEP_NS) is None
+    here = RigidTransform(np.eye(3), np.array([0.5, 0.0, 4.0]))
+    assert motion.depths(image, depth / 1.2, here, 11 * STEP_NS) is not None
+    blank = np.full_like(image, 127)
+    assert motion.depths(blank, depth / 1.2, here, 11 * STEP_NS) is None

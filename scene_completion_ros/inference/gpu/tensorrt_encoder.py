@@ -7,14 +7,14 @@ import functools
 import logging
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
+from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder, Given, GivenView
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.engine_provision import provide_engine
@@ -59,13 +59,13 @@ class TensorRtEncoder(Encoder):
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
 
     def encode(
-        self, image_rgb: NDArray[np.uint8], beside: Mapping[str, NDArray[np.float32]] | None = None
+        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: GivenView | None = None
     ) -> EncodedImage:
         """See `Encoder`; no graph for GPUs takes anything beside the image yet.
 
         Raises GpuError where the GPU failed; after the loss of the device nothing on it works any more in this process.
         """
-        del beside
+        del beside, given_view
         with self._context.work("running the encoder"):
             for output, found in zip(self._outputs, self._engine(image_rgb[None]), strict=True):
                 output[:] = found

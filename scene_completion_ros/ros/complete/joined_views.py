@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.earlier_views import Earlier, ViewMemory
 from scene_completion_ros.ros.frame import Epoch, Frame, Scene
@@ -26,7 +25,7 @@ class JoinedViews:
 
     def chosen(self, frame: Frame, completer: Completer, epoch: Epoch) -> tuple[Earlier, ...]:
         """Those that are completed together with an image."""
-        count, pose = frame.parameters.views - 1, _pose(frame)
+        count, pose = frame.parameters.views - 1, frame.odometry_from_camera
         if not count or not completer.bundle.takes_views or pose is None:
             self._cameras.pop(frame.name, None)
             return ()
@@ -39,12 +38,6 @@ class JoinedViews:
     def follow(self, scene: Scene) -> None:
         """Remember the images of a scene."""
         for frame in scene.frames:
-            camera, pose, view = self._cameras.get(frame.name), _pose(frame), frame.completion.view
+            camera, pose, view = self._cameras.get(frame.name), frame.odometry_from_camera, frame.completion.view
             if camera is not None and pose is not None and view is not None:
                 camera.memory.add(view, pose, frame.stamp_ns)
-
-
-def _pose(frame: Frame) -> RigidTransform | None:
-    """Pose of the camera's optical frame in the odometry frame; None where nobody knows it."""
-    found = frame.placement.odometry_from_grid
-    return found @ frame.placement.grid_from_camera if isinstance(found, RigidTransform) else None

@@ -65,7 +65,10 @@ class Scaling:
             camera = _Camera(completer.motion_scale(), road_calibration(completer.bundle), of)
             self._cameras[frame.name] = camera
         self._finish(frame.name, camera)
-        return Evidence(camera.motion.scale)
+        corners = frame.parameters.scale_from == "corners"
+        pose = frame.odometry_from_camera
+        earlier = EarlierImages(camera.motion, corners=corners)
+        return earlier.evidence("not known yet" if pose is None else pose, frame.stamp_ns)
 
     def mounting(self, frame: Frame, student: Student, epoch: Epoch) -> RigidTransform | None:
         """How a camera stands, for an image of which nobody states it: as measured, once that is sure.

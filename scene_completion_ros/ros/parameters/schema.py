@@ -25,7 +25,7 @@ ImageTransport = Literal["raw", "compressed"]
 ImageQos = Literal["auto", "sensor_data", "reliable"]
 OutputQos = Literal["reliable", "sensor_data"]
 CameraInfoSync = Literal["latest", "exact", "approximate"]
-ScaleSource = Literal["off", "odometry"]
+ScaleSource = Literal["off", "odometry", "corners"]
 DepthSource = Literal["network", "topic"]
 TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
 PathKind = Literal["folder", "file", "student", "text bank", "file to write"]
@@ -306,7 +306,8 @@ class NodeParameters:
     scale_from: ScaleSource = _live(
         "odometry",
         "`odometry`: depths of `street` and `room` are scaled by how far the camera moved in `odometry.frame`, where "
-        "that is known. No image waits for it. `off`: they are not.",
+        "that is known. `corners`: single corners also get a depth by that, for which an image waits for its pose. "
+        "`off`: neither.",
         choices=ScaleSource,
     )
     scale_wait: bool = _live(

@@ -28,7 +28,7 @@ class Placements:
     `source`: the source; None where the parameters `camera.x` to `camera.yaw` say all; `default`: pose of the camera's
     optical frame in a grid that is attached to it; `trained_height`: gives the height above the ground of the cameras
     that the student was trained with, metres. A map that has no frame of the robot takes it where `camera.height` was
-    not given; `takes_views`: says whether the student completes earlier images together with that of now.
+    not given; `wants_pose`: says whether what completes an image wants to know where the robot was.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class Placements:
         source: TransformSource | None,
         default: RigidTransform,
         trained_height: Callable[[], float],
-        takes_views: Callable[[], bool] = lambda: False,
+        wants_pose: Callable[[NodeParameters], bool] = lambda _: False,
     ) -> None:
         self._source, self._default, self._trained_height = source, default, trained_height
-        self._takes_views = takes_views
+        self._wants_pose = wants_pose
 
     def expected(self, parameters: NodeParameters) -> RigidTransform:
         """Pose of the camera in the grid before any image came: right, unless a source of transforms says otherwise."""
@@ -50,8 +50,8 @@ class Placements:
         """Where an image's voxels lie, by its parameters. Raises NotYetError where a transform for that is missing."""
         placement = self._place(frame_id, stamp_ns, parameters)
         scaled = parameters.scale_wait and parameters.scale_from != "off"
-        joined = parameters.fusion_enabled or (parameters.views > 1 and self._takes_views())
-        if not (scaled or joined or parameters.record_wrong):
+        wanted = parameters.fusion_enabled or self._wants_pose(parameters)
+        if not (scaled or wanted or parameters.record_wrong):
             return placement
         try:
             return replace(placement, odometry_from_grid=self.in_odometry(frame_id, stamp_ns, parameters))

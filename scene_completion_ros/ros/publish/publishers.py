@@ -247,7 +247,7 @@ class Outputs:
         """Publish the processing time of every stage of a scene, in milliseconds, and what its images rest on."""
         if subscribed(self._times):
             stages = {stage: times_ms[stage] for stage in topics.STAGES}
-            evidence = {frame.name: frame.completion.evidence.said() for frame in scene.frames}
+            evidence = {frame.name: frame.completion.evidence.summary() for frame in scene.frames}
             stamp_ns, frame_id = scene.voxels.stamp_ns, scene.placement.frame_id
             self._times.publish(processing_time_message(stages, evidence, stamp_ns, frame_id))
 

@@ -9,7 +9,7 @@ from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.earlier_views import ViewMemory
 from scene_completion_ros.inference.evidence import NO_EVIDENCE
 from scene_completion_ros.ros.complete.joined_views import JoinedViews
-from scene_completion_ros.ros.frame import Epoch, NotYetError
+from scene_completion_ros.ros.frame import Epoch
 
 NOW = Epoch(0, 0)
 
@@ -38,10 +38,7 @@ class Bench:
             frame_id="camera",
             stamp_ns=self.second * 10**9,
             parameters=SimpleNamespace(views=views),
-            placement=SimpleNamespace(
-                odometry_from_grid=pose if placed else NotYetError("no transform", may_come=False),
-                grid_from_camera=RigidTransform.identity(),
-            ),
+            odometry_from_camera=pose if placed else None,
             completion=SimpleNamespace(view=np.full((3, 2, 2), self.second, np.float32), evidence=NO_EVIDENCE),
         )
         completer: Any = SimpleNamespace(bundle=bundle, view_memory=ViewMemory)

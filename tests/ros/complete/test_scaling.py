@@ -62,6 +62,7 @@ class Bench:
         frame: Any = SimpleNamespace(
             name="",
             frame_id=frame_id,
+            odometry_from_camera=odometry,
             stamp_ns=(1 + self.number) * STEP_NS,
             parameters=SimpleNamespace(scale_from=scale_from, scale_mounting=mounting),
             placement=SimpleNamespace(
@@ -113,7 +114,7 @@ def test_a_measurement_that_fails_costs_no_image(monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as failing:
         failing.setattr(MotionScale, "add", lambda *_: 1 / 0)
         bench.image()
-        assert bench.image() == 1.0 and "ZeroDivisionError" in bench.evidence.said()[WHY]
+        assert bench.image() == 1.0 and "ZeroDivisionError" in bench.evidence.summary()[WHY]
     assert abs([bench.image() for _ in range(12)][-1] - 1.2) < 0.06
 
 
@@ -147,13 +148,13 @@ def test_no_image_waits_for_its_pose() -> None:
     work = bench.scaling._cameras[""].work
     assert work is not None and work.result() is None and "no odometry: no transform" in bench.record.scales[""].why
     assert "no odometry: no transform" in bench.record.mountings[""].why and bench.image() == 1.0
-    assert bench.evidence.said() == {WHY: "no odometry: no transform from odom"}
+    assert bench.evidence.summary() == {WHY: "no odometry: no transform from odom"}
 
 
 def test_a_camera_that_stands_otherwise_than_stated_is_named() -> None:
     """It looks straight ahead, 1.5 m above the ground; somebody says 3° down and 1.9 m."""
     bench, wrong = Bench(), Mounting(np.radians(3.0), 0.0, 1.9).upright_from_camera
-    for _ in range(20):
+    for _ in range(24):
         bench.image(stated=wrong)
         if bench.record.warnings(""):
             break
@@ -169,7 +170,7 @@ def test_a_camera_that_stands_otherwise_than_stated_is_named() -> None:
 def test_a_sure_mounting_is_told_where_it_is_wanted() -> None:
     bench, again = Bench(), Bench()
     told = []
-    for _ in range(20):
+    for _ in range(24):
         bench.image(mounting=True)
         again.image(mounting=True)
         told.append(bench.told)

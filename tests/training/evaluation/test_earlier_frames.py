@@ -52,7 +52,7 @@ def said_in_order(told: StudentBundle, drive: PosedSequence) -> list[dict[str, A
     """What a replay says of each frame."""
     in_order = InOrder(Completer(told, CAMERA, engine="onnxruntime"), ODOMETRY)
     return [
-        in_order.complete(drive.image(index, "camera"), frame.stamp_ns, frame.world_from_rig).evidence.said()
+        in_order.complete(drive.image(index, "camera"), frame.stamp_ns, frame.world_from_rig).evidence.summary()
         for index, frame in enumerate(drive.frames)
     ]
 
@@ -62,7 +62,7 @@ def test_one_factor_for_all_who_ask(told: StudentBundle, drive: PosedSequence) -
     assert expected[-1]["scale"] == pytest.approx(FACTOR, rel=0.02)
     completer, earlier = Completer(told, CAMERA, engine="onnxruntime"), EarlierFramesCompleted(ODOMETRY)
     for index in (2, 5, FRAMES - 1, 4):  # one out of order begins anew
-        assert earlier.evidence(completer, drive, index, "camera").said() == expected[index]
+        assert earlier.evidence(completer, drive, index, "camera").summary() == expected[index]
     pixels = np.array([[100.0, 60.0], [400.0, 120.0]])
     alone, scaled = (DeployedModel(told, engine="onnxruntime", sources=one) for one in (Sources(), ODOMETRY))
     np.testing.assert_allclose(alone.observe(drive, FRAMES - 1).depth(pixels), WALL_M / FACTOR, rtol=1e-5)
@@ -71,7 +71,7 @@ def test_one_factor_for_all_who_ask(told: StudentBundle, drive: PosedSequence) -
 
 
 def _what_was_said(frame: ScoredFrame) -> tuple[int, dict[str, Any]]:
-    return frame.number, frame.completions[0].evidence.said()
+    return frame.number, frame.completions[0].evidence.summary()
 
 
 def test_judges_know_the_scale(told: StudentBundle, drive: PosedSequence, tmp_path: Path) -> None:

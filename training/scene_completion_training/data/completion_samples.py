@@ -53,6 +53,8 @@ PARTS = (3, 8)
 """Rows and columns of the parts of an image whose depth is off by a factor of their own."""
 SENSED_DEVIATION = 0.02
 """Of the logarithm of depth that a sensor sees."""
+CORNERS, CORNER_DEVIATION = (20, 250), 0.05
+"""Pixels of an image with a depth by motion, and the standard deviation of its logarithm."""
 SURE = 0.1
 """Standard deviation of a measured depth, as a share of it, up to which a head learns from it."""
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
@@ -111,7 +113,7 @@ class CompletionDataSettings:
             deviations.
         scale_known: Share of the samples whose scale is known by motion, off by `scale_off`.
         scale_off: Standard deviation of the logarithm of that factor.
-        sensed: Share of the samples of which a sensor sees some rows of depth.
+        sensed: Share of the samples of which a sensor sees some rows of depth, or as many corners have one by motion.
         batch_size: Samples a step.
         workers: Processes that load samples.
     """
@@ -555,15 +557,21 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
         }
 
     def _known_depth(self, data: Mapping[str, NDArray[Any]], generator: np.random.Generator) -> dict[str, Tensor]:
-        """By how much the scale is off, whether it is known, and by how much a sensor is off; NaN: it saw nothing."""
+        """By how much the scale is off, whether it is known, by how much a sensor is off (NaN: nothing) and may be."""
         settings, (rows, columns) = self.settings, data["depth"].shape
         known = not self.plain and generator.random() < settings.scale_known
-        beams = np.full((rows, columns), np.nan, np.float32)
+        beams = np.full((2, rows, columns), np.nan, np.float32)
         if not self.plain and generator.random() < settings.sensed:
-            apart = int(generator.integers(2, rows // 3))
-            seen = generator.random((rows, columns)) < generator.uniform(0.3, 1.0)
-            seen &= (np.arange(rows)[:, None] + int(generator.integers(apart))) % apart == 0
-            beams[seen] = SENSED_DEVIATION * generator.normal(size=np.count_nonzero(seen))
+            if generator.random() < 0.5:
+                apart = int(generator.integers(2, rows // 3))
+                seen = generator.random((rows, columns)) < generator.uniform(0.3, 1.0)
+                seen &= (np.arange(rows)[:, None] + int(generator.integers(apart))) % apart == 0
+                deviation = SENSED_DEVIATION
+            else:
+                seen = generator.random((rows, columns)) < generator.uniform(*CORNERS) / (rows * columns)
+                deviation = CORNER_DEVIATION
+            beams[0, seen] = deviation * generator.normal(size=np.count_nonzero(seen))
+            beams[1] = deviation
         off = settings.scale_off * generator.normal()
         return {"scale": torch.tensor([off, float(known)], dtype=torch.float32), "beams": torch.from_numpy(beams)}
 

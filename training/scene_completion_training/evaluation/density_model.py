@@ -21,7 +21,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.earlier_images import EarlierImages
 from scene_completion_ros.inference.earlier_views import SeveralViews, ViewMemory
-from scene_completion_ros.inference.encoded_image import EncodedImage
+from scene_completion_ros.inference.encoded_image import EncodedImage, Given
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.evidence import (
     NETWORK_ALONE,
@@ -233,8 +233,13 @@ class DeployedModel:
         pose = None if stated is None else volume_pose(stated, self.bundle.height_above_ground).matrix
         field, beside, several = self._field_of(None if pose is None else tuple(pose.ravel().tolist()))
         image = self._resampler(sequence.cameras[name])(sequence.image(index, name))
-        given = several(evidence.inputs(), evidence.earlier) if evidence.earlier else beside | evidence.inputs()
-        return field, self._encoder.encode(image, given), image
+
+        def given(view: Floats) -> Given:
+            known = evidence.with_corners(image, own_depth(self.bundle.point_code, view))
+            return several(known.inputs(), known.earlier) if known.earlier else beside | known.inputs()
+
+        given_view = given if self.bundle.takes_evidence else None
+        return field, self._encoder.encode(image, beside, given_view), image
 
     def _begin(self, sequence: PosedSequence, camera: str) -> EarlierImages:
         covered = self._resampler(sequence.cameras[camera]).validity
@@ -243,7 +248,7 @@ class DeployedModel:
     def _look(self, sequence: PosedSequence, index: int) -> tuple[Bytes, Floats, Floats]:
         _, encoded, image = self._encoded(sequence, index)
         assert encoded.view is not None
-        return image, own_depth(self.bundle, encoded.view), encoded.view.copy()
+        return image, own_depth(self.bundle.point_code, encoded.view), encoded.view.copy()
 
     def _sensed(self, sequence: PosedSequence, index: int, camera: str) -> Floats | None:
         """What the LiDAR of a frame saw. Raises SequenceError where there is none."""

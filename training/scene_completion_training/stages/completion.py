@@ -33,7 +33,6 @@ from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import (
     MAPS,
-    SENSED_DEVIATION,
     CompletionData,
     CompletionDataSettings,
     Eyes,
@@ -595,12 +594,13 @@ class CompletionStage(Stage):
         factor = off.nanmedian(dim=1).values
         usable = batch["scale"][:, 1] * (known.flatten(1).float().mean(dim=1) > _LEAST_KNOWN)
         log = torch.where(usable > 0.0, factor + batch["scale"][:, 0], 0.0)
-        noise = batch["beams"][:, None]
+        noise, deviation = batch["beams"][:, :1], batch["beams"][:, 1:]
         sensed = known & ~noise.isnan()
         sensor = torch.where(sensed, depth.clamp(1e-2, 1e3).log() + noise, 0.0)
         precision = self.settings.data.scale_off**-2
         return Measured(
-            torch.stack([log, usable * precision], dim=1), torch.cat([sensor, sensed / SENSED_DEVIATION**2], dim=1)
+            torch.stack([log, usable * precision], dim=1),
+            torch.cat([sensor, torch.where(sensed, deviation**-2, 0.0)], dim=1),
         )
 
     def _of_pixels(self, view: PixelView, batch: dict[str, Tensor]) -> dict[str, Tensor]:
