@@ -121,11 +121,17 @@ def evidence_table(
         assert one.own_depth is not None
         motion.add(one.image, one.own_depth, place, 100_000_000 * now)
 
+    def follow() -> None:
+        now = next(number)
+        one, place = seen[now % len(seen)], RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.8 * now]))
+        assert one.own_depth is not None
+        motion.depths(one.image, one.own_depth, place, 100_000_000 * now)
+
     rows: dict[str, Callable[[], None]] = {
         f"{bundle.name}, {views} {'image' if views == 1 else 'images'}": functools.partial(scene, completer, views)
         for views, completer in enumerate(several, start=1)
     }
-    return ratio_table("evidence", in_turn({**rows, "scale by motion": measure}, repeats))
+    return ratio_table("evidence", in_turn({**rows, "scale by motion": measure, "depths of corners": follow}, repeats))
 
 
 def words_table(

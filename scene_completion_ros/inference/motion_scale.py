@@ -34,7 +34,7 @@ FASTEST_M_S, FASTEST_TURN = 70.0, math.radians(250.0)  # beyond it odometry jump
 PRIOR, MEASURED, CHANGES, CHANGES_OVER_M, ALWAYS = 0.5, 0.05, 0.05, 50.0, 0.03
 ODOMETRY_M = 0.03  # standard deviation of a way
 ALIKE_OVER_M = 4.0  # measurements along this way share their errors
-SURE = 0.15  # standard deviation up to which the factor is given
+SURE, AGREEING = 0.15, 3  # standard deviation up to which the factor is given; measurements that agree before that
 GATE, MOST_OUTSIDE = 3.0, 5  # measurements beyond so many standard deviations; so many of them are a new street
 FORGOTTEN_AFTER_S = 5.0  # without an image
 
@@ -106,7 +106,7 @@ class MotionScale:
         """Nothing of the images so far counts any more."""
         self._past: deque[PosedImage] = deque(maxlen=KEPT)
         self._last: PosedImage | None = None
-        self._log_factor, self._variance, self._way, self._outside = 0.0, PRIOR**2, 0.0, 0
+        self._log_factor, self._variance, self._way, self._outside, self._agreeing = 0.0, PRIOR**2, 0.0, 0, 0
         self.scale = Scale(why=why)
         self.travel: Travel | None = None
 
@@ -142,7 +142,7 @@ class MotionScale:
             self._past.append(now)
         self._last = now
         deviation = math.sqrt(self._variance + ALWAYS**2)
-        known = deviation <= SURE
+        known = deviation <= SURE and self._agreeing >= AGREEING
         factor, deviation = (math.exp(self._log_factor), deviation) if known else (1.0, math.inf)
         self.scale = Scale(factor, deviation, corners, baseline, why)
         return self.scale
@@ -200,8 +200,8 @@ class MotionScale:
             self._outside += 1
             if self._outside < MOST_OUTSIDE:
                 return f"a factor of {math.exp(log_factor):.2f} contradicts those before"
-            self._log_factor, self._variance, innovation = log_factor, PRIOR**2, 0.0
-        self._outside, self._way = 0, 0.0
+            self._log_factor, self._variance, innovation, self._agreeing = log_factor, PRIOR**2, 0.0, 0
+        self._outside, self._way, self._agreeing = 0, 0.0, self._agreeing + 1
         gain = self._variance / (self._variance + own * max(1.0, alike))
         self._log_factor += gain * innovation
         self._variance *= 1.0 - gain

@@ -165,3 +165,25 @@ def test_no_corner_has_a_depth_after_a_jump_or_where_nothing_fits() -> None:
     assert motion.depths(image, depth / 1.2, here, 11 * STEP_NS) is not None
     blank = np.full_like(image, 127)
     assert motion.depths(blank, depth / 1.2, here, 11 * STEP_NS) is None
+
+
+@pytest.mark.parametrize("lag", [2, 4])
+def test_odometry_that_begins_late_gives_no_wrong_factor(lag: int) -> None:
+    """The first images move, and odometry stands still: the factor that follows is none for the images after."""
+    motion = MotionScale(CAMERA)
+    for number in range(14):
+        image, depth = seen_from(np.array([0.05, 0.0, 0.4]) * number, floor=1.5)
+        place = np.array([0.05, 0.0, 0.4]) * max(0, number - lag)
+        found = motion.add(image, depth, RigidTransform(np.eye(3), place), (1 + number) * STEP_NS)
+        assert abs(np.log(found.factor)) < 3.0 * found.deviation
+
+
+@pytest.mark.parametrize("speed", [-0.2, 0.2, 0.4])
+def test_a_train_beside_the_robot_hardly_moves_the_factor(speed: float) -> None:
+    motion, beside = MotionScale(CAMERA), int(0.3 * CAMERA.width)
+    for number in range(12):
+        place = np.array([0.05, 0.0, 0.4]) * number
+        image, depth = seen_from(place, floor=1.5)
+        image[:, :beside] = seen_from(place + np.array([0.0, 0.0, speed]) * number, floor=1.5)[0][:, :beside]
+        motion.add(image, depth, RigidTransform(np.eye(3), place), (1 + number) * STEP_NS)
+    assert abs(np.log(motion.scale.factor)) < 3.0 * motion.scale.deviation
