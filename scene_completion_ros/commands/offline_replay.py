@@ -41,7 +41,7 @@ class OfflineStatistics:
     duration_s: float = 0.0  # spent on completing; reading, writing and pictures not counted
     occupied: list[int] = field(default_factory=list)  # voxels of each frame that came out
     timings_ms: list[dict[str, float]] = field(default_factory=list)
-    evidence: list[dict[str, float | str]] = field(default_factory=list)  # `Evidence.said` of each frame that came out
+    evidence: list[dict[str, float | str]] = field(default_factory=list)  # `Evidence.summary` of these frames
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``json.dumps``."""

@@ -9,36 +9,36 @@ import numpy as np
 
 from scene_completion_ros.inference.evidence import DEVIATION, SCALE, WHY
 
-Said: TypeAlias = Mapping[str, float | str]  # `Evidence.said` of a frame
+Summary: TypeAlias = Mapping[str, float | str]  # `Evidence.summary` of a frame
 
 BY_FRAME = "by_frame"  # in a summary, what is said of each frame
 _WIDTH, _HEIGHT, _TEXT, _MOST_POINTS = 960, 64, 14, 960
 _LEAST_SPAN = 0.1  # of the factor, so that a quiet line stays quiet
 
 
-def _known(said: Said) -> tuple[float, float]:
+def _known(summary: Summary) -> tuple[float, float]:
     """Factor and standard deviation of its logarithm; NaN where they are not known."""
-    return float(said.get(SCALE, math.nan)), float(said.get(DEVIATION, math.nan))
+    return float(summary.get(SCALE, math.nan)), float(summary.get(DEVIATION, math.nan))
 
 
-def evidence_in_words(said: Said) -> str:
+def evidence_in_words(summary: Summary) -> str:
     """What was known of one frame, for people; empty where nothing was asked."""
-    factor, deviation = _known(said)
+    factor, deviation = _known(summary)
     known = f"scale {factor:.3f} ± {deviation * factor:.3f}" if math.isfinite(factor) else "no scale"
-    reason = f" (last image: {said[WHY]})" if WHY in said else ""
-    rest = [f"{name} {value:g}" for name, value in said.items() if not isinstance(value, str)]
-    scale = [known + reason] if {SCALE, WHY} & said.keys() else []
+    reason = f" (last image: {summary[WHY]})" if WHY in summary else ""
+    rest = [f"{name} {value:g}" for name, value in summary.items() if not isinstance(value, str)]
+    scale = [known + reason] if {SCALE, WHY} & summary.keys() else []
     return " · ".join([*scale, *(one for one in rest if not one.startswith(SCALE))])
 
 
-def evidence_summary(evidence: Sequence[Said]) -> dict[str, Any]:
+def evidence_summary(evidence: Sequence[Summary]) -> dict[str, Any]:
     """Plain values: over all frames, and [factor, deviation] or None of each; empty where nothing was asked."""
     if not any(evidence):
         return {}
-    found = [_known(said) for said in evidence]
+    found = [_known(summary) for summary in evidence]
     known = np.array([one for one in found if math.isfinite(one[0])]).reshape(-1, 2)
     middle = np.median(known, axis=0).round(4).tolist() if len(known) else [None, None]
-    reasons = Counter(_without_numbers(str(said[WHY])) for said in evidence if WHY in said)
+    reasons = Counter(_without_numbers(str(summary[WHY])) for summary in evidence if WHY in summary)
     return {
         "frames": len(known),
         "factor_median": middle[0],
@@ -54,12 +54,12 @@ def _without_numbers(reason: str) -> str:
     return " ".join("…" if any(letter.isdigit() for letter in word) else word for word in words)
 
 
-def evidence_svg(evidence: Sequence[Said]) -> str:
+def evidence_svg(evidence: Sequence[Summary]) -> str:
     """Factor of all frames as a line within its standard deviation, interrupted where it is not known: an ``<svg>``.
 
     Empty where no factor is known. A line ``scale-now`` is there for the frame that is shown.
     """
-    found = np.array([_known(said) for said in evidence], dtype=np.float64).reshape(-1, 2)
+    found = np.array([_known(summary) for summary in evidence], dtype=np.float64).reshape(-1, 2)
     found = found[:: -(-len(found) // _MOST_POINTS) or 1]
     known = np.isfinite(found[:, 0])
     if not known.any():

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.report.animation import AnimatedPicture
-from scene_completion_ros.report.evidence_plot import BY_FRAME, Said, evidence_svg
+from scene_completion_ros.report.evidence_plot import BY_FRAME, Summary, evidence_svg
 from scene_completion_ros.report.latency_plot import latency_percentiles, latency_svg
 from scene_completion_ros.report.map_axes import MARGIN
 from scene_completion_ros.voxels.colours import (
@@ -155,7 +155,7 @@ def write_page(
     class_names: Sequence[str],
     class_colours: Colours,
     timings_ms: Sequence[Mapping[str, float]],
-    evidence: Sequence[Said],  # of all frames, embedded or not
+    evidence: Sequence[Summary],  # of all frames, embedded or not
     # Numbers for the table; nested mappings are flattened. What is said of a ``shadow``, of a second student that ran
     # behind the first, has a section of its own.
     statistics: Mapping[str, Any],

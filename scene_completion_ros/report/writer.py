@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.animation import DriveAnimation
-from scene_completion_ros.report.evidence_plot import Said, evidence_in_words
+from scene_completion_ros.report.evidence_plot import Summary, evidence_in_words
 from scene_completion_ros.report.html import embedded, pack_lidar, pack_matches, pack_voxels, write_page
 from scene_completion_ros.report.pictures import (
     birds_eye_view,
@@ -62,7 +62,7 @@ class ReportWriter:
         self._words = tuple(words)
         self._most_frames = most_frames
         self._timings: list[dict[str, float]] = []
-        self._evidence: list[Said] = []
+        self._evidence: list[Summary] = []
         self._frame_count = 0
         self._statistics: dict[str, Any] = {}
         self._animation = DriveAnimation()
@@ -109,7 +109,7 @@ class ReportWriter:
         timings_ms: Mapping[str, float] | None = None,  # milliseconds by stage; ``total`` is drawn as the line
         # What each word of the report matches among the voxels; none where there was no answer.
         matches: Sequence[PhraseMatches] = (),
-        evidence: Said | None = None,  # what else was known of the image, see `Evidence.said`
+        evidence: Summary | None = None,  # what else was known of the image, see `Evidence.summary`
     ) -> None:
         """Write one frame. Raises GridError where the matches are of other words, or of voxels that are not there."""
         farthest = max((int(found.voxels.max(initial=-1)) for found in matches), default=-1)

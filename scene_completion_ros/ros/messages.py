@@ -86,7 +86,7 @@ def record_trigger_message(reasons: Iterable[RecordReason], stamp_ns: int, frame
 
 def processing_time_message(
     times_ms: Mapping[str, float],  # milliseconds by stage
-    evidence: Mapping[str, Mapping[str, float | str]],  # camera -> `Evidence.said` of its image
+    evidence: Mapping[str, Mapping[str, float | str]],  # camera -> `Evidence.summary` of its image
     stamp_ns: int,
     frame_id: str,
 ) -> Any:
@@ -105,7 +105,7 @@ def processing_times(message: Any) -> dict[str, float]:
 
 
 def evidence_of(message: Any, camera: str = "") -> dict[str, float | str]:
-    """What such a message says of a camera's image, as `Evidence.said`."""
+    """What such a message says of a camera's image, as `Evidence.summary`."""
     statuses = (status for status in message.status if (status.name, status.hardware_id) == (EVIDENCE, camera))
     values = [(value.key, value.value) for status in statuses for value in status.values]
     return {key: value if key == WHY else float(value) for key, value in values}

@@ -6,10 +6,10 @@ from scene_completion_ros.inference.evidence import Evidence
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.report.evidence_plot import evidence_in_words, evidence_summary, evidence_svg
 
-KNOWN = Evidence(Scale(1.25, 0.04, 80, 1.5, "")).said()
-DOUBTED = Evidence(Scale(1.0, 0.1, 12, 1.5, "only 12 corners were found again")).said()
-UNKNOWN = Evidence(Scale(why="no odometry: no transform at 17 ns")).said()
-ASIDE = Evidence().said()
+KNOWN = Evidence(Scale(1.25, 0.04, 80, 1.5, "")).summary()
+DOUBTED = Evidence(Scale(1.0, 0.1, 12, 1.5, "only 12 corners were found again")).summary()
+UNKNOWN = Evidence(Scale(why="no odometry: no transform at 17 ns")).summary()
+ASIDE = Evidence().summary()
 
 
 def test_what_is_said_of_a_frame() -> None:
@@ -21,7 +21,7 @@ def test_what_is_said_of_a_frame() -> None:
 
 
 def test_frames_are_summed_up() -> None:
-    other = Evidence(Scale(why="no odometry: no transform at 18 ns")).said()
+    other = Evidence(Scale(why="no odometry: no transform at 18 ns")).summary()
     found = evidence_summary([UNKNOWN, other, DOUBTED, KNOWN, KNOWN])
     assert (found["frames"], found["factor_median"], found["deviation_median"]) == (3, 1.25, 0.04)
     assert found["not_measured"] == {"no odometry: no transform at … ns": 2, "only … corners were found again": 1}
@@ -42,10 +42,10 @@ def test_the_line_is_interrupted_where_nothing_is_known() -> None:
     assert all(row < one for _, row in lines[0])  # a larger factor is higher up
     assert [len(band.attrib["points"].split()) for band in drawn.findall("polygon")] == [4, 2]
     assert evidence_svg([UNKNOWN, ASIDE]) == evidence_svg([]) == ""
-    near = Evidence(Scale(1.2, 0.18, 80, 1.5, "")).said()  # from 1.002 on: texts of 1 and of the end are one
+    near = Evidence(Scale(1.2, 0.18, 80, 1.5, "")).summary()  # from 1.002 on: texts of 1 and of the end are one
     texts = [one.text for one in ElementTree.fromstring(evidence_svg([near])).findall("text")]
     assert texts == ["1", "1.44", "scale by motion"]
-    close = Evidence(Scale(1.15, 0.18, 80, 1.5, "")).said()
+    close = Evidence(Scale(1.15, 0.18, 80, 1.5, "")).summary()
     assert [one.text for one in ElementTree.fromstring(evidence_svg([close])).findall("text")][:2] == ["0.96", "1.38"]
     long = ElementTree.fromstring(evidence_svg([KNOWN] * 5000)).find("polyline")
     assert long is not None and len(long.attrib["points"].split()) <= 960

@@ -36,7 +36,7 @@ class ReplayResult:
     stages_ms: dict[str, float]
     # Voxels that answer words [M] in the optical frame, `voxels.cloud.MATCH_CLOUD_DTYPE`; None if none was asked.
     matches: NDArray[np.void] | None = None
-    evidence: Mapping[str, float | str] = field(default_factory=dict)  # `Evidence.said`; empty where that got lost
+    evidence: Mapping[str, float | str] = field(default_factory=dict)  # `Evidence.summary`; empty where that got lost
 
     @cached_property
     def image_rgb(self) -> NDArray[np.uint8]:
