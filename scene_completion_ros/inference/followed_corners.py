@@ -26,8 +26,9 @@ AWAY_AND_BACK_PX = 0.4  # a corner that is followed away and back again ends whe
 # two poses of odometry, radians.
 PIXEL, DEPTH, ROTATION, DIRECTION = 0.3, 0.1, math.radians(0.15), math.radians(2.0)
 FREEDOM = 2.0  # degrees of freedom of the Student-t distribution
-# One wall fills half of an image, with most of its corners, and is one thing that the network is wrong about. Parts of
-# an image, this many across, count alike; and what is farther than this, metres, less: there networks err most.
+# One wall fills half of an image, with most of its corners, and is one thing that the network is wrong about. So the
+# doubt about each corner grows with their number in its part of the image, so many across, and with a depth beyond
+# this, metres, where networks err most.
 PARTS_ACROSS, NEAR_M = 8, 8.0
 AGREES, LEAST_AGREEING = 9.0, 0.5  # squared distance in standard deviations; least share of corners below it
 # What odometry cannot be off by, unless it says something else than how this camera moved.

@@ -16,6 +16,7 @@ from scene_completion_ros.inference.road_calibration import Mounting
 from scene_completion_ros.ros.complete.scaling import MOST_WAITING, Scaling
 from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome, Scene
 from scene_completion_ros.ros.health.inference_health import ScaleRecord
+from scene_completion_ros.ros.inputs import wants_pose
 from scene_completion_ros.ros.student import Student
 from tests.inference.test_motion_scale import CAMERA, STEP_NS, seen_from
 
@@ -189,3 +190,25 @@ def test_a_sure_mounting_is_told_where_it_is_wanted() -> None:
     assert bench.told is None
     bench.image(mounting=True, epoch=Epoch(1, 0))
     assert bench.told is None  # nothing was measured in this epoch
+
+
+def test_corners_are_followed_where_that_is_wanted_and_the_pose_is_known() -> None:
+    bench = Bench()
+    for _ in range(8):
+        bench.image(scale_from="corners")
+    assert bench.evidence.corner_depths is not None
+    bench.image(Future(), scale_from="corners")
+    assert bench.evidence.corner_depths is None  # it does not wait for the pose: see `wants_pose`
+    bench.image()
+    assert bench.evidence.corner_depths is None
+
+
+def test_an_image_waits_for_its_pose_where_its_student_is_completed_by_that() -> None:
+    def wanted(scale_from: str, views: int, takes_evidence: bool, takes_views: bool) -> bool:
+        bundle: Any = SimpleNamespace(takes_evidence=takes_evidence, takes_views=takes_views)
+        parameters: Any = SimpleNamespace(scale_from=scale_from, views=views)
+        return wants_pose(bundle, parameters)
+
+    assert wanted("corners", 1, True, False) and wanted("off", 3, True, True)
+    assert not wanted("odometry", 1, True, True)
+    assert not wanted("corners", 3, False, False) and not wanted("off", 3, True, False)
