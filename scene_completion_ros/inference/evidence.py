@@ -40,7 +40,7 @@ class Evidence:
             camera at half its size) and the precision of that, see `sensed_depth`; None for none.
         earlier: What images of other moments saw, of a student that `takes_views`.
         corner_depths: What measures the depth of corners once the network has seen the image; None for nothing.
-        corners: How many have such a depth; they are in `sensed`.
+        corners: How many pixels of `sensed` have such a depth; those of the others are a sensor's.
     """
 
     scale: Scale | None = None
@@ -56,9 +56,9 @@ class Evidence:
         found = self.corner_depths(image_rgb, own_depth)
         if found is None:
             return replace(self, corner_depths=None)
-        if self.sensed is not None:
-            found = np.where(self.sensed[1] > 0.0, self.sensed, found)
-        return replace(self, corner_depths=None, sensed=found, corners=int(np.count_nonzero(found[1])))
+        free = np.ones(found[1].shape, np.bool_) if self.sensed is None else self.sensed[1] == 0.0
+        sensed = found if self.sensed is None else np.where(free, found, self.sensed)
+        return replace(self, corner_depths=None, sensed=sensed, corners=int(np.count_nonzero(found[1][free])))
 
     def inputs(self) -> dict[str, NDArray[np.float32]]:
         """What is said of the image of now, by the names of `volume_pose.no_evidence`."""
@@ -85,8 +85,8 @@ class Evidence:
                 summary[WHY] = self.scale.why
         if self.corners:
             summary[CORNERS] = self.corners
-        elif self.sensed is not None:
-            summary[SENSED] = round(float((self.sensed[1] > 0.0).mean()), 4)
+        if self.sensed is not None and (seen := np.count_nonzero(self.sensed[1]) - self.corners):
+            summary[SENSED] = round(seen / self.sensed[1].size, 4)
         if self.earlier:
             summary[VIEWS] = 1 + len(self.earlier)
         return summary

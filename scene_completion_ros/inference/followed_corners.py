@@ -4,8 +4,8 @@ As far as odometry and the depths of a network say, the earlier image is first d
 left to follow are some pixels, and bodies are as large in both. Rotation and direction of the way by odometry are
 refined with the scale of the depths, since a tenth of a degree matters. Depths of corners are off by much more than
 their scale, neighbours alike, and what moves by itself by more yet: all three are in the statistics (a two-view
-adjustment with a prior on each depth, weights that the corners of a part of the image share, and a Student-t
-distribution; Lange et al. 1989).
+adjustment with a prior on each depth, wider where corners are crowded or far, and a Student-t distribution; Lange et
+al. 1989).
 """
 
 import math

@@ -1,9 +1,8 @@
 """Depth of single corners by motion: what a network is wrong about here and there, not by one factor.
 
-A wall that the network puts 1.6 times too near moves through the image as one that is far. A corner that is found again
-in images of some metres before has a depth by triangulation, once these images say how the camera moved. It is taken
-where images agree about it, and it is not much off from what the network says: then it moves by itself, or was confused
-with another one.
+A wall that the network puts a fifth too near moves through the image as one that is far. A corner that is found again
+in images of some metres before has a depth by triangulation, once these images say how the camera moved. One that they
+do not agree about, or that is far off from what the network says, moves by itself or was confused with another.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.inference.followed_corners import CornerFollower, Doubles, PosedImage, Way
 
-BASELINES_M = (1.5, 3.5, 7.0)  # ways to earlier images that are wished for, in streets
+BASELINES_M = ((0.9, 1.5, 2.25), (2.1, 3.5, 5.25), (4.2, 7.0, 10.5))  # ways to earlier images, see `MotionScale`
 FARTHEST_M, NEAR_M = 60.0, 15.0  # depths of corners; and of those that say how the camera moved
 CORNERS, FEWEST, APART_PX = 400, 25, 5
 # Standard deviations: of a place in an image, pixels; of the logarithm of the network's depth of a corner, once all are

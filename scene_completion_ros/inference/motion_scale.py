@@ -7,7 +7,7 @@ the way by odometry. A filter over seconds follows (Kalman 1960).
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -23,8 +23,7 @@ from scene_completion_ros.inference.motion_depth import BASELINES_M, depths_of_c
 _STREET_VOXEL_M = 0.2
 # Lengths are those of a street; rooms, whose voxels are smaller, bring their own measure.
 FARTHEST_M = 15.0  # depth of corners: of farther ones the way of some metres says little
-BASELINE_M = 1.5  # way between two images that is wished for
-LEAST_BASELINE_M, MOST_BASELINE_M = 0.4, 6.0
+BASELINES_OF_SCALE_M = ((0.4, 1.5, 6.0),)  # way between two images: at least, wished for, at most
 KEPT, KEPT_APART_M = 40, 0.25  # earlier images, and the way between them
 CORNERS, FEWEST, APART_PX = 240, 25, 6  # at half the size of the image, as all pixels here
 MOST_TURN = math.radians(20.0)  # between two images
@@ -131,7 +130,7 @@ class MotionScale:
         self._way += step
         self._variance += CHANGES**2 * step / (CHANGES_OVER_M * self._measure)
         corners, baseline, why = 0, 0.0, jump or "no earlier image at a distance that fits"
-        for past, _ in self._chosen(pose, [BASELINE_M], LEAST_BASELINE_M, MOST_BASELINE_M):
+        for past in self._chosen(pose, BASELINES_OF_SCALE_M):
             corners, way = self._followed(now, past, depth)
             baseline = _length(past.pose.inverse() @ pose)
             why = f"only {corners} corners were found again" if way is None else way.refusal()
@@ -158,26 +157,20 @@ class MotionScale:
         if last is None or odometry_jump(last.pose, last.stamp_ns, pose, stamp_ns):
             return None
         now = self._follower.posed(image_rgb, pose, stamp_ns)
-        pasts = self._chosen(pose, BASELINES_M, 0.6, 1.5, relative=True)
+        pasts = self._chosen(pose, BASELINES_M)
         inverse = self._follower.inverse_depth(depth) * np.float32(math.exp(-self._log_factor))
-        return depths_of_corners(self._follower, now, [past for past, _ in pasts], inverse)
+        return depths_of_corners(self._follower, now, pasts, inverse)
 
-    def _chosen(
-        self, pose: RigidTransform, wished: Sequence[float], least: float, most: float, *, relative: bool = False
-    ) -> list[tuple[PosedImage, float]]:
-        """Earlier images that look the same way from about the wished distances, metres, and their distances.
-
-        From `least` to `most` metres away, or so many times the wished distance.
-        """
+    def _chosen(self, pose: RigidTransform, ways: Iterable[tuple[float, float, float]]) -> list[PosedImage]:
+        """Earlier images that look the same way, for each way (least, wished for, most; metres) that with the best."""
         steps = [(past, past.pose.inverse() @ pose) for past in self._past]
         apart = [(past, _length(step) / self._measure) for past, step in steps if _angle(step.rotation) < MOST_TURN]
-        chosen: list[tuple[PosedImage, float]] = []
-        for length in wished:
-            unit = length if relative else 1.0
-            fit = [one for one in apart if least * unit <= one[1] <= most * unit]
-            best = min(fit, key=lambda one: abs(one[1] - length), default=None)
-            if best is not None and not any(best[0] is one for one, _ in chosen):
-                chosen.append(best)
+        chosen: list[PosedImage] = []
+        for least, wished, most in ways:
+            fit = [one for one in apart if least <= one[1] <= most]
+            if fit:
+                best = min(fit, key=lambda one: abs(one[1] - wished))[0]
+                chosen += [] if any(best is one for one in chosen) else [best]
         return chosen
 
     def _followed(self, now: PosedImage, past: PosedImage, depth: NDArray[np.float32]) -> tuple[int, Way | None]:

@@ -47,6 +47,6 @@ def test_corners_have_a_depth_where_no_sensor_saw_one() -> None:
     sensor[:, 0, 0], corners[:, 0] = (1.0, 100.0), [[2.0, 2.0], [50.0, 50.0]]
     image, depth = np.zeros((4, 4, 3), np.uint8), np.ones((2, 2), np.float32)
     found = Evidence(sensed=sensor, corner_depths=lambda *_: corners).with_corners(image, depth)
-    assert found.sensed is not None and found.corner_depths is None and found.summary() == {CORNERS: 2}
+    assert found.sensed is not None and found.corner_depths is None and found.summary() == {CORNERS: 1, SENSED: 0.25}
     np.testing.assert_array_equal(found.sensed, [[[1.0, 2.0], [0.0, 0.0]], [[100.0, 50.0], [0.0, 0.0]]])
     assert Evidence(corner_depths=lambda *_: None).with_corners(image, depth).sensed is None

@@ -132,24 +132,24 @@ def test_one_wall_with_most_corners_is_not_the_scale_of_the_street() -> None:
     """A network that is right about the road and wrong about a building, whose corners alone say 1.6."""
     motion = MotionScale(CAMERA)
     for step in range(12):
-        image, _, said = wrong_wall(step, 1.6, edge=-2.0)
-        motion.add(image, said, RigidTransform(np.eye(3), np.array([0.05, 0.0, 0.4]) * step), (1 + step) * STEP_NS)
+        image, _, network = wrong_wall(step, 1.6, edge=-2.0)
+        motion.add(image, network, RigidTransform(np.eye(3), np.array([0.05, 0.0, 0.4]) * step), (1 + step) * STEP_NS)
     assert motion.scale.factor < 1.25  # all corners alike: 1.45
 
 
 def test_corners_have_the_depth_that_their_motion_says() -> None:
     motion = MotionScale(CAMERA)
     for step in range(16):
-        image, true, said = wrong_wall(step, 1.2)
+        image, true, network = wrong_wall(step, 1.2)
         pose = RigidTransform(np.eye(3), np.array([0.05, 0.0, 0.4]) * step)
-        sensed = motion.depths(image, said, pose, (1 + step) * STEP_NS)
+        sensed = motion.depths(image, network, pose, (1 + step) * STEP_NS)
         assert (sensed is None) == (step < 3)  # less than a metre says nothing
-        motion.add(image, said, pose, (1 + step) * STEP_NS)
+        motion.add(image, network, pose, (1 + step) * STEP_NS)
     assert sensed is not None
     half = (CAMERA.width // 2, CAMERA.height // 2)
-    true, said = (1.0 / cv2.resize(1.0 / each, half, interpolation=cv2.INTER_AREA) for each in (true, said))
+    true, network = (1.0 / cv2.resize(1.0 / each, half, interpolation=cv2.INTER_AREA) for each in (true, network))
     known = sensed[1] > 0.0
-    wrong = known & (true > 1.1 * said)
+    wrong = known & (true > 1.1 * network)
     assert np.count_nonzero(wrong) > 40 and np.count_nonzero(known & ~wrong) > 40
     off = sensed[0] - np.log(true)
     assert np.median(np.abs(off[known])) < 0.02 and np.median(np.abs(off[wrong])) < 0.03  # 0.18 by the network
