@@ -1,6 +1,7 @@
 """Messages that are kept until an image of their time comes."""
 
 from collections import deque
+from itertools import pairwise
 from typing import Any
 
 from scene_completion_ros.messages.drop_reasons import CLOCK_JUMP_NS
@@ -34,10 +35,10 @@ class StampMatch:
         self._kept.append((stamp_ns, message))
 
     def forget(self, until_ns: int | None = None) -> None:
-        """Forget messages of before a time, but not the last two; without a time all of them."""
+        """Forget messages of before a time, but not the last three; without a time all of them."""
         if until_ns is None:
             self._kept.clear()
-        while len(self._kept) > 2 and until_ns is not None and self._kept[0][0] < until_ns:
+        while len(self._kept) > 3 and until_ns is not None and self._kept[0][0] < until_ns:
             self._kept.popleft()
 
     def exact(self, stamp_ns: int) -> Any:
@@ -65,12 +66,13 @@ class StampMatch:
         return not self._kept or self._kept[-1][0] < stamp_ns
 
     def settled(self, stamp_ns: int, tolerance_ns: int) -> bool:
-        """Whether none nearer to a stamp is due, going by the time between the last two."""
+        """Whether none nearer to a stamp is due, going by the shorter time between the last three: one may be lost."""
         if len(self._kept) < 2:
             return False
-        (before_ns, _), (last_ns, _) = self._kept[-2], self._kept[-1]
+        last = [stamp for stamp, _ in list(self._kept)[-3:]]
+        period_ns = min(after - before for before, after in pairwise(last))
         reach_ns = min(tolerance_ns, *(abs(stamp - stamp_ns) for stamp, _ in self._kept))
-        return last_ns + 0.75 * (last_ns - before_ns) > stamp_ns + reach_ns
+        return last[-1] + 0.75 * period_ns > stamp_ns + reach_ns
 
     def _missing(self, what: str, *, may_come: bool) -> NotYetError:
         newest = f"the last is of {self._kept[-1][0]} ns" if self._kept else "none came at all"

@@ -25,16 +25,18 @@ def nearest(match: StampMatch, stamp_ms: int, *, final: bool = False) -> Any:
 
 
 def test_the_nearest_counts_once_no_nearer_one_may_come() -> None:
-    match = match_of(0, 100, 200)
-    assert (nearest(match, 110), nearest(match, 185), nearest(match, 200)) == (1, 2, 2)
+    match = match_of(0, 80, 100, 200)
+    assert (nearest(match, 110), nearest(match, 185), nearest(match, 200)) == (2, 3, 3)
     with pytest.raises(NotYetError, match="none after") as waiting:
         nearest(match, 210)
-    assert waiting.value.may_come and nearest(match, 210, final=True) == 2
+    assert waiting.value.may_come and nearest(match, 210, final=True) == 3
     with pytest.raises(NotYetError, match=r"none within 0\.020 s of 5150000000 ns.*Look at the stamps") as missing:
         nearest(match, 150)
     assert not missing.value.may_come
     match.forget(5_150 * MS)
-    assert nearest(match, 100) == 1  # the last two are kept
+    assert nearest(match, 80) == 1  # the last three are kept
+    with pytest.raises(NotYetError):
+        nearest(match, 0)
     match.forget()
     with pytest.raises(NotYetError, match="none came at all"):
         nearest(match, 200, final=True)
@@ -46,6 +48,7 @@ def test_no_nearer_one_is_due_where_the_sensor_keeps_its_time() -> None:
     assert match.settled(5_210 * MS, 20 * MS) and match.settled(5_250 * MS, 20 * MS)
     assert not match.settled(5_270 * MS, 20 * MS) and not match.settled(5_330 * MS, 20 * MS)
     assert not match_of(200).settled(5_210 * MS, 20 * MS)  # nobody knows its time yet
+    assert not match_of(0, 100, 300).settled(5_400 * MS, 20 * MS)  # one was lost, and that of 400 is due all the same
 
 
 def test_stamps_that_stand_still_are_told_and_those_of_a_new_recording_count() -> None:
