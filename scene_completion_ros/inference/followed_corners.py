@@ -92,7 +92,8 @@ class CornerFollower:
             whole = np.asarray(resized, np.uint8)
         self._covered = whole
         self.focal, self.centre = np.array([half.fx, half.fy]), np.array([half.cx, half.cy])
-        self.rays = half.unproject(half.pixel_centres()).astype(np.float32)  # [H / 2, W / 2, 3], where depth is 1
+        rays = half.unproject(half.pixel_centres()).astype(np.float32)
+        self.rays = np.ascontiguousarray(np.moveaxis(rays, -1, 0))  # [3, H / 2, W / 2], where depth is 1
 
     def posed(self, image_rgb: NDArray[np.uint8], pose: RigidTransform, stamp_ns: int) -> PosedImage:
         """A canonical image, uint8 [H, W, 3], as it is followed."""
@@ -115,7 +116,7 @@ class CornerFollower:
     def points(self, corners: NDArray[np.float32], inverse: NDArray[np.float32]) -> Doubles:
         """Corners in space [N, 3] by the depths of the network (optical frame, metres)."""
         column, row = np.rint(corners[:, 0]).astype(np.int64).T
-        return np.asarray(self.rays[row, column] / inverse[row, column, None], np.float64)
+        return np.asarray((self.rays[:, row, column] / inverse[row, column]).T, np.float64)
 
     def follow(
         self, now: PosedImage, past: PosedImage, inverse: NDArray[np.float32], corners: NDArray[np.float32]
@@ -127,10 +128,11 @@ class CornerFollower:
         if not len(corners):
             return np.zeros((0, 2)), np.zeros(0, bool)
         past_from_now = (past.pose.inverse() @ now.pose).matrix.astype(np.float32)
-        there = self.rays @ past_from_now[:3, :3].T + past_from_now[:3, 3] * inverse[..., None]
-        z = np.maximum(there[..., 2], 1e-3)
+        x, y, z = (past_from_now[:3, :3] @ self.rays.reshape(3, -1)).reshape(self.rays.shape)
+        near = 1.0 / np.maximum(z + past_from_now[2, 3] * inverse, 1e-3)
         focal, centre = self.focal.astype(np.float32), self.centre.astype(np.float32)
-        u, v = (there[..., axis] / z * focal[axis] + centre[axis] for axis in (0, 1))
+        u = (x + past_from_now[0, 3] * inverse) * near * focal[0] + centre[0]
+        v = (y + past_from_now[1, 3] * inverse) * near * focal[1] + centre[1]
         drawn = cv2.remap(past.grey, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         as_from_here = np.asarray(drawn, np.uint8)
         away, tracked = _followed(now.grey, as_from_here, corners)
@@ -152,26 +154,30 @@ class CornerFollower:
         precision = np.array([1.0 / math.log(MOST_FACTOR) ** 2, *[1.0 / ROTATION**2] * 3, *[1.0 / DIRECTION**2] * 2])
         turned, doubt = points @ past_from_now.rotation.T, self._doubts(points)
 
-        def distances(x: Doubles) -> tuple[Doubles, Doubles, Doubles, Doubles]:
-            """Squared distances [N], offsets [N, 2], slopes [N, 2, 6] and inverse covariances [N, 2, 2] at x."""
+        def distances(x: Doubles) -> tuple[Doubles, Doubles, Doubles, Doubles, Doubles]:
+            """Squared distances [N] at x; of what they are made: points moved, offsets, their slopes, a share [N].
+
+            The inverse of PIXEL² I + doubt² g gᵀ is (I - share g gᵀ) / PIXEL² (Sherman and Morrison), with g [N, 2] by
+            the logarithm of the scale.
+            """
             moved = math.exp(x[0]) * turned @ cv2.Rodrigues(x[1:4])[0].T
             offset, slope = self.offsets(moved + way + x[4:] @ across, pixels, 0.05 * length)
-            by_scale = (slope @ moved[:, :, None])[..., 0]
-            by_turn = -slope @ _crossing(moved)
-            slopes = np.concatenate([by_scale[:, :, None], by_turn, slope @ across.T], axis=2)
-            # The inverse of PIXEL² I + doubt² g gᵀ (Sherman and Morrison).
-            shrunk = doubt**2 / (PIXEL**2 + doubt**2 * (by_scale**2).sum(axis=1))
-            inverse = (np.eye(2) - shrunk[:, None, None] * by_scale[:, :, None] * by_scale[:, None, :]) / PIXEL**2
-            return (offset * (inverse @ offset[:, :, None])[..., 0]).sum(axis=1), offset, slopes, inverse
+            along = (slope @ moved[:, :, None])[..., 0]
+            share = doubt**2 / (PIXEL**2 + doubt**2 * (along**2).sum(axis=1))
+            squared = ((offset**2).sum(axis=1) - share * (along * offset).sum(axis=1) ** 2) / PIXEL**2
+            return squared, moved, offset, slope, share
 
-        start = [np.array([log, 0.0, 0.0, 0.0, 0.0, 0.0]) for log in np.linspace(-0.5, 0.5, 6)]
+        start = [np.array([log, 0.0, 0.0, 0.0, 0.0, 0.0]) for log in np.linspace(-0.45, 0.45, 4)]
         x = min(start, key=lambda one: float(np.log1p(distances(one)[0] / FREEDOM).sum()))
         for _ in range(8):
-            squared, offset, slopes, inverse = distances(x)
-            weighed = (FREEDOM + 2.0) / (FREEDOM + squared)
-            by = weighed[:, None, None] * slopes.transpose(0, 2, 1) @ inverse  # [N, 6, 2]
-            normal = (by @ slopes).sum(axis=0) + np.diag(precision)
-            step = np.linalg.solve(normal, (by @ offset[:, :, None])[..., 0].sum(axis=0) - precision * x)
+            squared, moved, offset, slope, share = distances(x)
+            by_scale = slope @ moved[:, :, None]
+            slopes = np.concatenate([by_scale, -slope @ _crossing(moved), slope @ across.T], axis=2)  # [N, 2, 6]
+            weight = (FREEDOM + 2.0) / (FREEDOM + squared) / PIXEL**2
+            by = slopes - (share[:, None, None] * by_scale) @ (by_scale.transpose(0, 2, 1) @ slopes)
+            by = (weight[:, None, None] * by).reshape(-1, len(x))
+            normal = by.T @ slopes.reshape(-1, len(x)) + np.diag(precision)
+            step = np.linalg.solve(normal, by.T @ offset.reshape(-1) - precision * x)
             x = x + step
             if abs(step[0]) < 1e-3:
                 break
