@@ -179,7 +179,7 @@ class CornerFollower:
             normal = by.T @ slopes.reshape(-1, len(x)) + np.diag(precision)
             step = np.linalg.solve(normal, by.T @ offset.reshape(-1) - precision * x)
             x = x + step
-            if abs(step[0]) < 1e-3:
+            if np.abs(step).max() < 3e-4:
                 break
         agreeing = distances(x)[0] < AGREES
         refined = RigidTransform(cv2.Rodrigues(x[1:4])[0] @ past_from_now.rotation, way + x[4:] @ across)
