@@ -1,8 +1,9 @@
 """What motion says of each camera, in a thread of its own beside the inference thread: its scale, how it stands."""
 
+import functools
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.earlier_images import EarlierImages
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, ground_share, road_calibration
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, CornerDepths, Evidence, ground_share, road_calibration
 from scene_completion_ros.inference.motion_scale import MotionScale
 from scene_completion_ros.inference.road_calibration import Mounting, RoadCalibration
 from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome, Scene
@@ -68,7 +69,11 @@ class Scaling:
         corners = frame.parameters.scale_from == "corners"
         pose = frame.odometry_from_camera
         earlier = EarlierImages(camera.motion, corners=corners)
-        return earlier.evidence("not known yet" if pose is None else pose, frame.stamp_ns)
+        evidence = earlier.evidence("not known yet" if pose is None else pose, frame.stamp_ns)
+        if evidence.corner_depths is not None:
+            guarded = functools.partial(_or_none, evidence.corner_depths, camera.motion)
+            evidence = replace(evidence, corner_depths=guarded)
+        return evidence
 
     def mounting(self, frame: Frame, student: Student, epoch: Epoch) -> RigidTransform | None:
         """How a camera stands, for an image of which nobody states it: as measured, once that is sure.
@@ -130,7 +135,7 @@ class Scaling:
             EarlierImages(motion).add(seen.image, seen.depth, pose, seen.stamp_ns)
             mounting = camera.road.add(seen.depth, seen.ground, motion.scale, motion.travel)
         except Exception as error:  # a measurement beside the images must not cost any
-            motion.forget(f"{type(error).__name__}: {error}; please report this")
+            motion.forget(_failed(error))
             camera.road.forget(motion.scale.why)
             mounting = camera.road.mounting
         self._record.set(name, motion.scale, mounting, "" if seen.stated is None else mounting.contradicts(seen.stated))
@@ -138,3 +143,18 @@ class Scaling:
     def close(self) -> None:
         """End the thread after what it does now."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _or_none(
+    depths: CornerDepths, motion: MotionScale, image_rgb: NDArray[np.uint8], own_depth: NDArray[np.float32]
+) -> NDArray[np.float32] | None:
+    """The depths of corners; None where measuring them fails, which must not cost the image either."""
+    try:
+        return depths(image_rgb, own_depth)
+    except Exception as error:
+        motion.forget(_failed(error))
+        return None
+
+
+def _failed(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}; please report this"

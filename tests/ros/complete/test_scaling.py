@@ -117,6 +117,13 @@ def test_a_measurement_that_fails_costs_no_image(monkeypatch: pytest.MonkeyPatch
         bench.image()
         assert bench.image() == 1.0 and "ZeroDivisionError" in bench.evidence.summary()[WHY]
     assert abs([bench.image() for _ in range(12)][-1] - 1.2) < 0.06
+    with monkeypatch.context() as failing:
+        failing.setattr(MotionScale, "depths", lambda *_, **__: 1 / 0)
+        bench.image(scale_from="corners")
+        bench.scaling._pool.submit(int).result()  # the image before is measured
+        depths = bench.evidence.corner_depths
+        assert depths is not None and depths(np.zeros((4, 4, 3), np.uint8), np.ones((2, 2), np.float32)) is None
+    assert bench.image() == 1.0  # nothing of a state that something is wrong with
 
 
 def test_what_is_measured_no_longer_is_not_shown() -> None:
