@@ -9,11 +9,13 @@
 # PYTHON=python3.12      the interpreter to build the environments with (3.10 to 3.13)
 # TORCH_INDEX=URL        take torch from this index (a CPU-only one is much smaller); by default pip's own is used
 # WORKERS=1              how many tests run at a time; by default three for two cores, as far as memory goes, at most 8
+# BUNDLE=room            the student of the demo: street, which sees most, by default; kitti_student takes a quarter of its time
 # DEMO_ARGS=... PYTEST_ARGS=...   handed on
 # A sourced ROS 2 distribution is used instead of the wheels of ROS 2.
 
 PYTHON ?= python3
 BAG ?=
+BUNDLE ?= street
 TORCH_INDEX ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
@@ -71,7 +73,7 @@ help:
 
 demo: $(DEMO_STAMP)
 	rm -rf demo_output/bag
-	.venv/bin/scene-completion replay $(if $(BAG),'$(BAG)') --output demo_output $(DEMO_ARGS)
+	.venv/bin/scene-completion replay $(if $(BAG),'$(BAG)') --bundle '$(BUNDLE)' --output demo_output $(DEMO_ARGS)
 
 dist:
 	rm -rf dist
