@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_student_arguments(parser)
     meaning = "voxels wanted, as in the node's parameter grid.file (default: the grid of the bundle)"
     parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
-    add_scale_argument(parser, "the odometry or the tf of the recording", None, "odometry, or what --params-file says")
+    add_scale_argument(parser, "the odometry or the tf of the recording", None, "corners, or what --params-file says")
     add_views_argument(parser, None, "1, or what --params-file says")
     add_words_argument(parser, "can be clicked in the report", "none; of the bundled drive " + ", ".join(DEMO_WORDS))
     add_playback_arguments(parser)
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     playback = Playback(rate=args.rate, timeout_s=timeout_s, also=tuple(args.also or ()))
     parameters = read_parameters(args.params_file, without=_OWN) if args.params_file else {}
     views = int(str(args.views or parameters.get("views", 1)))
-    sources = Sources(str(args.scale_from or parameters.get("scale.from", "odometry")), views=views)
+    sources = Sources(str(args.scale_from or parameters.get("scale.from", "corners")), views=views)
     bundled = args.bag is None
     args.bag = args.bag or DEMO_DRIVE
     if (args.output / "bag").exists():  # before an older report beside it is replaced

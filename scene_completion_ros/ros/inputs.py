@@ -38,10 +38,8 @@ class _WantedPose:
 
 
 def wants_pose(bundle: StudentBundle, parameters: NodeParameters) -> bool:
-    """Whether an image waits until it is known where the robot was, since a student completes it by that."""
-    return (parameters.views > 1 and bundle.takes_views) or (
-        parameters.scale_from == "corners" and bundle.takes_evidence
-    )
+    """Whether an image waits until it is known where the robot was, since a student joins images by that."""
+    return parameters.views > 1 and bundle.takes_views
 
 
 class Inputs:

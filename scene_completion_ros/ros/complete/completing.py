@@ -15,10 +15,9 @@ from scene_completion_ros.ros.complete.joined_views import JoinedViews
 from scene_completion_ros.ros.complete.scaling import Scaling
 from scene_completion_ros.ros.complete.sensing import Sensing
 from scene_completion_ros.ros.conversions import to_rgb
-from scene_completion_ros.ros.frame import Epoch, Frame, Scene
+from scene_completion_ros.ros.frame import Frame, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.parameters.schema import NodeParameters
-from scene_completion_ros.ros.student import Student
 
 
 class Completing:
@@ -35,11 +34,12 @@ class Completing:
 
     def complete(self, scene: Scene, *, with_query: bool, with_labels: bool) -> None:
         """Leave those frames in a scene that could be completed; are answers to the query heard, and labels read?"""
-        student, words = scene.selection
+        words = scene.selection.words
         words = Words(words.vocabulary, words.queried if with_query else None, with_labels)
-        scene.frames = tuple(frame for frame in scene.frames if self._completed(frame, student, words, scene.epoch))
+        scene.frames = tuple(frame for frame in scene.frames if self._completed(frame, words, scene))
 
-    def _completed(self, frame: Frame, student: Student, words: Words, epoch: Epoch) -> bool:
+    def _completed(self, frame: Frame, words: Words, scene: Scene) -> bool:
+        student, epoch = scene.selection.student, scene.epoch
         started_s, placement, parameters = time.perf_counter(), frame.placement, frame.parameters
         try:
             camera = self._camera_of(frame)  # before decoding: the proportions alone refuse most that is damaged
@@ -56,7 +56,7 @@ class Completing:
             student.check_mounting(frame.name, upright, parameters)
             completer.use(words.vocabulary)
             completer.ask(words.queried)
-            evidence = self._scaling.evidence(frame, completer, epoch)
+            evidence = self._scaling.evidence(frame, completer, epoch, scene.pose)
             sensed, earlier = (
                 self._sensing.sensed(frame, completer, epoch),
                 self._earlier.chosen(frame, completer, epoch),

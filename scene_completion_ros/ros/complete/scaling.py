@@ -3,7 +3,7 @@
 import functools
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +55,11 @@ class Scaling:
         self._pool = ThreadPoolExecutor(1, "scale")
         self._cameras: dict[str, _Camera] = {}
 
-    def evidence(self, frame: Frame, completer: Completer, epoch: Epoch) -> Evidence:
-        """What is known of the scale of an image that is about to be completed."""
+    def evidence(self, frame: Frame, completer: Completer, epoch: Epoch, coming: PoseToCome | None = None) -> Evidence:
+        """What is known of the scale of an image that is about to be completed.
+
+        `coming`: see `Scene.pose`. Corners want it once the network has seen the image, so none waits for it.
+        """
         if frame.parameters.scale_from == "off" or not completer.bundle.takes_evidence:
             if self._cameras.pop(frame.name, None) is not None:
                 self._pool.submit(self._record.drop, frame.name)  # behind what is measured now
@@ -66,14 +69,10 @@ class Scaling:
             camera = _Camera(completer.motion_scale(), road_calibration(completer.bundle), of)
             self._cameras[frame.name] = camera
         self._finish(frame.name, camera)
-        corners = frame.parameters.scale_from == "corners"
-        pose = frame.odometry_from_camera
-        earlier = EarlierImages(camera.motion, corners=corners)
-        evidence = earlier.evidence("not known yet" if pose is None else pose, frame.stamp_ns)
-        if evidence.corner_depths is not None:
-            guarded = functools.partial(_or_none, evidence.corner_depths, camera.motion)
-            evidence = replace(evidence, corner_depths=guarded)
-        return evidence
+        corners: CornerDepths | None = None
+        if frame.parameters.scale_from == "corners":
+            corners = functools.partial(_corner_depths, camera.motion, frame, coming)
+        return Evidence(camera.motion.scale, corner_depths=corners)
 
     def mounting(self, frame: Frame, student: Student, epoch: Epoch) -> RigidTransform | None:
         """How a camera stands, for an image of which nobody states it: as measured, once that is sure.
@@ -145,12 +144,20 @@ class Scaling:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _or_none(
-    depths: CornerDepths, motion: MotionScale, image_rgb: NDArray[np.uint8], own_depth: NDArray[np.float32]
+def _corner_depths(
+    motion: MotionScale,
+    frame: Frame,
+    coming: PoseToCome | None,
+    image_rgb: NDArray[np.uint8],
+    own_depth: NDArray[np.float32],
 ) -> NDArray[np.float32] | None:
-    """The depths of corners; None where measuring them fails, which must not cost the image either."""
+    """See `MotionScale.depths`; None where the pose has not come, or measuring fails, which must not cost the image."""
+    pose = frame.odometry_from_camera
+    if pose is None and coming is not None and coming.done():
+        grid = coming.result()
+        pose = None if isinstance(grid, NotYetError) else grid @ frame.placement.grid_from_camera
     try:
-        return depths(image_rgb, own_depth)
+        return None if pose is None else motion.depths(image_rgb, own_depth, pose, frame.stamp_ns)
     except Exception as error:
         motion.forget(_failed(error))
         return None

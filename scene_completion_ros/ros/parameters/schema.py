@@ -304,10 +304,10 @@ class NodeParameters:
         path="file",
     )
     scale_from: ScaleSource = _live(
-        "odometry",
+        "corners",
         "`odometry`: depths of `street` and `room` are scaled by how far the camera moved in `odometry.frame`, where "
-        "that is known. `corners`: single corners also get a depth by that, for which an image waits for its pose. "
-        "`off`: neither.",
+        "that is known. `corners`: single corners also get a depth by that, where the pose of the image has come when "
+        "the network has seen it. `off`: neither.",
         choices=ScaleSource,
     )
     scale_wait: bool = _live(

@@ -79,7 +79,9 @@ class Bench:
         )
         student = cast(Student, self.completer)
         self.told = self.scaling.mounting(cast(Frame, frame), student, epoch)
-        evidence = self.evidence = self.scaling.evidence(cast(Frame, frame), self.completer, epoch)
+        evidence = self.evidence = self.scaling.evidence(cast(Frame, frame), self.completer, epoch, pose)
+        measure = evidence.corner_depths or (lambda *_: None)
+        self.corners = measure(image, (depth / 1.2).astype(np.float32))
         self.scaling.follow(cast(Scene, SimpleNamespace(frames=(frame,), pose=pose)))
         self.number += 1
         return 0.0 if evidence.scale is None else evidence.scale.factor
@@ -120,9 +122,7 @@ def test_a_measurement_that_fails_costs_no_image(monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as failing:
         failing.setattr(MotionScale, "depths", lambda *_, **__: 1 / 0)
         bench.image(scale_from="corners")
-        bench.scaling._pool.submit(int).result()  # the image before is measured
-        depths = bench.evidence.corner_depths
-        assert depths is not None and depths(np.zeros((4, 4, 3), np.uint8), np.ones((2, 2), np.float32)) is None
+        assert bench.corners is None
     assert bench.image() == 1.0  # nothing of a state that something is wrong with
 
 
@@ -199,23 +199,29 @@ def test_a_sure_mounting_is_told_where_it_is_wanted() -> None:
     assert bench.told is None  # nothing was measured in this epoch
 
 
-def test_corners_are_followed_where_that_is_wanted_and_the_pose_is_known() -> None:
+def test_corners_are_followed_where_that_is_wanted_once_the_pose_has_come() -> None:
     bench = Bench()
     for _ in range(8):
         bench.image(scale_from="corners")
-    assert bench.evidence.corner_depths is not None
+    assert bench.corners is not None
+    known: PoseToCome = Future()
+    known.set_result(RigidTransform(np.eye(3), np.array([0.05, 0.0, 0.4]) * bench.number))
+    bench.image(known, scale_from="corners")  # while the network saw the image
+    assert bench.corners is not None and np.count_nonzero(bench.corners[1]) > 50
     bench.image(Future(), scale_from="corners")
-    assert bench.evidence.corner_depths is None  # it does not wait for the pose: see `wants_pose`
+    assert bench.corners is None  # it does not wait
+    unknown: PoseToCome = Future()
+    unknown.set_result(NotYetError("odometry is silent", may_come=False))
+    bench.image(unknown, scale_from="corners")
+    assert bench.corners is None
     bench.image()
-    assert bench.evidence.corner_depths is None
+    assert bench.corners is None
 
 
-def test_an_image_waits_for_its_pose_where_its_student_is_completed_by_that() -> None:
-    def wanted(scale_from: str, views: int, takes_evidence: bool, takes_views: bool) -> bool:
-        bundle: Any = SimpleNamespace(takes_evidence=takes_evidence, takes_views=takes_views)
-        parameters: Any = SimpleNamespace(scale_from=scale_from, views=views)
+def test_an_image_waits_for_its_pose_where_its_student_joins_images_by_that() -> None:
+    def wanted(views: int, takes_views: bool) -> bool:
+        bundle: Any = SimpleNamespace(takes_views=takes_views)
+        parameters: Any = SimpleNamespace(views=views)
         return wants_pose(bundle, parameters)
 
-    assert wanted("corners", 1, True, False) and wanted("off", 3, True, True)
-    assert not wanted("odometry", 1, True, True)
-    assert not wanted("corners", 3, False, False) and not wanted("off", 3, True, False)
+    assert wanted(3, True) and not wanted(1, True) and not wanted(3, False)

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--margin", type=float, default=0.01, help=meaning)
     meaning = "loss elsewhere that is allowed (default: %(default)s)"
     parser.add_argument("--tolerance", type=float, default=0.01, help=meaning)
-    add_scale_argument(parser, POSES + ", where both students are judged", "odometry")
+    add_scale_argument(parser, POSES + ", where both students are judged", "corners")
     add_views_argument(parser, 1)
     work = add_workers(parser, "bags and drives")
     work.add_argument("--threads", type=int, help="threads that a task takes (default: all)")

@@ -71,7 +71,7 @@ class Improvement:
     overrides: tuple[str, ...] = ()  # `KEY=VALUE` of the training's configuration
     margin: float = MARGIN  # gain in average precision that is wanted
     tolerance: float = TOLERANCE  # loss in average precision and IoU that is allowed
-    scale_from: str = "odometry"  # what says the scale to students that are scored, if they take it; see `Sources`
+    scale_from: str = "corners"  # what says the scale to students that are scored, if they take it; see `Sources`
     views: int = 1  # images that they complete a scene of, if they can
     calibrate_every: int = 3  # frames of which one is calibrated on
     # Threads of torch, of the encoder and of structure from motion; all cores where it is None.
