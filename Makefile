@@ -9,7 +9,7 @@
 # PYTHON=python3.12      the interpreter to build the environments with (3.10 to 3.13)
 # TORCH_INDEX=URL        take torch from this index (a CPU-only one is much smaller); by default pip's own is used
 # WORKERS=1              how many tests run at a time; by default three for two cores, as far as memory goes, at most 8
-# BUNDLE=room            the student of the demo: street, which sees most, by default; kitti_student takes a quarter of its time
+# BUNDLE=kitti_student   the student of the demo; by default street, which sees more and takes four times as long for an image
 # DEMO_ARGS=... PYTEST_ARGS=...   handed on
 # A sourced ROS 2 distribution is used instead of the wheels of ROS 2.
 
