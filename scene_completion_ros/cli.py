@@ -10,6 +10,7 @@ from typing import Protocol, cast
 import scene_completion_ros
 from scene_completion_ros.commands.paths import check_arguments, outputs
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.removed import removed
 
 _OWN = ("scene_completion_ros", "scene_completion_training")
 _CURES = {
@@ -167,12 +168,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """What a command line says, with KEY=VALUE also behind options, where argparse before Python 3.13 takes no more."""
+    if refusal := _refusal(sys.argv[1:] if argv is None else argv):
+        parser.error(refusal)
     args, further = parser.parse_known_args(argv)
     if further and (not hasattr(args, "overrides") or any(one.startswith("-") for one in further)):
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     if further:
         args.overrides = [*args.overrides, *further]
     return args
+
+
+def _refusal(words: Sequence[str]) -> str | None:
+    """Why a command line cannot be run that names what an earlier version had; None where it names nothing of that."""
+    name, protocol = words[0] if words else "", " ".join(words[:2])
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    found = [removed("command", name), removed("command", protocol)]
+    found += [removed("argument", f"{command} {option}") for command in (name, protocol) for option in options]
+    return next(filter(None, found), None)
 
 
 if __name__ == "__main__":

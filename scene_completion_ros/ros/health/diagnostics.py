@@ -12,6 +12,7 @@ from rclpy.qos import ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 
 from scene_completion_ros.messages.drop_reasons import DropReason
+from scene_completion_ros.removed import REMOVED, removed
 from scene_completion_ros.ros.health.counters import Counts
 from scene_completion_ros.ros.health.inference_health import NAME as FUSION
 from scene_completion_ros.ros.health.inference_health import (
@@ -40,6 +41,7 @@ from scene_completion_ros.ros.health.judgement import (
     of_camera,
     outputs_status,
     process_facts,
+    removed_status,
 )
 from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.health.shadow_health import ShadowReport, shadow_status
@@ -130,7 +132,17 @@ class Diagnostics:
             found.append(depth_status(record.depth.report, now_s, DROPS_WINDOW_S))
         if record is not None and record.words.report != WordsReport():  # somebody wanted something
             found.append(words_status(record.words.report, now_s, DROPS_WINDOW_S))
+        if awaited := self._removed_but_awaited():
+            found.append(removed_status(awaited))
         return [*found, memory_status(process_facts())]
+
+    def _removed_but_awaited(self) -> list[str]:
+        """Sentences about topics and services of earlier versions, on which other nodes wait."""
+        topics = [name for name in REMOVED["topic"] if self._node.count_subscribers(name)]
+        count = getattr(self._node, "count_clients", None)  # Humble cannot
+        services = [name for name in REMOVED["service"] if count and count(name)]
+        found = [removed("topic", name) for name in topics] + [removed("service", name) for name in services]
+        return [sentence for sentence in found if sentence]
 
     def _of_input(self, observed: Observed, drops: Drops, now_s: float) -> list[Status]:
         inference = observed.inference

@@ -6,7 +6,7 @@ cease, and takes a group with one stale part for broken. A node that was deactiv
 
 import resource
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -112,6 +112,11 @@ def outputs_status(subscribers: Mapping[str, int], warnings: Mapping[str, int], 
         return Status("outputs", Level.OK, message, values)
     wanted = sum(1 for count in subscribers.values() if count)
     return Status("outputs", Level.OK, f"{wanted} of {len(subscribers)} topics have subscribers", values)
+
+
+def removed_status(sentences: Sequence[str]) -> Status:
+    """Other nodes wait for topics or services that this version does not have; a sentence about each."""
+    return Status("removed", Level.WARN, "; ".join(sentences), {})
 
 
 PROCESS = Path("/proc/self")

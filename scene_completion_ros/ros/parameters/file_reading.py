@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.removed import removed
 from scene_completion_ros.ros.parameters.schema import SCHEMA, nearest_name
 from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.untrusted_files import read_yaml
@@ -35,6 +36,8 @@ def read_parameters(path: Path, *, without: Collection[str] = ()) -> dict[str, o
         if name in without or name.partition(".")[0] in _OF_RCLPY:
             continue
         spec = specs.get(name)
+        if spec is None and (sentence := removed("parameter", name)):
+            raise SceneCompletionError(sentence, where=where, cure="Take it out of the file")
         if spec is None:
             nearest = nearest_name(name, specs)
             cure = f"Did you mean {nearest}?" if nearest else "See docs/parameters.md"

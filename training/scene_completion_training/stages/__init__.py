@@ -5,6 +5,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.removed import removed
 
 if TYPE_CHECKING:
     from scene_completion_training.stage import Stage
@@ -35,6 +36,7 @@ def stage_class(name: object, where: str = "stage") -> "type[Stage]":
     """The class of a stage; `where` is what names it. Raises ConfigurationError where there is none of this name."""
     known = known_stages()
     if not isinstance(name, str) or name not in known:
-        raise ConfigurationError(f"stage {name!r} does not exist", where=where, cure=f"There are {', '.join(known)}")
+        what = removed("stage", str(name)) or f"stage {name!r} does not exist"
+        raise ConfigurationError(what, where=where, cure=f"There are {', '.join(known)}")
     module, _, attribute = known[name].partition(":")
     return cast("type[Stage]", getattr(import_module(module), attribute))

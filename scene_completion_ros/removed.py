@@ -1,0 +1,35 @@
+"""Names that earlier versions had. Whatever reads a name from a user refuses these, and says what to use instead."""
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+Kind = Literal[
+    "command",  # of the command line, with the protocol where it has some: "evaluate features"
+    "argument",  # of a command, behind its name: "replay --views"
+    "parameter",
+    "topic",
+    "service",
+    "configuration key",  # of a training, such as "losses.retention"
+    "stage",
+    "bundle",  # a form of naming one, or a part of one
+    "recording",
+]
+
+# Each entry ends the sentence "<kind> <name> was removed: ".
+REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
+    "command": {},
+    "argument": {},
+    "parameter": {},
+    "topic": {},
+    "service": {},
+    "configuration key": {},
+    "stage": {},
+    "bundle": {},
+    "recording": {},
+}
+
+
+def removed(kind: Kind, name: str) -> str | None:
+    """The sentence that refuses a name of this kind; None for one that was never removed."""
+    instead = REMOVED[kind].get(name)
+    return None if instead is None else f"{kind} {name} was removed: {instead}"

@@ -1,0 +1,85 @@
+"""What earlier versions had is refused by a sentence that says what to use instead, wherever a user names it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rclpy
+from rclpy.parameter import Parameter
+
+from scene_completion_ros import cli
+from scene_completion_ros.errors import ConfigurationError, SceneCompletionError
+from scene_completion_ros.removed import REMOVED, removed
+from scene_completion_ros.ros.parameters.declared import DeclaredParameters, ExplainingNode
+from scene_completion_ros.ros.parameters.file_reading import read_parameters
+from scene_completion_ros.ros.parameters.schema import SCHEMA
+from scene_completion_ros.ros.topics import SERVICES, TOPICS
+from scene_completion_training import CONFIGS
+from scene_completion_training.configuration import TrainingConfiguration, read_configuration
+from scene_completion_training.stages import STAGES, stage_class
+
+
+@pytest.fixture(scope="module")
+def context() -> Iterator[Any]:
+    context = rclpy.Context()
+    rclpy.init(context=context, args=[])
+    yield context
+    context.try_shutdown()
+    context.destroy()
+
+
+@pytest.mark.parametrize("words", [*REMOVED["command"], *REMOVED["argument"]])
+def test_commands_and_arguments(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words.split(), "1"])
+    assert ended.value.code == 2
+    kind = "argument" if words in REMOVED["argument"] else "command"
+    assert removed(kind, words) in capsys.readouterr().err  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", REMOVED["parameter"])
+def test_parameters_at_start_while_running_and_in_a_file(name: str, context: Any, tmp_path: Path) -> None:
+    assert name not in {spec.name for spec in SCHEMA}
+    sentence = removed("parameter", name)
+    node = ExplainingNode("removed", context=context, parameter_overrides=[Parameter(name, value=1)])
+    parameters = DeclaredParameters(node)
+    with pytest.raises(SceneCompletionError) as caught:
+        parameters.checked()
+    assert sentence in str(caught.value)  # type: ignore[operator]
+    assert node.set_parameters([Parameter(name, value=1)])[0].reason == sentence
+    file = tmp_path / "robot.yaml"
+    file.write_text(f"/**: {{ros__parameters: {{{name}: 1}}}}", encoding="utf-8")
+    with pytest.raises(SceneCompletionError) as caught:
+        read_parameters(file)
+    assert sentence in str(caught.value)  # type: ignore[operator]
+
+
+def test_topics_and_services_are_gone() -> None:
+    """That the node warns of whoever waits for one is tested with its diagnostics."""
+    assert not {topic.name for topic in TOPICS} & set(REMOVED["topic"])
+    assert not {service.name for service in SERVICES} & set(REMOVED["service"])
+
+
+@pytest.mark.parametrize("name", REMOVED["stage"])
+def test_stages(name: str) -> None:
+    assert name not in STAGES
+    with pytest.raises(ConfigurationError) as caught:
+        stage_class(name)
+    assert removed("stage", name) in str(caught.value)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("key", REMOVED["configuration key"])
+@pytest.mark.parametrize("config", ["single_view.yaml", "street.yaml"])
+def test_keys_of_configurations_in_files_and_as_overrides(key: str, config: str, tmp_path: Path) -> None:
+    """A key that belonged to another stage is refused by the same sentence."""
+    sentence = removed("configuration key", key)
+    with pytest.raises(ConfigurationError) as caught:
+        read_configuration(CONFIGS / config, [f"{key}=1"], TrainingConfiguration)
+    assert sentence in str(caught.value)  # type: ignore[operator]
+    file = tmp_path / "training.yaml"
+    *outer, last = key.split(".")
+    file.write_text("".join(f"{group}: {{" for group in outer) + f"{last}: 1" + "}" * len(outer), encoding="utf-8")
+    with pytest.raises(ConfigurationError) as caught:
+        read_configuration(file, [], TrainingConfiguration)
+    assert sentence in str(caught.value)  # type: ignore[operator]
