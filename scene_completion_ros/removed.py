@@ -17,12 +17,19 @@ Kind = Literal[
 
 # Each entry ends the sentence "<kind> <name> was removed: ".
 REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
-    "command": {},
+    "command": {
+        "evaluate features": "use evaluate point-features, on scenes of points",
+    },
     "argument": {},
     "parameter": {},
     "topic": {},
     "service": {},
-    "configuration key": {},
+    "configuration key": {
+        "data.sources.frames": "scenes are those of points, which have no frames",
+        "data.sources.kinds": "leave it out, scenes are those of points",
+        "data.student": "leave it out, scenes are those of points",
+        "views.voxels": "use views.points",
+    },
     "stage": {},
     "bundle": {},
     "recording": {},

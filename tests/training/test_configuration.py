@@ -55,7 +55,7 @@ def test_the_camera_may_be_left_to_the_recordings(tmp_path: Path) -> None:
 
 
 def test_a_stage_without_a_density_is_refused_where_one_is_needed() -> None:
-    file = CONFIGS / "masked_scene.yaml"
+    file = CONFIGS / "rooms_masked_scene.yaml"
     assert read_configuration(file, [], TrainingConfiguration).stage == "masked_scene"
-    with pytest.raises(ConfigurationError, match=r"masked_scene\.yaml: stage masked_scene trains no density field"):
+    with pytest.raises(ConfigurationError, match=r"scene\.yaml: stage masked_scene trains no density field"):
         read_configuration(file, [], Configuration)

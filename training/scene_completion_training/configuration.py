@@ -311,6 +311,8 @@ def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) 
 
 def _keys(content: object, before: str = "") -> list[str]:
     """The keys of a YAML file, those of inner mappings with dots."""
+    if isinstance(content, list):
+        return [key for entry in content for key in _keys(entry, before)]
     if not isinstance(content, dict):
         return []
     return [found for key, value in content.items() for found in (f"{before}{key}", *_keys(value, f"{before}{key}."))]

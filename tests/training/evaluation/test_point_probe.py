@@ -1,9 +1,10 @@
-"""Probes of points: what the nearest say, and which labels and levels each probe was shown."""
+"""Probes of points: what linear layers and the nearest say, and which labels and levels each probe was shown."""
 
 import dataclasses
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.evaluation import probes as probes_module
@@ -13,6 +14,7 @@ from scene_completion_training.evaluation.probes import (
     PointMethod,
     colour_alone,
     drawn_rows,
+    fit_linear_probe,
     fit_nearest,
     fit_probes,
     labelled_points,
@@ -20,6 +22,23 @@ from scene_completion_training.evaluation.probes import (
 )
 from scene_completion_training.points.scene import UNLABELLED
 from tests.training.points.rooms import room
+
+
+def test_a_linear_probe_finds_what_a_logistic_regression_finds() -> None:
+    """Inputs of very different scales, four classes that overlap."""
+    random = np.random.default_rng(0)
+    centres, scale = random.normal(size=(4, 12)) * 1.2, 10.0 ** random.uniform(-3, 3, 12)
+    classes = random.integers(0, 4, 6000)
+    values = ((centres[classes] + random.normal(size=(6000, 12)) + 5.0) * scale).astype(np.float32)
+    probe = fit_linear_probe(values[:4000], classes[:4000], 6, seed=0, steps=1000)
+    reference = LogisticRegression(max_iter=500).fit(values[:4000] / scale, classes[:4000])
+    accuracy = (probe.labels(values[4000:]) == classes[4000:]).mean()
+    assert accuracy > 0.8
+    assert accuracy == pytest.approx(reference.score(values[4000:] / scale, classes[4000:]), abs=0.02)
+    again = fit_linear_probe(values[:4000], classes[:4000], 6, seed=0, steps=1000)
+    assert np.array_equal(again.weight, probe.weight) and np.array_equal(again.bias, probe.bias)
+    with pytest.raises(ConfigurationError, match="3 voxels of fewer than two classes"):
+        fit_linear_probe(np.ones((3, 2), np.float32), np.ones(3, np.int64), 4, seed=0, steps=1)
 
 
 def unit(*degrees: float) -> np.ndarray:

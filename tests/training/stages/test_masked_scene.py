@@ -10,16 +10,22 @@ from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation.voxel_features import open_network
 from scene_completion_training.masked_scene.data import SceneDataSettings, SceneSource
-from scene_completion_training.masked_scene.scenes import FEATURES
-from scene_completion_training.masked_scene.views import SceneViewSettings
+from scene_completion_training.masked_scene.views import POINT_FEATURES, SceneViewSettings
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.sparse.hu_net import HUNetSettings
 from scene_completion_training.stages import masked_scene
 from scene_completion_training.stages.masked_scene import MaskedSceneConfiguration
+from tests.training.points.rooms import save_rooms
 
 
-def small(drive: Path, output: Path, **changes: Any) -> MaskedSceneConfiguration:
-    """A training of a few steps on stereo voxels of the drive."""
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three rooms of points."""
+    return save_rooms(tmp_path_factory.mktemp("points") / "rooms", range(3), step=0.08)
+
+
+def small(rooms: Path, output: Path, **changes: Any) -> MaskedSceneConfiguration:
+    """A training of a few steps on rooms."""
     settings: dict[str, Any] = {
         "steps": 4,
         "warmup": 1,
@@ -28,14 +34,15 @@ def small(drive: Path, output: Path, **changes: Any) -> MaskedSceneConfiguration
         "momentum": 0.9,
         "seed": 1,
         "data": SceneDataSettings(
-            root=str(drive.parent),
-            cache=str(drive.parent / "scene_cache"),
-            sources=[SceneSource(drive.name, kinds=["stereo"])],
+            root=str(rooms.parent),
+            cache=str(rooms.parent / "cache"),
+            sources=[SceneSource(rooms.name)],
+            voxel_size=0.1,
             workers=0,
             batch_size=2,
         ),
-        "views": SceneViewSettings(voxels=600),
-        "network": HUNetSettings(len(FEATURES), (8, 12, 16), (8, 12, 16)),
+        "views": SceneViewSettings(points=2000),
+        "network": HUNetSettings(len(POINT_FEATURES), (8, 12, 16), (8, 12, 16)),
         "output": str(output),
     }
     return MaskedSceneConfiguration(**settings | changes)
@@ -49,10 +56,10 @@ def curves(output: Path) -> dict[str, list[float]]:
     return {name: [event.value for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
 
 
-def test_the_loss_falls_on_every_level_without_collapse(synthetic_drive: Path, tmp_path: Path) -> None:
-    network = HUNetSettings(len(FEATURES), (16, 24, 32), (16, 24, 32))
+def test_the_loss_falls_on_every_level_without_collapse(rooms: Path, tmp_path: Path) -> None:
+    network = HUNetSettings(len(POINT_FEATURES), (16, 24, 32), (16, 24, 32))
     changes = {"steps": 32, "checkpoint_every": 32, "momentum": 0.95, "learning_rate": 3e-3, "network": network}
-    checkpoint = train(small(synthetic_drive, tmp_path, **changes), threads=1)
+    checkpoint = train(small(rooms, tmp_path, **changes), threads=1)
     said = curves(tmp_path)
     for level in range(3):
         losses = said[f"loss/level_{level}"]
@@ -60,14 +67,14 @@ def test_the_loss_falls_on_every_level_without_collapse(synthetic_drive: Path, t
         assert min(said[f"spread/level_{level}"][-10:]) > 0.3
     assert min(said["voxels_per_second"]) > 0.0
     trained, record = open_network(checkpoint)
-    assert record.columns == FEATURES and trained.settings == network
+    assert record.columns == POINT_FEATURES and trained.settings == network
     assert Checkpoint.read(checkpoint).record["scenes"] and Checkpoint.read(checkpoint).stage == "masked_scene"
 
 
-def test_collapse_ends_the_training(synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collapse_ends_the_training(rooms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masked_scene, "LEAST_SPREAD", 2.0)
     monkeypatch.setattr(masked_scene, "PATIENCE", 3)
-    settings = small(synthetic_drive, tmp_path, steps=8)
+    settings = small(rooms, tmp_path, steps=8)
     with pytest.raises(TrainingError, match=r"step 2: the teacher says nearly the same .* below 2 for 3 steps"):
         train(settings, threads=1)
 
@@ -78,10 +85,10 @@ def test_collapse_ends_the_training(synthetic_drive: Path, tmp_path: Path, monke
         ({"patch": 6}, "patch: patches of 6 voxels .* Take a multiple of 4"),
         ({"ratio": 0.0}, "ratio 0.0, momentum"),
         ({"momentum": 1.5}, "momentum 1.5"),
-        ({"views": SceneViewSettings(voxels=0)}, "views: "),
+        ({"views": SceneViewSettings(points=0)}, "views: "),
         ({"steps": 3}, "no multiple of checkpoint_every"),
     ],
 )
-def test_what_cannot_be_is_refused(synthetic_drive: Path, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_is_refused(rooms: Path, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        make_stage(small(synthetic_drive, tmp_path, **changes))
+        make_stage(small(rooms, tmp_path, **changes))

@@ -18,8 +18,6 @@ the image: by clusters that validation images name, and by linear probes that tr
 `evaluate fusion` drives through towns with bundles, and with the truth in place of a student, and compares what one
 image says with what the node's fused map says of that moment, ghosts of what moved away included.
 
-`evaluate features` asks what classes a linear probe finds in features of voxels.
-
 `evaluate points` gives points of rooms classes by sentences, from the pixels that show them and from networks that
 several 2D models were distilled into (CUA-O3D), or by linear probes.
 
@@ -33,7 +31,6 @@ and LPIPS, as Behind the Scenes is scored. With --consistency it compares featur
 import argparse
 
 from scene_completion_training.commands import (
-    evaluate_features,
     evaluate_fusion,
     evaluate_geometry,
     evaluate_point_features,
@@ -48,7 +45,6 @@ PROTOCOLS = {
     "semantics": (evaluate_semantics, "semantic completion, protocol of S4C; or zero-shot labels and words of voxels"),
     "segmentation": (evaluate_segmentation, "classes of pixels by rendered features: clusters and linear probes"),
     "fusion": (evaluate_fusion, "what the fused map makes of drives: occupancy, calibration, and ghosts of what moved"),
-    "features": (evaluate_features, "linear probes of features of voxels"),
     "points": (evaluate_points, "classes of points of rooms: zero-shot by pixels, network and both; linear probes"),
     "point-features": (evaluate_point_features, "classes, things and sentences by off-the-shelf features of points"),
     "views": (evaluate_views, "novel views by PSNR, SSIM and LPIPS; or features and classes from view to view"),

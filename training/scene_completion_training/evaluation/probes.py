@@ -1,9 +1,8 @@
-"""Probes of features of voxels and points on labelled scenes: a linear layer, and for points nearest neighbours.
+"""Probes of features of points on labelled scenes: a linear layer, and nearest neighbours.
 
 One linear layer on standardised inputs, all levels side by side, AdamW and a cosine schedule (MSM, T15), cross-entropy,
-on voxels or points that are drawn once instead of crops. The probed features stay as they are. In the released code of
-CUA-O3D the running statistics of the "frozen" network drift while its probe is trained (S6). Features of zeros are
-none. Such voxels count as misses, and no probe learns from them. All methods see the same voxels.
+on points that are drawn once instead of crops. The probed features stay as they are. In the released code of CUA-O3D
+the running statistics of the "frozen" network drift while its probe is trained (S6). All methods see the same points.
 
 What MSM's nearest neighbours are (tables 1, 7 and 8) is not known: here they are by cosine in a bank with as many
 features of each class, the nearest one, or 20 that vote with exp(cosine / 0.07) as in DINO. Few labels are drawn by
@@ -24,24 +23,17 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.metric import Metric
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.evaluation.truth import ALL
 from scene_completion_ros.evaluation.zero_shot import ZERO_SHOT, Part, ZeroShotMetric, unit_vectors
-from scene_completion_ros.sequences.opening import holds_voxels
-from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.arrays import Floats, Ints, Mask, Reals
-from scene_completion_training.evaluation.voxel_features import SceneFrame, VoxelFeatures
-from scene_completion_training.masked_scene.scenes import SceneMaker, VoxelScene, keep_scenes
 from scene_completion_training.masked_scene.views import point_features
 from scene_completion_training.points.scene import UNLABELLED, PointScene
 
-NAMES = COMMON_CLASSES[1:]  # classes that are told apart: the 15 of S4C
 LEARNING_RATE = WEIGHT_DECAY = 0.01
 BETAS = (0.9, 0.95)
 BATCH = 2048
-_TEST_SEED = 0
 NEIGHBOURS = (1, 20)
 TEMPERATURE = 0.07
 BANK = 500  # features of a class in a bank, at most
@@ -103,83 +95,16 @@ def fit_linear_probe(values: Floats, classes: Ints, count: int, *, seed: int, st
 
 
 @dataclass(frozen=True, eq=False)
-class ProbedScene:
-    """Some labelled voxels of a scene."""
-
-    frame: SceneFrame
-    rows: Ints  # their rows in the scene [N]
-    classes: Ints  # int64 [N], in 0 .. K - 1
-
-
-def labelled_scenes(maker: SceneMaker, cache: Path, every: int) -> list[SceneFrame]:
-    """Scenes of the frames that have ground truth: of a town every N-th, of a KITTI window the first.
-
-    Raises ConfigurationError where no frame has ground truth; SequenceError where None of them has an occupied voxel.
-    """
-    sequence = maker.sequence
-    frames = range(0, len(sequence), every) if holds_exact_voxels(sequence) else range(1)
-    frames_with = [index for index in frames if holds_voxels(sequence, index)]
-    if not frames_with:
-        what = "no frame has ground truth voxels"
-        raise ConfigurationError(what, where=sequence.name, cure="Name towns or KITTI windows with labels")
-    files = keep_scenes(maker, cache, frames_with)
-    return [SceneFrame(sequence, int(file.stem), VoxelScene.load(file)) for file in files]
-
-
-def drawn(frame: SceneFrame, most: int, seed: int = _TEST_SEED) -> ProbedScene | None:
-    """At most so many labelled voxels of a scene, drawn at random; None where none is labelled."""
-    label = frame.scene.label
-    if label is None:
-        return None
-    labelled = np.flatnonzero((label != EMPTY) & (label != INVALID))
-    place = zlib.crc32(frame.scene.name.encode())
-    rows = np.random.default_rng([seed, place]).permutation(labelled)[:most]
-    return ProbedScene(frame, rows, label[rows].astype(np.int64) - 1) if len(rows) else None
-
-
-@dataclass(frozen=True, eq=False)
 class ProbeAnswer:
-    """What a probe says of the voxels or points of a scene, see `ZERO_SHOT`; K where there is no feature."""
+    """What a probe says of the points of a scene, see `POINTS`; K where there is no feature."""
 
     predicted: Ints  # [N]
     true: Ints  # [N]
-    range_m: float = 0.0  # that scores stand under
 
     @property
     def parts(self) -> dict[Part, Mask]:
         """All of them."""
-        return {(self.range_m, ALL): np.ones(len(self.true), np.bool_)}
-
-
-@dataclass(frozen=True, eq=False)
-class Probed:
-    """Features with a linear probe that was fitted to them, as a method that is scored."""
-
-    name: str
-    features: VoxelFeatures
-    probe: LinearProbe
-    class_names: tuple[str, ...] = NAMES
-
-    def answer(self, scene: ProbedScene) -> ProbeAnswer:
-        """Read the classes off the features."""
-        values = _side_by_side(self.features, scene)
-        predicted = self.probe.labels(values)
-        predicted[~values.any(axis=1)] = len(self.class_names)
-        return ProbeAnswer(predicted, scene.classes, 51.2)
-
-
-def fit_probe(name: str, features: VoxelFeatures, scenes: Sequence[ProbedScene], *, seed: int, steps: int) -> Probed:
-    """Fits the probe of a method to scenes; a ConfigurationError where these have labels of fewer than two classes."""
-    if not scenes:
-        raise ConfigurationError("no scene has a labelled voxel", where="probe", cure="Name recordings that have")
-    values = np.concatenate([_side_by_side(features, scene) for scene in scenes])
-    classes = np.concatenate([scene.classes for scene in scenes])
-    known = values.any(axis=1)
-    return Probed(name, features, fit_linear_probe(values[known], classes[known], len(NAMES), seed=seed, steps=steps))
-
-
-def _side_by_side(features: VoxelFeatures, scene: ProbedScene) -> Floats:
-    return np.concatenate(features.features(scene.frame, scene.rows), axis=1)
+        return {(0.0, ALL): np.ones(len(self.true), np.bool_)}
 
 
 class PointMethod(NamedTuple):

@@ -1,38 +1,19 @@
-"""Features of voxels that are probed: what goes into a network, what comes out of it, a student's units.
+"""Networks of voxels: how they come out of checkpoints and folders, and into folders."""
 
-All of them speak of the same voxels of the same frame, so that probes of them can be compared.
-"""
-
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.errors import BundleError
 from scene_completion_ros.untrusted_files import read_json, read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, whole_folder
-from scene_completion_training.arrays import Floats, Ints
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.masked_scene.objective import SceneView, sampled, standardised
-from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 
 NETWORK, WEIGHTS = "network.json", "network.safetensors"
-
-
-@dataclass(frozen=True, eq=False)
-class SceneFrame:
-    """A scene, and the frame that it is of."""
-
-    sequence: PosedSequence
-    index: int
-    scene: VoxelScene
 
 
 @dataclass(frozen=True)
@@ -41,19 +22,6 @@ class SceneRecord:
 
     columns: tuple[str, ...]
     voxel_size: float  # edge of a voxel, metres
-
-    def check(self, scene: VoxelScene) -> None:
-        """Raises a `ConfigurationError` for a scene with voxels of another size, or with other features."""
-        size = scene.grid.voxel_size
-        if abs(size - self.voxel_size) > 1e-6:
-            what = f"its voxels have {size:g} m, those that the network was trained on {self.voxel_size:g} m"
-            cure = "Take a network of this voxel size, or make the scene on another grid"
-            raise ConfigurationError(what, where=f"scene {scene.name}", cure=cure)
-        if scene.columns != self.columns:
-            own, known = ", ".join(scene.columns), ", ".join(self.columns)
-            what = f"it has the features {own}; the network was trained on {known}"
-            cure = "Make it with the same student, and with label units only where the network knows them"
-            raise ConfigurationError(what, where=f"scene {scene.name}", cure=cure)
 
 
 def open_network(source: Path) -> tuple[VoxelHUNet, SceneRecord]:
@@ -101,57 +69,3 @@ def untrained(network: VoxelHUNet, seed: int) -> VoxelHUNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return VoxelHUNet(network.settings).eval().requires_grad_(False)
-
-
-class SceneColumns:
-    """Columns of the scenes themselves: the inputs of networks, or the label units of a student."""
-
-    def __init__(self, name: str, *, units: bool = False) -> None:
-        self.name, self._units = name, units
-
-    def features(self, frame: SceneFrame, rows: Ints) -> tuple[Floats, ...]:
-        """Features, float32 [n, D], of the voxels at rows [n] of the scene; a `ConfigurationError` if it has none."""
-        inputs = len(FEATURES)
-        chosen = slice(inputs, None) if self._units else slice(inputs)
-        found = frame.scene.features[:, chosen]
-        if not found.shape[1]:
-            cure = "Make the scenes with units of a student"
-            raise ConfigurationError("has no label units", where=f"scene {frame.scene.name}", cure=cure)
-        return (found[rows],)
-
-
-class NetworkFeatures:
-    """What each level of a `VoxelHUNet` says of voxels, with nothing masked, sampled at their centres.
-
-    Each is normalised as in the objective of its training (LayerNorm without weights): all weigh the same in a cosine.
-    """
-
-    def __init__(self, network: VoxelHUNet, record: SceneRecord, name: str) -> None:
-        self.name, self.record = name, record
-        self._network = network.eval()
-
-    @staticmethod
-    def open(file: Path, name: str) -> "NetworkFeatures":
-        """Opens a checkpoint of stage `masked_scene`; see `open_network` for errors."""
-        return NetworkFeatures(*open_network(file), name)
-
-    def untrained(self, seed: int, name: str) -> "NetworkFeatures":
-        """A network of the same size that has learned nothing."""
-        return NetworkFeatures(untrained(self._network, seed), self.record, name)
-
-    def features(self, frame: SceneFrame, rows: Ints) -> tuple[Floats, ...]:
-        """Features of each level, float32 [n, D_l], at rows [n] of a scene; errors as of `SceneRecord.check`."""
-        scene = frame.scene
-        taken = [number for number, name in enumerate(scene.columns) if name in self.record.columns]
-        columns = tuple(scene.columns[number] for number in taken)
-        scene = dataclasses.replace(scene, features=scene.features[:, taken], columns=columns)
-        self.record.check(scene)
-        index = functional.pad(torch.from_numpy(scene.index.astype(np.int64)), (1, 0))  # of scene 0
-        view = SceneView(index, torch.from_numpy(scene.features), len(self._network.dims))
-        centres = index[torch.from_numpy(rows)] + torch.tensor([0.0, 0.5, 0.5, 0.5])
-        with torch.inference_mode():
-            levels = sampled(self._network(view.features, view.pyramid), view, centres)
-            return tuple(standardised(level).numpy() for level in levels)
-
-
-VoxelFeatures: TypeAlias = SceneColumns | NetworkFeatures

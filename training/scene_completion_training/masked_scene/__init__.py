@@ -1,1 +1,1 @@
-"""Masked scene modelling: scenes of occupied voxels, their views and masks, and what a network learns of them."""
+"""Masked scene modelling: views of scenes of points, their masks, and what a network learns of them."""

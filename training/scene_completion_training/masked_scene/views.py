@@ -1,4 +1,4 @@
-"""Two views of one scene of voxels or points, turned, mirrored, recoloured, partly without features; what is hidden.
+"""Two views of one scene of points, turned, mirrored, recoloured, partly without features; what is hidden.
 
 Points are voxelised anew in each view. As in the source (MSM), a voxel then has the colour and the normal of one of its
 points, drawn at random, and no coordinates.
@@ -15,14 +15,8 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.arrays import Floats, Ints, Mask, Random, Reals
-from scene_completion_training.masked_scene.scenes import FEATURES, VoxelScene
 from scene_completion_training.points.scene import PointScene, require
 
-COLOURS = slice(FEATURES.index("red"), FEATURES.index("blue") + 1)
-SEEN = FEATURES.index("seen")
-# Distances from the camera between which a sample lies, metres. Voxels that a student predicts are denser and blurrier
-# with range: a network that sees all ranges at once would learn range.
-RANGES_M = (0.0, 16.0, 32.0, 80.0)
 # Columns of features: colours in -1..1, x/127.5 - 1 of bytes as published, and normals; zeros for what is unknown.
 POINT_FEATURES = ("red", "green", "blue", "normal_x", "normal_y", "normal_z")
 _COLOURS, _NORMALS = slice(0, 3), slice(3, 6)
@@ -35,17 +29,16 @@ class SceneViewSettings:
 
     jitter: float = 0.3  # largest change of brightness and contrast of each colour, as a share
     dropped: float = 0.2  # share of the voxels whose features become zero
-    voxels: int = 24_000  # most voxels of a sample
-    points: int = 240_000  # most points of a sample, of scenes of points
-    scale: float = 0.1  # largest change of the size of a scene of points, as a share
-    # Share of the views of points that lose all colours, and of those that lose all normals: for clouds that have none.
+    points: int = 240_000  # most points of a sample
+    scale: float = 0.1  # largest change of the size of a scene, as a share
+    # Share of the views that lose all colours, and of those that lose all normals: for clouds that have none.
     blind: float = 0.0
 
     def check(self) -> None:
         """Refuses what is no view. Raises ConfigurationError where a number that cannot be."""
         shares = (self.jitter, self.dropped, self.scale, self.blind)
-        if not (all(0.0 <= share < 1.0 for share in shares) and min(self.voxels, self.points) > 0):
-            raise ConfigurationError(f"{self}", where="views", cure="Take shares below 1, and at least one voxel")
+        if not (all(0.0 <= share < 1.0 for share in shares) and self.points > 0):
+            raise ConfigurationError(f"{self}", where="views", cure="Take shares below 1, and at least one point")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,52 +49,6 @@ class View:
     features: Floats  # [N, F]
     points: Floats  # [P, 3], in edges of voxels: voxel i spans i to i + 1
     voxel: Ints  # [P], row of the voxel that each point lies in
-
-
-def voxel_views(file: Path, chance: Random, settings: SceneViewSettings, edge: int) -> tuple[View, View]:
-    """Two views of the `VoxelScene` of a file, whose points are the centres of its voxels; arguments as of `view`."""
-    scene = VoxelScene.load(file)
-    rows = sample_rows(scene, settings, chance)
-    index, features = scene.index[rows], scene.features[rows]
-    return view(index, features, edge, settings, chance), view(index, features, edge, settings, chance)
-
-
-def sample_rows(scene: VoxelScene, settings: SceneViewSettings, generator: Random) -> Ints:
-    """Rows of a scene that one sample shows: those of one range, and of these at most so many around one of them.
-
-    Both views of the sample show these voxels, and so the same range. Returns int64 [n], ascending. All rows of a scene
-    that lies beyond all ranges.
-    """
-    bin_of = np.digitize(scene.range_m, RANGES_M) - 1
-    filled = np.flatnonzero(np.bincount(bin_of[bin_of < len(RANGES_M) - 1]))
-    rows = np.arange(len(scene)) if not len(filled) else np.flatnonzero(bin_of == generator.choice(filled))
-    if len(rows) <= settings.voxels:
-        return rows
-    flat = scene.index[rows, :2].astype(np.int32)
-    away = np.abs(flat - flat[generator.integers(len(flat))]).max(axis=1)
-    return np.sort(rows[np.argsort(away, kind="stable")[: settings.voxels]])
-
-
-def view(
-    index: NDArray[np.integer],  # [N, 3], within [0, edge) along x and y
-    features: Floats,  # [N, F], the first of them `FEATURES`
-    edge: int,  # voxels along x and along y of the square that is turned
-    settings: SceneViewSettings,
-    generator: Random,
-) -> View:
-    """One view of voxels, row by row those that were given: turned by quarter turns, half of the time mirrored."""
-    x, y, z = index.astype(np.int64).T
-    for _ in range(generator.integers(4)):
-        x, y = y, edge - 1 - x
-    if generator.random() < 0.5:
-        y = edge - 1 - y
-    place = np.stack([x, y, z], axis=1)
-    changed = features.copy()
-    contrast, brightness = 1.0 + settings.jitter * generator.uniform(-1.0, 1.0, (2, 3))
-    colours = (changed[:, COLOURS] - 0.5) * contrast + 0.5 * brightness
-    changed[:, COLOURS] = np.clip(colours, 0.0, 1.0) * changed[:, SEEN : SEEN + 1]
-    changed[generator.random(len(changed)) < settings.dropped] = 0.0
-    return View(place, changed, (place + 0.5).astype(np.float32), np.arange(len(place)))
 
 
 def masked_voxels(index: NDArray[np.integer], edge: int, ratio: float, generator: Random) -> Mask:

@@ -1,4 +1,4 @@
-"""Stage `masked_scene`: what hidden parts of a scene of voxels, or of points, are like, by the visible ones (MSM)."""
+"""Stage `masked_scene`: what hidden parts of a scene of points are like, by the visible ones (MSM)."""
 
 import copy
 import time
@@ -12,12 +12,11 @@ from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.masked_scene import objective
 from scene_completion_training.masked_scene.data import MaskSettings, SceneData, SceneDataSettings
-from scene_completion_training.masked_scene.scenes import FEATURES
-from scene_completion_training.masked_scene.views import SceneViewSettings
+from scene_completion_training.masked_scene.views import POINT_FEATURES, SceneViewSettings
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.stage import Batch, Stage
 
-POINTS = 8192  # most hidden points of a step that are compared; of scenes of voxels, their centres
+POINTS = 8192  # most hidden points of a step that are compared
 BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.05  # of AdamW, as in the source (MSM, T14)
 # Spread of the teacher's features below which a level counts as collapsed, and for how many steps it may be.
 LEAST_SPREAD, PATIENCE = 0.1, 50
@@ -31,7 +30,7 @@ class MaskedSceneConfiguration(TrainingConfiguration):
     learning_rate: float = 1.5e-3
     data: SceneDataSettings = field(default_factory=SceneDataSettings)
     views: SceneViewSettings = field(default_factory=SceneViewSettings)
-    network: HUNetSettings = field(default_factory=lambda: HUNetSettings(inputs=len(FEATURES)))
+    network: HUNetSettings = field(default_factory=lambda: HUNetSettings(inputs=len(POINT_FEATURES)))
     ratio: float = 0.4  # share of the patches that is hidden
     patch: int = 8  # voxels along the edge of a patch, a multiple of 2^(levels - 1)
     momentum: float = 0.996  # share of itself that the teacher keeps in the first step; it grows to 1
@@ -45,9 +44,9 @@ class MaskedSceneConfiguration(TrainingConfiguration):
             shared = f"patches of {self.patch} voxels share the coarsest of {levels} levels with their neighbours"
             what = f"{shared}, which tell what is in them"
             raise ConfigurationError(what, where="patch", cure=f"Take a multiple of {coarsest}")
-        if self.network.inputs != len(self.data.columns):
-            what = f"{self.network.inputs} inputs, where voxels have {', '.join(self.data.columns)}"
-            raise ConfigurationError(what, where="network.inputs", cure=f"Set it to {len(self.data.columns)}")
+        if self.network.inputs != len(POINT_FEATURES):
+            what = f"{self.network.inputs} inputs, where voxels have {', '.join(POINT_FEATURES)}"
+            raise ConfigurationError(what, where="network.inputs", cure=f"Set it to {len(POINT_FEATURES)}")
         if not (0.0 < self.ratio <= 1.0 and 0.0 <= self.momentum <= 1.0):
             what = f"ratio {self.ratio}, momentum {self.momentum}"
             cure = "Take a share above 0, and a momentum from 0 to 1"
@@ -59,7 +58,7 @@ class MaskedSceneStage(Stage):
 
     configuration_class = MaskedSceneConfiguration
     field_class = VoxelHUNet
-    next_command = "scene-completion evaluate features --method masked {checkpoint} ...  # of points: point-features"
+    next_command = "scene-completion evaluate point-features --method mine {checkpoint} --train DIR --data DIR ..."
     settings: MaskedSceneConfiguration
 
     def __init__(self, settings: MaskedSceneConfiguration) -> None:
@@ -73,12 +72,11 @@ class MaskedSceneStage(Stage):
     def make_data(self) -> SceneData:
         """Views of scenes."""
         settings, mask = self.settings, MaskSettings(self.settings.patch, self.settings.ratio)
-        step = 2 ** (settings.network.levels - 1)
-        return SceneData(settings.data, settings.views, mask, step=step, steps=settings.steps, seed=settings.seed)
+        return SceneData(settings.data, settings.views, mask, steps=settings.steps, seed=settings.seed)
 
     def remembered(self) -> dict[str, Any]:
         """What the features are, and the network in plain values."""
-        return {"columns": list(self.settings.data.columns), "network": self.settings.network.plain()}
+        return {"columns": list(POINT_FEATURES), "network": self.settings.network.plain()}
 
     def weights(self) -> dict[str, float]:
         """Every level weighs the same."""
