@@ -12,7 +12,7 @@ Kind = Literal[
     "configuration key",  # of a training, such as "losses.retention"
     "stage",
     "bundle",  # a form of naming one, or a part of one
-    "recording",
+    "recording",  # a format of one
 ]
 
 # Each entry ends the sentence "<kind> <name> was removed: ".
@@ -32,7 +32,9 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     },
     "stage": {},
     "bundle": {},
-    "recording": {},
+    "recording": {
+        "nuScenes": "convert its scenes with PosedSequence.save, or add a source (CONTRIBUTING.md)",
+    },
 }
 
 

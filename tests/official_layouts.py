@@ -4,7 +4,6 @@ Cameras are a tenth of the real ones, a scene is a corridor: ground, walls to bo
 a network or a protocol sees (intrinsics, poses, scans, voxels) fits every other.
 """
 
-import json
 import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -228,67 +227,6 @@ def realestate10k(
             cv2.imwrite(str(folder / f"{time // unit}.jpg"), picture((128, 72), k))
     write_split(root / cameras / f"{name}.txt", lines, windows=windows)
     return folder
-
-
-def nuscenes(root: Path, *, scene: str = "scene-0061", frames: int = 4) -> Path:
-    """A scene of nuScenes whose vehicle drives north at 4 m a keyframe; its address.
-
-    The LiDAR's keyframe is 50 ms older than the camera's, and one point lies 10 m north of the vehicle's start, 1 m up.
-    Between keyframes there are sweeps, and another camera.
-    """
-    tables = root / "v1.0-mini"
-    tables.mkdir(parents=True)
-    north = [math.cos(math.pi / 4), 0.0, 0.0, math.sin(math.pi / 4)]  # w x y z: x forward is the map's y
-    forward = [0.5, -0.5, 0.5, -0.5]  # x right, y down, z forward in a vehicle with x forward, y left, z up
-    sensors = {"CAM_FRONT": forward, "LIDAR_TOP": north, "CAM_BACK": forward}
-    places = {"CAM_FRONT": [1.5, 0.0, 1.5], "LIDAR_TOP": [1.0, 0.0, 1.8], "CAM_BACK": [0.0, 0.0, 1.5]}
-    found: dict[str, list[dict[str, object]]] = {
-        "scene": [{"token": "s", "name": scene}],
-        "sensor": [{"token": f"sensor {channel}", "channel": channel} for channel in sensors],
-        "calibrated_sensor": [
-            {
-                "token": f"mounted {channel}",
-                "sensor_token": f"sensor {channel}",
-                "rotation": rotation,
-                "translation": places[channel],
-                "camera_intrinsic": [] if "LIDAR" in channel else [[120.0, 0, 80.0], [0, 121.0, 45.0], [0, 0, 1]],
-            }
-            for channel, rotation in sensors.items()
-        ],
-        "sample": [{"token": f"sample {k}", "scene_token": "s", "timestamp": 500_000 * k} for k in range(frames)],
-        "sample_data": [],
-        "ego_pose": [],
-    }
-    for k in range(frames):
-        for channel, late in (("CAM_FRONT", 0), ("LIDAR_TOP", -50_000), ("CAM_BACK", 10_000), ("CAM_FRONT", 100_000)):
-            time = 1_533_000_000_000_000 + 500_000 * k + late
-            y = 1000.0 + 8.0 * (0.5 * k + late / 1e6)
-            suffix = "pcd.bin" if "LIDAR" in channel else "jpg"
-            folder = "sweeps" if late == 100_000 else "samples"
-            file = f"{folder}/{channel}/n015__{channel}__{time}.{suffix}"
-            found["ego_pose"].append({"token": f"pose {time}", "rotation": north, "translation": [400.0, y, 0.0]})
-            found["sample_data"].append(
-                {
-                    "token": f"data {time}",
-                    "sample_token": f"sample {k}",
-                    "ego_pose_token": f"pose {time}",
-                    "calibrated_sensor_token": f"mounted {channel}",
-                    "timestamp": time,
-                    "is_key_frame": folder == "samples",
-                    "filename": file,
-                    "width": 160 if suffix == "jpg" else 0,
-                    "height": 90 if suffix == "jpg" else 0,
-                }
-            )
-            (root / file).parent.mkdir(parents=True, exist_ok=True)
-            if suffix == "jpg":
-                cv2.imwrite(str(root / file), picture((160, 90), k))
-            else:  # ahead is the LiDAR's −y: it is mounted turned to the left
-                ahead = 1010.0 - y - 1.0
-                np.array([[0.0, -ahead, 1.0 - 1.8, 7.0, 3.0]], "<f4").tofile(root / file)
-    for name, rows in found.items():
-        (tables / f"{name}.json").write_text(json.dumps(rows, indent=0))
-    return tables / scene
 
 
 LABEL_SKY, LABEL_ROAD, LABEL_BUILDING, LABEL_CAR, LABEL_VOID = 23, 7, 11, 26, 0

@@ -9,12 +9,13 @@ import rclpy
 from rclpy.parameter import Parameter
 
 from scene_completion_ros import cli
-from scene_completion_ros.errors import ConfigurationError, SceneCompletionError
+from scene_completion_ros.errors import ConfigurationError, SceneCompletionError, SequenceError
 from scene_completion_ros.removed import REMOVED, removed
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters, ExplainingNode
 from scene_completion_ros.ros.parameters.file_reading import read_parameters
 from scene_completion_ros.ros.parameters.schema import SCHEMA
 from scene_completion_ros.ros.topics import SERVICES, TOPICS
+from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import TrainingConfiguration, read_configuration
 from scene_completion_training.stages import STAGES, stage_class
@@ -83,3 +84,11 @@ def test_keys_of_configurations_in_files_and_as_overrides(key: str, config: str,
     with pytest.raises(ConfigurationError) as caught:
         read_configuration(file, [], TrainingConfiguration)
     assert sentence in str(caught.value)  # type: ignore[operator]
+
+
+def test_recordings(tmp_path: Path) -> None:
+    """`ROOT/v1.0-mini/SCENE` is no path, but what its folder holds says what it was."""
+    (tmp_path / "sample_data.json").touch()
+    with pytest.raises(SequenceError) as caught:
+        open_recording(tmp_path / "scene-0061")
+    assert removed("recording", "nuScenes") in str(caught.value)  # type: ignore[operator]

@@ -81,9 +81,9 @@ SEMANTIC_KITTI_LEARNING_IDS: dict[int, int] = {
 }  # raw id -> learning id of SemanticKITTI's voxels: 1..19, 0 empty, 255 without a class
 
 
-def load_scan(path: Path, rig_from_velodyne: RigidTransform, columns: int = 4) -> NDArray[np.float32]:
-    """Points of `velodyne*/*.bin`: float32 [N, 3], rig frame; `columns`: numbers of a point, the first x, y, z."""
-    return np.asarray(rig_from_velodyne.apply(_scan(path, columns)[:, :3].astype(np.float64)), dtype=np.float32)
+def load_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[np.float32]:
+    """Points of `velodyne*/*.bin`: float32 [N, 3], rig frame."""
+    return np.asarray(rig_from_velodyne.apply(_scan(path)[:, :3].astype(np.float64)), dtype=np.float32)
 
 
 def load_scan_reflectance(path: Path) -> NDArray[np.float32]:
@@ -136,16 +136,12 @@ def unpack_voxels(bits: NDArray[np.uint8], where: str) -> NDArray[np.bool_]:
     return np.unpackbits(bits).reshape(VOXEL_SHAPE).astype(bool)
 
 
-def _scan(path: Path, columns: int = 4) -> NDArray[np.float32]:
+def _scan(path: Path) -> NDArray[np.float32]:
     values = _numbers(path, np.dtype("<f4"))
-    if values.size % columns:
-        raise SequenceError(
-            f"{values.size} numbers are no points of x, y, z, reflectance"
-            + (f" and so on, {columns} in all" if columns > 4 else ""),
-            where=str(path),
-            cure="Restore the file, it is cut short",
-        )
-    return np.asarray(values.reshape(-1, columns), dtype=np.float32)
+    if values.size % 4:
+        what = f"{values.size} numbers are no points of x, y, z, reflectance"
+        raise SequenceError(what, where=str(path), cure="Restore the file, it is cut short")
+    return np.asarray(values.reshape(-1, 4), dtype=np.float32)
 
 
 def _numbers(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
