@@ -107,7 +107,7 @@ def _with_roundings(graph: bytes) -> bytes:
     nodes = []
     for node in model.graph.node:
         nodes.append(node)
-        if node.op_type not in ("Cast", "DequantizeLinear") and node.output[0] in half:
+        if node.op_type != "Cast" and node.output[0] in half:
             name = node.output[0]
             node.output[0] = f"{name}/computed"
             nodes.append(helper.make_node("Identity", [node.output[0]], [f"{name}/stored"]))

@@ -22,7 +22,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.scene_query import ray_camera
 
 INPUT, OUTPUT, VOLUME, DEPTH = "image", "features", "volume", "depth"
-OPSET, IR_VERSION = 19, 9  # from opset 19 on, the scale of a quantised tensor may be float16
+OPSET, IR_VERSION = 19, 9
 OLDEST_OPSET = 17  # what encoders hold means the same in these
 Constant: TypeAlias = NDArray[np.generic]
 _CURE = "Report this encoder and how it was made."
@@ -110,8 +110,8 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> No
 def _take_constants_out(graph: onnx.GraphProto) -> None:
     """Makes of constant channels in front of a convolution, such as pixel coordinates, a constant map after it.
 
-    A convolution is linear: conv([x, c]) = conv(x) + conv(c). Else they would share a quantisation step with the
-    image's channels, whose number would be no multiple of eight.
+    A convolution is linear: conv([x, c]) = conv(x) + conv(c). With them, the number of the image's channels would be no
+    multiple of eight.
     """
     values = constants(graph)
     readers: dict[str, list[onnx.NodeProto]] = {}

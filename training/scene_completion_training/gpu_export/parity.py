@@ -53,7 +53,6 @@ GATES: Mapping[str, Gate] = {
     "fp32": Gate(features=1e-3, density=2.5e-3, occupied_iou=0.995, labels=0.999, volume=1.5e-3, depth=1e-3),
     # Every result is rounded to 11 bits.
     "fp16": Gate(features=2e-3, density=5e-3, occupied_iou=0.993, labels=0.998, volume=5e-3, depth=3e-3),
-    # 8 bits: decisions at the rim of surfaces change.
 }
 
 
