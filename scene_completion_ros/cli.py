@@ -76,7 +76,6 @@ COMMANDS = {
     "extract": "scene_completion_training.commands.extract",
     "features": "scene_completion_training.commands.features",
     "import-checkpoint": "scene_completion_training.commands.import_checkpoint",
-    "improve": "scene_completion_training.commands.improve",
     "points-features": "scene_completion_training.commands.points_features",
     "street-world": "scene_completion_training.commands.street_world",
     "room-world": "scene_completion_training.commands.room_world",

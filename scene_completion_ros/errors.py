@@ -64,7 +64,3 @@ class ConfigurationError(SceneCompletionError):
 
 class TrainingError(SceneCompletionError):
     """A training cannot go on."""
-
-
-class ImprovementError(SceneCompletionError):
-    """A student cannot be improved with these recordings, or an improvement cannot go on."""

@@ -19,6 +19,7 @@ Kind = Literal[
 REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     "command": {
         "evaluate features": "use evaluate point-features, on scenes of points",
+        "improve": "train with start_from=STUDENT (docs/training.md#from-a-student-that-you-have)",
     },
     "argument": {},
     "parameter": {},

@@ -5,7 +5,7 @@
 
 The recorder is a process of its own. It remembers the last seconds of all images, calibrations, transforms and
 odometry. It writes them when the node (parameters record.unsure and record.wrong), or anybody else, asks for it. Each
-piece is a bag, as `scene-completion improve` and `replay` take it. Where pieces exceed the budget, the least valuable
+piece is a bag, as `scene-completion replay` and `extract` take it. Where pieces exceed the budget, the least valuable
 ones are deleted. A signal (Ctrl-C) ends the recorder. docs/record.md says more.
 """
 

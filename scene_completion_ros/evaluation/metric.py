@@ -1,7 +1,7 @@
 """What a metric says of itself, and the scores, tables and files that are made from that.
 
 A metric is one file: its functional form, what accumulates it, and at the end its registration, a `Metric`. Whoever
-scores something (`evaluate`, `replay`, `improve`) gives answers to a `Scores` and asks that for tables or plain values.
+scores something (`evaluate`, `replay`) gives answers to a `Scores` and asks that for tables or plain values.
 """
 
 import math

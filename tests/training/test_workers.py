@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scene_completion_ros.errors import ImprovementError, SceneCompletionError
+from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_training import workers as module
 from scene_completion_training.workers import Progress, Workers
 
@@ -42,7 +42,7 @@ def killed(folder: Path, progress: Progress) -> str:
 
 def refused(task: int, progress: Progress) -> int:
     if task == 1:
-        raise ImprovementError("it is night", where="drive 1", cure="Record by day")
+        raise SequenceError("it is night", where="drive 1", cure="Record by day")
     return task
 
 
@@ -54,7 +54,7 @@ def test_a_cluster_does_tasks_and_their_order_stays(joined: Workers, tmp_path: P
 
 
 def test_what_a_task_raises_arrives_whole(joined: Workers) -> None:
-    with pytest.raises(ImprovementError) as raised:
+    with pytest.raises(SequenceError) as raised:
         joined.in_order(refused, [0, 1], **OPTIONS)
     error = raised.value
     assert (error.what, error.where, error.cure) == ("it is night", "drive 1", "Record by day")

@@ -203,12 +203,6 @@ def volume_reading(grid: VoxelGrid) -> VolumeReading:
     return VolumeReading(np.ones(1, np.float32), np.stack([first, step]), grid.shape)
 
 
-def labelled_parts_kept(head: HeadWeights, labelled: HeadWeights) -> HeadWeights:
-    """A head with the label units and the label layers of another one; its density stays."""
-    names = ("label_positional_weight", "label_hidden_bias", "label_weight", "label_bias")
-    return dataclasses.replace(head, **{name: getattr(labelled, name) for name in names})
-
-
 def _array(tensor: Tensor) -> NDArray[np.float32]:
     return np.ascontiguousarray(tensor.detach().numpy(), np.float32)
 

@@ -1,7 +1,6 @@
-"""Students are scored, and judged, with the scale that the node and replays would give them."""
+"""Students are scored with the scale that the node and replays would give them."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from scene_completion_ros.inference.evidence import Sources
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_training.evaluation.density_model import DeployedModel
 from scene_completion_training.evaluation.earlier_frames import EarlierFramesCompleted
-from scene_completion_training.improvement.judging import ScoredFrame, score_students
 from tests.inference.told_bundle import CAMERA, FACTOR, WALL_M, make_told_bundle, wall_from
 
 FRAMES, STEP_M, STEP_NS = 8, 0.4, 100_000_000
@@ -68,17 +66,3 @@ def test_one_factor_for_all_who_ask(told: StudentBundle, drive: PosedSequence) -
     np.testing.assert_allclose(alone.observe(drive, FRAMES - 1).depth(pixels), WALL_M / FACTOR, rtol=1e-5)
     depth = scaled.observe(drive, FRAMES - 1).depth(pixels)
     np.testing.assert_allclose(depth, WALL_M / FACTOR * float(expected[-1]["scale"]), rtol=1e-4)
-
-
-def _what_was_said(frame: ScoredFrame) -> tuple[int, dict[str, Any]]:
-    return frame.number, frame.completions[0].evidence.summary()
-
-
-def test_judges_know_the_scale(told: StudentBundle, drive: PosedSequence, tmp_path: Path) -> None:
-    drive.save(tmp_path / "drive")
-    expected = said_in_order(told, drive)
-    options: dict[str, Any] = {"threads": 1, "seen": _what_was_said}
-    judged = score_students([told], [tmp_path / "drive"], sources=ODOMETRY, **options).seen
-    assert [number for number, _ in judged] == [0, 2, 4, 6]
-    assert all(said == expected[number] for number, said in judged) and "scale" in judged[-1][1]
-    assert [said for _, said in score_students([told], [tmp_path / "drive"], **options).seen] == [{}] * 4

@@ -221,7 +221,7 @@ def extract_bags(jobs: Sequence[Job], workers: Workers | None = None) -> list[Ba
     done = (workers or Workers()).run(
         extract_bag,
         [jobs[index] for index in waiting],
-        lost=lost_report,
+        lost=_failed,
         unit="bag",
         name=lambda job: job.bag.name,
         needs=lambda job: [job.bag] if job.bag.exists() else [],  # of a bag that is nowhere the report says so
@@ -247,8 +247,3 @@ def output_folders(bags: Sequence[Path], output: Path) -> list[Path]:
 def _failed(job: Job, problem: str) -> BagReport:
     print_of_bag = fingerprint(job.bag) if job.bag.exists() else ""
     return BagReport(str(job.bag), print_of_bag, job.settings.digest(), problems=[problem])
-
-
-def lost_report(job: Job, problem: str) -> BagReport:
-    """The report of a bag whose worker died."""
-    return dataclasses.replace(_failed(job, problem), lost=True)

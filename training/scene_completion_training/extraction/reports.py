@@ -45,7 +45,6 @@ class BagReport:
     losses: list[str] = field(default_factory=list)  # what a damaged recording lost
     seconds: float = 0.0
     defect: str = ""  # traceback, where the program and not the bag was at fault
-    lost: bool = False  # whether its worker died, so that nothing is known of the bag
 
     def write(self, folder: Path) -> None:
         """Write `report.json`, complete or not at all."""
@@ -62,6 +61,7 @@ def read_report(folder: Path) -> BagReport | None:
             return None
         document["sequences"] = [SequenceSummary(**entry) for entry in document["sequences"]]
         document["skipped"] = Counter(document["skipped"])
+        document.pop("lost", None)  # earlier versions wrote it
         return BagReport(**document)
     except (BagError, TypeError, KeyError):
         return None
