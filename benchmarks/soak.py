@@ -138,10 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=0, help="parameter threads of the node; 0 for all")
     parser.add_argument("--faults", default="", help="names with commas between them; all by default")
     given = parser.parse_args(arguments)
-    bundle, second = given.output / "student", given.output / "second_student"
-    for folder in (bundle, second):
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(given.bundle, folder)
+    bundle = given.output / "student"
+    shutil.rmtree(bundle, ignore_errors=True)
+    shutil.copytree(given.bundle, bundle)
     faults = dict(FAULTS)
     if StudentBundle.load(bundle).text_bank() is not None:
         faults["the vocabulary changes"] = VOCABULARY
@@ -150,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(faults)}")
     print(hardware(given.threads or os.cpu_count() or 1) + "\n", flush=True)
     record, chance = Record(given.minutes), random.Random(given.seed)
-    parameters = {"threads": given.threads, "shadow.bundle": str(second), "grid.file": given.grid}
+    parameters = {"threads": given.threads, "grid.file": given.grid}
     try:
         with Drive(bundle, given.rate, parameters) as drive:
             Soak(drive, record).run({name: faults[name] for name in wanted}, chance)
@@ -178,7 +177,6 @@ class Soak:
         drive = self._drive
         drive.start()
         # What fills once is full before anything counts.
-        drive.swap(2)
         drive.fill_queues()
         drive.on_turn, drive.playing = self._measure, True
         self._start_s = time.monotonic()
@@ -205,13 +203,11 @@ class Soak:
         began_s = time.monotonic()
         forgotten = drive.until(lambda: fault.over(drive) if fault.over else fault.signal(drive) == before, FORGOTTEN_S)
         forgotten_s = time.monotonic() - began_s
-        if fault.exchanges:
-            drive.swap(2)
         self._exchanging = False
         return Event(minute, name, fault.expected, named_s if named else None, forgotten_s if forgotten else None)
 
     def _measure(self) -> None:
-        """Every few seconds, while as many students are loaded as always."""
+        """Every few seconds, while a student is loaded."""
         if time.monotonic() < self._next_s or self._exchanging:
             return
         self._next_s = time.monotonic() + EVERY_S

@@ -14,7 +14,6 @@ from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import String
-from std_srvs.srv import Trigger
 
 from benchmarks.measuring import demo_drive
 from benchmarks.running_node import FRAME, RunningNode
@@ -163,11 +162,6 @@ class Drive(RunningNode):
         for transition in transitions:
             self.call(ChangeState, "change_state", ChangeState.Request(transition=Transition(id=transition)))
 
-    def swap(self, times: int = 1) -> None:
-        """The other student takes the place of the deployed one; after two times both are in memory."""
-        for _ in range(times):
-            self.call(Trigger, "swap_bundle", Trigger.Request())
-
     def watch(self) -> None:
         """A viewer joins."""
         for topic, kind in ((topics.OBSTACLES, PointCloud2), (topics.DEPTH, Image), (topics.CLEARING, PointCloud2)):
@@ -236,7 +230,6 @@ def _set(**values: Any) -> Callable[[Drive], None]:
 
 
 _UNFUSED = "without those of earlier ones"
-SWAP = "two students change places"
 FAULTS: dict[str, Fault] = {
     "the camera pauses": named(_set(playing=False), "input", "but nothing arrives", _set(playing=True)),
     "the camera leaves and returns": named(Drive.leave, "input", "nobody publishes", Drive.return_),
@@ -253,7 +246,6 @@ FAULTS: dict[str, Fault] = {
         Drive.at_work,
         exchanges=True,
     ),
-    SWAP: replace(counted(Drive.swap, "inference", "student"), expected="inference: another student", exchanges=True),
     "a viewer joins and leaves": Fault(
         Drive.watch,
         lambda drive: drive.readers(topics.OBSTACLES),

@@ -15,6 +15,8 @@ Kind = Literal[
     "recording",  # a format of one
 ]
 
+_ONE_STUDENT = "put another student in the place of the bundle, between cleanup and configure (docs/node.md)"
+
 # Each entry ends the sentence "<kind> <name> was removed: ".
 REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     "command": {
@@ -22,7 +24,10 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "improve": "train with start_from=STUDENT (docs/training.md#from-a-student-that-you-have)",
     },
     "argument": {},
-    "parameter": {},
+    "parameter": {
+        "shadow.bundle": _ONE_STUDENT,
+        "shadow.every": _ONE_STUDENT,
+    },
     "topic": {},
     "service": {},
     "configuration key": {
@@ -31,6 +36,10 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "data.student": "leave it out, scenes are those of points",
         "views.voxels": "use views.points",
     },
+    "service": {
+        "~/swap_bundle": _ONE_STUDENT,
+    },
+    "configuration key": {},
     "stage": {},
     "bundle": {},
     "recording": {

@@ -48,7 +48,7 @@ def test_parameters_at_start_while_running_and_in_a_file(name: str, context: Any
     with pytest.raises(SceneCompletionError) as caught:
         parameters.checked()
     assert sentence in str(caught.value)  # type: ignore[operator]
-    assert node.set_parameters([Parameter(name, value=1)])[0].reason == sentence
+    assert node.set_parameters_atomically([Parameter(name, value=1)]).reason == sentence
     file = tmp_path / "robot.yaml"
     file.write_text(f"/**: {{ros__parameters: {{{name}: 1}}}}", encoding="utf-8")
     with pytest.raises(SceneCompletionError) as caught:

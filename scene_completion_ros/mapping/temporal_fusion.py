@@ -278,10 +278,6 @@ class TemporalFusion:
             getattr(self.memory, name)[slots] = getattr(known, name)[inside]
         return int(np.count_nonzero(inside))
 
-    def decide_by(self, threshold: float) -> None:
-        """Call voxels occupied from another calibrated probability on; what is remembered stays."""
-        self._rules = rules_of(self.settings, threshold, self._movable)
-
     def relabel(self, label: int) -> None:
         """Forget the labels of all that is remembered: labels have another meaning from now on. Occupancy stays.
 

@@ -156,9 +156,7 @@ def write_page(
     class_colours: Colours,
     timings_ms: Sequence[Mapping[str, float]],
     evidence: Sequence[Summary],  # of all frames, embedded or not
-    # Numbers for the table; nested mappings are flattened. What is said of a ``shadow``, of a second student that ran
-    # behind the first, has a section of its own.
-    statistics: Mapping[str, Any],
+    statistics: Mapping[str, Any],  # numbers for the table; nested mappings are flattened
     notes: Sequence[str],  # sentences shown above the pictures
     animation: AnimatedPicture | None = None,
     words: Sequence[str] = (),  # what the frames' ``matches`` are of, in their order: a button each
@@ -203,10 +201,7 @@ def write_page(
         out.write("<p>No frame was completed.</p>")
     out.write(f"<h2>Legend</h2>{_legend(class_names, class_colours)}\n")
     out.write(f"<h2>Latency</h2>{latency_svg(timings_ms)}{_latency_table(timings_ms)}\n")
-    shadow, further = statistics.get("shadow"), {name: of for name, of in statistics.items() if name != "shadow"}
-    if shadow:
-        out.write(f"<h2>Shadow student</h2>{_statistics_table(shadow)}\n")
-    out.write(f"<h2>Statistics</h2>{_statistics_table(further)}\n")
+    out.write(f"<h2>Statistics</h2>{_statistics_table(statistics)}\n")
     settings = {
         "frames": frame_count,
         "heightRange": HEIGHT_RANGE,

@@ -19,8 +19,6 @@ from scene_completion_ros.inference.encoder import check_engine
 from scene_completion_ros.inference.shipped import CAMERA_RATE_HZ, choose_student
 from scene_completion_ros.mapping.ground_map import ignored_labels
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
-from scene_completion_ros.ros.deployment import Deployment, second_student
-from scene_completion_ros.ros.frame import names_of_labels
 from scene_completion_ros.ros.health.counters import FrameCounters, forwarded_log
 from scene_completion_ros.ros.health.diagnostics import Diagnostics, Observed
 from scene_completion_ros.ros.inference_thread import InferenceThread
@@ -33,7 +31,7 @@ from scene_completion_ros.ros.place.transform_source import fixed_transforms
 from scene_completion_ros.ros.publish.publishers import Outputs
 from scene_completion_ros.ros.services import Services
 from scene_completion_ros.ros.student import Student
-from scene_completion_ros.ros.topics import LOAD_MAP, SAVE_MAP, SWAP_BUNDLE
+from scene_completion_ros.ros.topics import LOAD_MAP, SAVE_MAP
 from scene_completion_ros.ros.words_input import Dictionary, WordsInput
 
 
@@ -61,7 +59,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._thread: InferenceThread | None = None
         self._outputs: Outputs | None = None
         self._words: WordsInput | None = None
-        self._deployment: Deployment | None = None
         self._orders: dict[str, StampOrder] = {}
         self._grid_from_camera = RigidTransform.identity()
         self._while_configured, self._while_active = ExitStack(), ExitStack()
@@ -69,7 +66,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._finalized = False
         self._diagnostics = Diagnostics(node, self.observed, self.counters.warn)
         lengthy: dict[str, tuple[str, Callable[[], Callable[[], str]]]] = {
-            SWAP_BUNDLE: ("exchanged", self.to_swap),
             SAVE_MAP: ("saved", functools.partial(self.to_keep, save_map)),
             LOAD_MAP: ("loaded", functools.partial(self.to_keep, load_map)),
         }
@@ -119,18 +115,8 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             counts=self.counters.counts(),
             inputs={} if self.inputs is None else self.inputs.records,
             inference=None if thread is None else thread.record,
-            shadow=None if thread is None else thread.shadow.record.report,
             subscribers={} if self._outputs is None else self._outputs.subscribers(),
         )
-
-    def to_swap(self) -> Callable[[], str]:
-        """What exchanges the two students, in any thread, and says which one is deployed then (see `Deployment.swap`).
-
-        Raises SceneCompletionError where the node is not configured.
-        """
-        self._configured_thread()
-        assert self._deployment is not None
-        return functools.partial(self._deployment.swap, self.parameters())
 
     def to_keep(self, work: Callable[[InferenceThread, NodeParameters], str]) -> Callable[[], str]:
         """What saves or loads the map, in any thread. Raises if not configured, or where none is kept."""
@@ -220,7 +206,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         check_frames(parameters)
         fixed_transforms(parameters)
         check_engine(bundle, parameters.engine, parameters.engine_options(), grid)
-        second = second_student(parameters, grid, None if parameters.grid_frame else grid_from_camera)
         self._grid_from_camera = grid_from_camera
         # From here on whatever fails is an error, after which all that there is by then is released: see `on_error`.
         outputs = self._outputs = Outputs(
@@ -241,9 +226,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._while_configured.callback(thread.close)
         self._words = WordsInput(
             self._node, self._parameters, bundle, dictionary, thread, self.counters, self._while_configured
-        )
-        self._deployment = Deployment(
-            self._node, self._parameters, thread, second, grid, self._deploy, self._while_configured
         )
         self._orders = {}
         self._problem = None
@@ -277,7 +259,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._logger.info("unconfigured: the node released everything; configure it again to go on")
 
     def _release(self) -> None:
-        self.inputs, self._thread, self._outputs, self._words, self._deployment = None, None, None, None, None
+        self.inputs, self._thread, self._outputs, self._words = None, None, None, None
         self._services.close()
         try:
             self._while_active.close()
@@ -296,25 +278,16 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         """Raise SceneCompletionError where changed parameters do not fit each other, the bundle or the calibration."""
         if self._thread is not None:
             _check_band(parameters)
-            selection = self._thread.selection
             if (
                 parameters.obstacle_ignored_classes != self.parameters().obstacle_ignored_classes
             ):  # else a vocabulary may have changed
-                _check_ignored(parameters, (*selection.student.bundle.class_names, *selection.class_names))
+                thread = self._thread
+                _check_ignored(parameters, (*thread.student.bundle.class_names, *thread.class_names))
             check_frames(parameters)
         if self.inputs is not None:
             self.inputs.check(parameters)
         if self._words is not None:
             self._words.check(parameters)
-
-    def _deploy(self, student: Student, parameters: NodeParameters) -> None:
-        """Deploy a student where its classes and the words in use fit; in the thread of whoever exchanges students."""
-        thread, words = self._thread, self._words
-        if thread is None or words is None:
-            raise SceneCompletionError("the node is not configured any more", cure="Configure it first")
-        names = names_of_labels(student, thread.selection.words.vocabulary)
-        _check_ignored(parameters, (*student.bundle.class_names, *names))
-        words.deploy(student)
 
 
 def _check_ignored(parameters: NodeParameters, class_names: tuple[str, ...]) -> None:

@@ -16,10 +16,9 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completion
-from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
+from scene_completion_ros.inference.phrase_query import Words
 from scene_completion_ros.mapping.clearing import clearing_voxels
 from scene_completion_ros.ros.parameters.schema import NodeParameters
-from scene_completion_ros.ros.student import Student
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 
@@ -109,23 +108,6 @@ class Epoch(NamedTuple):
     era: int  # how often time had begun anew
 
 
-class Selection(NamedTuple):
-    """What completes images: a student, and what its voxels are compared with."""
-
-    student: Student
-    words: Words
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """What labels mean."""
-        return names_of_labels(self.student, self.words.vocabulary)
-
-
-def names_of_labels(student: Student, vocabulary: FoldedVocabulary | None) -> tuple[str, ...]:
-    """What the labels of a student mean with a vocabulary; None for the classes of its bundle."""
-    return student.bundle.class_names if vocabulary is None else vocabulary.vocabulary.legend_names
-
-
 # Pose of the grid in the odometry frame at the stamp of an image, or why there is none, once that is known.
 PoseToCome: TypeAlias = Future[RigidTransform | NotYetError]
 
@@ -136,7 +118,7 @@ class Scene:
 
     frames: tuple[Frame, ...]  # at least one; from `complete` on those that could be completed
     parameters: NodeParameters  # those of when the last one arrived
-    selection: Selection  # student and words of the moment when they were handed to the inference thread
+    words: Words  # those of the moment when they were handed to the inference thread
     epoch: Epoch
     pose: PoseToCome | None = None  # becomes the pose of the grid in the odometry frame; None where nobody asks for it
     # Those that are published: of the one image, or of several fused; `join` sets it.

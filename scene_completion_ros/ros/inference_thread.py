@@ -19,8 +19,7 @@ from scene_completion_ros.ros.complete.completing import Completing
 from scene_completion_ros.ros.complete.joined_views import JoinedViews
 from scene_completion_ros.ros.complete.scaling import Scaling
 from scene_completion_ros.ros.complete.sensing import Sensing
-from scene_completion_ros.ros.complete.shadow import Shadow
-from scene_completion_ros.ros.frame import Epoch, Frame, PoseToCome, Scene, Selection
+from scene_completion_ros.ros.frame import Epoch, Frame, PoseToCome, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.inference_health import InferenceRecord
 from scene_completion_ros.ros.join.record_triggers import RecordTriggers
@@ -38,12 +37,12 @@ Result = TypeVar("Result")
 class InferenceThread:
     """Takes the newest scene, and hands it from stage to stage, in a thread of its own.
 
-    A scene brings along calibration, pose and parameters, of when its images arrived, and gets student and words here.
+    A scene brings along calibration, pose and parameters, of when its images arrived, and gets the words here.
     """
 
     def __init__(
         self,
-        student: Student,
+        student: Student,  # what completes images; released where this thread ends
         grid: VoxelGrid,
         outputs: Outputs,  # where results go; they must outlive this thread
         counters: FrameCounters,
@@ -59,18 +58,17 @@ class InferenceThread:
         self.record = InferenceRecord(student, _vocabulary(vocabulary))  # what became of the last images
         self._to_prepare: dict[str, Callable[[], object]] = {}
         self._choosing = threading.Lock()
-        self.selection = Selection(student, Words(vocabulary))  # student and words of images to come
-        self.students = [student]  # those that are released where this thread ends
+        self.student = student
+        self._words = Words(vocabulary)  # those of images to come
         self._released = False
-        self._between: deque[tuple[Callable[[], object], Future[Any]]] = deque()
-        self.shadow = Shadow(grid, logger)  # what runs behind the deployed student
+        self._between: deque[tuple[Callable[[SceneMemory, Sequence[str], Epoch], object], Future[Any]]] = deque()
         # These eight belong to the inference thread.
-        self._now = self.selection
+        self._now = self._words
         self._in_hand: tuple[Frame, ...] = ()
         self._scaling = Scaling(self.record.scale)
         self._earlier, sensing = JoinedViews(), Sensing(self.record.depth, counters)
-        self._completing = Completing(counters, logger, self._scaling, sensing, self._earlier)
-        self._memory = SceneMemory(grid, student.bundle.threshold, counters, self.record.fusion)
+        self._completing = Completing(student, counters, logger, self._scaling, sensing, self._earlier)
+        self._memory = SceneMemory(grid, student.bundle, counters, self.record.fusion)
         self._triggers = RecordTriggers(outputs.ask_for_recording, counters)
         self._wanted = True
         self._worker: NewestWorker[Scene] = NewestWorker(
@@ -81,22 +79,21 @@ class InferenceThread:
         )
 
     @property
-    def cameras(self) -> dict[str, tuple[Camera, RigidTransform, NodeParameters]]:
-        """What a student has to be prepared for, see `Completing`."""
-        return dict(self._completing.cameras)
+    def class_names(self) -> tuple[str, ...]:
+        """What the labels of images to come mean."""
+        return self._names(self._words)
 
     def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
         """Have the completer built before an image needs it; never for something older than a waiting image has."""
-        self._completing.cameras[name] = camera, grid_from_camera, parameters
-        self._to_prepare[name] = lambda: self._now.student.prepare(name, camera, grid_from_camera, parameters)
+        self._to_prepare[name] = lambda: self.student.prepare(name, camera, grid_from_camera, parameters)
         self._to_prepare[_MEMORY] = functools.partial(self._memory.prepare, grid_from_camera, parameters)
         self._worker.prepare(self._prepare)
 
     def submit(self, frames: tuple[Frame, ...], parameters: NodeParameters, pose: PoseToCome | None = None) -> None:
         """Complete images that belong together, unless newer ones come before their turn (see `Scene`)."""
-        with self._choosing:  # no image of the student before comes after one of the next
+        with self._choosing:  # no image with the words before comes after one with the next
             if self.enabled:
-                self._worker.submit(Scene(frames, parameters, self.selection, self._epoch, pose))
+                self._worker.submit(Scene(frames, parameters, self._words, self._epoch, pose))
                 return
         self._drop(frames, DropReason.DISABLED)
 
@@ -129,16 +126,17 @@ class InferenceThread:
         """Join no image that is submitted from now on with those before it: time began anew."""
         self._epoch = self._epoch._replace(era=self._epoch.era + 1)
 
-    def select(self, change: Callable[[Selection], Selection]) -> None:
-        """Complete images to come by other words, or by a student that is prepared for `cameras`. Any thread."""
+    def select(self, change: Callable[[Words], Words]) -> None:
+        """Compare images to come with other words. Any thread."""
         with self._choosing:
-            self.selection = change(self.selection)
+            self._words = change(self._words)
         self._worker.prepare(self._prepare)
 
-    def between(self, work: Callable[[], Result]) -> Result:
-        """Have work done in this thread, which what is on a GPU belongs to, before the next image; wait in another one.
+    def with_memory(self, work: Callable[[SceneMemory, Sequence[str], Epoch], Result]) -> Result:
+        """Have work done with what is remembered, the classes of labels and the epoch of now.
 
-        Raises SceneCompletionError where the thread ends before, and what the work raises.
+        It is done in this thread before the next image, and another thread waits for that. Raises SceneCompletionError
+        where the thread ends before, and what the work raises.
         """
         done: Future[Any] = Future()
         self._between.append((work, done))
@@ -152,28 +150,18 @@ class InferenceThread:
             raise SceneCompletionError(what, cure="Configure it, and try again") from None
         return result
 
-    def with_memory(self, work: Callable[[SceneMemory, Sequence[str], Epoch], Result]) -> Result:
-        """Have work done, as by `between`, with what is remembered, the classes of labels and the epoch of now."""
-
-        def taken() -> Result:
-            self._take(self.selection)
-            return work(self._memory, self._now.class_names, self._epoch)
-
-        return self.between(taken)
-
     def close(self) -> None:
-        """End the thread and release the students; both later, where the thread is busy for long."""
+        """End the thread and release the student; both later, where the thread is busy for long."""
         self.end_activation()
         if not self._worker.close(CLOSE_TIMEOUT_S):
             self._logger.warning(
                 f"the inference thread did not end within {CLOSE_TIMEOUT_S:.0f} s; it ends after its present work"
             )
-        self.shadow.close()
 
     def _handle(self, scene: Scene) -> None:
         self._in_hand = scene.frames
         self._do_between()
-        self._take(scene.selection)
+        self._take(scene.words)
         if self._results_wanted(scene.parameters):
             with_labels = self._outputs.labels_wanted(scene.parameters)
             self._completing.complete(scene, with_query=self._outputs.query.wanted, with_labels=with_labels)
@@ -181,11 +169,6 @@ class InferenceThread:
             if scene.frames and self._joined_and_published(scene):
                 self._scaling.follow(scene)
                 self._earlier.follow(scene)
-                if self.shadow.wants(scene.parameters):
-                    if self._worker.waiting:
-                        self.shadow.record.skipped("a newer image waited already")
-                    else:
-                        self.shadow.follow(scene)
         else:
             for _ in scene.frames:
                 self._counters.count("unwanted")
@@ -196,7 +179,7 @@ class InferenceThread:
         try:
             self._memory.join(scene)
         except GpuError as error:  # what is known of all voxels is fetched from there
-            scene.selection.student.gpu_failed(error, scene.parameters)
+            self.student.gpu_failed(error, scene.parameters)
             self._drop(scene.frames, DropReason.GPU_FAILED, str(error))
             return False
         joined_s = time.perf_counter()
@@ -223,25 +206,24 @@ class InferenceThread:
         for name in list(self._to_prepare):  # what is added meanwhile comes after an image that waits
             self._to_prepare.pop(name)()
         self._outputs.prepare()
-        self._take(self.selection)
+        self._take(self._words)
 
-    def _take(self, selection: Selection) -> None:
-        """Take student and words of the next image; all before it is published by now."""
-        before, self._now = self._now, selection
-        student, vocabulary = selection.student, selection.words.vocabulary
-        exchanged, renamed = student is not before.student, vocabulary is not before.words.vocabulary
-        if exchanged:
-            self.record.student = student
-            self._memory.decide_by(student.bundle.threshold)
-        if exchanged or renamed:
+    def _take(self, words: Words) -> None:
+        """Take the words of the next image; all before it is published by now."""
+        before, self._now = self._now, words
+        if words.vocabulary is not before.vocabulary:
+            vocabulary = _vocabulary(words.vocabulary)
             self._memory.relabel()
-            self._outputs.publish_legend(student.bundle, _vocabulary(vocabulary))
-        if renamed:
-            self.record.words.use(_vocabulary(vocabulary))
-        if selection.words.queried is not before.words.queried:
-            query = _vocabulary(selection.words.queried)
+            self._outputs.publish_legend(self.student.bundle, vocabulary)
+            self.record.words.use(vocabulary)
+        if words.queried is not before.queried:
+            query = _vocabulary(words.queried)
             self._outputs.query.choose(query)
             self.record.words.look_for(query)
+
+    def _names(self, words: Words) -> tuple[str, ...]:
+        vocabulary = _vocabulary(words.vocabulary)
+        return self.student.bundle.class_names if vocabulary is None else vocabulary.legend_names
 
     def _results_wanted(self, parameters: NodeParameters) -> bool:
         """Whether anybody wants a result; a change is logged, for an idle node looks like a broken one."""
@@ -259,7 +241,8 @@ class InferenceThread:
         while self._between:
             work, done = self._between.popleft()
             try:
-                result = work()
+                self._take(self._words)
+                result = work(self._memory, self._names(self._now), self._epoch)
             except Exception as error:
                 done.set_exception(error)
             else:
@@ -267,8 +250,7 @@ class InferenceThread:
 
     def _release(self) -> None:
         self._scaling.close()
-        for student in self.students:
-            student.release()
+        self.student.release()
         self._released = True
         for _, done in self._between:
             done.cancel()

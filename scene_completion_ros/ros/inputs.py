@@ -80,8 +80,8 @@ class Inputs:
         self._placements = Placements(
             self._source,
             grid_from_camera,
-            lambda: thread.selection.student.bundle.height_above_ground,
-            lambda parameters: wants_pose(thread.selection.student.bundle, parameters),
+            thread.student.bundle.height_above_ground,
+            lambda parameters: wants_pose(thread.student.bundle, parameters),
         )
         self._depth: DepthInput | None = None
         if at_start.depth_from == "topic":
@@ -189,7 +189,7 @@ class Inputs:
         """Find out what a sensor saw of its depths. Raises NotYetError unless `final` where that may still come."""
         if self._depth is None:
             return
-        bundle, camera_from = self._thread.selection.student.bundle, self._placements.camera_from_sensor
+        bundle, camera_from = self._thread.student.bundle, self._placements.camera_from_sensor
         try:
             frame.depth = self._depth.of(frame, bundle, camera_from, final=final)
         except NotYetError as error:
@@ -206,10 +206,9 @@ class Inputs:
             return
         self._last_ns = stamp_ns
         pose: PoseToCome | None = None
-        scaled = parameters.scale_from != "off" and self._thread.selection.student.bundle.takes_evidence
-        asked = parameters.shadow_every or (scaled and self._source is not None)
-        if asked and frames[0].placement.odometry_from_grid is None:
-            wanted = _WantedPose(frames[0])  # for the comparison of two students, or for scale: no image waits for that
+        scaled = parameters.scale_from != "off" and self._thread.student.bundle.takes_evidence
+        if scaled and self._source is not None and frames[0].placement.odometry_from_grid is None:
+            wanted = _WantedPose(frames[0])  # for scale: no image waits for that
             self._poses.enter(wanted, parameters.transform_timeout)
             pose = wanted.pose
         self._thread.submit(frames, parameters, pose)

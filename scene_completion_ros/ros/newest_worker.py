@@ -57,11 +57,6 @@ class NewestWorker(Generic[Item]):
             self._preparation = preparation
             self._condition.notify()
 
-    @property
-    def waiting(self) -> bool:
-        """Whether an item waits for its turn."""
-        return self._newest is not None
-
     def give_up(self) -> Item | None:
         """Forget what waits, and return the item that did, if any; what is being done now goes on."""
         with self._condition:

@@ -1,4 +1,4 @@
-"""The node's services: forget what was, stop and go on, exchange students, keep the map."""
+"""The node's services: forget what was, stop and go on, keep the map."""
 
 import threading
 from collections.abc import Callable, Mapping

@@ -73,7 +73,7 @@ class ModelRecord:
 
 
 class Student:
-    """A student, and one completer for each camera; that of the deployed one belongs to the inference thread.
+    """A student, and one completer for each camera; they belong to the inference thread.
 
     A completer stays until the next one of its camera is ready. Where that one cannot be built, the former goes on as
     soon as the former calibration is back, also if the bundle is gone from the disk by then.
@@ -82,8 +82,6 @@ class Student:
     def __init__(self, bundle: StudentBundle, grid: VoxelGrid, logger: Any) -> None:
         self.bundle = bundle  # what it was made of
         self.record = ModelRecord()  # takes note of what is built
-        # Held by whoever prepares models of a student that is not deployed, and by the shadow that uses them.
-        self.lock = threading.Lock()
         self._grid, self._logger = grid, logger
         self._made: dict[str, _Made] = {}
         self._unusable: dict[str, tuple[_MadeFor, str]] = {}  # what could not be built last, and why
@@ -91,7 +89,7 @@ class Student:
 
     @property
     def title(self) -> str:
-        """Its name and its folder: two students of one name are often compared."""
+        """Its name and its folder."""
         return f"{self.bundle.name} ({self.bundle.folder})"
 
     def release(self) -> None:
@@ -151,16 +149,6 @@ class Student:
             return completer if before is now else completer.mounted(now)
         poses = (volume_pose(pose, self.bundle.height_above_ground) for pose in (before, now))
         return completer.mounted(now) if largest_shift(self.bundle.grid, *poses) > LARGEST_SHIFT else completer
-
-    def completer(self, name: str) -> Completer | None:
-        """What completed the last image of a camera; None where nothing can."""
-        made = self._made.get(name)
-        return None if made is None else made.completer
-
-    def knows(self, name: str, camera: Camera, parameters: NodeParameters) -> bool:
-        """Whether `get` would build nothing for a camera."""
-        made, (tried, _) = self._made.get(name), self._unusable.get(name, (None, ""))
-        return _made_for(camera, parameters) in (tried, made and made.made_for)
 
     def check_mounting(self, name: str, upright_from_camera: RigidTransform | None, parameters: NodeParameters) -> None:
         """Warn of a camera that stands otherwise than those of the training, or sees nothing of the grid.

@@ -75,7 +75,7 @@ VOXELS = _out("~/voxels", _CLOUD, "the occupied voxels, with stamp and frame of 
 LEGEND = _out(
     "~/legend",
     _TEXT,
-    "once, and with every vocabulary and student: JSON with `class_names` and `class_colours` by label",
+    "once, and with every vocabulary: JSON with `class_names` and `class_colours` by label",
     latched=True,
 )
 DEPTH = _out("~/depth/image", _IMAGE, "32FC1: metres along the optical axis, from the same voxels")
@@ -123,7 +123,6 @@ _out("/parameter_events", "rcl_interfaces/msg/ParameterEvent")
 
 RESET = _service("~/reset", "std_srvs/srv/Trigger", "forgets stamps, transforms, times and earlier images")
 SET_ENABLED = _service("~/set_enabled", "std_srvs/srv/SetBool", "stops completing images, and goes on")
-SWAP_BUNDLE = _service("~/swap_bundle", "std_srvs/srv/Trigger", "exchanges the student and that of `shadow.bundle`")
 SAVE_MAP = _service("~/save_map", "std_srvs/srv/Trigger", "writes the map of `fusion.enabled` to `fusion.map_file`")
 LOAD_MAP = _service("~/load_map", "std_srvs/srv/Trigger", "begins it anew with that file")
 # What every managed node has.

@@ -1,7 +1,6 @@
 """Hears what voxels are to be called and what is looked for: two topics and a parameter."""
 
 import functools
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,18 +11,16 @@ from std_msgs.msg import String
 
 from scene_completion_ros.errors import SceneCompletionError, VocabularyError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
+from scene_completion_ros.inference.phrase_query import FoldedVocabulary
 from scene_completion_ros.inference.text_bank import TextBank, Vocabulary
 from scene_completion_ros.mapping.clusters import compile_clusters
 from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords, read_query, read_vocabulary, text_of
 from scene_completion_ros.ros import dds
-from scene_completion_ros.ros.frame import Selection
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.inference_thread import InferenceThread
 from scene_completion_ros.ros.newest_worker import NewestWorker
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
 from scene_completion_ros.ros.parameters.schema import SHIPPED, NodeParameters
-from scene_completion_ros.ros.student import Student
 from scene_completion_ros.ros.topics import QUERY, VOCABULARY
 from scene_completion_ros.untrusted_files import shown
 
@@ -109,9 +106,6 @@ class WordsInput:
     `vocabulary` is looked at twice a second (by a steady clock), after `check` has seen its change.
     """
 
-    _requested_vocabulary: RequestedWords | None = None
-    _requested_query: RequestedWords | None = None
-
     def __init__(
         self,
         node: Any,
@@ -125,7 +119,6 @@ class WordsInput:
         self._parameters, self._bundle = parameters, bundle
         self._dictionary = self._checked = dictionary
         self._thread, self._counters = thread, counters
-        self._folding = threading.Lock()  # words are those of the student that is deployed meanwhile
         self._vocabularies = self._heard(node, VOCABULARY, self._take_vocabulary, resources)
         self._heard(node, QUERY, self._take_query, resources)
         dds.steady_timer(node, LOOK_PERIOD_S, self._look, resources)
@@ -134,15 +127,6 @@ class WordsInput:
         """Raise SceneCompletionError where the parameter `vocabulary` was changed to what cannot be used."""
         if parameters.vocabulary not in (self._dictionary.name, self._checked.name):
             self._checked = Dictionary(self._bundle, parameters.vocabulary)
-
-    def deploy(self, student: Student) -> None:
-        """Deploy a student with the words in use. Raises VocabularyError, and keeps the old, where they do not fit."""
-        with self._folding:
-            dictionary = Dictionary(student.bundle, self._dictionary.name)
-            vocabulary = dictionary.vocabulary_of(self._requested_vocabulary)
-            query = None if self._requested_query is None else dictionary.query_of(self._requested_query)
-            self._bundle, self._dictionary, self._checked = student.bundle, dictionary, dictionary
-            self._thread.select(lambda _: Selection(student, Words(vocabulary, query)))
 
     def _heard(self, node: Any, topic: str, take: Callable[[str], None], resources: ExitStack) -> NewestWorker[bytes]:
         """Subscribe to a topic whose newest message is taken in a thread of its own."""
@@ -164,23 +148,15 @@ class WordsInput:
             self._vocabularies.submit(b"")  # as an empty text
 
     def _take_vocabulary(self, text: str) -> None:
-        with self._folding:
-            asked = read_vocabulary(text)
-            folded = self._dictionary.vocabulary_of(asked)
-            self._select(lambda words: words._replace(vocabulary=folded))
-            self._requested_vocabulary = asked
+        folded = self._dictionary.vocabulary_of(read_vocabulary(text))
+        self._thread.select(lambda words: words._replace(vocabulary=folded))
 
     def _take_query(self, text: str) -> None:
         asked = read_query(text)
         if asked is not None:
             compile_clusters()
-        with self._folding:
-            folded = None if asked is None else self._dictionary.query_of(asked)
-            self._select(lambda words: words._replace(queried=folded))
-            self._requested_query = asked
-
-    def _select(self, change: Callable[[Words], Words]) -> None:
-        self._thread.select(lambda selection: selection._replace(words=change(selection.words)))
+        folded = None if asked is None else self._dictionary.query_of(asked)
+        self._thread.select(lambda words: words._replace(queried=folded))
 
     def _refuse(self, topic: str, error: Exception) -> None:
         known = isinstance(error, SceneCompletionError)

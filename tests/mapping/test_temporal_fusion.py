@@ -47,10 +47,10 @@ def fuse(fusion: TemporalFusion, probability: np.ndarray, stamp_ns: int, pose: R
     return fusion.fuse(frame(probability, stamp_ns, **kinds), dense, pose)
 
 
-def make(**settings: float) -> TemporalFusion:
+def make(threshold: float = THRESHOLD, **settings: float) -> TemporalFusion:
     """An empty map, in which cars count like all else unless settings say otherwise."""
     chosen = FusionSettings(**{"movable_frames": math.inf, **settings})
-    return TemporalFusion(GRID, DEFAULT_GRID_FROM_CAMERA, THRESHOLD, chosen)
+    return TemporalFusion(GRID, DEFAULT_GRID_FROM_CAMERA, threshold, chosen)
 
 
 def at(x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw: float = 0.0) -> RigidTransform:
@@ -171,8 +171,7 @@ def test_what_moves_away_and_what_appears_is_believed_within_the_stated_frames(s
     """Equal evidence for and against at a threshold of one half: (n / (n + 1)) ** k falls below a half."""
     assert within == math.floor(math.log(0.5) / math.log(seen_frames / (seen_frames + 1.0))) + (seen_frames != 1.0)
     for before, after in ((0.9, 0.1), (0.1, 0.9)):
-        fusion = make(seen_frames=seen_frames, half_life=600.0)
-        fusion.decide_by(0.499999)
+        fusion = make(0.499999, seen_frames=seen_frames, half_life=600.0)
         for step in range(20):
             fuse(fusion, np.full(GRID.shape, before), step * TENTH, at())
         answers = []

@@ -220,7 +220,7 @@ def test_cleanup_releases_the_model_in_its_thread_and_all_else(own: Any, node: C
     calibrate(node, CAMERA)
     wait_for(lambda: len(model.built) == 1)
     thread, publishers = weakref.ref(node._thread), len(list(own.publishers))
-    bundle = weakref.ref(node._thread.selection.student.bundle)  # type: ignore[union-attr]
+    bundle = weakref.ref(node._thread.student.bundle)  # type: ignore[union-attr]
     own.trigger_deactivate()
     assert not model.released_in
     own.trigger_cleanup()

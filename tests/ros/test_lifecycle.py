@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import json
 import re
 import signal
 import time
@@ -14,9 +15,12 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from std_msgs.msg import String
 
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros import messages, topics
+from tests.inference.small_bundle import make_small_bundle
 from tests.ros import held_node
-from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels
+from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, is_cloud_of, some_image
 from tests.ros.graph import PATIENCE_S
 from tests.ros.moving_robot import LATCHED
 
@@ -126,6 +130,28 @@ def test_images_of_before_a_deactivation_are_never_published_after_it(start: Sta
     assert not {10 * SECOND_NS, 11 * SECOND_NS} & set(managed.stamps_ns)
     assert managed.node.end() == 0
     assert "2 deactivated" in managed.node.log.splitlines()[-1]
+
+
+def test_another_student_takes_over_by_cleanup_and_configure(
+    start: Start, completer: Callable[..., Completer], bundle_folder: Path, tmp_path: Path
+) -> None:
+    first, second = StudentBundle.load(bundle_folder), make_small_bundle(tmp_path / "second", seed=1, classes=3)
+    link = tmp_path / "student"
+    link.symlink_to(bundle_folder)
+    managed = start(bundle=link)
+    legends = managed.graph.collect(String, f"{managed.output}/legend", LATCHED)
+    managed.start()
+    for number, bundle in enumerate((second, first), 1):
+        managed.change(DEACTIVATE, CLEANUP)
+        link.unlink()
+        link.symlink_to(str(bundle.folder))
+        managed.change(CONFIGURE, ACTIVATE)
+        managed.until_answered(100 * number * SECOND_NS)
+        cloud = managed.answer(managed.image(1, (100 * number + 50) * SECOND_NS))
+        assert is_cloud_of(cloud, completer(CAMERA, bundle=bundle).complete(some_image(1)).voxels)
+        names = list(bundle.class_names)
+        assert managed.graph.until(lambda names=names: json.loads(legends[-1].data)["class_names"] == names)  # type: ignore[misc]
+    managed.node.end_well()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,4 +1,4 @@
-"""One image after the other: decoded, and completed by the student that was deployed when it arrived."""
+"""One image after the other: decoded, and completed by the student."""
 
 import time
 from dataclasses import replace
@@ -7,7 +7,6 @@ from typing import Any
 from scene_completion_ros.errors import BundleError, CameraError, GpuError, ImageError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.resampling import decoder_shrink
-from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.phrase_query import Words
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size
@@ -17,29 +16,33 @@ from scene_completion_ros.ros.complete.sensing import Sensing
 from scene_completion_ros.ros.conversions import to_rgb
 from scene_completion_ros.ros.frame import Frame, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
-from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.student import Student
 
 
 class Completing:
     """Completes frames of scenes, in the inference thread; one that cannot be completed is dropped, with a warning."""
 
     def __init__(
-        self, counters: FrameCounters, logger: Any, scaling: Scaling, sensing: Sensing, earlier: JoinedViews
+        self,
+        student: Student,
+        counters: FrameCounters,
+        logger: Any,
+        scaling: Scaling,
+        sensing: Sensing,
+        earlier: JoinedViews,
     ) -> None:
-        self._counters, self._logger = counters, logger
+        self._student, self._counters, self._logger = student, counters, logger
         self._scaling, self._sensing, self._earlier = scaling, sensing, earlier
         self._resized: dict[str, Camera] = {}
-        # What a student has to be prepared for: camera, pose in the grid and parameters, by name.
-        self.cameras: dict[str, tuple[Camera, RigidTransform, NodeParameters]] = {}
 
     def complete(self, scene: Scene, *, with_query: bool, with_labels: bool) -> None:
         """Leave those frames in a scene that could be completed; are answers to the query heard, and labels read?"""
-        words = scene.selection.words
+        words = scene.words
         words = Words(words.vocabulary, words.queried if with_query else None, with_labels)
         scene.frames = tuple(frame for frame in scene.frames if self._completed(frame, words, scene))
 
     def _completed(self, frame: Frame, words: Words, scene: Scene) -> bool:
-        student, epoch = scene.selection.student, scene.epoch
+        student, epoch = self._student, scene.epoch
         started_s, placement, parameters = time.perf_counter(), frame.placement, frame.parameters
         try:
             camera = self._camera_of(frame)  # before decoding: the proportions alone refuse most that is damaged
@@ -52,7 +55,6 @@ class Completing:
                 why = "see the error about the camera of these images"
                 self._counters.drop(DropReason.UNUSABLE_CAMERA, why, header=frame.header)
                 return False
-            self.cameras[frame.name] = camera, placement.grid_from_camera, parameters
             student.check_mounting(frame.name, upright, parameters)
             completer.use(words.vocabulary)
             completer.ask(words.queried)

@@ -43,8 +43,6 @@ from scene_completion_ros.ros.health.judgement import (
     process_facts,
     removed_status,
 )
-from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
-from scene_completion_ros.ros.health.shadow_health import ShadowReport, shadow_status
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.topics import DIAGNOSTICS
 
@@ -65,7 +63,6 @@ class Observed:
     # What arrived, by the name of the camera; nothing unless active.
     inputs: Mapping[str, InputRecord] = field(default_factory=dict)
     inference: InferenceRecord | None = None  # what the inference thread did; None while unconfigured
-    shadow: ShadowReport | None = None  # what the second student did; None while unconfigured
     subscribers: Mapping[str, int] = field(default_factory=dict)  # number of subscribers of each result, by topic
 
 
@@ -127,7 +124,6 @@ class Diagnostics:
             found.append(inference_status(record, drops, processed=counts.processed, unwanted=counts.unwanted))
             found.append(outputs_status(observed.subscribers, counts.warned, record.result_age_s(now_s)))
         found += _of_fusion(observed, now_s)
-        found += _of_shadow(observed, now_s)
         if record is not None and observed.parameters.depth_from == "topic":
             found.append(depth_status(record.depth.report, now_s, DROPS_WINDOW_S))
         if record is not None and record.words.report != WordsReport():  # somebody wanted something
@@ -196,13 +192,3 @@ def _of_fusion(observed: Observed, now_s: float) -> list[Status]:
     if not wanted and report == FusionReport():
         return []
     return [fusion_status(report, now_s, DROPS_WINDOW_S, wanted=wanted)]
-
-
-def _of_shadow(observed: Observed, now_s: float) -> list[Status]:
-    """Nothing where nobody ever wanted a second student."""
-    report, every, record = observed.shadow, observed.parameters.shadow_every, observed.inference
-    if record is None or report is None:
-        return [idle_status(SHADOW, observed.state)] if every else []
-    if report == ShadowReport() and not every:
-        return []
-    return [shadow_status(report, record.student.title, now_s, DROPS_WINDOW_S, every=every)]

@@ -273,7 +273,7 @@ class InferenceRecord:
         self.scale = ScaleRecord()  # by what depths are multiplied
         self.depth = DepthRecord()  # what a sensor of depth gave to images
         self.words = WordsRecord(vocabulary)  # what voxels are compared with
-        self.student = student  # the one that is deployed, whose models are reported
+        self.student = student  # whose models are reported
         self._lock = threading.Lock()
         self._times_ms: deque[Mapping[str, float]] = deque(maxlen=TIMES_KEPT)
         self._result_s: float | None = None

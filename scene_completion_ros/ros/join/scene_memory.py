@@ -29,18 +29,18 @@ class SceneMemory:
     """Joins scenes with a map of the scenes before them; belongs to the inference thread.
 
     The map is forgotten in another `Epoch`, and where `TemporalFusion` finds that stamps or poses have jumped. It is
-    made for the first image that wants it, and released with the first that does not. `threshold`: calibrated
-    probability from which a voxel is occupied; `counters`: warn of what could not be joined, and of a map that was
+    made for the first image that wants it, and released with the first that does not. `bundle`: the
+    student; `counters`: warn of what could not be joined, and of a map that was
     started anew; `record`: takes note of it.
     """
 
-    def __init__(self, grid: VoxelGrid, threshold: float, counters: FrameCounters, record: FusionRecord) -> None:
-        self._grid, self._threshold, self._counters = grid, threshold, counters
+    def __init__(self, grid: VoxelGrid, bundle: StudentBundle, counters: FrameCounters, record: FusionRecord) -> None:
+        self._grid, self._bundle, self._counters = grid, bundle, counters
         self._record = record
         self._map: TemporalFusion | None = None
         self._epoch: Epoch | None = None
         self._relabel = False
-        self._newest: tuple[StudentBundle, SemanticVoxels] | None = None  # joined last, and by which student
+        self._newest: SemanticVoxels | None = None  # joined last
         self._loaded: tuple[SavedMap, Epoch] | None = None  # what the next scene of that epoch is joined with
 
     def prepare(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
@@ -48,12 +48,6 @@ class SceneMemory:
         if parameters.fusion_enabled and self._map is None:
             compile_fusion()
             self._map_for(grid_from_camera, parameters)
-
-    def decide_by(self, threshold: float) -> None:
-        """Call voxels occupied from another calibrated probability on: that of another student."""
-        self._threshold = threshold
-        if self._map is not None:
-            self._map.decide_by(threshold)
 
     def relabel(self) -> None:
         """Labels have another meaning from the next scene on: those that are remembered are forgotten."""
@@ -65,7 +59,7 @@ class SceneMemory:
         if self._newest is None or known is None or not len(known.place):
             cure = "Wait until `images joined` in the part fusion of /diagnostics grows"
             raise SceneCompletionError("no image was joined yet", where="map", cure=cure)
-        bundle, voxels = self._newest
+        bundle, voxels = self._bundle, self._newest
         classes = voxels.class_names, voxels.class_colours
         return SavedMap(known, frame, self._grid, *classes, bundle.name, bundle.made_from(), voxels.stamp_ns)
 
@@ -118,7 +112,7 @@ class SceneMemory:
             self._relabel = False
         fusion.threads = parameters.threads or None
         fused = fusion.fuse(scene.voxels, probability(), odometry_from_grid)
-        self._newest = scene.selection.student.bundle, scene.voxels
+        self._newest = scene.voxels
         if fused.reset:
             self._record.started(fused.reset)
             self._counters.warn(STARTED, f"the node forgets earlier images: {fused.reset}")
@@ -139,7 +133,7 @@ class SceneMemory:
             voxels, probability = fuse_views(
                 [completion.voxels for completion in completions],
                 [completion.probability for completion in completions],
-                self._threshold,
+                self._bundle.threshold,
             )
         return voxels, lambda: probability
 
@@ -149,7 +143,7 @@ class SceneMemory:
             self._map = None  # two would need twice the memory
             self._record.started("its parameters were changed")
         if self._map is None:
-            self._map = TemporalFusion(self._grid, grid_from_camera, self._threshold, settings)
+            self._map = TemporalFusion(self._grid, grid_from_camera, self._bundle.threshold, settings)
         return self._map
 
     def _release(self) -> None:

@@ -31,9 +31,8 @@ TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
 PathKind = Literal["folder", "file", "student", "text bank", "file to write"]
 SHIPPED = "shipped"  # the text bank of the student bundle, as parameter `vocabulary`
 LONGEST_PATH = 4095
-# What parameters are grouped by: `shadow_every` of `NodeParameters` is `shadow.every` for everybody else.
+# What parameters are grouped by: `image_qos` of `NodeParameters` is `image.qos` for everybody else.
 GROUPS = (
-    "shadow",
     "image",
     "sync",
     "grid",
@@ -84,7 +83,7 @@ class ParameterSpec:
         if self.bounds:
             return f"{self.bounds[0]} to {self.bounds[1]}"
         if self.path == "student":
-            return f"{', '.join((str(self.default) or 'empty', *shipped_students()))}, an existing folder, or {FORM}"
+            return f"{', '.join((str(self.default), *shipped_students()))}, an existing folder, or {FORM}"
         if self.path == "file to write":
             return "a file in an existing folder, or empty"
         if self.path == "text bank":
@@ -170,19 +169,6 @@ class NodeParameters:
         "`largest_rate` (10/s where that is 0). Otherwise `auto` takes `kitti_student`. The node logs which one it "
         "takes, and why.",
         path="student",
-    )
-    shadow_bundle: str = _parameter(
-        "",
-        "A second student, named as in `bundle`. `~/swap_bundle` exchanges the two. With `shadow.every` the second one "
-        "completes images, too. It needs the same voxel grid, or a `grid.file` for both. Empty: there is none.",
-        path="student",
-    )
-    shadow_every: int = _live(
-        0,
-        "The student that is not deployed completes every n-th image, too, unless an image waits. Later images judge "
-        "both, and `/diagnostics` says which one was right. For that, `transform.source` has to say where the grid is "
-        "in `odometry.frame`. Otherwise `/diagnostics` only says how far both agree. 0: never.",
-        bounds=(0, 10_000),
     )
     engine: EngineName = _parameter(
         "auto",

@@ -26,7 +26,7 @@ class Placements:
     """Places images by the parameters, or by a source of transforms.
 
     `source`: the source; None where the parameters `camera.x` to `camera.yaw` say all; `default`: pose of the camera's
-    optical frame in a grid that is attached to it; `trained_height`: gives the height above the ground of the cameras
+    optical frame in a grid that is attached to it; `trained_height`: height above the ground of the cameras
     that the student was trained with, metres. A map that has no frame of the robot takes it where `camera.height` was
     not given; `wants_pose`: says whether what completes an image wants to know where the robot was.
     """
@@ -35,7 +35,7 @@ class Placements:
         self,
         source: TransformSource | None,
         default: RigidTransform,
-        trained_height: Callable[[], float],
+        trained_height: float,
         wants_pose: Callable[[NodeParameters], bool] = lambda _: False,
     ) -> None:
         self._source, self._default, self._trained_height = source, default, trained_height
@@ -105,7 +105,7 @@ class Placements:
             else:
                 map_from_camera = source.lookup(base, frame_id, stamp_ns, _tolerance_ns(parameters))
             return Placement(frame_id, self._default, camera_from_grid, base, map_from_camera @ camera_from_grid)
-        assumed = None if parameters.camera_height else self._trained_height()
+        assumed = None if parameters.camera_height else self._trained_height
         map_from_camera = camera_pose(parameters if assumed is None else replace(parameters, camera_height=assumed))
         return Placement(
             frame_id,

@@ -23,7 +23,6 @@ from scene_completion_ros.errors import BagError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.ros import dds, messages, topics
-from scene_completion_ros.ros.health.shadow_health import NAME as SHADOW
 from scene_completion_ros.ros.replay.answers import Answers, ResultCollector, SentImage
 from scene_completion_ros.ros.replay.played_node import NodeProcess
 from scene_completion_ros.ros.replay.results import (
@@ -41,7 +40,6 @@ DISCOVERY_S = 0.2
 WARM_UP_FRAME = "scene_completion_replay_warm_up"
 SPIN_S = 0.05
 NOTICE_PATIENCE_S = 5.0
-SHADOW_PATIENCE_S = 5.0
 OTHERS_TIMEOUT_S = 5.0  # to play anyway, to a node that hears another publisher of a topic too, which is best effort
 QUEUE = 1000  # reliable, so nothing gets lost on the way
 
@@ -151,7 +149,6 @@ class Player:
         self._first_ns = 0  # bag time at which the recording begins, and when it did by `time.perf_counter`
         self._begun_s = 0.0
         self._last_drop = ""
-        self._shadow_statuses = 0  # times
         self._graph = ExitStack()
         self._node, self._executor = dds.join_graph(
             lambda context: rclpy.create_node("scene_completion_replay", namespace=process.namespace, context=context),
@@ -178,15 +175,7 @@ class Player:
         for topic, message_type in (self._collected | self._welcome).items():
             self._node.create_subscription(message_type, topic.replace("~/", node_prefix), collect(topic), queue)
         self._node.create_subscription(String, topics.DROPPED.replace("~/", node_prefix), self._on_drop, queue)
-        self._node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, queue)
         self._query = self._node.create_publisher(String, topics.QUERY.replace("~/", node_prefix), queue)
-
-    def _on_diagnostics(self, message: Any) -> None:
-        name = f"{self._process.full_name.lstrip('/')}: {SHADOW}"
-        for status in message.status:
-            if status.name == name:
-                self._shadow_statuses += 1
-                self.statistics.shadow = {"outcome": status.message} | {pair.key: pair.value for pair in status.values}
 
     def _on_drop(self, message: Any) -> None:
         try:
@@ -255,8 +244,6 @@ class Player:
         finally:
             if self._words:
                 self._query.publish(String())
-            if heard := self._shadow_statuses:  # what is told next may still be of the moment before
-                self._spin(time.perf_counter() + SHADOW_PATIENCE_S, lambda: self._shadow_statuses >= heard + 2)
             self._results.finish(self._last_result_s - begun_s - self._elsewhere_s)
             if self._on_result is not None:
                 for result in self._deferred.take_all():

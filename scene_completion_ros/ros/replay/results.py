@@ -89,8 +89,6 @@ class ReplayStatistics:
     latency_ms: dict[str, Percentiles | None] = field(default_factory=dict)
     occupied: list[int] = field(default_factory=list)  # occupied voxels of each frame that came out
     peak_memory_mib: float | None = None  # largest resident memory of the node's process
-    # What the node says of the second student, where one ran behind the first.
-    shadow: dict[str, str] = field(default_factory=dict)
     evidence: list[Mapping[str, float | str]] = field(default_factory=list)  # of each frame that came out
     node_log: str = ""
 

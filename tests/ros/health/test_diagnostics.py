@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 from lifecycle_msgs.msg import Transition
+from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.removed import REMOVED, Kind, removed
 from scene_completion_ros.ros import dds, messages, topics
 from tests.ros import publish_images
 from tests.ros.camera_to_voxels import CAMERA, FRAME, CameraToVoxels, some_image
@@ -116,6 +120,19 @@ def test_it_goes_on_while_simulated_time_stands_still_and_tells_what_failed(star
     heard = len(told.arrays)
     assert running.graph.until(lambda: len(told.arrays) >= heard + 2)
     assert all(array.header.stamp.sec == 0 for array in told.arrays)  # nobody publishes /clock
+
+
+def test_nodes_that_wait_for_what_was_removed_are_warned_about(start: Start) -> None:
+    running = start("-p", "autostart:=false")
+    running.told.until("lifecycle", OK)
+    assert "removed" not in running.told.newest
+    for topic in REMOVED["topic"]:
+        running.graph.collect(String, topic.replace("~", running.output))
+    for service in REMOVED["service"]:
+        running.graph.node.create_client(Trigger, service.replace("~", running.output))
+    kinds: tuple[Kind, ...] = ("topic", "service") if hasattr(Node, "count_clients") else ("topic",)  # Humble
+    sentences = [str(removed(kind, name)) for kind in kinds for name in REMOVED[kind]]
+    running.told.until("removed", WARN, *sentences)
 
 
 def test_topics_without_publishers_and_publishers_that_do_not_match(start: Start) -> None:

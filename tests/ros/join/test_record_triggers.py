@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.phrase_query import Words
 from scene_completion_ros.messages.drop_reasons import RecordReason, record_reasons
 from scene_completion_ros.ros.frame import Epoch, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
@@ -40,8 +41,7 @@ class Asked:
     ) -> None:
         placement: Any = SimpleNamespace(frame_id="camera", odometry_from_grid=odometry)
         frame: Any = SimpleNamespace(placement=placement, stamp_ns=round(second * SECOND_NS))
-        selection: Any = None
-        scene = Scene((frame,), self.parameters, selection, Epoch(*epoch), voxels_of_moment=now)
+        scene = Scene((frame,), self.parameters, Words(), Epoch(*epoch), voxels_of_moment=now)
         scene.voxels = voxels_of(state, stamp_ns=frame.stamp_ns)  # probabilities of 0.75
         self.triggers.look(scene)
 

@@ -28,7 +28,7 @@ def test_every_parameter_is_described_once_and_its_default_is_allowed() -> None:
 
 def test_what_cannot_change_under_a_running_model_and_its_readers_is_read_only() -> None:
     assert {spec.name for spec in SCHEMA if not spec.live} == {
-        "bundle", "shadow.bundle", "engine", "grid.file", "image.transport", "image.qos",
+        "bundle", "engine", "grid.file", "image.transport", "image.qos",
         "autostart", "cameras", "grid.frame", "transform.source", "transform.topics", "odometry.topics",
         "extrinsics_file", "odometry.frame",
         "gpu_precision", "fusion.map_file",

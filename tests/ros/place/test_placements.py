@@ -44,9 +44,7 @@ class Known:
 
 def placed(source: Known | None = None, **given: Any) -> Placement:
     given.setdefault("transform_source", "parameters" if source is None else "topics")
-    return Placements(source, DEFAULT_GRID_FROM_CAMERA, lambda: TRAINED_HEIGHT).place(
-        IMAGE, STAMP_NS, NodeParameters(**given)
-    )
+    return Placements(source, DEFAULT_GRID_FROM_CAMERA, TRAINED_HEIGHT).place(IMAGE, STAMP_NS, NodeParameters(**given))
 
 
 def ahead(placement: Placement) -> dict[str, list[float]]:
