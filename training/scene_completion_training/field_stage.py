@@ -104,7 +104,7 @@ class FieldStage(Stage):
         """What it needs of its samples."""
         return DataNeeds(rendered=self.renders)
 
-    def make_data(self, kind: type[SequencesData] = SequencesData) -> SequencesData:
+    def make_data(self) -> SequencesData:
         """Samples of the configuration's sequences."""
         settings, needs = self.settings, self.data_needs()
         if settings.data.views.aside and (needs.rendered or needs.encoder_views > 1):
@@ -112,7 +112,7 @@ class FieldStage(Stage):
             raise ConfigurationError(what, where="data.views.aside", cure=f"Set it to 0 for stage {settings.stage}")
         if not (settings.measures or needs.label_points):
             needs = dataclasses.replace(needs, measured=False)
-        return kind(settings.data, settings.steps, settings.seed, needs, viewpoint=settings.viewpoint())
+        return SequencesData(settings.data, settings.steps, settings.seed, needs, viewpoint=settings.viewpoint())
 
     def callbacks(self) -> list[lightning.Callback]:
         """The average of the weights, and pictures."""

@@ -2,9 +2,6 @@
 
 import dataclasses
 import os
-import shutil
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -15,23 +12,21 @@ import torch
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.profilers import Profiler, SimpleProfiler
 from lightning.pytorch.utilities import rank_zero_info
 
 from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.arrays import Bytes, Mask
 from scene_completion_training.checkpoints import SafeCheckpoints, TrainingRecord
 from scene_completion_training.configuration import Configuration, TrainingConfiguration
-from scene_completion_training.data import module
-from scene_completion_training.data.recorded_frames import RecordedFrames
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.stage import Stage
 from scene_completion_training.stages import stage_class
-from scene_completion_training.workers import Progress, accelerator, computes_bfloat16
+from scene_completion_training.workers import accelerator, computes_bfloat16
 
 BEST = "best.ckpt"
+# Names under which Lightning times what a step waits for, and what it does.
+_LOADING, _COMPUTING = "[_TrainingEpochLoop].train_dataloader_next", "run_training_batch"
 
 
 def make_stage(configuration: TrainingConfiguration) -> Stage:
@@ -69,7 +64,7 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
     if resume is not None:
         stage.go_on()
     start = [] if resume else [FirstWeights()]
-    trainer = _trainer(configuration, [record, *start, *stage.callbacks()], fast_dev_run)
+    trainer = _trainer(configuration, [record, *start, *stage.callbacks()], fast_dev_run=fast_dev_run)
     if resume is None and not fast_dev_run and trainer.is_global_zero:
         (last.parent / BEST).unlink(missing_ok=True)  # of another training
     trainer.fit(stage, datamodule=data, ckpt_path=resume and str(resume), weights_only=True)
@@ -84,7 +79,13 @@ class FirstWeights(lightning.Callback):
         pl_module.start(trainer.datamodule)  # type: ignore[attr-defined]
 
 
-def _trainer(settings: TrainingConfiguration, own: list[lightning.Callback], fast_dev_run: bool) -> lightning.Trainer:
+def _trainer(
+    settings: TrainingConfiguration,
+    own: list[lightning.Callback],
+    *,
+    fast_dev_run: bool = False,
+    profiler: Profiler | None = None,
+) -> lightning.Trainer:
     output = Path(settings.output)
     callbacks = [*own, LearningRateMonitor("step")]
     if not fast_dev_run:
@@ -101,6 +102,7 @@ def _trainer(settings: TrainingConfiguration, own: list[lightning.Callback], fas
         callbacks=callbacks,
         use_distributed_sampler=False,  # the sampler knows its process
         plugins=[SafeCheckpoints()],
+        profiler=profiler,
         logger=TensorBoardLogger(output, name=None, version="curves"),
         default_root_dir=output,
         gradient_clip_val=settings.gradient_clip or None,
@@ -134,175 +136,15 @@ def _checkpoints(configuration: TrainingConfiguration) -> list[ModelCheckpoint]:
 
 
 WARM_UP, TIMED = 2, 3  # steps that are taken, and those of them that count
-TRIED = 6  # frames that are prepared, to see what one takes
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a training will take."""
+def plan(configuration: TrainingConfiguration, threads: int | None = None) -> list[str]:
+    """Tries a few steps of a training on this machine, and says in lines what all of them will take.
 
-    steps: int
-    frames: int
-    listed: SplitCount | None  # what of the frame list of the training is there, where it has one
-    samples: int
-    epochs: float  # how often that is every listed frame, every distinct sample, or every frame of the training
-    cache: str  # folder of the cache; "" where images are read as they lie
-    prepared: int
-    frame_bytes: float  # of the cache, a frame
-    frame_s: float  # seconds to prepare a frame, in one process
-    processors: int
-    loading_s: float  # seconds to load the samples of a step, in one process
-    computing_s: float  # seconds to compute a step
-    workers: int  # processes that load samples beside the training, as far as there are cores for them; 0 for none
-    # Name of the GPU, its memory and the most that was used of it, bytes; None on a CPU.
-    gpu: tuple[str, int, int] | None
-
-    @property
-    def step_s(self) -> float:
-        """Seconds that a step takes: its samples are loaded while the one before is computed, if there are workers."""
-        if not self.workers:
-            return self.loading_s + self.computing_s
-        return max(self.computing_s, self.loading_s / self.workers)
-
-    @property
-    def loading_limits(self) -> bool:
-        """Whether the training waits for samples longer than it computes."""
-        return self.step_s > (1.0 if self.workers else 2.0) * self.computing_s
-
-    def lines(self) -> list[str]:
-        """The plan for people."""
-        found = f"{self.frames} in the recordings" + (f"; {self.listed}" if self.listed else "")
-        lines = [f"frames: {found}", f"samples: {self.samples} in {self.steps} steps, {self.epochs:.2f} epochs"]
-        if self.cache:
-            folder = Path(self.cache).absolute()
-            free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-            lines.append(
-                f"cache: {self.prepared * self.frame_bytes / 1e9:.3g} GB in {self.cache} for {self.prepared} frames of "
-                f"{self.frame_bytes / 1e3:.0f} kB ({free / 1e9:.3g} GB are free); to prepare all of them takes about "
-                f"{self.prepared * self.frame_s / self.processors / 3600:.2g} h in {self.processors} processes"
-            )
-        else:
-            lines.append("cache: none, images are read as they lie")
-        with_workers = f", {self.loading_s / self.workers:.3g} s in {self.workers} processes" if self.workers else ""
-        loading = f"{self.loading_s:.3g} s{with_workers}"
-        lines.append(f"step: {self.computing_s:.3g} s of computing; its samples take {loading}")
-        lines.append(f"training: {self.steps * self.step_s / 3600:.3g} h for all steps; validations come on top")
-        if self.gpu:
-            name, size, peak = self.gpu
-            lines.append(f"GPU memory: {peak / 2**30:.1f} of {size / 2**30:.1f} GiB at most ({name})")
-        if self.loading_limits:
-            lines.append(
-                "limit: loading the samples, not computing. Raise data.workers up to the number of cores, keep resized "
-                "images in data.cache, or use a faster disk"
-            )
-        else:
-            lines.append("limit: computing, not loading the samples")
-        return lines
-
-
-class _TriedFrames(RecordedFrames):
-    """Frames whose small images are made when they are first read, in a temporary cache."""
-
-    def _read(self, index: int, name: str) -> Bytes:
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.write([index], Progress())
-        return super()._read(index, name)
-
-    def forget(self) -> None:
-        """Reads images from disk again."""
-        self._image.cache_clear()
-
-
-class _PlannedData(module.SequencesData):
-    """Looks at all recordings, and prepares a few frames."""
-
-    def __init__(self, *arguments: Any, **needs: Any) -> None:
-        super().__init__(*arguments, **needs)
-        self.wanted: dict[str, Mask] = {}
-        self.recordings: list[_TriedFrames] = []
-        self.frame_s = 0.0
-        self.trained = 0
-        self._tried = False
-
-    def _recorded(self, sequence: PosedSequence, cache: Path | None, classes: Path | None) -> RecordedFrames:
-        self.recordings.append(_TriedFrames(sequence, self.viewpoint, cache, classes))
-        return self.recordings[-1]
-
-    def _resize(self, recorded: RecordedFrames, wanted: Mask) -> None:
-        self._want(recorded.name, wanted)
-        if recorded.folder is not None and wanted.any() and not self._tried:
-            self._tried = True
-            recorded.folder.mkdir(parents=True, exist_ok=True)
-            some = np.flatnonzero(wanted)[:TRIED].tolist()
-            started = time.perf_counter()
-            recorded.write(some, Progress())
-            self.frame_s = (time.perf_counter() - started) / len(some)
-
-    def _prepared(self, source: module.SequenceSource, role: str, split: FrameSplit | None) -> module.OpenedSource:
-        if not self.needs.measured:
-            return super()._prepared(source, role, split)
-        sequence = module.load_sequence(Path(self.settings.root), source, role)
-        self._want(sequence.name, np.ones(len(sequence), np.bool_))
-        self.trained += len(sequence) if role == "training" else 0
-        if split is not None:
-            split.of(sequence)
-        if self._tried or role != "training":
-            return module.OpenedSource([], [], [])
-        self._tried = True
-        return super()._prepared(source, role, None)
-
-    def _files(self, source: module.SequenceSource, role: str) -> tuple[PosedSequence, list[Path]]:
-        started = time.perf_counter()
-        found = module.prepare_source(self.settings, source, self.viewpoint, role, workers=1, most=TRIED)
-        self.frame_s = (time.perf_counter() - started) / len(found[1])
-        return found
-
-    def _want(self, name: str, wanted: Mask) -> None:
-        self.wanted[name] = wanted | self.wanted.get(name, np.zeros_like(wanted))
-
-    def frame_bytes(self) -> float:
-        """Mean size on disk of the frames that were prepared."""
-        if not self.settings.cache:
-            return 0.0
-        sizes = [file.stat().st_size for file in Path(self.settings.cache).rglob("*") if file.is_file()]
-        files = 1 if self.needs.measured else len(self.recordings[0].cameras)
-        return float(np.mean(sizes)) * files
-
-
-class _Clock(lightning.Callback):
-    """Times how long each step waits for its samples, and how long it takes, in seconds."""
-
-    def __init__(self) -> None:
-        self.loading: list[float] = []
-        self.computing: list[float] = []
-        self._since = 0.0
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The first samples are loaded."""
-        self._lap()
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        """Samples are there."""
-        self.loading.append(self._lap())
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """The step has been taken."""
-        self.computing.append(self._lap())
-
-    def _lap(self) -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        before, self._since = self._since, time.perf_counter()
-        return self._since - before
-
-
-def plan(configuration: TrainingConfiguration, threads: int | None = None) -> Plan:
-    """Tries a few steps of a training in a temporary folder, on this machine; nothing else is written.
-
-    Half of the size, and depth alone, are left out where they are not for all steps: the other steps take longer.
-    Raises ConfigurationError: its stage trains no density field; or see `make_stage`; SequenceError: recordings are
-    missing.
+    Where the losses need images alone they are read as they lie, and nothing is written. Otherwise frames are prepared
+    in the cache of the training. Half of the size, and depth alone, are left out where they are not for all steps: the
+    other steps take longer. Raises ConfigurationError: its stage trains no density field; or see `make_stage`;
+    SequenceError: recordings are missing.
     """
     if not isinstance(configuration, Configuration):
         what = f"stage {configuration.stage} trains none"
@@ -310,68 +152,43 @@ def plan(configuration: TrainingConfiguration, threads: int | None = None) -> Pl
     if threads:
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
-    half = configuration.half_resolution_steps
-    with TemporaryDirectory() as folder:
-        cache = f"{folder}/cache" if configuration.data.cache else ""
-        loaded = dataclasses.replace(configuration.data, cache=cache, workers=0)
-        tried = dataclasses.replace(configuration, output=f"{folder}/output", data=loaded, picture_every=0)
-        tried.depth_only_steps, tried.half_resolution_steps = 0, half if half >= configuration.steps else 0
+    half, settings = configuration.half_resolution_steps, configuration.data
+    with TemporaryDirectory() as output:
+        tried = dataclasses.replace(configuration, output=output, picture_every=0, depth_only_steps=0)
+        tried.half_resolution_steps = half if half >= configuration.steps else 0
         stage = make_stage(tried)
         assert isinstance(stage, FieldStage)
-        data = stage.make_data(_PlannedData)
-        assert isinstance(data, _PlannedData)
+        data = stage.make_data()
+        if not data.needs.measured:
+            data.settings = dataclasses.replace(data.settings, cache="")
+        data.setup("fit")
+        data.settings = dataclasses.replace(data.settings, workers=0)  # so that loading is timed
         stage.go_on()
-        return _tried(configuration, stage, data)
-
-
-def _tried(configuration: Configuration, stage: FieldStage, data: _PlannedData) -> Plan:
-    settings, steps = configuration.data, min(WARM_UP + TIMED, configuration.steps)
-    data.setup("fit")
-    samples = data.samples()
-    for number in range(steps * settings.batch_size):
-        samples[number]  # what they read is in the cache from now on
-    for recorded in data.recordings:
-        recorded.forget()
-    clock = _Clock()
-    trainer = lightning.Trainer(
-        max_steps=steps,
-        accelerator="auto",
-        devices=1,
-        precision=_precision(configuration),
-        callbacks=[*stage.callbacks(), clock],
-        logger=False,
-        default_root_dir=stage.settings.output,
-        gradient_clip_val=configuration.gradient_clip or None,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    trainer.fit(stage, datamodule=data)
-    loading, computing = (float(np.mean(found[WARM_UP:] or found)) for found in (clock.loading, clock.computing))
-    device, gpu = trainer.strategy.root_device, None
-    if device.type == "cuda":
-        whole = torch.cuda.get_device_properties(device)
-        gpu = (whole.name, whole.total_memory, torch.cuda.max_memory_reserved(device))
-    counted = data.counts.get("training")
-    trained = counted.used if counted else data.trained or sum(len(drive) for drive in data.frames)
+        steps = min(WARM_UP + TIMED, configuration.steps)
+        few = dataclasses.replace(stage.settings, steps=steps, devices=1, nodes=1)
+        clock = SimpleProfiler(output, "seconds")
+        trainer = _trainer(few, stage.callbacks(), profiler=clock)
+        trainer.fit(stage, datamodule=data)
+    seconds = clock.recorded_durations
+    loading, computing = (float(np.mean(seconds[name][WARM_UP:] or seconds[name])) for name in (_LOADING, _COMPUTING))
+    listed, frames = data.counts.get("training"), sum(map(len, data.frames))
     taken = configuration.steps * settings.batch_size * configuration.devices * configuration.nodes
-    cores = len(os.sched_getaffinity(0)) // configuration.devices
-    return Plan(
-        steps=configuration.steps,
-        frames=sum(len(wanted) for wanted in data.wanted.values()),
-        listed=counted,
-        samples=taken,
-        epochs=taken / (settings.distinct_samples or trained),
-        cache=settings.cache,
-        prepared=sum(int(wanted.sum()) for wanted in data.wanted.values()),
-        frame_bytes=data.frame_bytes(),
-        frame_s=data.frame_s,
-        processors=max(2, settings.workers),
-        loading_s=loading,
-        computing_s=computing,
-        workers=min(settings.workers, max(1, cores)),
-        gpu=gpu,
-    )
+    epochs = taken / (settings.distinct_samples or (listed.used if listed else frames))
+    workers = min(settings.workers, max(1, len(os.sched_getaffinity(0)) // configuration.devices))
+    # Samples are loaded while the step before is computed, if there are workers.
+    step = max(computing, loading / workers) if workers else computing + loading
+    lines = [
+        f"frames: {frames}" + (f"; {listed}" if listed else ""),
+        f"samples: {taken} in {configuration.steps} steps, {epochs:.2f} epochs",
+        f"step: {computing:.3g} s of computing; its samples take {loading:.3g} s in one process",
+        f"training: {configuration.steps * step / 3600:.3g} h for all steps, their samples from {workers} workers",
+    ]
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        whole, most = torch.cuda.get_device_properties(device), torch.cuda.max_memory_reserved(device)
+        size = f"{most / 2**30:.1f} of {whole.total_memory / 2**30:.1f} GiB"
+        lines.append(f"GPU memory: {size} at most ({whole.name})")
+    if step > (1.0 if workers else 2.0) * computing:
+        cure = "Raise data.workers up to the number of cores, keep resized images in data.cache, or use a faster disk"
+        return [*lines, f"limit: loading the samples, not computing. {cure}"]
+    return [*lines, "limit: computing, not loading the samples"]

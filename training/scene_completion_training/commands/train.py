@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `scene-completion train`."""
     parser.add_argument("--config", type=Path, default=CONFIGS / "single_view.yaml", help="YAML configuration")
     parser.add_argument("--fast-dev-run", action="store_true", help="two steps without checkpoints, to check a set-up")
-    meaning = "train nothing: say how many frames there are, and what cache and steps will take on this machine"
+    meaning = "train nothing: say how many frames there are, and how long the steps will take on this machine"
     parser.add_argument("--plan", action="store_true", help=meaning)
     parser.add_argument("--threads", type=int, default=None, help="torch threads (default: all cores)")
     meaning = "values that replace the configuration's, e.g. data.root=/data steps=2000 losses.occupancy=0"
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         from scene_completion_training.runner import plan
 
-        print("\n".join(plan(configuration, arguments.threads).lines()))
+        print("\n".join(plan(configuration, arguments.threads)))
         return 0
     checkpoint = train(configuration, fast_dev_run=arguments.fast_dev_run, threads=arguments.threads)
     if not arguments.fast_dev_run:

@@ -151,13 +151,9 @@ def prepare_source(
     role: str = "training",
     *,
     workers: int = 2,
-    most: int | None = None,
 ) -> tuple[PosedSequence, list[Path]]:
-    """Opens a sequence (see `load_sequence`) and prepares it, or `most` frames of its middle (`prepare_sequence`)."""
+    """Opens a sequence (see `load_sequence`) and prepares it (see `prepare_sequence`)."""
     sequence = load_sequence(Path(settings.root), source, role)
-    if most is not None:
-        first = max(0, (len(sequence) - most) // 2)
-        sequence = dataclasses.replace(sequence, frames=sequence.frames[first : first + most])
     unrelated = sequence.pose_source == UNKNOWN_POSES
     fusion = dataclasses.replace(settings.fusion, views=0) if unrelated else settings.fusion
     options: dict[str, Any] = {"exact": source.exact, "workers": workers, "ray_address": settings.ray_address}
@@ -243,7 +239,8 @@ class SequencesData(TrainingData):
         for recorded, wanted in self._large:
             recorded.check_classes(wanted)
         while self._large:  # it takes hours, and so comes when nothing is known to be missing
-            self._resize(*self._large.pop(0))
+            recorded, wanted = self._large.pop(0)
+            recorded.resize(wanted, self.processors, self.settings.ray_address)
 
     def _opened(self, role: str, sources: list[SequenceSource], frames: str) -> list[Drive]:
         """Drives of all sources; those of the training say how far they see."""
@@ -275,7 +272,7 @@ class SequencesData(TrainingData):
     def _prepared(self, source: SequenceSource, role: str, split: FrameSplit | None) -> OpenedSource:
         every: Drive
         if self.needs.measured:
-            sequence, files = self._files(source, role)
+            sequence, files = prepare_source(self.settings, source, self.viewpoint, role, workers=self.processors)
             every = [load_prepared(file) for file in files]
             usable = self._usable(every, source, stereo=len(cameras_ahead(sequence)) > 1)
             listed = [] if split is None else split.of(sequence)
@@ -288,7 +285,7 @@ class SequencesData(TrainingData):
                 raise SequenceError("fewer than two cameras look aside", where=source.folder, cure=cure)
             cache = Path(self.settings.cache) if self.settings.cache else None
             classes = Path(self.settings.class_images) if self.needs.classes else None
-            every = recorded = self._recorded(sequence, cache, classes)
+            every = recorded = RecordedFrames(sequence, self.viewpoint, cache, classes)
             usable, listed = list(range(len(every))), [] if split is None else split.of(sequence)
             self._large.append((recorded, self._looked_at(len(every), None if split is None else listed)))
         place = {index: number for number, index in enumerate(usable)}
@@ -298,15 +295,6 @@ class SequencesData(TrainingData):
             return OpenedSource([[every[index]] for index in usable], ratios, [(at, 0, side) for at, side in known])
         frames = every if len(usable) == len(every) else [every[index] for index in usable]
         return OpenedSource([frames], ratios, [(0, frame, side) for frame, side in known])
-
-    def _files(self, source: SequenceSource, role: str) -> tuple[PosedSequence, list[Path]]:
-        return prepare_source(self.settings, source, self.viewpoint, role, workers=self.processors)
-
-    def _recorded(self, sequence: PosedSequence, cache: Path | None, classes: Path | None) -> RecordedFrames:
-        return RecordedFrames(sequence, self.viewpoint, cache, classes)
-
-    def _resize(self, recorded: RecordedFrames, wanted: Mask) -> None:
-        recorded.resize(wanted, self.processors, self.settings.ray_address)
 
     @property
     def processors(self) -> int:
