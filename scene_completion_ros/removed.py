@@ -41,6 +41,9 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     },
     "configuration key": {},
     "stage": {},
+    "stage": {
+        "supervised": "use stage completion, which learns classes of voxels",
+    },
     "bundle": {},
     "recording": {
         "nuScenes": "convert its scenes with PosedSequence.save, or add a source (CONTRIBUTING.md)",

@@ -110,7 +110,7 @@ class FieldStage(Stage):
         if settings.data.views.aside and (needs.rendered or needs.encoder_views > 1):
             what = "only what a camera sees alone can be seen by one that looks aside"
             raise ConfigurationError(what, where="data.views.aside", cure=f"Set it to 0 for stage {settings.stage}")
-        if not (settings.measures or needs.label_points):
+        if not settings.measures:
             needs = dataclasses.replace(needs, measured=False)
         return SequencesData(settings.data, settings.steps, settings.seed, needs, viewpoint=settings.viewpoint())
 

@@ -18,10 +18,12 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.commands import evaluate as command
+from scene_completion_training.commands import evaluate_semantics
 from scene_completion_training.evaluation.lidar_evaluation import NO_FRAME
 from scene_completion_training.foundation import teachers
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.feature_field import FeatureField, SemanticField
 from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.checkout import ROOT
 from tests.sequences import test_kitti_raw
@@ -173,6 +175,44 @@ def test_semantics_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch, tm
     ):
         with pytest.raises(ConfigurationError, match=message):
             run("semantics", *options, "--output", "y")
+
+
+def test_classes_that_were_learned_stand_beside_clusters(
+    street: PosedSequence,
+    student: StudentBundle,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Alone they need neither recordings to cluster nor such to name; beside a feature field they are a row."""
+    monkeypatch.setattr(evaluate_semantics, "CLUSTERS", 3)
+    torch.manual_seed(0)
+    sizes = {"target_size": 19, "channels": 19, "units": 6, "expansion": torch.nn.Identity(), "reads": "map"}
+    taught, plain = (
+        save_checkpoint(
+            tmp_path / stage / "checkpoints" / "last.ckpt", kind(DensityField(STREET_CAMERA), **sizes), stage
+        )
+        for stage, kind in (("semantic_field", SemanticField), ("feature_field", FeatureField))
+    )
+    town, other = street.save(tmp_path / "town"), replace(street, name="other").save(tmp_path / "other")
+    learned = "semantic_field (learned from labels)"
+
+    def methods(*options: object) -> list[str]:
+        output = tmp_path / "scores"
+        given = ("--student", student.folder, "--data", town, "--output", output)
+        assert run("semantics", *given, "--checkpoint", taught, *options) == 0
+        rows = json.loads((output / "results.json").read_text())["scores"]["semantics"]
+        assert len({row["iou"] for row in rows if row["range_m"] == 51.2 and row["method"] != learned}) <= 1
+        return list(dict.fromkeys(row["method"] for row in rows))
+
+    assert methods() == [learned]
+    with pytest.raises(ConfigurationError, match="nothing to cluster"):
+        methods(plain)
+    with pytest.raises(ConfigurationError, match="no labelled recordings"):
+        methods(plain, "--cluster-on", other)
+    options = (plain, "--prior", "--cluster-on", other, "--name-on", other)
+    assert methods(*options) == ["feature_field", learned, "class prior of the voxel"]
+    assert learned in capsys.readouterr().out
 
 
 # open vocabulary

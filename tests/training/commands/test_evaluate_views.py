@@ -15,7 +15,7 @@ from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training.evaluation.checkpoints import open_checkpoint
 from scene_completion_training.evaluation.novel_views import render_view
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_field import ClassField, FeatureField
+from scene_completion_training.networks.feature_field import FeatureField, SemanticField
 from scene_completion_training.viewpoint import Viewpoint
 from tests import official_layouts as layouts
 from tests.training.evaluation.test_view_consistency import weights
@@ -111,7 +111,7 @@ def test_frames_of_realestate10k(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stage", ["feature_field", "supervised"])
+@pytest.mark.parametrize("stage", ["feature_field", "semantic_field"])
 def test_features_that_depend_on_the_place_alone_are_consistent(stage: str, tmp_path: Path) -> None:
     """The picture stands still, and so does what is said of its pixels: everything agrees but for rounding."""
     torch.manual_seed(0)
@@ -122,7 +122,7 @@ def test_features_that_depend_on_the_place_alone_are_consistent(stage: str, tmp_
         type(frame)(frame.stamp_ns, {"camera": still}, frame.world_from_rig) for frame in sequence.frames
     ]
     same = sequence.save(tmp_path / "same")
-    kind = ClassField if stage == "supervised" else FeatureField
+    kind = SemanticField if stage == "semantic_field" else FeatureField
     field = kind(wall(10.0), target_size=8, channels=4, units=6, expansion=5)
     options = ("--checkpoint", saved(tmp_path / "run", field, stage), "--consistency", "--samples", 8, "--every", 5)
     (row,) = scores(tmp_path / "out", "--data", same, *options, "--cluster-on", folder)["scores"]["consistency"]

@@ -7,9 +7,9 @@ of KITTI is evaluated.
 
 `evaluate semantics` clusters the points of feature fields on training recordings, and names the clusters by labelled
 ones. It scores them on towns and KITTI windows as S4C and SceneDINO do, beside controls. Checkpoints of stage
-`supervised`, which have learned from labels, are scored in the same way. With --bank it asks the voxels of agglomerated
-fields for words: zero-shot labels, given the true geometry and as completions, and the average precision of single
-words, beside the 2D teacher alone and the prior. Several checkpoints of one method give mean and spread. With
+`semantic_field`, which have learned from labels, are scored in the same way. With --bank it asks the voxels of
+agglomerated fields for words: zero-shot labels, given the true geometry and as completions, and the average precision
+of single words, beside the 2D teacher alone and the prior. Several checkpoints of one method give mean and spread. With
 --sscbench it scores checkpoints by their own density on SSCBench-KITTI-360.
 
 `evaluate segmentation` labels the pixels of KITTI-360, Cityscapes and BDD100K by the features of fields, rendered into

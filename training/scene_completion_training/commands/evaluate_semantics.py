@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_paths(
         parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes"
     )
-    meaning = "checkpoints of feature_field or semantics; or of supervised or semantic_field, which need no clusters"
+    meaning = "checkpoints of feature_field or semantics; or of semantic_field, which need no clusters"
     arguments.add_paths(parser, "--checkpoint", "FILE", meaning)
     meaning = "checkpoint of feature_field or semantics, and a linear probe of it that `evaluate segmentation` has "
     meaning += "trained on images; repeatable"
@@ -117,10 +117,10 @@ def _run_sscbench(args: argparse.Namespace) -> int:
         what = f"{both} frames give names to clusters and are scored"
         raise ConfigurationError(what, where="--frames, --name-frames", cure="Name others")
     counted, found = arguments.count_frames(args, split), arguments.count_frames(args, naming)
-    supervised = _supervised(args)
-    models: list[ScoredModel] = [semantic_evaluation.open_supervised(file, None, sampling) for file in supervised]
+    classified = _classified(args)
+    models: list[ScoredModel] = [semantic_evaluation.open_classified(file, None, sampling) for file in classified]
     models += [semantic_evaluation.open_probed(file, probe, None, sampling) for file, probe in args.probed]
-    if fields := [FeatureFieldModel.open(file) for file in args.checkpoint if file not in supervised]:
+    if fields := [FeatureFieldModel.open(file) for file in args.checkpoint if file not in classified]:
         if not named:
             cure = "Name the validation frames, for the names of clusters"
             raise ConfigurationError("no labelled frames", where="--name-frames", cure=cure)
@@ -174,33 +174,33 @@ def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
 
     density, cutoff = student_density(student, arguments.sources(args))
     cluster_on, name_on = ([open_recording(f) for f in folders] for folders in (args.cluster_on, args.name_on))
-    supervised, sampling = _supervised(args), Sampling(cutoff)
-    clustered = bool(args.foundation or len(supervised) < len(args.checkpoint))
+    classified, sampling = _classified(args), Sampling(cutoff)
+    clustered = bool(args.foundation or len(classified) < len(args.checkpoint))
     if clustered and not cluster_on:
         what = "nothing to cluster"
         raise ConfigurationError(what, where="--cluster-on", cure="Name training recordings; they need no labels")
     if (clustered or args.prior) and not name_on:
         raise ConfigurationError("no labelled recordings", where="--name-on", cure="Name some for names and the prior")
-    models = _clustered(args, [file for file in args.checkpoint if file not in supervised], density, cluster_on)
+    models = _clustered(args, [file for file in args.checkpoint if file not in classified], density, cluster_on)
     fitted: list[ScoredModel] = []
     if models:
         frames = ((sequence, index) for sequence in cluster_on for index in range(len(sequence)))
         fitted += semantic_evaluation.fit_models(
             models, sampling, frames, voxel_frames(name_on), clusters=CLUSTERS, seed=args.seed
         )
-    fitted += [semantic_evaluation.open_supervised(file, density, sampling) for file in supervised]
+    fitted += [semantic_evaluation.open_classified(file, density, sampling) for file in classified]
     fitted += [semantic_evaluation.open_probed(file, probe, density, sampling) for file, probe in args.probed]
     if args.prior:
         fitted.append(semantic_evaluation.ClassPrior(density, cutoff, name_on))
     return fitted
 
 
-def _supervised(args: argparse.Namespace) -> list[Path]:
+def _classified(args: argparse.Namespace) -> list[Path]:
     """Checkpoints that have learned classes from labels, and need no clusters."""
     from scene_completion_training.checkpoints import Checkpoint
-    from scene_completion_training.networks.feature_field import ClassField
+    from scene_completion_training.networks.feature_field import SemanticField
 
-    return [file for file in args.checkpoint if issubclass(Checkpoint.read(file).stage_class.field_class, ClassField)]
+    return [file for file in args.checkpoint if Checkpoint.read(file).stage_class.field_class is SemanticField]
 
 
 def _clustered(

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "weights of AlexNet and of LPIPS, in one file or two; without them LPIPS is left out"
     arguments.add_paths(parser, "--lpips", "FILE", meaning)
     meaning = "instead compare features of frames with those of frames --stride later, where optical flow finds the "
-    meaning += "same pixels; checkpoints of feature_field, semantics, semantic_field or supervised"
+    meaning += "same pixels; checkpoints of feature_field, semantics or semantic_field"
     parser.add_argument("--consistency", action="store_true", help=meaning)
     parser.add_argument("--stride", type=int, default=3, metavar="N", help="frames between both (default: %(default)s)")
     meaning = f"training recordings: their features are clustered into {CLUSTERS} classes, and these compared, too"
@@ -78,7 +78,7 @@ def _methods(args: argparse.Namespace) -> list[object]:
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
     from scene_completion_training.evaluation.novel_views import PerceptualDistance, ViewConsistency, ViewSynthesis
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
-    from scene_completion_training.networks.feature_field import ClassField, FeatureField
+    from scene_completion_training.networks.feature_field import FeatureField, SemanticField
 
     if not args.consistency:
         models = [model for file in args.checkpoint for model in open_checkpoint(file, args.views)]
@@ -86,8 +86,8 @@ def _methods(args: argparse.Namespace) -> list[object]:
         return [ViewSynthesis(model, args.samples, distance) for model in models]
     methods: list[object] = []
     for file in args.checkpoint:
-        found = Checkpoint.read(file).stage_class.field_class
-        field = FeatureFieldModel.open(file, kind=found if issubclass(found, ClassField) else FeatureField)
+        semantic = Checkpoint.read(file).stage_class.field_class is SemanticField
+        field = FeatureFieldModel.open(file, kind=SemanticField if semantic else FeatureField)
         methods.append(ViewConsistency(field, args.samples, _classes(args, field)))
     return methods
 
@@ -99,9 +99,9 @@ def _classes(args: argparse.Namespace, model: "FeatureFieldModel") -> "Classify 
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.clustering.clusters import fit_clusters
     from scene_completion_training.evaluation.semantic_models import surface_points
-    from scene_completion_training.networks.feature_field import ClassField
+    from scene_completion_training.networks.feature_field import SemanticField
 
-    if isinstance(model.field, ClassField):
+    if isinstance(model.field, SemanticField):
         return lambda logits: np.asarray(logits.argmax(axis=1), np.int64)
     generator, codes = np.random.default_rng(0), []
     for folder in args.cluster_on:

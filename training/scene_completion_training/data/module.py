@@ -318,16 +318,9 @@ class SequencesData(TrainingData):
         if not usable:
             cure = "Stereo matching found nothing: check that the images are rectified, textured and not dark"
             raise SequenceError("no frame has occupied and free voxels", where=source.folder, cure=cure)
-        if self.needs.label_points:
-            usable = [index for index in usable if every[index].labelled.size]
-        if not usable:
-            cure = "Take towns that are rendered with the asset voxels, and set `exact: true` for them"
-            raise SequenceError("no frame has labelled voxels", where=source.folder, cure=cure)
         if len(usable) < len(every):
-            missing = "evidence or labels" if self.needs.label_points else "evidence"
-            rank_zero_only(print)(
-                f"{source.folder}: {len(every) - len(usable)} of {len(every)} frames without {missing} left out"
-            )
+            left = len(every) - len(usable)
+            rank_zero_only(print)(f"{source.folder}: {left} of {len(every)} frames without evidence left out")
         return usable
 
     def samples(self) -> ViewSamples:

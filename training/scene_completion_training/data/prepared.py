@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
-from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID
 from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation, virtual_pinhole
 from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -24,7 +23,7 @@ from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import tensor_header
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
-from scene_completion_training.arrays import Bytes, Floats, Halves, Ints, Mask
+from scene_completion_training.arrays import Bytes, Floats, Halves, Mask
 from scene_completion_training.data import voxel_evidence
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.stereo import MeasuredDepth, has_lens, measured_depth, rectified_sequence
@@ -83,8 +82,6 @@ class PreparedFrame:
     name: str = ""  # folder and stem of its file: what is stored elsewhere about a frame is found by it
     # Camera -> classes of its pixels uint8 [h, w], Cityscapes' train ids, 255 unknown.
     class_images: Mapping[str, Bytes] = field(default_factory=dict)
-    # Classes of the voxels uint8 [N], `COMMON_CLASSES`, 0 free, 255 unknown; None where no voxel has one.
-    label: Bytes | None = None
 
     def mask(self, name: str) -> Mask:
         """Where a camera's image [h, w] shows the world."""
@@ -107,13 +104,6 @@ class PreparedFrame:
         """Whether there are both hit and free voxels to draw from."""
         return bool((self.target > 0).any() and (self.target == 0).any())
 
-    @property
-    def labelled(self) -> Ints:
-        """Indices of the occupied voxels whose class is known."""
-        if self.label is None:
-            return np.zeros(0, np.int64)
-        return np.flatnonzero((self.label != EMPTY) & (self.label != INVALID))
-
 
 Drive: TypeAlias = Sequence[PreparedFrame]  # in order of time
 
@@ -124,8 +114,8 @@ def prepare_sequence(
     cache: Path,
     *,
     settings: voxel_evidence.FusionSettings | None = None,  # fusion settings; part of the cache key
-    # Take the sequence's ground truth voxels, with their classes, instead of fused stereo depth, and its depth of the
-    # left camera where it has one.
+    # Take the sequence's ground truth voxels instead of fused stereo depth, and its depth of the left camera where it
+    # has one.
     exact: bool = False,
     viewpoint: Viewpoint | None = None,  # what the network is trained for; part of the cache key
     workers: int = 2,  # processes, if there are enough frames for so many
@@ -340,6 +330,6 @@ def load_prepared(file: Path) -> PreparedFrame:
         poses = {name: RigidTransform.from_matrix(data[f"pose_{name}"]) for name in names}
         masks = {name: data[f"mask_{name}"].view(np.bool_) for name in names if f"mask_{name}" in data}
         voxels, name = (data["points"], data["target"], data["evidence"]), f"{file.parent.name}/{file.stem}"
-        return PreparedFrame(images, depths, cameras, poses, masks, *voxels, name, label=data.get("label"))
+        return PreparedFrame(images, depths, cameras, poses, masks, *voxels, name)
     except (ValueError, LookupError, TypeError, AttributeError, SceneCompletionError) as error:
         raise SequenceError(f"damaged ({error})", where=str(file), cure=cure) from error

@@ -91,7 +91,6 @@ class DataNeeds:
     encoder_views: int = 1
     # Features of a foundation model that the views get, or of several by name.
     targets: "FeatureStore | Mapping[str, FeatureStore] | None" = None
-    label_points: int = 0  # labelled voxel centres a sample, of frames that all have some; 0 for none
     rendered: bool = True  # the views that a field is rendered for: most of the time that a sample takes
     classes: bool = False  # and the classes of their pixels, of frames that are not measured
     # Stereo depth of its images, and voxels that evidence was fused in; otherwise frames are images, see
@@ -150,9 +149,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         [V, H, W] (uint8, 255 unknown). The entries of `occupancy`. Where E > 1 views are encoded: encoder_images [E, 3,
         H, W] (0..255, augmented alike), encoder_hints [E, H, W], encoder_poses [E, 4, 4] (in the frame of the first).
         With feature targets features [V, D, h, w] (float16) and feature_offsets [V, 2], left and upper edge (x, y) of
-        token (0, 0), pixels; those of several models each under features/NAME. With labels label_points [M, 3]
-        (occupied voxel centres in the recorded image, seen or hidden; encoder frame, metres) and label_classes [M]
-        (`COMMON_CLASSES` without "empty", from 0). Of so many different samples, sample_number [] says which it is.
+        token (0, 0), pixels; those of several models each under features/NAME. Of so many different samples,
+        sample_number [] says which it is.
         """
         number = self._which(number)
         generator = np.random.default_rng((self.seed, number))
@@ -177,8 +175,6 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             }
         for entry, targets in self.targets.items():
             sample |= self._features(entry, targets, views, generator)
-        if self.needs.label_points:
-            sample |= self._labels(draw, generator)
         if self.distinct:
             sample["sample_number"] = torch.tensor(number)
         return sample
@@ -255,16 +251,6 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         number = self._which(number)
         generator = np.random.default_rng((self.seed, number))
         return self._occupancy(self._draw(number, generator), generator)
-
-    def _labels(self, draw: drawn_views.Draw, generator: Random) -> dict[str, Tensor]:
-        """Labelled voxels, by the inverse root of their class's count: half way between as they come and evenly."""
-        frame = draw.frames[draw.index]
-        labelled = frame.labelled
-        classes = np.zeros(0, np.uint8) if frame.label is None else frame.label
-        rarity = 1.0 / np.sqrt(np.bincount(classes[labelled], minlength=1).clip(1))
-        chosen = _choose(labelled, rarity[classes[labelled]], self.needs.label_points, generator)
-        points = self._in_encoder(draw, frame.points[chosen])
-        return {"label_points": points, "label_classes": torch.from_numpy(classes[chosen].astype(np.int64) - 1)}
 
     def mean_depth_code(self, spec: PointCodeSpec) -> Tensor:
         """Mean inverse depth code [1, 1, H / 2, W / 2] of left stereo depth, unmirrored; gaps take means around."""

@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.arrays import Bytes, Doubles, Floats, Random, Reals
+from scene_completion_training.arrays import Doubles, Floats, Random, Reals
 from scene_completion_training.data.stereo import MeasuredDepth
 from scene_completion_training.viewpoint import Volume
 
@@ -218,10 +217,9 @@ def fused_voxels(
 
 
 def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -> dict[str, NDArray[Any]]:
-    """Ground truth of a rendered frame as voxel centres with evidence, and with classes where the image shows them.
+    """Ground truth of a rendered frame as voxel centres with evidence.
 
-    What no sensor could ever tell is left out: what lies below the ground, and insides of houses, cars and crowns. A
-    class (`COMMON_CLASSES`, 0 free, 255 unknown) is known of what lies in the image, seen or hidden.
+    What no sensor could ever tell is left out: what lies below the ground, and insides of houses, cars and crowns.
 
     `sequence`: sequence with the assets "voxel_label" and "voxel_flags"; `kept`: most voxels kept, half of them
     occupied.
@@ -233,18 +231,14 @@ def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -
     centres = truth.grid.centres().reshape(-1, 3)[known]
     target = truth.occupied.ravel()[known].astype(np.float32)
     optical = np.asarray(truth.grid_from_camera.inverse().apply(centres))
-    classes = np.where(truth.in_view, truth.class_map.apply(truth.label), np.uint8(INVALID)).ravel()[known]
-    return _stored(optical, target, np.ones_like(target), kept, np.random.default_rng(index), classes)
+    return _stored(optical, target, np.ones_like(target), kept, np.random.default_rng(index))
 
 
-def _stored(
-    points: Reals, target: Floats, evidence: Floats, kept: int, generator: Random, classes: Bytes | None = None
-) -> dict[str, NDArray[Any]]:
-    """A random choice of voxels as they are stored, half of them with hits; with their classes where known."""
+def _stored(points: Reals, target: Floats, evidence: Floats, kept: int, generator: Random) -> dict[str, NDArray[Any]]:
+    """A random choice of voxels as they are stored, half of them with hits."""
     groups = (np.flatnonzero(target > 0), np.flatnonzero(target == 0))
     chosen = np.concatenate([generator.permutation(group)[: kept // 2] for group in groups])
-    known = {} if classes is None else {"label": classes[chosen]}
-    return known | {
+    return {
         "points": np.round(points[chosen] / POINT_UNIT).astype(np.int16),
         "target": np.round(target[chosen] * 255).astype(np.uint8),
         "evidence": evidence[chosen].astype(np.float16),

@@ -22,7 +22,6 @@ from scene_completion_ros.evaluation.truth import INTERIORS, FrameTruth, VoxelTr
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Halves, Ints
-from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering.clusters import Clusters, NamedClusters, fit_clusters
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA, level_grid
 from scene_completion_training.evaluation.density_model import DensityModel
@@ -216,8 +215,7 @@ def voxel_classes(truth: VoxelTruth, class_map: semantic_classes.ClassMap | None
     return (class_map or truth.class_map).apply(np.where(truth.known & ~inside, truth.labels, semantic_classes.INVALID))
 
 
-COMMON = np.arange(1, len(semantic_classes.COMMON_CLASSES))
-# The common class of each logit of a model: of one of the common classes themselves, and of Cityscapes' train ids.
+# The common class of each logit of a model, which are those of Cityscapes' train ids.
 CITYSCAPES = semantic_classes.CITYSCAPES_TO_COMMON.table[: len(semantic_classes.CITYSCAPES_CLASSES)].astype(np.int64)
 
 
@@ -228,17 +226,16 @@ class ClassifiedModel:
         self,
         model: SemanticModel,  # gives the codes of points
         sampling: Sampling,
-        classes: Ints = COMMON,  # the common class of each of its logits [K]
         # From codes [N, C] to logits [N, K]; codes are logits by default.
         logits: Callable[[Floats], Floats] | None = None,
     ) -> None:
         self.name = model.name
-        self.labels = 1 + len(classes)
-        self._model, self._sampling, self._classes, self._logits = model, sampling, classes, logits
+        self.labels = 1 + len(CITYSCAPES)
+        self._model, self._sampling, self._logits = model, sampling, logits
 
     def names(self) -> Ints:
         """The class [1 + K] of "empty" and of each logit."""
-        return np.concatenate([[semantic_classes.EMPTY], self._classes])
+        return np.concatenate([[semantic_classes.EMPTY], CITYSCAPES])
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Bytes:
         """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
@@ -250,11 +247,10 @@ class ClassifiedModel:
         return np.asarray(softmax(codes if self._logits is None else self._logits(codes), axis=1), np.float32)
 
 
-def open_supervised(path: Path, density: DensityModel | None, sampling: Sampling) -> ClassifiedModel:
+def open_classified(path: Path, density: DensityModel | None, sampling: Sampling) -> ClassifiedModel:
     """Opens a checkpoint of a field that has learned classes from labels; a `BundleError` if it is none."""
     name = f"{path.resolve().parent.parent.name} (learned from labels)"
-    model = FeatureFieldModel.open(path, name, density, Checkpoint.read(path).stage_class.field_class)
-    return ClassifiedModel(model, sampling, CITYSCAPES if isinstance(model.field, SemanticField) else COMMON)
+    return ClassifiedModel(FeatureFieldModel.open(path, name, density, SemanticField), sampling)
 
 
 def open_probed(path: Path, probe_file: Path, density: DensityModel | None, sampling: Sampling) -> ClassifiedModel:
@@ -270,7 +266,7 @@ def open_probed(path: Path, probe_file: Path, density: DensityModel | None, samp
         what = f"is for features of size {size}, which {path} has not"
         raise ConfigurationError(what, where=str(probe_file), cure="Name its own probe")
     model.name = f"{model.name}, probe of {'head' if model.head else 'features'}"
-    return ClassifiedModel(model, sampling, CITYSCAPES, probe.logits)
+    return ClassifiedModel(model, sampling, probe.logits)
 
 
 TILE = (120, 180)  # height and width of a tile, pixels

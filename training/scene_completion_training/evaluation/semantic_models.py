@@ -99,7 +99,7 @@ class FeatureFieldModel:
         path: Path,
         name: str | None = None,  # short name for tables; that of the run if left out
         density: density_model.DensityModel | None = None,
-        # Which feature field: `ClassField` for one that has learned from labels, whose codes are logits.
+        # Which feature field: `SemanticField` for one that has learned from labels, whose codes are logits.
         kind: type[FeatureField] = FeatureField,
         teacher: str = "",
     ) -> "FeatureFieldModel":

@@ -52,11 +52,6 @@ def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> T
     return weighted_mean(crossed - own, valid)
 
 
-def class_cross_entropy(logits: Tensor, classes: Tensor, counted: Tensor) -> Tensor:
-    """Cross entropy of logits [B, N, K] for classes [B, N] where counted [B, N], in nats; 0 where none is."""
-    return weighted_mean(functional.cross_entropy(logits.transpose(1, 2), classes, reduction="none"), counted)
-
-
 def rendered_class_loss(probabilities: Tensor, classes: Tensor, counted: Tensor, weights: Tensor) -> Tensor:
     """Weighted negative log-likelihood of composited class probabilities [B, R, K], in nats (S4C); 0 without rays.
 

@@ -154,16 +154,12 @@ class FeatureField(nn.Module):
         return normalised(self.expand(features))
 
 
-class ClassField(FeatureField):
-    """A feature field that has learned from labels: its expanded features are logits of the classes without "empty"."""
+class SemanticField(FeatureField):
+    """The field of S4C (Hayler et al., 3DV 2024): logits of Cityscapes' 19 train ids, from pseudo-labels of images."""
 
     def codes(self, features: Tensor) -> Tensor:
         """Logits [..., D] of the classes at points with these features [..., channels]."""
         return self.expand(features)
-
-
-class SemanticField(ClassField):
-    """The field of S4C (Hayler et al., 3DV 2024): logits of Cityscapes' 19 train ids, from pseudo-labels of images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,7 +293,7 @@ MOST_FITTED = 16_384
 class TargetRarity(nn.Module):
     """Weights of targets [N, D]: (share of their cluster) to the power −ρ, one on the mean; with ρ = 0 all count alike.
 
-    Half way to 1, as labelled points are drawn, rare things are learned and are not seen everywhere.
+    Half way to 1 rare things are learned and are not seen everywhere.
     """
 
     def __init__(self, dim: int, power: float) -> None:

@@ -18,7 +18,6 @@ STAGES = {
     "agglomeration": "scene_completion_training.stages.agglomeration:AgglomerationStage",
     "point_agglomeration": "scene_completion_training.stages.point_agglomeration:PointAgglomerationStage",
     "semantics": "scene_completion_training.stages.semantics:SemanticsStage",
-    "supervised": "scene_completion_training.stages.supervised:SupervisedStage",
     "semantic_field": "scene_completion_training.stages.semantic_field:SemanticFieldStage",
     "completion": "scene_completion_training.stages.completion:CompletionStage",
     "masked_scene": "scene_completion_training.stages.masked_scene:MaskedSceneStage",
