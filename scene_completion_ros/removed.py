@@ -29,17 +29,18 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "shadow.every": _ONE_STUDENT,
     },
     "topic": {},
-    "service": {},
     "configuration key": {
         "data.sources.frames": "scenes are those of points, which have no frames",
         "data.sources.kinds": "leave it out, scenes are those of points",
         "data.student": "leave it out, scenes are those of points",
+        "data.unlabelled": "students in space learn from labelled voxels, or from stereo pairs with data.segmentation",
+        "freeze_trunk": "use frozen_blocks, which keeps blocks of the trunk as they are",
+        "losses.retention": "name earlier drives in data.sources as well, so that nothing is forgotten",
         "views.voxels": "use views.points",
     },
     "service": {
         "~/swap_bundle": _ONE_STUDENT,
     },
-    "configuration key": {},
     "stage": {},
     "stage": {
         "supervised": "use stage completion, which learns classes of voxels",

@@ -39,10 +39,6 @@ class LossWeights:
     # road) has no voxels in `occupancy`. A field would take it for solid: the only voxels that are known behind
     # surfaces are. It acts beside `occupancy` alone.
     emptiness: float = 0.0
-    # Occupancy at such points behind the measured depth, against what the weights said that the training started from
-    # (Learning without Forgetting; Li and Hoiem 2016). No frame may ever see that space: what recordings of other
-    # streets taught about it would fade. In the stage `single_view`.
-    retention: float = 0.0
 
 
 @dataclass
@@ -153,7 +149,7 @@ class Configuration(TrainingConfiguration):
     def measures(self) -> bool:
         """Whether a loss compares with stereo depth, or with voxels that evidence was fused in."""
         losses = self.losses
-        return bool(losses.stereo_depth or losses.dense_depth or losses.occupancy or losses.retention)
+        return bool(losses.stereo_depth or losses.dense_depth or losses.occupancy)
 
     def viewpoint(self) -> Viewpoint:
         """Canonical camera and volume; a `ConfigurationError` where they contradict each other or are "auto"."""

@@ -19,7 +19,6 @@ from scene_completion_training.losses.feature_agreement import (
     estimate_forces,
 )
 from scene_completion_training.losses.occupancy import (
-    class_divergence,
     class_terms,
     depth_likelihood,
     free_cross_entropy,
@@ -212,13 +211,6 @@ def test_voxels_count_by_their_weight_and_classes_by_that_of_their_own() -> None
     logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
     loss = class_terms(logits, torch.tensor([0, 1]), torch.tensor([1.0, 3.0]))
     assert loss.item() == pytest.approx((math.log(2.0) + 3.0 * math.log(4.0)) / 4.0, abs=1e-6)
-
-
-def test_classes_that_are_kept_by_hand() -> None:
-    earlier, now = torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3.0), 0.0]])
-    # 1/2 log(1/2 / 3/4) + 1/2 log(1/2 / 1/4)
-    assert class_divergence(now, earlier).item() == pytest.approx(0.5 * math.log(2.0 / 3.0) + 0.5 * math.log(2.0))
-    assert class_divergence(earlier, earlier).item() == pytest.approx(0.0)
 
 
 def test_a_surface_is_as_likely_as_its_distance_and_its_doubt_say() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.evaluation.semantic_classes import EMPTY, INVALID, ROOM_CLASSES
+from scene_completion_ros.evaluation.semantic_classes import INVALID, ROOM_CLASSES
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
 from scene_completion_training.checkpoints import Checkpoint
@@ -18,7 +18,6 @@ from scene_completion_training.evaluation.density_model import DeployedModel
 from scene_completion_training.networks.sight import TOKEN_WIDTH, PixelHead
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.completion import (
-    CompletionLosses,
     CompletionStage,
     SceneField,
     class_shares,
@@ -106,36 +105,6 @@ def test_rooms_are_scored_in_parts_of_their_own_reach(rooms: Path, bundles: tupl
     assert all(f'"range_m": {reach}' in text for reach in (1.6, 3.2, 6.4)) and "surface (depth of plain)" in text
 
 
-def test_a_training_that_goes_on_keeps_to_what_it_started_from(
-    rooms: Path, bundles: tuple[Path, Path], tmp_path: Path
-) -> None:
-    """At the start nothing is to be kept to; the farther the weights go, the more; only where nothing is known."""
-    losses = CompletionLosses(retention=1.0)
-    stage = make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), losses=losses))
-    assert isinstance(stage, CompletionStage)
-    data = stage.make_data()
-    data.setup("fit")
-    stage.start(data)
-    batch = next(iter(data.train_dataloader()))
-
-    def kept(label: int | None = None) -> float:
-        labels = batch["label"] if label is None else torch.full_like(batch["label"], label)
-        with torch.no_grad():
-            return float(stage.terms(batch | {"label": labels}, torch.Generator())["retention"])
-
-    before = StudentBundle.load(bundles[0]).load_weights()
-    for name, value in stage.field.state_dict().items():
-        np.testing.assert_array_equal(value.numpy().astype(np.float16), before[f"field.{name}"])
-    assert kept() == pytest.approx(0.0, abs=1e-5)
-    stage.field.spatial.occupied.bias.data += 0.5  # type: ignore[operator]
-    little = kept(INVALID)
-    stage.field.spatial.occupied.bias.data += 0.5  # type: ignore[operator]
-    assert kept(INVALID) > little > 0.01
-    assert kept(EMPTY) == pytest.approx(0.0, abs=1e-5)
-    stage.field.pixels.classes.weight.data *= -1.0
-    assert kept(EMPTY) > 1e-4
-
-
 def test_tokens_may_be_kept_from_depth(rooms: Path, tmp_path: Path) -> None:
     """Such a head is one whose tokens say nothing but classes: it reads the same from the same weights."""
     with pytest.raises(ConfigurationError, match="nothing reads the tokens"):
@@ -162,8 +131,6 @@ def test_tokens_may_be_kept_from_depth(rooms: Path, tmp_path: Path) -> None:
 
 
 def test_a_start_that_says_two_things_is_refused(rooms: Path, bundles: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="nothing to keep to"):
-        make_stage(small_rooms(rooms, tmp_path, losses=CompletionLosses(retention=1.0)))
     with pytest.raises(ConfigurationError, match="with its mean, which go on"):
         make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), only_pixels=True))
     with pytest.raises(ConfigurationError, match="no such branch"):

@@ -30,15 +30,12 @@ from scene_completion_ros.sequences.sequence_folder import stored_classes
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.data.drawn_views import canonical_classes, canonical_image, jittered
 from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
-from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.prepared import mapped_arrays
 from scene_completion_training.data.stereo import depth_deviation, measured_depth
 from scene_completion_training.data.stereo_voxels import (
-    OCCUPIED,
     OF_NO_CLASS,
     SKY,
     mounting_above,
-    stereo_evidence,
     voxels_of_drive,
     voxels_of_pixels,
 )
@@ -55,8 +52,6 @@ SENSED_DEVIATION = 0.02
 """Of the logarithm of depth that a sensor sees."""
 CORNERS, CORNER_DEVIATION = (20, 250), 0.05
 """Pixels of an image with a depth by motion, and the standard deviation of its logarithm."""
-SURE = 0.1
-"""Standard deviation of a measured depth, as a share of it, up to which a head learns from it."""
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
 """Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain."""
 _VERSION = 7
@@ -93,8 +88,6 @@ class CompletionDataSettings:
         validation: The same, watched only.
         cache: Folder for what the trunk says of each image, and for its voxels: about ten megabytes a sample.
         segmentation: Weights of ESPNetv2, which says the classes of pixels where no truth does.
-        unlabelled: Recordings without any labels count, too: stereo, or the motion of the camera, says how far pixels
-            see, and which voxels are free or hold something of no class.
         unknown_pose: Share of the samples that are not told where the camera stands.
         stated_pitch, stated_height: By how much the stated pitch is off, degrees, and the height, a share; standard
             deviations. Roll is off by half as much again as pitch.
@@ -123,7 +116,6 @@ class CompletionDataSettings:
     validation: list[CompletionSource] = field(default_factory=list)
     cache: str = "completion_samples"
     segmentation: str = ""
-    unlabelled: bool = False
     unknown_pose: float = 0.5
     stated_pitch: float = 0.5
     stated_height: float = 0.02
@@ -161,14 +153,12 @@ def prepare_samples(
     viewpoint: Viewpoint,
     *,
     classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
-    unlabelled: bool = False,
     look: int = 0,
 ) -> list[Path]:
     """Writes what is missing in the cache: a file for each frame.
 
     Args:
         classes_of: Common classes [h, w] of the pixels of an image, for recordings that do not have them.
-        unlabelled: As `CompletionDataSettings` has it.
         look: Number of the look of the images; 0 for their own, see `CompletionDataSettings.looks`.
 
     Raises:
@@ -178,8 +168,6 @@ def prepare_samples(
     parts: tuple[object, ...] = (_VERSION, eyes.key, *views, sequence.pose_source, classes_of is None)
     if look:
         parts += (look,)
-    if unlabelled:  # drives are cut into parts
-        parts += (sequence.floor, [frame.stamp_ns for frame in sequence.frames])
     key = hashlib.sha256(" ".join(map(str, parts)).encode())
     folder = cache.absolute() / f"{sequence.name.replace('/', '_')}-{key.hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -187,7 +175,7 @@ def prepare_samples(
     missing = [(index, file) for index, file in zip(frames, files, strict=True) if not file.exists()]
     with progress_bar(len(missing), "sample") as bar:
         for index, file in missing:
-            write_whole(file, tensor_bytes(_sample(sequence, index, eyes, viewpoint, classes_of, unlabelled, look)))
+            write_whole(file, tensor_bytes(_sample(sequence, index, eyes, viewpoint, classes_of, look)))
             bar.update()
     return files
 
@@ -198,7 +186,6 @@ def _sample(
     eyes: Eyes,
     viewpoint: Viewpoint,
     classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None,
-    unlabelled: bool,
     look: int,
 ) -> dict[str, NDArray[Any]]:
     name = reference_camera(sequence)
@@ -209,9 +196,7 @@ def _sample(
         fused, relative, tokens = (part[0].to(torch.float16).numpy() for part in eyes.see(tensor))
     arrays = {"fused": fused, "relative": relative, "tokens": tokens}
     labelled = any(truth is not None and truth.label is not None for truth in _nearest_voxels(sequence, index, name))
-    if unlabelled and classes_of is None and not labelled:
-        arrays |= _of_drive(sequence, index, viewpoint)
-    elif labelled or classes_of is None:
+    if labelled or classes_of is None:
         arrays |= _of_voxels(sequence, index, name)
         arrays |= _pixels(sequence, index, name, image, viewpoint.camera, classes_of)
     else:
@@ -280,25 +265,6 @@ def _of_stereo(
         "origin": np.array([*grid.origin, grid.voxel_size]),
         "depth": np.asarray(shrunk(np.where(classes == SKY, np.float32(np.inf), depth)), np.float16),
         "classes": np.ascontiguousarray(shrunk(classes.astype(np.uint8))),
-    }
-
-
-def _of_drive(sequence: PosedSequence, index: int, viewpoint: Viewpoint) -> dict[str, NDArray[Any]]:
-    """Voxels and depth of a frame of a drive of which nothing but images and poses is known."""
-    volume, canonical = viewpoint.volume, viewpoint.camera
-    meter = depth_meter(sequence, volume.ahead)
-    pose = level_pose(sequence, meter.camera, viewpoint, index)
-    share, known = stereo_evidence(sequence, index, volume.grid, pose, meter, volume)
-    label = np.where(known, np.where(share > OCCUPIED, OF_NO_CLASS, EMPTY), INVALID).astype(np.uint8)
-    found = meter(index)
-    sure = np.where(found.deviation < SURE * found.depth, found.depth, np.float32(0.0))
-    small = canonical.resized(canonical.width // STRIDE, canonical.height // STRIDE)
-    return {
-        "label": label,
-        "truth_from_camera": pose.matrix,
-        "origin": np.array([*volume.grid.origin, volume.grid.voxel_size]),
-        "depth": _nearest(sure, found.camera, small).astype(np.float16),
-        "classes": np.full((small.height, small.width), INVALID, np.uint8),
     }
 
 
@@ -746,7 +712,6 @@ class CompletionData(TrainingData):
                     self.eyes,
                     self.viewpoint,
                     classes_of=classes_of,
-                    unlabelled=self.settings.unlabelled,
                     look=look,
                 )
             ]

@@ -82,12 +82,6 @@ def depth_likelihood(log_depth: Tensor, deviation: Tensor, true: Tensor) -> Tens
     return (off * known).sum() / shared_count(known.sum())
 
 
-def class_divergence(logits: Tensor, earlier: Tensor) -> Tensor:
-    """Kullback-Leibler divergence [B, ...] of classes from what they were before, of logits [B, K, ...], in nats."""
-    before = earlier.detach().log_softmax(dim=1)
-    return (before.exp() * (before - logits.log_softmax(dim=1))).sum(dim=1)
-
-
 def class_terms(logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
     """Mean cross entropy of places [N, K] whose classes [N] are known, each class with its weight [K], in nats."""
     return weighted_mean(functional.cross_entropy(logits, classes, reduction="none"), weights[classes], least=1e-6)

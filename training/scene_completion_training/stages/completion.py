@@ -39,10 +39,8 @@ from scene_completion_training.data.completion_samples import (
 )
 from scene_completion_training.data.stereo_voxels import OF_NO_CLASS
 from scene_completion_training.losses.occupancy import (
-    class_divergence,
     class_terms,
     depth_likelihood,
-    occupancy_distillation,
     occupied_cross_entropy,
     surface_likelihood,
 )
@@ -82,8 +80,6 @@ class CompletionLosses:
         ground: Likelihood of the height of the ground.
         depth: Likelihood of the depth of pixels.
         pixels: Cross entropy of the classes of pixels.
-        retention: How far a training that goes on from another one is from it where drives say nothing: occupancy of
-            voxels that nothing measured, all classes, and the ground (Learning without Forgetting; Li and Hoiem 2016).
     """
 
     occupied: float = 2.0
@@ -91,7 +87,6 @@ class CompletionLosses:
     ground: float = 0.2
     depth: float = 0.1
     pixels: float = 0.2
-    retention: float = 0.0
 
 
 @dataclass
@@ -162,7 +157,7 @@ class CompletionConfiguration(TrainingConfiguration):
         return self.validate_every if self.data.validation else None
 
     def check(self) -> None:
-        """Refuses starts that say two things, or that would leave a branch without weights, and to keep to nothing."""
+        """Refuses starts that say two things, or that would leave a branch without weights."""
         super().check()
         if self.start_from and (self.only_pixels or self.mean_of):
             what = "holds a decoder with its mean, which go on learning"
@@ -172,11 +167,6 @@ class CompletionConfiguration(TrainingConfiguration):
             raise ConfigurationError(what, where="fit_naming", cure="Give naming some channels, or set it to 0")
         if not (self.merging or self.naming):
             raise ConfigurationError("nothing reads the tokens", where="merging", cure="Give naming some channels")
-        if self.losses.retention and not self.start_from:
-            what = "there is nothing to keep to"
-            raise ConfigurationError(
-                what, where="losses.retention", cure="Name a student with start_from, or set it to 0"
-            )
 
     @property
     def pixels_learn(self) -> bool:
@@ -436,11 +426,6 @@ class CompletionStage(Stage):
         self.field.spatial.match_mean(*sums)
         self.field.cpu()
 
-    def go_on(self) -> None:
-        """What it once started from is read again, before the weights of its checkpoint."""
-        if self.settings.losses.retention:
-            self._take_starts()
-
     def _take_starts(self) -> None:
         if self.settings.pixels_from:
             self._take("pixels_from", self.field.pixels, "pixels.")
@@ -448,9 +433,6 @@ class CompletionStage(Stage):
                 self._take("start_from", self.field.spatial, "spatial.")
         else:
             self._take("start_from", self.field, "")
-        if self.settings.start_from:
-            # In a list: no module of the stage, it never learns, and no checkpoint needs it.
-            self._forerunner = [copy.deepcopy(self.field).eval().requires_grad_(False)]
 
     def _take(self, where: str, part: nn.Module, prefix: str) -> None:
         """Gives a part of the field the weights of another training, or of its bundle.
@@ -498,7 +480,6 @@ class CompletionStage(Stage):
         maps = [batch[name].float().contiguous(memory_format=torch.channels_last) for name in MAPS]
         ground = self.field.stated_ground(pose, batch["known"], mirrored)
         view = self.field.pixels(*maps, ground)
-        before = self._before(maps, ground)
         with torch.autocast(kind, enabled=False):
             if self.settings.only_pixels:
                 return self._of_pixels(view, batch)
@@ -508,10 +489,7 @@ class CompletionStage(Stage):
                 several = int(torch.randint(1 + batch["earlier_depth"].shape[1], (), generator=generator))
                 shown, pose = self._with_earlier(shown, batch, several)
             scene = self.field(shown, pose, mirrored)
-            terms |= self._of_voxels(scene, batch, generator)
-            if before is not None:
-                terms["retention"] = self._retained(scene, view, before, shown, pose, batch)
-            return terms
+            return terms | self._of_voxels(scene, batch, generator)
 
     @torch.no_grad()
     def _with_earlier(self, shown: PixelView, batch: dict[str, Tensor], several: int) -> tuple[PixelView, Tensor]:
@@ -526,42 +504,6 @@ class CompletionStage(Stage):
             views.append(self._shown(self.field.pixels(*maps, ground), ground, one))
             poses.append(one["volume_from_camera"])
         return PixelView(*(torch.cat(parts) for parts in zip(*views, strict=True))), torch.cat(poses)
-
-    @torch.no_grad()
-    def _before(self, maps: list[Tensor], ground: Tensor) -> PixelView | None:
-        """What the training that this one goes on from says of the pixels, where that is to be kept."""
-        if not self.settings.losses.retention:
-            return None
-        (before,) = self._forerunner
-        view: PixelView = before.to(self.device).pixels(*maps, ground)
-        return view
-
-    def _retained(
-        self,
-        scene: CompletedScene,
-        view: PixelView,
-        earlier: PixelView,
-        shown: PixelView,
-        pose: Tensor,
-        batch: dict[str, Tensor],
-    ) -> Tensor:
-        """How far it is from what it started from: of pixels the classes, of space what the old decoder makes of them.
-
-        The old decoder is shown the same view as the new one: what it says of hidden space follows depths that the new
-        head knows better.
-        """
-        (before,) = self._forerunner
-        before.spatial.mixed = self.field.spatial.mixed
-        with torch.no_grad():
-            old = before(shown, pose, batch["mirrored"])
-        off = ((scene.height - old.height) ** 2 + (scene.deviation - old.deviation) ** 2) / (2.0 * old.deviation**2)
-        unknown = self.near * (batch["label"] == INVALID)
-        hidden = occupancy_distillation(scene.occupied, old.occupied, unknown)
-        named = class_divergence(scene.classes, old.classes).mean()
-        if self.settings.pixels_learn:
-            named = named + class_divergence(view.classes, earlier.classes).mean()
-        kept: Tensor = hidden + named + off.mean()
-        return kept
 
     def _shown(self, view: PixelView, ground: Tensor, batch: dict[str, Tensor]) -> PixelView:
         """The view as the decoder gets it: depths as on other streets, no gradient through them; or the truth."""
