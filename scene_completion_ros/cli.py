@@ -66,7 +66,6 @@ COMMANDS = {
     "build-engine": "scene_completion_ros.commands.build_engine",
     "complete": "scene_completion_ros.commands.complete",
     "doctor": "scene_completion_ros.commands.doctor",
-    "record": "scene_completion_ros.commands.record",
     "replay": "scene_completion_ros.commands.replay",
     "vocabulary": "scene_completion_ros.commands.vocabulary",
     "calibrate": "scene_completion_training.commands.calibrate",

@@ -15,6 +15,7 @@ Kind = Literal[
     "recording",  # a format of one
 ]
 
+_SNAPSHOTS = "use ros2 bag record --snapshot-mode (docs/record.md)"
 _ONE_STUDENT = "put another student in the place of the bundle, between cleanup and configure (docs/node.md)"
 
 # Each entry ends the sentence "<kind> <name> was removed: ".
@@ -22,13 +23,22 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     "command": {
         "evaluate features": "use evaluate point-features, on scenes of points",
         "improve": "train with start_from=STUDENT (docs/training.md#from-a-student-that-you-have)",
+        "record": _SNAPSHOTS,
     },
     "argument": {},
     "parameter": {
+        "record.unsure": _SNAPSHOTS,
+        "record.wrong": _SNAPSHOTS,
         "shadow.bundle": _ONE_STUDENT,
         "shadow.every": _ONE_STUDENT,
     },
     "topic": {},
+    "topic": {
+        "~/record_trigger": _SNAPSHOTS,
+    },
+    "service": {
+        "~/swap_bundle": _ONE_STUDENT,
+    },
     "configuration key": {
         "data.sources.frames": "scenes are those of points, which have no frames",
         "data.sources.kinds": "leave it out, scenes are those of points",

@@ -26,11 +26,6 @@ LATCHED = Qos(
 )
 
 
-def knows_type(msgtype: str) -> bool:
-    """Whether a message type such as "sensor_msgs/msg/Image" can be written."""
-    return msgtype in get_typestore(Stores.LATEST).fielddefs
-
-
 class BagWriter:
     """Writes a new rosbag2 recording, MCAP.
 

@@ -101,13 +101,11 @@ def middleware_of_a_node(name: str) -> str:
     return str(rclpy.get_rmw_implementation_identifier())
 
 
-def signalled(resources: ExitStack | None = None) -> Callable[[], bool]:
-    """Take SIGINT and SIGTERM over, for good or until the resources end; says whether one of them has come."""
+def signalled() -> Callable[[], bool]:
+    """Take SIGINT and SIGTERM over; says whether one of them has come."""
     came: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        before = signal.signal(number, lambda number, _: came.append(number))
-        if resources is not None:
-            resources.callback(signal.signal, number, before)
+        signal.signal(number, lambda number, _: came.append(number))
     return lambda: bool(came)
 
 

@@ -42,7 +42,7 @@ class Placement:
     # Pose of the map in its frame: identity, or what lays it on the ground below a camera.
     frame_from_map: RigidTransform = field(default_factory=RigidTransform.identity)
     # Pose of the grid in the odometry frame, at the stamp of the image, or why there is none: images can do without.
-    # None where successive images are neither fused nor compared.
+    # None where successive images are not joined.
     odometry_from_grid: RigidTransform | NotYetError | None = None
     # What the map takes for the height of the camera above the ground, metres, as nothing says how high it is; None
     # where something does.

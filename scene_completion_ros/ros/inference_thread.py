@@ -22,7 +22,6 @@ from scene_completion_ros.ros.complete.sensing import Sensing
 from scene_completion_ros.ros.frame import Epoch, Frame, PoseToCome, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.inference_health import InferenceRecord
-from scene_completion_ros.ros.join.record_triggers import RecordTriggers
 from scene_completion_ros.ros.join.scene_memory import SceneMemory
 from scene_completion_ros.ros.newest_worker import NewestWorker
 from scene_completion_ros.ros.parameters.schema import NodeParameters
@@ -62,14 +61,13 @@ class InferenceThread:
         self._words = Words(vocabulary)  # those of images to come
         self._released = False
         self._between: deque[tuple[Callable[[SceneMemory, Sequence[str], Epoch], object], Future[Any]]] = deque()
-        # These eight belong to the inference thread.
+        # These seven belong to the inference thread.
         self._now = self._words
         self._in_hand: tuple[Frame, ...] = ()
         self._scaling = Scaling(self.record.scale)
         self._earlier, sensing = JoinedViews(), Sensing(self.record.depth, counters)
         self._completing = Completing(student, counters, logger, self._scaling, sensing, self._earlier)
         self._memory = SceneMemory(grid, student.bundle, counters, self.record.fusion)
-        self._triggers = RecordTriggers(outputs.ask_for_recording, counters)
         self._wanted = True
         self._worker: NewestWorker[Scene] = NewestWorker(
             self._handle,
@@ -162,7 +160,7 @@ class InferenceThread:
         self._in_hand = scene.frames
         self._do_between()
         self._take(scene.words)
-        if self._results_wanted(scene.parameters):
+        if self._results_wanted():
             with_labels = self._outputs.labels_wanted(scene.parameters)
             self._completing.complete(scene, with_query=self._outputs.query.wanted, with_labels=with_labels)
             self._in_hand = scene.frames
@@ -195,10 +193,6 @@ class InferenceThread:
             times_ms = _times_ms(scene, joining_s, joined_s, published_s)
             self.record.completed(times_ms)
             self._outputs.publish_times(scene, times_ms)
-            if self._outputs.triggers_wanted(scene.parameters):
-                self._triggers.look(scene)
-            else:
-                self._triggers.forget()
         return True
 
     def _prepare(self) -> None:
@@ -225,9 +219,9 @@ class InferenceThread:
         vocabulary = _vocabulary(words.vocabulary)
         return self.student.bundle.class_names if vocabulary is None else vocabulary.legend_names
 
-    def _results_wanted(self, parameters: NodeParameters) -> bool:
+    def _results_wanted(self) -> bool:
         """Whether anybody wants a result; a change is logged, for an idle node looks like a broken one."""
-        wanted = self._outputs.wanted(parameters)
+        wanted = self._outputs.wanted()
         if wanted != self._wanted:
             self._wanted = wanted
             self._logger.info(

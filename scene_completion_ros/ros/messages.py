@@ -1,7 +1,7 @@
 """Conversion between the package's types and ROS messages."""
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -25,7 +25,6 @@ from scene_completion_ros.inference.evidence import WHY
 from scene_completion_ros.inference.volume_pose import GroundSurface
 from scene_completion_ros.mapping.dense_grid import dense_grid_json, voxels_to_bytes
 from scene_completion_ros.mapping.ground_map import GroundMap
-from scene_completion_ros.messages.drop_reasons import RecordReason
 from scene_completion_ros.ros import conversions
 from scene_completion_ros.ros.conversions import with_data
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_FIELDS, VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json
@@ -70,18 +69,6 @@ def data_of_size(message: Any, size: int) -> NDArray[np.uint8]:
     del data[size:]
     data.frombytes(bytes(size - len(data)))
     return np.frombuffer(data, np.uint8)
-
-
-def record_trigger_message(reasons: Iterable[RecordReason], stamp_ns: int, frame_id: str) -> Any:
-    """A request to record the moment of an image, as a DiagnosticArray that `record_reasons` reads."""
-    statuses = []
-    for reason in reasons:
-        numbers = {"score": reason.score, "threshold": reason.threshold}
-        values = [KeyValue(key=key, value=f"{number:.4f}") for key, number in numbers.items()]
-        statuses.append(
-            DiagnosticStatus(level=DiagnosticStatus.WARN, name=reason.name, message=reason.message, values=values)
-        )
-    return DiagnosticArray(header=_header(stamp_ns, frame_id), status=statuses)
 
 
 def processing_time_message(

@@ -104,11 +104,6 @@ MARKERS = _out(
 DIAGNOSTICS = _out(
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "what is wrong and what to do about it, in every state"
 )
-RECORD_TRIGGER = _out(
-    "~/record_trigger",
-    "diagnostic_msgs/msg/DiagnosticArray",
-    "with `record.unsure` or `record.wrong`: this moment is worth recording, and why",
-)
 DROPPED = _out("~/debug/dropped", _TEXT, "JSON: a notice for every dropped image")
 PROCESSING_TIME = _out(
     "~/debug/processing_time",

@@ -41,7 +41,6 @@ GROUPS = (
     "scale",
     "depth",
     "fusion",
-    "record",
     "camera",
     "obstacle",
 )
@@ -336,19 +335,6 @@ class NodeParameters:
         bounds=(0.0, 3600.0),
     )
     fusion_map_file: str = _parameter("", "File that `~/save_map` writes and `~/load_map` reads.", path="file to write")
-    record_unsure: float = _live(
-        0.0,
-        "Share of its occupied voxels that the student expects to be free. Above it, the node asks for a recording on "
-        "`~/record_trigger`. 0: never, at no cost. See `docs/record.md`.",
-        bounds=(0.0, 1.0),
-    )
-    record_wrong: float = _live(
-        0.0,
-        "Share of the voxels which the image a second before had called occupied, and which this image sees through. "
-        "Above it, the node asks for a recording, too. It needs `odometry.frame` and the transforms of "
-        "`fusion.enabled`. 0: never, at no cost.",
-        bounds=(0.0, 1.0),
-    )
     base_frame: str = _live(
         "",
         "Frame of `~/occupancy_grid`, with z up, that stands on the ground. `transform.source` says where the camera "

@@ -51,7 +51,7 @@ class Placements:
         placement = self._place(frame_id, stamp_ns, parameters)
         scaled = parameters.scale_wait and parameters.scale_from != "off"
         wanted = parameters.fusion_enabled or self._wants_pose(parameters)
-        if not (scaled or wanted or parameters.record_wrong):
+        if not (scaled or wanted):
             return placement
         try:
             return replace(placement, odometry_from_grid=self.in_odometry(frame_id, stamp_ns, parameters))
@@ -190,13 +190,12 @@ def camera_pose(parameters: NodeParameters) -> RigidTransform:
 def _check_odometry(parameters: NodeParameters) -> None:
     """Find out whether something can say where the grid is in the odometry frame, if images are to be joined.
 
-    They are joined by `fusion.enabled` and `views`, and compared for `record.wrong`. Raises SceneCompletionError where
+    They are joined by `fusion.enabled` and `views`. Raises SceneCompletionError where
     nothing can: says what to name; TransformError where the file of fixed transforms is malformed.
     """
     odometry = parameters.odometry_frame.strip("/")
     wanted = {
         "fusion.enabled": parameters.fusion_enabled,
-        "record.wrong": parameters.record_wrong,
         "views": parameters.views > 1,
     }
     asking = next((name for name, value in wanted.items() if value), "")

@@ -24,7 +24,7 @@ from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.mapping.clearing import ClearingRays, obstacle_points, seen_free_cubes
 from scene_completion_ros.mapping.clusters import VoxelClusters, all_matches
 from scene_completion_ros.mapping.ground_map import GroundProjection, ignored_names
-from scene_completion_ros.messages.drop_reasons import DropReason, RecordReason, drop_notice
+from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.frame import Frame, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
@@ -40,7 +40,6 @@ from scene_completion_ros.ros.messages import (
     points_message,
     poses_message,
     processing_time_message,
-    record_trigger_message,
     stamp_nanoseconds,
     voxel_grid_info_message,
     voxel_grid_message,
@@ -179,7 +178,6 @@ class Outputs:
         self.publish_legend(bundle, vocabulary)
         self.query = QueryOutputs(functools.partial(self._create, qos=result_qos), grid)
         self._create(topics.VOXEL_GRID_INFO).publish(voxel_grid_info_message(grid, grid_from_camera))
-        self._record_trigger = self._create(topics.RECORD_TRIGGER)
         self._dropped = self._create(topics.DROPPED, qos=NOTICE_DEPTH)
         counters.on_dropped_image = self._announce_drop
         resources.callback(setattr, counters, "on_dropped_image", None)
@@ -197,24 +195,15 @@ class Outputs:
         """Compile what publishing needs, so that the first result is as fast as any."""
         compile_kernel()
 
-    def wanted(self, parameters: NodeParameters) -> bool:
+    def wanted(self) -> bool:
         """Whether anybody subscribed to what images become; processing times alone are no reason to complete one."""
-        results = any(subscribed(publisher) for publisher, _ in self._results.values())
-        return results or self.query.wanted or self.triggers_wanted(parameters)
+        return self.query.wanted or any(subscribed(publisher) for publisher, _ in self._results.values())
 
     def labels_wanted(self, parameters: NodeParameters) -> bool:
         """Whether anybody reads the labels of voxels: more than depth and free space, or the map of memory."""
         return parameters.fusion_enabled or any(
             subscribed(publisher) for topic, (publisher, _) in self._results.items() if topic not in self._unlabelled
         )
-
-    def triggers_wanted(self, parameters: NodeParameters) -> bool:
-        """Whether completions are to be scored: a parameter says so, and somebody would hear of it."""
-        return bool(parameters.record_unsure or parameters.record_wrong) and subscribed(self._record_trigger)
-
-    def ask_for_recording(self, reasons: Sequence[RecordReason], stamp_ns: int, frame_id: str) -> None:
-        """Say that the moment of an image is worth recording, and why."""
-        self._record_trigger.publish(record_trigger_message(reasons, stamp_ns, frame_id))
 
     def subscribers(self) -> dict[str, int]:
         """Number of subscribers of each result, by topic."""
