@@ -3,7 +3,6 @@
 ``python -m benchmarks.node_load`` runs the node in a process of its own, with a camera of 1280x720 pixels before it and
 a reader behind it. It prints Markdown tables:
 
-- conversions alone, in this process;
 - one image at a time, raw and JPEG. The node's own processing times say all that lies between the arrival of an image
   and its published voxels and is no inference. That is decoding, waiting, conversion and publishing;
 - images at 60 Hz, also while the node looks for words: how old published results are, what becomes of the other images,
@@ -19,18 +18,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measuring import demo_drive, hardware, in_turn, ratio_table
+from benchmarks.measuring import demo_drive, hardware
 from benchmarks.running_node import RunningNode
 from scene_completion_ros.commands.words import DEMO_WORDS, chosen_words
 from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
-from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE
 from scene_completion_ros.inference.shipped import open_student
-from scene_completion_ros.messages.images import decode_image
-from scene_completion_ros.ros import messages
-from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, voxels_to_cloud_array
-from scene_completion_ros.voxels.cloud_kernel import write_cloud
 
 WIDTH, HEIGHT = 1280, 720
 PAUSE_S = 0.05  # between the result of an image and the next one, where images come one at a time
@@ -47,12 +41,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long images are published at a rate")
     parser.add_argument("--rate", type=float, default=60.0, help="images a second")
     parser.add_argument("--threads", type=int, default=0, help="parameter threads of the node; 0 for all")
-    parser.add_argument("--repeats", type=int, default=20, help="runs of a conversion")
     arguments = parser.parse_args()
     bundle = open_student(arguments.bundle)
     print(hardware(arguments.threads or os.cpu_count() or 1), flush=True)
     camera, picture = large_camera()
-    print("\n" + conversion_tables(bundle, camera, picture, arguments.repeats), flush=True)
     words = chosen_words(None, bundle, DEMO_WORDS)
     single: dict[str, Columns] = {}
     loads: dict[str, Columns] = {}
@@ -76,23 +68,6 @@ def large_camera() -> tuple[Camera, NDArray[np.uint8]]:
     picture = np.asarray(cv2.resize(images[0], (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC), np.uint8)
     focal = 0.58 * WIDTH
     return Camera(focal, focal, (WIDTH - 1) / 2, (HEIGHT - 1) / 2, WIDTH, HEIGHT), picture
-
-
-def conversion_tables(bundle: StudentBundle, camera: Camera, picture: NDArray[np.uint8], repeats: int) -> str:
-    """Decoding and the making of the cloud, in one thread."""
-    raw, jpeg = messages.image_message(picture, 0, ""), messages.compressed_image_message(picture, 0, "")
-    voxels = Completer(bundle, camera).complete(picture).voxels
-    points = np.zeros(VOXEL_CLOUD_DTYPE.itemsize * len(voxels), np.uint8)
-    decoding = {"raw": lambda: decode_image(raw), f"JPEG, {len(jpeg.data) // 1000} kB": lambda: decode_image(jpeg)}
-    making = {
-        "compiled": lambda: write_cloud(voxels, points, threads=1),
-        "NumPy": lambda: voxels_to_cloud_array(voxels),
-    }
-    return (
-        ratio_table(f"decoding {WIDTH}x{HEIGHT}", in_turn(decoding, repeats))
-        + "\n\n"
-        + ratio_table(f"cloud of {len(voxels)} voxels", in_turn(making, repeats))
-    )
 
 
 def measure_single(node: RunningNode, images: int) -> Columns:

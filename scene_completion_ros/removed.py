@@ -32,7 +32,6 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "shadow.bundle": _ONE_STUDENT,
         "shadow.every": _ONE_STUDENT,
     },
-    "topic": {},
     "topic": {
         "~/record_trigger": _SNAPSHOTS,
     },
@@ -48,10 +47,6 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "losses.retention": "name earlier drives in data.sources as well, so that nothing is forgotten",
         "views.voxels": "use views.points",
     },
-    "service": {
-        "~/swap_bundle": _ONE_STUDENT,
-    },
-    "stage": {},
     "stage": {
         "supervised": "use stage completion, which learns classes of voxels",
     },
