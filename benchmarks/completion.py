@@ -23,9 +23,7 @@ from scene_completion_ros.commands.words import DEMO_WORDS, ask_words, chosen_wo
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.earlier_views import Earlier
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.evidence import Evidence
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.inference.shipped import open_student, shipped_students
 from scene_completion_ros.jit import kernel_threads
@@ -100,20 +98,13 @@ def frame_table(title: str, completers: Mapping[str, Completer], images: list[ND
 def evidence_table(
     bundle: StudentBundle, camera: Camera, images: list[NDArray[np.uint8]], threads: int, repeats: int
 ) -> str:
-    """What earlier images of a scene cost, and in a thread of its own the scale of an image by motion."""
-    several = [Completer(bundle, camera, threads=threads)]
-    if bundle.takes_views:
-        several += [Completer(bundle, camera, threads=threads, encoder_of=several[0], views=views) for views in (2, 3)]
-    seen = [several[0].complete(image) for image in images]
-    motion, number = several[0].motion_scale(), itertools.count()
+    """What an image costs and, in a thread of its own, its scale by motion."""
+    completer = Completer(bundle, camera, threads=threads)
+    seen = [completer.complete(image) for image in images]
+    motion, number = completer.motion_scale(), itertools.count()
 
-    def scene(completer: Completer, views: int) -> None:
-        now = next(number)
-        earlier = [(seen[(now - back) % len(seen)].view, -1.5 * back) for back in range(1, views)]
-        places = [RigidTransform(np.eye(3), np.array([0.0, 0.0, metres])) for _, metres in earlier]
-        pairs = zip(earlier, places, strict=True)
-        evidence = Evidence(earlier=tuple(Earlier(view, place) for (view, _), place in pairs if view is not None))
-        completer.complete(images[now % len(images)], evidence=evidence)
+    def complete() -> None:
+        completer.complete(images[next(number) % len(images)])
 
     def measure() -> None:
         now = next(number)
@@ -127,11 +118,8 @@ def evidence_table(
         assert one.own_depth is not None
         motion.depths(one.image, one.own_depth, place, 100_000_000 * now)
 
-    rows: dict[str, Callable[[], None]] = {
-        f"{bundle.name}, {views} {'image' if views == 1 else 'images'}": functools.partial(scene, completer, views)
-        for views, completer in enumerate(several, start=1)
-    }
-    return ratio_table("evidence", in_turn({**rows, "scale by motion": measure, "depths of corners": follow}, repeats))
+    rows = {f"{bundle.name}, an image": complete, "scale by motion": measure, "depths of corners": follow}
+    return ratio_table("evidence", in_turn(rows, repeats))
 
 
 def words_table(

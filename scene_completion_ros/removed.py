@@ -25,12 +25,16 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "improve": "train with start_from=STUDENT (docs/training.md#from-a-student-that-you-have)",
         "record": _SNAPSHOTS,
     },
-    "argument": {},
+    "argument": {
+        "evaluate semantics --views": "leave it out, a student sees one image",
+        "replay --views": "join voxels with fusion.enabled in --params-file (docs/temporal_fusion.md)",
+    },
     "parameter": {
         "record.unsure": _SNAPSHOTS,
         "record.wrong": _SNAPSHOTS,
         "shadow.bundle": _ONE_STUDENT,
         "shadow.every": _ONE_STUDENT,
+        "views": "join the voxels of successive images with fusion.enabled (docs/temporal_fusion.md)",
     },
     "topic": {
         "~/record_trigger": _SNAPSHOTS,
@@ -43,6 +47,8 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "data.sources.kinds": "leave it out, scenes are those of points",
         "data.student": "leave it out, scenes are those of points",
         "data.unlabelled": "students in space learn from labelled voxels, or from stereo pairs with data.segmentation",
+        "data.views_apart": "leave it out, a sample is one image",
+        "data.way_off": "leave it out, a sample is one image",
         "freeze_trunk": "use frozen_blocks, which keeps blocks of the trunk as they are",
         "losses.retention": "name earlier drives in data.sources as well, so that nothing is forgotten",
         "views.voxels": "use views.points",
@@ -50,7 +56,9 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     "stage": {
         "supervised": "use stage completion, which learns classes of voxels",
     },
-    "bundle": {},
+    "bundle": {
+        "decoder_of_views.onnx": "join the voxels of successive images with fusion.enabled (docs/temporal_fusion.md)",
+    },
     "recording": {
         "nuScenes": "convert its scenes with PosedSequence.save, or add a source (CONTRIBUTING.md)",
     },

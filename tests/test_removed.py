@@ -1,5 +1,6 @@
 """What earlier versions had is refused by a sentence that says what to use instead, wherever a user names it."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import rclpy
 from rclpy.parameter import Parameter
 
 from scene_completion_ros import cli
-from scene_completion_ros.errors import ConfigurationError, SceneCompletionError, SequenceError
+from scene_completion_ros.errors import BundleError, ConfigurationError, SceneCompletionError, SequenceError
+from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
 from scene_completion_ros.removed import REMOVED, removed
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters, ExplainingNode
 from scene_completion_ros.ros.parameters.file_reading import read_parameters
@@ -19,6 +21,7 @@ from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import TrainingConfiguration, read_configuration
 from scene_completion_training.stages import STAGES, stage_class
+from tests.inference.small_bundle import make_small_bundle
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,16 @@ def test_topics_and_services_are_gone() -> None:
     """That the node warns of whoever waits for one is tested with its diagnostics."""
     assert not {topic.name for topic in TOPICS} & set(REMOVED["topic"])
     assert not {service.name for service in SERVICES} & set(REMOVED["service"])
+
+
+def test_a_bundle_of_several_images(tmp_path: Path) -> None:
+    make_small_bundle(tmp_path)
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    manifest["sha256"]["decoder_of_views.onnx"] = "0" * 64
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError) as caught:
+        StudentBundle.load(tmp_path)
+    assert removed("bundle", "decoder_of_views.onnx") in str(caught.value)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("name", REMOVED["stage"])

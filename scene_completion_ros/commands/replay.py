@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scene_completion_ros.commands.evidence import add_scale_argument, add_views_argument
+from scene_completion_ros.commands.evidence import add_scale_argument
 from scene_completion_ros.commands.paths import Output, place
 from scene_completion_ros.commands.words import (
     DEMO_WORDS,
@@ -82,7 +82,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "voxels wanted, as in the node's parameter grid.file (default: the grid of the bundle)"
     parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
     add_scale_argument(parser, "the odometry or the tf of the recording", None, "corners, or what --params-file says")
-    add_views_argument(parser, None, "1, or what --params-file says")
     add_words_argument(parser, "can be clicked in the report", "none; of the bundled drive " + ", ".join(DEMO_WORDS))
     add_playback_arguments(parser)
     add_score_arguments(parser)
@@ -114,8 +113,7 @@ def run(args: argparse.Namespace) -> int:
     timeout_s = ANSWER_TIMEOUT_S if args.timeout is None else args.timeout
     playback = Playback(rate=args.rate, timeout_s=timeout_s, also=tuple(args.also or ()))
     parameters = read_parameters(args.params_file, without=_OWN) if args.params_file else {}
-    views = int(str(args.views or parameters.get("views", 1)))
-    sources = Sources(str(args.scale_from or parameters.get("scale.from", "corners")), views=views)
+    sources = Sources(str(args.scale_from or parameters.get("scale.from", "corners")))
     bundled = args.bag is None
     args.bag = args.bag or DEMO_DRIVE
     if (args.output / "bag").exists():  # before an older report beside it is replaced
@@ -137,10 +135,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"warning: {args.bag}: {loss}", file=sys.stderr)
             report.notes.append(f"The recording is damaged: {loss}")
         motion, why = _motion(reader, topic, bundle, sources, parameters)
-        if why and (bundle.takes_evidence or args.scale_from or sources.views > 1):
-            missing = "scale by motion" if sources.views == 1 else "scale by motion and no earlier images"
-            report.notes.append(f"No {missing}: {why}")
-            print(f"note: no {missing}: {why}", file=sys.stderr)
+        if why and (bundle.takes_evidence or args.scale_from):
+            report.notes.append(f"No scale by motion: {why}")
+            print(f"note: no scale by motion: {why}", file=sys.stderr)
         setup = _Setup(
             args, reader, topic, camera, bundle, place, report, lidar, scores, words, sources, motion, parameters
         )
@@ -209,10 +206,9 @@ def _motion(
     from scene_completion_ros.ros.replay.results import OF_TRANSFORMS
     from scene_completion_ros.sequences.recorded_motion import RecordedMotion
 
-    alone = (sources.scale, sources.views) == ("off", 1)
     cloud = parameters.get("depth.from") == "topic" and reader.topics.get(str(parameters.get("depth.topic")))
     # What says where the camera is has to say where the sensor is, too; the node hears what was named there.
-    if alone or cloud == CLOUD_TYPE or not parameters.keys().isdisjoint(OF_TRANSFORMS):
+    if sources.scale == "off" or cloud == CLOUD_TYPE or not parameters.keys().isdisjoint(OF_TRANSFORMS):
         return None, ""
     if not bundle.takes_evidence:
         return None, f"the student {bundle.name} takes nothing beside its image"
@@ -249,7 +245,6 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
         grid=grid,
         grid_from_camera=grid_from_camera,
         engine=setup.args.engine,
-        views=setup.sources.views,
     )
     if unseen := completer.unseen():
         raise unseen
@@ -294,7 +289,7 @@ def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatis
 
     args = setup.args
     moves = setup.motion is not None or not setup.parameters.keys().isdisjoint(OF_TRANSFORMS)
-    told = {"scale.from": setup.sources.scale, "views": setup.sources.views if moves else 1}
+    told: dict[str, object] = {"scale.from": setup.sources.scale}
     if moves and playback.rate is None and setup.bundle.takes_evidence:
         told["scale.wait"] = True  # what is said of an image does not depend on the speed of the machine
     parameters = {**setup.parameters, "engine": args.engine, **told}

@@ -39,6 +39,7 @@ from scene_completion_ros.inference.json_object import CURE, JsonObject
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.text_bank import LARGEST_FILE, TextBank, Vocabulary
 from scene_completion_ros.inference.volume_pose import graph_inputs, no_evidence
+from scene_completion_ros.removed import removed
 from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, parse_tensors, read_bytes
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.whole_files import tensor_bytes, whole_folder
@@ -52,7 +53,6 @@ _METRES = (1e-3, 1e6)
 MANIFEST = "student.json"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
-DECODER_OF_VIEWS = "decoder_of_views.onnx"
 HEAD = "head.safetensors"
 WEIGHTS = "weights.safetensors"
 TEXT_BANK = "text_bank.safetensors"
@@ -140,11 +140,6 @@ class StudentBundle:
         return self.takes_pose and DECODER in self.sha256
 
     @property
-    def takes_views(self) -> bool:
-        """Whether it can complete a scene of images of several moments at once."""
-        return self.takes_evidence and DECODER_OF_VIEWS in self.sha256
-
-    @property
     def view_shape(self) -> tuple[int, int, int, int]:
         """Shape of what a student that `takes_evidence` says of pixels, at half the size of the image.
 
@@ -167,14 +162,9 @@ class StudentBundle:
         """The ONNX encoder as it was when loaded. Raises BundleError where its file was removed or replaced."""
         return _read_graph(self.encoder_path, self.sha256[ENCODER])
 
-    def read_decoder(self, *, of_views: bool = False) -> bytes:
-        """The ONNX decoder of a student that `takes_evidence`, as `read_encoder`.
-
-        `of_views`: that of images of several moments, of a student that `takes_views`: the same, with an axis of images
-        in front of what it is given, that of now first.
-        """
-        name = DECODER_OF_VIEWS if of_views else DECODER
-        return _read_graph(self.encoder_path.with_name(name), self.sha256[name])
+    def read_decoder(self) -> bytes:
+        """The ONNX decoder of a student that `takes_evidence`, as `read_encoder`."""
+        return _read_graph(self.encoder_path.with_name(DECODER), self.sha256[DECODER])
 
     @property
     def gpu_precisions(self) -> tuple[str, ...]:
@@ -267,7 +257,7 @@ class StudentBundle:
 
     def made_from(self) -> dict[str, str]:
         """Hashes of graphs and head: what a measurement of the student depends on, but for its threshold."""
-        return {name: self.sha256[name] for name in (ENCODER, DECODER, DECODER_OF_VIEWS, HEAD) if name in self.sha256}
+        return {name: self.sha256[name] for name in (ENCODER, DECODER, HEAD) if name in self.sha256}
 
     @classmethod
     def load(cls, folder: str | Path) -> "StudentBundle":
@@ -297,15 +287,14 @@ class StudentBundle:
         encoder_onnx: bytes,
         weights: Mapping[str, NDArray[Any]] | None = None,
         decoder_onnx: bytes | None = None,
-        decoder_of_views_onnx: bytes | None = None,
     ) -> "StudentBundle":
         """Writes the bundle into a folder, which is made if needed, and returns it as loaded from there.
 
         Encoders for GPUs go along where encoder and head are those they were made from and measured with; otherwise
         they are dropped, with their files. So is a text bank that is in none of the feature spaces. `folder`: where to;
         files of an older bundle are replaced; `encoder_onnx`: the serialised ONNX graph; `weights`: unfolded weights
-        for later training, stored as ``weights.safetensors``; `decoder_onnx`, `decoder_of_views_onnx`: those of a
-        student that `takes_evidence`; None for the ones that it has.
+        for later training, stored as ``weights.safetensors``; `decoder_onnx`: that of a student that `takes_evidence`;
+        None for the one that it has.
         """
         folder = Path(folder)
         head = self.head
@@ -313,9 +302,8 @@ class StudentBundle:
         files = {ENCODER: encoder_onnx, HEAD: tensor_bytes(self.head.tensors())}
         if decoder_onnx is None and self.takes_evidence and self.folder is not None:
             decoder_onnx = self.read_decoder()
-            decoder_of_views_onnx = self.read_decoder(of_views=True) if self.takes_views else None
-        files |= {DECODER: decoder_onnx} if decoder_onnx is not None else {}
-        files |= {DECODER_OF_VIEWS: decoder_of_views_onnx} if decoder_of_views_onnx is not None else {}
+        if decoder_onnx is not None:
+            files[DECODER] = decoder_onnx
         if weights is not None:
             files[WEIGHTS] = tensor_bytes(weights)
         files |= self._vocabulary_files(self._kept_text_bank())
@@ -325,11 +313,7 @@ class StudentBundle:
             files |= {self.gpu_encoders[precision].file: graph for precision, graph in kept.items()}
             manifest[FIELD] = {precision: self.gpu_encoders[precision].to_json() for precision in kept}
         of_gpus = {gpu_encoder_file(precision) for precision in PRECISIONS}
-        _write(
-            folder,
-            files | {MANIFEST: _serialised(manifest)},
-            {DECODER, DECODER_OF_VIEWS, WEIGHTS} | _VOCABULARY_FILES | of_gpus,
-        )
+        _write(folder, files | {MANIFEST: _serialised(manifest)}, {DECODER, WEIGHTS} | _VOCABULARY_FILES | of_gpus)
         return StudentBundle.load(folder)
 
     def _kept_gpu_encoders(self, sha256: Mapping[str, str]) -> dict[str, bytes]:
@@ -438,7 +422,9 @@ def _read_graph(file: Path, expected: str, cure: str | None = None) -> bytes:
 
 def _check_files(fields: JsonObject, folder: Path) -> dict[str, str]:
     hashes = fields.object("sha256")
-    for name in (ENCODER, HEAD, *({DECODER, DECODER_OF_VIEWS} & hashes.values.keys())):
+    if refusals := [sentence for name in hashes.values if (sentence := removed("bundle", name))]:
+        raise BundleError(refusals[0], where=str(fields.file), cure="Export its checkpoint again.")
+    for name in (ENCODER, HEAD, *({DECODER} & hashes.values.keys())):
         expected = hashes.text(name)
         if not (folder / name).is_file():
             raise BundleError("is missing", where=str(folder / name), cure=CURE)

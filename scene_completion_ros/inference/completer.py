@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.earlier_views import Earlier, ViewMemory
 from scene_completion_ros.inference.encoded_image import BLIND, Encoder, content_warning, shown_share
 from scene_completion_ros.inference.encoder import DeviceEncoder, cpu_engine, make_encoder
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, motion_scale, own_depth
@@ -142,9 +141,7 @@ class Completer:
         # Pose of the optical frame in a frame whose z axis points up and begins on the ground, for students that are
         # told it; None where nobody knows.
         upright_from_camera: RigidTransform | None = None,
-        views: int = 1,  # images of several moments that complete one scene, where the evidence has them; 1..3
     ) -> None:
-        self._views = views if bundle.takes_views else 1
         self.bundle, self.upright_from_camera, self.camera = bundle, upright_from_camera, camera
         self.grid = bundle.grid if grid is None else grid
         self.threads, self._extrapolate = threads, extrapolate
@@ -161,8 +158,6 @@ class Completer:
                 cure="Check the calibration: the principal point must lie near the centre of the image.",
             )
         self.warnings = camera_warnings(bundle, camera, float(covered.mean()))
-        if views > self._views:
-            self.warnings.append(f"views: {views} are wanted, and {bundle.name} completes a scene of one image only")
         self.depth_camera = ray_camera(canonical)
         self._ray_covered = Resampler(camera, self.depth_camera).validity
         pose = bundle.grid_from_camera if grid_from_camera is None else grid_from_camera
@@ -183,9 +178,6 @@ class Completer:
         self._encoder, self.engine = encoder, encoder.name
         self._place(grid_from_camera)
         first = self.complete(np.zeros((self.camera.height, self.camera.width, 3), dtype=np.uint8))
-        if self._views > 1 and first.view is not None:  # the first scene of several images is as fast as any
-            again = Evidence(earlier=(Earlier(first.view, RigidTransform.identity()),))
-            first = self.complete(np.zeros((self.camera.height, self.camera.width, 3), dtype=np.uint8), evidence=again)
         if not np.isfinite(first.alpha.sum()):
             raise self._not_finite()
         if self.bundle.feature_spaces:  # the first image with a vocabulary is as fast as any
@@ -262,7 +254,6 @@ class Completer:
                 extrapolate=self._extrapolate,
                 coverage=self._resampler.validity,
                 volume_from_camera=self._volume_from_camera,
-                views=self._views,
             )
         except MemoryError as error:
             what = f"there is not enough memory for {'x'.join(map(str, self.grid.shape))} voxels"
@@ -358,22 +349,12 @@ class Completer:
             ground=ground,
             own_depth=None if answer.view is None else own_depth(self.bundle.point_code, answer.view),
             view=answer.view,
-            evidence=self._used(answer.evidence),
+            evidence=answer.evidence if self.bundle.takes_evidence else NO_EVIDENCE,
         )
-
-    def _used(self, evidence: Evidence) -> Evidence:
-        """What of it is in all that is said of an image."""
-        if not self.bundle.takes_evidence:
-            return NO_EVIDENCE
-        return evidence if self._views > 1 else replace(evidence, earlier=())
 
     def motion_scale(self) -> MotionScale:
         """What measures the scale of its images by motion, of their `Completion.own_depth`."""
         return motion_scale(self.bundle, self._resampler.validity)
-
-    def view_memory(self) -> ViewMemory:
-        """What keeps earlier images, of their `Completion.view`."""
-        return ViewMemory.of(self.bundle)
 
 
 def _finite(answer: SceneAnswer) -> bool:

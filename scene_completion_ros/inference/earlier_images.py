@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completer, Completion
-from scene_completion_ros.inference.earlier_views import Earlier, ViewMemory
 from scene_completion_ros.inference.evidence import NETWORK_ALONE, NO_EVIDENCE, CornerDepths, Evidence, Sources
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 
@@ -16,21 +15,17 @@ from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 class EarlierImages:
     """What is remembered of the images of one camera, to be used for its next one; belongs to one thread.
 
-    `motion`: what measures the scale; None where that is not wanted; `memory`: what keeps images that complete a scene
-    of `views` images together with the next one; `corners`: whether single corners get a depth by motion, too.
+    `motion`: what measures the scale; None where that is not wanted; `corners`: whether single corners get a depth by
+    motion, too.
     """
 
-    def __init__(
-        self, motion: MotionScale | None, memory: ViewMemory | None = None, views: int = 1, *, corners: bool = False
-    ) -> None:
-        self._motion, self._memory, self._views, self._corners = motion, memory, views, corners
+    def __init__(self, motion: MotionScale | None, *, corners: bool = False) -> None:
+        self._motion, self._corners = motion, corners
 
     @classmethod
-    def of(cls, sources: Sources, motion: MotionScale, memory: ViewMemory) -> "EarlierImages":
+    def of(cls, sources: Sources, motion: MotionScale) -> "EarlierImages":
         """What some sources want of it."""
-        return cls(
-            motion if sources.scale != "off" else None, memory, sources.views, corners=sources.scale == "corners"
-        )
+        return cls(motion if sources.scale != "off" else None, corners=sources.scale == "corners")
 
     @property
     def scale(self) -> Scale | None:
@@ -40,25 +35,17 @@ class EarlierImages:
     def evidence(self, pose: RigidTransform | str = "", stamp_ns: int = 0) -> Evidence:
         """What is known beside the next image.
 
-        `pose`, `stamp_ns`: as those of `add`, where images are to be joined or corners get a depth.
+        `pose`, `stamp_ns`: as those of `add`, where corners get a depth.
         """
         if isinstance(pose, str):
             return Evidence(self.scale)
         corners: CornerDepths | None = None
-        earlier: tuple[Earlier, ...] = ()
         if self._motion is not None and self._corners:
             corners = functools.partial(self._motion.depths, pose=pose, stamp_ns=stamp_ns)
-        if self._memory is not None and self._views > 1:
-            earlier = self._memory.chosen(pose, stamp_ns, self._views - 1)
-        return Evidence(self.scale, earlier=earlier, corner_depths=corners)
+        return Evidence(self.scale, corner_depths=corners)
 
     def add(
-        self,
-        image_rgb: NDArray[np.uint8],
-        own_depth: NDArray[np.float32],
-        pose: RigidTransform | str,
-        stamp_ns: int,
-        view: NDArray[np.float32] | None = None,
+        self, image_rgb: NDArray[np.uint8], own_depth: NDArray[np.float32], pose: RigidTransform | str, stamp_ns: int
     ) -> None:
         """Remember an image.
 
@@ -68,18 +55,12 @@ class EarlierImages:
             pose: Of the camera's optical frame in the odometry frame; or why nobody knows it, which ends what was
                 remembered.
             stamp_ns: Its stamp.
-            view: `Completion.view`, where images are to be joined.
         """
         if self._motion is not None:
             if isinstance(pose, str):
                 self._motion.forget(f"no odometry: {pose}")
             else:
                 self._motion.add(image_rgb, own_depth, pose, stamp_ns)
-        if self._memory is not None and self._views > 1:
-            if isinstance(pose, str):
-                self._memory.forget()
-            elif view is not None:
-                self._memory.add(view, pose, stamp_ns)
 
 
 class InOrder:
@@ -92,7 +73,7 @@ class InOrder:
         self._completer = completer
         self._earlier: EarlierImages | None = None
         if sources != NETWORK_ALONE and completer.bundle.takes_evidence:
-            self._earlier = EarlierImages.of(sources, completer.motion_scale(), completer.view_memory())
+            self._earlier = EarlierImages.of(sources, completer.motion_scale())
 
     def complete(
         self, image_rgb: NDArray[np.uint8], stamp_ns: int, pose: RigidTransform | str, **options: Any
@@ -101,5 +82,5 @@ class InOrder:
         evidence = NO_EVIDENCE if self._earlier is None else self._earlier.evidence(pose, stamp_ns)
         completion = self._completer.complete(image_rgb, stamp_ns, evidence=evidence, **options)
         if self._earlier is not None and completion.own_depth is not None:
-            self._earlier.add(completion.image, completion.own_depth, pose, stamp_ns, completion.view)
+            self._earlier.add(completion.image, completion.own_depth, pose, stamp_ns)
         return completion

@@ -53,9 +53,8 @@ class Encoder(Protocol):
         """What it says of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
 
         Raises ImageError where the image has another size or type. `beside`: what a graph is given that takes the
-        camera's pose, see `StudentBundle.graph_inputs`, or that of several images, see `SeveralViews`; None where it
-        takes none, or nobody knows the pose; `given_view`: what the decoder is given instead, of students that take
-        evidence.
+        camera's pose, see `StudentBundle.graph_inputs`; None where it takes none, or nobody knows the pose;
+        `given_view`: what the decoder is given instead, of students that take evidence.
         """
         ...
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.inference.bundle import DECODER, DECODER_OF_VIEWS, StudentBundle, check_image
+from scene_completion_ros.inference.bundle import DECODER, StudentBundle, check_image
 from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder, Given, GivenView
 from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
 from scene_completion_ros.inference.gpu.kernels import KernelSizes
@@ -74,8 +74,7 @@ class _GraphEncoder(Encoder):
     """
 
     def __init__(self, bundle: StudentBundle, open_graph: Callable[[bytes, str, Ports, Ports], _Graph]) -> None:
-        self._bundle, self._open_graph = bundle, open_graph
-        self._of_views: dict[int, _Graph] = {}  # by the number of images
+        self._bundle = bundle
         camera = bundle.canonical
         self._unknown = bundle.graph_inputs()
         beside = [(name, list(values.shape)) for name, values in self._unknown.items()]
@@ -97,27 +96,10 @@ class _GraphEncoder(Encoder):
         image = {"image": self._prepared(image_rgb)}
         if self._decode is None:
             return EncodedImage.of(self._see({**image, **beside}))
-        (view,) = self._see({**image, "ground": beside["ground"][:1]})
+        (view,) = self._see({**image, "ground": beside["ground"]})
         if given_view is not None:
             beside = given_view(view[0])
-        if "earlier" in beside:
-            others = {name: values for name, values in beside.items() if name != "earlier"}
-            views = {"view": np.concatenate([view, beside["earlier"]])}
-            made = self._decoder_of_views(len(views["view"]))(views | others)
-        else:
-            made = self._decode({"view": view, **beside})
-        return EncodedImage.of(made)._replace(view=view[0])
-
-    def _decoder_of_views(self, count: int) -> _Graph:
-        """The decoder of so many images, made when they come for the first time."""
-        if count not in self._of_views:
-            bundle = self._bundle
-            beside = [(name, [count, *values.shape[1:]]) for name, values in self._unknown.items()]
-            given = [("view", [count, *bundle.view_shape[1:]]), *beside]
-            where = str(bundle.encoder_path.with_name(DECODER_OF_VIEWS))
-            graph = bundle.read_decoder(of_views=True)
-            self._of_views[count] = self._open_graph(graph, where, given, _output_ports(bundle))
-        return self._of_views[count]
+        return EncodedImage.of(self._decode({"view": view, **beside}))._replace(view=view[0])
 
     def _prepared(self, image_rgb: NDArray[np.uint8]) -> Any:
         """The image as the graph takes it."""
@@ -158,9 +140,6 @@ class _OpenVinoGraph:
         try:
             core = openvino.Core()
             model = core.read_model(graph)
-            free = {port.any_name for port in model.inputs if port.partial_shape.is_dynamic}
-            if free:
-                model.reshape({name: shape for name, shape in given if name in free})
             inputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.inputs]
             outputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.outputs]
             _check_ports(where, inputs, outputs, given, made)
@@ -201,7 +180,8 @@ class OnnxRuntimeEncoder(_GraphEncoder):
 
         def opened(graph: bytes, where: str, given: Ports, made: Ports) -> _Graph:
             session = open_session(graph, where, CURE, threads)
-            inputs, outputs = _fixed(session.get_inputs(), given), _fixed(session.get_outputs(), made)
+            inputs = [(port.name, port.shape) for port in session.get_inputs()]
+            outputs = [(port.name, port.shape) for port in session.get_outputs()]
             _check_ports(where, inputs, outputs, given, made)
             names = [name for name, _ in made]
             return lambda arrays: session.run(names, dict(arrays))
@@ -298,17 +278,6 @@ def _openvino() -> ModuleType:
 
 def _static_shape(shape: Any) -> list[Any]:
     return [int(size.get_length()) if size.is_static else str(size) for size in shape]
-
-
-def _fixed(ports: Any, expected: Ports) -> Ports:
-    """Names and shapes of ports of ONNX Runtime; sizes that they leave open are as they are expected."""
-    shapes = dict(expected)
-    return [
-        (port.name, [want if isinstance(size, str) else size for size, want in zip(port.shape, shape, strict=True)])
-        if len(shape := shapes.get(port.name, [])) == len(port.shape)
-        else (port.name, port.shape)
-        for port in ports
-    ]
 
 
 def _check_ports(where: str, inputs: Ports, outputs: Ports, given: Ports, made: Ports) -> None:

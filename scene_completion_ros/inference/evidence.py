@@ -1,4 +1,4 @@
-"""What a robot knows besides one image: how far it moved, what a depth sensor saw, and what earlier images showed."""
+"""What a robot knows besides one image: how far it moved, and what a depth sensor saw."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.earlier_views import Earlier
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale, measure_of
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.road_calibration import RoadCalibration
@@ -21,7 +20,7 @@ from scene_completion_ros.inference.road_calibration import RoadCalibration
 BEHIND_PX, BEHIND = (5, 7), 1.15
 # What `Evidence.summary` names.
 SCALE, DEVIATION, WHY = "scale", "scale deviation", "scale not measured"
-SENSED, CORNERS, VIEWS = "share of pixels with a depth of a sensor", "corners with a depth by motion", "views"
+SENSED, CORNERS = "share of pixels with a depth of a sensor", "corners with a depth by motion"
 GROUNDS = ("road", "floor")  # names of what cameras of a street or a room stand above
 
 
@@ -38,14 +37,12 @@ class Evidence:
         scale: By what all depths are to be multiplied; None where nobody knows.
         sensed: float32 [2, H / 2, W / 2], logarithm of depths that a sensor saw (metres, in pixels of the canonical
             camera at half its size) and the precision of that, see `sensed_depth`; None for none.
-        earlier: What images of other moments saw, of a student that `takes_views`.
         corner_depths: What measures the depth of corners once the network has seen the image; None for nothing.
         corners: How many pixels of `sensed` have such a depth; those of the others are a sensor's.
     """
 
     scale: Scale | None = None
     sensed: NDArray[np.float32] | None = None
-    earlier: tuple[Earlier, ...] = ()
     corner_depths: CornerDepths | None = None
     corners: int = 0
 
@@ -61,7 +58,7 @@ class Evidence:
         return replace(self, corner_depths=None, sensed=sensed, corners=int(np.count_nonzero(found[1][free])))
 
     def inputs(self) -> dict[str, NDArray[np.float32]]:
-        """What is said of the image of now, by the names of `volume_pose.no_evidence`."""
+        """What is said of the image, by the names of `volume_pose.no_evidence`."""
         given = {}
         if self.scale is not None and math.isfinite(self.scale.deviation):
             log, precision = math.log(self.scale.factor), self.scale.deviation**-2
@@ -75,7 +72,7 @@ class Evidence:
 
         `SCALE` and `DEVIATION`, see `Scale`, are missing where the scale is not known; `WHY` says why the last image
         gave no measurement. `SENSED` is the share of pixels with a depth of a sensor, `CORNERS` the number of those
-        with one by motion, `VIEWS` that of images.
+        with one by motion.
         """
         summary: dict[str, float | str] = {}
         if self.scale is not None:
@@ -87,8 +84,6 @@ class Evidence:
             summary[CORNERS] = self.corners
         if self.sensed is not None and (seen := np.count_nonzero(self.sensed[1]) - self.corners):
             summary[SENSED] = round(seen / self.sensed[1].size, 4)
-        if self.earlier:
-            summary[VIEWS] = 1 + len(self.earlier)
         return summary
 
 
@@ -104,13 +99,11 @@ class Sources:
             corners by that, ``off`` for nothing.
         depth: ``lidar`` for the LiDAR of the frame, which evaluations alone offer, ``network`` for none.
         beams: Of how many of the LiDAR's beams, evenly over its elevations.
-        views: Images that complete a scene together, that of now among them: 1 to `MOST_VIEWS`.
     """
 
     scale: str = "off"
     depth: str = "network"
     beams: int = 64
-    views: int = 1
 
 
 NETWORK_ALONE = Sources()

@@ -13,7 +13,6 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.earlier_views import SeveralViews
 from scene_completion_ros.inference.encoded_image import EncodedImage, Given, GivenView
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, own_depth
 from scene_completion_ros.inference.label_query import Labelled, LabelQuery
@@ -45,7 +44,6 @@ class PreparedScene:
     labels: LabelQuery | None  # their labels; None where the student knows no classes
     # What the graph is given beside the image, by name, see `StudentBundle.graph_inputs`.
     beside: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    several: SeveralViews | None = None  # the same of several images, where these are wanted
 
     @classmethod
     def of(
@@ -60,7 +58,6 @@ class PreparedScene:
         coverage: NDArray[np.bool_] | None = None,
         # How the camera stands in the volume of a student that is told so; None where unknown.
         volume_from_camera: RigidTransform | None = None,
-        views: int = 1,  # images of several moments that are completed together, at most
     ) -> "PreparedScene":
         """Prepare a grid."""
         camera_from_grid = grid_from_camera.inverse()
@@ -81,10 +78,7 @@ class PreparedScene:
         classifier = VoxelClassifier(
             grid, camera_from_grid, ray_camera, query.in_view, bundle.calibration, bundle.threshold
         )
-        beside, several = bundle.graph_inputs(volume_from_camera), None
-        if views > 1 and bundle.takes_views:
-            several = SeveralViews(bundle, beside, volume_from_camera, views)
-        return cls(query, march, classifier, labels, beside, several)
+        return cls(query, march, classifier, labels, bundle.graph_inputs(volume_from_camera))
 
 
 class DenseField(Protocol):
@@ -167,8 +161,6 @@ class HostSceneQuery:
         def given(view: NDArray[np.float32]) -> Given:
             nonlocal evidence
             evidence = evidence.with_corners(image_rgb, own_depth(prepared.query.field.code, view))
-            if evidence.earlier and prepared.several is not None:
-                return prepared.several(evidence.inputs(), evidence.earlier)
             return prepared.beside | evidence.inputs()
 
         given_view = given if self._takes_evidence else None

@@ -19,7 +19,6 @@ from scene_completion_ros.errors import BundleError, SceneCompletionError
 from scene_completion_ros.inference import feature_space
 from scene_completion_ros.inference.bundle import (
     DECODER,
-    DECODER_OF_VIEWS,
     DEFAULT_BUNDLE,
     ENCODER,
     HEAD,
@@ -41,7 +40,6 @@ FILES = (
     TEXT_BANK,
     ENCODER,
     DECODER,
-    DECODER_OF_VIEWS,
     WEIGHTS,
     *map(gpu_encoder_file, PRECISIONS),
 )

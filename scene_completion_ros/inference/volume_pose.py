@@ -16,8 +16,6 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.point_code import PointCodeSpec
 
 LOOK_LIMIT = 2.0  # cells beyond so many half widths of the image look at its border from there
-# How much an earlier image counts at an angle between the lines of sight: 63 % at 10°.
-ASIDE = 1.0 / (1.0 - np.cos(np.radians(10.0)))
 
 
 class Lookups(NamedTuple):
@@ -38,7 +36,15 @@ def cell_lookups(
     """
     xp = array_api_compat.array_namespace(volume_from_camera)
     kind, one = volume_from_camera.dtype, xp.ones_like(side)
-    places = _places(grid, stride, volume_from_camera, side)
+    edge = grid.voxel_size * stride
+    device = array_api_compat.device(volume_from_camera)
+    axes = [
+        origin + edge * (xp.arange(-(-count // stride), dtype=kind, device=device) + 0.5)
+        for origin, count in zip(grid.origin, grid.shape, strict=True)
+    ]
+    z, x, y = xp.meshgrid(axes[2], axes[0], axes[1], indexing="ij")
+    cells = xp.reshape(xp.stack([x, y, z], axis=-1), (1, -1, 3))
+    places = cells * xp.stack([one, side, one], axis=-1)[:, None, :]
     # The inverse of a rigid transform, for rows.
     points = (places - volume_from_camera[:, None, :3, 3]) @ volume_from_camera[:, :3, :3]
     pixels = spec.image_coordinates(points, camera)
@@ -48,36 +54,6 @@ def cell_lookups(
     shape = (pixels.shape[0], heights, pixels.shape[1] // heights)
     depth, shown = xp.reshape(points[..., 2], shape), xp.reshape(xp.astype(in_view, kind), shape)
     return Lookups(xp.reshape(pixels, (*shape, 2)), depth[:, None], shown[:, None])
-
-
-def parallax(grid: VoxelGrid, stride: int, volume_from_camera: Any, now: Any, side: Any) -> Any:
-    """How much images of other moments count in each place of a volume beside that of now [B, 1, z, x y], 0 to 1.
-
-    From nearly the same direction they see the same again, from farther away and with the same mistakes: a mean with
-    them says less than the image of now.
-
-    `volume_from_camera`: poses [B, 4, 4] of their cameras; `now`: those of the images of now. Others as `cell_lookups`.
-    """
-    xp = array_api_compat.array_namespace(volume_from_camera)
-    places = _places(grid, stride, volume_from_camera, side)
-    there, here = (places - pose[:, None, :3, 3] for pose in (volume_from_camera, now))
-    lengths = xp.sqrt(xp.clip(xp.sum(there**2, axis=-1) * xp.sum(here**2, axis=-1), min=1e-6))
-    counts = 1.0 - xp.exp((xp.sum(there * here, axis=-1) / lengths - 1.0) * ASIDE)
-    return xp.reshape(counts, (counts.shape[0], 1, -(-grid.shape[2] // stride), -1))
-
-
-def _places(grid: VoxelGrid, stride: int, like: Any, side: Any) -> Any:
-    """Centres [B, z x y, 3] of the cells of a volume, mirrored where `side` [B] is -1."""
-    xp = array_api_compat.array_namespace(like)
-    edge = grid.voxel_size * stride
-    axes = [
-        origin + edge * (xp.arange(-(-count // stride), dtype=like.dtype, device=array_api_compat.device(like)) + 0.5)
-        for origin, count in zip(grid.origin, grid.shape, strict=True)
-    ]
-    z, x, y = xp.meshgrid(axes[2], axes[0], axes[1], indexing="ij")
-    cells = xp.reshape(xp.stack([x, y, z], axis=-1), (1, -1, 3))
-    one = xp.ones_like(side)
-    return cells * xp.stack([one, side, one], axis=-1)[:, None, :]
 
 
 def ground_code(camera: Camera, spec: PointCodeSpec, volume_from_camera: Any, level: float) -> Any:

@@ -16,7 +16,6 @@ from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros.complete.completing import Completing
-from scene_completion_ros.ros.complete.joined_views import JoinedViews
 from scene_completion_ros.ros.complete.scaling import Scaling
 from scene_completion_ros.ros.complete.sensing import Sensing
 from scene_completion_ros.ros.frame import Epoch, Frame, PoseToCome, Scene
@@ -65,8 +64,8 @@ class InferenceThread:
         self._now = self._words
         self._in_hand: tuple[Frame, ...] = ()
         self._scaling = Scaling(self.record.scale)
-        self._earlier, sensing = JoinedViews(), Sensing(self.record.depth, counters)
-        self._completing = Completing(student, counters, logger, self._scaling, sensing, self._earlier)
+        sensing = Sensing(self.record.depth, counters)
+        self._completing = Completing(student, counters, logger, self._scaling, sensing)
         self._memory = SceneMemory(grid, student.bundle, counters, self.record.fusion)
         self._wanted = True
         self._worker: NewestWorker[Scene] = NewestWorker(
@@ -166,7 +165,6 @@ class InferenceThread:
             self._in_hand = scene.frames
             if scene.frames and self._joined_and_published(scene):
                 self._scaling.follow(scene)
-                self._earlier.follow(scene)
         else:
             for _ in scene.frames:
                 self._counters.count("unwanted")

@@ -13,7 +13,6 @@ from rclpy.duration import Duration
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.ros.frame import Frame, NotYetError, PoseToCome
 from scene_completion_ros.ros.health.counters import FrameCounters
@@ -35,11 +34,6 @@ _EARLY = 0.1  # of a period by which an image may come too early for `largest_ra
 class _WantedPose:
     frame: Frame
     pose: PoseToCome = field(default_factory=Future)
-
-
-def wants_pose(bundle: StudentBundle, parameters: NodeParameters) -> bool:
-    """Whether an image waits until it is known where the robot was, since a student joins images by that."""
-    return parameters.views > 1 and bundle.takes_views
 
 
 class Inputs:
@@ -77,12 +71,7 @@ class Inputs:
         self._poll_sets = Poll(node, self._look_for_sets, resources)
         on_bad_transform = functools.partial(counters.drop, DropReason.BAD_TRANSFORM)
         self._source = make_transform_source(node, at_start, self._look, on_bad_transform, resources)
-        self._placements = Placements(
-            self._source,
-            grid_from_camera,
-            thread.student.bundle.height_above_ground,
-            lambda parameters: wants_pose(thread.student.bundle, parameters),
-        )
+        self._placements = Placements(self._source, grid_from_camera, thread.student.bundle.height_above_ground)
         self._depth: DepthInput | None = None
         if at_start.depth_from == "topic":
             self._depth = DepthInput(node, at_start.depth_topic, counters, self._look, resources)

@@ -21,7 +21,7 @@ from scene_completion_ros.ros.parameters.schema import NodeParameters
 # Metres by which a corner of the grid may be wrong after the camera has moved in it: a quarter of a voxel.
 LARGEST_SHIFT = 0.05
 _MOUNTING = ("camera_height", "camera_pitch", "camera_roll")
-_MadeFor: TypeAlias = tuple[Camera, int, int]
+_MadeFor: TypeAlias = tuple[Camera, int]
 
 
 @dataclass
@@ -246,12 +246,11 @@ class Student:
             threads=parameters.threads or None,
             encoder_of=next(alike, None),  # of another camera or calibration: images are completed one by one
             gpu=parameters.engine_options(),
-            views=parameters.views,
         )
 
 
 def _made_for(camera: Camera, parameters: NodeParameters) -> _MadeFor:
-    return camera, parameters.threads, parameters.views
+    return camera, parameters.threads
 
 
 def largest_shift(grid: VoxelGrid, grid_from_camera: RigidTransform, grid_from_camera_now: RigidTransform) -> float:

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.inference.earlier_views import Earlier
-from scene_completion_ros.inference.evidence import CORNERS, SENSED, VIEWS, Evidence, sensed_depth
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.evidence import CORNERS, SENSED, Evidence, sensed_depth
 from scene_completion_ros.inference.motion_scale import Scale
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=15.5, width=64, height=32)  # half of it: fx 20, centre (15.5, 7.5)
@@ -35,11 +34,10 @@ def test_what_is_not_known_is_not_said() -> None:
 
 
 def test_what_was_known_is_said_in_numbers() -> None:
-    """Of 512 pixels a sensor saw one, and two earlier images complete the scene."""
+    """Of 512 pixels a sensor saw one."""
     sensed = sensed_depth(np.array([[2.125, 0.125, 5.0]]), CAMERA)
-    seen = Earlier(np.zeros((3, 16, 32), np.float32), RigidTransform.identity())
-    summary = Evidence(Scale(1.1, 0.05, why=""), sensed, (seen, seen)).summary()
-    assert summary == {"scale": 1.1, "scale deviation": 0.05, SENSED: 0.002, VIEWS: 3}
+    summary = Evidence(Scale(1.1, 0.05, why=""), sensed).summary()
+    assert summary == {"scale": 1.1, "scale deviation": 0.05, SENSED: 0.002}
 
 
 def test_corners_have_a_depth_where_no_sensor_saw_one() -> None:

@@ -2,7 +2,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from scene_completion_ros.inference.evidence import Evidence
+from scene_completion_ros.inference.evidence import CORNERS, Evidence
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.report.evidence_plot import evidence_in_words, evidence_summary, evidence_svg
 
@@ -17,7 +17,7 @@ def test_what_is_said_of_a_frame() -> None:
     assert evidence_in_words(DOUBTED) == "scale 1.000 ± 0.100 (last image: only 12 corners were found again)"
     assert evidence_in_words(UNKNOWN) == "no scale (last image: no odometry: no transform at 17 ns)"
     assert evidence_in_words(ASIDE) == ""
-    assert evidence_in_words({**KNOWN, "views": 2}) == "scale 1.250 ± 0.050 · views 2"
+    assert evidence_in_words({**KNOWN, CORNERS: 2}) == "scale 1.250 ± 0.050 · corners with a depth by motion 2"
 
 
 def test_frames_are_summed_up() -> None:

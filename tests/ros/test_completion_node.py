@@ -37,7 +37,7 @@ class Built:
         self.complete = complete
         self.warnings: list[str] = []
         self.engine = "made up"
-        self.bundle = SimpleNamespace(takes_evidence=False, takes_views=False)
+        self.bundle = SimpleNamespace(takes_evidence=False)
 
     def use(self, vocabulary: object) -> None:
         """Labels stay what they are."""
@@ -72,7 +72,7 @@ class Model:
             raise CameraError("sees nothing", where="camera", cure="Calibrate")
 
         def complete(image: NDArray[np.uint8], stamp_ns: int, *, labels: bool = True, evidence: Evidence) -> Completion:
-            assert not evidence.inputs() and not evidence.earlier
+            assert not evidence.inputs()
             self.labelled.append(labels)
             self.completed.append((camera, stamp_ns))
             self.completed_with.append(settings)

@@ -117,13 +117,8 @@ def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
     return graph_of(FoldedEncoder(field, camera), image, ["features"])
 
 
-def graph_of(
-    module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str], *, eight_bit: bool = False, free: str = ""
-) -> bytes:
-    """A module as ONNX for inputs of these shapes; weights fp16, with `eight_bit` large ones int8 by channel.
-
-    `free`: name of the first axis of all inputs, where that may have any size.
-    """
+def graph_of(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str], *, eight_bit: bool = False) -> bytes:
+    """A module as ONNX for inputs of these shapes; weights fp16, with `eight_bit` large ones int8 by channel."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.onnx"
         # The tracing exporter: a graph of plain convolutions without an extra dependency.
@@ -134,7 +129,6 @@ def graph_of(
             input_names=list(inputs),
             output_names=outputs,
             opset_version=OPSET,
-            dynamic_axes={name: {0: free} for name in inputs} if free else None,
             dynamo=False,
         )
         model = onnx.load(file)

@@ -75,17 +75,14 @@ class ExportedScene(nn.Module):
         scale: Tensor,
         sensed: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Units [1, z x, y, K], logits [1, X, Y, Z], z-depth [1, h', w'], ground [1, 2, x, y]; see `graph_inputs`.
-
-        Inputs are of one image, or of several, that of now first.
-        """
+        """Units [1, z x, y, K], logits [1, X, Y, Z], z-depth [1, h', w'], ground [1, 2, x, y]; see `graph_inputs`."""
         seen = PixelView(view[:, :1], view[:, 1:2], view[:, 2:], ground[:, 1:, :1, :1])
         seen = self.field.scaled(seen, ground, Measured(scale, sensed))
         cells = Lookups(cell_pixels, cell_depth, cell_in_view)
-        scene = self.field.spatial(seen, cells, Lookups(voxel_pixels, voxel_depth, voxel_in_view), 1)
+        scene = self.field.spatial(seen, cells, Lookups(voxel_pixels, voxel_depth, voxel_in_view))
         units = scene.classes.softmax(dim=1).permute(0, 2, 3, 4, 1).flatten(1, 2)
         surface = torch.stack([scene.height, scene.deviation], dim=1)
-        return units, scene.occupied, ray_depth(seen.code[:1], self.field.spec, self.rays), surface
+        return units, scene.occupied, ray_depth(seen.code, self.field.spec, self.rays), surface
 
 
 def export_scene(
@@ -139,9 +136,7 @@ def export_scene(
     view = {"view": torch.zeros(bundle.view_shape)}
     outputs = ["features", "volume", "depth", "surface"]
     decoded = graph_of(ExportedScene(field), view | beside, outputs, eight_bit=eight_bit)
-    pair = {name: values.repeat(2, *[1] * (values.dim() - 1)) for name, values in (view | beside).items()}
-    of_views = graph_of(ExportedScene(field), pair, outputs, eight_bit=eight_bit, free="images")
-    return bundle.save(folder, encoded, stored_weights if keep_weights else None, decoded, of_views)
+    return bundle.save(folder, encoded, stored_weights if keep_weights else None, decoded)
 
 
 def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:

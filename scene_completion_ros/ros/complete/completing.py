@@ -10,7 +10,6 @@ from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.inference.phrase_query import Words
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size
-from scene_completion_ros.ros.complete.joined_views import JoinedViews
 from scene_completion_ros.ros.complete.scaling import Scaling
 from scene_completion_ros.ros.complete.sensing import Sensing
 from scene_completion_ros.ros.conversions import to_rgb
@@ -23,16 +22,10 @@ class Completing:
     """Completes frames of scenes, in the inference thread; one that cannot be completed is dropped, with a warning."""
 
     def __init__(
-        self,
-        student: Student,
-        counters: FrameCounters,
-        logger: Any,
-        scaling: Scaling,
-        sensing: Sensing,
-        earlier: JoinedViews,
+        self, student: Student, counters: FrameCounters, logger: Any, scaling: Scaling, sensing: Sensing
     ) -> None:
         self._student, self._counters, self._logger = student, counters, logger
-        self._scaling, self._sensing, self._earlier = scaling, sensing, earlier
+        self._scaling, self._sensing = scaling, sensing
         self._resized: dict[str, Camera] = {}
 
     def complete(self, scene: Scene, *, with_query: bool, with_labels: bool) -> None:
@@ -59,11 +52,7 @@ class Completing:
             completer.use(words.vocabulary)
             completer.ask(words.queried)
             evidence = self._scaling.evidence(frame, completer, epoch, scene.pose)
-            sensed, earlier = (
-                self._sensing.sensed(frame, completer, epoch),
-                self._earlier.chosen(frame, completer, epoch),
-            )
-            evidence = replace(evidence, sensed=sensed, earlier=earlier)
+            evidence = replace(evidence, sensed=self._sensing.sensed(frame, completer, epoch))
             frame.completion = completer.complete(pixels, frame.stamp_ns, labels=words.labels, evidence=evidence)
             self._sensing.follow(frame, completer, epoch)
             if warning := frame.completion.warning:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.inference.earlier_views import MOST_VIEWS
 from scene_completion_ros.inference.encoder import EngineName
 from scene_completion_ros.inference.gpu.requirements import EngineOptions
 from scene_completion_ros.inference.gpu_encoders import Precision
@@ -302,12 +301,6 @@ class NodeParameters:
     scale_mounting: bool = _live(
         False,
         "Tell the student how a camera stands, as measured on the way, where nothing states it.",
-    )
-    views: int = _live(
-        1,
-        "Images that complete a scene together: that of now, and up to two earlier ones, for a student that takes "
-        "them. Above 1, `transform.source` has to say where the grid is in `odometry.frame`.",
-        bounds=(1, MOST_VIEWS),
     )
     depth_from: DepthSource = _parameter(
         "network",

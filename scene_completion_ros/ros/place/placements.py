@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -26,20 +25,12 @@ class Placements:
     """Places images by the parameters, or by a source of transforms.
 
     `source`: the source; None where the parameters `camera.x` to `camera.yaw` say all; `default`: pose of the camera's
-    optical frame in a grid that is attached to it; `trained_height`: height above the ground of the cameras
-    that the student was trained with, metres. A map that has no frame of the robot takes it where `camera.height` was
-    not given; `wants_pose`: says whether what completes an image wants to know where the robot was.
+    optical frame in a grid that is attached to it; `trained_height`: height above the ground of the cameras that the
+    student was trained with, metres. A map that has no frame of the robot takes it where `camera.height` was not given.
     """
 
-    def __init__(
-        self,
-        source: TransformSource | None,
-        default: RigidTransform,
-        trained_height: float,
-        wants_pose: Callable[[NodeParameters], bool] = lambda _: False,
-    ) -> None:
+    def __init__(self, source: TransformSource | None, default: RigidTransform, trained_height: float) -> None:
         self._source, self._default, self._trained_height = source, default, trained_height
-        self._wants_pose = wants_pose
 
     def expected(self, parameters: NodeParameters) -> RigidTransform:
         """Pose of the camera in the grid before any image came: right, unless a source of transforms says otherwise."""
@@ -50,8 +41,7 @@ class Placements:
         """Where an image's voxels lie, by its parameters. Raises NotYetError where a transform for that is missing."""
         placement = self._place(frame_id, stamp_ns, parameters)
         scaled = parameters.scale_wait and parameters.scale_from != "off"
-        wanted = parameters.fusion_enabled or self._wants_pose(parameters)
-        if not (scaled or wanted):
+        if not (scaled or parameters.fusion_enabled):
             return placement
         try:
             return replace(placement, odometry_from_grid=self.in_odometry(frame_id, stamp_ns, parameters))
@@ -188,23 +178,18 @@ def camera_pose(parameters: NodeParameters) -> RigidTransform:
 
 
 def _check_odometry(parameters: NodeParameters) -> None:
-    """Find out whether something can say where the grid is in the odometry frame, if images are to be joined.
+    """Find out whether something can say where the grid is in the odometry frame, for `fusion.enabled`.
 
-    They are joined by `fusion.enabled` and `views`. Raises SceneCompletionError where
-    nothing can: says what to name; TransformError where the file of fixed transforms is malformed.
+    Raises SceneCompletionError where nothing can: says what to name; TransformError where the file of fixed transforms
+    is malformed.
     """
     odometry = parameters.odometry_frame.strip("/")
-    wanted = {
-        "fusion.enabled": parameters.fusion_enabled,
-        "views": parameters.views > 1,
-    }
-    asking = next((name for name, value in wanted.items() if value), "")
-    if not asking or (odometry and odometry == parameters.grid_frame.strip("/")):
+    if not parameters.fusion_enabled or (odometry and odometry == parameters.grid_frame.strip("/")):
         return
     if not odometry:
-        what = f"{asking} has no frame to join images in"
+        what = "fusion.enabled has no frame to join images in"
         cure = "Name the frame in which the robot moves without jumps, such as odom"
-        raise SceneCompletionError(what, where=f"parameters {asking}, odometry.frame", cure=cure)
+        raise SceneCompletionError(what, where="parameters fusion.enabled, odometry.frame", cure=cure)
     kind = source_kind(parameters)
     if kind == "tf2" or (kind == "topics" and names_in(f"{parameters.transform_topics},{parameters.odometry_topics}")):
         return
@@ -214,7 +199,7 @@ def _check_odometry(parameters: NodeParameters) -> None:
         says = f"extrinsics_file knows {', '.join(sorted(known))} only" if known else "there is no source of transforms"
         raise SceneCompletionError(
             f"nothing says where the voxel grid is in {odometry!r}: {says}",
-            where=f"parameters {asking}, transform.source",
+            where="parameters fusion.enabled, transform.source",
             cure="Set transform.source to topics and name odometry.topics or transform.topics, or set it to tf2. For a "
             f"camera that never moves, give its place in {odometry} in an extrinsics_file",
         )

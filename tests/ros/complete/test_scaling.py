@@ -16,7 +16,6 @@ from scene_completion_ros.inference.road_calibration import Mounting
 from scene_completion_ros.ros.complete.scaling import MOST_WAITING, Scaling
 from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome, Scene
 from scene_completion_ros.ros.health.inference_health import ScaleRecord
-from scene_completion_ros.ros.inputs import wants_pose
 from scene_completion_ros.ros.student import Student
 from tests.inference.test_motion_scale import CAMERA, STEP_NS, seen_from
 
@@ -216,12 +215,3 @@ def test_corners_are_followed_where_that_is_wanted_once_the_pose_has_come() -> N
     assert bench.corners is None
     bench.image()
     assert bench.corners is None
-
-
-def test_an_image_waits_for_its_pose_where_its_student_joins_images_by_that() -> None:
-    def wanted(views: int, takes_views: bool) -> bool:
-        bundle: Any = SimpleNamespace(takes_views=takes_views)
-        parameters: Any = SimpleNamespace(views=views)
-        return wants_pose(bundle, parameters)
-
-    assert wanted(3, True) and not wanted(1, True) and not wanted(3, False)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.volume_pose import Lookups, cell_lookups, ground_code, volume_pose
+from scene_completion_ros.inference.volume_pose import cell_lookups, ground_code, volume_pose
 from scene_completion_training.networks.encoder_decoder import MetricDecoder
 from scene_completion_training.networks.scene_decoder import STRIDE, SceneDecoder
 from scene_completion_training.networks.sight import FAR_OFF, ROAD, Measured, PixelHead, PixelView, scaled
@@ -87,7 +87,7 @@ def test_a_voxel_is_what_its_pixel_sees_or_lies_before_or_behind_it() -> None:
     """A wall 3 m away, known to 2 %: certain to a voxel. Of places behind and before it others speak."""
     made, voxels = decoder(), cell_lookups(GRID, 1, CAMERA, SPEC, pose()[None], torch.ones(1))
     wall = torch.tensor([math.log(3.0), 0.02])[None, :, None, None].expand(1, 2, 16, 32)
-    at, behind = made._surfaces(wall, voxels, 1)
+    at, behind = made._surfaces(wall, voxels)
     phi = [0.5 * (1.0 + math.erf(math.log(edge / 3.0) / (0.02 * math.sqrt(2.0)))) for edge in (2.6, 3.4)]
     assert at[0, 7, 8, 4].item() == pytest.approx(phi[1] - phi[0], abs=1e-3) and at[0, 7, 8, 4] > 0.99  # at 3.0 m
     assert at[0, [4, 10], 8, 4].max() < 1e-3 and behind[0, 4, 8, 4] < 1e-3 and behind[0, 10, 8, 4] > 0.999
@@ -102,7 +102,7 @@ def test_a_level_road_is_met_where_it_lies() -> None:
     made, voxels = decoder(), cell_lookups(GRID, 1, CAMERA, SPEC, pose()[None], torch.ones(1))
     depth = 1.0 / SPEC.inverse_depth(ground_code(CAMERA, SPEC, pose()[None], made.level + 0.2)).clamp_min(0.05)
     seen = torch.cat([depth.log(), torch.full_like(depth, 1e-3)], dim=1)
-    lowest = made._lowest_seen(made._surfaces(seen, voxels, 1))[0, 0]
+    lowest = made._lowest_seen(made._surfaces(seen, voxels))[0, 0]
     np.testing.assert_allclose(lowest[2:, 3:5], 0.2, atol=0.05)
     assert lowest[0, 0] > 1.0  # beside the image, where nothing is seen to be free
 
@@ -235,35 +235,3 @@ def test_what_motion_and_sensors_know_counts_by_its_precision() -> None:
     joined, surer = depth([0.0, 0.0], sensed)
     assert joined[::8].sub(5.0).abs().max() < 0.05 and surer[::8].max() < 0.0101
     assert joined[4].sub(5.0).abs().max() < 0.3 and surer[4].max() < deviation.min()  # between its rows
-
-
-def several(*views: tuple[float, RigidTransform]) -> tuple[torch.Tensor, Lookups]:
-    """What images see that each look at a wall somewhere [V, 2, h, w], and where voxels look at them."""
-    seen = torch.stack([torch.tensor([math.log(depth), 0.02])[:, None, None].expand(2, 16, 32) for depth, _ in views])
-    poses = torch.stack([torch.from_numpy((step @ DEFAULT_GRID_FROM_CAMERA).matrix).float() for _, step in views])
-    return seen, cell_lookups(GRID, 1, CAMERA, SPEC, poses, torch.ones(len(views)))
-
-
-def test_earlier_images_count_in_any_order() -> None:
-    """A wall 3 m away and, from 1 m further back, at 4 m: one body. What is behind it in one is seen by another."""
-    made = decoder()
-    back, aside = (RigidTransform(np.eye(3), np.array(step)) for step in ([-1.0, 0.0, 0.0], [0.0, 2.0, 0.0]))
-    now, then, other = (3.0, RigidTransform.identity()), (4.0, back), (5.0, aside)
-    once = made._surfaces(*several(now), 1)
-    for found, expected in zip(made._surfaces(*several(now, now, now), 1), once, strict=True):
-        torch.testing.assert_close(found, expected)
-    both = made._surfaces(*several(now, then, other), 1)
-    for found, expected in zip(made._surfaces(*several(now, other, then), 1), both, strict=True):
-        torch.testing.assert_close(found, expected)
-    hidden = (once[1] > 0.99) & (both[1] < 0.5)
-    assert 0.01 < hidden.float().mean() < 0.5 and not ((once[1] < 0.5) & (both[1] > 0.99)).any()
-
-
-def test_what_moved_away_is_no_longer_there() -> None:
-    """Now the wall is 6 m away; then something stood at 3 m."""
-    made = decoder()
-    here = RigidTransform.identity()
-    at, behind = made._surfaces(*several((6.0, here), (3.0, here)), 1)
-    alone, hidden = made._surfaces(*several((6.0, here)), 1)
-    assert at[0, 7, 8, 4] < 0.02 and at[0, 14, 8, 4] > 0.95 * alone[0, 14, 8, 4]
-    torch.testing.assert_close(behind, hidden, atol=0.02, rtol=0.0)

@@ -19,7 +19,6 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import DECODER, DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.earlier_views import Earlier
 from scene_completion_ros.inference.evidence import Evidence, Sources, sensed_depth
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
@@ -44,7 +43,7 @@ from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.density_model import DeployedModel
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.scene_decoder import CompletedScene
-from scene_completion_training.networks.sight import Measured, PixelView
+from scene_completion_training.networks.sight import PixelView
 from scene_completion_training.runner import train
 from scene_completion_training.scene_export import export_scene, space_of_classes
 from scene_completion_training.stages.completion import CompletionConfiguration, CompletionStage, SceneField, read_eyes
@@ -306,48 +305,6 @@ def test_what_is_known_of_depth_moves_what_the_robot_completes(bundle: StudentBu
     np.testing.assert_array_equal(completed.own_depth, alone.own_depth)
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_the_robot_joins_earlier_images_as_torch_does(
-    engine: str, bundle: StudentBundle, trained: Path, town: Path
-) -> None:
-    """Three images in one scene; the same image again adds nothing; a completer of one image leaves others out."""
-    assert bundle.takes_views
-    sequence = open_recording(town)
-    name = reference_camera(sequence)
-    step = sequence.world_from_camera(0, name).inverse() @ sequence.world_from_camera(1, name)
-    now, then = sequence.image(1, name), sequence.image(0, name)
-    several = Completer(bundle, sequence.cameras[name], engine=engine, views=3)
-    one = Completer(bundle, sequence.cameras[name], engine=engine, encoder_of=several)
-    views = [several.complete(image).view for image in (then, now)]
-    assert views[0] is not None and views[1] is not None
-    places = step.inverse(), RigidTransform(np.eye(3), np.array([0.5, 0.0, -1.0]))
-    evidence = Evidence(Scale(1.1, 0.05), earlier=tuple(Earlier(views[0], place) for place in places))
-    field = Checkpoint.read(trained).field_of(SceneField).eval()
-    poses = [DEFAULT_GRID_FROM_CAMERA, *(DEFAULT_GRID_FROM_CAMERA @ place for place in places)]
-    shown = torch.from_numpy(np.stack([views[1], views[0], views[0]]))
-    ground = torch.zeros(3, 2, *shown.shape[2:])
-    known = Measured(torch.tensor([[math.log(1.1), 400.0]]).expand(3, 2), torch.zeros_like(ground))
-    with torch.inference_mode():
-        view = field.scaled(PixelView(shown[:, :1], shown[:, 1:2], shown[:, 2:], ground[:, 1:, :1, :1]), ground, known)
-        matrices = torch.from_numpy(np.stack([pose.matrix for pose in poses])).float()
-        expected = torch.sigmoid(field(view, matrices, torch.zeros(1, dtype=torch.bool)).occupied[0]).numpy()
-    found, alone = several.complete(now, evidence=evidence), one.complete(now, evidence=evidence)
-    assert found.evidence is evidence and not alone.evidence.earlier
-    off = np.abs(found.probability - expected)[several.in_view]
-    assert np.quantile(off, 0.999) < 5e-3 and off.mean() < 5e-4  # weights are in half precision
-    assert np.abs(found.probability - alone.probability).max() > 0.01
-    same = Evidence(Scale(1.1, 0.05), earlier=(Earlier(views[1], RigidTransform.identity()),))
-    again = np.abs(several.complete(now, evidence=same).probability - alone.probability)
-    assert np.quantile(again, 0.999) < 1e-3  # at rims another pixel may be the nearest
-    pair = Completer(bundle, sequence.cameras[name], engine=engine, encoder_of=several, views=2)
-    early = dataclasses.replace(evidence, earlier=evidence.earlier[:1])
-    two = [one.complete(now, evidence=early).probability.copy() for one in (pair, several)]
-    np.testing.assert_allclose(two[1], two[0], atol=1e-5)  # a place that is free counts not
-    first = several.complete(now, evidence=evidence).probability.copy()
-    turned = dataclasses.replace(evidence, earlier=evidence.earlier[::-1])
-    np.testing.assert_allclose(several.complete(now, evidence=turned).probability, first, atol=1e-5)
-
-
 def test_a_decoder_that_was_changed_or_is_gone_is_refused(bundle: StudentBundle, tmp_path: Path) -> None:
     """Both graphs are one student: each is compared with its hash, and saving keeps both."""
     assert bundle.folder is not None and DECODER in bundle.made_from()
@@ -379,31 +336,20 @@ def test_a_student_is_scored_with_what_robots_know(bundle: StudentBundle, town: 
                  str(bundle.folder), "--output", str(town / "never")]) != 0  # fmt: skip
 
 
-def test_several_images_teach_one_decoder(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
-    """Samples bring along other moments, where they stand in the volume of now, and what is known of depth."""
-    configuration = settings(town, trunk, eyes, tmp_path / "views")
-    configuration.data.views, configuration.data.views_apart = 3, 4.0
+def test_what_is_known_of_depth_teaches_the_decoder(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
+    """Samples bring along a scale, and what a sensor sees, or what corners have by motion."""
+    configuration = settings(town, trunk, eyes, tmp_path / "known")
     configuration.data.scale_known = configuration.data.sensed = configuration.data.exact = 1.0
     stage = CompletionStage(configuration)
     data = stage.make_data()
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
-    assert (
-        batch["earlier_tokens"].shape[:2] == (2, 2)
-        and batch["beams"][:, 0].isfinite().any()
-        and (batch["scale"][:, 1] == 1.0).all()
-    )
+    assert batch["beams"][:, 0].isfinite().any() and (batch["scale"][:, 1] == 1.0).all()
     samples, generator = data.train_dataloader().dataset, np.random.default_rng(0)
     for _ in range(40):  # rows that a sensor sees, or corners by motion, which are fewer and less sure
         known = samples._known_depth({"depth": np.zeros((96, 320))}, generator)["beams"].numpy()
         few = np.isfinite(known[0]).sum() < 400
         assert np.isfinite(known[0]).any() and few == bool(np.isclose(known[1, 0, 0], CORNER_DEVIATION))
-    now, then = batch["volume_from_camera"][0], batch["earlier_volume_from_camera"][0]
-    sequence = open_recording(town)
-    path = [frame.world_from_rig.translation for frame in sequence.frames]
-    apart = {round(float(np.linalg.norm(a - b)), 1) for a in path for b in path}
-    found = [round(float((one - now)[:3, 3].norm()), 1) for one in then]
-    assert all(min(abs(length - known) for known in apart) < 0.06 * length + 0.05 for length in found), (found, apart)
     known = stage._measured(torch.full_like(batch["depth"], 0.1)[:, None], batch["depth"][:, None], batch)
     assert (known.scale[:, 1] > 0.0).all() and (known.depth[:, 1] > 0.0).any()
     assert Checkpoint.read(train(configuration)).state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -50,8 +49,8 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 def add_checkpoints(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     """Declare --checkpoint and --views."""
     add_paths(parser, "--checkpoint", "FILE", "training checkpoints to score", required=required)
-    meaning = "views that are encoded: so many along the drive (of bundles 1 to 3, the earlier ones), or of "
-    meaning += "checkpoints as MVBTS has them mono, temporal, stereo, stereo-temporal, fisheyes, all (default: 1)"
+    meaning = "views that checkpoints encode: so many along the drive, or as MVBTS has them mono, temporal, stereo, "
+    meaning += "stereo-temporal, fisheyes, all (default: 1)"
     parser.add_argument("--views", nargs="+", default=["1"], metavar="N", help=meaning)
 
 
@@ -126,31 +125,23 @@ def sources(args: argparse.Namespace) -> Sources:
     """What was declared by `add_sources` or `add_scale_argument`; nothing where a command has no such arguments."""
     from scene_completion_ros.inference.evidence import Sources
 
-    given = {"scale": "scale_from", "depth": "depth_from", "beams": "beams", "views": "views"}
-    found = {name: getattr(args, argument) for name, argument in given.items() if hasattr(args, argument)}
-    if isinstance(found.get("views"), list):  # several choices, which are scored one by one
-        del found["views"]
-    return Sources(**found)
+    given = {"scale": "scale_from", "depth": "depth_from", "beams": "beams"}
+    return Sources(**{name: getattr(args, argument) for name, argument in given.items() if hasattr(args, argument)})
 
 
 def open_models(args: argparse.Namespace) -> list[DensityModel]:
     """Open the bundles and checkpoints that were named; a `ConfigurationError` if two have the same name."""
-    from scene_completion_ros.inference.earlier_views import MOST_VIEWS
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
     from scene_completion_training.evaluation.density_model import DeployedModel
 
-    models: list[DensityModel] = []
-    for folder in args.bundle:
-        for views in args.views:
-            if not views.isdigit() or not 1 <= int(views) <= MOST_VIEWS:
-                what = f"bundles complete a scene of 1 to {MOST_VIEWS} images, not of {views!r}"
-                raise ConfigurationError(
-                    what, where="--views", cure="Score checkpoints by themselves, or name a number"
-                )
-            name = folder.name if views == "1" else f"{folder.name}, {views} views"
-            told = dataclasses.replace(sources(args), views=int(views))
-            models.append(DeployedModel(open_student(folder), name, engine=args.engine, sources=told))
+    if args.bundle and args.views != ["1"]:
+        what = "bundles see one image"
+        raise ConfigurationError(what, where="--views", cure="Score checkpoints by themselves, or leave it out")
+    told = sources(args)
+    models: list[DensityModel] = [
+        DeployedModel(open_student(folder), folder.name, engine=args.engine, sources=told) for folder in args.bundle
+    ]
     models += [model for path in args.checkpoint for model in open_checkpoint(path, args.views)]
     names = [model.name for model in models]
     if len(set(names)) < len(names):

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = f"score every N-th frame (default: {EVERY}, with --depth 1)"
     parser.add_argument("--every", type=int, metavar="N", help=meaning)
     meaning = "score this frame of each recording alone, against the voxels of its first one: with earlier frames, as "
-    meaning += "--views and --scale-from need them"
+    meaning += "--scale-from needs them"
     parser.add_argument("--at", type=int, metavar="N", help=meaning)
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     arguments.add_engine(parser)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.evidence import add_scale_argument, add_views_argument
+from scene_completion_ros.commands.evidence import add_scale_argument
 from scene_completion_ros.commands.paths import RESULTS, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands import arguments
@@ -63,7 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     arguments.add_engine(parser)
     add_scale_argument(parser, arguments.POSES, "off")
-    add_views_argument(parser, 1)
     sscbench = parser.add_argument_group("SSCBench-KITTI-360")
     meaning = "its labels (LABELS/DRIVE/NNNNNN_1_1.npy): score --checkpoint on drives of KITTI-360, data_2d_raw/DRIVE, "
     meaning += "under the protocol of S4C and SceneDINO"
@@ -310,11 +309,9 @@ def _check(args: argparse.Namespace) -> None:
     if args.sscbench and (wrong := [name for name in others if getattr(args, name)]):
         what = "checkpoints alone are scored on SSCBench"
         raise ConfigurationError(what, where=f"--{wrong[0]}", cure="Leave it out, or --sscbench")
-    if (args.scale_from, args.views) != ("off", 1) and not (args.bundle or args.student):
+    if args.scale_from != "off" and not (args.bundle or args.student):
         what = "tells bundles, and there is none"
-        raise ConfigurationError(
-            what, where="--scale-from, --views", cure="Leave it out, or name --bundle or --student"
-        )
+        raise ConfigurationError(what, where="--scale-from", cure="Leave it out, or name --bundle or --student")
     if not args.sscbench and (undeployed or args.bank is not None) != (args.student is not None):
         what = "only --checkpoint, --probed, --foundation, --prior and --bank need it, and all of them do"
         cure = "Give the bundle whose density they have, and leave it out where --bundle alone is scored"

@@ -99,11 +99,6 @@ class CompletionDataSettings:
             real streets: eyes that know these misjudge towns.
         looks: How often each frame of the training is prepared: the first time as it is, then with other colours,
             contrast and sharpness. Rendered images are more alike than rooms are.
-        views: Images of a sample: those of up to so many moments of its drive, each at most `views_apart` from the last
-            one; the number is drawn for each step.
-        views_apart: Lengths of the volume ahead between two of them, at most.
-        way_off: By how much the way between two is off, a share; turns are off by a tenth of that, radians. Standard
-            deviations.
         scale_known: Share of the samples whose scale is known by motion, off by `scale_off`.
         scale_off: Standard deviation of the logarithm of that factor.
         sensed: Share of the samples of which a sensor sees some rows of depth, or as many corners have one by motion.
@@ -124,9 +119,6 @@ class CompletionDataSettings:
     depth_far: float = 0.008
     exact: float = 0.7
     looks: int = 1
-    views: int = 1
-    views_apart: float = 0.25
-    way_off: float = 0.02
     scale_known: float = 0.0
     scale_off: float = 0.04
     sensed: float = 0.0
@@ -202,7 +194,7 @@ def _sample(
     else:
         arrays |= _of_stereo(sequence, index, name, viewpoint, classes_of(image))
     stands = _stands(sequence, index, name, viewpoint, arrays).matrix
-    return arrays | {"volume_from_camera": stands, "world_from_camera": sequence.world_from_camera(index, name).matrix}
+    return arrays | {"volume_from_camera": stands}
 
 
 def _stands(
@@ -490,11 +482,7 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
         return self.of_file(file, generator)
 
     def of_file(self, file: Path, generator: np.random.Generator) -> dict[str, Tensor]:
-        """The sample that is prepared in a file: maps, stated pose, and the truth in the volume of that pose.
-
-        With `CompletionDataSettings.views` what belongs to other images is there under ``earlier_`` and its name, with
-        an axis of images in front.
-        """
+        """The sample that is prepared in a file: maps, stated pose, and the truth in the volume of that pose."""
         data = mapped_arrays(file, _DAMAGED)
         settings = self.settings
         exact = np.array(data["volume_from_camera"])
@@ -510,8 +498,6 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
             "mirrored": torch.tensor(False),
             **self._known_depth(data, generator),
         }
-        if settings.views > 1 and not self.plain:
-            sample |= self._earlier(file, data, sample, exact, generator)
         return self._mirrored(sample) if not self.plain and generator.random() < 0.5 else sample
 
     @staticmethod
@@ -540,49 +526,6 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
             beams[1] = deviation
         off = settings.scale_off * generator.normal()
         return {"scale": torch.tensor([off, float(known)], dtype=torch.float32), "beams": torch.from_numpy(beams)}
-
-    def _earlier(
-        self,
-        file: Path,
-        data: Mapping[str, NDArray[Any]],
-        sample: dict[str, Tensor],
-        exact: NDArray[np.float64],
-        generator: np.random.Generator,
-    ) -> dict[str, Tensor]:
-        """Images of other moments of the drive, as robots have earlier ones; the same one again where there are none.
-
-        Where they stand is said as odometry says it, and how they are mounted is off as that of the image of now.
-        """
-        settings, stated = self.settings, sample["volume_from_camera"].double().numpy()
-        reach = settings.views_apart * self.viewpoint.volume.ahead
-        number = int(file.stem)
-        others: list[tuple[Mapping[str, NDArray[Any]], NDArray[np.float64]]] = []
-        for other in sorted(file.parent.glob("*.safetensors"), key=lambda one: abs(int(one.stem) - number))[1:]:
-            found = mapped_arrays(other, _DAMAGED)
-            step = np.linalg.inv(np.array(data["world_from_camera"])) @ np.array(found["world_from_camera"])
-            if 0.0 < np.linalg.norm(step[:3, 3]) <= reach * (1 + len(others)):
-                others.append((found, step))
-            if len(others) == settings.views - 1:
-                break
-        images, poses, mountings = [], [], []
-        for other_data, step in others:
-            images.append(self._image(other_data))
-            step[:3, 3] *= 1.0 + settings.way_off * generator.normal()
-            step[:3, :3] = step[:3, :3] @ cv2.Rodrigues(0.1 * settings.way_off * generator.normal(size=3))[0]
-            poses.append(stated @ step)
-            own = stated @ np.linalg.inv(exact) @ np.array(other_data["volume_from_camera"])
-            mountings.append(own if sample["known"] else stated)
-        while len(images) < settings.views - 1:
-            images.append({name: sample[name] for name in (*MAPS, "depth", "classes")})
-            poses.append(stated)
-            mountings.append(stated)
-        stacked = {name: torch.stack([one[name] for one in images]) for name in images[0]}
-        places = {"volume_from_camera": poses, "mounted": mountings}
-        stacked |= {name: torch.from_numpy(np.stack(values)).float() for name, values in places.items()}
-        whole = sample["off"][:1].mean()  # eyes misjudge all images of a street alike
-        stacked["off"] = torch.stack([torch.from_numpy(self._misjudged(generator)) for _ in images])
-        stacked["off"][:, :1] += whole - stacked["off"][:, :1].mean(dim=(1, 2, 3), keepdim=True)
-        return {f"earlier_{name}": values for name, values in stacked.items()}
 
     def _in_space(self, data: Mapping[str, NDArray[Any]], stated: NDArray[np.float64]) -> dict[str, Tensor]:
         """Labels of the voxels, and heights of the ground, in the volume of a stated pose."""
@@ -624,8 +567,7 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
     def _mirrored(sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """The scene mirrored from left to right; the network mirrors where cells look, see `cell_lookups`."""
         for name in (*MAPS, "depth", "classes", "beams"):
-            for one in {name, f"earlier_{name}"} & sample.keys():
-                sample[one] = sample[one].flip(-1)
+            sample[name] = sample[name].flip(-1)
         for name in {"label", "height"} & sample.keys():
             sample[name] = sample[name].flip(1)
         return sample | {"mirrored": torch.tensor(True)}

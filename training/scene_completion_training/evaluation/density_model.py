@@ -20,7 +20,6 @@ from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.earlier_images import EarlierImages
-from scene_completion_ros.inference.earlier_views import SeveralViews, ViewMemory
 from scene_completion_ros.inference.encoded_image import EncodedImage, Given
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.evidence import (
@@ -177,11 +176,8 @@ def check_sources(bundle: StudentBundle, name: str, sources: Sources) -> None:
     """Raise ConfigurationError where a student is to have evidence that it does not take."""
     if sources != NETWORK_ALONE and not bundle.takes_evidence:
         what = "takes no evidence beside its image"
-        cure = "Leave out --scale-from, --depth-from and --views"
+        cure = "Leave out --scale-from and --depth-from"
         raise ConfigurationError(what, where=f"bundle {name}", cure=cure)
-    if sources.views > 1 and not bundle.takes_views:
-        what = "completes a scene of one image only"
-        raise ConfigurationError(what, where=f"bundle {name}", cure="Leave out --views, or export it again")
 
 
 class DeployedModel:
@@ -214,9 +210,8 @@ class DeployedModel:
         """Encode the reference camera's image of a frame."""
         name = reference_camera(sequence)
         camera = sequence.cameras[name]
-        sources = self._sources
-        beside = (sources.scale, sources.views) != ("off", 1)
-        evidence = self._earlier.evidence(sequence, index, name) if beside else NO_EVIDENCE
+        scaled = self._sources.scale != "off"
+        evidence = self._earlier.evidence(sequence, index, name) if scaled else NO_EVIDENCE
         evidence = dataclasses.replace(evidence, sensed=self._sensed(sequence, index, name))
         field, encoded, _ = self._encoded(sequence, index, evidence)
         depth_at = None
@@ -231,24 +226,23 @@ class DeployedModel:
         name = reference_camera(sequence)
         stated = mounting(sequence, name, index) if self.bundle.takes_pose else None
         pose = None if stated is None else volume_pose(stated, self.bundle.height_above_ground).matrix
-        field, beside, several = self._field_of(None if pose is None else tuple(pose.ravel().tolist()))
+        field, beside = self._field_of(None if pose is None else tuple(pose.ravel().tolist()))
         image = self._resampler(sequence.cameras[name])(sequence.image(index, name))
 
         def given(view: Floats) -> Given:
-            known = evidence.with_corners(image, own_depth(self.bundle.point_code, view))
-            return several(known.inputs(), known.earlier) if known.earlier else beside | known.inputs()
+            return beside | evidence.with_corners(image, own_depth(self.bundle.point_code, view)).inputs()
 
         given_view = given if self.bundle.takes_evidence else None
         return field, self._encoder.encode(image, beside, given_view), image
 
     def _begin(self, sequence: PosedSequence, camera: str) -> EarlierImages:
         covered = self._resampler(sequence.cameras[camera]).validity
-        return EarlierImages.of(self._sources, motion_scale(self.bundle, covered), ViewMemory.of(self.bundle))
+        return EarlierImages.of(self._sources, motion_scale(self.bundle, covered))
 
-    def _look(self, sequence: PosedSequence, index: int) -> tuple[Bytes, Floats, Floats]:
+    def _look(self, sequence: PosedSequence, index: int) -> tuple[Bytes, Floats]:
         _, encoded, image = self._encoded(sequence, index)
         assert encoded.view is not None
-        return image, own_depth(self.bundle.point_code, encoded.view), encoded.view.copy()
+        return image, own_depth(self.bundle.point_code, encoded.view)
 
     def _sensed(self, sequence: PosedSequence, index: int, camera: str) -> Floats | None:
         """What the LiDAR of a frame saw. Raises SequenceError where there is none."""
@@ -262,21 +256,14 @@ class DeployedModel:
         points = sequence.rig_from_camera[camera].inverse().apply(taken)
         return sensed_depth(points, self.bundle.canonical)
 
-    def _make_field(
-        self, matrix: tuple[float, ...] | None
-    ) -> tuple[FieldKernel, dict[str, Floats], Callable[..., dict[str, Floats]]]:
-        """The field for a pose of the camera in the student's volume, and what its graphs are given of one image.
-
-        And what makes that of several.
-        """
+    def _make_field(self, matrix: tuple[float, ...] | None) -> tuple[FieldKernel, dict[str, Floats]]:
+        """The field for a pose of the camera in the student's volume, and what its graphs are given beside it."""
         pose = None if matrix is None else RigidTransform.from_matrix(np.reshape(matrix, (4, 4)))
         bundle = self.bundle
         limit, (low, high) = bundle.point_code.xy_limit, bundle.point_code.depth_code_range
         ends = np.array([-limit, -limit, low]), np.array([limit, limit, high])
         field = FieldKernel(bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, *ends, pose)
-        beside = bundle.graph_inputs(pose)
-        several = functools.lru_cache(1)(lambda: SeveralViews(bundle, beside, pose, self._sources.views))
-        return field, beside, lambda given, earlier: several()(given, earlier)
+        return field, bundle.graph_inputs(pose)
 
     def _density(self, field: FieldKernel, encoded: EncodedImage, points: Floats) -> Floats:
         density = np.empty(len(points), dtype=np.float32)
@@ -340,7 +327,6 @@ class DeployedLabels:
         if key not in self._completers:
             stands, lens = mounting(sequence, camera, index), sequence.cameras[camera]
             options: dict[str, Any] = {"grid": truth.grid, "grid_from_camera": pose, "engine": self._engine}
-            options["views"] = self._sources.views
             last = next(iter(self._completers.values()), None)  # its encoder took seconds to compile
             made = Completer(self._bundle, lens, upright_from_camera=stands, encoder_of=last, **options)
             self._completers = {key: made}  # one at a time: each holds prepared samples of its whole grid

@@ -11,8 +11,7 @@ from scene_completion_training.arrays import Bytes, Floats
 
 MOST = 30  # earlier frames that are looked at for one
 # Canonical image [H, W, 3] of a frame, and what a student says of its depth by itself, see `Completion.own_depth`.
-# And what all its pixels say, see `Completion.view`.
-Look: TypeAlias = Callable[[PosedSequence, int], tuple[Bytes, Floats, Floats]]
+Look: TypeAlias = Callable[[PosedSequence, int], tuple[Bytes, Floats]]
 
 
 class EarlierFrames:
@@ -32,9 +31,9 @@ class EarlierFrames:
             now = sequence, camera, max(0, index - MOST), self._begin(sequence, camera)
         _, _, start, earlier = now
         for one in range(start, index):
-            image, own_depth, view = self._look(sequence, one)
+            image, own_depth = self._look(sequence, one)
             pose, stamp_ns = sequence.world_from_camera(one, camera), sequence.frames[one].stamp_ns
-            earlier.add(image, own_depth, pose, stamp_ns, view)
+            earlier.add(image, own_depth, pose, stamp_ns)
         self._now = sequence, camera, index, earlier
         return earlier.evidence(sequence.world_from_camera(index, camera), sequence.frames[index].stamp_ns)
 
@@ -51,9 +50,9 @@ class EarlierFramesCompleted:
         return self._frames.evidence(sequence, index, camera)
 
     def _begin(self) -> EarlierImages:
-        return EarlierImages.of(self._sources, self._completer.motion_scale(), self._completer.view_memory())
+        return EarlierImages.of(self._sources, self._completer.motion_scale())
 
-    def _look(self, sequence: PosedSequence, index: int) -> tuple[Bytes, Floats, Floats]:
+    def _look(self, sequence: PosedSequence, index: int) -> tuple[Bytes, Floats]:
         completion = self._completer.complete(sequence.image(index, self._camera), labels=False)
-        assert completion.own_depth is not None and completion.view is not None
-        return completion.image, completion.own_depth, completion.view
+        assert completion.own_depth is not None
+        return completion.image, completion.own_depth

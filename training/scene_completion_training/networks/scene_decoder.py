@@ -25,10 +25,6 @@ _FARTHEST_FROM_LEVEL = 1.5  # of a ground that pixels see, metres
 # Probability from which a voxel lies behind a surface; voxels of a place that say as much as those of its height.
 _SURELY_HIDDEN, _FEW = 0.9, 200.0
 _LEAST_CLASS = 1e-3  # probability that a pixel gives any class
-# By how many standard deviations a place has to lie behind the surface of now, for an earlier image to show it; and how
-# sharply that is asked for.
-_SURELY_BY, _SURELY = 2.0, 3.0
-_LEAST_SHOWN = 0.05  # weight of what an image says of places behind what it sees
 _CERTAIN = 1e-4  # least probability of a voxel and of its contrary, while it is trained
 
 
@@ -117,17 +113,9 @@ class SceneDecoder(nn.Module):
         self.plane: Tensor
         self.register_buffer("plane", torch.from_numpy(plane).float(), persistent=False)
 
-    def forward(self, view: PixelView, where: Lookups, voxels: Lookups, batch: int | None = None) -> CompletedScene:
-        """What the volume holds.
-
-        Args:
-            view: What pixels say: of images of one moment [B, ...], or of several moments [V B, ...], those of now
-                first. What places look up in earlier images joins what they look up in those of now.
-            where: Where the cells of the volume look at these images.
-            voxels: Where its voxels do.
-            batch: Scenes B; None for as many as images.
-        """
-        batch, (count_x, count_y, heights) = batch or len(view.code), self.cells
+    def forward(self, view: PixelView, where: Lookups, voxels: Lookups) -> CompletedScene:
+        """What the volume holds. `where`: where its cells look at the image; `voxels`: where its voxels do."""
+        batch, (count_x, count_y, heights) = len(view.code), self.cells
         classes = view.classes.softmax(dim=1)
         surface = 1.0 / self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
         seen = torch.cat([classes, surface.log(), view.deviation], dim=1)
@@ -137,27 +125,20 @@ class SceneDecoder(nn.Module):
         # Reduced in the cells, which is the same as in the pixels: where pixels do not learn, nothing has to go back.
         pixel_classes, reduced = sampled[:, : self.classes], self.reduce(sampled[:, :-2]).float()
         beside = _beside_surface(where.depth, sampled[:, -2:-1], sampled[:, -1:], self.measure)
-        shown = where.in_view
-        if len(shown) > batch:
-            trust = _trusted(
-                beside[:, :1], beside[:, 1:2], where, sampled[:, -1:], STRIDE * self.grid.voxel_size, batch
-            )
-            pixel_classes, reduced, beside = (_mean(part, trust) for part in (pixel_classes, reduced, beside))
-            shown = _of_images(shown, batch).amax(dim=0)
-        surfaces = self._surfaces(seen[:, -2:], voxels, batch)
+        surfaces = self._surfaces(seen[:, -2:], voxels)
         kind = self.mixed or sampled.dtype
-        in_view = shown.to(kind)
+        in_view = where.in_view.to(kind)
         local = torch.cat([reduced.to(kind), beside.to(kind)], dim=1) * in_view
         with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
             columns = [part.reshape(batch, -1, count_x, count_y) for part in (local, in_view)]
-            told = view.told[:batch].to(kind).expand(-1, -1, count_x, count_y)
+            told = view.told.to(kind).expand(-1, -1, count_x, count_y)
             lowest = self._lowest_seen(surfaces)
             plane = self.plane.to(kind).expand(batch, -1, -1, -1)
             x = self._with_neighbours(torch.cat([*columns, plane, told, lowest.to(kind)], dim=1))
             context = self.context(x).reshape(batch, -1, heights, count_x * count_y)
             mixed = self.mix(torch.cat([context, local], dim=1))  # [B, hidden, z, x y]
             cells, named, ground = self.occupied(mixed).float(), self.named(mixed).float(), self.ground(x).float()
-            trusted = None if self.trust is None else self.trust(mixed).float() * shown
+            trusted = None if self.trust is None else self.trust(mixed).float() * where.in_view
         if trusted is not None:
             named = named + trusted * pixel_classes.clamp_min(_LEAST_CLASS).log()
         mean = functional.interpolate(self.mean, (count_x, count_y), mode="bilinear", align_corners=False)
@@ -171,11 +152,10 @@ class SceneDecoder(nn.Module):
         return CompletedScene(self._with_ground(occupied, height, deviation), kinds, height, deviation)
 
     @torch.no_grad()
-    def hidden_from(self, view: PixelView, voxels: Lookups, batch: int | None = None) -> Tensor:
+    def hidden_from(self, view: PixelView, voxels: Lookups) -> Tensor:
         """Voxels [B, X, Y, Z] that surely lie behind what their pixel sees, or beside the image."""
         surface = 1.0 / self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
-        seen = torch.cat([surface.log(), view.deviation], dim=1)
-        at, behind = self._surfaces(seen, voxels, batch or len(view.code))
+        at, behind = self._surfaces(torch.cat([surface.log(), view.deviation], dim=1), voxels)
         return (behind > _SURELY_HIDDEN) & (at < 1.0 - _SURELY_HIDDEN)
 
     @torch.no_grad()
@@ -229,36 +209,15 @@ class SceneDecoder(nn.Module):
         fine = fine.permute(0, 5, 1, 6, 2, 4, 3).reshape(batch, *(count * STRIDE for count in self.cells))
         return fine[:, : self.grid.shape[0], : self.grid.shape[1], : self.grid.shape[2]]
 
-    def _surfaces(self, seen: Tensor, voxels: Lookups, batch: int) -> tuple[Tensor, Tensor]:
-        """Probabilities that a voxel [B, X, Y, Z] is what pixels see (log depth, σ [V B, 2, h, w]), or behind it.
-
-        Behind it is what lies behind in all images; of those that show it, the surer ones count more.
-        """
+    def _surfaces(self, seen: Tensor, voxels: Lookups) -> tuple[Tensor, Tensor]:
+        """Probabilities that a voxel [B, X, Y, Z] is what its pixel sees (log depth, σ [B, 2, h, w]), or behind it."""
         found = functional.grid_sample(seen, voxels.pixels, mode="nearest", padding_mode="border", align_corners=False)
         size = self.grid.voxel_size
         edges = ((voxels.depth + off).clamp_min(0.1 * self.measure).log() - found[:, :1] for off in (-size, size))
         near, far = (0.5 * (1.0 + torch.erf(edge / (found[:, 1:] * math.sqrt(2.0)))) for edge in edges)
         at, shown = voxels.in_view * (far - near), voxels.in_view * (1.0 - near)
-        if len(seen) > batch:
-            there = at / shown.clamp_min(1e-6)  # if it is not behind
-            trust = _trusted(1.0 - shown, there, voxels, found[:, 1:], size, batch)
-            shown = self._shown(_of_images(shown, batch) * trust.agrees, found, voxels, batch)
-            at = shown * _mean(there, trust)
-        shape = (batch, self.grid.shape[2], self.grid.shape[0], self.grid.shape[1])
+        shape = (len(seen), self.grid.shape[2], self.grid.shape[0], self.grid.shape[1])
         return at.reshape(shape).permute(0, 2, 3, 1), (1.0 - shown).reshape(shape).permute(0, 2, 3, 1)
-
-    def _shown(self, shown: Tensor, found: Tensor, voxels: Lookups, batch: int) -> Tensor:
-        """Probability that no image hides a voxel [B, 1, z, N], of those that each one does not [V, B, 1, z, N].
-
-        An earlier image counts where that of now surely hides a voxel, by more than the earlier one may be off. The
-        largest of several doubtful ones would carve away surfaces that all of them see.
-        """
-        depth, looks = _of_images(voxels.depth, batch), _of_images(voxels.in_view, batch)
-        surface = _of_images(found[:, :1].exp(), batch)
-        doubt = surface[1:] * _of_images(found[:, 1:], batch)[1:] + self.grid.voxel_size
-        hidden = torch.sigmoid(_SURELY * ((depth[:1] - surface[:1]) / doubt - _SURELY_BY))
-        hidden = 1.0 - looks[:1] * (1.0 - hidden)
-        return torch.maximum(shown[0], (shown[1:] * hidden).amax(dim=0))
 
     def _lowest_seen(self, surfaces: tuple[Tensor, Tensor]) -> Tensor:
         """Where pixels that look at a column meet it [B, 1, x, y], metres above the level of the ground.
@@ -291,46 +250,6 @@ class SceneDecoder(nn.Module):
         occupied = inside + (1.0 - inside) * above * occupied
         occupied = occupied.clamp(_CERTAIN, 1.0 - _CERTAIN)
         return torch.log(occupied) - torch.log1p(-occupied)
-
-
-class _Trust(NamedTuple):
-    """How much what places look up in an image counts, beside what they look up in the others [V, B, 1, z, N]."""
-
-    weight: Tensor
-    agrees: Tensor  # 1 of the image of now
-
-
-def _trusted(behind: Tensor, at: Tensor, where: Lookups, deviation: Tensor, size: float, batch: int) -> _Trust:
-    """The rule by which views are joined: any number of earlier ones, in any order.
-
-    What a place looks up counts with the precision of its surface in metres, and for little where the place lies behind
-    that. What moved shows as disagreement: where two images look at a place and one of them sees it empty, that of now
-    is right.
-
-    Args:
-        behind: Probability that a place lies behind what its pixel sees, or beside the image [V B, 1, z, N].
-        at: Probability that it is that, if it does not lie behind it.
-        where: Where the places look.
-        deviation: Standard deviation of the logarithm of the depth there.
-        size: Edge of a place, metres.
-        batch: Scenes B.
-    """
-    shown, there = _of_images(1.0 - behind, batch), _of_images(at, batch)
-    agrees = 1.0 - (there - there[:1]).abs() * shown * shown[:1]
-    precise = 1.0 / ((deviation * where.depth) ** 2 + size**2)
-    weight = _of_images(where.in_view * precise, batch) * (_LEAST_SHOWN + shown) * agrees
-    return _Trust(weight, agrees)
-
-
-def _mean(values: Tensor, trusted: _Trust) -> Tensor:
-    """Mean [B, C, z, N] over the images of values [V B, C, z, N]; 0 where no image looks."""
-    each = _of_images(values, trusted.weight.shape[1])
-    return torch.sum(each * trusted.weight, dim=0) / trusted.weight.sum(dim=0).clamp_min(1e-9)
-
-
-def _of_images(values: Tensor, batch: int) -> Tensor:
-    """Values [V, B, ...] of those of images of several moments [V B, ...]."""
-    return values.reshape(-1, batch, *values.shape[1:])
 
 
 def _beside_surface(depth: Tensor, log_surface: Tensor, deviation: Tensor, measure: float) -> Tensor:

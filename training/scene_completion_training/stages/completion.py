@@ -27,7 +27,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.volume_pose import Lookups, cell_lookups, ground_code, parallax
+from scene_completion_ros.inference.volume_pose import Lookups, cell_lookups, ground_code
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
@@ -281,25 +281,18 @@ class SceneField(nn.Module):
         return scaled(view, self.spec, ground, self.ground, self.names.index(self.ground.name), measured)
 
     def forward(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> CompletedScene:
-        """What the volume of scenes B holds, of images of one moment or of several [V B, ...], see `SceneDecoder`."""
+        """What the volume holds, see `SceneDecoder`."""
         cells, voxels = (self._lookups(stride, volume_from_camera, mirrored) for stride in (STRIDE, 1))
-        scene: CompletedScene = self.spatial(view, cells, voxels, len(mirrored))
+        scene: CompletedScene = self.spatial(view, cells, voxels)
         return scene
 
     def hidden_from(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> Tensor:
         """Voxels [B, X, Y, Z] that surely lie behind what their pixel sees, or beside the image."""
-        return self.spatial.hidden_from(view, self._lookups(1, volume_from_camera, mirrored), len(mirrored))
+        return self.spatial.hidden_from(view, self._lookups(1, volume_from_camera, mirrored))
 
     def _lookups(self, stride: int, volume_from_camera: Tensor, mirrored: Tensor) -> Lookups:
         side = torch.where(mirrored, -1.0, 1.0).to(volume_from_camera)
-        views = len(volume_from_camera) // len(side)
-        grid, sides = self.spatial.grid, side.repeat(views)
-        where = cell_lookups(grid, stride, self.camera, self.spec, volume_from_camera, sides)
-        if views == 1:
-            return where
-        now, others = volume_from_camera[: len(side)].repeat(views - 1, 1, 1), volume_from_camera[len(side) :]
-        counts = parallax(grid, stride, others, now, sides[len(side) :])
-        return where._replace(in_view=where.in_view * torch.cat([torch.ones_like(where.in_view[: len(side)]), counts]))
+        return cell_lookups(self.spatial.grid, stride, self.camera, self.spec, volume_from_camera, side)
 
 
 class CompletionStage(Stage):
@@ -485,25 +478,8 @@ class CompletionStage(Stage):
                 return self._of_pixels(view, batch)
             terms = {} if self.settings.pixels_from else self._of_pixels(view, batch)
             shown = self._shown(view, ground, batch)
-            if "earlier_depth" in batch:
-                several = int(torch.randint(1 + batch["earlier_depth"].shape[1], (), generator=generator))
-                shown, pose = self._with_earlier(shown, batch, several)
             scene = self.field(shown, pose, mirrored)
             return terms | self._of_voxels(scene, batch, generator)
-
-    @torch.no_grad()
-    def _with_earlier(self, shown: PixelView, batch: dict[str, Tensor], several: int) -> tuple[PixelView, Tensor]:
-        """The view [V B, ...] with so many images of other moments behind it, and poses of all cameras [V B, 4, 4]."""
-        views, poses = [shown], [batch["volume_from_camera"]]
-        for number in range(several):
-            own = {name: values[:, number] for name, values in batch.items() if name.startswith("earlier_")}
-            one = batch | {name.removeprefix("earlier_"): values for name, values in own.items()}
-            one["beams"] = torch.full_like(batch["beams"], torch.nan)  # no sensor saw these moments
-            maps = [one[name].float().contiguous(memory_format=torch.channels_last) for name in MAPS]
-            ground = self.field.stated_ground(one["mounted"], batch["known"], batch["mirrored"])
-            views.append(self._shown(self.field.pixels(*maps, ground), ground, one))
-            poses.append(one["volume_from_camera"])
-        return PixelView(*(torch.cat(parts) for parts in zip(*views, strict=True))), torch.cat(poses)
 
     def _shown(self, view: PixelView, ground: Tensor, batch: dict[str, Tensor]) -> PixelView:
         """The view as the decoder gets it: depths as on other streets, no gradient through them; or the truth."""
