@@ -52,7 +52,6 @@ EXTRAS = {
         "tqdm",
         "transformers>=5",  # ResNet-50, the trunk of the full-size configurations; foundation models
     ],
-    "hub": ["huggingface-hub>=0.25"],  # students of the form hf:owner/name
     # Text encoders, where nothing is trained.
     "text": ["huggingface-hub", *TOKENIZERS, TORCH, "transformers>=5"],
     # TensorRT runs the encoder, pycuda launches the voxel query. pycuda compiles while it is installed (CUDA toolkit).

@@ -30,7 +30,7 @@ ARGUMENTS = {
     "grid_frame": ("", "Frame that this grid is attached to; empty leaves it to params_file"),
     "extrinsics_file": ("", "File that says where the cameras are; empty leaves it to params_file, by default to tf"),
     "image_transport": ("", "raw, or compressed, which appends /compressed to the topics; empty: as params_file says"),
-    "bundle": ("", "Student bundle: folder, name or hf:owner/name@revision; empty leaves it to params_file"),
+    "bundle": ("", "Student bundle: folder or name; empty leaves it to params_file"),
     "autostart": ("", "false leaves nodes unconfigured for their manager; empty leaves it to params_file"),
     "use_sim_time": ("", "Time from /clock; empty: true where there is a bag, otherwise left to params_file"),
     "namespace": ("", "Namespace of all nodes and of their outputs"),

@@ -23,7 +23,7 @@ ARGUMENTS = {
         "",
         "raw, or compressed, which subscribes to image_topic/compressed; empty leaves it to params_file",
     ),
-    "bundle": ("", "Student bundle: folder, name or hf:owner/name@revision; empty leaves it to params_file"),
+    "bundle": ("", "Student bundle: folder or name; empty leaves it to params_file"),
     "autostart": ("", "false leaves the node unconfigured for its manager; empty leaves it to params_file"),
     "use_sim_time": ("", "Time from /clock; empty: true where there is a bag, otherwise left to params_file"),
     "namespace": ("", "Namespace of the node and of its outputs"),

@@ -58,6 +58,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     },
     "bundle": {
         "decoder_of_views.onnx": "join the voxels of successive images with fusion.enabled (docs/temporal_fusion.md)",
+        "hf:": "fetch it with hf download owner/name --local-dir FOLDER, and name the folder (docs/hub.md)",
     },
     "recording": {
         "nuScenes": "convert its scenes with PosedSequence.save, or add a source (CONTRIBUTING.md)",

@@ -12,6 +12,7 @@ from rclpy.parameter import Parameter
 from scene_completion_ros import cli
 from scene_completion_ros.errors import BundleError, ConfigurationError, SceneCompletionError, SequenceError
 from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
+from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.removed import REMOVED, removed
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters, ExplainingNode
 from scene_completion_ros.ros.parameters.file_reading import read_parameters
@@ -19,6 +20,7 @@ from scene_completion_ros.ros.parameters.schema import SCHEMA
 from scene_completion_ros.ros.topics import SERVICES, TOPICS
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training import CONFIGS
+from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration, read_configuration
 from scene_completion_training.stages import STAGES, stage_class
 from tests.inference.small_bundle import make_small_bundle
@@ -105,3 +107,12 @@ def test_recordings(tmp_path: Path) -> None:
     with pytest.raises(SequenceError) as caught:
         open_recording(tmp_path / "scene-0061")
     assert removed("recording", "nuScenes") in str(caught.value)  # type: ignore[operator]
+
+
+def test_bundles_on_the_hub() -> None:
+    sentence = removed("bundle", "hf:")
+    assert next(spec for spec in SCHEMA if spec.name == "bundle").problem("hf:owner/name@main") == sentence
+    for opened in (open_student, TrainedWeights.read):
+        with pytest.raises(BundleError) as caught:
+            opened(Path("hf:owner/name"))
+        assert sentence in str(caught.value)  # type: ignore[operator]

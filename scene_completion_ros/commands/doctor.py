@@ -22,7 +22,7 @@ COLUMN = 15  # where the names begin
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion doctor``."""
-    meaning = "folder, name or hf:owner/name@revision of a student to look at (default: kitti_student)"
+    meaning = "folder or name of a student to look at (default: kitti_student)"
     parser.add_argument("--bundle", type=Path, metavar="DIR", help=meaning)
     parser.add_argument("--json", action="store_true", help="print one JSON object for programs")
 

@@ -28,7 +28,7 @@ DEMO_WORDS = (
 
 def add_student_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare which student completes, and on what."""
-    meaning = "folder, name or hf:owner/name@revision of a student (default: kitti_student)"
+    meaning = "folder or name of a student (default: kitti_student)"
     parser.add_argument("--bundle", type=Path, metavar="DIR", help=meaning)
     meaning = "what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)"
     parser.add_argument("--engine", default="auto", help=meaning)

@@ -1,7 +1,7 @@
 """What is written from the tables of topics and services and from the schema of the parameters.
 
 `python -m scene_completion_ros.ros.documents`, in the repository's root, writes `docs/parameters.md`,
-`config/scene_completion.yaml`, the policy of SROS 2 and the tables of `docs/node.md`.
+`config/scene_completion.yaml` and the tables of `docs/node.md`.
 """
 
 import argparse
@@ -12,12 +12,11 @@ from pathlib import Path
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.parameters.schema import SCHEMA, ParameterSpec
-from scene_completion_ros.ros.topics import NODE_NAME, SERVICES, TOPICS, TopicSpec
+from scene_completion_ros.ros.topics import SERVICES, TOPICS, TopicSpec
 
 COMMAND = "python -m scene_completion_ros.ros.documents"
 DOCUMENTATION = Path("docs/parameters.md")
 PARAMETER_FILE = Path("config/scene_completion.yaml")
-POLICY = Path("config/security/scene_completion.policy.xml")
 NODE_PAGE = Path("docs/node.md")
 BEGIN = f"<!-- Made by {COMMAND}: begin -->"
 END = f"<!-- Made by {COMMAND}: end -->"
@@ -71,52 +70,6 @@ def parameter_file(schema: Iterable[ParameterSpec] = SCHEMA) -> str:
     return "\n".join(lines) + "\n"
 
 
-POLICY_FORM = f"""\
-<?xml version="1.0" encoding="UTF-8"?>
-<!-- Made by: {COMMAND}
-     What scene_completion_node does on the graph, and nothing else: a policy of SROS 2 (docs/security.md says how to
-     use it). Names are those that the node has without remappings and namespace: write the remapped ones here as well,
-     for DDS knows no others. What is marked with a parameter is only used with it: delete it where yours has another
-     value.
-     To be added to what it subscribes to: with transform.source tf2 (and auto, where tf2 says where the camera is)
-     /tf and /tf_static; with topics those that transform.topics and odometry.topics name; depth.topic; with several
-     cameras, in the place of the one, NAME/image (or NAME/image/compressed) and NAME/camera_info for each NAME. They
-     publish ~/depth/NAME/image and ~/depth/NAME/camera_info. -->
-<policy version="0.2.0">
-  <enclaves>
-    <enclave path="/{NODE_NAME}">
-      <profiles>
-        <profile ns="/" node="{NODE_NAME}">
-          <topics subscribe="ALLOW">
-%s
-          </topics>
-          <topics publish="ALLOW">
-%s
-          </topics>
-          <services reply="ALLOW">
-%s
-          </services>
-        </profile>
-      </profiles>
-    </enclave>
-  </enclaves>
-</policy>
-"""
-
-
-def policy() -> str:
-    """What SROS 2 is to allow the node: every entry of the tables, and nothing else."""
-    groups = [[spec for spec in TOPICS if spec.direction == direction] for direction in ("in", "out")]
-    topics = (
-        "\n".join(
-            f"            <topic>{spec.name}</topic>" + (f"  <!-- {spec.only_with} -->" if spec.only_with else "")
-            for spec in group
-        )
-        for group in groups
-    )
-    return POLICY_FORM % (*topics, "\n".join(f"            <service>{spec.name}</service>" for spec in SERVICES))
-
-
 def tables() -> str:
     """Topics and services of the node, in Markdown."""
     topics = ["| topic | type | | |", "|---|---|---|---|"]
@@ -149,7 +102,6 @@ def write(root: Path) -> None:
         NODE_PAGE: with_tables(page.read_text(encoding="utf-8")),
         DOCUMENTATION: documentation(),
         PARAMETER_FILE: parameter_file(),
-        POLICY: policy(),
     }
     for path in texts:
         if not (root / path).parent.is_dir():

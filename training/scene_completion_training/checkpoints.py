@@ -16,7 +16,7 @@ from torch.nn import functional
 import scene_completion_ros
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError, TrainingError
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.shipped import is_hub_name, open_student
+from scene_completion_ros.inference.shipped import open_student, refused_form
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.data.view_batches import ViewSettings
@@ -217,8 +217,8 @@ def trained_viewpoint(source: Path) -> Viewpoint:
 
 
 def _is_student(source: Path) -> bool:
-    """Whether a source is the folder of a bundle or one of the hub, and no checkpoint."""
-    return source.is_dir() or is_hub_name(source)
+    """Whether a source is the folder of a bundle, or named as one was named on the hub, and no checkpoint."""
+    return source.is_dir() or refused_form(source) is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +231,7 @@ class TrainedWeights:
 
     @staticmethod
     def read(source: Path) -> "TrainedWeights":
-        """Reads a student bundle (a folder, or one of the hub), or a checkpoint; a `BundleError` if it is neither."""
+        """Reads a student bundle (a folder), or a checkpoint; a `BundleError` if it is neither."""
         if _is_student(source):
             bundle = open_student(source)
             weights = {name: torch.from_numpy(v.astype(np.float32)) for name, v in bundle.load_weights().items()}

@@ -13,11 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.encoder import EngineName
 from scene_completion_ros.inference.gpu.requirements import EngineOptions
 from scene_completion_ros.inference.gpu_encoders import Precision
-from scene_completion_ros.inference.shipped import AUTO, FORM, HubName, is_hub_name, shipped_students
+from scene_completion_ros.inference.shipped import AUTO, refused_form, shipped_students
 from scene_completion_ros.untrusted_files import shown
 
 ImageTransport = Literal["raw", "compressed"]
@@ -81,7 +80,7 @@ class ParameterSpec:
         if self.bounds:
             return f"{self.bounds[0]} to {self.bounds[1]}"
         if self.path == "student":
-            return f"{', '.join((str(self.default), *shipped_students()))}, an existing folder, or {FORM}"
+            return f"{', '.join((str(self.default), *shipped_students()))}, or an existing folder"
         if self.path == "file to write":
             return "a file in an existing folder, or empty"
         if self.path == "text bank":
@@ -109,21 +108,13 @@ class ParameterSpec:
             return f"{shown(value)} is not allowed; choose {self.allowed}"
         if self.path and len(value) > LONGEST_PATH:
             return f"{shown(value)} has {len(value)} characters, which no path has; name {self.allowed}"
-        if self.path == "student" and is_hub_name(value):  # whether the hub has it, shows when it is fetched
-            return _hub_problem(value)
+        if self.path == "student" and (refusal := refused_form(value)):
+            return refusal
         named = value == self.default or (self.path == "student" and value in ("", *shipped_students()))
         named = named or (self.path == "text bank" and value == SHIPPED)
         path = Path(value).parent if self.path == "file to write" else Path(value)
         problem = _path_problem(path, self.path) if self.path and not named else None
         return f"{problem}; name {self.allowed}" if problem else None
-
-
-def _hub_problem(value: str) -> str | None:
-    try:
-        HubName.parse(value)
-    except SceneCompletionError as error:
-        return f"{value!r} {error.what}; write {FORM}"
-    return None
 
 
 def _path_problem(path: Path, kind: PathKind) -> str | None:
@@ -161,11 +152,10 @@ class NodeParameters:
 
     bundle: str = _parameter(
         AUTO,
-        "The student: the folder of its bundle, the name of one that comes with the package, or "
-        "`hf:owner/name@revision` on the Hugging Face hub (`docs/hub.md`). `auto` takes `street`, in a package "
-        "that has it, if this machine is fast enough: a GPU runs it, or the CPU runs its encoder for every camera at "
-        "`largest_rate` (10/s where that is 0). Otherwise `auto` takes `kitti_student`. The node logs which one it "
-        "takes, and why.",
+        "The student: the folder of its bundle, or the name of one that comes with the package. `auto` takes `street`, "
+        "in a package that has it, if this machine is fast enough: a GPU runs it, or the CPU runs its encoder for "
+        "every camera at `largest_rate` (10/s where that is 0). Otherwise `auto` takes `kitti_student`. The node logs "
+        "which one it takes, and why.",
         path="student",
     )
     engine: EngineName = _parameter(

@@ -65,9 +65,8 @@ def test_defaults_and_descriptors(context: Any) -> None:
         (
             "bundle",
             "/no/bundle",
-            "no folder /no/bundle; name auto, kitti_student, room, street, an existing folder, or hf:",
+            "no folder /no/bundle; name auto, kitti_student, room, street, or an existing folder",
         ),
-        ("bundle", "hf:student", "'hf:student' is no name of a bundle on the hub; write hf:owner/name"),
         ("grid.file", "/nowhere/grid.yaml", "no file /nowhere/grid.yaml; name an existing file, or empty"),
     ],
 )

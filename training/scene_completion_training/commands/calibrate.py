@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open, fit, write and say what came out."""
-    from scene_completion_ros.inference.shipped import own_student
+    from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.density_stretch import calibrate_on_truth
     from scene_completion_training.evaluation.stereo_calibration import calibrate_on_stereo
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if shared := held_out & {folder.resolve() for folder in args.prior_from}:
         what = f"{', '.join(map(str, sorted(shared)))} is averaged into the prior as well"
         raise ConfigurationError(what, where="--held-out", cure="Name drives that took no part in the training")
-    before = own_student(args.bundle)
+    before = open_student(args.bundle)
     if args.labelled:
         bundle = calibrate_on_truth(before, [open_recording(folder) for folder in args.labelled], every=args.every)
         _say(bundle, f"calibration with {len(bundle.calibration.alpha)} knots")

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "checkpoint of stage semantics, feature_field or agglomeration"
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=meaning)
     add_paths(parser, "--data", "PATH", "recordings to look at: bags, sequences, or folders of KITTI", required=True)
-    meaning = "folder, name or hf:owner/name@revision of the student that says what is occupied"
+    meaning = "folder or name of the student that says what is occupied"
     parser.add_argument("--student", type=Path, required=True, metavar="DIR", help=meaning)
     parser.add_argument("--every", type=int, default=2, metavar="N", help="every N-th frame (default: %(default)s)")
     made = Output(("classes.json", "clusters.safetensors", "cluster_*.png"))

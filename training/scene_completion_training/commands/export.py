@@ -128,14 +128,14 @@ def _add_encoders(args: argparse.Namespace) -> int:
     from importlib import import_module
 
     from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
-    from scene_completion_ros.inference.shipped import own_student
+    from scene_completion_ros.inference.shipped import open_student
 
     for package in ("onnx", "onnxruntime", "torch"):
         import_module(package)  # fails before the work
     from scene_completion_training.gpu_export.parity import export_for_gpus
 
     bundle = export_for_gpus(
-        own_student(args.bundle or args.source),
+        open_student(args.bundle or args.source),
         tuple(dict.fromkeys(args.gpu)),
         parity=args.parity_images or [DEMO_DRIVE],
         encoder_weights=args.encoder_weights,
