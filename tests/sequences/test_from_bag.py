@@ -14,6 +14,7 @@ from scene_completion_ros.sequences.from_bag import posed_recording, sequence_fr
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.recording import read_recordings
+from scene_completion_ros.sequences.rigs import mounting
 from tests.bags.recordings import HEIGHT, SECOND, START, WIDTH, Drive, image, odometry, record, recorded
 
 
@@ -46,6 +47,17 @@ def test_poses_are_interpolated_at_the_header_stamp(tmp_path: Path) -> None:
     sequence = sequence_of(tmp_path / "bag", fill)
     np.testing.assert_allclose([f.world_from_rig.translation[0] for f in sequence.frames], [0.225, 0.325], atol=1e-9)
     assert sequence.provenance["dropped_images"] == {"no pose: transform map -> base_link": 1}
+
+
+def test_a_frame_of_the_ground_says_how_the_camera_stands(tmp_path: Path) -> None:
+    with BagReader(record(tmp_path / "bag", 5)) as reader:
+        (recording,) = read_recordings(reader)
+        sequence = posed_recording(recording, ground_frame="base_link", ground_height=-0.25)
+    assert sequence.floor == -0.25
+    np.testing.assert_allclose(sequence.world_from_camera(3, "camera").translation, [0.5, 0, 1], atol=1e-9)
+    stated = mounting(sequence, "camera", 3)
+    assert stated is not None
+    np.testing.assert_allclose(stated.translation, [0, 0, 1.25], atol=1e-9)
 
 
 def test_gap_in_the_poses_drops_images(tmp_path: Path) -> None:
