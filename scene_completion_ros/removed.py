@@ -37,6 +37,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "views": "join the voxels of successive images with fusion.enabled (docs/temporal_fusion.md)",
     },
     "topic": {
+        "~/query/centroids": "use the voxels of ~/query/matches",
         "~/record_trigger": _SNAPSHOTS,
     },
     "service": {

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from geometry_msgs.msg import Point, Pose, PoseArray, Quaternion, Vector3
+from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from nav_msgs.msg import MapMetaData, OccupancyGrid, Odometry
 from numpy.typing import NDArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -162,17 +162,6 @@ def elevation_message(ground: GroundSurface, stamp_ns: int, frame_id: str) -> An
 def matches_message(cloud: NDArray[np.void], stamp_ns: int, frame_id: str) -> Any:
     """Voxels that answer a query, [M] of `MATCH_CLOUD_DTYPE`, as a PointCloud2."""
     return conversions.cloud_message(cloud, MATCH_CLOUD_FIELDS, _header(stamp_ns, frame_id))
-
-
-def poses_message(points: NDArray[np.floating], stamp_ns: int, frame_id: str) -> Any:
-    """Points [N, 3] in metres as a geometry_msgs/PoseArray; all poses look along the axes of the frame."""
-    return PoseArray(
-        header=_header(stamp_ns, frame_id),
-        poses=[
-            Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(w=1.0))
-            for x, y, z in np.asarray(points, dtype=float).tolist()
-        ],
-    )
 
 
 def depth_message(depth: NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:

@@ -94,9 +94,6 @@ VOXEL_GRID_INFO = _out(
     "~/voxel_grid/info", _TEXT, "once: JSON that says what the bytes mean and where they lie", latched=True
 )
 MATCHES = _out("~/query/matches", _CLOUD, "with a query: the voxels that answer it, with their scores")
-CENTROIDS = _out(
-    "~/query/centroids", "geometry_msgs/msg/PoseArray", "with a query: the middle of each cluster of such voxels"
-)
 PHRASES = _out("~/query/phrases", _TEXT, "JSON: the phrases of the query, by number", latched=True)
 MARKERS = _out(
     "~/markers", "visualization_msgs/msg/Marker", "the 10 000 occupied voxels nearest to the camera, as cubes"

@@ -13,7 +13,6 @@ from scene_completion_ros.errors import SceneCompletionError, VocabularyError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary
 from scene_completion_ros.inference.text_bank import TextBank, Vocabulary
-from scene_completion_ros.mapping.clusters import compile_clusters
 from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords, read_query, read_vocabulary, text_of
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.health.counters import FrameCounters
@@ -153,8 +152,6 @@ class WordsInput:
 
     def _take_query(self, text: str) -> None:
         asked = read_query(text)
-        if asked is not None:
-            compile_clusters()
         folded = None if asked is None else self._dictionary.query_of(asked)
         self._thread.select(lambda words: words._replace(queried=folded))
 

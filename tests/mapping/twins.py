@@ -1,7 +1,5 @@
 """The readable twins of the kernels of maps, for the tests that feed both; `recall` and `integrate` join evidence."""
 
-from itertools import product
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -207,19 +205,3 @@ def free_distances_reference(state, origin, direction, blind) -> NDArray[np.floa
             stop = ways[:followed, 1][free[:followed]][-1] - MARGIN
             distances[ray] = stop if stop > ways[0, 0] else 0.0
     return distances
-
-
-def connect_reference(index, group) -> NDArray[np.int32]:
-    """The first voxel of each voxel's cluster, int32 [N]; arguments as for `VoxelClusters`."""
-    number = {tuple(voxel): i for i, voxel in enumerate(index.tolist())}
-    first = np.full(len(index), -1, dtype=np.int32)
-    for start in range(len(index)):
-        waiting = [start] if first[start] < 0 else []
-        while waiting:
-            voxel = waiting.pop()
-            first[voxel] = start
-            for step in product((-1, 0, 1), repeat=3):
-                near = number.get(tuple((index[voxel] + step).tolist()), -1)
-                if near >= 0 and first[near] < 0 and group[near] == group[start]:
-                    waiting.append(near)
-    return first

@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-from geometry_msgs.msg import PoseArray
 from nav_msgs.msg import OccupancyGrid
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import Image, PointCloud2, PointField
@@ -74,13 +73,6 @@ def test_answers_to_a_query_have_the_documented_layout() -> None:
     numbers = [[1.5, 0.0, 0.0, -0.25, 0.5], [2.5, 0.0, 0.0, 0.5, 1.0]]
     np.testing.assert_array_equal(raw[:, :20].copy().view("<f4"), numbers)
     assert raw[:, 20].tolist() == [3, 31]
-
-    poses = messages.poses_message(np.array([[1.0, 2.0, 3.0]]), STAMP_NS, "front_optical")
-    received = deserialize_message(serialize_message(poses), PoseArray)
-    assert received.header == message.header
-    (pose,) = received.poses
-    assert (pose.position.x, pose.position.y, pose.position.z) == (1.0, 2.0, 3.0)
-    assert (pose.orientation.x, pose.orientation.y, pose.orientation.z, pose.orientation.w) == (0.0, 0.0, 0.0, 1.0)
 
 
 def test_images_come_back() -> None:

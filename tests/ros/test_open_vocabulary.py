@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import PoseArray
 from numpy.typing import NDArray
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import String
@@ -17,7 +16,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
-from scene_completion_ros.mapping.clusters import Matches, VoxelClusters, all_matches
+from scene_completion_ros.mapping.matches import Matches, all_matches
 from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.words_input import Dictionary
@@ -269,19 +268,18 @@ def assert_are(cloud: NDArray[np.void], matches: Matches, completion: Completion
     np.testing.assert_allclose(cloud["probability"], matches.probability, atol=1e-3)
 
 
-def test_a_query_finds_voxels_and_the_middles_of_their_clusters(talkative: Talkative, truth: Truth) -> None:
+def test_a_query_finds_voxels(talkative: Talkative, truth: Truth) -> None:
     graph = talkative.graph
     found = graph.collect(PointCloud2, topics.MATCHES.replace("~", talkative.output))
-    middles = graph.collect(PoseArray, topics.CENTROIDS.replace("~", talkative.output))
     shown(talkative, 1)
     graph.spin(0.3)
-    assert not found and not middles  # nobody asked for anything
+    assert not found  # nobody asked for anything
     talkative.ask("car\nzebra crossing", "car", "zebra crossing")
     assert json.loads(talkative.phrases[-1].data)["text_bank_sha256"] == small_bank().sha256
     for seed in (1, 2):
         message = talkative.image(seed, next(_stamps_s) * SECOND_NS)
         stamp_ns = stamp_of(message)
-        cloud = talkative.answer(message, found, middles)
+        cloud = talkative.answer(message, found)
         assert is_cloud_of(cloud, truth.of(seed).voxels)  # labels stay as they were
         completion = truth.of(seed, asked=truth.query("car", "zebra crossing"))
         matches = all_matches(completion.voxels, [(completion.voxels, completion.matches)])
@@ -293,30 +291,12 @@ def test_a_query_finds_voxels_and_the_middles_of_their_clusters(talkative: Talka
         assert (points["probability"] >= 0.5 - 1e-3).all()
         assert_are(points, matches, completion)
 
-        find = VoxelClusters(completion.voxels.grid)
-        own = [matches.phrase == number for number in range(2)]
-        clusters = [find(matches.index[of_phrase], matches.phrase[of_phrase]) for of_phrase in own]
-        poses = answered(talkative, middles, stamp_ns)
-        assert poses.header == cloud.header
-        places = [(pose.position.x, pose.position.y, pose.position.z) for pose in poses.poses]
-        from_grid = completion.voxels.grid_from_camera.inverse()
-        np.testing.assert_allclose(places, from_grid.apply(np.concatenate([c.centroid for c in clusters])), atol=1e-4)
-        assert {pose.orientation.w for pose in poses.poses} == {1.0}
-        said = next(said for said in map(json_of, reversed(talkative.phrases)) if said["stamp_ns"] == stamp_ns)
-        assert said["phrases"] == ["car", "zebra crossing"]
-        assert said["centroids"] == [len(of_phrase.centroid) for of_phrase in clusters]
-        assert len(poses.poses) == sum(said["centroids"]) and max(said["centroids"]) <= 16
-
     talkative.ask("")
-    assert graph.until(lambda: not found[-1].width and not middles[-1].poses), talkative.node.log
+    assert graph.until(lambda: not found[-1].width), talkative.node.log
     heard = len(found)
     shown(talkative, 1)
     graph.spin(0.3)
     assert len(found) == heard
-
-
-def json_of(message: Any) -> Any:
-    return json.loads(message.data)
 
 
 def test_free_text_brings_its_embeddings(talkative: Talkative, truth: Truth) -> None:

@@ -7,7 +7,6 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,8 +21,8 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.mapping.clearing import ClearingRays, obstacle_points, seen_free_cubes
-from scene_completion_ros.mapping.clusters import VoxelClusters, all_matches
 from scene_completion_ros.mapping.ground_map import GroundProjection, ignored_names
+from scene_completion_ros.mapping.matches import all_matches
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.frame import Frame, Scene
@@ -38,7 +37,6 @@ from scene_completion_ros.ros.messages import (
     message_class,
     occupancy_grid_message,
     points_message,
-    poses_message,
     processing_time_message,
     stamp_nanoseconds,
     voxel_grid_info_message,
@@ -56,66 +54,48 @@ class QueryOutputs:
     """Publishers of a query's answers, which `create` makes by topic; they belong to the inference thread."""
 
     def __init__(self, create: Callable[[str], Any], grid: VoxelGrid) -> None:
-        self._matches, self._centroids, self._phrases = map(create, (topics.MATCHES, topics.CENTROIDS, topics.PHRASES))
+        self._matches, self._phrases = create(topics.MATCHES), create(topics.PHRASES)
         self._grid = grid
         self._query: Vocabulary | None = None
-        self._clusters: VoxelClusters | None = None
         self._answered: tuple[int, str] | None = None  # stamp and frame of the last answer
-        self._publish_phrases(None, None)
+        self._publish_phrases()
 
     @property
     def wanted(self) -> bool:
         """Whether there is a query and somebody who hears its answers."""
-        return self._query is not None and any(self.subscribers().values())
+        return self._query is not None and subscribed(self._matches)
 
     def subscribers(self) -> dict[str, int]:
         """Number of subscribers by topic."""
-        answers = self._matches, self._centroids
-        return {publisher.topic_name: int(publisher.get_subscription_count()) for publisher in answers}
+        return {self._matches.topic_name: int(self._matches.get_subscription_count())}
 
     def choose(self, query: Vocabulary | None) -> None:
-        """Take another query, or none: then empty answers take the last ones back."""
+        """Take another query, or none: then an empty answer takes the last one back."""
         self._query = query
-        self._publish_phrases(None, None)
+        self._publish_phrases()
         if query is None and self._answered is not None:
             header, self._answered = self._answered, None
             self._matches.publish(matches_message(np.zeros(0, MATCH_CLOUD_DTYPE), *header))
-            self._centroids.publish(poses_message(np.zeros((0, 3)), *header))
 
     def publish(self, scene: Scene) -> None:
-        """Publish what answers the query in a scene, as far as somebody subscribed to it."""
+        """Publish what answers the query in a scene, if somebody subscribed to it."""
         completions = [frame.completion for frame in scene.frames]
         answers = [(completion.voxels, completion.matches) for completion in completions if completion.query]
-        if not answers or self._query is None:
+        if not answers or not self.wanted:
             return
         found = all_matches(scene.voxels, answers)
-        frame_from_grid = scene.placement.frame_from_grid
         header = self._answered = scene.voxels.stamp_ns, scene.placement.frame_id
-        counts = None
-        if self._centroids.get_subscription_count():
-            self._clusters = self._clusters or VoxelClusters(self._grid)
-            ends = np.searchsorted(found.phrase, np.arange(len(self._query.names) + 1))  # they come by phrase
-            clusters = [
-                self._clusters(found.index[begin:end], found.phrase[begin:end]) for begin, end in pairwise(ends)
-            ]
-            counts = [len(own.centroid) for own in clusters]
-            centroids = np.concatenate([own.centroid for own in clusters])
-            self._centroids.publish(poses_message(frame_from_grid.apply(centroids), *header))
-        self._publish_phrases(header[0], counts)
-        if self._matches.get_subscription_count():
-            cloud = np.zeros(len(found.index), MATCH_CLOUD_DTYPE)
-            centres = np.asarray(self._grid.origin) + (found.index + 0.5) * self._grid.voxel_size
-            cloud["x"], cloud["y"], cloud["z"] = frame_from_grid.apply(centres).T
-            cloud["score"], cloud["probability"], cloud["phrase"] = found.score, found.probability, found.phrase
-            self._matches.publish(matches_message(cloud, *header))
+        cloud = np.zeros(len(found.index), MATCH_CLOUD_DTYPE)
+        centres = np.asarray(self._grid.origin) + (found.index + 0.5) * self._grid.voxel_size
+        cloud["x"], cloud["y"], cloud["z"] = scene.placement.frame_from_grid.apply(centres).T
+        cloud["score"], cloud["probability"], cloud["phrase"] = found.score, found.probability, found.phrase
+        self._matches.publish(matches_message(cloud, *header))
 
-    def _publish_phrases(self, stamp_ns: int | None, centroids: list[int] | None) -> None:
-        """Say what the numbers of phrases mean, and whose the centroids of an image are."""
+    def _publish_phrases(self) -> None:
+        """Say what the numbers of phrases mean."""
         meaning = {
             "phrases": [] if self._query is None else list(self._query.names),
             "text_bank_sha256": "" if self._query is None else self._query.bank_sha256,
-            "stamp_ns": stamp_ns,
-            "centroids": centroids,
         }
         self._phrases.publish(String(data=json.dumps(meaning)))
 

@@ -29,14 +29,12 @@ PROPERTIES = {
     "PointCloud2": CLOUD,
     "Map": {"Topic", "Alpha", "Color Scheme", "Draw Behind", "Use Timestamp"},
     "Marker": {"Topic", "Namespaces"},
-    "PoseArray": {"Topic", "Shape", "Axes Length", "Axes Radius"},
     "Image": {"Topic", "Normalize Range", "Min Value", "Max Value", "Median window"},
 }
 MESSAGES = {
     "PointCloud2": {"sensor_msgs/msg/PointCloud2"},
     "Map": {"nav_msgs/msg/OccupancyGrid"},
     "Marker": {"visualization_msgs/msg/Marker"},
-    "PoseArray": {"geometry_msgs/msg/PoseArray"},
     "Image": {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"},
 }
 QOS = {"Value", "Depth", "Durability Policy", "History Policy", "Reliability Policy"}
@@ -99,7 +97,7 @@ def test_topics_are_those_of_the_node_with_types_and_qos_that_fit(text: str) -> 
 def test_everything_that_can_be_looked_at_is_there(text: str) -> None:
     to_look_at = {
         *(topics.VOXELS, topics.OCCUPANCY_GRID, topics.OBSTACLES, topics.CLEARING, topics.FREE_SPACE, topics.MARKERS),
-        *(topics.DEPTH, topics.MATCHES, topics.CENTROIDS),
+        *(topics.DEPTH, topics.MATCHES),
     }
     assert {topic.replace("~", f"/{topics.NODE_NAME}") for topic in to_look_at} < set(shown_topics(text).values())
     on = {name for name, display in displays_of(text).items() if display["Enabled"]}
