@@ -44,6 +44,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "~/swap_bundle": _ONE_STUDENT,
     },
     "configuration key": {
+        "data.ray_address": "frames are prepared on one machine, in data.workers processes",
         "data.sources.frames": "scenes are those of points, which have no frames",
         "data.sources.kinds": "leave it out, scenes are those of points",
         "data.student": "leave it out, scenes are those of points",

@@ -12,7 +12,6 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.runner import train
 from scene_completion_training.stages.teacher import TeacherConfiguration
-from scene_completion_training.workers import ENVIRONMENT, STARTS
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.evaluation.one_wall import make_street
 from tests.training.small_trainings import STEPS, small_training
@@ -47,16 +46,18 @@ def synthetic_drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster() -> Iterator[str]:
     """Address of a Ray cluster of one machine and two cores, whose processes are none of the test's."""
     pytest.importorskip("ray")
-    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Seconds that its processes may take to start: on a busy machine more than Ray's 30 and 60.
+    os.environ.update({"RAY_gcs_server_port_wait_time_s": "300", "RAY_worker_register_timeout_seconds": "300"})
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 2, "include_dashboard": False}
-    for start in range(STARTS):
+    for start in range(5):  # of 30 s each, which nothing can change
         try:
             started = Cluster(initialize_head=True, head_node_args=head)
             break
         except Exception as error:
-            if "timed out during startup" not in str(error) or start == STARTS - 1:
+            if "timed out during startup" not in str(error) or start == 4:
                 raise
     yield started.address
     started.shutdown()

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 KEY = "scene_completion_training"
 FORMAT = 1  # version of what a checkpoint holds; those written before it was counted are 0, and hold the same
 _MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "picture_every", "log_every", "devices", "nodes")
-_DATA_MAY_CHANGE = ("cache", "workers", "ray_address")
+_DATA_MAY_CHANGE = ("cache", "workers")
 Field = TypeVar("Field", bound=TrainedField)
 
 

@@ -266,7 +266,7 @@ class FieldStage(Stage):
             what = f"an encoder {encoder.trunk_name} with {frozen} says nothing that stays"
             cure = "Set it to false, or take depth_anything with frozen_blocks"
             raise ConfigurationError(what, where="keep_maps", cure=cure)
-        data = dataclasses.replace(settings.data, cache="", workers=0, batch_size=0, ray_address="")
+        data = dataclasses.replace(settings.data, cache="", workers=0, batch_size=0)
         served = getattr(self._trainer, "datamodule", None)
         names = [[frame.name for frame in drive] for drive in served.frames] if served else []
         key = hashlib.sha256(repr((data, names, settings.seed, self.camera, halved, settings.precision)).encode())

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from scene_completion_ros import cli
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
-from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.messages.transform_buffer import stamp_of
 from scene_completion_ros.sequences.from_bag import sequence_from_bag
@@ -342,6 +344,55 @@ def test_a_recorded_drive_without_its_poses(shared_data: Path, tmp_path: Path) -
     )  # of 16 m; most of it is the official trajectory, rough in its beginning
     assert scale == pytest.approx(1.0, abs=0.08)
     assert report.sequences[0].scale == "camera height"
+
+
+class Deadly(Job):
+    """A bag that kills the process which is told to extract it."""
+
+    def __reduce__(self) -> Any:
+        return _killed, ()
+
+
+def _killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("elsewhere", ["processes", "cluster"])
+def test_bags_elsewhere_come_out_as_here_and_a_process_that_dies_fails_its_bag_alone(
+    elsewhere: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    address = request.getfixturevalue("cluster") if elsewhere == "cluster" else None
+    bags = [record(tmp_path / f"bag{count}", count) for count in (8, 9, 10)]
+
+    def jobs(output: str, kinds: list[type[Job]]) -> list[Job]:
+        folders = [tmp_path / output / bag.stem for bag in bags]
+        return [kind(bag, folder, SETTINGS) for kind, bag, folder in zip(kinds, bags, folders, strict=True)]
+
+    def files(output: str) -> dict[str, bytes]:
+        found = [path for path in (tmp_path / output).rglob("*") if path.is_file() and path.name != "report.json"]
+        return {str(path.relative_to(tmp_path / output)): path.read_bytes() for path in found}
+
+    reports = extract_bags(jobs("there", [Job, Deadly, Job]), 2, address)
+    assert [report.status for report in reports] == ["complete", "failed", "complete"]
+    assert "died" in reports[1].problems[0]
+    assert extract_bags(jobs("there", [Job, Job, Job]), 2, address)[1].status == "complete"
+    extract_bags(jobs("here", [Job, Job, Job]))
+    assert files("here") == files("there")
+
+
+def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    job = Job(record(tmp_path / "bag"), tmp_path / "out" / "bag", SETTINGS)
+    with pytest.raises(SceneCompletionError, match=f"--ray-address {address}: no Ray cluster answers.*`ray status`"):
+        extract_bags([job], ray_address=address)
+
+
+def test_a_bag_that_takes_more_cores_than_any_machine_has(cluster: str, tmp_path: Path) -> None:
+    job = Job(record(tmp_path / "bag"), tmp_path / "out" / "bag", SETTINGS, threads=3)
+    with pytest.raises(SceneCompletionError, match="takes 3 cores, and no machine of the cluster has more than 2"):
+        extract_bags([job], ray_address=cluster)
 
 
 # ---- the command line

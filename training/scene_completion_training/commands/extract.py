@@ -98,7 +98,6 @@ def run(args: argparse.Namespace) -> int:
     """Extract the bags and print what became of them."""
     from scene_completion_training.extraction.bag import Job, extract_bags, output_folders
     from scene_completion_training.extraction.reports import summary_table
-    from scene_completion_training.workers import Workers
 
     cores = 1 if args.ray_address else (os.cpu_count() or 1) // max(1, args.workers) or 1
     threads = cores if args.threads is None else args.threads
@@ -111,8 +110,7 @@ def run(args: argparse.Namespace) -> int:
     bags = list(dict.fromkeys(Path(os.path.realpath(bag)) for bag in args.bags))  # of a link to itself it returns it
     folders = output_folders(bags, args.output.absolute())
     jobs = [Job(bag, folder, settings, threads) for bag, folder in zip(bags, folders, strict=True)]
-    with Workers(args.workers, args.ray_address, threads) as workers:
-        reports = extract_bags(jobs, workers)
+    reports = extract_bags(jobs, args.workers, args.ray_address)
     print(summary_table(reports))
     extracted = sum(bool(report.sequences) for report in reports)
     return 0 if extracted and (extracted == len(reports) or not args.strict) else 1

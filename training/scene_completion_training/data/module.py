@@ -139,9 +139,6 @@ class DataSettings:
     views: ViewSettings = field(default_factory=ViewSettings)
     batch_size: int = 1
     workers: int = 1  # processes that load samples, and that prepare frames
-    # A Ray cluster that prepares frames instead, or "auto". Its machines need this version of the package, and
-    # recordings and `cache` under the same paths.
-    ray_address: str = ""
 
 
 def prepare_source(
@@ -156,7 +153,7 @@ def prepare_source(
     sequence = load_sequence(Path(settings.root), source, role)
     unrelated = sequence.pose_source == UNKNOWN_POSES
     fusion = dataclasses.replace(settings.fusion, views=0) if unrelated else settings.fusion
-    options: dict[str, Any] = {"exact": source.exact, "workers": workers, "ray_address": settings.ray_address}
+    options: dict[str, Any] = {"exact": source.exact, "workers": workers}
     return sequence, prepare_sequence(sequence, Path(settings.cache), settings=fusion, viewpoint=viewpoint, **options)
 
 
@@ -240,7 +237,7 @@ class SequencesData(TrainingData):
             recorded.check_classes(wanted)
         while self._large:  # it takes hours, and so comes when nothing is known to be missing
             recorded, wanted = self._large.pop(0)
-            recorded.resize(wanted, self.processors, self.settings.ray_address)
+            recorded.resize(wanted, self.processors)
 
     def _opened(self, role: str, sources: list[SequenceSource], frames: str) -> list[Drive]:
         """Drives of all sources; those of the training say how far they see."""

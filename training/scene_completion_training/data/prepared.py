@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -28,14 +28,13 @@ from scene_completion_training.data import voxel_evidence
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.stereo import MeasuredDepth, has_lens, measured_depth, rectified_sequence
 from scene_completion_training.viewpoint import Viewpoint, Volume
-from scene_completion_training.workers import Progress, Workers, progress_bar
+from scene_completion_training.workers import progress_bar
 
 # Names of safetensors, for the arrays of prepared frames and feature targets.
 _DTYPES = {"BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "F16": "<f2", "F64": "<f8"}
 # Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are.
 DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
 _FRAMES_A_PROCESS = 8  # fewer are not worth a process of their own, which first imports all that this one has
-_FRAMES_A_TASK = 128  # of a cluster. At the ends of a task, frames are measured that another one measures as well
 _LOOK_S = 0.5  # seconds between looks at what processes have written
 _VERSION = 6
 _USED_ASSETS = ("validity_", "ego_")
@@ -119,11 +118,10 @@ def prepare_sequence(
     exact: bool = False,
     viewpoint: Viewpoint | None = None,  # what the network is trained for; part of the cache key
     workers: int = 2,  # processes, if there are enough frames for so many
-    ray_address: str = "",
 ) -> list[Path]:
     """Prepares every frame of a sequence, one file each, in order; those that are already in the cache are left alone.
 
-    Raises SequenceError: there is no truth that is asked for; SceneCompletionError: the cluster cannot do it.
+    Raises SequenceError: there is no truth that is asked for.
     """
     settings, viewpoint = settings or voxel_evidence.FusionSettings(), viewpoint or Viewpoint()
     if exact and not holds_exact_voxels(sequence):
@@ -138,40 +136,30 @@ def prepare_sequence(
     missing = [index for index, file in enumerate(files) if not file.exists()]
     do = partial(_prepare_frames, sequence=sequence, files=files, settings=settings, viewpoint=viewpoint, exact=exact)
     if missing:
-        work_on_frames(do, missing, files, sequence, workers, ray_address)
+        work_on_frames(do, missing, files, workers)
     return files
 
 
 def work_on_frames(
-    do: Callable[[Sequence[int], Progress], object],  # writes the files of the frames with these numbers, in order
+    do: Callable[[Sequence[int]], Iterator[None]],  # writes the files of frames with these numbers, one a step
     missing: Sequence[int],  # those frames that lack files, at least one
     files: Sequence[Path],  # the last one of each frame
-    sequence: PosedSequence,
     workers: int,  # processes, if there are enough frames for so many
-    ray_address: str,
 ) -> None:
-    """Has frames of a sequence worked on here, in some processes, or on a Ray cluster; errors as of `Workers.run`."""
+    """Has frames of a sequence worked on, in this process or in some. Raises what `do` raises."""
     workers = max(1, min(workers, len(missing) // _FRAMES_A_PROCESS))
-    # Neighbours share what is measured: a process takes as many of them as it can.
-    parts = np.array_split(missing, -(-len(missing) // _FRAMES_A_TASK) if ray_address else workers)
-    chunks: list[list[int]] = [part.tolist() for part in parts]
-    if ray_address or workers == 1:
-        with Workers(ray_address=ray_address or None) as cluster:
-            cluster.in_order(
-                do,
-                chunks,
-                unit="frame",
-                name=lambda chunk: f"{sequence.name}, frame {chunk[0]}",
-                sizes=[len(chunk) for chunk in chunks],
-                needs=lambda chunk: [one for one in sequence.frames[chunk[0]].images.values() if isinstance(one, Path)],
-                written=files[0].parent,
-            )
+    if workers == 1:
+        with progress_bar(len(missing), "frame") as bar:
+            for _ in do(missing):
+                bar.update()
         return
+    # Neighbours share what is measured: a process takes as many of them as it can.
+    chunks: list[list[int]] = [part.tolist() for part in np.array_split(missing, workers)]
     made = [0] * len(chunks)
     # Spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever.
     processes = ProcessPoolExecutor(len(chunks), get_context("spawn"), cv2.setNumThreads, (1,))
     with progress_bar(len(missing), "frame") as bar, processes as pool:
-        tasks = {pool.submit(do, chunk, Progress()) for chunk in chunks}
+        tasks = {pool.submit(_all, do, chunk) for chunk in chunks}
         running = set(tasks)
         while running:
             _, running = wait(running, timeout=_LOOK_S)
@@ -181,6 +169,11 @@ def work_on_frames(
                     bar.update()
         for task in tasks:
             task.result()
+
+
+def _all(do: Callable[[Sequence[int]], Iterator[None]], indices: Sequence[int]) -> None:
+    for _ in do(indices):
+        pass
 
 
 def fingerprint(sequence: PosedSequence, settings: voxel_evidence.FusionSettings, viewpoint: Viewpoint) -> str:
@@ -209,14 +202,13 @@ def _matrix(pose: RigidTransform) -> list[float]:
 
 def _prepare_frames(
     indices: Sequence[int],
-    progress: Progress,
     *,
     sequence: PosedSequence,
     files: Sequence[Path],
     settings: voxel_evidence.FusionSettings,
     viewpoint: Viewpoint,
     exact: bool,
-) -> None:
+) -> Iterator[None]:
     cv2.setNumThreads(1)
     canonical = viewpoint.camera
     ahead = cameras_ahead(sequence)
@@ -250,7 +242,7 @@ def _prepare_frames(
             arrays |= _view(f"aside_{name}", view, canonical, pose)
             arrays[f"mask_aside_{name}"] = covered.astype(np.uint8)
         write_whole(files[index], tensor_bytes(arrays))
-        progress.step()
+        yield
 
 
 def world_mask(sequence: PosedSequence, index: int, name: str) -> Bytes | None:

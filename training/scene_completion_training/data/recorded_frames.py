@@ -26,7 +26,6 @@ from scene_completion_training.data import prepared
 from scene_completion_training.data.label_images import read_classes
 from scene_completion_training.data.stereo import rectified_sequence
 from scene_completion_training.viewpoint import Viewpoint
-from scene_completion_training.workers import Progress
 
 # Folder of a camera's classes, of one ahead and of one that looks aside (S4C).
 _CLASS_FOLDERS = ("data_192x640", "data_192x640_0x-15")
@@ -110,11 +109,10 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         name = f"{self.name}/{index:06d}"
         return prepared.PreparedFrame(images, {}, self.cameras, poses, masks, *_NOTHING, name, classes)
 
-    def resize(self, wanted: Mask, workers: int = 2, ray_address: str = "") -> int:
-        """Makes the images of wanted frames [N] small, in so many processes or a Ray cluster; how many were missing.
+    def resize(self, wanted: Mask, workers: int = 2) -> int:
+        """Makes the images of wanted frames [N] small, in so many processes; how many were missing.
 
-        Raises SceneCompletionError where the cluster cannot do it; SequenceError where an image is damaged, or cannot
-        be written: nothing half-written has its name.
+        Raises SequenceError where an image is damaged, or cannot be written: nothing half-written has its name.
         """
         if self.folder is None:
             return 0
@@ -124,17 +122,17 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         if missing:
             self.folder.mkdir(parents=True, exist_ok=True)
             last = [self._file(index, [*self.cameras][-1]) for index in range(len(self))]
-            prepared.work_on_frames(self.write, missing, last, self.sequence, workers, ray_address)
+            prepared.work_on_frames(self.write, missing, last, workers)
         return len(missing)
 
-    def write(self, indices: Sequence[int], progress: Progress) -> None:
-        """Writes the small images of frames."""
+    def write(self, indices: Sequence[int]) -> Iterator[None]:
+        """Writes the small images of frames, one a step."""
         for index in indices:
             for name in self.cameras:
                 file = self._file(index, name)
                 if not file.exists():
                     _write_png(file, self._make(index, name))
-            progress.step()
+            yield
 
     def _is_aside(self, name: str) -> bool:
         return name.startswith("aside_")

@@ -13,8 +13,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -37,7 +36,6 @@ from scene_completion_training.evaluation.density_model import DeployedModel
 from scene_completion_training.evaluation.density_stretch import DensityStretch, RayLogits, fit_stretch, rays_to_depth
 from scene_completion_training.networks.density_field import link_calibration
 from scene_completion_training.viewpoint import Viewpoint, Volume
-from scene_completion_training.workers import Progress, Workers
 
 # Metres ahead at which the weights are fitted, where the volume reaches as far as a street's, and in proportion
 # elsewhere. Between them they are linear in the logarithm.
@@ -60,7 +58,6 @@ def calibrate_on_stereo(
     earlier: StudentBundle | None = None,  # the student that this one went on from. It knows more drives than these
     every: int = 1,  # take every N-th frame
     threads: int | None = None,  # CPU threads of the encoder
-    workers: Workers | None = None,  # where drives are looked at, one a task; in this process if left out
 ) -> StudentBundle:
     """Gives a student its place prior, its depth and its probabilities, and writes the bundle, which it returns.
 
@@ -78,18 +75,14 @@ def calibrate_on_stereo(
     by_itself = dataclasses.replace(bundle, head=dataclasses.replace(bundle.head, prior=None))
     volume = Viewpoint.of_bundle(bundle).volume
     reader = _DriveReader(by_itself, every, volume, threads)
-    options: dict[str, Any] = {"unit": "frame", "name": lambda drive: drive.name}
-    # Some files of a drive: who sees them sees all.
-    options["needs"] = lambda drive: [folder, *(i for i in drive.frames[0].images.values() if isinstance(i, Path))]
-    workers = workers or Workers()
     mean = None
     if earlier is None or earlier.head.prior is not None:
         counts = PriorGrid(volume.grid.shape)
-        for drive in workers.in_order(reader.voxels, training, sizes=_sizes(training, every), **options):
+        for drive in map(reader.voxels, training):
             counts.add(drive)
         mean = mean_prior(counts, volume.grid)
     drives = [drive for group in held_out for drive in group]
-    frames = iter(workers.in_order(reader.evidence, drives, sizes=_sizes(drives, every), **options))
+    frames = map(reader.evidence, drives)
     groups = [[frame for _ in group for frame in next(frames)] for group in held_out]
     choices = prior_choices(groups, mean, earlier.head.prior if earlier else None, volume)
     ranked = {name: mean_average_precision(groups, choice) for name, choice in choices.items()}
@@ -99,8 +92,7 @@ def calibrate_on_stereo(
     stretch = DensityStretch()
     if bundle.head.volume is None:
         reader = dataclasses.replace(reader, bundle=with_prior, model=None)
-        rays = workers.in_order(reader.rays, drives, sizes=_sizes(drives, every), **options)
-        stretch = fit_stretch([ray for drive in rays for ray in drive])
+        stretch = fit_stretch([ray for drive in map(reader.rays, drives) for ray in drive])
     # A prior makes a density's logit, before the stretch, that of the probability.
     gain, shift = (1.0, 0.0) if prior else fit_certainty(groups)
     log_scale, offset = math.log(gain / stretch.scale), shift - gain * stretch.offset / stretch.scale
@@ -126,7 +118,7 @@ def calibrate_on_stereo(
 
 @dataclass(eq=False)
 class _DriveReader:
-    """What stereo and a student say of a drive. Whoever asks the student makes its model, which does not travel."""
+    """What stereo and a student say of a drive. Whoever asks the student makes its model."""
 
     bundle: StudentBundle
     every: int
@@ -134,36 +126,32 @@ class _DriveReader:
     threads: int | None
     model: DeployedModel | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "model": None}
-
-    def voxels(self, drive: PosedSequence, progress: Progress) -> PriorGrid:
+    def voxels(self, drive: PosedSequence) -> PriorGrid:
         counts = PriorGrid(self.volume.grid.shape)
-        for index, meter in self._frames(drive, progress):
+        for index, meter in self._frames(drive):
             score, known = self._fused(drive, index, meter)
             counts.update(known & (score > OCCUPIED), known)
         return counts
 
-    def evidence(self, drive: PosedSequence, progress: Progress) -> "list[FrameEvidence]":
+    def evidence(self, drive: PosedSequence) -> "list[FrameEvidence]":
         frames = []
-        for index, meter in self._frames(drive, progress):
+        for index, meter in self._frames(drive):
             fused = self._fused(drive, index, meter)
             points, target = drawn_evidence(*fused, self.volume.grid, np.random.default_rng(index))
             density = self._student().observe(drive, index).density(points)
             frames.append(FrameEvidence(points, logit_of_density(density.astype(np.float64)), target))
         return frames
 
-    def rays(self, drive: PosedSequence, progress: Progress) -> list[RayLogits]:
-        frames = ((index, meter(index), drive.cameras[meter.camera]) for index, meter in self._frames(drive, progress))
+    def rays(self, drive: PosedSequence) -> list[RayLogits]:
+        frames = ((index, meter(index), drive.cameras[meter.camera]) for index, meter in self._frames(drive))
         measured = ((index, depth_at_rays(found.depth, found.camera, camera)) for index, found, camera in frames)
         return rays_to_depth(self._student(), drive, measured)
 
-    def _frames(self, drive: PosedSequence, progress: Progress) -> Iterator[tuple[int, DepthMeter]]:
-        """The frames that are looked at, and what measures their depth; each is a step of the progress."""
+    def _frames(self, drive: PosedSequence) -> Iterator[tuple[int, DepthMeter]]:
+        """The frames that are looked at, and what measures their depth."""
         meter = depth_meter(drive, self.volume.ahead)
         for index in range(0, len(drive), self.every):
             yield index, meter
-            progress.step()
 
     def _fused(self, drive: PosedSequence, index: int, meter: DepthMeter) -> tuple[Floats, Mask]:
         return stereo_evidence(drive, index, self.volume.grid, DEFAULT_GRID_FROM_CAMERA, meter, self.volume)
@@ -172,10 +160,6 @@ class _DriveReader:
         if self.model is None:
             self.model = DeployedModel(self.bundle, threads=self.threads)
         return self.model
-
-
-def _sizes(drives: Sequence[PosedSequence], every: int) -> list[int]:
-    return [len(range(0, len(drive), every)) for drive in drives]
 
 
 def prior_choices(

@@ -3,11 +3,18 @@
 import dataclasses
 import hashlib
 import json
+import logging
+import os
+import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +30,10 @@ from scene_completion_training.extraction.finishing import finished
 from scene_completion_training.extraction.images_to_poses import sequences_from_images
 from scene_completion_training.extraction.reports import BagReport, SequenceSummary, read_report
 from scene_completion_training.extraction.settings import ExtractionSettings
-from scene_completion_training.workers import Progress, Workers
+from scene_completion_training.workers import progress_bar
 
 Phase = Callable[[str], None]
+ANSWER_S = 10.0  # seconds that a cluster has to take a connection; Ray itself would try for minutes
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ def finished_report(job: Job) -> BagReport | None:
     return report if same and report.status == "complete" else None
 
 
-def extract_bag(job: Job, progress: Progress | None = None) -> BagReport:
+def extract_bag(job: Job, progress: Phase = lambda _: None) -> BagReport:
     """Extract a bag; whatever is wrong with it ends in the report.
 
     The folder appears when everything in it is written. An earlier extraction of the same bag is replaced.
@@ -63,7 +71,7 @@ def extract_bag(job: Job, progress: Progress | None = None) -> BagReport:
     report = BagReport(str(job.bag), fingerprint(job.bag), job.settings.digest(), job.settings.changed())
     with whole_folder(job.folder, None) as unfinished:
         try:
-            _extract(job, unfinished, report, (progress or Progress()).phase)
+            _extract(job, unfinished, report, progress)
         except SceneCompletionError as error:
             report.problems.append(str(error))
         except Exception as error:  # one bag must never stop the others
@@ -197,12 +205,12 @@ def _save(sequence: PosedSequence, job: Job, folder: Path, report: BagReport, pr
     report.sequences.append(SequenceSummary(folder.name, *taken, *known_by))
 
 
-def extract_bags(jobs: Sequence[Job], workers: Workers | None = None) -> list[BagReport]:
+def extract_bags(jobs: Sequence[Job], processes: int = 1, ray_address: str | None = None) -> list[BagReport]:
     """Extract bags, a report each, in order; those extracted before, unchanged and with equal settings, are left alone.
 
-    Raises SceneCompletionError: Ray is asked for and not installed, or its cluster does not answer. `workers`: where it
-    is done; in this process if left out. On a cluster bags and output must lie under the same paths on all machines. A
-    worker that dies fails its bag only.
+    A process that dies fails its bag only. `processes`: bags at once on this machine, one of them in this process;
+    `ray_address`: a Ray cluster instead, or `auto`, whose machines have bags and output under the same paths. Raises
+    SceneCompletionError where the cluster does not answer, or no machine of it has enough cores.
     """
     reports: dict[int, BagReport] = {}
     waiting: list[int] = []
@@ -218,17 +226,75 @@ def extract_bags(jobs: Sequence[Job], workers: Workers | None = None) -> list[Ba
             reports[index] = earlier
     if len(reports) and waiting:
         print(f"{len(reports)} of {len(jobs)} bags need nothing", file=sys.stderr)
-    done = (workers or Workers()).run(
-        extract_bag,
-        [jobs[index] for index in waiting],
-        lost=_failed,
-        unit="bag",
-        name=lambda job: job.bag.name,
-        needs=lambda job: [job.bag] if job.bag.exists() else [],  # of a bag that is nowhere the report says so
-        written=jobs[waiting[0]].folder.parent if waiting else None,
-    )
-    reports |= {waiting[number]: report for number, report in done}
+    with progress_bar(len(waiting), "bag") as bar:
+        remaining = {index: jobs[index] for index in waiting}
+        if ray_address is not None and waiting:
+            done = _on_cluster(remaining, ray_address)
+        elif min(processes, len(waiting)) > 1:
+            done = _in_processes(remaining, processes)
+        else:
+            done = ((index, extract_bag(job, bar.set_postfix_str)) for index, job in remaining.items())
+        for index, report in done:
+            reports[index] = report
+            bar.update()
     return [reports[index] for index in range(len(jobs))]
+
+
+def _in_processes(jobs: Mapping[int, Job], processes: int) -> Iterator[tuple[int, BagReport]]:
+    with ThreadPoolExecutor(processes) as pool:
+        running = {pool.submit(_in_process, job): index for index, job in jobs.items()}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                process.terminate()
+            raise
+
+
+def _in_process(job: Job) -> BagReport:
+    """Extract a bag in a process of its own, which takes no other bag with it where it dies."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            return pool.submit(extract_bag, job).result()
+        except BrokenProcessPool:
+            return _failed(job, "its process died: look at this machine's memory")
+
+
+def _on_cluster(jobs: Mapping[int, Job], address: str) -> Iterator[tuple[int, BagReport]]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unless the user wants it
+    ray: Any = import_module("ray")
+    where = f"--ray-address {address}"
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        if colon:  # not `auto` and the like
+            socket.create_connection((host, int(port)), ANSWER_S).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, OverflowError, RuntimeError) as error:
+        cure = "Check `ray status` on its head node, and the address"
+        raise SceneCompletionError(f"no Ray cluster answers: {error}", where=where, cure=cure) from error
+    try:
+        threads = max(job.threads for job in jobs.values())
+        most = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+        if most < threads:
+            what = f"a bag takes {threads} cores, and no machine of the cluster has more than {most:g}"
+            raise SceneCompletionError(what, where="--threads", cure="Lower --threads, or add machines")
+        extracting = ray.remote(num_cpus=threads, max_retries=1)(extract_bag)
+        running = {extracting.remote(job): index for index, job in jobs.items()}
+        while running:
+            (done,), _ = ray.wait(list(running))
+            index = running.pop(done)
+            try:
+                report = ray.get(done)
+            except ray.exceptions.RayError as error:
+                report = _failed(jobs[index], f"its worker failed: {str(error).strip().splitlines()[-1]}")
+            if report.sequences and not jobs[index].folder.exists():
+                what = f"{jobs[index].folder} was written on another machine: name an --output that all of them share"
+                report = _failed(jobs[index], what)
+            yield index, report
+    finally:
+        ray.shutdown()
 
 
 def output_folders(bags: Sequence[Path], output: Path) -> list[Path]:
