@@ -41,8 +41,8 @@ def _in(name: str, type_name: str, meaning: str, *, only_with: str = "") -> str:
     return name
 
 
-def _out(name: str, type_name: str, meaning: str = "", *, latched: bool = False, only_with: str = "") -> str:
-    _topics[name] = TopicSpec(name, type_name, "out", meaning, latched, only_with)
+def _out(name: str, type_name: str, meaning: str = "", *, latched: bool = False) -> str:
+    _topics[name] = TopicSpec(name, type_name, "out", meaning, latched)
     return name
 
 

@@ -24,7 +24,6 @@ from scene_completion_training.export import (
     volume_reading,
 )
 from scene_completion_training.gpu_export.parity import Reference
-from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 from scene_completion_training.networks.feature_field import FeatureField
@@ -49,30 +48,18 @@ def street_images(folder: Path, count: int, seed: int = 0) -> Path:
     return folder
 
 
-def make_small_student(folder: Path, seed: int = 0, *, reads_depth: bool = False) -> StudentBundle:
-    """Writes a student whose densities and labels depend on the image, with the unfolded weights beside it.
-
-    Args:
-        reads_depth: Its labels read the depth of their pixel as well.
-    """
-    torch.manual_seed(seed)
-    field: FeatureField
+def make_small_student(folder: Path) -> StudentBundle:
+    """Writes a student whose densities and labels depend on the image, with the unfolded weights beside it."""
+    torch.manual_seed(0)
     density = DensityField(
         CAMERA,
         encoder=EncoderDecoder((CAMERA.height, CAMERA.width), channels=16, pretrained=False),
         depth_channel=False,
         hidden=32,
     )
-    if reads_depth:
-        torch.nn.init.normal_(density.encoder.project.weight, std=0.1)
-        for name, parameter in density.encoder.decoder.named_parameters():
-            if name.endswith("bias"):  # an export stores biases once that are alike
-                torch.nn.init.normal_(parameter, std=0.01)
-        field = AgglomeratedField(density, {"teacher": 8}, channels=8, units=UNITS).eval()
-    else:
-        field = FeatureField(density, target_size=8, channels=8, units=UNITS, expansion=8, map_channels=16).eval()
+    field = FeatureField(density, target_size=8, channels=8, units=UNITS, expansion=8, map_channels=16).eval()
     _settle(field)
-    labels = with_labels(random_head(seed), CLASSES, UNITS, seed)
+    labels = with_labels(random_head(), CLASSES, UNITS)
     of_density = {name: getattr(head_weights(density), name) for name in _OF_DENSITY}
     head: HeadWeights = dataclasses.replace(labels, **of_density)
     bundle = StudentBundle(
@@ -91,13 +78,13 @@ def make_small_student(folder: Path, seed: int = 0, *, reads_depth: bool = False
     return dataclasses.replace(saved, threshold=_median(saved)).save(folder, saved.read_encoder(), weights)
 
 
-def make_spatial_student(folder: Path, model: Path | None = None, seed: int = 0) -> StudentBundle:
+def make_spatial_student(folder: Path, model: Path | None = None) -> StudentBundle:
     """Writes a student whose encoder gives volume and depth, without labels.
 
     Args:
         model: Configuration of a Depth Anything trunk; EfficientNet-Lite0 without.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     trunk: TrunkName = "efficientnet_lite0" if model is None else "depth_anything"
     size, spec = (CAMERA.height, CAMERA.width), PointCodeSpec()
     field = DensityField(

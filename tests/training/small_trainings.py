@@ -71,14 +71,11 @@ def write_configuration(file: Path, configuration: Configuration) -> Path:
     return file
 
 
-def batches(
-    data: DataSettings, count: int, *, views: int = 1, distinct: int = 0, **needs: Any
-) -> list[dict[str, Tensor]]:
+def batches(data: DataSettings, count: int, *, views: int = 1, **needs: Any) -> list[dict[str, Tensor]]:
     """The first batches of a training, of one sample each."""
     served = SequencesData(data, 64, 1, DataNeeds(encoder_views=views, **needs))
     served.setup("fit")
     samples = served.samples()
-    samples.distinct = distinct
     return [{name: value[None] for name, value in samples[index].items()} for index in range(count)]
 
 
