@@ -1,12 +1,9 @@
 """Lens distortion against OpenCV, its inverse, and the limits of the fitted polynomials."""
 
-import math
-
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry import Camera
-from scene_completion_ros.geometry.distortion import distort, undistort, valid_radius
+from scene_completion_ros.geometry.distortion import distort, valid_radius
 
 FOLDING = {
     "plumb_bob": (-0.3691481, 0.1968681, 0.001353473, 0.0005677587, -0.0677),
@@ -40,20 +37,3 @@ def test_points_beyond_the_valid_radius_are_flagged_and_stay_on_the_rim(model: s
     if model != "equidistant":
         np.testing.assert_allclose(beyond, np.broadcast_to(rim, beyond.shape), atol=1e-4)
     assert np.isfinite(beyond).all()
-
-
-def test_strong_barrel_is_inverted_up_to_the_rim() -> None:
-    model = "plumb_bob"
-    limit = valid_radius(model, FOLDING[model])
-    angle = np.linspace(0.0, 2.0 * math.pi, 50)[:, None]
-    radius = np.linspace(0.0, 0.97 * limit, 60)
-    ideal = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
-    back, exists = undistort(model, FOLDING[model], distort(model, FOLDING[model], ideal)[0])
-    assert exists.all()
-    np.testing.assert_allclose(back, ideal, atol=1e-9)
-
-
-def test_not_a_number_is_never_valid(camera: Camera) -> None:
-    nan = np.array([[math.nan, 0.1]])
-    assert not distort(camera.distortion_model, camera.distortion, nan)[1].any()
-    assert not undistort(camera.distortion_model, camera.distortion, nan)[1].any()
