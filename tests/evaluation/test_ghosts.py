@@ -23,10 +23,6 @@ class Placed:
     depth: None = None
 
 
-class Map:
-    name = "map"
-
-
 def row(*places: int) -> np.ndarray:
     mask = np.zeros(GRID.shape, dtype=bool)
     mask[list(places)] = True

@@ -60,14 +60,6 @@ def test_obstacles_stand_on_the_ground_that_was_seen() -> None:
     np.testing.assert_array_equal(projected(scene(), ground=step + (9.0, 0.0, 0.0)).cells, EXPECTED)
 
 
-def test_what_is_occupied_beats_what_is_unknown() -> None:
-    state = np.full(SHAPE, UNOBSERVED)
-    state[1, 2, 2] = COMPLETED
-    expected = np.full((4, 3), -1)
-    expected[2, 1] = 100
-    np.testing.assert_array_equal(projected(voxels_of(state, ORIGIN, SIZE)).cells, expected)
-
-
 def test_ignored_classes_are_no_obstacles() -> None:
     state = np.full(SHAPE, FREE)
     state[0, 0, 1], state[1, 1, 1], state[2, 2, 1] = SURFACE, COMPLETED, SURFACE

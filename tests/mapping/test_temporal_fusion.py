@@ -12,12 +12,10 @@ from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused
 from scene_completion_ros.mapping.temporal_fusion import (
     FusedFrame,
     FusionSettings,
-    RollingGrid,
     TemporalFusion,
     covering_shape,
     empty_memory,
     lower_around,
-    places_of,
     rules_of,
 )
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
@@ -110,19 +108,6 @@ def test_the_same_as_a_map_that_never_moves(seed: int) -> None:
         np.testing.assert_array_equal(result.voxels.state[certain], expected.state[certain])
         recalled += int(((voxels.state == UNOBSERVED) & (result.voxels.state != UNOBSERVED)).sum())
     assert recalled > 300  # memory did answer for what was out of view
-
-
-def test_a_voxel_that_leaves_the_image_is_remembered_where_it_was() -> None:
-    fusion = make()
-    wall = np.full(GRID.shape, 0.05)
-    wall[2, 3, 1] = 0.9
-    fuse(fusion, wall, 0, at())
-    ahead = np.full(GRID.shape, 0.05)
-    ahead[:4] = np.nan  # the blind zone of the next image
-    result = fuse(fusion, ahead, TENTH, at(x=0.2))
-    assert result.voxels.index.tolist() == [[1, 3, 1]]
-    assert result.voxels.label.tolist() == [1]
-    assert result.voxels.state[0, 3, 1] == FREE
 
 
 def test_labels_of_another_meaning_are_forgotten_and_occupancy_stays() -> None:
@@ -249,22 +234,6 @@ def test_a_camera_that_moves_in_its_grid_is_followed() -> None:
     here = second_frame(DEFAULT_GRID_FROM_CAMERA, DEFAULT_GRID_FROM_CAMERA)
     said = np.isfinite(here)
     assert np.abs(there[said] - here[said]).max() > 0.1
-
-
-@pytest.mark.parametrize(
-    ("lower", "cleared"),
-    [
-        ((0, 0, 0), 0),
-        ((1, 0, 0), 3 * 2),
-        ((0, -2, 0), 4 * 2 * 2),
-        ((1, 1, 0), 24 - 3 * 2 * 2),
-        ((4, 0, 0), 24),
-        ((-40, 3, 1), 24),
-    ],
-)
-def test_only_what_enters_is_cleared(lower: tuple[int, int, int], cleared: int) -> None:
-    box = RollingGrid((4, 3, 2))
-    assert places_of(box.move_to(np.array(lower))) == cleared
 
 
 @pytest.mark.parametrize("seed", range(20))
