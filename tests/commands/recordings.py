@@ -9,6 +9,7 @@ from scene_completion_ros.bags.writer import BagWriter
 from tests.bags import recordings
 from tests.bags.recordings import make
 from tests.inference.small_bundle import CANONICAL
+from tests.messages.test_clouds import cloud
 
 TOPIC = "/camera/image_raw"
 FRAME = "camera_optical"
@@ -43,21 +44,8 @@ class Recorder:
         self.writer.write("/tf_static", "tf2_msgs/msg/TFMessage", message, stamp_ns)
 
     def cloud(self, points: NDArray[np.float32], stamp_ns: int) -> None:
-        message = make(
-            "sensor_msgs/PointCloud2",
-            header=recordings.header(stamp_ns, "lidar"),
-            height=1,
-            width=len(points),
-            fields=[
-                make("sensor_msgs/PointField", name=name, offset=4 * i, datatype=7, count=1)
-                for i, name in enumerate("xyz")
-            ],
-            is_bigendian=False,
-            point_step=12,
-            row_step=12 * len(points),
-            data=np.ascontiguousarray(points, dtype=np.float32).view(np.uint8).reshape(-1),
-            is_dense=True,
-        )
+        message = cloud(points)
+        message.header = recordings.header(stamp_ns, "lidar")
         self.writer.write("/lidar", "sensor_msgs/msg/PointCloud2", message, stamp_ns)
 
 

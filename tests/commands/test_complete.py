@@ -139,12 +139,6 @@ def test_bits_that_are_assumed_are_told_and_can_be_given(
     assert "largest value is 4095, more than 10 bits hold" in capsys.readouterr().err
 
 
-def test_words_are_those_of_the_option_or_the_default_ones_that_the_bank_holds(wordy_road: StudentBundle) -> None:
-    assert chosen_words("tree, parked van,", wordy_road, DEMO_WORDS) == ("tree", "parked van")
-    assert chosen_words(None, wordy_road, DEMO_WORDS) == ("car", "tree", "zebra crossing")
-    assert chosen_words(None, wordy_road) == ()
-
-
 def test_a_student_without_a_bank_is_asked_nothing_unless_somebody_insists(flat_road: StudentBundle) -> None:
     assert chosen_words(None, flat_road, DEMO_WORDS) == ()
     with pytest.raises(VocabularyError, match="has no text bank.*--words"):
@@ -156,8 +150,3 @@ def test_an_unknown_word_is_refused_with_near_ones_and_too_many_are_at_once(word
         chosen_words("car,zebra crosing", wordy_road)
     with pytest.raises(VocabularyError, match=f"{MOST_ASKED + 1} phrases, where at most {MOST_ASKED}"):
         chosen_words(",".join(f"word {number}" for number in range(MOST_ASKED + 1)), wordy_road)
-
-
-def test_the_demo_asks_for_what_the_page_promises() -> None:
-    assert {"car", "tree", "zebra crossing"} <= set(DEMO_WORDS)
-    assert 12 <= len(set(DEMO_WORDS)) == len(DEMO_WORDS) <= MOST_ASKED

@@ -1,5 +1,3 @@
-import argparse
-import importlib
 import json
 import re
 import signal
@@ -7,7 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +21,6 @@ from scene_completion_ros.commands.offline_replay import LEGEND_TOPIC, VOXELS_TO
 from scene_completion_ros.commands.replay import went_well
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.encoder import EngineName
 from scene_completion_ros.ros import topics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.checkout import ROOT
@@ -135,22 +132,6 @@ def test_stamps_repeat_or_go_back(tmp_path: Path, short_road: StudentBundle, sta
         statistics = replay_offline(reader, TOPIC, Completer(short_road, reader.camera_for(TOPIC)))
     assert statistics.frames_out == completed
     assert statistics.dropped["stamp went back"] == len(stamps) - completed
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        "scene_completion_ros.commands.complete",
-        "scene_completion_ros.commands.replay",
-        "scene_completion_training.commands.evaluate_geometry",
-    ],
-)
-def test_help_names_every_engine(module: str) -> None:
-    """It is written out there, since help imports nothing heavy."""
-    parser = argparse.ArgumentParser()
-    importlib.import_module(module).add_arguments(parser)
-    (engine,) = (action for action in parser._actions if action.dest == "engine")
-    assert f": {', '.join(get_args(EngineName))} (" in str(engine.help)
 
 
 def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: StudentBundle) -> None:

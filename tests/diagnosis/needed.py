@@ -4,8 +4,6 @@ from importlib.util import find_spec
 
 import pytest
 
-from scene_completion_ros.diagnosis import ros_environment
-
 HIDE_RCLPY = """
 from importlib.machinery import PathFinder
 
@@ -17,4 +15,3 @@ def find_others(name, path=None, target=None):
 PathFinder.find_spec = find_others
 """
 needs_ros = pytest.mark.skipif(find_spec("rclpy") is None, reason="ROS 2 is not installed")
-needs_wheels = pytest.mark.skipif(not ros_environment.rclpy_version()[1], reason="ROS 2 is not there as wheels")

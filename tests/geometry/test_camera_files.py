@@ -13,7 +13,6 @@ from scene_completion_ros.errors import CameraError
 from scene_completion_ros.geometry import (
     Camera,
     camera_from_camera_info,
-    camera_from_projection,
     read_camera,
     read_kitti360_fisheye,
     read_kitti_calibration,
@@ -226,16 +225,6 @@ def test_malformed_kitti_files_name_file_and_line(tmp_path: Path, text: str, mes
     with pytest.raises(CameraError, match=message) as caught:
         read_kitti_calibration(path)
     assert str(path) in caught.value.where
-
-
-def test_projection_splits_into_camera_and_position(tmp_path: Path) -> None:
-    projection = read_kitti_calibration(write_calib(tmp_path))["P2"]
-    camera, camera_from_rectified0 = camera_from_projection(projection, 1241, 376)
-    point = np.array([2.0, -1.0, 12.0])
-    homogeneous = projection @ np.append(point, 1.0)
-    pixel, _ = camera.project(camera_from_rectified0.apply(point))
-    np.testing.assert_allclose(pixel, homogeneous[:2] / homogeneous[2], atol=1e-10)
-    assert camera_from_rectified0.translation[2] == pytest.approx(0.003)
 
 
 KITTI360_FISHEYE = """%YAML:1.0

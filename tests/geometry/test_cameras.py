@@ -4,7 +4,6 @@ import dataclasses
 import math
 import warnings
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -81,15 +80,6 @@ def test_points_folded_back_into_the_image_are_invalid(cameras: dict[str, Camera
 def test_resized_by_hand() -> None:
     half = SMALL.resized(4, 2)
     assert (half.fx, half.fy, half.cx, half.cy) == (2.0, 2.5, 1.25, 0.5)  # pixel 0 and 1 become pixel 0, centre 0.5
-
-
-def test_horizontal_fov_agrees_with_opencv(cameras: dict[str, Camera]) -> None:
-    camera = cameras["none"]
-    from_the_corner = camera.matrix + [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]  # where this function has its origin
-    fov_degrees = cv2.calibrationMatrixValues(from_the_corner, (camera.width, camera.height), 1.0, 1.0)[0]
-    assert math.degrees(camera.horizontal_fov) == pytest.approx(fov_degrees, abs=1e-9)
-    ideal_fisheye = Camera(100.0, 100.0, 199.5, 149.5, 400, 300, "equidistant", (0.0, 0.0, 0.0, 0.0))
-    assert ideal_fisheye.horizontal_fov == pytest.approx(4.0)  # 400 pixels of 1/100 rad, beyond 180°
 
 
 def test_horizontal_fov_with_the_principal_point_outside() -> None:

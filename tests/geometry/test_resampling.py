@@ -166,21 +166,6 @@ def test_mei_is_not_blurred_by_the_length_of_its_gamma(cameras: dict[str, Camera
     assert Resampler(mei, target)(stripes).std() > 100.0
 
 
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        (np.zeros((375, 1242), np.uint8), "1242x375 pixels, but the camera is calibrated for 1241x376"),
-        (np.zeros((1241, 376, 3), np.uint8), "376x1241 pixels"),
-        (np.zeros(1241, np.uint8), "shape"),
-        (np.zeros((376, 1241), np.int64), "int64"),
-    ],
-)
-def test_other_images_are_refused(image: np.ndarray, message: str) -> None:
-    with pytest.raises(ImageError, match=message) as caught:
-        Resampler(SOURCE, SHAPES["a third"])(image)
-    assert caught.value.cure
-
-
 def test_points_fall_into_the_pixel_of_their_centre_and_the_nearest_stays() -> None:
     camera = Camera(fx=10.0, fy=10.0, cx=2.0, cy=1.0, width=5, height=3)
     points = np.array(

@@ -131,26 +131,6 @@ def test_labels_of_another_meaning_are_forgotten_and_occupancy_stays() -> None:
     assert set(same.voxels.label[~said]) == {0, 1}
 
 
-def test_a_scene_that_stands_still_is_answered_better_than_by_one_frame_and_never_with_more_certainty() -> None:
-    rng = np.random.default_rng(3)
-    truth = rng.random(GRID.shape) < 0.2
-    fusion = make(seen_frames=30.0, largest_log_odds=3.0)
-    single, fused = [], []
-    for step in range(40):
-        value = np.where(truth, 1.0, -1.5) + rng.normal(0.0, 1.5, GRID.shape)
-        result = fuse(fusion, 1.0 / (1.0 + np.exp(-value)), step * TENTH, at())
-        single.append(float(((1.0 / (1.0 + np.exp(-value)) >= THRESHOLD) != truth).mean()))
-        fused.append(float(((result.voxels.state >= SURFACE) != truth).mean()))
-    assert min(single) > 0.1
-    assert fused[-1] < 0.01
-    assert np.abs(result.log_odds).max() <= 3.0
-    # The same frame over and over adds nothing: its evidence is not new.
-    fusion = make()
-    for step in range(20):
-        result = fuse(fusion, np.full(GRID.shape, 0.7), step * TENTH, at(0.0, 0.0))
-    np.testing.assert_allclose(result.log_odds, math.log(0.7 / 0.3), atol=1e-5)
-
-
 @pytest.mark.parametrize(("seen_frames", "within"), [(1.0, 1), (3.0, 3), (6.0, 5)])
 def test_what_moves_away_and_what_appears_is_believed_within_the_stated_frames(seen_frames: float, within: int) -> None:
     """Equal evidence for and against at a threshold of one half: (n / (n + 1)) ** k falls below a half."""

@@ -1,8 +1,5 @@
 """Reasons of drops, as counted, told and documented."""
 
-import json
-from collections import Counter
-
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError
@@ -13,23 +10,6 @@ from scene_completion_ros.messages.drop_reasons import (
     drop_notice,
     read_drop_notice,
 )
-from tests.checkout import ROOT
-
-NODE_PAGE = ROOT / "docs" / "node.md"
-
-
-def test_the_page_of_the_node_lists_the_reasons_of_now() -> None:
-    expected = [f"| `{reason}` | {reason.judged_by} | {reason.meaning} |" for reason in DropReason]
-    _, _, rest = NODE_PAGE.read_text(encoding="utf-8").partition("| reason | reported by | meaning |\n|---|---|---|\n")
-    assert rest.partition("\n\n")[0].splitlines() == expected
-
-
-def test_a_reason_is_its_text() -> None:
-    counts = Counter([DropReason.WENT_BACK, DropReason.WENT_BACK, DropReason.RESET])
-    assert counts == {"stamp went back": 2, "reset": 1}
-    assert f"{DropReason.WENT_BACK}" == str(DropReason.WENT_BACK) == DropReason("stamp went back") == "stamp went back"
-    assert json.loads(json.dumps(counts)) == {"stamp went back": 2, "reset": 1}
-    assert len(set(map(str, DropReason))) == len(DropReason)
 
 
 def test_notices_of_dropped_images() -> None:

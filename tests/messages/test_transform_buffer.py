@@ -7,7 +7,7 @@ import pytest
 
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.messages.transform_buffer import TransformBuffer
-from tests.bags.recordings import SECOND, START, odometry, transform
+from tests.bags.recordings import SECOND, START, transform
 
 
 def moving_buffer() -> TransformBuffer:
@@ -51,14 +51,3 @@ def test_unusable_transforms_are_counted(message: object, reason: str) -> None:
     assert sum(buffer.rejected.values()) == 1
     assert reason in next(iter(buffer.rejected))
     assert np.isfinite(buffer.lookup("map", "camera", START).matrix).all()
-
-
-def test_odometry() -> None:
-    buffer = TransformBuffer()
-    for index in range(3):
-        buffer.add_odometry(odometry("odom", "base", (index * 2.0, 0, 0), START + index * SECOND))
-    buffer.add_odometry(odometry("odom", "base", (math.nan, 0, 0), START + 3 * SECOND))
-    np.testing.assert_allclose(
-        buffer.lookup("odom", "base", START + SECOND // 2, SECOND).translation, [1, 0, 0], atol=1e-9
-    )
-    assert sum(buffer.rejected.values()) == 1

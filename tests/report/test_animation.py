@@ -24,16 +24,6 @@ def drive_of(stamps_ms: list[int], *, classes: bool = True) -> DriveAnimation:
     return collect([street(classes=classes, stamp_ns=stamp * MILLISECOND) for stamp in stamps_ms], photo())
 
 
-@pytest.mark.parametrize("classes", [True, False])
-def test_every_frame_is_shown_as_long_as_it_was_driven_and_again_and_again(classes: bool) -> None:
-    picture = drive_of([1000, 1100, 1150, 1450], classes=classes).picture()
-    assert picture.caption == "4 of 4 frames, as fast as driven"
-    found = decoded(picture.data)
-    assert found.durations_ms == [100, 50, 300, 100]  # the last: the median
-    assert found.loop == 0
-    assert len({frame.shape for frame in found.frames}) == 1
-
-
 def test_of_a_long_drive_evenly_spaced_frames_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(animation, "MOST_FRAMES", 4)
     for count, shown in ((4, [0, 1, 2, 3]), (5, [0, 2, 4]), (8, [0, 2, 4, 6]), (9, [0, 4, 8]), (33, [0, 16, 32])):

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.geometry.grids import ROOM_GRID, VoxelGrid
-from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, voxel_view, with_lidar
+from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, voxel_view
 from scene_completion_ros.report.ply import exposed_faces, write_ply
 from scene_completion_ros.voxels.colours import STATE_COLOURS
-from tests.report.scenes import CAMERA, COLOURS, NAMES, photo, street
+from tests.report.scenes import CAMERA, COLOURS, photo, street
 
 MARGIN = 46
 
@@ -44,22 +44,6 @@ def test_free_and_unknown_columns_are_told_apart() -> None:
     assert np.abs(bottom.astype(int) - STATE_COLOURS[0]).max() < 40
 
 
-def test_lidar_is_drawn_where_it_is_and_the_ground_is_not() -> None:
-    voxels = street()
-    ground = np.stack([np.linspace(0.1, 11.9, 400), np.full(400, -2.05), np.full(400, -1.6)], axis=-1)
-    pole = np.array([[6.05, -2.05, z] for z in np.linspace(-1.5, 1.0, 20)])
-    scan = np.concatenate([ground, pole, [[np.nan, 0, 0], [100, 0, 0]]]).astype(np.float32)
-    without = birds_eye_view(voxels)
-    before = without.copy()
-    with_points = with_lidar(without, voxels, scan)
-    np.testing.assert_array_equal(without, before)
-    rows, columns = np.nonzero((with_points != without).any(axis=-1))
-    cell = (with_points.shape[0] - 2 * MARGIN) / 60
-    assert rows.mean() == pytest.approx(MARGIN + (12.0 - 6.05) / 0.2 * cell, abs=2)
-    assert columns.mean() == pytest.approx(MARGIN + (4.0 + 2.05) / 0.2 * cell, abs=2)
-    assert np.ptp(rows) <= 3
-
-
 def test_the_voxels_are_seen_as_the_camera_sees_them() -> None:
     picture = voxel_view(street(), CAMERA, width=160).astype(int)
     assert picture.shape == (80, 160, 3)
@@ -77,21 +61,6 @@ def test_panel_keeps_the_camera_image_upright_and_unmirrored() -> None:
     _, column = centre_of(picture, (255, 0, 0))
     assert column < 12 + 640 / 4
     assert picture.shape[1] > 640
-
-
-def test_the_panel_says_which_colour_is_which_class() -> None:
-    view = birds_eye_view(street())
-    plain = panel(photo(), None, view)
-    with_legend = panel(photo(), None, view, class_names=NAMES, class_colours=COLOURS)
-    np.testing.assert_array_equal(with_legend[: len(plain)], plain)
-    legend = with_legend[len(plain) :]
-    columns = []
-    for colour in COLOURS:
-        _, found = np.nonzero((legend == colour).all(axis=-1))
-        assert len(found) == 11 * 11
-        columns.append(found.mean())
-    assert columns == sorted(columns)
-    assert np.array_equal(panel(photo(), None, view, class_names=("all",), class_colours=((1, 2, 3),)), plain)
 
 
 def read_ply(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,7 +10,6 @@ import pytest
 
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.sequences.kitti import (
-    SEMANTIC_KITTI_LEARNING_IDS,
     VOXEL_SHAPE,
     kitti_odometry,
     load_packed_voxels,
@@ -227,14 +226,6 @@ def test_labels_as_the_benchmark_evaluates_them(labelled: Path) -> None:
     assert np.count_nonzero(labels) == 5
     labelled.with_suffix(".invalid").unlink()  # without it, unseen space would count as free
     assert "ssc_label" not in kitti_odometry(labelled.parent.parent).frames[0].assets
-
-
-def test_learning_ids() -> None:
-    assert sorted(set(SEMANTIC_KITTI_LEARNING_IDS.values())) == [*range(20), 255]
-    assert [raw for raw, learning in SEMANTIC_KITTI_LEARNING_IDS.items() if learning == 0] == [0]
-    ids = (10, 252, 31, 253, 40, 60, 44, 48, 49, 50, 70, 72, 80, 81, 99, 259)
-    wanted = [1, 1, 7, 7, 9, 9, 10, 11, 12, 13, 15, 17, 18, 19, 255, 5]
-    assert [SEMANTIC_KITTI_LEARNING_IDS[raw] for raw in ids] == wanted
 
 
 def test_unknown_ids_of_voxels_are_named(labelled: Path) -> None:

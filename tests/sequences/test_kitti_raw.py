@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.sequences.kitti_raw import kitti_raw, read_timestamps
+from scene_completion_ros.sequences.kitti_raw import kitti_raw
 from tests import official_layouts as layouts
 
-WIDTH, HEIGHT, FX = 64, 48, 50.0
+FX = 50.0
 COUNT = 5
 
 
@@ -84,8 +84,3 @@ def test_defects_are_named(drive: Path, name: str, content: str | None, message:
         (drive / name).write_text(content)
     with pytest.raises(SceneCompletionError, match=message):
         kitti_raw(drive).lidar(0)
-
-
-def test_timestamps_keep_nanoseconds(tmp_path: Path) -> None:
-    (tmp_path / "timestamps.txt").write_text("1970-01-01 00:00:01.000000007\n1970-01-01 00:00:02\n")
-    assert read_timestamps(tmp_path / "timestamps.txt") == [1_000_000_007, 2_000_000_000]

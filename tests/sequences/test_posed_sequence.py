@@ -145,15 +145,6 @@ def test_defects_name_file_and_field(
         PosedSequence.load(tmp_path / "saved")
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [({"cameras": {}}, "no camera"), ({"frames": []}, "no frame"), ({"rig_from_camera": {}}, "rig_from_camera")],
-)
-def test_contradictions_are_refused(sequence: PosedSequence, changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(SequenceError, match=words):
-        dataclasses.replace(sequence, **changes)
-
-
 def test_exif_orientation_does_not_turn_the_image(tmp_path: Path) -> None:
     """Calibration belongs to the pixels as recorded."""
     content = jpeg(4)

@@ -39,21 +39,6 @@ def test_a_clock_that_starts_anew_begins_another_recording_with_its_own_transfor
     assert not first.dropped and not second.dropped
 
 
-def test_loose_synchronisation(tmp_path: Path) -> None:
-    def two_cameras(drive: Drive) -> None:
-        for index in range(4):
-            for side, delay in (("left", 0), ("right", 4_000_000)):
-                drive.image(index, camera=side, frame=side, delay_ns=delay)
-                drive.info(index, camera=side, frame=side)
-
-    with BagReader(recorded(tmp_path / "bag", two_cameras)) as reader:
-        (strict,) = read_recordings(reader)
-        (loose,) = read_recordings(reader, sync_tolerance_ns=5_000_000)
-    assert [sorted(images) for _, images in strict.groups] == [["left"], ["right"]] * 4
-    assert [sorted(images) for _, images in loose.groups] == [["left", "right"]] * 4
-    assert [stamp for stamp, _ in loose.groups] == [START + index * SECOND // 10 for index in range(4)]
-
-
 def test_a_calibration_file_replaces_a_missing_camera_info(tmp_path: Path) -> None:
     calibration = tmp_path / "camera.yaml"
     calibration.write_text(

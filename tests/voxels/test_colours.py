@@ -1,14 +1,10 @@
 import numpy as np
 
 from scene_completion_ros.voxels.colours import (
-    STATE_COLOURS,
-    STATE_NAMES,
     depth_colours,
     height_colours,
-    state_colours,
     voxel_colours,
 )
-from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 
 def test_near_is_bright_far_is_dark_and_unknown_is_light_grey() -> None:
@@ -20,17 +16,6 @@ def test_near_is_bright_far_is_dark_and_unknown_is_light_grey() -> None:
     colours = depth_colours(np.array([[np.nan, np.inf], [0.0, -1.0]]))
     assert colours.shape == (2, 2, 3)
     assert np.all(colours == 225)
-
-
-def test_low_is_blue_and_high_is_red() -> None:
-    low, high = height_colours(np.array([-2.0, 2.3])).astype(int)
-    assert low[2] > low[0]
-    assert high[0] > high[2]
-
-
-def test_every_state_has_a_colour_and_a_name() -> None:
-    assert set(STATE_COLOURS) == set(STATE_NAMES) == {int(state) for state in VoxelState}
-    assert [tuple(row) for row in state_colours(np.arange(5))] == [STATE_COLOURS[i] for i in range(5)]
 
 
 def test_voxels_take_the_colour_of_their_class_or_of_their_height() -> None:
