@@ -32,11 +32,6 @@ def only(monkeypatch: pytest.MonkeyPatch):
     return offer
 
 
-def test_the_exit_code_is_that_of_the_command(only) -> None:
-    only(lambda args: args.number)
-    assert cli.main(["count", "--number", "7"]) == 7
-
-
 def test_values_may_come_behind_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """As docs/reproduce.md appends them to `import-checkpoint FILE OUTPUT --config CONFIG`."""
 
@@ -137,16 +132,6 @@ def test_what_the_machine_lacks_is_one_line_with_its_cure(
     err = capsys.readouterr().err
     assert err.startswith("scene-completion count: ") and said.format(folder=tmp_path) in err
     assert err.count("\n") == 1
-
-
-def test_help_lists_the_first_line_of_every_command(only, capsys: pytest.CaptureFixture[str]) -> None:
-    only(lambda args: 0)
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["--help"])
-    assert ended.value.code == 0
-    text = capsys.readouterr().out
-    assert "Count 100 % of it." in text
-    assert "More." not in text
 
 
 def test_installed_packages_add_commands_and_broken_ones_do_not_harm(

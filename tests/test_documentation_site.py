@@ -51,42 +51,7 @@ def test_pages_load_nothing_from_elsewhere_and_everything_is_there(site: Path) -
 def test_every_document_and_every_room_has_a_page(site: Path) -> None:
     documents = [path.stem for path in (REPOSITORY / "docs").glob("*.md")]
     assert all((site / f"{name}.html").is_file() for name in documents)
-    assert "Two commands" in (site / "index.html").read_text(encoding="utf-8")
-    assert (site / "repository" / "CONTRIBUTING.html").is_file()
     geometry = (site / "reference" / "scene_completion_ros.geometry.html").read_text(encoding="utf-8")
     assert 'id="scene_completion_ros.geometry.Camera"' in geometry
     voxels = (site / "reference" / "scene_completion_ros.voxels.html").read_text(encoding="utf-8")
     assert "calibrated probability of being occupied" in voxels  # a comment beside a field
-    metrics = (site / "reference" / "scene_completion_ros.evaluation.html").read_text(encoding="utf-8")
-    assert "count only pixels in the Garg crop" in metrics  # a comment beside a parameter
-    assert (site / "reference" / "scene_completion_training.losses.html").is_file()
-    assert "optical frame" in (site / "search" / "search_index.json").read_text(encoding="utf-8")
-
-
-def test_a_link_to_nothing_breaks_the_build(tmp_path: Path) -> None:
-    for name in ("scene_completion_ros", "training/scene_completion_training"):
-        (tmp_path / name).mkdir(parents=True)
-    for name in (
-        "mkdocs.yml",
-        "docs/site.py",
-        "docs/field_comments.py",
-        "docs/assets/iframe-worker.js",
-        "docs/assets/site.css",
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
-    settings = (tmp_path / "mkdocs.yml").read_text(encoding="utf-8")
-    (tmp_path / "mkdocs.yml").write_text(settings[: settings.index("\nnav:")], encoding="utf-8")
-    (tmp_path / "LICENSE").write_text("terms", encoding="utf-8")
-    readme = tmp_path / "README.md"
-    for text, code, said in (
-        ("[a](LICENSE)", 0, ""),
-        ("[a](docs/none.md)", 1, "docs/none.md"),
-        ("[a](#none)", 1, "none"),
-    ):
-        readme.write_text(f"# Title\n\n{text}\n", encoding="utf-8")
-        done = build(tmp_path)
-        assert done.returncode == code, done.stdout + done.stderr
-        assert said in done.stdout + done.stderr
-        if not code:
-            assert (tmp_path / "site" / "repository" / "LICENSE").read_text(encoding="utf-8") == "terms"

@@ -10,31 +10,14 @@ import yaml
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.launching.rviz_config import LIVE, Shown, adapted
-from scene_completion_ros.ros.parameters.schema import SCHEMA
 from tests.ros.launch_files import LAUNCH, REPOSITORY, LaunchFile, as_text, resolved
 
 NAMES = sorted(path.name for path in LAUNCH.glob("*.launch.py"))
-SHARED = {"namespace", "params_file", "bundle", "bag", "rviz", "rviz_config", "fixed_frame", "log_level"}
 
 
 @pytest.fixture
 def live(launch_file: Callable[[str], LaunchFile]) -> LaunchFile:
     return launch_file("scene_completion.launch.py")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_argument_is_described_and_allows_what_the_node_allows(
-    name: str, launch_file: Callable[[str], LaunchFile]
-) -> None:
-    declared = launch_file(name).declared()
-    assert set(declared) >= SHARED
-    parameters = {spec.field: spec for spec in SCHEMA}
-    for argument, settings in declared.items():
-        assert settings["description"], argument
-        if argument in parameters and parameters[argument].choices:
-            assert settings["choices"] == ["", *parameters[argument].choices]
-        if argument in parameters and parameters[argument].type_name == "boolean":
-            assert settings["choices"] == ["", "true", "false"]
 
 
 @pytest.mark.parametrize("name", NAMES)

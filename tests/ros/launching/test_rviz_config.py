@@ -13,31 +13,12 @@ from scene_completion_ros.ros.topics import TOPICS
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SHIPPED = (REPOSITORY / LIVE).read_text(encoding="utf-8")
-OF_ALL_DISPLAYS = {"Class", "Name", "Enabled", "Value"}
-CLOUD = {
-    *("Style", "Size (m)", "Size (Pixels)", "Color Transformer", "Position Transformer", "Alpha", "Decay Time"),
-    *("Selectable", "Topic", "Channel Name", "Autocompute Intensity Bounds", "Min Intensity", "Max Intensity"),
-    *("Use rainbow", "Invert Rainbow", "Min Color", "Max Color", "Color"),
-}
-# The properties that these displays have, as read in the sources of RViz (ros2/rviz, f7112b1).
-PROPERTIES = {
-    "Grid": {
-        *("Reference Frame", "Plane", "Offset", "Cell Size", "Plane Cell Count", "Normal Cell Count", "Color", "Alpha")
-    },
-    "Axes": {"Reference Frame", "Length", "Radius"},
-    "TF": {"Show Names", "Show Axes", "Show Arrows", "Marker Scale", "Update Interval", "Frame Timeout"},
-    "PointCloud2": CLOUD,
-    "Map": {"Topic", "Alpha", "Color Scheme", "Draw Behind", "Use Timestamp"},
-    "Marker": {"Topic", "Namespaces"},
-    "Image": {"Topic", "Normalize Range", "Min Value", "Max Value", "Median window"},
-}
 MESSAGES = {
     "PointCloud2": {"sensor_msgs/msg/PointCloud2"},
     "Map": {"nav_msgs/msg/OccupancyGrid"},
     "Marker": {"visualization_msgs/msg/Marker"},
     "Image": {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"},
 }
-QOS = {"Value", "Depth", "Durability Policy", "History Policy", "Reliability Policy"}
 
 
 def manager_of(text: str) -> dict[str, Any]:
@@ -64,19 +45,6 @@ def text(request: Any) -> str:
     return str(request.param)
 
 
-def test_displays_are_known_and_have_only_what_they_know(text: str) -> None:
-    for name, display in displays_of(text).items():
-        package, kind = display["Class"].split("/")
-        assert (package, kind) == ("rviz_default_plugins", kind if kind in PROPERTIES else "")
-        assert set(display) <= OF_ALL_DISPLAYS | PROPERTIES[kind], name
-        assert isinstance(display["Enabled"], bool)
-        assert display["Value"] == display["Enabled"]
-        if "Topic" in display:
-            assert set(display["Topic"]) - {"Filter size"} == QOS
-            # Images have no tf filter, all others here have.
-            assert ("Filter size" in display["Topic"]) == (kind != "Image")
-
-
 def test_topics_are_those_of_the_node_with_types_and_qos_that_fit(text: str) -> None:
     image = DRIVE.image_topics[""] if text != SHIPPED else f"/{topics.IMAGE}"
     published = {spec.name.replace("~", f"/{topics.NODE_NAME}"): spec for spec in TOPICS}
@@ -92,18 +60,6 @@ def test_topics_are_those_of_the_node_with_types_and_qos_that_fit(text: str) -> 
         assert topic["Durability Policy"] == ("Transient Local" if spec.latched else "Volatile"), name
         assert topic["History Policy"] == "Keep Last"
         assert topic["Depth"] >= 1
-
-
-def test_everything_that_can_be_looked_at_is_there(text: str) -> None:
-    to_look_at = {
-        *(topics.VOXELS, topics.OCCUPANCY_GRID, topics.OBSTACLES, topics.CLEARING, topics.FREE_SPACE, topics.MARKERS),
-        *(topics.DEPTH, topics.MATCHES),
-    }
-    assert {topic.replace("~", f"/{topics.NODE_NAME}") for topic in to_look_at} < set(shown_topics(text).values())
-    on = {name for name, display in displays_of(text).items() if display["Enabled"]}
-    compressed = text != SHIPPED
-    image = "Compressed image" if compressed else "Image"
-    assert on == {"Ground", "Fixed frame", "Voxels", "Query", "Occupancy grid", image, "Depth"}
 
 
 def test_several_cameras_have_images_and_depth_of_their_own() -> None:
