@@ -11,7 +11,6 @@ from sklearn.metrics import adjusted_rand_score
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.clustering.clusters import (
-    colour_of,
     fit_clusters,
     fit_label_head,
     read_class_file,
@@ -42,12 +41,6 @@ def test_clusters_are_found_and_assigned_by_cosine() -> None:
 def _set(**values: object) -> Callable[[dict[str, Any]], None]:
     """Change the entry of cluster 1."""
     return lambda content: content["clusters"][1].update(values)
-
-
-def test_colours_of_unnamed_clusters_stay_apart() -> None:
-    colours = np.array([colour_of(f"cluster_{n:02d}", n) for n in range(19)], float)
-    distance = np.linalg.norm(colours[:, None] - colours, axis=-1)
-    assert distance[~np.eye(19, dtype=bool)].min() > 20.0
 
 
 @pytest.mark.parametrize(

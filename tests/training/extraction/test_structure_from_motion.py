@@ -12,34 +12,13 @@ from scene_completion_ros.geometry import RigidTransform
 from scene_completion_training.extraction import structure_from_motion
 from scene_completion_training.extraction.finishing import select_by_image_motion
 from scene_completion_training.extraction.images_to_poses import scale_from_rig
-from scene_completion_training.extraction.scale import ground_plane, scale_from_camera_height, scale_from_odometry
-from scene_completion_training.extraction.structure_from_motion import Model, reconstruct
-from tests.training.extraction.textured_street import CAMERA, HEIGHT_ABOVE_GROUND, aligned_error, drive, picture
+from scene_completion_training.extraction.scale import ground_plane
+from scene_completion_training.extraction.structure_from_motion import reconstruct
+from tests.training.extraction.textured_street import CAMERA, aligned_error, drive, picture
 
 
 def places(poses: dict[int, RigidTransform] | list[RigidTransform]) -> np.ndarray:
     return np.stack([pose.translation for pose in (poses.values() if isinstance(poses, dict) else poses)])
-
-
-def test_one_camera_gives_the_path_but_for_its_scale(model: Model, driven: list[RigidTransform]) -> None:
-    assert list(model.world_from_first) == list(range(len(driven)))
-    error, scale = aligned_error(places(model.world_from_first), places(driven))
-    assert error < 0.05
-    assert abs(scale - 1.0) > 0.1  # nothing has told it the scale: the tests below are not about 1
-    np.testing.assert_allclose(model.world_from_first[0].matrix, np.eye(4), atol=1e-12)
-    turned = driven[0].rotation.T @ driven[9].rotation
-    np.testing.assert_allclose(model.world_from_first[9].rotation, turned, atol=0.01)
-
-
-def test_the_height_of_the_camera_gives_the_scale(model: Model, driven: list[RigidTransform]) -> None:
-    _, truth = aligned_error(places(model.world_from_first), places(driven))
-    scale = scale_from_camera_height(model, HEIGHT_ABOVE_GROUND)
-    assert scale.source == "camera height" and "keyframes, spread" in scale.support
-    assert scale.factor == pytest.approx(truth, rel=0.03)
-    assert scale_from_camera_height(model, 2 * HEIGHT_ABOVE_GROUND).factor == pytest.approx(2 * scale.factor)
-    np.testing.assert_allclose(
-        places(model.scaled(scale.factor).world_from_first), scale.factor * places(model.world_from_first)
-    )
 
 
 def test_the_ground_is_found_among_walls_and_outliers() -> None:
@@ -54,23 +33,9 @@ def test_the_ground_is_found_among_walls_and_outliers() -> None:
     assert 100 < support < 250
 
 
-def test_odometry_gives_the_scale(model: Model, driven: list[RigidTransform]) -> None:
-    _, truth = aligned_error(places(model.world_from_first), places(driven))
-    stamps = {index: 100 * index for index in range(len(driven))}
-    turned = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
-    scale = scale_from_odometry(
-        model, stamps, lambda stamp: turned @ driven[stamp // 100].translation + [7.0, 8.0, 9.0]
-    )
-    assert scale.source == "odometry"
-    assert scale.factor == pytest.approx(truth, rel=0.01)
-    few = dataclasses.replace(model, world_from_first=dict(list(model.world_from_first.items())[:5]))
-    short = scale_from_odometry(few, stamps, lambda stamp: driven[stamp // 100].translation)
-    assert short.factor == pytest.approx(truth, rel=0.05)
-
-
-def test_a_rig_of_two_cameras_is_metric_by_itself(driven: list[RigidTransform], tmp_path: Path) -> None:
+def test_a_rig_of_two_cameras_is_metric_by_itself(tmp_path: Path) -> None:
     pytest.importorskip("pycolmap")
-    poses = driven[:6]
+    poses = drive(6)
     right = RigidTransform(np.eye(3), np.array([0.5, 0.0, 0.0]))
     images = {"left": [picture(CAMERA, p) for p in poses], "right": [picture(CAMERA, p @ right) for p in poses]}
     cameras = {"left": CAMERA, "right": CAMERA}
@@ -91,27 +56,19 @@ def test_pictures_without_anything_give_no_model(tmp_path: Path) -> None:
     assert reconstruct(blank, {"camera": CAMERA}, {"camera": RigidTransform.identity()}, tmp_path) == []
 
 
-def test_a_mapper_that_dies_is_an_error_of_this_bag(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driven: list[RigidTransform]
-) -> None:
+def test_a_mapper_that_dies_is_an_error_of_this_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def died(command: list[str], *, stdout: object, **rest: object) -> subprocess.CompletedProcess[bytes]:
         stdout.write(b"checks\nCheck failed: it broke\n")  # type: ignore[attr-defined]
         return subprocess.CompletedProcess(command, -6)
 
     monkeypatch.setattr(subprocess, "run", died)
     monkeypatch.setattr(structure_from_motion, "find_spec", lambda name: True)
-    images = {"camera": [picture(CAMERA, driven[0])]}
+    images = {"camera": [picture(CAMERA, drive(1)[0])]}
     with pytest.raises(SequenceError, match="status -6: Check failed: it broke"):
         reconstruct(images, {"camera": CAMERA}, {"camera": RigidTransform.identity()}, tmp_path)
     monkeypatch.setattr(structure_from_motion, "find_spec", lambda name: None)
     with pytest.raises(SequenceError, match="needs pycolmap"):
         reconstruct(images, {"camera": CAMERA}, {"camera": RigidTransform.identity()}, tmp_path)
-
-
-def test_models_keep_their_points_when_frames_are_taken_out(model: Model) -> None:
-    poses = dict(list(model.world_from_first.items())[3:])
-    part = dataclasses.replace(model, world_from_first=poses)
-    assert scale_from_camera_height(part, 1.5).metric
 
 
 def test_standing_frames_show_in_the_image() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation
-from tests.bags.recordings import SECOND, START, header, image, make, odometry, transform
+from tests.bags.recordings import SECOND, START, camera_info, image, odometry, transform
 
 HEIGHT_ABOVE_GROUND = 1.5
 HALF_WIDTH = 5.0
@@ -73,24 +73,13 @@ def drive(count: int, step: float = 0.5) -> list[RigidTransform]:
     return poses
 
 
-def info(camera: Camera, stamp_ns: int, frame: str, *, tx: float = 0.0) -> object:
-    """sensor_msgs/CameraInfo; `tx` is the fourth column of P."""
-    region = make("sensor_msgs/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
-    projection = np.hstack([camera.matrix, [[tx], [0.0], [0.0]]])
-    return make(
-        "sensor_msgs/CameraInfo",
-        header=header(stamp_ns, frame),
-        height=camera.height,
-        width=camera.width,
-        distortion_model=camera.distortion_model if camera.distortion else "plumb_bob",
-        d=np.array(camera.distortion or np.zeros(5)),
-        k=camera.matrix.reshape(-1),
-        r=np.eye(3).reshape(-1),
-        p=projection.reshape(-1),
-        binning_x=0,
-        binning_y=0,
-        roi=region,
-    )
+def info(camera: Camera, stamp_ns: int, frame: str) -> object:
+    """sensor_msgs/CameraInfo of a camera with square pixels."""
+    size = {"width": camera.width, "height": camera.height}
+    message = camera_info(stamp_ns=stamp_ns, frame_id=frame, **size, f=camera.fx, centre=(camera.cx, camera.cy))
+    if camera.distortion:
+        message.distortion_model, message.d = camera.distortion_model, np.array(camera.distortion)
+    return message
 
 
 def write_bag(

@@ -20,12 +20,6 @@ def _weights(shared_data: Path, name: str, file: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dinov2_derived(shared_data: Path) -> Path:
-    """A DINOv2-derived ViT-S/14 beside the recordings."""
-    return _weights(shared_data, "dinov2_vits14", "model.safetensors")
-
-
-@pytest.fixture(scope="session")
 def espnetv2_cityscapes(shared_data: Path) -> Path:
     """ESPNetv2 of Cityscapes beside the recordings."""
     return _weights(shared_data, "espnetv2_cityscapes", "espnetv2_s_2.0_city_1024x512.pth")

@@ -10,14 +10,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.sequences.kitti import kitti_odometry
-from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.foundation.backbone import Backbone
-from scene_completion_training.foundation.feature_store import as_half
-from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.foundation.tiny_models import BLOCKS, KINDS, WIDTH, tiny_model
 
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -174,18 +169,3 @@ def test_a_senseless_preprocessor_is_refused(content: Any, folders: dict[str, Pa
     (folder / "preprocessor_config.json").write_text(json.dumps(content))
     with pytest.raises(BundleError, match=r"preprocessor_config\.json: no mean and deviation"):
         Backbone(folder)
-
-
-def test_dinov2_derived_features_are_those_of_transformers(shared_data: Path, dinov2_derived: Path) -> None:
-    sequence = kitti_odometry(shared_data / "kitti_windows" / "sequences" / "06")
-    name = next(iter(sequence.cameras))
-    image = canonical_image(sequence.image(0, name), sequence.cameras[name], STREET_CAMERA)
-    given = torch.from_numpy(image).permute(2, 0, 1)[None]
-    found = Backbone(dinov2_derived, 11).features(given, 16)
-    assert found.shape == (1, 384, 12, 40)
-
-    network = transformers.Dinov2Model.from_pretrained(dinov2_derived, dtype=torch.float32).eval()
-    resized = functional.interpolate(given.float(), (168, 560), mode="bilinear", antialias=True)
-    expected = plain_call(network, resized, 11)
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
-    assert (as_half(found, "image") - expected).norm() / expected.norm() < 1e-2

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError, VocabularyError
-from scene_completion_ros.inference.text_bank import BankClass, TextBank
+from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.messages.words import RequestedWords, read_query
 from scene_completion_training.foundation.encoded_words import EncodedAnswers, TextEncoder, prompt, read_phrases
 from scene_completion_training.foundation.model_files import sha256
@@ -71,11 +71,6 @@ def test_a_query_gets_embeddings_by_the_template_of_the_bank(encoder: TextEncode
     np.testing.assert_allclose(rows["wall"], bank.rows(["wall"])[0], atol=1e-3)
     against = read_query(EncodedAnswers(encoder, bank).query('{"phrases": ["van"], "background": ["car"]}'))
     assert against is not None and against.background == ("car",) and list(rows_of(against)) == ["van", "car"]
-
-
-def test_nothing_stays_nothing(encoder: TextEncoder) -> None:
-    answers = EncodedAnswers(encoder)
-    assert (answers.query(" "), answers.vocabulary("")) == ("", "")
 
 
 def test_what_cannot_be_encoded_is_refused(encoder: TextEncoder, bank: TextBank) -> None:
@@ -134,22 +129,6 @@ def written(folder: Path, text: str) -> Path:
     file = folder / "phrases.yaml"
     file.write_text(text, encoding="utf-8")
     return file
-
-
-def test_a_file_says_classes_background_and_further_phrases(tmp_path: Path) -> None:
-    found = read_phrases(
-        written(
-            tmp_path,
-            "template: the {} there\nlicence: Apache-2.0\nbackground: [sky]\nphrases: [parking lot, van]\n"
-            "classes:\n  car: {phrases: [car, van]}\n  tree: {colour: [1, 2, 3]}\n  Straße:\n",
-        )
-    )
-    car, tree, street = found.classes
-    assert car == BankClass("car", ("car", "van"), (70, 110, 230))  # as clusters of that name are drawn
-    assert tree == BankClass("tree", ("tree",), (1, 2, 3))
-    assert (street.name, street.phrases) == ("Straße", ("Straße",))
-    assert (found.template, found.licence) == ("the {} there", "Apache-2.0")
-    assert found.all_phrases == ("car", "van", "tree", "Straße", "sky", "parking lot")
 
 
 @pytest.mark.parametrize(

@@ -57,20 +57,6 @@ def store(tmp_path: Path) -> FeatureStore:
     return FeatureStore.create(tmp_path / "store", MANIFEST)
 
 
-def test_features_come_back_with_their_shift_and_mirroring(store: FeatureStore) -> None:
-    assert KEY not in store
-    store.save(KEY, features())
-    opened = FeatureStore.open(store.folder, cell=16)
-    assert (opened.dim, opened.cell, opened.variants) == (6, 16, 3)
-    assert KEY in FeatureStore.open(store.folder)
-    for number in range(3):
-        found = FeatureStore.open(store.folder).get(KEY, number)
-        expected = variant_of(5, KEY, number, 16)
-        assert found.features.dtype == torch.float16
-        assert torch.equal(found.features, features()[number].half())
-        assert (found.shift, found.mirrored) == (expected.shift, expected.mirrored)
-
-
 @pytest.mark.parametrize("key", ["", "a//b", "../a", "a/./b", "/a", "a/"])
 def test_keys_that_lead_elsewhere_are_refused(key: str, store: FeatureStore) -> None:
     with pytest.raises(SequenceError, match="is no key"):

@@ -29,19 +29,8 @@ def test_imagenet_weights_are_loaded_and_frozen_as_far_as_asked() -> None:
     assert all(p.requires_grad for p in partly.trunk.blocks[5].parameters())
 
 
-def test_the_full_size_trunk_gives_the_same_kind_of_map() -> None:
+def test_the_full_size_trunk_is_frozen_as_far_as_asked() -> None:
     network = EncoderDecoder((64, 96), trunk="resnet50", pretrained=False)
-    image = torch.rand(1, 3, 64, 96) * 255
-    assert [tuple(m.shape[1:]) for m in network.trunk(image)] == [
-        (64, 32, 48), (256, 16, 24), (512, 8, 12), (1024, 4, 6), (2048, 2, 3)
-    ]  # fmt: skip
-    assert network(image).shape == (1, 64, 64, 96)
-    torch.testing.assert_close(network(image), network.decoder(network.trunk(image)))
-    shapes = [tuple(parameter.shape) for name, parameter in network.decoder.named_parameters() if "weight" in name]
-    assert shapes == [
-        (256, 2048, 3, 3), (128, 256, 3, 3), (64, 128, 3, 3), (64, 64, 3, 3), (64, 64, 3, 3),
-        (256, 1280, 3, 3), (128, 640, 3, 3), (64, 320, 3, 3), (64, 128, 3, 3), (64, 64, 3, 3), (64, 64, 3, 3)
-    ]  # fmt: skip
     network.trunk.freeze(1)
     norms = {name: m.training for name, m in network.trunk.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
     assert not any(training for name, training in norms.items() if name.startswith(("stem", "stages.0.")))

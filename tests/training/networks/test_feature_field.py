@@ -25,19 +25,6 @@ def field() -> FeatureField:
     return FeatureField(DensityField(CAMERA, hidden=32), target_size=12, channels=5, units=16, expansion=7)
 
 
-def test_features_are_the_head_on_the_sampled_map(field: FeatureField) -> None:
-    """At the centre of a pixel of the feature map there is nothing to interpolate."""
-    seen = field.observe(255.0 * torch.rand(1, 3, 32, 64))
-    row, column, depth = 5, 9, 10.0
-    u, v = 2.0 * (column + 0.5) - 0.5, 2.0 * (row + 0.5) - 0.5  # the map has half the resolution
-    point = torch.tensor([[[(u - CAMERA.cx) / CAMERA.fx * depth, (v - CAMERA.cy) / CAMERA.fy * depth, depth]]])
-    code = field.spec.encode(field.spec.coordinates(point, CAMERA))
-    hidden = torch.relu(seen.features_map[:, :, row, column] + field.position_layer(code)[:, 0])
-    assert seen.features(point)[0, 0].tolist() == pytest.approx(field.output_layer(hidden)[0].tolist(), abs=1e-5)
-    points = torch.rand(1, 50, 3) * torch.tensor([4.0, 2.0, 30.0]) + torch.tensor([-2, -1, 4.0])
-    assert field.expand(seen.features(points)).shape == (1, 50, 12)
-
-
 def test_features_are_composited_like_distances(field: FeatureField) -> None:
     """A feature that is the distance of its sample composites to the expected distance."""
     seen = field.observe(255.0 * torch.rand(1, 3, 32, 64))

@@ -33,22 +33,6 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-def test_taps_are_the_transformers_own_states(model: Path) -> None:
-    """Of four blocks the first map comes after the second one, and the last of normalised tokens (SceneDINO)."""
-    trunk = VisionTransformerTrunk(SIZE, weights=str(model))
-    image = 255.0 * torch.rand(1, 3, *SIZE)
-    trunk.reassemble = torch.nn.ModuleList([torch.nn.Identity()] * 4)
-    found = trunk(image)
-    plain = ViTModel.from_pretrained(model, add_pooling_layer=False)
-    plain.embeddings = trunk.network.embeddings  # whose positions are those of the image's grid
-    out = plain(pixel_values=trunk.normalised(image), output_hidden_states=True, interpolate_pos_encoding=True)
-    rows, columns = SIZE[0] // trunk.patch, SIZE[1] // trunk.patch
-    last = torch.nn.functional.normalize(out.last_hidden_state, dim=-1)
-    for tap, state in enumerate((out.hidden_states[2], out.hidden_states[3], out.hidden_states[4], last)):
-        expected = state[:, 1:].reshape(1, rows, columns, 16).permute(0, 3, 1, 2)
-        assert torch.allclose(found[tap], expected, atol=1e-5), tap
-
-
 @pytest.mark.parametrize("reads", ["decoder", "map", "units"])
 def test_a_field_on_it_trains_and_is_folded_for_the_robot(model: Path, reads: Reads) -> None:
     """Its map is 16 / patch times as fine as the image, as published; units of density and features may be one."""

@@ -7,17 +7,6 @@ from scene_completion_ros.errors import SequenceError, VocabularyError
 from scene_completion_training.points.scene import OTHERS, UNLABELLED, label_set, label_sets
 
 
-def test_sets_have_as_many_distinct_names_as_their_papers_say() -> None:
-    counts = {"scannet20": 20, "scannet200": 200, "s3dis": 13}
-    assert {name: len(of.classes) for name, of in label_sets().items()} == counts | {
-        f"matterport{count}": count for count in (21, 40, 80, 160)
-    }
-    for of in label_sets().values():
-        assert len(set(of.classes)) == len(of.classes)
-        assert not of.ids or len(set(of.ids)) == len(of.classes)
-    assert label_set("matterport40").classes == label_set("matterport160").classes[:40]
-
-
 def test_other_is_found_by_name_and_nothing_else_is_taken_for_it() -> None:
     """The last class but one is 'air vent', 'headboard' and 'person' in the longer sets of Matterport3D (S7)."""
     found = {name: [one for one in of.classes if one in OTHERS] for name, of in label_sets().items()}

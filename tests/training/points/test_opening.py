@@ -158,6 +158,9 @@ def test_damaged_clouds_are_refused(tmp_path: Path) -> None:
     scene.points[7, 1] = np.nan
     with pytest.raises(SequenceError, match="points without a place"):
         open_scenes(write_cloud(tmp_path / "a.ply", scene))["a"]
+    scene.points[7, 1] = 2e5
+    with pytest.raises(SequenceError, match="beyond 105 km"):
+        open_scenes(write_cloud(tmp_path / "a.ply", scene), voxel=0.1)["a"]
     write_ply(tmp_path / "b.ply", {"vertex": np.zeros(3, [("x", "<f4"), ("y", "<f4")])})
     with pytest.raises(SequenceError, match="has no points. Export its vertices with x, y and z"):
         open_scenes(tmp_path / "b.ply")["b"]

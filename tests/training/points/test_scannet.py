@@ -1,6 +1,5 @@
 """ScanNet v2 in a small folder of its layout."""
 
-import json
 import struct
 from pathlib import Path
 
@@ -150,11 +149,3 @@ def test_exported_frames_that_are_damaged_are_named(tmp_path: Path) -> None:
     (folder / "pose" / "0.txt").write_text("1 0 0")
     with pytest.raises(SequenceError, match=r"0\.txt: is no matrix of 4x4"):
         exported_views(folder)
-
-
-def test_segments_are_read_as_json_alone(tmp_path: Path) -> None:
-    folder = layouts.scannet(tmp_path)
-    document = {"segIndices": [[1]] * 6}
-    (folder / f"{layouts.SCAN}_vh_clean_2.0.010000.segs.json").write_text(json.dumps(document))
-    with pytest.raises(SequenceError, match="no list of 6 numbers"):
-        scan(tmp_path)

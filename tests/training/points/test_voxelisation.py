@@ -37,7 +37,3 @@ def test_training_scenes_are_turned_and_scaled_alike_in_all_directions() -> None
         tilts.append(np.arccos(matrix[2, 2] / scale))
     assert 0.9 <= min(scales) < max(scales) <= 1.1
     assert 0.0 < max(tilts) <= np.sqrt(2.0) * np.pi / 64 + 1e-3
-
-
-def test_no_points_have_no_voxels() -> None:
-    assert len(voxelised(np.zeros((0, 3), np.float32), 0.1, np.random.default_rng(0)).index) == 0

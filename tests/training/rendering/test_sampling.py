@@ -37,7 +37,3 @@ def test_centres_come_from_every_depth_and_keep_apart() -> None:
     u = centres[:, 0] / centres[:, 2] * CAMERA.fx + CAMERA.cx
     v = centres[:, 1] / centres[:, 2] * CAMERA.fy + CAMERA.cy
     assert torch.allclose(depth[v.round().long(), u.round().long()], centres[:, 2], atol=1e-3)
-
-
-def test_without_surfaces_there_are_no_centres() -> None:
-    assert surface_centres(torch.full((24, 80), 150.0), CAMERA, 5, 3.0, _generator()).shape == (0, 3)

@@ -31,6 +31,12 @@ def kernel(weight: Tensor, edge: int) -> Tensor:
     return weight.unflatten(0, (edge, edge, edge)).permute(4, 3, 0, 1, 2)
 
 
+@pytest.fixture(params=["table", "search"], autouse=True)
+def way_to_find(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "search":
+        monkeypatch.setattr(voxel_set, "TABLE_CELLS", -1)
+
+
 @pytest.mark.parametrize("edge", [3, 5])
 def test_submanifold_is_dense_where_voxels_are(edge: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voxel_set, "BLOCK", 50)

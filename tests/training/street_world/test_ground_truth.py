@@ -2,9 +2,8 @@ import copy
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
-from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth, stored_flags
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.sequences.opening import voxel_truth as known_voxels
 from scene_completion_training.street_world.camera_rig import CAMERA_HEIGHT_M, LEFT, VARIED_HEIGHTS_M, make_rig, mounted
@@ -36,18 +35,6 @@ def test_surfaces_seen_by_the_camera_are_occupied_and_visible(drive: StreetDrive
     assert (truth.label[cells] > 0).mean() > 0.99
     assert (truth.label[cells] == view.label[seen][inside]).mean() > 0.95
     assert truth.visible[cells][truth.in_view[cells]].mean() > 0.99
-
-
-def test_lidar_returns_lie_in_occupied_voxels(drive: StreetDrive, truth: VoxelTruth) -> None:
-    camera_from_rig = drive.rig.rig_from_camera[LEFT].inverse()
-    points = DEFAULT_GRID_FROM_CAMERA.apply(camera_from_rig.apply(drive.lidar(0).astype(np.float64)))
-    index, inside = GRID.index_of(points)
-    found = truth.label[tuple(index[inside].T)]
-    assert len(found) > 500
-    assert (found > 0).mean() > 0.9  # the rest is range noise at voxel borders
-    occupied = ndimage.binary_dilation(truth.occupied, iterations=1)
-    index, inside = GRID.index_of(points)
-    assert occupied[tuple(index[inside].T)].mean() > 0.99
 
 
 def sample_triangles(corners: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
@@ -88,22 +75,6 @@ def test_compiled_votes_are_those_of_the_readable_twin() -> None:
     assert (label == most_surface_reference(corners, classes, grid)).mean() > 0.9999
 
 
-def test_visible_free_and_occluded_exclude_each_other(truth: VoxelTruth) -> None:
-    occluded = truth.in_view & ~truth.visible & truth.known
-    assert not (truth.visible & ~truth.in_view).any()
-    assert not (truth.interior & (truth.label == 0)).any()
-    assert not (truth.occupied & ~truth.known).any()
-    assert (truth.interior & truth.visible).mean() < 1e-4
-    assert (occluded & truth.occupied).any()
-    assert (occluded & truth.free).any()
-
-
-def test_flags_keep_everything(truth: VoxelTruth) -> None:
-    again = exact_truth(truth.label, stored_flags(truth), truth.grid)
-    for name in ("label", "occupied", "interior", "in_view", "visible", "known"):
-        assert np.array_equal(getattr(again, name), getattr(truth, name)), name
-
-
 def test_a_known_box(drive: StreetDrive) -> None:
     """2.0 x 1.6 x 1.2 m, faces on voxel faces, standing 1.0 m below the camera, 8 m ahead."""
     rig = make_rig(416, 128)
@@ -131,15 +102,6 @@ def test_a_known_box(drive: StreetDrive) -> None:
     assert truth.visible[30, 64, 9]  # before it
     view = trace_view(scene, rig.cameras[LEFT], camera_pose)
     assert view.depth[view.label == StreetClass.CAR].min() == pytest.approx(8.0, abs=0.01)
-
-
-def test_the_road_is_one_layer_at_camera_height(truth: VoxelTruth) -> None:
-    row = truth.label[60, :, :] == StreetClass.ROAD
-    columns = row.any(axis=-1)
-    assert columns.sum() > 20
-    assert row[columns].sum(axis=-1).max() <= 2
-    heights = GRID.origin[2] + 0.2 * (np.nonzero(row)[1] + 0.5)
-    assert np.abs(heights + 1.65).max() < 0.3
 
 
 def test_a_rig_of_its_own_height_sees_a_level_truth_with_the_ground_to_the_centimetre() -> None:
