@@ -31,18 +31,6 @@ def test_seven_pixels_by_hand() -> None:
     assert mean_iou(iou) == pytest.approx((1 / 2 + 1 / 3 + 1 / 2 + 0) / 4)
 
 
-def test_renaming_the_matrix_is_renaming_the_predictions() -> None:
-    random = np.random.default_rng(0)
-    predicted, truth = random.integers(0, 6, 500), random.integers(0, 4, 500)
-    names = np.array([2, 0, 2, UNASSIGNED, 1, 3])
-    result = renamed(class_confusion(predicted, truth, 6, 4), names)
-    expected = class_confusion(np.where(names == UNASSIGNED, 4, names)[predicted], truth, 5, 4)
-    np.testing.assert_array_equal(result, expected)
-    as_first = renamed(class_confusion(predicted, truth, 6, 4), names, unassigned=0)
-    np.testing.assert_array_equal(as_first[0], expected[0] + expected[4])
-    assert not as_first[4].any()
-
-
 def agreement(confusion: np.ndarray, assignment: np.ndarray) -> int:
     return sum(int(confusion[k, c]) for k, c in enumerate(assignment) if c != UNASSIGNED)
 

@@ -54,9 +54,7 @@ def test_camera_info_of_raw_and_of_rectified_images(ros1: bool) -> None:
         ("fisheye", [0.01, -0.02, 0.003, 0.0], "equidistant"),
         ("plumb_bob", [0.0] * 5, "none"),
         ("plumb_bob", [], "none"),
-        ("rational_polynomial", [0.0] * 8, "none"),
         ("", [], "none"),
-        ("", [0.0] * 5, "none"),
         ("none", [], "none"),
     ],
 )
@@ -87,7 +85,6 @@ def test_region_of_interest_and_binning_describe_the_published_image(rectified: 
     [
         ({"k": np.zeros(9)}, "k", "all zero: the camera is not calibrated"),
         ({"k": np.array([math.nan, *K[1:]])}, "k", "not finite"),
-        ({"k": np.array(K[:6])}, "k", "6 numbers instead of 9"),
         ({"k": np.array([-500.0, *K[1:]])}, "k", "not positive"),
         ({"k": np.array([1e-300, *K[1:]])}, "k", "focal lengths 1e-300 and 501.0 are those of no lens"),
         ({"k": np.array(K).reshape(3, 3).T.reshape(-1)}, "k", r"not \[fx 0 cx; 0 fy cy; 0 0 1\]"),
@@ -95,18 +92,14 @@ def test_region_of_interest_and_binning_describe_the_published_image(rectified: 
         ({"width": 0, "height": 0}, "width, height", "0x0 is empty"),
         ({"width": 320, "height": 240}, "k", "outside the 320x240 image"),
         ({"p": np.array(P) * ([0.5] * 8 + [1.0] * 4)}, "p", "P is K scaled by 0.4"),
-        ({"p": np.array([math.inf, *P[1:]])}, "p", "not finite"),
-        ({"p": np.array(P[:9])}, "p", "9 numbers instead of 12"),
         ({"d": np.array([math.nan] * 5)}, "d", "not finite"),
         ({"d": np.array(RATIONAL_D)}, "d", "plumb_bob has 5 coefficients, not 8"),
         ({"distortion_model": "rational_polynomial"}, "d", "rational_polynomial has 8 coefficients, not 5"),
-        ({"distortion_model": "rational_polynomial", "d": np.full(14, 0.1)}, "d", "8 coefficients, not 14"),
         ({"d": np.array([0.1, 1e300, 0.0, 0.0, 0.0])}, "d", "beyond 1e.12"),
         ({"distortion_model": "equidistant", "d": np.array([])}, "d", "4 coefficients, not 0"),
         ({"distortion_model": ""}, "distortion_model", "is '' although there are coefficients"),
         ({"distortion_model": "mei"}, "distortion_model", "unknown distortion model 'mei'"),
         ({"roi": roi(600, 0, 100, 100)}, "roi", "does not fit"),
-        ({"roi": roi(0, 0, 100, 0)}, "roi", "does not fit"),
         ({"roi": roi(0, 0, 4, 4), "binning_x": 8}, "binning", "leaves nothing"),
     ],
 )
@@ -171,8 +164,6 @@ def test_read_yaml(tmp_path: Path, name: str, coefficients: list[float], model: 
         ({"camera_matrix": None}, "key camera_matrix is missing"),
         ({"image_width": "wide"}, "image_width: 'wide' is no whole number"),
         ({"camera_matrix": {"data": "K"}}, "camera_matrix: is no list of numbers"),
-        ({"camera_matrix": {"rows": 3, "cols": 3}}, "camera_matrix: 0 numbers instead of 9"),
-        ({"camera_matrix": {"data": [0.0] * 9}}, "camera_matrix: all zero"),
         ({"distortion_model": "rational_polynomial"}, "distortion_coefficients: rational_polynomial has 8"),
         (
             {"projection_matrix": {"data": (np.array(P) * ([0.5] * 8 + [1.0] * 4)).tolist()}},
@@ -264,8 +255,6 @@ def test_kitti360_fisheye(tmp_path: Path) -> None:
         ("MEI", "KANNALA_BRANDT", "model_type is 'KANNALA_BRANDT'"),
         ("   xi: 2.2134047507854890e+00\n", "", "mirror_parameters.xi"),
         ("1.3363220825849971e+03", "wide", r"projection_parameters.gamma1.*'wide'"),
-        ("1.3363220825849971e+03", "0.0", "not positive"),
-        ("image_width: 1400", "image_width: much", "image_width"),
     ],
 )
 def test_malformed_kitti360_fisheyes_name_file_and_key(tmp_path: Path, old: str, new: str, message: str) -> None:

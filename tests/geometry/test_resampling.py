@@ -114,19 +114,6 @@ def test_an_image_averaged_down_before_gives_the_same_as_a_whole_one(focal: floa
         resampler(cv2.resize(image, (20, 20), interpolation=cv2.INTER_AREA))
 
 
-def test_validity_is_the_part_that_the_source_sees() -> None:
-    source = Camera(100.0, 100.0, 49.5, 29.5, 100, 60)
-    wider = Camera(100.0, 100.0, 59.5, 39.5, 120, 80)  # ten pixels more on every side
-    resampler = Resampler(source, wider)
-    expected = np.zeros((80, 120), dtype=bool)
-    expected[10:70, 10:110] = True
-    np.testing.assert_array_equal(resampler.validity, expected)
-    image = picture(source)
-    result = resampler(image)
-    np.testing.assert_array_equal(result[10:70, 10:110], image)
-    np.testing.assert_array_equal(result[30, :10], np.repeat(image[20:21, 0], 10, axis=0))  # border repeated
-
-
 def test_what_lies_behind_the_source_is_invalid() -> None:
     backwards = np.diag([-1.0, 1.0, -1.0])
     assert not Resampler(SOURCE, SHAPES["a third"], source_from_target_rotation=backwards).validity.any()

@@ -65,9 +65,7 @@ def test_interpolate_takes_the_short_way_round_or_none() -> None:
         (np.eye(3), "4x4 or 3x4"),
         (np.diag([2.0, 1.0, 1.0, 1.0]), "not a rotation"),
         (np.diag([1.0, 1.0, -1.0, 1.0]), "reflection"),
-        (np.zeros((3, 4)), "not a rotation"),
         (np.where(np.eye(4) > 0, np.nan, 0.0), "NaN or numbers beyond"),
-        (np.full((3, 4), np.inf), "NaN or numbers beyond"),
         (A_FROM_B.matrix.T, "last row"),
     ],
 )
@@ -80,7 +78,6 @@ def test_from_matrix_refuses(matrix: np.ndarray, message: str) -> None:
     ("quaternion", "translation", "message"),
     [
         ([0, 0, 0, 0], [0, 0, 0], "length 0"),
-        ([0, 0, 0, 1.05], [0, 0, 0], "length 1.05"),
         ([0, 0, math.nan, 1], [0, 0, 0], "quaternion holds NaN"),
         ([0, 0, 0, 1], [0, math.nan, 0], "translation holds NaN"),
         ([0, 0, 1], [0, 0, 0], "shape"),

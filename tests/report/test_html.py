@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.report.html import LIDAR_RESOLUTION, pack_lidar, pack_matches, pack_voxels
-from scene_completion_ros.report.latency_plot import latency_percentiles, latency_svg
+from scene_completion_ros.report.latency_plot import latency_svg
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 from tests.report.scenes import street
 
@@ -46,15 +46,6 @@ def test_lidar_comes_back_within_its_resolution_and_dense_scans_are_thinned() ->
     assert found.T + np.array(voxels.grid.origin) == pytest.approx(points[:2], abs=0.51 * LIDAR_RESOLUTION)
     dense = np.random.default_rng(0).uniform([0, -4, -2], [12, 4, 2], (100_001, 3)).astype(np.float32)
     assert 30_000 < len(zlib.decompress(pack_lidar(dense, voxels))) // 6 <= 40_000
-
-
-def test_percentiles_are_those_of_every_stage() -> None:
-    table = latency_percentiles([{"encode": float(i), "total": 2.0 * i} for i in range(101)])
-    assert list(table) == ["encode", "total"]
-    assert table["encode"]["p50"] == 50.0
-    assert table["total"]["p95"] == 190.0
-    assert table["total"]["max"] == 200.0
-    assert latency_percentiles([{"encode": 4.0}, {}])["encode"]["mean"] == 4.0  # a frame without it does not count
 
 
 @pytest.mark.parametrize("count", [1, 2, 5000])

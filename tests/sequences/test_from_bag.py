@@ -24,18 +24,6 @@ def sequence_of(path: Path, fill: Callable[[Drive], Any], **arguments: Any) -> P
         return posed_recording(recording, **arguments)
 
 
-def test_small_drive(tmp_path: Path) -> None:
-    with BagReader(record(tmp_path / "bag", 5)) as reader:
-        sequence = sequence_from_bag(reader)
-    # the reader is closed: images are read from the bag again, also in another process
-    sequence = pickle.loads(pickle.dumps(sequence))
-    assert (sequence.name, len(sequence), set(sequence.cameras)) == ("bag", 5, {"camera"})
-    assert sequence.pose_source == "tf map -> camera_optical"
-    np.testing.assert_allclose(sequence.world_from_camera(3, "camera").translation, [0.5, 0, 1], atol=1e-9)
-    assert sequence.image(4, "camera").shape == (HEIGHT, WIDTH, 3)
-    assert sequence.provenance["dropped_images"] == {}
-
-
 def test_poses_are_interpolated_at_the_header_stamp(tmp_path: Path) -> None:
     def fill(drive: Drive) -> None:
         drive.static()

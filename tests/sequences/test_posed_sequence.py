@@ -118,9 +118,7 @@ def in_frame(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
     ("edit", "words"),
     [
         (change("schema_version", 2), r"schema_version is 2, this program reads 1\. Update"),
-        (drop("schema_version"), "schema_version is None"),
         (drop("cameras"), "'cameras' is missing"),
-        (drop("frames"), "'frames' is missing"),
         (change("frames", []), "no frame"),
         (change("frames", "many"), "'frames' is no list"),
         (in_frame("stamp_ns", 3), "does not follow"),
@@ -128,9 +126,7 @@ def in_frame(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (in_frame("images", {"/left": "../../secret.jpg"}), r"frames\[1\].*leaves the folder"),
         (in_frame("images", {"rear": "images/a.jpg"}), "unknown cameras"),
         (in_frame("world_from_rig", [[1, 2], [3, 4]]), r"frames\[1\]\.world_from_rig.*not a rigid"),
-        (in_frame("world_from_rig", (np.eye(4) * np.nan).tolist()), r"frames\[1\]\.world_from_rig"),
         (lambda d: d["cameras"]["left"].update(fx=0.0), r"cameras\['left'\]"),
-        (lambda d: d["cameras"]["left"].update(fx="long"), r"cameras\['left'\].*fx"),
         (lambda d: d["rig_from_camera"].pop("left"), "rig_from_camera"),
     ],
 )
