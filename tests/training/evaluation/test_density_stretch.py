@@ -40,27 +40,6 @@ def test_fit_finds_the_stretch_that_the_logits_lack(scale: float, offset: float,
     assert found.offset == pytest.approx(offset, abs=tolerance)
 
 
-def test_head_and_weights_are_stretched_alike(tmp_path: Path) -> None:
-    head = make_small_bundle(tmp_path).head
-    stretch = DensityStretch(1.5, -0.25)
-    units = np.abs(np.random.default_rng(0).normal(size=(50, head.hidden))).astype(np.float32)
-    before = units @ head.density_weight + head.density_bias
-    stretched = stretch.of_head(head)
-    np.testing.assert_allclose(
-        units @ stretched.density_weight + stretched.density_bias, 1.5 * before - 0.25, rtol=1e-5, atol=1e-5
-    )
-    weights = {
-        "density_layer.weight": head.density_weight[None].astype(np.float16),
-        "density_layer.bias": head.density_bias.astype(np.float16),
-        "encoder.some": np.arange(3, dtype=np.float16),
-    }
-    changed = stretch.of_weights(weights)
-    assert all(changed[name].dtype == np.float16 for name in weights)
-    np.testing.assert_allclose(changed["density_layer.weight"][0], stretched.density_weight, rtol=2e-3, atol=1e-4)
-    np.testing.assert_allclose(changed["density_layer.bias"], stretched.density_bias, rtol=2e-3, atol=1e-3)
-    np.testing.assert_array_equal(changed["encoder.some"], weights["encoder.some"])
-
-
 def test_a_drive_whose_depth_misses_the_image_is_refused(street: PosedSequence, tmp_path: Path) -> None:
     model = DeployedModel(make_small_bundle(tmp_path), threads=1)
     with pytest.raises(SequenceError, match="LiDAR"):

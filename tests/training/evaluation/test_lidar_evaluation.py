@@ -15,7 +15,7 @@ from scene_completion_ros.evaluation.lidar_occupancy import LIDAR_ONLY_NEAR
 from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_ros.evaluation.truth import FrameTruth
 from scene_completion_ros.sequences.frame_lists import ListedFrame
-from scene_completion_ros.sequences.opening import lidar_depth, open_recording
+from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.evaluation.controls import EmptyControl, surface_controls
@@ -26,7 +26,7 @@ from scene_completion_training.evaluation.density_model import (
     DensityModel,
     Observation,
 )
-from scene_completion_training.evaluation.geometry import Density, Frame, counted_depth, depth_frames
+from scene_completion_training.evaluation.geometry import Density, Frame, depth_frames
 from scene_completion_training.evaluation.lidar_evaluation import (
     LIDAR_OCCUPANCY,
     NO_DRIVE,
@@ -156,19 +156,6 @@ def test_errors_of_a_wall_are_means_over_frames(raw_drive: Path) -> None:
     assert row["abs_rel"] == pytest.approx(np.mean(frames), abs=0.01)
     assert row["rmse"] == pytest.approx(np.mean([2.0, 4.0]), abs=0.1)
     assert row["a1"] == 0.5  # 12 / 10 is below 1.25; 12 / 8 and 16 / 12 are not
-
-
-def test_truth_is_the_depth_in_the_camera_inside_the_crop(raw_drive: Path) -> None:
-    write_scan(raw_drive, 0, [10.0, 20.0])
-    write_scan(raw_drive, 1, [10.0], down=-0.3)  # above the crop, which begins at row 19 of 48
-    sequence = open_recording(raw_drive)
-    # u = 50 x / z + 31.5 + 2 / z of P_rect_02, v = 50 y / z + 23.5; the nearest pixel takes the point
-    truth = lidar_depth(sequence, 0)
-    assert np.argwhere(truth).tolist() == [[31, 32], [31, 37]]
-    assert truth[31, [32, 37]] == pytest.approx([20.0, 10.0], abs=1e-5)
-    np.testing.assert_array_equal(counted_depth(truth), truth)
-    above = lidar_depth(sequence, 1)
-    assert above is not None and above.any() and not counted_depth(above).any()
 
 
 def test_every_frame_with_lidar_or_of_a_list_is_scored_and_what_is_missing_is_named(raw_drive: Path) -> None:

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.truth import VoxelTruth
@@ -27,7 +26,6 @@ from scene_completion_training.evaluation.open_vocabulary import (
     DeployedFeatures,
     LabelledFrame,
     LabelSet,
-    LiftedPixels,
     ZeroShot,
     label_set_of,
 )
@@ -167,26 +165,6 @@ def test_words_rank_all_labelled_voxels(street: PosedSequence) -> None:
     assert scores.words["mean"][ALL].average_precision == 1.0  # of the words that some voxel is meant by
     assert scores.given[ALL].mean_iou == 1.0
     assert CAMERA.project(np.array([[0.0, 0.0, WALL_FRONT]]))[1].all()
-
-
-CELL = 4
-
-
-class LeftAndRight:
-    """A teacher: the left half of an image is one thing, the right half another, and every feature has length two."""
-
-    dim = 2
-
-    def features(self, images: Tensor, cell: int) -> Tensor:
-        tokens = torch.zeros(len(images), 2, images.shape[2] // cell, images.shape[3] // cell)
-        half = tokens.shape[3] // 2
-        tokens[:, 0, :, :half] = tokens[:, 1, :, half:] = 2.0
-        return tokens
-
-
-@pytest.fixture(scope="module")
-def lifted() -> LiftedPixels:
-    return LiftedPixels(LeftAndRight(), Wall(), CELL, CAMERA, "2D")
 
 
 def test_a_field_is_read_in_the_space_of_a_teacher(street: PosedSequence, tmp_path: Path) -> None:
