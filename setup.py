@@ -20,8 +20,7 @@ VERSION = re.findall(r'__version__ = "(.+)"', (HERE / PACKAGE / "__init__.py").r
 # Versions are pinned in constraints/pins.txt; here are only the limits that the code itself has.
 RUNTIME = [
     "array-api-compat>=1.9",
-    "backports.zstd",
-    "lz4",
+    "mcap>=1.0",
     "numba>=0.57",
     "numpy>=1.22",
     "opencv-python-headless>=4.5",

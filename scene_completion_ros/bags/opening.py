@@ -1,79 +1,74 @@
-"""Opening a recording: intact through rosbags, damaged through recovery."""
+"""Opening a recording: by rosbags, or, where an MCAP has no index, by the stream reader of mcap."""
 
-import contextlib
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from scene_completion_ros.bags.damaged import (
-    DamagedFile,
-    DamagedMcap,
-    DamagedSqlite,
-    RecoveredStorage,
-    unfinished_journal,
-)
-from scene_completion_ros.bags.storage import IntactStorage
-from scene_completion_ros.errors import BagError
-from scene_completion_ros.untrusted_files import SHOWN, read_yaml, shown
+from mcap.reader import make_reader
 
-FORMATS: dict[str, type[DamagedFile]] = {".mcap": DamagedMcap, ".db3": DamagedSqlite}
-ROS1 = ".bag"
-Storage: TypeAlias = IntactStorage | RecoveredStorage  # topics, and messages in the order of bag time
+from scene_completion_ros.bags.storage import IndexedStorage, StreamedStorage
+from scene_completion_ros.errors import BagError
+from scene_completion_ros.untrusted_files import SHOWN, read_yaml
+
+FORMATS = {
+    ".mcap": "Recover what it holds with `mcap recover`",
+    ".db3": "Recover what it holds with `.recover` of sqlite3",
+    ".bag": "Repair it with `rosbag reindex`",
+}  # suffix -> what to do about a damaged one
+Storage: TypeAlias = IndexedStorage | StreamedStorage  # topics, and messages in the order of bag time
 
 
 def open_storage(path: Path) -> tuple[Storage, list[str]]:
-    """Open a recording: the storage, and what is lost of it. Raises BagError where no recording is there."""
+    """Open a recording: the storage, and what is lost of it. Raises BagError where none is there, or it is damaged."""
     if not path.exists():
         raise BagError("no such file or folder", where=str(path), cure="Check the path of the bag")
     files = _storage_files(path)
-    if not any(unfinished_journal(file) for file in files):
-        try:
-            _metadata(path)  # before rosbags reads it, which knows no limits
-            # ROS 1 has no metadata: rosbags is to open the only file of such a folder.
-            alone = path.is_dir() and not (path / "metadata.yaml").is_file() and len(files) == 1
-            return IntactStorage(files[0] if alone else path), []
-        except Exception as error:  # rosbags raises errors of many kinds on damaged files
-            reason = str(error) or type(error).__name__
-    else:
-        reason = "its recorder was interrupted"
-    return recover_storage(path, reason)
-
-
-def recover_storage(path: Path, reason: str) -> tuple[RecoveredStorage, list[str]]:
-    """Scan the files of a recording that cannot be read in the ordinary way.
-
-    Raises BagError where no file holds a message. `reason`: why it cannot, for the error and the list of losses.
-    """
-    files = _storage_files(path)
-    if files[0].suffix == ROS1:
-        raise BagError(reason, where=str(path), cure="Repair a damaged ROS 1 bag with `rosbag reindex`")
-    information: dict[str, Any] = {}
-    with contextlib.suppress(BagError):
-        information = _metadata(path)
-    if mode := information.get("compression_mode"):
-        what = f"{reason}; recovery does not support compression_mode {shown(mode)}"
-        raise BagError(what, where=str(path), cure="Repair it with `ros2 bag reindex`")
+    for file in files:
+        # What a killed recorder left beside its database belongs to it, and rosbags does not see it.
+        journals = (file.with_name(file.name + suffix) for suffix in ("-wal", "-journal"))
+        if left := [journal.name for journal in journals if journal.is_file() and journal.stat().st_size > 0]:
+            raise damaged(file, f"its recorder was interrupted: {left[0]} holds a part of it")
+    information = _metadata(path)  # before rosbags reads it, which knows no limits
     named, present = information.get("relative_file_paths"), {file.name for file in path.glob("*")}
     missing = [str(name) for name in named if Path(str(name)).name not in present] if isinstance(named, list) else []
-    storage = RecoveredStorage([FORMATS[file.suffix](file) for file in files])
-    losses = [*(f"{name[:SHOWN]}: file is missing" for name in missing), *storage.losses]
-    found = sum(storage.counts.values())
-    expected = information.get("message_count")
-    if isinstance(expected, int) and expected > found:
-        losses.append(f"metadata.yaml counts {expected} messages, {found} were recovered")
-    if not found:
-        storage.close()
-        details = "; ".join([reason, *losses])
-        raise BagError(f"holds no readable message ({details})", where=str(path), cure="Record it again")
-    return storage, losses
+    losses = [f"{name[:SHOWN]}: file is missing" for name in missing]
+    compressed = str(information.get("compression_mode") or "none").lower() != "none"  # metadata.yaml alone says so
+    streamed, reason = files[0].suffix == ".mcap" and not compressed, ""
+    if not streamed or all(map(_has_index, files)):
+        attempts = [[path]] if information else []
+        attempts += [] if compressed else [files]
+        for sources in attempts:
+            try:
+                return IndexedStorage(sources), losses
+            except Exception as error:  # rosbags raises errors of many kinds on damaged files
+                reason = str(error) or type(error).__name__
+    if not streamed:
+        raise damaged(path, reason)
+    storage = StreamedStorage(files)
+    return storage, [*losses, *(f"{loss}. {FORMATS['.mcap']}" for loss in storage.losses)]
+
+
+def damaged(path: Path, reason: str) -> BagError:
+    """The error for a recording that cannot be read, with the tool that may repair it."""
+    return BagError(f"is damaged ({reason})", where=str(path), cure=FORMATS[_storage_files(path)[0].suffix])
+
+
+def _has_index(file: Path) -> bool:
+    """Whether an MCAP has the index that rosbags reads it by."""
+    try:
+        with file.open("rb") as stream:
+            summary = make_reader(stream).get_summary()
+    except Exception:  # whatever a file that was cut makes mcap raise
+        return False
+    return summary is not None and bool(summary.chunk_indexes)
 
 
 def _storage_files(path: Path) -> list[Path]:
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in (*FORMATS, ROS1) and file.is_file())
+        files = sorted(file for file in path.iterdir() if file.suffix in FORMATS and file.is_file())
         if not files:
             what = "the folder holds no .mcap, .db3 or .bag file"
             raise BagError(what, where=str(path), cure="Name the folder of a rosbag2 recording")
-    elif path.suffix in (*FORMATS, ROS1):
+    elif path.suffix in FORMATS:
         files = [path]
     else:
         what = f"unknown kind of file {path.suffix!r}"
@@ -88,9 +83,9 @@ def _storage_files(path: Path) -> list[Path]:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """What metadata.yaml says of a folder; nothing where there is none. A `BagError` if it cannot be read."""
-    if not (path / "metadata.yaml").is_file():
+    """What metadata.yaml says of a folder; nothing where there is none, or it cannot be read."""
+    try:
+        information = read_yaml(path / "metadata.yaml", BagError, cure="", kind=dict).get("rosbag2_bagfile_information")
+    except BagError:
         return {}
-    document = read_yaml(path / "metadata.yaml", BagError, cure="Repair it with `ros2 bag reindex`", kind=dict)
-    information = document.get("rosbag2_bagfile_information")
     return information if isinstance(information, dict) else {}

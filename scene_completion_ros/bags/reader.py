@@ -1,6 +1,6 @@
 """`BagReader`: messages, images, cameras, transforms and point clouds of rosbag2 and ROS 1 recordings.
 
-Intact recordings are read by rosbags. A damaged one yields what it holds, and `losses` says what is missing.
+An MCAP without an index is read as far as it goes, and `losses` says where it was cut. Other damage is refused.
 """
 
 from collections import Counter
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.opening import Storage, open_storage, recover_storage
-from scene_completion_ros.bags.storage import MessageDecoder, StoredMessage
+from scene_completion_ros.bags.opening import Storage, damaged, open_storage
+from scene_completion_ros.bags.storage import MessageDecoder
 from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
@@ -90,7 +90,7 @@ class BagReader:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.losses: list[str] = []  # what a damaged recording lost, in words; empty for an intact one
+        self.losses: list[str] = []  # what of the recording cannot be read, in words
         # Messages that could not be used, by topic and reason; each is counted once, however often it is read.
         self.skipped: Counter[str] = Counter()
         self._counted: set[tuple[str, int, int, str]] = set()
@@ -104,7 +104,7 @@ class BagReader:
         self.close()
 
     def open(self) -> None:
-        """Open it; if damaged, search what it holds. Raises BagError, with the file, if no message is there."""
+        """Open it. Raises BagError, with the file, if it is damaged, or no message is there."""
         self._storage, self.losses = open_storage(self.path)
         if not sum(self._storage.counts.values()):
             self.close()
@@ -141,10 +141,20 @@ class BagReader:
     def messages(
         self, topics: Collection[str] | None = None, *, start_ns: int | None = None, stop_ns: int | None = None
     ) -> Iterator[BagMessage]:
-        """Messages by bag time; `topics`: only these; `start_ns`, `stop_ns`: first time wanted, and no longer so."""
-        for stored, occurrence in self._stored(topics, start_ns, stop_ns):
-            topic, decoder = stored.topic, self._opened.decoder
-            yield BagMessage(topic.name, stored.stamp_ns, topic.type, occurrence, stored.raw, decoder)
+        """Messages by bag time; `topics`: only these; `start_ns`, `stop_ns`: first time wanted, and no longer so.
+
+        Raises BagError where it turns out to be damaged.
+        """
+        storage = self._opened
+        seen: Counter[tuple[str, int]] = Counter()
+        try:
+            for stored in storage.messages(topics, start_ns, stop_ns):
+                topic = stored.topic
+                at = topic.name, stored.stamp_ns
+                seen[at] += 1
+                yield BagMessage(*at, topic.type, seen[at] - 1, stored.raw, storage.decoder)
+        except Exception as error:  # rosbags lets the errors of its decompressors and of SQLite through
+            raise damaged(self.path, f"{type(error).__name__}: {error}") from error
 
     def readable(
         self,
@@ -313,31 +323,6 @@ class BagReader:
         if self._storage is None:
             raise BagError("bag is not open", where=str(self.path), cure="Use `with BagReader(path) as reader`")
         return self._storage
-
-    def _stored(
-        self, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
-    ) -> Iterator[tuple[StoredMessage, int]]:
-        """Messages, and their numbers by topic and bag time; what turns out damaged half-way is recovered."""
-        yielded: Counter[tuple[str, int]] = Counter()
-        found: Counter[tuple[str, int]] = Counter()
-        try:
-            for stored in self._opened.messages(topics, start_ns, stop_ns):
-                at = stored.topic.name, stored.stamp_ns
-                yielded[at] += 1
-                yield stored, yielded[at] - 1
-        except Exception as error:  # rosbags lets the errors of its decompressors and of SQLite through
-            if self._storage is None:
-                raise
-            self._storage.close()
-            self._storage, losses = recover_storage(self.path, f"{type(error).__name__}: {error}")
-            self.losses.extend(losses)
-        else:
-            return
-        for stored in self._opened.messages(topics, start_ns, stop_ns):
-            at = stored.topic.name, stored.stamp_ns
-            found[at] += 1
-            if found[at] > yielded[at]:
-                yield stored, found[at] - 1
 
 
 class ThinnedBagReader(BagReader):

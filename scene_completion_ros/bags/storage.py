@@ -1,10 +1,13 @@
-"""What the bag reader reads from: intact recordings through rosbags, and the types that recovery shares with it."""
+"""What the bag reader reads from: recordings with an index by rosbags, MCAP files without one by mcap."""
 
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mcap.records import Channel, DataEnd, Message, Schema
+from mcap.stream_reader import StreamReader
 from rosbags.convert.converter import migrate_message
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
@@ -13,6 +16,7 @@ from rosbags.typesys.store import Typestore
 
 RENAMED_TYPES = {"tf/msg/tfMessage": "tf2_msgs/msg/TFMessage"}  # ROS 1 names of types that ROS 2 calls otherwise
 _IDL_SEPARATOR = "=" * 80 + "\n"
+_ENCODINGS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,6 @@ class StoredTopic:
     name: str
     type: str
     definition: MessageDefinition = field(default=MessageDefinition(MessageDefinitionFormat.NONE, ""))
-
-
-def definition_of(encoding: str, text: str) -> MessageDefinition:
-    """The definition of a type as a recording holds it, in one of ROS 2's two languages or in none that is known."""
-    formats = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
-    return MessageDefinition(formats.get(encoding, MessageDefinitionFormat.NONE), text)
 
 
 @dataclass(frozen=True)
@@ -68,11 +66,11 @@ class MessageDecoder:
         return RENAMED_TYPES.get(msgtype, msgtype)
 
 
-class IntactStorage:
-    """A recording that rosbags opens."""
+class IndexedStorage:
+    """A recording that rosbags opens: its folder or its files."""
 
-    def __init__(self, path: Path) -> None:
-        self._reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._reader = AnyReader(paths, default_typestore=get_typestore(Stores.LATEST))
         self._reader.open()
         self.topics: list[StoredTopic] = []
         self.counts: dict[str, int] = {}
@@ -100,7 +98,71 @@ class IntactStorage:
         self._reader.close()
 
 
-def decoder_for(topics: Collection[StoredTopic]) -> MessageDecoder:
+class StreamedStorage:
+    """MCAP files without an index, as killed recorders leave them: read from the beginning to where they are cut."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+        self._cut: dict[str, str] = {}  # name of a file -> what of it cannot be read
+        self.counts: dict[str, int] = Counter()
+        topics: dict[str, StoredTopic] = {}
+        stamps = []
+        for message in self._read():
+            self.counts[message.topic.name] += 1
+            topics.setdefault(message.topic.name, message.topic)
+            stamps.append(message.stamp_ns)
+        self.topics, self.losses = list(topics.values()), list(self._cut.values())
+        self._order = sorted(range(len(stamps)), key=stamps.__getitem__)  # numbers of the messages, by bag time
+        self.decoder = _decoder_for(self.topics)
+        self.start_ns, self.end_ns = min(stamps, default=0), max(stamps, default=0)
+
+    def messages(
+        self, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
+    ) -> Iterator[StoredMessage]:
+        """Yield the messages of some topics with start <= bag time < stop."""
+        early: dict[int, StoredMessage] = {}  # what was read before its turn
+        due = iter(self._order)
+        number = next(due, None)
+        for index, read in enumerate(self._read()):
+            early[index] = read
+            while number in early:
+                message, number = early.pop(number), next(due, None)
+                if (
+                    (topics is None or message.topic.name in topics)
+                    and (start_ns is None or message.stamp_ns >= start_ns)
+                    and (stop_ns is None or message.stamp_ns < stop_ns)
+                ):
+                    yield message
+
+    def _read(self) -> Iterator[StoredMessage]:
+        """All messages, in the order of the files."""
+        for path in self._files:
+            schemas: dict[int, Schema] = {}
+            topics: dict[int, StoredTopic] = {}
+            count = 0
+            with path.open("rb") as file:
+                try:
+                    for record in StreamReader(file, validate_crcs=True).records:
+                        if isinstance(record, Schema):
+                            schemas[record.id] = record
+                        elif isinstance(record, Channel) and (schema := schemas.get(record.schema_id)):
+                            encoding = _ENCODINGS.get(schema.encoding, MessageDefinitionFormat.NONE)
+                            definition = MessageDefinition(encoding, schema.data.decode(errors="replace"))
+                            topics[record.id] = StoredTopic(record.topic, schema.name, definition)
+                        elif isinstance(record, Message) and record.channel_id in topics:
+                            yield StoredMessage(topics[record.channel_id], record.log_time, record.data)
+                            count += 1
+                        elif isinstance(record, DataEnd):
+                            break
+                except Exception as error:  # those of its decompressors have no common base class
+                    reason = str(error) or type(error).__name__
+                    self._cut[path.name] = f"{path.name}: cannot be read beyond its first {count} messages ({reason})"
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def _decoder_for(topics: Collection[StoredTopic]) -> MessageDecoder:
     """Build the decoder for topics whose recording rosbags does not open, from the definitions stored in it."""
     typestore = get_typestore(Stores.LATEST)
     for topic in topics:
