@@ -222,10 +222,8 @@ def test_a_newer_schema_asks_for_an_update_and_a_pickle_is_not_a_head(tmp_path: 
         ),
         ({"label_hidden_bias": np.zeros(15, np.float32)}, r"tensor label_hidden_bias: .*head\.label_hidden units"),
         ({"label_weight": np.zeros((4, 16), np.float32)}, r"\(4, 16\) where float32 \(3, 16\).*each of class_names"),
-        ({"label_weight": np.zeros((3, 17), np.float32)}, r"\(3, 17\) where float32 \(3, 16\)"),
         ({"label_bias": np.zeros(4, np.float32)}, r"tensor label_bias: .*each of class_names"),
         ({"label_bias": np.full(3, 1e30, np.float32)}, "tensor label_bias: holds NaN, or values beyond"),
-        ({"label_bias": np.full(3, np.inf, np.float32)}, "tensor label_bias: holds NaN, or values beyond"),
     ],
 )
 def test_bad_tensors_are_named(tmp_path: Path, tensors: dict[str, np.ndarray | None], message: str) -> None:
@@ -242,23 +240,19 @@ def test_bad_tensors_are_named(tmp_path: Path, tensors: dict[str, np.ndarray | N
     [
         (lambda m: m.pop("threshold"), "threshold"),
         (lambda m: m.update(threshold=1.5), "threshold"),
-        (lambda m: m.update(threshold="high"), "threshold"),
         (lambda m: m["canonical_camera"].update(fx=0.0), "canonical_camera"),
         (lambda m: m["canonical_camera"].update(width=640.5), "canonical_camera.width"),
         (lambda m: m["point_code"].update(frequencies=[1.0, 2.0]), "head.code"),
         (lambda m: m["point_code"].update(near=100.0), "point_code.near"),
         (lambda m: m["point_code"].update(minimum_depth=0.0), "point_code.minimum_depth"),
-        (lambda m: m["point_code"].update(near=3e5, far=9e5), "point_code.minimum_depth"),
         (lambda m: m["point_code"].update(frequencies=[1e308] * 6), "point_code.frequencies"),
         (lambda m: m["point_code"].update(xy_limit=1e9), "point_code.xy_limit"),
         (lambda m: m["canonical_camera"].update(width=100_000, height=100_000), "canonical_camera.width"),
         (lambda m: m["head"].update(feature_height=0), "head.feature_height"),
         (lambda m: m["grid"].update(shape=[100_000] * 3), "grid"),
-        (lambda m: m["grid"].update(origin=[1e300, 0, 0]), "grid"),
         (lambda m: m.update(height_above_ground=0.0), "height_above_ground"),
         (lambda m: m.update(depth_range=[80.0, 3.0]), "depth_range"),
         (lambda m: m.update(pitch_range=[0.0, 7.0]), "pitch_range"),
-        (lambda m: m["grid"].update(voxel_size=-0.2), "grid"),
         (lambda m: m["grid"].update(grid_from_camera=[1.0] * 16), "grid"),
         (lambda m: m["grid"].update(grid_from_camera=[1.0] * 15), "grid.grid_from_camera"),
         (lambda m: m["calibration"].update(kind="magic"), "calibration"),
@@ -268,18 +262,12 @@ def test_bad_tensors_are_named(tmp_path: Path, tensors: dict[str, np.ndarray | N
         (lambda m: m["sha256"].pop(HEAD), f"sha256.{HEAD}"),
         (lambda m: m.update(provenance="a bag"), "provenance"),
         (lambda m: m["head"].pop("label_hidden"), "head.label_hidden"),
-        (lambda m: m["head"].update(label_hidden=0), "head.label_hidden"),
-        (lambda m: m["head"].update(label_hidden="wide"), "head.label_hidden"),
         (lambda m: m.update(schema_version=1), "schema_version"),
         (lambda m: m.update(class_names=["one"], class_colours=[[0, 0, 0]]), "class_names"),
         (lambda m: m.update(class_names=["car", "road", "car"]), "class_names"),
         (lambda m: m.update(class_colours=[[0, 0, 0]] * 2), "class_colours"),
-        (lambda m: m.update(class_colours=[]), "class_colours"),
         (lambda m: m["class_colours"].__setitem__(1, [0, 0, 256]), "class_colours.1"),
-        (lambda m: m["class_colours"].__setitem__(2, [0, -1, 0]), "class_colours.2"),
         (lambda m: m["class_colours"].__setitem__(0, [0, 0, 0.5]), "class_colours.0.2"),
-        (lambda m: m["class_colours"].__setitem__(0, [0, 0]), "class_colours.0"),
-        (lambda m: m["class_colours"].__setitem__(0, "red"), "class_colours.0"),
     ],
 )
 def test_bad_fields_are_named(tmp_path: Path, change: Callable[[dict[str, Any]], Any], field: str) -> None:
@@ -338,6 +326,8 @@ def test_spaces_that_do_not_fit_the_head_are_refused(tmp_path: Path) -> None:
         plain.with_vocabulary((small_space(),), None)
     with pytest.raises(BundleError, match=r"feature_spaces\.clip: comes twice"):
         labelled.with_vocabulary((small_space(), small_space()), None)
+    with pytest.raises(BundleError, match="letters, digits"):
+        small_space("../clip")
     with pytest.raises(BundleError, match="at most 16"):
         labelled.with_vocabulary([small_space(str(i)) for i in range(17)], None)
 

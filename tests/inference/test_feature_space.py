@@ -1,10 +1,8 @@
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.feature_space import FeatureSpace
 
 UNITS = 64
@@ -34,21 +32,3 @@ def test_the_folded_cosine_is_the_explicit_one(of: FeatureSpace) -> None:
     norm = np.linalg.norm(np.column_stack([hidden, np.ones(len(hidden))]) @ folded.root.T, axis=1, keepdims=True)
     assert np.abs((hidden @ folded.weight.T + folded.bias) / norm - explicit).max() < 1e-10
     assert np.array_equal(folded.root, np.triu(folded.root))
-
-
-@pytest.mark.parametrize(
-    ("fields", "told"),
-    [
-        ({"name": "../clip"}, "letters, digits"),
-        ({"name": ""}, "letters, digits"),
-        ({"temperature": 0.0}, "temperature 0.0"),
-        ({"temperature": float("nan")}, "temperature nan"),
-        ({"bias": np.zeros(3, np.float32)}, "do not fit"),
-        ({"weight": np.zeros(3, np.float32)}, "do not fit"),
-        ({"weight": np.zeros((384, UNITS))}, "float64"),
-        ({"bias": np.full(384, np.inf, np.float32)}, "bias.*not finite"),
-    ],
-)
-def test_spaces_that_cannot_be_are_refused(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(BundleError, match=told):
-        replace(space(), **fields)

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from tests.inference.small_bundle import CANONICAL
@@ -23,15 +22,3 @@ def test_image_coordinates_are_those_of_the_camera() -> None:
     ahead = ahead[ahead[:, 2] > 1.0]
     pixels, _ = CANONICAL.project(ahead)
     np.testing.assert_allclose(CODE.image_coordinates(ahead, CANONICAL), CANONICAL.normalise(pixels), atol=1e-12)
-
-
-def test_points_anywhere_have_a_bounded_code() -> None:
-    c = CODE.coordinates(np.vstack([points(), [[0.0, 0.0, 0.0], [1e6, -1e6, -1.0]]]), CANONICAL)
-    assert np.all(np.abs(c[:, :2]) <= CODE.xy_limit)
-    assert np.all(np.abs(c[-1, :2]) == CODE.xy_limit)
-
-
-def test_torch_gives_the_same_code() -> None:
-    torch = pytest.importorskip("torch")
-    c = CODE.coordinates(torch.from_numpy(points()), CANONICAL)
-    np.testing.assert_allclose(CODE.encode(c).numpy(), CODE.encode(CODE.coordinates(points(), CANONICAL)), atol=1e-12)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, RigidTransform, VoxelGrid
-from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from tests.inference.small_bundle import CANONICAL, random_features, random_head
@@ -60,33 +59,3 @@ def test_opacity_is_that_of_one_voxel_edge() -> None:
     query, features = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, AHEAD, FORWARD), random_features()
     density = query.density(features).astype(np.float64)
     np.testing.assert_allclose(query.opacity(features), -np.expm1(-0.4 * density), atol=1e-6)
-
-
-def torch_density(features: np.ndarray, points: np.ndarray, head: HeadWeights) -> np.ndarray:
-    """The same field with torch's sampler, straight from the equations."""
-    torch = pytest.importorskip("torch")
-    z = np.maximum(points[:, 2], 1.0)
-    u, v = (CANONICAL.fx * points[:, 0] / z + CANONICAL.cx, CANONICAL.fy * points[:, 1] / z + CANONICAL.cy)
-    x, y = np.clip(2 * (u + 0.5) / 640 - 1, -8, 8), np.clip(2 * (v + 0.5) / 192 - 1, -8, 8)
-    c = np.stack([x, y, 2 * (1 / z - 1 / 80) / (1 / 3 - 1 / 80) - 1], axis=-1)
-    code = np.concatenate([c] + [g(f * c) for f in (1.5, 3, 6, 12, 24, 48) for g in (np.sin, np.cos)], axis=-1)
-    sampled = torch.nn.functional.grid_sample(
-        torch.from_numpy(features.astype(np.float64)).permute(2, 0, 1)[None],
-        torch.from_numpy(c[None, None, :, :2]),
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=False,
-    )[0, :, 0].T.numpy()
-    hidden = np.maximum(sampled + code @ head.positional_weight.T.astype(np.float64) + head.hidden_bias, 0.0)
-    logit = torch.from_numpy(hidden @ head.density_weight.astype(np.float64) + head.density_bias)
-    return np.asarray(torch.nn.functional.softplus(logit).numpy())
-
-
-def test_the_reference_agrees_with_torch() -> None:
-    points = np.random.default_rng(5).uniform([-40, -8, -10], [40, 8, 80], (3000, 3))
-    features = random_features()
-    np.testing.assert_allclose(
-        density_reference(features, points, HEAD, CODE, CANONICAL, chunk=1000),
-        torch_density(features, points, HEAD),
-        atol=1e-9,
-    )

@@ -149,8 +149,8 @@ def test_another_student_takes_over_by_cleanup_and_configure(
         managed.until_answered(100 * number * SECOND_NS)
         cloud = managed.answer(managed.image(1, (100 * number + 50) * SECOND_NS))
         assert is_cloud_of(cloud, completer(CAMERA, bundle=bundle).complete(some_image(1)).voxels)
-        names = list(bundle.class_names)
-        assert managed.graph.until(lambda names=names: json.loads(legends[-1].data)["class_names"] == names)  # type: ignore[misc]
+        legend = {"class_names": list(bundle.class_names), "class_colours": list(map(list, bundle.class_colours))}
+        assert managed.graph.until(lambda legend=legend: json.loads(legends[-1].data) == legend)  # type: ignore[misc]
     managed.node.end_well()
 
 

@@ -11,12 +11,11 @@ from visualization_msgs.msg import Marker
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.dense_grid import bytes_to_state_and_label
 from scene_completion_ros.mapping.ground_map import GroundMap
-from scene_completion_ros.messages.images import decode_image, decode_published_depth
+from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.ros import messages
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE
 from tests.ros.voxel_samples import some_voxels
 
-STAMP_NS = 7_000_000_001
 STAMP_NS = 7_000_000_001
 FLOAT32, UINT8 = PointField.FLOAT32, PointField.UINT8
 PLACE = [("x", 0, FLOAT32, 1), ("y", 4, FLOAT32, 1), ("z", 8, FLOAT32, 1)]
@@ -73,16 +72,6 @@ def test_answers_to_a_query_have_the_documented_layout() -> None:
     numbers = [[1.5, 0.0, 0.0, -0.25, 0.5], [2.5, 0.0, 0.0, 0.5, 1.0]]
     np.testing.assert_array_equal(raw[:, :20].copy().view("<f4"), numbers)
     assert raw[:, 20].tolist() == [3, 31]
-
-
-def test_images_come_back() -> None:
-    image = np.random.default_rng(0).integers(0, 255, (6, 10, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(decode_image(messages.image_message(image, 5, "c")), image)
-    flat = np.full((32, 48, 3), (200, 60, 20), np.uint8)
-    np.testing.assert_allclose(decode_image(messages.compressed_image_message(flat, 5, "c")), flat, atol=4)
-    depth = np.linspace(1, 80, 60, dtype=np.float32).reshape(6, 10)
-    depth[0, :2] = np.inf, np.nan  # too far, and unknown, are no depth of 0
-    np.testing.assert_array_equal(decode_published_depth(messages.depth_message(depth, 5, "c")), depth)
 
 
 def test_the_dense_grid_is_an_image_of_bytes() -> None:

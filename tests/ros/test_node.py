@@ -1,6 +1,5 @@
 """The running node in its own process, spoken to over DDS."""
 
-import json
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,11 +10,9 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CameraInfo, Image
-from std_msgs.msg import String
 
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.resampling import decoder_shrink
-from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.ros import messages, topics
@@ -70,52 +67,6 @@ def test_voxels_are_those_of_the_completer_in_the_frame_and_with_the_stamp_of_th
     assert tuple(latest) == topics.STAGES and times[-1].header == message.header
     assert all(value >= 0 for value in latest.values())
     assert latest["latency"] >= latest["total"] > latest["query"] > 0
-
-
-def test_a_late_reader_gets_the_legend_of_the_labels(running: CameraToVoxels, bundle_folder: Path) -> None:
-    message = running.answer(messages.image_message(some_image(5), 50 * SECOND_NS, FRAME))
-    legends = running.graph.collect(String, f"{running.output}/legend", LATCHED)
-    assert running.graph.until(lambda: bool(legends)), running.node.log
-    legend = json.loads(legends[0].data)
-    bundle = StudentBundle.load(bundle_folder)
-    assert legend == {"class_names": list(bundle.class_names), "class_colours": list(map(list, bundle.class_colours))}
-    points = cloud_array_from_message(message)
-    red, green, blue = np.array(legend["class_colours"], np.uint32)[points["label"]].T
-    np.testing.assert_array_equal(points["rgb"], (red << 16) | (green << 8) | blue)
-    assert points["confidence"].min() > 255 // len(legend["class_names"]) - 1
-    assert points["confidence"].max() < 255
-
-
-def test_bad_messages_are_dropped_and_the_node_lives_on(running: CameraToVoxels) -> None:
-    good = some_image(2)
-    start_ns = 100 * SECOND_NS
-    running.answer(messages.image_message(good, start_ns, FRAME))
-    running.graph.spin(0.5)
-    heard = len(running.voxels)
-
-    uncalibrated = messages.camera_info_message(CAMERA, 0, FRAME)
-    uncalibrated.k = [0.0] * 9
-    running.send_camera(uncalibrated, "bad CameraInfo, 1 so far")
-
-    unknown = messages.image_message(good, start_ns + 1, FRAME)
-    unknown.encoding = "holographic8"
-    truncated = messages.image_message(good, start_ns + 2, FRAME)
-    truncated.data = truncated.data[:1000]
-    cropped = messages.image_message(some_image(2, replace(CAMERA, width=318)), start_ns + 3, FRAME)
-    for bad in (cropped, unknown, truncated):
-        bad.header.stamp = messages.stamp_message(start_ns)
-        running.images.publish(bad)
-        running.graph.spin(0.3)
-    running.until_logged("bad image, 1 so far")
-    late = messages.image_message(good, start_ns - SECOND_NS // 2, FRAME)
-    running.until_logged("stamp went back, 1 so far", lambda: running.images.publish(late))
-    assert len(running.voxels) == heard
-
-    answer = running.answer(messages.image_message(good, start_ns + 5, FRAME))
-    assert messages.stamp_nanoseconds(answer.header.stamp) == start_ns + 5
-    again = running.answer(messages.image_message(good, 20 * SECOND_NS, FRAME))  # a recording started again
-    assert messages.stamp_nanoseconds(again.header.stamp) == 20 * SECOND_NS
-    assert "stamps jumped back by 80.0 s" in running.node.log
 
 
 def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answer(
