@@ -45,10 +45,11 @@ class AdaptiveSubscription:
         self._callback, self._depth, self._follows_durability = callback, depth, latched
         self._subscription: Any = None
         self._offered = ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE
-        self._subscribe()
+        self._look()  # first: what comes while one subscription takes the place of another is lost
+        if self._subscription is None:
+            self._subscribe()
         resources.callback(self._unsubscribe)
         dds.steady_timer(node, LOOK_PERIOD_S, self._look, resources)
-        self._look()
 
     def _look(self) -> None:
         publishers = self._node.get_publishers_info_by_topic(self.topic)
