@@ -34,11 +34,9 @@ from scene_completion_ros.inference.gpu.kernel_provision import (
     check_loads,
     comparison_maps,
     measure_kernel_parity,
-    stored_outputs,
 )
 from scene_completion_ros.inference.gpu.kernels import (
     Buffer,
-    EncodedOnDevice,
     KernelDevice,
     KernelSizes,
     compile_kernels,
@@ -89,14 +87,14 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     print(parity_table(measure_kernel_parity(bundle, kernels, on_gpu, maps, half_features=half)) + "\n", flush=True)
 
     image = canonical_image(bundle)
-    stored = stored_outputs(make_encoder(bundle, cpu_engine()).encode(image), np.float16 if half else np.float32)
+    stored = make_encoder(bundle, cpu_engine())(image).astype(np.float16 if half else np.float32)
     prepared = PreparedScene.of(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
     device = KernelDevice(context, kernels)
     pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
-    uploaded = EncodedOnDevice(*(device.upload(part) for part in stored))
+    uploaded = device.upload(stored)
     with filler(context, device) as busy:
         times, occupied = measure_kernels(device, pipeline, lambda: uploaded, frames, busy=busy)
-    print(kernel_table(prepared, times, occupied, measure_naive(bundle, prepared, stored[0])) + "\n", flush=True)
+    print(kernel_table(prepared, times, occupied, measure_naive(bundle, prepared, stored)) + "\n", flush=True)
     try:
         opened = open_encoder(bundle, context, device, precision)
     except (BundleError, GpuError) as error:
@@ -114,7 +112,7 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
 def measure_kernels(
     device: KernelDevice,
     pipeline: VoxelPipeline,
-    encode: Callable[[], EncodedOnDevice],  # gives the encoder's outputs, or asks for them
+    encode: Callable[[], Buffer],  # gives the encoder's features, or asks for them
     frames: int,
     *,
     first: str | None = None,  # name of the stage that `encode` is; None for none
@@ -134,7 +132,7 @@ def measure_kernels(
         found = encode()
         if first is not None:
             device.lap(first)
-        pipeline.enqueue(*found)
+        pipeline.enqueue(found)
         device.lap("copies")
 
     def frame() -> tuple[dict[str, float], int]:
@@ -228,9 +226,7 @@ def measure_naive(bundle: StudentBundle, prepared: PreparedScene, features: NDAr
 
 
 # Its name, what takes images [1, H, W, 3], what asks for what it says of them, and what ends it.
-OpenedEncoder: TypeAlias = (
-    "tuple[str, Callable[[NDArray[np.uint8]], None], Callable[[], EncodedOnDevice], Callable[[], None]]"
-)
+OpenedEncoder: TypeAlias = "tuple[str, Callable[[NDArray[np.uint8]], None], Callable[[], Buffer], Callable[[], None]]"
 
 
 def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: KernelDevice, precision: str) -> OpenedEncoder:
@@ -261,7 +257,7 @@ def torch_encoder(bundle: StudentBundle, device: KernelDevice, precision: str) -
     import torch
 
     half = precision != "fp32"
-    outputs_of = torch_outputs(bundle, "cuda", half=half)
+    features_of = torch_features(bundle, "cuda", half=half)
     stream: Any = torch.cuda.ExternalStream(int(device.stream.handle))  # type: ignore[no-untyped-call]
     camera = bundle.canonical
     on_host = torch.empty((1, camera.height, camera.width, 3), dtype=torch.uint8).pin_memory()
@@ -271,22 +267,22 @@ def torch_encoder(bundle: StudentBundle, device: KernelDevice, precision: str) -
     def load(images: NDArray[np.uint8]) -> None:
         on_host.copy_(torch.from_numpy(images))
 
-    def encode() -> EncodedOnDevice:
+    def encode() -> Buffer:
         with torch.cuda.stream(stream):
-            outputs = outputs_of(on_host.cuda(non_blocking=True))
-        kept.append(outputs)  # until the kernels have read them
+            features = features_of(on_host.cuda(non_blocking=True))
+        kept.append(features)  # until the kernels have read them
         del kept[:-2]
         kinds: dict[Any, np.dtype[Any]] = {torch.float16: np.dtype(np.float16), torch.float32: np.dtype(np.float32)}
-        return EncodedOnDevice(*(Buffer(one.data_ptr(), tuple(one.shape), kinds[one.dtype], one) for one in outputs))
+        return Buffer(features.data_ptr(), tuple(features.shape), kinds[features.dtype], features)
 
     return f"torch {torch.__version__} in {'mixed float16' if half else 'float32'}", load, encode, kept.clear
 
 
-def torch_outputs(bundle: StudentBundle, device: str, *, half: bool) -> Callable[[Any], list[Any]]:
-    """What computes features [1, h, w, C + E] of images uint8 [1, H, W, 3], for a student without a volume.
+def torch_features(bundle: StudentBundle, device: str, *, half: bool) -> Callable[[Any], Any]:
+    """What computes features [1, h, w, C + E] of images uint8 [1, H, W, 3].
 
     Bundles hold no unfolded weights of the label units: their channels are zeros. `half`: convolutions in float16, with
-    sums in float32 where torch has it so, and outputs but depth in float16.
+    sums in float32 where torch has it so, and features in float16.
     """
     import torch
 
@@ -297,13 +293,13 @@ def torch_outputs(bundle: StudentBundle, device: str, *, half: bool) -> Callable
     network.encoder.mixed = torch.float16 if half else None
     labels, kind = (0, bundle.head.label_hidden), torch.float16 if half else torch.float32
 
-    def outputs_of(images: Any) -> list[Any]:
+    def features_of(images: Any) -> Any:
         with torch.inference_mode():
             pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
             found = network.observe(pixels)
-            return [torch.nn.functional.pad(found.hidden_map.to(kind).permute(0, 2, 3, 1), labels).contiguous()]
+            return torch.nn.functional.pad(found.hidden_map.to(kind).permute(0, 2, 3, 1), labels).contiguous()
 
-    return outputs_of
+    return features_of
 
 
 if __name__ == "__main__":

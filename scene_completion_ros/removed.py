@@ -26,6 +26,8 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "record": _SNAPSHOTS,
     },
     "argument": {
+        "calibrate --held-out": "use calibrate --labelled",
+        "calibrate --prior-from": "use calibrate --labelled",
         "evaluate semantics --views": "leave it out, a student sees one image",
         "replay --views": "join voxels with fusion.enabled in --params-file (docs/temporal_fusion.md)",
     },
@@ -61,6 +63,8 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     "bundle": {
         "decoder_of_views.onnx": "join the voxels of successive images with fusion.enabled (docs/temporal_fusion.md)",
         "hf:": "fetch it with hf download owner/name --local-dir FOLDER, and name the folder (docs/hub.md)",
+        "with a place prior": "export without one, and use calibrate --labelled",
+        "with hidden units and a volume": "train with stage completion, whose students have a volume alone",
     },
     "recording": {
         "nuScenes": "convert its scenes with PosedSequence.save, or add a source (CONTRIBUTING.md)",

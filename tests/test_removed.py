@@ -67,14 +67,22 @@ def test_topics_and_services_are_gone() -> None:
     assert not {service.name for service in SERVICES} & set(REMOVED["service"])
 
 
-def test_a_bundle_of_several_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "inside", "field", "value"),
+    [
+        ("decoder_of_views.onnx", "sha256", "decoder_of_views.onnx", "0" * 64),
+        ("with a place prior", "head", "prior_knots", [4, 3, 3]),
+        ("with hidden units and a volume", "head", "volume_knots", [256, 256, 32]),
+    ],
+)
+def test_parts_of_bundles(part: str, inside: str, field: str, value: object, tmp_path: Path) -> None:
     make_small_bundle(tmp_path)
     manifest = json.loads((tmp_path / MANIFEST).read_text())
-    manifest["sha256"]["decoder_of_views.onnx"] = "0" * 64
+    manifest[inside][field] = value
     (tmp_path / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BundleError) as caught:
         StudentBundle.load(tmp_path)
-    assert removed("bundle", "decoder_of_views.onnx") in str(caught.value)  # type: ignore[operator]
+    assert removed("bundle", part) in str(caught.value)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("name", REMOVED["stage"])

@@ -27,11 +27,6 @@ class PriorGrid:
         self.occupied += occupied & known
         self.known += known
 
-    def add(self, other: "PriorGrid") -> None:
-        """Count what another one has counted, of the same shape."""
-        self.occupied += other.occupied
-        self.known += other.known
-
     def compute(self, sigma: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.float32]:
         """Smoothed mean, float32 [X, Y, Z], 0 if nothing is near; `sigma`: of the Gaussian along x, y, z, voxels."""
         from scipy.ndimage import gaussian_filter  # training and tests have SciPy, a robot need not

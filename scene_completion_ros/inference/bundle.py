@@ -58,6 +58,7 @@ WEIGHTS = "weights.safetensors"
 TEXT_BANK = "text_bank.safetensors"
 _OTHER_FILE = re.compile(rb"(?:\x08|\x88\x80*\x00)location")  # ONNX's key for it, behind its length in any encoding
 _VOCABULARY_FILES = {feature_space.FILE, TEXT_BANK}
+_ANEW = "Export its checkpoint again."
 _FETCH = "Fetch or export the bundle again, then load it anew (clean up and configure a running node)."
 DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "models" / "kitti_student"
 
@@ -119,11 +120,11 @@ class StudentBundle:
     def encoder_path(self) -> Path:
         """The ONNX encoder: ``image`` float32 [1, 3, H, W] RGB 0..255 -> ``features`` float32 [1, h, w, C + E].
 
-        The first C channels are those of the density, the last E those of the label units, see `HeadWeights`. Where the
-        head reads a volume, ``volume`` float32 [1, X, Y, Z] follows, and then ``depth`` float32 [1, h', w']: z-depth,
-        metres, of the pixels of `scene_query.ray_camera`. A graph that `takes_pose` has `graph_inputs`, too, and gives
-        ``surface`` float32 [1, 2, x, y], see `EncodedImage`. Of a student that `takes_evidence` this graph gives
-        ``view`` alone, what pixels say (see `view_shape`), and the decoder beside it all else.
+        The first C channels are those of the density, the last E those of the label units, see `HeadWeights`. A graph
+        that `takes_pose` has `graph_inputs`, too. ``volume`` float32 [1, X, Y, Z] follows, then ``depth`` float32 [1,
+        h', w']: z-depth, metres, of the pixels of `scene_query.ray_camera`, and ``surface`` float32 [1, 2, x, y], see
+        `EncodedImage`. Of a student that `takes_evidence` this graph gives ``view`` alone, what pixels say (see
+        `view_shape`), and the decoder beside it all else.
         """
         if self.folder is None:
             raise BundleError("has not been saved", where=f"bundle {self.name}", cure="Call save(folder, ...) first.")
@@ -174,10 +175,8 @@ class StudentBundle:
     def read_gpu_encoder(self, precision: str) -> bytes:
         """The encoder for GPUs, an ONNX graph: ``image`` uint8 [1, H, W, 3] RGB -> ``features`` [1, h, w, C + E].
 
-        Where the head reads a volume, ``volume`` [1, X, Y, Z] follows, and then ``depth`` [1, h', w']. Raises
-        BundleError where there is none, it was made from another encoder or head, or its file is gone or was replaced.
-        `precision`: one of `gpu_precisions`. Outputs are float32 for ``fp32``, otherwise float16; depth is always
-        float32.
+        Raises BundleError where there is none, it was made from another encoder or head, or its file is gone or was
+        replaced. `precision`: one of `gpu_precisions`. Features are float32 for ``fp32``, otherwise float16.
         """
         where = self.encoder_path.parent
         if precision not in self.gpu_encoders:
@@ -357,7 +356,6 @@ class StudentBundle:
             "head": {
                 "hidden": self.head.hidden,
                 **({"label_hidden": self.head.label_hidden} if self.head.label_hidden else {}),
-                **({"prior_knots": self.head.prior_knots} if self.head.prior_knots else {}),
                 **({"volume_knots": self.head.volume_knots} if self.head.volume_knots else {}),
                 **({"unit_stride": self.head.unit_stride} if self.head.unit_stride else {}),
                 "code": self.point_code.size,
@@ -423,7 +421,7 @@ def _read_graph(file: Path, expected: str, cure: str | None = None) -> bytes:
 def _check_files(fields: JsonObject, folder: Path) -> dict[str, str]:
     hashes = fields.object("sha256")
     if refusals := [sentence for name in hashes.values if (sentence := removed("bundle", name))]:
-        raise BundleError(refusals[0], where=str(fields.file), cure="Export its checkpoint again.")
+        raise BundleError(refusals[0], where=str(fields.file), cure=_ANEW)
     for name in (ENCODER, HEAD, *({DECODER} & hashes.values.keys())):
         expected = hashes.text(name)
         if not (folder / name).is_file():
@@ -449,9 +447,7 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         point_code.size,
         _parse_label_hidden(fields, sizes, len(class_names)),
         len(class_names),
-        _parse_knots(sizes, "prior_knots"),
-        _parse_knots(sizes, "volume_knots"),
-        _parse_unit_stride(sizes),
+        *_parse_volume(sizes),
     )
 
     def read_spaces(largest: int) -> bytes:
@@ -547,22 +543,22 @@ def _parse_label_hidden(fields: JsonObject, sizes: JsonObject, classes: int) -> 
     return label_hidden
 
 
-def _parse_knots(sizes: JsonObject, name: str) -> tuple[int, ...]:
-    """Knots of the place prior or of the volume, by the name of their field; none where there is no such thing."""
-    return sizes.integers(name, 3) if name in sizes.values else ()
-
-
-def _parse_unit_stride(sizes: JsonObject) -> int:
-    """Knots of the volume to a cell that has label units; 0 where pixels have them."""
-    if "unit_stride" not in sizes.values:
-        return 0
-    stride, knots = sizes.integer("unit_stride"), sizes.integers("volume_knots", 3)
+def _parse_volume(sizes: JsonObject) -> tuple[tuple[int, ...], int]:
+    """Knots of the volume, and how many belong to a cell that has label units; none and 0 where pixels say all."""
+    if "prior_knots" in sizes.values:
+        raise sizes.error("prior_knots", str(removed("bundle", "with a place prior")), _ANEW)
+    if "volume_knots" not in sizes.values:
+        return (), 0
+    knots = sizes.integers("volume_knots", 3)
+    if sizes.integer("hidden") or "unit_stride" not in sizes.values:
+        raise sizes.error("volume_knots", str(removed("bundle", "with hidden units and a volume")), _ANEW)
+    stride = sizes.integer("unit_stride")
     if not 1 <= stride <= min(knots):
         raise sizes.error("unit_stride", f"{stride} is no number of knots that a cell can have")
     x, y, z = (-(-count // stride) for count in knots)
     if (sizes.integer("feature_height"), sizes.integer("feature_width")) != (z * x, y):
         raise sizes.error("feature_height", f"{z * x} lines of {y} cells are needed for {x} x {y} x {z} cells")
-    return stride
+    return knots, stride
 
 
 def _parse_grid(fields: JsonObject) -> tuple[VoxelGrid, RigidTransform]:

@@ -39,13 +39,6 @@ def density_kernel(channels: int) -> Callable[..., None]:
         cell: Any,
         share: Any,
         rows: Any,
-        place: Any,
-        volume: Any,
-        gain: Any,
-        step_x: Any,
-        step_y: Any,
-        knot: Any,
-        between: Any,
         length: Any,
         out: Any,
     ) -> None:
@@ -80,24 +73,6 @@ def density_kernel(channels: int) -> Callable[..., None]:
                     hidden += here_z * z_0[c] + next_z * z_1[c]
                     total += weight[c] * max(hidden, ZERO)
                 logit[i - start] = total
-            if volume.size > 0:
-                if between.size == 0:
-                    for i in range(start, stop):
-                        logit[i - start] += gain * volume[np.uint32(knot[i])]
-                else:
-                    for i in range(start, stop):
-                        first = np.uint32(knot[i])
-                        far, far_left, over = between[i, 0], between[i, 1], between[i, 2]
-                        near, near_left, under = ONE - far, ONE - far_left, ONE - over
-                        b_0, b_1 = first, first + np.uint32(step_y)
-                        b_2, b_3 = first + np.uint32(step_x), first + np.uint32(step_x + step_y)
-                        value = near * near_left * (under * volume[b_0] + over * volume[b_0 + np.uint32(1)])
-                        value += near * far_left * (under * volume[b_1] + over * volume[b_1 + np.uint32(1)])
-                        value += far * near_left * (under * volume[b_2] + over * volume[b_2 + np.uint32(1)])
-                        value += far * far_left * (under * volume[b_3] + over * volume[b_3 + np.uint32(1)])
-                        logit[i - start] += gain * value
-            for i in range(start, stop):
-                logit[i - start] = place[i, 0] * logit[i - start] + place[i, 1]
             # A loop of its own, so that this runs in vector lanes too: it costs as much as the rest otherwise.
             for j in range(stop - start):
                 logit[j] = density_of_logit(logit[j])
@@ -108,6 +83,54 @@ def density_kernel(channels: int) -> Callable[..., None]:
                 out[target[i]] = logit[i - start]
 
     return query
+
+
+@functools.cache
+def volume_kernel() -> Callable[..., None]:
+    """Density of what a volume says at points: each is a knot, or its value is linear between the eight around it."""
+
+    @kernel(inlines=occupancy_kernel)
+    def query_volume(
+        volume: Any,
+        gain: Any,
+        bias: Any,
+        step_x: Any,
+        step_y: Any,
+        target: Any,
+        knot: Any,
+        between: Any,
+        length: Any,
+        out: Any,
+    ) -> None:
+        count = target.size
+        for block in prange((count + BLOCK - 1) // BLOCK):
+            start = block * BLOCK
+            stop = min(count, start + BLOCK)
+            logit = np.empty(BLOCK, np.float32)
+            if between.size == 0:
+                for i in range(start, stop):
+                    logit[i - start] = bias + gain * volume[np.uint32(knot[i])]
+            else:
+                for i in range(start, stop):
+                    first = np.uint32(knot[i])
+                    far, far_left, over = between[i, 0], between[i, 1], between[i, 2]
+                    near, near_left, under = ONE - far, ONE - far_left, ONE - over
+                    b_0, b_1 = first, first + np.uint32(step_y)
+                    b_2, b_3 = first + np.uint32(step_x), first + np.uint32(step_x + step_y)
+                    value = near * near_left * (under * volume[b_0] + over * volume[b_0 + np.uint32(1)])
+                    value += near * far_left * (under * volume[b_1] + over * volume[b_1 + np.uint32(1)])
+                    value += far * near_left * (under * volume[b_2] + over * volume[b_2 + np.uint32(1)])
+                    value += far * far_left * (under * volume[b_3] + over * volume[b_3 + np.uint32(1)])
+                    logit[i - start] = bias + gain * value
+            for j in range(stop - start):  # in vector lanes, as above
+                logit[j] = density_of_logit(logit[j])
+            if length > ZERO:
+                for j in range(stop - start):
+                    logit[j] = opacity(logit[j], length)
+            for i in range(start, stop):
+                out[target[i]] = logit[i - start]
+
+    return query_volume
 
 
 @always_inlined

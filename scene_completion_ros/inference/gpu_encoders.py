@@ -1,10 +1,9 @@
 """The encoder of a bundle for GPUs: which variants there are, and what was measured of each.
 
 A variant is an ONNX graph that TensorRT builds an engine of: ``image`` uint8 [1, H, W, 3] RGB -> ``features``
-[1, h, w, C + E] and, where the head reads one, ``volume`` [1, X, Y, Z]. Both are float32 for ``fp32``, float16 for
-``fp16``. Beside a volume comes ``depth`` [1, h', w'], float32 in all of them. The number of images may be open.
-``scene-completion export --gpu`` makes them and measures each against the student it was made from. What this holds is
-read from untrusted files: every field is checked.
+[1, h, w, C + E], float32 for ``fp32``, float16 for ``fp16``. The number of images may be open. ``scene-completion
+export --gpu`` makes them and measures each against the student it was made from. What this holds is read from untrusted
+files: every field is checked.
 """
 
 import re

@@ -55,13 +55,11 @@ class GpuGraph:
                 what = f"the package {package} is not installed"
                 raise SceneCompletionError(what, where="engine", cure=f"pip install {package}")
         self._session = open_session(lambda: _with_roundings(graph), where, export_cure("BUNDLE"), threads, exact=True)
-        given = {output.name for output in self._session.get_outputs()}
-        self._names = [name for name in ("features", "volume", "depth") if name in given]
 
     def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
         """What it says of an image uint8 [H, W, 3] RGB."""
-        outputs = self._session.run(self._names, {"image": image_rgb[None]})
-        return EncodedImage.of([output.astype(np.float32) for output in outputs])
+        (features,) = self._session.run(["features"], {"image": image_rgb[None]})
+        return EncodedImage(features[0].astype(np.float32))
 
 
 def open_session(

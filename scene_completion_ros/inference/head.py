@@ -1,12 +1,9 @@
-"""The weights of the head, checked when they are loaded, and lattices of values that are read between their knots."""
+"""The weights of the head, checked when they are loaded, and where the knots of its volume are."""
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,55 +47,6 @@ class Lattice:
         lowest = np.minimum(position.astype(np.int64), size - 2)
         return lowest, (position - lowest).astype(np.float32)
 
-    def sample(self, values: NDArray[np.float32], points_camera: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Trilinear samples [N, ...] of values [A, B, C, ...] at points [N, 3] (optical frame, metres)."""
-        lowest, share = self.taps(points_camera)
-        flat = values.reshape(-1, *values.shape[3:])
-        found = np.zeros((len(points_camera), *flat.shape[1:]), dtype=np.float32)
-        for step in itertools.product((0, 1), repeat=3):
-            weight = np.prod(np.where(step, share, 1.0 - share), axis=1, dtype=np.float32)
-            index = np.ravel_multi_index((lowest + step).T, self.knots)
-            found += weight.reshape(-1, *[1] * (flat.ndim - 1)) * flat[index]
-        return found
-
-
-_CURE = "Fit it again with scene-completion calibrate"
-
-
-@dataclass(frozen=True, eq=False)
-class PlacePrior:
-    """The logit of a density becomes gain(p) x + logit(p), x what the network says of the image at the point p.
-
-    With the gain 1 this is Bayes' rule for independent evidence: log odds add up. A gain below 1 says that the network
-    is too sure of that place. Both are given at the knots of a regular lattice that moves with the camera, trilinear
-    between knots, constant beyond the outer ones. Raises BundleError: fewer than two knots along an axis, shapes that
-    differ, numbers that are not finite, negative gains or distances that are not positive.
-    """
-
-    gain: NDArray[np.float32]  # float32 [A, B, C], at least 0
-    logit: NDArray[np.float32]  # float32 [A, B, C]
-    lattice: NDArray[np.float32]  # float32 [2, 3], see `Lattice.placement`
-
-    def __post_init__(self) -> None:
-        problem = ""
-        if self.gain.shape != self.logit.shape:
-            problem = f"gain {self.gain.shape} and logit {self.logit.shape} instead of two volumes of one shape"
-        elif not (np.isfinite(self.gain).all() and np.isfinite(self.logit).all()):
-            problem = "a number is not finite"
-        elif self.gain.size and self.gain.min() < 0.0:
-            problem = "a gain is negative"
-        if problem:
-            raise BundleError(problem, where="place prior", cure=_CURE)
-        self._knots.check("place prior", _CURE)
-
-    @cached_property
-    def _knots(self) -> Lattice:
-        return Lattice(self.lattice, cast("tuple[int, int, int]", self.logit.shape))
-
-    def at(self, points_camera: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Gain and logit at points [N, 3] (optical frame, metres): float32 [N, 2]."""
-        return self._knots.sample(np.stack([self.gain, self.logit], axis=-1), points_camera)
-
 
 # What the sizes of tensors that belong to labels have to agree with.
 _SIZES = {
@@ -108,7 +56,6 @@ _SIZES = {
     "label_bias": " (one value for each of class_names)",
 }
 LARGEST_WEIGHT = 1e12  # products of larger ones leave float32
-_OF_PRIOR = ("gain", "logit", "lattice")
 _OF_VOLUME = ("gain", "lattice")
 
 
@@ -133,13 +80,12 @@ class VolumeReading:
 class HeadWeights:
     """sigma = softplus(w . h + d) with h = ReLU(F(u, v) + W_gamma gamma(c) + b), the feature weights folded into F.
 
-    Where the encoder gives a volume too, w . h + d + g v(p) stands for w . h + d, v the volume at the point p. With a
-    place prior, this is weighed and added to what the place says by itself, see `PlacePrior`. Where the student knows
-    classes, it has hidden units for them beside those of the density: logits = V . h_l + v with h_l = ReLU(F_l(u, v) +
-    W_l gamma(c) + b_l). The encoder gives F and F_l as one map, the channels of F first. A student that knows
-    everything in space has no hidden units, C = 0: the volume alone speaks. Its label units are those of cells of the
-    volume, each ``unit_stride`` knots wide. The encoder gives them as a map whose rows are lines of cells along y, one
-    line behind the other along x, and one height above the other.
+    Where the student knows classes, it has hidden units for them beside those of the density: logits = V . h_l + v with
+    h_l = ReLU(F_l(u, v) + W_l gamma(c) + b_l). The encoder gives F and F_l as one map, the channels of F first. A
+    student that knows everything in space has no hidden units, C = 0: sigma = softplus(g v(p) + d), v the volume that
+    the encoder gives at the point p. Its label units are those of cells of the volume, each ``unit_stride`` knots wide.
+    The encoder gives them as a map whose rows are lines of cells along y, one line behind the other along x, and one
+    height above the other.
     """
 
     positional_weight: NDArray[np.float32]  # W_gamma, float32 [C, 39]
@@ -151,7 +97,6 @@ class HeadWeights:
     label_hidden_bias: NDArray[np.float32] | None = None  # b_l, float32 [E]
     label_weight: NDArray[np.float32] | None = None  # V, float32 [K, E]
     label_bias: NDArray[np.float32] | None = None  # v, float32 [K]
-    prior: PlacePrior | None = None  # what each place adds to the density's logit; None for nothing
     volume: VolumeReading | None = None  # how the volume of the encoder is read; None where it gives none
     unit_stride: int = 0  # knots of the volume to a cell that has label units; 0 where pixels have them
 
@@ -177,7 +122,7 @@ class HeadWeights:
     @property
     def unit_cells(self) -> tuple[int, int, int]:
         """Cells (x, y, z) that have label units. Raises ValueError: pixels have them."""
-        if self.volume is None or not self.unit_stride:
+        if self.volume is None:
             raise ValueError("pixels have the label units")
         x, y, z = (-(-count // self.unit_stride) for count in self.volume.knots)
         return x, y, z
@@ -191,11 +136,6 @@ class HeadWeights:
     def label_hidden(self) -> int:
         """Hidden units E of the labels; 0 without labels."""
         return 0 if self.label_hidden_bias is None else int(self.label_hidden_bias.shape[0])
-
-    @property
-    def prior_knots(self) -> tuple[int, ...]:
-        """Knots (A, B, C) of the place prior; empty without one."""
-        return () if self.prior is None else self.prior.logit.shape
 
     @property
     def volume_knots(self) -> tuple[int, ...]:
@@ -221,17 +161,15 @@ class HeadWeights:
         return positional_weight, hidden_bias, weight, bias
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
-        """All tensors by name; those of labels and of the place prior where there are any."""
+        """All tensors by name; those of labels and of the volume where there are any."""
         tensors = {name: getattr(self, name) for name in expected_shapes(1, 1, 1)}
-        if self.prior is not None:
-            tensors |= {f"prior_{name}": getattr(self.prior, name) for name in _OF_PRIOR}
         if self.volume is not None:
             tensors |= {f"volume_{name}": getattr(self.volume, name) for name in _OF_VOLUME}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     def check(self, hidden: int, code_size: int, label_hidden: int, classes: int, where: str) -> None:
         """Raises BundleError where a tensor is missing, not float32, not finite, huge or of another shape."""
-        shapes = expected_shapes(hidden, code_size, label_hidden, classes, self.prior_knots, self.volume_knots)
+        shapes = expected_shapes(hidden, code_size, label_hidden, classes, self.volume_knots)
         _check(self.tensors(), shapes, where)
 
     @classmethod
@@ -242,25 +180,23 @@ class HeadWeights:
         code_size: int,  # length of the point code
         label_hidden: int = 0,  # E; 0 where the student knows no classes
         classes: int = 1,  # K
-        prior_knots: tuple[int, ...] = (),  # (A, B, C) of the place prior; none where there is no prior
         volume_knots: tuple[int, ...] = (),  # (X, Y, Z) of the encoder's volume; none where it gives none
         unit_stride: int = 0,  # knots of the volume to a cell that has label units; 0 where pixels have them
     ) -> "HeadWeights":
         """Reads ``head.safetensors``.
 
         Raises BundleError where a tensor is missing, not float32, of another shape or not finite. A tensor belongs to
-        labels, a prior or a volume where there are none. The file is no safetensors.
+        labels or a volume where there are none. The file is no safetensors.
         """
         tensors = read_tensors(file, BundleError, cure=CURE)
-        expected = expected_shapes(hidden, code_size, label_hidden, classes, prior_knots, volume_knots)
+        expected = expected_shapes(hidden, code_size, label_hidden, classes, volume_knots)
         _check(tensors, expected, str(file))
-        prior = PlacePrior(**{name: tensors[f"prior_{name}"] for name in _OF_PRIOR}) if prior_knots else None
         volume = None
         if volume_knots:
             x, y, z = volume_knots
             volume = VolumeReading(**{name: tensors[f"volume_{name}"] for name in _OF_VOLUME}, knots=(x, y, z))
-        own = {name: tensors[name] for name in expected if not name.startswith(("prior_", "volume_"))}
-        return cls(**own, prior=prior, volume=volume, unit_stride=unit_stride)
+        own = {name: tensors[name] for name in expected if not name.startswith("volume_")}
+        return cls(**own, volume=volume, unit_stride=unit_stride)
 
 
 def expected_shapes(
@@ -268,10 +204,9 @@ def expected_shapes(
     code_size: int,
     label_hidden: int = 0,
     classes: int = 1,
-    prior_knots: tuple[int, ...] = (),
     volume_knots: tuple[int, ...] = (),
 ) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the head; those of labels, prior and volume where sizes are given."""
+    """Name and shape of every tensor of the head; those of labels and volume where sizes are given."""
     shapes: dict[str, tuple[int, ...]] = {
         "positional_weight": (hidden, code_size),
         "hidden_bias": (hidden,),
@@ -281,8 +216,6 @@ def expected_shapes(
     if label_hidden:
         shapes |= {"label_positional_weight": (label_hidden, code_size), "label_hidden_bias": (label_hidden,)}
         shapes |= {"label_weight": (classes, label_hidden), "label_bias": (classes,)}
-    if prior_knots:
-        shapes |= {"prior_gain": prior_knots, "prior_logit": prior_knots, "prior_lattice": (2, 3)}
     if volume_knots:
         shapes |= {"volume_gain": (1,), "volume_lattice": (2, 3)}
     return shapes
@@ -293,12 +226,10 @@ def _check(tensors: Mapping[str, NDArray[np.float32]], expected: Mapping[str, tu
         if name in tensors and name not in expected:
             what = "belongs to labels, but no head.label_hidden says how many units they have"
             raise BundleError(what, where=f"{where}: tensor {name}", cure=CURE)
-    for part, names in (("prior", _OF_PRIOR), ("volume", _OF_VOLUME)):
-        thing = "place prior" if part == "prior" else part
-        for name in (f"{part}_{name}" for name in names):
-            if name in tensors and name not in expected:
-                what = f"belongs to a {thing}, but no head.{part}_knots says how large that is"
-                raise BundleError(what, where=f"{where}: tensor {name}", cure=CURE)
+    for name in (f"volume_{name}" for name in _OF_VOLUME):
+        if name in tensors and name not in expected:
+            what = "belongs to a volume, but no head.volume_knots says how large that is"
+            raise BundleError(what, where=f"{where}: tensor {name}", cure=CURE)
     for name, shape in expected.items():
         if name not in tensors:
             raise BundleError("is missing", where=f"{where}: tensor {name}", cure=CURE)

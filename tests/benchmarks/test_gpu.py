@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.gpu import torch_encoder, torch_outputs
+from benchmarks.gpu import torch_encoder, torch_features
 from benchmarks.measuring import canonical_image
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -20,10 +20,9 @@ from tests.inference.gpu.small_gpu_bundle import GpuStudent
 from tests.inference.small_bundle import PLAIN_STUDENT
 
 
-@pytest.mark.parametrize(("student", "precision"), [("bundle", "fp32"), ("spatial_bundle", "fp16")])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_whole_benchmark_prints_its_tables(
-    request: pytest.FixtureRequest,
-    student: str,
+    bundle: GpuStudent,
     tensorrt: HostTensorRt,
     compiler: HostCompiler,
     precision: str,
@@ -32,7 +31,6 @@ def test_the_whole_benchmark_prints_its_tables(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """All that `make test-gpu` cannot ask of a machine without a GPU: only the figures mean nothing here."""
-    bundle: GpuStudent = request.getfixturevalue(student)
     image = np.random.default_rng(0).integers(
         0, 256, (bundle.canonical.height, bundle.canonical.width, 3), dtype=np.uint8
     )
@@ -61,7 +59,7 @@ def test_the_whole_benchmark_prints_its_tables(
 def test_the_network_in_torch_gives_what_the_encoder_of_the_bundle_does() -> None:
     bundle = StudentBundle.load(PLAIN_STUDENT)
     image = canonical_image(bundle)
-    (found,) = torch_outputs(bundle, "cpu", half=False)(torch.from_numpy(image[None]))
+    found = torch_features(bundle, "cpu", half=False)(torch.from_numpy(image[None]))
     expected, hidden = OnnxRuntimeEncoder(bundle).encode(image).features, bundle.head.hidden
     assert found.shape == (1, *expected.shape)
     of_density = expected[..., :hidden]

@@ -15,11 +15,9 @@ from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights, VolumeReading
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.scene_query import ray_camera
 
 CANONICAL = Camera(fx=371.2, fy=371.2, cx=319.5, cy=90.0, width=640, height=192)
 CHANNELS = 64
-SAID_DEPTH = 15.0
 PLAIN_STUDENT = DEFAULT_BUNDLE.parent / "kitti_student"
 """A student of the package without a decoder in space."""
 
@@ -119,12 +117,6 @@ def serialised(
     return bytes(model.SerializeToString())
 
 
-def said_depth_map(camera: Camera) -> NDArray[np.float32]:
-    """`SAID_DEPTH` for all rays of a canonical camera, [h', w']."""
-    rays = ray_camera(camera)
-    return np.full((rays.height, rays.width), SAID_DEPTH, np.float32)
-
-
 def tiny_encoder(
     seed: int = 0,
     *,
@@ -132,14 +124,8 @@ def tiny_encoder(
     label_hidden: int = 0,
     output: str = "features",
     camera: Camera = CANONICAL,
-    volume: NDArray[np.float32] | None = None,
-    depth: NDArray[np.float32] | None = None,
 ) -> bytes:
-    """Two convolutions, the first with stride 2, weights stored in fp16, output NHWC; a serialised ONNX graph.
-
-    A volume [X, Y, Z] comes out beside them, whatever the image is, plus the mean of the normalised image; and the
-    depth [h', w'], or one of `SAID_DEPTH` metres, plus that mean.
-    """
+    """Two convolutions, the first with stride 2, weights stored in fp16, output NHWC; a serialised ONNX graph."""
     weights = tiny_weights(seed, channels=channels, label_hidden=label_hidden)
     tensors: dict[str, Any] = {f"{name}_fp16": value for name, value in weights.items()}
     tensors |= {"middle": np.float32(127.0), "scale": np.float32(1 / 64)}
@@ -154,22 +140,8 @@ def tiny_encoder(
     ]
     given = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, camera.height, camera.width])
     shape = [1, camera.height // 2, camera.width // 2, channels + label_hidden]
-    further = []
-    if volume is not None:
-        tensors["constant_volume"] = volume[None]
-        nodes += [
-            helper.make_node("ReduceMean", ["normal"], ["mean"], keepdims=0),
-            helper.make_node("Add", ["constant_volume", "mean"], ["volume"]),
-        ]
-        depth = said_depth_map(camera) if depth is None else depth
-        tensors["constant_depth"] = depth[None]
-        nodes.append(helper.make_node("Add", ["constant_depth", "mean"], ["depth"]))
-        further = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape_of)
-            for name, shape_of in (("volume", [1, *volume.shape]), ("depth", [1, *depth.shape]))
-        ]
     made = helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
-    return serialised(nodes, given, made, tensors, opset=17, further=further)
+    return serialised(nodes, given, made, tensors, opset=17)
 
 
 def volume_reading(grid: VoxelGrid, gain: float = 1.0) -> VolumeReading:
@@ -184,15 +156,11 @@ def make_small_bundle(
     *,
     seed: int = 0,
     classes: int = 1,
-    volume: NDArray[np.float32] | None = None,
-    depth: NDArray[np.float32] | None = None,
-    gain: float = 1.0,
     **fields: Any,
 ) -> StudentBundle:
     """Writes the student into a folder and loads it; ``fields`` replace those of `StudentBundle`.
 
-    With several ``classes`` it has random labels; with a volume, of the shape of its grid, its head reads it by a gain,
-    and its encoder says the depth, see `tiny_encoder`.
+    With several ``classes`` it has random labels.
     """
     values: dict[str, Any] = {
         "name": "small",
@@ -206,9 +174,4 @@ def make_small_bundle(
         values["head"] = with_labels(values["head"], classes, seed=seed)
         values |= {"class_names": class_names(classes), "class_colours": class_colours(classes)}
     bundle = StudentBundle(**{**values, **fields})
-    if volume is not None:
-        head = dataclasses.replace(bundle.head, volume=volume_reading(bundle.grid, gain))
-        bundle = dataclasses.replace(bundle, head=head)
-    hidden = bundle.head.label_hidden
-    encoder = tiny_encoder(seed, label_hidden=hidden, camera=bundle.canonical, volume=volume, depth=depth)
-    return bundle.save(folder, encoder)
+    return bundle.save(folder, tiny_encoder(seed, label_hidden=bundle.head.label_hidden, camera=bundle.canonical))

@@ -34,8 +34,10 @@ def _port(name: str, shape: Any) -> Any:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
 
 
-def make_told_bundle(folder: Path) -> StudentBundle:
-    """Writes it, and loads it."""
+def make_told_bundle(
+    folder: Path, *, volume: NDArray[np.float32] | None = None, depth: float = WALL_M / FACTOR, **fields: Any
+) -> StudentBundle:
+    """Writes it, and loads it; or one that says another volume and depth. ``fields`` are those of `StudentBundle`."""
     code, rays = PointCodeSpec(), ray_camera(CAMERA)
     half = CAMERA.height // 2, CAMERA.width // 2
     x, y, z = (size // STRIDE for size in GRID.shape)
@@ -57,7 +59,8 @@ def make_told_bundle(folder: Path) -> StudentBundle:
         {"constant": view, "nothing": np.float32(1e-6)},
     )
     beyond = GRID.origin[0] + GRID.voxel_size * (np.arange(GRID.shape[0]) + 0.5) - WALL_M / FACTOR
-    volume = np.broadcast_to(beyond[:, None, None], GRID.shape).astype(np.float32)[None]
+    wall = np.broadcast_to(beyond[:, None, None], GRID.shape)
+    logits = (wall if volume is None else volume).astype(np.float32)[None]
     beside = graph_inputs(GRID, STRIDE, CAMERA, code, HEIGHT, None) | no_evidence(CAMERA)
     given = {"view": view.shape, **{name: values.shape for name, values in beside.items()}}
     decoder = serialised(
@@ -83,13 +86,13 @@ def make_told_bundle(folder: Path) -> StudentBundle:
             "ten": np.float32(10.0),
             "three": np.array([1, 1, 1, 1], np.int64),
             "size": np.array([1, rays.height, rays.width], np.int64),
-            "said": np.full((1, rays.height * rays.width), WALL_M / FACTOR, np.float32),
-            "logits": volume,
+            "said": np.full((1, rays.height * rays.width), depth, np.float32),
+            "logits": logits,
             "units": np.random.default_rng(0).normal(size=(1, z * x, y, CLASSES)).astype(np.float32),
             "level": np.full((1, 2, x, y), 0.1, np.float32),
         },
         further=[
-            _port("volume", volume.shape),
+            _port("volume", logits.shape),
             _port("depth", (1, rays.height, rays.width)),
             _port("surface", (1, 2, x, y)),
         ],
@@ -107,5 +110,6 @@ def make_told_bundle(folder: Path) -> StudentBundle:
         class_colours=class_colours(CLASSES),
         provenance={"data": "random numbers"},
         licence="Apache-2.0",
+        **fields,
     )
     return bundle.save(folder, encoder, decoder_onnx=decoder)

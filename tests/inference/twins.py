@@ -1,5 +1,7 @@
 """The readable twins of the kernels of a student, for the tests that feed both."""
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -104,11 +106,19 @@ def labels_reference(cosines, classes, margin, temperature) -> tuple[NDArray[np.
     return label, np.where(there, confidence, 0.0)
 
 
-def density_reference(features, points_camera, head, code, canonical, volume=None, chunk=65536) -> NDArray[np.float64]:
-    """Density sigma = softplus(g (w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d + k v) + l), per metre.
+def trilinear(lattice, values, points_camera) -> NDArray[np.float32]:
+    """Samples [N] of values [A, B, C] at the knots of a lattice, at points [N, 3] (optical frame, metres)."""
+    lowest, share = lattice.taps(points_camera)
+    found = np.zeros(len(points_camera), np.float32)
+    for step in itertools.product((0, 1), repeat=3):
+        found += np.where(step, share, 1.0 - share).prod(axis=1) * values[tuple((lowest + step).T)]
+    return found
 
-    Gain g and logit l are those of the place prior at the point, 1 and 0 where the head has none. v is the volume
-    there, k the factor that the head reads it with. Returns float64 [N].
+
+def density_reference(features, points_camera, head, code, canonical, volume=None, chunk=65536) -> NDArray[np.float64]:
+    """Density sigma = softplus(w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d + g v), per metre, float64 [N].
+
+    v is the volume at a point, g the factor that the head reads it with, of a student that knows everything in space.
     """
     density, map_of_density = np.empty(len(points_camera)), features[..., : head.hidden]
     for start in range(0, len(points_camera), chunk):
@@ -116,11 +126,6 @@ def density_reference(features, points_camera, head, code, canonical, volume=Non
         hidden = hidden_reference(map_of_density, points, head.positional_weight, head.hidden_bias, code, canonical)
         logit = hidden @ head.density_weight.astype(np.float64) + head.density_bias[0]
         if head.volume is not None:
-            if volume is None:
-                raise ValueError("the head reads a volume, and there is none")
-            logit = logit + float(head.volume.gain[0]) * head.volume.places.sample(volume, points)
-        if head.prior is not None:
-            gain, prior = head.prior.at(points).astype(np.float64).T
-            logit = gain * logit + prior
+            logit = logit + float(head.volume.gain[0]) * trilinear(head.volume.places, volume, points)
         density[start : start + chunk] = density_of_logit(logit)
     return density

@@ -324,10 +324,6 @@ def asked_teacher(stored: Checkpoint, bank: TextBank) -> str:
 
 def _refuse_other_density(density: DensityField, student: StudentBundle, checkpoint: Path) -> None:
     """Refuses a student whose units are others; its last weights may have been stretched meanwhile."""
-    if student.head.volume is not None:
-        what = "it reads a volume, which no checkpoint of features gives"
-        cure = "Name the student that the feature field started from"
-        raise BundleError(what, where=f"student {student.name}", cure=cure)
     stored = student.load_weights()
     for name, value in density.named_parameters():
         if name in LAST_WEIGHTS:

@@ -15,7 +15,7 @@ from typing import Any
 
 from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
+from scene_completion_ros.inference.encoded_image import Encoder
 from scene_completion_ros.inference.gpu.device import DeviceFacts, PrimaryContext
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided, Record, UnusableError
 from scene_completion_ros.inference.gpu.parity import check_parity, gate_images
@@ -170,8 +170,8 @@ def measure_parity(engine: TensorRtEngine, reference: Encoder, precision: str) -
     """Compare an engine with the CPU's encoder on the images of the gate, see `check_parity`."""
     _, height, width, _ = engine.ports[INPUT][0]
     images = gate_images(height, width)
-    found = [EncodedImage.of([output.copy() for output in engine(image[None])]) for image in images]
-    return check_parity([reference.encode(image).copy() for image in images], found, precision)
+    found = [engine(image[None])[0].copy() for image in images]
+    return check_parity([reference(image).copy() for image in images], found, precision)
 
 
 def _key(onnx: bytes, precision: str, tensorrt: TensorRt, device: DeviceFacts | None) -> Record:

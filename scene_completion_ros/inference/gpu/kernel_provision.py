@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import HEAD, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.feature_space import FeatureSpace
@@ -39,9 +38,6 @@ SPREAD = 1.0
 RAY_TOLERANCE = 0.02  # metres, or part of a ray
 TIE = 0.01  # logits that are nearer than this may be ordered either way
 COSINE_TIE = 5e-3  # as may cosines, and whether one is ahead by the margin
-BETWEEN_KNOTS = (0.3, 0.45, 0.2)  # voxels by which a grid is moved, so that none lies at a knot of the volume
-BEYOND_FAR = 2.0  # times the farthest depth of a student, up to which the noise goes that stands for what it says
-UNSAID = 0.05  # part of the rays of which that noise says no number
 # What compiles and launches the kernels belongs to them.
 SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "kernel_provision.py")
 
@@ -126,45 +122,31 @@ def check_loads(make_device: MakeDevice, kernels: CompiledKernels) -> None:
         ) from error
 
 
-def comparison_maps(bundle: StudentBundle, encoder: Encoder) -> list[EncodedImage]:
-    """Outputs of an encoder to compare kernels on: noise, where rays end soon, and what is seen of a street.
-
-    The noise says depths from before the nearest to behind the farthest that the student knows, and of some rays none.
-    """
+def comparison_maps(bundle: StudentBundle, encoder: Encoder) -> list[NDArray[np.float32]]:
+    """Features of an encoder to compare kernels on: noise, where rays end soon, and what is seen of a street."""
     height, width = bundle.canonical.height, bundle.canonical.width
-    shapes = ((*bundle.feature_size, bundle.head.channels), bundle.head.volume_knots)
-    random = np.random.default_rng(0)
-    noise = [random.normal(0.0, SPREAD, shape).astype(np.float32) for shape in shapes if shape]
-    if bundle.head.volume is not None:
-        rays, (near, far) = ray_camera(bundle.canonical), bundle.depth_range
-        depth = random.uniform(np.log(near / 2.0), np.log(BEYOND_FAR * far), (rays.height, rays.width))
-        noise.append(np.where(random.random(depth.shape) < UNSAID, np.nan, np.exp(depth)).astype(np.float32))
-    return [EncodedImage(*noise), encoder.encode(gate_images(height, width)[0]).copy()]
+    shape = *bundle.feature_size, bundle.head.channels
+    noise = np.random.default_rng(0).normal(0.0, SPREAD, shape).astype(np.float32)
+    return [noise, encoder(gate_images(height, width)[0]).copy()]
 
 
 def measure_kernel_parity(
     bundle: StudentBundle,
     kernels: CompiledKernels,
     make_device: MakeDevice,
-    maps: Sequence[EncodedImage],  # outputs of the encoder to compare them on
+    maps: Sequence[NDArray[np.float32]],  # features to compare them on
     *,
-    half_features: bool,  # the encoder's map and volume are float16, not float32
+    half_features: bool,  # the encoder's map is float16, not float32
 ) -> dict[str, float]:
-    """Compare kernels with the CPU's, in the grid and between knots; the numbers that `KERNEL_LIMITS` limits."""
-    poses = [bundle.grid_from_camera]
-    if bundle.head.volume is not None:
-        aside = RigidTransform(np.eye(3), bundle.grid.voxel_size * np.array(BETWEEN_KNOTS))
-        poses.append(aside @ bundle.grid_from_camera)
+    """Compare kernels with the CPU's; the numbers that `KERNEL_LIMITS` limits."""
     kind = np.float16 if half_features else np.float32
-    found = []
-    for pose in poses:
-        prepared = PreparedScene.of(bundle, bundle.grid, pose, ray_camera(bundle.canonical))
-        device = make_device(kernels)
-        try:
-            pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
-            found += [_compared(prepared, device, pipeline, one, kind) for one in maps]
-        finally:
-            device.close()
+    prepared = PreparedScene.of(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
+    device = make_device(kernels)
+    try:
+        pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
+        found = [_compared(prepared, device, pipeline, one.astype(kind)) for one in maps]
+    finally:
+        device.close()
     return {name: float(np.max([one[name] for one in found])) for name in KERNEL_LIMITS}  # NaN is worse than any
 
 
@@ -184,23 +166,12 @@ def comparison_vocabulary(units: int) -> FoldedVocabulary:
     return FoldedVocabulary.of(Vocabulary(names, ((0, 0, 0),) * classes, rows, group), space)
 
 
-def stored_outputs(encoded: EncodedImage, kind: type[np.floating[Any]]) -> list[NDArray[np.floating[Any]]]:
-    """What an encoder says, as one for GPUs stores it: map and volume in its type, the depth in float32."""
-    of_its_type = [part.astype(kind) for part in (encoded.features, encoded.volume) if part is not None]
-    return [*of_its_type, *([] if encoded.depth is None else [encoded.depth.astype(np.float32)])]
-
-
 def _compared(
-    prepared: PreparedScene,
-    device: KernelDevice,
-    pipeline: VoxelPipeline,
-    encoded: EncodedImage,
-    kind: type[np.floating[Any]],
+    prepared: PreparedScene, device: KernelDevice, pipeline: VoxelPipeline, stored: NDArray[np.floating[Any]]
 ) -> dict[str, float]:
-    stored, blank = stored_outputs(encoded, kind), np.zeros((0, 0, 3), np.uint8)
-    given = EncodedImage(*(part.astype(np.float32) for part in stored))
+    given, blank = EncodedImage(stored.astype(np.float32)), np.zeros((0, 0, 3), np.uint8)
     on_host = HostSceneQuery(lambda *_: given, prepared)
-    pipeline.enqueue(*(device.upload(part) for part in stored))
+    pipeline.enqueue(device.upload(stored))
     expected, found = on_host(blank), pipeline.wait()
     alpha, probability = device.download(pipeline.alpha), device.download(pipeline.probability)
     in_view, listed = prepared.query.in_view, np.flatnonzero(found.state.reshape(-1) >= VoxelState.SURFACE)
@@ -226,7 +197,7 @@ def _compared(
     rays = (
         (found.depth, expected.depth),
         (found.transmittance, expected.transmittance),
-        (device.download(pipeline.half_distance), prepared.march(expected.dense.alpha, given.depth).half_distance),
+        (device.download(pipeline.half_distance), prepared.march(expected.dense.alpha).half_distance),
     )
     alike = [np.isclose(one, other, rtol=0.0, atol=RAY_TOLERANCE, equal_nan=True).mean() for one, other in rays]
     return {

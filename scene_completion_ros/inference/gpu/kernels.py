@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from scene_completion_ros.inference.gpu.device import GpuFailureError, PrimaryCo
 from scene_completion_ros.inference.head import HeadWeights
 
 SOURCE = Path(__file__).with_name("voxel_query.cu")
-KERNELS = ("query_density", "see_rays", "march_rays", "classify", "offsets", "compact", "query_labels", "query_phrases")
+KERNELS = ("query_density", "march_rays", "classify", "offsets", "compact", "query_labels", "query_phrases")
 STANDARD = "--std=c++17"
 CHANNEL_TILE = 32  # units that a warp's threads take at a time; their number must be a multiple of it
 # The last one is a toolkit's of which the linker does not know.
@@ -35,8 +35,7 @@ class KernelSizes:
     channels: int  # hidden units of the density
     units: int  # hidden units of the labels, 0 for none
     classes: int  # number of classes
-    half_features: bool  # the encoder's map and volume are float16, not float32
-    volume: bool = False  # the encoder gives a volume and the depth of the rays beside its map
+    half_features: bool  # the encoder's map is float16, not float32
 
     def __post_init__(self) -> None:
         if self.channels < CHANNEL_TILE or self.channels % CHANNEL_TILE or self.units % CHANNEL_TILE:
@@ -47,14 +46,12 @@ class KernelSizes:
     @staticmethod
     def of(head: HeadWeights, *, half_features: bool) -> "KernelSizes":
         """The sizes of a student's head."""
-        return KernelSizes(head.hidden, head.label_hidden, head.classes, half_features, head.volume is not None)
+        return KernelSizes(head.hidden, head.label_hidden, head.classes, half_features)
 
     @property
     def kernels(self) -> tuple[str, ...]:
         """Names of the kernels that such a student has."""
-        without = ["march_rays" if self.volume else "see_rays"]
-        without += [] if self.units else ["query_labels", "query_phrases"]
-        return tuple(name for name in KERNELS if name not in without)
+        return tuple(name for name in KERNELS if self.units or name not in ("query_labels", "query_phrases"))
 
     def definitions(self) -> tuple[str, ...]:
         """Options of the compiler."""
@@ -175,14 +172,6 @@ class SharedBuffer(Buffer):
     """Page-locked memory of the host that kernels write to across the bus."""
 
     array: NDArray[Any]  # the same memory for the host; its content is defined after `KernelDevice.synchronise`
-
-
-class EncodedOnDevice(NamedTuple):
-    """What an encoder says of an image, as `EncodedImage`, in memory of the device."""
-
-    features: Buffer  # float16 or float32 [..., h, w, C + E]
-    volume: Buffer | None = None  # of the same type [..., X, Y, Z]; None where the encoder gives none
-    depth: Buffer | None = None  # float32 [..., h', w'], whatever the type of the others; beside a volume only
 
 
 Argument: TypeAlias = "Buffer | np.int32 | np.float32 | None"  # a kernel's argument; None is a null pointer

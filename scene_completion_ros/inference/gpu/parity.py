@@ -1,9 +1,8 @@
 """Does a GPU engine compute what the CPU engine computes? The gate that every engine passes before it is kept.
 
-Of each output three errors of the worst image count: that of the whole map and that of its worst channel, both the
-root mean square as a share of the right one's, and the largest of all values as a share of the map's. A channel that is
-wrong alone does not hide in the others, nor does a value in its channel. Channels of a volume are its layers of one
-height. Of a depth the error counts as a share of the right depth; its channels are the rows of the image.
+Three errors of the worst image count: that of the whole map of features and that of its worst channel, both the root
+mean square as a share of the right one's, and the largest of all values as a share of the map's. A channel that is
+wrong alone does not hide in the others, nor does a value in its channel.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,38 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError, ImageError
-from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.picture_files import read_rgb
 
 GATE_IMAGES = Path(__file__).resolve().parent / "gate_images"
 # A channel that is almost zero everywhere is measured as if it had this part of the map's root mean square.
 QUIET_CHANNEL = 0.05
 KINDS = ("map", "channel", "largest")
-LIMITS: Mapping[str, Mapping[str, tuple[float, float, float]]] = {
-    # About ten times what the graphs of the shipped student are off where a CPU rounds as they are typed.
-    "features": {"fp32": (1e-4, 1e-3, 5e-3), "fp16": (5e-3, 3e-2, 0.2)},
-    # About eight times what a student with a transformer for its trunk is off.
-    "volume": {"fp32": (1e-4, 1e-3, 5e-3), "fp16": (0.02, 0.05, 0.6)},
-    # Ten times and more what small untrained students are off, that say 3 to 11 m: of what is farther away, an error of
-    # inverse depth is a larger share. A depth of zero misses.
-    "depth": {"fp32": (1e-4, 1e-3, 5e-3), "fp16": (5e-3, 0.02, 0.1)},
-}  # largest errors that pass, by output, precision and `KINDS`; docs/gpu_engine.md has what was measured
+# Largest errors that pass, by precision and `KINDS`: about ten times what the graphs of the shipped student are off
+# where a CPU rounds as they are typed. docs/gpu_engine.md has what was measured.
+LIMITS: Mapping[str, tuple[float, float, float]] = {"fp32": (1e-4, 1e-3, 5e-3), "fp16": (5e-3, 3e-2, 0.2)}
 
 
-def check_parity(reference: Sequence[EncodedImage], found: Sequence[EncodedImage], precision: str) -> list[str]:
-    """Compare what two engines say of the same images. Returns the errors of each output in words, with their limits.
+def check_parity(
+    reference: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.float32]], precision: str
+) -> list[str]:
+    """Compare what two engines say of the same images. Returns the errors of the features in words, with their limits.
 
     `reference`: of the CPU engine in fp32; `found`: of the GPU engine; `precision`: that of the GPU engine. Raises
     GpuError where one is beyond its limit, with the numbers.
     """
-    numbers: dict[str, float] = {}
-    limits: dict[str, float] = {}
-    for output in (name for name in LIMITS if getattr(reference[0], name) is not None):
-        pairs = [(getattr(one, output), getattr(other, output)) for one, other in zip(reference, found, strict=True)]
-        names = [f"{kind} error of the {output}" for kind in KINDS]
-        numbers |= dict(zip(names, errors(pairs, output).tolist(), strict=True))
-        limits |= dict(zip(names, LIMITS[output][precision], strict=True))
-    return require_within(numbers, limits, f"the {precision} engine")
+    names = [f"{kind} error of the features" for kind in KINDS]
+    numbers = errors(list(zip(reference, found, strict=True))).tolist()
+    limits = dict(zip(names, LIMITS[precision], strict=True))
+    return require_within(dict(zip(names, numbers, strict=True)), limits, f"the {precision} engine")
 
 
 def require_within(numbers: Mapping[str, float], limits: Mapping[str, float], what: str) -> list[str]:
@@ -61,20 +51,16 @@ def require_within(numbers: Mapping[str, float], limits: Mapping[str, float], wh
     return list(lines.values())
 
 
-def errors(
-    pairs: Sequence[tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]], output: str
-) -> NDArray[np.float64]:
+def errors(pairs: Sequence[tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]]) -> NDArray[np.float64]:
     """The worst of each of `KINDS` over pairs of a right map [h, w, C] and another; NaN or infinite where one is.
 
-    A depth is a map [h, w]. Raises ValueError where the maps of a pair differ in shape.
+    Raises ValueError where the maps of a pair differ in shape.
     """
     worst = np.zeros(len(KINDS))
     for one, other in pairs:
         right, given = np.asarray(one, np.float64), np.asarray(other, np.float64)
         if right.shape != given.shape:
             raise ValueError(f"a map of {given.shape} instead of {right.shape}")
-        if output == "depth":  # [w', 1, h'] of shares, so that a row is a channel
-            right, given = np.ones_like(right).T[:, None], (given / right).T[:, None]
         size = np.sqrt(np.mean(right**2, axis=(0, 1)))
         whole = np.sqrt(np.mean(size**2)).clip(min=np.finfo(np.float32).tiny)
         off = given - right

@@ -21,7 +21,7 @@ from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
 from scene_completion_ros.inference.gpu.kernels import KernelDevice
 from scene_completion_ros.inference.gpu.requirements import EngineOptions, check_limits, installed_flavour, require
-from scene_completion_ros.inference.gpu.tensorrt_runtime import INPUT, TensorRtEngine
+from scene_completion_ros.inference.gpu.tensorrt_runtime import OUTPUT, TensorRtEngine
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.phrase_query import NO_WORDS, Words, matches_of
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer, SceneQuery
@@ -54,7 +54,7 @@ class TensorRtEncoder(Encoder):
         except BaseException:
             self._context.close()
             raise
-        self._outputs = [aligned_empty(*shape) for name, (shape, _) in self._engine.ports.items() if name != INPUT]
+        self._features = aligned_empty(*self._engine.ports[OUTPUT][0])
         finalizer = weakref.finalize(self, _release, self._context, self._engine)
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
 
@@ -67,9 +67,8 @@ class TensorRtEncoder(Encoder):
         """
         del beside, given_view
         with self._context.work("running the encoder"):
-            for output, found in zip(self._outputs, self._engine(image_rgb[None]), strict=True):
-                output[:] = found
-        return EncodedImage.of(self._outputs)
+            self._features[:] = self._engine(image_rgb[None])
+        return EncodedImage(self._features[0])
 
     def scene_query(self, prepared: PreparedScene) -> SceneQuery:
         """See `DeviceEncoder`. Raises GpuError where the grid is too large for it, or there is not enough memory."""
@@ -112,9 +111,9 @@ class DeviceSceneQuery:
             self._engine.load(image_rgb[None])
             self._answers += 1  # from here on the former answer may be overwritten, also where this one fails
             device.begin()
-            encoded = self._engine.enqueue()
+            features = self._engine.enqueue()
             device.lap("encode")
-            self._pipeline.enqueue(*encoded)
+            self._pipeline.enqueue(features)
             if words.vocabulary or words.queried:
                 self._pipeline.compare(words)
             found = self._pipeline.wait()

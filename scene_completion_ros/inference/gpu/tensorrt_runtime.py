@@ -1,4 +1,4 @@
-"""TensorRT or TensorRT-RTX, whose Python interfaces are alike: imported, an engine run, images in and its outputs out.
+"""TensorRT or TensorRT-RTX, whose Python interfaces are alike: imported, an engine run, images in and features out.
 
 This is the one place that imports them, and that hears what they log.
 """
@@ -17,11 +17,10 @@ from scene_completion_ros.errors import ImageError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.device import PrimaryContext, explain_failure
 from scene_completion_ros.inference.gpu.engine_cache import UnusableError
-from scene_completion_ros.inference.gpu.kernels import Buffer, EncodedOnDevice
+from scene_completion_ros.inference.gpu.kernels import Buffer
 from scene_completion_ros.inference.gpu.requirements import Flavour
-from scene_completion_ros.inference.scene_query import ray_camera
 
-INPUT = "image"
+INPUT, OUTPUT = "image", "features"
 ERRORS_KEPT = 5
 Port: TypeAlias = "tuple[tuple[int, ...], type[np.generic]]"
 Ports: TypeAlias = "Mapping[str, Port]"  # what an engine takes and gives, by name: shape for one image, and type
@@ -75,19 +74,12 @@ def _make_logger(api: Any, errors: deque[str]) -> Any:
 
 
 def ports_of(bundle: StudentBundle, precision: str) -> Ports:
-    """The image, and the outputs of a bundle's encoder for GPUs, in order.
-
-    Depth is float32 in every precision: float16 would round it by up to 0.05 %, and its map is small.
-    """
-    camera, head, rays = bundle.canonical, bundle.head, ray_camera(bundle.canonical)
-    kind = np.float32 if precision == "fp32" else np.float16
-    ports: dict[str, Port] = {
+    """The image, and the output of a bundle's encoder for GPUs."""
+    camera = bundle.canonical
+    return {
         INPUT: ((1, camera.height, camera.width, 3), np.uint8),
-        "features": ((1, *bundle.feature_size, head.channels), kind),
+        OUTPUT: ((1, *bundle.feature_size, bundle.head.channels), np.float32 if precision == "fp32" else np.float16),
     }
-    if head.volume is not None:
-        ports |= {"volume": ((1, *head.volume_knots), kind), "depth": ((1, rays.height, rays.width), np.float32)}
-    return ports
 
 
 def check_ports(found: Iterable[tuple[str, bool, Any, Sequence[int]]], ports: Ports, api: Any) -> str:
@@ -166,15 +158,12 @@ class TensorRtEngine:
             raise explain_failure(tensorrt.errors(), "making an execution context")
         self._require(self._context.set_input_shape(INPUT, self.ports[INPUT][0]), "setting the image's shape")
 
-    def __call__(self, images: NDArray[np.uint8]) -> list[NDArray[Any]]:
-        """Outputs for an image, uint8 [1, H, W, 3] RGB; the next call overwrites. Raises GpuError of TensorRT."""
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """Features of an image, uint8 [1, H, W, 3] RGB; the next call overwrites. Raises GpuError of TensorRT."""
         self.load(images)
-        self.enqueue()
-        outputs = [name for name in self.ports if name != INPUT]
-        for name in outputs:
-            self._gpu.cuda.memcpy_dtoh_async(self._pinned[name], self._device[name].pointer, self.stream)
+        self._gpu.cuda.memcpy_dtoh_async(self._pinned[OUTPUT], self.enqueue().pointer, self.stream)
         self.stream.synchronize()
-        return [self._pinned[name] for name in outputs]
+        return self._pinned[OUTPUT]
 
     def load(self, images: NDArray[np.uint8]) -> None:
         """Put in an image [1, H, W, 3] once former outputs are there. Raises ImageError for other sizes, types."""
@@ -185,11 +174,10 @@ class TensorRtEngine:
             raise ImageError(what, where="canonical image", cure=cure)
         self._pinned[INPUT][:] = images
 
-    def enqueue(self) -> EncodedOnDevice:
-        """Ask for the outputs of the image that was loaded, in the order of the stream; returns before they are there.
+    def enqueue(self) -> Buffer:
+        """Ask for the features of the image that was loaded, in the order of the stream; returns before they are there.
 
-        Returns where features, volume and depth go on the GPU, always the same places. Raises GpuError: TensorRT
-        refuses to run.
+        Returns where they go on the GPU, always the same place. Raises GpuError: TensorRT refuses to run.
         """
         self._gpu.cuda.memcpy_htod_async(self._device[INPUT].pointer, self._pinned[INPUT], self.stream)
         self._tensorrt.forget_errors()
@@ -198,7 +186,7 @@ class TensorRtEngine:
             done = self._context.set_tensor_address(name, buffer.pointer)
             self._require(done, f"setting the address of the {name}")
         self._require(self._context.execute_async_v3(int(self.stream.handle)), "running the engine")
-        return EncodedOnDevice(*(buffer for name, buffer in self._device.items() if name != INPUT))
+        return self._device[OUTPUT]
 
     def close(self) -> None:
         """Release it, in the order that TensorRT wants, and free its memory: nothing of it may be touched any more."""

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.inference.gpu.kernels import Argument, Buffer, KernelDevice
-from scene_completion_ros.inference.head import VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
@@ -67,14 +66,11 @@ class VoxelPipeline:
         head, grid = query.field.head, query.grid
         voxels = int(np.prod(grid.shape))
         self._width = np.int32(query.field.feature_size[1])
-        self._samples = _Samples(device, query.samples, with_place=head.prior is not None)
-        self._reading = None if head.volume is None else _reading(device, head.volume, query.samples)
+        self._samples = _Samples(device, query.samples)
         self._tables = _tables(device, query.field.tables)
         self._weight, self._bias = device.upload(head.density_weight), np.float32(head.density_bias[0])
         self._edge = np.float32(grid.voxel_size)
-        # A ray whose depth is said is not asked where it leaves the grid.
-        rays = march.rays[1:] if head.volume is None else march.rays[1:-1]
-        self._march, self._rays = march, tuple(device.upload(part) for part in rays)
+        self._march, self._rays = march, tuple(device.upload(part) for part in march.rays[1:])
         self._ray_count = march.camera.width * march.camera.height
         self._scene = device.upload(_scene(march, classifier))
         self._in_view = device.upload(query.in_view.astype(np.uint8))
@@ -119,27 +115,20 @@ class VoxelPipeline:
                 device.upload(labels.sample_of),
             )
 
-    def enqueue(self, features: Buffer, volume: Buffer | None = None, depth: Buffer | None = None) -> None:
+    def enqueue(self, features: Buffer) -> None:
         """Asks for a frame; does not wait.
 
-        Raises ValueError: volume or depth are missing where a volume is read, or there where none is; or the depth is
-        not that of the rays. `features`: the encoder's map [h, w, C + E] on the device, of the type that the kernels
-        were compiled for; `volume`: its volume [X, Y, Z], of the same type, where the head reads one; `depth`: the
-        z-depth that it says of the rays, float32 [h', w'], metres; beside a volume only.
+        `features`: the encoder's map [h, w, C + E] on the device, of the type that the kernels were compiled for.
         """
         device, listed = self._device, self._listed
-        for part, what in ((volume, "volume"), (depth, "depth")):
-            if (part is None) != (self._reading is None):
-                raise ValueError(f"the {what} is missing" if part is None else f"there is a {what}, none is read")
-        if depth is not None and (depth.shape[-2:] != self._depth.shape or depth.dtype != np.float32):
-            raise ValueError(
-                f"the depth is {depth.dtype} {depth.shape}, that of the rays is float32 {self._depth.shape}"
-            )
         self._features = features
-        self._density(features, volume)
+        self._density(features)
         device.lap("query")
-        seen = self._depth if depth is None else depth
-        self._rays_of(depth)
+        device.launch(
+            "march_rays", _blocks(self._ray_count), THREADS,
+            self.alpha, self._scene, self._march.occupied_from, *self._rays, np.int32(self._ray_count),
+            self._depth, self.half_distance, self._transmittance,
+        )  # fmt: skip
         device.lap("march")
         device.launch(
             "classify", self._blocks, THREADS,
@@ -161,7 +150,7 @@ class VoxelPipeline:
                 self._index, self._total, self._capacity, listed["label"], listed["confidence"],
             )  # fmt: skip
         device.lap("label")
-        for name, source in (("state", self._state), ("depth", seen), ("transmittance", self._transmittance)):
+        for name, source in (("state", self._state), ("depth", self._depth), ("transmittance", self._transmittance)):
             device.copy(source, self._whole[name])
 
     def compare(self, words: Words) -> None:
@@ -213,41 +202,23 @@ class VoxelPipeline:
             **{name: shared.array for name, shared in self._whole.items()},
         )
 
-    def _density(self, features: Buffer, volume: Buffer | None) -> None:
+    def _density(self, features: Buffer) -> None:
         samples = self._samples
-        beside: tuple[Argument, ...] = () if self._reading is None else (volume, *self._reading)
         if not samples.count:
             return
         groups = -(-samples.count // RUN)
         self._device.launch(
             "query_density", _blocks(groups * LANES), THREADS,
             features, self._width, *self._tables, self._weight, self._bias, *samples.arguments,
-            *beside, np.int32(samples.count), self._edge, self.alpha,
+            np.int32(samples.count), self._edge, self.alpha,
         )  # fmt: skip
-
-    def _rays_of(self, depth: Buffer | None) -> None:
-        """Marches the rays, or lets them see as far as the student says."""
-        march, count = self._march, np.int32(self._ray_count)
-        if depth is None:
-            self._device.launch(
-                "march_rays", _blocks(self._ray_count), THREADS,
-                self.alpha, self._scene, march.occupied_from, *self._rays, count,
-                self._depth, self.half_distance, self._transmittance,
-            )  # fmt: skip
-        else:
-            self._device.launch(
-                "see_rays", _blocks(self._ray_count), THREADS,
-                self.alpha, self._scene, march.occupied_from, depth, march.far, *self._rays, count,
-                self.half_distance, self._transmittance,
-            )  # fmt: skip
 
 
 class _Samples:
-    def __init__(self, device: KernelDevice, samples: FieldSamples, *, with_place: bool) -> None:
+    def __init__(self, device: KernelDevice, samples: FieldSamples) -> None:
         self.count = len(samples.target)
         parts = (samples.target, samples.cell, samples.share, samples.rows)
-        place = device.upload(samples.place) if with_place else None
-        self.arguments = (*(device.upload(part) for part in parts), place)
+        self.arguments = tuple(device.upload(part) for part in parts)
 
 
 class _Rows:
@@ -281,14 +252,6 @@ class _Rows:
             *counts,
             *(self._root, self._root_bias, roots, vocabulary.rest, margin, sharpness),
         )
-
-
-def _reading(device: KernelDevice, reading: VolumeReading, samples: FieldSamples) -> tuple[Argument, ...]:
-    """How the volume is read: gain, steps of its flat index, knots, and shares where points lie between them."""
-    _, count_y, count_z = reading.knots
-    between = device.upload(samples.between) if samples.between.size else None
-    gain = np.float32(reading.gain[0])
-    return gain, np.int32(count_y * count_z), np.int32(count_z), device.upload(samples.knot), between
 
 
 def _tables(device: KernelDevice, tables: PositionalTables) -> tuple[Buffer | np.int32, ...]:

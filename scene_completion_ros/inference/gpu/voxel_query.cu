@@ -1,13 +1,11 @@
 // The student's field on the GPU. The kernels compute the density of all voxels in view and march the camera's rays.
 // They then say the state of every voxel, list the occupied ones, and label those. Readable twins: density_reference,
-// march or sight, states, label_logits_reference, class_cosines_reference.
+// march, states, label_logits_reference, class_cosines_reference.
 //
 // Compiled for one student:
 //   CHANNELS        units of the density
 //   UNITS, CLASSES  units of the labels (0: none), and classes
-//   HALF_FEATURES   the encoder's map and volume are float16; otherwise float32
-//   VOLUME          the encoder also gives a volume of logits and the depth of the rays. Its rays are not marched: they
-//                   see as far as that depth says.
+//   HALF_FEATURES   the encoder's map is float16; otherwise float32
 // No header is needed, so that NVRTC compiles this text without a toolkit. It compiles as C++ for the tests, see
 // tests/inference/gpu/cuda_on_cpu.h.
 //
@@ -15,8 +13,8 @@
 // row is then one whole line of the cache. Samples are ordered by cell of the feature map. A group of threads takes RUN of
 // them in a row, and reads the four taps again only where the cell changes.
 
-#if !defined(CHANNELS) || !defined(UNITS) || !defined(CLASSES) || !defined(HALF_FEATURES) || !defined(VOLUME)
-#error "CHANNELS, UNITS, CLASSES, HALF_FEATURES and VOLUME say for which student this is compiled"
+#if !defined(CHANNELS) || !defined(UNITS) || !defined(CLASSES) || !defined(HALF_FEATURES)
+#error "CHANNELS, UNITS, CLASSES and HALF_FEATURES say for which student this is compiled"
 #endif
 #if CHANNELS % 32 || UNITS % 32
 #error "CHANNELS and UNITS must be multiples of 32: eight threads take four each"
@@ -100,34 +98,6 @@ static __device__ __forceinline__ void add_taps(Four& sum, const four_features& 
 #endif
 }
 
-#if VOLUME
-// The volume has the type of the map: that of the engine's last layers. In float16 a logit below eight is at most 0.002
-// off, and larger ones are decided. Half as many bytes are written and read as in float32.
-static __device__ __forceinline__ float knot_at(const feature* __restrict__ volume, word at) {
-#if HALF_FEATURES
-    return half_to_float(volume[at]);
-#else
-    return volume[at];
-#endif
-}
-
-// The share of one lane in the volume at a point. The LANES lanes of the point sum their shares with all else. Between
-// knots each lane reads one of the eight knots around the point, with its trilinear weight. Where `between` is null,
-// the point is a knot, and lane 0 alone reads it. A knot that is not a number makes the points around it none, too.
-static __device__ __forceinline__ float volume_of_lane(
-    const feature* __restrict__ volume, const int* __restrict__ knot, const float* __restrict__ between, int sample,
-    word step_x, word step_y, int lane) {
-    word at = word(knot[sample]);
-    float share = 1.0f;
-    if (between) {
-        const float x = between[3 * sample], y = between[3 * sample + 1], z = between[3 * sample + 2];
-        at += (lane & 4 ? step_x : 0) + (lane & 2 ? step_y : 0) + (lane & 1);
-        share = (lane & 4 ? x : 1.0f - x) * (lane & 2 ? y : 1.0f - y) * (lane & 1 ? z : 1.0f - z);
-    }
-    return between || lane == 0 ? share * knot_at(volume, at) : 0.0f;
-}
-#endif
-
 // ReLU; unlike fmaxf it keeps what is not a number, so that a broken map is not taken for an empty one.
 static __device__ __forceinline__ float rectified(float value) { return value < 0.0f ? 0.0f : value; }
 
@@ -141,10 +111,10 @@ static __device__ __forceinline__ float sum_of_lanes(float value) {
 static __device__ __forceinline__ int row_before(float row, int last) { return min(max(int(row), 0), last); }
 
 // The arguments of kernels are plain pointers and numbers; what has many numbers lies in memory. Two lists occur twice:
-// prepared points, see FieldSamples, where `place` [N, 2], gain and logit of the place prior, may be null;
+// prepared points, see FieldSamples,
 #define SAMPLES                                                                                       \
     const int *__restrict__ target, const int *__restrict__ cell, const float *__restrict__ share_of, \
-        const float *__restrict__ rows, const float *__restrict__ place
+        const float *__restrict__ rows
 // and positional tables [entries, C], with the number of the last row that has one after it.
 #define TABLES                                                                                                    \
     const float *__restrict__ table_x, const float *__restrict__ table_y, const float *__restrict__ table_z,      \
@@ -152,14 +122,8 @@ static __device__ __forceinline__ int row_before(float row, int last) { return m
 
 // Opacity over a length of prepared points, to out[target].
 //   features [h w, CHANNELS + UNITS], width w; weight [CHANNELS]; count points.
-//   With VOLUME: volume [X Y Z], and the factor `gain` for it. step_x = Y Z and step_y = Z are steps of its flat index.
-//   knot [N] and between [N, 3] are those of FieldSamples; between is null where every point is a knot.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) query_density(
     const feature* __restrict__ features, int width, TABLES, const float* __restrict__ weight, float bias, SAMPLES,
-#if VOLUME
-    const feature* __restrict__ volume, float gain, int step_x, int step_y, const int* __restrict__ knot,
-    const float* __restrict__ between,
-#endif
     int count, float length, float* __restrict__ out) {
     const int lane = threadIdx.x % LANES;
     const int start = ((blockIdx.x * blockDim.x + threadIdx.x) / LANES) * RUN;
@@ -206,12 +170,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) query_density(
             total += of_part.x * rectified(hidden.a) + of_part.y * rectified(hidden.b) +
                      of_part.z * rectified(hidden.c) + of_part.w * rectified(hidden.d);
         }
-#if VOLUME
-        total += gain * volume_of_lane(volume, knot, between, sample, word(step_x), word(step_y), lane);
-#endif
         total = sum_of_lanes(total) + bias;
         if (lane == 0 && i < count) {
-            if (place) total = place[2 * sample] * total + place[2 * sample + 1];
             const float density = fmaxf(total, 0.0f) + log1pf(expf(-fabsf(total)));
             out[target[sample]] = -expm1f(-density * length);
         }
@@ -236,35 +196,6 @@ static __device__ __forceinline__ float opacity_at(
     return alpha[(x * scene.size_y + y) * scene.size_z + z];
 }
 
-#if VOLUME
-// See march.sight: half distance and transmittance of every ray whose depth the student says itself.
-//   alpha [X, Y, Z]. said [R]: z-depth in metres, float32 whatever the map is. From `far` metres on nothing is there.
-//   direction [R, 3], cosine [R], first [R], stop [R] of GridRays.
-extern "C" __global__ void __launch_bounds__(THREADS) see_rays(
-    const float* __restrict__ alpha, const Scene* __restrict__ of_scene, float occupied_from, const float* __restrict__ said,
-    float far, const float* __restrict__ direction, const float* __restrict__ cosine, const int* __restrict__ first,
-    const int* __restrict__ stop, int count, float* __restrict__ half_distance, float* __restrict__ transmittance) {
-    const int ray = blockIdx.x * blockDim.x + threadIdx.x;
-    if (ray >= count) return;
-    const Scene& scene = *of_scene;
-    const float d_x = direction[3 * ray], d_y = direction[3 * ray + 1], d_z = direction[3 * ray + 2];
-    const float depth = said[ray], ends = depth / cosine[ray];
-    float turned = infinity();
-    for (int step = first[ray]; step < stop[ray]; ++step) {
-        const float along = float(step) + 0.5f;
-        if (!(along * scene.edge < ends)) {  // where it says no number, nothing is seen at all
-            turned = ends == ends ? ends : 0.0f;
-            break;
-        }
-        if (opacity_at(scene, alpha, along, d_x, d_y, d_z) >= occupied_from) {
-            turned = along * scene.edge;
-            break;
-        }
-    }
-    half_distance[ray] = turned;
-    transmittance[ray] = depth >= far ? 1.0f : 0.0f;
-}
-#else
 // See march.march: depth, half distance and transmittance of every ray.
 //   alpha [X, Y, Z]; direction [R, 3], cosine [R], first [R], stop [R], leave [R] of GridRays.
 extern "C" __global__ void __launch_bounds__(THREADS) march_rays(
@@ -299,7 +230,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) march_rays(
     half_distance[ray] = turned;
     transmittance[ray] = left;
 }
-#endif
 
 struct Projected {
     float column, row, distance, depth;

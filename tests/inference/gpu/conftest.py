@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -35,19 +34,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> GpuStudent:
     return make_gpu_bundle(
         tmp_path_factory.mktemp("bundle"), canonical=SMALL, feature_size=(16, 48), grid=GRID, classes=5, threshold=0.1
     )
-
-
-@pytest.fixture(scope="module")
-def spatial_bundle(tmp_path_factory: pytest.TempPathFactory) -> GpuStudent:
-    """A student whose encoders give volume and depth too: a wall 4 m ahead, and noise everywhere."""
-    volume = np.random.default_rng(2).normal(0.0, 1.5, GRID.shape).astype(np.float32)
-    volume[6, 4:16] += 12.0
-    # Blocks of pixels before the grid, in it, behind it, and farther than the student knows.
-    blocks = np.exp(np.random.default_rng(3).uniform(np.log(2.0), np.log(160.0), (4, 12)))
-    depth = blocks.repeat(8, axis=0).repeat(8, axis=1).astype(np.float32)
-    fields: dict[str, Any] = {"canonical": SMALL, "feature_size": (16, 48), "grid": GRID, "classes": 5, "gain": 0.8}
-    folder = tmp_path_factory.mktemp("spatial")
-    return make_gpu_bundle(folder, volume=volume, depth=depth, threshold=0.1, **fields)
 
 
 @pytest.fixture(scope="session")
@@ -120,12 +106,6 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(bundle: GpuStudent, tensorrt: HostTensorRt, engines: Path) -> Build:
     """Makes a completer on the GPU."""
     return _builder(bundle, engines)
-
-
-@pytest.fixture
-def build_spatial(spatial_bundle: GpuStudent, tensorrt: HostTensorRt, tmp_path: Path) -> Build:
-    """Makes a completer on the GPU for the student with a volume."""
-    return _builder(spatial_bundle, tmp_path / "spatial_engines")
 
 
 @pytest.fixture

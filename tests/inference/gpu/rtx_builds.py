@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
-
 from scene_completion_ros import cli
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu import engine_provision
 from scene_completion_ros.inference.gpu.engine_provision import build_plan
@@ -74,12 +71,6 @@ def build(bundle: StudentBundle, precision: str) -> dict[str, Any]:
     return {"plan": len(plan), "steps": log.info.call_count}
 
 
-def spatial(folder: Path) -> StudentBundle:
-    """A student whose encoder gives a volume."""
-    grid = VoxelGrid((0.0, -3.2, -1.6), 0.4, (16, 16, 8))
-    return make_gpu_bundle(folder, grid=grid, volume=np.ones(grid.shape, np.float32))
-
-
 def refuse(folder: Path, graph: bytes) -> dict[str, Any]:
     """Try to build a graph with other ports, or none."""
     build_plan(graph, ports_of(make_gpu_bundle(folder), "fp16"), load_tensorrt("tensorrt_rtx"))
@@ -116,11 +107,9 @@ GRAPHS: dict[str, Callable[[], bytes]] = {
     "channels": lambda: gpu_encoder("fp16", channels=32),
     "type": lambda: gpu_encoder("fp32"),
     "size": lambda: gpu_encoder("fp16", size=(96, 320)),
-    "volume": lambda: gpu_encoder("fp16", volume=np.ones((4, 4, 4), np.float32)),
 }
 CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     **{one: lambda folder, one=one: build(make_gpu_bundle(folder), one) for one in PRECISIONS},  # type: ignore[misc]
-    **{f"spatial_{one}": lambda folder, one=one: build(spatial(folder), one) for one in PRECISIONS},  # type: ignore[misc]
     **{case: lambda folder, make=make: refuse(folder, make()) for case, make in GRAPHS.items()},  # type: ignore[misc]
     "shipped": lambda _: build(StudentBundle.load(PLAIN_STUDENT), "fp16"),
     "interrupt": interrupt,

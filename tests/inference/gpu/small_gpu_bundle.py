@@ -5,18 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from scene_completion_ros.inference.bundle import StudentBundle
-from tests.inference.small_bundle import (
-    CANONICAL,
-    CHANNELS,
-    make_small_bundle,
-    said_depth_map,
-    serialised,
-    tiny_weights,
-)
+from tests.inference.small_bundle import CANONICAL, CHANNELS, make_small_bundle, serialised, tiny_weights
 
 TYPES = {"fp32": (TensorProto.FLOAT, np.float32), "fp16": (TensorProto.FLOAT16, np.float16)}
 
@@ -30,14 +22,8 @@ def gpu_encoder(
     label_hidden: int = 0,
     output: str = "features",
     producer: str = "",
-    volume: NDArray[np.float32] | None = None,
-    depth: NDArray[np.float32] | None = None,
 ) -> bytes:
-    """Two convolutions as ONNX, the first with stride 2: uint8 [N, H, W, 3] -> [N, H/2, W/2, channels + label_hidden].
-
-    A volume [X, Y, Z] comes out beside them, plus the mean of each normalised image, and so does the depth, as from
-    `tiny_encoder`.
-    """
+    """Two convolutions as ONNX, the first with stride 2: uint8 [N, H, W, 3] -> [N, H/2, W/2, channels + labels]."""
     kind, dtype = TYPES[precision]
     height, width = size
     weights: dict[str, Any] = {**tiny_weights(seed, channels=channels, label_hidden=label_hidden)}
@@ -55,26 +41,7 @@ def gpu_encoder(
     ]
     given = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, 3])
     made = helper.make_tensor_value_info(output, kind, ["N", height // 2, width // 2, channels + label_hidden])
-    further = []
-    if volume is not None:
-        weights |= {"constant_volume": volume[None].astype(dtype), "sides": np.array([1, 2, 3])}
-        nodes += [
-            helper.make_node("Cast", ["normal"], ["single"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceMean", ["single", "sides"], ["mean_single"]),
-            helper.make_node("Cast", ["mean_single"], ["mean"], to=kind),
-            helper.make_node("Add", ["constant_volume", "mean"], ["volume"]),
-        ]
-        depth = said_depth_map(CANONICAL) if depth is None else depth
-        weights |= {"constant_depth": depth[None], "last_side": np.array([3])}
-        nodes += [
-            helper.make_node("Squeeze", ["mean_single", "last_side"], ["mean_depth"]),
-            helper.make_node("Add", ["constant_depth", "mean_depth"], ["depth"]),
-        ]
-        further = [
-            helper.make_tensor_value_info("volume", kind, ["N", *volume.shape]),
-            helper.make_tensor_value_info("depth", TensorProto.FLOAT, ["N", *depth.shape]),
-        ]
-    return serialised(nodes, given, made, weights, producer=producer, further=further)
+    return serialised(nodes, given, made, weights, producer=producer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +49,6 @@ class GpuStudent(StudentBundle):
     """A student whose encoders for GPUs are made when they are read."""
 
     precisions: tuple[str, ...] = ()
-    volume: NDArray[np.float32] | None = None
-    depth: NDArray[np.float32] | None = None
 
     @property
     def gpu_precisions(self) -> tuple[str, ...]:
@@ -91,24 +56,11 @@ class GpuStudent(StudentBundle):
 
     def read_gpu_encoder(self, precision: str) -> bytes:
         size, head = (self.canonical.height, self.canonical.width), self.head
-        return gpu_encoder(
-            precision,
-            size=size,
-            channels=head.hidden,
-            label_hidden=head.label_hidden,
-            volume=self.volume,
-            depth=said_depth_map(self.canonical) if self.depth is None else self.depth,
-        )
+        return gpu_encoder(precision, size=size, channels=head.hidden, label_hidden=head.label_hidden)
 
 
-def make_gpu_bundle(
-    folder: Path,
-    precisions: tuple[str, ...] = ("fp16", "fp32"),
-    volume: NDArray[np.float32] | None = None,
-    depth: NDArray[np.float32] | None = None,
-    **fields: Any,
-) -> GpuStudent:
+def make_gpu_bundle(folder: Path, precisions: tuple[str, ...] = ("fp16", "fp32"), **fields: Any) -> GpuStudent:
     """Writes a tiny student into a folder and loads it, with encoders for GPUs; see `make_small_bundle`."""
-    bundle = make_small_bundle(folder, volume=volume, depth=depth, **fields)
+    bundle = make_small_bundle(folder, **fields)
     values = {name: getattr(bundle, name) for name in StudentBundle.__dataclass_fields__}
-    return GpuStudent(**values, precisions=precisions, volume=volume, depth=depth)
+    return GpuStudent(**values, precisions=precisions)

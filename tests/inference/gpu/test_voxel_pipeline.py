@@ -19,16 +19,10 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu import voxel_pipeline
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.kernel_provision import check_loads
-from scene_completion_ros.inference.gpu.kernels import (
-    KERNELS,
-    EncodedOnDevice,
-    KernelDevice,
-    KernelSizes,
-    compile_kernels,
-)
+from scene_completion_ros.inference.gpu.kernels import KERNELS, Buffer, KernelDevice, KernelSizes, compile_kernels
 from scene_completion_ros.inference.gpu.tensorrt_encoder import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, VoxelPipeline
-from scene_completion_ros.inference.head import HeadWeights, PlacePrior, VolumeReading
+from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
@@ -40,7 +34,7 @@ from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
-from tests.inference.small_bundle import PLAIN_STUDENT, random_head, volume_reading, with_labels
+from tests.inference.small_bundle import PLAIN_STUDENT, random_head, with_labels
 from tests.inference.small_vocabulary import random_vocabulary, small_space
 from tests.inference.twins import (
     class_cosines_reference,
@@ -49,7 +43,6 @@ from tests.inference.twins import (
     labels_reference,
     march,
     most_likely,
-    sight,
 )
 
 CODE = PointCodeSpec()
@@ -86,15 +79,6 @@ def rounded(features: np.ndarray) -> np.ndarray:
 def feature_map(head: HeadWeights, seed: int = 0, size: tuple[int, int] = FEATURE_SIZE) -> np.ndarray:
     scale = 0.7 if seed else 0.3
     return np.random.default_rng(seed).normal(0.0, scale, (*size, head.channels)).astype(np.float32)
-
-
-def place_prior(seed: int) -> PlacePrior:
-    knots = np.random.default_rng(seed)
-    return PlacePrior(
-        knots.uniform(0.2, 1.0, (4, 5, 3)).astype(np.float32),
-        knots.normal(0.0, 1.0, (4, 5, 3)).astype(np.float32),
-        np.array([[0.0, -6.0, -2.0], [6.0, 3.0, 2.0]], dtype=np.float32),
-    )
 
 
 class Devices:
@@ -143,26 +127,9 @@ class Run:
     device: KernelDevice
     pipeline: VoxelPipeline
 
-    def frame(
-        self,
-        features: np.ndarray,
-        volume: np.ndarray | None = None,
-        depth: np.ndarray | None = None,
-        *,
-        half: bool = True,
-    ) -> DeviceVoxels:
-        outputs = [one.astype(np.float16 if half else np.float32) for one in (features, volume) if one is not None]
-        outputs += [] if depth is None else [depth]
-        self.pipeline.enqueue(*(self.device.upload(one) for one in outputs))
+    def frame(self, features: np.ndarray, *, half: bool = True) -> DeviceVoxels:
+        self.pipeline.enqueue(self.device.upload(features.astype(np.float16 if half else np.float32)))
         return self.pipeline.wait()
-
-    def said(self, seed: int = 0) -> np.ndarray | None:
-        """Depths of the rays for a head that reads a volume: before, within and behind the grid, and no numbers."""
-        if self.head.volume is None:
-            return None
-        rng, shape = np.random.default_rng(seed), (self.march.camera.height, self.march.camera.width)
-        depth = np.exp(rng.uniform(math.log(0.5), math.log(40.0), shape))
-        return np.where(rng.random(shape) < 0.02, np.nan, depth).astype(np.float32)
 
 
 def run_of(
@@ -209,31 +176,23 @@ def centres(grid: VoxelGrid, pose: RigidTransform, flat: np.ndarray) -> np.ndarr
     return pose.apply(np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size)
 
 
-def check(run: Run, features: np.ndarray, volume: np.ndarray | None = None, *, half: bool = True) -> DeviceVoxels:
+def check(run: Run, features: np.ndarray, *, half: bool = True) -> DeviceVoxels:
     """Compares a frame with the twins, each stage given what the stages before it made."""
-    said = run.said()
-    found = run.frame(features, volume, said, half=half)
+    found = run.frame(features, half=half)
     grid, query = run.query.grid, run.query
     pose = run_pose(run)
     assert_nothing_in_view_was_left_out(run)
     given = rounded(features) if half else features
-    beside = rounded(volume) if half and volume is not None else volume
 
     alpha = run.device.download(run.pipeline.alpha)
     evaluated = np.sort(query.samples.target)
     points = centres(grid, pose, evaluated)
-    density = density_reference(given, points, run.head, CODE, run.canonical, volume=beside)
+    density = density_reference(given, points, run.head, CODE, run.canonical)
     expected_alpha = np.zeros(alpha.size)
     expected_alpha[evaluated] = -np.expm1(-density * grid.voxel_size)
     np.testing.assert_allclose(alpha.reshape(-1), expected_alpha, atol=1e-4)
 
-    occupied_from = run.march.occupied_from
-    if said is None:
-        expected = march(alpha, alpha >= occupied_from, grid, pose, run.march.camera)
-    else:
-        expected = sight(said, alpha >= occupied_from, grid, pose, run.march.camera, FAR)
-        np.testing.assert_array_equal(found.depth, said)
-        np.testing.assert_array_equal(found.transmittance, said >= FAR)
+    expected = march(alpha, alpha >= run.march.occupied_from, grid, pose, run.march.camera)
     half_distance = run.device.download(run.pipeline.half_distance)
     # Where float32 puts a step into the voxel beside it, a ray differs: less than one in a hundred.
     assert np.mean(~np.isclose(half_distance, expected.half_distance, rtol=0.0, atol=2e-3, equal_nan=True)) <= 0.01
@@ -317,8 +276,6 @@ class Student(NamedTuple):
     units: int = 64
     classes: int = 19
     half: bool = True
-    prior: bool = False
-    volume: bool = False
     feature_size: tuple[int, int] = FEATURE_SIZE
 
 
@@ -326,29 +283,13 @@ STUDENTS = (
     *(Student(),) * 2,
     Student(half=False),
     Student(channels=128, half=False),  # the shipped one's sizes, in fp32
-    Student(channels=128, prior=True),
+    Student(channels=128),
     Student(channels=192, units=32),  # more than registers hold of the taps
     Student(channels=32, units=32, classes=2, feature_size=(31, 57)),
-    Student(channels=96, units=96, classes=256, feature_size=(24, 80), prior=True),
+    Student(channels=96, units=96, classes=256, feature_size=(24, 80)),
     Student(units=0),
-    Student(channels=32, units=0, half=False, prior=True, feature_size=(2, 2)),
-    Student(volume=True),
-    Student(channels=128, units=0, volume=True, prior=True),  # a large student's sizes
-    Student(channels=32, units=32, classes=2, half=False, volume=True),
+    Student(channels=32, units=0, half=False, feature_size=(2, 2)),
 )
-
-
-def reading(seed: int) -> VolumeReading:
-    """How some volume is read whose knots are no voxels' centres, and end within the view."""
-    random = np.random.default_rng(seed)
-    lattice = np.stack([random.uniform(-4.0, 1.0, 3), random.uniform(0.3, 1.2, 3)]).astype(np.float32)
-    x, y, z = (int(size) for size in random.integers(2, 24, 3))
-    return VolumeReading(np.array([0.7], np.float32), lattice, (x, y, z))
-
-
-def logits(head: HeadWeights, seed: int = 0) -> np.ndarray | None:
-    """A volume for a head that reads one."""
-    return np.random.default_rng(seed).normal(0.0, 2.0, head.volume_knots).astype(np.float32) if head.volume else None
 
 
 def some_camera(rng: np.random.Generator) -> Camera:
@@ -367,10 +308,6 @@ def test_random_cameras_grids_and_maps(seed: int, student: Student, device: Devi
     head = random_head(seed, channels=student.channels, density_bias=float(rng.uniform(-4.0, 1.0)))
     if student.units:
         head = with_labels(head, classes=student.classes, label_hidden=student.units, seed=seed)
-    if student.prior:
-        head = dataclasses.replace(head, prior=place_prior(seed))
-    if student.volume:
-        head = dataclasses.replace(head, volume=reading(seed))
     shape = tuple(int(size) for size in rng.integers(3, 40, 3))
     grid = VoxelGrid((*(float(o) for o in rng.uniform(-8.0, 4.0, 3)),), float(rng.uniform(0.1, 1.5)), shape)
     shift = tuple(float(value) for value in rng.uniform(-3.0, 3.0, 3))
@@ -381,61 +318,7 @@ def test_random_cameras_grids_and_maps(seed: int, student: Student, device: Devi
         device(head, half=student.half), head, grid=grid, pose=pose, rays=rays, extrapolate=bool(seed % 2),
         canonical=canonical, feature_size=student.feature_size,
     )  # fmt: skip
-    check(run, feature_map(head, seed=seed + 1, size=student.feature_size), logits(head, seed), half=student.half)
-
-
-@pytest.mark.parametrize("half", [True, False], ids=["float16", "float32"])
-@pytest.mark.parametrize("shift", [0.0, 0.13], ids=["at knots", "between knots"])
-def test_a_volume_is_read_as_its_twin_reads_it(shift: float, half: bool, device: Devices) -> None:
-    head = dataclasses.replace(random_head(channels=64, density_bias=-1.0), volume=volume_reading(GRID, gain=0.7))
-    head = dataclasses.replace(head, prior=place_prior(1) if half else None)
-    pose = rotated(0.0, 0.0, 0.0, (shift, -shift, shift))
-    run = run_of(device(head, half=half), head, pose=pose)
-    assert (run.query.samples.between.size == 0) == (shift == 0.0)
-    features, volume = feature_map(head, seed=1), logits(head, 1)
-    assert volume is not None
-    check(run, features, volume, half=half)
-    alpha = run.device.download(run.pipeline.alpha)
-    run.frame(features, np.zeros_like(volume), run.said(), half=half)
-    assert np.abs(run.device.download(run.pipeline.alpha) - alpha)[run.query.in_view].mean() > 0.02
-
-
-SEEN = {**POSES, "beside the view, so that most rays miss": (FORWARD, VoxelGrid((3.0, 1.0, -2.2), 0.4, (10, 12, 11)))}
-
-
-@pytest.mark.parametrize("pose", SEEN)
-def test_rays_see_as_far_as_is_said_or_to_the_first_occupied_voxel(pose: str, device: Devices) -> None:
-    """Depths before and behind occupied voxels, and none at all: each ray ends as that of `sight`."""
-    camera_from_grid, grid = SEEN[pose]
-    head = dataclasses.replace(random_head(channels=32), volume=volume_reading(grid))
-    run, rng = run_of(device(head), head, pose=camera_from_grid, grid=grid), np.random.default_rng(4)
-    alpha = (rng.random(grid.shape) ** 60).astype(np.float32)
-    alpha[tuple(rng.integers(0, size, 30) for size in grid.shape)] = np.nan
-    said, occupied = run.said(1), alpha >= run.march.occupied_from
-    assert said is not None and 0.0 < occupied.mean() < 0.2
-    expected = sight(said, occupied, grid, camera_from_grid, RAYS, FAR)
-    given, rays = run.device.upload(said), np.int32(said.size)
-    half_distance, transmittance = (run.device.empty(said.shape, np.float32) for _ in range(2))
-    run.device.launch(
-        "see_rays", -(-said.size // voxel_pipeline.THREADS), voxel_pipeline.THREADS,
-        run.device.upload(alpha), run.pipeline._scene, run.march.occupied_from, given, run.march.far,
-        *run.pipeline._rays, rays, half_distance, transmittance,
-    )  # fmt: skip
-    found = run.device.download(half_distance)
-    np.testing.assert_array_equal(run.device.download(transmittance), expected.transmittance)
-    off = ~np.isclose(found, expected.half_distance, rtol=0.0, atol=1e-3, equal_nan=True)
-    assert np.count_nonzero(off) <= 0.01 * off.size
-
-    cosine, first, stop = (run.march.rays[number].reshape(said.shape) for number in (2, 3, 4))
-    unsaid, hit = np.isnan(said), stop > first
-    np.testing.assert_array_equal(found[~hit], np.inf)
-    assert (found[unsaid & hit] == 0.0).mean() > 0.9 and (unsaid & hit).any()  # or in a voxel before
-    ends = said / cosine
-    at_depth = np.isfinite(found) & np.isclose(found, ends, rtol=1e-5)
-    before = np.isfinite(found) & (found < ends) & ~at_depth
-    through = np.isinf(found) & hit
-    assert at_depth.sum() > 50 and before.sum() > 50 and through.any()
-    assert (~hit).sum() > 50 or pose != "beside the view, so that most rays miss"
+    check(run, feature_map(head, seed=seed + 1, size=student.feature_size), half=student.half)
 
 
 def test_the_shipped_student_in_both_precisions(device: Devices, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,7 +343,7 @@ def test_a_frame_allocates_nothing_and_brings_little(device: Devices) -> None:
     run.pipeline.enqueue(features)
     second = run.pipeline.wait()
     assert cuda.allocations == allocations
-    assert cuda.launched[launched:] == 2 * [name for name in KERNELS if name not in ("see_rays", "query_phrases")]
+    assert cuda.launched[launched:] == 2 * [name for name in KERNELS if name != "query_phrases"]
     rays = RAYS.width * RAYS.height
     assert cuda.copied - copied == 2 * (first.state.nbytes + 2 * 4 * rays)
     for before, after in zip(kept, (second.index, second.label, second.state), strict=True):
@@ -477,8 +360,8 @@ class GivenMaps:
     def load(self, images: np.ndarray) -> None:
         self.number = int(images[0, 0, 0, 0])
 
-    def enqueue(self) -> EncodedOnDevice:
-        return EncodedOnDevice(self.maps[self.number])
+    def enqueue(self) -> Buffer:
+        return self.maps[self.number]
 
 
 def test_two_scenes_on_one_device_ended_in_either_order(device: Devices) -> None:

@@ -22,7 +22,7 @@ from scene_completion_training.clustering.clusters import (
 from scene_completion_training.configuration import RenderSettings
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds
-from scene_completion_training.export import export_labelled, volume_reading
+from scene_completion_training.export import export_labelled
 from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.networks.density_field import sample_map
 from scene_completion_training.networks.feature_field import FeatureField
@@ -193,9 +193,6 @@ def test_labels_of_another_student_are_refused(trained: Path, student: Path, cla
     weights["feature_layer.weight"] = weights["feature_layer.weight"] + 1
     other = dataclasses.replace(bundle, name="o").save(tmp_path / "other", bundle.read_encoder(), weights)
     with pytest.raises(BundleError, match="its density differs from that of the student o"):
-        export_labelled(trained, other, classes, tmp_path / "x", name="l", licence="none")
-    other = dataclasses.replace(bundle, head=dataclasses.replace(bundle.head, volume=volume_reading(bundle.grid)))
-    with pytest.raises(BundleError, match="it reads a volume"):
         export_labelled(trained, other, classes, tmp_path / "x", name="l", licence="none")
     write_clusters(
         classes / CLUSTER_FILE, Clusters(np.eye(3, dtype=np.float32)), np.eye(3, dtype=np.float32),

@@ -6,7 +6,7 @@
 The network of a checkpoint of stage masked_scene becomes a folder that `points-features` takes.
 
 Encoders for GPUs are ONNX graphs that TensorRT builds engines of. The command compares each with the student in torch
-on real images. It compares feature map, volume and depth, and density, occupied voxels and labels of the default grid.
+on real images. It compares the feature map, and density, occupied voxels and labels of the default grid.
 One that misses what is allowed of its precision makes the command fail, and the bundle stays as it was. No GPU is
 needed. The first form takes --gpu, too.
 """
@@ -146,11 +146,8 @@ def _add_encoders(args: argparse.Namespace) -> int:
 
 
 def _print_parity(precision: str, size: int, parity: "Parity") -> None:
-    volume = ""
-    if parity.volume_relative > 0.0:
-        volume = f"volume by {100 * parity.volume_relative:.3g} %, depth by {100 * parity.depth_relative:.3g} %; "
     print(
-        f"{precision}: {size / 1e6:.1f} MB; map off by {100 * parity.features_relative:.3g} %; {volume}density by "
+        f"{precision}: {size / 1e6:.1f} MB; map off by {100 * parity.features_relative:.3g} %; density by "
         f"{100 * parity.density_relative:.3g} %; {100 * parity.occupied_agreement:.3f} % of the decisions agree, IoU "
         f"of the occupied voxels {parity.occupied_iou:.4f}; {100 * parity.labels_agreement:.2f} % of the labels agree "
         f"({parity.images} images)",

@@ -10,7 +10,7 @@ counts therefore only where a neighbour measures the same by itself, and where i
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache, lru_cache, partial
 from typing import TypeAlias
 
@@ -54,18 +54,11 @@ def depth_meter(sequence: PosedSequence, reach: float) -> "DepthMeter":
     return StereoPair(sequence) if len(ahead) == 2 else MotionStereo(sequence, ahead[0], reach)
 
 
-def depth_summaries(sequences: Iterable[PosedSequence], reach: float) -> dict[str, str]:
-    """Name of each drive -> what measures its depth, in words; `reach` as above."""
-    return {sequence.name: depth_meter(sequence, reach).kind for sequence in sequences}
-
-
 class MotionStereo:
     """Measures the depth of the frames of one camera of a drive with poses in metres; remembers some of them.
 
     `reach`: metres ahead that are of interest.
     """
-
-    kind = "motion stereo"
 
     def __init__(self, sequence: PosedSequence, camera: str, reach: float) -> None:
         self.camera = camera

@@ -180,8 +180,6 @@ def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "r
 class StereoPair:
     """Depth of the left camera of a drive's stereo pair, some of it remembered; a `SequenceError` without one."""
 
-    kind = "stereo pair"
-
     def __init__(self, sequence: PosedSequence) -> None:
         self.camera, _, self._baseline = stereo_pair(sequence)
         self._sequence = sequence

@@ -2,7 +2,7 @@
 
 Training leaves surfaces soft: part of a ray ends before a far wall, part goes through near ground. A field with
 densities `softplus(k x + c)` instead of `softplus(x)`, x its logit, calls the same voxels denser than others. It is
-sharper for k > 1. `calibrate_on_truth` fits them to LiDAR: who has that and labelled voxels needs no stereo.
+sharper for k > 1. `calibrate_on_truth` fits them to LiDAR.
 """
 
 import dataclasses
@@ -42,17 +42,14 @@ class DensityStretch:
     offset: float = 0.0
 
     def of_head(self, head: HeadWeights) -> HeadWeights:
-        """A head with stretched densities. The offset goes to its place prior, if it has one, which is added last."""
-        scale, offset, prior = np.float32(self.scale), np.float32(self.offset), head.prior
-        if prior is not None:
-            prior, offset = dataclasses.replace(prior, logit=scale * prior.logit + offset), np.float32(0.0)
+        """A head with stretched densities."""
+        scale, offset = np.float32(self.scale), np.float32(self.offset)
         weight, bias = scale * head.density_weight, scale * head.density_bias + offset
-        return dataclasses.replace(head, density_weight=weight, density_bias=bias, prior=prior)
+        return dataclasses.replace(head, density_weight=weight, density_bias=bias)
 
-    def of_weights(self, weights: Mapping[str, NDArray[Any]], *, prior: bool = False) -> dict[str, NDArray[Any]]:
-        """The same of unfolded weights, in their own precision; the offset goes to a place prior if there is one."""
-        offset = 0.0 if prior else self.offset
-        changed = dict.fromkeys(LAST_WEIGHTS, (self.scale, 0.0)) | {"density_layer.bias": (self.scale, offset)}
+    def of_weights(self, weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The same of unfolded weights, in their own precision."""
+        changed = dict.fromkeys(LAST_WEIGHTS, (self.scale, 0.0)) | {"density_layer.bias": (self.scale, self.offset)}
         stretched = dict(weights)
         for name in changed.keys() & weights.keys():
             factor, added = changed[name]
@@ -106,7 +103,7 @@ def rays_to_depth(model: DensityModel, drive: PosedSequence, depths: Iterable[tu
             frames.append(RayLogits(logits, length, truth[row, column].astype(np.float64), distances))
     if not frames:
         what = "no depth in the image"
-        raise SequenceError(what, where=drive.name, cure="Name a drive with LiDAR scans or a stereo pair")
+        raise SequenceError(what, where=drive.name, cure="Name a drive with LiDAR scans")
     return frames
 
 
@@ -134,7 +131,7 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
         stretch = fit_stretch(rays)
     folder, encoder, weights = bundle.folder, bundle.encoder_path.read_bytes(), None
     if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file():
-        weights = stretch.of_weights(bundle.load_weights(), prior=bundle.head.prior is not None)
+        weights = stretch.of_weights(bundle.load_weights())
     bundle = dataclasses.replace(bundle, head=stretch.of_head(bundle.head))
     model = DeployedModel(bundle)
     alpha, occupied = [np.zeros(0, np.float32)], [np.zeros(0, np.bool_)]

@@ -19,9 +19,8 @@ from onnx.reference import ReferenceEvaluator
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.scene_query import ray_camera
 
-INPUT, OUTPUT, VOLUME, DEPTH = "image", "features", "volume", "depth"
+INPUT, OUTPUT = "image", "features"
 OPSET, IR_VERSION = 19, 9
 OLDEST_OPSET = 17  # what encoders hold means the same in these
 Constant: TypeAlias = NDArray[np.generic]
@@ -29,18 +28,13 @@ _CURE = "Report this encoder and how it was made."
 
 
 def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
-    """The float32 graph: uint8 [1, H, W, 3] RGB -> features, and of a volume it and depth; a `BundleError` if none."""
+    """The float32 graph: uint8 [1, H, W, 3] RGB -> features; a `BundleError` if none."""
     where = str(bundle.encoder_path)
     model = simplified(bundle.read_encoder(), where)
     graph = model.graph
-    camera, head = bundle.canonical, bundle.head
-    outputs: dict[str, tuple[int, ...]] = {OUTPUT: (*bundle.feature_size, head.channels)}
-    if head.volume is not None:
-        rays = ray_camera(camera)
-        outputs |= {VOLUME: head.volume_knots, DEPTH: (rays.height, rays.width)}
-    if [value.name for value in graph.input] != [INPUT] or [value.name for value in graph.output] != [*outputs]:
-        what = f"has other inputs and outputs than {INPUT} and {', '.join(outputs)}"
-        raise BundleError(what, where=where, cure=_CURE)
+    camera = bundle.canonical
+    if [value.name for value in graph.input] != [INPUT] or [value.name for value in graph.output] != [OUTPUT]:
+        raise BundleError(f"has other inputs and outputs than {INPUT} and {OUTPUT}", where=where, cure=_CURE)
     _take_constants_out(graph)
     for node in graph.node:
         node.input[:] = ["image_planes" if name == INPUT else name for name in node.input]
@@ -51,8 +45,8 @@ def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
     replace_nodes(graph, [*front, *graph.node])
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [1, camera.height, camera.width, 3]))
-    for name, sizes in outputs.items():
-        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, *sizes]))
+    shape = [1, *bundle.feature_size, bundle.head.channels]
+    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape))
     graph.name = "encoder"
     return finished(model)
 
@@ -169,11 +163,8 @@ def _split(
 
 
 _SUMS = {"ReduceMean", "ReduceSum", "Sqrt", "Reciprocal", "Pow", "Softmax", "LayerNormalization", "Exp", "Erf"}
-_SUMS |= {"InstanceNormalization", "GroupNormalization", "GridSample"}
-"""Operators that stay in float32, with all that is computed from them until the next convolution.
-
-GridSample, because float16 would move the places that it looks up by a tenth of a pixel.
-"""
+_SUMS |= {"InstanceNormalization", "GroupNormalization"}
+"""Operators that stay in float32, with all that is computed from them until the next convolution."""
 _PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 # Inputs that are no values of the network: the scales of a Resize are float32 by definition.
@@ -184,8 +175,7 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph in float16, from the first convolution on to the output.
 
     What stays float32: the normalisation of the image before it (a mean of 123.675 is none in float16), sums over
-    channels, scores of attention, what a decoder in space makes of the places that it looks up, and the depth, in every
-    graph.
+    channels, and scores of attention.
     """
     half = onnx.ModelProto()
     half.CopyFrom(model)
@@ -219,16 +209,13 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
         nodes.append(node)
     replace_nodes(graph, nodes)
     graph.initializer.extend(added.values())
-    for output in graph.output:
-        wanted = TensorProto.FLOAT if output.name == DEPTH else TensorProto.FLOAT16
-        if types[output.name] != wanted:
-            computed = f"{output.name}/computed"
-            for node in graph.node:
-                for names in (node.output, node.input):
-                    names[:] = [computed if name == output.name else name for name in names]
-            cast = helper.make_node("Cast", [computed], [output.name], f"{output.name}/typed", to=wanted)
-            graph.node.append(cast)
-        output.type.tensor_type.elem_type = wanted
+    if types[OUTPUT] != TensorProto.FLOAT16:
+        computed = f"{OUTPUT}/computed"
+        for node in graph.node:
+            for names in (node.output, node.input):
+                names[:] = [computed if name == OUTPUT else name for name in names]
+        graph.node.append(helper.make_node("Cast", [computed], [OUTPUT], f"{OUTPUT}/typed", to=TensorProto.FLOAT16))
+    graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
     return finished(half)
 
 
@@ -237,14 +224,12 @@ def _single(graph: onnx.GraphProto) -> set[str]:
     single: set[str] = set()
     before = {value.name for value in graph.input}  # tensors that no convolution came before
     # Attention reads differences of scores: rounded to float16, those of a Depth Anything trunk made half of the error.
-    scores = _since_products(graph, [node.input[0] for node in graph.node if node.op_type == "Softmax"], products=True)
-    # Depth is the inverse of a number that is small far away: each rounding costs many times its share there.
-    exact = scores | _since_products(graph, [DEPTH], products=False)
+    scores = _since_products(graph, [node.input[0] for node in graph.node if node.op_type == "Softmax"])
     for node in graph.node:
         inputs = set(node.input)
         if node.op_type not in _PRODUCTS and inputs & before:
             before |= set(node.output)
-        elif not exact.isdisjoint(node.output):
+        elif not scores.isdisjoint(node.output):
             pass
         elif node.op_type not in _SUMS and (node.op_type in _PRODUCTS or not inputs & single):
             continue
@@ -252,8 +237,8 @@ def _single(graph: onnx.GraphProto) -> set[str]:
     return single
 
 
-def _since_products(graph: onnx.GraphProto, names: Iterable[str], *, products: bool) -> set[str]:
-    """What tensors are computed of since the last convolutions or products before them, with what these give or not."""
+def _since_products(graph: onnx.GraphProto, names: Iterable[str]) -> set[str]:
+    """What tensors are computed of since the last convolutions or products before them, with what these give."""
     makers = {name: node for node in graph.node for name in node.output}
     found: set[str] = set()
     waiting = list(names)
@@ -261,8 +246,6 @@ def _since_products(graph: onnx.GraphProto, names: Iterable[str], *, products: b
         name = waiting.pop()
         if name not in makers or name in found:
             continue
-        product = makers[name].op_type in _PRODUCTS
-        if products or not product:
-            found.add(name)
-        waiting += [] if product else makers[name].input
+        found.add(name)
+        waiting += [] if makers[name].op_type in _PRODUCTS else makers[name].input
     return found

@@ -1,4 +1,4 @@
-"""Encoders for GPUs: made, measured against the student (outputs, densities, decisions, labels), added if all pass."""
+"""Encoders for GPUs: made, measured against the student (features, densities, decisions, labels), added if all pass."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,17 +42,14 @@ class Gate:
     density: float
     occupied_iou: float
     labels: float
-    volume: float
-    depth: float
 
 
-# Two to three times what was measured of the shipped student on window 04, and of students with a decoder in space, see
-# docs/gpu.md. Depths were measured of small untrained ones up to 11 m, and an error of inverse depth grows with depth.
+# Two to three times what was measured of the shipped student on window 04, see docs/gpu.md.
 GATES: Mapping[str, Gate] = {
     # The stored weights are float16 before and after folding: against torch, that rounding is most of the difference.
-    "fp32": Gate(features=1e-3, density=2.5e-3, occupied_iou=0.995, labels=0.999, volume=1.5e-3, depth=1e-3),
+    "fp32": Gate(features=1e-3, density=2.5e-3, occupied_iou=0.995, labels=0.999),
     # Every result is rounded to 11 bits.
-    "fp16": Gate(features=2e-3, density=5e-3, occupied_iou=0.993, labels=0.998, volume=5e-3, depth=3e-3),
+    "fp16": Gate(features=2e-3, density=5e-3, occupied_iou=0.993, labels=0.998),
 }
 
 
@@ -66,15 +63,11 @@ class Parity:
     occupied_agreement: float  # share of the voxels in view with the same decision
     occupied_iou: float  # intersection over union of the occupied voxels; 1 where there are none
     labels_agreement: float  # share of voxels, occupied in both, with the same label; 1 without labels
-    volume_relative: float  # mean difference of the volume, as a share of its mean size; 0 without one
-    depth_relative: float  # mean error of a pixel's depth as a share of its depth; 0 without one
 
     def failures(self, gate: Gate) -> list[str]:
         """What the gate does not allow, in words with numbers; empty where it passes."""
         checks = (
             ("mean difference of the map", self.features_relative, gate.features, True),
-            ("mean difference of the volume", self.volume_relative, gate.volume, True),
-            ("mean share that the depth is off", self.depth_relative, gate.depth, True),
             ("mean difference of the density", self.density_relative, gate.density, True),
             ("IoU of the occupied voxels", self.occupied_iou, gate.occupied_iou, False),
             ("agreement of the labels", self.labels_agreement, gate.labels, False),
@@ -100,47 +93,39 @@ class ParityCheck:
         self._label = None
         if bundle.head.label_hidden:
             self._label = LabelQuery(self._query.field, self._query.samples, self._in_view.size)
-        self._reference = [_contiguous(reference(image)) for image in images]
-        if not any(self._density_and_occupied(encoded)[1].any() for encoded in self._reference):
+        self._reference = [reference(image).features.copy() for image in images]
+        if not any(self._density_and_occupied(features)[1].any() for features in self._reference):
             what = f"the student sees nothing occupied in any of {len(images)} images, so nothing can be compared"
             cure = "Name images of what it was trained for with --parity-images"
             raise BundleError(what, where=f"bundle {bundle.name}", cure=cure)
 
     def __call__(self, variant: Encode) -> Parity:
         """Measures a variant."""
-        off = {name: np.zeros(2) for name in ("features", "volume", "depth", "density")}  # difference, size
+        off = {name: np.zeros(2) for name in ("features", "density")}  # difference, size
         agreed = voxels = both = either = same_label = 0
         for image, wanted in zip(self._images, self._reference, strict=True):
-            found = _contiguous(variant(image))
+            found = variant(image).features.copy()
             (density, occupied), (right_density, right) = map(self._density_and_occupied, (found, wanted))
-            off["features"] += _difference(found.features, wanted.features)
+            off["features"] += _difference(found, wanted)
             off["density"] += _difference(density, right_density)
-            if found.volume is not None and wanted.volume is not None:
-                off["volume"] += _difference(found.volume, wanted.volume)
-            if found.depth is not None and wanted.depth is not None:
-                off["depth"] += _difference(found.depth / wanted.depth, np.ones_like(wanted.depth))
             voxels += len(occupied)
             agreed += int(np.count_nonzero(occupied == right))
             both += int(np.count_nonzero(occupied & right))
             either += int(np.count_nonzero(occupied | right))
             if self._label is not None:
                 targets = np.flatnonzero(self._in_view)[occupied & right]
-                labels, right_labels = (self._label(one.features, targets)[0].copy() for one in (found, wanted))
+                labels, right_labels = (self._label(one, targets)[0].copy() for one in (found, wanted))
                 same_label += int(np.count_nonzero(labels == right_labels))
         relative = {f"{name}_relative": _share(*sums) for name, sums in off.items()}
         relative |= {"occupied_agreement": agreed / voxels, "occupied_iou": both / either if either else 1.0}
         named = 1.0 if self._label is None else same_label / max(both, 1)
         return Parity(len(self._images), labels_agreement=named, **relative)
 
-    def _density_and_occupied(self, encoded: EncodedImage) -> tuple[Floats, Mask]:
+    def _density_and_occupied(self, features: Floats) -> tuple[Floats, Mask]:
         """Density, 1/m, and decision of the voxels in view."""
-        density = self._query.density(encoded.features, encoded.volume).reshape(-1)[self._in_view]
+        density = self._query.density(features).reshape(-1)[self._in_view]
         alpha = opacity(density, self._bundle.grid.voxel_size)
         return density, self._bundle.calibration.apply(alpha) >= self._bundle.threshold
-
-
-def _contiguous(encoded: EncodedImage) -> EncodedImage:
-    return EncodedImage(*(np.ascontiguousarray(part) for part in encoded if part is not None)).copy()
 
 
 def _difference(found: Floats, wanted: Floats) -> Doubles:
@@ -153,31 +138,30 @@ def _share(value: float, whole: float) -> float:
 
 
 class Reference:
-    """The student's pre-activation map, volume and depth, as exactly as the bundle allows.
+    """The student's pre-activation map, as exactly as the bundle allows.
 
     The channels of the density come from ``weights.safetensors`` through torch. A bundle holds no unfolded weights of
-    its label units, and may hold none at all: what is missing comes from ``encoder.onnx``, in float32, and so does all
-    that a student with a volume says. Raises BundleError for weights of no known network; ConfigurationError where the
-    configuration of a transformer is not there. `encoder_weights`: see `make_trunk`.
+    its label units, and may hold none at all: what is missing comes from ``encoder.onnx``, in float32. Raises
+    BundleError for weights of no known network; ConfigurationError where the configuration of a transformer is not
+    there. `encoder_weights`: see `make_trunk`.
     """
 
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None, encoder_weights: str = "") -> None:
         self._bundle = bundle
         self._encoder = OnnxRuntimeEncoder(bundle, threads=threads)
-        unfolded = WEIGHTS in bundle.sha256 and bundle.head.volume is None
-        self._field = density_field(bundle, encoder_weights) if unfolded else None
+        self._field = density_field(bundle, encoder_weights) if WEIGHTS in bundle.sha256 else None
         labels = f"; label channels: {ONNX}" if bundle.head.label_hidden else ""
         self.name = f"{TORCH}{labels}" if self._field else ONNX
 
     def encode(self, image_rgb: Bytes) -> EncodedImage:
-        """Features float32 [h, w, C + E], volume and depth of a canonical image, uint8 [H, W, 3] RGB."""
-        features, volume, depth, *_ = self._encoder.encode(image_rgb).copy()
+        """Features float32 [h, w, C + E] of a canonical image, uint8 [H, W, 3] RGB."""
+        features = self._encoder(image_rgb).copy()
         if self._field is not None:
             planes = torch.from_numpy(image_rgb.transpose(2, 0, 1).astype(np.float32))[None]
             with torch.inference_mode():
                 seen = self._field.observe(planes)
             features[..., : self._bundle.head.hidden] = seen.hidden_map[0].permute(1, 2, 0).numpy()
-        return EncodedImage(features, volume, depth)
+        return EncodedImage(features)
 
 
 def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityField:
