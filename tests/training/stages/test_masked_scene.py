@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scene_completion_ros.errors import ConfigurationError, TrainingError
@@ -68,7 +69,9 @@ def test_the_loss_falls_on_every_level_without_collapse(rooms: Path, tmp_path: P
     assert min(said["voxels_per_second"]) > 0.0
     trained, record = open_network(checkpoint)
     assert record.columns == POINT_FEATURES and trained.settings == network
-    assert Checkpoint.read(checkpoint).record["scenes"] and Checkpoint.read(checkpoint).stage == "masked_scene"
+    stored = Checkpoint.read(checkpoint)
+    assert stored.record["scenes"] and stored.stage == "masked_scene" and not trained.training
+    assert all(torch.equal(value, stored.state[name]) for name, value in trained.state_dict().items())
 
 
 def test_collapse_ends_the_training(rooms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
