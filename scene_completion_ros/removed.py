@@ -34,6 +34,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     "parameter": {
         "record.unsure": _SNAPSHOTS,
         "record.wrong": _SNAPSHOTS,
+        "scale.mounting": "state camera.height and camera.pitch, or base_frame",
         "shadow.bundle": _ONE_STUDENT,
         "shadow.every": _ONE_STUDENT,
         "views": "join the voxels of successive images with fusion.enabled (docs/temporal_fusion.md)",

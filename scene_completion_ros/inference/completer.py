@@ -17,7 +17,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import BLIND, Encoder, content_warning, shown_share
 from scene_completion_ros.inference.encoder import DeviceEncoder, cpu_engine, make_encoder
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, motion_scale, own_depth
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, motion_scale
 from scene_completion_ros.inference.gpu.requirements import EngineOptions
 from scene_completion_ros.inference.motion_scale import MotionScale
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
@@ -81,9 +81,6 @@ class Completion:
     # float32 [H / 2, W / 2], z-depth of the canonical image, metres, before any evidence; None of a student that takes
     # none.
     own_depth: NDArray[np.float32] | None = None
-    # float32 [K + 3, H / 2, W / 2], what its pixels say, see `EncodedImage.view`; None of a student that takes no
-    # evidence.
-    view: NDArray[np.float32] | None = None
     evidence: Evidence = NO_EVIDENCE  # what was known beside the image, and is in all that was said
 
     @property
@@ -347,8 +344,7 @@ class Completer:
             query=None if words.queried is None else words.queried.vocabulary,
             matches=answer.matches,
             ground=ground,
-            own_depth=None if answer.view is None else own_depth(self.bundle.point_code, answer.view),
-            view=answer.view,
+            own_depth=answer.own_depth,
             evidence=answer.evidence if self.bundle.takes_evidence else NO_EVIDENCE,
         )
 

@@ -13,7 +13,6 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale, measure_of
 from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.road_calibration import RoadCalibration
 
 # A beam that passes beside a body and hits what is behind it, seen from elsewhere than by the camera, is left out where
 # within so many pixels (across, down) another one is nearer by this factor.
@@ -21,8 +20,6 @@ BEHIND_PX, BEHIND = (5, 7), 1.15
 # What `Evidence.summary` names.
 SCALE, DEVIATION, WHY = "scale", "scale deviation", "scale not measured"
 SENSED, CORNERS = "share of pixels with a depth of a sensor", "corners with a depth by motion"
-GROUNDS = ("road", "floor")  # names of what cameras of a street or a room stand above
-
 
 # Depths of corners by motion, as `Evidence.sensed`, of a canonical image [H, W, 3] and what the network itself says of
 # its depth, see `Completion.own_depth`; None where nothing is known.
@@ -114,23 +111,9 @@ def motion_scale(bundle: StudentBundle, covered: NDArray[np.bool_]) -> MotionSca
     return MotionScale(bundle.canonical, covered, measure_of(bundle.grid))
 
 
-def road_calibration(bundle: StudentBundle) -> RoadCalibration:
-    """What measures how a student's camera stands above the ground."""
-    return RoadCalibration(bundle.canonical, measure_of(bundle.grid))
-
-
 def own_depth(spec: PointCodeSpec, view: NDArray[np.float32]) -> NDArray[np.float32]:
     """z-depth [H / 2, W / 2], metres, that pixels say before any evidence; `view`: `EncodedImage.view`."""
     return np.asarray(1.0 / np.maximum(spec.inverse_depth(view[0]), 0.5 / spec.far), np.float32)
-
-
-def ground_share(bundle: StudentBundle, view: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probability [h, w] that pixels show the road, or the floor of a room; `view`: as `EncodedImage.view`."""
-    logits = view[2:]
-    label = next((number for number, name in enumerate(bundle.class_names) if name in GROUNDS), None)
-    if label is None:
-        return np.zeros(view.shape[1:], np.float32)
-    return np.asarray(1.0 / np.exp(logits - logits[label]).sum(axis=0), np.float32)
 
 
 def sensed_depth(

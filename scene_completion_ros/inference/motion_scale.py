@@ -68,21 +68,6 @@ class Scale:
         return f"{known}; last image: {last}"
 
 
-@dataclass(frozen=True, eq=False)
-class Travel:
-    """How a camera moved, as its image has it.
-
-    Attributes:
-        step: Way since the last image, metres.
-        ahead: Unit vector [3] of the way since an earlier image, in the optical frame halfway; None where not measured.
-        turned: Angle between these two images, radians.
-    """
-
-    step: float
-    ahead: Doubles | None = None
-    turned: float = 0.0
-
-
 class MotionScale:
     """Measures the scale of the images of one camera, one after the other; belongs to one thread.
 
@@ -93,7 +78,6 @@ class MotionScale:
 
     Attributes:
         scale: What is known after the last image.
-        travel: How the camera came to the last image; None where the way to it is not known.
     """
 
     def __init__(self, camera: Camera, covered: NDArray[np.bool_] | None = None, measure: float = 1.0) -> None:
@@ -107,7 +91,6 @@ class MotionScale:
         self._last: PosedImage | None = None
         self._log_factor, self._variance, self._way, self._outside, self._agreeing = 0.0, PRIOR**2, 0.0, 0, 0
         self.scale = Scale(why=why)
-        self.travel: Travel | None = None
 
     def add(
         self, image_rgb: NDArray[np.uint8], depth: NDArray[np.float32], pose: RigidTransform, stamp_ns: int
@@ -126,7 +109,6 @@ class MotionScale:
         if jump:
             self.forget()
         step = 0.0 if self._last is None else _length(self._last.pose.inverse() @ pose)
-        self.travel = None if self._last is None else Travel(step)
         self._way += step
         self._variance += CHANGES**2 * step / (CHANGES_OVER_M * self._measure)
         corners, baseline, why = 0, 0.0, jump or "no earlier image at a distance that fits"
@@ -136,7 +118,6 @@ class MotionScale:
             why = f"only {corners} corners were found again" if way is None else way.refusal()
             if way is not None and not why:
                 why = self._filter(way.log_factor, baseline)
-                self.travel = _travel(way.past_from_now, step)
         if not self._past or _length(self._past[-1].pose.inverse() @ pose) > KEPT_APART_M * self._measure:
             self._past.append(now)
         self._last = now
@@ -211,13 +192,6 @@ def odometry_jump(last: RigidTransform, last_ns: int, pose: RigidTransform, stam
     if length > FASTEST_M_S * seconds or angle > FASTEST_TURN * seconds:
         return f"odometry jumped by {length:.1f} m and {math.degrees(angle):.0f}° in {seconds:.2f} s"
     return ""
-
-
-def _travel(past_from_now: RigidTransform, step: float) -> Travel:
-    """See `Travel`; `step`: the way since the last image."""
-    turn = cv2.Rodrigues(past_from_now.rotation)[0]
-    ahead = cv2.Rodrigues(-0.5 * turn)[0] @ past_from_now.translation
-    return Travel(step, ahead / np.linalg.norm(ahead), float(np.linalg.norm(turn)))
 
 
 def _length(step: RigidTransform) -> float:

@@ -113,8 +113,8 @@ class SceneAnswer:
     matches: tuple[PhraseMatches, ...] = ()  # of the query that was asked, a phrase each; none where nothing was asked
     # The ground, see `EncodedImage`; None where the student says nothing of it.
     surface: NDArray[np.float32] | None = None
-    # float32 [K + 3, H / 2, W / 2], `EncodedImage.view`; None of a student that takes no evidence.
-    view: NDArray[np.float32] | None = None
+    # float32 [H / 2, W / 2], see `evidence.own_depth`; None of a student that takes no evidence.
+    own_depth: NDArray[np.float32] | None = None
     evidence: Evidence = NO_EVIDENCE  # what was known beside the image, depths of corners among it
 
 
@@ -157,14 +157,16 @@ class HostSceneQuery:
     ) -> SceneAnswer:
         """See `SceneQuery`."""
         prepared, clock = self._prepared, StageClock()
+        own: NDArray[np.float32] | None = None
 
         def given(view: NDArray[np.float32]) -> Given:
-            nonlocal evidence
-            evidence = evidence.with_corners(image_rgb, own_depth(prepared.query.field.code, view))
+            nonlocal evidence, own
+            own = own_depth(prepared.query.field.code, view)
+            evidence = evidence.with_corners(image_rgb, own)
             return prepared.beside | evidence.inputs()
 
         given_view = given if self._takes_evidence else None
-        features, volume, depth, surface, view = self._encode(image_rgb, prepared.beside, given_view)
+        features, volume, depth, surface, _ = self._encode(image_rgb, prepared.beside, given_view)
         clock.lap("encode")
         with kernel_threads(self._threads):
             alpha = prepared.query.opacity(features, volume)
@@ -191,7 +193,7 @@ class HostSceneQuery:
             times_ms=clock.laps_ms,
             matches=labelled.matches,
             surface=None if surface is None else surface.copy(),
-            view=None if view is None else view.copy(),
+            own_depth=own,
             evidence=evidence,
         )
 

@@ -102,7 +102,7 @@ def graph() -> Iterator[Graph]:
 
 
 def wanted(node: CompletionNode) -> bool:
-    return node._thread._outputs.wanted(node.parameters())
+    return node._thread._outputs.wanted()
 
 
 @pytest.fixture

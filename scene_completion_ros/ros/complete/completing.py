@@ -42,8 +42,7 @@ class Completing:
             pixels = to_rgb(frame.message, decoder_shrink(camera, student.bundle.canonical))
             frame.decode_ms = 1e3 * (time.perf_counter() - started_s)
             upright = placement.upright_from_camera(parameters)
-            told = upright if upright is not None else self._scaling.mounting(frame, student, epoch)
-            completer = student.get(frame.name, camera, placement.grid_from_camera, parameters, told)
+            completer = student.get(frame.name, camera, placement.grid_from_camera, parameters, upright)
             if completer is None:
                 why = "see the error about the camera of these images"
                 self._counters.drop(DropReason.UNUSABLE_CAMERA, why, header=frame.header)

@@ -1,4 +1,4 @@
-"""What motion says of each camera, in a thread of its own beside the inference thread: its scale, how it stands."""
+"""The scale of each camera's images by motion, measured in a thread of its own beside the inference thread."""
 
 import functools
 from collections import deque
@@ -12,12 +12,10 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.earlier_images import EarlierImages
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, CornerDepths, Evidence, ground_share, road_calibration
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, CornerDepths, Evidence
 from scene_completion_ros.inference.motion_scale import MotionScale
-from scene_completion_ros.inference.road_calibration import Mounting, RoadCalibration
 from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome, Scene
 from scene_completion_ros.ros.health.inference_health import ScaleRecord
-from scene_completion_ros.ros.student import Student
 
 MOST_WAITING = 30  # images whose pose has not come yet; older ones are left out
 
@@ -26,8 +24,6 @@ MOST_WAITING = 30  # images whose pose has not come yet; older ones are left out
 class _Seen:
     image: NDArray[np.uint8]
     depth: NDArray[np.float32]
-    ground: NDArray[np.float32]  # probability that each second pixel of it shows the ground
-    stated: RigidTransform | None  # pose of the camera in an upright frame on the ground, where somebody says it
     stamp_ns: int
     grid_from_camera: RigidTransform
     pose: PoseToCome | RigidTransform | NotYetError  # of the grid in the odometry frame
@@ -36,9 +32,7 @@ class _Seen:
 @dataclass(eq=False)
 class _Camera:
     motion: MotionScale
-    road: RoadCalibration
     of: tuple[StudentBundle, Epoch, str]  # whose depths these are, since when, and of which frame: others say nothing
-    told: Mounting | None = None  # what the student is told where nobody states it
     waiting: deque[_Seen] = field(default_factory=deque)
     work: Future[None] | None = None  # the measurement that was begun last
 
@@ -66,46 +60,25 @@ class Scaling:
             return NO_EVIDENCE
         camera, of = self._cameras.get(frame.name), (completer.bundle, epoch, frame.frame_id)
         if camera is None or camera.of != of:
-            camera = _Camera(completer.motion_scale(), road_calibration(completer.bundle), of)
-            self._cameras[frame.name] = camera
+            camera = self._cameras[frame.name] = _Camera(completer.motion_scale(), of)
         self._finish(frame.name, camera)
         corners: CornerDepths | None = None
         if frame.parameters.scale_from == "corners":
             corners = functools.partial(_corner_depths, camera.motion, frame, coming)
         return Evidence(camera.motion.scale, corner_depths=corners)
 
-    def mounting(self, frame: Frame, student: Student, epoch: Epoch) -> RigidTransform | None:
-        """How a camera stands, for an image of which nobody states it: as measured, once that is sure.
-
-        It is exchanged when another one is measured, since preparing a student for it takes time.
-        """
-        camera = self._cameras.get(frame.name)
-        if not frame.parameters.scale_mounting or camera is None:
-            return None
-        if camera.of != (student.bundle, epoch, frame.frame_id):
-            return None
-        self._finish(frame.name, camera)
-        measured = camera.road.mounting
-        if not measured.images:
-            camera.told = None
-        elif measured.sure and (camera.told is None or measured.moved_from(camera.told)):
-            camera.told = measured
-        return None if camera.told is None else camera.told.upright_from_camera
-
     def follow(self, scene: Scene) -> None:
         """Measure the images of a scene, as soon as it is known where their cameras were."""
         for frame in scene.frames:
-            camera, depth, view = self._cameras.get(frame.name), frame.completion.own_depth, frame.completion.view
+            camera, depth = self._cameras.get(frame.name), frame.completion.own_depth
             placed = frame.placement.odometry_from_grid
             pose = placed if placed is not None else scene.pose
-            if camera is None or depth is None or view is None:
+            if camera is None or depth is None:
                 continue
             if pose is None:
                 pose = NotYetError("nothing says how the camera moves", may_come=False)
             image, grid_from_camera = frame.completion.image, frame.placement.grid_from_camera
-            stated = frame.placement.upright_from_camera(frame.parameters)
-            ground = ground_share(camera.of[0], view[:, ::2, ::2])
-            camera.waiting.append(_Seen(image, depth, ground, stated, frame.stamp_ns, grid_from_camera, pose))
+            camera.waiting.append(_Seen(image, depth, frame.stamp_ns, grid_from_camera, pose))
             while len(camera.waiting) > MOST_WAITING:
                 camera.waiting.popleft()
             self._begin(frame.name, camera)
@@ -132,12 +105,9 @@ class Scaling:
         pose, motion = grid.what if isinstance(grid, NotYetError) else grid @ seen.grid_from_camera, camera.motion
         try:
             EarlierImages(motion).add(seen.image, seen.depth, pose, seen.stamp_ns)
-            mounting = camera.road.add(seen.depth, seen.ground, motion.scale, motion.travel)
         except Exception as error:  # a measurement beside the images must not cost any
             motion.forget(_failed(error))
-            camera.road.forget(motion.scale.why)
-            mounting = camera.road.mounting
-        self._record.set(name, motion.scale, mounting, "" if seen.stated is None else mounting.contradicts(seen.stated))
+        self._record.set(name, motion.scale)
 
     def close(self) -> None:
         """End the thread after what it does now."""

@@ -153,7 +153,7 @@ class Diagnostics:
                 missing = str(observed.counts.missing.get(name, 0))
                 status = replace(status, values={**status.values, "sets completed without it": missing})
             found.append(status)
-            warnings = (*inference.student.record.model(name).warnings, *inference.scale.warnings(name))
+            warnings = inference.student.record.model(name).warnings
             found.append(calibration_status(camera, drops, warnings, of_camera("calibration", name)))
         return found
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from scene_completion_ros.inference.motion_scale import Scale
-from scene_completion_ros.inference.road_calibration import Mounting
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.ros.health.judgement import Drops, Level, Record, Status, of_camera
 from scene_completion_ros.ros.student import ModelReport, Student
@@ -221,12 +220,11 @@ class StageTime:
 
 
 class ScaleRecord:
-    """What motion says of cameras: their scales, and how they stand; written by one thread, read by others."""
+    """The scales of cameras by motion; written by one thread, read by others."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._scales: dict[str, Scale] = {}
-        self._mountings: dict[str, tuple[Mounting, str]] = {}
 
     @property
     def scales(self) -> dict[str, Scale]:
@@ -234,35 +232,20 @@ class ScaleRecord:
         with self._lock:
             return dict(self._scales)
 
-    @property
-    def mountings(self) -> dict[str, Mounting]:
-        """How cameras stand, by their names."""
+    def set(self, name: str, scale: Scale) -> None:
+        """That of a camera from now on."""
         with self._lock:
-            return {name: mounting for name, (mounting, _) in self._mountings.items()}
-
-    def warnings(self, name: str) -> tuple[str, ...]:
-        """What is wrong with how a camera is said to stand."""
-        with self._lock:
-            wrong = self._mountings.get(name, (None, ""))[1]
-        cure = "correct its pose in tf, the extrinsics_file or camera.height, camera.pitch, or mount it as stated"
-        return (f"the camera {wrong}: {cure}",) if wrong else ()
-
-    def set(self, name: str, scale: Scale, mounting: Mounting, wrong: str = "") -> None:
-        """What is so of a camera from now on; `wrong`: what is wrong with how it is said to stand."""
-        with self._lock:
-            self._scales[name], self._mountings[name] = scale, (mounting, wrong)
+            self._scales[name] = scale
 
     def drop(self, name: str) -> None:
         """Nothing is known of a camera."""
         with self._lock:
             self._scales.pop(name, None)
-            self._mountings.pop(name, None)
 
     def forget(self) -> None:
         """Nothing is known of any camera."""
         with self._lock:
             self._scales.clear()
-            self._mountings.clear()
 
 
 class InferenceRecord:
@@ -326,8 +309,6 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
         values |= {of_camera("model", camera): model.state, of_camera("engine", camera): model.engine}
     for camera, scale in record.scale.scales.items():
         values[of_camera("scale by motion", camera)] = scale.described()
-    for camera, mounting in record.scale.mountings.items():
-        values[of_camera("mounting by motion", camera)] = mounting.described()
     for stage, time_ms in times.items():
         values[f"{stage} ms"] = f"mean {time_ms.mean:.2f}, p95 {time_ms.p95:.2f}, max {time_ms.largest:.2f}"
     problems = drops.problems(judged_by="inference")

@@ -288,10 +288,6 @@ class NodeParameters:
         False,
         "An image waits for the pose of its stamp, up to `transform.timeout`, so that a replay scales alike each time.",
     )
-    scale_mounting: bool = _live(
-        False,
-        "Tell the student how a camera stands, as measured on the way, where nothing states it.",
-    )
     depth_from: DepthSource = _parameter(
         "network",
         "`topic`: `street` and `room` also take into account what a sensor on `depth.topic` saw; what it did not see "

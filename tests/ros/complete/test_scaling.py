@@ -12,11 +12,9 @@ from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.evidence import WHY
 from scene_completion_ros.inference.motion_scale import MotionScale
-from scene_completion_ros.inference.road_calibration import Mounting
 from scene_completion_ros.ros.complete.scaling import MOST_WAITING, Scaling
 from scene_completion_ros.ros.frame import Epoch, Frame, NotYetError, PoseToCome, Scene
 from scene_completion_ros.ros.health.inference_health import ScaleRecord
-from scene_completion_ros.ros.student import Student
 from tests.inference.test_motion_scale import CAMERA, STEP_NS, seen_from
 
 NOW = Epoch(0, 0)
@@ -27,7 +25,6 @@ class Bench:
 
     def __init__(self, takes_evidence: bool = True) -> None:
         self.record, self.number = ScaleRecord(), 0
-        self.told: RigidTransform | None = None  # how the camera of the last image was said to stand
         self.scaling = Scaling(self.record)
         self.completer = cast(
             Completer,
@@ -48,36 +45,21 @@ class Bench:
         epoch: Epoch = NOW,
         scale_from: str = "odometry",
         frame_id: str = "camera",
-        *,
-        mounting: bool = False,
-        stated: RigidTransform | None = None,
     ) -> float:
         """Complete the next image; the factor that it was given, 0 for none. `pose`: None where it is known at once."""
         place = np.array([0.05, 0.0, 0.4]) * self.number
         image, depth = seen_from(place, floor=1.5)
         depth = 1.0 / cv2.resize(1.0 / depth, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        half = CAMERA.resized(CAMERA.width // 2, CAMERA.height // 2)
-        below = (half.unproject(half.pixel_centres())[..., 1] * depth > 1.45).astype(np.float32)
         odometry = RigidTransform(np.eye(3), place) if pose is None else None
         frame: Any = SimpleNamespace(
             name="",
             frame_id=frame_id,
             odometry_from_camera=odometry,
             stamp_ns=(1 + self.number) * STEP_NS,
-            parameters=SimpleNamespace(scale_from=scale_from, scale_mounting=mounting),
-            placement=SimpleNamespace(
-                odometry_from_grid=odometry,
-                grid_from_camera=RigidTransform.identity(),
-                upright_from_camera=lambda _: stated,
-            ),
-            completion=SimpleNamespace(
-                image=image,
-                own_depth=depth / 1.2,
-                view=np.stack([depth, depth, 5.0 * below, 5.0 - 5.0 * below, 0.0 * below]),
-            ),
+            parameters=SimpleNamespace(scale_from=scale_from),
+            placement=SimpleNamespace(odometry_from_grid=odometry, grid_from_camera=RigidTransform.identity()),
+            completion=SimpleNamespace(image=image, own_depth=depth / 1.2),
         )
-        student = cast(Student, self.completer)
-        self.told = self.scaling.mounting(cast(Frame, frame), student, epoch)
         evidence = self.evidence = self.scaling.evidence(cast(Frame, frame), self.completer, epoch, pose)
         measure = evidence.corner_depths or (lambda *_: None)
         self.corners = measure(image, (depth / 1.2).astype(np.float32))
@@ -129,10 +111,10 @@ def test_what_is_measured_no_longer_is_not_shown() -> None:
     bench = Bench()
     for _ in range(5):
         bench.image()
-    assert bench.record.scales and bench.record.mountings
+    assert bench.record.scales
     bench.image(scale_from="off")
     bench.scaling._pool.shutdown()
-    assert not bench.record.scales and not bench.record.mountings
+    assert not bench.record.scales
 
 
 def test_no_image_waits_for_its_pose() -> None:
@@ -154,48 +136,8 @@ def test_no_image_waits_for_its_pose() -> None:
     bench.image(missing)
     work = bench.scaling._cameras[""].work
     assert work is not None and work.result() is None and "no odometry: no transform" in bench.record.scales[""].why
-    assert "no odometry: no transform" in bench.record.mountings[""].why and bench.image() == 1.0
+    assert bench.image() == 1.0
     assert bench.evidence.summary() == {WHY: "no odometry: no transform from odom"}
-
-
-def test_a_camera_that_stands_otherwise_than_stated_is_named() -> None:
-    """It looks straight ahead, 1.5 m above the ground; somebody says 3° down and 1.9 m."""
-    bench, wrong = Bench(), Mounting(np.radians(3.0), 0.0, 1.9).upright_from_camera
-    for _ in range(24):
-        bench.image(stated=wrong)
-        if bench.record.warnings(""):
-            break
-    (warning,) = bench.record.warnings("")
-    assert "looks" in warning and "stated are 3.0°" in warning and "correct its pose" in warning
-    measured = bench.record.mountings[""]
-    assert abs(measured.pitch) < np.radians(0.6) and abs(measured.height - 1.5) < 2.0 * measured.deviations[2]
-    bench.image(stated=measured.upright_from_camera)
-    bench.image()  # by now the image before was measured
-    assert not bench.record.warnings("")
-
-
-def test_a_sure_mounting_is_told_where_it_is_wanted() -> None:
-    bench, again = Bench(), Bench()
-    told = []
-    for _ in range(24):
-        bench.image(mounting=True)
-        again.image(mounting=True)
-        told.append(bench.told)
-        both = [None if one.told is None else one.told.matrix.tolist() for one in (bench, again)]
-        assert both[0] == both[1]  # each run tells the same at the same image
-    sure = [pose for pose in told if pose is not None]
-    assert told[:4] == [None] * 4 and sure and told[-1] is not None
-    assert abs(told[-1].translation[2] - 1.5) < 0.1 and len({float(pose.translation[2]) for pose in sure}) <= 3
-    bench.image()
-    assert bench.told is None  # the parameter is off
-    bench.image(mounting=True)
-    assert bench.told is not None
-    bench.number += 50  # seconds later and far away
-    bench.image(mounting=True)
-    bench.image(mounting=True)
-    assert bench.told is None
-    bench.image(mounting=True, epoch=Epoch(1, 0))
-    assert bench.told is None  # nothing was measured in this epoch
 
 
 def test_corners_are_followed_where_that_is_wanted_once_the_pose_has_come() -> None:
