@@ -28,6 +28,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     "argument": {
         "calibrate --held-out": "use calibrate --labelled",
         "calibrate --prior-from": "use calibrate --labelled",
+        "evaluate geometry --prior-voxels": "leave it out, the prior averages exact voxels",
         "evaluate semantics --views": "leave it out, a student sees one image",
         "replay --views": "join voxels with fusion.enabled in --params-file (docs/temporal_fusion.md)",
     },

@@ -36,10 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--controls", action="store_true", help=meaning + "the mean LiDAR depth of pixels over --prior")
     meaning = "training recordings for the prior: towns, whose mean voxels are the prior on towns (KITTI windows have "
     arguments.add_paths(parser, "--prior", "FOLDER", meaning + "their own); with --depth drives")
-    meaning = "what the prior of --prior averages: the towns' exact voxels, or those fused from their stereo depth, "
-    meaning += "which is all that training knows. The latter has the threshold of --calibrate-on if given (default: "
-    meaning += "%(default)s)"
-    parser.add_argument("--prior-voxels", choices=("exact", "stereo"), default="exact", help=meaning)
     parser.add_argument("--scans", type=int, default=20, help="scans the LiDAR protocols accumulate (default: 20)")
     meaning = "how far the reference camera looks down, for the LiDAR protocols (default: 5 on KITTI-360, otherwise 0)"
     parser.add_argument("--camera-pitch", type=float, metavar="DEGREES", help=meaning)
@@ -103,7 +99,7 @@ def _run_voxels(args: argparse.Namespace) -> int:
     validation = [open_recording(folder) for folder in args.calibrate_on]
     if validation:
         models = [calibrate_model(model, voxel_frames(validation, args.every)) for model in models]
-    controls = _controls(args, models, windows[0].parent if windows else None, validation)
+    controls = _controls(args, models, windows[0].parent if windows else None)
     pitch = None if args.camera_pitch is None else math.radians(args.camera_pitch)
     frames = ScoredFrames(args.scans, args.every, split, pitch, args.at)
     scores, counted = Scores([OCCUPANCY, CALIBRATION, LIDAR_OCCUPANCY]), 0
@@ -137,23 +133,18 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _controls(
-    args: argparse.Namespace, models: "list[DensityModel]", windows: Path | None, validation: "list[PosedSequence]"
+    args: argparse.Namespace, models: "list[DensityModel]", windows: Path | None
 ) -> "Callable[[PosedSequence], list[DensityModel]]":
     """The controls of a recording: towns have the prior of training towns, windows that of the training windows."""
     from scene_completion_ros.sequences import kitti
     from scene_completion_ros.sequences.opening import holds_voxels, open_recording
     from scene_completion_training.evaluation import controls
-    from scene_completion_training.evaluation.geometry import calibrate_model, voxel_frames
+    from scene_completion_training.evaluation.geometry import voxel_frames
 
     town_prior: list[DensityModel] = []
     if args.controls and args.prior:
-        towns = [open_recording(folder) for folder in args.prior]
-        if args.prior_voxels == "exact":
-            found = (frame.truth.voxels for frame in voxel_frames(towns))
-            town_prior = [controls.fit_prior(truth for truth in found if truth is not None)]
-        else:
-            prior: DensityModel = controls.fit_prior(truth for town in towns for truth in controls.stereo_truths(town))
-            town_prior = [calibrate_model(prior, voxel_frames(validation, args.every)) if validation else prior]
+        found = (frame.truth.voxels for frame in voxel_frames([open_recording(folder) for folder in args.prior]))
+        town_prior = [controls.fit_prior(truth for truth in found if truth is not None)]
     window_prior = controls.prior_of_windows(windows) if args.controls and windows is not None else None
 
     def of_recording(sequence: "PosedSequence") -> "list[DensityModel]":

@@ -48,7 +48,7 @@ Counts: TypeAlias = NDArray[np.uint16]
 
 
 @lru_cache(2)
-def depth_meter(sequence: PosedSequence, reach: float) -> "DepthMeter":
+def depth_meter(sequence: PosedSequence, reach: float) -> "StereoPair | MotionStereo":
     """The best that a drive has: its stereo pair, or the motion of the camera ahead, of use for so many metres."""
     ahead = cameras_ahead(sequence)
     return StereoPair(sequence) if len(ahead) == 2 else MotionStereo(sequence, ahead[0], reach)
@@ -178,9 +178,6 @@ class MotionStereo:
             cost[..., number] = best
         return cost
 
-
-# What measures the depth of the frames of a drive: its `kind`, in words, and the `camera` whose depth it is.
-DepthMeter: TypeAlias = StereoPair | MotionStereo
 
 _OFFSETS = np.array(
     [place for place in itertools.product(range(-_RADIUS, _RADIUS + 1), repeat=2) if place > (0, 0)], np.int64

@@ -13,8 +13,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask
-from scene_completion_training.data.motion_stereo import DepthMeter, depth_meter
-from scene_completion_training.data.prepared import Depths
+from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.voxel_evidence import FusionSettings, fuse_occupancy, fusion_views
 from scene_completion_training.viewpoint import Volume
 
@@ -85,7 +84,7 @@ def voxels_of_drive(
 
     Returns labels [X, Y, Z]: 0 free, a class or `OF_NO_CLASS`, 255 unknown.
     """
-    share, known = stereo_evidence(sequence, index, volume.grid, grid_from_left, volume=volume)
+    share, known = _evidence(sequence, index, volume, grid_from_left)
     label = np.where(known, EMPTY, INVALID).astype(np.uint8)
     occupied = np.nonzero(known & (share > OCCUPIED))
     places = grid_from_left.inverse().apply(volume.grid.centres()[occupied].astype(np.float64))
@@ -97,17 +96,11 @@ def voxels_of_drive(
     return np.where(seen != INVALID, seen, label)
 
 
-def stereo_evidence(
-    sequence: PosedSequence,
-    index: int,
-    grid: VoxelGrid,
-    grid_from_left: RigidTransform,  # pose of the camera whose depth is measured in the grid
-    meter: DepthMeter | Depths | None = None,  # measures that of the drive; by default what `depth_meter` chooses
-    volume: Volume | None = None,  # the space that is completed; a street's if left out
+def _evidence(
+    sequence: PosedSequence, index: int, volume: Volume, grid_from_left: RigidTransform
 ) -> tuple[Floats, Mask]:
     """Evidence of a frame as for training: its share 0..1 for "occupied", and whether there is any; each [X, Y, Z]."""
-    volume = volume or Volume()
-    meter = meter or depth_meter(sequence, volume.ahead)
+    grid, meter = volume.grid, depth_meter(sequence, volume.ahead)
     grid_from_forward = grid_from_left @ OPTICAL_FROM_FORWARD
     around = fusion_views(sequence, index, meter.camera, meter, FusionSettings(), volume)
     views = [replace(view, grid_from_camera=grid_from_forward @ view.grid_from_camera) for view in around]

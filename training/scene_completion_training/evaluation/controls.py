@@ -3,7 +3,7 @@
 Each is a density model. Occupied points have a density at which a voxel is opaque, free ones have none.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -24,9 +24,7 @@ from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.sequences.sequence_folder import stored_grid
 from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
 from scene_completion_training.arrays import Floats, Mask
-from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.stereo import measured_depth
-from scene_completion_training.data.stereo_voxels import OCCUPIED, stereo_evidence
 from scene_completion_training.evaluation import density_model
 from scene_completion_training.viewpoint import STREET_AHEAD_M
 
@@ -136,17 +134,6 @@ def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = 
         occupied, counted = (np.unpackbits(packed).reshape(mean.shape).astype(bool) for packed in bits)
         histogram += score_histogram(mean[counted], occupied[counted])
     return PriorControl(mean, best_iou(histogram)[1], grid)
-
-
-def stereo_truths(sequence: PosedSequence, every: int = 1) -> Iterator[VoxelTruth]:
-    """Occupancy fused from measured depth, as voxels on the default grid; known is what has evidence."""
-    meter = depth_meter(sequence, STREET_AHEAD_M)
-    centres = DEFAULT_GRID_FROM_CAMERA.inverse().apply(DEFAULT_GRID.centres().reshape(-1, 3))
-    in_view = np.asarray(sequence.cameras[meter.camera].project(centres)[1]).reshape(DEFAULT_GRID.shape)
-    for index in range(0, len(sequence), every):
-        score, known = stereo_evidence(sequence, index, DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, meter)
-        occupied = known & (score > OCCUPIED)
-        yield VoxelTruth("stereo", DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, occupied, known, in_view)
 
 
 def prior_of_windows(windows: Path) -> Callable[[PosedSequence], PriorControl]:
