@@ -6,16 +6,20 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import requires
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
 from catkin_pkg.package import parse_package
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+import scene_completion_ros
 from tests.checkout import ROOT
 
 PACKAGE = "scene_completion_ros"
+PINS = (ROOT / "constraints" / "pins.txt").read_text(encoding="utf-8").splitlines()
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 MADE_AT_THE_ROOT = ("build", "demo_output", "dist", "install", "log", "replay", "runs")
 MADE_ANYWHERE = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "*.egg-info", ".*_cache")
 
@@ -42,6 +46,51 @@ def run(*command: str | Path, cwd: Path) -> str:
     return result.stdout
 
 
+def pins(python: str) -> dict[str, str]:
+    """What pip takes from the file under a Python; no distribution twice."""
+    read = [Requirement(line) for line in PINS[1:]]
+    held = [pin for pin in read if not pin.marker or pin.marker.evaluate({"python_version": python})]
+    assert len({pin.name for pin in held}) == len(held)
+    return {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in held}
+
+
+def requirements(distribution: str, extras: frozenset[str]) -> list[Requirement]:
+    declared = [Requirement(text) for text in requires(distribution) or []]
+    return [
+        requirement
+        for requirement in declared
+        if not requirement.marker or any(requirement.marker.evaluate({"extra": e}) for e in extras | {""})
+    ]
+
+
+def closure(distribution: str, extras: frozenset[str]) -> set[str]:
+    """Names of everything that installing `distribution[extras]` brings, as far as it is installed here."""
+    seen: dict[str, frozenset[str]] = {}
+    pending = [(canonicalize_name(distribution), extras)]
+    while pending:
+        name, wanted = pending.pop()
+        if wanted <= seen.get(name, frozenset()) and name in seen:
+            continue
+        seen[name] = seen.get(name, frozenset()) | wanted
+        try:
+            found = requirements(name, seen[name])
+        except PackageNotFoundError:
+            continue
+        pending += [(canonicalize_name(requirement.name), frozenset(requirement.extras)) for requirement in found]
+    return set(seen)
+
+
+def test_manifest_is_valid_and_agrees_with_the_package() -> None:
+    manifest = parse_package(str(ROOT / "package.xml"))
+    assert manifest.package_format == 3
+    assert manifest.name == PACKAGE
+    assert manifest.version == scene_completion_ros.__version__
+    assert manifest.get_build_type() == "ament_python"
+    assert manifest.licenses == ["Apache-2.0", "CC-BY-NC-SA-3.0"]
+    assert all((ROOT / licence.file).is_file() for licence in manifest.licenses)
+    assert {url.type for url in manifest.urls} == {"website", "repository", "bugtracker"}
+
+
 def test_manifest_names_scipy_and_each_ros_package_that_is_imported() -> None:
     of_ros = re.compile(
         r"^\s*(?:from|import) (\w+_(?:msgs|srvs|interfaces)|rclpy|tf2_ros|launch|launch_ros|scipy)\b", re.M
@@ -53,11 +102,29 @@ def test_manifest_names_scipy_and_each_ros_package_that_is_imported() -> None:
     assert {{"tf2_ros": "tf2_ros_py", "scipy": "python3-scipy"}.get(name, name) for name in found} <= named
 
 
-def test_a_robot_needs_no_torch() -> None:
-    declared = [Requirement(text) for text in requires(PACKAGE) or []]
-    robots = {one.name for one in declared if not one.marker or one.marker.evaluate({"extra": "ros"})}
-    assert {"numpy", "rosbags", "ros-rclpy"} <= robots
-    assert not {name for name in robots if "torch" in name or name.startswith("nvidia") or name == "lightning"}
+def test_what_the_demo_installs_is_free_of_torch() -> None:
+    installed = closure(PACKAGE, frozenset({"ros"}))
+    assert {"numpy", "rosbags", "ros-rclpy", "ros-sensor-msgs"} <= installed
+    assert not {name for name in installed if "torch" in name or name.startswith("nvidia") or name == "lightning"}
+
+
+def test_training_needs_one_torch_and_each_supported_python_has_pins() -> None:
+    (torch,) = (needed for needed in requirements(PACKAGE, frozenset({"train"})) if needed.name == "torch")
+    assert str(torch.specifier) == "==2.13.0"
+    assert tuple(re.findall(r"3\.\d+", PINS[0])) == PYTHONS
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_direct_requirement_but_torch_is_pinned(python: str) -> None:
+    pinned = pins(python)
+    direct = requirements(PACKAGE, frozenset({"ros", "train", "test", "lint"}))
+    assert {canonicalize_name(requirement.name) for requirement in direct} - set(pinned) == {"torch"}
+    assert all(
+        requirement.specifier.contains(pinned.get(canonicalize_name(requirement.name), "2.13.0"))
+        for requirement in direct
+    )
+    # No gigabytes of CUDA: of NVIDIA's packages the compiler alone.
+    assert {name for name in pinned if name == "torch" or name.startswith("nvidia")} == {"nvidia-cuda-nvrtc"}
 
 
 def build(kind: str, sources: Path, output: Path) -> Path:

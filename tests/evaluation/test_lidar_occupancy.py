@@ -1,5 +1,6 @@
-"""The LiDAR protocols on cases computed by hand."""
+"""The LiDAR protocols on cases computed by hand, and against a slow oracle that follows the published steps."""
 
+import itertools
 import math
 from dataclasses import replace
 from fractions import Fraction
@@ -56,14 +57,22 @@ def slab_truth(scans: list[Scan], protocol: SlabProtocol) -> SlabTruth:
 
 def test_published_values() -> None:
     points = ORIGINAL.points()
-    assert points.shape == LIDAR_ONLY_NEAR.points().shape == (160, 80, 3)
+    assert points.shape == (160, 80, 3)
+    assert points[..., 0].size == 12_800
     # Rows run from 20 m to 4 m, both included, 159 steps of 16 / 159 m; columns from -4 to 4 m in 79 steps.
     np.testing.assert_allclose(points[0, 0], [-4.0, 0.375, 20.0])
     np.testing.assert_allclose(points[-1, -1], [4.0, 0.375, 4.0])
+    np.testing.assert_allclose(points[1, 1], [-4.0 + 8 / 79, 0.375, 20.0 - 16 / 159])
+    assert (ORIGINAL.bins, ORIGINAL.ego_radius, ORIGINAL.y_range) == (360, 3.0, (0.0, 0.75))
     assert ORIGINAL.reach == pytest.approx(20.396, abs=1e-3)  # sqrt(20² + 4²)
+    assert ORIGINAL.model_depth_shows and ORIGINAL.cut_behind is None
     assert LIDAR_ONLY.points().shape == (460, 80, 3)
     assert LIDAR_ONLY.reach == pytest.approx(50.160, abs=1e-3)  # sqrt(50² + 4²)
-    assert LIDAR_ONLY_NEAR.reach == LIDAR_ONLY.reach  # it is cut out of the same ground truth
+    assert not LIDAR_ONLY.model_depth_shows
+    assert LIDAR_ONLY.cut_behind == 2.0
+    # The shorter range is cut out of the same ground truth: same reach, other points.
+    assert LIDAR_ONLY_NEAR.points().shape == (160, 80, 3)
+    assert LIDAR_ONLY_NEAR.reach == LIDAR_ONLY.reach
 
 
 def test_nearest_return_of_a_bin_and_empty_bins() -> None:
@@ -108,14 +117,6 @@ def test_a_scan_without_a_return_that_counts_has_seen_nothing_free() -> None:
     scan = scan_of(polar(0, 10, 2.0))
     assert not surface_profile(scan, EIGHT).any()
     assert not_seen_free(EIGHT.points(), scan, surface_profile(scan, EIGHT), EIGHT).all()
-
-
-def test_what_lies_before_the_surface_was_seen_free_but_beside_the_sensor() -> None:
-    """A wall all around at 10 m, a sensor 1 m above the points: their distances count in space."""
-    scan = Scan(ring(10.0).points_sensor + [0.0, 0.0, -0.7], sensor_at(0.0, -1.0, 0.0))
-    points = np.array([[0.0, 0.0, ahead] for ahead in (2.82, 2.84, 9.94, 9.96)])
-    found = not_seen_free(points, scan, surface_profile(scan, ORIGINAL), ORIGINAL)
-    assert found.tolist() == [True, False, False, True]  # sqrt(2.82² + 1) = 2.992, sqrt(9.94² + 1) = 9.990
 
 
 @pytest.mark.parametrize("scans", [3, 10, 20, 300])
@@ -184,6 +185,50 @@ def test_rows_far_behind_what_is_visible_are_cut(farthest: int, first_row: int) 
     nothing = slab_masks(wall_truth(None, LIDAR_ONLY), LIDAR_ONLY)
     assert nothing.occupied.size == nothing.visible.size == 0
     assert slab_masks(wall_truth(farthest, LIDAR_ONLY), LIDAR_ONLY).rows == slice(first_row, None)
+
+
+def published_steps(scan: Scan, points_level: np.ndarray, protocol: SlabProtocol) -> np.ndarray:
+    """Sorted angles, one bin after the other, a search per point: the published procedure, told in loops."""
+    kept = []
+    for sensor in scan.points_sensor:
+        point = scan.level_from_sensor.matrix @ [*sensor, 1.0]
+        if protocol.y_range[0] <= point[1] <= protocol.y_range[1] or np.sqrt(sum(point[:3] ** 2)) >= protocol.reach:
+            kept.append((math.atan2(sensor[1], sensor[0]), math.sqrt(sensor[0] ** 2 + sensor[1] ** 2)))
+    kept.sort()
+    borders = [-math.pi + 2 * math.pi * i / protocol.bins for i in range(protocol.bins + 1)]
+    distance, table = kept[0][1], []
+    for low, high in itertools.pairwise(borders):
+        inside = [d for angle, d in kept if low <= angle < high]
+        distance = min(inside) if inside else distance
+        table.append(((low + high) / 2, distance))
+    table = [(table[-1][0] - 2 * math.pi, table[-1][1]), *table, (table[0][0] + 2 * math.pi, table[0][1])]
+    found = []
+    for point in points_level:
+        x, y, z, _ = np.linalg.inv(scan.level_from_sensor.matrix) @ [*point, 1.0]
+        angle, away = math.atan2(y, x), math.sqrt(x * x + y * y + z * z)
+        right = next(i for i, (middle, _) in enumerate(table) if middle >= angle)
+        (a, d), (b, e) = table[right - 1], table[right]
+        share = (angle - a) / (b - a)
+        found.append(away > d * (1 - share) + e * share or away < protocol.ego_radius)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_against_the_published_steps(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    count = (40, 300, 3000, 3000)[seed]
+    scan = Scan(
+        random.uniform([-30, -30, -2], [30, 30, 2], (count, 3)),
+        RigidTransform.from_quaternion(
+            (lambda q: q / np.linalg.norm(q))(np.array([0.5, -0.5, 0.5, 0.5]) + random.normal(0, 0.02, 4)),
+            random.normal(0, 1.5, 3),
+        ),
+    )
+    protocol = replace(ORIGINAL, points_per_metre=2)
+    points = protocol.points().reshape(-1, 3)
+    expected = published_steps(scan, points, protocol)
+    assert 0.02 < expected.mean() < 1.0
+    np.testing.assert_array_equal(not_seen_free(points, scan, surface_profile(scan, protocol), protocol), expected)
 
 
 # Points 0..3 are visible, 4..9 occluded.

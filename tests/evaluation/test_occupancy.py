@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, jaccard_score, precision_score, recall_score
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.occupancy import OccupancyByRange, OccupancyMetric, score_histogram
@@ -19,6 +20,25 @@ def test_four_voxels_by_hand() -> None:
     assert scores.best_iou == pytest.approx(2 / 3)  # the first three
     assert 0.39 < scores.best_threshold <= 0.4
     assert scores.average_precision == pytest.approx((1 + 2 / 3) / 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_against_scikit_learn(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    occupied = random.random(5000) < 0.1
+    score = (10.0 ** (random.normal(-2.5, 0.7, 5000) + 0.6 * occupied)).clip(0, 1).astype(np.float32)
+    metric, predicted = OccupancyMetric(), score >= 0.01
+    metric.update(score, occupied, predicted)
+    scores = metric.compute()
+    rounded = score.astype(np.float16).astype(np.float64)
+    assert scores.average_precision == pytest.approx(average_precision_score(occupied, rounded), abs=1e-12)
+    assert scores.average_precision == pytest.approx(average_precision_score(occupied, score), abs=1e-3)
+    assert scores.iou == pytest.approx(jaccard_score(occupied, predicted))
+    assert scores.precision == pytest.approx(precision_score(occupied, predicted))
+    assert scores.recall == pytest.approx(recall_score(occupied, predicted))
+    selected = [rounded >= threshold for threshold in np.unique(rounded)]
+    assert scores.best_iou == pytest.approx(max((mask & occupied).sum() / (mask | occupied).sum() for mask in selected))
+    assert jaccard_score(occupied, score >= scores.best_threshold) == pytest.approx(scores.best_iou)
 
 
 def test_figures_without_occupied_voxels_are_undefined() -> None:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import jaccard_score, precision_score, recall_score
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import UNASSIGNED, match_occupied, match_one_to_one
@@ -97,6 +98,28 @@ def test_ranges_are_the_first_along_x_and_the_central_along_y(range_m: float, si
     assert scores.voxels == side * side * 32
     assert (scores.iou, scores.class_iou["car"], scores.class_iou["road"]) == (1.0, 1.0, 1.0)
     assert scores.mean_iou == pytest.approx(2 / 15)
+
+
+def test_against_scikit_learn() -> None:
+    predicted, truth, view = random_grids(0)
+    metric = small()
+    metric.update(predicted, truth, view)
+    for range_m, crop in ((1.6, np.s_[:8, 4:12]), (3.2, np.s_[:])):
+        scores = metric.compute()[range_m]
+        counted = (truth[crop] != 255) & view[crop]
+        for x, y in np.ndindex(*counted.shape[:2]):  # the ground rule once more, voxel by voxel
+            for z in range(7):
+                below = truth[crop][x, y, :z]
+                if truth[crop][x, y, z] == 0 and not ((below != 0) & (below != 255)).any():
+                    counted[x, y, z] = False
+        found, true = predicted[crop][counted], truth[crop][counted]
+        assert scores.voxels == true.size
+        expected = jaccard_score(true, found, labels=range(1, 16), average=None)
+        np.testing.assert_allclose([scores.class_iou[name] for name in COMMON_CLASSES[1:]], expected)
+        assert scores.mean_iou == pytest.approx(expected.mean()) == scores.mean_iou_of_present
+        assert scores.iou == pytest.approx(jaccard_score(true > 0, found > 0))
+        assert scores.precision == pytest.approx(precision_score(true > 0, found > 0))
+        assert scores.recall == pytest.approx(recall_score(true > 0, found > 0))
 
 
 def test_clusters_are_scored_under_the_names_of_their_classes() -> None:

@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.zero_shot import (
     WordMetric,
+    ZeroShotMetric,
     average_precision,
     best_classes,
     class_scores,
@@ -50,6 +52,24 @@ def test_both_denominators_and_what_the_released_code_forgets_by_hand() -> None:
     assert zero_shot_scores(nothing, NAMES).released_mean_iou == 0.0
 
 
+def test_the_released_code_itself_says_so() -> None:
+    """OpenScene's `util/metric.py`, which CUA-O3D has too, on random labels."""
+    random = np.random.default_rng(0)
+    said, true = random.integers(0, 5, 400), random.choice([0, 1, 2, 255], 400)
+    counts = np.zeros((5, 5))
+    for row, column in zip(said, true, strict=True):
+        if column != 255:
+            counts[row, column] += 1
+    counts = counts[:4, :4]  # without what has no feature
+    iou = [counts[k, k] / (counts[k].sum() + counts[:, k].sum() - counts[k, k]) for k in range(3)]
+    accuracy = [counts[k, k] / (true == k).sum() for k in range(3)]
+    metric = ZeroShotMetric(NAMES)
+    metric.update(said, true, {ALL: np.ones(400, bool)})
+    scores = metric.compute()[ALL]
+    assert scores.released_mean_iou == pytest.approx(sum(iou) / 4)
+    assert scores.mean_accuracy_of_all == pytest.approx(sum(accuracy) / 4)
+
+
 def test_a_class_that_is_said_but_nowhere_true_costs_others_only() -> None:
     confusion = np.zeros((5, 4), np.int64)
     confusion[0, 0], confusion[3, 0] = 1, 1
@@ -71,6 +91,13 @@ def test_average_precision_by_hand() -> None:
     for wrong in (np.array([np.nan, 0.0, 0.0, 0.0]), np.zeros(3)):
         with pytest.raises(GridError, match="score"):
             average_precision(wrong, positive)
+
+
+@pytest.mark.parametrize("levels", [2, 7, 10_000])
+def test_average_precision_is_scikit_learns(levels: int) -> None:
+    random = np.random.default_rng(levels)
+    score, positive = random.integers(-levels, levels, 500) / levels, random.random(500) < 0.2
+    assert average_precision(score, positive) == pytest.approx(average_precision_score(positive, score), abs=1e-12)
 
 
 def test_words_stand_beside_their_prior() -> None:

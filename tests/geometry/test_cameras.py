@@ -103,3 +103,8 @@ def test_impossible_cameras_are_refused(change: dict[str, object], where: str, m
         dataclasses.replace(SMALL, **change)
     assert where in caught.value.where
     assert caught.value.cure or "whole number" in caught.value.what
+
+
+def test_unproject_agrees_with_opencv(camera: Camera, points: np.ndarray, opencv: type) -> None:
+    pixels = opencv.project(camera, points)
+    np.testing.assert_allclose(camera.unproject(pixels)[:, :2], points[:, :2] / points[:, 2:], rtol=1e-8, atol=1e-9)

@@ -1,6 +1,7 @@
 """Rigid transforms: algebra with worked numbers, conversions, refusal of what is no pose."""
 
 import math
+import pickle
 
 import cv2
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.geometry import RigidTransform, TransformError
+from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, TransformError
 
 
 def rotation_about(axis: tuple[float, float, float], degrees: float) -> np.ndarray:
@@ -50,6 +51,8 @@ def test_interpolate_turns_evenly_and_moves_straight() -> None:
     quarter = start.interpolate(end, 0.25)
     np.testing.assert_allclose(quarter.rotation, rotation_about((0, 0, 1), 20.0), atol=1e-12)
     np.testing.assert_allclose(quarter.translation, [1.0, 2.0, -1.0])
+    np.testing.assert_allclose(start.interpolate(end, 0.0).matrix, start.matrix, atol=1e-14)
+    np.testing.assert_allclose(start.interpolate(end, 1.0).matrix, end.matrix, atol=1e-14)
 
 
 def test_interpolate_takes_the_short_way_round_or_none() -> None:
@@ -59,13 +62,23 @@ def test_interpolate_takes_the_short_way_round_or_none() -> None:
     np.testing.assert_allclose(A_FROM_B.interpolate(A_FROM_B, 0.7).matrix, A_FROM_B.matrix, atol=1e-14)
 
 
+def test_optical_axes() -> None:
+    forward_left_up = np.eye(3)
+    np.testing.assert_array_equal(
+        OPTICAL_FROM_FORWARD.apply(forward_left_up),
+        [[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]],  # forward is z; left is -x; up is -y
+    )
+
+
 @pytest.mark.parametrize(
     ("matrix", "message"),
     [
         (np.eye(3), "4x4 or 3x4"),
         (np.diag([2.0, 1.0, 1.0, 1.0]), "not a rotation"),
         (np.diag([1.0, 1.0, -1.0, 1.0]), "reflection"),
+        (np.zeros((3, 4)), "not a rotation"),
         (np.where(np.eye(4) > 0, np.nan, 0.0), "NaN or numbers beyond"),
+        (np.full((3, 4), np.inf), "NaN or numbers beyond"),
         (A_FROM_B.matrix.T, "last row"),
     ],
 )
@@ -78,6 +91,7 @@ def test_from_matrix_refuses(matrix: np.ndarray, message: str) -> None:
     ("quaternion", "translation", "message"),
     [
         ([0, 0, 0, 0], [0, 0, 0], "length 0"),
+        ([0, 0, 0, 1.05], [0, 0, 0], "length 1.05"),
         ([0, 0, math.nan, 1], [0, 0, 0], "quaternion holds NaN"),
         ([0, 0, 0, 1], [0, math.nan, 0], "translation holds NaN"),
         ([0, 0, 1], [0, 0, 0], "shape"),
@@ -91,3 +105,7 @@ def test_from_quaternion_refuses(quaternion: list[float], translation: list[floa
 def test_apply_refuses_homogeneous_points() -> None:
     with pytest.raises(TransformError, match="3 coordinates"):
         A_FROM_B.apply(np.zeros((5, 4)))
+
+
+def test_transforms_can_be_sent_to_workers() -> None:
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(A_FROM_B)).matrix, A_FROM_B.matrix)

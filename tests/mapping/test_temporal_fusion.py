@@ -231,3 +231,16 @@ def test_a_box_holds_the_grid_at_any_heading(seed: int) -> None:
     corners = np.array([[x, y, z] for x in (0, 20) for y in (0, 16) for z in (0, 6)]) * 0.2 + grid.origin
     places = pose.apply(corners) / 0.2 - lower
     assert (places >= 0.0).all() and (places <= shape).all()
+
+
+def test_a_voxel_that_leaves_the_image_is_remembered_where_it_was() -> None:
+    fusion = make()
+    wall = np.full(GRID.shape, 0.05)
+    wall[2, 3, 1] = 0.9
+    fuse(fusion, wall, 0, at())
+    ahead = np.full(GRID.shape, 0.05)
+    ahead[:4] = np.nan  # the blind zone of the next image
+    result = fuse(fusion, ahead, TENTH, at(x=0.2))
+    assert result.voxels.index.tolist() == [[1, 3, 1]]
+    assert result.voxels.label.tolist() == [1]
+    assert result.voxels.state[0, 3, 1] == FREE

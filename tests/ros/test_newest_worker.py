@@ -41,6 +41,18 @@ def bench() -> Bench:
     return Bench()
 
 
+def test_newest_item_wins_and_the_others_are_reported(bench: Bench) -> None:
+    bench.worker.submit(0)
+    assert bench.busy.wait(10)
+    for item in (1, 2, 99):
+        bench.worker.submit(item)
+    bench.go_on.set()
+    assert bench.done.wait(10)
+    assert bench.handled == [0, 99]
+    assert bench.replaced == [1, 2]
+    assert bench.worker.close(10)
+
+
 def test_thread_survives_errors(bench: Bench) -> None:
     bench.go_on.set()
     bench.worker.submit(-5)

@@ -12,11 +12,12 @@ from scene_completion_ros.bags.reader import CLOUD_TYPE
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD
-from scene_completion_ros.scoring.scores import PUBLISHED, PublishedGrid, RecordedTruth, ReplayScores
+from scene_completion_ros.scoring.scores import PUBLISHED, LidarTruth, PublishedGrid, RecordedTruth, ReplayScores
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS
-from tests.commands.recordings import FRAME, START_NS, STEP_NS
+from tests.commands.recordings import FRAME, START_NS, STEP_NS, record
+from tests.inference.small_bundle import CANONICAL
 
 GRID = VoxelGrid((4.0, -0.2, -0.2), 0.2, (2, 2, 1))
 GRID_FROM_CAMERA = OPTICAL_FROM_FORWARD.inverse()
@@ -109,6 +110,28 @@ def test_depth_by_hand() -> None:
     # Medians 45 and 25: 5.6 and 44.4 m.
     assert errors["abs_rel_scaled"] == pytest.approx((4.0 / 9.0 + 1.0 / 9.0) / 2)
     assert "| node | 1 | all pixels | 66.7 | 0.500 |" in scores.scores.markdown()
+
+
+def test_depth_against_the_recordings_lidar_by_hand(tmp_path: Path) -> None:
+    """A pole 20 m ahead and 5 m to the left: all errors are those of 24 m instead of 20 m."""
+    column = round(CANONICAL.cx - 5.0 / 20.0 * CANONICAL.fx)
+    with LidarTruth(record(tmp_path / "drive"), CANONICAL) as lidar:
+        truth = lidar.at(START_NS + STEP_NS, FRAME)
+        rows, columns = np.nonzero(truth.depth.depth)
+        assert set(columns.tolist()) == {column}
+        assert len(rows) > 20
+        np.testing.assert_allclose(truth.depth.depth[rows, columns], 20.0, rtol=1e-6)
+        assert lidar.at(START_NS + STEP_NS, "a frame without transforms") is None
+    published = np.full((CANONICAL.height, CANONICAL.width), 50.0, dtype=np.float32)
+    published[:, column] = 24.0
+    with LidarTruth(tmp_path / "drive", CANONICAL) as lidar:
+        scores = ReplayScores([lidar], PublishedGrid(DEFAULT_GRID, GRID_FROM_CAMERA))
+        for number in range(3):
+            stamp_ns = START_NS + number * STEP_NS
+            scores.add(cloud_of([], []), published, CANONICAL, stamp_ns=stamp_ns, frame_id=FRAME)
+    row = depth_row(scores)
+    assert (row["recordings"], row["frames"], row["covered"], row["a1"]) == ("lidar", 3, 1.0, 1.0)
+    assert (row["abs_rel"], row["rmse"]) == pytest.approx((0.2, 4.0))
 
 
 def test_against_recorded_voxels_by_hand(tmp_path: Path) -> None:

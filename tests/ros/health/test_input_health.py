@@ -1,5 +1,7 @@
 """What is said of images and calibration, case by case, and that every case says what to do."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from std_msgs.msg import Header
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros.health.input_health import (
+    Arrivals,
     CameraFacts,
     InputRecord,
     Publishers,
@@ -51,11 +54,22 @@ def working(times_s: tuple[float, ...] = (109.0, 109.5)) -> InputRecord:
     return made
 
 
+def test_what_works_is_in_order() -> None:
+    images, calibration = judged(working())
+    assert (images.level, images.message) == (Level.OK, "2.0 images/s")
+    assert calibration.level == Level.OK
+    assert "1280x720, fx 900.0 px" in calibration.message
+    assert images.values["image"] == "1280x720 rgb8, 0 bytes, frame front"
+    assert calibration.values["seconds by which its stamp is behind the image's"] == "0.000"
+
+
 @pytest.mark.parametrize(
     ("images", "middleware", "said", "unsaid"),
     [
+        (Publishers(), "rmw_fastrtps_cpp", ["nobody publishes on /image", "-r image:=<topic>"], ["publisher exists"]),
         (Publishers((COMPRESSED,), 0), "rmw_fastrtps_cpp", [COMPRESSED, "set image.transport:=compressed"], ["rmem"]),
         (Publishers(("std_msgs/msg/String",), 0), "rmw_fastrtps_cpp", ["remap another topic"], ["compressed"]),
+        (ONE, "rmw_fastrtps_cpp", ["fastdds_shm.xml", "2.8 MB", "transport:=compressed"], ["image.qos"]),
         (ONE_RELIABLE, "rmw_fastrtps_cpp", ["fastdds_shm.xml", "set image.qos:=reliable", "rmem_max"], []),
         (Publishers((RAW, RAW), 0), "rmw_cyclonedds_cpp", ["2 publishers exist", "rmem_max"], ["Fast DDS"]),
     ],
@@ -70,23 +84,49 @@ def test_no_image_says_why_and_a_cure(images: Publishers, middleware: str, said:
     assert not any(words in status.message for words in unsaid), status.message
 
 
-def test_incompatible_qos_matters_only_while_nothing_arrives() -> None:
-    silent = record()
+@pytest.mark.parametrize(
+    ("reliable", "cure"), [(True, "set image.qos:=sensor_data"), (False, "change the publisher's QoS")]
+)
+def test_incompatible_qos_matters_only_while_nothing_arrives(reliable: bool, cure: str) -> None:
+    silent = record(reliable=reliable)
     silent.incompatible["/image"] = "RELIABILITY"
     status, _ = judged(silent)
-    assert "RELIABILITY" in status.message and status.message.endswith("change the publisher's QoS")
+    assert status.level == Level.ERROR
+    assert "RELIABILITY" in status.message and status.message.endswith(cure)
     assert "nobody publishes" in judged(silent, images=Publishers())[0].message
     other_publisher = working()
     other_publisher.incompatible["/image"] = "RELIABILITY"
     assert judged(other_publisher)[0].level == Level.OK
 
 
-def test_no_usable_camera_info_is_a_fault_of_the_calibration() -> None:
-    made = working()
+def silent_info(made: InputRecord) -> None:
+    made.camera, made.camera_infos = None, Arrivals()
+
+
+def unusable_info(made: InputRecord) -> None:
     made.camera = None
-    images, calibration = judged(made)
-    assert (images.level, calibration.level) == (Level.OK, Level.ERROR)
-    assert "no message on /camera_info was usable" in calibration.message and "calibrate" in calibration.message
+
+
+def other_size(made: InputRecord) -> None:
+    made.camera = replace(CAMERA, width=640, height=480)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "infos", "words"),
+    [
+        (silent_info, Publishers(), ["nobody publishes on /camera_info", "-r camera_info:=<topic>"]),
+        (silent_info, INFO, ["1 publisher exists", "must be latched"]),
+        (unusable_info, INFO, ["no message on /camera_info was usable", "calibrate"]),
+        (other_size, INFO, ["images are 1280x720", "is for 640x480", "scale both or neither"]),
+    ],
+)
+def test_faults_of_the_calibration(spoil: Callable[[InputRecord], None], infos: Publishers, words: list[str]) -> None:
+    made = working()
+    spoil(made)
+    images, calibration = judged(made, infos=infos)
+    assert images.level == Level.OK
+    assert calibration.level == Level.ERROR
+    assert all(word in calibration.message for word in words), calibration.message
 
 
 def test_a_camera_info_that_stops_is_warned_about_and_a_latched_one_is_not() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data import motion_stereo
 from scene_completion_training.data.drawn_views import metres_travelled, nearest_along, unused_frame
+from scene_completion_training.data.module import StepSampler
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
@@ -102,6 +104,19 @@ def test_far_views_stand_further_along(frames: list[PreparedFrame]) -> None:
     assert sample["hints"][4].abs().max() == 0 and sample["hints"][6].max() > 0
 
 
+def _encoder_names(settings: ViewSettings, frames: list[PreparedFrame], number: int) -> list[tuple[int, str]]:
+    """What a sample of three encoder views takes for the second and third, remembered while it is made."""
+    seen: list[list[tuple[int, str]]] = []
+
+    class Watched(ViewSamples):
+        def _encoder_names(self, draw: Any, views: Any, generator: np.random.Generator) -> list[tuple[int, str]]:
+            seen.append(super()._encoder_names(draw, views, generator))
+            return seen[-1]
+
+    Watched([frames], settings, seed=0, length=9, encoder_views=3)[number]
+    return seen[0]
+
+
 def test_encoder_views_stand_as_far_along_as_asked_for(frames: list[PreparedFrame]) -> None:
     """1.5 m a frame; no view comes twice while there are others, and the drive's end takes what comes nearest."""
     settings = dataclasses.replace(SETTINGS, encoder_metres=(3.0, 3.0))
@@ -159,3 +174,9 @@ def test_one_camera_is_enough_for_views_but_not_for_voxels(synthetic_drive: Path
         shown = short[number]["masks"].flatten(1).any(dim=1)
         assert shown.sum() == 4 and shown[:4].all()  # four frames give four views; those that come again show nothing
     assert torch.isfinite(samples.mean_depth_code(PointCodeSpec())).all()
+
+
+def test_processes_share_the_batches_between_them() -> None:
+    samplers = [StepSampler(12, lambda: 4, batch_size=2, rank=rank, processes=2) for rank in (0, 1)]
+    assert [list(sampler) for sampler in samplers] == [[4, 5, 8, 9], [6, 7, 10, 11]]
+    assert all(len(sampler) == 6 for sampler in samplers)

@@ -1,5 +1,6 @@
 """Semantics on a street with one wall: clusters, their names, what counts."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.metric import Scores
+from scene_completion_ros.evaluation.semantic_completion import SEMANTICS
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -18,15 +21,17 @@ from scene_completion_training.clustering.clusters import (
     write_clusters,
 )
 from scene_completion_training.evaluation.density_model import IDENTITY, Observation
+from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.semantic_evaluation import (
     ClassPrior,
     FittedModel,
+    Labels,
     named_by,
     survey,
     voxel_classes,
     write_contact_sheets,
 )
-from scene_completion_training.evaluation.semantic_models import SAMPLINGS, Sampling, SemanticObservation
+from scene_completion_training.evaluation.semantic_models import SAMPLINGS, Sampling, SemanticObservation, elected
 from tests.training.evaluation.one_wall import CAMERA, CAR, GRID, PaintedWall, make_street, score, true_voxels, voxels
 
 
@@ -75,6 +80,18 @@ def test_the_prior_knows_the_class_of_a_place(street: PosedSequence) -> None:
         named_by([PaintedWall()], Sampling(0.5), [Clusters(np.eye(2, dtype=np.float32))], [])
 
 
+def test_tables_and_json_say_the_same(street: PosedSequence, fitted: FittedModel) -> None:
+    scores = Scores([SEMANTICS])
+    scores.run("towns", [Labels(fitted)], voxel_frames([street]))
+    text = scores.markdown()
+    assert "| painted wall | 1 | " in text
+    assert "towns. Classes at 51.2 m." in text
+    rows = json.loads(json.dumps(scores.to_json(), allow_nan=False))["semantics"]
+    (row,) = [row for row in rows if row["range_m"] == 51.2]
+    assert f"/ {100 * row['mean_iou']:.1f} |" in text and row["class_of_label"] == fitted.names().tolist()
+    assert row["class_iou"]["road"] is None
+
+
 SMALL_GRID = VoxelGrid((0.0, 0.0, 0.0), 0.2, (5, 3, 3))
 SMALL_CAMERA = Camera(10.0, 10.0, 5.0, 5.0, 11, 11)
 
@@ -95,8 +112,20 @@ def field(density: np.ndarray, label: np.ndarray) -> SemanticObservation:
     return SemanticObservation(sight, lambda points: np.eye(3, dtype=np.float32)[label[cell(points)]])
 
 
+def test_eight_points_are_weighted_by_the_opacity_of_half_a_voxel() -> None:
+    """Seven thin points for one class, one dense point for another: 7·(1 - exp(-0.1·0.5)) < 1 - exp(-0.1·5)."""
+    thin, dense = 1.0 - np.exp(-0.1 * 0.5), 1.0 - np.exp(-0.1 * 5.0)
+    assert thin == pytest.approx(0.0488, abs=1e-4) and dense == pytest.approx(0.3935, abs=1e-4)
+    votes = np.eye(2, dtype=np.float32)[[0, 0, 0, 0, 0, 0, 0, 1] * 3]
+    weights = np.array([[thin] * 7 + [dense], [thin] * 7 + [7.01 * thin], [thin] * 7 + [6.99 * thin]])
+    np.testing.assert_array_equal(elected(votes, weights), [1, 1, 0])
+    # Shares of classes count as such: two halves are as much as one whole; without any weight all points weigh alike.
+    np.testing.assert_array_equal(elected(np.array([[0.6, 0.4], [0.1, 0.9]], np.float32), np.array([[1.0, 0.5]])), [1])
+    np.testing.assert_array_equal(elected(votes[:8], np.zeros((1, 8))), [0])
+
+
 def test_a_voxel_of_eight_points() -> None:
-    """Seven thin points of one class, one dense point of another; the densest says whether it is occupied."""
+    """As computed by hand above, from a field; the densest point says whether it is occupied, also its neighbours."""
     density, label = np.zeros((10, 6, 6)), np.full((10, 6, 6), 2)
     density[:2, 2:4, 2:4], label[:2, 2:4, 2:4] = 0.1, 0
     density[1, 3, 3], label[1, 3, 3] = 5.0, 1

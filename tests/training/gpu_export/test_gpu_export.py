@@ -257,3 +257,15 @@ def test_tensorrt_rtx_builds_every_precision(
     assert done.returncode == 0, done.stderr
     built = [int(size) for size in done.stdout.split()]
     assert len(built) == len(PRECISIONS) and min(built) > 100_000
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Gate)])
+def test_each_gate_has_its_number(check: ParityCheck, exact: Encode, precision: str, name: str) -> None:
+    number = {"occupied_iou": "occupied_iou", "labels": "labels_agreement"}.get(name, f"{name}_relative")
+    gate, parity = GATES[precision], check(exact)
+    limit = getattr(gate, name)
+    beyond = limit - 1e-6 if number in ("occupied_iou", "labels_agreement") else limit + 1e-6
+    assert dataclasses.replace(parity, **{number: limit}).failures(gate) == []
+    for value in (beyond, float("nan")):
+        assert len(dataclasses.replace(parity, **{number: value}).failures(gate)) == 1

@@ -8,9 +8,40 @@ import torch
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.losses.occupancy import density_distillation, occupancy_distillation
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.networks.multi_view_field import FusionHead, MultiViewField
 
 CAMERA = Camera(fx=55.0, fy=55.0, cx=47.5, cy=31.5, width=96, height=64)
+
+
+@pytest.fixture
+def head() -> FusionHead:
+    torch.manual_seed(0)
+    head = FusionHead(8, 5, hidden=16, fused=4).double()
+    torch.nn.init.normal_(head.view_layer.weight)  # depth units included
+    return head
+
+
+def _inputs(views: int, points: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(views)
+    features = torch.randn(2, views, points, 16, generator=generator, dtype=torch.float64)
+    code = torch.randn(2, views, points, 5, generator=generator, dtype=torch.float64)
+    return features, code, torch.rand(2, views, points, generator=generator) > 0.4
+
+
+def test_the_order_of_the_views_does_not_matter(head: FusionHead) -> None:
+    features, code, seen = _inputs(4)
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(head(features[:, order], code[:, order], seen[:, order]), head(features, code, seen))
+
+
+def test_a_view_that_does_not_see_a_point_does_not_count(head: FusionHead) -> None:
+    features, code, seen = _inputs(3)
+    seen[:, 0], seen[:, 1] = True, False
+    changed = features.clone()
+    changed[:, 1] += 100.0
+    torch.testing.assert_close(head(changed, code, seen), head(features, code, seen))
+    changed[:, 0] += 1.0
+    assert not torch.allclose(head(changed, code, seen), head(features, code, seen))
 
 
 def test_features_are_taken_where_a_point_projects_in_each_view() -> None:
