@@ -15,7 +15,7 @@ from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.gpu.device import explain_failure
-from scene_completion_ros.ros import completion_node, deployment
+from scene_completion_ros.ros import completion_node
 from scene_completion_ros.ros.node import main
 from tests.inference.gpu.small_gpu_bundle import gpu_encoder
 
@@ -45,6 +45,6 @@ if __name__ == "__main__":
     StudentBundle.read_gpu_encoder = lambda self, precision: gpu_encoder(precision)  # type: ignore[attr-defined]
     if os.environ.get(FAILS):
         encoder._make_gpu_encoder = FailingEncoder  # type: ignore[assignment]
-        encoder.gpu_is_offered = deployment.gpu_is_offered = lambda bundle: True
-        completion_node.check_engine = deployment.check_engine = lambda *_: None
+        encoder.gpu_is_offered = lambda bundle: True
+        completion_node.check_engine = lambda *_: None
     main()
