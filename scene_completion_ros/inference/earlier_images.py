@@ -8,41 +8,25 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completer, Completion
-from scene_completion_ros.inference.evidence import NETWORK_ALONE, NO_EVIDENCE, CornerDepths, Evidence, Sources
-from scene_completion_ros.inference.motion_scale import MotionScale, Scale
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, CornerDepths, Evidence, Sources
+from scene_completion_ros.inference.motion_scale import MotionScale
 
 
 class EarlierImages:
     """What is remembered of the images of one camera, to be used for its next one; belongs to one thread.
 
-    `motion`: what measures the scale; None where that is not wanted; `corners`: whether single corners get a depth by
-    motion, too.
+    `motion`: what measures the scale; `corners`: whether single corners get a depth by motion, too.
     """
 
-    def __init__(self, motion: MotionScale | None, *, corners: bool = False) -> None:
+    def __init__(self, motion: MotionScale, *, corners: bool = False) -> None:
         self._motion, self._corners = motion, corners
 
-    @classmethod
-    def of(cls, sources: Sources, motion: MotionScale) -> "EarlierImages":
-        """What some sources want of it."""
-        return cls(motion if sources.scale != "off" else None, corners=sources.scale == "corners")
-
-    @property
-    def scale(self) -> Scale | None:
-        """By what depths of the next image are to be multiplied; None where that is not measured."""
-        return None if self._motion is None else self._motion.scale
-
-    def evidence(self, pose: RigidTransform | str = "", stamp_ns: int = 0) -> Evidence:
-        """What is known beside the next image.
-
-        `pose`, `stamp_ns`: as those of `add`, where corners get a depth.
-        """
-        if isinstance(pose, str):
-            return Evidence(self.scale)
+    def evidence(self, pose: RigidTransform | str, stamp_ns: int) -> Evidence:
+        """What is known beside the next image; arguments as those of `add`."""
         corners: CornerDepths | None = None
-        if self._motion is not None and self._corners:
+        if self._corners and not isinstance(pose, str):
             corners = functools.partial(self._motion.depths, pose=pose, stamp_ns=stamp_ns)
-        return Evidence(self.scale, corner_depths=corners)
+        return Evidence(self._motion.scale, corner_depths=corners)
 
     def add(
         self, image_rgb: NDArray[np.uint8], own_depth: NDArray[np.float32], pose: RigidTransform | str, stamp_ns: int
@@ -56,24 +40,23 @@ class EarlierImages:
                 remembered.
             stamp_ns: Its stamp.
         """
-        if self._motion is not None:
-            if isinstance(pose, str):
-                self._motion.forget(f"no odometry: {pose}")
-            else:
-                self._motion.add(image_rgb, own_depth, pose, stamp_ns)
+        if isinstance(pose, str):
+            self._motion.forget(f"no odometry: {pose}")
+        else:
+            self._motion.add(image_rgb, own_depth, pose, stamp_ns)
 
 
 class InOrder:
     """Completes the images of one camera one after the other, each with what those before it say.
 
-    Of a student that takes no evidence, and without sources of it, each image is completed by itself.
+    Of a student that takes no evidence, and where no scale is wanted, each image is completed by itself.
     """
 
     def __init__(self, completer: Completer, sources: Sources) -> None:
         self._completer = completer
         self._earlier: EarlierImages | None = None
-        if sources != NETWORK_ALONE and completer.bundle.takes_evidence:
-            self._earlier = EarlierImages.of(sources, completer.motion_scale())
+        if sources.scale != "off" and completer.bundle.takes_evidence:
+            self._earlier = EarlierImages(completer.motion_scale(), corners=sources.scale == "corners")
 
     def complete(
         self, image_rgb: NDArray[np.uint8], stamp_ns: int, pose: RigidTransform | str, **options: Any

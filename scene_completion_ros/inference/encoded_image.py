@@ -26,11 +26,6 @@ class EncodedImage(NamedTuple):
     # `StudentBundle.view_shape`.
     view: NDArray[np.float32] | None = None
 
-    def copy(self) -> "EncodedImage":
-        """One whose arrays nobody overwrites."""
-        rest = (None if part is None else part.copy() for part in self[1:])
-        return EncodedImage(self.features.copy(), *rest)
-
     @staticmethod
     def of(outputs: Sequence[NDArray[np.float32]]) -> "EncodedImage":
         """Of the outputs of a graph, in order, for a batch of one image."""

@@ -237,7 +237,7 @@ class DeployedModel:
 
     def _begin(self, sequence: PosedSequence, camera: str) -> EarlierImages:
         covered = self._resampler(sequence.cameras[camera]).validity
-        return EarlierImages.of(self._sources, motion_scale(self.bundle, covered))
+        return EarlierImages(motion_scale(self.bundle, covered), corners=self._sources.scale == "corners")
 
     def _look(self, sequence: PosedSequence, index: int) -> tuple[Bytes, Floats]:
         _, encoded, image = self._encoded(sequence, index)
@@ -289,7 +289,7 @@ class DeployedLabels:
         self.name = folder.resolve().name
         check_sources(bundle, self.name, sources)
         self._sources = sources
-        self._earlier = EarlierFramesCompleted(sources) if sources != NETWORK_ALONE else None
+        self._earlier = EarlierFramesCompleted(sources) if sources.scale != "off" else None
         self.labels = 1 + len(bundle.class_names)
         self.threshold, self._bundle, self._engine = bundle.threshold, bundle, engine
         self._completers: dict[tuple[object, ...], Completer] = {}

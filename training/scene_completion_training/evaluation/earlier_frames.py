@@ -50,7 +50,7 @@ class EarlierFramesCompleted:
         return self._frames.evidence(sequence, index, camera)
 
     def _begin(self) -> EarlierImages:
-        return EarlierImages.of(self._sources, self._completer.motion_scale())
+        return EarlierImages(self._completer.motion_scale(), corners=self._sources.scale == "corners")
 
     def _look(self, sequence: PosedSequence, index: int) -> tuple[Bytes, Floats]:
         completion = self._completer.complete(sequence.image(index, self._camera), labels=False)

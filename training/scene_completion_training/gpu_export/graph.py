@@ -163,7 +163,6 @@ def _split(
 
 
 _SUMS = {"ReduceMean", "ReduceSum", "Sqrt", "Reciprocal", "Pow", "Softmax", "LayerNormalization", "Exp", "Erf"}
-_SUMS |= {"InstanceNormalization", "GroupNormalization"}
 """Operators that stay in float32, with all that is computed from them until the next convolution."""
 _PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
