@@ -124,7 +124,6 @@ def _kitti_360_calibration(folder: Path) -> None:
     lines = [f"{name}: {row(pose.matrix[:3])}" for name, pose in cameras.items()]
     (folder / "calib_cam_to_pose.txt").write_text("\n".join(lines) + "\n")
     (folder / "calib_cam_to_velo.txt").write_text(row(VELO_FROM_CAMERA0.matrix[:3]) + "\n")
-    (folder / "calib_sick_to_velo.txt").write_text(row(np.eye(4)[:3]) + "\n")
     for number in ("02", "03"):
         (folder / f"image_{number}.yaml").write_text(FISHEYE)
 

@@ -14,7 +14,6 @@ from scene_completion_ros.commands.complete import read_image
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry.camera_files import read_camera
 from scene_completion_ros.picture_files import bits_in_use, read_picture, read_rgb, read_size
-from scene_completion_ros.sequences.kitti import load_depth_png
 from scene_completion_ros.sequences.posed_sequence import read_source
 from tests.bags.recordings import HEIGHT, WIDTH, jpeg, picture
 from tests.messages.test_images import jpeg_of_size, png_of_size
@@ -31,9 +30,7 @@ def first_image(path: Path) -> object:
     return read_camera(f"{folder / 'calib.txt'}:P2")
 
 
-@pytest.mark.parametrize(
-    "door", [read_size, read_picture, read_rgb, read_source, read_image, load_depth_png, first_image]
-)
+@pytest.mark.parametrize("door", [read_size, read_picture, read_rgb, read_source, read_image, first_image])
 @pytest.mark.parametrize(
     ("content", "what"),
     [

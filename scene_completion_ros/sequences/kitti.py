@@ -4,13 +4,9 @@ The rig frame is the rectified camera 0 (x right, y down, z forward), the frame 
 are shifted against it by the fourth column of their projection matrix, see `camera_from_projection`. Assets of the
 frames, where the folder holds them:
 
-* "lidar": float32 [N, 3] in the rig frame; "lidar_semantic": uint16 [N] raw SemanticKITTI ids; "lidar_instance":
-  uint16 [N]; "lidar_reflectance": float32 [N] in 0..1
-* "lidar_depth_image_2": float32 [H, W], metres in image_2, 0 where no point fell
-* "voxels_bin", "voxels_invalid", "voxels_occluded": bool [256, 256, 32], SemanticKITTI's official single-scan grids
-* "voxels_label": uint16 [256, 256, 32], SemanticKITTI's raw ids (0 free)
-* "ssc_label": uint8 [256, 256, 32] learning ids (0 free, 255 unknown), "ssc_invalid": bool, of the official voxels or
-  of `ssc_derived`, which also has "ssc_occupancy": bool
+* "lidar": float32 [N, 3] in the rig frame; "lidar_semantic": uint16 [N] raw SemanticKITTI ids
+* "ssc_label": uint8 [256, 256, 32] learning ids (0 free, 255 unknown), and "ssc_invalid": bool, of SemanticKITTI's
+  voxels or of `ssc_derived`
 
 Voxel grids lie in the velodyne frame: index = floor((p_velodyne - [0, -25.6, -2.2]) / 0.2).
 """
@@ -23,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import ImageError, SequenceError
+from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.truth import VoxelTruth, labelled_truth
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.picture_files import read_picture, read_size
+from scene_completion_ros.picture_files import read_size
 from scene_completion_ros.sequences.posed_sequence import (
     UNKNOWN_POSES,
     ArrayLoader,
@@ -86,28 +82,14 @@ def load_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[np.float
     return np.asarray(rig_from_velodyne.apply(_scan(path)[:, :3].astype(np.float64)), dtype=np.float32)
 
 
-def load_scan_reflectance(path: Path) -> NDArray[np.float32]:
-    """Load the reflectance of a `velodyne*/*.bin` scan: float32 [N] in 0..1."""
-    return np.ascontiguousarray(_scan(path)[:, 3])
-
-
-def load_point_ids(path: Path, half: int) -> NDArray[np.uint16]:
-    """Load a SemanticKITTI `labels/*.label`, uint16 [N]: the raw id of every point (`half` 0), or its instance (1)."""
-    return _numbers(path, np.dtype("<u4")).view("<u2").reshape(-1, 2)[:, half].astype(np.uint16)
+def load_point_ids(path: Path) -> NDArray[np.uint16]:
+    """Load the raw id of every point from a SemanticKITTI `labels/*.label`: uint16 [N]."""
+    return _numbers(path, np.dtype("<u4")).view("<u2")[::2].astype(np.uint16)
 
 
 def load_voxel_mask(path: Path) -> NDArray[np.bool_]:
-    """Load a SemanticKITTI `voxels/*.bin`, `.invalid` or `.occluded`: bool [256, 256, 32]."""
+    """Load a SemanticKITTI `voxels/*.invalid`: bool [256, 256, 32]."""
     return unpack_voxels(_numbers(path, np.dtype(np.uint8)), str(path))
-
-
-def load_voxel_ids(path: Path) -> NDArray[np.uint16]:
-    """Load a SemanticKITTI `voxels/*.label`: raw class ids (0 free), uint16 [256, 256, 32]."""
-    labels = _numbers(path, np.dtype("<u2"))
-    if labels.size != np.prod(VOXEL_SHAPE):
-        what = f"{labels.size} voxels instead of {np.prod(VOXEL_SHAPE)}"
-        raise SequenceError(what, where=str(path), cure="Restore the file")
-    return np.asarray(labels.reshape(VOXEL_SHAPE), dtype=np.uint16)
 
 
 def load_semantic_kitti_labels(path: Path) -> NDArray[np.uint8]:
@@ -117,15 +99,18 @@ def load_semantic_kitti_labels(path: Path) -> NDArray[np.uint8]:
     not, and what is occupied by something without a class. Raises SequenceError where a file is missing, too short or
     too long, or holds ids that SemanticKITTI has not.
     """
-    raw = load_voxel_ids(path)
+    raw = _numbers(path, np.dtype("<u2"))
+    if raw.size != np.prod(VOXEL_SHAPE):
+        what = f"{raw.size} voxels instead of {np.prod(VOXEL_SHAPE)}"
+        raise SequenceError(what, where=str(path), cure="Restore the file")
     table = np.full(np.iinfo(np.uint16).max + 1, -1, dtype=np.int16)
     table[list(SEMANTIC_KITTI_LEARNING_IDS)] = list(SEMANTIC_KITTI_LEARNING_IDS.values())
-    labels = table[raw]
+    labels = table[raw].reshape(VOXEL_SHAPE)
     if (labels < 0).any():
-        unknown = np.unique(raw[labels < 0])[:8].tolist()
+        unknown = np.unique(raw.reshape(VOXEL_SHAPE)[labels < 0])[:8].tolist()
         raise SequenceError(f"raw ids {unknown} are unknown", where=str(path), cure="Restore the file")
     labels[load_voxel_mask(path.with_suffix(".invalid"))] = UNKNOWN
-    return labels.astype(np.uint8)
+    return np.asarray(labels, np.uint8)
 
 
 def unpack_voxels(bits: NDArray[np.uint8], where: str) -> NDArray[np.bool_]:
@@ -160,30 +145,26 @@ OFFICIAL_VOXELS = ("ssc_label", "ssc_invalid")
 PROJECTIONS = {"image_0": "P0", "image_1": "P1", "image_2": "P2", "image_3": "P3"}
 
 
-def kitti_odometry(
-    folder: Path | str, *, cameras: Sequence[str] | None = None, poses: str | None = None, name: str | None = None
-) -> PosedSequence:
+def kitti_odometry(folder: Path | str, *, poses: str | None = None) -> PosedSequence:
     """Read a sequence in the layout of KITTI odometry or of a repacked raw drive.
 
     The official layout is `sequences/XX/{calib.txt, times.txt, image_2/, velodyne/}` with the poses in `poses/XX.txt`
     (of KITTI) or `sequences/XX/poses.txt` (of SemanticKITTI, beside `labels/` and `voxels/`). The two are different
     trajectories: name the file where both exist and it matters. Raises SequenceError where a file is missing or
     malformed: names file and line. `folder`: holds `calib.txt`, `times.txt` and `image_0` … `image_3` (any of them);
-    `cameras`: names of the image folders to use; all that exist by default; `poses`: name of the pose file; by default
-    `poses.txt`, `poses_gt.txt` or `../../poses/XX.txt`, whichever comes first. Line i belongs to frame i. "none" says
-    that there are none: every frame gets the identity, and the frames are unrelated. `name`: name of the sequence; the
-    last two folder names by default.
+    `poses`: name of the pose file; by default `poses.txt`, `poses_gt.txt` or `../../poses/XX.txt`, whichever comes
+    first. Line i belongs to frame i. "none" says that there are none: every frame gets the identity, and the frames are
+    unrelated.
     """
     root = Path(folder)
-    chosen = list(cameras) if cameras is not None else [c for c in PROJECTIONS if (root / c).is_dir()]
+    chosen = [camera for camera in PROJECTIONS if (root / camera).is_dir()]
     if not chosen:
         raise SequenceError("no image folder found", where=str(root), cure=f"Expected one of {list(PROJECTIONS)}")
-    if unknown := [c for c in chosen if c not in PROJECTIONS]:
-        raise SequenceError(f"unknown cameras {unknown}", where=str(root), cure=f"Choose from {list(PROJECTIONS)}")
     images = {camera: numbered_images(root / camera) for camera in chosen}
     numbers = sorted(set.intersection(*(set(found) for found in images.values())))
     if not numbers:
-        raise SequenceError(f"no frame has an image of all of {chosen}", where=str(root), cure="Name other cameras")
+        what, cure = f"no frame has an image of all of {chosen}", "Leave out the folder that lacks them"
+        raise SequenceError(what, where=str(root), cure=cure)
     if poses == UNKNOWN_POSES:
         pose_file, world_from_cam0 = Path(UNKNOWN_POSES), [RigidTransform.identity()] * (numbers[-1] + 1)
     else:
@@ -204,7 +185,7 @@ def kitti_odometry(
         for number in numbers
     ]
     return PosedSequence(
-        name=name or f"{root.resolve().parent.name}/{root.resolve().name}",
+        name=f"{root.resolve().parent.name}/{root.resolve().name}",
         cameras=camera_models,
         rig_from_camera=rig_from_camera,
         frames=frames,
@@ -267,10 +248,9 @@ def load_packed_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[n
     return np.asarray(rig_from_velodyne.apply(steps.astype(np.float64) * unit), dtype=np.float32)
 
 
-def load_scan_field(path: Path, key: str, scale: float | None = None) -> NDArray[np.float32] | NDArray[np.uint16]:
-    """Load one per-point field of a packed scan: uint16 [N], or float32 [N] times `scale`."""
-    values = _arrays(path, key)[key]
-    return values.astype(np.uint16) if scale is None else values.astype(np.float32) * np.float32(scale)
+def load_packed_ids(path: Path) -> NDArray[np.uint16]:
+    """Load the raw id of every point of a packed scan: uint16 [N]."""
+    return _arrays(path, "sem")["sem"].astype(np.uint16)
 
 
 def load_packed_voxels(path: Path, key: str) -> NDArray[np.bool_]:
@@ -281,14 +261,6 @@ def load_packed_voxels(path: Path, key: str) -> NDArray[np.bool_]:
 def load_voxel_labels(path: Path) -> NDArray[np.uint8]:
     """Load derived semantic voxels: uint8 [256, 256, 32], SemanticKITTI learning ids, 255 unknown."""
     return np.asarray(_arrays(path, "label")["label"], dtype=np.uint8)
-
-
-def load_depth_png(path: Path) -> NDArray[np.float32]:
-    """Load a KITTI depth PNG (uint16 / 256): float32 [H, W] metres, 0 where nothing was measured."""
-    depth = read_picture(path)
-    if depth.dtype != np.uint16 or depth.ndim != 2:
-        raise ImageError("not a 16-bit depth image", where=str(path), cure="Restore the file")
-    return np.asarray(depth.astype(np.float32) / np.float32(256.0), dtype=np.float32)
 
 
 def _rig(
@@ -312,23 +284,13 @@ def _assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -
     scan = root / "velodyne_npz" / f"{number:06d}.npz"
     if scan.is_file() and rig_from_velodyne is not None:
         assets["lidar"] = partial(load_packed_scan, scan, rig_from_velodyne)
-        assets["lidar_semantic"] = partial(load_scan_field, scan, "sem")
-        assets["lidar_instance"] = partial(load_scan_field, scan, "inst")
-        assets["lidar_reflectance"] = partial(load_scan_field, scan, "refl", 0.01)
+        assets["lidar_semantic"] = partial(load_packed_ids, scan)
     front = root / "velodyne_front" / f"{number:06d}.npz"
     if front.is_file() and rig_from_velodyne is not None:
         assets["lidar"] = partial(load_packed_scan, front, rig_from_velodyne)
-    depth = root / "lidar_depth" / f"{number:06d}.png"
-    if depth.is_file():
-        assets["lidar_depth_image_2"] = partial(load_depth_png, depth)
-    voxels = root / "voxels_npz" / f"{number:06d}.npz"
-    if voxels.is_file():
-        for key in ("bin", "invalid", "occluded"):
-            assets[f"voxels_{key}"] = partial(load_packed_voxels, voxels, key)
     derived = root / "ssc_derived" / f"{number:06d}.npz"
     if derived.is_file():
         assets["ssc_label"] = partial(load_voxel_labels, derived)
-        assets["ssc_occupancy"] = partial(load_packed_voxels, derived, "occ_from_official_bins")
         assets["ssc_invalid"] = partial(load_packed_voxels, derived, "official_invalid")
     return assets
 
@@ -338,30 +300,20 @@ def _official_assets(root: Path, number: int, rig_from_velodyne: RigidTransform 
     assets = scan_assets(root / "velodyne" / f"{number:06d}.bin", rig_from_velodyne)
     labels = root / "labels" / f"{number:06d}.label"
     if labels.is_file():
-        assets["lidar_semantic"] = partial(load_point_ids, labels, 0)
-        assets["lidar_instance"] = partial(load_point_ids, labels, 1)
-    for key in ("bin", "invalid", "occluded"):
-        mask = root / "voxels" / f"{number:06d}.{key}"
-        if mask.is_file():
-            assets[f"voxels_{key}"] = partial(load_voxel_mask, mask)
+        assets["lidar_semantic"] = partial(load_point_ids, labels)
     ids = root / "voxels" / f"{number:06d}.label"
-    if ids.is_file():
-        assets["voxels_label"] = partial(load_voxel_ids, ids)
-        invalid = ids.with_suffix(".invalid")
-        if invalid.is_file():
-            assets["ssc_label"] = partial(load_semantic_kitti_labels, ids)
-            assets["ssc_invalid"] = partial(load_voxel_mask, invalid)
+    invalid = ids.with_suffix(".invalid")
+    if ids.is_file() and invalid.is_file():
+        assets["ssc_label"] = partial(load_semantic_kitti_labels, ids)
+        assets["ssc_invalid"] = partial(load_voxel_mask, invalid)
     return assets
 
 
 def scan_assets(scan: Path, rig_from_velodyne: RigidTransform | None) -> dict[str, ArrayLoader]:
-    """Loaders of a scan, where it exists (a few drives lack some), and where it is known how the LiDAR is mounted."""
+    """Loader of a scan, where it exists (a few drives lack some), and where it is known how the LiDAR is mounted."""
     if rig_from_velodyne is None or not scan.is_file():
         return {}
-    return {
-        "lidar": partial(load_scan, scan, rig_from_velodyne),
-        "lidar_reflectance": partial(load_scan_reflectance, scan),
-    }
+    return {"lidar": partial(load_scan, scan, rig_from_velodyne)}
 
 
 def _default_pose_file(root: Path) -> Path:

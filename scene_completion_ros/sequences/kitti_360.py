@@ -1,7 +1,7 @@
 """Posed sequences from KITTI-360, in its official layout.
 
     calibration/
-        perspective.txt  calib_cam_to_pose.txt  calib_cam_to_velo.txt  calib_sick_to_velo.txt
+        perspective.txt  calib_cam_to_pose.txt  calib_cam_to_velo.txt
         image_02.yaml  image_03.yaml
     data_2d_raw/2013_05_28_drive_0000_sync/
         image_00/data_rect/  image_01/data_rect/  image_02/data_rgb/  image_03/data_rgb/    0000000000.png …
@@ -13,7 +13,7 @@
 The rig frame is the rectified camera 0 (x right, y down, z forward). Cameras 2 and 3 are the raw fisheyes to the left
 and right (model "mei"); `virtual_pinhole` looks through them. Only frames with a pose exist: the list has gaps where
 the car stood, so that "ten frames later" is no fixed time. The asset "lidar" is float32 [N, 3] in the rig frame (scans
-are not corrected for the motion within a revolution), "lidar_reflectance" float32 [N].
+are not corrected for the motion within a revolution).
 """
 
 from collections.abc import Sequence
@@ -106,8 +106,7 @@ def read_kitti360_rig(
 ) -> tuple[dict[str, Camera], dict[str, RigidTransform], dict[str, RigidTransform]]:
     """Read the folder `calibration`. `cameras`: some of image_00 … image_03.
 
-    Returns camera models, their poses in the rig, and those of "velodyne", "imu" (KITTI-360's "pose" frame) and, where
-    its file exists, the sideways laser scanner "sick".
+    Returns camera models, their poses in the rig, and those of "velodyne" and "imu" (KITTI-360's "pose" frame).
     """
     intrinsics_file, pose_file = folder / "perspective.txt", folder / "calib_cam_to_pose.txt"
     intrinsics, imu_from_raw = read_kitti_calibration(intrinsics_file), read_kitti_calibration(pose_file)
@@ -125,10 +124,7 @@ def read_kitti360_rig(
             rig_from_camera[name] = rig_from_imu @ imu_from(name)
             continue
         models[name], rig_from_camera[name] = rectified_camera(intrinsics, name, intrinsics_file)
-    rig_from_sensor = {"velodyne": rig_from_velodyne, "imu": rig_from_imu}
-    if (folder / "calib_sick_to_velo.txt").is_file():
-        rig_from_sensor["sick"] = rig_from_velodyne @ _rigid_line(folder / "calib_sick_to_velo.txt")
-    return models, rig_from_camera, rig_from_sensor
+    return models, rig_from_camera, {"velodyne": rig_from_velodyne, "imu": rig_from_imu}
 
 
 def read_numbered_poses(path: Path) -> dict[int, RigidTransform]:

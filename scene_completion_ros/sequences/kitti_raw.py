@@ -8,8 +8,7 @@
             velodyne_points/         timestamps.txt  data/0000000000.bin …
 
 The rig frame is the rectified camera 0 (x right, y down, z forward). The world is the rig frame of the drive's first
-packet. Both are as in KITTI odometry. The asset "lidar" is float32 [N, 3] in the rig frame, "lidar_reflectance" float32
-[N].
+packet. Both are as in KITTI odometry. The asset "lidar" is float32 [N, 3] in the rig frame.
 """
 
 import math

@@ -9,11 +9,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
-from scene_completion_ros.sequences.kitti import (
-    VOXEL_SHAPE,
-    kitti_odometry,
-    load_packed_voxels,
-)
+from scene_completion_ros.sequences.kitti import VOXEL_SHAPE, kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 
 CELLS = {"road": (3, 200, 1), "trunk": (9, 9, 9), "structure": (255, 255, 31), "car": (0, 0, 0), "hidden": (1, 2, 3)}
@@ -56,11 +52,9 @@ def test_poses_times_and_rig(folder: Path) -> None:
     np.testing.assert_allclose(sequence.rig_from_sensor["velodyne"].apply(np.array([5.0, 0, 0])), [0, -0.1, 4.7])
 
 
-def test_cameras_and_pose_file_can_be_chosen(folder: Path) -> None:
+def test_a_pose_file_can_be_chosen_and_a_frame_needs_all_images(folder: Path) -> None:
     shutil.copy(folder / "poses.txt", folder / "poses_other.txt")
-    sequence = kitti_odometry(folder, cameras=["image_3"], poses="poses_other.txt", name="short")
-    assert set(sequence.cameras) == {"image_3"}
-    assert (sequence.pose_source, sequence.name) == ("poses_other.txt", "short")
+    assert kitti_odometry(folder, poses="poses_other.txt").pose_source == "poses_other.txt"
     (folder / "image_3" / "000001.png").unlink()
     assert [f.stamp_ns for f in kitti_odometry(folder).frames] == [0, 200_000_000, 300_000_000]
 
@@ -86,22 +80,6 @@ def test_defects_name_file_and_line(folder: Path, name: str, content: str | None
         (folder / name).write_text(content)
     with pytest.raises(SceneCompletionError, match=words):
         kitti_odometry(folder)
-
-
-def test_voxel_masks_are_unpacked_in_x_y_z_order(tmp_path: Path) -> None:
-    grid = np.zeros((256, 256, 32), bool)
-    grid[3, 250, 1] = True
-    packed = np.packbits(grid)
-    np.savez(tmp_path / "voxels.npz", bin=packed, invalid=packed * 0, occluded=packed)
-    voxels = {key: load_packed_voxels(tmp_path / "voxels.npz", key) for key in ("bin", "invalid", "occluded")}
-    assert voxels["bin"][3, 250, 1]
-    assert [int(mask.sum()) for mask in voxels.values()] == [1, 0, 1]
-    np.savez(tmp_path / "short.npz", bin=packed[:-1])
-    with pytest.raises(SequenceError, match="short.npz, bin"):
-        load_packed_voxels(tmp_path / "short.npz", "bin")
-    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(SequenceError, match="broken.npz"):
-        load_packed_voxels(tmp_path / "broken.npz", "bin")
 
 
 # ---- real recordings
@@ -134,29 +112,23 @@ def voxels_of_scan(sequence: PosedSequence) -> tuple[np.ndarray, np.ndarray]:
 
 def test_voxelised_scan_is_the_official_grid(shared_data: Path) -> None:
     """LiDAR, Tr and grid origin together: the scan brought back into the velodyne frame fills the official voxels."""
-    sequence = kitti_odometry(shared_data / "kitti_windows" / "sequences" / "05")
+    folder = shared_data / "kitti_windows" / "sequences" / "05"
+    sequence = kitti_odometry(folder)
     voxelised = np.zeros(VOXEL_SHAPE, bool)
     voxelised[tuple(voxels_of_scan(sequence)[0].T)] = True
-    official = sequence.asset(0, "voxels_bin")
+    official = np.unpackbits(np.load(folder / "voxels_npz" / "000000.npz")["bin"]).reshape(VOXEL_SHAPE).astype(bool)
     assert (voxelised & official).sum() / (voxelised | official).sum() > 0.8
     label = sequence.asset(0, "ssc_label")
     assert label.shape == (256, 256, 32)
     assert (label[official & (label != 255)] != 0).mean() > 0.9
 
 
-def test_raw_drive_depth_agrees_with_its_scan(shared_data: Path) -> None:
+def test_a_raw_drive_has_scans_of_some_frames(shared_data: Path) -> None:
     sequence = kitti_odometry(shared_data / "kitti_raw" / "2011_09_26_0013")
     assert len(sequence) == 72
     assert sequence.travelled_distance() == pytest.approx(172, abs=2)
-    depth, points_rig = sequence.asset(10, "lidar_depth_image_2"), sequence.lidar(10)
-    points = sequence.rig_from_camera["image_2"].inverse().apply(points_rig.astype(np.float64))
-    pixels, valid = sequence.cameras["image_2"].project(points)
-    column, row = np.rint(pixels[valid]).astype(int).T
-    measured, scanned = depth[row, column], points[valid][:, 2]
-    hit = measured > 0
-    assert hit.sum() > 5000
-    assert np.median(np.abs(measured[hit] / scanned[hit] - 1)) < 0.002
-    assert sequence.lidar(1) is None
+    points = sequence.lidar(10)
+    assert points is not None and len(points) > 5000 and sequence.lidar(1) is None
 
 
 @pytest.fixture
@@ -175,33 +147,8 @@ def test_official_layout(official: Path) -> None:
     sequence = kitti_odometry(official)
     assert sequence.pose_source == "77.txt" and sequence.travelled_distance() == pytest.approx(3.0)
     np.testing.assert_allclose(sequence.lidar(1), [[0.0, -0.1, 4.7], [-1.0, 0.9, 6.7]], atol=1e-6)
-    np.testing.assert_allclose(sequence.asset(1, "lidar_reflectance"), [0.25, 0.5])
     np.testing.assert_array_equal(sequence.asset(1, "lidar_semantic"), [252, 40])
-    np.testing.assert_array_equal(sequence.asset(1, "lidar_instance"), [3, 0])
     assert sequence.lidar(0) is None
-
-
-def test_official_voxels(official: Path) -> None:
-    grid = np.zeros((256, 256, 32), bool)
-    grid[3, 200, 31] = True
-    labels = np.zeros((256, 256, 32), "<u2")
-    labels[3, 200, 31] = 252
-    for key in ("bin", "invalid", "occluded"):
-        np.packbits(grid if key == "bin" else ~grid).tofile(official / "voxels" / f"000000.{key}")
-    labels.tofile(official / "voxels" / "000000.label")
-    sequence = kitti_odometry(official)
-    np.testing.assert_array_equal(sequence.asset(0, "voxels_bin"), grid)
-    np.testing.assert_array_equal(sequence.asset(0, "voxels_invalid"), ~grid)
-    np.testing.assert_array_equal(sequence.asset(0, "voxels_label"), labels)
-    assert np.count_nonzero(sequence.asset(0, "ssc_label") != 255) == 1  # what is invalid does not count
-    assert sequence.asset(0, "ssc_label")[3, 200, 31] == 1  # a moving car is a car
-    np.testing.assert_array_equal(sequence.asset(0, "ssc_invalid"), ~grid)
-    (official / "voxels" / "000000.label").write_bytes(b"\0\0\0")
-    with pytest.raises(SequenceError, match="3 bytes, no multiple of 2"):
-        sequence.asset(0, "voxels_label")
-    (official / "voxels" / "000000.bin").write_bytes(b"\0\0")
-    with pytest.raises(SequenceError, match="2 bytes instead of 262144"):
-        sequence.asset(0, "voxels_bin")
 
 
 @pytest.fixture
@@ -231,3 +178,9 @@ def test_unknown_ids_of_voxels_are_named(labelled: Path) -> None:
     np.full(VOXEL_SHAPE, 77, "<u2").tofile(labelled)
     with pytest.raises(SequenceError, match=r"000000\.label: raw ids \[77\] are unknown"):
         kitti_odometry(labelled.parent.parent).asset(0, "ssc_label")
+    labelled.write_bytes(b"\0\0\0")
+    with pytest.raises(SequenceError, match="3 bytes, no multiple of 2"):
+        kitti_odometry(labelled.parent.parent).asset(0, "ssc_label")
+    labelled.with_suffix(".invalid").write_bytes(b"\0\0")
+    with pytest.raises(SequenceError, match="2 bytes instead of 262144"):
+        kitti_odometry(labelled.parent.parent).asset(0, "ssc_invalid")

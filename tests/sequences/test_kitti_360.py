@@ -43,7 +43,7 @@ def test_scan_and_stereo_pair_project_as_in_the_development_kit(root: Path) -> N
     right = sequence.rig_from_camera["image_01"]
     np.testing.assert_allclose(right.translation, [33.0 / 55.25, 0, 0])
     assert sequence.lidar(1) is None
-    assert set(sequence.rig_from_sensor) == {"velodyne", "imu", "sick"}
+    assert set(sequence.rig_from_sensor) == {"velodyne", "imu"}
 
 
 def test_fisheyes_stand_where_the_calibration_puts_them(root: Path) -> None:

@@ -102,6 +102,7 @@ def test_the_prior_of_windows_is_what_an_independent_script_found(window: PosedS
         assert (row["iou"], row["best_iou"], row["average_precision"]) == pytest.approx(figures, abs=0.002)
     assert found[51.2, "all"]["voxels"] == 399_953
     truth = frames[0].truth.voxels
-    hit = window.asset(0, "voxels_bin")
-    assert truth is not None and truth.visible is not None and hit is not None
+    voxels = np.load(shared_data / "kitti_windows" / "sequences" / "06" / "voxels_npz" / "000000.npz")
+    hit = np.unpackbits(voxels["bin"]).reshape(256, 256, 32).astype(bool)
+    assert truth is not None and truth.visible is not None
     assert truth.visible[hit & truth.occupied & truth.counted].mean() > 0.7  # most voxels that the scan hits
