@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.geometry.depth_images import surface_normals
 from scene_completion_training.points.opening import fused_scene, open_scenes
@@ -113,10 +113,20 @@ def test_poses_of_the_world_in_the_camera_are_found_out(count: int) -> None:
         fused(layouts.walk(count), given=RigidTransform.inverse)
 
 
-def test_a_world_that_leans_is_refused() -> None:
-    first = RigidTransform(WALK[0].rotation.T, np.zeros(3))  # the world of the first camera
-    with pytest.raises(SequenceError, match="z is not up in its cameras.*z points up"):
+def test_another_axis_than_z_may_be_up_when_it_is_named() -> None:
+    first = RigidTransform(WALK[0].rotation.T, np.zeros(3))  # the world of the first camera, which looks down a little
+    level = RigidTransform(layouts.pose(0.0).rotation.T, np.zeros(3))
+    with pytest.raises(SequenceError, match="z is not up in its cameras.*'-y'.*'cameras'"):
         fused(given=lambda pose: first @ pose)
+    for up, world in (("-y", level), ("cameras", first)):
+        scene = fused(up=up, given=lambda pose, world=world: world @ pose)
+        floor = scene.points[scene.label == 0]
+        assert np.ptp(floor[:, 2]) < 0.12 and floor[:, 2].mean() < scene.points[:, 2].mean() - 0.5
+        np.testing.assert_allclose(scene.normals[scene.label == 0][:, 2].max(), 1.0, atol=0.01)
+        camera = scene.views[0].world_from_camera.translation
+        assert np.abs(scene.points - camera).max() < 5.0
+    with pytest.raises(ConfigurationError, match="nothing says where 'up' is"):
+        fused(up="up")
 
 
 def test_recordings_are_scenes_by_the_names_of_their_folders(tmp_path: Path) -> None:

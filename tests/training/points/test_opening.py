@@ -42,6 +42,8 @@ def test_official_lists_split_scans_houses_and_areas(tmp_path: Path) -> None:
         layouts.s3dis(tmp_path / "s3dis", area=area)
     assert list(open_scenes(tmp_path / "s3dis", split="test")) == ["Area_5/office_1"]
     assert list(open_scenes(tmp_path / "s3dis", split="train")) == ["Area_4/office_1"]
+    own = write_split(tmp_path / "own.txt", ["Area_4/office_1"])
+    assert list(open_scenes(tmp_path / "s3dis", listed=own)) == ["Area_4/office_1"]
 
 
 def test_lists_that_are_missing_or_name_missing_scenes_are_refused(tmp_path: Path) -> None:
@@ -49,9 +51,9 @@ def test_lists_that_are_missing_or_name_missing_scenes_are_refused(tmp_path: Pat
     for split, message in (("val", "no list scannetv2_val.txt"), ("training", "no split 'training'.*train, val, test")):
         with pytest.raises(SequenceError, match=message):
             open_scenes(tmp_path, split=split)
-    write_split(tmp_path / "scannetv2_val.txt", ["scene0000_00", "scene0707_00"])
+    own = write_split(tmp_path / "own.txt", ["scene0000_00", "scene0707_00"])
     with pytest.raises(SequenceError, match="1 of the 2 listed scenes are not there, such as scene0707_00"):
-        open_scenes(tmp_path, split="val")
+        open_scenes(tmp_path, listed=own)
     with pytest.raises(VocabularyError, match="Name one of scannet20, scannet200"):
         open_scenes(tmp_path, labels="matterport40")
     with pytest.raises(SequenceError, match="no such file or folder. Name a folder of ScanNet"):
@@ -131,11 +133,14 @@ def test_fifty_million_points_are_refused_with_the_cure_or_downsampled(
         open_scenes(small, voxel=0.1)["room"]
 
 
-def test_a_cloud_whose_floor_nobody_finds_is_refused(tmp_path: Path) -> None:
+def test_a_cloud_whose_floor_nobody_finds_needs_to_say_what_is_up(tmp_path: Path) -> None:
     c, s = np.cos(0.6), np.sin(0.6)
     leaning = write_cloud(tmp_path / "leaning.ply", room([[1, 0, 0], [0, c, -s], [0, s, c]]))
-    with pytest.raises(SequenceError, match="no floor stands out below.*z points up"):
+    with pytest.raises(SequenceError, match="no floor stands out below.*as up"):
         open_scenes(leaning)["leaning"]
+    lying = write_cloud(tmp_path / "lying.ply", room([[1, 0, 0], [0, 0, -1], [0, 1, 0]]))
+    found = open_scenes(lying, up="y", labels="s3dis")["lying"]
+    assert found.label is not None and np.ptp(found.points[found.label == 0][5:, 2]) < 0.2
 
 
 def test_what_a_task_needs_and_a_scene_lacks_is_named() -> None:

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=FILE, required=True, metavar="FEATURES", help="safetensors file to write")
     meaning = "folder of `scene-completion export`, or checkpoint"
     parser.add_argument("--network", type=place, required=True, metavar="NETWORK", help=meaning)
+    parser.add_argument("--up", default="", metavar="AXIS", help="direction that points up in the cloud, e.g. -y")
     parser.add_argument("--pca", type=FILE, metavar="PLY", help="also a PLY file of principal components")
     pictures = Output(("above.png", "corner.png"))
     parser.add_argument("--pictures", type=pictures, metavar="DIR", help="also above.png and corner.png of these")
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.points.ply import write_ply
 
     network = features.PointNetwork.open(args.network)
-    scenes = open_scenes(args.cloud)
+    scenes = open_scenes(args.cloud, up=args.up)
     if len(scenes) > 1:
         what, cure = f"holds {len(scenes)} scenes, such as {', '.join([*scenes][:3])}", "Name one of them"
         raise SequenceError(what, where=str(args.cloud), cure=cure)

@@ -36,13 +36,15 @@ class PointSource:
     folder: str
     labels: str = ""
     split: str = ""
+    listed: str = ""
     every: int = 1
     voxel: float | None = None
+    up: str = ""
 
     def open(self, root: Path) -> Scenes:
         """Its scenes; errors as of `open_scenes`."""
-        options = {name: value for name, value in vars(self).items() if name != "folder"}
-        return open_scenes(root / self.folder, **options)
+        options = {name: value for name, value in vars(self).items() if name not in ("folder", "listed")}
+        return open_scenes(root / self.folder, listed=self.listed or None, **options)
 
 
 @dataclass

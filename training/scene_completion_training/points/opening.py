@@ -3,6 +3,7 @@
 The latter are rendered rooms, recordings, and bags with depth.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.geometry.depth_images import surface_normals
 from scene_completion_ros.sequences.opening import known_sources, open_recording
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, PosedSequence, read_source
@@ -33,6 +35,7 @@ from scene_completion_training.points.scene import (
     label_set,
     looked_up,
     rays_of,
+    rotation_to_z,
 )
 from scene_completion_training.points.voxels import VoxelMeans, unit
 
@@ -77,10 +80,12 @@ def open_scenes(
     # "train", "val" or "test", by the official lists, which must lie in or beside the folder. S3DIS has none: "test" is
     # Area_5, "train" the others. All scenes where it is "".
     split: str = "",
+    listed: Path | str | None = None,  # a file with a name of a scan, a house, an area or a scene a line: these alone
     every: int = 1,  # take every n-th view. OpenScene takes every 20th of a scan of ScanNet
     # Side of the voxels of which each gives one point, metres. Of PLY files None keeps all points, of recordings it is
     # `VOXEL`; the others keep their points as they are.
     voxel: float | None = None,
+    up: str = "",  # direction that points up in PLY files and recordings, see `rotation_to_z`
 ) -> Scenes:
     """Open scenes of points.
 
@@ -88,13 +93,13 @@ def open_scenes(
     left; VocabularyError where there are no such labels.
     """
     root = Path(path).expanduser()
-    source, known, found = _found(root, labels, every, voxel)
-    if split:
-        wanted = _names(root, source, split)
+    source, known, found = _found(root, labels, every, voxel, up)
+    if split or listed is not None:
+        wanted = _names(root, source, split, listed)
         groups = {_group(source, name) for name in found} | found.keys()
-        if missing := sorted(wanted - groups) if source != "S3DIS" else []:
+        if missing := sorted(wanted - groups) if source != "S3DIS" or listed else []:
             what = f"{len(missing)} of the {len(wanted)} listed scenes are not there, such as {missing[0]}"
-            raise SequenceError(what, where=str(root), cure="Download them, or shorten the list")
+            raise SequenceError(what, where=str(root), cure="Download them, or name a list of those that are there")
         found = {name: read for name, read in found.items() if {name, _group(source, name)} & wanted}
     if not found:
         what = "holds no scenes of points" if root.exists() else "no such file or folder"
@@ -104,7 +109,7 @@ def open_scenes(
 
 
 def _found(
-    root: Path, labels: str, every: int, voxel: float | None
+    root: Path, labels: str, every: int, voxel: float | None, up: str
 ) -> tuple[str, LabelSet, dict[str, Callable[[], PointScene]]]:
     """The kind of source, its labels, and how its scenes are read."""
     inside = sorted(root.iterdir()) if root.is_dir() else []
@@ -130,19 +135,19 @@ def _found(
         }  # fmt: skip
     known = label_set(labels) if labels else _NO_LABELS
     if files := [file for file in (root, *inside) if file.suffix == ".ply" and file.is_file()]:
-        return "PLY", known, {file.stem: partial(read_cloud, file, known.classes, voxel) for file in files}
+        return "PLY", known, {file.stem: partial(read_cloud, file, known.classes, voxel, up) for file in files}
     sources = known_sources()
     recordings = [place for place in (root, *inside) if any(source.recognises(place) for source in sources)]
     if recordings[:1] == [root]:
         recordings = [root]
     return "recordings", known, {
-        place.stem: partial(_fused_recording, place, known.classes, voxel or VOXEL, every) for place in recordings
+        place.stem: partial(_fused_recording, place, known.classes, voxel or VOXEL, up, every) for place in recordings
     }  # fmt: skip
 
 
-def _fused_recording(place: Path, classes: tuple[str, ...], voxel: float, every: int) -> PointScene:
+def _fused_recording(place: Path, classes: tuple[str, ...], voxel: float, up: str, every: int) -> PointScene:
     sequence = open_recording(place)
-    return fused_scene(sequence, classes=classes, voxel=voxel, every=every, name=place.stem)
+    return fused_scene(sequence, classes=classes, voxel=voxel, up=up, every=every, name=place.stem)
 
 
 def _beside(root: Path, name: str) -> Path | None:
@@ -155,17 +160,18 @@ def _group(source: str, scene: str) -> str:
     return scene.rpartition("_region")[0] if source == "Matterport3D" else scene.partition("/")[0]
 
 
-def _names(root: Path, source: str, split: str) -> set[str]:
-    """Names of an official list."""
-    if split not in SPLITS:
-        raise SequenceError(f"no split {split!r}", where=str(root), cure=f"Name one of {', '.join(SPLITS)}")
-    if source == "S3DIS" and split != "val":
-        return {name for name in datasets.AREAS if (name == datasets.TEST_AREA) == (split == "test")}
-    name = f"{'scannetv2' if source == 'ScanNet' else 'scenes'}_{split}.txt"
-    listed = _beside(root, name)
+def _names(root: Path, source: str, split: str, listed: Path | str | None) -> set[str]:
+    """Names of a list."""
     if listed is None:
-        cure = "Take the official lists from the data set's repository on GitHub"
-        raise SequenceError(f"there is no list {name} in or beside it", where=str(root), cure=cure)
+        if split not in SPLITS:
+            raise SequenceError(f"no split {split!r}", where=str(root), cure=f"Name one of {', '.join(SPLITS)}")
+        if source == "S3DIS" and split != "val":
+            return {name for name in datasets.AREAS if (name == datasets.TEST_AREA) == (split == "test")}
+        name = f"{'scannetv2' if source == 'ScanNet' else 'scenes'}_{split}.txt"
+        listed = _beside(root, name)
+        if listed is None:
+            cure = "Take the official lists from the data set's repository on GitHub, or name a list of your own"
+            raise SequenceError(f"there is no list {name} in or beside it", where=str(root), cure=cure)
     text = read_text(listed, SequenceError, cure="Name a list with one scene a line")
     return {line.strip() for line in text.splitlines() if line.strip()}
 
@@ -177,6 +183,8 @@ def fused_scene(
     # they are all of its own.
     classes: Sequence[str] = (),
     voxel: float = VOXEL,  # side, metres
+    # Direction that points up in the world of the poses, see `rotation_to_z`; z where it is "", which is checked.
+    up: str = "",
     every: int = 1,  # take every n-th view
     name: str = "",
 ) -> PointScene:
@@ -214,8 +222,11 @@ def fused_scene(
         for frame in frames
     )
     check_views(views, where)
+    turn = RigidTransform(rotation_to_z(up, views, where) if up else np.eye(3), np.zeros(3))
+    views = tuple(dataclasses.replace(view, world_from_camera=turn @ view.world_from_camera) for view in views)
     points, means, votes = _fused(views, [frame.assets for frame in frames], table, VoxelMeans(voxel, where))
-    check_upright(points, views, where)
+    if not up:
+        check_upright(points, views, where)
     known = names if "label" in votes else ()
     return PointScene(where, points, means[:, :3], unit(means[:, 3:]), known, views=views, **votes)
 

@@ -16,7 +16,7 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.untrusted_files import shown
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.arrays import Floats, Ints
-from scene_completion_training.points.scene import UNLABELLED, PointScene, check_upright, looked_up
+from scene_completion_training.points.scene import UNLABELLED, PointScene, check_upright, looked_up, rotation_to_z
 from scene_completion_training.points.voxels import MOST_POINTS, VoxelMeans, unit
 
 _KINDS = {
@@ -213,13 +213,13 @@ def _text_rows(file: BinaryIO, element: _Element, path: Path) -> NDArray[Any]:
     return rows
 
 
-def read_cloud(file: Path, classes: tuple[str, ...] = (), voxel: float | None = None) -> PointScene:
+def read_cloud(file: Path, classes: tuple[str, ...] = (), voxel: float | None = None, up: str = "") -> PointScene:
     """Read the vertices of a PLY file: x y z, and red green blue, nx ny nz, label and instance where it has them.
 
     `classes`: names of its labels, which count from 0; without any, labels are left unread. -1 and the largest value of
     unsigned numbers stand for unknown. `voxel`: side of voxels, metres: one point is kept in each, and the file may be
-    of any length. Raises SequenceError where it is damaged, has no points or too many, labels of another list, or z is
-    not up.
+    of any length. `up`: direction that points up, see `rotation_to_z`; z where it is "", which is checked. Raises
+    SequenceError where it is damaged, has no points or too many, labels of another list, or z is not up.
     """
     where = str(file)
     rows = read_ply(file).get("vertex")
@@ -238,7 +238,11 @@ def read_cloud(file: Path, classes: tuple[str, ...] = (), voxel: float | None = 
         for start in range(0, len(rows), _BLOCK):
             sums.add(*_read(rows[start : start + _BLOCK], classes, where))
         points, means, votes = sums.result()
-    check_upright(points, (), where)
+    if up:
+        points = np.asarray(points @ rotation_to_z(up, (), where).T, np.float32)
+        means[:, -3:] = means[:, -3:] @ rotation_to_z(up, (), where).T if "nx" in fields else means[:, -3:]
+    else:
+        check_upright(points, (), where)
     colours = means[:, :3] if "red" in fields else None
     normals = unit(means[:, -3:]) if "nx" in fields else None
     names = classes if "label" in votes else ()
