@@ -31,7 +31,6 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "evaluate geometry --prior-voxels": "leave it out, the prior averages exact voxels",
         "evaluate semantics --views": "leave it out, a student sees one image",
         "replay --views": "join voxels with fusion.enabled in --params-file (docs/temporal_fusion.md)",
-        "train --fast-dev-run": "use train --plan, which takes a few steps and writes nothing",
     },
     "parameter": {
         "record.unsure": _SNAPSHOTS,
@@ -49,7 +48,6 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "~/swap_bundle": _ONE_STUDENT,
     },
     "configuration key": {
-        "agglomeration.shared_mask": "leave it out, a point is compared with the teachers that saw it",
         "data.ray_address": "frames are prepared on one machine, in data.workers processes",
         "data.sources.frames": "scenes are those of points, which have no frames",
         "data.sources.kinds": "leave it out, scenes are those of points",

@@ -228,7 +228,7 @@ def test_s4c(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_a_split_of_missing_frames(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = [f"{layouts.DRIVE} {number:010d} l" for number in (6, 0, 30, 31, 32, 33, 34, 35)]
     split = layouts.write_split(tmp_path / "missing.txt", missing)
-    command = ["train", "--config", str(FULL_SIZE / "bts_kitti_360.yaml")]
+    command = ["train", "--fast-dev-run", "--config", str(FULL_SIZE / "bts_kitti_360.yaml")]
     command += [*overrides(kitti_360, "none"), f"data.cache={tmp_path / 'resized'}"]
     assert main([*command, f"data.frames={split}"]) == 2
     error = capsys.readouterr().err

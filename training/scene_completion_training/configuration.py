@@ -77,6 +77,10 @@ class TrainingConfiguration:
         """The configuration of a training that goes on from its own checkpoint."""
         return self
 
+    def shortened(self: Completed) -> Completed:
+        """The configuration of a trial of two steps."""
+        return self
+
     @property
     def validation_interval(self) -> int | None:
         """Steps between validations; None without any."""
@@ -176,6 +180,10 @@ class Configuration(TrainingConfiguration):
         camera, volume = trained_viewpoint(checkpoint).settings
         named = {name: value for name, value in vars(self.volume or VolumeSettings()).items() if value is not None}
         return dataclasses.replace(self, camera=camera, volume=dataclasses.replace(volume, **named))
+
+    def shortened(self: Chosen) -> Chosen:
+        """The configuration of a trial of two steps."""
+        return dataclasses.replace(self, prior_steps=2)
 
     @property
     def validation_interval(self) -> int | None:

@@ -36,12 +36,14 @@ def make_stage(configuration: TrainingConfiguration) -> Stage:
     return stage_class(configuration.stage)(configuration)
 
 
-def train(configuration: TrainingConfiguration, *, threads: int | None = None) -> Path:
+def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, threads: int | None = None) -> Path:
     """Trains and returns the checkpoint to export; resumes from `checkpoints/last.ckpt` in the output if it exists.
 
-    `threads`: torch threads. Raises SceneCompletionError where it would write over a checkpoint that it starts from; or
-    see `make_stage`.
+    `fast_dev_run`: take two steps of everything and write no checkpoints; `threads`: torch threads. Raises
+    SceneCompletionError where it would write over a checkpoint that it starts from; or see `make_stage`.
     """
+    if fast_dev_run:
+        configuration = configuration.shortened()
     if TorchElasticEnvironment.detect():  # torchrun has started the processes, and knows how many
         local, world = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
         configuration = dataclasses.replace(configuration, devices=local, nodes=world // local)
@@ -53,7 +55,7 @@ def train(configuration: TrainingConfiguration, *, threads: int | None = None) -
         named = [(key, Path(text)) for key, text in vars(configuration).items() if isinstance(text, str)]
         files = [(key, path) for key, path in named if path.is_file()]
         Output((f"checkpoints/{BEST}",)).check(Path(configuration.output), "output", files)
-    resume = last if last.exists() else None
+    resume = last if last.exists() and not fast_dev_run else None
     if resume is not None:
         configuration = configuration.going_on(resume)
     stage = make_stage(configuration)
@@ -62,8 +64,8 @@ def train(configuration: TrainingConfiguration, *, threads: int | None = None) -
     if resume is not None:
         stage.go_on()
     start = [] if resume else [FirstWeights()]
-    trainer = _trainer(configuration, [record, *start, *stage.callbacks()])
-    if resume is None and trainer.is_global_zero:
+    trainer = _trainer(configuration, [record, *start, *stage.callbacks()], fast_dev_run=fast_dev_run)
+    if resume is None and not fast_dev_run and trainer.is_global_zero:
         (last.parent / BEST).unlink(missing_ok=True)  # of another training
     trainer.fit(stage, datamodule=data, ckpt_path=resume and str(resume), weights_only=True)
     return last
@@ -81,10 +83,13 @@ def _trainer(
     settings: TrainingConfiguration,
     own: list[lightning.Callback],
     *,
+    fast_dev_run: bool = False,
     profiler: Profiler | None = None,
 ) -> lightning.Trainer:
     output = Path(settings.output)
-    callbacks = [*own, LearningRateMonitor("step"), *_checkpoints(settings)]
+    callbacks = [*own, LearningRateMonitor("step")]
+    if not fast_dev_run:
+        callbacks += _checkpoints(settings)
     parallel = settings.devices * settings.nodes > 1
     return lightning.Trainer(
         max_steps=settings.steps,
@@ -106,6 +111,8 @@ def _trainer(
         limit_val_batches=None if settings.validation_interval else 0,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
+        fast_dev_run=2 if fast_dev_run else False,
+        enable_checkpointing=not fast_dev_run,
         enable_model_summary=False,
     )
 

@@ -9,6 +9,7 @@ from scene_completion_training import CONFIGS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `scene-completion train`."""
     parser.add_argument("--config", type=Path, default=CONFIGS / "single_view.yaml", help="YAML configuration")
+    parser.add_argument("--fast-dev-run", action="store_true", help="two steps without checkpoints, to check a set-up")
     meaning = "train nothing: say how many frames there are, and how long the steps will take on this machine"
     parser.add_argument("--plan", action="store_true", help=meaning)
     parser.add_argument("--threads", type=int, default=None, help="torch threads (default: all cores)")
@@ -30,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         print("\n".join(plan(configuration, arguments.threads)))
         return 0
-    checkpoint = train(configuration, threads=arguments.threads)
-    rank_zero_only(print)("next:", stage_class(configuration.stage).next_command.format(checkpoint=checkpoint))
+    checkpoint = train(configuration, fast_dev_run=arguments.fast_dev_run, threads=arguments.threads)
+    if not arguments.fast_dev_run:
+        rank_zero_only(print)("next:", stage_class(configuration.stage).next_command.format(checkpoint=checkpoint))
     return 0
