@@ -109,14 +109,6 @@ def test_any_dimension_and_number_of_phrases(
     check(query, features, POSE, targets, vocabulary, small_space("t", dimension, label_hidden))
 
 
-def test_label_units_do_not_touch_the_density() -> None:
-    features = random_features(4, HEAD.channels)
-    labelled, _ = queries(*POSE)
-    plain = VoxelQuery(random_head(), CODE, CANONICAL, FEATURE_SIZE, *POSE)
-    density = labelled.density(features)
-    np.testing.assert_array_equal(density, plain.density(features[..., : HEAD.hidden]))
-
-
 def test_voxels_without_a_feature_are_unknown() -> None:
     """All label units are 0 and the space has no bias; or the map holds NaN."""
     voxels, query = queries(*POSE, dataclasses.replace(HEAD, label_hidden_bias=np.full(64, -1e4, np.float32)))

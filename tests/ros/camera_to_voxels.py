@@ -122,6 +122,10 @@ class CameraToVoxels:
         assert self.graph.repeat(send, lambda: bool(answers()) and all(also)), self.node.log
         return answers()[0]
 
+    def wait_for_transforms(self, seconds: float) -> None:
+        """How long images do, from now on."""
+        assert self.graph.set_parameters(topics.NODE_NAME, transform_timeout=seconds).successful
+
     def close(self) -> None:
         self.graph.close()
         self.node.close()

@@ -45,10 +45,6 @@ class FusingDrive(CameraToVoxels):
         assert self.graph.until(joined), self.node.log
         self.wait_for_transforms(PATIENT_S)
 
-    def wait_for_transforms(self, seconds: float) -> None:
-        """How long images do, from now on."""
-        assert self.graph.set_parameters(NODE_NAME, transform_timeout=seconds).successful
-
     @contextmanager
     def impatient(self) -> Iterator[None]:
         """Images without a pose do not hold up those after them for long."""

@@ -195,25 +195,16 @@ def test_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(node
     assert node.counters.dropped["newer image arrived"] == 200 - len(model.completed)
 
 
-def test_parameters_set_by_others_hold_for_the_next_image(graph: Graph, node: CompletionNode, model: Model) -> None:
-    calibrate(node, CAMERA)
-    show_in_turn(node, 1)
-    result = graph.set_parameters(topics.NODE_NAME, threads=2)
-    assert result.successful, result.reason
-    show_in_turn(node, 2)
-    assert [settings["threads"] for settings in model.completed_with] == [None, 2]
-    show_in_turn(node, 3)
-    assert len(model.built) == 2  # once for each, not for every image
-
-
-def test_an_image_keeps_the_parameters_of_when_it_arrived(graph: Graph, node: CompletionNode, model: Model) -> None:
+def test_parameters_set_by_others_hold_for_images_after_it(graph: Graph, node: CompletionNode, model: Model) -> None:
     calibrate_slowly(node, model)
     show(node, 1)
-    assert graph.set_parameters(topics.NODE_NAME, threads=2).successful  # while the model is being built
+    result = graph.set_parameters(topics.NODE_NAME, threads=2)  # while the model is being built
+    assert result.successful, result.reason
     model.go_on.set()
     wait_for(lambda: all_accounted_for(node))
-    show_in_turn(node, 2)
-    assert [settings["threads"] for settings in model.completed_with] == [None, 2]
+    show_in_turn(node, 2, 3)
+    assert [settings["threads"] for settings in model.completed_with] == [None, 2, 2]
+    assert len(model.built) == 2  # once for each, not for every image
 
 
 def test_cleanup_releases_the_model_in_its_thread_and_all_else(own: Any, node: CompletionNode, model: Model) -> None:

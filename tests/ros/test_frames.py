@@ -73,10 +73,6 @@ class Drive(CameraToVoxels):
         self.maps = self.graph.collect(OccupancyGrid, f"{self.output}/occupancy_grid", LATCHED)
         self.send_camera(messages.camera_info_message(CAMERA, 0, FRAME), "ready for 320x96")
 
-    def wait_for_transforms(self, seconds: float) -> None:
-        """How long images do, from now on."""
-        assert self.graph.set_parameters(NODE_NAME, transform_timeout=seconds).successful
-
 
 def spoilt_odometry(stamp_ns: int, odom_from_base: RigidTransform) -> list[Any]:
     """Odometry that is no pose: a place that is no number, a quaternion of length 0, a frame in itself."""

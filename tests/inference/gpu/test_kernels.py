@@ -8,11 +8,9 @@ import pytest
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.gpu import kernels, voxel_pipeline
+from scene_completion_ros.inference.gpu import kernels
 from scene_completion_ros.inference.gpu.device import explain_failure
-from scene_completion_ros.inference.gpu.kernels import SOURCE, CompiledKernels, KernelSizes, compile_kernels
-from scene_completion_ros.voxels.occupancy_kernel import BINS
-from scene_completion_ros.voxels.semantic_voxels import VoxelState
+from scene_completion_ros.inference.gpu.kernels import CompiledKernels, KernelSizes, compile_kernels
 from tests.inference.small_bundle import PLAIN_STUDENT
 
 ARCHITECTURES = ((7, 5), (8, 6), (8, 7), (8, 9), (9, 0), (12, 0))
@@ -99,15 +97,3 @@ def test_what_the_driver_does_not_take_is_compiled_by_the_next_compiler(monkeypa
     assert tried == 2 * ["package", "toolkit"]
     with pytest.raises(GpuError, match="the device was lost while loading what package made"):  # no other is tried
         compile_kernels(sizes, (8, 7), check=lost)
-
-
-def test_both_sides_divide_the_work_alike() -> None:
-    text = SOURCE.read_text(encoding="utf-8")
-    defined = dict(re.findall(r"^#define (\w+) (\d+)$", text, re.MULTILINE))
-    for name in ("LANES", "RUN", "SPAN", "THREADS"):
-        assert int(defined[name]) == getattr(voxel_pipeline, name)
-    assert int(defined["BINS"]) == BINS
-    for name in ("FREE_SEEN", "FREE_INFERRED", "SURFACE", "COMPLETED"):
-        assert int(defined[name]) == VoxelState[name]
-    kernels_there = re.findall(r'^extern "C" __global__ void __launch_bounds__\([^)]*\) (\w+)\(', text, re.MULTILINE)
-    assert tuple(kernels_there) == kernels.KERNELS
