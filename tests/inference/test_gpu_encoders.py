@@ -17,7 +17,7 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, ENCODER, HEAD,
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu_encoders import GpuEncoder
 from tests.inference.small_bundle import make_small_bundle, random_head, serialised, tiny_encoder
-from tests.inference.test_bundle import edit_manifest, refused
+from tests.inference.test_bundle import contents, edit_manifest, refused
 
 HALF, SINGLE = b"a graph in float16", b"a graph in float32"
 
@@ -38,10 +38,6 @@ def bundle(folder: Path) -> StudentBundle:
     return make_small_bundle(folder).add_gpu_encoders(
         {"fp32": (SINGLE, encoder("fp32")), "fp16": (HALF, encoder("fp16"))}
     )
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_variants_come_back(bundle: StudentBundle, folder: Path) -> None:
