@@ -134,9 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the order of the faults")
     parser.add_argument("--rate", type=float, default=5.0, help="images a second")
     parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="student bundle, of which a copy changes")
-    parser.add_argument("--grid", default="", help="file of the voxel grid instead of the bundle's")
     parser.add_argument("--threads", type=int, default=0, help="parameter threads of the node; 0 for all")
-    parser.add_argument("--faults", default="", help="names with commas between them; all by default")
     given = parser.parse_args(arguments)
     bundle = given.output / "student"
     shutil.rmtree(bundle, ignore_errors=True)
@@ -144,15 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     faults = dict(FAULTS)
     if StudentBundle.load(bundle).text_bank() is not None:
         faults["the vocabulary changes"] = VOCABULARY
-    wanted = given.faults.split(",") if given.faults else list(faults)
-    if unknown := set(wanted) - set(faults):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(faults)}")
     print(hardware(given.threads or os.cpu_count() or 1) + "\n", flush=True)
     record, chance = Record(given.minutes), random.Random(given.seed)
-    parameters = {"threads": given.threads, "grid.file": given.grid}
     try:
-        with Drive(bundle, given.rate, parameters) as drive:
-            Soak(drive, record).run({name: faults[name] for name in wanted}, chance)
+        with Drive(bundle, given.rate, {"threads": given.threads}) as drive:
+            Soak(drive, record).run(faults, chance)
     except (Exception, KeyboardInterrupt) as error:  # whatever ended it, what was measured is printed
         record.error = f"it ended early: {type(error).__name__} {error}".strip()
     (given.output / "soak.json").write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")

@@ -30,6 +30,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "calibrate --prior-from": "use calibrate --labelled",
         "evaluate geometry --prior-voxels": "leave it out, the prior averages exact voxels",
         "evaluate semantics --views": "leave it out, a student sees one image",
+        "export --without-weights": "delete weights.safetensors, which further training alone needs",
         "replay --views": "join voxels with fusion.enabled in --params-file (docs/temporal_fusion.md)",
     },
     "parameter": {

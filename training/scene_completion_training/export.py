@@ -222,13 +222,12 @@ def without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def export_bundle(
-    checkpoint: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any], keep_weights: bool = True
+    checkpoint: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any]
 ) -> StudentBundle:
     """Exports a checkpoint as a bundle, calibrated by what the training itself says of occupancy.
 
     A training that ended with images of half the size makes a student that takes such: a quarter of the pixels.
-    `licence`: of the weights, which follows from the training data; `provenance`: what it was trained on and how;
-    `keep_weights`: write also the unfolded weights, which nothing but further training needs.
+    `licence`: of the weights, which follows from the training data; `provenance`: what it was trained on and how.
     """
     stored = Checkpoint.read(checkpoint)
     field, camera, record = stored.density_field(), stored.camera, stored.record
@@ -254,7 +253,7 @@ def export_bundle(
         licence=licence,
     )
     weights = {key: value.detach().numpy().astype(np.float16) for key, value in field.state_dict().items()}
-    return bundle.save(folder, encoder_onnx(field, camera), weights if keep_weights else None)
+    return bundle.save(folder, encoder_onnx(field, camera), weights)
 
 
 def export_labelled(
@@ -267,7 +266,6 @@ def export_labelled(
     *,
     name: str,
     licence: str,
-    keep_weights: bool = True,
 ) -> tuple[StudentBundle, float]:
     """Exports a student with labels: the density, calibration and camera that it has, and the classes of its features.
 
@@ -303,8 +301,8 @@ def export_labelled(
         feature_spaces=spaces,  # those of the student read other label units
         provenance={**student.provenance, "labels": record},
     )
-    weights = student.load_weights() if keep_weights else None
-    return labelled.save(folder, encoder_onnx(field, student.canonical), weights), labels.agreement
+    saved = labelled.save(folder, encoder_onnx(field, student.canonical), student.load_weights())
+    return saved, labels.agreement
 
 
 def feature_spaces(stored: Checkpoint, field: AgglomeratedField) -> tuple[FeatureSpace, ...]:

@@ -92,7 +92,6 @@ def export_scene(
     name: str,
     licence: str,
     provenance: Mapping[str, Any],
-    keep_weights: bool = True,
     eight_bit: bool = False,  # large weights of the graph are int8: half the size
 ) -> StudentBundle:
     """Exports a checkpoint of stage `completion` and what its eyes have of their own; see `export_bundle`."""
@@ -136,7 +135,7 @@ def export_scene(
     view = {"view": torch.zeros(bundle.view_shape)}
     outputs = ["features", "volume", "depth", "surface"]
     decoded = graph_of(ExportedScene(field), view | beside, outputs, eight_bit=eight_bit)
-    return bundle.save(folder, encoded, stored_weights if keep_weights else None, decoded)
+    return bundle.save(folder, encoded, stored_weights, decoded)
 
 
 def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:

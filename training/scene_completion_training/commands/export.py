@@ -38,8 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "text bank that goes along with the bundle, of a checkpoint of stage completion or, with --classes, "
     meaning += "agglomeration"
     parser.add_argument("--vocabulary", type=Path, metavar="FILE", help=meaning)
-    meaning = "leave out weights.safetensors, which nothing but further training needs: half the size"
-    parser.add_argument("--without-weights", action="store_true", help=meaning)
     meaning = "of a checkpoint of stage completion: large weights of encoder.onnx as int8, half the size"
     parser.add_argument("--int8-weights", action="store_true", help=meaning)
     parser.add_argument("--trained-on", default="", help="what it was trained on, for the bundle's provenance")
@@ -89,8 +87,7 @@ def _export(args: argparse.Namespace) -> None:
         raise ConfigurationError(what, where="--int8-weights", cure="Leave it out")
     exported = partial(export_scene, eight_bit=args.int8_weights) if of_scene else export_bundle
     about = {"trained_on": args.trained_on, "checkpoint": args.source.name}
-    options = {"name": args.name, "licence": args.licence, "keep_weights": not args.without_weights}
-    bundle = exported(args.source, args.bundle, provenance=about, **options)
+    bundle = exported(args.source, args.bundle, name=args.name, licence=args.licence, provenance=about)
     if bank:
         bundle = bundle.with_vocabulary([space_of_classes(bank, bundle.class_names)], bank)
     _print_files(args.bundle)
@@ -108,8 +105,7 @@ def _export_labelled(args: argparse.Namespace) -> None:
         raise ConfigurationError(what, where="--student", cure="Name the bundle that the features were trained on")
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None
     student, options = open_student(args.student), {"name": args.name, "licence": args.licence}
-    kept = not args.without_weights
-    bundle, agreement = export_labelled(args.source, student, args.classes, args.bundle, keep_weights=kept, **options)
+    bundle, agreement = export_labelled(args.source, student, args.classes, args.bundle, **options)
     if bank:
         bundle = bundle.with_vocabulary(bundle.feature_spaces, bank)
     _print_files(args.bundle)
