@@ -196,6 +196,7 @@ def test_what_cannot_be_used_changes_nothing_and_is_told(talkative: Talkative, t
             "made by the text encoder another",
             "small has spaces of another encoder",
         ),
+        (json.dumps({"classes": ["a"], "encoder": ENCODED, "embeddings": {"a": packed}}), "is zero or not finite"),
         (json.dumps({"classes": ["a"], "encoder": ENCODED, "embeddings": {"a": "fgB+AH4A"}}), "is zero or not finite"),
     ):
         talkative.refused(talkative.to_vocabulary, text, *complaints)
