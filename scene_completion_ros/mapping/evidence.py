@@ -84,7 +84,7 @@ class Fused(NamedTuple):
 
 
 UNOBSERVED, FREE_SEEN, FREE_INFERRED, SURFACE, COMPLETED = (np.uint8(state) for state in VoxelState)
-ZERO, ONE, NO_LABEL = np.float32(0.0), np.float32(1.0), np.uint8(0)
+ZERO, NO_LABEL = np.float32(0.0), np.uint8(0)
 NOTHING = np.float32(-np.inf)  # log odds of unobserved voxels
 
 

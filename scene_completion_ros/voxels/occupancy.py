@@ -53,12 +53,6 @@ def opacity(density: Array, length: Array | float) -> Array:
     return -xp.expm1(-density * length)
 
 
-def transmittance(density: Array, length: Array | float) -> Array:
-    """Transmittance T = exp(-sigma delta) = 1 - alpha of densities [...] per metre over lengths [...] in metres."""
-    xp, density = floating(density)
-    return xp.exp(-density * length)
-
-
 def density_of_opacity(alpha: Array, length: float) -> Array:
     """Density -ln(1 - alpha) / delta, per metre, whose opacity [...] over a length is alpha; infinite from 1 on."""
     xp, alpha = floating(alpha)

@@ -16,7 +16,6 @@ from scene_completion_ros.voxels.occupancy import (
     logit_of_density,
     opacity,
     probability_of_log_odds,
-    transmittance,
 )
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier, exp_negative
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
@@ -65,7 +64,6 @@ def test_each_step_has_its_way_back(library: str) -> None:
     np.testing.assert_allclose(same("logit_of_density")(density), logit, atol=1e-3)
     assert -100.0 < same("logit_of_density")(np.zeros(1))[0] < -50.0
     alpha = same("opacity")(np.array([0.0, 0.5, 3.0, 20.0]), 0.2)
-    np.testing.assert_allclose(same("transmittance")(np.array([0.0, 0.5, 3.0, 20.0]), 0.2), 1.0 - alpha, atol=1e-12)
     np.testing.assert_allclose(same("density_of_opacity")(alpha, 0.2), [0.0, 0.5, 3.0, 20.0], atol=1e-9)
     assert np.all(np.isinf(same("density_of_opacity")(np.array([1.0, 1.5]), 0.2)))
     probability = same("probability_of_log_odds")(np.array([-700.0, -2.0, 0.0, 1.0]))
@@ -93,7 +91,6 @@ def test_torch_follows_the_gradients() -> None:
     for function in (
         density_of_logit,
         lambda x: opacity(density_of_logit(x), 0.2),
-        lambda x: transmittance(density_of_logit(x), 0.2),
         lambda x: composite(density_of_logit(x), distances).distance,
         lambda x: log_odds_of_probability(probability_of_log_odds(x[:-1])),
         lambda x: density_of_opacity(opacity(density_of_logit(x[:-1]), 0.2), 0.2),

@@ -35,7 +35,6 @@ from scene_completion_training.gpu_export.parity import (
 from tests.checkout import run_python
 from tests.training.small_students import CAMERA, make_small_student, street_images
 
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 Encode = Callable[[NDArray[np.uint8]], EncodedImage]
 
 

@@ -19,7 +19,7 @@ def scan(root: Path, labels: str = "") -> PointScene:
     return open_scenes(root, labels=labels)[layouts.SCAN]
 
 
-def test_points_labels_things_and_segments(tmp_path: Path) -> None:
+def test_points_labels_and_things(tmp_path: Path) -> None:
     layouts.scannet(tmp_path)
     found = scan(tmp_path)
     assert found.points[5].tolist() == [0, 3, 0] and found.normals is not None and found.views == ()
@@ -27,11 +27,10 @@ def test_points_labels_things_and_segments(tmp_path: Path) -> None:
     expected = [[0, 0.5**0.5, 0.5**0.5], [0, 0.5**0.5, 0.5**0.5], [0, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0]]
     np.testing.assert_allclose(found.normals, expected, atol=1e-6)
     assert found.colours is not None and found.colours[5, 0] == pytest.approx(5 / 255)
-    assert found.label is not None and found.instance is not None and found.segment is not None
+    assert found.label is not None and found.instance is not None
     assert [found.classes[k] for k in found.label[:4]] == ["wall", "wall", "bed", "bed"]
     assert found.label[4:].tolist() == [-1, -1]  # 0, and NYU's 'otherprop', which is none of the 20
     assert found.instance.tolist() == [0, 0, 1, 1, 2, -1]
-    assert found.segment.tolist() == [7, 7, 9, 9, 30, 31]
 
 
 def test_labels_of_scannet200_come_by_the_table(tmp_path: Path) -> None:
@@ -48,7 +47,7 @@ def test_labels_of_scannet200_come_by_the_table(tmp_path: Path) -> None:
 def test_a_scan_of_the_test_split_has_no_labels(tmp_path: Path) -> None:
     layouts.scannet(tmp_path, labelled=False)
     found = scan(tmp_path)
-    assert found.label is None and found.instance is None and found.segment is None and found.classes == ()
+    assert found.label is None and found.instance is None and found.classes == ()
 
 
 def change(folder: Path, suffix: str, old: str, new: str) -> None:

@@ -13,7 +13,7 @@ Scans of the test split have neither labels nor segments.
 
 Regions of houses of Matterport3D: vertices of a region's mesh, their labels as OpenScene makes them, and views.
 
-    HOUSE/region_segmentations/regionN.ply                     the mesh; faces have material_id, segment_id, category_id
+    HOUSE/region_segmentations/regionN.ply                     the mesh; faces have segment_id, category_id
     HOUSE/undistorted_camera_parameters/HOUSE.conf             intrinsics and poses
     HOUSE/undistorted_color_images, undistorted_depth_images   views, 4000 values of depth to a metre
     category_mapping.tsv                                       what category ids are
@@ -125,7 +125,7 @@ def read_scan(folder: Path, labels: LabelSet, table: Path | None, every: int = 1
     normals = vertex_normals(points, mesh["face"]) if "face" in mesh else None
     classes = labels.classes if label is not None else ()
     colours = colours_of(mesh["vertex"])
-    return PointScene(folder.name, points, colours, normals, classes, label, instance, segment, views)
+    return PointScene(folder.name, points, colours, normals, classes, label, instance, views)
 
 
 def _segments(path: Path, count: int) -> Ints:
@@ -203,7 +203,7 @@ def read_region(mesh: Path, labels: LabelSet, table: Path, every: int = 1) -> Po
     elements = read_ply(mesh, ("vertex", "face"))
     vertices, faces = elements.get("vertex"), elements.get("face")
     points = None if vertices is None else columns(vertices, ("x", "y", "z"))
-    fields = ("vertex_indices", "material_id", "segment_id", "category_id")
+    fields = ("vertex_indices", "segment_id", "category_id")
     if vertices is None or points is None or faces is None or not set(fields) <= set(faces.dtype.names or ()):
         raise SequenceError(f"has no points, or faces without {', '.join(fields)}", where=str(mesh), cure=_HOUSE_CURE)
     corners = np.asarray(faces["vertex_indices"], np.int64).reshape(len(faces), -1)
@@ -219,11 +219,10 @@ def read_region(mesh: Path, labels: LabelSet, table: Path, every: int = 1) -> Po
     category = np.asarray(faces["category_id"], np.int64)
     house = mesh.parent.parent
     classes = looked_up(_classes_of_categories(table, labels), category, str(mesh))
-    numbers = (np.asarray(faces[name], np.int64) for name in ("segment_id", "material_id"))
-    label, instance, segment = (at_vertices(of_faces) for of_faces in (classes, *numbers))
+    label, instance = at_vertices(classes), at_vertices(np.asarray(faces["segment_id"], np.int64))
     colours, normals, views = colours_of(vertices), columns(vertices, ("nx", "ny", "nz")), house_views(house)[::every]
     name = f"{house.name}_{mesh.stem}"
-    return PointScene(name, points, colours, normals, labels.classes, label, instance, segment, views)
+    return PointScene(name, points, colours, normals, labels.classes, label, instance, views)
 
 
 @lru_cache(maxsize=2)

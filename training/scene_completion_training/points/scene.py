@@ -53,7 +53,6 @@ class PointScene:
     classes: tuple[str, ...] = ()  # K names
     label: Ints | None = None  # [N] in 0..K - 1, `UNLABELLED` where nobody knows
     instance: Ints | None = None  # [N], `UNLABELLED` where a point is of no thing
-    segment: Ints | None = None  # [N], oversegmentation of the mesh
     views: tuple[RgbdView, ...] = ()
 
     def __len__(self) -> int:

@@ -22,7 +22,6 @@ from scene_completion_training.street_world.scene import OFFSET_M, Hits, Rendere
 from scene_completion_training.street_world.street_line import stamps_ns
 from scene_completion_training.street_world.textures import periodic_noise
 
-ASSETS = ("depth", "label", "instance", "voxels")
 CAMERA = "camera"
 CARRIERS = ("robot", "hand")
 ROBOT_HEIGHT_M, ROBOT_PITCH = (0.15, 0.7), (-0.06, 0.3)
