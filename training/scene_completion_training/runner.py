@@ -138,6 +138,25 @@ def _checkpoints(configuration: TrainingConfiguration) -> list[ModelCheckpoint]:
 WARM_UP, TIMED = 2, 3  # steps that are taken, and those of them that count
 
 
+class _Clock(SimpleProfiler):
+    """Waits for the GPU, if there is one: a step has otherwise only launched its kernels when it returns."""
+
+    def start(self, action_name: str) -> None:
+        """Starts to time an action when all before it is computed."""
+        _wait_for_gpu()
+        super().start(action_name)
+
+    def stop(self, action_name: str) -> None:
+        """Ends an action when all of it is computed."""
+        _wait_for_gpu()
+        super().stop(action_name)
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def plan(configuration: TrainingConfiguration, threads: int | None = None) -> list[str]:
     """Tries a few steps of a training on this machine, and says in lines what all of them will take.
 
@@ -166,7 +185,7 @@ def plan(configuration: TrainingConfiguration, threads: int | None = None) -> li
         stage.go_on()
         steps = min(WARM_UP + TIMED, configuration.steps)
         few = dataclasses.replace(stage.settings, steps=steps, devices=1, nodes=1)
-        clock = SimpleProfiler(output, "seconds")
+        clock = _Clock(output, "seconds")
         trainer = _trainer(few, stage.callbacks(), profiler=clock)
         trainer.fit(stage, datamodule=data)
     seconds = clock.recorded_durations
