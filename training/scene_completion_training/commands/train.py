@@ -10,7 +10,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `scene-completion train`."""
     parser.add_argument("--config", type=Path, default=CONFIGS / "single_view.yaml", help="YAML configuration")
     parser.add_argument("--fast-dev-run", action="store_true", help="two steps without checkpoints, to check a set-up")
-    meaning = "train nothing: say how many frames there are, and how long the steps will take on this machine"
+    meaning = "try a few steps: print how many frames there are, and how long all steps will take on this machine; "
+    meaning += "where it needs stereo depth or voxels, all frames are prepared in data.cache before"
     parser.add_argument("--plan", action="store_true", help=meaning)
     parser.add_argument("--threads", type=int, default=None, help="torch threads (default: all cores)")
     meaning = "values that replace the configuration's, e.g. data.root=/data steps=2000 losses.occupancy=0"
