@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from scene_completion_ros.errors import BundleError, SequenceError
+from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
 from scene_completion_training.checkpoints import KEY, Checkpoint, TrainingRecord
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
@@ -57,3 +57,27 @@ def test_a_training_resumes_with_the_configuration_that_it_had() -> None:
         resume(before, volume=VolumeSettings(near=2.0))
     with pytest.raises(SequenceError, match="other values of .'steps'"):
         resume(before, steps=20_000)
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "neutral", "used"),
+    [
+        ("losses", "retention", 0.0, 0.5),
+        ("", "freeze_trunk", False, True),
+        ("data", "ray_address", "auto", None),
+        ("data", "sources", [{"folder": "train", "kinds": ["points"]}], [{"folder": "town", "kinds": ["exact"]}]),
+    ],
+)
+def test_a_training_that_used_a_key_that_went_is_not_resumed(group: str, key: str, neutral: Any, used: Any) -> None:
+    def given(value: Any) -> dict[str, Any]:
+        return {group: {key: value}} if group else {key: value}
+
+    record = TrainingRecord({"output": "runs/out"}, SimpleNamespace())  # type: ignore[arg-type]
+
+    def load(before: dict[str, Any]) -> None:
+        record.on_load_checkpoint(None, None, {KEY: {"configuration": before}})  # type: ignore[arg-type]
+
+    load(given(neutral))
+    if used is not None:
+        with pytest.raises(ConfigurationError, match=rf"configuration key \S*{key}\S* was removed: .*another `output`"):
+            load(given(used))

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.removed import removed
 from scene_completion_ros.untrusted_files import read_yaml
-from scene_completion_training.checkpoints import trained_viewpoint
+from scene_completion_training.checkpoints import named_values, trained_viewpoint
 from scene_completion_training.data.module import DataSettings, load_sequence, matching
 from scene_completion_training.data.recorded_camera import viewpoint_of
 from scene_completion_training.data.view_batches import MOST_ENCODER_VIEWS
@@ -298,17 +298,8 @@ def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) 
     try:
         parsed = parser.instantiate(parser.parse_args([f"--config={path}", *(f"--{given}" for given in overrides)]))
     except (argparse.ArgumentError, TypeError, ValueError) as error:  # a text where settings belong
-        keys = [*_keys(content), *(given.partition("=")[0] for given in overrides)]
+        keys = [*(key for key, _ in named_values(content)), *(given.partition("=")[0] for given in overrides)]
         refusals = [sentence for key in keys if (sentence := removed("configuration key", key))]
         what = refusals[0] if refusals else " ".join(str(error).split())
         raise ConfigurationError(what, where=str(path), cure="Correct it, or the KEY=VALUE that says so") from error
     return made(**{name: value for name, value in vars(parsed).items() if name != "config"})
-
-
-def _keys(content: object, before: str = "") -> list[str]:
-    """The keys of a YAML file, those of inner mappings with dots."""
-    if isinstance(content, list):
-        return [key for entry in content for key in _keys(entry, before)]
-    if not isinstance(content, dict):
-        return []
-    return [found for key, value in content.items() for found in (f"{before}{key}", *_keys(value, f"{before}{key}."))]
