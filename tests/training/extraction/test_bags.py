@@ -380,6 +380,14 @@ def test_bags_elsewhere_come_out_as_here_and_a_process_that_dies_fails_its_bag_a
     assert files("here") == files("there")
 
 
+def test_a_bag_that_cannot_be_written_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    bags, folders = [record(tmp_path / name, 8) for name in "ab"], [tmp_path / "file" / "a", tmp_path / "out" / "b"]
+    reports = extract_bags([Job(bag, folder, SETTINGS) for bag, folder in zip(bags, folders, strict=True)], 2)
+    assert [report.status for report in reports] == ["failed", "complete"]
+    assert reports[0].problems[0].startswith("its process failed: FileExistsError")
+
+
 def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib import import_module
@@ -208,9 +208,10 @@ def _save(sequence: PosedSequence, job: Job, folder: Path, report: BagReport, pr
 def extract_bags(jobs: Sequence[Job], processes: int = 1, ray_address: str | None = None) -> list[BagReport]:
     """Extract bags, a report each, in order; those extracted before, unchanged and with equal settings, are left alone.
 
-    A process that dies fails its bag only. `processes`: bags at once on this machine, one of them in this process;
-    `ray_address`: a Ray cluster instead, or `auto`, whose machines have bags and output under the same paths. Raises
-    SceneCompletionError where the cluster does not answer, or no machine of it has enough cores.
+    `processes`: bags at once on this machine, each in a process of its own that fails its bag only. One bag at a time
+    is extracted in this process. `ray_address`: a Ray cluster instead, or `auto`, whose machines have bags and output
+    under the same paths. Raises SceneCompletionError where the cluster does not answer, or no machine of it has enough
+    cores.
     """
     reports: dict[int, BagReport] = {}
     waiting: list[int] = []
@@ -248,8 +249,10 @@ def _in_processes(jobs: Mapping[int, Job], processes: int) -> Iterator[tuple[int
                 yield running[done], done.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in active_children():
-                process.terminate()
+            while not all(bag.done() for bag in running):  # a thread may start its process only now
+                for process in active_children():
+                    process.terminate()
+                wait(running, timeout=0.1)
             raise
 
 
@@ -260,6 +263,8 @@ def _in_process(job: Job) -> BagReport:
             return pool.submit(extract_bag, job).result()
         except BrokenProcessPool:
             return _failed(job, "its process died: look at this machine's memory")
+        except Exception as error:  # the disk is full, for example
+            return _failed(job, f"its process failed: {type(error).__name__}: {error}")
 
 
 def _on_cluster(jobs: Mapping[int, Job], address: str) -> Iterator[tuple[int, BagReport]]:
