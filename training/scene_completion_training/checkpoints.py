@@ -40,7 +40,7 @@ KEY = "scene_completion_training"
 FORMAT = 1  # version of what a checkpoint holds; those written before it was counted are 0, and hold the same
 _MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "picture_every", "log_every", "devices", "nodes")
 _DATA_MAY_CHANGE = ("cache", "workers")
-# Keys that went and changed nothing by themselves: they acted with others, or said where frames are prepared.
+# Keys that went and changed nothing by themselves: they acted with others, or named who prepares frames.
 _ACTED_WITH_OTHERS = ("data.ray_address", "data.student", "data.views_apart", "data.way_off", "views.voxels")
 Field = TypeVar("Field", bound=TrainedField)
 
