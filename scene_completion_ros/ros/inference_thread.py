@@ -60,7 +60,7 @@ class InferenceThread:
         self._words = Words(vocabulary)  # those of images to come
         self._released = False
         self._between: deque[tuple[Callable[[SceneMemory, Sequence[str], Epoch], object], Future[Any]]] = deque()
-        # These seven belong to the inference thread.
+        # These six belong to the inference thread.
         self._now = self._words
         self._in_hand: tuple[Frame, ...] = ()
         self._scaling = Scaling(self.record.scale)
