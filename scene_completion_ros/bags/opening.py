@@ -23,7 +23,7 @@ def open_storage(path: Path) -> tuple[Storage, list[str]]:
         raise BagError("no such file or folder", where=str(path), cure="Check the path of the bag")
     files = _storage_files(path)
     for file in files:
-        # What a killed recorder left beside its database belongs to it, and rosbags does not see it.
+        # The journal of a killed recorder belongs to its database, and rosbags does not see it.
         journals = (file.with_name(file.name + suffix) for suffix in ("-wal", "-journal"))
         if left := [journal.name for journal in journals if journal.is_file() and journal.stat().st_size > 0]:
             raise damaged(file, f"its recorder was interrupted: {left[0]} holds a part of it")
@@ -43,7 +43,10 @@ def open_storage(path: Path) -> tuple[Storage, list[str]]:
                 reason = str(error) or type(error).__name__
     if not streamed:
         raise damaged(path, reason)
-    storage = StreamedStorage(files)
+    try:
+        storage = StreamedStorage(files)
+    except Exception as error:  # such as those of a parser of message definitions
+        raise damaged(path, str(error) or type(error).__name__) from error
     return storage, [*losses, *(f"{loss}. {FORMATS['.mcap']}" for loss in storage.losses)]
 
 

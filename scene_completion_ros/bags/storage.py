@@ -1,13 +1,18 @@
 """What the bag reader reads from: recordings with an index by rosbags, MCAP files without one by mcap."""
 
+import struct
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from mcap.records import Channel, DataEnd, Message, Schema
-from mcap.stream_reader import StreamReader
+from mcap.exceptions import EndOfFile
+from mcap.records import Channel, Chunk, DataEnd, McapRecord, Message, Schema
+from mcap.stream_reader import MAGIC_SIZE, StreamReader, breakup_chunk
 from rosbags.convert.converter import migrate_message
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
@@ -98,51 +103,53 @@ class IndexedStorage:
         self._reader.close()
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a message lies in files without an index."""
+
+    stamp_ns: int
+    topic: StoredTopic
+    file: Path
+    offset: int  # at which the record of the message, or of its chunk, begins
+    number: int  # of the record in its chunk
+
+
 class StreamedStorage:
-    """MCAP files without an index, as killed recorders leave them: read from the beginning to where they are cut."""
+    """MCAP files without an index, as killed recorders leave them: read once, up to where they are cut, to make one."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self._files = files
-        self._cut: dict[str, str] = {}  # name of a file -> what of it cannot be read
-        self.counts: dict[str, int] = Counter()
-        topics: dict[str, StoredTopic] = {}
-        stamps = []
-        for message in self._read():
-            self.counts[message.topic.name] += 1
-            topics.setdefault(message.topic.name, message.topic)
-            stamps.append(message.stamp_ns)
-        self.topics, self.losses = list(topics.values()), list(self._cut.values())
-        self._order = sorted(range(len(stamps)), key=stamps.__getitem__)  # numbers of the messages, by bag time
+        self.losses: list[str] = []  # what of the files cannot be read
+        places = [place for file in files for place in self._places(file)]
+        self._places_by_time = sorted(places, key=attrgetter("stamp_ns"))
+        self.counts: dict[str, int] = Counter(place.topic.name for place in places)
+        self.topics = list({place.topic.name: place.topic for place in reversed(places)}.values())[::-1]
         self.decoder = _decoder_for(self.topics)
-        self.start_ns, self.end_ns = min(stamps, default=0), max(stamps, default=0)
+        stamps = [place.stamp_ns for place in self._places_by_time]
+        self.start_ns, self.end_ns = (stamps[0], stamps[-1]) if stamps else (0, 0)
+        self._records = lru_cache(maxsize=4)(_records_at)  # chunks of files that overlap in time take turns
 
     def messages(
         self, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
     ) -> Iterator[StoredMessage]:
         """Yield the messages of some topics with start <= bag time < stop."""
-        early: dict[int, StoredMessage] = {}  # what was read before its turn
-        due = iter(self._order)
-        number = next(due, None)
-        for index, read in enumerate(self._read()):
-            early[index] = read
-            while number in early:
-                message, number = early.pop(number), next(due, None)
-                if (
-                    (topics is None or message.topic.name in topics)
-                    and (start_ns is None or message.stamp_ns >= start_ns)
-                    and (stop_ns is None or message.stamp_ns < stop_ns)
-                ):
-                    yield message
+        stamp = attrgetter("stamp_ns")
+        first = 0 if start_ns is None else bisect_left(self._places_by_time, start_ns, key=stamp)
+        last = None if stop_ns is None else bisect_left(self._places_by_time, stop_ns, key=stamp)
+        for place in self._places_by_time[first:last]:
+            if topics is None or place.topic.name in topics:
+                record = self._records(place.file, place.offset)[place.number]
+                yield StoredMessage(place.topic, place.stamp_ns, record.data)
 
-    def _read(self) -> Iterator[StoredMessage]:
-        """All messages, in the order of the files."""
-        for path in self._files:
-            schemas: dict[int, Schema] = {}
-            topics: dict[int, StoredTopic] = {}
-            count = 0
-            with path.open("rb") as file:
-                try:
-                    for record in StreamReader(file, validate_crcs=True).records:
+    def _places(self, path: Path) -> Iterator[_Place]:
+        """The messages of a file, in its order."""
+        schemas: dict[int, Schema] = {}
+        topics: dict[int, StoredTopic] = {}
+        count = 0
+        with path.open("rb") as file:
+            try:
+                offset = MAGIC_SIZE
+                for outer in StreamReader(file, emit_chunks=True).records:
+                    for number, record in enumerate(_inside(outer)):
                         if isinstance(record, Schema):
                             schemas[record.id] = record
                         elif isinstance(record, Channel) and (schema := schemas.get(record.schema_id)):
@@ -150,16 +157,30 @@ class StreamedStorage:
                             definition = MessageDefinition(encoding, schema.data.decode(errors="replace"))
                             topics[record.id] = StoredTopic(record.topic, schema.name, definition)
                         elif isinstance(record, Message) and record.channel_id in topics:
-                            yield StoredMessage(topics[record.channel_id], record.log_time, record.data)
+                            yield _Place(record.log_time, topics[record.channel_id], path, offset, number)
                             count += 1
-                        elif isinstance(record, DataEnd):
-                            break
-                except Exception as error:  # those of its decompressors have no common base class
-                    reason = str(error) or type(error).__name__
-                    self._cut[path.name] = f"{path.name}: cannot be read beyond its first {count} messages ({reason})"
+                    if isinstance(outer, DataEnd):
+                        break
+                    offset = file.tell()
+            except Exception as error:  # those of its decompressors have no common base class
+                ends = isinstance(error, EndOfFile | struct.error)
+                reason = "the file ends there" if ends else str(error) or type(error).__name__
+                self.losses.append(f"{path.name}: cannot be read beyond its first {count} messages ({reason})")
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Forget what was read; nothing stays open."""
+        self._records.cache_clear()
+
+
+def _inside(record: McapRecord) -> Sequence[McapRecord]:
+    return breakup_chunk(record, validate_crc=True) if isinstance(record, Chunk) else (record,)
+
+
+def _records_at(file: Path, offset: int) -> Sequence[Any]:
+    """The records of the chunk that begins there, or the one record that does."""
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        return _inside(next(StreamReader(stream, skip_magic=True, emit_chunks=True).records))
 
 
 def _decoder_for(topics: Collection[StoredTopic]) -> MessageDecoder:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scene_completion_ros.bags import storage
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import BagError
@@ -314,3 +315,28 @@ def test_damage_in_the_middle_of_an_indexed_recording_says_how_to_repair_it(tmp_
     file.write_bytes(content)
     with BagReader(path) as reader, pytest.raises(BagError, match=r"is damaged \(.*`mcap recover`"):
         list(reader.messages())
+
+
+def test_a_message_of_a_cut_recording_is_read_from_its_own_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of parts whose names sort otherwise than their times, and of which the last one was cut."""
+    for part, name in enumerate(("bag_2", "bag_10")):
+        with BagWriter(tmp_path / name) as writer:
+            for index in range(400):
+                text = string(f"{1000 * part + index} {'x' * 100}")
+                writer.write("/a", "std_msgs/msg/String", text, 1000 * part + index)
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    shutil.copy(tmp_path / "bag_2" / "bag_2.mcap", folder)
+    cut(tmp_path / "bag_10" / "bag_10.mcap", folder / "bag_10.mcap", 0.5)
+    chunks: list[int] = []
+    at = storage._records_at
+    monkeypatch.setattr(storage, "_records_at", lambda file, offset: chunks.append(offset) or at(file, offset))
+    with BagReader(folder) as reader:
+        assert not chunks and len(reader.losses) == 1 and "bag_10.mcap" in reader.losses[0]
+        (found,) = reader.messages(["/a"], start_ns=300, stop_ns=301)
+        assert found.message.data.startswith("300 ") and len(chunks) == 1
+        numbers = [int(recorded.message.data.split()[0]) for recorded in reader.messages()]
+    assert numbers[:400] == [*range(400)] and numbers[400:] == [*range(1000, 600 + len(numbers))]
+    assert 400 < len(numbers) < 800
