@@ -3,7 +3,7 @@
 import argparse
 import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, cast
 
@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     commands = find_commands()
     parser = build_parser(commands)
-    args = _parsed(parser, argv)
+    args = _parsed(parser, argv, commands)
     command = commands[args.command]
     try:
         check_arguments(parser, args)
@@ -164,9 +164,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_INPUT
 
 
-def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+def _parsed(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, commands: Collection[str]
+) -> argparse.Namespace:
     """What a command line says, with KEY=VALUE also behind options, where argparse before Python 3.13 takes no more."""
-    if refusal := _refusal(sys.argv[1:] if argv is None else argv):
+    if refusal := _refusal(sys.argv[1:] if argv is None else argv, commands):
         parser.error(refusal)
     args, further = parser.parse_known_args(argv)
     if further and (not hasattr(args, "overrides") or any(one.startswith("-") for one in further)):
@@ -176,11 +178,14 @@ def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argp
     return args
 
 
-def _refusal(words: Sequence[str]) -> str | None:
-    """Why a command line cannot be run that names what an earlier version had; None where it names nothing of that."""
+def _refusal(words: Sequence[str], commands: Collection[str]) -> str | None:
+    """Why a command line cannot be run that names what an earlier version had; None where it names nothing of that.
+
+    `commands`: those there are: an installed package may have brought back a name.
+    """
     name, protocol = words[0] if words else "", " ".join(words[:2])
     options = [word.partition("=")[0] for word in words if word.startswith("--")]
-    found = [removed("command", name), removed("command", protocol)]
+    found = [removed("command", protocol), None if name in commands else removed("command", name)]
     found += [removed("argument", f"{command} {option}") for command in (name, protocol) for option in options]
     return next(filter(None, found), None)
 
