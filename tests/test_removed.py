@@ -62,7 +62,7 @@ def test_parameters_at_start_while_running_and_in_a_file(name: str, context: Any
 
 
 def test_topics_and_services_are_gone() -> None:
-    """That the node warns of whoever waits for one is tested with its diagnostics."""
+    """That the node warns where another node waits for one is tested with its diagnostics."""
     assert not {topic.name for topic in TOPICS} & set(REMOVED["topic"])
     assert not {service.name for service in SERVICES} & set(REMOVED["service"])
 

@@ -1,4 +1,4 @@
-"""The scale of each camera's images by motion, measured in a thread of its own beside the inference thread."""
+"""The scale of each camera's images by motion, measured in a thread of its own."""
 
 import functools
 from collections import deque

@@ -29,9 +29,8 @@ class SceneMemory:
     """Joins scenes with a map of the scenes before them; belongs to the inference thread.
 
     The map is forgotten in another `Epoch`, and where `TemporalFusion` finds that stamps or poses have jumped. It is
-    made for the first image that wants it, and released with the first that does not. `bundle`: the
-    student; `counters`: warn of what could not be joined, and of a map that was
-    started anew; `record`: takes note of it.
+    made for the first image that wants it, and released with the first that does not. `bundle`: the student;
+    `counters`: warn of what could not be joined, and of a map that was started anew; `record`: takes note of it.
     """
 
     def __init__(self, grid: VoxelGrid, bundle: StudentBundle, counters: FrameCounters, record: FusionRecord) -> None:

@@ -78,7 +78,7 @@ class QueryOutputs:
             self._matches.publish(matches_message(np.zeros(0, MATCH_CLOUD_DTYPE), *header))
 
     def publish(self, scene: Scene) -> None:
-        """Publish what answers the query in a scene, if somebody subscribed to it."""
+        """Publish what answers the query in a scene, if anything subscribes to it."""
         completions = [frame.completion for frame in scene.frames]
         answers = [(completion.voxels, completion.matches) for completion in completions if completion.query]
         if not answers or not self.wanted:
