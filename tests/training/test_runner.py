@@ -219,8 +219,8 @@ def _watched(callback: lightning.Callback, **environment: str) -> None:
     os.environ.update(environment)
     make = runner._trainer
 
-    def watched(*arguments: Any) -> lightning.Trainer:
-        trainer = make(*arguments)
+    def watched(*arguments: Any, **options: Any) -> lightning.Trainer:
+        trainer = make(*arguments, **options)
         trainer.callbacks.insert(0, callback)  # type: ignore[attr-defined]
         return trainer
 

@@ -1,6 +1,7 @@
 """Views from further along: where they stand, whose they are, and what a fisheye that looks aside shows."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +136,16 @@ def test_encoder_views_stand_as_far_along_as_asked_for(frames: list[PreparedFram
     assert unused_frame(frames, 1, "left", [(1, "left")]) == (2, "left")  # of two as near, the one further along
 
 
+def _of_one_camera(drive: Path, folder: Path) -> PosedSequence:
+    """The drive as its left camera alone recorded it."""
+    return kitti_odometry(shutil.copytree(drive, folder / "alone", ignore=shutil.ignore_patterns("image_3")))
+
+
 def test_the_motion_of_one_camera_says_depth_and_voxels(
     synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(motion_stereo, "PIXELS", 30_000)
-    alone = kitti_odometry(synthetic_drive, cameras=["image_2"])
+    alone = _of_one_camera(synthetic_drive, tmp_path)
     moved, paired = (
         load_prepared(prepare_sequence(sequence, tmp_path, settings=FUSION, workers=1)[1])
         for sequence in (alone, kitti_odometry(synthetic_drive))
@@ -153,7 +159,7 @@ def test_the_motion_of_one_camera_says_depth_and_voxels(
 
 def test_one_camera_is_enough_for_views_but_not_for_voxels(synthetic_drive: Path, tmp_path: Path) -> None:
     """Neighbouring frames stand in for the other camera; where all are far away, nothing is claimed about depth."""
-    sequence = kitti_odometry(synthetic_drive, cameras=["image_2"])
+    sequence = _of_one_camera(synthetic_drive, tmp_path)
     far = [RigidTransform(np.eye(3), 10.0 * frame.world_from_rig.translation) for frame in sequence.frames]
     spread = [dataclasses.replace(one, world_from_rig=pose) for one, pose in zip(sequence.frames, far, strict=True)]
     sequence = dataclasses.replace(sequence, frames=spread)
