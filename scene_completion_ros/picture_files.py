@@ -3,6 +3,7 @@
 The size is read before anything is decoded: a file of some kilobytes can hold a picture whose pixels take gigabytes.
 """
 
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ _USUAL_BITS = (8, 10, 12, 14)  # of cameras that store their values in 16
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG", b"IEND"
-_TAIL = 4096  # bytes at the end in which an end marker is looked for: some cameras pad their JPEGs
+_TAIL = 4096  # bytes at the end in which an end marker is looked for: some cameras add data of their own
+_PADDING = b"\0\xff"  # with which buffers of a fixed size are filled up
+_VIDEO = re.compile(r"h\.?26[45]|hevc|avc|av1|vp[89]|mpeg|theora", re.IGNORECASE)  # in names of formats
+_VIDEO_STARTS = b"\0\0\1", b"\0\0\0\1"  # of H.264 and H.265
 
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG and DAC
 _WITHOUT_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})  # stuffing, TEM, RST0 to RST7, SOI
@@ -112,11 +116,14 @@ def _content(path: Path) -> NDArray[np.uint8]:
 
 def _checked_frame(data: NDArray[np.uint8], name: str, where: str) -> tuple[int, int, int]:
     """Width and height of `picture_size`, and of a JPEG the number of components (0 of a PNG)."""
-    head, tail = data[:4].tobytes(), data[-_TAIL:].tobytes()
+    head, tail = data[:4].tobytes(), data.tobytes().rstrip(_PADDING)[-_TAIL:]
     if head.startswith(_JPEG_START):
         complete = _JPEG_END in tail
     elif head.startswith(_PNG_START):
         complete = _PNG_END in tail
+    elif _VIDEO.search(name) or head.startswith(_VIDEO_STARTS):
+        what = f"format {name!r} is video, of which no image can be decoded alone"
+        raise ImageError(what, where=where, cure="Have the driver or a decoder publish JPEG, PNG or raw images")
     else:
         what = f"is neither JPEG nor PNG: format {name!r}, begins with {head.hex(' ') or 'nothing'}"
         raise ImageError(what, where=where, cure="Give JPEG or PNG: a conversion to PNG loses nothing")

@@ -68,10 +68,14 @@ def decode_image(message: Any, shrink: int = 1) -> NDArray[np.uint8]:
     Returns uint8 RGB [H, W, 3], contiguous, not sharing memory with the message. Raises ImageError: unknown encoding,
     too little data, a step shorter than a row, or a broken JPEG/PNG. `message`: `sensor_msgs/Image` or
     `sensor_msgs/CompressedImage`; `shrink`: a JPEG may come with its sides divided by this (1, 2, 4 or 8), which is
-    less work (`decode_picture`).
+    less work (`decode_picture`). A mosaic always comes whole.
     """
     if hasattr(message, "format"):
-        return to_rgb(decode_picture(_bytes(message), _picture_format(message), shrink))
+        mosaic = bayer_encoding(message)
+        picture = decode_picture(_bytes(message), _picture_format(message), 1 if mosaic else shrink)
+        if mosaic is None or picture.ndim > 2:
+            return to_rgb(picture)
+        return to_8_bit(cv2.cvtColor(picture, mosaic.conversion))
     encoding = _encoding_of(message)
     if encoding.layout == "nv":
         planes = np.ascontiguousarray(_nv_planes(message))
@@ -122,6 +126,12 @@ def announced_size(message: Any) -> tuple[int, int]:
         planes = _nv_planes(message)
         return planes.shape[1], planes.shape[0] * 2 // 3
     return int(message.width), int(message.height)
+
+
+def bayer_encoding(message: Any) -> Encoding | None:
+    """The encoding of the raw image that was compressed, as in "bayer_rggb8; png compressed", if it was a mosaic."""
+    encoding = ENCODINGS.get(str(message.format).partition(";")[0].strip().lower())
+    return encoding if encoding is not None and encoding.layout == "bayer" else None
 
 
 def _encoding_of(message: Any) -> Encoding:

@@ -23,6 +23,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.images import (
     DEPTH_ENCODINGS,
+    bayer_encoding,
     check_image,
     coordinates,
     decode_depth,
@@ -72,9 +73,9 @@ class BagImage:
         return decode_image(self.recorded.message())
 
     def encoded(self) -> tuple[bytes, str] | None:
-        """The JPEG or PNG file inside a compressed message, None for a raw one."""
+        """The JPEG or PNG file inside a compressed message, None for a raw one or a Bayer mosaic."""
         message = self.recorded.message()
-        if not hasattr(message, "format"):
+        if not hasattr(message, "format") or bayer_encoding(message):
             return None
         content = bytes(message.data)
         return content, ".jpg" if content.startswith(b"\xff\xd8") else ".png"

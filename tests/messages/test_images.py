@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from scene_completion_ros.messages.images import (
     decode_image,
     decode_published_depth,
 )
+from scene_completion_ros.sequences.recording import BagImage
 from tests.bags.recordings import HEIGHT, WIDTH, compressed, image, jpeg, picture
 
 BYTES_PER_PIXEL = {
@@ -117,6 +119,33 @@ def test_jpeg(form: str) -> None:
     assert announced_size(message) == (WIDTH, HEIGHT)
 
 
+@pytest.mark.parametrize("form", ["bayer_{}8; png compressed ", "bayer_{}16; png compressed", "BAYER_{}8"])
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_a_compressed_mosaic_is_debayered_at_full_size(form: str, pattern: str) -> None:
+    form = form.format(pattern)
+    name = form.partition(";")[0].lower()
+    mosaic = pixels_for(name).view(f"<{ENCODINGS[name].dtype}")
+    message = compressed(cv2.imencode(".png", mosaic)[1].tobytes(), form)
+    np.testing.assert_array_equal(decode_image(message, 2), decode_image(image(mosaic, name)))
+    assert BagImage(SimpleNamespace(message=lambda: message)).encoded() is None  # the file itself shows it grey
+    colour = compressed(jpeg(1), f"bayer_{pattern}8; jpeg compressed bgr8")
+    np.testing.assert_array_equal(decode_image(colour), decode_image(compressed(jpeg(1), "jpeg")))
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [bytes(5000), bytes(300_000), b"\xff" * 5000, b"trailer" + bytes(5000)],
+    ids=["zeros", "many zeros", "ones", "trailer and zeros"],
+)
+def test_a_picture_in_a_buffer_of_fixed_size_is_whole(padding: bytes) -> None:
+    for content, form in ((jpeg(1), "jpeg"), (png_of_size(WIDTH, HEIGHT), "png")):
+        message, padded = compressed(content, form), compressed(content + padding, form)
+        assert announced_size(padded) == (WIDTH, HEIGHT)
+        np.testing.assert_array_equal(decode_image(padded), decode_image(message))
+        with pytest.raises(ImageError, match="end early"):
+            check_image(compressed(content[: len(content) // 2] + padding, form))
+
+
 def test_png_is_exact_with_colour_grey_alpha_and_16_bits() -> None:
     rgb = picture(2)
     for sent, expected in (
@@ -207,6 +236,9 @@ def test_depth_of_a_camera_is_in_metres_whatever_its_encoding() -> None:
         (image(np.zeros(0, np.uint8), "rgb8", width=0, step=0), "it is empty: 0x"),
         (compressed(jpeg()[:-300], "jpeg"), "end early"),
         (compressed(b"", "jpeg"), "neither JPEG nor PNG"),
+        (compressed(b"\0\0\0\1\x67", "h264"), "'h264' is video, of which no image can be decoded alone"),
+        (compressed(b"\0\0\1\x40", ""), "format '' is video"),
+        (compressed(b"\x12\0", "bgr8; av1"), "format 'bgr8; av1' is video"),
         (compressed(b"\xff\xd8" + bytes(200) + b"\xff\xd9", "jpeg"), "cannot be decoded"),
         (compressed(jpeg_of_size(0, 64), "jpeg"), "cannot be decoded"),
         (compressed(jpeg_of_size(65535, 65535), "jpeg"), "65535x65535 is more than 134 million pixels"),
