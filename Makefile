@@ -9,13 +9,13 @@
 # PYTHON=python3.12      the interpreter to build the environments with (3.10 to 3.13)
 # TORCH_INDEX=URL        take torch from this index (a CPU-only one is much smaller); by default pip's own is used
 # WORKERS=1              how many tests run at a time; by default three for two cores, as far as memory goes, at most 8
-# BUNDLE=kitti_student   the student of the demo; by default street, which sees more and takes four times as long for an image
+# BUNDLE=street          the student of the demo, a name or a folder; by default kitti_student
 # DEMO_ARGS=... PYTEST_ARGS=...   handed on
 # A sourced ROS 2 distribution is used instead of the wheels of ROS 2.
 
 PYTHON ?= python3
 BAG ?=
-BUNDLE ?= street
+BUNDLE ?= auto
 TORCH_INDEX ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=

@@ -16,7 +16,7 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.encoder import check_engine
-from scene_completion_ros.inference.shipped import CAMERA_RATE_HZ, choose_student
+from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.mapping.ground_map import ignored_labels
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.ros.health.counters import FrameCounters, forwarded_log
@@ -184,14 +184,8 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
 
     def _configure(self) -> None:
         parameters = self._parameters.checked()
-        bundle, why = choose_student(
-            parameters.bundle,
-            engine=parameters.engine,
-            gpu=parameters.engine_options(),
-            threads=parameters.threads or None,
-            rate_hz=(parameters.largest_rate or CAMERA_RATE_HZ) * max(1, len(names_in(parameters.cameras))),
-        )
-        self._logger.info(f"student {bundle.name}: {why}")
+        bundle = open_student(parameters.bundle)
+        self._logger.info(f"student {bundle.name} of {bundle.folder}")
         if parameters.occupancy_threshold:
             bundle = replace(bundle, threshold=parameters.occupancy_threshold)
         grid, grid_from_camera = bundle.grid, bundle.grid_from_camera

@@ -16,6 +16,7 @@ from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.inference.volume_pose import Lookups, no_evidence
 from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.clustering.clusters import CLASS_COLOURS
 from scene_completion_training.export import graph_of, ray_depth, volume_reading, without_places
 from scene_completion_training.networks.density_field import link_calibration
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
@@ -25,12 +26,9 @@ from scene_completion_training.stages.completion import SceneField, read_eyes
 
 # Of the label's logits in the probabilities of the classes: the softmax of these is then nearly what they were.
 SHARPNESS = 6.0
-# Those of SemanticKITTI, and behind them those of ScanNet.
-COLOURS: Mapping[str, tuple[int, int, int]] = {
-    "car": (100, 150, 245), "bicycle": (100, 230, 245), "motorcycle": (30, 60, 150), "truck": (80, 30, 180),
-    "other-vehicle": (0, 0, 255), "person": (255, 30, 30), "road": (160, 60, 160), "sidewalk": (75, 0, 75),
-    "building": (255, 200, 0), "fence": (255, 120, 50), "vegetation": (0, 175, 0), "terrain": (150, 240, 80),
-    "pole": (255, 240, 150), "traffic-sign": (255, 0, 0), "other-object": (80, 240, 150), "wall": (174, 199, 232),
+# Those of clusters for streets, so that all students of streets share one palette, and those of ScanNet for rooms.
+COLOURS: Mapping[str, tuple[int, int, int]] = CLASS_COLOURS | {
+    "wall": (174, 199, 232),
     "floor": (152, 223, 138), "cabinet": (31, 119, 180), "bed": (255, 187, 120), "chair": (188, 189, 34),
     "sofa": (140, 86, 75), "table": (255, 152, 150), "door": (214, 39, 40), "window": (197, 176, 213),
     "bookshelf": (148, 103, 189), "picture": (196, 156, 148), "counter": (23, 190, 207), "desk": (247, 182, 210),

@@ -152,10 +152,8 @@ class NodeParameters:
 
     bundle: str = _parameter(
         AUTO,
-        "The student: the folder of its bundle, or the name of one that comes with the package. `auto` takes `street`, "
-        "in a package that has it, if this machine is fast enough: a GPU runs it, or the CPU runs its encoder for "
-        "every camera at `largest_rate` (10/s where that is 0). Otherwise `auto` takes `kitti_student`. The node logs "
-        "which one it takes, and why.",
+        "The student: the folder of its bundle, or the name of one that comes with the package. `auto` is "
+        "`kitti_student`, as in the commands.",
         path="student",
     )
     engine: EngineName = _parameter(
