@@ -1,6 +1,28 @@
 """Errors of the package: each says what was wrong, where, and what to do about it."""
 
+import errno
+from typing import Final
+
 LONGEST = 2000  # characters of each part of an error
+# Of errors of the disk and of what else the system has.
+CURES: Final = {
+    errno.ENOENT: "Check the path",
+    errno.ENOTDIR: "Check the path: a part of it is a file",
+    errno.EISDIR: "Name a file",
+    errno.EEXIST: "Move it away, or name another place",
+    errno.EACCES: "Ask its owner, or name a place where you may read and write",
+    errno.EPERM: "Ask its owner, or name a place where you may read and write",
+    errno.EROFS: "Name a place on a disk that can be written to",
+    errno.ENOSPC: "Make room on the disk, or name a place on another one",
+    errno.EDQUOT: "Make room, or name a place on another disk",
+    errno.EFBIG: "Name a place on a disk that takes larger files, or raise the limit (ulimit -f)",
+    errno.ENAMETOOLONG: "Name a shorter path",
+    errno.ELOOP: "Name what the link should lead to: it leads to itself",
+    errno.EMFILE: "Raise the limit of open files: ulimit -n 4096",
+    errno.ENFILE: "End other programs: all together have too many files open",
+    errno.ENOMEM: "End other programs, or compute less at a time",
+    errno.EPIPE: "What it wrote to has ended: let that read to the end",
+}
 
 
 class SceneCompletionError(Exception):
@@ -19,6 +41,12 @@ class SceneCompletionError(Exception):
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text}. {self.cure}" if self.cure else text
+
+
+def of_system(error: OSError, written: str) -> SceneCompletionError:
+    """The sentence for an error of the disk; `written`: what was written, where the error names no file."""
+    where, cure = str(error.filename or written), CURES.get(error.errno or 0, "")
+    return SceneCompletionError(error.strerror or str(error) or type(error).__name__, where=where, cure=cure)
 
 
 def _shortened(text: str) -> str:

@@ -1,5 +1,6 @@
 """Bags to sequences, end to end: made-up drives, everything that can be wrong with them, and recorded ones."""
 
+import errno
 import json
 import math
 import os
@@ -7,6 +8,7 @@ import signal
 import socket
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -203,15 +205,46 @@ def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.Captu
     assert cli.main(only_bad) == 1
 
 
-def test_a_defect_of_the_program_stays_in_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: object, **options: object) -> None:
-        raise ZeroDivisionError("by nothing")
+@pytest.mark.parametrize(
+    ("what", "problem"),
+    [
+        (ZeroDivisionError("by nothing"), "defect of the program: ZeroDivisionError: by nothing"),
+        (OSError(errno.EFBIG, "File too large"), "File too large. Name a place on a disk that takes larger files"),
+        ("mistyped topic", "no image topic '/mistyped'"),
+        ("bag moved away", "no such file"),
+    ],
+)
+def test_a_failed_extraction_replaces_nothing(
+    what: Exception | str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag, out = record(tmp_path / "bag", 12), tmp_path / "out" / "bag"
+    extract(bag, tmp_path)
+    (out / "00" / "images" / "notes.txt").write_text("mine")
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    with monkeypatch.context() as patch:
+        if isinstance(what, Exception):
+            patch.setattr(bag_module, "posed_recording", Mock(side_effect=what))
+        elif what == "bag moved away":
+            bag.rename(tmp_path / "away")
+        changes = {"image_topics": ("/mistyped",)} if what == "mistyped topic" else {}
+        report, none = extract(bag, tmp_path, **changes)
+    assert not none and report.status == "failed" and problem in report.problems[0]
+    assert report.problems[1] == f"the earlier extraction stays as it was: {out}"
+    assert ("Traceback" in report.defect) == isinstance(what, ZeroDivisionError)
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
+    assert sorted(path.name for path in out.parent.iterdir()) == ["bag", "bag.failed.json"]
 
-    monkeypatch.setattr(bag_module, "posed_recording", broken)
-    report, none = extract(record(tmp_path / "bag"), tmp_path)
-    assert not none and report.status == "failed"
-    assert "defect of the program: ZeroDivisionError" in report.problems[0] and "Traceback" in report.defect
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bag"]  # nothing half-done is left
+
+def test_files_of_others_stay_where_an_extraction_is_replaced(tmp_path: Path) -> None:
+    bag, out = record(tmp_path / "bag", 12), tmp_path / "out" / "bag"
+    extract(bag, tmp_path)
+    (out / "00" / "images" / "notes.txt").write_text("mine")
+    (out.parent / "bag.failed.json").touch()
+    _, (sequence,) = extract(bag, tmp_path, keyframe_metres=0.19)
+    assert len(sequence) == len(list(out.glob("00/images/*/*.jpg"))) == 6
+    assert (out / "00" / "images" / "notes.txt").read_text() == "mine" and [*out.parent.iterdir()] == [out]
+    (out / "report.json").write_text((out / "report.json").read_text().replace('"00"', '"01"'))
+    assert f"{out / '00' / 'sequence.json'}: is no file of the earlier" in extract(bag, tmp_path)[0].problems[0]
 
 
 def test_finished_bags_are_left_alone_and_changed_ones_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +418,7 @@ def test_a_bag_that_cannot_be_written_fails_alone(tmp_path: Path) -> None:
     bags, folders = [record(tmp_path / name, 8) for name in "ab"], [tmp_path / "file" / "a", tmp_path / "out" / "b"]
     reports = extract_bags([Job(bag, folder, SETTINGS) for bag, folder in zip(bags, folders, strict=True)], 2)
     assert [report.status for report in reports] == ["failed", "complete"]
-    assert reports[0].problems[0].startswith("its process failed: FileExistsError")
+    assert reports[0].problems[0].startswith(f"{tmp_path / 'file'}: File exists")
 
 
 def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:

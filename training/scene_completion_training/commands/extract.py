@@ -4,6 +4,7 @@ DIR gets one folder a bag with
   00/, 01/, …   posed sequences: images, masks, LiDAR scans, and sequence.json with cameras and poses
   report.json   what was extracted, what was left out, and why
 A bag that was extracted before, unchanged and with the same options, is left alone: an interrupted command goes on.
+Where an extraction fails, an earlier one stays, and the report is NAME.failed.json next to its folder.
 
 Poses come from tf or odometry; where a bag has none, from the images (structure from motion). Those have metres where
 several cameras stand at known distances, or where odometry says how far the rig went. They also have metres where

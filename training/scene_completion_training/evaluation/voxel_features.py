@@ -59,7 +59,7 @@ def export_network(file: Path, folder: Path, *, name: str, licence: str, trained
     about = {"schema_version": 1, "name": name, "licence": licence, "stage": "masked_scene"}
     about |= {"columns": list(record.columns), "data": {"voxel_size": record.voxel_size}}
     about |= {"network": network.settings.plain(), "provenance": {"trained_on": trained_on, "checkpoint": file.name}}
-    with whole_folder(folder, without=None) as part:
+    with whole_folder(folder, without={WEIGHTS, NETWORK}) as part:
         (part / WEIGHTS).write_bytes(tensor_bytes(weights))
         (part / NETWORK).write_text(json.dumps(about, indent=2) + "\n")
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import socket
 import sys
 import time
@@ -12,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import active_children, get_context
@@ -21,14 +23,14 @@ from typing import Any
 import numpy as np
 
 from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
+from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError, of_system
 from scene_completion_ros.sequences.from_bag import posed_recording
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, files_of_sequence
 from scene_completion_ros.sequences.recording import Recording, read_recordings
 from scene_completion_ros.whole_files import whole_folder
 from scene_completion_training.extraction.finishing import finished
 from scene_completion_training.extraction.images_to_poses import sequences_from_images
-from scene_completion_training.extraction.reports import BagReport, SequenceSummary, read_report
+from scene_completion_training.extraction.reports import REPORT_NAME, BagReport, SequenceSummary, read_report
 from scene_completion_training.extraction.settings import ExtractionSettings
 from scene_completion_training.workers import progress_bar
 
@@ -65,22 +67,59 @@ def finished_report(job: Job) -> BagReport | None:
 def extract_bag(job: Job, progress: Phase = lambda _: None) -> BagReport:
     """Extract a bag; whatever is wrong with it ends in the report.
 
-    The folder appears when everything in it is written. An earlier extraction of the same bag is replaced.
+    The folder appears when everything in it is written. It replaces an earlier extraction of the same bag, of which
+    files that are not listed there stay. A failed extraction replaces no sequence: where there are some, its report is
+    the file NAME.failed.json next to their folder.
     """
     started = time.monotonic()
-    report = BagReport(str(job.bag), fingerprint(job.bag), job.settings.digest(), job.settings.changed())
-    with whole_folder(job.folder, None) as unfinished:
-        try:
+    report = BagReport(str(job.bag), "", job.settings.digest(), job.settings.changed())
+    failed = job.folder.with_name(f"{job.folder.name}.failed.json")
+    try:
+        report.fingerprint = fingerprint(job.bag)
+        with whole_folder(job.folder, None) as unfinished:
             _extract(job, unfinished, report, progress)
-        except SceneCompletionError as error:
-            report.problems.append(str(error))
-        except Exception as error:  # one bag must never stop the others
-            report.problems.append(f"defect of the program: {type(error).__name__}: {error}")
-            report.defect = traceback.format_exc()
-        report.status = "complete" if report.sequences and not report.defect else "failed"
-        report.seconds = round(time.monotonic() - started, 1)
-        report.write(unfinished)
+            if not report.sequences:
+                raise _NothingExtractedError
+            report.status, report.seconds = "complete", round(time.monotonic() - started, 1)
+            _keep_files_of_others(job.folder, unfinished)
+            report.write(unfinished / REPORT_NAME)
+        failed.unlink(missing_ok=True)
+    except Exception as error:  # one bag must never stop the others
+        report.status, report.seconds = "failed", round(time.monotonic() - started, 1)
+        report.sequences.clear()
+        if not isinstance(error, _NothingExtractedError):
+            known = of_system(error, str(job.folder)) if isinstance(error, OSError) else error
+            report.defect = "" if isinstance(known, SceneCompletionError) else traceback.format_exc()
+            report.problems.append(
+                f"defect of the program: {type(error).__name__}: {error}" if report.defect else str(known)
+            )
+        earlier = read_report(job.folder)
+        stays = earlier is not None and bool(earlier.sequences)
+        report.problems += [f"the earlier extraction stays as it was: {job.folder}"] * stays
+        with suppress(OSError):  # the command prints it too
+            report.write(failed if stays else job.folder / REPORT_NAME)
     return report
+
+
+class _NothingExtractedError(Exception):
+    """The report says why."""
+
+
+def _keep_files_of_others(folder: Path, replacement: Path) -> None:
+    """Copy what an extraction does not list among its files from its folder to the one that replaces it."""
+    earlier = read_report(folder)
+    listed = {folder / REPORT_NAME}
+    for sequence in earlier.sequences if earlier else ():
+        listed |= files_of_sequence(folder / sequence.folder)
+    for file in folder.rglob("*"):
+        if file in listed or (file.is_dir() and not file.is_symlink()):
+            continue
+        kept = replacement / file.relative_to(folder)
+        if kept.exists():
+            cure = "Move it away, or name another --output"
+            raise SequenceError("is no file of the earlier extraction, and in the way", where=str(file), cure=cure)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, kept, follow_symlinks=False)
 
 
 def fingerprint(bag: Path) -> str:
@@ -263,8 +302,6 @@ def _in_process(job: Job) -> BagReport:
             return pool.submit(extract_bag, job).result()
         except BrokenProcessPool:
             return _failed(job, "its process died: look at this machine's memory")
-        except Exception as error:  # the disk is full, for example
-            return _failed(job, f"its process failed: {type(error).__name__}: {error}")
 
 
 def _on_cluster(jobs: Mapping[int, Job], address: str) -> Iterator[tuple[int, BagReport]]:

@@ -46,11 +46,12 @@ class BagReport:
     seconds: float = 0.0
     defect: str = ""  # traceback, where the program and not the bag was at fault
 
-    def write(self, folder: Path) -> None:
-        """Write `report.json`, complete or not at all."""
+    def write(self, file: Path) -> None:
+        """Write it as JSON, complete or not at all; the folder is made where it is missing."""
         document = {"schema_version": SCHEMA_VERSION, **vars(self)}
         document["sequences"] = [asdict(sequence) for sequence in self.sequences]
-        write_whole(folder / REPORT_NAME, json.dumps(document, indent=1).encode())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(document, indent=1).encode())
 
 
 def read_report(folder: Path) -> BagReport | None:
