@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import GridError
+from scene_completion_ros.errors import GridError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.animation import DriveAnimation
 from scene_completion_ros.report.evidence_plot import Summary, evidence_in_words
@@ -25,6 +26,7 @@ from scene_completion_ros.report.pictures import (
     with_lidar,
     write_picture,
 )
+from scene_completion_ros.untrusted_files import read_text
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels
 from scene_completion_ros.whole_files import whole_file, write_whole
 
@@ -32,6 +34,11 @@ _PARTS = (("camera_jpg", "_camera.jpg"), ("depth_jpg", "_depth.jpg"), ("birds_ey
 _WIDEST_IMAGE = 960  # pixels; the page carries every image
 _DATA = (("voxels", "_voxels.bin"), ("lidar", "_lidar.bin"))
 _MATCHES = "_matches.bin"
+_OWN = re.compile(
+    r"index\.html|drive\.webp|pictures/\d{6,}\.jpg"
+    r"|frames/\d{6,}(\.json|_(camera|depth)\.jpg|_birds_eye\.png|_(voxels|lidar|matches)\.bin)"
+)
+_MOVE = "Move it away, or name another folder"
 
 
 class ReportWriter:
@@ -44,7 +51,9 @@ class ReportWriter:
 
     def __init__(
         self,
-        folder: str | Path,  # folder of the report; made if missing. Files of an earlier report in it are replaced
+        # Folder of the report; made if missing. What frames/files.txt lists of an earlier report goes. Raises
+        # SceneCompletionError where other files have names of a report.
+        folder: str | Path,
         title: str,
         class_names: Sequence[str] = ("unlabelled",),
         class_colours: Sequence[tuple[int, int, int]] = ((128, 128, 128),),
@@ -66,11 +75,8 @@ class ReportWriter:
         self._frame_count = 0
         self._statistics: dict[str, Any] = {}
         self._animation = DriveAnimation()
-        for name in ("pictures", "frames"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-            for stale in (self.folder / name).glob("[0-9]" * 6 + "*"):
-                stale.unlink()
-        self.animation.unlink(missing_ok=True)
+        self._list = self.folder / "frames" / "files.txt"
+        self._remove_earlier()
 
     def __enter__(self) -> "ReportWriter":
         return self
@@ -147,7 +153,7 @@ class ReportWriter:
             class_names=voxels.class_names,
             class_colours=voxels.class_colours,
         )
-        write_picture(self.folder / "pictures" / f"{self._frame_count:06d}.jpg", together)
+        write_picture(self._own(f"pictures/{self._frame_count:06d}.jpg"), together)
         self._write("_voxels.bin", pack_voxels(voxels))
         if matches:
             self._write(_MATCHES, pack_matches(matches, voxels))
@@ -202,17 +208,34 @@ class ReportWriter:
             )
         return self.index
 
-    def _part(self, number: int, suffix: str) -> Path:
-        return self.folder / "frames" / f"{number:06d}{suffix}"
+    def _remove_earlier(self) -> None:
+        for name in ("pictures", "frames"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        if self._list.exists():
+            text = read_text(self._list, SceneCompletionError, cure=_MOVE, most_bytes=2**28)
+            for name in filter(_OWN.fullmatch, text.splitlines()):
+                (self.folder / name).unlink(missing_ok=True)
+        found = [self.index, self.animation, *self.folder.glob("pictures/*"), *self.folder.glob("frames/*")]
+        for path in found:
+            if path.exists() and _OWN.fullmatch(path.relative_to(self.folder).as_posix()):
+                raise SceneCompletionError("is not of an earlier report, and in the way", where=str(path), cure=_MOVE)
+        self._list.write_text(f"{self.index.name}\n{self.animation.name}\n")
+
+    def _own(self, name: str) -> Path:
+        """The path of a file of a frame, listed before it is written."""
+        with self._list.open("a") as listed:
+            listed.write(f"{name}\n")
+        return self.folder / name
 
     def _write(self, suffix: str, data: bytes) -> None:
-        self._part(self._frame_count, suffix).write_bytes(data)
+        self._own(f"frames/{self._frame_count:06d}{suffix}").write_bytes(data)
 
     def _embedded_frames(self, numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
         for number in numbers:
-            frame: dict[str, Any] = json.loads(self._part(number, ".json").read_text())
+            first = self.folder / "frames" / f"{number:06d}.json"
+            frame: dict[str, Any] = json.loads(first.read_text())
             for name, suffix in (*_PARTS, *_DATA, *([("matches", _MATCHES)] if self._words else [])):
-                part = self._part(number, suffix)
+                part = first.with_name(first.stem + suffix)
                 frame[name] = embedded(part.read_bytes()) if part.exists() else None
             yield frame
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.report.html import pack_voxels
 from scene_completion_ros.report.writer import ReportWriter
 from tests.checkout import run_python
@@ -72,6 +73,26 @@ def test_the_drive_is_an_animation_beside_the_page_and_at_its_top(tmp_path: Path
     assert "5 of 5 frames, as fast as driven" in text
     assert text.index(embedded) < text.index('id="frame"')
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_report_replaces_the_earlier_one_and_no_file_of_others(tmp_path: Path) -> None:
+    def written(frames: int) -> set[str]:
+        with ReportWriter(tmp_path, "test", NAMES, COLOURS) as report:
+            for i in range(frames):
+                report.add_frame(street(stamp_ns=i), photo(), camera=CAMERA)
+        return {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*")}
+
+    first = written(1)
+    written(2)
+    notes = {"pictures/000001_my_notes.txt", "pictures/000099_album"}
+    (tmp_path / "pictures" / "000001_my_notes.txt").touch()
+    (tmp_path / "pictures" / "000099_album").mkdir()
+    with (tmp_path / "frames" / "files.txt").open("a") as listed:
+        listed.write("pictures/000001_my_notes.txt\n../" + tmp_path.name + "/pictures/000001_my_notes.txt\n")
+    assert written(1) == first | notes
+    (tmp_path / "pictures" / "000000.jpg").rename(tmp_path / "pictures" / "000007.jpg")
+    with pytest.raises(SceneCompletionError, match="000007.jpg: is not of an earlier report, and in the way. Move it"):
+        written(1)
 
 
 def test_words_are_buttons_and_their_voxels_are_in_the_page(tmp_path: Path) -> None:
