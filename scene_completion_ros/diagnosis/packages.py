@@ -1,75 +1,66 @@
 """Python and the packages that this one requires, as its own metadata state them."""
 
-import operator
 import platform
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
-from itertools import zip_longest
+from typing import Any
 
-from scene_completion_ros.diagnosis.child import Finding, ProbeError, Status, run_probe
+from scene_completion_ros.diagnosis.child import Finding, ProbeError, failed, ok, run_probe, warning
 
 PACKAGE = "scene_completion_ros"
+UNKNOWN = f"{PACKAGE} is not installed, so what it needs is unknown"
 INSTALL = "From a checkout of scene_completion_ros: pip install ."
 # Modules that are not called like their distribution. A ROS 2 distribution may bring them without Python's metadata.
 MODULES = {"opencv-python-headless": "cv2", "protobuf": "google", "pyyaml": "yaml", "ros-rclpy": "rclpy"}
 INSTEAD = {"openvino": "onnxruntime"}  # either runs the encoder
-IMPORT_LIMIT_S = 60.0
-
 FOR_DEVELOPERS = {"test", "lint", "docs"}  # extras without anything that a command needs
-
-REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)\s*(\[[^]]*\])?\s*\(?(?P<specifier>[\d\s.,<>=!~*]*)\)?\s*(?P<marker>;.*)?")
+REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)\s*(\[[^]]*\])?\s*\(?(?P<specifier>[^;)]*)\)?\s*(;(?P<marker>.*))?")
 EXTRA = re.compile(r"""\bextra\s*==\s*["']([\w-]+)["']""")
-CLAUSE = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*([\d.]+)\s*")
-COMPARISONS = {">=": operator.ge, "<=": operator.le, "==": operator.eq}
-COMPARISONS |= {"!=": operator.ne, ">": operator.gt, "<": operator.lt}
 
 
-def check_python() -> Finding:
+def check_python(details: dict[str, Any]) -> Finding:
     """Is this version of Python supported?"""
+    from packaging.specifiers import SpecifierSet
+
     found = platform.python_version()
-    details = {"version": found, "executable": sys.executable, "prefix": sys.prefix}
+    details.update(version=found, executable=sys.executable, prefix=sys.prefix)
     try:
-        needed = metadata(PACKAGE)["Requires-Python"]
+        needed = metadata(PACKAGE)["Requires-Python"] or ""
     except PackageNotFoundError:
-        return Finding(Status.WARNING, f"{found}; {PACKAGE} is not installed, so what it needs is unknown", INSTALL)
-    if not needed or satisfies(found, needed):
-        return Finding(Status.OK, f"{found} in {sys.prefix}", details=details)
-    cure = f"Make an environment with a Python {needed}, as in: make demo PYTHON=python3.12"
-    return Finding(Status.FAILED, f"{found}, {needed} is needed", cure, details)
+        return warning(f"{found}; {UNKNOWN}", INSTALL)
+    if SpecifierSet(needed).contains(found, prereleases=True):
+        return ok(f"{found} in {sys.prefix}")
+    return failed(f"{found}, {needed} is needed", f"Make an environment with a Python {needed}: make demo PYTHON=...")
 
 
-def check_packages() -> Finding:
+def check_packages(details: dict[str, Any]) -> Finding:
     """Are the required packages there, and new enough?"""
+    from packaging.specifiers import SpecifierSet
+
     try:
-        needed = requirements(requires(PACKAGE) or [])
+        needed = {name: SpecifierSet(specifier) for name, specifier in required().items()}
     except PackageNotFoundError:
-        return Finding(Status.WARNING, f"{PACKAGE} is not installed, so what it needs is unknown", INSTALL)
+        return warning(UNKNOWN, INSTALL)
     found = {name: installed_version(name) for name in needed}
+    details |= {name: {"required": str(needed[name]), "found": number} for name, number in found.items()}
     missing = [name for name, number in found.items() if number is None]
     replaced = {name: INSTEAD[name] for name in missing if name in INSTEAD and installed_version(INSTEAD[name])}
     wrong = [name for name in missing if name not in replaced]
-    wrong += [name for name, number in found.items() if number and not satisfies(number, needed[name])]
-    details = {name: {"required": needed[name], "found": number} for name, number in found.items()}
+    wrong += [name for name, number in found.items() if number and not needed[name].contains(number, prereleases=True)]
     if wrong:
         parts = [f"{name} {found[name] or 'is missing'} ({needed[name] or 'any version'} is needed)" for name in wrong]
         quoted = " ".join(f"'{name}{needed[name]}'" for name in wrong)
-        return Finding(Status.FAILED, ", ".join(parts), f"{sys.executable} -m pip install {quoted}", details)
+        return failed(", ".join(parts), f"{sys.executable} -m pip install {quoted}")
     parts = [f"{name} {number}" for name, number in found.items() if number]
-    parts += [f"{other} in the place of {name}" for name, other in replaced.items()]
-    return Finding(Status.OK, ", ".join(parts), details=details)
+    return ok(", ".join([*parts, *(f"{other} in the place of {name}" for name, other in replaced.items())]))
 
 
-def requirements(declared: list[str], extra: str | None = None) -> dict[str, str]:
-    """Version specifiers by name, of no or an extra. Raises ValueError where a requirement is written otherwise."""
-    found = {}
-    for text in declared:
-        match = REQUIREMENT.fullmatch(text.strip())
-        if match is None:
-            raise ValueError(f"requirement {text!r} is not understood")
-        if EXTRA.findall(match["marker"]) == [extra] if match["marker"] else extra is None:
-            found[match["name"]] = match["specifier"].strip()
-    return found
+def required(extra: str | None = None) -> dict[str, str]:
+    """Version specifiers by name of what this package requires, of no or an extra. Raises PackageNotFoundError."""
+    declared = filter(None, (REQUIREMENT.fullmatch(text) for text in requires(PACKAGE) or []))
+    wanted = [] if extra is None else [extra]
+    return {one["name"]: one["specifier"].strip() for one in declared if EXTRA.findall(one["marker"] or "") == wanted}
 
 
 def module_of(distribution: str) -> str:
@@ -80,13 +71,13 @@ def module_of(distribution: str) -> str:
 def how_to_install(module: str, preferred: str) -> str:
     """What to do where a module, named without those within, is missing; `preferred`: of several extras with it."""
     try:
-        declared = requires(PACKAGE) or []
+        extras = set(metadata(PACKAGE).get_all("Provides-Extra") or []) - FOR_DEVELOPERS
+        own = module in map(module_of, required())
+        bringing = [extra for extra in sorted(extras) if module in map(module_of, required(extra))]
     except PackageNotFoundError:
-        declared = []
-    extras = sorted(set(EXTRA.findall(" ".join(declared))) - FOR_DEVELOPERS, key=lambda extra: extra != preferred)
-    bringing = [extra for extra in extras if module in map(module_of, requirements(declared, extra))]
-    own = module in map(module_of, requirements(declared))
-    wanted = f"{PACKAGE}[{bringing[0]}]" if bringing else PACKAGE if own else module
+        own, bringing = False, []
+    extra = preferred if preferred in bringing else next(iter(bringing), "")
+    wanted = f"{PACKAGE}[{extra}]" if extra else PACKAGE if own else module
     command = f"{sys.executable} -m pip install '{wanted}'"
     if bringing == ["ros"]:
         return (
@@ -102,25 +93,6 @@ def installed_version(name: str) -> str | None:
     except PackageNotFoundError:
         pass
     try:
-        found = run_probe("module", module_of(name), limit_s=IMPORT_LIMIT_S)["version"]
+        return str(run_probe("module", module_of(name))["version"] or "0+unknown")
     except ProbeError:
         return None
-    return str(found or "of unknown version")
-
-
-def satisfies(number: str, specifier: str) -> bool:
-    """Whether a release fits all clauses of a specifier. Raises ValueError where it has an unknown clause."""
-    release = _release(number)
-    for clause in filter(str.strip, specifier.split(",")):
-        match = CLAUSE.fullmatch(clause)
-        if match is None:
-            raise ValueError(f"version specifier {specifier!r} is not understood")
-        pairs = list(zip_longest(release, _release(match[2]), fillvalue=0))
-        if not COMPARISONS[match[1]]([mine for mine, _ in pairs], [needed for _, needed in pairs]):
-            return False
-    return True
-
-
-def _release(number: str) -> list[int]:
-    match = re.match(r"\d+(\.\d+)*", number)
-    return [int(part) for part in match[0].split(".")] if match else []

@@ -10,13 +10,10 @@ import statistics
 import sys
 import time
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scene_completion_ros.diagnosis.child import RESULT
 from scene_completion_ros.errors import SceneCompletionError
-
-if TYPE_CHECKING:
-    from scene_completion_ros.inference.bundle import StudentBundle
 
 SELF_TEST_S = 3.0
 FEWEST_FRAMES = 3
@@ -24,10 +21,8 @@ DISTINCT_FRAMES = 10  # decoding all of them would take longer than completing
 
 
 def module(name: str) -> dict[str, Any]:
-    """Import a module; its version and file."""
-    imported = importlib.import_module(name)
-    version = getattr(imported, "__version__", None)
-    return {"version": None if version is None else str(version), "file": getattr(imported, "__file__", None)}
+    """Import a module; its version, empty where it does not say."""
+    return {"version": str(getattr(importlib.import_module(name), "__version__", ""))}
 
 
 def middleware() -> dict[str, Any]:
@@ -45,61 +40,51 @@ def cuda() -> dict[str, Any]:
     return {"devices": None if found.names is None else list(found.names), "error": found.error}
 
 
+def gpu_packages() -> dict[str, Any]:
+    """What is wrong with the packages for a GPU, if anything is."""
+    from scene_completion_ros.inference.gpu.requirements import installed_flavour, missing_parts
+
+    flavour = installed_flavour()
+    return {"missing": [part._asdict() for part in missing_parts(flavour) if part.part in (flavour, "pycuda")]}
+
+
 def kernels() -> dict[str, Any]:
-    """Compile and run a parallel kernel the way the package does."""
+    """Compile, cache and run a parallel kernel the way the inference does."""
     import numba
     import numpy as np
 
-    from scene_completion_ros.jit import kernel_threads
+    from scene_completion_ros.jit import kernel, kernel_threads
 
-    started_s = time.perf_counter()
-    doubled = _trial_kernel()
-    values = np.arange(1000, dtype=np.float32)
-    with kernel_threads(None):
-        right = bool(np.array_equal(doubled(values), 2.0 * values))
-        threads = numba.get_num_threads()
-    return {
-        "version": numba.__version__,
-        "right": right,
-        "seconds": time.perf_counter() - started_s,
-        "threads": threads,
-        "threading_layer": numba.threading_layer(),
-        "cache": doubled.stats.cache_path,
-    }
-
-
-def _trial_kernel() -> Any:
-    """A small kernel, compiled and cached as those of the inference are: float32 [N] -> twice the values."""
-    import numba
-    import numpy as np
-
-    from scene_completion_ros.jit import kernel
-
-    @kernel()
-    def doubled(values):  # type: ignore[no-untyped-def] # numba finds the types
+    def twice(values):  # type: ignore[no-untyped-def] # numba finds the types: float32 [N]
         result = np.empty_like(values)
         for i in numba.prange(len(values)):
             result[i] = np.float32(2.0) * values[i]
         return result
 
-    return doubled
+    doubled: Any = kernel()(twice)
+    values = np.arange(1000, dtype=np.float32)
+    with kernel_threads(None):
+        return {
+            "version": numba.__version__,
+            "right": bool(np.array_equal(doubled(values), 2.0 * values)),
+            "threads": numba.get_num_threads(),
+            "threading_layer": numba.threading_layer(),
+            "cache": doubled.stats.cache_path,
+        }
 
 
 def bundle(folder: str) -> dict[str, Any]:
     """Load a student bundle; an empty name takes the shipped one."""
-    student = _student(folder)
+    from scene_completion_ros.inference.shipped import open_student
+
+    student = open_student(folder)
     files = [student.encoder_path.with_name(name) for name in student.made_from()]
     return {
-        "folder": str(student.folder),
         "name": student.name,
-        "licence": student.licence,
         "classes": list(student.class_names),
-        "image": [student.canonical.width, student.canonical.height],
         "grid": {"shape": list(student.grid.shape), "voxel_size": student.grid.voxel_size},
         "files": {file.name: file.stat().st_size for file in files},
         "calibration": student.calibration.kind,
-        "calibration_knots": len(student.calibration.alpha),
-        "threshold": student.threshold,
     }
 
 
@@ -110,18 +95,17 @@ def self_test(folder: str, drive: str) -> dict[str, Any]:
     from scene_completion_ros.bags.reader import BagReader
     from scene_completion_ros.inference.completer import Completer
     from scene_completion_ros.inference.encoder import cpu_engine
+    from scene_completion_ros.inference.shipped import open_student
 
     try:
-        student = _student(folder)
+        student = open_student(folder)
     except Exception:  # which the probe `bundle` puts into words
         return {"loaded": False}
     with BagReader(drive) as reader:
         topic = reader.choose_image_topic(None)
         camera = reader.camera_for(topic)
         images = [frame.image_rgb for frame in islice(reader.images(topic), DISTINCT_FRAMES)]
-    begun_s = time.perf_counter()
     completer = Completer(student, camera, engine=cpu_engine())  # building one for a GPU would take minutes
-    ready_s = time.perf_counter() - begun_s
     timings: list[dict[str, float]] = []
     occupied: list[int] = []
     finite = True
@@ -140,19 +124,12 @@ def self_test(folder: str, drive: str) -> dict[str, Any]:
         "finite": finite,
         "fewest_occupied": min(occupied),
         "occupied": statistics.median(occupied),
-        "ready_s": ready_s,
         "rate_hz": 1e3 * len(timings) / sum(timing["total"] for timing in timings),
         "stages_ms": {stage: statistics.median(timing[stage] for timing in timings) for stage in timings[0]},
     }
 
 
-def _student(folder: str) -> "StudentBundle":
-    from scene_completion_ros.inference.shipped import open_student
-
-    return open_student(folder)
-
-
-PROBES = {probe.__name__: probe for probe in (module, middleware, cuda, kernels, bundle, self_test)}
+PROBES = {probe.__name__: probe for probe in (module, middleware, cuda, gpu_packages, kernels, bundle, self_test)}
 
 
 def main() -> None:

@@ -17,11 +17,11 @@ def test_missing_and_old_packages_are_named(distribution_in_front: Callable[...,
     needed = "Requires-Dist: no-such-thing>=2\nRequires-Dist: numba>=0.57\nRequires-Dist: numpy\n"
     distribution_in_front("scene_completion_ros", "9", f"Requires-Python: >=3.99\n{needed}")
     distribution_in_front("numba", "0.56.4")
-    finding = packages.check_packages()
+    finding = packages.check_packages({})
     assert finding.status is Status.FAILED
     assert finding.found == "no-such-thing is missing (>=2 is needed), numba 0.56.4 (>=0.57 is needed)"
     assert finding.cure == f"{sys.executable} -m pip install 'no-such-thing>=2' 'numba>=0.57'"
-    assert packages.check_python().status is Status.FAILED
+    assert packages.check_python({}).status is Status.FAILED
 
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
@@ -32,7 +32,7 @@ needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C com
 )
 def test_shared_memory(monkeypatch: pytest.MonkeyPatch, folder: str, said: str) -> None:
     monkeypatch.setattr(machine, "SHARED_MEMORY", Path(folder))
-    finding = machine.check_shared_memory()
+    finding = machine.check_shared_memory({})
     assert said in finding.found
     assert (finding.status is Status.FAILED) == (folder != "/dev/shm")
 
@@ -54,7 +54,7 @@ def test_what_the_cuda_driver_says(
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(source)], check=True)
     libraries = os.environ.get("LD_LIBRARY_PATH", "")
     monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}:{libraries}")
-    finding = machine.check_gpu()
+    finding = machine.check_gpu({})
     assert finding.status is status
     assert said in finding.found
     assert ("engine auto takes it" if status is Status.OK else "the default engine runs on the CPU") in finding.found

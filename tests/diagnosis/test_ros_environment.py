@@ -16,13 +16,13 @@ from tests.diagnosis.needed import needs_ros
 def test_a_missing_rmw_is_told_apart_from_a_missing_ros(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_nowhere_cpp")
     monkeypatch.setenv("ROS_DISTRO", "jazzy")
-    assert ros_environment.check_ros().status is Status.OK
-    finding = ros_environment.check_middleware()
+    assert ros_environment.check_ros({}).status is Status.OK
+    finding = ros_environment.check_middleware({})
     assert finding.status is Status.FAILED
     assert "rmw_nowhere_cpp" in finding.found
     assert "unset RMW_IMPLEMENTATION" in finding.cure
     assert "ros-jazzy-rmw-nowhere-cpp" in finding.cure
-    assert ros_environment.check_profile().status is Status.NOT_APPLICABLE
+    assert ros_environment.check_profile({}).status is Status.NOT_APPLICABLE
 
 
 @needs_ros
@@ -43,11 +43,11 @@ def test_what_the_discovery_variables_mean(
 ) -> None:
     monkeypatch.setenv("ROS_DOMAIN_ID", domain)
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", reach)
-    finding = ros_environment.check_discovery()
+    finding = ros_environment.check_discovery({})
     assert finding.status is status
     assert ("export " in finding.cure) == (status is not Status.OK)
     if domain in ("150", "233", "seven"):  # what is called wrong is what no node can start with
-        works = ros_environment.check_middleware().status is Status.OK
+        works = ros_environment.check_middleware({}).status is Status.OK
         assert works == (status is not Status.FAILED)
 
 
@@ -88,7 +88,7 @@ def test_a_profile_is_read(profile: Callable[..., Path], replaced: dict[str, str
         path.write_text('<dds xmlns="http://www.eprosima.com"><profiles/></dds>', encoding="utf-8")
     else:
         profile(**replaced)
-    finding = ros_environment.check_profile()
+    finding = ros_environment.check_profile({})
     assert finding.status is status
     assert said in finding.found
     assert (str(dds.profile_path()) in finding.cure) == (status is not Status.OK)
