@@ -40,7 +40,7 @@ from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.text_bank import LARGEST_FILE, TextBank, Vocabulary
 from scene_completion_ros.inference.volume_pose import graph_inputs, no_evidence
 from scene_completion_ros.removed import removed
-from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, parse_tensors, read_bytes
+from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, parse_tensors, read_bytes, read_json
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.whole_files import tensor_bytes, whole_folder
 
@@ -393,8 +393,13 @@ def _serialised(manifest: Mapping[str, Any]) -> bytes:
 
 
 def _write(folder: Path, files: Mapping[str, bytes], replaced: Set[str]) -> None:
-    """Writes files into a folder and takes others out of it, all at once; further files there stay."""
-    with whole_folder(folder, files.keys() | replaced) as part:
+    """Writes files into a folder, and takes those out of it that a bundle there lists; further files there stay."""
+    try:
+        earlier = read_json(folder / MANIFEST, BundleError, cure=CURE, kind=dict)
+        listed = {*earlier["sha256"], *map(gpu_encoder_file, earlier.get(FIELD, ()))}
+    except (BundleError, LookupError, TypeError):
+        listed = set()
+    with whole_folder(folder, files.keys() | (replaced & listed)) as part:
         for name, content in files.items():
             (part / name).write_bytes(content)
 

@@ -100,7 +100,7 @@ class Calibration:
     """A monotone map alpha -> probability, fitted on validation data only.
 
     alpha itself is no probability: training by rendering keeps it far below 1. ``identity`` says that none was fitted.
-    Raises BundleError where the knots are not monotone, not finite or outside 0..1.
+    Raises BundleError where the knots are not monotone, not finite or outside 0..1, or all probabilities are 0.
     """
 
     kind: Literal["identity", "piecewise_linear"] = "identity"  # ``identity`` or ``piecewise_linear``
@@ -129,6 +129,9 @@ class Calibration:
             raise BundleError("knots do not increase strictly", where=f"{where}.alpha", cure=cure)
         if np.any(np.diff(probability) < 0.0):
             raise BundleError("values decrease", where=f"{where}.probability", cure=cure)
+        if not probability.any():
+            what = "every value is 0, so that no voxel could ever be occupied"
+            raise BundleError(what, where=f"{where}.probability", cure=cure)
 
     def knots(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Knots (alpha, probability), float64 [K] each, of the piecewise linear map; the identity has two."""

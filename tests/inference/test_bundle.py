@@ -15,6 +15,7 @@ import safetensors.numpy
 from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import (
+    DECODER,
     DEFAULT_BUNDLE,
     ENCODER,
     HEAD,
@@ -153,6 +154,15 @@ def test_weights_beside_the_bundle(tmp_path: Path) -> None:
         loaded.load_weights()
     (tmp_path / WEIGHTS).unlink()
     StudentBundle.load(tmp_path)  # the robot does not need them
+
+
+def test_a_bundle_takes_the_place_of_an_earlier_one_and_of_no_other_file(tmp_path: Path) -> None:
+    files = {ENCODER, HEAD, MANIFEST}
+    (tmp_path / DECODER).write_bytes(b"mine")
+    make_small_bundle(tmp_path).save(tmp_path, tiny_encoder(), {"stem": np.zeros(1, np.float32)})
+    assert contents(tmp_path).keys() == files | {WEIGHTS, DECODER}
+    make_small_bundle(tmp_path)
+    assert contents(tmp_path).keys() == files | {DECODER} and contents(tmp_path)[DECODER] == b"mine"
 
 
 @pytest.mark.parametrize("name", [ENCODER, HEAD])

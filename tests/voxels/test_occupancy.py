@@ -104,6 +104,7 @@ def test_torch_follows_the_gradients() -> None:
     [
         (((0.1, 0.1), (0.2, 0.3)), "alpha: knots do not increase"),
         (((0.1, 0.2), (0.3, 0.2)), "probability: values decrease"),
+        (((0.1, 0.2), (0.0, 0.0)), "probability: every value is 0, so that no voxel could ever be occupied"),
         (((0.1, 1.2), (0.2, 0.3)), "alpha: a value lies outside"),
         (((0.1, 0.2), (0.2, float("nan"))), "probability: a value lies outside"),
         (((0.1,), (0.2,)), "at least 2"),

@@ -1,7 +1,6 @@
 """What the weights that never learn make of each sample, kept on disk, so that it is computed once."""
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +21,9 @@ class KeptMaps:
         self.folder, self.samples = folder, samples
         stored = folder / KEY_FILE
         if not stored.exists() or stored.read_text(encoding="utf-8") != key:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            for old in (stored, *folder.glob("map_[0-9][0-9].*")):
+                old.unlink(missing_ok=True)
             np.save(folder / KNOWN_FILE, np.zeros(samples, np.bool_))
             stored.write_text(key, encoding="utf-8")
         self._known: Mask = np.load(folder / KNOWN_FILE, mmap_mode="r+")
