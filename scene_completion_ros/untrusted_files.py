@@ -107,7 +107,8 @@ def parse_json(
 def parse_yaml(text: str, error: type[SceneCompletionError], *, where: str, cure: str, kind: type | None = None) -> Any:
     """What a YAML document holds; as `parse_json`. Raises error too where aliases unfold to more than `MOST_VALUES`."""
     try:
-        document = yaml.load(text, _Loader)  # noqa: S506 # a safe loader
+        # OpenCV's "%YAML:1.0" is no directive of YAML.
+        document = yaml.load(text.removeprefix("%YAML:1.0"), _Loader)  # noqa: S506 # a safe loader
     except RecursionError as problem:
         raise _too_deep(error, where, cure) from problem
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, yaml.YAMLError) as problem:
@@ -219,6 +220,8 @@ def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+for _tag in ("opencv-matrix", "opencv-nd-matrix"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", yaml.SafeLoader.construct_yaml_map)
 
 
 def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.bags.opening import Storage, damaged, open_storage
 from scene_completion_ros.bags.storage import MessageDecoder
 from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError
-from scene_completion_ros.geometry.camera_files import camera_from_camera_info
+from scene_completion_ros.geometry.camera_files import RECTIFIED_TOPIC, camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.images import announced_size, decode_image, read_xyz
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of
@@ -239,7 +239,7 @@ class BagReader:
 
         def checked(message: Any) -> Any:
             if first is None or _changed_field(first, message):
-                camera_from_camera_info(message, rectified="image_rect" in image_topic)
+                camera_from_camera_info(message, rectified=RECTIFIED_TOPIC in image_topic)
             return message
 
         for recorded, message in self.readable([topic], checked):
@@ -266,7 +266,7 @@ class BagReader:
             raise BagError(what, where=str(self.path), cure=cure)
         topic = self.camera_info_topic(image_topic)
         try:
-            camera = camera_from_camera_info(message, rectified="image_rect" in image_topic)
+            camera = camera_from_camera_info(message, rectified=RECTIFIED_TOPIC in image_topic)
         except CameraError as error:
             raise BagError(error.what, where=f"{self.path}, topic {topic}, {error.where}", cure=error.cure) from error
         size = next((size for _, size in self.readable([image_topic], announced_size)), None)

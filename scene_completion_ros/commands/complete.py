@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion complete``."""
     parser.add_argument("image", type=Path, metavar="IMAGE", help="PNG or JPEG")
-    meaning = "its calibration: KITTI's calib.txt with the camera, as in calib.txt:P2, or camera_calibration's YAML"
+    meaning = (
+        "its calibration: the YAML of camera_calibration or OpenCV; Kalibr's camchain or KITTI's calib.txt with the "
+        "camera, as in camchain.yaml:cam0 and calib.txt:P2"
+    )
     parser.add_argument("--camera", type=place, required=True, metavar="FILE", help=meaning)
     results = Output(("voxels.npz", "voxels.ply", "picture.png", "words.png"))
     parser.add_argument("--output", required=True, type=results, metavar="DIR", help="folder for the results")

@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="without ROS, in this process")
     parser.add_argument("--image-topic", metavar="TOPIC", help="which images, where the recording has several topics")
     parser.add_argument("--camera-info-topic", metavar="TOPIC", help="which CameraInfo (default: by the image's name)")
-    meaning = "calibration instead of the recorded CameraInfo: YAML of camera_calibration, or KITTI's calib.txt:P2"
+    meaning = "calibration instead of the recorded CameraInfo: a file as of complete --camera"
     parser.add_argument("--camera", type=place, metavar="FILE", help=meaning)
     results = Output(("bag", "report", "statistics.json", "scores.json", "scores.md"))
     parser.add_argument("--output", type=results, default=Path("replay"), metavar="DIR", help="default: %(default)s")
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.bags.reader import ThinnedBagReader
     from scene_completion_ros.commands.offline_replay import OfflineStatistics
     from scene_completion_ros.errors import BagError, SceneCompletionError
-    from scene_completion_ros.geometry.camera_files import read_camera
+    from scene_completion_ros.geometry.camera_files import RECTIFIED_TOPIC, read_camera
     from scene_completion_ros.geometry.grids import read_grid
     from scene_completion_ros.inference.evidence import Sources
     from scene_completion_ros.inference.shipped import open_student
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         stack.enter_context(termination_as_interruption())
         reader = stack.enter_context(ThinnedBagReader(args.bag, args.every, camera_info_topic=args.camera_info_topic))
         topic = reader.choose_image_topic(args.image_topic)
-        camera = read_camera(args.camera) if args.camera else None
+        camera = read_camera(args.camera, rectified=RECTIFIED_TOPIC in topic) if args.camera else None
         bundle = open_student(args.bundle)
         words = chosen_words(args.words, bundle, DEMO_WORDS if bundled else ())
         place = read_grid(args.grid) if args.grid else (bundle.grid, bundle.grid_from_camera)
@@ -284,6 +284,7 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
 
 
 def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatistics) -> None:
+    from scene_completion_ros.geometry.camera_files import RECTIFIED_TOPIC
     from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
     from scene_completion_ros.ros.replay.results import OF_TRANSFORMS
 
@@ -297,7 +298,7 @@ def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatis
     if args.grid:
         parameters["grid.file"] = str(args.grid.resolve())
     if setup.camera is None:  # the recorded CameraInfo is passed on, and its P holds for rectified images
-        parameters["image.rectified"] = "image_rect" in setup.topic
+        parameters["image.rectified"] = RECTIFIED_TOPIC in setup.topic
 
     def draw_and_score(result: ReplayResult) -> None:
         voxels, found = answer_of(result, setup.bundle, setup.place, setup.words)

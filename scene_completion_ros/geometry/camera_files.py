@@ -1,8 +1,8 @@
-"""Cameras from CameraInfo messages, KITTI calibration files and the YAML of camera_calibration."""
+"""Cameras from CameraInfo messages and calibration files: of camera_calibration, OpenCV, Kalibr and KITTI."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,29 @@ from scene_completion_ros.geometry.cameras import FOCAL_LENGTHS, LARGEST_COEFFIC
 from scene_completion_ros.geometry.distortion import COEFFICIENT_COUNTS, DistortionModel
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import LARGEST_IMAGE, read_size
-from scene_completion_ros.untrusted_files import MOST_YAML_BYTES, parse_yaml, read_text, read_yaml, shown
+from scene_completion_ros.untrusted_files import read_text, read_yaml, shown
 
 _MODEL_NAMES: dict[str, DistortionModel] = {
     "": "none",
     "none": "none",
     "pinhole": "none",
     "plumb_bob": "plumb_bob",
+    "radtan": "plumb_bob",
     "rational_polynomial": "rational_polynomial",
     "equidistant": "equidistant",
     "fisheye": "equidistant",
     "kannala_brandt": "equidistant",
 }
 _SAME_SCALE = 0.1  # P and K scaled by one factor, alike within this share, are calibrations of two image sizes
+_FACTOR = 1.4  # by which sizes of images have to differ until their principal points show it
+RECTIFIED_TOPIC = "image_rect"  # in names of topics
 _UNCALIBRATED = "Calibrate the camera (for example with camera_calibration) or give a calibration file"
 _ONE_CALIBRATION = "Publish the calibration of exactly this image size, without mixing two calibrations"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What CameraInfo and the YAML of camera_calibration both say, not yet trusted."""
+    """What CameraInfo and calibration files say, not yet trusted."""
 
     width: int
     height: int
@@ -56,18 +59,19 @@ def checked_camera(calibration: Calibration, rectified: bool) -> Camera:
         what = f"an image of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels"
         raise CameraError(what, where=at["size"], cure="Set the calibrated image size; the message may be damaged")
     has_projection = bool(calibration.projection.any())
-    if rectified:
-        if not has_projection:
-            what = "P is missing or all zero, so the rectified camera is unknown"
-            raise CameraError(what, where=at["p"], cure="Publish P, or use the unrectified image")
+    if rectified and has_projection:
         projected = _projection_intrinsics(calibration, at["p"])
         check_principal_point(projected, width, height, at["p"])
         return Camera(*projected, width, height)
     intrinsics = pinhole_intrinsics(calibration.matrix, at["k"])
     check_principal_point(intrinsics, width, height, at["k"])
+    distortion = _distortion(calibration, at["model"], at["d"])
+    if rectified and distortion[0] != "none":
+        what = "P is missing or all zero, so the rectified camera is unknown"
+        raise CameraError(what, where=at["p"], cure="Give P, or use the unrectified image")
     if has_projection:
         _check_same_size(intrinsics, _projection_intrinsics(calibration, at["p"]), at["p"])
-    return Camera(*intrinsics, width, height, *_distortion(calibration, at["model"], at["d"]))
+    return Camera(*intrinsics, width, height, *distortion)
 
 
 def pinhole_intrinsics(matrix: NDArray[np.float64], where: str) -> tuple[float, float, float, float]:
@@ -99,15 +103,32 @@ def _projection_intrinsics(calibration: Calibration, where: str) -> tuple[float,
 
 
 def check_principal_point(intrinsics: tuple[float, float, float, float], width: int, height: int, where: str) -> None:
-    """Refuse intrinsics whose principal point is not in the image: they were made for another, usually larger one."""
+    """Refuse intrinsics whose principal point shows that they were made for another image size.
+
+    That of a lens is near the middle: at 1 / (2 n) of both sides, they are those of images n times smaller.
+    """
     _, _, cx, cy = intrinsics
-    if not (-0.5 <= cx < width - 0.5 and -0.5 <= cy < height - 0.5):
-        raise CameraError(
-            f"principal point ({cx:.1f}, {cy:.1f}) lies outside the {width}x{height} image: the calibration is that of "
-            "another image size",
-            where=where,
-            cure=f"{_ONE_CALIBRATION}; a crop of the sensor belongs into the field roi",
-        )
+    shares = (cx + 0.5) / width, (cy + 0.5) / height
+    inside, larger = min(shares) >= 0.0 and max(shares) < 1.0, 0.0
+    if 0.0 < max(shares) < (1.0 + 2.0 * _SAME_SCALE) * min(shares):
+        larger = 1.0 / sum(shares)  # how many times larger the image is than the calibrated one
+    is_scaled = larger >= _FACTOR or 0.0 < larger <= 1.0 / _FACTOR
+    if inside and not is_scaled:
+        return
+    place = "far from the middle of" if inside else "outside"
+    what = f"principal point ({cx:.1f}, {cy:.1f}) lies {place} the {width}x{height} image"
+    if is_scaled:
+        times, word = (larger, "smaller") if larger > 1.0 else (1.0 / larger, "larger")
+        times = round(2.0 * times) / 2.0
+        size = (width / times, height / times) if larger > 1.0 else (width * times, height * times)
+        what += f": either the calibration is that of images {times:g} times {word}, {size[0]:.0f}x{size[1]:.0f}, "
+        what += "or this image is a crop"
+    else:
+        what += ": the calibration is that of another image size"
+    cure = (
+        "Give K for this image size, or the image size that K is for; a crop of the sensor belongs into the field roi"
+    )
+    raise CameraError(what, where=where, cure=cure)
 
 
 def _check_same_size(
@@ -141,8 +162,8 @@ def _distortion(
         what = f"distortion_model is {calibration.model!r} although there are coefficients {list(values)}"
         raise CameraError(what, where=where_model, cure="Name the model that they were fitted with, such as plumb_bob")
     count = COEFFICIENT_COUNTS[model]
-    if model == "rational_polynomial" and len(values) > count and not any(values[count:]):
-        values = values[:count]  # OpenCV appends thin-prism and tilt terms, zero unless they were asked for
+    if len(values) > count and not any(values[count:]):
+        values = values[:count]  # drivers have a fixed number, OpenCV appends thin-prism and tilt terms
     if len(values) != count and not (model == "plumb_bob" and len(values) == 4):
         what = f"{model} has {count} coefficients, not {len(values)}: {list(values)}"
         cure = "Name the model that they were fitted with; thin-prism and tilt terms are not supported"
@@ -154,6 +175,8 @@ def _distortion(
 
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_YAML = "Give the YAML of camera_calibration or OpenCV, or Kalibr's camchain"
+_SHORT = {"k": "camera_matrix", "d": "distortion_coefficients", "p": "projection_matrix"}  # in files of OpenCV
 _CAMODOCAL = "Give KITTI-360's calibration/image_02.yaml or image_03.yaml"
 _MEI_INTRINSICS = ("gamma1", "gamma2", "u0", "v0")
 
@@ -185,26 +208,25 @@ def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str
     return _binned(_region(camera, message, where), message, where)
 
 
-def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None) -> Camera:
+def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None, rectified: bool = False) -> Camera:
     """Read a camera from a file.
 
     Raises CameraError where the file cannot be read, lacks something, or was made for another image size. `spec`: YAML
-    file of camera_calibration, or KITTI calibration with the name of the projection matrix after a colon:
-    `calib.txt:P2`, `calib_cam_to_cam.txt:P_rect_02`; `image_size`: (width, height) of the images in use. KITTI's
-    calib.txt does not hold it: if left out there, the first image of the folder beside the file is looked at (`image_2`
-    for P2).
+    file of camera_calibration or of OpenCV's FileStorage; Kalibr's camchain, with the name of a camera after a colon if
+    it has several: `camchain.yaml:cam0`; KITTI calibration with the name of the projection matrix: `calib.txt:P2`,
+    `calib_cam_to_cam.txt:P_rect_02`. `image_size`: (width, height) of the images in use. KITTI's calib.txt does not
+    hold it: if left out there, the first image of the folder beside the file is looked at (`image_2` for P2);
+    `rectified`: as of `camera_from_camera_info`.
     """
     head, colon, tail = str(spec).rpartition(":")
     # A colon inside a folder's name stays in the path.
     path, name = (Path(head), tail) if colon and "/" not in tail else (Path(spec), "")
     if path.suffix.lower() in (".yaml", ".yml"):
-        if name:
-            raise CameraError(f"a YAML file holds one camera, {name!r} means nothing", where=str(path))
-        camera = _read_yaml(path)
+        camera = _read_yaml(path, name, image_size, rectified)
     elif path.suffix.lower() == ".txt":
         camera = _read_kitti(path, name, image_size)
     else:
-        cure = "Give the YAML of camera_calibration or KITTI's calib.txt with a camera, such as calib.txt:P2"
+        cure = f"{_YAML}, or KITTI's calib.txt with a camera, such as calib.txt:P2"
         raise CameraError("is no known kind of calibration file", where=str(spec), cure=cure)
     if image_size is not None and tuple(image_size) != (camera.width, camera.height):
         raise CameraError(
@@ -243,17 +265,14 @@ def read_kitti_calibration(path: str | Path) -> dict[str, NDArray[np.float64]]:
 def read_kitti360_fisheye(path: str | Path) -> Camera:
     """Camera "mei" of a KITTI-360 fisheye's file of camodocal (`image_02.yaml`). Raises CameraError with what lacks."""
     path = Path(path)
-    # OpenCV's storage begins with "%YAML:1.0", which is no directive of YAML.
-    lines = read_text(path, CameraError, cure="Check the path", most_bytes=MOST_YAML_BYTES).splitlines()
-    text = "\n".join(line for line in lines if not line.startswith("%YAML"))
-    document = parse_yaml(text, CameraError, where=str(path), cure=_CAMODOCAL, kind=dict)
+    document = read_yaml(path, CameraError, cure=_CAMODOCAL, kind=dict)
     if document.get("model_type") != "MEI":
         what = f"model_type is {shown(document.get('model_type'))} instead of MEI"
         raise CameraError(what, where=str(path), cure=_CAMODOCAL)
     fx, fy, cx, cy = (_nested_number(document, "projection_parameters", key, path) for key in _MEI_INTRINSICS)
     xi = _nested_number(document, "mirror_parameters", "xi", path)
     lens = [_nested_number(document, "distortion_parameters", key, path) for key in ("k1", "k2", "p1", "p2")]
-    width, height = (_yaml_size(document, key, path) for key in ("image_width", "image_height"))
+    width, height = (_whole(document.get(key), f"{path}, {key}") for key in ("image_width", "image_height"))
     try:
         return Camera(fx, fy, cx, cy, width, height, "mei", (xi, *lens))
     except CameraError as error:
@@ -300,25 +319,89 @@ def _binned(camera: Camera, message: Any, where: str) -> Camera:
     return whole.resized(width, height)
 
 
-def _read_yaml(path: Path) -> Camera:
-    cure = "Give the YAML that camera_calibration writes"
-    document = read_yaml(path, CameraError, cure=cure, kind=dict)
-    for key in ("image_width", "image_height", "camera_matrix", "distortion_model", "distortion_coefficients"):
-        if key not in document:
-            raise CameraError(f"key {key} is missing", where=str(path), cure=cure)
+def _read_yaml(path: Path, name: str, image_size: tuple[int, int] | None, rectified: bool) -> Camera:
+    document = {str(key): value for key, value in read_yaml(path, CameraError, cure=_YAML, kind=dict).items()}
+    chain = [key for key, entry in document.items() if isinstance(entry, Mapping) and "intrinsics" in entry]
+    if chain:
+        name = name or (chain[0] if len(chain) == 1 else "")
+        _check_named(path, name, chain)
+        return _of_kalibr(document[name], f"{path}, {name}", rectified)
+    if name:
+        raise CameraError(f"holds one camera, {name!r} means nothing", where=str(path), cure=f"Name {path.name} alone")
+    document = {_SHORT.get(key.lower(), key.lower()): value for key, value in document.items()}
+    size_keys = "image_width", "image_height"
+    if image_size is not None and not document.keys() & {*size_keys}:
+        document |= zip(size_keys, image_size, strict=True)
+    _check_keys(document, (*size_keys, "camera_matrix", "distortion_coefficients"), str(path))
+    coefficients = _yaml_numbers(document, "distortion_coefficients", str(path))
     projection = "projection_matrix"
-    names = {"k": "camera_matrix", "d": "distortion_coefficients", "p": projection, "model": "distortion_model"}
     calibration = Calibration(
-        width=_yaml_size(document, "image_width", path),
-        height=_yaml_size(document, "image_height", path),
-        matrix=_yaml_numbers(document, "camera_matrix", path),
-        projection=_yaml_numbers(document, projection, path) if projection in document else np.zeros(0),
-        model=str(document["distortion_model"] or ""),
-        coefficients=_yaml_numbers(document, "distortion_coefficients", path),
+        width=_whole(document["image_width"], f"{path}, image_width"),
+        height=_whole(document["image_height"], f"{path}, image_height"),
+        matrix=_yaml_numbers(document, "camera_matrix", str(path)),
+        projection=_yaml_numbers(document, projection, str(path)) if projection in document else np.zeros(0),
+        model=_model_name(document, coefficients, path),
+        coefficients=coefficients,
         where=str(path),
-        names={**names, "size": "image_width, image_height"},
+        names={
+            "k": "camera_matrix",
+            "d": "distortion_coefficients",
+            "p": projection,
+            "model": "distortion_model",
+            "size": "image_width, image_height",
+        },
     )
-    return checked_camera(calibration, rectified=False)
+    return checked_camera(calibration, rectified)
+
+
+def _model_name(document: Mapping[str, Any], coefficients: NDArray[np.float64], path: Path) -> str:
+    """What a file calls the distortion, or what OpenCV fits with so many coefficients."""
+    if "distortion_model" in document:
+        return str(document["distortion_model"] or "")
+    is_fisheye = document.get("fisheye_model")
+    if is_fisheye is None and coefficients.size == 4 and coefficients.any():
+        what = "key distortion_model is missing, and four coefficients may be those of any model"
+        raise CameraError(what, where=str(path), cure="Add a line: distortion_model: plumb_bob, or equidistant")
+    if is_fisheye:
+        return "fisheye"
+    return "plumb_bob" if coefficients.size <= 5 else "rational_polynomial"
+
+
+def _of_kalibr(entry: Mapping[str, Any], where: str, rectified: bool) -> Camera:
+    _check_keys(entry, ("camera_model", "resolution", "distortion_model", "distortion_coeffs"), where)
+    kind, size, intrinsics = entry["camera_model"], entry["resolution"], _yaml_numbers(entry, "intrinsics", where)
+    if {"pinhole": 4, "omni": 5}.get(str(kind)) != intrinsics.size:
+        what = f"camera model {shown(kind)} with {intrinsics.size} intrinsics is not supported"
+        cure = "Calibrate with pinhole-radtan, pinhole-equi or omni-radtan"
+        raise CameraError(what, where=where, cure=cure)
+    if not isinstance(size, list) or len(size) != 2:
+        what = f"{shown(size)} is no width and height"
+        raise CameraError(what, where=f"{where}, resolution", cure="Give the size in pixels")
+    xi, fx, fy, cx, cy = [0.0, *intrinsics.tolist()][-5:]
+    calibration = Calibration(
+        width=_whole(size[0], f"{where}, resolution"),
+        height=_whole(size[1], f"{where}, resolution"),
+        matrix=np.array([fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]),
+        projection=np.zeros(0),
+        model=str(entry["distortion_model"]),
+        coefficients=_yaml_numbers(entry, "distortion_coeffs", where),
+        where=where,
+        names={
+            "k": "intrinsics",
+            "d": "distortion_coeffs",
+            "p": "no projection matrix",
+            "model": "distortion_model",
+            "size": "resolution",
+        },
+    )
+    camera = checked_camera(calibration, rectified)
+    if kind == "pinhole":
+        return camera
+    if camera.distortion_model not in ("none", "plumb_bob"):
+        what = f"omni with the distortion {camera.distortion_model} is not supported"
+        raise CameraError(what, where=where, cure="Calibrate with omni-radtan")
+    lens = [*camera.distortion[:4], 0.0, 0.0, 0.0, 0.0][:4]
+    return replace(camera, distortion_model="mei", distortion=(xi, *lens))
 
 
 def _nested_number(document: Mapping[str, Any], section: str, key: str, path: Path) -> float:
@@ -330,20 +413,32 @@ def _nested_number(document: Mapping[str, Any], section: str, key: str, path: Pa
         raise CameraError(f"is {shown(value)}, no number", where=f"{path}, {section}.{key}", cure=_CAMODOCAL) from None
 
 
-def _yaml_size(document: Mapping[str, Any], key: str, path: Path) -> int:
-    value = document.get(key)
+def _check_keys(document: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    for key in keys:
+        if key not in document:
+            raise CameraError(f"key {key} is missing", where=where, cure=_YAML)
+
+
+def _whole(value: object, where: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise CameraError(f"{shown(value)} is no whole number", where=f"{path}, {key}", cure="Give the size in pixels")
+        raise CameraError(f"{shown(value)} is no whole number", where=where, cure="Give the size in pixels")
     return value
 
 
-def _yaml_numbers(document: Mapping[str, Any], key: str, path: Path) -> NDArray[np.float64]:
+def _yaml_numbers(document: Mapping[str, Any], key: str, where: str) -> NDArray[np.float64]:
     entry = document[key]
     data = entry.get("data") if isinstance(entry, Mapping) else entry
     try:
         return _flat(data if data is not None else [])
     except (TypeError, ValueError) as error:
-        raise CameraError(f"is no list of numbers: {shown(data)}", where=f"{path}, {key}") from error
+        raise CameraError(f"is no list of numbers: {shown(data)}", where=f"{where}, {key}") from error
+
+
+def _check_named(path: Path, name: str, cameras: Sequence[str]) -> None:
+    if name not in cameras:
+        what = f"has no camera {name!r}" if name else "holds several cameras and none is named"
+        cure = f"Choose one of {', '.join(f'{path.name}:{key}' for key in cameras)}" if cameras else "It holds none"
+        raise CameraError(what, where=str(path), cure=cure)
 
 
 def _kitti_values(name: str, text: str, where: str) -> NDArray[np.float64]:
@@ -364,10 +459,7 @@ def _kitti_values(name: str, text: str, where: str) -> NDArray[np.float64]:
 def _read_kitti(path: Path, name: str, image_size: tuple[int, int] | None) -> Camera:
     matrices = read_kitti_calibration(path)
     cameras = sorted(key for key, value in matrices.items() if key.startswith("P") and value.shape == (3, 4))
-    if name not in cameras:
-        what = f"has no projection matrix {name!r}" if name else "holds several cameras and none is named"
-        cure = f"Choose one of {', '.join(f'{path.name}:{key}' for key in cameras)}" if cameras else "It holds none"
-        raise CameraError(what, where=str(path), cure=cure)
+    _check_named(path, name, cameras)
     width, height = _kitti_image_size(path, name, matrices, image_size)
     try:
         camera = camera_from_projection(matrices[name], width, height)[0]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import CLOUD_TYPE, IMAGE_TYPES, BagMessage, BagReader
 from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
-from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
+from scene_completion_ros.geometry.camera_files import RECTIFIED_TOPIC, camera_from_projection, read_camera
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.images import (
@@ -326,7 +326,11 @@ class _Stream:
 
 
 def _read_stream(reader: BagReader, topic: str, calibration: str | None) -> _Stream:
-    camera = reader.camera_for(topic) if calibration is None else read_camera(calibration)
+    camera = (
+        reader.camera_for(topic)
+        if calibration is None
+        else read_camera(calibration, rectified=RECTIFIED_TOPIC in topic)
+    )
     images, frame_ids = _images(reader, topic)
     if len(frame_ids) > 1 or not next(iter(frame_ids)):
         what = f"field header.frame_id of the images is {sorted(frame_ids)}"

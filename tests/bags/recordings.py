@@ -168,11 +168,13 @@ class Drive:
         frame: str = "camera_optical",
         stamp_ns: int | None = None,
         delay_ns: int = 0,
+        topic: str = "",
     ) -> None:
         bag_stamp = START + index * SECOND // 10
         stamp = bag_stamp + delay_ns if stamp_ns is None else stamp_ns
         message = compressed(jpeg(index), "jpeg", stamp_ns=stamp, frame_id=frame)
-        self.writer.write(f"/{camera}/image_raw/compressed", "sensor_msgs/msg/CompressedImage", message, bag_stamp)
+        topic = topic or f"/{camera}/image_raw/compressed"
+        self.writer.write(topic, "sensor_msgs/msg/CompressedImage", message, bag_stamp)
 
     def info(self, index: int, *, camera: str = "camera", frame: str = "camera_optical", **fields: Any) -> None:
         stamp = START + index * SECOND // 10

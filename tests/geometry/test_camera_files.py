@@ -49,6 +49,8 @@ def test_camera_info_of_raw_and_of_rectified_images(ros1: bool) -> None:
         ("plumb_bob", D[:4], "plumb_bob"),
         ("rational_polynomial", RATIONAL_D, "rational_polynomial"),
         ("rational_polynomial", [*RATIONAL_D, 0.0, 0.0, 0.0, 0.0], "rational_polynomial"),
+        ("plumb_bob", [*D, 0.0, 0.0, 0.0], "plumb_bob"),
+        ("equidistant", [0.01, -0.02, 0.003, 0.0, 0.0], "equidistant"),
         ("equidistant", [0.01, -0.02, 0.003, 0.0], "equidistant"),
         ("equidistant", [0.0, 0.0, 0.0, 0.0], "equidistant"),  # an ideal fisheye is no pinhole camera
         ("fisheye", [0.01, -0.02, 0.003, 0.0], "equidistant"),
@@ -62,6 +64,7 @@ def test_distortion_models(name: str, coefficients: list[float], model: str) -> 
     camera = camera_from_camera_info(camera_info(distortion_model=name, d=np.array(coefficients)))
     assert camera.distortion_model == model
     assert any(camera.distortion) == any(coefficients)
+    assert not any(coefficients[len(camera.distortion) :])
 
 
 def roi(left: int, top: int, width: int, height: int) -> SimpleNamespace:
@@ -81,6 +84,19 @@ def test_region_of_interest_and_binning_describe_the_published_image(rectified: 
 
 
 @pytest.mark.parametrize(
+    ("changes", "shift"),
+    [
+        ({"roi": roi(100, 40, 200, 150)}, (100.0, 40.0)),  # how to state a crop
+        ({"width": 820, "height": 620}, (0.0, 0.0)),  # a lens that is mounted off the middle
+        ({"width": 1280}, (0.0, 0.0)),  # half of a stereo pair in one image
+    ],
+)
+def test_a_principal_point_off_the_middle_may_be_right(changes: dict[str, object], shift: tuple[float, float]) -> None:
+    camera = camera_from_camera_info(camera_info(**changes))
+    assert (camera.cx, camera.cy) == (320.5 - shift[0], 239.5 - shift[1])
+
+
+@pytest.mark.parametrize(
     ("changes", "field", "message"),
     [
         ({"k": np.zeros(9)}, "k", "all zero: the camera is not calibrated"),
@@ -90,7 +106,12 @@ def test_region_of_interest_and_binning_describe_the_published_image(rectified: 
         ({"k": np.array(K).reshape(3, 3).T.reshape(-1)}, "k", r"not \[fx 0 cx; 0 fy cy; 0 0 1\]"),
         ({"k": np.array([K[0], 3.0, *K[2:]])}, "k", "skew is not supported"),
         ({"width": 0, "height": 0}, "width, height", "0x0 is empty"),
-        ({"width": 320, "height": 240}, "k", "outside the 320x240 image"),
+        ({"width": 320, "height": 480}, "k", "outside the 320x480 image: the calibration is that of another image"),
+        ({"width": 320, "height": 240}, "k", "outside the 320x240 .* 2 times larger, 640x480, or this image is a crop"),
+        ({"width": 330, "height": 250}, "k", "far from the middle of the 330x250 image: .* 2 times larger"),
+        ({"width": 1280, "height": 960}, "k", "the 1280x960 image: either .* of images 2 times smaller, 640x480, or"),
+        ({"width": 1920, "height": 1440, "binning_x": 3, "binning_y": 3}, "k", "3 times smaller, 640x480"),
+        ({"width": 960, "height": 720, "p": np.zeros(12)}, "k", "1.5 times smaller, 640x480"),
         ({"p": np.array(P) * ([0.5] * 8 + [1.0] * 4)}, "p", "P is K scaled by 0.4"),
         ({"d": np.array([math.nan] * 5)}, "d", "not finite"),
         ({"d": np.array(RATIONAL_D)}, "d", "plumb_bob has 5 coefficients, not 8"),
@@ -159,9 +180,129 @@ def test_read_yaml(tmp_path: Path, name: str, coefficients: list[float], model: 
 
 
 @pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, Camera(430.0, 432.0, 318.0, 241.0, 640, 480)),
+        (
+            {"projection_matrix": None, "distortion_coefficients": {"data": [0.0] * 5}},
+            Camera(500.0, 501.0, 320.5, 239.5, 640, 480),
+        ),
+    ],
+)
+def test_yaml_of_rectified_images(tmp_path: Path, changes: dict[str, object], expected: Camera) -> None:
+    assert read_camera(calibration_yaml(tmp_path, **changes), rectified=True) == expected
+    with pytest.raises(CameraError, match="projection_matrix: P is missing or all zero"):
+        read_camera(calibration_yaml(tmp_path, projection_matrix=None), rectified=True)
+
+
+def file_storage(folder: Path, values: dict[str, object], version: str = "") -> Path:
+    """A YAML file as OpenCV itself writes it; `version`: the first line of another version of it."""
+    path = folder / "opencv.yml"
+    storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_WRITE)
+    for key, value in values.items():
+        storage.write(key, value)
+    storage.release()
+    header, rest = path.read_text().split("\n", 1)
+    path.write_text(f"{version or header}\n{rest}")
+    return path
+
+
+SIZE = {"image_width": 640, "image_height": 480}
+MATRIX = np.array(K).reshape(3, 3)
+
+
+@pytest.mark.parametrize("version", ["", "%YAML:1.0"])
+@pytest.mark.parametrize(
+    ("values", "model", "coefficients"),
+    [
+        ({"camera_matrix": MATRIX, "distortion_coefficients": np.array([D]).T}, "plumb_bob", D),
+        ({"K": MATRIX, "D": np.array([RATIONAL_D])}, "rational_polynomial", RATIONAL_D),
+        ({"Camera_Matrix": MATRIX, "Distortion_Coefficients": np.zeros((5, 1))}, "none", []),
+        ({"K": MATRIX, "D": np.array(D[:4]), "fisheye_model": 1}, "equidistant", D[:4]),
+        ({"K": MATRIX, "D": np.array(D[:4]), "distortion_model": "plumb_bob"}, "plumb_bob", [*D[:4], 0.0]),
+    ],
+)
+def test_file_storage_of_opencv(
+    tmp_path: Path, values: dict[str, object], model: str, coefficients: list[float], version: str
+) -> None:
+    expected = Camera(500.0, 501.0, 320.5, 239.5, 640, 480, model, tuple(coefficients))
+    assert read_camera(file_storage(tmp_path, SIZE | values, version)) == expected
+    path = file_storage(tmp_path, values, version)
+    assert read_camera(path, image_size=(640, 480)) == expected
+    with pytest.raises(CameraError, match="key image_width is missing"):
+        read_camera(path)
+
+
+KALIBR = """\
+cam0:
+  cam_overlaps: [1]
+  camera_model: pinhole
+  distortion_coeffs: [-0.3, 0.1, 0.001, -0.0005]
+  distortion_model: radtan
+  intrinsics: [500.0, 501.0, 320.5, 239.5]
+  resolution: [640, 480]
+  rostopic: /cam0/image_raw
+cam1:
+  T_cn_cnm1:
+  - [1.0, 0.0, 0.0, -0.11]
+  - [0.0, 1.0, 0.0, 0.0]
+  - [0.0, 0.0, 1.0, 0.0]
+  - [0.0, 0.0, 0.0, 1.0]
+  camera_model: pinhole
+  distortion_coeffs: [0.01, -0.02, 0.003, 1e-4]
+  distortion_model: equidistant
+  intrinsics: [500.0, 501.0, 320.5, 239.5]
+  resolution: [640, 480]
+cam2:
+  camera_model: omni
+  distortion_coeffs: [-0.3, 0.1, 0.001, -0.0005]
+  distortion_model: radtan
+  intrinsics: [1.3, 500.0, 501.0, 320.5, 239.5]
+  resolution: [640, 480]
+"""
+
+
+def test_camchain_of_kalibr(tmp_path: Path) -> None:
+    path = tmp_path / "camchain.yaml"
+    path.write_text(KALIBR)
+    intrinsics = (500.0, 501.0, 320.5, 239.5, 640, 480)
+    first = Camera(*intrinsics, "plumb_bob", tuple(D))
+    assert read_camera(f"{path}:cam0") == first
+    assert read_camera(f"{path}:cam1") == Camera(*intrinsics, "equidistant", (0.01, -0.02, 0.003, 1e-4))
+    assert read_camera(f"{path}:cam2") == Camera(*intrinsics, "mei", (1.3, *D[:4]))
+    path.write_text(KALIBR.partition("cam1")[0])
+    assert read_camera(path) == first
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("", "", "", "several cameras and none is named. Choose one of camchain.yaml:cam0, camchain.yaml:cam1"),
+        (":cam3", "", "", "has no camera 'cam3'"),
+        (":cam0", "pinhole", "ds", "cam0: camera model 'ds' with 4 intrinsics is not supported. .*omni-radtan"),
+        (":cam0", "radtan", "fov", "cam0, distortion_model: unknown distortion model 'fov'"),
+        (":cam0", "distortion_coeffs", "coeffs", "cam0: key distortion_coeffs is missing"),
+        (":cam0", "500.0,", "wide,", "cam0, intrinsics: is no list of numbers"),
+        (":cam0", "[640, 480]", "640", "cam0, resolution: 640 is no width and height"),
+        (":cam0", "[640, 480]", "[1280, 960]", "cam0, intrinsics: .* 2 times smaller"),
+        (":cam2", "radtan", "equidistant", "cam2: omni with the distortion equidistant is not supported"),
+    ],
+)
+def test_malformed_camchains_name_file_and_camera(tmp_path: Path, name: str, old: str, new: str, message: str) -> None:
+    path = tmp_path / "camchain.yaml"
+    path.write_text(KALIBR.replace(old, new) if old else KALIBR)
+    with pytest.raises(CameraError, match=message):
+        read_camera(f"{path}{name}")
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"camera_matrix": None}, "key camera_matrix is missing"),
+        (
+            {"distortion_model": None, "distortion_coefficients": {"data": D[:4]}},
+            "four coefficients may be those of any model",
+        ),
         ({"image_width": "wide"}, "image_width: 'wide' is no whole number"),
         ({"camera_matrix": {"data": "K"}}, "camera_matrix: is no list of numbers"),
         ({"distortion_model": "rational_polynomial"}, "distortion_coefficients: rational_polynomial has 8"),

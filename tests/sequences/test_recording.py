@@ -39,14 +39,16 @@ def test_a_clock_that_starts_anew_begins_another_recording_with_its_own_transfor
     assert not first.dropped and not second.dropped
 
 
-def test_a_calibration_file_replaces_a_missing_camera_info(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("topic", "fx"), [("/camera/image_raw/compressed", 33.0), ("/camera/image_rect", 30.0)])
+def test_a_calibration_file_replaces_a_missing_camera_info(tmp_path: Path, topic: str, fx: float) -> None:
     calibration = tmp_path / "camera.yaml"
     calibration.write_text(
         "image_width: 64\nimage_height: 48\ncamera_matrix: {data: [33, 0, 31.5, 0, 33, 23.5, 0, 0, 1]}\n"
         "distortion_model: plumb_bob\ndistortion_coefficients: {data: [0.1, 0, 0, 0, 0]}\n"
+        "projection_matrix: {data: [30, 0, 31, 0, 0, 30, 23, 0, 0, 0, 1, 0]}\n"
     )
-    with BagReader(recorded(tmp_path / "bag", lambda drive: drive.image(0))) as reader:
+    with BagReader(recorded(tmp_path / "bag", lambda drive: drive.image(0, topic=topic))) as reader:
         with pytest.raises(BagError, match="no CameraInfo"):
             read_recordings(reader)
-        (recording,) = read_recordings(reader, calibration={"/camera/image_raw/compressed": str(calibration)})
-    assert recording.cameras["camera"].fx == 33.0
+        (recording,) = read_recordings(reader, calibration={topic: str(calibration)})
+    assert recording.cameras["camera"].fx == fx

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from scene_completion_ros.bags.reader import ODOMETRY_TYPE, BagMessage, BagReader
 from scene_completion_ros.bags.writer import COMPRESSED_TYPE, BagWriter, write_transforms
+from scene_completion_ros.geometry.camera_files import RECTIFIED_TOPIC
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.replay import results
@@ -16,7 +17,6 @@ from scene_completion_ros.ros.replay.played_node import NodeProcess
 from scene_completion_ros.ros.replay.results import MadeMessage, Playback, ReplayResult, ReplayStatistics
 from scene_completion_ros.sequences.recorded_motion import RecordedMotion
 
-RECTIFIED_TOPIC = "image_rect"
 LOCK_STEP_PATIENCE_S = 3.0  # with transforms that are late
 
 

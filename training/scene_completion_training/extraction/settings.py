@@ -33,7 +33,7 @@ class ExtractionSettings:
     calibration: tuple[tuple[str, str], ...] = _option(
         (),
         "--camera-file",
-        "calibration that replaces the CameraInfo of an image topic: YAML of camera_calibration, calib.txt:P2",
+        "calibration that replaces the CameraInfo of an image topic, a file as of complete --camera",
         "TOPIC=FILE",
     )
     odometry_topic: str | None = _option(None, "--odometry-topic", "nav_msgs/Odometry (default: the only one)", "TOPIC")
