@@ -57,6 +57,7 @@ HEAD = "head.safetensors"
 WEIGHTS = "weights.safetensors"
 TEXT_BANK = "text_bank.safetensors"
 _OTHER_FILE = re.compile(rb"(?:\x08|\x88\x80*\x00)location")  # ONNX's key for it, behind its length in any encoding
+_LOOP = re.compile(rb"(?:\x22|\xa2\x80*\x00)(?:\x04|\x84\x80*\x00)Loop")  # a node of that kind, in any encoding
 _VOCABULARY_FILES = {feature_space.FILE, TEXT_BANK}
 _ANEW = "Export its checkpoint again."
 _FETCH = "Fetch or export the bundle again, then load it anew (clean up and configure a running node)."
@@ -415,11 +416,14 @@ def _read_checked(file: Path, expected: str, cure: str | None = None, *, largest
 
 
 def _read_graph(file: Path, expected: str, cure: str | None = None) -> bytes:
-    """The content of an ONNX file, see `_read_checked`, refused where an engine would look for weights elsewhere."""
+    """The content of an ONNX file, see `_read_checked`, refused where it has weights elsewhere, or a loop."""
     content = _read_checked(file, expected, cure)
     if b"location" in content and _OTHER_FILE.search(content):
         what = "has weights in another file, which no hash of the bundle covers"
         raise BundleError(what, where=str(file), cure=cure or "Export the encoder with its weights inside.")
+    if b"Loop" in content and _LOOP.search(content):
+        what = "has a loop, which may never end"
+        raise BundleError(what, where=str(file), cure=cure or "Export the encoder without control flow.")
     return content
 
 

@@ -74,6 +74,7 @@ class InferenceThread:
             on_error=self._on_error,
             on_end=self._release,
         )
+        self.record.busy_s = lambda: self._worker.busy_s
 
     @property
     def class_names(self) -> tuple[str, ...]:

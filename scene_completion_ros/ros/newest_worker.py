@@ -36,9 +36,15 @@ class NewestWorker(Generic[Item]):
         self._newest: Item | None = None
         self._preparation: Callable[[], None] | None = None
         self._closed = self._idle = False
+        self._began_s = time.perf_counter()
         # A daemon, so that a build of an engine that takes minutes cannot keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds for which it has been at its present work; 0 where it waits for work."""
+        return 0.0 if self._idle else time.perf_counter() - self._began_s
 
     def submit(self, item: Item) -> None:
         """Hand over an item; it replaces one that is still waiting."""
@@ -86,7 +92,7 @@ class NewestWorker(Generic[Item]):
         with self._condition:
             self._idle = True
             self._condition.wait_for(lambda: self._closed or self._newest is not None or self._preparation is not None)
-            self._idle = False
+            self._began_s, self._idle = time.perf_counter(), False
             if self._closed:
                 return None
             if self._newest is None:

@@ -207,6 +207,17 @@ def test_an_encoder_with_weights_in_another_file_is_refused(tmp_path: Path, name
         saved.save(tmp_path / "spoilt", content.replace(b"\x08location", spelt))
 
 
+@pytest.mark.parametrize("spelt", [b"\x22\x04Loop", b"\x22\x84\x00Loop", b"\xa2\x00\x84\x80\x00Loop"])
+def test_an_encoder_with_a_loop_is_refused(tmp_path: Path, spelt: bytes) -> None:
+    saved = make_small_bundle(tmp_path / "bundle")
+    graph = onnx.load_from_string(saved.read_encoder())
+    graph.graph.node.add(op_type="Loop", name="endless")
+    content = graph.SerializeToString()
+    assert content.count(b"\x22\x04Loop") == 1
+    with pytest.raises(BundleError, match="encoder.onnx: has a loop, which may never end. Export the encoder without"):
+        saved.save(tmp_path / "spoilt", content.replace(b"\x22\x04Loop", spelt))
+
+
 def test_a_newer_schema_asks_for_an_update_and_a_pickle_is_not_a_head(tmp_path: Path) -> None:
     make_small_bundle(tmp_path)
     edit_manifest(tmp_path, lambda m: m.update(schema_version=SCHEMA_VERSION + 1))

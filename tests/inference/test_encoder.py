@@ -8,6 +8,7 @@ from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError
 from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoded_image import MOSTLY, shown_share
@@ -64,6 +65,15 @@ def test_foreign_graphs_are_refused(tmp_path: Path, engine: str, graph: bytes, m
     with pytest.raises(BundleError, match=message) as caught:
         make_encoder(bundle, engine)
     assert "encoder.onnx" in caught.value.where
+
+
+@pytest.mark.parametrize("engine", EXACT)
+def test_a_graph_whose_first_run_does_not_end_is_named(
+    bundle: StudentBundle, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder, "LONGEST_START_S", 0.0)
+    with pytest.raises(BundleError, match="encoder.onnx: its first run did not end within 0 s. Export a smaller one"):
+        make_encoder(bundle, engine)
 
 
 def test_choice_of_the_engine(bundle: StudentBundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ from scene_completion_ros.inference.evidence import Evidence
 from scene_completion_ros.inference.scene_query import HostField
 from scene_completion_ros.ros import completion_node, messages, student, topics
 from scene_completion_ros.ros.completion_node import CompletionNode
+from scene_completion_ros.ros.health import inference_health
+from scene_completion_ros.ros.health.judgement import Level, Status
 from scene_completion_ros.ros.parameters.declared import ExplainingNode
 from tests.ros.graph import PATIENCE_S, Graph
 from tests.ros.voxel_samples import some_voxels
@@ -193,6 +195,21 @@ def test_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(node
     assert all(camera == cameras[stamp_ns] for camera, stamp_ns in model.completed)
     assert model.completed[-1] == (cameras[-1], 199)
     assert node.counters.dropped["newer image arrived"] == 200 - len(model.completed)
+
+
+def test_a_model_that_is_in_work_for_long_is_a_warning(
+    node: CompletionNode, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def inference() -> Status:
+        return next(status for status in node._diagnostics.statuses(node.observed()) if status.name == "inference")
+
+    monkeypatch.setattr(inference_health, "LONGEST_WORK_S", 0.0)
+    calibrate_slowly(node, model)
+    warned = inference()
+    assert (warned.level, warned.message.startswith("nothing has come of ")) == (Level.WARN, True)
+    assert warned.message.endswith(" s: building")
+    model.go_on.set()
+    wait_for(lambda: inference().level == Level.OK)
 
 
 def test_parameters_set_by_others_hold_for_images_after_it(graph: Graph, node: CompletionNode, model: Model) -> None:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from scene_completion_ros.ros.health.judgement import Drops, Level, Record, Stat
 from scene_completion_ros.ros.student import ModelReport, Student
 
 TIMES_KEPT = 100  # images over which times are summed up
+LONGEST_WORK_S = 20.0  # seconds for a model or an image, after which it is a warning
 VOCABULARY = "vocabulary"
 
 
@@ -257,6 +258,7 @@ class InferenceRecord:
         self.depth = DepthRecord()  # what a sensor of depth gave to images
         self.words = WordsRecord(vocabulary)  # what voxels are compared with
         self.student = student  # whose models are reported
+        self.busy_s: Callable[[], float] = lambda: 0.0  # how long its thread has been at its present work, seconds
         self._lock = threading.Lock()
         self._times_ms: deque[Mapping[str, float]] = deque(maxlen=TIMES_KEPT)
         self._result_s: float | None = None
@@ -322,4 +324,8 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
         return Status("inference", Level.ERROR, message, values)
     slowest = [f"{stage} {times[stage].mean:.1f} ms" for stage in FULL_DETAIL_STAGES if stage in times]
     states = [f"{name} {model.state}".strip() for name, model in models.items()]
-    return Status("inference", Level.OK, ", ".join([*states, *slowest]), values)
+    message = ", ".join([*states, *slowest])
+    if (busy_s := record.busy_s()) > LONGEST_WORK_S:
+        message = f"nothing has come of {record.student.title} for {busy_s:.0f} s: {message}"
+        return Status("inference", Level.WARN, message, values)
+    return Status("inference", Level.OK, message, values)
