@@ -66,6 +66,10 @@ class BagError(SceneCompletionError):
     """A bag cannot be read or written."""
 
 
+class TransformConflictError(BagError):
+    """Recorded transforms contradict each other."""
+
+
 class SequenceError(SceneCompletionError):
     """A posed sequence is incomplete or contradicts itself."""
 

@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         scores = open_scores(args, reader, topic, camera, PublishedGrid(*place), stack)
         title = f"Completed voxels of {args.bag.resolve().name}"
         classes = (bundle.class_names, bundle.class_colours)
-        lidar = stack.enter_context(LidarOfBag(args.bag))
+        lidar = stack.enter_context(LidarOfBag(args.bag, topic))
         report = stack.enter_context(ReportWriter(args.output / "report", title, *classes, words=words))
         for loss in reader.losses:
             print(f"warning: {args.bag}: {loss}", file=sys.stderr)
@@ -156,6 +156,9 @@ def run(args: argparse.Namespace) -> int:
             raise
         shown = write_scores(args.output, scores, args.bag.resolve().name)
         statistics = _write_statistics(args.output, counts, {"scores": shown} if shown else {}, reader)
+        for doubt in dict.fromkeys([*reader.warnings, *lidar.warnings]):
+            print(f"warning: {args.bag}: {doubt}", file=sys.stderr)
+            report.notes.append(f"The transforms of the recording are doubtful: {doubt}")
         page = report.close(statistics)
     if shown:
         print(f"scores: {args.output / 'scores.md'}")
@@ -451,7 +454,7 @@ def open_scores(
             sources.append(folder)
     if reader.topics_of_type(CLOUD_TYPE):
         pose = read_camera_from_lidar(args.camera_from_lidar) if args.camera_from_lidar else None
-        sources.append(stack.enter_context(LidarTruth(reader.path, camera or reader.camera_for(topic), pose)))
+        sources.append(stack.enter_context(LidarTruth(reader.path, camera or reader.camera_for(topic), pose, topic)))
     return ReplayScores(sources, published)
 
 

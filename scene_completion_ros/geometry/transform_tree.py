@@ -134,17 +134,6 @@ class TransformTree:
         path = self._path(target.strip("/"), source.strip("/"))
         return path is not None and all(self._edge(a, b)[0].static is not None for a, b in pairwise(path))
 
-    def root_of(self, frame: str) -> str:
-        """The topmost ancestor of a frame ("map" in a tree that follows REP-105)."""
-        current, seen = frame.strip("/"), set()
-        while current not in seen:
-            seen.add(current)
-            parents = [parent for parent, child in self._edges if child == current]
-            if not parents:
-                return current
-            current = parents[0]
-        return current
-
     def find(
         self, target: str, source: str, stamp_ns: int, *, max_gap_ns: int = 200_000_000, tolerance_ns: int = 0
     ) -> RigidTransform:

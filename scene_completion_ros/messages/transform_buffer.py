@@ -1,72 +1,212 @@
 """The transforms of messages: those recorded on /tf, /tf_static and in odometry, and those of live topics."""
 
+import math
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from scene_completion_ros.errors import BagError
+from scene_completion_ros.errors import BagError, TransformConflictError
 from scene_completion_ros.geometry.transform_tree import NoTransformError, TransformTree
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
 
 MAX_NORM_ERROR = 0.05  # of a quaternion: rounding is normalised away, anything else is a defect
+FARTHEST_M = 1e9  # of a position: chains of such transforms stay within the numbers of `RigidTransform`
+_SAME = 1e-3  # elements of two transforms that differ by less say the same
+# Of two tracks that take turns, the steps from one to the other take each other back; noise seldom does.
+_JUMP = 0.05  # metres, or change of an axis: a larger step besides how the pair moves is a jump
+_WINDOW = 8  # samples before and after a step that say how the pair moves
+_FEWEST_JUMPS = 10
+_SMALL = 0.3  # share of a jump
+_BACK = 0.8  # of the jumps that the next one takes back
 
 
 class TransformBuffer(TransformTree):
-    """Transforms between frames, from messages of rosbags and rclpy; `keep_ns`: see `TransformTree`."""
+    """Transforms between frames, from messages of rosbags and rclpy; `keep_ns`: see `TransformTree`.
+
+    Of several topics that hold one pair of frames, the first alone is taken. A bag with such a pair is refused by
+    `check` and `lookup`, and what is doubtful about a pair is added to `warnings`, where that pair is asked for.
+    """
 
     def __init__(self, keep_ns: int | None = None) -> None:
         super().__init__(keep_ns)
-        # Transforms that were not taken, by reason (NaN, broken quaternion, a frame that is its own parent).
+        # Transforms that were not taken, by reason (NaN, broken quaternion, a pair that another topic holds, too).
         self.rejected: Counter[str] = Counter()
+        self.warnings: list[str] = []
+        self._topics: dict[tuple[str, str, bool], str] = {}  # by parent, child, and whether it is fixed
+        self._contested: dict[tuple[str, str], str] = {}  # two topics, by parent and child
+        self._doubts: dict[tuple[str, str], str] = {}
+        self._checked: set[tuple[str, str]] = set()
 
-    def add(self, parent: str, child: str, stamp_ns: int, parent_from_child: RigidTransform, *, static: bool) -> None:
+    def add(
+        self,
+        parent: str,
+        child: str,
+        stamp_ns: int,
+        parent_from_child: RigidTransform,
+        *,
+        static: bool,
+        topic: str = "",  # that it came from; one without a name goes with all
+    ) -> None:
         """Add one transform, see `TransformTree.add`; an unusable one is counted in `rejected`."""
+        pair = parent.strip("/"), child.strip("/")
+        edge, first = self._edges.get(pair), self._topics.setdefault((*pair, static), topic)
+        known = None if edge is None else edge.static if static else edge.static or edge.samples.get(stamp_ns)
+        differs = known is not None and np.abs(known.matrix - parent_from_child.matrix).max() > _SAME
+        if first and topic and first != topic:
+            if differs or known is None:
+                self.rejected[f"{' -> '.join(pair)}: {first} holds it, too"] += 1
+                self._contested.setdefault(pair, f"{first} and {topic}")
+            return
+        if differs and pair not in self._doubts:
+            self._doubts[pair] = self._doubt(*pair, static=static, stamped=edge is None or edge.static is None)
         try:
             super().add(parent, child, stamp_ns, parent_from_child, static=static)
         except TransformError as error:
             self.rejected[str(error)] += 1
 
-    def add_message(self, message: Any, *, static: bool) -> None:
+    def forget_moving(self) -> None:
+        """See `TransformTree`."""
+        super().forget_moving()
+        self._topics = {key: topic for key, topic in self._topics.items() if key[2]}
+
+    def add_message(self, message: Any, *, static: bool, topic: str = "") -> None:
         """Add all transforms of a `tf2_msgs/TFMessage`; unusable ones are counted in `rejected`."""
         for stamped in message.transforms:
-            self.add_stamped(stamped, static=static)
+            self.add_stamped(stamped, static=static, topic=topic)
 
-    def add_stamped(self, stamped: Any, *, static: bool) -> None:
+    def add_stamped(self, stamped: Any, *, static: bool, topic: str = "") -> None:
         """Add a `geometry_msgs/TransformStamped`; an unusable one is counted in `rejected`."""
-        self._add_pose(stamped, stamped.transform.translation, stamped.transform.rotation, static=static)
+        translation, rotation = stamped.transform.translation, stamped.transform.rotation
+        self._add_pose(stamped, str(stamped.child_frame_id), translation, rotation, static=static, topic=topic)
 
-    def add_odometry(self, message: Any) -> None:
-        """Add the pose of a `nav_msgs/Odometry` as header.frame_id -> child_frame_id."""
-        self._add_pose(message, message.pose.pose.position, message.pose.pose.orientation, " (odometry)", static=False)
+    def add_odometry(self, message: Any, child: str = "", topic: str = "") -> None:
+        """Add the pose of a `nav_msgs/Odometry` as header.frame_id -> child_frame_id, or another `child`."""
+        child, pose = child or str(message.child_frame_id), message.pose.pose
+        if child.strip("/"):
+            self._add_pose(message, child, pose.position, pose.orientation, static=False, topic=topic)
+        else:
+            self.rejected[f"odometry without child_frame_id. {child_cure(topic)}"] += 1
 
     def lookup(self, target: str, source: str, stamp_ns: int, max_gap_ns: int = 200_000_000) -> RigidTransform:
         """Find target_from_source at a time of a recording.
 
-        Raises BagError where the frames are not connected, or there is no transform close enough: names the pair.
-        `stamp_ns`: time; transforms are interpolated (slerp and lerp), never extrapolated; `max_gap_ns`: largest
-        distance of the two transforms between which is interpolated.
+        Raises BagError where the frames are not connected, or there is no transform close enough: names the pair; see
+        also `check`. `stamp_ns`: time; transforms are interpolated (slerp and lerp), never extrapolated; `max_gap_ns`:
+        largest distance of the two transforms between which is interpolated.
         """
+        self.check(target, source)
         try:
             return self.find(target, source, stamp_ns, max_gap_ns=max_gap_ns)
         except NoTransformError as error:
             cure = f"{error.cure}. Record them for the whole drive"
             raise BagError(error.what, where=error.where or "/tf, /tf_static", cure=cure) from None
 
-    def _add_pose(self, message: Any, translation: Any, rotation: Any, source: str = "", *, static: bool) -> None:
-        parent, child = message.header.frame_id, message.child_frame_id
-        name = f"{parent} -> {child}{source}"
+    def check(self, target: str, source: str) -> None:
+        """Add what is doubtful between two frames of a recording to `warnings`.
+
+        Raises TransformConflictError where several topics hold one pair of frames between them: names the topics.
+        """
+        if (target, source) in self._checked:
+            return
+        for upper, lower in pairwise(self._path(target.strip("/"), source.strip("/")) or ()):
+            pair = (upper, lower) if (upper, lower) in self._edges else (lower, upper)
+            if topics := self._contested.get(pair):
+                raise TransformConflictError(
+                    f"both hold the transform {' -> '.join(pair)}",
+                    where=topics,
+                    cure="Leave one out in a copy: `rosbags-convert --src BAG --dst COPY --exclude-topic TOPIC`",
+                )
+            for doubt in (self._doubts.get(pair), self._two_tracks(*pair)):
+                if doubt and doubt not in self.warnings:
+                    self.warnings.append(doubt)
+        self._checked.add((target, source))
+
+    def root_of(self, frame: str) -> str:
+        """The topmost ancestor of a frame ("map" in a tree that follows REP-105).
+
+        Raises TransformConflictError where a frame is its own ancestor: names all frames of that circle.
+        """
+        chain = [frame.strip("/")]
+        while parents := [parent for parent, child in self._edges if child == chain[-1]]:
+            if again := [parent for parent in parents if parent in chain]:
+                circle = [again[0], *reversed(chain[chain.index(again[0]) :])]
+                topics = {self._topics.get((*pair, kind), "") for pair in pairwise(circle) for kind in (True, False)}
+                raise TransformConflictError(
+                    f"transforms go round in a circle: {' -> '.join(circle)}",
+                    where=", ".join(sorted(topics - {""})),
+                    cure="One of them is the wrong way round: record without it",
+                )
+            chain.append(parents[0])
+        return chain[-1]
+
+    def _doubt(self, parent: str, child: str, *, static: bool, stamped: bool) -> str:
+        moving, fixed = (self._topics.get((parent, child, kind), "") for kind in (False, True))
+        name = f"{parent} -> {child}"
+        if static:
+            return f"{fixed}: the fixed transform {name} changes. The last one is used for the whole recording"
+        if stamped:
+            return (
+                f"{moving}: transforms {name} with one stamp differ, as of two nodes that publish it. The first of "
+                "each stamp is used; stop one of the nodes"
+            )
+        return f"{moving} and {fixed}: the transform {name} is on both, and differs. That of {fixed} is used"
+
+    def _two_tracks(self, parent: str, child: str) -> str:
+        """What to say where the samples of a pair jump to and fro between two tracks; empty where they do not."""
+        edge = self._edges[parent, child]
+        if edge.static is not None or len(edge.stamps) < 2 * _WINDOW:
+            return ""
+        jumps = _jumps(edge.stamps, [edge.samples[stamp_ns] for stamp_ns in edge.stamps])
+        back = np.linalg.norm(jumps[1:] + jumps[:-1], axis=1) < _SMALL * np.linalg.norm(jumps[:-1], axis=1)
+        if len(jumps) < _FEWEST_JUMPS or back.mean() < _BACK:
+            return ""
+        metres = float(np.median(np.linalg.norm(jumps[:, :3], axis=1)))
+        degrees = math.degrees(float(np.median(np.linalg.norm(jumps[:, 3:6], axis=1))))
+        topic = self._topics.get((parent, child, False), "")
+        return (
+            f"{topic}: transforms {parent} -> {child} jump to and fro {len(jumps)} times, by {metres:.2f} m and "
+            f"{degrees:.0f}°, as of two nodes that publish it. Poses are wrong: record with one of them "
+            f"(`ros2 topic info --verbose {topic}` names both)"
+        )
+
+    def _add_pose(self, message: Any, child: str, translation: Any, rotation: Any, *, static: bool, topic: str) -> None:
+        parent = message.header.frame_id
         position = np.array([translation.x, translation.y, translation.z], dtype=np.float64)
         quaternion = np.array([rotation.x, rotation.y, rotation.z, rotation.w], dtype=np.float64)
-        if not (np.isfinite(position).all() and np.isfinite(quaternion).all()):
-            self.rejected[f"{name}: not finite"] += 1
-            return
         norm = float(np.linalg.norm(quaternion))
-        if abs(norm - 1.0) > MAX_NORM_ERROR:
-            self.rejected[f"{name}: quaternion is not of unit length"] += 1
+        if not (np.isfinite(position).all() and np.isfinite(quaternion).all()):
+            reason = "not finite"
+        elif np.abs(position).max() > FARTHEST_M:
+            reason = f"further than {FARTHEST_M:g} m"
+        elif abs(norm - 1.0) > MAX_NORM_ERROR:
+            reason = "quaternion is not of unit length"
+        else:
+            transform = RigidTransform.from_quaternion(quaternion / norm, position)
+            self.add(parent, child, stamp_of(message.header), transform, static=static, topic=topic)
             return
-        transform = RigidTransform.from_quaternion(quaternion / norm, position)
-        self.add(parent, child, stamp_of(message.header), transform, static=static)
+        self.rejected[f"{parent} -> {child}: {reason}"] += 1
+
+
+def _jumps(stamps: list[int], samples: list[RigidTransform]) -> NDArray[np.float64]:
+    """Steps between neighbours that are not how the pair moves: position, metres, and two axes [M, 9]."""
+    places, times = np.empty((len(samples), 9)), np.array(stamps, dtype=np.int64)
+    for index, sample in enumerate(samples):
+        places[index, :3], places[index, 3:] = sample.translation, sample.rotation[:, :2].T.ravel()
+    steps = np.arange(len(samples) - 1)
+    low, high = np.maximum(steps - _WINDOW + 1, 0), np.minimum(steps + _WINDOW, len(samples) - 1)
+    share = (times[1:] - times[:-1]) / (times[high] - times[low])
+    unexpected = places[1:] - places[:-1] - share[:, None] * (places[high] - places[low])
+    lengths = np.linalg.norm(unexpected, axis=1)
+    jumps: NDArray[np.float64] = unexpected[lengths > max(_JUMP, _SMALL * float(np.quantile(lengths, 0.95)))]
+    return jumps
+
+
+def child_cure(topic: str) -> str:
+    """What to do about an odometry topic that does not say which frame its poses are of."""
+    return f"Name that frame with the topic, as in {topic}=base_link"
 
 
 def stamp_of(header: Any) -> int:

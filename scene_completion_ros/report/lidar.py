@@ -18,11 +18,12 @@ class LidarOfBag:
     """The scan nearest in time to each image of a recording; holds two scans at a time.
 
     Has a reader of its own, so that scans can be read alongside the images. Use it as a context manager. `path`: the
-    recording; of its PointCloud2 topics the one with the most messages is taken.
+    recording; of its PointCloud2 topics the one with the most messages is taken, of the robot of the `image_topic`.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._reader = BagReader(path)
+    def __init__(self, path: str | Path, image_topic: str = "") -> None:
+        self._reader, self._image_topic = BagReader(path), image_topic
+        self.warnings = self._reader.warnings  # what is doubtful about the transforms that were needed
         self.topic: str | None = None  # the topic with the most messages, if there is one
         self._scans: Iterator[CloudFrame] = iter(())
         self._transforms = TransformBuffer()
@@ -32,10 +33,10 @@ class LidarOfBag:
     def __enter__(self) -> "LidarOfBag":
         self._reader.open()
         counts = self._reader.counts
-        topics = sorted(self._reader.topics_of_type(CLOUD_TYPE), key=lambda topic: -counts[topic])
-        self.topic = next(iter(topics), None)
+        topics = self._reader.of_robot(self._reader.topics_of_type(CLOUD_TYPE), self._image_topic)
+        self.topic = max(topics, key=lambda topic: counts[topic], default=None)
         if self.topic is not None:
-            self._transforms = self._reader.tf_buffer()
+            self._transforms = self._reader.tf_buffer(image_topic=self._image_topic)
             self._scans = self._reader.point_clouds(self.topic)
             self._after = next(self._scans, None)
         return self
@@ -72,8 +73,8 @@ class LidarOfBag:
     def _camera_from_lidar(self, camera_frame: str, stamp_ns: int, scan: CloudFrame) -> RigidTransform:
         """Through the fixed frame, which takes the car's motion between scan and image out; else the mounting alone."""
         find = self._transforms.lookup
-        world = self._transforms.root_of(camera_frame)
         try:
+            world = self._transforms.root_of(camera_frame)
             world_from_camera = find(world, camera_frame, stamp_ns, _LARGEST_GAP_NS)
             return world_from_camera.inverse() @ find(world, scan.frame_id, scan.stamp_ns, _LARGEST_GAP_NS)
         except BagError:

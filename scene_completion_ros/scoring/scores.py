@@ -196,9 +196,15 @@ class LidarTruth:
     car moved between scan and image is then left in.
     """
 
-    def __init__(self, bag: Path | str, camera: Camera, camera_from_lidar: RigidTransform | None = None) -> None:
+    def __init__(
+        self,
+        bag: Path | str,
+        camera: Camera,
+        camera_from_lidar: RigidTransform | None = None,
+        image_topic: str = "",  # LiDAR and transforms are those of its robot
+    ) -> None:
         self.name = "lidar"
-        self._lidar = LidarOfBag(bag)
+        self._lidar = LidarOfBag(bag, image_topic)
         self._camera, self._camera_from_lidar = camera, camera_from_lidar
 
     def __enter__(self) -> "LidarTruth":

@@ -64,11 +64,14 @@ def posed_recording(
     left; says what happened to them.
     """
     reader, rig_frame, dropped = recording.reader, recording.rig_frame, recording.dropped
-    buffer, world, pose_source = moving_transforms(reader, rig_frame, recording.transforms, world_frame, odometry_topic)
+    topic = recording.topics[recording.first_camera]
+    buffer, world, pose_source = moving_transforms(
+        reader, topic, rig_frame, recording.transforms, world_frame, odometry_topic
+    )
     rig_from_camera = {name: recording.rig_from_camera(buffer, name) for name in recording.cameras}
     max_gap_ns = round(max_gap_s * 1e9)
-    clouds = list_clouds(reader, lidar_topic)
-    depths = list_depths(reader, rig_frame)
+    clouds = list_clouds(reader, topic, lidar_topic)
+    depths = list_depths(reader, topic, rig_frame)
     rig_from_sensor = {}
     for stamp_ns, frame_id, _ in clouds[:1]:
         try:
@@ -115,7 +118,7 @@ def recording_provenance(recording: Recording) -> dict[str, object]:
         "dropped_images": dict(recording.dropped),
         "skipped_messages": dict(reader.skipped),
         "losses": list(reader.losses),
-        "warnings": list(recording.warnings),
+        "warnings": [*recording.warnings, *reader.warnings],
     }
 
 

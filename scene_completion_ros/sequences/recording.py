@@ -91,9 +91,9 @@ def load_depth(recorded: RecordedMessage) -> NDArray[np.float32]:
     return decode_depth(recorded.message())
 
 
-def list_depths(reader: BagReader, frame_id: str) -> list[tuple[int, RecordedMessage]]:
+def list_depths(reader: BagReader, image_topic: str, frame_id: str) -> list[tuple[int, RecordedMessage]]:
     """Stamps and addresses of depth images in the frame of a camera, sorted by stamp; of several topics the first."""
-    for topic in reader.topics_of_type(IMAGE_TYPES[0]):
+    for topic in reader.of_robot(reader.topics_of_type(IMAGE_TYPES[0]), image_topic):
         first = reader.first(topic)
         if first is None or str(first.encoding).lower() not in DEPTH_ENCODINGS:
             continue
@@ -114,7 +114,7 @@ def depth_asset(depths: Sequence[tuple[int, RecordedMessage]], stamp_ns: int) ->
     return {"depth": partial(load_depth, min(near, key=lambda one: abs(one[0] - stamp_ns))[1])} if near else {}
 
 
-def list_clouds(reader: BagReader, lidar_topic: str | None) -> list[tuple[int, str, RecordedMessage]]:
+def list_clouds(reader: BagReader, image_topic: str, lidar_topic: str | None) -> list[tuple[int, str, RecordedMessage]]:
     """Stamps, frames and addresses of the usable point clouds, sorted by stamp."""
     topics = reader.topics_of_type(CLOUD_TYPE)
     if lidar_topic is not None:
@@ -122,6 +122,7 @@ def list_clouds(reader: BagReader, lidar_topic: str | None) -> list[tuple[int, s
             what = f"no PointCloud2 topic {lidar_topic!r}"
             raise BagError(what, where=str(reader.path), cure=f"Name one of: {', '.join(topics) or 'none'}")
         topics = [lidar_topic]
+    topics = reader.of_robot(topics, image_topic)
     if len(topics) != 1:
         return []
     clouds = []
@@ -220,7 +221,8 @@ class Recording:
         A clock that was started anew would mix two drives in one buffer. Broken transforms are counted in the reader's
         `skipped`.
         """
-        return self.reader.tf_buffer(odometry_topic=odometry_topic, within=self.window.holds)
+        topic = self.topics[self.first_camera]
+        return self.reader.tf_buffer(odometry_topic=odometry_topic, within=self.window.holds, image_topic=topic)
 
     def rig_from_camera(self, buffer: TransformBuffer, camera: str) -> RigidTransform:
         """From tf, or from P of a rectified pair with one frame. Raises BagError where neither says it."""

@@ -1,6 +1,7 @@
 """Look-ups in the transform buffer."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -42,6 +43,7 @@ def test_chain_goes_up_and_down_the_tree() -> None:
         (transform("map", "base_link", (math.nan, 0, 0)), "not finite"),
         (transform("map", "base_link", (0, 0, 0), scale=0.0), "unit length"),
         (transform("map", "base_link", (0, 0, 0), scale=math.inf), "not finite"),
+        (transform("map", "base_link", (1e30, 0, 0)), "map -> base_link: further than 1e[+]09 m"),
         (transform("map", "map", (0, 0, 0)), "parent"),
     ],
 )
@@ -49,5 +51,5 @@ def test_unusable_transforms_are_counted(message: object, reason: str) -> None:
     buffer = moving_buffer()
     buffer.add_message(message, static=False)
     assert sum(buffer.rejected.values()) == 1
-    assert reason in next(iter(buffer.rejected))
+    assert re.search(reason, next(iter(buffer.rejected)))
     assert np.isfinite(buffer.lookup("map", "camera", START).matrix).all()

@@ -1,7 +1,9 @@
 """Posed sequences from bags: recorded ones for the geometry, made-up ones for everything that can go wrong."""
 
 import pickle
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.recording import read_recordings
 from scene_completion_ros.sequences.rigs import mounting
-from tests.bags.recordings import HEIGHT, SECOND, START, WIDTH, Drive, image, odometry, record, recorded
+from tests.bags.recordings import HEIGHT, SECOND, START, WIDTH, Drive, image, odometry, record, recorded, transform
 
 
 def sequence_of(path: Path, fill: Callable[[Drive], Any], **arguments: Any) -> PosedSequence:
@@ -140,6 +142,74 @@ def test_depth_in_the_frame_of_the_camera_comes_with_its_images(tmp_path: Path, 
         np.testing.assert_array_equal(sequence.asset(index, "depth"), np.full((24, 32), index + 0.5, np.float32))
 
 
+def say(drive: Drive, topic: str, index: int, *, y: float = 0.0, child: str = "base_link", late_ns: int = 0) -> None:
+    """On a topic: the robot is where `Drive.pose` has it, so far to the left."""
+    stamp = START + index * SECOND // 10 + late_ns
+    message = transform("map", child, (index / 10 + late_ns / SECOND, y, 0.0), stamp)
+    drive.writer.write(topic, "tf2_msgs/msg/TFMessage", message, stamp)
+
+
+def say_mount(drive: Drive, index: int) -> None:
+    stamp = START + index * SECOND // 10
+    mount = transform("base_link", "camera_optical", (9.0, 0.0, 1.0), stamp)
+    drive.writer.write("/tf", "tf2_msgs/msg/TFMessage", mount, stamp)
+
+
+def robots(drive: Drive, *, camera: str = "robot1/camera") -> None:
+    """Two of them with the same frames, one 5 m beside the other, each in its namespace."""
+    for index in range(20):
+        drive.image(index, camera=camera)
+        drive.info(index, camera=camera)
+        for number in (1, 2):
+            say(drive, f"/robot{number}/tf", index, y=5.0 * (number - 1), late_ns=number)
+            fixed = transform("base_link", "camera_optical", (0.2 * number, 0.0, 1.0))
+            drive.writer.write(f"/robot{number}/tf_static", "tf2_msgs/msg/TFMessage", fixed, START)
+            odometry_topic = f"/robot{number}/odom"
+            drive.writer.write(odometry_topic, "nav_msgs/msg/Odometry", odometry("odom", "x", (0, 0, 0), START), START)
+
+
+def one_robot(*says: Callable[[Drive, int], Any]) -> Callable[[Drive], None]:
+    """A drive at whose every moment more is said."""
+
+    def fill(drive: Drive) -> None:
+        drive.static()
+        for index in range(40):
+            drive.moment(index)
+            for more in says:
+                more(drive, index)
+
+    return fill
+
+
+def test_of_two_robots_that_of_the_camera_is_taken(tmp_path: Path) -> None:
+    places = [f.world_from_rig.translation for f in sequence_of(tmp_path / "bag", robots, max_gap_s=1.0).frames]
+    np.testing.assert_allclose(places, [[0.2 + index / 10, 0.0, 1.0] for index in range(1, 20)], atol=1e-6)
+
+
+OTHER: Any = {"y": 0.5, "late_ns": SECOND // 30}  # a second node's
+
+
+@pytest.mark.parametrize(
+    ("says", "warning"),
+    [
+        (lambda drive, i: say(drive, "/tf", i, **OTHER), r"/tf: transforms map -> base_link jump to and fro 7\d times"),
+        (lambda drive, i: i % 5 or say(drive, "/tf", i, **OTHER), "jump to and fro 1[56] times, by 0.[45]. m and 0°"),
+        (lambda drive, i: say(drive, "/tf", i, y=0.5), "/tf: transforms map -> base_link with one stamp differ"),
+        (
+            lambda drive, i: drive.static(x=i // 10),
+            "/tf_static: the fixed transform base_link -> camera_optical changes",
+        ),
+        (say_mount, "/tf and /tf_static: the transform base_link -> camera_optical is on both, and differs"),
+        (lambda drive, i: say(drive, "/tf", i, y=i % 2, child="wheel"), None),
+        (lambda drive, i: say(drive, "/relayed/tf", i), None),
+    ],
+)
+def test_transforms_that_are_doubtful_are_named(tmp_path: Path, says: Callable[..., Any], warning: str | None) -> None:
+    sequence = sequence_of(tmp_path / "bag", one_robot(says))
+    found = sequence.provenance["warnings"]
+    assert [bool(re.search(warning or "", text)) for text in found] == [True] * (warning is not None), found
+
+
 def no_poses(drive: Drive) -> None:
     drive.image(0)
     drive.info(0)
@@ -158,6 +228,13 @@ def two_odometries(drive: Drive) -> None:
     drive.writer.write("/wheel", "nav_msgs/msg/Odometry", odometry("odom", "base_link", (0, 0, 0), START), START)
 
 
+def nameless_odometry(drive: Drive) -> None:
+    no_poses(drive)
+    drive.static()
+    for index in range(3):
+        drive.odometry(index, child="")
+
+
 def poses_elsewhere(drive: Drive) -> None:
     no_poses(drive)
     drive.static()
@@ -172,6 +249,16 @@ def poses_elsewhere(drive: Drive) -> None:
         (no_way_to_camera, r"neither tf nor /odom.*static transform to the camera; known frames: base_link"),
         (two_odometries, "/odom, /wheel"),
         (poses_elsewhere, "no image has a pose"),
+        (nameless_odometry, "topic /odom: odometry without child_frame_id.*--odometry-topic /odom=base_link"),
+        (
+            partial(robots, camera="camera"),
+            "/robot1/tf and /robot2/tf: both hold the transform map -> base_link. Leave",
+        ),
+        (one_robot(lambda drive, i: say(drive, "/relayed/tf", i, y=0.1)), "/tf and /relayed/tf: both hold"),
+        (
+            one_robot(lambda drive, i: drive.static("camera_optical", "base_link")),
+            "/tf_static: .* in a circle: camera_optical -> base_link -> camera_optical. One of them is the wrong way",
+        ),
         (lambda drive: [drive.static(), drive.pose(0), drive.image(0)], "no CameraInfo"),
         (lambda drive: [drive.static(), drive.pose(0)], "no image topic"),
         (stereo(frames=("l", "l"), p3=0.0, static_x=None), "two cameras in one frame 'l'"),

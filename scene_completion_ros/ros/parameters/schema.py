@@ -264,7 +264,11 @@ class NodeParameters:
     transform_tolerance: float = _live(
         0.0, "Seconds for which the last transform still holds. The node extrapolates nothing else.", bounds=(0.0, 10.0)
     )
-    odometry_topics: str = _parameter("", "Topics of nav_msgs/Odometry, with commas between them.")
+    odometry_topics: str = _parameter(
+        "",
+        "Topics of nav_msgs/Odometry, with commas between them. `/odom=base_link` names the frame of poses without "
+        "`child_frame_id`.",
+    )
     odometry_frame: str = _parameter(
         "odom",
         "Frame with z up in which the world stands still for `fusion.enabled`, and in which the robot moves without "

@@ -1,10 +1,9 @@
 """Where transforms come from: tf2, topics of transforms and odometry, or a file of fixed ones."""
 
-import functools
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -49,7 +48,8 @@ class TopicTransforms:
         self,
         node: Any,
         transform_topics: tuple[str, ...],  # topics of geometry_msgs/TransformStamped
-        odometry_topics: tuple[str, ...],  # topics of nav_msgs/Odometry: the pose of child_frame_id in header.frame_id
+        # Topics of nav_msgs/Odometry: the pose of child_frame_id, or of FRAME with TOPIC=FRAME, in header.frame_id.
+        odometry_topics: tuple[str, ...],
         fixed: list[Extrinsic],
         on_arrival: Callable[[], None],
         on_rejected: Callable[[str], None],  # called with the reason for each transform that is left out
@@ -57,16 +57,16 @@ class TopicTransforms:
     ) -> None:
         self._on_arrival, self._on_rejected = on_arrival, on_rejected
         self._buffer = TransformBuffer(keep_ns=KEEP_NS)
-        self._reported: Counter[str] = Counter()
         for extrinsic in fixed:
             self._buffer.add(extrinsic.parent, extrinsic.child, 0, extrinsic.parent_from_child, static=True)
-        self._topics = (*transform_topics, *odometry_topics)
+        odometries = {topic: child for topic, _, child in (named.partition("=") for named in odometry_topics)}
+        self._topics = (*transform_topics, *odometries)
         for topic in transform_topics:
-            AdaptiveSubscription(
-                node, TransformStamped, topic, self._on_transform, depth=DEPTH, resources=resources, latched=True
-            )
-        for topic in odometry_topics:
-            AdaptiveSubscription(node, Odometry, topic, self._on_odometry, depth=DEPTH, resources=resources)
+            heard = partial(self._on_transform, topic)
+            AdaptiveSubscription(node, TransformStamped, topic, heard, depth=DEPTH, resources=resources, latched=True)
+        for topic, child in odometries.items():
+            heard = partial(self._on_odometry, topic, child)
+            AdaptiveSubscription(node, Odometry, topic, heard, depth=DEPTH, resources=resources)
 
     def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:
         """See `TransformSource`."""
@@ -85,18 +85,18 @@ class TopicTransforms:
         """See `TransformSource`."""
         self._buffer.forget_moving()
 
-    def _on_transform(self, message: Any, latched: bool) -> None:
-        self._buffer.add_stamped(message, static=latched)
-        self._arrived()
+    def _on_transform(self, topic: str, message: Any, latched: bool) -> None:
+        self._buffer.add_stamped(message, static=latched, topic=topic)
+        self._arrived(topic)
 
-    def _on_odometry(self, message: Any, latched: bool) -> None:
-        self._buffer.add_odometry(message)
-        self._arrived()
+    def _on_odometry(self, topic: str, child: str, message: Any, latched: bool) -> None:
+        self._buffer.add_odometry(message, child, topic)
+        self._arrived(topic)
 
-    def _arrived(self) -> None:
-        for reason in (self._buffer.rejected - self._reported).elements():
-            self._on_rejected(reason)
-        self._reported = self._buffer.rejected.copy()
+    def _arrived(self, topic: str) -> None:
+        for reason in self._buffer.rejected.elements():
+            self._on_rejected(f"{topic}: {reason}")
+        self._buffer.rejected.clear()
         self._on_arrival()
 
 
@@ -145,9 +145,12 @@ class Tf2Transforms:
         except self._tf2.TransformException as error:
             raise self._missing(target, source, error, may_come=True) from None
         rotation, translation = transform.rotation, transform.translation
-        return RigidTransform.from_quaternion(
-            (rotation.x, rotation.y, rotation.z, rotation.w), (translation.x, translation.y, translation.z)
-        )
+        try:
+            return RigidTransform.from_quaternion(
+                (rotation.x, rotation.y, rotation.z, rotation.w), (translation.x, translation.y, translation.z)
+            )
+        except TransformError as error:  # tf2 takes numbers of any size
+            raise self._missing(target, source, error.what, may_come=False) from None
 
     def forget(self) -> None:
         """See `TransformSource`."""
@@ -164,7 +167,7 @@ class Tf2Transforms:
         )
 
 
-@functools.cache
+@cache
 def tf2_usable() -> bool:
     """Whether tf2_ros can be imported."""
     try:

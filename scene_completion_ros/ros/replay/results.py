@@ -203,8 +203,8 @@ def check_fusion_topics(playback: Playback, parameters: Mapping[str, object]) ->
         placed = parameters.get("extrinsics_file") or parameters.get("camera.height")
         source = "topics" if names_in(names) else "parameters" if placed else "tf2"
     heard = {"topics": names, "tf2": "/tf"}.get(str(source), "")
-    wanted, played = names_in(heard), set(playback.also)
-    if parameters.get("fusion.enabled") and wanted and played.isdisjoint(wanted):
+    wanted = tuple(name.partition("=")[0] for name in names_in(heard))
+    if parameters.get("fusion.enabled") and wanted and set(playback.also).isdisjoint(wanted):
         what = f"fusion.enabled needs {', '.join(wanted)}, which the replay does not play"
         cure = "Play the recorded topic too, with --also, under the full name that the parameter has"
         raise SceneCompletionError(what, where="parameter fusion.enabled", cure=cure)

@@ -126,7 +126,7 @@ def test_a_camera_without_camera_info_is_named_and_the_other_is_extracted(tmp_pa
 def test_bad_messages_of_any_type_are_left_out_and_counted_once(tmp_path: Path) -> None:
     """Of every type one that is cut short and one that says nothing usable, each at the time of the sixth frame."""
     points, at = np.ones((5, 3), np.float32), START + SECOND // 2
-    blind, empty = cloud(points), odometry("odom", "base_link", (math.nan, 0.0, 0.0), at)
+    blind, empty = cloud(points), odometry("odom", "base_link", (1e30, 0.0, 0.0), at)
     blind.header, blind.fields = header(at, "lidar"), blind.fields[1:]
     bad = {
         ("/camera/image_raw/compressed", "sensor_msgs/msg/CompressedImage"): compressed(
@@ -166,6 +166,13 @@ def without_camera_info(made: Drive) -> None:
     made.image(0)
 
 
+def mounted_both_ways(made: Drive) -> None:
+    made.static()
+    made.static("camera_optical", "base_link")
+    for index in range(8):
+        made.moment(index)
+
+
 def cut_short(path: Path) -> Path:
     record(path, 40)
     (file,) = path.glob("*.mcap")
@@ -186,15 +193,17 @@ def links_in_a_circle(folder: Path) -> list[Path]:
 def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.bag").write_text("this is no bag")
     bags = [tmp_path / "text.bag", recorded(tmp_path / "blind", without_camera_info), cut_short(tmp_path / "cut"),
-            tmp_path / "nowhere", *links_in_a_circle(tmp_path), record(tmp_path / "good", 10)]  # fmt: skip
+            recorded(tmp_path / "circle", mounted_both_ways), tmp_path / "nowhere",
+            *links_in_a_circle(tmp_path), record(tmp_path / "good", 10)]  # fmt: skip
     command = ["extract", *map(str, bags), "--output", str(tmp_path / "out"), "--set", "keyframe_metres=0.05"]
     assert cli.main(command) == 0
     reports = {name: read_report(tmp_path / "out" / name) for name in [bag.stem for bag in bags]}
     assert {name: report and report.status for name, report in reports.items()} == {
-        "text": "failed", "blind": "failed", "cut": "complete", "nowhere": "failed", "loop": "failed",
-        "loops": "failed", "good": "complete",
+        "text": "failed", "blind": "failed", "cut": "complete", "circle": "failed", "nowhere": "failed",
+        "loop": "failed", "loops": "failed", "good": "complete",
     }  # fmt: skip
     assert "no CameraInfo" in reports["blind"].problems[0]
+    assert "camera_optical -> base_link -> camera_optical" in reports["circle"].problems[0]  # and not from images
     assert reports["cut"].losses and 5 < reports["cut"].sequences[0].frames < 40
     assert all("no such file" in reports[name].problems[0] for name in ("nowhere", "loop"))
     assert "the folder holds no .mcap" in reports["loops"].problems[0]

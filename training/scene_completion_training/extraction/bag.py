@@ -23,7 +23,13 @@ from typing import Any
 import numpy as np
 
 from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError, of_system
+from scene_completion_ros.errors import (
+    BagError,
+    SceneCompletionError,
+    SequenceError,
+    TransformConflictError,
+    of_system,
+)
 from scene_completion_ros.sequences.from_bag import posed_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, files_of_sequence
 from scene_completion_ros.sequences.recording import Recording, read_recordings
@@ -146,6 +152,7 @@ def _extract(job: Job, folder: Path, report: BagReport, progress: Phase) -> None
                 report.warnings += dict.fromkeys(recording.warnings)
         finally:
             report.losses += reader.losses
+            report.warnings += reader.warnings
             report.skipped.update(reader.skipped)
 
 
@@ -207,11 +214,14 @@ def _posed(recording: Recording, job: Job, report: BagReport, progress: Phase) -
             wanted = {name: getattr(settings, name) for name in names}
             posed = posed_recording(recording, max_gap_s=settings.pose_gap_s, **wanted)
         except (BagError, SequenceError) as error:
-            if settings.poses == "recorded" or settings.ground_frame:
+            given_up = settings.poses == "recorded" or settings.ground_frame
+            if given_up or isinstance(error, TransformConflictError):
                 raise
             recording.dropped.clear()  # images without a recorded pose get one from their content
             recording.dropped.update(dropped_before)
-            report.warnings.append(f"no recorded poses, so they come from the images: {error}")
+            why = f"no recorded poses, so they come from the images: {error}"
+            report.warnings.append(why)
+            print(f"{job.bag.name}: {why}", file=sys.stderr)
         else:
             posed.provenance["scale"] = {"source": "recorded", "support": posed.pose_source}
             return _split_at_gaps(posed, settings, report)

@@ -152,19 +152,23 @@ class _Reconstruction:
 
     def _odometry_scale(self, part: _Part, model: Model) -> Scale | None:
         """Odometry whose frames do not reach the camera still says how far it went."""
-        reader, topic = self.recording.reader, self.settings.odometry_topic
-        topics = [topic] if topic else reader.topics_of_type(ODOMETRY_TYPE)
+        reader, named = self.recording.reader, self.settings.odometry_topic
+        topics = [named] if named else reader.topics_of_type(ODOMETRY_TYPE)
+        topics = reader.of_robot(topics, self.recording.topics[self.recording.first_camera])
         if len(topics) != 1:
             return None
-        message = reader.first(topics[0])
+        topic, _, child = topics[0].partition("=")
+        message = reader.first(topic)
         if message is None:
             return None
-        buffer = reader.tf_buffer(odometry_topic=topics[0], within=self.recording.window.holds, with_tf=False)
+        child = child or message.child_frame_id or "robot"  # only the way counts
+        within = self.recording.window.holds
+        buffer = reader.tf_buffer(odometry_topic=f"{topic}={child}", within=within, with_tf=False)
         gap_ns = round(self.settings.pose_gap_s * 1e9)
 
         def position_at(stamp_ns: int) -> Doubles | None:
             try:
-                return buffer.lookup(message.header.frame_id, message.child_frame_id, stamp_ns, gap_ns).translation
+                return buffer.lookup(message.header.frame_id, child, stamp_ns, gap_ns).translation
             except BagError:
                 return None
 

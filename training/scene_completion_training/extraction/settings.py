@@ -36,7 +36,12 @@ class ExtractionSettings:
         "calibration that replaces the CameraInfo of an image topic, a file as of complete --camera",
         "TOPIC=FILE",
     )
-    odometry_topic: str | None = _option(None, "--odometry-topic", "nav_msgs/Odometry (default: the only one)", "TOPIC")
+    odometry_topic: str | None = _option(
+        None,
+        "--odometry-topic",
+        "nav_msgs/Odometry (default: the only one); /odom=base_link names the frame of poses without child_frame_id",
+        "TOPIC[=FRAME]",
+    )
     lidar_topic: str | None = _option(None, "--lidar-topic", "PointCloud2 to keep (default: the only one)", "TOPIC")
     world_frame: str | None = _set(None, "frame of the poses (default: the topmost in tf)", "FRAME")
     ground_frame: str | None = _set(
