@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 from mcap.reader import make_reader
 
+from scene_completion_ros.bags.decompression import COMPRESSED, decompressed
 from scene_completion_ros.bags.storage import IndexedStorage, StreamedStorage
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.untrusted_files import SHOWN, read_yaml
@@ -14,7 +15,13 @@ FORMATS = {
     ".db3": "Recover what it holds with `.recover` of sqlite3",
     ".bag": "Repair it with `rosbag reindex`",
 }  # suffix -> what to do about a damaged one
+_UNFINISHED = ".bag.active"  # of a `rosbag record` that was killed
 Storage: TypeAlias = IndexedStorage | StreamedStorage  # topics, and messages in the order of bag time
+
+
+def names_bag(file: Path) -> bool:
+    """Whether a file is one of a recording, by its name."""
+    return _format(file) in FORMATS or file.name.endswith(_UNFINISHED)
 
 
 def open_storage(path: Path) -> tuple[Storage, list[str]]:
@@ -31,28 +38,52 @@ def open_storage(path: Path) -> tuple[Storage, list[str]]:
     named, present = information.get("relative_file_paths"), {file.name for file in path.glob("*")}
     missing = [str(name) for name in named if Path(str(name)).name not in present] if isinstance(named, list) else []
     losses = [f"{name[:SHOWN]}: file is missing" for name in missing]
-    compressed = str(information.get("compression_mode") or "none").lower() != "none"  # metadata.yaml alone says so
-    streamed, reason = files[0].suffix == ".mcap" and not compressed, ""
+    copy = decompressed(files) if any(file.suffix in COMPRESSED for file in files) else None
+    if copy is not None:
+        files, losses = copy.files, losses + copy.losses
+    streamed, reason = files[0].suffix == ".mcap", ""
+    if streamed:
+        for file in files:
+            _check_profile(file, path)
     if not streamed or all(map(_has_index, files)):
-        attempts = [[path]] if information else []
-        attempts += [] if compressed else [files]
-        for sources in attempts:
+        # Whoever opens files reads compressed messages, too; rosbags knows them by metadata.yaml, and no limit.
+        packed = copy is not None or str(information.get("compression_mode") or "none").lower() != "none"
+        for sources in [files] if packed or not information else [[path], files]:
             try:
-                return IndexedStorage(sources), losses
+                storage = IndexedStorage(sources, copy)
             except Exception as error:  # rosbags raises errors of many kinds on damaged files
                 reason = str(error) or type(error).__name__
+            else:
+                return storage, losses
     if not streamed:
         raise damaged(path, reason)
     try:
-        storage = StreamedStorage(files)
+        recovered = StreamedStorage(files, copy)
     except Exception as error:  # such as those of a parser of message definitions
         raise damaged(path, str(error) or type(error).__name__) from error
-    return storage, [*losses, *(f"{loss}. {FORMATS['.mcap']}" for loss in storage.losses)]
+    if recovered.foreign and not recovered.counts:
+        what = f"holds no messages of ROS 2, but such in {', '.join(sorted(recovered.foreign))}"
+        raise BagError(what, where=str(path), cure="Record or export them as messages of ROS 2 (cdr)")
+    return recovered, [*losses, *(f"{loss}. {FORMATS['.mcap']}" for loss in recovered.losses)]
 
 
 def damaged(path: Path, reason: str) -> BagError:
     """The error for a recording that cannot be read, with the tool that may repair it."""
-    return BagError(f"is damaged ({reason})", where=str(path), cure=FORMATS[_storage_files(path)[0].suffix])
+    file = _storage_files(path)[0]
+    cure = f"Decompress it with `zstd -d`. {FORMATS[_format(file)]}" if file.suffix in COMPRESSED else ""
+    return BagError(f"is damaged ({reason})", where=str(path), cure=cure or FORMATS[_format(file)])
+
+
+def _check_profile(file: Path, path: Path) -> None:
+    """Raise BagError where an MCAP says that it holds messages of ROS 1."""
+    try:
+        with file.open("rb") as stream:
+            profile = make_reader(stream).get_header().profile
+    except Exception:  # whatever a file that was cut makes mcap raise
+        return
+    if profile == "ros1":
+        cure = "Name the .bag that it was made of, or convert that: `rosbags-convert --src NAME.bag --dst NAME`"
+        raise BagError("is an MCAP with messages of ROS 1, which is not read", where=str(path), cure=cure)
 
 
 def _has_index(file: Path) -> bool:
@@ -65,18 +96,25 @@ def _has_index(file: Path) -> bool:
     return summary is not None and bool(summary.chunk_indexes)
 
 
+def _format(file: Path) -> str:
+    """The suffix of a file, before it was compressed."""
+    return Path(file.stem).suffix if file.suffix in COMPRESSED else file.suffix
+
+
 def _storage_files(path: Path) -> list[Path]:
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in FORMATS and file.is_file())
-        if not files:
-            what = "the folder holds no .mcap, .db3 or .bag file"
-            raise BagError(what, where=str(path), cure="Name the folder of a rosbag2 recording")
-    elif path.suffix in FORMATS:
-        files = [path]
-    else:
+    files = sorted(file for file in path.iterdir() if names_bag(file) and file.is_file()) if path.is_dir() else [path]
+    if not files:
+        what = "the folder holds no .mcap, .db3 or .bag file"
+        raise BagError(what, where=str(path), cure="Name the folder of a rosbag2 recording")
+    if not all(map(names_bag, files)):
         what = f"unknown kind of file {path.suffix!r}"
         raise BagError(what, where=str(path), cure="Expected .mcap, .db3, .bag or a folder")
-    if len({file.suffix for file in files}) > 1:
+    if unfinished := [file for file in files if file.name.endswith(_UNFINISHED)]:
+        name = unfinished[0].name
+        cure = f"Run `rosbag reindex {name}`, and name it {name.removesuffix('.active')}"
+        raise BagError("its `rosbag record` did not end", where=str(unfinished[0]), cure=cure)
+    files = [file for file in files if file.suffix not in COMPRESSED or file.with_suffix("") not in files]
+    if len(set(map(_format, files))) > 1:
         raise BagError("the folder holds files of several formats", where=str(path), cure="Name one of the files")
     if empty := [file for file in files if file.stat().st_size == 0]:
         if len(empty) == len(files):

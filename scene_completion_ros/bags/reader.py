@@ -110,8 +110,8 @@ class BagReader:
         self._storage, self.losses = open_storage(self.path)
         if not sum(self._storage.counts.values()):
             self.close()
-            lost = f" ({'; '.join(self.losses)})" if self.losses else ""
-            raise BagError(f"bag holds no message{lost}", where=str(self.path), cure="Record it again")
+            what = "no message of the bag can be read" if self.losses else "bag holds no message"
+            raise BagError(what, where=str(self.path), cure=self._cure("Record it again"))
 
     def close(self) -> None:
         """Close the files."""
@@ -178,6 +178,10 @@ class BagReader:
         """The first message of a topic that can be decoded."""
         return next((recorded.message for recorded, _ in self.readable([topic], _all_of_it)), None)
 
+    def _cure(self, cure: str) -> str:
+        """What to do about something that is missing: of a damaged bag, what its losses say."""
+        return "; ".join(self.losses) or cure
+
     def _skip(self, recorded: BagMessage, reason: str) -> None:
         key = (recorded.topic, recorded.stamp_ns, recorded.occurrence, reason)
         self.skipped[f"{recorded.topic}: {reason}"] += key not in self._counted
@@ -208,7 +212,8 @@ class BagReader:
             return found[0]
         if not found:
             others = ", ".join(f"{topic} ({kind})" for topic, kind in sorted(self.topics.items()))
-            raise BagError("no image topic", where=str(self.path), cure=f"Record one; the bag holds {others}")
+            what = f"no image topic in {'what can be read of ' * bool(self.losses)}the bag, which holds {others}"
+            raise BagError(what, where=str(self.path), cure=self._cure("Record one"))
         what = f"{len(found)} image topics and none named"
         raise BagError(what, where=str(self.path), cure=f"Name one of them: {listed}")
 
@@ -264,7 +269,7 @@ class BagReader:
         if message is None:
             infos = ", ".join(self.topics_of_type(CAMERA_INFO_TYPE)) or "none"
             what = f"no CameraInfo for {image_topic} (CameraInfo topics: {infos})"
-            cure = "Record the camera_info topic of this camera, or give a calibration file"
+            cure = self._cure("Record the camera_info topic of this camera, or give a calibration file")
             raise BagError(what, where=str(self.path), cure=cure)
         topic = self.camera_info_topic(image_topic)
         try:

@@ -19,6 +19,8 @@ from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from scene_completion_ros.bags.decompression import plain_message
+
 RENAMED_TYPES = {"tf/msg/tfMessage": "tf2_msgs/msg/TFMessage"}  # ROS 1 names of types that ROS 2 calls otherwise
 _IDL_SEPARATOR = "=" * 80 + "\n"
 _ENCODINGS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
@@ -72,9 +74,10 @@ class MessageDecoder:
 
 
 class IndexedStorage:
-    """A recording that rosbags opens: its folder or its files."""
+    """A recording that rosbags opens: its folder or its files. `held` lives as long as this."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], held: object = None) -> None:
+        self._held = held
         self._reader = AnyReader(paths, default_typestore=get_typestore(Stores.LATEST))
         self._reader.open()
         self.topics: list[StoredTopic] = []
@@ -96,7 +99,8 @@ class IndexedStorage:
         if not connections:  # rosbags reads "none" as "all"
             return
         for connection, stamp_ns, raw in self._reader.messages(connections, start=start_ns, stop=stop_ns):
-            yield StoredMessage(self._by_name[connection.topic], stamp_ns, bytes(raw))
+            plain = plain_message(bytes(raw)) if self._reader.is2 else bytes(raw)
+            yield StoredMessage(self._by_name[connection.topic], stamp_ns, plain)
 
     def close(self) -> None:
         """Close the files."""
@@ -115,10 +119,15 @@ class _Place:
 
 
 class StreamedStorage:
-    """MCAP files without an index, as killed recorders leave them: read once, up to where they are cut, to make one."""
+    """MCAP files without an index, as killed recorders leave them: read once, up to where they are cut, to make one.
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    `held` lives as long as this.
+    """
+
+    def __init__(self, files: Sequence[Path], held: object = None) -> None:
+        self._held = held
         self.losses: list[str] = []  # what of the files cannot be read
+        self.foreign: set[str] = set()  # serialisations of messages that are not read, such as "protobuf"
         places = [place for file in files for place in self._places(file)]
         self._places_by_time = sorted(places, key=attrgetter("stamp_ns"))
         self.counts: dict[str, int] = Counter(place.topic.name for place in places)
@@ -138,7 +147,7 @@ class StreamedStorage:
         for place in self._places_by_time[first:last]:
             if topics is None or place.topic.name in topics:
                 record = self._records(place.file, place.offset)[place.number]
-                yield StoredMessage(place.topic, place.stamp_ns, record.data)
+                yield StoredMessage(place.topic, place.stamp_ns, plain_message(record.data))
 
     def _places(self, path: Path) -> Iterator[_Place]:
         """The messages of a file, in its order."""
@@ -152,6 +161,8 @@ class StreamedStorage:
                     for number, record in enumerate(_inside(outer)):
                         if isinstance(record, Schema):
                             schemas[record.id] = record
+                        elif isinstance(record, Channel) and record.message_encoding not in ("cdr", ""):
+                            self.foreign.add(record.message_encoding)
                         elif isinstance(record, Channel) and (schema := schemas.get(record.schema_id)):
                             encoding = _ENCODINGS.get(schema.encoding, MessageDefinitionFormat.NONE)
                             definition = MessageDefinition(encoding, schema.data.decode(errors="replace"))

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from scene_completion_ros.bags.opening import FORMATS
+from scene_completion_ros.bags.opening import names_bag
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import BagError, SequenceError
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -125,8 +125,8 @@ def recording_provenance(recording: Recording) -> dict[str, object]:
 def is_bag(path: Path) -> bool:
     """Whether a path looks like a bag: a file, or a folder with metadata.yaml or files of bags."""
     if not path.is_dir():
-        return path.suffix in FORMATS
-    return any(file.suffix in FORMATS or file.name == "metadata.yaml" for file in path.iterdir())
+        return names_bag(path)
+    return any(names_bag(file) or file.name == "metadata.yaml" for file in path.iterdir())
 
 
 def _open(path: Path, poses: str | None) -> PosedSequence:

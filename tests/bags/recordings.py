@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from scene_completion_ros.bags.writer import BagWriter
@@ -200,12 +200,29 @@ def record(path: Path, count: int = 5) -> Path:
     return recorded(path, lambda drive: [drive.static(), *map(drive.moment, range(count))])
 
 
-class SqliteWriter(BagWriter):
-    """Writes sqlite3, as older recorders do; what `write` has taken is committed."""
+class PackedWriter(BagWriter):
+    """Writes as rosbag2 is asked to: compressed by file or by message, or sqlite3, as older recorders do."""
+
+    def __init__(
+        self, path: Path, plugin: StoragePlugin = StoragePlugin.MCAP, mode: CompressionMode = CompressionMode.NONE
+    ) -> None:
+        super().__init__(path)
+        self._plugin, self._mode = plugin, mode
 
     def open(self) -> None:
-        self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin.SQLITE3)
+        self._writer = Writer(self.path, version=9, storage_plugin=self._plugin)
+        self._writer.set_compression(self._mode, CompressionFormat.ZSTD)
         self._writer.open()
 
     def flush(self) -> None:
-        self._opened.storage.conn.commit()
+        if self._plugin == StoragePlugin.SQLITE3:
+            self._opened.storage.conn.commit()
+        else:
+            super().flush()
+
+
+class SqliteWriter(PackedWriter):
+    """Writes sqlite3 without compression; what `write` has taken is committed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, StoragePlugin.SQLITE3)

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
+from mcap.writer import Writer as McapWriter
+from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
 from scene_completion_ros.bags import storage
 from scene_completion_ros.bags.reader import BagReader
@@ -21,6 +24,7 @@ from tests.bags.recordings import (
     START,
     WIDTH,
     Drive,
+    PackedWriter,
     SqliteWriter,
     compressed,
     image,
@@ -104,6 +108,10 @@ def test_image_topic_has_to_be_clear(tmp_path: Path) -> None:
         reader.choose_image_topic()
     with BagReader(record(tmp_path / "one")) as reader:
         assert reader.choose_image_topic() == IMAGES
+    broken(tmp_path / "one" / "one.mcap", chunk=1)  # that of the first image
+    words = r"no image topic in what can be read of the bag, which holds /tf_static.*beyond its first 1 .*mcap recover"
+    with BagReader(tmp_path / "one") as reader, pytest.raises(BagError, match=words):
+        reader.choose_image_topic()
 
 
 @pytest.mark.parametrize(
@@ -124,17 +132,26 @@ def test_missing_and_contradicting_camera_info(tmp_path: Path, fill: Callable[[D
     assert caught.value.cure
 
 
-@pytest.mark.parametrize("suffix", [".mcap", ".db3"])
-def test_messages_come_in_bag_time_with_and_without_metadata_and_folder(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / "bag"
-    with (BagWriter if suffix == ".mcap" else SqliteWriter)(path) as writer:
+@pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+@pytest.mark.parametrize("mode", [CompressionMode.NONE, CompressionMode.FILE, CompressionMode.MESSAGE])
+def test_messages_come_in_bag_time_with_and_without_metadata_and_folder(
+    tmp_path: Path, plugin: StoragePlugin, mode: CompressionMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, copies = tmp_path / "bag", tmp_path / "copies"
+    with PackedWriter(path, plugin, mode) as writer:
         for stamp in (5, 1, 3, 2, 4):
             writer.write("/a", "std_msgs/msg/String", string(str(stamp)), stamp)
+    copies.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(copies))
     (path / "metadata.yaml").rename(tmp_path / "metadata.yaml")
-    for target in (path, path / f"bag{suffix}"):
+    (file,) = path.iterdir()
+    for target in (path, file):
         in_order(target)
     (tmp_path / "metadata.yaml").rename(path / "metadata.yaml")
-    in_order(path)
+    with BagReader(path):
+        in_order(path)
+        assert len(list(copies.iterdir())) == (mode == CompressionMode.FILE)  # one for both
+    assert not list(copies.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -172,8 +189,19 @@ def test_what_is_no_bag(tmp_path: Path) -> None:
     (tmp_path / "text.db3").write_text("This is not a recording, whatever its name may be.")
     (tmp_path / "text.bag").write_text("This is not a recording, whatever its name may be.")
     (tmp_path / "film.avi").write_text("")
+    (tmp_path / "killed.bag.active").write_bytes(b"#ROSBAG V2.0")
+    (tmp_path / "text.mcap.zstd").write_text("This is not a recording, whatever its name may be.")
+    (tmp_path / "bomb.mcap.zstd").write_bytes(zstandard.compress(bytes(100_000_000)))
     with BagWriter(tmp_path / "nothing"):
         pass
+    broken(record(tmp_path / "broken") / "broken.mcap", chunk=0)
+    for name, encoding in {"old": "ros1", "web": "json"}.items():
+        with (tmp_path / f"{name}.mcap").open("wb") as file:
+            foreign = McapWriter(file)
+            foreign.start(profile="ros1" if encoding == "ros1" else "")
+            channel = foreign.register_channel("/a", encoding, foreign.register_schema("std_msgs/String", "", b""))
+            foreign.add_message(channel, START, b"{}", START)
+            foreign.finish()
     for name, words in {
         "missing": "no such file",
         "folder": r"no \.mcap, \.db3 or \.bag",
@@ -183,6 +211,12 @@ def test_what_is_no_bag(tmp_path: Path) -> None:
         "text.bag": "rosbag reindex",
         "film.avi": "unknown kind of file",
         "nothing": "no message",
+        "killed.bag.active": "Run `rosbag reindex killed.bag.active`, and name it killed.bag",
+        "text.mcap.zstd": "cannot be decompressed beyond 0 bytes .*Copy it from the robot again",
+        "bomb.mcap.zstd": "has more than 0.0 GB, for which there is no room. Set TMPDIR",
+        "broken": "no message of the bag can be read. broken.mcap: .* first 0 messages .*`mcap recover`",
+        "old.mcap": "an MCAP with messages of ROS 1, which is not read. Name the .bag that it was made of",
+        "web.mcap": "holds no messages of ROS 2, but such in json",
     }.items():
         with pytest.raises(BagError, match=words) as caught:
             BagReader(tmp_path / name).open()
@@ -191,6 +225,18 @@ def test_what_is_no_bag(tmp_path: Path) -> None:
 
 
 # ---- damaged recordings
+
+
+def broken(file: Path, chunk: int) -> None:
+    """Spoil a chunk of an MCAP, and cut off its index."""
+    content, offset = bytearray(file.read_bytes()), 8
+    while True:  # opcode, length, content
+        (length,) = struct.unpack("<Q", content[offset + 1 : offset + 9])
+        if content[offset] == 6 and (chunk := chunk - 1) < 0:
+            break
+        offset += 9 + length
+    content[offset + 49 : offset + 9 + length] = b"\xff" * (length - 40)
+    file.write_bytes(content[: -len(content) // 3])
 
 
 def cut(source: Path, target: Path, share: float) -> Path:
@@ -233,8 +279,11 @@ def without_summary(file: Path) -> None:
 
 
 @pytest.mark.parametrize("ends", [without_summary, lambda file: cut(file, file, 0.97)], ids=["no summary", "cut"])
-def test_messages_of_a_recording_without_index_come_in_bag_time(tmp_path: Path, ends: Callable[[Path], Any]) -> None:
-    with BagWriter(tmp_path / "bag") as writer:
+@pytest.mark.parametrize("mode", [CompressionMode.NONE, CompressionMode.MESSAGE])
+def test_messages_of_a_recording_without_index_come_in_bag_time(
+    tmp_path: Path, ends: Callable[[Path], Any], mode: CompressionMode
+) -> None:
+    with PackedWriter(tmp_path / "bag", mode=mode) as writer:
         for stamp in (5, 1, 3, 2, 4):
             writer.write("/a", "std_msgs/msg/String", string(str(stamp)), stamp)
             writer.write("/b", "std_msgs/msg/String", string("other"), stamp)
