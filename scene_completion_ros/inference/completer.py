@@ -170,6 +170,9 @@ class Completer:
         if failure:  # not in the handler, where the error would keep what is on the GPU
             _log.warning("the CPU runs everything, because the GPU cannot: %s", failure)
             self._open(make_encoder(bundle, cpu_engine(), threads=threads), pose)
+        if self._too_far:
+            what = f"{self._too_far} voxels lie more than {self._far:.0f} m ahead of the camera"
+            self.warnings.append(f"{what}, farther than the student knows: they stay unobserved")
 
     def _open(self, encoder: Encoder, grid_from_camera: RigidTransform) -> None:
         self._encoder, self.engine = encoder, encoder.name
@@ -256,6 +259,7 @@ class Completer:
             what = f"there is not enough memory for {'x'.join(map(str, self.grid.shape))} voxels"
             raise GridError(what, where="grid", cure="Take larger voxels, or a smaller part of the space") from error
         self.in_view: NDArray[np.bool_] = prepared.query.in_view
+        self._far, self._too_far = prepared.query.far, prepared.query.too_far
         self._query: SceneQuery = (
             self._encoder.scene_query(prepared)
             if isinstance(self._encoder, DeviceEncoder)
@@ -271,7 +275,8 @@ class Completer:
             f"the camera sees none of the {'x'.join(map(str, self.grid.shape))} voxels of {self.grid.voxel_size:g} m "
             f"from ({x:g}, {y:g}, {z:g}) on",
             where="grid",
-            cure="Check origin, voxel_size and grid_from_camera, and that the grid lies before the camera",
+            cure="Check origin, voxel_size and grid_from_camera, and that the grid lies before the camera, no farther "
+            f"than the {self._far:.0f} m that the student knows",
         )
 
     def _not_finite(self) -> BundleError:

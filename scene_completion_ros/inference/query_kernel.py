@@ -77,6 +77,7 @@ class PositionalTables:
         return ((coordinates - self.low) * self.scale).astype(np.float32)
 
 
+_BEYOND_KNOTS = 1.1  # of the depth of the last knots of a volume: grids are turned and shifted a little
 AT_KNOT = 1e-3  # shares nearer to 0 or 1 than this count as such: float32 places of knots are not exact
 
 
@@ -225,13 +226,21 @@ class VoxelQuery:
         volume_from_camera: RigidTransform | None = None,  # see `FieldKernel`
     ) -> None:
         self.grid = grid
-        # bool [X, Y, Z], the centre projects inside the pixel edges, in front of the camera, and is covered.
+        # bool [X, Y, Z], the centre projects inside the pixel edges, ahead of the camera up to `far`, and is covered.
         self.in_view = np.zeros(grid.shape, dtype=np.bool_)
         low, high = _code_range(code, grid, camera_from_grid, code.xy_limit if extrapolate else 1.0)
         self.field = FieldKernel(head, code, canonical, feature_size, low, high, volume_from_camera)
+        self.far = code.far  # depth, metres, beyond which the student knows nothing: a volume says its last knots there
+        if head.volume is not None:
+            (first, *_), (step, *_) = head.volume.lattice.tolist()
+            self.far = min(code.far, _BEYOND_KNOTS * (first + step * (head.volume.knots[0] - 1)))
+        self.too_far = 0  # voxels that lie in the image, but beyond that depth
         parts = []
         for points, target in _slabs(grid, camera_from_grid):
             pixels, valid = canonical.project(points)
+            too_far = points[:, 2] > self.far
+            self.too_far += int(np.count_nonzero(valid & too_far))
+            valid &= ~too_far
             if coverage is not None:
                 valid[valid] = _covered(coverage, pixels[valid])
             self.in_view.reshape(-1)[target] = valid

@@ -121,10 +121,23 @@ def test_what_cannot_be_completed_ends_in_one_line(
     grid = image.parent / "grid.yaml"
     grid.write_text(GRID.replace("[0, 0, 1, 1,", "[0, 0, 1, 90,"))
     refused("the camera sees none of the 40x16x8 voxels of 0.5 m", more=("--grid", str(grid)))
+    grid.write_text(GRID.replace("[0, 0, 1, 1,", "[0, 0, 1, -1000,"))
+    refused("the camera sees none of", "no farther than the 80 m that the student knows", more=("--grid", str(grid)))
     grid.write_text(GRID.replace("[40, 16, 8]", "[100000, 100000, 100000]"))
     refused("are more than 268,435,456 voxels", more=("--grid", str(grid)))
     cv2.imwrite(str(image), np.zeros((100, 100, 3), np.uint8))
     refused("camera.yaml", "100x100")
+
+
+def test_voxels_farther_than_the_student_knows_stay_unobserved(
+    image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = image.parent / "grid.yaml"
+    grid.write_text(GRID.replace("[0, 0, 1, 1,", "[0, 0, 1, -65,"))
+    assert complete(image, flat_road, "--grid", str(grid)) == 0
+    ahead = 65.0 + 2.0 + 0.5 * (np.argwhere(voxels_of(image.parent / "out")["state"] > 0)[:, 0] + 0.5)
+    assert ahead.min() == 67.25 and ahead.max() == 79.75
+    assert "warning: 1792 voxels lie more than 80 m ahead of the camera, farther than" in capsys.readouterr().err
 
 
 def test_bits_that_are_assumed_are_told_and_can_be_given(

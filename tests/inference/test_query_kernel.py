@@ -31,6 +31,7 @@ CASES = {
     "default pose": (AHEAD, FORWARD),
     "pitch 3 and roll 2 degrees": (AHEAD, TILTED),
     "yaw 90 degrees, reaching behind the camera": (AROUND, TILTED @ rotation(2, 90.0) @ SHIFT),
+    "beyond the depths of the code": (VoxelGrid((60.0, -12.8, -2.2), 0.4, (64, 64, 16)), FORWARD),
     "optical axes": (VoxelGrid((-6.0, -3.0, -4.0), 0.4, (30, 15, 60), "optical"), RigidTransform.identity()),
 }
 
@@ -44,8 +45,10 @@ def test_kernel_agrees_with_the_reference(case: str, extrapolate: bool) -> None:
     density = query.density(features)
     centres = np.stack(np.meshgrid(*grid.axis_centres(), indexing="ij"), axis=-1)
     points = np.asarray(camera_from_grid.apply(centres.reshape(-1, 3)))
-    in_view = CANONICAL.project(points)[1].reshape(grid.shape)
+    in_image, known = CANONICAL.project(points)[1], points[:, 2] <= CODE.far
+    in_view = (in_image & known).reshape(grid.shape)
     np.testing.assert_array_equal(query.in_view, in_view)
+    assert query.too_far == (in_image & ~known).sum()
     assert 0.02 < in_view.mean() < 0.98
     expected = density_reference(features, points, HEAD, CODE, CANONICAL).reshape(grid.shape)
     assert expected.std() > 0.5
