@@ -1,4 +1,7 @@
-"""A tiny student that takes evidence, before a textured wall: it says one depth, and its voxels move with the scale."""
+"""A tiny student that takes evidence, before a textured wall: it predicts one depth, or the mean of what is sensed.
+
+Its voxels move with the scale.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -68,7 +71,18 @@ def make_told_bundle(
             helper.make_node("Gather", ["scale", "first"], ["log"], axis=1),
             helper.make_node("Exp", ["log"], ["factor"]),
             helper.make_node("Mul", ["said", "factor"], ["flat"]),
-            helper.make_node("Reshape", ["flat", "size"], ["depth"]),
+            helper.make_node("Reshape", ["flat", "size"], ["unsensed"]),
+            helper.make_node("Split", ["sensed"], ["log_sensed", "precision"], axis=1, num_outputs=2),
+            helper.make_node("Greater", ["precision", "zero"], ["is_sensed"]),
+            helper.make_node("Where", ["is_sensed", "log_sensed", "zero"], ["known"]),
+            helper.make_node("Cast", ["is_sensed"], ["ones"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["known"], ["share_of_logs"], keepdims=0),
+            helper.make_node("ReduceMean", ["ones"], ["share"], keepdims=0),
+            helper.make_node("Max", ["share", "little"], ["divisor"]),
+            helper.make_node("Div", ["share_of_logs", "divisor"], ["mean_log"]),
+            helper.make_node("Exp", ["mean_log"], ["as_sensed"]),
+            helper.make_node("Greater", ["share", "zero"], ["any_sensed"]),
+            helper.make_node("Where", ["any_sensed", "as_sensed", "unsensed"], ["depth"]),
             helper.make_node("Mul", ["log", "ten"], ["moved"]),
             helper.make_node("Reshape", ["moved", "three"], ["farther"]),
             helper.make_node("Sub", ["logits", "farther"], ["volume"]),
@@ -82,6 +96,8 @@ def make_told_bundle(
         _port("features", (1, z * x, y, CLASSES)),
         {
             "nothing": np.float32(1e-6),
+            "zero": np.float32(0.0),
+            "little": np.float32(1e-9),
             "first": np.array([0], np.int64),
             "ten": np.float32(10.0),
             "three": np.array([1, 1, 1, 1], np.int64),

@@ -10,9 +10,9 @@ from rclpy.duration import Duration
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
-from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.conversions import image_message, points_message
+from tests.inference.told_bundle import make_told_bundle
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.diagnosed import OK, WARN
 from tests.ros.graph import PATIENCE_S
@@ -63,9 +63,11 @@ class Sensing(CameraToVoxels):
 
 
 @pytest.fixture
-def running(start: Start) -> Callable[..., Sensing]:
+def running(start: Start, tmp_path: Path) -> Callable[..., Sensing]:
+    student = make_told_bundle(tmp_path / "takes_evidence").folder
+
     def begin(*given: str) -> Sensing:
-        sensing: Sensing = start(*SENSED, *given, kind=Sensing, bundle=open_student("street").folder)
+        sensing: Sensing = start(*SENSED, *given, kind=Sensing, bundle=student)
         sensing.start()
         return sensing
 
