@@ -1,6 +1,7 @@
 # make demo            install what the robot needs into .venv and complete the bundled drive through the real node
 # make demo BAG=path   the same with a bag of your own
-# make test            install everything into .venv-test; lint, type check and test
+# make test            install everything into .venv-test; lint, type check, and test each promise of the README
+# make test-slow       the tests that take longest: published experiments, packages, documents, a browser, fuzzing, soak
 # make docs            build the documentation site into site/, in an environment of its own (.venv-docs)
 # make dist            build the wheel and the sdist into dist/, by way of pyproject.toml
 # make demo-of-wheel   the same, then install the wheel into an empty environment and run its demo in an empty folder
@@ -27,7 +28,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PAGE_SIZE") 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo dist demo-of-wheel test tests test-gpu docs lint format clean demo-environment test-environment
+.PHONY: help demo dist demo-of-wheel test tests test-slow test-gpu docs lint format clean demo-environment test-environment
 
 # Idle OpenMP threads sleep instead of spinning: the player, the node and the viewer share the cores.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -94,7 +95,10 @@ test: $(TEST_STAMP)
 
 # A file stays with one worker, which then makes its fixtures once; tests/conftest.py has the longest files begin first.
 tests: $(TEST_STAMP)
-	.venv-test/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(call pytest,not slow)
+
+test-slow: $(TEST_STAMP)
+	$(call pytest,slow)
 
 test-gpu: $(TEST_STAMP)
 	.venv-test/bin/python -c 'import pycuda' 2>/dev/null || .venv-test/bin/python -m pip install --quiet pycuda
@@ -136,6 +140,8 @@ define install
 	@$(1)/bin/python -m pip install --quiet --no-compile --constraint $(1)/constraints.txt --no-build-isolation --editable '.$(2)'
 	@touch $@
 endef
+
+pytest = .venv-test/bin/python -m pytest -m '$(1)' -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 TORCH = $(shell sed -n 's/.*"\(torch==[0-9.]*\)".*/\1/p' setup.py)
 

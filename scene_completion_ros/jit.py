@@ -1,5 +1,6 @@
 """How the package compiles its CPU kernels: numba, cached on disk, safe to call from several threads."""
 
+import fcntl
 import math
 import threading
 import zlib
@@ -32,7 +33,8 @@ def kernel(*, parallel: bool = True, inlines: ModuleType | None = None) -> Calla
     makes use. numba looks at the kernel's own file alone to see whether what it has cached is old. The name of the
     cached code therefore says which contents of the other file it was made of. The cache lies beside the source, or in
     the user's cache folder where that is read-only, or where the environment variable ``NUMBA_CACHE_DIR`` points to.
-    Where nothing can be written, each process compiles anew (a few seconds). Apply inside a function that runs when the
+    Where nothing can be written, each process compiles anew (a few seconds). Where several need a kernel at the same
+    time, one compiles it and the others wait. Apply inside a function that runs when the
     kernel is first needed: importing a module must not touch the disk.
     """
 
@@ -43,10 +45,28 @@ def kernel(*, parallel: bool = True, inlines: ModuleType | None = None) -> Calla
         try:
             compiled = numba.njit(cache=True, **options)(function)
         except RuntimeError:  # "no locator available": no cache folder can be written
-            compiled = numba.njit(cache=False, **options)(function)
+            return numba.njit(cache=False, **options)(function)  # type: ignore[no-any-return]
+        name = f"{Path(function.__code__.co_filename).stem}.{function.__qualname__}".replace("<locals>", "locals")
+        compiled.compile = _by_one_process(compiled.compile, Path(compiled.stats.cache_path, f"{name}.lock"))
         return compiled  # type: ignore[no-any-return]
 
     return compile_lazily
+
+
+def _by_one_process(compile_kernel: Callable[..., Any], lock: Path) -> Callable[..., Any]:
+    """Has one of the processes that need a kernel at the same time compile it; the others wait and read the cache."""
+
+    def compile_or_load(signature: Any) -> Any:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("w")
+        except OSError:  # nothing can be written any more: each compiles for itself
+            return compile_kernel(signature)
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            return compile_kernel(signature)
+
+    return compile_or_load
 
 
 def inlined(function: Function) -> Function:

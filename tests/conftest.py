@@ -15,12 +15,39 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has one core, and so has 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 dds.use_shipped_profile()  # a process reads it with its first participant, whichever test makes that one
 
+TESTS = Path(__file__).resolve().parent
+
+SLOW = (
+    "report/test_page_in_browser.py",
+    "ros/test_fuzzed_messages.py",
+    "test_documentation_site.py",
+    "test_packaging.py",
+    "test_pictures_of_documents.py",
+    "training/commands/test_street_world.py",
+    "training/gpu_export",
+    "training/points/test_point_agglomeration.py",
+    "training/room_world",
+    "training/stages/test_agglomeration.py",
+    "training/stages/test_completion.py",
+    "training/stages/test_completion_rooms.py",
+    "training/stages/test_feature_field.py",
+    "training/stages/test_masked_scene.py",
+    "training/stages/test_semantics.py",
+    "training/stages/test_student.py",
+    "training/stages/test_teacher.py",
+    "training/street_world",
+    "training/test_published.py",
+    "training/test_published_weights.py",
+    "training/test_wide_angle.py",
+)
+"""Files and folders of `make test-slow`: trainings of experiments, worlds, packages, documents, a browser, fuzzing."""
+
 LONGEST = ("training", "ros", "commands")
 """Folders whose tests train networks or start nodes. The former compute while the latter wait for each other."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first, a file of each such folder in turn; small files fill the workers at the end."""
+    """Mark what is slow. What takes longest begins first, a file of each such folder in turn, small files last."""
     files: dict[str, list[str]] = {}
 
     def place(item: pytest.Item) -> tuple[bool, int, int]:
@@ -34,6 +61,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return (False, len(known), LONGEST.index(folder))
 
     items.sort(key=place)
+    for item in items:
+        if is_slow(item.path):
+            item.add_marker(pytest.mark.slow)
+
+
+def is_slow(path: Path) -> bool:
+    return path.relative_to(TESTS).as_posix().startswith(SLOW)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files whose tests would all be deselected are not imported."""
+    unwanted = {"slow": False, "not slow": True}.get(config.getoption("markexpr"))
+    return True if collection_path.suffix == ".py" and is_slow(collection_path) == unwanted else None
 
 
 def shared_data_root() -> Path:

@@ -1,4 +1,5 @@
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import numba
 import pytest
 
 from scene_completion_ros import jit
+from tests.checkout import with_this_checkout
 
 
 def test_kernels_compile_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,3 +53,34 @@ def test_a_cached_kernel_is_old_when_a_function_of_another_file_in_it_has_change
             monkeypatch.delitem(sys.modules, name, raising=False)
         importlib.invalidate_caches()
         assert importlib.import_module("caller_of_changing").make()(4.0) == factor * 4.0
+
+
+def test_of_processes_that_start_together_one_compiles(tmp_path: Path) -> None:
+    (tmp_path / "needed.py").write_text(
+        "import sys\n"
+        "from scene_completion_ros.jit import kernel\n"
+        "def triple(x):\n"
+        "    return 3.0 * x\n"
+        "triple = kernel(parallel=False)(triple)\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "assert triple(2.0) == 6.0\n"
+        "print(sum(triple.stats.cache_misses.values()))\n"
+    )
+    together = [
+        subprocess.Popen(
+            [sys.executable, tmp_path / "needed.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=with_this_checkout(),
+        )
+        for _ in range(3)
+    ]
+    for process in together:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in together:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert sorted(process.communicate()[0] for process in together) == ["0\n", "0\n", "1\n"]
