@@ -237,21 +237,24 @@ class BagReader:
     def camera_info(self, image_topic: str) -> Any | None:
         """Return the first usable CameraInfo of an image topic, else the first one; None where there is none.
 
-        Raises BagError where its calibration changes within the recording: names the field.
+        Raises BagError where its calibration changes within the recording (`Camera.agrees`): names the field.
         """
         topic = self.camera_info_topic(image_topic)
         if topic is None:
             return None
         first: Any | None = None
+        camera: Camera | None = None
 
-        def checked(message: Any) -> Any:
-            if first is None or _changed_field(first, message):
-                camera_from_camera_info(message, rectified=RECTIFIED_TOPIC in image_topic)
-            return message
+        def read(message: Any) -> Camera:
+            if camera is not None and not _changed_field(first, message):
+                return camera
+            return camera_from_camera_info(message, rectified=RECTIFIED_TOPIC in image_topic)
 
-        for recorded, message in self.readable([topic], checked):
-            first = first or message
-            if name := _changed_field(first, message):
+        for recorded, found in self.readable([topic], read):
+            message = recorded.message
+            first, camera = first or message, camera or found
+            if not camera.agrees(found):
+                name = _changed_field(first, message)
                 raise BagError(
                     f"field {name} changes from {getattr(first, name)} to {getattr(message, name)} "
                     f"at bag time {recorded.stamp_ns} ns",
@@ -292,7 +295,7 @@ class BagReader:
             message = recorded.message
             stamp_ns = stamp_of(message.header) or recorded.stamp_ns
             encoding = str(message.format if hasattr(message, "format") else message.encoding)
-            yield ImageFrame(stamp_ns, str(message.header.frame_id), pixels, encoding, recorded)
+            yield ImageFrame(stamp_ns, str(message.header.frame_id).strip("/"), pixels, encoding, recorded)
 
     def point_clouds(self, topic: str) -> Iterator[CloudFrame]:
         """Yield the points of a PointCloud2 topic; clouds that cannot be read are counted in `skipped`."""

@@ -26,6 +26,7 @@ from scene_completion_ros.geometry.distortion import (
 
 FOCAL_LENGTHS = 1e-6, 1e9  # pixels: whatever lies outside is no lens, and overflows in what is computed from it
 LARGEST_COEFFICIENT = 1e12  # of a distortion, for the same reason
+LARGEST_MOVE = 0.3  # pixels by which calibrations of one camera may differ, as those of an autofocus do all the time
 _SMALLEST_DEPTH = 1e-6  # metres; nearer points count as behind, so that no division overflows
 
 _CALIBRATE = "Calibrate the camera (for example with camera_calibration) or give a calibration file"
@@ -195,6 +196,22 @@ class Camera:
                 "and binning_y",
             )
         return self.resized(width, height)
+
+    def agrees(self, other: "Camera") -> bool:
+        """Whether another calibration, of images of the same size, moves no place in them by more than `LARGEST_MOVE`.
+
+        Looked at are 9 x 9 places up to the corners, as far as this camera has rays there.
+        """
+        if self == other:
+            return True
+        if (self.width, self.height) != (other.width, other.height):
+            return False
+        columns, rows = (np.linspace(-0.5, size - 0.5, 9) for size in (self.width, self.height))
+        pixels = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
+        rays = self.unproject(pixels)
+        seen = np.isfinite(rays).all(axis=-1)
+        moved = np.linalg.norm(other.project(rays[seen])[0] - pixels[seen], axis=-1)
+        return bool(moved.max(initial=0.0) <= LARGEST_MOVE)
 
     def cropped(self, left: int, top: int, width: int, height: int) -> "Camera":
         """Return the camera of the part that starts at pixel (left, top); it may reach beyond the image."""

@@ -91,8 +91,8 @@ class Frame:
 
     @property
     def frame_id(self) -> str:
-        """The camera's optical frame."""
-        return str(self.message.header.frame_id)
+        """The camera's optical frame, without the slash before it that ROS 1 had."""
+        return str(self.message.header.frame_id).strip("/")
 
     @property
     def odometry_from_camera(self) -> RigidTransform | None:

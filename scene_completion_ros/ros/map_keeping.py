@@ -21,7 +21,7 @@ def check_kept(parameters: NodeParameters) -> None:
 
 def save_map(thread: InferenceThread, parameters: NodeParameters) -> str:
     """Write what is remembered, whole or not at all; says so. Raises SceneCompletionError where that cannot be."""
-    file, frame = Path(parameters.fusion_map_file), parameters.odometry_frame.strip("/")
+    file, frame = Path(parameters.fusion_map_file), parameters.odometry_frame
     saved = thread.with_memory(lambda memory, _, epoch: memory.saved(frame, epoch))
     try:
         write_whole(file, map_bytes(saved))
@@ -33,7 +33,7 @@ def save_map(thread: InferenceThread, parameters: NodeParameters) -> str:
 
 def load_map(thread: InferenceThread, parameters: NodeParameters) -> str:
     """Begin the map anew with the saved one; says so. Raises SceneCompletionError, and the map stays, if unusable."""
-    file, frame = Path(parameters.fusion_map_file), parameters.odometry_frame.strip("/")
+    file, frame = Path(parameters.fusion_map_file), parameters.odometry_frame
     saved = read_map(file)
     thread.with_memory(lambda memory, names, epoch: memory.load(saved, frame, names, epoch, where=str(file)))
     return f"loaded {len(saved.voxels.place):,} voxels in {frame} from {file}: the next image is joined with them"

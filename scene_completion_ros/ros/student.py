@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -52,6 +53,17 @@ class ModelRecord:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._models: dict[str, ModelReport] = {}
+        self._rebuilt_s: deque[float] = deque(maxlen=100)
+
+    def rebuilt(self) -> None:
+        """A model is built anew because the calibration of its camera changed."""
+        with self._lock:
+            self._rebuilt_s.append(time.perf_counter())
+
+    def rebuilds(self, since_s: float) -> int:
+        """How often that happened since a moment of `time.perf_counter`."""
+        with self._lock:
+            return sum(moment_s >= since_s for moment_s in self._rebuilt_s)
 
     def model(self, camera: str = "") -> ModelReport:
         """The model of now for a camera, by its name; empty where there is one camera only."""
@@ -118,11 +130,12 @@ class Student:
 
         Moving one costs the preparation of the voxel query, not that of the encoder. It is not moved as long as no
         corner of the grid is off by more than `LARGEST_SHIFT`; nor is what a student is told of the camera's mounting.
+        It is not built anew as long as calibrations agree (`Camera.agrees`).
         Returns None where the camera cannot be used; why was logged.
         """
         wanted = _made_for(camera, parameters)
         made = self._made.get(name)
-        if made is not None and made.made_for == wanted:
+        if made is not None and _fits(made.made_for, wanted):
             if self.record.model(name).error:  # that of a camera which is gone again
                 self.record.set(name, "ready", engine=made.completer.engine, warnings=made.warnings)
             if largest_shift(self._grid, made.grid_from_camera, grid_from_camera) > LARGEST_SHIFT:
@@ -131,9 +144,11 @@ class Student:
             made.completer = self._mounted(made.completer, upright_from_camera)
             return made.completer
         tried, why = self._unusable.get(name, (None, ""))
-        if tried == wanted:
+        if tried is not None and _fits(tried, wanted):
             self.record.set(name, "unusable", error=why)
             return None
+        if made is not None and made.made_for[1] == wanted[1]:
+            self.record.rebuilt()
         completer = self._build(name, camera, grid_from_camera, parameters)
         if completer is not None:
             completer = self._mounted(completer, upright_from_camera)
@@ -251,6 +266,10 @@ class Student:
 
 def _made_for(camera: Camera, parameters: NodeParameters) -> _MadeFor:
     return camera, parameters.threads
+
+
+def _fits(made_for: _MadeFor, wanted: _MadeFor) -> bool:
+    return made_for[1] == wanted[1] and made_for[0].agrees(wanted[0])
 
 
 def largest_shift(grid: VoxelGrid, grid_from_camera: RigidTransform, grid_from_camera_now: RigidTransform) -> float:

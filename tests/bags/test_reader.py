@@ -132,6 +132,14 @@ def test_missing_and_contradicting_camera_info(tmp_path: Path, fill: Callable[[D
     assert caught.value.cure
 
 
+def test_the_calibration_of_an_autofocus_is_that_of_its_first_image(tmp_path: Path) -> None:
+    path = recorded(
+        tmp_path / "bag", lambda drive: [(drive.image(at), drive.info(at, f=40.0 + at / 1e4)) for at in range(5)]
+    )
+    with BagReader(path) as reader:
+        assert reader.camera_for(IMAGES).fx == 40.0
+
+
 @pytest.mark.parametrize("plugin", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
 @pytest.mark.parametrize("mode", [CompressionMode.NONE, CompressionMode.FILE, CompressionMode.MESSAGE])
 def test_messages_come_in_bag_time_with_and_without_metadata_and_folder(

@@ -82,6 +82,18 @@ def test_resized_by_hand() -> None:
     assert (half.fx, half.fy, half.cx, half.cy) == (2.0, 2.5, 1.25, 0.5)  # pixel 0 and 1 become pixel 0, centre 0.5
 
 
+def test_calibrations_agree_that_move_no_place_by_more_than_a_third_of_a_pixel(camera: Camera) -> None:
+    right = max(camera.cx + 0.5, camera.width - 0.5 - camera.cx)
+    assert camera.agrees(dataclasses.replace(camera, cx=camera.cx + 0.29))
+    assert not camera.agrees(dataclasses.replace(camera, cx=camera.cx + 0.31))
+    # A fisheye may see nothing in the corners, where this would move most.
+    assert not camera.agrees(dataclasses.replace(camera, fx=camera.fx * (1 + 0.5 / right)))
+    assert camera.agrees(dataclasses.replace(camera, fx=camera.fx * (1 + 0.2 / right)))
+    assert not camera.agrees(camera.resized(2 * camera.width, 2 * camera.height))
+    if camera.distortion:
+        assert not camera.agrees(camera.without_distortion())
+
+
 def test_horizontal_fov_with_the_principal_point_outside() -> None:
     left_crop = SMALL.cropped(6, 0, 2, 4)  # cx = -3
     assert left_crop.horizontal_fov == pytest.approx(math.atan(4.5 / 4) - math.atan(2.5 / 4))

@@ -24,8 +24,10 @@ from scene_completion_ros.inference.scene_query import HostField
 from scene_completion_ros.ros import completion_node, messages, student, topics
 from scene_completion_ros.ros.completion_node import CompletionNode
 from scene_completion_ros.ros.health import inference_health
-from scene_completion_ros.ros.health.judgement import Level, Status
+from scene_completion_ros.ros.health.judgement import Drops, Level, Status
 from scene_completion_ros.ros.parameters.declared import ExplainingNode
+from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.receive import camera_input
 from tests.ros.graph import PATIENCE_S, Graph
 from tests.ros.voxel_samples import some_voxels
 
@@ -167,6 +169,10 @@ def drops_told_of(node: CompletionNode) -> list[tuple[str, int]]:
     return told
 
 
+def drops_of(node: CompletionNode) -> Drops:
+    return Drops(node.counters.dropped, node.counters.dropped, 10.0)
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while not condition() and time.monotonic() < deadline_s:
@@ -180,7 +186,7 @@ def all_accounted_for(node: CompletionNode) -> bool:
 
 
 def test_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(node: CompletionNode, model: Model) -> None:
-    cameras = [replace(CAMERA, fx=20.0 + 0.001 * number) for number in range(200)]
+    cameras = [replace(CAMERA, fx=20.0 + number) for number in range(200)]
     model.go_on.clear()
     for number, camera in enumerate(cameras):
         calibrate(node, camera)
@@ -192,6 +198,13 @@ def test_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(node
     model.go_on.set()
     wait_for(lambda: all_accounted_for(node) and len(model.built) >= 3)
     assert [camera.fx for camera in model.built] == [20.0, cameras[-1].fx, 30.0]
+    status = inference_health.inference_status(node._thread.record, drops_of(node), processed=0, unwanted=0)
+    assert (status.level, status.message) == (
+        Level.WARN,
+        "the calibration changed 2 times in the last 10 s by more than 0.3 pixel, and each time the node built its "
+        f"model anew; {200 - len(model.completed)} images were dropped meanwhile: fix the focus and zoom of the "
+        "camera, or publish one CameraInfo",
+    )
     assert all(camera == cameras[stamp_ns] for camera, stamp_ns in model.completed)
     assert model.completed[-1] == (cameras[-1], 199)
     assert node.counters.dropped["newer image arrived"] == 200 - len(model.completed)
@@ -210,6 +223,42 @@ def test_a_model_that_is_in_work_for_long_is_a_warning(
     assert warned.message.endswith(" s: building")
     model.go_on.set()
     wait_for(lambda: inference().level == Level.OK)
+
+
+def test_an_autofocus_keeps_its_model_until_the_image_has_moved(node: CompletionNode, model: Model) -> None:
+    for number in range(40):
+        calibrate(node, replace(CAMERA, fx=20.0 + 1e-4 * number, cx=15.5 + 1e-4 * number))
+        show_in_turn(node, number)
+    assert len(model.completed) == 40 and model.built == [CAMERA]
+    assert "new calibration" not in node.counters.warned
+    for number in range(40, 44):
+        calibrate(node, replace(CAMERA, cx=15.5 + 0.2 * (number - 39)))  # each step is small, the way is not
+        show_in_turn(node, number)
+    assert [camera.cx for camera in model.built] == pytest.approx([15.5, 15.9, 16.3])
+
+
+def test_the_largest_rate_goes_by_arrival_where_stamps_stand_still(
+    graph: Graph, node: CompletionNode, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(perf_counter=lambda: clock.now, now=0.0)
+    monkeypatch.setattr(camera_input, "time", clock)
+    assert graph.set_parameters(topics.NODE_NAME, largest_rate=10.0).successful
+    calibrate(node, CAMERA)
+    for clock.now in (0.0, 0.05, 0.1, 0.2):
+        show_in_turn(node, 0)
+    for clock.now, stamp_ns in ((0.21, 10**8), (0.9, 10**8 + 10**7)):  # stamps that advance count
+        show_in_turn(node, stamp_ns)
+    assert [stamp_ns for _, stamp_ns in model.completed] == [0, 0, 0, 10**8]
+    assert node.counters.dropped == {"above largest_rate": 2}
+
+
+def test_frames_lose_the_slash_that_ros_1_put_before_them(graph: Graph, node: CompletionNode, model: Model) -> None:
+    told = graph.collect(PointCloud2, f"{graph.namespace}/{topics.NODE_NAME}/voxels")
+    calibrate(node, CAMERA)
+    node.inputs.cameras[0]._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), 1, "/front"))
+    assert graph.until(lambda: bool(told))
+    assert told[0].header.frame_id == "front"
+    assert NodeParameters(grid_frame="/base_link", base_frame="/a/b").grid_frame == "base_link"
 
 
 def test_parameters_set_by_others_hold_for_images_after_it(graph: Graph, node: CompletionNode, model: Model) -> None:

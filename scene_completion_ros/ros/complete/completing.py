@@ -26,7 +26,7 @@ class Completing:
     ) -> None:
         self._student, self._counters, self._logger = student, counters, logger
         self._scaling, self._sensing = scaling, sensing
-        self._resized: dict[str, Camera] = {}
+        self._resized: dict[str, tuple[int, ...]] = {}  # by camera, sizes that were warned of
 
     def complete(self, scene: Scene, *, with_query: bool, with_labels: bool) -> None:
         """Leave those frames in a scene that could be completed; are answers to the query heard, and labels read?"""
@@ -71,8 +71,9 @@ class Completing:
     def _camera_of(self, frame: Frame) -> Camera:
         width, height = announced_size(frame.message)
         camera = frame.camera.of_resized_image(width, height)
-        if camera is not frame.camera and self._resized.get(frame.name) != camera:
-            self._resized[frame.name] = camera
+        sizes = width, height, frame.camera.width, frame.camera.height
+        if camera is not frame.camera and self._resized.get(frame.name) != sizes:
+            self._resized[frame.name] = sizes
             self._logger.warning(
                 f"{frame.topic}: images are {width}x{height}, calibrated for {frame.camera.width}x"
                 f"{frame.camera.height}: the node scales the calibration, as for resized images. If they are cropped "

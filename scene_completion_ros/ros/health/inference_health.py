@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from scene_completion_ros.geometry.cameras import LARGEST_MOVE
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import Vocabulary
+from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros.health.judgement import Drops, Level, Record, Status, of_camera
 from scene_completion_ros.ros.student import ModelReport, Student
 
@@ -322,6 +324,14 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
         cure = "see the log, and report internal errors"
         message = f"images dropped in the last {drops.recent_s:.0f} s: {problems}; {cure}"
         return Status("inference", Level.ERROR, message, values)
+    rebuilt = record.student.record.rebuilds(time.perf_counter() - drops.recent_s)
+    if rebuilt > 1:
+        message = (
+            f"the calibration changed {rebuilt} times in the last {drops.recent_s:.0f} s by more than {LARGEST_MOVE} "
+            f"pixel, and each time the node built its model anew; {drops.recent.get(DropReason.NEWER_IMAGE, 0)} images "
+            "were dropped meanwhile: fix the focus and zoom of the camera, or publish one CameraInfo"
+        )
+        return Status("inference", Level.WARN, message, values)
     slowest = [f"{stage} {times[stage].mean:.1f} ms" for stage in FULL_DETAIL_STAGES if stage in times]
     states = [f"{name} {model.state}".strip() for name, model in models.items()]
     message = ", ".join([*states, *slowest])

@@ -16,6 +16,7 @@ from scene_completion_ros.ros.health.judgement import Drops, Level, Status
 from scene_completion_ros.ros.messages import stamp_nanoseconds
 
 RATE_WINDOW_S = 10.0
+STANDING = 3  # images with the stamp of the one before, from which on stamps stand still
 MOST_ARRIVALS = 2000  # kept to tell the rate: 200 Hz through the whole window
 # Fast DDS's default shared-memory segment: larger messages do not reach best-effort readers (docs/node.md).
 SEGMENT_BYTES = 512 * 1024
@@ -30,11 +31,13 @@ class Arrivals:
         self.count = 0  # how many arrived
         self.last_s: float | None = None  # when the last one did; None before the first
         self.stamp_ns: int | None = None  # its stamp, nanoseconds
+        self.repeated = 0  # how many before it had the same one, without another between
         self._recent_s: deque[float] = deque(maxlen=MOST_ARRIVALS)
 
     def add(self, now_s: float, stamp_ns: int) -> None:
         """One arrived now."""
         self.count += 1
+        self.repeated = self.repeated + 1 if stamp_ns == self.stamp_ns else 0
         self.last_s, self.stamp_ns = now_s, stamp_ns
         self._recent_s.append(now_s)
 
@@ -133,17 +136,20 @@ def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "
         return Status(name, Level.ERROR, f"no image for {silent_s:.1f} s: {cause}", values, cause)
     if record.images.last_s is None:
         return Status(name, Level.OK, f"waiting for the first image on {record.image_topic}", values)
-    several = _several(record.image_topic, camera.image_publishers)
-    problems = drops.problems(judged_by="input")
-    if problems:
-        message = f"images dropped in the last {drops.recent_s:.0f} s: {problems}; the log explains each"
-        return Status(name, Level.WARN, "; ".join([*several, message]), values)
-    if several:
-        return Status(name, Level.WARN, several[0], values)
-    lost = record.lost.get(record.image_topic, 0)
-    if lost:
-        message = f"the middleware lost {lost} images since activation: {_cure_of_loss(camera)}"
-        return Status(name, Level.WARN, message, values)
+    warnings = _several(record.image_topic, camera.image_publishers)
+    if problems := drops.problems(judged_by="input"):
+        warnings.append(f"images dropped in the last {drops.recent_s:.0f} s: {problems}; the log explains each")
+    if record.images.repeated >= STANDING:
+        warnings.append(
+            f"stamps stand still: the last {record.images.repeated + 1} images all have {record.images.stamp_ns} ns. "
+            "largest_rate goes by arrival, but transforms and sets of images need stamps: have the driver set them"
+        )
+    if record.shape is not None and not record.shape.frame_id.strip("/"):
+        warnings.append("header.frame_id of the images is empty, so that tf cannot place them: set it in the driver")
+    if lost := record.lost.get(record.image_topic, 0):
+        warnings.append(f"the middleware lost {lost} images since activation: {_cure_of_loss(camera)}")
+    if warnings:
+        return Status(name, Level.WARN, "; ".join(warnings), values)
     return Status(name, Level.OK, f"{record.images.rate_hz(now_s):.1f} images/s", values)
 
 

@@ -182,8 +182,8 @@ class NodeParameters:
     )
     largest_rate: float = _live(
         0.0,
-        "Largest number of images a second, by their stamps, that the node completes; 0 completes as many as the "
-        "machine can.",
+        "Largest number of images a second, by their stamps (by arrival where those stand still), that the node "
+        "completes; 0 completes as many as the machine can.",
         bounds=(0.0, 1000.0),
     )
     image_transport: ImageTransport = _parameter(
@@ -366,6 +366,10 @@ class NodeParameters:
         "The node configures and activates itself when it starts. With `false` it waits in the state `unconfigured` "
         "for its manager.",
     )
+
+    def __post_init__(self) -> None:
+        for name in ("grid_frame", "odometry_frame", "base_frame"):  # ROS 1 had a slash before frames, tf2 refuses it
+            object.__setattr__(self, name, getattr(self, name).strip("/"))
 
     def engine_options(self) -> EngineOptions:
         """What TensorRT is asked for."""

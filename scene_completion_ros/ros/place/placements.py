@@ -54,7 +54,7 @@ class Placements:
 
     def in_odometry(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> RigidTransform:
         """The grid's pose in the odometry frame at an image's stamp. Raises NotYetError if a transform is missing."""
-        odometry, grid_frame = parameters.odometry_frame.strip("/"), parameters.grid_frame.strip("/")
+        odometry, grid_frame = parameters.odometry_frame, parameters.grid_frame
         if odometry == grid_frame:
             return RigidTransform.identity()
         if self._source is None:
@@ -64,7 +64,7 @@ class Placements:
 
     def camera_from_sensor(self, frame: Frame, sensor: str) -> RigidTransform:
         """Pose of a sensor's frame in that of a camera, when it took an image. Raises NotYetError if it is missing."""
-        if sensor.strip("/") == frame.frame_id.strip("/"):
+        if sensor.strip("/") == frame.frame_id:
             return RigidTransform.identity()
         if self._source is None:
             cure = "Name an extrinsics_file or transform.topics, or have tf2 installed"
@@ -183,8 +183,8 @@ def _check_odometry(parameters: NodeParameters) -> None:
     Raises SceneCompletionError where nothing can: says what to name; TransformError where the file of fixed transforms
     is malformed.
     """
-    odometry = parameters.odometry_frame.strip("/")
-    if not parameters.fusion_enabled or (odometry and odometry == parameters.grid_frame.strip("/")):
+    odometry = parameters.odometry_frame
+    if not parameters.fusion_enabled or (odometry and odometry == parameters.grid_frame):
         return
     if not odometry:
         what = "fusion.enabled has no frame to join images in"

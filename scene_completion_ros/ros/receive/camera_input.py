@@ -132,8 +132,8 @@ class CameraInput:
             self._counters.drop(DropReason.BAD_CAMERA_INFO, str(error))
             return
         synchronised = parameters.sync_camera_info != "latest"
-        changed = self._camera is not None and camera != self._camera and parameters.image_rectified == self._rectified
-        if changed and not synchronised:
+        before = self._camera if parameters.image_rectified == self._rectified else None
+        if before is not None and not synchronised and not before.agrees(camera):
             self._counters.warn("new calibration", f"{self._camera_info_topic}: the calibration has changed")
         self._camera_info, self._camera, self._rectified = message, camera, parameters.image_rectified
         self._match.add(message)
@@ -150,7 +150,8 @@ class CameraInput:
 
     def _prepare(self, camera: Camera, parameters: NodeParameters) -> None:
         self.record.camera = camera
-        if (camera, parameters) != self._prepared_for:
+        before = self._prepared_for
+        if before is None or before[1] != parameters or not before[0].agrees(camera):
             self._prepared_for = camera, parameters
             self._prepare_model(camera, parameters)
 

@@ -74,7 +74,7 @@ class DepthInput:
         final = final or settled or self._missed_ns is not None
         message = self._match.nearest(stamp_ns, tolerance_ns, final=final)
         sensor, camera = str(message.header.frame_id), frame.frame_id
-        if isinstance(message, Image) and sensor.strip("/") != camera.strip("/"):
+        if isinstance(message, Image) and sensor.strip("/") != camera:
             raise NotYetError(
                 f"depth images of frame {sensor!r} do not fit images of frame {camera!r}",
                 where=self._topic,

@@ -95,7 +95,8 @@ class Answers:
             sent.dropped = reason
 
     def _of(self, stamp_ns: int, frame_id: str) -> list[SentImage]:
-        return [sent for sent in self.waiting if (sent.stamp_ns, sent.frame_id) == (stamp_ns, frame_id)]
+        wanted = stamp_ns, frame_id.strip("/")
+        return [sent for sent in self.waiting if (sent.stamp_ns, sent.frame_id.strip("/")) == wanted]
 
     def next_dropped(self) -> SentImage | None:
         """Remove the next image that the node has dropped."""

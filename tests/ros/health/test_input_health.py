@@ -99,6 +99,29 @@ def test_incompatible_qos_matters_only_while_nothing_arrives(reliable: bool, cur
     assert judged(other_publisher)[0].level == Level.OK
 
 
+@pytest.mark.parametrize(
+    ("frame", "stamps_s", "words"),
+    [
+        ("front", (0, 0, 0), ""),  # one or two may be sent twice
+        (
+            "front",
+            (0, 0, 0, 0),
+            "stamps stand still: the last 4 images all have 0 ns. largest_rate goes by arrival",
+        ),
+        ("front", (5, 5, 5, 5, 6), ""),
+        ("", (1, 2), "header.frame_id of the images is empty, so that tf cannot place them: set it in the driver"),
+    ],
+)
+def test_headers_that_say_nothing_are_warned_of(frame: str, stamps_s: tuple[int, ...], words: str) -> None:
+    made = record()
+    for stamp_s in stamps_s:
+        head = Header(frame_id=frame, stamp=Time(sec=stamp_s))
+        made.image_arrived(Image(header=head, width=1280, height=720, encoding="rgb8"), 109.0)
+    status, _ = judged(made)
+    assert status.level == (Level.WARN if words else Level.OK)
+    assert words in status.message
+
+
 def silent_info(made: InputRecord) -> None:
     made.camera, made.camera_infos = None, Arrivals()
 
