@@ -5,16 +5,18 @@ comes out of here is neither: it can be walked, compared and printed, and its nu
 the safe loader, and arrays hold no pickles: nothing is executed.
 """
 
+import errno
 import json
 import math
 import os
 import re
+import stat
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors.numpy
@@ -46,8 +48,8 @@ def read_bytes(path: Path | str, error: type[SceneCompletionError], *, cure: str
     refused before it is read whole.
     """
     try:
-        with Path(path).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size  # 0 of a pipe
+        with _opened(path) as file:
+            size = os.fstat(file.fileno()).st_size  # 0 of those of /proc
             content = file.read(1 + (size or most_bytes)) if size <= most_bytes else b""
     except (OSError, ValueError) as problem:  # ValueError: a name with a zero byte
         what = getattr(problem, "strerror", None) or problem
@@ -55,6 +57,16 @@ def read_bytes(path: Path | str, error: type[SceneCompletionError], *, cure: str
     if max(size, len(content)) > most_bytes:
         raise error(f"is larger than {most_bytes / 1e6:g} MB", where=str(path), cure=cure)
     return content
+
+
+def _opened(path: Path | str) -> BinaryIO:
+    """Opens a file; an OSError where it is none, as a pipe, for whose writer nobody should wait."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(mode) else "it is a pipe or a device, and no file")
+    return os.fdopen(descriptor, "rb")
 
 
 def read_text(path: Path | str, error: type[SceneCompletionError], *, cure: str, most_bytes: int = MOST_BYTES) -> str:
@@ -129,7 +141,7 @@ def read_arrays(
     read, is none, lacks an array, or promises more than it holds or than `MOST_ARRAY_BYTES`.
     """
     try:
-        with Path(path).open("rb") as file:
+        with _opened(path) as file:
             if not zipfile.is_zipfile(file):
                 raise ValueError("it is no archive")
             file.seek(0)
@@ -156,6 +168,7 @@ def read_array(path: Path | str, error: type[SceneCompletionError], *, cure: str
     Raises error where it cannot be read, holds Python objects, is an archive, or is cut short.
     """
     try:
+        _opened(path).close()
         found = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(found, np.ndarray):
             raise ValueError("it is an archive")

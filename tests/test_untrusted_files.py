@@ -1,3 +1,4 @@
+import os
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ from scene_completion_ros.untrusted_files import (
     DEEPEST,
     parse_json,
     parse_yaml,
+    read_array,
     read_arrays,
     read_json,
     read_tensors,
@@ -121,8 +123,16 @@ def test_tensors_that_promise_too_much_are_refused(tmp_path: Path, header: bytes
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("missing", "No such file"), (".", "Is a directory"), ("a\0b", "null byte"), ("a" * 300, "too long")],
+    [
+        ("missing", "No such file"),
+        (".", "Is a directory"),
+        ("a\0b", "null byte"),
+        ("a" * 300, "too long"),
+        ("pipe", "a pipe"),
+    ],
 )
-def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str, what: str) -> None:
+@pytest.mark.parametrize("read", [read_text, read_array, read_arrays])
+def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str, what: str, read: Callable[..., object]) -> None:
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CameraError, match=what):
-        read_text(tmp_path / name, CameraError, cure="")
+        read(tmp_path / name, CameraError, cure="")

@@ -6,14 +6,17 @@ An argument of `type=Path` or `type=place` is an input. What a command writes ha
 import argparse
 import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from scene_completion_ros.errors import SceneCompletionError
 
 _LARGEST = 2**63
+_NO_UNICODE = re.compile("[\ud800-\udfff]")  # bytes of a name that are no UTF-8
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Output:
     def check(self, path: Path, where: str, inputs: Sequence[tuple[str, Path]]) -> None:
         """Refuses a path where nothing can be written, or where something would be written over an input.
 
-        Raises SceneCompletionError where it is such a path. `inputs`: arguments that name what is read, and what they
-        name.
+        Raises SceneCompletionError where it is such a path; OSError where this user cannot write. `inputs`: arguments
+        that name what is read, and what they name.
         """
         is_folder = self.names is not None
         above = (path, *path.parents) if is_folder else path.parents
@@ -49,6 +52,8 @@ class Output:
                 what = f"would overwrite {read}, which is read ({argument})"
                 cure = "Name another folder" if is_folder else "Name another file"
                 raise SceneCompletionError(what, where=f"{where} {path}", cure=cure)
+        if is_folder or path.is_file() or not path.exists():  # no device
+            _try_to_write(path if is_folder else path.resolve().parent)
 
 
 FILE = Output()
@@ -67,11 +72,19 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     for argument, _, value in given:
         if isinstance(value, (int, float)) and not -_LARGEST < value < _LARGEST:
             raise SceneCompletionError("is no number of a possible size", where=argument, cure="Give another number")
+        text = str(value.absolute() if isinstance(value, Path) else value)
+        if _NO_UNICODE.search(text):
+            where = f"{argument} {text.encode(errors='backslashreplace').decode()}"
+            raise SceneCompletionError("is no text in UTF-8", where=where, cure="Rename it")
     inputs = [(argument, Path(value)) for argument, kind, value in given if kind is Path]
     for argument, kind, text in given:
         if kind is place:
             inputs += [(argument, Path(one)) for one in {text, text.partition(":")[2], text.rpartition(":")[0]} if one]
     existing = [(argument, path) for argument, path in inputs if os.path.exists(path)]  # noqa: PTH110  # it may be no path at all
+    for argument, path in existing:
+        if path.is_fifo():
+            what = "is a pipe, where a file or a folder is needed"
+            raise SceneCompletionError(what, where=f"{argument} {path}", cure="Name a file, or a folder")
     for argument, kind, path in given:
         if isinstance(kind, Output):
             kind.check(path, argument, existing)
@@ -100,6 +113,16 @@ def _flat(value: Any) -> Iterator[Any]:
             yield from _flat(one)
     elif value is not None:
         yield value
+
+
+def _try_to_write(folder: Path) -> None:
+    """Raises OSError where nothing can be written into a folder that may be missing."""
+    try:
+        with TemporaryDirectory(prefix=".", dir=next(part for part in (folder, *folder.parents) if part.exists())):
+            pass
+    except OSError as error:
+        error.filename = str(folder)
+        raise
 
 
 def _holds(outer: Path, inner: Path) -> bool:

@@ -1,6 +1,7 @@
 """What stands between the command line and all commands: no output is an input, and numbers are of a possible size."""
 
 import argparse
+import os
 from pathlib import Path
 
 import pytest
@@ -61,16 +62,20 @@ def test_numbers_are_of_a_possible_size(
             assert f"{action.option_strings[-1]}: is no number of a possible size" in capsys.readouterr().err
 
 
-def test_outputs_that_cannot_be_are_refused_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "file"
+def test_paths_that_cannot_be_are_refused_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, pipe, no_text = tmp_path / "file", tmp_path / "pipe", tmp_path / os.fsdecode(b"\xff")
     file.touch()
-    for words, said in (
-        (["--output", str(file)], f"--output {file}: {file} is a file, where a folder is needed. Name a folder"),
-        (["--output", str(file / "in" / "it")], f"{file} is a file, where a folder is needed"),
+    os.mkfifo(pipe)
+    for image, output, said in (
+        ("image.png", file, f"--output {file}: {file} is a file, where a folder is needed. Name a folder"),
+        ("image.png", file / "in" / "it", f"{file} is a file, where a folder is needed"),
+        ("image.png", Path("/proc/new"), "/proc/new: No such file or directory. Check the path"),
+        (str(pipe), tmp_path / "new", f"IMAGE {pipe}: is a pipe, where a file or a folder is needed. Name a file"),
+        (str(no_text), tmp_path / "new", "is no text in UTF-8. Rename it"),
     ):
-        assert cli.main(["complete", "image.png", "--camera", "camera.yaml", *words]) == 2
+        assert cli.main(["complete", image, "--camera", "camera.yaml", "--output", str(output)]) == 2
         assert said in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "pipe"}
 
 
 @pytest.mark.parametrize("bundle", ["bundle", "link"])
