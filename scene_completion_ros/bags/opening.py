@@ -42,10 +42,11 @@ def open_storage(path: Path) -> tuple[Storage, list[str]]:
     if copy is not None:
         files, losses = copy.files, losses + copy.losses
     streamed, reason = files[0].suffix == ".mcap", ""
-    if streamed:
-        for file in files:
-            _check_profile(file, path)
-    if not streamed or all(map(_has_index, files)):
+    described = [_described(file) for file in files if streamed]
+    if any(profile == "ros1" for profile, _ in described):
+        cure = "Name the .bag that it was made of, or convert that: `rosbags-convert --src NAME.bag --dst NAME`"
+        raise BagError("is an MCAP with messages of ROS 1, which is not read", where=str(path), cure=cure)
+    if all(has_index for _, has_index in described):
         # Whoever opens files reads compressed messages, too; rosbags knows them by metadata.yaml, and no limit.
         packed = copy is not None or str(information.get("compression_mode") or "none").lower() != "none"
         for sources in [files] if packed or not information else [[path], files]:
@@ -74,26 +75,17 @@ def damaged(path: Path, reason: str) -> BagError:
     return BagError(f"is damaged ({reason})", where=str(path), cure=cure or FORMATS[_format(file)])
 
 
-def _check_profile(file: Path, path: Path) -> None:
-    """Raise BagError where an MCAP says that it holds messages of ROS 1."""
+def _described(file: Path) -> tuple[str, bool]:
+    """What an MCAP says that it holds, such as "ros1", and whether it has the index that rosbags reads it by."""
+    profile = ""
     try:
         with file.open("rb") as stream:
-            profile = make_reader(stream).get_header().profile
+            reader = make_reader(stream)
+            profile = reader.get_header().profile
+            summary = reader.get_summary()
     except Exception:  # whatever a file that was cut makes mcap raise
-        return
-    if profile == "ros1":
-        cure = "Name the .bag that it was made of, or convert that: `rosbags-convert --src NAME.bag --dst NAME`"
-        raise BagError("is an MCAP with messages of ROS 1, which is not read", where=str(path), cure=cure)
-
-
-def _has_index(file: Path) -> bool:
-    """Whether an MCAP has the index that rosbags reads it by."""
-    try:
-        with file.open("rb") as stream:
-            summary = make_reader(stream).get_summary()
-    except Exception:  # whatever a file that was cut makes mcap raise
-        return False
-    return summary is not None and bool(summary.chunk_indexes)
+        return profile, False
+    return profile, summary is not None and bool(summary.chunk_indexes)
 
 
 def _format(file: Path) -> str:

@@ -235,6 +235,11 @@ def nameless_odometry(drive: Drive) -> None:
         drive.odometry(index, child="")
 
 
+def test_the_frame_of_odometry_can_be_named(tmp_path: Path) -> None:
+    sequence = sequence_of(tmp_path / "bag", nameless_odometry, odometry_topic="/odom=base_link")
+    assert len(sequence) == 1 and sequence.pose_source == "/odom and tf, odom -> camera_optical"
+
+
 def poses_elsewhere(drive: Drive) -> None:
     no_poses(drive)
     drive.static()

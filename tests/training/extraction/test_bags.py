@@ -327,7 +327,7 @@ def test_fisheyes_are_rectified_and_masked(tmp_path: Path) -> None:
 # ---- without poses
 
 
-def test_poses_out_of_images_with_the_scale_of_the_wheels(tmp_path: Path) -> None:
+def test_poses_out_of_images_with_the_scale_of_the_wheels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One camera and wheels that nothing connects with it."""
     pytest.importorskip("pycolmap")
     poseless = write_bag(tmp_path / "bag", drive(9), {"front": (CAMERA, IDENTITY)}, tf=False, wheel_odometry=True)
@@ -337,6 +337,7 @@ def test_poses_out_of_images_with_the_scale_of_the_wheels(tmp_path: Path) -> Non
     assert sequence.pose_source == "structure from motion" and sequence.metric_scale
     assert report.sequences[0].scale == "odometry" and report.skipped["/odom: damaged message"] == 1
     assert any("no recorded poses, so they come from the images" in warning for warning in report.warnings)
+    assert "bag: no recorded poses, so they come from the images" in capsys.readouterr().err  # before that takes long
     assert any(warning.startswith("by the camera height everything would be 2.") for warning in report.warnings)
     check_for_training(sequence, "here")
     assert "odometry (" in summary_table([report])
