@@ -3,6 +3,7 @@
 What is being written lies in a hidden folder of its own that ends in ".part", which nobody reads. It takes its place
 when it is on the disk, so that of several writers of one name each writes all or nothing. A writer has its hidden
 folder locked. The next writer of the same name removes those that nobody has locked, which killed writers have left.
+What is written again keeps its permissions.
 """
 
 import ctypes
@@ -55,6 +56,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         return
     with _part_of(path) as part:
         yield part
+        _keep_modes(path, part)
         _sync(part)
         part.replace(path)
     _sync(path.parent)
@@ -78,6 +80,7 @@ def whole_folder(folder: Path, without: Set[str] | None) -> Iterator[Path]:
         if without is not None:
             _copy(folder, part, without)
         yield part
+        _keep_modes(folder, part)
         for file in (*part.iterdir(), part):
             _sync(file)
         # The second exchange is for a folder that another writer has made meanwhile.
@@ -124,7 +127,7 @@ def _part_of(path: Path) -> Iterator[Path]:
 def _locked_folder(path: Path) -> tuple[Path, int | None]:
     while True:
         folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
-        folder.mkdir()
+        folder.mkdir(0o700)  # what is written may be of a file that nobody else may read
         try:
             return folder, _lock(folder)
         except (BlockingIOError, FileNotFoundError):  # another writer found it before it was locked
@@ -168,6 +171,13 @@ def _copy(folder: Path, part: Path, without: Set[str]) -> None:
             os.close(opened)
         for child in part.iterdir():
             _remove(child)
+
+
+def _keep_modes(former: Path, part: Path) -> None:
+    """Gives a file or folder, and what is in it, the permissions of what it replaces."""
+    for new in (part, *part.rglob("*")):
+        with suppress(OSError):  # it is new, or the file system knows no permissions
+            shutil.copymode(former / new.relative_to(part), new, follow_symlinks=False)
 
 
 def _remove(path: Path) -> None:

@@ -124,6 +124,17 @@ both_kinds = pytest.mark.parametrize("write", [write_file, write_folder])
 
 
 @both_kinds
+def test_what_is_written_again_keeps_its_permissions(tmp_path: Path, write: Callable[..., None]) -> None:
+    path = tmp_path / "name"
+    write(path, b"a")
+    modes = {one: 0o701 if one.is_dir() else 0o600 for one in (path, *path.rglob("*"))}
+    for one, mode in modes.items():
+        one.chmod(mode)
+    write(path, b"b")
+    assert {one: one.stat().st_mode & 0o777 for one in modes} == modes and letters(path) == {ord("b")}
+
+
+@both_kinds
 def test_many_processes_write_one_name_and_some_are_killed(tmp_path: Path, write: Callable[..., None]) -> None:
     path, writers = tmp_path / "name", []
     write(path, b"z")
