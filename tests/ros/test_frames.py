@@ -1,5 +1,6 @@
 """Voxels in the frame of a robot, at the stamp of the image: the running node, and robots that drive, stop and loop."""
 
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -112,8 +113,7 @@ def test_a_robot_that_drives(source: str, start: Start, truth: Truth) -> None:
     # A transform that comes after its image is waited for; the map is in another frame, at the same stamp.
     later_ns = start_ns + 2 * TENTH_NS
     drive.wait_for_transforms(10.0)
-    drive.images.publish(drive.image(2, later_ns))
-    drive.graph.spin(0.2)
+    drive.receive(drive.image(2, later_ns))
     assert later_ns not in drive.stamps_ns
     drive.robot.say_pose(later_ns, pose(0.8, 0.2))
     assert drive.graph.until(lambda: later_ns in drive.stamps_ns), drive.node.log
@@ -135,7 +135,6 @@ def test_a_robot_that_drives(source: str, start: Start, truth: Truth) -> None:
         for spoilt in spoilt_odometry(start_ns + 2 * TENTH_NS, pose(0.8, 0.2)):
             drive.robot.publishers[0].publish(spoilt)
             bad += 1
-        drive.graph.spin(0.3)
         drive.images.publish(drive.image(7, later_ns + 1_000_000))
         drive.robot.say_pose(later_ns + 2_000_000, pose(0.8, 0.2))
         assert drive.graph.until(lambda: later_ns + 1_000_000 in drive.stamps_ns), drive.node.log
@@ -147,7 +146,6 @@ def test_a_robot_that_drives(source: str, start: Start, truth: Truth) -> None:
     drive.images.publish(drive.image(3, lost_ns - 1, "unknown_optical"))
     if source == "topics":  # tf2 interpolates over any gap
         drive.images.publish(drive.image(3, lost_ns))
-    drive.graph.spin(0.2)
     drive.robot.say_pose(next_ns, pose(0.9, 0.2))
     drive.answer(drive.image(4, next_ns))
     assert not {lost_ns - 1, lost_ns} & set(drive.stamps_ns)
@@ -217,12 +215,7 @@ def test_a_clock_that_jumps_back_makes_older_stamps_count_again(mounted: CameraT
         "stamp went back, 1 so far", lambda: mounted.images.publish(mounted.image(2, 50 * SECOND_NS - TENTH_NS))
     )
 
-    def jump() -> None:
-        clock.publish(Clock(clock=Time(sec=50)))
-        mounted.graph.spin(0.1)
-        clock.publish(Clock(clock=Time(sec=49, nanosec=900_000_000)))
-
-    mounted.until_logged("the clock jumped back", jump)
-    mounted.graph.spin(0.3)
+    times = itertools.cycle([Time(sec=50), Time(sec=49, nanosec=900_000_000)])
+    mounted.until_logged("the clock jumped back", lambda: clock.publish(Clock(clock=next(times))))
     again = mounted.answer(mounted.image(2, 50 * SECOND_NS - 2 * TENTH_NS))
     assert messages.stamp_nanoseconds(again.header.stamp) == 50 * SECOND_NS - 2 * TENTH_NS

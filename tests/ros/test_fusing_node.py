@@ -143,15 +143,15 @@ def until_heard_again(drive: FusingDrive) -> None:
     def heard() -> bool:
         drive.robot.say_mount()
         drive.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))
-        drive.graph.spin(0.2)
         drive.now_ns += TENTH_NS
         drive.images.publish(drive.image(9, drive.now_ns))
         return drive.graph.until(lambda: len(drive.voxels) > answered, 1.0)
 
     with drive.impatient():
         assert drive.graph.until(heard), drive.node.log
+        drive.now_ns += TENTH_NS
+        drive.answer(drive.image(9, drive.now_ns))  # after which none is on its way
     assert drive.graph.until(drive.hears_all), drive.node.log
-    drive.graph.spin(0.5)
 
 
 @pytest.mark.parametrize("begin", [reset, loop, gap, activate_again, configure_again])
