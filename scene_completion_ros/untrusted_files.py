@@ -232,9 +232,13 @@ def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
     return int(loader.construct_yaml_int(node))
 
 
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> Any:
+    return loader.construct_yaml_map(node)
+
+
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 for _tag in ("opencv-matrix", "opencv-nd-matrix"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", yaml.SafeLoader.construct_yaml_map)
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _mapping)
 
 
 def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
