@@ -1,5 +1,6 @@
 """The node in this process, with a model that does as the test tells it."""
 
+import re
 import threading
 import time
 import weakref
@@ -28,9 +29,10 @@ from scene_completion_ros.ros.health.judgement import Drops, Level, Status
 from scene_completion_ros.ros.parameters.declared import ExplainingNode
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.ros.receive import camera_input
-from tests.ros.graph import PATIENCE_S, Graph
+from tests.ros.graph import PATIENCE_S, REPOSITORY, Graph
 from tests.ros.voxel_samples import some_voxels
 
+NO_LIST = str(REPOSITORY / "config" / "multi_camera_grid.yaml")
 CAMERA = Camera(20.0, 20.0, 15.5, 11.5, 32, 24)
 DEPTH = np.array([[3.0, 51.2, np.nan]], np.float32)
 TRANSMITTANCE = np.array([[0.2, 0.9, 1.0]], np.float32)
@@ -309,6 +311,30 @@ def test_an_unexpected_error_leads_to_unconfigured_with_everything_released(
             node.start()
     node.start()
     assert graph.state(topics.NODE_NAME) == "active"
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"depth.from": "topic"}, "parameter depth.topic: depth.from is topic, but no topic is named"),
+        ({"image.qos": "telepathy"}, "choose one of auto, sensor_data, reliable"),
+        ({"extrinsics_file": NO_LIST}, f"parameter extrinsics_file, {NO_LIST}: is no YAML list"),
+        (
+            {"base_frame": "base_link", "camera.x": 1.2, "transform.source": "parameters"},
+            "nothing says where the camera is in base_link. Give its place by camera.height",
+        ),
+    ],
+)
+def test_what_keeps_it_from_starting(
+    given: dict[str, Any], complaint: str, graph: Graph, bundle_folder: Path, request: pytest.FixtureRequest
+) -> None:
+    overrides = [Parameter(name, value=value) for name, value in {"bundle": str(bundle_folder), **given}.items()]
+    own = ExplainingNode(
+        topics.NODE_NAME, namespace=graph.namespace, context=graph.context, parameter_overrides=overrides
+    )
+    request.addfinalizer(own.destroy_node)
+    with pytest.raises(SceneCompletionError, match=re.escape(complaint)):
+        CompletionNode(own).start()
 
 
 @pytest.mark.parametrize(("shown", "so"), [(0.02, "no voxel counts as seen"), (0.45, "the rest is a guess"), (0.7, "")])
