@@ -105,7 +105,7 @@ class Reader(NamedTuple):
 READERS = {
     "camera": Reader(
         "camera.yaml",
-        "{image_width: 64, image_height: 48, camera_matrix: !!opencv-matrix {data: [40, 0, 32, 0, 40, 24, 0, 0, 1]},"
+        "{image_width: 64, image_height: 48, camera_matrix: {rows: 3, cols: 3, data: [40, 0, 32, 0, 40, 24, 0, 0, 1]},"
         " distortion_model: plumb_bob, distortion_coefficients: {data: [0, 0, 0, 0, 0]},"
         " projection_matrix: {data: [40, 0, 32, 0, 0, 40, 24, 0, 0, 0, 1, 0]}}",
         by(f"{ROS}geometry.camera_files:read_camera"),

@@ -115,7 +115,8 @@ class Fuzzed(CameraToVoxels):
     @property
     def dropped(self) -> Counter[Image]:
         """Images of which the node said that they were dropped."""
-        return Counter(read_drop_notice(notice.data)[:2] for notice in self.notices)
+        notices = (read_drop_notice(notice.data) for notice in self.notices)
+        return Counter((stamp_ns, frame_id.strip("/")) for stamp_ns, frame_id, _ in notices)
 
     def counted(self) -> tuple[int, int, Counter[str]]:
         """Images received and completed, and what was dropped by reason, as diagnostics of from now on have it."""
@@ -168,7 +169,8 @@ def test_the_running_node_accounts_for_every_message_and_goes_on(fuzzed: tuple[F
         if batch % 10 == 7:
             running.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))
         drawn = [draw() for _ in range(AT_ONCE)]
-        names = [(messages.stamp_nanoseconds(one.header.stamp), one.header.frame_id) for one in drawn]
+        headers = [one.header for one in drawn]
+        names = [(messages.stamp_nanoseconds(header.stamp), header.frame_id.strip("/")) for header in headers]
         sent |= dict(zip(names, map(decodable, drawn), strict=True))
         for message in drawn:
             running.images.publish(message)
