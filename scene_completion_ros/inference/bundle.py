@@ -29,6 +29,7 @@ from scene_completion_ros.inference.gpu_encoders import (
     FIELD,
     PRECISIONS,
     GpuEncoder,
+    decoder_in_space,
     export_cure,
     gpu_encoder_file,
     missing,
@@ -173,6 +174,11 @@ class StudentBundle:
         """Precisions, ``fp32`` or ``fp16``, that the encoder is there in for GPUs."""
         return tuple(precision for precision in PRECISIONS if precision in self.gpu_encoders)
 
+    def no_gpu_encoder(self, precision: str) -> BundleError:
+        """The error for a precision, ``fp32`` or ``fp16``, in which there is no encoder for GPUs."""
+        where = str(self.encoder_path.parent)
+        return decoder_in_space(where) if self.takes_evidence else missing(precision, self.gpu_precisions, where)
+
     def read_gpu_encoder(self, precision: str) -> bytes:
         """The encoder for GPUs, an ONNX graph: ``image`` uint8 [1, H, W, 3] RGB -> ``features`` [1, h, w, C + E].
 
@@ -181,7 +187,7 @@ class StudentBundle:
         """
         where = self.encoder_path.parent
         if precision not in self.gpu_encoders:
-            raise missing(precision, self.gpu_precisions, str(where))
+            raise self.no_gpu_encoder(precision)
         encoder = self.gpu_encoders[precision]
         if encoder.made_from != self.made_from():
             what = "was made from another encoder or head than the bundle has"

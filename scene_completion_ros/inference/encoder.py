@@ -238,7 +238,7 @@ def make_encoder(
         what = f"unknown engine {engine!r}"
         raise SceneCompletionError(what, where="engine", cure=f"Use one of {', '.join(ENGINES)}.")
     gpu = gpu or EngineOptions()
-    if engine == "auto" and not bundle.gpu_precisions and cuda_devices().names:
+    if engine == "auto" and not (bundle.gpu_precisions or bundle.takes_evidence) and cuda_devices().names:
         _log.info(
             "the bundle has no encoder for the GPU that is there, so the CPU runs everything: add one with "
             "`scene-completion export --gpu`"

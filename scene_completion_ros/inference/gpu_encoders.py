@@ -82,6 +82,12 @@ def _hash(fields: JsonObject, name: str) -> str:
     return value
 
 
+def decoder_in_space(where: str) -> BundleError:
+    """The error for a student that no GPU can run: its encoder takes and gives more than an image and a map."""
+    what = "no encoder for GPUs can be made of a student with a decoder in space"
+    return BundleError(what, where=where, cure="Run it on the CPU: engine auto or openvino")
+
+
 def missing(precision: str, present: tuple[str, ...], where: str) -> BundleError:
     """The error for a variant that a bundle does not have."""
     if precision not in PRECISIONS:

@@ -16,6 +16,7 @@ from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, ENCODER, HEAD, MANIFEST, StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu_encoders import GpuEncoder
+from scene_completion_ros.inference.shipped import open_student
 from tests.inference.small_bundle import make_small_bundle, random_head, serialised, tiny_encoder
 from tests.inference.test_bundle import contents, edit_manifest, refused
 
@@ -61,6 +62,8 @@ def test_a_bundle_without_variants_says_how_to_make_them(tmp_path: Path) -> None
         plain.read_gpu_encoder("../fp16")
     with pytest.raises(BundleError, match="export .* --gpu"):
         make_encoder(plain, "onnxruntime_fp16")
+    with pytest.raises(BundleError, match="a student with a decoder in space. Run it on the CPU"):
+        open_student(Path("street")).read_gpu_encoder("fp16")
 
 
 def test_the_shipped_student_has_an_encoder_for_gpus_that_computes_the_same() -> None:

@@ -58,7 +58,7 @@ class TrainingConfiguration:
     steps: int = 10_000  # optimiser steps of the whole training
     learning_rate: float = 3e-4  # learning rate after the warm-up
     warmup: int = 200  # steps of linear warm-up
-    checkpoint_every: int = 250  # steps between checkpoints (the last one is kept and resumed from)
+    checkpoint_every: int = 250  # steps between checkpoints, of which the newest is kept; the last step has one
     log_every: int = 20  # steps between points of the curves
     # Arithmetic: "32-true", "bf16-mixed" or "16-mixed".
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -88,10 +88,6 @@ class TrainingConfiguration:
 
     def check(self) -> None:
         """Raises a `ConfigurationError` for settings that contradict each other; stages add checks."""
-        if self.steps % self.checkpoint_every:
-            multiple = f"{self.steps} is no multiple of checkpoint_every = {self.checkpoint_every}"
-            what = f"{multiple}: the last steps would be in no checkpoint"
-            raise ConfigurationError(what, where="steps", cure="Change one of them")
 
 
 @dataclass

@@ -68,6 +68,8 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
     if resume is None and not fast_dev_run and trainer.is_global_zero:
         (last.parent / BEST).unlink(missing_ok=True)  # of another training
     trainer.fit(stage, datamodule=data, ckpt_path=resume and str(resume), weights_only=True)
+    if configuration.steps % configuration.checkpoint_every and not fast_dev_run:
+        trainer.save_checkpoint(last)
     return last
 
 

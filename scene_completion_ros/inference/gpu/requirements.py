@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple, get_args
 from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.gpu_encoders import missing
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
@@ -36,7 +35,7 @@ def check_limits(bundle: StudentBundle, options: EngineOptions, grid: VoxelGrid 
     has too many voxels for the kernels.
     """
     if options.precision not in bundle.gpu_precisions:
-        raise missing(options.precision, bundle.gpu_precisions, str(bundle.folder))
+        raise bundle.no_gpu_encoder(options.precision)
     shape = *bundle.feature_size, bundle.head.channels
     if math.prod(shape) > LARGEST_MAP:
         what = f"a map of {'x'.join(map(str, shape))} is larger than {LARGEST_MAP} numbers"

@@ -52,12 +52,13 @@ def write_list(path: Path, *lines: str) -> Path:
 
 
 def test_depth_of_a_raw_drive(raw_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The mean depth alone, of a second drive with the same scans: no error at all."""
+    """The mean depth alone, of a second drive with the same scans: no error. A report of `extract` is no recording."""
     second = shutil.copytree(raw_drive, raw_drive.parent / OTHER)
     frames = write_list(tmp_path / "list.txt", f"{LISTED} 0000000001 l", f"{LISTED} 77 l")
     output = tmp_path / "new" / "out"
     options = ("--frames", frames, "--allow-missing", "--controls", "--prior", second)
-    assert run("geometry", "--depth", "--data", raw_drive, *options, "--output", output) == 0
+    report = tmp_path / "report.json"
+    assert run("geometry", "--depth", "--data", raw_drive, report, *options, "--output", output) == 0
     text = (output / "results.md").read_text(encoding="utf-8")
     assert text.strip() == capsys.readouterr().out.strip()
     assert "| mean depth | 1 | Garg crop | 100.0 | 0.000 |" in text

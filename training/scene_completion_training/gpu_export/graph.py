@@ -19,6 +19,7 @@ from onnx.reference import ReferenceEvaluator
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.gpu_encoders import decoder_in_space
 
 INPUT, OUTPUT = "image", "features"
 OPSET, IR_VERSION = 19, 9
@@ -30,6 +31,8 @@ _CURE = "Report this encoder and how it was made."
 def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
     """The float32 graph: uint8 [1, H, W, 3] RGB -> features; a `BundleError` if none."""
     where = str(bundle.encoder_path)
+    if bundle.takes_evidence:
+        raise decoder_in_space(where)
     model = simplified(bundle.read_encoder(), where)
     graph = model.graph
     camera = bundle.canonical
