@@ -49,7 +49,6 @@ EXTRAS = {
         "scipy>=1.12",  # its isotonic regression
         "tensorboard",
         TORCH,
-        "tqdm",
         "transformers>=5",  # ResNet-50, the trunk of the full-size configurations; foundation models
     ],
     # Text encoders, where nothing is trained.

@@ -44,22 +44,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Complete the image and write the results."""
-    import sys
-
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.geometry.grids import read_grid
     from scene_completion_ros.inference.completer import Completer
     from scene_completion_ros.inference.shipped import open_student
+    from scene_completion_ros.progress import Progress, print_summary
     from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, words_panel, write_picture
     from scene_completion_ros.report.ply import write_ply
     from scene_completion_ros.voxels.files import SavedVoxels, npz_bytes
     from scene_completion_ros.whole_files import write_whole
 
+    progress = Progress()
     image, assumption = read_image(args.image, args.bits)
     camera = read_camera(args.camera, image_size=(image.shape[1], image.shape[0]))
     bundle = open_student(args.bundle)
     words = chosen_words(args.words, bundle)
     grid, grid_from_camera = read_grid(args.grid) if args.grid else (None, None)
+    progress.line(f"Completing {args.image} ({bundle.name}) ...")
     completer = Completer(
         bundle, camera, grid=grid, grid_from_camera=grid_from_camera, engine=args.engine, extrapolate=True
     )
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     ask_words(completer, words)
     completion = completer.complete(image)
     for warning in filter(None, (assumption, *completer.warnings, completion.warning)):
-        print(f"warning: {warning}", file=sys.stderr)
+        progress.line(f"warning: {warning}")
     args.output.mkdir(parents=True, exist_ok=True)
     saved = SavedVoxels(completion.voxels, details=details_of(completion, bundle))
     write_whole(args.output / "voxels.npz", npz_bytes(saved))
@@ -86,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
         camera = completion.depth_camera
         lit = words_panel(image, completion.voxels, completion.matches, camera=camera, title=args.image.name)
         write_picture(args.output / "words.png", lit)
-    print(f"{len(completion.voxels)} occupied voxels; see {args.output / 'picture.png'}")
+    rows: dict[str, object] = {"voxels": f"{len(completion.voxels)} occupied"}
+    rows |= {"time": f"{completion.timings_ms['total']:.0f} ms", "picture": args.output / "picture.png"}
+    print_summary(rows | {"words": args.output / "words.png" if words else None})
     return 0
 
 

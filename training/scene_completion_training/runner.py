@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from scene_completion_ros.commands.paths import Output
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.progress import Progress
 from scene_completion_training.checkpoints import SafeCheckpoints, TrainingRecord
 from scene_completion_training.configuration import Configuration, TrainingConfiguration
 from scene_completion_training.field_stage import FieldStage
@@ -73,6 +74,24 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
     return last
 
 
+class StepsLeft(lightning.Callback):
+    """Shows how far a training is. Lightning's bar counts epochs, of which a training here may have any number."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """The first process alone says it."""
+        self._progress = Progress(trainer.max_steps, "step", trainer.global_step) if trainer.is_global_zero else None
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        """After each step."""
+        if self._progress is not None:
+            self._progress.step()
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        """What follows begins on a line of its own."""
+        if progress := getattr(self, "_progress", None):
+            progress.__exit__()
+
+
 class FirstWeights(lightning.Callback):
     """Gives a new training its first weights, once its data is there and before they are averaged."""
 
@@ -89,7 +108,7 @@ def _trainer(
     profiler: Profiler | None = None,
 ) -> lightning.Trainer:
     output = Path(settings.output)
-    callbacks = [*own, LearningRateMonitor("step")]
+    callbacks = [*own, LearningRateMonitor("step"), StepsLeft()]
     if not fast_dev_run:
         callbacks += _checkpoints(settings)
     parallel = settings.devices * settings.nodes > 1
@@ -116,6 +135,7 @@ def _trainer(
         fast_dev_run=2 if fast_dev_run else False,
         enable_checkpointing=not fast_dev_run,
         enable_model_summary=False,
+        enable_progress_bar=False,
     )
 
 

@@ -1,7 +1,6 @@
-"""Where networks compute, and how far work is."""
+"""Where networks compute."""
 
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -21,10 +20,3 @@ def accelerator() -> "torch.device":
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def progress_bar(total: int, unit: str) -> Any:
-    """A bar that counts, with the time left; none where nobody watches."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    return tqdm(total=total, unit=unit, file=sys.stderr, disable=None if total else True)

@@ -22,19 +22,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Open, fit, write and say what came out."""
     from scene_completion_ros.inference.shipped import open_student
+    from scene_completion_ros.progress import Progress, print_summary
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.density_stretch import calibrate_on_truth
 
     if args.every < 1:
         raise ConfigurationError(f"{args.every} is no step", where="--every", cure="Take every frame, 1, or fewer")
     before = open_student(args.bundle)
+    Progress().line(f"Calibrating {before.name} on {', '.join(map(str, args.labelled))} ...")
     bundle = calibrate_on_truth(before, [open_recording(folder) for folder in args.labelled], every=args.every)
     record = bundle.provenance["calibration"]
     stretch = record["density_stretch"]
-    print(
-        f"{bundle.folder}: calibration with {len(bundle.calibration.alpha)} knots, densities stretched by "
-        f"{stretch['scale']} and {stretch['offset']}, threshold {bundle.threshold:.4f}, IoU {record['iou_there']:.3f} "
-        "on what it was fitted to"
+    print_summary(
+        {
+            "calibration": f"{len(bundle.calibration.alpha)} knots",
+            "densities": f"stretched by {stretch['scale']} and {stretch['offset']}",
+            "threshold": f"{bundle.threshold:.4f}",
+            "IoU": f"{record['iou_there']:.3f} on what it was fitted to",
+            "bundle": bundle.folder,
+        }
     )
     say_dropped(before, bundle)
     return 0

@@ -25,12 +25,11 @@ def run(args: argparse.Namespace) -> int:
     """Drive, score, print and write."""
     if args.every < 1:
         raise ConfigurationError(f"every {args.every} frames", where="--every", cure="Give 1 or more")
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
     from scene_completion_ros.evaluation.calibration import CALIBRATION
     from scene_completion_ros.evaluation.ghosts import GHOSTS
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.occupancy import OCCUPANCY
+    from scene_completion_ros.progress import watched
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.density_model import DeployedLabels
     from scene_completion_training.evaluation.fusion import FusedMap, OneImage, Oracle, Source, driven
@@ -41,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     for source in (*sources, Oracle()):
         methods = OneImage(), FusedMap()
         for sequence in recordings:
-            for number, frame in enumerate(tqdm(driven(sequence, source), unit="frame", disable=None)):
+            for number, frame in enumerate(watched(driven(sequence, source), "frame")):
                 timely = number >= FIRST and (number - FIRST) % args.every == 0
                 for method in methods:
                     answer = method.answer(frame)

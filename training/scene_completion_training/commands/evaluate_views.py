@@ -40,9 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open, render, score, print and write."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
     from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_ros.progress import watched
     from scene_completion_ros.sequences.frame_lists import SIDES
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_ros.sequences.rigs import check_rig
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     scores = Scores([CONSISTENCY if args.consistency else view_metric(with_lpips=bool(args.lpips))])
     targets = [str(args.stride)] if args.consistency else args.targets
     methods, counted = _methods(args), 0
-    for sequence in tqdm(recordings, unit="recording", disable=None):
+    for sequence in watched(recordings, "recording"):
         indices = list(range(0, len(sequence), args.every))
         if split is not None:
             indices = [index for index, side in split.of(sequence) if side == SIDES[0]]

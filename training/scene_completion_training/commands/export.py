@@ -56,15 +56,21 @@ def run(args: argparse.Namespace) -> int:
     """Exports, adds what GPUs need, and prints what was written."""
     if args.bundle is None and not args.gpu:
         raise ConfigurationError("is missing", where="BUNDLE", cure="Name the folder; or add encoders to one by --gpu")
+    from scene_completion_ros.progress import Progress
+
     if args.bundle is not None:
         if not args.licence:
             raise ConfigurationError("is missing", where="--licence", cure="It follows from the training data")
+        Progress().line(f"Exporting {args.source} ...")
         _export_labelled(args) if args.classes else _export(args)
+    if args.gpu:
+        Progress().line(f"Making encoders for GPUs in {', '.join(args.gpu)} ...")
     return _add_encoders(args) if args.gpu else 0
 
 
 def _export(args: argparse.Namespace) -> None:
     from scene_completion_ros.inference.text_bank import TextBank
+    from scene_completion_ros.progress import print_summary
     from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.evaluation.voxel_features import export_network
     from scene_completion_training.export import export_bundle
@@ -92,12 +98,14 @@ def _export(args: argparse.Namespace) -> None:
         bundle = bundle.with_vocabulary([space_of_classes(bank, bundle.class_names)], bank)
     _print_files(args.bundle)
     fitted_on = bundle.provenance["calibration"]["fitted_on"]
-    print(f"student {bundle.name}, calibrated on {fitted_on}; `calibrate` does it on other drives")
+    rows = {"student": bundle.name, "calibrated": f"on {fitted_on}; `calibrate` does it on other drives"}
+    print_summary(rows | {"bundle": args.bundle})
 
 
 def _export_labelled(args: argparse.Namespace) -> None:
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.inference.text_bank import TextBank
+    from scene_completion_ros.progress import print_summary
     from scene_completion_training.export import export_labelled
 
     if not args.student:
@@ -109,10 +117,9 @@ def _export_labelled(args: argparse.Namespace) -> None:
     if bank:
         bundle = bundle.with_vocabulary(bundle.feature_spaces, bank)
     _print_files(args.bundle)
-    print(
-        f"student {bundle.name} with {len(bundle.class_names)} classes; its labels are those of the clusters at "
-        f"{100.0 * agreement:.1f} % of the points"
-    )
+    labels = f"those of the clusters at {100.0 * agreement:.1f} % of the points"
+    rows = {"student": f"{bundle.name} with {len(bundle.class_names)} classes", "labels": labels}
+    print_summary(rows | {"bundle": args.bundle})
 
 
 def _print_files(folder: Path) -> None:

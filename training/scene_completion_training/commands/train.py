@@ -22,6 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Trains, resuming from the last checkpoint in the output folder if there is one; or says what that will take."""
     from lightning.pytorch.utilities import rank_zero_only
 
+    from scene_completion_ros.progress import print_summary
     from scene_completion_training.configuration import TrainingConfiguration, read_configuration
     from scene_completion_training.runner import train
     from scene_completion_training.stages import stage_class
@@ -34,5 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     checkpoint = train(configuration, fast_dev_run=arguments.fast_dev_run, threads=arguments.threads)
     if not arguments.fast_dev_run:
-        rank_zero_only(print)("next:", stage_class(configuration.stage).next_command.format(checkpoint=checkpoint))
+        following = stage_class(configuration.stage).next_command.format(checkpoint=checkpoint)
+        rank_zero_only(print_summary)({"steps": configuration.steps, "checkpoint": checkpoint, "next": following})
     return 0

@@ -23,6 +23,7 @@ from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.jit import kernel
+from scene_completion_ros.progress import Progress
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence
 from scene_completion_ros.sequences.rigs import ROOMS, TOWNS, mounting, reference_camera, stereo_pair
@@ -40,7 +41,6 @@ from scene_completion_training.data.stereo_voxels import (
     voxels_of_pixels,
 )
 from scene_completion_training.viewpoint import Viewpoint
-from scene_completion_training.workers import progress_bar
 
 STRIDE = 2
 """Pixels of the canonical image to one of the maps."""
@@ -165,10 +165,10 @@ def prepare_samples(
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{index:06d}.safetensors" for index in frames]
     missing = [(index, file) for index, file in zip(frames, files, strict=True) if not file.exists()]
-    with progress_bar(len(missing), "sample") as bar:
+    with Progress(len(missing), "sample") as bar:
         for index, file in missing:
             write_whole(file, tensor_bytes(_sample(sequence, index, eyes, viewpoint, classes_of, look)))
-            bar.update()
+            bar.step()
     return files
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation, virtual_pinhole
 from scene_completion_ros.geometry.depth_images import depth_at_rays
+from scene_completion_ros.progress import Progress
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
@@ -28,7 +29,6 @@ from scene_completion_training.data import voxel_evidence
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.stereo import MeasuredDepth, has_lens, measured_depth, rectified_sequence
 from scene_completion_training.viewpoint import Viewpoint, Volume
-from scene_completion_training.workers import progress_bar
 
 # Names of safetensors, for the arrays of prepared frames and feature targets.
 _DTYPES = {"BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "F16": "<f2", "F64": "<f8"}
@@ -149,16 +149,16 @@ def work_on_frames(
     """Has frames of a sequence worked on, in this process or in some. Raises what `do` raises."""
     workers = max(1, min(workers, len(missing) // _FRAMES_A_PROCESS))
     if workers == 1:
-        with progress_bar(len(missing), "frame") as bar:
+        with Progress(len(missing), "frame") as bar:
             for _ in do(missing):
-                bar.update()
+                bar.step()
         return
     # Neighbours share what is measured: a process takes as many of them as it can.
     chunks: list[list[int]] = [part.tolist() for part in np.array_split(missing, workers)]
     made = [0] * len(chunks)
     # Spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever.
     processes = ProcessPoolExecutor(len(chunks), get_context("spawn"), cv2.setNumThreads, (1,))
-    with progress_bar(len(missing), "frame") as bar, processes as pool:
+    with Progress(len(missing), "frame") as bar, processes as pool:
         tasks = {pool.submit(_all, do, chunk) for chunk in chunks}
         running = set(tasks)
         while running:
@@ -166,7 +166,7 @@ def work_on_frames(
             for number, chunk in enumerate(chunks):
                 while made[number] < len(chunk) and files[chunk[made[number]]].exists():
                     made[number] += 1
-                    bar.update()
+                    bar.step()
         for task in tasks:
             task.result()
 

@@ -13,6 +13,7 @@ from scene_completion_ros.evaluation.depth import MAXIMUM_M, MINIMUM_M, garg_cro
 from scene_completion_ros.evaluation.metric import VoxelAnswer
 from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
 from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, VoxelTruth
+from scene_completion_ros.progress import watched
 from scene_completion_ros.sequences.frame_lists import SIDES, FrameSplit, frame_indices
 from scene_completion_ros.sequences.opening import holds_voxels, lidar_depth, truth_later, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -170,9 +171,7 @@ def voxel_places(
 
 def placed_frames(places: Iterable[tuple[PosedSequence, int]]) -> Iterator[Frame]:
     """Those frames with their voxels; a terminal shows how far it is."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    for sequence, index in tqdm(places, unit="frame", disable=None):
+    for sequence, index in watched(places, "frame"):
         truth = voxel_truth(sequence, index)
         if truth is not None:
             yield Frame(sequence, index, FrameTruth(truth, None))

@@ -30,6 +30,7 @@ from scene_completion_ros.errors import (
     TransformConflictError,
     of_system,
 )
+from scene_completion_ros.progress import Progress
 from scene_completion_ros.sequences.from_bag import posed_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, files_of_sequence
 from scene_completion_ros.sequences.recording import Recording, read_recordings
@@ -38,7 +39,6 @@ from scene_completion_training.extraction.finishing import finished
 from scene_completion_training.extraction.images_to_poses import sequences_from_images
 from scene_completion_training.extraction.reports import REPORT_NAME, BagReport, SequenceSummary, read_report
 from scene_completion_training.extraction.settings import ExtractionSettings
-from scene_completion_training.workers import progress_bar
 
 Phase = Callable[[str], None]
 ANSWER_S = 10.0  # seconds that a cluster has to take a connection; Ray itself would try for minutes
@@ -276,17 +276,17 @@ def extract_bags(jobs: Sequence[Job], processes: int = 1, ray_address: str | Non
             reports[index] = earlier
     if len(reports) and waiting:
         print(f"{len(reports)} of {len(jobs)} bags need nothing", file=sys.stderr)
-    with progress_bar(len(waiting), "bag") as bar:
+    with Progress(len(waiting), "bag") as bar:
         remaining = {index: jobs[index] for index in waiting}
         if ray_address is not None and waiting:
             done = _on_cluster(remaining, ray_address)
         elif min(processes, len(waiting)) > 1:
             done = _in_processes(remaining, processes)
         else:
-            done = ((index, extract_bag(job, bar.set_postfix_str)) for index, job in remaining.items())
+            done = ((index, extract_bag(job, bar.say)) for index, job in remaining.items())
         for index, report in done:
             reports[index] = report
-            bar.update()
+            bar.step()
     return [reports[index] for index in range(len(jobs))]
 
 

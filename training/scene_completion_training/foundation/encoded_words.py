@@ -21,6 +21,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError, VocabularyError
 from scene_completion_ros.inference.text_bank import MOST_ROWS, BankClass, TextBank
 from scene_completion_ros.messages.words import RequestedWords, read_query, read_vocabulary
+from scene_completion_ros.progress import watched
 from scene_completion_ros.untrusted_files import read_json, read_yaml, shown
 from scene_completion_ros.voxels.colours import spread_colour
 from scene_completion_training.clustering.clusters import CLASS_COLOURS
@@ -205,8 +206,6 @@ def make_bank(encoder: TextEncoder, given: PhraseList) -> TextBank:
     Raises VocabularyError where there are no phrases, or they or the classes cannot be used, see `TextBank`;
     ConfigurationError where the template has no place for a phrase.
     """
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
     check_template(given.template)
     phrases = given.all_phrases
     if not phrases:
@@ -217,8 +216,7 @@ def make_bank(encoder: TextEncoder, given: PhraseList) -> TextBank:
     bank = TextBank(phrases, nothing, encoder.name, encoder.sha256, *said)
     if bank.classes:
         bank.vocabulary()  # refuses a phrase of two classes, and too many
-    bar = tqdm(phrases, unit="phrase", disable=None)
-    rows = [encoder.encode([prompt(phrase, given.template)])[0].numpy() for phrase in bar]
+    rows = [encoder.encode([prompt(phrase, given.template)])[0].numpy() for phrase in watched(phrases, "phrase")]
     return replace(bank, stored=np.stack(rows))
 
 

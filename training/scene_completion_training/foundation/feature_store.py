@@ -27,6 +27,7 @@ from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera
+from scene_completion_ros.progress import watched
 from scene_completion_ros.untrusted_files import read_json, shown
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.arrays import Bytes
@@ -317,13 +318,11 @@ def precompute(frames: Drive, camera: Camera, teacher: DenseExtractor, store: Fe
     The images are those that trainings compare with: in the canonical camera that the frames were prepared for,
     unturned, with their own colours. Raises ConfigurationError: float16 cannot hold them.
     """
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
     images = [(frame, name) for frame in frames for name in sorted(frame.images)]
     # Every process in an order of its own: several that work on one store would all compute the same image at a time.
     random.Random(os.getpid()).shuffle(images)
     computed = 0
-    for frame, name in tqdm(images, unit="image", disable=None):
+    for frame, name in watched(images, "image"):
         key = frame.key(name)
         if key in store:
             continue
