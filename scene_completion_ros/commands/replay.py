@@ -2,11 +2,10 @@
 
 The images go through the running node over DDS, or with --offline through the same code without ROS. DIR gets
   bag/                the voxels and the legend of their labels (and, through the node, the depth) as rosbag2
-  report/index.html   camera image, depth, bird's-eye view and 3D view of every frame; opens offline
-  report/drive.webp   the animation at its top: camera image and voxels over time
+  report/index.html   camera image, depth, and voxels as the camera sees them and in 3D, of every frame; opens offline
   statistics.json     frames, rate, latencies, memory
   scores.json, .md    where there is ground truth: IoU, precision, recall and average precision by range; depth errors
-LiDAR of the recording is drawn into the bird's-eye view, and depth is compared with it. What was written stays when the
+LiDAR of the recording is drawn into the 3D view, and depth is compared with it. What was written stays when the
 replay is interrupted. Through the node, a replay is in lock step unless --rate is given. Then the node drops no image
 because the machine is slow, and two replays write the same recording.
 
@@ -20,14 +19,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from scene_completion_ros.commands.evidence import add_scale_argument
 from scene_completion_ros.commands.paths import Output, place
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.inference.completer import Completion
     from scene_completion_ros.inference.evidence import Sources
+    from scene_completion_ros.progress import Progress
     from scene_completion_ros.report.lidar import LidarOfBag
     from scene_completion_ros.report.writer import ReportWriter
     from scene_completion_ros.ros.replay.results import Playback, ReplayResult, ReplayStatistics
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
 _ONLY_THROUGH_THE_NODE = ("rate", "timeout", "also", "params_file")
+Result = TypeVar("Result")
 LOWEST_SHARE_OUT = 0.8  # of the frames of the bundled drive
 # Parameters that a replay decides about itself.
 _OWN = ("bundle", "grid.file", "engine", "autostart", "image.transport", "image.qos", "grid.frame", "cameras")
@@ -79,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=results, default=Path("replay"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="use every N-th image (default: %(default)s)")
     add_student_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print statistics.json instead of a summary")
     meaning = "voxels wanted, as in the node's parameter grid.file (default: the grid of the bundle)"
     parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
     add_scale_argument(parser, "the odometry or the tf of the recording", None, "corners, or what --params-file says")
@@ -89,9 +93,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay the recording, and say in the exit code whether it went well."""
+    from scene_completion_ros.progress import Progress, print_summary
+
+    progress = Progress()
+    progress.line(f"Opening {args.bag or 'the bundled drive'} ...")
     from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
     from scene_completion_ros.bags.reader import ThinnedBagReader
-    from scene_completion_ros.commands.offline_replay import OfflineStatistics
     from scene_completion_ros.errors import BagError, SceneCompletionError
     from scene_completion_ros.geometry.camera_files import RECTIFIED_TOPIC, read_camera
     from scene_completion_ros.geometry.grids import read_grid
@@ -131,19 +138,36 @@ def run(args: argparse.Namespace) -> int:
         classes = (bundle.class_names, bundle.class_colours)
         lidar = stack.enter_context(LidarOfBag(args.bag, topic))
         report = stack.enter_context(ReportWriter(args.output / "report", title, *classes, words=words))
+        stack.enter_context(progress)
+        progress.total = -(-reader.counts[topic] // args.every)
         for loss in reader.losses:
-            print(f"warning: {args.bag}: {loss}", file=sys.stderr)
+            progress.line(f"warning: {args.bag}: {loss}")
             report.notes.append(f"The recording is damaged: {loss}")
         motion, why = _motion(reader, topic, bundle, sources, parameters)
         if why and (bundle.takes_evidence or args.scale_from):
             report.notes.append(f"No scale by motion: {why}")
-            print(f"note: no scale by motion: {why}", file=sys.stderr)
+            progress.line(f"note: no scale by motion: {why}")
         setup = _Setup(
-            args, reader, topic, camera, bundle, place, report, lidar, scores, words, sources, motion, parameters
+            args,
+            reader,
+            topic,
+            camera,
+            bundle,
+            place,
+            report,
+            lidar,
+            scores,
+            words,
+            sources,
+            motion,
+            parameters,
+            progress,
         )
         counts: OfflineStatistics | ReplayStatistics
         try:
             if args.offline:
+                from scene_completion_ros.commands.offline_replay import OfflineStatistics
+
                 counts = OfflineStatistics(topic)
                 _replay_offline(setup, counts)
             else:
@@ -157,20 +181,56 @@ def run(args: argparse.Namespace) -> int:
         shown = write_scores(args.output, scores, args.bag.resolve().name)
         statistics = _write_statistics(args.output, counts, {"scores": shown} if shown else {}, reader)
         for doubt in dict.fromkeys([*reader.warnings, *lidar.warnings]):
-            print(f"warning: {args.bag}: {doubt}", file=sys.stderr)
+            progress.line(f"warning: {args.bag}: {doubt}")
             report.notes.append(f"The transforms of the recording are doubtful: {doubt}")
-        page = report.close(statistics)
-    if shown:
-        print(f"scores: {args.output / 'scores.md'}")
-    print(f"report: {page}")
-    print(json.dumps(statistics))
+        page = report.close(statistics, _headlines(statistics))
+    if args.json:
+        print(json.dumps(statistics))
+    else:
+        files = {"report": page, "bag": args.output / "bag", "scores": args.output / "scores.md" if shown else None}
+        print_summary(_headlines(statistics) | files)
     return 0 if went_well(statistics, bundled=bundled) else 1
+
+
+def _headlines(statistics: Mapping[str, Any]) -> dict[str, str]:
+    """The figures that people look for first."""
+    came, lost = statistics["frames_out"], [f"{count} {reason}" for reason, count in statistics["dropped"].items()]
+    rows = {"frames": ", ".join([f"{came} of {statistics['frames_in']}", *lost])}
+    times = statistics["latency_ms"].get("end_to_end") or statistics["latency_ms"].get("total")
+    if times and came:
+        rows["median time"] = f"{times['p50']:.0f} ms from image to voxels"
+        rows["rate"] = f"{statistics['rate_hz']:.1f} Hz"
+    for name, row in statistics.get("scores", {}).items():
+        if math.isfinite(row.get("abs_rel", math.nan)):
+            rows[name.replace("depth", "depth error")] = f"{100 * row['abs_rel']:.0f} % of the distance"
+    return rows
 
 
 def went_well(statistics: dict[str, Any], *, bundled: bool) -> bool:
     """Whether frames came out; most of those of the bundled drive should, and show something."""
     came, given = int(statistics["frames_out"]), int(statistics["frames_in"])
     return came > 0 and (not bundled or (came >= LOWEST_SHARE_OUT * given and not statistics["frames_empty"]))
+
+
+class _Behind(Generic[Result]):
+    """Does work on results in a thread, in order and one at a time, while the node completes the next image."""
+
+    def __init__(self, work: Callable[[Result], None]) -> None:
+        self._work, self._pool, self._last = work, ThreadPoolExecutor(1), Future[None]()
+        self._last.set_result(None)
+
+    def __enter__(self) -> _Behind[Result]:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown()
+        if kind is None:
+            self._last.result()
+
+    def __call__(self, result: Result) -> None:
+        """Begin with a result when the one before is done. Raises what the work on that raised."""
+        self._last.result()
+        self._last = self._pool.submit(self._work, result)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +250,7 @@ class _Setup:
     sources: Sources  # what the student is told beside an image
     motion: RecordedMotion | None  # how the camera moved, if that is asked for, and known
     parameters: dict[str, object]  # of --params-file
+    progress: Progress
 
     def lidar_grid(self, voxels: SemanticVoxels, frame_id: str) -> NDArray[np.float32] | None:
         """What the recorded LiDAR measured where the voxels are; `frame_id` is the optical frame of their image."""
@@ -254,7 +315,7 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
     ask_words(completer, setup.words)
 
     def warn(warning: str) -> None:
-        print(f"warning: {warning}", file=sys.stderr)
+        setup.progress.line(f"warning: {warning}")
         setup.report.notes.append(warning)
 
     for warning in completer.warnings:
@@ -273,6 +334,7 @@ def _replay_offline(setup: _Setup, statistics: OfflineStatistics) -> None:
             matches=completion.matches,
             evidence=completion.evidence.summary(),
         )
+        setup.progress.step(f"{completion.timings_ms['total']:.0f} ms")
         setup.scores.add(
             voxels_to_cloud_array(completion.voxels),
             completion.shown_depth,
@@ -317,22 +379,25 @@ def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatis
             matches=found,
             evidence=result.evidence,
         )
+        setup.progress.step(f"{result.latency_ms:.0f} ms")
         setup.scores.add(
             result.voxels, result.depth, result.depth_camera, stamp_ns=result.stamp_ns, frame_id=result.frame_id
         )
 
-    replay_over_dds(
-        setup.reader,
-        setup.topic,
-        camera=setup.camera,
-        output_bag=args.output / "bag",
-        on_result=draw_and_score,
-        playback=playback,
-        node_parameters=parameters,
-        statistics=statistics,
-        words=setup.words,
-        motion=setup.motion,
-    )
+    setup.progress.line(f"Starting node ({setup.bundle.name}) ...")
+    with _Behind(draw_and_score) as behind:
+        replay_over_dds(
+            setup.reader,
+            setup.topic,
+            camera=setup.camera,
+            output_bag=args.output / "bag",
+            on_result=behind,
+            playback=playback,
+            node_parameters=parameters,
+            statistics=statistics,
+            words=setup.words,
+            motion=setup.motion,
+        )
     if statistics.node_log and statistics.frames_out < statistics.frames_in:
         print(statistics.node_log, file=sys.stderr)
 

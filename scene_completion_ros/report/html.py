@@ -7,17 +7,15 @@ import base64
 import html
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.report.animation import AnimatedPicture
 from scene_completion_ros.report.evidence_plot import BY_FRAME, Summary, evidence_svg
 from scene_completion_ros.report.latency_plot import latency_percentiles, latency_svg
-from scene_completion_ros.report.map_axes import MARGIN
 from scene_completion_ros.voxels.colours import (
     HEIGHT_RANGE,
     STATE_COLOURS,
@@ -26,11 +24,11 @@ from scene_completion_ros.voxels.colours import (
     height_colours,
     state_colours,
 )
-from scene_completion_ros.voxels.semantic_voxels import LEAST_PROBABILITY, PhraseMatches, SemanticVoxels, phrase_colours
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, phrase_colours
 
-LIDAR_RESOLUTION = 0.02  # metres
-MATCH_STEPS = 5  # how finely the page knows probabilities of matches, from `LEAST_PROBABILITY` to 1
-_MOST_LIDAR_POINTS = 40_000
+LIDAR_RESOLUTION = 0.05  # metres
+PROBABILITIES = 10  # how many the page tells apart
+_MOST_LIDAR_POINTS = 20_000
 
 Colours = Sequence[tuple[int, int, int]]
 
@@ -75,13 +73,13 @@ def _number(value: object) -> str:
 
 def _flattened(statistics: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:
     for name, value in statistics.items():
-        if name == BY_FRAME:  # the timeline shows it
+        if name in (BY_FRAME, "latency_ms"):  # the timeline shows the one, a table the other
             continue
         if isinstance(value, Mapping):
             yield from _flattened(value, f"{prefix}{name} ")
-        elif isinstance(value, (list, tuple)):
+        elif isinstance(value, (list, tuple)) and value:
             yield prefix + name, ", ".join(str(entry) for entry in value)
-        elif value is not None:  # nothing was measured
+        elif value not in (None, [], ()):  # nothing was measured
             yield prefix + name, value
 
 
@@ -115,18 +113,16 @@ def _picture(identity: str, caption: str, absent: str) -> str:
     )
 
 
-def _word_buttons(words: Sequence[str]) -> str:
+def _word_buttons(words: Mapping[int, str], colours: Colours) -> str:
     if not words:
         return ""
     buttons = "".join(
-        f'<button class="word" data-word="{number}" aria-pressed="false">{_swatch(colour, word)}</button>'
-        for number, (word, colour) in enumerate(zip(words, phrase_colours(len(words)), strict=True))
+        f'<button class="word" data-word="{number}" aria-pressed="false">{_swatch(colours[number], word)}</button>'
+        for number, word in words.items()
     )
     return (
-        f'<div class="bar" role="group" aria-label="words">words: {buttons}<button id="no-word">classes</button>'
-        f'<label>least match <input type="range" id="match" min="1" max="{MATCH_STEPS}" value="1"></label></div>'
-        '<p><output id="matching">Click a word, and its voxels light up; with Shift, beside those of other words. '
-        "Escape goes back to the classes.</output></p>"
+        f'<div class="bar" role="group" aria-label="words">words: {buttons}<button id="no-word">classes</button></div>'
+        '<p><output id="matching">Words light up the voxels that match them.</output></p>'
     )
 
 
@@ -138,12 +134,22 @@ _CONTROLS = """
 <label><input type="checkbox" id="show-surface" checked> surface</label>
 <label><input type="checkbox" id="show-completed" checked> completed</label>
 <span id="lidar-switch" hidden><label><input type="checkbox" id="show-lidar"> LiDAR</label></span>
-<label>least probability <input type="range" id="probability" min="0" max="1" step="0.02" value="0"></label>
+<label>least probability <input type="range" id="probability" min="0" max="1" step="{step}" value="0"></label>
 </div>{words}
-<div id="scene"><canvas id="view"></canvas><canvas id="labels"></canvas><div id="trouble" hidden></div></div>
-<p>Drag to turn, drag with the right button (or Shift) to move, wheel to zoom, double click to return; the arrow keys
-change the frame.</p>
 """
+_SCENE = """<figure>
+<figcaption>voxels in 3D: drag to turn, pinch or wheel to zoom, Shift or two fingers to move</figcaption>
+<div id="scene"><canvas id="view"></canvas><canvas id="labels"></canvas><div id="trouble" hidden></div></div></figure>
+"""
+
+
+def _headlines(figures: Mapping[str, str]) -> str:
+    entries = "".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in figures.items())
+    return f'<dl class="headlines">{entries}</dl>\n' if figures else ""
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary>{content}</details>\n"
 
 
 def write_page(
@@ -158,8 +164,9 @@ def write_page(
     evidence: Sequence[Summary],  # of all frames, embedded or not
     statistics: Mapping[str, Any],  # numbers for the table; nested mappings are flattened
     notes: Sequence[str],  # sentences shown above the pictures
-    animation: AnimatedPicture | None = None,
-    words: Sequence[str] = (),  # what the frames' ``matches`` are of, in their order: a button each
+    headlines: Mapping[str, str],  # the figures that come first
+    words: Sequence[str] = (),  # what the frames' ``matches`` are of, in their order
+    matched: Container[int] = (),  # places of those words that match anywhere: a button each
 ) -> None:
     """Write the page, one frame after the other, so that memory holds one frame."""
     palettes = {
@@ -178,30 +185,26 @@ def write_page(
         f"<style>{_resource('viewer.css')}</style></head><body>\n<h1>{head}</h1>\n"
     )
     out.writelines(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
-    if animation is not None:
-        out.write(
-            f'<figure class="drive"><figcaption>the drive: {html.escape(animation.caption)}</figcaption>'
-            f'<img alt="camera image and completed voxels over time" src="data:image/webp;base64,'
-            f'{embedded(animation.data)}"></figure>\n'
-        )
+    out.write(_headlines(headlines))
+    word_colours = phrase_colours(len(words), class_colours if len(class_names) > 1 else ())
     if frame_count:
+        buttons = _word_buttons({i: word for i, word in enumerate(words) if i in matched}, word_colours)
         out.write(
             f'<div class="bar timeline"><button id="play">▶ play</button>'
-            f'<input type="range" id="frame" min="0" max="{frame_count - 1}" value="0">'
+            f'<input type="range" id="frame" min="0" max="{frame_count - 1}" value="{frame_count // 2}">'
             f'<span id="caption"></span>{evidence_svg(evidence)}<output id="evidence"></output></div>\n'
             '<div class="pictures"><div>'
             + _picture("camera", "camera", "No camera image was recorded.")
             + _picture("depth", "depth [m]", "No depth was recorded.")
-            + "</div>"
-            + _picture("birds-eye", "from above: forward is up", "")
-            + "</div>\n<h2>Voxels</h2>"
-            + _CONTROLS.format(colourings=colourings, words=_word_buttons(words))
+            + _picture("seen", "voxels as the camera sees them", "The camera is not known.")
+            + f"</div>{_SCENE}</div>\n"
+            + _CONTROLS.format(colourings=colourings, words=buttons, step=1 / PROBABILITIES)
         )
     else:
         out.write("<p>No frame was completed.</p>")
     out.write(f"<h2>Legend</h2>{_legend(class_names, class_colours)}\n")
-    out.write(f"<h2>Latency</h2>{latency_svg(timings_ms)}{_latency_table(timings_ms)}\n")
-    out.write(f"<h2>Statistics</h2>{_statistics_table(statistics)}\n")
+    out.write(_folded("Latency by stage", latency_svg(timings_ms) + _latency_table(timings_ms)))
+    out.write(_folded("All figures", _statistics_table(statistics)))
     settings = {
         "frames": frame_count,
         "heightRange": HEIGHT_RANGE,
@@ -209,8 +212,7 @@ def write_page(
         "palettes": {name: table.reshape(-1).tolist() for name, table in palettes.items()},
     }
     if words:
-        settings |= {"words": list(words), "wordColours": phrase_colours(len(words)), "mapMargin": MARGIN}
-        settings |= {"leastMatch": LEAST_PROBABILITY, "matchSteps": MATCH_STEPS}
+        settings |= {"words": list(words), "wordColours": word_colours}
     out.write(_embedded_json("report-data", settings))
     for number, frame in enumerate(frames):
         out.write(_embedded_json(f"frame-{number}", frame))
@@ -232,11 +234,13 @@ def pack_voxels(voxels: SemanticVoxels) -> bytes:
     """Occupied voxels as zlib-compressed planes. `voxels`: completed voxels with N occupied ones.
 
     Returns compressed bytes of: four planes [N] of the differences between successive flat indices ((x·Y + y)·Z + z,
-    ascending), then the labels [N], the states [N], and the probabilities times 255 [N].
+    ascending), then the labels [N], the states [N], and the probabilities times 255 [N], rounded down to
+    `PROBABILITIES` values: they take most of the room.
     """
     flat, order = _page_order(voxels)
     steps = np.diff(flat[order], prepend=0).astype(np.uint32)
-    probability = np.rint(np.clip(voxels.probability[order], 0.0, 1.0) * 255.0).astype(np.uint8)
+    level = np.floor(np.clip(voxels.probability[order], 0.0, 1.0) * PROBABILITIES)
+    probability = np.ceil(level * (255 / PROBABILITIES)).astype(np.uint8)
     state = voxels.state[tuple(voxels.index[order].T)]
     planes = [_byte_planes(steps), voxels.label[order].tobytes(), state.tobytes(), probability.tobytes()]
     return zlib.compress(b"".join(planes), 6)
@@ -251,18 +255,16 @@ def _page_order(voxels: SemanticVoxels) -> tuple[NDArray[np.int64], NDArray[np.i
 
 
 def pack_matches(matches: Sequence[PhraseMatches], voxels: SemanticVoxels) -> bytes:
-    """What phrases match the occupied voxels, as zlib-compressed planes.
+    """Which phrases match the occupied voxels, as zlib-compressed planes.
 
     `matches`: of P phrases; `voxels`: the frame that they are of, with N occupied voxels. Returns compressed bytes of a
-    plane [N] a phrase, in the order of `pack_voxels`: 0 where the phrase does not match, else 1 .. `MATCH_STEPS`, even
-    steps from `LEAST_PROBABILITY` to 1.
+    plane [N] for every eight phrases, in the order of `pack_voxels`: bit i of plane k is phrase 8·k + i.
     """
-    planes = np.zeros((len(matches), len(voxels)), dtype=np.uint8)
-    for plane, found in zip(planes, matches, strict=True):
-        share = (np.nan_to_num(found.probability) - LEAST_PROBABILITY) / (1.0 - LEAST_PROBABILITY)
-        plane[found.voxels] = np.clip(1 + np.floor(MATCH_STEPS * share), 0, MATCH_STEPS)
+    planes = np.zeros((-(-len(matches) // 8), len(voxels)), dtype=np.uint8)
+    for place, found in enumerate(matches):
+        planes[place // 8, found.sure] |= np.uint8(1 << place % 8)
     _, order = _page_order(voxels)
-    return zlib.compress(planes[:, order].tobytes(), 9)
+    return zlib.compress(planes[:, order].tobytes(), 6)
 
 
 def pack_lidar(points_grid: NDArray[np.float32], voxels: SemanticVoxels) -> bytes:

@@ -29,12 +29,10 @@ from scene_completion_ros.report.map_axes import (
     map_picture,
 )
 from scene_completion_ros.voxels.colours import (
-    HEIGHT_RANGE,
     ROOM_DEPTHS,
     STATE_COLOURS,
     STREET_DEPTHS,
     depth_colours,
-    height_colours,
     voxel_colours,
 )
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState, as_classes
@@ -83,13 +81,6 @@ def _scale_bar(colours: NDArray[np.uint8], ticks: Mapping[int, float]) -> Pictur
         cv2.line(bar, (column, 16), (column, 19), INK, 1)
         draw_text(bar, f"{metres} m", (column, 31), scale=0.38, centred=True)
     return bar
-
-
-def height_legend(width: int) -> Picture:
-    """The colours of heights along the grid's z axis, with a scale in metres; 0 is where the grid's frame is."""
-    low, high = HEIGHT_RANGE
-    ticks = {metres: (metres - low) / (high - low) for metres in range(math.ceil(low), math.floor(high) + 1)}
-    return _scale_bar(height_colours(np.linspace(low, high, width - 40)), ticks)
 
 
 def _scale_of(voxels: SemanticVoxels, pixels: int) -> MapScale:
@@ -301,7 +292,7 @@ class VoxelRays:
         return np.where(first < self.end, first, -1)
 
 
-@lru_cache(maxsize=2)  # 20 MB for the usual grid; making them takes as long as ten frames of the animation
+@lru_cache(maxsize=2)  # 20 MB for the usual grid; making them takes as long as showing ten frames
 def voxel_rays(grid: VoxelGrid, grid_from_camera: RigidTransform, camera: Camera, columns: int) -> VoxelRays:
     """Follow the rays of a small picture through a grid, in steps of half a voxel of depth.
 

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.report.animation import DriveAnimation
 from scene_completion_ros.report.evidence_plot import Summary, evidence_in_words
 from scene_completion_ros.report.html import embedded, pack_lidar, pack_matches, pack_voxels, write_page
 from scene_completion_ros.report.pictures import (
@@ -23,20 +23,23 @@ from scene_completion_ros.report.pictures import (
     encode_picture,
     panel,
     scaled_down,
+    voxel_view,
     with_lidar,
     write_picture,
 )
 from scene_completion_ros.untrusted_files import read_text
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels
-from scene_completion_ros.whole_files import whole_file, write_whole
+from scene_completion_ros.whole_files import whole_file
 
-_PARTS = (("camera_jpg", "_camera.jpg"), ("depth_jpg", "_depth.jpg"), ("birds_eye_png", "_birds_eye.png"))
-_WIDEST_IMAGE = 960  # pixels; the page carries every image
+_PARTS = (("camera_jpg", "_camera.jpg"), ("depth_jpg", "_depth.jpg"), ("seen_png", "_seen.png"))
+_WIDEST_IMAGE = 640  # pixels; the page carries every image
+_QUALITY = 80
+LARGEST_PAGE = 8_000_000  # bytes: a browser cannot hold an hour of voxels
 _DATA = (("voxels", "_voxels.bin"), ("lidar", "_lidar.bin"))
 _MATCHES = "_matches.bin"
 _OWN = re.compile(
-    r"index\.html|drive\.webp|pictures/\d{6,}\.jpg"
-    r"|frames/\d{6,}(\.json|_(camera|depth)\.jpg|_birds_eye\.png|_(voxels|lidar|matches)\.bin)"
+    r"index\.html|pictures/\d{6,}\.jpg"
+    r"|frames/\d{6,}(\.json|_(camera|depth)\.jpg|_seen\.png|_(voxels|lidar|matches)\.bin)"
 )
 _MOVE = "Move it away, or name another folder"
 
@@ -44,9 +47,10 @@ _MOVE = "Move it away, or name another folder"
 class ReportWriter:
     """Writes ``pictures/*.jpg`` (for people) and ``frames/*`` (for the page) at once, the rest at the end.
 
-    The rest is ``index.html`` and ``drive.webp``, the animation at its top. The writer also writes them after 1, 2, 4,
-    8, … frames, so that even a killed process leaves a page. It writes them, too, when an exception or an interruption
-    leaves the ``with`` block. Memory holds one frame, the timings and the animation.
+    The rest is ``index.html``. The writer also writes it after 1, 2, 4, 8, … frames, so that even a killed process
+    leaves a page. It writes it, too, when an exception or an interruption leaves the ``with`` block. Memory holds one
+    frame and the timings. A page of a longer drive shows evenly spaced frames, as many as fit into 8 MB; ``pictures``
+    always has all.
     """
 
     def __init__(
@@ -59,9 +63,6 @@ class ReportWriter:
         class_colours: Sequence[tuple[int, int, int]] = ((128, 128, 128),),
         *,
         words: Sequence[str] = (),  # phrases that the frames were asked about; the page then has a button for each
-        # Frames embedded in ``index.html``; a longer drive shows evenly spaced ones (a browser cannot hold an hour of
-        # voxels). ``pictures`` always has all.
-        most_frames: int = 150,
     ) -> None:
         self.folder = Path(folder)
         self.title = title
@@ -69,12 +70,14 @@ class ReportWriter:
         self._class_names = tuple(class_names)
         self._class_colours = tuple(class_colours)
         self._words = tuple(words)
-        self._most_frames = most_frames
+        self._matched: set[int] = set()  # places of words that matched somewhere
+        self._sizes: list[int] = []  # bytes of each frame in the page
+        self._first_ns = 0
         self._timings: list[dict[str, float]] = []
         self._evidence: list[Summary] = []
         self._frame_count = 0
         self._statistics: dict[str, Any] = {}
-        self._animation = DriveAnimation()
+        self._headlines: dict[str, str] = {}
         self._list = self.folder / "frames" / "files.txt"
         self._remove_earlier()
 
@@ -96,11 +99,6 @@ class ReportWriter:
     def index(self) -> Path:
         """The page."""
         return self.folder / "index.html"
-
-    @property
-    def animation(self) -> Path:
-        """The animated picture; there is none without a frame."""
-        return self.folder / "drive.webp"
 
     def add_frame(
         self,
@@ -129,21 +127,25 @@ class ReportWriter:
         depth_name = "depth"
         if depth is None and camera is not None:
             depth, depth_name = depth_of_voxels(voxels, camera), "depth of the first occupied voxel"
-        caption = f"frame {self._frame_count + 1} · {voxels.stamp_ns / 1e9:.3f} s · {len(voxels)} occupied voxels"
+        self._first_ns = self._first_ns or voxels.stamp_ns
+        time_s = (voxels.stamp_ns - self._first_ns) / 1e9
+        caption = f"frame {self._frame_count + 1} · t = {time_s:.1f} s · {len(voxels)} occupied voxels"
         title = caption.replace("·", "|")  # the drawing font is ASCII
         birds_eye = birds_eye_view(voxels, camera=camera)
-        self._animation.add(voxels, image, birds_eye, title=title, camera=camera)
+        size = 0
         timings = {name: float(value) for name, value in (timings_ms or {}).items() if math.isfinite(value)}
         if image is not None:
             image = scaled_down(image, _WIDEST_IMAGE)
-            self._write("_camera.jpg", encode_picture(image, ".jpg"))
+            size += self._write("_camera.jpg", encode_picture(image, ".jpg", quality=_QUALITY))
         drawn = None if depth is None else depth_picture(depth, voxels.grid)
         if drawn is not None:
-            self._write("_depth.jpg", encode_picture(drawn, ".jpg"))
+            size += self._write("_depth.jpg", encode_picture(drawn, ".jpg", quality=_QUALITY))
+        if camera is not None:
+            seen = voxel_view(voxels, camera, width=_WIDEST_IMAGE)  # a ray has two by two pixels
+            size += self._write("_seen.png", encode_picture(seen[::2, ::2], ".png"))
         if lidar_grid is not None:
             birds_eye = with_lidar(birds_eye, voxels, lidar_grid)
-            self._write("_lidar.bin", pack_lidar(lidar_grid, voxels))
-        self._write("_birds_eye.png", encode_picture(birds_eye, ".png"))
+            size += self._write("_lidar.bin", pack_lidar(lidar_grid, voxels))
         together = panel(
             image,
             drawn,
@@ -154,9 +156,10 @@ class ReportWriter:
             class_colours=voxels.class_colours,
         )
         write_picture(self._own(f"pictures/{self._frame_count:06d}.jpg"), together)
-        self._write("_voxels.bin", pack_voxels(voxels))
+        size += self._write("_voxels.bin", pack_voxels(voxels))
         if matches:
-            self._write(_MATCHES, pack_matches(matches, voxels))
+            size += self._write(_MATCHES, pack_matches(matches, voxels))
+            self._matched |= {place for place, found in enumerate(matches) if len(found.sure)}
         description = {
             "caption": caption,
             "stamp_ns": voxels.stamp_ns,
@@ -171,26 +174,25 @@ class ReportWriter:
             "evidence": evidence_in_words(evidence or {}),
             "timings_ms": timings,
         }
-        self._write(".json", json.dumps(description).encode())
+        size += self._write(".json", json.dumps(description).encode())
+        self._sizes.append(4 * size // 3)  # as base64
         self._timings.append(timings)
         self._evidence.append(evidence or {})
         self._frame_count += 1
         if self._frame_count & (self._frame_count - 1) == 0:
             self.close(self._statistics)
 
-    def close(self, statistics: Mapping[str, Any] | None = None) -> Path:
-        """Write ``index.html`` and ``drive.webp``, `statistics` flattened in it; more frames may follow."""
+    def close(self, statistics: Mapping[str, Any] | None = None, headlines: Mapping[str, str] | None = None) -> Path:
+        """Write ``index.html``, `headlines` first and `statistics` flattened in it; more frames may follow."""
         self._statistics = dict(statistics or self._statistics)
-        every = max(1, -(-self._frame_count // self._most_frames))
+        self._headlines = dict(headlines or self._headlines)
+        every = next(n for n in count(1) if sum(self._sizes[::n]) <= LARGEST_PAGE or n >= self._frame_count)
         numbers = range(0, self._frame_count, every)
         notes = list(self.notes)
         if every > 1:
             notes.append(
                 f"Of {self._frame_count} frames one of {every} is shown here; the folder pictures has all of them."
             )
-        animation = self._animation.picture()
-        if animation is not None:
-            write_whole(self.animation, animation.data)
         with whole_file(self.index) as part, part.open("w", encoding="utf-8") as out:
             write_page(
                 out,
@@ -203,8 +205,9 @@ class ReportWriter:
                 evidence=self._evidence,
                 statistics=self._statistics,
                 notes=notes,
-                animation=animation,
+                headlines=self._headlines,
                 words=self._words,
+                matched=self._matched,
             )
         return self.index
 
@@ -215,11 +218,11 @@ class ReportWriter:
             text = read_text(self._list, SceneCompletionError, cure=_MOVE, most_bytes=2**28)
             for name in filter(_OWN.fullmatch, text.splitlines()):
                 (self.folder / name).unlink(missing_ok=True)
-        found = [self.index, self.animation, *self.folder.glob("pictures/*"), *self.folder.glob("frames/*")]
+        found = [self.index, *self.folder.glob("pictures/*"), *self.folder.glob("frames/*")]
         for path in found:
             if path.exists() and _OWN.fullmatch(path.relative_to(self.folder).as_posix()):
                 raise SceneCompletionError("is not of an earlier report, and in the way", where=str(path), cure=_MOVE)
-        self._list.write_text(f"{self.index.name}\n{self.animation.name}\n")
+        self._list.write_text(f"{self.index.name}\n")
 
     def _own(self, name: str) -> Path:
         """The path of a file of a frame, listed before it is written."""
@@ -227,8 +230,8 @@ class ReportWriter:
             listed.write(f"{name}\n")
         return self.folder / name
 
-    def _write(self, suffix: str, data: bytes) -> None:
-        self._own(f"frames/{self._frame_count:06d}{suffix}").write_bytes(data)
+    def _write(self, suffix: str, data: bytes) -> int:
+        return self._own(f"frames/{self._frame_count:06d}{suffix}").write_bytes(data)
 
     def _embedded_frames(self, numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
         for number in numbers:

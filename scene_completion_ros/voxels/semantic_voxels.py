@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +106,11 @@ class PhraseMatches:
         if shapes != [(self.voxels.size,)] * 3:
             raise GridError(f"shapes {shapes} where three times [M] is needed", where=f"PhraseMatches {self.phrase!r}")
 
+    @property
+    def sure(self) -> NDArray[np.int32]:
+        """The voxels that match with `LEAST_PROBABILITY`."""
+        return self.voxels[self.probability >= LEAST_PROBABILITY]
+
 
 def matches_of_points(
     phrases: Sequence[str],
@@ -122,9 +128,9 @@ def matches_of_points(
     place[np.asarray(inside)] = row[tuple(np.asarray(index)[np.asarray(inside)].T)]
     found = []
     for number, name in enumerate(phrases):
-        own, first = np.unique(np.where(phrase == number, place, -1), return_index=True)
-        first, own = first[own >= 0], own[own >= 0]
-        values = (np.asarray(value[first], dtype=np.float32) for value in (score, probability))
+        there = np.flatnonzero((phrase == number) & (place >= 0))
+        own, first = np.unique(place[there], return_index=True)
+        values = (np.asarray(value[there[first]], dtype=np.float32) for value in (score, probability))
         found.append(PhraseMatches(name, own, *values))
     return tuple(found)
 
@@ -140,10 +146,19 @@ def as_classes(voxels: SemanticVoxels, matches: Sequence[PhraseMatches]) -> Sema
         label=label,
         confidence=confidence,
         class_names=(OTHER, *(found.phrase for found in matches)),
-        class_colours=(OTHER_COLOUR, *phrase_colours(len(matches))),
+        class_colours=(OTHER_COLOUR, *phrase_colours(len(matches), voxels.class_colours)),
     )
 
 
-def phrase_colours(count: int) -> tuple[tuple[int, int, int], ...]:
-    """An RGB colour (0..255) for each of so many phrases."""
-    return tuple(spread_colour(number) for number in range(count))
+def phrase_colours(count: int, class_colours: Sequence[tuple[int, int, int]] = ()) -> tuple[tuple[int, int, int], ...]:
+    """An RGB colour (0..255) for each of so many phrases, as far from the classes and from each other as there are."""
+    free = [colour for colour in product((0, 64, 128, 192, 255), repeat=3) if max(colour) - min(colour) > 100]
+    free += [spread_colour(number) for number in range(count)]
+    taken: list[tuple[int, ...]] = [OTHER_COLOUR, *class_colours]
+    found: list[tuple[int, int, int]] = []
+    for _ in range(count):
+        away = np.linalg.norm(np.array(free)[:, None] - np.array(taken, dtype=np.float64), axis=2).min(axis=1)
+        red, green, blue = free.pop(int(away.argmax()))
+        found.append((red, green, blue))
+        taken.append(found[-1])
+    return tuple(found)

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
@@ -26,8 +25,7 @@ from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.checkout import ROOT
 from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, Recorder, record
 from tests.inference.small_bundle import CANONICAL, class_colours, class_names
-from tests.report.animations import decoded
-from tests.report.pages import WordButtons, embedded_frames, steps_of_matches
+from tests.report.pages import WordButtons, embedded_frames, lidar_of, matches_of
 from tests.ros_domain import next_domain
 
 
@@ -44,15 +42,14 @@ def test_offline_replay_writes_bag_report_and_statistics(
     tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bag, output = record(tmp_path / "drive"), tmp_path / "out"
-    assert replay(bag, output, flat_road, "--offline") == 0
+    assert replay(bag, output, flat_road, "--offline", "--json") == 0
     statistics = statistics_of(output)
     assert statistics["frames_in"] == statistics["frames_out"] == 3
     assert statistics["frames_empty"] == 0
     assert {"resample", "encode", "query", "march", "assemble", "label", "total"} == set(statistics["latency_ms"])
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == statistics
+    assert json.loads(capsys.readouterr().out) == statistics
     assert len(list((output / "report" / "pictures").glob("*.jpg"))) == 3
     assert (output / "report" / "index.html").stat().st_size > 50_000
-    assert decoded((output / "report" / "drive.webp").read_bytes()).durations_ms == [STEP_NS // 1_000_000] * 3
     with BagReader(output / "bag") as reader:
         messages = list(reader.messages([VOXELS_TOPIC]))
         assert [message.stamp_ns for message in messages] == [START_NS + i * STEP_NS for i in range(3)]
@@ -74,8 +71,8 @@ def test_without_a_bag_it_is_the_bundled_drive_with_words(
     monkeypatch.setattr(demo_drive, "DEMO_DRIVE", record(tmp_path / "drive", frames=2))
     command = ["replay", "--offline", "--output", str(tmp_path / "out"), "--bundle", str(wordy_road.folder)]
     assert main(command) == 0
-    page = tmp_path / "out" / "report" / "index.html"  # of the words that are asked for, the bank holds these
-    assert WordButtons(page).words == {"0": "car", "1": "tree", "2": "zebra crossing"}
+    page = (tmp_path / "out" / "report" / "index.html").read_text("utf-8")
+    assert '"words":["car","tree","zebra crossing"]' in page  # of the words that are asked for, the bank holds these
 
 
 @pytest.mark.parametrize(
@@ -91,14 +88,10 @@ def test_when_a_replay_goes_well(given: int, came: int, empty: int, bundled: boo
 def test_the_bags_lidar_is_drawn_where_it_stands(tmp_path: Path, flat_road: StudentBundle) -> None:
     output = tmp_path / "out"
     replay(record(tmp_path / "drive", frames=1), output, flat_road, "--offline")
-    picture = cv2.imread(str(output / "report" / "frames" / "000000_birds_eye.png"))
-    margin, cell = 46, 2
-    inside = picture[margin + 3 : -margin - 3, margin + 3 : -margin - 3]
-    rows, columns = np.nonzero((inside == 0).all(axis=-1))
-    ahead = 51.2 - (rows + 3) / cell * 0.2
-    left = 25.6 - (columns + 3) / cell * 0.2
-    assert ahead.mean() == pytest.approx(POLE[0, 0], abs=0.3)
-    assert left.mean() == pytest.approx(POLE[0, 1], abs=0.3)
+    (frame,) = embedded_frames(output / "report" / "index.html")
+    points = lidar_of(frame)
+    standing = points[points[:, 2] > points[:, 2].min() + 0.3]
+    assert standing[:, :2].mean(axis=0) == pytest.approx(POLE[0, :2], abs=0.1)
 
 
 def test_unusable_images_are_dropped_and_counted(tmp_path: Path, short_road: StudentBundle) -> None:
@@ -165,7 +158,6 @@ def test_words_are_answered_in_the_report(tmp_path: Path, wordy_road: StudentBun
     bag, output = record(tmp_path / "drive"), tmp_path / "out"
     assert replay(bag, output, wordy_road, "--offline", "--words", "zebra crossing,car,tree") == 0
     page = output / "report" / "index.html"
-    assert WordButtons(page).words == {"0": "zebra crossing", "1": "car", "2": "tree"}
     completer = Completer(wordy_road, CANONICAL)
     bank = wordy_road.text_bank()
     assert bank is not None
@@ -174,10 +166,13 @@ def test_words_are_answered_in_the_report(tmp_path: Path, wordy_road: StudentBun
         images = [image.image_rgb for image in reader.images(TOPIC)]
     frames = embedded_frames(page)
     assert len(frames) == 3
+    found = set()
     for frame, image in zip(frames, images, strict=True):
         expected = [len(found.voxels) for found in completer.complete(image).matches]
-        assert np.count_nonzero(steps_of_matches(frame), axis=1).tolist() == expected
+        assert matches_of(frame, 3).sum(axis=1).tolist() == expected
         assert sum(expected) > 1000
+        found |= {str(place) for place, count in enumerate(expected) if count}
+    assert WordButtons(page).words.keys() == found
 
 
 def test_dds_gives_same_voxels(tmp_path: Path, labelled_road: StudentBundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,9 +187,6 @@ def test_dds_gives_same_voxels(tmp_path: Path, labelled_road: StudentBundle, mon
     legend = {"class_names": list(class_names(3)), "class_colours": list(map(list, class_colours(3)))}
     for folder in (output, tmp_path / "offline"):
         page = (folder / "report" / "index.html").read_text("utf-8")
-        _, second = decoded((folder / "report" / "drive.webp").read_bytes()).frames
-        for colour in class_colours(3):  # in the legend at least
-            assert (np.abs(second.astype(int) - colour) < 20).all(axis=-1).sum() > 60
         for name, colour in zip(*legend.values(), strict=True):
             assert f'rgb({colour[0]},{colour[1]},{colour[2]})"></i>{name}</span>' in page
         with BagReader(folder / "bag") as reader:
@@ -218,5 +210,5 @@ def test_what_does_not_fit_on_the_disk_is_one_line_and_the_rest_stays(
     bag, output = record(tmp_path / "drive", frames=3), tmp_path / "out"
     request.getfixturevalue("small_files")
     assert replay(bag, output, short_road, "--offline") == 2
-    assert re.search(r"^scene-completion replay: \S+: File too large\. Name a place.*\n\Z", capsys.readouterr().err)
+    assert re.search(r"(?m)^scene-completion replay: \S+: File too large\. Name a place.*\n\Z", capsys.readouterr().err)
     assert not list(output.rglob("*.part"))

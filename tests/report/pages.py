@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.report.html import LIDAR_RESOLUTION
+
 
 def embedded_frames(page: Path) -> list[dict[str, Any]]:
     """The frames that the page carries."""
@@ -18,10 +20,17 @@ def embedded_frames(page: Path) -> list[dict[str, Any]]:
     return [json.loads(script) for script in scripts]
 
 
-def steps_of_matches(frame: dict[str, Any]) -> NDArray[np.uint8]:
-    """How well the words match the voxels of a frame, [words, voxels], 0 where they do not."""
-    planes = np.frombuffer(zlib.decompress(base64.b64decode(frame["matches"])), np.uint8)
-    return planes.reshape(-1, frame["count"])
+def matches_of(frame: dict[str, Any], words: int) -> NDArray[np.uint8]:
+    """Whether the words match the voxels of a frame, [words, voxels]."""
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(frame["matches"])), np.uint8).reshape(-1, frame["count"])
+    return np.unpackbits(planes, axis=0, bitorder="little")[:words]
+
+
+def lidar_of(frame: dict[str, Any]) -> NDArray[np.float64]:
+    """The LiDAR points of a frame in its grid's frame, metres [N, 3]."""
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(frame["lidar"])), np.uint8).reshape(3, 2, -1).astype(int)
+    points = (planes[:, 0] + 256 * planes[:, 1] + 0.5) * LIDAR_RESOLUTION
+    return np.asarray(points.T + frame["grid"]["origin"])
 
 
 class WordButtons(HTMLParser):

@@ -2,17 +2,18 @@ import base64
 import json
 import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.report import writer
 from scene_completion_ros.report.html import pack_voxels
 from scene_completion_ros.report.writer import ReportWriter
 from tests.checkout import run_python
-from tests.report.animations import decoded
-from tests.report.pages import WordButtons, embedded_frames, steps_of_matches
+from tests.report.pages import WordButtons, embedded_frames, matches_of
 from tests.report.scenes import CAMERA, COLOURS, NAMES, WORDS, photo, street, words_of_street
 
 SECOND = 1_000_000_000
@@ -59,20 +60,17 @@ def test_a_killed_process_leaves_pictures_and_a_page(tmp_path: Path) -> None:
     assert len(embedded_frames(tmp_path / "index.html")) == 4  # rewritten after 1, 2, 4 frames
 
 
-@pytest.mark.parametrize("classes", [True, False])
-def test_the_drive_is_an_animation_beside_the_page_and_at_its_top(tmp_path: Path, classes: bool) -> None:
-    names, colours = (NAMES, COLOURS) if classes else (("unlabelled",), ((128, 128, 128),))
-    with ReportWriter(tmp_path, "test", names, colours) as report:
+def test_a_page_shows_as_many_frames_as_fit_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ReportWriter(tmp_path, "test", NAMES, COLOURS) as report:
         for i in range(5):
-            report.add_frame(street(classes=classes, stamp_ns=i * SECOND // 10), photo(), camera=CAMERA)
-    data = (tmp_path / "drive.webp").read_bytes()
-    assert decoded(data).durations_ms == [100] * 5
-    text = report.index.read_text("utf-8")
-    (embedded,) = re.findall(r'<img [^>]*src="data:image/webp;base64,([^"]*)"', text)
-    assert base64.b64decode(embedded) == data
-    assert "5 of 5 frames, as fast as driven" in text
-    assert text.index(embedded) < text.index('id="frame"')
-    assert not list(tmp_path.glob("*.part"))
+            report.add_frame(street(stamp_ns=(7 + i) * SECOND), photo(), camera=CAMERA)
+        monkeypatch.setattr(writer, "LARGEST_PAGE", report.index.stat().st_size * 3 // 4)
+        page = report.close(headlines={"rate": "2.5 Hz"})
+    captions = [frame["caption"].split(" · ")[:2] for frame in embedded_frames(page)]
+    assert captions == [["frame 1", "t = 0.0 s"], ["frame 3", "t = 2.0 s"], ["frame 5", "t = 4.0 s"]]
+    text = page.read_text("utf-8")
+    assert "Of 5 frames one of 2 is shown here" in text
+    assert text.index("2.5 Hz") < text.index('id="frame"')
 
 
 def test_a_report_replaces_the_earlier_one_and_no_file_of_others(tmp_path: Path) -> None:
@@ -102,19 +100,18 @@ def test_words_are_buttons_and_their_voxels_are_in_the_page(tmp_path: Path) -> N
         report.add_frame(voxels)  # was not answered
     answered, silent = embedded_frames(report.index)
     # The order of `pack_voxels` is that of `argwhere`, in which the scene has its voxels.
-    assert np.array_equal(
-        steps_of_matches(answered) > 0, [voxels.label == 1, voxels.label == 2, np.zeros(len(voxels), bool)]
-    )
+    assert np.array_equal(matches_of(answered, 3), [voxels.label == 1, voxels.label == 2, np.zeros(len(voxels), bool)])
     assert silent["matches"] is None
     buttons = WordButtons(report.index)
-    assert buttons.words == {str(number): word for number, word in enumerate(WORDS)}
+    assert buttons.words == {str(number): word for number, word in enumerate(WORDS[:2])}  # the third matches nowhere
     assert "b" not in buttons.tags
 
 
 def test_text_is_text_wherever_it_stands(tmp_path: Path) -> None:
     hostile = """</script><script>alert(1)</script><img src=x onerror="alert(2)">'{colourings}"""
     with ReportWriter(tmp_path, hostile, (hostile, "b"), ((1, 2, 3), (4, 5, 6)), words=(hostile,)) as report:
-        report.add_frame(street(), timings_ms={hostile: 1.0})
+        (found, *_) = words_of_street()
+        report.add_frame(street(), timings_ms={hostile: 1.0}, matches=[replace(found, phrase=hostile)])
     assert WordButtons(report.index).words == {"0": hostile}
     assert "<img src=x" not in report.index.read_text("utf-8")
     assert report.index.read_text("utf-8").count("</script>") == 3  # settings, one frame, the viewer

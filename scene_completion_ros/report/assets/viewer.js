@@ -174,75 +174,50 @@
     cubes.count = n;
   }
 
-  // ---- words: each has a plane [voxels] of steps, 0 where it does not match; those that are lit colour the voxels -------
+  // ---- words: of each voxel a bit says whether it matches; those that are lit colour the voxels ------------------------
   const lit = new Set();
-  let map = null;
-  function matched() {                   // of the lit words the one that a voxel matches best, -1 where it matches none
-    const { count } = frame.voxels, word = new Int16Array(count).fill(-1);
-    const step = new Uint8Array(count).fill(Number(byId("match").value) - 1);
-    if (frame.matches) for (const w of lit) for (let i = 0, at = w * count; i < count; i++, at++)
-      if (frame.matches[at] > step[i]) { word[i] = w; step[i] = frame.matches[at]; }
-    return { word, step };
+  const matches = (word, i) => (frame.matches[(word >> 3) * frame.voxels.count + i] >> (word & 7)) & 1;
+  function matched() {                   // of the lit words the first that a voxel matches, -1 where it matches none
+    const found = new Int16Array(frame.voxels.count).fill(-1);
+    if (frame.matches) for (const word of lit) for (let i = 0; i < found.length; i++)
+      if (found[i] < 0 && matches(word, i)) found[i] = word;
+    return found;
   }
-  function light(i, colours, at) {       // the better the match the brighter; what matches nothing fades
-    const { word, step } = frame.lit, own = report.wordColours[word[i]], share = 0.6 + 0.4 * step[i] / report.matchSteps;
-    for (let k = 0; k < 3; k++) colours[at + k] = own ? own[k] * share : 0.2 * colours[at + k] + 180;
+  function light(i, colours, at) {       // what matches nothing fades
+    const own = report.wordColours[frame.lit[i]];
+    for (let k = 0; k < 3; k++) colours[at + k] = own ? own[k] : 0.2 * colours[at + k] + 180;
   }
   function answer() {
-    if (!report.words) return;
+    if (!wordButtons.length) return;
     frame.lit = lit.size ? matched() : null;
-    for (const button of document.querySelectorAll("[data-word]"))
-      button.setAttribute("aria-pressed", String(lit.has(Number(button.dataset.word))));
+    for (const button of wordButtons) {
+      const word = Number(button.dataset.word);
+      button.setAttribute("aria-pressed", String(lit.has(word)));
+      button.disabled = !lit.has(word) && !offered(word);
+    }
     byId("no-word").setAttribute("aria-pressed", String(!lit.size));
     const said = byId("matching"), number = (value) => value.toLocaleString("en");
     if (!said.dataset.help) said.dataset.help = said.textContent;
     if (!lit.size) said.textContent = said.dataset.help;
     else if (!frame.matches) said.textContent = "The words were not answered for this frame.";
-    else {
-      const found = frame.lit.word.reduce((sum, w) => sum + (w >= 0), 0);
-      const least = report.leastMatch + (1 - report.leastMatch) * (Number(byId("match").value) - 1) / report.matchSteps;
-      said.textContent = `${[...lit].map((w) => report.words[w]).join(", ")}: ${number(found)} of `
-        + `${number(frame.voxels.count)} voxels match with a probability of at least ${Math.round(100 * least)} %`;
-    }
-    drawMap();
+    else said.textContent = `${[...lit].map((w) => report.words[w]).join(", ")}: `
+      + `${number(frame.lit.reduce((sum, w) => sum + (w >= 0), 0))} of ${number(frame.voxels.count)} voxels match`;
   }
-  function drawMap() {                   // over the picture from above: of each column the best match
-    const image = byId("birds-eye"), { cells, count } = frame.voxels;
-    map.width = image.naturalWidth; map.height = image.naturalHeight;
-    if (!frame.lit || !image.naturalHeight) return;
-    const [rows, columns] = frame.grid.shape, { word, step } = frame.lit, best = new Map();
-    for (let i = 0; i < count; i++) {
-      const column = cells[4 * i] * columns + cells[4 * i + 1], last = best.get(column);
-      if (word[i] >= 0 && (last === undefined || step[i] > step[last])) best.set(column, i);
-    }
-    const margin = report.mapMargin, size = (image.naturalHeight - 2 * margin) / rows, pen = map.getContext("2d");
-    pen.fillStyle = "#fffc";
-    pen.fillRect(margin, margin, columns * size, rows * size);
-    for (const i of best.values()) {
-      pen.fillStyle = `rgb(${report.wordColours[word[i]]})`;
-      pen.fillRect(margin + (columns - 1 - cells[4 * i + 1]) * size, margin + (rows - 1 - cells[4 * i]) * size, size, size);
-    }
+  function offered(word) {
+    for (let i = 0; frame.matches && i < frame.voxels.count; i++) if (matches(word, i)) return true;
+    return false;
   }
-  function press(word, beside) {
-    const on = !lit.has(word) || (!beside && lit.size > 1);
-    if (!beside) lit.clear();
-    if (!on) lit.delete(word);
-    else if (word >= 0) lit.add(word);
-    relight();
+  const wordButtons = document.querySelectorAll("[data-word]");
+  function press(word) {
+    if (word < 0) lit.clear();
+    else if (!lit.delete(word)) lit.add(word);
+    if (frame) { answer(); reload(); }
   }
-  const relight = () => { if (frame) { answer(); reload(); } };
-  function offerWords() {
-    map = document.createElement("canvas");
-    byId("birds-eye").parentNode.append(map);
-    byId("birds-eye").parentNode.className = "over";
-    byId("birds-eye").addEventListener("load", () => { if (frame) drawMap(); });
-    for (const button of document.querySelectorAll("[data-word]"))
-      button.addEventListener("click", (e) => press(Number(button.dataset.word), e.shiftKey));
+  if (wordButtons.length) {
+    for (const button of wordButtons) button.addEventListener("click", () => press(Number(button.dataset.word)));
     byId("no-word").addEventListener("click", () => press(-1));
     document.addEventListener("keydown", (e) => { if (e.key === "Escape") press(-1); });
-    byId("match").addEventListener("input", relight);
   }
-  if (report.words) offerWords();
 
   function uploadLines() {
     const { grid, camera } = frame, position = [], colour = [];
@@ -343,6 +318,11 @@
     }
     redraw();
   }
+  function move(dx, dy) {
+    const scale = view.distance / sceneBox.clientHeight, c = Math.cos(view.azimuth), s = Math.sin(view.azimuth);
+    view.target[0] += (s * dx - c * dy) * scale;
+    view.target[1] += (-c * dx - s * dy) * scale;
+  }
   const fingers = new Map();
   let spread = 0;
   sceneBox.addEventListener("pointerdown", (e) => { sceneBox.setPointerCapture(e.pointerId); fingers.set(e.pointerId, e); spread = 0; });
@@ -356,11 +336,9 @@
       const [a, b] = [...fingers.values()], now = Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY);
       if (spread) view.distance *= spread / now;
       spread = now;
-    } else if (e.buttons === 2 || e.shiftKey) {
-      const scale = view.distance / sceneBox.clientHeight, c = Math.cos(view.azimuth), s = Math.sin(view.azimuth);
-      view.target[0] += (s * dx - c * dy) * scale;
-      view.target[1] += (-c * dx - s * dy) * scale;
-    } else {
+      move(dx / 2, dy / 2);
+    } else if (e.buttons === 2 || e.shiftKey) move(dx, dy);
+    else {
       view.azimuth -= dx * 0.006;
       view.elevation = Math.min(1.56, Math.max(-0.3, view.elevation + dy * 0.006));
     }
@@ -391,20 +369,18 @@
     const data = JSON.parse(byId(`frame-${number}`).textContent);
     picture("camera", data.camera_jpg, "jpeg");
     picture("depth", data.depth_jpg, "jpeg");
-    picture("birds-eye", data.birds_eye_png, "png");
+    picture("seen", data.seen_png, "png");
     byId("caption").textContent = data.caption;
     byId("evidence").textContent = data.evidence;
     const now = byId("scale-now");
     if (now) for (const end of ["x1", "x2"]) now.setAttribute(end, `${100 * (number + 0.5) / frameCount}%`);
-    byId("birds-eye-name").textContent = "from above: forward is up"
-      + (data.lidar ? "; black: LiDAR returns that stand out of the ground" : "");
     byId("depth-name").textContent = `${data.depth_name} [m]`;
     const voxels = unpackVoxels(await inflate(data.voxels), data.count, data.grid.shape);
     const lidar = data.lidar ? unpackLidar(await inflate(data.lidar), data.grid.origin) : new Float32Array(0);
-    const matches = data.matches ? await inflate(data.matches) : null;
+    const answers = data.matches ? await inflate(data.matches) : null;
     if (newest !== number) return;       // the slider moved on meanwhile
     const first = frame === null;
-    frame = { grid: data.grid, camera: data.viewpoint, voxels, lidar, matches };
+    frame = { grid: data.grid, camera: data.viewpoint, voxels, lidar, matches: answers };
     answer();
     byId("lidar-switch").hidden = lidar.length === 0;
     if (!ready) return;
@@ -435,5 +411,7 @@
     if (!gl) throw new Error("this browser has no WebGL 2");
     prepare();
   } catch (error) { report_error(error); }
-  show(0).catch(report_error);
+  byId("camera").addEventListener("load", ({ target: { naturalWidth, naturalHeight } }) =>
+    document.body.classList.toggle("wide", naturalWidth > 2 * naturalHeight));
+  go(Math.floor(frameCount / 2));
 })();
