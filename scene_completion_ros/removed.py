@@ -30,6 +30,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "calibrate --prior-from": "use calibrate --labelled",
         "evaluate geometry --prior-voxels": "leave it out, the prior averages exact voxels",
         "evaluate semantics --views": "leave it out, a student sees one image",
+        "export --int8-weights": "leave it out, weights are stored in half precision",
         "export --without-weights": "delete weights.safetensors, which further training alone needs",
         "replay --views": "join voxels with fusion.enabled in --params-file (docs/temporal_fusion.md)",
     },
@@ -50,6 +51,9 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     },
     "configuration key": {
         "data.ray_address": "frames are prepared on one machine, in data.workers processes",
+        "data.scale_known": "leave it out, no student was better for it",
+        "data.scale_off": "leave it out, no student was better for it",
+        "data.sensed": "leave it out, no student was better for it",
         "data.sources.frames": "scenes are those of points, which have no frames",
         "data.sources.kinds": "leave it out, scenes are those of points",
         "data.student": "leave it out, scenes are those of points",

@@ -1,6 +1,6 @@
 """The frame lists that published splits consist of, and which frames of recordings they name."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -46,15 +46,6 @@ def read_frame_list(path: Path | str) -> list[ListedFrame]:
     if not listed:
         raise SequenceError("frame list is empty", where=str(path), cure="Name another list")
     return listed
-
-
-def frames_of_drive(listed: Iterable[ListedFrame], drive: str) -> dict[int, tuple[str, ...]]:
-    """Frame -> listed sides ("l" before "r") of a drive, a folder's name; a date before the listed name is ignored."""
-    sides: dict[int, set[str]] = {}
-    for name, frame, side in listed:
-        if drive_name(name) == drive:
-            sides.setdefault(frame, set()).add(side)
-    return {frame: tuple(sorted(found)) for frame, found in sorted(sides.items())}
 
 
 def drive_name(name: str) -> str:

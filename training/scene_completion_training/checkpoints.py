@@ -41,7 +41,9 @@ FORMAT = 1  # version of what a checkpoint holds; those written before it was co
 _MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "picture_every", "log_every", "devices", "nodes")
 _DATA_MAY_CHANGE = ("cache", "workers")
 # Keys that went and changed nothing by themselves: they acted with others, or named who prepares frames.
-_ACTED_WITH_OTHERS = ("data.ray_address", "data.student", "data.views_apart", "data.way_off", "views.voxels")
+_ACTED_WITH_OTHERS = (
+    "data.ray_address", "data.scale_off", "data.student", "data.views_apart", "data.way_off", "views.voxels",
+)  # fmt: skip
 Field = TypeVar("Field", bound=TrainedField)
 
 

@@ -35,7 +35,6 @@ from scene_completion_training.networks.density_field import LAST_WEIGHTS, Densi
 from scene_completion_training.networks.feature_field import FeatureField
 
 OPSET = 18
-_LARGE = 20_000  # numbers from which a weight is worth rounding
 SMALLEST_INVERSE_DEPTH = 1e-3  # per metre: what lies farther is said to lie at a kilometre
 # Settings that name files of the machine that trained.
 _PLACES = ("output", "start_from", "pixels_from", "eyes", "teacher", "features_from", "encoder_weights")
@@ -117,8 +116,8 @@ def encoder_onnx(field: DensityField | FeatureField, camera: Camera) -> bytes:
     return graph_of(FoldedEncoder(field, camera), image, ["features"])
 
 
-def graph_of(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str], *, eight_bit: bool = False) -> bytes:
-    """A module as ONNX for inputs of these shapes; weights fp16, with `eight_bit` large ones int8 by channel."""
+def graph_of(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str]) -> bytes:
+    """A module as ONNX for inputs of these shapes; weights are fp16."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "encoder.onnx"
         # The tracing exporter: a graph of plain convolutions without an extra dependency.
@@ -132,36 +131,9 @@ def graph_of(module: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str]
             dynamo=False,
         )
         model = onnx.load(file)
-    if eight_bit:
-        _store_eight_bit(model.graph)
     _store_half(model.graph)
     onnx.checker.check_model(model)
     return model.SerializeToString()  # type: ignore[no-any-return]
-
-
-def _store_eight_bit(graph: onnx.GraphProto) -> None:
-    """Replaces large weights of products and convolutions by rounded ones and their dequantisation."""
-    made_along = {"Conv": 0, "MatMul": 1, "Gemm": 0}  # the axis of what they make; torch exports Gemm with transB
-    readers = {node.input[1]: made_along[node.op_type] for node in graph.node if node.op_type in made_along}
-    nodes = []
-    for tensor in list(graph.initializer):
-        axis = readers.get(tensor.name)
-        if axis is None or tensor.data_type != TensorProto.FLOAT or int(np.prod(tensor.dims)) < _LARGE:
-            continue
-        values, name = numpy_helper.to_array(tensor), tensor.name
-        others = tuple(number for number in range(values.ndim) if number != axis)
-        scale = (np.maximum(np.abs(values).max(axis=others, keepdims=True), 1e-8) / 127.0).astype(np.float32)
-        rounded = np.rint(values / scale).astype(np.int8)
-        kept = (
-            numpy_helper.from_array(rounded, f"{name}.int8"),
-            numpy_helper.from_array(scale.ravel(), f"{name}.scale"),
-        )
-        graph.initializer.remove(tensor)
-        graph.initializer.extend(kept)
-        nodes.append(helper.make_node("DequantizeLinear", [one.name for one in kept], [name], axis=axis))
-    nodes += graph.node
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 def _store_half(graph: onnx.GraphProto) -> None:

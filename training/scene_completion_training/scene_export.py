@@ -83,15 +83,7 @@ class ExportedScene(nn.Module):
         return units, scene.occupied, ray_depth(seen.code, self.field.spec, self.rays), surface
 
 
-def export_scene(
-    file: Path,
-    folder: Path,
-    *,
-    name: str,
-    licence: str,
-    provenance: Mapping[str, Any],
-    eight_bit: bool = False,  # large weights of the graph are int8: half the size
-) -> StudentBundle:
+def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any]) -> StudentBundle:
     """Exports a checkpoint of stage `completion` and what its eyes have of their own; see `export_bundle`."""
     stored = Checkpoint.read(file)
     settings, viewpoint = stored.configuration, stored.viewpoint
@@ -129,10 +121,10 @@ def export_scene(
     given = {**bundle.graph_inputs(), **no_evidence(field.camera)}
     beside = {name: torch.from_numpy(values) for name, values in given.items()}
     image = {"image": torch.zeros(1, 3, field.camera.height, field.camera.width), "ground": beside["ground"]}
-    encoded = graph_of(ExportedView(field, encoder), image, ["view"], eight_bit=eight_bit)
+    encoded = graph_of(ExportedView(field, encoder), image, ["view"])
     view = {"view": torch.zeros(bundle.view_shape)}
     outputs = ["features", "volume", "depth", "surface"]
-    decoded = graph_of(ExportedScene(field), view | beside, outputs, eight_bit=eight_bit)
+    decoded = graph_of(ExportedScene(field), view | beside, outputs)
     return bundle.save(folder, encoded, stored_weights, decoded)
 
 

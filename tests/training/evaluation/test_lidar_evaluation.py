@@ -14,7 +14,7 @@ from scene_completion_ros.evaluation.depth import DEPTH
 from scene_completion_ros.evaluation.lidar_occupancy import LIDAR_ONLY_NEAR
 from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_ros.evaluation.truth import FrameTruth
-from scene_completion_ros.sequences.frame_lists import ListedFrame
+from scene_completion_ros.sequences.frame_lists import FrameSplit
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
@@ -26,19 +26,11 @@ from scene_completion_training.evaluation.density_model import (
     DensityModel,
     Observation,
 )
-from scene_completion_training.evaluation.geometry import Density, Frame, depth_frames
+from scene_completion_training.evaluation.geometry import Density, Frame, depth_frames, scanned_frames
 from scene_completion_training.evaluation.lidar_evaluation import (
     LIDAR_OCCUPANCY,
-    NO_DRIVE,
-    NO_FRAME,
-    NO_SCAN,
-    RIGHT_ONLY,
-    LeftOutFrame,
-    Selection,
     camera_pitch,
-    left_out_table,
     level_scans,
-    select_frames,
     slabs_of,
 )
 from tests.sequences import test_kitti_raw
@@ -132,25 +124,18 @@ def write_scan(drive: Path, frame: int, depths: list[float], down: float = 0.15)
     points.astype("<f4").tofile(drive / "velodyne_points" / "data" / f"{frame:010d}.bin")
 
 
-def listed(*frames: tuple[str, int, str]) -> list[ListedFrame]:
-    return [ListedFrame(*frame) for frame in frames]
+def listed(folder: Path, *lines: str) -> FrameSplit:
+    (folder / "list.txt").write_text("\n".join(lines), encoding="utf-8")
+    return FrameSplit(folder / "list.txt")
 
 
-def depth_row(selections: list[Selection], model: DensityModel) -> dict[str, Any]:
-    """Scores of a model inside the crop."""
-    scores = Scores([DEPTH])
-    for selection in selections:
-        scores.run("drives", [Density(model)], depth_frames(selection.sequence, selection.numbers))
-    (row,) = [row for row in scores.rows("depth") if row["pixels"] == "Garg crop"]
-    return row
-
-
-def test_errors_of_a_wall_are_means_over_frames(raw_drive: Path) -> None:
+def test_errors_of_a_wall_are_means_over_frames(raw_drive: Path, tmp_path: Path) -> None:
     write_scan(raw_drive, 0, [10.0])
     write_scan(raw_drive, 1, [8.0, 16.0, 8.0, 90.0])  # what is beyond 80 m does not count
-    selections, left_out = select_frames([open_recording(raw_drive)], listed((LISTED, 0, "l"), (LISTED, 1, "l")))
-    assert not left_out
-    row = depth_row(selections, FlatWall())
+    drive, split = open_recording(raw_drive), listed(tmp_path, f"{LISTED} 0 l", f"{LISTED} 1 l")
+    scores = Scores([DEPTH])
+    scores.run("drives", [Density(FlatWall())], depth_frames(drive, scanned_frames(drive, split)))
+    (row,) = [row for row in scores.rows("depth") if row["pixels"] == "Garg crop"]
     assert (row["method"], row["frames"]) == ("wall", 2)
     frames = [2.0 / 10.0, (4.0 / 8.0 + 4.0 / 16.0 + 4.0 / 8.0) / 3.0]
     assert row["abs_rel"] == pytest.approx(np.mean(frames), abs=0.01)
@@ -158,24 +143,13 @@ def test_errors_of_a_wall_are_means_over_frames(raw_drive: Path) -> None:
     assert row["a1"] == 0.5  # 12 / 10 is below 1.25; 12 / 8 and 16 / 12 are not
 
 
-def test_every_frame_with_lidar_or_of_a_list_is_scored_and_what_is_missing_is_named(raw_drive: Path) -> None:
-    selections, left_out = select_frames([open_recording(raw_drive)])
-    assert list(selections[0].numbers) == [0, 1, 2, 3]
-    assert left_out == [LeftOutFrame(NO_SCAN, DRIVE, 4)]
-    entries = [
-        (LISTED, 9, "l"),
-        (LISTED, 1, "r"),
-        (LISTED, 2, "r"),
-        (LISTED, 2, "l"),
-        (LISTED, 4, "l"),
-        (OTHER, 7, "l"),
-    ]
-    selections, left_out = select_frames([open_recording(raw_drive)], listed(*entries, (OTHER, 7, "r")))
-    assert selections[0].numbers == {2: 2}
-    assert set(left_out) == {
-        LeftOutFrame(NO_DRIVE, OTHER, 7),
-        LeftOutFrame(NO_FRAME, DRIVE, 9),
-        LeftOutFrame(NO_SCAN, DRIVE, 4),
-        LeftOutFrame(RIGHT_ONLY, DRIVE, 1),
-    }
-    assert f"| {NO_FRAME} | {DRIVE} | 1 | 9 |" in left_out_table(left_out)
+def test_frames_with_lidar_are_scored_and_those_of_a_list_that_lack_it_are_missing(
+    raw_drive: Path, tmp_path: Path
+) -> None:
+    drive = open_recording(raw_drive)
+    assert scanned_frames(drive) == [0, 1, 2, 3]
+    split = listed(tmp_path, f"{LISTED} 9 l", f"{LISTED} 1 r", f"{LISTED} 2 l", f"{LISTED} 4 l", f"{OTHER} 7 l")
+    assert scanned_frames(drive, split) == [2]
+    with pytest.raises(SequenceError, match=f"3 of its 5 frames are not in .*{LISTED} 9 l, {LISTED} 4 l, {OTHER} 7 l"):
+        split.counted()
+    assert split.counted(allow_missing=True).used == 2

@@ -30,7 +30,6 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import mounting, reference_camera
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.completion_samples import (
-    CORNER_DEVIATION,
     CompletionDataSettings,
     CompletionSamples,
     CompletionSource,
@@ -331,25 +330,6 @@ def test_a_student_is_not_scored_with_what_is_not_there(
     assert main(["evaluate", "geometry", "--depth", "--depth-from", "lidar", "--data", str(town), "--bundle",
                  str(bundle.folder), "--output", str(town / "never")]) == 2  # fmt: skip
     assert "cannot be what a student is given and what it is compared with" in capsys.readouterr().err
-
-
-def test_what_is_known_of_depth_teaches_the_decoder(town: Path, trunk: Path, eyes: Path, tmp_path: Path) -> None:
-    """Samples bring along a scale, and what a sensor sees, or what corners have by motion."""
-    configuration = settings(town, trunk, eyes, tmp_path / "known")
-    configuration.data.scale_known = configuration.data.sensed = configuration.data.exact = 1.0
-    stage = CompletionStage(configuration)
-    data = stage.make_data()
-    data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
-    assert batch["beams"][:, 0].isfinite().any() and (batch["scale"][:, 1] == 1.0).all()
-    samples, generator = data.train_dataloader().dataset, np.random.default_rng(0)
-    for _ in range(40):  # rows that a sensor sees, or corners by motion, which are fewer and less sure
-        known = samples._known_depth({"depth": np.zeros((96, 320))}, generator)["beams"].numpy()
-        few = np.isfinite(known[0]).sum() < 400
-        assert np.isfinite(known[0]).any() and few == bool(np.isclose(known[1, 0, 0], CORNER_DEVIATION))
-    known = stage._measured(torch.full_like(batch["depth"], 0.1)[:, None], batch["depth"][:, None], batch)
-    assert (known.scale[:, 1] > 0.0).all() and (known.depth[:, 1] > 0.0).any()
-    assert Checkpoint.read(train(configuration)).state
 
 
 def test_words_find_the_classes_that_a_bank_describes(

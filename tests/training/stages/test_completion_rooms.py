@@ -12,9 +12,7 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import INVALID, ROOM_CLASSES
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.sequences.opening import open_recording, voxel_truth
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.evaluation.density_model import DeployedModel
 from scene_completion_training.networks.sight import TOKEN_WIDTH, PixelHead
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.completion import (
@@ -42,23 +40,20 @@ def trained(rooms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundles(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """What the command exports of it: as usual, and with weights of eight bits."""
-    folder = tmp_path_factory.mktemp("bundles")
-    for name, more in (("plain", []), ("rounded", ["--int8-weights"])):
-        assert main(["export", str(trained), str(folder / name), "--name", name, "--licence", "none", *more]) == 0
-    return folder / "plain", folder / "rounded"
+def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command exports of it."""
+    folder = tmp_path_factory.mktemp("exported") / "plain"
+    assert main(["export", str(trained), str(folder), "--name", "plain", "--licence", "none"]) == 0
+    return folder
 
 
-def test_a_student_of_rooms_has_their_classes_and_keeps_no_published_trunk(
-    trained: Path, bundles: tuple[Path, Path]
-) -> None:
-    bundle = StudentBundle.load(bundles[0])
+def test_a_student_of_rooms_has_their_classes_and_keeps_no_published_trunk(trained: Path, exported: Path) -> None:
+    bundle = StudentBundle.load(exported)
     assert bundle.class_names == ROOM_CLASSES[1:] and len(set(bundle.class_colours)) == len(ROOM_CLASSES) - 1
     assert bundle.takes_pose and bundle.height_range is not None and bundle.height_range[0] > 1.0
     stored = Checkpoint.read(trained)
     assert stored.state["pixels.factor.2.weight"].shape[0] == 2  # a factor and a shift for each image
-    weights = safetensors.numpy.load_file(bundles[0] / "weights.safetensors")
+    weights = safetensors.numpy.load_file(exported / "weights.safetensors")
     assert weights and not any(name.startswith("encoder.") for name in weights)
 
 
@@ -84,21 +79,8 @@ def test_a_trunk_that_differs_in_one_weight_takes_that_along(trained: Path, tmp_
         read_eyes(str(tmp_path / "unknown.safetensors"), published, stored.viewpoint)
 
 
-def test_rounded_weights_say_nearly_the_same(rooms: Path, bundles: tuple[Path, Path]) -> None:
-    sequence = open_recording(rooms)
-    truth = voxel_truth(sequence, 1)
-    assert truth is not None
-    points = truth.centres(truth.counted)
-    plain, rounded = (
-        DeployedModel(StudentBundle.load(folder)).observe(sequence, 1).density(points) for folder in bundles
-    )
-    assert np.corrcoef(plain, rounded)[0, 1] > 0.98
-    sizes = [(folder / "encoder.onnx").stat().st_size for folder in bundles]
-    assert sizes[1] < sizes[0]
-
-
-def test_rooms_are_scored_in_parts_of_their_own_reach(rooms: Path, bundles: tuple[Path, Path], tmp_path: Path) -> None:
-    given = ["--bundle", str(bundles[0]), "--data", str(rooms), "--every", "1"]
+def test_rooms_are_scored_in_parts_of_their_own_reach(rooms: Path, exported: Path, tmp_path: Path) -> None:
+    given = ["--bundle", str(exported), "--data", str(rooms), "--every", "1"]
     assert main(["evaluate", "geometry", *given, "--controls", "--output", str(tmp_path / "geometry")]) == 0
     found = json.loads((tmp_path / "geometry" / "results.json").read_text())
     text = json.dumps(found)
@@ -130,36 +112,36 @@ def test_tokens_may_be_kept_from_depth(rooms: Path, tmp_path: Path) -> None:
     assert rebuilt.pixels.tokens is None
 
 
-def test_a_start_that_says_two_things_is_refused(rooms: Path, bundles: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_start_that_says_two_things_is_refused(rooms: Path, exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="with its mean, which go on"):
-        make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), only_pixels=True))
+        make_stage(small_rooms(rooms, tmp_path, start_from=str(exported), only_pixels=True))
     with pytest.raises(ConfigurationError, match="no such branch"):
         make_stage(small_rooms(rooms, tmp_path, fit_naming=2))
     with pytest.raises(ConfigurationError, match="its head for pixels stays"):
-        make_stage(small_rooms(rooms, tmp_path, naming=8, fit_naming=2, pixels_from=str(bundles[0])))
-    stage = make_stage(small_rooms(rooms, tmp_path, naming=8, pixels_from=str(bundles[0])))
+        make_stage(small_rooms(rooms, tmp_path, naming=8, fit_naming=2, pixels_from=str(exported)))
+    stage = make_stage(small_rooms(rooms, tmp_path, naming=8, pixels_from=str(exported)))
     with pytest.raises(ConfigurationError, match="naming"):  # that head has no such branch, and none would learn it
         stage.start(stage.make_data())
     with pytest.raises(ConfigurationError, match="mean_of"):
-        make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), mean_of=2))
-    stage = make_stage(small_rooms(rooms, tmp_path, start_from=str(bundles[0]), widths=(8, 16)))
+        make_stage(small_rooms(rooms, tmp_path, start_from=str(exported), mean_of=2))
+    stage = make_stage(small_rooms(rooms, tmp_path, start_from=str(exported), widths=(8, 16)))
     with pytest.raises(ConfigurationError, match="for the same camera, volume and widths"):
         stage.start(stage.make_data())
 
 
 def test_a_head_and_a_decoder_of_two_trainings_go_on_together(
-    rooms: Path, trained: Path, bundles: tuple[Path, Path], tmp_path: Path
+    rooms: Path, trained: Path, exported: Path, tmp_path: Path
 ) -> None:
     """The decoder learns, from where it was, on a head that stays; branches that neither had are silent at first."""
     branches = {"naming": 8, "trusting": True}
     head = train(small_rooms(rooms, tmp_path / "head", only_pixels=True, fit_naming=60, **branches))
-    both = {"start_from": str(bundles[0]), "pixels_from": str(head)}
+    both = {"start_from": str(exported), "pixels_from": str(head)}
     stage = make_stage(small_rooms(rooms, tmp_path, **both, **branches))
     assert isinstance(stage, CompletionStage)
     data = stage.make_data()
     data.setup("fit")
     stage.start(data)
-    seen, before = Checkpoint.read(head).state, StudentBundle.load(bundles[0]).load_weights()
+    seen, before = Checkpoint.read(head).state, StudentBundle.load(exported).load_weights()
     for name, value in stage.field.state_dict().items():
         if name.startswith("pixels."):
             assert torch.equal(value, seen[name]), name

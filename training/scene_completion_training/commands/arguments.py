@@ -197,7 +197,6 @@ def write_results(
     args: argparse.Namespace,
     scores: Scores,
     recordings: Sequence[str],  # names of what was scored
-    notes: Sequence[str] = (),  # further paragraphs of the page
     counted: SplitCount | None = None,  # how much of a frame list was scored
     named: SplitCount | None = None,  # how much of a frame list gave the names of clusters
 ) -> None:
@@ -207,7 +206,7 @@ def write_results(
 
     folder: Path | None = args.output
     listed = [f"{what}: {count}." for what, count in (("Frames", counted), ("Named by", named)) if count]
-    text = "\n\n".join([f"Recordings: {', '.join(recordings)}.", *listed, scores.markdown(), *notes]) + "\n"
+    text = "\n\n".join([f"Recordings: {', '.join(recordings)}.", *listed, scores.markdown()]) + "\n"
     content = {"settings": requested(args), "recordings": list(recordings), "scores": scores.to_json()}
     content |= {key: dataclasses.asdict(count) for key, count in (("frames", counted), ("name_frames", named)) if count}
     print(text)

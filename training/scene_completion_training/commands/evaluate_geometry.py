@@ -59,25 +59,23 @@ def run(args: argparse.Namespace) -> int:
 def _run_depth(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.depth import DEPTH
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_ros.sequences.frame_lists import read_frame_list
     from scene_completion_ros.sequences.opening import open_recording
-    from scene_completion_training.evaluation.geometry import Density, MeanDepthModel, depth_frames
-    from scene_completion_training.evaluation.lidar_evaluation import left_out_table, scored_share, select_frames
+    from scene_completion_training.evaluation.geometry import Density, MeanDepthModel, depth_frames, scanned_frames
 
-    listed = None if args.frames is None else read_frame_list(args.frames)
-    folders = [*args.data, *arguments.window_folders(args)]
-    selections, left_out = select_frames([open_recording(folder) for folder in folders], listed)
-    counted = None
-    if listed is not None:
-        counted = scored_share(args.frames, listed, left_out, allow_missing=args.allow_missing)
+    folders, split = [*args.data, *arguments.window_folders(args)], arguments.read_frames(args.frames)
+    recordings = [open_recording(folder) for folder in arguments.listed_folders(folders, split)]
+    names = [sequence.name for sequence in recordings]
+    scanned = [(sequence, scanned_frames(sequence, split)) for sequence in recordings]
+    counted = arguments.count_frames(args, split)
+    if not any(indices for _, indices in scanned):
+        raise SequenceError("no frame has a LiDAR scan", where=", ".join(names), cure="Unpack the scans, too")
     models = arguments.open_models(args)
     if args.controls:
         models.append(MeanDepthModel([open_recording(folder) for folder in args.prior]))
     scores, methods = Scores([DEPTH]), [Density(model) for model in models]
-    for selection in selections:
-        scores.run("drives", methods, depth_frames(selection.sequence, list(selection.numbers)[:: args.every]))
-    notes = [f"Frames that are left out: {len(left_out)}.\n\n{left_out_table(left_out)}"] if left_out else []
-    arguments.write_results(args, scores, [selection.sequence.name for selection in selections], notes, counted)
+    for sequence, indices in scanned:
+        scores.run("drives", methods, depth_frames(sequence, indices[:: args.every]))
+    arguments.write_results(args, scores, names, counted=counted)
     return 0
 
 

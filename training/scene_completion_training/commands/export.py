@@ -12,7 +12,6 @@ needed. The first form takes --gpu, too.
 """
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "text bank that goes along with the bundle, of a checkpoint of stage completion or, with --classes, "
     meaning += "agglomeration"
     parser.add_argument("--vocabulary", type=Path, metavar="FILE", help=meaning)
-    meaning = "of a checkpoint of stage completion: large weights of encoder.onnx as int8, half the size"
-    parser.add_argument("--int8-weights", action="store_true", help=meaning)
     parser.add_argument("--trained-on", default="", help="what it was trained on, for the bundle's provenance")
     gpu = parser.add_argument_group("encoders for GPUs")
     meaning = "which encoders to make, of fp32 and fp16; others that are there already stay"
@@ -88,10 +85,7 @@ def _export(args: argparse.Namespace) -> None:
     if bank and not of_scene:
         what = "such a student has no words"
         raise ConfigurationError(what, where="--vocabulary", cure="Give it with --classes, or leave it out")
-    if args.int8_weights and not of_scene:
-        what = "is for checkpoints of stage completion"
-        raise ConfigurationError(what, where="--int8-weights", cure="Leave it out")
-    exported = partial(export_scene, eight_bit=args.int8_weights) if of_scene else export_bundle
+    exported = export_scene if of_scene else export_bundle
     about = {"trained_on": args.trained_on, "checkpoint": args.source.name}
     bundle = exported(args.source, args.bundle, name=args.name, licence=args.licence, provenance=about)
     if bank:

@@ -48,10 +48,6 @@ MAPS = ("fused", "relative", "tokens")
 """What samples hold of the trunk, in half precision."""
 PARTS = (3, 8)
 """Rows and columns of the parts of an image whose depth is off by a factor of their own."""
-SENSED_DEVIATION = 0.02
-"""Of the logarithm of depth that a sensor sees."""
-CORNERS, CORNER_DEVIATION = (20, 250), 0.05
-"""Pixels of an image with a depth by motion, and the standard deviation of its logarithm."""
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
 """Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain."""
 _VERSION = 7
@@ -99,9 +95,6 @@ class CompletionDataSettings:
             real streets: eyes that know these misjudge towns.
         looks: How often each frame of the training is prepared: the first time as it is, then with other colours,
             contrast and sharpness. Rendered images are more alike than rooms are.
-        scale_known: Share of the samples whose scale is known by motion, off by `scale_off`.
-        scale_off: Standard deviation of the logarithm of that factor.
-        sensed: Share of the samples of which a sensor sees some rows of depth, or as many corners have one by motion.
         batch_size: Samples a step.
         workers: Processes that load samples.
     """
@@ -119,9 +112,6 @@ class CompletionDataSettings:
     depth_far: float = 0.008
     exact: float = 0.7
     looks: int = 1
-    scale_known: float = 0.0
-    scale_off: float = 0.04
-    sensed: float = 0.0
     batch_size: int = 2
     workers: int = 1
 
@@ -496,7 +486,6 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
             "off": torch.from_numpy(off),
             "exact": torch.tensor(not self.plain and generator.random() < settings.exact),
             "mirrored": torch.tensor(False),
-            **self._known_depth(data, generator),
         }
         return self._mirrored(sample) if not self.plain and generator.random() < 0.5 else sample
 
@@ -507,25 +496,6 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
             "depth": torch.from_numpy(np.array(data["depth"], np.float32)),
             "classes": torch.from_numpy(np.array(data["classes"])),
         }
-
-    def _known_depth(self, data: Mapping[str, NDArray[Any]], generator: np.random.Generator) -> dict[str, Tensor]:
-        """By how much the scale is off, whether it is known, by how much a sensor is off (NaN: nothing) and may be."""
-        settings, (rows, columns) = self.settings, data["depth"].shape
-        known = not self.plain and generator.random() < settings.scale_known
-        beams = np.full((2, rows, columns), np.nan, np.float32)
-        if not self.plain and generator.random() < settings.sensed:
-            if generator.random() < 0.5:
-                apart = int(generator.integers(2, rows // 3))
-                seen = generator.random((rows, columns)) < generator.uniform(0.3, 1.0)
-                seen &= (np.arange(rows)[:, None] + int(generator.integers(apart))) % apart == 0
-                deviation = SENSED_DEVIATION
-            else:
-                seen = generator.random((rows, columns)) < generator.uniform(*CORNERS) / (rows * columns)
-                deviation = CORNER_DEVIATION
-            beams[0, seen] = deviation * generator.normal(size=np.count_nonzero(seen))
-            beams[1] = deviation
-        off = settings.scale_off * generator.normal()
-        return {"scale": torch.tensor([off, float(known)], dtype=torch.float32), "beams": torch.from_numpy(beams)}
 
     def _in_space(self, data: Mapping[str, NDArray[Any]], stated: NDArray[np.float64]) -> dict[str, Tensor]:
         """Labels of the voxels, and heights of the ground, in the volume of a stated pose."""
@@ -566,7 +536,7 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
     @staticmethod
     def _mirrored(sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """The scene mirrored from left to right; the network mirrors where cells look, see `cell_lookups`."""
-        for name in (*MAPS, "depth", "classes", "beams"):
+        for name in (*MAPS, "depth", "classes"):
             sample[name] = sample[name].flip(-1)
         for name in {"label", "height"} & sample.keys():
             sample[name] = sample[name].flip(1)

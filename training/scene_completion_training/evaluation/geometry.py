@@ -188,8 +188,24 @@ def counted_depth(measured: Floats) -> Floats:
     return np.where(counted, measured, np.float32(0.0))
 
 
+def scanned_frames(sequence: PosedSequence, split: FrameSplit | None = None) -> list[int]:
+    """Frames with a scan of their own, or those of them that a list names for the left camera, as it orders them."""
+    scans = {number: k for number, k in frame_indices(sequence).items() if "lidar" in sequence.frames[k].assets}
+    if split is None:
+        return list(scans.values())
+    return [index for index, side in split.of_drive(sequence.name, scans) if side == SIDES[0]]
+
+
 def depth_frames(sequence: PosedSequence, indices: Iterable[int]) -> Iterator[Frame]:
-    """Frames with the LiDAR in their reference camera as depth; those that have no scan are left out."""
+    """Frames with the LiDAR in their reference camera as depth; those that have no scan are left out.
+
+    Scores are means over frames of the errors of each frame, see `scene_completion_ros.evaluation.depth`. Published
+    evaluations differ in details. They render 192 x 640 rays and enlarge the image, where here every counted pixel has
+    its own ray. They place the LiDAR one pixel further left and up than it projects. The Eigen ground truth of
+    Monodepth2 is the distance along the LiDAR's x axis. That is 0.27 m more than the depth in the camera's frame, which
+    counts here as it does for Behind the Scenes. Models that encode several views take further frames of the drive,
+    listed or not: unpack whole drives for them.
+    """
     camera = sequence.cameras[reference_camera(sequence)]
     for index in indices:
         depth = lidar_depth(sequence, index)

@@ -1,19 +1,9 @@
-"""Density models under the LiDAR protocols of `scene_completion_ros.evaluation.lidar_occupancy`, and scored by depth.
-
-Which frames are scored by depth, frame lists such as the Eigen split of KITTI name. The LiDAR of a frame is projected
-into the left camera. Scores are means over frames of the errors of each frame, see
-`scene_completion_ros.evaluation.depth`. Published evaluations differ in details. They render 192 x 640 rays and enlarge
-the image, where here every counted pixel has its own ray. They place the LiDAR one pixel further left and up than it
-projects. The Eigen ground truth of Monodepth2 is the distance along the LiDAR's x axis. That is 0.27 m more than the
-depth in the camera's frame, which counts here as it does for Behind the Scenes. Models that encode several views take
-further frames of the drive, listed or not: unpack whole drives for them.
-"""
+"""Density models under the LiDAR protocols of `scene_completion_ros.evaluation.lidar_occupancy`."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby, islice
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,9 +11,8 @@ import numpy as np
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation import lidar_occupancy
 from scene_completion_ros.evaluation.invisible_empty import SCORE_NAMES, InvisibleEmptyMetric
-from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally, table
+from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.sequences import frame_lists
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_training.arrays import Doubles, Mask
@@ -161,82 +150,3 @@ def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -
 def camera_pitch(sequence: PosedSequence) -> float:
     """How far the reference camera looks down, radians: 5 degrees on KITTI-360's car, and none where nobody knows."""
     return lidar_occupancy.ORIGINAL.camera_pitch if sequence.provenance.get("dataset") == "KITTI-360" else 0.0
-
-
-LEFT = frame_lists.SIDES[0]
-NO_DRIVE, NO_FRAME, RIGHT_ONLY = "drive not given", "not in the drive", "listed for the right camera alone"
-NO_SCAN = "no LiDAR scan"
-
-
-@dataclass(frozen=True, order=True)
-class LeftOutFrame:
-    """A frame that was asked for and is not scored."""
-
-    reason: str  # why, in words
-    drive: str  # name of its drive, without a date in front
-    frame: int  # number of its image file
-
-
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """Frames of one drive that are to be scored."""
-
-    sequence: PosedSequence
-    numbers: Mapping[int, int]  # index of a frame in the sequence -> number of its image file
-
-
-def select_frames(
-    sequences: Sequence[PosedSequence], listed: Sequence[frame_lists.ListedFrame] | None = None
-) -> tuple[list[Selection], list[LeftOutFrame]]:
-    """Frames of drives that are scored, with scan and listed, and all others asked for; a `SequenceError` if none."""
-    names = [frame_lists.drive_name(sequence.name) for sequence in sequences]
-    elsewhere = sorted({(frame_lists.drive_name(name), number) for name, number, _ in listed or ()})
-    left_out = [LeftOutFrame(NO_DRIVE, drive, number) for drive, number in elsewhere if drive not in names]
-    selections = []
-    for name, sequence in zip(names, sequences, strict=True):
-        indices = frame_lists.frame_indices(sequence)
-        every = dict.fromkeys(indices, frame_lists.SIDES)
-        wanted = every if listed is None else frame_lists.frames_of_drive(listed, name)
-        found = {number: _obstacle(sequence, indices.get(number), sides) for number, sides in wanted.items()}
-        left_out += [LeftOutFrame(reason, name, number) for number, reason in found.items() if reason]
-        if numbers := {indices[number]: number for number, reason in found.items() if not reason}:
-            selections.append(Selection(sequence, numbers))
-    if not selections:
-        reasons = [frame.reason for frame in left_out]
-        counts = "; ".join(f"{reason}: {reasons.count(reason)}" for reason in sorted(set(reasons)))
-        cure = "Name the listed drives with images and LiDAR scans unpacked, or another frame list"
-        what = f"none of {len(reasons)} frames can be scored ({counts})"
-        raise SequenceError(what, where=", ".join(names), cure=cure)
-    return selections, left_out
-
-
-def scored_share(
-    path: Path, listed: Sequence[frame_lists.ListedFrame], left_out: Iterable[LeftOutFrame], *, allow_missing: bool
-) -> frame_lists.SplitCount:
-    """How many listed frames of left cameras are scored; a `SequenceError` if some are missing and may not be."""
-    wanted = len({(frame_lists.drive_name(line.drive), line.frame) for line in listed if line.side == LEFT})
-    missing = [frame for frame in left_out if frame.reason != RIGHT_ONLY]
-    if missing and not allow_missing:
-        first = ", ".join(f"{frame.drive} {frame.frame} ({frame.reason})" for frame in missing[:5])
-        what = f"{len(missing)} of its frames cannot be scored, such as {first}"
-        cure = "Unpack their images and LiDAR scans, or go on without: --allow-missing"
-        raise SequenceError(what, where=str(path), cure=cure)
-    return frame_lists.SplitCount(path.name, wanted, wanted - len(missing))
-
-
-def left_out_table(left_out: Iterable[LeftOutFrame]) -> str:
-    """The numbers of sorted frames by reason and drive."""
-    rows = []
-    for (reason, drive), group in groupby(left_out, key=lambda frame: (frame.reason, frame.drive)):
-        numbers = [str(frame.frame) for frame in group]
-        rows.append([reason, drive, str(len(numbers)), ", ".join(numbers)])
-    return table(["reason", "drive", "frames", "numbers"], rows)
-
-
-def _obstacle(sequence: PosedSequence, index: int | None, sides: Sequence[str]) -> str:
-    """Why a frame cannot be scored; empty where it can."""
-    if LEFT not in sides:
-        return RIGHT_ONLY
-    if index is None:
-        return NO_FRAME
-    return "" if "lidar" in sequence.frames[index].assets else NO_SCAN

@@ -64,8 +64,6 @@ CERTAIN = 6.0
 """Logit of a true class."""
 NAMING_RATE, NAMING_BATCH = 1e-3, 16
 """Highest learning rate, and images a step, where the branch `naming` is fitted."""
-_LEAST_KNOWN = 0.01
-"""Share of the pixels whose depth is known, from which a scale follows from them."""
 MOST_NAMED = 40_000
 """Voxels of a sample whose classes are compared."""
 
@@ -503,23 +501,7 @@ class CompletionStage(Stage):
             deviation=deviation,
             classes=torch.where(named, CERTAIN * hot, view.classes),
         )
-        return self.field.scaled(shown, ground, self._measured(inverse, depth, batch))
-
-    def _measured(self, inverse: Tensor, depth: Tensor, batch: dict[str, Tensor]) -> Measured:
-        """What motion and a sensor say of depths that are off as here, where a sample knows it."""
-        known = (depth > 0.0) & torch.isfinite(depth)
-        off = torch.where(known, (depth.clamp(1e-2, 1e3) * inverse.clamp_min(1e-3)).log(), torch.nan).flatten(1)
-        factor = off.nanmedian(dim=1).values
-        usable = batch["scale"][:, 1] * (known.flatten(1).float().mean(dim=1) > _LEAST_KNOWN)
-        log = torch.where(usable > 0.0, factor + batch["scale"][:, 0], 0.0)
-        noise, deviation = batch["beams"][:, :1], batch["beams"][:, 1:]
-        sensed = known & ~noise.isnan()
-        sensor = torch.where(sensed, depth.clamp(1e-2, 1e3).log() + noise, 0.0)
-        precision = self.settings.data.scale_off**-2
-        return Measured(
-            torch.stack([log, usable * precision], dim=1),
-            torch.cat([sensor, torch.where(sensed, deviation**-2, 0.0)], dim=1),
-        )
+        return self.field.scaled(shown, ground)
 
     def _of_pixels(self, view: PixelView, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         inverse = self.field.spec.inverse_depth(view.code)[:, 0].clamp_min(1e-3)
