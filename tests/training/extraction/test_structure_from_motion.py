@@ -9,11 +9,9 @@ import pytest
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import RigidTransform
-from scene_completion_training.extraction import structure_from_motion
+from scene_completion_training.extraction import images_to_poses
 from scene_completion_training.extraction.finishing import select_by_image_motion
-from scene_completion_training.extraction.images_to_poses import scale_from_rig
-from scene_completion_training.extraction.scale import ground_plane
-from scene_completion_training.extraction.structure_from_motion import reconstruct
+from scene_completion_training.extraction.images_to_poses import ground_plane, reconstruct, scale_from_rig
 from tests.training.extraction.textured_street import CAMERA, aligned_error, drive, picture
 
 
@@ -62,11 +60,11 @@ def test_a_mapper_that_dies_is_an_error_of_this_bag(tmp_path: Path, monkeypatch:
         return subprocess.CompletedProcess(command, -6)
 
     monkeypatch.setattr(subprocess, "run", died)
-    monkeypatch.setattr(structure_from_motion, "find_spec", lambda name: True)
+    monkeypatch.setattr(images_to_poses, "find_spec", lambda name: True)
     images = {"camera": [picture(CAMERA, drive(1)[0])]}
     with pytest.raises(SequenceError, match="status -6: Check failed: it broke"):
         reconstruct(images, {"camera": CAMERA}, {"camera": RigidTransform.identity()}, tmp_path)
-    monkeypatch.setattr(structure_from_motion, "find_spec", lambda name: None)
+    monkeypatch.setattr(images_to_poses, "find_spec", lambda name: None)
     with pytest.raises(SequenceError, match="needs pycolmap"):
         reconstruct(images, {"camera": CAMERA}, {"camera": RigidTransform.identity()}, tmp_path)
 

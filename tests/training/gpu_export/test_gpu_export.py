@@ -20,7 +20,6 @@ from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, GpuEncoder
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from scene_completion_training.commands.arguments import say_dropped
-from scene_completion_training.gpu_export.graph import gpu_graph, to_half
 from scene_completion_training.gpu_export.parity import (
     GATES,
     ONNX,
@@ -31,6 +30,8 @@ from scene_completion_training.gpu_export.parity import (
     Reference,
     canonical_images,
     export_for_gpus,
+    gpu_graph,
+    to_half,
 )
 from tests.checkout import run_python
 from tests.training.small_students import CAMERA, make_small_student, street_images

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scene_completion_ros.errors import ConfigurationError, GridError
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 from tests.training.sparse.voxel_sets import random_set
@@ -106,19 +106,8 @@ def test_voxels_of_the_coarsest_levels_attend_to_each_other() -> None:
         assert bool(changed.all()) == bool(count)
 
 
-def test_what_does_not_fit_is_refused() -> None:
-    net, (features, pyramid) = network(), scene()
+def test_sizes_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="no more attending levels than levels"):
         dataclasses.replace(SMALL, attending=4)
     with pytest.raises(ConfigurationError, match="at most 16 levels and blocks"):
         dataclasses.replace(SMALL, blocks=10**9)
-    voxels = pyramid.levels[0]
-    with pytest.raises(GridError, match="pyramid of all voxels has 2 levels, the network 3"):
-        net(features, Pyramid.of(voxels, 2))
-    with pytest.raises(GridError, match=r"not \(460, 3\).*one row to each voxel"):
-        net(features[1:], pyramid)
-    with pytest.raises(GridError, match=r"features are \(460, 2\)"):
-        net(features[:, 1:], pyramid)
-    other = Pyramid.of(random_set(GRID, 1, 0.15, seed=1), SMALL.levels)
-    with pytest.raises(GridError, match="visible voxels are not among all voxels"):
-        net(features, other, pyramid)

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_ros.errors import GridError
 from scene_completion_training.sparse.convolution import submanifold
 from scene_completion_training.sparse.mink_unet import LEVELS, MinkUNet18A
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
@@ -100,12 +99,6 @@ def test_scenes_of_a_batch_do_not_know_each_other_once_it_is_trained() -> None:
             alone = VoxelSet.of(index[mine] * torch.tensor([0, 1, 1, 1]), GRID)[0]
             found = network(features[mine], Pyramid.of(alone, LEVELS))
             torch.testing.assert_close(found, together[mine], rtol=1e-4, atol=1e-4)
-
-
-def test_what_does_not_fit_is_refused() -> None:
-    pyramid = Pyramid.of(random_set(GRID), LEVELS - 1)
-    with pytest.raises(GridError, match="on 4 levels, not .* on 5"):
-        small()(torch.zeros(len(pyramid.levels[0]), 3), pyramid)
 
 
 def test_a_kept_library_convolves_like_the_reference() -> None:

@@ -14,7 +14,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, stereo_pair
 from scene_completion_training.arrays import Doubles
 from scene_completion_training.data.stereo import rectified_sequence, stereo_depth
-from scene_completion_training.extraction.scale import ground_plane
+from scene_completion_training.extraction.images_to_poses import ground_plane
 from scene_completion_training.viewpoint import ENCODER_STEP, STREET_CAMERA, CameraSettings, Viewpoint, VolumeSettings
 
 # A pinhole stretches what lies further beyond all use; above and below lies little that a robot drives into.

@@ -19,7 +19,7 @@ from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
 from scene_completion_ros.sequences.rigs import stereo_pair
 from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
-from scene_completion_training.extraction.rectification import RectifiedImage
+from scene_completion_training.extraction.finishing import RectifiedImage
 
 # Seen to each side beyond the canonical camera, which is turned a little against the real one in training.
 _MARGIN = math.radians(8.0)

@@ -1,21 +1,33 @@
-"""Encoders for GPUs: made, measured against the student (features, densities, decisions, labels), added if all pass."""
+"""Encoders for GPUs: made, measured against the student (features, densities, decisions, labels), added if all pass.
+
+An encoder is a graph in float32 or float16: bytes in, channels last, one image. What a GPU gains: no shape arithmetic
+is left, no constant runs along with the image into a convolution, and channels stay multiples of what tensor cores
+take. The float16 graph is typed strongly, as TensorRT wants it: every tensor has the type it says, and every change of
+type is a Cast. TensorRT 11 knows only such graphs, and 10 takes them as well.
+"""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import TypeAlias, cast, get_args
 
 import cv2
 import numpy as np
+import onnx
+import onnxruntime
 import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
-from scene_completion_ros.inference.gpu_encoders import GpuEncoder
+from scene_completion_ros.inference.gpu_encoders import GpuEncoder, decoder_in_space
 from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
@@ -25,9 +37,240 @@ from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask
-from scene_completion_training.gpu_export.graph import gpu_graph, to_half
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
+
+INPUT, OUTPUT = "image", "features"
+OPSET, IR_VERSION = 19, 9
+OLDEST_OPSET = 17  # what encoders hold means the same in these
+Constant: TypeAlias = NDArray[np.generic]
+_CURE = "Report this encoder and how it was made."
+
+
+def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
+    """The float32 graph: uint8 [1, H, W, 3] RGB -> features; a `BundleError` if none."""
+    where = str(bundle.encoder_path)
+    if bundle.takes_evidence:
+        raise decoder_in_space(where)
+    model = simplified(bundle.read_encoder(), where)
+    graph = model.graph
+    camera = bundle.canonical
+    if [value.name for value in graph.input] != [INPUT] or [value.name for value in graph.output] != [OUTPUT]:
+        raise BundleError(f"has other inputs and outputs than {INPUT} and {OUTPUT}", where=where, cure=_CURE)
+    _take_constants_out(graph)
+    for node in graph.node:
+        node.input[:] = ["image_planes" if name == INPUT else name for name in node.input]
+    front = [
+        helper.make_node("Cast", [INPUT], ["image_float"], "image/cast", to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["image_float"], ["image_planes"], "image/planes", perm=[0, 3, 1, 2]),
+    ]
+    replace_nodes(graph, [*front, *graph.node])
+    del graph.input[:], graph.output[:], graph.value_info[:]
+    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [1, camera.height, camera.width, 3]))
+    shape = [1, *bundle.feature_size, bundle.head.channels]
+    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape))
+    graph.name = "encoder"
+    return finished(model)
+
+
+def finished(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, checked, without what it does not use and without traces of what made it."""
+    graph = model.graph
+    used = {name for node in graph.node for name in node.input}
+    kept = sorted((tensor for tensor in graph.initializer if tensor.name in used), key=lambda tensor: tensor.name)
+    whole = helper.make_graph(list(graph.node), graph.name, list(graph.input), list(graph.output), kept)
+    result = helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    for index, node in enumerate(result.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+        node.doc_string = ""
+        del node.metadata_props[:]
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def simplified(encoder: bytes, where: str) -> onnx.ModelProto:
+    """An encoder with all constants computed, for one image; a `BundleError` if it cannot run, or is not standard."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = f"{folder}/simplified.onnx"
+        try:
+            # As one Gemm, a product of matrices and its sum would get reshapes around them.
+            onnxruntime.InferenceSession(
+                encoder, options, providers=["CPUExecutionProvider"], disabled_optimizers=["MatMulAddFusion"]
+            )
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            raise BundleError(f"ONNX Runtime cannot run it ({error})", where=where, cure=_CURE) from error
+        model = onnx.load(Path(options.optimized_model_filepath))
+    if foreign := sorted({node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")}):
+        raise BundleError(f"has operators that are not standard: {', '.join(foreign)}", where=where, cure=_CURE)
+    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if not OLDEST_OPSET <= version <= OPSET:
+        raise BundleError(f"is of opset {version} where {OLDEST_OPSET} to {OPSET} is needed", where=where, cure=_CURE)
+    return model
+
+
+def constants(graph: onnx.GraphProto) -> dict[str, Constant]:
+    """Value of every initializer by name."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Gives a graph other nodes."""
+    nodes = list(nodes)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _take_constants_out(graph: onnx.GraphProto) -> None:
+    """Makes of constant channels in front of a convolution, such as pixel coordinates, a constant map after it.
+
+    A convolution is linear: conv([x, c]) = conv(x) + conv(c). With them, the number of the image's channels would be no
+    multiple of eight.
+    """
+    values = constants(graph)
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    nodes: list[onnx.NodeProto] = []
+    same: dict[str, str] = {}  # what a concatenation that has one input left is called otherwise
+    maps: dict[str, tuple[slice, Constant]] = {}  # output of a shortened concatenation -> what is gone
+    for node in graph.node:
+        kept = [name for name in node.input if name not in values]
+        given = list(node.input)[len(kept) :]
+        followers = readers.get(node.output[0], [])
+        grouped = [any(entry.name == "group" and entry.i != 1 for entry in other.attribute) for other in followers]
+        linear = followers and not any(grouped) and all(other.op_type == "Conv" for other in followers)
+        if node.op_type == "Concat" and given and linear and kept == list(node.input)[: len(kept)]:
+            constant = np.concatenate([values[name] for name in given], axis=1)
+            maps[node.output[0]] = (slice(None, -constant.shape[1]), constant)
+            if len(kept) == 1:
+                same[node.output[0]] = kept[0]
+            else:
+                nodes.append(helper.make_node("Concat", kept, node.output, node.name, axis=1))
+        elif node.input and node.input[0] in maps:
+            nodes += _split(graph, node, values, *maps[node.input[0]])
+        else:
+            nodes.append(node)
+    for node in nodes:
+        node.input[:] = [same.get(name, name) for name in node.input]
+    replace_nodes(graph, nodes)
+
+
+def _split(
+    graph: onnx.GraphProto, node: onnx.NodeProto, values: dict[str, Constant], kept: slice, constant: Constant
+) -> list[onnx.NodeProto]:
+    """A convolution without its constant channels, and the sum with what those and its bias give."""
+    name, weight = node.output[0], values[node.input[1]]
+    bias = values[node.input[2]] if len(node.input) > 2 else np.zeros(len(weight), np.float32)
+    alone = onnx.NodeProto()
+    alone.CopyFrom(node)
+    alone.input[:] = ["constant", "weight", "bias"]
+    inputs = [helper.make_tensor_value_info(entry, TensorProto.FLOAT, None) for entry in alone.input]
+    output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+    by_itself = helper.make_graph([alone], "constant", inputs, [output])
+    evaluator = ReferenceEvaluator(helper.make_model(by_itself, opset_imports=[helper.make_opsetid("", OPSET)]))
+    gone = np.ascontiguousarray(weight[:, -constant.shape[1] :])
+    results = evaluator.run(None, {"constant": constant, "weight": gone, "bias": bias})
+    assert isinstance(results, list)
+    for suffix, value in (("weight", np.ascontiguousarray(weight[:, kept])), ("constant", results[0])):
+        graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), f"{name}/{suffix}"))
+    convolution = onnx.NodeProto()
+    convolution.CopyFrom(node)
+    convolution.input[:] = [node.input[0], f"{name}/weight"]
+    convolution.output[:] = [f"{name}/image"]
+    return [convolution, helper.make_node("Add", [f"{name}/image", f"{name}/constant"], [name], f"{name}/add")]
+
+
+_SUMS = {"ReduceMean", "ReduceSum", "Sqrt", "Reciprocal", "Pow", "Softmax", "LayerNormalization", "Exp", "Erf"}
+"""Operators that stay in float32, with all that is computed from them until the next convolution."""
+_PRODUCTS = {"Conv", "ConvTranspose", "MatMul", "Gemm"}
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+# Inputs that are no values of the network: the scales of a Resize are float32 by definition.
+_NOT_VALUES = {"Resize": (1, 2)}
+
+
+def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph in float16, from the first convolution on to the output.
+
+    What stays float32: the normalisation of the image before it (a mean of 123.675 is none in float16), sums over
+    channels, and scores of attention.
+    """
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    graph = half.graph
+    single = _single(graph)
+    values = constants(graph)
+    nodes: list[onnx.NodeProto] = []
+    cast: dict[tuple[str, int], str] = {}
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+    known = (*inferred.input, *inferred.value_info, *inferred.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in known}  # until a tensor's node comes
+    added: dict[str, onnx.TensorProto] = {}
+    for node in graph.node:
+        wanted = TensorProto.FLOAT if node.output[0] in single else TensorProto.FLOAT16
+        for position, name in enumerate(node.input):
+            if not name or position in _NOT_VALUES.get(node.op_type, ()):
+                continue
+            if name in values:
+                if wanted == TensorProto.FLOAT16 and values[name].dtype == np.float32:
+                    node.input[position] = f"{name}/half"
+                    added[f"{name}/half"] = numpy_helper.from_array(values[name].astype(np.float16), f"{name}/half")
+            elif node.op_type != "Cast" and types[name] in _FLOATS and types[name] != wanted:
+                if (name, wanted) not in cast:
+                    cast[name, wanted] = f"{name}/{'half' if wanted == TensorProto.FLOAT16 else 'single'}"
+                    nodes.append(helper.make_node("Cast", [name], [cast[name, wanted]], cast[name, wanted], to=wanted))
+                node.input[position] = cast[name, wanted]
+        made = [name for name in node.output if types[name] in _FLOATS]  # not integers, nor what is true or false
+        types |= dict.fromkeys(made, wanted)
+        if node.op_type == "Cast" and made:
+            next(entry for entry in node.attribute if entry.name == "to").i = wanted
+        nodes.append(node)
+    replace_nodes(graph, nodes)
+    graph.initializer.extend(added.values())
+    if types[OUTPUT] != TensorProto.FLOAT16:
+        computed = f"{OUTPUT}/computed"
+        for node in graph.node:
+            for names in (node.output, node.input):
+                names[:] = [computed if name == OUTPUT else name for name in names]
+        graph.node.append(helper.make_node("Cast", [computed], [OUTPUT], f"{OUTPUT}/typed", to=TensorProto.FLOAT16))
+    graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    return finished(half)
+
+
+def _single(graph: onnx.GraphProto) -> set[str]:
+    """Tensors that are computed in float32."""
+    single: set[str] = set()
+    before = {value.name for value in graph.input}  # tensors that no convolution came before
+    # Attention reads differences of scores: rounded to float16, those of a Depth Anything trunk made half of the error.
+    scores = _since_products(graph, [node.input[0] for node in graph.node if node.op_type == "Softmax"])
+    for node in graph.node:
+        inputs = set(node.input)
+        if node.op_type not in _PRODUCTS and inputs & before:
+            before |= set(node.output)
+        elif not scores.isdisjoint(node.output):
+            pass
+        elif node.op_type not in _SUMS and (node.op_type in _PRODUCTS or not inputs & single):
+            continue
+        single |= set(node.output)
+    return single
+
+
+def _since_products(graph: onnx.GraphProto, names: Iterable[str]) -> set[str]:
+    """What tensors are computed of since the last convolutions or products before them, with what these give."""
+    makers = {name: node for node in graph.node for name in node.output}
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in makers or name in found:
+            continue
+        found.add(name)
+        waiting += [] if makers[name].op_type in _PRODUCTS else makers[name].input
+    return found
+
 
 Encode = Callable[[Bytes], EncodedImage]  # of a canonical image uint8 [H, W, 3]
 

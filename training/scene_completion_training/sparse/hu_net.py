@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_ros.errors import ConfigurationError, GridError
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.sparse.convolution import down, random_kernel, submanifold, up
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 
@@ -97,11 +97,9 @@ class VoxelHUNet(nn.Module):
         """Features [N_l, decoder[l]] of each level of a pyramid, finest first.
 
         `features`: [N, inputs] of its finest voxels, or of those of `visible`: what the encoder sees of it. Where a
-        voxel of a level holds none of these, the decoder starts from that level's learnable token. Raises GridError
-        where features, levels or voxels do not fit each other.
+        voxel of a level holds none of these, the decoder starts from that level's learnable token.
         """
         seen = pyramid if visible is None else visible
-        self._check(features, pyramid, seen)
         skips = self.encode(features, seen)
         if visible is not None:
             of_levels = zip(skips, self.tokens, visible.levels, pyramid.levels, strict=True)
@@ -122,15 +120,6 @@ class VoxelHUNet(nn.Module):
             x = self.encoders[level + 1](coarser(x, fine, coarse, pyramid.parents[level]), coarse)
             skips.append(self.skips[level + 1](x))
         return skips
-
-    def _check(self, features: Tensor, pyramid: Pyramid, seen: Pyramid) -> None:
-        for name, given in ("all voxels", pyramid), ("visible voxels", seen):
-            if len(given.levels) != self.settings.levels:
-                what = f"the pyramid of {name} has {len(given.levels)} levels, the network {self.settings.levels}"
-                raise GridError(what, where="masked scene network", cure="Make a pyramid of as many levels")
-        if features.shape != (len(seen.levels[0]), self.settings.inputs):
-            what = f"features are {tuple(features.shape)}, not {(len(seen.levels[0]), self.settings.inputs)}"
-            raise GridError(what, where="masked scene network", cure="Give one row to each voxel that the encoder sees")
 
 
 class Level(nn.Module):
@@ -193,9 +182,7 @@ class Up(nn.Module):
 def _with_token(features: Tensor, token: Tensor, some: VoxelSet, every: VoxelSet) -> Tensor:
     """Features of some voxels [n, C] in their rows of a table of all voxels [N, C], the token [C] in all other rows."""
     rows = every.find(some.index)
-    if (rows < 0).any():
-        what = f"{int((rows < 0).sum())} visible voxels are not among all voxels"
-        raise GridError(what, where="masked scene network", cure="Make the visible set of voxels of the whole set")
+    assert (rows >= 0).all(), "visible voxels are not among all voxels"
     return token.to(features.dtype).expand(len(every), -1).index_copy(0, rows, features)
 
 

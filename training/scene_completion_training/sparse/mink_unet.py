@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_ros.errors import GridError
 from scene_completion_training.sparse.convolution import down, random_kernel, submanifold, up
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
 
@@ -28,7 +27,7 @@ class MinkUNet18A(nn.Module):
         self, inputs: int, stem: int = STEM, encoder: tuple[int, ...] = ENCODER, decoder: tuple[int, ...] = DECODER
     ) -> None:
         super().__init__()
-        self.inputs, self.channels = inputs, decoder[-1]
+        self.channels = decoder[-1]
         skips = (stem, *encoder[:-1])  # of each level but the coarsest
         self.stem = Convolution(125, 10, inputs, stem)
         self.downs = nn.ModuleList(map(Down, skips))
@@ -38,11 +37,7 @@ class MinkUNet18A(nn.Module):
         self.decoders = nn.ModuleList(Stage(d + s, d) for d, s in zip(decoder, skips[::-1], strict=True))
 
     def forward(self, features: Tensor, pyramid: Pyramid) -> Tensor:
-        """Features [N, channels] of the finest voxels, of inputs [N, inputs]; a GridError if these do not fit."""
-        shape, levels = (len(pyramid.levels[0]), self.inputs), len(self.encoders) + 1
-        if features.shape != shape or len(pyramid.levels) != levels:
-            what = f"features {tuple(features.shape)} on {len(pyramid.levels)} levels, not {shape} on {levels}"
-            raise GridError(what, where="sparse U-net", cure="Give one row to each voxel of such a pyramid")
+        """Features [N, channels] of the finest voxels, of inputs [N, inputs]."""
         x: Tensor = self.stem(features, pyramid.levels[0])
         skips = []
         for level, (step, stage) in enumerate(zip(self.downs, self.encoders, strict=True)):

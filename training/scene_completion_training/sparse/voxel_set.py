@@ -12,8 +12,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from scene_completion_ros.errors import GridError
-
 Shape = tuple[int, int, int]
 # The eight children of a voxel, or corners of a cell, x, y, z-lexicographic.
 CELL = tuple(itertools.product((0, 1), repeat=3))
@@ -52,26 +50,14 @@ class VoxelSet:
     def of(cls, index: Tensor, shape: Shape) -> "tuple[VoxelSet, Tensor]":
         """The set of these voxels, and the order [N] in which they stand: its `index` is `index[order]`.
 
-        `index`: [N, 4] integers, columns (scene, x, y, z), in any order; N may be zero. `shape`: voxels of the grid.
-        Raises GridError where a voxel lies outside of the grid or is there twice, or `index` has another shape.
+        `index`: [N, 4] integers, columns (scene, x, y, z), in any order, each voxel once and within the grid; N may be
+        zero. `shape`: voxels of the grid.
         """
-        if index.ndim != 2 or index.shape[1] != 4 or index.is_floating_point():
-            what = f"voxels are {index.dtype} {tuple(index.shape)}, integers [N, 4] are needed"
-            raise GridError(what, where="set of voxels", cure="Give columns scene, x, y, z")
         index = index.long()
-        outside = ~_inside(index, shape)
-        if outside.any():
-            outer = f"{int(outside.sum())} of {len(index)} voxels lie outside of a grid of {'×'.join(map(str, shape))}"
-            what = f"{outer}, the first at (scene, x, y, z) = {tuple(index[outside][0].tolist())}"
-            raise GridError(what, where="set of voxels", cure="Crop the scene to the grid")
+        assert _inside(index, shape).all(), "voxels lie outside of the grid"
         keys, order = _keys(index, shape).sort()
-        index = index[order]
-        twice = keys[1:] == keys[:-1]
-        if twice.any():
-            first = f"the first is (scene, x, y, z) = {tuple(index[1:][twice][0].tolist())}"
-            what = f"{int(twice.sum())} of {len(index)} voxels are there more than once, {first}"
-            raise GridError(what, where="set of voxels", cure="Merge what falls into the same voxel")
-        return cls(index, shape), order
+        assert (keys[1:] > keys[:-1]).all(), "voxels are there more than once"
+        return cls(index[order], shape), order
 
     def __len__(self) -> int:
         return len(self.index)
@@ -173,9 +159,7 @@ class Pyramid:
 
     @classmethod
     def of(cls, voxels: VoxelSet, levels: int) -> "Pyramid":
-        """The pyramid of a set. Raises GridError where no level is asked for."""
-        if levels < 1:
-            raise GridError(f"{levels} levels are asked for", where="pyramid of voxels", cure="Ask for at least one")
+        """The pyramid of a set, of one level or more."""
         sets, parents = [voxels], []
         for _ in range(levels - 1):
             coarse, parent = sets[-1].coarser()
