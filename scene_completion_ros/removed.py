@@ -33,6 +33,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "export --int8-weights": "leave it out, weights are stored in half precision",
         "export --without-weights": "delete weights.safetensors, which further training alone needs",
         "replay --views": "join voxels with fusion.enabled in --params-file (docs/temporal_fusion.md)",
+        "street-world --street": "choose a seed, which decides the kind of street",
     },
     "parameter": {
         "record.unsure": _SNAPSHOTS,

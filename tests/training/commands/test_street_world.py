@@ -41,9 +41,7 @@ def test_side_cameras_are_in_folder_and_bag_also_after_an_interruption(tmp_path:
     left_over.mkdir(parents=True)
     (left_over / "half.jpg").write_bytes(b"")
     words = ["--seed", "2001", "--frames", "1", "--size", "160", "48", "--output", str(tmp_path / "out")]
-    assert (
-        street_world.run(arguments(*words, "--street", "alley", "--rig", "kitti360", "--assets", "--bag", "all")) == 0
-    )
+    assert street_world.run(arguments(*words, "--rig", "kitti360", "--assets", "--bag", "all")) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"sequence", "bag"}
     sequence = PosedSequence.load(tmp_path / "out" / "sequence")
     assert not list((tmp_path / "out").rglob("half.jpg"))
@@ -51,8 +49,7 @@ def test_side_cameras_are_in_folder_and_bag_also_after_an_interruption(tmp_path:
     expected = sequence.cameras[SIDE_LEFT]
     assert (expected.distortion_model, expected.width) == ("equidistant", expected.height)
     assert sequence.image(0, SIDE_RIGHT).shape == (expected.height, expected.width, 3)
-    assert (sequence.provenance["role"], sequence.provenance["street"]) == ("test", "alley")
-    assert tuple(kind.value for kind in StreetKind) == street_world.STREETS
+    assert sequence.provenance["role"] == "test" and sequence.provenance["street"] in {one.value for one in StreetKind}
     with BagReader(tmp_path / "out" / "bag") as reader:
         camera = reader.camera_for(f"/{SIDE_LEFT}/image_raw/compressed")
         assert camera.distortion_model == "equidistant"

@@ -7,8 +7,8 @@ from scene_completion_training.street_world.ground import make_ground
 from scene_completion_training.street_world.road_users import Vehicle
 from scene_completion_training.street_world.scene import RayScene
 from scene_completion_training.street_world.street_line import drive_poses
-from scene_completion_training.street_world.street_profile import GROUND_CLASSES, StreetClass, StreetKind
-from scene_completion_training.street_world.town import SECTION_M, SEEDS_OF_ROLE, TownPlan, profile_of, role_of_seed
+from scene_completion_training.street_world.street_profile import GROUND_CLASSES, StreetClass
+from scene_completion_training.street_world.town import SECTION_M, SEEDS_OF_ROLE, TownPlan, role_of_seed
 from scene_completion_training.street_world.traffic import RIG_M, Moment, Strip
 
 SWEPT_SEEDS = (0, 1, 5, 6, 2001)
@@ -43,22 +43,6 @@ def test_every_solid_of_a_town_is_convex_and_closed(seed: int) -> None:
             inside = volume(part.corners - middle)
             assert inside > 0.0, part.label
             assert inside == pytest.approx(volume(part.corners - middle + 1.0), rel=1e-3, abs=1e-6), part.label
-
-
-@pytest.mark.parametrize("seed", SWEPT_SEEDS[:2])
-def test_an_alley_is_made_when_it_is_asked_for(seed: int) -> None:
-    profile, plan = profile_of(seed, StreetKind.ALLEY), TownPlan(seed, 200.0, StreetKind.ALLEY)
-    assert profile == plan.profile != profile_of(seed)
-    assert profile.left.walk_edge + profile.right.walk_edge < 6.0
-    labels = {part.label for index in range(3) for part in plan.section(index)}
-    assert labels & {StreetClass.FENCE, StreetClass.BUILDING}
-    assert not labels & {StreetClass.TRUCK, StreetClass.OTHER_VEHICLE}
-    # What lines it stands within a metre of the lanes, and leaves them free.
-    low = [part.corners.reshape(-1, 3) for part in plan.section(1) if part.label is StreetClass.FENCE]
-    _, beside = plan.line.nearest(np.concatenate(low)[:, :2])
-    distance = np.abs(beside) - np.where(beside > 0, profile.left.road_edge, profile.right.road_edge)
-    assert distance.min() > -0.1
-    assert distance.min() < 1.0
 
 
 @pytest.mark.parametrize("seed", SWEPT_SEEDS)
@@ -107,7 +91,7 @@ def test_a_longer_town_starts_like_a_shorter_one() -> None:
 
 
 def test_in_a_busy_town_road_users_move_and_nothing_else() -> None:
-    plan = TownPlan(5, 100.0, StreetKind.RESIDENTIAL, busy=True)
+    plan = TownPlan(1, 100.0, busy=True)
     users = {StreetClass[name] for name in ("CAR", "BICYCLIST", "MOTORCYCLIST", "TRUCK", "OTHER_VEHICLE", "PERSON")}
     first, later = (
         {(part.label, part.corners.tobytes()) for part in plan.build(0.0, 80.0, Moment(time, 20.0)).parts}

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 ASSETS = ("lidar", "depth", "label", "voxels")
 RIGS = ("stereo", "kitti360", "delivery", "varied")
-STREETS = ("residential", "inner city", "suburb", "country", "arterial", "alley")
 UNFINISHED = ".unfinished"
 JPEG_QUALITY = 92
 
@@ -35,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "ground; varied is one camera of any height, pitch, roll and lens, in a hilly town (default: %(default)s)"
     )
     parser.add_argument("--rig", choices=RIGS, default=RIGS[0], help=meaning)
-    parser.add_argument("--street", choices=STREETS, help="its kind (default: as the seed says, never an alley)")
     meaning = "traffic moves: vehicles in the lanes, people on the pavements and across the street"
     parser.add_argument("--busy", action="store_true", help=meaning)
     meaning = "also write a rosbag2 recording, of the left camera or of all"
@@ -49,12 +47,10 @@ def run(args: argparse.Namespace) -> int:
     check_world(args, "towns")
     from scene_completion_training.street_world.camera_rig import make_rig
     from scene_completion_training.street_world.drive import StreetDrive
-    from scene_completion_training.street_world.street_profile import StreetKind
 
     width, height = args.size or (None, None)
     arguments = {name: getattr(args, name) for name in ("seed", "frames", "supersampling")}
     arguments |= {"rig": make_rig(width, height, kind=args.rig), "rate_hz": args.rate, "busy": args.busy}
-    arguments["street"] = StreetKind(args.street) if args.street else None
     return write_world(args, StreetDrive, arguments, "town")
 
 

@@ -26,7 +26,6 @@ from scene_completion_training.street_world.scene import Renderer, Scene, View, 
 from scene_completion_training.street_world.shading import Shader
 from scene_completion_training.street_world.sky import Sky
 from scene_completion_training.street_world.street_line import FRAME_RATE_HZ, drive_poses, longest_drive, stamps_ns
-from scene_completion_training.street_world.street_profile import StreetKind
 from scene_completion_training.street_world.town import TownPlan, profile_of, role_of_seed
 from scene_completion_training.street_world.traffic import Moment
 
@@ -196,13 +195,12 @@ class StreetDrive(RenderedDrive):
         grid: VoxelGrid | None = None,  # voxel grid of the ground truth, around the left camera; by default the rig's
         supersampling: int = 2,
         rate_hz: float = FRAME_RATE_HZ,
-        street: StreetKind | None = None,  # kind of street; by default the seed decides
         *,
         busy: bool = False,  # traffic moves: the town is built anew for each frame
     ) -> None:
         self.rig = mounted(rig, seed)
-        length = longest_drive(profile_of(seed, street), frames, rate_hz)
-        self.plan = TownPlan(seed, length, street, hilly=rig.level, busy=busy)
+        length = longest_drive(profile_of(seed), frames, rate_hz)
+        self.plan = TownPlan(seed, length, hilly=rig.level, busy=busy)
         poses = drive_poses(self.plan.line, self.plan.profile, frames, seed, rate_hz)
         cameras, places = dict(self.rig.cameras), dict(self.rig.rig_from_camera)
         super().__init__(seed, cameras, places, poses, stamps_ns(frames, rate_hz), grid or rig.grid)

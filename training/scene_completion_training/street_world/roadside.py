@@ -24,8 +24,6 @@ def furnish(layout: Layout, *, traffic: bool = True) -> None:
         side = layout.profile.side(sign)
         if layout.profile.kind in BUILT_UP:
             _houses(layout, sign, side)
-        elif layout.profile.kind is StreetKind.ALLEY:
-            _backs(layout, sign, side)
         else:
             _open_land(layout, sign, side)
         if side.parking > 0.0:
@@ -33,7 +31,7 @@ def furnish(layout: Layout, *, traffic: bool = True) -> None:
         if side.sidewalk > 0.0:
             _sidewalk(layout, sign, side)
         _road_signs(layout, sign, side)
-        if layout.profile.kind in (*BUILT_UP, StreetKind.ALLEY):
+        if layout.profile.kind in BUILT_UP:
             _backdrop(layout, sign, side)
     _corners(layout)
     if traffic:
@@ -190,30 +188,6 @@ def _open_land(layout: Layout, sign: int, side: SideProfile) -> None:
     _scatter_bushes(layout, sign, (edge + 2.0, edge + 14.0), int(rng.integers(0, 9)))
 
 
-def _backs(layout: Layout, sign: int, side: SideProfile) -> None:
-    """An alley: walls, rows of garages, backs of houses and fences at its very edge, with trees behind the low ones."""
-    rng, turn = layout.rng, 0.0 if sign > 0 else np.pi
-    s = layout.start
-    while s < layout.end - 3.0:
-        length = min(float(rng.uniform(6.0, 16.0)), layout.end - s)
-        what = str(rng.choice(["wall", "garages", "house", "planks"], p=(0.35, 0.25, 0.2, 0.2)))
-        if what == "garages":
-            for middle in np.arange(s + 1.6, s + length - 1.5, 3.1).tolist():
-                body = [part.moved((-1.5, 0.0, 0.0)) for part in street_objects.garage(rng)]
-                layout.place_if_clear(body, middle, sign * (side.walk_edge + 0.35), turn, 0.05)
-        elif what != "house" or not _house(layout, sign, side, s, length, 0.2):
-            make = partial(
-                street_objects.fence, kind="planks" if what == "planks" else "wall", height=float(rng.uniform(1.6, 3.2))
-            )
-            layout.along(s, s + length, sign * (side.walk_edge + 0.3), make)
-            for _ in range(int(rng.integers(0, 3))):
-                layout.plant(float(rng.uniform(s, s + length)), sign * (side.walk_edge + 2.5), (4.0, 9.0))
-        s += length
-    for _ in range(int(rng.integers(0, 4))):
-        s = float(rng.uniform(layout.start, layout.end))
-        layout.stand(street_objects.bollard, s, sign * (side.walk_edge + 0.05), clear=0.5, radius=0.2)
-
-
 def _scatter_bushes(layout: Layout, sign: int, between: tuple[float, float], count: int) -> None:
     for _ in range(count):
         s = float(layout.rng.uniform(layout.start, layout.end))
@@ -347,11 +321,7 @@ def lane_vehicle(rng: Random, kind: StreetKind) -> road_users.Vehicle:
     usual = (road_users.car, road_users.van, road_users.truck)
     lorry: Maker = partial(road_users.truck, long=True) if kind is StreetKind.ARTERIAL else road_users.truck
     makers: tuple[Maker, ...] = (*usual, lorry, road_users.bus, road_users.motorcyclist, road_users.cyclist)
-    # Nothing wider than a motorcycle gets past the rig in an alley.
-    shares = (0.69, 0.09, 0.05, 0.03, 0.04, 0.04, 0.06)
-    if kind is StreetKind.ALLEY:
-        shares = (0.0, 0.0, 0.0, 0.0, 0.0, 0.2, 0.8)
-    return makers[int(rng.choice(len(makers), p=shares))](rng)
+    return makers[int(rng.choice(len(makers), p=(0.69, 0.09, 0.05, 0.03, 0.04, 0.04, 0.06)))](rng)
 
 
 def _traffic(layout: Layout) -> None:

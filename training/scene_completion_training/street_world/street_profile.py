@@ -25,11 +25,10 @@ class StreetKind(Enum):
     SUBURB = "suburb"
     COUNTRY = "country"
     ARTERIAL = "arterial"
-    ALLEY = "alley"
 
 
-# How often a seed draws them. An alley is none of them: it is there when it is asked for, as a place that is new.
-KIND_SHARES = dict(zip(StreetKind, (0.30, 0.18, 0.22, 0.16, 0.14), strict=False))
+# How often a seed draws them.
+KIND_SHARES = dict(zip(StreetKind, (0.30, 0.18, 0.22, 0.16, 0.14), strict=True))
 
 
 @dataclass(frozen=True)
@@ -114,18 +113,16 @@ class StreetProfile:
         return -(self.right.median + (self.right.lanes - 0.5) * self.right.lane)
 
 
-def draw_profile(rng: Random, kind: StreetKind | None = None) -> StreetProfile:
-    """Draw kind and cross-section of a street; of a kind that is given, the cross-section alone."""
-    drawn = list(KIND_SHARES)[int(rng.choice(len(KIND_SHARES), p=list(KIND_SHARES.values())))]
-    kind = kind or drawn
-    widths = {"arterial": 3.5, "country": 3.1, "inner city": 3.1, "alley": 2.1}
+def draw_profile(rng: Random) -> StreetProfile:
+    """Draw kind and cross-section of a street."""
+    kind = list(KIND_SHARES)[int(rng.choice(len(KIND_SHARES), p=list(KIND_SHARES.values())))]
+    widths = {"arterial": 3.5, "country": 3.1, "inner city": 3.1}
     lane = float(widths.get(kind.value, 3.0) + rng.uniform(-0.2, 0.25))
     lanes = int(rng.integers(1, 3)) + int(rng.random() < 0.3) if kind is StreetKind.ARTERIAL else 1
     median = float(rng.choice([0.0, 0.5, 1.6])) if kind is StreetKind.ARTERIAL else 0.0
-    kerb = float(rng.uniform(0.06, 0.16)) if kind not in (StreetKind.COUNTRY, StreetKind.ALLEY) else 0.0
-    speeds = {"arterial": 15.0, "country": 14.0, "suburb": 9.5, "residential": 8.5, "inner city": 8.0, "alley": 5.0}
-    centre = {"arterial": ("dashed", "solid"), "suburb": ("none", "none", "dashed"), "alley": ("none",)}
-    centre["residential"] = ("none", "dashed")
+    kerb = float(rng.uniform(0.06, 0.16)) if kind is not StreetKind.COUNTRY else 0.0
+    speeds = {"arterial": 15.0, "country": 14.0, "suburb": 9.5, "residential": 8.5, "inner city": 8.0}
+    centre = {"arterial": ("dashed", "solid"), "suburb": ("none", "none", "dashed"), "residential": ("none", "dashed")}
     paving = (str(rng.choice(["parking", "asphalt"])), str(rng.choice(["sidewalk", "asphalt_light", "sidewalk_small"])))
     sides = [_draw_side(rng, kind, (median, lanes, lane, kerb), paving) for _ in range(2)]
     return StreetProfile(
@@ -144,9 +141,8 @@ def _draw_side(
 ) -> SideProfile:
     median, lanes, lane, kerb = middle
     parked = {"residential": 0.85, "inner city": 0.8, "suburb": 0.5}.get(kind.value, 0.0)
-    walked = {"country": 0.1, "arterial": 0.4, "alley": 0.0}.get(kind.value, 1.0)
-    verges = {"residential": 0.15, "inner city": 0.05, "suburb": 0.35, "arterial": 0.6, "alley": 0.0}
-    verged = verges.get(kind.value, 0.9)
+    walked = {"country": 0.1, "arterial": 0.4}.get(kind.value, 1.0)
+    verged = {"residential": 0.15, "inner city": 0.05, "suburb": 0.35, "arterial": 0.6}.get(kind.value, 0.9)
     bank = {"country": 1.2, "arterial": 1.4, "suburb": 0.5}.get(kind.value, 0.12)
     wide = (2.4, 4.6) if kind is StreetKind.INNER_CITY else (1.5, 2.8)
     return SideProfile(

@@ -58,9 +58,9 @@ def role_of_seed(seed: int, worlds: str = "towns") -> Role:
     raise ValueError(f"seed {seed} belongs to no role: {worlds} are {known}")
 
 
-def profile_of(seed: int, kind: StreetKind | None = None) -> StreetProfile:
-    """Cross-section and kind of a town's street; the seed decides the kind where none is given."""
-    return draw_profile(np.random.default_rng([seed, 11]), kind)
+def profile_of(seed: int) -> StreetProfile:
+    """Cross-section and kind of a town's street."""
+    return draw_profile(np.random.default_rng([seed, 11]))
 
 
 class TownPlan:
@@ -70,12 +70,10 @@ class TownPlan:
     street goes on beyond. A hilly one has crests and dips, too. In a busy one traffic moves.
     """
 
-    def __init__(
-        self, seed: int, length: float, kind: StreetKind | None = None, *, hilly: bool = False, busy: bool = False
-    ) -> None:
+    def __init__(self, seed: int, length: float, *, hilly: bool = False, busy: bool = False) -> None:
         self.seed, self.length, self.busy = seed, length, busy
         rng = np.random.default_rng([seed, 1])
-        self.profile = profile_of(seed, kind)
+        self.profile = profile_of(seed)
         self.daylight = draw_daylight(rng)
         self.look = draw_camera_look(rng, self.daylight)
         edge = max(self.profile.left.walk_edge, self.profile.right.walk_edge)
@@ -157,7 +155,7 @@ def _draw_side_streets(rng: Random, line: StreetLine, profile: StreetProfile) ->
         s = float(straight[0])
         left, right = (ARM_M * (kind != skipped and _arm_is_free(line, s, sign)) for sign, skipped in ((1, 2), (-1, 1)))
         if left or right:
-            bare = profile.kind in (StreetKind.COUNTRY, StreetKind.ALLEY)
+            bare = profile.kind is StreetKind.COUNTRY
             streets.append(SideStreet(s, half, 0.0 if bare else walk, left, right, zebra and not bare))
     return streets
 
