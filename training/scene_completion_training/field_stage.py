@@ -274,7 +274,7 @@ class FieldStage(Stage):
         for name, value in encoder.state_dict().items():
             if name not in learning:
                 key.update(name.encode() + value.cpu().numpy().tobytes())
-        return KeptMaps(Path(settings.output) / "kept_maps", data.distinct_samples, key.hexdigest())
+        return KeptMaps(Path(settings.output) / "kept_maps", key.hexdigest())
 
     @property
     def loss_camera(self) -> Camera:

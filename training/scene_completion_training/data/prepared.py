@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from multiprocessing import get_context
@@ -35,7 +35,7 @@ _DTYPES = {"BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "F16": "<f2", "F
 # Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are.
 DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
 _FRAMES_A_PROCESS = 8  # fewer are not worth a process of their own, which first imports all that this one has
-_LOOK_S = 0.5  # seconds between looks at what processes have written
+_CHUNKS_A_PROCESS = 8
 _VERSION = 6
 _USED_ASSETS = ("validity_", "ego_")
 
@@ -136,44 +136,34 @@ def prepare_sequence(
     missing = [index for index, file in enumerate(files) if not file.exists()]
     do = partial(_prepare_frames, sequence=sequence, files=files, settings=settings, viewpoint=viewpoint, exact=exact)
     if missing:
-        work_on_frames(do, missing, files, workers)
+        work_on_frames(do, missing, workers)
     return files
 
 
 def work_on_frames(
     do: Callable[[Sequence[int]], Iterator[None]],  # writes the files of frames with these numbers, one a step
     missing: Sequence[int],  # those frames that lack files, at least one
-    files: Sequence[Path],  # the last one of each frame
     workers: int,  # processes, if there are enough frames for so many
 ) -> None:
     """Has frames of a sequence worked on, in this process or in some. Raises what `do` raises."""
     workers = max(1, min(workers, len(missing) // _FRAMES_A_PROCESS))
-    if workers == 1:
-        with Progress(len(missing), "frame") as bar:
+    with Progress(len(missing), "frame") as bar:
+        if workers == 1:
             for _ in do(missing):
                 bar.step()
-        return
-    # Neighbours share what is measured: a process takes as many of them as it can.
-    chunks: list[list[int]] = [part.tolist() for part in np.array_split(missing, workers)]
-    made = [0] * len(chunks)
-    # Spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever.
-    processes = ProcessPoolExecutor(len(chunks), get_context("spawn"), cv2.setNumThreads, (1,))
-    with Progress(len(missing), "frame") as bar, processes as pool:
-        tasks = {pool.submit(_all, do, chunk) for chunk in chunks}
-        running = set(tasks)
-        while running:
-            _, running = wait(running, timeout=_LOOK_S)
-            for number, chunk in enumerate(chunks):
-                while made[number] < len(chunk) and files[chunk[made[number]]].exists():
-                    made[number] += 1
+            return
+        # Neighbours share what is measured: a process takes some in a row.
+        parts = min(len(missing) // _FRAMES_A_PROCESS, _CHUNKS_A_PROCESS * workers)
+        chunks: list[list[int]] = [part.tolist() for part in np.array_split(missing, parts)]
+        # Spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever.
+        with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+            for done in pool.map(partial(_all, do), chunks):
+                for _ in range(done):
                     bar.step()
-        for task in tasks:
-            task.result()
 
 
-def _all(do: Callable[[Sequence[int]], Iterator[None]], indices: Sequence[int]) -> None:
-    for _ in do(indices):
-        pass
+def _all(do: Callable[[Sequence[int]], Iterator[None]], indices: Sequence[int]) -> int:
+    return sum(1 for _ in do(indices))
 
 
 def fingerprint(sequence: PosedSequence, settings: voxel_evidence.FusionSettings, viewpoint: Viewpoint) -> str:

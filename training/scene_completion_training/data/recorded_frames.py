@@ -121,8 +121,7 @@ class RecordedFrames(Sequence[prepared.PreparedFrame]):
         missing = [index for index in np.flatnonzero(wanted).tolist() if not files[index] <= there]
         if missing:
             self.folder.mkdir(parents=True, exist_ok=True)
-            last = [self._file(index, [*self.cameras][-1]) for index in range(len(self))]
-            prepared.work_on_frames(self.write, missing, last, workers)
+            prepared.work_on_frames(self.write, missing, workers)
         return len(missing)
 
     def write(self, indices: Sequence[int]) -> Iterator[None]:

@@ -195,9 +195,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             # Odd variants are mirrored, as the whole scene may be.
             variant = 2 * int(generator.integers(targets.variants // 2)) + views.draw.mirror
             found.append(targets.get(views.draw.frames[index].key(name), variant))
-        offsets = [(target.shift[1], target.shift[0]) for target in found]
-        features = torch.stack([target.features for target in found])
-        return {f"features{entry}": features, f"feature_offsets{entry}": torch.tensor(offsets)}
+        features = torch.stack([features for features, _ in found])
+        offsets = torch.tensor([(dx, dy) for _, (dy, dx) in found])
+        return {f"features{entry}": features, f"feature_offsets{entry}": offsets}
 
     def _jittered(self, generator: Random, image: Bytes) -> Bytes:
         """The image with a jitter that the same generator gives every image."""

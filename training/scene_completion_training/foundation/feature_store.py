@@ -1,7 +1,7 @@
 """Feature targets: variants of images with shifted grids and mirrored, computed in the training or kept on disk.
 
-A store is a folder with `manifest.json` and `features/<key>.safetensors`, one file an image, computed once. It holds of
-its V variants features float16 [V, D, h, w], shift int32 [V, 2] and mirrored bool [V]. Grids are shifted at random
+A store is a folder with `manifest.json` and `features/<key>.safetensors`, one file an image, computed once: features
+float16 [V, D, h, w] of its V variants, which follow from seed and key. Grids are shifted at random
 against the image, so that tokens land on arbitrary pixels (SceneDINO). A shift is (dy, dx), multiples of an eighth of a
 cell in [−cell/2, cell/2). A token is rendered as 8 × 8 rays, which then stay on pixels of the views they are compared
 with. Token (i, j) of a shifted image covers the rows [i·cell + dy, (i+1)·cell + dy) and the columns [j·cell + dx,
@@ -17,19 +17,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.progress import watched
-from scene_completion_ros.untrusted_files import read_json, shown
-from scene_completion_ros.whole_files import whole_file
+from scene_completion_ros.untrusted_files import read_json
+from scene_completion_ros.whole_files import tensor_bytes, whole_file, write_whole
 from scene_completion_training.arrays import Bytes
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.data.prepared import Drive, mapped_arrays
@@ -117,14 +116,6 @@ SCHEMA = 1
 _AGAIN = "Make the features once more, in another folder"
 
 
-class FeatureTarget(NamedTuple):
-    """Features of one variant of an image."""
-
-    features: Tensor  # float16 [D, h, w]
-    shift: tuple[int, int]  # (dy, dx) of the grid in the (mirrored) image, see `foundation.targets`
-    mirrored: bool  # whether left and right of the image were swapped, before the shift
-
-
 @dataclass(frozen=True)
 class FeatureManifest:
     """What all feature targets of a store have in common."""
@@ -165,37 +156,18 @@ class FeatureManifest:
             raise SequenceError(what, where=str(file.parent), cure="Make them with `scene-completion features`")
         content = read_json(file, SequenceError, cure=_AGAIN, kind=dict)
         try:
-            if content["schema"] != SCHEMA:
-                what = f"schema {shown(content['schema'])}, this version reads {SCHEMA}"
-                raise SequenceError(what, where=str(file), cure=_AGAIN)
-            return _parsed(content)
+            if content.pop("schema") != SCHEMA:
+                raise ValueError(f"this version reads schema {SCHEMA}")
+            model = content.pop("model")
+            (mr, mg, mb), (dr, dg, db) = (map(float, model["normalisation"][name]) for name in ("mean", "deviation"))
+            identity = ModelIdentity(**{**model, "normalisation": Normalisation((mr, mg, mb), (dr, dg, db))})
+            height, width = content.pop("image_size")
+            counted = {"height": height, "width": width, "dim": identity.dim, **content}
+            if wrong := [name for name, value in counted.items() if type(value) is not int or value < 0]:
+                raise ValueError(f"{wrong[0]} is no number")
+            return FeatureManifest(identity, image_size=(height, width), **content)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise SequenceError(f"damaged ({type(error).__name__}: {error})", where=str(file), cure=_AGAIN) from error
-
-
-def _parsed(content: dict[str, Any]) -> FeatureManifest:
-    model = content["model"]
-    (mr, mg, mb), (dr, dg, db) = (map(float, model["normalisation"][name]) for name in ("mean", "deviation"))
-    height, width = (_counted(size) for size in content["image_size"])
-    identity = ModelIdentity(
-        name=str(model["name"]),
-        type=str(model["type"]),
-        weights={str(name): str(digest) for name, digest in model["weights"].items()},
-        layer=_counted(model["layer"], least=0),
-        dim=_counted(model["dim"]),
-        normalisation=Normalisation((mr, mg, mb), (dr, dg, db)),
-        text_encoder=str(model.get("text_encoder", "")),
-        text_encoder_sha256=str(model.get("text_encoder_sha256", "")),
-        settings={str(name): str(value) for name, value in model.get("settings", {}).items()},
-    )
-    cell, variants, seed = _counted(content["cell"]), _counted(content["variants"]), _counted(content["seed"], least=0)
-    return FeatureManifest(identity, cell, (height, width), variants, seed)
-
-
-def _counted(value: object, least: int = 1) -> int:
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"{shown(value)} is no whole number from {least}")
-    return value
 
 
 class FeatureStore:
@@ -236,40 +208,25 @@ class FeatureStore:
         return [variant_of(self.manifest.seed, key, number, self.cell) for number in range(self.variants)]
 
     def save(self, key: str, features: Tensor) -> None:
-        """Stores features [V, D, h, w] of an image; a `ConfigurationError` for other shapes, or beyond float16."""
-        shape = (self.variants, self.dim, *self.manifest.grid)
-        if tuple(features.shape) != shape:
-            raise ConfigurationError(f"features {tuple(features.shape)}, not {shape}", where=key)
-        variants = self.variants_of(key)
-        shift = torch.tensor([variant.shift for variant in variants], dtype=torch.int32)
-        mirrored = torch.tensor([variant.mirrored for variant in variants])
-        arrays = {"features": as_half(features, key).contiguous(), "shift": shift, "mirrored": mirrored}
+        """Stores features [V, D, h, w] of an image; a `ConfigurationError` for what float16 cannot hold."""
         file = self._file(key)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as part:
-            safetensors.torch.save_file(arrays, part)
+        write_whole(file, tensor_bytes({"features": as_half(features, key).numpy()}))
 
-    def get(self, key: str, variant: int) -> FeatureTarget:
-        """Features of a variant of an image; a `SequenceError` if damaged, a `ConfigurationError` if there is none."""
-        if not 0 <= variant < self.variants:
-            what = f"no variant {variant}, there are 0 to {self.variants - 1}"
-            cure = "Ask for fewer variants, or compute more of them"
-            raise ConfigurationError(what, where="feature targets", cure=cure)
-        file = self._file(key)
-        shape = (self.variants, self.dim, *self.manifest.grid)
+    def get(self, key: str, variant: int) -> tuple[Tensor, tuple[int, int]]:
+        """Features [D, h, w], float16, of a variant of an image, and its shift; a `SequenceError` if damaged."""
+        file, shape = self._file(key), (self.variants, self.dim, *self.manifest.grid)
         cure = "Delete it and run `scene-completion features` once more: the other files are kept"
         try:
-            arrays = mapped_arrays(file, cure)
-            features, shift, mirrored = arrays["features"], arrays["shift"], arrays["mirrored"]
-            if (features.shape, shift.shape, mirrored.shape) != (shape, (len(features), 2), (len(features),)):
+            features = mapped_arrays(file, cure)["features"]
+            if features.shape != shape:
                 raise ValueError(f"features {features.shape}, not {shape}")
             copied = torch.from_numpy(np.array(features[variant], np.float16))  # the mapping ends here
-            dy, dx = (int(pixels) for pixels in shift[variant])
-            return FeatureTarget(copied, (dy, dx), bool(mirrored[variant]))
+            return copied, variant_of(self.manifest.seed, key, variant, self.cell).shift
         except FileNotFoundError as error:
             cure = "Run `scene-completion features` once more"
             raise SequenceError(f"no features of {key}", where=str(self.folder), cure=cure) from error
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError) as error:
             raise SequenceError(f"damaged ({error})", where=str(file), cure=cure) from error
 
     def _file(self, key: str) -> Path:
