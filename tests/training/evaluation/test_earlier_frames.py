@@ -12,8 +12,7 @@ from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.earlier_images import InOrder
 from scene_completion_ros.inference.evidence import Sources
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_training.evaluation.density_model import DeployedModel
-from scene_completion_training.evaluation.earlier_frames import EarlierFramesCompleted
+from scene_completion_training.evaluation.density_model import DeployedModel, EarlierFrames
 from tests.inference.told_bundle import CAMERA, FACTOR, WALL_M, make_told_bundle, wall_from
 
 FRAMES, STEP_M, STEP_NS = 8, 0.4, 100_000_000
@@ -58,9 +57,9 @@ def said_in_order(told: StudentBundle, drive: PosedSequence) -> list[dict[str, A
 def test_one_factor_for_all_who_ask(told: StudentBundle, drive: PosedSequence) -> None:
     expected = said_in_order(told, drive)
     assert expected[-1]["scale"] == pytest.approx(FACTOR, rel=0.02)
-    completer, earlier = Completer(told, CAMERA, engine="onnxruntime"), EarlierFramesCompleted(ODOMETRY)
+    completer, earlier = Completer(told, CAMERA, engine="onnxruntime"), EarlierFrames(ODOMETRY)
     for index in (2, 5, FRAMES - 1, 4):  # one out of order begins anew
-        assert earlier.evidence(completer, drive, index, "camera").summary() == expected[index]
+        assert earlier.completed(completer, drive, index, "camera").summary() == expected[index]
     pixels = np.array([[100.0, 60.0], [400.0, 120.0]])
     alone, scaled = (DeployedModel(told, engine="onnxruntime", sources=one) for one in (Sources(), ODOMETRY))
     np.testing.assert_allclose(alone.observe(drive, FRAMES - 1).depth(pixels), WALL_M / FACTOR, rtol=1e-5)

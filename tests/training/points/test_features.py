@@ -12,11 +12,13 @@ import torch
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.picture_files import read_rgb
-from scene_completion_training.evaluation.voxel_features import NETWORK, WEIGHTS, open_network
 from scene_completion_training.masked_scene.views import POINT_FEATURES
 from scene_completion_training.points.features import (
+    NETWORK,
+    WEIGHTS,
     PointNetwork,
     features,
+    open_network,
     principal_colours,
     seen_from_a_corner,
     seen_from_above,
@@ -64,7 +66,7 @@ def test_an_exported_network_says_the_same_with_weights_in_half_precision(checkp
     np.testing.assert_allclose(of(scene, tmp_path / "small"), of(scene, checkpoint), atol=0.05)
     about = json.loads((tmp_path / "small" / NETWORK).read_text())
     assert (about["licence"], about["provenance"]["trained_on"]) == ("Apache-2.0", "two rooms")
-    with pytest.raises(BundleError, match="no such network of points"):
+    with pytest.raises(BundleError, match="large"):
         PointNetwork.open(tmp_path / "large")
 
 
@@ -74,7 +76,7 @@ def test_a_foreign_network_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     for changed, said in (
         ({"network": {**about["network"], "encoder": [10**7, 10**7]}}, "size mismatch"),
         ({"network": {**about["network"], "blocks": 10**9}}, "at most 16 levels and blocks"),
-        ({"network": 3}, "no network of voxels"),
+        ({"network": 3}, "no network of points"),
         ({"data": {"voxel_size": 0}}, "voxels of 0 m"),
         ({"columns": ["probability"]}, "it was not trained on points"),
     ):

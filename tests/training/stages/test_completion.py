@@ -40,11 +40,11 @@ from scene_completion_training.data.completion_samples import (
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.density_model import DeployedModel
+from scene_completion_training.export import export_scene, space_of_classes
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.scene_decoder import CompletedScene
 from scene_completion_training.networks.sight import PixelView
 from scene_completion_training.runner import train
-from scene_completion_training.scene_export import export_scene, space_of_classes
 from scene_completion_training.stages.completion import CompletionConfiguration, CompletionStage, SceneField, read_eyes
 from scene_completion_training.street_world.camera_rig import rotation
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings

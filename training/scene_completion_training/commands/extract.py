@@ -16,8 +16,8 @@ The exit code is 0 when at least one sequence exists (with --strict: when every 
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import Field, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from scene_completion_training.commands.arguments import add_workers
 from scene_completion_training.extraction.settings import BY_SET, ExtractionSettings
 
 SETTINGS = {setting.name: setting for setting in fields(ExtractionSettings)}
+SET = {name: setting for name, setting in SETTINGS.items() if setting.metadata["flag"] == BY_SET}
 _PAIRS = ("calibration", "ego_masks")
 
 
@@ -34,10 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion extract``."""
     parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag")
     parser.add_argument("--output", required=True, type=Output(()), metavar="DIR", help="folder for the sequences")
-    others = {}
     for name, setting in SETTINGS.items():
-        if setting.metadata["flag"] == BY_SET:
-            others[name] = setting
+        if name in SET:
             continue
         option, several = setting.metadata, isinstance(setting.default, tuple)
         parser.add_argument(
@@ -51,48 +50,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=option["meaning"] + (f" (default: {setting.default})" if isinstance(setting.default, str) else ""),
         )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="see below; may be repeated")
-    parser.epilog = "values of --set:\n" + described(others)
+    lines = [f"  {name}={setting.default}: {setting.metadata['meaning']}" for name, setting in SET.items()]
+    parser.epilog = "\n".join(["values of --set:", *lines])
     work = add_workers(parser, "bags")
     meaning = "threads a bag, for structure from motion (default: all cores, on a cluster one)"
     work.add_argument("--threads", type=int, help=meaning)
     work.add_argument("--strict", action="store_true", help="fail when any bag gave nothing")
 
 
-def described(settings: Mapping[str, Field[Any]]) -> str:
-    """Settings with their meanings and defaults, a line each."""
-    return "\n".join(f"  {name}={setting.default}: {setting.metadata['meaning']}" for name, setting in settings.items())
-
-
 def settings_of(assignments: Sequence[str], **others: Any) -> ExtractionSettings:
-    """Settings: others, and those of KEY=VALUE in YAML; a `ConfigurationError` where there are no such ones."""
+    """Settings: others, and those of KEY=VALUE; a `ConfigurationError` where there are no such ones."""
     for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals or name not in SETTINGS:
-            cure = f"There are {', '.join(SETTINGS)}"
-            raise ConfigurationError(f"{assignment!r} is no KEY=VALUE of an extraction", where="--set", cure=cure)
-        others[name] = _read(SETTINGS[name], value)
+        name, equals, text = assignment.partition("=")
+        if not equals or name not in SET:
+            cure = f"There are {', '.join(SET)}"
+            raise ConfigurationError(f"{assignment!r} is no KEY=VALUE of an extraction", where=BY_SET, cure=cure)
+        default = SET[name].default
+        try:
+            others[name] = text if default is None else type(default)(text)
+        except ValueError as error:
+            where = f"{BY_SET} {name}"
+            raise ConfigurationError(f"{text!r} is no value of it", where=where, cure=f"As in {default}") from error
     return ExtractionSettings(**others)
-
-
-def _read(setting: Field[Any], text: str) -> Any:
-    import yaml
-
-    default, choices, limits = setting.default, setting.metadata["choices"], setting.metadata["limits"]
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = None
-    if setting.name in _PAIRS and isinstance(value, dict):
-        return _pairs([f"{name}={file}" for name, file in value.items()], f"{BY_SET} {setting.name}")
-    if isinstance(default, tuple) and setting.name not in _PAIRS and isinstance(value, (str, list)):
-        return tuple(map(str, [value] if isinstance(value, str) else value))
-    kinds: tuple[type, ...] = (bool,) if isinstance(default, bool) else (str,)
-    if limits:
-        kinds = (int,) if type(default) is int else (int, float)
-    if isinstance(default, tuple) or type(value) not in kinds or (choices and value not in choices):
-        where = f"{BY_SET} {setting.name}"
-        raise ConfigurationError(f"{text!r} is no value of it", where=where, cure=f"As in {default}")
-    return value if not limits or type(default) is int else float(value)
 
 
 def run(args: argparse.Namespace) -> int:

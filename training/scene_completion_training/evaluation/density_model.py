@@ -18,7 +18,7 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.earlier_images import EarlierImages
 from scene_completion_ros.inference.encoded_image import EncodedImage, Given
 from scene_completion_ros.inference.encoder import make_encoder
@@ -31,6 +31,7 @@ from scene_completion_ros.inference.evidence import (
     own_depth,
     sensed_depth,
 )
+from scene_completion_ros.inference.motion_scale import MotionScale
 from scene_completion_ros.inference.query_kernel import FieldKernel
 from scene_completion_ros.inference.scene_query import inverse_distance_samples, said_depth
 from scene_completion_ros.inference.shipped import open_student
@@ -39,8 +40,8 @@ from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import mounting, reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_opacity
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask
-from scene_completion_training.evaluation.earlier_frames import EarlierFrames, EarlierFramesCompleted
 
 VOXEL_EDGE = 0.2  # metres over which opacity is stated: the voxels of all ground truths here
 PUBLISHED_CUTOFF = 0.5  # density per metre above which the literature's protocols call a point occupied
@@ -180,6 +181,46 @@ def check_sources(bundle: StudentBundle, name: str, sources: Sources) -> None:
         raise ConfigurationError(what, where=f"bundle {name}", cure=cure)
 
 
+MOST_EARLIER = 30  # earlier frames that are looked at for one
+# Canonical image [H, W, 3] of a frame, and what a student says of its depth by itself, see `Completion.own_depth`.
+Look: TypeAlias = Callable[[int], tuple[Bytes, Floats]]
+
+
+class EarlierFrames:
+    """What the earlier frames of a recording say of one, as a robot that drives through it would know it.
+
+    Frames may be asked for in any order; in that of the recording, each is looked at once.
+    """
+
+    def __init__(self, sources: Sources) -> None:
+        self._corners = sources.scale == "corners"
+        self._now: tuple[PosedSequence, str, int, EarlierImages] | None = None
+
+    def evidence(
+        self, sequence: PosedSequence, index: int, camera: str, motion: Callable[[], MotionScale], look: Look
+    ) -> Evidence:
+        """What the frames before say of the image of a camera, by the poses of the recording."""
+        now = self._now
+        if now is None or now[0] is not sequence or now[1] != camera or not 0 <= index - now[2] <= MOST_EARLIER:
+            now = sequence, camera, max(0, index - MOST_EARLIER), EarlierImages(motion(), corners=self._corners)
+        _, _, start, earlier = now
+        for one in range(start, index):
+            pose, stamp_ns = sequence.world_from_camera(one, camera), sequence.frames[one].stamp_ns
+            earlier.add(*look(one), pose, stamp_ns)
+        self._now = sequence, camera, index, earlier
+        return earlier.evidence(sequence.world_from_camera(index, camera), sequence.frames[index].stamp_ns)
+
+    def completed(self, completer: Completer, sequence: PosedSequence, index: int, camera: str) -> Evidence:
+        """The same for what is completed by a completer, which may change with the mounting of the camera."""
+
+        def look(one: int) -> tuple[Bytes, Floats]:
+            completion = completer.complete(sequence.image(one, camera), labels=False)
+            assert completion.own_depth is not None
+            return completion.image, completion.own_depth
+
+        return self.evidence(sequence, index, camera, completer.motion_scale, look)
+
+
 class DeployedModel:
     """A student bundle, in tables by its own name unless another is given.
 
@@ -203,15 +244,17 @@ class DeployedModel:
         self._encoder = make_encoder(bundle, engine, threads=threads)
         self._field_of = lru_cache(maxsize=4)(self._make_field)
         self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
-        self._earlier = EarlierFrames(self._begin, self._look)
+        self._earlier = EarlierFrames(sources)
         check_sources(bundle, self.name, sources)
 
     def observe(self, sequence: PosedSequence, index: int) -> Observation:
         """Encode the reference camera's image of a frame."""
         name = reference_camera(sequence)
         camera = sequence.cameras[name]
-        scaled = self._sources.scale != "off"
-        evidence = self._earlier.evidence(sequence, index, name) if scaled else NO_EVIDENCE
+        evidence = NO_EVIDENCE
+        if self._sources.scale != "off":
+            motion = functools.partial(motion_scale, self.bundle, self._resampler(camera).validity)
+            evidence = self._earlier.evidence(sequence, index, name, motion, functools.partial(self._look, sequence))
         evidence = dataclasses.replace(evidence, sensed=self._sensed(sequence, index, name))
         field, encoded, _ = self._encoded(sequence, index, evidence)
         depth_at = None
@@ -234,10 +277,6 @@ class DeployedModel:
 
         given_view = given if self.bundle.takes_evidence else None
         return field, self._encoder.encode(image, beside, given_view), image
-
-    def _begin(self, sequence: PosedSequence, camera: str) -> EarlierImages:
-        covered = self._resampler(sequence.cameras[camera]).validity
-        return EarlierImages(motion_scale(self.bundle, covered), corners=self._sources.scale == "corners")
 
     def _look(self, sequence: PosedSequence, index: int) -> tuple[Bytes, Floats]:
         _, encoded, image = self._encoded(sequence, index)
@@ -289,7 +328,7 @@ class DeployedLabels:
         self.name = folder.resolve().name
         check_sources(bundle, self.name, sources)
         self._sources = sources
-        self._earlier = EarlierFramesCompleted(sources) if sources.scale != "off" else None
+        self._earlier = EarlierFrames(sources) if sources.scale != "off" else None
         self.labels = 1 + len(bundle.class_names)
         self.threshold, self._bundle, self._engine = bundle.threshold, bundle, engine
         self._completers: dict[tuple[object, ...], Completer] = {}
@@ -308,18 +347,19 @@ class DeployedLabels:
 
     def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Bytes:
         """Labels of the voxels of a frame: uint8 [X, Y, Z], 0 empty, class k as k + 1."""
-        completion = self.complete(sequence, index, truth)
+        voxels, _ = self.complete(sequence, index, truth)
         volume = np.zeros(truth.grid.shape, dtype=np.uint8)
-        volume[tuple(completion.voxels.index.T)] = 1 + completion.voxels.label
+        volume[tuple(voxels.index.T)] = 1 + voxels.label
         return volume
 
-    def complete(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Completion:
-        """The image of a frame as voxels of the grid of its truth."""
+    def complete(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> tuple[SemanticVoxels, Floats]:
+        """The image of a frame as voxels of the grid of its truth, and the probability of all [X, Y, Z]."""
         camera = reference_camera(sequence)
         image, stamp_ns = sequence.image(index, camera), sequence.frames[index].stamp_ns
         completer = self._completer(sequence, index, camera, truth)
-        evidence = self._earlier.evidence(completer, sequence, index, camera) if self._earlier else NO_EVIDENCE
-        return completer.complete(image, stamp_ns, evidence=evidence)
+        evidence = self._earlier.completed(completer, sequence, index, camera) if self._earlier else NO_EVIDENCE
+        completion = completer.complete(image, stamp_ns, evidence=evidence)
+        return completion.voxels, completion.probability
 
     def _completer(self, sequence: PosedSequence, index: int, camera: str, truth: VoxelTruth) -> Completer:
         pose = truth.grid_from_camera

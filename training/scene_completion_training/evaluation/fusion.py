@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,33 +77,16 @@ def _answer(frame: DrivenFrame, voxels: SemanticVoxels, probability: NDArray[np.
     return MapAnswer(frame.truth, answer, frame.voxels.stamp_ns, frame.world_from_grid)
 
 
-class Completed(Protocol):
-    """What one image became; a `Completion` is one."""
-
-    @property
-    def voxels(self) -> SemanticVoxels:
-        """Its voxels."""
-
-    @property
-    def probability(self) -> NDArray[np.float32]:
-        """That of all voxels, float32 [X, Y, Z]."""
-
-
 class Source(Protocol):
     """What turns images into voxels on the grid of the truth: a student (`DeployedLabels`), or the truth."""
 
     name: str
     threshold: float  # from which a voxel is occupied
 
-    def complete(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Completed:
-        """Looks at a frame."""
-
-
-class Said(NamedTuple):
-    """What the truth says in place of a student."""
-
-    voxels: SemanticVoxels
-    probability: NDArray[np.float32]
+    def complete(
+        self, sequence: PosedSequence, index: int, truth: VoxelTruth
+    ) -> tuple[SemanticVoxels, NDArray[np.float32]]:
+        """Voxels of a frame, and the probability of all, float32 [X, Y, Z]."""
 
 
 class Oracle:
@@ -111,7 +94,9 @@ class Oracle:
 
     name, threshold = "truth", 0.5
 
-    def complete(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Said:
+    def complete(
+        self, sequence: PosedSequence, index: int, truth: VoxelTruth
+    ) -> tuple[SemanticVoxels, NDArray[np.float32]]:
         """States the truth with a probability of `SURE`."""
         states = np.array(
             [[VoxelState.FREE_INFERRED, VoxelState.FREE_SEEN], [VoxelState.COMPLETED, VoxelState.SURFACE]]
@@ -134,7 +119,7 @@ class Oracle:
             class_names=names,
             class_colours=((0, 0, 0),) * len(names),
         )
-        return Said(voxels, np.where(truth.occupied, np.float32(SURE), np.float32(1.0 - SURE)))
+        return voxels, np.where(truth.occupied, np.float32(SURE), np.float32(1.0 - SURE))
 
 
 def driven(sequence: PosedSequence, source: Source) -> Iterator[DrivenFrame]:
@@ -144,6 +129,6 @@ def driven(sequence: PosedSequence, source: Source) -> Iterator[DrivenFrame]:
         truth = voxel_truth(sequence, index)
         if truth is None:
             continue
-        said = source.complete(sequence, index, truth)
+        voxels, probability = source.complete(sequence, index, truth)
         pose = sequence.world_from_camera(index, camera) @ truth.grid_from_camera.inverse()
-        yield DrivenFrame(FrameTruth(truth, None), said.voxels, said.probability, pose, source.threshold)
+        yield DrivenFrame(FrameTruth(truth, None), voxels, probability, pose, source.threshold)

@@ -5,8 +5,9 @@ semantics. In completion, those that the student calls occupied are labelled: se
 ranked given the geometry. A deployed student is asked as trained fields are, and so are controls to beat.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,17 @@ from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES
 from scene_completion_ros.evaluation.semantic_completion import COLUMNS, SemanticCompletionMetric
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, VoxelTruth
 from scene_completion_ros.evaluation.zero_shot import WORDS, ZERO_SHOT, Part, best_classes, class_scores, cosines
-from scene_completion_ros.geometry import Camera
+from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.feature_space import feature_space_for
+from scene_completion_ros.inference.query_kernel import hidden_reference
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
-from scene_completion_training.data.student_units import DeployedUnits
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, in_chunks
 from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel
 from scene_completion_training.evaluation.geometry import Frame, voxel_frames
@@ -37,6 +39,28 @@ from scene_completion_training.evaluation.semantic_evaluation import voxel_class
 from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation
 from scene_completion_training.foundation.backbone import DenseExtractor
 from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
+
+
+class DeployedUnits:
+    """Label units of a student that has some, at any points: of its own encoder, by arithmetic that can be read."""
+
+    def __init__(self, bundle: StudentBundle) -> None:
+        self._bundle = bundle
+        self._weight, self._bias, _, _ = bundle.head.label_layers()
+        self._encoder = make_encoder(bundle)
+        self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
+
+    def observe(self, image: Bytes, camera: Camera) -> Callable[[Floats], Floats]:
+        """What gives the units [N, E] of points [N, 3], metres, optical frame, in an image [H, W, 3] of a camera."""
+        bundle = self._bundle
+        maps = self._encoder.encode(self._resampler(camera)(image)).features[..., bundle.head.hidden :].copy()
+
+        def units(points: Floats) -> Floats:
+            hidden = hidden_reference(maps, points, self._weight, self._bias, bundle.point_code, bundle.canonical)
+            return hidden.astype(np.float32)
+
+        return units
+
 
 REGIONS = (ALL, VISIBLE, OCCLUDED)
 _CHUNK = 1 << 14  # points in memory at a time

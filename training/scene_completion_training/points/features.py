@@ -6,6 +6,7 @@ found = features(points, colours, normals, network="networks/mine")  # float16 [
 What they look like: their three principal components as colours, seen from above and from a corner.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,58 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.untrusted_files import read_json, read_tensors
+from scene_completion_ros.whole_files import tensor_bytes, whole_folder
 from scene_completion_training.arrays import Bytes, Floats, Halves, Ints, Mask, Reals
-from scene_completion_training.evaluation.voxel_features import open_network, untrained
+from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.masked_scene.objective import SceneView, sampled, standardised
 from scene_completion_training.masked_scene.views import POINT_FEATURES, point_features, voxels_of
 from scene_completion_training.points.scene import PointScene
-from scene_completion_training.sparse.hu_net import VoxelHUNet
+from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.workers import accelerator
+
+NETWORK, WEIGHTS = "network.json", "network.safetensors"
+
+
+def open_network(source: Path) -> tuple[VoxelHUNet, float]:
+    """The network of a checkpoint or of a folder that `export_network` wrote, and the edge of its voxels, metres.
+
+    Of stage `masked_scene` it is the teacher, the average of all that its student was. Raises BundleError where it is
+    neither, or was not trained on points.
+    """
+    cure = "Name the checkpoint of a training with stage `masked_scene`, or what `scene-completion export` made of it"
+    if source.is_dir():
+        remembered = read_json(source / NETWORK, BundleError, cure=cure, kind=dict)
+        arrays = read_tensors(source / WEIGHTS, BundleError, cure=cure)
+        state = {name: torch.from_numpy(np.asarray(values, np.float32)) for name, values in arrays.items()}
+        stage = str(remembered.get("stage"))
+    else:
+        stored = Checkpoint.read(source)
+        remembered, state, stage = dict(stored.configuration), dict(stored.state), stored.stage
+    try:
+        columns, edge = tuple(remembered["columns"]), float(remembered["data"]["voxel_size"])
+        if columns != POINT_FEATURES or not 1e-4 < edge < 1e4:
+            raise ValueError(f"voxels of {edge:g} m with {', '.join(map(str, columns))}: it was not trained on points")
+        with torch.device("meta"):  # memory is taken for the weights that are there alone
+            network = VoxelHUNet(HUNetSettings.of(remembered["network"]))
+        network.load_state_dict(state, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        what = f"no network of points in it: its stage is {stage} ({str(error)[:200]})"
+        raise BundleError(what, where=str(source), cure=cure) from error
+    return network.eval().requires_grad_(False), edge
+
+
+def export_network(file: Path, folder: Path, *, name: str, licence: str, trained_on: str) -> None:
+    """Writes the network of a checkpoint as JSON and float16 safetensors; see `open_network` for errors."""
+    network, edge = open_network(file)
+    weights = {key: value.numpy().astype(np.float16) for key, value in network.state_dict().items()}
+    about = {"schema_version": 1, "name": name, "licence": licence, "stage": "masked_scene"}
+    about |= {"columns": POINT_FEATURES, "data": {"voxel_size": edge}}
+    about |= {"network": network.settings.plain(), "provenance": {"trained_on": trained_on, "checkpoint": file.name}}
+    with whole_folder(folder, without={WEIGHTS, NETWORK}) as part:
+        (part / WEIGHTS).write_bytes(tensor_bytes(weights))
+        (part / NETWORK).write_text(json.dumps(about, indent=2) + "\n")
+
 
 _LARGEST = 1 << 20  # voxels along an edge of a scene: their numbers have to fit into 64 bits
 _AT_ONCE = 1 << 16  # points that features are sampled at
@@ -59,19 +105,14 @@ class PointNetwork:
     @staticmethod
     def open(source: str | Path) -> "PointNetwork":
         """Opens a network; arguments and errors as of `features`."""
-        place = Path(source)
-        if not place.exists():
-            cure = "Name a checkpoint of stage `masked_scene`, or what `scene-completion export` made of one"
-            raise BundleError("no such network of points", where=str(source), cure=cure)
-        network, record = open_network(place)
-        if record.columns != POINT_FEATURES:
-            what = f"its voxels have {', '.join(record.columns)}: it was not trained on points"
-            raise BundleError(what, where=str(source), cure="Name a network that was trained on scenes of points")
-        return PointNetwork(network, record.voxel_size, place.stem)
+        return PointNetwork(*open_network(Path(source)), Path(source).stem)
 
     def untrained(self, seed: int) -> "PointNetwork":
         """A network of the same size that has learned nothing."""
-        return PointNetwork(untrained(self.network, seed), self.voxel_size, "random weights")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = VoxelHUNet(self.network.settings)
+        return PointNetwork(network.requires_grad_(False), self.voxel_size, "random weights")
 
     def of_scene(self, scene: PointScene, rows: Ints | None = None) -> tuple[Halves, ...]:
         """Features of the points of a scene, see `levels`."""
