@@ -11,8 +11,7 @@ import torch
 from scene_completion_ros.errors import ImageError, SequenceError
 from scene_completion_ros.geometry import virtual_pinhole
 from scene_completion_ros.sequences.opening import open_recording
-from scene_completion_training.data.prepared import DOWNWARD
-from scene_completion_training.data.recorded_frames import RecordedFrames
+from scene_completion_training.data.prepared import DOWNWARD, RecordedFrames
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings

@@ -65,7 +65,7 @@ def settings_of(assignments: Sequence[str], **others: Any) -> ExtractionSettings
         if not equals or name not in SET:
             cure = f"There are {', '.join(SET)}"
             raise ConfigurationError(f"{assignment!r} is no KEY=VALUE of an extraction", where=BY_SET, cure=cure)
-        default = SET[name].default
+        default: Any = SET[name].default
         try:
             others[name] = text if default is None else type(default)(text)
         except ValueError as error:

@@ -20,8 +20,13 @@ from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence
 from scene_completion_ros.sequences.rigs import cameras_ahead, check_for_training
 from scene_completion_training.arrays import Mask
-from scene_completion_training.data.prepared import Drive, load_prepared, looking_aside, prepare_sequence
-from scene_completion_training.data.recorded_frames import RecordedFrames
+from scene_completion_training.data.prepared import (
+    Drive,
+    RecordedFrames,
+    load_prepared,
+    looking_aside,
+    prepare_sequence,
+)
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.viewpoint import Viewpoint
