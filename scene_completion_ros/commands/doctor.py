@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from scene_completion_ros.diagnosis.child import Finding
+    from scene_completion_ros.diagnosis.check import Finding
 
 COLUMN = 15  # where the names begin
 
@@ -34,14 +34,13 @@ def run(args: argparse.Namespace) -> int:
     import time
 
     import scene_completion_ros
-    from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
+    from scene_completion_ros.diagnosis.check import Status
     from scene_completion_ros.diagnosis.checks import checks
-    from scene_completion_ros.diagnosis.child import Status
 
     begun_s = time.monotonic()
     findings: dict[str, Finding] = {}
-    for check in checks(args.bundle, DEMO_DRIVE):
-        finding = findings[check.name] = check.run()
+    for check in checks(args.bundle):
+        finding = findings[check.name] = check.run(args.bundle)
         if not args.json:
             say(as_text(check.name, finding))
     counts = {status.value: sum(f.status is status for f in findings.values()) for status in Status}

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from scene_completion_ros.diagnosis.child import Finding, ProbeError, failed, not_applicable, ok, run_probe, warning
+from scene_completion_ros.diagnosis.check import Finding, failed, not_applicable, ok, warning
 
 SHARED_MEMORY = Path("/dev/shm")
 LEAST_FREE_BYTES = 4 * 32 * 1024 * 1024  # camera, node, bag player and viewer, with a segment of 32 MiB each
@@ -16,6 +16,7 @@ NOTHING_MISSING = "the default engine runs on the CPU, nothing is missing"
 GPU_PACKAGES = ("tensorrt", "tensorrt_rtx", "pycuda")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_WAIT_POLICY")
 CUDA_LIMIT_S, COMPILE_LIMIT_S = 30.0, 120.0
+REINSTALL_NUMBA = "pip install --force-reinstall numba llvmlite"
 
 
 def check_shared_memory(details: dict[str, Any]) -> Finding:
@@ -44,21 +45,22 @@ def check_shared_memory(details: dict[str, Any]) -> Finding:
 
 def check_gpu(details: dict[str, Any]) -> Finding:
     """Does the driver see a GPU? None is needed."""
-    details["driver"] = Path("/proc/driver/nvidia/version").is_file()
-    try:
-        details |= run_probe("cuda", limit_s=CUDA_LIMIT_S)
-    except ProbeError as error:
-        details |= {"devices": None, "error": error.what}
-    if details["devices"]:
-        return ok(f"{', '.join(details['devices'])}; engine auto takes it with TensorRT, pycuda and a bundle for GPUs")
-    if details["driver"] or details["error"]:
-        found = f"an NVIDIA driver, but CUDA sees no device (error {details['error']}); {NOTHING_MISSING}"
+    from scene_completion_ros.inference.gpu.requirements import cuda_devices
+
+    driver, (names, error) = Path("/proc/driver/nvidia/version").is_file(), cuda_devices()
+    details.update(driver=driver, devices=names, error=error)
+    if names:
+        return ok(f"{', '.join(names)}; engine auto takes it with TensorRT, pycuda and a bundle for GPUs")
+    if driver or error:
+        found = f"an NVIDIA driver, but CUDA sees no device (error {error}); {NOTHING_MISSING}"
         return warning(found, "Only if you want it: nvidia-smi must list the GPU; in Docker, docker run --gpus all")
     return not_applicable(f"no NVIDIA driver: {NOTHING_MISSING}")
 
 
 def check_gpu_packages(details: dict[str, Any]) -> Finding:
     """Are TensorRT (or TensorRT-RTX) and pycuda there, importable, and of the right version? They are not needed."""
+    from scene_completion_ros.inference.gpu.requirements import installed_flavour, missing_parts
+
     for name in GPU_PACKAGES:
         try:
             details[name] = version(name)
@@ -67,12 +69,10 @@ def check_gpu_packages(details: dict[str, Any]) -> Finding:
     installed = ", ".join(f"{name} {number}" for name, number in details.items() if number)
     if not installed:
         return not_applicable(f"none of {', '.join(GPU_PACKAGES)} is installed: {NOTHING_MISSING}")
-    try:
-        missing = run_probe("gpu_packages")["missing"]
-    except ProbeError as error:
-        return warning(f"{installed} cannot be looked at: {error.what}; {NOTHING_MISSING}", "See what failed above")
-    for part in missing:
-        return warning(f"{part['part']} {part['what']}; {NOTHING_MISSING}", f"Only if you want it: {part['cure']}")
+    flavour = installed_flavour()
+    for part, what, cure in missing_parts(flavour):
+        if part in (flavour, "pycuda"):
+            return warning(f"{part} {what}; {NOTHING_MISSING}", f"Only if you want it: {cure}")
     return ok(installed)
 
 
@@ -91,12 +91,28 @@ def check_cpu(details: dict[str, Any]) -> Finding:
 
 
 def check_kernels(details: dict[str, Any]) -> Finding:
-    """Does numba compile, and can it keep what it compiled?"""
-    details |= run_probe("kernels", limit_s=COMPILE_LIMIT_S)
-    found = f"numba {details['version']}, {details['threads']} threads ({details['threading_layer']})"
-    if not details["right"]:
-        return failed(f"{found}: a compiled kernel computes wrongly", "pip install --force-reinstall numba llvmlite")
-    wanted, cache = os.environ.get("NUMBA_CACHE_DIR"), details["cache"]
+    """Does numba compile, and can it keep what it compiled? A parallel kernel is compiled as those of the inference."""
+    import numba
+    import numpy as np
+
+    from scene_completion_ros.jit import kernel, kernel_threads
+
+    def twice(values):  # type: ignore[no-untyped-def] # numba finds the types: float32 [N]
+        result = np.empty_like(values)
+        for i in numba.prange(len(values)):
+            result[i] = np.float32(2.0) * values[i]
+        return result
+
+    doubled: Any = kernel()(twice)
+    values = np.arange(1000, dtype=np.float32)
+    with kernel_threads(None):
+        right = np.array_equal(doubled(values), 2.0 * values)
+        threads, layer, cache = numba.get_num_threads(), numba.threading_layer(), doubled.stats.cache_path
+    details.update(version=numba.__version__, threads=threads, threading_layer=layer, cache=cache)
+    found = f"numba {numba.__version__}, {threads} threads ({layer})"
+    if not right:
+        return failed(f"{found}: a compiled kernel computes wrongly", REINSTALL_NUMBA)
+    wanted = os.environ.get("NUMBA_CACHE_DIR")
     cure = "export NUMBA_CACHE_DIR=$HOME/.cache/numba, or another folder that can be written"
     if cache is None:
         return warning(f"{found}; no cache folder: every start compiles for seconds", cure)

@@ -1,12 +1,13 @@
 """Python and the packages that this one requires, as its own metadata state them."""
 
+import importlib
 import platform
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from typing import Any
 
-from scene_completion_ros.diagnosis.child import Finding, ProbeError, failed, ok, run_probe, warning
+from scene_completion_ros.diagnosis.check import Finding, failed, ok, warning
 
 PACKAGE = "scene_completion_ros"
 UNKNOWN = f"{PACKAGE} is not installed, so what it needs is unknown"
@@ -93,6 +94,6 @@ def installed_version(name: str) -> str | None:
     except PackageNotFoundError:
         pass
     try:
-        return str(run_probe("module", module_of(name))["version"] or "0+unknown")
-    except ProbeError:
+        return str(getattr(importlib.import_module(module_of(name)), "__version__", "0+unknown"))
+    except Exception:  # of a package that is there and broken, anything
         return None

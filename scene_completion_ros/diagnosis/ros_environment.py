@@ -1,18 +1,18 @@
 """ROS 2: which one is there, whether it loads, what the environment makes of it, and the profile of Fast DDS."""
 
+import importlib
 import os
 import platform
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
-from functools import partial, wraps
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from scene_completion_ros.diagnosis.child import Finding, ProbeError, failed, not_applicable, ok, run_probe, warning
+from scene_completion_ros.diagnosis.check import Finding, failed, in_words, not_applicable, ok, warning
+from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros import dds
-from scene_completion_ros.ros.dds import rclpy_version
+from scene_completion_ros.ros.dds import middleware_of_a_node, rclpy_version
 
 INSTALL_WHEELS = "pip install '.[ros]' in a checkout of scene_completion_ros, or source a ROS 2 distribution"
 DISTRIBUTIONS = {3: "Humble", 7: "Jazzy", 9: "Kilted"}  # by the first number of rclpy
@@ -30,16 +30,6 @@ OPTIONAL = {
     "launch_ros": "ros2 launch does not work; start the node with: python -m scene_completion_ros.ros.node",
     "image_transport": "the node reads raw and compressed topics itself; republishing other transports needs it",
 }
-
-
-def of_ros(check: Callable[..., Finding]) -> Callable[..., Finding]:
-    """A check that does not apply where there is no rclpy, working or not."""
-
-    @wraps(check)
-    def checked(*arguments: Any) -> Finding:
-        return check(*arguments) if find_spec("rclpy") else not_applicable("rclpy is not there")
-
-    return checked
 
 
 def sourced_prefixes() -> list[str]:
@@ -61,18 +51,16 @@ def check_ros(details: dict[str, Any]) -> Finding:
     if not find_spec("rclpy"):
         found = "not there: `complete` and `replay --offline` work, the node and other replays do not"
         return warning(found, INSTALL_WHEELS)
-    # Without RMW_IMPLEMENTATION, which is looked at by itself.
-    environment = {name: value for name, value in os.environ.items() if name != "RMW_IMPLEMENTATION"}
-    try:
-        run_probe("module", "rclpy", environment=environment)
-    except ProbeError as error:
-        return failed(f"rclpy cannot be imported: {error.what}", _import_cure(wheels))
+    os.environ.pop("RMW_IMPLEMENTATION", None)  # which is looked at by itself
+    importlib.import_module("rclpy")
     name = distribution or DISTRIBUTIONS.get(_major(number), "unknown distribution")
     where = "from wheels" if wheels else f"in {', '.join(sourced_prefixes()) or 'this Python'}"
     return ok(f"{name}, rclpy {number or 'of unknown version'} {where}")
 
 
-def _import_cure(wheels: bool) -> str:
+def import_cure() -> str:
+    """What to do where rclpy cannot be imported."""
+    _, wheels = rclpy_version()
     libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
     if wheels and os.environ.get(WHEELS_MARK) and str(Path(sys.prefix) / "lib") not in libraries:
         return f"Started from another environment with ROS 2 wheels: unset {WHEELS_MARK} LD_LIBRARY_PATH"
@@ -81,7 +69,6 @@ def _import_cure(wheels: bool) -> str:
     return "Use the Python that the distribution was made for, and source its setup.bash in this shell"
 
 
-@of_ros
 def check_mixture(details: dict[str, Any]) -> Finding:
     """Is a sourced distribution mixed with wheels?"""
     details.update(wheels=rclpy_version()[1], sourced=sourced_prefixes())
@@ -95,29 +82,31 @@ def check_mixture(details: dict[str, Any]) -> Finding:
     return ok("only the wheels" if details["wheels"] else "only a distribution")
 
 
-@of_ros
 def check_middleware(details: dict[str, Any]) -> Finding:
     """Does the RMW implementation load, and can a node join the graph?"""
-    chosen = details["chosen"] = os.environ.get("RMW_IMPLEMENTATION")
+    details["chosen"] = os.environ.get("RMW_IMPLEMENTATION")
     try:
-        details |= run_probe("middleware")
-        return ok(f"{details['implementation']}; a node could join the graph")
-    except ProbeError as error:
-        found, foreign = f"no node can start: {error.what}", error.what.startswith("ImportError")
-    if foreign:
-        return failed(found, _import_cure(rclpy_version()[1]))
+        details["implementation"] = middleware_of_a_node("scene_completion_doctor")
+    except ImportError as error:
+        return failed(f"no node can start: {in_words(error)}", import_cure())
+    except SceneCompletionError as error:
+        return failed(f"no node can start: {error.what}", middleware_cure())
+    return ok(f"{details['implementation']}; a node could join the graph")
+
+
+def middleware_cure() -> str:
+    """What to do where no node can start."""
+    chosen = os.environ.get("RMW_IMPLEMENTATION")
     if chosen and "fastrtps" not in chosen:
-        return failed(found, f"unset RMW_IMPLEMENTATION, or install it: {_apt(chosen)}")
+        return f"unset RMW_IMPLEMENTATION, or install it: {_apt(chosen)}"
     if os.environ.get("ROS_SECURITY_ENABLE", "").lower() == "true":
-        return failed(found, "Check the keystore of ROS_SECURITY_KEYSTORE, or unset ROS_SECURITY_ENABLE")
-    cure = (
+        return "Check the keystore of ROS_SECURITY_KEYSTORE, or unset ROS_SECURITY_ENABLE"
+    return (
         "See whether `python -c 'import rclpy; rclpy.init()'` says more; a wrong ROS_* variable is the usual cause, or "
         "a home that this user may not write: then set ROS_LOG_DIR"
     )
-    return failed(found, cure)
 
 
-@of_ros
 def check_discovery(details: dict[str, Any]) -> Finding:
     """Do ROS_DOMAIN_ID and the discovery range make sense?"""
     domain, reach = os.environ.get("ROS_DOMAIN_ID") or "0", os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE")
@@ -142,7 +131,6 @@ def check_discovery(details: dict[str, Any]) -> Finding:
     return ok(summary)
 
 
-@of_ros
 def check_optional(name: str, details: dict[str, Any]) -> Finding:
     """Is a package there that one can do without, and if not, what is lost?"""
     spec = find_spec(name)
@@ -154,7 +142,6 @@ def check_optional(name: str, details: dict[str, Any]) -> Finding:
     return not_applicable(found) if name == "cv_bridge" or not sourced_prefixes() else warning(found, _apt(name))
 
 
-@of_ros
 def check_profile(details: dict[str, Any]) -> Finding:
     """Is a profile chosen, can it be read, and has its segment room for an image?"""
     middleware = os.environ.get("RMW_IMPLEMENTATION", "")
@@ -231,12 +218,3 @@ def _major(number: str | None) -> int:
 
 def _text(element: ElementTree.Element, name: str) -> str:
     return (element.findtext(name) or "").strip()
-
-
-CHECKS: dict[str, Callable[[dict[str, Any]], Finding]] = {
-    "ROS 2": check_ros,
-    "ROS 2 not mixed": check_mixture,
-    "RMW": check_middleware,
-    "discovery": check_discovery,
-    **{name: partial(check_optional, name) for name in OPTIONAL},
-}

@@ -6,15 +6,14 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
+from scene_completion_ros.diagnosis.check import Status
 from scene_completion_ros.diagnosis.checks import checks
-from scene_completion_ros.diagnosis.child import Status
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.ros import dds
 from tests.checkout import run_python
 from tests.diagnosis.needed import HIDE_RCLPY, needs_ros
 
-NAMES = [check.name for check in checks(None, DEMO_DRIVE)]
+NAMES = [check.name for check in checks(None)]
 OF_ROS = [
     "ROS 2 not mixed",
     "RMW",

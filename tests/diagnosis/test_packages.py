@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros.diagnosis import machine, packages
-from scene_completion_ros.diagnosis.child import Status
+from scene_completion_ros.diagnosis.check import Status
+from tests.diagnosis.needed import finding_of
 
 
 def test_missing_and_old_packages_are_named(distribution_in_front: Callable[..., None]) -> None:
@@ -54,7 +55,7 @@ def test_what_the_cuda_driver_says(
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(source)], check=True)
     libraries = os.environ.get("LD_LIBRARY_PATH", "")
     monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}:{libraries}")
-    finding = machine.check_gpu({})
+    finding = finding_of("GPU")
     assert finding.status is status
     assert said in finding.found
     assert ("engine auto takes it" if status is Status.OK else "the default engine runs on the CPU") in finding.found

@@ -6,23 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from scene_completion_ros.diagnosis import ros_environment
-from scene_completion_ros.diagnosis.child import Status
+from scene_completion_ros.diagnosis.check import Status
 from scene_completion_ros.ros import dds
-from tests.diagnosis.needed import needs_ros
+from tests.diagnosis.needed import finding_of, needs_ros
 
 
 @needs_ros
 def test_a_missing_rmw_is_told_apart_from_a_missing_ros(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_nowhere_cpp")
     monkeypatch.setenv("ROS_DISTRO", "jazzy")
-    assert ros_environment.check_ros({}).status is Status.OK
-    finding = ros_environment.check_middleware({})
+    assert finding_of("ROS 2").status is Status.OK
+    finding = finding_of("RMW")
     assert finding.status is Status.FAILED
     assert "rmw_nowhere_cpp" in finding.found
     assert "unset RMW_IMPLEMENTATION" in finding.cure
     assert "ros-jazzy-rmw-nowhere-cpp" in finding.cure
-    assert ros_environment.check_profile({}).status is Status.NOT_APPLICABLE
+    assert finding_of("Fast DDS profile").status is Status.NOT_APPLICABLE
 
 
 @needs_ros
@@ -43,11 +42,11 @@ def test_what_the_discovery_variables_mean(
 ) -> None:
     monkeypatch.setenv("ROS_DOMAIN_ID", domain)
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", reach)
-    finding = ros_environment.check_discovery({})
+    finding = finding_of("discovery")
     assert finding.status is status
     assert ("export " in finding.cure) == (status is not Status.OK)
     if domain in ("150", "233", "seven"):  # what is called wrong is what no node can start with
-        works = ros_environment.check_middleware({}).status is Status.OK
+        works = finding_of("RMW").status is Status.OK
         assert works == (status is not Status.FAILED)
 
 
@@ -88,7 +87,25 @@ def test_a_profile_is_read(profile: Callable[..., Path], replaced: dict[str, str
         path.write_text('<dds xmlns="http://www.eprosima.com"><profiles/></dds>', encoding="utf-8")
     else:
         profile(**replaced)
-    finding = ros_environment.check_profile({})
+    finding = finding_of("Fast DDS profile")
     assert finding.status is status
     assert said in finding.found
     assert (str(dds.profile_path()) in finding.cure) == (status is not Status.OK)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import time; time.sleep(60)", "gave no answer within 3 s"),
+        ("import os; os.abort()", "its process ended by SIGABRT"),
+        ("import os; print('\\x1b[31mError: late\\x1b[0m', flush=True); os._exit(3)", "status 3: Error: late"),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines"),
+        ("raise ValueError", "ValueError"),
+    ],
+)
+def test_what_crashes_or_hangs_is_a_finding(extra_modules: Callable[..., None], source: str, found: str) -> None:
+    extra_modules(rclpy=source)
+    finding = finding_of("ROS 2", **({"limit_s": 3.0} if "sleep" in source else {}))
+    assert finding.status is Status.FAILED
+    assert finding.found.endswith(found)
+    assert finding.cure

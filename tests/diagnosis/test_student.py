@@ -2,15 +2,9 @@
 
 from pathlib import Path
 
-from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
-from scene_completion_ros.diagnosis.checks import checks
-from scene_completion_ros.diagnosis.child import Finding, Status
+from scene_completion_ros.diagnosis.check import Status
+from tests.diagnosis.needed import finding_of
 from tests.inference.small_bundle import make_small_bundle
-
-
-def finding_of(name: str, bundle: Path) -> Finding:
-    (check,) = (check for check in checks(bundle, DEMO_DRIVE) if check.name == name)
-    return check.run()
 
 
 def test_a_bundle_that_is_not_there(tmp_path: Path) -> None:
