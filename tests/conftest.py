@@ -18,11 +18,13 @@ dds.use_shipped_profile()  # a process reads it with its first participant, whic
 TESTS = Path(__file__).resolve().parent
 
 SLOW = (
+    "inference/gpu",
     "report/test_page_in_browser.py",
     "ros/test_fuzzed_messages.py",
     "test_documentation_site.py",
     "test_packaging.py",
     "test_pictures_of_documents.py",
+    "test_untrusted_readers.py",
     "training/commands/test_street_world.py",
     "training/gpu_export",
     "training/points/test_point_agglomeration.py",
@@ -40,7 +42,10 @@ SLOW = (
     "training/test_published_weights.py",
     "training/test_wide_angle.py",
 )
-"""Files and folders of `make test-slow`: trainings of experiments, worlds, packages, documents, a browser, fuzzing."""
+"""Files and folders of `make test-slow`: trainings of experiments, worlds, stand-ins of GPUs, packages, a browser, fuzzing.
+
+Whatever README.md promises is also tested by files that are not among them.
+"""
 
 LONGEST = ("training", "ros", "commands")
 """Folders whose tests train networks or start nodes. The former compute while the latter wait for each other."""
