@@ -1,7 +1,7 @@
 # make demo            install what the robot needs into .venv and complete the bundled drive through the real node
 # make demo BAG=path   the same with a bag of your own
 # make test            install everything into .venv-test; lint, type check, and test each promise of the README
-# make test-slow       the tests that take longest: published experiments, packages, documents, a browser, fuzzing, soak
+# make test-slow       what takes longest: published experiments, worlds, stand-ins of GPUs, packages, documents, fuzzing
 # make docs            build the documentation site into site/, in an environment of its own (.venv-docs)
 # make dist            build the wheel and the sdist into dist/, by way of pyproject.toml
 # make demo-of-wheel   the same, then install the wheel into an empty environment and run its demo in an empty folder

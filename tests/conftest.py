@@ -42,7 +42,7 @@ SLOW = (
     "training/test_published_weights.py",
     "training/test_wide_angle.py",
 )
-"""Files and folders of `make test-slow`: trainings of experiments, worlds, stand-ins of GPUs, packages, a browser, fuzzing.
+"""What `make test-slow` adds: trainings of experiments, worlds, stand-ins of GPUs, packages, documents, fuzzing.
 
 Whatever README.md promises is also tested by files that are not among them.
 """
