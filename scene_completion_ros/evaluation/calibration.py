@@ -1,8 +1,7 @@
 """From scores to probabilities, and how far stated probabilities are from observed frequencies."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,23 +10,6 @@ from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.occupancy import score_values
 from scene_completion_ros.voxels.occupancy import Calibration
-
-
-class Reliability(NamedTuple):
-    """What a reliability diagram shows, one entry a bin of stated probability; NaN in empty bins."""
-
-    voxels: NDArray[np.int64]  # int64 [B]
-    stated: NDArray[np.float64]  # float64 [B], mean stated probability
-    observed: NDArray[np.float64]  # float64 [B], share of occupied voxels
-
-
-@dataclass(frozen=True)
-class CalibrationErrors:
-    """How far stated probabilities are from observed frequencies."""
-
-    expected_calibration_error: float  # mean over voxels of |stated - observed| of their bin (Guo et al., ICML 2017)
-    brier: float  # mean squared difference between probability and truth (0 or 1)
-    reliability: Reliability
 
 
 def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibration:
@@ -92,16 +74,19 @@ class CalibrationMetric:
         for row, weights in enumerate((np.ones_like(stated), stated, truth, (stated - truth) ** 2)):
             self.sums[row] += np.bincount(index, weights=weights, minlength=bins)
 
-    def compute(self) -> CalibrationErrors:
-        """Errors over what was counted; NaN before the first voxel."""
+    def compute(self) -> Row:
+        """How far stated probabilities are from observed frequencies; NaN before the first voxel."""
         count, stated, truth, squares = self.sums
         total = np.float64(count.sum())
         with np.errstate(invalid="ignore"):
-            return CalibrationErrors(
-                expected_calibration_error=float(np.abs(stated - truth).sum() / total),
-                brier=float(squares.sum() / total),
-                reliability=Reliability(count.astype(np.int64), stated / count, truth / count),
-            )
+            bins = zip(count.astype(int).tolist(), (stated / count).tolist(), (truth / count).tolist(), strict=True)
+            return {
+                # Mean over voxels of |stated - observed| of their bin (Guo et al., ICML 2017).
+                "expected_calibration_error": float(np.abs(stated - truth).sum() / total),
+                "brier": float(squares.sum() / total),  # mean squared difference of probability and truth
+                # Of each bin the mean stated probability, and the share of occupied voxels; NaN in empty ones.
+                "reliability": [dict(zip(("voxels", "stated", "observed"), each, strict=True)) for each in bins],
+            }
 
 
 class CalibrationTally(Tally):
@@ -122,14 +107,7 @@ class CalibrationTally(Tally):
 
     def rows(self) -> Iterator[Row]:
         """By what is stated."""
-        for name, metric in self._stated.items():
-            errors = metric.compute()
-            bins = [
-                {"voxels": int(voxels), "stated": float(stated), "observed": float(observed)}
-                for voxels, stated, observed in zip(*errors.reliability, strict=True)
-            ]
-            figures = {"expected_calibration_error": errors.expected_calibration_error, "brier": errors.brier}
-            yield {"stated": name, **figures, "reliability": bins}
+        yield from ({"stated": name, **metric.compute()} for name, metric in self._stated.items())
 
 
 CALIBRATION = Metric(

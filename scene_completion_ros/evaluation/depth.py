@@ -5,8 +5,7 @@ The errors are those of Eigen et al., "Depth Map Prediction from a Single Image 
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, astuple, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,8 +19,7 @@ GARG_COLUMNS = (0.03594771, 0.96405229)
 MINIMUM_M, MAXIMUM_M = 1e-3, 80.0  # depths that count, metres
 
 
-@dataclass(frozen=True)
-class DepthErrors:
+class DepthErrors(NamedTuple):
     """Errors of predicted depth d against true depth d*, over pixels p of one frame or as a mean over frames."""
 
     abs_rel: float  # mean |d - d*| / d*
@@ -88,33 +86,11 @@ def depth_errors(
     )
 
 
-class DepthMetric:
-    """Mean over frames of `depth_errors`, which has the same argument."""
-
-    def __init__(self, *, crop: bool = True) -> None:
-        self.crop = crop
-        self.sums = np.zeros(len(fields(DepthErrors)))  # the errors of all frames added up
-        self.frames = 0
-
-    def update(self, predicted: NDArray[np.floating[Any]], truth: NDArray[np.floating[Any]]) -> DepthErrors | None:
-        """Count one frame; see `depth_errors`. Returns the frame's errors."""
-        errors = depth_errors(predicted, truth, crop=self.crop)
-        if errors is not None:
-            self.sums += astuple(errors)
-            self.frames += 1
-        return errors
-
-    def compute(self) -> DepthErrors:
-        """Mean over the frames; all NaN before the first."""
-        with np.errstate(invalid="ignore"):
-            return DepthErrors(*(float(value) for value in self.sums / np.float64(self.frames)))
-
-
 class DepthTally(Tally):
-    """`DepthMetric` of all pixels and of those in the Garg crop, and how many of the truth's a method covers."""
+    """Mean over frames of `depth_errors` of all pixels and in the Garg crop, and how many pixels a method covers."""
 
     def __init__(self, _: object) -> None:
-        self._metrics = {"all pixels": DepthMetric(crop=False), "Garg crop": DepthMetric()}
+        self._errors: dict[str, list[DepthErrors]] = {"all pixels": [], "Garg crop": []}
         self._counted = self._covered = 0
 
     def add(self, answer: Answer) -> None:
@@ -128,15 +104,18 @@ class DepthTally(Tally):
         farthest = np.float32(MAXIMUM_M)
         predicted = np.where(covered, np.minimum(found, farthest), farthest)
         measured = np.where(counted & covered, true, np.float32(0.0))
-        errors = [metric.update(predicted, measured) for metric in self._metrics.values()]
-        self.frames += errors[0] is not None
+        for pixels, frames in self._errors.items():
+            errors = depth_errors(predicted, measured, crop=pixels == "Garg crop")
+            frames += [] if errors is None else [errors]
+        self.frames = len(self._errors["all pixels"])
 
     def rows(self) -> Iterator[Row]:
         """By pixels; coverage is that of all."""
         covered = self._covered / self._counted if self._counted else float("nan")
-        for name, metric in self._metrics.items():
-            if metric.frames:
-                yield {"pixels": name, "frames": metric.frames, "covered": covered, **asdict(metric.compute())}
+        for pixels, frames in self._errors.items():
+            if frames:
+                means = np.mean(frames, axis=0).tolist()
+                yield {"pixels": pixels, "frames": len(frames), "covered": covered, **DepthErrors(*means)._asdict()}
 
 
 DEPTH = Metric(
@@ -145,7 +124,7 @@ DEPTH = Metric(
     "column scales each frame by its median.",
     (
         Column("covered", "covered"),
-        *(Column(figure.name, figure.name, percent=False) for figure in fields(DepthErrors)),
+        *(Column(name, name, percent=False) for name in DepthErrors._fields),
     ),
     DepthTally,
     by=("pixels",),

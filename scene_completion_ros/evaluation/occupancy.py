@@ -5,9 +5,9 @@ Average precision and best IoU need every score. They are kept as a histogram ov
 for scores rounded to half precision (11 significant bits).
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,52 +22,13 @@ LARGEST_SCORE = float(np.finfo(np.float16).max)
 SSCBENCH_RANGES = (12.8, 25.6, 51.2)
 
 
-class ConfusionCounts(NamedTuple):
-    """Voxels by truth and prediction."""
-
-    true_positive: int
-    false_positive: int
-    false_negative: int
-    true_negative: int
-
-    @property
-    def iou(self) -> float:
-        """Intersection over union of the occupied voxels; NaN where there are none."""
-        return _ratio(self.true_positive, self.true_positive + self.false_positive + self.false_negative)
-
-    @property
-    def precision(self) -> float:
-        """Share of the predicted voxels that are occupied; NaN where none is predicted."""
-        return _ratio(self.true_positive, self.true_positive + self.false_positive)
-
-    @property
-    def recall(self) -> float:
-        """Share of the occupied voxels that are predicted; NaN where there are none."""
-        return _ratio(self.true_positive, self.true_positive + self.false_negative)
-
-
-@dataclass(frozen=True)
-class OccupancyScores:
-    """Scores over a set of voxels; NaN where a figure is not defined."""
-
-    voxels: int
-    occupied_fraction: float  # share of them that is occupied: the average precision of a constant score
-    iou: float
-    precision: float
-    recall: float
-    best_iou: float  # largest IoU at any threshold. An upper bound: the threshold is chosen on the scored voxels
-    best_threshold: float  # the threshold that reaches it
-    average_precision: float  # mean precision over recall
-
-
-def confusion(predicted: NDArray[np.bool_], occupied: NDArray[np.bool_]) -> ConfusionCounts:
-    """Count voxels by prediction and truth, bool [...] each."""
-    both = int(np.count_nonzero(predicted & occupied))
-    false_positive = int(np.count_nonzero(predicted)) - both
-    false_negative = int(np.count_nonzero(occupied)) - both
-    return ConfusionCounts(
-        both, false_positive, false_negative, predicted.size - both - false_positive - false_negative
-    )
+def shares(both: int, predicted: int, occupied: int) -> Row:
+    """IoU of occupied voxels, precision, recall, of how many are predicted and occupied; NaN where not defined."""
+    return {
+        "iou": ratio(both, predicted + occupied - both),
+        "precision": ratio(both, predicted),  # share of the predicted voxels that are occupied
+        "recall": ratio(both, occupied),  # share of the occupied voxels that are predicted
+    }
 
 
 def score_histogram(score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -125,7 +86,7 @@ class OccupancyMetric:
     """Scores over all voxels of all updates."""
 
     def __init__(self) -> None:
-        self.counts = np.zeros(4, dtype=np.int64)  # int64 [4], `ConfusionCounts` of what is predicted
+        self.counts = np.zeros(4, dtype=np.int64)  # voxels; those predicted and occupied, predicted, occupied
         self.histogram = np.zeros((2, SCORE_BINS), dtype=np.int64)  # int64 [2, SCORE_BINS], see `score_histogram`
 
     def update(
@@ -137,53 +98,24 @@ class OccupancyMetric:
         occupied, bool [...]: by some threshold, of the score or of what ranks alike.
         """
         self.histogram += score_histogram(score, occupied)
-        self.counts += confusion(predicted, occupied)
+        self.counts += [occupied.size, *map(np.count_nonzero, (predicted & occupied, predicted, occupied))]
 
-    def compute(self) -> OccupancyScores:
-        """Scores over what was counted."""
-        counts = ConfusionCounts(*(int(count) for count in self.counts))
+    def compute(self) -> Row:
+        """Scores over what was counted; NaN where a figure is not defined."""
+        voxels, *counts = self.counts.tolist()
         iou, threshold = best_iou(self.histogram)
-        voxels = sum(counts)
-        return OccupancyScores(
-            voxels=voxels,
-            occupied_fraction=_ratio(counts.true_positive + counts.false_negative, voxels),
-            iou=counts.iou,
-            precision=counts.precision,
-            recall=counts.recall,
-            best_iou=iou,
-            best_threshold=threshold,
-            average_precision=average_precision(self.histogram),
-        )
+        return {
+            "voxels": voxels,
+            "occupied_fraction": ratio(counts[-1], voxels),  # the average precision of a constant score
+            **shares(*counts),
+            "best_iou": iou,  # an upper bound: the threshold is chosen on the scored voxels
+            "best_threshold": threshold,
+            "average_precision": average_precision(self.histogram),  # mean precision over recall
+        }
 
 
-class OccupancyByRange:
-    """`OccupancyMetric` for each range, metres (`VoxelGrid.cropped`), and region of the grid of scores and truth."""
-
-    def __init__(self, grid: VoxelGrid, ranges: tuple[float, ...] = SSCBENCH_RANGES) -> None:
-        self.crops = {range_m: grid.cropped(range_m)[1] for range_m in ranges}
-        self.metrics: dict[tuple[float, str], OccupancyMetric] = {}  # (range, region) -> accumulator
-
-    def update(
-        self,
-        score: NDArray[np.floating[Any]],  # scores [X, Y, Z]
-        occupied: NDArray[np.bool_],  # truth, bool [X, Y, Z]
-        known: NDArray[np.bool_],  # voxels whose truth is known, bool [X, Y, Z]; no other voxel counts
-        regions: Mapping[str, NDArray[np.bool_]],  # name -> bool [X, Y, Z]. Regions may overlap
-        predicted: NDArray[np.bool_],  # bool [X, Y, Z], see `OccupancyMetric.update`
-    ) -> None:
-        """Count a grid."""
-        for range_m, crop in self.crops.items():
-            for region, mask in regions.items():
-                counted = known[crop] & mask[crop]
-                metric = self.metrics.setdefault((range_m, region), OccupancyMetric())
-                metric.update(score[crop][counted], occupied[crop][counted], predicted[crop][counted])
-
-    def compute(self) -> dict[tuple[float, str], OccupancyScores]:
-        """(range, region) -> scores."""
-        return {key: metric.compute() for key, metric in self.metrics.items()}
-
-
-def _ratio(part: int, whole: int) -> float:
+def ratio(part: int, whole: int) -> float:
+    """A share; NaN of nothing."""
     return part / whole if whole else float("nan")
 
 
@@ -206,10 +138,10 @@ def _fits(grid: VoxelGrid, range_m: float) -> bool:
 
 
 class OccupancyTally(Tally):
-    """`OccupancyByRange` of each rule by which a method calls voxels occupied, and how much of the truth it covers."""
+    """`OccupancyMetric` of each rule by which a method calls voxels occupied, and how much of the truth it covers."""
 
     def __init__(self, _: object) -> None:
-        self._rules: dict[str, OccupancyByRange] = {}
+        self._metrics: dict[str, dict[tuple[float, str], OccupancyMetric]] = {}  # by rule, range and region
         self._grid: VoxelGrid | None = None
         self._counted = self._covered = 0
 
@@ -227,19 +159,21 @@ class OccupancyTally(Tally):
         covered = np.ones_like(truth.known) if found.covered is None else found.covered
         self._counted += int(np.count_nonzero(truth.counted))
         self._covered += int(np.count_nonzero(truth.counted & covered))
+        crops = {range_m: truth.grid.cropped(range_m)[1] for range_m in ranges_within(truth.grid)}
         for rule, occupied in found.occupied.items():
-            if rule not in self._rules:
-                self._rules[rule] = OccupancyByRange(truth.grid, ranges=ranges_within(truth.grid))
-            known, regions = truth.known & covered, truth.regions_with_interiors
-            self._rules[rule].update(found.score, truth.occupied, known, regions, occupied)
+            metrics = self._metrics.setdefault(rule, {})
+            for (range_m, crop), (region, mask) in product(crops.items(), truth.regions_with_interiors.items()):
+                counted = (truth.known & covered & mask)[crop]
+                metric = metrics.setdefault((range_m, region), OccupancyMetric())
+                metric.update(found.score[crop][counted], truth.occupied[crop][counted], occupied[crop][counted])
         self.frames += 1
 
     def rows(self) -> Iterator[Row]:
         """By rule, range and region."""
-        covered = _ratio(self._covered, self._counted)
-        for rule, metric in self._rules.items():
-            for (range_m, region), scores in metric.compute().items():
-                yield {"rule": rule, "range_m": range_m, "region": region, "covered": covered, **asdict(scores)}
+        covered = ratio(self._covered, self._counted)
+        for rule, metrics in self._metrics.items():
+            for (range_m, region), metric in metrics.items():
+                yield {"rule": rule, "range_m": range_m, "region": region, "covered": covered, **metric.compute()}
 
 
 OCCUPANCY = Metric(

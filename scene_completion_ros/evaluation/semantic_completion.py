@@ -11,7 +11,6 @@ Hayler et al., "S4C" (3DV 2024); Jevtić et al., "Feed-Forward SceneDINO" (ICCV 
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -27,32 +26,12 @@ from scene_completion_ros.evaluation.class_confusion import (
     renamed,
 )
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
-from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, ConfusionCounts, ranges_within
+from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES, ranges_within, shares
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, COMMON_SHARES, EMPTY, INVALID
 from scene_completion_ros.geometry.grids import VoxelGrid
 
 SSCBENCH_GRID = VoxelGrid((0.0, -25.6, -2.0), 0.2, (256, 256, 32), "velodyne")
 GROUND_LAYERS = 7  # height indices in which empty voxels below everything do not count: 1.4 m
-
-
-@dataclass(frozen=True)
-class CompletionScores:
-    """Scores within one range; NaN where a figure is not defined."""
-
-    voxels: int
-    iou: float  # IoU of "occupied", any class
-    precision: float  # share of the voxels predicted as occupied that are
-    recall: float  # share of the occupied voxels that are predicted as occupied
-    mean_iou: float  # mean IoU over all classes but "empty"; those that are nowhere count as 0, as published
-    # Mean IoU over the classes that occur in the truth. Published by nobody; for ground truth that has not all classes.
-    mean_iou_of_present: float
-    # Mean IoU over the classes that occur, counted only where truth and prediction are occupied: what things are called
-    # where they are found. Published by nobody; it takes the geometry out.
-    mean_iou_of_found: float
-    # Mean IoU weighted by how frequent classes are (`COMMON_SHARES`); those that are nowhere count as 0. NaN for other
-    # classes.
-    weighted_mean_iou: float
-    class_iou: dict[str, float]  # class name -> IoU; NaN for classes that are neither predicted nor true
 
 
 def additional_invalid(truth: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
@@ -86,33 +65,32 @@ def completion_scores(
     # without a class count as empty.
     class_of_label: NDArray[np.integer[Any]] | None = None,
     class_names: tuple[str, ...] = COMMON_CLASSES,  # names by id; 0 is "empty"
-) -> CompletionScores:
-    """Score a confusion matrix. Raises GridError unless there are names for labels that are not the classes."""
+) -> Row:
+    """Score a confusion matrix, NaN where a figure is not defined. Raises GridError unless there are names for labels.
+
+    `iou`, `precision` and `recall` are those of "occupied", any class.
+    """
     classes = len(class_names)
     if class_of_label is None and confusion.shape[0] != classes:
         what = f"{confusion.shape[0]} labels for {classes} classes"
         raise GridError(what, where="confusion", cure="Assign the labels to classes")
     names = np.arange(classes) if class_of_label is None else class_of_label
     named = renamed(confusion, names, unassigned=EMPTY)[:classes]
-    geometry = ConfusionCounts(
-        true_positive=int(named[1:, 1:].sum()),
-        false_positive=int(named[1:, EMPTY].sum()),
-        false_negative=int(named[EMPTY, 1:].sum()),
-        true_negative=int(named[EMPTY, EMPTY]),
-    )
     iou, found = class_iou(named)[1:], named[1:, 1:]
     weight = np.array([COMMON_SHARES.get(name, np.nan) for name in class_names[1:]])
-    return CompletionScores(
-        voxels=int(named.sum()),
-        iou=geometry.iou,
-        precision=geometry.precision,
-        recall=geometry.recall,
-        mean_iou=mean_iou(iou),
-        mean_iou_of_present=mean_iou(iou[named.sum(axis=0)[1:] > 0]),
-        mean_iou_of_found=mean_iou(class_iou(found)[found.sum(axis=0) > 0]),
-        weighted_mean_iou=float((weight * np.nan_to_num(iou)).sum() / weight.sum()),
-        class_iou={name: float(value) for name, value in zip(class_names[1:], iou, strict=True)},
-    )
+    return {
+        "voxels": int(named.sum()),
+        **shares(int(found.sum()), int(named[1:].sum()), int(named[:, 1:].sum())),
+        "mean_iou": mean_iou(iou),  # over all classes but "empty"; those that are nowhere count as 0, as published
+        # Over the classes that occur in the truth. Published by nobody; for ground truth that has not all classes.
+        "mean_iou_of_present": mean_iou(iou[named.sum(axis=0)[1:] > 0]),
+        # Over the classes that occur, counted only where truth and prediction are occupied: what things are called
+        # where they are found. Published by nobody; it takes the geometry out.
+        "mean_iou_of_found": mean_iou(class_iou(found)[found.sum(axis=0) > 0]),
+        # By how frequent classes are (`COMMON_SHARES`); those that are nowhere count as 0. NaN for other classes.
+        "weighted_mean_iou": float((weight * np.nan_to_num(iou)).sum() / weight.sum()),
+        "class_iou": dict(zip(class_names[1:], iou.tolist(), strict=True)),  # NaN if neither predicted nor true
+    }
 
 
 class SemanticCompletionMetric:
@@ -143,7 +121,7 @@ class SemanticCompletionMetric:
             found = predicted[crop], truth[crop], field_of_view[crop]
             self.confusion[range_m] += completion_confusion(*found, self.labels, len(self.class_names))
 
-    def compute(self, class_of_label: NDArray[np.integer[Any]] | None = None) -> dict[float, CompletionScores]:
+    def compute(self, class_of_label: NDArray[np.integer[Any]] | None = None) -> dict[float, Row]:
         """Range -> scores; see `completion_scores`."""
         return {
             range_m: completion_scores(counts, class_of_label, self.class_names)
@@ -187,7 +165,7 @@ class SemanticTally(Tally):
     def _rows(self, names: NDArray[np.int64]) -> Iterator[Row]:
         assert self._metric is not None
         for range_m, scores in self._metric.compute(names).items():
-            yield {"range_m": range_m, "class_of_label": names.tolist(), **asdict(scores)}
+            yield {"range_m": range_m, "class_of_label": names.tolist(), **scores}
 
 
 class TwiceNamedTally(SemanticTally):

@@ -7,7 +7,7 @@ CUA-O3D (Li et al., CVPR 2025) they leave the confusion matrix. That figure has 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +18,7 @@ from scene_completion_ros.evaluation.class_confusion import class_confusion, cla
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 
 Part: TypeAlias = tuple[float, str]  # range in metres and name of the region that voxels are counted in
+_OF_WORDS = ("cosine", "common", "ids", "parts")  # what is kept of answers
 
 
 def unit_vectors(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -57,26 +58,8 @@ def best_classes(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.asarray(labels, np.int64)
 
 
-@dataclass(frozen=True)
-class ZeroShotScores:
-    """Scores of labels on voxels whose class is known; NaN where a figure is not defined."""
-
-    voxels: int
-    without_feature: int  # voxels without a label among them: they are misses, but for `released_mean_iou`
-    accuracy: float  # share of the voxels whose label is right: it says what large classes gain, which the means hide
-    mean_iou: float  # mean IoU over the classes in the truth
-    mean_iou_of_all: float  # the same sum, divided by the number of all classes
-    mean_accuracy: float  # mean recall over the classes in the truth
-    mean_accuracy_of_all: float  # the same sum, divided by the number of all classes: the released code's mean accuracy
-    # As the released code has it: voxels without a label leave the confusion matrix, and the sum is divided by the
-    # number of all classes. A class that is left with no voxel, where that code fails, is 0.
-    released_mean_iou: float
-    class_iou: dict[str, float]  # class -> IoU; NaN for those that are neither true nor said
-    class_accuracy: dict[str, float]  # class -> recall; NaN for those that are not true
-
-
-def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> ZeroShotScores:
-    """Score a confusion matrix. Raises GridError where the matrix has another shape.
+def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Row:
+    """Score labels on voxels whose class is known, NaN where a figure is not defined. Raises GridError: another shape.
 
     `confusion`: int64 [K + 1, K] of `class_confusion`; the last row holds voxels without a label; `names`: the K
     classes.
@@ -90,52 +73,47 @@ def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Zero
     iou = class_iou(confusion)
     accuracy = np.divide(np.diagonal(confusion), true, out=np.full(classes, np.nan), where=present)
     share = float(present.mean()) if present.any() else float("nan")
-    return ZeroShotScores(
-        voxels=int(true.sum()),
-        without_feature=int(confusion[classes].sum()),
-        accuracy=float(np.trace(confusion[:classes]) / true.sum()) if present.any() else float("nan"),
-        mean_iou=mean_iou(iou[present]),
-        mean_iou_of_all=mean_iou(iou[present]) * share,
-        mean_accuracy=mean_iou(accuracy[present]),
-        mean_accuracy_of_all=mean_iou(accuracy[present]) * share,
-        released_mean_iou=mean_iou(class_iou(confusion[:classes])[present]) * share,
-        class_iou=dict(zip(names, iou.tolist(), strict=True)),
-        class_accuracy=dict(zip(names, accuracy.tolist(), strict=True)),
-    )
+    return {
+        "voxels": int(true.sum()),
+        # Voxels without a label among them: they are misses, but for `released_mean_iou`.
+        "without_feature": int(confusion[classes].sum()),
+        # Share of the voxels whose label is right: it says what large classes gain, which the means hide.
+        "accuracy": float(np.trace(confusion[:classes]) / true.sum()) if present.any() else float("nan"),
+        "mean_iou": mean_iou(iou[present]),  # over the classes in the truth
+        "mean_iou_of_all": mean_iou(iou[present]) * share,  # the same sum, divided by the number of all classes
+        "mean_accuracy": mean_iou(accuracy[present]),  # mean recall over the classes in the truth
+        # The same sum, divided by the number of all classes: the released code's mean accuracy.
+        "mean_accuracy_of_all": mean_iou(accuracy[present]) * share,
+        # As the released code has it: voxels without a label leave the confusion matrix, and the sum is divided by the
+        # number of all classes. A class that is left with no voxel, where that code fails, is 0.
+        "released_mean_iou": mean_iou(class_iou(confusion[:classes])[present]) * share,
+        "class_iou": dict(zip(names, iou.tolist(), strict=True)),  # NaN for those that are neither true nor said
+        "class_accuracy": dict(zip(names, accuracy.tolist(), strict=True)),  # recall; NaN for those that are not true
+    }
 
 
 class ZeroShotMetric(Tally):
-    """Scores of `names`, K classes, by parts; answers: `predicted`, `true` [N], `parts`; methods: `class_names`."""
+    """Scores of `names`, K classes, by parts.
+
+    Answers have `predicted`, classes [N], K for none; `true`, classes [N], of which -1 and 255 do not count; and
+    `parts`: part -> which voxels are in it, bool [N]. Parts may overlap.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self.confusion: dict[Part, NDArray[np.int64]] = {}  # part -> int64 [K + 1, K]
-
-    def update(
-        self, labels: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], parts: Mapping[Part, NDArray[np.bool_]]
-    ) -> None:
-        """Count voxels. Raises GridError: shapes differ, or a class is out of range.
-
-        `labels`: said classes [N], K for none; `truth`: True classes [N]; -1 and 255 do not count; `parts`: part ->
-        which voxels are in it, bool [N]. Parts may overlap.
-        """
-        for part, mask in parts.items():
-            counts = class_confusion(labels, truth, len(self.names) + 1, len(self.names), mask)
-            self.confusion[part] = self.confusion.get(part, 0) + counts
-
-    def compute(self) -> dict[Part, ZeroShotScores]:
-        """Part -> scores."""
-        return {part: zero_shot_scores(counts, self.names) for part, counts in self.confusion.items()}
+        self._confusion: dict[Part, NDArray[np.int64]] = {}  # part -> int64 [K + 1, K]
 
     def add(self, answer: Any) -> None:
-        """Count the labelled voxels of a frame."""
-        self.update(answer.predicted, answer.true, answer.parts)
+        """Count the labelled voxels of a frame. Raises GridError: shapes differ, or a class is out of range."""
+        for part, mask in answer.parts.items():
+            counts = class_confusion(answer.predicted, answer.true, len(self.names) + 1, len(self.names), mask)
+            self._confusion[part] = self._confusion.get(part, 0) + counts
         self.frames += 1
 
     def rows(self) -> Iterator[Row]:
         """By range and region."""
-        for (range_m, region), scores in self.compute().items():
-            yield {"range_m": range_m, "region": region, **asdict(scores)}
+        for (range_m, region), counts in self._confusion.items():
+            yield {"range_m": range_m, "region": region, **zero_shot_scores(counts, self.names)}
 
 
 def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.bool_]) -> float:
@@ -157,89 +135,55 @@ def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.boo
     return float(np.sum(np.diff(found, prepend=0) * (found / (last + 1))) / found[-1])
 
 
-@dataclass(frozen=True)
-class WordScores:
-    """How well a word finds its voxels; NaN where there is no positive.
+class WordMetric(Tally):
+    """Average precision of words over all voxels of all frames, within each part.
+
+    It keeps every score, 4 bytes for each voxel and word: ranks are exact. A method has `words`: word -> the true
+    classes that it means. Its answers have `cosine` of each word, float32 [N, W], minus infinity without a feature;
+    `common`, the mean cosine of all phrases of the vocabulary, float32 [N]; true `ids` [N], all of them known; and
+    `parts`: part -> which voxels are in it, bool [N], the same parts with every answer.
 
     A voxel of which little is sure has a mixture of features. That lies near what all sentences have in common, and so
-    near any word: by the cosine alone such a voxel comes first. The contrast takes that away.
-    """
-
-    voxels: int
-    positives: int  # voxels of the classes that it means
-    prior: float  # their share: the average precision of a score that says nothing
-    # Of the voxels, ranked by the contrast: the word's cosine less the mean of those of all phrases of the vocabulary.
-    average_precision: float
-    average_precision_of_cosine: float  # the same, ranked by the word's cosine
-
-
-class WordMetric(Tally):
-    """Average precision of words over all voxels of all updates, within each part.
-
-    It keeps every score, 4 bytes for each voxel and word: ranks are exact. A method has `words`; its answers have
-    `cosine`, `common`, true `ids`, and `parts`. `words`: word -> the true classes that it means.
+    near any word: by the cosine alone such a voxel comes first. The contrast takes that away: the word's cosine less
+    the mean of those of all phrases.
     """
 
     def __init__(self, words: Mapping[str, Sequence[int]]) -> None:
-        self.words = {word: np.asarray(classes, np.int64) for word, classes in words.items()}
-        self._kept: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.integer[Any]]]] = []
-        self._parts: dict[Part, list[NDArray[np.bool_]]] = {}
-
-    def update(
-        self,
-        # Cosine of each word, float32 [N, W], in the order of the words; minus infinity without a feature.
-        cosine: NDArray[np.float32],
-        common: NDArray[np.float32],  # mean cosine of all phrases of the vocabulary, float32 [N]
-        truth: NDArray[np.integer[Any]],  # True classes [N], all of them known
-        # Part -> which voxels are in it, bool [N]; the same parts with every update.
-        parts: Mapping[Part, NDArray[np.bool_]],
-    ) -> None:
-        """Keep voxels."""
-        self._kept.append((cosine, common, truth))
-        for part, mask in parts.items():
-            self._parts.setdefault(part, []).append(mask)
-
-    def compute(self) -> dict[str, dict[Part, WordScores]]:
-        """Word -> part -> scores; no word where nothing was kept."""
-        if not self._kept:
-            return {}
-        common, truth = (np.concatenate([kept[place] for kept in self._kept]) for place in (1, 2))
-        parts = {part: np.concatenate(masks) for part, masks in self._parts.items()}
-        none = np.isneginf(common)
-        result: dict[str, dict[Part, WordScores]] = {}
-        for number, (word, classes) in enumerate(self.words.items()):
-            cosine = np.concatenate([kept[0][:, number] for kept in self._kept])
-            contrast = np.subtract(cosine, common, out=np.full_like(cosine, -np.inf), where=~none)
-            positive = np.isin(truth, classes)
-            result[word] = {
-                part: WordScores(
-                    voxels=int(mask.sum()),
-                    positives=int(positive[mask].sum()),
-                    prior=float(positive[mask].mean()) if mask.any() else float("nan"),
-                    average_precision=average_precision(contrast[mask], positive[mask]),
-                    average_precision_of_cosine=average_precision(cosine[mask], positive[mask]),
-                )
-                for part, mask in parts.items()
-            }
-        return result
+        self.words = words
+        self._answers: list[Any] = []
 
     def add(self, answer: Any) -> None:
         """Keep the labelled voxels of a frame, if the method was asked for words."""
         if self.words:
-            self.update(answer.cosine, answer.common, answer.ids, answer.parts)
+            self._answers.append(SimpleNamespace(**{name: getattr(answer, name) for name in _OF_WORDS}))
             self.frames += 1
 
     def rows(self) -> Iterator[Row]:
         """By word, range and region; the last word is the mean of those that some voxel is meant by."""
-        found = self.compute()
-        for word, parts in found.items():
-            for (range_m, region), scores in parts.items():
-                means = self.words[word].tolist()
-                yield {"word": word, "means": means, "range_m": range_m, "region": region, **asdict(scores)}
-        for range_m, region in next(iter(found.values()), {}):
-            meant = [asdict(parts[range_m, region]) for parts in found.values() if parts[range_m, region].positives]
-            if meant:
-                mean = {key: float(np.mean([scores[key] for scores in meant])) for key in meant[0]}
+        if not self._answers:
+            return
+        cosines, common, ids = (
+            np.concatenate([getattr(kept, name) for kept in self._answers]) for name in _OF_WORDS[:3]
+        )
+        masks = {part: np.concatenate([kept.parts[part] for kept in self._answers]) for part in self._answers[0].parts}
+        meant: dict[Part, list[Row]] = {part: [] for part in masks}
+        for number, (word, classes) in enumerate(self.words.items()):
+            cosine, positive = cosines[:, number], np.isin(ids, classes)
+            contrast = np.subtract(cosine, common, out=np.full_like(cosine, -np.inf), where=~np.isneginf(common))
+            for part, mask in masks.items():
+                figures = {
+                    "voxels": int(mask.sum()),
+                    "positives": int(positive[mask].sum()),  # voxels of the classes that it means
+                    # Their share: the average precision of a score that says nothing.
+                    "prior": float(positive[mask].mean()) if mask.any() else float("nan"),
+                    "average_precision": average_precision(contrast[mask], positive[mask]),  # NaN without positives
+                    "average_precision_of_cosine": average_precision(cosine[mask], positive[mask]),
+                }
+                meant[part] += [figures] if figures["positives"] else []
+                yield {"word": word, "means": list(classes), "range_m": part[0], "region": part[1], **figures}
+        for (range_m, region), each in meant.items():
+            if each:
+                mean = {key: float(np.mean([figures[key] for figures in each])) for key in each[0]}
                 yield {"word": "mean", "means": [], "range_m": range_m, "region": region, **mean}
 
 

@@ -1,25 +1,28 @@
 """Occupancy scores against hand computation and scikit-learn."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, jaccard_score, precision_score, recall_score
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.evaluation.occupancy import OccupancyByRange, OccupancyMetric, score_histogram
-from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.evaluation.metric import VoxelAnswer
+from scene_completion_ros.evaluation.occupancy import OccupancyMetric, OccupancyTally, score_histogram
+from scene_completion_ros.evaluation.truth import ALL, VISIBLE, FrameTruth, VoxelTruth
+from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 
 
 def test_four_voxels_by_hand() -> None:
     metric, score = OccupancyMetric(), np.array([0.9, 0.6, 0.4, 0.1])
     metric.update(score, np.array([True, False, True, False]), score >= 0.5)
     scores = metric.compute()
-    assert (scores.voxels, scores.occupied_fraction) == (4, 0.5)
-    assert (scores.iou, scores.precision, scores.recall) == (pytest.approx(1 / 3), 0.5, 0.5)
-    assert scores.best_iou == pytest.approx(2 / 3)  # the first three
-    assert 0.39 < scores.best_threshold <= 0.4
-    assert scores.average_precision == pytest.approx((1 + 2 / 3) / 2)
+    assert 0.39 < scores.pop("best_threshold") <= 0.4
+    expected = {"voxels": 4, "occupied_fraction": 0.5, "iou": 1 / 3, "precision": 0.5, "recall": 0.5}
+    best = {"best_iou": 2 / 3, "average_precision": (1 + 2 / 3) / 2}  # the first three
+    assert scores == pytest.approx(expected | best)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -31,21 +34,23 @@ def test_against_scikit_learn(seed: int) -> None:
     metric.update(score, occupied, predicted)
     scores = metric.compute()
     rounded = score.astype(np.float16).astype(np.float64)
-    assert scores.average_precision == pytest.approx(average_precision_score(occupied, rounded), abs=1e-12)
-    assert scores.average_precision == pytest.approx(average_precision_score(occupied, score), abs=1e-3)
-    assert scores.iou == pytest.approx(jaccard_score(occupied, predicted))
-    assert scores.precision == pytest.approx(precision_score(occupied, predicted))
-    assert scores.recall == pytest.approx(recall_score(occupied, predicted))
+    assert scores["average_precision"] == pytest.approx(average_precision_score(occupied, rounded), abs=1e-12)
+    assert scores["average_precision"] == pytest.approx(average_precision_score(occupied, score), abs=1e-3)
+    assert scores["iou"] == pytest.approx(jaccard_score(occupied, predicted))
+    assert scores["precision"] == pytest.approx(precision_score(occupied, predicted))
+    assert scores["recall"] == pytest.approx(recall_score(occupied, predicted))
     selected = [rounded >= threshold for threshold in np.unique(rounded)]
-    assert scores.best_iou == pytest.approx(max((mask & occupied).sum() / (mask | occupied).sum() for mask in selected))
-    assert jaccard_score(occupied, score >= scores.best_threshold) == pytest.approx(scores.best_iou)
+    assert scores["best_iou"] == pytest.approx(
+        max((mask & occupied).sum() / (mask | occupied).sum() for mask in selected)
+    )
+    assert jaccard_score(occupied, score >= scores["best_threshold"]) == pytest.approx(scores["best_iou"])
 
 
 def test_figures_without_occupied_voxels_are_undefined() -> None:
     metric = OccupancyMetric()
     metric.update(np.array([0.2]), np.array([False]), np.array([False]))
     scores = metric.compute()
-    assert all(math.isnan(value) for value in (scores.iou, scores.recall, scores.best_iou, scores.average_precision))
+    assert all(math.isnan(scores[name]) for name in ("iou", "recall", "best_iou", "average_precision"))
 
 
 def test_large_and_negative_zero_scores_are_counted_and_bad_ones_refused() -> None:
@@ -60,21 +65,21 @@ def test_large_and_negative_zero_scores_are_counted_and_bad_ones_refused() -> No
 
 
 def test_ranges_and_regions_select_their_voxels() -> None:
+    """Two frames in 1/4, 1/2 and 1 of a grid of 0.8 m: all of it, and what is visible, its left half."""
     grid = VoxelGrid((0.0, -0.4, 0.0), 0.2, (4, 4, 1))
-    occupied = np.zeros(grid.shape, dtype=bool)
-    occupied[1, 1, 0] = occupied[3, 0, 0] = True
-    score = np.full(grid.shape, 0.1)
-    score[1, 1, 0] = 0.9
-    known = np.ones(grid.shape, dtype=bool)
+    occupied, known, left = np.zeros(grid.shape, bool), np.ones(grid.shape, bool), np.zeros(grid.shape, bool)
+    occupied[1, 1, 0] = occupied[3, 0, 0] = left[:, 2:] = True
     known[0, 1, 0] = False
-    left = np.zeros(grid.shape, dtype=bool)
-    left[:, 2:] = True
-    metric = OccupancyByRange(grid, ranges=(0.4, 0.8))
-    metric.update(score, occupied, known, {"all": np.ones_like(known), "left": left}, score >= 0.5)
-    scores = metric.compute()
-    assert (scores[0.4, "all"].voxels, scores[0.4, "all"].iou) == (3, 1.0)
-    assert (scores[0.8, "all"].voxels, scores[0.8, "all"].iou) == (15, 0.5)
-    assert (scores[0.4, "left"].voxels, scores[0.8, "left"].voxels) == (2, 8)
-    metric.update(score, occupied, known, {"all": np.ones_like(known)}, score >= 0.5)
-    assert metric.compute()[0.8, "all"].voxels == 30
-    assert metric.compute()[0.8, "left"].voxels == 8
+    score = np.full(grid.shape, 0.1, np.float32)
+    score[1, 1, 0] = 0.9
+    truth = VoxelTruth("exact", grid, RigidTransform.identity(), occupied, known, np.ones(grid.shape, bool), left)
+    answer = VoxelAnswer(score, {"half": score >= 0.5})
+    tally = OccupancyTally(None)
+    for times in (1, 2):
+        tally.add(SimpleNamespace(truth=FrameTruth(truth, None), voxels=answer))
+        found = {(row["range_m"], row["region"]): (row["voxels"], row["iou"]) for row in tally.rows()}
+        assert found[0.4, ALL] == (3 * times, 1.0) and found[0.8, ALL] == (15 * times, 0.5)
+        assert found[0.4, VISIBLE][0] == 2 * times and found[0.8, VISIBLE][0] == 8 * times
+    moved = replace(truth, grid=VoxelGrid((0.0, 0.0, 0.0), 0.2, (4, 4, 1)))
+    with pytest.raises(GridError, match="changes between frames"):
+        tally.add(SimpleNamespace(truth=FrameTruth(moved, None), voxels=answer))

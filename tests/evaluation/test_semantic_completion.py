@@ -47,7 +47,7 @@ def test_the_ground_rule_in_scores() -> None:
     truth[0, 0, 2] = ROAD
     predicted = np.full_like(truth, ROAD)  # road from top to bottom
     scores = completion_scores(completion_confusion(predicted, truth, np.ones(truth.shape, bool)))
-    assert (scores.voxels, scores.precision) == (8, 1 / 8)  # the two voxels under the road do not count
+    assert (scores["voxels"], scores["precision"]) == (8, 1 / 8)  # the two voxels under the road do not count
 
 
 def test_free_space_under_the_ground_of_a_column() -> None:
@@ -64,22 +64,22 @@ def test_six_voxels_by_hand() -> None:
     truth = np.array([ROAD, CAR, CAR, CAR, 0, 0])[None, None]
     predicted = np.array([ROAD, CAR, BUILDING, 0, VEGETATION, 0])[None, None]
     scores = completion_scores(completion_confusion(predicted, truth, field_of_view=np.ones(truth.shape, bool)))
-    assert scores.voxels == 6
-    assert scores.precision == pytest.approx(3 / 4)  # vegetation is in free space
-    assert scores.recall == pytest.approx(3 / 4)  # one car is missed
-    assert scores.iou == pytest.approx(3 / 5)
-    assert scores.class_iou["road"] == 1.0
-    assert scores.class_iou["car"] == pytest.approx(1 / 3)
-    assert scores.class_iou["building"] == 0.0  # predicted, but nowhere
-    assert scores.class_iou["vegetation"] == 0.0
-    assert math.isnan(scores.class_iou["pole"])
-    assert list(scores.class_iou) == list(COMMON_CLASSES[1:])
-    assert scores.mean_iou == pytest.approx((1 + 1 / 3) / 15)  # what is nowhere counts as 0
-    assert scores.mean_iou_of_present == pytest.approx((1 + 1 / 3) / 2)
-    # Of the three that are occupied in both the road is right, and one of two cars.
-    assert scores.mean_iou_of_found == pytest.approx((1 + 1 / 2) / 2)
-    # Road weighs 14.98, car 2.85, all of S4C's weights together 102.87.
-    assert scores.weighted_mean_iou == pytest.approx((14.98 * 1 + 2.85 / 3) / 102.87)
+    classes = scores.pop("class_iou")
+    assert list(classes) == list(COMMON_CLASSES[1:]) and math.isnan(classes["pole"])
+    assert (classes["road"], classes["car"]) == (1.0, pytest.approx(1 / 3))
+    assert classes["building"] == classes["vegetation"] == 0.0  # predicted, but nowhere
+    expected = {
+        "voxels": 6,
+        "iou": 3 / 5,
+        "precision": 3 / 4,  # vegetation is in free space
+        "recall": 3 / 4,  # one car is missed
+        "mean_iou": (1 + 1 / 3) / 15,  # what is nowhere counts as 0
+        "mean_iou_of_present": (1 + 1 / 3) / 2,
+        "mean_iou_of_found": (1 + 1 / 2)
+        / 2,  # of three that are occupied in both the road is right, and one of two cars
+        "weighted_mean_iou": (14.98 * 1 + 2.85 / 3) / 102.87,  # road, car, all of S4C's weights together
+    }
+    assert scores == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("range_m", "side"), [(12.8, 64), (25.6, 128), (51.2, 256)])
@@ -95,9 +95,9 @@ def test_ranges_are_the_first_along_x_and_the_central_along_y(range_m: float, si
     metric.update(truth, truth, np.ones(truth.shape, bool))
     assert metric.confusion[range_m][CAR, CAR] == 4
     scores = metric.compute()[range_m]
-    assert scores.voxels == side * side * 32
-    assert (scores.iou, scores.class_iou["car"], scores.class_iou["road"]) == (1.0, 1.0, 1.0)
-    assert scores.mean_iou == pytest.approx(2 / 15)
+    assert scores["voxels"] == side * side * 32
+    assert (scores["iou"], scores["class_iou"]["car"], scores["class_iou"]["road"]) == (1.0, 1.0, 1.0)
+    assert scores["mean_iou"] == pytest.approx(2 / 15)
 
 
 def test_against_scikit_learn() -> None:
@@ -113,13 +113,13 @@ def test_against_scikit_learn() -> None:
                 if truth[crop][x, y, z] == 0 and not ((below != 0) & (below != 255)).any():
                     counted[x, y, z] = False
         found, true = predicted[crop][counted], truth[crop][counted]
-        assert scores.voxels == true.size
+        assert scores["voxels"] == true.size
         expected = jaccard_score(true, found, labels=range(1, 16), average=None)
-        np.testing.assert_allclose([scores.class_iou[name] for name in COMMON_CLASSES[1:]], expected)
-        assert scores.mean_iou == pytest.approx(expected.mean()) == scores.mean_iou_of_present
-        assert scores.iou == pytest.approx(jaccard_score(true > 0, found > 0))
-        assert scores.precision == pytest.approx(precision_score(true > 0, found > 0))
-        assert scores.recall == pytest.approx(recall_score(true > 0, found > 0))
+        np.testing.assert_allclose([scores["class_iou"][name] for name in COMMON_CLASSES[1:]], expected)
+        assert scores["mean_iou"] == pytest.approx(expected.mean()) == scores["mean_iou_of_present"]
+        assert scores["iou"] == pytest.approx(jaccard_score(true > 0, found > 0))
+        assert scores["precision"] == pytest.approx(precision_score(true > 0, found > 0))
+        assert scores["recall"] == pytest.approx(recall_score(true > 0, found > 0))
 
 
 def test_clusters_are_scored_under_the_names_of_their_classes() -> None:
@@ -144,8 +144,8 @@ def test_more_clusters_than_classes_and_those_without_a_class_are_empty() -> Non
     names[[0, 18, 20]] = 0, CAR, ROAD
     scores = completion_scores(confusion, class_of_label=names)
     # Cluster 3 has no class: its voxel of a car is missed, its voxel of free space is free.
-    assert (scores.precision, scores.recall) == (3 / 4, 3 / 4)
-    assert (scores.class_iou["road"], scores.class_iou["car"]) == (1.0, pytest.approx(1 / 3))
+    assert (scores["precision"], scores["recall"]) == (3 / 4, 3 / 4)
+    assert (scores["class_iou"]["road"], scores["class_iou"]["car"]) == (1.0, pytest.approx(1 / 3))
     with pytest.raises(GridError, match="21 labels for 16 classes"):
         completion_scores(confusion)
 
@@ -154,8 +154,8 @@ def test_shapes_are_checked_and_nothing_counted_is_undefined() -> None:
     with pytest.raises(GridError, match=r"instead of \(256, 256, 32\)"):
         SemanticCompletionMetric().update(*[np.zeros((8, 8, 8), int)] * 2, np.ones((8, 8, 8), bool))
     scores = SemanticCompletionMetric().compute()[51.2]
-    assert (scores.voxels, scores.mean_iou) == (0, 0.0)
-    assert math.isnan(scores.iou) and math.isnan(scores.mean_iou_of_present)
+    assert (scores["voxels"], scores["mean_iou"]) == (0, 0.0)
+    assert math.isnan(scores["iou"]) and math.isnan(scores["mean_iou_of_present"])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Zero-shot scores: voxels counted by hand, the released code's own numbers, AP against scikit-learn."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,19 +38,18 @@ def test_both_denominators_and_what_the_released_code_forgets_by_hand() -> None:
     To the released code voxels without a feature are no misses of car, 3 / (4 + 4 - 3), nor of tree, 1 / (1 + 2 - 1).
     """
     scores = zero_shot_scores(CONFUSION, NAMES)
+    classes, accuracies = scores.pop("class_iou"), scores.pop("class_accuracy")
     iou, accuracy = 3 / 7 + 4 / 7 + 1 / 3, 3 / 6 + 4 / 6 + 1 / 2
-    assert (scores.voxels, scores.without_feature) == (14, 3)
-    assert scores.mean_iou == pytest.approx(iou / 3) and scores.mean_iou_of_all == pytest.approx(iou / 4)
-    assert scores.accuracy == pytest.approx((3 + 4 + 1) / 14)
-    assert scores.mean_accuracy == pytest.approx(accuracy / 3)
-    assert scores.mean_accuracy_of_all == pytest.approx(accuracy / 4)
-    assert scores.class_iou["tree"] == pytest.approx(1 / 3) and math.isnan(scores.class_iou["pole"])
-    assert scores.class_accuracy["car"] == 0.5 and math.isnan(scores.class_accuracy["pole"])
-    assert scores.released_mean_iou == pytest.approx((3 / 5 + 4 / 7 + 1 / 2) / 4)
-    assert scores.released_mean_iou > scores.mean_iou_of_all
+    shares = {"mean_iou": iou / 3, "mean_iou_of_all": iou / 4, "accuracy": (3 + 4 + 1) / 14}
+    shares |= {"mean_accuracy": accuracy / 3, "mean_accuracy_of_all": accuracy / 4}
+    assert scores == pytest.approx(
+        {"voxels": 14, "without_feature": 3, **shares, "released_mean_iou": (3 / 5 + 4 / 7 + 1 / 2) / 4}
+    )
+    assert classes["tree"] == pytest.approx(1 / 3) and math.isnan(classes["pole"])
+    assert accuracies["car"] == 0.5 and math.isnan(accuracies["pole"])
     nothing = np.zeros((5, 4), np.int64)
     nothing[4, 0] = 3  # where the released code fails
-    assert zero_shot_scores(nothing, NAMES).released_mean_iou == 0.0
+    assert zero_shot_scores(nothing, NAMES)["released_mean_iou"] == 0.0
 
 
 def test_the_released_code_itself_says_so() -> None:
@@ -64,19 +64,19 @@ def test_the_released_code_itself_says_so() -> None:
     iou = [counts[k, k] / (counts[k].sum() + counts[:, k].sum() - counts[k, k]) for k in range(3)]
     accuracy = [counts[k, k] / (true == k).sum() for k in range(3)]
     metric = ZeroShotMetric(NAMES)
-    metric.update(said, true, {ALL: np.ones(400, bool)})
-    scores = metric.compute()[ALL]
-    assert scores.released_mean_iou == pytest.approx(sum(iou) / 4)
-    assert scores.mean_accuracy_of_all == pytest.approx(sum(accuracy) / 4)
+    metric.add(SimpleNamespace(predicted=said, true=true, parts={ALL: np.ones(400, bool)}))
+    (scores,) = metric.rows()
+    assert scores["released_mean_iou"] == pytest.approx(sum(iou) / 4)
+    assert scores["mean_accuracy_of_all"] == pytest.approx(sum(accuracy) / 4)
 
 
 def test_a_class_that_is_said_but_nowhere_true_costs_others_only() -> None:
     confusion = np.zeros((5, 4), np.int64)
     confusion[0, 0], confusion[3, 0] = 1, 1
     scores = zero_shot_scores(confusion, NAMES)
-    assert scores.mean_iou == 0.5 and scores.class_iou["pole"] == 0.0 and scores.mean_iou_of_all == 0.125
+    assert scores["mean_iou"] == 0.5 and scores["class_iou"]["pole"] == 0.0 and scores["mean_iou_of_all"] == 0.125
     nothing = zero_shot_scores(np.zeros((5, 4), np.int64), NAMES)
-    assert math.isnan(nothing.mean_iou) and math.isnan(nothing.accuracy)
+    assert math.isnan(nothing["mean_iou"]) and math.isnan(nothing["accuracy"])
     with pytest.raises(GridError, match=r"shape \(4, 4\) for 4 classes"):
         zero_shot_scores(confusion[:4], NAMES)
 
@@ -103,22 +103,25 @@ def test_average_precision_is_scikit_learns(levels: int) -> None:
 def test_words_stand_beside_their_prior() -> None:
     """Two frames; voxels without a feature come last, the first word has a perfect ranking where it is near."""
     metric = WordMetric({"automobile": [0], "greenery": [2, 3], "boat": [7]})
-    assert metric.compute() == {}
+    assert not list(metric.rows())
     truth = np.array([0, 2, 3, 1])
     scores = np.array([[0.9, 0.1, 0.3], [0.2, 0.8, 0.3], [0.1, 0.7, 0.3], [-np.inf] * 3], np.float32)
     common = np.array([0.0, 0.0, 0.0, -np.inf], np.float32)
     near = np.array([True, True, False, False])
-    for truth_of_frame, masked in ((truth, near), (np.array([1, 1, 1, 0]), ~near)):
-        metric.update(scores, common, truth_of_frame, {ALL: np.ones(4, bool), (12.8, "all"): masked})
-    found = metric.compute()
-    car = found["automobile"]
-    assert (car[ALL].voxels, car[ALL].positives, car[ALL].prior) == (8, 2, 0.25)
+    for ids, masked in ((truth, near), (np.array([1, 1, 1, 0]), ~near)):
+        parts = {ALL: np.ones(4, bool), (12.8, "all"): masked}
+        metric.add(SimpleNamespace(cosine=scores, common=common, ids=ids, parts=parts))
+    found = {(row["word"], row["range_m"]): row for row in metric.rows()}
+    car = found["automobile", 51.2]
+    assert (car["voxels"], car["positives"], car["prior"]) == (8, 2, 0.25)
     # All: 0.9 twice (one hit), then nothing until the block of two without a feature, whose one hit is the last of 8.
-    assert car[ALL].average_precision == pytest.approx(0.5 * 1 / 2 + 0.5 * 2 / 8)
+    assert car["average_precision"] == pytest.approx(0.5 * 1 / 2 + 0.5 * 2 / 8)
     # Near: 0.9 hit, 0.2 miss, 0.1 miss, none: hit.
-    assert car[12.8, "all"].average_precision == pytest.approx(0.5 * 1 + 0.5 * 2 / 4)
-    assert car[ALL].average_precision_of_cosine == car[ALL].average_precision  # nothing is common
-    assert found["greenery"][ALL].positives == 2 and math.isnan(found["boat"][ALL].average_precision)
-    every = np.concatenate([scores[:, 1]] * 2)
+    assert found["automobile", 12.8]["average_precision"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 4)
+    assert car["average_precision_of_cosine"] == car["average_precision"]  # nothing is common
+    assert math.isnan(found["boat", 51.2]["average_precision"])
+    every, green = np.concatenate([scores[:, 1]] * 2), found["greenery", 51.2]
     positive = np.isin(np.concatenate([truth, [1, 1, 1, 0]]), [2, 3])
-    assert found["greenery"][ALL].average_precision == average_precision(every, positive)
+    assert (green["positives"], green["average_precision"]) == (2, average_precision(every, positive))
+    both = (car["average_precision"] + green["average_precision"]) / 2.0
+    assert found["mean", 51.2]["average_precision"] == pytest.approx(both)  # of the words that some voxel is meant by

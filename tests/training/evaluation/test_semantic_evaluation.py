@@ -41,8 +41,8 @@ def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedMode
     assert one_to_one[0] == 0 and (one_to_one == CAR).sum() == 1
     metric = score([fitted], [street])[0]
     both = metric.compute(np.array([0, CAR, CAR]))[51.2]
-    assert both.iou == both.class_iou["car"] == 1.0
-    assert both.mean_iou == pytest.approx(1 / 15) and both.mean_iou_of_present == 1.0
+    assert both["iou"] == both["class_iou"]["car"] == both["mean_iou_of_present"] == 1.0
+    assert both["mean_iou"] == pytest.approx(1 / 15)
     # One to one, the other half is called something else.
     label, _ = voxels()
     truth = true_voxels(street)
@@ -51,7 +51,7 @@ def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedMode
     left = counted & (centres[..., 0] < 1.0)
     named_left = one_to_one[1 + fitted.clusters.assign(np.array([[1.0, 0.0]], np.float32))[0]] == CAR
     part = left.sum() if named_left else counted.sum() - left.sum()
-    assert metric.compute(one_to_one)[51.2].class_iou["car"] == pytest.approx(part / counted.sum())
+    assert metric.compute(one_to_one)[51.2]["class_iou"]["car"] == pytest.approx(part / counted.sum())
 
 
 def test_what_no_sensor_sees_does_not_count(street: PosedSequence) -> None:
@@ -73,7 +73,7 @@ def test_the_prior_knows_the_class_of_a_place(street: PosedSequence) -> None:
 
     prior = ClassPrior(Density(), 0.5, [street])
     scores = score([prior], [street])[0].compute(prior.names())[51.2]
-    assert scores.class_iou["car"] == 1.0
+    assert scores["class_iou"]["car"] == 1.0
     with pytest.raises(ConfigurationError, match="no frame has ground truth"):
         ClassPrior(Density(), 0.5, [make_street(assets=("lidar",))])
     with pytest.raises(ConfigurationError, match="no frame has ground truth"):

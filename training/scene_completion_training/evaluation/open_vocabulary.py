@@ -6,7 +6,7 @@ ranked given the geometry. A deployed student is asked as trained fields are, an
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -250,7 +250,7 @@ class OpenCompletionTally(Tally):
         class_of_label = np.append(np.arange(len(self._label_set.names) + 1), -1)
         for region, metric in self._regions.items():
             for range_m, scores in metric.compute(class_of_label).items():
-                yield {"range_m": range_m, "region": region, **asdict(scores)}
+                yield {"range_m": range_m, "region": region, **scores}
 
 
 OPEN_COMPLETION = Metric(
