@@ -2,7 +2,9 @@
 
 import argparse
 import errno
+import shutil
 import sys
+import textwrap
 from collections.abc import Collection, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, cast
@@ -62,6 +64,14 @@ COMMANDS = {
 }
 
 
+# Under which heading the help lists them; the others, also those of installed packages, are tools.
+HEADINGS = {
+    "Run": ("complete", "replay", "doctor"),
+    "Train": ("extract", "train", "calibrate", "export", "evaluate", "classes", "features", "points-features"),
+}
+TOOLS = "Tools"
+
+
 class Command(Protocol):
     """A module of the entry-point group."""
 
@@ -104,18 +114,32 @@ def find_commands() -> dict[str, Command]:
 def build_parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
     """Parser of the command line with one subparser a command."""
     parser = argparse.ArgumentParser(
-        prog="scene-completion", description="Completed semantic occupancy from camera images."
+        prog="scene-completion",
+        description="Completed semantic occupancy from camera images.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_listed(commands),
     )
     parser.add_argument("--version", action="version", version=scene_completion_ros.__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in commands.items():
         text = (command.__doc__ or name).strip()
-        in_list = text.splitlines()[0].replace("%", "%%")
-        subparser = subparsers.add_parser(
-            name, help=in_list, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        subparser = subparsers.add_parser(name, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
         command.add_arguments(subparser)
     return parser
+
+
+def _listed(commands: dict[str, Command]) -> str:
+    """The first line of what each command says of itself, under headings."""
+    grouped = {heading: [name for name in names if name in commands] for heading, names in HEADINGS.items()}
+    grouped[TOOLS] = [name for name in commands if not any(name in names for names in HEADINGS.values())]
+    width, lines = shutil.get_terminal_size().columns, []
+    for heading, names in grouped.items():
+        lines.append(f"{heading}:")
+        for name in names:
+            text = f"  {name:<20}{(commands[name].__doc__ or name).strip().splitlines()[0]}"
+            lines.append(textwrap.fill(text, max(width, 40), subsequent_indent=22 * " "))
+        lines.append("")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

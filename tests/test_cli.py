@@ -51,6 +51,13 @@ def test_values_may_come_behind_options(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "unrecognized arguments: --confog" in capsys.readouterr().err
 
 
+def test_commands_are_listed_by_what_they_are_for(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = cli.build_parser({name: command(None) for name in ("count", "replay", "train")}).format_help()
+    headings = [line.split() for line in listed[listed.index("Run:") :].splitlines()]
+    assert [words[0] for words in headings if words] == ["Run:", "replay", "Train:", "train", "Tools:", "count"]
+    assert "Count 100 % of it." in listed
+
+
 def test_bad_input_is_one_line_and_no_traceback(only, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(args: argparse.Namespace) -> int:
         raise CameraError("fx is\nzero", where="calib.yaml", cure="Calibrate")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from scene_completion_ros.geometry.transforms import RigidTransform
     from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.inference.completer import Completion
     from scene_completion_ros.voxels.files import ImageDetails
@@ -34,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--camera", type=place, required=True, metavar="FILE", help=meaning)
     results = Output(("voxels.npz", "voxels.ply", "picture.png", "words.png"))
     parser.add_argument("--output", required=True, type=results, metavar="DIR", help="folder for the results")
+    meaning = "metres of the camera above the ground, for a student that takes it into account"
+    parser.add_argument("--camera-height", type=float, metavar="METRES", help=meaning)
+    meaning = "degrees by which the camera looks down, with --camera-height (default: 0)"
+    parser.add_argument("--camera-pitch", type=float, metavar="DEGREES", help=meaning)
     meaning = "how many bits the camera uses of the 16 of such a PNG, 8 to 16 (default: judged by the largest value)"
     parser.add_argument("--bits", type=int, choices=range(8, 17), metavar="N", help=meaning)
     meaning = "YAML with origin, voxel_size, shape and grid_from_camera (4x4, row by row) of another grid to query"
@@ -46,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Complete the image and write the results."""
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.geometry.grids import read_grid
-    from scene_completion_ros.inference.completer import Completer
+    from scene_completion_ros.inference.completer import Completer, mounting_warnings
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.progress import Progress, print_summary
     from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, words_panel, write_picture
@@ -60,15 +65,25 @@ def run(args: argparse.Namespace) -> int:
     bundle = open_student(args.bundle)
     words = chosen_words(args.words, bundle)
     grid, grid_from_camera = read_grid(args.grid) if args.grid else (None, None)
+    upright = upright_camera(args.camera_height, args.camera_pitch)
     progress.line(f"Completing {args.image} ({bundle.name}) ...")
     completer = Completer(
-        bundle, camera, grid=grid, grid_from_camera=grid_from_camera, engine=args.engine, extrapolate=True
+        bundle,
+        camera,
+        grid=grid,
+        grid_from_camera=grid_from_camera,
+        engine=args.engine,
+        extrapolate=True,
+        upright_from_camera=upright,
     )
+    mounted = mounting_warnings(bundle, upright)
+    if upright is None:
+        mounted = [f"{warning}: give --camera-height and --camera-pitch" for warning in mounted]
     if unseen := completer.unseen():
         raise unseen
     ask_words(completer, words)
     completion = completer.complete(image)
-    for warning in filter(None, (assumption, *completer.warnings, completion.warning)):
+    for warning in filter(None, (assumption, *completer.warnings, *mounted, completion.warning)):
         progress.line(f"warning: {warning}")
     args.output.mkdir(parents=True, exist_ok=True)
     saved = SavedVoxels(completion.voxels, details=details_of(completion, bundle))
@@ -91,6 +106,30 @@ def run(args: argparse.Namespace) -> int:
     rows |= {"time": f"{completion.timings_ms['total']:.0f} ms", "picture": args.output / "picture.png"}
     print_summary(rows | {"words": args.output / "words.png" if words else None})
     return 0
+
+
+def upright_camera(height: float | None, pitch: float | None) -> "RigidTransform | None":
+    """Pose of the optical frame above the ground of a camera at a height, metres, that looks down, degrees.
+
+    None where no height is given. Raises SceneCompletionError where the numbers make no sense.
+    """
+    import math
+
+    import numpy as np
+
+    from scene_completion_ros.errors import SceneCompletionError
+    from scene_completion_ros.geometry.extrinsics import rotation_of_angles
+    from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+
+    if height is None:
+        if pitch is not None:
+            raise SceneCompletionError("says nothing alone", where="--camera-pitch", cure="Give --camera-height, too")
+        return None
+    if not (0.0 < height <= 100.0 and abs(pitch or 0.0) <= 90.0):
+        what = f"a camera {height:g} m above the ground that looks {pitch or 0.0:g} degrees down"
+        raise SceneCompletionError(what, where="--camera-height, --camera-pitch", cure="Give metres and degrees")
+    down = rotation_of_angles(0.0, math.radians(pitch or 0.0), 0.0)
+    return RigidTransform(down, np.array([0.0, 0.0, height])) @ OPTICAL_FROM_FORWARD.inverse()
 
 
 def read_image(path: Path, bits: int | None = None) -> "tuple[NDArray[np.uint8], str]":

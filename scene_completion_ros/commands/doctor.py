@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from scene_completion_ros.diagnosis.check import Finding
 
 COLUMN = 15  # where the names begin
@@ -58,7 +60,21 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(report, indent=2))
     else:
         say(f"\n{', '.join(f'{count} {status}' for status, count in counts.items())}; {seconds:.0f} s")
+        bundle = f" --bundle {args.bundle}" if args.bundle else ""
+        say(f"next: {next_step(findings, bundle)}")
     return 1 if counts[Status.FAILED.value] else 0
+
+
+def next_step(findings: "Mapping[str, Finding]", bundle: str) -> str:
+    """What to do after these findings; `bundle`: the option that names the student, if any."""
+    from scene_completion_ros.diagnosis.check import Status
+
+    failed = next((name for name, finding in findings.items() if finding.status is Status.FAILED), None)
+    if failed is not None:
+        return f"cure what failed, from the top; it begins with {failed}"
+    if findings["ROS 2"].status is not Status.OK:
+        return f"scene-completion complete IMAGE --camera FILE --output out{bundle} works without ROS 2"
+    return f"scene-completion replay BAG --output out{bundle}; without BAG it is the bundled drive"
 
 
 def as_text(name: str, finding: "Finding") -> str:

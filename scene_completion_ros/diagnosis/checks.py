@@ -43,6 +43,8 @@ def check_bundle(bundle: Path | None, details: dict[str, Any]) -> Finding:
         f"{student.name}: {named}, grid {'x'.join(map(str, grid.shape))} of {grid.voxel_size} m, {files}, "
         f"calibration {student.calibration.kind}"
     )
+    if student.takes_pose:
+        found += ". It is more accurate with camera.height and camera.pitch (complete: --camera-height, --camera-pitch)"
     if student.calibration.kind == "identity":
         cure = "scene-completion calibrate BUNDLE --labelled DIR (see docs/training.md)"
         return warning(f"{found}: probabilities are not calibrated", cure)

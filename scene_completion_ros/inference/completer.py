@@ -366,12 +366,18 @@ def _finite(answer: SceneAnswer) -> bool:
     return bool(np.isfinite(sum(float(part.sum()) for part in parts)))
 
 
-def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform) -> list[str]:
+MOUNTING_UNKNOWN = "the student is more accurate where it is told how high the camera is, and how far it looks down"
+
+
+def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform | None) -> list[str]:
     """What about the place of a camera lies outside of what the student was trained for, with numbers.
 
     Depth follows from the height: seen from half as high, the same image shows a street half as large.
-    `upright_from_camera`: pose of the optical frame in a frame whose z axis points up and begins on the ground.
+    `upright_from_camera`: pose of the optical frame in a frame whose z axis points up and begins on the ground; None
+    where nobody knows.
     """
+    if upright_from_camera is None:
+        return [MOUNTING_UNKNOWN] if bundle.takes_pose else []
     warnings = []
     height, trained = float(upright_from_camera.translation[2]), bundle.height_above_ground
     lowest, highest = bundle.height_range or (trained, trained)

@@ -178,9 +178,9 @@ class Student:
         looked_at = (parameters.base_frame, *(getattr(parameters, part) for part in _MOUNTING), unseen is None)
         if made.mounting == looked_at:
             return
-        made.mounting, warnings = looked_at, []
-        if upright_from_camera is not None:
-            warnings = mounting_warnings(self.bundle, upright_from_camera)
+        made.mounting, warnings = looked_at, mounting_warnings(self.bundle, upright_from_camera)
+        if upright_from_camera is None:
+            warnings = [f"{warning}: set camera.height and camera.pitch, or base_frame" for warning in warnings]
         if unseen is not None:
             warnings.append(str(unseen))
         self._warn(name, warnings)

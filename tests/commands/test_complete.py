@@ -9,10 +9,12 @@ from scene_completion_ros.commands.words import DEMO_WORDS, chosen_words
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import MOUNTING_UNKNOWN
 from scene_completion_ros.inference.text_bank import MOST_ASKED
 from scene_completion_ros.voxels.files import read_npz
 from scene_completion_ros.voxels.semantic_voxels import OTHER_COLOUR, phrase_colours
 from tests.commands.conftest import CAMERA_HEIGHT
+from tests.inference import told_bundle
 from tests.inference.small_bundle import CANONICAL, class_colours, class_names
 
 YAML = """image_width: {c.width}
@@ -138,6 +140,26 @@ def test_voxels_farther_than_the_student_knows_stay_unobserved(
     ahead = 65.0 + 2.0 + 0.5 * (np.argwhere(voxels_of(image.parent / "out")["state"] > 0)[:, 0] + 0.5)
     assert ahead.min() == 67.25 and ahead.max() == 79.75
     assert "warning: 1792 voxels lie more than 80 m ahead of the camera, farther than" in capsys.readouterr().err
+
+
+def test_a_student_is_told_how_the_camera_is_mounted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = tmp_path / "image.png"
+    cv2.imwrite(str(image), told_bundle.wall_from(0.0))
+    (tmp_path / "camera.yaml").write_text(YAML.format(c=told_bundle.CAMERA))
+    told = told_bundle.make_told_bundle(tmp_path / "told")
+    wanted = f"{MOUNTING_UNKNOWN}: give --camera-height and --camera-pitch"
+    for more, said in (
+        ((), [wanted]),
+        (("--camera-height", "1.7", "--camera-pitch", "2"), []),
+        (("--camera-height", "0.2"), ["the camera stands 0.20 m above the ground"]),
+        (("--camera-height", "1.7", "--camera-pitch", "60"), ["the camera looks 60.0° down"]),
+    ):
+        assert complete(image, told, *more) == 0
+        error = capsys.readouterr().err
+        assert error.count("warning: the ") == len(said) and all(text in error for text in said)
+    for more in (("--camera-pitch", "2"), ("--camera-height", "-1"), ("--camera-height", "nan")):
+        assert complete(image, told, *more) == 2
+        assert more[0] in capsys.readouterr().err
 
 
 def test_bits_that_are_assumed_are_told_and_can_be_given(

@@ -70,6 +70,9 @@ def test_without_rclpy_the_rest_is_checked(tmp_path: Path, extra_modules: Callab
     assert found["ROS 2"][0] == "warning"
     assert "-> pip install '.[ros]'" in found["ROS 2"][1]
     assert " Hz with " in found["self-test"][1]
+    assert done.stdout.splitlines()[-1] == (
+        "next: scene-completion complete IMAGE --camera FILE --output out works without ROS 2"
+    )
 
 
 @needs_ros
@@ -84,5 +87,6 @@ def test_whatever_is_broken_every_check_says_something(tmp_path: Path, extra_mod
     failed = {"ROS 2", "RMW", "Fast DDS profile", "numba", "bundle", "self-test"}
     assert {name for name, (status, _) in found.items() if status == "failed"} == failed
     assert all("\n" in found[name][1] for name in failed)  # with a cure
+    assert done.stdout.splitlines()[-1] == "next: cure what failed, from the top; it begins with ROS 2"
     assert "SIGABRT" in found["ROS 2"][1]
     assert "ImportError: no good" in found["numba"][1]

@@ -209,6 +209,7 @@ def test_cameras_that_stand_otherwise_are_warned_of(
 ) -> None:
     tilted = RigidTransform(rotation_of_angles(0.0, np.radians(down_deg), 0.0), np.array([0.3, 0.0, height]))
     found = mounting_warnings(bundle, tilted @ OPTICAL_FROM_FORWARD.inverse())
+    assert mounting_warnings(bundle, None) == []  # it is not told
     assert len(found) == len(said)
     for text, part in zip(found, said, strict=True):
         assert part in text
