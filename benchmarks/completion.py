@@ -106,19 +106,15 @@ def evidence_table(
     def complete() -> None:
         completer.complete(images[next(number) % len(images)])
 
-    def measure() -> None:
+    def measure(method: Callable[..., object]) -> None:
         now = next(number)
         one, place = seen[now % len(seen)], RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.8 * now]))
         assert one.own_depth is not None
-        motion.add(one.image, one.own_depth, place, 100_000_000 * now)
+        method(one.image, one.own_depth, place, 100_000_000 * now)
 
-    def follow() -> None:
-        now = next(number)
-        one, place = seen[now % len(seen)], RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.8 * now]))
-        assert one.own_depth is not None
-        motion.depths(one.image, one.own_depth, place, 100_000_000 * now)
-
-    rows = {f"{bundle.name}, an image": complete, "scale by motion": measure, "depths of corners": follow}
+    rows: dict[str, Callable[[], object]] = {f"{bundle.name}, an image": complete}
+    rows["scale by motion"] = functools.partial(measure, motion.add)
+    rows["depths of corners"] = functools.partial(measure, motion.depths)
     return ratio_table("evidence", in_turn(rows, repeats))
 
 

@@ -162,15 +162,6 @@ def prepare_source(
     return sequence, prepare_sequence(sequence, Path(settings.cache), settings=fusion, viewpoint=viewpoint, **options)
 
 
-@dataclass(frozen=True, eq=False)
-class OpenedSource:
-    """Drives of a source, focal lengths per image width, and what is listed: number of the drive, frame and side."""
-
-    drives: list[Drive]
-    focal_ratios: list[float]
-    listed: list[tuple[int, int, str]]
-
-
 class TrainingData(lightning.LightningDataModule):
     """Base of what serves the samples of a training, resumable at any step."""
 
@@ -251,14 +242,13 @@ class SequencesData(TrainingData):
         for source in matching(Path(self.settings.root), sources):
             if split is not None and not split.names(Path(source.folder).name):
                 continue
-            opened = self._prepared(source, role, split)
-            if split is not None and opened.drives:
-                self._check_cameras(source.folder, sorted(opened.drives[0][0].images))
-            self.listed[role] += [(len(found) + drive, frame, side) for drive, frame, side in opened.listed]
-            found += opened.drives
+            drives, listed = self._prepared(source, role, split)
+            if split is not None and drives:
+                self._check_cameras(source.folder, sorted(drives[0][0].images))
+            self.listed[role] += [(len(found) + drive, frame, side) for drive, frame, side in listed]
+            found += drives
             if role == "training":
-                self.shares += [source.share] * len(opened.drives)
-                self.focal_ratios += opened.focal_ratios
+                self.shares += [source.share] * len(drives)
         if split is not None:
             self.counts[role] = split.counted(allow_missing=self.settings.allow_missing)
             rank_zero_only(print)(f"{role}: {self.counts[role]}")
@@ -271,7 +261,10 @@ class SequencesData(TrainingData):
             what = f"images of {', '.join(cameras)}, but {first} has {', '.join(expected)}"
             raise SequenceError(what, where=folder, cure="Unpack the images of all cameras of all listed drives")
 
-    def _prepared(self, source: SequenceSource, role: str, split: FrameSplit | None) -> OpenedSource:
+    def _prepared(
+        self, source: SequenceSource, role: str, split: FrameSplit | None
+    ) -> tuple[list[Drive], list[tuple[int, int, str]]]:
+        """Drives of a source, and what is listed: number of the drive, frame and side."""
         every: Drive
         if self.needs.measured:
             sequence, files = prepare_source(self.settings, source, self.viewpoint, role, workers=self.processors)
@@ -292,11 +285,13 @@ class SequencesData(TrainingData):
             self._large.append((recorded, self._looked_at(len(every), None if split is None else listed)))
         place = {index: number for number, index in enumerate(usable)}
         known = [(place[index], _SIDES[side]) for index, side in listed if index in place]
-        ratios = [sequence.cameras[name].fx / sequence.cameras[name].width for name in cameras_ahead(sequence)]
+        if role == "training":
+            cameras = [sequence.cameras[name] for name in cameras_ahead(sequence)]
+            self.focal_ratios += [camera.fx / camera.width for camera in cameras]
         if sequence.pose_source == UNKNOWN_POSES:
-            return OpenedSource([[every[index]] for index in usable], ratios, [(at, 0, side) for at, side in known])
+            return [[every[index]] for index in usable], [(at, 0, side) for at, side in known]
         frames = every if len(usable) == len(every) else [every[index] for index in usable]
-        return OpenedSource([frames], ratios, [(0, frame, side) for frame, side in known])
+        return [frames], [(0, frame, side) for frame, side in known]
 
     @property
     def processors(self) -> int:
