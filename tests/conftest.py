@@ -76,9 +76,9 @@ def is_slow(path: Path) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Files whose tests would all be deselected are not imported."""
-    unwanted = {"slow": False, "not slow": True}.get(config.getoption("markexpr"))
-    return True if collection_path.suffix == ".py" and is_slow(collection_path) == unwanted else None
+    """Slow files are not imported where their tests would all be deselected."""
+    deselected = config.getoption("markexpr") == "not slow" and collection_path.suffix == ".py"
+    return True if deselected and is_slow(collection_path) else None
 
 
 def shared_data_root() -> Path:

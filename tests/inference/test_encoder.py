@@ -9,7 +9,7 @@ from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference import encoder
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoded_image import MOSTLY, shown_share
 from scene_completion_ros.inference.encoder import ENGINES, make_encoder
@@ -127,7 +127,10 @@ def test_the_share_of_an_image_that_shows_something() -> None:
     assert shown_share(image) == 0.0
 
 
-@pytest.mark.parametrize("name", shipped_students())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one != DEFAULT_BUNDLE.name)) for one in shipped_students()],
+)
 def test_nothing_is_certain_of_images_that_show_nothing(name: str, street: tuple[Camera, NDArray[np.uint8]]) -> None:
     camera, photograph = street
     student = open_student(name)
