@@ -35,7 +35,7 @@ from scene_completion_ros.sequences.rigs import reference_camera
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from scene_completion_training.room_world.walk import CAMERA, RoomWalk
 
-IMAGE = 20  # of the drive, from 0
+IMAGE, CROSSING = 20, 38  # of the drive, from 0
 WORDS = ("car", "tree", "zebra crossing", "sidewalk", "building", "hedge")
 CELLS = {"free": (255, 255, 255), "occupied": (0, 0, 0), "unknown": (112, 137, 134)}
 CLEARING = "end of a clearing ray"
@@ -53,6 +53,13 @@ def from_behind(voxels: SemanticVoxels) -> Picture:
     camera_from_eye = behind @ RigidTransform(down, np.zeros(3))
     moved = dataclasses.replace(voxels, grid_from_camera=voxels.grid_from_camera @ camera_from_eye)
     return fit_width(voxel_view(moved, Camera(1800.0, 1800.0, 959.5, 559.5, 1920, 860), width=1920), 960)
+
+
+def street(image: Picture, seen: Picture, legend: dict[str, tuple[int, int, int]]) -> Picture:
+    """A camera image above the names of classes, and its voxels on the right."""
+    left, right = with_legend(fit_width(image, 600), legend), fit_width(seen, 680)
+    below = right.shape[0] - left.shape[0]
+    return np.concatenate([np.pad(left, ((0, below), (0, 0), (0, 0)), constant_values=255), right], axis=1)
 
 
 def room() -> Picture:
@@ -106,13 +113,14 @@ def main() -> None:
     name = reference_camera(drive)
     completer = Completer(bundle, drive.cameras[name])
     ask_words(completer, chosen_words(None, bundle, WORDS))
-    image = drive.image(IMAGE, name)
+    crossing, image = drive.image(CROSSING, name), drive.image(IMAGE, name)
+    there = from_behind(completer.complete(crossing).voxels)
     done = completer.complete(image)
     voxels, camera = done.voxels, done.depth_camera
     seen = from_behind(voxels)
     tiles = [("camera", fit_width(image, 480)), ("~/voxels", fit_width(seen, 480))]
     made = {
-        "voxels.webp": with_legend(seen, dict(zip(bundle.class_names, bundle.class_colours, strict=True))),
+        "voxels.webp": street(crossing, there, dict(zip(bundle.class_names, bundle.class_colours, strict=True))),
         "nav2_map.webp": with_legend(beside_map(tiles, ground(voxels, camera), title="", width=480), COLOURS),
         "room.webp": room(),
         "words.webp": words_panel(image, voxels, done.matches, camera=camera),

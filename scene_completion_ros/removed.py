@@ -70,7 +70,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     },
     "bundle": {
         "decoder_of_views.onnx": "join the voxels of successive images with fusion.enabled (docs/temporal_fusion.md)",
-        "hf:": "fetch it with hf download owner/name --local-dir FOLDER, and name the folder (docs/hub.md)",
+        "hf:": "fetch it with hf download owner/name --local-dir FOLDER, and name the folder (docs/packages.md)",
         "with a place prior": "export without one, and use calibrate --labelled",
         "with hidden units and a volume": "train with stage completion, whose students have a volume alone",
     },

@@ -1,7 +1,7 @@
 """What is written from the tables of topics and services and from the schema of the parameters.
 
 `python -m scene_completion_ros.ros.documents`, in the repository's root, writes `docs/parameters.md`,
-`config/scene_completion.yaml` and the tables of `docs/node.md`.
+`config/scene_completion.yaml` and the tables of `docs/topics.md`.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from scene_completion_ros.ros.topics import SERVICES, TOPICS, TopicSpec
 COMMAND = "python -m scene_completion_ros.ros.documents"
 DOCUMENTATION = Path("docs/parameters.md")
 PARAMETER_FILE = Path("config/scene_completion.yaml")
-NODE_PAGE = Path("docs/node.md")
+NODE_PAGE = Path("docs/topics.md")
 BEGIN = f"<!-- Made by {COMMAND}: begin -->"
 END = f"<!-- Made by {COMMAND}: end -->"
 WIDTH = 120
@@ -83,7 +83,7 @@ def tables() -> str:
 
 
 def with_tables(page: str) -> str:
-    """The node's page with the tables of now. Raises SceneCompletionError unless it has both markers once, in order."""
+    """The page with the tables of now. Raises SceneCompletionError unless it has both markers once, in order."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in after or END in after:

@@ -1,4 +1,4 @@
-"""Topics and services of the node: each is one entry here, from which publishers and docs/node.md are made.
+"""Topics and services of the node: each is one entry here, from which publishers and docs/topics.md are made.
 
 It needs no ROS. Names are those without namespace and remappings; a constant is the name of its topic.
 """

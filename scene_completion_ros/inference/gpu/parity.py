@@ -21,7 +21,7 @@ GATE_IMAGES = Path(__file__).resolve().parent / "gate_images"
 QUIET_CHANNEL = 0.05
 KINDS = ("map", "channel", "largest")
 # Largest errors that pass, by precision and `KINDS`: about ten times what the graphs of the shipped student are off
-# where a CPU rounds as they are typed. docs/gpu_engine.md has what was measured.
+# where a CPU rounds as they are typed. docs/gpu.md has what was measured.
 LIMITS: Mapping[str, tuple[float, float, float]] = {"fp32": (1e-4, 1e-3, 5e-3), "fp16": (5e-3, 3e-2, 0.2)}
 
 
