@@ -43,6 +43,12 @@ class SceneCompletionError(Exception):
         return f"{text}. {self.cure}" if self.cure else text
 
 
+def in_words(error: Exception) -> str:
+    """What to say of any error: one of another kind than ours is a defect."""
+    known = isinstance(error, SceneCompletionError)
+    return str(error) if known else f"{type(error).__name__}: {error}; please report this"
+
+
 def of_system(error: OSError, written: str) -> SceneCompletionError:
     """The sentence for an error of the disk; `written`: what was written, where the error names no file."""
     where, cure = str(error.filename or written), CURES.get(error.errno or 0, "")

@@ -1,7 +1,6 @@
 """The managed node: what is held in which state, and the transitions between them."""
 
 import ctypes
-import functools
 import gc
 import traceback
 from collections.abc import Callable
@@ -23,15 +22,12 @@ from scene_completion_ros.ros.health.counters import FrameCounters, forwarded_lo
 from scene_completion_ros.ros.health.diagnostics import Diagnostics, Observed
 from scene_completion_ros.ros.inference_thread import InferenceThread
 from scene_completion_ros.ros.inputs import Inputs
-from scene_completion_ros.ros.map_keeping import check_kept, load_map, save_map
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
-from scene_completion_ros.ros.place.placements import check_frames
-from scene_completion_ros.ros.place.transform_source import fixed_transforms
-from scene_completion_ros.ros.publish.publishers import Outputs
+from scene_completion_ros.ros.placements import check_frames, fixed_transforms
+from scene_completion_ros.ros.publishers import Outputs
 from scene_completion_ros.ros.services import Services
 from scene_completion_ros.ros.student import Student
-from scene_completion_ros.ros.topics import LOAD_MAP, SAVE_MAP
 from scene_completion_ros.ros.words_input import Dictionary, WordsInput
 
 
@@ -65,11 +61,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._problem: SceneCompletionError | None = None
         self._finalized = False
         self._diagnostics = Diagnostics(node, self.observed, self.counters.warn)
-        lengthy: dict[str, tuple[str, Callable[[], Callable[[], str]]]] = {
-            SAVE_MAP: ("saved", functools.partial(self.to_keep, save_map)),
-            LOAD_MAP: ("loaded", functools.partial(self.to_keep, load_map)),
-        }
-        self._services = Services(node, lengthy, self.reset, self.set_enabled)
+        self._services = Services(node, self._configured_thread, self.parameters, self.reset, self.set_enabled)
         node.add_managed_entity(self)
 
     def start(self) -> None:
@@ -117,12 +109,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
             inference=None if thread is None else thread.record,
             subscribers={} if self._outputs is None else self._outputs.subscribers(),
         )
-
-    def to_keep(self, work: Callable[[InferenceThread, NodeParameters], str]) -> Callable[[], str]:
-        """What saves or loads the map, in any thread. Raises if not configured, or where none is kept."""
-        thread, parameters = self._configured_thread(), self.parameters()
-        check_kept(parameters)
-        return functools.partial(work, thread, parameters)
 
     def reset(self) -> None:
         """Forget what images left behind, not parameters, model, calibration, counts. Raises if not configured."""

@@ -15,16 +15,14 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.messages.drop_reasons import DropReason
-from scene_completion_ros.ros.complete.completing import Completing
-from scene_completion_ros.ros.complete.scaling import Scaling
-from scene_completion_ros.ros.complete.sensing import Sensing
 from scene_completion_ros.ros.frame import Epoch, Frame, PoseToCome, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
-from scene_completion_ros.ros.health.inference_health import InferenceRecord
-from scene_completion_ros.ros.join.scene_memory import SceneMemory
+from scene_completion_ros.ros.health.inference_health import InferenceRecord, meaning_of
+from scene_completion_ros.ros.image_completion import Completing, Scaling, Sensing
 from scene_completion_ros.ros.newest_worker import NewestWorker
 from scene_completion_ros.ros.parameters.schema import NodeParameters
-from scene_completion_ros.ros.publish.publishers import Outputs
+from scene_completion_ros.ros.publishers import Outputs
+from scene_completion_ros.ros.scene_memory import SceneMemory
 from scene_completion_ros.ros.student import Student
 
 CLOSE_TIMEOUT_S = 5.0
@@ -63,7 +61,7 @@ class InferenceThread:
         # These six belong to the inference thread.
         self._now = self._words
         self._in_hand: tuple[Frame, ...] = ()
-        self._scaling = Scaling(self.record.scale)
+        self._scaling = Scaling(self.record.scales)
         sensing = Sensing(self.record.depth, counters)
         self._completing = Completing(student, counters, logger, self._scaling, sensing)
         self._memory = SceneMemory(grid, student.bundle, counters, self.record.fusion)
@@ -208,11 +206,12 @@ class InferenceThread:
             vocabulary = _vocabulary(words.vocabulary)
             self._memory.relabel()
             self._outputs.publish_legend(self.student.bundle, vocabulary)
-            self.record.words.use(vocabulary)
+            record = self.record.words
+            record.change(changed=record.report.changed + 1, **meaning_of(vocabulary))
         if words.queried is not before.queried:
             query = _vocabulary(words.queried)
             self._outputs.query.choose(query)
-            self.record.words.look_for(query)
+            self.record.words.change(phrases=() if query is None else query.names)
 
     def _names(self, words: Words) -> tuple[str, ...]:
         vocabulary = _vocabulary(words.vocabulary)

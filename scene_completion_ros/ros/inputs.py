@@ -20,8 +20,7 @@ from scene_completion_ros.ros.health.input_health import InputRecord
 from scene_completion_ros.ros.inference_thread import InferenceThread
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
-from scene_completion_ros.ros.place.placements import Placements
-from scene_completion_ros.ros.place.transform_source import make_transform_source
+from scene_completion_ros.ros.placements import Placements, make_transform_source
 from scene_completion_ros.ros.receive.camera_input import CameraInput
 from scene_completion_ros.ros.receive.depth_input import DepthInput
 from scene_completion_ros.ros.receive.image_sets import ImageSets

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import NoReturn
 
-from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.errors import SceneCompletionError, in_words
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.topics import NODE_NAME
@@ -60,8 +60,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
                 if not node.context.ok():
                     raise
                 trace = "".join(traceback.format_tb(error.__traceback__)[-1:])
-                why = f"{type(error).__name__}: {error}; please report this\n{trace}"
-                completion.counters.drop(DropReason.INTERNAL_ERROR, why)
+                completion.counters.drop(DropReason.INTERNAL_ERROR, f"{in_words(error)}\n{trace}")
     return 0
 
 

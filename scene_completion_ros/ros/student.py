@@ -1,6 +1,5 @@
 """A student with its models of the node's cameras, built when a camera or its pose in the grid is new."""
 
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from scene_completion_ros.errors import GpuError, SceneCompletionError
+from scene_completion_ros.errors import GpuError, in_words
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -25,15 +24,6 @@ _MOUNTING = ("camera_height", "camera_pitch", "camera_roll")
 _MadeFor: TypeAlias = tuple[Camera, int]
 
 
-@dataclass
-class _Made:
-    made_for: _MadeFor
-    grid_from_camera: RigidTransform
-    completer: Completer
-    mounting: tuple[object, ...] = ()  # the parameters for which it was looked at how the camera stands
-    warnings: list[str] = field(default_factory=list)
-
-
 ModelState = Literal["waiting for a calibration", "building", "ready", "unusable"]
 
 
@@ -47,41 +37,16 @@ class ModelReport:
     warnings: tuple[str, ...] = ()  # what about the camera lies outside of what the student was trained for
 
 
-class ModelRecord:
-    """The models of a student, written by whoever makes them, read by others."""
+@dataclass
+class _Made:
+    made_for: _MadeFor
+    grid_from_camera: RigidTransform
+    completer: Completer
+    mounting: tuple[object, ...] = ()  # the parameters for which it was looked at how the camera stands
+    warnings: list[str] = field(default_factory=list)
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._models: dict[str, ModelReport] = {}
-        self._rebuilt_s: deque[float] = deque(maxlen=100)
-
-    def rebuilt(self) -> None:
-        """A model is built anew because the calibration of its camera changed."""
-        with self._lock:
-            self._rebuilt_s.append(time.perf_counter())
-
-    def rebuilds(self, since_s: float) -> int:
-        """How often that happened since a moment of `time.perf_counter`."""
-        with self._lock:
-            return sum(moment_s >= since_s for moment_s in self._rebuilt_s)
-
-    def model(self, camera: str = "") -> ModelReport:
-        """The model of now for a camera, by its name; empty where there is one camera only."""
-        with self._lock:
-            return self._models.get(camera, ModelReport())
-
-    @property
-    def models(self) -> dict[str, ModelReport]:
-        """The models of now by the names of their cameras; at least one."""
-        with self._lock:
-            return dict(self._models) or {"": ModelReport()}
-
-    def set(
-        self, camera: str, state: ModelState, *, engine: str = "", error: str = "", warnings: Sequence[str] = ()
-    ) -> None:
-        """What is so of the model for a camera from now on."""
-        with self._lock:
-            self._models[camera] = ModelReport(state, engine, error, tuple(warnings))
+    def report(self) -> ModelReport:
+        return ModelReport("ready", self.completer.engine, warnings=tuple(self.warnings))
 
 
 class Student:
@@ -93,7 +58,9 @@ class Student:
 
     def __init__(self, bundle: StudentBundle, grid: VoxelGrid, logger: Any) -> None:
         self.bundle = bundle  # what it was made of
-        self.record = ModelRecord()  # takes note of what is built
+        self.models: dict[str, ModelReport] = {}  # those of now, by the names of their cameras
+        # When a model was built anew because the calibration of its camera changed (`time.perf_counter`).
+        self.rebuilt_s: deque[float] = deque(maxlen=100)
         self._grid, self._logger = grid, logger
         self._made: dict[str, _Made] = {}
         self._unusable: dict[str, tuple[_MadeFor, str]] = {}  # what could not be built last, and why
@@ -136,8 +103,8 @@ class Student:
         wanted = _made_for(camera, parameters)
         made = self._made.get(name)
         if made is not None and _fits(made.made_for, wanted):
-            if self.record.model(name).error:  # that of a camera which is gone again
-                self.record.set(name, "ready", engine=made.completer.engine, warnings=made.warnings)
+            if self.models[name].error:  # that of a camera which is gone again
+                self.models[name] = made.report()
             if largest_shift(self._grid, made.grid_from_camera, grid_from_camera) > LARGEST_SHIFT:
                 made.completer = made.completer.placed(grid_from_camera)
                 made.grid_from_camera = grid_from_camera
@@ -145,10 +112,10 @@ class Student:
             return made.completer
         tried, why = self._unusable.get(name, (None, ""))
         if tried is not None and _fits(tried, wanted):
-            self.record.set(name, "unusable", error=why)
+            self.models[name] = ModelReport("unusable", error=why)
             return None
         if made is not None and made.made_for[1] == wanted[1]:
-            self.record.rebuilt()
+            self.rebuilt_s.append(time.perf_counter())
         completer = self._build(name, camera, grid_from_camera, parameters)
         if completer is not None:
             completer = self._mounted(completer, upright_from_camera)
@@ -185,7 +152,7 @@ class Student:
             warnings.append(str(unseen))
         self._warn(name, warnings)
         made.warnings = [*made.completer.warnings, *warnings]
-        self.record.set(name, "ready", engine=made.completer.engine, warnings=made.warnings)
+        self.models[name] = made.report()
 
     def _warn(self, name: str, warnings: Sequence[str]) -> None:
         for warning in warnings:
@@ -201,7 +168,7 @@ class Student:
             return
         for name, made in self._made.items():
             self._unusable[name] = made.made_for, str(error)
-            self.record.set(name, "unusable", error=str(error))
+            self.models[name] = ModelReport("unusable", error=str(error))
         self._made.clear()
         self._logger.error(f"the node cannot complete images any more: {error}")
 
@@ -215,19 +182,18 @@ class Student:
         self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
     ) -> Completer | None:
         of_which = f"of {name} " if name else ""
-        self.record.set(name, "building")
+        self.models[name] = ModelReport("building")
         started_s = time.perf_counter()
         try:
             completer = self._completer_or_cpu(name, camera, grid_from_camera, parameters)
         except Exception as error:
-            known = isinstance(error, SceneCompletionError)
-            why = str(error) if known else f"{type(error).__name__}: {error}; please report this"
+            why = in_words(error)
             self._unusable[name] = _made_for(camera, parameters), why
-            self.record.set(name, "unusable", error=why)
+            self.models[name] = ModelReport("unusable", error=why)
             self._logger.error(f"images {of_which or 'of this camera '}cannot be completed: {why}")
             return None
         self._warn(name, completer.warnings)
-        self.record.set(name, "ready", engine=completer.engine, warnings=completer.warnings)
+        self.models[name] = ModelReport("ready", completer.engine, warnings=tuple(completer.warnings))
         self._logger.info(
             f"ready for {camera.width}x{camera.height} images {of_which}".rstrip()
             + f", fx {camera.fx:.1f} px, {camera.distortion_model} distortion, "

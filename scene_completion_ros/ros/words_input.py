@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from std_msgs.msg import String
 
-from scene_completion_ros.errors import SceneCompletionError, VocabularyError
+from scene_completion_ros.errors import VocabularyError, in_words
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary
 from scene_completion_ros.inference.text_bank import TextBank, Vocabulary
@@ -156,8 +156,7 @@ class WordsInput:
         self._thread.select(lambda words: words._replace(queried=folded))
 
     def _refuse(self, topic: str, error: Exception) -> None:
-        known = isinstance(error, SceneCompletionError)
-        why = str(error) if known else f"{type(error).__name__}: {error}; please report this"
-        self._thread.record.words.refused(why)
+        why = in_words(error)
+        self._thread.record.words.happened("refused", why)
         what = "the vocabulary stays as it was" if topic == VOCABULARY else "the query stays as it was"
         self._counters.warn(topic, f"{what}: {why}")

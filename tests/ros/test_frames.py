@@ -20,8 +20,7 @@ from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.ground_map import GroundProjection
 from scene_completion_ros.ros import messages
 from scene_completion_ros.ros.parameters.schema import NodeParameters
-from scene_completion_ros.ros.place.placements import camera_pose
-from scene_completion_ros.ros.place.transform_source import transform_message
+from scene_completion_ros.ros.placements import camera_pose, transform_message
 from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, is_cloud_of, some_image

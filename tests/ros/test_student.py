@@ -81,8 +81,8 @@ def test_a_camera_that_stands_unlike_in_training_is_warned_of_once(bundle_folder
     (warning,) = log.warnings
     assert "front: the camera stands 0.50 m above the ground, the student was trained at 1.65 m" in warning
     assert "a factor of 3.30" in warning
-    assert student.record.model("front").warnings[-1] == warning.removeprefix("front: ")
+    assert student.models["front"].warnings[-1] == warning.removeprefix("front: ")
     corrected = NodeParameters(threads=1, camera_height=1.7)
     student.check_mounting("front", placed(1.7), corrected)
     assert len(log.warnings) == 1
-    assert not any("above the ground" in text for text in student.record.model("front").warnings)
+    assert not any("above the ground" in text for text in student.models["front"].warnings)

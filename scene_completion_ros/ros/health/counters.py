@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from scene_completion_ros.errors import in_words
 from scene_completion_ros.messages.drop_reasons import DropReason
 
 WARNING_PERIOD_S = 5.0
@@ -72,7 +73,7 @@ class FrameCounters:
 
     def drop_after(self, error: Exception, header: Any = None) -> None:
         """Count a message at which nobody thought of an error."""
-        self.drop(DropReason.INTERNAL_ERROR, f"{type(error).__name__}: {error}; please report this", header=header)
+        self.drop(DropReason.INTERNAL_ERROR, in_words(error), header=header)
 
     def count_missing(self, camera: str) -> None:
         """Images of other cameras went on without one of this camera."""

@@ -11,6 +11,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.qos import ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 
+from scene_completion_ros.errors import in_words
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.removed import REMOVED, removed
 from scene_completion_ros.ros.health.counters import Counts
@@ -44,6 +45,7 @@ from scene_completion_ros.ros.health.judgement import (
     removed_status,
 )
 from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.student import ModelReport
 from scene_completion_ros.ros.topics import DIAGNOSTICS
 
 PERIOD_S = 1.0
@@ -87,8 +89,7 @@ class Diagnostics:
         try:
             self.publish()
         except Exception as error:  # what only looks at the node must not end it
-            problem = f"{type(error).__name__}: {error}; please report this"
-            self._warn("diagnostics", f"the node could not publish diagnostics: {problem}")
+            self._warn("diagnostics", f"the node could not publish diagnostics: {in_words(error)}")
 
     def publish(self) -> None:
         """Publish the statuses of now, and log faults that have just begun or ended."""
@@ -153,7 +154,7 @@ class Diagnostics:
                 missing = str(observed.counts.missing.get(name, 0))
                 status = replace(status, values={**status.values, "sets completed without it": missing})
             found.append(status)
-            warnings = inference.student.record.model(name).warnings
+            warnings = inference.student.models.get(name, ModelReport()).warnings
             found.append(calibration_status(camera, drops, warnings, of_camera("calibration", name)))
         return found
 

@@ -6,6 +6,7 @@ cease, and takes a group with one stale part for broken. A node that was deactiv
 
 import resource
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,27 @@ class Status:
     cause: str = ""  # the part of the message that stays the same as long as the fault does; a new one is logged
 
 
+@dataclass(frozen=True)
+class Event:
+    """How often something happened, and why the last time; times are those of `time.perf_counter`."""
+
+    count: int = 0
+    why: str = ""
+    last_s: float | None = None
+
+    def again(self, why: str) -> "Event":
+        """It happened now."""
+        return Event(self.count + 1, why, time.perf_counter())
+
+    def recent(self, now_s: float, recent_s: float) -> bool:
+        """Whether it happened in the last `recent_s` seconds."""
+        return self.last_s is not None and now_s - self.last_s <= recent_s
+
+    def values(self, name: str, now_s: float) -> dict[str, str]:
+        """When and why it happened last, under a name; nothing where it never did."""
+        return {} if self.last_s is None else {name: f"{now_s - self.last_s:.1f} s ago: {self.why}"}
+
+
 Report = TypeVar("Report")
 
 
@@ -42,20 +64,18 @@ class Record(Generic[Report]):
     """What is reported of a part: a frozen dataclass, which several threads write and read."""
 
     def __init__(self, report: Report) -> None:
-        self._lock = threading.RLock()
-        self._report = report
+        self._lock = threading.Lock()
+        self.report = report  # what is so now
 
-    @property
-    def report(self) -> Report:
-        """What is so now."""
+    def change(self, **values: Any) -> None:
+        """Take over values."""
         with self._lock:
-            return self._report
+            self.report = replace(self.report, **values)  # type: ignore[type-var]
 
-    def _change(self, *, counted: str = "", **values: Any) -> None:
-        """Take over values, and count one more in the field `counted`."""
+    def happened(self, event: str, why: str) -> None:
+        """The event of this name happened once more."""
         with self._lock:
-            count = {counted: getattr(self._report, counted) + 1} if counted else {}
-            self._report = replace(self._report, **values, **count)  # type: ignore[type-var]
+            self.report = replace(self.report, **{event: getattr(self.report, event).again(why)})  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.errors import SceneCompletionError, in_words
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
@@ -176,7 +176,7 @@ class CameraInput:
         try:
             self._receive(message, arrived_s)
         except Exception as error:  # of a message that nobody thought of: it must not end the node
-            why = f"{self._image_topic}: {type(error).__name__}: {error}; please report this"
+            why = f"{self._image_topic}: {in_words(error)}"
             self._counters.drop(DropReason.INTERNAL_ERROR, why, header=message.header)
 
     def _receive(self, message: Any, arrived_s: float) -> None:

@@ -13,7 +13,7 @@ from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import Extrinsic
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.ros.place.transform_source import transform_message
+from scene_completion_ros.ros.placements import transform_message
 from scene_completion_ros.ros.replay import bag_replay
 from scene_completion_ros.ros.replay.played_node import NodeProcess
 from scene_completion_ros.ros.replay.results import Playback, ReplayResult

@@ -19,7 +19,7 @@ from scene_completion_ros.mapping.clearing import ClearingRays, seen_free_cubes
 from scene_completion_ros.mapping.dense_grid import bytes_to_state_and_label
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.parameters.schema import NodeParameters
-from scene_completion_ros.ros.place.placements import camera_pose
+from scene_completion_ros.ros.placements import camera_pose
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.graph import Graph, NodeUnderTest, as_arguments
 from tests.ros.moving_robot import TF2

@@ -15,7 +15,8 @@ from scene_completion_ros.mapping.map_files import SavedMap
 from scene_completion_ros.mapping.temporal_fusion import FusionSettings, TemporalFusion, compile_fusion
 from scene_completion_ros.ros.frame import Epoch, NotYetError, Probability, Scene
 from scene_completion_ros.ros.health.counters import FrameCounters
-from scene_completion_ros.ros.health.inference_health import FusionRecord
+from scene_completion_ros.ros.health.inference_health import FusionReport
+from scene_completion_ros.ros.health.judgement import Record
 from scene_completion_ros.ros.parameters.schema import NodeParameters
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
@@ -33,7 +34,9 @@ class SceneMemory:
     `counters`: warn of what could not be joined, and of a map that was started anew; `record`: takes note of it.
     """
 
-    def __init__(self, grid: VoxelGrid, bundle: StudentBundle, counters: FrameCounters, record: FusionRecord) -> None:
+    def __init__(
+        self, grid: VoxelGrid, bundle: StudentBundle, counters: FrameCounters, record: Record[FusionReport]
+    ) -> None:
         self._grid, self._bundle, self._counters = grid, bundle, counters
         self._record = record
         self._map: TemporalFusion | None = None
@@ -91,10 +94,10 @@ class SceneMemory:
         if scene.epoch != self._epoch:
             if self._epoch is not None:
                 fusion.reset()
-                self._record.started("the node was activated, enabled or reset, or time went back")
+                self._record.happened("started", "the node was activated, enabled or reset, or time went back")
             self._epoch = scene.epoch
         if isinstance(odometry_from_grid, NotYetError):
-            self._record.alone(str(odometry_from_grid))
+            self._record.happened("alone", str(odometry_from_grid))
             why = f"voxels are those of one image, not joined with earlier ones: {odometry_from_grid}"
             self._counters.warn(ALONE, why)
             return
@@ -103,7 +106,7 @@ class SceneMemory:
             if epoch == scene.epoch:
                 inside = fusion.begin_with(saved.voxels, scene.voxels.stamp_ns, odometry_from_grid)
                 why = f"{inside:,} of {len(saved.voxels.place):,} loaded voxels lie in the window around the image"
-                self._record.started(why)
+                self._record.happened("started", why)
                 if not inside:
                     self._counters.warn(STARTED, f"{why}: has {saved.frame} begun anew since they were saved?")
         if self._relabel:
@@ -113,9 +116,10 @@ class SceneMemory:
         fused = fusion.fuse(scene.voxels, probability(), odometry_from_grid)
         self._newest = scene.voxels
         if fused.reset:
-            self._record.started(fused.reset)
+            self._record.happened("started", fused.reset)
             self._counters.warn(STARTED, f"the node forgets earlier images: {fused.reset}")
-        self._record.joined(
+        self._record.change(
+            joined=self._record.report.joined + 1,
             map_voxels=fusion.memory.weight.size,
             map_mb=fusion.megabytes,
             age_s=fusion.age_s,
@@ -140,7 +144,7 @@ class SceneMemory:
         settings = settings_of(parameters)
         if self._map is not None and self._map.settings != settings:
             self._map = None  # two would need twice the memory
-            self._record.started("its parameters were changed")
+            self._record.happened("started", "its parameters were changed")
         if self._map is None:
             self._map = TemporalFusion(self._grid, grid_from_camera, self._bundle.threshold, settings)
         return self._map
@@ -149,7 +153,7 @@ class SceneMemory:
         self._newest = self._loaded = None
         if self._map is not None:
             self._map = None
-            self._record.released()
+            self._record.change(map_voxels=0, map_mb=0.0, age_s=0.0, updated=0, entered=0)
 
 
 def settings_of(parameters: NodeParameters) -> FusionSettings:

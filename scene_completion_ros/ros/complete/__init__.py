@@ -1,1 +1,0 @@
-"""What the student, and the one behind it, say of an image."""

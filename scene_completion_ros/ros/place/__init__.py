@@ -1,1 +1,0 @@
-"""Where the voxels of an image lie: by transforms, odometry and parameters."""

@@ -1,1 +1,0 @@
-"""What the node publishes and saves."""

@@ -1,0 +1,309 @@
+"""What motion and sensors of depth say about images: right to the pixel, and left out where it cannot be right."""
+
+import math
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.evidence import WHY
+from scene_completion_ros.inference.motion_scale import MotionScale, Scale
+from scene_completion_ros.ros.conversions import points_message, with_data
+from scene_completion_ros.ros.frame import DepthReading, Epoch, Frame, NotYetError, PoseToCome, Scene
+from scene_completion_ros.ros.health.inference_health import DepthReport, depth_status
+from scene_completion_ros.ros.health.judgement import Level, Record
+from scene_completion_ros.ros.image_completion import MOST_WAITING, Scaling, Sensing
+from tests.inference.test_motion_scale import CAMERA, STEP_NS, seen_from
+
+NOW = Epoch(0, 0)
+
+
+class Bench:
+    """A drive towards two walls whose depths a student says a fifth too near."""
+
+    def __init__(self, takes_evidence: bool = True) -> None:
+        self.scales, self.number = dict[str, Scale](), 0
+        self.scaling = Scaling(self.scales)
+        self.completer = cast(
+            Completer,
+            SimpleNamespace(
+                bundle=SimpleNamespace(
+                    takes_evidence=takes_evidence,
+                    canonical=CAMERA,
+                    grid=SimpleNamespace(voxel_size=0.2),
+                    class_names=("road", "building"),
+                ),
+                motion_scale=lambda: MotionScale(CAMERA),
+            ),
+        )
+
+    def image(
+        self,
+        pose: PoseToCome | None = None,
+        epoch: Epoch = NOW,
+        scale_from: str = "odometry",
+        frame_id: str = "camera",
+    ) -> float:
+        """Complete the next image; the factor that it was given, 0 for none. `pose`: None where it is known at once."""
+        place = np.array([0.05, 0.0, 0.4]) * self.number
+        image, depth = seen_from(place, floor=1.5)
+        depth = 1.0 / cv2.resize(1.0 / depth, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        odometry = RigidTransform(np.eye(3), place) if pose is None else None
+        frame: Any = SimpleNamespace(
+            name="",
+            frame_id=frame_id,
+            odometry_from_camera=odometry,
+            stamp_ns=(1 + self.number) * STEP_NS,
+            parameters=SimpleNamespace(scale_from=scale_from),
+            placement=SimpleNamespace(odometry_from_grid=odometry, grid_from_camera=RigidTransform.identity()),
+            completion=SimpleNamespace(image=image, own_depth=depth / 1.2),
+        )
+        evidence = self.evidence = self.scaling.evidence(cast(Frame, frame), self.completer, epoch, pose)
+        measure = evidence.corner_depths or (lambda *_: None)
+        self.corners = measure(image, (depth / 1.2).astype(np.float32))
+        self.scaling.follow(cast(Scene, SimpleNamespace(frames=(frame,), pose=pose)))
+        self.number += 1
+        return 0.0 if evidence.scale is None else evidence.scale.factor
+
+
+def test_each_image_is_scaled_by_those_before_it() -> None:
+    bench = Bench()
+    factors = [bench.image() for _ in range(10)]
+    assert factors[:3] == [1.0] * 3 and abs(factors[-1] - 1.2) < 0.06
+    assert bench.scales[""].described().startswith("1.")
+    again = Bench()
+    assert [again.image() for _ in range(10)] == factors  # the thread of its own changes nothing
+    bench.scaling.close()
+
+
+def test_what_belongs_to_another_time_is_forgotten() -> None:
+    bench = Bench()
+    for _ in range(10):
+        bench.image()
+    assert bench.image(epoch=Epoch(1, 0)) == 1.0
+    assert bench.image(epoch=Epoch(1, 0), scale_from="off") == 0.0
+    bench = Bench()
+    assert bench.image(Future(), frame_id="of the warm-up of a replay") == 1.0  # its pose never comes
+    assert abs([bench.image() for _ in range(10)][-1] - 1.2) < 0.06
+    assert Bench(takes_evidence=False).image() == 0.0
+
+
+def test_a_measurement_that_fails_costs_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says why, and the next ones begin anew."""
+    bench = Bench()
+    for _ in range(10):
+        bench.image()
+    with monkeypatch.context() as failing:
+        failing.setattr(MotionScale, "add", lambda *_: 1 / 0)
+        bench.image()
+        assert bench.image() == 1.0 and "ZeroDivisionError" in bench.evidence.summary()[WHY]
+    assert abs([bench.image() for _ in range(12)][-1] - 1.2) < 0.06
+    with monkeypatch.context() as failing:
+        failing.setattr(MotionScale, "depths", lambda *_, **__: 1 / 0)
+        bench.image(scale_from="corners")
+        assert bench.corners is None
+    assert bench.image() == 1.0  # nothing of a state that something is wrong with
+
+
+def test_what_is_measured_no_longer_is_not_shown() -> None:
+    bench = Bench()
+    for _ in range(5):
+        bench.image()
+    assert bench.scales
+    bench.image(scale_from="off")
+    bench.scaling._pool.shutdown()
+    assert not bench.scales
+
+
+def test_no_image_waits_for_its_pose() -> None:
+    """Poses come later, one never does, and one image has none: what is known counts in the order of the images."""
+    bench, late = Bench(), cast("list[PoseToCome]", [Future() for _ in range(3)])
+    for pose in late:
+        assert bench.image(pose) == 1.0
+    for number, pose in enumerate(late):
+        pose.set_result(RigidTransform(np.eye(3), np.array([0.05, 0.0, 0.4]) * number))
+    for _ in range(7):
+        last = bench.image()
+    assert abs(last - 1.2) < 0.06
+    for _ in range(MOST_WAITING + 3):
+        bench.image(Future())
+    assert len(bench.scaling._cameras[""].waiting) == MOST_WAITING
+    missing: PoseToCome = Future()
+    missing.set_result(NotYetError("no transform from odom", may_come=False))
+    bench.scaling._cameras[""].waiting.clear()
+    bench.image(missing)
+    work = bench.scaling._cameras[""].work
+    assert work is not None and work.result() is None and "no odometry: no transform" in bench.scales[""].why
+    assert bench.image() == 1.0
+    assert bench.evidence.summary() == {WHY: "no odometry: no transform from odom"}
+
+
+def test_corners_are_followed_where_that_is_wanted_once_the_pose_has_come() -> None:
+    bench = Bench()
+    for _ in range(8):
+        bench.image(scale_from="corners")
+    assert bench.corners is not None
+    known: PoseToCome = Future()
+    known.set_result(RigidTransform(np.eye(3), np.array([0.05, 0.0, 0.4]) * bench.number))
+    bench.image(known, scale_from="corners")  # while the network saw the image
+    assert bench.corners is not None and np.count_nonzero(bench.corners[1]) > 50
+    bench.image(Future(), scale_from="corners")
+    assert bench.corners is None  # it does not wait
+    unknown: PoseToCome = Future()
+    unknown.set_result(NotYetError("odometry is silent", may_come=False))
+    bench.image(unknown, scale_from="corners")
+    assert bench.corners is None
+    bench.image()
+    assert bench.corners is None
+
+
+CANONICAL = Camera(fx=40.0, fy=40.0, cx=31.5, cy=15.5, width=64, height=32)  # half of it: 32 x 16
+LENS = Camera(100.0, 100.0, 79.5, 39.5, 160, 80, "plumb_bob", (-0.2, 0.05, 0.0, 0.0, 0.0))
+NOW = Epoch(0, 0)
+OWN_M = 8.0  # what the network says everywhere
+
+
+def depth_image(values: NDArray[Any], encoding: str, *, padding: int = 0) -> Any:
+    """A sensor_msgs/Image of values [H, W] in their byte order, each row with some bytes of padding."""
+    rows = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+    data = np.pad(rows, ((0, 0), (0, padding)), constant_values=255)
+    big = values.dtype.byteorder == ">"
+    size = {"height": values.shape[0], "width": values.shape[1], "step": data.shape[1]}
+    return with_data(Image(encoding=encoding, is_bigendian=big, **size), data)
+
+
+class SensorBench:
+    """A student that says the same depth everywhere, and a sensor."""
+
+    def __init__(self, camera: Camera = CANONICAL, *, fresh: bool = False) -> None:
+        self.record, self.camera, self.warned = Record(DepthReport()), camera, list[str]()
+        counters: Any = SimpleNamespace(warn=lambda _, text: self.warned.append(text))
+        self.sensing = Sensing(self.record, counters)
+        self.completer = cast(Completer, SimpleNamespace(bundle=SimpleNamespace(canonical=CANONICAL)))
+        if not fresh:
+            self.see(NotYetError("none yet", may_come=False))
+
+    def see(
+        self, depth: Any, pose: RigidTransform | None = None, deviation: float = 0.02, epoch: Epoch = NOW
+    ) -> NDArray[np.float32] | None:
+        """The evidence about the next image; `pose`: of the sensor in the camera."""
+        reading = depth
+        if depth is not None and not isinstance(depth, NotYetError):
+            reading = DepthReading(depth, 5_000_000, pose or RigidTransform.identity())
+        own = np.full((16, 32), OWN_M, np.float32)
+        frame: Any = SimpleNamespace(
+            name="",
+            topic="/image",
+            camera=self.camera,
+            parameters=SimpleNamespace(depth_deviation=deviation),
+            depth=reading,
+            completion=SimpleNamespace(own_depth=own),
+        )
+        sensed = self.sensing.sensed(cast(Frame, frame), self.completer, epoch)
+        self.sensing.follow(cast(Frame, frame), self.completer, epoch)
+        return sensed
+
+    def refused(self, depth: Any, why: str) -> None:
+        assert self.see(depth) is None
+        assert why in self.record.report.without.why and why in self.warned[-1]
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize(
+    ("kind", "encoding", "unit", "unknown"),
+    [
+        ("<u2", "16UC1", 1000.0, (0,)),
+        (">u2", "16UC1", 1000.0, (0,)),
+        ("<f4", "32FC1", 1.0, (0.0, math.nan, math.inf, -math.inf, -1.0)),
+        (">f4", "32FC1", 1.0, (0.0, math.nan, math.inf, -math.inf, -1.0)),
+    ],
+)
+def test_a_depth_image_is_read_as_rep_118_has_it(
+    kind: str, encoding: str, unit: float, unknown: tuple[float, ...], padding: int
+) -> None:
+    """Of the size of the canonical image; its every second pixel is one of those that take it."""
+    values = np.full((32, 64), 6.0 * unit, kind)
+    for column, value in enumerate(unknown):
+        values[:, 2 * column : 2 * column + 2] = value
+    sensed = SensorBench().see(depth_image(values, encoding, padding=padding), deviation=0.05)
+    assert sensed is not None
+    known = sensed[1] > 0.0
+    assert known[:, len(unknown) + 1 :].mean() > 0.95 and not known[:, : len(unknown) - 1].any()
+    np.testing.assert_allclose(sensed[0, known], math.log(6.0), rtol=1e-6)
+    np.testing.assert_allclose(sensed[1, known], 400.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("width", "height"), [(160, 80), (320, 160), (80, 40)])
+def test_a_depth_image_of_any_size_is_seen_through_the_lens(width: int, height: int) -> None:
+    """A wall that slants away: what each pixel takes is where its ray meets the wall, z = 6 / (1 - x / 2)."""
+    camera = LENS.resized(width, height)
+    rays = camera.unproject(camera.pixel_centres())
+    sensed = SensorBench(LENS).see(depth_image((6.0 / (1.0 - 0.5 * rays[..., 0])).astype("<f4"), "32FC1"))
+    assert sensed is not None
+    half = CANONICAL.resized(32, 16)
+    row, column = np.nonzero(sensed[1])
+    x = half.unproject(np.stack([column, row], axis=-1).astype(np.float64))[:, 0]
+    assert len(row) > 120 and np.ptp(x) > 1.0
+    # Off by half a pixel at most, which is 0.025 of x.
+    np.testing.assert_allclose(np.exp(sensed[0, row, column]) * (1.0 - 0.5 * x), 6.0, atol=6.0 * 0.5 * 0.026 / 0.6)
+
+
+def test_a_cloud_is_moved_into_the_camera() -> None:
+    """The sensor is 1 m above the camera (y down) and looks along x: 7 m ahead, 1 m below, that is the axis."""
+    pose = RigidTransform(np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]]), np.array([0.0, -1.0, 0.0]))
+    cloud = points_message(np.array([[7.0, 0.0, -1.0], [-7.0, 0.0, -1.0], [np.nan, 0.0, 0.0]], np.float32), Header())
+    bench = SensorBench()
+    sensed = bench.see(cloud, pose)
+    assert sensed is not None and np.argwhere(sensed[1] > 0.0).tolist() == [[8, 16]]
+    assert sensed[0, 8, 16] == pytest.approx(math.log(7.0))
+    report = bench.record.report
+    assert (report.sensed.count, report.without.count) == (1, 1) and report.last[0] == pytest.approx((5.0, 1.0 / 512.0))
+
+
+def test_what_cannot_be_right_is_left_out_with_the_reason() -> None:
+    bench = SensorBench()
+    wall = np.full((32, 64), 6000, "<u2")
+    bench.refused(depth_image(np.full((32, 64), 6000.0, "<f4"), "32FC1"), "750 times the depth of the network")
+    bench.refused(depth_image(np.full((32, 64), 6, "<u2"), "16UC1"), "none of 512 points lies in the image")  # 6 mm
+    bench.refused(depth_image(np.full((32, 64), 100, "<u2"), "16UC1"), "0.0125 times the depth of the network")
+    bench.refused(depth_image(wall, "mono16"), "encoding 'mono16' is no depth")
+    bench.refused(depth_image(wall[:, :48], "16UC1"), "other proportions")
+    cut, huge = depth_image(wall, "16UC1"), depth_image(wall, "16UC1")
+    cut.data = cut.data[:-20]
+    huge.width, huge.height = 2**31, 2**31
+    bench.refused(cut, "bytes of data, but 64x32 16UC1")
+    bench.refused(huge, "step is 128 bytes, but a row of 2147483648")
+    bench.refused(points_message(np.zeros((0, 3), np.float32), Header()), "none of 0 points lies in the image")
+    bench.refused(points_message(np.array([[0.0, 0.0, -5.0]], np.float32), Header()), "none of 1 points")
+    fields = points_message(np.ones((4, 3), np.float32), Header())
+    fields.fields[2].name = "range"
+    bench.refused(fields, "field 'z' is missing")
+    assert bench.see(depth_image(wall, "16UC1")) is not None  # and the next one counts again
+
+
+def test_depth_is_compared_with_an_image_of_the_same_time() -> None:
+    wall, fresh = depth_image(np.full((32, 64), 6000, "<u2"), "16UC1"), SensorBench(fresh=True)
+    assert fresh.see(wall) is None and not fresh.warned  # as it has to be
+    assert "the first image has none before it" in fresh.record.report.without.why
+    assert fresh.see(wall) is not None
+    assert fresh.see(wall, epoch=Epoch(1, 0)) is None and fresh.see(wall, epoch=Epoch(1, 0)) is not None
+    assert SensorBench().see(None) is None
+
+
+def test_diagnostics_warn_while_no_image_has_depth() -> None:
+    bench = SensorBench()
+    status = depth_status(bench.record.report, bench.record.report.without.last_s or 0.0, 10.0)
+    assert (status.level, status.values["images without"]) == (Level.WARN, "1") and "none yet" in status.message
+    bench.see(depth_image(np.full((32, 64), 6000, "<u2"), "16UC1"))
+    status = depth_status(bench.record.report, bench.record.report.sensed.last_s or 0.0, 10.0)
+    assert status.level == Level.OK and status.values["median age ms"] == "5.0"
+    assert status.message == "100.0 % of the pixels, 5.0 ms old" and status.values["last without"].endswith("none yet")
+    assert depth_status(DepthReport(), 0.0, 10.0).message == "waiting for the first image"
