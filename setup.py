@@ -46,6 +46,7 @@ EXTRAS = {
         *TOKENIZERS,
         "pycolmap>=4.0",  # its rigs, and the image pairs of their own choosing
         "ray",
+        "scikit-learn",
         "scipy>=1.12",  # its isotonic regression
         "tensorboard",
         TORCH,
@@ -68,7 +69,6 @@ EXTRAS = {
         "pytest-timeout",
         "pytest-xdist",  # make test runs tests on several cores
         "rosbags-image",
-        "scikit-learn",
         "scipy>=1.12",
         "setuptools<80",  # colcon
         # Its builder needs no GPU and takes graphs as TensorRT does. Elsewhere these tests are skipped.

@@ -98,7 +98,8 @@ class OccupancyMetric:
         occupied, bool [...]: by some threshold, of the score or of what ranks alike.
         """
         self.histogram += score_histogram(score, occupied)
-        self.counts += [occupied.size, *map(np.count_nonzero, (predicted & occupied, predicted, occupied))]
+        counted = (predicted & occupied, predicted, occupied)
+        self.counts += np.array([occupied.size, *(int(np.count_nonzero(one)) for one in counted)])
 
     def compute(self) -> Row:
         """Scores over what was counted; NaN where a figure is not defined."""
