@@ -26,6 +26,8 @@ RECORDED_TYPES = {
     topics.DEPTH: "sensor_msgs/msg/Image",
     topics.DEPTH_CAMERA_INFO: "sensor_msgs/msg/CameraInfo",
     topics.OCCUPANCY_GRID: "nav_msgs/msg/OccupancyGrid",
+    topics.OBSTACLES: "sensor_msgs/msg/PointCloud2",
+    topics.MARKERS: "visualization_msgs/msg/Marker",
 }  # answers to an image, in the order in which they are recorded, whatever the order in which they arrive
 LEGEND_TYPE, TIMES_TYPE = "std_msgs/msg/String", "diagnostic_msgs/msg/DiagnosticArray"
 

@@ -16,6 +16,7 @@ from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import String
+from visualization_msgs.msg import Marker
 
 from scene_completion_ros.bags.reader import BagMessage
 from scene_completion_ros.bags.writer import BagWriter
@@ -138,10 +139,11 @@ class Player:
         self._on_result, self._deferred = on_result, DeferredResults()
         self.statistics = statistics
         self._words = tuple(words)
-        self._collected = COLLECTED | ({topics.MATCHES: PointCloud2} if words else {})
+        self._collected: dict[str, Any] = COLLECTED | ({topics.MATCHES: PointCloud2} if words else {})
         self._welcome: dict[str, Any] = {topics.PROCESSING_TIME: DiagnosticArray}
         if bag is not None:
             self._welcome[topics.OCCUPANCY_GRID] = OccupancyGrid  # there may be no map
+            self._collected |= {topics.OBSTACLES: PointCloud2, topics.MARKERS: Marker}
         self._answers = Answers(self._collected, self._welcome)
         self._legends: list[Any] = []  # of which the node publishes one
         self._elsewhere_s = 0.0  # spent on results, bag and `on_result`, while the node waited

@@ -1,6 +1,7 @@
 """Bags played through the running node."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from scene_completion_ros.ros.replay.answers import Answers, SentImage
 from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
 from scene_completion_ros.ros.replay.results import Playback, ReplayResult, ReplayStatistics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
+from tests.checkout import ROOT
 from tests.inference.small_bundle import class_names
 from tests.ros.camera_to_voxels import CAMERA, FRAME, some_image
 
@@ -98,10 +100,14 @@ def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_par
             ("/scene_completion/depth/image", 4),
             ("/scene_completion/depth/camera_info", 4),
             ("/scene_completion/occupancy_grid", 4),
+            ("/scene_completion/obstacles", 4),
+            ("/scene_completion/markers", 4),
             ("/scene_completion/legend", 1),
             ("/image", 4),
             ("/tf_static", 1),
         }
+        layout = (ROOT / "config" / "foxglove.json").read_text()  # shows nothing that is not there
+        assert {*re.findall(r"/scene_completion/[a-z_/]+", layout)} <= written.counts.keys()
         (legend,) = written.messages(["/scene_completion/legend"])
         assert legend.stamp_ns == clouds[0].stamp_ns
         assert json.loads(legend.message.data)["class_names"] == list(class_names(5))
