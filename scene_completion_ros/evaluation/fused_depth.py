@@ -1,7 +1,6 @@
 """Truth of rooms from posed depth images: a truncated signed distance field (Curless and Levoy, SIGGRAPH 1996)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -19,31 +18,26 @@ THICKNESS = 0.75  # voxels to each side of the surface that hold it
 LEAST_VIEWS = 2.0
 
 
-@dataclass(frozen=True, eq=False)
-class SignedDistance:
-    """Distances to the nearest surface along the rays that saw a place, of the voxels of a grid."""
+def fuse_depth(
+    images: Iterable[tuple[Camera, RigidTransform, NDArray[np.float32]]], grid: VoxelGrid
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Fuses camera, world_from_camera and z-depth [H, W], metres, 0 where unknown, on a grid in the world.
 
-    grid: VoxelGrid
-    distance: NDArray[np.float32]  # mean [X, Y, Z], voxels, positive before the surface, at most `TRUNCATION`
-    views: NDArray[np.float32]  # images that saw it or what is just behind its surface [X, Y, Z]
-
-    @property
-    def labels(self) -> NDArray[np.uint8]:
-        """`FREE`, `OCCUPIED` within `THICKNESS` of a surface, `UNKNOWN` where nobody looked or behind surfaces."""
-        known = self.views >= LEAST_VIEWS
-        label = np.where(self.distance > THICKNESS, FREE, np.where(self.distance >= -THICKNESS, OCCUPIED, UNKNOWN))
-        return np.where(known, label, UNKNOWN).astype(np.uint8)
-
-
-def fuse_depth(images: Iterable[tuple[Camera, RigidTransform, NDArray[np.float32]]], grid: VoxelGrid) -> SignedDistance:
-    """Fuses camera, world_from_camera and z-depth [H, W], metres, 0 where unknown, on a grid in the world."""
+    Returns distances to the nearest surface along the rays that saw a place, the mean [X, Y, Z], voxels, positive
+    before the surface, at most `TRUNCATION`; and how many images saw it or what is just behind its surface [X, Y, Z].
+    """
     total, views = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
     for camera, pose, depth in images:
         pixel_from_world = (camera.matrix @ pose.inverse().matrix[:3]).astype(np.float32)
         place = np.asarray(grid.origin, np.float32), np.float32(grid.voxel_size)
         _integrator()(np.ascontiguousarray(depth, np.float32), pixel_from_world, *place, total, views)
-    total /= np.maximum(views, np.float32(1.0))
-    return SignedDistance(grid, total, views)
+    return total / np.maximum(views, np.float32(1.0)), views
+
+
+def fused_labels(distance: NDArray[np.float32], views: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """`FREE`, `OCCUPIED` within `THICKNESS` of a surface, `UNKNOWN` where nobody looked or behind surfaces."""
+    label = np.where(distance > THICKNESS, FREE, np.where(distance >= -THICKNESS, OCCUPIED, UNKNOWN))
+    return np.where(views >= LEAST_VIEWS, label, UNKNOWN).astype(np.uint8)
 
 
 def _integrate(depth, p, origin, size, total, views):  # type: ignore[no-untyped-def]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, Tally
 from scene_completion_ros.evaluation.truth import OCCLUDED, VISIBLE, VoxelTruth
+from scene_completion_ros.evaluation.visibility import grown
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 AGES_S = (0.5, 1.0, 2.0, 5.0)  # where classes of age end, seconds; what left earlier does not count
@@ -30,23 +31,13 @@ class PlacedAnswer(Answer, Protocol):
     def world_from_grid(self) -> RigidTransform: ...  # noqa: D102
 
 
-def clear_of(occupied: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Voxels [X, Y, Z] that neither are occupied nor touch one that is, by a face, an edge or a corner."""
-    near = occupied.copy()
-    for axis in range(3):
-        there = np.moveaxis(near.copy(), axis, 0)
-        along = np.moveaxis(near, axis, 0)
-        along[1:] |= there[:-1]
-        along[:-1] |= there[1:]
-    return ~near
-
-
 class GhostTally(Tally):
     """Of the voxels that something left, those still called occupied, by how long ago it left and by what is in view.
 
     A voxel was left where an earlier frame of the drive has an occupied voxel, by exact truth, whose centre lies in it,
-    and it is now known to be clear of all that is (`clear_of`): lattices of frames do not coincide, so that what stands
-    still changes its voxels, too. Insides of things are left out. A drive ends where time goes back.
+    and it neither is nor touches, by a face, an edge or a corner, what is occupied now: lattices of frames do not
+    coincide, so that what stands still changes its voxels, too. Insides of things are left out. A drive ends where
+    time goes back.
     """
 
     def __init__(self, _: object) -> None:
@@ -82,7 +73,7 @@ class GhostTally(Tally):
         for stamp_ns, points in self._earlier:  # the newest is written last
             index, inside = truth.grid.index_of(answer.world_from_grid.inverse().apply(points))
             age[tuple(np.asarray(index)[np.asarray(inside)].T)] = (answer.stamp_ns - stamp_ns) / 1e9
-        age[~(truth.free & clear_of(truth.occupied))] = 0.0
+        age[~truth.free | grown(truth.occupied)] = 0.0
         return age
 
     def rows(self) -> Iterator[Row]:

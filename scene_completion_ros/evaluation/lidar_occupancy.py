@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
+from scene_completion_ros.evaluation.metric import Row
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 
@@ -81,23 +82,6 @@ class Scan:
 
 
 @dataclass(frozen=True, eq=False)
-class SlabTruth:
-    """What the scans say about the points of a protocol, arrays [Z, X]."""
-
-    not_seen_free: NDArray[np.int64]  # int64, how many scans did not see the point free
-    first_saw_free: NDArray[np.bool_]  # bool, the first scan saw it free
-    scans: int  # their number N
-
-    @property
-    def occupied(self) -> NDArray[np.bool_]:
-        """Points that at most two scans saw free: c >= N - 2.
-
-        The published counter starts at 1 and asks for (1 + c) / N > (N - 2) / N, which is the same.
-        """
-        return np.asarray(self.not_seen_free >= self.scans - 2)
-
-
-@dataclass(frozen=True, eq=False)
 class SlabMasks:
     """The points that are scored, bool [Z', X] each."""
 
@@ -152,8 +136,8 @@ def not_seen_free(
     return np.asarray((distance > surface) | (distance < protocol.ego_radius))
 
 
-class SlabCounter:
-    """Counts for each point of a protocol how many scans did not see it free, one scan after the other.
+class SlabTruth:
+    """What scans say about the points of a protocol, counted one scan after the other, arrays [Z, X].
 
     300 scans of a street are half a gigabyte: they need not be in memory together.
     """
@@ -161,11 +145,12 @@ class SlabCounter:
     def __init__(self, protocol: SlabProtocol) -> None:
         self.protocol = protocol
         self._points = protocol.points()
-        self.not_seen_free = np.zeros(self._points.shape[:2], dtype=np.int64)  # int64 [Z, X]
-        self.first_saw_free = np.zeros(self._points.shape[:2], dtype=np.bool_)  # bool [Z, X], of the first scan
-        self.scans = 0  # number of scans
+        # int64, how many scans did not see the point free.
+        self.not_seen_free = np.zeros(self._points.shape[:2], dtype=np.int64)
+        self.first_saw_free = np.zeros(self._points.shape[:2], dtype=np.bool_)  # bool, the first scan saw it free
+        self.scans = 0  # their number N
 
-    def update(self, scan: Scan) -> None:
+    def add(self, scan: Scan) -> None:
         """Count a scan; that of the evaluated frame comes first."""
         unseen = not_seen_free(self._points, scan, surface_profile(scan, self.protocol), self.protocol)
         if self.scans == 0:
@@ -173,21 +158,26 @@ class SlabCounter:
         self.not_seen_free += unseen
         self.scans += 1
 
-    def compute(self) -> SlabTruth:
-        """What the scans say. Raises GridError where there were fewer than three: everything would be occupied."""
+    @property
+    def occupied(self) -> NDArray[np.bool_]:
+        """Points that at most two scans saw free: c >= N - 2.
+
+        The published counter starts at 1 and asks for (1 + c) / N > (N - 2) / N, which is the same. Raises GridError
+        where there were fewer than three: everything would be occupied.
+        """
         if self.scans < 3:
             cure = "A point is free if three scans saw it so: evaluate a frame with more scans ahead"
             raise GridError(f"{self.scans} scans", where="LiDAR occupancy", cure=cure)
-        return SlabTruth(self.not_seen_free, self.first_saw_free, self.scans)
+        return np.asarray(self.not_seen_free >= self.scans - 2)
 
 
-def slab_masks(truth: SlabTruth, protocol: SlabProtocol, shown_by_model: NDArray[np.bool_] | None = None) -> SlabMasks:
-    """The points that are scored under a protocol, and what is true of them.
+def slab_masks(truth: SlabTruth, shown_by_model: NDArray[np.bool_] | None = None) -> SlabMasks:
+    """The points that are scored under the protocol of the truth, and what is true of them.
 
     Raises GridError where the model's depth is missing. `shown_by_model`: points whose z-depth does not exceed the
     model's own depth at their pixel, bool [Z, X]; needed by the original protocol, ignored by the other.
     """
-    visible = truth.first_saw_free
+    visible, protocol = truth.first_saw_free, truth.protocol
     if protocol.model_depth_shows:
         if shown_by_model is None:
             what = "no model depth"
@@ -200,3 +190,68 @@ def slab_masks(truth: SlabTruth, protocol: SlabProtocol, shown_by_model: NDArray
         # Rows run from far to near. Where nothing is visible, nothing can be scored.
         rows = slice(max(int(seen[0]) - behind, 0), None) if len(seen) else slice(len(visible), None)
     return SlabMasks(rows, (truth.occupied & ~visible)[rows], visible[rows])
+
+
+SCORES = ("O_acc", "O_prec", "O_rec", "IE_acc", "IE_prec", "IE_rec")
+# Points behind the scores; the last are not visible and not occupied, `t_ie` of the published code.
+COUNTS = ("points", "predicted", "occupied", "occluded", "occluded_free")
+# Share of predicted points above which a field has filled the street; even a town's is free for the most part.
+MOST_PREDICTED = 0.9
+
+
+def slab_scores(
+    predicted: NDArray[np.bool_], occupied: NDArray[np.bool_], visible: NDArray[np.bool_]
+) -> tuple[float, ...]:
+    """`SCORES` of a frame, NaN where not defined.
+
+    They are the scores of occupancy (O) and of invisible and empty space (IE) of Behind the Scenes. With p the
+    prediction, o the truth and v what is visible (free, or no obstacle), bool [...], over the points of one frame:
+
+        O_acc  = mean [p = o]                 IE_acc  = mean [p = o | not v]
+        O_prec = mean [o | p]                 IE_prec = mean [not o | not p, not v]
+        O_rec  = mean [p | o]                 IE_rec  = mean [not p | not o, not v]
+    """
+    right, hidden = predicted == occupied, ~visible
+    of_occupancy = right, occupied[predicted], predicted[occupied]
+    of_hidden = right[hidden], ~occupied[~predicted & hidden], ~predicted[~occupied & hidden]
+    return tuple(float(part.mean()) if part.size else float("nan") for part in (*of_occupancy, *of_hidden))
+
+
+class SlabMetric:
+    """Mean over frames of `slab_scores`, each over the frames in which it is defined.
+
+    Read no score without the number of points and of frames behind it. Under the original protocol an empty field has
+    no occluded points at all and an O_acc of 1.
+    """
+
+    def __init__(self) -> None:
+        self._scores: list[tuple[float, ...]] = []
+        self._counts = np.zeros(len(COUNTS), dtype=np.int64)  # summed over frames
+
+    def update(self, predicted: NDArray[np.bool_], occupied: NDArray[np.bool_], visible: NDArray[np.bool_]) -> None:
+        """Count one frame; see `slab_scores`."""
+        self._scores.append(slab_scores(predicted, occupied, visible))
+        kinds = (predicted, occupied, ~visible, ~visible & ~occupied)
+        self._counts += [predicted.size, *map(np.count_nonzero, kinds)]
+
+    def compute(self) -> Row:
+        """Means, NaN where a score is defined in no frame; in how many frames each is; points of all frames.
+
+        `remarks` say what makes the scores worthless or not comparable, in words.
+        """
+        scores = np.reshape(self._scores, (-1, len(SCORES)))
+        defined = (~np.isnan(scores)).sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            means = np.nansum(scores, axis=0) / defined
+        frames = dict(zip((f"{name} frames" for name in SCORES), defined.tolist(), strict=True))
+        counts = dict(zip(COUNTS, self._counts.tolist(), strict=True))
+        remarks = []
+        if missing := [name for name in ("occluded", "occupied") if not counts[name]]:
+            remarks.append(f"no {missing[0]} point: O_acc says nothing")
+        if not counts["predicted"]:
+            remarks.append("nothing predicted")
+        if counts["predicted"] > MOST_PREDICTED * counts["points"]:
+            remarks.append("nearly everything predicted: O_rec, IE_acc say nothing")
+        if short := [name for name, count in zip(SCORES, defined, strict=True) if 0 < count < len(scores)]:
+            remarks.append(f"{', '.join(short)} not defined in every frame")
+        return {**dict(zip(SCORES, means.tolist(), strict=True)), **frames, **counts, "remarks": remarks}

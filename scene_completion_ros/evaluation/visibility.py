@@ -22,37 +22,30 @@ def seen_voxels(
     # Optical centre in the grid frame, float64 [3], metres. It may lie outside the grid.
     camera_position: NDArray[np.float64],
     grid: VoxelGrid,
-    # Voxels to look at, bool [X, Y, Z], all by default; the others are reported as not seen.
-    wanted: NDArray[np.bool_] | None = None,
+    wanted: NDArray[np.bool_],  # voxels to look at, bool [X, Y, Z]; the others are reported as not seen
 ) -> NDArray[np.bool_]:
     """Voxels [X, Y, Z] to whose centre or face centres a line from the camera passes no other occupied voxel."""
-    start = (np.asarray(camera_position, dtype=np.float64) - np.asarray(grid.origin)) / grid.voxel_size
-    look_at = np.ones(grid.shape, dtype=np.bool_) if wanted is None else np.ascontiguousarray(wanted, dtype=np.bool_)
-    return np.asarray(_seen(np.ascontiguousarray(occupied, dtype=np.bool_), look_at, start, SIGHT_POINTS), dtype=bool)
+    start = (camera_position - np.asarray(grid.origin)) / grid.voxel_size
+    return np.asarray(_seen(np.ascontiguousarray(occupied), np.ascontiguousarray(wanted), start), dtype=bool)
 
 
 def visible_voxels(
-    occupied: NDArray[np.bool_],
-    camera_position: NDArray[np.float64],
-    grid: VoxelGrid,
-    wanted: NDArray[np.bool_] | None = None,
+    occupied: NDArray[np.bool_], camera_position: NDArray[np.float64], grid: VoxelGrid, wanted: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
     """Voxels that count as visible: the seen ones, and occupied ones that touch a seen voxel that is not occupied.
 
     All others lie behind obstacles. Arguments and result as in `seen_voxels`.
     """
-    near = None if wanted is None else wanted | _grown(wanted & occupied)
-    seen = seen_voxels(occupied, camera_position, grid, near)
-    visible = seen | (occupied & _grown(seen & ~occupied))
-    return visible if wanted is None else visible & wanted
+    seen = seen_voxels(occupied, camera_position, grid, wanted | grown(wanted & occupied))
+    return (seen | (occupied & grown(seen & ~occupied))) & wanted
 
 
-def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask and its 26 neighbours."""
+def grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask [X, Y, Z] and its 26 neighbours."""
     for axis in range(3):
         padded = np.pad(mask, [(1, 1) if a == axis else (0, 0) for a in range(3)])
         size = mask.shape[axis]
-        lower, upper = (np.take(padded, np.arange(shift, shift + size), axis=axis) for shift in (0, 2))
+        lower, upper = (padded.take(np.arange(shift, shift + size), axis=axis) for shift in (0, 2))
         mask = mask | lower | upper
     return mask
 
@@ -111,10 +104,7 @@ def _line_is_blocked(
 
 
 def _seen_everywhere(
-    occupied: NDArray[np.bool_],
-    wanted: NDArray[np.bool_],
-    start: NDArray[np.float64],
-    sight_points: NDArray[np.float64],
+    occupied: NDArray[np.bool_], wanted: NDArray[np.bool_], start: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
     seen = np.zeros(occupied.shape, dtype=np.bool_)
     end, integers, numbers = np.empty(3), np.empty((2, 3), dtype=np.int64), np.empty((2, 3))
@@ -123,10 +113,8 @@ def _seen_everywhere(
             for k in range(occupied.shape[2]):
                 if not wanted[i, j, k]:
                     continue
-                for point in range(sight_points.shape[0]):
-                    end[0] = i + 0.5 + sight_points[point, 0]
-                    end[1] = j + 0.5 + sight_points[point, 1]
-                    end[2] = k + 0.5 + sight_points[point, 2]
+                for point in SIGHT_POINTS:
+                    end[0], end[1], end[2] = i + 0.5 + point[0], j + 0.5 + point[1], k + 0.5 + point[2]
                     if not _blocked(occupied, start, end, (i, j, k), integers, numbers):
                         seen[i, j, k] = True
                         break

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SceneCompletionError, SequenceError
-from scene_completion_ros.evaluation.fused_depth import fuse_depth, resampled
+from scene_completion_ros.evaluation.fused_depth import fuse_depth, fused_labels, resampled
 from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth, labelled_truth
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import agreement, depth_at_rays, surface_normals
@@ -165,7 +165,7 @@ class _Recording:
         grid = VoxelGrid(
             (float(low[0]), float(low[1]), float(low[2])), FINE_M, (int(shape[0]), int(shape[1]), int(shape[2]))
         )
-        return grid, fuse_depth(images, grid).labels
+        return grid, fused_labels(*fuse_depth(images, grid))
 
 
 def fused_voxels(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth | None:

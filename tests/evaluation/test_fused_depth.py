@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from scene_completion_ros.evaluation.fused_depth import OCCUPIED, TRUNCATION, fuse_depth, resampled
+from scene_completion_ros.evaluation.fused_depth import OCCUPIED, TRUNCATION, fuse_depth, fused_labels, resampled
 from scene_completion_ros.evaluation.truth import FREE, UNKNOWN
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 
@@ -12,7 +12,7 @@ GRID = VoxelGrid((-0.5, -0.5, 0.5), 0.1, (10, 10, 24))
 def test_a_wall_is_occupied_free_before_it_and_unknown_behind() -> None:
     """A wall at z = 2 m, seen twice: the voxels to both sides of it hold its surface."""
     depth = np.full((48, 64), 2.0, np.float32)
-    label = fuse_depth([(CAMERA, RigidTransform.identity(), depth)] * 2, GRID).labels[5, 5]
+    label = fused_labels(*fuse_depth([(CAMERA, RigidTransform.identity(), depth)] * 2, GRID))[5, 5]
     assert (label[:14] == FREE).all()
     assert (label[14:16] == OCCUPIED).all()
     assert (label[16:] == UNKNOWN).all()
@@ -20,7 +20,7 @@ def test_a_wall_is_occupied_free_before_it_and_unknown_behind() -> None:
 
 def test_what_one_image_alone_saw_is_unknown() -> None:
     depth = np.full((48, 64), 2.0, np.float32)
-    assert (fuse_depth([(CAMERA, RigidTransform.identity(), depth)], GRID).labels == UNKNOWN).all()
+    assert (fused_labels(*fuse_depth([(CAMERA, RigidTransform.identity(), depth)], GRID)) == UNKNOWN).all()
 
 
 def test_the_kernel_does_what_the_formula_says() -> None:
@@ -28,7 +28,7 @@ def test_the_kernel_does_what_the_formula_says() -> None:
     depth = rng.uniform(1.0, 2.5, (48, 64)).astype(np.float32)
     depth[rng.random(depth.shape) < 0.2] = 0.0
     turn = RigidTransform.from_quaternion([0.05, 0.02, 0.0, 1.0], np.array([0.02, -0.05, 0.1]))
-    found = fuse_depth([(CAMERA, turn, depth)], GRID)
+    distance, views = fuse_depth([(CAMERA, turn, depth)], GRID)
     points = turn.inverse().apply(GRID.centres().reshape(-1, 3))
     pixel = np.rint(points[:, :2] / points[:, 2:] * 40.0 + (31.5, 23.5)).astype(int)
     inside = (pixel >= 0).all(axis=1) & (pixel < (64, 48)).all(axis=1)
@@ -37,9 +37,9 @@ def test_the_kernel_does_what_the_formula_says() -> None:
     before = (seen - points[:, 2]) / 0.1
     counts = (seen > 0.0) & (before >= -TRUNCATION)
     near = np.abs(np.abs(points[:, :2] / points[:, 2:] * 40.0 % 1.0 - 0.5)).min(axis=1) > 0.01  # no tie of rounding
-    assert np.array_equal(found.views.reshape(-1)[near] > 0, counts[near])
+    assert np.array_equal(views.reshape(-1)[near] > 0, counts[near])
     expected = np.where(counts, np.minimum(before, TRUNCATION), 0.0)
-    assert found.distance.reshape(-1)[near] == pytest.approx(expected[near], abs=1e-3)
+    assert distance.reshape(-1)[near] == pytest.approx(expected[near], abs=1e-3)
 
 
 def test_a_larger_voxel_is_occupied_by_any_of_its_eighths_and_free_by_half_of_them() -> None:

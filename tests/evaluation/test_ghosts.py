@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from scene_completion_ros.evaluation.ghosts import GHOSTS, clear_of
+from scene_completion_ros.evaluation.ghosts import GHOSTS
 from scene_completion_ros.evaluation.metric import Scores, VoxelAnswer
 from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth
+from scene_completion_ros.evaluation.visibility import grown
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
@@ -70,11 +71,9 @@ def test_neighbours_of_what_is_occupied_were_not_left() -> None:
     """A surface that stands still fills other voxels once the lattice has moved."""
     still = frame(0.0, 0.0, true=[4, 5], said=[4]), frame(0.2, 0.6, true=[4], said=[3, 4, 5])
     assert counts(*still) == {}
-    block = np.zeros((5, 5, 5), dtype=bool)
-    block[1, 2, 3] = True
-    expected = np.ones_like(block)
-    expected[0:3, 1:4, 2:5] = False
-    np.testing.assert_array_equal(clear_of(block), expected)
+    block, expected = np.zeros((5, 5, 5), dtype=bool), np.zeros((5, 5, 5), dtype=bool)
+    block[1, 2, 3] = expected[0:3, 1:4, 2:5] = True
+    np.testing.assert_array_equal(grown(block), expected)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, 5.1])

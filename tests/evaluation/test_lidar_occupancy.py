@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.evaluation.invisible_empty import InvisibleEmptyMetric, invisible_empty_scores
 from scene_completion_ros.evaluation.lidar_occupancy import (
     LIDAR_ONLY,
     LIDAR_ONLY_NEAR,
     ORIGINAL,
     Scan,
-    SlabCounter,
+    SlabMetric,
     SlabProtocol,
     SlabTruth,
     not_seen_free,
     slab_masks,
+    slab_scores,
     surface_distance,
     surface_profile,
 )
@@ -49,10 +49,16 @@ def scan_of(*points: list[float]) -> Scan:
 
 
 def slab_truth(scans: list[Scan], protocol: SlabProtocol) -> SlabTruth:
-    counter = SlabCounter(protocol)
+    truth = SlabTruth(protocol)
     for scan in scans:
-        counter.update(scan)
-    return counter.compute()
+        truth.add(scan)
+    return truth
+
+
+def truth_of(not_seen_free: np.ndarray, first_saw_free: np.ndarray, scans: int, protocol: SlabProtocol) -> SlabTruth:
+    truth = SlabTruth(protocol)
+    truth.not_seen_free, truth.first_saw_free, truth.scans = not_seen_free, first_saw_free, scans
+    return truth
 
 
 def test_published_values() -> None:
@@ -123,7 +129,7 @@ def test_a_scan_without_a_return_that_counts_has_seen_nothing_free() -> None:
 def test_rule_is_the_published_one(scans: int) -> None:
     counts = np.arange(scans + 1)
     published = [Fraction(1 + c, scans) > Fraction(scans - 2, scans) for c in range(scans + 1)]
-    assert SlabTruth(counts, counts > 0, scans).occupied.tolist() == published
+    assert truth_of(counts, counts > 0, scans, ORIGINAL).occupied.tolist() == published
     assert published.index(True) == scans - 2  # 18 of 20, 8 of 10, 298 of 300
 
 
@@ -146,7 +152,7 @@ def test_a_point_is_free_once_three_scans_have_seen_it_so() -> None:
 
 def test_fewer_than_three_scans_are_refused() -> None:
     with pytest.raises(GridError, match="2 scans"):
-        slab_truth([ring(10.0)] * 2, ORIGINAL)
+        _ = slab_truth([ring(10.0)] * 2, ORIGINAL).occupied
 
 
 def wall_truth(farthest_visible: int | None, protocol: SlabProtocol) -> SlabTruth:
@@ -155,24 +161,24 @@ def wall_truth(farthest_visible: int | None, protocol: SlabProtocol) -> SlabTrut
     first = np.zeros(shape, dtype=bool)
     if farthest_visible is not None:
         first[farthest_visible, 7] = True
-    return SlabTruth(np.full(shape, 10), first, 10)
+    return truth_of(np.full(shape, 10), first, 10, protocol)
 
 
 def test_original_masks_take_the_model_at_its_word() -> None:
     truth = wall_truth(100, ORIGINAL)
     shown = np.zeros((160, 80), dtype=bool)
     shown[0] = True
-    masks = slab_masks(truth, ORIGINAL, shown)
+    masks = slab_masks(truth, shown)
     assert masks.visible.sum() == 81  # 80 points in front of the model's depth and one that the scan saw free
     assert masks.occupied.sum() == 12_800 - 81  # what is visible cannot be occupied
     assert not (masks.occupied & masks.visible).any()
     with pytest.raises(GridError, match="model depth"):
-        slab_masks(truth, ORIGINAL)
+        slab_masks(truth)
 
 
 def test_lidar_only_masks_do_not_depend_on_the_model() -> None:
     truth = wall_truth(100, LIDAR_ONLY)
-    masks = slab_masks(truth, LIDAR_ONLY, np.ones((460, 80), dtype=bool))
+    masks = slab_masks(truth, np.ones((460, 80), dtype=bool))
     assert masks.visible.sum() == 1
     # 2 m are 20 rows: rows before 100 - 20 = 80 are cut off, 380 of 460 stay.
     assert masks.rows == slice(80, None)
@@ -182,9 +188,9 @@ def test_lidar_only_masks_do_not_depend_on_the_model() -> None:
 
 @pytest.mark.parametrize(("farthest", "first_row"), [(5, 0), (20, 0), (21, 1), (459, 439)])
 def test_rows_far_behind_what_is_visible_are_cut(farthest: int, first_row: int) -> None:
-    nothing = slab_masks(wall_truth(None, LIDAR_ONLY), LIDAR_ONLY)
+    nothing = slab_masks(wall_truth(None, LIDAR_ONLY))
     assert nothing.occupied.size == nothing.visible.size == 0
-    assert slab_masks(wall_truth(farthest, LIDAR_ONLY), LIDAR_ONLY).rows == slice(first_row, None)
+    assert slab_masks(wall_truth(farthest, LIDAR_ONLY)).rows == slice(first_row, None)
 
 
 def published_steps(scan: Scan, points_level: np.ndarray, protocol: SlabProtocol) -> np.ndarray:
@@ -238,39 +244,33 @@ VISIBLE = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool)
 
 
 def test_scores_of_ten_points_by_hand() -> None:
-    scores = invisible_empty_scores(PREDICTED, OCCUPIED, VISIBLE)
-    assert scores.o_acc == pytest.approx(7 / 10)  # wrong are points 2, 6 and 7
-    assert scores.o_prec == pytest.approx(2 / 4)  # predicted 2, 4, 5, 6; of them occupied 4 and 5
-    assert scores.o_rec == pytest.approx(2 / 3)  # occupied 4, 5, 7; of them predicted 4 and 5
-    assert scores.ie_acc == pytest.approx(4 / 6)  # occluded 4..9; wrong are 6 and 7
-    assert scores.ie_prec == pytest.approx(2 / 3)  # occluded and called empty 7, 8, 9; of them empty 8 and 9
-    assert scores.ie_rec == pytest.approx(2 / 3)  # occluded and empty 6, 8, 9; of them called empty 8 and 9
-
-
-def test_nothing_counted_is_not_defined() -> None:
-    result = InvisibleEmptyMetric().compute()
-    assert math.isnan(result.scores.o_acc)
-    assert result.frames == 0
+    expected = (
+        7 / 10,  # wrong are points 2, 6 and 7
+        2 / 4,  # predicted 2, 4, 5, 6; of them occupied 4 and 5
+        2 / 3,  # occupied 4, 5, 7; of them predicted 4 and 5
+        4 / 6,  # occluded 4..9; wrong are 6 and 7
+        2 / 3,  # occluded and called empty 7, 8, 9; of them empty 8 and 9
+        2 / 3,  # occluded and empty 6, 8, 9; of them called empty 8 and 9
+    )
+    assert slab_scores(PREDICTED, OCCUPIED, VISIBLE) == pytest.approx(expected)
+    assert math.isnan(SlabMetric().compute()["O_acc"])
 
 
 def test_an_empty_field_wins_the_original_protocol_and_is_found_out() -> None:
     # A wall 10 m ahead hides all behind it, in all of 10 scans. The empty field renders a depth beyond every point, so
     # every point counts as visible, none as occluded or occupied, and predicting nothing is always right.
-    points = ORIGINAL.points()
-    behind = points[..., 2] > 10.0
-    truth = SlabTruth(np.where(behind, 10, 0), ~behind, 10)
+    behind = ORIGINAL.points()[..., 2] > 10.0
+    truth = truth_of(np.where(behind, 10, 0), ~behind, 10, ORIGINAL)
     empty, everything = np.zeros(behind.shape, dtype=bool), np.ones(behind.shape, dtype=bool)
-    metric = InvisibleEmptyMetric()
-    masks = slab_masks(truth, ORIGINAL, everything)
+    metric, masks = SlabMetric(), slab_masks(truth, everything)
     metric.update(empty[masks.rows], masks.occupied, masks.visible)
-    result = metric.compute()
-    assert result.scores.o_acc == 1.0
-    assert math.isnan(result.scores.o_rec) and math.isnan(result.scores.ie_acc) and math.isnan(result.scores.ie_rec)
-    assert (result.counts.points, result.counts.occluded, result.counts.occluded_free) == (12_800, 0, 0)
-    assert result.warnings == ("no occluded point: O_acc says nothing", "nothing predicted")
+    found = metric.compute()
+    assert found["O_acc"] == 1.0
+    assert all(math.isnan(found[name]) for name in ("O_rec", "IE_acc", "IE_rec"))
+    assert (found["points"], found["occluded"], found["occluded_free"]) == (12_800, 0, 0)
+    assert found["remarks"] == ["no occluded point: O_acc says nothing", "nothing predicted"]
     # With masks that do not depend on it, it is right about the free half and misses everything that is occupied.
-    fair = InvisibleEmptyMetric()
-    masks = slab_masks(truth, ORIGINAL, np.zeros(behind.shape, dtype=bool))
-    fair.update(empty, masks.occupied, masks.visible)
-    assert fair.compute().scores.o_acc == pytest.approx(1.0 - behind.mean())
-    assert fair.compute().scores.o_rec == 0.0
+    metric, masks = SlabMetric(), slab_masks(truth, empty)
+    metric.update(empty, masks.occupied, masks.visible)
+    assert metric.compute()["O_acc"] == pytest.approx(1.0 - behind.mean())
+    assert metric.compute()["O_rec"] == 0.0

@@ -85,7 +85,7 @@ def test_walk_against_sampling(camera: tuple[float, float, float]) -> None:
     grid = VoxelGrid((0.0, -0.7, -0.4), 0.2, (9, 7, 5))
     occupied = np.random.default_rng(1).random(grid.shape) < 0.12
     position = np.array(camera)
-    walked = seen_voxels(occupied, position, grid)
+    walked = seen_voxels(occupied, position, grid, np.ones(grid.shape, bool))
     sampled = seen_by_sampling(occupied, (position - grid.origin) / grid.voxel_size)
     assert 0.2 < sampled.mean() < 0.98
     # Sampling misses what a line touches for less than a sample.
@@ -97,9 +97,10 @@ def test_grazing_ground_is_visible_and_what_a_box_on_it_hides_is_not() -> None:
     grid = VoxelGrid((0.0, -2.0, -1.8), 0.2, (100, 20, 10))
     occupied = np.zeros(grid.shape, dtype=bool)
     occupied[:, :, 0] = True  # its top lies 1.6 m below the camera
-    assert visible_voxels(occupied, np.zeros(3), grid)[:, :, 0].all()
+    everywhere = np.ones(grid.shape, bool)
+    assert visible_voxels(occupied, np.zeros(3), grid, everywhere)[:, :, 0].all()
     occupied[20:26, 5:15, 1:5] = True  # 4 to 5.2 m ahead, 0.8 m high
-    visible = visible_voxels(occupied, np.zeros(3), grid)
+    visible = visible_voxels(occupied, np.zeros(3), grid, everywhere)
     assert visible[20, 6:14, 1:5].all()  # its front
     assert not visible[22:24, 8:12, 1:3].any()  # its inside
     assert not visible[30:35, 9:11, :2].any()  # its shadow: ground and the air above it

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation import lidar_occupancy
-from scene_completion_ros.evaluation.invisible_empty import SCORE_NAMES, InvisibleEmptyMetric
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -32,55 +31,49 @@ class Slab:
     """What scans say of the points of a protocol, as it was applied."""
 
     name: str
-    protocol: lidar_occupancy.SlabProtocol
     truth: lidar_occupancy.SlabTruth
     pitch_degrees: float  # how far the camera was taken to look down
 
 
 def slabs_of(scans: Iterable[lidar_occupancy.Scan], pitch: float) -> tuple[Slab, ...]:
     """What scans from `level_scans` with the same pitch, radians, say under each protocol."""
-    counters = {name: lidar_occupancy.SlabCounter(replace(one, camera_pitch=pitch)) for name, one in PROTOCOLS.items()}
+    truths = {name: lidar_occupancy.SlabTruth(replace(one, camera_pitch=pitch)) for name, one in PROTOCOLS.items()}
     for scan in scans:
-        for counter in counters.values():
-            counter.update(scan)
-    degrees = round(math.degrees(pitch), 3)
-    return tuple(Slab(name, counter.protocol, counter.compute(), degrees) for name, counter in counters.items())
+        for truth in truths.values():
+            truth.add(scan)
+    return tuple(Slab(name, truth, round(math.degrees(pitch), 3)) for name, truth in truths.items())
 
 
 class LidarTally(Tally):
-    """`InvisibleEmptyMetric` of each protocol, as it was applied, and each rule."""
+    """`SlabMetric` of each protocol, as it was applied, and each rule."""
 
     def __init__(self, _: object) -> None:
-        self.metrics: dict[tuple[str, int, float, str], InvisibleEmptyMetric] = {}
+        self.metrics: dict[tuple[str, int, float, str], lidar_occupancy.SlabMetric] = {}
 
     def add(self, answer: Any) -> None:
         """Count a frame that has slabs, and that a density model answers (`DensityAnswer`)."""
         for slab in answer.frame.slabs:
-            points = slab.protocol.level_from_camera.inverse().apply(slab.protocol.points())
-            shown = shown_by_depth(points, answer.observation) if slab.protocol.model_depth_shows else None
-            masks = lidar_occupancy.slab_masks(slab.truth, slab.protocol, shown)
+            protocol = slab.truth.protocol
+            points = protocol.level_from_camera.inverse().apply(protocol.points())
+            shown = shown_by_depth(points, answer.observation) if protocol.model_depth_shows else None
+            masks = lidar_occupancy.slab_masks(slab.truth, shown)
             density = answer.observation.density(points.reshape(-1, 3).astype(np.float32)).reshape(points.shape[:2])
             for rule, cutoff in answer.model.cutoffs.items():
                 key = (slab.name, slab.truth.scans, slab.pitch_degrees, rule)
-                metric = self.metrics.setdefault(key, InvisibleEmptyMetric())
+                metric = self.metrics.setdefault(key, lidar_occupancy.SlabMetric())
                 metric.update(density[masks.rows] > cutoff, masks.occupied, masks.visible)
         self.frames += bool(answer.frame.slabs)
 
     def rows(self) -> Iterator[Row]:
         """By protocol, scans, pitch and rule."""
         for (name, scans, pitch, rule), metric in sorted(self.metrics.items()):
-            found = metric.compute()
             near, far = PROTOCOLS[name].z_range
-            keys = {"protocol": f"{name}@{scans}, {near:g} to {far:g} m", "pitch": pitch, "rule": rule}
-            defined = {f"{title(key)} frames": count for key, count in found.defined.items()}
-            figures = {title(key): value for key, value in asdict(found.scores).items()}
-            yield {**keys, **figures, **defined, **asdict(found.counts), "remarks": list(found.warnings)}
-
-
-def title(name: str) -> str:
-    """`o_acc` -> `O_acc`, `ie_acc` -> `IE_acc`, as the literature writes them."""
-    kind, _, rest = name.partition("_")
-    return f"{kind.upper()}_{rest}"
+            yield {
+                "protocol": f"{name}@{scans}, {near:g} to {far:g} m",
+                "pitch": pitch,
+                "rule": rule,
+                **metric.compute(),
+            }
 
 
 LIDAR_OCCUPANCY = Metric(
@@ -90,7 +83,7 @@ LIDAR_OCCUPANCY = Metric(
     "Under the original protocol points in front of the model's own depth count as visible. So each row is scored on "
     "other points, and a field that sees through everything has no occluded ones. Never compare its O_acc alone.",
     (
-        *(Column(title(name), title(name)) for name in SCORE_NAMES),
+        *(Column(name, name) for name in lidar_occupancy.SCORES),
         Column("points", "points"),
         Column("predicted", "predicted"),
         Column("occupied", "occupied"),
