@@ -1,19 +1,23 @@
-"""The transforms of messages: those recorded on /tf, /tf_static and in odometry, and those of live topics."""
+"""The transforms of messages, with interpolated look-ups: of /tf, /tf_static and odometry, recorded or live."""
 
 import math
-from collections import Counter
+from bisect import bisect_left, insort
+from collections import Counter, deque
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BagError, TransformConflictError
-from scene_completion_ros.geometry.transform_tree import NoTransformError, TransformTree
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
+
+Problem = Literal["unconnected", "before", "after", "gap"]
 
 MAX_NORM_ERROR = 0.05  # of a quaternion: rounding is normalised away, anything else is a defect
 FARTHEST_M = 1e9  # of a position: chains of such transforms stay within the numbers of `RigidTransform`
+RESTART_NS = 1_000_000_000  # a transform further back than this belongs to a recording started again
 _SAME = 1e-3  # elements of two transforms that differ by less say the same
 # Of two tracks that take turns, the steps from one to the other take each other back; noise seldom does.
 _JUMP = 0.05  # metres, or change of an axis: a larger step besides how the pair moves is a jump
@@ -21,37 +25,110 @@ _WINDOW = 8  # samples before and after a step that say how the pair moves
 _FEWEST_JUMPS = 10
 _SMALL = 0.3  # share of a jump
 _BACK = 0.8  # of the jumps that the next one takes back
+_CURES: dict[Problem, str] = {
+    "unconnected": "Known frames: {frames}",
+    "before": "Poses are not extrapolated: transforms must begin before the images do",
+    "after": "Poses are not extrapolated: transforms must reach up to the stamps of images",
+    "gap": "Publish transforms at a higher rate, or allow a larger gap",
+}
 
 
-class TransformBuffer(TransformTree):
-    """Transforms between frames, from messages of rosbags and rclpy; `keep_ns`: see `TransformTree`.
+class NoTransformError(TransformError):
+    """There is no transform between two frames at a time."""
+
+    def __init__(self, what: str, problem: Problem, *, where: str = "", frames: str = "") -> None:
+        # ``unconnected`` frames, a time ``before`` the first or ``after`` the last transform, or in a ``gap`` between
+        # two.
+        self.problem: Problem = problem
+        super().__init__(what, where=where, cure=_CURES[problem].format(frames=frames or "none"))
+
+
+@dataclass
+class _Edge:
+    """Transforms parent_from_child of one pair of frames; a static one holds for all time."""
+
+    static: RigidTransform | None = None
+    samples: dict[int, RigidTransform] = field(default_factory=dict)
+    stamps: list[int] = field(default_factory=list)
+
+    def add(self, stamp_ns: int, transform: RigidTransform) -> None:
+        if stamp_ns not in self.samples:
+            self.samples[stamp_ns] = transform
+            insort(self.stamps, stamp_ns)
+
+    def forget(self, count: int | None = None) -> None:
+        """Forget so many samples, the oldest first, or all."""
+        for old in self.stamps[:count]:
+            del self.samples[old]
+        del self.stamps[:count]
+
+    def at(self, stamp_ns: int, max_gap_ns: int, tolerance_ns: int, name: str) -> RigidTransform:
+        """Interpolate between the two samples around a stamp; beyond the last, that one within the tolerance."""
+        if self.static is not None:
+            return self.static
+        if stamp_ns in self.samples:
+            return self.samples[stamp_ns]
+        index = bisect_left(self.stamps, stamp_ns)
+        if not self.stamps:
+            raise NoTransformError(f"no transform at {stamp_ns} ns yet", "after", where=f"transform {name}")
+        if index in (0, len(self.stamps)):
+            nearest = self.stamps[0 if index == 0 else -1]
+            if 0 < stamp_ns - nearest <= tolerance_ns:
+                return self.samples[nearest]
+            side = "before the first" if index == 0 else "after the last"
+            what = f"no transform at {stamp_ns} ns: {abs(nearest - stamp_ns) / 1e9:.3f} s {side}"
+            raise NoTransformError(what, "before" if index == 0 else "after", where=f"transform {name}")
+        before, after = self.stamps[index - 1], self.stamps[index]
+        if after - before > max_gap_ns:
+            what = f"gap of {(after - before) / 1e9:.3f} s around {stamp_ns} ns, {max_gap_ns / 1e9:.3f} s are allowed"
+            raise NoTransformError(what, "gap", where=f"transform {name}")
+        fraction = (stamp_ns - before) / (after - before)
+        return self.samples[before].interpolate(self.samples[after], fraction)
+
+
+class TransformBuffer:
+    """Static and time-varying transforms between named frames, from messages of rosbags and rclpy.
+
+    `keep_ns`: of a running robot, how long transforms are kept (by their stamps). A transform more than a second before
+    the newest of its pair then belongs to a recording started again. The buffer forgets those before it. None keeps
+    all, in any order: that is for recordings.
 
     Of several topics that hold one pair of frames, the first alone is taken. A bag with such a pair is refused by
     `check` and `lookup`, and what is doubtful about a pair is added to `warnings`, where that pair is asked for.
     """
 
     def __init__(self, keep_ns: int | None = None) -> None:
-        super().__init__(keep_ns)
+        self._keep_ns = keep_ns
         # Transforms that were not taken, by reason (NaN, broken quaternion, a pair that another topic holds, too).
         self.rejected: Counter[str] = Counter()
         self.warnings: list[str] = []
+        self._edges: dict[tuple[str, str], _Edge] = {}
+        self._neighbours: dict[str, list[str]] = {}
         self._topics: dict[tuple[str, str, bool], str] = {}  # by parent, child, and whether it is fixed
         self._contested: dict[tuple[str, str], str] = {}  # two topics, by parent and child
         self._doubts: dict[tuple[str, str], str] = {}
         self._checked: set[tuple[str, str]] = set()
 
+    @property
+    def frames(self) -> list[str]:
+        """Names of all frames, sorted."""
+        return sorted(self._neighbours)
+
     def add(
         self,
-        parent: str,
-        child: str,
-        stamp_ns: int,
+        parent: str,  # frame that it maps into
+        child: str,  # frame that it maps from
+        stamp_ns: int,  # its time, nanoseconds; of no meaning for a static one
         parent_from_child: RigidTransform,
         *,
-        static: bool,
+        static: bool,  # whether it holds for all time
         topic: str = "",  # that it came from; one without a name goes with all
     ) -> None:
-        """Add one transform, see `TransformTree.add`; an unusable one is counted in `rejected`."""
-        pair = parent.strip("/"), child.strip("/")
+        """Add one transform; an unusable one is counted in `rejected`.
+
+        A later static one replaces an earlier; of two with one stamp the first is kept.
+        """
+        pair = parent, child = parent.strip("/"), child.strip("/")
         edge, first = self._edges.get(pair), self._topics.setdefault((*pair, static), topic)
         known = None if edge is None else edge.static if static else edge.static or edge.samples.get(stamp_ns)
         differs = known is not None and np.abs(known.matrix - parent_from_child.matrix).max() > _SAME
@@ -62,15 +139,77 @@ class TransformBuffer(TransformTree):
             return
         if differs and pair not in self._doubts:
             self._doubts[pair] = self._doubt(*pair, static=static, stamped=edge is None or edge.static is None)
-        try:
-            super().add(parent, child, stamp_ns, parent_from_child, static=static)
-        except TransformError as error:
-            self.rejected[str(error)] += 1
+        if parent == child or not parent or not child:
+            self.rejected[f"{parent!r} -> {child!r}: a frame needs a parent of another name"] += 1
+            return
+        if edge is None:
+            edge = self._edges[pair] = _Edge()
+            self._neighbours.setdefault(parent, []).append(child)
+            self._neighbours.setdefault(child, []).append(parent)
+        if static:
+            edge.static = parent_from_child
+            return
+        if self._keep_ns is not None and edge.stamps:
+            if stamp_ns < edge.stamps[-1] - RESTART_NS:
+                edge.forget()
+            else:
+                edge.forget(bisect_left(edge.stamps, max(stamp_ns, edge.stamps[-1]) - self._keep_ns))
+        edge.add(stamp_ns, parent_from_child)
 
     def forget_moving(self) -> None:
-        """See `TransformTree`."""
-        super().forget_moving()
+        """Forget all time-varying transforms: time began anew. The frames stay known."""
+        for edge in self._edges.values():
+            edge.forget()
         self._topics = {key: topic for key, topic in self._topics.items() if key[2]}
+
+    def has_path(self, target: str, source: str) -> bool:
+        """Whether the two frames hang together at all (at whatever time)."""
+        return self._path(target.strip("/"), source.strip("/")) is not None
+
+    def is_static(self, target: str, source: str) -> bool:
+        """Whether the transform between two frames never changes."""
+        path = self._path(target.strip("/"), source.strip("/"))
+        return path is not None and all(self._edge(a, b)[0].static is not None for a, b in pairwise(path))
+
+    def find(
+        self, target: str, source: str, stamp_ns: int, *, max_gap_ns: int = 200_000_000, tolerance_ns: int = 0
+    ) -> RigidTransform:
+        """Find target_from_source at a time.
+
+        `stamp_ns`: time; between transforms it is interpolated (slerp and lerp); `max_gap_ns`: largest distance of the
+        two transforms between which is interpolated; `tolerance_ns`: how long after the last transform that one still
+        holds; nothing else is extrapolated. Raises NoTransformError: the frames are not connected, or there is no
+        transform close enough: names the pair.
+        """
+        target, source = target.strip("/"), source.strip("/")
+        path = self._path(target, source)
+        if path is None:
+            what = f"no transform from {source!r} to {target!r}"
+            raise NoTransformError(what, "unconnected", frames=", ".join(self.frames))
+        result = RigidTransform.identity()
+        for upper, lower in pairwise(path):
+            edge, forward = self._edge(upper, lower)
+            name = f"{upper} -> {lower}" if forward else f"{lower} -> {upper}"
+            step = edge.at(stamp_ns, max_gap_ns, tolerance_ns, name)
+            result = result @ (step if forward else step.inverse())
+        return result
+
+    def _edge(self, upper: str, lower: str) -> tuple[_Edge, bool]:
+        """Edge between neighbours and whether `upper` is the parent."""
+        edge = self._edges.get((upper, lower))
+        return (edge, True) if edge is not None else (self._edges[(lower, upper)], False)
+
+    def _path(self, target: str, source: str) -> list[str] | None:
+        """Shortest chain of frames from target to source."""
+        paths = {target: [target]}
+        queue = deque([target])
+        while queue:
+            current = queue.popleft()
+            for neighbour in self._neighbours.get(current, ()):
+                if neighbour not in paths:
+                    paths[neighbour] = [*paths[current], neighbour]
+                    queue.append(neighbour)
+        return paths.get(source)
 
     def add_message(self, message: Any, *, static: bool, topic: str = "") -> None:
         """Add all transforms of a `tf2_msgs/TFMessage`; unusable ones are counted in `rejected`."""

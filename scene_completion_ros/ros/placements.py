@@ -19,9 +19,8 @@ from rclpy.time import Time
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import Extrinsic, read_extrinsics, rotation_of_angles
-from scene_completion_ros.geometry.transform_tree import NoTransformError
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, TransformError
-from scene_completion_ros.messages.transform_buffer import TransformBuffer
+from scene_completion_ros.messages.transform_buffer import NoTransformError, TransformBuffer
 from scene_completion_ros.ros.frame import Frame, NotYetError, Placement
 from scene_completion_ros.ros.messages import stamp_message
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in

@@ -1,13 +1,16 @@
-"""Look-ups in the transform buffer."""
+"""Transforms: look-ups, kept for a while on a running robot, never extrapolated unasked."""
 
 import math
 import re
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BagError
-from scene_completion_ros.messages.transform_buffer import TransformBuffer
+from scene_completion_ros.geometry.extrinsics import rotation_of_angles
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.messages.transform_buffer import NoTransformError, TransformBuffer
 from tests.bags.recordings import SECOND, START, transform
 
 
@@ -53,3 +56,50 @@ def test_unusable_transforms_are_counted(message: object, reason: str) -> None:
     assert sum(buffer.rejected.values()) == 1
     assert re.search(reason, next(iter(buffer.rejected)))
     assert np.isfinite(buffer.lookup("map", "camera", START).matrix).all()
+
+
+KEEP_NS = 2 * SECOND
+
+
+def at(x: float, yaw: float = 0.0) -> RigidTransform:
+    return RigidTransform(rotation_of_angles(0, 0, yaw), np.array([x, 0.0, 0.0]))
+
+
+def place(buffer: TransformBuffer, stamp_ns: int, **limits: int) -> NDArray[np.float64]:
+    return buffer.find("odom", "camera", stamp_ns, **limits).translation
+
+
+@pytest.fixture
+def buffer() -> TransformBuffer:
+    """A robot that drives one metre a second from 10 s to 11 s, with a camera half a metre before its middle."""
+    buffer = TransformBuffer(KEEP_NS)
+    buffer.add("base", "camera", 0, at(0.5), static=True)
+    for tenth in range(11):
+        buffer.add("odom", "base", 10 * SECOND + tenth * SECOND // 10, at(tenth / 10), static=False)
+    return buffer
+
+
+@pytest.mark.parametrize(
+    ("stamp_ns", "problem"), [(9_999_999_999, "before"), (11_000_000_001, "after"), (10_050_000_000, "gap")]
+)
+def test_what_is_missing_is_named(buffer: TransformBuffer, stamp_ns: int, problem: str) -> None:
+    with pytest.raises(NoTransformError, match="odom -> base") as caught:
+        place(buffer, stamp_ns, max_gap_ns=SECOND // 20)
+    assert caught.value.problem == problem
+    assert caught.value.cure
+
+
+def test_the_last_transform_holds_for_the_tolerance_and_no_longer(buffer: TransformBuffer) -> None:
+    np.testing.assert_allclose(place(buffer, 11_020_000_000, tolerance_ns=20_000_000), [1.5, 0, 0])
+    with pytest.raises(NoTransformError, match="after the last"):
+        place(buffer, 11_020_000_001, tolerance_ns=20_000_000)
+    with pytest.raises(NoTransformError, match="before the first"):
+        place(buffer, 9_990_000_000, tolerance_ns=20_000_000)
+
+
+def test_a_recording_that_begins_anew_is_not_mixed_with_its_end(buffer: TransformBuffer) -> None:
+    buffer.add("odom", "base", 10 * SECOND - SECOND // 2, at(100), static=False)  # a loop, 1.5 s back
+    buffer.add("odom", "base", 10 * SECOND, at(101), static=False)
+    np.testing.assert_allclose(place(buffer, 10 * SECOND), [101.5, 0, 0])
+    with pytest.raises(NoTransformError, match="after the last"):
+        place(buffer, 10 * SECOND + SECOND // 2)

@@ -13,8 +13,8 @@ import pytest
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
-from scene_completion_ros.geometry.transform_tree import NoTransformError, TransformTree
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_ros.messages.transform_buffer import NoTransformError, TransformBuffer
 from scene_completion_ros.ros import placements
 from scene_completion_ros.ros.frame import NotYetError, Placement
 from scene_completion_ros.ros.parameters.schema import NodeParameters
@@ -30,7 +30,7 @@ class Known:
     """A camera 1.5 m above a base, one metre before its middle, which stands two metres from the start, turned left."""
 
     def __init__(self) -> None:
-        self._tree = TransformTree()
+        self._tree = TransformBuffer()
         forward = RigidTransform(np.eye(3), np.array([1.0, 0.0, 1.5]))
         self._tree.add(BASE, IMAGE, 0, forward @ OPTICAL_FROM_FORWARD.inverse(), static=True)
         standing = RigidTransform(rotation_of_angles(0, 0, np.pi / 2), np.array([2.0, 0.0, 0.0]))
