@@ -38,13 +38,6 @@ def voxels_to_bytes(voxels: SemanticVoxels) -> NDArray[np.uint8]:
     return dense
 
 
-def bytes_to_state_and_label(dense: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """State and label of every voxel, uint8 as `dense`; the label of what is not occupied is 0."""
-    above = np.maximum(dense, VoxelState.SURFACE) - np.uint8(VoxelState.SURFACE)
-    occupied = dense >= VoxelState.SURFACE
-    return np.where(occupied, VoxelState.SURFACE + above % 2, dense).astype(np.uint8), above // 2
-
-
 def dense_grid_json(grid: VoxelGrid, grid_from_camera: RigidTransform | None) -> str:
     """How to decode the bytes and where their voxels lie, as JSON.
 

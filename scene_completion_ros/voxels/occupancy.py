@@ -7,10 +7,11 @@ with what stands here, on NumPy arrays and torch tensors alike:
     alpha = 1 - exp(-sigma delta)              opacity over a length: `opacity`
     w_i   = alpha_i prod_{j<i} (1 - alpha_j)   share of a ray that ends at a sample: `composite`
     p     = calibration(alpha)                 probability of being occupied: `Calibration`
-    state of a voxel                           from p, the light that reaches it, and the view: `states`
+    state of a voxel                           from p, the light that reaches it, and the view: `VoxelClassifier`
 
-``occupancy_kernel`` has the compiled twins, with the same names and arguments, and ``inference/gpu/voxel_query.cu``
-those of GPUs. `inference/march.py` goes through a grid of opacities with the same weights, for depth and transmittance.
+``occupancy_kernel`` has compiled twins of these, with the same names and arguments, and the states of voxels.
+``inference/gpu/voxel_query.cu`` has those of GPUs. `inference/march.py` goes through a grid of opacities with the same
+weights, for depth and transmittance.
 What a training learns of the step from logit to probability is `OccupancyLink` of the training side; a bundle holds
 it as its calibration.
 """
@@ -24,10 +25,6 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.geometry.arrays import Array, floating
-from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 SEEN = 0.5  # a voxel is seen where at least this part of the light on a ray reaches it: T >= 0.5
 
@@ -158,63 +155,3 @@ class Calibration:
             else:
                 low = middle + 1
         return np.float32(np.array([low], dtype=np.int32).view(np.float32)[0])
-
-
-def nearest_ray(points: NDArray[np.float64], camera: Camera) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row and column of the ray nearest to points [N, 3] in the optical frame, clamped to the image."""
-    depth = np.maximum(points[:, 2], 1e-6)
-    column = np.floor(camera.fx * points[:, 0] / depth + camera.cx + 0.5)
-    row = np.floor(camera.fy * points[:, 1] / depth + camera.cy + 0.5)
-    return (np.clip(row, 0, camera.height - 1).astype(np.int64), np.clip(column, 0, camera.width - 1).astype(np.int64))
-
-
-def farthest_of_four(
-    half_distance: NDArray[np.float32], points: NDArray[np.float64], camera: Camera
-) -> NDArray[np.float32]:
-    """Largest half distance of the four rays around points [N, 3] in the optical frame, clamped to the image."""
-    depth = np.maximum(points[:, 2], 1e-6)
-    column = np.floor(camera.fx * points[:, 0] / depth + camera.cx).astype(np.int64)
-    row = np.floor(camera.fy * points[:, 1] / depth + camera.cy).astype(np.int64)
-    far = np.zeros(len(points), dtype=np.float32)
-    for rows in (row, row + 1):
-        for columns in (column, column + 1):
-            r, c = np.clip(rows, 0, camera.height - 1), np.clip(columns, 0, camera.width - 1)
-            far = np.maximum(far, half_distance[r, c])
-    return far
-
-
-def states(
-    occupied: NDArray[np.bool_],  # bool [X, Y, Z], calibrated probability at or above the threshold
-    in_view: NDArray[np.bool_],  # bool [X, Y, Z], everything else is unobserved
-    half_distance: NDArray[np.float32],  # [h, w] of `march` with the same ``occupied``
-    grid: VoxelGrid,
-    camera_from_grid: RigidTransform,
-    camera: Camera,  # the ray camera of `march`, without distortion
-) -> NDArray[np.uint8]:
-    """State of every voxel (`VoxelState`), by whether a ray reaches it with T_state >= 0.5.
-
-    A free voxel is seen if its centre lies no farther than half a voxel beyond the half distance of the nearest ray.
-    That is strict, because seen free space clears costmaps. An occupied voxel is also seen if a ray reaches one of its
-    faces that are turned to the camera. Rays that graze a road enter it a metre before its voxels' centres. Returns
-    uint8 [X, Y, Z].
-    """
-    index = np.argwhere(in_view)
-    centres_grid = np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size
-    centres = camera_from_grid.apply(centres_grid)
-    distance = np.linalg.norm(centres, axis=1)
-    seen = distance <= half_distance[nearest_ray(centres, camera)] + 0.5 * grid.voxel_size
-    is_occupied = occupied[in_view]
-    camera_in_grid = camera_from_grid.inverse().translation
-    for axis in range(3):
-        offset = camera_in_grid[axis] - centres_grid[:, axis]
-        turned = is_occupied & (np.abs(offset) > 0.5 * grid.voxel_size)
-        faces = centres_grid[turned]
-        faces[:, axis] += np.sign(offset[turned]) * 0.5 * grid.voxel_size
-        points = camera_from_grid.apply(faces)
-        reached = np.linalg.norm(points, axis=1) <= farthest_of_four(half_distance, points, camera)
-        seen[turned] |= reached & (points[:, 2] > 0.0)
-    state = np.zeros(grid.shape, dtype=np.uint8)
-    occupied_state = np.where(seen, VoxelState.SURFACE, VoxelState.COMPLETED)
-    free_state = np.where(seen, VoxelState.FREE_SEEN, VoxelState.FREE_INFERRED)
-    state[in_view] = np.where(is_occupied, occupied_state, free_state)
-    return state

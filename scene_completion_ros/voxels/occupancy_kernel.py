@@ -62,7 +62,12 @@ def opacity(density: Any, length: Any) -> Any:
 
 
 class VoxelClassifier:
-    """Probability and state of every voxel; the same result as `Calibration.apply` and `states`."""
+    """Probability of every voxel, as `Calibration.apply` has it, and its state, by whether a ray reaches it: T >= 0.5.
+
+    A free voxel is seen if its centre lies no farther than half a voxel beyond the half distance of the nearest ray.
+    That is strict, because seen free space clears costmaps. An occupied voxel is also seen if a ray reaches one of its
+    faces that are turned to the camera. Rays that graze a road enter it a metre before its voxels' centres.
+    """
 
     def __init__(
         self,

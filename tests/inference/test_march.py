@@ -5,10 +5,10 @@ import pytest
 
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.march import March, MarchResult
-from scene_completion_ros.voxels.occupancy import Calibration, states
+from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
-from tests.inference.twins import march, sight
+from tests.inference.twins import march, sight, states
 
 RAYS = Camera(fx=60.0, fy=60.0, cx=47.5, cy=23.5, width=96, height=48)
 FORWARD = DEFAULT_GRID_FROM_CAMERA.inverse()

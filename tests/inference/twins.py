@@ -5,10 +5,12 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.march import SPENT, MarchResult, grid_rays
 from scene_completion_ros.inference.query_kernel import hidden_reference
 from scene_completion_ros.inference.text_bank import BACKGROUND
 from scene_completion_ros.voxels.occupancy import SEEN, density_of_logit
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 
 def march(alpha, occupied, grid, camera_from_grid, camera) -> MarchResult:
@@ -129,3 +131,57 @@ def density_reference(features, points_camera, head, code, canonical, volume=Non
             logit = logit + float(head.volume.gain[0]) * trilinear(head.volume.places, volume, points)
         density[start : start + chunk] = density_of_logit(logit)
     return density
+
+
+def nearest_ray(points: NDArray[np.float64], camera: Camera) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and column of the ray nearest to points [N, 3] in the optical frame, clamped to the image."""
+    depth = np.maximum(points[:, 2], 1e-6)
+    column = np.floor(camera.fx * points[:, 0] / depth + camera.cx + 0.5)
+    row = np.floor(camera.fy * points[:, 1] / depth + camera.cy + 0.5)
+    return (np.clip(row, 0, camera.height - 1).astype(np.int64), np.clip(column, 0, camera.width - 1).astype(np.int64))
+
+
+def farthest_of_four(
+    half_distance: NDArray[np.float32], points: NDArray[np.float64], camera: Camera
+) -> NDArray[np.float32]:
+    """Largest half distance of the four rays around points [N, 3] in the optical frame, clamped to the image."""
+    depth = np.maximum(points[:, 2], 1e-6)
+    column = np.floor(camera.fx * points[:, 0] / depth + camera.cx).astype(np.int64)
+    row = np.floor(camera.fy * points[:, 1] / depth + camera.cy).astype(np.int64)
+    far = np.zeros(len(points), dtype=np.float32)
+    for rows in (row, row + 1):
+        for columns in (column, column + 1):
+            r, c = np.clip(rows, 0, camera.height - 1), np.clip(columns, 0, camera.width - 1)
+            far = np.maximum(far, half_distance[r, c])
+    return far
+
+
+def states(
+    occupied: NDArray[np.bool_],  # bool [X, Y, Z], calibrated probability at or above the threshold
+    in_view: NDArray[np.bool_],  # bool [X, Y, Z], everything else is unobserved
+    half_distance: NDArray[np.float32],  # [h, w] of `march` with the same ``occupied``
+    grid: VoxelGrid,
+    camera_from_grid: RigidTransform,
+    camera: Camera,  # the ray camera of `march`, without distortion
+) -> NDArray[np.uint8]:
+    """State of every voxel, uint8 [X, Y, Z]: what `VoxelClassifier` computes."""
+    index = np.argwhere(in_view)
+    centres_grid = np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size
+    centres = camera_from_grid.apply(centres_grid)
+    distance = np.linalg.norm(centres, axis=1)
+    seen = distance <= half_distance[nearest_ray(centres, camera)] + 0.5 * grid.voxel_size
+    is_occupied = occupied[in_view]
+    camera_in_grid = camera_from_grid.inverse().translation
+    for axis in range(3):
+        offset = camera_in_grid[axis] - centres_grid[:, axis]
+        turned = is_occupied & (np.abs(offset) > 0.5 * grid.voxel_size)
+        faces = centres_grid[turned]
+        faces[:, axis] += np.sign(offset[turned]) * 0.5 * grid.voxel_size
+        points = camera_from_grid.apply(faces)
+        reached = np.linalg.norm(points, axis=1) <= farthest_of_four(half_distance, points, camera)
+        seen[turned] |= reached & (points[:, 2] > 0.0)
+    state = np.zeros(grid.shape, dtype=np.uint8)
+    occupied_state = np.where(seen, VoxelState.SURFACE, VoxelState.COMPLETED)
+    free_state = np.where(seen, VoxelState.FREE_SEEN, VoxelState.FREE_INFERRED)
+    state[in_view] = np.where(is_occupied, occupied_state, free_state)
+    return state

@@ -49,3 +49,10 @@ def voxels_of(
         class_names=NAMES,
         class_colours=COLOURS,
     )
+
+
+def bytes_to_state_and_label(dense: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """State and label of every voxel, uint8 as `dense`; the label of what is not occupied is 0."""
+    above = np.maximum(dense, VoxelState.SURFACE) - np.uint8(VoxelState.SURFACE)
+    occupied = dense >= VoxelState.SURFACE
+    return np.where(occupied, VoxelState.SURFACE + above % 2, dense).astype(np.uint8), above // 2

@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.mapping.dense_grid import bytes_to_state_and_label, dense_grid_json, voxels_to_bytes
-from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED, voxels_of
+from scene_completion_ros.mapping.dense_grid import dense_grid_json, voxels_to_bytes
+from tests.mapping.small_voxels import (
+    COMPLETED,
+    FREE,
+    INFERRED,
+    SURFACE,
+    UNOBSERVED,
+    bytes_to_state_and_label,
+    voxels_of,
+)
 from tests.ros.voxel_samples import some_voxels
 
 STATE = np.array([[[UNOBSERVED, FREE, INFERRED], [SURFACE, COMPLETED, SURFACE]]])

@@ -9,11 +9,11 @@ from sensor_msgs.msg import Image, PointCloud2, PointField
 from visualization_msgs.msg import Marker
 
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.mapping.dense_grid import bytes_to_state_and_label
 from scene_completion_ros.mapping.ground_map import GroundMap
 from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.ros import messages
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE
+from tests.mapping.small_voxels import bytes_to_state_and_label
 from tests.ros.voxel_samples import some_voxels
 
 STAMP_NS = 7_000_000_001

@@ -29,7 +29,7 @@ from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery, hidden_reference
 from scene_completion_ros.inference.scene_query import PreparedScene
-from scene_completion_ros.voxels.occupancy import Calibration, states
+from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.gpu.host_cuda import HostCuda
@@ -43,6 +43,7 @@ from tests.inference.twins import (
     labels_reference,
     march,
     most_likely,
+    states,
 )
 
 CODE = PointCodeSpec()
