@@ -13,8 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.opening import Storage, damaged, open_storage
-from scene_completion_ros.bags.storage import MessageDecoder
+from scene_completion_ros.bags.storage import MessageDecoder, Storage, damaged, open_storage
 from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError
 from scene_completion_ros.geometry.camera_files import RECTIFIED_TOPIC, camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
@@ -150,11 +149,10 @@ class BagReader:
         storage = self._opened
         seen: Counter[tuple[str, int]] = Counter()
         try:
-            for stored in storage.messages(topics, start_ns, stop_ns):
-                topic = stored.topic
-                at = topic.name, stored.stamp_ns
+            for topic, received_ns, raw in storage.messages(topics, start_ns, stop_ns):
+                at = topic.name, received_ns
                 seen[at] += 1
-                yield BagMessage(*at, topic.type, seen[at] - 1, stored.raw, storage.decoder)
+                yield BagMessage(*at, topic.type, seen[at] - 1, raw, storage.decoder)
         except Exception as error:  # rosbags lets the errors of its decompressors and of SQLite through
             raise damaged(self.path, f"{type(error).__name__}: {error}") from error
 

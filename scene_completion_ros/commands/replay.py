@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.report.writer import ReportWriter
     from scene_completion_ros.ros.replay.results import Playback, ReplayResult, ReplayStatistics
     from scene_completion_ros.scoring.scores import PublishedGrid, ReplayScores
-    from scene_completion_ros.sequences.recorded_motion import RecordedMotion
+    from scene_completion_ros.sequences.from_bag import RecordedMotion
     from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels
 
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
@@ -268,7 +268,7 @@ def _motion(
     from scene_completion_ros.bags.reader import CLOUD_TYPE
     from scene_completion_ros.errors import BagError
     from scene_completion_ros.ros.replay.results import OF_TRANSFORMS
-    from scene_completion_ros.sequences.recorded_motion import RecordedMotion
+    from scene_completion_ros.sequences.from_bag import RecordedMotion
 
     cloud = parameters.get("depth.from") == "topic" and reader.topics.get(str(parameters.get("depth.topic")))
     # What says where the camera is has to say where the sensor is, too; the node hears what was named there.

@@ -18,7 +18,7 @@ from scene_completion_ros.messages.images import (
     decode_image,
     decode_published_depth,
 )
-from scene_completion_ros.sequences.recording import BagImage
+from scene_completion_ros.sequences.from_bag import BagImage
 from tests.bags.recordings import HEIGHT, WIDTH, compressed, image, jpeg, picture
 
 BYTES_PER_PIXEL = {

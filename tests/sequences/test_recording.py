@@ -7,8 +7,7 @@ import pytest
 
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import BagError
-from scene_completion_ros.sequences.from_bag import posed_recording
-from scene_completion_ros.sequences.recording import read_recordings
+from scene_completion_ros.sequences.from_bag import posed_recording, read_recordings
 from tests.bags.recordings import SECOND, START, Drive, compressed, jpeg, recorded, transform
 
 

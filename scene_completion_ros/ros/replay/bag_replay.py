@@ -15,7 +15,7 @@ from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.replay import results
 from scene_completion_ros.ros.replay.played_node import NodeProcess
 from scene_completion_ros.ros.replay.results import MadeMessage, Playback, ReplayResult, ReplayStatistics
-from scene_completion_ros.sequences.recorded_motion import RecordedMotion
+from scene_completion_ros.sequences.from_bag import RecordedMotion
 
 LOCK_STEP_PATIENCE_S = 3.0  # with transforms that are late
 

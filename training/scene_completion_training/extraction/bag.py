@@ -31,9 +31,8 @@ from scene_completion_ros.errors import (
     of_system,
 )
 from scene_completion_ros.progress import Progress
-from scene_completion_ros.sequences.from_bag import posed_recording
+from scene_completion_ros.sequences.from_bag import Recording, posed_recording, read_recordings
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, files_of_sequence
-from scene_completion_ros.sequences.recording import Recording, read_recordings
 from scene_completion_ros.whole_files import whole_folder
 from scene_completion_training.extraction.finishing import finished
 from scene_completion_training.extraction.images_to_poses import sequences_from_images

@@ -21,9 +21,8 @@ import numpy as np
 from scene_completion_ros.bags.reader import ODOMETRY_TYPE
 from scene_completion_ros.errors import BagError, SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.sequences.from_bag import recording_provenance
+from scene_completion_ros.sequences.from_bag import Recording, recording_provenance
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, ImageSource, PosedSequence
-from scene_completion_ros.sequences.recording import Recording
 from scene_completion_training.arrays import Bytes, Doubles, Ints, Mask, Random
 from scene_completion_training.extraction.finishing import (
     Cameras,
