@@ -85,11 +85,13 @@ class BagReader:
     """Reads a rosbag2 folder, a single `.mcap` or `.db3` file, or a ROS 1 `.bag`.
 
     Use it as a context manager. Messages come in the order of bag time, whatever their header stamps do. Raises
-    BagError: (on opening) Nothing there, no bag, or no message in it.
+    BagError: (on opening) Nothing there, no bag, or no message in it. `every`: of the images of each topic, read only
+    every n-th; `camera_info_topic`: of all images; None finds it by its name.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, every: int = 1, *, camera_info_topic: str | None = None) -> None:
         self.path = Path(path)
+        self._every, self._camera_info_topic = every, camera_info_topic
         self.losses: list[str] = []  # what of the recording cannot be read, in words
         self.warnings: list[str] = []  # what is doubtful about the transforms that were looked up
         # Messages that could not be used, by topic and reason; each is counted once, however often it is read.
@@ -148,10 +150,14 @@ class BagReader:
         """
         storage = self._opened
         seen: Counter[tuple[str, int]] = Counter()
+        images: Counter[str] = Counter()
         try:
             for topic, received_ns, raw in storage.messages(topics, start_ns, stop_ns):
                 at = topic.name, received_ns
                 seen[at] += 1
+                images[topic.name] += topic.type in IMAGE_TYPES
+                if images[topic.name] and (images[topic.name] - 1) % self._every:
+                    continue
                 yield BagMessage(*at, topic.type, seen[at] - 1, raw, storage.decoder)
         except Exception as error:  # rosbags lets the errors of its decompressors and of SQLite through
             raise damaged(self.path, f"{type(error).__name__}: {error}") from error
@@ -216,11 +222,19 @@ class BagReader:
         raise BagError(what, where=str(self.path), cure=f"Name one of them: {listed}")
 
     def camera_info_topic(self, image_topic: str) -> str | None:
-        """Find the CameraInfo topic that belongs to an image topic: the nearest `camera_info` above it.
+        """The CameraInfo topic that belongs to an image topic: the named one, or the nearest `camera_info` above it.
 
-        The only CameraInfo of a bag is also taken for an image topic elsewhere if their frames agree.
+        The only CameraInfo of a bag is also taken for an image topic elsewhere if their frames agree. Raises BagError
+        where the named one is not there.
         """
         infos = self.topics_of_type(CAMERA_INFO_TYPE)
+        if self._camera_info_topic is not None:
+            if self._camera_info_topic not in infos:
+                what = f"no CameraInfo topic {self._camera_info_topic!r}"
+                raise BagError(
+                    what, where=str(self.path), cure=f"Name one of: {', '.join(infos) or 'none is recorded'}"
+                )
+            return self._camera_info_topic
         parts = image_topic.split("/")
         for depth in range(len(parts) - 1, 0, -1):
             candidate = "/".join([*parts[:depth], "camera_info"])
@@ -350,36 +364,6 @@ class BagReader:
         if self._storage is None:
             raise BagError("bag is not open", where=str(self.path), cure="Use `with BagReader(path) as reader`")
         return self._storage
-
-
-class ThinnedBagReader(BagReader):
-    """Reads only every n-th image of each topic; `camera_info_topic`: of all images; None finds it by its name."""
-
-    def __init__(self, path: Path | str, every: int = 1, *, camera_info_topic: str | None = None) -> None:
-        super().__init__(path)
-        self._every, self._camera_info_topic = every, camera_info_topic
-
-    def camera_info_topic(self, image_topic: str) -> str | None:
-        """The named topic, or that of the image topic. Raises BagError where the named one is not there."""
-        if self._camera_info_topic is None:
-            return super().camera_info_topic(image_topic)
-        infos = self.topics_of_type(CAMERA_INFO_TYPE)
-        if self._camera_info_topic not in infos:
-            what = f"no CameraInfo topic {self._camera_info_topic!r}"
-            raise BagError(what, where=str(self.path), cure=f"Name one of: {', '.join(infos) or 'none is recorded'}")
-        return self._camera_info_topic
-
-    def messages(
-        self, topics: Collection[str] | None = None, *, start_ns: int | None = None, stop_ns: int | None = None
-    ) -> Iterator[BagMessage]:
-        """Yield messages in the order of bag time, without the images that are left out."""
-        seen: Counter[str] = Counter()
-        for message in super().messages(topics, start_ns=start_ns, stop_ns=stop_ns):
-            if message.type in IMAGE_TYPES:
-                seen[message.topic] += 1
-                if (seen[message.topic] - 1) % self._every:
-                    continue
-            yield message
 
 
 def _changed_field(one: Any, other: Any) -> str:

@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     progress = Progress()
     progress.line(f"Opening {args.bag or 'the bundled drive'} ...")
     from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
-    from scene_completion_ros.bags.reader import ThinnedBagReader
+    from scene_completion_ros.bags.reader import BagReader
     from scene_completion_ros.errors import BagError, SceneCompletionError
     from scene_completion_ros.geometry.camera_files import RECTIFIED_TOPIC, read_camera
     from scene_completion_ros.geometry.grids import read_grid
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         raise BagError("exists already", where=str(args.output / "bag"), cure="Name a new folder with --output")
     with ExitStack() as stack:
         stack.enter_context(termination_as_interruption())
-        reader = stack.enter_context(ThinnedBagReader(args.bag, args.every, camera_info_topic=args.camera_info_topic))
+        reader = stack.enter_context(BagReader(args.bag, args.every, camera_info_topic=args.camera_info_topic))
         topic = reader.choose_image_topic(args.image_topic)
         camera = read_camera(args.camera, rectified=RECTIFIED_TOPIC in topic) if args.camera else None
         bundle = open_student(args.bundle)

@@ -17,18 +17,15 @@ BESIDE = "out of view"
 
 
 class PlacedAnswer(Answer, Protocol):
-    """An answer that says where and when it holds.
-
-    Attributes:
-        stamp_ns: Time of the frame, nanoseconds.
-        world_from_grid: Pose of the grid of the truth.
-    """
+    """An answer that says where and when it holds."""
 
     @property
-    def stamp_ns(self) -> int: ...  # noqa: D102
+    def stamp_ns(self) -> int:
+        """Time of the frame, nanoseconds."""
 
     @property
-    def world_from_grid(self) -> RigidTransform: ...  # noqa: D102
+    def world_from_grid(self) -> RigidTransform:
+        """Pose of the grid of the truth."""
 
 
 class GhostTally(Tally):

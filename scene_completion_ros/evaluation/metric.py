@@ -30,22 +30,19 @@ class VoxelAnswer:
 
 
 class Answer(Protocol):
-    """What a method says of one frame, beside what is true of it. Metrics of their own ask for more.
-
-    Attributes:
-        truth: What is known of the frame.
-        voxels: At the voxels of the truth; None where it says nothing of them.
-        depth: z-depth float32 [H, W] at the pixels of the truth, metres, `+inf` too far, NaN unknown; or None.
-    """
+    """What a method says of one frame, beside what is true of it. Metrics of their own ask for more."""
 
     @property
-    def truth(self) -> FrameTruth: ...  # noqa: D102
+    def truth(self) -> FrameTruth:
+        """What is known of the frame."""
 
     @property
-    def voxels(self) -> VoxelAnswer | None: ...  # noqa: D102
+    def voxels(self) -> VoxelAnswer | None:
+        """At the voxels of the truth; None where it says nothing of them."""
 
     @property
-    def depth(self) -> NDArray[np.float32] | None: ...  # noqa: D102
+    def depth(self) -> NDArray[np.float32] | None:
+        """z-depth float32 [H, W] at the pixels of the truth, metres, `+inf` too far, NaN unknown; or None."""
 
 
 class Tally(ABC):

@@ -6,7 +6,6 @@ names clusters by the scored images themselves: that row is an upper bound, and 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,22 +33,15 @@ class SegmentationAnswer:
     truth: NDArray[np.uint8]
 
 
-class Segmentation(Protocol):
-    """What is scored: how many labels it has, and their classes [labels]; None where they are classes already."""
-
-    @property
-    def labels(self) -> int: ...  # noqa: D102
-
-    @property
-    def naming(self) -> NDArray[np.int64] | None: ...  # noqa: D102
-
-
 class SegmentationTally(Tally):
-    """Confusion of labels with classes over all pixels of all images."""
+    """Confusion of labels with classes over all pixels of all images.
 
-    def __init__(self, method: Segmentation) -> None:
-        self._naming = method.naming
-        self.confusion = np.zeros((method.labels, CLASSES), np.int64)  # int64 [labels, 19]
+    Methods have `labels`, the number of their labels, and `naming`: their classes [labels], None where they are these.
+    """
+
+    def __init__(self, labels: int, naming: NDArray[np.int64] | None) -> None:
+        self._naming = naming
+        self.confusion = np.zeros((labels, CLASSES), np.int64)  # int64 [labels, 19]
 
     def add(self, answer: SegmentationAnswer) -> None:
         """Count an image, if any of its pixels has a class."""
@@ -83,7 +75,7 @@ SEGMENTATION = Metric(
     "Classes of pixels, in percent. The mean is over all 19 classes of Cityscapes; those that are nowhere count as 0. "
     "Beside it stands the mean over the classes that occur in the truth.",
     (Column("mean_iou", "mIoU"), Column("mean_iou_of_true", "mIoU of classes there"), Column("accuracy", "accuracy")),
-    SegmentationTally,
+    lambda method: SegmentationTally(method.labels, method.naming),
     by=("named_by",),
     classes="class_iou",
 )

@@ -25,25 +25,16 @@ def all_matches(voxels: SemanticVoxels, answers: Sequence[tuple[SemanticVoxels, 
     `voxels`: those that count: of several images fused, or joined with earlier ones; `answers`: the voxels of each
     image on the same grid, and which of them each phrase was found in.
     """
-    if len(answers) == 1 and answers[0][0] is voxels:  # as they were completed: all of them count
-        phrases = answers[0][1]
-        found = np.concatenate([np.zeros(0, np.int32), *(one.voxels for one in phrases)])
-        return Matches(
-            voxels.index[found],
-            np.repeat(np.arange(len(phrases), dtype=np.uint8), [len(one.voxels) for one in phrases]),
-            np.concatenate([np.zeros(0, np.float32), *(one.score for one in phrases)]),
-            np.concatenate([np.zeros(0, np.float32), *(one.probability for one in phrases)]),
-        )
     parts = [
-        (np.ravel_multi_index(tuple(own.index[found.voxels].T), own.grid.shape), number, found)
+        (found.score, found.probability, np.ravel_multi_index(tuple(own.index[found.voxels].T), own.grid.shape), number)
         for own, phrases in answers
         for number, found in enumerate(phrases)
-        if len(found.voxels)
     ]
-    flat = np.concatenate([np.zeros(0, np.intp), *(place for place, *_ in parts)])
-    phrase = np.concatenate([np.zeros(0, np.uint8), *(np.full(len(at), number, np.uint8) for at, number, _ in parts)])
-    score = np.concatenate([np.zeros(0, np.float32), *(found.score for *_, found in parts)])
-    probability = np.concatenate([np.zeros(0, np.float32), *(found.probability for *_, found in parts)])
+    kinds = (np.float32, np.float32, np.intp)
+    score, probability, flat = (
+        np.concatenate([np.zeros(0, kind), *(part[column] for part in parts)]) for column, kind in enumerate(kinds)
+    )
+    phrase = np.repeat([number for *_, number in parts], [len(at) for *_, at, _ in parts]).astype(np.uint8)
     # By phrase and, of several images, by voxel; that of the image that says it best first.
     order = np.lexsort((-score, flat, phrase)) if len(answers) > 1 else np.arange(len(flat))
     order = order[voxels.state.reshape(-1)[flat[order]] >= VoxelState.SURFACE]

@@ -104,13 +104,10 @@ class PublishedAnswer:
         return None if truth is None else published_depth(self.published, self.depth_camera, truth.camera)
 
 
-@dataclass(frozen=True)
-class _Node:
-    name: str = "node"
-
-
 class ReplayScores:
-    """Scores of all images of a replay against every ground truth there is."""
+    """Scores of all images of a replay against every ground truth there is; the method is the node."""
+
+    name = "node"
 
     def __init__(self, sources: Sequence[TruthSource], published: PublishedGrid) -> None:
         self.scores = Scores(METRICS)  # by the names of the ground truths
@@ -124,7 +121,7 @@ class ReplayScores:
             truth = source.at(stamp_ns, frame_id)
             if truth is not None:
                 answer = PublishedAnswer(truth, self._published, cloud, depth, depth_camera)
-                self.scores.add(source.name, _Node(), answer)
+                self.scores.add(source.name, self, answer)
 
 
 _Cloud = tuple[int, NDArray[np.void]]  # stamp in nanoseconds, points
@@ -188,13 +185,15 @@ class RecordedTruth:
                 self._reader.skipped[f"{topic}: unusable voxels"] += 1
 
 
-class LidarTruth:
+class LidarTruth(LidarOfBag):
     """The scan nearest to each image, moved into the camera by the recorded transforms. Use it as a context manager.
 
     Without transforms between the frames of LiDAR and camera, recorded or given, there is no ground truth.
     `camera_from_lidar`: pose of the LiDAR in the camera's optical frame, instead of the recorded transforms. What the
     car moved between scan and image is then left in.
     """
+
+    name = "lidar"
 
     def __init__(
         self,
@@ -203,24 +202,20 @@ class LidarTruth:
         camera_from_lidar: RigidTransform | None = None,
         image_topic: str = "",  # LiDAR and transforms are those of its robot
     ) -> None:
-        self.name = "lidar"
-        self._lidar = LidarOfBag(bag, image_topic)
-        self._camera, self._camera_from_lidar = camera, camera_from_lidar
+        super().__init__(bag, image_topic)
+        self._camera, self._mounting = camera, camera_from_lidar
 
     def __enter__(self) -> "LidarTruth":
-        self._lidar.__enter__()
+        super().__enter__()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lidar.__exit__()
 
     def at(self, stamp_ns: int, frame_id: str) -> FrameTruth | None:
         """Depth of the LiDAR's points for an image; later calls should not go back in time."""
-        if self._camera_from_lidar is None:
-            points = self._lidar.points_grid(frame_id, stamp_ns, RigidTransform.identity())
+        if self._mounting is None:
+            points = self.points_grid(frame_id, stamp_ns, RigidTransform.identity())
         else:
-            scan = self._lidar.nearest_scan(stamp_ns)
-            points = None if scan is None else np.asarray(self._camera_from_lidar.apply(scan.xyz), dtype=np.float32)
+            scan = self.nearest_scan(stamp_ns)
+            points = None if scan is None else np.asarray(self._mounting.apply(scan.xyz), dtype=np.float32)
         if points is None or not len(points):
             return None
         return FrameTruth(None, DepthTruth(self._camera, sparse_depth(points, self._camera)))

@@ -25,7 +25,7 @@ def answer(labels: list[int], truth: list[int]) -> SegmentationAnswer:
 
 def test_classes_of_two_images_by_hand() -> None:
     """Road 2 of 4 (two right, one missed, one too many), sky 1 of 2, car 0 of 1; 16 classes are nowhere."""
-    tally = SegmentationTally(SimpleNamespace(labels=CLASSES, naming=None))
+    tally = SegmentationTally(CLASSES, None)
     tally.add(answer([ROAD, ROAD, SKY, 7], [ROAD, ROAD, SKY, 255]))
     tally.add(answer([SKY, ROAD], [ROAD, CAR]))
     tally.add(answer([ROAD], [255]))  # says nothing

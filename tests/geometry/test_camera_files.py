@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from scene_completion_ros.errors import CameraError
-from scene_completion_ros.geometry import (
-    Camera,
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.geometry.camera_files import (
     camera_from_camera_info,
     read_camera,
     read_kitti360_fisheye,

@@ -8,7 +8,8 @@ import torch
 import yaml
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, VoxelGrid, read_grid
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.grids import read_grid
 
 GRID = VoxelGrid((1.0, -2.0, 0.5), 0.5, (4, 8, 3), "odd")
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, TransformError
+from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_ros.geometry.transforms import TransformError
 
 
 def rotation_about(axis: tuple[float, float, float], degrees: float) -> np.ndarray:

@@ -118,7 +118,7 @@ def test_clusters_and_probes_find_what_features_tell_apart() -> None:
     )
     found = {}
     for method in (named, PixelLabels("probe", rendered, "features", probes["features"].labels)):
-        tally = SegmentationTally(method)
+        tally = SegmentationTally(method.labels, method.naming)
         tally.add(method.answer(images[7]))
         found[method.name] = next(tally.rows())
     true, clustered = found["probe"], found["painted, clusters"]

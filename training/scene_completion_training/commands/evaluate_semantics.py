@@ -95,7 +95,7 @@ def _run_sscbench(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.class_confusion import match_cityscapes
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.semantic_completion import SSCBENCH
-    from scene_completion_ros.sequences import kitti_360, sscbench
+    from scene_completion_ros.sequences import kitti_360
     from scene_completion_training.evaluation import semantic_evaluation
     from scene_completion_training.evaluation.geometry import placed_frames, voxel_places
     from scene_completion_training.evaluation.semantic_models import SAMPLINGS, FeatureFieldModel
@@ -104,7 +104,7 @@ def _run_sscbench(args: argparse.Namespace) -> int:
         listed = arguments.listed_folders(folders, split)
         drives = [kitti_360.open_drive(folder, labels=args.sscbench) for folder in listed]
         for drive in () if args.allow_missing else drives:
-            sscbench.check_complete(drive)
+            kitti_360.check_complete(drive)
         return list(voxel_places(drives, args.every, split))
 
     split, naming = (arguments.read_frames(named) for named in (args.frames, args.name_frames))

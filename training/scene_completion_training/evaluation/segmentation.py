@@ -115,7 +115,7 @@ def labels_through(labels: Bytes, source: Camera, target: Camera) -> Bytes:
 
 @dataclass(frozen=True, eq=False)
 class PixelLabels:
-    """Labels of pixels by what is rendered, as a method that is scored (a `Segmentation`)."""
+    """Labels of pixels by what is rendered, as a method that is scored (see `SegmentationTally`)."""
 
     name: str
     rendered: RenderedField
@@ -148,7 +148,7 @@ def cluster_pixels(rendered: RenderedField, images: Sequence[LabelledImage], *, 
 
 def named_by_images(clusters: PixelLabels, images: Sequence[LabelledImage]) -> PixelLabels:
     """The clusters with classes that they meet most in labelled images, one to one; a `ConfigurationError` for none."""
-    tally = SegmentationTally(clusters)
+    tally = SegmentationTally(clusters.labels, None)
     for image in images:
         tally.add(clusters.answer(image))
     if not tally.frames:
