@@ -232,7 +232,7 @@ class SlabMetric:
         """Count one frame; see `slab_scores`."""
         self._scores.append(slab_scores(predicted, occupied, visible))
         kinds = (predicted, occupied, ~visible, ~visible & ~occupied)
-        self._counts += [predicted.size, *map(np.count_nonzero, kinds)]
+        self._counts += np.array([predicted.size, *(int(np.count_nonzero(kind)) for kind in kinds)])
 
     def compute(self) -> Row:
         """Means, NaN where a score is defined in no frame; in how many frames each is; points of all frames.
