@@ -23,12 +23,11 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.commands.evidence import add_scale_argument
 from scene_completion_ros.commands.paths import Output, place
@@ -63,7 +62,6 @@ if TYPE_CHECKING:
 
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
 _ONLY_THROUGH_THE_NODE = ("rate", "timeout", "also", "params_file")
-Result = TypeVar("Result")
 LOWEST_SHARE_OUT = 0.8  # of the frames of the bundled drive
 # Parameters that a replay decides about itself.
 _OWN = ("bundle", "grid.file", "engine", "autostart", "image.transport", "image.qos", "grid.frame", "cameras")
@@ -210,27 +208,6 @@ def went_well(statistics: dict[str, Any], *, bundled: bool) -> bool:
     """Whether frames came out; most of those of the bundled drive should, and show something."""
     came, given = int(statistics["frames_out"]), int(statistics["frames_in"])
     return came > 0 and (not bundled or (came >= LOWEST_SHARE_OUT * given and not statistics["frames_empty"]))
-
-
-class _Behind(Generic[Result]):
-    """Does work on results in a thread, in order and one at a time, while the node completes the next image."""
-
-    def __init__(self, work: Callable[[Result], None]) -> None:
-        self._work, self._pool, self._last = work, ThreadPoolExecutor(1), Future[None]()
-        self._last.set_result(None)
-
-    def __enter__(self) -> _Behind[Result]:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown()
-        if kind is None:
-            self._last.result()
-
-    def __call__(self, result: Result) -> None:
-        """Begin with a result when the one before is done. Raises what the work on that raised."""
-        self._last.result()
-        self._last = self._pool.submit(self._work, result)
 
 
 @dataclass(frozen=True, eq=False)
@@ -385,19 +362,18 @@ def _replay_over_dds(setup: _Setup, playback: Playback, statistics: ReplayStatis
         )
 
     setup.progress.line(f"Starting node ({setup.bundle.name}) ...")
-    with _Behind(draw_and_score) as behind:
-        replay_over_dds(
-            setup.reader,
-            setup.topic,
-            camera=setup.camera,
-            output_bag=args.output / "bag",
-            on_result=behind,
-            playback=playback,
-            node_parameters=parameters,
-            statistics=statistics,
-            words=setup.words,
-            motion=setup.motion,
-        )
+    replay_over_dds(
+        setup.reader,
+        setup.topic,
+        camera=setup.camera,
+        output_bag=args.output / "bag",
+        on_result=draw_and_score,
+        playback=playback,
+        node_parameters=parameters,
+        statistics=statistics,
+        words=setup.words,
+        motion=setup.motion,
+    )
     if statistics.node_log and statistics.frames_out < statistics.frames_in:
         print(statistics.node_log, file=sys.stderr)
 

@@ -43,8 +43,8 @@ def replay_over_dds(
     # and beside these; the transforms of the recording, too. The legend of the labels goes there at the time of the
     # first. In lock step nothing in it depends on when it was written. At a rate it holds the stage times as well.
     output_bag: Path | None = None,
-    # Called with every result, in the order of the node. In lock step that is between frames. At a rate it is when the
-    # recording is over, and delays no image.
+    # Called with every result, in the order of the node. In lock step that is in a thread while the node completes the
+    # next image. At a rate it is when the recording is over, and delays no image.
     on_result: Callable[[ReplayResult], None] | None = None,
     playback: Playback | None = None,  # how to play; in lock step by default
     # Parameters of the node, by name. `grid.frame` and `cameras` are empty whatever they say: a replay takes voxels to

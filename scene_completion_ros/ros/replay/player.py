@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -119,6 +120,27 @@ class InputPublishers:
             publisher.wait_for_all_acked(Duration(seconds=OTHERS_TIMEOUT_S))
 
 
+class Behind:
+    """Does work in a thread, in order and one piece at a time, while the node completes the next image."""
+
+    def __init__(self) -> None:
+        self._pool, self._last = ThreadPoolExecutor(1), Future[None]()
+        self._last.set_result(None)
+
+    def __call__(self, work: Callable[[], None]) -> None:
+        """Begin work when what began before is done. Raises what that raised."""
+        self.wait()
+        self._last = self._pool.submit(work)
+
+    def wait(self) -> None:
+        """Wait for the last piece. Raises what it raised."""
+        self._last.result()
+
+    def close(self) -> None:
+        """Let the last piece end, however it does."""
+        self._pool.shutdown()
+
+
 class Player:
     """Publishes frames to the node and joins its answers by stamp. Raises SceneCompletionError if a topic cannot be."""
 
@@ -128,15 +150,15 @@ class Player:
         source: Source,
         playback: Playback,
         bag: BagWriter | None,
-        # Called with every frame whose answers are complete. In lock step that is at once. In real time, which would go
-        # on meanwhile, it is at the end.
+        # Called with every frame whose answers are complete. In lock step that is at once, in a thread: the node
+        # completes the next image meanwhile. In real time it is at the end.
         on_result: Callable[[ReplayResult], None] | None,
         statistics: ReplayStatistics,  # filled while frames are played
         words: Sequence[str] = (),  # what the node is asked for; may be none
     ) -> None:
         self._process, self._source, self._playback = process, source, playback
         self._results = ResultCollector(bag, statistics, with_times=playback.rate is not None)
-        self._on_result, self._deferred = on_result, DeferredResults()
+        self._on_result, self._deferred, self._behind = on_result, DeferredResults(), Behind()
         self.statistics = statistics
         self._words = tuple(words)
         self._collected: dict[str, Any] = COLLECTED | ({topics.MATCHES: PointCloud2} if words else {})
@@ -146,7 +168,7 @@ class Player:
             self._collected |= {topics.OBSTACLES: PointCloud2, topics.MARKERS: Marker}
         self._answers = Answers(self._collected, self._welcome)
         self._legends: list[Any] = []  # of which the node publishes one
-        self._elsewhere_s = 0.0  # spent on results, bag and `on_result`, while the node waited
+        self._elsewhere_s = 0.0  # spent on waiting for bag and `on_result`, while the node waited
         self._last_result_s = 0.0
         self._first_ns = 0  # bag time at which the recording begins, and when it did by `time.perf_counter`
         self._begun_s = 0.0
@@ -188,6 +210,7 @@ class Player:
 
     def close(self) -> None:
         """Leave the ROS graph."""
+        self._behind.close()
         self._deferred.close()
         self._graph.close()
 
@@ -243,7 +266,9 @@ class Player:
         begun_s = self._last_result_s = time.perf_counter()
         try:
             self._play(frames, others)
+            self._behind.wait()
         finally:
+            self._behind.close()
             if self._words:
                 self._query.publish(String())
             self._results.finish(self._last_result_s - begun_s - self._elsewhere_s)
@@ -328,11 +353,15 @@ class Player:
         while (sent := self._answers.next_ready(time.perf_counter(), patient=patient)) is not None:
             assert sent.source is not None
             self._last_result_s = time.perf_counter()
-            result = self._results.take(sent, sent.source, self._legends[-1])
-            if self._on_result is not None:
-                if self._playback.rate is None:
-                    self._on_result(result)
-                else:
-                    self._deferred.put(result, sent.source)
             if self._playback.rate is None:
+                self._behind(partial(self._take, sent, sent.source))
                 self._elsewhere_s += time.perf_counter() - self._last_result_s
+            else:
+                result = self._results.take(sent, sent.source, self._legends[-1])
+                if self._on_result is not None:
+                    self._deferred.put(result, sent.source)
+
+    def _take(self, sent: SentImage, source: BagMessage) -> None:
+        result = self._results.take(sent, source, self._legends[-1])
+        if self._on_result is not None:
+            self._on_result(result)
