@@ -2,7 +2,7 @@
 
 Documents link to each other and to files of the repository by relative paths, as GitHub reads them. The README is the
 site's first page. Any other file that a document links to becomes a part of the site, below `repository/`. A link to
-nothing stays as it is, and the strict build refuses it. The reference has a page for each room of the two packages.
+nothing stays as it is, and the strict build refuses it. The reference has a page for each module of both packages.
 """
 
 from __future__ import annotations
