@@ -361,8 +361,7 @@ class BagReader:
 
     @property
     def _opened(self) -> Storage:
-        if self._storage is None:
-            raise BagError("bag is not open", where=str(self.path), cure="Use `with BagReader(path) as reader`")
+        assert self._storage is not None, "use `with BagReader(path) as reader`"
         return self._storage
 
 

@@ -59,21 +59,16 @@ class BagWriter:
     def write(self, topic: str, msgtype: str, message: Any, stamp_ns: int, *, latched: bool = False) -> None:
         """Write one message.
 
-        Raises BagError where the writer is not open, the type is unknown, or the message does not fit it. `topic`:
-        topic name. A topic has one type. `msgtype`: "sensor_msgs/msg/Image" …; `message`: a message object of rosbags,
-        or the serialised message (CDR) as bytes; `stamp_ns`: bag time; `latched`: whether a player should offer the
-        topic as transient local; /tf_static always is.
+        `topic`: topic name. A topic has one type. `msgtype`: "sensor_msgs/msg/Image" …; `message`: a message object of
+        rosbags, or the serialised message (CDR) as bytes; `stamp_ns`: bag time; `latched`: whether a player should
+        offer the topic as transient local; /tf_static always is.
         """
         writer = self._opened
         connection = self._connection(topic, msgtype, latched)
         if isinstance(message, (bytes, bytearray, memoryview)):
             raw: bytes | memoryview = bytes(message)
         else:
-            try:
-                raw = self.typestore.serialize_cdr(message, msgtype)
-            except Exception as error:  # generated code: whatever a wrong field makes it raise
-                what = f"message does not fit {msgtype}: {error!r}"
-                raise BagError(what, where=f"topic {topic}", cure="Fill every field") from error
+            raw = self.typestore.serialize_cdr(message, msgtype)
         writer.write(connection, stamp_ns, raw)
         self.flush()
 
@@ -93,22 +88,16 @@ class BagWriter:
 
     @property
     def _opened(self) -> Writer:
-        if self._writer is None:
-            raise BagError("bag is not open", where=str(self.path), cure="Use `with BagWriter(path) as writer`")
+        assert self._writer is not None, "use `with BagWriter(path) as writer`"
         return self._writer
 
     def _connection(self, topic: str, msgtype: str, latched: bool) -> Connection:
         connection = self._connections.get(topic)
         if connection is None:
-            if msgtype not in self.typestore.fielddefs:
-                what = f"unknown message type {msgtype!r}"
-                raise BagError(what, where=f"topic {topic}", cure="Use a type of the latest ROS 2")
             qos = [LATCHED] if latched or topic.endswith("tf_static") else []
             connection = self._opened.add_connection(topic, msgtype, typestore=self.typestore, offered_qos_profiles=qos)
             self._connections[topic] = connection
-        elif connection.msgtype != msgtype:
-            what = f"type {msgtype}, but the topic was written as {connection.msgtype}"
-            raise BagError(what, where=f"topic {topic}", cure="Use another topic name")
+        assert connection.msgtype == msgtype, f"{topic} is of type {connection.msgtype}"
         return connection
 
 

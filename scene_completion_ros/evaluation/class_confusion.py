@@ -30,18 +30,14 @@ def class_confusion(
     classes: int,
     counted: NDArray[np.bool_] | None = None,  # bool [...], what else does not count; all by default
 ) -> NDArray[np.int64]:
-    """Counts int64 [labels, classes]. Raises GridError where shapes differ, or labels or classes out of range count."""
-    if predicted.shape != truth.shape or (counted is not None and counted.shape != truth.shape):
-        shapes = [array.shape for array in (predicted, truth, counted) if array is not None]
-        raise GridError(f"shapes {shapes}", where="labels", cure="Give predictions, truth and mask of one shape")
+    """Counts int64 [labels, classes]."""
+    assert predicted.shape == truth.shape and (counted is None or counted.shape == truth.shape)
     keep = (truth != IGNORED[0]) & (truth != IGNORED[1])
     if counted is not None:
         keep &= counted
     found, true = predicted[keep].astype(np.int64), truth[keep].astype(np.int64)
     for name, values, limit in (("predicted", found, labels), ("true", true, classes)):
-        if values.size and (values.min() < 0 or values.max() >= limit):
-            wrong = np.unique(values[(values < 0) | (values >= limit)])[:8].tolist()
-            raise GridError(f"{name} {wrong}, outside 0..{limit - 1}", where="labels", cure="Map them to classes first")
+        assert not values.size or (values.min() >= 0 and values.max() < limit), f"{name} labels outside 0..{limit - 1}"
     return np.bincount(found * classes + true, minlength=labels * classes).reshape(labels, classes).astype(np.int64)
 
 
@@ -52,16 +48,12 @@ def renamed(
 
     Rows of one class add up, so that row and column i are both class i. So no table made from the result can show a
     class under another one's name. Returns int64 [classes + 1, classes]; the last row holds predictions of no class.
-    Raises GridError where there is not one class for each label, or one is out of range. `confusion`: int64 [labels,
-    classes]; `class_of_label`: [labels], classes or `UNASSIGNED`; `unassigned`: class that labels without one count as;
-    by default they are no class's, and wrong everywhere.
+    `confusion`: int64 [labels, classes]; `class_of_label`: [labels], classes or `UNASSIGNED`; `unassigned`: class that
+    labels without one count as; by default they are no class's, and wrong everywhere.
     """
     labels, classes = confusion.shape
     names = np.asarray(class_of_label, dtype=np.int64)
-    if names.shape != (labels,) or (names < UNASSIGNED).any() or (names >= classes).any():
-        what = f"{names.tolist()} for {labels} labels and {classes} classes"
-        cure = f"Give every label a class in 0..{classes - 1} or {UNASSIGNED}"
-        raise GridError(what, where="class_of_label", cure=cure)
+    assert names.shape == (labels,) and (names >= UNASSIGNED).all() and (names < classes).all()
     rows = np.where(names == UNASSIGNED, classes if unassigned is None else unassigned, names)
     result = np.zeros((classes + 1, classes), dtype=np.int64)
     np.add.at(result, rows, confusion)
@@ -96,7 +88,6 @@ def match_one_to_one(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     classes have no cluster. A cluster may get a class it never falls together with, where only such ones are left.
     `confusion`: [clusters, classes], see `class_confusion`.
     """
-    _check(confusion)
     clusters, classes = _linear_sum_assignment(confusion)
     assignment = np.full(confusion.shape[0], UNASSIGNED, dtype=np.int64)
     assignment[clusters] = classes
@@ -110,7 +101,6 @@ def match_covering(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     away from the majority assignment what it costs least to give each class a cluster of its own. Raises GridError
     where there are fewer clusters than classes. `confusion`: [clusters, classes], at least as many clusters as classes.
     """
-    _check(confusion)
     if confusion.shape[0] < confusion.shape[1]:
         what = f"{confusion.shape[0]} clusters for {confusion.shape[1]} classes"
         raise GridError(what, where="confusion", cure="Match them one to one")
@@ -151,9 +141,3 @@ def _linear_sum_assignment(benefit: NDArray[np.integer[Any]]) -> tuple[NDArray[n
 
     rows, columns = linear_sum_assignment(benefit, maximize=True)
     return np.asarray(rows, dtype=np.int64), np.asarray(columns, dtype=np.int64)
-
-
-def _check(confusion: NDArray[np.integer[Any]]) -> None:
-    if confusion.ndim != 2 or 0 in confusion.shape or (confusion < 0).any():
-        what = f"no counts [clusters, classes]: shape {confusion.shape}"
-        raise GridError(what, where="confusion", cure="Count some pixels first")

@@ -174,14 +174,12 @@ class SlabTruth:
 def slab_masks(truth: SlabTruth, shown_by_model: NDArray[np.bool_] | None = None) -> SlabMasks:
     """The points that are scored under the protocol of the truth, and what is true of them.
 
-    Raises GridError where the model's depth is missing. `shown_by_model`: points whose z-depth does not exceed the
+    `shown_by_model`: points whose z-depth does not exceed the
     model's own depth at their pixel, bool [Z, X]; needed by the original protocol, ignored by the other.
     """
     visible, protocol = truth.first_saw_free, truth.protocol
     if protocol.model_depth_shows:
-        if shown_by_model is None:
-            what = "no model depth"
-            raise GridError(what, where="original protocol", cure="Give the points in front of the model's depth")
+        assert shown_by_model is not None
         visible = visible | shown_by_model
     rows = slice(0, None)
     if protocol.cut_behind is not None:

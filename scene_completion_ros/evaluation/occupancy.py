@@ -34,12 +34,11 @@ def shares(both: int, predicted: int, occupied: int) -> Row:
 def score_histogram(score: NDArray[np.floating[Any]], occupied: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Histogram of scores rounded to half precision. Returns int64 [2, SCORE_BINS]: free and occupied voxels by score.
 
-    Raises GridError where a score is negative or not a number, or the shapes differ. `score`: scores [...], larger is
+    Raises GridError where a score is negative or not a number. `score`: scores [...], larger is
     more occupied: opacity, probability or density, not negative. Scores above 65504 share the last bin. `occupied`:
     truth, bool [...].
     """
-    if score.shape != occupied.shape:
-        raise GridError(f"scores {score.shape}, truth {occupied.shape}", where="score", cure="Give equal shapes")
+    assert score.shape == occupied.shape
     values = np.minimum(score.astype(np.float32, copy=False).ravel(), np.float32(LARGEST_SCORE))
     if values.size and not values.min() >= 0.0:
         raise GridError(f"smallest score is {values.min()}", where="score", cure="Give finite scores of at least 0")

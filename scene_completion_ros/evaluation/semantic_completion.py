@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import (
     UNASSIGNED,
     class_confusion,
@@ -55,7 +54,7 @@ def completion_confusion(
     labels: int = len(COMMON_CLASSES),  # number of predicted labels, "empty" among them
     classes: int = len(COMMON_CLASSES),  # number of classes, "empty" among them
 ) -> NDArray[np.int64]:
-    """Count voxels of full columns: int64 [labels, classes]. Raises GridError: other shapes, labels out of range."""
+    """Count voxels of full columns: int64 [labels, classes]."""
     return class_confusion(predicted, truth, labels, classes, field_of_view & ~additional_invalid(truth))
 
 
@@ -66,14 +65,11 @@ def completion_scores(
     class_of_label: NDArray[np.integer[Any]] | None = None,
     class_names: tuple[str, ...] = COMMON_CLASSES,  # names by id; 0 is "empty"
 ) -> Row:
-    """Score a confusion matrix, NaN where a figure is not defined. Raises GridError unless there are names for labels.
+    """Score a confusion matrix, NaN where a figure is not defined.
 
     `iou`, `precision` and `recall` are those of "occupied", any class.
     """
     classes = len(class_names)
-    if class_of_label is None and confusion.shape[0] != classes:
-        what = f"{confusion.shape[0]} labels for {classes} classes"
-        raise GridError(what, where="confusion", cure="Assign the labels to classes")
     names = np.arange(classes) if class_of_label is None else class_of_label
     named = renamed(confusion, names, unassigned=EMPTY)[:classes]
     iou, found = class_iou(named)[1:], named[1:, 1:]
@@ -114,9 +110,7 @@ class SemanticCompletionMetric:
         self, predicted: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], field_of_view: NDArray[np.bool_]
     ) -> None:
         """Count one grid [X, Y, Z]; see `completion_confusion`."""
-        if predicted.shape != self.grid.shape or truth.shape != self.grid.shape:
-            what = f"shapes {predicted.shape} and {truth.shape} instead of {self.grid.shape}"
-            raise GridError(what, where="labels", cure="Give whole grids")
+        assert predicted.shape == truth.shape == self.grid.shape
         for range_m, crop in self.crops.items():
             found = predicted[crop], truth[crop], field_of_view[crop]
             self.confusion[range_m] += completion_confusion(*found, self.labels, len(self.class_names))

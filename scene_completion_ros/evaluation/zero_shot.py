@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.class_confusion import class_confusion, class_iou, mean_iou
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 
@@ -59,15 +58,13 @@ def best_classes(scores: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Row:
-    """Score labels on voxels whose class is known, NaN where a figure is not defined. Raises GridError: another shape.
+    """Score labels on voxels whose class is known, NaN where a figure is not defined.
 
     `confusion`: int64 [K + 1, K] of `class_confusion`; the last row holds voxels without a label; `names`: the K
     classes.
     """
     classes = len(names)
-    if confusion.shape != (classes + 1, classes):
-        what = f"shape {confusion.shape} for {classes} classes"
-        raise GridError(what, where="confusion", cure="Give a row for each class and one for voxels without a label")
+    assert confusion.shape == (classes + 1, classes)
     true = confusion.sum(axis=0)
     present = true > 0
     iou = class_iou(confusion)
@@ -104,7 +101,7 @@ class ZeroShotMetric(Tally):
         self._confusion: dict[Part, NDArray[np.int64]] = {}  # part -> int64 [K + 1, K]
 
     def add(self, answer: Any) -> None:
-        """Count the labelled voxels of a frame. Raises GridError: shapes differ, or a class is out of range."""
+        """Count the labelled voxels of a frame."""
         for part, mask in answer.parts.items():
             counts = class_confusion(answer.predicted, answer.true, len(self.names) + 1, len(self.names), mask)
             self._confusion[part] = self._confusion.get(part, 0) + counts
@@ -120,12 +117,10 @@ def average_precision(score: NDArray[np.floating[Any]], positive: NDArray[np.boo
     """Precision summed over the steps of recall, voxels with equal scores taken together; exact.
 
     Equal scores everywhere give the share of positives, and a random ranking does so but for O(log N / N). Returns
-    0..1; NaN without positives. Raises GridError where the shapes differ, or a score is not a number. `score`: float
-    [N], larger is more likely; minus infinity is last; `positive`: bool [N].
+    0..1; NaN without positives. `score`: float [N], larger is more likely; minus infinity is last; `positive`: bool
+    [N].
     """
-    if score.shape != positive.shape or np.isnan(score).any():
-        what = f"scores {score.shape} of which {int(np.isnan(score).sum())} are not numbers, truth {positive.shape}"
-        raise GridError(what, where="score", cure="Give one number a voxel")
+    assert score.shape == positive.shape and not np.isnan(score).any()
     if not positive.any():
         return float("nan")
     order = np.argsort(-score, kind="stable")

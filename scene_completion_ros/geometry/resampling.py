@@ -62,7 +62,7 @@ class Resampler:
         """Resample an image.
 
         Returns [H_t, W_t] or [H_t, W_t, C] of the same dtype; outside `validity` the source's border is repeated.
-        Raises ImageError where the image has another size than the source camera was calibrated for, or another dtype.
+        Raises ImageError where the image has another size than the source camera was calibrated for.
         `image`: [H, W] or [H, W, C] of the source camera, or [H / shrink, W / shrink, ...]; uint8, uint16 or float32.
         """
         self._check(image)
@@ -75,9 +75,7 @@ class Resampler:
         return resampled
 
     def _check(self, image: NDArray[Any]) -> None:
-        if image.ndim not in (2, 3) or image.dtype not in _DTYPES:
-            what = f"cannot resample an image of shape {list(image.shape)} and type {image.dtype}"
-            raise ImageError(what, cure="Decode it to [H, W] or [H, W, 3] of uint8 first")
+        assert image.ndim in (2, 3) and image.dtype in _DTYPES
         if image.shape[:2] not in ((self.source.height, self.source.width), self._shrunk):
             raise ImageError(
                 f"the image is {image.shape[1]}x{image.shape[0]} pixels, but the camera is calibrated for "
@@ -107,8 +105,7 @@ def virtual_pinhole(
 
     The literature of density fields sees KITTI-360's side cameras this way: with the front camera's intrinsics and
     `view_rotation(pitch=-15°)`. Returns the image [H_t, W_t] or [H_t, W_t, C], and where the fisheye covers it, bool
-    [H_t, W_t]. Raises ImageError where the image has another size than the fisheye was calibrated for, or another
-    dtype.
+    [H_t, W_t]. Raises ImageError where the image has another size than the fisheye was calibrated for.
     """
     rotation = np.asarray(fisheye_from_target_rotation, dtype=np.float64)
     resampler = _virtual_view(fisheye_camera, target_camera, tuple(rotation.reshape(-1).tolist()))

@@ -100,8 +100,7 @@ class RigidTransform:
     def apply(self, points: Array) -> Array:
         """Move points [..., 3] from the source into the target frame; keeps kind, dtype and device of the array."""
         xp, points = floating(points)
-        if points.shape[-1] != 3:
-            raise TransformError(f"points have 3 coordinates in the last axis, not shape {tuple(points.shape)}")
+        assert points.shape[-1] == 3, f"points of shape {tuple(points.shape)}"
         transposed = constant_like(self.rotation.T.tolist(), points)
         return xp.matmul(points, transposed) + constant_like(self.translation.tolist(), points)
 
@@ -115,12 +114,9 @@ class RigidTransform:
     def interpolate(self, other: RigidTransform, fraction: float) -> RigidTransform:
         """Move from this transform to another one: shortest rotation (slerp), straight translation.
 
-        `other`: transform between the same frames; `fraction`: 0 gives this transform, 1 the other one. Raises
-        TransformError where the fraction is outside 0…1: poses are not extrapolated.
+        `other`: transform between the same frames; `fraction`: 0 gives this transform, 1 the other one.
         """
-        if not 0.0 <= fraction <= 1.0:
-            what = f"cannot interpolate at fraction {fraction}: it is outside 0…1"
-            raise TransformError(what, cure="Poses are never extrapolated")
+        assert 0.0 <= fraction <= 1.0, "poses are never extrapolated"
         quaternion = _slerp(self.quaternion, other.quaternion, fraction)
         translation = (1.0 - fraction) * self.translation + fraction * other.translation
         return RigidTransform(_rotation_of(quaternion), translation)

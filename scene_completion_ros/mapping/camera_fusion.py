@@ -23,7 +23,6 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import GridError
 from scene_completion_ros.jit import inlined, kernel
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
@@ -46,16 +45,12 @@ def fuse_views(
     """Fuse what several cameras see of one grid.
 
     Returns the fused voxels, with the oldest stamp and the ``grid_from_camera`` of the first view. Then the fused
-    probability of every voxel, float32 [X, Y, Z], 0 for unobserved ones. Raises GridError where the views are on
-    different grids, or of different classes. `views`: voxels of each camera on the same grid, of about the same time;
-    at least one; `probabilities`: calibrated probabilities of all voxels, float32 [X, Y, Z], for each view;
-    `threshold`: probability from which a voxel is occupied.
+    probability of every voxel, float32 [X, Y, Z], 0 for unobserved ones. `views`: voxels of each camera on the same
+    grid, of about the same time; at least one; `probabilities`: calibrated probabilities of all voxels, float32 [X, Y,
+    Z], for each view; `threshold`: probability from which a voxel is occupied.
     """
     first = views[0]
-    for view in views[1:]:
-        if view.grid != first.grid or view.class_names != first.class_names:
-            what = "views on different grids or of different classes cannot be fused"
-            raise GridError(what, where="fuse_views", cure="Complete them with one bundle and one grid")
+    assert all(view.grid == first.grid and view.class_names == first.class_names for view in views)
     if len(views) == 1:
         return first, probabilities[0]
     # Labels and confidences of all voxels [N, V]; 0 where a voxel is not occupied.

@@ -15,7 +15,6 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -65,12 +64,8 @@ class ClearingRays:
         self._blind = blind_zone / grid.voxel_size
 
     def __call__(self, voxels: SemanticVoxels) -> NDArray[np.float32]:
-        """Clearing points of one image in the camera's optical frame, metres, float32 [N, 3], N at most one a ray.
-
-        Raises GridError where the voxels are on another grid.
-        """
-        if voxels.grid != self.grid:
-            raise GridError("the voxels are on another grid than the rays", where="ClearingRays")
+        """Clearing points of one image in the camera's optical frame, metres, float32 [N, 3], N at most one a ray."""
+        assert voxels.grid == self.grid
         with kernel_threads(self.threads):
             distance = free_distances(voxels.state, self._origin, self._direction, self._blind) * self.grid.voxel_size
         clears = distance > 0.0
@@ -161,11 +156,10 @@ def clearing_voxels(fused: SemanticVoxels, now: SemanticVoxels) -> SemanticVoxel
     from clearing what it sees itself. Close to the camera rays lie in the image where the centres of voxels do not, and
     there only memory says anything. Returns the fused voxels with other states: `FREE_SEEN` is left only where the
     frame alone says so too. What memory calls free is unobserved where the frame does not observe it, and inferred free
-    elsewhere. What is occupied stays so, remembered or not. Raises GridError where the two are on different grids.
-    `fused`: a frame joined with memory; `now`: the same frame alone.
+    elsewhere. What is occupied stays so, remembered or not. `fused`: a frame joined with memory; `now`: the same frame
+    alone.
     """
-    if fused.grid != now.grid:
-        raise GridError("the fused voxels are on another grid than the frame", where="clearing_voxels")
+    assert fused.grid == now.grid
     free = (fused.state == VoxelState.FREE_SEEN) | (fused.state == VoxelState.FREE_INFERRED)
     not_seen_free = free & (now.state != VoxelState.FREE_SEEN)
     unobserved = now.state == VoxelState.UNOBSERVED

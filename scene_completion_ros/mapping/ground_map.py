@@ -104,10 +104,9 @@ class GroundProjection:
         """The map of one image.
 
         A cell is occupied where a voxel of the band over it is, seen or completed. It is free where all of the band was
-        seen free, and unknown everywhere else. Raises GridError where the voxels are on another grid.
+        seen free, and unknown everywhere else.
         """
-        if voxels.grid != self.grid:
-            raise GridError("the voxels are on another grid than the projection", where="GroundProjection")
+        assert voxels.grid == self.grid
         passable = np.isin(voxels.label, np.fromiter(ignored, dtype=np.uint8))
         flat = np.ravel_multi_index(tuple(voxels.index.T), self.grid.shape)
         # One more element stands for what lies outside of the grid.

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.jit import kernel_threads
@@ -47,8 +46,6 @@ class RollingGrid:
     """
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
-        if min(shape) < 1:
-            raise GridError(f"{shape} is not three positive whole numbers", where="RollingGrid.shape")
         self.shape = np.array(shape, dtype=np.int64)  # int64 [3]
         self.lower = np.zeros(3, dtype=np.int64)  # int64 [3], number of the lowest voxel that the box holds
 
@@ -292,17 +289,12 @@ class TemporalFusion:
         """Join a frame with the map, and remember it.
 
         The map starts anew, and the result says why, where stamps go back or stay away for too long. It also does where
-        the pose is farther from the last one than the robot can drive. Raises GridError where the voxels are on another
-        grid, or the probability has another shape. `voxels`: what one image became; `probability`: float32 [X, Y, Z],
-        `Completion.probability`, calibrated. What is no number counts as the prior. `odometry_from_grid`: pose of the
-        grid at the stamp of the image, in a frame with z up that is continuous. That is odometry, not a map that jumps
-        when a loop is closed.
+        the pose is farther from the last one than the robot can drive. `voxels`: what one image became; `probability`:
+        float32 [X, Y, Z], `Completion.probability`, calibrated. What is no number counts as the prior.
+        `odometry_from_grid`: pose of the grid at the stamp of the image, in a frame with z up that is continuous. That
+        is odometry, not a map that jumps when a loop is closed.
         """
-        if voxels.grid != self.grid:
-            raise GridError("the voxels are on another grid than the map", where="TemporalFusion")
-        if probability.shape != self.grid.shape:
-            what = f"probability has shape {probability.shape}, the grid {self.grid.shape}"
-            raise GridError(what, where="TemporalFusion")
+        assert voxels.grid == self.grid and probability.shape == self.grid.shape
         if np.linalg.norm(voxels.grid_from_camera.translation - self._camera) > _CAMERA_SLACK:
             self._look_from(voxels.grid_from_camera)
         reason = self._reason_for_reset(voxels.stamp_ns, odometry_from_grid)

@@ -51,9 +51,3 @@ def test_errors_by_hand() -> None:
     low, high = errors["reliability"]
     assert low == pytest.approx({"voxels": 2, "stated": 0.2, "observed": 0.5})
     assert high == pytest.approx({"voxels": 2, "stated": 0.8, "observed": 1.0})
-
-
-def test_values_that_are_no_probabilities_are_refused() -> None:
-    for bad in (1.5, -0.1, np.nan):
-        with pytest.raises(GridError, match="probabilities"):
-            CalibrationMetric().update(np.array([0.5, bad]), np.array([True, False]))

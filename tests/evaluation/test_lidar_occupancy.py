@@ -172,8 +172,6 @@ def test_original_masks_take_the_model_at_its_word() -> None:
     assert masks.visible.sum() == 81  # 80 points in front of the model's depth and one that the scan saw free
     assert masks.occupied.sum() == 12_800 - 81  # what is visible cannot be occupied
     assert not (masks.occupied & masks.visible).any()
-    with pytest.raises(GridError, match="model depth"):
-        slab_masks(truth)
 
 
 def test_lidar_only_masks_do_not_depend_on_the_model() -> None:

@@ -146,13 +146,9 @@ def test_more_clusters_than_classes_and_those_without_a_class_are_empty() -> Non
     # Cluster 3 has no class: its voxel of a car is missed, its voxel of free space is free.
     assert (scores["precision"], scores["recall"]) == (3 / 4, 3 / 4)
     assert (scores["class_iou"]["road"], scores["class_iou"]["car"]) == (1.0, pytest.approx(1 / 3))
-    with pytest.raises(GridError, match="21 labels for 16 classes"):
-        completion_scores(confusion)
 
 
-def test_shapes_are_checked_and_nothing_counted_is_undefined() -> None:
-    with pytest.raises(GridError, match=r"instead of \(256, 256, 32\)"):
-        SemanticCompletionMetric().update(*[np.zeros((8, 8, 8), int)] * 2, np.ones((8, 8, 8), bool))
+def test_nothing_counted_is_undefined() -> None:
     scores = SemanticCompletionMetric().compute()[51.2]
     assert (scores["voxels"], scores["mean_iou"]) == (0, 0.0)
     assert math.isnan(scores["iou"]) and math.isnan(scores["mean_iou_of_present"])

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from scene_completion_ros.errors import GridError
 from scene_completion_ros.evaluation.zero_shot import (
     WordMetric,
     ZeroShotMetric,
@@ -77,8 +76,6 @@ def test_a_class_that_is_said_but_nowhere_true_costs_others_only() -> None:
     assert scores["mean_iou"] == 0.5 and scores["class_iou"]["pole"] == 0.0 and scores["mean_iou_of_all"] == 0.125
     nothing = zero_shot_scores(np.zeros((5, 4), np.int64), NAMES)
     assert math.isnan(nothing["mean_iou"]) and math.isnan(nothing["accuracy"])
-    with pytest.raises(GridError, match=r"shape \(4, 4\) for 4 classes"):
-        zero_shot_scores(confusion[:4], NAMES)
 
 
 def test_average_precision_by_hand() -> None:
@@ -88,9 +85,6 @@ def test_average_precision_by_hand() -> None:
     assert average_precision(score[::-1], positive[::-1]) == pytest.approx(0.75)  # whichever of the tied comes first
     assert average_precision(np.zeros(4), positive) == 0.5  # the share of positives
     assert math.isnan(average_precision(score, np.zeros(4, bool)))
-    for wrong in (np.array([np.nan, 0.0, 0.0, 0.0]), np.zeros(3)):
-        with pytest.raises(GridError, match="score"):
-            average_precision(wrong, positive)
 
 
 @pytest.mark.parametrize("levels", [2, 7, 10_000])

@@ -103,10 +103,5 @@ def test_from_quaternion_refuses(quaternion: list[float], translation: list[floa
         RigidTransform.from_quaternion(quaternion, translation)
 
 
-def test_apply_refuses_homogeneous_points() -> None:
-    with pytest.raises(TransformError, match="3 coordinates"):
-        A_FROM_B.apply(np.zeros((5, 4)))
-
-
 def test_transforms_can_be_sent_to_workers() -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(A_FROM_B)).matrix, A_FROM_B.matrix)

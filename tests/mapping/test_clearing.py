@@ -1,11 +1,8 @@
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import GridError
-from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.mapping.clearing import (
     MARGIN,
     ClearingRays,
@@ -131,15 +128,6 @@ def test_every_pair_of_states() -> None:
     np.testing.assert_array_equal(found.state[0], [rows[state] for state in VoxelState])
     np.testing.assert_array_equal(found.index, fused.index)
     np.testing.assert_array_equal(fused.state[0], pairs[..., 0])  # what was given stays as it was
-
-
-def test_another_grid_is_refused() -> None:
-    rays = ClearingRays(VoxelGrid(GRID.origin, 0.1, GRID.shape), street().grid_from_camera, CAMERA)
-    with pytest.raises(GridError, match="another grid"):
-        rays(street())
-    now = voxels_of(np.zeros((2, 2, 2)))
-    with pytest.raises(GridError, match="another grid"):
-        clearing_voxels(replace(now, grid=VoxelGrid((1.0, 0.0, 0.0), 1.0, (2, 2, 2))), now)
 
 
 def test_obstacles_are_occupied_voxels_of_other_classes() -> None:
