@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, Tally
-from scene_completion_ros.evaluation.truth import OCCLUDED, VISIBLE, VoxelTruth
-from scene_completion_ros.evaluation.visibility import grown
+from scene_completion_ros.evaluation.truth import OCCLUDED, VISIBLE, VoxelTruth, grown
 from scene_completion_ros.geometry.transforms import RigidTransform
 
 AGES_S = (0.5, 1.0, 2.0, 5.0)  # where classes of age end, seconds; what left earlier does not count

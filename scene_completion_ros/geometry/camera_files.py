@@ -178,7 +178,6 @@ _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _YAML = "Give the YAML of camera_calibration or OpenCV, or Kalibr's camchain"
 _SHORT = {"k": "camera_matrix", "d": "distortion_coefficients", "p": "projection_matrix"}  # in files of OpenCV
 _CAMODOCAL = "Give KITTI-360's calibration/image_02.yaml or image_03.yaml"
-_MEI_INTRINSICS = ("gamma1", "gamma2", "u0", "v0")
 
 
 def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str = "CameraInfo") -> Camera:
@@ -269,14 +268,16 @@ def read_kitti360_fisheye(path: str | Path) -> Camera:
     if document.get("model_type") != "MEI":
         what = f"model_type is {shown(document.get('model_type'))} instead of MEI"
         raise CameraError(what, where=str(path), cure=_CAMODOCAL)
-    fx, fy, cx, cy = (_nested_number(document, "projection_parameters", key, path) for key in _MEI_INTRINSICS)
-    xi = _nested_number(document, "mirror_parameters", "xi", path)
-    lens = [_nested_number(document, "distortion_parameters", key, path) for key in ("k1", "k2", "p1", "p2")]
-    width, height = (_whole(document.get(key), f"{path}, {key}") for key in ("image_width", "image_height"))
     try:
-        return Camera(fx, fy, cx, cy, width, height, "mei", (xi, *lens))
-    except CameraError as error:
-        raise CameraError(error.what, where=f"{path}, {error.where}", cure=error.cure) from None
+        of_plane, of_lens = document["projection_parameters"], document["distortion_parameters"]
+        fx, fy, cx, cy = (float(of_plane[key]) for key in ("gamma1", "gamma2", "u0", "v0"))
+        # "2.2134047507854890e+00" without a sign in the exponent is text to YAML 1.1.
+        lens = float(document["mirror_parameters"]["xi"]), *(float(of_lens[key]) for key in ("k1", "k2", "p1", "p2"))
+        return Camera(fx, fy, cx, cy, int(document["image_width"]), int(document["image_height"]), "mei", lens)
+    except KeyError as error:
+        raise CameraError(f"key {error} is missing", where=str(path), cure=_CAMODOCAL) from None
+    except (TypeError, ValueError, CameraError) as error:
+        raise CameraError(f"holds no camera: {error}", where=str(path), cure=_CAMODOCAL) from error
 
 
 def camera_from_projection(projection: NDArray[np.float64], width: int, height: int) -> tuple[Camera, RigidTransform]:
@@ -402,15 +403,6 @@ def _of_kalibr(entry: Mapping[str, Any], where: str, rectified: bool) -> Camera:
         raise CameraError(what, where=where, cure="Calibrate with omni-radtan")
     lens = [*camera.distortion[:4], 0.0, 0.0, 0.0, 0.0][:4]
     return replace(camera, distortion_model="mei", distortion=(xi, *lens))
-
-
-def _nested_number(document: Mapping[str, Any], section: str, key: str, path: Path) -> float:
-    entry = document.get(section)
-    value = entry.get(key) if isinstance(entry, Mapping) else None
-    try:
-        return float(str(value))  # "2.2134047507854890e+00" without a sign in the exponent is text to YAML 1.1
-    except ValueError:
-        raise CameraError(f"is {shown(value)}, no number", where=f"{path}, {section}.{key}", cure=_CAMODOCAL) from None
 
 
 def _check_keys(document: Mapping[str, Any], keys: Sequence[str], where: str) -> None:

@@ -1,4 +1,4 @@
-"""Voxels of several cameras in one grid.
+"""Voxels of several cameras in one grid, and those of them that answer a query.
 
 The rule, voxel by voxel:
 
@@ -16,7 +16,7 @@ A single view stays as it is, and the order of the views changes nothing but rou
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from scene_completion_ros.jit import inlined, kernel
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState
 
 UNOBSERVED, FREE_SEEN, FREE_INFERRED, SURFACE, COMPLETED = (np.uint8(state) for state in VoxelState)
 ZERO = np.float32(0.0)
@@ -135,3 +135,39 @@ def _kernel() -> Callable[..., None]:
             fused_confidence[voxel] = most / max(weights, 1e-12)
 
     return fuse
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Voxels and phrases that they answer: M pairs, each once."""
+
+    index: NDArray[np.int32]  # int32 [M, 3], by phrase
+    phrase: NDArray[np.uint8]  # uint8 [M], number of the phrase
+    score: NDArray[np.float32]  # float32 [M], see `PhraseMatches`
+    probability: NDArray[np.float32]  # float32 [M] in 0..1
+
+
+def all_matches(voxels: SemanticVoxels, answers: Sequence[tuple[SemanticVoxels, Sequence[PhraseMatches]]]) -> Matches:
+    """What answers a query among voxels.
+
+    `voxels`: those that count: of several images fused, or joined with earlier ones; `answers`: the voxels of each
+    image on the same grid, and which of them each phrase was found in.
+    """
+    parts = [
+        (found.score, found.probability, np.ravel_multi_index(tuple(own.index[found.voxels].T), own.grid.shape), number)
+        for own, phrases in answers
+        for number, found in enumerate(phrases)
+    ]
+    kinds = (np.float32, np.float32, np.intp)
+    score, probability, flat = (
+        np.concatenate([np.zeros(0, kind), *(part[column] for part in parts)]) for column, kind in enumerate(kinds)
+    )
+    phrase = np.repeat([number for *_, number in parts], [len(at) for *_, at, _ in parts]).astype(np.uint8)
+    # By phrase and, of several images, by voxel; that of the image that says it best first.
+    order = np.lexsort((-score, flat, phrase)) if len(answers) > 1 else np.arange(len(flat))
+    order = order[voxels.state.reshape(-1)[flat[order]] >= VoxelState.SURFACE]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (flat[order[1:]] != flat[order[:-1]]) | (phrase[order[1:]] != phrase[order[:-1]])
+    kept = order[first]
+    index = np.stack(np.unravel_index(flat[kept], voxels.grid.shape), axis=-1).astype(np.int32)
+    return Matches(index, phrase[kept], score[kept], probability[kept])

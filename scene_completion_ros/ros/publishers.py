@@ -20,9 +20,9 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.text_bank import Vocabulary
+from scene_completion_ros.mapping.camera_fusion import all_matches
 from scene_completion_ros.mapping.clearing import ClearingRays, obstacle_points, seen_free_cubes
 from scene_completion_ros.mapping.ground_map import GroundProjection, ignored_names
-from scene_completion_ros.mapping.matches import all_matches
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.frame import Frame, Scene

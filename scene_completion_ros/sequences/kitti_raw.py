@@ -45,16 +45,12 @@ def read_oxts(path: Path) -> NDArray[np.float64]:
     return values[:6]
 
 
-def mercator_scale(latitude: float) -> float:
-    """Scale of the Mercator projection at a latitude in degrees: that of the first frame is used for a whole drive."""
-    return math.cos(math.radians(latitude))
-
-
 def world_from_imu(packet: NDArray[np.float64], scale: float) -> RigidTransform:
     """Pose of the IMU by the Mercator projection of KITTI's development kit (Geiger et al. 2013).
 
-    `packet`: latitude, longitude, altitude, roll, pitch, yaw [6]; `scale`: `mercator_scale` of the drive. Returns pose
-    in a frame x east, y north, z up whose origin is far away.
+    `packet`: latitude, longitude, altitude, roll, pitch, yaw [6]; `scale`: of the projection
+    at the latitude of the first frame, which is used for a whole drive. Returns pose in a frame x east, y north, z up
+    whose origin is far away.
     """
     latitude, longitude, altitude, roll, pitch, yaw = packet.tolist()
     east = scale * EARTH_RADIUS * math.radians(longitude)
@@ -84,20 +80,18 @@ COLOUR_CAMERAS = CAMERAS[2:]
 _RESTORE = "Restore the file from the data set"
 
 
-def kitti_raw(folder: Path | str, *, cameras: Sequence[str] | None = None, poses: str | None = None) -> PosedSequence:
+def kitti_raw(folder: Path | str, poses: str | None = None) -> PosedSequence:
     """Read a drive of KITTI's raw recordings; poses come from OXTS where no others are named.
+
+    Of the cameras it takes the colour ones, if there are any: beside them the grey pair would become the reference.
 
     Raises SequenceError where a file is missing or malformed, or no frame is left: names it; CameraError where a
     calibration file is malformed. `folder`: `DATE/DATE_drive_NNNN_sync`; the calibration lies in the folder above;
-    `cameras`: names of the image folders to use; all that exist by default; `poses`: folder with the poses of a SLAM as
-    Behind the Scenes publishes them, `DATE/DRIVE.txt`, or such a file: line i is the 3x4 `world_from_cam0` of frame i.
-    "none" says that the frames are unrelated.
+    `poses`: folder with the poses of a SLAM as Behind the Scenes publishes them, `DATE/DRIVE.txt`, or such a file: line
+    i is the 3x4 `world_from_cam0` of frame i. "none" says that the frames are unrelated.
     """
     root = Path(folder)
-    chosen = list(cameras) if cameras is not None else [name for name in CAMERAS if (root / name / "data").is_dir()]
-    if not chosen or not set(chosen) <= set(CAMERAS):
-        what = f"{chosen or 'none'} are not cameras of a KITTI raw drive"
-        raise SequenceError(what, where=str(root), cure=f"Name a drive with some of {list(CAMERAS)}")
+    chosen = _cameras(root)
     images = {name: numbered_images(root / name / "data") for name in chosen}
     listed = None if poses in (None, UNKNOWN_POSES) else _listed_poses(Path(str(poses)), root.resolve())
     numbers, provenance = complete_frames(images, listed, str(root))
@@ -199,7 +193,7 @@ def _rigid(path: Path) -> RigidTransform:
 
 def _poses(folder: Path, numbers: Sequence[int], rig_from_imu: RigidTransform) -> dict[int, RigidTransform]:
     packet = read_oxts(min(folder.glob("*.txt"), default=folder / f"{numbers[0]:010d}.txt"))
-    scale = mercator_scale(float(packet[0]))
+    scale = math.cos(math.radians(float(packet[0])))
     imu_from_rig = rig_from_imu.inverse()
     origin = (world_from_imu(packet, scale) @ imu_from_rig).inverse()
     return {
@@ -215,7 +209,7 @@ def _listed_poses(place: Path, drive: Path) -> dict[int, RigidTransform]:
 
 
 def _cameras(folder: Path) -> list[str]:
-    """The colour cameras of a drive where it has any: beside them the grey pair would become the reference."""
+    """The colour cameras of a drive where it has any, else the grey ones."""
     found = [name for name in CAMERAS if (folder / name / "data").is_dir()]
     return [name for name in COLOUR_CAMERAS if name in found] or found
 
@@ -223,5 +217,5 @@ def _cameras(folder: Path) -> list[str]:
 SOURCE = Source(
     "DATE/DATE_drive_NNNN_sync of KITTI raw",
     lambda path: bool(_cameras(path)),
-    lambda path, poses: kitti_raw(path, cameras=_cameras(path), poses=poses),
+    kitti_raw,
 )

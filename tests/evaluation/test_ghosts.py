@@ -7,8 +7,7 @@ import pytest
 
 from scene_completion_ros.evaluation.ghosts import GHOSTS
 from scene_completion_ros.evaluation.metric import Scores, VoxelAnswer
-from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth
-from scene_completion_ros.evaluation.visibility import grown
+from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth, grown
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 

@@ -10,13 +10,15 @@ from scene_completion_ros.evaluation.truth import (
     INTERIOR,
     OCCLUDED,
     SEEN,
+    SIGHT_POINTS,
     VISIBLE,
     VoxelTruth,
     exact_truth,
     labelled_truth,
+    seen_voxels,
     stored_flags,
+    visible_voxels,
 )
-from scene_completion_ros.evaluation.visibility import SIGHT_POINTS, seen_voxels, visible_voxels
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 

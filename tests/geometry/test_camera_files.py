@@ -394,8 +394,8 @@ def test_kitti360_fisheye(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("MEI", "KANNALA_BRANDT", "model_type is 'KANNALA_BRANDT'"),
-        ("   xi: 2.2134047507854890e+00\n", "", "mirror_parameters.xi"),
-        ("1.3363220825849971e+03", "wide", r"projection_parameters.gamma1.*'wide'"),
+        ("   xi: 2.2134047507854890e+00\n", "", "key 'xi' is missing"),
+        ("1.3363220825849971e+03", "wide", "holds no camera: .*'wide'"),
     ],
 )
 def test_malformed_kitti360_fisheyes_name_file_and_key(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -16,7 +16,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.phrase_query import FoldedVocabulary
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
-from scene_completion_ros.mapping.matches import Matches, all_matches
+from scene_completion_ros.mapping.camera_fusion import Matches, all_matches
 from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.words_input import Dictionary

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from scene_completion_ros.evaluation.fused_depth import OCCUPIED, TRUNCATION, fuse_depth, fused_labels, resampled
 from scene_completion_ros.evaluation.truth import FREE, UNKNOWN
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.sequences.posed_rgbd import OCCUPIED, TRUNCATION, fuse_depth, fused_labels, resampled
 
 CAMERA = Camera(40.0, 40.0, 31.5, 23.5, 64, 48)
 GRID = VoxelGrid((-0.5, -0.5, 0.5), 0.1, (10, 10, 24))
