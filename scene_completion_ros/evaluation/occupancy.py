@@ -159,7 +159,7 @@ class OccupancyTally(Tally):
         covered = np.ones_like(truth.known) if found.covered is None else found.covered
         self._counted += int(np.count_nonzero(truth.counted))
         self._covered += int(np.count_nonzero(truth.counted & covered))
-        crops = {range_m: truth.grid.cropped(range_m)[1] for range_m in ranges_within(truth.grid)}
+        crops = {range_m: truth.grid.cropped(range_m) for range_m in ranges_within(truth.grid)}
         for rule, occupied in found.occupied.items():
             metrics = self._metrics.setdefault(rule, {})
             for (range_m, crop), (region, mask) in product(crops.items(), truth.regions_with_interiors.items()):

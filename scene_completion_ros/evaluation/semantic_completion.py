@@ -102,7 +102,7 @@ class SemanticCompletionMetric:
         self.grid = grid
         self.class_names = class_names
         self.labels = len(class_names) if labels is None else labels
-        self.crops = {range_m: grid.cropped(range_m)[1] for range_m in ranges}
+        self.crops = {range_m: grid.cropped(range_m) for range_m in ranges}
         # Range -> int64 [labels, classes].
         self.confusion = {range_m: np.zeros((self.labels, len(class_names)), dtype=np.int64) for range_m in ranges}
 

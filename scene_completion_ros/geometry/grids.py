@@ -81,12 +81,11 @@ class VoxelGrid:
         steps = xp.minimum(xp.maximum(steps, -xp.ones_like(steps)), size)
         return xp.astype(steps, xp.int64), xp.all((steps >= 0) & (steps < size), axis=-1)
 
-    def cropped(self, range_m: float) -> "tuple[VoxelGrid, tuple[slice, slice, slice]]":
-        """Crop to the part within a range, as SSCBench does for 12.8, 25.6 and 51.2 m.
+    def cropped(self, range_m: float) -> tuple[slice, slice, slice]:
+        """The part within a range, as SSCBench has it for 12.8, 25.6 and 51.2 m: slices of an array [X, Y, Z].
 
-        Returns the cropped grid and the slices that cut it out of an array [X, Y, Z]. Raises GridError where the range
-        is no whole number of voxels, larger than the grid, or cannot be centred. `range_m`: edge of the square part in
-        metres: that much ahead, half of it to each side, the full height.
+        Raises GridError where the range is no whole number of voxels, larger than the grid, or cannot be centred.
+        `range_m`: edge of the square part in metres: that much ahead, half of it to each side, the full height.
         """
         count = round(range_m / self.voxel_size) if math.isfinite(range_m) else 0
         if count <= 0 or abs(count * self.voxel_size - range_m) > 1e-6 * self.voxel_size * max(count, 1):
@@ -97,11 +96,7 @@ class VoxelGrid:
             what = f"a square of {count} voxels does not fit centrally into a grid of {self.shape[0]}x{self.shape[1]}"
             raise GridError(what, cure="Choose a range within the grid that leaves equally many voxels on both sides")
         first = spare // 2
-        x, y, z = self.origin
-        grid = VoxelGrid(
-            (x, y + first * self.voxel_size, z), self.voxel_size, (count, count, self.shape[2]), self.frame
-        )
-        return grid, (slice(0, count), slice(first, first + count), slice(0, self.shape[2]))
+        return slice(0, count), slice(first, first + count), slice(0, self.shape[2])
 
 
 # Rooms: 6.4 m ahead of the camera and 3.2 m to each side, from below the floor to 3 m above it. The floor lies in the

@@ -31,21 +31,6 @@ BLIND_ZONE = 2.0
 UNOBSERVED, FREE_SEEN = np.uint8(VoxelState.UNOBSERVED), np.uint8(VoxelState.FREE_SEEN)
 
 
-def clearing_rays(
-    grid: VoxelGrid, grid_from_camera: RigidTransform, camera: Camera
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Rays through the pixel centres of a camera, in voxel edges, where voxel (i, j, k) begins at (i, j, k).
-
-    Returns the camera's position [3], unit vectors [R, 3] in the grid and the same unit vectors [R, 3] in the optical
-    frame. Pixels that the lens does not map are left out.
-    """
-    rays = camera.unproject(camera.pixel_centres()).reshape(-1, 3)
-    rays = rays[np.isfinite(rays).all(axis=1)]
-    optical = rays / np.linalg.norm(rays, axis=1, keepdims=True)
-    origin = (grid_from_camera.translation - np.asarray(grid.origin)) / grid.voxel_size
-    return origin, np.ascontiguousarray(optical @ grid_from_camera.rotation.T), optical
-
-
 class ClearingRays:
     """Makes the clearing points of one camera; what depends on camera and grid alone is computed once."""
 
@@ -60,7 +45,13 @@ class ClearingRays:
         threads: int | None = None,  # CPU threads; None for all that this process may use
     ) -> None:
         self.grid, self.threads = grid, threads
-        self._origin, self._direction, self._optical = clearing_rays(grid, grid_from_camera, camera)
+        # The camera's position [3], in voxel edges, where voxel (i, j, k) begins at (i, j, k).
+        self._origin = (grid_from_camera.translation - np.asarray(grid.origin)) / grid.voxel_size
+        rays = camera.unproject(camera.pixel_centres()).reshape(-1, 3)
+        rays = rays[np.isfinite(rays).all(axis=1)]  # without the pixels that the lens does not map
+        # Unit vectors [R, 3] in the optical frame, and in the grid.
+        self._optical = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+        self._direction = np.ascontiguousarray(self._optical @ grid_from_camera.rotation.T)
         self._blind = blind_zone / grid.voxel_size
 
     def __call__(self, voxels: SemanticVoxels) -> NDArray[np.float32]:

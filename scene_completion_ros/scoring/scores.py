@@ -68,16 +68,6 @@ class PublishedGrid:
         self._index = np.asarray(index)[self._covered]
 
 
-def published_depth(depth: NDArray[np.float32], depth_camera: Camera, camera: Camera) -> NDArray[np.float32]:
-    """Depth of the nearest published pixel; both cameras are at the same place and look the same way.
-
-    Returns the same [H, W] of that camera; NaN beside the published image. `depth`: float32 [h, w], metres along the
-    optical axis, `+inf` too far, NaN unknown (REP 118); `camera`: camera whose pixels are wanted.
-    """
-    rows, columns, inside = nearest_pixels(depth_camera, camera)
-    return np.where(inside, depth[rows, columns], np.float32(np.nan)).astype(np.float32)
-
-
 METRICS = (OCCUPANCY, DEPTH)
 
 
@@ -88,8 +78,9 @@ class PublishedAnswer:
     truth: FrameTruth
     grid: PublishedGrid  # that of the node
     cloud: NDArray[np.void]  # published voxels [N] of `voxels.cloud.VOXEL_CLOUD_DTYPE`, in the camera's optical frame
-    published: NDArray[np.float32]  # published depth float32 [h, w], metres
-    depth_camera: Camera  # its camera
+    # Published depth float32 [h, w], metres along the optical axis, `+inf` too far, NaN unknown (REP 118).
+    published: NDArray[np.float32]
+    depth_camera: Camera  # its camera, which stands and looks as that of the truth does
 
     @cached_property
     def voxels(self) -> VoxelAnswer | None:
@@ -99,9 +90,12 @@ class PublishedAnswer:
 
     @cached_property
     def depth(self) -> NDArray[np.float32] | None:
-        """The published depth at the pixels of the truth."""
+        """That of the nearest published pixel, at the pixels of the truth; NaN beside the published image."""
         truth = self.truth.depth
-        return None if truth is None else published_depth(self.published, self.depth_camera, truth.camera)
+        if truth is None:
+            return None
+        rows, columns, inside = nearest_pixels(self.depth_camera, truth.camera)
+        return np.where(inside, self.published[rows, columns], np.float32(np.nan)).astype(np.float32)
 
 
 class ReplayScores:

@@ -79,7 +79,12 @@ SEMANTIC_KITTI_LEARNING_IDS: dict[int, int] = {
 
 def load_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[np.float32]:
     """Points of `velodyne*/*.bin`: float32 [N, 3], rig frame."""
-    return np.asarray(rig_from_velodyne.apply(_scan(path)[:, :3].astype(np.float64)), dtype=np.float32)
+    values = _numbers(path, np.dtype("<f4"))
+    if values.size % 4:
+        what = f"{values.size} numbers are no points of x, y, z, reflectance"
+        raise SequenceError(what, where=str(path), cure="Restore the file, it is cut short")
+    points = values.reshape(-1, 4)[:, :3].astype(np.float64)
+    return np.asarray(rig_from_velodyne.apply(points), dtype=np.float32)
 
 
 def load_point_ids(path: Path) -> NDArray[np.uint16]:
@@ -119,14 +124,6 @@ def unpack_voxels(bits: NDArray[np.uint8], where: str) -> NDArray[np.bool_]:
     if bits.size != expected:
         raise SequenceError(f"{bits.size} bytes instead of {expected}", where=where, cure="Restore the file")
     return np.unpackbits(bits).reshape(VOXEL_SHAPE).astype(bool)
-
-
-def _scan(path: Path) -> NDArray[np.float32]:
-    values = _numbers(path, np.dtype("<f4"))
-    if values.size % 4:
-        what = f"{values.size} numbers are no points of x, y, z, reflectance"
-        raise SequenceError(what, where=str(path), cure="Restore the file, it is cut short")
-    return np.asarray(values.reshape(-1, 4), dtype=np.float32)
 
 
 def _numbers(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:

@@ -274,7 +274,7 @@ def _parts(truth: VoxelTruth) -> dict[Part, Mask]:
     parts: dict[Part, Mask] = {}
     for range_m in SSCBENCH_RANGES:
         near = np.zeros(truth.grid.shape, np.bool_)
-        near[truth.grid.cropped(range_m)[1]] = True
+        near[truth.grid.cropped(range_m)] = True
         parts |= {(range_m, region): near & truth.regions[region] for region in REGIONS}
     return parts
 
