@@ -80,8 +80,6 @@ def pinhole_intrinsics(matrix: NDArray[np.float64], where: str) -> tuple[float, 
     if not matrix.any():
         raise CameraError("all zero: the camera is not calibrated", where=where, cure=_UNCALIBRATED)
     fx, skew, cx, zero_a, fy, cy, zero_b, zero_c, one = matrix.tolist()
-    if fx <= 0.0 or fy <= 0.0:
-        raise CameraError(f"focal lengths {fx} and {fy} are not positive", where=where, cure=_UNCALIBRATED)
     if min(fx, fy) < FOCAL_LENGTHS[0] or max(fx, fy) > FOCAL_LENGTHS[1]:
         raise CameraError(f"focal lengths {fx} and {fy} are those of no lens", where=where, cure=_UNCALIBRATED)
     if any((zero_a, zero_b, zero_c)) or abs(one - 1.0) > 1e-6 or abs(skew) > 1e-6 * fx:

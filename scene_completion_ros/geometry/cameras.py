@@ -59,19 +59,13 @@ class Camera:
         self._check_distortion()
 
     def _check_intrinsics(self) -> None:
-        values = {"fx": self.fx, "fy": self.fy, "cx": self.cx, "cy": self.cy}
-        if not any(values.values()):
-            raise CameraError("K is all zero: the camera is not calibrated", where="K", cure=_CALIBRATE)
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise CameraError(f"{name} is {value}, not a finite number", where="K", cure=_CALIBRATE)
         smallest, largest = FOCAL_LENGTHS
-        for name in ("fx", "fy"):
-            if values[name] <= 0.0:
-                raise CameraError(f"focal length {name} = {values[name]} is not positive", where="K", cure=_CALIBRATE)
-            if not smallest <= values[name] <= largest:
-                what = f"focal length {name} = {values[name]} lies outside of {smallest:g} to {largest:g} pixels"
+        for name, focal in (("fx", self.fx), ("fy", self.fy)):
+            if not smallest <= focal <= largest:
+                what = f"focal length {name} = {focal} lies outside of {smallest:g} to {largest:g} pixels"
                 raise CameraError(what, where="K", cure=_CALIBRATE)
+        if not (math.isfinite(self.cx) and math.isfinite(self.cy)):
+            raise CameraError(f"principal point {self.cx}, {self.cy} is not finite", where="K", cure=_CALIBRATE)
         if self.width <= 0 or self.height <= 0:
             cure = "Set the size of the image that the camera was calibrated with"
             raise CameraError(f"image size {self.width}x{self.height} is empty", where="width, height", cure=cure)
@@ -86,10 +80,8 @@ class Camera:
         if len(self.distortion) != expected:
             what = f"{self.distortion_model} has {expected} coefficients, not {len(self.distortion)}: {self.distortion}"
             raise CameraError(what, where="distortion", cure="Give the model that the coefficients were fitted with")
-        if not all(math.isfinite(value) for value in self.distortion):
-            raise CameraError(f"coefficients are not finite: {self.distortion}", where="distortion", cure=_CALIBRATE)
-        if any(abs(value) > LARGEST_COEFFICIENT for value in self.distortion):
-            what = f"coefficients beyond {LARGEST_COEFFICIENT:g}: {self.distortion}"
+        if not all(abs(value) <= LARGEST_COEFFICIENT for value in self.distortion):
+            what = f"coefficients that are not finite, or beyond {LARGEST_COEFFICIENT:g}: {self.distortion}"
             raise CameraError(what, where="distortion", cure=_CALIBRATE)
 
     @property

@@ -101,7 +101,7 @@ def test_a_principal_point_off_the_middle_may_be_right(changes: dict[str, object
     [
         ({"k": np.zeros(9)}, "k", "all zero: the camera is not calibrated"),
         ({"k": np.array([math.nan, *K[1:]])}, "k", "not finite"),
-        ({"k": np.array([-500.0, *K[1:]])}, "k", "not positive"),
+        ({"k": np.array([-500.0, *K[1:]])}, "k", "focal lengths -500.0 and 501.0 are those of no lens"),
         ({"k": np.array([1e-300, *K[1:]])}, "k", "focal lengths 1e-300 and 501.0 are those of no lens"),
         ({"k": np.array(K).reshape(3, 3).T.reshape(-1)}, "k", r"not \[fx 0 cx; 0 fy cy; 0 0 1\]"),
         ({"k": np.array([K[0], 3.0, *K[2:]])}, "k", "skew is not supported"),

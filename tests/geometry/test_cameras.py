@@ -102,7 +102,7 @@ def test_horizontal_fov_with_the_principal_point_outside() -> None:
 @pytest.mark.parametrize(
     ("change", "where", "message"),
     [
-        ({"fx": math.inf}, "K", "fx is inf"),
+        ({"fx": math.inf}, "K", "fx = inf lies outside"),
         ({"fy": 1e300}, "K", "fy = 1e.300 lies outside"),
         ({"height": -1}, "height", "8x-1"),
         ({"width": 8.5}, "width", "whole number"),
