@@ -127,19 +127,8 @@ def exact_truth(
 ) -> VoxelTruth:
     """Truth of a rendered frame from the arrays that are stored of it."""
     in_view, seen, below, interior = ((flags & bit) > 0 for bit in (IN_VIEW, SEEN, BELOW_GROUND, INTERIOR))
-    return VoxelTruth(
-        "exact",
-        grid,
-        grid_from_camera,
-        label > FREE,
-        ~below,
-        in_view,
-        seen,
-        interior=interior,
-        label=label,
-        class_map=class_map,
-        ground=ground,
-    )
+    voxels = grid, grid_from_camera, label > FREE, ~below, in_view, seen, interior
+    return VoxelTruth("exact", *voxels, label=label, class_map=class_map, ground=ground)
 
 
 def stored_flags(truth: VoxelTruth) -> NDArray[np.uint8]:

@@ -380,15 +380,8 @@ def compile_fusion() -> None:
 
 def empty_memory(shape: tuple[int, int, int]) -> VoxelMemory:
     """Memory of voxels of which nothing is known."""
-    memory = VoxelMemory(
-        log_odds=np.empty(shape, dtype=np.float32),
-        weight=np.empty(shape, dtype=np.float32),
-        observed=np.empty(shape, dtype=np.int32),
-        seen=np.empty(shape, dtype=np.int32),
-        seen_free=np.empty(shape, dtype=np.uint8),
-        label=np.empty(shape, dtype=np.uint8),
-        agreement=np.empty(shape, dtype=np.float32),
-    )
+    kinds = np.float32, np.float32, np.int32, np.int32, np.uint8, np.uint8, np.float32
+    memory = VoxelMemory(*(np.empty(shape, kind) for kind in kinds))
     _clear(memory, ...)
     return memory
 

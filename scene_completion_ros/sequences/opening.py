@@ -18,14 +18,14 @@ from scene_completion_ros.sequences import (
     kitti_360,
     kitti_raw,
     posed_rgbd,
+    posed_sequence,
     realestate10k,
-    sequence_folder,
 )
-from scene_completion_ros.sequences.posed_sequence import PosedSequence, Source
-from scene_completion_ros.sequences.rigs import reference_camera, stored_around
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, Source, stored_around
+from scene_completion_ros.sequences.rigs import reference_camera
 
 SOURCES: tuple[Source, ...] = (
-    sequence_folder.SOURCE,
+    posed_sequence.SOURCE,
     kitti_360.SOURCE,
     kitti_raw.SOURCE,
     kitti.SOURCE,

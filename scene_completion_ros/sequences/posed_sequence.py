@@ -1,6 +1,7 @@
 """`PosedSequence`: time-stamped images of a rig of named cameras with known poses, lazily read.
 
-As a folder it is images and assets as files, and everything else in `sequence.json` (schema 1).
+As a folder it is images and assets as files, and everything else in `sequence.json` (schema 1): extracted drives, and
+towns of the street world with their exact voxels.
 """
 
 import json
@@ -18,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError, ImageError, SceneCompletionError, SequenceError
-from scene_completion_ros.evaluation.truth import VoxelTruth
+from scene_completion_ros.evaluation.semantic_classes import ROOM_IDS, SEMANTIC_KITTI_TO_COMMON, ClassMap
+from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.untrusted_files import read_arrays, read_json, shown
@@ -30,6 +32,11 @@ SCHEMA_VERSION = 1
 INDEX_NAME = "sequence.json"
 LARGEST_INDEX = 100 << 20  # bytes; about a hundred thousand frames
 _AGAIN = "Extract the sequence again"
+TOWNS = "street world"  # source of rendered towns
+ROOMS = "room world"  # of rendered rooms
+# Assets of towns and rooms: their exact voxels, and how high the ground lies.
+EXACT_VOXELS = ("voxel_label", "voxel_flags")
+GROUND_HEIGHT = "ground_height"
 
 ArrayLoader: TypeAlias = Callable[[], NDArray[Any]]
 ImageSource: TypeAlias = Path | ArrayLoader  # an image file, or a function that returns uint8 RGB [H, W, 3]
@@ -372,3 +379,52 @@ class Source:
     # Assets that hold the true voxels of its frames; none where it has no such truth.
     voxel_assets: tuple[str, ...] = ()
     voxels: VoxelReader | None = None  # reads them, where a frame has them all
+
+
+def stored_around(sequence: PosedSequence) -> str | None:
+    """The camera that stored depth and voxels of a sequence belong to, where its provenance says it."""
+    stored = sequence.provenance.get("voxel_grid")
+    return str(stored["around"]) if isinstance(stored, dict) and "around" in stored else None
+
+
+def _folder(path: Path) -> Path | None:
+    """Where its index lies: in the folder itself, or in `sequence/` of a town."""
+    return next((folder for folder in (path, path / "sequence") if (folder / INDEX_NAME).is_file()), None)
+
+
+def _open(path: Path, _: str | None) -> PosedSequence:
+    return PosedSequence.load(_folder(path) or path)
+
+
+def exact_voxels(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth | None:
+    """Voxels "voxel_label", "voxel_flags" around a camera. Raises SequenceError where their grid is unknown."""
+    if (stored_around(sequence) or camera) != camera:
+        return None
+    label, flags = (sequence.frames[index].assets[name]() for name in EXACT_VOXELS)
+    ground = sequence.asset(index, GROUND_HEIGHT)
+    grid, pose = stored_grid(sequence), sequence.grid_from_camera(index)
+    return exact_truth(label, flags, grid, pose, ground, stored_classes(sequence))
+
+
+def stored_classes(sequence: PosedSequence) -> ClassMap:
+    """From the ids of stored labels to the classes that are scored: those of rooms, or of streets."""
+    return ROOM_IDS if sequence.provenance.get("source") == ROOMS else SEMANTIC_KITTI_TO_COMMON
+
+
+def holds_exact_voxels(sequence: PosedSequence, index: int = 0) -> bool:
+    """Whether a frame has the exact voxels of a rendered town."""
+    return sequence.frames[index].assets.keys() >= set(EXACT_VOXELS)
+
+
+def stored_grid(sequence: PosedSequence) -> VoxelGrid:
+    """The grid of stored voxels; that of streets where the provenance names none."""
+    return DEFAULT_GRID if sequence.provenance.get("voxel_grid") is None else sequence.voxel_grid()
+
+
+SOURCE = Source(
+    f"a folder with {INDEX_NAME}, such as a town of scene-completion street-world",
+    lambda path: _folder(path) is not None,
+    _open,
+    EXACT_VOXELS,
+    exact_voxels,
+)

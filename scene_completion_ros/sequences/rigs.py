@@ -8,15 +8,13 @@ import numpy as np
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.posed_sequence import TOWNS, PosedSequence, stored_around
 
 # fx / width of the calibrations of three days (odometry 04 to 10, odometry 00 to 02, most of raw) -> how the left
 # colour camera stood above the road: metres, degrees down and rolled to the right. Rounded from the ground that stereo
 # and LiDAR measured on drives 00, 02, 05, 07, raw 0013 and 0056, and the pairs of KITTI 2015; frames scatter by 0.04 m,
 # 0.4° and 1°.
 _KITTI_MOUNTINGS = {0.5768: (1.62, 0.7, 1.2), 0.5792: (1.65, 0.8, 1.4), 0.5809: (1.61, -0.3, 0.8)}
-TOWNS = "street world"  # source of rendered towns
-ROOMS = "room world"  # of rendered rooms
 
 
 def stereo_pair(sequence: PosedSequence) -> tuple[str, str, float]:
@@ -79,12 +77,6 @@ def mounting(sequence: PosedSequence, camera: str, index: int = 0) -> RigidTrans
         pitched = RigidTransform.from_quaternion([0.0, y, 0.0, of_y], np.array([0.0, 0.0, height]))
         return pitched @ rolled @ RigidTransform(OPTICAL_FROM_FORWARD.inverse().rotation, np.zeros(3))
     return None
-
-
-def stored_around(sequence: PosedSequence) -> str | None:
-    """The camera that stored depth and voxels of a sequence belong to, where its provenance says it."""
-    stored = sequence.provenance.get("voxel_grid")
-    return str(stored["around"]) if isinstance(stored, dict) and "around" in stored else None
 
 
 SMALLEST_BASELINE_M = 0.01

@@ -19,9 +19,8 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.kitti import SEMANTIC_KITTI_GRID
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, stored_grid
 from scene_completion_ros.sequences.rigs import reference_camera
-from scene_completion_ros.sequences.sequence_folder import stored_grid
 from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
 from scene_completion_training.arrays import Floats, Mask
 from scene_completion_training.data.stereo import measured_depth

@@ -27,9 +27,8 @@ from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.feature_space import feature_space_for
 from scene_completion_ros.inference.query_kernel import hidden_reference
 from scene_completion_ros.inference.text_bank import TextBank
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, holds_exact_voxels
 from scene_completion_ros.sequences.rigs import reference_camera
-from scene_completion_ros.sequences.sequence_folder import holds_exact_voxels
 from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, in_chunks

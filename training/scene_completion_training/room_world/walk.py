@@ -11,7 +11,7 @@ from scene_completion_ros.evaluation.semantic_classes import ROOM_CLASSES, ROOM_
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.grids import ROOM_GRID
-from scene_completion_ros.sequences.rigs import ROOMS
+from scene_completion_ros.sequences.posed_sequence import ROOMS
 from scene_completion_training.arrays import Doubles, Floats, Random
 from scene_completion_training.room_world.plan import FloorPlan, Light, Room, overlap
 from scene_completion_training.street_world.camera_rig import rotation
