@@ -267,11 +267,11 @@ def read_kitti360_fisheye(path: str | Path) -> Camera:
         what = f"model_type is {shown(document.get('model_type'))} instead of MEI"
         raise CameraError(what, where=str(path), cure=_CAMODOCAL)
     try:
-        of_plane, of_lens = document["projection_parameters"], document["distortion_parameters"]
-        fx, fy, cx, cy = (float(of_plane[key]) for key in ("gamma1", "gamma2", "u0", "v0"))
+        plane, mirror, lens = (document[f"{name}_parameters"] or {} for name in ("projection", "mirror", "distortion"))
+        fx, fy, cx, cy = (float(plane[key]) for key in ("gamma1", "gamma2", "u0", "v0"))
         # "2.2134047507854890e+00" without a sign in the exponent is text to YAML 1.1.
-        lens = float(document["mirror_parameters"]["xi"]), *(float(of_lens[key]) for key in ("k1", "k2", "p1", "p2"))
-        return Camera(fx, fy, cx, cy, int(document["image_width"]), int(document["image_height"]), "mei", lens)
+        distortion = float(mirror["xi"]), *(float(lens[key]) for key in ("k1", "k2", "p1", "p2"))
+        return Camera(fx, fy, cx, cy, int(document["image_width"]), int(document["image_height"]), "mei", distortion)
     except KeyError as error:
         raise CameraError(f"key {error} is missing", where=str(path), cure=_CAMODOCAL) from None
     except (TypeError, ValueError, CameraError) as error:
