@@ -28,7 +28,6 @@ from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
-from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.kernel_provision import (
     KERNEL_LIMITS,
     check_loads,
@@ -42,6 +41,7 @@ from scene_completion_ros.inference.gpu.kernels import (
     compile_kernels,
 )
 from scene_completion_ros.inference.gpu.requirements import EngineOptions, installed_flavour, missing_parts
+from scene_completion_ros.inference.gpu.tensorrt_engine import provide_engine
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
 from scene_completion_ros.inference.shipped import open_student

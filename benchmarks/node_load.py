@@ -98,9 +98,9 @@ def measure_load(node: RunningNode, rate_hz: float, seconds: float) -> Columns:
     """Publish images at a rate; the columns of the table."""
     node.run(rate_hz, WARM_UP_S)
     node.fill_queues()
-    first_mb = node.facts().resident_mb or 0.0
+    first_mb = node.facts().get("resident MB", 0.0)
     node.run(rate_hz, seconds)
-    grown_mb = (node.facts().resident_mb or 0.0) - first_mb
+    grown_mb = node.facts().get("resident MB", 0.0) - first_mb
     node.settle()
     received, completed, dropped = node.counts()
     latency_ms = node_times(node)["latency"]

@@ -26,7 +26,7 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros import dds, messages, topics
-from scene_completion_ros.ros.health.judgement import ProcessFacts, process_facts
+from scene_completion_ros.ros.health.judgement import memory_status
 from scene_completion_ros.ros.replay.played_node import NodeProcess
 
 if TYPE_CHECKING:
@@ -215,9 +215,10 @@ class RunningNode:
         self.spin(seconds)
         self.playing = False
 
-    def facts(self) -> ProcessFacts:
-        """Memory, threads and open files of the node's process."""
-        return process_facts(Path(f"/proc/{self._process.pid}"))
+    def facts(self) -> dict[str, float]:
+        """Memory (MB), threads and open files of the node's process, as its diagnostics name them."""
+        values = memory_status(Path(f"/proc/{self._process.pid}")).values
+        return {name: float(value) for name, value in values.items()}
 
     def counts(self) -> tuple[int, int, dict[str, int]]:
         """Images received and completed since `forget`, and dropped by reason, even unwanted; from diagnostics."""

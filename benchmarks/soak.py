@@ -28,7 +28,7 @@ from benchmarks.soak_drive import FAULTS, VOCABULARY, Drive, Fault
 from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 
-LARGEST_GROWTH = {"own_mb": 10.0, "threads": 1.0, "open_files": 1.0}
+LARGEST_GROWTH = {"own MB": 10.0, "threads": 1.0, "open files": 1.0}
 WARM_UP = 0.2, 15.0  # caches and memory pools fill in this part of the time, and in no more minutes than this
 EVERY_S = 5.0  # a measurement
 PAUSE_S = 1.0, 6.0  # between faults
@@ -105,11 +105,11 @@ class Record:
             rows.append((name, str(len(of_name)), of_name[0].expected, *(f"{seconds:.1f}" for seconds in longest)))
         header = ("what happened", "times", "expected", "named after s, at most", "forgotten after s, at most")
         parts = [table(header, rows)]
-        if len(own := self.counted("own_mb")) >= 3:
+        if len(own := self.counted("own MB")) >= 3:
             parts.append(
-                f"After {self.warm_up:.1f} minutes the node's own memory grew by {self.grown('own_mb'):+.1f} MB "
+                f"After {self.warm_up:.1f} minutes the node's own memory grew by {self.grown('own MB'):+.1f} MB "
                 f"(from {own[0]:.1f} to {own[-1]:.1f}, largest less smallest: {max(own) - min(own):.1f}), threads by "
-                f"{self.grown('threads'):+.1f}, open files by {self.grown('open_files'):+.1f}."
+                f"{self.grown('threads'):+.1f}, open files by {self.grown('open files'):+.1f}."
             )
         dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items())) or "none"
         parts.append(
@@ -206,7 +206,7 @@ class Soak:
             return
         self._next_s = time.monotonic() + EVERY_S
         facts = self._drive.facts()
-        values = {name: getattr(facts, name) or 0.0 for name in LARGEST_GROWTH}
+        values = {name: facts.get(name, 0.0) for name in LARGEST_GROWTH}
         self._record.samples.append({"minute": self._minute, **values})
 
 

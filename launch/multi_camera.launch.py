@@ -9,13 +9,14 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.ros.launching.actions import bag_player, completion_node, described, rviz, shared_folder
-from scene_completion_ros.ros.launching.rviz_config import Shown, is_optical
 from scene_completion_ros.ros.launching.settings import (
     LaunchedCamera,
+    Shown,
     for_each,
     full_node_name,
     fused_parameters,
     fused_remappings,
+    is_optical,
     launched_cameras,
     simulated_time,
 )

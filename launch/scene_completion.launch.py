@@ -12,8 +12,13 @@ from scene_completion_ros.ros.launching.actions import (
     rviz,
     shared_folder,
 )
-from scene_completion_ros.ros.launching.rviz_config import Shown, is_optical
-from scene_completion_ros.ros.launching.settings import full_node_name, given_parameters, simulated_time
+from scene_completion_ros.ros.launching.settings import (
+    Shown,
+    full_node_name,
+    given_parameters,
+    is_optical,
+    simulated_time,
+)
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 
 ARGUMENTS = {

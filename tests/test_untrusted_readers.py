@@ -20,7 +20,7 @@ from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
 from scene_completion_ros.mapping.map_files import read_map
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice, read_drop_notice
 from scene_completion_ros.messages.words import read_query, read_vocabulary
-from scene_completion_ros.ros.launching.rviz_config import OPTICAL_VIEW, Shown, adapted
+from scene_completion_ros.ros.launching.settings import OPTICAL_VIEW, Shown, adapted
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.whole_files import tensor_bytes
 from tests.checkout import ROOT
@@ -136,7 +136,7 @@ READERS = {
     "parameters": Reader(
         "robot.yaml",
         "{/**: {ros__parameters: {threads: 2, fusion.enabled: true, odometry.frame: odom}}}",
-        by(f"{ROS}ros.parameters.file_reading:read_parameters"),
+        by(f"{ROS}ros.parameters.schema:read_parameters"),
     ),
     "lidar": Reader("pose.yaml", f"camera_from_lidar: {IDENTITY}", by(f"{ROS}scoring.scores:read_camera_from_lidar")),
     "rviz": Reader(

@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Find or build the engine and say what it is."""
-    from scene_completion_ros.inference.gpu.engine_provision import build_without_device
     from scene_completion_ros.inference.gpu.requirements import EngineOptions, check_limits, installed_flavour, require
+    from scene_completion_ros.inference.gpu.tensorrt_engine import build_without_device
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.ros.health.counters import package_log
 
@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
 def _build(bundle: "StudentBundle", options: "EngineOptions") -> "list[Provided]":
     from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
     from scene_completion_ros.inference.gpu.device import PrimaryContext
-    from scene_completion_ros.inference.gpu.engine_provision import provide_engine
     from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
+    from scene_completion_ros.inference.gpu.tensorrt_engine import provide_engine
 
     reference = make_encoder(bundle, cpu_engine())
     context = PrimaryContext()

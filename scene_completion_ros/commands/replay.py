@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.report.lidar import LidarOfBag
     from scene_completion_ros.report.writer import ReportWriter
-    from scene_completion_ros.ros.parameters.file_reading import read_parameters
+    from scene_completion_ros.ros.parameters.schema import read_parameters
     from scene_completion_ros.ros.replay.results import ANSWER_TIMEOUT_S, Playback, ReplayStatistics
     from scene_completion_ros.scoring.scores import PublishedGrid
 

@@ -27,18 +27,6 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, eq=False)
-class FoldedRows:
-    """Text embeddings t and the norm of a feature, folded into label units h.
-
-    cos = (weight h + bias) / |root [h; 1]|.
-    """
-
-    weight: NDArray[np.float64]  # float64 [R, E]
-    bias: NDArray[np.float64]  # float64 [R]
-    root: NDArray[np.float64]  # float64 [E + 1, E + 1], upper triangular
-
-
-@dataclass(frozen=True, eq=False)
 class FeatureSpace:
     """f(x) = A h(x) + b: the features of one teacher, in its own space, of label units h.
 
@@ -76,17 +64,19 @@ class FeatureSpace:
         """Features [N, D] of label units [N, E], float64."""
         return np.asarray(hidden @ self.weight.T.astype(np.float64) + self.bias, dtype=np.float64)
 
-    def folded(self, rows: NDArray[np.floating]) -> FoldedRows:
-        """Folds unit rows t, [R, D], into the label units.
+    def folded(
+        self, rows: NDArray[np.floating]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Weight [R, E], bias [R] and root [E + 1, E + 1] by which label units h have cosines with unit rows [R, D].
 
-        With A' = [A b] and h' = [h; 1], f = A' h', t . f = (t A') h', and |f| = |Q root h'| = |root h'|, where
-        A' = Q root is a QR decomposition. ``root`` is the Cholesky factor of A'^T A' up to signs. It exists whatever
-        the rank of A' is, and no square costs it precision.
+        cos = (weight h + bias) / |root [h; 1]|. With A' = [A b] and h' = [h; 1], f = A' h', t . f = (t A') h', and
+        |f| = |Q root h'| = |root h'|, where A' = Q root is a QR decomposition. The upper triangular root is the
+        Cholesky factor of A'^T A' up to signs. It exists whatever the rank of A' is, and no square costs it precision.
         """
         extended, root = self._extended
         # Not by BLAS: its threads wait busily, and would take the cores from an image that is being completed.
         products = np.einsum("rd,de->re", np.asarray(rows, dtype=np.float64), extended)
-        return FoldedRows(weight=products[:, :-1].copy(), bias=products[:, -1].copy(), root=root)
+        return products[:, :-1].copy(), products[:, -1].copy(), root
 
     @functools.cached_property
     def _extended(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

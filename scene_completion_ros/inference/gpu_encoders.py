@@ -90,10 +90,6 @@ def decoder_in_space(where: str) -> BundleError:
 
 def missing(precision: str, present: tuple[str, ...], where: str) -> BundleError:
     """The error for a variant that a bundle does not have."""
-    if precision not in PRECISIONS:
-        return BundleError(
-            f"there is no precision {precision!r}", where=where, cure=f"Use one of {', '.join(PRECISIONS)}."
-        )
     return BundleError(
         f"has no encoder for GPUs in {precision} (it has: {', '.join(present) or 'none'})",
         where=where,

@@ -17,37 +17,6 @@ from scene_completion_ros.untrusted_files import read_tensors
 _FORWARD = OPTICAL_FROM_FORWARD.inverse()
 
 
-@dataclass(frozen=True, eq=False)
-class Lattice:
-    """Places of knots, by default in axes of the camera: x forward, y left, z up. Constant beyond the outer ones."""
-
-    # float32 [2, 3], place of the first knot and distance of knots along each axis, metres.
-    placement: NDArray[np.float32]
-    knots: tuple[int, int, int]  # number of knots (A, B, C) along each axis
-
-    def check(self, where: str, cure: str) -> None:
-        """Raises a `BundleError` for fewer than two knots along an axis, or places that cannot be."""
-        problem = ""
-        if self.placement.shape != (2, 3) or len(self.knots) != 3 or min(self.knots) < 2:
-            problem = f"{self.knots} knots, placed by {self.placement.shape}, not at least two knots an axis and (2, 3)"
-        elif math.prod(self.knots) > MOST_VOXELS:
-            problem = f"{self.knots} are more than {MOST_VOXELS:,} knots"
-        elif not np.isfinite(self.placement).all() or self.placement[1].min() <= 0.0:
-            problem = "a number is not finite, or a distance of knots is not positive"
-        if problem:
-            raise BundleError(problem, where=where, cure=cure)
-
-    def taps(
-        self, points_camera: NDArray[np.floating], lattice_from_camera: RigidTransform = _FORWARD
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The lowest of the eight knots around points [N, 3] (optical, metres), and shares of the next, 0..1."""
-        size = np.array(self.knots)
-        placed = lattice_from_camera.apply(points_camera.astype(np.float64))
-        position = np.clip((placed - self.placement[0]) / self.placement[1], 0.0, size - 1.0)
-        lowest = np.minimum(position.astype(np.int64), size - 2)
-        return lowest, (position - lowest).astype(np.float32)
-
-
 # What the sizes of tensors that belong to labels have to agree with.
 _SIZES = {
     "label_positional_weight": " (one row for each of head.label_hidden units, one column a value of the point code)",
@@ -61,19 +30,37 @@ _OF_VOLUME = ("gain", "lattice")
 
 @dataclass(frozen=True, eq=False)
 class VolumeReading:
-    """How the head reads the volume: logits at knots before the camera. Raises BundleError if no such knots."""
+    """How the head reads the volume: logits at knots before the camera, by default in its axes (forward, left, up).
+
+    Between knots the logits are linear, and constant beyond the outer ones. Raises BundleError for fewer than two knots
+    along an axis, or places that cannot be.
+    """
 
     gain: NDArray[np.float32]  # factor on the logits, float32 [1]
-    lattice: NDArray[np.float32]  # float32 [2, 3], see `Lattice.placement`
+    # float32 [2, 3], place of the first knot and distance of knots along each axis, metres.
+    lattice: NDArray[np.float32]
     knots: tuple[int, int, int]  # shape (X, Y, Z) of the volume
 
     def __post_init__(self) -> None:
-        self.places.check("volume", CURE)
+        problem = ""
+        if self.lattice.shape != (2, 3) or len(self.knots) != 3 or min(self.knots) < 2:
+            problem = f"{self.knots} knots, placed by {self.lattice.shape}, not at least two knots an axis and (2, 3)"
+        elif math.prod(self.knots) > MOST_VOXELS:
+            problem = f"{self.knots} are more than {MOST_VOXELS:,} knots"
+        elif not np.isfinite(self.lattice).all() or self.lattice[1].min() <= 0.0:
+            problem = "a number is not finite, or a distance of knots is not positive"
+        if problem:
+            raise BundleError(problem, where="volume", cure=CURE)
 
-    @property
-    def places(self) -> Lattice:
-        """Where the knots are."""
-        return Lattice(self.lattice, self.knots)
+    def taps(
+        self, points_camera: NDArray[np.floating], volume_from_camera: RigidTransform = _FORWARD
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The lowest of the eight knots around points [N, 3] (optical, metres), and shares of the next, 0..1."""
+        size = np.array(self.knots)
+        placed = volume_from_camera.apply(points_camera.astype(np.float64))
+        position = np.clip((placed - self.lattice[0]) / self.lattice[1], 0.0, size - 1.0)
+        lowest = np.minimum(position.astype(np.int64), size - 2)
+        return lowest, (position - lowest).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

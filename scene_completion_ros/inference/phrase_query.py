@@ -43,19 +43,19 @@ class FoldedVocabulary:
         """Folds a vocabulary whose rows lie in a space."""
         group = np.where(vocabulary.group == BACKGROUND, len(vocabulary.names), vocabulary.group).astype(np.int32)
         order = np.argsort(group, kind="stable")
-        folded = space.folded(vocabulary.rows[order])
+        weight, bias, root = space.folded(vocabulary.rows[order])
         units = space.weight.shape[1]
         used = min(units, space.dimension)  # below, the root is zero
         return cls(
             vocabulary=vocabulary,
             space=space,
-            weight=padded(folded.weight),
-            bias=padded(folded.bias),
+            weight=padded(weight),
+            bias=padded(bias),
             group=group[order],
-            root=padded(folded.root[:used, :units]),
-            root_bias=padded(folded.root[:used, units]),
-            rest=np.float32(folded.root[units, units] ** 2),
-            temperature=space.temperature if vocabulary.temperature is None else vocabulary.temperature,
+            root=padded(root[:used, :units]),
+            root_bias=padded(root[:used, units]),
+            rest=np.float32(root[units, units] ** 2),
+            temperature=space.temperature,
         )
 
     @property

@@ -133,7 +133,7 @@ class FieldKernel:
         position = ((coordinates[:, :2] + 1.0) * size - 1.0) / 2.0
         knot, between = np.zeros(0, np.int32), np.zeros((0, 3), np.float32)
         if self.head.volume is not None:
-            lowest, between = self.head.volume.places.taps(points_camera, self._volume_from_camera)
+            lowest, between = self.head.volume.taps(points_camera, self._volume_from_camera)
             knot = np.asarray(np.ravel_multi_index(tuple(lowest.T), self.head.volume.knots), np.int32)
             position = _unit_position(self.head, lowest, between)
         position = np.clip(position, 0.0, size - 1.0)

@@ -70,9 +70,7 @@ class Contrast:
 class Vocabulary:
     """What voxels are compared with: rows of unit length, each of a class or of the background.
 
-    The score of a class is the largest cosine of its rows. Raises VocabularyError: no class or more than
-    `MOST_CLASSES`, more than `MOST_ROWS` rows, a class without rows, or a name twice. Rows that are not finite or not
-    of unit length, or numbers that cannot be.
+    The score of a class is the largest cosine of its rows. Raises VocabularyError: a name twice, or no such margin.
     """
 
     names: tuple[str, ...]  # names of the K classes, each another, without ``unknown``
@@ -83,34 +81,14 @@ class Vocabulary:
     text_encoder: str = ""
     text_encoder_sha256: str = ""
     margin: float = MARGIN  # a voxel whose best class is not ahead of all others by this much cosine is ``unknown``
-    temperature: float | None = None  # of the softmax that gives the confidence; None for that of the feature space
     bank_sha256: str = ""  # hash of the bank that the rows are from; empty where they are from none
     contrast: Contrast | None = None  # of a query, see `TextBank.query`; None for labels
 
     def __post_init__(self) -> None:
-        classes, rows = len(self.names), len(self.rows)
-        _check_count(classes, rows)
         check_phrases(self.names, "vocabulary: class", forbidden=UNKNOWN)
-        if len(self.colours) != classes:
-            raise VocabularyError(f"{len(self.colours)} colours for {classes} classes", where="vocabulary")
-        if self.rows.dtype != np.float32 or self.rows.ndim != 2 or self.group.shape != (rows,):
-            raise VocabularyError(
-                f"rows {self.rows.dtype} {self.rows.shape} with groups {self.group.shape} where float32 [R, D] with "
-                f"[R] is needed",
-                where="vocabulary",
-            )
-        if missing := set(range(classes)) - set(self.group.tolist()):
-            cure = "Give it a phrase."
-            raise VocabularyError("has no row", where=f"vocabulary: class {self.names[min(missing)]!r}", cure=cure)
-        if self.group.min() < BACKGROUND or self.group.max() >= classes:
-            raise VocabularyError("names classes that are not there", where="vocabulary: group")
-        length = np.linalg.norm(self.rows.astype(np.float64), axis=1)
-        if not np.all(np.abs(length - 1.0) < 1e-3):  # NaN is not near 1 either
-            raise VocabularyError("rows are not finite or not of unit length", where="vocabulary")
+        assert len(self.colours) == len(self.names) and self.group.shape == (len(self.rows),)
         if not 0.0 <= self.margin <= 2.0:
             raise VocabularyError(f"{self.margin} is no difference of cosines", where="vocabulary: margin")
-        if self.temperature is not None and not 1e-4 <= self.temperature <= 1e4:
-            raise VocabularyError(f"{self.temperature} is not in 0.0001..10000", where="vocabulary: temperature")
 
     @property
     def dimension(self) -> int:

@@ -7,10 +7,8 @@
 import argparse
 import json
 import textwrap
-from collections.abc import Iterable
 from pathlib import Path
 
-from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.parameters.schema import SCHEMA, ParameterSpec
 from scene_completion_ros.ros.topics import SERVICES, TOPICS, TopicSpec
 
@@ -42,10 +40,10 @@ A **read-only** parameter needs a new start of the node.
 """
 
 
-def documentation(schema: Iterable[ParameterSpec] = SCHEMA) -> str:
+def documentation() -> str:
     """All parameters as a page in Markdown."""
     lines = ["| parameter | type | default | allowed | change | meaning |", "|---|---|---|---|---|---|"]
-    for spec in schema:
+    for spec in SCHEMA:
         default = "empty" if spec.default == "" else f"`{json.dumps(spec.default)}`".replace('"', "")
         allowed = ", ".join(f"`{choice}`" for choice in spec.choices) or spec.allowed
         cells = (f"`{spec.name}`", spec.type_name, default, allowed, _change(spec), spec.meaning)
@@ -53,12 +51,12 @@ def documentation(schema: Iterable[ParameterSpec] = SCHEMA) -> str:
     return INTRODUCTION + "\n".join(lines) + "\n"
 
 
-def parameter_file(schema: Iterable[ParameterSpec] = SCHEMA) -> str:
+def parameter_file() -> str:
     """All parameters at their defaults as a commented parameter file of ROS 2."""
     lines = ["# Parameters of scene_completion_node, all at their defaults; see also docs/parameters.md."]
     lines += [f"# Made by: {COMMAND}", "/**:", "  ros__parameters:"]
     open_group = ""
-    for spec in schema:
+    for spec in SCHEMA:
         group, _, name = spec.name.rpartition(".")
         if group and group != open_group:
             lines.append(f"{INDENT}{group}:")
@@ -83,30 +81,18 @@ def tables() -> str:
 
 
 def with_tables(page: str) -> str:
-    """The page with the tables of now. Raises SceneCompletionError unless it has both markers once, in order."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in after or END in after:
-        what = "does not have the markers of the tables once each"
-        raise SceneCompletionError(what, where=str(NODE_PAGE), cure=f"Write {BEGIN} and {END} into it")
-    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
+    """The node's page with the tables of now, between its two markers."""
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{rest.partition(END)[2]}"
 
 
 def write(root: Path) -> None:
-    """Write all into a checkout. Raises SceneCompletionError where a folder, or the page with markers, is missing."""
-    page = root / NODE_PAGE
-    cure = "Name the root of a checkout of this repository."
-    if not page.is_file():
-        raise SceneCompletionError(f"has no {NODE_PAGE}", where=str(root), cure=cure)
-    texts = {
-        NODE_PAGE: with_tables(page.read_text(encoding="utf-8")),
-        DOCUMENTATION: documentation(),
-        PARAMETER_FILE: parameter_file(),
-    }
-    for path in texts:
-        if not (root / path).parent.is_dir():
-            raise SceneCompletionError(f"has no folder {path.parent}", where=str(root), cure=cure)
-    for path, text in texts.items():
+    """Write all into a checkout."""
+    for path, text in (
+        (NODE_PAGE, with_tables((root / NODE_PAGE).read_text(encoding="utf-8"))),
+        (DOCUMENTATION, documentation()),
+        (PARAMETER_FILE, parameter_file()),
+    ):
         (root / path).write_text(text, encoding="utf-8")
 
 

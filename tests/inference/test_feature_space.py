@@ -28,7 +28,7 @@ def test_the_folded_cosine_is_the_explicit_one(of: FeatureSpace) -> None:
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     features = of.features(hidden)
     explicit = features @ rows.T / np.linalg.norm(features, axis=1, keepdims=True)
-    folded = of.folded(rows)
-    norm = np.linalg.norm(np.column_stack([hidden, np.ones(len(hidden))]) @ folded.root.T, axis=1, keepdims=True)
-    assert np.abs((hidden @ folded.weight.T + folded.bias) / norm - explicit).max() < 1e-10
-    assert np.array_equal(folded.root, np.triu(folded.root))
+    weight, bias, root = of.folded(rows)
+    norm = np.linalg.norm(np.column_stack([hidden, np.ones(len(hidden))]) @ root.T, axis=1, keepdims=True)
+    assert np.abs((hidden @ weight.T + bias) / norm - explicit).max() < 1e-10
+    assert np.array_equal(root, np.triu(root))

@@ -101,18 +101,9 @@ def test_ten_thousand_phrases_load_but_are_too_many_classes() -> None:
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"rows": np.full((2, 2), np.nan, np.float32)}, "not finite or not of unit length"),
-        ({"rows": np.zeros((2, 2), np.float32)}, "not of unit length"),
-        ({"rows": np.eye(2)}, "float64"),
-        ({"group": np.array([0, 0], np.int32)}, "class 'b'.*has no row"),
-        ({"group": np.array([0, 1, 2], np.int32)}, "groups"),
-        ({"rows": np.eye(3, dtype=np.float32), "group": np.array([0, 1, 2], np.int32)}, "not there"),
         ({"names": ("a", "a")}, "'a' comes twice"),
-        ({"colours": ()}, "0 colours for 2 classes"),
         ({"margin": float("nan")}, "no difference of cosines"),
         ({"margin": -0.1}, "no difference of cosines"),
-        ({"temperature": 0.0}, "temperature"),
-        ({"names": (), "colours": ()}, "is empty"),
     ],
 )
 def test_vocabularies_that_cannot_be_are_refused(fields: dict[str, Any], told: str) -> None:

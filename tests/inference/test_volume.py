@@ -12,7 +12,7 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.head import HeadWeights, Lattice
+from scene_completion_ros.inference.head import HeadWeights, VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery
@@ -38,7 +38,7 @@ def random_volume() -> np.ndarray:
 
 def test_a_lattice_is_linear_between_knots_and_constant_beyond() -> None:
     """Knots at x = 1, 3 and 5 m ahead; the optical frame looks along z."""
-    lattice = Lattice(np.array([[1.0, 0.0, 0.0], [2.0, 1.0, 1.0]], np.float32), (3, 2, 2))
+    lattice = VolumeReading(np.ones(1, np.float32), np.array([[1, 0, 0], [2, 1, 1]], np.float32), (3, 2, 2))
     values = np.zeros((3, 2, 2), np.float32)
     values[:, 0, 0] = 10.0, 20.0, 40.0
     values[:, 1, 0] = 50.0  # one metre to the left

@@ -87,9 +87,9 @@ def most_likely(logits) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
 
 def class_cosines_reference(hidden, vocabulary, space) -> NDArray[np.float64]:
     """Scores [N, K or K + 1] of classes and background of units `hidden` [N, E]; 0 where there is no feature."""
-    folded = space.folded(vocabulary.rows)
-    product = hidden @ folded.weight.T + folded.bias  # [N, R]
-    norm = np.linalg.norm(np.column_stack([hidden, np.ones(len(hidden))]) @ folded.root.T, axis=1)[:, None]
+    weight, bias, root = space.folded(vocabulary.rows)
+    product = hidden @ weight.T + bias  # [N, R]
+    norm = np.linalg.norm(np.column_stack([hidden, np.ones(len(hidden))]) @ root.T, axis=1)[:, None]
     there = np.isfinite(norm) & (norm > 0.0)
     cosine = np.divide(product, norm, out=np.zeros_like(product), where=there)
     classes = range(len(vocabulary.names))
@@ -108,9 +108,9 @@ def labels_reference(cosines, classes, margin, temperature) -> tuple[NDArray[np.
     return label, np.where(there, confidence, 0.0)
 
 
-def trilinear(lattice, values, points_camera) -> NDArray[np.float32]:
-    """Samples [N] of values [A, B, C] at the knots of a lattice, at points [N, 3] (optical frame, metres)."""
-    lowest, share = lattice.taps(points_camera)
+def trilinear(reading, values, points_camera) -> NDArray[np.float32]:
+    """Samples [N] of values [A, B, C] at the knots of a `VolumeReading`, at points [N, 3] (optical frame, metres)."""
+    lowest, share = reading.taps(points_camera)
     found = np.zeros(len(points_camera), np.float32)
     for step in itertools.product((0, 1), repeat=3):
         found += np.where(step, share, 1.0 - share).prod(axis=1) * values[tuple((lowest + step).T)]
@@ -128,7 +128,7 @@ def density_reference(features, points_camera, head, code, canonical, volume=Non
         hidden = hidden_reference(map_of_density, points, head.positional_weight, head.hidden_bias, code, canonical)
         logit = hidden @ head.density_weight.astype(np.float64) + head.density_bias[0]
         if head.volume is not None:
-            logit = logit + float(head.volume.gain[0]) * trilinear(head.volume.places, volume, points)
+            logit = logit + float(head.volume.gain[0]) * trilinear(head.volume, volume, points)
         density[start : start + chunk] = density_of_logit(logit)
     return density
 

@@ -17,11 +17,10 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder, Given, GivenView
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.gpu.device import PrimaryContext
-from scene_completion_ros.inference.gpu.engine_provision import provide_engine
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
 from scene_completion_ros.inference.gpu.kernels import KernelDevice
 from scene_completion_ros.inference.gpu.requirements import EngineOptions, check_limits, installed_flavour, require
-from scene_completion_ros.inference.gpu.tensorrt_runtime import OUTPUT, TensorRtEngine
+from scene_completion_ros.inference.gpu.tensorrt_engine import OUTPUT, TensorRtEngine, provide_engine
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.phrase_query import NO_WORDS, Words, matches_of
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer, SceneQuery

@@ -41,7 +41,6 @@ from scene_completion_ros.ros.health.judgement import (
     memory_status,
     of_camera,
     outputs_status,
-    process_facts,
     removed_status,
 )
 from scene_completion_ros.ros.parameters.schema import NodeParameters
@@ -131,7 +130,7 @@ class Diagnostics:
             found.append(words_status(record.words.report, now_s, DROPS_WINDOW_S))
         if awaited := self._removed_but_awaited():
             found.append(removed_status(awaited))
-        return [*found, memory_status(process_facts())]
+        return [*found, memory_status()]
 
     def _removed_but_awaited(self) -> list[str]:
         """Sentences about topics and services of earlier versions, on which other nodes wait."""

@@ -12,7 +12,7 @@ from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
 from scene_completion_ros.ros.dds import missing_profile
-from scene_completion_ros.ros.launching.rviz_config import LIVE, Shown, write_adapted
+from scene_completion_ros.ros.launching.settings import LIVE, Shown, write_adapted
 from scene_completion_ros.ros.topics import NODE_NAME
 
 PACKAGE = "scene_completion_ros"

@@ -1,11 +1,23 @@
-"""What the launch files start, without launch: names and topics of the cameras, parameters that were given."""
+"""What the launch files start, without launch: cameras and their topics, given parameters, and what RViz shows.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+RViz looks for the transport in the name of an image topic before it remaps that name. So topics are not remapped, but
+put into a file for this start, with the names that the window of RViz then shows.
+"""
+
+import atexit
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.parameters.schema import SCHEMA, names_in
-from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE, NODE_NAME
+from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE, NODE_NAME, depth_topics
+from scene_completion_ros.untrusted_files import parse_yaml
 
 
 def full_node_name(namespace: str) -> str:
@@ -96,3 +108,94 @@ def fused_remappings(cameras: Sequence[LaunchedCamera]) -> list[tuple[str, str]]
             (f"{camera.name}/{CAMERA_INFO}", camera.camera_info_topic),
         )
     ]
+
+
+LIVE = Path("config/scene_completion.rviz")
+OPTICAL_VIEW, BODY_VIEW = "Behind an optical frame (z forward)", "Behind a body frame (z up)"
+GROUND = "Ground"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What RViz is to show."""
+
+    fixed_frame: str
+    optical: bool  # that frame is an optical one (x right, y down, z forward); otherwise it has z up and x forward
+    node: str = f"/{NODE_NAME}"  # full name of the completion node
+    # Image topic of every camera, without transport, by the camera's name; the only one has none.
+    image_topics: Mapping[str, str] = field(default_factory=lambda: {"": f"/{IMAGE}"})
+    compressed: bool = False
+    voxel_size: float = 0.2  # edge of a voxel, metres
+
+
+def is_optical(frame: str) -> bool:
+    """Whether a frame is an optical one by its name, as REP 103 has it (`camera_optical_frame`, `left_optical`)."""
+    return "optical" in frame
+
+
+def adapted(shipped: str, shown: Shown) -> str:
+    """The text of `config/scene_completion.rviz` for what runs. Raises SceneCompletionError where it is none."""
+    cure = "Install the package again, or name a configuration of your own with rviz_config:="
+    document = parse_yaml(shipped, SceneCompletionError, where=str(LIVE), cure=cure, kind=dict)
+    try:
+        manager = document["Visualization Manager"]
+        displays, views = manager["Displays"], manager["Views"]
+        manager["Global Options"]["Fixed Frame"] = shown.fixed_frame
+        manager["Displays"] = [new for display in displays for new in _adapted_displays(display, shown)]
+        views["Current"] = _named(views["Saved"], OPTICAL_VIEW if shown.optical else BODY_VIEW) | {
+            "Name": "Current View"
+        }
+    except (LookupError, TypeError, AttributeError, StopIteration) as error:
+        what = f"is no RViz configuration of this package ({type(error).__name__}: {error})"
+        raise SceneCompletionError(what, where=str(LIVE), cure=cure) from error
+    return str(yaml.safe_dump(document, sort_keys=False))
+
+
+def write_adapted(shipped: Path, shown: Shown) -> Path:
+    """Adapt the file `shipped`, see `adapted`, into a temporary one, which is removed when this process ends."""
+    text = adapted(shipped.read_text(encoding="utf-8"), shown)
+    with tempfile.NamedTemporaryFile("w", prefix="scene_completion_", suffix=".rviz", delete=False) as file:
+        file.write(text)
+    path = Path(file.name)
+    atexit.register(path.unlink, missing_ok=True)
+    return path
+
+
+def _adapted_displays(display: dict[str, Any], shown: Shown) -> Iterator[dict[str, Any]]:
+    """One display, or those of all cameras."""
+    if display["Name"] == GROUND and not shown.optical:
+        display = {**display, "Plane": "XY", "Offset": {"X": 0, "Y": 0, "Z": 0}}
+    if display.get("Style") == "Boxes":
+        display = {**display, "Size (m)": shown.voxel_size}
+    if "Topic" not in display:
+        yield display
+        return
+    topic = display["Topic"]["Value"]
+    of_camera = _topics_of_cameras(topic, shown)
+    if of_camera is None:
+        yield _with_topic(display, topic.replace(f"/{NODE_NAME}/", f"{shown.node}/", 1))
+        return
+    enabled = display["Enabled"]
+    if topic.startswith(f"/{IMAGE}"):
+        enabled = shown.compressed == topic.endswith("/compressed")
+    for camera, its_topic in of_camera.items():
+        name = f"{display['Name']} {camera}".strip()
+        yield _with_topic({**display, "Name": name, "Enabled": enabled, "Value": enabled}, its_topic)
+
+
+def _topics_of_cameras(topic: str, shown: Shown) -> dict[str, str] | None:
+    """What a topic of the shipped configuration is for each camera; None where it is one for all of them."""
+    if topic in (f"/{IMAGE}", f"/{IMAGE}/compressed"):
+        transport = topic.removeprefix(f"/{IMAGE}")
+        return {camera: f"{image}{transport}" for camera, image in shown.image_topics.items()}
+    if topic == depth_topics()[0].replace("~", f"/{NODE_NAME}"):
+        return {camera: depth_topics(camera)[0].replace("~", shown.node) for camera in shown.image_topics}
+    return None
+
+
+def _with_topic(display: dict[str, Any], topic: str) -> dict[str, Any]:
+    return {**display, "Topic": {**display["Topic"], "Value": topic}}
+
+
+def _named(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return deepcopy(next(entry for entry in entries if entry["Name"] == name))

@@ -15,7 +15,7 @@ from scene_completion_ros.ros.parameters.schema import (
     NodeParameters,
     ParameterSpec,
     ParameterValue,
-    nearest_name,
+    unknown_parameter,
 )
 
 
@@ -127,13 +127,3 @@ def descriptor(spec: ParameterSpec) -> Any:
     elif spec.choices or spec.path:
         made.additional_constraints = spec.allowed
     return made
-
-
-def unknown_parameter(name: str) -> str:
-    """What to say of a name that no parameter has."""
-    if sentence := removed("parameter", name):
-        return sentence
-    known = [spec.name for spec in SCHEMA]
-    nearest = nearest_name(name, [*known, "use_sim_time"])
-    hint = f"did you mean {nearest}?" if nearest else f"known are {', '.join(known)}"
-    return f"parameter {name} is unknown and has no effect: {hint}"

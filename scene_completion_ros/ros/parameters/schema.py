@@ -1,23 +1,26 @@
 """The schema of the node's parameters, from which all else is made; it needs no ROS.
 
-`parameters.declared` declares and checks them on a running node; `ros.documents` writes the documentation and the
-parameter file.
+`parameters.declared` declares and checks them on a running node, `read_parameters` reads those of a parameter file for
+any namespace; `ros.documents` writes the documentation and the parameter file.
 """
 
 import difflib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.encoder import EngineName
 from scene_completion_ros.inference.gpu.requirements import EngineOptions
 from scene_completion_ros.inference.gpu_encoders import Precision
 from scene_completion_ros.inference.shipped import AUTO, refused_form, shipped_students
-from scene_completion_ros.untrusted_files import shown
+from scene_completion_ros.removed import removed
+from scene_completion_ros.ros.topics import NODE_NAME
+from scene_completion_ros.untrusted_files import read_yaml, shown
 
 ImageTransport = Literal["raw", "compressed"]
 ImageQos = Literal["auto", "sensor_data", "reliable"]
@@ -387,10 +390,67 @@ def names_in(value: str) -> tuple[str, ...]:
     return tuple(name for part in value.split(",") if (name := part.strip()))
 
 
-def nearest_name(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a misspelt one, or the last part of one, most likely means; None if none is near."""
-    full = list(known)
+def unknown_parameter(name: str) -> str:
+    """What to say of a name that no parameter has: what to use instead, or what it most likely means."""
+    if sentence := removed("parameter", name):
+        return sentence
+    full = [spec.name for spec in SCHEMA]
     last_parts = {name.rpartition(".")[2]: name for name in full}
-    near = difflib.get_close_matches(name.lower(), full, n=1)
+    near = difflib.get_close_matches(name.lower(), [*full, "use_sim_time"], n=1)
     near = near or difflib.get_close_matches(name.rpartition(".")[2].lower(), [*full, *last_parts], n=1)
-    return last_parts.get(near[0], near[0]) if near else None
+    hint = f"did you mean {last_parts.get(near[0], near[0])}?" if near else f"known are {', '.join(full)}"
+    return f"parameter {name} is unknown and has no effect: {hint}"
+
+
+_VALUES = "ros__parameters"
+_OF_RCLPY = ("use_sim_time", "start_type_description_service", "qos_overrides")
+
+
+def read_parameters(path: Path, *, without: Collection[str] = ()) -> dict[str, object]:
+    """What a parameter file says for this node.
+
+    Raises SceneCompletionError where it cannot be read, has nothing for this node, or a name or a value that is none.
+    `path`: YAML, as `ros2 run … --params-file` takes it. Sections of `/**` and of nodes of this name in any namespace
+    count, later ones more. Groups may be nested or written with dots. What rclpy itself declares is left out.
+    `without`: names to leave out unchecked.
+    """
+    where = str(path)
+    document = read_yaml(path, SceneCompletionError, cure="Give a parameter file of ROS 2")
+    sections = list(_sections(document, ""))
+    of_node = [values for name, values in sections if name.rpartition("/")[2] in (NODE_NAME, "*", "**")]
+    if not of_node:
+        what = f"has no parameters of the node {NODE_NAME}, but of {', '.join(name for name, _ in sections) or 'none'}"
+        cure = f"Write them under /**: {_VALUES}:, as in config/scene_completion.yaml"
+        raise SceneCompletionError(what, where=where, cure=cure)
+    specs = {spec.name: spec for spec in SCHEMA}
+    found: dict[str, object] = {}
+    for name, value in (pair for values in of_node for pair in _flat(values)):
+        if name in without or name.partition(".")[0] in _OF_RCLPY:
+            continue
+        spec = specs.get(name)
+        if spec is None:
+            raise SceneCompletionError(unknown_parameter(name), where=where, cure="Take it out of the file")
+        if problem := spec.problem(value):
+            raise SceneCompletionError(f"parameter {name}: {problem}", where=where)
+        found[name] = value
+    return found
+
+
+def _flat(values: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
+    """Names with dots, and values, of nested groups of parameters."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{group}{key}.")
+        else:
+            yield f"{group}{key}", value
+
+
+def _sections(tree: Any, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if not isinstance(tree, Mapping):
+        return
+    for key, below in tree.items():
+        if key == _VALUES:
+            if isinstance(below, Mapping):
+                yield name or "/", below
+        else:
+            yield from _sections(below, f"{name}/{str(key).strip('/')}")

@@ -13,9 +13,9 @@ import pytest
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.gpu import engine_provision, kernel_provision, requirements, tensorrt_encoder
+from scene_completion_ros.inference.gpu import kernel_provision, requirements, tensorrt_encoder, tensorrt_engine
 from scene_completion_ros.inference.gpu.requirements import EngineOptions
-from scene_completion_ros.inference.gpu.tensorrt_runtime import load_tensorrt
+from scene_completion_ros.inference.gpu.tensorrt_engine import load_tensorrt
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.host_tensorrt import HostTensorRt
@@ -75,7 +75,7 @@ def tensorrt(cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTe
     """The stand-in, whose builder takes graphs for plans; all must have gone in the order that TensorRT wants."""
     host = HostTensorRt(cuda)
     host.install(monkeypatch)
-    for module in (encoder, engine_provision, tensorrt_encoder, requirements):  # whatever is installed here
+    for module in (encoder, tensorrt_engine, tensorrt_encoder, requirements):  # whatever is installed here
         monkeypatch.setattr(module, "installed_flavour", lambda: "tensorrt")
     for module in (tensorrt_encoder, requirements):
         monkeypatch.setattr(module, "require", lambda flavour, device=True: None)
@@ -84,7 +84,7 @@ def tensorrt(cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTe
         host.builds += 1
         return onnx
 
-    monkeypatch.setattr(engine_provision, "build_plan", build_plan)
+    monkeypatch.setattr(tensorrt_engine, "build_plan", build_plan)
     yield host
     gc.collect()
     assert host.live == []

@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from scene_completion_ros.inference.gpu import tensorrt_runtime
+from scene_completion_ros.inference.gpu import tensorrt_engine
 from tests.inference.gpu.host_cuda import HostCuda
 
 
@@ -171,7 +171,7 @@ class HostTensorRt:
         for name, value in {**contents, "__version__": "10.3.0"}.items():
             setattr(module, name, value)
         patch.setitem(sys.modules, "tensorrt", module)
-        tensorrt_runtime.load_tensorrt.cache_clear()
+        tensorrt_engine.load_tensorrt.cache_clear()
 
     def run(self, session: Any, shape: tuple[int, ...], addresses: dict[str, int]) -> None:
         """Compute the outputs of the image that lies there by now."""

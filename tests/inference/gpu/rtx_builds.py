@@ -15,9 +15,8 @@ from unittest import mock
 from scene_completion_ros import cli
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.gpu import engine_provision
-from scene_completion_ros.inference.gpu.engine_provision import build_plan
-from scene_completion_ros.inference.gpu.tensorrt_runtime import load_tensorrt, ports_of
+from scene_completion_ros.inference.gpu import tensorrt_engine
+from scene_completion_ros.inference.gpu.tensorrt_engine import build_plan, load_tensorrt, ports_of
 from tests.inference.gpu.small_gpu_bundle import gpu_encoder, make_gpu_bundle
 from tests.inference.small_bundle import PLAIN_STUDENT
 
@@ -65,7 +64,7 @@ def _ways_to_call(function: Any) -> list[tuple[list[str], int]]:
 
 def build(bundle: StudentBundle, precision: str) -> dict[str, Any]:
     """Build an engine, hearing how far it is."""
-    with mock.patch.object(engine_provision, "SAY_EVERY_S", 0.0), mock.patch.object(engine_provision, "_log") as log:
+    with mock.patch.object(tensorrt_engine, "SAY_EVERY_S", 0.0), mock.patch.object(tensorrt_engine, "_log") as log:
         onnx, tensorrt = bundle.read_gpu_encoder(precision), load_tensorrt("tensorrt_rtx")
         plan = build_plan(onnx, ports_of(bundle, precision), tensorrt, exact=precision == "fp32")
     return {"plan": len(plan), "steps": log.info.call_count}
@@ -79,7 +78,7 @@ def refuse(folder: Path, graph: bytes) -> dict[str, Any]:
 
 def interrupt(folder: Path) -> dict[str, Any]:
     """End a build in the middle, as who presses Ctrl-C."""
-    with mock.patch.object(engine_provision.time, "monotonic", side_effect=[0.0, 0.0, KeyboardInterrupt]) as asked:
+    with mock.patch.object(tensorrt_engine.time, "monotonic", side_effect=[0.0, 0.0, KeyboardInterrupt]) as asked:
         try:
             build(make_gpu_bundle(folder), "fp16")
         except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import yaml
 
 from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.ros.launching.rviz_config import LIVE, Shown, adapted
+from scene_completion_ros.ros.launching.settings import LIVE, Shown, adapted
 from tests.ros.launch_files import LAUNCH, REPOSITORY, LaunchFile, as_text, resolved
 
 NAMES = sorted(path.name for path in LAUNCH.glob("*.launch.py"))

@@ -13,8 +13,7 @@ from scene_completion_ros.geometry.extrinsics import read_extrinsics
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.shipped import shipped_students
 from scene_completion_ros.ros.launching.settings import launched_cameras
-from scene_completion_ros.ros.parameters.file_reading import read_parameters
-from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters
+from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters, read_parameters
 from scene_completion_ros.ros.placements import check_frames
 from tests.ros.graph import REPOSITORY
 from tests.ros.launch_files import LaunchFile

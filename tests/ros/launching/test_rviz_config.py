@@ -8,7 +8,7 @@ import yaml
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.launching.rviz_config import LIVE, Shown, adapted, write_adapted
+from scene_completion_ros.ros.launching.settings import LIVE, Shown, adapted, write_adapted
 from scene_completion_ros.ros.topics import TOPICS
 
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -16,8 +16,7 @@ from scene_completion_ros.ros.parameters.declared import (
     DeclaredParameters,
     ExplainingNode,
 )
-from scene_completion_ros.ros.parameters.file_reading import read_parameters
-from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters
+from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters, read_parameters
 from tests.checkout import ROOT
 
 

@@ -231,8 +231,8 @@ BUILD = """
 import sys
 from pathlib import Path
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.gpu.engine_provision import build_plan
-from scene_completion_ros.inference.gpu.tensorrt_runtime import load_tensorrt, ports_of
+from scene_completion_ros.inference.gpu.tensorrt_engine import build_plan
+from scene_completion_ros.inference.gpu.tensorrt_engine import load_tensorrt, ports_of
 
 name, *precisions = sys.argv[1:]
 bundle = StudentBundle.load(name)

@@ -1,0 +1,368 @@
+"""The engine of a bundle on TensorRT or TensorRT-RTX: from the cache, or built, compared with the CPU's and kept; run.
+
+Their Python interfaces are alike, and there is one way for TensorRT 10.3 to 11.4 and for TensorRT-RTX; this is the one
+place that imports them, and that hears what they log. Networks are strongly typed: the graph's own types decide the
+precision, as TensorRT 11 has it and 10 can. No flag of the builder that 11 removed is used. TensorRT-RTX builds without
+a GPU; TensorRT measures kernels on the one that the plan is for.
+"""
+
+import functools
+import hashlib
+import importlib
+import logging
+import platform
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import BundleError, GpuError, ImageError
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.encoded_image import Encoder
+from scene_completion_ros.inference.gpu.device import DeviceFacts, PrimaryContext, explain_failure
+from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided, Record, UnusableError
+from scene_completion_ros.inference.gpu.kernels import Buffer
+from scene_completion_ros.inference.gpu.parity import check_parity, gate_images
+from scene_completion_ros.inference.gpu.requirements import EngineOptions, Flavour, installed_flavour
+
+INPUT, OUTPUT = "image", "features"
+ERRORS_KEPT = 5
+SETTINGS = 2  # raised where other settings of the builder, or another gate, make former engines worthless
+SAY_EVERY_S = 5.0
+WORKSPACE = 2**30  # bytes for intermediate results, at most: enough for the encoders that this package exports
+Port: TypeAlias = "tuple[tuple[int, ...], type[np.generic]]"
+Ports: TypeAlias = "Mapping[str, Port]"  # what an engine takes and gives, by name: shape for one image, and type
+
+_log = logging.getLogger(__name__)
+
+
+class TensorRt:
+    """An imported TensorRT.
+
+    TensorRT has one logger a process. Where another part of the program gave it one before, that one has the errors,
+    and `errors` knows nothing of them.
+    """
+
+    def __init__(self, flavour: Flavour) -> None:
+        self.api: Any = importlib.import_module(flavour)  # the module
+        self.flavour = flavour  # which of the two it is
+        self.version = str(self.api.__version__)
+        self._errors: deque[str] = deque(maxlen=ERRORS_KEPT)
+        self.logger = _make_logger(self.api, self._errors)  # what it logs to
+
+    def forget_errors(self) -> None:
+        """Begin something whose errors are wanted."""
+        self._errors.clear()
+
+    def errors(self) -> str:
+        """What TensorRT said was wrong since then, the first error first."""
+        return "; ".join(self._errors) or "TensorRT does not say why; see its log"
+
+
+@functools.cache
+def load_tensorrt(flavour: Flavour) -> TensorRt:
+    """Import TensorRT, which `require` found; once a process, because it takes one logger only."""
+    return TensorRt(flavour)
+
+
+def _make_logger(api: Any, errors: deque[str]) -> Any:
+    severity = api.ILogger.Severity
+
+    class Logger(api.ILogger):  # type: ignore[misc, name-defined]  # its base is known at run time only
+        def __init__(self) -> None:
+            api.ILogger.__init__(self)
+
+        def log(self, level: Any, message: str) -> None:
+            if level in (severity.INTERNAL_ERROR, severity.ERROR):
+                errors.append(message)
+            # Errors are raised with what was being done; warnings speak to whoever programs, not to who drives a robot.
+            _log.debug("%s: %s", level, message)
+
+    return Logger()
+
+
+def ports_of(bundle: StudentBundle, precision: str) -> Ports:
+    """The image, and the output of a bundle's encoder for GPUs."""
+    camera = bundle.canonical
+    return {
+        INPUT: ((1, camera.height, camera.width, 3), np.uint8),
+        OUTPUT: ((1, *bundle.feature_size, bundle.head.channels), np.float32 if precision == "fp32" else np.float16),
+    }
+
+
+def check_ports(found: Iterable[tuple[str, bool, Any, Sequence[int]]], ports: Ports, api: Any) -> str:
+    """Whether a network or an engine takes and gives what it has to.
+
+    Returns what is otherwise, in words; empty where nothing is. `found`: of each port of it its name, whether it is an
+    input, TensorRT's type, and the shape. The number of images may be open (-1).
+    """
+    kinds: dict[Any, Any] = {
+        np.uint8: api.DataType.UINT8,
+        np.float16: api.DataType.HALF,
+        np.float32: api.DataType.FLOAT,
+    }
+    wanted = {name: (name == INPUT, kinds[kind], shape) for name, (shape, kind) in ports.items()}
+    there = {name: (given, kind, (abs(shape[0]), *shape[1:])) for name, given, kind, shape in found}
+    return "" if there == wanted else f"has the ports {there}, needed are {wanted}"
+
+
+class TensorRtEngine:
+    """An engine that is ready to run, with memory for its ports; made, run and closed with the context current.
+
+    Errors of a run are those of pycuda, too: callers do their work in `PrimaryContext.work`. Raises UnusableError:
+    TensorRT refuses it, or it takes or gives something else; GpuError where there is not enough memory for it, or the
+    GPU fails. `plan`: the serialised engine. It has to come from this process's builder or through `EngineCache`, which
+    checks whose it is and for which device and version: a plan is a program.
+    """
+
+    def __init__(self, plan: bytes, ports: Ports, tensorrt: TensorRt, context: PrimaryContext) -> None:
+        self.ports = ports
+        # What all is done on (`pycuda.driver.Stream`); may be exchanged for another one of the same context.
+        self.stream: Any = context.stream()
+        self._tensorrt, self._gpu = tensorrt, context
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
+        self._pinned: dict[str, NDArray[Any]] = {}
+        self._device: dict[str, Buffer] = {}
+        try:
+            self._open(plan)
+            for name, (shape, kind) in ports.items():
+                self._pinned[name] = pinned = context.pinned(shape, kind)
+                memory = context.allocate(pinned.nbytes, f"the {name}")
+                self._device[name] = Buffer(int(memory), shape, pinned.dtype, memory)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, plan: bytes) -> None:
+        api, tensorrt = self._tensorrt.api, self._tensorrt
+        tensorrt.forget_errors()
+        try:
+            self._runtime = api.Runtime(tensorrt.logger)
+        except TypeError as error:  # pybind11's answer to a null pointer
+            raise explain_failure(tensorrt.errors(), "starting TensorRT's runtime") from error
+        self._engine = engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            failure = explain_failure(tensorrt.errors(), "deserialising the engine")
+            raise UnusableError(failure.what, where="engine") if failure.kind == "unknown" else failure
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        found = [
+            (
+                name,
+                engine.get_tensor_mode(name) == api.TensorIOMode.INPUT,
+                engine.get_tensor_dtype(name),
+                tuple(engine.get_tensor_shape(name)),
+            )
+            for name in names
+        ]
+        del engine
+        # A file that was swapped for one of another graph would make TensorRT write behind the buffers.
+        problem = check_ports(found, self.ports, api)
+        if problem:
+            raise UnusableError(problem, where="engine")
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise explain_failure(tensorrt.errors(), "making an execution context")
+        self._require(self._context.set_input_shape(INPUT, self.ports[INPUT][0]), "setting the image's shape")
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """Features of an image, uint8 [1, H, W, 3] RGB; the next call overwrites. Raises GpuError of TensorRT."""
+        self.load(images)
+        self._gpu.cuda.memcpy_dtoh_async(self._pinned[OUTPUT], self.enqueue().pointer, self.stream)
+        self.stream.synchronize()
+        return self._pinned[OUTPUT]
+
+    def load(self, images: NDArray[np.uint8]) -> None:
+        """Put in an image [1, H, W, 3] once former outputs are there. Raises ImageError for other sizes, types."""
+        shape, kind = self.ports[INPUT]
+        if images.shape != shape or images.dtype != kind:
+            what = f"is {images.dtype} {images.shape[1:]} where uint8 {shape[1:]} is needed"
+            cure = "Resample the camera image into the canonical camera first."
+            raise ImageError(what, where="canonical image", cure=cure)
+        self._pinned[INPUT][:] = images
+
+    def enqueue(self) -> Buffer:
+        """Ask for the features of the image that was loaded, in the order of the stream; returns before they are there.
+
+        Returns where they go on the GPU, always the same place. Raises GpuError: TensorRT refuses to run.
+        """
+        self._gpu.cuda.memcpy_htod_async(self._device[INPUT].pointer, self._pinned[INPUT], self.stream)
+        self._tensorrt.forget_errors()
+        # No local variable holds the context: the traceback of an error would keep it alive after `close`.
+        for name, buffer in self._device.items():
+            done = self._context.set_tensor_address(name, buffer.pointer)
+            self._require(done, f"setting the address of the {name}")
+        self._require(self._context.execute_async_v3(int(self.stream.handle)), "running the engine")
+        return self._device[OUTPUT]
+
+    def close(self) -> None:
+        """Release it, in the order that TensorRT wants, and free its memory: nothing of it may be touched any more."""
+        self._context = None
+        self._engine = None
+        self._runtime = None
+        while self._device:
+            memory: Any = self._device.popitem()[1].owner
+            memory.free()
+        while self._pinned:
+            allocation: Any = self._pinned.popitem()[1].base
+            allocation.free()
+        self.stream = None
+
+    def _require(self, done: bool, doing: str) -> None:
+        if not done:
+            raise explain_failure(self._tensorrt.errors(), doing)
+
+
+def provide_engine(
+    bundle: StudentBundle, options: EngineOptions, context: PrimaryContext, reference: Callable[[], Encoder]
+) -> tuple[TensorRtEngine, Provided]:
+    """The engine of a bundle for this GPU, and where it came from; with the context current.
+
+    Raises BundleError where the graph cannot be used; GpuError where it cannot be built, misses the parity gate, or
+    cannot be run. `reference`: makes the CPU's encoder, which an engine is compared with when it is built.
+    """
+    tensorrt, precision = load_tensorrt(installed_flavour()), options.precision
+    onnx, ports = bundle.read_gpu_encoder(precision), ports_of(bundle, precision)
+
+    def open_engine(plan: bytes) -> TensorRtEngine:
+        return TensorRtEngine(plan, ports, tensorrt, context)
+
+    def build() -> tuple[bytes, Record, TensorRtEngine]:
+        what = f"the {precision} engine with {tensorrt.flavour} {tensorrt.version} for {context.facts.name}"
+        # A warning, for whoever waits for it sees nothing else where nobody listens to the log.
+        _log.warning("building %s; this takes minutes, and is done once", what)
+        started_s = time.monotonic()
+        plan = build_plan(onnx, ports, tensorrt, exact=precision == "fp32")
+        seconds = time.monotonic() - started_s
+        try:
+            engine = open_engine(plan)
+        except UnusableError as error:
+            cure = "TensorRT may not know this GPU: take another version, or a CPU engine."
+            raise GpuError(f"is refused by what built it ({error.what})", where=what, cure=cure) from error
+        try:
+            lines = measure_parity(engine, reference(), precision)
+        except BaseException:
+            engine.close()
+            raise
+        _log.info("built after %.0f s; against the CPU's encoder: %s", seconds, "; ".join(lines))
+        return plan, {"build_seconds": round(seconds, 1), "parity": lines}, engine
+
+    key = _key(onnx, precision, tensorrt, context.facts)
+    return EngineCache(options.cache).provide(key, lambda plan, _: open_engine(plan), build)
+
+
+def build_without_device(bundle: StudentBundle, options: EngineOptions) -> Provided:
+    """Build an engine with TensorRT-RTX, which can on a machine without a GPU; it is compared with nothing.
+
+    Its key names no GPU, so that nobody who has one takes it. Raises BundleError where the graph cannot be used;
+    GpuError where it cannot be built.
+    """
+    tensorrt, precision = load_tensorrt("tensorrt_rtx"), options.precision
+    onnx, ports = bundle.read_gpu_encoder(precision), ports_of(bundle, precision)
+
+    def build() -> tuple[bytes, Record, None]:
+        return build_plan(onnx, ports, tensorrt, exact=precision == "fp32"), {"parity": []}, None
+
+    return EngineCache(options.cache).provide(_key(onnx, precision, tensorrt, None), lambda *_: None, build)[1]
+
+
+def build_plan(onnx: bytes, ports: Ports, tensorrt: TensorRt, *, exact: bool = False) -> bytes:
+    """Build an engine for one image at a time.
+
+    Raises BundleError where the graph cannot be parsed, or has other ports; GpuError where it cannot be built;
+    KeyboardInterrupt where it was interrupted. `onnx`: the encoder, see `StudentBundle.read_gpu_encoder`; `ports`: what
+    it must take and give; `exact`: compute float32 as such; otherwise its products may be of numbers with a mantissa of
+    10 bits (TF32).
+    """
+    api, where = tensorrt.api, f"engine {tensorrt.flavour} {tensorrt.version}"
+    tensorrt.forget_errors()
+    try:
+        builder = api.Builder(tensorrt.logger)
+    except TypeError as error:  # pybind11's answer to a null pointer
+        cure = "See whether scene-completion doctor finds the GPU."
+        raise GpuError(f"no builder: {tensorrt.errors()}", where=where, cure=cure) from error
+    flags: Any = getattr(api, "NetworkDefinitionCreationFlag", None)
+    typed = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0  # always so where there is none
+    network = builder.create_network(typed)
+    parser = api.OnnxParser(network, tensorrt.logger)  # the network refers to its weights: both live as long as this
+    problem = ""
+    if parser.parse(onnx):
+        given = [(network.get_input(i), True) for i in range(network.num_inputs)]
+        made = [(network.get_output(i), False) for i in range(network.num_outputs)]
+        found = [(port.name, is_input, port.dtype, tuple(port.shape)) for port, is_input in (*given, *made)]
+        problem = check_ports(found, ports, api)
+    else:
+        errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        problem = f"cannot be parsed ({' '.join(errors.split())})"
+    if problem:
+        raise BundleError(f"the encoder for GPUs {problem}", where=where, cure="Export the bundle again.")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, WORKSPACE)
+    if exact:
+        config.clear_flag(api.BuilderFlag.TF32)
+    profile = builder.create_optimization_profile()
+    image, _ = ports[INPUT]
+    profile.set_shape(INPUT, image, image, image)
+    config.add_optimization_profile(profile)
+    interruptions: list[BaseException] = []
+    listener = _listener(api, interruptions)  # TensorRT does not keep it alive
+    config.progress_monitor = listener
+    plan = builder.build_serialized_network(network, config)
+    if interruptions:
+        raise interruptions[0]
+    if plan is None:
+        cure = "End other programs on the GPU, take another precision, or a CPU engine."
+        raise GpuError(f"no engine can be built: {tensorrt.errors()}", where=where, cure=cure)
+    return bytes(plan)
+
+
+def _listener(api: Any, interruptions: list[BaseException]) -> Any:
+    """Hears TensorRT's steps, logs some, notes what ends the build (Ctrl-C); raises nothing into TensorRT's code."""
+
+    class Listener(api.IProgressMonitor):  # type: ignore[misc, name-defined]  # its base is known at run time only
+        def __init__(self) -> None:
+            api.IProgressMonitor.__init__(self)
+            self._spoken_s = time.monotonic()
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            pass
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            try:
+                if time.monotonic() - self._spoken_s >= SAY_EVERY_S:
+                    self._spoken_s = time.monotonic()
+                    _log.info("building the engine: step %d of %s", step + 1, phase_name)
+            except BaseException as error:
+                interruptions.append(error)
+            return not interruptions
+
+        def phase_finish(self, phase_name: str) -> None:
+            pass
+
+    return Listener()
+
+
+def measure_parity(engine: TensorRtEngine, reference: Encoder, precision: str) -> list[str]:
+    """Compare an engine with the CPU's encoder on the images of the gate, see `check_parity`."""
+    _, height, width, _ = engine.ports[INPUT][0]
+    images = gate_images(height, width)
+    found = [engine(image[None])[0].copy() for image in images]
+    return check_parity([reference(image).copy() for image in images], found, precision)
+
+
+def _key(onnx: bytes, precision: str, tensorrt: TensorRt, device: DeviceFacts | None) -> Record:
+    """All that an engine depends on; the power mode of a Jetson changes how many multiprocessors there are."""
+    return {
+        "kind": f"engine-{precision}",
+        "settings": SETTINGS,
+        "onnx_sha256": hashlib.sha256(onnx).hexdigest(),
+        "flavour": tensorrt.flavour,
+        "version": tensorrt.version,
+        "machine": platform.machine(),
+        **(asdict(device) if device else {}),
+    }
