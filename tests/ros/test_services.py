@@ -32,10 +32,13 @@ def start(start: Start) -> Start:
     return functools.partial(start, kind=Served)
 
 
-def test_reset_forgets_stamps_and_times(start: Start) -> None:
-    served = start()
-    served.start()
+def test_reset_forgets_and_while_disabled_nothing_is_published_and_everything_counted(
+    start: Start, hold: tuple[Path, Path]
+) -> None:
+    held_while, reached = hold
+    served = start("-p", "image.qos:=reliable", script=held_node.__file__)
     told = served.told
+    served.start()
     served.answer(served.image(1, 100 * SECOND_NS))
     late = served.image(2, 100 * SECOND_NS - SECOND_NS // 2)
     served.until_logged("stamp went back, 1 so far", lambda: served.images.publish(late))
@@ -50,26 +53,19 @@ def test_reset_forgets_stamps_and_times(start: Start) -> None:
 
     assert served.graph.until(lambda: bool(told.newest) and forgot()), served.node.log
     served.answer(late)
-    served.node.end_well()
 
-
-def test_while_disabled_nothing_is_published_and_everything_counted(start: Start, hold: tuple[Path, Path]) -> None:
-    held_while, reached = hold
-    served = start("-p", "image.qos:=reliable", script=held_node.__file__)
-    told = served.told
-    served.start()
     held_while.touch()
-    served.images.publish(served.image(1, 10 * SECOND_NS))
+    served.images.publish(served.image(1, 110 * SECOND_NS))
     assert served.graph.until(reached.exists), served.node.log
     answer = served.set_enabled(False)
     assert answer.success and "until ~/set_enabled is called with true" in answer.message
     held_while.unlink()
     told.until("lifecycle", OK, "active, but disabled by ~/set_enabled: call ~/set_enabled with data: true to go on")
-    served.images.publish(served.image(2, 11 * SECOND_NS))
+    served.images.publish(served.image(2, 111 * SECOND_NS))
     assert served.graph.until(lambda: values(told.newest["input"]).get("dropped: disabled") == "2"), served.node.log
     assert served.set_enabled(True).success
-    served.answer(served.image(3, 12 * SECOND_NS))
-    assert not set(served.stamps_ns) & {10 * SECOND_NS, 11 * SECOND_NS}
+    served.answer(served.image(3, 112 * SECOND_NS))
+    assert not set(served.stamps_ns) & {110 * SECOND_NS, 111 * SECOND_NS}
     told.until("lifecycle", OK)
     assert served.graph.until(lambda: values(told.newest["lifecycle"])["enabled"] == "true")
     served.node.end_well()

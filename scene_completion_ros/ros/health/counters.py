@@ -4,9 +4,10 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from scene_completion_ros.errors import in_words
@@ -16,41 +17,34 @@ WARNING_PERIOD_S = 5.0
 LONGEST_WARNING = 1000  # characters: what a message holds is quoted in warnings, and may be of any length
 
 
-@dataclass(frozen=True)
+@dataclass
 class Counts:
     """All counts of one moment."""
 
-    received: int  # images that arrived
-    processed: int  # images that were completed and published
-    unwanted: int  # images that nobody subscribed to the results of
-    dropped: Mapping[DropReason, int]  # messages that came to nothing, by reason
-    warned: Mapping[str, int]  # warnings by key, those that were not logged included
+    received: int = 0  # images that arrived
+    processed: int = 0  # images that were completed and published
+    unwanted: int = 0  # images that nobody subscribed to the results of
+    dropped: Counter[DropReason] = field(default_factory=Counter)  # messages that came to nothing, by reason
+    warned: Counter[str] = field(default_factory=Counter)  # warnings by key, those that were not logged included
     # How often images of the other cameras were completed without that of a camera, by its name.
-    missing: Mapping[str, int]
+    missing: Counter[str] = field(default_factory=Counter)
 
 
-class FrameCounters:
+class FrameCounters(Counts):
     """Counts images received, completed, dropped by reason and wanted by nobody; safe to use from several threads."""
 
     def __init__(self, logger: Any) -> None:
+        super().__init__()
         self._logger = logger
         self._lock = threading.Lock()
         self._last_warning: dict[str, float] = {}
-        self.received = 0
-        self.processed = 0
-        self.unwanted = 0
-        self.dropped: Counter[DropReason] = Counter()
-        self.warned: Counter[str] = Counter()
-        self.missing: Counter[str] = Counter()
         # Called with the reason and the header of every image dropped, in the thread that drops it.
         self.on_dropped_image: Callable[[DropReason, Any], None] | None = None
 
     def counts(self) -> Counts:
         """What was counted until now."""
         with self._lock:
-            return Counts(
-                self.received, self.processed, self.unwanted, dict(self.dropped), dict(self.warned), dict(self.missing)
-            )
+            return Counts(**{one.name: copy(getattr(self, one.name)) for one in fields(Counts)})
 
     def count(self, what: Literal["received", "processed", "unwanted"]) -> None:
         """An image arrived; was completed and published; or nobody subscribed to what it would have become."""

@@ -111,7 +111,9 @@ def test_states_arrivals_and_faults_of_calibration(start: Start) -> None:
     assert "Traceback" not in running.node.log
 
 
-def test_it_goes_on_while_simulated_time_stands_still_and_tells_what_failed(start: Start, tmp_path: Path) -> None:
+def test_while_simulated_time_stands_still_it_tells_what_failed_and_what_was_removed(
+    start: Start, tmp_path: Path
+) -> None:
     missing = tmp_path / "bundle"
     running = start("-p", "use_sim_time:=true", "-p", "autostart:=false", bundle=missing)
     told = running.told
@@ -121,18 +123,13 @@ def test_it_goes_on_while_simulated_time_stands_still_and_tells_what_failed(star
     assert running.graph.until(lambda: len(told.arrays) >= heard + 2)
     assert all(array.header.stamp.sec == 0 for array in told.arrays)  # nobody publishes /clock
 
-
-def test_nodes_that_wait_for_what_was_removed_are_warned_about(start: Start) -> None:
-    running = start("-p", "autostart:=false")
-    running.told.until("lifecycle", OK)
-    assert "removed" not in running.told.newest
+    assert "removed" not in told.newest
     for topic in REMOVED["topic"]:
         running.graph.collect(String, topic.replace("~", running.output))
     for service in REMOVED["service"]:
         running.graph.node.create_client(Trigger, service.replace("~", running.output))
     kinds: tuple[Kind, ...] = ("topic", "service") if hasattr(Node, "count_clients") else ("topic",)  # Humble
-    sentences = [str(removed(kind, name)) for kind in kinds for name in REMOVED[kind]]
-    running.told.until("removed", WARN, *sentences)
+    told.until("removed", WARN, *(str(removed(kind, name)) for kind in kinds for name in REMOVED[kind]))
 
 
 def test_topics_without_publishers_and_publishers_that_do_not_match(start: Start) -> None:
