@@ -233,7 +233,8 @@ def make_encoder(
     threads; None for all that this process may use.
     """
     if engine in PRECISION_OF_ENGINE:
-        return GpuGraphEncoder(bundle, PRECISION_OF_ENGINE[engine], threads=threads)
+        graph = bundle.read_gpu_encoder(PRECISION_OF_ENGINE[engine])
+        return GpuGraphEncoder(graph, str(bundle.folder), engine, threads=threads)
     if engine not in ENGINES:
         what = f"unknown engine {engine!r}"
         raise SceneCompletionError(what, where="engine", cure=f"Use one of {', '.join(ENGINES)}.")

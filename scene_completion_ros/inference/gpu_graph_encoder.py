@@ -13,51 +13,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, SceneCompletionError
-from scene_completion_ros.inference.bundle import StudentBundle, check_image
 from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder, Given, GivenView
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, export_cure
 
-ENGINE_OF_PRECISION: dict[str, str] = {precision: f"onnxruntime_{precision}" for precision in PRECISIONS}
-PRECISION_OF_ENGINE = {engine: precision for precision, engine in ENGINE_OF_PRECISION.items()}
+PRECISION_OF_ENGINE: dict[str, str] = {f"onnxruntime_{precision}": precision for precision in PRECISIONS}
 
 
 class GpuGraphEncoder(Encoder):
-    """A variant of a bundle's encoder. Raises BundleError where the bundle has no such variant, or it cannot be run.
+    """An ONNX graph made for GPUs, run as described above.
 
-    `precision`: one of its `gpu_precisions`; `threads`: CPU threads; None for all.
+    Raises BundleError: ONNX Runtime cannot run it; SceneCompletionError: onnx or onnxruntime is not installed. `where`:
+    what it is, for messages; `name`: of the engine; `threads`: CPU threads; None for all.
     """
 
-    def __init__(self, bundle: StudentBundle, precision: str, *, threads: int | None = None) -> None:
-        graph = bundle.read_gpu_encoder(precision)
-        self.name = ENGINE_OF_PRECISION[precision]
-        self._bundle = bundle
-        self._graph = GpuGraph(graph, f"{bundle.folder}: {precision}", threads=threads)
+    def __init__(self, graph: bytes, where: str, name: str = "graph", *, threads: int | None = None) -> None:
+        for package in ("onnx", "onnxruntime"):
+            if importlib.util.find_spec(package) is None:
+                what = f"the package {package} is not installed"
+                raise SceneCompletionError(what, where="engine", cure=f"pip install {package}")
+        self.name = name
+        self._session = open_session(lambda: _with_roundings(graph), where, export_cure("BUNDLE"), threads, exact=True)
 
     def encode(
         self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: GivenView | None = None
     ) -> EncodedImage:
         """See `Encoder`; no graph for GPUs takes anything beside the image yet."""
-        del beside, given_view
-        check_image(self._bundle, image_rgb)
-        return self._graph.encode(image_rgb)
-
-
-class GpuGraph:
-    """An ONNX graph made for GPUs, run as described above.
-
-    Raises BundleError: ONNX Runtime cannot run it; SceneCompletionError: onnx or onnxruntime is not installed. `where`:
-    what it is, for messages; `threads`: CPU threads; None for all.
-    """
-
-    def __init__(self, graph: bytes, where: str, *, threads: int | None = None) -> None:
-        for package in ("onnx", "onnxruntime"):
-            if importlib.util.find_spec(package) is None:
-                what = f"the package {package} is not installed"
-                raise SceneCompletionError(what, where="engine", cure=f"pip install {package}")
-        self._session = open_session(lambda: _with_roundings(graph), where, export_cure("BUNDLE"), threads, exact=True)
-
-    def encode(self, image_rgb: NDArray[np.uint8]) -> EncodedImage:
-        """What it says of an image uint8 [H, W, 3] RGB."""
         (features,) = self._session.run(["features"], {"image": image_rgb[None]})
         return EncodedImage(features[0].astype(np.float32))
 

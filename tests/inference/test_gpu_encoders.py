@@ -144,7 +144,7 @@ def test_the_rounding_of_a_half_graph_is_that_of_a_gpu() -> None:
     """Without a place that stores it, ONNX Runtime multiplies twice in float32 and rounds once."""
     from onnx import TensorProto, helper
 
-    from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
+    from scene_completion_ros.inference.gpu_graph_encoder import GpuGraphEncoder
 
     factors = {"third": np.float16(1 / 3), "three": np.float16(3.0)}
     nodes = [
@@ -159,4 +159,4 @@ def test_the_rounding_of_a_half_graph_is_that_of_a_gpu() -> None:
     twice = ((image.astype(np.float16) * factors["third"]) * factors["three"]).astype(np.float32)
     once = (image * factors["third"].astype(np.float32) * np.float32(3.0)).astype(np.float16).astype(np.float32)
     assert np.count_nonzero(once != twice) > 10
-    np.testing.assert_array_equal(GpuGraph(model, "test", threads=1).encode(image[0]).features, twice[0])
+    np.testing.assert_array_equal(GpuGraphEncoder(model, "test", threads=1).encode(image[0]).features, twice[0])

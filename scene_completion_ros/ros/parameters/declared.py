@@ -92,18 +92,17 @@ class DeclaredParameters:
         return parameters
 
     def _on_change(self, changes: Sequence[Any]) -> Any:
-        """Answer to any change, also of this process; wrong types and what is read-only have been refused already."""
+        """Answer to any change, also of this process; each value was found right by itself: see `ExplainingNode`."""
         wanted = {change.name: change.value for change in changes}
         specs = [spec for spec in SCHEMA if spec.name in wanted]
-        problems = [(spec.name, spec.problem(wanted[spec.name])) for spec in specs]
-        reasons = [f"parameter {name}: {problem}" for name, problem in problems if problem]
-        if specs and not reasons:
-            changed: dict[str, Any] = {spec.field: wanted[spec.name] for spec in specs}
-            try:
+        changed: dict[str, Any] = {spec.field: wanted[spec.name] for spec in specs}
+        try:
+            if changed:
                 self._check_change(replace(self.snapshot(), **changed))
-            except SceneCompletionError as error:
-                reasons.append(f"parameter {', '.join(spec.name for spec in specs)}: {error}")
-        return SetParametersResult(successful=not reasons, reason="; ".join(reasons))
+        except SceneCompletionError as error:
+            names = ", ".join(spec.name for spec in specs)
+            return SetParametersResult(successful=False, reason=f"parameter {names}: {error}")
+        return SetParametersResult(successful=True)
 
 
 def declare(node: Any, spec: ParameterSpec) -> ParameterValue:

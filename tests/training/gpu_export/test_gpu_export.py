@@ -18,7 +18,7 @@ from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, GpuEncoder
-from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
+from scene_completion_ros.inference.gpu_graph_encoder import GpuGraphEncoder
 from scene_completion_training.commands.arguments import say_dropped
 from scene_completion_training.gpu_export.parity import (
     GATES,
@@ -200,7 +200,7 @@ def test_a_student_that_sees_nothing_cannot_be_compared(student: StudentBundle, 
 
 
 def outputs(model: onnx.ModelProto, images: NDArray[np.uint8]) -> list[EncodedImage]:
-    graph = GpuGraph(model.SerializeToString(), "test", threads=1)
+    graph = GpuGraphEncoder(model.SerializeToString(), "test", threads=1)
     return [graph.encode(image) for image in images]
 
 

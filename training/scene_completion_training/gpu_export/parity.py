@@ -28,7 +28,7 @@ from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
 from scene_completion_ros.inference.gpu_encoders import GpuEncoder, decoder_in_space
-from scene_completion_ros.inference.gpu_graph_encoder import GpuGraph
+from scene_completion_ros.inference.gpu_graph_encoder import GpuGraphEncoder
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.picture_files import read_rgb
@@ -500,7 +500,7 @@ def export_for_gpus(
     for precision in precisions:
         model = single if precision == "fp32" else to_half(single)
         graph: bytes = model.SerializeToString(deterministic=True)
-        measured = check(GpuGraph(graph, f"{precision} of {bundle.folder}", threads=threads).encode)
+        measured = check(GpuGraphEncoder(graph, f"{precision} of {bundle.folder}", threads=threads).encode)
         report(precision, len(graph), measured)
         failures += [f"{precision}: {failure}" for failure in measured.failures(gates[precision])]
         numbers = {name: float(value) for name, value in dataclasses.asdict(measured).items()}
