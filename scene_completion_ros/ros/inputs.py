@@ -14,6 +14,8 @@ from rclpy.duration import Duration
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
+from scene_completion_ros.ros.camera_input import CameraInput
+from scene_completion_ros.ros.depth_input import DepthInput
 from scene_completion_ros.ros.frame import Frame, NotYetError, PoseToCome
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.input_health import InputRecord
@@ -21,10 +23,7 @@ from scene_completion_ros.ros.inference_thread import InferenceThread
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
 from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
 from scene_completion_ros.ros.placements import Placements, make_transform_source
-from scene_completion_ros.ros.receive.camera_input import CameraInput
-from scene_completion_ros.ros.receive.depth_input import DepthInput
-from scene_completion_ros.ros.receive.image_sets import ImageSets
-from scene_completion_ros.ros.waiting_room import Poll, polled_room
+from scene_completion_ros.ros.waiting import ImageSets, Poll, polled_room
 
 _EARLY = 0.1  # of a period by which an image may come too early for `largest_rate`: stamps jitter
 

@@ -12,8 +12,8 @@ from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.frame import DepthReading, Frame, NotYetError
 from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.messages import stamp_nanoseconds
-from scene_completion_ros.ros.receive.stamp_match import StampMatch
 from scene_completion_ros.ros.subscriptions import LOOK_PERIOD_S, AdaptiveSubscription
+from scene_completion_ros.ros.waiting import StampMatch
 
 TYPES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/PointCloud2": PointCloud2}
 KEPT = 30  # messages: a replay runs half a second ahead

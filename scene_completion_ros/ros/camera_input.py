@@ -18,10 +18,9 @@ from scene_completion_ros.ros.health.input_health import InputRecord
 from scene_completion_ros.ros.messages import LATCHED_QOS, stamp_nanoseconds
 from scene_completion_ros.ros.parameters.declared import DeclaredParameters
 from scene_completion_ros.ros.parameters.schema import NodeParameters
-from scene_completion_ros.ros.receive.stamp_match import StampMatch
 from scene_completion_ros.ros.subscriptions import AdaptiveSubscription, noted_subscription
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
-from scene_completion_ros.ros.waiting_room import polled_room
+from scene_completion_ros.ros.waiting import StampMatch, polled_room
 
 SECOND_NS = 1_000_000_000
 KEPT = 200  # CameraInfo messages: more than three seconds at 60 Hz

@@ -1,1 +1,0 @@
-"""What the node hears of cameras and words, as frames and vocabularies."""

@@ -1,0 +1,288 @@
+"""What waits and blocks nobody: items for what they need, images for those of other cameras, messages for images."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Generic, TypeVar
+
+from scene_completion_ros.messages.drop_reasons import CLOCK_JUMP_NS
+from scene_completion_ros.ros import dds
+from scene_completion_ros.ros.frame import NotYetError
+from scene_completion_ros.ros.messages import stamp_nanoseconds
+
+Item = TypeVar("Item")
+CAPACITY = 30
+LOOK_PERIOD_S = 0.01
+
+
+class WaitingRoom(Generic[Item]):
+    """Lets items through in the order in which they came, each once it has what it needs or its time is over."""
+
+    def __init__(
+        self,
+        admit: Callable[[Item], None],  # called with an item; raises NotYetError to let it wait
+        # Called with an item that waited in vain, or for what cannot come any more, and why.
+        turn_away: Callable[[Item, NotYetError], None],
+        refuse: Callable[[Item], None],  # called with an item for which there is no room
+        *,
+        # Called when the first one begins to wait: from then on `look` has to be called now and then.
+        on_waiting: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._admit, self._turn_away, self._refuse = admit, turn_away, refuse
+        self._on_waiting, self._clock = on_waiting, clock
+        self._waiting: deque[tuple[Item, float]] = deque()
+
+    def __len__(self) -> int:
+        """Number of items that wait."""
+        return len(self._waiting)
+
+    def enter(self, item: Item, timeout_s: float) -> None:
+        """Let an item through, at once if it needs nothing and none waits before it.
+
+        `timeout_s`: how long it may wait. Beyond `CAPACITY` waiting ones the newest is refused: were it the oldest,
+        none might ever live to see what it waits for.
+        """
+        deadline_s = self._clock() + timeout_s
+        if self._waiting:
+            if len(self._waiting) >= CAPACITY:
+                self._refuse(item)
+                return
+            self._waiting.append((item, deadline_s))
+            self.look()
+        elif not self._passes(item, deadline_s):
+            self._waiting.append((item, deadline_s))
+            self._on_waiting()
+
+    def look(self) -> None:
+        """Let through, in order, those that have what they need, and turn away those whose time is over."""
+        while self._waiting and self._passes(*self._waiting[0]):
+            self._waiting.popleft()
+
+    def empty(self) -> list[Item]:
+        """Send all away; who they were."""
+        items = [item for item, _ in self._waiting]
+        self._waiting.clear()
+        return items
+
+    def _passes(self, item: Item, deadline_s: float) -> bool:
+        try:
+            self._admit(item)
+        except NotYetError as error:
+            if error.may_come and self._clock() < deadline_s:
+                return False
+            self._turn_away(item, error)
+        return True
+
+
+class Poll:
+    """Calls `look` a hundred times a second, by a steady clock, from a start until nothing is left to look for."""
+
+    def __init__(self, node: Any, look: Callable[[], bool], resources: ExitStack) -> None:
+        self._look = look
+        self._timer = dds.steady_timer(node, LOOK_PERIOD_S, self._tick, resources)
+        self._timer.cancel()
+
+    def start(self) -> None:
+        """There is something to look for, from now on."""
+        if self._timer.is_canceled():
+            self._timer.reset()
+
+    def _tick(self) -> None:
+        if not self._look():
+            self._timer.cancel()
+
+
+def polled_room(
+    node: Any,
+    admit: Callable[[Item], None],
+    turn_away: Callable[[Item, NotYetError], None],
+    refuse: Callable[[Item], None],
+    resources: ExitStack,
+) -> WaitingRoom[Item]:
+    """A waiting room that is looked into while somebody waits."""
+
+    def look() -> bool:
+        room.look()
+        return bool(len(room))
+
+    poll = Poll(node, look, resources)
+    room: WaitingRoom[Item] = WaitingRoom(admit, turn_away, refuse, on_waiting=poll.start)
+    return room
+
+
+MOST_IMAGES = 10  # images of one camera that wait for those of others
+
+
+@dataclass(frozen=True, eq=False)
+class _WaitingImage(Generic[Item]):
+    stamp_ns: int
+    item: Item
+    deadline_s: float
+
+
+class ImageSets(Generic[Item]):
+    """Collects one image of every camera, all of one moment, newest first.
+
+    A set is delivered once there is an image of every camera within the tolerance. A camera that was waited for in vain
+    is left out, and no set waits for it again until an image of it comes. Stamps of sets only grow: an image that comes
+    after its time is unused.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        # Called with the images of a set in the order of the names, and the names of cameras it is without.
+        deliver: Callable[[list[Item], list[str]], None],
+        unused: Callable[[Item], None],  # called with each image that comes into no set
+        *,
+        # Called when an image waits: from then on `look` has to be called now and then.
+        on_waiting: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._deliver, self._unused, self._on_waiting = deliver, unused, on_waiting
+        self._clock = clock
+        self._queues: dict[str, deque[_WaitingImage[Item]]] = {name: deque() for name in names}
+        self._absent: set[str] = set()
+        self._delivered_ns: int | None = None
+        self._tolerance_ns = 0
+
+    def __len__(self) -> int:
+        """Number of images that wait."""
+        return sum(map(len, self._queues.values()))
+
+    def add(self, name: str, stamp_ns: int, item: Item, *, tolerance_ns: int, timeout_s: float) -> None:
+        """Take an image; `tolerance_ns`: most difference of stamps in a set; `timeout_s`: how long it may wait."""
+        self._absent.discard(name)
+        self._tolerance_ns = tolerance_ns
+        if self._delivered_ns is not None and stamp_ns <= self._delivered_ns:
+            self._unused(item)
+            return
+        queue = self._queues[name]
+        if len(queue) >= MOST_IMAGES:
+            self._unused(queue.popleft().item)
+        queue.append(_WaitingImage(stamp_ns, item, self._clock() + timeout_s))
+        found = self._around(stamp_ns)
+        if found.keys() | self._absent >= self._queues.keys():
+            self._hand_over(found)
+        if len(self):
+            self._on_waiting()
+
+    def look(self) -> None:
+        """Deliver what waited long enough, without the cameras that it waited for."""
+        now_s = self._clock()
+        while overdue := [
+            waiting for queue in self._queues.values() for waiting in queue if waiting.deadline_s <= now_s
+        ]:
+            found = self._around(min(waiting.stamp_ns for waiting in overdue))
+            self._absent |= self._queues.keys() - found.keys()
+            self._hand_over(found)
+
+    def empty(self) -> list[Item]:
+        """Forget everything: time began anew. The images that waited."""
+        items = [waiting.item for queue in self._queues.values() for waiting in queue]
+        for queue in self._queues.values():
+            queue.clear()
+        self._delivered_ns = None
+        return items
+
+    def _around(self, stamp_ns: int) -> dict[str, _WaitingImage[Item]]:
+        """The image of each camera that is nearest to a stamp, as far as all of them lie within the tolerance."""
+        near: dict[str, _WaitingImage[Item]] = {}
+        for name, queue in self._queues.items():
+            if queue:
+                nearest = min(queue, key=lambda waiting: abs(waiting.stamp_ns - stamp_ns))
+                if abs(nearest.stamp_ns - stamp_ns) <= self._tolerance_ns:
+                    near[name] = nearest
+        last_ns = max(waiting.stamp_ns for waiting in near.values())
+        return {name: waiting for name, waiting in near.items() if last_ns - waiting.stamp_ns <= self._tolerance_ns}
+
+    def _hand_over(self, found: dict[str, _WaitingImage[Item]]) -> None:
+        self._delivered_ns = max(waiting.stamp_ns for waiting in found.values())
+        used = {id(waiting) for waiting in found.values()}
+        for queue in self._queues.values():
+            while queue and queue[0].stamp_ns <= self._delivered_ns:
+                waiting = queue.popleft()
+                if id(waiting) not in used:
+                    self._unused(waiting.item)
+        missing = [name for name in self._queues if name not in found]
+        self._deliver([found[name].item for name in self._queues if name in found], missing)
+
+
+class StampMatch:
+    """The last messages of a topic, to be found by the stamps of images.
+
+    `kind`: what they are, in the plural; `cure`: what to do where none fits; `kept`: how many are kept.
+    """
+
+    def __init__(self, topic: str, kind: str, cure: str, kept: int) -> None:
+        self._topic, self._kind, self._cure = topic, kind, cure
+        self._kept: deque[tuple[int, Any]] = deque(maxlen=kept)
+        self._alike = 0
+
+    def add(self, message: Any) -> None:
+        """Keep a message, in the place of the last one if that has its stamp.
+
+        One more than a second before the last belongs to a recording started again.
+        """
+        stamp_ns = stamp_nanoseconds(message.header.stamp)
+        if self._kept and stamp_ns < self._kept[-1][0] - CLOCK_JUMP_NS:
+            self._kept.clear()
+        alike = bool(self._kept) and stamp_ns == self._kept[-1][0]
+        self._alike = self._alike + 1 if alike else 0
+        if alike:
+            self._kept.pop()
+        self._kept.append((stamp_ns, message))
+
+    def forget(self, until_ns: int | None = None) -> None:
+        """Forget messages of before a time, but not the last three; without a time all of them."""
+        if until_ns is None:
+            self._kept.clear()
+        while len(self._kept) > 3 and until_ns is not None and self._kept[0][0] < until_ns:
+            self._kept.popleft()
+
+    def exact(self, stamp_ns: int) -> Any:
+        """The message of a stamp. Raises NotYetError where there is none; it may come, unless a later one has."""
+        for stamp, message in reversed(self._kept):
+            if stamp == stamp_ns:
+                return message
+        raise self._missing(f"none with the stamp {stamp_ns} ns", may_come=self.behind(stamp_ns))
+
+    def nearest(self, stamp_ns: int, tolerance_ns: int, *, final: bool) -> Any:
+        """The message nearest to a stamp. Raises NotYetError where there is none that near, or a nearer one may come.
+
+        `tolerance_ns`: how far it may be from that; `final`: whether to take what is there, even if a nearer one may
+        still come.
+        """
+        if self.behind(stamp_ns) and not final:
+            raise self._missing(f"none after {stamp_ns} ns yet", may_come=True)
+        near = [(abs(stamp - stamp_ns), number) for number, (stamp, _) in enumerate(self._kept)]
+        if not near or min(near)[0] > tolerance_ns:
+            raise self._missing(f"none within {tolerance_ns / 1e9:.3f} s of {stamp_ns} ns", may_come=False)
+        return self._kept[min(near)[1]][1]
+
+    def behind(self, stamp_ns: int) -> bool:
+        """Whether all that came are of before a stamp."""
+        return not self._kept or self._kept[-1][0] < stamp_ns
+
+    def settled(self, stamp_ns: int, tolerance_ns: int) -> bool:
+        """Whether none nearer to a stamp is due, going by the shorter time between the last three: one may be lost."""
+        if len(self._kept) < 2:
+            return False
+        last = [stamp for stamp, _ in list(self._kept)[-3:]]
+        period_ns = min(after - before for before, after in pairwise(last))
+        reach_ns = min(tolerance_ns, *(abs(stamp - stamp_ns) for stamp, _ in self._kept))
+        return last[-1] + 0.75 * period_ns > stamp_ns + reach_ns
+
+    def _missing(self, what: str, *, may_come: bool) -> NotYetError:
+        newest = f"the last is of {self._kept[-1][0]} ns" if self._kept else "none came at all"
+        stuck = f", as are {self._alike} before it" if self._alike else ""
+        return NotYetError(
+            f"of {len(self._kept)} {self._kind} {what}, {newest}{stuck}",
+            where=self._topic,
+            cure=self._cure,
+            may_come=may_come,
+        )
