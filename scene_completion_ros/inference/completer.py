@@ -227,18 +227,13 @@ class Completer:
         moved._place(grid_from_camera)
         return moved
 
-    def mounted(
-        self, upright_from_camera: RigidTransform | None, grid_from_camera: RigidTransform | None = None
-    ) -> "Completer":
-        """The completer of the same camera that is known to be mounted otherwise; the same where no student is told.
-
-        `grid_from_camera`: its pose in the grid, where that changes with the mounting.
-        """
+    def mounted(self, upright_from_camera: RigidTransform | None) -> "Completer":
+        """The completer of the same camera that is known to be mounted otherwise; the same where no student is told."""
         if not self.bundle.takes_pose:
             return self
         moved = copy.copy(self)
         moved.upright_from_camera = upright_from_camera
-        moved._place(grid_from_camera or self.grid_from_camera)
+        moved._place(self.grid_from_camera)
         return moved
 
     def _place(self, grid_from_camera: RigidTransform) -> None:
