@@ -50,7 +50,7 @@ class ClearingRays:
         rays = camera.unproject(camera.pixel_centres()).reshape(-1, 3)
         rays = rays[np.isfinite(rays).all(axis=1)]  # without the pixels that the lens does not map
         # Unit vectors [R, 3] in the optical frame, and in the grid.
-        self._optical = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+        self._optical: NDArray[np.float64] = rays / np.linalg.norm(rays, axis=1, keepdims=True)
         self._direction = np.ascontiguousarray(self._optical @ grid_from_camera.rotation.T)
         self._blind = blind_zone / grid.voxel_size
 

@@ -47,14 +47,8 @@ class SemanticVoxels:
 
     def __post_init__(self) -> None:
         count = self.index.shape[0]
-        expected = {
-            "state": tuple(self.grid.shape),
-            "index": (count, 3),
-            "probability": (count,),
-            "label": (count,),
-            "confidence": (count,),
-        }
-        for name, shape in expected.items():
+        expected: dict[str, tuple[int, ...]] = {"state": self.grid.shape, "index": (count, 3)}
+        for name, shape in (expected | dict.fromkeys(("probability", "label", "confidence"), (count,))).items():
             found = getattr(self, name).shape
             if found != shape:
                 raise GridError(f"shape {found} where {shape} is needed", where=f"SemanticVoxels.{name}")
