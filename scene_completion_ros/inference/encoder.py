@@ -234,7 +234,7 @@ def make_encoder(
     """
     if engine in PRECISION_OF_ENGINE:
         graph = bundle.read_gpu_encoder(PRECISION_OF_ENGINE[engine])
-        return GpuGraphEncoder(graph, str(bundle.folder), engine, threads=threads)
+        return GpuGraphEncoder(graph, str(bundle.folder), bundle, engine, threads=threads)
     if engine not in ENGINES:
         what = f"unknown engine {engine!r}"
         raise SceneCompletionError(what, where="engine", cure=f"Use one of {', '.join(ENGINES)}.")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, SceneCompletionError
+from scene_completion_ros.inference.bundle import StudentBundle, check_image
 from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder, Given, GivenView
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, export_cure
 
@@ -23,21 +24,32 @@ class GpuGraphEncoder(Encoder):
     """An ONNX graph made for GPUs, run as described above.
 
     Raises BundleError: ONNX Runtime cannot run it; SceneCompletionError: onnx or onnxruntime is not installed. `where`:
-    what it is, for messages; `name`: of the engine; `threads`: CPU threads; None for all.
+    what it is, for messages; `bundle`: whose it is, if it is one's; `name`: of the engine; `threads`: CPU threads; None
+    for all.
     """
 
-    def __init__(self, graph: bytes, where: str, name: str = "graph", *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        graph: bytes,
+        where: str,
+        bundle: StudentBundle | None = None,
+        name: str = "graph",
+        *,
+        threads: int | None = None,
+    ) -> None:
         for package in ("onnx", "onnxruntime"):
             if importlib.util.find_spec(package) is None:
                 what = f"the package {package} is not installed"
                 raise SceneCompletionError(what, where="engine", cure=f"pip install {package}")
-        self.name = name
+        self._bundle, self.name = bundle, name
         self._session = open_session(lambda: _with_roundings(graph), where, export_cure("BUNDLE"), threads, exact=True)
 
     def encode(
         self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: GivenView | None = None
     ) -> EncodedImage:
         """See `Encoder`; no graph for GPUs takes anything beside the image yet."""
+        if self._bundle is not None:
+            check_image(self._bundle, image_rgb)
         (features,) = self._session.run(["features"], {"image": image_rgb[None]})
         return EncodedImage(features[0].astype(np.float32))
 
