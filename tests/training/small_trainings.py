@@ -1,29 +1,39 @@
-"""The configuration of trainings of a few steps, which tests share."""
+"""Trainings of a few steps, which tests share."""
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from scene_completion_training.configuration import Configuration, RenderSettings
-from scene_completion_training.data.completion_samples import CompletionDataSettings, CompletionSource
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_training.configuration import RenderSettings, TrainingConfiguration
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.view_batches import DataNeeds, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
+from scene_completion_training.export import export_bundle
 from scene_completion_training.field_stage import FieldStage
-from scene_completion_training.stages.completion import CompletionConfiguration
-from scene_completion_training.stages.feature_field import FeatureFieldConfiguration, FeatureSettings
-from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
-from tests.training.foundation.tiny_models import saved_depth_model
+from scene_completion_training.runner import train
+from scene_completion_training.stage import Stage
+from scene_completion_training.stages import stage_class
+from scene_completion_training.stages.agglomeration import AgglomerationSettings, StoredTeacher
+from scene_completion_training.stages.feature_field import FeatureSettings
+from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 
 STEPS = 4
-DIMENSION = 12
-"""Of the tokens of the tiny foundation model."""
 HIDDEN = 48
 """Hidden units of the density; not the default, which no stage after may assume."""
+SIZE = {"width": 128, "height": 64}
+"""Of a canonical camera with a fifteenth of the street's pixels."""
+VIEW = CameraSettings(**SIZE)
+VIEWPOINT = Viewpoint.of_settings(VIEW, VolumeSettings())
 
 
 def small_data(drive: Path) -> DataSettings:
@@ -43,6 +53,7 @@ def small_training(drive: Path, output: Path, **changes: Any) -> dict[str, Any]:
     steps = changes.get("steps", STEPS)
     return {
         "data": small_data(drive),
+        "camera": VIEW,
         "render": RenderSettings(patches=1, samples=8),
         "seed": 1,
         "steps": steps,
@@ -58,22 +69,87 @@ def small_training(drive: Path, output: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
-def feature_training(drive: Path, output: Path, features: FeatureSettings, **changes: Any) -> FeatureFieldConfiguration:
-    """A training of a feature field, of a few steps."""
-    render = RenderSettings(patches=2, samples=8)
-    changes = {"hidden": HIDDEN, "render": render, "features": features, **changes}
-    return FeatureFieldConfiguration(**small_training(drive, output, **changes))
+class Trainings:
+    """Trainings of the stages that learn from a drive, each of them done once."""
+
+    def __init__(self, drive: Path, folder: Path, teacher: Path, targets: Path, text_targets: Path) -> None:
+        self.drive, self.folder, self.teacher = drive, folder, teacher
+        self.features = FeatureSettings(targets=str(targets))
+        text = StoredTeacher("text", targets=str(text_targets))
+        dino = StoredTeacher("dino", targets=str(targets), centre="targets")
+        self.agglomeration = AgglomerationSettings([text, dino], points=256)
+
+    def configuration(self, stage: str, output: Path | None = None, **changes: Any) -> Any:
+        """That of a few steps of a stage, on what the stages before it learned."""
+        own: dict[str, Any] = {"hidden": HIDDEN}
+        if stage in ("teacher", "student"):
+            own = {"teacher": str(self.teacher)} if stage == "student" else {}
+        elif stage == "feature_field":
+            own |= {
+                "features": self.features,
+                "render": RenderSettings(patches=4, samples=8),
+                "start_from": str(self.bundle().folder),
+            }
+        elif stage == "agglomeration":
+            own |= {"agglomeration": self.agglomeration, "start_from": str(self.bundle().folder)}
+        elif stage == "semantics":
+            own = {"features_from": str(self.checkpoint("feature_field")), "crop_points": 16}
+            own |= {"steps": 6, "half_resolution_steps": 0}
+        values = small_training(self.drive, output or self.folder / stage, **own | changes)
+        return stage_class(stage).configuration_class(**values)
+
+    @cache  # noqa: B019 - it lives as long as the session
+    def checkpoint(self, stage: str) -> Path:
+        """Checkpoint of the whole training of a stage."""
+        return self.teacher if stage == "teacher" else train(self.configuration(stage))
+
+    @cache  # noqa: B019
+    def bundle(self) -> StudentBundle:
+        """That of the stage `single_view`, with a calibration of its own."""
+        checkpoint = self.checkpoint("single_view")
+        return export_bundle(checkpoint, self.folder / "bundle", name="t", licence="none", provenance={})
 
 
-def write_configuration(file: Path, configuration: Configuration) -> Path:
+class CutOffError(Exception):
+    """The training is cut off."""
+
+
+@contextmanager
+def cut_off(step: int) -> Iterator[None]:
+    """The training that runs in it ends, against its will, when so many steps have been taken."""
+    take = Stage.training_step
+
+    def cut(self: Stage, batch: dict[str, Tensor], number: int) -> Tensor:
+        if self.global_step == step:
+            raise CutOffError
+        return take(self, batch, number)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Stage, "training_step", cut)
+        with pytest.raises(CutOffError):
+            yield
+
+
+def write_configuration(file: Path, configuration: TrainingConfiguration) -> Path:
     """Writes a configuration as a file for `scene-completion train`: JSON is YAML."""
     file.write_text(json.dumps(dataclasses.asdict(configuration)))
     return file
 
 
+def curves(output: Path, *beginnings: str) -> dict[tuple[str, int], float]:
+    """What was logged under names that begin so: name and step -> value; a later file replaces an earlier one."""
+    found: dict[tuple[str, int], float] = {}
+    for file in sorted((output / "curves").glob("events*")):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        names = [name for name in events.Tags()["scalars"] if name.startswith(beginnings)]
+        found |= {(name, event.step): event.value for name in names for event in events.Scalars(name)}
+    return found
+
+
 def batches(data: DataSettings, count: int, *, views: int = 1, **needs: Any) -> list[dict[str, Tensor]]:
     """The first batches of a training, of one sample each."""
-    served = SequencesData(data, 64, 1, DataNeeds(encoder_views=views, **needs))
+    served = SequencesData(data, 64, 1, DataNeeds(encoder_views=views, **needs), viewpoint=VIEWPOINT)
     served.setup("fit")
     samples = served.samples()
     return [{name: value[None] for name, value in samples[index].items()} for index in range(count)]
@@ -90,29 +166,3 @@ def learn(stage: FieldStage, batch: dict[str, Tensor], loss: str, *, steps: int,
         optimiser.step()
         found.append({name: value.item() for name, value in terms.items()})
     return found
-
-
-def small_rooms(rooms: Path, folder: Path, every: int = 1, **changes: Any) -> CompletionConfiguration:
-    """A training of a few steps in rendered rooms; the network of its trunk lies in the folder, as "tiny"."""
-    sources = [CompletionSource(str(rooms), every=every)]
-    return dataclasses.replace(
-        CompletionConfiguration(
-            world="rooms",
-            encoder_weights=str(saved_depth_model(folder / "tiny")),
-            data=CompletionDataSettings(sources=sources, cache=str(folder / "cache"), batch_size=2, workers=0),
-            camera=CameraSettings(
-                width=96, height=64, field_of_view=70.0, height_above_ground=0.575, pitch_range=(-0.1, 0.65)
-            ),
-            volume=VolumeSettings(near=0.5, far=12.0, ahead=6.4, sideways=3.2, below=0.8, above=2.4, voxel_size=0.1),
-            widths=(8, 12),
-            context=4,
-            reduced=4,
-            steps=4,
-            warmup=1,
-            checkpoint_every=4,
-            log_every=1,
-            ema_decay=0.0,
-            output=str(folder / "run"),
-        ),
-        **changes,
-    )

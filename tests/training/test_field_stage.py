@@ -1,29 +1,28 @@
 """What all stages share: samples and arithmetic."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.training_step import synthetic_batch
-from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.configuration import LossWeights, RenderSettings
-from scene_completion_training.data.prepared import load_prepared, prepare_sequence
+from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
-from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.field_stage import fit_prior
 from scene_completion_training.losses.occupancy import occupancy_cross_entropy
 from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField, OccupancyLink
 from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
-from scene_completion_training.viewpoint import STREET_CAMERA
-from tests.training.small_trainings import batches, small_data
+from tests.training.small_trainings import VIEW, VIEWPOINT, batches, small_data
 
 
 @pytest.mark.parametrize(
     "losses", [{}, {"photometric": 0.0}, dict.fromkeys(("photometric", "smoothness", "stereo_depth"), 0.0)]
 )
 def test_samples_hold_views_where_a_loss_renders_them(synthetic_drive: Path, losses: dict[str, float]) -> None:
-    settings = TeacherConfiguration(pretrained=False, losses=LossWeights(**losses), half_resolution_steps=1)
+    settings = TeacherConfiguration(
+        pretrained=False, camera=VIEW, losses=LossWeights(**losses), half_resolution_steps=1
+    )
     stage = TeacherStage(settings)
     rendered = stage.data_needs().rendered
     (batch,) = batches(small_data(synthetic_drive), 1, views=3, rendered=rendered)
@@ -33,11 +32,11 @@ def test_samples_hold_views_where_a_loss_renders_them(synthetic_drive: Path, los
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
-def test_mixed_precision_is_for_the_encoder_alone(precision: torch.dtype) -> None:
+def test_mixed_precision_is_for_the_encoder_alone(synthetic_drive: Path, precision: torch.dtype) -> None:
     """With an encoder that ignores it, nothing changes at all: half precision would move points by pixels."""
     render = RenderSettings(patches=1, samples=8)
-    stage = TeacherStage(TeacherConfiguration(pretrained=False, half_resolution_steps=1, render=render))
-    batch = synthetic_batch()
+    stage = TeacherStage(TeacherConfiguration(pretrained=False, camera=VIEW, half_resolution_steps=1, render=render))
+    (batch,) = batches(small_data(synthetic_drive), 1, views=3)
     plain = stage._computed(batch, torch.Generator().manual_seed(0))
     assert stage.encoder.mixed is None
     forward = stage.encoder.forward
@@ -56,11 +55,11 @@ def test_mixed_precision_is_for_the_encoder_alone(precision: torch.dtype) -> Non
 
 
 @pytest.fixture(scope="module")
-def samples(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> ViewSamples:
-    settings = FusionSettings(free_samples=20_000, views=3)
-    cache = tmp_path_factory.mktemp("prior_cache")
-    files = prepare_sequence(kitti_odometry(synthetic_drive), cache, settings=settings, workers=1)
-    return ViewSamples([[load_prepared(f) for f in files]], ViewSettings(occupancy_points=1024), seed=0, length=1)
+def samples(synthetic_drive: Path) -> ViewSamples:
+    data = dataclasses.replace(small_data(synthetic_drive), views=ViewSettings(occupancy_points=1024))
+    served = SequencesData(data, 1, 0, viewpoint=VIEWPOINT)
+    served.setup("fit")
+    return served.samples()
 
 
 def _occupancy_loss(field: DensityField, link: OccupancyLink, samples: ViewSamples) -> float:
@@ -73,7 +72,7 @@ def _occupancy_loss(field: DensityField, link: OccupancyLink, samples: ViewSampl
 @pytest.fixture
 def field() -> DensityField:
     torch.manual_seed(0)
-    return DensityField(STREET_CAMERA).eval()
+    return DensityField(VIEWPOINT.camera).eval()
 
 
 def test_the_prior_needs_no_image(field: DensityField, samples: ViewSamples) -> None:

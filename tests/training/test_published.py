@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.networks.feature_field import FeatureField, SemanticField
-from scene_completion_training.stage import Stage
 from tests import official_layouts as layouts
 from tests.training.foundation.tiny_models import saved_model
+from tests.training.small_trainings import cut_off
 
 FULL_SIZE = CONFIGS / "full_size"
 SMALL = (
@@ -72,35 +71,24 @@ def overrides(root: Path, name: str) -> list[str]:
     ]
 
 
-class CutOff(Exception):
-    """The training is cut off."""
+def command(root: Path, name: str, *more: str, run: str = "", without: tuple[str, ...] = ()) -> list[str]:
+    """The training of a configuration in two steps; `without`: how values begin that its stage takes from another."""
+    small = [given for given in overrides(root, run or name) if not given.startswith(without)]
+    return ["train", "--config", str(FULL_SIZE / f"{name}.yaml"), *small, *more]
 
 
 def train(root: Path, name: str, *more: str, run: str = "", without: tuple[str, ...] = ()) -> Path:
-    """The checkpoint of a training of two steps that was cut off after one, and went on.
+    """The checkpoint of such a training."""
+    assert main(command(root, name, *more, run=run, without=without)) == 0
+    return root / (run or name) / "checkpoints" / "last.ckpt"
 
-    Args:
-        without: How values begin that its stage takes from another one.
-    """
-    run = run or name
-    small = [given for given in overrides(root, run) if not given.startswith(without)]
-    command = ["train", "--config", str(FULL_SIZE / f"{name}.yaml"), *small, *more]
-    step = Stage.training_step
 
-    def cut(self: Stage, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
-        if self.global_step == 1:
-            raise CutOff
-        return step(self, batch, number)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Stage, "training_step", cut)
-        with pytest.raises(CutOff):
-            main(command)
-    checkpoint = root / run / "checkpoints" / "last.ckpt"
-    assert torch.load(checkpoint, weights_only=True)["global_step"] == 1
-    assert main(command) == 0
-    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
-    return checkpoint
+@pytest.fixture(scope="module")
+def density(kitti_360: Path) -> Path:
+    """Behind the Scenes on KITTI-360: a training that was cut off after one step, and went on."""
+    with cut_off(1):
+        main(command(kitti_360, "bts_kitti_360"))
+    return train(kitti_360, "bts_kitti_360")
 
 
 def exported(checkpoint: Path) -> StudentBundle:
@@ -114,25 +102,19 @@ def scores(root: Path, checkpoint: Path, *options: str) -> dict[str, Any]:
     """What `evaluate geometry` writes of a checkpoint."""
     drives = [str(path) for path in (*root.glob("data_2d_raw/*"), *root.glob("2011*/*_sync"))]
     output = checkpoint.parent / "scores"
-    command = ["evaluate", "geometry", "--data", *drives, "--checkpoint", str(checkpoint), "--output", str(output)]
-    assert main([*command, "--frames", str(root / "val_files.txt"), *options]) == 0
+    given = ["evaluate", "geometry", "--data", *drives, "--checkpoint", str(checkpoint), "--output", str(output)]
+    assert main([*given, "--frames", str(root / "val_files.txt"), *options]) == 0
     found: dict[str, Any] = json.loads((output / "results.json").read_text())
     return found
 
 
-def configuration(name: str) -> dict[str, Any]:
-    """What a file says."""
-    found: dict[str, Any] = yaml.safe_load((FULL_SIZE / f"{name}.yaml").read_text())
-    return found
-
-
-def test_behind_the_scenes_on_kitti_360(kitti_360: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint = train(kitti_360, "bts_kitti_360")
-    assert "training: train_files.txt: 24 of 24 listed frames" in capsys.readouterr().out
-    stored = Checkpoint.read(checkpoint)
+def test_behind_the_scenes_on_kitti_360(kitti_360: Path, density: Path) -> None:
+    stored = Checkpoint.read(density)
+    assert stored.record["frames"]["training"] == {"list": "train_files.txt", "listed": 24, "used": 24}
     assert stored.record["frames"]["validation"] == {"list": "val_files.txt", "listed": 2, "used": 2}
-    assert exported(checkpoint).feature_size == (64, 128)
-    found = scores(kitti_360, checkpoint, "--scans", "20")
+    assert torch.load(density, weights_only=True)["global_step"] == 2
+    assert exported(density).feature_size == (64, 128)
+    found = scores(kitti_360, density, "--scans", "20")
     assert found["frames"] == {"list": "val_files.txt", "listed": 2, "used": 2}
     rows = {row["protocol"]: row for row in found["scores"]["lidar"]}
     # Frame 8 has fewer than 20 posed scans ahead: both counts stand for themselves.
@@ -140,48 +122,34 @@ def test_behind_the_scenes_on_kitti_360(kitti_360: Path, capsys: pytest.CaptureF
     assert {row["pitch"] for row in rows.values()} == {5.0}
 
 
-def test_behind_the_scenes_on_kitti_raw(kitti_raw: Path) -> None:
-    checkpoint = train(kitti_raw, "bts_kitti_raw")
-    assert exported(checkpoint).canonical.width == 128
-    rows = scores(kitti_raw, checkpoint, "--depth")["scores"]["depth"]
-    assert rows and all(row["frames"] == 1 and row["abs_rel"] > 0.0 for row in rows)
+def test_knowledge_distillation(kitti_360: Path, kitti_raw: Path) -> None:
+    """The teacher of several views, and the students that learn from it."""
+    teacher = train(kitti_360, "mvbts_kitti_360")
+    for root, data in ((kitti_360, "kitti_360"), (kitti_raw, "kitti_raw")):
+        assert main(command(root, f"kdbts_{data}", f"teacher={teacher}", "--fast-dev-run")) == 0
+    views = ("mono", "stereo-temporal", "fisheyes")
+    rows = scores(kitti_360, teacher, "--views", *views)["scores"]["lidar"]
+    assert {row["method"] for row in rows} == {f"mvbts_kitti_360, {view}" for view in views}
 
 
-@pytest.mark.parametrize("data", ["kitti_360", "kitti_raw"])
-def test_knowledge_distillation(data: str, request: pytest.FixtureRequest) -> None:
-    """The teacher of several views, and the student that learns from it."""
-    root: Path = request.getfixturevalue(data)
-    teacher = train(root, f"mvbts_{data}")
-    student = train(root, f"kdbts_{data}", f"teacher={teacher}")
-    assert exported(student).head.hidden == 64
-    before, after = (Checkpoint.read(file).state for file in (teacher, student))
-    stays = configuration(f"kdbts_{data}")["distillation"].get("freeze_encoder", False)
-    encoder = "encoder.decoder.out.weight"
-    assert torch.equal(before[encoder], after[encoder]) == stays == (data == "kitti_raw")
-    views = ("mono", "stereo-temporal", *(["fisheyes"] if data == "kitti_360" else []))
-    depth = ("--depth",) if data == "kitti_raw" else ()
-    rows = scores(root, teacher, *depth, "--views", *views)["scores"]["depth" if depth else "lidar"]
-    assert {row["method"] for row in rows} == {f"mvbts_{data}, {view}" for view in views}
+@pytest.mark.parametrize("name", ["bts_kitti_raw", "mvbts_kitti_raw"])
+def test_trainings_on_kitti_raw(name: str, kitti_raw: Path) -> None:
+    assert main(command(kitti_raw, name, "--fast-dev-run")) == 0
 
 
-@pytest.mark.parametrize("kind", ["vit", "dinov2"])
-def test_scenedino(kitti_360: Path, kind: str, tmp_path: Path) -> None:
+def test_scenedino(kitti_360: Path, tmp_path: Path) -> None:
     """Features of a published transformer, or of DINOv2 with its larger tokens; then classes of what looks alike."""
-    weights = saved_model(kind, tmp_path / "weights")
-    larger = ("features.cell=16", "features.rays=16") if kind == "dinov2" else ()
-    chosen = (f"encoder_weights={weights}", f"features.model={weights}", *larger)
-    field = train(kitti_360, "scenedino_kitti_360", *chosen, run=f"features_{kind}")
+    kinds = {kind: saved_model(kind, tmp_path / kind) for kind in ("vit", "dinov2")}
+    name, chosen = "scenedino_kitti_360", [f"{key}={kinds['dinov2']}" for key in ("encoder_weights", "features.model")]
+    assert main(command(kitti_360, name, *chosen, "features.cell=16", "features.rays=16", "--fast-dev-run")) == 0
+    field = train(kitti_360, name, *(f"{key}={kinds['vit']}" for key in ("encoder_weights", "features.model")))
     assert Checkpoint.read(field).field_of(FeatureField).reads == "units"
-    assert exported(field).feature_size == ((64, 128) if larger else (128, 256))
-    rows = {row["protocol"] for row in scores(kitti_360, field)["scores"]["lidar"]}
-    assert "original@20, 4 to 20 m" in rows
+    assert exported(field).feature_size == (128, 256)
     given = (f"features_from={field}", "crop_points=4")
     taken = ("camera", "pretrained", "render", "picture_every", "data.validation", "validate")
-    name = "scenedino_semantics_kitti_360"
-    semantics = train(kitti_360, name, *given, run=f"semantics_{kind}", without=taken)
+    semantics = train(kitti_360, "scenedino_semantics_kitti_360", *given, without=taken)
     assert Checkpoint.read(semantics).configuration["data"]["views"]["aside"] == 0.5
-    if kind == "vit":
-        sscbench(kitti_360, field, semantics)
+    sscbench(kitti_360, field, semantics)
 
 
 def sscbench(root: Path, *checkpoints: Path) -> None:
@@ -189,26 +157,18 @@ def sscbench(root: Path, *checkpoints: Path) -> None:
     labels = layouts.sscbench_labels(root / "voxels", numbers=(0, 5, 10))  # frames 0, 5 and 11
     listed = [f"{layouts.DRIVE} {number:010d} l" for number in range(5, 12) if number != 6]
     naming = layouts.write_split(root / "naming.txt", [f"{layouts.DRIVE} 0000000000 l"])
-    command = ["evaluate", "semantics", "--sscbench", str(labels), "--data", str(root / "data_2d_raw" / layouts.DRIVE)]
-    command += ["--frames", str(layouts.write_split(root / "scored.txt", listed)), "--name-frames", str(naming)]
-    assert main([*command, "--checkpoint", *map(str, checkpoints), "--output", str(root / "sscbench")]) == 0
-    found = json.loads((root / "sscbench" / "results.json").read_text())
-    assert found["frames"] == {"list": "scored.txt", "listed": 6, "used": 6}
-    assert found["name_frames"] == {"list": "naming.txt", "listed": 1, "used": 1}
-    rows = found["scores"]["sscbench"]
-    namings = {(row["method"], row["naming"], row["range_m"]) for row in rows}
-    assert len(namings) == len(rows) == len(checkpoints) * 2 * 3 and {row["frames"] for row in rows} == {2}
-    # After two steps hardly anything is denser than 0.2 / m: tests/training/commands/test_sscbench.py has the scores.
-    assert all(0.0 <= row[name] <= 1.0 for row in rows for name in ("mean_iou", "weighted_mean_iou", "recall"))
+    given = ["evaluate", "semantics", "--sscbench", str(labels), "--data", str(root / "data_2d_raw" / layouts.DRIVE)]
+    given += ["--frames", str(layouts.write_split(root / "scored.txt", listed)), "--name-frames", str(naming)]
+    assert main([*given, "--checkpoint", *map(str, checkpoints), "--output", str(root / "sscbench")]) == 0
+    rows = json.loads((root / "sscbench" / "results.json").read_text())["scores"]["sscbench"]
+    assert len(rows) == len(checkpoints) * 2 * 3 and {row["frames"] for row in rows} == {2}
 
 
-def test_s4c(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_s4c(kitti_360: Path, density: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Classes from pseudo-labels, on a density that was trained before."""
     labels = layouts.pseudo_labels(tmp_path / "labels", frames=26)
-    density = train(kitti_360, "bts_kitti_360", run="s4c_starts_here")
     given = (f"start_from={density}", f"data.class_images={labels}")
     trained = train(kitti_360, "s4c_kitti_360", *given)
-    sscbench(kitti_360, trained)
     found = Checkpoint.read(trained).field_of(SemanticField)
     assert found.reads == "map" and found.target_size == 19
     before = Checkpoint.read(density).state["density_layer.weight"]
@@ -216,35 +176,35 @@ def test_s4c(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert not torch.equal(before, after) and torch.allclose(before, after, atol=1e-3)
     assert exported(trained).head.hidden == 64
     folder = labels / layouts.DRIVE / "image_00"
-    command = ["train", "--config", str(FULL_SIZE / "s4c_kitti_360.yaml"), *overrides(kitti_360, "no_s4c"), *given]
+    refused = command(kitti_360, "s4c_kitti_360", *given, run="no_s4c")
     shutil.rmtree(folder)
-    assert main(command) == 2
+    assert main(refused) == 2
     error = capsys.readouterr().err
     assert str(folder) in error and "pictures of classes are missing" in error
-    assert main([*command, "data.class_images="]) == 2
+    assert main([*refused, "data.class_images="]) == 2
     assert "data.class_images" in capsys.readouterr().err
 
 
 def test_a_split_of_missing_frames(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = [f"{layouts.DRIVE} {number:010d} l" for number in (6, 0, 30, 31, 32, 33, 34, 35)]
     split = layouts.write_split(tmp_path / "missing.txt", missing)
-    command = ["train", "--fast-dev-run", "--config", str(FULL_SIZE / "bts_kitti_360.yaml")]
-    command += [*overrides(kitti_360, "none"), f"data.cache={tmp_path / 'resized'}"]
-    assert main([*command, f"data.frames={split}"]) == 2
+    cache = f"data.cache={tmp_path / 'resized'}"
+    few = command(kitti_360, "bts_kitti_360", "--fast-dev-run", cache, run="none")
+    assert main([*few, f"data.frames={split}"]) == 2
     error = capsys.readouterr().err
     assert "7 of its 8 frames are not in the recordings" in error
     assert f"{layouts.DRIVE} 6 l, {layouts.DRIVE} 30 l" in error and "34" not in error and "and 2 more" in error
     other = layouts.write_split(tmp_path / "other.txt", ["2011_09_26/2011_09_26_drive_0001_sync 0 l"])
-    assert main([*command, f"data.frames={other}"]) == 2
+    assert main([*few, f"data.frames={other}"]) == 2
     assert "it lists 2011_09_26_drive_0001_sync" in capsys.readouterr().err
     shutil.copytree(kitti_360, tmp_path / "left_alone", ignore=shutil.ignore_patterns("image_01", "resized", "*.ckpt"))
-    assert main([*command, f"data.root={tmp_path / 'left_alone'}"]) == 2
+    assert main([*few, f"data.root={tmp_path / 'left_alone'}"]) == 2
     assert f"12 of its 24 frames are not in the recordings, such as {layouts.DRIVE} 0 r" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "left_alone" / "data_2d_raw" / layouts.DRIVE / "image_02")
-    assert main([*command, f"data.root={tmp_path / 'left_alone'}"]) == 2
+    assert main([*few, f"data.root={tmp_path / 'left_alone'}"]) == 2
     assert "fewer than two cameras look aside" in capsys.readouterr().err
     assert not (tmp_path / "resized").exists()  # that takes hours
-    assert main([*command, f"data.frames={split}", "data.allow_missing=true"]) == 0
+    assert main([*few, f"data.frames={split}", "data.allow_missing=true"]) == 0
     assert "missing.txt: 1 of 8 listed frames" in capsys.readouterr().out
 
 
@@ -255,8 +215,7 @@ def test_a_drive_lacks_a_camera_that_another_has(tmp_path: Path, capsys: pytest.
         )
         layouts.write_split(tmp_path / f"{name}_files.txt", [f"2011_09_26/{drive.name} 1 l"])
     shutil.rmtree(drive / "image_03")
-    command = ["train", "--config", str(FULL_SIZE / "bts_kitti_raw.yaml"), *overrides(tmp_path, "bts_kitti_raw")]
-    assert main(command) == 2
+    assert main(command(tmp_path, "bts_kitti_raw")) == 2
     error = capsys.readouterr().err
     assert "drive_0002_sync: images of left, but " in error and "drive_0001_sync has left, right" in error
     assert not (tmp_path / "resized").exists()

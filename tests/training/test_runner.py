@@ -1,7 +1,7 @@
 """Trainings run, die, resume as if nothing had happened, and say what stopped them."""
 
 import dataclasses
-import json
+import multiprocessing
 import os
 import re
 import resource
@@ -11,17 +11,18 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
 import numpy as np
-import onnxruntime
 import pytest
 import safetensors.torch
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from scene_completion_ros import cli
@@ -31,21 +32,50 @@ from scene_completion_training import CONFIGS, runner
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
-from scene_completion_training.export import export_bundle
-from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.runner import plan, train
 from scene_completion_training.stage import Stage
 from scene_completion_training.stages.single_view import SingleViewConfiguration
 from scene_completion_training.stages.teacher import TeacherConfiguration
 from tests import official_layouts as layouts
-from tests.training.small_trainings import STEPS, small_data, small_training, write_configuration
-from tests.training.synthetic_scene import FOCAL, WIDTH
+from tests.training.small_trainings import STEPS, VIEW, curves, small_data, small_training, write_configuration
 from tests.training.test_published import SMALL
-from tests.training.training_process import start_command
 
 KILLED_STEPS, KILL_AFTER = 16, 4
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+
+
+def start_command(
+    arguments: Sequence[str], before: Callable[[], None] | None = None, log: Path | None = None
+) -> ForkServerProcess:
+    """Starts `scene-completion` with some arguments; the exit code of the process is that of the command.
+
+    Importing takes as long as some tens of training steps. The server of the forks does it once; it has no threads, of
+    which a fork would inherit the locks.
+
+    Args:
+        arguments: What follows `scene-completion`.
+        before: A function of a module, or a partial of one, that the process calls first.
+        log: Where its messages go; those of the test if left out.
+    """
+    context = multiprocessing.get_context("forkserver")
+    stages = [f"scene_completion_training.stages.{name}" for name in ("single_view", "teacher")]
+    context.set_forkserver_preload(["scene_completion_training.runner", *stages])
+    process = context.Process(target=_run, args=(list(arguments), before, log))
+    process.start()
+    return process
+
+
+def _run(arguments: list[str], before: Callable[[], None] | None, log: Path | None) -> None:
+    # As in any process; a loader's worker that the server forked would outlive the training that is killed.
+    multiprocessing.set_start_method("fork", force=True)
+    if log is not None:
+        with log.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    if before is not None:
+        before()
+    sys.exit(cli.main(arguments))
 
 
 def _train(arguments: list[str]) -> None:
@@ -56,18 +86,7 @@ def _train(arguments: list[str]) -> None:
     assert process.exitcode == 0, "the training failed; what it said is above"
 
 
-def _losses(output: Path) -> dict[int, float]:
-    found: dict[int, float] = {}
-    for file in sorted((output / "curves").glob("events*")):
-        events = EventAccumulator(str(file))
-        events.Reload()
-        found |= {event.step: event.value for event in events.Scalars("loss/total")}
-    return found
-
-
-def test_killed_training_resumes_on_the_same_losses(
-    synthetic_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_killed_training_resumes_on_the_same_losses(synthetic_drive: Path, tmp_path: Path) -> None:
     """After SIGKILL the next twelve losses agree to 1e-6 with those of a training that was left alone."""
     settings = small_training(
         synthetic_drive,
@@ -96,44 +115,18 @@ def test_killed_training_resumes_on_the_same_losses(
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL, "the training ended before it could be killed"
-    stopped = max(_losses(tmp_path / "killed"), default=0)
+    stopped = max((step for _, step in curves(tmp_path / "killed", "loss/")), default=0)
     _train([*arguments, f"output={tmp_path / 'killed'}"])
-    whole, resumed = _losses(tmp_path / "whole"), _losses(tmp_path / "killed")
-    after = [step for step in whole if step >= KILL_AFTER]
+    whole, resumed = curves(tmp_path / "whole", "loss/"), curves(tmp_path / "killed", "loss/")
+    after = [key for key in whole if key[0] == "loss/total" and key[1] >= KILL_AFTER]
     assert stopped < KILLED_STEPS - 1
     assert len(after) >= 12
-    np.testing.assert_allclose([resumed[step] for step in after], [whole[step] for step in after], rtol=0, atol=1e-6)
-
+    np.testing.assert_allclose([resumed[key] for key in after], [whole[key] for key in after], rtol=0, atol=1e-6)
     averaged = [Checkpoint.read(tmp_path / run / "checkpoints" / "last.ckpt").state for run in ("whole", "killed")]
     for name, value in averaged[0].items():
         torch.testing.assert_close(averaged[1][name], value, rtol=0, atol=1e-6, msg=name)
         if name.endswith("running_mean"):
             assert torch.all(value == 0.0), f"{name} has learned from single images"
-
-    assert cli.main([*arguments, f"output={tmp_path / 'whole'}", "learning_rate=0.5"]) != 0
-    assert "learning_rate" in capsys.readouterr().err
-
-    bundle = export_bundle(
-        tmp_path / "whole" / "checkpoints" / "last.ckpt", tmp_path / "bundle", name="t", licence="none", provenance={}
-    )
-    link = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    scale, offset = link["link.log_scale"].exp().item(), link["link.offset"].item()
-    for logit in (-6.0, -2.5, 0.5):  # knots
-        alpha = np.float32(1.0 - np.exp(-0.2 * np.log1p(np.exp(logit))))
-        expected = 1.0 / (1.0 + np.exp(-(scale * logit + offset)))
-        assert bundle.calibration.apply(np.array([alpha]))[0] == pytest.approx(expected, abs=1e-3)
-    field = Checkpoint.read(tmp_path / "whole" / "checkpoints" / "last.ckpt").field_of(DensityField)
-    session = onnxruntime.InferenceSession(str(bundle.encoder_path), providers=["CPUExecutionProvider"])
-    image = np.random.default_rng(0).uniform(0, 255, (1, 3, 192, 640)).astype(np.float32)
-    (found,) = session.run(None, {"image": image})
-    with torch.no_grad():
-        expected = field.observe(torch.from_numpy(image)).hidden_map.permute(0, 2, 3, 1).numpy()
-    assert np.abs(found - expected).max() < 5e-3 * np.abs(expected).max()
-    assert bundle.encoder_path.stat().st_size < 25e6
-    assert set(bundle.load_weights()) == set(field.state_dict())
-    assert bundle.provenance["configuration"]["seed"] == 3
-    assert str(tmp_path) not in json.dumps(bundle.provenance)
-    assert bundle.focal_range == pytest.approx((0.99 * FOCAL / WIDTH, 1.01 * FOCAL / WIDTH))
 
 
 def test_a_finished_training_stays_and_a_new_one_clears_its_folder(synthetic_drive: Path, tmp_path: Path) -> None:
@@ -182,7 +175,7 @@ def test_a_loss_that_is_no_number_stops_with_its_batch(
     with pytest.raises(TrainingError, match=r"loss is .*nan.*batch_of_step_0\.safetensors"):
         train(TeacherConfiguration(**small_training(synthetic_drive, tmp_path / "nan")))
     batch = safetensors.torch.load_file(tmp_path / "nan" / "batch_of_step_0.safetensors")
-    assert batch["encoder_images"].shape == (1, 3, 3, 192, 640) and torch.isfinite(batch["views"]).all()
+    assert batch["encoder_images"].shape == (1, 3, 3, VIEW.height, VIEW.width) and torch.isfinite(batch["views"]).all()
 
 
 def test_a_set_up_is_checked_in_two_steps(synthetic_drive: Path, tmp_path: Path) -> None:
@@ -206,14 +199,14 @@ class CutOff(lightning.Callback):
             raise KeyboardInterrupt
 
 
-def _watched(callback: lightning.Callback, **environment: str) -> None:
-    """Adds a callback to the trainings of this process, and variables to its environment."""
+def _watched(*callbacks: lightning.Callback, **environment: str) -> None:
+    """Adds callbacks to the trainings of this process, and variables to its environment."""
     os.environ.update(environment)
     make = runner._trainer
 
     def watched(*arguments: Any, **options: Any) -> lightning.Trainer:
         trainer = make(*arguments, **options)
-        trainer.callbacks.insert(0, callback)  # type: ignore[attr-defined]
+        trainer.callbacks[:0] = callbacks  # type: ignore[attr-defined]
         return trainer
 
     runner._trainer = watched
@@ -243,22 +236,12 @@ def test_a_full_disk_leaves_the_checkpoint_before(synthetic_drive: Path, teacher
         torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-6, msg=name)
 
 
-def _curves(output: Path) -> dict[tuple[str, int], float]:
-    """What was logged of losses and validation: name and step -> value; a later file replaces an earlier one."""
-    found: dict[tuple[str, int], float] = {}
-    for file in sorted((output / "curves").glob("events*")):
-        events = EventAccumulator(str(file))
-        events.Reload()
-        names = [name for name in events.Tags()["scalars"] if name.startswith(("loss/", "validation/"))]
-        found |= {(name, event.step): event.value for name in names for event in events.Scalars(name)}
-    return found
-
-
 @pytest.mark.parametrize("stage", [TeacherConfiguration, SingleViewConfiguration])
 def test_two_processes_train_what_one_does_with_twice_the_batch(
     stage: type[Configuration], synthetic_drive: Path, tmp_path: Path
 ) -> None:
-    """Samples, rays, dropped views, flips, losses, validation and average; cut off and resumed under torchrun."""
+    """Samples, rays, dropped views, flips, losses, validation and average; cut off and resumed where torchrun starts
+    the processes, which the teacher does."""
     data = small_data(synthetic_drive)
     data = dataclasses.replace(data, validation=data.sources, validation_samples=4)
     more = {"flip_features": True, "ema_decay": 0.5, "ema_start": 2, "validate_every": 2, "data": data, "seed": 5}
@@ -268,16 +251,17 @@ def test_two_processes_train_what_one_does_with_twice_the_batch(
     command = ["train", "--config", str(file), "--threads", "1"]
     alone = ["data.batch_size=2", f"output={tmp_path / 'one'}"]
     assert cli.main([*command, *alone]) == 0
-    started = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", _free_port()]
     if stage is TeacherConfiguration:
-        _cut_off_in_two(command, tmp_path)
-        launched = [*started, "-m", "scene_completion_ros.cli", *command]
+        _in_two(command, tmp_path, CutOff())
+        assert torch.load(tmp_path / "two" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+        said = _in_two(command, tmp_path)
     else:  # the trainer starts the second process
         launched = [sys.executable, "-m", "scene_completion_ros.cli", *command, "devices=2"]
-    done = subprocess.run(launched, capture_output=True, text=True, timeout=280, env={**os.environ, **NO_GPU})
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(re.findall(r"^next ", done.stdout, re.MULTILINE)) == 1
-    one, two = ((_curves(tmp_path / name)) for name in ("one", "two"))
+        done = subprocess.run(launched, capture_output=True, text=True, timeout=280, env={**os.environ, **NO_GPU})
+        assert done.returncode == 0, done.stderr[-3000:]
+        said = done.stdout
+    assert len(re.findall(r"^next ", said, re.MULTILINE)) == 1
+    one, two = ((curves(tmp_path / name, "loss/", "validation/")) for name in ("one", "two"))
     assert {step for name, step in one if name == "loss/total"} == set(range(STEPS))
     assert {step for name, step in one if name == "validation/total"} == {1, 3}
     assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
@@ -286,30 +270,31 @@ def test_two_processes_train_what_one_does_with_twice_the_batch(
         torch.testing.assert_close(weights[1]["state_dict"][name], value, rtol=1e-3, atol=2e-5, msg=name)
 
 
-def _free_port() -> str:
+def _in_two(command: list[str], tmp_path: Path, *callbacks: lightning.Callback) -> str:
+    """Runs a training in two processes with the environment that torchrun gives them; what they printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
-def _cut_off_in_two(command: list[str], tmp_path: Path) -> None:
-    """Two steps of two processes, as torchrun would start them."""
+        port = str(free.getsockname()[1])
     shared = {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
         "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test", **NO_GPU,
     }  # fmt: skip
-    processes = []
-    for rank in ("0", "1"):
-        before = partial(_watched, CutOff(), RANK=rank, LOCAL_RANK=rank, **shared)
-        processes.append(start_command(command, before, tmp_path / f"log-{rank}"))
+    logs, processes = [tmp_path / f"log-{rank}" for rank in range(2)], []
+    for rank, log in enumerate(logs):
+        before = partial(_watched, *callbacks, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        processes.append(start_command(command, before, log))
     for process in processes:
         process.join(280)
-    checkpoint = tmp_path / "two" / "checkpoints" / "last.ckpt"
-    assert checkpoint.is_file(), "".join(file.read_text()[-1500:] for file in sorted(tmp_path.glob("log-*")))
-    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
+    said = "".join(log.read_text() for log in logs)
+    assert callbacks or all(process.exitcode == 0 for process in processes), said[-3000:]
+    return said
 
 
-def test_plan_of_a_published_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_of_a_published_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "WARM_UP", 0)
+    monkeypatch.setattr(runner, "TIMED", 1)
     root = tmp_path / "kitti_360"
     layouts.kitti_360(root, frames=16, posed=range(16))
     listed = [f"{layouts.DRIVE} {number:010d} {side}" for number in range(4) for side in "lr"]
@@ -336,37 +321,40 @@ def test_plan_of_a_published_training(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_plan_that_measures(synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps as slow as a sleep say what limits them; frames are prepared where the training finds them."""
-    monkeypatch.setattr(runner, "TIMED", 1)
+    """What a step and a sample take says what limits them; frames are prepared where the training finds them."""
     data = dataclasses.replace(small_data(synthetic_drive), cache=str(tmp_path / "cache"), batch_size=2, workers=1)
     settings = small_training(synthetic_drive, tmp_path / "output", data=data, steps=10, devices=2)
-    configuration = SingleViewConfiguration(**settings)
     take, step = ViewSamples.__getitem__, Stage.training_step
+    now, takes = 0.0, {"step": 0.0, "sample": 0.0}  # seconds
 
-    def slow_sample(self: ViewSamples, number: int) -> dict[str, Tensor]:
-        time.sleep(1.0)
+    def pass_by(what: str) -> None:
+        nonlocal now
+        now += takes[what]
+
+    def timed_sample(self: ViewSamples, number: int) -> dict[str, Tensor]:
+        pass_by("sample")
         return take(self, number)
 
-    def slow_step(self: Stage, batch: dict[str, Tensor], number: int) -> Any:
-        time.sleep(6.0 * (number >= runner.WARM_UP))
+    def timed_step(self: Stage, batch: dict[str, Tensor], number: int) -> Any:
+        pass_by("step")
         return step(self, batch, number)
 
-    def planned() -> tuple[list[str], float, float]:
-        lines = plan(configuration)
-        computing, loading = map(float, re.findall(r"([\d.]+) s", lines[2]))
-        return lines, computing, loading
-
-    monkeypatch.setattr(Stage, "training_step", slow_step)
-    lines, computing, _ = planned()
+    monkeypatch.setattr(ViewSamples, "__getitem__", timed_sample)
+    monkeypatch.setattr(Stage, "training_step", timed_step)
+    monkeypatch.setattr("lightning.pytorch.profilers.simple.time", SimpleNamespace(perf_counter=lambda: now))
+    takes.update(step=7200.0, sample=1.0)
+    lines = plan(SingleViewConfiguration(**settings))
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
-    assert lines[:2] == ["frames: 4", "samples: 40 in 10 steps, 10.00 epochs"]
-    assert computing > 6.0 and lines[-1].startswith("limit: computing")
-    monkeypatch.setattr(Stage, "training_step", step)
-    monkeypatch.setattr(ViewSamples, "__getitem__", slow_sample)
-    lines, computing, loading = planned()
-    assert loading > 2.0  # two samples
-    (hours,) = re.findall(r"training: (\S+) h", lines[3])
-    assert float(hours) == pytest.approx(10 * max(computing, loading) / 3600, rel=0.02)
+    assert lines == [
+        "frames: 4",
+        "samples: 40 in 10 steps, 10.00 epochs",
+        "step: 7.2e+03 s of computing; its samples take 2 s in one process",
+        "training: 20 h for all steps, their samples from 1 workers",
+        "limit: computing, not loading the samples",
+    ]
+    takes.update(step=1.0, sample=1800.0)
+    lines = plan(SingleViewConfiguration(**settings))
+    assert lines[3].startswith("training: 10 h") and lines[4].startswith("limit: loading the samples")
 
 
 @pytest.mark.parametrize(("has", "used"), [(True, "bf16-mixed"), (False, "32-true")])

@@ -23,11 +23,11 @@ from scene_completion_training.foundation import teachers
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField, SemanticField
-from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.checkout import ROOT
 from tests.sequences import test_kitti_raw
 from tests.training.evaluation.one_wall import make_street, voxels
 from tests.training.saved_checkpoint import save_checkpoint
+from tests.training.small_trainings import SIZE, VIEW
 
 DRIVE = "2011_09_26_drive_0001_sync"
 LISTED = f"2011_09_26/{DRIVE}"
@@ -188,12 +188,11 @@ def test_classes_that_were_learned_stand_beside_clusters(
     monkeypatch.setattr(evaluate_semantics, "CLUSTERS", 3)
     torch.manual_seed(0)
     sizes = {"target_size": 19, "channels": 19, "units": 6, "expansion": torch.nn.Identity(), "reads": "map"}
-    taught, plain = (
-        save_checkpoint(
-            tmp_path / stage / "checkpoints" / "last.ckpt", kind(DensityField(STREET_CAMERA), **sizes), stage
-        )
-        for stage, kind in (("semantic_field", SemanticField), ("feature_field", FeatureField))
-    )
+    files = []
+    for stage, kind in (("semantic_field", SemanticField), ("feature_field", FeatureField)):
+        file, field = tmp_path / stage / "checkpoints" / "last.ckpt", kind(DensityField(VIEW.camera()), **sizes)
+        files.append(save_checkpoint(file, field, stage, camera=SIZE))
+    taught, plain = files
     town, other = street.save(tmp_path / "town"), replace(street, name="other").save(tmp_path / "other")
     learned = "semantic_field (learned from labels)"
 
@@ -233,9 +232,9 @@ def agglomerated(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     files = []
     for seed in range(2):
         torch.manual_seed(seed)
-        field = AgglomeratedField(DensityField(STREET_CAMERA), {"text": 5, "other": 3}, channels=4, units=6)
+        field = AgglomeratedField(DensityField(VIEW.camera()), {"text": 5, "other": 3}, channels=4, units=6)
         file = tmp_path_factory.mktemp("runs") / f"seed{seed}" / "checkpoints" / "last.ckpt"
-        files.append(save_checkpoint(file, field, "agglomeration"))
+        files.append(save_checkpoint(file, field, "agglomeration", camera=SIZE))
     return files
 
 

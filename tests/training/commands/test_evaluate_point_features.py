@@ -4,18 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from scene_completion_ros.cli import main
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.commands import evaluate_point_features
-from scene_completion_training.configuration import TrainingConfiguration, read_configuration
 from scene_completion_training.foundation import encoded_words
 from scene_completion_training.points.features import PointNetwork
-from scene_completion_training.sparse.hu_net import VoxelHUNet
-from scene_completion_training.stages.masked_scene import MaskedSceneConfiguration
-from tests.training.evaluation.test_grounding import words
+from tests.training.evaluation.test_instances import words
 from tests.training.points.rooms import save_rooms
 
 PUBLISHED = CONFIGS / "full_size" / "rooms_masked_scene.yaml"
@@ -41,16 +37,6 @@ def trained(rooms: Path) -> Path:
     command += ["precision=32-true", "warmup=1", "steps=2", "log_every=1"]  # a CPU is slow in half precision
     assert main([*command, "checkpoint_every=1"]) == 0
     return rooms / "run" / "checkpoints" / "last.ckpt"
-
-
-def test_the_published_network_is_that_of_the_paper() -> None:
-    settings = read_configuration(PUBLISHED, [], TrainingConfiguration)
-    assert isinstance(settings, MaskedSceneConfiguration)
-    settings.check()
-    with torch.device("meta"):
-        network = VoxelHUNet(settings.network)
-    assert sum(network.dims) == 928 and len(network.encoders) == 5
-    assert [len(level.blocks) for level in network.encoders] == [2, 2, 2, 4, 4]
 
 
 def test_a_training_on_points_is_read_as_a_network_of_points(trained: Path, rooms: Path) -> None:

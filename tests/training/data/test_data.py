@@ -12,7 +12,6 @@ import torch
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.kitti import kitti_odometry
-from scene_completion_ros.sequences.rigs import stereo_pair
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource, load_sequence
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.stereo import depth_deviation, stereo_depth
@@ -75,14 +74,6 @@ def test_the_disparity_of_a_road_does_not_lag_behind() -> None:
     inside = (depth > 0) & (u > 120) & (u < 580) & (v > 20) & (v < 180)
     assert inside.sum() > 20_000
     assert abs(np.median(1.0 / depth[inside] - disparity[inside])) < 0.05
-
-
-def test_stereo_pair_is_found_with_its_baseline(synthetic_drive: Path) -> None:
-    sequence = kitti_odometry(synthetic_drive)
-    assert stereo_pair(sequence) == ("image_2", "image_3", pytest.approx(BASELINE))
-    del sequence.cameras["image_3"]
-    with pytest.raises(SequenceError, match="no rectified stereo pair"):
-        stereo_pair(sequence)
 
 
 def test_fusion_sees_behind_the_box_once_the_drive_passes_it() -> None:
@@ -237,30 +228,3 @@ def test_unrelated_pairs_are_drives_of_one_frame(synthetic_drive: Path, tmp_path
         poses = sample["encoder_from_view"][shown]
         assert sorted(poses[:, 0, 3].abs().tolist()) == pytest.approx([0.0, BASELINE], abs=1e-3)
         assert poses[:, 2, 3].abs().max() < 1e-4
-
-
-def test_a_rendered_town_lends_its_exact_voxels(tmp_path: Path) -> None:
-    """The samples say what the town holds; insides and what is below the ground are left out."""
-    from scene_completion_training.street_world.camera_rig import make_rig
-    from scene_completion_training.street_world.drive import StreetDrive
-
-    grid = VoxelGrid((0.0, -6.4, -2.4), 0.4, (64, 32, 12), "forward")
-    drive = StreetDrive(1, 2, make_rig(208, 63), grid, supersampling=1)
-    drive.sequence(("voxels", "depth")).save(tmp_path / "town")
-    sequence = load_sequence(tmp_path, SequenceSource("town"))
-    files = prepare_sequence(sequence, tmp_path, settings=FusionSettings(kept=4000), exact=True, workers=1)
-    frame = load_prepared(files[0])
-    seen = drive.view(0).depth
-    kept = frame.depths["left"]
-    assert np.isin(kept[kept > 0], seen[np.isfinite(seen)].astype(np.float16)).all()
-    assert (kept == 0).mean() == pytest.approx(np.mean(~np.isfinite(seen)), abs=0.02)  # the sky
-    truth = drive.truth(0)
-    ahead = OPTICAL_FROM_FORWARD.inverse().apply(frame.points * POINT_UNIT)
-    index, inside = grid.index_of(np.asarray(ahead))
-    assert np.asarray(inside).all()
-    x, y, z = np.asarray(index).T
-    assert np.array_equal(frame.target > 0, truth.occupied[x, y, z]) and set(np.unique(frame.target)) == {0, 255}
-    assert not truth.interior[x, y, z].any() and truth.known[x, y, z].all()
-    assert 500 < (frame.target > 0).sum() <= 2000 and (frame.target == 0).sum() == 2000
-    with pytest.raises(SequenceError, match="ground truth"):
-        prepare_sequence(drive.sequence(()), tmp_path, exact=True)

@@ -3,7 +3,6 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -103,19 +102,6 @@ def test_far_views_stand_further_along(frames: list[PreparedFrame]) -> None:
     sample = samples[0]
     assert sample["views"].shape == (8, 3, 192, 640) and sample["encoder_from_view"].shape == (8, 4, 4)
     assert sample["hints"][4].abs().max() == 0 and sample["hints"][6].max() > 0
-
-
-def _encoder_names(settings: ViewSettings, frames: list[PreparedFrame], number: int) -> list[tuple[int, str]]:
-    """What a sample of three encoder views takes for the second and third, remembered while it is made."""
-    seen: list[list[tuple[int, str]]] = []
-
-    class Watched(ViewSamples):
-        def _encoder_names(self, draw: Any, views: Any, generator: np.random.Generator) -> list[tuple[int, str]]:
-            seen.append(super()._encoder_names(draw, views, generator))
-            return seen[-1]
-
-    Watched([frames], settings, seed=0, length=9, encoder_views=3)[number]
-    return seen[0]
 
 
 def test_encoder_views_stand_as_far_along_as_asked_for(frames: list[PreparedFrame]) -> None:

@@ -57,9 +57,14 @@ def truth(found: MeasuredDepth, place: Place) -> NDArray[np.float32]:
     return depth_at_rays(ray_cast(np.array(place))[1].astype(np.float32), CAMERA, found.camera)
 
 
+@pytest.fixture(scope="module")
+def ahead(small_images: object) -> MeasuredDepth:
+    return MotionStereo(drive(AHEAD), "front", REACH)(FRAME)
+
+
 @pytest.mark.parametrize("places", [AHEAD, ASIDE], ids=["ahead", "aside"])
-def test_depth_is_as_exact_as_it_says(places: list[Place]) -> None:
-    found = MotionStereo(drive(places), "front", REACH)(FRAME)
+def test_depth_is_as_exact_as_it_says(places: list[Place], ahead: MeasuredDepth) -> None:
+    found = ahead if places is AHEAD else MotionStereo(drive(places), "front", REACH)(FRAME)
     true = truth(found, places[FRAME])
     known = found.depth > 0.0
     error = np.abs(found.depth - true)[known]
@@ -70,8 +75,8 @@ def test_depth_is_as_exact_as_it_says(places: list[Place]) -> None:
     assert not found.deviation[~known].any()
 
 
-def test_little_is_measured_around_the_focus_of_expansion() -> None:
-    found = MotionStereo(drive(AHEAD), "front", REACH)(FRAME)
+def test_little_is_measured_around_the_focus_of_expansion(ahead: MeasuredDepth) -> None:
+    found = ahead
     row, column = np.mgrid[: found.camera.height, : found.camera.width]
     away = np.hypot(row - found.camera.cy, column - found.camera.cx)
     assert (found.depth[away < 3.0] > 0.0).mean() < 0.5
@@ -82,7 +87,7 @@ def test_little_is_measured_around_the_focus_of_expansion() -> None:
     assert near > 2.0 * far  # the same wall
 
 
-def test_what_moves_is_not_measured() -> None:
+def test_what_moves_is_not_measured(ahead: MeasuredDepth) -> None:
     """A patch that climbs through the image: no still thing moves like that when a camera goes ahead."""
     noise = np.random.default_rng(5).integers(0, 255, (10, 15)).astype(np.uint8)
     patch = cv2.resize(noise, (90, 60), interpolation=cv2.INTER_CUBIC)[..., None]
@@ -92,8 +97,7 @@ def test_what_moves_is_not_measured() -> None:
         image[row : row + 60, column : column + 90] = patch
         return image
 
-    still = MotionStereo(drive(AHEAD), "front", REACH)(FRAME)
-    moving = MotionStereo(drive(AHEAD, draw), "front", REACH)(FRAME)
+    still, moving = ahead, MotionStereo(drive(AHEAD, draw), "front", REACH)(FRAME)
     mask = np.zeros((HEIGHT, WIDTH), np.float32)
     mask[64 + 8 : 64 + 52, 420 + 8 : 420 + 82] = 1.0  # without its rim
     there = depth_at_rays(mask, CAMERA, still.camera) > 0.0

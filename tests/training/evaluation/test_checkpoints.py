@@ -20,16 +20,16 @@ from scene_completion_training.evaluation.checkpoints import (
     views_along,
 )
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.viewpoint import STREET_CAMERA
 from tests import official_layouts as layouts
 from tests.training.evaluation.one_wall import CAMERA
 from tests.training.saved_checkpoint import save_checkpoint
+from tests.training.small_trainings import SIZE, VIEW
 
 
 def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    field = MultiViewField(STREET_CAMERA).eval()
-    file = save_checkpoint(tmp_path / "teacher.ckpt" / "checkpoints" / "last.ckpt", field, "teacher")
+    field = MultiViewField(VIEW.camera()).eval()
+    file = save_checkpoint(tmp_path / "teacher.ckpt" / "checkpoints" / "last.ckpt", field, "teacher", camera=SIZE)
     sparse = replace(
         street,
         frames=[
@@ -46,7 +46,7 @@ def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, t
     models = open_checkpoint(file, ["1", "2", "4"])
     assert [model.name for model in models] == [f"teacher.ckpt, {views}" for views in ("1 view", "2 views", "4 views")]
     points = np.random.default_rng(0).uniform([-4, -1, 5], [4, 1, 40], (50, 3)).astype(np.float32)
-    image = Resampler(CAMERA, STREET_CAMERA)(sparse.image(2, "camera_left"))
+    image = Resampler(CAMERA, VIEW.camera())(sparse.image(2, "camera_left"))
     images = torch.from_numpy(image).permute(2, 0, 1).float().expand(1, 4, -1, -1, -1)
     poses = np.stack([np.eye(4)] * 4)
     poses[1:, 2, 3] = 7.5, 4.5, 10.5  # metres ahead
@@ -59,7 +59,7 @@ def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, t
         open_checkpoint(file, ["5"])
     # A teacher whose further views stood within a metre: the next frames, not those 12 m away.
     near = {"views": {"encoder_metres": [0.0, 1.0]}}
-    published = save_checkpoint(tmp_path / "published.ckpt", field, "teacher", data=near)
+    published = save_checkpoint(tmp_path / "published.ckpt", field, "teacher", data=near, camera=SIZE)
     (model,) = open_checkpoint(published, ["4"])
     assert isinstance(model, FieldModel) and places(model._views(sparse, 2)) == [2, 3, 1, 4]
 

@@ -13,9 +13,10 @@ from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_ros.evaluation.occupancy import OCCUPANCY
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.scene_query import inverse_distance_samples
 from scene_completion_ros.sequences.opening import lidar_depth, open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
+from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_logit, density_of_opacity
 from scene_completion_training.evaluation.density_model import (
     IDENTITY,
     VOXEL_EDGE,
@@ -24,8 +25,15 @@ from scene_completion_training.evaluation.density_model import (
     calibrated_cutoffs,
     of_beams,
 )
-from scene_completion_training.evaluation.density_stretch import DensityStretch, calibrate_on_truth, rays_to_depth
+from scene_completion_training.evaluation.density_stretch import (
+    DensityStretch,
+    RayLogits,
+    calibrate_on_truth,
+    fit_stretch,
+    rays_to_depth,
+)
 from scene_completion_training.evaluation.geometry import AFTER, BEFORE, Density, voxel_frames
+from tests.inference.small_bundle import make_small_bundle
 from tests.training.evaluation.one_wall import CAMERA
 
 
@@ -75,19 +83,19 @@ def test_calibrated_rule_is_the_threshold_on_the_probability() -> None:
     assert calibrated_cutoffs(Calibration("piecewise_linear", (0.0, 1.0), (0.0, 0.3)), 0.4)["calibrated"] == math.inf
 
 
-def test_student_is_scored_as_it_is_deployed(window: PosedSequence, student: StudentBundle) -> None:
-    answer = Density(DeployedModel(student, threads=1)).answer(next(voxel_frames([window])))
+def test_student_is_scored_as_it_is_deployed(street: PosedSequence, student: StudentBundle) -> None:
+    answer = Density(DeployedModel(student, threads=1)).answer(next(voxel_frames([street])))
     truth, found = answer.truth.voxels, answer.voxels
     assert truth is not None and found is not None
     completer = Completer(
         student,
-        window.cameras["image_2"],
+        street.cameras["camera_left"],
         grid=truth.grid,
         grid_from_camera=truth.grid_from_camera,
         threads=1,
         extrapolate=True,
     )
-    completion, counted = completer.complete(window.image(0, "image_2")), truth.counted
+    completion, counted = completer.complete(street.image(0, "camera_left")), truth.counted
     np.testing.assert_allclose(found.score[counted], completion.alpha[counted], atol=1e-4)
     seen = counted & completer.in_view
     assert not set(found.stated) - {BEFORE, AFTER}
@@ -102,7 +110,7 @@ def test_calibration_is_fitted_and_kept_in_a_bundle(shared_data: Path, student: 
     }
     student = student.save(tmp_path / "copy", student.encoder_path.read_bytes(), weights)
     whole = open_recording(shared_data / "kitti_windows" / "sequences" / "04")
-    window = replace(whole, frames=whole.frames[:2])
+    window = replace(whole, frames=whole.frames[:1])
     with pytest.raises(SequenceError, match="sequences/06 is used for training or testing.*sequences/04"):
         calibrate_on_truth(student, [open_recording(shared_data / "kitti_windows" / "sequences" / "06")])
     calibrated = calibrate_on_truth(student, [window])
@@ -114,7 +122,7 @@ def test_calibration_is_fitted_and_kept_in_a_bundle(shared_data: Path, student: 
     np.testing.assert_array_equal(loaded.load_weights()["some"], weights["some"])
     # Depth is fitted too: on the window's LiDAR it is better than before, and weights and head say the same.
     before, after = DeployedModel(student, threads=1), DeployedModel(loaded, threads=1)
-    depths = [(index, lidar_depth(window, index)) for index in range(2)]
+    depths = [(0, lidar_depth(window, 0))]
     errors = [
         float(
             np.mean([rays.squared_log_error(DensityStretch()) ** 0.5 for rays in rays_to_depth(model, window, depths)])
@@ -133,3 +141,35 @@ def test_calibration_is_fitted_and_kept_in_a_bundle(shared_data: Path, student: 
         if (row["rule"], row["region"], row["range_m"]) == ("calibrated", "all", 51.2)
     ]
     assert found["iou"] == pytest.approx(found["best_iou"], rel=0.01)  # no threshold on the opacity does better
+
+
+DISTANCES = inverse_distance_samples(64, 3.0, 80.0)
+
+
+def soft_walls(scale: float, offset: float, seed: int = 0) -> RayLogits:
+    """Rays that end where a wall stands under the given stretch, which the logits are short of."""
+    generator = np.random.default_rng(seed)
+    sharp = np.where(generator.uniform(5.0, 40.0, (200, 1)) < DISTANCES, 2.0, -6.0)
+    sharp += generator.normal(scale=0.3, size=sharp.shape)
+    truth = composite(density_of_logit(sharp), DISTANCES).distance
+    return RayLogits((sharp - offset) / scale, np.ones(200), truth, DISTANCES)
+
+
+def test_error_of_one_ray_by_hand() -> None:
+    # Two samples, at 2 and 6 m: the first stops 1 - exp(-softplus(0) * 4) = 15/16 of the ray.
+    rays = RayLogits(np.zeros((1, 2)), np.array([2.0]), np.array([1.0]), np.array([2.0, 6.0]))
+    depth = (15 / 16 * 2.0 + 1 / 16 * 6.0) / 2.0
+    assert rays.squared_log_error(DensityStretch()) == pytest.approx(math.log(depth) ** 2)
+
+
+@pytest.mark.parametrize(("scale", "offset", "tolerance"), [(1.8, 0.7, 0.15), (1.0, 0.0, 0.02)])
+def test_fit_finds_the_stretch_that_the_logits_lack(scale: float, offset: float, tolerance: float) -> None:
+    found = fit_stretch([soft_walls(scale, offset, seed) for seed in range(3)])
+    assert found.scale == pytest.approx(scale, abs=tolerance)
+    assert found.offset == pytest.approx(offset, abs=tolerance)
+
+
+def test_a_drive_whose_depth_misses_the_image_is_refused(street: PosedSequence, tmp_path: Path) -> None:
+    model = DeployedModel(make_small_bundle(tmp_path), threads=1)
+    with pytest.raises(SequenceError, match="LiDAR"):
+        rays_to_depth(model, street, [(0, np.zeros((24, 64), np.float32))])

@@ -29,7 +29,6 @@ from scene_completion_training.evaluation.density_model import (
 from scene_completion_training.evaluation.geometry import Density, Frame, depth_frames, scanned_frames
 from scene_completion_training.evaluation.lidar_evaluation import (
     LIDAR_OCCUPANCY,
-    camera_pitch,
     level_scans,
     slabs_of,
 )
@@ -48,11 +47,6 @@ def test_scans_of_the_following_frames_in_the_level_frame(street: PosedSequence)
         next(level_scans(replace(street, rig_from_sensor={}), 0, 3, 0.0))
     with pytest.raises(SequenceError, match="frame 0"):
         next(level_scans(make_street(assets=()), 0, 3, 0.0))
-
-
-def test_camera_pitch_is_known_of_kitti_360_only(street: PosedSequence) -> None:
-    assert camera_pitch(street) == 0.0
-    assert camera_pitch(replace(street, provenance={"dataset": "KITTI-360"})) == pytest.approx(math.radians(5.0))
 
 
 def lidar_rows(street: PosedSequence, models: Sequence[DensityModel]) -> dict[tuple[str, str], dict[str, Any]]:

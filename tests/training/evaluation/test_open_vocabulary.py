@@ -12,7 +12,7 @@ import torch
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.evaluation.zero_shot import cosines, unit_vectors
-from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
@@ -32,9 +32,9 @@ from scene_completion_training.evaluation.open_vocabulary import (
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, SemanticModel, SemanticObservation
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.viewpoint import STREET_CAMERA
-from tests.training.evaluation.one_wall import CAMERA, WALL_FRONT, PaintedWall, Wall, make_street, true_voxels
+from tests.training.evaluation.one_wall import PaintedWall, Wall, make_street, true_voxels
 from tests.training.saved_checkpoint import save_checkpoint
+from tests.training.small_trainings import SIZE, VIEW
 
 WORDS = {"automobile": (1,), "house": (13,), "hedge": (15,)}
 ALL, VISIBLE, OCCLUDED = ((51.2, region) for region in ("all", "visible", "occluded"))
@@ -77,13 +77,6 @@ def wall(street: PosedSequence) -> tuple[np.ndarray, np.ndarray]:
     counted = truth.known & truth.regions["all"] & (truth.label > 0)
     centres = truth.grid_from_camera.inverse().apply(truth.grid.centres().astype(np.float64))[counted]
     return centres, truth.regions["visible"][counted]
-
-
-def with_labels(street: PosedSequence, change: Callable[[np.ndarray], np.ndarray]) -> PosedSequence:
-    """The first frame of the street with other labels."""
-    label = change(np.asarray(street.asset(0, "voxel_label"))).astype(np.uint8)
-    assets = {**street.frames[0].assets, "voxel_label": lambda: label}
-    return replace(street, frames=[replace(street.frames[0], assets=assets)])
 
 
 def evaluate_models(
@@ -152,25 +145,15 @@ def test_voxels_without_a_feature_are_misses(street: PosedSequence) -> None:
     assert completed.precision == 1.0
 
 
-def test_words_rank_all_labelled_voxels(street: PosedSequence) -> None:
-    """Of a wall whose right half is truly a building, both words find their half first; a third one ranks at random."""
-    truth = true_voxels(street)
-    x = truth.grid_from_camera.inverse().apply(truth.grid.centres().astype(np.float64))[..., 0]
-    painted = with_labels(street, lambda label: np.where((label > 0) & (x >= 1.0), 13, label))
-    scores = evaluate_models([(Painted(), ZeroShot(BANK, COMMON, WORDS))], [painted], COMMON, 0.5)[0]
-    left = (wall(street)[0][:, 0] < 1.0).mean()
-    assert scores.words["automobile"][ALL].average_precision == scores.words["house"][ALL].average_precision == 1.0
-    assert scores.words["automobile"][ALL].prior == pytest.approx(left)
-    assert np.isnan(scores.words["hedge"][ALL].average_precision)
-    assert scores.words["mean"][ALL].average_precision == 1.0  # of the words that some voxel is meant by
-    assert scores.given[ALL].mean_iou == 1.0
-    assert CAMERA.project(np.array([[0.0, 0.0, WALL_FRONT]]))[1].all()
-
-
 def test_a_field_is_read_in_the_space_of_a_teacher(street: PosedSequence, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    field = AgglomeratedField(DensityField(STREET_CAMERA), {"text": 5, "other": 3}, channels=4, units=6)
-    file = save_checkpoint(tmp_path / "mine" / "checkpoints" / "last.ckpt", field, "agglomeration")
+    field = AgglomeratedField(DensityField(VIEW.camera()), {"text": 5, "other": 3}, channels=4, units=6)
+    file = save_checkpoint(
+        tmp_path / "mine" / "checkpoints" / "last.ckpt",
+        field,
+        "agglomeration",
+        camera=SIZE,
+    )
     model = FeatureFieldModel.open(file, None, Wall(), AgglomeratedField, "text")
     assert model.name == "mine"
     points = np.array([[0.0, 0.0, 10.0], [1.0, 0.5, 20.0]], np.float32)
@@ -192,7 +175,8 @@ def test_a_deployed_student_is_read_as_it_answers_on_the_robot(street: PosedSequ
     assert bank is not None
     (name,) = street.cameras
     camera = street.cameras[name]
-    completer = Completer(bundle, camera, grid=DEFAULT_GRID, grid_from_camera=DEFAULT_GRID_FROM_CAMERA)
+    grid = VoxelGrid((0.0, -12.8, -2.2), 0.4, (128, 64, 16))
+    completer = Completer(bundle, camera, grid=grid, grid_from_camera=DEFAULT_GRID_FROM_CAMERA)
     vocabulary = bank.vocabulary()
     completer.use(completer.prepare_vocabulary(vocabulary))
     voxels = completer.complete(street.image(0, name)).voxels
@@ -201,9 +185,9 @@ def test_a_deployed_student_is_read_as_it_answers_on_the_robot(street: PosedSequ
     model = DeployedFeatures(bundle, bank, Wall(), "mine")
     seen = model.observe(street, 0)
     assert model.name == "mine"
-    asked = np.zeros(DEFAULT_GRID.shape, bool)
+    asked = np.zeros(grid.shape, bool)
     asked[tuple(voxels.index[named].T)] = True
-    points = VoxelTruth("", DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, asked, asked, asked).centres(asked)
+    points = VoxelTruth("", grid, DEFAULT_GRID_FROM_CAMERA, asked, asked, asked).centres(asked)
     order = np.lexsort(voxels.index[named].T[::-1])
     scores = cosines(seen.codes(points), vocabulary.rows)
     scores[:, vocabulary.group < 0] = -1.0

@@ -7,11 +7,15 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_training.evaluation import probes as probes_module
+from scene_completion_training.evaluation.point_semantics import ScoredMethod, ensembled
 from scene_completion_training.evaluation.probes import (
+    POINTS,
     Labelled,
     NearestProbe,
     PointMethod,
+    ProbeAnswer,
     colour_alone,
     drawn_rows,
     fit_linear_probe,
@@ -35,8 +39,8 @@ def test_a_linear_probe_finds_what_a_logistic_regression_finds() -> None:
     accuracy = (probe.labels(values[4000:]) == classes[4000:]).mean()
     assert accuracy > 0.8
     assert accuracy == pytest.approx(reference.score(values[4000:] / scale, classes[4000:]), abs=0.02)
-    again = fit_linear_probe(values[:4000], classes[:4000], 6, seed=0, steps=1000)
-    assert np.array_equal(again.weight, probe.weight) and np.array_equal(again.bias, probe.bias)
+    one, again = (fit_linear_probe(values[:4000], classes[:4000], 6, seed=0, steps=20) for _ in range(2))
+    assert np.array_equal(again.weight, one.weight) and np.array_equal(again.bias, one.bias)
     with pytest.raises(ConfigurationError, match="3 voxels of fewer than two classes"):
         fit_linear_probe(np.ones((3, 2), np.float32), np.ones(3, np.int64), 4, seed=0, steps=1)
 
@@ -130,3 +134,34 @@ def test_offsets_lead_to_the_middle_of_a_thing() -> None:
     middle = scene.points[mine].mean(axis=0)
     np.testing.assert_allclose(scene.points[mine] + found[mine], np.tile(middle, (int(mine.sum()), 1)), atol=1e-4)
     assert np.isnan(found[scene.instance == UNLABELLED]).all()
+
+
+NONE = -np.inf
+
+
+def test_network_and_pixels_together_by_hand() -> None:
+    """Three points: the network is nearer, the pixels are, and no view sees the last one."""
+    network = np.array([[0.9, 0.2], [0.5, 0.4], [0.1, 0.3]], np.float32)
+    lifted = np.array([[0.3, 0.7], [0.2, 0.6], [NONE, NONE]], np.float32)
+    found = ensembled(network, lifted)
+    np.testing.assert_allclose(found["mean"], [[0.6, 0.45], [0.35, 0.5], [0.1, 0.3]])
+    np.testing.assert_allclose(found["max"], [[0.9, 0.2], [0.2, 0.6], [0.1, 0.3]])
+    best = np.maximum(network.max(axis=1), lifted.max(axis=1))
+    np.testing.assert_allclose(found["max"].max(axis=1), best)
+
+
+def test_scores_of_points_by_hand() -> None:
+    """Class 0: 2 of 3 found, one of them without a feature; class 1: found, with one too many; class 2 is nowhere."""
+    scores = Scores([POINTS])
+    method = ScoredMethod("m", ("floor", "wall", "door"))
+    scores.add("rooms", method, ProbeAnswer(np.array([0, 0, 3]), np.array([0, 0, 0])))
+    scores.add("rooms", method, ProbeAnswer(np.array([1, 1, 2]), np.array([1, -1, 1])))
+    (row,) = scores.rows("points")
+    assert row["frames"] == 2 and row["voxels"] == 5 and row["without_feature"] == 1
+    assert row["class_iou"] == {"floor": pytest.approx(2 / 3), "wall": pytest.approx(1 / 2), "door": 0.0}
+    assert row["mean_iou"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert row["mean_iou_of_all"] == pytest.approx((2 / 3 + 1 / 2) / 3)
+    assert row["released_mean_iou"] == pytest.approx((1 + 1 / 2) / 3)  # the point without a feature is gone
+    assert row["mean_accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert row["accuracy"] == pytest.approx(3 / 5)
+    assert "| m | 2 |" in scores.markdown()

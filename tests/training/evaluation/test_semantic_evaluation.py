@@ -1,6 +1,5 @@
 """Semantics on a street with one wall: clusters, their names, what counts."""
 
-import json
 from pathlib import Path
 
 import cv2
@@ -8,8 +7,6 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.metric import Scores
-from scene_completion_ros.evaluation.semantic_completion import SEMANTICS
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -21,11 +18,9 @@ from scene_completion_training.clustering.clusters import (
     write_clusters,
 )
 from scene_completion_training.evaluation.density_model import IDENTITY, Observation
-from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.semantic_evaluation import (
     ClassPrior,
     FittedModel,
-    Labels,
     named_by,
     survey,
     voxel_classes,
@@ -78,18 +73,6 @@ def test_the_prior_knows_the_class_of_a_place(street: PosedSequence) -> None:
         ClassPrior(Density(), 0.5, [make_street(assets=("lidar",))])
     with pytest.raises(ConfigurationError, match="no frame has ground truth"):
         named_by([PaintedWall()], Sampling(0.5), [Clusters(np.eye(2, dtype=np.float32))], [])
-
-
-def test_tables_and_json_say_the_same(street: PosedSequence, fitted: FittedModel) -> None:
-    scores = Scores([SEMANTICS])
-    scores.run("towns", [Labels(fitted)], voxel_frames([street]))
-    text = scores.markdown()
-    assert "| painted wall | 1 | " in text
-    assert "towns. Classes at 51.2 m." in text
-    rows = json.loads(json.dumps(scores.to_json(), allow_nan=False))["semantics"]
-    (row,) = [row for row in rows if row["range_m"] == 51.2]
-    assert f"/ {100 * row['mean_iou']:.1f} |" in text and row["class_of_label"] == fitted.names().tolist()
-    assert row["class_iou"]["road"] is None
 
 
 SMALL_GRID = VoxelGrid((0.0, 0.0, 0.0), 0.2, (5, 3, 3))

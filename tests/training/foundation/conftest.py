@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from scene_completion_training.foundation.encoded_words import TextEncoder
 from tests.training.foundation.tiny_models import KINDS, saved_model, saved_sentence_encoder
 
 
@@ -35,6 +36,11 @@ def depth_anything(shared_data: Path) -> Path:
 def sentence_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny sentence encoder."""
     return saved_sentence_encoder(tmp_path_factory.mktemp("models") / "sentences")
+
+
+@pytest.fixture(scope="session")
+def encoder(sentence_encoder: Path) -> TextEncoder:
+    return TextEncoder(sentence_encoder)
 
 
 @pytest.fixture(scope="session")

@@ -28,11 +28,6 @@ ROAD, BUILDING, VEGETATION, SKY, CAR = (
 )
 
 
-@pytest.fixture(scope="module")
-def encoder(sentence_encoder: Path) -> TextEncoder:
-    return TextEncoder(sentence_encoder)
-
-
 def test_a_real_street_is_read_aright(shared_data: Path, espnetv2_cityscapes: Path, encoder: TextEncoder) -> None:
     """What is where was looked at; half of the shares that were found are asked for."""
     sequence = kitti_odometry(shared_data / "kitti_windows" / "sequences" / "06")

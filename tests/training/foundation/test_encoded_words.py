@@ -28,16 +28,6 @@ THERE = "the {} there"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_sentence_encoder(tmp_path_factory.mktemp("models") / "sentences")
-
-
-@pytest.fixture(scope="module")
-def encoder(folder: Path) -> TextEncoder:
-    return TextEncoder(folder)
-
-
-@pytest.fixture(scope="module")
 def bank(encoder: TextEncoder) -> TextBank:
     """Of the same encoder, under the name that it had elsewhere."""
     phrases = ("car", "sky", "wall")
@@ -97,14 +87,16 @@ def domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("domain")
-def test_the_process_answers_over_dds(folder: Path, encoder: TextEncoder, bank: TextBank, tmp_path: Path) -> None:
+def test_the_process_answers_over_dds(
+    sentence_encoder: Path, encoder: TextEncoder, bank: TextBank, tmp_path: Path
+) -> None:
     from std_msgs.msg import String
 
     from tests.ros.graph import Graph, NodeUnderTest
 
     bank.save(tmp_path / "bank.safetensors")
     graph = Graph()
-    command = ["-m", "scene_completion_ros.cli", "vocabulary", "--encoder", str(folder)]
+    command = ["-m", "scene_completion_ros.cli", "vocabulary", "--encoder", str(sentence_encoder)]
     command += ["--bank", str(tmp_path / "bank.safetensors"), "--ros-args", "-r", f"__ns:={graph.namespace}"]
     process = NodeUnderTest([*command, "-r", "text_query:=say"], tmp_path / "log")
     try:

@@ -18,6 +18,7 @@ from scene_completion_training.foundation.class_probabilities import ClassProbab
 from scene_completion_training.foundation.encoded_words import TextEncoder
 from scene_completion_training.foundation.feature_store import FeatureManifest, FeatureStore
 from scene_completion_training.foundation.teachers import ClipTeacher, SiglipTeacher, open_teacher
+from tests.training.foundation.test_backbone import images
 from tests.training.foundation.tiny_models import (
     WIDTH,
     _save_clip_tokenizer,
@@ -157,11 +158,6 @@ def test_what_is_no_pipeline_is_refused(pipeline: Path, tmp_path: Path) -> None:
         open_teacher(f"diffusion:{tmp_path}")
     with pytest.raises(ConfigurationError, match="no choice of a layer"):
         open_teacher(f"diffusion:{pipeline}", 3)
-
-
-def images(height: int, width: int) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (2, 3, height, width), generator=generator, dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module", params=["siglip2", "naflex"])

@@ -1,7 +1,6 @@
 """Encoders for GPUs: the graphs, what they are measured against, the gates, and the command."""
 
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,6 @@ from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, GpuEncoder
-from scene_completion_ros.inference.gpu_graph_encoder import GpuGraphEncoder
 from scene_completion_training.commands.arguments import say_dropped
 from scene_completion_training.gpu_export.parity import (
     GATES,
@@ -33,7 +31,6 @@ from scene_completion_training.gpu_export.parity import (
     gpu_graph,
     to_half,
 )
-from tests.checkout import run_python
 from tests.training.small_students import CAMERA, make_small_student, street_images
 
 Encode = Callable[[NDArray[np.uint8]], EncodedImage]
@@ -73,13 +70,6 @@ def copied(student: StudentBundle, tmp_path: Path) -> StudentBundle:
 
 def contents(folder: Path | None) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element type of every tensor."""
-    graph = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
-    found = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
-    return found | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -199,11 +189,6 @@ def test_a_student_that_sees_nothing_cannot_be_compared(student: StudentBundle, 
         ParityCheck(blind, images, Reference(student, threads=1).encode)
 
 
-def outputs(model: onnx.ModelProto, images: NDArray[np.uint8]) -> list[EncodedImage]:
-    graph = GpuGraphEncoder(model.SerializeToString(), "test", threads=1)
-    return [graph.encode(image) for image in images]
-
-
 def test_a_new_calibration_names_encoders_it_costs(copied: StudentBundle, capsys: pytest.CaptureFixture[str]) -> None:
     made = copied.add_gpu_encoders({"fp16": (b"graph", GpuEncoder("fp16", "", {}, {}, "test"))})
     stretched = dataclasses.replace(made.head, density_bias=made.head.density_bias + np.float32(0.5))
@@ -224,48 +209,3 @@ def test_the_command_adds_the_encoders(
     assert StudentBundle.load(str(copied.folder)).gpu_precisions == ("fp16",)
     assert main(["export", str(copied.folder)]) == 2
     assert "BUNDLE: is missing" in capsys.readouterr().err
-
-
-# In a process of its own: the library may end the process where it finds no driver.
-BUILD = """
-import sys
-from pathlib import Path
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.gpu.tensorrt_engine import build_plan
-from scene_completion_ros.inference.gpu.tensorrt_engine import load_tensorrt, ports_of
-
-name, *precisions = sys.argv[1:]
-bundle = StudentBundle.load(name)
-for precision in precisions:
-    ports, tensorrt = ports_of(bundle, precision), load_tensorrt("tensorrt_rtx")
-    plan = build_plan(Path(name, precision).read_bytes(), ports, tensorrt, exact=precision == "fp32")
-    print(len(plan))
-"""
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None,
-    reason="TensorRT-RTX is not installed (pip install tensorrt_rtx; x86-64 only)",
-)
-def test_tensorrt_rtx_builds_every_precision(
-    student: StudentBundle, graphs: dict[str, onnx.ModelProto], tmp_path: Path
-) -> None:
-    student.save(tmp_path / "student", student.read_encoder())
-    for precision in PRECISIONS:
-        (tmp_path / "student" / precision).write_bytes(graphs[precision].SerializeToString())
-    done = run_python("-c", BUILD, "student", *PRECISIONS, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    built = [int(size) for size in done.stdout.split()]
-    assert len(built) == len(PRECISIONS) and min(built) > 100_000
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Gate)])
-def test_each_gate_has_its_number(check: ParityCheck, exact: Encode, precision: str, name: str) -> None:
-    number = {"occupied_iou": "occupied_iou", "labels": "labels_agreement"}.get(name, f"{name}_relative")
-    gate, parity = GATES[precision], check(exact)
-    limit = getattr(gate, name)
-    beyond = limit - 1e-6 if number in ("occupied_iou", "labels_agreement") else limit + 1e-6
-    assert dataclasses.replace(parity, **{number: limit}).failures(gate) == []
-    for value in (beyond, float("nan")):
-        assert len(dataclasses.replace(parity, **{number: value}).failures(gate)) == 1

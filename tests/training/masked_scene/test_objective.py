@@ -11,15 +11,13 @@ from scene_completion_training.masked_scene.objective import (
     SceneView,
     distance,
     momentum,
-    sampled,
     spread,
     student_features,
     update_teacher,
 )
 from scene_completion_training.masked_scene.views import masked_voxels
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
-from scene_completion_training.sparse.voxel_set import VoxelSet
-from tests.training.masked_scene.small_scenes import random_places
+from tests.training.masked_scene.test_views import random_places
 
 SHAPE, LEVELS, INPUTS = (32, 32, 16), 3, 5
 
@@ -58,17 +56,6 @@ def test_hidden_features_tell_the_student_nothing(network: VoxelHUNet) -> None:
     changed[~masked] += 1.0
     for one, other in zip(before, answers(network, index, changed, masked), strict=True):
         assert not torch.allclose(one, other)
-
-
-def test_features_are_sampled_at_the_points_asked_for(network: VoxelHUNet) -> None:
-    """On the finest level a voxel's centre has the voxel's own feature, in whatever order voxels were given."""
-    index, features, _ = batch(60)
-    view = SceneView(index, features, LEVELS)
-    with torch.no_grad():
-        levels = network(view.features, view.pyramid)
-        found = sampled(levels, view, index + torch.tensor([0.0, 0.5, 0.5, 0.5]))[0]
-    torch.testing.assert_close(found[view.order], levels[0])
-    torch.testing.assert_close(VoxelSet.of(index, SHAPE)[0].index, index[view.order])
 
 
 def test_distances_worked_by_hand() -> None:

@@ -10,7 +10,7 @@ from scene_completion_ros.errors import SequenceError, VocabularyError
 from scene_completion_training.points import ply, voxels
 from scene_completion_training.points.opening import fused_scene, open_scenes
 from scene_completion_training.points.ply import write_ply
-from scene_completion_training.points.scene import PointScene, require
+from scene_completion_training.points.scene import OTHERS, PointScene, label_set, label_sets, require
 from tests import room_layouts as layouts
 from tests.official_layouts import write_split
 
@@ -164,3 +164,13 @@ def test_damaged_clouds_are_refused(tmp_path: Path) -> None:
     write_ply(tmp_path / "b.ply", {"vertex": np.zeros(3, [("x", "<f4"), ("y", "<f4")])})
     with pytest.raises(SequenceError, match="has no points. Export its vertices with x, y and z"):
         open_scenes(tmp_path / "b.ply")["b"]
+
+
+def test_other_is_found_by_name_and_nothing_else_is_taken_for_it() -> None:
+    """The last class but one is 'air vent', 'headboard' and 'person' in the longer sets of Matterport3D (S7)."""
+    found = {name: [one for one in of.classes if one in OTHERS] for name, of in label_sets().items()}
+    assert found.pop("scannet20") == ["otherfurniture"] and found.pop("matterport21") == ["other"]
+    assert not any(found.values())
+    assert [label_set(f"matterport{k}").classes[-2] for k in (21, 40, 80, 160)] == [
+        "other", "air vent", "headboard", "person",
+    ]  # fmt: skip

@@ -17,19 +17,7 @@ from scene_completion_training.street_world.parts import box
 from scene_completion_training.street_world.scene import build_scene
 
 
-def test_classes_are_those_of_rooms() -> None:
-    assert [one.name.lower().replace("_", "-") for one in RoomClass][1:] == [
-        name.replace(" ", "-") for name in ROOM_CLASSES[1:]
-    ]
-
-
-def test_the_seed_decides_and_no_two_are_alike() -> None:
-    first, again, other = FloorPlan(3), FloorPlan(3), FloorPlan(4)
-    assert [part.corners.tolist() for part in first.parts] == [part.corners.tolist() for part in again.parts]
-    assert first.outline != other.outline
-
-
-@pytest.mark.parametrize("seed", range(40, 48))
+@pytest.mark.parametrize("seed", range(40, 43))
 def test_rooms_share_no_place_and_things_stay_inside(seed: int) -> None:
     plan = FloorPlan(seed)
     x0, x1, y0, y1 = plan.outline
@@ -110,13 +98,6 @@ def test_a_walk_that_was_written_is_read_with_its_truth(tmp_path: Path, walk: Ro
     depth = depth_truth(sequence, 1)
     assert depth is not None and np.isfinite(depth.depth).mean() > 0.99
     assert main([*command, *size, "--output", str(tmp_path / "out")]) == 2  # it is there already
-
-
-def test_an_image_does_not_depend_on_those_before_it(walk: RoomWalk) -> None:
-    """Several processes render a walk, each some of its frames."""
-    alone = RoomWalk(7, 12, (160, 120), leg=1, carrier="hand", supersampling=1)
-    walk.image(2, CAMERA)
-    assert np.array_equal(walk.image(5, CAMERA), alone.image(5, CAMERA))
 
 
 def test_a_robots_walk_is_a_bag_with_its_mounting(tmp_path: Path) -> None:

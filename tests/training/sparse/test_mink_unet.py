@@ -8,7 +8,7 @@ from torch.nn import functional
 from scene_completion_training.sparse.convolution import submanifold
 from scene_completion_training.sparse.mink_unet import LEVELS, MinkUNet18A
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
-from tests.training.sparse.voxel_sets import random_set
+from tests.training.sparse.test_voxel_set import random_set
 
 GRID = (16, 16, 16)
 

@@ -1,22 +1,101 @@
-"""Sets of voxels: order, search, neighbours, coarser levels, bad input."""
+"""Sets of voxels, sampling between them, and sparse convolutions beside dense ones, with their gradients."""
+
+import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from scene_completion_training.sparse import voxel_set
-from scene_completion_training.sparse.voxel_set import CELL, VoxelSet, cube
-from tests.training.sparse.voxel_sets import SHAPE, random_set
+from scene_completion_training.sparse.convolution import down, submanifold, up
+from scene_completion_training.sparse.voxel_set import CELL, Pyramid, Shape, VoxelSet, cube, sample, sample_levels
 
 
-def as_tuples(index: Tensor) -> list[tuple[int, ...]]:
-    return [tuple(row) for row in index.tolist()]
+def dense(features: Tensor, voxels: VoxelSet) -> Tensor:
+    """[scenes, C, X, Y, Z], zero where no voxel is; an odd edge is filled up to an even one."""
+    edges = [edge + edge % 2 for edge in voxels.shape]
+    grid = features.new_zeros(voxels.scenes, *edges, features.shape[1])
+    grid[tuple(voxels.index.t())] = features
+    return grid.movedim(-1, 1)
+
+
+def at(grid: Tensor, voxels: VoxelSet) -> Tensor:
+    """[N, C] of a dense grid."""
+    return grid.movedim(1, -1)[tuple(voxels.index.t())]
+
+
+def kernel(weight: Tensor, edge: int) -> Tensor:
+    """A sparse weight [edge³, C, D] as a dense one [D, C, x, y, z]."""
+    return weight.unflatten(0, (edge, edge, edge)).permute(4, 3, 0, 1, 2)
 
 
 @pytest.fixture(params=["table", "search"], autouse=True)
 def way_to_find(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "search":
         monkeypatch.setattr(voxel_set, "TABLE_CELLS", -1)
+
+
+@pytest.mark.parametrize("edge", [3, 5])
+def test_submanifold_is_dense_where_voxels_are(edge: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voxel_set, "BLOCK", 50)
+    voxels, weight = random_set(), torch.randn(edge**3, 5, 8)
+    features = torch.randn(len(voxels), 5)
+    expected = at(functional.conv3d(dense(features, voxels), kernel(weight, edge), padding=edge // 2), voxels)
+    torch.testing.assert_close(submanifold(features, weight, voxels), expected, rtol=1e-5, atol=3e-5)
+
+
+def test_down_is_dense_where_voxels_are() -> None:
+    (fine, coarse), (parent,) = vars(Pyramid.of(random_set(), 2)).values()
+    features, weight = torch.randn(len(fine), 5), torch.randn(8, 5, 6)
+    expected = at(functional.conv3d(dense(features, fine), kernel(weight, 2), stride=2), coarse)
+    torch.testing.assert_close(down(features, weight, fine, coarse, parent), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_up_is_dense_where_voxels_are() -> None:
+    (fine, coarse), (parent,) = vars(Pyramid.of(random_set(), 2)).values()
+    features, weight = torch.randn(len(coarse), 5), torch.randn(8, 5, 6)
+    transposed = kernel(weight, 2).transpose(0, 1)
+    cells = tuple((edge + 1) // 2 for edge in SHAPE)
+    grid = torch.zeros(2, 5, *cells)
+    grid.movedim(1, -1)[tuple(coarse.index.t())] = features
+    expected = at(functional.conv_transpose3d(grid, transposed, stride=2), fine)
+    torch.testing.assert_close(up(features, weight, fine, parent), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_convolutions() -> None:
+    (fine, coarse), (parent,) = vars(Pyramid.of(random_set((4, 4, 4), scenes=1, share=0.47), 2)).values()
+    assert len(fine) == 30
+
+    def check(function: Callable[..., Tensor], rows: int, offsets: int, *sets: VoxelSet | Tensor) -> None:
+        features = torch.randn(rows, 2, dtype=torch.float64, requires_grad=True)
+        weight = torch.randn(offsets, 2, 3, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda x, w: function(x, w, *sets), (features, weight), fast_mode=True)
+
+    check(submanifold, len(fine), 27, fine)
+    check(submanifold, len(fine), 125, fine)
+    check(down, len(fine), 8, fine, coarse, parent)
+    check(up, len(coarse), 8, fine, parent)
+
+
+SHAPE = (9, 7, 6)
+
+
+def random_index(shape: Shape = SHAPE, scenes: int = 2, share: float = 0.3, seed: int = 0) -> Tensor:
+    """Voxels [N, 4] in random order."""
+    cells = torch.tensor(list(itertools.product(range(scenes), *map(range, shape))))
+    generator = torch.Generator().manual_seed(seed)
+    return cells[torch.randperm(len(cells), generator=generator)[: int(share * len(cells))]]
+
+
+def random_set(shape: Shape = SHAPE, scenes: int = 2, share: float = 0.3, seed: int = 0) -> VoxelSet:
+    """The set of such voxels."""
+    return VoxelSet.of(random_index(shape, scenes, share, seed), shape)[0]
+
+
+def as_tuples(index: Tensor) -> list[tuple[int, ...]]:
+    return [tuple(row) for row in index.tolist()]
 
 
 @pytest.mark.parametrize(("block", "edge"), [(7, 3), (4096, 3), (7, 5)])
@@ -56,3 +135,67 @@ def test_the_coarser_set_holds_the_parents() -> None:
 def test_voxels_outside_of_the_grid_or_there_twice_are_refused(place: tuple[int, ...]) -> None:
     with pytest.raises(AssertionError, match="voxels"):
         VoxelSet.of(torch.tensor([[0, 0, 0, 0], place, [1, 1, 1, 1]]), SHAPE)
+
+
+def random_points(count: int = 200, margin: float = 3.0) -> Tensor:
+    """Points [P, 4] in and around the grid, of three scenes, of which the sets have two."""
+    generator = torch.Generator().manual_seed(0)
+    scene = torch.randint(3, (count, 1), generator=generator)
+    return torch.cat([scene, torch.rand(count, 3, generator=generator) * (9 + 2 * margin) - margin], dim=1)
+
+
+def plainly(features: Tensor, voxels: VoxelSet, points: Tensor, edge: float) -> tuple[Tensor, list[bool]]:
+    """The readable twin: point by point, corner by corner."""
+    rows = {tuple(place): row for row, place in enumerate(voxels.index.tolist())}
+    out = torch.zeros(len(points), features.shape[1])
+    known = []
+    for number, (scene, *place) in enumerate(points.tolist()):
+        corners = []
+        u = [p / edge - 0.5 for p in place]
+        for corner in itertools.product(*([int(v // 1), int(v // 1) + 1] for v in u)):
+            weight = 1.0
+            for v, c in zip(u, corner, strict=True):
+                weight *= 1 - abs(v - c)
+            if weight > 0 and (place_of := (int(scene), *corner)) in rows:
+                corners.append((weight, features[rows[place_of]]))
+        known.append(bool(corners))
+        if corners:
+            out[number] = torch.stack([w * f for w, f in corners]).sum(dim=0) / sum(w for w, _ in corners)
+    return out, known
+
+
+def test_sampling_is_that_of_the_readable_twin() -> None:
+    pyramid, points = Pyramid.of(random_set(share=0.1), 3), random_points()
+    features = [torch.randn(len(level), 4) for level in pyramid.levels]
+    found, known = sample_levels(features, pyramid, points)
+    for level, (f, voxels) in enumerate(zip(features, pyramid.levels, strict=True)):
+        expected, there = plainly(f, voxels, points, 2**level)
+        torch.testing.assert_close(found[level], expected, rtol=1e-4, atol=1e-4)
+        if level == 0:
+            assert known.tolist() == there
+            assert 0 < sum(there) < len(there)
+
+
+def test_m2_a_constant_stays_constant_beside_free_space() -> None:
+    pyramid = Pyramid.of(random_set(share=0.02), 4)
+    constant = [torch.full((len(level), 2), 3.0) for level in pyramid.levels]
+    found, known = sample_levels(constant, pyramid, random_points(2000))
+    assert known.any()
+    for values in found:
+        torch.testing.assert_close(values[known], torch.full_like(values[known], 3.0))
+
+
+def test_m1_a_ramp_is_exact_to_the_half_voxel() -> None:
+    shape = (16, 8, 8)
+    cells = torch.tensor(list(itertools.product([0], *map(range, shape))))
+    pyramid = Pyramid.of(VoxelSet.of(cells, shape)[0], 3)
+    ramps = [(level.index[:, 1:] + 0.5) * 2**step for step, level in enumerate(pyramid.levels)]
+    points = torch.cat([torch.zeros(300, 1), torch.rand(300, 3) * (torch.tensor(shape) - 4.0) + 2.0], dim=1)
+    for values in sample_levels(ramps, pyramid, points)[0]:  # from centre to centre of the coarsest voxels
+        torch.testing.assert_close(values, points[:, 1:], rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_samples() -> None:
+    voxels, points = random_set(share=0.1), random_points(40, margin=0.0).double()
+    features = torch.randn(len(voxels), 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda f: sample(f, voxels, points, 2.0)[0], features)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from safetensors.numpy import load_file
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import DECODER, DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
@@ -43,12 +45,19 @@ from scene_completion_training.evaluation.density_model import DeployedModel
 from scene_completion_training.export import export_scene, space_of_classes
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.scene_decoder import CompletedScene
-from scene_completion_training.networks.sight import PixelView
-from scene_completion_training.runner import train
-from scene_completion_training.stages.completion import CompletionConfiguration, CompletionStage, SceneField, read_eyes
+from scene_completion_training.networks.sight import TOKEN_WIDTH, PixelHead, PixelView
+from scene_completion_training.runner import make_stage, train
+from scene_completion_training.stages.completion import (
+    CompletionConfiguration,
+    CompletionStage,
+    SceneField,
+    class_shares,
+    read_eyes,
+)
 from scene_completion_training.street_world.camera_rig import rotation
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
 from tests.training.foundation.tiny_models import saved_depth_model
+from tests.training.small_trainings import cut_off
 
 CAMERA = CameraSettings(width=128, height=64, field_of_view=80.0)
 VOLUME = VolumeSettings(ahead=12.8, sideways=6.4, below=2.2, above=1.0, voxel_size=0.4, near=1.0, far=40.0)
@@ -122,21 +131,11 @@ def bundle(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> StudentBu
 
 
 def test_a_training_that_is_cut_goes_on_the_same(
-    trained: Path, town: Path, trunk: Path, eyes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, town: Path, trunk: Path, eyes: Path, tmp_path: Path
 ) -> None:
-    cut = settings(town, trunk, eyes, tmp_path / "cut")
-    terms, calls = CompletionStage.terms, []
-
-    def stop_at_the_third(stage: CompletionStage, *args: object) -> object:
-        calls.append(stage.global_step)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return terms(stage, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(CompletionStage, "terms", stop_at_the_third)
-    with pytest.raises(BaseException):  # noqa: B017, PT011 - Lightning turns it into an exit
+    cut = settings(town, trunk, eyes, tmp_path)
+    with cut_off(3):
         train(cut)
-    monkeypatch.undo()
     resumed = Checkpoint.read(train(cut)).state
     for name, value in Checkpoint.read(trained).state.items():
         assert torch.equal(resumed[name], value), name
@@ -497,3 +496,193 @@ def test_the_node_tells_a_student_how_its_camera_is_mounted(bundle: StudentBundl
     assert told(RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.02])) @ upright) is known  # and sways
     raised = RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.3])) @ upright
     assert told(raised).upright_from_camera is raised
+
+
+def small_rooms(rooms: Path, folder: Path, every: int = 1, **changes: Any) -> CompletionConfiguration:
+    """A training of a few steps in rendered rooms; the network of its trunk lies in the folder, as "tiny"."""
+    sources = [CompletionSource(str(rooms), every=every)]
+    return dataclasses.replace(
+        CompletionConfiguration(
+            world="rooms",
+            encoder_weights=str(saved_depth_model(folder / "tiny")),
+            data=CompletionDataSettings(sources=sources, cache=str(folder / "cache"), batch_size=2, workers=0),
+            camera=CameraSettings(
+                width=96, height=64, field_of_view=70.0, height_above_ground=0.575, pitch_range=(-0.1, 0.65)
+            ),
+            volume=VolumeSettings(near=0.5, far=12.0, ahead=6.4, sideways=3.2, below=0.8, above=2.4, voxel_size=0.1),
+            widths=(8, 12),
+            context=4,
+            reduced=4,
+            steps=4,
+            warmup=1,
+            checkpoint_every=4,
+            log_every=1,
+            ema_decay=0.0,
+            output=str(folder / "run"),
+        ),
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two views of the rooms of a training seed, in a hand, rendered by the command."""
+    folder = tmp_path_factory.mktemp("rooms") / "9"
+    command = "room-world --seed 9 --frames 2 --leg 1 --carrier hand --size 128 96 --supersampling 1 --assets"
+    assert main([*command.split(), "depth", "label", "voxels", "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def room_trained(rooms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a few steps."""
+    return train(small_rooms(rooms, tmp_path_factory.mktemp("trained")))
+
+
+@pytest.fixture(scope="module")
+def room_bundle(room_trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command exports of it."""
+    folder = tmp_path_factory.mktemp("room_bundle") / "plain"
+    assert main(["export", str(room_trained), str(folder), "--name", "plain", "--licence", "none"]) == 0
+    return folder
+
+
+def test_a_student_of_rooms_has_their_classes_and_no_published_trunk(room_trained: Path, room_bundle: Path) -> None:
+    bundle = StudentBundle.load(room_bundle)
+    assert bundle.class_names == ROOM_CLASSES[1:] and len(set(bundle.class_colours)) == len(ROOM_CLASSES) - 1
+    assert bundle.takes_pose and bundle.height_range is not None and bundle.height_range[0] > 1.0
+    stored = Checkpoint.read(room_trained)
+    assert stored.state["pixels.factor.2.weight"].shape[0] == 2  # a factor and a shift for each image
+    weights = safetensors.numpy.load_file(room_bundle / "weights.safetensors")
+    assert weights and not any(name.startswith("encoder.") for name in weights)
+
+
+def test_a_trunk_that_differs_in_one_weight_takes_that_along(room_trained: Path, tmp_path: Path) -> None:
+    stored = Checkpoint.read(room_trained)
+    published = str(stored.configuration["encoder_weights"])
+    encoder, _, before = read_eyes("", published, stored.viewpoint)
+    name = "trunk.neck.reassemble_stage.layers.3.resize.weight"
+    other = encoder.state_dict()[name].numpy() + 0.5
+    safetensors.numpy.save_file({name: other}, tmp_path / "eyes.safetensors")
+    changed, _, eyes = read_eyes(str(tmp_path / "eyes.safetensors"), published, stored.viewpoint)
+    assert eyes.own == {name} and not eyes.metric and eyes.key != before.key
+    np.testing.assert_array_equal(changed.state_dict()[name].numpy(), other)
+    kept = next(key for key in encoder.state_dict() if key != name and key.endswith("weight"))
+    np.testing.assert_array_equal(changed.state_dict()[kept].numpy(), encoder.state_dict()[kept].numpy())
+    key = next(key for key in encoder.state_dict() if key.endswith(".attention.q_proj.weight"))
+    older = {key.replace("q_proj", "attention.query"): encoder.state_dict()[key].numpy() + 0.5}  # transformers 5.17
+    safetensors.numpy.save_file(older, tmp_path / "older.safetensors")
+    _, _, eyes = read_eyes(str(tmp_path / "older.safetensors"), published, stored.viewpoint)
+    assert eyes.own == {key}  # exports keep what has these names
+    safetensors.numpy.save_file({"trunk.nothing": other}, tmp_path / "unknown.safetensors")
+    with pytest.raises(BundleError, match="nothing"):
+        read_eyes(str(tmp_path / "unknown.safetensors"), published, stored.viewpoint)
+
+
+def test_rooms_are_scored_in_parts_of_their_own_reach(rooms: Path, room_bundle: Path, tmp_path: Path) -> None:
+    given = ["--bundle", str(room_bundle), "--data", str(rooms), "--every", "1"]
+    assert main(["evaluate", "geometry", *given, "--controls", "--output", str(tmp_path / "geometry")]) == 0
+    found = json.loads((tmp_path / "geometry" / "results.json").read_text())
+    text = json.dumps(found)
+    assert all(f'"range_m": {reach}' in text for reach in (1.6, 3.2, 6.4)) and "surface (depth of plain)" in text
+
+
+def test_tokens_may_be_kept_from_depth(rooms: Path, tmp_path: Path) -> None:
+    """Such a head is one whose tokens say nothing but classes: it reads the same from the same weights."""
+    with pytest.raises(ConfigurationError, match="nothing reads the tokens"):
+        make_stage(small_rooms(rooms, tmp_path, merging=False))
+    stage = make_stage(small_rooms(rooms, tmp_path, merging=False, naming=8))
+    assert isinstance(stage, CompletionStage)
+    lean = stage.field.pixels.eval()
+    size, channels, depth = (*lean.prior.shape[2:],), 12, 16
+    whole = PixelHead(
+        size, lean.spec, channels=channels, tokens=depth, classes=len(stage.field.names), shifted=True, naming=8
+    )
+    state, merge = whole.state_dict(), lean.state_dict()["merge.0.weight"]
+    state |= lean.state_dict() | {name: 0.0 * state[name] for name in state if name.startswith("tokens.")}
+    rest = torch.randn(len(merge), TOKEN_WIDTH, 3, 3)  # of what the tokens do not say
+    whole.load_state_dict(state | {"merge.0.weight": torch.cat([merge, rest], dim=1)})
+    maps = [torch.randn(1, count, *size) for count in (channels, 1)]
+    tokens, ground = torch.randn(1, depth, 3, 4), torch.rand(1, 2, *size)
+    with torch.no_grad():
+        for found, expected in zip(lean(*maps, tokens, ground), whole.eval()(*maps, tokens, ground), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    rebuilt = SceneField.rebuilt(stage.field.state_dict(), stage.viewpoint)
+    rebuilt.load_state_dict(stage.field.state_dict())
+    assert rebuilt.pixels.tokens is None
+
+
+def test_a_start_that_says_two_things_is_refused(rooms: Path, room_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="with its mean, which go on"):
+        make_stage(small_rooms(rooms, tmp_path, start_from=str(room_bundle), only_pixels=True))
+    with pytest.raises(ConfigurationError, match="no such branch"):
+        make_stage(small_rooms(rooms, tmp_path, fit_naming=2))
+    with pytest.raises(ConfigurationError, match="its head for pixels stays"):
+        make_stage(small_rooms(rooms, tmp_path, naming=8, fit_naming=2, pixels_from=str(room_bundle)))
+    stage = make_stage(small_rooms(rooms, tmp_path, naming=8, pixels_from=str(room_bundle)))
+    with pytest.raises(ConfigurationError, match="naming"):  # that head has no such branch, and none would learn it
+        stage.start(stage.make_data())
+    with pytest.raises(ConfigurationError, match="mean_of"):
+        make_stage(small_rooms(rooms, tmp_path, start_from=str(room_bundle), mean_of=2))
+    stage = make_stage(small_rooms(rooms, tmp_path, start_from=str(room_bundle), widths=(8, 16)))
+    with pytest.raises(ConfigurationError, match="for the same camera, volume and widths"):
+        stage.start(stage.make_data())
+
+
+def test_a_head_and_a_decoder_of_two_trainings_go_on_together(
+    rooms: Path, room_trained: Path, room_bundle: Path, tmp_path: Path
+) -> None:
+    """The decoder learns, from where it was, on a head that stays; branches that neither had are silent at first."""
+    branches = {"naming": 8, "trusting": True}
+    head = train(small_rooms(rooms, tmp_path / "head", only_pixels=True, fit_naming=60, **branches))
+    both = {"start_from": str(room_bundle), "pixels_from": str(head)}
+    stage = make_stage(small_rooms(rooms, tmp_path, **both, **branches))
+    assert isinstance(stage, CompletionStage)
+    data = stage.make_data()
+    data.setup("fit")
+    stage.start(data)
+    seen, before = Checkpoint.read(head).state, StudentBundle.load(room_bundle).load_weights()
+    for name, value in stage.field.state_dict().items():
+        if name.startswith("pixels."):
+            assert torch.equal(value, seen[name]), name
+        elif ".trust." in name:
+            assert not value.any()
+        else:
+            np.testing.assert_array_equal(value.numpy().astype(np.float16), before[f"field.{name}"])
+    learns = {name.split(".")[0] for name, value in stage.field.named_parameters() if value.requires_grad}
+    assert learns == {"spatial"}
+    assert main(["export", str(head), str(tmp_path / "out"), "--name", "named", "--licence", "none"]) == 0
+    assert "field.pixels.naming.0.weight" in StudentBundle.load(tmp_path / "out").load_weights()
+
+
+def test_tokens_alone_name_what_they_were_fitted_to(
+    rooms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of tokens that know one of three classes, most are named right, and hardly any before."""
+    stage = make_stage(small_rooms(rooms, tmp_path, naming=32, fit_naming=300))
+    assert isinstance(stage, CompletionStage) and stage.field.pixels.naming is not None
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randint(0, 3, (40, 4, 6), generator=generator)
+    width = stage.field.pixels.naming[0].in_channels
+    tokens = torch.randn(3, width, generator=generator)[classes].permute(0, 3, 1, 2)
+    tokens = (tokens + 0.3 * torch.randn(tokens.shape, generator=generator)).half()
+    pixels = (classes + 1).repeat_interleave(3, dim=1).repeat_interleave(3, dim=2).to(torch.uint8)
+    data = stage.make_data()
+    data.setup("fit")
+    monkeypatch.setattr(data, "tokens", lambda: zip(tokens[:30], pixels[:30], strict=True))
+
+    def right() -> float:
+        assert stage.field.pixels.naming is not None
+        with torch.no_grad():
+            found = stage.field.pixels.naming(tokens[30:].float()).argmax(dim=1)
+        return float((found == classes[30:]).float().mean())
+
+    assert right() < 0.5
+    stage.start(data)
+    assert right() > 0.8
+
+
+def test_shares_of_classes_are_those_of_pixels_that_are_known() -> None:
+    classes = torch.tensor([[1, 2, INVALID, 1], [2, 2, 1, 1]])
+    found = class_shares(classes, 3, torch.Size((1, 2)))
+    torch.testing.assert_close(found[:, 0], torch.tensor([[0.25, 0.75], [0.75, 0.0], [0.0, 0.0]]))

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.checkpoints import Checkpoint
@@ -17,6 +16,7 @@ from scene_completion_training.sparse.hu_net import HUNetSettings
 from scene_completion_training.stages import masked_scene
 from scene_completion_training.stages.masked_scene import MaskedSceneConfiguration
 from tests.training.points.rooms import save_rooms
+from tests.training.small_trainings import curves
 
 
 @pytest.fixture(scope="module")
@@ -49,24 +49,20 @@ def small(rooms: Path, output: Path, **changes: Any) -> MaskedSceneConfiguration
     return MaskedSceneConfiguration(**settings | changes)
 
 
-def curves(output: Path) -> dict[str, list[float]]:
-    """What a training logged: name -> values."""
-    file = sorted((output / "curves").glob("events*"))[-1]
-    events = EventAccumulator(str(file))
-    events.Reload()
-    return {name: [event.value for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
-
-
 def test_the_loss_falls_on_every_level_without_collapse(rooms: Path, tmp_path: Path) -> None:
     network = HUNetSettings(len(POINT_FEATURES), (16, 24, 32), (16, 24, 32))
     changes = {"steps": 32, "checkpoint_every": 32, "momentum": 0.95, "learning_rate": 3e-3, "network": network}
     checkpoint = train(small(rooms, tmp_path, **changes), threads=1)
-    said = curves(tmp_path)
+    said = curves(tmp_path, "")
+
+    def logged(name: str) -> list[float]:
+        return [value for (of, _), value in said.items() if of == name]
+
     for level in range(3):
-        losses = said[f"loss/level_{level}"]
+        losses = logged(f"loss/level_{level}")
         assert sum(losses[-8:]) < 0.95 * sum(losses[:8]), f"level {level}"
-        assert min(said[f"spread/level_{level}"][-10:]) > 0.3
-    assert min(said["voxels_per_second"]) > 0.0
+        assert min(logged(f"spread/level_{level}")[-10:]) > 0.3
+    assert min(logged("voxels_per_second")) > 0.0
     trained, _ = open_network(checkpoint)
     assert trained.settings == network
     stored = Checkpoint.read(checkpoint)

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.street_world.camera_rig import LEFT, RIGHT
+from scene_completion_training.data.module import SequenceSource, load_sequence
+from scene_completion_training.data.prepared import load_prepared, prepare_sequence
+from scene_completion_training.data.voxel_evidence import POINT_UNIT, FusionSettings
+from scene_completion_training.street_world.camera_rig import LEFT, RIGHT, make_rig
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.street_world.drive_bag import write_drive_bag
 
@@ -55,3 +60,27 @@ def test_stereo_bag_has_a_namespace_for_each_camera(drive: StreetDrive, tmp_path
     with BagReader(tmp_path / "bag") as reader:
         assert reader.image_topics() == [f"/{name}/image_raw/compressed" for name in (LEFT, RIGHT)]
         assert "/velodyne_points" not in reader.topics
+
+
+def test_a_rendered_town_lends_its_exact_voxels(tmp_path: Path) -> None:
+    """The samples say what the town holds; insides and what is below the ground are left out."""
+    grid = VoxelGrid((0.0, -6.4, -2.4), 0.4, (64, 32, 12), "forward")
+    drive = StreetDrive(1, 2, make_rig(208, 63), grid, supersampling=1)
+    drive.sequence(("voxels", "depth")).save(tmp_path / "town")
+    sequence = load_sequence(tmp_path, SequenceSource("town"))
+    files = prepare_sequence(sequence, tmp_path, settings=FusionSettings(kept=4000), exact=True, workers=1)
+    frame = load_prepared(files[0])
+    seen = drive.view(0).depth
+    kept = frame.depths["left"]
+    assert np.isin(kept[kept > 0], seen[np.isfinite(seen)].astype(np.float16)).all()
+    assert (kept == 0).mean() == pytest.approx(np.mean(~np.isfinite(seen)), abs=0.02)  # the sky
+    truth = drive.truth(0)
+    ahead = OPTICAL_FROM_FORWARD.inverse().apply(frame.points * POINT_UNIT)
+    index, inside = grid.index_of(np.asarray(ahead))
+    assert np.asarray(inside).all()
+    x, y, z = np.asarray(index).T
+    assert np.array_equal(frame.target > 0, truth.occupied[x, y, z]) and set(np.unique(frame.target)) == {0, 255}
+    assert not truth.interior[x, y, z].any() and truth.known[x, y, z].all()
+    assert 500 < (frame.target > 0).sum() <= 2000 and (frame.target == 0).sum() == 2000
+    with pytest.raises(SequenceError, match="ground truth"):
+        prepare_sequence(drive.sequence(()), tmp_path, exact=True)

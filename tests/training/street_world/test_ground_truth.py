@@ -1,5 +1,3 @@
-import copy
-
 import numpy as np
 import pytest
 
@@ -10,9 +8,10 @@ from scene_completion_training.street_world.camera_rig import CAMERA_HEIGHT_M, L
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.street_world.ground_truth import SAMPLES_PER_VOXEL, most_surface, voxel_truth
 from scene_completion_training.street_world.parts import box
-from scene_completion_training.street_world.scene import build_scene, trace_view
+from scene_completion_training.street_world.scene import trace_view
 from scene_completion_training.street_world.street_profile import StreetClass
 from scene_completion_training.street_world.town import TownPlan
+from tests.training.street_world.conftest import alone
 
 GRID = VoxelGrid((0.0, -12.8, -2.2), 0.2, (128, 128, 32))
 
@@ -81,10 +80,7 @@ def test_a_known_box(drive: StreetDrive) -> None:
     camera_pose = rig.rig_from_camera[LEFT]
     middle = camera_pose.translation + (9.0 + 1e-3, 1e-3, -0.4 + 1e-3)
     body = box((2.0, 1.6, 1.2), (middle[0], middle[1], middle[2]), "facade_0", StreetClass.CAR)
-    below = drive.scene_at(0).parts[0].moved((0.0, 0.0, -50.0))
-    world = copy.copy(drive.scene_at(0).world)
-    world.parts = [body, below]
-    scene = build_scene(world)
+    scene = alone(drive, body)
     truth = voxel_truth(scene, rig.cameras[LEFT], camera_pose, GRID)
     car = truth.label == StreetClass.CAR
     assert (car & truth.interior).sum() >= 8 * 6 * 4

@@ -1,4 +1,4 @@
-"""Scenes of points become views with the same points in the same order, each voxels_of by itself."""
+"""Scenes of points become views, of which whole patches are masked; samples follow from their number."""
 
 import dataclasses
 from functools import partial
@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from scene_completion_ros.errors import SequenceError
-from scene_completion_training.masked_scene.data import MaskSettings, SceneSamples, in_one
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_training.masked_scene.data import MaskSettings, SceneData, SceneDataSettings, SceneSamples, in_one
 from scene_completion_training.masked_scene.views import (
     SceneViewSettings,
     View,
     keep_points,
+    masked_voxels,
     point_features,
     point_views,
     voxels_of,
@@ -23,6 +24,12 @@ from tests.training.points.rooms import room
 
 SIZE = 0.1
 PLAIN = SceneViewSettings(jitter=0.0, dropped=0.0, scale=0.0)
+
+
+def random_places(count: int, shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
+    """So many different voxels of a grid, int16 [N, 3]."""
+    flat = np.random.default_rng(seed).choice(np.prod(shape), count, replace=False)
+    return np.stack(np.unravel_index(flat, shape), axis=-1).astype(np.int16)
 
 
 def kept(cache: Path, *scenes: PointScene) -> list[Path]:
@@ -70,23 +77,6 @@ def test_both_views_have_the_same_points_turned_about_the_vertical(tmp_path: Pat
     assert one.index.min() >= 0
 
 
-def test_normals_turn_with_the_points(tmp_path: Path) -> None:
-    """The normals of a wall stay at right angles to it, in every view."""
-    scene = room(0, objects=0)
-    file = kept(tmp_path, scene)[0]
-    assert scene.normals is not None
-    wall = np.flatnonzero(scene.normals[:, 1] == 1.0)[:200]
-    angles = set()
-    for seed in range(8):
-        view = views(file, seed=seed)[0]
-        rows = view.voxel[wall]
-        normal = np.median(view.features[rows, 3:], axis=0)
-        along = view.points[wall[1:]] - view.points[wall[0]]
-        np.testing.assert_allclose(along @ normal, 0.0, atol=0.05)
-        angles.add(round(float(normal[0]), 2))
-    assert len(angles) > 4
-
-
 def test_colours_change_and_features_are_dropped(tmp_path: Path) -> None:
     file = kept(tmp_path, room(0))[0]
     changed = views(file, dataclasses.replace(PLAIN, jitter=0.5, dropped=0.3))[0].features
@@ -127,3 +117,52 @@ def test_scenes_are_kept_once(tmp_path: Path) -> None:
     file.write_bytes(b"no scene")
     with pytest.raises(SequenceError, match=r"is not a valid safetensors file.*Delete it"):
         views(file)
+
+
+SHAPE = (64, 64, 32)
+
+
+def patches_of(index: np.ndarray, edge: int = 8) -> set[tuple[int, ...]]:
+    return set(map(tuple, (index // edge).tolist()))
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.2, 0.4, 0.8, 1.0])
+def test_the_share_of_hidden_patches_is_the_ratio(ratio: float) -> None:
+    index = random_places(3000, SHAPE)
+    masked = masked_voxels(index, 8, ratio, np.random.default_rng(0))
+    hidden, shown = patches_of(index[masked]), patches_of(index[~masked])
+    assert not hidden & shown, "a patch is hidden as a whole"
+    assert abs(len(hidden) - ratio * len(hidden | shown)) <= 1.0
+
+
+def test_a_hidden_patch_leaves_no_voxel_at_any_level() -> None:
+    """With an edge of 8 on four levels; patches of 4 leave coarse voxels that hold something visible."""
+    index = random_places(4000, SHAPE)
+    left = {}
+    for edge in (8, 4):
+        masked = masked_voxels(index, edge, 0.4, np.random.default_rng(0))
+        left[edge] = [len(patches_of(index[masked], 2**n) & patches_of(index[~masked], 2**n)) for n in range(4)]
+    assert left[8] == [0, 0, 0, 0] and left[4][:3] == [0, 0, 0] and left[4][3] > 0
+
+
+MASK = MaskSettings(8, 0.4)
+
+
+def samples(folder: Path, seed: int = 0) -> SceneSamples:
+    files = keep_points({scene.name: scene for scene in (room(0), room(1), room(2))}, folder)
+    views = partial(point_views, settings=SceneViewSettings(points=2000), voxel_size=0.1, shift=8)
+    return SceneSamples([files[:2], files[2:]], [1.0, 2.0], views, MASK, seed=seed, length=8)
+
+
+def test_samples_follow_from_seed_and_number(tmp_path: Path) -> None:
+    drawn = samples(tmp_path)
+    again, other = samples(tmp_path), samples(tmp_path, seed=1)
+    assert len(drawn) == 8
+    for name, value in drawn[3].items():
+        assert torch.equal(value, again[3][name])
+    assert all(not torch.equal(drawn[3]["student_index"], made["student_index"]) for made in (drawn[4], other[3]))
+
+
+def test_no_source_is_no_training() -> None:
+    with pytest.raises(ConfigurationError, match="names no scenes"):
+        SceneData(SceneDataSettings(), SceneViewSettings(), MASK, steps=1, seed=0).setup("fit")

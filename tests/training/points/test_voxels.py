@@ -1,8 +1,10 @@
 """Voxels of points: whole, at random offsets, and back; how training turns a scene."""
 
 import numpy as np
+import pytest
 
-from scene_completion_training.points.voxels import OFFSETS, turned, voxelised
+from scene_completion_training.points import voxels
+from scene_completion_training.points.voxels import VoxelMeans, turned, voxelised
 from tests.training.points.small_rooms import small_room
 
 
@@ -16,16 +18,6 @@ def test_every_point_has_its_voxel_and_every_voxel_one_of_its_points() -> None:
     assert (low.max(axis=0) - low.min(axis=0) < 1.0 + 1e-4).all()
 
 
-def test_offsets_and_points_of_voxels_are_drawn() -> None:
-    points = small_room().points
-    one, again, other = (voxelised(points, 0.25, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one.index, again.index)
-    np.testing.assert_array_equal(one.chosen, again.chosen)
-    assert len(one.index) != len(other.index) or (one.index != other.index).any()
-    starts = [voxelised(points, 0.25, np.random.default_rng(seed)).index.min(axis=0) for seed in range(60)]
-    assert np.min(starts) == 0 and np.max(starts) == OFFSETS - 1
-
-
 def test_training_scenes_are_turned_and_scaled_alike_in_all_directions() -> None:
     points = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     scales, tilts = [], []
@@ -37,3 +29,14 @@ def test_training_scenes_are_turned_and_scaled_alike_in_all_directions() -> None
         tilts.append(np.arccos(matrix[2, 2] / scale))
     assert 0.9 <= min(scales) < max(scales) <= 1.1
     assert 0.0 < max(tilts) <= np.sqrt(2.0) * np.pi / 64 + 1e-3
+
+
+@pytest.mark.parametrize("pending", [0, 1000])
+def test_means_and_votes_of_a_voxel_are_those_of_all_its_points(monkeypatch: pytest.MonkeyPatch, pending: int) -> None:
+    monkeypatch.setattr(voxels, "_PENDING", pending)
+    sums = VoxelMeans(0.5, "cloud")
+    sums.add(np.array([[0.1, 0.2, 0.3], [-0.3, 0, 0]]), np.array([[1.0], [4.0]]), {"label": np.array([7, 1])})
+    sums.add(np.array([[0.3, 0.3, 0.1], [0.2, 0.0, 0.2]]), np.array([[3.0], [5.0]]), {"label": np.array([2, 2])})
+    points, means, votes = sums.result()
+    np.testing.assert_allclose(points, [[-0.3, 0, 0], [0.2, 0.5 / 3, 0.2]], atol=1e-6)
+    assert means.tolist() == [[4.0], [3.0]] and votes["label"].tolist() == [1, 2]

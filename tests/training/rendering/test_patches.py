@@ -1,10 +1,17 @@
-"""Rays of pixels, the patches they are drawn in, and the colours of their points."""
+"""Rays of pixels, the colours of their points, and where fields are sampled: along rays and around surfaces."""
 
 import numpy as np
+import pytest
 import torch
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.rendering.patches import invalid_rays, rays_of_pixels, sample_colours
+from scene_completion_training.rendering.patches import (
+    invalid_rays,
+    inverse_depth_samples,
+    rays_of_pixels,
+    sample_colours,
+    surface_centres,
+)
 
 CAMERA = Camera(fx=100.0, fy=90.0, cx=31.5, cy=15.5, width=64, height=32)
 
@@ -41,3 +48,36 @@ def test_ray_is_invalid_only_if_every_source_lacks_more_than_ninety_percent() ->
     weights = torch.tensor([[[0.9, 0.1], [0.95, 0.05], [0.95, 0.05]]])  # [B, R, K]
     invalid = torch.tensor([[[[True, False]] * 3, [[True, False], [True, False], [False, False]]]])  # [B, S, R, K]
     assert invalid_rays(weights, invalid).tolist() == [[False, True, False]]
+
+
+WIDE = Camera(fx=40.0, fy=40.0, cx=39.5, cy=11.5, width=80, height=24)
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_samples_are_uniform_in_inverse_depth_and_stay_in_their_interval() -> None:
+    generator = torch.Generator().manual_seed(0)
+    t = inverse_depth_samples((2, 5), 64, 3.0, 80.0, generator=generator)
+    s = (1 / 3.0 - 1 / t) / (1 / 3.0 - 1 / 80.0)  # the uniform variable behind the distance
+    assert torch.all(s * 64 >= torch.arange(64) - 1e-3)
+    assert torch.all(s * 64 <= torch.arange(1, 65) + 1e-3)
+    middle = inverse_depth_samples((1,), 2, 3.0, 80.0, jitter=False)[0]
+    assert middle.tolist() == pytest.approx([1 / (0.75 / 3 + 0.25 / 80), 1 / (0.25 / 3 + 0.75 / 80)])
+
+
+def test_centres_come_from_every_depth_and_keep_apart() -> None:
+    depth = torch.linspace(4.0, 60.0, 80).expand(24, 80).clone()
+    depth[0] = 200.0  # sky
+    for seed in range(5):
+        centres = surface_centres(depth, WIDE, 5, 3.0, _generator(seed))
+        assert centres.shape == (5, 3)
+        assert centres[:, 2].max() < 100.0
+        bins = torch.bucketize(centres[:, 2], torch.linspace(4.0, 60.0, 6)[1:-1])
+        assert (bins - torch.arange(5)).abs().max() <= 1  # one of each fifth of the pixels
+        assert torch.pdist(centres).min() >= 3.0
+    # They lie on the surface: projected, each has the depth of its pixel.
+    u = centres[:, 0] / centres[:, 2] * WIDE.fx + WIDE.cx
+    v = centres[:, 1] / centres[:, 2] * WIDE.fy + WIDE.cy
+    assert torch.allclose(depth[v.round().long(), u.round().long()], centres[:, 2], atol=1e-3)

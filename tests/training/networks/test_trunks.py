@@ -1,0 +1,163 @@
+"""Trunks that are published transformers, on tiny random networks in the layout of the real ones."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from transformers import DepthAnythingForDepthEstimation, ViTConfig, ViTModel
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.geometry import Camera
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.export import FoldedEncoder, encoder_onnx, feature_size
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder
+from scene_completion_training.networks.feature_field import FeatureField, Reads
+from scene_completion_training.networks.trunk import DepthAnythingTrunk, VisionTransformerTrunk
+from tests.training.foundation.tiny_models import saved_depth_model, saved_model, tiny_model
+from tests.training.saved_checkpoint import save_checkpoint
+
+CAMERA = Camera(fx=30.0, fy=30.0, cx=31.5, cy=15.5, width=64, height=32)
+SIZE = (32, 64)
+
+
+@pytest.fixture(scope="module", params=[8, 16], ids=["patch 8", "patch 16"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny DINO transformer."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("vit") / f"patch_{request.param}"
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=32,
+        patch_size=request.param,
+    )  # fmt: skip
+    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("reads", ["decoder", "map", "units"])
+def test_a_field_on_it_trains_and_is_folded_for_the_robot(model: Path, reads: Reads) -> None:
+    """Its map is 16 / patch times as fine as the image, as published; units of density and features may be one."""
+    density = DensityField(
+        CAMERA, encoder=EncoderDecoder(SIZE, trunk="vision_transformer", weights=str(model), frozen_blocks=0), hidden=32
+    )
+    field = FeatureField(density, target_size=8, channels=4, units=6, reads=reads)
+    seen = field.observe(255.0 * torch.rand(1, 3, *SIZE))
+    points = torch.tensor([[[0.0, 0.0, 8.0], [1.0, 0.5, 20.0]]])
+    loss = seen.density(points).sum() + field.expand(seen.features(points)).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradient = density.encoder.trunk.network.embeddings.patch_embeddings.projection.weight.grad
+    assert gradient is not None and torch.isfinite(gradient).all() and gradient.abs().sum() > 0
+    finer = 16 // density.encoder.trunk.patch
+    size = (SIZE[0] * finer, SIZE[1] * finer)
+    assert feature_size(field, CAMERA) == size
+    with torch.no_grad():
+        folded = FoldedEncoder(field.eval(), field.camera)(255.0 * torch.rand(1, 3, *SIZE))
+    assert folded.shape == (1, *size, 32 + (32 if reads == "units" else 6))
+
+
+def test_a_checkpoint_needs_no_weights_of_its_trunk(model: Path, tmp_path: Path) -> None:
+    """Only the configuration is read from the folder; the weights are in the checkpoint."""
+    encoder = EncoderDecoder(SIZE, trunk="vision_transformer", weights=str(model))
+    field = DensityField(CAMERA, encoder=encoder, hidden=32)
+    file = tmp_path / "x.ckpt"
+    described = {"encoder": "vision_transformer", "encoder_weights": str(model), "hidden": 32}
+    save_checkpoint(file, field, "single_view", camera={"width": 64, "height": 32}, **described)
+    (model / "model.safetensors").rename(tmp_path / "away")
+    try:
+        restored = Checkpoint.read(file).field_of(DensityField)
+    finally:
+        (tmp_path / "away").rename(model / "model.safetensors")
+    for name, value in field.state_dict().items():
+        assert torch.equal(restored.state_dict()[name], value), name
+
+
+def test_patches_of_14_pixels_cover_16_of_the_image(tmp_path: Path) -> None:
+    """DINOv2 in SceneDINO: images are resized by 14/16, and maps come as of patches of 16."""
+    trunk = VisionTransformerTrunk(SIZE, weights=str(saved_model("dinov2", tmp_path / "m")))
+    image = 255.0 * torch.rand(1, 3, *SIZE)
+    assert [tuple(x.shape[2:]) for x in trunk(image)] == [(8, 16), (4, 8), (2, 4), (1, 2)]
+    assert EncoderDecoder(SIZE, trunk="vision_transformer", weights=str(tmp_path / "m"))(image).shape == (1, 256, *SIZE)
+
+
+def test_patches_of_other_sizes_are_refused(tmp_path: Path) -> None:
+    tiny_model("vit", patch_size=4).save_pretrained(tmp_path / "m")
+    with pytest.raises(ConfigurationError, match="patches of 4 pixels"):
+        VisionTransformerTrunk(SIZE, weights=str(tmp_path / "m"))
+
+
+PATCHES = (2, 5)
+"""32×64 pixels are 2.3×4.6 patches of 14."""
+
+
+@pytest.fixture(scope="module")
+def depth_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_depth_model(tmp_path_factory.mktemp("depth") / "tiny")
+
+
+def _trunk(depth_model: Path, **options: bool | int) -> DepthAnythingTrunk:
+    return DepthAnythingTrunk(weights=str(depth_model), **options)  # type: ignore[arg-type]
+
+
+def test_its_depth_is_that_of_the_network(depth_model: Path) -> None:
+    trunk = _trunk(depth_model)
+    image = 255.0 * torch.rand(1, 3, *SIZE)
+    network = DepthAnythingForDepthEstimation.from_pretrained(depth_model)
+    resized = torch.nn.functional.interpolate(trunk.normalised(image), [14 * n for n in PATCHES], mode="bilinear")
+    with torch.no_grad():
+        expected = network(pixel_values=resized).predicted_depth[:, None]
+        fused, depth = trunk(image)
+    assert fused.shape == (1, 12, 16, 32) and depth.shape == (1, 1, 16, 32)
+    expected = torch.nn.functional.interpolate(expected, (16, 32), mode="bilinear")
+    torch.testing.assert_close(depth, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_field_on_it_learns_depth_and_is_exported(depth_model: Path) -> None:
+    encoder = EncoderDecoder(SIZE, channels=24, trunk="depth_anything", weights=str(depth_model), frozen_blocks=0)
+    field = DensityField(CAMERA, encoder=encoder, hidden=32)
+    image = 255.0 * torch.rand(2, 3, *SIZE)
+    seen = field.observe(image)
+    features, code = seen.hidden_map, seen.depth_code
+    assert features.shape == (2, 32, 16, 32) and code.shape == (2, 16, 32)
+    loss = features.square().sum() + code.square().sum() + encoder.decoder(encoder.trunk_maps(image)).square().sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert isinstance(encoder.trunk, DepthAnythingTrunk)
+    for part in (encoder.trunk.backbone.embeddings, encoder.trunk.neck, encoder.trunk.head):
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+    assert feature_size(field, CAMERA) == (16, 32)
+    session = onnxruntime.InferenceSession(encoder_onnx(field.eval(), CAMERA), providers=["CPUExecutionProvider"])
+    (exported,) = session.run(None, {"image": image[:1].numpy()})
+    expected = features[:1].detach().permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(exported, expected, atol=5e-3 * np.abs(expected).max())  # weights are stored as halves
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2, 3, 4])
+def test_what_frozen_blocks_make_can_be_kept(depth_model: Path, frozen: int) -> None:
+    trunk = _trunk(depth_model, frozen_blocks=frozen)
+    image = 255.0 * torch.rand(2, 3, *SIZE)
+    with torch.no_grad():
+        expected = trunk(image)
+        found = trunk.maps_of_fixed(trunk.fixed(image), SIZE)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    learning = [name for name, value in trunk.backbone.named_parameters() if value.requires_grad]
+    assert ("layernorm.weight" in learning) == (frozen == 0)
+    assert any("layer.3" in name for name in learning) == (frozen < 4)
+
+
+@pytest.mark.parametrize("prefix", ["", "trunk."])
+def test_weights_of_other_versions_of_transformers_fit(depth_model: Path, prefix: str) -> None:
+    """Attention was `attention.attention.query` up to 5.17, and is `attention.q_proj`."""
+    trunk = _trunk(depth_model)
+    own, names = trunk.state_dict(), {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
+    older = {}
+    for name, values in own.items():
+        for now, before in names.items():
+            name = name.replace(f".attention.{now}.", f".attention.attention.{before}.")
+        older[prefix + name.replace(".attention.o_proj.", ".attention.output.dense.")] = values + 1.0
+    assert older.keys() != {prefix + name for name in own}
+    holder = torch.nn.ModuleDict({"trunk": trunk}) if prefix else trunk
+    holder.load_state_dict(older)
+    for name, values in _trunk(depth_model).state_dict().items():
+        torch.testing.assert_close(trunk.state_dict()[name], values + 1.0)

@@ -1,0 +1,191 @@
+"""The stages `feature_field` and `agglomeration`: what they learn of foundation models, and labels on the robot."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.clustering.clusters import (
+    CLASS_COLOURS,
+    CLASS_FILE,
+    CLUSTER_FILE,
+    Clusters,
+    write_class_file,
+    write_clusters,
+)
+from scene_completion_training.data.module import SequencesData
+from scene_completion_training.data.view_batches import DataNeeds
+from scene_completion_training.export import FoldedEncoder, encoder_onnx, export_labelled
+from scene_completion_training.foundation.feature_store import FeatureStore
+from scene_completion_training.networks.agglomerated_field import AgglomeratedField
+from scene_completion_training.networks.density_field import DensityField, sample_map
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.runner import make_stage
+from scene_completion_training.stages.agglomeration import AgglomerationStage
+from scene_completion_training.stages.feature_field import FeatureFieldStage
+from tests.training.small_trainings import HIDDEN, VIEWPOINT, Trainings, batches, learn, small_data
+
+CAMERA = VIEWPOINT.camera
+HALF = (1, 3, CAMERA.height // 2, CAMERA.width // 2)
+WHOLE = (1, 3, CAMERA.height, CAMERA.width)
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss", "watched", "left"),
+    [("feature_field", "feature", "feature", 0.3), ("agglomeration", "agglomeration", "teacher_text", 0.4)],
+)
+def test_targets_can_be_learned(kind: str, loss: str, watched: str, left: float, trainings: Trainings) -> None:
+    """The same places again and again: from no agreement with the tokens to most, while the density stays."""
+    torch.manual_seed(0)
+    stage = make_stage(trainings.configuration(kind))
+    assert isinstance(stage, FeatureFieldStage | AgglomerationStage)
+    stage.load(str(trainings.bundle().folder))
+    together = isinstance(stage, AgglomerationStage)
+    stores = stage.stores if together else FeatureStore.open(Path(trainings.features.targets))
+    (batch,) = batches(small_data(trainings.drive), 1, targets=stores)
+    if together:
+        stage.fit_targets([{name: value[0] for name, value in batch.items()}])
+    losses = learn(stage, batch, loss, steps=25, rate=5e-3)
+    assert losses[0][watched] > 0.5 and losses[-1][watched] < left * losses[0][watched]
+    assert not together or losses[-1]["teacher_dino"] < losses[0]["teacher_dino"]
+    assert all(parameter.grad is None for parameter in stage.field.density.parameters())
+
+
+@pytest.fixture
+def field() -> AgglomeratedField:
+    """One with random weights."""
+    torch.manual_seed(0)
+    density = DensityField(CAMERA, hidden=HIDDEN)
+    nn.init.normal_(density.encoder.project.weight, std=0.1)
+    return AgglomeratedField(density, {"text": 10, "dino-s": 12}, channels=16, units=20).eval()
+
+
+def test_a_teachers_space_is_a_linear_map_of_the_units(field: AgglomeratedField) -> None:
+    """What the robot computes from the units is what the heads say."""
+    seen = field.observe(255.0 * torch.rand(WHOLE))
+    points = torch.rand(1, 50, 3) * torch.tensor([4.0, 2.0, 20.0]) + torch.tensor([-2.0, -1.0, 4.0])
+    with torch.no_grad():
+        features, units = seen.features(points)[0], seen.units(points)[0]
+        for teacher in field.teachers:
+            weight, bias = field.space(teacher)
+            expected = field.original(teacher, features)
+            assert torch.allclose(units @ weight.T + bias, expected, atol=1e-4)
+        sides = [functional.normalize(field.original(teacher, features), dim=-1) for teacher in field.teachers]
+        assert torch.allclose(field.expand(features), functional.normalize(torch.cat(sides, dim=-1), dim=-1), atol=1e-5)
+
+
+def test_the_units_see_the_surface(field: AgglomeratedField) -> None:
+    """Nearer surfaces change the units of the same place; the exported encoder gives the same map."""
+    image = 255.0 * torch.rand(WHOLE)
+    with torch.no_grad():
+        before = field.observe(image)
+        field.density.encoder.prior += 0.5
+        after = field.observe(image)
+        assert not torch.allclose(before.features_map, after.features_map)
+        folded = FoldedEncoder(field, CAMERA)(image)
+    expected = after.features_map.permute(0, 2, 3, 1)
+    assert torch.allclose(folded[..., HIDDEN:], expected, atol=1e-4 * float(expected.abs().max()))
+    session = onnxruntime.InferenceSession(encoder_onnx(field, CAMERA), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"image": image.numpy()})[0]
+    assert np.abs(found[..., HIDDEN:] - expected.numpy()).max() < 5e-3 * float(expected.abs().max())
+
+
+def test_features_are_those_of_tokens_less_their_mean(trainings: Trainings) -> None:
+    """The mean is that of the drive's tokens, and travels with the checkpoint; what was learned has it taken off."""
+    store = FeatureStore.open(Path(trainings.features.targets))
+    data = SequencesData(small_data(trainings.drive), 64, 0, DataNeeds(targets=store), viewpoint=VIEWPOINT)
+    data.setup("fit")
+    samples = [data.samples()[index] for index in range(16)]
+    mean = torch.stack([sample["features"].float().mean(dim=(0, 2, 3)) for sample in samples]).mean(dim=0)
+    found = Checkpoint.read(trainings.checkpoint("feature_field")).field_of(FeatureField).target_mean
+    assert found.norm() > 0.1  # far from none
+    assert (found - mean).norm() < 0.1 * mean.norm()  # the training looked at four samples
+    whole = dataclasses.replace(trainings.features, centred=False)
+    stage = make_stage(trainings.configuration("feature_field", features=whole))
+    stage.centre(samples)
+    assert not stage.field.target_mean.any()
+    # Tokens with something added to all of them, and that taken off as their mean, are the same targets.
+    (batch,) = batches(small_data(trainings.drive), 1, targets=store)
+
+    def loss(targets: torch.Tensor) -> float:
+        terms = stage.terms({**batch, "features": targets}, torch.Generator().manual_seed(5))
+        return terms["feature"].item()
+
+    before, moved = loss(batch["features"]), batch["features"].float() + 3.0
+    assert abs(loss(moved) - before) > 1e-3
+    stage.field.target_mean.fill_(3.0)
+    assert loss(moved) == pytest.approx(before, abs=1e-4)
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """What `classes` writes, of random points: three clusters, two of which have the same name."""
+    folder = tmp_path / "classes"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    units = np.abs(generator.normal(size=(600, 64))).astype(np.float16)
+    codes = np.eye(3, dtype=np.float32)[np.argmax(units[:, :3], axis=1)]
+    write_clusters(folder / CLUSTER_FILE, Clusters(np.eye(3, dtype=np.float32)), codes, units)
+    write_class_file(folder / CLASS_FILE, ["road", "car", "road"], [0.5, 0.3, 0.2])
+    return folder
+
+
+def test_a_student_with_labels_is_deployed(trainings: Trainings, classes: Path, tmp_path: Path) -> None:
+    """The density's channels stay, up to half precision; those of the features follow, with the label head."""
+    plain, trained = trainings.bundle(), trainings.checkpoint("feature_field")
+    labelled, agreement = export_labelled(trained, plain, classes, tmp_path / "labelled", name="l", licence="none")
+    assert labelled.class_names == ("road", "car") and agreement > 0.9
+    assert labelled.class_colours == (CLASS_COLOURS["road"], CLASS_COLOURS["car"])
+    assert labelled.provenance["labels"]["agreement_with_clusters"] == pytest.approx(agreement, abs=1e-4)
+    assert str(tmp_path.parent) not in str(labelled.provenance)  # no folder of the machine that trained it
+    assert labelled.calibration == plain.calibration and labelled.threshold == plain.threshold
+    image = 255.0 * torch.rand(HALF, generator=torch.Generator().manual_seed(0))
+    found, before = (
+        onnxruntime.InferenceSession(str(b.encoder_path), providers=["CPUExecutionProvider"]).run(
+            None, {"image": image.numpy()}
+        )[0]
+        for b in (labelled, plain)
+    )
+    assert found.shape == (1, HALF[2] // 2, HALF[3] // 2, HIDDEN + 64)
+    assert np.abs(found[..., :HIDDEN] - before).max() < 1e-3 * np.abs(before).max()
+    field = Checkpoint.read(trained).field_of(FeatureField)
+    with torch.no_grad():
+        seen = field.observe(image)
+        expected = seen.features_map.permute(0, 2, 3, 1).numpy()
+        point = torch.tensor([[[1.0, 0.5, 12.0]]])
+        units = seen.units(point)[0].numpy()
+    assert np.abs(found[..., HIDDEN:] - expected).max() < 5e-3 * np.abs(expected).max()
+    # The units that the robot computes are those of the field, and so are the logits.
+    head = labelled.head
+    code = field.spec.encode(field.spec.coordinates(point, field.camera))[0].numpy()
+    with torch.no_grad():
+        image_part = sample_map(seen.features_map, field.spec.coordinates(point, field.camera))[0].T.numpy()
+    assert head.label_positional_weight is not None and head.label_hidden_bias is not None
+    again = np.maximum(image_part + code @ head.label_positional_weight.T + head.label_hidden_bias, 0.0)
+    assert again == pytest.approx(units, abs=1e-5)
+    assert head.label_weight.shape == (2, 64)
+
+
+def test_labels_of_another_student_are_refused(trainings: Trainings, classes: Path, tmp_path: Path) -> None:
+    bundle, trained = trainings.bundle(), trainings.checkpoint("feature_field")
+    weights = bundle.load_weights()
+    weights["feature_layer.weight"] = weights["feature_layer.weight"] + 1
+    other = dataclasses.replace(bundle, name="o").save(tmp_path / "other", bundle.read_encoder(), weights)
+    with pytest.raises(BundleError, match="its density differs from that of the student o"):
+        export_labelled(trained, other, classes, tmp_path / "x", name="l", licence="none")
+    write_clusters(
+        classes / CLUSTER_FILE, Clusters(np.eye(3, dtype=np.float32)), np.eye(3, dtype=np.float32),
+        np.ones((3, 5), np.float16),
+    )  # fmt: skip
+    with pytest.raises(ConfigurationError, match="points of 5 units, the checkpoint has 64"):
+        export_labelled(trained, bundle, classes, tmp_path / "x", name="l", licence="none")
+    (classes / CLUSTER_FILE).unlink()
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        export_labelled(trained, bundle, classes, tmp_path / "x", name="l", licence="none")

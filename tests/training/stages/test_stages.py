@@ -1,0 +1,254 @@
+"""What all stages promise: they resume as if nothing had happened, keep what is to stay, and refuse what cannot be."""
+
+import dataclasses
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_training import CONFIGS, stages
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.configuration import Configuration, LossWeights, read_configuration
+from scene_completion_training.export import export_bundle, head_weights
+from scene_completion_training.field_stage import SingleImageStage
+from scene_completion_training.foundation.feature_store import FeatureStore
+from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.feature_field import FeatureField
+from scene_completion_training.runner import make_stage, train
+from scene_completion_training.stages import semantics
+from scene_completion_training.stages.agglomeration import AgglomerationSettings, StoredTeacher
+from scene_completion_training.stages.completion import read_eyes
+from scene_completion_training.stages.feature_field import FeatureSettings
+from scene_completion_training.stages.semantics import SemanticsStage
+from scene_completion_training.stages.teacher import TeacherConfiguration
+from tests.training.foundation.tiny_models import saved_depth_model
+from tests.training.small_trainings import (
+    HIDDEN,
+    Trainings,
+    cut_off,
+    small_data,
+    small_training,
+    write_configuration,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_points() -> Any:
+    """A field of four steps says nothing of what is occupied: for `semantics`, all of it is, in few neighbourhoods."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SemanticsStage, "occupied", lambda stage, logit: torch.ones_like(logit, dtype=torch.bool))
+        for name, value in {"BUFFER": 8, "BINS": 3, "APART_M": 0.5, "DEPTH_STRIDE": 4}.items():
+            patch.setattr(semantics, name, value)
+        yield
+
+
+@pytest.mark.parametrize("stage", ["single_view", "teacher", "student", "feature_field", "agglomeration", "semantics"])
+def test_a_training_that_is_cut_goes_on_the_same(stage: str, trainings: Trainings, tmp_path: Path) -> None:
+    whole, cut = Checkpoint.read(trainings.checkpoint(stage)), trainings.configuration(stage, tmp_path)
+    with cut_off(3):
+        train(cut)
+    resumed = Checkpoint.read(train(cut))
+    assert whole.stage == resumed.stage == stage
+    for name, value in whole.state.items():
+        torch.testing.assert_close(resumed.state[name], value, rtol=0, atol=1e-6, msg=name)
+
+
+def learned(trainings: Trainings, stage: str) -> set[str]:
+    """Names of what a training changed."""
+    configuration = trainings.configuration(stage)
+    torch.manual_seed(configuration.seed)
+    fresh = make_stage(configuration).state_dict()
+    content = torch.load(trainings.checkpoint(stage), weights_only=True)["state_dict"]
+    return {name for name, value in fresh.items() if not torch.equal(value, content[name])}
+
+
+@pytest.mark.parametrize("stage", ["feature_field", "agglomeration"])
+def test_features_learn_beside_a_density_that_stays(stage: str, trainings: Trainings) -> None:
+    stored, weights = Checkpoint.read(trainings.checkpoint(stage)), trainings.bundle().load_weights()
+    field = stored.field_of(FeatureField)
+    assert stored.half_resolution
+    for name, value in field.density.named_parameters():
+        assert torch.equal(value, torch.from_numpy(weights[name]).float()), name
+    content = torch.load(stored.file, weights_only=True)["state_dict"]
+    if stage == "agglomeration":
+        assert field.teachers == ("text", "dino")
+        assert stored.configuration["teachers"]["text"]["text_encoder"] == "tiny/text"
+        assert all(float(content[f"uncertainty.logarithms.{number}"]) != 0.0 for number in range(2))
+        assert field.centres["dino"].any() and not field.centres["text"].any()
+    expected = {"field.output_layer.weight"}
+    expected |= {"downsampler.scale", "artefacts.values"} if stage == "feature_field" else set()
+    assert expected <= learned(trainings, stage)
+
+
+def test_semantics_learn_on_a_field_that_stays(trainings: Trainings, tmp_path: Path) -> None:
+    """With forces that are estimated, or with those of KITTI-360."""
+    before, after = (Checkpoint.read(trainings.checkpoint(stage)) for stage in ("feature_field", "semantics"))
+    given = Checkpoint.read(train(trainings.configuration("semantics", tmp_path, forces="kitti_360", steps=2)))
+    # Whatever its configuration says, it looks through the field that it was given.
+    assert after.half_resolution and after.field_of(FeatureField).density.hidden == HIDDEN
+    contents = [torch.load(stored.file, weights_only=True)["state_dict"] for stored in (after, given)]
+    assert [bool(content["forces_values"].isnan().all()) for content in contents] == [False, True]
+    assert int(contents[0]["buffer.filled"]) == 8
+    for name, value in before.state.items():
+        assert torch.equal(contents[0][f"field.{name}"], value), name
+    assert contents[0]["link.offset"].item() == pytest.approx(before.link["offset"].item())
+    head = after.distillation_head()
+    assert head is not None and head.linear.in_features == before.field_of(FeatureField).target_size
+    assert "head.linear.weight" in learned(trainings, "semantics")
+
+
+def test_maps_that_are_kept_change_nothing(trainings: Trainings, tmp_path: Path) -> None:
+    """Of eyes as training/configs/eyes.yaml trains them, whose first blocks stay; and beside a density that stays."""
+    model = saved_depth_model(tmp_path / "model")
+    eyes: dict[str, Any] = {
+        "encoder": "depth_anything",
+        "encoder_weights": str(model),
+        "frozen_blocks": 3,
+        "pretrained": True,
+        "losses": LossWeights(photometric=0.0, smoothness=0.0, stereo_depth=0.0, emptiness=0.1),
+    }
+    data = dataclasses.replace(small_data(trainings.drive), distinct_samples=2)
+    for stage, changes in (("single_view", eyes), ("feature_field", {})):
+        found = []
+        for kept in (False, True):
+            output = tmp_path / f"{stage}_{kept}"
+            checkpoint = train(trainings.configuration(stage, output, data=data, keep_maps=kept, **changes))
+            found.append(Checkpoint.read(checkpoint))
+        for name, value in found[0].state.items():
+            torch.testing.assert_close(found[1].state[name], value, atol=2e-3, rtol=2e-2)  # they are float16
+        files = {path.name for path in (output / "kept_maps").iterdir()}
+        assert files == {"made_from.txt", "map_0.safetensors", "map_1.safetensors"}
+        if stage == "single_view":
+            encoder, _, _ = read_eyes(str(checkpoint), str(model), found[1].viewpoint)  # of street.yaml
+            for name, value in encoder.state_dict().items():
+                torch.testing.assert_close(value, found[1].state[f"encoder.{name}"], msg=name)
+
+
+def test_training_can_go_on_from_the_shipped_student(tmp_path: Path) -> None:
+    bundle = StudentBundle.load(DEFAULT_BUNDLE)
+    stage = make_stage(read_configuration(CONFIGS / "single_view.yaml", ["pretrained=false"], Configuration))
+    assert isinstance(stage.field, DensityField) and bundle.folder is not None
+    stage.load(str(bundle.folder))
+    np.testing.assert_allclose(
+        head_weights(stage.field).positional_weight, bundle.head.positional_weight, rtol=1e-3, atol=1e-4
+    )
+    teacher = make_stage(TeacherConfiguration(pretrained=False))
+    teacher.load(str(bundle.folder))
+    for name, value in teacher.encoder.state_dict().items():
+        torch.testing.assert_close(value, stage.encoder.state_dict()[name], msg=name)
+    torch.save({"state_dict": {"field.encoder.prior": torch.zeros(1)}}, tmp_path / "other.ckpt")
+    with pytest.raises(BundleError, match="another network"):
+        teacher.load(str(tmp_path / "other.ckpt"))
+
+
+class ToyStage(SingleImageStage):
+    """Learns that nothing is there."""
+
+    def __init__(self, settings: Configuration) -> None:
+        super().__init__(settings)
+        self.field = DensityField(self.camera, encoder=self.make_encoder())
+
+    def weights(self) -> dict[str, float]:
+        """There is one loss."""
+        return {"density": 1.0}
+
+    def terms(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """The mean density."""
+        return {"density": self.observe(batch).density(batch["points"]).mean()}
+
+
+TOY = f"{__name__}:ToyStage"
+
+
+def test_a_stage_is_a_class_and_a_line(synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(stages.STAGES, "toy", TOY)
+    toy = Configuration(**small_training(synthetic_drive, tmp_path / "whole", steps=2, stage="toy"))
+    file = write_configuration(tmp_path / "toy.yaml", toy)
+    whole = train(read_configuration(file, [], Configuration))
+    read = Checkpoint.read(whole)
+    assert read.stage == "toy" and isinstance(read.field_of(DensityField), DensityField)
+    monkeypatch.delitem(stages.STAGES, "toy")
+    with pytest.raises(BundleError, match=r"stage 'toy' does not exist; scene_completion_ros \d.* wrote it"):
+        Checkpoint.read(whole)
+    with pytest.raises(ConfigurationError, match=r"toy\.yaml: stage 'toy' does not exist. There are single_view, teac"):
+        read_configuration(file, [], Configuration)
+
+
+def test_another_package_adds_stages_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(group: str) -> list[EntryPoint]:
+        return [EntryPoint("toy", TOY, group), EntryPoint("teacher", TOY, group)]
+
+    monkeypatch.setattr(stages, "entry_points", found)
+    assert stages.stage_class("toy") is ToyStage
+    assert stages.stage_class("teacher") is not ToyStage  # none of ours is replaced
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "words"),
+    [
+        ("single_view", {"ema_decay": 0.9, "ema_start": 24}, "ema_start"),
+        ("single_view", {"keep_maps": True}, "no sample comes again"),
+        ("single_view", {"keep_maps": True, "distinct_samples": 2, "half_resolution_steps": 2}, "half the size"),
+        ("single_view", {"keep_maps": True, "distinct_samples": 2, "devices": 2}, "only one process"),
+        ("single_view", {"keep_maps": True, "distinct_samples": 2}, "says nothing that stays"),
+        ("single_view", {"views": {"covered": -1}}, "fewer rows than half"),
+        ("single_view", {"views": {"covered": 32}}, "fewer rows than half"),
+        ("single_view", {"views": {"aside": 1.5}}, "fewer rows than half"),
+        ("single_view", {"views": {"aside": float("nan")}}, "fewer rows than half"),
+        ("teacher", {"keep_maps": True, "distinct_samples": 2}, "stage teacher keeps none"),
+        ("student", {"keep_maps": True, "distinct_samples": 2}, "stage student keeps none"),
+        ("student", {"encoder_views": 5}, "^encoder_views:"),
+        ("student", {"depth_only_steps": 2}, "^depth_only_steps:"),
+        ("student", {"encoder": "resnet50"}, "^encoder:"),
+        ("student", {"checkpoint_every": 4, "ema_decay": 0.5}, "^ema_start:"),
+        ("feature_field", {"features": FeatureSettings()}, "features: neither precomputed targets nor a model"),
+        ("feature_field", {"features": {"cell": 8}}, "cell"),
+        ("feature_field", {"features": FeatureSettings(cell=12, rays=8)}, r"features\.cell: 12 pixels"),
+        ("feature_field", {"features": FeatureSettings(own_view=1.0)}, r"features\.own_view: 1\.0"),
+        ("feature_field", {"start_from": ""}, "start_from: the density is to stay"),
+        ("semantics", {"features_from": ""}, "features_from: no feature field"),
+        ("agglomeration", {"start_from": ""}, "start_from"),
+        ("agglomeration", {"teachers": [], "own": 0.5}, "teachers"),
+        ("agglomeration", {"teachers": ["a", "a"]}, "teachers"),
+        ("agglomeration", {"teachers": ["a.b"]}, "teachers"),
+        ("agglomeration", {"teachers": ["a"], "own": 1.5}, "a share from 0 to 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    stage: str, changes: dict[str, Any], words: str, trainings: Trainings, tmp_path: Path
+) -> None:
+    changes = dict(changes)
+    data, targets = small_data(trainings.drive), trainings.features.targets
+    views = dataclasses.replace(data.views, **changes.pop("views", {}))
+    changes["data"] = dataclasses.replace(data, views=views, distinct_samples=changes.pop("distinct_samples", 0))
+    if isinstance(changes.get("features"), dict):
+        changes["features"] = dataclasses.replace(trainings.features, **changes["features"])
+    if "teachers" in changes:
+        teachers = [StoredTeacher(name, targets=targets) for name in changes.pop("teachers")]
+        changes["agglomeration"] = AgglomerationSettings(teachers, own=changes.pop("own", 0.5))
+    with pytest.raises(ConfigurationError, match=words):
+        train(trainings.configuration(stage, tmp_path, **changes))
+
+
+def test_what_does_not_belong_together_is_refused(trainings: Trainings, tmp_path: Path) -> None:
+    """Stages that are not deployed or hold no features, weights of another network, targets that are not mirrored."""
+    with pytest.raises(BundleError, match="stage is teacher"):
+        export_bundle(trainings.checkpoint("teacher"), tmp_path, name="t", licence="none", provenance={})
+    with pytest.raises(BundleError, match=r"no FeatureField in it: its stage is single_view.*`feature_field` or `sem"):
+        Checkpoint.read(trainings.checkpoint("single_view")).field_of(FeatureField)
+    features = dataclasses.replace(trainings.features, units=32)
+    before = str(trainings.checkpoint("feature_field"))
+    with pytest.raises(BundleError, match="weights of another network"):
+        train(trainings.configuration("feature_field", tmp_path, features=features, start_from=before))
+    (tmp_path / "one").mkdir()
+    manifest = FeatureStore.open(Path(trainings.features.targets)).manifest
+    dataclasses.replace(manifest, variants=1).write(tmp_path / "one" / "manifest.json")
+    one = AgglomerationSettings([StoredTeacher("a", targets=str(tmp_path / "one"))])
+    with pytest.raises(ConfigurationError, match="mirrored"):
+        make_stage(trainings.configuration("agglomeration", tmp_path, agglomeration=one))
