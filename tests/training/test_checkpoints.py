@@ -1,4 +1,4 @@
-"""Checkpoints of other hands and other versions."""
+"""Checkpoints of other authors and other versions, and what of them a bundle keeps."""
 
 import dataclasses
 import os

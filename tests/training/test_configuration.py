@@ -1,4 +1,4 @@
-"""What a YAML file may say."""
+"""What a YAML file may say, and what a network is trained for by it: camera, height and volume."""
 
 import dataclasses
 import math

@@ -24,6 +24,7 @@ from scene_completion_training.networks.agglomerated_field import AgglomeratedFi
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField, SemanticField
 from tests.checkout import ROOT
+from tests.official_layouts import write_split
 from tests.sequences import test_kitti_raw
 from tests.training.evaluation.one_wall import make_street, voxels
 from tests.training.saved_checkpoint import save_checkpoint
@@ -45,15 +46,10 @@ def run(*options: object) -> int:
 # depth
 
 
-def write_list(path: Path, *lines: str) -> Path:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return path
-
-
 def test_depth_of_a_raw_drive(raw_drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The mean depth alone, of a second drive with the same scans: no error. A report of `extract` is no recording."""
     second = shutil.copytree(raw_drive, raw_drive.parent / OTHER)
-    frames = write_list(tmp_path / "list.txt", f"{LISTED} 0000000001 l", f"{LISTED} 77 l")
+    frames = write_split(tmp_path / "list.txt", [f"{LISTED} 0000000001 l", f"{LISTED} 77 l"])
     output = tmp_path / "new" / "out"
     options = ("--frames", frames, "--allow-missing", "--controls", "--prior", second)
     report = tmp_path / "report.json"
@@ -68,7 +64,7 @@ def test_depth_of_a_raw_drive(raw_drive: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_depth_of_the_shipped_student(shared_data: Path, tmp_path: Path) -> None:
-    frames = write_list(tmp_path / "list.txt", "04 0 l", "04 1 l")
+    frames = write_split(tmp_path / "list.txt", ["04 0 l", "04 1 l"])
     folder = shared_data / "kitti_windows" / "sequences" / "04"
     options = ("--data", folder, "--frames", frames, "--bundle", DEFAULT_BUNDLE)
     assert run("geometry", "--depth", *options, "--output", tmp_path) == 0

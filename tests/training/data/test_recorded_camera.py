@@ -1,3 +1,5 @@
+"""The canonical camera that recordings ask for, and lenses that a pinhole looks through."""
+
 import dataclasses
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Depth and opacity of densities that are known by hand."""
+"""Depth and opacity of densities that are known by hand, and the numbers that sharpen them."""
 
 import math
 from dataclasses import replace
@@ -83,19 +83,19 @@ def test_calibrated_rule_is_the_threshold_on_the_probability() -> None:
     assert calibrated_cutoffs(Calibration("piecewise_linear", (0.0, 1.0), (0.0, 0.3)), 0.4)["calibrated"] == math.inf
 
 
-def test_student_is_scored_as_it_is_deployed(street: PosedSequence, student: StudentBundle) -> None:
-    answer = Density(DeployedModel(student, threads=1)).answer(next(voxel_frames([street])))
+def test_student_is_scored_as_it_is_deployed(window: PosedSequence, student: StudentBundle) -> None:
+    answer = Density(DeployedModel(student, threads=1)).answer(next(voxel_frames([window])))
     truth, found = answer.truth.voxels, answer.voxels
     assert truth is not None and found is not None
     completer = Completer(
         student,
-        street.cameras["camera_left"],
+        window.cameras["image_2"],
         grid=truth.grid,
         grid_from_camera=truth.grid_from_camera,
         threads=1,
         extrapolate=True,
     )
-    completion, counted = completer.complete(street.image(0, "camera_left")), truth.counted
+    completion, counted = completer.complete(window.image(0, "image_2")), truth.counted
     np.testing.assert_allclose(found.score[counted], completion.alpha[counted], atol=1e-4)
     seen = counted & completer.in_view
     assert not set(found.stated) - {BEFORE, AFTER}

@@ -1,4 +1,4 @@
-"""Density models on a street with one wall: voxels, calibration, and which frames are scored."""
+"""Density models and controls on a street with one wall: voxels, calibration, and which frames are scored."""
 
 from collections.abc import Sequence
 from pathlib import Path

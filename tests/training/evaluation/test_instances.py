@@ -1,4 +1,4 @@
-"""Things: which are found, and their average precision, worked by hand."""
+"""Things, and sentences about them: what is found, scores worked by hand, and relations that a head can learn."""
 
 import dataclasses
 import json

@@ -32,6 +32,7 @@ from scene_completion_training.evaluation.lidar_evaluation import (
     level_scans,
     slabs_of,
 )
+from tests.official_layouts import write_split
 from tests.sequences import test_kitti_raw
 from tests.training.evaluation.one_wall import CAMERA, FRAMES, Wall, make_street, shadowed
 
@@ -126,7 +127,8 @@ def listed(folder: Path, *lines: str) -> FrameSplit:
 def test_errors_of_a_wall_are_means_over_frames(raw_drive: Path, tmp_path: Path) -> None:
     write_scan(raw_drive, 0, [10.0])
     write_scan(raw_drive, 1, [8.0, 16.0, 8.0, 90.0])  # what is beyond 80 m does not count
-    drive, split = open_recording(raw_drive), listed(tmp_path, f"{LISTED} 0 l", f"{LISTED} 1 l")
+    drive = open_recording(raw_drive)
+    split = FrameSplit(write_split(tmp_path / "list.txt", [f"{LISTED} 0 l", f"{LISTED} 1 l"]))
     scores = Scores([DEPTH])
     scores.run("drives", [Density(FlatWall())], depth_frames(drive, scanned_frames(drive, split)))
     (row,) = [row for row in scores.rows("depth") if row["pixels"] == "Garg crop"]
@@ -142,7 +144,8 @@ def test_frames_with_lidar_are_scored_and_those_of_a_list_that_lack_it_are_missi
 ) -> None:
     drive = open_recording(raw_drive)
     assert scanned_frames(drive) == [0, 1, 2, 3]
-    split = listed(tmp_path, f"{LISTED} 9 l", f"{LISTED} 1 r", f"{LISTED} 2 l", f"{LISTED} 4 l", f"{OTHER} 7 l")
+    names = [f"{LISTED} 9 l", f"{LISTED} 1 r", f"{LISTED} 2 l", f"{LISTED} 4 l", f"{OTHER} 7 l"]
+    split = FrameSplit(write_split(tmp_path / "list.txt", names))
     assert scanned_frames(drive, split) == [2]
     with pytest.raises(SequenceError, match=f"3 of its 5 frames are not in .*{LISTED} 9 l, {LISTED} 4 l, {OTHER} 7 l"):
         split.counted()

@@ -1,4 +1,4 @@
-"""Probes of points: what linear layers and the nearest say, and which labels and levels each probe was shown."""
+"""Probes of points and their scores: what linear layers and the nearest find, from which labels and levels."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Features rendered into images, labels in the network's pixels, clusters and probes of pixels."""
+"""`evaluate segmentation`: features rendered into images, clusters and probes of pixels, and transfer to other data."""
 
 import json
 from pathlib import Path

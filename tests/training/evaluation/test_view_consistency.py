@@ -1,4 +1,4 @@
-"""Optical flow between views, what it hides, and scores of shared pixels, by hand."""
+"""`evaluate views`: flow between views and their scores by hand, and fields that are walls at a known depth."""
 
 import json
 import math

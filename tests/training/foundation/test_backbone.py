@@ -1,4 +1,4 @@
-"""Backbones give what a plain call of the same model gives, cell by cell, and refuse what they cannot open."""
+"""Backbones give what a plain call of the same model gives, cell by cell; files that cannot be opened are refused."""
 
 import json
 import shutil

@@ -223,18 +223,6 @@ def test_the_command_reads_a_training_configuration(
     assert "no layer 7" in capsys.readouterr().err
 
 
-def test_variants_follow_from_seed_key_and_number() -> None:
-    plain = variant_of(3, "a/000000/left", 0, 16)
-    assert plain.shift == (0, 0) and not plain.mirrored
-    others = [variant_of(3, "a/000000/left", number, 16) for number in range(1, 9)]
-    assert [variant.mirrored for variant in others] == [True, False] * 4
-    assert len({variant.shift for variant in others}) > 4
-    assert all(-8 <= pixels < 8 for variant in others for pixels in variant.shift)
-    assert others == [variant_of(3, "a/000000/left", number, 16) for number in range(1, 9)]
-    for seed, key in ((4, "a/000000/left"), (3, "a/000000/right")):
-        assert [variant_of(seed, key, number, 16) for number in range(1, 9)] != others
-
-
 def test_tokens_of_a_batch_are_those_of_its_shifted_views(tmp_path: Path) -> None:
     """Of the views that are wanted alone; offsets say where the grid of each begins, in multiples of a pixel."""
     backbone = Backbone(saved_model("dinov2", tmp_path / "m"), 2)

@@ -1,4 +1,4 @@
-"""The network: shapes, what it may know, equivariance, no leakage of what is masked, bad input."""
+"""The network: shapes, equivariance, attention along a curve, no leakage of what is masked, bad input."""
 
 import dataclasses
 import itertools

@@ -1,4 +1,4 @@
-"""Stage `completion`, on a town and a tiny random network of Depth Anything: trained, resumed, exported, deployed."""
+"""Stage `completion`, on a town and on rooms, with a tiny random network of Depth Anything."""
 
 from __future__ import annotations
 

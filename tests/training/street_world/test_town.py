@@ -1,4 +1,4 @@
-"""Streets, and how the rig drives along them."""
+"""Towns and their streets, and how the rig drives along them."""
 
 from dataclasses import replace
 from functools import cache
