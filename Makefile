@@ -148,8 +148,10 @@ TORCH = $(shell sed -n 's/.*"\(torch==[0-9.]*\)".*/\1/p' setup.py)
 $(DEMO_STAMP): $(DECLARED)
 	$(call install,.venv,$(DEMO_EXTRAS),true)
 
+# Collecting the tests compiles what they import once, before the workers would do it at the same time.
 $(TEST_STAMP): $(DECLARED)
 	$(call install,.venv-test,$(TEST_EXTRAS),$(if $(TORCH_INDEX),.venv-test/bin/python -m pip install --quiet --no-compile --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)',true))
+	-@.venv-test/bin/python -m pytest --collect-only --quiet >/dev/null
 
 $(DOCS_STAMP): $(DECLARED)
 	$(call install,.venv-docs,[docs],true)
