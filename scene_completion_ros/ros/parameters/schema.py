@@ -429,7 +429,7 @@ def read_parameters(path: Path, *, without: Collection[str] = ()) -> dict[str, o
             continue
         spec = specs.get(name)
         if spec is None:
-            raise SceneCompletionError(unknown_parameter(name), where=where, cure="Take it out of the file")
+            raise SceneCompletionError(unknown_parameter(name), where=where)
         if problem := spec.problem(value):
             raise SceneCompletionError(f"parameter {name}: {problem}", where=where)
         found[name] = value
