@@ -9,7 +9,7 @@
 #
 # PYTHON=python3.12      the interpreter to build the environments with (3.10 to 3.13)
 # TORCH_INDEX=URL        take torch from this index (a CPU-only one is much smaller); by default pip's own is used
-# WORKERS=1              how many tests run at a time; by default three for two cores, as far as memory goes, at most 8
+# WORKERS=1              how many tests run at a time; by default two for a core, as far as memory goes, at most 8
 # BUNDLE=street          the student of the demo, a name or a folder; by default kitti_student
 # DEMO_ARGS=... PYTEST_ARGS=...   handed on
 # A sourced ROS 2 distribution is used instead of the wheels of ROS 2.
@@ -20,10 +20,10 @@ BUNDLE ?= auto
 TORCH_INDEX ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
-# Some tests compute, others wait for nodes that they started: three workers keep two cores at work. With what it starts,
+# Some tests compute, others wait for nodes that they started: four workers keep two cores at work. With what it starts,
 # each takes up to four gigabytes.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"); \
-  print(max(1, min(8, len(os.sched_getaffinity(0)) * 3 // 2, memory >> 32)))')
+  print(max(1, min(8, len(os.sched_getaffinity(0)) * 2, memory >> 32)))')
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -148,10 +148,13 @@ TORCH = $(shell sed -n 's/.*"\(torch==[0-9.]*\)".*/\1/p' setup.py)
 $(DEMO_STAMP): $(DECLARED)
 	$(call install,.venv,$(DEMO_EXTRAS),true)
 
-# Collecting the tests compiles what they import once, before the workers would do it at the same time.
+# Collecting the tests compiles what they import, and COMPILING has tests of most kernels: once, before the workers start.
+COMPILING := tests/ros/health/test_diagnostics.py tests/commands/test_complete.py tests/mapping/test_evidence.py \
+  tests/inference/test_volume.py tests/inference/test_label_query.py
 $(TEST_STAMP): $(DECLARED)
 	$(call install,.venv-test,$(TEST_EXTRAS),$(if $(TORCH_INDEX),.venv-test/bin/python -m pip install --quiet --no-compile --no-deps --index-url '$(TORCH_INDEX)' '$(TORCH)',true))
 	-@.venv-test/bin/python -m pytest --collect-only --quiet >/dev/null
+	-@.venv-test/bin/python -m pytest -n 2 --dist loadfile --quiet $(COMPILING) >/dev/null
 
 $(DOCS_STAMP): $(DECLARED)
 	$(call install,.venv-docs,[docs],true)

@@ -236,6 +236,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(synthetic_drive: Path, teacher
         torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-6, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [TeacherConfiguration, SingleViewConfiguration])
 def test_two_processes_train_what_one_does_with_twice_the_batch(
     stage: type[Configuration], synthetic_drive: Path, tmp_path: Path

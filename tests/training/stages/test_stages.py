@@ -48,7 +48,16 @@ def few_points() -> Any:
         yield
 
 
-@pytest.mark.parametrize("stage", ["single_view", "teacher", "student", "feature_field", "agglomeration", "semantics"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "single_view",
+        *(
+            pytest.param(stage, marks=pytest.mark.slow)
+            for stage in ("teacher", "student", "feature_field", "agglomeration", "semantics")
+        ),
+    ],
+)
 def test_a_training_that_is_cut_goes_on_the_same(stage: str, trainings: Trainings, tmp_path: Path) -> None:
     whole, cut = Checkpoint.read(trainings.checkpoint(stage)), trainings.configuration(stage, tmp_path)
     with cut_off(3):
