@@ -274,7 +274,7 @@ def read_kitti360_fisheye(path: str | Path) -> Camera:
         return Camera(fx, fy, cx, cy, int(document["image_width"]), int(document["image_height"]), "mei", distortion)
     except KeyError as error:
         raise CameraError(f"key {error} is missing", where=str(path), cure=_CAMODOCAL) from None
-    except (TypeError, ValueError, CameraError) as error:
+    except (TypeError, ValueError, OverflowError, CameraError) as error:
         raise CameraError(f"holds no camera: {error}", where=str(path), cure=_CAMODOCAL) from error
 
 
