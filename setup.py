@@ -29,6 +29,7 @@ RUNTIME = [
     "pyyaml>=5.4",
     "rosbags>=0.10",
     "safetensors>=0.4",
+    "zstandard>=0.20",  # mcap brings it along, too
 ]
 TORCH = "torch==2.13.0"
 TOKENIZERS = ["protobuf", "sentencepiece"]  # of SigLIP

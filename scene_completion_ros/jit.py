@@ -5,7 +5,7 @@ import math
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -34,8 +34,8 @@ def kernel(*, parallel: bool = True, inlines: ModuleType | None = None) -> Calla
     cached code therefore says which contents of the other file it was made of. The cache lies beside the source, or in
     the user's cache folder where that is read-only, or where the environment variable ``NUMBA_CACHE_DIR`` points to.
     Where nothing can be written, each process compiles anew (a few seconds). Where several need a kernel at the same
-    time, one compiles it and the others wait. Apply inside a function that runs when the
-    kernel is first needed: importing a module must not touch the disk.
+    time, one compiles it and the others wait. Apply inside a function that runs when the kernel is first needed:
+    importing a module must not touch the disk.
     """
 
     def compile_lazily(function: Function) -> Function:
@@ -57,13 +57,10 @@ def _by_one_process(compile_kernel: Callable[..., Any], lock: Path) -> Callable[
     """Has one of the processes that need a kernel at the same time compile it; the others wait and read the cache."""
 
     def compile_or_load(signature: Any) -> Any:
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            file = lock.open("w")
-        except OSError:  # nothing can be written any more: each compiles for itself
-            return compile_kernel(signature)
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            with suppress(OSError):  # nothing can be written, or the file system has no locks: each compiles for itself
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                fcntl.flock(stack.enter_context(lock.open("w")), fcntl.LOCK_EX)
             return compile_kernel(signature)
 
     return compile_or_load

@@ -60,7 +60,7 @@ def read_bytes(path: Path | str, error: type[SceneCompletionError], *, cure: str
 
 
 def _opened(path: Path | str) -> BinaryIO:
-    """Opens a file; an OSError where it is none, as a pipe, for whose writer nobody should wait."""
+    """Opens a regular file; raises OSError for anything else: opening a pipe would wait for its writer."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):

@@ -127,7 +127,7 @@ def _part_of(path: Path) -> Iterator[Path]:
 def _locked_folder(path: Path) -> tuple[Path, int | None]:
     while True:
         folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
-        folder.mkdir(0o700)  # what is written may be of a file that nobody else may read
+        folder.mkdir(0o700)  # what is written may replace a private file
         try:
             return folder, _lock(folder)
         except (BlockingIOError, FileNotFoundError):  # another writer found it before it was locked

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import importlib
 import subprocess
 import sys
@@ -53,6 +55,19 @@ def test_a_cached_kernel_is_old_when_a_function_of_another_file_in_it_has_change
             monkeypatch.delitem(sys.modules, name, raising=False)
         importlib.invalidate_caches()
         assert importlib.import_module("caller_of_changing").make()(4.0) == factor * 4.0
+
+
+def test_a_file_system_without_locks_costs_only_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+
+    @jit.kernel(parallel=False)
+    def halve(x: float) -> float:
+        return x / 2.0
+
+    assert halve(4.0) == 2.0
 
 
 def test_of_processes_that_start_together_one_compiles(tmp_path: Path) -> None:

@@ -361,7 +361,7 @@ def _finite(answer: SceneAnswer) -> bool:
     return bool(np.isfinite(sum(float(part.sum()) for part in parts)))
 
 
-MOUNTING_UNKNOWN = "the student is more accurate where it is told how high the camera is, and how far it looks down"
+MOUNTING_UNKNOWN = "the student is more accurate with the height and the pitch of its camera"
 
 
 def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform | None) -> list[str]:
@@ -369,7 +369,7 @@ def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform
 
     Depth follows from the height: seen from half as high, the same image shows a street half as large.
     `upright_from_camera`: pose of the optical frame in a frame whose z axis points up and begins on the ground; None
-    where nobody knows.
+    where it is unknown.
     """
     if upright_from_camera is None:
         return [MOUNTING_UNKNOWN] if bundle.takes_pose else []

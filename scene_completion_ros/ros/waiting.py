@@ -1,4 +1,4 @@
-"""What waits and blocks nobody: items for what they need, images for those of other cameras, messages for images."""
+"""Waiting without blocking: items for what they need, images for those of other cameras, messages for images."""
 
 import time
 from collections import deque
