@@ -404,6 +404,7 @@ def _killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("elsewhere", ["processes", "cluster"])
 def test_bags_elsewhere_come_out_as_here_and_a_process_that_dies_fails_its_bag_alone(
     elsewhere: str, tmp_path: Path, request: pytest.FixtureRequest
