@@ -19,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measuring import Runs, canonical_image, demo_drive, hardware, in_turn, ratio_table, timed
-from scene_completion_ros.commands.words import DEMO_WORDS, ask_words, chosen_words
+from scene_completion_ros.commands.arguments import DEMO_WORDS, ask_words, chosen_words
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.query_kernel import VoxelQuery
-from scene_completion_ros.inference.shipped import open_student, shipped_students
 from scene_completion_ros.jit import kernel_threads
 
 # The fastest of several sizes for the naive query; all points at once take as long and two gigabytes more.

@@ -25,9 +25,9 @@ from benchmarks.completion import naive_query
 from benchmarks.measuring import canonical_image, timed
 from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.evaluation.metric import table
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, open_student
 from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
-from scene_completion_ros.inference.gpu.device import PrimaryContext
+from scene_completion_ros.inference.gpu.device import EngineOptions, PrimaryContext, installed_flavour, missing_parts
 from scene_completion_ros.inference.gpu.kernel_provision import (
     KERNEL_LIMITS,
     check_loads,
@@ -40,11 +40,9 @@ from scene_completion_ros.inference.gpu.kernels import (
     KernelSizes,
     compile_kernels,
 )
-from scene_completion_ros.inference.gpu.requirements import EngineOptions, installed_flavour, missing_parts
 from scene_completion_ros.inference.gpu.tensorrt_engine import provide_engine
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
-from scene_completion_ros.inference.shipped import open_student
 
 WARM_UP_S = 1.0  # of frames, until the clocks of the GPU are up
 NAIVE_CHUNK = 2**20  # voxels at a time; all at once need more memory than small GPUs have
@@ -286,7 +284,7 @@ def torch_features(bundle: StudentBundle, device: str, *, half: bool) -> Callabl
     """
     import torch
 
-    from scene_completion_training.gpu_export.parity import density_field
+    from scene_completion_training.gpu_parity import density_field
 
     network: Any = density_field(bundle)
     network = network.to(device, memory_format=torch.channels_last)

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
-from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.reader import DEMO_DRIVE, BagReader
 from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.geometry.resampling import Resampler

@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 
 from benchmarks.measuring import demo_drive, hardware
 from benchmarks.running_node import RunningNode
-from scene_completion_ros.commands.words import DEMO_WORDS, chosen_words
+from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words
 from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE
-from scene_completion_ros.inference.shipped import open_student
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, open_student
 
 WIDTH, HEIGHT = 1280, 720
 PAUSE_S = 0.05  # between the result of an image and the next one, where images come one at a time

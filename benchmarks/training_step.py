@@ -16,9 +16,15 @@ from benchmarks.measuring import hardware, in_turn, ratio_table
 from scene_completion_training.configuration import RenderSettings
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.stages.single_view import SingleViewConfiguration, SingleViewStage
-from scene_completion_training.stages.student import StudentConfiguration, StudentStage, Teacher
-from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
+from scene_completion_training.stages.density import (
+    SingleViewConfiguration,
+    SingleViewStage,
+    StudentConfiguration,
+    StudentStage,
+    Teacher,
+    TeacherConfiguration,
+    TeacherStage,
+)
 from scene_completion_training.viewpoint import STREET_CAMERA
 
 VIEWS = 8

@@ -12,26 +12,30 @@ from pathlib import Path
 
 import numpy as np
 
-from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
-from scene_completion_ros.commands.words import ask_words, chosen_words
+from scene_completion_ros.bags.reader import DEMO_DRIVE
+from scene_completion_ros.commands.arguments import ask_words, chosen_words
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, ROOM_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_ros.inference.bundle import open_student
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.mapping.clearing import ClearingRays
 from scene_completion_ros.mapping.ground_map import FREE, UNKNOWN, GroundProjection, ignored_labels
-from scene_completion_ros.report.map_axes import MapScale, Picture, draw_axes, draw_camera, map_picture
 from scene_completion_ros.report.pictures import (
+    MapScale,
+    Picture,
     beside_map,
     class_legend,
+    draw_axes,
+    draw_camera,
     encode_picture,
     fit_width,
+    map_picture,
     voxel_view,
     words_panel,
 )
 from scene_completion_ros.sequences.opening import open_recording
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.posed_sequence import reference_camera
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from scene_completion_training.room_world.walk import CAMERA, RoomWalk
 

@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, cast
 
 import scene_completion_ros
-from scene_completion_ros.commands.paths import check_arguments, outputs
+from scene_completion_ros.commands.arguments import check_arguments, outputs
 from scene_completion_ros.errors import CURES, SceneCompletionError, of_system
 from scene_completion_ros.removed import removed
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros import cli
-from scene_completion_ros.commands.paths import Output
+from scene_completion_ros.commands.arguments import Output
 from scene_completion_ros.errors import CameraError
 from tests.unprivileged import unprivileged
 

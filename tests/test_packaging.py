@@ -176,7 +176,7 @@ def test_wheel_runs_outside_of_a_checkout(wheel: Path, tmp_path: Path) -> None:
         f"import sys; sys.path.insert(0, {str(installed)!r})\n"
         "import scene_completion_ros, scene_completion_training\n"
         "from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle\n"
-        "from scene_completion_ros.bags.demo_drive import DEMO_DRIVE\n"
+        "from scene_completion_ros.bags.reader import DEMO_DRIVE\n"
         "from scene_completion_ros.bags.reader import BagReader\n"
         "with BagReader(DEMO_DRIVE) as reader: images = sum(reader.counts.values())\n"
         "print(scene_completion_ros.__file__, StudentBundle.load(DEFAULT_BUNDLE).encoder_path, images > 0)"

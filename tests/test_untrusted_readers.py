@@ -17,7 +17,7 @@ import yaml
 from scene_completion_ros.errors import LONGEST, SceneCompletionError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
-from scene_completion_ros.mapping.map_files import read_map
+from scene_completion_ros.mapping.temporal_fusion import read_map
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice, read_drop_notice
 from scene_completion_ros.messages.words import read_query, read_vocabulary
 from scene_completion_ros.ros.launching.settings import OPTICAL_VIEW, Shown, adapted

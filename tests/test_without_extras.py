@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from scene_completion_ros import cli
-from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
+from scene_completion_ros.bags.reader import DEMO_DRIVE
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE
 from tests.checkout import run_python
 from tests.commands.command_lines import COMMANDS, line

@@ -20,6 +20,12 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.images import announced_size, decode_image, read_xyz
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of
 
+DEMO_DRIVE = Path(__file__).resolve().parents[1] / "demo_drive"  # a rosbag2 of camera images and calibration
+
+
+# `BagReader`: messages, images, cameras, transforms and point clouds of rosbag2 and ROS 1 recordings.
+
+
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"

@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.paths import Output
+from scene_completion_ros.commands.arguments import Output
 
 if TYPE_CHECKING:
     from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.gpu.device import EngineOptions
     from scene_completion_ros.inference.gpu.engine_cache import Provided
-    from scene_completion_ros.inference.gpu.requirements import EngineOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Find or build the engine and say what it is."""
-    from scene_completion_ros.inference.gpu.requirements import EngineOptions, check_limits, installed_flavour, require
+    from scene_completion_ros.inference.bundle import open_student
+    from scene_completion_ros.inference.gpu.device import EngineOptions, check_limits, installed_flavour, require
     from scene_completion_ros.inference.gpu.tensorrt_engine import build_without_device
-    from scene_completion_ros.inference.shipped import open_student
-    from scene_completion_ros.ros.health.counters import package_log
+    from scene_completion_ros.ros.health.judgement import package_log
 
     bundle, options = open_student(args.bundle), EngineOptions(args.precision, args.cache)
     check_limits(bundle, options)

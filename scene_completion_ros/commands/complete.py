@@ -12,8 +12,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.paths import Output, place
-from scene_completion_ros.commands.words import add_student_arguments, add_words_argument, ask_words, chosen_words
+from scene_completion_ros.commands.arguments import (
+    Output,
+    add_student_arguments,
+    add_words_argument,
+    ask_words,
+    chosen_words,
+    place,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,12 +57,11 @@ def run(args: argparse.Namespace) -> int:
     """Complete the image and write the results."""
     from scene_completion_ros.geometry.camera_files import read_camera
     from scene_completion_ros.geometry.grids import read_grid
+    from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.inference.completer import Completer, mounting_warnings
-    from scene_completion_ros.inference.shipped import open_student
     from scene_completion_ros.progress import Progress, print_summary
     from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, words_panel, write_picture
-    from scene_completion_ros.report.ply import write_ply
-    from scene_completion_ros.voxels.files import SavedVoxels, npz_bytes
+    from scene_completion_ros.voxels.files import SavedVoxels, npz_bytes, write_ply
     from scene_completion_ros.whole_files import write_whole
 
     progress = Progress()
@@ -118,8 +123,7 @@ def upright_camera(height: float | None, pitch: float | None) -> "RigidTransform
     import numpy as np
 
     from scene_completion_ros.errors import SceneCompletionError
-    from scene_completion_ros.geometry.extrinsics import rotation_of_angles
-    from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+    from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, rotation_of_angles
 
     if height is None:
         if pitch is not None:

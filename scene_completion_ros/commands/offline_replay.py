@@ -12,11 +12,10 @@ import numpy as np
 from scene_completion_ros.bags.reader import BagReader, ImageFrame
 from scene_completion_ros.bags.writer import BagWriter, write_image, write_transforms
 from scene_completion_ros.errors import ImageError
-from scene_completion_ros.inference.completer import Completer, Completion
-from scene_completion_ros.inference.earlier_images import InOrder
+from scene_completion_ros.inference.completer import Completer, Completion, InOrder
 from scene_completion_ros.inference.evidence import NETWORK_ALONE, Sources
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
-from scene_completion_ros.report.latency_plot import latency_percentiles, occupied_median
+from scene_completion_ros.report.plots import latency_percentiles, occupied_median
 from scene_completion_ros.sequences.from_bag import RecordedMotion
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json, voxels_to_cloud_array
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels

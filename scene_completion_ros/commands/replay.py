@@ -29,14 +29,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scene_completion_ros.commands.evidence import add_scale_argument
-from scene_completion_ros.commands.paths import Output, place
-from scene_completion_ros.commands.words import (
+from scene_completion_ros.commands.arguments import (
     DEMO_WORDS,
+    Output,
+    add_scale_argument,
     add_student_arguments,
     add_words_argument,
     ask_words,
     chosen_words,
+    place,
 )
 from scene_completion_ros.whole_files import write_whole
 
@@ -53,10 +54,9 @@ if TYPE_CHECKING:
     from scene_completion_ros.inference.completer import Completion
     from scene_completion_ros.inference.evidence import Sources
     from scene_completion_ros.progress import Progress
-    from scene_completion_ros.report.lidar import LidarOfBag
     from scene_completion_ros.report.writer import ReportWriter
     from scene_completion_ros.ros.replay.results import Playback, ReplayResult, ReplayStatistics
-    from scene_completion_ros.scoring.scores import PublishedGrid, ReplayScores
+    from scene_completion_ros.scoring import LidarOfBag, PublishedGrid, ReplayScores
     from scene_completion_ros.sequences.from_bag import RecordedMotion
     from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels
 
@@ -95,18 +95,16 @@ def run(args: argparse.Namespace) -> int:
 
     progress = Progress()
     progress.line(f"Opening {args.bag or 'the bundled drive'} ...")
-    from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
-    from scene_completion_ros.bags.reader import BagReader
+    from scene_completion_ros.bags.reader import DEMO_DRIVE, BagReader
     from scene_completion_ros.errors import BagError, SceneCompletionError
     from scene_completion_ros.geometry.camera_files import RECTIFIED_TOPIC, read_camera
     from scene_completion_ros.geometry.grids import read_grid
+    from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.inference.evidence import Sources
-    from scene_completion_ros.inference.shipped import open_student
-    from scene_completion_ros.report.lidar import LidarOfBag
     from scene_completion_ros.report.writer import ReportWriter
-    from scene_completion_ros.ros.parameters.schema import read_parameters
+    from scene_completion_ros.ros.parameters import read_parameters
     from scene_completion_ros.ros.replay.results import ANSWER_TIMEOUT_S, Playback, ReplayStatistics
-    from scene_completion_ros.scoring.scores import PublishedGrid
+    from scene_completion_ros.scoring import LidarOfBag, PublishedGrid
 
     if args.every < 1:
         raise SceneCompletionError(f"{args.every} is not positive", where="--every", cure="1 takes every image")
@@ -262,7 +260,7 @@ def _motion(
 def _write_statistics(
     folder: Path, counts: OfflineStatistics | ReplayStatistics, more: Mapping[str, object], reader: BagReader
 ) -> dict[str, Any]:
-    from scene_completion_ros.report.evidence_plot import evidence_summary
+    from scene_completion_ros.report.plots import evidence_summary
 
     scale = evidence_summary(counts.evidence)
     statistics = {**counts.to_json(), **({"scale_by_motion": scale} if scale else {}), **more}
@@ -471,7 +469,7 @@ def open_scores(
     from scene_completion_ros.bags.reader import CLOUD_TYPE
     from scene_completion_ros.evaluation.truth import TruthSource
     from scene_completion_ros.messages.transform_buffer import stamp_of
-    from scene_completion_ros.scoring.scores import (
+    from scene_completion_ros.scoring import (
         LidarTruth,
         RecordedTruth,
         ReplayScores,

@@ -25,7 +25,7 @@ import argparse
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from scene_completion_ros.commands.paths import FILE, place
+from scene_completion_ros.commands.arguments import FILE, place
 from scene_completion_ros.errors import ConfigurationError
 
 EXTRA = "text"

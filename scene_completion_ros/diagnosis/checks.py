@@ -25,7 +25,7 @@ CAMERA_HZ = 10.0
 
 def check_bundle(bundle: Path | None, details: dict[str, Any]) -> Finding:
     """Does the bundle (None: the shipped one) load, and what does it hold?"""
-    from scene_completion_ros.inference.shipped import open_student
+    from scene_completion_ros.inference.bundle import open_student
 
     student = open_student(bundle)
     classes, grid = student.class_names, student.grid
@@ -55,11 +55,10 @@ def check_self_test(bundle: Path | None, details: dict[str, Any]) -> Finding:
     """Do images of the demo drive come out as voxels, and how fast?"""
     import numpy as np
 
-    from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
-    from scene_completion_ros.bags.reader import BagReader
+    from scene_completion_ros.bags.reader import DEMO_DRIVE, BagReader
+    from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.inference.completer import Completer
     from scene_completion_ros.inference.encoder import cpu_engine
-    from scene_completion_ros.inference.shipped import open_student
 
     try:
         student = open_student(bundle)

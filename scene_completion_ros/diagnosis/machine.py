@@ -45,7 +45,7 @@ def check_shared_memory(details: dict[str, Any]) -> Finding:
 
 def check_gpu(details: dict[str, Any]) -> Finding:
     """Does the driver see a GPU? None is needed."""
-    from scene_completion_ros.inference.gpu.requirements import cuda_devices
+    from scene_completion_ros.inference.gpu.device import cuda_devices
 
     driver, (names, error) = Path("/proc/driver/nvidia/version").is_file(), cuda_devices()
     details.update(driver=driver, devices=names, error=error)
@@ -59,7 +59,7 @@ def check_gpu(details: dict[str, Any]) -> Finding:
 
 def check_gpu_packages(details: dict[str, Any]) -> Finding:
     """Are TensorRT (or TensorRT-RTX) and pycuda there, importable, and of the right version? They are not needed."""
-    from scene_completion_ros.inference.gpu.requirements import installed_flavour, missing_parts
+    from scene_completion_ros.inference.gpu.device import installed_flavour, missing_parts
 
     for name in GPU_PACKAGES:
         try:

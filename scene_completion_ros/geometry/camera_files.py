@@ -10,8 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import CameraError
-from scene_completion_ros.geometry.cameras import FOCAL_LENGTHS, LARGEST_COEFFICIENT, Camera
-from scene_completion_ros.geometry.distortion import COEFFICIENT_COUNTS, DistortionModel
+from scene_completion_ros.geometry.cameras import (
+    COEFFICIENT_COUNTS,
+    FOCAL_LENGTHS,
+    LARGEST_COEFFICIENT,
+    Camera,
+    DistortionModel,
+)
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import LARGEST_IMAGE, read_size
 from scene_completion_ros.untrusted_files import read_text, read_yaml, shown

@@ -10,8 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.geometry.arrays import Array, constant_like, floating
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, TransformError
+from scene_completion_ros.geometry.transforms import (
+    OPTICAL_FROM_FORWARD,
+    Array,
+    RigidTransform,
+    TransformError,
+    constant_like,
+    floating,
+)
 from scene_completion_ros.untrusted_files import read_yaml, shown
 
 MOST_VOXELS = 2**28  # of a grid; a state for each of them takes a quarter of a gigabyte, completing an image several

@@ -23,8 +23,6 @@ from scene_completion_ros.errors import BundleError, ImageError, SceneCompletion
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference import feature_space
-from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.gpu_encoders import (
     FIELD,
     PRECISIONS,
@@ -35,13 +33,30 @@ from scene_completion_ros.inference.gpu_encoders import (
     missing,
     parse_gpu_encoders,
 )
-from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.json_object import CURE, JsonObject
-from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.inference.text_bank import LARGEST_FILE, TextBank, Vocabulary
+from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec
+from scene_completion_ros.inference.text_bank import (
+    FEATURE_SPACES,
+    FEATURE_SPACES_FILE,
+    LARGEST_FILE,
+    FeatureSpace,
+    TextBank,
+    Vocabulary,
+    check_feature_spaces,
+    feature_space_for,
+    parse_feature_spaces,
+    spaces_to_bytes,
+    spaces_to_json,
+)
 from scene_completion_ros.inference.volume_pose import graph_inputs, no_evidence
 from scene_completion_ros.removed import removed
-from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, parse_tensors, read_bytes, read_json
+from scene_completion_ros.untrusted_files import (
+    CURE,
+    MOST_ARRAY_BYTES,
+    JsonObject,
+    parse_tensors,
+    read_bytes,
+    read_json,
+)
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.whole_files import tensor_bytes, whole_folder
 
@@ -59,7 +74,7 @@ WEIGHTS = "weights.safetensors"
 TEXT_BANK = "text_bank.safetensors"
 _OTHER_FILE = re.compile(rb"(?:\x08|\x88\x80*\x00)location")  # ONNX's key for it, behind its length in any encoding
 _LOOP = re.compile(rb"(?:\x22|\xa2\x80*\x00)(?:\x04|\x84\x80*\x00)Loop")  # a node of that kind, in any encoding
-_VOCABULARY_FILES = {feature_space.FILE, TEXT_BANK}
+_VOCABULARY_FILES = {FEATURE_SPACES_FILE, TEXT_BANK}
 _ANEW = "Export its checkpoint again."
 _FETCH = "Fetch or export the bundle again, then load it anew (clean up and configure a running node)."
 DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "models" / "kitti_student"
@@ -116,7 +131,7 @@ class StudentBundle:
                 where="class_names",
                 cure="Several classes need a head with labels, a row for each; without labels there is one class.",
             )
-        feature_space.check_feature_spaces(self.feature_spaces, self.head.label_hidden)
+        check_feature_spaces(self.feature_spaces, self.head.label_hidden)
 
     @property
     def encoder_path(self) -> Path:
@@ -231,7 +246,7 @@ class StudentBundle:
 
     def feature_space_for(self, bank: TextBank | Vocabulary) -> FeatureSpace:
         """The space of a bank's texts. Raises VocabularyError for a text encoder of none of the spaces."""
-        return feature_space.feature_space_for(self.feature_spaces, bank, self.name)
+        return feature_space_for(self.feature_spaces, bank, self.name)
 
     def with_vocabulary(self, spaces: Sequence[FeatureSpace], bank: TextBank | None) -> "StudentBundle":
         """Gives the saved bundle feature spaces and a bank, in place of those it has; returns it as loaded from there.
@@ -247,19 +262,19 @@ class StudentBundle:
         folder, manifest = self._manifest_of_folder()
         files = changed._vocabulary_files(None if bank is None else bank.to_bytes())
         others = {name: value for name, value in self.sha256.items() if name not in _VOCABULARY_FILES}
-        manifest.pop(feature_space.FIELD, None)
+        manifest.pop(FEATURE_SPACES, None)
         manifest |= changed._vocabulary_manifest()
         manifest["sha256"] = others | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         _write(folder, files | {MANIFEST: _serialised(manifest)}, _VOCABULARY_FILES)
         return StudentBundle.load(folder)
 
     def _vocabulary_files(self, bank: bytes | None) -> dict[str, bytes]:
-        files = {feature_space.FILE: feature_space.spaces_to_bytes(self.feature_spaces)} if self.feature_spaces else {}
+        files = {FEATURE_SPACES_FILE: spaces_to_bytes(self.feature_spaces)} if self.feature_spaces else {}
         return files if bank is None else files | {TEXT_BANK: bank}
 
     def _vocabulary_manifest(self) -> dict[str, Any]:
         spaces = self.feature_spaces
-        return {feature_space.FIELD: feature_space.spaces_to_json(spaces)} if spaces else {}
+        return {FEATURE_SPACES: spaces_to_json(spaces)} if spaces else {}
 
     def made_from(self) -> dict[str, str]:
         """Hashes of graphs and head: what a measurement of the student depends on, but for its threshold."""
@@ -466,7 +481,7 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
     )
 
     def read_spaces(largest: int) -> bytes:
-        name = feature_space.FILE
+        name = FEATURE_SPACES_FILE
         return _read_checked(fields.file.parent / name, fields.object("sha256").text(name), largest=largest)
 
     return {
@@ -493,7 +508,7 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         "grid_from_camera": grid_from_camera,
         "provenance": dict(fields.object("provenance").values),
         "licence": fields.text("licence"),
-        "feature_spaces": feature_space.parse_feature_spaces(fields, head.label_hidden, read_spaces),
+        "feature_spaces": parse_feature_spaces(fields, head.label_hidden, read_spaces),
         "gpu_encoders": parse_gpu_encoders(fields),
     }
 
@@ -591,3 +606,36 @@ def _parse_grid(fields: JsonObject) -> tuple[VoxelGrid, RigidTransform]:
         raise
     except SceneCompletionError as error:
         raise BundleError(error.what, where=fields.where("")[:-1], cure=CURE) from error
+
+
+# Students by folder and by name.
+
+
+AUTO = "auto"
+_ON_THE_HUB = "hf:"  # how names of students there began
+
+
+def refused_form(named: str | Path) -> str | None:
+    """Why a student cannot be named like that; None where an earlier version had no other form of this kind."""
+    return removed("bundle", _ON_THE_HUB) if str(named).startswith(_ON_THE_HUB) else None
+
+
+def shipped_students() -> tuple[str, ...]:
+    """Names of the students that come with the package."""
+    return tuple(sorted(file.parent.name for file in DEFAULT_BUNDLE.parent.glob(f"*/{MANIFEST}")))
+
+
+def open_student(named: str | Path | None) -> StudentBundle:
+    """The student of a folder or name; without a name, or "auto", the default. Raises BundleError."""
+    return StudentBundle.load(student_folder(named))
+
+
+def student_folder(named: str | Path | None) -> Path:
+    """The folder of a student, see `open_student`. Raises BundleError where it is named as on the hub."""
+    if named is None or str(named) in ("", AUTO):
+        return DEFAULT_BUNDLE
+    if refusal := refused_form(named):
+        raise BundleError(refusal, where=str(named))
+    if str(named) in shipped_students() and not Path(named).is_dir():
+        return DEFAULT_BUNDLE.with_name(str(named))
+    return Path(named)

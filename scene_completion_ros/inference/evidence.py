@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale, measure_of
-from scene_completion_ros.inference.point_code import PointCodeSpec
 
 # A beam that passes beside a body and hits what is behind it, seen from elsewhere than by the camera, is left out where
 # within so many pixels (across, down) another one is nearer by this factor.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.inference.json_object import JsonObject
+from scene_completion_ros.untrusted_files import JsonObject
 
 Precision = Literal["fp32", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

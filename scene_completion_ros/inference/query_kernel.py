@@ -19,8 +19,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.field_kernels import density_kernel, volume_kernel
-from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec
 from scene_completion_ros.jit import aligned_empty
 
 # Twice as many entries would no longer fit into a first-level cache for one cell of the feature map (measured: up

@@ -8,16 +8,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.geometry.arrays import Array
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry.transforms import Array, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage, Given, GivenView
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, own_depth
-from scene_completion_ros.inference.label_query import Labelled, LabelQuery
+from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, LabelQuery, Words
 from scene_completion_ros.inference.march import March
-from scene_completion_ros.inference.phrase_query import NO_WORDS, Words
 from scene_completion_ros.inference.query_kernel import VoxelQuery, sample_bilinear
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier

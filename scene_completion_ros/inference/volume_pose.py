@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import PointCodeSpec
 
 LOOK_LIMIT = 2.0  # cells beyond so many half widths of the image look at its border from there
 

@@ -1,21 +1,28 @@
-"""A report folder that grows frame by frame and loses nothing when its process is interrupted."""
+"""A report folder that grows frame by frame and loses nothing when its process is interrupted.
 
+The page ``index.html`` of a report, one file that needs no network and no other, and the bytes that it shows.
+
+Script and style lie in ``assets`` beside this module and are put into the page when it is written.
+"""
+
+import base64
+import html
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from importlib import resources
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.report.evidence_plot import Summary, evidence_in_words
-from scene_completion_ros.report.html import embedded, pack_lidar, pack_matches, pack_voxels, write_page
 from scene_completion_ros.report.pictures import (
     birds_eye_view,
     depth_of_voxels,
@@ -27,9 +34,286 @@ from scene_completion_ros.report.pictures import (
     with_lidar,
     write_picture,
 )
+from scene_completion_ros.report.plots import (
+    BY_FRAME,
+    Summary,
+    evidence_in_words,
+    evidence_svg,
+    latency_percentiles,
+    latency_svg,
+)
 from scene_completion_ros.untrusted_files import read_text
-from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels
+from scene_completion_ros.voxels.colours import (
+    HEIGHT_RANGE,
+    STATE_COLOURS,
+    STATE_NAMES,
+    class_colour_table,
+    height_colours,
+    state_colours,
+)
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, phrase_colours
 from scene_completion_ros.whole_files import whole_file
+
+LIDAR_RESOLUTION = 0.05  # metres
+PROBABILITIES = 10  # how many the page tells apart
+_MOST_LIDAR_POINTS = 20_000
+
+Colours = Sequence[tuple[int, int, int]]
+
+
+def _resource(name: str) -> str:
+    return (resources.files("scene_completion_ros.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _embedded_json(identity: str, value: object) -> str:
+    text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{identity}">{text}</script>\n'
+
+
+def _swatch(colour: Sequence[int], name: str) -> str:
+    red, green, blue = colour
+    return f'<span><i style="background:rgb({red},{green},{blue})"></i>{html.escape(name)}</span>'
+
+
+def _ramp(low: str, high: str) -> str:
+    stops = ",".join("rgb({},{},{})".format(*height_colours(i, low=0, high=8)) for i in range(9))
+    return f'<span>{low} <i class="ramp" style="background:linear-gradient(to right,{stops})"></i> {high}</span>'
+
+
+def _legend(class_names: Sequence[str], class_colours: Colours) -> str:
+    states = [_swatch(STATE_COLOURS[state], STATE_NAMES[state]) for state in sorted(STATE_COLOURS)]
+    classes = [_swatch(colour, name) for name, colour in zip(class_names, class_colours, strict=True)]
+    rows = [
+        ("states", "".join(states)),
+        ("classes", "".join(classes)),
+        ("height (z)", _ramp(f"{HEIGHT_RANGE[0]:g} m", f"{HEIGHT_RANGE[1]:g} m")),
+        ("probability", _ramp("0", "1")),
+    ]
+    lines = [f'<tr><td>{name}</td><td><div class="legend">{entries}</div></td></tr>' for name, entries in rows]
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+    return str(value)
+
+
+def _flattened(statistics: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:
+    for name, value in statistics.items():
+        if name in (BY_FRAME, "latency_ms"):  # the timeline shows the one, a table the other
+            continue
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{prefix}{name} ")
+        elif isinstance(value, (list, tuple)) and value:
+            yield prefix + name, ", ".join(str(entry) for entry in value)
+        elif value not in (None, [], ()):  # nothing was measured
+            yield prefix + name, value
+
+
+def _statistics_table(statistics: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f'<tr><td>{html.escape(name.replace("_", " "))}</td><td class="number">{html.escape(_number(value))}</td></tr>'
+        for name, value in _flattened(statistics)
+    )
+    return f"<table>{rows}</table>" if rows else "<p>No statistics were recorded.</p>"
+
+
+def _latency_table(timings_ms: Sequence[Mapping[str, float]]) -> str:
+    table = latency_percentiles(timings_ms)
+    if not table:
+        return ""
+    names = list(next(iter(table.values())))
+    head = "".join(f"<th>{name}</th>" for name in ["stage [ms]", *names])
+    rows = "".join(
+        f"<tr><td>{html.escape(stage)}</td>"
+        + "".join(f'<td class="number">{row[name]:.1f}</td>' for name in names)
+        + "</tr>"
+        for stage, row in table.items()
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _picture(identity: str, caption: str, absent: str) -> str:
+    return (
+        f'<figure><figcaption id="{identity}-name">{caption}</figcaption><img id="{identity}" alt="{caption}" hidden>'
+        f'<div class="absent">{absent}</div></figure>'
+    )
+
+
+def _word_buttons(words: Mapping[int, str], colours: Colours) -> str:
+    if not words:
+        return ""
+    buttons = "".join(
+        f'<button class="word" data-word="{number}" aria-pressed="false">{_swatch(colours[number], word)}</button>'
+        for number, word in words.items()
+    )
+    return (
+        f'<div class="bar" role="group" aria-label="words">words: {buttons}<button id="no-word">classes</button></div>'
+        '<p><output id="matching">Words light up the voxels that match them.</output></p>'
+    )
+
+
+_CONTROLS = """
+<div class="bar">
+<span>view: <button data-viewpoint="behind">behind the camera</button>
+<button data-viewpoint="side">from the side</button> <button data-viewpoint="top">from above</button></span>
+<label>colour by <select id="colours">{colourings}</select></label>
+<label><input type="checkbox" id="show-surface" checked> surface</label>
+<label><input type="checkbox" id="show-completed" checked> completed</label>
+<span id="lidar-switch" hidden><label><input type="checkbox" id="show-lidar"> LiDAR</label></span>
+<label>least probability <input type="range" id="probability" min="0" max="1" step="{step}" value="0"></label>
+</div>{words}
+"""
+_SCENE = """<figure>
+<figcaption>voxels in 3D: drag to turn, pinch or wheel to zoom, Shift or two fingers to move</figcaption>
+<div id="scene"><canvas id="view"></canvas><canvas id="labels"></canvas><div id="trouble" hidden></div></div></figure>
+"""
+
+
+def _headlines(figures: Mapping[str, str]) -> str:
+    entries = "".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in figures.items())
+    return f'<dl class="headlines">{entries}</dl>\n' if figures else ""
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary>{content}</details>\n"
+
+
+def write_page(
+    out: TextIO,
+    *,
+    title: str,
+    frames: Iterable[Mapping[str, Any]],  # what the viewer shows of each frame (see ``ReportWriter``), lazily read
+    frame_count: int,  # number of entries in ``frames``
+    class_names: Sequence[str],
+    class_colours: Colours,
+    timings_ms: Sequence[Mapping[str, float]],
+    evidence: Sequence[Summary],  # of all frames, embedded or not
+    statistics: Mapping[str, Any],  # numbers for the table; nested mappings are flattened
+    notes: Sequence[str],  # sentences shown above the pictures
+    headlines: Mapping[str, str],  # the figures that come first
+    words: Sequence[str] = (),  # what the frames' ``matches`` are of, in their order
+    matched: Container[int] = (),  # places of those words that match anywhere: a button each
+) -> None:
+    """Write the page, one frame after the other, so that memory holds one frame."""
+    palettes = {
+        "class": class_colour_table(class_colours),
+        "state": state_colours(range(256)),
+        "height": height_colours(range(256), low=0, high=255),
+        "probability": height_colours(range(256), low=0, high=255),
+    }
+    first = "class" if len(class_names) > 1 else "height"
+    order = sorted(palettes, key=lambda name: name != first)
+    colourings = "".join(f'<option value="{name}">{name}</option>' for name in order)
+    head = html.escape(title)
+    out.write(
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{head}</title>\n'
+        '<link rel="icon" href="data:,">\n'
+        f"<style>{_resource('viewer.css')}</style></head><body>\n<h1>{head}</h1>\n"
+    )
+    out.writelines(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
+    out.write(_headlines(headlines))
+    word_colours = phrase_colours(len(words), class_colours if len(class_names) > 1 else ())
+    if frame_count:
+        buttons = _word_buttons({i: word for i, word in enumerate(words) if i in matched}, word_colours)
+        out.write(
+            f'<div class="bar timeline"><button id="play">▶ play</button>'
+            f'<input type="range" id="frame" min="0" max="{frame_count - 1}" value="{frame_count // 2}">'
+            f'<span id="caption"></span>{evidence_svg(evidence)}<output id="evidence"></output></div>\n'
+            '<div class="pictures"><div>'
+            + _picture("camera", "camera", "No camera image was recorded.")
+            + _picture("depth", "depth [m]", "No depth was recorded.")
+            + _picture("seen", "voxels as the camera sees them", "The camera is not known.")
+            + f"</div>{_SCENE}</div>\n"
+            + _CONTROLS.format(colourings=colourings, words=buttons, step=1 / PROBABILITIES)
+        )
+    else:
+        out.write("<p>No frame was completed.</p>")
+    out.write(f"<h2>Legend</h2>{_legend(class_names, class_colours)}\n")
+    out.write(_folded("Latency by stage", latency_svg(timings_ms) + _latency_table(timings_ms)))
+    out.write(_folded("All figures", _statistics_table(statistics)))
+    settings = {
+        "frames": frame_count,
+        "heightRange": HEIGHT_RANGE,
+        "lidarResolution": LIDAR_RESOLUTION,
+        "palettes": {name: table.reshape(-1).tolist() for name, table in palettes.items()},
+    }
+    if words:
+        settings |= {"words": list(words), "wordColours": word_colours}
+    out.write(_embedded_json("report-data", settings))
+    for number, frame in enumerate(frames):
+        out.write(_embedded_json(f"frame-{number}", frame))
+    out.write(f"<script>{_resource('viewer.js')}</script>\n</body></html>\n")
+
+
+def embedded(data: bytes) -> str:
+    """Base64 text of bytes, as the page carries them."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def _byte_planes(values: NDArray[np.uint32] | NDArray[np.uint16]) -> bytes:
+    """All lowest bytes first, then all second bytes, …: compresses far better than interleaved bytes."""
+    little_endian = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return little_endian.view(np.uint8).reshape(len(values), values.itemsize).T.tobytes()
+
+
+def pack_voxels(voxels: SemanticVoxels) -> bytes:
+    """Occupied voxels as zlib-compressed planes. `voxels`: completed voxels with N occupied ones.
+
+    Returns compressed bytes of: four planes [N] of the differences between successive flat indices ((x·Y + y)·Z + z,
+    ascending), then the labels [N], the states [N], and the probabilities times 255 [N], rounded down to
+    `PROBABILITIES` values: they take most of the room.
+    """
+    flat, order = _page_order(voxels)
+    steps = np.diff(flat[order], prepend=0).astype(np.uint32)
+    level = np.floor(np.clip(voxels.probability[order], 0.0, 1.0) * PROBABILITIES)
+    probability = np.ceil(level * (255 / PROBABILITIES)).astype(np.uint8)
+    state = voxels.state[tuple(voxels.index[order].T)]
+    planes = [_byte_planes(steps), voxels.label[order].tobytes(), state.tobytes(), probability.tobytes()]
+    return zlib.compress(b"".join(planes), 6)
+
+
+def _page_order(voxels: SemanticVoxels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Flat indices [N] of occupied voxels, and the order [N] in which they ascend."""
+    _, size_y, size_z = voxels.grid.shape
+    index = voxels.index.astype(np.int64)
+    flat = (index[:, 0] * size_y + index[:, 1]) * size_z + index[:, 2]
+    return flat, np.argsort(flat, kind="stable")
+
+
+def pack_matches(matches: Sequence[PhraseMatches], voxels: SemanticVoxels) -> bytes:
+    """Which phrases match the occupied voxels, as zlib-compressed planes.
+
+    `matches`: of P phrases; `voxels`: the frame that they are of, with N occupied voxels. Returns compressed bytes of a
+    plane [N] for every eight phrases, in the order of `pack_voxels`: bit i of plane k is phrase 8·k + i.
+    """
+    planes = np.zeros((-(-len(matches) // 8), len(voxels)), dtype=np.uint8)
+    for place, found in enumerate(matches):
+        planes[place // 8, found.sure] |= np.uint8(1 << place % 8)
+    _, order = _page_order(voxels)
+    return zlib.compress(planes[:, order].tobytes(), 6)
+
+
+def pack_lidar(points_grid: NDArray[np.float32], voxels: SemanticVoxels) -> bytes:
+    """LiDAR points inside the grid's box, thinned, as zlib-compressed planes.
+
+    `points_grid`: points in the grid frame, metres [M, 3]; `voxels`: completed voxels whose grid bounds the points.
+    Returns compressed bytes of six planes [K] (x low, x high, y low, …): distance from the grid's origin in steps of
+    ``LIDAR_RESOLUTION`` as uint16.
+    """
+    origin = np.asarray(voxels.grid.origin)
+    extent = np.asarray(voxels.grid.shape) * voxels.grid.voxel_size
+    points = np.asarray(points_grid, dtype=np.float64).reshape(-1, 3) - origin
+    limit = np.minimum(extent, 65535 * LIDAR_RESOLUTION)
+    points = points[((points >= 0.0) & (points < limit)).all(axis=1)]
+    points = points[:: max(1, -(-len(points) // _MOST_LIDAR_POINTS))]
+    steps = np.floor(points / LIDAR_RESOLUTION).astype(np.uint16)
+    return zlib.compress(b"".join(_byte_planes(np.ascontiguousarray(column)) for column in steps.T), 6)
+
+
+# A report folder that grows frame by frame and loses nothing when its process is interrupted.
+
 
 _PARTS = (("camera_jpg", "_camera.jpg"), ("depth_jpg", "_depth.jpg"), ("seen_png", "_seen.png"))
 _WIDEST_IMAGE = 640  # pixels; the page carries every image

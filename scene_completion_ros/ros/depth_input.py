@@ -10,7 +10,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.frame import DepthReading, Frame, NotYetError
-from scene_completion_ros.ros.health.counters import FrameCounters
+from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.messages import stamp_nanoseconds
 from scene_completion_ros.ros.subscriptions import LOOK_PERIOD_S, AdaptiveSubscription
 from scene_completion_ros.ros.waiting import StampMatch

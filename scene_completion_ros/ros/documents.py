@@ -9,7 +9,7 @@ import json
 import textwrap
 from pathlib import Path
 
-from scene_completion_ros.ros.parameters.schema import SCHEMA, ParameterSpec
+from scene_completion_ros.ros.parameters import SCHEMA, ParameterSpec
 from scene_completion_ros.ros.topics import SERVICES, TOPICS, TopicSpec
 
 COMMAND = "python -m scene_completion_ros.ros.documents"

@@ -16,9 +16,9 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.completer import Completion
-from scene_completion_ros.inference.phrase_query import Words
+from scene_completion_ros.inference.label_query import Words
 from scene_completion_ros.mapping.clearing import clearing_voxels
-from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 

@@ -17,18 +17,16 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.earlier_images import EarlierImages
+from scene_completion_ros.inference.completer import Completer, EarlierImages
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, CornerDepths, Evidence, sensed_depth
+from scene_completion_ros.inference.label_query import Words
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale
-from scene_completion_ros.inference.phrase_query import Words
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size, decode_depth, read_xyz
 from scene_completion_ros.ros.conversions import to_rgb
 from scene_completion_ros.ros.frame import DepthReading, Epoch, Frame, NotYetError, PoseToCome, Scene
-from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.inference_health import TIMES_KEPT, DepthReport
-from scene_completion_ros.ros.health.judgement import Record
+from scene_completion_ros.ros.health.judgement import FrameCounters, Record
 from scene_completion_ros.ros.student import Student
 
 MOST_WAITING = 30  # images whose pose has not come yet; older ones are left out

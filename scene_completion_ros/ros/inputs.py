@@ -17,11 +17,10 @@ from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.ros.camera_input import CameraInput
 from scene_completion_ros.ros.depth_input import DepthInput
 from scene_completion_ros.ros.frame import Frame, NotYetError, PoseToCome
-from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.input_health import InputRecord
+from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.inference_thread import InferenceThread
-from scene_completion_ros.ros.parameters.declared import DeclaredParameters
-from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
+from scene_completion_ros.ros.parameters import DeclaredParameters, NodeParameters, names_in
 from scene_completion_ros.ros.placements import Placements, make_transform_source
 from scene_completion_ros.ros.waiting import ImageSets, Poll, polled_room
 

@@ -23,8 +23,7 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.evidence import WHY
 from scene_completion_ros.inference.volume_pose import GroundSurface
-from scene_completion_ros.mapping.dense_grid import dense_grid_json, voxels_to_bytes
-from scene_completion_ros.mapping.ground_map import GroundMap
+from scene_completion_ros.mapping.ground_map import GroundMap, dense_grid_json, voxels_to_bytes
 from scene_completion_ros.ros import conversions
 from scene_completion_ros.ros.conversions import with_data
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_FIELDS, VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json

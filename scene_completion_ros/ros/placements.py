@@ -18,12 +18,18 @@ from nav_msgs.msg import Odometry
 from rclpy.time import Time
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.geometry.extrinsics import Extrinsic, read_extrinsics, rotation_of_angles
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, TransformError
+from scene_completion_ros.geometry.transforms import (
+    OPTICAL_FROM_FORWARD,
+    Extrinsic,
+    RigidTransform,
+    TransformError,
+    read_extrinsics,
+    rotation_of_angles,
+)
 from scene_completion_ros.messages.transform_buffer import NoTransformError, TransformBuffer
 from scene_completion_ros.ros.frame import Frame, NotYetError, Placement
 from scene_completion_ros.ros.messages import stamp_message
-from scene_completion_ros.ros.parameters.schema import NodeParameters, names_in
+from scene_completion_ros.ros.parameters import NodeParameters, names_in
 from scene_completion_ros.ros.subscriptions import AdaptiveSubscription
 
 LARGEST_GAP_NS = 500_000_000  # between two transforms that is interpolated over; tf2 does so over any

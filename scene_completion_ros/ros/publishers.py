@@ -26,7 +26,7 @@ from scene_completion_ros.mapping.ground_map import GroundProjection, ignored_na
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.frame import Frame, Scene
-from scene_completion_ros.ros.health.counters import FrameCounters
+from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.messages import (
     LATCHED_QOS,
     camera_info_message,
@@ -44,7 +44,7 @@ from scene_completion_ros.ros.messages import (
     voxels_marker,
     voxels_message,
 )
-from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE
 from scene_completion_ros.voxels.cloud_kernel import compile_kernel
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels

@@ -11,13 +11,11 @@ from scene_completion_ros.inference.text_bank import UNKNOWN
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.mapping.ground_map import ignored_names
-from scene_completion_ros.mapping.map_files import SavedMap
-from scene_completion_ros.mapping.temporal_fusion import FusionSettings, TemporalFusion, compile_fusion
+from scene_completion_ros.mapping.temporal_fusion import FusionSettings, SavedMap, TemporalFusion, compile_fusion
 from scene_completion_ros.ros.frame import Epoch, NotYetError, Probability, Scene
-from scene_completion_ros.ros.health.counters import FrameCounters
 from scene_completion_ros.ros.health.inference_health import FusionReport
-from scene_completion_ros.ros.health.judgement import Record
-from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.health.judgement import FrameCounters, Record
+from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
 # Half-life of what is out of view, as a part of the time after which it is forgotten. At its end a voxel that was as

@@ -16,7 +16,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, mounting_warnings
 from scene_completion_ros.inference.encoder import cpu_engine
 from scene_completion_ros.inference.volume_pose import volume_pose
-from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.parameters import NodeParameters
 
 # Metres by which a corner of the grid may be wrong after the camera has moved in it: a quarter of a voxel.
 LARGEST_SHIFT = 0.05

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.sequences.kitti import text_lines
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import cameras_ahead, reference_camera
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead, reference_camera
 
 SIDES = ("l", "r")
 # Provenance of a sequence whose images are not called by the numbers that lists have: the number of each frame.

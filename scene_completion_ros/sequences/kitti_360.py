@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import SSCBENCH_CLASSES, SSCBENCH_TO_COMMON
-from scene_completion_ros.evaluation.semantic_completion import SSCBENCH_GRID
+from scene_completion_ros.evaluation.semantics import SSCBENCH_GRID
 from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth, labelled_truth
 from scene_completion_ros.geometry.camera_files import read_kitti360_fisheye, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera

@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.extrinsics import rotation_of_angles
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry.transforms import RigidTransform, rotation_of_angles
 from scene_completion_ros.sequences.kitti import check_lines, numbered_images, read_kitti_poses, scan_assets, text_lines
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
 

@@ -21,8 +21,7 @@ from scene_completion_ros.sequences import (
     posed_sequence,
     realestate10k,
 )
-from scene_completion_ros.sequences.posed_sequence import PosedSequence, Source, stored_around
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, Source, reference_camera, stored_around
 
 SOURCES: tuple[Source, ...] = (
     posed_sequence.SOURCE,

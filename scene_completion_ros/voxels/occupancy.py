@@ -24,7 +24,7 @@ from array_api_compat import is_torch_namespace
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.geometry.arrays import Array, floating
+from scene_completion_ros.geometry.transforms import Array, floating
 
 SEEN = 0.5  # a voxel is seen where at least this part of the light on a ray reaches it: T >= 0.5
 

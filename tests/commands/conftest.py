@@ -10,8 +10,7 @@ import pytest
 
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec
 from tests.inference.small_bundle import CANONICAL, CHANNELS, class_colours, class_names, make_small_bundle, with_labels
 from tests.inference.small_vocabulary import small_bank, small_space
 

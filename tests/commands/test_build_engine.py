@@ -6,7 +6,7 @@ import pytest
 
 from scene_completion_ros import cli
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.gpu.requirements import cuda_devices
+from scene_completion_ros.inference.gpu.device import cuda_devices
 from tests.inference.gpu.small_gpu_bundle import make_gpu_bundle
 from tests.inference.small_bundle import make_small_bundle
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.cli import main
-from scene_completion_ros.commands.words import DEMO_WORDS, chosen_words
+from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle

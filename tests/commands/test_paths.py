@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros import cli
-from scene_completion_ros.commands.paths import FILE, Output, place
+from scene_completion_ros.commands.arguments import FILE, Output, place
 from tests.commands.command_lines import COMMANDS, FOUND, line
 
 WRITTEN = {"--output", "--page", "--work", "--card-only"}

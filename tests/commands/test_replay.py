@@ -12,7 +12,7 @@ import pytest
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import ConnectionExtRosbag2, QosDurability
 
-from scene_completion_ros.bags import demo_drive
+from scene_completion_ros.bags import reader
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import STREET, BagWriter
 from scene_completion_ros.cli import main
@@ -68,7 +68,7 @@ def test_offline_replay_writes_bag_report_and_statistics(
 def test_without_a_bag_it_is_the_bundled_drive_with_words(
     tmp_path: Path, wordy_road: StudentBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo_drive, "DEMO_DRIVE", record(tmp_path / "drive", frames=2))
+    monkeypatch.setattr(reader, "DEMO_DRIVE", record(tmp_path / "drive", frames=2))
     command = ["replay", "--offline", "--output", str(tmp_path / "out"), "--bundle", str(wordy_road.folder)]
     assert main(command) == 0
     page = (tmp_path / "out" / "report" / "index.html").read_text("utf-8")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scene_completion_ros.evaluation.baselines import MeanDepth, PriorGrid
+from scene_completion_training.evaluation.controls import MeanDepth, PriorGrid
 
 
 def test_prior_is_the_mean_over_known_voxels() -> None:

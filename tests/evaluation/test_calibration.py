@@ -5,8 +5,7 @@ import pytest
 from sklearn.metrics import brier_score_loss
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.evaluation.calibration import CalibrationMetric, fit_calibration
-from scene_completion_ros.evaluation.occupancy import score_histogram
+from scene_completion_ros.evaluation.occupancy import CalibrationMetric, fit_calibration, score_histogram
 
 
 def small_scores(seed: int, count: int = 200_000) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,8 @@ import pytest
 from sklearn.metrics import confusion_matrix, jaccard_score
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.evaluation.class_confusion import (
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
+from scene_completion_ros.evaluation.semantics import (
     UNASSIGNED,
     class_confusion,
     class_iou,
@@ -18,7 +19,6 @@ from scene_completion_ros.evaluation.class_confusion import (
     mean_iou,
     renamed,
 )
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 
 
 def test_seven_pixels_by_hand() -> None:

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import mean_absolute_percentage_error, mean_squared_error
 
 from scene_completion_ros.evaluation.depth import depth_errors, garg_crop, resize_depth
-from scene_completion_ros.evaluation.image_similarity import border_cropped, psnr, ssim
+from scene_completion_training.evaluation.novel_views import border_cropped, psnr, ssim
 
 
 def test_two_pixels_by_hand() -> None:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from scene_completion_ros.evaluation.ghosts import GHOSTS
 from scene_completion_ros.evaluation.metric import Scores, VoxelAnswer
 from scene_completion_ros.evaluation.truth import FrameTruth, VoxelTruth, grown
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_training.evaluation.fusion import GHOSTS
 
 GRID = VoxelGrid((0.0, 0.0, 0.0), 1.0, (12, 1, 1))
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.evaluation.lidar_occupancy import (
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_training.evaluation.lidar_evaluation import (
     LIDAR_ONLY,
     LIDAR_ONLY_NEAR,
     ORIGINAL,
@@ -23,7 +24,6 @@ from scene_completion_ros.evaluation.lidar_occupancy import (
     surface_distance,
     surface_profile,
 )
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 
 EIGHT = replace(ORIGINAL, bins=8)  # 45 degrees each: bin i covers -180 + 45 i on
 

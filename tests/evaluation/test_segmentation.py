@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.evaluation.metric import Scores
-from scene_completion_ros.evaluation.segmentation import (
+from scene_completion_training.evaluation.segmentation import (
     CLASSES,
     LEARNED,
     NAMED_BEFORE,

@@ -7,7 +7,6 @@ import pytest
 from sklearn.metrics import jaccard_score, precision_score, recall_score
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.evaluation.class_confusion import UNASSIGNED, match_occupied, match_one_to_one
 from scene_completion_ros.evaluation.semantic_classes import (
     COMMON_CLASSES,
     SEMANTIC_KITTI_CLASSES,
@@ -15,12 +14,15 @@ from scene_completion_ros.evaluation.semantic_classes import (
     SEMANTIC_KITTI_TO_COMMON,
     ClassMap,
 )
-from scene_completion_ros.evaluation.semantic_completion import (
+from scene_completion_ros.evaluation.semantics import (
     SSCBENCH_GRID,
+    UNASSIGNED,
     SemanticCompletionMetric,
     additional_invalid,
     completion_confusion,
     completion_scores,
+    match_occupied,
+    match_one_to_one,
 )
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_training.street_world.street_profile import StreetClass

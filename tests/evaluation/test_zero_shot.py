@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from scene_completion_ros.evaluation.zero_shot import (
+from scene_completion_ros.evaluation.semantics import (
     WordMetric,
     ZeroShotMetric,
     average_precision,

@@ -10,7 +10,7 @@ import torch
 
 from scene_completion_ros.errors import CameraError
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.geometry.distortion import distort, valid_radius
+from scene_completion_ros.geometry.cameras import distort, valid_radius
 
 SMALL = Camera(fx=4.0, fy=5.0, cx=3.0, cy=1.5, width=8, height=4)
 

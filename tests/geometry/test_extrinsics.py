@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry.extrinsics import read_extrinsics, rotation_of_angles
-from scene_completion_ros.geometry.transforms import TransformError
+from scene_completion_ros.geometry.transforms import TransformError, read_extrinsics, rotation_of_angles
 
 
 def written(tmp_path: Path, text: str) -> Path:

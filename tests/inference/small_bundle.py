@@ -13,8 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
-from scene_completion_ros.inference.head import HeadWeights, VolumeReading
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, VolumeReading
 
 CANONICAL = Camera(fx=371.2, fy=371.2, cx=319.5, cy=90.0, width=640, height=192)
 CHANNELS = 64

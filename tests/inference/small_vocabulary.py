@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from scene_completion_ros.inference.feature_space import FeatureSpace
-from scene_completion_ros.inference.text_bank import BACKGROUND, BankClass, Contrast, TextBank, Vocabulary
+from scene_completion_ros.inference.text_bank import BACKGROUND, BankClass, Contrast, FeatureSpace, TextBank, Vocabulary
 
 PHRASES = ("car", "parked van", "tree", "zebra crossing", "sky", "wall")
 ENCODER = {"text_encoder": "tiny-encoder", "text_encoder_sha256": "ab" * 32}

@@ -25,7 +25,7 @@ from scene_completion_ros.inference.bundle import (
     WEIGHTS,
     StudentBundle,
 )
-from scene_completion_ros.inference.feature_space import FILE as SPACES
+from scene_completion_ros.inference.text_bank import FEATURE_SPACES_FILE as SPACES
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.voxels.occupancy import Calibration
 from tests.inference.small_bundle import (

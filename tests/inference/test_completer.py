@@ -16,12 +16,11 @@ from scene_completion_ros.geometry import (
     RigidTransform,
     VoxelGrid,
 )
-from scene_completion_ros.geometry.extrinsics import rotation_of_angles
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, rotation_of_angles
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion, mounting_warnings
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.phrase_query import FoldedVocabulary, matches_of
+from scene_completion_ros.inference.label_query import FoldedVocabulary, matches_of
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.small_bundle import CANONICAL, make_small_bundle

@@ -4,16 +4,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
-from scene_completion_ros.bags.reader import BagReader
+from scene_completion_ros.bags.reader import DEMO_DRIVE, BagReader
 from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference import encoder
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoded_image import MOSTLY, shown_share
 from scene_completion_ros.inference.encoder import ENGINES, make_encoder
-from scene_completion_ros.inference.shipped import open_student, shipped_students
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.checkout import run_python
 from tests.inference.small_bundle import CANONICAL, make_small_bundle, random_head, tiny_encoder
@@ -91,7 +89,7 @@ def test_no_engine_tells_anybody_that_it_is_used(bundle: StudentBundle, tmp_path
     script = f"""
 import sys
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.shipped import open_student
+from scene_completion_ros.inference.bundle import open_student
 for engine in ("openvino", "onnxruntime"):
     make_encoder(open_student({str(bundle.folder)!r}), engine)
 print(any(name.startswith("openvino_telemetry") for name in sys.modules))

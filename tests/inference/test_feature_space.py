@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scene_completion_ros.inference.feature_space import FeatureSpace
+from scene_completion_ros.inference.text_bank import FeatureSpace
 
 UNITS = 64
 

@@ -13,10 +13,9 @@ import pytest
 
 from benchmarks.measuring import canonical_image
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, ENCODER, HEAD, MANIFEST, StudentBundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, ENCODER, HEAD, MANIFEST, StudentBundle, open_student
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu_encoders import GpuEncoder
-from scene_completion_ros.inference.shipped import open_student
 from tests.inference.small_bundle import make_small_bundle, random_head, serialised, tiny_encoder
 from tests.inference.test_bundle import contents, edit_manifest, refused
 
@@ -144,7 +143,7 @@ def test_the_rounding_of_a_half_graph_is_that_of_a_gpu() -> None:
     """Without a place that stores it, ONNX Runtime multiplies twice in float32 and rounds once."""
     from onnx import TensorProto, helper
 
-    from scene_completion_ros.inference.gpu_graph_encoder import GpuGraphEncoder
+    from scene_completion_ros.inference.encoder import GpuGraphEncoder
 
     factors = {"third": np.float16(1 / 3), "three": np.float16(3.0)}
     nodes = [

@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
-from scene_completion_ros.inference.feature_space import FeatureSpace
 from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.label_query import LabelQuery
-from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words, matches_of
+from scene_completion_ros.inference.label_query import FoldedVocabulary, LabelQuery, Words, matches_of
 from scene_completion_ros.inference.query_kernel import VoxelQuery, hidden_reference
-from scene_completion_ros.inference.text_bank import BACKGROUND, Contrast, Vocabulary
+from scene_completion_ros.inference.text_bank import BACKGROUND, Contrast, FeatureSpace, Vocabulary
 from tests.inference.small_bundle import CANONICAL, random_features, random_head, with_labels
 from tests.inference.small_vocabulary import random_query, random_vocabulary, small_space
 from tests.inference.test_query_kernel import CASES, CODE, FEATURE_SIZE

@@ -1,6 +1,6 @@
 import numpy as np
 
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import PointCodeSpec
 from tests.inference.small_bundle import CANONICAL
 
 CODE = PointCodeSpec()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, RigidTransform, VoxelGrid
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from tests.inference.small_bundle import CANONICAL, random_features, random_head
 from tests.inference.twins import density_reference

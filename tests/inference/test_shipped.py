@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE
-from scene_completion_ros.inference.shipped import AUTO, open_student, shipped_students
+from scene_completion_ros.inference.bundle import AUTO, DEFAULT_BUNDLE, open_student, shipped_students
 from tests.inference.small_bundle import make_small_bundle
 
 

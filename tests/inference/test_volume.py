@@ -12,9 +12,8 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.head import HeadWeights, VolumeReading
+from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, VolumeReading
 from scene_completion_ros.inference.label_query import LabelQuery
-from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference import told_bundle

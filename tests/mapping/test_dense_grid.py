@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import GridError
-from scene_completion_ros.mapping.dense_grid import dense_grid_json, voxels_to_bytes
+from scene_completion_ros.mapping.ground_map import dense_grid_json, voxels_to_bytes
 from tests.mapping.small_voxels import (
     COMPLETED,
     FREE,

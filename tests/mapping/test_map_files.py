@@ -11,8 +11,14 @@ import pytest
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.mapping.map_files import LARGEST_FILE, SavedMap, map_bytes, read_map
-from scene_completion_ros.mapping.temporal_fusion import RememberedVoxels, TemporalFusion
+from scene_completion_ros.mapping.temporal_fusion import (
+    LARGEST_FILE,
+    RememberedVoxels,
+    SavedMap,
+    TemporalFusion,
+    map_bytes,
+    read_map,
+)
 from scene_completion_ros.untrusted_files import tensor_header
 from scene_completion_ros.whole_files import tensor_bytes
 from tests.mapping.small_voxels import COLOURS, COMPLETED, FREE, NAMES, SURFACE, UNOBSERVED

@@ -8,8 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BagError
-from scene_completion_ros.geometry.extrinsics import rotation_of_angles
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry.transforms import RigidTransform, rotation_of_angles
 from scene_completion_ros.messages.transform_buffer import NoTransformError, TransformBuffer
 from tests.bags.recordings import SECOND, START, transform
 

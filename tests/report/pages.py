@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.report.html import LIDAR_RESOLUTION
+from scene_completion_ros.report.writer import LIDAR_RESOLUTION
 
 
 def embedded_frames(page: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import pytest
 
 from scene_completion_ros.inference.evidence import Evidence
 from scene_completion_ros.inference.motion_scale import Scale
-from scene_completion_ros.report.evidence_plot import evidence_summary, evidence_svg
+from scene_completion_ros.report.plots import evidence_summary, evidence_svg
 
 KNOWN = Evidence(Scale(1.25, 0.04, 80, 1.5, "")).summary()
 DOUBTED = Evidence(Scale(1.0, 0.1, 12, 1.5, "only 12 corners were found again")).summary()

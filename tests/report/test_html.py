@@ -5,8 +5,8 @@ import zlib
 import numpy as np
 import pytest
 
-from scene_completion_ros.report.html import LIDAR_RESOLUTION, PROBABILITIES, pack_lidar, pack_matches, pack_voxels
-from scene_completion_ros.report.latency_plot import latency_svg
+from scene_completion_ros.report.plots import latency_svg
+from scene_completion_ros.report.writer import LIDAR_RESOLUTION, PROBABILITIES, pack_lidar, pack_matches, pack_voxels
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 from tests.report.scenes import street
 

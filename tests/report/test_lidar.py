@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
-from scene_completion_ros.report.lidar import LidarOfBag
+from scene_completion_ros.scoring import LidarOfBag
 
 
 def test_without_lidar_a_scan_near_the_image_or_a_known_frame_there_is_none(shared_data: Path) -> None:

@@ -10,8 +10,7 @@ import pytest
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.report import writer
-from scene_completion_ros.report.html import pack_voxels
-from scene_completion_ros.report.writer import ReportWriter
+from scene_completion_ros.report.writer import ReportWriter, pack_voxels
 from tests.checkout import run_python
 from tests.report.pages import WordButtons, embedded_frames, matches_of
 from tests.report.scenes import CAMERA, COLOURS, NAMES, WORDS, photo, street, words_of_street

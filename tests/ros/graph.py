@@ -18,7 +18,7 @@ from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
-from scene_completion_ros.ros.parameters.schema import SCHEMA
+from scene_completion_ros.ros.parameters import SCHEMA
 from tests.checkout import with_this_checkout
 
 REPOSITORY = Path(__file__).resolve().parents[2]

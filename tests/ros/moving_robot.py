@@ -9,8 +9,7 @@ from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from scene_completion_ros.geometry.extrinsics import Extrinsic, rotation_of_angles
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, Extrinsic, RigidTransform, rotation_of_angles
 from scene_completion_ros.ros.placements import transform_message
 from tests.ros.camera_to_voxels import FRAME
 from tests.ros.graph import Graph

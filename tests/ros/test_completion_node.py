@@ -26,8 +26,7 @@ from scene_completion_ros.ros import camera_input, completion_node, messages, st
 from scene_completion_ros.ros.completion_node import CompletionNode
 from scene_completion_ros.ros.health import inference_health
 from scene_completion_ros.ros.health.judgement import Drops, Level, Status
-from scene_completion_ros.ros.parameters.declared import ExplainingNode
-from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.parameters import ExplainingNode, NodeParameters
 from tests.ros.graph import PATIENCE_S, REPOSITORY, Graph
 from tests.ros.voxel_samples import some_voxels
 

@@ -14,12 +14,11 @@ from nav_msgs.msg import OccupancyGrid
 from numpy.typing import NDArray
 from rosgraph_msgs.msg import Clock
 
-from scene_completion_ros.geometry.extrinsics import Extrinsic
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry.transforms import Extrinsic, RigidTransform
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.ground_map import GroundProjection
 from scene_completion_ros.ros import messages
-from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.placements import camera_pose, transform_message
 from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels

@@ -12,7 +12,7 @@ from std_srvs.srv import Trigger
 
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.clearing import ClearingRays, clearing_voxels
-from scene_completion_ros.mapping.map_files import read_map
+from scene_completion_ros.mapping.temporal_fusion import read_map
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.messages import processing_times
 from scene_completion_ros.voxels.semantic_voxels import VoxelState

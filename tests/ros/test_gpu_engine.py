@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from lifecycle_msgs.msg import Transition
 
-from scene_completion_ros.inference.gpu.requirements import cuda_devices
+from scene_completion_ros.inference.gpu.device import cuda_devices
 from scene_completion_ros.ros import topics
 from tests.ros import gpu_node
 from tests.ros.camera_to_voxels import FRAME, SECOND_NS, some_image

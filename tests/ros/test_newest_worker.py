@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from scene_completion_ros.ros.newest_worker import NewestWorker
+from scene_completion_ros.ros.waiting import NewestWorker
 
 
 class Bench:

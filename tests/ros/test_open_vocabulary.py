@@ -14,12 +14,12 @@ from std_msgs.msg import String
 
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
-from scene_completion_ros.inference.phrase_query import FoldedVocabulary
+from scene_completion_ros.inference.label_query import FoldedVocabulary
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.mapping.camera_fusion import Matches, all_matches
 from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.words_input import Dictionary
+from scene_completion_ros.ros.services import Dictionary
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, MATCH_CLOUD_FIELDS, cloud_array_from_message
 from tests.inference.small_bundle import make_small_bundle
 from tests.inference.small_vocabulary import ENCODER, small_bank, small_space

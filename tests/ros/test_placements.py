@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.geometry.extrinsics import rotation_of_angles
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, rotation_of_angles
 from scene_completion_ros.messages.transform_buffer import NoTransformError, TransformBuffer
 from scene_completion_ros.ros import placements
 from scene_completion_ros.ros.frame import NotYetError, Placement
-from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.placements import Placements, check_frames, make_transform_source
 from tests.bags.recordings import START, odometry
 

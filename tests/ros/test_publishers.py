@@ -17,7 +17,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.clearing import ClearingRays, seen_free_cubes
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.placements import camera_pose
 from tests.mapping.small_voxels import bytes_to_state_and_label
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.extrinsics import Extrinsic, read_extrinsics
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry.transforms import Extrinsic, RigidTransform, read_extrinsics
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.mapping.clearing import ClearingRays

@@ -14,7 +14,7 @@ from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, DepthT
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD
-from scene_completion_ros.scoring.scores import PUBLISHED, LidarTruth, PublishedGrid, RecordedTruth, ReplayScores
+from scene_completion_ros.scoring import PUBLISHED, LidarTruth, PublishedGrid, RecordedTruth, ReplayScores
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS
 from tests.commands.recordings import FRAME, START_NS, STEP_NS, record
 from tests.inference.small_bundle import CANONICAL

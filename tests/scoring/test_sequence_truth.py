@@ -9,7 +9,7 @@ import pytest
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.scoring.scores import SequenceTruth
+from scene_completion_ros.scoring import SequenceTruth
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 
 CAMERA = Camera(fx=4.0, fy=4.0, cx=3.5, cy=1.5, width=8, height=4)

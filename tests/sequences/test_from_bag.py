@@ -14,8 +14,7 @@ from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.errors import BagError, SequenceError
 from scene_completion_ros.sequences.from_bag import posed_recording, read_recordings, sequence_from_bag
 from scene_completion_ros.sequences.kitti import kitti_odometry
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import mounting
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, mounting
 from tests.bags.recordings import (
     HEIGHT,
     SECOND,

@@ -14,8 +14,14 @@ from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.sequences import opening
 from scene_completion_ros.sequences.kitti import SEMANTIC_KITTI_GRID
 from scene_completion_ros.sequences.opening import depth_truth, holds_voxels, open_recording, truth_later, voxel_truth
-from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
-from scene_completion_ros.sequences.rigs import check_for_training, reference_camera
+from scene_completion_ros.sequences.posed_sequence import (
+    UNKNOWN_POSES,
+    Frame,
+    PosedSequence,
+    Source,
+    check_for_training,
+    reference_camera,
+)
 
 CAMERA = Camera(fx=4.0, fy=4.0, cx=3.5, cy=1.5, width=8, height=4)
 

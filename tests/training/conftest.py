@@ -11,7 +11,7 @@ import pytest
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.runner import train
-from scene_completion_training.stages.teacher import TeacherConfiguration
+from scene_completion_training.stages.density import TeacherConfiguration
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.evaluation.one_wall import make_street
 from tests.training.small_trainings import STEPS, small_training

@@ -14,7 +14,7 @@ from scene_completion_training.checkpoints import KEY, Checkpoint, TrainingRecor
 from scene_completion_training.export import fold, without_places
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.stages.single_view import SingleViewConfiguration
+from scene_completion_training.stages.density import SingleViewConfiguration
 from scene_completion_training.viewpoint import VolumeSettings
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import Configuration, TrainingConfiguration, read_configuration
-from scene_completion_training.stages.single_view import SingleViewConfiguration
+from scene_completion_training.stages.density import SingleViewConfiguration
 from scene_completion_training.viewpoint import STREET_CAMERA, CameraSettings, Viewpoint, Volume, VolumeSettings
 from tests.training.small_trainings import small_training, write_configuration
 

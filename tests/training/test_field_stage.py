@@ -10,9 +10,9 @@ from scene_completion_training.configuration import LossWeights, RenderSettings
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.field_stage import fit_prior
-from scene_completion_training.losses.occupancy import occupancy_cross_entropy
+from scene_completion_training.losses import occupancy_cross_entropy
 from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField, OccupancyLink
-from scene_completion_training.stages.teacher import TeacherConfiguration, TeacherStage
+from scene_completion_training.stages.density import TeacherConfiguration, TeacherStage
 from tests.training.small_trainings import VIEW, VIEWPOINT, batches, small_data
 
 

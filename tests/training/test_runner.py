@@ -35,8 +35,7 @@ from scene_completion_training.data.view_batches import ViewSamples, ViewSetting
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.runner import plan, train
 from scene_completion_training.stage import Stage
-from scene_completion_training.stages.single_view import SingleViewConfiguration
-from scene_completion_training.stages.teacher import TeacherConfiguration
+from scene_completion_training.stages.density import SingleViewConfiguration, TeacherConfiguration
 from tests import official_layouts as layouts
 from tests.training.small_trainings import STEPS, VIEW, curves, small_data, small_training, write_configuration
 from tests.training.test_published import SMALL

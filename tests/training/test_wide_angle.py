@@ -17,7 +17,7 @@ from scene_completion_training.data.module import DataSettings, SequenceSource
 from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.export import export_bundle
 from scene_completion_training.runner import train
-from scene_completion_training.stages.single_view import SingleViewConfiguration
+from scene_completion_training.stages.density import SingleViewConfiguration
 from scene_completion_training.street_world.camera_rig import LEFT, make_rig
 from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.viewpoint import Volume

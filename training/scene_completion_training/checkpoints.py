@@ -16,7 +16,7 @@ from torch.nn import functional
 import scene_completion_ros
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError, TrainingError
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.shipped import open_student, refused_form
+from scene_completion_ros.inference.bundle import open_student, refused_form
 from scene_completion_ros.removed import removed
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.module import TrainingData

@@ -20,14 +20,12 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
-from scene_completion_ros.inference.feature_space import FeatureSpace, feature_space_for
-from scene_completion_ros.inference.head import HeadWeights, VolumeReading
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, VolumeReading
 from scene_completion_ros.inference.scene_query import ray_camera
-from scene_completion_ros.inference.text_bank import TextBank
+from scene_completion_ros.inference.text_bank import FeatureSpace, TextBank, feature_space_for
 from scene_completion_ros.inference.volume_pose import Lookups, no_evidence
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.clustering.clusters import (
+from scene_completion_training.clustering import (
     CLASS_COLOURS,
     CLASS_FILE,
     CLUSTER_FILE,
@@ -35,13 +33,12 @@ from scene_completion_training.clustering.clusters import (
     read_class_file,
     read_clusters,
 )
-from scene_completion_training.losses.stereo_depth import positive_inverse_depth
+from scene_completion_training.losses import positive_inverse_depth
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField, link_calibration
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
-from scene_completion_training.networks.scene_decoder import STRIDE
-from scene_completion_training.networks.sight import Measured, PixelView
+from scene_completion_training.networks.scene_decoder import STRIDE, Measured, PixelView
 from scene_completion_training.stages.completion import SceneField, read_eyes
 
 # Of the label's logits in the probabilities of the classes: the softmax of these is then nearly what they were.

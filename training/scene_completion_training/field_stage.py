@@ -17,22 +17,21 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.voxels.occupancy import density_of_logit
+from scene_completion_training import losses, rendering
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.kept_maps import KeptMaps
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples
-from scene_completion_training.losses import stereo_depth
-from scene_completion_training.losses.occupancy import free_cross_entropy, mean_opacity, occupancy_cross_entropy
+from scene_completion_training.losses import free_cross_entropy, mean_opacity, occupancy_cross_entropy
 from scene_completion_training.networks.density_field import DensityField, ObservedField, OccupancyLink, TrainedField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.networks.trunk import Trunk
 from scene_completion_training.randomness import StepGenerator
-from scene_completion_training.rendering import patches
 from scene_completion_training.stage import Batch, Stage, TrainingPictures
 
 PRIOR_RATE, PRIOR_BATCH = 2e-2, 4
@@ -231,8 +230,8 @@ class FieldStage(Stage):
             return {}
         if depth_code.shape[-1] > hint.shape[-1]:  # a map finer than the image
             depth_code = functional.avg_pool2d(depth_code[:, None], depth_code.shape[-1] // hint.shape[-1])[:, 0]
-        blocks = stereo_depth.block_depth(hint, hint.shape[-1] // depth_code.shape[-1])
-        return {"dense_depth": stereo_depth.log_inverse_depth_loss(depth_code, blocks, self.point_code)}
+        blocks = losses.block_depth(hint, hint.shape[-1] // depth_code.shape[-1])
+        return {"dense_depth": losses.log_inverse_depth_loss(depth_code, blocks, self.point_code)}
 
     @property
     def density(self) -> DensityField | MultiViewField:
@@ -281,31 +280,31 @@ class FieldStage(Stage):
         """Camera whose pixels the losses compare."""
         return self.camera
 
-    def rendered(self, field: ObservedField, batch: Batch, generator: torch.Generator) -> patches.Rendered:
+    def rendered(self, field: ObservedField, batch: Batch, generator: torch.Generator) -> rendering.Rendered:
         """Patches of the loss views, where a loss needs them."""
         render = self.settings.render
         if not self.renders:
             return None
         views, poses = batch["roles"][:, : batch["roles"].shape[1] // 2], batch["encoder_from_view"]
-        rays = patches.sample_patch_rays(self.loss_camera, poses, views, patches=render.patches, generator=generator)
-        return patches.render_rays(
+        rays = rendering.sample_patch_rays(self.loss_camera, poses, views, patches=render.patches, generator=generator)
+        return rendering.render_rays(
             field, rays, samples=render.samples, near=self.near, far=self.far, generator=generator
         )
 
     def volume_terms(
-        self, field: ObservedField, rendered: patches.Rendered, batch: Batch, generator: torch.Generator
+        self, field: ObservedField, rendered: rendering.Rendered, batch: Batch, generator: torch.Generator
     ) -> Batch:
         """Losses on the density: rendered views, occupancy of voxels, emptiness of the rest."""
         losses = self.settings.losses
         terms: Batch = {}
         if rendered is not None:
             if losses.stereo_depth:
-                terms["stereo_depth"] = stereo_depth.stereo_depth_loss(field, rendered, batch)
+                terms["stereo_depth"] = losses.stereo_depth_loss(field, rendered, batch)
             if losses.photometric or losses.smoothness:
                 sources = batch["roles"][:, batch["roles"].shape[1] // 2 :]
-                seen = patches.synthesised_patches(field, self.loss_camera, rendered, batch, sources)
-                terms["smoothness"] = stereo_depth.edge_aware_smoothness(seen.depth, seen.observed)
-                terms["photometric"] = stereo_depth.photometric_loss(seen.observed, seen.rendered, seen.invalid)
+                seen = rendering.synthesised_patches(field, self.loss_camera, rendered, batch, sources)
+                terms["smoothness"] = losses.edge_aware_smoothness(seen.depth, seen.observed)
+                terms["photometric"] = losses.photometric_loss(seen.observed, seen.rendered, seen.invalid)
         if losses.occupancy:
             logit = self.link(field.density_logit(batch["points"]))
             terms["occupancy"] = occupancy_cross_entropy(logit, batch["target"], batch["weight"])
@@ -322,7 +321,7 @@ class FieldStage(Stage):
         volume = self.viewpoint.volume
         near, far = volume.sampled_depth
         count, device, heights = len(batch["image"]), batch["image"].device, volume.sampled_heights
-        return patches.sample_view_volume(
+        return rendering.sample_view_volume(
             self.camera, count, VOLUME_POINTS, near=near, far=far, heights=heights, generator=generator, device=device
         )
 

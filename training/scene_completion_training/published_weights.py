@@ -25,7 +25,7 @@ from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import DistillationHead, FeatureField, SemanticField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.stages.semantics import CHANNELS, SemanticsConfiguration
+from scene_completion_training.stages.feature_field import CHANNELS, SemanticsConfiguration
 
 # Names by which a ResNet and a transformer are known, whatever wraps the model in its file.
 _FIRST = ("encoder.encoder.encoder.conv1.weight", "encoder.encoder.model.vit.cls_token")

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.profilers import Profiler, SimpleProfiler
 from lightning.pytorch.utilities import rank_zero_info
 
-from scene_completion_ros.commands.paths import Output
+from scene_completion_ros.commands.arguments import Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.progress import Progress
 from scene_completion_training.checkpoints import SafeCheckpoints, TrainingRecord

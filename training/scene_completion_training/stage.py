@@ -15,7 +15,7 @@ from scene_completion_ros.errors import TrainingError
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.randomness import StepGenerator
-from scene_completion_training.rendering.patches import render_depth
+from scene_completion_training.rendering import render_depth
 
 Batch: TypeAlias = dict[str, Tensor]  # by name, of samples or of their losses
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import PointCodeSpec
 
 # Canonical camera of the street student: KITTI's field of view at 192×640.
 STREET_CAMERA = Camera(fx=370.0, fy=370.0, cx=319.5, cy=92.0, width=640, height=192)

@@ -23,11 +23,17 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import BundleError, GpuError, ImageError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoded_image import Encoder
-from scene_completion_ros.inference.gpu.device import DeviceFacts, PrimaryContext, explain_failure
+from scene_completion_ros.inference.gpu.device import (
+    DeviceFacts,
+    EngineOptions,
+    Flavour,
+    PrimaryContext,
+    explain_failure,
+    installed_flavour,
+)
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided, Record, UnusableError
+from scene_completion_ros.inference.gpu.kernel_provision import check_parity, gate_images
 from scene_completion_ros.inference.gpu.kernels import Buffer
-from scene_completion_ros.inference.gpu.parity import check_parity, gate_images
-from scene_completion_ros.inference.gpu.requirements import EngineOptions, Flavour, installed_flavour
 
 INPUT, OUTPUT = "image", "features"
 ERRORS_KEPT = 5

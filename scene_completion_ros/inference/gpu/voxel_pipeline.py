@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.inference.gpu.kernels import Argument, Buffer, KernelDevice
-from scene_completion_ros.inference.label_query import LabelQuery
+from scene_completion_ros.inference.label_query import FoldedVocabulary, LabelQuery, Words
 from scene_completion_ros.inference.march import March
-from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.query_kernel import FieldSamples, PositionalTables, VoxelQuery
 from scene_completion_ros.inference.text_bank import MOST_ASKED, MOST_ROWS
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier

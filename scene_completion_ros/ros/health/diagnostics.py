@@ -14,7 +14,6 @@ from rclpy.utilities import get_rmw_implementation_identifier
 from scene_completion_ros.errors import in_words
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.removed import REMOVED, removed
-from scene_completion_ros.ros.health.counters import Counts
 from scene_completion_ros.ros.health.inference_health import NAME as FUSION
 from scene_completion_ros.ros.health.inference_health import (
     FusionReport,
@@ -33,6 +32,7 @@ from scene_completion_ros.ros.health.input_health import (
     input_status,
 )
 from scene_completion_ros.ros.health.judgement import (
+    Counts,
     Drops,
     Level,
     Status,
@@ -43,7 +43,7 @@ from scene_completion_ros.ros.health.judgement import (
     outputs_status,
     removed_status,
 )
-from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.student import ModelReport
 from scene_completion_ros.ros.topics import DIAGNOSTICS
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.ros.parameters.schema import SCHEMA, names_in
+from scene_completion_ros.ros.parameters import SCHEMA, names_in
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE, NODE_NAME, depth_topics
 from scene_completion_ros.untrusted_files import parse_yaml
 

@@ -6,8 +6,8 @@ import pytest
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
-from scene_completion_ros.inference.gpu import parity
-from scene_completion_ros.inference.gpu.parity import KINDS, LIMITS, check_parity, errors, gate_images
+from scene_completion_ros.inference.gpu import kernel_provision
+from scene_completion_ros.inference.gpu.kernel_provision import KINDS, LIMITS, check_parity, errors, gate_images
 
 Features: TypeAlias = NDArray[np.float32]
 
@@ -69,7 +69,7 @@ def test_errors_by_hand() -> None:
 
 
 def test_an_installation_without_gate_images_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(parity, "GATE_IMAGES", tmp_path)
+    monkeypatch.setattr(kernel_provision, "GATE_IMAGES", tmp_path)
     with pytest.raises(GpuError, match="no images for the parity gate"):
         gate_images(96, 320)
     (tmp_path / "broken.jpg").write_bytes(b"no image")

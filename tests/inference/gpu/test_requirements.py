@@ -11,15 +11,14 @@ import pytest
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.encoder import check_engine, make_encoder
-from scene_completion_ros.inference.gpu.device import explain_failure, gpu_errors
-from scene_completion_ros.inference.gpu.requirements import EngineOptions, cuda_devices
+from scene_completion_ros.inference.gpu.device import EngineOptions, cuda_devices, explain_failure, gpu_errors
 from tests.checkout import run_python
 from tests.inference.small_bundle import make_small_bundle
 
 SCRIPT = """
 import json, sys
 from scene_completion_ros.errors import GpuError
-from scene_completion_ros.inference.gpu.requirements import installed_flavour, missing_parts, require
+from scene_completion_ros.inference.gpu.device import installed_flavour, missing_parts, require
 
 flavour = sys.argv[1] or installed_flavour()
 missing = missing_parts(flavour, device=sys.argv[2] == "device")

@@ -18,9 +18,9 @@ from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.gpu import kernel_provision, requirements
+from scene_completion_ros.inference.gpu import device, kernel_provision
+from scene_completion_ros.inference.gpu.device import EngineOptions
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels
-from scene_completion_ros.inference.gpu.requirements import EngineOptions
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from tests.inference.gpu.conftest import SMALL, Build, picture
 from tests.inference.gpu.host_cuda import HostCuda
@@ -232,7 +232,7 @@ def test_with_auto_the_cpu_takes_over_and_the_log_says_why(
     elif what == "version":  # of pycuda: nobody has foreseen this error
         monkeypatch.setattr(cuda.driver, "module_from_buffer", of_a_later_version)
     else:
-        monkeypatch.setattr(requirements, "LARGEST_GRID", 1000)
+        monkeypatch.setattr(device, "LARGEST_GRID", 1000)
     expected = {
         "no room": "TensorRT cannot: GPU: out of memory",
         "kernels": "alpha error",

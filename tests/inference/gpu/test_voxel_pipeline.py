@@ -22,11 +22,9 @@ from scene_completion_ros.inference.gpu.kernel_provision import check_loads
 from scene_completion_ros.inference.gpu.kernels import KERNELS, Buffer, KernelDevice, KernelSizes, compile_kernels
 from scene_completion_ros.inference.gpu.tensorrt_encoder import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, VoxelPipeline
-from scene_completion_ros.inference.head import HeadWeights
-from scene_completion_ros.inference.label_query import LabelQuery
+from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec
+from scene_completion_ros.inference.label_query import FoldedVocabulary, LabelQuery, Words
 from scene_completion_ros.inference.march import March
-from scene_completion_ros.inference.phrase_query import FoldedVocabulary, Words
-from scene_completion_ros.inference.point_code import PointCodeSpec
 from scene_completion_ros.inference.query_kernel import VoxelQuery, hidden_reference
 from scene_completion_ros.inference.scene_query import PreparedScene
 from scene_completion_ros.voxels.occupancy import Calibration

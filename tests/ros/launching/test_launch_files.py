@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
+from scene_completion_ros.bags.reader import DEMO_DRIVE
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.launching.settings import LIVE, Shown, adapted
 from tests.ros.launch_files import LAUNCH, REPOSITORY, LaunchFile, as_text, resolved

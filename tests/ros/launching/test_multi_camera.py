@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.geometry.extrinsics import read_extrinsics
 from scene_completion_ros.geometry.grids import read_grid
-from scene_completion_ros.inference.shipped import shipped_students
+from scene_completion_ros.geometry.transforms import read_extrinsics
+from scene_completion_ros.inference.bundle import shipped_students
 from scene_completion_ros.ros.launching.settings import launched_cameras
-from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters, read_parameters
+from scene_completion_ros.ros.parameters import SCHEMA, NodeParameters, read_parameters
 from scene_completion_ros.ros.placements import check_frames
 from tests.ros.graph import REPOSITORY
 from tests.ros.launch_files import LaunchFile

@@ -12,11 +12,13 @@ import rclpy
 from rclpy.parameter import Parameter
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.ros.parameters.declared import (
+from scene_completion_ros.ros.parameters import (
+    SCHEMA,
     DeclaredParameters,
     ExplainingNode,
+    NodeParameters,
+    read_parameters,
 )
-from scene_completion_ros.ros.parameters.schema import SCHEMA, NodeParameters, read_parameters
 from tests.checkout import ROOT
 
 

@@ -11,7 +11,7 @@ from rclpy.serialization import serialize_message
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.geometry.extrinsics import Extrinsic
+from scene_completion_ros.geometry.transforms import Extrinsic
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros.placements import transform_message
 from scene_completion_ros.ros.replay import bag_replay

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data import motion_stereo

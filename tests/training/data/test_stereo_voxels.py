@@ -10,7 +10,7 @@ import pytest
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.opening import open_recording
-from scene_completion_ros.sequences.rigs import mounting
+from scene_completion_ros.sequences.posed_sequence import mounting
 from scene_completion_training.data.completion_samples import lidar_ground, truth_around
 from scene_completion_training.data.stereo_voxels import SKY, mounting_above, voxels_of_pixels
 from scene_completion_training.street_world.camera_rig import rotation

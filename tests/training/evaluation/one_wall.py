@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
-from scene_completion_ros.evaluation.semantic_completion import SemanticCompletionMetric, SemanticTally
+from scene_completion_ros.evaluation.semantics import SemanticCompletionMetric, SemanticTally
 from scene_completion_ros.evaluation.truth import BELOW_GROUND, IN_VIEW, INTERIOR, SEEN, VoxelTruth
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.opening import voxel_truth

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation.calibration import CALIBRATION
 from scene_completion_ros.evaluation.metric import Scores
-from scene_completion_ros.evaluation.occupancy import OCCUPANCY
+from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.scene_query import inverse_distance_samples

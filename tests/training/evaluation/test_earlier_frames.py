@@ -8,8 +8,7 @@ import pytest
 
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.earlier_images import InOrder
+from scene_completion_ros.inference.completer import Completer, InOrder
 from scene_completion_ros.inference.evidence import Sources
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_training.evaluation.density_model import DeployedModel, EarlierFrames

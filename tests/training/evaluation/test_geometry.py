@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation.calibration import CALIBRATION
 from scene_completion_ros.evaluation.metric import Metric, Scores
-from scene_completion_ros.evaluation.occupancy import OCCUPANCY
+from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
 from scene_completion_ros.evaluation.truth import IN_VIEW, SEEN, FrameTruth, exact_truth
 from scene_completion_ros.geometry import VoxelGrid
 from scene_completion_ros.sequences.frame_lists import FrameSplit

@@ -11,13 +11,11 @@ import pytest
 
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.depth import DEPTH
-from scene_completion_ros.evaluation.lidar_occupancy import LIDAR_ONLY_NEAR
 from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_ros.evaluation.truth import FrameTruth
 from scene_completion_ros.sequences.frame_lists import FrameSplit
 from scene_completion_ros.sequences.opening import open_recording
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_training.evaluation.controls import EmptyControl, surface_controls
 from scene_completion_training.evaluation.density_model import (
     IDENTITY,
@@ -29,6 +27,7 @@ from scene_completion_training.evaluation.density_model import (
 from scene_completion_training.evaluation.geometry import Density, Frame, depth_frames, scanned_frames
 from scene_completion_training.evaluation.lidar_evaluation import (
     LIDAR_OCCUPANCY,
+    LIDAR_ONLY_NEAR,
     level_scans,
     slabs_of,
 )

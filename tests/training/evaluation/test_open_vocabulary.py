@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.semantics import cosines, unit_vectors
 from scene_completion_ros.evaluation.truth import VoxelTruth
-from scene_completion_ros.evaluation.zero_shot import cosines, unit_vectors
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer

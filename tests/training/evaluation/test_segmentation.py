@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.segmentation import SegmentationTally
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -24,6 +23,7 @@ from scene_completion_training.evaluation.probes import LinearProbe
 from scene_completion_training.evaluation.segmentation import (
     PixelLabels,
     RenderedField,
+    SegmentationTally,
     cluster_pixels,
     fit_pixel_probes,
     labels_through,
@@ -34,7 +34,7 @@ from scene_completion_training.evaluation.semantic_evaluation import open_probed
 from scene_completion_training.evaluation.semantic_models import Sampling
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import DistillationHead, FeatureField, Reads
-from scene_completion_training.rendering.patches import rendered_features
+from scene_completion_training.rendering import rendered_features
 from tests import official_layouts as layouts
 from tests.training.evaluation.one_wall import make_street
 from tests.training.saved_checkpoint import save_checkpoint

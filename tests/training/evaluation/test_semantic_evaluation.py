@@ -10,7 +10,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.clustering.clusters import (
+from scene_completion_training.clustering import (
     Clusters,
     read_class_file,
     read_clusters,

@@ -22,13 +22,11 @@ from scene_completion_ros.errors import SceneCompletionError, SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.messages.transform_buffer import stamp_of
 from scene_completion_ros.sequences.from_bag import sequence_from_bag
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import check_for_training
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, check_for_training
 from scene_completion_training.evaluation.lidar_evaluation import scan_poses
 from scene_completion_training.extraction import bag as bag_module
 from scene_completion_training.extraction.bag import Job, extract_bag, extract_bags, finished_report
-from scene_completion_training.extraction.reports import BagReport, read_report, summary_table
-from scene_completion_training.extraction.settings import ExtractionSettings
+from scene_completion_training.extraction.settings import BagReport, ExtractionSettings, read_report, summary_table
 from scene_completion_training.street_world.drive_bag import write_drive_bag
 from tests.bags.recordings import (
     SECOND,

@@ -9,8 +9,7 @@ import pytest
 
 from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform, view_rotation
-from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_ros.sequences.rigs import stereo_pair
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, stereo_pair
 from scene_completion_training.extraction.finishing import View, read_ego_mask, rectified_views
 from tests.training.extraction.textured_street import CAMERA, drive, picture
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
+from scene_completion_training.foundation.backbone import FeatureLifter, TokenMaps
 
 CAMERA = Camera(40.0, 40.0, 31.5, 15.5, 64, 32)
 LIFTER = FeatureLifter(CAMERA, voxel_size=0.2)

@@ -24,7 +24,7 @@ from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_training.commands.arguments import say_dropped
 from scene_completion_training.export import encoder_onnx, feature_size, head_weights
-from scene_completion_training.gpu_export.parity import (
+from scene_completion_training.gpu_parity import (
     GATES,
     ONNX,
     TORCH,

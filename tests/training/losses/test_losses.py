@@ -7,34 +7,30 @@ import torch
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_training.losses.feature_agreement import (
+from scene_completion_ros.inference.head import PointCodeSpec
+from scene_completion_training.losses import (
     ATTRACTED,
     COMPARED,
     TeacherSpec,
     UncertaintyWeights,
     agglomeration_terms,
+    block_depth,
     check_teachers,
-    correspondence_loss,
-    estimate_forces,
-)
-from scene_completion_training.losses.occupancy import (
     class_terms,
+    correspondence_loss,
     depth_likelihood,
+    edge_aware_smoothness,
+    estimate_forces,
     free_cross_entropy,
+    log_depth_loss,
+    log_inverse_depth_loss,
     mean_opacity,
     occupancy_cross_entropy,
     occupied_cross_entropy,
-    rendered_class_loss,
-    surface_likelihood,
-)
-from scene_completion_training.losses.stereo_depth import (
-    block_depth,
-    edge_aware_smoothness,
-    log_depth_loss,
-    log_inverse_depth_loss,
     photometric_error,
     photometric_loss,
+    rendered_class_loss,
+    surface_likelihood,
 )
 from scene_completion_training.networks.agglomerated_field import FeatureHeads
 from scene_completion_training.networks.density_field import OccupancyLink

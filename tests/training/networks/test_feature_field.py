@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.losses.feature_agreement import cosine_loss, feature_smoothness
+from scene_completion_training.losses import cosine_loss, feature_smoothness
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import KINDS, FeatureField, SalienceDownsampler, TargetRarity
-from scene_completion_training.rendering.patches import (
+from scene_completion_training.rendering import (
     composite_features,
     heaviest_samples,
     rays_of_pixels,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.losses.occupancy import density_distillation, occupancy_distillation
+from scene_completion_training.losses import density_distillation, occupancy_distillation
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.multi_view_field import FusionHead, MultiViewField
 

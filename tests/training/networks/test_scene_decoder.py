@@ -11,11 +11,19 @@ from torch.nn import functional
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.inference.volume_pose import cell_lookups, ground_code, volume_pose
 from scene_completion_training.networks.encoder_decoder import MetricDecoder
-from scene_completion_training.networks.scene_decoder import STRIDE, SceneDecoder
-from scene_completion_training.networks.sight import FAR_OFF, ROAD, Measured, PixelHead, PixelView, scaled
+from scene_completion_training.networks.scene_decoder import (
+    FAR_OFF,
+    ROAD,
+    STRIDE,
+    Measured,
+    PixelHead,
+    PixelView,
+    SceneDecoder,
+    scaled,
+)
 from scene_completion_training.street_world.camera_rig import rotation
 
 CAMERA = Camera(fx=20.0, fy=20.0, cx=15.5, cy=7.5, width=32, height=16)

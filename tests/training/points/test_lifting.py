@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.inference.text_bank import TextBank
-from scene_completion_training.points.lifting import (
+from scene_completion_training.points.data import (
     ExactLabels,
     FeatureFiles,
     LiftingSettings,

@@ -17,11 +17,16 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import read_configuration
 from scene_completion_training.evaluation.point_semantics import PointModel, fit_point_probes
-from scene_completion_training.points.data import PointDataSettings, PointSamples, PointSource
-from scene_completion_training.points.lifting import LiftingSettings, PixelTeacher
+from scene_completion_training.points.data import (
+    LiftingSettings,
+    PixelTeacher,
+    PointDataSettings,
+    PointSamples,
+    PointSource,
+)
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.sparse.mink_unet import MinkUNet18A
-from scene_completion_training.stages.point_agglomeration import PointAgglomerationConfiguration
+from scene_completion_training.stages.agglomeration import PointAgglomerationConfiguration
 from tests.training.points.small_rooms import CAMERA, small_room
 from tests.training.points.test_lifting import bank
 

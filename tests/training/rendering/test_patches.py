@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.rendering.patches import (
+from scene_completion_training.rendering import (
     invalid_rays,
     inverse_depth_samples,
     rays_of_pixels,

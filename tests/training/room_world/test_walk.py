@@ -8,7 +8,7 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.evaluation.semantic_classes import ROOM_CLASSES
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.sequences.opening import depth_truth, open_recording, voxel_truth
-from scene_completion_ros.sequences.rigs import mounting
+from scene_completion_ros.sequences.posed_sequence import mounting
 from scene_completion_training.points.opening import open_scenes
 from scene_completion_training.room_world.furniture import RoomClass
 from scene_completion_training.room_world.plan import FloorPlan

@@ -5,9 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_training.sparse.convolution import submanifold
 from scene_completion_training.sparse.mink_unet import LEVELS, MinkUNet18A
-from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet, submanifold
 from tests.training.sparse.test_voxel_set import random_set
 
 GRID = (16, 16, 16)
@@ -104,7 +103,7 @@ def test_scenes_of_a_batch_do_not_know_each_other_once_it_is_trained() -> None:
 def test_a_kept_library_convolves_like_the_reference() -> None:
     """The wheel of spconv for CPUs computes the forward pass."""
     pytest.importorskip("spconv.pytorch")
-    from scene_completion_training.sparse.convolution import spconv_submanifold
+    from scene_completion_training.sparse.voxel_set import spconv_submanifold
 
     voxels = random_set(GRID, 2, 0.1)
     features = torch.randn(len(voxels), 5)

@@ -9,8 +9,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_training.sparse import voxel_set
-from scene_completion_training.sparse.convolution import down, submanifold, up
-from scene_completion_training.sparse.voxel_set import CELL, Pyramid, Shape, VoxelSet, cube, sample, sample_levels
+from scene_completion_training.sparse.voxel_set import (
+    CELL,
+    Pyramid,
+    Shape,
+    VoxelSet,
+    cube,
+    down,
+    sample,
+    sample_levels,
+    submanifold,
+    up,
+)
 
 
 def dense(features: Tensor, voxels: VoxelSet) -> Tensor:

@@ -25,11 +25,10 @@ from scene_completion_ros.inference.evidence import Evidence, Sources, sensed_de
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.ros.messages import elevation_message
-from scene_completion_ros.ros.parameters.schema import NodeParameters
+from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.student import Student
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import mounting, reference_camera
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, mounting, reference_camera
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.completion_samples import (
     CompletionDataSettings,
@@ -44,8 +43,7 @@ from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.density_model import DeployedModel
 from scene_completion_training.export import export_scene, space_of_classes
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.scene_decoder import CompletedScene
-from scene_completion_training.networks.sight import TOKEN_WIDTH, PixelHead, PixelView
+from scene_completion_training.networks.scene_decoder import TOKEN_WIDTH, CompletedScene, PixelHead, PixelView
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages.completion import (
     CompletionConfiguration,

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.clustering.clusters import (
+from scene_completion_training.clustering import (
     CLASS_COLOURS,
     CLASS_FILE,
     CLUSTER_FILE,

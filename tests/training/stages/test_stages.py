@@ -21,12 +21,11 @@ from scene_completion_training.foundation.feature_store import FeatureStore
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.runner import make_stage, train
-from scene_completion_training.stages import semantics
+from scene_completion_training.stages import feature_field
 from scene_completion_training.stages.agglomeration import AgglomerationSettings, StoredTeacher
 from scene_completion_training.stages.completion import read_eyes
-from scene_completion_training.stages.feature_field import FeatureSettings
-from scene_completion_training.stages.semantics import SemanticsStage
-from scene_completion_training.stages.teacher import TeacherConfiguration
+from scene_completion_training.stages.density import TeacherConfiguration
+from scene_completion_training.stages.feature_field import FeatureSettings, SemanticsStage
 from tests.training.foundation.tiny_models import saved_depth_model
 from tests.training.small_trainings import (
     HIDDEN,
@@ -44,7 +43,7 @@ def few_points() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SemanticsStage, "occupied", lambda stage, logit: torch.ones_like(logit, dtype=torch.bool))
         for name, value in {"BUFFER": 8, "BINS": 3, "APART_M": 0.5, "DEPTH_STRIDE": 4}.items():
-            patch.setattr(semantics, name, value)
+            patch.setattr(feature_field, name, value)
         yield
 
 

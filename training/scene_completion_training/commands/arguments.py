@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scene_completion_ros.commands.evidence import add_scale_argument
+from scene_completion_ros.commands.arguments import add_scale_argument
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.whole_files import write_whole
 
@@ -144,7 +144,7 @@ def sources(args: argparse.Namespace) -> Sources:
 
 def open_models(args: argparse.Namespace) -> list[DensityModel]:
     """Open the bundles and checkpoints that were named; a `ConfigurationError` if two have the same name."""
-    from scene_completion_ros.inference.shipped import open_student
+    from scene_completion_ros.inference.bundle import open_student
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
     from scene_completion_training.evaluation.density_model import DeployedModel
 
@@ -180,7 +180,7 @@ def check_methods(flag: str, methods: Sequence[Sequence[str]]) -> None:
 
 def requested(args: argparse.Namespace) -> dict[str, Any]:
     """What a run was asked for, as plain values, and which students these were."""
-    from scene_completion_ros.inference.shipped import open_student
+    from scene_completion_ros.inference.bundle import open_student
 
     students = {}
     for folder in getattr(args, "bundle", None) or []:

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open, fit, write and say what came out."""
-    from scene_completion_ros.inference.shipped import open_student
+    from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.progress import Progress, print_summary
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.density_stretch import calibrate_on_truth

@@ -13,7 +13,7 @@ encoder goes with. Then
 import argparse
 from pathlib import Path
 
-from scene_completion_ros.commands.paths import Output
+from scene_completion_ros.commands.arguments import Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_paths
 
@@ -42,12 +42,12 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigurationError(f"{args.every} is no step", where="--every", cure="Take every frame, 1, or fewer")
     import numpy as np
 
-    from scene_completion_ros.evaluation.class_confusion import UNASSIGNED, match_covering
     from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
+    from scene_completion_ros.evaluation.semantics import UNASSIGNED, match_covering
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_ros.sequences.opening import open_recording
+    from scene_completion_training import clustering
     from scene_completion_training.checkpoints import Checkpoint
-    from scene_completion_training.clustering import clusters as clustering
     from scene_completion_training.evaluation.geometry import voxel_frames
     from scene_completion_training.evaluation.semantic_evaluation import named_by, survey, write_contact_sheets
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, Sampling, student_density

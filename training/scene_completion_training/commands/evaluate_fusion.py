@@ -2,7 +2,7 @@
 
 import argparse
 
-from scene_completion_ros.commands.paths import RESULTS
+from scene_completion_ros.commands.arguments import RESULTS
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.commands import arguments
 
@@ -25,14 +25,12 @@ def run(args: argparse.Namespace) -> int:
     """Drive, score, print and write."""
     if args.every < 1:
         raise ConfigurationError(f"every {args.every} frames", where="--every", cure="Give 1 or more")
-    from scene_completion_ros.evaluation.calibration import CALIBRATION
-    from scene_completion_ros.evaluation.ghosts import GHOSTS
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_ros.evaluation.occupancy import OCCUPANCY
+    from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
     from scene_completion_ros.progress import watched
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.density_model import DeployedLabels
-    from scene_completion_training.evaluation.fusion import FusedMap, OneImage, Oracle, Source, driven
+    from scene_completion_training.evaluation.fusion import GHOSTS, FusedMap, OneImage, Oracle, Source, driven
 
     recordings = [open_recording(folder) for folder in args.data]
     sources: list[Source] = [DeployedLabels(folder, engine=args.engine) for folder in args.bundle]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.paths import RESULTS
+from scene_completion_ros.commands.arguments import RESULTS
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.commands import arguments
 
@@ -80,11 +80,10 @@ def _run_depth(args: argparse.Namespace) -> int:
 
 
 def _run_voxels(args: argparse.Namespace) -> int:
-    from scene_completion_ros.evaluation.calibration import CALIBRATION
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_ros.evaluation.occupancy import OCCUPANCY
+    from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
     from scene_completion_ros.sequences.opening import open_recording
-    from scene_completion_ros.sequences.rigs import check_rig
+    from scene_completion_ros.sequences.posed_sequence import check_rig
     from scene_completion_training.evaluation.geometry import Density, ScoredFrames, calibrate_model, voxel_frames
     from scene_completion_training.evaluation.lidar_evaluation import LIDAR_OCCUPANCY
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.paths import RESULTS, place
+from scene_completion_ros.commands.arguments import RESULTS, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_methods, check_methods, write_results
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scene_completion_ros.commands.paths import RESULTS, Output, place
+from scene_completion_ros.commands.arguments import RESULTS, Output, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_paths, write_results
 
@@ -73,7 +73,7 @@ def _score(
 ) -> list[str]:
     from scene_completion_training.evaluation import point_semantics
     from scene_completion_training.evaluation.probes import ProbeAnswer
-    from scene_completion_training.points.lifting import LiftingSettings, PixelTeacher, keep_lifted, phrase_rows
+    from scene_completion_training.points.data import LiftingSettings, PixelTeacher, keep_lifted, phrase_rows
 
     teacher = args.teacher or next(iter(model.teachers))
     if teacher not in model.teachers:
@@ -113,7 +113,7 @@ def _bank(args: argparse.Namespace, classes: tuple[str, ...]) -> "TextBank":
     """The bank that was named, or one of the classes alone."""
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_training.foundation.encoded_words import PhraseList, TextEncoder, make_bank
-    from scene_completion_training.points.lifting import phrases
+    from scene_completion_training.points.data import phrases
 
     if args.bank:
         return TextBank.load(args.bank)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.paths import RESULTS, Output
+from scene_completion_ros.commands.arguments import RESULTS, Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_frames, add_paths, count_frames, read_frames, write_results
 
@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit, score, print and write."""
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_ros.evaluation.segmentation import SEGMENTATION
     from scene_completion_training.evaluation import segmentation
+    from scene_completion_training.evaluation.segmentation import SEGMENTATION
 
     _check(args)
     scored, counted = _images(args, "data", "frames")

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.evidence import add_scale_argument
-from scene_completion_ros.commands.paths import RESULTS, place
+from scene_completion_ros.commands.arguments import RESULTS, add_scale_argument, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands import arguments
 
@@ -92,9 +91,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_sscbench(args: argparse.Namespace) -> int:
-    from scene_completion_ros.evaluation.class_confusion import match_cityscapes
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_ros.evaluation.semantic_completion import SSCBENCH
+    from scene_completion_ros.evaluation.semantics import SSCBENCH, match_cityscapes
     from scene_completion_ros.sequences import kitti_360
     from scene_completion_training.evaluation import semantic_evaluation
     from scene_completion_training.evaluation.geometry import placed_frames, voxel_places
@@ -140,7 +138,7 @@ def _run_sscbench(args: argparse.Namespace) -> int:
 
 def _run_classes(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_ros.evaluation.semantic_completion import SEMANTICS
+    from scene_completion_ros.evaluation.semantics import SEMANTICS
     from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation import semantic_evaluation
     from scene_completion_training.evaluation.density_model import DeployedLabels
@@ -205,7 +203,7 @@ def _classified(args: argparse.Namespace) -> list[Path]:
 def _clustered(
     args: argparse.Namespace, fields: list[Path], density: DensityModel, cluster_on: list[PosedSequence]
 ) -> list[SemanticModel]:
-    from scene_completion_ros.inference.shipped import open_student
+    from scene_completion_ros.inference.bundle import open_student
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, LiftedTokens
     from scene_completion_training.foundation.backbone import Backbone
     from scene_completion_training.viewpoint import Viewpoint
@@ -252,7 +250,7 @@ def _run_words(args: argparse.Namespace) -> int:
 
 def _requested(args: argparse.Namespace, bank: TextBank, density: DensityModel) -> list[tuple[str, SemanticModel]]:
     """Name for tables and model, of each seed of each method; the teacher, lifted, comes first."""
-    from scene_completion_ros.inference.shipped import open_student
+    from scene_completion_ros.inference.bundle import open_student
     from scene_completion_training.evaluation import open_vocabulary
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
     from scene_completion_training.foundation.teachers import open_teacher

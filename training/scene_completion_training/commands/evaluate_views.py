@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.paths import RESULTS
+from scene_completion_ros.commands.arguments import RESULTS
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.commands import arguments
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.progress import watched
     from scene_completion_ros.sequences.frame_lists import SIDES
     from scene_completion_ros.sequences.opening import open_recording
-    from scene_completion_ros.sequences.rigs import check_rig
+    from scene_completion_ros.sequences.posed_sequence import check_rig
     from scene_completion_training.evaluation.novel_views import CONSISTENCY, check_targets, novel_views, view_metric
 
     check_targets(args.targets)
@@ -96,7 +96,7 @@ def _classes(args: argparse.Namespace, model: "FeatureFieldModel") -> "Classify 
     import numpy as np
 
     from scene_completion_ros.sequences.opening import open_recording
-    from scene_completion_training.clustering.clusters import fit_clusters
+    from scene_completion_training.clustering import fit_clusters
     from scene_completion_training.evaluation.semantic_models import surface_points
     from scene_completion_training.networks.feature_field import SemanticField
 

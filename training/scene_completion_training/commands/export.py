@@ -15,12 +15,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.paths import BUNDLE
+from scene_completion_ros.commands.arguments import BUNDLE
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_paths
 
 if TYPE_CHECKING:
-    from scene_completion_training.gpu_export.parity import Parity
+    from scene_completion_training.gpu_parity import Parity
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +96,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _export_labelled(args: argparse.Namespace) -> None:
-    from scene_completion_ros.inference.shipped import open_student
+    from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_ros.progress import print_summary
     from scene_completion_training.export import export_labelled
@@ -123,12 +123,12 @@ def _print_files(folder: Path) -> None:
 def _add_encoders(args: argparse.Namespace) -> int:
     from importlib import import_module
 
-    from scene_completion_ros.bags.demo_drive import DEMO_DRIVE
-    from scene_completion_ros.inference.shipped import open_student
+    from scene_completion_ros.bags.reader import DEMO_DRIVE
+    from scene_completion_ros.inference.bundle import open_student
 
     for package in ("onnx", "onnxruntime", "torch"):
         import_module(package)  # fails before the work
-    from scene_completion_training.gpu_export.parity import export_for_gpus
+    from scene_completion_training.gpu_parity import export_for_gpus
 
     bundle = export_for_gpus(
         open_student(args.bundle or args.source),

@@ -21,7 +21,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from scene_completion_ros.commands.paths import Output
+from scene_completion_ros.commands.arguments import Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_workers
 from scene_completion_training.extraction.settings import BY_SET, ExtractionSettings
@@ -77,7 +77,7 @@ def settings_of(assignments: Sequence[str], **others: Any) -> ExtractionSettings
 def run(args: argparse.Namespace) -> int:
     """Extract the bags and print what became of them."""
     from scene_completion_training.extraction.bag import Job, extract_bags, output_folders
-    from scene_completion_training.extraction.reports import summary_table
+    from scene_completion_training.extraction.settings import summary_table
 
     cores = 1 if args.ray_address else (os.cpu_count() or 1) // max(1, args.workers) or 1
     threads = cores if args.threads is None else args.threads

@@ -17,7 +17,7 @@ An interrupted command goes on where it was; several may work on the same DIR at
 import argparse
 from pathlib import Path
 
-from scene_completion_ros.commands.paths import Output, place
+from scene_completion_ros.commands.arguments import Output, place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

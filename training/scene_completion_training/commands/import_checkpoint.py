@@ -10,7 +10,7 @@ it.
 import argparse
 from pathlib import Path
 
-from scene_completion_ros.commands.paths import Output
+from scene_completion_ros.commands.arguments import Output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

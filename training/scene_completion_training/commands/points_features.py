@@ -11,7 +11,7 @@ three principal components of the features as colours, and --pictures shows it f
 import argparse
 from pathlib import Path
 
-from scene_completion_ros.commands.paths import FILE, Output, place
+from scene_completion_ros.commands.arguments import FILE, Output, place
 from scene_completion_ros.errors import SequenceError
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scene_completion_ros.commands.paths import Output
+from scene_completion_ros.commands.arguments import Output
 
 if TYPE_CHECKING:
     from scene_completion_training.street_world.drive import RenderedDrive

@@ -25,8 +25,16 @@ from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.progress import Progress
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
-from scene_completion_ros.sequences.posed_sequence import ROOMS, TOWNS, UNKNOWN_POSES, PosedSequence, stored_classes
-from scene_completion_ros.sequences.rigs import mounting, reference_camera, stereo_pair
+from scene_completion_ros.sequences.posed_sequence import (
+    ROOMS,
+    TOWNS,
+    UNKNOWN_POSES,
+    PosedSequence,
+    mounting,
+    reference_camera,
+    stereo_pair,
+    stored_classes,
+)
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.data.drawn_views import canonical_classes, canonical_image, jittered
 from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching

@@ -17,8 +17,12 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
 from scene_completion_ros.sequences.from_bag import is_bag
 from scene_completion_ros.sequences.opening import open_recording
-from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, PosedSequence
-from scene_completion_ros.sequences.rigs import cameras_ahead, check_for_training
+from scene_completion_ros.sequences.posed_sequence import (
+    UNKNOWN_POSES,
+    PosedSequence,
+    cameras_ahead,
+    check_for_training,
+)
 from scene_completion_training.arrays import Mask
 from scene_completion_training.data.prepared import (
     Drive,

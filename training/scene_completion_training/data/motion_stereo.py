@@ -21,8 +21,7 @@ from scipy.optimize import least_squares
 
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.jit import kernel
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import cameras_ahead
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead
 from scene_completion_training.arrays import Bytes, Doubles, Ints, Mask
 from scene_completion_training.data.stereo import MeasuredDepth, StereoPair, has_lens
 

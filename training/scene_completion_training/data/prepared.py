@@ -27,8 +27,7 @@ from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation,
 from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.progress import Progress
-from scene_completion_ros.sequences.posed_sequence import PosedSequence, holds_exact_voxels
-from scene_completion_ros.sequences.rigs import cameras_ahead
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead, holds_exact_voxels
 from scene_completion_ros.untrusted_files import tensor_header
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.arrays import Bytes, Floats, Halves, Mask

@@ -10,8 +10,7 @@ import numpy as np
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import cameras_ahead, stereo_pair
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead, stereo_pair
 from scene_completion_training.arrays import Doubles
 from scene_completion_training.data.stereo import rectified_sequence, stereo_depth
 from scene_completion_training.extraction.images_to_poses import ground_plane

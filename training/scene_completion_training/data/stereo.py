@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera, Resampler
-from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence
-from scene_completion_ros.sequences.rigs import stereo_pair
+from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence, stereo_pair
 from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
 from scene_completion_training.extraction.finishing import RectifiedImage
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from scene_completion_ros.geometry import RigidTransform
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.arrays import Bytes, Doubles, Ints, Random
 from scene_completion_training.data import drawn_views
 from scene_completion_training.data.prepared import Drive

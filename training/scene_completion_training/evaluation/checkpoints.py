@@ -13,9 +13,8 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
-from scene_completion_ros.inference.point_code import PointCodeSpec
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import reference_camera, stereo_pair
+from scene_completion_ros.inference.head import PointCodeSpec
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera, stereo_pair
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.arrays import Bytes, Floats
 from scene_completion_training.checkpoints import Checkpoint

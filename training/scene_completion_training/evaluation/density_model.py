@@ -17,9 +17,8 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, ROOM_CLASSES
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.earlier_images import EarlierImages
+from scene_completion_ros.inference.bundle import StudentBundle, open_student
+from scene_completion_ros.inference.completer import Completer, EarlierImages
 from scene_completion_ros.inference.encoded_image import EncodedImage, Given
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.evidence import (
@@ -34,11 +33,9 @@ from scene_completion_ros.inference.evidence import (
 from scene_completion_ros.inference.motion_scale import MotionScale
 from scene_completion_ros.inference.query_kernel import FieldKernel
 from scene_completion_ros.inference.scene_query import inverse_distance_samples, said_depth
-from scene_completion_ros.inference.shipped import open_student
 from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.jit import kernel_threads
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import mounting, reference_camera
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, mounting, reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_opacity
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from scene_completion_ros.errors import BundleError, SequenceError
-from scene_completion_ros.evaluation.calibration import fit_calibration
-from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
+from scene_completion_ros.evaluation.occupancy import best_iou, fit_calibration, score_histogram
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.scene_query import inverse_distance_samples

@@ -7,20 +7,18 @@ from functools import cached_property
 import numpy as np
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation.baselines import MeanDepth
-from scene_completion_ros.evaluation.calibration import fit_calibration
 from scene_completion_ros.evaluation.depth import MAXIMUM_M, MINIMUM_M, garg_crop, resize_depth
 from scene_completion_ros.evaluation.metric import VoxelAnswer
-from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
+from scene_completion_ros.evaluation.occupancy import best_iou, fit_calibration, score_histogram
 from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.progress import watched
 from scene_completion_ros.sequences.frame_lists import SIDES, FrameSplit, frame_indices
 from scene_completion_ros.sequences.opening import holds_voxels, lidar_depth, truth_later, voxel_truth
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration, opacity
 from scene_completion_training.arrays import Doubles, Floats
 from scene_completion_training.evaluation import density_model, lidar_evaluation
+from scene_completion_training.evaluation.controls import MeanDepth
 
 # What is stated: the opacity itself, and the probability where a calibration was fitted.
 BEFORE, AFTER = "before", "after"

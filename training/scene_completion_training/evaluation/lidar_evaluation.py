@@ -1,4 +1,22 @@
-"""Density models under the LiDAR protocols of `scene_completion_ros.evaluation.lidar_occupancy`."""
+"""Occupancy by LiDAR scans: the protocols of slabs at a height, and density models under them.
+
+Occupancy of a slab of street from accumulated LiDAR scans: the two protocols of the density-field literature.
+
+Both compare a field with what the next N scans (this frame's first) say about a horizontal grid of points ahead of the
+camera. A scan says of a point that it is free, or it does not; a point that at most two scans saw free is occupied.
+
+* `ORIGINAL`: Wimbauer et al., "Behind the Scenes" (CVPR 2023); 20 scans, points from 4 to 20 m. A point counts as
+  visible if the first scan saw it free *or the evaluated model's own depth lies behind it*. So every model is scored on
+  other points. An empty field, which sees everything, has no occluded and no occupied points and an accuracy of 1.
+* `LIDAR_ONLY`: Li et al., "Know Your Neighbors" (CVPR 2024); up to 300 scans, 4 to 50 m. A point counts as visible if
+  the first scan saw it free. Rows more than 2 m behind the farthest visible one are cut off. Every model is scored on
+  the same points.
+* `LIDAR_ONLY_NEAR` is the latter from 4 to 20 m, cut out of the same ground truth.
+
+The *level* frame of the points stands in the camera's centre, with x right, y down and z forward along the road. The
+camera of KITTI-360 looks 5 degrees down, other rigs need another `camera_pitch`. y = 0 to 0.75 m below the camera is
+0.8 to 1.55 m above the road for KITTI-360's camera, 0.9 to 1.65 m for KITTI's.
+"""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -7,20 +25,250 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation import lidar_occupancy
+from scene_completion_ros.errors import GridError, SequenceError
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_training.arrays import Doubles, Mask
 from scene_completion_training.evaluation.density_model import Observation
 
+
+@dataclass(frozen=True)
+class SlabProtocol:
+    """Where and how a field is compared with LiDAR; the defaults are the published values of `ORIGINAL`."""
+
+    x_range: tuple[float, float] = (-4.0, 4.0)  # left and right end of the points, metres, level frame
+    # Heights of the LiDAR points that count (y points down), metres; the points lie in the middle.
+    y_range: tuple[float, float] = (0.0, 0.75)
+    z_range: tuple[float, float] = (4.0, 20.0)  # nearest and farthest point ahead, metres
+    points_per_metre: int = 10  # points along a metre of x and z
+    camera_pitch: float = math.radians(5.0)  # how far the camera looks down, radians
+    # LiDAR points at least this far from the camera, metres, count at any height: without them a free direction would
+    # have no return at all.
+    reach: float = math.hypot(20.0, 4.0)
+    bins: int = 360  # angular bins of a scan
+    ego_radius: float = 3.0  # points nearer to a scan's sensor than this, metres, it has not seen free
+    model_depth_shows: bool = True  # points in front of the model's own depth count as visible too
+    # Rows farther than this behind the farthest visible row, metres, are dropped; None keeps all.
+    cut_behind: float | None = None
+
+    @property
+    def level_from_camera(self) -> RigidTransform:
+        """Takes the camera's optical frame to the level frame; straight ahead points down by `camera_pitch`."""
+        c, s = math.cos(self.camera_pitch), math.sin(self.camera_pitch)
+        return RigidTransform(np.array([[1.0, 0.0, 0.0], [0.0, c, s], [0.0, -s, c]]), np.zeros(3))
+
+    def points(self) -> NDArray[np.float64]:
+        """Points float64 [Z, X, 3], level frame, metres; the first row is the farthest, both ends included."""
+        (left, right), (near, far) = self.x_range, self.z_range
+        x = np.linspace(left, right, round((right - left) * self.points_per_metre))
+        z = np.linspace(far, near, round((far - near) * self.points_per_metre))
+        points = np.empty((len(z), len(x), 3))
+        points[..., 0] = x
+        points[..., 1] = sum(self.y_range) / 2.0
+        points[..., 2] = z[:, None]
+        return points
+
+
+ORIGINAL = SlabProtocol()
+LIDAR_ONLY = replace(
+    ORIGINAL, z_range=(4.0, 50.0), reach=math.hypot(50.0, 4.0), model_depth_shows=False, cut_behind=2.0
+)
+LIDAR_ONLY_NEAR = replace(LIDAR_ONLY, z_range=(4.0, 20.0))
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """One turn of a LiDAR."""
+
+    # Points [N, 3] in the sensor's frame, metres; its z axis is the axis of rotation.
+    points_sensor: NDArray[np.floating[Any]]
+    level_from_sensor: RigidTransform  # pose of the sensor in the level frame of the evaluated camera
+
+
+@dataclass(frozen=True, eq=False)
+class SlabMasks:
+    """The points that are scored, bool [Z', X] each."""
+
+    rows: slice  # rows of the protocol's points that are scored
+    occupied: NDArray[np.bool_]  # occupied and not visible: what is seen free cannot be occupied
+    visible: NDArray[np.bool_]  # neither occluded nor unknown; completion is scored on all others
+
+
+def surface_profile(scan: Scan, protocol: SlabProtocol) -> NDArray[np.float64]:
+    """Distance to the nearest return of a scan in each angular bin, in the plane of the sensor's x and y axes.
+
+    Returns count at the heights of the slab, or at any height beyond `reach`. Bin i covers the angles from -pi + 2 pi i
+    / bins on. A bin without a return repeats the one before; those before the first filled bin take the return with the
+    smallest angle. Returns float64 [bins], metres; all 0 where no return counts, so that the scan has seen nothing
+    free.
+    """
+    points_level = scan.level_from_sensor.apply(np.asarray(scan.points_sensor, dtype=np.float64))
+    top, bottom = protocol.y_range
+    in_slab = (points_level[:, 1] >= top) & (points_level[:, 1] <= bottom)
+    kept = scan.points_sensor[in_slab | (np.linalg.norm(points_level, axis=1) >= protocol.reach)].astype(np.float64)
+    if not len(kept):
+        return np.zeros(protocol.bins)
+    angle = np.arctan2(kept[:, 1], kept[:, 0])
+    distance = np.hypot(kept[:, 0], kept[:, 1])
+    index = ((angle + np.pi) / (2.0 * np.pi) * protocol.bins).astype(np.int64)
+    nearest = np.full(protocol.bins, np.inf)
+    np.minimum.at(nearest, np.minimum(index, protocol.bins - 1), distance)
+    filled = np.isfinite(nearest)
+    source = np.maximum.accumulate(np.where(filled, np.arange(protocol.bins), -1))
+    return np.where(source >= 0, nearest[np.maximum(source, 0)], distance[np.argmin(angle)])
+
+
+def surface_distance(profile: NDArray[np.float64], angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance to the surface at angles [...], radians in -pi..pi, linear between the middles of the bins [bins]."""
+    width = 2.0 * np.pi / len(profile)
+    middles = -np.pi + width * (np.arange(-1, len(profile) + 1) + 0.5)  # one more on both sides: it wraps around
+    wrapped = np.concatenate([profile[-1:], profile, profile[:1]])
+    return np.asarray(np.interp(angle, middles, wrapped))
+
+
+def not_seen_free(
+    points_level: NDArray[np.float64], scan: Scan, profile: NDArray[np.float64], protocol: SlabProtocol
+) -> NDArray[np.bool_]:
+    """Whether points lie behind the surface that a scan measured, or too near to its sensor. Returns bool [...].
+
+    `points_level`: points [..., 3], level frame, metres; `profile`: its `surface_profile`, in the sensor's plane; the
+    points' distances to the sensor are spatial.
+    """
+    points = scan.level_from_sensor.inverse().apply(points_level)
+    distance = np.linalg.norm(points, axis=-1)
+    surface = surface_distance(profile, np.arctan2(points[..., 1], points[..., 0]))
+    return np.asarray((distance > surface) | (distance < protocol.ego_radius))
+
+
+class SlabTruth:
+    """What scans say about the points of a protocol, counted one scan after the other, arrays [Z, X].
+
+    300 scans of a street are half a gigabyte: they need not be in memory together.
+    """
+
+    def __init__(self, protocol: SlabProtocol) -> None:
+        self.protocol = protocol
+        self._points = protocol.points()
+        # int64, how many scans did not see the point free.
+        self.not_seen_free = np.zeros(self._points.shape[:2], dtype=np.int64)
+        self.first_saw_free = np.zeros(self._points.shape[:2], dtype=np.bool_)  # bool, the first scan saw it free
+        self.scans = 0  # their number N
+
+    def add(self, scan: Scan) -> None:
+        """Count a scan; that of the evaluated frame comes first."""
+        unseen = not_seen_free(self._points, scan, surface_profile(scan, self.protocol), self.protocol)
+        if self.scans == 0:
+            self.first_saw_free = ~unseen
+        self.not_seen_free += unseen
+        self.scans += 1
+
+    @property
+    def occupied(self) -> NDArray[np.bool_]:
+        """Points that at most two scans saw free: c >= N - 2.
+
+        The published counter starts at 1 and asks for (1 + c) / N > (N - 2) / N, which is the same. Raises GridError
+        where there were fewer than three: everything would be occupied.
+        """
+        if self.scans < 3:
+            cure = "A point is free if three scans saw it so: evaluate a frame with more scans ahead"
+            raise GridError(f"{self.scans} scans", where="LiDAR occupancy", cure=cure)
+        return np.asarray(self.not_seen_free >= self.scans - 2)
+
+
+def slab_masks(truth: SlabTruth, shown_by_model: NDArray[np.bool_] | None = None) -> SlabMasks:
+    """The points that are scored under the protocol of the truth, and what is true of them.
+
+    `shown_by_model`: points whose z-depth does not exceed the
+    model's own depth at their pixel, bool [Z, X]; needed by the original protocol, ignored by the other.
+    """
+    visible, protocol = truth.first_saw_free, truth.protocol
+    if protocol.model_depth_shows:
+        assert shown_by_model is not None
+        visible = visible | shown_by_model
+    rows = slice(0, None)
+    if protocol.cut_behind is not None:
+        seen = np.flatnonzero(visible.any(axis=1))
+        behind = round(protocol.cut_behind * protocol.points_per_metre)
+        # Rows run from far to near. Where nothing is visible, nothing can be scored.
+        rows = slice(max(int(seen[0]) - behind, 0), None) if len(seen) else slice(len(visible), None)
+    return SlabMasks(rows, (truth.occupied & ~visible)[rows], visible[rows])
+
+
+SCORES = ("O_acc", "O_prec", "O_rec", "IE_acc", "IE_prec", "IE_rec")
+# Points behind the scores; the last are not visible and not occupied, `t_ie` of the published code.
+COUNTS = ("points", "predicted", "occupied", "occluded", "occluded_free")
+# Share of predicted points above which a field has filled the street; even a town's is free for the most part.
+MOST_PREDICTED = 0.9
+
+
+def slab_scores(
+    predicted: NDArray[np.bool_], occupied: NDArray[np.bool_], visible: NDArray[np.bool_]
+) -> tuple[float, ...]:
+    """`SCORES` of a frame, NaN where not defined.
+
+    They are the scores of occupancy (O) and of invisible and empty space (IE) of Behind the Scenes. With p the
+    prediction, o the truth and v what is visible (free, or no obstacle), bool [...], over the points of one frame:
+
+        O_acc  = mean [p = o]                 IE_acc  = mean [p = o | not v]
+        O_prec = mean [o | p]                 IE_prec = mean [not o | not p, not v]
+        O_rec  = mean [p | o]                 IE_rec  = mean [not p | not o, not v]
+    """
+    right, hidden = predicted == occupied, ~visible
+    of_occupancy = right, occupied[predicted], predicted[occupied]
+    of_hidden = right[hidden], ~occupied[~predicted & hidden], ~predicted[~occupied & hidden]
+    return tuple(float(part.mean()) if part.size else float("nan") for part in (*of_occupancy, *of_hidden))
+
+
+class SlabMetric:
+    """Mean over frames of `slab_scores`, each over the frames in which it is defined.
+
+    Read no score without the number of points and of frames behind it. Under the original protocol an empty field has
+    no occluded points at all and an O_acc of 1.
+    """
+
+    def __init__(self) -> None:
+        self._scores: list[tuple[float, ...]] = []
+        self._counts = np.zeros(len(COUNTS), dtype=np.int64)  # summed over frames
+
+    def update(self, predicted: NDArray[np.bool_], occupied: NDArray[np.bool_], visible: NDArray[np.bool_]) -> None:
+        """Count one frame; see `slab_scores`."""
+        self._scores.append(slab_scores(predicted, occupied, visible))
+        kinds = (predicted, occupied, ~visible, ~visible & ~occupied)
+        self._counts += np.array([predicted.size, *(int(np.count_nonzero(kind)) for kind in kinds)])
+
+    def compute(self) -> Row:
+        """Means, NaN where a score is defined in no frame; in how many frames each is; points of all frames.
+
+        `remarks` say what makes the scores worthless or not comparable, in words.
+        """
+        scores = np.reshape(self._scores, (-1, len(SCORES)))
+        defined = (~np.isnan(scores)).sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            means = np.nansum(scores, axis=0) / defined
+        frames = dict(zip((f"{name} frames" for name in SCORES), defined.tolist(), strict=True))
+        counts = dict(zip(COUNTS, self._counts.tolist(), strict=True))
+        remarks = []
+        if missing := [name for name in ("occluded", "occupied") if not counts[name]]:
+            remarks.append(f"no {missing[0]} point: O_acc says nothing")
+        if not counts["predicted"]:
+            remarks.append("nothing predicted")
+        if counts["predicted"] > MOST_PREDICTED * counts["points"]:
+            remarks.append("nearly everything predicted: O_rec, IE_acc say nothing")
+        if short := [name for name, count in zip(SCORES, defined, strict=True) if 0 < count < len(scores)]:
+            remarks.append(f"{', '.join(short)} not defined in every frame")
+        return {**dict(zip(SCORES, means.tolist(), strict=True)), **frames, **counts, "remarks": remarks}
+
+
+# Density models under the LiDAR protocols of `scene_completion_training.evaluation.lidar_evaluation`.
+
+
 PROTOCOLS = {
-    "original": lidar_occupancy.ORIGINAL,
-    "LiDAR only": lidar_occupancy.LIDAR_ONLY_NEAR,
-    "LiDAR only, far": lidar_occupancy.LIDAR_ONLY,
+    "original": ORIGINAL,
+    "LiDAR only": LIDAR_ONLY_NEAR,
+    "LiDAR only, far": LIDAR_ONLY,
 }
 LIDAR = "velodyne"
 SAME_M = 1e-4  # poses of a LiDAR that differ by less are those of one scan, or of one that stood still
@@ -31,13 +279,13 @@ class Slab:
     """What scans say of the points of a protocol, as it was applied."""
 
     name: str
-    truth: lidar_occupancy.SlabTruth
+    truth: SlabTruth
     pitch_degrees: float  # how far the camera was taken to look down
 
 
-def slabs_of(scans: Iterable[lidar_occupancy.Scan], pitch: float) -> tuple[Slab, ...]:
+def slabs_of(scans: Iterable[Scan], pitch: float) -> tuple[Slab, ...]:
     """What scans from `level_scans` with the same pitch, radians, say under each protocol."""
-    truths = {name: lidar_occupancy.SlabTruth(replace(one, camera_pitch=pitch)) for name, one in PROTOCOLS.items()}
+    truths = {name: SlabTruth(replace(one, camera_pitch=pitch)) for name, one in PROTOCOLS.items()}
     for scan in scans:
         for truth in truths.values():
             truth.add(scan)
@@ -48,7 +296,7 @@ class LidarTally(Tally):
     """`SlabMetric` of each protocol, as it was applied, and each rule."""
 
     def __init__(self, _: object) -> None:
-        self.metrics: dict[tuple[str, int, float, str], lidar_occupancy.SlabMetric] = {}
+        self.metrics: dict[tuple[str, int, float, str], SlabMetric] = {}
 
     def add(self, answer: Any) -> None:
         """Count a frame that has slabs, and that a density model answers (`DensityAnswer`)."""
@@ -56,11 +304,11 @@ class LidarTally(Tally):
             protocol = slab.truth.protocol
             points = protocol.level_from_camera.inverse().apply(protocol.points())
             shown = shown_by_depth(points, answer.observation) if protocol.model_depth_shows else None
-            masks = lidar_occupancy.slab_masks(slab.truth, shown)
+            masks = slab_masks(slab.truth, shown)
             density = answer.observation.density(points.reshape(-1, 3).astype(np.float32)).reshape(points.shape[:2])
             for rule, cutoff in answer.model.cutoffs.items():
                 key = (slab.name, slab.truth.scans, slab.pitch_degrees, rule)
-                metric = self.metrics.setdefault(key, lidar_occupancy.SlabMetric())
+                metric = self.metrics.setdefault(key, SlabMetric())
                 metric.update(density[masks.rows] > cutoff, masks.occupied, masks.visible)
         self.frames += bool(answer.frame.slabs)
 
@@ -83,7 +331,7 @@ LIDAR_OCCUPANCY = Metric(
     "Under the original protocol points in front of the model's own depth count as visible. So each row is scored on "
     "other points, and a field that sees through everything has no occluded ones. Never compare its O_acc alone.",
     (
-        *(Column(name, name) for name in lidar_occupancy.SCORES),
+        *(Column(name, name) for name in SCORES),
         Column("points", "points"),
         Column("predicted", "predicted"),
         Column("occupied", "occupied"),
@@ -125,21 +373,21 @@ def scan_poses(sequence: PosedSequence, start: int = 0) -> Iterator[tuple[int, R
             yield index, sequence.rig_from_sensor[LIDAR]
 
 
-def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -> Iterator[lidar_occupancy.Scan]:
+def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -> Iterator[Scan]:
     """Scans from a frame on, see `scan_poses`, in its level frame; pitch in radians; a `SequenceError` if none."""
     if LIDAR not in sequence.rig_from_sensor:
         what = f"no pose of the LiDAR {LIDAR!r}"
         raise SequenceError(what, where=sequence.name, cure="Give its calibration with the sequence")
-    level_from_camera = replace(lidar_occupancy.ORIGINAL, camera_pitch=pitch).level_from_camera
+    level_from_camera = replace(ORIGINAL, camera_pitch=pitch).level_from_camera
     level_from_world = level_from_camera @ sequence.world_from_camera(index, reference_camera(sequence)).inverse()
     for frame, rig_from_sensor in islice(scan_poses(sequence, index), count):
         points_rig = sequence.lidar(frame)
         if points_rig is None:
             raise SequenceError("no LiDAR scan", where=f"{sequence.name}, frame {frame}", cure="Restore the scan")
         level_from_sensor = level_from_world @ sequence.frames[frame].world_from_rig @ rig_from_sensor
-        yield lidar_occupancy.Scan(rig_from_sensor.inverse().apply(points_rig), level_from_sensor)
+        yield Scan(rig_from_sensor.inverse().apply(points_rig), level_from_sensor)
 
 
 def camera_pitch(sequence: PosedSequence) -> float:
     """How far the reference camera looks down, radians: 5 degrees on KITTI-360's car, and none where nobody knows."""
-    return lidar_occupancy.ORIGINAL.camera_pitch if sequence.provenance.get("dataset") == "KITTI-360" else 0.0
+    return ORIGINAL.camera_pitch if sequence.provenance.get("dataset") == "KITTI-360" else 0.0

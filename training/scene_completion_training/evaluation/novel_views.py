@@ -12,8 +12,15 @@ each rendered from its own image; the second is warped to the first, and compare
 nothing hidden. Its script is not public. Flow here comes from OpenCV's DIS (Kroeger et al., ECCV 2016), where the paper
 takes RAFT, and the check is that of Sundaram et al., "Dense Point Trajectories by GPU-accelerated Large Displacement
 Optical Flow" (ECCV 2010), equation 5.
+
+How like two pictures are: PSNR and SSIM with the border cropped, as novel views are scored.
+
+SSIM is that of Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (IEEE TIP 2004),
+with the window that published scores of novel views have: 7x7 pixels that weigh the same, and unbiased covariances
+(what scikit-image's `structural_similarity` does without further arguments).
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,20 +29,56 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
-from scene_completion_ros.evaluation.image_similarity import border_cropped, psnr, ssim
 from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import reference_camera, stereo_pair
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera, stereo_pair
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
 from scene_completion_training.evaluation.checkpoints import FieldModel
 from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.networks.density_field import ObservedField
-from scene_completion_training.rendering.patches import image_rays, render_rays, rendered_features, sample_colours
+from scene_completion_training.rendering import image_rays, render_rays, rendered_features, sample_colours
+
+CROP = 0.05  # share of width and height that is left out at each edge (Tucker and Snavely, CVPR 2020)
+_WINDOW = 7
+_C1, _C2 = 0.01**2, 0.03**2
+
+
+def border_cropped(image: NDArray[np.float32], share: float = CROP) -> NDArray[np.float32]:
+    """A picture [H, W, C] without its edges: rows ceil(0.05 H) to floor(0.95 H), columns likewise."""
+    rows, columns = (slice(math.ceil(share * size), math.floor((1.0 - share) * size)) for size in image.shape[:2])
+    return image[rows, columns]
+
+
+def psnr(rendered: NDArray[np.float32], true: NDArray[np.float32]) -> float:
+    """Peak signal-to-noise ratio -10 log10(mean (a - b)^2), dB, of pictures [H, W, C] in 0..1; infinite for equals."""
+    error = float(np.mean((rendered.astype(np.float64) - true) ** 2))
+    return -10.0 * math.log10(error) if error else math.inf
+
+
+def ssim(rendered: NDArray[np.float32], true: NDArray[np.float32]) -> float:
+    """Mean structural similarity of pictures [H, W, C] in 0..1, over channels and all windows inside of the picture."""
+
+    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(cv2.blur(values, (_WINDOW, _WINDOW)), np.float64)
+
+    a, b = rendered.astype(np.float64), true.astype(np.float64)
+    unbiased = _WINDOW**2 / (_WINDOW**2 - 1.0)
+    mean_a, mean_b = mean(a), mean(b)
+    covariance = unbiased * (mean(a * b) - mean_a * mean_b)
+    variances = unbiased * (mean(a * a) - mean_a**2 + mean(b * b) - mean_b**2)
+    similar = (2.0 * mean_a * mean_b + _C1) * (2.0 * covariance + _C2)
+    similar /= (mean_a**2 + mean_b**2 + _C1) * (variances + _C2)
+    edge = _WINDOW // 2
+    return float(similar[edge:-edge, edge:-edge].mean())
+
+
+# Novel views: a field sees one image, and what another camera sees is rendered in the colours of that image.
+
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of the channels of pictures in -1..1
 # AlexNet's convolutions by their place in torchvision: stride and padding. The second and third are pooled before.

@@ -18,17 +18,23 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation import semantic_classes
 from scene_completion_ros.evaluation.metric import Metric, Row, Tally
 from scene_completion_ros.evaluation.occupancy import SSCBENCH_RANGES
-from scene_completion_ros.evaluation.semantic_completion import COLUMNS, SemanticCompletionMetric
+from scene_completion_ros.evaluation.semantics import (
+    COLUMNS,
+    WORDS,
+    ZERO_SHOT,
+    Part,
+    SemanticCompletionMetric,
+    best_classes,
+    class_scores,
+    cosines,
+)
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, VoxelTruth
-from scene_completion_ros.evaluation.zero_shot import WORDS, ZERO_SHOT, Part, best_classes, class_scores, cosines
 from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.feature_space import feature_space_for
 from scene_completion_ros.inference.query_kernel import hidden_reference
-from scene_completion_ros.inference.text_bank import TextBank
-from scene_completion_ros.sequences.posed_sequence import PosedSequence, holds_exact_voxels
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.inference.text_bank import TextBank, feature_space_for
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, holds_exact_voxels, reference_camera
 from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, in_chunks
@@ -36,8 +42,7 @@ from scene_completion_training.evaluation.density_model import VOXEL_EDGE, Densi
 from scene_completion_training.evaluation.geometry import Frame, voxel_frames
 from scene_completion_training.evaluation.semantic_evaluation import voxel_classes
 from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation
-from scene_completion_training.foundation.backbone import DenseExtractor
-from scene_completion_training.foundation.feature_lifter import FeatureLifter, TokenMaps
+from scene_completion_training.foundation.backbone import DenseExtractor, FeatureLifter, TokenMaps
 
 
 class DeployedUnits:

@@ -16,13 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.evaluation.zero_shot import best_classes, cosines
+from scene_completion_ros.evaluation.semantics import best_classes, cosines
 from scene_completion_training.arrays import Floats, Ints, Random
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.evaluation.probes import LinearProbe, fit_linear_probe
 from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints
-from scene_completion_training.points.data import voxel_inputs
-from scene_completion_training.points.lifting import LiftedScene
+from scene_completion_training.points.data import LiftedScene, voxel_inputs
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.points.voxels import VoxelisedPoints, voxelised
 

@@ -23,8 +23,8 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.metric import Metric
+from scene_completion_ros.evaluation.semantics import ZERO_SHOT, Part, ZeroShotMetric, unit_vectors
 from scene_completion_ros.evaluation.truth import ALL
-from scene_completion_ros.evaluation.zero_shot import ZERO_SHOT, Part, ZeroShotMetric, unit_vectors
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.arrays import Floats, Ints, Mask, Reals

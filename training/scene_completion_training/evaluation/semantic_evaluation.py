@@ -16,13 +16,11 @@ import numpy as np
 
 from scene_completion_ros.errors import ConfigurationError, GridError
 from scene_completion_ros.evaluation import semantic_classes
-from scene_completion_ros.evaluation.class_confusion import Match, match_occupied, match_one_to_one
-from scene_completion_ros.evaluation.semantic_completion import SemanticTally
+from scene_completion_ros.evaluation.semantics import Match, SemanticTally, match_occupied, match_one_to_one
 from scene_completion_ros.evaluation.truth import INTERIORS, FrameTruth, VoxelTruth
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Halves, Ints
-from scene_completion_training.clustering.clusters import Clusters, NamedClusters, fit_clusters
+from scene_completion_training.clustering import Clusters, NamedClusters, fit_clusters
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA, level_grid
 from scene_completion_training.evaluation.density_model import DensityModel
 from scene_completion_training.evaluation.geometry import Frame, voxel_frames

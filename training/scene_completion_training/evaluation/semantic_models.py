@@ -18,10 +18,9 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.bundle import open_student
 from scene_completion_ros.inference.evidence import NETWORK_ALONE, Sources
-from scene_completion_ros.inference.shipped import open_student
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.arrays import Bytes, Floats, Mask, Random
 from scene_completion_training.checkpoints import Checkpoint

@@ -36,8 +36,13 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence, files_o
 from scene_completion_ros.whole_files import whole_folder
 from scene_completion_training.extraction.finishing import finished
 from scene_completion_training.extraction.images_to_poses import sequences_from_images
-from scene_completion_training.extraction.reports import REPORT_NAME, BagReport, SequenceSummary, read_report
-from scene_completion_training.extraction.settings import ExtractionSettings
+from scene_completion_training.extraction.settings import (
+    REPORT_NAME,
+    BagReport,
+    ExtractionSettings,
+    SequenceSummary,
+    read_report,
+)
 
 Phase = Callable[[str], None]
 ANSWER_S = 10.0  # seconds that a cluster has to take a connection; Ray itself would try for minutes

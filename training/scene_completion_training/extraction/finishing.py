@@ -19,8 +19,7 @@ from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, ImageSource, PosedSequence, read_source
 from scene_completion_training.arrays import Bytes, Mask
-from scene_completion_training.extraction.reports import BagReport
-from scene_completion_training.extraction.settings import ExtractionSettings
+from scene_completion_training.extraction.settings import BagReport, ExtractionSettings
 
 _SAME_VIEW_COSINE = math.cos(math.radians(20.0))
 _SMALLEST_BASELINE_M = 0.01

@@ -34,8 +34,7 @@ from scene_completion_training.extraction.finishing import (
     rectified_views,
     select_by_image_motion,
 )
-from scene_completion_training.extraction.reports import BagReport
-from scene_completion_training.extraction.settings import ExtractionSettings
+from scene_completion_training.extraction.settings import BagReport, ExtractionSettings
 
 OVERLAP = 6  # keyframes that each one is matched with
 FEATURES = 3000

@@ -24,7 +24,7 @@ from scene_completion_ros.messages.words import RequestedWords, read_query, read
 from scene_completion_ros.progress import watched
 from scene_completion_ros.untrusted_files import read_json, read_yaml, shown
 from scene_completion_ros.voxels.colours import spread_colour
-from scene_completion_training.clustering.clusters import CLASS_COLOURS
+from scene_completion_training.clustering import CLASS_COLOURS
 from scene_completion_training.foundation import model_files
 
 STREET_TEMPLATE = "a photo of a {} on the street"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.voxels import occupancy
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.viewpoint import Viewpoint

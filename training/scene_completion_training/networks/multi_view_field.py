@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.networks.density_field import DEPTH_UNITS, ObservedField, sample_map, start_depth_units
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.randomness import drawn

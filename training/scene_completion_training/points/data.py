@@ -1,30 +1,278 @@
-"""Lightning data module: scenes of points with lifted features, in samples of voxels."""
+"""Lightning data module: scenes of points with lifted features, in samples of voxels.
 
-from collections.abc import Sequence
+Features of pixels at the points of a scene: the mean over the views that see a point, kept on disk in fp16.
+
+The rules are those of OpenScene and CUA-O3D (section 2D feature fusion): pixels are rounded, a border sees nothing, a
+point is visible where the depth of the view is nearly its own, and the mean is plain. All teachers share one mask.
+Teachers are foundation models, files that others wrote, and labels of rendered rooms.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.arrays import Floats, Ints
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.inference.text_bank import TextBank
+from scene_completion_ros.untrusted_files import read_array, read_tensors
+from scene_completion_ros.whole_files import tensor_bytes, whole_file, write_whole
+from scene_completion_training.arrays import Bytes, Floats, Halves, Ints
 from scene_completion_training.data.module import TrainingData
+from scene_completion_training.foundation.backbone import DenseExtractor, FeatureLifter, TokenMaps
+from scene_completion_training.foundation.encoded_words import BARE
+from scene_completion_training.foundation.feature_store import as_half
+from scene_completion_training.foundation.teachers import open_teacher
+from scene_completion_training.losses import TeacherSpec
 from scene_completion_training.masked_scene.data import in_one
 from scene_completion_training.networks.agglomerated_field import INPUTS
-from scene_completion_training.points.lifting import (
-    LiftedScene,
-    LiftingSettings,
-    PixelTeacher,
-    keep_lifted,
-)
 from scene_completion_training.points.opening import Scenes, open_scenes
+from scene_completion_training.points.scene import OTHERS, PointScene, RgbdView, require
 from scene_completion_training.points.voxels import turned, voxelised
 from scene_completion_training.workers import accelerator
+
+_POINTS = "points.safetensors"
+_VERSION = 2  # of a cache of lifted scenes; those without one have their points mixed up
+LABELS, FILES = "labels", "files:"
+
+
+@dataclass(frozen=True)
+class LiftingSettings:
+    """Which views see a point, and which points get features."""
+
+    width: int = 320  # pixels that images and depth are resized to
+    # Share of its depth by which a point may miss the surface; OpenScene has 0.02 on Matterport3D.
+    tolerance: float = 0.25
+    border: int = 10  # pixels of the resized image that see nothing
+    points: int = 300_000  # most points of a scene, drawn at random; 0 for all
+
+    def check(self, where: str) -> None:
+        """Raises a `ConfigurationError` for numbers that cannot be."""
+        if self.width < 1 or min(self.tolerance, self.border, self.points) < 0:
+            raise ConfigurationError(f"{self}", where=where, cure="Take positive numbers")
+
+
+@dataclass(frozen=True, eq=False)
+class LiftedScene:
+    """A scene with what teachers say of some of its points."""
+
+    points: Floats  # [N, 3], metres
+    colours: Floats  # [N, 3] in 0..1; zero where they are not known
+    rows: Ints  # of the points that some view sees [M], ascending
+    features: Mapping[str, Halves]  # of those, by teacher [M, D]; read from disk when they are asked for
+
+    def at(self, teacher: str, rows: Ints) -> Floats:
+        """Features [n, D] of points at some rows [n] of the scene; zeros where no view sees them."""
+        place = np.searchsorted(self.rows, rows).clip(max=max(len(self.rows) - 1, 0))
+        known = np.isin(rows, self.rows)
+        found = np.zeros((len(rows), self.features[teacher].shape[1]), np.float32)
+        found[known] = self.features[teacher][place[known]]
+        return found
+
+
+def lift(
+    scene: PointScene, teachers: Mapping[str, "PixelFeatures"], settings: LiftingSettings
+) -> tuple[Ints, dict[str, Halves]]:
+    """Rows [M] of points in view, ascending, and what teachers say of them [M, D]; a SequenceError for none."""
+    generator = np.random.default_rng(0)
+    chosen = np.sort(generator.permutation(len(scene))[: settings.points or len(scene)])
+    points = scene.points[chosen].astype(np.float64)
+    totals: dict[str, torch.Tensor] = {}
+    views = np.zeros(len(points), np.int64)
+    for view in scene.views:
+        height = max(1, round(view.camera.height * settings.width / view.camera.width))
+        camera = view.camera.resized(settings.width, height)
+        lifter = FeatureLifter(camera, float("inf"), tolerance=settings.tolerance, border=settings.border)
+        seen = view.world_from_camera.inverse().apply(points)
+        projected, shown = camera.project(seen)
+        pixels = torch.from_numpy(np.round(projected))
+        depth = cv2.resize(view.depth(), (settings.width, height), interpolation=cv2.INTER_NEAREST)
+        places = torch.from_numpy(np.where(shown, seen[:, 2], -1.0))[None]
+        visible = lifter.visible(pixels[None], places, torch.from_numpy(depth)[None])[0].numpy()
+        if not visible.any():
+            continue
+        views += visible
+        image = cv2.resize(view.image(), (settings.width, height), interpolation=cv2.INTER_AREA)
+        for name, teacher in teachers.items():
+            found = teacher.at(scene, view, np.asarray(image, np.uint8), pixels[visible].float())
+            total = totals.setdefault(name, torch.zeros(len(points), found.shape[1]))
+            total.index_add_(0, torch.from_numpy(np.flatnonzero(visible)), found)
+    known = views > 0
+    if not known.any():
+        cure = "Check depth and poses of its views, or leave it out"
+        what = f"none of its {len(scene.views)} views sees a point"
+        raise SequenceError(what, where=f"scene {scene.name}", cure=cure)
+    count = torch.from_numpy(views[known])[:, None]
+    halves = {name: as_half(total[torch.from_numpy(known)] / count, scene.name) for name, total in totals.items()}
+    return chosen[known], {name: half.numpy() for name, half in halves.items()}
+
+
+def keep_lifted(
+    place: Mapping[str, Any],  # what names the scene: its source, how that is read, its name
+    read: Callable[[], PointScene],
+    teachers: Mapping[str, "PixelFeatures"],
+    settings: LiftingSettings,
+    cache: Path,
+) -> LiftedScene:
+    """The lifted scene of a cache; what is missing there is made first, and then alone the scene is read.
+
+    Raises SequenceError where what lies there is damaged, the scene has too few points or no views; or see `lift`.
+    """
+    folder = cache / _digest({"version": _VERSION, **place, **asdict(settings)})
+    files = {name: folder / f"{_digest({'teacher': teacher.key})}.npy" for name, teacher in teachers.items()}
+    missing = {name: teacher for name, teacher in teachers.items() if not files[name].is_file()}
+    if missing or not (folder / _POINTS).is_file():
+        scene = read()
+        require(scene, "views")
+        rows, features = lift(scene, missing, settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, values in features.items():
+            with whole_file(files[name]) as part, part.open("wb") as stream:
+                np.save(stream, values, allow_pickle=False)
+        colours = np.zeros_like(scene.points) if scene.colours is None else scene.colours
+        write_whole(folder / _POINTS, tensor_bytes({"points": scene.points, "colours": colours, "rows": rows}))
+    cure = "Delete it: it is made again at the next start"
+    found = read_tensors(folder / _POINTS, SequenceError, cure=cure)
+    features = {name: read_array(file, SequenceError, cure=cure) for name, file in files.items()}
+    if {"points", "colours", "rows"} - set(found) or any(len(of) != len(found["rows"]) for of in features.values()):
+        raise SequenceError("holds no lifted scene, or that of other points", where=str(folder), cure=cure)
+    return LiftedScene(found["points"], found["colours"], found["rows"], features)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+
+@dataclass
+class PixelTeacher(TeacherSpec):
+    """A foundation model whose features of pixels are lifted to points."""
+
+    dim: int = 0  # numbers of one of its features
+    model: str = ""  # what `open_teacher` opens; `files:FOLDER` for `FeatureFiles`, or "labels" for `ExactLabels`
+    layer: int = -1  # see `open_teacher`
+    cell: int = 14  # pixels of the resized image along the side of a token of a model
+    text_bank: str = ""  # of "labels", the bank that the classes of the scene are phrases of
+    noise: float = 0.0  # of "labels", standard deviation of the noise in each channel
+
+    def open(self, device: str = "cpu") -> "PixelFeatures":
+        """Opens it; errors as of `open_teacher`, `ExactLabels` and `FeatureFiles`."""
+        if self.model == LABELS:
+            return ExactLabels(TextBank.load(self.text_bank), self.noise)
+        if self.model.startswith(FILES):
+            return FeatureFiles(Path(self.model.removeprefix(FILES)))
+        return ExtractedFeatures(open_teacher(self.model, self.layer, device), self.cell)
+
+
+class PixelFeatures(Protocol):
+    """Says something of the pixels of views."""
+
+    @property
+    def key(self) -> str:
+        """What its features follow from, besides the image."""
+
+    def at(self, scene: PointScene, view: RgbdView, image: Bytes, pixels: Tensor) -> Tensor:
+        """Features [N, D] of pixels.
+
+        `image`: RGB [H, W, 3], that of the view in the size of the training; `pixels`: whole numbers x, y of this
+        image, float [N, 2].
+        """
+
+
+class ExtractedFeatures:
+    """What a foundation model says: its tokens, interpolated between their centres."""
+
+    def __init__(self, extractor: DenseExtractor, cell: int) -> None:
+        self._extractor, self._cell = extractor, cell
+
+    @cached_property
+    def key(self) -> str:
+        """See `PixelFeatures`; reads the weights."""
+        identity = dataclasses.replace(self._extractor.identity, name="", text_encoder="")
+        return f"{identity} in cells of {self._cell}"
+
+    def at(self, scene: PointScene, view: RgbdView, image: Bytes, pixels: Tensor) -> Tensor:
+        """See `PixelFeatures`."""
+        shown = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+        tokens = self._extractor.features(shown, self._cell).cpu()
+        return FeatureLifter.sampled(TokenMaps(tokens, torch.zeros(1, 2), self._cell), 0, pixels)
+
+
+class FeatureFiles:
+    """What a network that is not in here said of each view: FOLDER/SCENE/VIEW.safetensors, or .npy.
+
+    The first holds one tensor "features", the second one array: floats [D, h, w] that cover the image evenly, whatever
+    h and w are. Pickles are not read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.key = f"files of {folder.resolve()}"
+
+    def at(self, scene: PointScene, view: RgbdView, image: Bytes, pixels: Tensor) -> Tensor:
+        """See `PixelFeatures`; a `ConfigurationError` where the file is missing or holds nothing such."""
+        cure = "Write [D, h, w] features of each view there, see docs/reproduce.md"
+        file = self._folder / scene.name / f"{view.name}.npy"
+        if file.is_file():
+            found = read_array(file, ConfigurationError, cure=cure)
+        else:
+            file = file.with_suffix(".safetensors")
+            found = read_tensors(file, ConfigurationError, cure=cure).get("features", np.zeros(0))
+        if found.ndim != 3 or found.dtype.kind != "f" or not found.size:
+            raise ConfigurationError(f"holds {found.dtype} {found.shape}", where=str(file), cure=cure)
+        cell = torch.tensor([image.shape[1] / found.shape[2], image.shape[0] / found.shape[1]])
+        values = torch.from_numpy(np.array(found, np.float32))[None]
+        return FeatureLifter.sampled(TokenMaps(values, torch.zeros(1, 2), cell), 0, pixels)
+
+
+class ExactLabels:
+    """A text-aligned 2D model that errs as much as it is set to: the embedding of each pixel's class, and noise.
+
+    It stands in for LSeg on rendered rooms, whose views have exact labels. Every channel of an embedding of length one
+    gets Gaussian noise that follows from scene, view and pixel. Pixels without a label have a feature of zeros.
+    """
+
+    def __init__(self, bank: TextBank, noise: float) -> None:
+        self._bank, self._noise = bank, noise
+        self.key = f"labels by {bank.sha256} with noise {noise}"
+
+    def at(self, scene: PointScene, view: RgbdView, image: Bytes, pixels: Tensor) -> Tensor:
+        """See `PixelFeatures`; a `ConfigurationError` where the view has no labels."""
+        if view.label is None:
+            cure = "Take rendered rooms with labels, or another model"
+            raise ConfigurationError("its views have no labels", where=f"scene {scene.name}", cure=cure)
+        label = view.label()
+        scale = torch.tensor([label.shape[1] / image.shape[1], label.shape[0] / image.shape[0]])
+        column, row = ((pixels + 0.5) * scale).long().numpy().T
+        shown = label[row, column]
+        rows = np.concatenate([phrase_rows(self._bank, scene.classes), np.zeros((1, self._bank.dimension), np.float32)])
+        found = torch.from_numpy(rows[np.where(shown < 0, len(rows) - 1, shown)])
+        places, of = np.unique(row.astype(np.int64) * label.shape[1] + column, return_inverse=True)
+        seed = int.from_bytes(f"{scene.name}/{view.name}".encode(), "little")
+        noise = np.random.default_rng(seed).normal(0.0, self._noise, (len(places), found.shape[1]))
+        return found + torch.from_numpy(noise[of].astype(np.float32) * (shown >= 0)[:, None])
+
+
+def phrase_rows(bank: TextBank, classes: Sequence[str]) -> Floats:
+    """The embedding of each class, float32 [K, D], of length one; a `VocabularyError` if the bank lacks a phrase."""
+    return bank.rows(phrases(classes))
+
+
+def phrases(classes: Sequence[str]) -> list[str]:
+    """What classes are called in a sentence: what is none of the others is "other", wherever it stands."""
+    return [BARE if name in OTHERS else name for name in classes]
+
+
+# Lightning data module: scenes of points with lifted features, in samples of voxels.
+
 
 Input: TypeAlias = Literal["ones", "colour"]
 

@@ -19,8 +19,7 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.geometry.depth_images import surface_normals
 from scene_completion_ros.sequences.opening import known_sources, open_recording
-from scene_completion_ros.sequences.posed_sequence import ArrayLoader, PosedSequence, read_source
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.posed_sequence import ArrayLoader, PosedSequence, read_source, reference_camera
 from scene_completion_ros.untrusted_files import read_text
 from scene_completion_training.arrays import Floats, Ints
 from scene_completion_training.points import datasets

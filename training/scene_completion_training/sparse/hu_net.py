@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.sparse.convolution import down, random_kernel, submanifold, up
-from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet, down, random_kernel, submanifold, up
 
 MOST = 16  # levels, and blocks of a level: files that name more are refused before memory is taken
 WINDOW = 1024  # voxels that attend to each other, as in the release of MSM

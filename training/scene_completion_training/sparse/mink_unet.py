@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_training.sparse.convolution import down, random_kernel, submanifold, up
-from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
+from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet, down, random_kernel, submanifold, up
 
 STEM = 32
 # Channels of the stages behind each step down, finest first, and behind each step up, coarsest first.

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from scene_completion_training.stage import Stage
 
 STAGES = {
-    "single_view": "scene_completion_training.stages.single_view:SingleViewStage",
-    "teacher": "scene_completion_training.stages.teacher:TeacherStage",
-    "student": "scene_completion_training.stages.student:StudentStage",
+    "single_view": "scene_completion_training.stages.density:SingleViewStage",
+    "teacher": "scene_completion_training.stages.density:TeacherStage",
+    "student": "scene_completion_training.stages.density:StudentStage",
     "feature_field": "scene_completion_training.stages.feature_field:FeatureFieldStage",
     "agglomeration": "scene_completion_training.stages.agglomeration:AgglomerationStage",
-    "point_agglomeration": "scene_completion_training.stages.point_agglomeration:PointAgglomerationStage",
-    "semantics": "scene_completion_training.stages.semantics:SemanticsStage",
-    "semantic_field": "scene_completion_training.stages.semantic_field:SemanticFieldStage",
+    "point_agglomeration": "scene_completion_training.stages.agglomeration:PointAgglomerationStage",
+    "semantics": "scene_completion_training.stages.feature_field:SemanticsStage",
+    "semantic_field": "scene_completion_training.stages.feature_field:SemanticFieldStage",
     "completion": "scene_completion_training.stages.completion:CompletionStage",
     "masked_scene": "scene_completion_training.stages.masked_scene:MaskedSceneStage",
 }  # name, as `stage` in a configuration gives it -> module and class

@@ -26,7 +26,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.point_code import PointCodeSpec
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.inference.volume_pose import Lookups, cell_lookups, ground_code
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.checkpoints import TrainedWeights
@@ -38,15 +38,24 @@ from scene_completion_training.data.completion_samples import (
     Eyes,
 )
 from scene_completion_training.data.stereo_voxels import OF_NO_CLASS
-from scene_completion_training.losses.occupancy import (
+from scene_completion_training.losses import (
     class_terms,
     depth_likelihood,
     occupied_cross_entropy,
     surface_likelihood,
 )
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, MetricDecoder
-from scene_completion_training.networks.scene_decoder import STRIDE, CompletedScene, SceneDecoder
-from scene_completion_training.networks.sight import FLOOR, ROAD, Measured, PixelHead, PixelView, scaled
+from scene_completion_training.networks.scene_decoder import (
+    FLOOR,
+    ROAD,
+    STRIDE,
+    CompletedScene,
+    Measured,
+    PixelHead,
+    PixelView,
+    SceneDecoder,
+    scaled,
+)
 from scene_completion_training.networks.trunk import DepthAnythingTrunk, named_as_here
 from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings

@@ -1,31 +1,60 @@
 """Stage `feature_field`: features of a 2D foundation model lifted into the density field by rendering (SceneDINO)."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES
 from scene_completion_ros.geometry import Camera
-from scene_completion_training.configuration import SingleImageConfiguration
+from scene_completion_ros.voxels.occupancy import density_of_logit
+from scene_completion_training import rendering
+from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.configuration import Configuration, SingleImageConfiguration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds
-from scene_completion_training.field_stage import BesideDensityStage
+from scene_completion_training.field_stage import BesideDensityStage, SingleImageStage
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.feature_store import FeatureStore, LiveTokens, mirrored_targets
-from scene_completion_training.losses.feature_agreement import cosine_loss, feature_smoothness
+from scene_completion_training.losses import (
+    KITTI_360_FORCES,
+    PAIRS,
+    Force,
+    Pair,
+    correspondence_loss,
+    cosine_loss,
+    estimate_forces,
+    feature_smoothness,
+    gathered,
+    rendered_class_loss,
+    shared_count,
+)
+from scene_completion_training.networks import feature_field
 from scene_completion_training.networks.feature_field import (
     ArtefactField,
     FeatureField,
     FeatureObservation,
     Reads,
     SalienceDownsampler,
+    SemanticField,
     normalised,
 )
-from scene_completion_training.rendering import patches
+from scene_completion_training.randomness import samples_of
+from scene_completion_training.rendering import (
+    composite_features,
+    invalid_rays,
+    observed_values,
+    points_in_balls,
+    render_depth,
+    surface_centres,
+)
 from scene_completion_training.stage import Batch
 
 LEAST_VALID = 0.5  # share of a patch's rays that must be valid for its token to be compared
@@ -171,11 +200,11 @@ class FeatureFieldStage(BesideDensityStage):
         batch = self._at_rays(batch)
         offsets = batch["feature_offsets"] / self.step_of_rays
         poses, cell = batch["encoder_from_view"], self.settings.features.rays
-        rays, cells = patches.sample_cell_rays(
+        rays, cells = rendering.sample_cell_rays(
             self.loss_camera, poses, views, offsets, patches=render.patches, cell=cell, generator=generator
         )
         with torch.no_grad() if self.frozen else nullcontext():
-            rendered = patches.render_rays(
+            rendered = rendering.render_rays(
                 seen, rays, samples=render.samples, near=self.near, far=self.far, generator=generator
             )
         terms = self._feature_terms(seen, rendered, cells, batch)
@@ -195,16 +224,16 @@ class FeatureFieldStage(BesideDensityStage):
         return {**batch, "views": views, "masks": shown, "hints": batch["hints"][..., ::step, ::step]}
 
     def _feature_terms(
-        self, seen: FeatureObservation, rendered: patches.RenderedPatches, cells: Tensor, batch: Batch
+        self, seen: FeatureObservation, rendered: rendering.RenderedPatches, cells: Tensor, batch: Batch
     ) -> Batch:
         side, count = self.settings.features.rays, self.settings.features.samples
         outside = ~seen.in_view(rendered.points).reshape(rendered.weights.shape)
-        hidden = ~patches.observed_values(batch["masks"][:, :, None], rendered)[..., 0]
-        valid = ~(patches.invalid_rays(rendered.weights, outside[:, None]) | hidden).reshape(-1, side**2)  # [P, J]
-        points, weights = patches.heaviest_samples(rendered, count)
-        composed = patches.composite_features(seen.features(points), weights)
+        hidden = ~rendering.observed_values(batch["masks"][:, :, None], rendered)[..., 0]
+        valid = ~(rendering.invalid_rays(rendered.weights, outside[:, None]) | hidden).reshape(-1, side**2)  # [P, J]
+        points, weights = rendering.heaviest_samples(rendered, count)
+        composed = rendering.composite_features(seen.features(points), weights)
         expanded = normalised(self.field.expand(composed)).reshape(*valid.shape, -1)  # [P, J, D]
-        colours = patches.observed_values(batch["views"], rendered).reshape(-1, side, side, 3).permute(0, 3, 1, 2)
+        colours = rendering.observed_values(batch["views"], rendered).reshape(-1, side, side, 3).permute(0, 3, 1, 2)
         smoothness = feature_smoothness(expanded.reshape(-1, side, side, expanded.shape[-1]), colours)
         view = rendered.rays.view.reshape(*cells.shape[:2], -1)[..., 0]  # [B, P]
         return {"feature": self._agreement(expanded, valid, view, cells, batch), "feature_smoothness": smoothness}
@@ -226,3 +255,240 @@ def feature_targets(settings: FeatureSettings) -> FeatureStore | LiveTokens:
         cure = "Set features.targets to what `scene-completion features` made, or features.model"
         raise ConfigurationError("neither precomputed targets nor a model are named", where="features", cure=cure)
     return LiveTokens(Backbone(settings.model, settings.layer), settings.cell)
+
+
+# Stage `semantics`: what looks alike in 3D is drawn together until it falls into clusters (SceneDINO, stage 2).
+
+
+OVERSAMPLING = 4  # points drawn in a ball for each that is kept: those that are not occupied are left out
+# Pixels between the rays that centres are drawn from: 96 for each of five bins at 192×640. Rendering them is most of a
+# step; with half the stride it took three quarters of it.
+DEPTH_STRIDE = 16
+# Dimension in which points are clustered; quantile bins of the depth, from each of which a neighbourhood is drawn; and
+# neighbourhoods that others are compared with, as in SceneDINO.
+CHANNELS, BINS, BUFFER = 64, 5, 256
+# Radius of a neighbourhood, and how far two keep apart, in a volume of the street's measure, metres.
+RADIUS_M, APART_M = 0.5, 3.0
+# Density from which a point is occupied, per metre of a street, where the field has no occupancy probability.
+PUBLISHED_DENSITY = 0.5
+
+
+@dataclass
+class SemanticsConfiguration(Configuration):
+    """What unsupervised semantics need (the second stage of SceneDINO)."""
+
+    stage: str = "semantics"
+    features_from: str = ""  # checkpoint of the stage `feature_field`, which stays as it is
+    crop_points: int = 576  # occupied points of a neighbourhood; those with fewer are dropped
+    # "estimated" from the data before the first step, or those found on KITTI-360 for DINO features.
+    forces: Literal["estimated", "kitti_360"] = "estimated"
+
+    @property
+    def measures(self) -> bool:
+        """It has no such losses; but a scene is mirrored about its ground, whose slope is known from voxels."""
+        return self.data.views.mirror
+
+    def looks_through(self) -> str:
+        """The feature field."""
+        return self.features_from
+
+    def completed(self) -> "SemanticsConfiguration":
+        """They look through a trained field: its network and the size of its images are what they are there."""
+        completed = super().completed()
+        if not self.features_from:
+            return completed
+        stored = Checkpoint.read(Path(self.features_from))
+        then, half = stored.configuration, self.steps if stored.half_resolution else 0
+        same = {"encoder_weights": then.get("encoder_weights", ""), "hidden": then.get("hidden", self.hidden)}
+        return dataclasses.replace(completed, encoder=stored.trunk, half_resolution_steps=half, **same)
+
+    def check(self) -> None:
+        """Refuses semantics without a feature field."""
+        super().check()
+        if not self.features_from:
+            cure = "Give the checkpoint of a training with stage `feature_field`"
+            raise ConfigurationError("no feature field named", where="features_from", cure=cure)
+
+
+class SemanticsStage(SingleImageStage):
+    """Trains a `DistillationHead` on a frozen `FeatureField`; a BundleError where its checkpoint holds none."""
+
+    configuration_class = SemanticsConfiguration
+    field_class = feature_field.FeatureField
+    next_command = "scene-completion classes {checkpoint} --student BUNDLE --data SEQUENCES --output classes"
+    field: feature_field.FeatureField
+    settings: SemanticsConfiguration
+
+    def __init__(self, settings: SemanticsConfiguration) -> None:
+        stored = Checkpoint.read(Path(settings.features_from))
+        field, link = stored.field_of(feature_field.FeatureField), stored.occupancy_link()
+        super().__init__(settings)
+        self.field = field.eval().requires_grad_(False)
+        self.linked = link is not None
+        if link is not None:
+            self.link.load_state_dict(link.state_dict())
+        self.link.requires_grad_(False)
+        self.head = feature_field.DistillationHead(field.target_size, CHANNELS)
+        self.buffer = feature_field.CropBuffer(BUFFER, settings.crop_points, field.target_size)
+        self.forces_values: Tensor
+        self.register_buffer("forces_values", torch.full((len(PAIRS), 2), float("nan")))
+
+    def data_needs(self) -> DataNeeds:
+        """Images alone."""
+        return DataNeeds(rendered=False)
+
+    def first_weights(self, data: SequencesData) -> None:
+        """Its field is trained."""
+
+    def train(self, mode: bool = True) -> "SemanticsStage":
+        """Sets the training mode of the head; the field always evaluates."""
+        super().train(mode)
+        self.field.eval()
+        return self
+
+    def weights(self) -> dict[str, float]:
+        """Every loss has its weight in it."""
+        return dict.fromkeys(PAIRS, 1.0)
+
+    def occupied(self, logit: Tensor) -> Tensor:
+        """Whether points with these density logits are occupied: more probably than not, or as in the paper."""
+        if self.linked:
+            linked: Tensor = self.link(logit)
+            return linked > 0.0
+        dense: Tensor = density_of_logit(logit) * self.viewpoint.volume.scale > PUBLISHED_DENSITY
+        return dense
+
+    @torch.no_grad()
+    def crops(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Expanded features of length one [N, crop_points, D] of the occupied points around surfaces of the images."""
+        settings, scale = self.settings, self.viewpoint.volume.scale
+        found = []
+        for number, own in enumerate(samples_of(generator, len(batch["image"]))):
+            seen: feature_field.FeatureObservation = self.observe({"image": batch["image"][number : number + 1]})
+            near, far = self.point_code.near, self.point_code.far
+            depth = render_depth(seen, self.camera, near=near, far=far, device=self.device, stride=DEPTH_STRIDE)
+            whole, stride = self.camera, DEPTH_STRIDE  # of every so many-th pixel
+            fx, fy, cx, cy = (value / stride for value in (whole.fx, whole.fy, whole.cx, whole.cy))
+            camera = Camera(fx, fy, cx, cy, whole.width // stride, whole.height // stride)
+            centres = surface_centres(depth, camera, BINS, APART_M * scale, own)
+            points = points_in_balls(centres, RADIUS_M * scale, OVERSAMPLING * settings.crop_points, own)
+            flat = points.reshape(1, -1, 3)
+            kept = (self.occupied(seen.density_logit(flat)) & seen.in_view(flat)).reshape(points.shape[:2])
+            for crop, inside in zip(points, kept, strict=True):
+                if int(inside.sum()) >= settings.crop_points:
+                    chosen = crop[inside][: settings.crop_points]
+                    found.append(feature_field.normalised(self.field.expand(seen.features(chosen[None])))[0])
+        if not found:
+            return torch.zeros(0, settings.crop_points, self.field.target_size, device=self.device)
+        return torch.stack(found)
+
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Attraction and repulsion of points within a crop, with a similar one and with any one."""
+        crops, images = self.crops(batch, generator), len(batch["image"])
+        # Processes share the buffer, and each draws from it by itself.
+        own = samples_of(generator, images)[0]
+        partners = self.buffer.partners(crops, own) if len(crops) else None
+        share = len(crops) / shared_count(crops.new_tensor(float(len(crops))))
+        zero = sum(parameter.sum() for parameter in self.head.parameters()) * 0.0
+        terms: Batch = {pair: torch.as_tensor(zero) for pair in PAIRS}
+        if partners is not None:
+            others: dict[Pair, Tensor] = {"self": crops, "similar": partners.similar, "random": partners.random}
+            forces = self._forces(crops, others)
+            codes = self.head(crops)
+            for pair in PAIRS:
+                other = others[pair]
+                code = codes if pair == "self" else self.head(other)
+                force = forces[pair]
+                terms[pair] = share * force.weight * correspondence_loss(crops, other, codes, code, force.shift)
+        if self.training and len(every := gathered(crops, images * BINS)):
+            self.buffer.push(every)
+        return terms
+
+    def _forces(self, crops: Tensor, others: dict[Pair, Tensor]) -> dict[Pair, Force]:
+        """Published or estimated forces; these are averaged over the crops that fill the first half of the buffer."""
+        if self.settings.forces == "kitti_360":
+            return KITTI_360_FORCES
+        if torch.isnan(self.forces_values).any() or int(self.buffer.filled) < len(self.buffer.features) // 2:
+            some = crops[:, ::4]
+            similarities = {pair: torch.einsum("npd,nqd->npq", some, other[:, ::4]) for pair, other in others.items()}
+            found = estimate_forces(similarities)
+            fresh = crops.new_tensor([[found[pair].weight, found[pair].shift] for pair in PAIRS])
+            known = ~torch.isnan(self.forces_values).any()
+            self.forces_values.copy_(0.9 * self.forces_values + 0.1 * fresh if known else fresh)
+        return {pair: Force(*self.forces_values[row].tolist()) for row, pair in enumerate(PAIRS)}
+
+    def configure_optimizers(self) -> Any:
+        """Adam on the head alone."""
+        return torch.optim.Adam(self.head.parameters(), self.settings.learning_rate)
+
+
+# Stage `semantic_field`: density and classes learned together, from images and pseudo-labels of their pixels (S4C).
+
+
+CLASSES = len(CITYSCAPES_CLASSES)
+
+
+@dataclass
+class SemanticFieldConfiguration(SingleImageConfiguration):
+    """What S4C needs."""
+
+    stage: str = "semantic_field"
+    class_weight: float = 0.02  # weight of the classes beside the losses of the density
+    # Weights of Cityscapes' train ids among each other, by default those of S4C: 10 for sidewalk, pole and traffic
+    # sign, 5 for traffic light and person.
+    weights_of_classes: tuple[float, ...] = (1, 10, 1, 1, 1, 10, 5, 10, 1, 1, 1, 5, 1, 1, 1, 1, 1, 1, 1)
+
+    def check(self) -> None:
+        """Refuses a training without pseudo-labels, and one that measures frames, whose pixels have none."""
+        super().check()
+        if not self.data.class_images or self.measures:
+            what = "classes of pixels belong to images as they lie"
+            cure = "Name their folder, and set the weights of losses that measure depth or voxels to 0"
+            raise ConfigurationError(what, where="data.class_images", cure=cure)
+        if len(self.weights_of_classes) != CLASSES or min(self.weights_of_classes) < 0.0:
+            what = f"{self.weights_of_classes}"
+            raise ConfigurationError(what, where="weights_of_classes", cure=f"Give {CLASSES} weights, none below 0")
+
+
+class SemanticFieldStage(BesideDensityStage):
+    """Trains a `SemanticField`. What a point is comes from the features of its pixel and from its place, as in S4C."""
+
+    configuration_class = SemanticFieldConfiguration
+    field_class = SemanticField
+    next_command = "scene-completion evaluate semantics --checkpoint {checkpoint} ..."
+    field: SemanticField
+    settings: SemanticFieldConfiguration
+
+    def __init__(self, settings: SemanticFieldConfiguration) -> None:
+        super().__init__(settings)
+        density = self.make_density(depth_channel=bool(settings.losses.dense_depth))
+        self.field = SemanticField(
+            density, target_size=CLASSES, channels=CLASSES, units=settings.hidden, expansion=nn.Identity(), reads="map"
+        )
+        self.start_learning()
+
+    @property
+    def frozen(self) -> bool:
+        """The density goes on learning."""
+        return False
+
+    def data_needs(self) -> DataNeeds:
+        """Views, and the classes of their pixels."""
+        return DataNeeds(classes=True)
+
+    def weights(self) -> dict[str, float]:
+        """Weight of each loss."""
+        return {**super().weights(), "classes": self.settings.class_weight}
+
+    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The losses of the density, and the classes along the same rays."""
+        seen: FeatureObservation = self.observe(batch)
+        rendered = self.rendered(seen, batch, generator)
+        assert rendered is not None
+        terms = self.volume_terms(seen, rendered, batch, generator)
+        outside = ~seen.in_view(rendered.points).reshape(rendered.weights.shape)
+        classes = observed_values(batch["view_classes"][:, :, None], rendered)[..., 0].long()
+        counted = (classes < CLASSES) & ~invalid_rays(rendered.weights, outside[:, None])
+        probabilities = composite_features(seen.features(rendered.points).softmax(dim=-1), rendered.weights)
+        weights = probabilities.new_tensor(self.settings.weights_of_classes)
+        return {**terms, "classes": rendered_class_loss(probabilities, classes, counted, weights)}

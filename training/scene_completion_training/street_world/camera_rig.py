@@ -16,7 +16,7 @@ from scene_completion_ros.geometry import (
     RigidTransform,
     VoxelGrid,
 )
-from scene_completion_ros.geometry.distortion import undistorted_angle
+from scene_completion_ros.geometry.cameras import undistorted_angle
 from scene_completion_training.arrays import Doubles, Floats, Random, Reals
 from scene_completion_training.street_world.kernels import compiled
 from scene_completion_training.viewpoint import Volume

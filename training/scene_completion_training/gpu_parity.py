@@ -4,6 +4,13 @@ An encoder is a graph in float32 or float16: bytes in, channels last, one image.
 is left, no constant runs along with the image into a convolution, and channels stay multiples of what tensor cores
 take. The float16 graph is typed strongly, as TensorRT wants it: every tensor has the type it says, and every change of
 type is a Cast. TensorRT 11 knows only such graphs, and 10 takes them as well.
+
+Encoders for GPUs: made, measured against the student (features, densities, decisions, labels), added if all pass.
+
+An encoder is a graph in float32 or float16: bytes in, channels last, one image. What a GPU gains: no shape arithmetic
+is left, no constant runs along with the image into a convolution, and channels stay multiples of what tensor cores
+take. The float16 graph is typed strongly, as TensorRT wants it: every tensor has the type it says, and every change of
+type is a Cast. TensorRT 11 knows only such graphs, and 10 takes them as well.
 """
 
 import dataclasses
@@ -26,15 +33,13 @@ from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
-from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
+from scene_completion_ros.inference.encoder import GpuGraphEncoder, OnnxRuntimeEncoder
 from scene_completion_ros.inference.gpu_encoders import GpuEncoder, decoder_in_space
-from scene_completion_ros.inference.gpu_graph_encoder import GpuGraphEncoder
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.opening import open_recording
-from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES
-from scene_completion_ros.sequences.rigs import reference_camera
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, reference_camera
 from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask
 from scene_completion_training.networks.density_field import DensityField

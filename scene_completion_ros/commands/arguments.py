@@ -1,4 +1,6 @@
-"""The door between the command line and a command: no output is an input, and numbers can be computed with.
+"""Options that several commands share, and the checks of paths that they are given.
+
+The door between the command line and a command: no output is an input, and numbers can be computed with.
 
 An argument of `type=Path` or `type=place` is an input. What a command writes has an `Output` as its type.
 """
@@ -11,9 +13,75 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.errors import SceneCompletionError
+
+SCALE_FROM = ("off", "odometry", "corners")
+
+
+def add_scale_argument(
+    parser: argparse._ActionsContainer, motion: str, default: str | None, by_default: str = "%(default)s"
+) -> None:
+    """Declare --scale-from. `motion`: what says how the camera moved; `by_default`: what holds without the option."""
+    meaning = "scale depths by how far the camera moved since earlier images: `odometry`, for which that is "
+    meaning += f"{motion}; `corners`: single corners also get a depth by that; or `off` (default: {by_default})"
+    parser.add_argument("--scale-from", choices=SCALE_FROM, default=default, help=meaning)
+
+
+# Options of several commands: the student, and the words that the voxels are asked for.
+
+
+if TYPE_CHECKING:
+    from scene_completion_ros.inference.bundle import StudentBundle
+    from scene_completion_ros.inference.completer import Completer
+
+# What the demo asks for, as far as the student's text bank holds it.
+DEMO_WORDS = ("car", "van", "tree", "hedge", "grass", "building", "zebra crossing", "parking lot")
+
+
+def add_student_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which student completes, and on what."""
+    meaning = "folder or name of a student (default: kitti_student)"
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help=meaning)
+    meaning = "what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)"
+    parser.add_argument("--engine", default="auto", help=meaning)
+
+
+def add_words_argument(parser: argparse.ArgumentParser, answered_by: str, default: str) -> None:
+    """Declare the option; the help says what shows the answers, and what happens without it (`default`)."""
+    meaning = f"what {answered_by}: phrases of the student's text bank, as in car,zebra crossing (default: {default})"
+    parser.add_argument("--words", metavar="WORD,WORD,...", help=meaning)
+
+
+def chosen_words(text: str | None, bundle: "StudentBundle", default: Sequence[str] = ()) -> tuple[str, ...]:
+    """The words to ask for.
+
+    `text`: what the option said; None where it was not given; `bundle`: the student whose text bank holds them;
+    `default`: taken without the option, as far as the bank holds them; a student without a bank is asked nothing.
+    Raises VocabularyError where the option names no word, or one twice; the student has no bank, it does not hold a
+    word, or there are too many words.
+    """
+    from scene_completion_ros.errors import VocabularyError
+    from scene_completion_ros.messages.words import read_phrases
+
+    bank = bundle.text_bank()
+    if text is None:
+        return tuple(word for word in default if bank is not None and word in bank.phrases)
+    words = read_phrases(text, "--words")
+    if bank is None:
+        what = f"the student {bundle.name} has no text bank, so that it knows no words"
+        raise VocabularyError(what, where="--words", cure="Take a student with a bank, or leave out --words")
+    bank.query(words)
+    return words
+
+
+def ask_words(completer: "Completer", words: Sequence[str]) -> None:
+    """Have a completer say where words are, as `chosen_words` gave them; nothing changes where there are none."""
+    bank = completer.bundle.text_bank()
+    if words and bank is not None:
+        completer.ask(completer.prepare_vocabulary(bank.query(words)))
+
 
 _LARGEST = 2**63
 _NO_UNICODE = re.compile("[\ud800-\udfff]")  # bytes of a name that are no UTF-8

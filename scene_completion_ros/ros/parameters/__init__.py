@@ -1,1 +1,0 @@
-"""The node's parameters: their schema, and what is made of it."""

@@ -1,1 +1,0 @@
-"""Losses, those of one thing in one file."""

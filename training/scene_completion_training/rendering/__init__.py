@@ -1,1 +1,0 @@
-"""Rays, sampling and volume rendering."""
