@@ -13,7 +13,8 @@ from scene_completion_ros import cli
 from scene_completion_ros.errors import BundleError, ConfigurationError, SceneCompletionError, SequenceError
 from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle, open_student
 from scene_completion_ros.removed import REMOVED, removed
-from scene_completion_ros.ros.parameters import SCHEMA, DeclaredParameters, ExplainingNode, read_parameters
+from scene_completion_ros.ros.declared_parameters import DeclaredParameters, ExplainingNode
+from scene_completion_ros.ros.parameters import SCHEMA, read_parameters
 from scene_completion_ros.ros.topics import SERVICES, TOPICS
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training import CONFIGS

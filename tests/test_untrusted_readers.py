@@ -131,14 +131,14 @@ READERS = {
     "extrinsics": Reader(
         "extrinsics.yaml",
         "[{parent: a, child: b, translation: [0, 0, 1], angles: [0, 0, 0], optical: true}]",
-        by(f"{ROS}geometry.extrinsics:read_extrinsics"),
+        by(f"{ROS}geometry.transforms:read_extrinsics"),
     ),
     "parameters": Reader(
         "robot.yaml",
         "{/**: {ros__parameters: {threads: 2, fusion.enabled: true, odometry.frame: odom}}}",
-        by(f"{ROS}ros.parameters.schema:read_parameters"),
+        by(f"{ROS}ros.parameters:read_parameters"),
     ),
-    "lidar": Reader("pose.yaml", f"camera_from_lidar: {IDENTITY}", by(f"{ROS}scoring.scores:read_camera_from_lidar")),
+    "lidar": Reader("pose.yaml", f"camera_from_lidar: {IDENTITY}", by(f"{ROS}scoring:read_camera_from_lidar")),
     "rviz": Reader(
         "scene.yaml",
         "Visualization Manager: {Global Options: {Fixed Frame: map}, Views: {Saved: [{Name: " + OPTICAL_VIEW + "}]},"
@@ -181,7 +181,7 @@ READERS = {
     "class file": Reader(
         "classes.json",
         "{schema: 1, clusters: [{cluster: 0, name: road, colour: [1, 2, 3], share: 1.0}]}",
-        by(f"{TRAINING}clustering.clusters:read_class_file", 1),
+        by(f"{TRAINING}clustering:read_class_file", 1),
     ),
     "features": Reader(
         "manifest.json",

@@ -12,11 +12,12 @@ from scene_completion_ros.errors import SceneCompletionError, in_words
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
+from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.frame import Frame, NotYetError
 from scene_completion_ros.ros.health.input_health import InputRecord
 from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.messages import LATCHED_QOS, stamp_nanoseconds
-from scene_completion_ros.ros.parameters import DeclaredParameters, NodeParameters
+from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.subscriptions import AdaptiveSubscription, noted_subscription
 from scene_completion_ros.ros.topics import CAMERA_INFO, IMAGE
 from scene_completion_ros.ros.waiting import StampMatch, polled_room

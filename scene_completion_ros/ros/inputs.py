@@ -15,12 +15,13 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.ros.camera_input import CameraInput
+from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.depth_input import DepthInput
 from scene_completion_ros.ros.frame import Frame, NotYetError, PoseToCome
 from scene_completion_ros.ros.health.input_health import InputRecord
 from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.inference_thread import InferenceThread
-from scene_completion_ros.ros.parameters import DeclaredParameters, NodeParameters, names_in
+from scene_completion_ros.ros.parameters import NodeParameters, names_in
 from scene_completion_ros.ros.placements import Placements, make_transform_source
 from scene_completion_ros.ros.waiting import ImageSets, Poll, polled_room
 

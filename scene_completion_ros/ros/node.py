@@ -40,7 +40,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     stopped = dds.signalled()
     dds.use_shipped_profile()  # before the first import of rclpy
     from scene_completion_ros.ros.completion_node import CompletionNode
-    from scene_completion_ros.ros.parameters import ExplainingNode
+    from scene_completion_ros.ros.declared_parameters import ExplainingNode
 
     with ExitStack() as resources:
         try:

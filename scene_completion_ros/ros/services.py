@@ -22,9 +22,10 @@ from scene_completion_ros.inference.text_bank import TextBank, Vocabulary
 from scene_completion_ros.mapping.temporal_fusion import map_bytes, read_map
 from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords, read_query, read_vocabulary, text_of
 from scene_completion_ros.ros import dds
+from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.inference_thread import InferenceThread
-from scene_completion_ros.ros.parameters import SHIPPED, DeclaredParameters, NodeParameters
+from scene_completion_ros.ros.parameters import SHIPPED, NodeParameters
 from scene_completion_ros.ros.topics import LOAD_MAP, QUERY, RESET, SAVE_MAP, SET_ENABLED, VOCABULARY
 from scene_completion_ros.ros.waiting import NewestWorker
 from scene_completion_ros.untrusted_files import shown

@@ -24,9 +24,10 @@ from scene_completion_ros.inference.evidence import Evidence
 from scene_completion_ros.inference.scene_query import HostField
 from scene_completion_ros.ros import camera_input, completion_node, messages, student, topics
 from scene_completion_ros.ros.completion_node import CompletionNode
+from scene_completion_ros.ros.declared_parameters import ExplainingNode
 from scene_completion_ros.ros.health import inference_health
 from scene_completion_ros.ros.health.judgement import Drops, Level, Status
-from scene_completion_ros.ros.parameters import ExplainingNode, NodeParameters
+from scene_completion_ros.ros.parameters import NodeParameters
 from tests.ros.graph import PATIENCE_S, REPOSITORY, Graph
 from tests.ros.voxel_samples import some_voxels
 

@@ -19,13 +19,22 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.voxels.occupancy import density_of_logit
-from scene_completion_training import losses, rendering
+from scene_completion_training import rendering
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.kept_maps import KeptMaps
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples
-from scene_completion_training.losses import free_cross_entropy, mean_opacity, occupancy_cross_entropy
+from scene_completion_training.losses import (
+    block_depth,
+    edge_aware_smoothness,
+    free_cross_entropy,
+    log_inverse_depth_loss,
+    mean_opacity,
+    occupancy_cross_entropy,
+    photometric_loss,
+    stereo_depth_loss,
+)
 from scene_completion_training.networks.density_field import DensityField, ObservedField, OccupancyLink, TrainedField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
@@ -230,8 +239,8 @@ class FieldStage(Stage):
             return {}
         if depth_code.shape[-1] > hint.shape[-1]:  # a map finer than the image
             depth_code = functional.avg_pool2d(depth_code[:, None], depth_code.shape[-1] // hint.shape[-1])[:, 0]
-        blocks = losses.block_depth(hint, hint.shape[-1] // depth_code.shape[-1])
-        return {"dense_depth": losses.log_inverse_depth_loss(depth_code, blocks, self.point_code)}
+        blocks = block_depth(hint, hint.shape[-1] // depth_code.shape[-1])
+        return {"dense_depth": log_inverse_depth_loss(depth_code, blocks, self.point_code)}
 
     @property
     def density(self) -> DensityField | MultiViewField:
@@ -299,12 +308,12 @@ class FieldStage(Stage):
         terms: Batch = {}
         if rendered is not None:
             if losses.stereo_depth:
-                terms["stereo_depth"] = losses.stereo_depth_loss(field, rendered, batch)
+                terms["stereo_depth"] = stereo_depth_loss(field, rendered, batch)
             if losses.photometric or losses.smoothness:
                 sources = batch["roles"][:, batch["roles"].shape[1] // 2 :]
                 seen = rendering.synthesised_patches(field, self.loss_camera, rendered, batch, sources)
-                terms["smoothness"] = losses.edge_aware_smoothness(seen.depth, seen.observed)
-                terms["photometric"] = losses.photometric_loss(seen.observed, seen.rendered, seen.invalid)
+                terms["smoothness"] = edge_aware_smoothness(seen.depth, seen.observed)
+                terms["photometric"] = photometric_loss(seen.observed, seen.rendered, seen.invalid)
         if losses.occupancy:
             logit = self.link(field.density_logit(batch["points"]))
             terms["occupancy"] = occupancy_cross_entropy(logit, batch["target"], batch["weight"])

@@ -12,13 +12,8 @@ import rclpy
 from rclpy.parameter import Parameter
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.ros.parameters import (
-    SCHEMA,
-    DeclaredParameters,
-    ExplainingNode,
-    NodeParameters,
-    read_parameters,
-)
+from scene_completion_ros.ros.declared_parameters import DeclaredParameters, ExplainingNode
+from scene_completion_ros.ros.parameters import SCHEMA, NodeParameters, read_parameters
 from tests.checkout import ROOT
 
 

@@ -1,4 +1,4 @@
-"""The stages of training, one file each. A line in `STAGES` makes a stage known; nothing else names one."""
+"""The stages of training. A line in `STAGES` makes a stage known; nothing else names one."""
 
 from importlib import import_module
 from importlib.metadata import entry_points

@@ -10,14 +10,20 @@ from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.text_bank import TextBank
-from scene_completion_training import losses
 from scene_completion_training.configuration import SingleImageConfiguration, TrainingConfiguration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.field_stage import BesideDensityStage
 from scene_completion_training.foundation.backbone import FeatureLifter, LiftedFeatures, TokenMaps
 from scene_completion_training.foundation.feature_store import mirrored_targets
-from scene_completion_training.losses import positive_inverse_depth
+from scene_completion_training.losses import (
+    TeacherSpec,
+    UncertaintyWeights,
+    agglomeration_terms,
+    check_teachers,
+    positive_inverse_depth,
+    term_weights,
+)
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField, AgglomeratedPoints, HeadKind
 from scene_completion_training.networks.feature_field import FeatureObservation, TargetRarity
 from scene_completion_training.points.data import LiftingSettings, PixelTeacher, PointData, PointDataSettings
@@ -35,7 +41,7 @@ FARTHEST = 1.2
 
 
 @dataclass
-class StoredTeacher(losses.TeacherSpec):
+class StoredTeacher(TeacherSpec):
     """A foundation model that the field learns from, by features on disk."""
 
     targets: str = ""  # folder of its precomputed features, see `scene-completion features`
@@ -75,7 +81,7 @@ class AgglomerationConfiguration(SingleImageConfiguration):
         super().check()
         self.check_start()
         settings = self.agglomeration
-        losses.check_teachers(settings.teachers, "agglomeration.teachers")
+        check_teachers(settings.teachers, "agglomeration.teachers")
         if not all(0.0 <= teacher.rarity <= 1.0 for teacher in settings.teachers):
             what = f"{[teacher.rarity for teacher in settings.teachers]}"
             raise ConfigurationError(what, where="agglomeration.teachers: rarity", cure="Take powers from 0 to 1")
@@ -108,7 +114,7 @@ class AgglomerationStage(BesideDensityStage):
         self.field = AgglomeratedField(density, dims, channels=requested.channels, units=requested.units)
         rarities = {spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in requested.teachers}
         self.rarity = nn.ModuleDict(rarities)
-        self.uncertainty = losses.UncertaintyWeights(list(dims))
+        self.uncertainty = UncertaintyWeights(list(dims))
         self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size)
         self.start_learning()
 
@@ -154,7 +160,7 @@ class AgglomerationStage(BesideDensityStage):
 
     def weights(self) -> dict[str, float]:
         """See `term_weights`."""
-        return losses.term_weights(self.settings.agglomeration.teachers)
+        return term_weights(self.settings.agglomeration.teachers)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step; the uncertainties are curves of their own."""
@@ -173,7 +179,7 @@ class AgglomerationStage(BesideDensityStage):
         predicted = {spec.name: self.field.original(spec.name, features) for spec in teachers}
         targets = {spec.name: targets[spec.name] - self.field.centres[spec.name] for spec in teachers}
         weights = {spec.name: known[spec.name] * self.rarity[spec.name](targets[spec.name]) for spec in teachers}
-        return losses.agglomeration_terms(teachers, self.uncertainty, predicted, targets, weights)
+        return agglomeration_terms(teachers, self.uncertainty, predicted, targets, weights)
 
     @torch.no_grad()
     def _compared(
@@ -268,7 +274,7 @@ class PointAgglomerationConfiguration(TrainingConfiguration):
     def check(self) -> None:
         """Refuses a training without teachers, and numbers that cannot be."""
         super().check()
-        losses.check_teachers(self.teachers, "teachers")
+        check_teachers(self.teachers, "teachers")
         self.lifting.check("lifting")
         if not all(teacher.dim > 0 and teacher.cell > 0 and teacher.noise >= 0.0 for teacher in self.teachers):
             what = f"{[(teacher.dim, teacher.cell, teacher.noise) for teacher in self.teachers]}"
@@ -289,7 +295,7 @@ class PointAgglomerationStage(Stage):
     def __init__(self, settings: PointAgglomerationConfiguration) -> None:
         super().__init__(settings)
         self.field = AgglomeratedPoints({teacher.name: teacher.dim for teacher in settings.teachers}, settings.heads)
-        self.uncertainty = losses.UncertaintyWeights([teacher.name for teacher in settings.teachers])
+        self.uncertainty = UncertaintyWeights([teacher.name for teacher in settings.teachers])
 
     def make_data(self) -> PointData:
         """Scenes with lifted features."""
@@ -298,7 +304,7 @@ class PointAgglomerationStage(Stage):
 
     def weights(self) -> dict[str, float]:
         """See `term_weights`."""
-        return losses.term_weights(self.settings.teachers)
+        return term_weights(self.settings.teachers)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step; the uncertainties are curves of their own."""
@@ -313,7 +319,7 @@ class PointAgglomerationStage(Stage):
         shared = torch.stack([target.any(dim=1) for target in targets.values()]).all(dim=0)
         predicted = {name: self.field.heads.of(name, features) for name in names}
         weights = dict.fromkeys(names, shared)
-        return losses.agglomeration_terms(self.settings.teachers, self.uncertainty, predicted, targets, weights)
+        return agglomeration_terms(self.settings.teachers, self.uncertainty, predicted, targets, weights)
 
     def configure_optimizers(self) -> Any:
         """Adam on the network and the uncertainties."""
