@@ -1,0 +1,25 @@
+"""The soak of the running node, as long as it takes for each fault to come once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.soak_drive import FAULTS
+from tests.inference.small_bundle import make_small_bundle
+
+
+def test_each_fault_is_named_and_forgotten_and_no_image_is_lost(tmp_path: Path) -> None:
+    """Growth is left to runs of hours: memory pools still fill in these minutes."""
+    bundle = make_small_bundle(tmp_path / "bundle")
+    command = [sys.executable, "-m", "benchmarks.soak", "--minutes", "0", "--rate", "2", "--threads", "1"]
+    run = subprocess.run(
+        [*command, "--bundle", bundle.folder, "--output", tmp_path / "soak"], capture_output=True, text=True, timeout=900
+    )
+    record = json.loads((tmp_path / "soak" / "soak.json").read_text("utf-8"))
+    events = {event["name"]: event for event in record["events"]}
+    assert not record["error"], run.stdout + run.stderr
+    assert set(events) == set(FAULTS)
+    assert not [name for name, event in events.items() if None in (event["named_s"], event["forgotten_s"])], run.stdout
+    assert record["sent"] == record["received"] == record["completed"] + sum(record["dropped"].values()) > 0
+    assert record["completed"] > 0
