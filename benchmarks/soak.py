@@ -3,7 +3,8 @@
 ``python -m benchmarks.soak --minutes 120 --output DIR`` runs the node in a process of its own and plays the bundled
 drive to it in a loop, with poses. Meanwhile cameras come and go, poses jump and are missing, and images are damaged.
 Parameters, words and the bundle change, and viewers join and leave. All of `soak_drive.FAULTS` come in a random order,
-at least once and as often as the minutes allow. Each has something in /diagnostics that has to appear, and to be gone afterwards.
+at least once and as often as the minutes allow. Each has something in /diagnostics that has to appear, and to be gone
+afterwards.
 
 It prints a table; DIR gets soak.json with every measurement and every fault. The command ends with status 1 where
 memory, threads or open files grew after the warm-up. It does so too where an image that was sent is not accounted for,

@@ -13,9 +13,8 @@ def test_each_fault_is_named_and_forgotten_and_no_image_is_lost(tmp_path: Path) 
     """Growth is left to runs of hours: memory pools still fill in these minutes."""
     bundle = make_small_bundle(tmp_path / "bundle")
     command = [sys.executable, "-m", "benchmarks.soak", "--minutes", "0", "--rate", "2", "--threads", "1"]
-    run = subprocess.run(
-        [*command, "--bundle", bundle.folder, "--output", tmp_path / "soak"], capture_output=True, text=True, timeout=900
-    )
+    command += ["--bundle", str(bundle.folder), "--output", str(tmp_path / "soak")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=900)
     record = json.loads((tmp_path / "soak" / "soak.json").read_text("utf-8"))
     events = {event["name"]: event for event in record["events"]}
     assert not record["error"], run.stdout + run.stderr
