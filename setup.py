@@ -11,6 +11,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = "scene_completion_ros"
 TRAINING = "scene_completion_training"
+WORLDS = "scene_completion_worlds"
 # A package without modules: where the configurations of trainings are installed. `colcon build --symlink-install` runs
 # this file where it linked the other packages alone, and they find the configurations beside their sources.
 CONFIGS = [f"{TRAINING}.configs"] if Path("training/configs").is_dir() else []
@@ -107,14 +108,23 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
     python_requires=">=3.10,<3.14",
-    packages=[*find_packages(include=[PACKAGE, f"{PACKAGE}.*"]), *find_packages("training"), *CONFIGS],
-    package_dir={TRAINING: f"training/{TRAINING}", **dict.fromkeys(CONFIGS, "training/configs")},
+    packages=[
+        *find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+        *find_packages("training", include=[f"{TRAINING}*"]),
+        *find_packages("training/worlds"),
+        *CONFIGS,
+    ],
+    package_dir={
+        TRAINING: f"training/{TRAINING}",
+        WORLDS: f"training/worlds/{WORLDS}",
+        **dict.fromkeys(CONFIGS, "training/configs"),
+    },
     package_data={
         PACKAGE: ["py.typed", "models/**/*", "demo_drive/**/*"],
         f"{PACKAGE}.inference.gpu": ["*.cu", "gate_images/*"],
         f"{PACKAGE}.ros": ["*.xml"],
         f"{PACKAGE}.report": ["assets/**/*"],
-        f"{TRAINING}.street_world": ["*.yaml"],
+        f"{WORLDS}.street": ["*.yaml"],
         f"{TRAINING}.points": ["*.yaml"],
         **{package: ["*.yaml", "*/*.yaml"] for package in CONFIGS},
     },

@@ -37,7 +37,7 @@ from scene_completion_ros.report.pictures import (
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import reference_camera
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
-from scene_completion_training.room_world.walk import CAMERA, RoomWalk
+from scene_completion_worlds.room.walk import CAMERA, RoomWalk
 
 IMAGE, CROSSING = 20, 38  # of the drive, from 0
 WORDS = ("car", "tree", "zebra crossing", "sidewalk", "building", "hedge")

@@ -14,7 +14,7 @@ from scene_completion_ros.commands.arguments import check_arguments, outputs
 from scene_completion_ros.errors import CURES, SceneCompletionError, of_system
 from scene_completion_ros.removed import removed
 
-_OWN = ("scene_completion_ros", "scene_completion_training")
+_OWN = ("scene_completion_ros", "scene_completion_training", "scene_completion_worlds")
 
 
 def explained(error: BaseException, *, written: str, extra: str) -> SceneCompletionError | None:
@@ -58,8 +58,8 @@ COMMANDS = {
     "features": "scene_completion_training.commands.features",
     "import-checkpoint": "scene_completion_training.commands.import_checkpoint",
     "points-features": "scene_completion_training.commands.points_features",
-    "street-world": "scene_completion_training.commands.street_world",
-    "room-world": "scene_completion_training.commands.room_world",
+    "street-world": "scene_completion_worlds.commands.street",
+    "room-world": "scene_completion_worlds.commands.room",
     "train": "scene_completion_training.commands.train",
 }
 

@@ -28,22 +28,20 @@ SLOW = (
     "test_untrusted_readers.py",
     "training/commands/test_evaluate_point_features.py",
     "training/commands/test_sscbench.py",
-    "training/commands/test_street_world.py",
     "training/evaluation/test_density_model.py",
     "training/evaluation/test_segmentation.py",
     "training/evaluation/test_view_consistency.py",
     "training/gpu_export",
     "training/networks/test_trunks.py",
     "training/points/test_point_agglomeration.py",
-    "training/room_world",
     "training/stages/test_completion.py",
     "training/stages/test_features.py",
     "training/stages/test_masked_scene.py",
     "training/stages/test_students.py",
-    "training/street_world",
     "training/test_published.py",
     "training/test_published_weights.py",
     "training/test_wide_angle.py",
+    "worlds",
 )
 """What `make test-slow` adds: trainings of experiments, worlds, stand-ins of GPUs, packages, documents, fuzzing.
 

@@ -14,7 +14,7 @@ from scene_completion_ros.inference.evidence import DEVIATION, SCALE, WHY
 Summary: TypeAlias = Mapping[str, float | str]  # `Evidence.summary` of a frame
 
 BY_FRAME = "by_frame"  # in a summary, what is said of each frame
-_WIDTH, _HEIGHT, _TEXT, _MOST_POINTS = 960, 64, 14, 960
+_SCALE_WIDTH, _SCALE_HEIGHT, _TEXT, _MOST_POINTS = 960, 64, 14, 960
 _LEAST_SPAN = 0.1  # of the factor, so that a quiet line stays quiet
 
 
@@ -69,18 +69,19 @@ def evidence_svg(evidence: Sequence[Summary]) -> str:
     low, high = (found[:, 0] * np.exp(sign * found[:, 1]) for sign in (-1.0, 1.0))
     bottom, top = min(1.0, float(np.nanmin(low))), max(1.0, float(np.nanmax(high)))
     span = max(top - bottom, _LEAST_SPAN)
-    x = (np.arange(len(found)) + 0.5) / len(found) * _WIDTH
+    x = (np.arange(len(found)) + 0.5) / len(found) * _SCALE_WIDTH
 
     def row(factor: Any) -> Any:
-        return _HEIGHT - 6 - (np.asarray(factor) - bottom) / span * (_HEIGHT - 12)
+        return _SCALE_HEIGHT - 6 - (np.asarray(factor) - bottom) / span * (_SCALE_HEIGHT - 12)
 
     def points(columns: Any, rows: Any) -> str:
         return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(columns, rows, strict=True))
 
     one = float(row(1.0))
     elements = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="scale by motion, by frame" class="plot scale">',
-        f'<line x2="{_WIDTH}" y1="{one:.1f}" y2="{one:.1f}" stroke="#bbb"/>',
+        f'<svg viewBox="0 0 {_SCALE_WIDTH} {_SCALE_HEIGHT}" role="img" aria-label="scale by motion, by frame" '
+        'class="plot scale">',
+        f'<line x2="{_SCALE_WIDTH}" y1="{one:.1f}" y2="{one:.1f}" stroke="#bbb"/>',
     ]
     for part in np.split(np.arange(len(found)), np.flatnonzero(np.diff(known)) + 1):
         if known[part[0]]:
@@ -93,10 +94,10 @@ def evidence_svg(evidence: Sequence[Summary]) -> str:
     ends = {round(bottom, 2), round(bottom + span, 2)}
     apart = all(abs(float(row(end)) - one) >= _TEXT for end in ends)  # their texts would cover each other
     for factor in sorted(ends | ({1.0} if apart else set())):
-        place = min(max(float(row(factor)) + 4, 12.0), _HEIGHT - 2.0)
-        elements.append(f'<text x="{_WIDTH - 2}" y="{place:.1f}" text-anchor="end">{factor:g}</text>')
+        place = min(max(float(row(factor)) + 4, 12.0), _SCALE_HEIGHT - 2.0)
+        elements.append(f'<text x="{_SCALE_WIDTH - 2}" y="{place:.1f}" text-anchor="end">{factor:g}</text>')
     elements.append('<text x="2" y="12">scale by motion</text>')
-    elements.append(f'<line id="scale-now" x1="-9" x2="-9" y2="{_HEIGHT}" stroke="#222"/></svg>')
+    elements.append(f'<line id="scale-now" x1="-9" x2="-9" y2="{_SCALE_HEIGHT}" stroke="#222"/></svg>')
     return "".join(elements)
 
 

@@ -25,7 +25,7 @@ from scene_completion_ros.evaluation.semantics import (
     match_one_to_one,
 )
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_training.street_world.street_profile import StreetClass
+from scene_completion_worlds.street.street_line import StreetClass
 
 CAR, ROAD, BUILDING, VEGETATION = (COMMON_CLASSES.index(name) for name in ("car", "road", "building", "vegetation"))
 SMALL_GRID = VoxelGrid((0.0, -1.6, -1.0), 0.2, (16, 16, 10))

@@ -18,9 +18,9 @@ from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.export import export_bundle
 from scene_completion_training.runner import train
 from scene_completion_training.stages.density import SingleViewConfiguration
-from scene_completion_training.street_world.camera_rig import LEFT, make_rig
-from scene_completion_training.street_world.drive import StreetDrive
 from scene_completion_training.viewpoint import Volume
+from scene_completion_worlds.street.camera_rig import LEFT, make_rig
+from scene_completion_worlds.street.drive import StreetDrive
 
 STEPS = 2
 

@@ -13,7 +13,7 @@ from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import mounting
 from scene_completion_training.data.completion_samples import lidar_ground, truth_around
 from scene_completion_training.data.stereo_voxels import SKY, mounting_above, voxels_of_pixels
-from scene_completion_training.street_world.camera_rig import rotation
+from scene_completion_worlds.street.camera_rig import rotation
 
 CAMERA = Camera(fx=100.0, fy=100.0, cx=95.5, cy=31.5, width=192, height=96)
 GRID = VoxelGrid((0.0, -6.4, -2.1), 0.2, (100, 64, 20))

@@ -27,7 +27,7 @@ from scene_completion_training.evaluation.lidar_evaluation import scan_poses
 from scene_completion_training.extraction import bag as bag_module
 from scene_completion_training.extraction.bag import Job, extract_bag, extract_bags, finished_report
 from scene_completion_training.extraction.settings import BagReport, ExtractionSettings, read_report, summary_table
-from scene_completion_training.street_world.drive_bag import write_drive_bag
+from scene_completion_worlds.street.drive_bag import write_drive_bag
 from tests.bags.recordings import (
     SECOND,
     START,

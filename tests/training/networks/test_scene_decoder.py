@@ -24,7 +24,7 @@ from scene_completion_training.networks.scene_decoder import (
     SceneDecoder,
     scaled,
 )
-from scene_completion_training.street_world.camera_rig import rotation
+from scene_completion_worlds.street.camera_rig import rotation
 
 CAMERA = Camera(fx=20.0, fy=20.0, cx=15.5, cy=7.5, width=32, height=16)
 GRID = VoxelGrid((0.0, -3.2, -2.0), 0.4, (16, 16, 8), "turned")

@@ -52,8 +52,8 @@ from scene_completion_training.stages.completion import (
     class_shares,
     read_eyes,
 )
-from scene_completion_training.street_world.camera_rig import rotation
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
+from scene_completion_worlds.street.camera_rig import rotation
 from tests.training.foundation.tiny_models import saved_depth_model
 from tests.training.small_trainings import cut_off
 

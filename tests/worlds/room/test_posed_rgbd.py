@@ -1,0 +1,131 @@
+"""Folders of posed RGB-D, made of rendered rooms whose truth is known, in a world that hangs askew."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry import RigidTransform
+from scene_completion_ros.sequences.opening import open_recording, voxel_truth
+from scene_completion_worlds.room.walk import CAMERA, RoomWalk
+
+ASKEW = RigidTransform.from_quaternion([0.4, -0.2, 0.3, 0.85], np.array([1.0, 2.0, -3.0]))
+
+
+def write_recording(folder: Path, walk: RoomWalk, pose: Callable[[int], np.ndarray]) -> Path:
+    """Frames as 7-Scenes has them."""
+    folder.mkdir()
+    camera = walk.cameras[CAMERA]
+    np.savetxt(folder / "camera-intrinsics.txt", camera.matrix)
+    for index in range(len(walk.poses)):
+        stem = f"{folder}/frame-{index:06d}"
+        cv2.imwrite(f"{stem}.color.jpg", walk.image(index, CAMERA)[..., ::-1])
+        depth = walk.view(index, CAMERA).depth
+        cv2.imwrite(f"{stem}.depth.png", np.rint(1000.0 * np.where(np.isfinite(depth), depth, 0.0)).astype(np.uint16))
+        np.savetxt(f"{stem}.pose.txt", pose(index))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tour() -> RoomWalk:
+    return RoomWalk(7, 40, (160, 120), leg=4, carrier="hand", supersampling=1)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory, tour: RoomWalk) -> Path:
+    folder = tmp_path_factory.mktemp("rgbd") / "room"
+    return write_recording(folder, tour, lambda index: (ASKEW @ tour.poses[index]).matrix)
+
+
+def test_the_world_is_set_upright_on_its_floor(recording: Path, tour: RoomWalk) -> None:
+    sequence = open_recording(recording)
+    for index in (0, 13, 39):
+        found, exact = sequence.world_from_camera(index, CAMERA).levelled(), tour.poses[index].levelled()
+        assert found.matrix == pytest.approx(exact.matrix, abs=0.03)
+
+
+def test_fused_voxels_agree_with_the_exact_ones(recording: Path, tour: RoomWalk) -> None:
+    """Where both know, they agree but for the rim that a surface has; a fused one sees parts of what is hidden."""
+    sequence = open_recording(recording)
+    truth, exact = voxel_truth(sequence, 13), tour.truth(13)
+    assert truth is not None and truth.label is None
+    both = truth.known & exact.known & exact.in_view & ~(exact.interior if exact.interior is not None else False)
+    assert both.sum() > 20_000
+    assert (truth.occupied == exact.occupied)[both].mean() > 0.93
+    assert (truth.occupied & both & exact.occupied).sum() > 0.6 * (both & exact.occupied).sum()
+
+
+def test_frames_that_were_lost_are_left_out(tmp_path: Path, tour: RoomWalk) -> None:
+    lost = np.full((4, 4), np.nan)
+    sequence = open_recording(
+        write_recording(tmp_path / "room", tour, lambda index: lost if index == 3 else tour.poses[index].matrix)
+    )
+    assert len(sequence) == 39 and sequence.provenance["frames_without_pose"] == [3]
+
+
+def _in_metres(folder: Path) -> None:
+    for file in folder.glob("*.depth.png"):
+        cv2.imwrite(str(file), (cv2.imread(str(file), cv2.IMREAD_UNCHANGED) / 1000).astype(np.uint16))
+
+
+def _other_shape(folder: Path) -> None:
+    for file in folder.glob("*.depth.png"):
+        cv2.imwrite(str(file), cv2.imread(str(file), cv2.IMREAD_UNCHANGED)[:, ::2])
+
+
+def _inverted(folder: Path) -> None:
+    for file in folder.glob("*.pose.txt"):
+        np.savetxt(file, np.linalg.inv(np.loadtxt(file)))
+
+
+def _without_floor(folder: Path) -> None:
+    for file in folder.glob("*.depth.png"):
+        depth = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(file), np.random.default_rng(0).uniform(400, 4000, depth.shape).astype(np.uint16))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_in_metres, "Write millimetres"),
+        (_other_shape, "Register depth"),
+        (_inverted, "not camera_from_world"),
+        (_without_floor, "some floor"),
+    ],
+)
+def test_defects_are_said_in_a_sentence(
+    tmp_path: Path, tour: RoomWalk, damage: Callable[[Path], None], words: str
+) -> None:
+    folder = write_recording(tmp_path / "room", tour, lambda index: (ASKEW @ tour.poses[index]).matrix)
+    damage(folder)
+    with pytest.raises(SequenceError, match=re.escape(words)):
+        open_recording(folder)
+
+
+def test_colour_of_another_lens_is_found_by_the_edges_that_both_images_share(tmp_path: Path) -> None:
+    """Colour images that show the middle of what depth shows, a tenth larger."""
+    walk = RoomWalk(7, 12, (320, 240), leg=4, carrier="hand", supersampling=1)
+    folder = write_recording(tmp_path / "room", walk, lambda index: walk.poses[index].matrix)
+    same = open_recording(folder)
+    assert same.cameras[CAMERA].fx == pytest.approx(walk.cameras[CAMERA].fx) and "colour_lens" not in same.provenance
+    larger = np.array([[1.1, 0.0, -16.0], [0.0, 1.1, -12.0]])
+    for file in folder.glob("*.color.jpg"):
+        cv2.imwrite(str(file), cv2.warpAffine(cv2.imread(str(file)), larger, (320, 240)))
+    found = open_recording(folder)
+    assert found.cameras[CAMERA].fx == pytest.approx(1.1 * walk.cameras[CAMERA].fx, rel=0.015)
+    depth, exact = found.asset(5, "depth"), walk.view(5, CAMERA).depth
+    zoomed = cv2.warpAffine(exact.astype(np.float32), larger, (320, 240), flags=cv2.INTER_NEAREST)
+    both = (depth > 0.0) & np.isfinite(zoomed)
+    assert both.mean() > 0.8 and np.median(np.abs(depth / zoomed - 1.0)[both]) < 0.01
+
+
+def test_nothing_on_the_floor_is_free_and_nothing_below_it_counts(recording: Path) -> None:
+    truth = voxel_truth(open_recording(recording), 13)
+    assert truth is not None
+    height = truth.grid.centres()[..., 2]
+    assert not truth.known[height < -0.03].any()
+    assert truth.known[np.abs(height) < 0.01].any() and truth.occupied[truth.known & (np.abs(height) < 0.01)].all()

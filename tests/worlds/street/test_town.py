@@ -1,0 +1,161 @@
+"""Towns and their streets, and how the rig drives along them."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from scene_completion_worlds.street.ground import make_ground
+from scene_completion_worlds.street.scene import RayScene
+from scene_completion_worlds.street.street_line import (
+    FRAME_RATE_HZ,
+    GROUND_CLASSES,
+    StreetClass,
+    StreetKind,
+    drive_poses,
+    longest_drive,
+    make_street_line,
+)
+from scene_completion_worlds.street.town import (
+    RIG_M,
+    SECTION_M,
+    SEEDS_OF_ROLE,
+    Moment,
+    TownPlan,
+    profile_of,
+    role_of_seed,
+)
+
+SWEPT_SEEDS = (0, 5, 2001)
+
+
+@cache
+def plan_of(seed: int, length: float = 240.0) -> TownPlan:
+    return TownPlan(seed, length)
+
+
+def test_every_seed_has_one_role_or_is_refused() -> None:
+    owners = list(SEEDS_OF_ROLE.values())
+    assert sum(len(owner) for owner in owners) == len(set().union(*map(set, owners)))
+    assert [role_of_seed(seed) for seed in (0, 1999, 2000, 7000)] == ["training", "validation", "test", "demo"]
+    for seed in (-1, 3000, 8000):
+        with pytest.raises(ValueError, match=str(seed)):
+            role_of_seed(seed)
+
+
+def volume(corners: np.ndarray) -> float:
+    return float(np.linalg.det(corners).sum() / 6.0)
+
+
+@pytest.mark.parametrize("seed", SWEPT_SEEDS)
+def test_every_solid_of_a_town_is_convex_and_closed(seed: int) -> None:
+    for part in plan_of(seed).section(0):
+        if part.solid:
+            normals, offsets = part.planes()
+            worst = (part.corners.reshape(-1, 3) @ normals.T - offsets).max()
+            assert worst < 1e-6, (part.label, worst)
+            middle = part.corners.reshape(-1, 3).mean(axis=0)
+            inside = volume(part.corners - middle)
+            assert inside > 0.0, part.label
+            assert inside == pytest.approx(volume(part.corners - middle + 1.0), rel=1e-3, abs=1e-6), part.label
+
+
+@pytest.mark.parametrize("seed", SWEPT_SEEDS)
+def test_nothing_stands_where_the_rig_drives(seed: int) -> None:
+    """Rays from pose to pose, all over a car's cross-section, meet nothing but the ground."""
+    plan = plan_of(seed)
+    poses = drive_poses(plan.line, plan.profile, 120, seed)
+    furthest = plan.line.nearest(poses[-1].translation[None, :2])[0][0]
+    parts = [part for index in range(-1, int(furthest // SECTION_M) + 2) for part in plan.section(index)]
+    rays = RayScene(np.concatenate([part.corners for part in parts if part.label not in GROUND_CLASSES]))
+    y, z = np.meshgrid(np.linspace(-0.95, 0.95, 49), np.linspace(0.25, 1.9, 12))
+    section = np.stack([np.zeros(y.size), y.ravel(), z.ravel()], axis=-1)
+    starts = np.concatenate([pose.apply(section) for pose in poses[:-1]])
+    ends = np.concatenate([pose.apply(section) for pose in poses[1:]])
+    way = ends - starts
+    length = np.linalg.norm(way, axis=-1)
+    moving = length > 1e-3
+    hits = rays.first_hits(starts[moving], way[moving] / length[moving, None])
+    owner = np.repeat([part.label.name for part in parts if part.label not in GROUND_CLASSES],
+                      [len(part.corners) for part in parts if part.label not in GROUND_CLASSES])  # fmt: skip
+    met = hits.distance <= length[moving]
+    assert not met.any(), set(owner[hits.triangle[met]])
+
+
+@pytest.mark.parametrize("seed", SWEPT_SEEDS[:3])
+def test_the_rig_drives_on_the_road(seed: int) -> None:
+    plan = plan_of(seed)
+    ground = make_ground(plan.ground, -20.0, 160.0, plan_of(SWEPT_SEEDS[0]).atlas)  # textures change no shape
+    rays = RayScene(np.concatenate([part.corners for part in ground]))
+    label = np.repeat([part.label for part in ground], [len(part.corners) for part in ground])
+    poses = drive_poses(plan.line, plan.profile, 80, seed)
+    wheels = np.array([(x, y, 1.0) for x in (-1.0, 1.5) for y in (-0.75, 0.75)])
+    start = np.concatenate([pose.apply(wheels) for pose in poses])
+    inside = plan.line.nearest(start[:, :2])[0] < 155.0
+    hits = rays.first_hits(start[inside], np.broadcast_to((0.0, 0.0, -1.0), start[inside].shape))
+    assert (label[hits.triangle] == StreetClass.ROAD).all()
+    assert hits.distance == pytest.approx(np.ones(inside.sum()), abs=0.12)
+
+
+def test_a_longer_town_starts_like_a_shorter_one() -> None:
+    short, long = TownPlan(5, 100.0), TownPlan(5, 900.0)
+    assert np.allclose(short.line.position, long.line.position[: len(short.line.position)], atol=1e-9)
+    first, second = short.section(1), long.section(1)
+    assert len(first) == len(second)
+    assert all(np.allclose(a.corners, b.corners) for a, b in zip(first, second, strict=True))
+
+
+def test_in_a_busy_town_road_users_move_and_nothing_else() -> None:
+    plan = TownPlan(1, 100.0, busy=True)
+    users = {StreetClass[name] for name in ("CAR", "BICYCLIST", "MOTORCYCLIST", "TRUCK", "OTHER_VEHICLE", "PERSON")}
+    first, later = (
+        {(part.label, part.corners.tobytes()) for part in plan.build(0.0, 80.0, Moment(time, 20.0)).parts}
+        for time in (0.0, 0.2)
+    )
+    assert len(first & later) > 1000
+    assert StreetClass.PERSON in {label for label, _ in first - later} <= users
+    assert StreetClass.PERSON in {label for label, _ in later - first} <= users
+    lane = plan.build(0.0, 80.0, Moment(0.0, 20.0)).parts[-1].corners.reshape(-1, 3)[:, :2]  # of who drives ahead
+    s, d = plan.line.nearest(lane)
+    assert (s > 20.0 + RIG_M).all() and np.allclose(d, plan.profile.drive_offset, atol=1.2)
+
+
+RESIDENTIAL = next(profile for seed in range(50) if (profile := profile_of(seed)).kind is StreetKind.RESIDENTIAL)
+
+
+def positions(seed: int, frames: int, corner_share: float, rate_hz: float = FRAME_RATE_HZ) -> np.ndarray:
+    profile = replace(RESIDENTIAL, grade=0.03)
+    line = make_street_line(
+        np.random.default_rng(seed), -30.0, longest_drive(profile, frames, rate_hz) + 60.0, corner_share=corner_share,
+        grade=profile.grade,
+    )  # fmt: skip
+    poses = drive_poses(line, profile, frames, seed, rate_hz)
+    return np.array([pose.matrix for pose in poses])
+
+
+def test_the_rig_looks_where_it_drives_and_follows_the_slope() -> None:
+    poses = positions(1, 300, corner_share=0.5)
+    steps = np.diff(poses[:, :3, 3], axis=0)
+    moving = np.linalg.norm(steps, axis=-1) > 0.3
+    along = np.einsum("ij,ij->i", poses[:-1, :3, 0], steps) / np.maximum(np.linalg.norm(steps, axis=-1), 1e-9)
+    assert along[moving].min() > 0.99
+    slope = steps[moving, 2] / np.linalg.norm(steps[moving], axis=-1)
+    assert np.ptp(slope) > 0.01
+    assert np.corrcoef(slope, poses[:-1][moving, 2, 0])[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_streets_turn_corners_and_never_meet_themselves(seed: int) -> None:
+    line = make_street_line(np.random.default_rng(seed), -30.0, 600.0, corner_share=0.5, grade=0.03)
+    assert np.abs(line.heading).max() < np.pi / 2
+    assert 1 / 26.0 < np.abs(line.curvature).max() < 1 / 8.9
+    assert line.point(0.0, 0.0) == pytest.approx((0.0, 0.0), abs=1e-6)
+    assert np.linalg.norm(line.point(4.0, 3.0) - line.point(4.0, -3.0)) == pytest.approx(6.0)
+    assert np.ptp(line.heading) > 1.0
+    assert np.abs(np.diff(line.height)).max() / 0.25 < 0.031
+    s = np.arange(0.0, 590.0, 7.0)
+    for d in (-4.0, 4.0):
+        found_s, found_d = line.nearest(line.point(s, d))
+        assert found_s == pytest.approx(s, abs=0.4)
+        assert found_d == pytest.approx(np.full(len(s), d), abs=0.05)

@@ -1,0 +1,1 @@
+"""Procedural worlds with exact ground truth: towns to drive through and rooms to walk through."""

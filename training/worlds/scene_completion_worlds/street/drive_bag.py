@@ -1,0 +1,170 @@
+"""A drive as a rosbag2 recording: compressed images, CameraInfo, transforms, odometry and LiDAR.
+
+Frames: map -> base_link (the rig) on /tf; base_link -> camera_*_optical and velodyne on /tf_static.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.interfaces import Nodetype
+from rosbags.typesys.store import Typestore
+
+from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.errors import ImageError
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.sequences.posed_sequence import EncodedImage, ImageSource, PosedSequence
+from scene_completion_training.arrays import Doubles, Floats
+from scene_completion_worlds.street.camera_rig import LEFT, LidarModel, make_rig
+from scene_completion_worlds.street.drive import StreetDrive
+from scene_completion_worlds.street.town import SEEDS_OF_ROLE
+
+MAP, BASE, LIDAR = "map", "base_link", "velodyne"
+TRANSFORMS = "tf2_msgs/msg/TFMessage"
+POINT_ROUNDING_M = 1.0 / 256.0
+
+
+def write_drive_bag(
+    sequence: PosedSequence,
+    path: Path,
+    *,
+    cameras: Sequence[str] = (LEFT,),  # cameras to record: a single one on /camera, several on a namespace each
+    lidar_every: int = 1,  # record the LiDAR of every so many frames, as far as the sequence has it; 0 leaves it out
+    on_frame: Callable[[int], None] | None = None,  # called with the number of each frame that is written
+) -> None:
+    """Write a drive as a new bag, images as they are encoded; a BagError where the folder exists already."""
+    namespace = {name: "/camera" if len(cameras) == 1 else f"/{name}" for name in cameras}
+    with BagWriter(path) as bag:
+        static = [(BASE, optical_frame(name), sequence.rig_from_camera[name]) for name in cameras]
+        static += [(BASE, sensor, pose) for sensor, pose in sequence.rig_from_sensor.items()]
+
+        def write(topic: str, kind: str, fields: dict[str, Any], stamp_ns: int) -> None:
+            bag.write(topic, kind, _message(bag.typestore, kind, fields), stamp_ns)
+
+        first = sequence.frames[0].stamp_ns
+        write("/tf_static", TRANSFORMS, _transforms(first, static), first)
+        for index, frame in enumerate(sequence.frames):
+            stamp, pose = frame.stamp_ns, frame.world_from_rig
+            write("/tf", TRANSFORMS, _transforms(stamp, [(MAP, BASE, pose)]), stamp)
+            write("/odom", "nav_msgs/msg/Odometry", _odometry(stamp, pose), stamp)
+            for name, topic in namespace.items():
+                optical = optical_frame(name)
+                info = _camera_info(stamp, optical, sequence.cameras[name])
+                write(f"{topic}/camera_info", "sensor_msgs/msg/CameraInfo", info, stamp)
+                jpeg = np.frombuffer(_jpeg_of(frame.images[name]), np.uint8)
+                image = {"header": _header(stamp, optical), "format": "jpeg", "data": jpeg}
+                write(f"{topic}/image_raw/compressed", "sensor_msgs/msg/CompressedImage", image, stamp)
+            if lidar_every and index % lidar_every == 0 and (measured := sequence.lidar(index)) is not None:
+                points = sequence.rig_from_sensor[LIDAR].inverse().apply(measured)
+                # Sensors count in steps of millimetres; round numbers also compress well.
+                rounded = np.rint(points / POINT_ROUNDING_M).astype(np.float32) * np.float32(POINT_ROUNDING_M)
+                write("/velodyne_points", "sensor_msgs/msg/PointCloud2", _cloud(stamp, rounded), stamp)
+            if on_frame is not None:
+                on_frame(index)
+
+
+def _jpeg_of(source: ImageSource) -> bytes:
+    if isinstance(source, Path):
+        return source.read_bytes()
+    if isinstance(source, EncodedImage) and (encoded := source.encoded()) is not None:
+        return encoded[0]
+    what = "this image is not stored as JPEG or PNG"
+    raise ImageError(what, where=repr(source), cure="Write the bag from a saved drive")
+
+
+def optical_frame(camera: str) -> str:
+    """Name of a camera's optical frame."""
+    return f"{camera}_optical"
+
+
+def _header(stamp_ns: int, frame: str) -> dict[str, Any]:
+    return {"stamp": {"sec": stamp_ns // 10**9, "nanosec": stamp_ns % 10**9}, "frame_id": frame}
+
+
+def _named(names: str, values: Doubles) -> dict[str, float]:
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def _transforms(stamp_ns: int, edges: Sequence[tuple[str, str, RigidTransform]]) -> dict[str, Any]:
+    """Edges (parent, child, parent_from_child)."""
+    found = []
+    for parent, child, pose in edges:
+        moved = {"translation": _named("xyz", pose.translation), "rotation": _named("xyzw", pose.quaternion)}
+        found.append({"header": _header(stamp_ns, parent), "child_frame_id": child, "transform": moved})
+    return {"transforms": found}
+
+
+def _odometry(stamp_ns: int, pose: RigidTransform) -> dict[str, Any]:
+    """Pose of the rig; the twist is left at zero."""
+    place = {"position": _named("xyz", pose.translation), "orientation": _named("xyzw", pose.quaternion)}
+    return {"header": _header(stamp_ns, MAP), "child_frame_id": BASE, "pose": {"pose": place}}
+
+
+def _camera_info(stamp_ns: int, frame: str, camera: Camera) -> dict[str, Any]:
+    """Calibration of a camera; an undistorted one has zeros in plumb_bob."""
+    return {
+        "header": _header(stamp_ns, frame),
+        "height": camera.height,
+        "width": camera.width,
+        "distortion_model": "plumb_bob" if camera.distortion_model == "none" else camera.distortion_model,
+        "d": np.array(camera.distortion or np.zeros(5), np.float64),
+        "k": camera.matrix.reshape(-1).astype(np.float64),
+        "r": np.eye(3).reshape(-1),
+        "p": np.concatenate([camera.matrix, np.zeros((3, 1))], axis=1).reshape(-1).astype(np.float64),
+    }
+
+
+def _cloud(stamp_ns: int, points: Floats) -> dict[str, Any]:
+    return {
+        "header": _header(stamp_ns, LIDAR),
+        "height": 1,
+        "width": len(points),
+        "fields": [{"name": name, "offset": 4 * k, "datatype": 7, "count": 1} for k, name in enumerate("xyz")],
+        "point_step": 12,
+        "row_step": 12 * len(points),
+        "data": np.ascontiguousarray(points, np.float32).view(np.uint8).reshape(-1),
+        "is_dense": True,
+    }
+
+
+def _message(store: Typestore, kind: str, fields: dict[str, Any]) -> Any:
+    """A message of a type: dictionaries become the messages in it, and what is left out is zero."""
+    values = {}
+    described: Any
+    for name, (node, described) in store.fielddefs[kind][1]:
+        if node is Nodetype.NAME:
+            values[name] = _message(store, described, fields.get(name, {}))
+        elif node is Nodetype.BASE:
+            values[name] = fields.get(name, 0)
+        elif described[0][0] is Nodetype.NAME:
+            values[name] = [_message(store, described[0][1], one) for one in fields[name]]
+        else:
+            values[name] = fields.get(name, np.zeros(described[1]))
+    return store.types[kind](**values)
+
+
+# Makes the bundled drive: `python -m scene_completion_worlds.street.drive_bag FOLDER`.
+
+
+SEED = SEEDS_OF_ROLE["demo"][0]
+FRAMES = 40
+QUALITY = 80
+DEMO_LIDAR = LidarModel(beams=32, columns=600)
+LIDAR_EVERY = 4
+
+
+def make_demo_drive(folder: Path) -> None:
+    """Render the demo town and write its bag into a new folder."""
+    drive = StreetDrive(SEED, FRAMES, make_rig(lidar=DEMO_LIDAR))
+    write_drive_bag(
+        drive.sequence(("lidar",), QUALITY),
+        folder,
+        lidar_every=LIDAR_EVERY,
+        on_frame=lambda index: print(f"frame {index + 1} of {FRAMES}", file=sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    make_demo_drive(Path(sys.argv[1]))
