@@ -23,7 +23,8 @@ from scene_completion_worlds.street.drive import StreetDrive
 from scene_completion_worlds.street.kernels import texel_at
 from scene_completion_worlds.street.parts import box
 from scene_completion_worlds.street.scene import Renderer, Scene, scan, trace_view
-from scene_completion_worlds.street.sky import Shader, Sky
+from scene_completion_worlds.street.shading import Shader
+from scene_completion_worlds.street.sky import Sky
 from scene_completion_worlds.street.street_line import StreetClass
 from scene_completion_worlds.street.textures import Texture, TextureAtlas
 from tests.worlds.street.conftest import SEED, alone, small_rig

@@ -17,15 +17,8 @@ from scene_completion_worlds.street.street_line import (
     longest_drive,
     make_street_line,
 )
-from scene_completion_worlds.street.town import (
-    RIG_M,
-    SECTION_M,
-    SEEDS_OF_ROLE,
-    Moment,
-    TownPlan,
-    profile_of,
-    role_of_seed,
-)
+from scene_completion_worlds.street.town import SECTION_M, SEEDS_OF_ROLE, TownPlan, profile_of, role_of_seed
+from scene_completion_worlds.street.traffic import RIG_M, Moment
 
 SWEPT_SEEDS = (0, 5, 2001)
 

@@ -23,9 +23,11 @@ from scene_completion_training.arrays import Bytes, Floats
 from scene_completion_worlds.street.camera_rig import LEFT, StreetRig, mounted
 from scene_completion_worlds.street.ground_truth import voxel_truth
 from scene_completion_worlds.street.scene import Renderer, Scene, View, build_scene, scan, trace_view
-from scene_completion_worlds.street.sky import Shader, Sky
+from scene_completion_worlds.street.shading import Shader
+from scene_completion_worlds.street.sky import Sky
 from scene_completion_worlds.street.street_line import FRAME_RATE_HZ, drive_poses, longest_drive, stamps_ns
-from scene_completion_worlds.street.town import Moment, TownPlan, profile_of, role_of_seed
+from scene_completion_worlds.street.town import TownPlan, profile_of, role_of_seed
+from scene_completion_worlds.street.traffic import Moment
 
 # What a drive through a town can hold beside its images; all but LiDAR belongs to the left camera.
 ASSETS = ("lidar", "depth", "label", "voxels")

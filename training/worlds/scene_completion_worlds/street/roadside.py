@@ -7,11 +7,11 @@ import numpy as np
 
 from scene_completion_training.arrays import Random
 from scene_completion_worlds.street import road_users, street_objects
+from scene_completion_worlds.street.layout import Layout
 from scene_completion_worlds.street.parts import Part
 from scene_completion_worlds.street.street_line import SideProfile, StreetKind, StreetProfile
 from scene_completion_worlds.street.street_objects import LEAVES, crop, hedge, stump
 from scene_completion_worlds.street.textures import FLOORS
-from scene_completion_worlds.street.town import Layout
 
 BUILT_UP = (StreetKind.RESIDENTIAL, StreetKind.INNER_CITY, StreetKind.SUBURB)
 Maker = Callable[[Random], road_users.Vehicle]
