@@ -3,12 +3,13 @@
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
@@ -22,8 +23,8 @@ from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training import rendering
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import Configuration
-from scene_completion_training.data.kept_maps import KeptMaps
 from scene_completion_training.data.module import SequencesData
+from scene_completion_training.data.store import Store, keyed
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples
 from scene_completion_training.losses import (
     block_depth,
@@ -90,6 +91,31 @@ def encoded_views(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     image = batch["image"]
     poses = torch.eye(4, dtype=image.dtype, device=image.device).expand(len(image), 1, 4, 4)
     return image[:, None], batch["hint"][:, None], poses
+
+
+class KeptMaps:
+    """What the weights that never learn make of samples, float16, so that a training computes it once.
+
+    `made_of`: what they follow from; what followed from something else goes.
+    """
+
+    def __init__(self, folder: Path, made_of: str) -> None:
+        self._store = Store(folder, most_bytes=0)
+        self._entry = self._store.entry("feature maps", keyed("maps", made_of))
+
+    def __deepcopy__(self, memo: object) -> "KeptMaps":
+        return self  # an average of the weights has the same maps
+
+    def get(self, numbers: Tensor, make: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """Maps [B, ...], float32, of samples of numbers [B], or what `make` gives; an OSError if not written."""
+        names = [f"map_{number}" for number in numbers.tolist()]
+        if not all(name in self._entry for name in names):
+            made = [values.detach().half().cpu().numpy() for values in make()]
+            for row, name in enumerate(names):
+                self._entry.write(name, {f"{number:02d}": values[row] for number, values in enumerate(made)})
+        kept = [self._entry.read(name) for name in names]
+        maps = (np.stack([arrays[name] for arrays in kept]) for name in sorted(kept[0]))
+        return [torch.from_numpy(values).to(numbers.device).float() for values in maps]
 
 
 class FieldStage(Stage):
@@ -263,27 +289,6 @@ class FieldStage(Stage):
         losses = self.settings.losses
         return bool(losses.photometric or losses.stereo_depth or losses.smoothness)
 
-    def maps_to_keep(self, *, halved: bool) -> KeptMaps:
-        """Maps of the samples (of half the size), which follow from the frames of the training and from fixed weights.
-
-        Raises ConfigurationError: all of the encoder's weights learn, or its trunk cannot go on in the middle.
-        """
-        settings, encoder = self.settings, self.encoder
-        if not (encoder.frozen or encoder.trunk.keeps):
-            frozen = f"frozen_blocks={settings.frozen_blocks}"
-            what = f"an encoder {encoder.trunk_name} with {frozen} says nothing that stays"
-            cure = "Set it to false, or take depth_anything with frozen_blocks"
-            raise ConfigurationError(what, where="keep_maps", cure=cure)
-        data = dataclasses.replace(settings.data, cache="", workers=0, batch_size=0)
-        served = getattr(self._trainer, "datamodule", None)
-        names = [[frame.name for frame in drive] for drive in served.frames] if served else []
-        key = hashlib.sha256(repr((data, names, settings.seed, self.camera, halved, settings.precision)).encode())
-        learning = {name for name, value in encoder.named_parameters() if value.requires_grad}
-        for name, value in encoder.state_dict().items():
-            if name not in learning:
-                key.update(name.encode() + value.cpu().numpy().tobytes())
-        return KeptMaps(Path(settings.output) / "kept_maps", key.hexdigest())
-
     @property
     def loss_camera(self) -> Camera:
         """Camera whose pixels the losses compare."""
@@ -385,7 +390,26 @@ class SingleImageStage(FieldStage):
 
     @cached_property
     def _kept_maps(self) -> KeptMaps:
-        return self.maps_to_keep(halved=self.settings.half_resolution_steps >= self.settings.steps)
+        """Maps of the samples, which follow from the frames of the training and from fixed weights.
+
+        Raises ConfigurationError: all of the encoder's weights learn, or its trunk cannot go on in the middle.
+        """
+        settings, encoder = self.settings, self.encoder
+        if not (encoder.frozen or encoder.trunk.keeps):
+            frozen = f"frozen_blocks={settings.frozen_blocks}"
+            what = f"an encoder {encoder.trunk_name} with {frozen} says nothing that stays"
+            cure = "Set it to false, or take depth_anything with frozen_blocks"
+            raise ConfigurationError(what, where="keep_maps", cure=cure)
+        halved = settings.half_resolution_steps >= settings.steps
+        data = dataclasses.replace(settings.data, cache="", workers=0, batch_size=0)
+        served = getattr(self._trainer, "datamodule", None)
+        names = [[frame.name for frame in drive] for drive in served.frames] if served else []
+        key = hashlib.sha256(repr((data, names, settings.seed, self.camera, halved, settings.precision)).encode())
+        learning = {name for name, value in encoder.named_parameters() if value.requires_grad}
+        for name, value in encoder.state_dict().items():
+            if name not in learning:
+                key.update(name.encode() + value.cpu().numpy().tobytes())
+        return KeptMaps(Path(settings.output) / "kept_maps", key.hexdigest())
 
     def configure_optimizers(self) -> Any:
         """Adam with the rates of the settings."""

@@ -15,6 +15,7 @@ from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource, load_sequence
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.stereo import depth_deviation, stereo_depth
+from scene_completion_training.data.store import Entry, Store
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, DepthView, FusionSettings, fuse_occupancy
 from scene_completion_training.viewpoint import STREET_CAMERA
@@ -27,27 +28,17 @@ PLAIN = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=F
 def frames(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> list[PreparedFrame]:
     files = prepare_sequence(
         kitti_odometry(synthetic_drive),
-        tmp_path_factory.mktemp("cache"),
+        Store(tmp_path_factory.mktemp("cache")),
         settings=FusionSettings(free_samples=100_000),
         workers=1,
     )
     return [load_prepared(file) for file in files]
 
 
-def test_damaged_prepared_frames_are_named(synthetic_drive: Path, tmp_path: Path) -> None:
-    file, *_ = prepare_sequence(
-        kitti_odometry(synthetic_drive), tmp_path, settings=FusionSettings(free_samples=5000), workers=1
-    )
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(SequenceError, match="damaged") as caught:
-        load_prepared(file)
-    assert str(file) in str(caught.value) and "Delete it" in str(caught.value)
-    file.write_bytes(b"{}")
-    with pytest.raises(SequenceError, match="damaged"):
-        load_prepared(file)
-    file.write_bytes(b"")
-    with pytest.raises(SequenceError, match="damaged"):
-        load_prepared(file)
+def test_files_that_hold_no_prepared_frame_are_named(tmp_path: Path) -> None:
+    Entry(tmp_path).write("000000", {"camera_left": np.zeros(5)})
+    with pytest.raises(SequenceError, match=r"000000.safetensors: damaged.*Delete it"):
+        load_prepared(tmp_path / "000000.safetensors")
 
 
 @pytest.mark.parametrize(("reference", "x"), [("left", 0.0), ("right", BASELINE)])
@@ -118,18 +109,13 @@ def test_prepared_voxels_lie_on_the_surfaces(frames: list[PreparedFrame]) -> Non
     assert np.mean(ground | box) > 0.93
 
 
-def test_preparation_is_cached(
-    synthetic_drive: Path, frames: list[PreparedFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sequence, settings = kitti_odometry(synthetic_drive), FusionSettings(free_samples=1000, views=2)
-    first = prepare_sequence(sequence, tmp_path, settings=settings, workers=1)
-    stamps = [file.stat().st_mtime_ns for file in first]
-    first[1].unlink()
-    again = prepare_sequence(sequence, tmp_path, settings=settings, workers=1)
-    assert [file.stat().st_mtime_ns for i, file in enumerate(again) if i != 1] == stamps[:1] + stamps[2:]
-    assert again[1].exists()
-    other = prepare_sequence(sequence, tmp_path, settings=FusionSettings(free_samples=1000, views=3), workers=1)
-    assert set(other).isdisjoint(again)
+def test_frames_belong_to_their_settings(synthetic_drive: Path, tmp_path: Path) -> None:
+    sequence, store = kitti_odometry(synthetic_drive), Store(tmp_path)
+    files = [
+        prepare_sequence(sequence, store, settings=FusionSettings(free_samples=1000, views=views), workers=1)
+        for views in (1, 1, 2)
+    ]
+    assert files[0] == files[1] and set(files[2]).isdisjoint(files[0])
 
 
 def test_samples_depend_on_seed_and_number_alone(frames: list[PreparedFrame]) -> None:

@@ -16,6 +16,7 @@ from scene_completion_training.data import motion_stereo
 from scene_completion_training.data.drawn_views import metres_travelled, nearest_along, unused_frame
 from scene_completion_training.data.module import StepSampler
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
+from scene_completion_training.data.store import Store
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.viewpoint import STREET_CAMERA
@@ -63,10 +64,12 @@ class _Picture:
 
 @pytest.fixture(scope="module")
 def frames(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> list[PreparedFrame]:
-    cache = tmp_path_factory.mktemp("aside")
-    return [
-        load_prepared(f) for f in prepare_sequence(_with_fisheye(synthetic_drive), cache, settings=FUSION, workers=1)
-    ]
+    return prepared(_with_fisheye(synthetic_drive), tmp_path_factory.mktemp("aside"))
+
+
+def prepared(sequence: PosedSequence, cache: Path) -> list[PreparedFrame]:
+    """Its frames, with few voxels."""
+    return [load_prepared(file) for file in prepare_sequence(sequence, Store(cache), settings=FUSION, workers=1)]
 
 
 def test_a_fisheye_is_rectified_where_its_pose_says(frames: list[PreparedFrame]) -> None:
@@ -132,10 +135,7 @@ def test_the_motion_of_one_camera_says_depth_and_voxels(
 ) -> None:
     monkeypatch.setattr(motion_stereo, "PIXELS", 30_000)
     alone = _of_one_camera(synthetic_drive, tmp_path)
-    moved, paired = (
-        load_prepared(prepare_sequence(sequence, tmp_path, settings=FUSION, workers=1)[1])
-        for sequence in (alone, kitti_odometry(synthetic_drive))
-    )
+    moved, paired = (prepared(sequence, tmp_path)[1] for sequence in (alone, kitti_odometry(synthetic_drive)))
     assert set(moved.images) == set(moved.depths) == {"left"} and moved.has_evidence
     depths = [frame.depths["left"].astype(np.float32) for frame in (moved, paired)]
     both = (depths[0] > 0.0) & (depths[1] > 0.0)
@@ -149,7 +149,7 @@ def test_one_camera_is_enough_for_views_but_not_for_voxels(synthetic_drive: Path
     far = [RigidTransform(np.eye(3), 10.0 * frame.world_from_rig.translation) for frame in sequence.frames]
     spread = [dataclasses.replace(one, world_from_rig=pose) for one, pose in zip(sequence.frames, far, strict=True)]
     sequence = dataclasses.replace(sequence, frames=spread)
-    frames = [load_prepared(f) for f in prepare_sequence(sequence, tmp_path, settings=FUSION, workers=1)]
+    frames = prepared(sequence, tmp_path)
     assert set(frames[0].images) == {"left"} and not frames[0].depths["left"].any() and not frames[0].has_evidence
     settings = dataclasses.replace(SETTINGS, far_views=True, mirror=True)
     samples = ViewSamples(

@@ -7,11 +7,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from scene_completion_ros.errors import ImageError, SequenceError
 from scene_completion_ros.geometry import virtual_pinhole
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training.data.prepared import DOWNWARD, RecordedFrames
+from scene_completion_training.data.store import Store
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
@@ -33,10 +35,11 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_image_is_the_recorded_one_and_made_small_once(drive: Path, tmp_path: Path) -> None:
     sequence = open_recording(drive)
-    lying, resized = RecordedFrames(sequence, VIEWPOINT), RecordedFrames(sequence, VIEWPOINT, tmp_path)
+    lying, resized = RecordedFrames(sequence, VIEWPOINT), RecordedFrames(sequence, VIEWPOINT)
     wanted = np.arange(len(sequence)) < 3
-    assert resized.resize(wanted) == 3 and resized.resize(wanted) == 0
-    assert resized.folder is not None and len(list(resized.folder.iterdir())) == 3 * 4  # nothing else is left there
+    resized.resize(wanted, Store(tmp_path))
+    files = sorted(tmp_path.glob("*/*.safetensors"))
+    assert [file.stem for file in files] == [str(frame.stamp_ns) for frame in sequence.frames[:3]]
     assert len(lying) == len(POSED) and lying[-1].name == lying[len(lying) - 1].name
     frame = lying[2]
     expected = cv2.resize(sequence.image(2, "image_00"), (128, 64), interpolation=cv2.INTER_AREA)
@@ -52,9 +55,9 @@ def test_an_image_is_the_recorded_one_and_made_small_once(drive: Path, tmp_path:
     for frames in (resized, pickle.loads(pickle.dumps(resized))):
         for name, image in frames[2].images.items():
             np.testing.assert_array_equal(image, frame.images[name])
-    (resized.folder / f"{sequence.frames[0].stamp_ns}-left.png").write_bytes(b"")
-    with pytest.raises(SequenceError, match="-left.png: damaged.*Delete it"):
-        _ = RecordedFrames(sequence, VIEWPOINT, tmp_path)[0].images["left"]
+    save_file({"left": np.zeros(9, np.uint8)}, files[0])
+    with pytest.raises(SequenceError, match="safetensors: damaged.*Delete it"):
+        _ = resized[0].images["right"]
 
 
 def samples(
@@ -90,7 +93,7 @@ def test_views_are_the_published_ones(drive: Path) -> None:
 def test_classes_lie_where_the_image_shows_them(drive: Path, tmp_path: Path) -> None:
     """The labels are larger than the canonical camera: sky ends at row 20 of 192, road begins at row 110."""
     labels = layouts.pseudo_labels(tmp_path, frames=26)
-    frames = RecordedFrames(open_recording(drive), VIEWPOINT, None, labels)
+    frames = RecordedFrames(open_recording(drive), VIEWPOINT, labels)
     listed = [(0, 4, "left")]
     sample = ViewSamples(
         [frames], PUBLISHED, DataNeeds(classes=True), seed=3, length=1, listed=listed, viewpoint=VIEWPOINT

@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load as content_of
-from safetensors.torch import save_file
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
+from scene_completion_training.data.store import Store
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.foundation.backbone import Backbone, ModelIdentity
 from scene_completion_training.foundation.feature_store import (
@@ -55,12 +54,6 @@ def features(seed: int = 0) -> torch.Tensor:
 @pytest.fixture
 def store(tmp_path: Path) -> FeatureStore:
     return FeatureStore.create(tmp_path / "store", MANIFEST)
-
-
-@pytest.mark.parametrize("key", ["", "a//b", "../a", "a/./b", "/a", "a/"])
-def test_keys_that_lead_elsewhere_are_refused(key: str, store: FeatureStore) -> None:
-    with pytest.raises(SequenceError, match="is no key"):
-        store.save(key, features())
 
 
 def _with(**changes: Any) -> FeatureManifest:
@@ -111,29 +104,15 @@ def test_damaged_manifests_are_named(change: Callable[[Any], Any], message: str,
         FeatureStore.open(store.folder)
 
 
-def test_truncated_files_are_named_with_the_cure(store: FeatureStore) -> None:
-    store.save(KEY, features())
-    (file,) = store.folder.glob("features/**/*.safetensors")
-    whole = file.read_bytes()
-    huge = whole.replace(b"[3,6,3,4]", b"[9000000000000000000000]")
-    deep = (4000).to_bytes(8, "little") + b"[" * 4000
-    assert huge != whole
-    for content in (whole[:-50], whole[:20], b"", b"\x02\0\0\0\0\0\0\0[]", b"\xff" * 64, huge, deep):
-        file.write_bytes(content)
-        with pytest.raises(SequenceError, match=r"Delete it and run `scene-completion features`") as caught:
-            store.get(KEY, 0)
-        assert str(file) in str(caught.value)
-    save_file({name: value[:2].contiguous() for name, value in content_of(whole).items()}, file)
-    with pytest.raises(SequenceError, match="damaged"):
-        store.get(KEY, 0)
-
-
-def test_missing_features_and_variants_are_named(store: FeatureStore) -> None:
-    with pytest.raises(SequenceError, match=r"no features of other/000000/left"):
+def test_features_that_are_missing_or_of_another_shape_are_named(store: FeatureStore) -> None:
+    with pytest.raises(SequenceError, match=r"no features of other/000000/left.*Run `scene-completion features` once"):
         store.get("other/000000/left", 0)
     store.save(KEY, features())
     with pytest.raises(SequenceError, match="damaged"):
         store.get(KEY, 3)
+    store.save(KEY, features()[:2])
+    with pytest.raises(SequenceError, match=r"damaged.*Delete it and run `scene-completion features`"):
+        store.get(KEY, 0)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +122,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def frames(synthetic_drive: Path, cache: Path) -> list[PreparedFrame]:
-    files = prepare_sequence(kitti_odometry(synthetic_drive), cache, settings=FUSION, workers=1)
+    files = prepare_sequence(kitti_odometry(synthetic_drive), Store(cache), settings=FUSION, workers=1)
     return [load_prepared(file) for file in files]
 
 

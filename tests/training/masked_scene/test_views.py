@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_training.data.store import Entry
 from scene_completion_training.masked_scene.data import MaskSettings, SceneData, SceneDataSettings, SceneSamples, in_one
 from scene_completion_training.masked_scene.views import (
     SceneViewSettings,
@@ -33,7 +34,7 @@ def random_places(count: int, shape: tuple[int, int, int], seed: int = 0) -> np.
 
 
 def kept(cache: Path, *scenes: PointScene) -> list[Path]:
-    return keep_points({scene.name: scene for scene in scenes}, cache)
+    return keep_points({scene.name: scene for scene in scenes}, Entry(cache))
 
 
 def views(file: Path, settings: SceneViewSettings = PLAIN, seed: int = 0) -> tuple[View, View]:
@@ -114,8 +115,8 @@ def test_scenes_are_kept_once(tmp_path: Path) -> None:
     (file,) = kept(tmp_path, dataclasses.replace(room(0), name="Area_1/office"))
     assert kept(tmp_path, dataclasses.replace(room(1), name="Area_1/office")) == [file]
     assert len(views(file)[0].points) == len(room(0))
-    file.write_bytes(b"no scene")
-    with pytest.raises(SequenceError, match=r"is not a valid safetensors file.*Delete it"):
+    Entry(tmp_path).write("Area_1-office", {"points": np.zeros((1, 3), np.float32)})
+    with pytest.raises(SequenceError, match=r"damaged \(no 'features'\).*Delete it"):
         views(file)
 
 
@@ -149,7 +150,7 @@ MASK = MaskSettings(8, 0.4)
 
 
 def samples(folder: Path, seed: int = 0) -> SceneSamples:
-    files = keep_points({scene.name: scene for scene in (room(0), room(1), room(2))}, folder)
+    files = keep_points({scene.name: scene for scene in (room(0), room(1), room(2))}, Entry(folder))
     views = partial(point_views, settings=SceneViewSettings(points=2000), voxel_size=0.1, shift=8)
     return SceneSamples([files[:2], files[2:]], [1.0, 2.0], views, MASK, seed=seed, length=8)
 

@@ -2,19 +2,22 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.inference.text_bank import TextBank
+from scene_completion_training.data.store import Store
 from scene_completion_training.points.data import (
     ExactLabels,
     FeatureFiles,
+    LiftedScene,
     LiftingSettings,
     PixelTeacher,
     keep_lifted,
@@ -88,23 +91,24 @@ def test_lifted_features_are_made_once_and_by_teacher(tmp_path: Path) -> None:
         asked.append(1)
         return room
 
-    labels = ExactLabels(bank(), 0.0)
-    first = keep_lifted({"scene": "a"}, read, {"constant": Constant()}, SETTINGS, tmp_path)
-    again = keep_lifted({"scene": "a"}, read, {"other name": Constant()}, SETTINGS, tmp_path)
+    def kept(settings: LiftingSettings = SETTINGS, **teachers: Any) -> LiftedScene:
+        return keep_lifted(Store(tmp_path), {"folder": "rooms"}, "a", read, teachers, settings)
+
+    first, again = kept(constant=Constant()), kept(other_name=Constant())
     assert len(asked) == 1
-    both = keep_lifted({"scene": "a"}, read, {"constant": Constant(), "labels": labels}, SETTINGS, tmp_path)
-    assert len(asked) == 2 and len(list(tmp_path.glob("*/*.npy"))) == 2
+    both = kept(constant=Constant(), labels=ExactLabels(bank(), 0.0))
+    assert len(asked) == 2 and len(list(tmp_path.glob("rooms-*/a/features-*"))) == 2
     np.testing.assert_array_equal(first.points, room.points)
-    np.testing.assert_array_equal(again.features["other name"], both.features["constant"])
+    np.testing.assert_array_equal(again.features["other_name"], both.features["constant"])
     hidden = np.setdiff1d(np.arange(len(room)), both.rows)[:1]
     found = both.at("constant", np.array([both.rows[5], hidden[0]]))
     assert found[0].tolist() == both.features["constant"][5].tolist() and not found[1].any()
-    keep_lifted({"scene": "a"}, read, {"constant": Constant()}, dataclasses.replace(SETTINGS, border=3), tmp_path)
+    kept(dataclasses.replace(SETTINGS, border=3), constant=Constant())
     assert len(asked) == 3
-    for file in tmp_path.glob("*/points.safetensors"):
-        file.write_bytes(b"\0" * 50)
-    with pytest.raises(SequenceError, match="Delete it"):
-        keep_lifted({"scene": "a"}, read, {"constant": Constant()}, SETTINGS, tmp_path)
+    for file in tmp_path.glob("*/a/features-*"):
+        save_file({"features": np.zeros((7, 2), np.float16)}, file)
+    with pytest.raises(SequenceError, match=r"damaged \(features of other points\).*Delete it"):
+        kept(constant=Constant())
 
 
 def test_exact_labels_are_embeddings_with_the_noise_that_is_asked_for() -> None:
@@ -139,7 +143,7 @@ def test_files_of_views_cover_their_images_evenly(ending: str, tmp_path: Path) -
     if ending == "npy":
         np.save(folder / "view_0.npy", features)
     else:
-        safetensors.numpy.save_file({"features": features}, folder / "view_0.safetensors")
+        save_file({"features": features}, folder / "view_0.safetensors")
     pixels = torch.tensor([[15.5, 20.0], [31.5, 3.0], [63.0, 47.0]])
     found = (
         PixelTeacher("lseg", model=f"files:{tmp_path}").open().at(room, room.views[0], room.views[0].image(), pixels)

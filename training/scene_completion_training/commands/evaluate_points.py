@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
 def _score(
     args: argparse.Namespace, scores: Any, model: "PointModel", source: "PointSource", probes: Any, prefix: str
 ) -> list[str]:
+    from scene_completion_training.data.store import Store
     from scene_completion_training.evaluation import point_semantics
     from scene_completion_training.evaluation.probes import ProbeAnswer
     from scene_completion_training.points.data import LiftingSettings, PixelTeacher, keep_lifted, phrase_rows
@@ -84,6 +85,7 @@ def _score(
     if worded and not args.without_2d:
         lifts = {teacher: PixelTeacher(**model.teachers[teacher]).open(args.device)}
         settings = LiftingSettings(**{**model.configuration["lifting"], "points": 0})
+        store, place = Store(args.cache), {**vars(source), "folder": str(Path(source.folder).resolve())}
     scenes, banks = source.open(Path()), {}
     for name, scene in scenes.items():
         true, says, lifted = point_semantics.true_classes(scene), dict(probes), None
@@ -93,8 +95,7 @@ def _score(
             rows = banks[scene.classes]
             says["3D"] = model.by_words(teacher, rows)
             if lifts:
-                place_of = {**vars(source), "folder": str(Path(source.folder).resolve()), "scene": name}
-                kept = keep_lifted(place_of, lambda: scene, lifts, settings, args.cache)  # noqa: B023 - called at once
+                kept = keep_lifted(store, place, name, lambda: scene, lifts, settings)  # noqa: B023 - called at once
                 lifted = point_semantics.lifted_scores(kept, teacher, rows)
         for method, labels in point_semantics.point_labels(model, scene, says, lifted, "3D", args.repeats).items():
             group = f"{scenes.source}, {len(scene.classes)} classes"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from zlib import crc32
 
 import cv2
@@ -15,15 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES, COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.jit import kernel
-from scene_completion_ros.progress import Progress
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import (
     ROOMS,
@@ -35,10 +33,10 @@ from scene_completion_ros.sequences.posed_sequence import (
     stereo_pair,
     stored_classes,
 )
-from scene_completion_ros.whole_files import tensor_bytes, write_whole
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Reals
 from scene_completion_training.data.drawn_views import canonical_classes, canonical_image, jittered
-from scene_completion_training.data.module import DataSource, TrainingData, load_sequence, matching
-from scene_completion_training.data.prepared import mapped_arrays
+from scene_completion_training.data.module import DataSource, FileSamples, TrainingData, load_sequence, matching
+from scene_completion_training.data.prepared import identity
 from scene_completion_training.data.stereo import depth_deviation, measured_depth
 from scene_completion_training.data.stereo_voxels import (
     OF_NO_CLASS,
@@ -47,6 +45,7 @@ from scene_completion_training.data.stereo_voxels import (
     voxels_of_drive,
     voxels_of_pixels,
 )
+from scene_completion_training.data.store import Arrays, Store, keyed, mapped_arrays
 from scene_completion_training.viewpoint import Viewpoint
 
 STRIDE = 2
@@ -57,8 +56,8 @@ PARTS = (3, 8)
 """Rows and columns of the parts of an image whose depth is off by a factor of their own."""
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
 """Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain."""
-_VERSION = 7
-_DAMAGED = "Delete it: it is prepared again at the next start"
+ClassesOf: TypeAlias = Callable[[Bytes], Bytes]  # classes of the pixels of an image [H, W, 3], [H, W]
+_VERSION = 8
 _CITYSCAPES_TO_COMMON = np.array(
     [
         {"wall": 9, "traffic light": 14, "traffic sign": 14, "sky": SKY, "rider": INVALID, "bus": 5, "train": 5}.get(
@@ -137,14 +136,14 @@ class Eyes:
 def prepare_samples(
     sequence: PosedSequence,
     frames: Sequence[int],
-    cache: Path,
+    store: Store,
     eyes: Eyes,
     viewpoint: Viewpoint,
     *,
-    classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
+    classes_of: ClassesOf | None = None,
     look: int = 0,
 ) -> list[Path]:
-    """Writes what is missing in the cache: a file for each frame.
+    """Files of frames; those that the store lacks are made.
 
     Args:
         classes_of: Common classes [h, w] of the pixels of an image, for recordings that do not have them.
@@ -153,30 +152,20 @@ def prepare_samples(
     Raises:
         SequenceError: A frame has neither true voxels with classes nor a second image whose pixels have classes.
     """
-    views = (vars(viewpoint.camera), vars(viewpoint.volume))
-    parts: tuple[object, ...] = (_VERSION, eyes.key, *views, sequence.pose_source, classes_of is None)
-    if look:
-        parts += (look,)
-    key = hashlib.sha256(" ".join(map(str, parts)).encode())
-    folder = cache.absolute() / f"{sequence.name.replace('/', '_')}-{key.hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{index:06d}.safetensors" for index in frames]
-    missing = [(index, file) for index, file in zip(frames, files, strict=True) if not file.exists()]
-    with Progress(len(missing), "sample") as bar:
-        for index, file in missing:
-            write_whole(file, tensor_bytes(_sample(sequence, index, eyes, viewpoint, classes_of, look)))
-            bar.step()
-    return files
+    views = [vars(viewpoint.camera), vars(viewpoint.volume), viewpoint.height_above_ground]
+    made_of = [_VERSION, identity(sequence), sequence.pose_source, eyes.key, views, classes_of is None, look]
+    entry = store.entry("samples of completion", keyed(sequence.name, made_of))
+
+    def make(indices: Sequence[int]) -> Iterator[Arrays]:
+        for index in indices:
+            yield _sample(sequence, index, eyes, viewpoint, classes_of, look)
+
+    return entry.fill({index: f"{index:06d}" for index in frames}, make, "sample")
 
 
 def _sample(
-    sequence: PosedSequence,
-    index: int,
-    eyes: Eyes,
-    viewpoint: Viewpoint,
-    classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None,
-    look: int,
-) -> dict[str, NDArray[Any]]:
+    sequence: PosedSequence, index: int, eyes: Eyes, viewpoint: Viewpoint, classes_of: ClassesOf | None, look: int
+) -> Arrays:
     name = reference_camera(sequence)
     image = canonical_image(sequence.image(index, name), sequence.cameras[name], viewpoint.camera)
     shown = jittered(image, np.random.default_rng((look, index, crc32(sequence.name.encode())))) if look else image
@@ -194,9 +183,7 @@ def _sample(
     return arrays | {"volume_from_camera": stands}
 
 
-def _stands(
-    sequence: PosedSequence, index: int, camera: str, viewpoint: Viewpoint, arrays: dict[str, NDArray[Any]]
-) -> RigidTransform:
+def _stands(sequence: PosedSequence, index: int, camera: str, viewpoint: Viewpoint, arrays: Arrays) -> RigidTransform:
     """Where the camera stands in the volume: above the ground that was measured, where nobody knows it exactly."""
     if "ground" in arrays and sequence.provenance.get("source") not in (TOWNS, ROOMS):
         row, column = np.nonzero(np.isfinite(arrays["ground"]))
@@ -215,7 +202,7 @@ def _nearest_voxels(sequence: PosedSequence, index: int, camera: str) -> Iterato
     yield voxel_truth(sequence, 0, camera)
 
 
-def _of_voxels(sequence: PosedSequence, index: int, name: str) -> dict[str, NDArray[Any]]:
+def _of_voxels(sequence: PosedSequence, index: int, name: str) -> Arrays:
     truth = truth_around(sequence, index, name)
     common = truth.class_map.apply(truth.labels)
     label = np.where(truth.occupied, np.where(common == INVALID, OF_NO_CLASS, common), EMPTY)
@@ -233,9 +220,7 @@ def _of_voxels(sequence: PosedSequence, index: int, name: str) -> dict[str, NDAr
     return arrays
 
 
-def _of_stereo(
-    sequence: PosedSequence, index: int, name: str, viewpoint: Viewpoint, classes: NDArray[np.uint8]
-) -> dict[str, NDArray[Any]]:
+def _of_stereo(sequence: PosedSequence, index: int, name: str, viewpoint: Viewpoint, classes: Bytes) -> Arrays:
     """Labels, ground and pixels of a frame that has nothing but a second image; with poses, what its drive knows."""
     camera, canonical, grid = sequence.cameras[name], viewpoint.camera, viewpoint.volume.grid
     baseline = stereo_pair(sequence)[2]
@@ -282,7 +267,7 @@ def truth_around(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth
     )
 
 
-def lidar_ground(sequence: PosedSequence, index: int, camera: str, truth: VoxelTruth) -> NDArray[np.float32]:
+def lidar_ground(sequence: PosedSequence, index: int, camera: str, truth: VoxelTruth) -> Floats:
     """Mean height [X, Y] of the labelled LiDAR's points on the ground, of all scans, in the true grid; NaN where none.
 
     Args:
@@ -316,10 +301,10 @@ def _pixels(
     sequence: PosedSequence,
     index: int,
     name: str,
-    image: NDArray[np.uint8],
+    image: Bytes,
     canonical: Camera,
-    classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None,
-) -> dict[str, NDArray[Any]]:
+    classes_of: ClassesOf | None,
+) -> Arrays:
     """z-depth [h, w] of the maps' pixels, 0 where unknown, infinite in the sky, and their classes."""
     small = canonical.resized(canonical.width // STRIDE, canonical.height // STRIDE)
     size = (small.width, small.height)
@@ -339,7 +324,7 @@ def _pixels(
     return {"depth": depth.astype(np.float16), "classes": np.ascontiguousarray(classes)}
 
 
-def _nearest(values: NDArray[np.float32], camera: Camera, target: Camera) -> NDArray[np.float32]:
+def _nearest(values: Floats, camera: Camera, target: Camera) -> Floats:
     """Values of the pixels nearest to those of another pinhole at the same place; sparse ones are carried there."""
     if (values > 0).mean() > 0.5:
         matrix = camera.matrix @ np.linalg.inv(target.matrix)
@@ -355,7 +340,7 @@ def _nearest(values: NDArray[np.float32], camera: Camera, target: Camera) -> NDA
     return out
 
 
-def city_classes(segment: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], image: NDArray[np.uint8]) -> NDArray[Any]:
+def city_classes(segment: ClassesOf, image: Bytes) -> NDArray[Any]:
     """Common classes [H, W] of an image, of a network that says Cityscapes' train ids."""
     found = segment(image)
     return np.where(found < len(_CITYSCAPES_TO_COMMON), _CITYSCAPES_TO_COMMON[np.minimum(found, 18)], INVALID)
@@ -391,13 +376,13 @@ def _resampler() -> Any:
 
 
 def resampled_labels(
-    label: NDArray[np.uint8],
+    label: Bytes,
     truth: VoxelGrid,
-    truth_from_volume: NDArray[np.float64],
+    truth_from_volume: Doubles,
     volume: VoxelGrid,
     camera: Camera,
-    volume_from_camera: NDArray[np.float64],
-) -> NDArray[np.uint8]:
+    volume_from_camera: Doubles,
+) -> Bytes:
     """Labels [X, Y, Z] of the true voxels nearest to those of a volume; 255 beyond them, and beyond the image."""
     out = np.empty(volume.shape, np.uint8)
     pixel_from_volume = camera.matrix @ np.linalg.inv(volume_from_camera)[:3]
@@ -418,12 +403,12 @@ def resampled_labels(
 
 
 def resampled_ground(
-    ground: NDArray[np.floating[Any]],
+    ground: Reals,
     truth: VoxelGrid,
-    truth_from_volume: NDArray[np.float64],
+    truth_from_volume: Doubles,
     volume: VoxelGrid,
     level: float,
-) -> NDArray[np.float32]:
+) -> Floats:
     """Heights [X, Y] of the ground in a volume that is tilted a little against the true one; NaN where unknown."""
     x, y, _ = volume.axis_centres()
     centres = np.stack(np.broadcast_arrays(x[:, None], y[None], level), axis=-1)
@@ -438,12 +423,11 @@ def resampled_ground(
     return np.where(inside & np.isfinite(found), centres[..., 2], np.nan).astype(np.float32)
 
 
-class CompletionSamples(Dataset[dict[str, Tensor]]):
-    """Samples of a training by number; everything random in one follows from seed and number.
+class CompletionSamples(FileSamples):
+    """The samples of prepared frames.
 
     Args:
         groups: Files of the frames of each recording.
-        shares: Factor on the share of samples of each recording, which grows with the square root of its length.
         plain: Nothing is drawn at random: each frame as it is, in order, for a validation.
         voxels: Serve what lies in space, too; a head for pixels does not need it.
     """
@@ -460,27 +444,15 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
         plain: bool = False,
         voxels: bool = True,
     ) -> None:
-        self.groups, self.settings, self.viewpoint, self.plain = groups, settings, viewpoint, plain
-        self.voxels = voxels
-        self.seed, self.length = seed, length
-        weights = np.array([share * len(files) ** 0.5 for share, files in zip(shares, groups, strict=True)])
-        self.probability = weights / weights.sum()
-
-    def __len__(self) -> int:
-        return self.length
+        super().__init__(groups, shares, seed=seed, length=length)
+        self.settings, self.viewpoint, self.plain, self.voxels = settings, viewpoint, plain, voxels
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        generator = np.random.default_rng((self.seed, number))
+        """Maps, stated pose, and the truth in the volume of that pose."""
+        file, generator = self.drawn(number)
         if self.plain:
             file = [file for group in self.groups for file in group][number]
-        else:
-            group = self.groups[int(generator.choice(len(self.groups), p=self.probability))]
-            file = group[int(generator.integers(len(group)))]
-        return self.of_file(file, generator)
-
-    def of_file(self, file: Path, generator: np.random.Generator) -> dict[str, Tensor]:
-        """The sample that is prepared in a file: maps, stated pose, and the truth in the volume of that pose."""
-        data = mapped_arrays(file, _DAMAGED)
+        data = mapped_arrays(file)
         settings = self.settings
         exact = np.array(data["volume_from_camera"])
         known = self.plain or generator.random() >= settings.unknown_pose
@@ -497,14 +469,14 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
         return self._mirrored(sample) if not self.plain and generator.random() < 0.5 else sample
 
     @staticmethod
-    def _image(data: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    def _image(data: Arrays) -> dict[str, Tensor]:
         return {
             **{name: torch.from_numpy(np.array(data[name])) for name in MAPS},
             "depth": torch.from_numpy(np.array(data["depth"], np.float32)),
             "classes": torch.from_numpy(np.array(data["classes"])),
         }
 
-    def _in_space(self, data: Mapping[str, NDArray[Any]], stated: NDArray[np.float64]) -> dict[str, Tensor]:
+    def _in_space(self, data: Arrays, stated: Doubles) -> dict[str, Tensor]:
         """Labels of the voxels, and heights of the ground, in the volume of a stated pose."""
         grid = self.viewpoint.volume.grid
         *origin, voxel = data["origin"].tolist()
@@ -519,7 +491,7 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
             height = resampled_ground(data["ground"], truth, truth_from_volume, grid, level)
         return {"label": torch.from_numpy(label), "height": torch.from_numpy(height)}
 
-    def _misjudged(self, generator: np.random.Generator) -> NDArray[np.float32]:
+    def _misjudged(self, generator: np.random.Generator) -> Floats:
         """By how much the logarithm of depth is off in coarse parts of an image, and for each metre of depth."""
         if self.plain:
             return np.zeros((2, *PARTS), np.float32)
@@ -527,7 +499,7 @@ class CompletionSamples(Dataset[dict[str, Tensor]]):
         whole, parts = generator.normal(0.0, settings.depth_scale), generator.normal(size=(2, *PARTS))
         return np.stack([whole + settings.depth_waves * parts[0], settings.depth_far * parts[1]]).astype(np.float32)
 
-    def _stated(self, exact: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.float64]:
+    def _stated(self, exact: Doubles, generator: np.random.Generator) -> Doubles:
         """The pose of a camera as a rig states it, a little off."""
         if self.plain:
             return exact
@@ -555,7 +527,6 @@ class CompletionData(TrainingData):
 
     Args:
         eyes: The trunk, for samples that are not prepared yet.
-        steps: Optimiser steps of the whole training.
         voxels: As `CompletionSamples`.
     """
 
@@ -569,12 +540,9 @@ class CompletionData(TrainingData):
         seed: int,
         voxels: bool = True,
     ) -> None:
-        super().__init__()
-        self.voxels = voxels
-        self.settings, self.viewpoint, self.eyes = settings, viewpoint, eyes
-        self.steps, self.seed = steps, seed
+        super().__init__(settings, steps=steps, seed=seed)
+        self.viewpoint, self.eyes, self.voxels = viewpoint, eyes, voxels
         self.groups: dict[str, list[list[Path]]] = {}
-        self.shares: list[float] = []
         self.focal_ratios: list[float] = []
         self.heights: list[float] = []
         self.pitches: list[float] = []
@@ -593,8 +561,7 @@ class CompletionData(TrainingData):
         """
         if self.groups:
             return
-        if not self.settings.sources:
-            raise ConfigurationError("names no recording", where="data.sources", cure="Name folders of sequences")
+        self.require_sources("recordings")
         classes_of = None
         if self.settings.segmentation:
             from scene_completion_training.foundation.class_probabilities import city_segmentation
@@ -604,10 +571,7 @@ class CompletionData(TrainingData):
             self.groups[role] = list(self._prepared(role, sources, classes_of))
 
     def _prepared(
-        self,
-        role: str,
-        sources: list[CompletionSource],
-        classes_of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None,
+        self, role: str, sources: list[CompletionSource], classes_of: ClassesOf | None
     ) -> Iterator[list[Path]]:
         root = Path(self.settings.root)
         for source in matching(root, sources):
@@ -621,52 +585,33 @@ class CompletionData(TrainingData):
                     if stated is not None:
                         self.heights.append(float(stated.translation[2]))
                         self.pitches.append(-float(np.arcsin(np.clip(stated.rotation[2, 2], -1.0, 1.0))))
-            yield [
-                file
-                for look in range(self.settings.looks if role == "training" else 1)
-                for file in prepare_samples(
-                    sequence,
-                    range(0, len(sequence), source.every),
-                    Path(self.settings.cache),
-                    self.eyes,
-                    self.viewpoint,
-                    classes_of=classes_of,
-                    look=look,
-                )
-            ]
+            prepare = partial(
+                prepare_samples,
+                sequence,
+                range(0, len(sequence), source.every),
+                self.store,
+                self.eyes,
+                self.viewpoint,
+                classes_of=classes_of,
+            )
+            looks = range(self.settings.looks if role == "training" else 1)
+            yield [file for look in looks for file in prepare(look=look)]
 
     def tokens(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Tokens [D, rows, columns], float16, and classes of the pixels [h, w] of each frame of the training."""
         for file in (file for group in self.groups["training"] for file in group):
-            data = mapped_arrays(file, _DAMAGED)
+            data = mapped_arrays(file)
             yield torch.from_numpy(np.array(data["tokens"])), torch.from_numpy(np.array(data["classes"]))
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
-        settings = self.settings
-        length = self.steps * settings.batch_size * self.processes
-        samples = CompletionSamples(
-            self.groups["training"],
-            self.shares,
-            settings,
-            self.viewpoint,
-            seed=self.seed,
-            length=length,
-            voxels=self.voxels,
-        )
-        return self.served(samples, settings)
+        return self.served(self._samples(self.groups["training"], self.shares, seed=self.seed, length=self.length))
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Each frame of the validation, as it is."""
         groups = self.groups["validation"]
-        samples = CompletionSamples(
-            groups,
-            [1.0] * len(groups),
-            self.settings,
-            self.viewpoint,
-            seed=0,
-            length=sum(map(len, groups)),
-            plain=True,
-            voxels=self.voxels,
-        )
-        return DataLoader(samples, batch_size=1, num_workers=0)
+        count = sum(map(len, groups))
+        return DataLoader(self._samples(groups, [1.0] * len(groups), seed=0, length=count, plain=True))
+
+    def _samples(self, groups: list[list[Path]], shares: list[float], **options: Any) -> CompletionSamples:
+        return CompletionSamples(groups, shares, self.settings, self.viewpoint, voxels=self.voxels, **options)

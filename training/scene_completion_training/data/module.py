@@ -4,6 +4,7 @@ import dataclasses
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,9 +12,9 @@ import lightning
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
-from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
 from scene_completion_ros.sequences.from_bag import is_bag
 from scene_completion_ros.sequences.opening import open_recording
@@ -23,7 +24,7 @@ from scene_completion_ros.sequences.posed_sequence import (
     cameras_ahead,
     check_for_training,
 )
-from scene_completion_training.arrays import Mask
+from scene_completion_training.arrays import Mask, Random
 from scene_completion_training.data.prepared import (
     Drive,
     RecordedFrames,
@@ -31,6 +32,7 @@ from scene_completion_training.data.prepared import (
     looking_aside,
     prepare_sequence,
 )
+from scene_completion_training.data.store import Store
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.viewpoint import Viewpoint
@@ -150,24 +152,14 @@ class DataSettings:
     workers: int = 1  # processes that load samples, and that prepare frames
 
 
-def prepare_source(
-    settings: DataSettings,
-    source: SequenceSource,
-    viewpoint: Viewpoint,
-    role: str = "training",
-    *,
-    workers: int = 2,
-) -> tuple[PosedSequence, list[Path]]:
-    """Opens a sequence (see `load_sequence`) and prepares it (see `prepare_sequence`)."""
-    sequence = load_sequence(Path(settings.root), source, role)
-    unrelated = sequence.pose_source == UNKNOWN_POSES
-    fusion = dataclasses.replace(settings.fusion, views=0) if unrelated else settings.fusion
-    options: dict[str, Any] = {"exact": source.exact, "workers": workers}
-    return sequence, prepare_sequence(sequence, Path(settings.cache), settings=fusion, viewpoint=viewpoint, **options)
-
-
 class TrainingData(lightning.LightningDataModule):
     """Base of what serves the samples of a training, resumable at any step."""
+
+    def __init__(self, settings: Any, *, steps: int, seed: int) -> None:
+        super().__init__()
+        self.settings, self.seed = settings, seed
+        self.steps = steps  # of the optimiser, in the whole training
+        self.shares: list[float] = []
 
     def record(self) -> dict[str, Any]:
         """What checkpoints remember of the data, once it is set up: plain values."""
@@ -177,24 +169,63 @@ class TrainingData(lightning.LightningDataModule):
         """Makes what is missing in the cache; of the processes on a machine one does it, and the others wait."""
         self.setup("fit")
 
+    def require_sources(self, what: str) -> None:
+        """Raises a `ConfigurationError` where no source is named."""
+        if not self.settings.sources:
+            raise ConfigurationError(f"names no {what}", where="data.sources", cure=f"Name folders of {what}")
+
     @property
     def processes(self) -> int:
         """Processes of the training."""
         return self.trainer.world_size if self.trainer else 1
 
-    def served(self, samples: Any, settings: Any, **options: Any) -> DataLoader[dict[str, Tensor]]:
-        """Loads samples of the whole training, from the trainer's current step on, by `batch_size` and `workers`."""
-        sampler = self.sampler(len(samples), settings.batch_size)
-        return DataLoader(samples, settings.batch_size, sampler=sampler, num_workers=settings.workers, **options)
+    @cached_property
+    def store(self) -> Store:
+        """Where `data.cache` keeps what samples are made of; it stays there while this lasts."""
+        return Store(Path(self.settings.cache))
 
-    def sampler(self, length: int, batch_size: int) -> StepSampler:
-        """Sample numbers from the trainer's current step on, of so many of the whole training."""
+    @property
+    def length(self) -> int:
+        """Samples of the whole training, of all processes together."""
+        return int(self.steps * self.settings.batch_size * self.processes)
+
+    def served(self, samples: Any, **options: Any) -> DataLoader[dict[str, Tensor]]:
+        """Loads samples of the whole training, from the trainer's current step on."""
+        size = self.settings.batch_size
 
         def done() -> int:
-            return self.trainer.global_step * batch_size * self.processes if self.trainer else 0
+            return self.trainer.global_step * size * self.processes if self.trainer else 0
 
         rank = self.trainer.global_rank if self.trainer else 0
-        return StepSampler(length, done, batch_size=batch_size, rank=rank, processes=self.processes)
+        sampler = StepSampler(self.length, done, batch_size=size, rank=rank, processes=self.processes)
+        return DataLoader(samples, size, sampler=sampler, num_workers=self.settings.workers, **options)
+
+
+class FileSamples(Dataset[dict[str, Tensor]]):
+    """Samples of a training by number, each of a stored file; everything random in one follows from seed and number."""
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[Path]],  # files of each source
+        # Factor on the share of samples of each group, which grows with the square root of its length.
+        shares: Sequence[float],
+        *,
+        seed: int,
+        length: int,
+    ) -> None:
+        self.groups, self.seed, self.length = groups, seed, length
+        weights = np.array([share * len(files) ** 0.5 for share, files in zip(shares, groups, strict=True)])
+        self.probability = weights / weights.sum()
+
+    def __len__(self) -> int:
+        """Samples of the whole training."""
+        return self.length
+
+    def drawn(self, number: int) -> tuple[Path, Random]:
+        """The file of a sample, and what its further chances are drawn from."""
+        generator = np.random.default_rng((self.seed, number))
+        files = self.groups[int(generator.choice(len(self.groups), p=self.probability))]
+        return files[int(generator.integers(len(files)))], generator
 
 
 class SequencesData(TrainingData):
@@ -209,15 +240,13 @@ class SequencesData(TrainingData):
         *,
         viewpoint: Viewpoint | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(settings, steps=steps, seed=seed)
         self.needs = needs
         self.viewpoint = viewpoint or Viewpoint()
-        self.settings, self.steps, self.seed = settings, steps, seed
         self.frames: list[Drive] = []
         self.watched: list[Drive] = []
         self.listed: dict[str, list[tuple[int, int, str]]] = {"training": [], "validation": []}
         self.counts: dict[str, SplitCount] = {}
-        self.shares: list[float] = []
         self.focal_ratios: list[float] = []
         self._rig: tuple[str, list[str]] | None = None
         self._large: list[tuple[RecordedFrames, Mask]] = []
@@ -237,7 +266,8 @@ class SequencesData(TrainingData):
             recorded.check_classes(wanted)
         while self._large:  # it takes hours, and so comes when nothing is known to be missing
             recorded, wanted = self._large.pop(0)
-            recorded.resize(wanted, self.processors)
+            if self.settings.cache:
+                recorded.resize(wanted, self.store, self.processors)
 
     def _opened(self, role: str, sources: list[SequenceSource], frames: str) -> list[Drive]:
         """Drives of all sources; those of the training say how far they see."""
@@ -270,21 +300,24 @@ class SequencesData(TrainingData):
     ) -> tuple[list[Drive], list[tuple[int, int, str]]]:
         """Drives of a source, and what is listed: number of the drive, frame and side."""
         every: Drive
+        sequence = load_sequence(Path(self.settings.root), source, role)
         if self.needs.measured:
-            sequence, files = prepare_source(self.settings, source, self.viewpoint, role, workers=self.processors)
+            fusion = self.settings.fusion
+            if sequence.pose_source == UNKNOWN_POSES:
+                fusion = dataclasses.replace(fusion, views=0)
+            options: dict[str, Any] = {"settings": fusion, "exact": source.exact, "viewpoint": self.viewpoint}
+            files = prepare_sequence(sequence, self.store, **options, workers=self.processors)
             every = [load_prepared(file) for file in files]
             usable = self._usable(every, source, stereo=len(cameras_ahead(sequence)) > 1)
             listed = [] if split is None else split.of(sequence)
         else:
-            sequence = load_sequence(Path(self.settings.root), source, role)
             views = self.settings.views
             published = views.near_frames and (views.far_views or views.aside)
             if published and len(looking_aside(sequence, cameras_ahead(sequence)[0])) < 2:
                 cure = "Unpack the images of the fisheyes, or set data.views.far_views=false data.views.aside=0"
                 raise SequenceError("fewer than two cameras look aside", where=source.folder, cure=cure)
-            cache = Path(self.settings.cache) if self.settings.cache else None
             classes = Path(self.settings.class_images) if self.needs.classes else None
-            every = recorded = RecordedFrames(sequence, self.viewpoint, cache, classes)
+            every = recorded = RecordedFrames(sequence, self.viewpoint, classes)
             usable, listed = list(range(len(every))), [] if split is None else split.of(sequence)
             self._large.append((recorded, self._looked_at(len(every), None if split is None else listed)))
         place = {index: number for number, index in enumerate(usable)}
@@ -300,7 +333,7 @@ class SequencesData(TrainingData):
     @property
     def processors(self) -> int:
         """Processes that prepare frames."""
-        return max(2, self.settings.workers)
+        return max(2, int(self.settings.workers))
 
     def _looked_at(self, count: int, listed: list[tuple[int, str]] | None) -> Mask:
         """Which of so many frames the samples look at: the listed ones, and those that are views beside them."""
@@ -326,9 +359,8 @@ class SequencesData(TrainingData):
 
     def samples(self) -> ViewSamples:
         """Returns the samples of the whole training, of all processes together."""
-        length = self.steps * self.settings.batch_size * self.processes
         listed, distinct = self.listed["training"], self.settings.distinct_samples
-        options = {"length": length, "shares": self.shares, "listed": listed, "distinct": distinct}
+        options = {"length": self.length, "shares": self.shares, "listed": listed, "distinct": distinct}
         return self._samples(self.frames, self.settings.views, **options)
 
     def _samples(self, frames: list[Drive], views: ViewSettings, **options: Any) -> ViewSamples:
@@ -336,7 +368,7 @@ class SequencesData(TrainingData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
-        return self.served(self.samples(), self.settings)
+        return self.served(self.samples())
 
     def val_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
         """Serves the same samples at every validation, as they are: unmirrored, unturned, with their own colours."""

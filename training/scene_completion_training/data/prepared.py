@@ -6,14 +6,9 @@ small as the canonical camera sees them (`cache`). Then a frame with four camera
 """
 
 import dataclasses
-import hashlib
-import json
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from multiprocessing import get_context
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,47 +20,20 @@ from scene_completion_ros.errors import ImageError, SceneCompletionError, Sequen
 from scene_completion_ros.evaluation.semantic_classes import TRAIN_IDS
 from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation, virtual_pinhole
 from scene_completion_ros.geometry.depth_images import depth_at_rays
-from scene_completion_ros.picture_files import read_rgb
-from scene_completion_ros.progress import Progress
+from scene_completion_ros.picture_files import decode_picture, to_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead, holds_exact_voxels
-from scene_completion_ros.untrusted_files import tensor_header
-from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.arrays import Bytes, Floats, Halves, Mask
 from scene_completion_training.data import voxel_evidence
 from scene_completion_training.data.label_images import read_classes
 from scene_completion_training.data.motion_stereo import depth_meter
 from scene_completion_training.data.stereo import MeasuredDepth, has_lens, measured_depth, rectified_sequence
+from scene_completion_training.data.store import Arrays, Entry, Store, damaged, keyed, mapped_arrays
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
-# Names of safetensors, for the arrays of prepared frames and feature targets.
-_DTYPES = {"BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "F16": "<f2", "F64": "<f8"}
 # Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are.
 DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
-_FRAMES_A_PROCESS = 8  # fewer are not worth a process of their own, which first imports all that this one has
-_CHUNKS_A_PROCESS = 8
 _VERSION = 6
 _USED_ASSETS = ("validity_", "ego_")
-
-
-def mapped_arrays(file: Path, cure: str) -> dict[str, NDArray[Any]]:
-    """Arrays of a safetensors file that are read from disk when they are looked at.
-
-    The mapping outlives the file's descriptor, where NumPy's would keep one a file, of 1024 that a process may have; of
-    mappings Linux allows 65 530. Raises SequenceError where the file is damaged; OSError where it cannot be read.
-    """
-    import torch  # what only writes frames, in processes of its own, does without
-
-    size, arrays = file.stat().st_size, {}
-    try:
-        content = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8).numpy()
-        content.setflags(write=False)
-        header, start = tensor_header(content.data, SequenceError, where=str(file), cure=cure)
-        for name, entry in header.items():
-            first, last = entry["data_offsets"]
-            arrays[name] = content[start + first : start + last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
-        raise SequenceError(f"damaged ({error})", where=str(file), cure=cure) from error
-    return arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,16 +85,16 @@ Drive: TypeAlias = Sequence[PreparedFrame]  # in order of time
 def prepare_sequence(
     # Sequence with a rectified stereo pair, or with one camera that looks ahead; lenses are rectified.
     sequence: PosedSequence,
-    cache: Path,
+    store: Store,
     *,
-    settings: voxel_evidence.FusionSettings | None = None,  # fusion settings; part of the cache key
+    settings: voxel_evidence.FusionSettings | None = None,
     # Take the sequence's ground truth voxels instead of fused stereo depth, and its depth of the left camera where it
     # has one.
     exact: bool = False,
-    viewpoint: Viewpoint | None = None,  # what the network is trained for; part of the cache key
+    viewpoint: Viewpoint | None = None,  # what the network is trained for
     workers: int = 2,  # processes, if there are enough frames for so many
 ) -> list[Path]:
-    """Prepares every frame of a sequence, one file each, in order; those that are already in the cache are left alone.
+    """Files of all frames of a sequence, in order; those that the store lacks are prepared.
 
     Raises SequenceError: there is no truth that is asked for.
     """
@@ -134,53 +102,21 @@ def prepare_sequence(
     if exact and not holds_exact_voxels(sequence):
         what = "holds no ground truth voxels"
         raise SequenceError(what, where=sequence.name, cure="Render the town with --assets voxels")
-    key = fingerprint(sequence, settings, viewpoint)  # of the lenses, before they are looked through
+    name = keyed(
+        sequence.name, _made_of(sequence, settings, viewpoint)
+    )  # of the lenses, before they are looked through
     sequence = rectified_sequence(sequence, cameras_ahead(sequence), viewpoint.camera)
     kind = f"-exact-labels{'-depth' * ('depth' in sequence.frames[0].assets)}" if exact else ""
-    folder = cache.absolute() / f"{sequence.name.replace('/', '_')}-{key}{kind}"
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{index:06d}.safetensors" for index in range(len(sequence))]
-    missing = [index for index, file in enumerate(files) if not file.exists()]
-    do = partial(_prepare_frames, sequence=sequence, files=files, settings=settings, viewpoint=viewpoint, exact=exact)
-    if missing:
-        work_on_frames(do, missing, workers)
-    return files
+    make = partial(_prepare_frames, sequence=sequence, settings=settings, viewpoint=viewpoint, exact=exact)
+    names = {index: f"{index:06d}" for index in range(len(sequence))}
+    return store.entry("prepared frames", name + kind).fill(names, make, "frame", workers)
 
 
-def work_on_frames(
-    do: Callable[[Sequence[int]], Iterator[None]],  # writes the files of frames with these numbers, one a step
-    missing: Sequence[int],  # those frames that lack files, at least one
-    workers: int,  # processes, if there are enough frames for so many
-) -> None:
-    """Has frames of a sequence worked on, in this process or in some. Raises what `do` raises."""
-    workers = max(1, min(workers, len(missing) // _FRAMES_A_PROCESS))
-    with Progress(len(missing), "frame") as bar:
-        if workers == 1:
-            for _ in do(missing):
-                bar.step()
-            return
-        # Neighbours share what is measured: a process takes some in a row.
-        parts = min(len(missing) // _FRAMES_A_PROCESS, _CHUNKS_A_PROCESS * workers)
-        chunks: list[list[int]] = [part.tolist() for part in np.array_split(missing, parts)]
-        # Spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever.
-        with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
-            for done in pool.map(partial(_all, do), chunks):
-                for _ in range(done):
-                    bar.step()
-
-
-def _all(do: Callable[[Sequence[int]], Iterator[None]], indices: Sequence[int]) -> int:
-    return sum(1 for _ in do(indices))
-
-
-def fingerprint(sequence: PosedSequence, settings: voxel_evidence.FusionSettings, viewpoint: Viewpoint) -> str:
-    """Hash of what the prepared frames follow from, but for the pixels: cameras, poses, stamps, settings, viewpoint."""
-    placed = sequence.rig_from_camera
-    cameras = {name: [vars(camera), _matrix(placed[name])] for name, camera in sequence.cameras.items()}
-    frames = [[frame.stamp_ns, _matrix(frame.world_from_rig)] for frame in sequence.frames]
+def _made_of(sequence: PosedSequence, settings: voxel_evidence.FusionSettings, viewpoint: Viewpoint) -> list[Any]:
+    """What the prepared frames follow from, but for the pixels: cameras, poses, stamps, settings, viewpoint."""
     behind, ahead = voxel_evidence.metres_around(viewpoint.volume)
     fusion = {"metres_behind": behind, "metres_ahead": ahead, **vars(settings)}
-    content = [_VERSION, sequence.name, cameras, frames, fusion, vars(viewpoint.camera)]
+    content = [_VERSION, *identity(sequence), fusion, vars(viewpoint.camera)]
     if viewpoint.volume != Volume():  # named where it is another one: what was prepared for streets stays so
         content.append(vars(viewpoint.volume))
     if any(has_lens(sequence.cameras[name]) for name in cameras_ahead(sequence)):
@@ -188,9 +124,14 @@ def fingerprint(sequence: PosedSequence, settings: voxel_evidence.FusionSettings
     if len(cameras_ahead(sequence)) == 1:
         content.append("motion measures depth")  # earlier versions had none
     known = sorted({name for frame in sequence.frames for name in frame.assets if name.startswith(_USED_ASSETS)})
-    if known:
-        content.append(known)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    return [*content, known] if known else content
+
+
+def identity(sequence: PosedSequence) -> list[Any]:
+    """What a recording is, but for the pixels, as plain values: its name, cameras and how they are mounted, frames."""
+    placed = sequence.rig_from_camera
+    cameras = {name: [vars(camera), _matrix(placed[name])] for name, camera in sequence.cameras.items()}
+    return [sequence.name, cameras, [[frame.stamp_ns, _matrix(frame.world_from_rig)] for frame in sequence.frames]]
 
 
 def _matrix(pose: RigidTransform) -> list[float]:
@@ -201,11 +142,10 @@ def _prepare_frames(
     indices: Sequence[int],
     *,
     sequence: PosedSequence,
-    files: Sequence[Path],
     settings: voxel_evidence.FusionSettings,
     viewpoint: Viewpoint,
     exact: bool,
-) -> Iterator[None]:
+) -> Iterator[Arrays]:
     cv2.setNumThreads(1)
     ahead, recorded = cameras_ahead(sequence), RecordedFrames(sequence, viewpoint)
     depths = Depths(sequence, viewpoint.volume.ahead)
@@ -231,8 +171,7 @@ def _prepare_frames(
             size = (frame.cameras[side].width, frame.cameras[side].height)
             nearest = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
             arrays[f"depth_{side}"] = nearest.astype(np.float16)
-        write_whole(files[index], tensor_bytes(arrays))
-        yield
+        yield arrays
 
 
 def world_mask(sequence: PosedSequence, index: int, name: str) -> Bytes | None:
@@ -291,8 +230,7 @@ def looking_aside(sequence: PosedSequence, left: str) -> list[str]:
 
 def load_prepared(file: Path) -> PreparedFrame:
     """Opens a prepared frame, its arrays mapped: they may exceed memory; a `SequenceError` if it is damaged."""
-    cure = "Delete it: it is prepared again at the next start"
-    data = mapped_arrays(file, cure)
+    data = mapped_arrays(file)
     try:
         names = [key.removeprefix("camera_") for key in data if key.startswith("camera_")]
         cameras = {}
@@ -306,7 +244,7 @@ def load_prepared(file: Path) -> PreparedFrame:
         voxels, name = (data["points"], data["target"], data["evidence"]), f"{file.parent.name}/{file.stem}"
         return PreparedFrame(images, depths, cameras, poses, masks, *voxels, name)
     except (ValueError, LookupError, TypeError, AttributeError, SceneCompletionError) as error:
-        raise SequenceError(f"damaged ({error})", where=str(file), cure=cure) from error
+        raise damaged(file, error) from error
 
 
 # Folder of a camera's classes, of one ahead and of one that looks aside (S4C).
@@ -336,21 +274,17 @@ class OnDemand(Mapping[str, Any]):
 class RecordedFrames(Sequence[PreparedFrame]):
     """All frames of a sequence, with the cameras ahead as "left" and "right", and those that look aside turned down.
 
-    Frames have images of all cameras; lenses ahead are looked through by pinholes. `cache`: folder for images that are
-    made small; None reads them as they lie; `class_images`: see `DataSettings.class_images`.
+    Frames have images of all cameras; lenses ahead are looked through by pinholes. Images are read as they lie until
+    `resize` was called. `class_images`: see `DataSettings.class_images`.
     """
 
-    def __init__(
-        self, sequence: PosedSequence, viewpoint: Viewpoint, cache: Path | None = None, class_images: Path | None = None
-    ) -> None:
+    def __init__(self, sequence: PosedSequence, viewpoint: Viewpoint, class_images: Path | None = None) -> None:
         self.canonical = viewpoint.camera
         # What the small images follow from, but for the pixels and their frames.
         cameras = {name: vars(camera) for name, camera in sequence.cameras.items()}
         rig = {name: np.round(pose.matrix, 9).tolist() for name, pose in sequence.rig_from_camera.items()}
-        content = json.dumps([cameras, rig, vars(self.canonical)], sort_keys=True)
-        key = hashlib.sha256(content.encode()).hexdigest()[:12]
-        self.name = f"{sequence.name.replace('/', '_')}-{key}"
-        self.folder = None if cache is None else cache.absolute() / f"{self.name}-resized"
+        self.name = keyed(sequence.name, [cameras, rig, vars(self.canonical)])
+        self._entry: Entry | None = None
         ahead = cameras_ahead(sequence)
         self.sequence = rectified_sequence(sequence, ahead, self.canonical)
         self._class_images = class_images
@@ -364,16 +298,13 @@ class RecordedFrames(Sequence[PreparedFrame]):
             name: self.canonical if self._is_aside(name) else shrunk_camera(self._camera(name), self.canonical)
             for name in self._recorded
         }
-        self._image = lru_cache(maxsize=32)(self._read)
-        self._covered = lru_cache(maxsize=8)(self._cover)
+
+    @cached_property
+    def _image(self) -> Callable[[int, str], Bytes]:
+        return lru_cache(maxsize=32)(self._read)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_image", "_covered")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._image = lru_cache(maxsize=32)(self._read)
-        self._covered = lru_cache(maxsize=8)(self._cover)
+        return {name: value for name, value in vars(self).items() if name != "_image"}
 
     def __len__(self) -> int:
         return len(self.sequence)
@@ -396,29 +327,20 @@ class RecordedFrames(Sequence[PreparedFrame]):
         there = self.sequence.frames[index].images
         return [name for name, recorded in self._recorded.items() if recorded in there]
 
-    def resize(self, wanted: Mask, workers: int = 2) -> int:
-        """Makes the images of wanted frames [N] small, in so many processes; how many were missing.
+    def resize(self, wanted: Mask, store: Store, workers: int = 2) -> None:
+        """Makes the images of wanted frames [N] small, in so many processes; a `SequenceError` where one is damaged."""
+        self._entry = store.entry("resized images", f"{self.name}-small")
+        names = {index: self._stored(index) for index in np.flatnonzero(wanted).tolist()}
+        self._entry.fill(names, self._resized, "frame", workers)
 
-        Raises SequenceError where an image is damaged, or cannot be written: nothing half-written has its name.
-        """
-        if self.folder is None:
-            return 0
-        there = {path.name for path in self.folder.glob("*.png")}
-        files = [{self._file(index, name).name for name in self.cameras} for index in range(len(self))]
-        missing = [index for index in np.flatnonzero(wanted).tolist() if not files[index] <= there]
-        if missing:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            work_on_frames(self.write, missing, workers)
-        return len(missing)
-
-    def write(self, indices: Sequence[int]) -> Iterator[None]:
-        """Writes the small images of frames, one a step."""
+    def _resized(self, indices: Sequence[int]) -> Iterator[Arrays]:
+        """Pictures of the cameras of each frame, as PNG, uint8 [bytes]."""
         for index in indices:
-            for name in self.cameras:
-                file = self._file(index, name)
-                if not file.exists():
-                    _write_png(file, self._make(index, name))
-            yield
+            images = {name: cv2.cvtColor(self._make(index, name), cv2.COLOR_RGB2BGR) for name in self.cameras}
+            yield {name: cv2.imencode(".png", image)[1] for name, image in images.items()}
+
+    def _stored(self, index: int) -> str:
+        return str(self.sequence.frames[index].stamp_ns)
 
     def _is_aside(self, name: str) -> bool:
         return name.startswith("aside_")
@@ -426,18 +348,13 @@ class RecordedFrames(Sequence[PreparedFrame]):
     def _camera(self, name: str) -> Camera:
         return self.sequence.cameras[self._recorded[name]]
 
-    def _file(self, index: int, name: str) -> Path:
-        assert self.folder is not None
-        return self.folder / f"{self.sequence.frames[index].stamp_ns}-{name}.png"
-
     def _read(self, index: int, name: str) -> Bytes:
-        if self.folder is None or not (file := self._file(index, name)).exists():
+        if self._entry is None or (stored := self._stored(index)) not in self._entry:
             return self._make(index, name)
         try:
-            return read_rgb(file)
-        except ImageError as error:
-            cure = "Delete it: it is made again at the next start"
-            raise SequenceError(f"damaged ({error.what})", where=str(file), cure=cure) from error
+            return to_rgb(decode_picture(self._entry.read(stored)[name], ".png"))
+        except (ImageError, LookupError) as error:
+            raise damaged(self._entry.file(stored), error) from error
 
     def _make(self, index: int, name: str) -> Bytes:
         image = self.sequence.image(index, self._recorded[name])
@@ -482,27 +399,15 @@ class RecordedFrames(Sequence[PreparedFrame]):
             assert mask is not None
             size = (self.cameras[name].width, self.cameras[name].height)
             return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT), np.bool_)
-        covered = self._covered(name)
+        covered = _covered(self._camera(name), self.canonical)
         if mask is None:
             return covered
         shown = virtual_pinhole(mask * np.uint8(255), self._camera(name), self.canonical, DOWNWARD)[0]
         return np.asarray(covered & (shown > 250))
 
-    def _cover(self, name: str) -> Mask:
-        """Where a camera that looks aside covers the canonical one."""
-        camera = self._camera(name)
-        nothing = np.zeros((camera.height, camera.width), np.uint8)
-        return virtual_pinhole(nothing, camera, self.canonical, DOWNWARD)[1]
 
-
-def _write_png(file: Path, image: Bytes) -> None:
-    """Writes a picture, whole or not at all. They are many, and can be made again: nobody waits for the disk."""
-    content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-    part = file.with_suffix(f".{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        cure = "Make room, or name another disk with data.cache, and start again: what is there is not made twice"
-        raise SequenceError(f"a resized image cannot be written ({error})", where=str(file), cure=cure) from error
+@lru_cache(maxsize=8)
+def _covered(camera: Camera, canonical: Camera) -> Mask:
+    """Where a camera that looks aside covers the canonical one."""
+    nothing = np.zeros((camera.height, camera.width), np.uint8)
+    return virtual_pinhole(nothing, camera, canonical, DOWNWARD)[1]

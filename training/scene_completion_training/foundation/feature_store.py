@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -28,10 +27,11 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.progress import watched
 from scene_completion_ros.untrusted_files import read_json
-from scene_completion_ros.whole_files import tensor_bytes, whole_file, write_whole
+from scene_completion_ros.whole_files import write_whole
 from scene_completion_training.arrays import Bytes
 from scene_completion_training.data.drawn_views import canonical_image
-from scene_completion_training.data.prepared import Drive, mapped_arrays
+from scene_completion_training.data.prepared import Drive
+from scene_completion_training.data.store import Entry, damaged
 from scene_completion_training.foundation.backbone import DenseExtractor, ModelIdentity
 from scene_completion_training.foundation.model_files import Normalisation
 from scene_completion_training.randomness import drawn
@@ -144,9 +144,9 @@ class FeatureManifest:
         }
 
     def write(self, file: Path) -> None:
-        """Writes it as JSON."""
+        """Writes it as JSON, whole."""
         content = {"schema": SCHEMA, **dataclasses.asdict(self)}
-        file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(file, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
     @staticmethod
     def read(file: Path) -> "FeatureManifest":
@@ -167,7 +167,7 @@ class FeatureManifest:
                 raise ValueError(f"{wrong[0]} is no number")
             return FeatureManifest(identity, image_size=(height, width), **content)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise SequenceError(f"damaged ({type(error).__name__}: {error})", where=str(file), cure=_AGAIN) from error
+            raise damaged(file, f"{type(error).__name__}: {error}", _AGAIN) from error
 
 
 class FeatureStore:
@@ -175,6 +175,8 @@ class FeatureStore:
 
     def __init__(self, folder: Path, manifest: FeatureManifest) -> None:
         self.folder, self.manifest = folder, manifest
+        cure = "Delete it and run `scene-completion features` once more: the other files are kept"
+        self._entry = Entry(folder / "features", cure)
         self.dim, self.cell, self.variants = manifest.model.dim, manifest.cell, manifest.variants
 
     @classmethod
@@ -187,8 +189,7 @@ class FeatureStore:
         file = folder / _MANIFEST
         if not file.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            with whole_file(file) as part:
-                manifest.write(part)
+            manifest.write(file)
         store = cls(folder, FeatureManifest.read(file))  # what is there now: others may have made it meanwhile
         _refuse_difference(folder, store.manifest, manifest)
         return store
@@ -201,7 +202,7 @@ class FeatureStore:
         return cls(folder, manifest)
 
     def __contains__(self, key: str) -> bool:
-        return self._file(key).exists()
+        return key in self._entry
 
     def variants_of(self, key: str) -> list[Variant]:
         """Shift and mirroring of each variant of an image."""
@@ -209,16 +210,13 @@ class FeatureStore:
 
     def save(self, key: str, features: Tensor) -> None:
         """Stores features [V, D, h, w] of an image; a `ConfigurationError` for what float16 cannot hold."""
-        file = self._file(key)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, tensor_bytes({"features": as_half(features, key).numpy()}))
+        self._entry.write(key, {"features": as_half(features, key).numpy()})
 
     def get(self, key: str, variant: int) -> tuple[Tensor, tuple[int, int]]:
         """Features [D, h, w], float16, of a variant of an image, and its shift; a `SequenceError` if damaged."""
-        file, shape = self._file(key), (self.variants, self.dim, *self.manifest.grid)
-        cure = "Delete it and run `scene-completion features` once more: the other files are kept"
+        shape = (self.variants, self.dim, *self.manifest.grid)
         try:
-            features = mapped_arrays(file, cure)["features"]
+            features = self._entry.read(key)["features"]
             if features.shape != shape:
                 raise ValueError(f"features {features.shape}, not {shape}")
             copied = torch.from_numpy(np.array(features[variant], np.float16))  # the mapping ends here
@@ -227,14 +225,7 @@ class FeatureStore:
             cure = "Run `scene-completion features` once more"
             raise SequenceError(f"no features of {key}", where=str(self.folder), cure=cure) from error
         except (ValueError, LookupError) as error:
-            raise SequenceError(f"damaged ({error})", where=str(file), cure=cure) from error
-
-    def _file(self, key: str) -> Path:
-        parts = key.split("/")
-        if any(part in ("", ".", "..") for part in parts):
-            raise SequenceError(f"{key!r} is no key", where=str(self.folder), cure="Give names separated by /")
-        *folders, name = (quote(part, safe="+-=@ ") for part in parts)
-        return self.folder.joinpath("features", *folders, f"{name}.safetensors")
+            raise damaged(self._entry.file(key), error, self._entry.cure) from error
 
 
 def mirrored_targets(folder: str, where: str, cell: int | None = None) -> FeatureStore:

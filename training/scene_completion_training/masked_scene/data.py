@@ -1,21 +1,20 @@
 """Lightning data module: scenes of points, in samples of two views with a mask."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.arrays import Random
-from scene_completion_training.data.module import DataSource, TrainingData, matching
+from scene_completion_training.data.module import DataSource, FileSamples, TrainingData, matching
+from scene_completion_training.data.store import keyed
 from scene_completion_training.masked_scene.views import (
+    VERSION,
     SceneViewSettings,
     View,
     keep_points,
@@ -54,13 +53,12 @@ class MaskSettings:
     ratio: float
 
 
-class SceneSamples(Dataset[dict[str, Tensor]]):
-    """Samples of a training by number; everything random in one follows from seed and number."""
+class SceneSamples(FileSamples):
+    """The samples of scenes, two `views` of each, of which `mask` hides a part of the student's."""
 
     def __init__(
         self,
         groups: Sequence[Sequence[Path]],  # files of the scenes of each source
-        # Factor on the share of samples of each group, which grows with the square root of its length.
         shares: Sequence[float],
         views: MakeViews,  # makes two views of the scene of a file
         mask: MaskSettings,
@@ -68,14 +66,8 @@ class SceneSamples(Dataset[dict[str, Tensor]]):
         seed: int,
         length: int,
     ) -> None:
-        self.groups, self.views, self.mask = groups, views, mask
-        self.seed, self.length = seed, length
-        weights = np.array([share * len(files) ** 0.5 for share, files in zip(shares, groups, strict=True)])
-        self.probability = weights / weights.sum()
-
-    def __len__(self) -> int:
-        """Samples of the whole training."""
-        return self.length
+        super().__init__(groups, shares, seed=seed, length=length)
+        self.views, self.mask = views, mask
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """What the two views show, what the student's hides, and the P places in it, which both views have.
@@ -83,9 +75,8 @@ class SceneSamples(Dataset[dict[str, Tensor]]):
         Of each view, `*_index` int64 [N, 3], `*_features` float32 [N, F] and `*_points` float32 [P, 3], see `View`;
         `masked` bool [N] are the hidden voxels of the student's.
         """
-        generator = np.random.default_rng((self.seed, number))
-        files = self.groups[int(generator.choice(len(self.groups), p=self.probability))]
-        views = self.views(files[int(generator.integers(len(files)))], generator)
+        file, generator = self.drawn(number)
+        views = self.views(file, generator)
         masked = masked_voxels(views[0].index, self.mask.edge, self.mask.ratio, generator)
         hidden = masked[views[0].voxel]
         sample = {"masked": torch.from_numpy(masked)}
@@ -110,19 +101,11 @@ class SceneData(TrainingData):
     """Serves `SceneSamples` of the sources of a configuration."""
 
     def __init__(
-        self,
-        settings: SceneDataSettings,
-        views: SceneViewSettings,
-        mask: MaskSettings,
-        *,
-        steps: int,  # optimiser steps of the whole training
-        seed: int,
+        self, settings: SceneDataSettings, views: SceneViewSettings, mask: MaskSettings, *, steps: int, seed: int
     ) -> None:
-        super().__init__()
-        self.settings, self.views, self.mask = settings, views, mask
-        self.steps, self.seed = steps, seed
+        super().__init__(settings, steps=steps, seed=seed)
+        self.views, self.mask = views, mask
         self.groups: list[list[Path]] = []
-        self.shares: list[float] = []
 
     def record(self) -> dict[str, Any]:
         """How many scenes there were, by source."""
@@ -132,20 +115,17 @@ class SceneData(TrainingData):
         """Fills the cache; a ConfigurationError where there is no source."""
         if self.groups:
             return
-        settings, root = self.settings, Path(self.settings.root)
-        if not settings.sources:
-            raise ConfigurationError("names no scenes", where="data.sources", cure="Name folders of scenes of points")
-        for source in matching(root, settings.sources):
+        self.require_sources("scenes of points")
+        root = Path(self.settings.root)
+        for source in matching(root, self.settings.sources):
             folder = source.place(root)
-            key = hashlib.sha256(f"{folder} {source.split}".encode()).hexdigest()[:12]
-            kept = Path(settings.cache) / f"{folder.name}-points-{key}"
-            self.groups.append(keep_points(open_scenes(folder, split=source.split), kept))
+            entry = self.store.entry("scenes of points", keyed(folder.name, [VERSION, str(folder), source.split]))
+            self.groups.append(keep_points(open_scenes(folder, split=source.split), entry))
             self.shares.append(source.share)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
-        length = self.steps * self.settings.batch_size * self.processes
         size = self.settings.voxel_size
         make = partial(point_views, settings=self.views, voxel_size=size, shift=self.mask.edge)
-        samples = SceneSamples(self.groups, self.shares, make, self.mask, seed=self.seed, length=length)
-        return self.served(samples, self.settings, collate_fn=in_one)
+        samples = SceneSamples(self.groups, self.shares, make, self.mask, seed=self.seed, length=self.length)
+        return self.served(samples, collate_fn=in_one)

@@ -4,23 +4,22 @@ Points are voxelised anew in each view. As in the source (MSM), a voxel then has
 points, drawn at random, and no coordinates.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.untrusted_files import read_tensors
-from scene_completion_ros.whole_files import tensor_bytes, write_whole
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.arrays import Floats, Ints, Mask, Random, Reals
+from scene_completion_training.data.store import Arrays, Entry, damaged, mapped_arrays
 from scene_completion_training.points.scene import PointScene, require
 
 # Columns of features: colours in -1..1, x/127.5 - 1 of bytes as published, and normals; zeros for what is unknown.
 POINT_FEATURES = ("red", "green", "blue", "normal_x", "normal_y", "normal_z")
 _COLOURS, _NORMALS = slice(0, 3), slice(3, 6)
-_CURE = "Delete it: it is made again at the next start"
+VERSION = 1  # of kept scenes
 
 
 @dataclass
@@ -103,11 +102,11 @@ def point_views(
     `file`: as `keep_points` wrote it; `voxel_size`: edge of a voxel, metres; `shift`: voxels by which a view is shifted
     against the raster of coarser voxels, at most.
     """
-    arrays = read_tensors(file, SequenceError, cure=_CURE)
+    arrays = mapped_arrays(file)
     try:
         points, features = arrays["points"], arrays["features"].astype(np.float32)
     except KeyError as error:
-        raise SequenceError(f"holds no {error}", where=str(file), cure=_CURE) from error
+        raise damaged(file, f"no {error}") from error
     if len(points) > settings.points:
         away = np.square(points - points[generator.integers(len(points))]).sum(axis=1)
         rows = np.sort(np.argpartition(away, settings.points)[: settings.points])
@@ -136,14 +135,15 @@ def _view(place: Floats, given: Floats, settings: SceneViewSettings, shift: int,
     return View(index, changed, place, voxel)
 
 
-def keep_points(scenes: Mapping[str, PointScene], cache: Path) -> list[Path]:
-    """Files of scenes, by name and in order, once all are kept in a folder; those that are there are not read again."""
-    cache.mkdir(parents=True, exist_ok=True)
-    files = [cache / f"{name.replace('/', '-')}.safetensors" for name in scenes]
-    for name, file in zip(scenes, files, strict=True):
-        if not file.exists():
-            scene = scenes[name]
+def keep_points(scenes: Mapping[str, PointScene], entry: Entry) -> list[Path]:
+    """Files of scenes, by name and in order, once all are kept in an entry; those there are not read again."""
+    names = list(scenes)
+
+    def make(numbers: Sequence[int]) -> Iterator[Arrays]:
+        for number in numbers:
+            scene = scenes[names[number]]
             require(scene)
             features = point_features(len(scene), scene.colours, scene.normals).astype(np.float16)
-            write_whole(file, tensor_bytes({"points": scene.points - scene.points.min(axis=0), "features": features}))
-    return files
+            yield {"points": scene.points - scene.points.min(axis=0), "features": features}
+
+    return entry.fill({number: name.replace("/", "-") for number, name in enumerate(names)}, make, "scene")

@@ -8,8 +8,6 @@ Teachers are foundation models, files that others wrote, and labels of rendered 
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -25,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.untrusted_files import read_array, read_tensors
-from scene_completion_ros.whole_files import tensor_bytes, whole_file, write_whole
 from scene_completion_training.arrays import Bytes, Floats, Halves, Ints
 from scene_completion_training.data.module import TrainingData
+from scene_completion_training.data.store import Store, damaged, keyed
 from scene_completion_training.foundation.backbone import DenseExtractor, FeatureLifter, TokenMaps
 from scene_completion_training.foundation.encoded_words import BARE
 from scene_completion_training.foundation.feature_store import as_half
@@ -40,7 +38,6 @@ from scene_completion_training.points.scene import OTHERS, PointScene, RgbdView,
 from scene_completion_training.points.voxels import turned, voxelised
 from scene_completion_training.workers import accelerator
 
-_POINTS = "points.safetensors"
 _VERSION = 2  # of a cache of lifted scenes; those without one have their points mixed up
 LABELS, FILES = "labels", "files:"
 
@@ -117,39 +114,37 @@ def lift(
 
 
 def keep_lifted(
-    place: Mapping[str, Any],  # what names the scene: its source, how that is read, its name
+    store: Store,
+    source: Mapping[str, Any],  # what names the scenes: where they lie, and how they are read
+    name: str,  # of the scene
     read: Callable[[], PointScene],
     teachers: Mapping[str, "PixelFeatures"],
     settings: LiftingSettings,
-    cache: Path,
 ) -> LiftedScene:
-    """The lifted scene of a cache; what is missing there is made first, and then alone the scene is read.
+    """A lifted scene; what the store lacks is made first, and then alone the scene is read.
 
     Raises SequenceError where what lies there is damaged, the scene has too few points or no views; or see `lift`.
     """
-    folder = cache / _digest({"version": _VERSION, **place, **asdict(settings)})
-    files = {name: folder / f"{_digest({'teacher': teacher.key})}.npy" for name, teacher in teachers.items()}
-    missing = {name: teacher for name, teacher in teachers.items() if not files[name].is_file()}
-    if missing or not (folder / _POINTS).is_file():
+    place = keyed(Path(source["folder"]).name, [_VERSION, source, asdict(settings)])
+    entry, points = store.entry("lifted scenes", place), f"{name}/points"
+    files = {teacher: f"{name}/{keyed('features', one.key)}" for teacher, one in teachers.items()}
+    missing = {teacher: one for teacher, one in teachers.items() if files[teacher] not in entry}
+    if missing or points not in entry:
         scene = read()
         require(scene, "views")
         rows, features = lift(scene, missing, settings)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, values in features.items():
-            with whole_file(files[name]) as part, part.open("wb") as stream:
-                np.save(stream, values, allow_pickle=False)
+        for teacher, values in features.items():
+            entry.write(files[teacher], {"features": values})
         colours = np.zeros_like(scene.points) if scene.colours is None else scene.colours
-        write_whole(folder / _POINTS, tensor_bytes({"points": scene.points, "colours": colours, "rows": rows}))
-    cure = "Delete it: it is made again at the next start"
-    found = read_tensors(folder / _POINTS, SequenceError, cure=cure)
-    features = {name: read_array(file, SequenceError, cure=cure) for name, file in files.items()}
-    if {"points", "colours", "rows"} - set(found) or any(len(of) != len(found["rows"]) for of in features.values()):
-        raise SequenceError("holds no lifted scene, or that of other points", where=str(folder), cure=cure)
-    return LiftedScene(found["points"], found["colours"], found["rows"], features)
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:24]
+        entry.write(points, {"points": scene.points, "colours": colours, "rows": rows})
+    found = entry.read(points)
+    try:
+        features = {teacher: entry.read(file)["features"] for teacher, file in files.items()}
+        if any(len(of) != len(found["rows"]) for of in features.values()):
+            raise ValueError("features of other points")
+        return LiftedScene(found["points"], found["colours"], found["rows"], features)
+    except (LookupError, ValueError) as error:
+        raise damaged(entry.file(points).parent, error) from error
 
 
 @dataclass
@@ -347,9 +342,8 @@ class PointData(TrainingData):
     def __init__(
         self, given: PointDataSettings, teachers: list[PixelTeacher], lifting: LiftingSettings, *, steps: int, seed: int
     ) -> None:
-        super().__init__()
-        self.settings, self.teachers, self.lifting = given, teachers, lifting
-        self.steps, self.seed = steps, seed
+        super().__init__(given, steps=steps, seed=seed)
+        self.teachers, self.lifting = teachers, lifting
         self.scenes: dict[str, LiftedScene] = {}
 
     def record(self) -> dict[str, Any]:
@@ -364,15 +358,14 @@ class PointData(TrainingData):
         """
         if self.scenes:
             return
-        if not self.settings.sources:
-            raise ConfigurationError("names no scenes", where="data.sources", cure="Name folders of scenes")
+        self.require_sources("scenes of points")
         opened = {teacher.name: teacher.open(accelerator().type) for teacher in self.teachers}
         for source in self.settings.sources:
-            root, cache = Path(self.settings.root), Path(self.settings.cache)
+            root = Path(self.settings.root)
             scenes, place = source.open(root), asdict(source) | {"folder": str((root / source.folder).resolve())}
             for name in scenes:
-                scene = partial(scenes.__getitem__, name)
-                lifted = keep_lifted({**place, "scene": name}, scene, opened, self.lifting, cache)
+                read = partial(scenes.__getitem__, name)
+                lifted = keep_lifted(self.store, place, name, read, opened, self.lifting)
                 self.scenes[f"{source.folder}/{name}"] = lifted
                 if self.settings.input == "colour" and not lifted.colours.any():
                     cure = "Take data.input=ones, or scenes that have them"
@@ -385,6 +378,5 @@ class PointData(TrainingData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
-        length = self.steps * self.settings.batch_size * self.processes
-        samples = PointSamples(list(self.scenes.values()), self.settings, seed=self.seed, length=length)
-        return self.served(samples, self.settings, collate_fn=in_one)
+        samples = PointSamples(list(self.scenes.values()), self.settings, seed=self.seed, length=self.length)
+        return self.served(samples, collate_fn=in_one)

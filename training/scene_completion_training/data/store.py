@@ -1,0 +1,211 @@
+"""One store of what trainings keep on disk: prepared frames, resized images, samples, scenes of points, feature maps.
+
+An entry is a folder NAME-HASH of the store. The hash is that of all that its files follow from, and of the version of
+their maker: what follows from something else lies in another entry, and nothing there is ever stale. Files are arrays
+in safetensors, whole at every moment, so that several processes may fill and read an entry at a time. A store that
+takes more than half of its disk loses the entries that were not used for longest: when a training begins to use it, and
+no other process does. `scene-completion train --stored` lists what lies there.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.progress import Progress
+from scene_completion_ros.untrusted_files import read_text, tensor_header
+from scene_completion_ros.whole_files import tensor_bytes, write_whole
+
+AGAIN = "Delete it: it is made again at the next start"
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+_MARK = ".entry"  # file of an entry with the kind of its content, written anew whenever it is used
+_MOST_OF_MARK = 1000  # bytes
+_FILES_A_PROCESS = 8  # fewer are not worth a process of their own, which first imports all that this one has
+_PARTS_A_PROCESS = 8
+# Names of safetensors, for what is stored here.
+_DTYPES = {"BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
+
+
+def keyed(name: str, made_of: Any) -> str:
+    """The name of an entry: what it is called, and the hash of all that it follows from, which are plain values."""
+    content = json.dumps(made_of, sort_keys=True, default=str)
+    return f"{name.replace('/', '_')}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def damaged(file: Path, found: object, cure: str = AGAIN) -> SequenceError:
+    """The error for a stored file that holds something else."""
+    return SequenceError(f"damaged ({found})", where=str(file), cure=cure)
+
+
+def mapped_arrays(file: Path, cure: str = AGAIN) -> dict[str, NDArray[Any]]:
+    """Arrays of a safetensors file that are read from disk when they are looked at.
+
+    The mapping outlives the file's descriptor, where NumPy's would keep one a file, of 1024 that a process may have; of
+    mappings Linux allows 65 530. Raises SequenceError where the file is damaged; OSError where it cannot be read.
+    """
+    import torch  # what only makes files, in processes of its own, does without
+
+    size, arrays = file.stat().st_size, {}
+    try:
+        content = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8).numpy()
+        content.setflags(write=False)
+        header, start = tensor_header(content.data, SequenceError, where=str(file), cure=cure)
+        for name, entry in header.items():
+            first, last = entry["data_offsets"]
+            arrays[name] = content[start + first : start + last].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
+        raise damaged(file, error, cure) from error
+    return arrays
+
+
+class Entry:
+    """Files with arrays in a folder, by names that may lead into folders of it; `cure`: for what is damaged there."""
+
+    def __init__(self, folder: Path, cure: str = AGAIN) -> None:
+        self.folder, self.cure = folder, cure
+
+    def __contains__(self, name: str) -> bool:
+        return self.file(name).is_file()
+
+    def file(self, name: str) -> Path:
+        """Where the arrays of a name lie; a `SequenceError` for names that lead elsewhere."""
+        parts = name.split("/")
+        if any(part in ("", ".", "..") for part in parts):
+            raise SequenceError(f"{name!r} is no key", where=str(self.folder), cure="Give names separated by /")
+        *folders, last = (quote(part, safe="+-=@ ") for part in parts)
+        return self.folder.joinpath(*folders, f"{last}.safetensors")
+
+    def read(self, name: str) -> dict[str, NDArray[Any]]:
+        """The arrays of a name; errors as of `mapped_arrays`."""
+        return mapped_arrays(self.file(name), self.cure)
+
+    def write(self, name: str, arrays: Arrays) -> None:
+        """Stores the arrays of a name; an OSError if they cannot be written."""
+        file = self.file(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, tensor_bytes(arrays))
+
+    def fill(
+        self,
+        names: Mapping[int, str],  # by numbers that the maker knows
+        make: Callable[[Sequence[int]], Iterator[Arrays]],  # the arrays of these numbers, one after the other
+        what: str,  # what a file is of, for people
+        workers: int = 1,  # processes, if there are enough files for so many
+    ) -> list[Path]:
+        """The files of names, in order, once those that are missing are made; raises what `make` and `write` raise."""
+        files = [self.file(name) for name in names.values()]
+        missing = [number for number, file in zip(names, files, strict=True) if not file.exists()]
+        workers = max(1, min(workers, len(missing) // _FILES_A_PROCESS))
+        with Progress(len(missing), what) as bar:
+            if missing and workers == 1:
+                for _ in self._made(names, make, missing):
+                    bar.step()
+            elif missing:
+                # Neighbours share what is measured: a process takes some in a row.
+                parts = min(len(missing) // _FILES_A_PROCESS, _PARTS_A_PROCESS * workers)
+                chunks: list[list[int]] = [part.tolist() for part in np.array_split(missing, parts)]
+                # Spawned, not forked: a fork inherits the locks of OpenCV's threads and can wait for them forever.
+                with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+                    for done in pool.map(partial(self._count_made, names, make), chunks):
+                        for _ in range(done):
+                            bar.step()
+        return files
+
+    def _made(
+        self, names: Mapping[int, str], make: Callable[[Sequence[int]], Iterator[Arrays]], numbers: Sequence[int]
+    ) -> Iterator[None]:
+        for number, arrays in zip(numbers, make(numbers), strict=True):
+            self.write(names[number], arrays)
+            yield
+
+    def _count_made(self, *task: Any) -> int:
+        return sum(1 for _ in self._made(*task))
+
+
+class Store:
+    """Entries in a folder. While it lasts, none of them is removed; it may be shared between trainings of any kind.
+
+    `most_bytes`: of all entries that are not used, by default half of the disk.
+    """
+
+    def __init__(self, folder: Path, most_bytes: int | None = None) -> None:
+        self.folder, self._most_bytes = folder.absolute(), most_bytes
+        self._lock: int | None = None
+
+    def entry(self, kind: str, name: str) -> Entry:
+        """An entry, which is made if it is missing. `kind`: of its content, for people; `name`: see `keyed`."""
+        folder = self.folder / name
+        if self._lock is None:
+            self._use(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # what can only be read is never removed either
+            write_whole(folder / _MARK, kind.encode())
+        return Entry(folder)
+
+    @property
+    def most_bytes(self) -> int:
+        """Of all entries, before some of them go."""
+        return shutil.disk_usage(self.folder).total // 2 if self._most_bytes is None else self._most_bytes
+
+    def lines(self) -> list[str]:
+        """What lies there, for people: a line for all of it, and one an entry, the last used first."""
+        if not self.folder.is_dir():
+            return [f"{self.folder}: nothing"]
+        entries = [(folder, _bytes(folder)) for folder in reversed(self._entries())]
+        total = sum(size for _, size in entries)
+        lines = [f"{self.folder}: {total / 1e9:.2f} GB of {self.most_bytes / 1e9:.2f} GB, entries: {len(entries)}"]
+        for folder, size in entries:
+            used = time.strftime("%Y-%m-%d %H:%M", time.localtime((folder / _MARK).stat().st_mtime))
+            kind = read_text(folder / _MARK, SequenceError, cure=AGAIN, most_bytes=_MOST_OF_MARK)
+            lines.append(f"{size / 1e9:9.2f} GB, used {used}: {kind}, {folder.name}")
+        return lines
+
+    def _use(self, wanted: Path) -> None:
+        """Removes entries but the wanted one while they are too many, if no other process uses any, and uses it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._lock)
+        with suppress(OSError):  # another one uses it, or the file system knows no locks: nothing is removed
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._shrink(wanted)
+        with suppress(OSError):
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def _shrink(self, wanted: Path) -> None:
+        if shutil.disk_usage(self.folder).used <= self.most_bytes:
+            return
+        sizes = {folder: _bytes(folder) for folder in self._entries()}
+        for folder in (folder for folder in list(sizes) if folder != wanted):
+            if sum(sizes.values()) <= self.most_bytes:
+                break
+            shutil.rmtree(folder, ignore_errors=True)
+            del sizes[folder]
+
+    def _entries(self) -> list[Path]:
+        """Folders of the entries, the last used last; what others put into the folder is none."""
+        marks = [mark for mark in self.folder.glob(f"*/{_MARK}") if mark.is_file()]
+        return [mark.parent for mark in sorted(marks, key=lambda mark: mark.stat().st_mtime_ns)]
+
+
+def _bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # another process has finished writing it under its name
+            total += path.stat().st_size
+    return total
