@@ -10,16 +10,9 @@ status, found, cure and details.
 """
 
 import argparse
+import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from scene_completion_ros.diagnosis.check import Finding
-
-COLUMN = 15  # where the names begin
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,57 +28,32 @@ def run(args: argparse.Namespace) -> int:
     import platform
     import time
 
-    import scene_completion_ros
-    from scene_completion_ros.diagnosis.check import Status
-    from scene_completion_ros.diagnosis.checks import checks
+    from scene_completion_ros import __version__
+    from scene_completion_ros.diagnosis import STATUSES, Finding, checks
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace", line_buffering=True)  # whatever a terminal can show, and at once
     begun_s = time.monotonic()
     findings: dict[str, Finding] = {}
     for check in checks(args.bundle):
         finding = findings[check.name] = check.run(args.bundle)
         if not args.json:
-            say(as_text(check.name, finding))
-    counts = {status.value: sum(f.status is status for f in findings.values()) for status in Status}
+            print(f"{finding.status:<15}{check.name}: {finding.found}")
+            print(f"{'':<15}-> {finding.cure}\n" if finding.cure else "", end="")
+    counts = {status: sum(finding.status == status for finding in findings.values()) for status in STATUSES}
     seconds = time.monotonic() - begun_s
     if args.json:
-        report = {
-            "version": scene_completion_ros.__version__,
-            "python": {"version": platform.python_version(), "executable": sys.executable},
-            "seconds": round(seconds, 1),
-            "counts": counts,
-            "checks": [
-                {"name": name} | vars(finding) | {"status": finding.status.value} for name, finding in findings.items()
-            ],
-        }
+        python = {"version": platform.python_version(), "executable": sys.executable}
+        report = {"version": __version__, "python": python, "seconds": round(seconds, 1), "counts": counts}
+        report["checks"] = [{"name": name} | vars(finding) for name, finding in findings.items()]
         print(json.dumps(report, indent=2))
     else:
-        say(f"\n{', '.join(f'{count} {status}' for status, count in counts.items())}; {seconds:.0f} s")
         bundle = f" --bundle {args.bundle}" if args.bundle else ""
-        say(f"next: {next_step(findings, bundle)}")
-    return 1 if counts[Status.FAILED.value] else 0
-
-
-def next_step(findings: "Mapping[str, Finding]", bundle: str) -> str:
-    """What to do after these findings; `bundle`: the option that names the student, if any."""
-    from scene_completion_ros.diagnosis.check import Status
-
-    failed = next((name for name, finding in findings.items() if finding.status is Status.FAILED), None)
-    if failed is not None:
-        return f"cure what failed, from the top; it begins with {failed}"
-    if findings["ROS 2"].status is not Status.OK:
-        return f"scene-completion complete IMAGE --camera FILE --output out{bundle} works without ROS 2"
-    return f"scene-completion replay BAG --output out{bundle}; without BAG it is the bundled drive"
-
-
-def as_text(name: str, finding: "Finding") -> str:
-    """What people read of a check: status, name and what was found, and below it the cure."""
-    lines = [f"{finding.status.value:<{COLUMN}}{name}: {finding.found}"]
-    if finding.cure:
-        lines.append(f"{'':<{COLUMN}}-> {finding.cure}")
-    return "\n".join(lines)
-
-
-def say(text: str) -> None:
-    """Print at once, and whatever the encoding of the terminal is."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding), flush=True)
+        step = f"scene-completion replay BAG --output out{bundle}; without BAG it is the bundled drive"
+        if findings["ROS 2"].status != "ok":
+            step = f"scene-completion complete IMAGE --camera FILE --output out{bundle} works without ROS 2"
+        if first := next((name for name, finding in findings.items() if finding.status == "failed"), None):
+            step = f"cure what failed, from the top; it begins with {first}"
+        print(f"\n{', '.join(f'{count} {status}' for status, count in counts.items())}; {seconds:.0f} s")
+        print(f"next: {step}")
+    return 1 if counts["failed"] else 0

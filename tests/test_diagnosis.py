@@ -1,0 +1,294 @@
+"""The doctor, in environments that are sound, and in ones that are broken in one way each."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from scene_completion_ros import diagnosis
+from scene_completion_ros.diagnosis import STATUSES, Finding, check_packages, check_python, check_shared_memory, checks
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.ros import dds
+from tests.checkout import run_python
+from tests.inference.small_bundle import make_small_bundle
+from tests.ros_domain import next_domain
+
+HIDE_RCLPY = """
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+
+def find_others(name, path=None, target=None):
+    return None if name.partition(".")[0] == "rclpy" else find(name, path, target)
+
+PathFinder.find_spec = find_others
+"""
+NAMES = [check.name for check in checks(None)]
+OF_ROS = {"ROS 2 not mixed", "RMW", "discovery", "Fast DDS profile"}
+OF_ROS |= {"tf2_ros", "cv_bridge", "launch_ros", "image_transport"}
+needs_ros = pytest.mark.skipif(find_spec("rclpy") is None, reason="ROS 2 is not installed")
+Add = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def _sound_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ROS graph of its own with the shipped profile, and nothing else that could disturb."""
+    for name in (dds.PROFILE_VARIABLE, dds.OLD_PROFILE_VARIABLE, "FASTDDS_BUILTIN_TRANSPORTS", "NUMBA_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("ROS_LOCALHOST_ONLY", "RMW_IMPLEMENTATION", "ROS_SECURITY_ENABLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ROS_DOMAIN_ID", next_domain())
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path_factory.mktemp("ros_log")))
+    monkeypatch.setenv(dds.profile_variable(), str(dds.profile_path()))
+
+
+@pytest.fixture
+def extra_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Add:
+    """Puts files in front of the search path of this process and of those it starts."""
+    folder = tmp_path / "in_front"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")])))
+
+    def add(**sources: str) -> None:
+        for name, source in sources.items():
+            (folder / f"{name}.py").write_text(source, encoding="utf-8")
+
+    return add
+
+
+def finding_of(name: str, bundle: Path | None = None, **changed: float) -> Finding:
+    (check,) = (check for check in checks(bundle) if check.name == name)
+    return replace(check, **changed).run(bundle)  # type: ignore[arg-type]
+
+
+def doctor(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return run_python("-m", "scene_completion_ros.cli", "doctor", *words, cwd=cwd, **variables)
+
+
+def printed(output: str) -> dict[str, tuple[str, str]]:
+    """Status and text by name of what the doctor printed for people."""
+    pattern = re.compile(r"^(ok|warning|failed|not applicable) +(.+?): (.*(?:\n +->.*)?)$", re.MULTILINE)
+    found = {match[2]: (match[1], match[3]) for match in pattern.finditer(output)}
+    assert list(found) == NAMES
+    return found
+
+
+@needs_ros
+def test_nothing_fails_in_a_sound_environment(tmp_path: Path) -> None:
+    done = doctor("--json", cwd=tmp_path)
+    report = json.loads(done.stdout)
+    found = {check["name"]: check for check in report["checks"]}
+    assert done.returncode == 0, done.stdout
+    assert list(found) == NAMES
+    sound = ("Python", "packages", "ROS 2", "RMW", "Fast DDS profile")
+    assert {name: found[name]["status"] for name in sound} == dict.fromkeys(sound, "ok")
+    for check in report["checks"]:
+        assert set(check) == {"name", "status", "found", "cure", "details"}
+        assert check["found"]
+        assert bool(check["cure"]) == (check["status"] in ("warning", "failed")), check
+    statuses = [check["status"] for check in report["checks"]]
+    assert report["counts"] == {status: statuses.count(status) for status in STATUSES}
+    assert found["bundle"]["details"]["classes"] == list(StudentBundle.load(DEFAULT_BUNDLE).class_names)
+    details = found["self-test"]["details"]
+    assert details["finite"]
+    assert details["fewest_occupied"] > 1000
+    assert {"resample", "encode", "query", "march", "assemble", "label", "total"} == set(details["stages_ms"])
+    assert found["self-test"]["found"].startswith(f"{details['rate_hz']:.1f} Hz with {details['engine']}")
+
+
+def test_without_rclpy_the_rest_is_checked(tmp_path: Path, extra_modules: Add) -> None:
+    extra_modules(sitecustomize=HIDE_RCLPY)
+    done = doctor(cwd=tmp_path)
+    found = printed(done.stdout)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert {name for name, (_, text) in found.items() if text == "rclpy is not there"} == OF_ROS
+    assert {found[name][0] for name in OF_ROS} == {"not applicable"}
+    assert found["ROS 2"][0] == "warning"
+    assert "-> pip install '.[ros]'" in found["ROS 2"][1]
+    assert " Hz with " in found["self-test"][1]
+    step = "next: scene-completion complete IMAGE --camera FILE --output out works without ROS 2"
+    assert done.stdout.splitlines()[-1] == step
+
+
+@needs_ros
+def test_whatever_is_broken_every_check_has_a_finding(tmp_path: Path, extra_modules: Add) -> None:
+    extra_modules(numpy="raise ImportError('no good')", rclpy="import os; os.abort()")
+    variables = {dds.profile_variable(): str(tmp_path / "nowhere.xml"), "PYTHONIOENCODING": "ascii"}
+    done = doctor("--bundle", "missing…", cwd=tmp_path, **variables)
+    found = printed(done.stdout)
+    assert (done.returncode, done.stderr) == (1, ""), done.stdout
+    assert "Traceback" not in done.stdout
+    failed = {"ROS 2", "RMW", "Fast DDS profile", "numba", "bundle", "self-test"}
+    assert {name for name, (status, _) in found.items() if status == "failed"} == failed
+    assert all("\n" in found[name][1] for name in failed)  # with a cure
+    assert done.stdout.splitlines()[-1] == "next: cure what failed, from the top; it begins with ROS 2"
+    assert "SIGABRT" in found["ROS 2"][1]
+    assert "ImportError: no good" in found["numba"][1]
+
+
+@pytest.mark.usefixtures("extra_modules")
+def test_missing_and_old_packages_are_named(tmp_path: Path) -> None:
+    needed = "Requires-Dist: no-such-thing>=2\nRequires-Dist: numba>=0.57\nRequires-Dist: numpy\n"
+    ours = f"Requires-Python: >=3.99\n{needed}"
+    for name, number, more in (("scene_completion_ros", "9", ours), ("numba", "0.56.4", "")):
+        folder = tmp_path / "in_front" / f"{name}-{number}.dist-info"
+        folder.mkdir()
+        text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n{more}"
+        (folder / "METADATA").write_text(text, encoding="utf-8")
+    finding = check_packages({})
+    assert finding.status == check_python({}).status == "failed"
+    assert finding.found == "no-such-thing is missing (>=2 is needed), numba 0.56.4 (>=0.57 is needed)"
+    assert finding.cure == f"{sys.executable} -m pip install 'no-such-thing>=2' 'numba>=0.57'"
+
+
+@pytest.mark.parametrize(
+    ("folder", "found"), [("/dev/no_such_folder", "is missing"), ("/proc", "cannot be written"), ("/dev/shm", "free")]
+)
+def test_shared_memory(monkeypatch: pytest.MonkeyPatch, folder: str, found: str) -> None:
+    monkeypatch.setattr(diagnosis, "SHARED_MEMORY", Path(folder))
+    finding = check_shared_memory({})
+    assert found in finding.found
+    assert (finding.status == "failed") == (folder != "/dev/shm")
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@pytest.mark.parametrize(("error", "status"), [(0, "ok"), (100, "warning")])
+def test_what_the_cuda_driver_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, status: str) -> None:
+    """A driver library that sees two devices called "Two", or none."""
+    source = tmp_path / "cuda.c"
+    source.write_text(
+        f"int cuInit(unsigned flags) {{ return {error}; }}\n"
+        "int cuDeviceGetCount(int *count) { *count = 2; return 0; }\n"
+        "int cuDeviceGetName(char *name, int size, int device) { name[0] = 'T'; name[1] = 'w'; name[2] = 'o';"
+        " name[3] = 0; return 0; }\n",
+        encoding="utf-8",
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(source)], check=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}:{os.environ.get('LD_LIBRARY_PATH', '')}")
+    finding = finding_of("GPU")
+    assert finding.status == status
+    parts = ("error 100", "the default engine runs on the CPU") if error else ("Two, Two", "engine auto takes it")
+    assert all(part in finding.found for part in parts)
+
+
+@needs_ros
+def test_a_missing_rmw_is_told_apart_from_a_missing_ros(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_nowhere_cpp")
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    assert finding_of("ROS 2").status == "ok"
+    finding = finding_of("RMW")
+    assert finding.status == "failed"
+    assert "rmw_nowhere_cpp" in finding.found
+    assert "unset RMW_IMPLEMENTATION" in finding.cure
+    assert "ros-jazzy-rmw-nowhere-cpp" in finding.cure
+    assert finding_of("Fast DDS profile").status == "not applicable"
+
+
+@needs_ros
+@pytest.mark.parametrize(
+    ("domain", "reach", "status"),
+    [
+        ("7", "SUBNET", "ok"),
+        ("", "LOCALHOST", "ok"),
+        ("150", "SUBNET", "warning"),
+        ("7", "OFF", "warning"),
+        ("7", "localhost", "warning"),
+        ("233", "SUBNET", "failed"),
+        ("seven", "SUBNET", "failed"),
+    ],
+)
+def test_the_discovery_variables(monkeypatch: pytest.MonkeyPatch, domain: str, reach: str, status: str) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", domain)
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", reach)
+    finding = finding_of("discovery")
+    assert finding.status == status
+    assert ("export " in finding.cure) == (status != "ok")
+    if domain in ("150", "233", "seven"):  # what is called wrong is what no node can start with
+        assert (finding_of("RMW").status == "ok") == (status != "failed")
+
+
+@needs_ros
+@pytest.mark.parametrize(
+    ("replaced", "status", "found"),
+    [
+        ({}, "ok", "33.55 MB"),
+        ({"segment_size": "524288"}, "failed", "0.52 MB, a raw image of 1280x720 has 2.76 MB"),
+        ({"segment_size": "2764799"}, "failed", "2.76 MB, a raw image"),
+        ({"segment_size": "4000000", "useBuiltinTransports": "true"}, "ok", "4.00 MB"),
+        ({"type": "UDPv4"}, "warning", "no shared memory"),
+        ({"segment_size": "large"}, "failed", "no profile"),
+        ({"profiles": ""}, "failed", "is_default_profile"),
+    ],
+)
+def test_a_profile_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: dict[str, str], status: str, found: str
+) -> None:
+    text = dds.profile_path().read_text(encoding="utf-8")
+    for name, value in replaced.items():
+        text, count = re.subn(f"<{name}>.*?</{name}>", f"<{name}>{value}</{name}>", text, flags=re.DOTALL)
+        assert count
+    path = tmp_path / "profile.xml"
+    path.write_text(text, encoding="utf-8")
+    monkeypatch.setenv(dds.profile_variable(), str(path))
+    finding = finding_of("Fast DDS profile")
+    assert finding.status == status
+    assert found in finding.found
+    assert (str(dds.profile_path()) in finding.cure) == (status != "ok")
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import time; time.sleep(60)", "gave no answer within 3 s"),
+        ("import os; os.abort()", "its process ended by SIGABRT"),
+        ("import os; print('\\x1b[31mError: late\\x1b[0m', flush=True); os._exit(3)", "status 3: Error: late"),
+        ("raise ValueError('two\\nlines')", "ValueError: two lines"),
+        ("raise ValueError", "ValueError"),
+    ],
+)
+def test_what_crashes_or_hangs_is_a_finding(extra_modules: Add, source: str, found: str) -> None:
+    extra_modules(rclpy=source)
+    finding = finding_of("ROS 2", **({"limit_s": 3.0} if "sleep" in source else {}))
+    assert finding.status == "failed"
+    assert finding.found.endswith(found)
+    assert finding.cure
+
+
+def test_a_bundle_that_is_not_there(tmp_path: Path) -> None:
+    finding = finding_of("bundle", tmp_path / "nowhere")
+    assert (finding.status, finding.cure) == ("failed", "Name the folder of a student bundle.")
+    assert finding.found == f"{tmp_path / 'nowhere'}: no student.json in it"
+    assert finding_of("self-test", tmp_path / "nowhere").status == "not applicable"
+
+
+def test_a_damaged_bundle(tmp_path: Path) -> None:
+    bundle = make_small_bundle(tmp_path)
+    content = bytearray((tmp_path / "head.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "head.safetensors").write_bytes(content)
+    finding = finding_of("bundle", tmp_path)
+    assert finding.status == "failed"
+    assert "sha256" in finding.found
+    assert "again" in finding.cure
+    bundle.save(tmp_path, b"no graph")
+    assert finding_of("bundle", tmp_path).status == "warning"  # as it stands it is sound, and not calibrated
+    finding = finding_of("self-test", tmp_path)
+    assert (finding.status, finding.cure) == ("failed", "Export the bundle again.")
+    assert "encoder.onnx" in finding.found
+
+
+def test_a_student_that_finds_nothing_in_the_demo_drive(tmp_path: Path) -> None:
+    make_small_bundle(tmp_path, threshold=1.0)
+    finding = finding_of("self-test", tmp_path)
+    assert finding.status == "warning"
+    assert "finds nothing" in finding.found
