@@ -28,7 +28,7 @@ SLOW = (
     "test_untrusted_readers.py",
     "training/commands/test_evaluate_point_features.py",
     "training/commands/test_sscbench.py",
-    "training/evaluation/test_density_model.py",
+    "training/evaluation/test_deployed.py",
     "training/evaluation/test_segmentation.py",
     "training/evaluation/test_view_consistency.py",
     "training/gpu_export",

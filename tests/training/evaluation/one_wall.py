@@ -1,7 +1,6 @@
 """A street with one wall, whose truth is known by hand."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,11 +10,10 @@ from scene_completion_ros.evaluation.truth import BELOW_GROUND, IN_VIEW, INTERIO
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_ros.voxels.occupancy import Calibration
-from scene_completion_training.evaluation.density_model import IDENTITY, Observation
 from scene_completion_training.evaluation.geometry import voxel_frames
-from scene_completion_training.evaluation.semantic_evaluation import FittedModel, Labels, ScoredModel, fit_models
-from scene_completion_training.evaluation.semantic_models import Sampling, SemanticModel, SemanticObservation
+from scene_completion_training.evaluation.predictor import Prediction, Predictor
+from scene_completion_training.evaluation.semantic_evaluation import FittedModel, fit_models
+from scene_completion_training.evaluation.semantic_models import Sampling
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=11.5, width=64, height=24)
 GRID = VoxelGrid((0.0, -25.6, -2.4), 0.8, (64, 64, 8))
@@ -97,37 +95,27 @@ def make_street(assets: tuple[str, ...] = ("lidar", "depth", "voxel_label", "vox
     )
 
 
-@dataclass
-class Wall:
+class Wall(Predictor):
     """Knows the wall, and how thick it is."""
 
-    name: str = "wall"
-    calibration: Calibration = IDENTITY
-    cutoffs: dict[str, float] = field(default_factory=lambda: {"σ > 0.5": 0.5})
+    name = "wall"
 
-    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         ahead = float(sequence.frames[index].world_from_rig.translation[2])
-        return Observation(CAMERA, lambda points: np.where(in_wall(points, ahead), 50.0, 0.0).astype(np.float32))
+        return Prediction(CAMERA, lambda points: np.where(in_wall(points, ahead), 50.0, 0.0).astype(np.float32))
 
 
-@dataclass
-class PaintedWall:
-    """Knows the wall; its left half looks otherwise than its right half."""
+class PaintedWall(Predictor):
+    """Knows the wall; its left half differs from its right half."""
 
-    name: str = "painted wall"
-    calibration: Calibration = IDENTITY
+    name = "painted wall"
 
-    @property
-    def cutoffs(self) -> dict[str, float]:
-        return {"σ > 0.5": 0.5}
-
-    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         def codes(points: np.ndarray) -> np.ndarray:
             left = points[:, 0] < 1.0
             return np.stack([left, ~left], axis=-1).astype(np.float32)
 
-        density = Observation(CAMERA, lambda points: 20.0 * in_wall(points).astype(np.float32))
-        return SemanticObservation(density, codes, units=codes)
+        return Prediction(CAMERA, lambda points: 20.0 * in_wall(points).astype(np.float32), codes=codes, units=codes)
 
 
 def true_voxels(street: PosedSequence) -> VoxelTruth:
@@ -137,17 +125,16 @@ def true_voxels(street: PosedSequence) -> VoxelTruth:
     return truth
 
 
-def fit(models: Sequence[SemanticModel], street: PosedSequence) -> list[FittedModel]:
+def fit(models: Sequence[Predictor], street: PosedSequence) -> list[FittedModel]:
     """Two clusters of the wall, named by it."""
     frames = [(street, index) for index in range(len(street))]
     return fit_models(models, Sampling(0.5), frames, voxel_frames([street]), clusters=2, points_a_frame=200)
 
 
-def score(models: Sequence[ScoredModel], recordings: Sequence[PosedSequence]) -> list[SemanticCompletionMetric]:
+def score(models: Sequence[Predictor], recordings: Sequence[PosedSequence]) -> list[SemanticCompletionMetric]:
     """Labels of each model against the classes of recordings."""
-    tallies = [(Labels(model), SemanticTally(model)) for model in models]
+    tallies = [SemanticTally(model) for model in models]
     for frame in voxel_frames(recordings):
-        for method, tally in tallies:
-            tally.add(method.answer(frame))
-    assert all(tally._metric is not None for _, tally in tallies)
-    return [tally._metric for _, tally in tallies]  # type: ignore[misc]
+        for model, tally in zip(models, tallies, strict=True):
+            tally.add(model.answer(frame))
+    return [tally._metric for tally in tallies if tally._metric is not None]

@@ -1,4 +1,4 @@
-"""Checkpoints as density models, with as many views as they were trained with."""
+"""Checkpoints as predictors, with as many views as they were trained with."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,7 +54,7 @@ def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, t
         with torch.no_grad():
             seen = field.observe(images[:, :count], torch.from_numpy(poses[None, :count]).float())
             expected = seen.density(torch.from_numpy(points)[None])[0].numpy()
-        np.testing.assert_allclose(model.observe(sparse, 2).density(points), expected, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(model.complete(sparse, 2).density(points), expected, rtol=1e-3, atol=1e-5)
     with pytest.raises(ConfigurationError, match="1 or 2 or 3 or 4 or mono"):
         open_checkpoint(file, ["5"])
     # A teacher whose further views stood within a metre: the next frames, not those 12 m away.

@@ -1,4 +1,4 @@
-"""Density models and controls on a street with one wall: voxels, calibration, and which frames are scored."""
+"""Predictors on a street with one wall: voxels, calibration, and which frames are scored."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,25 +25,21 @@ from scene_completion_training.evaluation.controls import (
     surface_controls,
     true_depth,
 )
-from scene_completion_training.evaluation.density_model import VOXEL_EDGE, Observation
 from scene_completion_training.evaluation.geometry import (
-    AFTER,
-    BEFORE,
-    Density,
-    Frame,
     ScoredFrames,
-    calibrate_model,
+    calibrate,
     frames_with_voxels,
     voxel_frames,
     voxel_places,
 )
+from scene_completion_training.evaluation.predictor import AFTER, BEFORE, VOXEL_EDGE, Frame, Prediction
 from tests import official_layouts as layouts
 from tests.training.evaluation.one_wall import CAMERA, GRID, Wall, true_voxels
 
 
 def rows(metric: Metric, models: list[Any], frames: list[Frame]) -> list[dict[str, Any]]:
     scores = Scores([metric])
-    scores.run("street", [Density(model) for model in models], frames)
+    scores.run("street", models, frames)
     return scores.rows(metric.name)
 
 
@@ -72,11 +68,12 @@ def test_calibration_is_fitted_to_what_densities_mean(street: PosedSequence) -> 
     density = grid_density((0.1 * n).astype(np.float32), GRID, truth.grid_from_camera)
 
     class Dense(Wall):
-        def observe(self, sequence: PosedSequence, index: int) -> Observation:
-            return Observation(CAMERA, density)
+        def complete(self, sequence: PosedSequence, index: int) -> Prediction:
+            return Prediction(CAMERA, density)
 
     frame = Frame(street, 0, FrameTruth(truth, None))
-    model = calibrate_model(Dense(), [frame])
+    model = Dense()
+    calibrate(model, [frame])
     half = np.array([0.5], dtype=np.float32)
     assert model.calibration.apply(opacity(0.1 * half, VOXEL_EDGE))[0] == pytest.approx(0.25, abs=0.03)
     found = {(row["rule"], row["range_m"], row["region"]): row for row in rows(OCCUPANCY, [model], [frame])}
@@ -127,12 +124,12 @@ def test_controls_of_a_town(street: PosedSequence) -> None:
     ]
     points = np.array([[0.0, 0.0, 10.05], [0.0, 0.0, 13.0], [0.0, 0.0, 14.5], [0.0, 0.0, 8.0]], dtype=np.float32)
     surface, thick = (
-        SurfaceControl(true_depth, "true depth", metres).observe(street, 0).density(points) > 0.5
+        SurfaceControl(true_depth, "true depth", metres).complete(street, 0).density(points) > 0.5
         for metres in (0.0, 4.0)
     )
     assert surface.tolist() == [True, False, False, False]
     assert thick.tolist() == [True, True, False, False]
-    assert not EmptyControl().observe(street, 0).density(points).any()
+    assert not EmptyControl().complete(street, 0).density(points).any()
     with pytest.raises(SequenceError, match="frame 1"):
         true_depth(street, 1)
 
@@ -145,7 +142,7 @@ def test_prior_is_cut_at_its_own_threshold(street: PosedSequence) -> None:
     points = np.array(
         [[0.5, 0.5, 0.5], [0.5, 0.5, 1.5], [0.5, 0.5, 2.5], [0.5, -0.5, 0.5], [9.0, 9.0, 9.0]], np.float32
     )
-    density = control.observe(street, 0).density(points)
+    density = control.complete(street, 0).density(points)
     assert (density > 0.5).tolist() == [False, True, True, False, False]
     # 0.5 * log(1 - 0.2) / log(1 - 0.3) = 0.3128
     assert density[0] == pytest.approx(0.3128, abs=1e-3)

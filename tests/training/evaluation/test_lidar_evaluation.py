@@ -1,7 +1,7 @@
 """Both LiDAR protocols on a street with one wall."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,14 @@ from scene_completion_ros.sequences.frame_lists import FrameSplit
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_training.evaluation.controls import EmptyControl, surface_controls
-from scene_completion_training.evaluation.density_model import (
-    IDENTITY,
-    PUBLISHED_CUTOFF,
-    PUBLISHED_RULE,
-    DensityModel,
-    Observation,
-)
-from scene_completion_training.evaluation.geometry import Density, Frame, depth_frames, scanned_frames
+from scene_completion_training.evaluation.geometry import depth_frames, scanned_frames
 from scene_completion_training.evaluation.lidar_evaluation import (
     LIDAR_OCCUPANCY,
     LIDAR_ONLY_NEAR,
     level_scans,
     slabs_of,
 )
+from scene_completion_training.evaluation.predictor import Frame, Prediction, Predictor
 from tests.official_layouts import write_split
 from tests.sequences import test_kitti_raw
 from tests.training.evaluation.one_wall import CAMERA, FRAMES, Wall, make_street, shadowed
@@ -49,11 +43,11 @@ def test_scans_of_the_following_frames_in_the_level_frame(street: PosedSequence)
         next(level_scans(make_street(assets=()), 0, 3, 0.0))
 
 
-def lidar_rows(street: PosedSequence, models: Sequence[DensityModel]) -> dict[tuple[str, str], dict[str, Any]]:
+def lidar_rows(street: PosedSequence, models: Sequence[Predictor]) -> dict[tuple[str, str], dict[str, Any]]:
     """Protocol and method -> row, of the first frame after ten scans."""
     frame = Frame(street, 0, FrameTruth(None, None), slabs_of(level_scans(street, 0, 10, 0.0), 0.0))
     scores = Scores([LIDAR_OCCUPANCY])
-    scores.run("street", [Density(model) for model in models], [frame])
+    scores.run("street", models, [frame])
     return {(row["protocol"].partition("@")[0], row["method"]): row for row in scores.rows("lidar")}
 
 
@@ -82,8 +76,8 @@ def test_lidar_protocols_on_the_wall(street: PosedSequence) -> None:
 @pytest.mark.parametrize(("density", "predicted"), [(0.5, 0), (0.501, 12_800)])
 def test_occupied_is_more_than_the_published_cutoff(street: PosedSequence, density: float, predicted: int) -> None:
     class Even(Wall):
-        def observe(self, sequence: PosedSequence, index: int) -> Observation:
-            return Observation(CAMERA, lambda points: np.full(len(points), density, dtype=np.float32))
+        def complete(self, sequence: PosedSequence, index: int) -> Prediction:
+            return Prediction(CAMERA, lambda points: np.full(len(points), density, dtype=np.float32))
 
     row = lidar_rows(street, [Even()])["original", "wall"]
     assert (row["points"], row["predicted"]) == (12_800, predicted)
@@ -97,17 +91,15 @@ LIDAR_BEHIND_CAMERA = 0.27  # metres, `test_kitti_raw.VELO_TO_CAM`
 raw_drive = test_kitti_raw.drive
 
 
-class FlatWall:
+class FlatWall(Predictor):
     """Sees a wall across the whole image, `WALL` metres ahead."""
 
     name = "wall"
-    calibration = IDENTITY
-    cutoffs: Mapping[str, float] = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
 
-    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         # 64 samples so near to the wall are not more than 8 cm apart.
         camera = sequence.cameras[reference_camera(sequence)]
-        return Observation(camera, lambda points: np.where(points[:, 2] >= WALL, 1e4, 0).astype(np.float32), (11, 15.5))
+        return Prediction(camera, lambda points: np.where(points[:, 2] >= WALL, 1e4, 0).astype(np.float32), (11, 15.5))
 
 
 def write_scan(drive: Path, frame: int, depths: list[float], down: float = 0.15) -> None:
@@ -129,7 +121,7 @@ def test_errors_of_a_wall_are_means_over_frames(raw_drive: Path, tmp_path: Path)
     drive = open_recording(raw_drive)
     split = FrameSplit(write_split(tmp_path / "list.txt", [f"{LISTED} 0 l", f"{LISTED} 1 l"]))
     scores = Scores([DEPTH])
-    scores.run("drives", [Density(FlatWall())], depth_frames(drive, scanned_frames(drive, split)))
+    scores.run("drives", [FlatWall()], depth_frames(drive, scanned_frames(drive, split)))
     (row,) = [row for row in scores.rows("depth") if row["pixels"] == "Garg crop"]
     assert (row["method"], row["frames"]) == ("wall", 2)
     frames = [2.0 / 10.0, (4.0 / 8.0 + 4.0 / 16.0 + 4.0 / 8.0) / 3.0]

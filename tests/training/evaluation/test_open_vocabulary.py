@@ -17,6 +17,7 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_training.evaluation.deployed import DeployedStudent
 from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.open_vocabulary import (
     COMMON,
@@ -29,7 +30,8 @@ from scene_completion_training.evaluation.open_vocabulary import (
     ZeroShot,
     label_set_of,
 )
-from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, SemanticModel, SemanticObservation
+from scene_completion_training.evaluation.predictor import Prediction, Predictor
+from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
 from tests.training.evaluation.one_wall import PaintedWall, Wall, make_street, true_voxels
@@ -56,19 +58,19 @@ BANK = make_bank(
 
 
 @dataclass
-class Painted:
+class Painted(Predictor):
     """Left of x = 1 m it is a car, right of it a building, as far as it knows; from a depth on it knows nothing."""
 
     name: str = "painted"
     knows: Callable[[np.ndarray], np.ndarray] = lambda points: points[:, 2] < 100.0
 
-    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         def features(points: np.ndarray) -> np.ndarray:
             left = points[:, 0] < 1.0
             found = np.stack([3.0 * left, 0.5 * ~left, np.zeros(len(points))], axis=-1)
             return np.where(self.knows(points)[:, None], found, 0.0).astype(np.float32)
 
-        return SemanticObservation(PaintedWall().observe(sequence, index).observation, features)
+        return replace(PaintedWall().complete(sequence, index), codes=features)
 
 
 def wall(street: PosedSequence) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +82,7 @@ def wall(street: PosedSequence) -> tuple[np.ndarray, np.ndarray]:
 
 
 def evaluate_models(
-    scored: list[tuple[SemanticModel, ZeroShot]], recordings: list[PosedSequence], label_set: LabelSet, cutoff: float
+    scored: list[tuple[Predictor, ZeroShot]], recordings: list[PosedSequence], label_set: LabelSet, cutoff: float
 ) -> list[SimpleNamespace]:
     """Of each model what it scores: `given` and `completion` by part, `words` by word and part."""
     results = []
@@ -103,7 +105,7 @@ def evaluate_models(
 def test_all_phrases_of_the_vocabulary_give_what_is_common() -> None:
     """Those of classes and of the background; words that were only asked for do not count."""
     bank = replace(BANK, background=("hedge",))
-    seen = replace(Painted().observe(make_street(), 0), codes=lambda points: points)
+    seen = replace(Painted().complete(make_street(), 0), codes=lambda points: points)
     points = np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
     found = ZeroShot(bank, SEMANTIC_KITTI, {"automobile": (1,)})(seen, points)
     expected = [pytest.approx((1 + 1 + 0 + 0 + 0) / 5), -np.inf]  # car, sedan, building, log, hedge
@@ -157,13 +159,13 @@ def test_a_field_is_read_in_the_space_of_a_teacher(street: PosedSequence, tmp_pa
     model = FeatureFieldModel.open(file, None, Wall(), AgglomeratedField, "text")
     assert model.name == "mine"
     points = np.array([[0.0, 0.0, 10.0], [1.0, 0.5, 20.0]], np.float32)
-    seen = model.observe(street, 0)
-    units = FeatureFieldModel(field, "mine", density=Wall()).observe(street, 0).units
+    seen = model.complete(street, 0)
+    units = FeatureFieldModel(field, "mine", density=Wall()).complete(street, 0).units
     assert units is not None and units(points).shape == (2, 6)
     weight, bias = field.space("text")
     features = units(points) @ weight.numpy().T + bias.numpy()
     np.testing.assert_allclose(seen.codes(points), unit_vectors(features), atol=1e-5)
-    assert seen.observation.density(np.array([[0.0, 0.0, 11.0]], np.float32)) == 50.0
+    assert seen.density(np.array([[0.0, 0.0, 11.0]], np.float32)) == 50.0
     with pytest.raises(ConfigurationError, match=r"no teacher third. There are text, other"):
         FeatureFieldModel.open(file, None, Wall(), AgglomeratedField, "third")
 
@@ -182,8 +184,8 @@ def test_a_deployed_student_is_read_as_it_answers_on_the_robot(street: PosedSequ
     voxels = completer.complete(street.image(0, name)).voxels
     named = voxels.label < len(vocabulary.names)  # not unknown
     assert named.sum() > 100
-    model = DeployedFeatures(bundle, bank, Wall(), "mine")
-    seen = model.observe(street, 0)
+    model = DeployedFeatures(DeployedStudent(bundle), bank, Wall(), "mine")
+    seen = model.complete(street, 0)
     assert model.name == "mine"
     asked = np.zeros(grid.shape, bool)
     asked[tuple(voxels.index[named].T)] = True

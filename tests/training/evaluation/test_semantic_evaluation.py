@@ -17,16 +17,15 @@ from scene_completion_training.clustering import (
     write_class_file,
     write_clusters,
 )
-from scene_completion_training.evaluation.density_model import IDENTITY, Observation
+from scene_completion_training.evaluation.predictor import Prediction, voxel_classes
 from scene_completion_training.evaluation.semantic_evaluation import (
     ClassPrior,
     FittedModel,
     named_by,
     survey,
-    voxel_classes,
     write_contact_sheets,
 )
-from scene_completion_training.evaluation.semantic_models import SAMPLINGS, Sampling, SemanticObservation, elected
+from scene_completion_training.evaluation.semantic_models import SAMPLINGS, Sampling, elected
 from tests.training.evaluation.one_wall import CAMERA, CAR, GRID, PaintedWall, make_street, score, true_voxels, voxels
 
 
@@ -60,17 +59,11 @@ def test_what_no_sensor_sees_does_not_count(street: PosedSequence) -> None:
 
 
 def test_the_prior_knows_the_class_of_a_place(street: PosedSequence) -> None:
-    class Density:
-        name, calibration, cutoffs = "wall", IDENTITY, {"σ > 0.5": 0.5}
-
-        def observe(self, sequence: PosedSequence, index: int) -> Observation:
-            return PaintedWall().observe(sequence, index).observation
-
-    prior = ClassPrior(Density(), 0.5, [street])
+    prior = ClassPrior(PaintedWall(), 0.5, [street])
     scores = score([prior], [street])[0].compute(prior.names())[51.2]
     assert scores["class_iou"]["car"] == 1.0
     with pytest.raises(ConfigurationError, match="no frame has ground truth"):
-        ClassPrior(Density(), 0.5, [make_street(assets=("lidar",))])
+        ClassPrior(PaintedWall(), 0.5, [make_street(assets=("lidar",))])
     with pytest.raises(ConfigurationError, match="no frame has ground truth"):
         named_by([PaintedWall()], Sampling(0.5), [Clusters(np.eye(2, dtype=np.float32))], [])
 
@@ -85,14 +78,17 @@ def truth(known: np.ndarray | None = None) -> VoxelTruth:
     return VoxelTruth("made up", SMALL_GRID, RigidTransform.identity(), ~everywhere, known, everywhere)
 
 
-def field(density: np.ndarray, label: np.ndarray) -> SemanticObservation:
+def field(density: np.ndarray, label: np.ndarray) -> Prediction:
     """A field whose density and label are those of cells of 0.1 m, [10, 6, 6]."""
 
     def cell(points: np.ndarray) -> tuple[np.ndarray, ...]:
         return tuple(np.floor(points / 0.1).astype(int).T)
 
-    sight = Observation(SMALL_CAMERA, lambda points: density[cell(points)].astype(np.float32))
-    return SemanticObservation(sight, lambda points: np.eye(3, dtype=np.float32)[label[cell(points)]])
+    return Prediction(
+        SMALL_CAMERA,
+        lambda points: density[cell(points)].astype(np.float32),
+        codes=lambda points: np.eye(3, dtype=np.float32)[label[cell(points)]],
+    )
 
 
 def test_eight_points_are_weighted_by_the_opacity_of_half_a_voxel() -> None:

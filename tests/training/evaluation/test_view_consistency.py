@@ -191,7 +191,6 @@ def test_frames_of_realestate10k(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for more, message in (
         (("--targets", "90"), "no frame has such another view"),
         (("--targets", "left"), "left is no view"),
-        (("--targets", "5", "--every", "0"), "every 0 frames"),
         ((), "no rectified stereo pair"),
         (("--consistency",), "no FeatureField in it"),
     ):

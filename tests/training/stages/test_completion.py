@@ -40,7 +40,7 @@ from scene_completion_training.data.completion_samples import (
 )
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
-from scene_completion_training.evaluation.density_model import DeployedModel
+from scene_completion_training.evaluation.deployed import DeployedStudent
 from scene_completion_training.export import export_scene, space_of_classes
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.scene_decoder import TOKEN_WIDTH, CompletedScene, PixelHead, PixelView
@@ -321,9 +321,9 @@ def test_a_student_is_not_scored_with_what_is_not_there(
 ) -> None:
     """Nor with the LiDAR that it is compared with; students that take no evidence are refused."""
     with pytest.raises(SequenceError, match="has no LiDAR scan"):
-        DeployedModel(bundle, threads=1, sources=Sources(depth="lidar")).observe(open_recording(town), 0)
+        DeployedStudent(bundle, threads=1, sources=Sources(depth="lidar")).complete(open_recording(town), 0)
     with pytest.raises(ConfigurationError, match="takes no evidence"):
-        DeployedModel(StudentBundle.load(DEFAULT_BUNDLE), threads=1, sources=Sources("odometry"))
+        DeployedStudent(StudentBundle.load(DEFAULT_BUNDLE), threads=1, sources=Sources("odometry"))
     assert main(["evaluate", "geometry", "--depth", "--depth-from", "lidar", "--data", str(town), "--bundle",
                  str(bundle.folder), "--output", str(town / "never")]) == 2  # fmt: skip
     assert "cannot be what a student is given and what it is compared with" in capsys.readouterr().err

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from scene_completion_ros.inference.evidence import Sources
     from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
-    from scene_completion_training.evaluation.density_model import DensityModel
+    from scene_completion_training.evaluation.deployed import DeployedStudent
+    from scene_completion_training.evaluation.predictor import Predictor
 
 POSES = "the poses of the recording"
 SHARED_DATA = "SCENE_COMPLETION_DATA"  # environment variable that names the folder of the recordings
@@ -40,6 +41,25 @@ def add_paths(parser: argparse._ActionsContainer, flag: str, shown: str, text: s
     """Declare an argument that takes one or more files or folders; none where it is left out."""
     options: dict[str, Any] = {"action": _Paths, "type": Path, "nargs": "+", "default": [], "required": required}
     parser.add_argument(flag, metavar=shown, help=text, **options)
+
+
+def add_number(parser: argparse._ActionsContainer, flag: str, default: int | None, text: str, least: int = 1) -> None:
+    """Declare an argument that takes a whole number, `least` or more; argparse refuses what is none."""
+
+    def number(given: str) -> int:
+        if not given.isdecimal() or int(given) < least:
+            raise argparse.ArgumentTypeError(f"{given} is no whole number from {least} on. Give {least} or more")
+        return int(given)
+
+    shown = "" if default is None else " (default: %(default)s)"
+    parser.add_argument(flag, type=number, default=default, metavar="N", help=text + shown)
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """Raise a `ConfigurationError` where several models that are scored have one name."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        cure = "A model is called like its bundle or the folder of its run: give the folders different names"
+        raise ConfigurationError(f"several are called {', '.join(twice)}", where=where, cure=cure)
 
 
 def add_windows(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +115,7 @@ def count_listed(args: argparse.Namespace, recordings: Iterable[PosedSequence]) 
     return count_frames(args, split)
 
 
-def listed_folders(folders: Sequence[Path], split: FrameSplit | None) -> list[Path]:
+def listed_folders(folders: Iterable[Path], split: FrameSplit | None) -> list[Path]:
     """Those of which a list names frames, or all without one."""
     return [folder for folder in folders if split is None or split.names(folder.resolve().name)]
 
@@ -142,24 +162,31 @@ def sources(args: argparse.Namespace) -> Sources:
     return Sources(**{name: getattr(args, argument) for name, argument in given.items() if hasattr(args, argument)})
 
 
-def open_models(args: argparse.Namespace) -> list[DensityModel]:
+def open_models(args: argparse.Namespace) -> list[Predictor]:
     """Open the bundles and checkpoints that were named; a `ConfigurationError` if two have the same name."""
-    from scene_completion_ros.inference.bundle import open_student
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
-    from scene_completion_training.evaluation.density_model import DeployedModel
 
     if args.bundle and args.views != ["1"]:
         what = "bundles see one image"
         raise ConfigurationError(what, where="--views", cure="Score checkpoints by themselves, or leave it out")
-    told = sources(args)
-    models: list[DensityModel] = [
-        DeployedModel(open_student(folder), folder.name, engine=args.engine, sources=told) for folder in args.bundle
-    ]
+    models: list[Predictor] = [*open_students(args)]
     models += [model for path in args.checkpoint for model in open_checkpoint(path, args.views)]
-    names = [model.name for model in models]
-    if len(set(names)) < len(names):
-        raise ConfigurationError(f"equal names {names}", where="--bundle, --checkpoint", cure="Rename a folder or file")
+    check_names([model.name for model in models], "--bundle, --checkpoint")
     return models
+
+
+def open_students(args: argparse.Namespace) -> list[DeployedStudent]:
+    """Open the bundles that were named, with the engine and the evidence that were chosen."""
+    from scene_completion_training.evaluation.deployed import open_deployed
+
+    return [open_deployed(folder, engine=args.engine, sources=sources(args)) for folder in args.bundle]
+
+
+def open_recordings(folders: Iterable[Path], split: FrameSplit | None = None) -> list[PosedSequence]:
+    """Open the recordings of which a list names frames, or all without one."""
+    from scene_completion_ros.sequences.opening import open_recording
+
+    return [open_recording(folder) for folder in listed_folders(folders, split)]
 
 
 def add_methods(parser: argparse._ActionsContainer, flag: str, meaning: str) -> None:

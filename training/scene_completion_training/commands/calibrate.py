@@ -8,29 +8,25 @@ Depth is fitted to LiDAR, and probabilities and threshold to voxels.
 import argparse
 from pathlib import Path
 
-from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import add_paths, say_dropped
+from scene_completion_training.commands.arguments import add_number, add_paths, open_recordings, say_dropped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion calibrate``."""
     parser.add_argument("bundle", type=Path, help="student bundle; it is written anew")
     add_paths(parser, "--labelled", "DIR", "recordings with LiDAR and voxels, such as a KITTI window", required=True)
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th frame (default: all)")
+    add_number(parser, "--every", 1, "take every N-th frame")
 
 
 def run(args: argparse.Namespace) -> int:
     """Open, fit, write and say what came out."""
     from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.progress import Progress, print_summary
-    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation.density_stretch import calibrate_on_truth
 
-    if args.every < 1:
-        raise ConfigurationError(f"{args.every} is no step", where="--every", cure="Take every frame, 1, or fewer")
     before = open_student(args.bundle)
     Progress().line(f"Calibrating {before.name} on {', '.join(map(str, args.labelled))} ...")
-    bundle = calibrate_on_truth(before, [open_recording(folder) for folder in args.labelled], every=args.every)
+    bundle = calibrate_on_truth(before, open_recordings(args.labelled), every=args.every)
     record = bundle.provenance["calibration"]
     stretch = record["density_stretch"]
     print_summary(

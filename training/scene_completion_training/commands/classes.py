@@ -14,8 +14,7 @@ import argparse
 from pathlib import Path
 
 from scene_completion_ros.commands.arguments import Output
-from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import add_paths
+from scene_completion_training.commands.arguments import add_number, add_paths, open_recordings
 
 POINTS = 500  # points of a frame that are clustered
 
@@ -27,37 +26,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_paths(parser, "--data", "PATH", "recordings to look at: bags, sequences, or folders of KITTI", required=True)
     meaning = "folder or name of the student that says what is occupied"
     parser.add_argument("--student", type=Path, required=True, metavar="DIR", help=meaning)
-    parser.add_argument("--every", type=int, default=2, metavar="N", help="every N-th frame (default: %(default)s)")
+    add_number(parser, "--every", 2, "every N-th frame")
     made = Output(("classes.json", "clusters.safetensors", "cluster_*.png"))
     parser.add_argument("--output", type=made, required=True, metavar="DIR", help="folder for the clusters")
     add_paths(parser, "--labelled", "FOLDER", "training recordings with semantic voxels, for the names")
     meaning = "text bank whose classes are taken, instead of clusters"
     parser.add_argument("--vocabulary", type=Path, metavar="FILE", help=meaning)
-    parser.add_argument("--clusters", type=int, default=19, help="number of clusters (default: %(default)s)")
+    add_number(parser, "--clusters", 19, "number of clusters", least=2)
 
 
 def run(args: argparse.Namespace) -> int:
     """Cluster, and write the clusters with their names."""
-    if args.every < 1:
-        raise ConfigurationError(f"{args.every} is no step", where="--every", cure="Take every frame, 1, or fewer")
     import numpy as np
 
     from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY
     from scene_completion_ros.evaluation.semantics import UNASSIGNED, match_covering
     from scene_completion_ros.inference.text_bank import TextBank
-    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training import clustering
     from scene_completion_training.checkpoints import Checkpoint
+    from scene_completion_training.evaluation.deployed import open_deployed
     from scene_completion_training.evaluation.geometry import voxel_frames
     from scene_completion_training.evaluation.semantic_evaluation import named_by, survey, write_contact_sheets
-    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, Sampling, student_density
+    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, Sampling
     from scene_completion_training.export import asked_teacher
 
-    density, cutoff = student_density(args.student)
+    density = open_deployed(args.student)
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None
     teacher = asked_teacher(Checkpoint.read(args.checkpoint), bank) if bank else ""
     model = FeatureFieldModel.open(args.checkpoint, density=density, teacher=teacher)
-    found = survey(model, [open_recording(folder) for folder in args.data], every=args.every, points_a_frame=POINTS)
+    found = survey(model, open_recordings(args.data), every=args.every, points_a_frame=POINTS)
     colours: dict[str, tuple[int, int, int]] = {}
     if bank:
         vocabulary = bank.vocabulary()
@@ -69,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
         clusters = clustering.fit_clusters(found.codes, args.clusters)
         names = [None] * args.clusters
     if args.labelled and not bank:
-        labelled = [open_recording(folder) for folder in args.labelled]
-        classes = named_by([model], Sampling(cutoff), [clusters], voxel_frames(labelled))[0].names(match_covering)[1:]
+        labelled = voxel_frames(open_recordings(args.labelled))
+        classes = named_by([model], Sampling(density.cutoff), [clusters], labelled)[0].names(match_covering)[1:]
         names = [None if number in (EMPTY, UNASSIGNED) else COMMON_CLASSES[number] for number in classes]
     count = len(clusters.centres)
     shares = np.bincount(clusters.assign(found.codes), minlength=count) / len(found.codes)

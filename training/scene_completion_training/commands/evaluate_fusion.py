@@ -3,7 +3,7 @@
 import argparse
 
 from scene_completion_ros.commands.arguments import RESULTS
-from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.errors import SequenceError
 from scene_completion_training.commands import arguments
 
 FIRST = 4  # frames of a drive before the map's occupancy is scored: memory needs some
@@ -15,27 +15,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_paths(parser, "--data", "FOLDER", meaning, required=True)
     meaning = "student bundles (default: the truth of each image alone, which shows what the map itself adds)"
     arguments.add_paths(parser, "--bundle", "BUNDLE", meaning)
-    meaning = "score occupancy and calibration of every N-th frame (default: %(default)s); ghosts are scored of all"
-    parser.add_argument("--every", type=int, default=5, metavar="N", help=meaning)
+    meaning = "score occupancy and calibration of every N-th frame; ghosts are scored of all"
+    arguments.add_number(parser, "--every", 5, meaning)
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     arguments.add_engine(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Drive, score, print and write."""
-    if args.every < 1:
-        raise ConfigurationError(f"every {args.every} frames", where="--every", cure="Give 1 or more")
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
     from scene_completion_ros.progress import watched
-    from scene_completion_ros.sequences.opening import open_recording
-    from scene_completion_training.evaluation.density_model import DeployedLabels
-    from scene_completion_training.evaluation.fusion import GHOSTS, FusedMap, OneImage, Oracle, Source, driven
+    from scene_completion_training.evaluation.fusion import GHOSTS, FusedMap, OneImage, Oracle, driven
 
-    recordings = [open_recording(folder) for folder in args.data]
-    sources: list[Source] = [DeployedLabels(folder, engine=args.engine) for folder in args.bundle]
+    recordings = arguments.open_recordings(args.data)
     scores, counted = Scores([OCCUPANCY, CALIBRATION, GHOSTS]), 0
-    for source in (*sources, Oracle()):
+    for source in (*arguments.open_students(args), Oracle()):
         methods = OneImage(), FusedMap()
         for sequence in recordings:
             for number, frame in enumerate(watched(driven(sequence, source), "frame")):

@@ -12,7 +12,7 @@ from scene_completion_training.commands import arguments
 
 if TYPE_CHECKING:
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
-    from scene_completion_training.evaluation.density_model import DensityModel
+    from scene_completion_training.evaluation.predictor import Predictor
 
 EVERY = 5  # of which frames voxels are scored where the command line says nothing; depth is scored of all
 
@@ -36,14 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--controls", action="store_true", help=meaning + "the mean LiDAR depth of pixels over --prior")
     meaning = "training recordings for the prior: towns, whose mean voxels are the prior on towns (KITTI windows have "
     arguments.add_paths(parser, "--prior", "FOLDER", meaning + "their own); with --depth drives")
-    parser.add_argument("--scans", type=int, default=20, help="scans the LiDAR protocols accumulate (default: 20)")
+    arguments.add_number(parser, "--scans", 20, "scans the LiDAR protocols accumulate", least=3)
     meaning = "how far the reference camera looks down, for the LiDAR protocols (default: 5 on KITTI-360, otherwise 0)"
     parser.add_argument("--camera-pitch", type=float, metavar="DEGREES", help=meaning)
-    meaning = f"score every N-th frame (default: {EVERY}, with --depth 1)"
-    parser.add_argument("--every", type=int, metavar="N", help=meaning)
+    arguments.add_number(parser, "--every", None, f"score every N-th frame (default: {EVERY}, with --depth 1)")
     meaning = "score this frame of each recording alone, against the voxels of its first one: with earlier frames, as "
     meaning += "--scale-from needs them"
-    parser.add_argument("--at", type=int, metavar="N", help=meaning)
+    arguments.add_number(parser, "--at", None, meaning, least=0)
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     arguments.add_engine(parser)
 
@@ -59,11 +58,10 @@ def run(args: argparse.Namespace) -> int:
 def _run_depth(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.depth import DEPTH
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_ros.sequences.opening import open_recording
-    from scene_completion_training.evaluation.geometry import Density, MeanDepthModel, depth_frames, scanned_frames
+    from scene_completion_training.evaluation.geometry import depth_frames, mean_depth, scanned_frames
 
-    folders, split = [*args.data, *arguments.window_folders(args)], arguments.read_frames(args.frames)
-    recordings = [open_recording(folder) for folder in arguments.listed_folders(folders, split)]
+    split = arguments.read_frames(args.frames)
+    recordings = arguments.open_recordings([*args.data, *arguments.window_folders(args)], split)
     names = [sequence.name for sequence in recordings]
     scanned = [(sequence, scanned_frames(sequence, split)) for sequence in recordings]
     counted = arguments.count_frames(args, split)
@@ -71,10 +69,10 @@ def _run_depth(args: argparse.Namespace) -> int:
         raise SequenceError("no frame has a LiDAR scan", where=", ".join(names), cure="Unpack the scans, too")
     models = arguments.open_models(args)
     if args.controls:
-        models.append(MeanDepthModel([open_recording(folder) for folder in args.prior]))
-    scores, methods = Scores([DEPTH]), [Density(model) for model in models]
+        models.append(mean_depth(arguments.open_recordings(args.prior)))
+    scores = Scores([DEPTH])
     for sequence, indices in scanned:
-        scores.run("drives", methods, depth_frames(sequence, indices[:: args.every]))
+        scores.run("drives", models, depth_frames(sequence, indices[:: args.every]))
     arguments.write_results(args, scores, names, counted=counted)
     return 0
 
@@ -82,27 +80,25 @@ def _run_depth(args: argparse.Namespace) -> int:
 def _run_voxels(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
-    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_ros.sequences.posed_sequence import check_rig
-    from scene_completion_training.evaluation.geometry import Density, ScoredFrames, calibrate_model, voxel_frames
+    from scene_completion_training.evaluation.geometry import ScoredFrames, calibrate, voxel_frames
     from scene_completion_training.evaluation.lidar_evaluation import LIDAR_OCCUPANCY
 
     windows, split = arguments.window_folders(args), arguments.read_frames(args.frames)
-    recordings = [open_recording(folder) for folder in arguments.listed_folders((*args.data, *windows), split)]
+    recordings = arguments.open_recordings((*args.data, *windows), split)
     found = arguments.count_listed(args, recordings)
     for sequence in recordings:
         check_rig(sequence, sequence.name)
     models = arguments.open_models(args)
-    validation = [open_recording(folder) for folder in args.calibrate_on]
-    if validation:
-        models = [calibrate_model(model, voxel_frames(validation, args.every)) for model in models]
+    validation = arguments.open_recordings(args.calibrate_on)
+    for model in models if validation else ():
+        calibrate(model, voxel_frames(validation, args.every))
     controls = _controls(args, models, windows[0].parent if windows else None)
     pitch = None if args.camera_pitch is None else math.radians(args.camera_pitch)
     frames = ScoredFrames(args.scans, args.every, split, pitch, args.at)
     scores, counted = Scores([OCCUPANCY, CALIBRATION, LIDAR_OCCUPANCY]), 0
     for sequence in recordings:
-        methods = [Density(model) for model in (*models, *controls(sequence))]
-        counted += scores.run("recordings", methods, frames.of(sequence))
+        counted += scores.run("recordings", [*models, *controls(sequence)], frames.of(sequence))
     names = [sequence.name for sequence in recordings]
     if not counted:
         cure = "Unpack the LiDAR scans beside the images, render the town with its assets, or name other recordings"
@@ -119,9 +115,6 @@ def _check(args: argparse.Namespace) -> None:
     if args.depth and args.depth_from == "lidar":
         what = "the LiDAR cannot be what a student is given and what it is compared with"
         raise ConfigurationError(what, where="--depth, --depth-from lidar", cure="Leave out one of them")
-    if args.scans < 3 or args.every < 1:
-        cure = "Accumulate at least 3 scans, and score every frame or fewer"
-        raise ConfigurationError(f"{args.scans} scans, every {args.every} frames", where="--scans, --every", cure=cure)
     if args.depth and args.controls and not args.prior:
         raise ConfigurationError("the mean depth of what", where="--controls", cure="Name drives with --prior")
     if len({folder.resolve() for folder in args.data}) < len(args.data):
@@ -130,25 +123,25 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _controls(
-    args: argparse.Namespace, models: "list[DensityModel]", windows: Path | None
-) -> "Callable[[PosedSequence], list[DensityModel]]":
+    args: argparse.Namespace, models: "list[Predictor]", windows: Path | None
+) -> "Callable[[PosedSequence], list[Predictor]]":
     """The controls of a recording: towns have the prior of training towns, windows that of the training windows."""
     from scene_completion_ros.sequences import kitti
-    from scene_completion_ros.sequences.opening import holds_voxels, open_recording
+    from scene_completion_ros.sequences.opening import holds_voxels
     from scene_completion_training.evaluation import controls
     from scene_completion_training.evaluation.geometry import voxel_frames
 
-    town_prior: list[DensityModel] = []
+    town_prior: list[Predictor] = []
     if args.controls and args.prior:
-        found = (frame.truth.voxels for frame in voxel_frames([open_recording(folder) for folder in args.prior]))
-        town_prior = [controls.fit_prior(truth for truth in found if truth is not None)]
+        frames = voxel_frames(arguments.open_recordings(args.prior))
+        town_prior = [controls.fit_prior(frame.voxels for frame in frames)]
     window_prior = controls.prior_of_windows(windows) if args.controls and windows is not None else None
 
-    def of_recording(sequence: "PosedSequence") -> "list[DensityModel]":
+    def of_recording(sequence: "PosedSequence") -> "list[Predictor]":
         if not args.controls:
             return []
         first = models[0] if models else None
-        own: list[DensityModel] = [controls.EmptyControl(), *controls.surface_controls(sequence, first)]
+        own: list[Predictor] = [controls.EmptyControl(), *controls.surface_controls(sequence, first)]
         if window_prior is not None and holds_voxels(sequence, source=kitti.SOURCE):
             return [*own, window_prior(sequence)]
         return [*own, *town_prior]

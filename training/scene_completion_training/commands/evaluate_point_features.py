@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.arguments import RESULTS, place
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import add_methods, check_methods, write_results
+from scene_completion_training.commands.arguments import add_methods, add_number, check_methods, write_results
 
 if TYPE_CHECKING:
     from scene_completion_ros.evaluation.metric import Scores
@@ -43,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "also with so many labelled points of each training scene"
     parser.add_argument("--points", type=int, nargs="+", default=[], metavar="N", help=meaning)
     for flag, use, most in (("--train-points", "probes learn from", 1000), ("--test-points", "are scored", 20000)):
-        meaning = f"labelled points of a scene that {use}, at most (default: %(default)s)"
-        parser.add_argument(flag, type=int, default=most, metavar="N", help=meaning)
+        add_number(parser, flag, most, f"labelled points of a scene that {use}, at most")
     parser.add_argument("--instances", action="store_true", help="also find things")
     meaning = "classes that are no things, whatever instances they have (default: %(default)s)"
     parser.add_argument("--stuff", nargs="*", default=["wall", "floor"], metavar="CLASS", help=meaning)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.commands.arguments import RESULTS, Output, place
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import add_paths, write_results
+from scene_completion_training.commands.arguments import add_number, add_paths, write_results
 
 if TYPE_CHECKING:
     from scene_completion_ros.inference.text_bank import TextBank
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_paths(parser, "--data", "FOLDER", "scenes to score on", required=True)
     parser.add_argument("--split", default="", help="official split of them, such as val")
     parser.add_argument("--labels", default="", help="label set, such as scannet20 or matterport40")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th view (default: %(default)s)")
+    add_number(parser, "--every", 1, "every N-th view")
     words = parser.add_mutually_exclusive_group()
     words.add_argument("--bank", type=Path, metavar="FILE", help="text bank that has the classes as phrases")
     meaning = "what encodes them: local folder or hub name"
@@ -40,9 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Output(()), metavar="DIR", help="where lifted features are kept")
     add_paths(parser, "--probe-on", "FOLDER", "labelled scenes that linear probes are fitted to")
     parser.add_argument("--probe-split", default="", help="official split of them, such as train")
-    meaning = "labelled points of each of these scenes, at most (default: %(default)s)"
-    parser.add_argument("--probe-points", type=int, default=200, metavar="N", help=meaning)
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="voxelisations (default: %(default)s)")
+    add_number(parser, "--probe-points", 200, "labelled points of each of these scenes, at most")
+    add_number(parser, "--repeats", 5, "voxelisations")
     parser.add_argument("--device", default="cpu", help="where networks run, e.g. cuda (default: %(default)s)")
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
 
@@ -130,6 +129,3 @@ def _check(args: argparse.Namespace) -> None:
     if worded and not (args.cache or args.without_2d):
         cure = "Name a folder, or leave the 2D rows out with --without-2d"
         raise ConfigurationError("lifted features have no place", where="--cache", cure=cure)
-    if min(args.repeats, args.every, args.probe_points) < 1:
-        cure = "Give positive numbers"
-        raise ConfigurationError("less than one", where="--repeats, --every, --probe-points", cure=cure)

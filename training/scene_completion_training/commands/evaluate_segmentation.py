@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.arguments import RESULTS, Output
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import add_frames, add_paths, count_frames, read_frames, write_results
+from scene_completion_training.commands import arguments
 
 if TYPE_CHECKING:
     from scene_completion_ros.sequences.frame_lists import SplitCount
@@ -27,17 +27,19 @@ FITTED = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate segmentation``."""
-    add_paths(parser, "--checkpoint", "FILE", "checkpoints of stage semantics or feature_field", required=True)
-    add_paths(parser, "--data", "FOLDER", "labelled images to score on", required=True)
-    add_frames(parser)
+    arguments.add_paths(
+        parser, "--checkpoint", "FILE", "checkpoints of stage semantics or feature_field", required=True
+    )
+    arguments.add_paths(parser, "--data", "FOLDER", "labelled images to score on", required=True)
+    arguments.add_frames(parser)
     for name, meaning in FITTED.items():
-        add_paths(parser, f"--{name}-on", "FOLDER", meaning)
+        arguments.add_paths(parser, f"--{name}-on", "FOLDER", meaning)
         parser.add_argument(f"--{name}-frames", type=Path, metavar="LIST", help=f"frame list of --{name}-on")
-    meaning = "images that are clustered, and that name the clusters, at most, drawn at random (default: %(default)s)"
-    parser.add_argument("--images", type=int, default=500, metavar="N", help=meaning)
-    meaning = "steps of four images that train the probes (default: 500)"
-    parser.add_argument("--probe-steps", type=int, metavar="N", help=meaning)
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="score every N-th image (default: 1)")
+    meaning = "images that are clustered, and that name the clusters, at most, drawn at random"
+    arguments.add_number(parser, "--images", 500, meaning)
+    # Published are 1000, of which every other image looks aside, where no pixel has a label.
+    arguments.add_number(parser, "--probe-steps", 500, "steps of four images that train the probes")
+    arguments.add_number(parser, "--every", 1, "score every N-th image")
     parser.add_argument("--seed", type=int, default=0, help="of whatever is drawn (default: %(default)s)")
     results = Output((*(RESULTS.names or ()), "probe_*.safetensors"))
     parser.add_argument("--output", type=results, required=True, metavar="DIR", help="takes results and probes")
@@ -62,9 +64,7 @@ def run(args: argparse.Namespace) -> int:
             methods.append(segmentation.named_by_images(clusters, _drawn(args, fitted["name"])))
         if fitted["probe"]:
             images = [image for found in fitted["probe"] for image in found.images]
-            probes = segmentation.fit_pixel_probes(
-                field, images, steps=args.probe_steps or segmentation.PROBE_STEPS, seed=args.seed
-            )
+            probes = segmentation.fit_pixel_probes(field, images, steps=args.probe_steps, seed=args.seed)
             for space, probe in probes.items():
                 args.output.mkdir(parents=True, exist_ok=True)
                 probe.save(args.output / f"probe_{field.name}_{space}.safetensors")
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if not scores.rows(SEGMENTATION.name):
         cure = "Name a split whose labels are published"
         raise ConfigurationError("no pixel has a class", where="--data", cure=cure)
-    write_results(args, scores, [found.name for found in scored], counted=counted, named=found_of["name"][1])
+    arguments.write_results(args, scores, [found.name for found in scored], counted=counted, named=found_of["name"][1])
     return 0
 
 
@@ -83,9 +83,9 @@ def _images(args: argparse.Namespace, folders: str, frames: str) -> "tuple[list[
     """The labelled images of the folders of an argument, and how much was found of their list."""
     from scene_completion_training.data.label_images import labelled_images
 
-    split = read_frames(getattr(args, frames))
+    split = arguments.read_frames(getattr(args, frames))
     found = [labelled_images(folder, split) for folder in getattr(args, folders)]
-    return [one for one in found if one.images], count_frames(args, split)
+    return [one for one in found if one.images], arguments.count_frames(args, split)
 
 
 def _drawn(args: argparse.Namespace, found: "Sequence[LabelledImages]") -> "list[LabelledImage]":
@@ -114,10 +114,4 @@ def _check(args: argparse.Namespace) -> None:
     for name in FITTED:
         if getattr(args, f"{name}_frames") and not getattr(args, f"{name}_on"):
             raise ConfigurationError("a list of no folder", where=f"--{name}-frames", cure=f"Give --{name}-on")
-    if min(args.every, args.images, args.probe_steps or 1) < 1:
-        cure = "Give positive numbers"
-        raise ConfigurationError("less than one", where="--every, --images, --probe-steps", cure=cure)
-    names = [file.resolve().parent.parent.name for file in args.checkpoint]
-    if len(set(names)) < len(names):
-        cure = "A checkpoint is called like the folder of its run: give the folders different names"
-        raise ConfigurationError(f"equal names {names}", where="--checkpoint", cure=cure)
+    arguments.check_names([file.resolve().parent.parent.name for file in args.checkpoint], "--checkpoint")

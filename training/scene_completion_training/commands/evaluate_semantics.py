@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_ros.sequences.frame_lists import FrameSplit
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
-    from scene_completion_training.evaluation.density_model import DensityModel
+    from scene_completion_training.evaluation.deployed import DeployedStudent
     from scene_completion_training.evaluation.open_vocabulary import LabelSet, ZeroShot
-    from scene_completion_training.evaluation.semantic_evaluation import ScoredModel
-    from scene_completion_training.evaluation.semantic_models import SemanticModel
+    from scene_completion_training.evaluation.predictor import Predictor
 
 CLUSTERS = 19  # as many as SemanticKITTI has classes
 # Pixels along a token's side: of the clustered tokens, and of the teacher that is asked for words.
@@ -58,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_paths(parser, "--name-on", "FOLDER", meaning)
     arguments.add_frames(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of points and clustering (default: %(default)s)")
-    parser.add_argument("--every", type=int, default=5, metavar="N", help="score every N-th frame (default: 5)")
+    arguments.add_number(parser, "--every", 5, "score every N-th frame")
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     arguments.add_engine(parser)
     add_scale_argument(parser, arguments.POSES, "off")
@@ -115,7 +114,7 @@ def _run_sscbench(args: argparse.Namespace) -> int:
         raise ConfigurationError(what, where="--frames, --name-frames", cure="Name others")
     counted, found = arguments.count_frames(args, split), arguments.count_frames(args, naming)
     classified = _classified(args)
-    models: list[ScoredModel] = [semantic_evaluation.open_classified(file, None, sampling) for file in classified]
+    models: list[Predictor] = [semantic_evaluation.open_classified(file, None, sampling) for file in classified]
     models += [semantic_evaluation.open_probed(file, probe, None, sampling) for file, probe in args.probed]
     if fields := [FeatureFieldModel.open(file) for file in args.checkpoint if file not in classified]:
         if not named:
@@ -128,8 +127,7 @@ def _run_sscbench(args: argparse.Namespace) -> int:
             fields, sampling, shown, labels, clusters=CLUSTERS, seed=args.seed, match=match_cityscapes
         )
     scores = Scores([SSCBENCH])
-    methods = [semantic_evaluation.Labels(model) for model in models]
-    if not scores.run("SSCBench-KITTI-360", methods, placed_frames(scored)):
+    if not scores.run("SSCBench-KITTI-360", models, placed_frames(scored)):
         raise semantic_evaluation.no_voxels("--data and --frames")
     names = list(dict.fromkeys(sequence.name for sequence, _ in scored))
     arguments.write_results(args, scores, names, counted=counted, named=found)
@@ -139,39 +137,37 @@ def _run_sscbench(args: argparse.Namespace) -> int:
 def _run_classes(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.semantics import SEMANTICS
-    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation import semantic_evaluation
-    from scene_completion_training.evaluation.density_model import DeployedLabels
     from scene_completion_training.evaluation.geometry import voxel_frames
 
-    fitted: list[ScoredModel] = [] if args.student is None else _fitted(args, args.student)
-    fitted += [DeployedLabels(folder, engine=args.engine, sources=arguments.sources(args)) for folder in args.bundle]
+    methods: list[Predictor] = [] if args.student is None else _fitted(args)
+    for student in arguments.open_students(args):
+        student.names()  # refused before the work
+        methods.append(student)
     scores, split = Scores([SEMANTICS]), arguments.read_frames(args.frames)
     opened = {
-        group: [open_recording(folder) for folder in arguments.listed_folders(folders, split)]
+        group: arguments.open_recordings(folders, split)
         for group, folders in {"towns": args.data, "windows": arguments.window_folders(args)}.items()
     }
     every = [sequence for recordings in opened.values() for sequence in recordings]
     counted = arguments.count_listed(args, every)
     for group, recordings in opened.items():
-        if recordings and not scores.run(
-            group, [semantic_evaluation.Labels(model) for model in fitted], voxel_frames(recordings, args.every, split)
-        ):
+        if recordings and not scores.run(group, methods, voxel_frames(recordings, args.every, split)):
             raise semantic_evaluation.no_voxels(recordings)
     arguments.write_results(args, scores, [sequence.name for sequence in every], counted=counted)
     return 0
 
 
-def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
+def _fitted(args: argparse.Namespace) -> list[Predictor]:
     """What has the density of a student: clusters, probes, learned labels and the prior of classes."""
-    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation import semantic_evaluation
+    from scene_completion_training.evaluation.deployed import open_deployed
     from scene_completion_training.evaluation.geometry import voxel_frames
-    from scene_completion_training.evaluation.semantic_models import Sampling, student_density
+    from scene_completion_training.evaluation.semantic_models import Sampling
 
-    density, cutoff = student_density(student, arguments.sources(args))
-    cluster_on, name_on = ([open_recording(f) for f in folders] for folders in (args.cluster_on, args.name_on))
-    classified, sampling = _classified(args), Sampling(cutoff)
+    density = open_deployed(args.student, sources=arguments.sources(args))
+    cluster_on, name_on = map(arguments.open_recordings, (args.cluster_on, args.name_on))
+    classified, sampling = _classified(args), Sampling(density.cutoff)
     clustered = bool(args.foundation or len(classified) < len(args.checkpoint))
     if clustered and not cluster_on:
         what = "nothing to cluster"
@@ -179,7 +175,7 @@ def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
     if (clustered or args.prior) and not name_on:
         raise ConfigurationError("no labelled recordings", where="--name-on", cure="Name some for names and the prior")
     models = _clustered(args, [file for file in args.checkpoint if file not in classified], density, cluster_on)
-    fitted: list[ScoredModel] = []
+    fitted: list[Predictor] = []
     if models:
         frames = ((sequence, index) for sequence in cluster_on for index in range(len(sequence)))
         fitted += semantic_evaluation.fit_models(
@@ -188,7 +184,7 @@ def _fitted(args: argparse.Namespace, student: Path) -> list[ScoredModel]:
     fitted += [semantic_evaluation.open_classified(file, density, sampling) for file in classified]
     fitted += [semantic_evaluation.open_probed(file, probe, density, sampling) for file, probe in args.probed]
     if args.prior:
-        fitted.append(semantic_evaluation.ClassPrior(density, cutoff, name_on))
+        fitted.append(semantic_evaluation.ClassPrior(density, density.cutoff, name_on))
     return fitted
 
 
@@ -201,16 +197,15 @@ def _classified(args: argparse.Namespace) -> list[Path]:
 
 
 def _clustered(
-    args: argparse.Namespace, fields: list[Path], density: DensityModel, cluster_on: list[PosedSequence]
-) -> list[SemanticModel]:
-    from scene_completion_ros.inference.bundle import open_student
+    args: argparse.Namespace, fields: list[Path], density: DeployedStudent, cluster_on: list[PosedSequence]
+) -> list[Predictor]:
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, LiftedTokens
     from scene_completion_training.foundation.backbone import Backbone
     from scene_completion_training.viewpoint import Viewpoint
 
-    models: list[SemanticModel] = [FeatureFieldModel.open(file, density=density) for file in fields]
+    models: list[Predictor] = [FeatureFieldModel.open(file, density=density) for file in fields]
     if args.foundation:
-        backbone, camera = Backbone(args.foundation, args.layer), Viewpoint.of_bundle(open_student(args.student)).camera
+        backbone, camera = Backbone(args.foundation, args.layer), Viewpoint.of_bundle(density.bundle).camera
         name = "tokens of the image, lifted"
         models.append(LiftedTokens(backbone, density, CLUSTER_CELL, name, cluster_on, camera))
     return models
@@ -219,19 +214,17 @@ def _clustered(
 def _run_words(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.inference.text_bank import TextBank
-    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.evaluation import open_vocabulary, semantic_evaluation
+    from scene_completion_training.evaluation.deployed import open_deployed
     from scene_completion_training.evaluation.geometry import voxel_frames
-    from scene_completion_training.evaluation.semantic_models import student_density
 
     bank, words = TextBank.load(args.bank), open_vocabulary.read_words(args.words) if args.words else {}
-    density, cutoff = student_density(args.student, arguments.sources(args))
+    density = open_deployed(args.student, sources=arguments.sources(args))
     models = _requested(args, bank, density)
     split = arguments.read_frames(args.frames)
-    folders = (*args.data, *arguments.window_folders(args))
-    recordings = [open_recording(folder) for folder in arguments.listed_folders(folders, split)]
+    recordings = arguments.open_recordings((*args.data, *arguments.window_folders(args)), split)
     counted = arguments.count_listed(args, recordings)
-    training = [open_recording(folder) for folder in args.name_on]
+    training = arguments.open_recordings(args.name_on)
     scores = Scores(open_vocabulary.METRICS)
     for group, label_set in (("towns", open_vocabulary.SEMANTIC_KITTI), ("windows", open_vocabulary.COMMON)):
         scored = [sequence for sequence in recordings if open_vocabulary.label_set_of(sequence) is label_set]
@@ -239,7 +232,7 @@ def _run_words(args: argparse.Namespace) -> int:
             continue
         judge = open_vocabulary.ZeroShot(bank, label_set, words)
         requested = [*_class_prior(args, density, judge, training, label_set), *models]
-        methods = [open_vocabulary.Asked(name, model, judge, label_set, cutoff) for name, model in requested]
+        methods = [open_vocabulary.Asked(name, model, judge, label_set, density.cutoff) for name, model in requested]
         of = open_vocabulary.LabelledFrame.of
         frames = (of(frame, label_set) for frame in voxel_frames(scored, args.every, split))
         if not scores.run(f"{group}, {label_set.name}", methods, frames):
@@ -248,16 +241,15 @@ def _run_words(args: argparse.Namespace) -> int:
     return 0
 
 
-def _requested(args: argparse.Namespace, bank: TextBank, density: DensityModel) -> list[tuple[str, SemanticModel]]:
+def _requested(args: argparse.Namespace, bank: TextBank, density: DeployedStudent) -> list[tuple[str, Predictor]]:
     """Name for tables and model, of each seed of each method; the teacher, lifted, comes first."""
-    from scene_completion_ros.inference.bundle import open_student
     from scene_completion_training.evaluation import open_vocabulary
     from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
     from scene_completion_training.foundation.teachers import open_teacher
     from scene_completion_training.networks.agglomerated_field import AgglomeratedField
     from scene_completion_training.viewpoint import Viewpoint
 
-    models: list[tuple[str, SemanticModel]] = []
+    models: list[tuple[str, Predictor]] = []
     if args.foundation:
         teacher = open_teacher(
             args.foundation, text_encoder=args.text_encoder, template=bank.template, class_texts=args.class_texts
@@ -267,20 +259,20 @@ def _requested(args: argparse.Namespace, bank: TextBank, density: DensityModel) 
             what = f"texts of {own}, but {args.foundation} is aligned to those of {aligned}"
             cure = "Make the bank with the text encoder that the teacher is aligned to"
             raise ConfigurationError(what, where=str(args.bank), cure=cure)
-        camera = Viewpoint.of_bundle(open_student(args.student)).camera
+        camera = Viewpoint.of_bundle(density.bundle).camera
         lifted = open_vocabulary.LiftedPixels(teacher, density, WORD_CELL, camera, "2D")
         models.append((lifted.name, lifted))
     for name, *files in args.method:
         models += [(name, FeatureFieldModel.open(Path(f), name, density, AgglomeratedField, args.space)) for f in files]
-    for folder in args.bundle:
-        name = f"{folder.resolve().name}, deployed"
-        models.append((name, open_vocabulary.DeployedFeatures(open_student(folder), bank, density, name)))
+    for student in arguments.open_students(args):
+        name = f"{student.name}, deployed"
+        models.append((name, open_vocabulary.DeployedFeatures(student, bank, density, name)))
     return models
 
 
 def _class_prior(
-    args: argparse.Namespace, density: DensityModel, judge: ZeroShot, drives: Sequence[PosedSequence], labels: LabelSet
-) -> list[tuple[str, SemanticModel]]:
+    args: argparse.Namespace, density: Predictor, judge: ZeroShot, drives: Sequence[PosedSequence], labels: LabelSet
+) -> list[tuple[str, Predictor]]:
     from scene_completion_training.evaluation import open_vocabulary
 
     if not args.prior:
@@ -316,9 +308,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigurationError(what, where="--student", cure=cure)
     runs = [file.resolve().parent.parent.name for file in args.checkpoint]
     runs += [folder.resolve().name for folder in args.bundle]
-    if twice := sorted({name for name in runs if runs.count(name) > 1}):
-        cure = "A model is called like its bundle or the folder of its run: give the folders different names"
-        raise ConfigurationError(f"several are called {', '.join(twice)}", where="--checkpoint, --bundle", cure=cure)
+    arguments.check_names(runs, "--checkpoint, --bundle")
     if args.method and not args.space:
         raise ConfigurationError("in whose space", where="--method", cure="Name the text-aligned teacher with --space")
     arguments.check_methods("--method", args.method)

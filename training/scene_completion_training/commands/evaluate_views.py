@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.arguments import RESULTS
-from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.errors import SequenceError
 from scene_completion_training.commands import arguments
 
 if TYPE_CHECKING:
@@ -20,19 +20,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_paths(parser, "--data", "FOLDER", meaning, required=True)
     arguments.add_checkpoints(parser, required=True)
     arguments.add_frames(parser)
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="every N-th frame without --frames (1)")
+    arguments.add_number(parser, "--every", 1, "every N-th frame without --frames")
     meaning = (
         "views that are rendered: stereo, the other camera of the pair; or so many frames later, as 5, or before, "
         "as -5 (default: stereo)"
     )
     parser.add_argument("--targets", nargs="+", default=["stereo"], metavar="VIEW", help=meaning)
-    parser.add_argument("--samples", type=int, default=64, help="samples along a ray (default: %(default)s)")
+    arguments.add_number(parser, "--samples", 64, "samples along a ray", least=2)
     meaning = "weights of AlexNet and of LPIPS, in one file or two; without them LPIPS is left out"
     arguments.add_paths(parser, "--lpips", "FILE", meaning)
     meaning = "instead compare features of frames with those of frames --stride later, where optical flow finds the "
     meaning += "same pixels; checkpoints of feature_field, semantics or semantic_field"
     parser.add_argument("--consistency", action="store_true", help=meaning)
-    parser.add_argument("--stride", type=int, default=3, metavar="N", help="frames between both (default: %(default)s)")
+    arguments.add_number(parser, "--stride", 3, "frames between both")
     meaning = f"training recordings: their features are clustered into {CLUSTERS} classes, and these compared, too"
     arguments.add_paths(parser, "--cluster-on", "FOLDER", meaning)
     parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
@@ -42,17 +42,13 @@ def run(args: argparse.Namespace) -> int:
     """Open, render, score, print and write."""
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.progress import watched
-    from scene_completion_ros.sequences.frame_lists import SIDES
-    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_ros.sequences.posed_sequence import check_rig
+    from scene_completion_training.evaluation.geometry import listed_frames
     from scene_completion_training.evaluation.novel_views import CONSISTENCY, check_targets, novel_views, view_metric
 
     check_targets(args.targets)
-    if min(args.every, args.samples - 1, args.stride) < 1:
-        what = f"{args.samples} samples, every {args.every} frames, {args.stride} apart"
-        raise ConfigurationError(what, where="--samples, --every, --stride", cure="Give 2 samples, and 1 frame or more")
     split = arguments.read_frames(args.frames)
-    recordings = [open_recording(folder) for folder in arguments.listed_folders(args.data, split)]
+    recordings = arguments.open_recordings(args.data, split)
     found = arguments.count_listed(args, recordings)
     for sequence in recordings:
         check_rig(sequence, sequence.name)
@@ -60,9 +56,7 @@ def run(args: argparse.Namespace) -> int:
     targets = [str(args.stride)] if args.consistency else args.targets
     methods, counted = _methods(args), 0
     for sequence in watched(recordings, "recording"):
-        indices = list(range(0, len(sequence), args.every))
-        if split is not None:
-            indices = [index for index, side in split.of(sequence) if side == SIDES[0]]
+        indices = range(0, len(sequence), args.every) if split is None else listed_frames(sequence, split)
         counted += scores.run("recordings", methods, novel_views(sequence, indices, targets))
     names = [sequence.name for sequence in recordings]
     if not counted:
@@ -95,17 +89,13 @@ def _classes(args: argparse.Namespace, model: "FeatureFieldModel") -> "Classify 
     """Classes of codes: the largest logit where labels were learned, else the nearest cluster, where there are any."""
     import numpy as np
 
-    from scene_completion_ros.sequences.opening import open_recording
     from scene_completion_training.clustering import fit_clusters
-    from scene_completion_training.evaluation.semantic_models import surface_points
+    from scene_completion_training.evaluation.semantic_evaluation import surface_codes
     from scene_completion_training.networks.feature_field import SemanticField
 
     if isinstance(model.field, SemanticField):
         return lambda logits: np.asarray(logits.argmax(axis=1), np.int64)
-    generator, codes = np.random.default_rng(0), []
-    for folder in args.cluster_on:
-        sequence = open_recording(folder)
-        for index in range(0, len(sequence), args.every):
-            observed = model.observe(sequence, index)
-            codes.append(observed.codes(surface_points(observed, generator, CLUSTERED_POINTS)))
+    recordings = arguments.open_recordings(args.cluster_on)
+    frames = ((sequence, index) for sequence in recordings for index in range(0, len(sequence), args.every))
+    codes = surface_codes([model], frames, CLUSTERED_POINTS, 0)[0]
     return fit_clusters(np.concatenate(codes), CLUSTERS).assign if codes else None

@@ -1,4 +1,4 @@
-"""Training checkpoints as density models."""
+"""Training checkpoints as predictors."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -15,12 +15,11 @@ from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera, stereo_pair
-from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_training.arrays import Bytes, Floats
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.drawn_views import metres_travelled, nearest_along
 from scene_completion_training.data.prepared import DOWNWARD, looking_aside
-from scene_completion_training.evaluation.density_model import IDENTITY, PUBLISHED_CUTOFF, PUBLISHED_RULE, Observation
+from scene_completion_training.evaluation.predictor import Prediction, Predictor
 from scene_completion_training.networks.density_field import DensityField, ObservedField
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.workers import accelerator
@@ -83,7 +82,7 @@ def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> "list[FieldMod
     return models
 
 
-class FieldModel:
+class FieldModel(Predictor):
     """A trained density field."""
 
     def __init__(
@@ -100,8 +99,6 @@ class FieldModel:
         self.field = field.eval().to(self.device)
         self.half_resolution, self.name = half_resolution, name
         self._views = views or functools.partial(views_along, along=(0.0,))
-        self.calibration: Calibration = IDENTITY
-        self.cutoffs = {PUBLISHED_RULE: PUBLISHED_CUTOFF}
         self._image = CanonicalImages(field.camera, half_resolution)
 
     @property
@@ -114,7 +111,7 @@ class FieldModel:
         """What `camera` would see at a frame in place of a camera of the sequence: RGB [3, H, W] in 0..255."""
         return self._image(sequence, index, camera)
 
-    def observe(self, sequence: PosedSequence, index: int) -> Observation:
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """Encode the views of a frame; where the drive ends, those before it stand in for those after."""
         seen, views = self.encode(sequence, index)
         return observed_density(seen, sequence.cameras[views[0].camera], self.field.spec, self.device)
@@ -156,10 +153,10 @@ class CanonicalImages:
         return functional.avg_pool2d(full, 2) if self.half_resolution else full
 
 
-def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec, device: torch.device) -> Observation:
-    """A field that has seen its images, as evaluations look at it."""
+def observed_density(seen: ObservedField, camera: Camera, spec: PointCodeSpec, device: torch.device) -> Prediction:
+    """What a field that has seen its images makes of them."""
     density = functools.partial(in_chunks, lambda points: seen.density(points[None])[0], device=device, chunk=_CHUNK)
-    return Observation(camera, density, (spec.near, spec.far))
+    return Prediction(camera, density, (spec.near, spec.far))
 
 
 def in_chunks(

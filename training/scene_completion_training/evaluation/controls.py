@@ -1,10 +1,9 @@
 """What a completion has to beat: nothing, the visible surface, a thick surface, and the mean of the training set.
 
-Each is a density model. Occupied points have a density at which a voxel is opaque, free ones have none.
+Each is a predictor. Occupied points have a density at which a voxel is opaque, free ones have none.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError, SequenceError
+from scene_completion_ros.evaluation.depth import resize_depth
 from scene_completion_ros.evaluation.occupancy import best_iou, score_histogram
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
@@ -20,10 +20,10 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.kitti import SEMANTIC_KITTI_GRID
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera, stored_grid
-from scene_completion_ros.voxels.occupancy import Calibration, density_of_opacity
-from scene_completion_training.arrays import Floats, Mask
+from scene_completion_ros.voxels.occupancy import density_of_opacity
+from scene_completion_training.arrays import Doubles, Floats, Mask
 from scene_completion_training.data.stereo import measured_depth
-from scene_completion_training.evaluation import density_model
+from scene_completion_training.evaluation.predictor import PUBLISHED_CUTOFF, PointFunction, Prediction, Predictor
 from scene_completion_training.viewpoint import STREET_AHEAD_M
 
 
@@ -53,12 +53,14 @@ class PriorGrid:
         return np.clip(mean, 0.0, 1.0).astype(np.float32)
 
 
-class MeanDepth:
+class MeanDepth(Predictor):
     """Mean LiDAR depth of each pixel over the training data.
 
     Images of different sizes are brought together on a grid of normalised image coordinates. A measurement counts in
     the cell that its pixel's centre falls into. Cells without any take the value of the nearest cell that has one.
     """
+
+    name = "mean depth"
 
     def __init__(self, height: int = 192, width: int = 640) -> None:
         self.sums = np.zeros((height, width))  # float64 [height, width], metres
@@ -84,8 +86,16 @@ class MeanDepth:
         nearest = distance_transform_edt(empty, return_distances=False, return_indices=True)
         return np.asarray(mean[tuple(nearest)])
 
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
+        """The same depth at every frame, in an image of its size."""
+        camera = sequence.cameras[reference_camera(sequence)]
+        depth = resize_depth(self.compute(), camera.height, camera.width)
 
-# What a completion has to beat: nothing, the visible surface, a thick surface, and the mean of the training set.
+        def at(pixels: Doubles) -> Floats:
+            column, row = pixels.astype(np.int64).T
+            return np.asarray(depth[row, column], np.float32)
+
+        return Prediction(camera, _nothing, depth_at=at)
 
 
 TRAINING_WINDOWS = ("00", "01", "02", "03", "05", "07")
@@ -99,28 +109,22 @@ _DEPTH_STRIDE = 4  # pixels between rendered rays of a model's own depth
 DepthSource: TypeAlias = Callable[[PosedSequence, int], Floats]
 
 
-@dataclass
-class _Control:
-    name: str
-
-    def __post_init__(self) -> None:
-        self.cutoffs = {density_model.PUBLISHED_RULE: density_model.PUBLISHED_CUTOFF}
-        self.calibration: Calibration = density_model.IDENTITY
+def _nothing(points: Floats) -> Floats:
+    return np.zeros(len(points), dtype=np.float32)
 
 
-class EmptyControl(_Control):
+class EmptyControl(Predictor):
     """Nothing occupied anywhere."""
 
-    def __init__(self) -> None:
-        super().__init__("nothing")
+    name = "nothing"
 
-    def observe(self, sequence: PosedSequence, index: int) -> density_model.Observation:
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """The empty field."""
         camera = sequence.cameras[reference_camera(sequence)]
-        return density_model.Observation(camera, lambda points: np.zeros(len(points), dtype=np.float32))
+        return Prediction(camera, _nothing)
 
 
-class SurfaceControl(_Control):
+class SurfaceControl(Predictor):
     """The surface of a depth image, and what lies behind it up to a thickness, metres in a volume of street's measure.
 
     Every pixel's point occupies its voxel, and so do points behind it along the ray, every half voxel, in the voxels of
@@ -128,21 +132,23 @@ class SurfaceControl(_Control):
     """
 
     def __init__(self, depth: DepthSource, depth_name: str, thickness: float = 0.0) -> None:
-        super().__init__(f"surface{f' + {thickness:g} m' if thickness else ''} ({depth_name})")
+        self.name = f"surface{f' + {thickness:g} m' if thickness else ''} ({depth_name})"
         self._depth, self._thickness = depth, thickness
 
-    def observe(self, sequence: PosedSequence, index: int) -> density_model.Observation:
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """Fill the voxels behind the pixels of a frame."""
         camera, grid = sequence.cameras[reference_camera(sequence)], stored_grid(sequence)
         pose = level_grid(sequence, index) or DEFAULT_GRID_FROM_CAMERA
         thickness = self._thickness * grid.shape[0] * grid.voxel_size / STREET_AHEAD_M
         occupied = surface_voxels(self._depth(sequence, index), camera, thickness, grid, pose)
         density = np.where(occupied, np.float32(OPAQUE), np.float32(0.0))
-        return density_model.Observation(camera, grid_density(density, grid, pose))
+        return Prediction(camera, grid_density(density, grid, pose))
 
 
-class PriorControl(_Control):
+class PriorControl(Predictor):
     """The mean occupancy of each voxel in training frames; the published cut-off lies at the prior's own threshold."""
+
+    name = "prior of the training set"
 
     def __init__(
         self,
@@ -151,17 +157,16 @@ class PriorControl(_Control):
         grid: VoxelGrid = DEFAULT_GRID,  # its grid
         grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,  # pose of the reference camera in it
     ) -> None:
-        super().__init__("prior of the training set")
         # Over any one length: it cancels out.
-        scale = density_model.PUBLISHED_CUTOFF / density_of_opacity(np.clip(threshold, 1e-4, 1.0 - 1e-4), 1.0)
+        scale = PUBLISHED_CUTOFF / density_of_opacity(np.clip(threshold, 1e-4, 1.0 - 1e-4), 1.0)
         density = scale * density_of_opacity(np.minimum(mean, np.float32(1.0 - 1e-6)), 1.0)
         self._density, self._grid, self._pose = density.astype(np.float32), grid, grid_from_camera
 
-    def observe(self, sequence: PosedSequence, index: int) -> density_model.Observation:
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """The same field at every frame, upright on the floor where the grids of the sequence are."""
         pose = level_grid(sequence, index) or self._pose
         camera = sequence.cameras[reference_camera(sequence)]
-        return density_model.Observation(camera, grid_density(self._density, self._grid, pose))
+        return Prediction(camera, grid_density(self._density, self._grid, pose))
 
 
 def level_grid(sequence: PosedSequence, index: int) -> RigidTransform | None:
@@ -219,9 +224,7 @@ def prior_of_windows(windows: Path) -> Callable[[PosedSequence], PriorControl]:
     return prior
 
 
-def surface_controls(
-    sequence: PosedSequence, model: density_model.DensityModel | None = None
-) -> list[density_model.DensityModel]:
+def surface_controls(sequence: PosedSequence, model: Predictor | None = None) -> list[Predictor]:
     """Surface and thick surface from the best depth that a sequence has, and from a model's own depth."""
     true = "depth" in sequence.frames[0].assets
     sources: list[tuple[DepthSource, str]] = [(true_depth, "true depth") if true else (measured_depth, "stereo depth")]
@@ -239,13 +242,13 @@ def true_depth(sequence: PosedSequence, index: int) -> Floats:
     return np.asarray(depth, dtype=np.float32)
 
 
-def depth_of_model(model: density_model.DensityModel) -> DepthSource:
+def depth_of_model(model: Predictor) -> DepthSource:
     """The depth that a model renders, every fourth pixel, taken over by its neighbours."""
 
     def source(sequence: PosedSequence, index: int) -> Floats:
-        observation = model.observe(sequence, index)
-        full = observation.depth_image(_DEPTH_STRIDE).repeat(_DEPTH_STRIDE, axis=0).repeat(_DEPTH_STRIDE, axis=1)
-        return full[: observation.camera.height, : observation.camera.width]
+        seen = model.complete(sequence, index)
+        full = seen.depth_image(_DEPTH_STRIDE).repeat(_DEPTH_STRIDE, axis=0).repeat(_DEPTH_STRIDE, axis=1)
+        return full[: seen.camera.height, : seen.camera.width]
 
     return source
 
@@ -269,7 +272,7 @@ def surface_voxels(
     return occupied
 
 
-def grid_density(density: Floats, grid: VoxelGrid, grid_from_camera: RigidTransform) -> density_model.DensityFunction:
+def grid_density(density: Floats, grid: VoxelGrid, grid_from_camera: RigidTransform) -> PointFunction:
     """The density of the voxel [X, Y, Z] that a point (optical frame) lies in; 0 outside of the grid."""
 
     def lookup(points: Floats) -> Floats:

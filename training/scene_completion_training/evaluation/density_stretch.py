@@ -24,8 +24,9 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import composite, density_of_logit, logit_of_density, opacity
 from scene_completion_training.arrays import Doubles, Floats
 from scene_completion_training.evaluation.controls import CALIBRATION_WINDOW, TEST_WINDOWS, TRAINING_WINDOWS
-from scene_completion_training.evaluation.density_model import DensityModel, DeployedModel
-from scene_completion_training.evaluation.geometry import counted_depth, density_in_view, voxel_frames
+from scene_completion_training.evaluation.deployed import DeployedStudent
+from scene_completion_training.evaluation.geometry import counted_depth, voxel_frames
+from scene_completion_training.evaluation.predictor import Predictor
 from scene_completion_training.networks.density_field import LAST_WEIGHTS
 
 PIXELS = 2000  # pixels of a frame that are looked at, drawn from those with a depth
@@ -85,7 +86,7 @@ def fit_stretch(frames: Sequence[RayLogits]) -> DensityStretch:
     return DensityStretch(float(np.exp(scale)), float(offset))
 
 
-def rays_to_depth(model: DensityModel, drive: PosedSequence, depths: Iterable[tuple[int, Floats]]) -> list[RayLogits]:
+def rays_to_depth(model: Predictor, drive: PosedSequence, depths: Iterable[tuple[int, Floats]]) -> list[RayLogits]:
     """Logits along rays to depths [H, W] of frames, metres, 0 for none; a `SequenceError` if there are no depths."""
     generator = np.random.default_rng(0)
     frames = []
@@ -95,7 +96,7 @@ def rays_to_depth(model: DensityModel, drive: PosedSequence, depths: Iterable[tu
         if len(hit):
             row, column = np.unravel_index(generator.choice(hit, min(PIXELS, len(hit)), replace=False), truth.shape)
             pixels = np.stack([column, row], axis=-1).astype(np.float64)
-            seen = model.observe(drive, index)
+            seen = model.complete(drive, index)
             distances = inverse_distance_samples(SAMPLES, *seen.depth_range)
             density, length = seen.along_rays(pixels, distances)
             logits = logit_of_density(density.astype(np.float64))
@@ -122,7 +123,7 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
         raise BundleError("has not been saved", where=f"bundle {bundle.name}", cure="Save it first")
     stretch = DensityStretch()
     if bundle.head.volume is None:
-        model = DeployedModel(bundle)
+        model = DeployedStudent(bundle)
         rays = []
         for sequence in recordings:
             measured = ((index, lidar_depth(sequence, index)) for index in range(0, len(sequence), every))
@@ -132,14 +133,12 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file():
         weights = stretch.of_weights(bundle.load_weights())
     bundle = dataclasses.replace(bundle, head=stretch.of_head(bundle.head))
-    model = DeployedModel(bundle)
+    model = DeployedStudent(bundle)
     alpha, occupied = [np.zeros(0, np.float32)], [np.zeros(0, np.bool_)]
     for frame in voxel_frames(recordings, every):
-        truth = frame.truth.voxels
-        if truth is not None:
-            density = density_in_view(truth, model.observe(frame.sequence, frame.index))[truth.counted]
-            alpha.append(opacity(density, bundle.grid.voxel_size))
-            occupied.append(truth.occupied[truth.counted])
+        density = model.complete(frame.sequence, frame.index).voxel_density(frame.voxels)[frame.voxels.counted]
+        alpha.append(opacity(density, bundle.grid.voxel_size))
+        occupied.append(frame.voxels.occupied[frame.voxels.counted])
     names = ", ".join(sequence.name for sequence in recordings)
     if len(alpha) == 1:
         raise SequenceError("no frame has ground truth voxels", where=names, cure="Name recordings that have")

@@ -2,13 +2,12 @@
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.evaluation.metric import Answer, Column, Metric, Row, Tally, VoxelAnswer
+from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally, VoxelAnswer
 from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.evaluation.truth import OCCLUDED, VISIBLE, FrameTruth, VoxelTruth, grown
 from scene_completion_ros.geometry.transforms import RigidTransform
@@ -17,21 +16,23 @@ from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_ros.voxels.occupancy import probability_of_log_odds
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
+from scene_completion_training.arrays import Floats
+from scene_completion_training.evaluation.controls import EmptyControl
+from scene_completion_training.evaluation.predictor import Prediction, Predictor
 
 AGES_S = (0.5, 1.0, 2.0, 5.0)  # where classes of age end, seconds; what left earlier does not count
 BESIDE = "out of view"
 
 
-class PlacedAnswer(Answer, Protocol):
-    """An answer that says where and when it holds."""
+@dataclass(frozen=True, eq=False)
+class MapAnswer:
+    """What a method says of a frame, and where and when it holds."""
 
-    @property
-    def stamp_ns(self) -> int:
-        """Time of the frame, nanoseconds."""
-
-    @property
-    def world_from_grid(self) -> RigidTransform:
-        """Pose of the grid of the truth."""
+    truth: FrameTruth
+    voxels: VoxelAnswer
+    stamp_ns: int  # time of the frame, nanoseconds
+    world_from_grid: RigidTransform  # pose of the grid of the truth
+    depth: None = None
 
 
 class GhostTally(Tally):
@@ -47,10 +48,10 @@ class GhostTally(Tally):
         self._earlier: deque[tuple[int, NDArray[np.float32]]] = deque()
         self._counts: dict[tuple[str, str, float], NDArray[np.int64]] = {}  # rule, region, age -> left, still occupied
 
-    def add(self, answer: PlacedAnswer) -> None:
+    def add(self, answer: MapAnswer) -> None:
         """Count a frame; frames of a drive come in their order. Truth that does not know what is hidden counts not."""
         truth, found = answer.truth.voxels, answer.voxels
-        if truth is None or found is None or truth.visible is None:
+        if truth is None or truth.visible is None:
             return
         now, earlier = answer.stamp_ns, self._earlier
         if earlier and now <= earlier[-1][0]:
@@ -70,7 +71,7 @@ class GhostTally(Tally):
         earlier.append((now, np.asarray(answer.world_from_grid.apply(centres), np.float32)))
         self.frames += 1
 
-    def _ages_s(self, truth: VoxelTruth, answer: PlacedAnswer) -> NDArray[np.float32]:
+    def _ages_s(self, truth: VoxelTruth, answer: MapAnswer) -> NDArray[np.float32]:
         """Seconds since each voxel was left, [X, Y, Z]; 0 where it was not."""
         age = np.zeros(truth.grid.shape, np.float32)
         for stamp_ns, points in self._earlier:  # the newest is written last
@@ -102,9 +103,6 @@ GHOSTS = Metric(
 )
 
 
-# Drives that are completed image by image, and what one image and the fused map say of each.
-
-
 DECIDED = "decided"  # the rule: what the method calls occupied
 NODE = FusionSettings(seen_for=0.0)  # as the node has them by default
 SURE = 0.98  # how sure the oracle is
@@ -119,17 +117,6 @@ class DrivenFrame:
     probability: NDArray[np.float32]  # float32 [X, Y, Z], calibrated
     world_from_grid: RigidTransform
     threshold: float  # from which a voxel is occupied
-
-
-@dataclass(frozen=True, eq=False)
-class MapAnswer:
-    """What a method says of a frame, see `evaluation.ghosts.PlacedAnswer`."""
-
-    truth: FrameTruth
-    voxels: VoxelAnswer
-    stamp_ns: int
-    world_from_grid: RigidTransform
-    depth: None = None
 
 
 class OneImage:
@@ -164,27 +151,17 @@ def _answer(frame: DrivenFrame, voxels: SemanticVoxels, probability: NDArray[np.
     return MapAnswer(frame.truth, answer, frame.voxels.stamp_ns, frame.world_from_grid)
 
 
-class Source(Protocol):
-    """What turns images into voxels on the grid of the truth: a student (`DeployedLabels`), or the truth."""
-
-    name: str
-    threshold: float  # from which a voxel is occupied
-
-    def complete(
-        self, sequence: PosedSequence, index: int, truth: VoxelTruth
-    ) -> tuple[SemanticVoxels, NDArray[np.float32]]:
-        """Voxels of a frame, and the probability of all, float32 [X, Y, Z]."""
-
-
-class Oracle:
+class Oracle(Predictor):
     """The truth in place of a student: it knows all that is in view, and what the camera sees of it."""
 
-    name, threshold = "truth", 0.5
+    name = "truth"
 
-    def complete(
-        self, sequence: PosedSequence, index: int, truth: VoxelTruth
-    ) -> tuple[SemanticVoxels, NDArray[np.float32]]:
-        """States the truth with a probability of `SURE`."""
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
+        """States the truth with a probability of `SURE`; it says nothing of points."""
+        seen = EmptyControl().complete(sequence, index)
+        return replace(seen, completed=lambda truth: self._stated(truth, sequence.frames[index].stamp_ns))
+
+    def _stated(self, truth: VoxelTruth, stamp_ns: int) -> tuple[SemanticVoxels, Floats, Floats]:
         states = np.array(
             [[VoxelState.FREE_INFERRED, VoxelState.FREE_SEEN], [VoxelState.COMPLETED, VoxelState.SURFACE]]
         )
@@ -197,7 +174,7 @@ class Oracle:
         voxels = SemanticVoxels(
             truth.grid,
             truth.grid_from_camera,
-            sequence.frames[index].stamp_ns,
+            stamp_ns,
             state,
             index_of,
             sure,
@@ -206,16 +183,19 @@ class Oracle:
             class_names=names,
             class_colours=((0, 0, 0),) * len(names),
         )
-        return voxels, np.where(truth.occupied, np.float32(SURE), np.float32(1.0 - SURE))
+        probability = np.where(truth.occupied, np.float32(SURE), np.float32(1.0 - SURE))
+        return voxels, probability, probability
 
 
-def driven(sequence: PosedSequence, source: Source) -> Iterator[DrivenFrame]:
-    """The frames of a drive that have voxels, in order."""
+def driven(sequence: PosedSequence, source: Predictor) -> Iterator[DrivenFrame]:
+    """The frames of a drive that have voxels, in order, as a student or the truth completes them."""
     camera = reference_camera(sequence)
     for index in range(len(sequence)):
         truth = voxel_truth(sequence, index)
         if truth is None:
             continue
-        voxels, probability = source.complete(sequence, index, truth)
+        completed = source.complete(sequence, index).completed
+        assert completed is not None
+        voxels, probability, _ = completed(truth)
         pose = sequence.world_from_camera(index, camera) @ truth.grid_from_camera.inverse()
         yield DrivenFrame(FrameTruth(truth, None), voxels, probability, pose, source.threshold)

@@ -1,96 +1,28 @@
-"""Density models against voxels, depth and LiDAR: what they answer to frames, and which frames are scored."""
+"""Predictors against voxels, depth and LiDAR: which frames are scored, the mean depth, calibration."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation.depth import MAXIMUM_M, MINIMUM_M, garg_crop, resize_depth
-from scene_completion_ros.evaluation.metric import VoxelAnswer
+from scene_completion_ros.evaluation.depth import MAXIMUM_M, MINIMUM_M, garg_crop
 from scene_completion_ros.evaluation.occupancy import best_iou, fit_calibration, score_histogram
-from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, VoxelTruth
+from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth
 from scene_completion_ros.progress import watched
 from scene_completion_ros.sequences.frame_lists import SIDES, FrameSplit, frame_indices
 from scene_completion_ros.sequences.opening import holds_voxels, lidar_depth, truth_later, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
-from scene_completion_ros.voxels.occupancy import Calibration, opacity
-from scene_completion_training.arrays import Doubles, Floats
-from scene_completion_training.evaluation import density_model, lidar_evaluation
+from scene_completion_ros.voxels.occupancy import opacity
+from scene_completion_training.arrays import Floats
+from scene_completion_training.evaluation import lidar_evaluation
 from scene_completion_training.evaluation.controls import MeanDepth
-
-# What is stated: the opacity itself, and the probability where a calibration was fitted.
-BEFORE, AFTER = "before", "after"
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """A frame, what is true of it, and what LiDAR says of slabs ahead of its camera."""
-
-    sequence: PosedSequence
-    index: int
-    truth: FrameTruth
-    slabs: tuple[lidar_evaluation.Slab, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class DensityAnswer:
-    """What a density model says of a frame, see `Answer`; computed when a metric asks for it."""
-
-    frame: Frame
-    model: density_model.DensityModel
-    observation: density_model.Observation
-
-    @property
-    def truth(self) -> FrameTruth:
-        """What is known of the frame."""
-        return self.frame.truth
-
-    @cached_property
-    def voxels(self) -> VoxelAnswer | None:
-        """Opacities, what exceeds each cutoff, and the stated probabilities, at the voxels that count anywhere."""
-        truth = self.truth.voxels
-        if truth is None:
-            return None
-        density = density_in_view(truth, self.observation)
-        alpha = opacity(density, density_model.VOXEL_EDGE)
-        stated = {BEFORE: alpha}
-        if self.model.calibration.kind != "identity":
-            stated[AFTER] = self.model.calibration.apply(alpha)
-        return VoxelAnswer(alpha, {rule: density > cutoff for rule, cutoff in self.model.cutoffs.items()}, stated)
-
-    @cached_property
-    def depth(self) -> Floats | None:
-        """Depth where the true one counts, 0 elsewhere."""
-        return None if self.truth.depth is None else predicted_depth(self.observation, self.truth.depth.depth)
-
-
-class Density:
-    """A density model as a method that is scored."""
-
-    def __init__(self, model: density_model.DensityModel) -> None:
-        self.name, self.model = model.name, model
-
-    def answer(self, frame: Frame) -> DensityAnswer:
-        """Look at a frame."""
-        return DensityAnswer(frame, self.model, self.model.observe(frame.sequence, frame.index))
-
-
-def density_in_view(truth: VoxelTruth, observation: density_model.Observation) -> Floats:
-    """Density at the centres of the voxels that count in any region, float32 [X, Y, Z]; 0 elsewhere."""
-    counted = truth.known & np.logical_or.reduce(list(truth.regions_with_interiors.values()))
-    density = np.zeros(truth.grid.shape, dtype=np.float32)
-    density[counted] = observation.density(truth.centres(counted))
-    return density
-
-
-def predicted_depth(observation: density_model.Observation, truth: Floats) -> Floats:
-    """Expected z-depth [H, W] where the true depth [H, W] counts; 0 elsewhere; metres."""
-    row, column = np.nonzero((truth > MINIMUM_M) & (truth < MAXIMUM_M))
-    depth = np.zeros_like(truth)
-    depth[row, column] = observation.depth(np.stack([column, row], axis=-1).astype(np.float64))
-    return depth
+from scene_completion_training.evaluation.predictor import (
+    VOXEL_EDGE,
+    Frame,
+    Predictor,
+    calibrated_cutoffs,
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +63,7 @@ class ScoredFrames:
         with_voxels = set(frames_with_voxels(sequence, self.every))
         indices: Collection[int] = sorted(with_voxels.union(scanned))
         if self.split is not None:
-            indices = [index for index, side in self.split.of(sequence) if side == SIDES[0]]
+            indices = listed_frames(sequence, self.split)
             with_voxels, scanned = set(indices), indices if scanned else ()
         for index in indices:
             truth = voxel_truth(sequence, index) if index in with_voxels else None
@@ -141,6 +73,11 @@ class ScoredFrames:
                 slabs = lidar_evaluation.slabs_of(scans, pitch)
             if truth is not None or slabs:
                 yield Frame(sequence, index, FrameTruth(truth, None), slabs)
+
+
+def listed_frames(sequence: PosedSequence, split: FrameSplit) -> list[int]:
+    """Frames that a list names for the left camera, as it orders them."""
+    return [index for index, side in split.of(sequence) if side == SIDES[0]]
 
 
 def frames_with_voxels(sequence: PosedSequence, every: int = 1) -> list[int]:
@@ -160,11 +97,10 @@ def voxel_places(
 ) -> Iterator[tuple[PosedSequence, int]]:
     """The frames of recordings that have voxels, or those of them that a list names."""
     for sequence in recordings:
-        places = frames_with_voxels(sequence, every if split is None else 1)
-        if split is not None:
-            listed = {index for index, side in split.of(sequence) if side == SIDES[0]}
-            places = [index for index in places if index in listed]
-        yield from ((sequence, index) for index in places)
+        listed = None if split is None else set(listed_frames(sequence, split))
+        for index in frames_with_voxels(sequence, every if listed is None else 1):
+            if listed is None or index in listed:
+                yield sequence, index
 
 
 def placed_frames(places: Iterable[tuple[PosedSequence, int]]) -> Iterator[Frame]:
@@ -211,54 +147,29 @@ def depth_frames(sequence: PosedSequence, indices: Iterable[int]) -> Iterator[Fr
             yield Frame(sequence, index, FrameTruth(None, DepthTruth(camera, depth)))
 
 
-class MeanDepthModel:
-    """A control: the mean LiDAR depth of each pixel over all scans of other drives; a `SequenceError` without any."""
-
-    name = "mean depth"
-    calibration: Calibration = density_model.IDENTITY
-
-    def __init__(self, sequences: Sequence[PosedSequence]) -> None:
-        self.cutoffs: dict[str, float] = {}
-        mean = MeanDepth()
-        for sequence in sequences:
-            for frame in depth_frames(sequence, range(len(sequence))):
-                assert frame.truth.depth is not None
-                mean.update(frame.truth.depth.depth)
-        if not mean.counts.any():
-            names = ", ".join(sequence.name for sequence in sequences)
-            raise SequenceError("no LiDAR in the image", where=names, cure="Name drives with LiDAR scans")
-        self._mean = mean.compute()
-
-    def observe(self, sequence: PosedSequence, index: int) -> density_model.Observation:
-        """The same depth at every frame."""
-        camera = sequence.cameras[reference_camera(sequence)]
-        depth = resize_depth(self._mean, camera.height, camera.width)
-
-        def at(pixels: Doubles) -> Floats:
-            column, row = pixels.astype(np.int64).T
-            return np.asarray(depth[row, column], np.float32)
-
-        return density_model.Observation(camera, lambda points: np.zeros(len(points), np.float32), depth_at=at)
+def mean_depth(sequences: Sequence[PosedSequence]) -> MeanDepth:
+    """A control: the mean LiDAR depth over all scans of other drives; a `SequenceError` without any."""
+    mean = MeanDepth()
+    for sequence in sequences:
+        for frame in depth_frames(sequence, range(len(sequence))):
+            assert frame.truth.depth is not None
+            mean.update(frame.truth.depth.depth)
+    if not mean.counts.any():
+        names = ", ".join(sequence.name for sequence in sequences)
+        raise SequenceError("no LiDAR in the image", where=names, cure="Name drives with LiDAR scans")
+    return mean
 
 
-class CalibratedModel:
-    """A model with the calibration (opacity to probability) and the threshold that were fitted on other frames."""
+def calibrate(model: Predictor, frames: Iterable[Frame]) -> None:
+    """Give a predictor the calibration and the threshold that fit frames which are not scored.
 
-    def __init__(self, model: density_model.DensityModel, calibration: Calibration, threshold: float) -> None:
-        self.name, self.calibration = model.name, calibration
-        self.cutoffs = density_model.calibrated_cutoffs(calibration, threshold)
-        self.observe = model.observe
-
-
-def calibrate_model(model: density_model.DensityModel, frames: Iterable[Frame]) -> CalibratedModel:
-    """Fit calibration and best threshold on frames that are not scored; a `GridError` where they tell nothing."""
+    Raises GridError where they tell nothing.
+    """
     empty = np.zeros(0, dtype=np.float32)
     histogram = score_histogram(empty, empty > 0.0)
     for frame in frames:
-        truth = frame.truth.voxels
-        if truth is not None:
-            density = density_in_view(truth, model.observe(frame.sequence, frame.index))[truth.counted]
-            histogram += score_histogram(opacity(density, density_model.VOXEL_EDGE), truth.occupied[truth.counted])
-    calibration = fit_calibration(histogram)
-    threshold = calibration.apply(np.array([best_iou(histogram)[1]], dtype=np.float32))[0]
-    return CalibratedModel(model, calibration, float(threshold))
+        density = model.complete(frame.sequence, frame.index).voxel_density(frame.voxels)[frame.voxels.counted]
+        histogram += score_histogram(opacity(density, VOXEL_EDGE), frame.voxels.occupied[frame.voxels.counted])
+    model.calibration = fit_calibration(histogram)
+    model.threshold = float(model.calibration.apply(np.array([best_iou(histogram)[1]], dtype=np.float32))[0])
+    model.cutoffs = calibrated_cutoffs(model.calibration, model.threshold)

@@ -1,4 +1,4 @@
-"""Occupancy by LiDAR scans: the protocols of slabs at a height, and density models under them.
+"""Occupancy by LiDAR scans: the protocols of slabs at a height, and predictors under them.
 
 Occupancy of a slab of street from accumulated LiDAR scans: the two protocols of the density-field literature.
 
@@ -32,7 +32,7 @@ from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_training.arrays import Doubles, Mask
-from scene_completion_training.evaluation.density_model import Observation
+from scene_completion_training.evaluation.predictor import Answer, Prediction
 
 
 @dataclass(frozen=True)
@@ -262,9 +262,6 @@ class SlabMetric:
         return {**dict(zip(SCORES, means.tolist(), strict=True)), **frames, **counts, "remarks": remarks}
 
 
-# Density models under the LiDAR protocols of `scene_completion_training.evaluation.lidar_evaluation`.
-
-
 PROTOCOLS = {
     "original": ORIGINAL,
     "LiDAR only": LIDAR_ONLY_NEAR,
@@ -298,15 +295,15 @@ class LidarTally(Tally):
     def __init__(self, _: object) -> None:
         self.metrics: dict[tuple[str, int, float, str], SlabMetric] = {}
 
-    def add(self, answer: Any) -> None:
-        """Count a frame that has slabs, and that a density model answers (`DensityAnswer`)."""
+    def add(self, answer: Answer) -> None:
+        """Count a frame that has slabs."""
         for slab in answer.frame.slabs:
             protocol = slab.truth.protocol
             points = protocol.level_from_camera.inverse().apply(protocol.points())
-            shown = shown_by_depth(points, answer.observation) if protocol.model_depth_shows else None
+            shown = shown_by_depth(points, answer.prediction) if protocol.model_depth_shows else None
             masks = slab_masks(slab.truth, shown)
-            density = answer.observation.density(points.reshape(-1, 3).astype(np.float32)).reshape(points.shape[:2])
-            for rule, cutoff in answer.model.cutoffs.items():
+            density = answer.prediction.density(points.reshape(-1, 3).astype(np.float32)).reshape(points.shape[:2])
+            for rule, cutoff in answer.predictor.cutoffs.items():
                 key = (slab.name, slab.truth.scans, slab.pitch_degrees, rule)
                 metric = self.metrics.setdefault(key, SlabMetric())
                 metric.update(density[masks.rows] > cutoff, masks.occupied, masks.visible)
@@ -344,13 +341,13 @@ LIDAR_OCCUPANCY = Metric(
 )
 
 
-def shown_by_depth(points_camera: Doubles, observation: Observation) -> Mask:
+def shown_by_depth(points_camera: Doubles, prediction: Prediction) -> Mask:
     """Whether z-depths of points [..., 3], optical frame, are at most the model's at the nearest pixel in the image."""
-    camera = observation.camera
+    camera = prediction.camera
     pixels, _ = camera.project(points_camera.reshape(-1, 3))
     nearest = np.clip(np.floor(pixels + 0.5), 0.0, (camera.width - 1.0, camera.height - 1.0))
     unique, owner = np.unique(nearest, axis=0, return_inverse=True)
-    depth = observation.depth(unique)[owner.reshape(-1)]
+    depth = prediction.depth(unique)[owner.reshape(-1)]
     return np.asarray(points_camera[..., 2] <= depth.reshape(points_camera.shape[:-1]))
 
 

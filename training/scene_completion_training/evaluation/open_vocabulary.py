@@ -5,9 +5,8 @@ semantics. In completion, those that the student calls occupied are labelled: se
 ranked given the geometry. A deployed student is asked as trained fields are, and so are controls to beat.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,42 +28,17 @@ from scene_completion_ros.evaluation.semantics import (
     cosines,
 )
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, VoxelTruth
-from scene_completion_ros.geometry import Camera, Resampler
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.query_kernel import hidden_reference
+from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.text_bank import TextBank, feature_space_for
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, holds_exact_voxels, reference_camera
 from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, in_chunks
-from scene_completion_training.evaluation.density_model import VOXEL_EDGE, DensityModel
-from scene_completion_training.evaluation.geometry import Frame, voxel_frames
-from scene_completion_training.evaluation.semantic_evaluation import voxel_classes
-from scene_completion_training.evaluation.semantic_models import SemanticModel, SemanticObservation
+from scene_completion_training.evaluation.deployed import DeployedStudent
+from scene_completion_training.evaluation.geometry import voxel_frames
+from scene_completion_training.evaluation.predictor import VOXEL_EDGE, Frame, Prediction, Predictor, voxel_classes
+from scene_completion_training.evaluation.semantic_models import codes_of
 from scene_completion_training.foundation.backbone import DenseExtractor, FeatureLifter, TokenMaps
-
-
-class DeployedUnits:
-    """Label units of a student that has some, at any points: of its own encoder, by arithmetic that can be read."""
-
-    def __init__(self, bundle: StudentBundle) -> None:
-        self._bundle = bundle
-        self._weight, self._bias, _, _ = bundle.head.label_layers()
-        self._encoder = make_encoder(bundle)
-        self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
-
-    def observe(self, image: Bytes, camera: Camera) -> Callable[[Floats], Floats]:
-        """What gives the units [N, E] of points [N, 3], metres, optical frame, in an image [H, W, 3] of a camera."""
-        bundle = self._bundle
-        maps = self._encoder.encode(self._resampler(camera)(image)).features[..., bundle.head.hidden :].copy()
-
-        def units(points: Floats) -> Floats:
-            hidden = hidden_reference(maps, points, self._weight, self._bias, bundle.point_code, bundle.canonical)
-            return hidden.astype(np.float32)
-
-        return units
-
 
 REGIONS = (ALL, VISIBLE, OCCLUDED)
 _CHUNK = 1 << 14  # points in memory at a time
@@ -162,9 +136,9 @@ class ZeroShot:
         self.group = np.array([label_set.names.index(name) for name in vocabulary.names])[vocabulary.group[of_class]]
         self.classes = len(label_set.names)
 
-    def __call__(self, observed: SemanticObservation, points: Floats) -> Judgement:
+    def __call__(self, seen: Prediction, points: Floats) -> Judgement:
         """What it says of points [N, 3]; a `ConfigurationError` for features of another size than the embeddings."""
-        features = observed.codes(points)
+        features = codes_of(seen, points)
         if features.shape[1] != self.rows.shape[1]:
             what = f"embeddings of {self.rows.shape[1]} numbers, features of {features.shape[1]}"
             cure = "Name the text bank of the encoder that the teacher is aligned to"
@@ -189,8 +163,7 @@ class LabelledFrame:
     @staticmethod
     def of(frame: Frame, label_set: LabelSet) -> "LabelledFrame":
         """What a label set makes of a frame that has voxels."""
-        truth = frame.truth.voxels
-        assert truth is not None
+        truth = frame.voxels
         counted = truth.counted
         classes = voxel_classes(truth, label_set.class_map)
         ids = truth.labels[counted]
@@ -208,10 +181,10 @@ class WordAnswer:
     what the density calls occupied, 0 empty, class k as k + 1.
     """
 
-    def __init__(self, labelled: LabelledFrame, judge: ZeroShot, seen: SemanticObservation, cutoff: float) -> None:
+    def __init__(self, labelled: LabelledFrame, judge: ZeroShot, seen: Prediction, cutoff: float) -> None:
         truth = labelled.voxels
         self.frame, self.ids, self.true, self.parts = labelled, labelled.ids, labelled.true, labelled.parts
-        dense = seen.observation.density(labelled.points) > cutoff
+        dense = seen.density(labelled.points) > cutoff
         requested = dense | labelled.labelled
         found = _judged(judge, seen, labelled.points[requested])
         there = labelled.labelled[requested]
@@ -223,13 +196,13 @@ class WordAnswer:
 class Asked:
     """A model with what says what its points are, as a method that is scored."""
 
-    def __init__(self, name: str, model: SemanticModel, judge: ZeroShot, label_set: LabelSet, cutoff: float) -> None:
+    def __init__(self, name: str, model: Predictor, judge: ZeroShot, label_set: LabelSet, cutoff: float) -> None:
         self.name, self.words, self.label_set, self.class_names = name, judge.words, label_set, label_set.names
         self._model, self._judge, self._cutoff = model, judge, cutoff
 
     def answer(self, labelled: LabelledFrame) -> WordAnswer:
         """Look at a frame."""
-        seen = self._model.observe(labelled.frame.sequence, labelled.frame.index)
+        seen = self._model.complete(labelled.frame.sequence, labelled.frame.index)
         return WordAnswer(labelled, self._judge, seen, self._cutoff)
 
 
@@ -268,9 +241,9 @@ OPEN_COMPLETION = Metric(
 METRICS = (ZERO_SHOT, OPEN_COMPLETION, WORDS)
 
 
-def _judged(judge: ZeroShot, observed: SemanticObservation, points: Floats) -> Judgement:
+def _judged(judge: ZeroShot, seen: Prediction, points: Floats) -> Judgement:
     starts = range(0, max(1, len(points)), _CHUNK)
-    parts = [vars(judge(observed, points[start : start + _CHUNK])) for start in starts]
+    parts = [vars(judge(seen, points[start : start + _CHUNK])) for start in starts]
     return Judgement(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
@@ -283,37 +256,35 @@ def _parts(truth: VoxelTruth) -> dict[Part, Mask]:
     return parts
 
 
-class DeployedFeatures:
-    """A student bundle read in the space of a bank's texts, by its own encoder; a `VocabularyError` without one."""
+class DeployedFeatures(Predictor):
+    """A student read in the space of a bank's texts, by its own encoder; a `VocabularyError` without one."""
 
-    def __init__(self, bundle: StudentBundle, bank: TextBank, density: DensityModel, name: str) -> None:
-        self.name = name
-        self._space = feature_space_for(bundle.feature_spaces, bank, bundle.name)
-        self._density = density
-        self._units = DeployedUnits(bundle)
+    def __init__(self, student: DeployedStudent, bank: TextBank, density: Predictor, name: str) -> None:
+        self.name, self._student, self._density = name, student, density
+        self._space = feature_space_for(student.bundle.feature_spaces, bank, student.bundle.name)
 
-    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """Encode the reference camera's image of a frame."""
-        camera = reference_camera(sequence)
-        units = self._units.observe(sequence.image(index, camera), sequence.cameras[camera])
-        seen = self._density.observe(sequence, index)
-        return SemanticObservation(seen, lambda points: self._space.features(units(points)).astype(np.float32))
+        units = self._student.complete(sequence, index).units
+        assert units is not None
+        seen = self._density.complete(sequence, index)
+        return replace(seen, codes=lambda points: self._space.features(units(points)).astype(np.float32))
 
 
-class LiftedPixels:
+class LiftedPixels(Predictor):
     """A control, 2D only: every point has the teacher's feature of the pixel it projects to, whatever lies before it.
 
     `cell`: edge of the square of pixels that a feature covers; `camera`: the canonical one of models beside it; points
     outside have no feature.
     """
 
-    def __init__(self, teacher: DenseExtractor, density: DensityModel, cell: int, camera: Camera, name: str) -> None:
+    def __init__(self, teacher: DenseExtractor, density: Predictor, cell: int, camera: Camera, name: str) -> None:
         self.name = name
         self._teacher, self._density, self._cell = teacher, density, cell
         self._lifter = FeatureLifter(camera, VOXEL_EDGE)
         self._image = CanonicalImages(camera, half_resolution=False)
 
-    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """Compute the features of the reference camera's image of a frame."""
         image = self._image(sequence, index, reference_camera(sequence))[None]
         tokens = self._teacher.features(image, self._cell).float().cpu()
@@ -322,30 +293,28 @@ class LiftedPixels:
         def features(points: Tensor) -> Tensor:
             return self._lifter(points, maps, torch.eye(4)[None], surface=None)[self.name].mean
 
-        return SemanticObservation(self._density.observe(sequence, index), lambda points: in_chunks(features, points))
+        return replace(self._density.complete(sequence, index), codes=lambda points: in_chunks(features, points))
 
 
-class ClassPrior:
+class ClassPrior(Predictor):
     """A control: one feature [D] for all points, of a phrase of the `most_frequent` class; words rank them alike."""
 
     name = "class prior"
 
-    def __init__(self, row: Floats, density: DensityModel) -> None:
+    def __init__(self, row: Floats, density: Predictor) -> None:
         self._row, self._density = row, density
 
-    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """The same features at every frame."""
-        seen = self._density.observe(sequence, index)
-        return SemanticObservation(seen, lambda points: np.tile(self._row, (len(points), 1)))
+        seen = self._density.complete(sequence, index)
+        return replace(seen, codes=lambda points: np.tile(self._row, (len(points), 1)))
 
 
 def most_frequent(recordings: Sequence[PosedSequence], label_set: LabelSet, phrased: Sequence[int]) -> int:
     """The most frequent class of labelled voxels in view that has phrases; a `ConfigurationError` without any."""
     counts = np.zeros(len(label_set.names), np.int64)
     for frame in voxel_frames(recordings):
-        truth = frame.truth.voxels
-        assert truth is not None
-        classes = voxel_classes(truth, label_set.class_map)[truth.counted]
+        classes = voxel_classes(frame.voxels, label_set.class_map)[frame.voxels.counted]
         labelled = (classes != semantic_classes.EMPTY) & (classes != semantic_classes.INVALID)
         counts += np.bincount(classes[labelled] - 1, minlength=len(counts))
     if not counts.any():

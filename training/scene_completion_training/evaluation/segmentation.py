@@ -111,8 +111,7 @@ SEGMENTATION = Metric(
 
 
 POINTS = 200  # pixels of an image that are clustered
-# Published are 1000 steps of four images, of which every other one looks aside, where no pixel has a label.
-PROBE_STEPS, PROBE_BATCH, PROBE_RATE = 500, 4, 5e-3
+PROBE_BATCH, PROBE_RATE = 4, 5e-3
 COVERED = 0.9  # share of the network's image that a calibrated camera has to see
 _CHUNK = 1 << 14  # pixels in memory at a time, with their expanded features
 

@@ -9,26 +9,25 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
 
-from scene_completion_ros.errors import ConfigurationError, GridError
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation import semantic_classes
 from scene_completion_ros.evaluation.semantics import Match, SemanticTally, match_occupied, match_one_to_one
-from scene_completion_ros.evaluation.truth import INTERIORS, FrameTruth, VoxelTruth
+from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Halves, Ints
 from scene_completion_training.clustering import Clusters, NamedClusters, fit_clusters
 from scene_completion_training.evaluation.controls import PRIOR_SIGMA, level_grid
-from scene_completion_training.evaluation.density_model import DensityModel
-from scene_completion_training.evaluation.geometry import Frame, voxel_frames
+from scene_completion_training.evaluation.geometry import voxel_frames
+from scene_completion_training.evaluation.predictor import Frame, Prediction, Predictor, voxel_classes
 from scene_completion_training.evaluation.probes import LinearProbe
 from scene_completion_training.evaluation.semantic_models import (
     FeatureFieldModel,
     Sampling,
-    SemanticModel,
+    codes_of,
     surface_points,
 )
 from scene_completion_training.networks.feature_field import SemanticField
@@ -36,62 +35,14 @@ from scene_completion_training.networks.feature_field import SemanticField
 NAMED_WITHIN = 51.2  # range in which clusters are named, metres: the largest
 
 
-class ScoredModel(Protocol):
-    """Anything whose labels of voxels can be counted against classes, and named afterwards."""
+class FittedModel(Predictor):
+    """A model whose clusters have been found; they are named by labelled recordings, see `named_by`."""
 
-    @property
-    def name(self) -> str:
-        """Short name for tables."""
-
-    @property
-    def labels(self) -> int:
-        """Labels that it predicts, "empty" among them."""
-
-    def names(self) -> Ints:
-        """The class [labels] of each label, "empty" first."""
-
-    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Bytes:
-        """Labels of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
-
-
-@dataclass(frozen=True, eq=False)
-class LabelAnswer:
-    """Labels of a frame's voxels beside their classes, uint8 [X, Y, Z] each; see `SEMANTICS`."""
-
-    truth: FrameTruth
-    labels: Bytes
-    classes: Bytes
-
-
-class Labels:
-    """A `ScoredModel` as a method that is scored."""
-
-    def __init__(self, model: ScoredModel) -> None:
-        self.name, self.labels, self.names = model.name, model.labels, model.names
-        self._model = model
-
-    def answer(self, frame: Frame) -> LabelAnswer:
-        """Look at a frame that has voxels."""
-        truth = frame.truth.voxels
-        assert truth is not None
-        return LabelAnswer(frame.truth, self._model.predict(frame.sequence, frame.index, truth), voxel_classes(truth))
-
-
-@dataclass(frozen=True, eq=False)
-class FittedModel:
-    """A model whose clusters have been found and named."""
-
-    model: SemanticModel
-    sampling: Sampling
-    clusters: Clusters
-    # Clusters against classes on the labelled training recordings, int64 [1 + K, classes], empty first.
-    confusion: Ints
-    match: Match = match_one_to_one  # how they get names, by default
-
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        return self.model.name
+    def __init__(self, model: Predictor, sampling: Sampling, clusters: Clusters, match: Match) -> None:
+        self.name, self.model, self.clusters = model.name, model, clusters
+        self._sampling, self._match = sampling, match  # how clusters get names, by default
+        # Clusters against classes on the labelled recordings, int64 [1 + K, classes], empty first.
+        self.confusion: Ints = np.zeros((0, 0), np.int64)
 
     @property
     def labels(self) -> int:
@@ -100,17 +51,16 @@ class FittedModel:
 
     def names(self, match: Match | None = None) -> Ints:
         """The class [1 + K] of "empty" and of each cluster, see `class_confusion`."""
-        return match_occupied(self.confusion, match or self.match)
+        return match_occupied(self.confusion, match or self._match)
 
-    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Bytes:
-        """Clusters of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty, cluster k as k + 1."""
-        each = np.eye(len(self.clusters.centres), dtype=np.float32)
-        observed = self.model.observe(sequence, index)
-        return self.sampling.labels(observed, lambda codes: each[self.clusters.assign(codes)], truth)
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
+        """What the model says, with clusters as labels: cluster k as k + 1."""
+        each, seen = np.eye(len(self.clusters.centres), dtype=np.float32), self.model.complete(sequence, index)
+        return self._sampling.labelled(seen, lambda codes: each[self.clusters.assign(codes)])
 
 
 def fit_models(
-    models: Sequence[SemanticModel],
+    models: Sequence[Predictor],
     sampling: Sampling,
     frames: Iterable[tuple[PosedSequence, int]],  # those of training recordings whose surfaces are clustered
     labelled: Iterable[Frame],  # frames of training recordings with ground truth voxels, for the names
@@ -121,12 +71,7 @@ def fit_models(
     match: Match = match_one_to_one,  # how clusters are named by them
 ) -> list[FittedModel]:
     """Finds clusters of points, the same for all models, and counts classes; a `ConfigurationError` if too few."""
-    generators = [np.random.default_rng(seed) for _ in models]
-    codes: list[list[Floats]] = [[] for _ in models]
-    for sequence, index in frames:
-        for model, generator, found in zip(models, generators, codes, strict=True):
-            observed = model.observe(sequence, index)
-            found.append(observed.codes(surface_points(observed, generator, points_a_frame)))
+    codes = surface_codes(models, frames, points_a_frame, seed)
     if not codes[0]:
         what = "no frame to cluster"
         raise ConfigurationError(what, where="clusters", cure="Name recordings and frames that are there")
@@ -134,24 +79,37 @@ def fit_models(
     return named_by(models, sampling, fitted, labelled, match)
 
 
+def surface_codes(
+    models: Sequence[Predictor], frames: Iterable[tuple[PosedSequence, int]], points_a_frame: int, seed: int
+) -> list[list[Floats]]:
+    """Of each model, vectors [≤ points_a_frame, C] of points on the surfaces of each frame, the same for all models."""
+    generators = [np.random.default_rng(seed) for _ in models]
+    codes: list[list[Floats]] = [[] for _ in models]
+    for sequence, index in frames:
+        for model, generator, found in zip(models, generators, codes, strict=True):
+            seen = model.complete(sequence, index)
+            found.append(codes_of(seen, surface_points(seen, generator, points_a_frame)))
+    return codes
+
+
 def named_by(
-    models: Sequence[SemanticModel],
+    models: Sequence[Predictor],
     sampling: Sampling,
     clusters: Sequence[Clusters],
     labelled: Iterable[Frame],
     match: Match = match_one_to_one,
 ) -> list[FittedModel]:
     """As `fit_models`, of clusters that are known: counts how those of each model fall together with classes."""
-    nothing = np.zeros((0, 0), np.int64)
-    nameless = [FittedModel(model, sampling, own, nothing, match) for model, own in zip(models, clusters, strict=True)]
-    tallies = [(Labels(fitted), SemanticTally(fitted)) for fitted in nameless]
+    fitted = [FittedModel(model, sampling, own, match) for model, own in zip(models, clusters, strict=True)]
+    tallies = [SemanticTally(each) for each in fitted]
     for frame in labelled:
-        for method, tally in tallies:
-            tally.add(method.answer(frame))
-    if not all(tally.frames for _, tally in tallies):
-        raise no_voxels("labelled recordings")
-    pairs = zip(nameless, tallies, strict=True)
-    return [dataclasses.replace(fitted, confusion=tally.confusion[NAMED_WITHIN]) for fitted, (_, tally) in pairs]
+        for each, tally in zip(fitted, tallies, strict=True):
+            tally.add(each.answer(frame))
+    for each, tally in zip(fitted, tallies, strict=True):
+        if not tally.frames:
+            raise no_voxels("labelled recordings")
+        each.confusion = tally.confusion[NAMED_WITHIN]
+    return fitted
 
 
 def no_voxels(recordings: Sequence[PosedSequence] | str) -> ConfigurationError:
@@ -160,24 +118,24 @@ def no_voxels(recordings: Sequence[PosedSequence] | str) -> ConfigurationError:
     return ConfigurationError("no frame has ground truth voxels", where=where, cure="Name recordings that have")
 
 
-class ClassPrior:
+class ClassPrior(Predictor):
     """A control: the class most frequent around each voxel in labelled recordings, a `ConfigurationError` for none."""
 
     name = "class prior of the voxel"
 
-    def __init__(self, density: DensityModel, cutoff: float, labelled: Sequence[PosedSequence]) -> None:
+    def __init__(self, density: Predictor, cutoff: float, labelled: Sequence[PosedSequence]) -> None:
         from scipy.ndimage import gaussian_filter
 
         self._density, self._cutoff = density, cutoff
-        found = [frame.truth.voxels for frame in voxel_frames(labelled) if frame.truth.voxels is not None]
+        found = [frame.voxels for frame in voxel_frames(labelled)]
         if not found:
             raise no_voxels(labelled)
         self._grid, self._grid_from_camera = found[0].grid, found[0].grid_from_camera
-        self.labels = len(found[0].class_map.target)
+        self._classes = len(found[0].class_map.target)
         classes = [voxel_classes(truth) for truth in found]
         best = np.zeros(self._grid.shape, np.float32)
         self._class = np.ones(self._grid.shape, np.uint8)
-        for number in range(1, self.labels):
+        for number in range(1, self._classes):
             share = np.mean([volume == number for volume in classes], axis=0, dtype=np.float32)
             if share.any():
                 smooth = gaussian_filter(share, PRIOR_SIGMA)
@@ -186,58 +144,48 @@ class ClassPrior:
 
     def names(self) -> Ints:
         """Its labels are classes."""
-        return np.arange(self.labels)
+        return np.arange(self._classes)
 
-    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Bytes:
-        """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
-        requested = truth.counted
-        points = truth.centres(requested)
-        occupied = self._density.observe(sequence, index).density(points) > self._cutoff
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
+        """What the density says, with the class of each place."""
+        seen = self._density.complete(sequence, index)
         pose = level_grid(sequence, index) or self._grid_from_camera
-        place, _ = self._grid.index_of(pose.apply(points[occupied].astype(np.float64)))
-        place = np.clip(np.asarray(place), 0, np.array(self._grid.shape) - 1)  # beyond its grid, the class of its edge
-        volume = np.zeros(truth.grid.shape, dtype=np.uint8)
-        volume.reshape(-1)[np.flatnonzero(requested.reshape(-1))[occupied]] = self._class[tuple(place.T)]
-        return volume
 
+        def labels(truth: VoxelTruth) -> Bytes:
+            points = truth.centres(truth.counted)
+            occupied = seen.density(points) > self._cutoff
+            place, _ = self._grid.index_of(pose.apply(points[occupied].astype(np.float64)))
+            place = np.clip(np.asarray(place), 0, np.array(self._grid.shape) - 1)  # beyond it, the class of its edge
+            volume = np.zeros(truth.grid.shape, dtype=np.uint8)
+            volume.reshape(-1)[np.flatnonzero(truth.counted.reshape(-1))[occupied]] = self._class[tuple(place.T)]
+            return volume
 
-def voxel_classes(truth: VoxelTruth, class_map: semantic_classes.ClassMap | None = None) -> Bytes:
-    """Classes [X, Y, Z], the 15 of S4C by default; 255 where nothing is known, and inside of things no sensor sees.
-
-    Raises GridError where a map of SemanticKITTI's ids was given, and the truth has others.
-    """
-    if class_map is not None and truth.class_map is not semantic_classes.SEMANTIC_KITTI_TO_COMMON:
-        what = f"has {truth.class_map.vocabulary}, and words are scored by SemanticKITTI's"
-        raise GridError(what, where=f"ground truth {truth.source}", cure="Leave out --bank for these recordings")
-    inside = np.False_ if truth.interior is None else truth.regions_with_interiors.get(INTERIORS, np.False_)
-    return (class_map or truth.class_map).apply(np.where(truth.known & ~inside, truth.labels, semantic_classes.INVALID))
+        return dataclasses.replace(seen, labels=labels)
 
 
 # The common class of each logit of a model, which are those of Cityscapes' train ids.
 CITYSCAPES = semantic_classes.CITYSCAPES_TO_COMMON.table[: len(semantic_classes.CITYSCAPES_CLASSES)].astype(np.int64)
 
 
-class ClassifiedModel:
-    """A model whose points get classes right away, with no clusters to be named (a `ScoredModel`)."""
+class ClassifiedModel(Predictor):
+    """A model whose points get classes right away, with no clusters to be named."""
 
     def __init__(
         self,
-        model: SemanticModel,  # gives the codes of points
+        model: Predictor,  # gives the codes of points
         sampling: Sampling,
         # From codes [N, C] to logits [N, K]; codes are logits by default.
         logits: Callable[[Floats], Floats] | None = None,
     ) -> None:
-        self.name = model.name
-        self.labels = 1 + len(CITYSCAPES)
-        self._model, self._sampling, self._logits = model, sampling, logits
+        self.name, self._model, self._sampling, self._logits = model.name, model, sampling, logits
 
     def names(self) -> Ints:
         """The class [1 + K] of "empty" and of each logit."""
         return np.concatenate([[semantic_classes.EMPTY], CITYSCAPES])
 
-    def predict(self, sequence: PosedSequence, index: int, truth: VoxelTruth) -> Bytes:
-        """Classes of the voxels that count in a frame: uint8 [X, Y, Z], 0 empty."""
-        return self._sampling.labels(self._model.observe(sequence, index), self._votes, truth)
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
+        """What the model says, with logit k as label k + 1."""
+        return self._sampling.labelled(self._model.complete(sequence, index), self._votes)
 
     def _votes(self, codes: Floats) -> Floats:
         from scipy.special import softmax
@@ -245,13 +193,13 @@ class ClassifiedModel:
         return np.asarray(softmax(codes if self._logits is None else self._logits(codes), axis=1), np.float32)
 
 
-def open_classified(path: Path, density: DensityModel | None, sampling: Sampling) -> ClassifiedModel:
+def open_classified(path: Path, density: Predictor | None, sampling: Sampling) -> ClassifiedModel:
     """Opens a checkpoint of a field that has learned classes from labels; a `BundleError` if it is none."""
     name = f"{path.resolve().parent.parent.name} (learned from labels)"
     return ClassifiedModel(FeatureFieldModel.open(path, name, density, SemanticField), sampling)
 
 
-def open_probed(path: Path, probe_file: Path, density: DensityModel | None, sampling: Sampling) -> ClassifiedModel:
+def open_probed(path: Path, probe_file: Path, density: Predictor | None, sampling: Sampling) -> ClassifiedModel:
     """Opens a feature field with a linear probe that `evaluate segmentation` trained on images: classes of points.
 
     Raises BundleError where the checkpoint holds no field; ConfigurationError where the file holds no probe of it.
@@ -295,12 +243,12 @@ def survey(
     for number, sequence in enumerate(recordings):
         camera = sequence.cameras[reference_camera(sequence)]
         for index in range(0, len(sequence), every):
-            observed = model.observe(sequence, index)
-            points = surface_points(observed, generator, points_a_frame)
+            seen = model.complete(sequence, index)
+            points = surface_points(seen, generator, points_a_frame)
             places = np.tile(np.array([[number, index]]), (len(points), 1))
             pixels = np.asarray(camera.project(points.astype(np.float64))[0])
-            assert observed.units is not None  # a feature field has some
-            parts.append((places, pixels, observed.codes(points), observed.units(points).astype(np.float16)))
+            assert seen.units is not None  # a feature field has some
+            parts.append((places, pixels, codes_of(seen, points), seen.units(points).astype(np.float16)))
     if not sum(len(part[0]) for part in parts):
         what = "no pixel of any frame shows a surface"
         raise ConfigurationError(what, where="survey", cure="Check the student and the recordings")

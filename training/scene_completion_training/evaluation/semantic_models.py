@@ -1,4 +1,4 @@
-"""What semantics are evaluated on: anything that gives a density and, for clustering, a vector to every point.
+"""Predictors that give, beside a density, a vector to every point: what is clustered, or asked for words.
 
 Fields are read at the centres of voxels, or as S4C (Hayler et al., 3DV 2024) and SceneDINO (Jevtić et al., ICCV 2025)
 read theirs. Both dilate the density: a voxel is as dense as the densest of its 27 neighbours, itself among them. Its
@@ -6,9 +6,9 @@ class is its own. Each point votes for its class, with the opacity of its part o
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,14 +18,12 @@ from torch.nn import functional
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.bundle import open_student
-from scene_completion_ros.inference.evidence import NETWORK_ALONE, Sources
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.arrays import Bytes, Floats, Mask, Random
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.evaluation import density_model
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, in_chunks, observed_density
+from scene_completion_training.evaluation.predictor import Prediction, Predictor
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import (
@@ -36,36 +34,11 @@ from scene_completion_training.networks.feature_field import (
 )
 from scene_completion_training.workers import accelerator
 
-CodeFunction: TypeAlias = Callable[[Floats], Floats]
 FARTHEST_SURFACE = 51.2  # pixels that see nothing within the largest range are not clustered, metres
 _MEAN_EVERY = 5  # of each recording every so many frames give the mean of the tokens
 
 
-@dataclass(frozen=True, eq=False)
-class SemanticObservation:
-    """A model that has seen the image of a frame."""
-
-    observation: density_model.Observation
-    # Vectors [N, C] of points [N, 3], metres, optical frame of the reference camera. What lies together in their space
-    # is called alike. Those that are clustered have length one; those that are asked for words lie in the space of the
-    # text encoder, and are zeros where there is nothing.
-    codes: CodeFunction
-    # Hidden units of the features [N, E] of points, where the model has some: what is deployed.
-    units: CodeFunction | None = None
-
-
-class SemanticModel(Protocol):
-    """Anything that can be clustered, or asked for words."""
-
-    @property
-    def name(self) -> str:
-        """Short name for tables."""
-
-    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
-        """Look at a frame."""
-
-
-class FeatureFieldModel:
+class FeatureFieldModel(Predictor):
     """A trained feature field, clustered by its expanded features or by what a head makes of them."""
 
     def __init__(
@@ -77,7 +50,7 @@ class FeatureFieldModel:
         *,
         # Whose density says what is occupied: the student that the field was made from, as it is deployed; the field's
         # own if left out.
-        density: density_model.DensityModel | None = None,
+        density: Predictor | None = None,
         half_resolution: bool = False,  # it was trained on images of half the size
         # Codes are the features of this one of its teachers, an agglomerated field's; of all of them if left out.
         teacher: str = "",
@@ -97,7 +70,7 @@ class FeatureFieldModel:
     def open(
         path: Path,
         name: str | None = None,  # short name for tables; that of the run if left out
-        density: density_model.DensityModel | None = None,
+        density: Predictor | None = None,
         # Which feature field: `SemanticField` for one that has learned from labels, whose codes are logits.
         kind: type[FeatureField] = FeatureField,
         teacher: str = "",
@@ -117,28 +90,28 @@ class FeatureFieldModel:
         """The field that has seen an image [3, H, W] in 0..255."""
         return self.field.observe(image[None].to(self.device))
 
-    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """Encode the reference camera's image of a frame."""
         name = reference_camera(sequence)
         seen = self.encode(self.image(sequence, index))
         if self._density is None:
-            observation = observed_density(seen, sequence.cameras[name], self.field.spec, self.device)
+            found = observed_density(seen, sequence.cameras[name], self.field.spec, self.device)
         else:
-            observation = self._density.observe(sequence, index)
-        return SemanticObservation(
-            observation,
+            found = self._density.complete(sequence, index)
+        return replace(
+            found,
             codes=lambda points: in_chunks(lambda p: self.codes(seen.features(p[None])[0]), points, self.device),
             units=lambda points: in_chunks(lambda p: seen.units(p[None])[0], points, self.device),
         )
 
     def codes(self, features: Tensor) -> Tensor:
-        """Vectors [N, D], see `SemanticObservation`, of features [N, channels] of points, or composited along rays."""
+        """Vectors [N, D], see `Prediction.codes`, of features [N, channels] of points, or composited along rays."""
         if self._teacher and isinstance(self.field, AgglomeratedField):
             return normalised(self.field.original(self._teacher, features))
         return self.field.codes(features) if self.head is None else self.head(self.field.expand(features))
 
 
-class LiftedTokens:
+class LiftedTokens(Predictor):
     """A control: every point has the token (of so many pixels) of its pixel, as if no field had been trained.
 
     Tokens are taken less their mean over recordings, as fields learn them: as they are they fall into worse clusters.
@@ -148,7 +121,7 @@ class LiftedTokens:
     def __init__(
         self,
         backbone: Backbone,
-        density: density_model.DensityModel,
+        density: Predictor,
         cell: int,
         name: str,
         recordings: Sequence[PosedSequence],
@@ -164,19 +137,11 @@ class LiftedTokens:
         image = self._image(sequence, index, reference_camera(sequence))
         return self._backbone.features(image[None], self._cell).float()
 
-    def observe(self, sequence: PosedSequence, index: int) -> SemanticObservation:
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """Compute the tokens of the reference camera's image of a frame."""
         tokens = self._tokens(sequence, index) - self._mean[:, None, None]
-        observation = self._density.observe(sequence, index)
-        return SemanticObservation(
-            observation, lambda points: in_chunks(lambda p: _tokens_at(tokens, p, self._camera), points)
-        )
-
-
-def student_density(folder: Path, sources: Sources = NETWORK_ALONE) -> tuple[density_model.DensityModel, float]:
-    """A deployed student that models share, and the density per metre that what it calls occupied exceeds."""
-    model = density_model.RememberedDensity(density_model.DeployedModel(open_student(folder), sources=sources))
-    return model, model.cutoffs.get(density_model.CALIBRATED_RULE, density_model.PUBLISHED_CUTOFF)
+        seen = self._density.complete(sequence, index)
+        return replace(seen, codes=lambda points: in_chunks(lambda p: _tokens_at(tokens, p, self._camera), points))
 
 
 def _tokens_at(tokens: Tensor, points: Tensor, camera: Camera) -> Tensor:
@@ -189,14 +154,20 @@ def _tokens_at(tokens: Tensor, points: Tensor, camera: Camera) -> Tensor:
     return normalised(sampled[0, :, 0].T)
 
 
-def surface_points(observed: SemanticObservation, generator: Random, count: int) -> Floats:
+def codes_of(seen: Prediction, points: Floats) -> Floats:
+    """The vectors [N, C] of points [N, 3] in a prediction that has some."""
+    assert seen.codes is not None
+    return seen.codes(points)
+
+
+def surface_points(seen: Prediction, generator: Random, count: int) -> Floats:
     """Points [≤ count, 3] on surfaces that random pixels show, metres, optical frame; clusters are found among them.
 
     Most of what is occupied lies behind surfaces, where few views have told the features what to be.
     """
-    camera = observed.observation.camera
+    camera = seen.camera
     pixels = generator.uniform((-0.5, -0.5), (camera.width - 0.5, camera.height - 0.5), (count, 2))
-    depth = observed.observation.depth(pixels)
+    depth = seen.depth(pixels)
     near = depth < FARTHEST_SURFACE
     rays = np.asarray(camera.unproject(pixels[near]))
     return np.asarray(rays / rays[:, 2:] * depth[near, None], np.float32)
@@ -215,10 +186,14 @@ class Sampling:
     points: int = 1  # points along each edge of a voxel, evenly, each in the middle of its part
     dilated: bool = False  # whether the density is that of the densest of the 27 voxels around
 
-    def labels(self, observed: SemanticObservation, votes: Votes, truth: VoxelTruth) -> Bytes:
+    def labelled(self, seen: Prediction, votes: Votes) -> Prediction:
+        """A prediction whose voxels are labelled by votes."""
+        return replace(seen, labels=lambda truth: self.labels(seen, votes, truth))
+
+    def labels(self, seen: Prediction, votes: Votes, truth: VoxelTruth) -> Bytes:
         """Labels of the voxels that count: uint8 [X, Y, Z], 0 where nothing is, what is most of k as k + 1."""
         wanted = dilated(truth.counted.astype(np.float32)) > 0.0 if self.dilated else truth.counted
-        sigma = observed.observation.density(self._points(truth, wanted)).reshape(-1, self.points**3)
+        sigma = seen.density(self._points(truth, wanted)).reshape(-1, self.points**3)
         density = np.zeros(truth.grid.shape, np.float32)
         density[wanted] = sigma.max(axis=1)
         reached = dilated(density) >= self.cutoff if self.dilated else density > self.cutoff
@@ -228,7 +203,7 @@ class Sampling:
         volume = np.zeros(truth.grid.shape, dtype=np.uint8)
         labels = np.zeros(len(points), np.uint8)
         for part in (slice(first, first + step) for first in range(0, len(points), step)):
-            labels[part] = 1 + elected(votes(observed.codes(points[part].reshape(-1, 3))), weights[part])
+            labels[part] = 1 + elected(votes(codes_of(seen, points[part].reshape(-1, 3))), weights[part])
         volume[occupied] = labels
         return volume
 

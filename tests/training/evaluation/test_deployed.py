@@ -1,8 +1,10 @@
-"""Depth and opacity of densities that are known by hand, and the numbers that sharpen them."""
+"""Predictions of densities that are known by hand, and deployed students: as the node completes, and calibrated."""
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,20 +12,14 @@ import pytest
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
+from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.completer import Completer, InOrder
+from scene_completion_ros.inference.evidence import Sources
 from scene_completion_ros.inference.scene_query import inverse_distance_samples
 from scene_completion_ros.sequences.opening import lidar_depth, open_recording
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_logit, density_of_opacity
-from scene_completion_training.evaluation.density_model import (
-    IDENTITY,
-    VOXEL_EDGE,
-    DeployedModel,
-    Observation,
-    calibrated_cutoffs,
-    of_beams,
-)
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_logit, density_of_opacity, opacity
 from scene_completion_training.evaluation.density_stretch import (
     DensityStretch,
     RayLogits,
@@ -31,13 +27,24 @@ from scene_completion_training.evaluation.density_stretch import (
     fit_stretch,
     rays_to_depth,
 )
-from scene_completion_training.evaluation.geometry import AFTER, BEFORE, Density, voxel_frames
+from scene_completion_training.evaluation.deployed import DeployedStudent, of_beams
+from scene_completion_training.evaluation.geometry import voxel_frames
+from scene_completion_training.evaluation.predictor import (
+    AFTER,
+    BEFORE,
+    IDENTITY,
+    VOXEL_EDGE,
+    Prediction,
+    calibrated_cutoffs,
+)
 from tests.inference.small_bundle import make_small_bundle
+from tests.inference.told_bundle import CAMERA as TOLD_CAMERA
+from tests.inference.told_bundle import FACTOR, WALL_M, make_told_bundle, wall_from
 from tests.training.evaluation.one_wall import CAMERA
 
 
 def test_depth_is_along_the_optical_axis() -> None:
-    everywhere = Observation(CAMERA, lambda points: np.where(points[:, 2] >= 10.0, 50.0, 0.0).astype(np.float32))
+    everywhere = Prediction(CAMERA, lambda points: np.where(points[:, 2] >= 10.0, 50.0, 0.0).astype(np.float32))
     pixels = np.array([[31.5, 11.5], [0.0, 0.0], [63.0, 23.0], [-40.0, 11.5]])
     depth = everywhere.depth(pixels, samples=2000)
     np.testing.assert_allclose(depth, 10.0, atol=0.05)  # a plane has one z-depth, whatever the distance along the ray
@@ -45,7 +52,7 @@ def test_depth_is_along_the_optical_axis() -> None:
     s = (np.arange(64) + 0.5) / 64
     samples = 1 / ((1 - s) / 3 + s / 80)
     assert everywhere.depth(pixels[:1])[0] == pytest.approx(samples[samples >= 10.0][0], rel=1e-5)
-    empty = Observation(CAMERA, lambda points: np.zeros(len(points), np.float32)).depth(np.array([[31.5, 11.5]]))
+    empty = Prediction(CAMERA, lambda points: np.zeros(len(points), np.float32)).depth(np.array([[31.5, 11.5]]))
     assert empty[0] == pytest.approx(1 / (0.5 / 64 / 3 + (63.5 / 64) / 80), rel=1e-5)  # the last of 64 samples, 66.6 m
 
 
@@ -83,23 +90,21 @@ def test_calibrated_rule_is_the_threshold_on_the_probability() -> None:
 
 
 def test_student_is_scored_as_it_is_deployed(window: PosedSequence, student: StudentBundle) -> None:
-    answer = Density(DeployedModel(student, threads=1)).answer(next(voxel_frames([window])))
-    truth, found = answer.truth.voxels, answer.voxels
-    assert truth is not None and found is not None
-    completer = Completer(
-        student,
-        window.cameras["image_2"],
-        grid=truth.grid,
-        grid_from_camera=truth.grid_from_camera,
-        threads=1,
-        extrapolate=True,
-    )
-    completion, counted = completer.complete(window.image(0, "image_2")), truth.counted
-    np.testing.assert_allclose(found.score[counted], completion.alpha[counted], atol=1e-4)
-    seen = counted & completer.in_view
-    assert not set(found.stated) - {BEFORE, AFTER}
-    stated = found.stated.get(AFTER, found.stated[BEFORE])
+    """Voxels are those of the node's completer; points have the density of the same field, also outside of its view."""
+    model, frame = DeployedStudent(student, threads=1), next(voxel_frames([window]))
+    answer, truth = model.answer(frame), frame.voxels
+    assert answer.voxels is not None
+    placed = {"grid": truth.grid, "grid_from_camera": truth.grid_from_camera, "threads": 1}
+    completer = Completer(student, window.cameras["image_2"], **placed)
+    completion = completer.complete(window.image(0, "image_2"))
+    seen = truth.counted & completer.in_view
+    np.testing.assert_allclose(answer.voxels.score[seen], completion.alpha[seen], atol=1e-4)
+    stated = answer.voxels.stated.get(AFTER, answer.voxels.stated[BEFORE])
     np.testing.assert_allclose(stated[seen], completion.probability[seen], atol=1e-4)
+    at_points = opacity(answer.prediction.density(truth.centres(truth.counted)), VOXEL_EDGE)
+    np.testing.assert_allclose(answer.voxels.score[truth.counted], at_points, atol=1e-4)
+    assert (answer.labels > 0).sum() == len(completion.voxels.index)
+    assert model.complete(window, 0) is answer.prediction  # several methods share what it made of a frame
 
 
 def test_calibration_is_fitted_and_kept_in_a_bundle(shared_data: Path, student: StudentBundle, tmp_path: Path) -> None:
@@ -120,7 +125,7 @@ def test_calibration_is_fitted_and_kept_in_a_bundle(shared_data: Path, student: 
     assert "04" in loaded.provenance["calibration"]["fitted_on"]
     np.testing.assert_array_equal(loaded.load_weights()["some"], weights["some"])
     # Depth is fitted too: on the window's LiDAR it is better than before, and weights and head say the same.
-    before, after = DeployedModel(student, threads=1), DeployedModel(loaded, threads=1)
+    before, after = DeployedStudent(student, threads=1), DeployedStudent(loaded, threads=1)
     depths = [(0, lidar_depth(window, 0))]
     errors = [
         float(
@@ -131,7 +136,7 @@ def test_calibration_is_fitted_and_kept_in_a_bundle(shared_data: Path, student: 
     assert errors[1] < errors[0]
     np.testing.assert_allclose(loaded.load_weights()["density_layer.bias"], loaded.head.density_bias, rtol=2e-3)
     scores = Scores([OCCUPANCY, CALIBRATION])
-    scores.run("04", [Density(after)], voxel_frames([window]))
+    scores.run("04", [after], voxel_frames([window]))
     (stated,) = [row for row in scores.rows("calibration") if row["stated"] == AFTER]
     assert stated["expected_calibration_error"] < 0.01
     (found,) = [
@@ -169,6 +174,56 @@ def test_fit_finds_the_stretch_that_the_logits_lack(scale: float, offset: float,
 
 
 def test_a_drive_whose_depth_misses_the_image_is_refused(street: PosedSequence, tmp_path: Path) -> None:
-    model = DeployedModel(make_small_bundle(tmp_path), threads=1)
+    model = DeployedStudent(make_small_bundle(tmp_path), threads=1)
     with pytest.raises(SequenceError, match="LiDAR"):
         rays_to_depth(model, street, [(0, np.zeros((24, 64), np.float32))])
+
+
+FRAMES, STEP_M, STEP_NS = 8, 0.4, 100_000_000
+ODOMETRY = Sources("odometry")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    return make_told_bundle(tmp_path_factory.mktemp("told"))
+
+
+@pytest.fixture(scope="module")
+def drive() -> PosedSequence:
+    """Along the wall."""
+    return PosedSequence(
+        name="along the wall",
+        cameras={"camera": TOLD_CAMERA},
+        rig_from_camera={"camera": RigidTransform.identity()},
+        frames=[
+            Frame(
+                (1 + number) * STEP_NS,
+                {"camera": partial(wall_from, number * STEP_M)},
+                RigidTransform(np.eye(3), np.array([number * STEP_M, 0.0, 0.0])),
+            )
+            for number in range(FRAMES)
+        ],
+        pose_source="by hand",
+        metric_scale=True,
+        provenance={},
+    )
+
+
+def said_in_order(told: StudentBundle, drive: PosedSequence) -> list[dict[str, Any]]:
+    """What a replay says of each frame."""
+    in_order = InOrder(Completer(told, TOLD_CAMERA, engine="onnxruntime"), ODOMETRY)
+    return [
+        in_order.complete(drive.image(index, "camera"), frame.stamp_ns, frame.world_from_rig).evidence.summary()
+        for index, frame in enumerate(drive.frames)
+    ]
+
+
+def test_one_factor_for_all_who_ask(told: StudentBundle, drive: PosedSequence) -> None:
+    expected = said_in_order(told, drive)
+    assert expected[-1]["scale"] == pytest.approx(FACTOR, rel=0.02)
+    pixels = np.array([[100.0, 60.0], [400.0, 120.0]])
+    alone, scaled = (DeployedStudent(told, engine="onnxruntime", sources=one) for one in (Sources(), ODOMETRY))
+    for index in (2, 5, FRAMES - 1, 4):  # one out of order begins anew
+        np.testing.assert_allclose(alone.complete(drive, index).depth(pixels), WALL_M / FACTOR, rtol=1e-5)
+        depth = scaled.complete(drive, index).depth(pixels)
+        np.testing.assert_allclose(depth, WALL_M / FACTOR * float(expected[index].get("scale") or 1.0), rtol=1e-4)

@@ -1,0 +1,254 @@
+"""A deployed student as a predictor: voxels by the node's own completer, densities where a protocol needs points."""
+
+import dataclasses
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, ROOM_CLASSES
+from scene_completion_ros.evaluation.truth import VoxelTruth
+from scene_completion_ros.geometry import Resampler, RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle, open_student
+from scene_completion_ros.inference.completer import Completer, Completion, EarlierImages
+from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder, Given
+from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.evidence import (
+    NETWORK_ALONE,
+    NO_EVIDENCE,
+    Evidence,
+    Sources,
+    motion_scale,
+    own_depth,
+    sensed_depth,
+)
+from scene_completion_ros.inference.query_kernel import FieldKernel, hidden_reference
+from scene_completion_ros.inference.scene_query import said_depth
+from scene_completion_ros.inference.volume_pose import volume_pose
+from scene_completion_ros.jit import kernel_threads
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, mounting, reference_camera
+from scene_completion_ros.voxels.occupancy import Calibration
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask
+from scene_completion_training.evaluation.predictor import (
+    CALIBRATED_RULE,
+    PUBLISHED_CUTOFF,
+    VOXEL_EDGE,
+    Prediction,
+    Predictor,
+    calibrated_cutoffs,
+)
+
+ALL_BEAMS = 64  # of the LiDAR of KITTI
+MOST_EARLIER = 30  # earlier frames that are looked at for one
+_POINTS = 1 << 20  # points prepared at a time
+
+
+class DeployedStudent(Predictor):
+    """A student bundle, in tables by its own name unless another is given.
+
+    Voxels come from the completer that the node and replays use, on the grid of the truth. It predicts opacity outside
+    of its view, too, so that all predictors are scored on the same voxels; what it publishes is what it sees. Densities
+    at points are those of the same field, for slabs, rays and features.
+
+    A class counts under its name among the common ones, or those of rooms, whichever hold more of its names; what is
+    called something else is never right. Raises ConfigurationError where it is to have evidence that it does not take.
+    """
+
+    def __init__(
+        self,
+        bundle: StudentBundle,
+        name: str | None = None,
+        *,
+        engine: str = "auto",
+        threads: int | None = None,
+        sources: Sources = NETWORK_ALONE,
+    ) -> None:
+        self.name, self.bundle, self.threshold = name or bundle.name, bundle, bundle.threshold
+        if sources != NETWORK_ALONE and not bundle.takes_evidence:
+            cure = "Leave out --scale-from and --depth-from"
+            raise ConfigurationError("takes no evidence beside its image", where=f"bundle {self.name}", cure=cure)
+        self.calibration = over_voxel_edge(bundle.calibration, bundle.grid.voxel_size)
+        self.cutoffs = calibrated_cutoffs(self.calibration, bundle.threshold)
+        self._engine, self._threads, self._sources = engine, threads, sources
+        self._field_of = lru_cache(maxsize=4)(self._make_field)
+        self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
+        # Several methods may share the student: all look at a frame before any of them looks at the next one.
+        self.complete = lru_cache(maxsize=1)(self.complete)  # type: ignore[method-assign]
+        self._earlier: tuple[PosedSequence, str, int, EarlierImages] | None = None
+        self._completer: Completer | None = None
+
+    @property
+    def cutoff(self) -> float:
+        """The density per metre that what it calls occupied exceeds."""
+        return self.cutoffs.get(CALIBRATED_RULE, PUBLISHED_CUTOFF)
+
+    def names(self) -> Ints:
+        """The class of "empty" and of each of its classes; a `ConfigurationError` where none is a common one."""
+        own = self.bundle.class_names
+        known = max((COMMON_CLASSES, ROOM_CLASSES), key=lambda classes: len(set(classes) & set(own)))
+        common = {name: number for number, name in enumerate(known)}
+        names = np.array([EMPTY, *(common.get(name, -1) for name in own)], dtype=np.int64)
+        if not (names > EMPTY).any():
+            what = f"none of its classes ({', '.join(own)}) is one of {', '.join(known[1:])}"
+            cure = "Name its clusters with scene-completion classes, or score the checkpoint with --checkpoint"
+            raise ConfigurationError(what, where=f"bundle {self.name}", cure=cure)
+        return names
+
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
+        """Encode the reference camera's image of a frame, once something of it is asked for."""
+        name = reference_camera(sequence)
+        camera, evidence = sequence.cameras[name], self._evidence(sequence, index, name)
+
+        @lru_cache(maxsize=1)
+        def encoded() -> tuple[FieldKernel, EncodedImage, Bytes]:
+            return self._encoded(sequence, index, evidence)
+
+        def depth_at(pixels: Doubles) -> Floats:
+            depth = encoded()[1].depth
+            assert depth is not None
+            return said_depth(depth, self.bundle.canonical, camera, pixels)
+
+        @lru_cache(maxsize=1)
+        def completion(truth: VoxelTruth) -> Completion:
+            completer = self._completer_of(sequence, index, name, truth)
+            return completer.complete(sequence.image(index, name), sequence.frames[index].stamp_ns, evidence=evidence)
+
+        def completed(truth: VoxelTruth) -> tuple[SemanticVoxels, Floats, Floats]:
+            found = completion(truth)
+            return found.voxels, found.probability, found.alpha
+
+        def labels(truth: VoxelTruth) -> Bytes:
+            voxels, volume = completion(truth).voxels, np.zeros(truth.grid.shape, dtype=np.uint8)
+            volume[tuple(voxels.index.T)] = 1 + voxels.label
+            return volume
+
+        def units(points: Floats) -> Floats:
+            head, bundle = self.bundle.head, self.bundle
+            weight, bias, _, _ = head.label_layers()
+            maps = encoded()[1].features[..., head.hidden :]
+            hidden = hidden_reference(maps, points, weight, bias, bundle.point_code, bundle.canonical)
+            return hidden.astype(np.float32)
+
+        return Prediction(
+            camera,
+            lambda points: self._density(*encoded()[:2], points),
+            self.bundle.depth_range,
+            None if self.bundle.head.volume is None else depth_at,
+            units=units,
+            labels=labels,
+            completed=completed,
+        )
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return make_encoder(self.bundle, self._engine, threads=self._threads)
+
+    def _completer_of(self, sequence: PosedSequence, index: int, camera: str, truth: VoxelTruth) -> Completer:
+        """The completer of a camera on the grid of a truth; one at a time, each holds samples of its whole grid."""
+        wanted = sequence.cameras[camera], truth.grid, truth.grid_from_camera.matrix.tobytes()
+        last = self._completer
+        if last is None or (last.camera, last.grid, last.grid_from_camera.matrix.tobytes()) != wanted:
+            self._completer = Completer(
+                self.bundle,
+                wanted[0],
+                grid=truth.grid,
+                grid_from_camera=truth.grid_from_camera,
+                engine=self._engine,
+                threads=self._threads,
+                extrapolate=True,
+                encoder_of=last,  # its encoder took seconds to compile
+                upright_from_camera=mounting(sequence, camera, index),
+            )
+        assert self._completer is not None
+        return self._completer
+
+    def _encoded(
+        self, sequence: PosedSequence, index: int, evidence: Evidence = NO_EVIDENCE
+    ) -> tuple[FieldKernel, EncodedImage, Bytes]:
+        name = reference_camera(sequence)
+        stated = mounting(sequence, name, index) if self.bundle.takes_pose else None
+        pose = None if stated is None else volume_pose(stated, self.bundle.height_above_ground).matrix
+        field, beside = self._field_of(None if pose is None else tuple(pose.ravel().tolist()))
+        image = self._resampler(sequence.cameras[name])(sequence.image(index, name))
+
+        def given(view: Floats) -> Given:
+            return beside | evidence.with_corners(image, own_depth(self.bundle.point_code, view)).inputs()
+
+        given_view = given if self.bundle.takes_evidence else None
+        return field, self._encoder.encode(image, beside, given_view), image
+
+    def _evidence(self, sequence: PosedSequence, index: int, camera: str) -> Evidence:
+        """What the frames before say, as a robot that drives through the recording would know it, and the LiDAR.
+
+        Frames may be asked for in any order; in that of the recording, each is looked at once. Raises SequenceError
+        where a LiDAR is wanted and there is none.
+        """
+        evidence = NO_EVIDENCE
+        if self._sources.scale != "off":
+            last = self._earlier
+            if last is None or last[:2] != (sequence, camera) or not 0 <= index - last[2] <= MOST_EARLIER:
+                motion = motion_scale(self.bundle, self._resampler(sequence.cameras[camera]).validity)
+                images = EarlierImages(motion, corners=self._sources.scale == "corners")
+                last = sequence, camera, max(0, index - MOST_EARLIER), images
+            _, _, start, earlier = last
+            for one in range(start, index):
+                _, encoded, image = self._encoded(sequence, one)
+                assert encoded.view is not None
+                own, pose = own_depth(self.bundle.point_code, encoded.view), sequence.world_from_camera(one, camera)
+                earlier.add(image, own, pose, sequence.frames[one].stamp_ns)
+            self._earlier = sequence, camera, index, earlier
+            evidence = earlier.evidence(sequence.world_from_camera(index, camera), sequence.frames[index].stamp_ns)
+        if self._sources.depth == "network":
+            return evidence
+        points_rig = sequence.lidar(index)
+        if points_rig is None:
+            cure = "Name recordings with LiDAR, or leave out --depth-from"
+            raise SequenceError("has no LiDAR scan", where=f"{sequence.name}, frame {index}", cure=cure)
+        taken = points_rig[of_beams(sequence, points_rig, self._sources.beams)]
+        points = sequence.rig_from_camera[camera].inverse().apply(taken)
+        return dataclasses.replace(evidence, sensed=sensed_depth(points, self.bundle.canonical))
+
+    def _make_field(self, matrix: tuple[float, ...] | None) -> tuple[FieldKernel, dict[str, Floats]]:
+        """The field for a pose of the camera in the student's volume, and what its graphs are given beside it."""
+        pose = None if matrix is None else RigidTransform.from_matrix(np.reshape(matrix, (4, 4)))
+        bundle = self.bundle
+        limit, (low, high) = bundle.point_code.xy_limit, bundle.point_code.depth_code_range
+        ends = np.array([-limit, -limit, low]), np.array([limit, limit, high])
+        field = FieldKernel(bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, *ends, pose)
+        return field, bundle.graph_inputs(pose)
+
+    def _density(self, field: FieldKernel, encoded: EncodedImage, points: Floats) -> Floats:
+        density = np.empty(len(points), dtype=np.float32)
+        for start in range(0, len(points), _POINTS):
+            chunk = points[start : start + _POINTS].astype(np.float64)
+            samples = field.prepare(chunk, np.arange(len(chunk), dtype=np.int32))
+            with kernel_threads(self._threads):
+                field(encoded.features, samples, density[start : start + len(chunk)], volume=encoded.volume)
+        return density
+
+
+def open_deployed(folder: Path, *, engine: str = "auto", sources: Sources = NETWORK_ALONE) -> DeployedStudent:
+    """Open a bundle, called like its folder; a `BundleError` for a damaged one, other errors as of the student."""
+    return DeployedStudent(open_student(folder), folder.resolve().name, engine=engine, sources=sources)
+
+
+def over_voxel_edge(calibration: Calibration, edge: float) -> Calibration:
+    """A calibration of opacities over some edge, metres, as one of opacities over `VOXEL_EDGE`."""
+    if calibration.kind == "identity" or edge == VOXEL_EDGE:
+        return calibration
+    alpha, probability = calibration.knots()
+    over = -np.expm1(VOXEL_EDGE / edge * np.log1p(-np.minimum(alpha, 1.0 - 1e-15)))
+    kept = np.flatnonzero(np.diff(over, prepend=-1.0) > 0.0)  # nearly certain ones may fall together
+    return Calibration("piecewise_linear", tuple(over[kept].tolist()), tuple(probability[kept].tolist()))
+
+
+def of_beams(sequence: PosedSequence, points_rig: Floats, beams: int) -> Mask:
+    """Which points [N, 3] of a LiDAR in the rig frame are of so many of its beams, evenly over its elevations."""
+    rig_from_lidar = sequence.rig_from_sensor.get("velodyne", RigidTransform.identity())
+    x, y, z = rig_from_lidar.inverse().apply(points_rig).T
+    elevation = np.arctan2(z, np.hypot(x, y))
+    low, high = np.percentile(elevation, (0.5, 99.5))
+    number = np.floor((elevation - low) / (high - low) * ALL_BEAMS)
+    return np.asarray(number % (ALL_BEAMS // beams) == ALL_BEAMS // beams // 2)
