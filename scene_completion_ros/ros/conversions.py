@@ -16,7 +16,6 @@ from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from scene_completion_ros.messages.images import check_image, decode_image
-from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, match_array_from_message
 
 # Encodings that `CvBridge` decodes right in all distributions, and bytes a pixel. It misreads padded rows, fails at 16
 # bits of the other byte order with NumPy 2, lacks some YUV encodings, and cannot decode a JPEG at a smaller size.
@@ -85,15 +84,6 @@ def cloud_message(points: NDArray[Any], fields: Iterable[tuple[str, int, int, in
 def point_fields(fields: Iterable[tuple[str, int, int, int]]) -> list[Any]:
     """The PointFields of names, offsets in bytes, datatypes and counts."""
     return [PointField(name=name, offset=at, datatype=datatype, count=count) for name, at, datatype, count in fields]
-
-
-def read_matches(message: Any) -> NDArray[np.void]:
-    """Voxels that answer a query; result and errors of `match_array_from_message`."""
-    if isinstance(message, PointCloud2) and (point_cloud2 := sensor_msgs_py()):
-        points: NDArray[np.void] = point_cloud2.read_points(message)
-        if points.dtype == MATCH_CLOUD_DTYPE:
-            return points
-    return match_array_from_message(message)
 
 
 def with_data(message: Any, values: NDArray[Any]) -> Any:

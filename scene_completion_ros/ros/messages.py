@@ -1,5 +1,6 @@
 """Conversion between the package's types and ROS messages."""
 
+import struct
 from array import array
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -7,14 +8,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-from builtin_interfaces.msg import Duration, Time
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
+from geometry_msgs.msg import Point, Pose, Quaternion
 from nav_msgs.msg import MapMetaData, OccupancyGrid, Odometry
 from numpy.typing import NDArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2, PointField, RegionOfInterest
-from std_msgs.msg import ColorRGBA, Header, String
+from std_msgs.msg import Header, String
 from visualization_msgs.msg import Marker
 
 from scene_completion_ros.errors import SceneCompletionError
@@ -255,19 +256,17 @@ def points_message(points: NDArray[np.float32], stamp_ns: int, frame_id: str) ->
 
 def voxels_marker(
     voxels: SemanticVoxels, frame_id: str, limit: int, frame_from_grid: RigidTransform | None = None
-) -> Any:
+) -> tuple[bytes, str]:
     """Occupied voxels as cubes in the colours of their classes (of heights where there is one class only).
 
     `voxels`: completed voxels; their stamp becomes the message's; `limit`: cubes at most: those nearest to the camera;
     `frame_from_grid`: pose of the grid in the marker's frame; None where that is the optical frame of the image.
     Returns visualization_msgs/Marker, CUBE_LIST (which replaces the last one), as opaque as each voxel is probable. Its
     ``text``, which RViz does not show for cubes, says if voxels were left out, and is empty otherwise. Where no voxel
-    is occupied, it deletes the last one.
+    is occupied, it deletes the last one. The message is serialised (CDR), for rclpy would need a Python object for
+    every cube and colour; its ``text`` follows.
     """
     count = len(voxels)
-    header = _header(voxels.stamp_ns, frame_id)
-    if not min(count, limit):
-        return Marker(header=header, ns=MARKER_NAMESPACE, id=0, type=Marker.CUBE_LIST, action=Marker.DELETE)
     points = voxels.points_grid()
     nearest = np.arange(count)
     if count > limit:
@@ -275,21 +274,40 @@ def voxels_marker(
         nearest = np.sort(np.argpartition(distance, limit - 1)[:limit])
     colours = voxel_colours(voxels.label[nearest], points[nearest, 2], voxels.class_colours) / 255.0
     alpha = voxels.probability[nearest].clip(0.0, 1.0)
-    edge = voxels.grid.voxel_size
-    return Marker(
-        header=header,
-        ns=MARKER_NAMESPACE,
-        id=0,
-        type=Marker.CUBE_LIST,
-        action=Marker.ADD,
-        pose=_pose_message(frame_from_grid or voxels.grid_from_camera.inverse()),
-        scale=Vector3(x=edge, y=edge, z=edge),
-        color=ColorRGBA(a=1.0),
-        lifetime=Duration(),
-        points=[Point(x=x, y=y, z=z) for x, y, z in points[nearest].astype(float).tolist()],
-        colors=[ColorRGBA(r=r, g=g, b=b, a=a) for (r, g, b), a in zip(colours.tolist(), alpha.tolist(), strict=True)],
-        text=f"the nearest {limit} of {count} voxels: the others exceed the limit" if count > limit else "",
+    pose, edge = frame_from_grid or voxels.grid_from_camera.inverse(), voxels.grid.voxel_size
+    text = f"the nearest {limit} of {count} voxels: the others exceed the limit" if count > limit else ""
+    header = divmod(voxels.stamp_ns, 1_000_000_000)
+    marker = _cdr(
+        *(*header, frame_id),
+        *(MARKER_NAMESPACE, 0, Marker.CUBE_LIST, Marker.ADD if count else Marker.DELETE),
+        np.array([*pose.translation, *pose.quaternion, edge, edge, edge], "<f8"),
+        np.array([0.0, 0.0, 0.0, 1.0], "<f4"),  # color, opaque
+        *(0, 0, False),  # lifetime, frame_locked
+        *(len(nearest), points[nearest].astype("<f8")),
+        *(len(nearest), np.column_stack([colours, alpha]).astype("<f4")),
+        *("", 0, 0, "", "", 0, 0),  # texture_resource, texture, uv_coordinates
+        text,
+        *("", "", 0, False),  # mesh_resource, mesh_file, mesh_use_embedded_materials
     )
+    return marker, text
+
+
+def _cdr(*fields: str | int | NDArray[Any]) -> bytes:
+    """Strings, int32, bool and arrays as ROS 2 serialises them, with zeros where rclpy leaves what was in memory."""
+    cdr = bytearray()
+    for field in fields:
+        text = np.frombuffer(f"{field}\0".encode(), np.uint8)
+        for part in (len(text), text) if isinstance(field, str) else (field,):
+            values = np.asarray(part, None if isinstance(part, (bool, np.ndarray)) else "<i4")
+            if values.size:
+                cdr += bytes(-len(cdr) % values.itemsize) + values.tobytes()
+    return b"\0\1\0\0" + cdr
+
+
+def header_of(cdr: bytes) -> tuple[int, str]:
+    """Stamp in nanoseconds and frame of a serialised message (CDR, little-endian) that begins with a header."""
+    seconds, nanoseconds, size = struct.unpack_from("<4xiII", cdr)
+    return seconds * 1_000_000_000 + nanoseconds, cdr[16 : 15 + size].decode()
 
 
 def _pose_message(pose: RigidTransform) -> Any:

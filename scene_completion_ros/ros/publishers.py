@@ -306,9 +306,9 @@ class Outputs:
 
     def _markers(self, scene: Scene) -> list[Any]:
         placement = scene.placement
-        marker = voxels_marker(scene.voxels, placement.frame_id, MOST_MARKERS, placement.frame_from_grid)
-        if marker.text:
-            self._counters.warn(topics.MARKERS, f"{topics.MARKERS}: {marker.text}")
+        marker, text = voxels_marker(scene.voxels, placement.frame_id, MOST_MARKERS, placement.frame_from_grid)
+        if text:
+            self._counters.warn(topics.MARKERS, f"{topics.MARKERS}: {text}")
         return [marker]
 
 

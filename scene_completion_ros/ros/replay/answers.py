@@ -3,33 +3,61 @@
 from array import array
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
 
 from scene_completion_ros.bags.reader import BagMessage
 from scene_completion_ros.bags.writer import BagWriter, write_image
 from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.messages.images import decode_published_depth
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.conversions import read_matches
-from scene_completion_ros.ros.messages import evidence_of, processing_times, stamp_nanoseconds
+from scene_completion_ros.ros.messages import evidence_of, header_of, processing_times
 from scene_completion_ros.ros.replay.results import Percentiles, ReplayResult, ReplayStatistics
-from scene_completion_ros.voxels.cloud import cloud_array_from_message
+from scene_completion_ros.voxels.cloud import cloud_array_from_message, match_array_from_message
 
 # A frame that has all wanted answers waits this long for its processing times, which a busy machine may send seconds
 # later; then, since they are published last, that long for the map.
 TIMES_PATIENCE_S, PATIENCE_S = 10.0, 0.5
-RECORDED_TYPES = {
-    topics.VOXELS: "sensor_msgs/msg/PointCloud2",
-    topics.DEPTH: "sensor_msgs/msg/Image",
-    topics.DEPTH_CAMERA_INFO: "sensor_msgs/msg/CameraInfo",
-    topics.OCCUPANCY_GRID: "nav_msgs/msg/OccupancyGrid",
-    topics.OBSTACLES: "sensor_msgs/msg/PointCloud2",
-    topics.MARKERS: "visualization_msgs/msg/Marker",
-}  # answers to an image, in the order in which they are recorded, whatever the order in which they arrive
-LEGEND_TYPE, TIMES_TYPE = "std_msgs/msg/String", "diagnostic_msgs/msg/DiagnosticArray"
+# Answers to an image, in the order in which they are recorded, whatever the order in which they arrive.
+RECORDED = (
+    topics.VOXELS,
+    topics.DEPTH,
+    topics.DEPTH_CAMERA_INFO,
+    topics.OCCUPANCY_GRID,
+    topics.OBSTACLES,
+    topics.MARKERS,
+)
+
+
+class Answer:
+    """What the node published."""
+
+    def __init__(self, topic: str, cdr: bytes) -> None:
+        self.spec = topics.topic_spec(topic)
+        self.cdr = cdr  # the message as it was sent
+
+    @cached_property
+    def message(self) -> Any:
+        """The message of rosbags; read when somebody asks for it."""
+        return _typestore().deserialize_cdr(self.cdr, self.spec.type_name)
+
+    def record(self, bag: BagWriter, stamp_ns: int) -> None:
+        """Write the message. Serialised anew: rclpy leaves whatever was in memory in the bytes between fields.
+
+        Not so markers, which the node serialises itself, see `messages.voxels_marker`.
+        """
+        written = self.cdr if self.spec.name == topics.MARKERS else self.message
+        bag.write(
+            topics.default_name(self.spec.name), self.spec.type_name, written, stamp_ns, latched=self.spec.latched
+        )
+
+
+@cache
+def _typestore() -> Typestore:
+    return get_typestore(Stores.LATEST)
 
 
 @dataclass(eq=False)
@@ -41,7 +69,7 @@ class SentImage:
     stamp_ns: int
     sent_s: float
     source: BagMessage | None = None  # none for an image of the warm-up
-    answers: dict[str, Any] = field(default_factory=dict)  # messages by topic
+    answers: dict[str, Answer] = field(default_factory=dict)  # by topic
     answered_s: float = 0.0  # when the last one arrived
     latency_ms: float = 0.0
     # When the node published the voxels, by the clock of its middleware; -1 while they are missing.
@@ -51,14 +79,14 @@ class SentImage:
     @property
     def stages_ms(self) -> dict[str, float]:
         """Its processing times; none as long as they have not arrived."""
-        message = self.answers.get(topics.PROCESSING_TIME)
-        return {} if message is None else processing_times(message)
+        answer = self.answers.get(topics.PROCESSING_TIME)
+        return {} if answer is None else processing_times(answer.message)
 
     @property
     def evidence(self) -> dict[str, float | str]:
         """What was known beside it; nothing as long as that has not arrived."""
-        message = self.answers.get(topics.PROCESSING_TIME)
-        return {} if message is None else evidence_of(message)
+        answer = self.answers.get(topics.PROCESSING_TIME)
+        return {} if answer is None else evidence_of(answer.message)
 
 
 class Answers:
@@ -73,18 +101,17 @@ class Answers:
         self.waiting: list[SentImage] = []
         self.heard = False  # whether the node has answered at all
 
-    def take(self, topic: str, message: Any, published_ns: int, arrived_s: float) -> None:
+    def take(self, topic: str, cdr: bytes, published_ns: int, arrived_s: float) -> None:
         """Take note of an answer; one that is not or no longer expected is left out.
 
-        `topic`: where it was published, as in `topics`; `message`: with a header; `published_ns`: source timestamp of
-        the middleware; `arrived_s`: `time.perf_counter` of its arrival.
+        `topic`: where it was published, as in `topics`; `cdr`: the serialised message, which begins with a header;
+        `published_ns`: source timestamp of the middleware; `arrived_s`: `time.perf_counter` of its arrival.
         """
         self.heard = self.heard or topic == topics.VOXELS
-        stamp_ns, frame_id = stamp_nanoseconds(message.header.stamp), message.header.frame_id
-        sent = next((one for one in self._of(stamp_ns, frame_id) if topic not in one.answers), None)
+        sent = next((one for one in self._of(*header_of(cdr)) if topic not in one.answers), None)
         if sent is None:
             return
-        sent.answers[topic] = message
+        sent.answers[topic] = Answer(topic, cdr)
         sent.answered_s = arrived_s
         if topic == topics.VOXELS:
             sent.published_ns = published_ns
@@ -145,20 +172,18 @@ class ResultCollector:
         self._stage_times = {stage: array("d") for stage in topics.STAGES}
         self._end_to_end = array("d")
 
-    def take(self, sent: SentImage, source: BagMessage, legend: Any) -> ReplayResult:
+    def take(self, sent: SentImage, source: BagMessage, legend: Answer) -> ReplayResult:
         """Take the result of an image. Returns what the node made of the image. `sent`: with all its wanted answers."""
-        statistics = self._statistics
-        voxels: NDArray[np.void] = cloud_array_from_message(sent.answers[topics.VOXELS])
+        statistics, answers = self._statistics, sent.answers
+        cloud = answers[topics.VOXELS].message
+        voxels = cloud_array_from_message(cloud)
         if self._bag is not None:
             if not statistics.frames_out:
-                _record(self._bag, topics.LEGEND, LEGEND_TYPE, legend, source.stamp_ns)
+                legend.record(self._bag, source.stamp_ns)
             write_image(source, self._bag)
-            for topic, kind in RECORDED_TYPES.items():
-                if topic in sent.answers:
-                    _record(self._bag, topic, kind, sent.answers[topic], source.stamp_ns)
-            if self._with_times and topics.PROCESSING_TIME in sent.answers:
-                times = sent.answers[topics.PROCESSING_TIME]
-                _record(self._bag, topics.PROCESSING_TIME, TIMES_TYPE, times, source.stamp_ns)
+            for topic in (*RECORDED, *[topics.PROCESSING_TIME] * self._with_times):
+                if topic in answers:
+                    answers[topic].record(self._bag, source.stamp_ns)
         self._end_to_end.append(sent.latency_ms)
         for stage, milliseconds in sent.stages_ms.items():
             self._stage_times[stage].append(milliseconds)
@@ -166,18 +191,18 @@ class ResultCollector:
         statistics.frames_empty += len(voxels) == 0
         statistics.occupied.append(len(voxels))
         statistics.evidence.append(sent.evidence)
-        matches = sent.answers.get(topics.MATCHES)
+        matches = answers.get(topics.MATCHES)
         return ReplayResult(
             index=sent.index,
             stamp_ns=sent.stamp_ns,
-            frame_id=sent.answers[topics.VOXELS].header.frame_id,
+            frame_id=cloud.header.frame_id,
             image_message=source.message,
             voxels=voxels,
-            depth=decode_published_depth(sent.answers[topics.DEPTH]),
-            depth_camera=camera_from_camera_info(sent.answers[topics.DEPTH_CAMERA_INFO]),
+            depth=decode_published_depth(answers[topics.DEPTH].message),
+            depth_camera=camera_from_camera_info(answers[topics.DEPTH_CAMERA_INFO].message),
             latency_ms=sent.latency_ms,
             stages_ms=sent.stages_ms,
-            matches=None if matches is None else read_matches(matches),
+            matches=None if matches is None else match_array_from_message(matches.message),
             evidence=sent.evidence,
         )
 
@@ -188,11 +213,3 @@ class ResultCollector:
         statistics.rate_hz = statistics.frames_out / statistics.duration_s if statistics.duration_s else 0.0
         statistics.latency_ms = {"end_to_end": Percentiles.of(self._end_to_end)}
         statistics.latency_ms |= {stage: Percentiles.of(times) for stage, times in self._stage_times.items()}
-
-
-def _record(bag: BagWriter, topic: str, kind: str, message: Any, stamp_ns: int) -> None:
-    """Write a message. Serialised anew: the middleware leaves whatever was in memory in the bytes between fields."""
-    from rclpy.serialization import serialize_message  # only where answers are recorded
-
-    canonical = bag.typestore.deserialize_cdr(serialize_message(message), kind)
-    bag.write(topics.default_name(topic), kind, canonical, stamp_ns, latched=topics.topic_spec(topic).latched)

@@ -11,13 +11,10 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
-from nav_msgs.msg import OccupancyGrid
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
-from visualization_msgs.msg import Marker
 
 from scene_completion_ros.bags.reader import BagMessage
 from scene_completion_ros.bags.writer import BagWriter
@@ -25,7 +22,7 @@ from scene_completion_ros.errors import BagError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.ros import dds, messages, topics
-from scene_completion_ros.ros.replay.answers import Answers, ResultCollector, SentImage
+from scene_completion_ros.ros.replay.answers import Answer, Answers, ResultCollector, SentImage
 from scene_completion_ros.ros.replay.played_node import NodeProcess
 from scene_completion_ros.ros.replay.results import (
     LEAD_NS,
@@ -44,8 +41,6 @@ SPIN_S = 0.05
 NOTICE_PATIENCE_S = 5.0
 OTHERS_TIMEOUT_S = 5.0  # to play anyway, to a node that hears another publisher of a topic too, which is best effort
 QUEUE = 1000  # reliable, so nothing gets lost on the way
-
-COLLECTED = {topics.VOXELS: PointCloud2, topics.DEPTH: Image, topics.DEPTH_CAMERA_INFO: CameraInfo}
 
 
 @dataclass(frozen=True)
@@ -161,13 +156,13 @@ class Player:
         self._on_result, self._deferred, self._behind = on_result, DeferredResults(), Behind()
         self.statistics = statistics
         self._words = tuple(words)
-        self._collected: dict[str, Any] = COLLECTED | ({topics.MATCHES: PointCloud2} if words else {})
-        self._welcome: dict[str, Any] = {topics.PROCESSING_TIME: DiagnosticArray}
+        self._collected = [topics.VOXELS, topics.DEPTH, topics.DEPTH_CAMERA_INFO, *[topics.MATCHES] * bool(words)]
+        self._welcome = [topics.PROCESSING_TIME]
         if bag is not None:
-            self._welcome[topics.OCCUPANCY_GRID] = OccupancyGrid  # there may be no map
-            self._collected |= {topics.OBSTACLES: PointCloud2, topics.MARKERS: Marker}
+            self._welcome.append(topics.OCCUPANCY_GRID)  # there may be no map
+            self._collected += [topics.OBSTACLES, topics.MARKERS]
         self._answers = Answers(self._collected, self._welcome)
-        self._legends: list[Any] = []  # of which the node publishes one
+        self._legends: list[Answer] = []  # of which the node publishes one
         self._elsewhere_s = 0.0  # spent on waiting for bag and `on_result`, while the node waited
         self._last_result_s = 0.0
         self._first_ns = 0  # bag time at which the recording begins, and when it did by `time.perf_counter`
@@ -188,16 +183,22 @@ class Player:
     def _subscribe(self, node_prefix: str) -> None:
         queue = QoSProfile(depth=QUEUE)  # results may wait while `on_result` draws
 
-        def collect(topic: str) -> Callable[[Any, Mapping[str, int]], None]:
-            def take(message: Any, info: Mapping[str, int]) -> None:
-                self._answers.take(topic, message, info["source_timestamp"], time.perf_counter())
+        def subscribe(topic: str, take: Callable[..., None], qos: QoSProfile) -> None:
+            kind = messages.message_class(topics.topic_spec(topic).type_name, topic)
+            self._node.create_subscription(kind, topic.replace("~/", node_prefix), take, qos, raw=True)
+
+        def collect(topic: str) -> Callable[[bytes, Mapping[str, int]], None]:
+            def take(cdr: bytes, info: Mapping[str, int]) -> None:
+                self._answers.take(topic, cdr, info["source_timestamp"], time.perf_counter())
 
             return take
 
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._node.create_subscription(String, topics.LEGEND.replace("~/", node_prefix), self._legends.append, latched)
-        for topic, message_type in (self._collected | self._welcome).items():
-            self._node.create_subscription(message_type, topic.replace("~/", node_prefix), collect(topic), queue)
+        def take_legend(cdr: bytes) -> None:
+            self._legends.append(Answer(topics.LEGEND, cdr))
+
+        subscribe(topics.LEGEND, take_legend, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+        for topic in (*self._collected, *self._welcome):
+            subscribe(topic, collect(topic), queue)
         self._node.create_subscription(String, topics.DROPPED.replace("~/", node_prefix), self._on_drop, queue)
         self._query = self._node.create_publisher(String, topics.QUERY.replace("~/", node_prefix), queue)
 

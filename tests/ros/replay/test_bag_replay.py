@@ -54,9 +54,11 @@ def test_what_a_slow_machine_sends_seconds_later_still_counts(source: Any) -> No
     answers = Answers([topics.VOXELS], [topics.PROCESSING_TIME, topics.OCCUPANCY_GRID])
     sent = SentImage(0, FRAME, 0, 0.0, source)
     answers.waiting = [sent]
-    answers.take(topics.VOXELS, messages.points_message(np.zeros((0, 3), np.float32), 0, FRAME), 0, 1.0)
+    cloud = messages.points_message(np.zeros((0, 3), np.float32), 0, FRAME)
+    answers.take(topics.VOXELS, serialize_message(cloud), 0, 1.0)
     assert answers.next_ready(4.0) is None
-    answers.take(topics.PROCESSING_TIME, messages.processing_time_message({}, {}, 0, FRAME), 0, 4.0)
+    times = messages.processing_time_message({}, {}, 0, FRAME)
+    answers.take(topics.PROCESSING_TIME, serialize_message(times), 0, 4.0)
     assert answers.next_ready(4.4) is None
     assert answers.next_ready(4.6) is (sent if source else None)  # there may be no map; the warm-up is not handed over
 
