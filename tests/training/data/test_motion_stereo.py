@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation
 from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_training.data import motion_stereo
-from scene_completion_training.data.motion_stereo import MotionStereo, epipolar_refined
-from scene_completion_training.data.stereo import MeasuredDepth
+from scene_completion_training.data import stereo
+from scene_completion_training.data.stereo import MeasuredDepth, MotionStereo, epipolar_refined
 from tests.training.synthetic_scene import CENTRE, FOCAL, HEIGHT, WIDTH, ray_cast
 
 Place: TypeAlias = tuple[float, float, float]
@@ -49,7 +48,7 @@ ASIDE = [(STEP * (number - FRAME), 0.0, 0.0) for number in range(5)]
 def small_images() -> object:
     """A quarter of the pixels, and of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(motion_stereo, "PIXELS", 30_000)
+        patch.setattr(stereo, "PIXELS", 30_000)
         yield
 
 
@@ -128,10 +127,10 @@ def test_the_kernel_counts_as_its_readable_twin() -> None:
     generator = np.random.default_rng(0)
     first, second = (generator.integers(0, 255, (23, 31)).astype(np.uint8) for _ in range(2))
     second[5:9, 7:20] = 0  # what a neighbour does not show
-    signs = motion_stereo._signs(first)
+    signs = stereo._signs(first)
     differ, seen = np.full((17, 25), 3, np.uint16), np.ones((17, 25), np.uint16)
-    motion_stereo._mismatch()(signs, second, motion_stereo._OFFSETS, differ, seen)
+    stereo._mismatch()(signs, second, stereo._OFFSETS, differ, seen)
     shown = second[3:-3, 3:-3] > 0
-    expected = (signs != motion_stereo._signs(second)).sum(axis=0)
+    expected = (signs != stereo._signs(second)).sum(axis=0)
     np.testing.assert_array_equal(differ, 3 + expected * shown)
     np.testing.assert_array_equal(seen, 1 + shown)

@@ -12,7 +12,7 @@ from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, Rigi
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import mounting
 from scene_completion_training.data.completion_samples import lidar_ground, truth_around
-from scene_completion_training.data.stereo_voxels import SKY, mounting_above, voxels_of_pixels
+from scene_completion_training.data.voxel_evidence import SKY, mounting_above, voxels_of_pixels
 from scene_completion_worlds.street.camera_rig import rotation
 
 CAMERA = Camera(fx=100.0, fy=100.0, cx=95.5, cy=31.5, width=192, height=96)
@@ -86,7 +86,7 @@ def test_the_road_before_kittis_cars_is_level(shared_data: Path) -> None:
     for drive in ("00", "02", "03", "05", "07"):
         sequence = open_recording(shared_data / "kitti_windows" / "sequences" / drive)
         truth, upright = truth_around(sequence, 0, "image_2"), mounting(sequence, "image_2")
-        assert upright is not None
+        assert upright is not None and truth is not None
         ground = lidar_ground(sequence, 0, "image_2", truth)
         row, column = np.nonzero(np.isfinite(ground))
         places = (np.stack([row, column], axis=-1) + 0.5) * truth.grid.voxel_size + truth.grid.origin[:2]

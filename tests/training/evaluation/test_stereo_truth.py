@@ -7,7 +7,7 @@ import numpy as np
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.sequences.kitti import kitti_odometry
-from scene_completion_training.data.stereo_voxels import OF_NO_CLASS, voxels_of_drive
+from scene_completion_training.data.voxel_evidence import OF_NO_CLASS, voxels_of_drive
 from scene_completion_training.viewpoint import Volume
 from tests.training.synthetic_scene import BOX, CAMERA_HEIGHT, ray_cast
 

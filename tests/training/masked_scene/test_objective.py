@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from scene_completion_training.masked_scene.data import masked_voxels
 from scene_completion_training.masked_scene.objective import (
     SceneView,
     distance,
@@ -15,7 +16,6 @@ from scene_completion_training.masked_scene.objective import (
     student_features,
     update_teacher,
 )
-from scene_completion_training.masked_scene.views import masked_voxels
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from tests.training.masked_scene.test_views import random_places
 

@@ -1,7 +1,6 @@
 """Scenes of points become views, of which whole patches are masked; samples follow from their number."""
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +9,21 @@ import torch
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.data.store import Entry
-from scene_completion_training.masked_scene.data import MaskSettings, SceneData, SceneDataSettings, SceneSamples, in_one
-from scene_completion_training.masked_scene.views import (
+from scene_completion_training.masked_scene.data import (
+    MaskSettings,
+    SceneData,
+    SceneDataSettings,
+    SceneSamples,
     SceneViewSettings,
     View,
+    in_one,
     keep_points,
     masked_voxels,
     point_features,
     point_views,
-    voxels_of,
 )
 from scene_completion_training.points.scene import PointScene
+from scene_completion_training.points.voxels import voxels_of
 from tests.training.points.rooms import room
 
 SIZE = 0.1
@@ -99,8 +102,7 @@ def test_a_sample_is_the_neighbourhood_of_a_point(tmp_path: Path) -> None:
 def test_samples_of_points_are_masked_and_batched(tmp_path: Path) -> None:
     """The places that are compared are those whose voxel is hidden in the student's view."""
     files = kept(tmp_path, room(0), room(1))
-    make = partial(point_views, settings=PLAIN, voxel_size=SIZE, shift=8)
-    samples = SceneSamples([files], [1.0], make, MaskSettings(8, 0.4), seed=0, length=4)
+    samples = SceneSamples([files], [1.0], PLAIN, MASK, voxel_size=SIZE, seed=0, length=4)
     sample = samples[0]
     hidden = {tuple(place) for place in sample["student_index"][sample["masked"]].tolist()}
     assert {tuple(place) for place in sample["student_points"].floor().long().tolist()} == hidden
@@ -151,8 +153,8 @@ MASK = MaskSettings(8, 0.4)
 
 def samples(folder: Path, seed: int = 0) -> SceneSamples:
     files = keep_points({scene.name: scene for scene in (room(0), room(1), room(2))}, Entry(folder))
-    views = partial(point_views, settings=SceneViewSettings(points=2000), voxel_size=0.1, shift=8)
-    return SceneSamples([files[:2], files[2:]], [1.0, 2.0], views, MASK, seed=seed, length=8)
+    views = SceneViewSettings(points=2000)
+    return SceneSamples([files[:2], files[2:]], [1.0, 2.0], views, MASK, voxel_size=SIZE, seed=seed, length=8)
 
 
 def test_samples_follow_from_seed_and_number(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_the_units_see_the_surface(field: AgglomeratedField) -> None:
 def test_features_are_those_of_tokens_less_their_mean(trainings: Trainings) -> None:
     """The mean is that of the drive's tokens, and travels with the checkpoint; what was learned has it taken off."""
     store = FeatureStore.open(Path(trainings.features.targets))
-    data = SequencesData(small_data(trainings.drive), 64, 0, DataNeeds(targets=store), viewpoint=VIEWPOINT)
+    data = SequencesData(small_data(trainings.drive), 64, 0, DataNeeds(targets={"": store}), viewpoint=VIEWPOINT)
     data.setup("fit")
     samples = [data.samples()[index] for index in range(16)]
     mean = torch.stack([sample["features"].float().mean(dim=(0, 2, 3)) for sample in samples]).mean(dim=0)

@@ -8,8 +8,12 @@ import torch
 
 from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.masked_scene.data import SceneDataSettings, SceneSource
-from scene_completion_training.masked_scene.views import POINT_FEATURES, SceneViewSettings
+from scene_completion_training.masked_scene.data import (
+    POINT_FEATURES,
+    SceneDataSettings,
+    SceneSource,
+    SceneViewSettings,
+)
 from scene_completion_training.points.features import open_network
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.sparse.hu_net import HUNetSettings

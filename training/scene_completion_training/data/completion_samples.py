@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from zlib import crc32
 
 import cv2
@@ -34,18 +34,18 @@ from scene_completion_ros.sequences.posed_sequence import (
     stored_classes,
 )
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Reals
-from scene_completion_training.data.drawn_views import canonical_classes, canonical_image, jittered
+from scene_completion_training.data.drawn_views import canonical_classes, canonical_depth, canonical_image, jittered
 from scene_completion_training.data.module import DataSource, FileSamples, TrainingData, load_sequence, matching
 from scene_completion_training.data.prepared import identity
 from scene_completion_training.data.stereo import depth_deviation, measured_depth
-from scene_completion_training.data.stereo_voxels import (
+from scene_completion_training.data.store import Arrays, Store, keyed, mapped_arrays
+from scene_completion_training.data.voxel_evidence import (
     OF_NO_CLASS,
     SKY,
     mounting_above,
     voxels_of_drive,
     voxels_of_pixels,
 )
-from scene_completion_training.data.store import Arrays, Store, keyed, mapped_arrays
 from scene_completion_training.viewpoint import Viewpoint
 
 STRIDE = 2
@@ -56,7 +56,6 @@ PARTS = (3, 8)
 """Rows and columns of the parts of an image whose depth is off by a factor of their own."""
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
 """Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain."""
-ClassesOf: TypeAlias = Callable[[Bytes], Bytes]  # classes of the pixels of an image [H, W, 3], [H, W]
 _VERSION = 8
 _CITYSCAPES_TO_COMMON = np.array(
     [
@@ -133,6 +132,19 @@ class Eyes:
     metric: bool = False  # its depth is in metres
 
 
+@dataclass(frozen=True, eq=False)
+class PixelClasses:
+    """A network for the pixels of recordings that do not have classes."""
+
+    segment: Callable[[Bytes], Bytes]  # Cityscapes' train ids [H, W] of an image [H, W, 3]
+    key: str  # names what they follow from
+
+    def __call__(self, image: Bytes) -> Bytes:
+        """Common classes [H, W] of an image."""
+        found = self.segment(image)
+        return np.where(found < len(_CITYSCAPES_TO_COMMON), _CITYSCAPES_TO_COMMON[np.minimum(found, 18)], INVALID)
+
+
 def prepare_samples(
     sequence: PosedSequence,
     frames: Sequence[int],
@@ -140,20 +152,20 @@ def prepare_samples(
     eyes: Eyes,
     viewpoint: Viewpoint,
     *,
-    classes_of: ClassesOf | None = None,
+    classes_of: PixelClasses | None = None,
     look: int = 0,
 ) -> list[Path]:
     """Files of frames; those that the store lacks are made.
 
     Args:
-        classes_of: Common classes [h, w] of the pixels of an image, for recordings that do not have them.
+        classes_of: For recordings that do not have classes of pixels.
         look: Number of the look of the images; 0 for their own, see `CompletionDataSettings.looks`.
 
     Raises:
         SequenceError: A frame has neither true voxels with classes nor a second image whose pixels have classes.
     """
     views = [vars(viewpoint.camera), vars(viewpoint.volume), viewpoint.height_above_ground]
-    made_of = [_VERSION, identity(sequence), sequence.pose_source, eyes.key, views, classes_of is None, look]
+    made_of = [_VERSION, identity(sequence), sequence.pose_source, eyes.key, views, classes_of and classes_of.key, look]
     entry = store.entry("samples of completion", keyed(sequence.name, made_of))
 
     def make(indices: Sequence[int]) -> Iterator[Arrays]:
@@ -164,7 +176,7 @@ def prepare_samples(
 
 
 def _sample(
-    sequence: PosedSequence, index: int, eyes: Eyes, viewpoint: Viewpoint, classes_of: ClassesOf | None, look: int
+    sequence: PosedSequence, index: int, eyes: Eyes, viewpoint: Viewpoint, classes_of: PixelClasses | None, look: int
 ) -> Arrays:
     name = reference_camera(sequence)
     image = canonical_image(sequence.image(index, name), sequence.cameras[name], viewpoint.camera)
@@ -173,12 +185,14 @@ def _sample(
         tensor = torch.from_numpy(np.ascontiguousarray(shown)).permute(2, 0, 1)[None].float()
         fused, relative, tokens = (part[0].to(torch.float16).numpy() for part in eyes.see(tensor))
     arrays = {"fused": fused, "relative": relative, "tokens": tokens}
-    labelled = any(truth is not None and truth.label is not None for truth in _nearest_voxels(sequence, index, name))
-    if labelled or classes_of is None:
-        arrays |= _of_voxels(sequence, index, name)
+    truth = truth_around(sequence, index, name)
+    if truth is not None:
+        arrays |= _of_voxels(sequence, index, name, truth)
         arrays |= _pixels(sequence, index, name, image, viewpoint.camera, classes_of)
-    else:
+    elif classes_of is not None:
         arrays |= _of_stereo(sequence, index, name, viewpoint, classes_of(image))
+    else:
+        raise SequenceError("has no voxels with classes", where=f"{sequence.name}, frame {index}")
     stands = _stands(sequence, index, name, viewpoint, arrays).matrix
     return arrays | {"volume_from_camera": stands}
 
@@ -196,14 +210,7 @@ def _stands(sequence: PosedSequence, index: int, camera: str, viewpoint: Viewpoi
     return level_pose(sequence, camera, viewpoint, index)
 
 
-def _nearest_voxels(sequence: PosedSequence, index: int, camera: str) -> Iterator[VoxelTruth | None]:
-    """True voxels of a frame and, behind them, those of the first: a labelled window has no others."""
-    yield voxel_truth(sequence, index, camera)
-    yield voxel_truth(sequence, 0, camera)
-
-
-def _of_voxels(sequence: PosedSequence, index: int, name: str) -> Arrays:
-    truth = truth_around(sequence, index, name)
+def _of_voxels(sequence: PosedSequence, index: int, name: str, truth: VoxelTruth) -> Arrays:
     common = truth.class_map.apply(truth.labels)
     label = np.where(truth.occupied, np.where(common == INVALID, OF_NO_CLASS, common), EMPTY)
     unknown = ~truth.known if truth.interior is None else ~truth.known | truth.interior
@@ -242,29 +249,16 @@ def _of_stereo(sequence: PosedSequence, index: int, name: str, viewpoint: Viewpo
     }
 
 
-def truth_around(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth:
-    """True voxels of a frame, those of the first frame of a labelled window where it has none of its own.
-
-    Raises:
-        SequenceError: There are none with classes.
-    """
-    truth, first = _nearest_voxels(sequence, index, camera)
+def truth_around(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth | None:
+    """True voxels with classes of a frame, of a labelled window those of its first frame; None where there are none."""
+    truth = voxel_truth(sequence, index, camera)
     if truth is not None and truth.label is not None:
         return truth
+    first = voxel_truth(sequence, 0, camera)
     if first is None or first.label is None:
-        raise SequenceError("has no voxels with classes", where=f"{sequence.name}, frame {index}")
+        return None
     moved = sequence.world_from_camera(0, camera).inverse() @ sequence.world_from_camera(index, camera)
-    return VoxelTruth(
-        first.source,
-        first.grid,
-        first.grid_from_camera @ moved,
-        first.occupied,
-        first.known,
-        first.in_view,
-        label=first.label,
-        class_map=first.class_map,
-        ground=first.ground,
-    )
+    return replace(first, grid_from_camera=first.grid_from_camera @ moved, sight=None, interior=None)
 
 
 def lidar_ground(sequence: PosedSequence, index: int, camera: str, truth: VoxelTruth) -> Floats:
@@ -303,7 +297,7 @@ def _pixels(
     name: str,
     image: Bytes,
     canonical: Camera,
-    classes_of: ClassesOf | None,
+    classes_of: PixelClasses | None,
 ) -> Arrays:
     """z-depth [h, w] of the maps' pixels, 0 where unknown, infinite in the sky, and their classes."""
     small = canonical.resized(canonical.width // STRIDE, canonical.height // STRIDE)
@@ -327,9 +321,7 @@ def _pixels(
 def _nearest(values: Floats, camera: Camera, target: Camera) -> Floats:
     """Values of the pixels nearest to those of another pinhole at the same place; sparse ones are carried there."""
     if (values > 0).mean() > 0.5:
-        matrix = camera.matrix @ np.linalg.inv(target.matrix)
-        flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-        return np.asarray(cv2.warpPerspective(values, matrix, (target.width, target.height), flags=flags))
+        return canonical_depth(values, camera, target)
     out = np.zeros((target.height, target.width), np.float32)
     v, u = np.nonzero(values)
     points = np.stack([u, v, np.ones_like(u)], axis=-1) @ (target.matrix @ np.linalg.inv(camera.matrix)).T
@@ -338,12 +330,6 @@ def _nearest(values: Floats, camera: Camera, target: Camera) -> Floats:
     order = np.argsort(-values[v, u][inside])  # the nearest is written last
     out[row[inside][order], column[inside][order]] = values[v, u][inside][order]
     return out
-
-
-def city_classes(segment: ClassesOf, image: Bytes) -> NDArray[Any]:
-    """Common classes [H, W] of an image, of a network that says Cityscapes' train ids."""
-    found = segment(image)
-    return np.where(found < len(_CITYSCAPES_TO_COMMON), _CITYSCAPES_TO_COMMON[np.minimum(found, 18)], INVALID)
 
 
 def _resampled(  # type: ignore[no-untyped-def]
@@ -565,13 +551,15 @@ class CompletionData(TrainingData):
         classes_of = None
         if self.settings.segmentation:
             from scene_completion_training.foundation.class_probabilities import city_segmentation
+            from scene_completion_training.foundation.model_files import sha256
 
-            classes_of = partial(city_classes, city_segmentation(self.settings.segmentation))
+            weights = Path(self.settings.segmentation)
+            classes_of = PixelClasses(city_segmentation(weights), sha256(weights))
         for role, sources in (("training", self.settings.sources), ("validation", self.settings.validation)):
             self.groups[role] = list(self._prepared(role, sources, classes_of))
 
     def _prepared(
-        self, role: str, sources: list[CompletionSource], classes_of: ClassesOf | None
+        self, role: str, sources: list[CompletionSource], classes_of: PixelClasses | None
     ) -> Iterator[list[Path]]:
         root = Path(self.settings.root)
         for source in matching(root, sources):

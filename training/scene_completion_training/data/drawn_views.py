@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_training.arrays import Bytes, Doubles, Floats, Halves, Ints, Mask, Random
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask, Random, Reals
 from scene_completion_training.data.prepared import Drive, PreparedFrame
 from scene_completion_training.data.voxel_evidence import POINT_UNIT
 from scene_completion_training.viewpoint import STREET_HEIGHT_M, Viewpoint
@@ -50,7 +50,7 @@ def canonical_classes(classes: Bytes, camera: Camera, canonical: Camera) -> Byte
     return np.asarray(_nearest(classes, camera, canonical, beyond=INVALID), np.uint8)
 
 
-def canonical_depth(depth: Halves, camera: Camera, canonical: Camera, turn: Doubles | None = None) -> Floats:
+def canonical_depth(depth: Reals, camera: Camera, canonical: Camera, turn: Doubles | None = None) -> Floats:
     """z-depth along the axis of the (turned) canonical camera."""
     warped = _nearest(depth.astype(np.float32), camera, canonical, turn)
     if turn is not None:

@@ -25,8 +25,13 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras
 from scene_completion_training.arrays import Bytes, Floats, Halves, Mask
 from scene_completion_training.data import voxel_evidence
 from scene_completion_training.data.label_images import read_classes
-from scene_completion_training.data.motion_stereo import depth_meter
-from scene_completion_training.data.stereo import MeasuredDepth, has_lens, measured_depth, rectified_sequence
+from scene_completion_training.data.stereo import (
+    MeasuredDepth,
+    depth_meter,
+    has_lens,
+    measured_depth,
+    rectified_sequence,
+)
 from scene_completion_training.data.store import Arrays, Entry, Store, damaged, keyed, mapped_arrays
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
@@ -102,9 +107,7 @@ def prepare_sequence(
     if exact and not holds_exact_voxels(sequence):
         what = "holds no ground truth voxels"
         raise SequenceError(what, where=sequence.name, cure="Render the town with --assets voxels")
-    name = keyed(
-        sequence.name, _made_of(sequence, settings, viewpoint)
-    )  # of the lenses, before they are looked through
+    name = keyed(sequence.name, _made_of(sequence, settings, viewpoint))  # while lenses are still there
     sequence = rectified_sequence(sequence, cameras_ahead(sequence), viewpoint.camera)
     kind = f"-exact-labels{'-depth' * ('depth' in sequence.frames[0].assets)}" if exact else ""
     make = partial(_prepare_frames, sequence=sequence, settings=settings, viewpoint=viewpoint, exact=exact)
@@ -233,10 +236,8 @@ def load_prepared(file: Path) -> PreparedFrame:
     data = mapped_arrays(file)
     try:
         names = [key.removeprefix("camera_") for key in data if key.startswith("camera_")]
-        cameras = {}
-        for name in names:
-            fx, fy, cx, cy, width, height = data[f"camera_{name}"]
-            cameras[name] = Camera(float(fx), float(fy), float(cx), float(cy), int(width), int(height))
+        numbers = {name: data[f"camera_{name}"].tolist() for name in names}
+        cameras = {name: Camera(*of[:4], *map(int, of[4:])) for name, of in numbers.items()}
         images = {name: data[f"image_{name}"] for name in names}
         depths = {name: data[f"depth_{name}"] for name in names if f"depth_{name}" in data}
         poses = {name: RigidTransform.from_matrix(data[f"pose_{name}"]) for name in names}

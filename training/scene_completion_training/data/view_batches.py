@@ -6,8 +6,8 @@ Sample i is a function of (seed, i) alone, so that a training resumed at a step 
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -89,8 +89,8 @@ class DataNeeds:
     # Images that the field encodes, 1 to `MOST_ENCODER_VIEWS`: the sample's own, and of the cameras ahead so many less
     # one from further along the drive.
     encoder_views: int = 1
-    # Features of a foundation model that the views get, or of several by name.
-    targets: "FeatureStore | Mapping[str, FeatureStore] | None" = None
+    # Features of foundation models that the views get, by what follows the names of their entries in a sample.
+    targets: "Mapping[str, FeatureStore]" = field(default_factory=dict)
     rendered: bool = True  # the views that a field is rendered for: most of the time that a sample takes
     classes: bool = False  # and the classes of their pixels, of frames that are not measured
     # Stereo depth of its images, and voxels that evidence was fused in; otherwise frames are images, see
@@ -119,16 +119,10 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         viewpoint: Viewpoint | None = None,
     ) -> None:
         self.distinct, self.listed = distinct, listed
-        self._known_order: tuple[int, Ints] = (-1, np.zeros(0, np.int64))
         self.viewpoint = viewpoint or Viewpoint()
         self.camera = self.viewpoint.camera
         self._far_metres, self._encoder_metres = settings.metres_along(self.viewpoint)
         self.needs = needs
-        # By what follows the names of their entries in a sample: nothing for those of a single model.
-        several = needs.targets if isinstance(needs.targets, Mapping) else {}
-        self.targets = {f"/{name}": one for name, one in several.items()}
-        if needs.targets is not None and not isinstance(needs.targets, Mapping):
-            self.targets = {"": needs.targets}
         self.sequences, self.settings, self.seed, self.length = sequences, settings, seed, length
         share = np.sqrt([len(frames) for frames in sequences]) * (1.0 if shares is None else np.asarray(shares))
         self.share = share / share.sum()
@@ -173,7 +167,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
                 "encoder_hints": torch.cat([sample["hint"][None], drawn_views.as_tensor(np.stack(others.hints))]),
                 "encoder_poses": torch.cat([torch.eye(4)[None], torch.from_numpy(np.stack(others.poses)).float()]),
             }
-        for entry, targets in self.targets.items():
+        for entry, targets in self.needs.targets.items():
             sample |= self._features(entry, targets, views, generator)
         if self.distinct:
             sample["sample_number"] = torch.tensor(number)
@@ -184,7 +178,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         if not self.distinct:
             return number
         epoch, place = divmod(number, self.distinct)
-        return int(np.random.default_rng((self.seed, epoch)).permutation(self.distinct)[place])
+        return int(_order(self.distinct, self.seed, epoch)[place])
 
     def _features(
         self, entry: str, targets: "FeatureStore", views: drawn_views.DrawnViews, generator: Random
@@ -293,7 +287,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
     def _draw(self, sample: int, generator: Random) -> drawn_views.Draw:
         if self.listed:
             epoch, place = divmod(sample, len(self.listed))
-            number, index, side = self.listed[self._order(epoch)[place]]
+            number, index, side = self.listed[_order(len(self.listed), self.seed, epoch, len(self.listed))[place]]
             frames = self.sequences[number]
         else:
             number = int(generator.choice(len(self.sequences), p=self.share))
@@ -309,12 +303,6 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             turn = np.asarray(cv2.Rodrigues(np.array([0.0, 0.0, 2.0 * self.ground_roll[number]]))[0]) @ turn
         encoder_from_world = (frames[index].world_from_camera[side] @ RigidTransform(turn, np.zeros(3))).inverse()
         return drawn_views.Draw(frames, index, self._travelled[number], side, mirror, turn, encoder_from_world)
-
-    def _order(self, epoch: int) -> Ints:
-        if self._known_order[0] != epoch:
-            order = np.random.default_rng((self.seed, epoch, len(self.listed))).permutation(len(self.listed))
-            self._known_order = epoch, order
-        return self._known_order[1]
 
     def _occupancy(self, draw: drawn_views.Draw, generator: Random) -> dict[str, Tensor]:
         frame = draw.frames[draw.index]
@@ -338,6 +326,12 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         encoder_from_left = draw.encoder_from_world @ draw.frames[draw.index].world_from_camera["left"]
         points = np.asarray(encoder_from_left.apply(stored * POINT_UNIT))
         return torch.from_numpy(points @ MIRROR if draw.mirror else points).float()
+
+
+@lru_cache(maxsize=4)
+def _order(count: int, *seed: int) -> Ints:
+    """The order of so many samples in an epoch."""
+    return np.random.default_rng(seed).permutation(count)
 
 
 def _choose(group: Ints, weight: NDArray[np.floating[Any]], count: int, generator: Random) -> Ints:

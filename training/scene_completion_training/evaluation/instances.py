@@ -27,8 +27,8 @@ from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.untrusted_files import read_json
 from scene_completion_training.arrays import Doubles, Floats, Ints, Mask, Reals
 from scene_completion_training.evaluation.probes import Labelled, Levels, LinearProbe, fit_linear_probe, side_by_side
-from scene_completion_training.masked_scene.views import distinct
 from scene_completion_training.points.scene import UNLABELLED, PointScene
+from scene_completion_training.points.voxels import distinct
 
 REACH = 0.1  # metres within which moved points belong together
 # Points of a thing that is found, and of a true one that counts; the latter is the benchmark's.

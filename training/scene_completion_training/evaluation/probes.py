@@ -28,7 +28,7 @@ from scene_completion_ros.evaluation.truth import ALL
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.arrays import Floats, Ints, Mask, Reals
-from scene_completion_training.masked_scene.views import point_features
+from scene_completion_training.masked_scene.data import point_features
 from scene_completion_training.points.scene import UNLABELLED, PointScene
 
 LEARNING_RATE = WEIGHT_DECAY = 0.01

@@ -1,29 +1,143 @@
-"""Lightning data module: scenes of points, in samples of two views with a mask."""
+"""Lightning data module: scenes of points, in samples of two views with a mask.
 
-from collections.abc import Callable, Sequence
+The views of a scene are turned, mirrored, recoloured, and partly without features.
+
+Points are voxelised anew in each view. As in the source (MSM), a voxel then has the colour and the normal of one of its
+points, drawn at random, and no coordinates.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from scene_completion_training.arrays import Random
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_training.arrays import Floats, Ints, Mask, Random, Reals
 from scene_completion_training.data.module import DataSource, FileSamples, TrainingData, matching
-from scene_completion_training.data.store import keyed
-from scene_completion_training.masked_scene.views import (
-    VERSION,
-    SceneViewSettings,
-    View,
-    keep_points,
-    masked_voxels,
-    point_views,
-)
+from scene_completion_training.data.store import Arrays, Entry, damaged, keyed, mapped_arrays
 from scene_completion_training.points.opening import open_scenes
+from scene_completion_training.points.scene import PointScene, require
+from scene_completion_training.points.voxels import distinct, voxels_of
 
-MakeViews = Callable[[Path, Random], tuple[View, View]]
+# Columns of features: colours in -1..1, x/127.5 - 1 of bytes as published, and normals; zeros for what is unknown.
+POINT_FEATURES = ("red", "green", "blue", "normal_x", "normal_y", "normal_z")
+_COLOURS, _NORMALS = slice(0, 3), slice(3, 6)
+VERSION = 1  # of kept scenes
+
+
+@dataclass
+class SceneViewSettings:
+    """What a view changes of a scene, and which part of it a sample shows."""
+
+    jitter: float = 0.3  # largest change of brightness and contrast of each colour, as a share
+    dropped: float = 0.2  # share of the voxels whose features become zero
+    points: int = 240_000  # most points of a sample
+    scale: float = 0.1  # largest change of the size of a scene, as a share
+    # Share of the views that lose all colours, and of those that lose all normals: for clouds that have none.
+    blind: float = 0.0
+
+    def check(self) -> None:
+        """Refuses what is no view. Raises ConfigurationError where a number that cannot be."""
+        shares = (self.jitter, self.dropped, self.scale, self.blind)
+        if not (all(0.0 <= share < 1.0 for share in shares) and self.points > 0):
+            raise ConfigurationError(f"{self}", where="views", cure="Take shares below 1, and at least one point")
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The voxels of one view, and places in it that another view of the sample has in the same order."""
+
+    index: Ints  # [N, 3]
+    features: Floats  # [N, F]
+    points: Floats  # [P, 3], in edges of voxels: voxel i spans i to i + 1
+    voxel: Ints  # [P], row of the voxel that each point lies in
+
+
+def masked_voxels(index: NDArray[np.integer], edge: int, ratio: float, generator: Random) -> Mask:
+    """Voxels of one scene that are hidden, bool [N]: all those of a random share of the patches that hold any (MSM).
+
+    Patches stand on a raster of the grid, as the voxels of coarser levels do. `index`: voxels [N, 3]; `edge`: voxels
+    along the edge of a patch; `ratio`: share of the patches; their number is rounded.
+    """
+    patch = distinct(index.astype(np.int64) // edge)[1]
+    count = int(patch.max(initial=-1)) + 1
+    hidden = np.zeros(count, np.bool_)
+    hidden[generator.permutation(count)[: round(ratio * count)]] = True
+    return hidden[patch]
+
+
+def point_features(count: int, colours: Reals | None, normals: Reals | None) -> Floats:
+    """What a network takes of points, [N, 6], of colours [N, 3] in 0..1 and normals [N, 3]; see `POINT_FEATURES`."""
+    found = np.zeros((count, len(POINT_FEATURES)), np.float32)
+    if colours is not None:
+        found[:, _COLOURS] = 2.0 * colours - 1.0
+    if normals is not None:
+        found[:, _NORMALS] = normals
+    return found
+
+
+def point_views(
+    file: Path, generator: Random, settings: SceneViewSettings, voxel_size: float, shift: int
+) -> tuple[View, View]:
+    """Two views of the nearest points of a kept scene to one of them: of all, if it has no more than are taken.
+
+    `file`: as `keep_points` wrote it; `voxel_size`: edge of a voxel, metres; `shift`: voxels by which a view is shifted
+    against the raster of coarser voxels, at most.
+    """
+    arrays = mapped_arrays(file)
+    try:
+        points, features = arrays["points"], arrays["features"].astype(np.float32)
+    except KeyError as error:
+        raise damaged(file, f"no {error}") from error
+    if len(points) > settings.points:
+        away = np.square(points - points[generator.integers(len(points))]).sum(axis=1)
+        rows = np.sort(np.argpartition(away, settings.points)[: settings.points])
+        points, features = points[rows], features[rows]
+    place = np.asarray(points / voxel_size, np.float32)
+    one, other = (_view(place, features, settings, shift, generator) for _ in range(2))
+    return one, other
+
+
+def _view(place: Floats, given: Floats, settings: SceneViewSettings, shift: int, chance: Random) -> View:
+    """Points in edges of voxels, turned by any yaw, half of the time mirrored, scaled, recoloured and voxelised."""
+    yaw, mirror = chance.uniform(0.0, 2.0 * np.pi), chance.choice((-1.0, 1.0))
+    cosine, sine = np.cos(yaw), np.sin(yaw)
+    turn = np.array([[cosine, -sine * mirror, 0.0], [sine, cosine * mirror, 0.0], [0.0, 0.0, 1.0]], np.float32)
+    place = place @ turn.T * np.float32(1.0 + settings.scale * chance.uniform(-1.0, 1.0))
+    place = place - place.min(axis=0) + chance.uniform(0.0, shift, 3).astype(np.float32)
+    index, chosen, voxel = voxels_of(place, chance)
+    changed = given[chosen]
+    contrast, brightness = 1.0 + settings.jitter * chance.uniform(-1.0, 1.0, (2, 3)).astype(np.float32)
+    known = changed[:, _COLOURS].any(axis=1, keepdims=True)
+    changed[:, _COLOURS] = known * np.clip(changed[:, _COLOURS] * contrast + brightness - 1.0, -1.0, 1.0)
+    changed[:, _NORMALS] = changed[:, _NORMALS] @ turn.T
+    for columns in _COLOURS, _NORMALS:
+        changed[:, columns] *= chance.random() >= settings.blind
+    changed[chance.random(len(changed)) < settings.dropped] = 0.0
+    return View(index, changed, place, voxel)
+
+
+def keep_points(scenes: Mapping[str, PointScene], entry: Entry) -> list[Path]:
+    """Files of scenes, by name and in order, once all are kept in an entry; those there are not read again."""
+    names = list(scenes)
+
+    def make(numbers: Sequence[int]) -> Iterator[Arrays]:
+        for number in numbers:
+            scene = scenes[names[number]]
+            require(scene)
+            features = point_features(len(scene), scene.colours, scene.normals).astype(np.float16)
+            yield {"points": scene.points - scene.points.min(axis=0), "features": features}
+
+    return entry.fill({number: name.replace("/", "-") for number, name in enumerate(names)}, make, "scene")
+
+
+# Lightning data module: scenes of points, in samples of two views with a mask.
 
 
 @dataclass
@@ -54,20 +168,21 @@ class MaskSettings:
 
 
 class SceneSamples(FileSamples):
-    """The samples of scenes, two `views` of each, of which `mask` hides a part of the student's."""
+    """The samples of kept scenes, two views of each; a part of the student's is hidden."""
 
     def __init__(
         self,
         groups: Sequence[Sequence[Path]],  # files of the scenes of each source
         shares: Sequence[float],
-        views: MakeViews,  # makes two views of the scene of a file
+        views: SceneViewSettings,
         mask: MaskSettings,
         *,
+        voxel_size: float,  # metres
         seed: int,
         length: int,
     ) -> None:
         super().__init__(groups, shares, seed=seed, length=length)
-        self.views, self.mask = views, mask
+        self.views, self.mask, self.voxel_size = views, mask, voxel_size
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """What the two views show, what the student's hides, and the P places in it, which both views have.
@@ -76,7 +191,7 @@ class SceneSamples(FileSamples):
         `masked` bool [N] are the hidden voxels of the student's.
         """
         file, generator = self.drawn(number)
-        views = self.views(file, generator)
+        views = point_views(file, generator, self.views, self.voxel_size, self.mask.edge)
         masked = masked_voxels(views[0].index, self.mask.edge, self.mask.ratio, generator)
         hidden = masked[views[0].voxel]
         sample = {"masked": torch.from_numpy(masked)}
@@ -125,7 +240,6 @@ class SceneData(TrainingData):
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Serves the samples from the trainer's current step on."""
-        size = self.settings.voxel_size
-        make = partial(point_views, settings=self.views, voxel_size=size, shift=self.mask.edge)
-        samples = SceneSamples(self.groups, self.shares, make, self.mask, seed=self.seed, length=self.length)
+        options = {"voxel_size": self.settings.voxel_size, "seed": self.seed, "length": self.length}
+        samples = SceneSamples(self.groups, self.shares, self.views, self.mask, **options)
         return self.served(samples, collate_fn=in_one)

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_training.arrays import Doubles, Floats, Ints, Random
-from scene_completion_training.masked_scene.views import voxels_of
+from scene_completion_training.arrays import Doubles, Floats, Ints, Random, Reals
 from scene_completion_training.sparse.mink_unet import LEVELS
 
 # Range of the scale, and the largest angle about x and y, of a training view (released loader of CUA-O3D).
@@ -33,6 +32,27 @@ class VoxelisedPoints:
     index: Ints  # [V, 3], at least 0, each once
     voxel: Ints  # row of the voxel that each point lies in [N]
     chosen: Ints  # row of one point of each voxel [V]
+
+
+def distinct(cells: Ints) -> tuple[Ints, Ints]:
+    """Where each of cells [N, 3], none below 0, comes first [M], by x, y, z, and which of these every cell is [N]."""
+    keys = np.ravel_multi_index(tuple(cells.T), tuple(cells.max(axis=0, initial=0) + 1))
+    _, first, number = np.unique(keys, return_index=True, return_inverse=True)
+    return first, number.reshape(-1)
+
+
+def voxels_of(place: Reals, generator: Random) -> tuple[Ints, Ints, Ints]:
+    """The voxels that hold points [N, 3], which are given in edges of voxels, none below 0.
+
+    Returns:
+        Voxels [M, 3]; for each the row of one of its points, drawn at random [M]; for each point its voxel's row [N].
+    """
+    order = generator.permutation(len(place))
+    cells = place.astype(np.int64)
+    first, number = distinct(cells[order])
+    voxel = np.empty(len(place), np.int64)
+    voxel[order] = number
+    return cells[order[first]], order[first], voxel
 
 
 def voxelised(points: Floats, edge: float, generator: Random) -> VoxelisedPoints:

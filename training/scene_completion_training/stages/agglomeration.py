@@ -120,7 +120,7 @@ class AgglomerationStage(BesideDensityStage):
 
     def data_needs(self) -> DataNeeds:
         """Features of its views, of every teacher."""
-        return DataNeeds(targets=self.stores)
+        return DataNeeds(targets={f"/{name}": store for name, store in self.stores.items()})
 
     def remembered(self) -> dict[str, Any]:
         """What each teacher's targets are: a training goes on with those that it began with."""

@@ -37,7 +37,7 @@ from scene_completion_training.data.completion_samples import (
     CompletionDataSettings,
     Eyes,
 )
-from scene_completion_training.data.stereo_voxels import OF_NO_CLASS
+from scene_completion_training.data.voxel_evidence import OF_NO_CLASS
 from scene_completion_training.losses import (
     class_terms,
     depth_likelihood,

@@ -151,7 +151,7 @@ class FeatureFieldStage(BesideDensityStage):
 
     def data_needs(self) -> DataNeeds:
         """Tokens of its views, where they are stored."""
-        return DataNeeds(targets=None if isinstance(self.targets, LiveTokens) else self.targets)
+        return DataNeeds(targets={"": self.targets} if isinstance(self.targets, FeatureStore) else {})
 
     def start(self, data: SequencesData) -> None:
         """First takes the mean of the tokens."""

@@ -11,8 +11,13 @@ from torch import Tensor
 from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.masked_scene import objective
-from scene_completion_training.masked_scene.data import MaskSettings, SceneData, SceneDataSettings
-from scene_completion_training.masked_scene.views import POINT_FEATURES, SceneViewSettings
+from scene_completion_training.masked_scene.data import (
+    POINT_FEATURES,
+    MaskSettings,
+    SceneData,
+    SceneDataSettings,
+    SceneViewSettings,
+)
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.stage import Batch, Stage
 
