@@ -48,8 +48,7 @@ def test_targets_can_be_learned(kind: str, loss: str, watched: str, left: float,
     assert isinstance(stage, FeatureFieldStage | AgglomerationStage)
     stage.load(str(trainings.bundle().folder))
     together = isinstance(stage, AgglomerationStage)
-    stores = stage.stores if together else FeatureStore.open(Path(trainings.features.targets))
-    (batch,) = batches(small_data(trainings.drive), 1, targets=stores)
+    (batch,) = batches(small_data(trainings.drive), 1, targets=stage.data_needs().targets)
     if together:
         stage.fit_targets([{name: value[0] for name, value in batch.items()}])
     losses = learn(stage, batch, loss, steps=25, rate=5e-3)
@@ -99,8 +98,8 @@ def test_the_units_see_the_surface(field: AgglomeratedField) -> None:
 
 def test_features_are_those_of_tokens_less_their_mean(trainings: Trainings) -> None:
     """The mean is that of the drive's tokens, and travels with the checkpoint; what was learned has it taken off."""
-    store = FeatureStore.open(Path(trainings.features.targets))
-    data = SequencesData(small_data(trainings.drive), 64, 0, DataNeeds(targets={"": store}), viewpoint=VIEWPOINT)
+    targets = {"": FeatureStore.open(Path(trainings.features.targets))}
+    data = SequencesData(small_data(trainings.drive), 64, 0, DataNeeds(targets=targets), viewpoint=VIEWPOINT)
     data.setup("fit")
     samples = [data.samples()[index] for index in range(16)]
     mean = torch.stack([sample["features"].float().mean(dim=(0, 2, 3)) for sample in samples]).mean(dim=0)
@@ -112,7 +111,7 @@ def test_features_are_those_of_tokens_less_their_mean(trainings: Trainings) -> N
     stage.centre(samples)
     assert not stage.field.target_mean.any()
     # Tokens with something added to all of them, and that taken off as their mean, are the same targets.
-    (batch,) = batches(small_data(trainings.drive), 1, targets=store)
+    (batch,) = batches(small_data(trainings.drive), 1, targets=targets)
 
     def loss(targets: torch.Tensor) -> float:
         terms = stage.terms({**batch, "features": targets}, torch.Generator().manual_seed(5))

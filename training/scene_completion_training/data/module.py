@@ -301,6 +301,7 @@ class SequencesData(TrainingData):
         """Drives of a source, and what is listed: number of the drive, frame and side."""
         every: Drive
         sequence = load_sequence(Path(self.settings.root), source, role)
+        listed = [] if split is None else split.of(sequence)
         if self.needs.measured:
             fusion = self.settings.fusion
             if sequence.pose_source == UNKNOWN_POSES:
@@ -309,7 +310,6 @@ class SequencesData(TrainingData):
             files = prepare_sequence(sequence, self.store, **options, workers=self.processors)
             every = [load_prepared(file) for file in files]
             usable = self._usable(every, source, stereo=len(cameras_ahead(sequence)) > 1)
-            listed = [] if split is None else split.of(sequence)
         else:
             views = self.settings.views
             published = views.near_frames and (views.far_views or views.aside)
@@ -318,7 +318,7 @@ class SequencesData(TrainingData):
                 raise SequenceError("fewer than two cameras look aside", where=source.folder, cure=cure)
             classes = Path(self.settings.class_images) if self.needs.classes else None
             every = recorded = RecordedFrames(sequence, self.viewpoint, classes)
-            usable, listed = list(range(len(every))), [] if split is None else split.of(sequence)
+            usable = list(range(len(every)))
             self._large.append((recorded, self._looked_at(len(every), None if split is None else listed)))
         place = {index: number for number, index in enumerate(usable)}
         known = [(place[index], _SIDES[side]) for index, side in listed if index in place]

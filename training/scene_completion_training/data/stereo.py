@@ -104,7 +104,6 @@ def _nearest(resampler: Resampler) -> tuple[Ints, Ints, Mask]:
 
 DISPARITIES = 160  # searched disparities in pixels: at KITTI's 387 px·m, depths down to 2.4 m
 LARGEST_DISAGREEMENT = 1.0  # pixels between the disparities of a pair and of the pair upside down
-_REMEMBERED = 32  # frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +113,9 @@ class MeasuredDepth:
     depth: Floats  # z-depth [H, W], metres, 0 where none was measured
     deviation: Floats  # its standard deviation [H, W], metres
     camera: Camera  # the camera of the depth image, at the place of the recorded one; it may have fewer pixels
+
+
+Meter: TypeAlias = Callable[[int], MeasuredDepth]  # of frames by number
 
 
 def _disparity(left: Bytes, right: Bytes) -> Floats:
@@ -176,23 +178,6 @@ def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "r
     return stereo_depth(first, second, sequence.cameras[left].fx, baseline, reference=side)
 
 
-class StereoPair:
-    """Depth of the left camera of a drive's stereo pair, some of it remembered; a `SequenceError` without one."""
-
-    def __init__(self, sequence: PosedSequence) -> None:
-        self.camera, _, self._baseline = stereo_pair(sequence)
-        self._sequence = sequence
-        self._measured = lru_cache(_REMEMBERED)(self._measure)
-
-    def __call__(self, index: int) -> MeasuredDepth:
-        """Depth of a frame, in the size of the image."""
-        return self._measured(index)
-
-    def _measure(self, index: int) -> MeasuredDepth:
-        depth, camera = measured_depth(self._sequence, index), self._sequence.cameras[self.camera]
-        return MeasuredDepth(depth, depth_deviation(depth, camera.fx * self._baseline), camera)
-
-
 PIXELS = 115_000  # of the images that are matched: half the size of KITTI's
 PLANES = 112  # inverse depths that are tried, evenly from 0 to that of `NEAREST`
 NEAREST = 0.05  # smallest depth that is looked for, as a part of the reach: 2.6 m of a street's 51.2 m
@@ -209,16 +194,29 @@ _SMALL_CHANGE, _LARGE_CHANGE = np.uint16(10), np.uint16(48)  # what a change of 
 _UNIQUE = 1.05  # the second best plane has to cost so much more
 _AGREEMENT = 2.0  # standard deviations between two frames' depths
 _SPECKLE = 60  # pixels: smaller patches are mistakes
-_REMEMBERED_SWEEPS = 64  # frames
+_REMEMBERED, _REMEMBERED_SWEEPS = 32, 64  # frames of a pair, and of one camera
 _CORNERS, _FEWEST_TRACKS = 1500, 50
 Counts: TypeAlias = NDArray[np.uint16]
 
 
 @lru_cache(2)
-def depth_meter(sequence: PosedSequence, reach: float) -> "StereoPair | MotionStereo":
-    """The best that a drive has: its stereo pair, or the motion of the camera ahead, of use for so many metres."""
+def depth_meter(sequence: PosedSequence, reach: float) -> Meter:
+    """The best that a drive has: its stereo pair, or the motion of the camera ahead, of use for so many metres.
+
+    It measures the first camera ahead, and remembers some frames.
+    """
     ahead = cameras_ahead(sequence)
-    return StereoPair(sequence) if len(ahead) == 2 else MotionStereo(sequence, ahead[0], reach)
+    if len(ahead) == 1:
+        return MotionStereo(sequence, ahead[0], reach)
+    left, _, baseline = stereo_pair(sequence)
+    camera = sequence.cameras[left]
+
+    @lru_cache(_REMEMBERED)
+    def measured(index: int) -> MeasuredDepth:
+        depth = measured_depth(sequence, index)
+        return MeasuredDepth(depth, depth_deviation(depth, camera.fx * baseline), camera)
+
+    return measured
 
 
 class MotionStereo:
@@ -228,8 +226,7 @@ class MotionStereo:
     """
 
     def __init__(self, sequence: PosedSequence, camera: str, reach: float) -> None:
-        self.camera = camera
-        self._sequence, self._reach = sequence, reach
+        self._sequence, self._name, self._reach = sequence, camera, reach
         recorded = sequence.cameras[camera]
         pinhole = _middle_pinhole(recorded) if has_lens(recorded) else recorded
         scale = min(1.0, math.sqrt(PIXELS / (recorded.width * recorded.height)))
@@ -270,7 +267,7 @@ class MotionStereo:
 
     def _read(self, index: int) -> Bytes:
         """The grey image [h, w]; its pixels are 1 at least."""
-        image = self._sequence.image(index, self.camera)
+        image = self._sequence.image(index, self._name)
         if self._resampler is not None:
             image = self._resampler(image)
         grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), self._size, interpolation=cv2.INTER_AREA)
@@ -280,7 +277,7 @@ class MotionStereo:
         """Pose of a frame in another, which their images correct."""
         if other > index:
             return self._pose(index, other).inverse()
-        first, second = (self._sequence.world_from_camera(number, self.camera) for number in (index, other))
+        first, second = (self._sequence.world_from_camera(number, self._name) for number in (index, other))
         return epipolar_refined(second.inverse() @ first, self._grey(index), self._grey(other), self._camera)
 
     def _seen_from(self, pose: RigidTransform, inverse: Doubles) -> tuple[Ints, Mask, Doubles]:

@@ -9,7 +9,7 @@ drive passes them, without LiDAR and without labels.
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numba
@@ -22,13 +22,12 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.sequences.opening import voxel_truth
-from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask, Random, Reals
-from scene_completion_training.data.stereo import MeasuredDepth, depth_meter
+from scene_completion_training.data.stereo import Meter, depth_meter
 from scene_completion_training.viewpoint import Volume
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-Meter: TypeAlias = Callable[[int], MeasuredDepth]  # of frames by number
 POINT_UNIT = 0.002  # metres per step of the stored voxel centres (int16: ±65 m)
 _FREE_FACTOR = 0.3  # of free against hit evidence: rays that graze a surface pass through its voxels too
 
@@ -334,9 +333,9 @@ def _evidence(
     sequence: PosedSequence, index: int, volume: Volume, grid_from_left: RigidTransform
 ) -> tuple[Floats, Mask]:
     """Evidence of a frame as for training: its share 0..1 for "occupied", and whether there is any; each [X, Y, Z]."""
-    grid, meter = volume.grid, depth_meter(sequence, volume.ahead)
+    grid, left = volume.grid, cameras_ahead(sequence)[0]
     grid_from_forward = grid_from_left @ OPTICAL_FROM_FORWARD
-    around = fusion_views(sequence, index, meter.camera, meter, FusionSettings(), volume)
+    around = fusion_views(sequence, index, left, depth_meter(sequence, volume.ahead), FusionSettings(), volume)
     views = [replace(view, grid_from_camera=grid_from_forward @ view.grid_from_camera) for view in around]
     generator = np.random.default_rng(0)
     centres, target, _ = fuse_occupancy(

@@ -266,9 +266,6 @@ def phrases(classes: Sequence[str]) -> list[str]:
     return [BARE if name in OTHERS else name for name in classes]
 
 
-# Lightning data module: scenes of points with lifted features, in samples of voxels.
-
-
 Input: TypeAlias = Literal["ones", "colour"]
 
 
@@ -286,8 +283,7 @@ class PointSource:
 
     def open(self, root: Path) -> Scenes:
         """Its scenes; errors as of `open_scenes`."""
-        options = {name: value for name, value in vars(self).items() if name not in ("folder", "listed")}
-        return open_scenes(root / self.folder, listed=self.listed or None, **options)
+        return open_scenes(root / self.folder, **{name: of for name, of in vars(self).items() if name != "folder"})
 
 
 @dataclass

@@ -23,7 +23,7 @@ from scene_completion_ros.sequences.posed_sequence import ArrayLoader, PosedSequ
 from scene_completion_ros.untrusted_files import read_text
 from scene_completion_training.arrays import Floats, Ints
 from scene_completion_training.points import datasets
-from scene_completion_training.points.ply import read_cloud
+from scene_completion_training.points.ply import known_numbers, read_cloud
 from scene_completion_training.points.scene import (
     UNLABELLED,
     LabelSet,
@@ -79,7 +79,7 @@ def open_scenes(
     # "train", "val" or "test", by the official lists, which must lie in or beside the folder. S3DIS has none: "test" is
     # Area_5, "train" the others. All scenes where it is "".
     split: str = "",
-    listed: Path | str | None = None,  # a file with a name of a scan, a house, an area or a scene a line: these alone
+    listed: Path | str = "",  # a file with a name of a scan, a house, an area or a scene a line: these alone
     every: int = 1,  # take every n-th view. OpenScene takes every 20th of a scan of ScanNet
     # Side of the voxels of which each gives one point, metres. Of PLY files None keeps all points, of recordings it is
     # `VOXEL`; the others keep their points as they are.
@@ -93,7 +93,7 @@ def open_scenes(
     """
     root = Path(path).expanduser()
     source, known, found = _found(root, labels, every, voxel, up)
-    if split or listed is not None:
+    if split or listed:
         wanted = _names(root, source, split, listed)
         groups = {_group(source, name) for name in found} | found.keys()
         if missing := sorted(wanted - groups) if source != "S3DIS" or listed else []:
@@ -159,16 +159,16 @@ def _group(source: str, scene: str) -> str:
     return scene.rpartition("_region")[0] if source == "Matterport3D" else scene.partition("/")[0]
 
 
-def _names(root: Path, source: str, split: str, listed: Path | str | None) -> set[str]:
+def _names(root: Path, source: str, split: str, listed: Path | str) -> set[str]:
     """Names of a list."""
-    if listed is None:
+    if not listed:
         if split not in SPLITS:
             raise SequenceError(f"no split {split!r}", where=str(root), cure=f"Name one of {', '.join(SPLITS)}")
         if source == "S3DIS" and split != "val":
             return {name for name in datasets.AREAS if (name == datasets.TEST_AREA) == (split == "test")}
         name = f"{'scannetv2' if source == 'ScanNet' else 'scenes'}_{split}.txt"
-        listed = _beside(root, name)
-        if listed is None:
+        listed = _beside(root, name) or ""
+        if not listed:
             cure = "Take the official lists from the data set's repository on GitHub, or name a list of your own"
             raise SequenceError(f"there is no list {name} in or beside it", where=str(root), cure=cure)
     text = read_text(listed, SequenceError, cure="Name a list with one scene a line")
@@ -283,7 +283,4 @@ def _whole_numbers(load: ArrayLoader, where: str) -> Ints:
     if found.ndim != 2 or found.dtype.kind not in "iu":
         cure = "Give whole numbers [h, w]"
         raise SequenceError(f"is {found.dtype} of shape {list(found.shape)}", where=where, cure=cure)
-    ids = found.astype(np.int64)
-    if found.dtype.kind == "u":
-        ids[found == np.iinfo(found.dtype).max] = UNLABELLED
-    return ids
+    return known_numbers(found)

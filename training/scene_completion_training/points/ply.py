@@ -255,14 +255,14 @@ def _read(rows: NDArray[Any], classes: tuple[str, ...], where: str) -> tuple[Flo
     beside = [one for one in (colours_of(rows), columns(rows, ("nx", "ny", "nz"))) if one is not None]
     votes = {}
     if "label" in fields and classes:
-        votes["label"] = looked_up(np.arange(len(classes)), _known(rows["label"]), where)
+        votes["label"] = looked_up(np.arange(len(classes)), known_numbers(rows["label"]), where)
     if "instance" in fields:
-        votes["instance"] = _known(rows["instance"])
+        votes["instance"] = known_numbers(rows["instance"])
     points = np.stack([np.asarray(rows[axis], np.float32) for axis in "xyz"], axis=-1)
     return points, np.hstack([np.empty((len(rows), 0), np.float32), *beside]), votes
 
 
-def _known(values: NDArray[Any]) -> Ints:
+def known_numbers(values: NDArray[Any]) -> Ints:
     """Whole numbers, `UNLABELLED` for the largest of an unsigned kind."""
     found = values.astype(np.int64)
     return np.where(found == np.iinfo(values.dtype).max, UNLABELLED, found) if values.dtype.kind == "u" else found
