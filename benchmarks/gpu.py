@@ -29,7 +29,6 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle,
 from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.device import EngineOptions, PrimaryContext, installed_flavour, missing_parts
 from scene_completion_ros.inference.gpu.kernel_provision import (
-    KERNEL_LIMITS,
     check_loads,
     comparison_maps,
     measure_kernel_parity,
@@ -40,6 +39,7 @@ from scene_completion_ros.inference.gpu.kernels import (
     KernelSizes,
     compile_kernels,
 )
+from scene_completion_ros.inference.gpu.parity import KERNELS
 from scene_completion_ros.inference.gpu.tensorrt_engine import provide_engine
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
@@ -176,7 +176,7 @@ def way_table(encoder: str, times: Mapping[str, NDArray[np.float64]]) -> str:
 
 def parity_table(parity: Mapping[str, float]) -> str:
     """How far the kernels are from the CPU's."""
-    rows = [(name, f"{value:.1e}", f"{KERNEL_LIMITS[name]:.0e}") for name, value in parity.items()]
+    rows = [(name, f"{value:.1e}", f"{KERNELS.limits[name]:.0e}") for name, value in parity.items()]
     return table(("kernels against the CPU's", "found", "allowed"), rows)
 
 

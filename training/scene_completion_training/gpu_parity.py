@@ -4,23 +4,13 @@ An encoder is a graph in float32 or float16: bytes in, channels last, one image.
 is left, no constant runs along with the image into a convolution, and channels stay multiples of what tensor cores
 take. The float16 graph is typed strongly, as TensorRT wants it: every tensor has the type it says, and every change of
 type is a Cast. TensorRT 11 knows only such graphs, and 10 takes them as well.
-
-Encoders for GPUs: made, measured against the student (features, densities, decisions, labels), added if all pass.
-
-An encoder is a graph in float32 or float16: bytes in, channels last, one image. What a GPU gains: no shape arithmetic
-is left, no constant runs along with the image into a convolution, and channels stay multiples of what tensor cores
-take. The float16 graph is typed strongly, as TensorRT wants it: every tensor has the type it says, and every change of
-type is a Cast. TensorRT 11 knows only such graphs, and 10 takes them as well.
 """
 
-import dataclasses
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias, cast, get_args
 
-import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -34,6 +24,7 @@ from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import GpuGraphEncoder, OnnxRuntimeEncoder
+from scene_completion_ros.inference.gpu.parity import GRAPHS, middle
 from scene_completion_ros.inference.gpu_encoders import GpuEncoder, decoder_in_space
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
@@ -282,54 +273,11 @@ Encode = Callable[[Bytes], EncodedImage]  # of a canonical image uint8 [H, W, 3]
 TORCH, ONNX = "weights.safetensors in torch", "encoder.onnx in ONNX Runtime, float32"
 
 
-@dataclass(frozen=True)
-class Gate:
-    """What is allowed of a variant, over all images together: see the fields of `Parity` with these names."""
-
-    features: float
-    density: float
-    occupied_iou: float
-    labels: float
-
-
-# Two to three times what was measured of the shipped student on window 04, see docs/gpu.md.
-GATES: Mapping[str, Gate] = {
-    # The stored weights are float16 before and after folding: against torch, that rounding is most of the difference.
-    "fp32": Gate(features=1e-3, density=2.5e-3, occupied_iou=0.995, labels=0.999),
-    # Every result is rounded to 11 bits.
-    "fp16": Gate(features=2e-3, density=5e-3, occupied_iou=0.993, labels=0.998),
-}
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far a variant is off; densities, decisions and labels are those of the default grid's voxels in view."""
-
-    images: int
-    features_relative: float  # mean difference of the map, as a share of its mean size
-    density_relative: float  # mean difference of the density, as a share of its mean
-    occupied_agreement: float  # share of the voxels in view with the same decision
-    occupied_iou: float  # intersection over union of the occupied voxels; 1 where there are none
-    labels_agreement: float  # share of voxels, occupied in both, with the same label; 1 without labels
-
-    def failures(self, gate: Gate) -> list[str]:
-        """What the gate does not allow, in words with numbers; empty where it passes."""
-        checks = (
-            ("mean difference of the map", self.features_relative, gate.features, True),
-            ("mean difference of the density", self.density_relative, gate.density, True),
-            ("IoU of the occupied voxels", self.occupied_iou, gate.occupied_iou, False),
-            ("agreement of the labels", self.labels_agreement, gate.labels, False),
-        )
-        # Written so that NaN fails.
-        return [
-            f"{name} is {value:.4g} where at {'most' if most else 'least'} {limit:g} is allowed"
-            for name, value, limit, most in checks
-            if not (value <= limit if most else value >= limit)
-        ]
-
-
 class ParityCheck:
-    """Measures variants on canonical images, uint8 [K, H, W, 3]; a `BundleError` where nothing is ever occupied."""
+    """Measures variants on canonical images, uint8 [K, H, W, 3]; a `BundleError` where nothing is ever occupied.
+
+    Densities, decisions and labels are those of the default grid's voxels in view.
+    """
 
     def __init__(self, bundle: StudentBundle, images: Bytes, reference: Encode) -> None:
         self._bundle, self._images = bundle, images
@@ -347,8 +295,11 @@ class ParityCheck:
             cure = "Name images of what it was trained for with --parity-images"
             raise BundleError(what, where=f"bundle {bundle.name}", cure=cure)
 
-    def __call__(self, variant: Encode) -> Parity:
-        """Measures a variant."""
+    def __call__(self, variant: Encode) -> dict[str, float]:
+        """The numbers that `GRAPHS` limits, of all images together, and how many of the decisions agree.
+
+        The IoU is 1 where nothing is occupied; so is the agreement of labels where there are none.
+        """
         off = {name: np.zeros(2) for name in ("features", "density")}  # difference, size
         agreed = voxels = both = either = same_label = 0
         for image, wanted in zip(self._images, self._reference, strict=True):
@@ -364,10 +315,13 @@ class ParityCheck:
                 targets = np.flatnonzero(self._in_view)[occupied & right]
                 labels, right_labels = (self._label(one, targets)[0].copy() for one in (found, wanted))
                 same_label += int(np.count_nonzero(labels == right_labels))
-        relative = {f"{name}_relative": _share(*sums) for name, sums in off.items()}
-        relative |= {"occupied_agreement": agreed / voxels, "occupied_iou": both / either if either else 1.0}
-        named = 1.0 if self._label is None else same_label / max(both, 1)
-        return Parity(len(self._images), labels_agreement=named, **relative)
+        return {
+            "images": float(len(self._images)),
+            **{f"{name}_relative": _share(*sums) for name, sums in off.items()},
+            "occupied_agreement": agreed / voxels,
+            "occupied_iou": both / either if either else 1.0,
+            "labels_agreement": 1.0 if self._label is None else same_label / max(both, 1),
+        }
 
     def _density_and_occupied(self, features: Floats) -> tuple[Floats, Mask]:
         """Density, 1/m, and decision of the voxels in view."""
@@ -457,7 +411,7 @@ def _of(source: Path, canonical: Camera, most: int) -> Iterator[Bytes]:
     files = sorted(path for path in source.glob("*") if path.suffix.lower() in _SUFFIXES)
     if files:
         for index in spread(len(files), most):
-            yield _cut(read_rgb(files[index]), canonical)
+            yield middle(read_rgb(files[index]), canonical.height, canonical.width)
         return
     sequence = open_recording(source, poses=UNKNOWN_POSES)  # a bag may have none
     camera = reference_camera(sequence)
@@ -471,17 +425,6 @@ def spread(count: int, most: int) -> list[int]:
     return sorted({int(index) for index in np.linspace(0, count - 1, min(count, most)).round()})
 
 
-def _cut(image: Bytes, canonical: Camera) -> Bytes:
-    """The middle of an image of the canonical camera's proportions, scaled to its size."""
-    height, width = image.shape[:2]
-    scale = min(width / canonical.width, height / canonical.height)
-    rows, columns = round(canonical.height * scale), round(canonical.width * scale)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    part = image[top : top + rows, left : left + columns]
-    size = (canonical.width, canonical.height)
-    return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
 PARITY_IMAGES = 8  # images that every variant is compared on, in all
 
 
@@ -490,27 +433,20 @@ def export_for_gpus(
     precisions: Sequence[str],
     *,
     parity: Sequence[Path],  # places of the images that every variant is compared on
-    gates: Mapping[str, Gate] = GATES,
     threads: int | None = None,
     encoder_weights: str = "",  # folder or hub name of a transformer trunk, see `Reference`
-    # Called for every variant with its precision, bytes and parity, also where it fails.
-    report: Callable[[str, int, Parity], None] = lambda *_: None,
+    report: Callable[[str], None] = lambda _: None,  # called for every variant that passes, with its numbers in words
 ) -> StudentBundle:
-    """Adds encoders for GPUs, all or none, and returns the bundle; a `BundleError` where one misses its gate."""
+    """Adds encoders for GPUs, all or none, and returns the bundle; a `GpuError` where one misses its gate."""
     single = gpu_graph(bundle)
     reference = Reference(bundle, threads=threads, encoder_weights=encoder_weights)
     check = ParityCheck(bundle, canonical_images(parity, bundle.canonical, PARITY_IMAGES), reference.encode)
     made: dict[str, tuple[bytes, GpuEncoder]] = {}
-    failures: list[str] = []
     for precision in precisions:
         model = single if precision == "fp32" else to_half(single)
         graph: bytes = model.SerializeToString(deterministic=True)
-        measured = check(GpuGraphEncoder(graph, f"{precision} of {bundle.folder}", threads=threads).encode)
-        report(precision, len(graph), measured)
-        failures += [f"{precision}: {failure}" for failure in measured.failures(gates[precision])]
-        numbers = {name: float(value) for name, value in dataclasses.asdict(measured).items()}
+        numbers = check(GpuGraphEncoder(graph, f"{precision} of {bundle.folder}", threads=threads).encode)
+        lines = GRAPHS[precision].require(numbers)
+        report(f"{precision}: {len(graph) / 1e6:.1f} MB; {'; '.join(lines)}; {numbers['images']:.0f} images")
         made[precision] = (graph, GpuEncoder(precision, "", {}, numbers, reference.name))
-    if failures:
-        cure = "The bundle stays as it was. Leave this precision out."
-        raise BundleError("; ".join(failures), where=f"parity with {reference.name}", cure=cure)
     return bundle.add_gpu_encoders(made)

@@ -6,6 +6,5 @@ both, once somebody asks for a GPU.
 `tensorrt_encoder` is the encoder that `Completer` is given. It has its kernels from `kernel_provision`, which compiles
 (`kernels`) and compares them, and its engine from `tensorrt_engine`, which builds, runs and compares it (`parity`).
 Both keep what passed in an `engine_cache`. A frame then goes through the engine and `voxel_pipeline`, which launches
-``voxel_query.cu`` through the `kernels`, on one stream of the `device`. What is asked for and what is missing for it
-stands in `requirements`.
+``voxel_query.cu`` through the `kernels`, on one stream of the `device`. What is missing for a GPU stands in `device`.
 """

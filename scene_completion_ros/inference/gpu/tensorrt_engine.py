@@ -32,8 +32,8 @@ from scene_completion_ros.inference.gpu.device import (
     installed_flavour,
 )
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided, Record, UnusableError
-from scene_completion_ros.inference.gpu.kernel_provision import check_parity, gate_images
 from scene_completion_ros.inference.gpu.kernels import Buffer
+from scene_completion_ros.inference.gpu.parity import ENGINES, gate_images, map_errors
 
 INPUT, OUTPUT = "image", "features"
 ERRORS_KEPT = 5
@@ -354,11 +354,11 @@ def _listener(api: Any, interruptions: list[BaseException]) -> Any:
 
 
 def measure_parity(engine: TensorRtEngine, reference: Encoder, precision: str) -> list[str]:
-    """Compare an engine with the CPU's encoder on the images of the gate, see `check_parity`."""
+    """Compare an engine with the CPU's encoder on the images of the gate, see `ENGINES`."""
     _, height, width, _ = engine.ports[INPUT][0]
     images = gate_images(height, width)
     found = [engine(image[None])[0].copy() for image in images]
-    return check_parity([reference(image).copy() for image in images], found, precision)
+    return ENGINES[precision].require(map_errors([reference(image).copy() for image in images], found))
 
 
 def _key(onnx: bytes, precision: str, tensorrt: TensorRt, device: DeviceFacts | None) -> Record:

@@ -6,8 +6,8 @@ import pytest
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
-from scene_completion_ros.inference.gpu import kernel_provision
-from scene_completion_ros.inference.gpu.kernel_provision import KINDS, LIMITS, check_parity, errors, gate_images
+from scene_completion_ros.inference.gpu import parity
+from scene_completion_ros.inference.gpu.parity import ENGINES, GRAPHS, gate_images, map_errors
 
 Features: TypeAlias = NDArray[np.float32]
 
@@ -26,11 +26,15 @@ def changed(encoded: list[Features], factor: float, place: Any = ...) -> list[Fe
     return [encoded[0], other]
 
 
+def check_parity(right: list[Features], found: list[Features], precision: str) -> list[str]:
+    return ENGINES[precision].require(map_errors(right, found))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_each_precision_has_its_limit(encoded: list[Features], precision: str) -> None:
-    limit = LIMITS[precision][0]
+    limit = next(iter(ENGINES[precision].limits.values()))
     lines = check_parity(encoded, changed(encoded, 1.0 + 0.9 * limit), precision)
-    assert [line.split(" ")[0] for line in lines] == [*KINDS]
+    assert [line.split(" ")[0] for line in lines] == ["map", "channel", "largest"]
     assert float(lines[0].split(" ")[5]) == pytest.approx(0.9 * limit, rel=0.01)
     expected = rf"the {precision} engine does not compute .*: map error of the features .* \(allowed {limit:g}\)"
     for factor in (1.0 + 1.1 * limit, float("nan"), float("inf")):
@@ -63,13 +67,23 @@ def test_errors_by_hand() -> None:
     other = right.copy()
     other[1, 0, 0] += 2.0
     whole = np.sqrt(12.5)
-    np.testing.assert_allclose(errors([(right, other)]), [np.sqrt(0.5) / whole, 1.0 / 3.0, 2.0 / whole])
+    found = list(map_errors([right], [other]).values())
+    np.testing.assert_allclose(found, [np.sqrt(0.5) / whole, 1.0 / 3.0, 2.0 / whole])
     with pytest.raises(ValueError, match="instead of"):
-        errors([(right, other[:1])])
+        map_errors([right], [other[:1]])
+
+
+@pytest.mark.parametrize("name", list(GRAPHS["fp16"].limits))
+def test_each_number_of_a_graph_has_its_limit(name: str) -> None:
+    gate, least = GRAPHS["fp16"], name in ("occupied_iou", "labels_agreement")
+    assert len(gate.require(gate.limits)) == 4
+    for wrong in (gate.limits[name] * (0.99 if least else 1.01), float("nan")):
+        with pytest.raises(GpuError, match=f"the fp16 graph does not .*: [^;]*allowed {'at least ' if least else ''}0"):
+            gate.require({**gate.limits, name: wrong})
 
 
 def test_an_installation_without_gate_images_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(kernel_provision, "GATE_IMAGES", tmp_path)
+    monkeypatch.setattr(parity, "GATE_IMAGES", tmp_path)
     with pytest.raises(GpuError, match="no images for the parity gate"):
         gate_images(96, 320)
     (tmp_path / "broken.jpg").write_bytes(b"no image")

@@ -14,22 +14,20 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from scene_completion_ros.cli import main
-from scene_completion_ros.errors import BundleError, ImageError
+from scene_completion_ros.errors import BundleError, GpuError, ImageError
 from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
 from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.gpu.parity import GRAPHS, Gate
 from scene_completion_ros.inference.gpu_encoders import PRECISIONS, GpuEncoder
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_training.commands.arguments import say_dropped
 from scene_completion_training.export import encoder_onnx, feature_size, head_weights
 from scene_completion_training.gpu_parity import (
-    GATES,
     ONNX,
     TORCH,
-    Gate,
-    Parity,
     ParityCheck,
     Reference,
     canonical_images,
@@ -172,24 +170,23 @@ def test_graphs_have_the_same_ports(student: StudentBundle, graphs: dict[str, on
 def test_an_export_is_the_same_again(
     copied: StudentBundle, places: tuple[Path, Path], graphs: dict[str, onnx.ModelProto]
 ) -> None:
-    said: dict[str, str] = {}
-
-    def report(precision: str, size: int, parity: Parity) -> None:
-        assert said.setdefault(precision, f"{size} {parity}") == f"{size} {parity}"
+    printed: list[str] = []
 
     def export(bundle: StudentBundle, *precisions: str) -> StudentBundle:
-        return export_for_gpus(bundle, precisions, parity=[places[1]], threads=1, report=report)
+        return export_for_gpus(bundle, precisions, parity=[places[1]], threads=1, report=printed.append)
 
     made = export(copied, *PRECISIONS)
-    assert said.keys() == set(made.gpu_precisions) == set(PRECISIONS)
+    assert set(made.gpu_precisions) == set(PRECISIONS)
     assert made.gpu_encoders["fp16"].reference.startswith(TORCH)
     first = contents(made.folder)
     made = export(made, "fp32")  # the others are made a second time for `graphs`
     assert contents(made.folder) == first
+    assert [line.partition(":")[0] for line in printed] == [*PRECISIONS, "fp32"]
+    assert printed[-1] == printed[PRECISIONS.index("fp32")]
     for precision in PRECISIONS:
         assert made.read_gpu_encoder(precision) == graphs[precision].SerializeToString(deterministic=True)
     parity = made.gpu_encoders["fp16"].parity
-    assert parity["images"] == 3 and 0.0 < parity["features_relative"] < GATES["fp16"].features
+    assert parity["images"] == 3 and 0.0 < parity["features_relative"] < GRAPHS["fp16"].limits["features_relative"]
     assert json.loads(first[MANIFEST])["gpu_encoders"]["fp16"]["parity"] == parity
     half, single = (make_encoder(made, f"onnxruntime_{name}", threads=1) for name in ("fp16", "fp32"))
     image = canonical_images([places[1]], CAMERA, 1)[0]
@@ -213,16 +210,23 @@ def test_weights_of_another_training_fail(copied: StudentBundle, places: tuple[P
     weights["feature_layer.weight"] = weights["feature_layer.weight"][::-1].copy()
     mixed = copied.save(tmp_path / "student", copied.read_encoder(), weights)
     before = contents(mixed.folder)
-    with pytest.raises(BundleError, match="fp32: mean difference of the map is .* where at most 0.001 is allowed"):
+    with pytest.raises(GpuError, match=r"fp32 graph .*: mean difference of the map .* \(allowed 0.001\)"):
         export_for_gpus(mixed, ["fp32"], parity=[places[1]], threads=1)
     assert contents(mixed.folder) == before
 
 
-def test_one_variant_that_fails_keeps_all_out(copied: StudentBundle, places: tuple[Path, Path]) -> None:
+def with_limit(limit: float) -> Gate:
+    """The gate of fp16, with another limit of the map."""
+    return dataclasses.replace(GRAPHS["fp16"], limits={**GRAPHS["fp16"].limits, "features_relative": limit})
+
+
+def test_one_variant_that_fails_keeps_all_out(
+    copied: StudentBundle, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = contents(copied.folder)
-    exact = Gate(features=0.0, density=1.0, occupied_iou=0.0, labels=0.0)
-    with pytest.raises(BundleError, match="^parity with .*: fp16: mean difference of the map is [0-9.e-]+ where"):
-        export_for_gpus(copied, ["fp32", "fp16"], parity=[places[1]], gates={**GATES, "fp16": exact}, threads=1)
+    monkeypatch.setitem(GRAPHS, "fp16", with_limit(0.0))
+    with pytest.raises(GpuError, match="^parity gate: the fp16 graph .*: mean difference of the map [0-9.e-]+ "):
+        export_for_gpus(copied, ["fp32", "fp16"], parity=[places[1]], threads=1)
     assert contents(copied.folder) == before
 
 
@@ -238,8 +242,9 @@ def exact(student: StudentBundle) -> Encode:
 
 def test_noise_in_the_map_and_wrong_densities_fail(student: StudentBundle, check: ParityCheck, exact: Encode) -> None:
     parity = check(lambda image: EncodedImage(exact(image).features * np.float32(1.01)))
-    assert parity.features_relative == pytest.approx(0.01, rel=1e-3)
-    assert next(iter(parity.failures(GATES["fp32"]))).startswith("mean difference of the map is 0.01 ")
+    assert parity["features_relative"] == pytest.approx(0.01, rel=1e-3)
+    with pytest.raises(GpuError, match="computes: mean difference of the map 0.01 "):
+        GRAPHS["fp32"].require(parity)
     # One unit is off: hardly seen in the map's mean, but in what it is for.
     unit = int(student.head.density_weight.argmax())
 
@@ -248,9 +253,10 @@ def test_noise_in_the_map_and_wrong_densities_fail(student: StudentBundle, check
         encoded.features[..., unit] += 8.0
         return encoded
 
-    said = " ".join(check(shifted).failures(dataclasses.replace(GATES["fp16"], features=10.0)))
-    assert "mean difference of the density" in said and "IoU of the occupied voxels" in said
-    assert "labels" not in said
+    with pytest.raises(GpuError) as refused:
+        with_limit(10.0).require(check(shifted))
+    assert "mean difference of the density" in refused.value.what and "IoU of the occupied voxels" in refused.value.what
+    assert "labels" not in refused.value.what
 
 
 def test_wrong_labels_fail_alone(student: StudentBundle, check: ParityCheck, exact: Encode) -> None:
@@ -260,9 +266,9 @@ def test_wrong_labels_fail_alone(student: StudentBundle, check: ParityCheck, exa
         return EncodedImage(features)
 
     parity = check(shuffled)
-    assert (parity.occupied_iou, parity.density_relative) == (1.0, 0.0)
-    (said,) = parity.failures(dataclasses.replace(GATES["fp16"], features=10.0))
-    assert said.startswith("agreement of the labels is 0.")
+    assert (parity["occupied_iou"], parity["density_relative"]) == (1.0, 0.0)
+    with pytest.raises(GpuError, match=r"computes: agreement of the labels 0\.[^;]*$"):
+        with_limit(10.0).require(parity)
 
 
 def test_a_student_that_sees_nothing_cannot_be_compared(student: StudentBundle, images: NDArray[np.uint8]) -> None:

@@ -13,14 +13,10 @@ needed. The first form takes --gpu, too.
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scene_completion_ros.commands.arguments import BUNDLE
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_paths
-
-if TYPE_CHECKING:
-    from scene_completion_training.gpu_parity import Parity
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,17 +131,7 @@ def _add_encoders(args: argparse.Namespace) -> int:
         tuple(dict.fromkeys(args.gpu)),
         parity=args.parity_images or [DEMO_DRIVE],
         encoder_weights=args.encoder_weights,
-        report=_print_parity,
+        report=print,
     )
     print(f"{bundle.folder}: encoders for GPUs in {', '.join(bundle.gpu_precisions)}")
     return 0
-
-
-def _print_parity(precision: str, size: int, parity: "Parity") -> None:
-    print(
-        f"{precision}: {size / 1e6:.1f} MB; map off by {100 * parity.features_relative:.3g} %; density by "
-        f"{100 * parity.density_relative:.3g} %; {100 * parity.occupied_agreement:.3f} % of the decisions agree, IoU "
-        f"of the occupied voxels {parity.occupied_iou:.4f}; {100 * parity.labels_agreement:.2f} % of the labels agree "
-        f"({parity.images} images)",
-        flush=True,
-    )
