@@ -150,6 +150,8 @@ def test_what_is_refused(
     scored = layouts.write_split(tmp_path / "scored.txt", [f"{layouts.DRIVE} {number} l" for number in (0, 5)])
     naming = layouts.write_split(tmp_path / "naming.txt", [f"{layouts.DRIVE} 5 l"])
     missing = layouts.write_split(tmp_path / "missing.txt", [f"{layouts.DRIVE} {number} l" for number in (0, 9)])
+    probe = tmp_path / "probe.safetensors"
+    LinearProbe(np.zeros((19, 9), np.float32), np.zeros(19, np.float32)).save(probe)
     data = ("--data", drive(root))
     sscbench = ("--sscbench", labels, *data)
     for options, message in (
@@ -159,6 +161,7 @@ def test_what_is_refused(
         ((*sscbench, "--checkpoint", field, "--frames", missing), "1 of its 2 frames are not in the recordings"),
         ((*sscbench, "--checkpoint", field, "--student", root), "checkpoints alone"),
         ((*sscbench,), "nothing to score"),
+        ((*sscbench, "--probed", field, probe), "is for features of size 9"),
         (("--sscbench", root, *data, "--checkpoint", field), "no labels NNNNNN_1_1.npy"),
         (("--sscbench", labels, "--data", drive(root, OTHER), "--checkpoint", field), "1 of 2566 labelled frames"),
         ((*data, "--bundle", root, "--name-frames", naming), "--name-frames"),

@@ -22,7 +22,6 @@ from scene_completion_training.evaluation.instances import (
     described,
     fit_grounding,
     fit_instances,
-    grouped,
     instance_precision,
     matched,
     read_phrases,
@@ -71,13 +70,6 @@ def test_average_precision_worked_by_hand() -> None:
     assert np.isnan(instance_precision([0.9], [False], 0))
     # Equal scores are one point of the curve: recall 1, 0, precision 1/2, 1, weights 1/2 and 1/2.
     assert instance_precision([0.5, 0.5], [True, False], 0) == pytest.approx(0.75)
-
-
-def test_groups_are_chains_of_neighbours() -> None:
-    line = np.stack([np.arange(20) * 0.08, np.zeros(20), np.zeros(20)], axis=1)
-    groups = grouped(np.concatenate([line, line + [0.0, 1.0, 0.0], [[5.0, 5.0, 5.0]]]))
-    assert [len(set(groups[part])) for part in (slice(20), slice(20, 40))] == [1, 1] and len(set(groups)) == 3
-    assert grouped(np.zeros((0, 3))).shape == (0,)
 
 
 def told(scene: PointScene, rows: np.ndarray | None) -> Levels:

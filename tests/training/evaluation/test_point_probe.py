@@ -1,12 +1,10 @@
 """Probes of points and their scores: what linear layers and the nearest find, from which labels and levels."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_training.evaluation import probes as probes_module
 from scene_completion_training.evaluation.point_semantics import ScoredMethod, ensembled
@@ -14,18 +12,10 @@ from scene_completion_training.evaluation.probes import (
     POINTS,
     Labelled,
     NearestProbe,
-    PointMethod,
     ProbeAnswer,
-    colour_alone,
-    drawn_rows,
     fit_linear_probe,
-    fit_nearest,
     fit_probes,
-    labelled_points,
-    offsets,
 )
-from scene_completion_training.points.scene import UNLABELLED
-from tests.training.points.rooms import room
 
 
 def test_a_linear_probe_finds_what_a_logistic_regression_finds() -> None:
@@ -58,14 +48,6 @@ def test_votes_worked_by_hand() -> None:
     assert NearestProbe(bank, classes, 3, 1).labels(values).tolist() == [0, 2]
     assert NearestProbe(bank, classes, 3, 3).labels(values).tolist() == [1, 2]
     assert NearestProbe(bank, classes, 3, 20).labels(values).tolist() == [1, 2]
-
-
-def test_a_bank_has_as_many_features_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes_module, "BANK", 30)
-    classes = np.repeat([0, 1, 2], [500, 40, 5])
-    bank = fit_nearest(np.random.default_rng(0).normal(size=(545, 4)).astype(np.float32), classes, 4, 1, seed=0)
-    assert np.bincount(bank.classes, minlength=4).tolist() == [30, 30, 5, 0]
-    np.testing.assert_allclose(np.linalg.norm(bank.bank, axis=1), 1.0, atol=1e-5)
 
 
 def separable(scenes: int = 10, points: int = 40) -> Labelled:
@@ -110,30 +92,6 @@ def test_probes_see_the_levels_and_labels_that_they_are_named_by(monkeypatch: py
     assert right["mine, linear, level 1 alone"] < 0.7
     with pytest.raises(ConfigurationError, match="mine, 1 points a scene: labels of fewer than two classes"):
         list(fit_probes("mine", labelled, ("a", "b"), each_level=False, shares=[], points=[1], seed=0, steps=1))
-
-
-def test_labelled_points_are_drawn_by_scene() -> None:
-    scenes = {name: room(number, objects=3) for number, name in enumerate("ab")}
-    assert scenes["a"].label is not None
-    scenes["a"].label[:1000] = UNLABELLED
-    labelled = labelled_points(PointMethod("colour", colour_alone), scenes, 50, seed=3)
-    assert labelled.scene.tolist() == [0] * 50 + [1] * 50 and labelled.rank.tolist() == [*range(50)] * 2
-    rows = drawn_rows(scenes["a"], 50, 3)
-    assert rows.min() >= 1000 and scenes["a"].colours is not None
-    np.testing.assert_allclose(labelled.levels[0][:50], 2.0 * scenes["a"].colours[rows] - 1.0, atol=1e-3)
-    np.testing.assert_array_equal(labelled.classes[:50], scenes["a"].label[rows])
-    with pytest.raises(SequenceError, match="room 1: has no labels"):
-        drawn_rows(dataclasses.replace(scenes["b"], label=None), 1, 0)
-
-
-def test_offsets_lead_to_the_middle_of_a_thing() -> None:
-    scene = room(0)
-    found = offsets(scene)
-    assert scene.instance is not None
-    mine = scene.instance == 2
-    middle = scene.points[mine].mean(axis=0)
-    np.testing.assert_allclose(scene.points[mine] + found[mine], np.tile(middle, (int(mine.sum()), 1)), atol=1e-4)
-    assert np.isnan(found[scene.instance == UNLABELLED]).all()
 
 
 NONE = -np.inf

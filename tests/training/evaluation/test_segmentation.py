@@ -13,12 +13,10 @@ from torch.nn import functional
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.scene_query import inverse_distance_samples
 from scene_completion_training.data.label_images import LabelledImage
-from scene_completion_training.evaluation.controls import EmptyControl
 from scene_completion_training.evaluation.probes import LinearProbe
 from scene_completion_training.evaluation.segmentation import (
     PixelLabels,
@@ -30,8 +28,6 @@ from scene_completion_training.evaluation.segmentation import (
     named_by_images,
     stand_in_camera,
 )
-from scene_completion_training.evaluation.semantic_evaluation import open_probed
-from scene_completion_training.evaluation.semantic_models import Sampling
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import DistillationHead, FeatureField, Reads
 from scene_completion_training.rendering import rendered_features
@@ -128,23 +124,6 @@ def test_clusters_and_probes_find_what_features_tell_apart() -> None:
     assert true["pixels"] == 10 * 24 and true["accuracy"] > 0.98
     assert true["mean_iou_of_true"] > 0.9 and true["class_iou"]["wall"] != true["class_iou"]["wall"]  # NaN: nowhere
     assert 0.2 < clustered["accuracy"] < true["accuracy"]
-
-
-def test_a_saved_probe_says_classes_of_points(tmp_path: Path) -> None:
-    """Sky is empty, a bus another vehicle; what the probe of pixels says of features it says of those of points."""
-
-    file = saved_field(tmp_path / "mine" / "checkpoints" / "last.ckpt", head=True)
-    for size, space in ((12, "features"), (6, "head")):
-        weight = np.zeros((19, size), np.float32)
-        weight[10, 0], weight[15, 1], weight[0, 2] = 1.0, 1.0, 1.0  # sky, bus, road
-        LinearProbe(weight, np.zeros(19, np.float32)).save(tmp_path / "probe.safetensors")
-        model = open_probed(file, tmp_path / "probe.safetensors", EmptyControl(), Sampling(0.5))
-        assert model.name == f"mine, probe of {space}"
-        labels = 1 + model._votes(np.eye(size, dtype=np.float32)[:3]).argmax(axis=1)
-        assert [COMMON_CLASSES[name] for name in model.names()[labels]] == ["empty", "other-vehicle", "road"]
-    LinearProbe(np.zeros((19, 9), np.float32), np.zeros(19, np.float32)).save(tmp_path / "probe.safetensors")
-    with pytest.raises(ConfigurationError, match="is for features of size 9"):
-        open_probed(file, tmp_path / "probe.safetensors", EmptyControl(), Sampling(0.5))
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from scene_completion_training.evaluation.semantic_evaluation import (
     survey,
     write_contact_sheets,
 )
-from scene_completion_training.evaluation.semantic_models import SAMPLINGS, Sampling, elected
+from scene_completion_training.evaluation.semantic_models import SAMPLINGS, Sampling
 from tests.training.evaluation.one_wall import CAMERA, CAR, GRID, PaintedWall, make_street, score, true_voxels, voxels
 
 
@@ -91,20 +91,11 @@ def field(density: np.ndarray, label: np.ndarray) -> Prediction:
     )
 
 
-def test_eight_points_are_weighted_by_the_opacity_of_half_a_voxel() -> None:
-    """Seven thin points for one class, one dense point for another: 7·(1 - exp(-0.1·0.5)) < 1 - exp(-0.1·5)."""
-    thin, dense = 1.0 - np.exp(-0.1 * 0.5), 1.0 - np.exp(-0.1 * 5.0)
-    assert thin == pytest.approx(0.0488, abs=1e-4) and dense == pytest.approx(0.3935, abs=1e-4)
-    votes = np.eye(2, dtype=np.float32)[[0, 0, 0, 0, 0, 0, 0, 1] * 3]
-    weights = np.array([[thin] * 7 + [dense], [thin] * 7 + [7.01 * thin], [thin] * 7 + [6.99 * thin]])
-    np.testing.assert_array_equal(elected(votes, weights), [1, 1, 0])
-    # Shares of classes count as such: two halves are as much as one whole; without any weight all points weigh alike.
-    np.testing.assert_array_equal(elected(np.array([[0.6, 0.4], [0.1, 0.9]], np.float32), np.array([[1.0, 0.5]])), [1])
-    np.testing.assert_array_equal(elected(votes[:8], np.zeros((1, 8))), [0])
-
-
 def test_a_voxel_of_eight_points() -> None:
-    """As computed by hand above, from a field; the densest point says whether it is occupied, also its neighbours."""
+    """Seven thin points weigh 1 - exp(-0.1 · 0.1) = 0.00995 each, a dense one 1 - exp(-0.1 · 5) = 0.3935.
+
+    The densest point says whether it is occupied, also its neighbours.
+    """
     density, label = np.zeros((10, 6, 6)), np.full((10, 6, 6), 2)
     density[:2, 2:4, 2:4], label[:2, 2:4, 2:4] = 0.1, 0
     density[1, 3, 3], label[1, 3, 3] = 5.0, 1
@@ -120,7 +111,7 @@ def test_a_voxel_of_eight_points() -> None:
 
 
 def test_a_survey_is_kept_and_shown(street: PosedSequence, fitted: FittedModel, tmp_path: Path) -> None:
-    found = survey(PaintedWall(), [street], every=4, points_a_frame=50)  # type: ignore[arg-type]
+    found = survey(PaintedWall(), [street], every=4, points_a_frame=50)
     assert set(found.frame) == {0, 4, 8} and (found.recording == 0).all()
     assert (found.pixel[:, 0] >= -0.5).all() and (found.pixel[:, 0] <= CAMERA.width - 0.5).all()
     file = tmp_path / "clusters.safetensors"

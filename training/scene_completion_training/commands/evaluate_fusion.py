@@ -25,19 +25,19 @@ def run(args: argparse.Namespace) -> int:
     """Drive, score, print and write."""
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
-    from scene_completion_ros.progress import watched
-    from scene_completion_training.evaluation.fusion import GHOSTS, FusedMap, OneImage, Oracle, driven
+    from scene_completion_training.evaluation.fusion import GHOSTS, FusedMap, OneImage, Oracle
+    from scene_completion_training.evaluation.geometry import voxel_frames
 
     recordings = arguments.open_recordings(args.data)
     scores, counted = Scores([OCCUPANCY, CALIBRATION, GHOSTS]), 0
     for source in (*arguments.open_students(args), Oracle()):
-        methods = OneImage(), FusedMap()
+        methods = OneImage(source), FusedMap(source)
         for sequence in recordings:
-            for number, frame in enumerate(watched(driven(sequence, source), "frame")):
+            for number, frame in enumerate(voxel_frames([sequence])):
                 timely = number >= FIRST and (number - FIRST) % args.every == 0
+                metrics = scores.metrics if timely else [GHOSTS]
                 for method in methods:
-                    answer = method.answer(frame)
-                    scores.add(source.name, method, answer, metrics=scores.metrics if timely else [GHOSTS])
+                    scores.add(source.name, method, method.answer(frame), metrics=metrics)
                 counted += 1
     names = [sequence.name for sequence in recordings]
     if not counted:

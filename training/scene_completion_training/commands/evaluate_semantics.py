@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from scene_completion_ros.sequences.frame_lists import FrameSplit
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.deployed import DeployedStudent
-    from scene_completion_training.evaluation.open_vocabulary import LabelSet, ZeroShot
     from scene_completion_training.evaluation.predictor import Predictor
+    from scene_completion_training.evaluation.semantic_models import Sampling
 
 CLUSTERS = 19  # as many as SemanticKITTI has classes
 # Pixels along a token's side: of the clustered tokens, and of the teacher that is asked for words.
@@ -95,7 +95,7 @@ def _run_sscbench(args: argparse.Namespace) -> int:
     from scene_completion_ros.sequences import kitti_360
     from scene_completion_training.evaluation import semantic_evaluation
     from scene_completion_training.evaluation.geometry import placed_frames, voxel_places
-    from scene_completion_training.evaluation.semantic_models import SAMPLINGS, FeatureFieldModel
+    from scene_completion_training.evaluation.semantic_models import SAMPLINGS
 
     def labelled(folders: Sequence[Path], split: FrameSplit | None) -> list[tuple[PosedSequence, int]]:
         listed = arguments.listed_folders(folders, split)
@@ -113,10 +113,8 @@ def _run_sscbench(args: argparse.Namespace) -> int:
         what = f"{both} frames give names to clusters and are scored"
         raise ConfigurationError(what, where="--frames, --name-frames", cure="Name others")
     counted, found = arguments.count_frames(args, split), arguments.count_frames(args, naming)
-    classified = _classified(args)
-    models: list[Predictor] = [semantic_evaluation.open_classified(file, None, sampling) for file in classified]
-    models += [semantic_evaluation.open_probed(file, probe, None, sampling) for file, probe in args.probed]
-    if fields := [FeatureFieldModel.open(file) for file in args.checkpoint if file not in classified]:
+    fields, models = _fields(args, None, sampling)
+    if fields:
         if not named:
             cure = "Name the validation frames, for the names of clusters"
             raise ConfigurationError("no labelled frames", where="--name-frames", cure=cure)
@@ -158,57 +156,56 @@ def _run_classes(args: argparse.Namespace) -> int:
     return 0
 
 
+def _fields(
+    args: argparse.Namespace, density: DeployedStudent | None, sampling: Sampling
+) -> tuple[list[Predictor], list[Predictor]]:
+    """Fields that have to be clustered, and those that know classes: learned from labels, or by a probe."""
+    from scene_completion_training.checkpoints import Checkpoint
+    from scene_completion_training.evaluation.semantic_evaluation import open_classified, open_probed
+    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
+    from scene_completion_training.networks.feature_field import SemanticField
+
+    clustered: list[Predictor] = []
+    known: list[Predictor] = []
+    for file in args.checkpoint:
+        if Checkpoint.read(file).stage_class.field_class is SemanticField:
+            known.append(open_classified(file, density, sampling))
+        else:
+            clustered.append(FeatureFieldModel.open(file, density=density))
+    return clustered, known + [open_probed(file, probe, density, sampling) for file, probe in args.probed]
+
+
 def _fitted(args: argparse.Namespace) -> list[Predictor]:
     """What has the density of a student: clusters, probes, learned labels and the prior of classes."""
     from scene_completion_training.evaluation import semantic_evaluation
     from scene_completion_training.evaluation.deployed import open_deployed
     from scene_completion_training.evaluation.geometry import voxel_frames
-    from scene_completion_training.evaluation.semantic_models import Sampling
-
-    density = open_deployed(args.student, sources=arguments.sources(args))
-    cluster_on, name_on = map(arguments.open_recordings, (args.cluster_on, args.name_on))
-    classified, sampling = _classified(args), Sampling(density.cutoff)
-    clustered = bool(args.foundation or len(classified) < len(args.checkpoint))
-    if clustered and not cluster_on:
-        what = "nothing to cluster"
-        raise ConfigurationError(what, where="--cluster-on", cure="Name training recordings; they need no labels")
-    if (clustered or args.prior) and not name_on:
-        raise ConfigurationError("no labelled recordings", where="--name-on", cure="Name some for names and the prior")
-    models = _clustered(args, [file for file in args.checkpoint if file not in classified], density, cluster_on)
-    fitted: list[Predictor] = []
-    if models:
-        frames = ((sequence, index) for sequence in cluster_on for index in range(len(sequence)))
-        fitted += semantic_evaluation.fit_models(
-            models, sampling, frames, voxel_frames(name_on), clusters=CLUSTERS, seed=args.seed
-        )
-    fitted += [semantic_evaluation.open_classified(file, density, sampling) for file in classified]
-    fitted += [semantic_evaluation.open_probed(file, probe, density, sampling) for file, probe in args.probed]
-    if args.prior:
-        fitted.append(semantic_evaluation.ClassPrior(density, density.cutoff, name_on))
-    return fitted
-
-
-def _classified(args: argparse.Namespace) -> list[Path]:
-    """Checkpoints that have learned classes from labels, and need no clusters."""
-    from scene_completion_training.checkpoints import Checkpoint
-    from scene_completion_training.networks.feature_field import SemanticField
-
-    return [file for file in args.checkpoint if Checkpoint.read(file).stage_class.field_class is SemanticField]
-
-
-def _clustered(
-    args: argparse.Namespace, fields: list[Path], density: DeployedStudent, cluster_on: list[PosedSequence]
-) -> list[Predictor]:
-    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, LiftedTokens
+    from scene_completion_training.evaluation.semantic_models import LiftedTokens, Sampling
     from scene_completion_training.foundation.backbone import Backbone
     from scene_completion_training.viewpoint import Viewpoint
 
-    models: list[Predictor] = [FeatureFieldModel.open(file, density=density) for file in fields]
+    density = open_deployed(args.student, sources=arguments.sources(args))
+    sampling = Sampling(density.cutoff)
+    clustered, fitted = _fields(args, density, sampling)
+    if (clustered or args.foundation) and not args.cluster_on:
+        what = "nothing to cluster"
+        raise ConfigurationError(what, where="--cluster-on", cure="Name training recordings; they need no labels")
+    if (clustered or args.foundation or args.prior) and not args.name_on:
+        raise ConfigurationError("no labelled recordings", where="--name-on", cure="Name some for names and the prior")
+    cluster_on, name_on = map(arguments.open_recordings, (args.cluster_on, args.name_on))
     if args.foundation:
         backbone, camera = Backbone(args.foundation, args.layer), Viewpoint.of_bundle(density.bundle).camera
         name = "tokens of the image, lifted"
-        models.append(LiftedTokens(backbone, density, CLUSTER_CELL, name, cluster_on, camera))
-    return models
+        clustered.append(LiftedTokens(backbone, density, CLUSTER_CELL, name, cluster_on, camera))
+    if clustered:
+        frames = ((sequence, index) for sequence in cluster_on for index in range(len(sequence)))
+        named = semantic_evaluation.fit_models(
+            clustered, sampling, frames, voxel_frames(name_on), clusters=CLUSTERS, seed=args.seed
+        )
+        fitted = [*named, *fitted]
+    if args.prior:
+        fitted.append(semantic_evaluation.ClassPrior(density, density.cutoff, name_on))
+    return fitted
 
 
 def _run_words(args: argparse.Namespace) -> int:
@@ -231,8 +228,14 @@ def _run_words(args: argparse.Namespace) -> int:
         if not scored:
             continue
         judge = open_vocabulary.ZeroShot(bank, label_set, words)
-        requested = [*_class_prior(args, density, judge, training, label_set), *models]
-        methods = [open_vocabulary.Asked(name, model, judge, label_set, density.cutoff) for name, model in requested]
+        prior: list[tuple[str, Predictor]] = []
+        if args.prior:
+            number = open_vocabulary.most_frequent(training, label_set, sorted(set(judge.group.tolist())))
+            model = open_vocabulary.ClassPrior(judge.rows[judge.group == number][0], density)
+            prior.append((f"{model.name}: {label_set.names[number]}", model))
+        methods = [
+            open_vocabulary.Asked(name, model, judge, label_set, density.cutoff) for name, model in [*prior, *models]
+        ]
         of = open_vocabulary.LabelledFrame.of
         frames = (of(frame, label_set) for frame in voxel_frames(scored, args.every, split))
         if not scores.run(f"{group}, {label_set.name}", methods, frames):
@@ -268,18 +271,6 @@ def _requested(args: argparse.Namespace, bank: TextBank, density: DeployedStuden
         name = f"{student.name}, deployed"
         models.append((name, open_vocabulary.DeployedFeatures(student, bank, density, name)))
     return models
-
-
-def _class_prior(
-    args: argparse.Namespace, density: Predictor, judge: ZeroShot, drives: Sequence[PosedSequence], labels: LabelSet
-) -> list[tuple[str, Predictor]]:
-    from scene_completion_training.evaluation import open_vocabulary
-
-    if not args.prior:
-        return []
-    number = open_vocabulary.most_frequent(drives, labels, sorted(set(judge.group.tolist())))
-    prior = open_vocabulary.ClassPrior(judge.rows[judge.group == number][0], density)
-    return [(f"{prior.name}: {labels.names[number]}", prior)]
 
 
 def _check(args: argparse.Namespace) -> None:

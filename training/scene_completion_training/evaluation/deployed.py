@@ -48,9 +48,9 @@ _POINTS = 1 << 20  # points prepared at a time
 class DeployedStudent(Predictor):
     """A student bundle, in tables by its own name unless another is given.
 
-    Voxels come from the completer that the node and replays use, on the grid of the truth. It predicts opacity outside
-    of its view, too, so that all predictors are scored on the same voxels; what it publishes is what it sees. Densities
-    at points are those of the same field, for slabs, rays and features.
+    Voxels come from the completer that the node and replays use, on the grid of the truth. Densities at points are
+    those of the same field: for slabs, rays, features, and voxels that the student does not see, since all predictors
+    are scored on the same ones.
 
     A class counts under its name among the common ones, or those of rooms, whichever hold more of its names; what is
     called something else is never right. Raises ConfigurationError where it is to have evidence that it does not take.
@@ -157,7 +157,6 @@ class DeployedStudent(Predictor):
                 grid_from_camera=truth.grid_from_camera,
                 engine=self._engine,
                 threads=self._threads,
-                extrapolate=True,
                 encoder_of=last,  # its encoder took seconds to compile
                 upright_from_camera=mounting(sequence, camera, index),
             )

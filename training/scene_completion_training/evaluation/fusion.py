@@ -12,13 +12,12 @@ from scene_completion_ros.evaluation.semantic_classes import INVALID
 from scene_completion_ros.evaluation.truth import OCCLUDED, VISIBLE, FrameTruth, VoxelTruth, grown
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.temporal_fusion import FusionSettings, TemporalFusion
-from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_ros.voxels.occupancy import probability_of_log_odds
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from scene_completion_training.arrays import Floats
 from scene_completion_training.evaluation.controls import EmptyControl
-from scene_completion_training.evaluation.predictor import Prediction, Predictor
+from scene_completion_training.evaluation.predictor import Frame, Prediction, Predictor
 
 AGES_S = (0.5, 1.0, 2.0, 5.0)  # where classes of age end, seconds; what left earlier does not count
 BESIDE = "out of view"
@@ -108,47 +107,45 @@ NODE = FusionSettings(seen_for=0.0)  # as the node has them by default
 SURE = 0.98  # how sure the oracle is
 
 
-@dataclass(frozen=True, eq=False)
-class DrivenFrame:
-    """What one image became, where and when."""
-
-    truth: FrameTruth
-    voxels: SemanticVoxels  # on the grid of the truth
-    probability: NDArray[np.float32]  # float32 [X, Y, Z], calibrated
-    world_from_grid: RigidTransform
-    threshold: float  # from which a voxel is occupied
-
-
 class OneImage:
-    """The image of a moment alone."""
+    """The image of a moment alone, as a student or the truth completes it."""
 
     name = "one image"
 
-    def answer(self, frame: DrivenFrame) -> MapAnswer:
-        """What the student says."""
-        return _answer(frame, frame.voxels, frame.probability)
+    def __init__(self, source: Predictor) -> None:
+        self._source = source
+
+    def answer(self, frame: Frame) -> MapAnswer:
+        """What is published of a frame that has voxels; frames of a drive come in their order."""
+        completed = self._source.complete(frame.sequence, frame.index).completed
+        assert completed is not None
+        own, probability, _ = completed(frame.voxels)
+        camera = frame.sequence.world_from_camera(frame.index, reference_camera(frame.sequence))
+        world_from_grid = camera @ own.grid_from_camera.inverse()
+        voxels, probability = self._fused(own, probability, world_from_grid)
+        said = np.where(voxels.state == VoxelState.UNOBSERVED, np.float32(0.0), probability)
+        found = VoxelAnswer(said, {DECIDED: voxels.state >= VoxelState.SURFACE}, {DECIDED: said})
+        return MapAnswer(frame.truth, found, own.stamp_ns, world_from_grid)
+
+    def _fused(
+        self, voxels: SemanticVoxels, probability: Floats, world_from_grid: RigidTransform
+    ) -> tuple[SemanticVoxels, Floats]:
+        return voxels, probability
 
 
-class FusedMap:
-    """Images joined with those before them."""
+class FusedMap(OneImage):
+    """Images joined with those before them; the map starts anew where time goes back."""
 
-    def __init__(self, settings: FusionSettings = NODE, name: str = "fused map") -> None:
-        self.name, self.settings = name, settings
-        self._map: TemporalFusion | None = None
+    name = "fused map"
+    _map: TemporalFusion | None = None
 
-    def answer(self, frame: DrivenFrame) -> MapAnswer:
-        """What the map says; it starts anew where time goes back."""
+    def _fused(
+        self, voxels: SemanticVoxels, probability: Floats, world_from_grid: RigidTransform
+    ) -> tuple[SemanticVoxels, Floats]:
         if self._map is None:
-            shape = frame.voxels.grid, frame.voxels.grid_from_camera
-            self._map = TemporalFusion(*shape, frame.threshold, self.settings)
-        fused = self._map.fuse(frame.voxels, frame.probability, frame.world_from_grid)
-        return _answer(frame, fused.voxels, probability_of_log_odds(fused.log_odds))
-
-
-def _answer(frame: DrivenFrame, voxels: SemanticVoxels, probability: NDArray[np.float32]) -> MapAnswer:
-    said = np.where(voxels.state == VoxelState.UNOBSERVED, np.float32(0.0), probability)
-    answer = VoxelAnswer(said, {DECIDED: voxels.state >= VoxelState.SURFACE}, {DECIDED: said})
-    return MapAnswer(frame.truth, answer, frame.voxels.stamp_ns, frame.world_from_grid)
+            self._map = TemporalFusion(voxels.grid, voxels.grid_from_camera, self._source.threshold, NODE)
+        fused = self._map.fuse(voxels, probability, world_from_grid)
+        return fused.voxels, probability_of_log_odds(fused.log_odds)
 
 
 class Oracle(Predictor):
@@ -185,17 +182,3 @@ class Oracle(Predictor):
         )
         probability = np.where(truth.occupied, np.float32(SURE), np.float32(1.0 - SURE))
         return voxels, probability, probability
-
-
-def driven(sequence: PosedSequence, source: Predictor) -> Iterator[DrivenFrame]:
-    """The frames of a drive that have voxels, in order, as a student or the truth completes them."""
-    camera = reference_camera(sequence)
-    for index in range(len(sequence)):
-        truth = voxel_truth(sequence, index)
-        if truth is None:
-            continue
-        completed = source.complete(sequence, index).completed
-        assert completed is not None
-        voxels, probability, _ = completed(truth)
-        pose = sequence.world_from_camera(index, camera) @ truth.grid_from_camera.inverse()
-        yield DrivenFrame(FrameTruth(truth, None), voxels, probability, pose, source.threshold)

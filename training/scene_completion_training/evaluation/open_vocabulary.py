@@ -138,6 +138,11 @@ class ZeroShot:
 
     def __call__(self, seen: Prediction, points: Floats) -> Judgement:
         """What it says of points [N, 3]; a `ConfigurationError` for features of another size than the embeddings."""
+        starts = range(0, max(1, len(points)), _CHUNK)
+        parts = [vars(self._of_part(seen, points[start : start + _CHUNK])) for start in starts]
+        return Judgement(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+    def _of_part(self, seen: Prediction, points: Floats) -> Judgement:
         features = codes_of(seen, points)
         if features.shape[1] != self.rows.shape[1]:
             what = f"embeddings of {self.rows.shape[1]} numbers, features of {features.shape[1]}"
@@ -186,7 +191,7 @@ class WordAnswer:
         self.frame, self.ids, self.true, self.parts = labelled, labelled.ids, labelled.true, labelled.parts
         dense = seen.density(labelled.points) > cutoff
         requested = dense | labelled.labelled
-        found = _judged(judge, seen, labelled.points[requested])
+        found = judge(seen, labelled.points[requested])
         there = labelled.labelled[requested]
         self.predicted, self.cosine, self.common = found.labels[there], found.cosine[there], found.common[there]
         self.volume = np.zeros(truth.grid.shape, np.uint8)
@@ -239,12 +244,6 @@ OPEN_COMPLETION = Metric(
     across="range_m",
 )
 METRICS = (ZERO_SHOT, OPEN_COMPLETION, WORDS)
-
-
-def _judged(judge: ZeroShot, seen: Prediction, points: Floats) -> Judgement:
-    starts = range(0, max(1, len(points)), _CHUNK)
-    parts = [vars(judge(seen, points[start : start + _CHUNK])) for start in starts]
-    return Judgement(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def _parts(truth: VoxelTruth) -> dict[Part, Mask]:

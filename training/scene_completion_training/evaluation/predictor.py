@@ -24,7 +24,7 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.scene_query import inverse_distance_samples
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_opacity, opacity
-from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints
 
 if TYPE_CHECKING:
@@ -89,14 +89,16 @@ class Prediction:
     def voxel_density(self, truth: VoxelTruth) -> Floats:
         """Density of the voxels that count in any region, float32 [X, Y, Z]; 0 elsewhere.
 
-        It is that of their centres, or follows from the opacity that the node would publish.
+        It follows from the opacity that the node would publish where it sees; otherwise it is that of their centres.
         """
         counted = truth.known & np.logical_or.reduce(list(truth.regions_with_interiors.values()))
         density = np.zeros(truth.grid.shape, dtype=np.float32)
-        if self.completed is None:
-            density[counted] = self.density(truth.centres(counted))
-        else:
-            density[counted] = density_of_opacity(self.completed(truth)[2][counted], truth.grid.voxel_size)
+        if self.completed is not None:
+            voxels, _, alpha = self.completed(truth)
+            seen = counted & (voxels.state != VoxelState.UNOBSERVED)
+            density[seen] = density_of_opacity(alpha[seen], truth.grid.voxel_size)
+            counted &= ~seen
+        density[counted] = self.density(truth.centres(counted))
         return density
 
 

@@ -235,7 +235,7 @@ class Survey:
 
 
 def survey(
-    model: FeatureFieldModel, recordings: Sequence[PosedSequence], *, every: int = 1, points_a_frame: int = 500
+    model: Predictor, recordings: Sequence[PosedSequence], *, every: int = 1, points_a_frame: int = 500
 ) -> Survey:
     """Looks at so many pixels of every so many-th frame; a `ConfigurationError` if none shows a surface."""
     generator = np.random.default_rng(0)
