@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from typing import NoReturn
 
 from scene_completion_ros.errors import SceneCompletionError, in_words
-from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.topics import NODE_NAME
 
@@ -39,6 +38,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     stopped = dds.signalled()
     dds.use_shipped_profile()  # before the first import of rclpy
+    # And of NumPy: products of points by a rotation gain nothing from threads, which then wait at full load.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from scene_completion_ros.messages.drop_reasons import DropReason
     from scene_completion_ros.ros.completion_node import CompletionNode
     from scene_completion_ros.ros.declared_parameters import ExplainingNode
 
