@@ -1,5 +1,7 @@
 import argparse
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import import_module
@@ -13,6 +15,7 @@ import pytest
 from scene_completion_ros import cli
 from scene_completion_ros.commands.arguments import Output
 from scene_completion_ros.errors import CameraError
+from tests.checkout import with_this_checkout
 from tests.unprivileged import unprivileged
 
 
@@ -49,6 +52,13 @@ def test_values_may_come_behind_options(monkeypatch: pytest.MonkeyPatch, capsys:
     with pytest.raises(SystemExit):
         cli.main(["take", "a.pt", "--confog", "b.yaml", "c=1"])
     assert "unrecognized arguments: --confog" in capsys.readouterr().err
+
+
+def test_numpy_is_not_loaded_before_the_command_has_set_its_threads() -> None:
+    """OpenBLAS reads `OPENBLAS_NUM_THREADS` once: the node and a replay set it."""
+    loading = "from scene_completion_ros import cli; import scene_completion_ros.ros.node"
+    program = f"import sys; {loading}; cli.build_parser(cli.find_commands()); sys.exit('numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], env=with_this_checkout(), check=True)
 
 
 def test_commands_are_listed_by_what_they_are_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from scene_completion_ros.errors import BagError, ConfigurationError
-from scene_completion_ros.untrusted_files import read_json
 from scene_completion_ros.whole_files import write_whole
 
 PoseSource = Literal["auto", "recorded", "sfm"]
@@ -147,6 +146,8 @@ class BagReport:
 
 def read_report(folder: Path) -> BagReport | None:
     """Read the report of a bag's folder; None where there is none that this program understands."""
+    from scene_completion_ros.untrusted_files import read_json  # which NumPy comes with; the command line needs none
+
     try:
         document = read_json(folder / REPORT_NAME, BagError, cure="", kind=dict)
         if document.pop("schema_version") != SCHEMA_VERSION:
