@@ -22,7 +22,6 @@ from scene_completion_training.foundation.feature_store import (
     FeatureStore,
     LiveTokens,
     as_half,
-    canonical_manifest,
     precompute,
     shifted,
     variant_images,
@@ -116,7 +115,7 @@ def frames(synthetic_drive: Path, cache: Path) -> list[PreparedFrame]:
 
 def test_stored_features_equal_live_ones(frames: list[PreparedFrame], folders: dict[str, Path], tmp_path: Path) -> None:
     backbone = Backbone(folders["dinov2"], 2)
-    store = FeatureStore.create(tmp_path, canonical_manifest(backbone, STREET_CAMERA, cell=16, variants=3, seed=4))
+    store = FeatureStore.create(tmp_path, FeatureManifest(backbone.identity, 16, (192, 640), variants=3, seed=4))
     assert precompute(frames[:2], STREET_CAMERA, backbone, store) == 4
     frame = frames[1]
     image = canonical_image(frame.images["left"], frame.cameras["left"], STREET_CAMERA)

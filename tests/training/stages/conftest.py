@@ -8,7 +8,7 @@ import pytest
 
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.foundation.backbone import Backbone
-from scene_completion_training.foundation.feature_store import FeatureStore, canonical_manifest, precompute
+from scene_completion_training.foundation.feature_store import FeatureManifest, FeatureStore, precompute
 from tests.training.foundation.tiny_models import saved_model
 from tests.training.small_trainings import VIEWPOINT, Trainings, small_data
 
@@ -20,7 +20,8 @@ def targets(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     backbone = Backbone(saved_model("dinov2", folder / "model"))
     data = SequencesData(small_data(synthetic_drive), 1, 0, viewpoint=VIEWPOINT)
     data.setup("fit")
-    manifest = canonical_manifest(backbone, VIEWPOINT.camera, cell=16, variants=2, seed=0)
+    size = VIEWPOINT.camera.height, VIEWPOINT.camera.width
+    manifest = FeatureManifest(backbone.identity, cell=16, image_size=size, variants=2, seed=0)
     precompute(data.frames[0], VIEWPOINT.camera, backbone, FeatureStore.create(folder / "store", manifest))
     return folder / "store"
 

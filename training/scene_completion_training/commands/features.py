@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Prepare the frames, compute what is missing and say how much it was."""
     from scene_completion_training.configuration import Configuration, read_configuration
     from scene_completion_training.data.module import SequencesData
-    from scene_completion_training.foundation.feature_store import FeatureStore, canonical_manifest, precompute
+    from scene_completion_training.foundation.feature_store import FeatureManifest, FeatureStore, precompute
     from scene_completion_training.foundation.teachers import open_teacher
 
     configuration = read_configuration(args.config, args.overrides, Configuration).completed()
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     viewpoint = configuration.viewpoint()
     data = SequencesData(configuration.data, configuration.steps, configuration.seed, viewpoint=viewpoint)
     camera = viewpoint.camera
-    manifest = canonical_manifest(teacher, camera, cell=args.cell, variants=args.variants, seed=0)
+    manifest = FeatureManifest(teacher.identity, args.cell, (camera.height, camera.width), args.variants, seed=0)
     store = FeatureStore.create(args.output, manifest)
     data.setup("fit")
     frames = [frame for sequence in (*data.frames, *data.watched) for frame in sequence]

@@ -252,14 +252,6 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def canonical_manifest(
-    teacher: DenseExtractor, camera: Camera, *, cell: int, variants: int, seed: int
-) -> FeatureManifest:
-    """Manifest of a store for images in the canonical camera."""
-    size = (camera.height, camera.width)
-    return FeatureManifest(teacher.identity, cell=cell, image_size=size, variants=variants, seed=seed)
-
-
 def precompute(frames: Drive, camera: Camera, teacher: DenseExtractor, store: FeatureStore) -> int:
     """Computes the features of every image of frames that the store lacks; their number.
 
