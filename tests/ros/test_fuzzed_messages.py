@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rclpy.time import Time
 from std_msgs.msg import String
 
 from scene_completion_ros.errors import CameraError, ImageError
@@ -118,12 +119,37 @@ class Fuzzed(CameraToVoxels):
         notices = (read_drop_notice(notice.data) for notice in self.notices)
         return Counter((stamp_ns, frame_id.strip("/")) for stamp_ns, frame_id, _ in notices)
 
+    def settle(self) -> None:
+        """Wait until nothing sent so far, nor what is said of it, is on its way any more: topics keep their order."""
+        self.images.publish(self.make_image(some_image(2), 901 * SECOND_NS, FRAME))
+        assert self.graph.until(lambda: (901 * SECOND_NS, FRAME) in self.completed), self.node.log
+        empty = self.make_image(some_image(2), 902 * SECOND_NS, FRAME)
+        empty.data = empty.data[:0]
+        self.images.publish(empty)
+        assert self.graph.until(lambda: (902 * SECOND_NS, FRAME) in self.dropped), self.node.log
+
     def counted(self) -> tuple[int, int, Counter[str]]:
-        """Images received and completed, and what was dropped by reason, as diagnostics of from now on have it."""
-        self.told.fresh("inference")
-        arrived, inference = (values(self.told.newest[part]) for part in ("input", "inference"))
-        reasons = {name.removeprefix("dropped: "): int(count) for name, count in arrived.items() if "dropped: " in name}
-        return int(arrived["images received"]), int(inference["images completed"]), Counter(reasons)
+        """Images received and completed, and what was dropped by reason, when all that was received is accounted for.
+
+        As diagnostics of from now on have it; the node counts an image as completed after it has published its voxels.
+        """
+        asked = self.graph.node.get_clock().now()
+
+        def count() -> tuple[int, int, Counter[str]] | None:
+            if not any(Time.from_msg(array.header.stamp) >= asked for array in self.told.arrays):
+                return None
+            arrived, inference = (values(self.told.newest[part]) for part in ("input", "inference"))
+            given = {name: int(count) for name, count in arrived.items() if name.startswith("dropped: ")}
+            reasons = Counter({name.removeprefix("dropped: "): count for name, count in given.items()})
+            received, completed = int(arrived["images received"]), int(inference["images completed"])
+            unwanted = int(inference["images that nobody subscribed to"])
+            accounted = completed + unwanted + reasons.total() - reasons["bad CameraInfo"]
+            return (received, completed, reasons) if received == accounted else None
+
+        assert self.graph.until(lambda: count() is not None), self.node.log
+        counts = count()
+        assert counts is not None
+        return counts
 
     def until_as_before(self, seed: int, data: Any) -> None:
         """Send the right calibration and an image until what comes of it is what came before."""
@@ -158,6 +184,7 @@ def test_the_running_node_accounts_for_every_message_and_goes_on(fuzzed: tuple[F
     draw = fuzzer.image if transport == "raw" else fuzzer.compressed_image
     running.start()
     before = running.answer(running.make_image(some_image(1), 900 * SECOND_NS, FRAME))
+    running.settle()
     received, processed, reasons = running.counted()
     heard, told = len(running.voxels), len(running.notices)
     memory = values(running.told.newest["memory"])

@@ -92,6 +92,7 @@ class Diagnostics:
 
     def publish(self) -> None:
         """Publish the statuses of now, and log faults that have just begun or ended."""
+        stamp = self._node.get_clock().now().to_msg()  # all that was counted until then is counted
         observed = self._observe()
         statuses = self.statuses(observed)
         self._log_changes(statuses)
@@ -109,7 +110,7 @@ class Diagnostics:
                 for status in statuses
             ]
         )
-        array.header.stamp = self._node.get_clock().now().to_msg()
+        array.header.stamp = stamp
         self._publisher.publish(array)
 
     def statuses(self, observed: Observed) -> list[Status]:
