@@ -1,9 +1,8 @@
 """Check this installation and say what to fix.
 
 Looks at Python and the required packages, at ROS 2 and its environment, and at shared memory, GPU, CPU and the student
-bundle. Tries whether large images get from one process to another. Completes images of the bundled drive for three
-seconds. Every check is ok, warning, failed or not applicable; what is not ok comes with its cure. The exit code is 1 if
-a check failed.
+bundle. Completes images of the bundled drive for three seconds. Every check is ok, warning, failed or not applicable;
+what is not ok comes with its cure. The exit code is 1 if a check failed.
 
 With --json the standard output is one object: version, python, counts by status, seconds, and checks, each with name,
 status, found, cure and details.
