@@ -80,10 +80,6 @@ def test_emptiness_is_the_cross_entropy_against_free() -> None:
     assert logit.grad is not None and torch.all(logit.grad[1] == 0.0)  # nothing is known of the second sample
 
 
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def test_correspondence_by_hand() -> None:
     """One pair of points: −max(S^h, 0) (S^f − b)."""
     first, second = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.6, 0.8]]])
@@ -94,9 +90,9 @@ def test_correspondence_by_hand() -> None:
 
 def test_estimated_shifts_attract_the_share_they_should() -> None:
     similarities = {
-        "self": 0.5 + 0.2 * torch.randn(5000, generator=_generator(1)),
-        "similar": 0.4 + 0.1 * torch.randn(5000, generator=_generator(2)),
-        "random": 0.1 * torch.randn(5000, generator=_generator(3)),
+        "self": 0.5 + 0.2 * torch.randn(5000, generator=torch.Generator().manual_seed(1)),
+        "similar": 0.4 + 0.1 * torch.randn(5000, generator=torch.Generator().manual_seed(2)),
+        "random": 0.1 * torch.randn(5000, generator=torch.Generator().manual_seed(3)),
     }
     forces = estimate_forces(similarities)
     for pair, force in forces.items():

@@ -53,10 +53,6 @@ def test_ray_is_invalid_only_if_every_source_lacks_more_than_ninety_percent() ->
 WIDE = Camera(fx=40.0, fy=40.0, cx=39.5, cy=11.5, width=80, height=24)
 
 
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def test_samples_are_uniform_in_inverse_depth_and_stay_in_their_interval() -> None:
     generator = torch.Generator().manual_seed(0)
     t = inverse_depth_samples((2, 5), 64, 3.0, 80.0, generator=generator)
@@ -71,7 +67,7 @@ def test_centres_come_from_every_depth_and_keep_apart() -> None:
     depth = torch.linspace(4.0, 60.0, 80).expand(24, 80).clone()
     depth[0] = 200.0  # sky
     for seed in range(5):
-        centres = surface_centres(depth, WIDE, 5, 3.0, _generator(seed))
+        centres = surface_centres(depth, WIDE, 5, 3.0, torch.Generator().manual_seed(seed))
         assert centres.shape == (5, 3)
         assert centres[:, 2].max() < 100.0
         bins = torch.bucketize(centres[:, 2], torch.linspace(4.0, 60.0, 6)[1:-1])
