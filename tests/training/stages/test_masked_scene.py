@@ -55,7 +55,7 @@ def small(rooms: Path, output: Path, **changes: Any) -> MaskedSceneConfiguration
 
 def test_the_loss_falls_on_every_level_without_collapse(rooms: Path, tmp_path: Path) -> None:
     network = HUNetSettings(len(POINT_FEATURES), (16, 24, 32), (16, 24, 32))
-    changes = {"steps": 32, "checkpoint_every": 32, "momentum": 0.95, "learning_rate": 3e-3, "network": network}
+    changes = {"steps": 64, "checkpoint_every": 64, "momentum": 0.95, "learning_rate": 3e-3, "network": network}
     checkpoint = train(small(rooms, tmp_path, **changes), threads=1)
     said = curves(tmp_path, "")
 
@@ -64,7 +64,7 @@ def test_the_loss_falls_on_every_level_without_collapse(rooms: Path, tmp_path: P
 
     for level in range(3):
         losses = logged(f"loss/level_{level}")
-        assert sum(losses[-8:]) < 0.95 * sum(losses[:8]), f"level {level}"
+        assert sum(losses[-8:]) < 0.9 * sum(losses[:8]), f"level {level}"
         assert min(logged(f"spread/level_{level}")[-10:]) > 0.3
     assert min(logged("voxels_per_second")) > 0.0
     trained, _ = open_network(checkpoint)
