@@ -54,6 +54,14 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     return to_rgb(read_picture(path))
 
 
+def png_depth(path: Path, per_metre: float) -> NDArray[np.float32]:
+    """Depth of a PNG of 16 bits, so many values to a metre: metres [h, w]; an ImageError where it is none."""
+    values = read_picture(path)
+    if values.dtype != np.uint16 or values.ndim != 2:
+        raise ImageError("is no depth image of 16 bits", where=str(path), cure="Restore the file")
+    return np.asarray(values / np.float32(per_metre), np.float32)
+
+
 def picture_size(data: NDArray[np.uint8], name: str, where: str = "image") -> tuple[int, int]:
     """Width and height of a file's picture by its header, after cheap checks that need no decoding.
 

@@ -233,13 +233,9 @@ def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
     return int(loader.construct_yaml_int(node))
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> Any:
-    return loader.construct_yaml_map(node)
-
-
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 for _tag in ("opencv-matrix", "opencv-nd-matrix"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _mapping)
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_yaml_map)  # type: ignore[type-var]
 
 
 def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -303,15 +299,18 @@ class JsonObject:
         """The error for a field."""
         return BundleError(what, where=self.where(name), cure=cure)
 
-    def _get(self, name: str) -> Any:
+    def _of(self, kind: type | tuple[type, ...], name: str, words: str) -> Any:
         if name not in self.values:
             raise self.error(name, "is missing")
-        return self.values[name]
+        value = self.values[name]
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise self.error(name, f"{shown(value)} is not {words}")
+        return value
 
     def number(self, name: str) -> float:
         """A finite number."""
-        value = self._get(name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+        value = self._of((int, float), name, "a finite number")
+        if not abs(value) <= sys.float_info.max:
             raise self.error(name, f"{shown(value)} is not a finite number")
         return float(value)
 
@@ -331,23 +330,15 @@ class JsonObject:
 
     def integer(self, name: str) -> int:
         """A whole number."""
-        value = self._get(name)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self.error(name, f"{shown(value)} is not a whole number")
-        return value
+        return int(self._of(int, name, "a whole number"))
 
     def text(self, name: str) -> str:
         """A string."""
-        value = self._get(name)
-        if not isinstance(value, str):
-            raise self.error(name, f"{shown(value)} is not a string")
-        return value
+        return str(self._of(str, name, "a string"))
 
     def numbers(self, name: str, count: int | None = None) -> tuple[float, ...]:
         """A list of finite numbers, of ``count`` where given."""
-        values = self._get(name)
-        if not isinstance(values, list):
-            raise self.error(name, f"{shown(values)} is not a list of numbers")
+        values = self._of(list, name, "a list of numbers")
         if count is not None and len(values) != count:
             raise self.error(name, f"has {len(values)} numbers where {count} are needed")
         items = self.items(name, values)
@@ -356,7 +347,7 @@ class JsonObject:
     def integers(self, name: str, count: int | None = None) -> tuple[int, ...]:
         """A list of whole numbers, of ``count`` where given."""
         self.numbers(name, count)
-        items = self.items(name, self._get(name))
+        items = self.items(name, self.values[name])
         return tuple(map(items.integer, items.values))
 
     def items(self, name: str, values: Sequence[Any]) -> "JsonObject":
@@ -365,8 +356,8 @@ class JsonObject:
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of strings."""
-        values = self._get(name)
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        values = self._of(list, name, "a list of strings")
+        if not all(isinstance(value, str) for value in values):
             raise self.error(name, f"{shown(values)} is not a list of strings")
         return tuple(values)
 
@@ -380,7 +371,4 @@ class JsonObject:
 
     def object(self, name: str) -> "JsonObject":
         """A nested object."""
-        value = self._get(name)
-        if not isinstance(value, dict):
-            raise self.error(name, f"{shown(value)} is not an object")
-        return JsonObject(value, self.file, f"{self.prefix}{name}.")
+        return JsonObject(self._of(dict, name, "an object"), self.file, f"{self.prefix}{name}.")

@@ -13,9 +13,9 @@ from scene_completion_ros.errors import CameraError
 from scene_completion_ros.geometry.cameras import (
     COEFFICIENT_COUNTS,
     FOCAL_LENGTHS,
-    LARGEST_COEFFICIENT,
     Camera,
     DistortionModel,
+    checked_distortion,
 )
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import LARGEST_IMAGE, read_size
@@ -55,7 +55,8 @@ class Calibration:
 
 def checked_camera(calibration: Calibration, rectified: bool) -> Camera:
     """Turn a calibration into a camera after looking for every contradiction that can be seen in one message."""
-    at = {field: f"{calibration.where}, {name}" for field, name in calibration.names.items()}
+    names = {**calibration.names, "model": "distortion_model"}
+    at = {field: f"{calibration.where}, {name}" for field, name in names.items()}
     width, height = calibration.width, calibration.height
     if width <= 0 or height <= 0:
         what = f"image size {width}x{height} is empty"
@@ -167,14 +168,10 @@ def _distortion(
     count = COEFFICIENT_COUNTS[model]
     if len(values) > count and not any(values[count:]):
         values = values[:count]  # drivers have a fixed number, OpenCV appends thin-prism and tilt terms
-    if len(values) != count and not (model == "plumb_bob" and len(values) == 4):
-        what = f"{model} has {count} coefficients, not {len(values)}: {list(values)}"
-        cure = "Name the model that they were fitted with; thin-prism and tilt terms are not supported"
-        raise CameraError(what, where=where_coefficients, cure=cure)
-    if np.abs(calibration.coefficients).max() > LARGEST_COEFFICIENT:
-        what = f"beyond {LARGEST_COEFFICIENT:g}: {list(values)}"
-        raise CameraError(what, where=where_coefficients, cure=_UNCALIBRATED)
-    return model, values
+    try:
+        return model, checked_distortion(model, values)
+    except CameraError as error:
+        raise CameraError(error.what, where=where_coefficients, cure=error.cure) from None
 
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -204,7 +201,7 @@ def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str
         model=str(message.distortion_model),
         coefficients=_flat(getattr(message, names["d"])),
         where=where,
-        names={**names, "model": "distortion_model", "size": "width, height"},
+        names={**names, "size": "width, height"},
     )
     camera = checked_camera(calibration, rectified)
     return _binned(_region(camera, message, where), message, where)
@@ -347,13 +344,7 @@ def _read_yaml(path: Path, name: str, image_size: tuple[int, int] | None, rectif
         model=_model_name(document, coefficients, path),
         coefficients=coefficients,
         where=str(path),
-        names={
-            "k": "camera_matrix",
-            "d": "distortion_coefficients",
-            "p": projection,
-            "model": "distortion_model",
-            "size": "image_width, image_height",
-        },
+        names={**_SHORT, "size": "image_width, image_height"},
     )
     return checked_camera(calibration, rectified)
 
@@ -390,13 +381,7 @@ def _of_kalibr(entry: Mapping[str, Any], where: str, rectified: bool) -> Camera:
         model=str(entry["distortion_model"]),
         coefficients=_yaml_numbers(entry, "distortion_coeffs", where),
         where=where,
-        names={
-            "k": "intrinsics",
-            "d": "distortion_coeffs",
-            "p": "no projection matrix",
-            "model": "distortion_model",
-            "size": "resolution",
-        },
+        names={"k": "intrinsics", "d": "distortion_coeffs", "p": "no projection matrix", "size": "resolution"},
     )
     camera = checked_camera(calibration, rectified)
     if kind == "pinhole":

@@ -336,11 +336,6 @@ class Camera:
             object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("width", "height"):
             object.__setattr__(self, name, _whole_number(name, getattr(self, name)))
-        object.__setattr__(self, "distortion", tuple(float(value) for value in self.distortion))
-        self._check_intrinsics()
-        self._check_distortion()
-
-    def _check_intrinsics(self) -> None:
         smallest, largest = FOCAL_LENGTHS
         for name, focal in (("fx", self.fx), ("fy", self.fy)):
             if not smallest <= focal <= largest:
@@ -351,20 +346,10 @@ class Camera:
         if self.width <= 0 or self.height <= 0:
             cure = "Set the size of the image that the camera was calibrated with"
             raise CameraError(f"image size {self.width}x{self.height} is empty", where="width, height", cure=cure)
-
-    def _check_distortion(self) -> None:
         if self.distortion_model not in COEFFICIENT_COUNTS:
             what = f"unknown distortion model {self.distortion_model!r}"
             raise CameraError(what, where="distortion_model", cure=f"Use one of {', '.join(COEFFICIENT_COUNTS)}")
-        if self.distortion_model == "plumb_bob" and len(self.distortion) == 4:
-            object.__setattr__(self, "distortion", (*self.distortion, 0.0))
-        expected = COEFFICIENT_COUNTS[self.distortion_model]
-        if len(self.distortion) != expected:
-            what = f"{self.distortion_model} has {expected} coefficients, not {len(self.distortion)}: {self.distortion}"
-            raise CameraError(what, where="distortion", cure="Give the model that the coefficients were fitted with")
-        if not all(abs(value) <= LARGEST_COEFFICIENT for value in self.distortion):
-            what = f"coefficients that are not finite, or beyond {LARGEST_COEFFICIENT:g}: {self.distortion}"
-            raise CameraError(what, where="distortion", cure=_CALIBRATE)
+        object.__setattr__(self, "distortion", checked_distortion(self.distortion_model, self.distortion))
 
     @property
     def matrix(self) -> NDArray[np.float64]:
@@ -494,6 +479,22 @@ class Camera:
     def without_distortion(self) -> "Camera":
         """Return the ideal pinhole camera with the same intrinsics."""
         return dataclasses.replace(self, distortion_model="none", distortion=())
+
+
+def checked_distortion(model: DistortionModel, coefficients: tuple[float, ...]) -> tuple[float, ...]:
+    """All coefficients of a model; plumb_bob may leave out k3. Raises CameraError: not as many, or no numbers."""
+    values = tuple(float(value) for value in coefficients)
+    if model == "plumb_bob" and len(values) == 4:
+        values = (*values, 0.0)
+    expected = COEFFICIENT_COUNTS[model]
+    if len(values) != expected:
+        what = f"{model} has {expected} coefficients, not {len(values)}: {list(values)}"
+        cure = "Name the model that they were fitted with; thin-prism and tilt terms are not supported"
+        raise CameraError(what, where="distortion", cure=cure)
+    if not all(abs(value) <= LARGEST_COEFFICIENT for value in values):
+        what = f"coefficients that are not finite, or beyond {LARGEST_COEFFICIENT:g}: {list(values)}"
+        raise CameraError(what, where="distortion", cure=_CALIBRATE)
+    return values
 
 
 def _whole_number(name: str, value: float) -> int:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import CameraError, ImageError
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.transforms import about
 
 # Images are averaged down before sampling when the target resolves less than this part of the source.
 _SHRINK_FROM = 0.9
@@ -118,10 +119,7 @@ def view_rotation(yaw: float = 0.0, pitch: float = 0.0) -> NDArray[np.float64]:
     `yaw`: angle about y (down) in radians; positive turns the view to the right; `pitch`: angle about x (right) in
     radians; negative turns the view down.
     """
-    cos_yaw, sin_yaw, cos_pitch, sin_pitch = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
-    about_y = np.array([[cos_yaw, 0.0, sin_yaw], [0.0, 1.0, 0.0], [-sin_yaw, 0.0, cos_yaw]])
-    about_x = np.array([[1.0, 0.0, 0.0], [0.0, cos_pitch, -sin_pitch], [0.0, sin_pitch, cos_pitch]])
-    return np.asarray(about_y @ about_x, dtype=np.float64)
+    return about(1, yaw) @ about(0, pitch)
 
 
 @lru_cache(maxsize=8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,7 +228,7 @@ class Extrinsic:
 
 def rotation_of_angles(roll: float, pitch: float, yaw: float) -> NDArray[np.float64]:
     """Rotation [3, 3] about the fixed axes x (roll), then y (pitch), then z (yaw), radians, as in URDF and tf."""
-    return _about(2, yaw) @ _about(1, pitch) @ _about(0, roll)
+    return about(2, yaw) @ about(1, pitch) @ about(0, roll)
 
 
 def read_extrinsics(path: str | Path) -> list[Extrinsic]:
@@ -290,9 +289,9 @@ def _numbers(entry: Mapping[Any, Any], key: str, count: int, where: str) -> NDAr
     return values
 
 
-def _about(axis: int, angle: float) -> NDArray[np.float64]:
-    """Rotation [3, 3] about an axis by the right-hand rule."""
-    cos, sin = math.cos(angle), math.sin(angle)
+def about(axis: int, angle: float) -> NDArray[np.float64]:
+    """Rotation [3, 3] about axis 0, 1 or 2 by an angle in radians, by the right-hand rule."""
+    cos, sin = np.cos(angle), np.sin(angle)
     first, second = (axis + 1) % 3, (axis + 2) % 3
     turn = np.eye(3)
     turn[first, first], turn[first, second] = cos, -sin

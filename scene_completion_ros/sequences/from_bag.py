@@ -569,7 +569,6 @@ def posed_recording(
         rig_from_camera=rig_from_camera,
         frames=frames,
         pose_source=pose_source,
-        metric_scale=True,
         provenance=provenance,
         rig_from_sensor=rig_from_sensor,
     )

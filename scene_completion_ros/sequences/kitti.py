@@ -32,6 +32,7 @@ from scene_completion_ros.sequences.posed_sequence import (
     Frame,
     PosedSequence,
     Source,
+    numbers_of,
     rigid_transform,
 )
 from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, read_arrays, read_bytes
@@ -39,42 +40,30 @@ from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, read_arrays, 
 VOXEL_SHAPE = (256, 256, 32)
 SEMANTIC_KITTI_GRID = VoxelGrid((0.0, -25.6, -2.2), 0.2, VOXEL_SHAPE, "velodyne")
 UNKNOWN = 255
-SEMANTIC_KITTI_LEARNING_IDS: dict[int, int] = {
-    0: 0,  # empty
-    1: UNKNOWN,  # outlier
-    10: 1,  # car
-    11: 2,  # bicycle
-    13: 5,  # bus
-    15: 3,  # motorcycle
-    16: 5,  # on rails
-    18: 4,  # truck
-    20: 5,  # other vehicle
-    30: 6,  # person
-    31: 7,  # bicyclist
-    32: 8,  # motorcyclist
-    40: 9,  # road
-    44: 10,  # parking
-    48: 11,  # sidewalk
-    49: 12,  # other ground
-    50: 13,  # building
-    51: 14,  # fence
-    52: UNKNOWN,  # other structure
-    60: 9,  # lane marking
-    70: 15,  # vegetation
-    71: 16,  # trunk
-    72: 17,  # terrain
-    80: 18,  # pole
-    81: 19,  # traffic sign
-    99: UNKNOWN,  # other object
-    252: 1,  # moving car
-    253: 7,  # moving bicyclist
-    254: 6,  # moving person
-    255: 8,  # moving motorcyclist
-    256: 5,  # moving on rails
-    257: 5,  # moving bus
-    258: 4,  # moving truck
-    259: 5,  # moving other vehicle
-}  # raw id -> learning id of SemanticKITTI's voxels: 1..19, 0 empty, 255 without a class
+# Learning id of SemanticKITTI's voxels -> its raw ids.
+_RAW_IDS = {
+    0: [0],  # empty
+    1: [10, 252],  # car
+    2: [11],  # bicycle
+    3: [15],  # motorcycle
+    4: [18, 258],  # truck
+    5: [13, 16, 20, 256, 257, 259],  # bus, on rails, other vehicle
+    6: [30, 254],  # person
+    7: [31, 253],  # bicyclist
+    8: [32, 255],  # motorcyclist
+    9: [40, 60],  # road, lane marking
+    10: [44],  # parking
+    11: [48],  # sidewalk
+    12: [49],  # other ground
+    13: [50],  # building
+    14: [51],  # fence
+    15: [70],  # vegetation
+    16: [71],  # trunk
+    17: [72],  # terrain
+    18: [80],  # pole
+    19: [81],  # traffic sign
+    UNKNOWN: [1, 52, 99],  # outlier, other structure, other object: without a class
+}
 
 
 def load_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[np.float32]:
@@ -109,7 +98,8 @@ def load_semantic_kitti_labels(path: Path) -> NDArray[np.uint8]:
         what = f"{raw.size} voxels instead of {np.prod(VOXEL_SHAPE)}"
         raise SequenceError(what, where=str(path), cure="Restore the file")
     table = np.full(np.iinfo(np.uint16).max + 1, -1, dtype=np.int16)
-    table[list(SEMANTIC_KITTI_LEARNING_IDS)] = list(SEMANTIC_KITTI_LEARNING_IDS.values())
+    for learning_id, raw_ids in _RAW_IDS.items():
+        table[raw_ids] = learning_id
     labels = table[raw].reshape(VOXEL_SHAPE)
     if (labels < 0).any():
         unknown = np.unique(raw.reshape(VOXEL_SHAPE)[labels < 0])[:8].tolist()
@@ -187,7 +177,6 @@ def kitti_odometry(folder: Path | str, *, poses: str | None = None) -> PosedSequ
         rig_from_camera=rig_from_camera,
         frames=frames,
         pose_source=pose_file.name,
-        metric_scale=True,
         provenance={"dataset": "KITTI", "licence": "CC BY-NC-SA 3.0", "folder": root.name, "poses": pose_file.name},
         rig_from_sensor=rig_from_sensor,
     )
@@ -202,19 +191,9 @@ def check_lines(values: Sequence[object], what: str, last: int, path: Path) -> N
 
 def read_kitti_poses(path: Path) -> list[RigidTransform]:
     """Row-major 3x4 `world_from_cam0`, a line each. Raises SequenceError with the line that is no rigid transform."""
-    poses = []
-    for line_number, line in enumerate(text_lines(path, "pose file"), start=1):
-        where = f"{path}, line {line_number}"
-        try:
-            values = np.array([float(word) for word in line.split()])
-        except ValueError:
-            raise SequenceError(f"not numbers: {line[:60]!r}", where=where, cure="Expected 12 numbers") from None
-        if values.size != 12 or not np.isfinite(values).all():
-            what = f"{values.size} numbers, {int((~np.isfinite(values)).sum())} of them not finite"
-            cure = "Expected 12 finite numbers: a row-major 3x4 camera-to-world matrix"
-            raise SequenceError(what, where=where, cure=cure)
-        poses.append(rigid_transform(values.reshape(3, 4), where, "Check the pose file"))
-    return poses
+    cure = "Expected 12 finite numbers: a row-major 3x4 camera-to-world matrix"
+    lines = {f"{path}, line {number}": line for number, line in enumerate(text_lines(path, "pose file"), start=1)}
+    return [rigid_transform(numbers_of(line, (3, 4), where, cure), where, cure) for where, line in lines.items()]
 
 
 def read_kitti_times(path: Path) -> list[int]:
@@ -277,32 +256,25 @@ def _rig(
 
 
 def _assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -> dict[str, ArrayLoader]:
-    assets = _official_assets(root, number, rig_from_velodyne)
-    scan = root / "velodyne_npz" / f"{number:06d}.npz"
-    if scan.is_file() and rig_from_velodyne is not None:
-        assets["lidar"] = partial(load_packed_scan, scan, rig_from_velodyne)
-        assets["lidar_semantic"] = partial(load_packed_ids, scan)
-    front = root / "velodyne_front" / f"{number:06d}.npz"
-    if front.is_file() and rig_from_velodyne is not None:
-        assets["lidar"] = partial(load_packed_scan, front, rig_from_velodyne)
-    derived = root / "ssc_derived" / f"{number:06d}.npz"
-    if derived.is_file():
-        assets["ssc_label"] = partial(load_voxel_labels, derived)
-        assets["ssc_invalid"] = partial(load_packed_voxels, derived, "official_invalid")
-    return assets
-
-
-def _official_assets(root: Path, number: int, rig_from_velodyne: RigidTransform | None) -> dict[str, ArrayLoader]:
-    """Loaders of the scan, its labels and the voxel grids in the files of KITTI odometry and SemanticKITTI."""
+    """Loaders of a frame's scan, its labels and its voxels, as published; what is repacked goes before that."""
     assets = scan_assets(root / "velodyne" / f"{number:06d}.bin", rig_from_velodyne)
-    labels = root / "labels" / f"{number:06d}.label"
-    if labels.is_file():
+    if (labels := root / "labels" / f"{number:06d}.label").is_file():
         assets["lidar_semantic"] = partial(load_point_ids, labels)
     ids = root / "voxels" / f"{number:06d}.label"
     invalid = ids.with_suffix(".invalid")
     if ids.is_file() and invalid.is_file():
         assets["ssc_label"] = partial(load_semantic_kitti_labels, ids)
         assets["ssc_invalid"] = partial(load_voxel_mask, invalid)
+    folders = ("velodyne_npz", "velodyne_front", "ssc_derived")
+    scan, front, derived = (root / folder / f"{number:06d}.npz" for folder in folders)
+    if rig_from_velodyne is not None and scan.is_file():
+        assets["lidar"] = partial(load_packed_scan, scan, rig_from_velodyne)
+        assets["lidar_semantic"] = partial(load_packed_ids, scan)
+    if rig_from_velodyne is not None and front.is_file():
+        assets["lidar"] = partial(load_packed_scan, front, rig_from_velodyne)
+    if derived.is_file():
+        assets["ssc_label"] = partial(load_voxel_labels, derived)
+        assets["ssc_invalid"] = partial(load_packed_voxels, derived, "official_invalid")
     return assets
 
 

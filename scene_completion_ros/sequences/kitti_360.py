@@ -48,7 +48,7 @@ from scene_completion_ros.sequences.kitti_raw import (
     rectified_camera,
     rotation_of,
 )
-from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, Source
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, Source, numbers_of, rigid_transform
 from scene_completion_ros.untrusted_files import read_array
 
 IMAGE_FOLDERS = {
@@ -67,6 +67,7 @@ PUBLISHED = {"2013_05_28_drive_0006_sync": 1812, "2013_05_28_drive_0009_sync": 2
 UNUSED = 19  # an id that S4C reads as empty
 VEGETATION = SSCBENCH_CLASSES.index("vegetation")
 _LOOKED_AT = 16
+_RESTORE = "Restore the file"
 _DOWNLOAD = "Restore it, from SSCBench's preprocess/labels or from S4C's voxel_gt.zip"
 
 
@@ -155,17 +156,15 @@ def read_numbered_poses(path: Path) -> dict[int, RigidTransform]:
     for line_number, line in enumerate(text_lines(path, "pose file"), start=1):
         where = f"{path}, line {line_number}"
         number, *words = line.split()
+        if not number.isdecimal():
+            raise SequenceError(f"not numbers: {line[:60]!r}", where=where, cure=_RESTORE)
+        matrix = numbers_of(" ".join(words), (-1, 4), where, _RESTORE, finite=False)
         try:
-            matrix = np.array([float(word) for word in words]).reshape(-1, 4)
-            frame = int(number)
-        except ValueError:
-            raise SequenceError(f"not numbers: {line[:60]!r}", where=where, cure="Restore the file") from None
-        try:
-            poses[frame] = RigidTransform.from_matrix(matrix)
+            poses[int(number)] = RigidTransform.from_matrix(matrix)
         except TransformError as error:
-            raise SequenceError(f"frame {frame}: {error.what}", where=where, cure="Restore the file") from error
+            raise SequenceError(f"frame {number}: {error.what}", where=where, cure=_RESTORE) from error
     if not poses:
-        raise SequenceError("holds no pose", where=str(path), cure="Restore the file")
+        raise SequenceError("holds no pose", where=str(path), cure=_RESTORE)
     return poses
 
 
@@ -190,12 +189,8 @@ def _stamps(path: Path, numbers: Sequence[int]) -> dict[int, int]:
 
 def _rigid_line(path: Path) -> RigidTransform:
     """A file of twelve numbers without a name: row-major 3x4."""
-    try:
-        return RigidTransform.from_matrix(
-            np.array(" ".join(text_lines(path, "calibration")).split(), float).reshape(3, 4)
-        )
-    except (ValueError, TransformError) as error:
-        raise SequenceError(f"no 3x4 rigid transform: {error}", where=str(path), cure="Restore the file") from error
+    numbers = numbers_of(" ".join(text_lines(path, "calibration")), (3, 4), str(path), _RESTORE, what="no 3x4 matrix")
+    return rigid_transform(numbers, str(path), _RESTORE)
 
 
 def label_files(folder: Path, posed: Sequence[int]) -> dict[int, Path]:

@@ -20,15 +20,25 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import SceneCompletionError, SequenceError
+from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth, labelled_truth
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import agreement, depth_at_rays, surface_normals
 from scene_completion_ros.geometry.grids import ROOM_GRID
 from scene_completion_ros.jit import kernel
-from scene_completion_ros.picture_files import read_picture, read_size
+from scene_completion_ros.picture_files import png_depth, read_picture, read_size
 from scene_completion_ros.sequences.frame_lists import FRAME_NUMBERS
-from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source, rigid_transform
+from scene_completion_ros.sequences.posed_sequence import (
+    UNKNOWN_POSES,
+    Frame,
+    PosedSequence,
+    Source,
+    grid_entry,
+    numbers_of,
+    pinhole_camera,
+    rigid_transform,
+)
+from scene_completion_ros.untrusted_files import read_text
 
 CAMERA = "camera"
 INTRINSICS = "camera-intrinsics.txt"
@@ -63,15 +73,8 @@ def _folder(path: Path) -> Path | None:
 
 
 def read_depth(file: Path) -> NDArray[np.float32]:
-    """16-bit depth in millimetres as metres [H, W]; 0 where unknown.
-
-    Raises SequenceError where it is none, ImageError where it is no picture.
-    """
-    image = read_picture(file)
-    if image.dtype != np.uint16 or image.ndim != 2:
-        what = f"is a picture of {image.dtype} {image.shape}"
-        raise SequenceError(what, where=str(file), cure="Restore it: 16 bits of depth in millimetres")
-    metres = image.astype(np.float32) / np.float32(1000.0)
+    """16-bit depth in millimetres as metres [H, W]; 0 where unknown, or out of reach of such cameras."""
+    metres = png_depth(file, 1000.0)
     metres[(metres < LEAST_M) | (metres > MOST_M)] = 0.0
     return metres
 
@@ -120,18 +123,11 @@ def posed_rgbd(path: Path, *, poses: str | None = None) -> PosedSequence:
         rig_from_camera={CAMERA: RigidTransform.identity()},
         frames=frames,
         pose_source=poses or "poses of the recording",
-        metric_scale=True,
         provenance={
             "dataset": "posed RGB-D",
             "floor": 0.0,
             FRAME_NUMBERS: list(kept),
-            "voxel_grid": {
-                "origin": list(ROOM_GRID.origin),
-                "voxel_size": ROOM_GRID.voxel_size,
-                "shape": list(ROOM_GRID.shape),
-                "around": CAMERA,
-                "grid_from_camera": "level",
-            },
+            "voxel_grid": {**grid_entry(ROOM_GRID, CAMERA), "grid_from_camera": "level"},
             **({"frames_without_pose": lost} if lost else {}),
             **({"colour_lens": "found by the edges of depth"} if colour != camera else {}),
         },
@@ -262,10 +258,7 @@ def _image(folder: Path, number: int) -> Path:
 def _pose(file: Path) -> RigidTransform | None:
     """world_from_camera; None where tracking was lost, which files say with numbers that are not finite."""
     cure = "Restore it: a row-major 4x4 matrix, world_from_camera"
-    try:
-        matrix = np.array(file.read_text(encoding="ascii").split(), np.float64).reshape(4, 4)
-    except (OSError, ValueError) as error:
-        raise SequenceError(f"holds no pose ({error})", where=str(file), cure=cure) from error
+    matrix = numbers_of(read_text(file, SequenceError, cure=cure), (4, 4), str(file), cure, finite=False)
     return rigid_transform(matrix, str(file), cure) if np.isfinite(matrix).all() else None
 
 
@@ -275,13 +268,9 @@ def _camera(folder: Path, number: int) -> Camera:
     if not file.is_file():
         focal = KINECT_FOCAL * width
         return Camera(focal, focal, 0.5 * width, 0.5 * height, width, height)
-    try:
-        matrix = np.array(file.read_text(encoding="ascii").split(), np.float64).reshape(3, 3)
-        fx, fy, cx, cy = matrix[[0, 1, 0, 1], [0, 1, 2, 2]].tolist()
-        return Camera(fx, fy, cx, cy, width, height)
-    except (ValueError, SceneCompletionError) as error:
-        cure = "Restore it: a row-major 3x3 matrix, in pixels"
-        raise SequenceError(f"holds no intrinsics ({error})", where=str(file), cure=cure) from error
+    cure = "Restore it: a row-major 3x3 matrix, in pixels"
+    matrix = numbers_of(read_text(file, SequenceError, cure=cure), (3, 3), str(file), cure)
+    return pinhole_camera(matrix, (width, height), str(file), cure)
 
 
 def _colour_camera(camera: Camera, images: list[Path], depths: list[partial[NDArray[np.float32]]]) -> Camera:

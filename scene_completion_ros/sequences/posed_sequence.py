@@ -23,7 +23,7 @@ from scene_completion_ros.evaluation.semantic_classes import ROOM_IDS, SEMANTIC_
 from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, rotation_of_angles
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.untrusted_files import read_arrays, read_json, shown
 from scene_completion_ros.whole_files import write_whole
@@ -347,6 +347,31 @@ def rigid_transform(matrix: Any, where: str, cure: str = _AGAIN) -> RigidTransfo
         raise SequenceError(f"not a rigid transform: {error}", where=where, cure=cure) from error
 
 
+def numbers_of(
+    text: str, shape: tuple[int, ...], where: str, cure: str, *, what: str = "not numbers", finite: bool = True
+) -> NDArray[np.float64]:
+    """The numbers of a text as an array of a shape.
+
+    Raises SequenceError, whose sentence begins with `what`, where there are others, or some are not finite.
+    """
+    try:
+        values = np.array([float(word) for word in text.split()]).reshape(shape)
+        if np.isfinite(values).all() or not finite:
+            return values
+    except ValueError:
+        pass
+    raise SequenceError(f"{what}, or not finite: {text[:60]!r}", where=where, cure=cure)
+
+
+def pinhole_camera(matrix: NDArray[np.float64], size: tuple[int, int], where: str, cure: str) -> Camera:
+    """A camera by its intrinsic matrix [3, 3] or [4, 4], and width and height; a SequenceError where it is none."""
+    try:
+        fx, fy, cx, cy = matrix[[0, 1, 0, 1], [0, 1, 2, 2]].tolist()
+        return Camera(fx, fy, cx, cy, *size)
+    except SceneCompletionError as error:
+        raise SequenceError(f"has no intrinsics: {error}", where=where, cure=cure) from error
+
+
 def _camera_from_json(entry: Any, where: str) -> Camera:
     numbers = {key: _get(entry, key, where) for key in ("fx", "fy", "cx", "cy", "width", "height")}
     for key, value in numbers.items():
@@ -379,6 +404,12 @@ class Source:
     # Assets that hold the true voxels of its frames; none where it has no such truth.
     voxel_assets: tuple[str, ...] = ()
     voxels: VoxelReader | None = None  # reads them, where a frame has them all
+
+
+def grid_entry(grid: VoxelGrid, around: str) -> dict[str, Any]:
+    """What the provenance has as "voxel_grid" of stored voxels around a camera."""
+    size = grid.voxel_size
+    return {"origin": list(grid.origin), "voxel_size": size, "shape": list(grid.shape), "around": around}
 
 
 def stored_around(sequence: PosedSequence) -> str | None:
@@ -494,11 +525,8 @@ def mounting(sequence: PosedSequence, camera: str, index: int = 0) -> RigidTrans
         seen = sequence.cameras[camera]
         day = min(_KITTI_MOUNTINGS, key=lambda ratio: abs(ratio - seen.fx / seen.width))
         height, pitch, roll = _KITTI_MOUNTINGS[day]
-        half = np.radians([roll, pitch]) / 2.0
-        (x, of_x), (y, of_y) = zip(np.sin(half), np.cos(half), strict=True)
-        rolled = RigidTransform.from_quaternion([x, 0.0, 0.0, of_x], np.zeros(3))
-        pitched = RigidTransform.from_quaternion([0.0, y, 0.0, of_y], np.array([0.0, 0.0, height]))
-        return pitched @ rolled @ RigidTransform(OPTICAL_FROM_FORWARD.inverse().rotation, np.zeros(3))
+        turn = rotation_of_angles(np.radians(roll), np.radians(pitch), 0.0)
+        return RigidTransform(turn, np.array([0.0, 0.0, height])) @ OPTICAL_FROM_FORWARD.inverse()
     return None
 
 

@@ -20,7 +20,14 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_size
 from scene_completion_ros.sequences.frame_lists import FRAME_NUMBERS
 from scene_completion_ros.sequences.kitti import text_lines
-from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source, rigid_transform
+from scene_completion_ros.sequences.posed_sequence import (
+    UNKNOWN_POSES,
+    Frame,
+    PosedSequence,
+    Source,
+    numbers_of,
+    rigid_transform,
+)
 
 CAMERA = "camera"
 _COLUMNS = 19
@@ -96,13 +103,9 @@ def _frame_lines(file: Path) -> list[str]:
 def _line(text: str, where: str) -> tuple[int, np.ndarray, RigidTransform]:
     """Microseconds, fx fy cx cy k1 k2, and world_from_camera of a line."""
     cure = "Expected microseconds, fx fy cx cy k1 k2 and a row-major 3x4 world-to-camera matrix"
-    time, *words = text.split()
-    try:
-        values = np.array([float(word) for word in words])
-        if not time.isdecimal() or len(time) > 15 or len(values) != _COLUMNS - 1 or not np.isfinite(values).all():
-            raise ValueError
-    except ValueError:
-        raise SequenceError(f"not {_COLUMNS} numbers: {text[:60]!r}", where=where, cure=cure) from None
+    time, values = text.split()[0], numbers_of(text, (_COLUMNS,), where, cure, what=f"not {_COLUMNS} numbers")[1:]
+    if not time.isdecimal() or len(time) > 15:
+        raise SequenceError(f"no time in microseconds: {text[:60]!r}", where=where, cure=cure)
     return int(time), values[:6], rigid_transform(values[6:].reshape(3, 4), where, cure).inverse()
 
 

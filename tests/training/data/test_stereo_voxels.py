@@ -9,11 +9,11 @@ import pytest
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, INVALID
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import mounting
 from scene_completion_training.data.completion_samples import lidar_ground, truth_around
 from scene_completion_training.data.voxel_evidence import SKY, mounting_above, voxels_of_pixels
-from scene_completion_worlds.street.camera_rig import rotation
 
 CAMERA = Camera(fx=100.0, fy=100.0, cx=95.5, cy=31.5, width=192, height=96)
 GRID = VoxelGrid((0.0, -6.4, -2.1), 0.2, (100, 64, 20))
@@ -62,7 +62,7 @@ def test_a_pair_knows_the_ground_and_what_stands_close_by(seen: tuple[np.ndarray
 def test_a_camera_stands_above_the_ground_close_by() -> None:
     """1.2 m above it, 3° down, rolled by 2°; a wall that was taken for ground, and a slope far ahead, change little."""
     pose = RigidTransform(
-        rotation(0.0, np.radians(3.0), np.radians(2.0)) @ DEFAULT_GRID_FROM_CAMERA.rotation, [0, 0, 1.2]
+        rotation_of_angles(np.radians(2.0), np.radians(3.0), 0.0) @ DEFAULT_GRID_FROM_CAMERA.rotation, [0, 0, 1.2]
     )
     x, y = (grid.ravel() for grid in np.meshgrid(np.arange(3.0, 30.0, 0.4), np.arange(-6.0, 6.0, 0.4)))
     z = np.where(x > 20.0, 0.1 * (x - 20.0), np.where(y > 3.7, 0.5, 0.0))

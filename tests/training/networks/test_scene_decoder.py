@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.inference.volume_pose import cell_lookups, ground_code, volume_pose
 from scene_completion_training.networks.encoder_decoder import MetricDecoder
@@ -24,7 +25,6 @@ from scene_completion_training.networks.scene_decoder import (
     SceneDecoder,
     scaled,
 )
-from scene_completion_worlds.street.camera_rig import rotation
 
 CAMERA = Camera(fx=20.0, fy=20.0, cx=15.5, cy=7.5, width=32, height=16)
 GRID = VoxelGrid((0.0, -3.2, -2.0), 0.4, (16, 16, 8), "turned")
@@ -34,7 +34,7 @@ CLASSES = 3
 
 def pose(pitch: float = 0.0, height: float = 0.0) -> torch.Tensor:
     """`volume_from_camera` of a camera that looks down and stands higher than usual."""
-    turn = RigidTransform(rotation(0.0, pitch, 0.0), np.array([0.0, 0.0, height]))
+    turn = RigidTransform(rotation_of_angles(0.0, pitch, 0.0), np.array([0.0, 0.0, height]))
     return torch.from_numpy((turn @ DEFAULT_GRID_FROM_CAMERA).matrix).float()
 
 
@@ -181,10 +181,10 @@ def test_numpy_and_torch_look_at_the_same_places() -> None:
 def test_a_volume_stands_upright_and_looks_where_the_camera_looks() -> None:
     """A camera 0.6 m above the ground that looks to the left and 5° down, somewhere on the robot."""
     axes = DEFAULT_GRID_FROM_CAMERA.rotation
-    upright = RigidTransform(rotation(np.pi / 2, np.radians(5.0), 0.0) @ axes, np.array([1.0, 2.0, 0.6]))
+    upright = RigidTransform(rotation_of_angles(0.0, np.radians(5.0), np.pi / 2) @ axes, np.array([1.0, 2.0, 0.6]))
     found = volume_pose(upright, 1.65)
     np.testing.assert_allclose(found.translation, [0.0, 0.0, 0.6 - 1.65])
-    np.testing.assert_allclose(found.rotation, rotation(0.0, np.radians(5.0), 0.0) @ axes, atol=1e-12)
+    np.testing.assert_allclose(found.rotation, rotation_of_angles(0.0, np.radians(5.0), 0.0) @ axes, atol=1e-12)
 
 
 def test_the_mean_is_shifted_to_what_hidden_places_hold() -> None:

@@ -114,7 +114,7 @@ def test_views_are_those_of_the_stream_and_of_its_exported_frames(tmp_path: Path
         (27 + 256 + 16, struct.pack("<2I", 80, 1 << 31), "promises 2 frames of 80x2147483648"),
         (27 + 256 + 24, struct.pack("<f", 0.0), "0 to a metre"),
         (27 + 256 + 28, struct.pack("<Q", 1 << 60), "promises 1152921504606846976 frames"),
-        (27 + 256 + 36, struct.pack("<f", 3.0), "frame 0: has no pose"),
+        (27 + 256 + 36, struct.pack("<f", 3.0), "frame 0: not a rigid transform"),
         (27 + 256 + 36 + 80, struct.pack("<Q", 1 << 40), "ends within frame 0 of 2"),
     ],
 )

@@ -19,6 +19,7 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.inference.bundle import DECODER, DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.evidence import Evidence, Sources, sensed_depth
@@ -53,7 +54,6 @@ from scene_completion_training.stages.completion import (
     read_eyes,
 )
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
-from scene_completion_worlds.street.camera_rig import rotation
 from tests.training.foundation.tiny_models import saved_depth_model
 from tests.training.small_trainings import cut_off
 
@@ -392,7 +392,7 @@ def test_voxels_of_a_tilted_volume_are_those_nearest_to_them() -> None:
     volume = VoxelGrid((0.0, -3.2, -2.4), 0.4, (20, 16, 12))
     label = np.random.default_rng(0).integers(0, 16, truth.shape, np.uint8)
     camera = Camera(fx=30.0, fy=30.0, cx=31.5, cy=15.5, width=64, height=32)
-    truth_from_volume = RigidTransform(rotation(0.02, 0.05, -0.03), np.array([0.1, -0.2, 0.3]))
+    truth_from_volume = RigidTransform(rotation_of_angles(-0.03, 0.05, 0.02), np.array([0.1, -0.2, 0.3]))
     pose = RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.1])) @ DEFAULT_GRID_FROM_CAMERA
     found = resampled_labels(label, truth, truth_from_volume.matrix, volume, camera, pose.matrix)
     centres = volume.centres().reshape(-1, 3)
@@ -406,8 +406,8 @@ def test_voxels_of_a_tilted_volume_are_those_nearest_to_them() -> None:
 def test_the_ground_of_a_tilted_volume_lies_where_it_was() -> None:
     """A level ground 0.3 m up, seen from a volume that is pitched by 2°: z = 0.3 − x tan 2°, nearly."""
     grid = VoxelGrid((0.0, -4.0, -2.0), 0.2, (40, 40, 20))
-    pitched = RigidTransform(rotation(0.0, -np.radians(2.0), 0.0), np.zeros(3))  # truth from volume: x goes up
-    found = resampled_ground(np.full((40, 40), 0.3), grid, pitched.matrix, grid, 0.0)
+    truth_from_volume = RigidTransform(rotation_of_angles(0.0, -np.radians(2.0), 0.0), np.zeros(3))  # x goes up
+    found = resampled_ground(np.full((40, 40), 0.3), grid, truth_from_volume.matrix, grid, 0.0)
     x = grid.centres()[:, 0, 0, 0]
     known = np.isfinite(found[:, 20])
     assert known.mean() > 0.9

@@ -30,6 +30,8 @@ _TO_UNIT = (0.5, 0.5, 0.5)
 class _ImageTower(DenseExtractor):
     """An image tower, with the text tower of the same model as its text encoder; see `load_network` for errors."""
 
+    _dim_key: str  # what its configuration calls the dimension of the text space
+
     def __init__(self, model: str | Path, device: str = "cpu") -> None:
         self._model = str(model)
         folder = model_files.description_folder(self._model)
@@ -38,7 +40,8 @@ class _ImageTower(DenseExtractor):
         self.type = str(config.get("model_type"))
         name, part, normalisation = self._of_type(folder, config)
         network = model_files.frozen_network(name, part, files, attn_implementation="sdpa")
-        super().__init__(model_files.model_name(self._model), files, self._dim(network), normalisation, device)
+        dim = int(getattr(network.config, self._dim_key))
+        super().__init__(model_files.model_name(self._model), files, dim, normalisation, device)
         self.layer = int(network.config.num_hidden_layers)
         self._network = network.to(self._device)
         self._patch = int(network.config.patch_size)
@@ -57,10 +60,6 @@ class _ImageTower(DenseExtractor):
         """Class of transformers, its configuration and what it expects of its input."""
 
     @abstractmethod
-    def _dim(self, network: Any) -> int:
-        """Dimension of the text space."""
-
-    @abstractmethod
     def _patches(self, pixels: Tensor) -> Tensor:
         """Vectors [B, N, D] of the patches in the text space."""
 
@@ -68,13 +67,12 @@ class _ImageTower(DenseExtractor):
 class ClipTeacher(_ImageTower):
     """CLIP's image tower with MaskCLIP's last block: values, out projection without residual, norm, projection."""
 
+    _dim_key = "projection_dim"
+
     def _of_type(self, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any], model_files.Normalisation]:
         part = model_files.config_part(config, "vision_config", self._model)
         part |= {name: config[name] for name in ("projection_dim",) if name in config}
         return "CLIPVisionModelWithProjection", part, model_files.read_normalisation(folder, _CLIP_MEAN, _CLIP_STD)
-
-    def _dim(self, network: Any) -> int:
-        return int(network.config.projection_dim)
 
     def _patches(self, pixels: Tensor) -> Tensor:
         tower = self._network.vision_model
@@ -88,6 +86,8 @@ class ClipTeacher(_ImageTower):
 class SiglipTeacher(_ImageTower):
     """SigLIP's image tower, or SigLIP 2's: each patch alone goes through its pooling (out projection and MLP)."""
 
+    _dim_key = "hidden_size"
+
     def _of_type(self, folder: Path, config: dict[str, Any]) -> tuple[str, dict[str, Any], model_files.Normalisation]:
         name = "Siglip2VisionModel" if self.type == "siglip2" else "SiglipVisionModel"
         part = model_files.config_part(config, "vision_config", self._model)
@@ -95,9 +95,6 @@ class SiglipTeacher(_ImageTower):
             what = "has no pooling, so its patches have no way to the text space"
             raise ConfigurationError(what, where=self._model, cure="Name another")
         return name, part, model_files.read_normalisation(folder, _TO_UNIT, _TO_UNIT)
-
-    def _dim(self, network: Any) -> int:
-        return int(network.config.hidden_size)
 
     def _patches(self, pixels: Tensor) -> Tensor:
         if self.type == "siglip2":  # takes patches of any number of rows and columns

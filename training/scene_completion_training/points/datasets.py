@@ -44,7 +44,15 @@ import numpy as np
 
 from scene_completion_ros.errors import ImageError, SceneCompletionError, SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.picture_files import LARGEST_IMAGE, decode_picture, read_picture, read_rgb, read_size, to_rgb
+from scene_completion_ros.picture_files import (
+    LARGEST_IMAGE,
+    decode_picture,
+    png_depth,
+    read_rgb,
+    read_size,
+    to_rgb,
+)
+from scene_completion_ros.sequences.posed_sequence import numbers_of, pinhole_camera, rigid_transform
 from scene_completion_ros.untrusted_files import read_json, read_text, shown
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints
 from scene_completion_training.points.ply import colours_of, columns, read_ply, vertex_normals
@@ -253,7 +261,7 @@ def house_views(house: Path) -> tuple[RgbdView, ...]:
                     if size is None:
                         size = read_size(images / image)
                         camera = Camera(camera.fx, camera.fy, camera.cx, size[1] - 1 - camera.cy, *size)
-                    loaders = partial(read_rgb, images / image), partial(depth_png, depths / depth, _PER_METRE)
+                    loaders = partial(read_rgb, images / image), partial(png_depth, depths / depth, _PER_METRE)
                     views.append(RgbdView(Path(image).stem, camera, pose, *loaders))
         except (ValueError, SceneCompletionError) as problem:
             raise SequenceError(
@@ -316,7 +324,7 @@ def sens_views(path: Path, every: int = 1) -> tuple[RgbdView, ...]:
         if not fits or count > (size - file.tell()) // _FRAME.size:
             what = f"promises {count} frames of {columns}x{rows}, {scale:g} to a metre, in {size:,} bytes"
             raise SequenceError(what, where=str(path), cure=_SENS_CURE)
-        camera = _camera(intrinsics, width, height, path)
+        camera = pinhole_camera(intrinsics, (width, height), str(path), _SENS_CURE)
         views = []
         for number in range(count):
             *pose, _, _, picture, measured = _FRAME.unpack(_read(file, _FRAME.size, path))
@@ -325,7 +333,7 @@ def sens_views(path: Path, every: int = 1) -> tuple[RgbdView, ...]:
                 raise SequenceError(f"ends within frame {number} of {count}", where=str(path), cure=_SENS_CURE)
             file.seek(start + picture + measured)
             if number % every == 0 and np.isfinite(pose).all():
-                at = _pose(np.array(pose).reshape(4, 4), f"{path}, frame {number}")
+                at = rigid_transform(np.array(pose).reshape(4, 4), f"{path}, frame {number}", _SENS_CURE)
                 image = partial(_sens_image, path, start, picture)
                 there = partial(_sens_depth, path, start + picture, measured, (rows, columns), scale, depth == _ZLIB)
                 views.append(RgbdView(f"{number:06d}", camera, at, image, there))
@@ -345,18 +353,11 @@ def exported_views(folder: Path, every: int = 1) -> tuple[RgbdView, ...]:
         image = folder / "color" / f"{number}.jpg"
         if camera is None:
             intrinsics = folder / "intrinsic" / "intrinsic_color.txt"
-            camera = _camera(_matrix(intrinsics), *read_size(image), intrinsics)
-        depth = partial(depth_png, folder / "depth" / f"{number}.png", _MILLIMETRES)
-        views.append(RgbdView(f"{number:06d}", camera, _pose(pose, str(at)), partial(read_rgb, image), depth))
+            camera = pinhole_camera(_matrix(intrinsics), read_size(image), str(intrinsics), _SENS_CURE)
+        depth = partial(png_depth, folder / "depth" / f"{number}.png", _MILLIMETRES)
+        at_frame = rigid_transform(pose, str(at), _SENS_CURE)
+        views.append(RgbdView(f"{number:06d}", camera, at_frame, partial(read_rgb, image), depth))
     return tuple(views)
-
-
-def depth_png(path: Path, per_metre: float) -> Floats:
-    """Depth of a PNG of 16 bits: float32 [h, w] metres, 0 where none was measured; an ImageError where it is none."""
-    values = read_picture(path)
-    if values.dtype != np.uint16 or values.ndim != 2:
-        raise ImageError("is no depth image of 16 bits", where=str(path), cure="Restore the file")
-    return np.asarray(values / np.float32(per_metre), np.float32)
 
 
 def _read(file: BinaryIO, size: int, path: Path) -> bytes:
@@ -389,23 +390,6 @@ def _sens_depth(path: Path, start: int, size: int, shape: tuple[int, int], per_m
 
 
 def _matrix(path: Path) -> Doubles:
-    """A matrix [4, 4] of a text file."""
-    try:
-        return np.array([float(word) for word in read_text(path, SequenceError, cure=_SENS_CURE).split()]).reshape(4, 4)
-    except ValueError as problem:
-        raise SequenceError("is no matrix of 4x4 numbers", where=str(path), cure=_SENS_CURE) from problem
-
-
-def _camera(intrinsics: Doubles, width: int, height: int, path: Path) -> Camera:
-    try:
-        fx, fy, cx, cy = intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]].tolist()
-        return Camera(fx, fy, cx, cy, width, height)
-    except SceneCompletionError as error:
-        raise SequenceError(f"has no intrinsics: {error}", where=str(path), cure=_SENS_CURE) from error
-
-
-def _pose(matrix: Doubles, where: str) -> RigidTransform:
-    try:
-        return RigidTransform.from_matrix(matrix)
-    except SceneCompletionError as error:
-        raise SequenceError(f"has no pose: {error}", where=where, cure=_SENS_CURE) from error
+    """A matrix [4, 4] of a text file, of numbers that need not be finite."""
+    text = read_text(path, SequenceError, cure=_SENS_CURE)
+    return numbers_of(text, (4, 4), str(path), _SENS_CURE, what="is no matrix of 4x4 numbers", finite=False)

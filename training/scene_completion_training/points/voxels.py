@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry.transforms import about
 from scene_completion_training.arrays import Doubles, Floats, Ints, Random, Reals
 from scene_completion_training.sparse.mink_unet import LEVELS
 
@@ -65,13 +66,7 @@ def voxelised(points: Floats, edge: float, generator: Random) -> VoxelisedPoints
 def turned(points: Floats, generator: Random) -> Floats:
     """Points [N, 3] as a training sees them: turned about z, tilted and scaled."""
     yaw, (roll, pitch) = generator.uniform(-math.pi, math.pi), generator.uniform(-TILT, TILT, 2)
-    axes = [(yaw, (0, 1)), (pitch, (2, 0)), (roll, (1, 2))]
-    matrix = generator.uniform(*SCALE) * np.eye(3)
-    for angle, (one, other) in axes:
-        rotation = np.eye(3)
-        rotation[[one, other], [one, other]] = math.cos(angle)
-        rotation[other, one], rotation[one, other] = math.sin(angle), -math.sin(angle)
-        matrix = rotation @ matrix
+    matrix = about(0, roll) @ (about(1, pitch) @ (about(2, yaw) * generator.uniform(*SCALE)))
     return np.asarray(points @ matrix.T.astype(np.float32), np.float32)
 
 

@@ -11,10 +11,10 @@ from scene_completion_ros.evaluation.semantic_classes import ROOM_CLASSES, ROOM_
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.grids import ROOM_GRID
+from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.sequences.posed_sequence import ROOMS
 from scene_completion_training.arrays import Doubles, Floats, Random
 from scene_completion_worlds.room.plan import FloorPlan, Light, Room, overlap
-from scene_completion_worlds.street.camera_rig import rotation
 from scene_completion_worlds.street.drive import RenderedDrive
 from scene_completion_worlds.street.ground_truth import most_surface, voxel_truth
 from scene_completion_worlds.street.kernels import compiled
@@ -139,7 +139,7 @@ class RoomWalk(RenderedDrive):
             turn = (angles[station + 1] - angles[station] + np.pi) % (2.0 * np.pi) - np.pi
             place = (1.0 - share) * places[station] + share * places[station + 1]
             yaw, down, roll = angles[station] + share * turn
-            poses.append(RigidTransform(rotation(yaw, down, roll) @ axes, place))
+            poses.append(RigidTransform(rotation_of_angles(roll, down, yaw) @ axes, place))
         return poses
 
     def _worth_seeing(self, rng: Random, place: Doubles) -> float:

@@ -17,6 +17,7 @@ from scene_completion_ros.geometry import (
     VoxelGrid,
 )
 from scene_completion_ros.geometry.cameras import undistorted_angle
+from scene_completion_ros.geometry.transforms import about, rotation_of_angles
 from scene_completion_training.arrays import Doubles, Floats, Random, Reals
 from scene_completion_training.viewpoint import Volume
 from scene_completion_worlds.street.kernels import compiled
@@ -137,7 +138,7 @@ def make_rig(
         for name, side in ((SIDE_LEFT, 1), (SIDE_RIGHT, -1)):
             cameras[name] = _fisheye(size, size, LENS_ANGLE)
             place = np.array(SIDE_POSITION_M) * (1, side, 1)
-            rig_from_camera[name] = RigidTransform(rotation(side * np.pi / 2, 0.0, 0.0) @ axes, place)
+            rig_from_camera[name] = RigidTransform(about(2, side * np.pi / 2) @ axes, place)
     lidar_place = RigidTransform(np.eye(3), np.array(ROBOT_LIDAR_POSITION_M if robot else LIDAR_POSITION_M))
     grid = Volume.to_measure(above).grid
     return StreetRig(cameras, rig_from_camera, lidar or LidarModel(), lidar_place, grid, level=kind == "varied")
@@ -160,7 +161,7 @@ def mounted(rig: StreetRig, seed: int) -> StreetRig:
         return _varied(rig, np.random.default_rng([seed, 14]))
     pitch, roll = np.random.default_rng([seed, 6]).uniform(-MOUNTING_ANGLE, MOUNTING_ANGLE, 2)
     pivot = rig.rig_from_camera[LEFT].translation * (0.0, 0.0, 1.0)
-    turn = RigidTransform(rotation(0.0, pitch, roll), pivot) @ RigidTransform(np.eye(3), -pivot)
+    turn = RigidTransform(rotation_of_angles(roll, pitch, 0.0), pivot) @ RigidTransform(np.eye(3), -pivot)
     return replace(rig, rig_from_camera={name: turn @ pose for name, pose in rig.rig_from_camera.items()})
 
 
@@ -169,16 +170,7 @@ def _varied(rig: StreetRig, rng: Random) -> StreetRig:
     height = rng.uniform(1.35, 1.95) if rng.random() < 0.5 else float(np.exp(rng.uniform(np.log(low), np.log(high))))
     pitch, roll = rng.uniform(-VARIED_PITCH, VARIED_PITCH), rng.uniform(-VARIED_ROLL, VARIED_ROLL)
     axes = OPTICAL_FROM_FORWARD.inverse().rotation
-    pose = RigidTransform(rotation(0.0, pitch, roll) @ axes, np.array([0.0, 0.0, height]))
+    pose = RigidTransform(rotation_of_angles(roll, pitch, 0.0) @ axes, np.array([0.0, 0.0, height]))
     old = rig.cameras[LEFT]
     focal = old.width * (FOCAL_PER_WIDTH if rng.random() < 0.4 else rng.uniform(*VARIED_FOCAL_PER_WIDTH))
     return replace(rig, cameras={LEFT: replace(old, fx=focal, fy=focal)}, rig_from_camera={LEFT: pose})
-
-
-def rotation(yaw: float, pitch: float, roll: float) -> Doubles:
-    """Rotation by roll about x, then pitch about y, then yaw about z."""
-    cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
-    about_z = np.array([[cy, -sy, 0.0], [sy, cy, 0.0], [0.0, 0.0, 1.0]])
-    about_y = np.array([[cp, 0.0, sp], [0.0, 1.0, 0.0], [-sp, 0.0, cp]])
-    about_x = np.array([[1.0, 0.0, 0.0], [0.0, cr, -sr], [0.0, sr, cr]])
-    return np.asarray(about_z @ about_y @ about_x)

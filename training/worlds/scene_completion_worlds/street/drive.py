@@ -18,7 +18,7 @@ from scene_completion_ros.evaluation.truth import VoxelTruth, stored_flags
 from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.picture_files import decode_picture, to_rgb
 from scene_completion_ros.report.pictures import encode_picture
-from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, grid_entry
 from scene_completion_training.arrays import Bytes, Floats
 from scene_completion_worlds.street.camera_rig import LEFT, StreetRig, mounted
 from scene_completion_worlds.street.ground_truth import voxel_truth
@@ -146,10 +146,8 @@ class RenderedDrive(ABC):
 
     def provenance(self) -> dict[str, Any]:
         """Where the sequence comes from, and which grid its voxels lie on."""
-        size, origin, shape = self.grid.voxel_size, list(self.grid.origin), list(self.grid.shape)
-        grid = {"origin": origin, "voxel_size": size, "shape": shape, "around": self.reference}
         made = {"source": self.kind, "seed": self.seed, "role": self.role, "licence": "Apache-2.0"}
-        return {**made, "voxel_grid": grid}
+        return {**made, "voxel_grid": grid_entry(self.grid, self.reference)}
 
     def sequence(
         self, assets: tuple[str, ...] = ASSETS, quality: int = 92, content_of: ContentOf | None = None

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from scene_completion_ros.geometry.transforms import about
 from scene_completion_training.arrays import Doubles, Ints, Reals
 
 Colour = tuple[float, float, float]
@@ -42,17 +43,13 @@ class Part:
 
     def moved(self, translation: Place, yaw: float = 0.0) -> "Part":
         """The part turned by yaw about z, then shifted."""
-        c, s = np.cos(yaw), np.sin(yaw)
-        rotation = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+        rotation = about(2, yaw)
         corners = self.corners @ rotation.T + np.asarray(translation)
         return replace(self, corners=corners, normals=self.normals @ rotation.T)
 
     def tilted(self, roll: float = 0.0, pitch: float = 0.0) -> "Part":
         """The part turned by pitch about y, then by roll about x."""
-        cr, sr, cp, sp = np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch)
-        about_x = np.array([[1.0, 0.0, 0.0], [0.0, cr, -sr], [0.0, sr, cr]])
-        about_y = np.array([[cp, 0.0, sp], [0.0, 1.0, 0.0], [-sp, 0.0, cp]])
-        rotation = about_x @ about_y
+        rotation = about(0, roll) @ about(1, pitch)
         return replace(self, corners=self.corners @ rotation.T, normals=self.normals @ rotation.T)
 
     def planes(self) -> tuple[Doubles, Doubles]:

@@ -7,9 +7,8 @@ from functools import cached_property
 import numpy as np
 from scipy.spatial import cKDTree
 
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry.transforms import RigidTransform, rotation_of_angles
 from scene_completion_training.arrays import Doubles, Random
-from scene_completion_worlds.street.camera_rig import rotation
 
 # Classes in the vocabulary of SemanticKITTI's semantic scene completion, by its learning ids from 0 on; that is free
 # space in voxels and sky in images.
@@ -341,7 +340,7 @@ def drive_poses(
     roll = 0.005 * np.sin(4.1 * time + phase[4])
     z = line.height_at(s) + 0.012 * np.sin(7.7 * time + phase[5])
     place = np.column_stack([xy, z])
-    return [RigidTransform(rotation(yaw[k], pitch[k], roll[k]), place[k]) for k in range(frames)]
+    return [RigidTransform(rotation_of_angles(roll[k], pitch[k], yaw[k]), place[k]) for k in range(frames)]
 
 
 def arc_lengths(line: StreetLine, profile: StreetProfile, time: Doubles, rng: Random) -> Doubles:
