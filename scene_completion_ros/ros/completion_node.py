@@ -19,6 +19,7 @@ from scene_completion_ros.inference.encoder import check_engine
 from scene_completion_ros.mapping.ground_map import ignored_labels
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
+from scene_completion_ros.ros.frame import Student
 from scene_completion_ros.ros.health.diagnostics import Diagnostics, Observed
 from scene_completion_ros.ros.health.judgement import FrameCounters, forwarded_log
 from scene_completion_ros.ros.inference_thread import InferenceThread
@@ -27,7 +28,6 @@ from scene_completion_ros.ros.parameters import NodeParameters, names_in
 from scene_completion_ros.ros.placements import check_frames, fixed_transforms
 from scene_completion_ros.ros.publishers import Outputs
 from scene_completion_ros.ros.services import Dictionary, Services, WordsInput
-from scene_completion_ros.ros.student import Student
 
 
 class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types where it is not installed

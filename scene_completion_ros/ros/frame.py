@@ -4,19 +4,25 @@ The stages fill them in, one after the other: `receive`, `place`, `complete`, `j
 has not set yet cannot be read.
 """
 
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.errors import GpuError, SceneCompletionError, in_words
 from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.completer import Completion
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer, Completion, mounting_warnings
+from scene_completion_ros.inference.encoder import cpu_engine
 from scene_completion_ros.inference.label_query import Words
+from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.mapping.clearing import clearing_voxels
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
@@ -143,3 +149,236 @@ class Scene:
 
 # Gives the calibrated probability of all voxels, float32 [X, Y, Z]; it may have to be fetched from a GPU.
 Probability: TypeAlias = Callable[[], NDArray[np.float32]]
+
+
+# A student with its models of the node's cameras, built when a camera or its pose in the grid is new.
+
+
+# Metres by which a corner of the grid may be wrong after the camera has moved in it: a quarter of a voxel.
+LARGEST_SHIFT = 0.05
+_MOUNTING = ("camera_height", "camera_pitch", "camera_roll")
+_MadeFor: TypeAlias = tuple[Camera, int]
+
+
+ModelState = Literal["waiting for a calibration", "building", "ready", "unusable"]
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """The model for a camera."""
+
+    state: ModelState = "waiting for a calibration"  # what it is doing
+    engine: str = ""  # what runs the encoder; empty where none does
+    error: str = ""  # why it cannot be used
+    warnings: tuple[str, ...] = ()  # what about the camera lies outside of what the student was trained for
+
+
+@dataclass
+class _Made:
+    made_for: _MadeFor
+    grid_from_camera: RigidTransform
+    completer: Completer
+    mounting: tuple[object, ...] = ()  # the parameters for which it was looked at how the camera stands
+    warnings: list[str] = field(default_factory=list)
+
+    def report(self) -> ModelReport:
+        return ModelReport("ready", self.completer.engine, warnings=tuple(self.warnings))
+
+
+class Student:
+    """A student, and one completer for each camera; they belong to the inference thread.
+
+    A completer stays until the next one of its camera is ready. Where that one cannot be built, the former goes on as
+    soon as the former calibration is back, also if the bundle is gone from the disk by then.
+    """
+
+    def __init__(self, bundle: StudentBundle, grid: VoxelGrid, logger: Any) -> None:
+        self.bundle = bundle  # what it was made of
+        self.models: dict[str, ModelReport] = {}  # those of now, by the names of their cameras
+        # When a model was built anew because the calibration of its camera changed (`time.perf_counter`).
+        self.rebuilt_s: deque[float] = deque(maxlen=100)
+        self._grid, self._logger = grid, logger
+        self._made: dict[str, _Made] = {}
+        self._unusable: dict[str, tuple[_MadeFor, str]] = {}  # what could not be built last, and why
+        self._gpu_failed = False
+
+    @property
+    def title(self) -> str:
+        """Its name and its folder."""
+        return f"{self.bundle.name} ({self.bundle.folder})"
+
+    def release(self) -> None:
+        """Release them all."""
+        self._made.clear()
+
+    def prepare(self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
+        """Build the completer of a camera before an image needs it, at a pose that is a guess: it moves none.
+
+        `grid_from_camera`: the guess, unless a better one is known from images; `parameters`: those that images will
+        have.
+        """
+        known = self._made[name].grid_from_camera if name in self._made else grid_from_camera
+        self.get(name, camera, known, parameters)
+
+    def get(
+        self,
+        name: str,
+        camera: Camera,
+        grid_from_camera: RigidTransform,
+        parameters: NodeParameters,  # those of the image
+        # Pose of the camera in an upright frame on the ground; None where nobody knows.
+        upright_from_camera: RigidTransform | None = None,
+    ) -> Completer | None:
+        """The completer of a camera, built or moved if need be.
+
+        Moving one costs the preparation of the voxel query, not that of the encoder. It is not moved as long as no
+        corner of the grid is off by more than `LARGEST_SHIFT`; nor is what a student is told of the camera's mounting.
+        It is not built anew as long as calibrations agree (`Camera.agrees`).
+        Returns None where the camera cannot be used; why was logged.
+        """
+        wanted = _made_for(camera, parameters)
+        made = self._made.get(name)
+        if made is not None and _fits(made.made_for, wanted):
+            if self.models[name].error:  # that of a camera which is gone again
+                self.models[name] = made.report()
+            if largest_shift(self._grid, made.grid_from_camera, grid_from_camera) > LARGEST_SHIFT:
+                made.completer = made.completer.placed(grid_from_camera)
+                made.grid_from_camera = grid_from_camera
+            made.completer = self._mounted(made.completer, upright_from_camera)
+            return made.completer
+        tried, why = self._unusable.get(name, (None, ""))
+        if tried is not None and _fits(tried, wanted):
+            self.models[name] = ModelReport("unusable", error=why)
+            return None
+        if made is not None and made.made_for[1] == wanted[1]:
+            self.rebuilt_s.append(time.perf_counter())
+        completer = self._build(name, camera, grid_from_camera, parameters)
+        if completer is not None:
+            completer = self._mounted(completer, upright_from_camera)
+            self._made[name] = _Made(wanted, grid_from_camera, completer, warnings=completer.warnings)
+        return completer
+
+    def _mounted(self, completer: Completer, upright_from_camera: RigidTransform | None) -> Completer:
+        """The completer, told anew how its camera is mounted where the student is told that, and it changed."""
+        if not self.bundle.takes_pose:
+            return completer
+        before, now = completer.upright_from_camera, upright_from_camera
+        if before is None or now is None:
+            return completer if before is now else completer.mounted(now)
+        poses = (volume_pose(pose, self.bundle.height_above_ground) for pose in (before, now))
+        return completer.mounted(now) if largest_shift(self.bundle.grid, *poses) > LARGEST_SHIFT else completer
+
+    def check_mounting(self, name: str, upright_from_camera: RigidTransform | None, parameters: NodeParameters) -> None:
+        """Warn of a camera that stands otherwise than those of the training, or sees nothing of the grid.
+
+        It is looked at when the first image is placed, and again when parameters say something else of its place.
+        `upright_from_camera`: pose of the camera in an upright frame on the ground; None where nobody knows.
+        """
+        made = self._made.get(name)
+        if made is None:
+            return
+        unseen = made.completer.unseen()
+        looked_at = (parameters.base_frame, *(getattr(parameters, part) for part in _MOUNTING), unseen is None)
+        if made.mounting == looked_at:
+            return
+        made.mounting, warnings = looked_at, mounting_warnings(self.bundle, upright_from_camera)
+        if upright_from_camera is None:
+            warnings = [f"{warning}: set camera.height and camera.pitch, or base_frame" for warning in warnings]
+        if unseen is not None:
+            warnings.append(str(unseen))
+        self._warn(name, warnings)
+        made.warnings = [*made.completer.warnings, *warnings]
+        self.models[name] = made.report()
+
+    def _warn(self, name: str, warnings: Sequence[str]) -> None:
+        for warning in warnings:
+            self._logger.warning(f"{name}: {warning}" if name else warning)
+
+    def gpu_failed(self, error: GpuError, parameters: NodeParameters) -> None:
+        """The GPU failed while an image was completed: from now on the CPU works, where `engine` is auto.
+
+        Otherwise all cameras are unusable until the node is cleaned up and configured again.
+        """
+        if parameters.engine == "auto":
+            self._fall_back(str(error))
+            return
+        for name, made in self._made.items():
+            self._unusable[name] = made.made_for, str(error)
+            self.models[name] = ModelReport("unusable", error=str(error))
+        self._made.clear()
+        self._logger.error(f"the node cannot complete images any more: {error}")
+
+    def _fall_back(self, failure: str) -> None:
+        self._gpu_failed = True
+        self._made.clear()  # the cameras share one encoder
+        self._unusable.clear()
+        self._logger.warning(f"from now on the encoder runs on the CPU, because the GPU failed: {failure}")
+
+    def _build(
+        self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
+    ) -> Completer | None:
+        of_which = f"of {name} " if name else ""
+        self.models[name] = ModelReport("building")
+        started_s = time.perf_counter()
+        try:
+            completer = self._completer_or_cpu(name, camera, grid_from_camera, parameters)
+        except Exception as error:
+            why = in_words(error)
+            self._unusable[name] = _made_for(camera, parameters), why
+            self.models[name] = ModelReport("unusable", error=why)
+            self._logger.error(f"images {of_which or 'of this camera '}cannot be completed: {why}")
+            return None
+        self._warn(name, completer.warnings)
+        self.models[name] = ModelReport("ready", completer.engine, warnings=tuple(completer.warnings))
+        self._logger.info(
+            f"ready for {camera.width}x{camera.height} images {of_which}".rstrip()
+            + f", fx {camera.fx:.1f} px, {camera.distortion_model} distortion, "
+            f"after {time.perf_counter() - started_s:.1f} s"
+        )
+        return completer
+
+    def _completer_or_cpu(
+        self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
+    ) -> Completer:
+        try:
+            return self._completer(camera, grid_from_camera, parameters)
+        except GpuError as error:  # the engine could be made, but not run
+            if parameters.engine != "auto" and name not in self._made:
+                raise
+            failure = str(error)
+        # Not in the handler, where the error would keep what is on the GPU.
+        if self._made.pop(name, None) is not None:  # its memory may be too small for the former and the next at once
+            return self._completer_or_cpu(name, camera, grid_from_camera, parameters)
+        self._fall_back(failure)
+        return self._completer(camera, grid_from_camera, parameters)
+
+    def _completer(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> Completer:
+        alike = (made.completer for made in self._made.values() if made.made_for[1] == parameters.threads)
+        return Completer(
+            self.bundle,
+            camera,
+            grid=self._grid,
+            grid_from_camera=grid_from_camera,
+            engine=cpu_engine() if self._gpu_failed else parameters.engine,
+            threads=parameters.threads or None,
+            encoder_of=next(alike, None),  # of another camera or calibration: images are completed one by one
+            gpu=parameters.engine_options(),
+        )
+
+
+def _made_for(camera: Camera, parameters: NodeParameters) -> _MadeFor:
+    return camera, parameters.threads
+
+
+def _fits(made_for: _MadeFor, wanted: _MadeFor) -> bool:
+    return made_for[1] == wanted[1] and made_for[0].agrees(wanted[0])
+
+
+def largest_shift(grid: VoxelGrid, grid_from_camera: RigidTransform, grid_from_camera_now: RigidTransform) -> float:
+    """How far the corner of a grid that moves most is moved by another pose of the camera, metres."""
+    if grid_from_camera is grid_from_camera_now:
+        return 0.0
+    steps = np.stack(np.meshgrid(*([0, size] for size in grid.shape), indexing="ij"), axis=-1).reshape(8, 3)
+    corners = np.asarray(grid.origin) + steps * grid.voxel_size
+    moved = (grid_from_camera_now @ grid_from_camera.inverse()).apply(corners)
+    return float(np.linalg.norm(moved - corners, axis=1).max())

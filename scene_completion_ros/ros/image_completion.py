@@ -24,10 +24,9 @@ from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size, decode_depth, read_xyz
 from scene_completion_ros.ros.conversions import to_rgb
-from scene_completion_ros.ros.frame import DepthReading, Epoch, Frame, NotYetError, PoseToCome, Scene
-from scene_completion_ros.ros.health.inference_health import TIMES_KEPT, DepthReport
+from scene_completion_ros.ros.frame import DepthReading, Epoch, Frame, NotYetError, PoseToCome, Scene, Student
+from scene_completion_ros.ros.health.diagnostics import TIMES_KEPT, DepthReport
 from scene_completion_ros.ros.health.judgement import FrameCounters, Record
-from scene_completion_ros.ros.student import Student
 
 MOST_WAITING = 30  # images whose pose has not come yet; older ones are left out
 

@@ -15,14 +15,13 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.text_bank import Vocabulary
 from scene_completion_ros.messages.drop_reasons import DropReason
-from scene_completion_ros.ros.frame import Epoch, Frame, PoseToCome, Scene
-from scene_completion_ros.ros.health.inference_health import InferenceRecord, meaning_of
+from scene_completion_ros.ros.frame import Epoch, Frame, PoseToCome, Scene, Student
+from scene_completion_ros.ros.health.diagnostics import InferenceRecord, meaning_of
 from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.image_completion import Completing, Scaling, Sensing
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.publishers import Outputs
 from scene_completion_ros.ros.scene_memory import SceneMemory
-from scene_completion_ros.ros.student import Student
 from scene_completion_ros.ros.waiting import NewestWorker
 
 CLOSE_TIMEOUT_S = 5.0

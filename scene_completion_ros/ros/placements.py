@@ -30,7 +30,7 @@ from scene_completion_ros.messages.transform_buffer import NoTransformError, Tra
 from scene_completion_ros.ros.frame import Frame, NotYetError, Placement
 from scene_completion_ros.ros.messages import stamp_message
 from scene_completion_ros.ros.parameters import NodeParameters, names_in
-from scene_completion_ros.ros.subscriptions import AdaptiveSubscription
+from scene_completion_ros.ros.waiting import AdaptiveSubscription
 
 LARGEST_GAP_NS = 500_000_000  # between two transforms that is interpolated over; tf2 does so over any
 KEEP_NS = 10_000_000_000  # as long as tf2 does

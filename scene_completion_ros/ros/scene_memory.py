@@ -13,7 +13,7 @@ from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.mapping.ground_map import ignored_names
 from scene_completion_ros.mapping.temporal_fusion import FusionSettings, SavedMap, TemporalFusion, compile_fusion
 from scene_completion_ros.ros.frame import Epoch, NotYetError, Probability, Scene
-from scene_completion_ros.ros.health.inference_health import FusionReport
+from scene_completion_ros.ros.health.diagnostics import FusionReport
 from scene_completion_ros.ros.health.judgement import FrameCounters, Record
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels

@@ -16,8 +16,7 @@ from scene_completion_ros.bags import reader
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import STREET, BagWriter
 from scene_completion_ros.cli import main
-from scene_completion_ros.commands.offline_replay import LEGEND_TOPIC, VOXELS_TOPIC, replay_offline
-from scene_completion_ros.commands.replay import went_well
+from scene_completion_ros.commands.replaying import LEGEND_TOPIC, VOXELS_TOPIC, replay_offline, went_well
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros import topics

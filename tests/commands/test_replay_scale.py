@@ -9,7 +9,7 @@ import pytest
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import BagWriter
 from scene_completion_ros.cli import main
-from scene_completion_ros.commands.offline_replay import VOXELS_TOPIC
+from scene_completion_ros.commands.replaying import VOXELS_TOPIC
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.bags.recordings import SECOND, START, camera_info, image, odometry, transform

@@ -22,10 +22,10 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completion
 from scene_completion_ros.inference.evidence import Evidence
 from scene_completion_ros.inference.scene_query import HostField
-from scene_completion_ros.ros import camera_input, completion_node, messages, student, topics
+from scene_completion_ros.ros import completion_node, frame, inputs, messages, topics
 from scene_completion_ros.ros.completion_node import CompletionNode
 from scene_completion_ros.ros.declared_parameters import ExplainingNode
-from scene_completion_ros.ros.health import inference_health
+from scene_completion_ros.ros.health import diagnostics
 from scene_completion_ros.ros.health.judgement import Drops, Level, Status
 from scene_completion_ros.ros.parameters import NodeParameters
 from tests.ros.graph import PATIENCE_S, REPOSITORY, Graph
@@ -95,7 +95,7 @@ class Model:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     model = Model()
-    monkeypatch.setattr(student, "Completer", model)
+    monkeypatch.setattr(frame, "Completer", model)
     return model
 
 
@@ -199,7 +199,7 @@ def test_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(node
     model.go_on.set()
     wait_for(lambda: all_accounted_for(node) and len(model.built) >= 3)
     assert [camera.fx for camera in model.built] == [20.0, cameras[-1].fx, 30.0]
-    status = inference_health.inference_status(node._thread.record, drops_of(node), processed=0, unwanted=0)
+    status = diagnostics.inference_status(node._thread.record, drops_of(node), processed=0, unwanted=0)
     assert (status.level, status.message) == (
         Level.WARN,
         "the calibration changed 2 times in the last 10 s by more than 0.3 pixel, and each time the node built its "
@@ -217,7 +217,7 @@ def test_a_model_that_is_in_work_for_long_is_a_warning(
     def inference() -> Status:
         return next(status for status in node._diagnostics.statuses(node.observed()) if status.name == "inference")
 
-    monkeypatch.setattr(inference_health, "LONGEST_WORK_S", 0.0)
+    monkeypatch.setattr(diagnostics, "LONGEST_WORK_S", 0.0)
     calibrate_slowly(node, model)
     warned = inference()
     assert (warned.level, warned.message.startswith("nothing has come of ")) == (Level.WARN, True)
@@ -242,7 +242,7 @@ def test_the_largest_rate_goes_by_arrival_where_stamps_stand_still(
     graph: Graph, node: CompletionNode, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(perf_counter=lambda: clock.now, now=0.0)
-    monkeypatch.setattr(camera_input, "time", clock)
+    monkeypatch.setattr(inputs, "time", clock)
     assert graph.set_parameters(topics.NODE_NAME, largest_rate=10.0).successful
     calibrate(node, CAMERA)
     for clock.now in (0.0, 0.05, 0.1, 0.2):

@@ -9,8 +9,8 @@ from rclpy.logging import get_logger
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.ros.frame import Student
 from scene_completion_ros.ros.parameters import NodeParameters
-from scene_completion_ros.ros.student import Student
 from tests.ros.camera_to_voxels import CAMERA, some_image
 
 PARAMETERS = NodeParameters(threads=1)

@@ -9,7 +9,7 @@ import rclpy
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
-from scene_completion_ros.ros.subscriptions import AdaptiveSubscription
+from scene_completion_ros.ros.waiting import AdaptiveSubscription
 from tests.ros.graph import Graph
 
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT

@@ -25,9 +25,9 @@ from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.evidence import Evidence, Sources, sensed_depth
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
+from scene_completion_ros.ros.frame import Student
 from scene_completion_ros.ros.messages import elevation_message
 from scene_completion_ros.ros.parameters import NodeParameters
-from scene_completion_ros.ros.student import Student
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, mounting, reference_camera
 from scene_completion_training.checkpoints import Checkpoint

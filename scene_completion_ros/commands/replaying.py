@@ -1,0 +1,489 @@
+"""Replays a recording: completes its images in this process or through the node, draws, scores and reports them."""
+
+import argparse
+import json
+import math
+import resource
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.bags import reader as bags
+from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, ImageFrame
+from scene_completion_ros.bags.writer import BagWriter, write_image, write_transforms
+from scene_completion_ros.commands.arguments import DEMO_WORDS, ask_words, chosen_words
+from scene_completion_ros.errors import BagError, ImageError, SceneCompletionError
+from scene_completion_ros.evaluation.truth import TruthSource
+from scene_completion_ros.geometry.camera_files import RECTIFIED_TOPIC, read_camera
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import VoxelGrid, read_grid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle, open_student
+from scene_completion_ros.inference.completer import Completer, Completion, InOrder
+from scene_completion_ros.inference.evidence import NETWORK_ALONE, Sources
+from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
+from scene_completion_ros.messages.transform_buffer import stamp_of
+from scene_completion_ros.progress import Progress, print_summary
+from scene_completion_ros.report.plots import evidence_summary, latency_percentiles, occupied_median
+from scene_completion_ros.report.writer import ReportWriter
+from scene_completion_ros.ros.parameters import read_parameters
+from scene_completion_ros.ros.replay.results import (
+    ANSWER_TIMEOUT_S,
+    OF_TRANSFORMS,
+    Playback,
+    ReplayResult,
+    ReplayStatistics,
+)
+from scene_completion_ros.scoring import (
+    LidarOfBag,
+    LidarTruth,
+    PublishedGrid,
+    RecordedTruth,
+    ReplayScores,
+    SequenceTruth,
+    read_camera_from_lidar,
+)
+from scene_completion_ros.sequences.from_bag import RecordedMotion, is_bag
+from scene_completion_ros.voxels.cloud import (
+    VOXEL_CLOUD_DTYPE,
+    VOXEL_CLOUD_FIELDS,
+    cloud_array_to_voxels,
+    legend_json,
+    voxels_to_cloud_array,
+)
+from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, matches_of_points
+from scene_completion_ros.whole_files import write_whole
+
+VOXELS_TOPIC = "/scene_completion/voxels"
+LEGEND_TOPIC = "/scene_completion/legend"
+LEGEND_TYPE = "std_msgs/msg/String"
+LOWEST_SHARE_OUT = 0.8  # of the frames of the bundled drive
+_COUNTS = ("frames_in", "frames_out", "frames_empty", "frames_doubtful")
+_NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
+_ONLY_THROUGH_THE_NODE = ("rate", "timeout", "also", "params_file")
+# Parameters that a replay decides about itself.
+_OWN = ("bundle", "grid.file", "engine", "autostart", "image.transport", "image.qos", "grid.frame", "cameras")
+
+
+def replay(args: argparse.Namespace, progress: Progress) -> int:
+    """Replay the recording that the arguments name; the exit code. Raises SceneCompletionError: bad input."""
+    if args.every < 1:
+        raise SceneCompletionError(f"{args.every} is not positive", where="--every", cure="1 takes every image")
+    for name in _ONLY_THROUGH_THE_NODE:
+        if args.offline and getattr(args, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            what = "an offline replay has no node to play to: it completes every image in this process"
+            raise SceneCompletionError(what, where=option, cure=f"Leave out {option} or --offline")
+    bundled = args.bag is None
+    args.bag = args.bag or bags.DEMO_DRIVE
+    with ExitStack() as stack:
+        running = _Replay(args, progress, stack, DEMO_WORDS if bundled else ())
+        counts: OfflineStatistics | ReplayStatistics
+        counts = OfflineStatistics(running.topic) if args.offline else ReplayStatistics(running.topic)
+        try:
+            if isinstance(counts, OfflineStatistics):
+                running.offline(counts)
+            else:
+                running.over_dds(counts)
+        except BaseException:
+            if counts.frames_in:
+                running.write_scores()
+                running.write_statistics(counts, {"interrupted": True})
+            raise
+        shown = running.write_scores()
+        statistics = running.write_statistics(counts, {"scores": shown} if shown else {})
+        for doubt in dict.fromkeys([*running.reader.warnings, *running.lidar.warnings]):
+            progress.line(f"warning: {args.bag}: {doubt}")
+            running.report.notes.append(f"The transforms of the recording are doubtful: {doubt}")
+        page = running.report.close(statistics, _headlines(statistics))
+    if args.json:
+        print(json.dumps(statistics))
+    else:
+        files = {"report": page, "bag": args.output / "bag", "scores": args.output / "scores.md" if shown else None}
+        print_summary(_headlines(statistics) | files)
+    return 0 if went_well(statistics, bundled=bundled) else 1
+
+
+class _Replay:
+    """A recording, what completes it, and what is made of it; open until the resources end.
+
+    Raises SceneCompletionError: an argument, the recording, the student, the grid or the truth is of no use.
+    """
+
+    def __init__(self, args: argparse.Namespace, progress: Progress, stack: ExitStack, words: Sequence[str]) -> None:
+        self.args, self.progress = args, progress
+        timeout_s = ANSWER_TIMEOUT_S if args.timeout is None else args.timeout
+        self.playback = Playback(rate=args.rate, timeout_s=timeout_s, also=tuple(args.also or ()))
+        # Of --params-file.
+        self.parameters = read_parameters(args.params_file, without=_OWN) if args.params_file else {}
+        self.sources = Sources(str(args.scale_from or self.parameters.get("scale.from", "corners")))
+        if (args.output / "bag").exists():  # before an older report beside it is replaced
+            raise BagError("exists already", where=str(args.output / "bag"), cure="Name a new folder with --output")
+        stack.enter_context(_termination_as_interruption())
+        reader = BagReader(args.bag, args.every, camera_info_topic=args.camera_info_topic)
+        self.reader = stack.enter_context(reader)
+        topic = self.topic = reader.choose_image_topic(args.image_topic)
+        # Calibration given instead of the recorded one.
+        self.camera = read_camera(args.camera, rectified=RECTIFIED_TOPIC in topic) if args.camera else None
+        bundle = self.bundle = open_student(args.bundle)
+        self.words = chosen_words(args.words, bundle, words)
+        # The grid, and the camera's pose in it.
+        self.place = read_grid(args.grid) if args.grid else (bundle.grid, bundle.grid_from_camera)
+        published = PublishedGrid(*self.place)
+        self.scores = ReplayScores(self._truths(published, stack), published)
+        title = f"Completed voxels of {args.bag.resolve().name}"
+        classes = (bundle.class_names, bundle.class_colours)
+        self.lidar = stack.enter_context(LidarOfBag(args.bag, topic))
+        self.report = stack.enter_context(ReportWriter(args.output / "report", title, *classes, words=self.words))
+        stack.enter_context(progress)
+        progress.total = -(-reader.counts[topic] // args.every)
+        for loss in reader.losses:
+            progress.line(f"warning: {args.bag}: {loss}")
+            self.report.notes.append(f"The recording is damaged: {loss}")
+        self.motion, why = self._motion()
+        if why and (bundle.takes_evidence or args.scale_from):
+            self.report.notes.append(f"No scale by motion: {why}")
+            progress.line(f"note: no scale by motion: {why}")
+
+    def _truths(self, published: PublishedGrid, stack: ExitStack) -> list[TruthSource]:
+        """Open the truths. Raises SceneCompletionError: an unusable folder, or one of which no frame belongs here."""
+        args, reader, topic = self.args, self.reader, self.topic
+        sources: list[TruthSource] = []
+        if args.ground_truth is not None:
+            offset_ns = round(args.ground_truth_offset * 1e9)
+            if is_bag(args.ground_truth):
+                sources.append(stack.enter_context(RecordedTruth(args.ground_truth, published, offset_ns=offset_ns)))
+            else:
+                folder = SequenceTruth(args.ground_truth, camera=args.ground_truth_camera, offset_ns=offset_ns)
+                first = next(iter(reader.readable([topic], lambda message: stamp_of(message.header))), None)
+                if first is not None:
+                    recorded_first, stamp_ns = first
+                    start = stamp_ns or recorded_first.stamp_ns
+                    folder.check_times(start, start + reader.end_ns - reader.start_ns)
+                sources.append(folder)
+        if reader.topics_of_type(CLOUD_TYPE):
+            pose = read_camera_from_lidar(args.camera_from_lidar) if args.camera_from_lidar else None
+            camera = self.camera or reader.camera_for(topic)
+            sources.append(stack.enter_context(LidarTruth(reader.path, camera, pose, topic)))
+        return sources
+
+    def _motion(self) -> tuple[RecordedMotion | None, str]:
+        """How the camera moved, if the student is to be told its scale by that; why it cannot be, or nothing."""
+        parameters, topics = self.parameters, self.reader.topics
+        cloud = parameters.get("depth.from") == "topic" and topics.get(str(parameters.get("depth.topic")))
+        # What says where the camera is has to say where the sensor is, too; the node hears what was named there.
+        if self.sources.scale == "off" or cloud == CLOUD_TYPE or not parameters.keys().isdisjoint(OF_TRANSFORMS):
+            return None, ""
+        if not self.bundle.takes_evidence:
+            return None, f"the student {self.bundle.name} takes nothing beside its image"
+        try:
+            return RecordedMotion(self.reader, self.topic), ""
+        except BagError as error:
+            return None, str(error)
+
+    def offline(self, statistics: "OfflineStatistics") -> None:
+        """Complete the images in this process."""
+        grid, grid_from_camera = self.place
+        camera = self.camera or self.reader.camera_for(self.topic)
+        completer = Completer(
+            self.bundle, camera, grid=grid, grid_from_camera=grid_from_camera, engine=self.args.engine
+        )
+        if unseen := completer.unseen():
+            raise unseen
+        ask_words(completer, self.words)
+        for warning in completer.warnings:
+            self._warn(warning)
+
+        def show(frame: ImageFrame, completion: Completion) -> None:
+            if completion.warning and statistics.frames_doubtful == 1:  # further ones are counted
+                self._warn(f"image of {frame.stamp_ns} ns: {completion.warning}")
+            self._show(
+                completion.voxels,
+                voxels_to_cloud_array(completion.voxels),
+                frame.image_rgb,
+                completion.shown_depth,
+                completion.depth_camera,
+                frame.frame_id,
+                completion.timings_ms,
+                completion.matches,
+                completion.evidence.summary(),
+            )
+
+        with BagWriter(self.args.output / "bag") as output:
+            replay_offline(
+                self.reader,
+                self.topic,
+                completer,
+                sources=self.sources,
+                motion=self.motion,
+                output=output,
+                on_result=show,
+                statistics=statistics,
+            )
+
+    def over_dds(self, statistics: ReplayStatistics) -> None:
+        """Play the images to a node of its own."""
+        from scene_completion_ros.ros.replay.bag_replay import replay_over_dds  # needs rclpy
+
+        args, bundle = self.args, self.bundle
+        moves = self.motion is not None or not self.parameters.keys().isdisjoint(OF_TRANSFORMS)
+        parameters = {**self.parameters, "engine": args.engine, "scale.from": self.sources.scale}
+        if moves and self.playback.rate is None and bundle.takes_evidence:
+            parameters["scale.wait"] = True  # what is said of an image does not depend on the speed of the machine
+        parameters["bundle"] = str(bundle.folder)  # the very one that reads what the node says
+        if args.grid:
+            parameters["grid.file"] = str(args.grid.resolve())
+        if self.camera is None:  # the recorded CameraInfo is passed on, and its P holds for rectified images
+            parameters["image.rectified"] = RECTIFIED_TOPIC in self.topic
+
+        def show(result: ReplayResult) -> None:
+            voxels, found = answer_of(result, bundle, self.place, self.words)
+            timings = {stage: result.stages_ms[stage] for stage in _NODE_STAGES if stage in result.stages_ms}
+            timings["total"] = result.latency_ms
+            self._show(
+                voxels,
+                result.voxels,
+                result.image_rgb,
+                result.depth,
+                result.depth_camera,
+                result.frame_id,
+                timings,
+                found,
+                result.evidence,
+            )
+
+        self.progress.line(f"Starting node ({bundle.name}) ...")
+        replay_over_dds(
+            self.reader,
+            self.topic,
+            camera=self.camera,
+            output_bag=args.output / "bag",
+            on_result=show,
+            playback=self.playback,
+            node_parameters=parameters,
+            statistics=statistics,
+            words=self.words,
+            motion=self.motion,
+        )
+        if statistics.node_log and statistics.frames_out < statistics.frames_in:
+            print(statistics.node_log, file=sys.stderr)
+
+    def _show(
+        self,
+        voxels: SemanticVoxels,
+        published: NDArray[np.void],  # the same as a cloud
+        image_rgb: NDArray[np.uint8],
+        depth: NDArray[np.float32],
+        depth_camera: Camera,
+        frame_id: str,  # the optical frame of the image
+        timings_ms: Mapping[str, float],
+        matches: Sequence[PhraseMatches],
+        evidence: Mapping[str, float | str],
+    ) -> None:
+        """Draw and score what came out of an image, with what the recorded LiDAR measured where the voxels are."""
+        self.report.add_frame(
+            voxels,
+            image_rgb,
+            depth,
+            camera=depth_camera,
+            lidar_grid=self.lidar.points_grid(frame_id, voxels.stamp_ns, voxels.grid_from_camera),
+            timings_ms=timings_ms,
+            matches=matches,
+            evidence=evidence,
+        )
+        self.progress.step(f"{timings_ms['total']:.0f} ms")
+        self.scores.add(published, depth, depth_camera, stamp_ns=voxels.stamp_ns, frame_id=frame_id)
+
+    def _warn(self, warning: str) -> None:
+        self.progress.line(f"warning: {warning}")
+        self.report.notes.append(warning)
+
+    def write_scores(self) -> dict[str, Any]:
+        """Write `scores.json` and `scores.md` where there is something to write; what the report shows of them."""
+        values, folder = self.scores.scores.to_json(), self.args.output
+        if values:
+            write_whole(folder / "scores.json", (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+            page = f"# Scores of {self.args.bag.resolve().name}\n\n{self.scores.scores.markdown()}\n"
+            write_whole(folder / "scores.md", page.encode())
+        return self.scores.scores.headlines()
+
+    def write_statistics(
+        self, counts: "OfflineStatistics | ReplayStatistics", more: Mapping[str, object]
+    ) -> dict[str, Any]:
+        """Write `statistics.json`; what it holds."""
+        scale = evidence_summary(counts.evidence)
+        statistics = {**counts.to_json(), **({"scale_by_motion": scale} if scale else {}), **more}
+        statistics.pop("node_log", None)
+        statistics["unusable_messages"] = dict(self.reader.skipped)
+        write_whole(self.args.output / "statistics.json", (json.dumps(statistics, indent=2) + "\n").encode())
+        return statistics
+
+
+def _headlines(statistics: Mapping[str, Any]) -> dict[str, str]:
+    """The figures that people look for first."""
+    came, lost = statistics["frames_out"], [f"{count} {reason}" for reason, count in statistics["dropped"].items()]
+    rows = {"frames": ", ".join([f"{came} of {statistics['frames_in']}", *lost])}
+    times = statistics["latency_ms"].get("end_to_end") or statistics["latency_ms"].get("total")
+    if times and came:
+        rows["median time"] = f"{times['p50']:.0f} ms from image to voxels"
+        rows["rate"] = f"{statistics['rate_hz']:.1f} Hz"
+    for name, row in statistics.get("scores", {}).items():
+        if math.isfinite(row.get("abs_rel", math.nan)):
+            rows[name.replace("depth", "depth error")] = f"{100 * row['abs_rel']:.0f} % of the distance"
+    return rows
+
+
+def went_well(statistics: dict[str, Any], *, bundled: bool) -> bool:
+    """Whether frames came out; most of those of the bundled drive should, and show something."""
+    came, given = int(statistics["frames_out"]), int(statistics["frames_in"])
+    return came > 0 and (not bundled or (came >= LOWEST_SHARE_OUT * given and not statistics["frames_empty"]))
+
+
+def answer_of(
+    result: ReplayResult, bundle: StudentBundle, place: tuple[VoxelGrid, RigidTransform], words: Sequence[str]
+) -> tuple[SemanticVoxels, tuple[PhraseMatches, ...]]:
+    """The voxels that a node published of an image, and where it found the words; nothing where it was asked none.
+
+    `bundle`: bundle that the node uses, for its classes; `place`: grid of the node and the camera's pose in it;
+    `words`: what the node was asked for.
+    """
+    voxels = cloud_array_to_voxels(
+        result.voxels,
+        *place,
+        stamp_ns=result.stamp_ns,
+        class_names=bundle.class_names,
+        class_colours=bundle.class_colours,
+    )
+    cloud = result.matches
+    if cloud is None:
+        return voxels, ()
+    points = place[1].apply(np.stack([cloud[axis] for axis in "xyz"], axis=-1).astype(np.float64))
+    return voxels, matches_of_points(words, voxels, points, cloud["phrase"], cloud["score"], cloud["probability"])
+
+
+@contextmanager
+def _termination_as_interruption() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that what was written is closed properly."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@dataclass
+class OfflineStatistics:
+    """What an offline replay amounts to."""
+
+    topic: str
+    frames_in: int = 0
+    frames_out: int = 0
+    frames_empty: int = 0
+    frames_doubtful: int = 0  # of those that came out, see `Completion.warning`
+    dropped: Counter[str] = field(default_factory=Counter)  # frames by reason
+    duration_s: float = 0.0  # spent on completing; reading, writing and pictures not counted
+    occupied: list[int] = field(default_factory=list)  # voxels of each frame that came out
+    timings_ms: list[dict[str, float]] = field(default_factory=list)
+    evidence: list[dict[str, float | str]] = field(default_factory=list)  # `Evidence.summary` of these frames
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``json.dumps``."""
+        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+        return {
+            **{name: getattr(self, name) for name in ("topic", *_COUNTS)},
+            "dropped": dict(self.dropped),
+            "duration_s": self.duration_s,
+            "rate_hz": self.frames_out / self.duration_s if self.duration_s else 0.0,
+            "latency_ms": latency_percentiles(self.timings_ms),
+            "occupied_voxels_median": occupied_median(self.occupied),
+            "peak_memory_mib": peak_kib / 1024,
+        }
+
+
+def replay_offline(
+    reader: BagReader,
+    topic: str,
+    completer: Completer,
+    *,
+    sources: Sources = NETWORK_ALONE,  # what is known beside an image
+    motion: RecordedMotion | None = None,  # how the camera moved; None where nobody knows
+    # Recording to write the voxels to, at the bag times of the images, beside these, the transforms, and the legend of
+    # the labels.
+    output: BagWriter | None = None,
+    on_result: Callable[[ImageFrame, Completion], None] | None = None,
+    # Filled while the replay goes on, for whoever wants to see it after an interruption.
+    statistics: OfflineStatistics | None = None,
+) -> OfflineStatistics:
+    """Complete every image of a topic; damaged, wrongly sized or late (`StampOrder`) ones are dropped and counted."""
+    statistics = statistics or OfflineStatistics(topic)
+    order, in_order = StampOrder(), InOrder(completer, sources)
+    if output is not None:
+        write_transforms(reader, topic, output)
+    for frame in reader.images(topic):
+        statistics.frames_in += 1
+        if order.arrived(frame.stamp_ns) == "late":
+            statistics.dropped[DropReason.WENT_BACK] += 1
+            continue
+        try:
+            pose = "nothing says how the camera moves" if motion is None else motion.at(frame.stamp_ns)
+            completion = in_order.complete(frame.image_rgb, frame.stamp_ns, pose)
+        except ImageError as error:
+            statistics.dropped[f"image {error.what}"] += 1
+            continue
+        if output is not None:
+            _write(output, completion.voxels, frame, with_legend=not statistics.frames_out)
+        statistics.frames_out += 1
+        statistics.frames_empty += len(completion.voxels) == 0
+        statistics.frames_doubtful += bool(completion.warning)
+        statistics.duration_s += completion.timings_ms["total"] / 1e3
+        statistics.occupied.append(len(completion.voxels))
+        statistics.timings_ms.append(completion.timings_ms)
+        statistics.evidence.append(completion.evidence.summary())
+        if on_result is not None:
+            on_result(frame, completion)
+    undecodable = sum(count for reason, count in reader.skipped.items() if reason.startswith(f"{topic}: "))
+    if undecodable:
+        statistics.frames_in += undecodable
+        statistics.dropped[DropReason.UNDECODABLE] += undecodable
+    return statistics
+
+
+def _write(output: BagWriter, voxels: SemanticVoxels, frame: ImageFrame, *, with_legend: bool) -> None:
+    if with_legend:
+        message = output.typestore.types[LEGEND_TYPE](data=legend_json(voxels.class_names, voxels.class_colours))
+        output.write(LEGEND_TOPIC, LEGEND_TYPE, message, frame.recorded.stamp_ns, latched=True)
+    write_image(frame.recorded, output)
+    output.write(VOXELS_TOPIC, CLOUD_TYPE, cloud_message(output, voxels, frame.frame_id), frame.recorded.stamp_ns)
+
+
+def cloud_message(writer: BagWriter, voxels: SemanticVoxels, frame_id: str) -> Any:
+    """Occupied voxels as a ``sensor_msgs/PointCloud2`` of 24-byte points, of the types of a recording's `writer`."""
+    types = writer.typestore.types
+    points = voxels_to_cloud_array(voxels)
+    stamp = types["builtin_interfaces/msg/Time"](*divmod(voxels.stamp_ns, 1_000_000_000))
+    fields = [
+        types["sensor_msgs/msg/PointField"](name=name, offset=offset, datatype=datatype, count=count)
+        for name, offset, datatype, count in VOXEL_CLOUD_FIELDS
+    ]
+    return types[CLOUD_TYPE](
+        header=types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id),
+        height=1,
+        width=len(points),
+        fields=fields,
+        is_bigendian=False,
+        point_step=VOXEL_CLOUD_DTYPE.itemsize,
+        row_step=VOXEL_CLOUD_DTYPE.itemsize * len(points),
+        data=points.view(np.uint8).reshape(-1),
+        is_dense=True,
+    )
