@@ -3,6 +3,13 @@
 ``student.json`` says what the student is, ``encoder.onnx`` maps an image to pre-activations, ``head.safetensors`` turns
 them into density and, where the student knows classes, into labels. Nothing in it is executed as Python, and nothing is
 pickled.
+
+The encoder of a bundle for GPUs: which variants there are, and what was measured of each.
+
+A variant is an ONNX graph that TensorRT builds an engine of: ``image`` uint8 [1, H, W, 3] RGB -> ``features``
+[1, h, w, C + E], float32 for ``fp32``, float16 for ``fp16``. The number of images may be open. ``scene-completion
+export --gpu`` makes them and measures each against the student it was made from. What this holds is read from untrusted
+files: every field is checked.
 """
 
 import contextlib
@@ -14,7 +21,7 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,17 +30,7 @@ from scene_completion_ros.errors import BundleError, ImageError, SceneCompletion
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.gpu_encoders import (
-    FIELD,
-    PRECISIONS,
-    GpuEncoder,
-    decoder_in_space,
-    export_cure,
-    gpu_encoder_file,
-    missing,
-    parse_gpu_encoders,
-)
-from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec
+from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, graph_inputs, no_evidence
 from scene_completion_ros.inference.text_bank import (
     FEATURE_SPACES,
     FEATURE_SPACES_FILE,
@@ -47,7 +44,6 @@ from scene_completion_ros.inference.text_bank import (
     spaces_to_bytes,
     spaces_to_json,
 )
-from scene_completion_ros.inference.volume_pose import graph_inputs, no_evidence
 from scene_completion_ros.removed import removed
 from scene_completion_ros.untrusted_files import (
     CURE,
@@ -59,6 +55,83 @@ from scene_completion_ros.untrusted_files import (
 )
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.whole_files import tensor_bytes, whole_folder
+
+Precision = Literal["fp32", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+GPU_ENCODERS = "gpu_encoders"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class GpuEncoder:
+    """One variant."""
+
+    precision: str  # one of `PRECISIONS`
+    sha256: str  # hash of its file
+    made_from: Mapping[str, str]  # file of the bundle -> its hash when the variant was made and measured
+    parity: Mapping[str, float]  # what was measured against the student, numbers by name
+    reference: str  # what it was measured against, in words
+
+    @property
+    def file(self) -> str:
+        """Name of its file in the bundle's folder."""
+        return gpu_encoder_file(self.precision)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the manifest."""
+        own = {name: getattr(self, name) for name in ("sha256", "made_from", "parity", "reference")}
+        return {"file": self.file, **own}
+
+
+def gpu_encoder_file(precision: str) -> str:
+    """Name of a variant's file; no other is read or written."""
+    return f"encoder_{precision}.onnx"
+
+
+def export_cure(folder: object, precision: str = "fp16") -> str:
+    """What to do where a variant is missing or of no use."""
+    return f"Run: scene-completion export {folder} --gpu {precision}"
+
+
+def parse_gpu_encoders(manifest: JsonObject) -> dict[str, GpuEncoder]:
+    """Variants of a manifest by precision, maybe none. Raises BundleError for a bad field or a file's name."""
+    if GPU_ENCODERS not in manifest.values:
+        return {}
+    entries = manifest.object(GPU_ENCODERS)
+    return {precision: _parse_gpu_encoder(entries, precision) for precision in entries.values}
+
+
+def _parse_gpu_encoder(entries: JsonObject, precision: str) -> GpuEncoder:
+    if precision not in PRECISIONS:
+        raise entries.error(precision, f"is none of the precisions {', '.join(PRECISIONS)}")
+    entry = entries.object(precision)
+    if entry.text("file") != gpu_encoder_file(precision):
+        raise entry.error("file", f"{entry.text('file')!r} where {gpu_encoder_file(precision)!r} is needed")
+    made_from, parity = entry.object("made_from"), entry.object("parity")
+    return GpuEncoder(
+        precision=precision,
+        sha256=_hash(entry, "sha256"),
+        made_from={name: _hash(made_from, name) for name in made_from.values},
+        parity={name: parity.number(name) for name in parity.values},
+        reference=entry.text("reference"),
+    )
+
+
+def _hash(fields: JsonObject, name: str) -> str:
+    value = fields.text(name)
+    if not _SHA256.fullmatch(value):
+        raise fields.error(name, f"{value!r} is no sha256")
+    return value
+
+
+def decoder_in_space(where: str) -> BundleError:
+    """The error for a student that no GPU can run: its encoder takes and gives more than an image and a map."""
+    what = "no encoder for GPUs can be made of a student with a decoder in space"
+    return BundleError(what, where=where, cure="Run it on the CPU: engine auto or openvino")
+
+
+# The student bundle: a folder with all the robot needs to complete scenes, safe to load from untrusted sources.
+
 
 SCHEMA_VERSION, OLDEST_READ = 6, 2  # the shipped students have 2 and 6
 MOST_CLASSES = 255  # a label is one byte
@@ -192,7 +265,10 @@ class StudentBundle:
     def no_gpu_encoder(self, precision: str) -> BundleError:
         """The error for a precision, ``fp32`` or ``fp16``, in which there is no encoder for GPUs."""
         where = str(self.encoder_path.parent)
-        return decoder_in_space(where) if self.takes_evidence else missing(precision, self.gpu_precisions, where)
+        if self.takes_evidence:
+            return decoder_in_space(where)
+        what = f"has no encoder for GPUs in {precision} (it has: {', '.join(self.gpu_precisions) or 'none'})"
+        return BundleError(what, where=where, cure=export_cure(where, precision))
 
     def read_gpu_encoder(self, precision: str) -> bytes:
         """The encoder for GPUs, an ONNX graph: ``image`` uint8 [1, H, W, 3] RGB -> ``features`` [1, h, w, C + E].
@@ -222,7 +298,7 @@ class StudentBundle:
         for precision, (graph, encoder) in made.items():
             digest = hashlib.sha256(graph).hexdigest()
             kept[precision] = dataclasses.replace(encoder, sha256=digest, made_from=self.made_from())
-        manifest[FIELD] = {precision: encoder.to_json() for precision, encoder in kept.items()}
+        manifest[GPU_ENCODERS] = {precision: encoder.to_json() for precision, encoder in kept.items()}
         _write(folder, files | {MANIFEST: _serialised(manifest)}, set())
         return StudentBundle.load(folder)
 
@@ -332,7 +408,7 @@ class StudentBundle:
         manifest["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         if kept := self._kept_gpu_encoders(manifest["sha256"]):
             files |= {self.gpu_encoders[precision].file: graph for precision, graph in kept.items()}
-            manifest[FIELD] = {precision: self.gpu_encoders[precision].to_json() for precision in kept}
+            manifest[GPU_ENCODERS] = {precision: self.gpu_encoders[precision].to_json() for precision in kept}
         of_gpus = {gpu_encoder_file(precision) for precision in PRECISIONS}
         _write(folder, files | {MANIFEST: _serialised(manifest)}, {DECODER, WEIGHTS} | _VOCABULARY_FILES | of_gpus)
         return StudentBundle.load(folder)
@@ -418,7 +494,7 @@ def _write(folder: Path, files: Mapping[str, bytes], replaced: Set[str]) -> None
     """Writes files into a folder, and takes those out of it that a bundle there lists; further files there stay."""
     try:
         earlier = read_json(folder / MANIFEST, BundleError, cure=CURE, kind=dict)
-        listed = {*earlier["sha256"], *map(gpu_encoder_file, earlier.get(FIELD, ()))}
+        listed = {*earlier["sha256"], *map(gpu_encoder_file, earlier.get(GPU_ENCODERS, ()))}
     except (BundleError, LookupError, TypeError):
         listed = set()
     with whole_folder(folder, files.keys() | (replaced & listed)) as part:

@@ -16,24 +16,31 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoded_image import BLIND, Encoder, content_warning, shown_share
 from scene_completion_ros.inference.encoder import DeviceEncoder, cpu_engine, make_encoder
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, CornerDepths, Evidence, Sources, motion_scale
 from scene_completion_ros.inference.gpu.device import EngineOptions
+from scene_completion_ros.inference.head import GroundSurface, ground_surface, volume_pose
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.motion_scale import MotionScale
 from scene_completion_ros.inference.scene_query import (
+    BLIND,
+    NO_EVIDENCE,
+    CornerDepths,
     DenseField,
+    Encoder,
+    Evidence,
     HostField,
     HostSceneQuery,
     PreparedScene,
     SceneAnswer,
     SceneQuery,
+    Sources,
     StageClock,
+    content_warning,
+    motion_scale,
     ray_camera,
+    shown_share,
 )
 from scene_completion_ros.inference.text_bank import BACKGROUND, MOST_ASKED, Contrast, Vocabulary
-from scene_completion_ros.inference.volume_pose import GroundSurface, ground_surface, volume_pose
 from scene_completion_ros.voxels.occupancy_kernel import axis_indices
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState
 

@@ -30,8 +30,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.inference.bundle import DECODER, StudentBundle, check_image
-from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder, Given, GivenView
+from scene_completion_ros.inference.bundle import DECODER, PRECISIONS, StudentBundle, check_image, export_cure
 from scene_completion_ros.inference.gpu.device import (
     EngineOptions,
     check_limits,
@@ -41,8 +40,15 @@ from scene_completion_ros.inference.gpu.device import (
 )
 from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
 from scene_completion_ros.inference.gpu.kernels import KernelSizes
-from scene_completion_ros.inference.gpu_encoders import PRECISIONS, export_cure
-from scene_completion_ros.inference.scene_query import PreparedScene, SceneQuery, ray_camera
+from scene_completion_ros.inference.scene_query import (
+    EncodedImage,
+    Encoder,
+    Given,
+    GivenView,
+    PreparedScene,
+    SceneQuery,
+    ray_camera,
+)
 from scene_completion_ros.jit import aligned_empty
 
 PRECISION_OF_ENGINE: dict[str, str] = {f"onnxruntime_{precision}": precision for precision in PRECISIONS}

@@ -1,10 +1,16 @@
-"""From a canonical image to what is known of every voxel: what is prepared for it, and how the CPU does it."""
+"""From a canonical image to what is known of every voxel: what is prepared and known besides, and how the CPU does it.
 
+Of a covered lens, darkness or glare a network says something all the same: so here is, too, whether an image shows
+anything.
+"""
+
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,14 +18,225 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import Array, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoded_image import EncodedImage, Given, GivenView
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, own_depth
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, LabelQuery, Words
 from scene_completion_ros.inference.march import March
+from scene_completion_ros.inference.motion_scale import MotionScale, Scale, measure_of
 from scene_completion_ros.inference.query_kernel import VoxelQuery, sample_bilinear
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, VoxelState
+
+
+class EncodedImage(NamedTuple):
+    """What an encoder says of one image."""
+
+    features: NDArray[np.float32]  # float32 [h, w, C + E]
+    # float32 [X, Y, Z], logits at the knots that the head reads; None where the encoder gives none.
+    volume: NDArray[np.float32] | None = None
+    # float32 [h', w'], z-depth of the pixels of `scene_query.ray_camera`, metres; beside a volume only.
+    depth: NDArray[np.float32] | None = None
+    # float32 [2, x, y], the ground in cells of the volume: its height there and the standard deviation of that, metres.
+    # Of students that are told the camera's pose.
+    surface: NDArray[np.float32] | None = None
+    # float32 [K + 3, H / 2, W / 2], what pixels say by themselves, of students that take evidence; see
+    # `StudentBundle.view_shape`.
+    view: NDArray[np.float32] | None = None
+
+    @staticmethod
+    def of(outputs: Sequence[NDArray[np.float32]]) -> "EncodedImage":
+        """Of the outputs of a graph, in order, for a batch of one image."""
+        return EncodedImage(*(output[0] for output in outputs))
+
+
+# What graphs are given beside an image, by name; and what makes that of `EncodedImage.view`, once it is known.
+Given: TypeAlias = Mapping[str, NDArray[np.float32]]
+GivenView: TypeAlias = Callable[[NDArray[np.float32]], Given]
+
+
+class Encoder(Protocol):
+    """Runs the encoder of one bundle."""
+
+    name: str
+
+    def encode(
+        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: GivenView | None = None
+    ) -> EncodedImage:
+        """What it says of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
+
+        Raises ImageError where the image has another size or type. `beside`: what a graph is given that takes the
+        camera's pose, see `StudentBundle.graph_inputs`; None where it takes none, or nobody knows the pose;
+        `given_view`: what the decoder is given instead, of students that take evidence.
+        """
+        ...
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The features of `encode` alone."""
+        return self.encode(image_rgb).features
+
+
+ROWS = 24  # square cells that an image is cut into from top to bottom; two by two of them are looked at together
+LEAST_EDGE = 4  # pixels along the side of a cell, at least
+# Standard deviation of the grey values (0..255) from which a window shows something; sensors are less noisy.
+FAINTEST = 2.0
+# Share of windows from which an image counts as whole. Streets by day had 0.71 to 1, half covered 0.36 to 0.51.
+MOSTLY = 0.6
+BLIND = 0.3  # share of windows below which nothing counts as seen. The same streets, 25 times darker, had 0.05 to 0.26
+
+
+def shown_share(image_rgb: NDArray[np.uint8], covered: NDArray[np.bool_] | None = None) -> float:
+    """Share (0..1) of windows of an image, uint8 [H, W, 3] RGB, within `covered`, bool [H, W], with content."""
+    grey = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    grey -= grey.mean()  # so that the difference of the squares keeps its digits in float32
+    shows = _windows(grey * grey) - _windows(grey) ** 2 >= FAINTEST**2
+    counted = np.ones_like(shows) if covered is None else _windows(covered.astype(np.float32)) > 0.999
+    return float(shows[counted].mean()) if counted.any() else 1.0
+
+
+def content_warning(shown: float) -> str:
+    """What to say of an image by its `shown_share`; nothing where it shows enough."""
+    if shown >= MOSTLY:
+        return ""
+    so = "no voxel counts as seen" if shown < BLIND else "the rest is a guess"
+    return (
+        f"only {100.0 * shown:.0f} % of the image shows anything, {so}. Is the lens covered, is it too dark or too "
+        "bright, or are 16-bit values not scaled to 16 bits?"
+    )
+
+
+def _windows(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means over all windows of two by two cells."""
+    edge = max(LEAST_EDGE, values.shape[0] // ROWS)
+    rows, columns = (max(2, side // edge) for side in values.shape)
+    cells = cv2.resize(values[: rows * edge, : columns * edge], (columns, rows), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.blur(cells, (2, 2))[1:, 1:], np.float32)
+
+
+# A beam that passes beside a body and hits what is behind it, seen from elsewhere than by the camera, is left out where
+# within so many pixels (across, down) another one is nearer by this factor.
+BEHIND_PX, BEHIND = (5, 7), 1.15
+# What `Evidence.summary` names.
+SCALE, DEVIATION, WHY = "scale", "scale deviation", "scale not measured"
+SENSED, CORNERS = "share of pixels with a depth of a sensor", "corners with a depth by motion"
+
+# Depths of corners by motion, as `Evidence.sensed`, of a canonical image [H, W, 3] and what the network itself says of
+# its depth, see `Completion.own_depth`; None where nothing is known.
+CornerDepths: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.float32] | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known beside an image; a student that does not take it makes nothing of it.
+
+    Attributes:
+        scale: By what all depths are to be multiplied; None where nobody knows.
+        sensed: float32 [2, H / 2, W / 2], logarithm of depths that a sensor saw (metres, in pixels of the canonical
+            camera at half its size) and the precision of that, see `sensed_depth`; None for none.
+        corner_depths: What measures the depth of corners once the network has seen the image; None for nothing.
+        corners: How many pixels of `sensed` have such a depth; those of the others are a sensor's.
+    """
+
+    scale: Scale | None = None
+    sensed: NDArray[np.float32] | None = None
+    corner_depths: CornerDepths | None = None
+    corners: int = 0
+
+    def with_corners(self, image_rgb: NDArray[np.uint8], own_depth: NDArray[np.float32]) -> "Evidence":
+        """The same with the depths of the corners of its image, where no sensor saw them."""
+        if self.corner_depths is None:
+            return self
+        found = self.corner_depths(image_rgb, own_depth)
+        if found is None:
+            return replace(self, corner_depths=None)
+        free = np.ones(found[1].shape, np.bool_) if self.sensed is None else self.sensed[1] == 0.0
+        sensed = found if self.sensed is None else np.where(free, found, self.sensed)
+        return replace(self, corner_depths=None, sensed=sensed, corners=int(np.count_nonzero(found[1][free])))
+
+    def inputs(self) -> dict[str, NDArray[np.float32]]:
+        """What is said of the image, by the names of `volume_pose.no_evidence`."""
+        given = {}
+        if self.scale is not None and math.isfinite(self.scale.deviation):
+            log, precision = math.log(self.scale.factor), self.scale.deviation**-2
+            given["scale"] = np.array([[log, precision]], np.float32)
+        if self.sensed is not None:
+            given["sensed"] = self.sensed[None]
+        return given
+
+    def summary(self) -> dict[str, float | str]:
+        """What was applied to an image, as a node publishes it and a report shows it; empty where nothing was asked.
+
+        `SCALE` and `DEVIATION`, see `Scale`, are missing where the scale is not known; `WHY` says why the last image
+        gave no measurement. `SENSED` is the share of pixels with a depth of a sensor, `CORNERS` the number of those
+        with one by motion.
+        """
+        summary: dict[str, float | str] = {}
+        if self.scale is not None:
+            if math.isfinite(self.scale.deviation):
+                summary |= {SCALE: round(self.scale.factor, 4), DEVIATION: round(self.scale.deviation, 4)}
+            if self.scale.why:
+                summary[WHY] = self.scale.why
+        if self.corners:
+            summary[CORNERS] = self.corners
+        if self.sensed is not None and (seen := np.count_nonzero(self.sensed[1]) - self.corners):
+            summary[SENSED] = round(seen / self.sensed[1].size, 4)
+        return summary
+
+
+NO_EVIDENCE = Evidence()
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a student takes its evidence from, beside an image.
+
+    Attributes:
+        scale: ``odometry`` for how far the camera moved since earlier images, ``corners`` also for depths of single
+            corners by that, ``off`` for nothing.
+        depth: ``lidar`` for the LiDAR of the frame, which evaluations alone offer, ``network`` for none.
+        beams: Of how many of the LiDAR's beams, evenly over its elevations.
+    """
+
+    scale: str = "off"
+    depth: str = "network"
+    beams: int = 64
+
+
+NETWORK_ALONE = Sources()
+
+
+def motion_scale(bundle: StudentBundle, covered: NDArray[np.bool_]) -> MotionScale:
+    """What measures the scale of a student's images by motion; `covered`: as `MotionScale` has it."""
+    return MotionScale(bundle.canonical, covered, measure_of(bundle.grid))
+
+
+def own_depth(spec: PointCodeSpec, view: NDArray[np.float32]) -> NDArray[np.float32]:
+    """z-depth [H / 2, W / 2], metres, that pixels say before any evidence; `view`: `EncodedImage.view`."""
+    return np.asarray(1.0 / np.maximum(spec.inverse_depth(view[0]), 0.5 / spec.far), np.float32)
+
+
+def sensed_depth(
+    points_camera: NDArray[np.floating], canonical: Camera, deviation: float = 0.02
+) -> NDArray[np.float32]:
+    """Points [N, 3] that a sensor saw (optical frame of the camera, metres) as `Evidence.sensed`.
+
+    Each pixel has its nearest point. `deviation`: standard deviation of their depths, as a share of these.
+    """
+    half = canonical.resized(canonical.width // 2, canonical.height // 2)
+    sensed = np.zeros((2, half.height, half.width), np.float32)
+    points = points_camera[np.isfinite(points_camera).all(axis=1)]
+    pixels, shown = half.project(points)
+    shown &= points[:, 2] > 0.05
+    if not shown.any():
+        return sensed
+    column, row = np.clip(np.rint(pixels[shown]), 0, (half.width - 1, half.height - 1)).astype(np.int64).T
+    nearest = np.full((half.height, half.width), np.inf, np.float32)
+    np.minimum.at(nearest, (row, column), points[shown, 2].astype(np.float32))
+    around = np.minimum(cv2.erode(nearest, np.ones(BEHIND_PX[::-1], np.uint8)), np.float32(1e6))
+    known = np.isfinite(nearest) & (nearest <= BEHIND * around)
+    sensed[0, known] = np.log(nearest[known])
+    sensed[1, known] = deviation**-2
+    return sensed
+
 
 # The rays of the march are pixels of about this focal length, or those of the network's image where it is smaller yet.
 # At 36 m neighbours are a voxel of 0.2 m apart. What counts as seen depends on them.

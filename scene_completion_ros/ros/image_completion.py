@@ -18,9 +18,9 @@ from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, EarlierImages
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, CornerDepths, Evidence, sensed_depth
 from scene_completion_ros.inference.label_query import Words
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale
+from scene_completion_ros.inference.scene_query import NO_EVIDENCE, CornerDepths, Evidence, sensed_depth
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size, decode_depth, read_xyz
 from scene_completion_ros.ros.conversions import to_rgb

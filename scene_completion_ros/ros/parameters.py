@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.inference.bundle import AUTO, refused_form, shipped_students
+from scene_completion_ros.inference.bundle import AUTO, Precision, refused_form, shipped_students
 from scene_completion_ros.inference.encoder import EngineName
 from scene_completion_ros.inference.gpu.device import EngineOptions
-from scene_completion_ros.inference.gpu_encoders import Precision
 from scene_completion_ros.removed import removed
 from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.untrusted_files import read_yaml, shown

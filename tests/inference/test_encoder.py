@@ -10,8 +10,8 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.encoded_image import MOSTLY, shown_share
 from scene_completion_ros.inference.encoder import ENGINES, make_encoder
+from scene_completion_ros.inference.scene_query import MOSTLY, shown_share
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.checkout import run_python
 from tests.inference.small_bundle import CANONICAL, make_small_bundle, random_head, tiny_encoder

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.evidence import CORNERS, SENSED, Evidence, sensed_depth
 from scene_completion_ros.inference.motion_scale import Scale
+from scene_completion_ros.inference.scene_query import CORNERS, SENSED, Evidence, sensed_depth
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=15.5, width=64, height=32)  # half of it: fx 20, centre (15.5, 7.5)
 

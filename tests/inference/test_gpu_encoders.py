@@ -13,9 +13,16 @@ import pytest
 
 from benchmarks.measuring import canonical_image
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, ENCODER, HEAD, MANIFEST, StudentBundle, open_student
+from scene_completion_ros.inference.bundle import (
+    DEFAULT_BUNDLE,
+    ENCODER,
+    HEAD,
+    MANIFEST,
+    GpuEncoder,
+    StudentBundle,
+    open_student,
+)
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.gpu_encoders import GpuEncoder
 from tests.inference.small_bundle import make_small_bundle, random_head, serialised, tiny_encoder
 from tests.inference.test_bundle import contents, edit_manifest, refused
 

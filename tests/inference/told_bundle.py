@@ -13,9 +13,8 @@ from onnx import TensorProto, helper
 
 from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec
+from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, graph_inputs, no_evidence
 from scene_completion_ros.inference.scene_query import ray_camera
-from scene_completion_ros.inference.volume_pose import graph_inputs, no_evidence
 from tests.inference.small_bundle import class_colours, class_names, serialised, volume_reading
 from tests.inference.test_motion_scale import TEXTURES
 

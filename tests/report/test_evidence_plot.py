@@ -2,8 +2,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from scene_completion_ros.inference.evidence import Evidence
 from scene_completion_ros.inference.motion_scale import Scale
+from scene_completion_ros.inference.scene_query import Evidence
 from scene_completion_ros.report.plots import evidence_summary, evidence_svg
 
 KNOWN = Evidence(Scale(1.25, 0.04, 80, 1.5, "")).summary()

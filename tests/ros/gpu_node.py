@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoded_image import EncodedImage
 from scene_completion_ros.inference.gpu.device import explain_failure
+from scene_completion_ros.inference.scene_query import EncodedImage
 from scene_completion_ros.ros import completion_node
 from scene_completion_ros.ros.node import main
 from tests.inference.gpu.small_gpu_bundle import gpu_encoder

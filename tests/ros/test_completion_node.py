@@ -20,8 +20,7 @@ from sensor_msgs.msg import PointCloud2
 from scene_completion_ros.errors import CameraError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completion
-from scene_completion_ros.inference.evidence import Evidence
-from scene_completion_ros.inference.scene_query import HostField
+from scene_completion_ros.inference.scene_query import Evidence, HostField
 from scene_completion_ros.ros import completion_node, frame, inputs, messages, topics
 from scene_completion_ros.ros.completion_node import CompletionNode
 from scene_completion_ros.ros.declared_parameters import ExplainingNode

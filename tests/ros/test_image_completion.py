@@ -14,8 +14,8 @@ from std_msgs.msg import Header
 
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.evidence import WHY
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale
+from scene_completion_ros.inference.scene_query import WHY
 from scene_completion_ros.ros.conversions import points_message, with_data
 from scene_completion_ros.ros.frame import DepthReading, Epoch, Frame, NotYetError, PoseToCome, Scene
 from scene_completion_ros.ros.health.diagnostics import DepthReport, depth_status

@@ -20,10 +20,9 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
-from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, VolumeReading
+from scene_completion_ros.inference.head import HeadWeights, Lookups, PointCodeSpec, VolumeReading, no_evidence
 from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.inference.text_bank import FeatureSpace, TextBank, feature_space_for
-from scene_completion_ros.inference.volume_pose import Lookups, no_evidence
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.clustering import (
     CLASS_COLOURS,

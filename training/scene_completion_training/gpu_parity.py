@@ -21,13 +21,12 @@ from onnx.reference import ReferenceEvaluator
 
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.geometry import Camera, Resampler
-from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle
-from scene_completion_ros.inference.encoded_image import EncodedImage
+from scene_completion_ros.inference.bundle import WEIGHTS, GpuEncoder, StudentBundle, decoder_in_space
 from scene_completion_ros.inference.encoder import GpuGraphEncoder, OnnxRuntimeEncoder
 from scene_completion_ros.inference.gpu.parity import GRAPHS, middle
-from scene_completion_ros.inference.gpu_encoders import GpuEncoder, decoder_in_space
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
+from scene_completion_ros.inference.scene_query import EncodedImage
 from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, reference_camera

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.inference.bundle import HEAD, StudentBundle
-from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder
 from scene_completion_ros.inference.gpu.device import EngineOptions, GpuFailureError, PrimaryContext
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided, Record, UnusableError
 from scene_completion_ros.inference.gpu.kernels import (
@@ -27,7 +26,7 @@ from scene_completion_ros.inference.gpu.kernels import (
 from scene_completion_ros.inference.gpu.parity import KERNELS, gate_images
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
-from scene_completion_ros.inference.scene_query import HostSceneQuery, PreparedScene, ray_camera
+from scene_completion_ros.inference.scene_query import EncodedImage, Encoder, HostSceneQuery, PreparedScene, ray_camera
 from scene_completion_ros.inference.text_bank import BACKGROUND, FeatureSpace, Vocabulary
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder, Given, GivenView
-from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.gpu.device import (
     EngineOptions,
     PrimaryContext,
@@ -28,7 +26,17 @@ from scene_completion_ros.inference.gpu.kernels import KernelDevice
 from scene_completion_ros.inference.gpu.tensorrt_engine import OUTPUT, TensorRtEngine, provide_engine
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.label_query import NO_WORDS, Words, matches_of
-from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer, SceneQuery
+from scene_completion_ros.inference.scene_query import (
+    NO_EVIDENCE,
+    EncodedImage,
+    Encoder,
+    Evidence,
+    Given,
+    GivenView,
+    PreparedScene,
+    SceneAnswer,
+    SceneQuery,
+)
 from scene_completion_ros.jit import aligned_empty
 
 _log = logging.getLogger(__name__)

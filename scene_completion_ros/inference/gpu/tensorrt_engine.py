@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, GpuError, ImageError
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoded_image import Encoder
 from scene_completion_ros.inference.gpu.device import (
     DeviceFacts,
     EngineOptions,
@@ -34,6 +33,7 @@ from scene_completion_ros.inference.gpu.device import (
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided, Record, UnusableError
 from scene_completion_ros.inference.gpu.kernels import Buffer
 from scene_completion_ros.inference.gpu.parity import ENGINES, gate_images, map_errors
+from scene_completion_ros.inference.scene_query import Encoder
 
 INPUT, OUTPUT = "image", "features"
 ERRORS_KEPT = 5

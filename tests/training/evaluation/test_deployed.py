@@ -15,8 +15,7 @@ from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, InOrder
-from scene_completion_ros.inference.evidence import Sources
-from scene_completion_ros.inference.scene_query import inverse_distance_samples
+from scene_completion_ros.inference.scene_query import Sources, inverse_distance_samples
 from scene_completion_ros.sequences.opening import lidar_depth, open_recording
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_logit, density_of_opacity, opacity

@@ -16,13 +16,12 @@ from onnx import TensorProto
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, GpuError, ImageError
 from scene_completion_ros.geometry import Camera, VoxelGrid
-from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
-from scene_completion_ros.inference.encoded_image import EncodedImage
+from scene_completion_ros.inference.bundle import MANIFEST, PRECISIONS, GpuEncoder, StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu.parity import GRAPHS, Gate
-from scene_completion_ros.inference.gpu_encoders import PRECISIONS, GpuEncoder
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.query_kernel import VoxelQuery
+from scene_completion_ros.inference.scene_query import EncodedImage
 from scene_completion_training.commands.arguments import say_dropped
 from scene_completion_training.export import encoder_onnx, feature_size, head_weights
 from scene_completion_training.gpu_parity import (

@@ -12,8 +12,7 @@ from torch.nn import functional
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.transforms import rotation_of_angles
-from scene_completion_ros.inference.head import PointCodeSpec
-from scene_completion_ros.inference.volume_pose import cell_lookups, ground_code, volume_pose
+from scene_completion_ros.inference.head import PointCodeSpec, cell_lookups, ground_code, volume_pose
 from scene_completion_training.networks.encoder_decoder import MetricDecoder
 from scene_completion_training.networks.scene_decoder import (
     FAR_OFF,

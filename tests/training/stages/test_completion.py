@@ -22,8 +22,8 @@ from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.inference.bundle import DECODER, DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.evidence import Evidence, Sources, sensed_depth
 from scene_completion_ros.inference.motion_scale import Scale
+from scene_completion_ros.inference.scene_query import Evidence, Sources, sensed_depth
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.ros.frame import Student
 from scene_completion_ros.ros.messages import elevation_message

@@ -16,7 +16,7 @@ from scene_completion_ros.whole_files import write_whole
 if TYPE_CHECKING:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.inference.bundle import StudentBundle
-    from scene_completion_ros.inference.evidence import Sources
+    from scene_completion_ros.inference.scene_query import Sources
     from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.deployed import DeployedStudent
@@ -156,7 +156,7 @@ def add_sources(parser: argparse._ActionsContainer) -> None:
 
 def sources(args: argparse.Namespace) -> Sources:
     """What was declared by `add_sources` or `add_scale_argument`; nothing where a command has no such arguments."""
-    from scene_completion_ros.inference.evidence import Sources
+    from scene_completion_ros.inference.scene_query import Sources
 
     given = {"scale": "scale_from", "depth": "depth_from", "beams": "beams"}
     return Sources(**{name: getattr(args, argument) for name, argument in given.items() if hasattr(args, argument)})

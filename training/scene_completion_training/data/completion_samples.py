@@ -20,7 +20,7 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES, COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
-from scene_completion_ros.inference.volume_pose import volume_pose
+from scene_completion_ros.inference.head import volume_pose
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import (

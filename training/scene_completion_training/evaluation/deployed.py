@@ -12,20 +12,22 @@ from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Resampler, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, open_student
 from scene_completion_ros.inference.completer import Completer, Completion, EarlierImages
-from scene_completion_ros.inference.encoded_image import EncodedImage, Encoder, Given
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.evidence import (
+from scene_completion_ros.inference.head import volume_pose
+from scene_completion_ros.inference.query_kernel import FieldKernel, hidden_reference
+from scene_completion_ros.inference.scene_query import (
     NETWORK_ALONE,
     NO_EVIDENCE,
+    EncodedImage,
+    Encoder,
     Evidence,
+    Given,
     Sources,
     motion_scale,
     own_depth,
+    said_depth,
     sensed_depth,
 )
-from scene_completion_ros.inference.query_kernel import FieldKernel, hidden_reference
-from scene_completion_ros.inference.scene_query import said_depth
-from scene_completion_ros.inference.volume_pose import volume_pose
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, mounting, reference_camera
 from scene_completion_ros.voxels.occupancy import Calibration

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.geometry import VoxelGrid
-from scene_completion_ros.inference.head import PointCodeSpec
+from scene_completion_ros.inference.head import Lookups, PointCodeSpec
 from scene_completion_ros.inference.motion_scale import measure_of
-from scene_completion_ros.inference.volume_pose import Lookups
 from scene_completion_training.networks.encoder_decoder import MetricDecoder, pixel_places
 
 TOKEN_WIDTH = 48

@@ -26,8 +26,7 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.head import PointCodeSpec
-from scene_completion_ros.inference.volume_pose import Lookups, cell_lookups, ground_code
+from scene_completion_ros.inference.head import Lookups, PointCodeSpec, cell_lookups, ground_code
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
