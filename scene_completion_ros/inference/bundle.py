@@ -4,12 +4,9 @@
 them into density and, where the student knows classes, into labels. Nothing in it is executed as Python, and nothing is
 pickled.
 
-The encoder of a bundle for GPUs: which variants there are, and what was measured of each.
-
-A variant is an ONNX graph that TensorRT builds an engine of: ``image`` uint8 [1, H, W, 3] RGB -> ``features``
-[1, h, w, C + E], float32 for ``fp32``, float16 for ``fp16``. The number of images may be open. ``scene-completion
-export --gpu`` makes them and measures each against the student it was made from. What this holds is read from untrusted
-files: every field is checked.
+There may be variants of the encoder for GPUs. Each is an ONNX graph that TensorRT builds an engine of: ``image`` uint8
+[1, H, W, 3] RGB -> ``features`` [1, h, w, C + E], float32 for ``fp32``, float16 for ``fp16``. The number of images may
+be open. ``scene-completion export --gpu`` makes them and measures each against the student it was made from.
 """
 
 import contextlib
@@ -241,7 +238,7 @@ class StudentBundle:
     def graph_inputs(self, volume_from_camera: RigidTransform | None = None) -> dict[str, NDArray[np.float32]]:
         """What the graph is given beside the image, by name; nothing where it `takes_pose` not.
 
-        `volume_from_camera`: as `volume_pose.volume_pose` says; None where nobody knows.
+        `volume_from_camera`: as `head.volume_pose` says; None where nobody knows.
         """
         if not self.takes_pose:
             return {}
@@ -339,7 +336,7 @@ class StudentBundle:
         files = changed._vocabulary_files(None if bank is None else bank.to_bytes())
         others = {name: value for name, value in self.sha256.items() if name not in _VOCABULARY_FILES}
         manifest.pop(FEATURE_SPACES, None)
-        manifest |= changed._vocabulary_manifest()
+        manifest |= spaces_to_json(changed.feature_spaces)
         manifest["sha256"] = others | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         _write(folder, files | {MANIFEST: _serialised(manifest)}, _VOCABULARY_FILES)
         return StudentBundle.load(folder)
@@ -347,10 +344,6 @@ class StudentBundle:
     def _vocabulary_files(self, bank: bytes | None) -> dict[str, bytes]:
         files = {FEATURE_SPACES_FILE: spaces_to_bytes(self.feature_spaces)} if self.feature_spaces else {}
         return files if bank is None else files | {TEXT_BANK: bank}
-
-    def _vocabulary_manifest(self) -> dict[str, Any]:
-        spaces = self.feature_spaces
-        return {FEATURE_SPACES: spaces_to_json(spaces)} if spaces else {}
 
     def made_from(self) -> dict[str, str]:
         """Hashes of graphs and head: what a measurement of the student depends on, but for its threshold."""
@@ -473,7 +466,7 @@ class StudentBundle:
             },
             "provenance": self.provenance,
             "licence": self.licence,
-            **self._vocabulary_manifest(),
+            **spaces_to_json(self.feature_spaces),
         }
 
 

@@ -78,7 +78,7 @@ class Completion:
     # Milliseconds of resample, encode, query, march, assemble, label (next to none where the student knows no classes),
     # and their total.
     timings_ms: dict[str, float]
-    # Share of the image that shows anything, see `encoded_image`. Below `BLIND` there no voxel counts as seen: all that
+    # Share of the image that shows anything, see `shown_share`. Below `BLIND` there no voxel counts as seen: all that
     # is said was inferred.
     shown: float = 1.0
     # The labels are classes of this, and ``unknown``; None where they are those of the student.

@@ -165,13 +165,8 @@ class DeviceEncoder(Encoder, Protocol):
 Ports = list[tuple[str, list[int]]]  # names and shapes of inputs or outputs, in order
 
 
-class _Graph(Protocol):
-    """One graph of a bundle, ready to run."""
-
-    def __call__(self, given: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """What it makes of its inputs, by name; overwritten by the next call."""
-
-
+# One graph of a bundle, ready to run: what it makes of its inputs, by name, is overwritten by the next call.
+_Graph = Callable[[Given], list[NDArray[np.float32]]]
 _Open = Callable[[bytes, str, Ports, Ports], _Graph]
 
 
@@ -389,7 +384,7 @@ def check_engine(bundle: StudentBundle, engine: str, gpu: EngineOptions, grid: V
 
 
 def _make_gpu_encoder(bundle: StudentBundle, gpu: EngineOptions, threads: int | None) -> Encoder:
-    from scene_completion_ros.inference.gpu.tensorrt_encoder import TensorRtEncoder
+    from scene_completion_ros.inference.gpu.tensorrt_engine import TensorRtEncoder
 
     return TensorRtEncoder(bundle, gpu, lambda: make_encoder(bundle, cpu_engine(), threads=threads))
 

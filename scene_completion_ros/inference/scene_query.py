@@ -153,7 +153,7 @@ class Evidence:
         return replace(self, corner_depths=None, sensed=sensed, corners=int(np.count_nonzero(found[1][free])))
 
     def inputs(self) -> dict[str, NDArray[np.float32]]:
-        """What is said of the image, by the names of `volume_pose.no_evidence`."""
+        """What is said of the image, by the names of `head.no_evidence`."""
         given = {}
         if self.scale is not None and math.isfinite(self.scale.deviation):
             log, precision = math.log(self.scale.factor), self.scale.deviation**-2
@@ -328,7 +328,7 @@ class SceneAnswer:
     matches: tuple[PhraseMatches, ...] = ()  # of the query that was asked, a phrase each; none where nothing was asked
     # The ground, see `EncodedImage`; None where the student says nothing of it.
     surface: NDArray[np.float32] | None = None
-    # float32 [H / 2, W / 2], see `evidence.own_depth`; None of a student that takes no evidence.
+    # float32 [H / 2, W / 2], see `own_depth`; None of a student that takes no evidence.
     own_depth: NDArray[np.float32] | None = None
     evidence: Evidence = NO_EVIDENCE  # what was known beside the image, depths of corners among it
 

@@ -523,10 +523,11 @@ def spaces_to_bytes(spaces: Sequence[FeatureSpace]) -> bytes:
     return tensor_bytes(tensors)
 
 
-def spaces_to_json(spaces: Sequence[FeatureSpace]) -> list[dict[str, Any]]:
-    """Plain values for the manifest."""
+def spaces_to_json(spaces: Sequence[FeatureSpace]) -> dict[str, list[dict[str, Any]]]:
+    """Their field of the manifest, in plain values; none where there is no space."""
     names = ("name", "dimension", "text_encoder", "text_encoder_sha256", "temperature")
-    return [{name: getattr(space, name) for name in names} for space in spaces]
+    values = [{name: getattr(space, name) for name in names} for space in spaces]
+    return {FEATURE_SPACES: values} if values else {}
 
 
 def parse_feature_spaces(

@@ -1,28 +1,468 @@
 """The thread in which a scene goes through the stages: completed, joined with earlier ones, published."""
 
 import functools
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from scene_completion_ros.errors import GpuError, SceneCompletionError
+import numpy as np
+from numpy.typing import NDArray
+from sensor_msgs.msg import PointCloud2
+
+from scene_completion_ros.errors import BundleError, CameraError, GpuError, ImageError, SceneCompletionError, in_words
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer, EarlierImages
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
-from scene_completion_ros.inference.text_bank import Vocabulary
+from scene_completion_ros.inference.motion_scale import MotionScale, Scale
+from scene_completion_ros.inference.scene_query import NO_EVIDENCE, CornerDepths, Evidence, sensed_depth
+from scene_completion_ros.inference.text_bank import UNKNOWN, Vocabulary
+from scene_completion_ros.jit import kernel_threads
+from scene_completion_ros.mapping.camera_fusion import fuse_views
+from scene_completion_ros.mapping.ground_map import ignored_names
+from scene_completion_ros.mapping.temporal_fusion import FusionSettings, SavedMap, TemporalFusion, compile_fusion
 from scene_completion_ros.messages.drop_reasons import DropReason
-from scene_completion_ros.ros.frame import Epoch, Frame, PoseToCome, Scene, Student
-from scene_completion_ros.ros.health.diagnostics import InferenceRecord, meaning_of
-from scene_completion_ros.ros.health.judgement import FrameCounters
-from scene_completion_ros.ros.image_completion import Completing, Scaling, Sensing
+from scene_completion_ros.messages.images import announced_size, decode_depth, read_xyz
+from scene_completion_ros.ros.conversions import to_rgb
+from scene_completion_ros.ros.frame import (
+    DepthReading,
+    Epoch,
+    Frame,
+    NotYetError,
+    PoseToCome,
+    Probability,
+    Scene,
+    Student,
+)
+from scene_completion_ros.ros.health.diagnostics import (
+    TIMES_KEPT,
+    DepthReport,
+    FusionReport,
+    InferenceRecord,
+    meaning_of,
+)
+from scene_completion_ros.ros.health.judgement import FrameCounters, Record
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.publishers import Outputs
-from scene_completion_ros.ros.scene_memory import SceneMemory
 from scene_completion_ros.ros.waiting import NewestWorker
+from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+
+MOST_WAITING = 30  # images whose pose has not come yet; older ones are left out
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    image: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+    stamp_ns: int
+    grid_from_camera: RigidTransform
+    pose: PoseToCome | RigidTransform | NotYetError  # of the grid in the odometry frame
+
+
+@dataclass(eq=False)
+class _Camera:
+    motion: MotionScale
+    of: tuple[StudentBundle, Epoch, str]  # whose depths these are, since when, and of which frame: others say nothing
+    waiting: deque[_Seen] = field(default_factory=deque)
+    work: Future[None] | None = None  # the measurement that was begun last
+
+
+class Scaling:
+    """Gives the scale that the images before say, and measures that of each image once it was published.
+
+    Belongs to the inference thread. What was measured of another epoch, student or frame is forgotten. An image
+    is scaled by those before it alone: no image waits for a measurement that has not begun.
+    """
+
+    def __init__(self, scales: dict[str, Scale]) -> None:
+        self._scales = scales  # of the last measurement, by the names of the cameras
+        self._pool = ThreadPoolExecutor(1, "scale")
+        self._cameras: dict[str, _Camera] = {}
+
+    def evidence(self, frame: Frame, completer: Completer, epoch: Epoch, coming: PoseToCome | None = None) -> Evidence:
+        """What is known of the scale of an image that is about to be completed.
+
+        `coming`: see `Scene.pose`. Corners want it once the network has seen the image, so none waits for it.
+        """
+        if frame.parameters.scale_from == "off" or not completer.bundle.takes_evidence:
+            if self._cameras.pop(frame.name, None) is not None:
+                self._pool.submit(self._scales.pop, frame.name, None)  # behind what is measured now
+            return NO_EVIDENCE
+        camera, of = self._cameras.get(frame.name), (completer.bundle, epoch, frame.frame_id)
+        if camera is None or camera.of != of:
+            camera = self._cameras[frame.name] = _Camera(completer.motion_scale(), of)
+        self._finish(frame.name, camera)
+        corners: CornerDepths | None = None
+        if frame.parameters.scale_from == "corners":
+            corners = functools.partial(_corner_depths, camera.motion, frame, coming)
+        return Evidence(camera.motion.scale, corner_depths=corners)
+
+    def follow(self, scene: Scene) -> None:
+        """Measure the images of a scene, as soon as it is known where their cameras were."""
+        for frame in scene.frames:
+            camera, depth = self._cameras.get(frame.name), frame.completion.own_depth
+            placed = frame.placement.odometry_from_grid
+            pose = placed if placed is not None else scene.pose
+            if camera is None or depth is None:
+                continue
+            if pose is None:
+                pose = NotYetError("nothing says how the camera moves", may_come=False)
+            image, grid_from_camera = frame.completion.image, frame.placement.grid_from_camera
+            camera.waiting.append(_Seen(image, depth, frame.stamp_ns, grid_from_camera, pose))
+            while len(camera.waiting) > MOST_WAITING:
+                camera.waiting.popleft()
+            self._begin(frame.name, camera)
+
+    def _finish(self, name: str, camera: _Camera) -> None:
+        """Wait for what can be measured of the images so far: the same in each run."""
+        self._begin(name, camera)
+        if camera.work is not None:
+            camera.work.result()
+
+    def _begin(self, name: str, camera: _Camera) -> None:
+        """Hand those images to the thread whose pose is known, in order."""
+        while camera.waiting:
+            seen = camera.waiting[0]
+            pose = seen.pose
+            if isinstance(pose, Future):
+                if not pose.done():
+                    return
+                pose = pose.result()
+            camera.waiting.popleft()
+            camera.work = self._pool.submit(self._measure, name, camera, seen, pose)
+
+    def _measure(self, name: str, camera: _Camera, seen: _Seen, grid: RigidTransform | NotYetError) -> None:
+        pose, motion = grid.what if isinstance(grid, NotYetError) else grid @ seen.grid_from_camera, camera.motion
+        try:
+            EarlierImages(motion).add(seen.image, seen.depth, pose, seen.stamp_ns)
+        except Exception as error:  # a measurement beside the images must not cost any
+            motion.forget(in_words(error))
+        self._scales[name] = motion.scale
+
+    def close(self) -> None:
+        """End the thread after what it does now."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _corner_depths(
+    motion: MotionScale,
+    frame: Frame,
+    coming: PoseToCome | None,
+    image_rgb: NDArray[np.uint8],
+    own_depth: NDArray[np.float32],
+) -> NDArray[np.float32] | None:
+    """See `MotionScale.depths`; None where the pose has not come, or measuring fails, which must not cost the image."""
+    pose = frame.odometry_from_camera
+    if pose is None and coming is not None and coming.done():
+        grid = coming.result()
+        pose = None if isinstance(grid, NotYetError) else grid @ frame.placement.grid_from_camera
+    try:
+        return None if pose is None else motion.depths(image_rgb, own_depth, pose, frame.stamp_ns)
+    except Exception as error:
+        motion.forget(in_words(error))
+        return None
+
+
+MOST_POINTS = 200_000  # of a cloud: about four for each pixel that takes one
+MOST_RATIO = 3.0  # between depths of the sensor and of the network: beyond it, units or the pose are wrong
+
+
+class Sensing:
+    """Reads what sensors of depth saw; belongs to the inference thread.
+
+    Depths are compared with those that the network said of the image before, so that the first image has none. An image
+    whose depth cannot be used is completed without it, and the log and the record say why.
+    """
+
+    def __init__(self, record: Record[DepthReport], counters: FrameCounters) -> None:
+        self._record, self._counters = record, counters
+        self._before: dict[str, tuple[Epoch, StudentBundle, NDArray[np.float32] | None]] = {}
+        self._rays: dict[str, tuple[Camera, int, NDArray[np.float32]]] = {}
+
+    def sensed(self, frame: Frame, completer: Completer, epoch: Epoch) -> NDArray[np.float32] | None:
+        """`Evidence.sensed` of an image that is about to be completed; None where there is none."""
+        if frame.depth is None:
+            return None
+        if isinstance(frame.depth, NotYetError):
+            self._record.happened("without", f"{frame.topic}: {frame.depth}")
+            return None
+        of_epoch, of_bundle, own = self._before.get(frame.name, (None, None, None))
+        if own is None or of_epoch != epoch or of_bundle is not completer.bundle:
+            self._record.happened(
+                "without", f"{frame.topic}: the first image has none before it to compare depths with"
+            )
+            return None
+        try:
+            sensed = self._read(frame, frame.depth, completer.bundle, own)
+        except SceneCompletionError as error:
+            self._record.happened("without", f"{frame.topic}: {error}")
+            self._counters.warn(f"{frame.topic}: depth", f"{frame.topic}: completed without depth: {error}")
+            return None
+        newest = frame.depth.age_ns / 1e6, float((sensed[1] > 0.0).mean())
+        self._record.change(last=(*self._record.report.last, newest)[-TIMES_KEPT:])
+        self._record.happened("sensed", "")
+        return sensed
+
+    def follow(self, frame: Frame, completer: Completer, epoch: Epoch) -> None:
+        """Remember what the network itself said of an image."""
+        if frame.depth is not None:
+            self._before[frame.name] = epoch, completer.bundle, frame.completion.own_depth
+
+    def _read(
+        self, frame: Frame, reading: DepthReading, bundle: StudentBundle, own: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        if isinstance(reading.message, PointCloud2):
+            points = read_xyz(reading.message)
+            points = reading.camera_from_sensor.apply(points[:: 1 + len(points) // MOST_POINTS])
+        else:
+            points = self._unprojected(frame, reading.message, bundle.canonical)
+        sensed = sensed_depth(points, bundle.canonical, frame.parameters.depth_deviation)
+        known = sensed[1] > 0.0
+        if not known.any():
+            what = f"none of {len(points)} points lies in the image"
+            raise SceneCompletionError(what, where="depth", cure="Check its frame_id and the transform between both")
+        ratio = math.exp(float(np.median(sensed[0, known] - np.log(own[known]))))
+        if not 1.0 / MOST_RATIO <= ratio <= MOST_RATIO:
+            what = f"the sensor says {ratio:.3g} times the depth of the network"
+            cure = "Check its units (16UC1: millimetres, 32FC1 and clouds: metres) and the transform between both"
+            raise SceneCompletionError(what, where="depth", cure=cure)
+        return sensed
+
+    def _unprojected(self, frame: Frame, message: Any, canonical: Camera) -> NDArray[np.float32]:
+        """The points [N, 3] of a depth image, about one for each pixel that takes one (optical frame, metres)."""
+        depth = decode_depth(message)
+        camera = frame.camera.of_resized_image(depth.shape[1], depth.shape[0])
+        step = max(1, int(2.0 * min(camera.axial_focal_lengths) / max(canonical.fx, canonical.fy)))
+        kept = self._rays.get(frame.name)
+        if kept is None or kept[:2] != (camera, step):
+            rays = camera.unproject(camera.pixel_centres()[step // 2 :: step, step // 2 :: step])
+            kept = self._rays[frame.name] = camera, step, np.asarray(rays, np.float32)
+        z = np.nan_to_num(depth[step // 2 :: step, step // 2 :: step], nan=0.0, posinf=0.0, neginf=0.0)
+        return np.asarray((kept[2] * z[..., None]).reshape(-1, 3), np.float32)
+
+
+class Completing:
+    """Completes frames of scenes, in the inference thread; one that cannot be completed is dropped, with a warning."""
+
+    def __init__(
+        self, student: Student, counters: FrameCounters, logger: Any, scaling: Scaling, sensing: Sensing
+    ) -> None:
+        self._student, self._counters, self._logger = student, counters, logger
+        self._scaling, self._sensing = scaling, sensing
+        self._resized: dict[str, tuple[int, ...]] = {}  # by camera, sizes that were warned of
+
+    def complete(self, scene: Scene, *, with_query: bool, with_labels: bool) -> None:
+        """Leave those frames in a scene that could be completed; are answers to the query heard, and labels read?"""
+        words = scene.words
+        words = Words(words.vocabulary, words.queried if with_query else None, with_labels)
+        scene.frames = tuple(frame for frame in scene.frames if self._completed(frame, words, scene))
+
+    def _completed(self, frame: Frame, words: Words, scene: Scene) -> bool:
+        student, epoch = self._student, scene.epoch
+        started_s, placement, parameters = time.perf_counter(), frame.placement, frame.parameters
+        try:
+            camera = self._camera_of(frame)  # before decoding: the proportions alone refuse most that is damaged
+            pixels = to_rgb(frame.message, decoder_shrink(camera, student.bundle.canonical))
+            frame.decode_ms = 1e3 * (time.perf_counter() - started_s)
+            upright = placement.upright_from_camera(parameters)
+            completer = student.get(frame.name, camera, placement.grid_from_camera, parameters, upright)
+            if completer is None:
+                why = "see the error about the camera of these images"
+                self._counters.drop(DropReason.UNUSABLE_CAMERA, why, header=frame.header)
+                return False
+            student.check_mounting(frame.name, upright, parameters)
+            completer.use(words.vocabulary)
+            completer.ask(words.queried)
+            evidence = self._scaling.evidence(frame, completer, epoch, scene.pose)
+            evidence = replace(evidence, sensed=self._sensing.sensed(frame, completer, epoch))
+            frame.completion = completer.complete(pixels, frame.stamp_ns, labels=words.labels, evidence=evidence)
+            self._sensing.follow(frame, completer, epoch)
+            if warning := frame.completion.warning:
+                self._counters.warn(f"{frame.topic}: blind", f"{frame.topic}: {warning}")
+            return True
+        except (ImageError, CameraError) as error:
+            self._counters.drop(DropReason.BAD_IMAGE, f"{frame.topic}: {error}", header=frame.header)
+        except GpuError as error:
+            student.gpu_failed(error, parameters)
+            self._counters.drop(DropReason.GPU_FAILED, str(error), header=frame.header)
+        except BundleError as error:
+            self._counters.drop(DropReason.NOT_FINITE, str(error), header=frame.header)
+        except Exception as error:  # it must not keep the images of other cameras from being completed
+            self._counters.drop_after(error, frame.header)
+        return False
+
+    def _camera_of(self, frame: Frame) -> Camera:
+        width, height = announced_size(frame.message)
+        camera = frame.camera.of_resized_image(width, height)
+        sizes = width, height, frame.camera.width, frame.camera.height
+        if camera is not frame.camera and self._resized.get(frame.name) != sizes:
+            self._resized[frame.name] = sizes
+            self._logger.warning(
+                f"{frame.topic}: images are {width}x{height}, calibrated for {frame.camera.width}x"
+                f"{frame.camera.height}: the node scales the calibration, as for resized images. If they are cropped "
+                "instead, publish roi in the CameraInfo"
+            )
+        return camera
+
+
+# Half-life of what is out of view, as a part of the time after which it is forgotten. At its end a voxel that was as
+# sure as can be is about as probable as the thresholds of students.
+HALF_LIFE = 0.4
+ALONE, STARTED = "published alone", "map started anew"  # keys of warnings
+
+
+class SceneMemory:
+    """Joins scenes with a map of the scenes before them; belongs to the inference thread.
+
+    The map is forgotten in another `Epoch`, and where `TemporalFusion` finds that stamps or poses have jumped. It is
+    made for the first image that wants it, and released with the first that does not. `bundle`: the student;
+    `counters`: warn of what could not be joined, and of a map that was started anew; `record`: takes note of it.
+    """
+
+    def __init__(
+        self, grid: VoxelGrid, bundle: StudentBundle, counters: FrameCounters, record: Record[FusionReport]
+    ) -> None:
+        self._grid, self._bundle, self._counters = grid, bundle, counters
+        self._record = record
+        self._map: TemporalFusion | None = None
+        self._epoch: Epoch | None = None
+        self._relabel = False
+        self._newest: SemanticVoxels | None = None  # joined last
+        self._loaded: tuple[SavedMap, Epoch] | None = None  # what the next scene of that epoch is joined with
+
+    def prepare(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
+        """Make the map, and compile what fills it, before an image needs them."""
+        if parameters.fusion_enabled and self._map is None:
+            compile_fusion()
+            self._map_for(grid_from_camera, parameters)
+
+    def relabel(self) -> None:
+        """Labels have another meaning from the next scene on: those that are remembered are forgotten."""
+        self._relabel = True
+
+    def saved(self, frame: str, epoch: Epoch) -> SavedMap:
+        """What is remembered of an epoch, in this frame. Raises SceneCompletionError where that is nothing."""
+        known = self._map.remembered() if self._map is not None and self._epoch == epoch else None
+        if self._newest is None or known is None or not len(known.place):
+            cure = "Wait until `images joined` in the part fusion of /diagnostics grows"
+            raise SceneCompletionError("no image was joined yet", where="map", cure=cure)
+        bundle, voxels = self._bundle, self._newest
+        classes = voxels.class_names, voxels.class_colours
+        return SavedMap(known, frame, self._grid, *classes, bundle.name, bundle.made_from(), voxels.stamp_ns)
+
+    def load(self, saved: SavedMap, frame: str, class_names: Sequence[str], epoch: Epoch, *, where: str) -> None:
+        """Forget the map, and join the next scene, if of this epoch, with a saved one.
+
+        Raises SceneCompletionError, and forgets nothing, unless it fits: see `SavedMap.check_fits`.
+        """
+        saved.check_fits(frame, self._grid.voxel_size, class_names, where=where)
+        self._loaded, self._relabel = (saved, epoch), False
+        if self._map is not None:
+            self._map.reset()
+
+    def join(self, scene: Scene) -> None:
+        """Set the voxels of a scene whose frames are completed: those of its cameras, joined with what is remembered.
+
+        Where they cannot be joined, they are those of this moment alone, which is counted and warned about. The map is
+        not asked where that is not wanted, or where the images came before it was. Raises GpuError: what is known of
+        all voxels could not be fetched from a GPU.
+        """
+        parameters = scene.parameters
+        scene.voxels, probability = self._of_all_cameras(scene)
+        odometry_from_grid = scene.odometry_from_grid
+        if not parameters.fusion_enabled:
+            self._release()
+            return
+        if odometry_from_grid is None:
+            return
+        fusion = self._map_for(scene.voxels.grid_from_camera, parameters)
+        if scene.epoch != self._epoch:
+            if self._epoch is not None:
+                fusion.reset()
+                self._record.happened("started", "the node was activated, enabled or reset, or time went back")
+            self._epoch = scene.epoch
+        if isinstance(odometry_from_grid, NotYetError):
+            self._record.happened("alone", str(odometry_from_grid))
+            why = f"voxels are those of one image, not joined with earlier ones: {odometry_from_grid}"
+            self._counters.warn(ALONE, why)
+            return
+        if self._loaded is not None:
+            (saved, epoch), self._loaded = self._loaded, None
+            if epoch == scene.epoch:
+                inside = fusion.begin_with(saved.voxels, scene.voxels.stamp_ns, odometry_from_grid)
+                why = f"{inside:,} of {len(saved.voxels.place):,} loaded voxels lie in the window around the image"
+                self._record.happened("started", why)
+                if not inside:
+                    self._counters.warn(STARTED, f"{why}: has {saved.frame} begun anew since they were saved?")
+        if self._relabel:
+            fusion.relabel(label_of_no_class(scene.voxels, parameters))
+            self._relabel = False
+        fusion.threads = parameters.threads or None
+        fused = fusion.fuse(scene.voxels, probability(), odometry_from_grid)
+        self._newest = scene.voxels
+        if fused.reset:
+            self._record.happened("started", fused.reset)
+            self._counters.warn(STARTED, f"the node forgets earlier images: {fused.reset}")
+        self._record.change(
+            joined=self._record.report.joined + 1,
+            map_voxels=fusion.memory.weight.size,
+            map_mb=fusion.megabytes,
+            age_s=fusion.age_s,
+            updated=fused.updated,
+            entered=fused.entered,
+        )
+        scene.voxels_of_moment, scene.voxels = scene.voxels, fused.voxels
+
+    def _of_all_cameras(self, scene: Scene) -> tuple[SemanticVoxels, Probability]:
+        completions = [frame.completion for frame in scene.frames]
+        if len(completions) == 1:
+            return completions[0].voxels, lambda: completions[0].probability
+        with kernel_threads(scene.parameters.threads or None):
+            voxels, probability = fuse_views(
+                [completion.voxels for completion in completions],
+                [completion.probability for completion in completions],
+                self._bundle.threshold,
+            )
+        return voxels, lambda: probability
+
+    def _map_for(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> TemporalFusion:
+        settings = settings_of(parameters)
+        if self._map is not None and self._map.settings != settings:
+            self._map = None  # two would need twice the memory
+            self._record.happened("started", "its parameters were changed")
+        if self._map is None:
+            self._map = TemporalFusion(self._grid, grid_from_camera, self._bundle.threshold, settings)
+        return self._map
+
+    def _release(self) -> None:
+        self._newest = self._loaded = None
+        if self._map is not None:
+            self._map = None
+            self._record.change(map_voxels=0, map_mb=0.0, age_s=0.0, updated=0, entered=0)
+
+
+def settings_of(parameters: NodeParameters) -> FusionSettings:
+    """How long memory lasts. Only what the image sees is seen: nothing is cleared from memory."""
+    lasts = parameters.fusion_forget_after or math.inf
+    return FusionSettings(seen_for=0.0, forget_after=lasts, half_life=HALF_LIFE * lasts)
+
+
+def label_of_no_class(voxels: SemanticVoxels, parameters: NodeParameters) -> int:
+    """Label of what nobody has named yet: unknown, or a class that is an obstacle, for that is what it may be."""
+    names = voxels.class_names
+    if UNKNOWN in names:
+        return names.index(UNKNOWN)
+    ignored = ignored_names(parameters.obstacle_ignored_classes)
+    return next((label for label, name in enumerate(names) if name not in ignored), 0)
+
 
 CLOSE_TIMEOUT_S = 5.0
 _MEMORY = "/memory"  # no name of a camera

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.soak_drive import FAULTS
+from benchmarks.soak import FAULTS
 from tests.inference.small_bundle import make_small_bundle
 
 

@@ -20,7 +20,7 @@ from scene_completion_ros.ros.conversions import points_message, with_data
 from scene_completion_ros.ros.frame import DepthReading, Epoch, Frame, NotYetError, PoseToCome, Scene
 from scene_completion_ros.ros.health.diagnostics import DepthReport, depth_status
 from scene_completion_ros.ros.health.judgement import Level, Record
-from scene_completion_ros.ros.image_completion import MOST_WAITING, Scaling, Sensing
+from scene_completion_ros.ros.inference_thread import MOST_WAITING, Scaling, Sensing
 from tests.inference.test_motion_scale import CAMERA, STEP_NS, seen_from
 
 NOW = Epoch(0, 0)

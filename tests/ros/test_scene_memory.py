@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.mapping.temporal_fusion import FusionSettings
+from scene_completion_ros.ros.inference_thread import label_of_no_class, settings_of
 from scene_completion_ros.ros.parameters import NodeParameters
-from scene_completion_ros.ros.scene_memory import label_of_no_class, settings_of
 from tests.mapping.small_voxels import COMPLETED, INFERRED, SURFACE, UNOBSERVED, voxels_of
 from tests.mapping.test_temporal_fusion import GRID, TENTH, at, fuse, make
 

@@ -13,7 +13,7 @@ import pytest
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.gpu import device, kernel_provision, tensorrt_encoder, tensorrt_engine
+from scene_completion_ros.inference.gpu import device, kernel_provision, tensorrt_engine
 from scene_completion_ros.inference.gpu.device import EngineOptions
 from scene_completion_ros.inference.gpu.tensorrt_engine import load_tensorrt
 from tests.inference.gpu.host_cuda import HostCuda
@@ -75,9 +75,9 @@ def tensorrt(cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTe
     """The stand-in, whose builder takes graphs for plans; all must have gone in the order that TensorRT wants."""
     host = HostTensorRt(cuda)
     host.install(monkeypatch)
-    for module in (encoder, tensorrt_engine, tensorrt_encoder, device):  # whatever is installed here
+    for module in (encoder, tensorrt_engine, device):  # whatever is installed here
         monkeypatch.setattr(module, "installed_flavour", lambda: "tensorrt")
-    for module in (tensorrt_encoder, device):
+    for module in (tensorrt_engine, device):
         monkeypatch.setattr(module, "require", lambda flavour, device=True: None)
 
     def build_plan(onnx: bytes, ports: object, tensorrt: object, *, exact: bool) -> bytes:

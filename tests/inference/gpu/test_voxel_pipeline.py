@@ -20,7 +20,7 @@ from scene_completion_ros.inference.gpu import voxel_pipeline
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from scene_completion_ros.inference.gpu.kernel_provision import check_loads
 from scene_completion_ros.inference.gpu.kernels import KERNELS, Buffer, KernelDevice, KernelSizes, compile_kernels
-from scene_completion_ros.inference.gpu.tensorrt_encoder import DeviceSceneQuery
+from scene_completion_ros.inference.gpu.tensorrt_engine import DeviceSceneQuery
 from scene_completion_ros.inference.gpu.voxel_pipeline import DeviceVoxels, VoxelPipeline
 from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec
 from scene_completion_ros.inference.label_query import FoldedVocabulary, LabelQuery, Words
