@@ -23,7 +23,7 @@ from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters
 from scene_completion_ros.ros.frame import DepthReading, Frame, NotYetError, PoseToCome
-from scene_completion_ros.ros.health.input_health import InputRecord
+from scene_completion_ros.ros.health.diagnostics import InputRecord
 from scene_completion_ros.ros.health.judgement import FrameCounters
 from scene_completion_ros.ros.inference_thread import InferenceThread
 from scene_completion_ros.ros.messages import LATCHED_QOS, stamp_nanoseconds

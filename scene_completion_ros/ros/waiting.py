@@ -14,7 +14,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_polic
 from scene_completion_ros.messages.drop_reasons import CLOCK_JUMP_NS
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.frame import NotYetError
-from scene_completion_ros.ros.health.input_health import InputRecord
+from scene_completion_ros.ros.health.diagnostics import InputRecord
 from scene_completion_ros.ros.messages import stamp_nanoseconds
 
 Item = TypeVar("Item")

@@ -6,7 +6,7 @@ import numpy as np
 
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.scene_query import SceneAnswer
-from scene_completion_ros.ros.health.input_health import InputRecord
+from scene_completion_ros.ros.health.diagnostics import InputRecord
 from scene_completion_ros.ros.node import main
 
 FAULTY = "faulty"  # frame of such messages

@@ -11,7 +11,7 @@ from std_msgs.msg import Header
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.drop_reasons import DropReason
-from scene_completion_ros.ros.health.input_health import (
+from scene_completion_ros.ros.health.diagnostics import (
     Arrivals,
     CameraFacts,
     InputRecord,
