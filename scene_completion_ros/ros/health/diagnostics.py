@@ -1,7 +1,8 @@
 """`/diagnostics`: what the node records of itself, judged and published about once a second, in every state.
 
-The cases of what arrives from a camera are those that users meet. Nobody publishes, or another message type, or with incompatible QoS. The middleware
-loses large messages without a word. A CameraInfo is missing, late or of another image size.
+The cases of what arrives from a camera are those that users meet. Nobody publishes, or another message type, or with
+incompatible QoS. The middleware loses large messages without a word. A CameraInfo is missing, late or of another image
+size.
 """
 
 import threading
