@@ -18,14 +18,17 @@ from scene_completion_training.losses import (
     check_teachers,
     class_terms,
     correspondence_loss,
+    density_distillation,
     depth_likelihood,
     edge_aware_smoothness,
     estimate_forces,
+    feature_smoothness,
     free_cross_entropy,
     log_depth_loss,
     log_inverse_depth_loss,
     mean_opacity,
     occupancy_cross_entropy,
+    occupancy_distillation,
     occupied_cross_entropy,
     photometric_error,
     photometric_loss,
@@ -219,6 +222,33 @@ def test_depth_is_compared_where_it_is_known() -> None:
     assert loss.item() == pytest.approx(math.log(2.0) / 0.5 + math.log(0.5), abs=1e-5)
 
 
+def test_feature_smoothness_by_hand() -> None:
+    """From (3, 0) to (0, 5) between columns: (√2, 0) to (0, √2) at a root mean square of one, √2 in the mean."""
+    features = torch.zeros(1, 2, 2, 2)
+    features[:, :, 0, 0] = 3.0
+    features[:, :, 1, 1] = 5.0
+    image = torch.full((1, 3, 2, 2), 0.5)
+    assert feature_smoothness(features, image).item() == pytest.approx(2 * math.sqrt(2.0) / 4)
+    image[..., 1] += 0.04  # across an edge of 0.04, e^{−25·0.04} of it
+    assert feature_smoothness(features, image).item() == pytest.approx(2 * math.sqrt(2.0) * math.exp(-1.0) / 4)
+    assert feature_smoothness(7.0 * features, image).item() == pytest.approx(feature_smoothness(features, image).item())
+    assert feature_smoothness(torch.ones(3, 8, 8, 5), torch.rand(3, 3, 8, 8)).item() == 0.0
+
+
+def test_distillation_by_hand() -> None:
+    """|2 − 1| = 1, |0.5 − 2| = 1.5, and 9 against 3 are the same surface; the invalid fourth point does not count."""
+    student, teacher = torch.tensor([[2.0, 0.5, 9.0, 7.0]]), torch.tensor([[1.0, 5.0, 3.0, 0.0]])
+    valid = torch.tensor([[True, True, True, False]])
+    assert density_distillation(student, teacher, valid).item() == pytest.approx((1.0 + 1.5 + 0.0) / 3)
+    nothing = torch.zeros_like(valid)
+    assert density_distillation(student, teacher, nothing).item() == 0.0
+    # Probabilities 0.5 against 0.8, the same twice, and what does not count.
+    logits = torch.tensor([[0.0, 3.0, -9.0]]), torch.tensor([[math.log(4.0), 3.0, 9.0]])
+    counted = torch.tensor([[True, True, False]])
+    divergence = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
+    assert occupancy_distillation(*logits, counted).item() == pytest.approx(divergence / 2, rel=1e-5)
+
+
 PREDICTED = torch.tensor([[3.0, 4.0], [1.0, 0.0], [9.0, 9.0]])
 TARGET = torch.tensor([[5.0, 1.0], [0.0, 2.0], [0.0, 0.0]])
 COUNTED = torch.tensor([True, True, False])
@@ -231,6 +261,10 @@ def test_each_comparison_by_hand() -> None:
     assert found["l1"] == pytest.approx(((2 + 3) / 2 + (1 + 2) / 2) / 2)
     cosines = (3 - 4) / (5 * 2**0.5), -1 / 2**0.5
     assert found["demeaned_cosine"] == pytest.approx(1 - sum(cosines) / 2)
+    for loss in COMPARED.values():
+        nothing = loss(predicted := PREDICTED.clone().requires_grad_(), TARGET, torch.zeros_like(COUNTED))
+        nothing.backward()
+        assert nothing.item() == 0.0 and predicted.grad is not None and not predicted.grad.any()
 
 
 def test_s1_the_comparison_of_each_teacher_is_its_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from scene_completion_training.networks.scene_decoder import (
     FAR_OFF,
     ROAD,
     STRIDE,
+    CompletedScene,
     Measured,
     PixelHead,
     PixelView,
@@ -37,13 +39,29 @@ def pose(pitch: float = 0.0, height: float = 0.0) -> torch.Tensor:
     return torch.from_numpy((turn @ DEFAULT_GRID_FROM_CAMERA).matrix).float()
 
 
-def decoder() -> SceneDecoder:
-    torch.manual_seed(0)
-    made = SceneDecoder(GRID, SPEC, classes=CLASSES, reduced=4, widths=(8, 8), context=4, hidden=8, ground=-1.0)
-    with torch.no_grad():  # nothing that starts as nothing
+def decoder(hidden: float = 0.0, before: float = 0.0, there: float = 0.0, **changes: Any) -> SceneDecoder:
+    """Whatever it sees, it gives these logits to voxels behind a surface, before it and at it, and to the ground."""
+    ground = changes.pop("below", (-9.0, 0.0, -50.0))  # far below the grid
+    made = SceneDecoder(
+        GRID, SPEC, classes=CLASSES, reduced=4, widths=(8, 8), context=4, hidden=8, ground=-1.0, **changes
+    )
+    with torch.no_grad():
         for parameter in made.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+            parameter.zero_()
+        assert made.occupied.bias is not None and made.ground.bias is not None and made.named.bias is not None
+        made.occupied.bias.copy_(torch.tensor([hidden] * 8 + [before] * 8 + [there]))
+        made.ground.bias.copy_(torch.tensor(ground))
+        made.named.bias.fill_(1.0)
     return made.eval()
+
+
+def completed(made: SceneDecoder, depth: torch.Tensor | float, deviation: float, label: int = 0) -> CompletedScene:
+    """Of a view that sees these depths [1, 1, 16, 32], with this doubt, and this class everywhere."""
+    cells, voxels = (cell_lookups(GRID, stride, CAMERA, SPEC, pose()[None], torch.ones(1)) for stride in (STRIDE, 1))
+    code = SPEC.depth_code_of_inverse(1.0 / torch.as_tensor(depth)).expand(1, 1, CAMERA.height, CAMERA.width)
+    classes = 4.0 * functional.one_hot(torch.full(code.shape[2:], label), CLASSES + 1).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        return made(PixelView(code, torch.full_like(code, deviation), classes, torch.ones(1, 1, 1, 1)), cells, voxels)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(("pitch", "height"), [(0.0, 0.0), (0.06, -0.7)])
@@ -80,38 +98,35 @@ def test_cells_of_a_mirrored_scene_look_at_the_same_pixels() -> None:
 
 def test_the_ground_fills_its_voxel_and_empties_those_below() -> None:
     """At -0.9 m with 0.1 m of doubt: Φ(1) − Φ(−3) of the voxel from -1.2 to -0.8 m."""
-    made = decoder()
-    height, deviation = torch.full((1, 8, 8), -0.9), torch.full((1, 8, 8), 0.1)
-    nothing = torch.zeros((1, 16, 16, 8))
-    probability = made._with_ground(nothing, height, deviation).sigmoid()[0, 5, 5]
+    below = (0.1, 2.0 + math.log(math.expm1(0.08)), -50.0)
+    empty, solid = (
+        completed(decoder(said, said, said, below=below), 3.0, 0.02).occupied.sigmoid()[0, 5, 5] for said in (-30, 30)
+    )
     phi = [0.5 * (1.0 + math.erf((edge + 0.9) / (0.1 * math.sqrt(2.0)))) for edge in (-1.2, -0.8)]
-    assert probability[2].item() == pytest.approx(phi[1] - phi[0], abs=1e-3)
-    solid = made._with_ground(1.0 - nothing, height, deviation).sigmoid()[0, 5, 5]
+    assert empty[2].item() == pytest.approx(phi[1] - phi[0], abs=1e-3)
     assert solid[3:].min() > 0.99 and solid[:2].max() < 0.01  # what is said to be below the ground is nothing
 
 
 def test_a_voxel_is_what_its_pixel_sees_or_lies_before_or_behind_it() -> None:
     """A wall 3 m away, known to 2 %: certain to a voxel. Of places behind and before it others speak."""
-    made, voxels = decoder(), cell_lookups(GRID, 1, CAMERA, SPEC, pose()[None], torch.ones(1))
-    wall = torch.tensor([math.log(3.0), 0.02])[None, :, None, None].expand(1, 2, 16, 32)
-    at, behind = made._surfaces(wall, voxels)
+    at, behind = (
+        completed(decoder(hidden, -20.0, there), 3.0, 0.02).occupied.sigmoid()[0]
+        for hidden, there in ((-20.0, 20.0), (20.0, -20.0))
+    )
     phi = [0.5 * (1.0 + math.erf(math.log(edge / 3.0) / (0.02 * math.sqrt(2.0)))) for edge in (2.6, 3.4)]
-    assert at[0, 7, 8, 4].item() == pytest.approx(phi[1] - phi[0], abs=1e-3) and at[0, 7, 8, 4] > 0.99  # at 3.0 m
-    assert at[0, [4, 10], 8, 4].max() < 1e-3 and behind[0, 4, 8, 4] < 1e-3 and behind[0, 10, 8, 4] > 0.999
-    assert not at[0, 2, 0].any() and (behind[0, 2, 0] == 1.0).all()  # beside the image
-    hidden, before, there = (torch.full((1, 16, 16, 8), value) for value in (2.0, -2.0, 9.0))
-    probability = made._beside_what_is_seen(hidden, before, there, (at, behind))[0, [4, 7, 10], 8, 4]
-    assert probability.tolist() == pytest.approx([0.119, 1.0, 0.881], abs=0.01)
+    assert at[7, 8, 4].item() == pytest.approx(phi[1] - phi[0], abs=1e-3) and at[7, 8, 4] > 0.99  # at 3.0 m
+    assert at[[4, 10], 8, 4].max() < 1e-3 and behind[4, 8, 4] < 1e-3 and behind[10, 8, 4] > 0.999
+    assert at[2, 0].max() < 1e-3 and (behind[2, 0] > 0.999).all()  # beside the image
+    found = completed(decoder(2.0, -2.0, 9.0), 3.0, 0.02).occupied.sigmoid()[0, [4, 7, 10], 8, 4]
+    assert found.tolist() == pytest.approx([0.119, 1.0, 0.881], abs=0.01)
 
 
 def test_a_level_road_is_met_where_it_lies() -> None:
     """0.2 m above the usual level, seen exactly, by columns whose road the image shows."""
-    made, voxels = decoder(), cell_lookups(GRID, 1, CAMERA, SPEC, pose()[None], torch.ones(1))
-    depth = 1.0 / SPEC.inverse_depth(ground_code(CAMERA, SPEC, pose()[None], made.level + 0.2)).clamp_min(0.05)
-    seen = torch.cat([depth.log(), torch.full_like(depth, 1e-3)], dim=1)
-    lowest = made._lowest_seen(made._surfaces(seen, voxels))[0, 0]
-    np.testing.assert_allclose(lowest[2:, 3:5], 0.2, atol=0.05)
-    assert lowest[0, 0] > 1.0  # beside the image, where nothing is seen to be free
+    depth = 1.0 / SPEC.inverse_depth(ground_code(CAMERA, SPEC, pose()[None], -0.8)).clamp_min(0.05)
+    height = completed(decoder(below=(0.0, 0.0, 50.0)), depth, 1e-3).height[0]
+    np.testing.assert_allclose(height[2:, 3:5], -0.8, atol=0.05)
+    assert height[0, 0] > 0.0  # beside the image, where nothing is seen to be free
 
 
 def test_a_road_says_the_scale_of_what_is_seen() -> None:
@@ -189,37 +204,27 @@ def test_a_volume_stands_upright_and_looks_where_the_camera_looks() -> None:
 def test_the_mean_is_shifted_to_what_hidden_places_hold() -> None:
     """A corner of one level is full to three fifths and was said to be to one: its logits rise by their difference."""
     made, count = decoder(), torch.full(GRID.shape, 1000.0)
-    before, true = made.mean.detach().clone(), 0.2 * count
+    before, true = completed(made, 3.0, 0.02).occupied, 0.2 * count
     true[:8, :8, 3] = 600.0
     made.match_mean(true, 0.2 * count, count)
-    fine = functional.interpolate(made.mean - before, (8, 8), mode="nearest").reshape(1, 8, 4, 64)
-    shift = made._voxels(fine)[0]
-    assert shift[:8, :8, 3].flatten().tolist() == pytest.approx([1.79] * 64, abs=0.01)  # log(3 / 2) - log(1 / 4)
-    shift[:8, :8, 3] = 0.0
+    shift = (completed(made, 3.0, 0.02).occupied - before)[0]
+    # log(3 / 2) - log(1 / 4) beside the image, from whose corner the mean has no neighbour to be blended with
+    assert shift[:2, :4, 3].flatten().tolist() == pytest.approx([1.79] * 8, abs=0.01)
+    shift[..., 3] = 0.0
     assert shift.abs().max().item() < 0.01
 
 
 def test_a_cell_that_trusts_its_pixel_is_called_what_that_is() -> None:
     """A new branch is silent; with a trust of one it adds the log probability of the class, inside the image."""
-    torch.manual_seed(0)
-    made = SceneDecoder(
-        GRID, SPEC, classes=CLASSES, reduced=4, widths=(8, 8), context=4, hidden=8, ground=-1.0, trusting=True
-    )
-    cells, voxels = (
-        cell_lookups(GRID, stride, CAMERA, SPEC, pose(0.0, 0.0)[None], torch.ones(1)) for stride in (STRIDE, 1)
-    )
-    shape = (1, 1, CAMERA.height, CAMERA.width)
-    logits = torch.zeros(1, CLASSES + 1, *shape[2:])
-    logits[:, 1] = 4.0
-    view = PixelView(torch.full(shape, 0.0), torch.full(shape, 0.1), logits, torch.ones(1, 1, 1, 1))
+    made = decoder(trusting=True)
     assert made.trust is not None
-    silent = made(view, cells, voxels).classes
+    silent = completed(made, 3.0, 0.1, label=1).classes
     torch.nn.init.ones_(made.trust.bias)
-    added = (made(view, cells, voxels).classes - silent).flatten(2)
-    expected = logits.softmax(dim=1)[0, :CLASSES, 0, 0].clamp_min(1e-3).log()
-    inside = cells.in_view.flatten(1)[0] > 0.5
+    added = (completed(made, 3.0, 0.1, label=1).classes - silent).flatten(2)
+    expected = torch.tensor([0.0, 4.0, 0.0, 0.0]).log_softmax(dim=0)[:CLASSES, None]
+    inside = cell_lookups(GRID, STRIDE, CAMERA, SPEC, pose()[None], torch.ones(1)).in_view.flatten(1)[0] > 0.5
     assert inside.any() and not inside.all()
-    torch.testing.assert_close(added[0][:, inside], expected[:, None].expand(-1, int(inside.sum())))
+    torch.testing.assert_close(added[0][:, inside], expected.expand(-1, int(inside.sum())))
     assert not added[0][:, ~inside].any()
 
 
