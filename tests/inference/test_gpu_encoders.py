@@ -113,7 +113,7 @@ def of_half(name: str, value: Any) -> Callable[[dict[str, Any]], Any]:
     ],
 )
 @pytest.mark.usefixtures("bundle")
-def test_bad_fields_are_named(folder: Path, change: Callable[[dict[str, Any]], Any], field: str) -> None:
+def test_bad_fields_of_gpu_encoders_are_named(folder: Path, change: Callable[[dict[str, Any]], Any], field: str) -> None:
     edit_manifest(folder, change)
     assert re.search(f"{MANIFEST}: field {field}: ", str(refused(folder)))
 

@@ -12,7 +12,7 @@ from tests.inference.twins import density_reference
 CODE = PointCodeSpec()
 FEATURE_SIZE = (96, 320)
 # Denser than a trained field, so that differences show.
-HEAD = random_head()
+DENSITY_HEAD = random_head()
 
 
 def rotation(axis: int, degrees: float) -> RigidTransform:
@@ -38,10 +38,10 @@ CASES = {
 
 @pytest.mark.parametrize("extrapolate", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_kernel_agrees_with_the_reference(case: str, extrapolate: bool) -> None:
+def test_density_agrees_with_the_reference(case: str, extrapolate: bool) -> None:
     grid, camera_from_grid = CASES[case]
     features = random_features()
-    query = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid, extrapolate=extrapolate)
+    query = VoxelQuery(DENSITY_HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid, extrapolate=extrapolate)
     density = query.density(features)
     centres = np.stack(np.meshgrid(*grid.axis_centres(), indexing="ij"), axis=-1)
     points = np.asarray(camera_from_grid.apply(centres.reshape(-1, 3)))
@@ -50,7 +50,7 @@ def test_kernel_agrees_with_the_reference(case: str, extrapolate: bool) -> None:
     np.testing.assert_array_equal(query.in_view, in_view)
     assert query.too_far == (in_image & ~known).sum()
     assert 0.02 < in_view.mean() < 0.98
-    expected = density_reference(features, points, HEAD, CODE, CANONICAL).reshape(grid.shape)
+    expected = density_reference(features, points, DENSITY_HEAD, CODE, CANONICAL).reshape(grid.shape)
     assert expected.std() > 0.5
     if not extrapolate:
         expected = np.where(in_view, expected, 0.0)
@@ -59,6 +59,6 @@ def test_kernel_agrees_with_the_reference(case: str, extrapolate: bool) -> None:
 
 
 def test_opacity_is_that_of_one_voxel_edge() -> None:
-    query, features = VoxelQuery(HEAD, CODE, CANONICAL, FEATURE_SIZE, AHEAD, FORWARD), random_features()
+    query, features = VoxelQuery(DENSITY_HEAD, CODE, CANONICAL, FEATURE_SIZE, AHEAD, FORWARD), random_features()
     density = query.density(features).astype(np.float64)
     np.testing.assert_allclose(query.opacity(features), -np.expm1(-0.4 * density), atol=1e-6)

@@ -13,7 +13,7 @@ from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.inference import text_bank
 from scene_completion_ros.inference.text_bank import BACKGROUND, METADATA, BankClass, TextBank, Vocabulary
 from tests.inference.small_vocabulary import PHRASES
-from tests.inference.small_vocabulary import small_bank as bank
+from tests.inference.small_vocabulary import small_bank
 
 
 def with_metadata(content: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
@@ -35,7 +35,7 @@ def refused(content: bytes) -> str:
 
 
 def test_a_bank_comes_back_as_it_was_saved(tmp_path: Path) -> None:
-    saved = bank()
+    saved = small_bank()
     saved.save(tmp_path / "bank.safetensors")
     loaded = TextBank.load(tmp_path / "bank.safetensors")
     for name in ("phrases", "text_encoder", "text_encoder_sha256", "template", "classes", "background", "licence"):
@@ -51,25 +51,25 @@ def test_a_bank_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 def test_an_unknown_phrase_is_answered_with_near_ones() -> None:
     told = r"'Zebra crosing' \(near: 'zebra crossing'\); 'q1'; 'q2'; and 1 more"
     with pytest.raises(VocabularyError, match=told) as caught:
-        bank().rows(("car", "Zebra crosing", "q1", "q2", "q3"))
+        small_bank().rows(("car", "Zebra crosing", "q1", "q2", "q3"))
     assert "scene-completion vocabulary" in caught.value.cure
 
 
 def test_the_banks_own_classes_make_a_vocabulary() -> None:
-    vocabulary = bank().vocabulary()
+    vocabulary = small_bank().vocabulary()
     assert vocabulary.names == ("vehicle", "tree")
     assert vocabulary.legend_names == ("vehicle", "tree", "unknown")
     assert vocabulary.legend_colours == ((1, 2, 3), (0, 99, 0), (128, 128, 128))
-    assert np.array_equal(vocabulary.rows, bank().rows(("car", "parked van", "tree", "sky", "wall")))
+    assert np.array_equal(vocabulary.rows, small_bank().rows(("car", "parked van", "tree", "sky", "wall")))
     assert vocabulary.group.tolist() == [0, 0, 1, BACKGROUND, BACKGROUND]
-    assert (vocabulary.text_encoder, vocabulary.bank_sha256) == ("tiny-encoder", bank().sha256)
+    assert (vocabulary.text_encoder, vocabulary.bank_sha256) == ("tiny-encoder", small_bank().sha256)
 
 
 def test_a_query_asks_by_contrast_with_all_phrases() -> None:
-    query = bank().query(["zebra crossing", "wall"])
+    query = small_bank().query(["zebra crossing", "wall"])
     assert (query.names, query.margin) == (("zebra crossing", "wall"), 0.0)
-    assert np.array_equal(query.rows[query.group >= 0], bank().rows(("zebra crossing", "wall")))
-    mean = bank().rows(bank().phrases).astype(np.float64).mean(axis=0)
+    assert np.array_equal(query.rows[query.group >= 0], small_bank().rows(("zebra crossing", "wall")))
+    mean = small_bank().rows(small_bank().phrases).astype(np.float64).mean(axis=0)
     np.testing.assert_allclose(query.rows[query.group == BACKGROUND][0] * query.contrast.common, mean, atol=1e-6)
 
 
@@ -77,7 +77,7 @@ def test_the_reach_of_a_phrase_by_hand() -> None:
     """Classes x and y seen from their centre lie at ±(1, −1)/√2; "z" is told from the mean of x, y and itself."""
     stored = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     classes = tuple(BankClass(name, (name,), (0, 0, 0)) for name in "xy")
-    own = bank(phrases=("x", "y", "z"), stored=stored, classes=classes, background=())
+    own = small_bank(phrases=("x", "y", "z"), stored=stored, classes=classes, background=())
     query = own.query(["x", "z"])
     # x less the mean (1/3, 0) is (2/3, 0), z less it (−1/3, −1).
     root = 2.0**-0.5
@@ -90,7 +90,7 @@ def test_the_reach_of_a_phrase_by_hand() -> None:
 def test_ten_thousand_phrases_load_but_are_too_many_classes() -> None:
     phrases = tuple(f"phrase {i}" for i in range(10_000))
     rows = np.random.default_rng(1).normal(size=(10_000, 8))
-    large = TextBank.from_bytes(bank(phrases=phrases, stored=rows, classes=(), background=()).to_bytes())
+    large = TextBank.from_bytes(small_bank(phrases=phrases, stored=rows, classes=(), background=()).to_bytes())
     with pytest.raises(VocabularyError, match="10000 classes and 10000 phrases, where at most 254 and 4096"):
         large.vocabulary()
     with pytest.raises(VocabularyError, match="1 classes and 5000 phrases"):
@@ -135,7 +135,7 @@ def test_vocabularies_that_cannot_be_are_refused(fields: dict[str, Any], told: s
 )
 def test_banks_that_contradict_themselves_are_refused(fields: dict[str, Any], told: str) -> None:
     with pytest.raises(VocabularyError, match=told):
-        bank(**fields)
+        small_bank(**fields)
 
 
 @pytest.mark.parametrize(
@@ -155,12 +155,12 @@ def test_banks_that_contradict_themselves_are_refused(fields: dict[str, Any], to
     ],
 )
 def test_a_file_whose_json_was_changed_is_refused(change: Any, told: str) -> None:
-    assert re.search(told, refused(with_metadata(bank().to_bytes(), change)))
+    assert re.search(told, refused(with_metadata(small_bank().to_bytes(), change)))
 
 
 def test_files_that_are_no_banks_are_refused(tmp_path: Path) -> None:
-    content = bank().to_bytes()
-    rows = bank().embeddings
+    content = small_bank().to_bytes()
+    rows = small_bank().embeddings
     assert "is no text bank" in refused(b"")
     assert "is no text bank" in refused(b"\x80\x04pickle")
     assert "is no text bank" in refused(content[:-1])
