@@ -11,8 +11,16 @@ import pytest
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec
-from tests.inference.small_bundle import CANONICAL, CHANNELS, class_colours, class_names, make_small_bundle, with_labels
-from tests.inference.small_vocabulary import small_bank, small_space
+from tests.inference.small_bundle import (
+    CANONICAL,
+    CHANNELS,
+    class_colours,
+    class_names,
+    make_small_bundle,
+    small_bank,
+    small_space,
+    with_labels,
+)
 
 CAMERA_HEIGHT = 1.6  # metres above the road: a face of the default grid, half a voxel from the nearest centres
 

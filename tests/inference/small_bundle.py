@@ -1,4 +1,4 @@
-"""A tiny student that sees a road and random blobs, valid in every respect, for tests that need some bundle."""
+"""A tiny student that sees a road and random blobs, valid in every respect, and words for those that know classes."""
 
 import colorsys
 import dataclasses
@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, VolumeReading
+from scene_completion_ros.inference.text_bank import BACKGROUND, BankClass, Contrast, FeatureSpace, TextBank, Vocabulary
 
 CANONICAL = Camera(fx=371.2, fy=371.2, cx=319.5, cy=90.0, width=640, height=192)
 CHANNELS = 64
@@ -174,3 +175,56 @@ def make_small_bundle(
         values |= {"class_names": class_names(classes), "class_colours": class_colours(classes)}
     bundle = StudentBundle(**{**values, **fields})
     return bundle.save(folder, tiny_encoder(seed, label_hidden=bundle.head.label_hidden, camera=bundle.canonical))
+
+
+# A bank of phrases and a feature space in which it lies, for students of `small_bundle` that know classes.
+
+
+PHRASES = ("car", "parked van", "tree", "zebra crossing", "sky", "wall")
+ENCODER = {"text_encoder": "tiny-encoder", "text_encoder_sha256": "ab" * 32}
+
+
+def small_bank(dimension: int = 16, **fields: Any) -> TextBank:
+    """Six random phrases, two classes of three of them, two of the background; ``fields`` replace those of a bank."""
+    values: dict[str, Any] = {
+        "phrases": PHRASES,
+        "stored": np.random.default_rng(0).normal(size=(len(PHRASES), dimension)),
+        **ENCODER,
+        "template": "a photo of a {} on the street",
+        "classes": (BankClass("vehicle", ("car", "parked van"), (1, 2, 3)), BankClass("tree", ("tree",), (0, 99, 0))),
+        "background": ("sky", "wall"),
+        "licence": "CC0-1.0",
+    }
+    return TextBank(**{**values, **fields})
+
+
+def small_space(name: str = "clip", dimension: int = 16, units: int = 64, seed: int = 0, **fields: Any) -> FeatureSpace:
+    """A random space with a bias; ``fields`` replace those of a space."""
+    rng = np.random.default_rng(seed)
+    values: dict[str, Any] = {
+        "weight": rng.normal(size=(dimension, units)).astype(np.float32),
+        "bias": rng.normal(size=dimension).astype(np.float32),
+        **ENCODER,
+    }
+    return FeatureSpace(name, **{**values, **fields})
+
+
+def random_vocabulary(
+    classes: int, rows: int, *, background: int = 1, dimension: int = 16, seed: int = 0, **fields: Any
+) -> Vocabulary:
+    """Random rows, shared out to classes in turn, and rows of the background between them."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.normal(size=(rows + background, dimension))
+    group = np.concatenate([np.arange(rows) % classes, np.full(background, BACKGROUND)])
+    return Vocabulary(
+        tuple(f"class {number}" for number in range(classes)),
+        ((0, 0, 0),) * classes,
+        (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32),
+        rng.permutation(group).astype(np.int32),
+        **{**ENCODER, **fields},
+    )
+
+
+def random_query(phrases: int, rows: int | None = None, **fields: Any) -> Vocabulary:
+    """Random phrases, and a random direction that they have in common."""
+    return random_vocabulary(phrases, rows or phrases, contrast=Contrast(0.5, (0.4,) * phrases), **fields)

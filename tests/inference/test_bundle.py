@@ -1,3 +1,7 @@
+"""Bundles: what is written, read, refused, kept and dropped, and which of the shipped ones is taken."""
+
+from __future__ import annotations
+
 import dataclasses
 import errno
 import hashlib
@@ -12,9 +16,11 @@ import onnx
 import pytest
 import safetensors.numpy
 
+from benchmarks.measuring import canonical_image
 from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import (
+    AUTO,
     DECODER,
     DEFAULT_BUNDLE,
     ENCODER,
@@ -24,7 +30,11 @@ from scene_completion_ros.inference.bundle import (
     TEXT_BANK,
     WEIGHTS,
     StudentBundle,
+    open_student,
+    shipped_students,
 )
+from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.gpu_encoders import GpuEncoder
 from scene_completion_ros.inference.text_bank import FEATURE_SPACES_FILE as SPACES
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.voxels.occupancy import Calibration
@@ -35,10 +45,12 @@ from tests.inference.small_bundle import (
     make_small_bundle,
     random_head,
     road_head,
+    serialised,
+    small_bank,
+    small_space,
     tiny_encoder,
     with_labels,
 )
-from tests.inference.small_vocabulary import small_bank, small_space
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -189,33 +201,39 @@ def test_an_encoder_that_was_replaced_after_loading_is_refused(tmp_path: Path) -
         loaded.read_encoder()
 
 
-@pytest.mark.parametrize("spelt", [b"\x08location", b"\x88\x00location", b"\x88\x80\x80\x00location"])
-@pytest.mark.parametrize("named", ["../../etc/passwd", "/etc/passwd", "weights.bin"])
-def test_an_encoder_with_weights_in_another_file_is_refused(tmp_path: Path, named: str, spelt: bytes) -> None:
-    """Engines look for them where the process runs; protobuf allows a length to be written in more bytes."""
-    saved = make_small_bundle(tmp_path / "bundle")
-    graph = onnx.load_from_string(saved.read_encoder())
-    tensor = graph.graph.initializer[0]
-    size = len(tensor.raw_data)
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", named), ("length", str(size))):
-        tensor.external_data.add(key=key, value=value)
-    content = graph.SerializeToString()
-    assert content.count(b"\x08location") == 1
-    with pytest.raises(BundleError, match="encoder.onnx: has weights in another file"):
-        saved.save(tmp_path / "spoilt", content.replace(b"\x08location", spelt))
+EXTERNAL = "has weights in another file"
+LOOP = "has a loop, which may never end. Export the encoder without"
 
 
-@pytest.mark.parametrize("spelt", [b"\x22\x04Loop", b"\x22\x84\x00Loop", b"\xa2\x00\x84\x80\x00Loop"])
-def test_an_encoder_with_a_loop_is_refused(tmp_path: Path, spelt: bytes) -> None:
+@pytest.mark.parametrize(
+    ("named", "plain", "spelt", "why"),
+    [
+        *((named, b"\x08location", spelt, EXTERNAL)
+          for named in ("../../etc/passwd", "/etc/passwd", "weights.bin")
+          for spelt in (b"\x08location", b"\x88\x00location", b"\x88\x80\x80\x00location")),
+        *(("", b"\x22\x04Loop", spelt, LOOP)
+          for spelt in (b"\x22\x04Loop", b"\x22\x84\x00Loop", b"\xa2\x00\x84\x80\x00Loop")),
+    ],
+)  # fmt: skip
+def test_an_encoder_with_weights_in_another_file_or_a_loop_is_refused(
+    tmp_path: Path, named: str, plain: bytes, spelt: bytes, why: str
+) -> None:
+    """Engines look for weights where the process runs; protobuf allows a length to be written in more bytes."""
     saved = make_small_bundle(tmp_path / "bundle")
     graph = onnx.load_from_string(saved.read_encoder())
-    graph.graph.node.add(op_type="Loop", name="endless")
+    if named:
+        tensor = graph.graph.initializer[0]
+        size = len(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", named), ("length", str(size))):
+            tensor.external_data.add(key=key, value=value)
+    else:
+        graph.graph.node.add(op_type="Loop", name="endless")
     content = graph.SerializeToString()
-    assert content.count(b"\x22\x04Loop") == 1
-    with pytest.raises(BundleError, match="encoder.onnx: has a loop, which may never end. Export the encoder without"):
-        saved.save(tmp_path / "spoilt", content.replace(b"\x22\x04Loop", spelt))
+    assert content.count(plain) == 1
+    with pytest.raises(BundleError, match=f"encoder.onnx: {why}"):
+        saved.save(tmp_path / "spoilt", content.replace(plain, spelt))
 
 
 def test_a_newer_schema_asks_for_an_update_and_a_pickle_is_not_a_head(tmp_path: Path) -> None:
@@ -252,47 +270,6 @@ def test_bad_tensors_are_named(tmp_path: Path, tensors: dict[str, np.ndarray | N
     error = refused(tmp_path)
     assert re.search(message, str(error))
     assert HEAD in error.where
-
-
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        (lambda m: m.pop("threshold"), "threshold"),
-        (lambda m: m.update(threshold=1.5), "threshold"),
-        (lambda m: m["canonical_camera"].update(fx=0.0), "canonical_camera"),
-        (lambda m: m["canonical_camera"].update(width=640.5), "canonical_camera.width"),
-        (lambda m: m["point_code"].update(frequencies=[1.0, 2.0]), "head.code"),
-        (lambda m: m["point_code"].update(near=100.0), "point_code.near"),
-        (lambda m: m["point_code"].update(minimum_depth=0.0), "point_code.minimum_depth"),
-        (lambda m: m["point_code"].update(frequencies=[1e308] * 6), "point_code.frequencies"),
-        (lambda m: m["point_code"].update(xy_limit=1e9), "point_code.xy_limit"),
-        (lambda m: m["canonical_camera"].update(width=100_000, height=100_000), "canonical_camera.width"),
-        (lambda m: m["head"].update(feature_height=0), "head.feature_height"),
-        (lambda m: m["grid"].update(shape=[100_000] * 3), "grid"),
-        (lambda m: m.update(height_above_ground=0.0), "height_above_ground"),
-        (lambda m: m.update(depth_range=[80.0, 3.0]), "depth_range"),
-        (lambda m: m.update(pitch_range=[0.0, 7.0]), "pitch_range"),
-        (lambda m: m["grid"].update(grid_from_camera=[1.0] * 16), "grid"),
-        (lambda m: m["grid"].update(grid_from_camera=[1.0] * 15), "grid.grid_from_camera"),
-        (lambda m: m["calibration"].update(kind="magic"), "calibration"),
-        (lambda m: m.update(focal_range=[0.7, 0.5]), "focal_range"),
-        (lambda m: m["normalisation"].update(mean=[1.0]), "normalisation.mean"),
-        (lambda m: m.pop("sha256"), "sha256"),
-        (lambda m: m["sha256"].pop(HEAD), f"sha256.{HEAD}"),
-        (lambda m: m.update(provenance="a bag"), "provenance"),
-        (lambda m: m["head"].pop("label_hidden"), "head.label_hidden"),
-        (lambda m: m.update(schema_version=1), "schema_version"),
-        (lambda m: m.update(class_names=["one"], class_colours=[[0, 0, 0]]), "class_names"),
-        (lambda m: m.update(class_names=["car", "road", "car"]), "class_names"),
-        (lambda m: m.update(class_colours=[[0, 0, 0]] * 2), "class_colours"),
-        (lambda m: m["class_colours"].__setitem__(1, [0, 0, 256]), "class_colours.1"),
-        (lambda m: m["class_colours"].__setitem__(0, [0, 0, 0.5]), "class_colours.0.2"),
-    ],
-)
-def test_bad_fields_are_named(tmp_path: Path, change: Callable[[dict[str, Any]], Any], field: str) -> None:
-    make_small_bundle(tmp_path, classes=3)
-    edit_manifest(tmp_path, change)
-    assert re.search(rf"field {re.escape(field)}(\W|$)", refused(tmp_path).where)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -351,29 +328,6 @@ def test_spaces_that_do_not_fit_the_head_are_refused(tmp_path: Path) -> None:
         labelled.with_vocabulary([small_space(str(i)) for i in range(17)], None)
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (lambda m: m.update(feature_spaces={}), "no list of 1 to 16 objects"),
-        (lambda m: m.update(feature_spaces=[]), "no list of 1 to 16 objects"),
-        (lambda m: m.update(feature_spaces=[3]), "is not an object"),
-        (lambda m: m["feature_spaces"][0].update(dimension=10**9), "1000000000 is not in 1..8192"),
-        (lambda m: m["feature_spaces"][0].update(dimension=15), r"clip\.weight: has shape \(16, 64\) where \(15, 64\)"),
-        (lambda m: m["feature_spaces"][0].update(name="dino"), r"dino\.weight: is missing"),
-        (lambda m: m["feature_spaces"][0].update(temperature=-1), "temperature"),
-        (lambda m: m["feature_spaces"][0].pop("text_encoder"), "is missing"),
-        (lambda m: m["sha256"].pop(SPACES), "sha256.feature_spaces.safetensors: is missing"),
-        (lambda m: m["sha256"].update({SPACES: "0" * 64}), "damaged or was replaced"),
-    ],
-)
-def test_fields_of_spaces_that_cannot_be_are_refused(tmp_path: Path, change: Any, told: str) -> None:
-    with_vocabulary(tmp_path)
-    edit_manifest(tmp_path, change)
-    error = refused(tmp_path)
-    assert re.search(told, str(error))
-    assert error.cure
-
-
 def test_tensors_of_spaces_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with_vocabulary(tmp_path)
     weight, bias = np.ones((16, 64), np.float32), np.ones(16, np.float32)
@@ -413,3 +367,196 @@ def test_a_bundle_stays_while_another_cannot_be_written_there(tmp_path: Path, mo
         make_small_bundle(tmp_path / "b", seed=2)
     assert StudentBundle.load(tmp_path / "b").sha256 == before.sha256
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_students_are_named_by_their_folders(tmp_path: Path) -> None:
+    named = make_small_bundle(tmp_path / "named", name="named")
+    assert {"kitti_student", "room", "street"} <= {*shipped_students()}
+    assert open_student("street").folder == DEFAULT_BUNDLE.with_name("street")
+    for default in (None, AUTO, DEFAULT_BUNDLE.name):
+        assert open_student(default).folder == DEFAULT_BUNDLE
+    assert open_student(named.folder).name == "named"
+    with pytest.raises(BundleError):
+        open_student("no_student")
+
+
+HALF, SINGLE = b"a graph in float16", b"a graph in float32"
+
+
+def encoder(precision: str, **fields: Any) -> GpuEncoder:
+    values: dict[str, Any] = {"parity": {"images": 8.0, "occupied_iou": 0.99}, "reference": "torch"}
+    return GpuEncoder(precision, "", {}, **{**values, **fields})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the bundle lies."""
+    return tmp_path / "student"
+
+
+@pytest.fixture
+def bundle(folder: Path) -> StudentBundle:
+    return make_small_bundle(folder, classes=3).add_gpu_encoders(
+        {"fp32": (SINGLE, encoder("fp32")), "fp16": (HALF, encoder("fp16"))}
+    )
+
+
+def test_variants_come_back(bundle: StudentBundle, folder: Path) -> None:
+    for found in (bundle, StudentBundle.load(folder)):
+        assert found.gpu_precisions == ("fp32", "fp16")
+        assert (found.read_gpu_encoder("fp16"), found.read_gpu_encoder("fp32")) == (HALF, SINGLE)
+        assert found.gpu_encoders["fp16"].parity == {"images": 8.0, "occupied_iou": 0.99}
+        assert found.gpu_encoders["fp16"].sha256 == hashlib.sha256(HALF).hexdigest()
+    again = bundle.add_gpu_encoders({"fp16": (b"another", encoder("fp16"))})
+    assert [again.read_gpu_encoder(p) for p in again.gpu_precisions] == [SINGLE, b"another"]
+    assert not list(folder.glob(".*.part"))
+
+
+def test_a_bundle_without_variants_says_how_to_make_them(tmp_path: Path) -> None:
+    plain = make_small_bundle(tmp_path)
+    assert plain.gpu_precisions == ()
+    with pytest.raises(BundleError, match=f"it has: none.*export {tmp_path} --gpu fp16") as caught:
+        plain.read_gpu_encoder("fp16")
+    assert caught.value.where == str(tmp_path)
+    with pytest.raises(BundleError, match="export .* --gpu"):
+        make_encoder(plain, "onnxruntime_fp16")
+    with pytest.raises(BundleError, match="a student with a decoder in space. Run it on the CPU"):
+        open_student(Path("street")).read_gpu_encoder("fp16")
+
+
+def test_the_shipped_student_has_an_encoder_for_gpus_that_computes_the_same() -> None:
+    shipped = StudentBundle.load(DEFAULT_BUNDLE)
+    assert shipped.gpu_precisions == ("fp16",)
+    image = canonical_image(shipped)
+    on_cpu, for_gpus = (make_encoder(shipped, engine)(image).copy() for engine in ("onnxruntime", "onnxruntime_fp16"))
+    assert not np.array_equal(on_cpu, for_gpus)
+    assert np.abs(on_cpu - for_gpus).mean() < 0.002 * np.abs(on_cpu).mean()
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"another graph"), Path.unlink])
+@pytest.mark.usefixtures("bundle")
+def test_a_damaged_variant_is_refused_when_it_is_read(folder: Path, damage: Callable[[Path], Any]) -> None:
+    file = folder / "encoder_fp16.onnx"
+    damage(file)
+    loaded = StudentBundle.load(folder)  # without a GPU it is as good as ever
+    assert loaded.read_gpu_encoder("fp32") == SINGLE
+    with pytest.raises(BundleError, match=r"encoder_fp16\.onnx.*export .* --gpu") as caught:
+        loaded.read_gpu_encoder("fp16")
+    assert caught.value.where == str(file)
+
+
+def of_half(name: str, value: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda manifest: manifest["gpu_encoders"]["fp16"].update({name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.pop("threshold"), r"field threshold\W"),
+        (lambda m: m.update(threshold=1.5), r"field threshold\W"),
+        (lambda m: m["canonical_camera"].update(fx=0.0), r"field canonical_camera\W"),
+        (lambda m: m["canonical_camera"].update(width=640.5), r"field canonical_camera.width\W"),
+        (lambda m: m["point_code"].update(frequencies=[1.0, 2.0]), r"field head.code\W"),
+        (lambda m: m["point_code"].update(near=100.0), r"field point_code.near\W"),
+        (lambda m: m["point_code"].update(minimum_depth=0.0), r"field point_code.minimum_depth\W"),
+        (lambda m: m["point_code"].update(frequencies=[1e308] * 6), r"field point_code.frequencies\W"),
+        (lambda m: m["point_code"].update(xy_limit=1e9), r"field point_code.xy_limit\W"),
+        (lambda m: m["canonical_camera"].update(width=100_000, height=100_000), r"field canonical_camera.width\W"),
+        (lambda m: m["head"].update(feature_height=0), r"field head.feature_height\W"),
+        (lambda m: m["grid"].update(shape=[100_000] * 3), r"field grid\W"),
+        (lambda m: m.update(height_above_ground=0.0), r"field height_above_ground\W"),
+        (lambda m: m.update(depth_range=[80.0, 3.0]), r"field depth_range\W"),
+        (lambda m: m.update(pitch_range=[0.0, 7.0]), r"field pitch_range\W"),
+        (lambda m: m["grid"].update(grid_from_camera=[1.0] * 16), r"field grid\W"),
+        (lambda m: m["grid"].update(grid_from_camera=[1.0] * 15), r"field grid.grid_from_camera\W"),
+        (lambda m: m["calibration"].update(kind="magic"), r"field calibration\W"),
+        (lambda m: m.update(focal_range=[0.7, 0.5]), r"field focal_range\W"),
+        (lambda m: m["normalisation"].update(mean=[1.0]), r"field normalisation.mean\W"),
+        (lambda m: m.pop("sha256"), r"field sha256\W"),
+        (lambda m: m["sha256"].pop(HEAD), r"field sha256.head.safetensors\W"),
+        (lambda m: m.update(provenance="a bag"), r"field provenance\W"),
+        (lambda m: m["head"].pop("label_hidden"), r"field head.label_hidden\W"),
+        (lambda m: m.update(schema_version=1), r"field schema_version\W"),
+        (lambda m: m.update(class_names=["one"], class_colours=[[0, 0, 0]]), r"field class_names\W"),
+        (lambda m: m.update(class_names=["car", "road", "car"]), r"field class_names\W"),
+        (lambda m: m.update(class_colours=[[0, 0, 0]] * 2), r"field class_colours\W"),
+        (lambda m: m["class_colours"].__setitem__(1, [0, 0, 256]), r"field class_colours.1\W"),
+        (lambda m: m["class_colours"].__setitem__(0, [0, 0, 0.5]), r"field class_colours.0.2\W"),
+        (lambda m: m.update(gpu_encoders=["fp16"]), r"field gpu_encoders: "),
+        (lambda m: m["gpu_encoders"].update(fp8={}), r"field gpu_encoders\.fp8: "),
+        (lambda m: m["gpu_encoders"].update({"../x": m["gpu_encoders"]["fp16"]}), r"field gpu_encoders\.\.\./x: "),
+        (lambda m: m["gpu_encoders"].update(fp16=3), r"field gpu_encoders\.fp16: "),
+        (of_half("file", "../encoder_fp16.onnx"), r"field gpu_encoders\.fp16\.file: "),
+        (of_half("file", "encoder_fp32.onnx"), r"field gpu_encoders\.fp16\.file: "),
+        (of_half("sha256", "0" * 64 + "\n"), r"field gpu_encoders\.fp16\.sha256: "),
+        (of_half("parity", [1.0]), r"field gpu_encoders\.fp16\.parity: "),
+        (of_half("parity", {"images": "8"}), r"field gpu_encoders\.fp16\.parity\.images: "),
+        (of_half("made_from", {ENCODER: 1}), r"field gpu_encoders\.fp16\.made_from\.encoder\.onnx: "),
+        (of_half("reference", 1), r"field gpu_encoders\.fp16\.reference: "),
+        (lambda m: m["gpu_encoders"]["fp16"].pop("made_from"), r"field gpu_encoders\.fp16\.made_from: "),
+        (lambda m: m.update(feature_spaces={}), "no list of 1 to 16 objects"),
+        (lambda m: m.update(feature_spaces=[]), "no list of 1 to 16 objects"),
+        (lambda m: m.update(feature_spaces=[3]), "is not an object"),
+        (lambda m: m["feature_spaces"][0].update(dimension=10**9), "1000000000 is not in 1..8192"),
+        (lambda m: m["feature_spaces"][0].update(dimension=15), r"clip\.weight: has shape \(16, 64\) where \(15, 64\)"),
+        (lambda m: m["feature_spaces"][0].update(name="dino"), r"dino\.weight: is missing"),
+        (lambda m: m["feature_spaces"][0].update(temperature=-1), "temperature"),
+        (lambda m: m["feature_spaces"][0].pop("text_encoder"), "is missing"),
+        (lambda m: m["sha256"].pop(SPACES), "sha256.feature_spaces.safetensors: is missing"),
+        (lambda m: m["sha256"].update({SPACES: "0" * 64}), "damaged or was replaced"),
+    ],
+)
+def test_bad_fields_are_named(bundle: StudentBundle, change: Callable[[dict[str, Any]], Any], words: str) -> None:
+    bundle.with_vocabulary((small_space(),), small_bank())
+    edit_manifest(bundle.folder, change)
+    assert re.search(words, str(refused(bundle.folder)))
+
+
+@pytest.mark.usefixtures("bundle")
+def test_a_variant_of_another_head_is_refused(folder: Path) -> None:
+    edit_manifest(folder, lambda m: m["gpu_encoders"]["fp16"]["made_from"].update({HEAD: "0" * 64}))
+    loaded = StudentBundle.load(folder)
+    with pytest.raises(BundleError, match="another encoder or head.*export .* --gpu"):
+        loaded.read_gpu_encoder("fp16")
+    # The next export leaves it out as well.
+    assert loaded.add_gpu_encoders({"fp32": (b"single", encoder("fp32"))}).gpu_precisions == ("fp32",)
+
+
+@pytest.mark.parametrize("changed", ["encoder", "head"])
+def test_variants_are_dropped_with_what_they_were_made_from(bundle: StudentBundle, folder: Path, changed: str) -> None:
+    graph = tiny_encoder(seed=1) if changed == "encoder" else bundle.read_encoder()
+    other = bundle if changed == "encoder" else dataclasses.replace(bundle, head=with_labels(random_head(seed=5), 3))
+    assert other.save(folder, graph).gpu_precisions == ()
+    assert "gpu_encoders" not in json.loads((folder / MANIFEST).read_text())
+    assert contents(folder).keys() == {ENCODER, HEAD, MANIFEST}
+
+
+def test_a_bundle_that_was_replaced_meanwhile_gets_no_variants(tmp_path: Path) -> None:
+    loaded = make_small_bundle(tmp_path)
+    make_small_bundle(tmp_path, head=random_head(seed=7))
+    before = contents(tmp_path)
+    with pytest.raises(BundleError, match="replaced meanwhile"):
+        loaded.add_gpu_encoders({"fp16": (HALF, encoder("fp16"))})
+    assert contents(tmp_path) == before
+
+
+def test_the_rounding_of_a_half_graph_is_that_of_a_gpu() -> None:
+    """Without a place that stores it, ONNX Runtime multiplies twice in float32 and rounds once."""
+    from onnx import TensorProto, helper
+
+    from scene_completion_ros.inference.encoder import GpuGraphEncoder
+
+    factors = {"third": np.float16(1 / 3), "three": np.float16(3.0)}
+    nodes = [
+        helper.make_node("Cast", ["image"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("Mul", ["half", "third"], ["less"]),
+        helper.make_node("Mul", ["less", "three"], ["features"]),
+    ]
+    given = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 1, 256, 1])
+    made = helper.make_tensor_value_info("features", TensorProto.FLOAT16, ["N", 1, 256, 1])
+    model = serialised(nodes, given, made, factors)
+    image = np.arange(256, dtype=np.uint8).reshape(1, 1, 256, 1)
+    twice = ((image.astype(np.float16) * factors["third"]) * factors["three"]).astype(np.float32)
+    once = (image * factors["third"].astype(np.float32) * np.float32(3.0)).astype(np.float16).astype(np.float32)
+    assert np.count_nonzero(once != twice) > 10
+    np.testing.assert_array_equal(GpuGraphEncoder(model, "test", threads=1).encode(image[0]).features, twice[0])

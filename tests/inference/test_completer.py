@@ -23,8 +23,14 @@ from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.label_query import FoldedVocabulary, matches_of
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
-from tests.inference.small_bundle import CANONICAL, make_small_bundle
-from tests.inference.small_vocabulary import random_query, random_vocabulary, small_bank, small_space
+from tests.inference.small_bundle import (
+    CANONICAL,
+    make_small_bundle,
+    random_query,
+    random_vocabulary,
+    small_bank,
+    small_space,
+)
 from tests.inference.twins import label_logits_reference, labels_reference, march, most_likely, states
 
 CAMERA = Camera(fx=718.856, fy=718.856, cx=607.19, cy=185.2, width=1241, height=376)

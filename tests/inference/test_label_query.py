@@ -1,4 +1,4 @@
-"""Labels by classes, labels by words and matches with queries: one kernel, compared with its readable twins."""
+"""Densities, labels by classes, labels by words and matches: kernels, compared with their readable twins."""
 
 import dataclasses
 import math
@@ -6,20 +6,82 @@ import math
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry import RigidTransform, VoxelGrid
-from scene_completion_ros.inference.head import HeadWeights
+from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, RigidTransform, VoxelGrid
+from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec
 from scene_completion_ros.inference.label_query import FoldedVocabulary, LabelQuery, Words, matches_of
 from scene_completion_ros.inference.query_kernel import VoxelQuery, hidden_reference
 from scene_completion_ros.inference.text_bank import BACKGROUND, Contrast, FeatureSpace, Vocabulary
-from tests.inference.small_bundle import CANONICAL, random_features, random_head, with_labels
-from tests.inference.small_vocabulary import random_query, random_vocabulary, small_space
-from tests.inference.test_query_kernel import CASES, CODE, FEATURE_SIZE
+from tests.inference.small_bundle import (
+    CANONICAL,
+    random_features,
+    random_head,
+    random_query,
+    random_vocabulary,
+    small_space,
+    with_labels,
+)
 from tests.inference.twins import (
     class_cosines_reference,
+    density_reference,
     label_logits_reference,
     labels_reference,
     most_likely,
 )
+
+CODE = PointCodeSpec()
+FEATURE_SIZE = (96, 320)
+# Denser than a trained field, so that differences show.
+DENSITY_HEAD = random_head()
+
+
+def rotation(axis: int, degrees: float) -> RigidTransform:
+    half = math.radians(degrees) / 2.0
+    quaternion = [0.0, 0.0, 0.0, math.cos(half)]
+    quaternion[axis] = math.sin(half)
+    return RigidTransform.from_quaternion(quaternion, (0.0, 0.0, 0.0))
+
+
+FORWARD = DEFAULT_GRID_FROM_CAMERA.inverse()
+TILTED = rotation(0, 3.0) @ rotation(2, 2.0) @ FORWARD
+SHIFT = RigidTransform(np.eye(3), np.array([0.4, -1.1, 0.7]))
+AROUND = VoxelGrid((-12.8, -12.8, -3.0), 0.4, (64, 64, 16))
+AHEAD = VoxelGrid((0.0, -12.8, -2.2), 0.4, (64, 64, 16))
+CASES = {
+    "default pose": (AHEAD, FORWARD),
+    "pitch 3 and roll 2 degrees": (AHEAD, TILTED),
+    "yaw 90 degrees, reaching behind the camera": (AROUND, TILTED @ rotation(2, 90.0) @ SHIFT),
+    "beyond the depths of the code": (VoxelGrid((60.0, -12.8, -2.2), 0.4, (64, 64, 16)), FORWARD),
+    "optical axes": (VoxelGrid((-6.0, -3.0, -4.0), 0.4, (30, 15, 60), "optical"), RigidTransform.identity()),
+}
+
+
+@pytest.mark.parametrize("extrapolate", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_density_agrees_with_the_reference(case: str, extrapolate: bool) -> None:
+    grid, camera_from_grid = CASES[case]
+    features = random_features()
+    query = VoxelQuery(DENSITY_HEAD, CODE, CANONICAL, FEATURE_SIZE, grid, camera_from_grid, extrapolate=extrapolate)
+    density = query.density(features)
+    centres = np.stack(np.meshgrid(*grid.axis_centres(), indexing="ij"), axis=-1)
+    points = np.asarray(camera_from_grid.apply(centres.reshape(-1, 3)))
+    in_image, known = CANONICAL.project(points)[1], points[:, 2] <= CODE.far
+    in_view = (in_image & known).reshape(grid.shape)
+    np.testing.assert_array_equal(query.in_view, in_view)
+    assert query.too_far == (in_image & ~known).sum()
+    assert 0.02 < in_view.mean() < 0.98
+    expected = density_reference(features, points, DENSITY_HEAD, CODE, CANONICAL).reshape(grid.shape)
+    assert expected.std() > 0.5
+    if not extrapolate:
+        expected = np.where(in_view, expected, 0.0)
+        assert np.all(density[~in_view] == 0.0)
+    np.testing.assert_allclose(density, expected, atol=1e-4, rtol=0.0)
+
+
+def test_opacity_is_that_of_one_voxel_edge() -> None:
+    query, features = VoxelQuery(DENSITY_HEAD, CODE, CANONICAL, FEATURE_SIZE, AHEAD, FORWARD), random_features()
+    density = query.density(features).astype(np.float64)
+    np.testing.assert_allclose(query.opacity(features), -np.expm1(-0.4 * density), atol=1e-6)
+
 
 HEAD = with_labels(random_head())
 POSE = CASES["pitch 3 and roll 2 degrees"]
@@ -123,14 +185,16 @@ def test_voxels_without_a_feature_are_unknown() -> None:
     assert [part.tolist() for part in labels_reference(cosines, 5, 0.0, 0.07)] == [[5, 5], [0.0, 0.0]]
 
 
+PLANE = FeatureSpace("t", np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
+
+
 def test_scores_and_labels_of_a_case_computed_by_hand() -> None:
     """Features (3, 4), (4, 3) and (1, 0); classes x (two phrases) and y, the background between them."""
     diagonal = math.sqrt(0.5)
     rows = np.array([[1, 0], [0, -1], [0, 1], [diagonal, diagonal]], np.float32)
     group = np.array([0, 0, 1, BACKGROUND], np.int32)
     vocabulary = Vocabulary(("x", "y"), ((0, 0, 0),) * 2, rows, group, margin=0.1)
-    space = FeatureSpace("t", np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
-    cosines = class_cosines_reference(np.array([[3.0, 4.0], [1.0, 0.0], [0.0, 0.0]]), vocabulary, space)
+    cosines = class_cosines_reference(np.array([[3.0, 4.0], [1.0, 0.0], [0.0, 0.0]]), vocabulary, PLANE)
     np.testing.assert_allclose(cosines, [[0.6, 0.8, 1.4 * diagonal], [1.0, 0.0, diagonal], [0, 0, 0]], atol=1e-12)
     label, confidence = labels_reference(cosines, 2, 0.1, 0.5)
     assert label.tolist() == [2, 0, 2]  # the background is best; x is; there is nothing
@@ -146,19 +210,15 @@ def test_matches_by_contrast_of_a_case_computed_by_hand() -> None:
     vocabulary = Vocabulary(
         ("x", "y"), ((0, 0, 0),) * 2, rows, np.array([0, 1, BACKGROUND], np.int32), margin=0.0, contrast=contrast
     )
-    folded = FoldedVocabulary.of(vocabulary, space_of(2))
+    folded = FoldedVocabulary.of(vocabulary, PLANE)
     cosines = np.array([[0.8, 0.9, 0.5], [0.5, 0.9, 0.5], [0.49, 0.9, 0.5], [0.0, 0.0, 0.0]])
     x, y = matches_of(folded, cosines)
     assert (x.phrase, x.voxels.tolist(), y.voxels.tolist()) == ("x", [0, 1], [])  # 0.6 and 0.3; 0.29 is too little
     np.testing.assert_allclose(x.score, [0.6, 0.3], atol=1e-6)
     np.testing.assert_allclose(x.probability, [1.0 / (1.0 + math.exp(-6.0)), 0.5], atol=1e-5)
-    plain = FoldedVocabulary.of(dataclasses.replace(vocabulary, contrast=None), space_of(2))
+    plain = FoldedVocabulary.of(dataclasses.replace(vocabulary, contrast=None), PLANE)
     with pytest.raises(ValueError, match="is no query"):
         matches_of(plain, cosines)
-
-
-def space_of(dimension: int) -> FeatureSpace:
-    return FeatureSpace("t", np.eye(dimension, dtype=np.float32), np.zeros(dimension, np.float32))
 
 
 def test_what_cannot_be_labelled_is_refused() -> None:
@@ -195,3 +255,15 @@ def test_the_reference_agrees_with_torch() -> None:
     confidence, label = torch.softmax(expected, dim=1).max(dim=1)
     np.testing.assert_array_equal(most_likely(logits)[0], label.numpy())
     np.testing.assert_allclose(most_likely(logits)[1], confidence.numpy(), atol=1e-9)
+
+
+def test_inverse_depth_undoes_the_code_also_beyond_infinity() -> None:
+    inverse = np.array([-0.01, 0.0, 1 / 80, 1 / 3, 1.0])
+    np.testing.assert_allclose(CODE.inverse_depth(CODE.depth_code_of_inverse(inverse)), inverse, atol=1e-15)
+    np.testing.assert_allclose(CODE.inverse_depth(CODE.depth_code(np.array([10.0]))), [0.1])
+
+
+def test_image_coordinates_are_those_of_the_camera() -> None:
+    ahead = np.random.default_rng(1).uniform([-3.0, -0.5, 1.0], [3.0, 0.5, 60.0], (200, 3))
+    pixels, _ = CANONICAL.project(ahead)
+    np.testing.assert_allclose(CODE.image_coordinates(ahead, CANONICAL), CANONICAL.normalise(pixels), atol=1e-12)

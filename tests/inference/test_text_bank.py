@@ -1,3 +1,5 @@
+"""Banks of phrases, vocabularies and queries made of them, and the feature spaces in which they lie."""
+
 import json
 import re
 from collections.abc import Callable
@@ -11,9 +13,8 @@ import safetensors.numpy
 
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.inference import text_bank
-from scene_completion_ros.inference.text_bank import BACKGROUND, METADATA, BankClass, TextBank, Vocabulary
-from tests.inference.small_vocabulary import PHRASES
-from tests.inference.small_vocabulary import small_bank
+from scene_completion_ros.inference.text_bank import BACKGROUND, METADATA, BankClass, FeatureSpace, TextBank, Vocabulary
+from tests.inference.small_bundle import PHRASES, small_bank, small_space
 
 
 def with_metadata(content: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
@@ -158,17 +159,26 @@ def test_a_file_whose_json_was_changed_is_refused(change: Any, told: str) -> Non
     assert re.search(told, refused(with_metadata(small_bank().to_bytes(), change)))
 
 
-def test_files_that_are_no_banks_are_refused(tmp_path: Path) -> None:
-    content = small_bank().to_bytes()
-    rows = small_bank().embeddings
-    assert "is no text bank" in refused(b"")
-    assert "is no text bank" in refused(b"\x80\x04pickle")
-    assert "is no text bank" in refused(content[:-1])
-    assert "is no text bank" in refused((1 << 60).to_bytes(8, "little") + content[8:])
-    assert "text_bank: is not valid JSON" in refused(safetensors.numpy.save({"embeddings": rows.astype(np.float16)}))
-    metadata = {METADATA: "{}"}
-    assert "F32" in refused(safetensors.numpy.save({"embeddings": rows}, metadata))
-    assert "is no text bank" in refused(safetensors.numpy.save({"embeddings": rows, "more": rows}, metadata))
+CONTENT, ROWS = small_bank().to_bytes(), small_bank().embeddings
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "is no text bank"),
+        (b"\x80\x04pickle", "is no text bank"),
+        (CONTENT[:-1], "is no text bank"),
+        ((1 << 60).to_bytes(8, "little") + CONTENT[8:], "is no text bank"),
+        (safetensors.numpy.save({"embeddings": ROWS.astype(np.float16)}), "text_bank: is not valid JSON"),
+        (safetensors.numpy.save({"embeddings": ROWS}, {METADATA: "{}"}), "F32"),
+        (safetensors.numpy.save({"embeddings": ROWS, "more": ROWS}, {METADATA: "{}"}), "is no text bank"),
+    ],
+)
+def test_contents_that_are_no_banks_are_refused(content: bytes, told: str) -> None:
+    assert told in refused(content)
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(VocabularyError, match="cannot be read"):
         TextBank.load(tmp_path)
     with pytest.raises(VocabularyError, match="cannot be read"):
@@ -177,3 +187,30 @@ def test_files_that_are_no_banks_are_refused(tmp_path: Path) -> None:
         file.truncate(text_bank.LARGEST_FILE + 1)  # sparse, and not read into memory
     with pytest.raises(VocabularyError, match="is larger than"):
         TextBank.load(tmp_path / "large")
+
+
+RANK_3 = np.random.default_rng(0).normal(size=(512, 3)) @ np.random.default_rng(1).normal(size=(3, 64))
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        small_space(dimension=384),
+        small_space(dimension=512, weight=RANK_3.astype(np.float32)),
+        small_space(dimension=16),
+        small_space(dimension=1),
+        small_space(dimension=8, units=4),
+        small_space(dimension=384, weight=np.zeros((384, 64), np.float32)),
+    ],
+)
+def test_the_folded_cosine_is_the_explicit_one(of: FeatureSpace) -> None:
+    rng = np.random.default_rng(2)
+    hidden = np.maximum(rng.normal(size=(500, of.weight.shape[1])), 0.0)
+    rows = np.random.default_rng(1).normal(size=(20, of.dimension))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    features = of.features(hidden)
+    explicit = features @ rows.T / np.linalg.norm(features, axis=1, keepdims=True)
+    weight, bias, root = of.folded(rows)
+    norm = np.linalg.norm(np.column_stack([hidden, np.ones(len(hidden))]) @ root.T, axis=1, keepdims=True)
+    assert np.abs((hidden @ weight.T + bias) / norm - explicit).max() < 1e-10
+    assert np.array_equal(root, np.triu(root))

@@ -10,8 +10,7 @@ import numpy as np
 from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.messages.words import read_query, read_vocabulary
 from scene_completion_ros.ros.services import Dictionary
-from tests.inference.small_bundle import make_small_bundle
-from tests.inference.small_vocabulary import ENCODER, small_bank, small_space
+from tests.inference.small_bundle import ENCODER, make_small_bundle, small_bank, small_space
 
 
 def mutated(text: str, some: random.Random) -> str:

@@ -21,8 +21,7 @@ from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.services import Dictionary
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, MATCH_CLOUD_FIELDS, cloud_array_from_message
-from tests.inference.small_bundle import make_small_bundle
-from tests.inference.small_vocabulary import ENCODER, small_bank, small_space
+from tests.inference.small_bundle import ENCODER, make_small_bundle, small_bank, small_space
 from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, CameraToVoxels, is_cloud_of, some_image, stamp_of
 from tests.ros.diagnosed import OK, WARN, values
 from tests.ros.graph import Graph, NodeUnderTest

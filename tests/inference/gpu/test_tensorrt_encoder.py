@@ -27,7 +27,7 @@ from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.host_tensorrt import HostTensorRt
 from tests.inference.gpu.small_gpu_bundle import GpuStudent
-from tests.inference.small_vocabulary import random_query, random_vocabulary, small_space
+from tests.inference.small_bundle import random_query, random_vocabulary, small_space
 
 ON_CPU = ("openvino", "onnxruntime")
 

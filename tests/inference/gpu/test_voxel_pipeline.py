@@ -32,8 +32,7 @@ from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
-from tests.inference.small_bundle import PLAIN_STUDENT, random_head, with_labels
-from tests.inference.small_vocabulary import random_vocabulary, small_space
+from tests.inference.small_bundle import PLAIN_STUDENT, random_head, random_vocabulary, small_space, with_labels
 from tests.inference.twins import (
     class_cosines_reference,
     density_reference,
