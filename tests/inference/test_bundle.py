@@ -29,12 +29,12 @@ from scene_completion_ros.inference.bundle import (
     SCHEMA_VERSION,
     TEXT_BANK,
     WEIGHTS,
+    GpuEncoder,
     StudentBundle,
     open_student,
     shipped_students,
 )
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.gpu_encoders import GpuEncoder
 from scene_completion_ros.inference.text_bank import FEATURE_SPACES_FILE as SPACES
 from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.voxels.occupancy import Calibration
