@@ -8,7 +8,7 @@ import pytest
 from scene_completion_ros.ros.waiting import NewestWorker
 
 
-class Bench:
+class WorkerBench:
     """A worker whose handling of items the test holds back."""
 
     def __init__(self) -> None:
@@ -37,52 +37,52 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def slow() -> WorkerBench:
+    return WorkerBench()
 
 
-def test_newest_item_wins_and_the_others_are_reported(bench: Bench) -> None:
-    bench.worker.submit(0)
-    assert bench.busy.wait(10)
+def test_newest_item_wins_and_the_others_are_reported(slow: WorkerBench) -> None:
+    slow.worker.submit(0)
+    assert slow.busy.wait(10)
     for item in (1, 2, 99):
-        bench.worker.submit(item)
-    bench.go_on.set()
-    assert bench.done.wait(10)
-    assert bench.handled == [0, 99]
-    assert bench.replaced == [1, 2]
-    assert bench.worker.close(10)
+        slow.worker.submit(item)
+    slow.go_on.set()
+    assert slow.done.wait(10)
+    assert slow.handled == [0, 99]
+    assert slow.replaced == [1, 2]
+    assert slow.worker.close(10)
 
 
-def test_thread_survives_errors(bench: Bench) -> None:
-    bench.go_on.set()
-    bench.worker.submit(-5)
-    assert bench.busy.wait(10)
-    bench.worker.prepare(lambda: bench.handled.append(1 // 0))
+def test_thread_survives_errors(slow: WorkerBench) -> None:
+    slow.go_on.set()
+    slow.worker.submit(-5)
+    assert slow.busy.wait(10)
+    slow.worker.prepare(lambda: slow.handled.append(1 // 0))
     deadline_s = time.monotonic() + 10
-    while len(bench.errors) < 2 and time.monotonic() < deadline_s:
+    while len(slow.errors) < 2 and time.monotonic() < deadline_s:
         time.sleep(0.005)
-    bench.worker.submit(99)
-    assert bench.done.wait(10)
-    assert [type(error) for error in bench.errors] == [ValueError, ZeroDivisionError]
-    assert bench.worker.close(10)
+    slow.worker.submit(99)
+    assert slow.done.wait(10)
+    assert [type(error) for error in slow.errors] == [ValueError, ZeroDivisionError]
+    assert slow.worker.close(10)
 
 
-def test_what_was_given_up_is_not_done_and_what_comes_after_it_is(bench: Bench) -> None:
+def test_what_was_given_up_is_not_done_and_what_comes_after_it_is(slow: WorkerBench) -> None:
     prepared: list[str] = []
-    bench.worker.submit(0)
-    assert bench.busy.wait(10)
-    bench.worker.prepare(lambda: prepared.append("before"))
-    assert not bench.worker.give_up()  # no item
-    bench.worker.prepare(lambda: prepared.append("before"))
-    bench.worker.submit(1)
-    assert bench.worker.give_up()
-    bench.worker.submit(2)
-    bench.go_on.set()
+    slow.worker.submit(0)
+    assert slow.busy.wait(10)
+    slow.worker.prepare(lambda: prepared.append("before"))
+    assert not slow.worker.give_up()  # no item
+    slow.worker.prepare(lambda: prepared.append("before"))
+    slow.worker.submit(1)
+    assert slow.worker.give_up()
+    slow.worker.submit(2)
+    slow.go_on.set()
     deadline_s = time.monotonic() + 10
-    while bench.handled != [0, 2] and time.monotonic() < deadline_s:
+    while slow.handled != [0, 2] and time.monotonic() < deadline_s:
         time.sleep(0.005)
-    bench.worker.submit(99)
-    assert bench.done.wait(10)
-    assert bench.handled == [0, 2, 99]
-    assert prepared == bench.replaced == []
-    assert bench.worker.close(10)
+    slow.worker.submit(99)
+    assert slow.done.wait(10)
+    assert slow.handled == [0, 2, 99]
+    assert prepared == slow.replaced == []
+    assert slow.worker.close(10)

@@ -12,7 +12,7 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.launching.settings import LIVE, Shown, adapted
 from tests.ros.launch_files import LAUNCH, REPOSITORY, LaunchFile, as_text, resolved
 
-NAMES = sorted(path.name for path in LAUNCH.glob("*.launch.py"))
+FILES = sorted(path.name for path in LAUNCH.glob("*.launch.py"))
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def live(launch_file: Callable[[str], LaunchFile]) -> LaunchFile:
     return launch_file("scene_completion.launch.py")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FILES)
 def test_arguments_change_what_is_started(name: str, launch_file: Callable[[str], LaunchFile], grid_file: Path) -> None:
     file = launch_file(name)
     base = {"bag": str(DEMO_DRIVE), "rviz": "true"}

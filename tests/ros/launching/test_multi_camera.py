@@ -15,7 +15,7 @@ from scene_completion_ros.inference.bundle import shipped_students
 from scene_completion_ros.ros.launching.settings import launched_cameras
 from scene_completion_ros.ros.parameters import SCHEMA, NodeParameters, read_parameters
 from scene_completion_ros.ros.placements import check_frames
-from tests.ros.graph import REPOSITORY
+from tests.ros.launch_files import REPOSITORY
 from tests.ros.launch_files import LaunchFile
 
 CONFIG = REPOSITORY / "config"

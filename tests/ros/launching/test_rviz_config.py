@@ -11,7 +11,6 @@ from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.launching.settings import LIVE, Shown, adapted, write_adapted
 from scene_completion_ros.ros.topics import TOPICS
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 SHIPPED = (REPOSITORY / LIVE).read_text(encoding="utf-8")
 MESSAGES = {
     "PointCloud2": {"sensor_msgs/msg/PointCloud2"},
