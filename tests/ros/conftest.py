@@ -13,7 +13,6 @@ from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from tests.inference.small_bundle import make_small_bundle
-from tests.ros.launch_files import LAUNCH, LaunchFile
 from tests.ros_domain import next_domain
 
 Start = Callable[..., Any]
@@ -138,9 +137,3 @@ def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     monkeypatch.setenv("HELD_WHILE", str(held_while))
     monkeypatch.setenv("HELD_REACHED", str(reached))
     return held_while, reached
-
-
-@pytest.fixture
-def launch_file(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], LaunchFile]:
-    """Reads a launch file of the package, by its name, without `launch`."""
-    return lambda name: LaunchFile(LAUNCH / name, monkeypatch)

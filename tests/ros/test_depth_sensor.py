@@ -13,8 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.conversions import image_message, points_message
 from tests.inference.told_bundle import make_told_bundle
-from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
-from tests.ros.diagnosed import OK, WARN
+from tests.ros.camera_to_voxels import CAMERA, FRAME, OK, SECOND_NS, WARN, CameraToVoxels, some_image
 from tests.ros.graph import PATIENCE_S
 
 Start = Callable[..., Any]

@@ -19,8 +19,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.ros import messages, topics
-from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, is_cloud_of, some_image
-from tests.ros.diagnosed import ERROR, OK
+from tests.ros.camera_to_voxels import CAMERA, ERROR, FRAME, OK, SECOND_NS, CameraToVoxels, is_cloud_of, some_image
 
 SENSOR = Camera(371.2, 371.2, 329.5, 120.0, 700, 240)  # twice as fine as CAMERA, and larger
 

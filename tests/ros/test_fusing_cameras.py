@@ -9,8 +9,7 @@ from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.temporal_fusion import FusedFrame, TemporalFusion
 from scene_completion_ros.ros.topics import NODE_NAME
 from tests.ros.camera_to_voxels import SECOND_NS, is_cloud_of
-from tests.ros.fusing_drive import SETTINGS
-from tests.ros.moving_robot import MovingRobot, pose
+from tests.ros.moving_robot import SETTINGS, MovingRobot, pose
 from tests.ros.test_several_cameras import MILLISECOND_NS, start_rig
 
 ARGUMENTS = ("-p", "fusion.enabled:=true", "-p", "transform.source:=topics", "-p", "odometry.topics:=odometry")

@@ -16,10 +16,8 @@ from scene_completion_ros.mapping.temporal_fusion import read_map
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.messages import processing_times
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
-from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, is_cloud_of
-from tests.ros.diagnosed import OK, WARN
-from tests.ros.fusing_drive import TENTH_NS, TOPICS, FusedTruth, FusingDrive
-from tests.ros.moving_robot import MOUNT, pose
+from tests.ros.camera_to_voxels import CAMERA, FRAME, OK, SECOND_NS, WARN, is_cloud_of
+from tests.ros.moving_robot import MOUNT, TENTH_NS, TOPICS, FusedTruth, FusingDrive, pose
 
 BLIND_ZONE = 3.0  # the grid begins two metres before the camera
 

@@ -23,8 +23,7 @@ from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.messages.images import announced_size, check_image, decode_image
 from scene_completion_ros.ros import messages, topics
 from tests.ros import failing_node
-from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
-from tests.ros.diagnosed import ERROR, values
+from tests.ros.camera_to_voxels import CAMERA, ERROR, FRAME, SECOND_NS, CameraToVoxels, some_image, values
 from tests.ros.fuzzed_messages import MessageFuzzer
 from tests.ros.graph import Graph, NodeUnderTest, as_arguments
 

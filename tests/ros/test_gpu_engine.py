@@ -14,8 +14,7 @@ from lifecycle_msgs.msg import Transition
 from scene_completion_ros.inference.gpu.device import cuda_devices
 from scene_completion_ros.ros import topics
 from tests.ros import gpu_node
-from tests.ros.camera_to_voxels import FRAME, SECOND_NS, some_image
-from tests.ros.diagnosed import ERROR, OK, values
+from tests.ros.camera_to_voxels import ERROR, FRAME, OK, SECOND_NS, some_image, values
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 no_driver = pytest.mark.skipif(cuda_devices().names is not None, reason="there is an NVIDIA driver here")

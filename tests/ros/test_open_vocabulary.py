@@ -22,8 +22,17 @@ from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.services import Dictionary
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE, MATCH_CLOUD_FIELDS, cloud_array_from_message
 from tests.inference.small_bundle import ENCODER, make_small_bundle, small_bank, small_space
-from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, CameraToVoxels, is_cloud_of, some_image, stamp_of
-from tests.ros.diagnosed import OK, WARN, values
+from tests.ros.camera_to_voxels import (
+    CAMERA,
+    OK,
+    SECOND_NS,
+    WARN,
+    CameraToVoxels,
+    is_cloud_of,
+    some_image,
+    stamp_of,
+    values,
+)
 from tests.ros.graph import Graph, NodeUnderTest
 from tests.ros.moving_robot import LATCHED
 from tests.ros.test_several_cameras import MILLISECOND_NS, Rig, start_rig

@@ -10,8 +10,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from scene_completion_ros.ros import topics
 from tests.ros import held_node
-from tests.ros.camera_to_voxels import SECOND_NS, CameraToVoxels
-from tests.ros.diagnosed import OK, values
+from tests.ros.camera_to_voxels import OK, SECOND_NS, CameraToVoxels, values
 
 Start = Callable[..., Any]
 

@@ -18,8 +18,17 @@ from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.mapping.clearing import ClearingRays
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
-from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, CameraToVoxels, is_cloud_of, some_image, stamp_of
-from tests.ros.diagnosed import ERROR, OK, values
+from tests.ros.camera_to_voxels import (
+    CAMERA,
+    ERROR,
+    OK,
+    SECOND_NS,
+    CameraToVoxels,
+    is_cloud_of,
+    some_image,
+    stamp_of,
+    values,
+)
 from tests.ros.graph import Graph, NodeUnderTest, as_arguments
 
 MILLISECOND_NS = SECOND_NS // 1000

@@ -1,5 +1,7 @@
-"""Who waits, who passes, which images and messages belong together; without ROS and without real time."""
+"""Who waits, who passes, which images and messages belong together, and the thread that takes the newest item."""
 
+import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 
 from scene_completion_ros.ros.frame import NotYetError
 from scene_completion_ros.ros.messages import stamp_message
-from scene_completion_ros.ros.waiting import ImageSets, StampMatch, WaitingRoom
+from scene_completion_ros.ros.waiting import ImageSets, NewestWorker, StampMatch, WaitingRoom
 
 
 class Bench:
@@ -187,3 +189,83 @@ def test_stamps_that_stand_still_are_told_and_those_of_a_new_recording_count() -
         nearest(match_of(0, 100, 100, 100), 400, final=True)
     assert nearest(match_of(100, 100), 100) == 1  # the newer one
     assert nearest(match_of(3_000, 3_100, 0, 100), 100) == 3
+
+
+class WorkerBench:
+    """A worker whose handling of items the test holds back."""
+
+    def __init__(self) -> None:
+        self.handled: list[int] = []
+        self.replaced: list[int] = []
+        self.errors: list[Exception] = []
+        self.busy = threading.Event()
+        self.go_on = threading.Event()
+        self.done = threading.Event()
+        self.ended_in: list[threading.Thread] = []
+        self.worker: NewestWorker[int] = NewestWorker(
+            self.handle,
+            on_replaced=self.replaced.append,
+            on_error=self.errors.append,
+            on_end=lambda: self.ended_in.append(threading.current_thread()),
+        )
+
+    def handle(self, item: int) -> None:
+        self.busy.set()
+        assert self.go_on.wait(10)
+        if item < 0:
+            raise ValueError(item)
+        self.handled.append(item)
+        if item == 99:
+            self.done.set()
+
+
+@pytest.fixture
+def slow() -> WorkerBench:
+    return WorkerBench()
+
+
+def test_newest_item_wins_and_the_others_are_reported(slow: WorkerBench) -> None:
+    slow.worker.submit(0)
+    assert slow.busy.wait(10)
+    for item in (1, 2, 99):
+        slow.worker.submit(item)
+    slow.go_on.set()
+    assert slow.done.wait(10)
+    assert slow.handled == [0, 99]
+    assert slow.replaced == [1, 2]
+    assert slow.worker.close(10)
+
+
+def test_thread_survives_errors(slow: WorkerBench) -> None:
+    slow.go_on.set()
+    slow.worker.submit(-5)
+    assert slow.busy.wait(10)
+    slow.worker.prepare(lambda: slow.handled.append(1 // 0))
+    deadline_s = time.monotonic() + 10
+    while len(slow.errors) < 2 and time.monotonic() < deadline_s:
+        time.sleep(0.005)
+    slow.worker.submit(99)
+    assert slow.done.wait(10)
+    assert [type(error) for error in slow.errors] == [ValueError, ZeroDivisionError]
+    assert slow.worker.close(10)
+
+
+def test_what_was_given_up_is_not_done_and_what_comes_after_it_is(slow: WorkerBench) -> None:
+    prepared: list[str] = []
+    slow.worker.submit(0)
+    assert slow.busy.wait(10)
+    slow.worker.prepare(lambda: prepared.append("before"))
+    assert not slow.worker.give_up()  # no item
+    slow.worker.prepare(lambda: prepared.append("before"))
+    slow.worker.submit(1)
+    assert slow.worker.give_up()
+    slow.worker.submit(2)
+    slow.go_on.set()
+    deadline_s = time.monotonic() + 10
+    while slow.handled != [0, 2] and time.monotonic() < deadline_s:
+        time.sleep(0.005)
+    slow.worker.submit(99)
+    assert slow.done.wait(10)
+    assert slow.handled == [0, 2, 99]
+    assert prepared == slow.replaced == []
+    assert slow.worker.close(10)

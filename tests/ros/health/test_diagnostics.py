@@ -20,8 +20,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.removed import REMOVED, Kind, removed
 from scene_completion_ros.ros import dds, messages, topics
 from tests.ros import publish_images
-from tests.ros.camera_to_voxels import CAMERA, FRAME, CameraToVoxels, some_image
-from tests.ros.diagnosed import ERROR, OK, WARN, values
+from tests.ros.camera_to_voxels import CAMERA, ERROR, FRAME, OK, WARN, CameraToVoxels, some_image, values
 from tests.ros.graph import REPOSITORY
 
 LARGER_CAMERA = Camera(371.2, 371.2, 319.5, 99.5, 640, 200)

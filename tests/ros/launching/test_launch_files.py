@@ -1,16 +1,124 @@
-"""The launch files, as far as they can be checked without ROS 2's launch; `test_launch_runs` runs them where it is."""
+"""Launch files, what they declare and would start, and RViz configurations, without `launch` and RViz.
 
-from collections.abc import Callable
+`test_launch_runs` runs the launch files where launch is installed.
+"""
+
+import ast
+import dataclasses
+import sys
+from collections.abc import Callable, ItemsView, KeysView, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from scene_completion_ros.bags.reader import DEMO_DRIVE
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.ros.launching.settings import LIVE, Shown, adapted
-from tests.ros.launch_files import LAUNCH, REPOSITORY, LaunchFile, as_text, resolved
+from scene_completion_ros.geometry.grids import read_grid
+from scene_completion_ros.geometry.transforms import read_extrinsics
+from scene_completion_ros.inference.bundle import shipped_students
+from scene_completion_ros.ros import topics
+from scene_completion_ros.ros.launching.settings import LIVE, Shown, adapted, launched_cameras, write_adapted
+from scene_completion_ros.ros.parameters import SCHEMA, NodeParameters, read_parameters
+from scene_completion_ros.ros.placements import check_frames
+from scene_completion_ros.ros.topics import TOPICS
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+LAUNCH = REPOSITORY / "launch"
+ACTIONS = REPOSITORY / "scene_completion_ros" / "ros" / "launching" / "actions.py"
+SUBSTITUTIONS = ("LaunchConfiguration", "PathJoinSubstitution", "FindPackageShare")
+
+
+class Recorded:
+    """Stands in for any class of launch and launch_ros: keeps what it was made with."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        self.arguments, self.settings = arguments, settings
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
+    def perform(self, context: Mapping[str, str]) -> str:
+        """The text of a substitution."""
+        if self.kind == "FindPackageShare":
+            return str(REPOSITORY)
+        if self.kind == "PathJoinSubstitution":
+            return "/".join(resolved(part, context) for part in self.arguments[0])
+        return context[self.arguments[0]]
+
+
+class LaunchFile:
+    """A launch file, executed with stand-ins for the classes of launch and launch_ros.
+
+    Attributes:
+        entities: What its launch description holds.
+    """
+
+    def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        shared = ast.parse(ACTIONS.read_text(encoding="utf-8"))
+        for node in (*tree.body, *shared.body):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("launch"):
+                for name in (node.module, node.module.split(".")[0]):
+                    if not isinstance(sys.modules.get(name), SimpleNamespace):
+                        patch.setitem(sys.modules, name, SimpleNamespace(__path__=[]))  # type: ignore[arg-type]
+                for alias in node.names:
+                    setattr(sys.modules[node.module], alias.name, type(alias.name, (Recorded,), {}))
+        patch.delitem(sys.modules, "scene_completion_ros.ros.launching.actions", raising=False)
+        module: dict[str, Any] = {"__name__": "launch_file"}
+        exec(compile(tree, str(path), "exec"), module)  # noqa: S102 - our own file
+        (found,) = module["generate_launch_description"]().arguments
+        self.entities: list[Recorded] = list(found)
+
+    def of_kind(self, kind: str) -> list[Recorded]:
+        return [entity for entity in self.entities if entity.kind == kind]
+
+    def declared(self) -> dict[str, dict[str, Any]]:
+        """Launch argument -> default, description, choices."""
+        return {entity.arguments[0]: entity.settings for entity in self.of_kind("DeclareLaunchArgument")}
+
+    def context(self, **given: str) -> dict[str, str]:
+        """Values of all launch arguments: those given, else the defaults."""
+        assert set(given) <= set(self.declared())
+        defaults = {name: settings["default_value"] for name, settings in self.declared().items()}
+        return {name: resolved(value, {}) for name, value in {**defaults, **given}.items() if value is not None}
+
+    def started(self, **given: str) -> list[Recorded]:
+        """What it starts with these launch arguments."""
+        (opaque,) = self.of_kind("OpaqueFunction")
+        found: list[Recorded] = opaque.settings["function"](self.context(**given))
+        return found
+
+
+def as_text(value: Any, context: Mapping[str, str]) -> Any:
+    """All that an entity, or a setting of one, was made with, in a form that can be compared; RViz files are read."""
+    if isinstance(value, Recorded) and value.kind in SUBSTITUTIONS:
+        return value.perform(context)
+    if isinstance(value, Recorded):
+        return value.kind, as_text(value.arguments, context), as_text(value.settings, context)
+    if isinstance(value, Mapping):
+        return [(name, as_text(part, context)) for name, part in value.items()]
+    if isinstance(value, list | tuple | KeysView | ItemsView):
+        return [as_text(part, context) for part in value]
+    if isinstance(value, str) and value.endswith(".rviz") and Path(value).is_file():
+        return Path(value).read_text(encoding="utf-8")
+    return value
+
+
+def resolved(value: Any, context: Mapping[str, str]) -> Any:
+    """A setting with the launch arguments put in."""
+    return value.perform(context) if isinstance(value, Recorded) else value
+
+
+@pytest.fixture
+def launch_file(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], LaunchFile]:
+    """Reads a launch file of the package, by its name, without `launch`."""
+    return lambda name: LaunchFile(LAUNCH / name, monkeypatch)
+
 
 FILES = sorted(path.name for path in LAUNCH.glob("*.launch.py"))
 
@@ -88,3 +196,167 @@ def test_rviz_is_told_what_was_launched(live: LaunchFile) -> None:
     assert manager["Global Options"]["Fixed Frame"] == "odom"
     _, rviz = live.started(rviz="true", rviz_config="/my/own.rviz")
     assert rviz.settings["arguments"] == ["-d", "/my/own.rviz", "-f", "camera_optical_frame"]
+
+
+CONFIG = REPOSITORY / "config"
+EXTRINSICS = CONFIG / "multi_camera_extrinsics.yaml"
+NAMES = ("front", "left", "right")
+
+
+@pytest.fixture
+def launch(launch_file: Callable[[str], LaunchFile]) -> LaunchFile:
+    return launch_file("multi_camera.launch.py")
+
+
+def test_one_node_fuses_all_by_default(launch: LaunchFile) -> None:
+    (node,) = launch.started()
+    file, overrides = node.settings["parameters"]
+    assert Path(file) == CONFIG / "multi_camera.yaml"
+    assert overrides == {"cameras": "front, left, right", "grid.file": str(CONFIG / "multi_camera_grid.yaml")}
+    assert node.settings["remappings"] == [
+        pair
+        for name in NAMES
+        for pair in ((f"{name}/image", f"/{name}/image_raw"), (f"{name}/camera_info", f"/{name}/camera_info"))
+    ]
+
+
+def test_without_fusing_each_camera_has_the_launch_file_of_one(launch: LaunchFile) -> None:
+    given = {"fuse": "false", "namespace": "robot", "bag": "drive", "rviz": "true", "image_transport": "compressed"}
+    *groups, player = launch.started(**given)
+    assert player.settings["cmd"][:4] == ["ros2", "bag", "play", "drive"]
+    assert [group.kind for group in groups] == ["GroupAction"] * 3  # each in a scope of its own
+    for name, group in zip(NAMES, groups, strict=True):
+        ((include,),) = group.arguments
+        assert include.kind == "IncludeLaunchDescription"
+        assert include.arguments[0].arguments == (str(REPOSITORY / "launch" / "scene_completion.launch.py"),)
+        passed = dict(include.settings["launch_arguments"])
+        assert passed["namespace"] == f"robot/{name}"
+        assert (passed["image_topic"], passed["camera_info_topic"]) == (f"/{name}/image_raw", f"/{name}/camera_info")
+        assert (passed["fixed_frame"], passed["bag"], passed["use_sim_time"]) == (f"{name}_optical_frame", "", "true")
+        assert Path(passed["params_file"]) == CONFIG / "scene_completion.yaml"
+        assert (passed["rviz"], passed["image_transport"]) == ("true", "compressed")
+    plain = launch.started(fuse="false")
+    assert dict(plain[0].arguments[0][0].settings["launch_arguments"])["use_sim_time"] == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "topics", "words"),
+    [
+        ("", "/{camera}", "names no cameras"),
+        ("a,a", "/{camera}", "twice"),
+        ("a,b", "/one", "does not give one value for each of the cameras a, b"),
+    ],
+)
+def test_what_does_not_fit_is_refused(names: str, topics: str, words: str) -> None:
+    with pytest.raises(SceneCompletionError, match=words):
+        launched_cameras(names, topics, "/{camera}/camera_info")
+
+
+def test_the_example_files_fit_the_node_and_each_other() -> None:
+    given = read_parameters(CONFIG / "multi_camera.yaml")
+    values: dict[str, Any] = {spec.field: given[spec.name] for spec in SCHEMA if spec.name in given}
+    check_frames(NodeParameters(**values))
+    grid, _ = read_grid(CONFIG / "multi_camera_grid.yaml")
+    mounts = read_extrinsics(EXTRINSICS)
+    assert {mount.parent for mount in mounts} == {given["grid.frame"]}
+    assert [mount.child for mount in mounts] == [f"{name}_optical_frame" for name in NAMES]
+    for mount in mounts:  # inside the grid, upright, and what lies 10 m ahead of each as well
+        assert grid.index_of(mount.parent_from_child.translation[None])[1].all()
+        assert grid.index_of(mount.parent_from_child.apply(np.array([[0.0, 0.0, 10.0]])))[1].all()
+        assert mount.parent_from_child.rotation[2, 1] == pytest.approx(-1.0)
+
+
+def test_the_settings_of_a_small_robot_fit_the_node() -> None:
+    given = read_parameters(CONFIG / "small_robot.yaml")
+    parameters = NodeParameters(**{spec.field: given[spec.name] for spec in SCHEMA if spec.name in given})
+    assert parameters.bundle in shipped_students() and len(given) == 5
+    check_frames(dataclasses.replace(parameters, transform_source="tf2"))
+    assert parameters.obstacle_min_height < parameters.obstacle_max_height
+
+
+SHIPPED = (REPOSITORY / LIVE).read_text(encoding="utf-8")
+MESSAGES = {
+    "PointCloud2": {"sensor_msgs/msg/PointCloud2"},
+    "Map": {"nav_msgs/msg/OccupancyGrid"},
+    "Marker": {"visualization_msgs/msg/Marker"},
+    "Image": {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"},
+}
+
+
+def manager_of(text: str) -> dict[str, Any]:
+    manager = yaml.safe_load(text)["Visualization Manager"]
+    assert isinstance(manager, dict)
+    return manager
+
+
+def displays_of(text: str) -> dict[str, dict[str, Any]]:
+    displays = {display["Name"]: display for display in manager_of(text)["Displays"]}
+    assert len(displays) == len(manager_of(text)["Displays"])  # RViz could do with equal names, readers cannot
+    return displays
+
+
+def shown_topics(text: str) -> dict[str, str]:
+    return {name: display["Topic"]["Value"] for name, display in displays_of(text).items() if "Topic" in display}
+
+
+DRIVE = Shown("camera_left_optical", True, image_topics={"": "/camera/image_raw"}, compressed=True)
+
+
+@pytest.fixture(params=[SHIPPED, adapted(SHIPPED, DRIVE)], ids=["as it is", "for compressed images"])
+def text(request: Any) -> str:
+    return str(request.param)
+
+
+def test_topics_are_those_of_the_node_with_types_and_qos_that_fit(text: str) -> None:
+    image = DRIVE.image_topics[""] if text != SHIPPED else f"/{topics.IMAGE}"
+    published = {spec.name.replace("~", f"/{topics.NODE_NAME}"): spec for spec in TOPICS}
+    published |= {image: published["image"], f"{image}/compressed": published["image/compressed"]}
+    for name, display in displays_of(text).items():
+        if "Topic" not in display:
+            continue
+        topic = display["Topic"]
+        spec = published[topic["Value"]]
+        assert spec.type_name in MESSAGES[display["Class"].split("/")[1]], name
+        # All outputs are reliable. Images need not be; best effort hears every camera.
+        assert topic["Reliability Policy"] == ("Reliable" if spec.direction == "out" else "Best Effort"), name
+        assert topic["Durability Policy"] == ("Transient Local" if spec.latched else "Volatile"), name
+        assert topic["History Policy"] == "Keep Last"
+        assert topic["Depth"] >= 1
+
+
+def test_several_cameras_have_images_and_depth_of_their_own() -> None:
+    shown = Shown(
+        "base_link",
+        False,
+        "/robot/scene_completion",
+        {"left": "/cam_left/image_raw", "right": "/cam_right/image_raw"},
+        voxel_size=0.4,
+    )
+    text = adapted(SHIPPED, shown)
+    displays, found = displays_of(text), shown_topics(text)
+    expected = {
+        name: topic.replace("/scene_completion/", "/robot/scene_completion/")
+        for name, topic in shown_topics(SHIPPED).items()
+        if name not in ("Image", "Compressed image", "Depth")
+    }
+    for camera in ("left", "right"):
+        expected |= {
+            f"Image {camera}": f"/cam_{camera}/image_raw",
+            f"Compressed image {camera}": f"/cam_{camera}/image_raw/compressed",
+            f"Depth {camera}": f"/robot/scene_completion/depth/{camera}/image",
+        }
+    assert found == expected
+    assert all(displays[f"Image {camera}"]["Enabled"] for camera in ("left", "right"))
+    assert not any(displays[f"Compressed image {camera}"]["Enabled"] for camera in ("left", "right"))
+    assert {displays[name]["Size (m)"] for name in ("Voxels", "Obstacles", "Seen or completed")} == {0.4}
+    assert (displays["Ground"]["Plane"], displays["Ground"]["Offset"]["Y"]) == ("XY", 0)
+    manager = manager_of(text)
+    assert manager["Global Options"]["Fixed Frame"] == "base_link"
+    assert manager["Views"]["Current"] == manager["Views"]["Saved"][1] | {"Name": "Current View"}
+
+
+@pytest.mark.parametrize("text", ["{}", "Visualization Manager: {Displays: []}"])
+def test_what_is_no_such_configuration_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "own.rviz").write_text(text, encoding="utf-8")
+    with pytest.raises(SceneCompletionError, match="no RViz configuration of this package"):
+        write_adapted(tmp_path / "own.rviz", DRIVE)

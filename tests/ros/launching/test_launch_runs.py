@@ -1,25 +1,41 @@
 """The launch files, run by launch itself: only where launch, launch_ros and this package are installed for real."""
 
+import importlib.util
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-
-from tests.ros.launch_files import LAUNCH, launch_can_run
-
-if not launch_can_run():
-    pytest.skip("launch and launch_ros are not installed, or not this package", allow_module_level=True)
-
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from scene_completion_ros.ros import messages
 from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, some_image
 from tests.ros.graph import PATIENCE_S, REPOSITORY, Graph, NodeUnderTest
 
+LAUNCH = REPOSITORY / "launch"
 RUN = str(Path(__file__).with_name("run_launch_file.py"))
 NAMES = ("front", "left", "right")
+
+
+def launch_can_run() -> bool:
+    """Whether launch, launch_ros and this package are installed for real."""
+    for name in ("launch", "launch_ros", "ament_index_python"):
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:  # the folder `launch/` of a checkout looks like a package as well
+            return False
+    from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+
+    try:
+        get_package_share_directory("scene_completion_ros")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+pytestmark = pytest.mark.skipif(
+    not launch_can_run(), reason="launch and launch_ros are not installed, or not this package"
+)
 
 
 @pytest.fixture

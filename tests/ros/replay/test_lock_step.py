@@ -17,8 +17,7 @@ from scene_completion_ros.ros.placements import transform_message
 from scene_completion_ros.ros.replay import bag_replay
 from scene_completion_ros.ros.replay.played_node import NodeProcess
 from scene_completion_ros.ros.replay.results import Playback, ReplayResult
-from tests.ros.fusing_drive import FusedTruth
-from tests.ros.moving_robot import MOUNT, ODOM, odometry_message, pose
+from tests.ros.moving_robot import MOUNT, ODOM, FusedTruth, odometry_message, pose
 from tests.ros.replay.test_bag_replay import CAMERA, FRAME, START_NS, STEP_NS, write_bag
 
 TOPIC = "/front/image_raw"
