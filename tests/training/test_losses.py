@@ -29,7 +29,6 @@ from scene_completion_training.losses import (
     mean_opacity,
     occupancy_cross_entropy,
     occupancy_distillation,
-    occupied_cross_entropy,
     photometric_error,
     photometric_loss,
     rendered_class_loss,
@@ -201,7 +200,7 @@ def test_rendered_classes_are_weighed_and_invalid_rays_do_not_count() -> None:
 
 def test_voxels_count_by_their_weight_and_classes_by_that_of_their_own() -> None:
     logits = torch.tensor([[[[0.0, 3.0]]]])
-    loss = occupied_cross_entropy(logits, torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[2.0, 0.0]]]]))
+    loss = occupancy_cross_entropy(logits, torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[2.0, 0.0]]]]))
     assert loss.item() == pytest.approx(math.log(2.0))
     logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
     loss = class_terms(logits, torch.tensor([0, 1]), torch.tensor([1.0, 3.0]))

@@ -57,9 +57,8 @@ def weighted_mean(values: Tensor, weight: Tensor, least: float = 1.0) -> Tensor:
 
 
 def occupancy_cross_entropy(logit: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Weighted binary cross-entropy of logits [B, N] at voxel centres against stereo evidence [B, N] in 0..1."""
-    loss = functional.binary_cross_entropy_with_logits(logit, target, weight=weight, reduction="sum")
-    return loss / shared_count(weight.sum())
+    """Weighted mean cross-entropy, in nats, of logits of voxels against evidence in 0..1; all three of one shape."""
+    return weighted_mean(functional.binary_cross_entropy_with_logits(logit, target, reduction="none"), weight)
 
 
 def mean_opacity(density: Tensor, voxel_size: float) -> Tensor:
@@ -111,11 +110,6 @@ def rendered_class_loss(probabilities: Tensor, classes: Tensor, counted: Tensor,
     return weighted_mean(each, weights[classes] * counted, least=1e-6)
 
 
-def occupied_cross_entropy(logits: Tensor, occupied: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean cross entropy of voxels, in nats; all [B, X, Y, Z], occupied 0 or 1, weight 0 if unknown."""
-    return weighted_mean(functional.binary_cross_entropy_with_logits(logits, occupied, reduction="none"), weight)
-
-
 def surface_likelihood(height: Tensor, deviation: Tensor, true: Tensor, weight: Tensor) -> Tensor:
     """Mean of |h − h*| / σ + log σ (Laplace) of heights [B, x, y], metres, NaN unknown; the middle is the median."""
     known = torch.isfinite(true)
@@ -126,8 +120,7 @@ def depth_likelihood(log_depth: Tensor, deviation: Tensor, true: Tensor) -> Tens
     """The same of log depth [B, h, w], at most 10 σ off (wrong matches); true metres, 0 unknown, infinite: sky."""
     known = (true > 0.0) & torch.isfinite(true)
     wanted = torch.where(known, true, torch.ones_like(true)).log()
-    off = ((log_depth - wanted).abs() / deviation).clamp_max(10.0) + deviation.log()
-    return (off * known).sum() / shared_count(known.sum())
+    return weighted_mean(((log_depth - wanted).abs() / deviation).clamp_max(10.0) + deviation.log(), known)
 
 
 def class_terms(logits: Tensor, classes: Tensor, weights: Tensor) -> Tensor:
@@ -231,9 +224,14 @@ def edge_aware_smoothness(depth: Tensor, image: Tensor) -> Tensor:
     inverse = inverse / inverse.mean(dim=(1, 2), keepdim=True)
     dx = (inverse[:, :, 1:] - inverse[:, :, :-1]).abs()
     dy = (inverse[:, 1:] - inverse[:, :-1]).abs()
-    edge_x = (image[..., 1:] - image[..., :-1]).abs().mean(dim=1)
-    edge_y = (image[..., 1:, :] - image[..., :-1, :]).abs().mean(dim=1)
+    edge_x, edge_y = _edges(image)
     return (dx * (-edge_x).exp()).mean() + (dy * (-edge_y).exp()).mean()
+
+
+def _edges(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean |∂x I| [P, h, w − 1] and |∂y I| [P, h − 1, w] of the colours of images [P, 3, h, w]."""
+    across, down = image[..., 1:] - image[..., :-1], image[..., 1:, :] - image[..., :-1, :]
+    return across.abs().mean(dim=1), down.abs().mean(dim=1)
 
 
 EDGE_TEMPERATURE = 25.0  # how quickly the smoothness of features ends at an edge of the image (SceneDINO)
@@ -267,8 +265,7 @@ def feature_smoothness(features: Tensor, image: Tensor) -> Tensor:
     features = functional.normalize(features, dim=-1, eps=1e-6) * features.shape[-1] ** 0.5
     dx = (features[:, :, 1:] - features[:, :, :-1]).abs().mean(dim=-1)
     dy = (features[:, 1:] - features[:, :-1]).abs().mean(dim=-1)
-    edge_x = (image[..., 1:] - image[..., :-1]).abs().mean(dim=1)
-    edge_y = (image[..., 1:, :] - image[..., :-1, :]).abs().mean(dim=1)
+    edge_x, edge_y = _edges(image)
     smooth = (dx * (-EDGE_TEMPERATURE * edge_x).exp()).sum() + (dy * (-EDGE_TEMPERATURE * edge_y).exp()).sum()
     return smooth / features[..., 0].numel()
 

@@ -1,10 +1,6 @@
 """Patches of loss views rendered through an observed density field, in colours of posed source views.
 
 A field is asked along patch rays of posed pinhole views, anywhere in the view, and around surfaces.
-
-Patches of loss views rendered through an observed density field, in colours of posed source views.
-
-A field is asked along patch rays of posed pinhole views, anywhere in the view, and around surfaces.
 """
 
 from collections.abc import Iterator

@@ -30,17 +30,12 @@ from scene_completion_ros.inference.head import Lookups, PointCodeSpec, cell_loo
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
-from scene_completion_training.data.completion_samples import (
-    MAPS,
-    CompletionData,
-    CompletionDataSettings,
-    Eyes,
-)
+from scene_completion_training.data.completion_samples import MAPS, CompletionData, CompletionDataSettings, Eyes
 from scene_completion_training.data.voxel_evidence import OF_NO_CLASS
 from scene_completion_training.losses import (
     class_terms,
     depth_likelihood,
-    occupied_cross_entropy,
+    occupancy_cross_entropy,
     surface_likelihood,
 )
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, MetricDecoder
@@ -60,101 +55,65 @@ from scene_completion_training.stage import Stage
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 from scene_completion_training.workers import accelerator, computes_bfloat16
 
+# Classes of streets and of rooms, and which of them cameras stand on.
 GROUNDS = {COMMON_CLASSES[1:]: ROAD, ROOM_CLASSES[1:]: FLOOR}
-"""Classes of streets and of rooms, and which of them cameras stand on."""
-EXACT_DEVIATION = 0.03
-"""Of the logarithm of true depth, once it is off as `CompletionSamples` draws it."""
-LATER = ("naming.", "trust.")
-"""Branches that a training may add to the weights that it starts from."""
-WHOLE = 0.95
-"""Share of the pixels whose depth a rendered image knows."""
-CERTAIN = 6.0
-"""Logit of a true class."""
-NAMING_RATE, NAMING_BATCH = 1e-3, 16
-"""Highest learning rate, and images a step, where the branch `naming` is fitted."""
-MOST_NAMED = 40_000
-"""Voxels of a sample whose classes are compared."""
+EXACT_DEVIATION = 0.03  # of the logarithm of true depth, once it is off as `CompletionSamples` draws it
+LATER = ("naming.", "trust.")  # branches that a training may add to the weights that it starts from
+WHOLE = 0.95  # share of the pixels whose depth a rendered image knows
+CERTAIN = 6.0  # logit of a true class
+NAMING_RATE, NAMING_BATCH = 1e-3, 16  # highest learning rate, and images a step, where the branch `naming` is fitted
+MOST_NAMED = 40_000  # voxels of a sample whose classes are compared
 
 
 @dataclass
 class CompletionLosses:
-    """Weights of the losses.
+    """Weights of the losses."""
 
-    Attributes:
-        occupied: Cross entropy of voxels.
-        classes: Cross entropy of the classes of occupied voxels.
-        ground: Likelihood of the height of the ground.
-        depth: Likelihood of the depth of pixels.
-        pixels: Cross entropy of the classes of pixels.
-    """
-
-    occupied: float = 2.0
-    classes: float = 0.4
-    ground: float = 0.2
-    depth: float = 0.1
-    pixels: float = 0.2
+    occupied: float = 2.0  # cross entropy of voxels
+    classes: float = 0.4  # cross entropy of the classes of occupied voxels
+    ground: float = 0.2  # likelihood of the height of the ground
+    depth: float = 0.1  # likelihood of the depth of pixels
+    pixels: float = 0.2  # cross entropy of the classes of pixels
 
 
 @dataclass
 class CompletionConfiguration(TrainingConfiguration):
-    """What stage `completion` needs.
-
-    Attributes:
-        stage: Name of the stage.
-        eyes: Checkpoint or bundle whose encoder sees metric depth (training/configs/eyes.yaml). Without one, or with a
-            file of some of the trunk's weights, the rest of it is as it was published, and the head for pixels learns
-            metres from the start.
-        encoder_weights: Folder or hub name of the model that its trunk is one of; by default Depth Anything V2 Small.
-        world: Whose classes it learns, those of streets or of rooms.
-        only_pixels: Train the head for pixels alone: no volume is completed, and steps are several times faster.
-        pixels_from: Checkpoint of another training on the same eyes, or its bundle: its head for pixels is taken as it
-            is, and goes on learning with `only_pixels`.
-        start_from: Checkpoint of this stage, or a bundle, on the same eyes: its head and its decoder go on learning.
-            With `pixels_from` its head is left out, and that one stays as it is.
-        data: Recordings and samples.
-        losses: Weights of the losses.
-        camera: The canonical camera.
-        volume: The space that is completed.
-        widths: Channels of the decoder's U-Net, the finest first.
-        context: Channels of the U-Net for each height.
-        reduced: Channels that a cell looks up.
-        naming, merging: As `PixelHead`.
-        trusting: As `SceneDecoder`.
-        fit_naming: Steps in which the branch `naming` is fitted by itself before the first step; tokens are small.
-        distance: Metres at which a voxel weighs half as much as one nearby.
-        rare: How much the rarity of a class raises its weight: 0 not at all, 1 in proportion.
-        rare_pixels: The same of the classes of pixels.
-        ema_decay: Decay of the weight average that is evaluated and exported; 0 switches it off.
-        ema_start: Step from which the average is kept.
-        validate_every: Steps between validations.
-        mean_of: Samples whose voxels say, before the first step, what hidden places hold on average; 0: nothing does.
-    """
+    """What stage `completion` needs."""
 
     stage: str = "completion"
     learning_rate: float = 1e-3
+    # Checkpoint or bundle whose encoder sees metric depth (training/configs/eyes.yaml). Without one, or with a file of
+    # some of the trunk's weights, the rest of it is as it was published, and the head for pixels learns metres from the
+    # start.
     eyes: str = ""
-    encoder_weights: str = ""
-    world: Literal["streets", "rooms"] = "streets"
+    encoder_weights: str = ""  # folder or hub name of the model of its trunk; by default Depth Anything V2 Small
+    world: Literal["streets", "rooms"] = "streets"  # whose classes it learns
+    # Train the head for pixels alone: no volume is completed, and steps are several times faster.
     only_pixels: bool = False
+    # Checkpoint of another training on the same eyes, or its bundle: its head for pixels is taken as it is, and goes on
+    # learning with `only_pixels`.
     pixels_from: str = ""
+    # Checkpoint of this stage, or a bundle, on the same eyes: its head and its decoder go on learning. With
+    # `pixels_from` its head is left out, and that one stays as it is.
     start_from: str = ""
     data: CompletionDataSettings = field(default_factory=CompletionDataSettings)
     losses: CompletionLosses = field(default_factory=CompletionLosses)
-    camera: CameraSettings = field(default_factory=CameraSettings)
-    volume: VolumeSettings = field(default_factory=VolumeSettings)
-    widths: tuple[int, ...] = (64, 128, 192, 256)
+    camera: CameraSettings = field(default_factory=CameraSettings)  # the canonical camera
+    volume: VolumeSettings = field(default_factory=VolumeSettings)  # the space that is completed
+    widths: tuple[int, ...] = (64, 128, 192, 256)  # as `SceneDecoder`, and the next two
     context: int = 16
     reduced: int = 16
-    naming: int = 0
-    merging: bool = True
-    trusting: bool = False
-    fit_naming: int = 0
-    distance: float = 20.0
-    rare: float = 0.35
-    rare_pixels: float = 0.0
-    ema_decay: float = 0.995
-    ema_start: int = 200
-    validate_every: int = 500
+    naming: int = 0  # as `PixelHead`
+    merging: bool = True  # as `PixelHead`
+    trusting: bool = False  # as `SceneDecoder`
+    fit_naming: int = 0  # steps in which the branch `naming` is fitted by itself before the first step
+    distance: float = 20.0  # metres at which a voxel weighs half as much as one nearby
+    rare: float = 0.35  # how much the rarity of a class raises its weight: 0 not at all, 1 in proportion
+    rare_pixels: float = 0.0  # the same of the classes of pixels
+    ema_decay: float = 0.995  # decay of the weight average that is evaluated and exported; 0 switches it off
+    ema_start: int = 200  # step from which the average is kept
+    validate_every: int = 500  # steps between validations
+    # Samples whose voxels say, before the first step, what hidden places hold on average; 0: nothing does.
     mean_of: int = 0
 
     @property
@@ -190,35 +149,14 @@ class CompletionConfiguration(TrainingConfiguration):
 
 
 class SceneField(nn.Module):
-    """Head for pixels and decoder in space, of the maps of a trunk.
-
-    Args:
-        viewpoint: Canonical camera, and the volume.
-        names: Classes behind "empty": those of streets, or of rooms.
-        shifted: As `PixelHead`.
-        channels: Channels of the trunk's fused map.
-        tokens: Channels of its tokens.
-        widths: Channels of the decoder's U-Net, the finest first.
-        context: Channels of the U-Net for each height.
-        reduced: Channels that a cell looks up.
-        naming, merging: As `PixelHead`.
-        trusting: As `SceneDecoder`.
-    """
+    """Head for pixels and decoder in space, of the maps of a trunk."""
 
     def __init__(
         self,
-        viewpoint: Viewpoint,
-        *,
-        names: tuple[str, ...] = COMMON_CLASSES[1:],
-        shifted: bool = False,
-        channels: int = 64,
-        tokens: int = 384,
-        widths: tuple[int, ...] = (64, 128, 192, 256),
-        context: int = 16,
-        reduced: int = 16,
-        naming: int = 0,
-        merging: bool = True,
-        trusting: bool = False,
+        viewpoint: Viewpoint,  # canonical camera, and the volume
+        names: tuple[str, ...],  # classes behind "empty": those of streets, or of rooms
+        of_pixels: Mapping[str, Any],  # options of `PixelHead`
+        in_space: Mapping[str, Any],  # options of `SceneDecoder`
     ) -> None:
         super().__init__()
         self.viewpoint, self.names = viewpoint, names
@@ -226,27 +164,10 @@ class SceneField(nn.Module):
         self.camera: Camera = viewpoint.camera
         self.small = self.camera.resized(self.camera.width // 2, self.camera.height // 2)
         self.spec: PointCodeSpec = viewpoint.volume.point_code
-        size = (self.small.height, self.small.width)
-        self.pixels = PixelHead(
-            size,
-            self.spec,
-            channels=channels,
-            tokens=tokens,
-            classes=len(names),
-            shifted=shifted,
-            naming=naming,
-            merging=merging,
-        )
-        self.spatial = SceneDecoder(
-            viewpoint.volume.grid,
-            self.spec,
-            classes=len(names),
-            widths=widths,
-            context=context,
-            reduced=reduced,
-            ground=-viewpoint.height_above_ground,
-            trusting=trusting,
-        )
+        size, count = (self.small.height, self.small.width), len(names)
+        self.pixels = PixelHead(size, self.spec, classes=count, **of_pixels)
+        level = -viewpoint.height_above_ground
+        self.spatial = SceneDecoder(viewpoint.volume.grid, self.spec, classes=count, ground=level, **in_space)
 
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, _: object = None) -> SceneField:
@@ -257,18 +178,15 @@ class SceneField(nn.Module):
         coarser = sorted(name for name in state if name.startswith("spatial.down.") and name.endswith(".0.0.weight"))
         heights = -(-viewpoint.volume.grid.shape[2] // STRIDE)
         classes = len(state["pixels.classes.weight"]) - 1
+        naming, shifted = len(state.get("pixels.naming.0.weight", ())), len(state["pixels.factor.2.weight"]) > 1
+        of_trunk = {"channels": metric.shape[1] - 4, "tokens": tokens.shape[1]}
+        widths = (context.shape[1], *(len(state[name]) for name in coarser))
+        of_columns = {"widths": widths, "context": len(context) // heights, "reduced": len(reduce)}
         return cls(
             viewpoint,
-            names=next(names for names in GROUNDS if len(names) == classes),
-            shifted=len(state["pixels.factor.2.weight"]) > 1,
-            channels=metric.shape[1] - 4,
-            tokens=tokens.shape[1],
-            widths=(context.shape[1], *(len(state[name]) for name in coarser)),
-            context=len(context) // heights,
-            reduced=len(reduce),
-            naming=len(state.get("pixels.naming.0.weight", ())),
-            merging=merging,
-            trusting="spatial.trust.weight" in state,
+            next(names for names in GROUNDS if len(names) == classes),
+            {**of_trunk, "shifted": shifted, "naming": naming, "merging": merging},
+            {**of_columns, "trusting": "spatial.trust.weight" in state},
         )
 
     def stated_ground(self, volume_from_camera: Tensor, known: Tensor, mirrored: Tensor) -> Tensor:
@@ -302,11 +220,7 @@ class SceneField(nn.Module):
 
 
 class CompletionStage(Stage):
-    """Trains a `SceneField`.
-
-    Args:
-        settings: The configuration.
-    """
+    """Trains a `SceneField`."""
 
     configuration_class = CompletionConfiguration
     field_class = SceneField
@@ -317,19 +231,12 @@ class CompletionStage(Stage):
         super().__init__(settings)
         self.viewpoint = settings.viewpoint()
         encoder, trunk, self.eyes = read_eyes(settings.eyes, settings.encoder_weights, self.viewpoint)
-        self.field = SceneField(
-            self.viewpoint,
-            names=settings.class_names,
-            shifted=not self.eyes.metric,
-            channels=trunk.channels[0],
-            tokens=trunk.token_width,
-            widths=tuple(settings.widths),
-            context=settings.context,
-            reduced=settings.reduced,
-            naming=settings.naming,
-            merging=settings.merging,
-            trusting=settings.trusting,
+        of_trunk = {"shifted": not self.eyes.metric, "channels": trunk.channels[0], "tokens": trunk.token_width}
+        of_pixels, in_space = (
+            {name: getattr(settings, name) for name in names}
+            for names in (("naming", "merging"), ("widths", "context", "reduced", "trusting"))
         )
+        self.field = SceneField(self.viewpoint, settings.class_names, of_trunk | of_pixels, in_space)
         away = torch.from_numpy(self.viewpoint.volume.grid.centres()[..., :1, :2]).norm(dim=-1).float()
         self.near: Tensor
         self.register_buffer("near", 1.0 / (1.0 + (away / settings.distance) ** 2), persistent=False)  # [X, Y, 1]
@@ -345,22 +252,15 @@ class CompletionStage(Stage):
     def make_data(self) -> CompletionData:
         """Maps and voxels of the configuration's recordings."""
         settings = self.settings
-        return CompletionData(
-            settings.data,
-            self.viewpoint,
-            self.eyes,
-            steps=settings.steps,
-            seed=settings.seed,
-            voxels=not settings.only_pixels,
-        )
+        options = {"steps": settings.steps, "seed": settings.seed, "voxels": not settings.only_pixels}
+        return CompletionData(settings.data, self.viewpoint, self.eyes, **options)
 
     def start(self, data: Any) -> None:
         """The head for pixels starts with the metric depth of the eyes, or as another training left it."""
         (encoder,) = self._encoder
         if not isinstance(encoder.decoder, MetricDecoder):
-            raise ConfigurationError(
-                f"have the trunk {encoder.trunk_name}", where="eyes", cure="Name eyes of Depth Anything"
-            )
+            what, cure = f"have the trunk {encoder.trunk_name}", "Name eyes of Depth Anything"
+            raise ConfigurationError(what, where="eyes", cure=cure)
         if self.settings.start_from or self.settings.pixels_from:
             self._take_starts()
         elif self.eyes.metric:
@@ -531,7 +431,7 @@ class CompletionStage(Stage):
         one_pair = ~(label == EMPTY).flatten(1).any(dim=1)  # knows what stands close by, but nothing that is free
         known = self.near * ((label != INVALID) & ~one_pair[:, None, None, None])
         occupied = ((label != EMPTY) & (label != INVALID)).float()
-        terms = {"occupied": occupied_cross_entropy(scene.occupied, occupied, known)}
+        terms = {"occupied": occupancy_cross_entropy(scene.occupied, occupied, known)}
         named = (label != EMPTY) & (label < OF_NO_CLASS)
         terms["classes"] = self._of_classes(scene.classes, label, named, generator)
         return terms | self._of_ground(scene, batch, (self.near * (label != INVALID)).amax(dim=3))
@@ -573,13 +473,9 @@ def class_shares(classes: Tensor, count: int, size: torch.Size) -> Tensor:
 def read_eyes(source: str, weights: str, viewpoint: Viewpoint) -> tuple[EncoderDecoder, DepthAnythingTrunk, Eyes]:
     """The encoder of a checkpoint of `eyes.yaml`, or of the weights of a student, that stays as it is.
 
-    Args:
-        source: The checkpoint; a bundle; a file of weights whose names are those of the encoder, all or some of the
-            trunk; or nothing. What it does not hold is as it was published.
-        weights: Folder or hub name of the model that the trunk is one of.
-
-    Raises:
-        BundleError: It holds no such encoder.
+    `source`: the checkpoint; a bundle; a file of weights whose names are those of the encoder, all or some of the
+    trunk; or nothing. What it does not hold is as it was published. `weights`: folder or hub name of the model that the
+    trunk is one of. Raises BundleError where it holds no such encoder.
     """
     file, size = Path(source), (viewpoint.camera.height, viewpoint.camera.width)
     cure = "Name a checkpoint of training/configs/eyes.yaml for the same camera"
