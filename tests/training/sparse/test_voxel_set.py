@@ -10,17 +10,25 @@ from torch.nn import functional
 
 from scene_completion_training.sparse import voxel_set
 from scene_completion_training.sparse.voxel_set import (
-    CELL,
     Pyramid,
     Shape,
     VoxelSet,
-    cube,
     down,
     sample,
     sample_levels,
     submanifold,
     up,
 )
+
+SHAPE = (9, 7, 6)
+
+
+def random_set(shape: Shape = SHAPE, scenes: int = 2, share: float = 0.3, seed: int = 0) -> VoxelSet:
+    """The set of random voxels, which are given to it in random order."""
+    cells = torch.tensor(list(itertools.product(range(scenes), *map(range, shape))))
+    generator = torch.Generator().manual_seed(seed)
+    index = cells[torch.randperm(len(cells), generator=generator)[: int(share * len(cells))]]
+    return VoxelSet.of(index, shape)[0]
 
 
 def dense(features: Tensor, voxels: VoxelSet) -> Tensor:
@@ -56,22 +64,18 @@ def test_submanifold_is_dense_where_voxels_are(edge: int, monkeypatch: pytest.Mo
     torch.testing.assert_close(submanifold(features, weight, voxels), expected, rtol=1e-5, atol=3e-5)
 
 
-def test_down_is_dense_where_voxels_are() -> None:
+def test_down_and_up_are_dense_where_voxels_are() -> None:
     (fine, coarse), (parent,) = vars(Pyramid.of(random_set(), 2)).values()
     features, weight = torch.randn(len(fine), 5), torch.randn(8, 5, 6)
     expected = at(functional.conv3d(dense(features, fine), kernel(weight, 2), stride=2), coarse)
-    torch.testing.assert_close(down(features, weight, fine, coarse, parent), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_up_is_dense_where_voxels_are() -> None:
-    (fine, coarse), (parent,) = vars(Pyramid.of(random_set(), 2)).values()
-    features, weight = torch.randn(len(coarse), 5), torch.randn(8, 5, 6)
-    transposed = kernel(weight, 2).transpose(0, 1)
-    cells = tuple((edge + 1) // 2 for edge in SHAPE)
-    grid = torch.zeros(2, 5, *cells)
-    grid.movedim(1, -1)[tuple(coarse.index.t())] = features
-    expected = at(functional.conv_transpose3d(grid, transposed, stride=2), fine)
-    torch.testing.assert_close(up(features, weight, fine, parent), expected, rtol=1e-5, atol=1e-5)
+    found = down(features, weight, fine, coarse, parent)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert coarse.shape == tuple((edge + 1) // 2 for edge in SHAPE)
+    grid = torch.zeros(2, 6, *coarse.shape)
+    grid.movedim(1, -1)[tuple(coarse.index.t())] = found
+    back = torch.randn(8, 6, 5)
+    expected = at(functional.conv_transpose3d(grid, kernel(back, 2).transpose(0, 1), stride=2), fine)
+    torch.testing.assert_close(up(found, back, fine, parent), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_gradients_of_convolutions() -> None:
@@ -87,58 +91,6 @@ def test_gradients_of_convolutions() -> None:
     check(submanifold, len(fine), 125, fine)
     check(down, len(fine), 8, fine, coarse, parent)
     check(up, len(coarse), 8, fine, parent)
-
-
-SHAPE = (9, 7, 6)
-
-
-def random_index(shape: Shape = SHAPE, scenes: int = 2, share: float = 0.3, seed: int = 0) -> Tensor:
-    """Voxels [N, 4] in random order."""
-    cells = torch.tensor(list(itertools.product(range(scenes), *map(range, shape))))
-    generator = torch.Generator().manual_seed(seed)
-    return cells[torch.randperm(len(cells), generator=generator)[: int(share * len(cells))]]
-
-
-def random_set(shape: Shape = SHAPE, scenes: int = 2, share: float = 0.3, seed: int = 0) -> VoxelSet:
-    """The set of such voxels."""
-    return VoxelSet.of(random_index(shape, scenes, share, seed), shape)[0]
-
-
-def as_tuples(index: Tensor) -> list[tuple[int, ...]]:
-    return [tuple(row) for row in index.tolist()]
-
-
-@pytest.mark.parametrize(("block", "edge"), [(7, 3), (4096, 3), (7, 5)])
-def test_neighbours_are_those_of_a_plain_search(block: int, edge: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voxel_set, "BLOCK", block)
-    voxels = random_set()
-    places = as_tuples(voxels.index)
-    rows = {place: row for row, place in enumerate(places)}
-    expected = {
-        (row, offset, other)
-        for row, (scene, x, y, z) in enumerate(places)
-        for offset, (dx, dy, dz) in enumerate(cube(edge))
-        if (other := rows.get((scene, x + dx, y + dy, z + dz))) is not None
-    }
-    found = [
-        (start + int(row), offset, int(other))
-        for start, _, pairs in voxels.neighbours(edge)
-        for offset, sides in enumerate(pairs)
-        for row, other in zip(*sides, strict=True)
-    ]
-    assert len(found) == len(expected)
-    assert set(found) == expected
-
-
-def test_the_coarser_set_holds_the_parents() -> None:
-    voxels = random_set(share=0.1)
-    coarse, parent = voxels.coarser()
-    halves = torch.cat([voxels.index[:, :1], voxels.index[:, 1:] // 2], dim=1)
-    assert coarse.shape == (5, 4, 3)
-    assert as_tuples(coarse.index) == sorted(set(as_tuples(halves)))
-    assert torch.equal(coarse.index[parent], halves)
-    children = torch.tensor(CELL)[voxels.child]
-    assert torch.equal(2 * coarse.index[parent][:, 1:] + children, voxels.index[:, 1:])
 
 
 @pytest.mark.parametrize("place", [(0, 9, 0, 0), (0, 0, -1, 0), (-1, 0, 0, 0), (1, 1, 1, 1)])
