@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_training.foundation.backbone import Backbone
+from scene_completion_ros.geometry import Camera
+from scene_completion_training.foundation.backbone import Backbone, FeatureLifter, TokenMaps
 from scene_completion_training.foundation.model_files import description_folder, model_name, weight_files
 from tests.training.foundation.tiny_models import BLOCKS, KINDS, WIDTH, tiny_model
 
@@ -115,61 +116,53 @@ def test_a_hub_model_is_downloaded_without_pickles(folders: dict[str, Path], mon
         Backbone("someone/dino")
 
 
+def lacking(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in weights.items() if "layer.1.norm1" not in name}
+
+
+def narrow(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value[:-1].contiguous() if value.ndim else value for name, value in weights.items()}
+
+
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+UNLOADABLE, NOT_NORMALISED = "cannot be loaded as Dinov2Model", r"preprocessor_config\.json: no mean and deviation"
+
+
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("change", "message"),
     [
-        (None, r"no config\.json"),
-        *[
-            (json.dumps({"model_type": kind}), r"is not supported.*dinov3_vit")
+        (lambda content: content[:-100], UNLOADABLE),
+        (lacking, "2 weights are missing or of another shape, such as .*layer.1.norm1.bias"),
+        (narrow, "weights are missing or of another shape"),
+        ({CONFIG: {"hidden_act": "none such", "mlp_ratio": "x"}}, UNLOADABLE),
+        *(
+            ({CONFIG: {"model_type": kind}}, r"is not supported.*dinov3_vit")
             for kind in ("dinov3_convnext", "clip", None, ["vit"])
-        ],
-        (json.dumps({"model_type": "vit", "num_channels": 4}), "takes 4 channels"),
+        ),
+        ({CONFIG: {"num_channels": 4}}, "takes 4 channels"),
+        ({CONFIG: None}, r"no config\.json"),
+        ({PREPROCESSOR: {"image_std": [0, 1, 1]}}, NOT_NORMALISED),
+        ({PREPROCESSOR: {"image_mean": [0.5]}}, NOT_NORMALISED),
+        ({PREPROCESSOR: {"image_mean": "grey"}}, NOT_NORMALISED),
+        ({PREPROCESSOR: {"rescale_factor": 0}}, NOT_NORMALISED),
     ],
 )
-def test_other_models_are_refused(config: str | None, message: str, tmp_path: Path) -> None:
-    if config is not None:
-        (tmp_path / "config.json").write_text(config)
-    with pytest.raises((BundleError, ConfigurationError), match=message):
-        Backbone(tmp_path)
-
-
-def _damaged(folder: Path, how: str) -> None:
-    file = folder / "model.safetensors"
-    weights = load_file(file)
-    if how == "truncated":
-        file.write_bytes(file.read_bytes()[:-100])
-    elif how == "lacking":
-        save_file({name: value for name, value in weights.items() if "layer.1.norm1" not in name}, file)
-    elif how == "of another width":
-        save_file({name: value[:-1].contiguous() if value.ndim else value for name, value in weights.items()}, file)
-    else:
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "none such", "mlp_ratio": "x"}))
-
-
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ("truncated", "cannot be loaded as Dinov2Model"),
-        ("lacking", "2 weights are missing or of another shape, such as .*layer.1.norm1.bias"),
-        ("of another width", "weights are missing or of another shape"),
-        ("badly configured", "cannot be loaded as Dinov2Model"),
-    ],
-)
-def test_damaged_models_are_refused(how: str, message: str, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_damaged_and_other_models_are_refused(
+    change: Any, message: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(folders["dinov2"], tmp_path / "model"))
-    _damaged(folder, how)
-    with pytest.raises(BundleError, match=message):
-        Backbone(folder)
-
-
-@pytest.mark.parametrize(
-    "content", [{"image_std": [0, 1, 1]}, {"image_mean": [0.5]}, {"image_mean": "grey"}, {"rescale_factor": 0}]
-)
-def test_a_senseless_preprocessor_is_refused(content: Any, folders: dict[str, Path], tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(folders["vit"], tmp_path / "model"))
-    (folder / "preprocessor_config.json").write_text(json.dumps(content))
-    with pytest.raises(BundleError, match=r"preprocessor_config\.json: no mean and deviation"):
+    weights = folder / "model.safetensors"
+    if change in (lacking, narrow):
+        save_file(change(load_file(weights)), weights)
+    elif callable(change):
+        weights.write_bytes(change(weights.read_bytes()))
+    else:
+        ((name, content),) = change.items()
+        known = json.loads((folder / CONFIG).read_text()) if name == CONFIG else {}
+        (folder / name).unlink(missing_ok=True)
+        if content is not None:
+            (folder / name).write_text(json.dumps(known | content))
+    with pytest.raises((BundleError, ConfigurationError), match=message):
         Backbone(folder)
 
 
@@ -197,3 +190,52 @@ def test_parts_that_are_not_there_are_named(named: object, tmp_path: Path) -> No
     index.write_text(json.dumps({"weight_map": named}))
     with pytest.raises(BundleError, match=r"index\.json: names .*, which are not there"):
         weight_files(str(tmp_path))
+
+
+# Lifting features of views to points: who sees what, and what they say together.
+
+
+CAMERA = Camera(40.0, 40.0, 31.5, 15.5, 64, 32)
+LIFTER = FeatureLifter(CAMERA, voxel_size=0.2)
+
+
+def poses(*places: tuple[float, float, float]) -> Tensor:
+    """Views that look ahead from places."""
+    out = torch.eye(4).repeat(len(places), 1, 1)
+    out[:, :3, 3] = torch.tensor(places)
+    return out
+
+
+def maps(*values: float, cell: int = 8) -> TokenMaps:
+    """Maps [V, 2, 4, 8] of two channels, (value, 1)."""
+    tokens = torch.stack([torch.tensor([value, 1.0])[:, None, None].expand(2, 4, 8) for value in values])
+    return TokenMaps(tokens, torch.zeros(len(values), 2), cell)
+
+
+def surface(*depths: float) -> Tensor:
+    return torch.stack([torch.full((32, 64), depth) for depth in depths])
+
+
+def test_the_mean_of_the_views_that_see_a_point_in_any_order() -> None:
+    points = torch.tensor([[0.0, 0.0, 10.0]])
+    two = poses((0.0, 0.0, 0.0), (1.0, 0.0, 0.0))
+    found, other = (
+        LIFTER(points, {"t": maps(*values)}, places, surface(10.0, 10.0))["t"]
+        for values, places in (((2.0, 6.0), two), ((6.0, 2.0), two.flip(0)))
+    )
+    assert found.mean.tolist() == other.mean.tolist() == [[4.0, 1.0]] and found.views.tolist() == [2]
+
+
+def test_what_is_hidden_behind_the_camera_or_beside_the_image_is_not_seen() -> None:
+    points = torch.tensor([[0.0, 0.0, 20.0], [0.0, 0.0, -10.0], [50.0, 0.0, 10.0], [0.0, 0.0, 0.0]])
+    found = LIFTER(points, {"t": maps(2.0)}, poses((0.0, 0.0, 0.0)), surface(10.0))["t"]
+    assert not found.views.any() and not found.mean.any()
+
+
+def test_tokens_are_read_where_they_lie() -> None:
+    """Token (r, c) of a shifted grid covers the pixels [8 r + dy, 8 r + dy + 8)."""
+    tokens = torch.arange(32.0).reshape(1, 1, 4, 8)
+    found = LIFTER.sampled(
+        TokenMaps(tokens, torch.tensor([[3.0, -2.0]]), 8), 0, torch.tensor([[3.0 + 19.5, -2.0 + 11.5]])
+    )
+    assert found.item() == pytest.approx(10.0, abs=1e-5)  # row 1, column 2: its centre

@@ -117,12 +117,6 @@ def test_the_process_answers_over_dds(
         process.close()
 
 
-def written(folder: Path, text: str) -> Path:
-    file = folder / "phrases.yaml"
-    file.write_text(text, encoding="utf-8")
-    return file
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -136,7 +130,7 @@ def written(folder: Path, text: str) -> Path:
     ],
 )
 def test_files_that_cannot_be_used_are_refused(text: str, message: str, tmp_path: Path) -> None:
-    file = written(tmp_path, text)
+    (file := tmp_path / "phrases.yaml").write_text(text)
     with pytest.raises(VocabularyError, match=message) as caught:
         read_phrases(file)
     assert str(file) in str(caught.value)
@@ -178,21 +172,21 @@ def test_pooling_and_length_are_what_the_folder_says(sentence_encoder: Path, tmp
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "error", "message"),
+    ("file", "content", "message"),
     [
-        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, ConfigurationError, "pools with max_tokens"),
-        ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, ConfigurationError, "pools with lasttoken"),
-        ("modules.json", [{"type": "sentence_transformers.models.Dense"}], ConfigurationError, "pools with Dense"),
-        ("modules.json", {"type": "x"}, BundleError, "no JSON list"),
-        ("config.json", {"model_type": "gpt2"}, ConfigurationError, r"'gpt2' is no text encoder.*bert.*siglip2"),
+        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pools with max_tokens"),
+        ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, "pools with lasttoken"),
+        ("modules.json", [{"type": "sentence_transformers.models.Dense"}], "pools with Dense"),
+        ("modules.json", {"type": "x"}, "no JSON list"),
+        ("config.json", {"model_type": "gpt2"}, r"'gpt2' is no text encoder.*bert.*siglip2"),
     ],
 )
 def test_what_is_not_supported_is_named(
-    file: str, content: Any, error: type[Exception], message: str, sentence_encoder: Path, tmp_path: Path
+    file: str, content: Any, message: str, sentence_encoder: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(sentence_encoder, tmp_path / "copy"))
     (folder / file).write_text(json.dumps(content))
-    with pytest.raises(error, match=message):
+    with pytest.raises((BundleError, ConfigurationError), match=message):
         TextEncoder(folder)
 
 

@@ -97,24 +97,31 @@ def test_depth_tokens_are_those_that_its_head_sees(tmp_path: Path) -> None:
         torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected[:, 1:], atol=1e-5, rtol=1e-4)
 
 
-def test_what_a_teacher_cannot_choose_is_refused(teachers: dict[str, DenseExtractor], tmp_path: Path) -> None:
-    clip = str(saved_clip(tmp_path / "clip"))
-    with pytest.raises(ConfigurationError, match=r"clip: this teacher has no choice of a layer"):
-        open_teacher(clip, 1)
-    with pytest.raises(ConfigurationError, match="no choice of a text encoder"):
-        open_teacher(clip, text_encoder=clip)
-    with pytest.raises(ConfigurationError, match="no choice of class texts"):
-        open_teacher(clip, class_texts=tmp_path / "texts.yaml")
-    with pytest.raises(ConfigurationError, match=r"espnetv2:x: .*no text encoder is named.*all-MiniLM"):
-        open_teacher("espnetv2:x")
-    with pytest.raises(ConfigurationError, match="no choice of a layer"):
-        open_teacher("espnetv2:x", 3, text_encoder=clip)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "depth_anything"}))
-    with pytest.raises(BundleError, match="backbone_config is None"):
-        open_teacher(str(tmp_path))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
-    with pytest.raises(ConfigurationError, match=r"'resnet' is not supported.*There are .*depth_anything"):
-        open_teacher(str(tmp_path))
+ENCODER, TEXTS = {"text_encoder": "words"}, {"class_texts": Path("texts.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("spec", "choices", "message"),
+    [
+        ("clip", {"layer": 1}, "clip: this teacher has no choice of a layer"),
+        ("clip", ENCODER, "no choice of a text encoder"),
+        ("clip", TEXTS, "no choice of class texts"),
+        ("espnetv2:x", {}, r"espnetv2:x: .*no text encoder is named.*all-MiniLM"),
+        ("espnetv2:x", {"layer": 3} | ENCODER, "no choice of a layer"),
+        ("diffusion:x", {"layer": 3}, "no choice of a layer"),
+        ("depth_anything", {}, "backbone_config is None"),
+        ("resnet", {}, r"'resnet' is not supported.*There are .*depth_anything"),
+    ],
+)
+def test_what_a_teacher_cannot_choose_is_refused(
+    spec: str, choices: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for kind in ("clip", "depth_anything", "resnet"):
+        Path(kind).mkdir()
+        (Path(kind) / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises((BundleError, ConfigurationError), match=message):
+        open_teacher(spec, **choices)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +149,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_three_blocks_on_the_way_up_stand_side_by_side_in_each_cell(pipeline: Path) -> None:
+def test_three_blocks_on_the_way_up_stand_side_by_side_in_each_cell(pipeline: Path, tmp_path: Path) -> None:
     teacher = open_teacher(f"diffusion:{pipeline}")
     images = 255 * torch.rand(2, 3, 60, 80)
     found = teacher.features(images, 4)
@@ -151,13 +158,8 @@ def test_three_blocks_on_the_way_up_stand_side_by_side_in_each_cell(pipeline: Pa
     torch.testing.assert_close(teacher.features(images[1:], 4), found[1:], rtol=1e-3, atol=1e-3)
     assert (found[0] - found[1]).abs().max() > 1e-3
     assert len(teacher.identity.weights) > 0
-
-
-def test_what_is_no_pipeline_is_refused(pipeline: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="cannot be loaded as a Stable Diffusion"):
         open_teacher(f"diffusion:{tmp_path}")
-    with pytest.raises(ConfigurationError, match="no choice of a layer"):
-        open_teacher(f"diffusion:{pipeline}", 3)
 
 
 @pytest.fixture(scope="module", params=["siglip2", "naflex"])

@@ -33,7 +33,6 @@ from scene_completion_training.masked_scene.objective import (
     update_teacher,
 )
 from scene_completion_training.points.scene import PointScene
-from scene_completion_training.points.voxels import voxels_of
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from tests.training.points.rooms import room
 
@@ -61,16 +60,6 @@ def test_features_are_those_of_the_release() -> None:
     normals = np.array([[0.0, 0.6, 0.8]], np.float32)
     np.testing.assert_allclose(point_features(1, colours, normals), [[-1, -0.6, 1, 0, 0.6, 0.8]], atol=1e-6)
     np.testing.assert_array_equal(point_features(2, None, None), np.zeros((2, 6)))
-
-
-def test_a_voxel_has_one_of_its_points_by_chance() -> None:
-    place = np.array([[0.1, 0, 0], [5.5, 0, 0], [0.9, 0, 0]], np.float32)
-    seen = set()
-    for seed in range(20):
-        index, row, voxel = voxels_of(place, np.random.default_rng(seed))
-        assert index.tolist() == [[0, 0, 0], [5, 0, 0]] and voxel.tolist() == [0, 1, 0] and row[1] == 1
-        seen.add(int(row[0]))
-    assert seen == {0, 2}
 
 
 def test_both_views_have_the_same_points_turned_about_the_vertical(tmp_path: Path) -> None:

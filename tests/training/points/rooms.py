@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from scene_completion_training.points.ply import write_ply
 from scene_completion_training.points.scene import UNLABELLED, PointScene
+from tests.room_layouts import vertices
 
 CLASSES = ("floor", "wall", "table", "chair", "cabinet")
 SIZES = {2: (1.2, 0.8, 0.75), 3: (0.45, 0.45, 0.45), 4: (0.6, 0.4, 1.6)}
@@ -66,16 +67,14 @@ def save_rooms(folder: Path, seeds: Iterable[int], step: float = 0.05) -> Path:
     """Rooms as PLY files, whose labels are those of ScanNet-20."""
     names = ("wall", "floor", "cabinet", "bed", "chair", "sofa", "table")
     number = np.array([names.index(name) for name in CLASSES])
-    kinds = [(name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")]
-    kinds += [(name, "u1") for name in ("red", "green", "blue")]
     folder.mkdir(parents=True)
     for seed in seeds:
         scene = room(seed, step=step)
         assert scene.colours is not None and scene.normals is not None and scene.label is not None
-        rows = np.empty(len(scene), [*kinds, ("label", "<i4"), ("instance", "<i4")])
-        columns = np.concatenate([scene.points, scene.normals, np.rint(255 * scene.colours)], axis=1)
-        for (name, _), values in zip(kinds, columns.T, strict=True):
-            rows[name] = values
-        rows["label"], rows["instance"] = number[scene.label], scene.instance
+        fields = dict(zip(("nx", "ny", "nz"), scene.normals.T, strict=True))
+        fields |= {"label": number[scene.label].astype(np.int32), "instance": np.asarray(scene.instance, np.int32)}
+        rows = vertices(scene.points, **fields)
+        for name, values in zip(("red", "green", "blue"), scene.colours.T, strict=True):
+            rows[name] = np.rint(255 * values)
         write_ply(folder / f"{scene.name.replace(' ', '_')}.ply", {"vertex": rows})
     return folder

@@ -1,6 +1,7 @@
 """ScanNet v2 and Matterport3D in small folders of their layouts."""
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,42 +52,57 @@ def test_a_scan_of_the_test_split_has_no_labels(tmp_path: Path) -> None:
     assert found.label is None and found.instance is None and found.classes == ()
 
 
-def change(folder: Path, suffix: str, old: str, new: str) -> None:
-    file = folder / f"{layouts.SCAN}{suffix}"
-    file.write_bytes(file.read_bytes().replace(old.encode("latin-1"), new.encode("latin-1"), 1))
+SCANNET, MATTERPORT, S3DIS = layouts.scannet, layouts.matterport, layouts.s3dis
+LABELS, TABLE = f"{layouts.SCAN}_vh_clean_2.labels.ply", "../../scannetv2-labels.combined.tsv"
+GROUPS, SEGMENTS = (f"{layouts.SCAN}{name}" for name in (".aggregation.json", "_vh_clean_2.0.010000.segs.json"))
+CONF, MESH = f"undistorted_camera_parameters/{layouts.HOUSE}.conf", "region_segmentations/region0.ply"
+MAPPING, FLOOR = "../../category_mapping.tsv", "Annotations/floor_2.txt"
 
 
 @pytest.mark.parametrize(
-    ("suffix", "old", "new", "message"),
+    ("layout", "file", "old", "new", "message"),
     [
-        ("_vh_clean_2.0.010000.segs.json", "31]", "31, 5]", "no list of 6 numbers"),
-        (".aggregation.json", '"label"', '"name"', r"segGroups\[0\] has no segments and label"),
-        (".aggregation.json", "[7]", '["7"]', r"segGroups\[0\]: is no list of 1 numbers"),
-        ("_vh_clean_2.labels.ply", "vertex 6", "vertex 5", "does not label 6 vertices"),
-        ("_vh_clean_2.labels.ply", "\x28\x00", "\x29\x00", "labels 41, but its list ends at 40"),
+        (SCANNET, SEGMENTS, "31]", "31, 5]", "no list of 6 numbers"),
+        (SCANNET, GROUPS, '"label"', '"name"', r"segGroups\[0\] has no segments and label"),
+        (SCANNET, GROUPS, "[7]", '["7"]', r"segGroups\[0\]: is no list of 1 numbers"),
+        (SCANNET, LABELS, "vertex 6", "vertex 5", "does not label 6 vertices"),
+        (SCANNET, LABELS, "\x28\x00", "\x29\x00", "labels 41, but its list ends at 40"),
+        (SCANNET, TABLE, None, None, "labels need scannetv2-labels.combined.tsv.*--label_map"),
+        (SCANNET, TABLE, None, layouts.MATTERPORT_TABLE, "has no columns raw_category, id"),
+        (SCANNET, TABLE, None, "", "no columns"),
+        (SCANNET, TABLE, None, "id\traw_category\tnyu40id\n5\tlamp\t35\n", "knows none of its 3 things"),
+        (MATTERPORT, MAPPING, None, None, "no category_mapping.tsv"),
+        (MATTERPORT, MAPPING, None, "index\tnyu40id\tnyuClass\n1\t1\twall\n", "labels 6, but its list ends at 1"),
+        (MATTERPORT, CONF, "matrix 60.0", "matrix f", "line 4: cannot be used: could not convert"),
+        (MATTERPORT, CONF, "ab_i0_1.jpg", "../1.jpg", "line 6: cannot be used: there is no image"),
+        (MATTERPORT, CONF, "intrinsics_matrix", "in", "line 5: cannot be used: it comes before all intrinsics"),
+        (MATTERPORT, CONF, " 1.00000000\n", "\n", "line 5: cannot be used: cannot reshape"),
+        (MATTERPORT, MESH, "\2\0\0\0\3\0\0\0\4\0", "\2\0\0\0\3\0\0\0\5\0", "faces of other than its 5 vertices"),
+        (MATTERPORT, MESH, "int category_id", "int category_no", "faces without .*category_id"),
+        (S3DIS, FLOOR, None, "1 2 3 4 5 6\n1 2 3\x104 5 6\n", "floor_2.txt: cannot be read: .*hallway_6"),
+        (S3DIS, FLOOR, None, "1 2 3\n", "rows of 3 numbers"),
+        (S3DIS, FLOOR, None, "1 2 nan 4 5 6\n", "no numbers"),
+        (S3DIS, "Annotations/lamp_1.txt", None, "1 2 3 4 5 6\n", "is a 'lamp'. Things are ceiling, floor"),
     ],
 )
-def test_files_that_contradict_each_other_are_named(
-    tmp_path: Path, suffix: str, old: str, new: str, message: str
+def test_what_is_missing_or_damaged_is_named(
+    layout: Callable[[Path], Path],
+    file: str,
+    old: str | None,
+    new: str | None,
+    message: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    folder = layouts.scannet(tmp_path)
-    change(folder, suffix, old, new)
+    root = tmp_path_factory.mktemp("damaged")  # of its own: tables are remembered by their paths
+    place = layout(root) / file
+    if new is None:
+        place.unlink()
+    elif old is None:
+        place.write_text(new, encoding="latin-1")
+    else:
+        place.write_bytes(place.read_bytes().replace(old.encode("latin-1"), new.encode("latin-1"), 1))
     with pytest.raises(SequenceError, match=message):
-        scan(tmp_path)
-
-
-def test_a_table_that_is_missing_or_of_something_else_is_named(tmp_path: Path) -> None:
-    layouts.scannet(tmp_path, table=False)
-    with pytest.raises(SequenceError, match="labels need scannetv2-labels.combined.tsv.*--label_map"):
-        scan(tmp_path, "scannet200")
-    table = tmp_path / "scannetv2-labels.combined.tsv"
-    for text, message in ((layouts.MATTERPORT_TABLE, "has no columns raw_category, id"), ("", "no columns")):
-        table.write_text(text)
-        with pytest.raises(SequenceError, match=message):
-            scan(tmp_path, "scannet200")
-    table.write_text("id\traw_category\tnyu40id\n5\tlamp\t35\n")
-    with pytest.raises(SequenceError, match="knows none of its 3 things"):
-        scan(tmp_path, "scannet200")
+        next(iter(open_scenes(root, labels="scannet200" if file == TABLE else "").values()))
 
 
 def test_views_are_those_of_the_stream_and_of_its_exported_frames(tmp_path: Path) -> None:
@@ -176,40 +192,3 @@ def test_views_look_as_their_owners_say(tmp_path: Path) -> None:
         np.testing.assert_allclose(view.world_from_camera.matrix, pose.matrix, atol=1e-6)
         np.testing.assert_allclose(view.depth(), layouts.seen(pose, view.camera)[0], atol=2e-4)
         assert view.image().shape == (60, 80, 3)
-
-
-def test_ids_beyond_the_table_and_a_missing_table_are_refused(tmp_path: Path) -> None:
-    layouts.matterport(tmp_path, table=False)
-    with pytest.raises(SequenceError, match="no category_mapping.tsv"):
-        open_scenes(tmp_path)
-    (tmp_path / "category_mapping.tsv").write_text("index\tnyu40id\tnyuClass\n1\t1\twall\n")
-    with pytest.raises(SequenceError, match="labels 6, but its list ends at 1"):
-        region(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("intrinsics_matrix 60.0", "intrinsics_matrix f", "line 4: cannot be used: could not convert"),
-        ("scan ab_d0_1.png ab_i0_1.jpg", "scan ab_d0_1.png ../1.jpg", "line 6: cannot be used: there is no image"),
-        ("intrinsics_matrix", "intrinsics", "line 5: cannot be used: it comes before all intrinsics"),
-        (" 1.00000000\n", "\n", "line 5: cannot be used: cannot reshape"),
-    ],
-)
-def test_a_damaged_file_of_cameras_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
-    folder = layouts.matterport(tmp_path)
-    conf = folder / "undistorted_camera_parameters" / f"{layouts.HOUSE}.conf"
-    conf.write_text(conf.read_text().replace(old, new, 1))
-    with pytest.raises(SequenceError, match=message):
-        region(tmp_path)
-
-
-def test_faces_of_other_vertices_are_refused(tmp_path: Path) -> None:
-    mesh = layouts.matterport(tmp_path, views=False) / "region_segmentations" / "region0.ply"
-    content = mesh.read_bytes()
-    mesh.write_bytes(content.replace(np.array([2, 3, 4], "<i4").tobytes(), np.array([2, 3, 5], "<i4").tobytes()))
-    with pytest.raises(SequenceError, match="faces of other than its 5 vertices"):
-        region(tmp_path)
-    mesh.write_bytes(content.replace(b"int category_id", b"int category_no"))
-    with pytest.raises(SequenceError, match="faces without .*category_id"):
-        region(tmp_path)
