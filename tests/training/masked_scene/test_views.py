@@ -101,13 +101,12 @@ def test_a_sample_is_the_neighbourhood_of_a_point(tmp_path: Path) -> None:
 
 def test_samples_of_points_are_masked_and_batched(tmp_path: Path) -> None:
     """The places that are compared are those whose voxel is hidden in the student's view."""
-    files = kept(tmp_path, room(0), room(1))
-    samples = SceneSamples([files], [1.0], PLAIN, MASK, voxel_size=SIZE, seed=0, length=4)
-    sample = samples[0]
+    drawn = samples(tmp_path)
+    sample = drawn[0]
     hidden = {tuple(place) for place in sample["student_index"][sample["masked"]].tolist()}
     assert {tuple(place) for place in sample["student_points"].floor().long().tolist()} == hidden
     assert len(sample["student_points"]) == len(sample["teacher_points"])
-    batch = in_one([sample, samples[1]])
+    batch = in_one([sample, drawn[1]])
     first = batch["teacher_points"][:, 0] == 0
     assert torch.equal(batch["teacher_points"][first, 1:], sample["teacher_points"])
     assert batch["student_index"].dtype == torch.int64

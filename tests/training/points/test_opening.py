@@ -1,17 +1,23 @@
-"""The door for scenes of points: layouts, lists, PLY files, and what scenes lack."""
+"""The door for scenes of points: layouts, lists, PLY files, posed RGB-D, and what scenes lack."""
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from scene_completion_ros.errors import SequenceError, VocabularyError
+from scene_completion_ros.errors import ConfigurationError, ImageError, SequenceError, VocabularyError
+from scene_completion_ros.geometry import Camera, RigidTransform
+from scene_completion_ros.geometry.depth_images import surface_normals
 from scene_completion_training.points import ply, voxels
+from scene_completion_training.points.datasets import exported_views, sens_views
 from scene_completion_training.points.opening import fused_scene, open_scenes
-from scene_completion_training.points.ply import write_ply
+from scene_completion_training.points.ply import colours_of, columns, read_ply, write_ply
 from scene_completion_training.points.scene import OTHERS, PointScene, label_set, label_sets, require
+from scene_completion_training.points.voxels import SHIFT
 from tests import room_layouts as layouts
 from tests.official_layouts import write_split
 
@@ -164,3 +170,358 @@ def test_other_is_found_by_name_and_nothing_else_is_taken_for_it() -> None:
     assert [label_set(f"matterport{k}").classes[-2] for k in (21, 40, 80, 160)] == [
         "other", "air vent", "headboard", "person",
     ]  # fmt: skip
+
+
+# ScanNet v2 and Matterport3D in small folders of their layouts.
+
+
+THREE = layouts.walk(3)
+
+
+def scan(root: Path, labels: str = "") -> PointScene:
+    return open_scenes(root, labels=labels)[layouts.SCAN]
+
+
+def test_points_labels_and_things(tmp_path: Path) -> None:
+    layouts.scannet(tmp_path)
+    found = scan(tmp_path)
+    assert found.points[5].tolist() == [0, 3, 0] and found.normals is not None and found.views == ()
+    # a triangle looks along z, the other one, of the same size, along y
+    expected = [[0, 0.5**0.5, 0.5**0.5], [0, 0.5**0.5, 0.5**0.5], [0, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    np.testing.assert_allclose(found.normals, expected, atol=1e-6)
+    assert found.colours is not None and found.colours[5, 0] == pytest.approx(5 / 255)
+    assert found.label is not None and found.instance is not None
+    assert [found.classes[k] for k in found.label[:4]] == ["wall", "wall", "bed", "bed"]
+    assert found.label[4:].tolist() == [-1, -1]  # 0, and NYU's 'otherprop', which is none of the 20
+    assert found.instance.tolist() == [0, 0, 1, 1, 2, -1]
+
+
+def test_labels_of_scannet200_come_by_the_table(tmp_path: Path) -> None:
+    folder = layouts.scannet(tmp_path)
+    found = scan(tmp_path, "scannet200")
+    assert found.label is not None
+    assert [found.classes[k] for k in found.label[:4]] == ["wall", "wall", "mattress", "mattress"]
+    assert found.label[4:].tolist() == [-1, -1]  # the table gives 'paper stack' an id that is none of the 200
+    (folder / f"{layouts.SCAN}_vh_clean_2.labels.ply").unlink()
+    by_table = scan(tmp_path).label
+    assert by_table is not None and by_table.tolist() == [0, 0, 3, 3, -1, -1]
+
+
+def test_a_scan_of_the_test_split_has_no_labels(tmp_path: Path) -> None:
+    layouts.scannet(tmp_path, labelled=False)
+    found = scan(tmp_path)
+    assert found.label is None and found.instance is None and found.classes == ()
+
+
+SCANNET, MATTERPORT, S3DIS = layouts.scannet, layouts.matterport, layouts.s3dis
+LABELS, TABLE = f"{layouts.SCAN}_vh_clean_2.labels.ply", "../../scannetv2-labels.combined.tsv"
+GROUPS, SEGMENTS = (f"{layouts.SCAN}{name}" for name in (".aggregation.json", "_vh_clean_2.0.010000.segs.json"))
+CONF, MESH = f"undistorted_camera_parameters/{layouts.HOUSE}.conf", "region_segmentations/region0.ply"
+MAPPING, FLOOR = "../../category_mapping.tsv", "Annotations/floor_2.txt"
+
+
+@pytest.mark.parametrize(
+    ("layout", "file", "old", "new", "message"),
+    [
+        (SCANNET, SEGMENTS, "31]", "31, 5]", "no list of 6 numbers"),
+        (SCANNET, GROUPS, '"label"', '"name"', r"segGroups\[0\] has no segments and label"),
+        (SCANNET, GROUPS, "[7]", '["7"]', r"segGroups\[0\]: is no list of 1 numbers"),
+        (SCANNET, LABELS, "vertex 6", "vertex 5", "does not label 6 vertices"),
+        (SCANNET, LABELS, "\x28\x00", "\x29\x00", "labels 41, but its list ends at 40"),
+        (SCANNET, TABLE, None, None, "labels need scannetv2-labels.combined.tsv.*--label_map"),
+        (SCANNET, TABLE, None, layouts.MATTERPORT_TABLE, "has no columns raw_category, id"),
+        (SCANNET, TABLE, None, "", "no columns"),
+        (SCANNET, TABLE, None, "id\traw_category\tnyu40id\n5\tlamp\t35\n", "knows none of its 3 things"),
+        (MATTERPORT, MAPPING, None, None, "no category_mapping.tsv"),
+        (MATTERPORT, MAPPING, None, "index\tnyu40id\tnyuClass\n1\t1\twall\n", "labels 6, but its list ends at 1"),
+        (MATTERPORT, CONF, "matrix 60.0", "matrix f", "line 4: cannot be used: could not convert"),
+        (MATTERPORT, CONF, "ab_i0_1.jpg", "../1.jpg", "line 6: cannot be used: there is no image"),
+        (MATTERPORT, CONF, "intrinsics_matrix", "in", "line 5: cannot be used: it comes before all intrinsics"),
+        (MATTERPORT, CONF, " 1.00000000\n", "\n", "line 5: cannot be used: cannot reshape"),
+        (MATTERPORT, MESH, "\2\0\0\0\3\0\0\0\4\0", "\2\0\0\0\3\0\0\0\5\0", "faces of other than its 5 vertices"),
+        (MATTERPORT, MESH, "int category_id", "int category_no", "faces without .*category_id"),
+        (S3DIS, FLOOR, None, "1 2 3 4 5 6\n1 2 3\x104 5 6\n", "floor_2.txt: cannot be read: .*hallway_6"),
+        (S3DIS, FLOOR, None, "1 2 3\n", "rows of 3 numbers"),
+        (S3DIS, FLOOR, None, "1 2 nan 4 5 6\n", "no numbers"),
+        (S3DIS, "Annotations/lamp_1.txt", None, "1 2 3 4 5 6\n", "is a 'lamp'. Things are ceiling, floor"),
+    ],
+)
+def test_what_is_missing_or_damaged_is_named(
+    layout: Callable[[Path], Path],
+    file: str,
+    old: str | None,
+    new: str | None,
+    message: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    root = tmp_path_factory.mktemp("damaged")  # of its own: tables are remembered by their paths
+    place = layout(root) / file
+    if new is None:
+        place.unlink()
+    elif old is None:
+        place.write_text(new, encoding="latin-1")
+    else:
+        place.write_bytes(place.read_bytes().replace(old.encode("latin-1"), new.encode("latin-1"), 1))
+    with pytest.raises(SequenceError, match=message):
+        next(iter(open_scenes(root, labels="scannet200" if file == TABLE else "").values()))
+
+
+def test_views_are_those_of_the_stream_and_of_its_exported_frames(tmp_path: Path) -> None:
+    folder = layouts.scannet(tmp_path / "a")
+    layouts.sens(folder / f"{layouts.SCAN}.sens", [THREE[0], None, THREE[2]])
+    other = layouts.scannet(tmp_path / "b")
+    layouts.exported_frames(other, THREE)
+    streamed, exported = scan(tmp_path / "a").views, scan(tmp_path / "b").views
+    assert [view.name for view in streamed] == ["000000", "000002"] and len(exported) == 3  # tracking was lost in one
+    assert [view.name for view in open_scenes(tmp_path / "b", every=2)[layouts.SCAN].views] == ["000000", "000002"]
+    for one, same in zip(streamed, exported[::2], strict=True):
+        assert one.camera == same.camera == layouts.CAMERA.resized(160, 120)
+        np.testing.assert_allclose(one.world_from_camera.matrix, same.world_from_camera.matrix, atol=1e-5)
+        assert one.image().shape == (120, 160, 3) and np.abs(one.image() - same.image().astype(int)).max() == 0
+        np.testing.assert_array_equal(one.depth(), same.depth())
+    np.testing.assert_allclose(streamed[1].depth(), layouts.seen(THREE[2])[0], atol=6e-4)
+    assert streamed[0].image()[118, 80].tolist() == pytest.approx([200, 100, 50], abs=8)  # the floor, RGB
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (0, struct.pack("<I", 3), "is version 3 of .sens"),
+        (27 + 256, struct.pack("<2i", 2, 2), "compressions 2 of colour and 2 of depth"),
+        (27 + 256 + 16, struct.pack("<2I", 80, 1 << 31), "promises 2 frames of 80x2147483648"),
+        (27 + 256 + 24, struct.pack("<f", 0.0), "0 to a metre"),
+        (27 + 256 + 28, struct.pack("<Q", 1 << 60), "promises 1152921504606846976 frames"),
+        (27 + 256 + 36, struct.pack("<f", 3.0), "frame 0: not a rigid transform"),
+        (27 + 256 + 36 + 80, struct.pack("<Q", 1 << 40), "ends within frame 0 of 2"),
+        (27 + 256 + 16, struct.pack("<2I", 80, 59), "no depth of 80x59"),
+        *((place, None, "ends early") for place in (5, 100, 300)),
+    ],
+)
+def test_a_damaged_stream_is_refused_in_a_sentence(
+    tmp_path: Path, place: int, value: bytes | None, message: str
+) -> None:
+    file = layouts.sens(tmp_path / "a.sens", THREE[:2])
+    content = file.read_bytes()
+    file.write_bytes(content[:place] + (value + content[place + len(value) :] if value else b""))
+    with pytest.raises((ImageError, SequenceError), match=message):
+        sens_views(file)[0].depth()
+
+
+def test_exported_frames_that_are_damaged_are_named(tmp_path: Path) -> None:
+    folder = layouts.exported_frames(tmp_path / "scan", THREE[:1])
+    (folder / "depth" / "0.png").write_bytes((folder / "color" / "0.jpg").read_bytes())
+    with pytest.raises(ImageError, match="no depth image of 16 bits"):
+        exported_views(folder)[0].depth()
+    (folder / "pose" / "0.txt").write_text("1 0 0")
+    with pytest.raises(SequenceError, match=r"0\.txt: is no matrix of 4x4"):
+        exported_views(folder)
+
+
+REGION = f"{layouts.HOUSE}_region0"
+
+
+def region(root: Path, labels: str = "") -> PointScene:
+    return open_scenes(root, labels=labels)[REGION]
+
+
+def test_a_vertex_has_the_most_frequent_class_of_its_faces(tmp_path: Path) -> None:
+    """Vertices 0 and 1 are of wall faces alone. Vertex 2 has two walls and a vent, 3 one of each, 4 a vent."""
+    layouts.matterport(tmp_path, views=False)
+    found = region(tmp_path, "matterport40")
+    assert found.label is not None and found.instance is not None
+    assert [found.classes[k] for k in found.label] == ["wall", "wall", "wall", "wall", "air vent"]
+    assert found.instance.tolist() == [0, 0, 0, 0, 1]
+    assert found.normals is not None and found.normals[3].tolist() == [0, 0, 1] and found.views == ()
+    # OpenScene's 21 classes have no vents: such faces count as unlabelled, which wins where it is as frequent.
+    known = region(tmp_path).label
+    assert known is not None and known.tolist() == [0, 0, 0, -1, -1]
+
+
+def test_views_look_as_their_owners_say(tmp_path: Path) -> None:
+    layouts.matterport(tmp_path)
+    for view, pose in zip(region(tmp_path).views, THREE, strict=True):
+        assert view.camera == Camera(60.0, 60.0, 39.5, 24.5, 80, 60)  # cy counts from the lower edge in the file
+        np.testing.assert_allclose(view.world_from_camera.matrix, pose.matrix, atol=1e-6)
+        np.testing.assert_allclose(view.depth(), layouts.seen(pose, view.camera)[0], atol=2e-4)
+        assert view.image().shape == (60, 80, 3)
+
+
+# Posed RGB-D becomes points, and what is wrong with it a sentence.
+
+
+WALK = layouts.walk()
+HALF = np.array([layouts.ROOM[0], layouts.ROOM[1]])
+FIRST = RigidTransform(WALK[0].rotation.T, np.zeros(3))  # to the world of the first camera, which looks down a little
+INVERTED = "100% of its depth agrees between views if poses are inverted.*world_from_camera"
+
+
+def fused(poses: Sequence[RigidTransform] = WALK, **changes: Any) -> Any:
+    options = {name: changes.pop(name) for name in ("classes", "voxel", "up", "every") if name in changes}
+    told = {name: changes.pop(name) for name in ("provenance", "metric_scale") if name in changes}
+    sequence = layouts.room_sequence(poses, **changes)
+    for name, value in told.items():
+        setattr(sequence, name, value)
+    return fused_scene(sequence, **{"voxel": 0.05, **options})
+
+
+def test_normals_are_those_of_the_surface_towards_the_camera() -> None:
+    depth, label = layouts.seen(layouts.pose(0.0))  # ahead the wall, at x = 2 m
+    positions = layouts.CAMERA.unproject(layouts.CAMERA.pixel_centres()) * depth[..., None]
+    normals = surface_normals(positions)
+    np.testing.assert_allclose(normals[30, 40], [0, 0, -1], atol=1e-9)
+    np.testing.assert_allclose(normals[57, 40] if label[57, 40] == 0 else [0, -1, 0], [0, -1, 0], atol=1e-9)
+    assert not normals[0].any() and not normals[:, -1].any()
+    positions[30, 41] = np.nan
+    assert not surface_normals(positions)[30, 40].any()
+    near = np.where(np.arange(80)[None, :, None] < 40, 0.5, 1.0) * positions  # a step between two surfaces
+    assert not surface_normals(near)[20, 39:41].any() and surface_normals(near)[20, 30].any()
+
+
+def test_a_room_has_its_walls_colours_normals_classes_and_things() -> None:
+    scene = fused()
+    distance = np.stack([*(HALF - np.abs(scene.points[:, :2])).T, scene.points[:, 2], 2.4 - scene.points[:, 2]])
+    assert len(scene) > 3000 and np.abs(np.abs(distance).min(axis=0)).max() < 0.03
+    inside = np.sort(np.abs(distance), axis=0)[1] > 0.1  # in no corner
+    names = np.array(layouts.CLASSES)[scene.label[inside]]
+    assert (
+        names == np.where(distance[2] < 0.05, "floor", np.where(distance[3] < 0.05, "ceiling", "wall"))[inside]
+    ).all()
+    assert (scene.instance == scene.label + 1).all()
+    floor = inside & (scene.label == 0)
+    np.testing.assert_allclose(
+        scene.colours[floor], np.tile([200 / 255, 100 / 255, 50 / 255], (floor.sum(), 1)), atol=2e-3
+    )
+    known = np.linalg.norm(scene.normals, axis=1) > 0
+    assert known[inside].mean() > 0.9
+    np.testing.assert_allclose(scene.normals[floor & known][:, 2], 1.0, atol=1e-3)
+    assert len(scene.views) == 8 and len(fused(every=3).views) == 3
+    cells = np.floor(scene.points.astype(np.float64) / 0.05 + SHIFT)
+    assert len(np.unique(cells, axis=0)) >= 0.999 * len(scene)  # one point a voxel, but for rounding
+
+
+def test_unknown_labels_and_frames_without_them_stay_unlabelled() -> None:
+    label = np.full((60, 80), 255, np.uint8)
+    scene, bare = fused(label=label, instance=np.zeros((60, 80), np.uint16)), fused(label=None, instance=None)
+    assert (scene.label == -1).all() and (scene.instance == -1).all()
+    assert bare.label is None and bare.instance is None and bare.classes == ()
+
+
+def test_label_images_of_half_the_size_fit_and_classes_are_found_by_name_in_another_list() -> None:
+    scene = fused(label=np.zeros((30, 40), np.uint8), classes=("thing", "floor"))
+    assert scene.classes == ("thing", "floor") and (scene.label == 1).all()
+    assert (scene.views[0].label() == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale": 1000.0}, r"median of its depth is 1\d\d\d m.*millimetres, it seems"),
+        ({"scale": 0.001}, "median of its depth is 0.001.* m.*divided twice"),
+        ({"scale": np.nan}, "hold no depth"),
+        ({"depth": np.ones((60, 60), np.float32)}, "is 60x60, its image 80x60: other proportions.*registered"),
+        ({"depth": np.ones(5, np.float32)}, "is 5, its image 80x60"),
+        ({"depth": np.array([["far"]])}, "depth is <U3. Give z-depth in metres"),
+        ({"depth": None}, "no frame has depth"),
+        ({"label": np.zeros((60, 80))}, r"room, label of view 0: is float64 of shape \[60, 80\]"),
+        ({"provenance": {}}, "its labels have no names"),
+        ({"provenance": {"classes": ["floor", "wall"]}}, "has labels 2, but its list ends at 1"),
+        ({"metric_scale": False}, "not in metres"),
+        ({"given": RigidTransform.inverse}, INVERTED),
+        ({"given": RigidTransform.inverse, "poses": layouts.walk(24)}, INVERTED),
+        ({"given": lambda pose: FIRST @ pose}, "z is not up in its cameras.*'-y'.*'cameras'"),
+        ({"up": "up"}, "nothing says where 'up' is"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_sentence(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigurationError, SequenceError), match=message):
+        fused(**changes)
+
+
+def test_another_axis_than_z_may_be_up_when_it_is_named() -> None:
+    level = RigidTransform(layouts.pose(0.0).rotation.T, np.zeros(3))
+    for up, world in (("-y", level), ("cameras", FIRST)):
+        scene = fused(up=up, given=lambda pose, world=world: world @ pose)
+        floor = scene.points[scene.label == 0]
+        assert np.ptp(floor[:, 2]) < 0.12 and floor[:, 2].mean() < scene.points[:, 2].mean() - 0.5
+        np.testing.assert_allclose(scene.normals[scene.label == 0][:, 2].max(), 1.0, atol=0.01)
+        camera = scene.views[0].world_from_camera.translation
+        assert np.abs(scene.points - camera).max() < 5.0
+
+
+def test_recordings_are_scenes_by_the_names_of_their_folders(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        layouts.room_sequence(WALK[:3]).save(tmp_path / name)
+    scenes = open_scenes(tmp_path, voxel=0.1)
+    assert (scenes.source, list(scenes), scenes.classes) == ("recordings", ["a", "b"], ())
+    assert scenes["b"].classes == layouts.CLASSES and len(scenes["b"]) > 200
+    assert list(open_scenes(tmp_path / "a")) == ["a"]
+    assert open_scenes(tmp_path, labels="scannet20", voxel=0.1)["a"].classes[0] == "wall"
+
+
+# PLY files, whole and damaged.
+
+
+HEADER = "ply\nformat {}\ncomment a mesh\nelement vertex 3\nproperty float x\nproperty uchar red\nelement face 1\n"
+HEADER += "property list uchar int vertex_indices\nproperty short id\nend_header\n"
+VERTICES = np.array([(0.5, 1), (1.5, 2), (-2.5, 255)], [("x", "<f4"), ("red", "u1")])
+FACES = np.array([([0, 1, 2], -7)], [("vertex_indices", "<i4", (3,)), ("id", "<i2")])
+TEXT = HEADER.format("ascii 1.0") + "0.5 1\n1.5 2\n-2.5 255\n3 0 1 2 -7\n"
+
+
+def same(found: NDArray[Any], expected: NDArray[Any]) -> None:
+    for name in expected.dtype.names or ():
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_what_is_written_is_read_and_text_says_the_same(tmp_path: Path) -> None:
+    write_ply(tmp_path / "a.ply", {"vertex": VERTICES, "face": FACES})
+    (tmp_path / "b.ply").write_text(TEXT)
+    big = HEADER.format("binary_big_endian 1.0").encode() + VERTICES.astype([("x", ">f4"), ("red", "u1")]).tobytes()
+    (tmp_path / "c.ply").write_bytes(big + b"\3" + np.array([0, 1, 2], ">i4").tobytes() + np.array(-7, ">i2").tobytes())
+    for name in "abc":
+        found = read_ply(tmp_path / f"{name}.ply", ("vertex", "face"))
+        same(found["vertex"], VERTICES)
+        same(found["face"], FACES)
+    assert read_ply(tmp_path / "a.ply", ("face",)).keys() == {"face"}
+    features = np.ones(2, [("feature", "<f4", (928,))])
+    write_ply(tmp_path / "d.ply", {"vertex": features})
+    same(read_ply(tmp_path / "d.ply")["vertex"], features)
+    assert columns(VERTICES, ("x", "y")) is None and colours_of(VERTICES) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("ply\n", "obj\n", "no header"),
+        ("end_header", "end", "no header"),
+        ("float x", "half x", "line 'property half x'"),
+        ("list uchar int", "list float int", "property list float"),
+        ("vertex 3", "vertex 999999999999", "cannot hold 999,999,999,999 rows"),
+        ("vertex 3", "vertex 5", "different lengths|ends within"),
+        ("1.5 2\n", "1.5 256\n", "'red' that are no whole numbers"),
+        ("1.5 2\n", "1.5 two\n", "cannot be read as PLY"),
+        ("3 0 1 2 -7", "3 0 1 2 -7 5", "rows of 6 numbers"),
+        ("3 0 1 2 -7", "99999 0 1 2 -7", "different lengths"),
+    ],
+)
+def test_a_damaged_text_is_refused_in_a_sentence(tmp_path: Path, old: str, new: str, message: str) -> None:
+    (tmp_path / "a.ply").write_text(TEXT.replace(old, new, 1))
+    with pytest.raises(SequenceError, match=message):
+        read_ply(tmp_path / "a.ply", ("vertex", "face"))
+
+
+def test_a_binary_file_promises_no_more_than_it_holds(tmp_path: Path) -> None:
+    file = tmp_path / "a.ply"
+    write_ply(file, {"vertex": VERTICES, "face": np.repeat(FACES, 2)})
+    content = file.read_bytes()
+    for damaged, message in (
+        (content[:-1], "ends within its 2 rows of 'face'"),
+        (content.replace(b"vertex 3", b"vertex 9"), "cannot hold 2 rows"),
+        (content[:-15] + b"\4" + content[-14:], "different lengths"),
+        (content[: content.index(b"end_header\n") + 11], "ends within its 3 rows of 'vertex'|cannot hold 3 rows"),
+    ):
+        file.write_bytes(damaged)
+        with pytest.raises(SequenceError, match=message):
+            read_ply(file, ("vertex", "face"))
+    with pytest.raises(SequenceError, match="No such file"):
+        read_ply(tmp_path / "b.ply")

@@ -104,10 +104,9 @@ def test_voxels_of_the_coarsest_levels_attend_to_each_other() -> None:
 
 
 def test_sizes_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="no more attending levels than levels"):
-        dataclasses.replace(SMALL, attending=4)
-    with pytest.raises(ConfigurationError, match="at most 16 levels and blocks"):
-        dataclasses.replace(SMALL, blocks=10**9)
+    for change, message in (({"attending": 4}, "no more attending levels"), ({"blocks": 10**9}, "at most 16 levels")):
+        with pytest.raises(ConfigurationError, match=message):
+            dataclasses.replace(SMALL, **change)
 
 
 def test_the_curve_interleaves_bits() -> None:
