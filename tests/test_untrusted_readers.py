@@ -25,7 +25,7 @@ from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.whole_files import tensor_bytes
 from tests.checkout import ROOT
 from tests.inference.small_bundle import make_small_bundle, small_bank, small_space
-from tests.mapping.test_map_files import TWO, a_map, about_of
+from tests.mapping.test_temporal_fusion import TWO, a_map, about_of
 
 ROS, TRAINING = "scene_completion_ros.", "scene_completion_training."
 CHANGES = 150

@@ -190,13 +190,10 @@ def in_order(path: Path) -> None:
 
 def test_what_is_no_bag(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
+    for name in ("text.mcap", "text.db3", "text.bag", "film.avi", "text.mcap.zstd"):
+        (tmp_path / name).write_text("This is not a recording, whatever its name may be.")
     (tmp_path / "empty.mcap").touch()
-    (tmp_path / "text.mcap").write_text("This is not a recording, whatever its name may be.")
-    (tmp_path / "text.db3").write_text("This is not a recording, whatever its name may be.")
-    (tmp_path / "text.bag").write_text("This is not a recording, whatever its name may be.")
-    (tmp_path / "film.avi").write_text("")
     (tmp_path / "killed.bag.active").write_bytes(b"#ROSBAG V2.0")
-    (tmp_path / "text.mcap.zstd").write_text("This is not a recording, whatever its name may be.")
     (tmp_path / "bomb.mcap.zstd").write_bytes(zstandard.compress(bytes(100_000_000)))
     with BagWriter(tmp_path / "nothing"):
         pass
@@ -324,18 +321,28 @@ def test_a_recording_in_parts_whose_recorder_was_killed(tmp_path: Path) -> None:
         assert reader.losses[0] == "part2.mcap: file is missing"
 
 
+def spoil_the_middle(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    middle = content.index(b"\x05", len(content) // 2)  # where a message begins
+    content[middle : middle + 40] = b"\xff" * 40
+    file.write_bytes(content)
+
+
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("writer", "spoil", "words"),
     [
-        (lambda path: cut(path, path, 0.6), "is damaged .*`.recover` of sqlite3"),
-        (lambda path: path.with_name(f"{path.name}-wal").write_bytes(b"x"), "bag.db3-wal holds a part.*`.recover`"),
+        (SqliteWriter, lambda file: cut(file, file, 0.6), "is damaged .*`.recover` of sqlite3"),
+        (SqliteWriter, lambda file: Path(f"{file}-wal").write_bytes(b"x"), "bag.db3-wal holds a part.*`.recover`"),
+        (BagWriter, spoil_the_middle, r"is damaged \(.*`mcap recover`"),
     ],
 )
-def test_a_damaged_sqlite_says_how_to_repair_it(tmp_path: Path, spoil: Callable[[Path], Any], words: str) -> None:
-    with SqliteWriter(tmp_path / "bag") as writer:
+def test_a_damaged_recording_with_an_index_says_how_to_repair_it(
+    tmp_path: Path, writer: type[BagWriter], spoil: Callable[[Path], Any], words: str
+) -> None:
+    with writer(tmp_path / "bag") as bag:
         for index in range(30):
-            writer.write("/image", "sensor_msgs/msg/CompressedImage", compressed(bytes(5000), "jpeg"), START + index)
-    spoil(tmp_path / "bag" / "bag.db3")
+            bag.write("/image", "sensor_msgs/msg/CompressedImage", compressed(bytes(5000), "jpeg"), START + index)
+    spoil(next((tmp_path / "bag").glob("bag.*")))
     with pytest.raises(BagError, match=words), BagReader(tmp_path / "bag") as reader:
         list(reader.messages())
 
@@ -356,20 +363,6 @@ def test_ros1_messages_have_the_shape_of_ros2(shared_data: Path) -> None:
         assert recorded.cdr[:4] == b"\x00\x01\x00\x00"
         camera = reader.camera_for("/raspicam_node/image/compressed")
         assert (camera.width, camera.height, camera.distortion_model) == (1280, 960, "plumb_bob")
-
-
-def test_damage_in_the_middle_of_an_indexed_recording_says_how_to_repair_it(tmp_path: Path) -> None:
-    path = tmp_path / "bag"
-    with BagWriter(path) as writer:
-        for index in range(30):
-            writer.write("/image", "sensor_msgs/msg/CompressedImage", compressed(bytes(5000), "jpeg"), START + index)
-    file = path / "bag.mcap"
-    content = bytearray(file.read_bytes())
-    middle = content.index(b"\x05", len(content) // 2)  # where a message begins
-    content[middle : middle + 40] = b"\xff" * 40
-    file.write_bytes(content)
-    with BagReader(path) as reader, pytest.raises(BagError, match=r"is damaged \(.*`mcap recover`"):
-        list(reader.messages())
 
 
 def test_a_message_of_a_cut_recording_is_read_from_its_own_chunk(

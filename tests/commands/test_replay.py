@@ -22,7 +22,7 @@ from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros import topics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.checkout import ROOT
-from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, Recorder, record
+from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, record, write_camera_info, write_image
 from tests.inference.small_bundle import CANONICAL, class_colours, class_names
 from tests.report.pages import WordButtons, embedded_frames, lidar_of, matches_of
 from tests.ros_domain import next_domain
@@ -116,10 +116,9 @@ def test_unusable_images_are_dropped_and_counted(tmp_path: Path, short_road: Stu
 def test_stamps_repeat_or_go_back(tmp_path: Path, short_road: StudentBundle, stamps: list[int], completed: int) -> None:
     image = np.zeros((CANONICAL.height, CANONICAL.width, 3), np.uint8)
     with BagWriter(tmp_path / "drive") as writer:
-        recorder = Recorder(writer)
-        recorder.camera_info(START_NS)
+        write_camera_info(writer, CANONICAL, START_NS)
         for number, stamp_ns in enumerate(stamps):
-            recorder.image(image, stamp_ns, START_NS + number * STEP_NS, topic=TOPIC)
+            write_image(writer, image, stamp_ns, START_NS + number * STEP_NS)
     with BagReader(tmp_path / "drive") as reader:
         statistics = replay_offline(reader, TOPIC, Completer(short_road, reader.camera_for(TOPIC)))
     assert statistics.frames_out == completed

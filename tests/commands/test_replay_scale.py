@@ -12,7 +12,8 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.commands.replaying import VOXELS_TOPIC
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
-from tests.bags.recordings import SECOND, START, camera_info, image, odometry, transform
+from tests.bags.recordings import SECOND, START, odometry, transform
+from tests.commands.recordings import write_camera_info, write_image
 from tests.inference.told_bundle import CAMERA, FACTOR, make_told_bundle, wall_from
 from tests.report.pages import embedded_frames
 from tests.ros_domain import next_domain
@@ -37,13 +38,8 @@ def record(path: Path, *, moving: str, images: int = FRAMES) -> Path:
                 writer.write("/tf", "tf2_msgs/msg/TFMessage", transform("map", "base", place, now), now)
             elif moving == "odometry":
                 writer.write("/odom", "nav_msgs/msg/Odometry", odometry("odom", "base", place, now), now)
-            info = camera_info(
-                stamp_ns=now, width=CAMERA.width, height=CAMERA.height, f=CAMERA.fx, centre=(CAMERA.cx, CAMERA.cy)
-            )
-            writer.write("/camera/camera_info", "sensor_msgs/msg/CameraInfo", info, now)
-            pixels = wall_from(place[0])
-            message = image(pixels, "rgb8", width=CAMERA.width, height=CAMERA.height, stamp_ns=now)
-            writer.write("/camera/image_raw", "sensor_msgs/msg/Image", message, now)
+            write_camera_info(writer, CAMERA, now)
+            write_image(writer, wall_from(place[0]), now, now)
     return path
 
 

@@ -1,16 +1,18 @@
-"""Rigid transforms: algebra with worked numbers, conversions, refusal of what is no pose."""
+"""Rigid transforms: worked numbers, conversions, files, and refusal of what is no pose."""
 
 import math
 import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform
-from scene_completion_ros.geometry.transforms import TransformError
+from scene_completion_ros.geometry.transforms import TransformError, read_extrinsics, rotation_of_angles
 
 
 def rotation_about(axis: tuple[float, float, float], degrees: float) -> np.ndarray:
@@ -72,36 +74,76 @@ def test_optical_axes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("matrix", "message"),
+    ("make", "given", "message"),
     [
-        (np.eye(3), "4x4 or 3x4"),
-        (np.diag([2.0, 1.0, 1.0, 1.0]), "not a rotation"),
-        (np.diag([1.0, 1.0, -1.0, 1.0]), "reflection"),
-        (np.zeros((3, 4)), "not a rotation"),
-        (np.where(np.eye(4) > 0, np.nan, 0.0), "NaN or numbers beyond"),
-        (np.full((3, 4), np.inf), "NaN or numbers beyond"),
-        (A_FROM_B.matrix.T, "last row"),
+        (RigidTransform.from_matrix, [np.eye(3)], "4x4 or 3x4"),
+        (RigidTransform.from_matrix, [np.diag([2.0, 1.0, 1.0, 1.0])], "not a rotation"),
+        (RigidTransform.from_matrix, [np.diag([1.0, 1.0, -1.0, 1.0])], "reflection"),
+        (RigidTransform.from_matrix, [np.where(np.eye(4) > 0, np.nan, 0.0)], "NaN or numbers beyond"),
+        (RigidTransform.from_matrix, [np.full((3, 4), np.inf)], "NaN or numbers beyond"),
+        (RigidTransform.from_matrix, [A_FROM_B.matrix.T], "last row"),
+        (RigidTransform.from_quaternion, [[0, 0, 0, 0], [0, 0, 0]], "length 0"),
+        (RigidTransform.from_quaternion, [[0, 0, 0, 1.05], [0, 0, 0]], "length 1.05"),
+        (RigidTransform.from_quaternion, [[0, 0, math.nan, 1], [0, 0, 0]], "quaternion holds NaN"),
+        (RigidTransform.from_quaternion, [[0, 0, 0, 1], [0, math.nan, 0]], "translation holds NaN"),
+        (RigidTransform.from_quaternion, [[0, 0, 1], [0, 0, 0]], "shape"),
     ],
 )
-def test_from_matrix_refuses(matrix: np.ndarray, message: str) -> None:
-    with pytest.raises(SceneCompletionError, match=message):
-        RigidTransform.from_matrix(matrix)
-
-
-@pytest.mark.parametrize(
-    ("quaternion", "translation", "message"),
-    [
-        ([0, 0, 0, 0], [0, 0, 0], "length 0"),
-        ([0, 0, 0, 1.05], [0, 0, 0], "length 1.05"),
-        ([0, 0, math.nan, 1], [0, 0, 0], "quaternion holds NaN"),
-        ([0, 0, 0, 1], [0, math.nan, 0], "translation holds NaN"),
-        ([0, 0, 1], [0, 0, 0], "shape"),
-    ],
-)
-def test_from_quaternion_refuses(quaternion: list[float], translation: list[float], message: str) -> None:
+def test_what_is_no_pose_is_refused(make: Callable[..., object], given: list[Any], message: str) -> None:
     with pytest.raises(TransformError, match=message):
-        RigidTransform.from_quaternion(quaternion, translation)
+        make(*given)
 
 
 def test_transforms_can_be_sent_to_workers() -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(A_FROM_B)).matrix, A_FROM_B.matrix)
+
+
+# Fixed transforms of files.
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "extrinsics.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_angles_are_those_of_urdf() -> None:
+    quarter = math.pi / 2
+    np.testing.assert_allclose(rotation_of_angles(0, 0, quarter) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(rotation_of_angles(0, quarter, 0) @ [1, 0, 0], [0, 0, -1], atol=1e-12)
+    np.testing.assert_allclose(rotation_of_angles(quarter, 0, 0) @ [0, 1, 0], [0, 0, 1], atol=1e-12)
+    # About fixed axes, roll first: z turns to -y by the roll, and stays there when the yaw turns about z: to x.
+    np.testing.assert_allclose(rotation_of_angles(quarter, 0, quarter) @ [0, 0, 1], [1, 0, 0], atol=1e-12)
+
+
+def test_an_optical_frame_and_a_quaternion(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "- {parent: base_link, child: /left_optical, translation: [1, 0.5, 1.5], angles: [0, 0, 90], optical: true}\n"
+        "- {parent: odom, child: base_link, translation: [0, 0, 0], rotation: [0, 0, 0, 1]}\n",
+    )
+    left, base = read_extrinsics(path)
+    assert (left.parent, left.child) == ("base_link", "left_optical")
+    # Two metres before a camera that looks to the left, half a metre to its right and 0.2 m below it.
+    np.testing.assert_allclose(left.parent_from_child.apply(np.array([0.5, 0.2, 2.0])), [1.5, 2.5, 1.3], atol=1e-12)
+    np.testing.assert_array_equal(base.parent_from_child.matrix, np.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", "is an empty list"),
+        ("- [1, 2]", "entry 1.*no mapping"),
+        ("- {parent: a, child: b, translation: [0, 0, 0], angels: [0, 0, 0]}", "entry 1: unknown key angels"),
+        ("- {parent: a, child: b, translation: [0, 0, 0]}", "one of rotation and angles"),
+        ("- {parent: a, child: a, translation: [0, 0, 0], angles: [0, 0, 0]}", "own parent"),
+        ("- {parent: a, child: b, translation: [0, 0], angles: [0, 0, 0]}", "translation must be 3 finite numbers"),
+        ("- {parent: a, child: b, translation: [0, 0, 0], rotation: [0, 0, 0, 0]}", "entry 1: the quaternion"),
+        ("- {parent: a, child: b, translation: [0, 0, 0], angles: [0, 0, 0], optical: 1}", "true or false"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(TransformError, match=words) as caught:
+        read_extrinsics(path)
+    assert caught.value.where.startswith(str(path))

@@ -1,18 +1,21 @@
-"""Both LiDAR protocols on a street with one wall."""
+"""The LiDAR protocols: cases by hand, a slow oracle of the published steps, and a street with one wall."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.errors import GridError, SequenceError
 from scene_completion_ros.evaluation.depth import DEPTH
 from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_ros.evaluation.truth import FrameTruth
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
 from scene_completion_ros.sequences.frame_lists import FrameSplit
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
@@ -20,14 +23,260 @@ from scene_completion_training.evaluation.controls import EmptyControl, surface_
 from scene_completion_training.evaluation.geometry import depth_frames, scanned_frames
 from scene_completion_training.evaluation.lidar_evaluation import (
     LIDAR_OCCUPANCY,
+    LIDAR_ONLY,
     LIDAR_ONLY_NEAR,
+    ORIGINAL,
+    Scan,
+    SlabMetric,
+    SlabProtocol,
+    SlabTruth,
     level_scans,
+    not_seen_free,
+    slab_masks,
+    slab_scores,
     slabs_of,
+    surface_profile,
 )
 from scene_completion_training.evaluation.predictor import Frame, Prediction, Predictor
 from tests.official_layouts import write_split
 from tests.sequences import test_kitti_raw
 from tests.training.evaluation.one_wall import CAMERA, FRAMES, Wall, make_street, shadowed
+
+EIGHT = replace(ORIGINAL, bins=8)  # 45 degrees each: bin i covers -180 + 45 i on
+
+
+def sensor_at(*position: float) -> RigidTransform:
+    """A sensor with x forward, y left, z up at a position (x right, y down, z forward) of the level frame."""
+    return RigidTransform(OPTICAL_FROM_FORWARD.rotation, np.array(position))
+
+
+def polar(degrees: float, distance: float, up: float = -0.3) -> list[float]:
+    angle = math.radians(degrees)
+    return [distance * math.cos(angle), distance * math.sin(angle), up]
+
+
+def ring(distance: float, position: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Scan:
+    """A wall all around the sensor, at a height of the slab."""
+    points = [polar(angle, distance) for angle in np.arange(-179.75, 180.0, 0.5)]
+    return Scan(np.array(points), sensor_at(*position))
+
+
+def scan_of(*points: list[float]) -> Scan:
+    return Scan(np.array(points), sensor_at(0.0, 0.0, 0.0))
+
+
+def slab_truth(scans: list[Scan], protocol: SlabProtocol) -> SlabTruth:
+    truth = SlabTruth(protocol)
+    for scan in scans:
+        truth.add(scan)
+    return truth
+
+
+def truth_of(not_seen_free: np.ndarray, first_saw_free: np.ndarray, scans: int, protocol: SlabProtocol) -> SlabTruth:
+    truth = SlabTruth(protocol)
+    truth.not_seen_free, truth.first_saw_free, truth.scans = not_seen_free, first_saw_free, scans
+    return truth
+
+
+def test_published_values() -> None:
+    points = ORIGINAL.points()
+    assert points.shape == (160, 80, 3)
+    assert points[..., 0].size == 12_800
+    # Rows run from 20 m to 4 m, both included, 159 steps of 16 / 159 m; columns from -4 to 4 m in 79 steps.
+    np.testing.assert_allclose(points[0, 0], [-4.0, 0.375, 20.0])
+    np.testing.assert_allclose(points[-1, -1], [4.0, 0.375, 4.0])
+    np.testing.assert_allclose(points[1, 1], [-4.0 + 8 / 79, 0.375, 20.0 - 16 / 159])
+    assert (ORIGINAL.bins, ORIGINAL.ego_radius, ORIGINAL.y_range) == (360, 3.0, (0.0, 0.75))
+    assert ORIGINAL.reach == pytest.approx(20.396, abs=1e-3)  # sqrt(20² + 4²)
+    assert ORIGINAL.model_depth_shows and ORIGINAL.cut_behind is None
+    assert LIDAR_ONLY.points().shape == (460, 80, 3)
+    assert LIDAR_ONLY.reach == pytest.approx(50.160, abs=1e-3)  # sqrt(50² + 4²)
+    assert not LIDAR_ONLY.model_depth_shows
+    assert LIDAR_ONLY.cut_behind == 2.0
+    # The shorter range is cut out of the same ground truth: same reach, other points.
+    assert LIDAR_ONLY_NEAR.points().shape == (160, 80, 3)
+    assert LIDAR_ONLY_NEAR.reach == LIDAR_ONLY.reach
+
+
+def test_a_bin_begins_at_its_lower_border() -> None:
+    # 45° opens bin 5; 180° is the end of bin 7.
+    profile = surface_profile(scan_of([5.0, 5.0, -0.3], [-8.0, 0.0, -0.3]), EIGHT)
+    np.testing.assert_allclose(profile[[4, 5, 6, 7]], [math.hypot(5, 5), math.hypot(5, 5), math.hypot(5, 5), 8.0])
+
+
+@pytest.mark.parametrize(
+    ("up", "counts"),
+    [(0.01, False), (0.0, True), (-0.75, True), (-0.76, False)],  # y = 0.75 m below the camera is the lower end
+)
+def test_heights_that_count(up: float, counts: bool) -> None:
+    assert (surface_profile(scan_of(polar(0, 10, up)), EIGHT)[4] == 10.0) == counts
+
+
+def test_beyond_the_reach_any_height_counts() -> None:
+    # 20 m ahead and 5 m up: 20.6 m from the camera; 20 m ahead and 3 m up: 20.2 m, less than the reach of 20.4 m.
+    assert surface_profile(scan_of([20.0, 0.0, 5.0]), EIGHT)[4] == pytest.approx(20.0)
+    assert surface_profile(scan_of([20.0, 0.0, 3.0]), EIGHT)[4] == 0.0
+    # The reach is measured from the camera, not from the sensor: a sensor 5 m ahead has this point at 15 m.
+    far = Scan(np.array([[15.0, 0.0, 5.0]]), sensor_at(0.0, 0.0, 5.0))
+    assert surface_profile(far, EIGHT)[4] == pytest.approx(15.0)
+
+
+def test_a_scan_without_a_return_that_counts_has_seen_nothing_free() -> None:
+    scan = scan_of(polar(0, 10, 2.0))
+    assert not surface_profile(scan, EIGHT).any()
+    assert not_seen_free(EIGHT.points(), scan, surface_profile(scan, EIGHT), EIGHT).all()
+
+
+@pytest.mark.parametrize("scans", [3, 10, 20, 300])
+def test_rule_is_the_published_one(scans: int) -> None:
+    counts = np.arange(scans + 1)
+    published = [Fraction(1 + c, scans) > Fraction(scans - 2, scans) for c in range(scans + 1)]
+    assert truth_of(counts, counts > 0, scans, ORIGINAL).occupied.tolist() == published
+    assert published.index(True) == scans - 2  # 18 of 20, 8 of 10, 298 of 300
+
+
+def level(protocol: SlabProtocol) -> SlabProtocol:
+    return replace(protocol, camera_pitch=0.0)
+
+
+def test_a_point_is_free_once_three_scans_have_seen_it_so() -> None:
+    # At 12 m (x = 0 lies between two columns) walls at 10 m hide the point, walls at 18 m do not.
+    row = int(np.argmin(np.abs(ORIGINAL.points()[:, 0, 2] - 12.0)))
+    for seen, expected in ((2, True), (3, False)):
+        scans = [ring(18.0)] * seen + [ring(10.0)] * (5 - seen)
+        truth = slab_truth(scans, level(ORIGINAL))
+        assert truth.scans == 5
+        assert truth.not_seen_free[row, 40] == 5 - seen
+        assert truth.occupied[row, 40] == expected
+        assert truth.first_saw_free[row, 40]
+        assert not slab_truth(scans[::-1], level(ORIGINAL)).first_saw_free[row, 40]  # the first scan is another one
+
+
+def test_fewer_than_three_scans_are_refused() -> None:
+    with pytest.raises(GridError, match="2 scans"):
+        _ = slab_truth([ring(10.0)] * 2, ORIGINAL).occupied
+
+
+def wall_truth(farthest_visible: int | None, protocol: SlabProtocol) -> SlabTruth:
+    """All 10 scans say occupied, but the first saw one point free in the given row."""
+    shape = protocol.points().shape[:2]
+    first = np.zeros(shape, dtype=bool)
+    if farthest_visible is not None:
+        first[farthest_visible, 7] = True
+    return truth_of(np.full(shape, 10), first, 10, protocol)
+
+
+def test_original_masks_take_the_model_at_its_word() -> None:
+    truth = wall_truth(100, ORIGINAL)
+    shown = np.zeros((160, 80), dtype=bool)
+    shown[0] = True
+    masks = slab_masks(truth, shown)
+    assert masks.visible.sum() == 81  # 80 points in front of the model's depth and one that the scan saw free
+    assert masks.occupied.sum() == 12_800 - 81  # what is visible cannot be occupied
+    assert not (masks.occupied & masks.visible).any()
+
+
+def test_lidar_only_masks_do_not_depend_on_the_model() -> None:
+    truth = wall_truth(100, LIDAR_ONLY)
+    masks = slab_masks(truth, np.ones((460, 80), dtype=bool))
+    assert masks.visible.sum() == 1
+    # 2 m are 20 rows: rows before 100 - 20 = 80 are cut off, 380 of 460 stay.
+    assert masks.rows == slice(80, None)
+    assert masks.visible.shape == masks.occupied.shape == (380, 80)
+    assert masks.visible[20, 7]
+
+
+@pytest.mark.parametrize(("farthest", "first_row"), [(5, 0), (20, 0), (21, 1), (459, 439)])
+def test_rows_far_behind_what_is_visible_are_cut(farthest: int, first_row: int) -> None:
+    nothing = slab_masks(wall_truth(None, LIDAR_ONLY))
+    assert nothing.occupied.size == nothing.visible.size == 0
+    assert slab_masks(wall_truth(farthest, LIDAR_ONLY)).rows == slice(first_row, None)
+
+
+def published_steps(scan: Scan, points_level: np.ndarray, protocol: SlabProtocol) -> np.ndarray:
+    """Sorted angles, one bin after the other, a search per point: the published procedure, told in loops."""
+    kept = []
+    for sensor in scan.points_sensor:
+        point = scan.level_from_sensor.matrix @ [*sensor, 1.0]
+        if protocol.y_range[0] <= point[1] <= protocol.y_range[1] or np.sqrt(sum(point[:3] ** 2)) >= protocol.reach:
+            kept.append((math.atan2(sensor[1], sensor[0]), math.sqrt(sensor[0] ** 2 + sensor[1] ** 2)))
+    kept.sort()
+    borders = [-math.pi + 2 * math.pi * i / protocol.bins for i in range(protocol.bins + 1)]
+    distance, table = kept[0][1], []
+    for low, high in itertools.pairwise(borders):
+        inside = [d for angle, d in kept if low <= angle < high]
+        distance = min(inside) if inside else distance
+        table.append(((low + high) / 2, distance))
+    table = [(table[-1][0] - 2 * math.pi, table[-1][1]), *table, (table[0][0] + 2 * math.pi, table[0][1])]
+    found = []
+    for point in points_level:
+        x, y, z, _ = np.linalg.inv(scan.level_from_sensor.matrix) @ [*point, 1.0]
+        angle, away = math.atan2(y, x), math.sqrt(x * x + y * y + z * z)
+        right = next(i for i, (middle, _) in enumerate(table) if middle >= angle)
+        (a, d), (b, e) = table[right - 1], table[right]
+        share = (angle - a) / (b - a)
+        found.append(away > d * (1 - share) + e * share or away < protocol.ego_radius)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_against_the_published_steps(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    count = (40, 300, 3000, 3000)[seed]
+    scan = Scan(
+        random.uniform([-30, -30, -2], [30, 30, 2], (count, 3)),
+        RigidTransform.from_quaternion(
+            (lambda q: q / np.linalg.norm(q))(np.array([0.5, -0.5, 0.5, 0.5]) + random.normal(0, 0.02, 4)),
+            random.normal(0, 1.5, 3),
+        ),
+    )
+    protocol = replace(ORIGINAL, points_per_metre=2)
+    points = protocol.points().reshape(-1, 3)
+    expected = published_steps(scan, points, protocol)
+    assert 0.02 < expected.mean() < 1.0
+    np.testing.assert_array_equal(not_seen_free(points, scan, surface_profile(scan, protocol), protocol), expected)
+
+
+# Points 0..3 are visible, 4..9 occluded.
+PREDICTED = np.array([0, 0, 1, 0, 1, 1, 1, 0, 0, 0], dtype=bool)
+OCCUPIED = np.array([0, 0, 0, 0, 1, 1, 0, 1, 0, 0], dtype=bool)
+VISIBLE = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool)
+
+
+def test_scores_of_ten_points_by_hand() -> None:
+    expected = (
+        7 / 10,  # wrong are points 2, 6 and 7
+        2 / 4,  # predicted 2, 4, 5, 6; of them occupied 4 and 5
+        2 / 3,  # occupied 4, 5, 7; of them predicted 4 and 5
+        4 / 6,  # occluded 4..9; wrong are 6 and 7
+        2 / 3,  # occluded and called empty 7, 8, 9; of them empty 8 and 9
+        2 / 3,  # occluded and empty 6, 8, 9; of them called empty 8 and 9
+    )
+    assert slab_scores(PREDICTED, OCCUPIED, VISIBLE) == pytest.approx(expected)
+    assert math.isnan(SlabMetric().compute()["O_acc"])
+
+
+def test_an_empty_field_wins_the_original_protocol_and_is_found_out() -> None:
+    # A wall 10 m ahead hides all behind it, in all of 10 scans. The empty field renders a depth beyond every point, so
+    # every point counts as visible, none as occluded or occupied, and predicting nothing is always right.
+    behind = ORIGINAL.points()[..., 2] > 10.0
+    truth = truth_of(np.where(behind, 10, 0), ~behind, 10, ORIGINAL)
+    empty, everything = np.zeros(behind.shape, dtype=bool), np.ones(behind.shape, dtype=bool)
+    metric, masks = SlabMetric(), slab_masks(truth, everything)
+    metric.update(empty[masks.rows], masks.occupied, masks.visible)
+    found = metric.compute()
+    assert found["O_acc"] == 1.0
+    assert all(math.isnan(found[name]) for name in ("O_rec", "IE_acc", "IE_rec"))
+    assert (found["points"], found["occluded"], found["occluded_free"]) == (12_800, 0, 0)
+    assert found["remarks"] == ["no occluded point: O_acc says nothing", "nothing predicted"]
+    # With masks that do not depend on it, it is right about the free half and misses everything that is occupied.
+    metric, masks = SlabMetric(), slab_masks(truth, empty)
+    metric.update(empty, masks.occupied, masks.visible)
+    assert metric.compute()["O_acc"] == pytest.approx(1.0 - behind.mean())
+    assert metric.compute()["O_rec"] == 0.0
+
+
+# Both LiDAR protocols on a street with one wall.
 
 
 def test_scans_of_the_following_frames_in_the_level_frame(street: PosedSequence) -> None:

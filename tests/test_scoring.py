@@ -1,4 +1,4 @@
-"""Scores of published voxels and depth, against cases computed by hand."""
+"""Scores of published voxels and depth by hand, and their truth in folders and bags, found by stamp."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,22 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import CLOUD_TYPE
 from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, VoxelGrid
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD
-from scene_completion_ros.scoring import PUBLISHED, LidarTruth, PublishedGrid, RecordedTruth, ReplayScores
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_ros.scoring import (
+    PUBLISHED,
+    LidarOfBag,
+    PublishedGrid,
+    RecordedTruth,
+    ReplayScores,
+    SequenceTruth,
+)
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS
-from tests.commands.recordings import FRAME, START_NS, STEP_NS, record
-from tests.inference.small_bundle import CANONICAL
+from tests.commands.recordings import FRAME, START_NS, STEP_NS
 
 GRID = VoxelGrid((4.0, -0.2, -0.2), 0.2, (2, 2, 1))
 GRID_FROM_CAMERA = OPTICAL_FROM_FORWARD.inverse()
@@ -112,28 +120,6 @@ def test_depth_by_hand() -> None:
     assert "| node | 1 | all pixels | 66.7 | 0.500 |" in scores.scores.markdown()
 
 
-def test_depth_against_the_recordings_lidar_by_hand(tmp_path: Path) -> None:
-    """A pole 20 m ahead and 5 m to the left: all errors are those of 24 m instead of 20 m."""
-    column = round(CANONICAL.cx - 5.0 / 20.0 * CANONICAL.fx)
-    with LidarTruth(record(tmp_path / "drive"), CANONICAL) as lidar:
-        truth = lidar.at(START_NS + STEP_NS, FRAME)
-        rows, columns = np.nonzero(truth.depth.depth)
-        assert set(columns.tolist()) == {column}
-        assert len(rows) > 20
-        np.testing.assert_allclose(truth.depth.depth[rows, columns], 20.0, rtol=1e-6)
-        assert lidar.at(START_NS + STEP_NS, "a frame without transforms") is None
-    published = np.full((CANONICAL.height, CANONICAL.width), 50.0, dtype=np.float32)
-    published[:, column] = 24.0
-    with LidarTruth(tmp_path / "drive", CANONICAL) as lidar:
-        scores = ReplayScores([lidar], PublishedGrid(DEFAULT_GRID, GRID_FROM_CAMERA))
-        for number in range(3):
-            stamp_ns = START_NS + number * STEP_NS
-            scores.add(cloud_of([], []), published, CANONICAL, stamp_ns=stamp_ns, frame_id=FRAME)
-    row = depth_row(scores)
-    assert (row["recordings"], row["frames"], row["covered"], row["a1"]) == ("lidar", 3, 1.0, 1.0)
-    assert (row["abs_rel"], row["rmse"]) == pytest.approx((0.2, 4.0))
-
-
 def test_against_recorded_voxels_by_hand(tmp_path: Path) -> None:
     """Recorded: [0, 0] and [1, 1]. Published: [0, 0] and [0, 1]. One voxel of three is both."""
     sooner, later = (cloud_of(points, [0.9, 0.9]) for points in ([P00, P11], [P00, P01]))
@@ -160,3 +146,88 @@ def write_voxels(bag: BagWriter, cloud: NDArray[np.void], stamp_ns: int) -> None
     size, data = VOXEL_CLOUD_DTYPE.itemsize, cloud.view(np.uint8).reshape(-1)
     message = types[CLOUD_TYPE](header, 1, len(cloud), fields, False, size, size * len(cloud), data, True)
     bag.write("/scene_completion/voxels", CLOUD_TYPE, message, stamp_ns)
+
+
+# Ground truth of folders, found by stamp: of the street world's format, and of KITTI windows.
+
+
+CAMERA = Camera(fx=4.0, fy=4.0, cx=3.5, cy=1.5, width=8, height=4)
+SHAPE = (2, 2, 3)
+IDENTITY = RigidTransform(np.eye(3), np.zeros(3))
+
+
+def write_folder(folder: Path, *, around: str = "left", assets: bool = True) -> Path:
+    """Two frames with voxels and depth of the camera `left`; their labels say their number."""
+    flags = np.ones(SHAPE, dtype=np.uint8)
+    frames = []
+    for number in range(2):
+        label = np.zeros(SHAPE, dtype=np.uint8)
+        label[0, 0] = number + 1
+        depth = np.full((CAMERA.height, CAMERA.width), 7.0 + number, dtype=np.float32)
+        held: dict[str, Any] = {"voxel_label": label, "voxel_flags": flags, "depth": depth}
+        frames.append(
+            Frame(
+                START_NS + number * STEP_NS,
+                {name: lambda: np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8) for name in ("left", "right")},
+                IDENTITY,
+                {name: (lambda value=value: value) for name, value in held.items()} if assets else {},
+            )
+        )
+    sequence = PosedSequence(
+        name="case",
+        cameras={"right": CAMERA, "left": CAMERA},
+        rig_from_camera={"right": IDENTITY, "left": IDENTITY},
+        frames=frames,
+        pose_source="by hand",
+        provenance={
+            "voxel_grid": {"origin": [0, -0.2, -0.3], "voxel_size": 0.2, "shape": list(SHAPE), "around": around}
+        },
+    )
+    return sequence.save(folder)
+
+
+def test_a_frame_is_found_by_its_stamp(tmp_path: Path) -> None:
+    source = SequenceTruth(write_folder(tmp_path / "case"), offset_ns=3_000_000_000)
+    assert (source.name, source.camera) == ("case", "left")
+    second_ns = START_NS + STEP_NS + 3_000_000_000
+    for shift_ns, found in (
+        (0, True),
+        (5_000_000, True),
+        (-5_000_000, True),
+        (5_000_001, False),
+        (-STEP_NS // 2, False),
+    ):
+        truth = source.at(second_ns + shift_ns, "any")
+        assert (truth is not None) == found
+        if truth is not None:
+            assert (truth.depth.depth == 8.0).all()
+            assert truth.voxels is not None and truth.voxels.label is not None and truth.voxels.label.max() == 2
+
+
+def test_another_camera_than_the_voxels_are_around_has_none(tmp_path: Path) -> None:
+    source = SequenceTruth(write_folder(tmp_path / "case"), camera="right")
+    assert source.at(START_NS, "any") is None
+
+
+def test_a_folder_of_another_time_is_refused_with_the_offset(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "case")
+    with pytest.raises(SequenceError, match=r"--ground-truth-offset 11\.500000000"):
+        SequenceTruth(folder).check_times(START_NS + 11_500_000_000, START_NS + 13_000_000_000)
+    SequenceTruth(folder, offset_ns=11_500_000_000).check_times(START_NS + 11_500_000_000, START_NS + 13_000_000_000)
+
+
+def test_a_frame_without_voxels_has_the_depth_of_its_lidar(shared_data: Path) -> None:
+    source = SequenceTruth(shared_data / "kitti_windows" / "sequences" / "04")
+    assert source.camera == "image_2"
+    later = source.at(937_505_700, "any")
+    assert later is not None and later.voxels is None and later.depth is not None
+
+
+def test_without_lidar_a_scan_near_the_image_or_a_known_frame_there_is_none(shared_data: Path) -> None:
+    bags = shared_data / "rosbag2"
+    with LidarOfBag(bags / "kitti00_gray_100f") as lidar:
+        assert lidar.topic is None
+        assert lidar.points_grid("camera", 0, DEFAULT_GRID_FROM_CAMERA) is None
+    with LidarOfBag(bags / "kitti04_stereo_lidar_10f") as lidar:
+        assert lidar.points_grid("nowhere", 1_317_000_000_000_000_000, DEFAULT_GRID_FROM_CAMERA) is None
+        assert lidar.points_grid("camera_color_left_optical", 10, DEFAULT_GRID_FROM_CAMERA) is None
