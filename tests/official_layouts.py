@@ -66,11 +66,15 @@ def corridor_scan(travelled: float) -> NDArray[np.float32]:
     return np.hstack([ray[near] * reach[near, None], np.full((int(near.sum()), 1), 0.25)]).astype(np.float32)
 
 
+def _write_image(file: Path, pixels: NDArray[np.uint8]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(file), pixels)
+
+
 def write_pictures(folder: Path, size: tuple[int, int], numbers: Collection[int], name: str = "{:010d}.png") -> None:
-    """Numbered pictures of a camera, and its timestamps beside their folder."""
-    folder.mkdir(parents=True)
+    """Numbered pictures of a camera."""
     for number in numbers:
-        cv2.imwrite(str(folder / name.format(number)), picture(size, number))
+        _write_image(folder / name.format(number), picture(size, number))
 
 
 def write_scans(folder: Path, scans: dict[int, NDArray[np.float32]]) -> None:
@@ -186,15 +190,14 @@ def write_split(file: Path, lines: Sequence[str], *, windows: bool = False) -> P
     return file
 
 
-def pseudo_labels(root: Path, *, drive: str = DRIVE, frames: int = 10) -> Path:
+def pseudo_labels(root: Path, *, frames: int) -> Path:
     """Classes of all images of a drive of KITTI-360 as S4C publishes them: road below, building above, sky on top."""
     for number in range(4):
-        folder = root / drive / f"image_{number:02d}" / ("data_192x640" if number < 2 else "data_192x640_0x-15")
-        folder.mkdir(parents=True)
+        folder = root / DRIVE / f"image_{number:02d}" / ("data_192x640" if number < 2 else "data_192x640_0x-15")
         for frame in range(frames):
             classes = np.full((192, 640), 2, np.uint8)
             classes[:20], classes[110:], classes[:4, :4] = 10, 0, 255
-            cv2.imwrite(str(folder / f"{frame:010d}.png"), classes)
+            _write_image(folder / f"{frame:010d}.png", classes)
     return root
 
 
@@ -202,7 +205,6 @@ def realestate10k(
     root: Path,
     *,
     name: str = "249fd0890d439aa9",
-    frames: int = 12,
     missing: Collection[int] = (),
     cameras: str = "test",
     pictures: str = "frames/test",
@@ -216,14 +218,13 @@ def realestate10k(
         unit: Microseconds by which pictures are called: 1000 for SceneDINO.
     """
     folder = root / pictures / name
-    folder.mkdir(parents=True)
     lines = ["https://www.youtube.com/watch?v=none"]
-    for k in range(frames):
+    for k in range(12):
         camera_from_world = RigidTransform(view_rotation(yaw=0.01 * k), np.array([0.0, 0.0, 0.1 * k])).inverse()
         time = 50_000_000 + 33_367 * k
         lines.append(f"{time} 0.5 0.9 0.5 0.5 0 0 {row(camera_from_world.matrix[:3])}")
         if k not in missing:
-            cv2.imwrite(str(folder / f"{time // unit}.jpg"), picture((128, 72), k))
+            _write_image(folder / f"{time // unit}.jpg", picture((128, 72), k))
     write_split(root / cameras / f"{name}.txt", lines, windows=windows)
     return folder
 
@@ -243,11 +244,6 @@ def label_image(size: tuple[int, int], *, train_ids: bool = False) -> NDArray[np
     return np.vectorize(_TRAIN_IDS.get)(ids).astype(np.uint8) if train_ids else ids
 
 
-def _write_image(file: Path, pixels: NDArray[np.uint8]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(file), pixels)
-
-
 def kitti_360_semantics(root: Path, *, drive: str = DRIVE, frames: Collection[int], train_ids: bool = False) -> Path:
     """Labels of frames of a drive of `kitti_360`; their folder. `train_ids` writes ids of the wrong kind."""
     folder = root / "data_2d_semantics" / "train" / drive / "image_00" / "semantic"
@@ -256,35 +252,35 @@ def kitti_360_semantics(root: Path, *, drive: str = DRIVE, frames: Collection[in
     return folder
 
 
-def cityscapes(root: Path, *, split: str = "val", cities: Sequence[str] = ("frankfurt", "munster")) -> Path:
+def cityscapes(root: Path, *, cities: Sequence[str] = ("frankfurt", "munster")) -> Path:
     """Two images a city of a twentieth of the real size, with labels and cameras; the folder of the split's images."""
     for city in cities:
         for number in range(2):
             name = f"{city}_000000_{number:06d}"
-            _write_image(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", picture((102, 51), number))
+            _write_image(root / "leftImg8bit" / "val" / city / f"{name}_leftImg8bit.png", picture((102, 51), number))
             ids = label_image((102, 51))
             for kind, pixels in (("labelIds", ids), ("instanceIds", ids), ("color", np.dstack([ids] * 3))):
-                _write_image(root / "gtFine" / split / city / f"{name}_gtFine_{kind}.png", pixels)
-            camera = root / "camera" / split / city / f"{name}_camera.json"
+                _write_image(root / "gtFine" / "val" / city / f"{name}_gtFine_{kind}.png", pixels)
+            camera = root / "camera" / "val" / city / f"{name}_camera.json"
             camera.parent.mkdir(parents=True, exist_ok=True)
             camera.write_text('{"extrinsic": {}, "intrinsic": {"fx": 113.1, "fy": 113.0, "u0": 54.8, "v0": 25.6}}')
-    return root / "leftImg8bit" / split
+    return root / "leftImg8bit" / "val"
 
 
-def bdd100k(root: Path, *, split: str = "val", images: int = 3, panoptic: bool = False) -> Path:
+def bdd100k(root: Path, *, images: int = 3, panoptic: bool = False) -> Path:
     """Images of a tenth of the real size, with train ids, or with panoptic ids in red; the folder of the images."""
     panoptic_of = {10: 30, 0: 7, 2: 10, 13: 35, 255: 0}
     for number in range(images):
         name = f"7d{number:06x}-5fc4{number:04x}"
-        _write_image(root / "images" / "10k" / split / f"{name}.jpg", picture((128, 72), number))
+        _write_image(root / "images" / "10k" / "val" / f"{name}.jpg", picture((128, 72), number))
         ids = label_image((128, 72), train_ids=True)
         if panoptic:
             red = np.vectorize(panoptic_of.get)(ids).astype(np.uint8)
             bits = np.dstack([np.full_like(red, number), np.zeros_like(red), red, np.zeros_like(red)])
-            _write_image(root / "labels" / "pan_seg" / "bitmasks" / split / f"{name}.png", bits)
+            _write_image(root / "labels" / "pan_seg" / "bitmasks" / "val" / f"{name}.png", bits)
         else:
-            _write_image(root / "labels" / "sem_seg" / "masks" / split / f"{name}.png", ids)
-    return root / "images" / "10k" / split
+            _write_image(root / "labels" / "sem_seg" / "masks" / "val" / f"{name}.png", ids)
+    return root / "images" / "10k" / "val"
 
 
 def sscbench_scene() -> NDArray[np.uint8]:

@@ -197,9 +197,9 @@ def _matterport_views(folder: Path, poses: Sequence[RigidTransform]) -> None:
     conf.write_text("\n".join(lines) + "\n")
 
 
-def s3dis(root: Path, *, area: str = "Area_1", room: str = "office_1") -> Path:
+def s3dis(root: Path, *, area: str = "Area_1") -> Path:
     """A room of a floor and stairs; its folder."""
-    folder = root / area / room
+    folder = root / area / "office_1"
     (folder / "Annotations").mkdir(parents=True)
     (folder / "Annotations" / "floor_1.txt").write_text("0.5 1 0 255 0 51\n1 1 0.0 0 0 0\n")
     (folder / "Annotations" / "stairs_1.txt").write_text("2 2 0.2 10 10 10\n")

@@ -156,7 +156,7 @@ SHAPE = (2, 2, 3)
 IDENTITY = RigidTransform(np.eye(3), np.zeros(3))
 
 
-def write_folder(folder: Path, *, around: str = "left", assets: bool = True) -> Path:
+def write_folder(folder: Path) -> Path:
     """Two frames with voxels and depth of the camera `left`; their labels say their number."""
     flags = np.ones(SHAPE, dtype=np.uint8)
     frames = []
@@ -170,7 +170,7 @@ def write_folder(folder: Path, *, around: str = "left", assets: bool = True) -> 
                 START_NS + number * STEP_NS,
                 {name: lambda: np.zeros((CAMERA.height, CAMERA.width, 3), np.uint8) for name in ("left", "right")},
                 IDENTITY,
-                {name: (lambda value=value: value) for name, value in held.items()} if assets else {},
+                {name: (lambda value=value: value) for name, value in held.items()},
             )
         )
     sequence = PosedSequence(
@@ -180,7 +180,7 @@ def write_folder(folder: Path, *, around: str = "left", assets: bool = True) -> 
         frames=frames,
         pose_source="by hand",
         provenance={
-            "voxel_grid": {"origin": [0, -0.2, -0.3], "voxel_size": 0.2, "shape": list(SHAPE), "around": around}
+            "voxel_grid": {"origin": [0, -0.2, -0.3], "voxel_size": 0.2, "shape": list(SHAPE), "around": "left"}
         },
     )
     return sequence.save(folder)

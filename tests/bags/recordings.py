@@ -155,10 +155,10 @@ class Drive:
         position = (index / 10 if x is None else x, 0.0, 0.0)
         self.writer.write("/tf", "tf2_msgs/msg/TFMessage", transform("map", "base_link", position, stamp), stamp)
 
-    def odometry(self, index: int, child: str = "base_link") -> None:
+    def odometry(self, index: int, child: str = "base_link", topic: str = "/odom") -> None:
         stamp = START + index * SECOND // 10
         message = odometry("odom", child, (index / 10, 0.0, 0.0), stamp)
-        self.writer.write("/odom", "nav_msgs/msg/Odometry", message, stamp)
+        self.writer.write(topic, "nav_msgs/msg/Odometry", message, stamp)
 
     def image(
         self,

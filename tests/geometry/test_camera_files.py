@@ -1,6 +1,7 @@
 """Cameras from CameraInfo, camera_calibration's YAML and KITTI's files; every contradiction has its own message."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,6 @@ from scene_completion_ros.geometry.camera_files import (
     camera_from_camera_info,
     read_camera,
     read_kitti360_fisheye,
-    read_kitti_calibration,
 )
 
 K = [500.0, 0.0, 320.5, 0.0, 501.0, 239.5, 0.0, 0.0, 1.0]
@@ -122,6 +122,7 @@ def test_a_principal_point_off_the_middle_may_be_right(changes: dict[str, object
         ({"distortion_model": "mei"}, "distortion_model", "unknown distortion model 'mei'"),
         ({"roi": roi(600, 0, 100, 100)}, "roi", "does not fit"),
         ({"roi": roi(0, 0, 4, 4), "binning_x": 8}, "binning", "leaves nothing"),
+        ({"ros1": True, "k": np.zeros(9)}, "K", "all zero"),  # named as in ROS 1
     ],
 )
 def test_contradictory_camera_info_names_field_and_cure(changes: dict[str, object], field: str, message: str) -> None:
@@ -129,22 +130,10 @@ def test_contradictory_camera_info_names_field_and_cure(changes: dict[str, objec
         camera_from_camera_info(camera_info(**changes), where="/camera/camera_info")
     assert caught.value.where == f"/camera/camera_info, {field}"
     assert caught.value.cure
-
-
-def test_what_there_is_no_camera_in_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CameraError) as caught:
-        camera_from_camera_info(camera_info(ros1=True, k=np.zeros(9)))
-    assert caught.value.where == "CameraInfo, K"  # named as in ROS 1
-    with pytest.raises(CameraError, match="P is missing or all zero"):
-        camera_from_camera_info(camera_info(p=np.zeros(12)), rectified=True)
     with pytest.raises(CameraError, match="field K is missing"):
         camera_from_camera_info(SimpleNamespace(data=b""))
-    (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(CameraError, match="no known kind of calibration file"):
-        read_camera(tmp_path / "a.json")
-    for name in ("a.yaml", "a.txt:P2"):
-        with pytest.raises(CameraError, match="cannot be read"):
-            read_camera(tmp_path / name)
+    with pytest.raises(CameraError, match="P is missing or all zero"):
+        camera_from_camera_info(camera_info(p=np.zeros(12)), rectified=True)
 
 
 # YAML of camera_calibration
@@ -167,32 +156,16 @@ def calibration_yaml(folder: Path, **changes: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("name", "coefficients", "model"),
-    [("plumb_bob", D, "plumb_bob"), ("fisheye", [0.01, -0.02, 0.003, 0.0], "equidistant"), ("none", [], "none")],
-)
-def test_read_yaml(tmp_path: Path, name: str, coefficients: list[float], model: str) -> None:
-    entry = {"rows": 1, "cols": len(coefficients), "data": coefficients}
-    path = calibration_yaml(tmp_path, distortion_model=name, distortion_coefficients=entry)
-    expected = Camera(500.0, 501.0, 320.5, 239.5, 640, 480, model, tuple(coefficients))
-    assert read_camera(path) == expected
-    assert read_camera(str(path), image_size=(640, 480)) == expected
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, Camera(430.0, 432.0, 318.0, 241.0, 640, 480)),
-        (
-            {"projection_matrix": None, "distortion_coefficients": {"data": [0.0] * 5}},
-            Camera(500.0, 501.0, 320.5, 239.5, 640, 480),
-        ),
-    ],
-)
-def test_yaml_of_rectified_images(tmp_path: Path, changes: dict[str, object], expected: Camera) -> None:
-    assert read_camera(calibration_yaml(tmp_path, **changes), rectified=True) == expected
+def test_yaml_of_raw_and_of_rectified_images(tmp_path: Path) -> None:
+    path = calibration_yaml(tmp_path)
+    raw = Camera(500.0, 501.0, 320.5, 239.5, 640, 480, "plumb_bob", tuple(D))
+    assert read_camera(path) == read_camera(str(path), image_size=(640, 480)) == raw
+    assert read_camera(path, rectified=True) == Camera(430.0, 432.0, 318.0, 241.0, 640, 480)
+    path = calibration_yaml(tmp_path, projection_matrix=None)
     with pytest.raises(CameraError, match="projection_matrix: P is missing or all zero"):
-        read_camera(calibration_yaml(tmp_path, projection_matrix=None), rectified=True)
+        read_camera(path, rectified=True)
+    path = calibration_yaml(tmp_path, projection_matrix=None, distortion_coefficients={"data": [0.0] * 5})
+    assert read_camera(path, rectified=True) == Camera(500.0, 501.0, 320.5, 239.5, 640, 480)
 
 
 def file_storage(folder: Path, values: dict[str, object], version: str = "") -> Path:
@@ -274,51 +247,6 @@ def test_camchain_of_kalibr(tmp_path: Path) -> None:
     assert read_camera(path) == first
 
 
-@pytest.mark.parametrize(
-    ("name", "old", "new", "message"),
-    [
-        ("", "", "", "several cameras and none is named. Choose one of camchain.yaml:cam0, camchain.yaml:cam1"),
-        (":cam3", "", "", "has no camera 'cam3'"),
-        (":cam0", "pinhole", "ds", "cam0: camera model 'ds' with 4 intrinsics is not supported. .*omni-radtan"),
-        (":cam0", "radtan", "fov", "cam0, distortion_model: unknown distortion model 'fov'"),
-        (":cam0", "distortion_coeffs", "coeffs", "cam0: key distortion_coeffs is missing"),
-        (":cam0", "500.0,", "wide,", "cam0, intrinsics: is no list of numbers"),
-        (":cam0", "[640, 480]", "640", "cam0, resolution: 640 is no width and height"),
-        (":cam0", "[640, 480]", "[1280, 960]", "cam0, intrinsics: .* 2 times smaller"),
-        (":cam2", "radtan", "equidistant", "cam2: omni with the distortion equidistant is not supported"),
-    ],
-)
-def test_malformed_camchains_name_file_and_camera(tmp_path: Path, name: str, old: str, new: str, message: str) -> None:
-    path = tmp_path / "camchain.yaml"
-    path.write_text(KALIBR.replace(old, new) if old else KALIBR)
-    with pytest.raises(CameraError, match=message):
-        read_camera(f"{path}{name}")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"camera_matrix": None}, "key camera_matrix is missing"),
-        (
-            {"distortion_model": None, "distortion_coefficients": {"data": D[:4]}},
-            "four coefficients may be those of any model",
-        ),
-        ({"image_width": "wide"}, "image_width: 'wide' is no whole number"),
-        ({"camera_matrix": {"data": "K"}}, "camera_matrix: is no list of numbers"),
-        ({"distortion_model": "rational_polynomial"}, "distortion_coefficients: rational_polynomial has 8"),
-        (
-            {"projection_matrix": {"data": (np.array(P) * ([0.5] * 8 + [1.0] * 4)).tolist()}},
-            "projection_matrix: P is K",
-        ),
-    ],
-)
-def test_malformed_yaml_names_file_and_key(tmp_path: Path, changes: dict[str, object], message: str) -> None:
-    path = calibration_yaml(tmp_path, **changes)
-    with pytest.raises(CameraError, match=message) as caught:
-        read_camera(path)
-    assert str(path) in str(caught.value)
-
-
 # KITTI
 
 CALIB = """\
@@ -329,34 +257,12 @@ Tr: 0 -1 0 0.01 0 0 -1 -0.05 1 0 0 -0.3
 """
 
 
-def write_calib(folder: Path, text: str = CALIB) -> Path:
-    path = folder / "calib.txt"
-    path.write_text(text)
-    return path
-
-
 def test_kitti_size_from_the_images_beside(tmp_path: Path) -> None:
-    path = write_calib(tmp_path)
+    path = tmp_path / "calib.txt"
+    path.write_text(CALIB)
     (tmp_path / "image_2").mkdir()
     cv2.imwrite(str(tmp_path / "image_2" / "000000.png"), np.zeros((370, 1226), np.uint8))
     assert read_camera(f"{path}:P2") == Camera(700.0, 700.0, 600.0, 180.0, 1226, 370)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("P0: 700 0 600 0 0 700 180 0 0 0 1 0\nP1: 700 0 600\n", "line 2: P1 has 3 numbers instead of 12"),
-        ("\nP0: 700 zero 600 0 0 700 180 0 0 0 1 0\n", "line 2: P0: could not convert"),
-        ("P0 700 0 600 0 0 700 180 0 0 0 1 0\n", "line 1: not `name: numbers`"),
-        ("P0: nan 0 600 0 0 700 180 0 0 0 1 0\n", "line 1: P0 is not finite"),
-        ("", "holds no calibration"),
-    ],
-)
-def test_malformed_kitti_files_name_file_and_line(tmp_path: Path, text: str, message: str) -> None:
-    path = write_calib(tmp_path, text)
-    with pytest.raises(CameraError, match=message) as caught:
-        read_kitti_calibration(path)
-    assert str(path) in caught.value.where
 
 
 KITTI360_FISHEYE = """%YAML:1.0
@@ -390,16 +296,57 @@ def test_kitti360_fisheye(tmp_path: Path) -> None:
     assert camera.distortion[1:] == pytest.approx((0.016798235660113681, 1.6548773243373522, 4.222394e-4, 4.246213e-4))
 
 
+HALF_P = {"data": (np.array(P) * ([0.5] * 8 + [1.0] * 4)).tolist()}
+
+
+def kalibr(old: str, new: str) -> str:
+    return KALIBR.replace(old, new)
+
+
+def own(**changes: object) -> Callable[[Path], None]:
+    return lambda folder: calibration_yaml(folder, **changes)
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("name", "text", "message"),
     [
-        ("MEI", "KANNALA_BRANDT", "model_type is 'KANNALA_BRANDT'"),
-        ("   xi: 2.2134047507854890e+00\n", "", "key 'xi' is missing"),
-        ("1.3363220825849971e+03", "wide", "holds no camera: .*'wide'"),
+        ("camera.json", "{}", "no known kind of calibration file"),
+        ("missing.yaml", None, "cannot be read"),
+        ("missing.txt:P2", None, "cannot be read"),
+        ("camera.yaml", own(camera_matrix=None), "key camera_matrix is missing"),
+        ("camera.yaml", own(distortion_model=None, distortion_coefficients={"data": D[:4]}), "may be those of any mod"),
+        ("camera.yaml", own(image_width="wide"), "image_width: 'wide' is no whole number"),
+        ("camera.yaml", own(camera_matrix={"data": "K"}), "camera_matrix: is no list of numbers"),
+        ("camera.yaml", own(distortion_model="rational_polynomial"), "distortion_coefficients: rational_polynomial ha"),
+        ("camera.yaml", own(projection_matrix=HALF_P), "projection_matrix: P is K"),
+        ("chain.yaml", KALIBR, "several cameras and none is named. Choose one of chain.yaml:cam0, chain.yaml:cam1"),
+        ("chain.yaml:cam3", KALIBR, "has no camera 'cam3'"),
+        ("chain.yaml:cam0", kalibr("pinhole", "ds"), "cam0: camera model 'ds' with 4 intrinsics .*omni-radtan"),
+        ("chain.yaml:cam0", kalibr("radtan", "fov"), "cam0, distortion_model: unknown distortion model 'fov'"),
+        ("chain.yaml:cam0", kalibr("distortion_coeffs", "coeffs"), "cam0: key distortion_coeffs is missing"),
+        ("chain.yaml:cam0", kalibr("500.0,", "wide,"), "cam0, intrinsics: is no list of numbers"),
+        ("chain.yaml:cam0", kalibr("[640, 480]", "640"), "cam0, resolution: 640 is no width and height"),
+        ("chain.yaml:cam0", kalibr("[640, 480]", "[1280, 960]"), "cam0, intrinsics: .* 2 times smaller"),
+        ("chain.yaml:cam2", kalibr("radtan", "equidistant"), "cam2: omni with the distortion equidistant is not supp"),
+        ("calib.txt:P0", CALIB + "P1: 700 0 600\n", "line 5: P1 has 3 numbers instead of 12"),
+        ("calib.txt:P0", "\nP0: 700 zero 600 0 0 700 180 0 0 0 1 0\n", "line 2: P0: could not convert"),
+        ("calib.txt:P0", "P0 700 0 600 0 0 700 180 0 0 0 1 0\n", "line 1: not `name: numbers`"),
+        ("calib.txt:P0", "P0: nan 0 600 0 0 700 180 0 0 0 1 0\n", "line 1: P0 is not finite"),
+        ("calib.txt:P0", "", "holds no calibration"),
+        ("image_02.yaml", KITTI360_FISHEYE.replace("MEI", "KANNALA_BRANDT"), "model_type is 'KANNALA_BRANDT'"),
+        ("image_02.yaml", KITTI360_FISHEYE.replace("   xi: 2.2134047507854890e+00\n", ""), "key 'xi' is missing"),
+        ("image_02.yaml", KITTI360_FISHEYE.replace("1.3363220825849971e+03", "wide"), "holds no camera: .*'wide'"),
     ],
 )
-def test_malformed_kitti360_fisheyes_name_file_and_key(tmp_path: Path, old: str, new: str, message: str) -> None:
-    (tmp_path / "image_02.yaml").write_text(KITTI360_FISHEYE.replace(old, new))
+def test_malformed_files_are_refused_by_name(
+    tmp_path: Path, name: str, text: str | Callable[[Path], None] | None, message: str
+) -> None:
+    path = tmp_path / name.partition(":")[0]
+    if callable(text):
+        text(tmp_path)
+    elif text is not None:
+        path.write_text(text)
+    read = read_kitti360_fisheye if name == "image_02.yaml" else read_camera
     with pytest.raises(CameraError, match=message) as caught:
-        read_kitti360_fisheye(tmp_path / "image_02.yaml")
-    assert "image_02.yaml" in str(caught.value)
+        read(f"{tmp_path}/{name}")
+    assert str(path) in str(caught.value)

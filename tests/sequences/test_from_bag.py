@@ -24,7 +24,6 @@ from tests.bags.recordings import (
     compressed,
     image,
     jpeg,
-    odometry,
     record,
     recorded,
     transform,
@@ -175,8 +174,7 @@ def robots(drive: Drive, *, camera: str = "robot1/camera") -> None:
             say(drive, f"/robot{number}/tf", index, y=5.0 * (number - 1), late_ns=number)
             fixed = transform("base_link", "camera_optical", (0.2 * number, 0.0, 1.0))
             drive.writer.write(f"/robot{number}/tf_static", "tf2_msgs/msg/TFMessage", fixed, START)
-            odometry_topic = f"/robot{number}/odom"
-            drive.writer.write(odometry_topic, "nav_msgs/msg/Odometry", odometry("odom", "x", (0, 0, 0), START), START)
+            drive.odometry(0, child="x", topic=f"/robot{number}/odom")
 
 
 def one_robot(*says: Callable[[Drive, int], Any]) -> Callable[[Drive], None]:
@@ -221,26 +219,9 @@ def test_transforms_that_are_doubtful_are_named(tmp_path: Path, says: Callable[.
     assert [bool(re.search(warning or "", text)) for text in found] == [True] * (warning is not None), found
 
 
-def no_poses(drive: Drive) -> None:
+def nameless_odometry(drive: Drive) -> None:
     drive.image(0)
     drive.info(0)
-
-
-def no_way_to_camera(drive: Drive) -> None:
-    no_poses(drive)
-    drive.pose(0)
-    drive.odometry(0)
-
-
-def two_odometries(drive: Drive) -> None:
-    no_poses(drive)
-    drive.static()
-    drive.odometry(0)
-    drive.writer.write("/wheel", "nav_msgs/msg/Odometry", odometry("odom", "base_link", (0, 0, 0), START), START)
-
-
-def nameless_odometry(drive: Drive) -> None:
-    no_poses(drive)
     drive.static()
     for index in range(3):
         drive.odometry(index, child="")
@@ -251,20 +232,19 @@ def test_the_frame_of_odometry_can_be_named(tmp_path: Path) -> None:
     assert len(sequence) == 1 and sequence.pose_source == "/odom and tf, odom -> camera_optical"
 
 
-def poses_elsewhere(drive: Drive) -> None:
-    no_poses(drive)
-    drive.static()
-    drive.pose(50)
-    drive.pose(51)
-
-
 @pytest.mark.parametrize(
     ("fill", "words"),
     [
-        (no_poses, r"how 'camera_optical' moves, and odometry topics are: none\. Record /tf"),
-        (no_way_to_camera, r"neither tf nor /odom.*static transform to the camera; known frames: base_link"),
-        (two_odometries, "/odom, /wheel"),
-        (poses_elsewhere, "no image has a pose"),
+        (lambda drive: [drive.image(0), drive.info(0)], r"moves, and odometry topics are: none\. Record /tf"),
+        (
+            lambda drive: [drive.image(0), drive.info(0), drive.pose(0), drive.odometry(0)],
+            r"neither tf nor /odom.*static transform to the camera; known frames: base_link",
+        ),
+        (
+            lambda drive: [nameless_odometry(drive), drive.odometry(0), drive.odometry(0, topic="/wheel")],
+            "/odom, /wheel",
+        ),
+        (lambda drive: [drive.static(), drive.image(0), drive.info(0), drive.pose(50)], "no image has a pose"),
         (nameless_odometry, "topic /odom: odometry without child_frame_id.*--odometry-topic /odom=base_link"),
         (
             partial(robots, camera="camera"),

@@ -87,9 +87,6 @@ def test_defects_name_their_file(root: Path, name: str, content: str | None, mes
         path.write_text(content)
     with pytest.raises(SceneCompletionError, match=message):
         kitti_360(root, DRIVE)
-
-
-def test_missing_drive(root: Path) -> None:
     with pytest.raises(SequenceError, match="Unpack some of"):
         kitti_360(root, "0009")
 
@@ -105,9 +102,7 @@ def test_malformed_frame_lists_name_the_line(tmp_path: Path, line: str) -> None:
         read_frame_list(path)
 
 
-LABELLED_POSED = [
-    number for number in range(1, 14) if number != 6
-]  # the car stood at 6; no pose of 0, as in most drives
+LABELLED_POSED = [*range(1, 6), *range(7, 14)]  # the car stood at 6; no pose of 0, as in most drives
 
 
 @pytest.fixture
@@ -165,12 +160,10 @@ def test_labels_of_the_wrong_label_map(tmp_path: Path) -> None:
 
 
 def test_damaged_files(tmp_path: Path) -> None:
-    file = layouts.sscbench_labels(tmp_path, numbers=(0,)) / layouts.DRIVE / "000000_1_1.npy"
-    whole = file.read_bytes()
-    for content, message in ((whole[: len(whole) // 2], "cannot be read as arrays"), (b"", "cannot be read as arrays")):
-        file.write_bytes(content)
-        with pytest.raises(SequenceError, match=message):
-            load_labels(file)
+    file = tmp_path / "000000_1_1.npy"
+    file.touch()
+    with pytest.raises(SequenceError, match="cannot be read as arrays"):
+        load_labels(file)
     for array, message in (
         (np.zeros((256, 32, 256), np.uint8), r"uint8 \(256, 32, 256\) instead of uint8 \(256, 256, 32\)"),
         (np.array([print]), "cannot be read as arrays"),

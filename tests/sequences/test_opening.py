@@ -23,24 +23,10 @@ from scene_completion_ros.sequences.posed_sequence import (
     reference_camera,
 )
 
-CAMERA = Camera(fx=4.0, fy=4.0, cx=3.5, cy=1.5, width=8, height=4)
-
-
-def still(name: str, provenance: dict[str, object] | None = None) -> PosedSequence:
-    identity = RigidTransform.identity()
-    return PosedSequence(
-        name=name,
-        cameras={"front": CAMERA},
-        rig_from_camera={"front": identity},
-        frames=[Frame(0, {"front": lambda: np.zeros((4, 8, 3), np.uint8)}, identity)],
-        pose_source="by hand",
-        provenance=provenance or {},
-    )
-
 
 def test_sequence_folders_and_towns_are_opened_and_what_nobody_recognises_is_refused(tmp_path: Path) -> None:
-    still("town").save(tmp_path / "town" / "sequence")
-    assert open_recording(tmp_path / "town").name == open_recording(tmp_path / "town" / "sequence").name == "town"
+    drive().save(tmp_path / "town" / "sequence")
+    assert open_recording(tmp_path / "town").name == open_recording(tmp_path / "town" / "sequence").name == "drive"
     with pytest.raises(SequenceError, match=r"is no recording.*sequence\.json.*KITTI-360.*calib\.txt.*bag"):
         open_recording(tmp_path)
     with pytest.raises(SequenceError, match="no such file or folder"):
@@ -73,7 +59,7 @@ def test_bags_with_and_without_poses(shared_data: Path) -> None:
 
 
 def test_a_source_of_another_package_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = Source("a folder of mine", lambda path: path.suffix == ".mine", lambda path, poses: still(f"{poses}"))
+    mine = Source("a folder of mine", lambda path: path.suffix == ".mine", lambda path, poses: drive(poses))
     monkeypatch.setattr(opening, "known_sources", lambda: (mine, *opening.SOURCES))
     assert open_recording(tmp_path / "drive.mine", poses="slow").name == "slow"
 
@@ -82,11 +68,11 @@ def at(x: float, z: float = 0.0) -> RigidTransform:
     return RigidTransform(np.eye(3), np.array([x, 0.0, z]))
 
 
-def drive(*, baseline: float = 0.5, step: float = 1.0, cameras: int = 2) -> PosedSequence:
+def drive(name: str = "drive", *, baseline: float = 0.5, step: float = 1.0, cameras: int = 2) -> PosedSequence:
     names = ["left", "right"][:cameras]
     images = {name: lambda: np.zeros((48, 64, 3), np.uint8) for name in names}
     return PosedSequence(
-        name="drive",
+        name=name,
         cameras=dict.fromkeys(names, Camera(50.0, 50.0, 31.5, 23.5, 64, 48)),
         rig_from_camera={name: at(baseline * index) for index, name in enumerate(names)},
         frames=[Frame(index * 10, images, at(0.0, step * index)) for index in range(3)],

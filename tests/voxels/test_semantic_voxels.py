@@ -1,39 +1,26 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.voxels.semantic_voxels import (
     OTHER,
     PhraseMatches,
-    SemanticVoxels,
+    VoxelState,
     as_classes,
     matches_of_points,
 )
+from tests.mapping.small_voxels import voxels_of
 from tests.report.scenes import street
-
-GRID = VoxelGrid((0.0, -2.0, -1.0), 0.5, (4, 8, 4))
-
-
-def voxels(**fields: object) -> SemanticVoxels:
-    index = np.array([[0, 0, 0], [3, 7, 1]], dtype=np.int32)
-    values: dict[str, object] = {
-        "grid": GRID,
-        "grid_from_camera": DEFAULT_GRID_FROM_CAMERA,
-        "stamp_ns": 7,
-        "state": np.zeros(GRID.shape, dtype=np.uint8),
-        "index": index,
-        "probability": np.ones(2, dtype=np.float32),
-        "label": np.zeros(2, dtype=np.uint8),
-        "confidence": np.ones(2, dtype=np.float32),
-    }
-    return SemanticVoxels(**{**values, **fields})  # type: ignore[arg-type]
 
 
 def test_points_in_the_optical_frame() -> None:
     # Forward 0.25, left -1.75, up -0.75 is right 1.75, down 0.75, ahead 0.25.
-    np.testing.assert_allclose(voxels().points_camera()[0], [1.75, 0.75, 0.25], atol=1e-6)
+    scene = voxels_of(np.full((4, 8, 4), VoxelState.SURFACE), (0.0, -2.0, -1.0), 0.5)
+    np.testing.assert_allclose(scene.points_camera()[0], [1.75, 0.75, 0.25], atol=1e-6)
     pose = RigidTransform.from_quaternion((0.1, -0.2, 0.3, 0.9273618495495703), (1.0, 2.0, 3.0))
-    scene = voxels(grid_from_camera=pose)
+    scene = replace(scene, grid_from_camera=pose)
     np.testing.assert_allclose(pose.apply(scene.points_camera().astype(float)), scene.points_grid(), atol=1e-5)
 
 

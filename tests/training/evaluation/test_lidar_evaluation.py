@@ -359,11 +359,6 @@ def write_scan(drive: Path, frame: int, depths: list[float], down: float = 0.15)
     points.astype("<f4").tofile(drive / "velodyne_points" / "data" / f"{frame:010d}.bin")
 
 
-def listed(folder: Path, *lines: str) -> FrameSplit:
-    (folder / "list.txt").write_text("\n".join(lines), encoding="utf-8")
-    return FrameSplit(folder / "list.txt")
-
-
 def test_errors_of_a_wall_are_means_over_frames(raw_drive: Path, tmp_path: Path) -> None:
     write_scan(raw_drive, 0, [10.0])
     write_scan(raw_drive, 1, [8.0, 16.0, 8.0, 90.0])  # what is beyond 80 m does not count
