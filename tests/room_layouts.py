@@ -106,7 +106,7 @@ def vertices(points: NDArray[Any], **fields: NDArray[Any]) -> NDArray[Any]:
     return rows
 
 
-def scannet(root: Path, *, scan: str = SCAN, labelled: bool = True, table: bool = True) -> Path:
+def scannet(root: Path, *, scan: str = SCAN, labelled: bool = True) -> Path:
     """A scan of six vertices in three segments: a wall, a mattress, and a stack of paper of no class; its folder."""
     folder = root / "scans" / scan
     folder.mkdir(parents=True)
@@ -121,19 +121,18 @@ def scannet(root: Path, *, scan: str = SCAN, labelled: bool = True, table: bool 
         things = [{"id": k, "objectId": k, "segments": of, "label": name} for k, (name, of) in enumerate(groups)]
         (folder / f"{scan}_vh_clean_2.0.010000.segs.json").write_text(json.dumps(segments))
         (folder / f"{scan}.aggregation.json").write_text(json.dumps({"segGroups": things}))
-    if table:
-        (root / "scannetv2-labels.combined.tsv").write_text(SCANNET_TABLE)
+    (root / "scannetv2-labels.combined.tsv").write_text(SCANNET_TABLE)
     return folder
 
 
-def sens(path: Path, poses: Sequence[RigidTransform | None], *, version: int = 4, depth_code: int = 1) -> Path:
+def sens(path: Path, poses: Sequence[RigidTransform | None]) -> Path:
     """A .sens file of the room, without a pose where tracking was lost; depth has half the size of colour."""
     intrinsics = np.eye(4, dtype=np.float32)
     camera = CAMERA.resized(160, 120)
     intrinsics[:3, :3] = camera.matrix
     name, eye = b"StructureSensor", np.eye(4, dtype=np.float32).tobytes()
-    content = struct.pack("<IQ", version, len(name)) + name + intrinsics.tobytes() + 3 * eye
-    content += struct.pack("<2i4IfQ", 2, depth_code, 160, 120, 80, 60, 1000.0, len(poses))
+    content = struct.pack("<IQ", 4, len(name)) + name + intrinsics.tobytes() + 3 * eye
+    content += struct.pack("<2i4IfQ", 2, 1, 160, 120, 80, 60, 1000.0, len(poses))
     for world_from_camera in poses:
         depth, label = seen(world_from_camera or pose(0.0))
         colour = cv2.imencode(".jpg", cv2.resize(_image(label)[..., ::-1], (160, 120)))[1].tobytes()
@@ -160,7 +159,7 @@ def exported_frames(folder: Path, poses: Sequence[RigidTransform]) -> Path:
     return folder
 
 
-def matterport(root: Path, *, house: str = HOUSE, table: bool = True, views: bool = True) -> Path:
+def matterport(root: Path, *, house: str = HOUSE, views: bool = True) -> Path:
     """A house whose one region has two triangles of a wall and one of an air vent; its folder."""
     folder = root / "scans" / house
     faces = np.zeros(
@@ -172,8 +171,7 @@ def matterport(root: Path, *, house: str = HOUSE, table: bool = True, views: boo
     (folder / "region_segmentations").mkdir(parents=True)
     rows = {"vertex": vertices(np.arange(15.0).reshape(5, 3), **normals), "face": faces}
     write_ply(folder / "region_segmentations" / "region0.ply", rows)
-    if table:
-        (root / "category_mapping.tsv").write_text(MATTERPORT_TABLE)
+    (root / "category_mapping.tsv").write_text(MATTERPORT_TABLE)
     if views:
         _matterport_views(folder, walk(3))
     return folder
