@@ -122,6 +122,7 @@ class Completer:
     there is not enough memory for the grid; GpuError: TensorRT was asked for and cannot run, or failed.
 
     Attributes:
+        encoder: What encodes its images.
         warnings: What about the camera lies outside of what the student was trained for, with numbers.
         in_view: Voxels, bool [X, Y, Z], that the camera's image covers; all others are unobserved.
     """
@@ -139,9 +140,9 @@ class Completer:
         engine: str = "auto",
         threads: int | None = None,  # CPU threads of encoder and kernels; None for all that this process may use
         extrapolate: bool = False,  # predict opacity outside the view too (it stays unobserved)
-        # A completer of the same bundle, engine and threads whose encoder this one uses too; both then belong to one
-        # thread.
-        encoder_of: "Completer | None" = None,
+        # That of another completer, of the same bundle, engine and threads, or one that was made before; all that use
+        # it then belong to one thread.
+        encoder: Encoder | None = None,
         gpu: EngineOptions | None = None,  # what TensorRT is asked for, where it runs the encoder
         # Pose of the optical frame in a frame whose z axis points up and begins on the ground, for students that are
         # told it; None where nobody knows.
@@ -168,11 +169,9 @@ class Completer:
         pose = bundle.grid_from_camera if grid_from_camera is None else grid_from_camera
         failure = ""
         try:
-            self._open(
-                encoder_of._encoder if encoder_of else make_encoder(bundle, engine, threads=threads, gpu=gpu), pose
-            )
+            self._open(encoder or make_encoder(bundle, engine, threads=threads, gpu=gpu), pose)
         except GpuError as error:
-            if engine != "auto" or encoder_of:
+            if engine != "auto" or encoder:
                 raise
             failure = str(error)
         if failure:  # not in the handler, where the error would keep what is on the GPU
@@ -183,7 +182,7 @@ class Completer:
             self.warnings.append(f"{what}, farther than the student knows: they stay unobserved")
 
     def _open(self, encoder: Encoder, grid_from_camera: RigidTransform) -> None:
-        self._encoder, self.engine = encoder, encoder.name
+        self.encoder, self.engine = encoder, encoder.name
         self._place(grid_from_camera)
         first = self.complete(np.zeros((self.camera.height, self.camera.width, 3), dtype=np.uint8))
         if not np.isfinite(first.alpha.sum()):
@@ -264,9 +263,9 @@ class Completer:
         self.in_view: NDArray[np.bool_] = prepared.query.in_view
         self._far, self._too_far = prepared.query.far, prepared.query.too_far
         self._query: SceneQuery = (
-            self._encoder.scene_query(prepared)
-            if isinstance(self._encoder, DeviceEncoder)
-            else HostSceneQuery(self._encoder.encode, prepared, self.threads)
+            self.encoder.scene_query(prepared)
+            if isinstance(self.encoder, DeviceEncoder)
+            else HostSceneQuery(self.encoder.encode, prepared, self.threads)
         )
 
     def unseen(self) -> GridError | None:

@@ -353,7 +353,7 @@ class Student:
         return self._completer(camera, grid_from_camera, parameters)
 
     def _completer(self, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters) -> Completer:
-        alike = (made.completer for made in self._made.values() if made.made_for[1] == parameters.threads)
+        alike = (made.completer.encoder for made in self._made.values() if made.made_for[1] == parameters.threads)
         return Completer(
             self.bundle,
             camera,
@@ -361,7 +361,7 @@ class Student:
             grid_from_camera=grid_from_camera,
             engine=cpu_engine() if self._gpu_failed else parameters.engine,
             threads=parameters.threads or None,
-            encoder_of=next(alike, None),  # of another camera or calibration: images are completed one by one
+            encoder=next(alike, None),  # of another camera or calibration: images are completed one by one
             gpu=parameters.engine_options(),
         )
 

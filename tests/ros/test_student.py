@@ -30,14 +30,14 @@ def test_built_once_and_moved_where_it_matters(bundle_folder: Path, grid_file: P
     assert moved is not None
     assert moved is not first
     assert moved.grid_from_camera.translation[0] == pytest.approx(0.06)
-    assert moved._encoder is first._encoder
+    assert moved.encoder is first.encoder
     assert student.get("front", CAMERA, at(0.1), PARAMETERS) is moved  # from where it is, not from where it was
     student.prepare("front", CAMERA, at(5.0), PARAMETERS)  # a guess, and worse than what is known
     assert student.get("front", CAMERA, at(0.06), PARAMETERS) is moved
 
     other = student.get("left", CAMERA, at(5.0), PARAMETERS)
     assert other is not None
-    assert other._encoder is moved._encoder  # images are completed one by one
+    assert other.encoder is moved.encoder  # images are completed one by one
     image = some_image(1)
     before = moved.complete(image)
     assert (other.complete(some_image(2)).alpha != before.alpha).any()

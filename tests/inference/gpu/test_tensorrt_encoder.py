@@ -183,16 +183,16 @@ def test_two_cameras_share_the_engine_whose_outputs_the_host_may_have_too(
     build: Build, cuda: HostCuda, bundle: GpuStudent
 ) -> None:
     left = build("fp32")
-    right = Completer(bundle, SMALL, engine="tensorrt", encoder_of=left)
+    right = Completer(bundle, SMALL, engine="tensorrt", encoder=left.encoder)
     states = [one.complete(picture(1)).voxels.state for one in (left, right)]
     np.testing.assert_array_equal(*states)
     assert cuda.retained == 1
     on_cpu = make_encoder(bundle, encoder.cpu_engine(), threads=1)
     for seed in (0, 1):
-        found, expected = left._encoder.encode(picture(seed)), on_cpu.encode(picture(seed))
+        found, expected = left.encoder.encode(picture(seed)), on_cpu.encode(picture(seed))
         np.testing.assert_allclose(found.features, expected.features, atol=1e-3)
     with pytest.raises(ImageError, match="canonical image"):
-        left._encoder.encode(picture()[:-1])
+        left.encoder.encode(picture()[:-1])
     with pytest.raises(ImageError):
         left.complete(picture()[:-1])
     assert cuda.stack == []  # nobody else's context is disturbed between images

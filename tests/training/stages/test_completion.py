@@ -287,7 +287,7 @@ def test_what_is_known_of_depth_moves_what_the_robot_completes(bundle: StudentBu
     completer = Completer(bundle, sequence.cameras[name], engine="onnxruntime")
     alone = completer.complete(sequence.image(0, name))
     assert alone.own_depth is not None
-    said = Completer(bundle, sequence.cameras[name], encoder_of=completer)._encoder
+    said = Completer(bundle, sequence.cameras[name], encoder=completer.encoder).encoder
     own = np.array(said.encode(alone.image).depth)
     moved = said.encode(alone.image, bundle.graph_inputs() | Evidence(Scale(1.3, 1e-3)).inputs())
     assert moved.depth is not None

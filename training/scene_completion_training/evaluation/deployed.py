@@ -1,10 +1,13 @@
 """A deployed student as a predictor: voxels by the node's own completer, densities where a protocol needs points."""
 
 import dataclasses
-from functools import cached_property, lru_cache
+from collections.abc import Callable
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, ROOM_CLASSES
@@ -22,6 +25,7 @@ from scene_completion_ros.inference.scene_query import (
     Encoder,
     Evidence,
     Given,
+    GivenView,
     Sources,
     motion_scale,
     own_depth,
@@ -45,6 +49,32 @@ from scene_completion_training.evaluation.predictor import (
 ALL_BEAMS = 64  # of the LiDAR of KITTI
 MOST_EARLIER = 30  # earlier frames that are looked at for one
 _POINTS = 1 << 20  # points prepared at a time
+
+
+class _Once:
+    """`Encoder.encode` in place of that of an encoder: what was encoded last is not encoded again.
+
+    So the completer and the field at points share what is made of a frame. What `Given` depends on beside the image is
+    to be the same, until it is made to `forget`.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder, self._encode = encoder, encoder.encode
+        self._last: tuple[dict[str, NDArray[Any]], EncodedImage] | None = None
+        encoder.encode = self  # type: ignore[method-assign, assignment]
+
+    def __call__(
+        self, image_rgb: Bytes, beside: Given | None = None, given_view: GivenView | None = None
+    ) -> EncodedImage:
+        inputs = {"image": image_rgb, **(beside or {})}
+        last = self._last
+        if last is None or not all(np.array_equal(inputs.get(name, ()), given) for name, given in last[0].items()):
+            last = self._last = inputs, self._encode(image_rgb, beside, given_view)
+        return last[1]
+
+    def forget(self) -> None:
+        """Encode the next image, whichever it is."""
+        self._last = None
 
 
 class DeployedStudent(Predictor):
@@ -102,13 +132,18 @@ class DeployedStudent(Predictor):
         """Encode the reference camera's image of a frame, once something of it is asked for."""
         name = reference_camera(sequence)
         camera, evidence = sequence.cameras[name], self._evidence(sequence, index, name)
+        self._once.forget()  # what it knows of this image may follow from other evidence
 
         @lru_cache(maxsize=1)
-        def encoded() -> tuple[FieldKernel, EncodedImage, Bytes]:
-            return self._encoded(sequence, index, evidence)
+        def looked() -> tuple[FieldKernel, Bytes, Callable[[], EncodedImage]]:
+            return self._look(sequence, index, evidence)
+
+        def density(points: Floats) -> Floats:
+            field, _, encoded = looked()
+            return self._density(field, encoded(), points)
 
         def depth_at(pixels: Doubles) -> Floats:
-            depth = encoded()[1].depth
+            depth = looked()[2]().depth
             assert depth is not None
             return said_depth(depth, self.bundle.canonical, camera, pixels)
 
@@ -129,13 +164,13 @@ class DeployedStudent(Predictor):
         def units(points: Floats) -> Floats:
             head, bundle = self.bundle.head, self.bundle
             weight, bias, _, _ = head.label_layers()
-            maps = encoded()[1].features[..., head.hidden :]
+            maps = looked()[2]().features[..., head.hidden :]
             hidden = hidden_reference(maps, points, weight, bias, bundle.point_code, bundle.canonical)
             return hidden.astype(np.float32)
 
         return Prediction(
             camera,
-            lambda points: self._density(*encoded()[:2], points),
+            density,
             self.bundle.depth_range,
             None if self.bundle.head.volume is None else depth_at,
             units=units,
@@ -144,8 +179,8 @@ class DeployedStudent(Predictor):
         )
 
     @cached_property
-    def _encoder(self) -> Encoder:
-        return make_encoder(self.bundle, self._engine, threads=self._threads)
+    def _once(self) -> "_Once":
+        return _Once(make_encoder(self.bundle, self._engine, threads=self._threads))
 
     def _completer_of(self, sequence: PosedSequence, index: int, camera: str, truth: VoxelTruth) -> Completer:
         """The completer of a camera on the grid of a truth; one at a time, each holds samples of its whole grid."""
@@ -159,15 +194,16 @@ class DeployedStudent(Predictor):
                 grid_from_camera=truth.grid_from_camera,
                 engine=self._engine,
                 threads=self._threads,
-                encoder_of=last,  # its encoder took seconds to compile
+                encoder=self._once.encoder,
                 upright_from_camera=mounting(sequence, camera, index),
             )
+            self._once.forget()  # it looked at an image without evidence
         assert self._completer is not None
         return self._completer
 
-    def _encoded(
+    def _look(
         self, sequence: PosedSequence, index: int, evidence: Evidence = NO_EVIDENCE
-    ) -> tuple[FieldKernel, EncodedImage, Bytes]:
+    ) -> tuple[FieldKernel, Bytes, Callable[[], EncodedImage]]:
         name = reference_camera(sequence)
         stated = mounting(sequence, name, index) if self.bundle.takes_pose else None
         pose = None if stated is None else volume_pose(stated, self.bundle.height_above_ground).matrix
@@ -178,7 +214,7 @@ class DeployedStudent(Predictor):
             return beside | evidence.with_corners(image, own_depth(self.bundle.point_code, view)).inputs()
 
         given_view = given if self.bundle.takes_evidence else None
-        return field, self._encoder.encode(image, beside, given_view), image
+        return field, image, partial(self._once, image, beside, given_view)
 
     def _evidence(self, sequence: PosedSequence, index: int, camera: str) -> Evidence:
         """What the frames before say, as a robot that drives through the recording would know it, and the LiDAR.
@@ -195,9 +231,10 @@ class DeployedStudent(Predictor):
                 last = sequence, camera, max(0, index - MOST_EARLIER), images
             _, _, start, earlier = last
             for one in range(start, index):
-                _, encoded, image = self._encoded(sequence, one)
-                assert encoded.view is not None
-                own, pose = own_depth(self.bundle.point_code, encoded.view), sequence.world_from_camera(one, camera)
+                _, image, encoded = self._look(sequence, one)
+                view = encoded().view
+                assert view is not None
+                own, pose = own_depth(self.bundle.point_code, view), sequence.world_from_camera(one, camera)
                 earlier.add(image, own, pose, sequence.frames[one].stamp_ns)
             self._earlier = sequence, camera, index, earlier
             evidence = earlier.evidence(sequence.world_from_camera(index, camera), sequence.frames[index].stamp_ns)
