@@ -28,9 +28,9 @@ from scene_completion_training.evaluation.controls import (
     true_depth,
 )
 from scene_completion_training.evaluation.geometry import (
-    ScoredFrames,
     calibrate,
     frames_with_voxels,
+    scored_frames,
     voxel_frames,
     voxel_places,
 )
@@ -94,7 +94,7 @@ def test_every_frame_of_semantic_kitti_that_has_voxels(images: Sequence[int], tm
     sequence = open_recording(layouts.semantic_kitti(tmp_path, images, (0, 5, 10)))
     assert [images[index] for index in frames_with_voxels(sequence, 5)] == [0, 5, 10]
     assert [images[index] for index in frames_with_voxels(sequence, 6)] == [0, 10]
-    assert [images[frame.index] for frame in ScoredFrames(every=5).of(sequence)] == [0, 5, 10]
+    assert [images[frame.index] for frame in scored_frames(sequence, 5)] == [0, 5, 10]
     split = FrameSplit(layouts.write_split(tmp_path / "list.txt", [f"08 {number} l" for number in (0, 10)]))
     assert [images[index] for _, index in voxel_places([sequence], 5, split)] == [0, 10]
 

@@ -81,7 +81,7 @@ def _run_voxels(args: argparse.Namespace) -> int:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
     from scene_completion_ros.sequences.posed_sequence import check_rig
-    from scene_completion_training.evaluation.geometry import ScoredFrames, calibrate, voxel_frames
+    from scene_completion_training.evaluation.geometry import calibrate, scored_frames, voxel_frames
     from scene_completion_training.evaluation.lidar_evaluation import LIDAR_OCCUPANCY
 
     windows, split = arguments.window_folders(args), arguments.read_frames(args.frames)
@@ -95,10 +95,10 @@ def _run_voxels(args: argparse.Namespace) -> int:
         calibrate(model, voxel_frames(validation, args.every))
     controls = _controls(args, models, windows[0].parent if windows else None)
     pitch = None if args.camera_pitch is None else math.radians(args.camera_pitch)
-    frames = ScoredFrames(args.scans, args.every, split, pitch, args.at)
     scores, counted = Scores([OCCUPANCY, CALIBRATION, LIDAR_OCCUPANCY]), 0
     for sequence in recordings:
-        counted += scores.run("recordings", [*models, *controls(sequence)], frames.of(sequence))
+        frames = scored_frames(sequence, args.every, scans=args.scans, split=split, pitch=pitch, at=args.at)
+        counted += scores.run("recordings", [*models, *controls(sequence)], frames)
     names = [sequence.name for sequence in recordings]
     if not counted:
         cure = "Unpack the LiDAR scans beside the images, render the town with its assets, or name other recordings"
@@ -134,7 +134,7 @@ def _controls(
     town_prior: list[Predictor] = []
     if args.controls and args.prior:
         frames = voxel_frames(arguments.open_recordings(args.prior))
-        town_prior = [controls.fit_prior(frame.voxels for frame in frames)]
+        town_prior = [controls.PriorControl(*controls.fit_prior(frame.voxels for frame in frames))]
     window_prior = controls.prior_of_windows(windows) if args.controls and windows is not None else None
 
     def of_recording(sequence: "PosedSequence") -> "list[Predictor]":

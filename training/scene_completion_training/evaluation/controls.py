@@ -17,7 +17,6 @@ from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.sequences.kitti import SEMANTIC_KITTI_GRID
 from scene_completion_ros.sequences.opening import open_recording, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera, stored_grid
 from scene_completion_ros.voxels.occupancy import density_of_opacity
@@ -174,12 +173,11 @@ def level_grid(sequence: PosedSequence, index: int) -> RigidTransform | None:
     return None if sequence.floor is None else sequence.grid_from_camera(index)
 
 
-def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = PRIOR_SIGMA) -> PriorControl:
-    """Average voxels of training frames, and fit the threshold with the largest IoU on the same frames.
+def fit_prior(truths: Iterable[VoxelTruth], held_out: VoxelTruth | None = None) -> tuple[Floats, float, VoxelGrid]:
+    """Average voxels of training frames; the mean, the threshold on it with the largest IoU, and their grid.
 
-    `truths`: ground truths on one grid, whose pose is the default or upright on the floor; `sigma`: standard deviation
-    of the smoothing along x, y, z, voxels. Raises SequenceError where there are none; GridError where their grids
-    differ.
+    `truths`: ground truths on one grid; `held_out`: what the threshold is fitted to, the same frames if left out.
+    Raises SequenceError where there are none; GridError where their grids differ.
     """
     prior, grid = None, DEFAULT_GRID
     frames = []
@@ -190,15 +188,18 @@ def fit_prior(truths: Iterable[VoxelTruth], sigma: tuple[float, float, float] = 
             what = f"the towns have different voxel grids, {truth.grid} and {grid}"
             raise GridError(what, where="towns of the prior", cure="Name towns of one rig")
         prior.update(truth.occupied, truth.known)
-        frames.append((np.packbits(truth.occupied), np.packbits(truth.counted)))
+        if held_out is None:
+            frames.append((np.packbits(truth.occupied), np.packbits(truth.counted)))
     if prior is None:
         raise SequenceError("no frame has voxels", where="drives of the prior", cure="Render towns with their assets")
-    mean = prior.compute(sigma)
+    mean = prior.compute(PRIOR_SIGMA)
+    if held_out is not None:
+        frames.append((np.packbits(held_out.occupied), np.packbits(held_out.counted)))
     histogram = np.zeros_like(score_histogram(mean[:0], mean[:0] > 0.0))
     for bits in frames:
         occupied, counted = (np.unpackbits(packed).reshape(mean.shape).astype(bool) for packed in bits)
         histogram += score_histogram(mean[counted], occupied[counted])
-    return PriorControl(mean, best_iou(histogram)[1], grid)
+    return mean, best_iou(histogram)[1], grid
 
 
 def prior_of_windows(windows: Path) -> Callable[[PosedSequence], PriorControl]:
@@ -210,16 +211,11 @@ def prior_of_windows(windows: Path) -> Callable[[PosedSequence], PriorControl]:
             raise SequenceError("has no semantic voxels", where=str(windows / name), cure="Restore ssc_derived")
         return truth
 
-    grid = PriorGrid(SEMANTIC_KITTI_GRID.shape)
-    for name in TRAINING_WINDOWS:
-        truth = truth_of(name)
-        grid.update(truth.occupied, truth.known)
-    mean, other = grid.compute(PRIOR_SIGMA), truth_of(CALIBRATION_WINDOW)
-    threshold = best_iou(score_histogram(mean[other.counted], other.occupied[other.counted]))[1]
+    found = fit_prior(map(truth_of, TRAINING_WINDOWS), truth_of(CALIBRATION_WINDOW))
 
     def prior(sequence: PosedSequence) -> PriorControl:
         camera, lidar = sequence.rig_from_camera[reference_camera(sequence)], sequence.rig_from_sensor["velodyne"]
-        return PriorControl(mean, threshold, SEMANTIC_KITTI_GRID, lidar.inverse() @ camera)
+        return PriorControl(*found, lidar.inverse() @ camera)
 
     return prior
 
@@ -256,9 +252,9 @@ def depth_of_model(model: Predictor) -> DepthSource:
 def surface_voxels(
     depth: Floats,  # z-depth [H, W], metres
     camera: Camera,
-    thickness: float = 0.0,  # metres along the rays behind the surface that are filled too
-    grid: VoxelGrid = DEFAULT_GRID,
-    grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,  # pose of the camera in the voxels of `grid`
+    thickness: float,  # metres along the rays behind the surface that are filled too
+    grid: VoxelGrid,
+    grid_from_camera: RigidTransform,  # pose of the camera in the voxels of `grid`
 ) -> Mask:
     """Voxels that a depth image fills. Returns bool [X, Y, Z]."""
     wanted = np.isfinite(depth) & (depth > 0.0)

@@ -1,7 +1,6 @@
 """Predictors against voxels, depth and LiDAR: which frames are scored, the mean depth, calibration."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,54 +24,50 @@ from scene_completion_training.evaluation.predictor import (
 )
 
 
-@dataclass(frozen=True)
-class ScoredFrames:
-    """Which frames of a recording are scored, and against what."""
-
-    scans: int = 20  # scans N that the LiDAR protocols accumulate
-    every: int = 5  # frames between scored ones; of those with voxels, images between them
+def scored_frames(
+    sequence: PosedSequence,
+    every: int,  # frames between scored ones; of those with voxels, images between them
+    *,
+    scans: int = 20,  # scans N that the LiDAR protocols accumulate
     # A frame list instead; of the frames near the end of a drive, which have fewer scans ahead, it has some.
-    split: FrameSplit | None = None
+    split: FrameSplit | None = None,
     # How far the reference camera looks down, radians; None for what is known of the recording.
-    pitch: float | None = None
-    # This frame of each recording alone, against the voxels of its first one: what robots know of earlier frames, the
-    # first one of a labelled window does not have.
-    at: int | None = None
+    pitch: float | None = None,
+    # This frame alone, against the voxels of the first one: what robots know of earlier frames, the first one of a
+    # labelled window does not have.
+    at: int | None = None,
+) -> Iterator[Frame]:
+    """Frames with voxels, or with scans: those with all N ahead, or frame 0 of a shorter recording.
 
-    def scanned(self, sequence: PosedSequence) -> Sequence[int]:
-        """Frames that the LiDAR protocols score: those with all N scans ahead, or frame 0 of a shorter recording."""
-        bag = "bag" in sequence.provenance
-        if lidar_evaluation.LIDAR not in sequence.rig_from_sensor or not (bag or "lidar" in sequence.frames[0].assets):
-            return ()
-        frames = [index for index, _ in lidar_evaluation.scan_poses(sequence)]
-        return frames[: max(1, len(frames) - self.scans + 1) : self.every]
-
-    def of(self, sequence: PosedSequence) -> Iterator[Frame]:
-        """Frames with voxels, or with scans. Raises SequenceError where there is no frame `at`."""
-        if self.at is not None:
-            if self.at >= len(sequence):
-                what = f"has no frame {self.at}, but {len(sequence)} frames"
-                raise SequenceError(what, where=sequence.name, cure="Name an earlier one with --at")
-            later = truth_later(sequence, self.at)
-            return iter(() if later is None else (Frame(sequence, self.at, FrameTruth(later, None)),))
-        return self._of_all(sequence)
-
-    def _of_all(self, sequence: PosedSequence) -> Iterator[Frame]:
-        pitch = lidar_evaluation.camera_pitch(sequence) if self.pitch is None else self.pitch
-        scanned: Collection[int] = self.scanned(sequence)
-        with_voxels = set(frames_with_voxels(sequence, self.every))
-        indices: Collection[int] = sorted(with_voxels.union(scanned))
-        if self.split is not None:
-            indices = listed_frames(sequence, self.split)
-            with_voxels, scanned = set(indices), indices if scanned else ()
-        for index in indices:
-            truth = voxel_truth(sequence, index) if index in with_voxels else None
-            slabs: tuple[lidar_evaluation.Slab, ...] = ()
-            if index in scanned:
-                scans = lidar_evaluation.level_scans(sequence, index, self.scans, pitch)
-                slabs = lidar_evaluation.slabs_of(scans, pitch)
-            if truth is not None or slabs:
-                yield Frame(sequence, index, FrameTruth(truth, None), slabs)
+    Raises SequenceError where there is no frame `at`.
+    """
+    if at is not None:
+        if at >= len(sequence):
+            what = f"has no frame {at}, but {len(sequence)} frames"
+            raise SequenceError(what, where=sequence.name, cure="Name an earlier one with --at")
+        later = truth_later(sequence, at)
+        if later is not None:
+            yield Frame(sequence, at, FrameTruth(later, None))
+        return
+    pitch = lidar_evaluation.camera_pitch(sequence) if pitch is None else pitch
+    scanned: Collection[int] = ()
+    if lidar_evaluation.LIDAR in sequence.rig_from_sensor and (
+        "bag" in sequence.provenance or "lidar" in sequence.frames[0].assets
+    ):
+        posed = [index for index, _ in lidar_evaluation.scan_poses(sequence)]
+        scanned = posed[: max(1, len(posed) - scans + 1) : every]
+    with_voxels = set(frames_with_voxels(sequence, every))
+    indices: Collection[int] = sorted(with_voxels.union(scanned))
+    if split is not None:
+        indices = listed_frames(sequence, split)
+        with_voxels, scanned = set(indices), indices if scanned else ()
+    for index in indices:
+        truth = voxel_truth(sequence, index) if index in with_voxels else None
+        slabs: tuple[lidar_evaluation.Slab, ...] = ()
+        if index in scanned:
+            slabs = lidar_evaluation.slabs_of(lidar_evaluation.level_scans(sequence, index, scans, pitch), pitch)
+        if truth is not None or slabs:
+            yield Frame(sequence, index, FrameTruth(truth, None), slabs)
 
 
 def listed_frames(sequence: PosedSequence, split: FrameSplit) -> list[int]:
