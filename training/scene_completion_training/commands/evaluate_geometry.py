@@ -128,20 +128,26 @@ def _controls(
     """The controls of a recording: towns have the prior of training towns, windows that of the training windows."""
     from scene_completion_ros.sequences import kitti
     from scene_completion_ros.sequences.opening import holds_voxels
-    from scene_completion_training.evaluation import controls
+    from scene_completion_training.evaluation.controls import (
+        EmptyControl,
+        PriorControl,
+        fit_prior,
+        prior_of_windows,
+        surface_controls,
+    )
     from scene_completion_training.evaluation.geometry import voxel_frames
 
     town_prior: list[Predictor] = []
     if args.controls and args.prior:
         frames = voxel_frames(arguments.open_recordings(args.prior))
-        town_prior = [controls.PriorControl(*controls.fit_prior(frame.voxels for frame in frames))]
-    window_prior = controls.prior_of_windows(windows) if args.controls and windows is not None else None
+        town_prior = [PriorControl(*fit_prior(frame.voxels for frame in frames))]
+    window_prior = prior_of_windows(windows) if args.controls and windows is not None else None
 
     def of_recording(sequence: "PosedSequence") -> "list[Predictor]":
         if not args.controls:
             return []
         first = models[0] if models else None
-        own: list[Predictor] = [controls.EmptyControl(), *controls.surface_controls(sequence, first)]
+        own: list[Predictor] = [EmptyControl(), *surface_controls(sequence, first)]
         if window_prior is not None and holds_voxels(sequence, source=kitti.SOURCE):
             return [*own, window_prior(sequence)]
         return [*own, *town_prior]

@@ -71,7 +71,12 @@ def _score(
     args: argparse.Namespace, scores: Any, model: "PointModel", source: "PointSource", probes: Any, prefix: str
 ) -> list[str]:
     from scene_completion_training.data.store import Store
-    from scene_completion_training.evaluation import point_semantics
+    from scene_completion_training.evaluation.point_semantics import (
+        ScoredMethod,
+        lifted_scores,
+        point_labels,
+        true_classes,
+    )
     from scene_completion_training.evaluation.probes import ProbeAnswer
     from scene_completion_training.points.data import LiftingSettings, PixelTeacher, keep_lifted, phrase_rows
 
@@ -87,7 +92,7 @@ def _score(
         store, place = Store(args.cache), {**vars(source), "folder": str(Path(source.folder).resolve())}
     scenes, banks = source.open(Path()), {}
     for name, scene in scenes.items():
-        true, says, lifted = point_semantics.true_classes(scene), dict(probes), None
+        true, says, lifted = true_classes(scene), dict(probes), None
         if worded:
             if scene.classes not in banks:
                 banks[scene.classes] = phrase_rows(_bank(args, scene.classes), scene.classes)
@@ -95,10 +100,10 @@ def _score(
             says["3D"] = model.by_words(teacher, rows)
             if lifts:
                 kept = keep_lifted(store, place, name, lambda: scene, lifts, settings)  # noqa: B023 - called at once
-                lifted = point_semantics.lifted_scores(kept, teacher, rows)
-        for method, labels in point_semantics.point_labels(model, scene, says, lifted, "3D", args.repeats).items():
+                lifted = lifted_scores(kept, teacher, rows)
+        for method, labels in point_labels(model, scene, says, lifted, "3D", args.repeats).items():
             group = f"{scenes.source}, {len(scene.classes)} classes"
-            scores.add(group, point_semantics.ScoredMethod(prefix + method, scene.classes), ProbeAnswer(labels, true))
+            scores.add(group, ScoredMethod(prefix + method, scene.classes), ProbeAnswer(labels, true))
         print(f"{name}: scored", flush=True)
     return list(scenes)
 
