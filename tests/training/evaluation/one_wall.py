@@ -12,8 +12,7 @@ from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.predictor import Prediction, Predictor
-from scene_completion_training.evaluation.semantic_evaluation import FittedModel, fit_models
-from scene_completion_training.evaluation.semantic_models import Sampling
+from scene_completion_training.evaluation.semantic_evaluation import FittedModel, Sampling, fit_models
 
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=11.5, width=64, height=24)
 GRID = VoxelGrid((0.0, -25.6, -2.4), 0.8, (64, 64, 8))

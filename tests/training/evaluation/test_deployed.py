@@ -19,14 +19,15 @@ from scene_completion_ros.inference.scene_query import Sources, inverse_distance
 from scene_completion_ros.sequences.opening import lidar_depth, open_recording
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_ros.voxels.occupancy import Calibration, composite, density_of_logit, density_of_opacity, opacity
-from scene_completion_training.evaluation.density_stretch import (
+from scene_completion_training.evaluation.deployed import (
     DensityStretch,
+    DeployedStudent,
     RayLogits,
     calibrate_on_truth,
     fit_stretch,
+    of_beams,
     rays_to_depth,
 )
-from scene_completion_training.evaluation.deployed import DeployedStudent, of_beams
 from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.predictor import (
     AFTER,

@@ -16,21 +16,19 @@ from scene_completion_ros.sequences.frame_lists import FrameSplit
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.occupancy import opacity
-from scene_completion_training.evaluation.controls import (
+from scene_completion_training.evaluation.geometry import (
     EmptyControl,
     MeanDepth,
     PriorControl,
     PriorGrid,
     SurfaceControl,
-    grid_density,
-    prior_of_windows,
-    surface_controls,
-    true_depth,
-)
-from scene_completion_training.evaluation.geometry import (
     calibrate,
     frames_with_voxels,
+    grid_density,
+    prior_of_windows,
     scored_frames,
+    surface_controls,
+    true_depth,
     voxel_frames,
     voxel_places,
 )

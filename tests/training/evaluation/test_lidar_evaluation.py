@@ -19,8 +19,7 @@ from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, Rigid
 from scene_completion_ros.sequences.frame_lists import FrameSplit
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
-from scene_completion_training.evaluation.controls import EmptyControl, surface_controls
-from scene_completion_training.evaluation.geometry import depth_frames, scanned_frames
+from scene_completion_training.evaluation.geometry import EmptyControl, depth_frames, scanned_frames, surface_controls
 from scene_completion_training.evaluation.lidar_evaluation import (
     LIDAR_OCCUPANCY,
     LIDAR_ONLY,

@@ -30,7 +30,7 @@ from scene_completion_training.evaluation.open_vocabulary import (
     label_set_of,
 )
 from scene_completion_training.evaluation.predictor import Prediction, Predictor
-from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
+from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
 from tests.training.evaluation.one_wall import PaintedWall, Wall, make_street, true_voxels

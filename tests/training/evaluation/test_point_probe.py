@@ -7,12 +7,13 @@ from sklearn.linear_model import LogisticRegression
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_training.evaluation import probes as probes_module
-from scene_completion_training.evaluation.point_semantics import ScoredMethod, ensembled
 from scene_completion_training.evaluation.probes import (
     POINTS,
     Labelled,
     NearestProbe,
     ProbeAnswer,
+    ScoredMethod,
+    ensembled,
     fit_linear_probe,
     fit_probes,
 )

@@ -19,13 +19,14 @@ from scene_completion_training.clustering import (
 )
 from scene_completion_training.evaluation.predictor import Prediction, voxel_classes
 from scene_completion_training.evaluation.semantic_evaluation import (
+    SAMPLINGS,
     ClassPrior,
     FittedModel,
+    Sampling,
     named_by,
     survey,
     write_contact_sheets,
 )
-from scene_completion_training.evaluation.semantic_models import SAMPLINGS, Sampling
 from tests.training.evaluation.one_wall import CAMERA, CAR, GRID, PaintedWall, make_street, score, true_voxels, voxels
 
 

@@ -16,7 +16,7 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import read_configuration
-from scene_completion_training.evaluation.point_semantics import PointModel, fit_point_probes
+from scene_completion_training.evaluation.probes import PointModel, fit_point_probes
 from scene_completion_training.points.data import (
     LiftingSettings,
     PixelTeacher,
@@ -110,7 +110,7 @@ def test_a_sample_follows_from_its_number(tmp_path: Path, tiny_dinov2: Path) -> 
 def test_a_checkpoint_is_scored_by_words_and_probes_on_another_room(
     tmp_path: Path, tiny_dinov2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scene_completion_training.evaluation.point_semantics.PROBE_STEPS", 40)
+    monkeypatch.setattr("scene_completion_training.evaluation.probes.PROBE_STEPS", 40)
     checkpoint = train(training(tmp_path, tiny_dinov2), threads=1)
     before = PointModel(checkpoint)
     arguments = ["evaluate", "points", "--checkpoint", str(checkpoint), "--data", str(tmp_path / "test"), "--bank"]

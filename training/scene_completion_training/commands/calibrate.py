@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """Open, fit, write and say what came out."""
     from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.progress import Progress, print_summary
-    from scene_completion_training.evaluation.density_stretch import calibrate_on_truth
+    from scene_completion_training.evaluation.deployed import calibrate_on_truth
 
     before = open_student(args.bundle)
     Progress().line(f"Calibrating {before.name} on {', '.join(map(str, args.labelled))} ...")

@@ -46,8 +46,13 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.evaluation.deployed import open_deployed
     from scene_completion_training.evaluation.geometry import voxel_frames
-    from scene_completion_training.evaluation.semantic_evaluation import named_by, survey, write_contact_sheets
-    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel, Sampling
+    from scene_completion_training.evaluation.semantic_evaluation import (
+        FeatureFieldModel,
+        Sampling,
+        named_by,
+        survey,
+        write_contact_sheets,
+    )
     from scene_completion_training.export import asked_teacher
 
     density = open_deployed(args.student)

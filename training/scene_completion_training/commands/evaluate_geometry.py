@@ -128,14 +128,14 @@ def _controls(
     """The controls of a recording: towns have the prior of training towns, windows that of the training windows."""
     from scene_completion_ros.sequences import kitti
     from scene_completion_ros.sequences.opening import holds_voxels
-    from scene_completion_training.evaluation.controls import (
+    from scene_completion_training.evaluation.geometry import (
         EmptyControl,
         PriorControl,
         fit_prior,
         prior_of_windows,
         surface_controls,
+        voxel_frames,
     )
-    from scene_completion_training.evaluation.geometry import voxel_frames
 
     town_prior: list[Predictor] = []
     if args.controls and args.prior:

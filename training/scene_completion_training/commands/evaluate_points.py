@@ -16,7 +16,7 @@ from scene_completion_training.commands.arguments import add_number, add_paths, 
 
 if TYPE_CHECKING:
     from scene_completion_ros.inference.text_bank import TextBank
-    from scene_completion_training.evaluation.point_semantics import PointModel
+    from scene_completion_training.evaluation.probes import PointModel
     from scene_completion_training.points.data import PointSource
 
 INDOOR_TEMPLATE = "a {} in a scene"
@@ -49,8 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit, score, print and write."""
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_training.evaluation.point_semantics import PointModel, fit_point_probes
-    from scene_completion_training.evaluation.probes import POINTS
+    from scene_completion_training.evaluation.probes import POINTS, PointModel, fit_point_probes
 
     _check(args)
     scores, names = Scores([POINTS]), []
@@ -71,13 +70,13 @@ def _score(
     args: argparse.Namespace, scores: Any, model: "PointModel", source: "PointSource", probes: Any, prefix: str
 ) -> list[str]:
     from scene_completion_training.data.store import Store
-    from scene_completion_training.evaluation.point_semantics import (
+    from scene_completion_training.evaluation.probes import (
+        ProbeAnswer,
         ScoredMethod,
         lifted_scores,
         point_labels,
         true_classes,
     )
-    from scene_completion_training.evaluation.probes import ProbeAnswer
     from scene_completion_training.points.data import LiftingSettings, PixelTeacher, keep_lifted, phrase_rows
 
     teacher = args.teacher or next(iter(model.teachers))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.deployed import DeployedStudent
     from scene_completion_training.evaluation.predictor import Predictor
-    from scene_completion_training.evaluation.semantic_models import Sampling
+    from scene_completion_training.evaluation.semantic_evaluation import Sampling
 
 CLUSTERS = 19  # as many as SemanticKITTI has classes
 # Pixels along a token's side: of the clustered tokens, and of the teacher that is asked for words.
@@ -95,7 +95,7 @@ def _run_sscbench(args: argparse.Namespace) -> int:
     from scene_completion_ros.sequences import kitti_360
     from scene_completion_training.evaluation import semantic_evaluation
     from scene_completion_training.evaluation.geometry import placed_frames, voxel_places
-    from scene_completion_training.evaluation.semantic_models import SAMPLINGS
+    from scene_completion_training.evaluation.semantic_evaluation import SAMPLINGS
 
     def labelled(folders: Sequence[Path], split: FrameSplit | None) -> list[tuple[PosedSequence, int]]:
         listed = arguments.listed_folders(folders, split)
@@ -161,8 +161,7 @@ def _fields(
 ) -> tuple[list[Predictor], list[Predictor]]:
     """Fields that have to be clustered, and those that know classes: learned from labels, or by a probe."""
     from scene_completion_training.checkpoints import Checkpoint
-    from scene_completion_training.evaluation.semantic_evaluation import open_classified, open_probed
-    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
+    from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel, open_classified, open_probed
     from scene_completion_training.networks.feature_field import SemanticField
 
     clustered: list[Predictor] = []
@@ -180,7 +179,7 @@ def _fitted(args: argparse.Namespace) -> list[Predictor]:
     from scene_completion_training.evaluation import semantic_evaluation
     from scene_completion_training.evaluation.deployed import open_deployed
     from scene_completion_training.evaluation.geometry import voxel_frames
-    from scene_completion_training.evaluation.semantic_models import LiftedTokens, Sampling
+    from scene_completion_training.evaluation.semantic_evaluation import LiftedTokens, Sampling
     from scene_completion_training.foundation.backbone import Backbone
     from scene_completion_training.viewpoint import Viewpoint
 
@@ -247,7 +246,7 @@ def _run_words(args: argparse.Namespace) -> int:
 def _requested(args: argparse.Namespace, bank: TextBank, density: DeployedStudent) -> list[tuple[str, Predictor]]:
     """Name for tables and model, of each seed of each method; the teacher, lifted, comes first."""
     from scene_completion_training.evaluation import open_vocabulary
-    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
+    from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
     from scene_completion_training.foundation.teachers import open_teacher
     from scene_completion_training.networks.agglomerated_field import AgglomeratedField
     from scene_completion_training.viewpoint import Viewpoint

@@ -9,7 +9,7 @@ from scene_completion_training.commands import arguments
 
 if TYPE_CHECKING:
     from scene_completion_training.evaluation.novel_views import Classify
-    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
+    from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
 
 CLUSTERS, CLUSTERED_POINTS = 19, 500  # classes of features, and points of a frame that they are found among
 
@@ -70,7 +70,7 @@ def _methods(args: argparse.Namespace) -> list[object]:
     from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
     from scene_completion_training.evaluation.novel_views import PerceptualDistance, ViewConsistency, ViewSynthesis
-    from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
+    from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
     from scene_completion_training.networks.feature_field import FeatureField, SemanticField
 
     if not args.consistency:

@@ -16,7 +16,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence, referen
 from scene_completion_ros.voxels.occupancy import probability_of_log_odds
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from scene_completion_training.arrays import Floats
-from scene_completion_training.evaluation.controls import EmptyControl
+from scene_completion_training.evaluation.geometry import EmptyControl
 from scene_completion_training.evaluation.predictor import Frame, Prediction, Predictor
 
 AGES_S = (0.5, 1.0, 2.0, 5.0)  # where classes of age end, seconds; what left earlier does not count

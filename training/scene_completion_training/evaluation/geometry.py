@@ -1,27 +1,299 @@
-"""Predictors against voxels, depth and LiDAR: which frames are scored, the mean depth, calibration."""
+"""Predictors against voxels, depth and LiDAR: which frames are scored, the mean depth, calibration.
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+What a completion has to beat: nothing, the visible surface, a thick surface, and the mean of the training set.
+
+Each is a predictor. Occupied points have a density at which a voxel is opaque, free ones have none.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.evaluation.depth import MAXIMUM_M, MINIMUM_M, garg_crop
+from scene_completion_ros.errors import GridError, SequenceError
+from scene_completion_ros.evaluation.depth import MAXIMUM_M, MINIMUM_M, garg_crop, resize_depth
 from scene_completion_ros.evaluation.occupancy import best_iou, fit_calibration, score_histogram
-from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth
+from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, VoxelTruth
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.progress import watched
 from scene_completion_ros.sequences.frame_lists import SIDES, FrameSplit, frame_indices
-from scene_completion_ros.sequences.opening import holds_voxels, lidar_depth, truth_later, voxel_truth
-from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
-from scene_completion_ros.voxels.occupancy import opacity
-from scene_completion_training.arrays import Floats
+from scene_completion_ros.sequences.opening import holds_voxels, lidar_depth, open_recording, truth_later, voxel_truth
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera, stored_grid
+from scene_completion_ros.voxels.occupancy import density_of_opacity, opacity
+from scene_completion_training.arrays import Doubles, Floats, Mask
+from scene_completion_training.data.stereo import measured_depth
 from scene_completion_training.evaluation import lidar_evaluation
-from scene_completion_training.evaluation.controls import MeanDepth
 from scene_completion_training.evaluation.predictor import (
+    PUBLISHED_CUTOFF,
     VOXEL_EDGE,
     Frame,
+    PointFunction,
+    Prediction,
     Predictor,
     calibrated_cutoffs,
 )
+from scene_completion_training.viewpoint import STREET_AHEAD_M
+
+
+class PriorGrid:
+    """Mean occupancy of each voxel over the training data.
+
+    Unknown voxels count neither as free nor as occupied. The counts are smoothed before they are divided, so a voxel
+    that was seldom known takes after its neighbours.
+    """
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.occupied = np.zeros(shape, dtype=np.float32)  # float32 [X, Y, Z], how often a voxel was occupied
+        self.known = np.zeros(shape, dtype=np.float32)  # float32 [X, Y, Z], how often its content was known
+
+    def update(self, occupied: NDArray[np.bool_], known: NDArray[np.bool_]) -> None:
+        """Count one grid: truth and where it is known, bool [X, Y, Z] each."""
+        self.occupied += occupied & known
+        self.known += known
+
+    def compute(self, sigma: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.float32]:
+        """Smoothed mean, float32 [X, Y, Z], 0 if nothing is near; `sigma`: of the Gaussian along x, y, z, voxels."""
+        from scipy.ndimage import gaussian_filter  # training and tests have SciPy, a robot need not
+
+        known = gaussian_filter(self.known, sigma)
+        near = known > 1e-6
+        mean = np.where(near, gaussian_filter(self.occupied, sigma) / np.where(near, known, 1.0), 0.0)
+        return np.clip(mean, 0.0, 1.0).astype(np.float32)
+
+
+class MeanDepth(Predictor):
+    """Mean LiDAR depth of each pixel over the training data.
+
+    Images of different sizes are brought together on a grid of normalised image coordinates. A measurement counts in
+    the cell that its pixel's centre falls into. Cells without any take the value of the nearest cell that has one.
+    """
+
+    name = "mean depth"
+
+    def __init__(self, height: int = 192, width: int = 640) -> None:
+        self.sums = np.zeros((height, width))  # float64 [height, width], metres
+        self.counts = np.zeros((height, width))  # float64 [height, width]
+
+    def update(self, depth: NDArray[np.floating[Any]]) -> None:
+        """Count one sparse depth image [H, W], metres, 0 where nothing was measured."""
+        height, width = self.counts.shape
+        row, column = np.nonzero(depth > 0.0)
+        cell = (
+            ((row + 0.5) * height / depth.shape[0]).astype(np.int64),
+            ((column + 0.5) * width / depth.shape[1]).astype(np.int64),
+        )
+        np.add.at(self.sums, cell, depth[row, column])
+        np.add.at(self.counts, cell, 1.0)
+
+    def compute(self) -> NDArray[np.float32]:
+        """Mean depth float32 [height, width], metres, of at least one measurement."""
+        from scipy.ndimage import distance_transform_edt  # training and tests have SciPy, a robot need not
+
+        empty = self.counts == 0.0
+        mean = (self.sums / np.maximum(self.counts, 1.0)).astype(np.float32)
+        nearest = distance_transform_edt(empty, return_distances=False, return_indices=True)
+        return np.asarray(mean[tuple(nearest)])
+
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
+        """The same depth at every frame, in an image of its size."""
+        camera = sequence.cameras[reference_camera(sequence)]
+        depth = resize_depth(self.compute(), camera.height, camera.width)
+
+        def at(pixels: Doubles) -> Floats:
+            column, row = pixels.astype(np.int64).T
+            return np.asarray(depth[row, column], np.float32)
+
+        return Prediction(camera, _nothing, depth_at=at)
+
+
+TRAINING_WINDOWS = ("00", "01", "02", "03", "05", "07")
+CALIBRATION_WINDOW, TEST_WINDOWS = "04", ("06", "09")
+PRIOR_SIGMA = (16.0, 16.0, 0.5)  # voxels; the largest mean average precision in view on the calibration window
+OPAQUE = 50.0  # per metre: an opacity of 0.99995 over a voxel
+THICKNESS = 4.0
+_DEPTH_STRIDE = 4  # pixels between rendered rays of a model's own depth
+
+# z-depth [H, W] of the reference camera at a frame, metres; 0 or not finite where there is none.
+DepthSource: TypeAlias = Callable[[PosedSequence, int], Floats]
+
+
+def _nothing(points: Floats) -> Floats:
+    return np.zeros(len(points), dtype=np.float32)
+
+
+class EmptyControl(Predictor):
+    """Nothing occupied anywhere."""
+
+    name = "nothing"
+
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
+        """The empty field."""
+        camera = sequence.cameras[reference_camera(sequence)]
+        return Prediction(camera, _nothing)
+
+
+class SurfaceControl(Predictor):
+    """The surface of a depth image, and what lies behind it up to a thickness, metres in a volume of street's measure.
+
+    Every pixel's point occupies its voxel, and so do points behind it along the ray, every half voxel, in the voxels of
+    the recording's ground truth, or a street's.
+    """
+
+    def __init__(self, depth: DepthSource, depth_name: str, thickness: float = 0.0) -> None:
+        self.name = f"surface{f' + {thickness:g} m' if thickness else ''} ({depth_name})"
+        self._depth, self._thickness = depth, thickness
+
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
+        """Fill the voxels behind the pixels of a frame."""
+        camera, grid = sequence.cameras[reference_camera(sequence)], stored_grid(sequence)
+        pose = level_grid(sequence, index) or DEFAULT_GRID_FROM_CAMERA
+        thickness = self._thickness * grid.shape[0] * grid.voxel_size / STREET_AHEAD_M
+        occupied = surface_voxels(self._depth(sequence, index), camera, thickness, grid, pose)
+        density = np.where(occupied, np.float32(OPAQUE), np.float32(0.0))
+        return Prediction(camera, grid_density(density, grid, pose))
+
+
+class PriorControl(Predictor):
+    """The mean occupancy of each voxel in training frames; the published cut-off lies at the prior's own threshold."""
+
+    name = "prior of the training set"
+
+    def __init__(
+        self,
+        mean: Floats,  # mean occupancy, float32 [X, Y, Z], 0..1
+        threshold: float,  # mean from which a voxel counts as occupied, 0..1
+        grid: VoxelGrid = DEFAULT_GRID,  # its grid
+        grid_from_camera: RigidTransform = DEFAULT_GRID_FROM_CAMERA,  # pose of the reference camera in it
+    ) -> None:
+        # Over any one length: it cancels out.
+        scale = PUBLISHED_CUTOFF / density_of_opacity(np.clip(threshold, 1e-4, 1.0 - 1e-4), 1.0)
+        density = scale * density_of_opacity(np.minimum(mean, np.float32(1.0 - 1e-6)), 1.0)
+        self._density, self._grid, self._pose = density.astype(np.float32), grid, grid_from_camera
+
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
+        """The same field at every frame, upright on the floor where the grids of the sequence are."""
+        pose = level_grid(sequence, index) or self._pose
+        camera = sequence.cameras[reference_camera(sequence)]
+        return Prediction(camera, grid_density(self._density, self._grid, pose))
+
+
+def level_grid(sequence: PosedSequence, index: int) -> RigidTransform | None:
+    """Pose of the camera in a grid that stands upright on the floor; None where a sequence knows of no floor."""
+    return None if sequence.floor is None else sequence.grid_from_camera(index)
+
+
+def fit_prior(truths: Iterable[VoxelTruth], held_out: VoxelTruth | None = None) -> tuple[Floats, float, VoxelGrid]:
+    """Average voxels of training frames; the mean, the threshold on it with the largest IoU, and their grid.
+
+    `truths`: ground truths on one grid; `held_out`: what the threshold is fitted to, the same frames if left out.
+    Raises SequenceError where there are none; GridError where their grids differ.
+    """
+    prior, grid = None, DEFAULT_GRID
+    frames = []
+    for truth in truths:
+        if prior is None:
+            prior, grid = PriorGrid(truth.grid.shape), truth.grid
+        elif truth.grid != grid:
+            what = f"the towns have different voxel grids, {truth.grid} and {grid}"
+            raise GridError(what, where="towns of the prior", cure="Name towns of one rig")
+        prior.update(truth.occupied, truth.known)
+        if held_out is None:
+            frames.append((np.packbits(truth.occupied), np.packbits(truth.counted)))
+    if prior is None:
+        raise SequenceError("no frame has voxels", where="drives of the prior", cure="Render towns with their assets")
+    mean = prior.compute(PRIOR_SIGMA)
+    if held_out is not None:
+        frames.append((np.packbits(held_out.occupied), np.packbits(held_out.counted)))
+    histogram = np.zeros_like(score_histogram(mean[:0], mean[:0] > 0.0))
+    for bits in frames:
+        occupied, counted = (np.unpackbits(packed).reshape(mean.shape).astype(bool) for packed in bits)
+        histogram += score_histogram(mean[counted], occupied[counted])
+    return mean, best_iou(histogram)[1], grid
+
+
+def prior_of_windows(windows: Path) -> Callable[[PosedSequence], PriorControl]:
+    """The prior grid of the KITTI training windows, for any window; the threshold is that of the calibration window."""
+
+    def truth_of(name: str) -> VoxelTruth:
+        truth = voxel_truth(open_recording(windows / name), 0)
+        if truth is None:
+            raise SequenceError("has no semantic voxels", where=str(windows / name), cure="Restore ssc_derived")
+        return truth
+
+    found = fit_prior(map(truth_of, TRAINING_WINDOWS), truth_of(CALIBRATION_WINDOW))
+
+    def prior(sequence: PosedSequence) -> PriorControl:
+        camera, lidar = sequence.rig_from_camera[reference_camera(sequence)], sequence.rig_from_sensor["velodyne"]
+        return PriorControl(*found, lidar.inverse() @ camera)
+
+    return prior
+
+
+def surface_controls(sequence: PosedSequence, model: Predictor | None = None) -> list[Predictor]:
+    """Surface and thick surface from the best depth that a sequence has, and from a model's own depth."""
+    true = "depth" in sequence.frames[0].assets
+    sources: list[tuple[DepthSource, str]] = [(true_depth, "true depth") if true else (measured_depth, "stereo depth")]
+    if model is not None:
+        sources.append((depth_of_model(model), f"depth of {model.name}"))
+    return [SurfaceControl(depth, name, thick) for depth, name in sources for thick in (0.0, THICKNESS)]
+
+
+def true_depth(sequence: PosedSequence, index: int) -> Floats:
+    """The exact depth of a rendered sequence's left camera; a `SequenceError` where the frame has none."""
+    depth = sequence.asset(index, "depth")
+    if depth is None:
+        what = "no depth"
+        raise SequenceError(what, where=f"{sequence.name}, frame {index}", cure="Render the town with the asset depth")
+    return np.asarray(depth, dtype=np.float32)
+
+
+def depth_of_model(model: Predictor) -> DepthSource:
+    """The depth that a model renders, every fourth pixel, taken over by its neighbours."""
+
+    def source(sequence: PosedSequence, index: int) -> Floats:
+        seen = model.complete(sequence, index)
+        full = seen.depth_image(_DEPTH_STRIDE).repeat(_DEPTH_STRIDE, axis=0).repeat(_DEPTH_STRIDE, axis=1)
+        return full[: seen.camera.height, : seen.camera.width]
+
+    return source
+
+
+def surface_voxels(
+    depth: Floats,  # z-depth [H, W], metres
+    camera: Camera,
+    thickness: float,  # metres along the rays behind the surface that are filled too
+    grid: VoxelGrid,
+    grid_from_camera: RigidTransform,  # pose of the camera in the voxels of `grid`
+) -> Mask:
+    """Voxels that a depth image fills. Returns bool [X, Y, Z]."""
+    wanted = np.isfinite(depth) & (depth > 0.0)
+    rays = camera.unproject(camera.pixel_centres()[wanted])
+    direction = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+    surface = rays * depth[wanted].astype(np.float64)[:, None]
+    occupied = np.zeros(grid.shape, dtype=np.bool_)
+    for behind in np.arange(0.0, thickness + 1e-6, grid.voxel_size / 2.0):
+        index, inside = grid.index_of(grid_from_camera.apply(surface + behind * direction))
+        occupied[tuple(np.asarray(index)[np.asarray(inside)].T)] = True
+    return occupied
+
+
+def grid_density(density: Floats, grid: VoxelGrid, grid_from_camera: RigidTransform) -> PointFunction:
+    """The density of the voxel [X, Y, Z] that a point (optical frame) lies in; 0 outside of the grid."""
+
+    def lookup(points: Floats) -> Floats:
+        index, inside = grid.index_of(grid_from_camera.apply(points.astype(np.float64)))
+        found = np.zeros(len(points), dtype=np.float32)
+        found[np.asarray(inside)] = density[tuple(np.asarray(index)[np.asarray(inside)].T)]
+        return found
+
+    return lookup
+
+
+# Predictors against voxels, depth and LiDAR: which frames are scored, the mean depth, calibration.
 
 
 def scored_frames(

@@ -39,7 +39,7 @@ from scene_completion_ros.sequences.posed_sequence import PosedSequence, referen
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
 from scene_completion_training.evaluation.checkpoints import FieldModel
-from scene_completion_training.evaluation.semantic_models import FeatureFieldModel
+from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
 from scene_completion_training.networks.density_field import ObservedField
 from scene_completion_training.rendering import image_rays, render_rays, rendered_features, sample_colours
 

@@ -37,7 +37,7 @@ from scene_completion_training.evaluation.checkpoints import CanonicalImages, in
 from scene_completion_training.evaluation.deployed import DeployedStudent
 from scene_completion_training.evaluation.geometry import voxel_frames
 from scene_completion_training.evaluation.predictor import VOXEL_EDGE, Frame, Prediction, Predictor, voxel_classes
-from scene_completion_training.evaluation.semantic_models import codes_of
+from scene_completion_training.evaluation.semantic_evaluation import codes_of
 from scene_completion_training.foundation.backbone import DenseExtractor, FeatureLifter, TokenMaps
 
 REGIONS = (ALL, VISIBLE, OCCLUDED)
