@@ -129,7 +129,7 @@ def test_checkpoints_are_evaluated_on_the_gpu(
     root: Path, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where there is one: nothing mixes its tensors with others."""
-    for module in ("checkpoints", "semantic_models"):
+    for module in ("checkpoints", "semantic_evaluation"):
         monkeypatch.setattr(f"scene_completion_training.evaluation.{module}.accelerator", lambda: DEVICE)
     names = layouts.write_split(tmp_path / "naming.txt", [f"{layouts.DRIVE} 5 l"])
     scored = layouts.write_split(tmp_path / "scored.txt", [f"{layouts.DRIVE} 0 l"])

@@ -161,14 +161,15 @@ def _fields(
 ) -> tuple[list[Predictor], list[Predictor]]:
     """Fields that have to be clustered, and those that know classes: learned from labels, or by a probe."""
     from scene_completion_training.checkpoints import Checkpoint
-    from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel, open_classified, open_probed
+    from scene_completion_training.evaluation.semantic_evaluation import ClassifiedModel, FeatureFieldModel, open_probed
     from scene_completion_training.networks.feature_field import SemanticField
 
     clustered: list[Predictor] = []
     known: list[Predictor] = []
     for file in args.checkpoint:
         if Checkpoint.read(file).stage_class.field_class is SemanticField:
-            known.append(open_classified(file, density, sampling))
+            name = f"{file.resolve().parent.parent.name} (learned from labels)"
+            known.append(ClassifiedModel(FeatureFieldModel.open(file, name, density, SemanticField), sampling))
         else:
             clustered.append(FeatureFieldModel.open(file, density=density))
     return clustered, known + [open_probed(file, probe, density, sampling) for file, probe in args.probed]

@@ -99,17 +99,14 @@ class FieldModel(Predictor):
         self.field = field.eval().to(self.device)
         self.half_resolution, self.name = half_resolution, name
         self._views = views or functools.partial(views_along, along=(0.0,))
-        self._image = CanonicalImages(field.camera, half_resolution)
+        # What a camera would see at a frame in place of a camera of the sequence.
+        self.image = CanonicalImages(field.camera, half_resolution)
 
     @property
     def camera(self) -> Camera:
         """Camera of the images as the network sees them."""
         full = self.field.camera
         return full.resized(full.width // 2, full.height // 2) if self.half_resolution else full
-
-    def image(self, sequence: PosedSequence, index: int, camera: str) -> Tensor:
-        """What `camera` would see at a frame in place of a camera of the sequence: RGB [3, H, W] in 0..255."""
-        return self._image(sequence, index, camera)
 
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """Encode the views of a frame; where the drive ends, those before it stand in for those after."""
@@ -119,7 +116,7 @@ class FieldModel(Predictor):
     def encode(self, sequence: PosedSequence, index: int) -> tuple[ObservedField, Sequence[EncodedView]]:
         """The field that has seen the views of a frame, and these; points are those of the first one."""
         views = self._views(sequence, index)
-        images = torch.stack([self._image(sequence, view.index, view.camera, aside=view.aside) for view in views])[None]
+        images = torch.stack([self.image(sequence, view.index, view.camera, aside=view.aside) for view in views])[None]
         images = images.to(self.device)
         with torch.inference_mode():
             if isinstance(self.field, MultiViewField):

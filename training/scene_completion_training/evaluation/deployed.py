@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
+from scene_completion_ros.evaluation.depth import MAXIMUM_M, MINIMUM_M, garg_crop
 from scene_completion_ros.evaluation.occupancy import best_iou, fit_calibration, score_histogram
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, ROOM_CLASSES
 from scene_completion_ros.evaluation.truth import VoxelTruth
@@ -53,7 +54,6 @@ from scene_completion_training.evaluation.geometry import (
     CALIBRATION_WINDOW,
     TEST_WINDOWS,
     TRAINING_WINDOWS,
-    counted_depth,
     voxel_frames,
 )
 from scene_completion_training.evaluation.predictor import (
@@ -374,16 +374,15 @@ def rays_to_depth(model: Predictor, drive: PosedSequence, depths: Iterable[tuple
     generator = np.random.default_rng(0)
     frames = []
     for index, measured in depths:
-        truth = counted_depth(measured)
-        hit = np.flatnonzero(truth)
+        hit = np.flatnonzero((measured > MINIMUM_M) & (measured < MAXIMUM_M) & garg_crop(*measured.shape))
         if len(hit):
-            row, column = np.unravel_index(generator.choice(hit, min(PIXELS, len(hit)), replace=False), truth.shape)
+            row, column = np.unravel_index(generator.choice(hit, min(PIXELS, len(hit)), replace=False), measured.shape)
             pixels = np.stack([column, row], axis=-1).astype(np.float64)
             seen = model.complete(drive, index)
             distances = inverse_distance_samples(SAMPLES, *seen.depth_range)
             density, length = seen.along_rays(pixels, distances)
             logits = logit_of_density(density.astype(np.float64))
-            frames.append(RayLogits(logits, length, truth[row, column].astype(np.float64), distances))
+            frames.append(RayLogits(logits, length, measured[row, column].astype(np.float64), distances))
     if not frames:
         what = "no depth in the image"
         raise SequenceError(what, where=drive.name, cure="Name a drive with LiDAR scans")

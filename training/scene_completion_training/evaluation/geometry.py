@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GridError, SequenceError
-from scene_completion_ros.evaluation.depth import MAXIMUM_M, MINIMUM_M, garg_crop, resize_depth
+from scene_completion_ros.evaluation.depth import resize_depth
 from scene_completion_ros.evaluation.occupancy import best_iou, fit_calibration, score_histogram
 from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
@@ -256,7 +256,9 @@ def depth_of_model(model: Predictor) -> DepthSource:
 
     def source(sequence: PosedSequence, index: int) -> Floats:
         seen = model.complete(sequence, index)
-        full = seen.depth_image(_DEPTH_STRIDE).repeat(_DEPTH_STRIDE, axis=0).repeat(_DEPTH_STRIDE, axis=1)
+        pixels = seen.camera.pixel_centres()[::_DEPTH_STRIDE, ::_DEPTH_STRIDE]
+        depth = seen.depth(pixels.reshape(-1, 2)).reshape(pixels.shape[:2])
+        full = depth.repeat(_DEPTH_STRIDE, axis=0).repeat(_DEPTH_STRIDE, axis=1)
         return full[: seen.camera.height, : seen.camera.width]
 
     return source
@@ -381,12 +383,6 @@ def placed_frames(places: Iterable[tuple[PosedSequence, int]]) -> Iterator[Frame
 def voxel_frames(drives: Iterable[PosedSequence], every: int = 1, split: FrameSplit | None = None) -> Iterator[Frame]:
     """Frames of recordings that have voxels, or those of them that a list names."""
     return placed_frames(voxel_places(drives, every, split))
-
-
-def counted_depth(measured: Floats) -> Floats:
-    """The depth image [H, W], metres, with 0 for all pixels that do not count inside the Garg crop."""
-    counted = (measured > MINIMUM_M) & (measured < MAXIMUM_M) & garg_crop(*measured.shape)
-    return np.where(counted, measured, np.float32(0.0))
 
 
 def scanned_frames(sequence: PosedSequence, split: FrameSplit | None = None) -> list[int]:

@@ -77,9 +77,6 @@ def ssim(rendered: NDArray[np.float32], true: NDArray[np.float32]) -> float:
     return float(similar[edge:-edge, edge:-edge].mean())
 
 
-# Novel views: a field sees one image, and what another camera sees is rendered in the colours of that image.
-
-
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of the channels of pictures in -1..1
 # AlexNet's convolutions by their place in torchvision: stride and padding. The second and third are pooled before.
 _CONVOLUTIONS = {0: (4, 2), 3: (1, 2), 6: (1, 1), 8: (1, 1), 10: (1, 1)}

@@ -81,11 +81,6 @@ class Prediction:
         points = (rays / length[:, None])[:, None, :] * distances[:, None]  # [N, K, 3]
         return self.density(points.reshape(-1, 3).astype(np.float32)).reshape(len(rays), -1), length
 
-    def depth_image(self, stride: int) -> Floats:
-        """Expected z-depth [H / stride, W / stride] of every stride-th pixel, metres."""
-        pixels = self.camera.pixel_centres()[::stride, ::stride]
-        return self.depth(pixels.reshape(-1, 2)).reshape(pixels.shape[:2])
-
     def voxel_density(self, truth: VoxelTruth) -> Floats:
         """Density of the voxels that count in any region, float32 [X, Y, Z]; 0 elsewhere.
 

@@ -42,9 +42,9 @@ from scene_completion_training.clustering import fit_clusters
 from scene_completion_training.data.label_images import LabelledImage
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.probes import LinearProbe
-from scene_completion_training.networks.feature_field import DROPOUT, FeatureField
+from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
+from scene_completion_training.networks.feature_field import DROPOUT
 from scene_completion_training.rendering import rendered_features
-from scene_completion_training.workers import accelerator
 
 CLASSES = len(CITYSCAPES_CLASSES)
 # Where the labels of a method have their classes from.
@@ -107,9 +107,6 @@ SEGMENTATION = Metric(
 )
 
 
-# Segmentation of images by the features of a field, rendered into the image that it has seen (SceneDINO, section 4).
-
-
 POINTS = 200  # pixels of an image that are clustered
 PROBE_BATCH, PROBE_RATE = 4, 5e-3
 COVERED = 0.9  # share of the network's image that a calibrated camera has to see
@@ -127,17 +124,13 @@ class RenderedField:
     """
 
     def __init__(self, path: Path) -> None:
+        model = FeatureFieldModel.open(path)
+        self.name, self.device, self.field = model.name, model.device, model.field
         stored = Checkpoint.read(path)
-        self.name = path.resolve().parent.parent.name
-        self.device = accelerator()
-        self.field = stored.field_of(FeatureField).to(self.device)
-        self.camera = stored.camera
-        self._images = CanonicalImages(self.field.camera, stored.half_resolution)
+        self.camera, self._images = stored.camera, CanonicalImages(self.field.camera, stored.half_resolution)
         self.spaces: dict[str, Space] = {"features": self.field.codes}
-        head = stored.distillation_head()
-        if head is not None:
-            trained = head.to(self.device)
-            self.spaces["head"] = lambda features: trained(self.field.expand(features))
+        if model.head is not None:
+            self.spaces["head"] = model.codes
         # All methods look at an image before any of them looks at the next one.
         self.features, self.labels = lru_cache(maxsize=1)(self._features), lru_cache(PROBE_BATCH)(self._labels)
 

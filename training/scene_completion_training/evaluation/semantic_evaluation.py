@@ -43,7 +43,6 @@ from scene_completion_training.networks.feature_field import (
     DistillationHead,
     FeatureField,
     FeatureObservation,
-    SemanticField,
     normalised,
 )
 from scene_completion_training.workers import accelerator
@@ -407,12 +406,6 @@ class ClassifiedModel(Predictor):
         from scipy.special import softmax
 
         return np.asarray(softmax(codes if self._logits is None else self._logits(codes), axis=1), np.float32)
-
-
-def open_classified(path: Path, density: Predictor | None, sampling: Sampling) -> ClassifiedModel:
-    """Opens a checkpoint of a field that has learned classes from labels; a `BundleError` if it is none."""
-    name = f"{path.resolve().parent.parent.name} (learned from labels)"
-    return ClassifiedModel(FeatureFieldModel.open(path, name, density, SemanticField), sampling)
 
 
 def open_probed(path: Path, probe_file: Path, density: Predictor | None, sampling: Sampling) -> ClassifiedModel:
