@@ -86,10 +86,11 @@ class _Once:
     def __call__(
         self, image_rgb: Bytes, beside: Given | None = None, given_view: GivenView | None = None
     ) -> EncodedImage:
-        inputs = {"image": image_rgb, **(beside or {})}
+        inputs: dict[str, NDArray[Any]] = {"image": image_rgb, **(beside or {})}
         last = self._last
         if last is None or not all(np.array_equal(inputs.get(name, ()), given) for name, given in last[0].items()):
-            last = self._last = inputs, self._encode(image_rgb, beside, given_view)
+            last = inputs, self._encode(image_rgb, beside, given_view)
+            self._last = last
         return last[1]
 
     def forget(self) -> None:
