@@ -1,8 +1,11 @@
-"""This checkout, and Python processes that import it and nothing older."""
+"""This checkout, processes that import it and nothing older, permissions as a user meets them, and ROS domains."""
 
+import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,3 +29,44 @@ def run_python(
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
     )
+
+
+NOBODY = 65534
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be nobody for a while, where this process is root; what is used then has to lie where everybody may go."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+FIRST, DOMAINS = 1, 89  # not 0, where a robot's own nodes are, nor those of benchmarks.running_node
+_taken = itertools.count()
+
+
+def next_domain() -> str:
+    """The next ROS_DOMAIN_ID of this process: another one than those of pytest-xdist's other workers."""
+    workers = min(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), DOMAINS)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % workers
+    turn = (os.getpid() // workers + next(_taken)) % (DOMAINS // workers)
+    return str(FIRST + worker + workers * turn)
+
+
+def make_cuda_driver(folder: Path, gpus: int, error: int = 0) -> str:
+    """Compile a driver library that sees GPUs called "G", or answers with an error; the path that has it found."""
+    source = folder / "cuda.c"
+    source.write_text(
+        f"int cuInit(unsigned flags) {{ return {error}; }}\n"
+        f"int cuDeviceGetCount(int *count) {{ *count = {gpus}; return 0; }}\n"
+        "int cuDeviceGetName(char *name, int size, int device) { name[0] = 'G'; name[1] = 0; return 0; }\n",
+        encoding="utf-8",
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(folder / "libcuda.so.1"), str(source)], check=True)
+    return f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}"

@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,6 @@ SLOW = (
     "ros/test_fuzzed_messages.py",
     "test_documentation_site.py",
     "test_packaging.py",
-    "test_pictures_of_documents.py",
     "test_untrusted_readers.py",
     "training/commands/test_evaluate_point_features.py",
     "training/commands/test_sscbench.py",
@@ -97,3 +98,15 @@ def shared_data() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return root.resolve()
+
+
+@pytest.fixture(scope="module")
+def context() -> Iterator[Any]:
+    """A context of rclpy for nodes of this process."""
+    import rclpy
+
+    context = rclpy.Context()
+    rclpy.init(context=context, args=[])
+    yield context
+    context.try_shutdown()
+    context.destroy()

@@ -17,9 +17,8 @@ from scene_completion_ros import diagnosis
 from scene_completion_ros.diagnosis import STATUSES, Finding, check_packages, check_python, check_shared_memory, checks
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.ros import dds
-from tests.checkout import run_python
+from tests.checkout import make_cuda_driver, next_domain, run_python
 from tests.inference.small_bundle import make_small_bundle
-from tests.ros_domain import next_domain
 
 HIDE_RCLPY = """
 from importlib.machinery import PathFinder
@@ -164,20 +163,11 @@ def test_shared_memory(monkeypatch: pytest.MonkeyPatch, folder: str, found: str)
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 @pytest.mark.parametrize(("error", "status"), [(0, "ok"), (100, "warning")])
 def test_what_the_cuda_driver_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, status: str) -> None:
-    """A driver library that sees two devices called "Two", or none."""
-    source = tmp_path / "cuda.c"
-    source.write_text(
-        f"int cuInit(unsigned flags) {{ return {error}; }}\n"
-        "int cuDeviceGetCount(int *count) { *count = 2; return 0; }\n"
-        "int cuDeviceGetName(char *name, int size, int device) { name[0] = 'T'; name[1] = 'w'; name[2] = 'o';"
-        " name[3] = 0; return 0; }\n",
-        encoding="utf-8",
-    )
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(source)], check=True)
-    monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}:{os.environ.get('LD_LIBRARY_PATH', '')}")
+    """A driver library that sees two devices called "G", or none."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", make_cuda_driver(tmp_path, 2, error))
     finding = finding_of("GPU")
     assert finding.status == status
-    parts = ("error 100", "the default engine runs on the CPU") if error else ("Two, Two", "engine auto takes it")
+    parts = ("error 100", "the default engine runs on the CPU") if error else ("G, G", "engine auto takes it")
     assert all(part in finding.found for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""The documentation site: it builds strictly, is whole, and loads nothing from elsewhere."""
+"""The documentation site: it builds strictly, is whole, loads nothing from elsewhere; its pictures can be made anew."""
 
 import re
 import subprocess
@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkout import run_python
+from tests.checkout import ROOT, run_python
 
-pytest.importorskip("mkdocs")
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src"}
 
 
@@ -34,8 +31,9 @@ def build(checkout: Path, *options: str | Path) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("mkdocs")
     folder = tmp_path_factory.mktemp("documentation") / "site"
-    done = build(REPOSITORY, "--site-dir", folder)
+    done = build(ROOT, "--site-dir", folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -49,9 +47,15 @@ def test_pages_load_nothing_from_elsewhere_and_everything_is_there(site: Path) -
 
 
 def test_every_document_and_every_room_has_a_page(site: Path) -> None:
-    documents = [path.stem for path in (REPOSITORY / "docs").glob("*.md")]
+    documents = [path.stem for path in (ROOT / "docs").glob("*.md")]
     assert all((site / f"{name}.html").is_file() for name in documents)
     geometry = (site / "reference" / "scene_completion_ros.geometry.html").read_text(encoding="utf-8")
     assert 'id="scene_completion_ros.geometry.Camera"' in geometry
     voxels = (site / "reference" / "scene_completion_ros.voxels.html").read_text(encoding="utf-8")
     assert "calibrated probability of being occupied" in voxels  # a comment beside a field
+
+
+def test_the_command_makes_all_pictures_of_the_documents(tmp_path: Path) -> None:
+    done = run_python("docs/make_pictures.py", "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (ROOT / "docs" / "pictures").iterdir()}

@@ -1,12 +1,10 @@
 """What earlier versions had is refused by a sentence that says what to use instead, wherever a user names it."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import rclpy
 from rclpy.parameter import Parameter
 
 from scene_completion_ros import cli
@@ -22,15 +20,6 @@ from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration, read_configuration
 from scene_completion_training.stages import STAGES, stage_class
 from tests.inference.small_bundle import make_small_bundle
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[Any]:
-    context = rclpy.Context()
-    rclpy.init(context=context, args=[])
-    yield context
-    context.try_shutdown()
-    context.destroy()
 
 
 @pytest.mark.parametrize("words", [*REMOVED["command"], *REMOVED["argument"]])

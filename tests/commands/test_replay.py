@@ -21,11 +21,10 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros import topics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
-from tests.checkout import ROOT
+from tests.checkout import ROOT, next_domain
 from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, record, write_camera_info, write_image
 from tests.inference.small_bundle import CANONICAL, class_colours, class_names
 from tests.report.pages import WordButtons, embedded_frames, lidar_of, matches_of
-from tests.ros_domain import next_domain
 
 
 def replay(bag: Path, output: Path, bundle: StudentBundle, *more: str) -> int:

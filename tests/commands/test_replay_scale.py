@@ -13,10 +13,10 @@ from scene_completion_ros.commands.replaying import VOXELS_TOPIC
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.bags.recordings import SECOND, START, odometry, transform
+from tests.checkout import next_domain
 from tests.commands.recordings import write_camera_info, write_image
 from tests.inference.told_bundle import CAMERA, FACTOR, make_told_bundle, wall_from
 from tests.report.pages import embedded_frames
-from tests.ros_domain import next_domain
 
 FRAMES, STEP_M = 8, 0.4
 

@@ -155,6 +155,12 @@ class CameraToVoxels:
         """Of all voxels that came."""
         return [stamp_of(message) for message in self.voxels]
 
+    def stamped(self, heard: list[Any], stamp_ns: int) -> Any:
+        """The one message of a time."""
+        assert self.graph.until(lambda: stamp_ns in map(stamp_of, heard)), self.node.log
+        (message,) = (one for one in heard if stamp_of(one) == stamp_ns)
+        return message
+
     def receive(self, message: Any) -> None:
         """Send an image and wait until the node has counted it; its publisher and the node's are reliable."""
         before = int(self.told.fresh("input")["images received"])

@@ -12,8 +12,8 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from tests.checkout import next_domain
 from tests.inference.small_bundle import make_small_bundle
-from tests.ros_domain import next_domain
 
 Start = Callable[..., Any]
 
@@ -128,6 +128,16 @@ def start_once(bundle_folder: Path, grid_file: Path, tmp_path_factory: pytest.Te
     """See `starting`; for all tests of a module."""
     with starting(bundle_folder, grid_file, tmp_path_factory.mktemp("started")) as start:
         yield start
+
+
+@pytest.fixture
+def graph() -> Iterator[Any]:
+    """The graph of one test."""
+    from tests.ros.graph import Graph
+
+    graph = Graph()
+    yield graph
+    graph.close()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.mapping.temporal_fusion import FusedFrame, FusionSettings, TemporalFusion
 from scene_completion_ros.ros.placements import transform_message
 from scene_completion_ros.ros.topics import NODE_NAME
-from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image, stamp_of, values
+from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image, values
 from tests.ros.graph import Graph, NodeUnderTest
 
 ODOM, BASE = "odom", "base_link"
@@ -156,12 +156,6 @@ class FusingDrive(CameraToVoxels):
         if posed:
             self.robot.say_pose(self.now_ns, pose(x, yaw))
         return self.answer(self.image(seed, self.now_ns))
-
-    def stamped(self, heard: list[Any], stamp_ns: int) -> Any:
-        """The one message of a time."""
-        assert self.graph.until(lambda: stamp_ns in map(stamp_of, heard)), self.node.log
-        (message,) = (one for one in heard if stamp_of(one) == stamp_ns)
-        return message
 
 
 class FusedTruth:

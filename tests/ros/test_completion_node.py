@@ -98,13 +98,6 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     return model
 
 
-@pytest.fixture
-def graph() -> Iterator[Graph]:
-    graph = Graph()
-    yield graph
-    graph.close()
-
-
 def wanted(node: CompletionNode) -> bool:
     return node._thread._outputs.wanted()
 
@@ -132,14 +125,8 @@ def node(graph: Graph, own: ExplainingNode, model: Model) -> Iterator[Completion
     node.close()
 
 
-def projection(fx: float) -> list[float]:
-    return list(messages.camera_info_message(replace(CAMERA, fx=fx, fy=fx), 0, "front").p)
-
-
-def calibrate(node: CompletionNode, camera: Camera, projection: list[float] | None = None) -> None:
-    message = messages.camera_info_message(camera, 0, "front")
-    message.p = projection or message.p
-    node.inputs.cameras[0]._on_camera_info(message)
+def calibrate(node: CompletionNode, camera: Camera) -> None:
+    node.inputs.cameras[0]._on_camera_info(messages.camera_info_message(camera, 0, "front"))
 
 
 def show(node: CompletionNode, stamp_ns: int) -> None:

@@ -1,11 +1,18 @@
-"""The Fast DDS profile, and what it is for."""
+"""The Fast DDS profile and what it is for, and a subscription that follows its publishers as they come and go."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from rclpy.qos import qos_profile_sensor_data
+import pytest
+import rclpy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import PointCloud2
+from std_msgs.msg import String
 
 from scene_completion_ros.ros import dds
+from scene_completion_ros.ros.waiting import AdaptiveSubscription
 from scene_completion_ros.voxels.cloud import cloud_array_from_message, voxels_to_cloud_array
 from tests.ros.graph import Graph, NodeUnderTest
 from tests.ros.voxel_samples import some_voxels
@@ -18,15 +25,71 @@ def test_shipped_profile_is_chosen_where_none_is() -> None:
     assert len(environment) == 2
 
 
-def test_60_000_points_reach_a_best_effort_reader_in_another_process(tmp_path: Path) -> None:
-    graph = Graph()
+def test_60_000_points_reach_a_best_effort_reader_in_another_process(graph: Graph, tmp_path: Path) -> None:
     clouds = graph.collect(PointCloud2, "/cloud", qos_profile_sensor_data)
     publisher = NodeUnderTest([str(Path(__file__).with_name("publish_cloud.py")), "60000"], tmp_path / "log")
     try:
         arrived = graph.until(lambda: len(clouds) >= 10 or publisher.process.poll() is not None)
     finally:
         publisher.close()
-        graph.close()
     assert arrived and len(clouds) >= 10, f"{len(clouds)} arrived\n{publisher.log}"  # without the profile: none or one
     received = cloud_array_from_message(clouds[-1])
     assert received.tobytes() == voxels_to_cloud_array(some_voxels(60000)).tobytes()
+
+
+RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
+LATCHED, VOLATILE = DurabilityPolicy.TRANSIENT_LOCAL, DurabilityPolicy.VOLATILE
+
+
+def offer(reliability: Any = RELIABLE, durability: Any = VOLATILE) -> QoSProfile:
+    return QoSProfile(depth=5, reliability=reliability, durability=durability)
+
+
+@pytest.fixture
+def listener(graph: Graph) -> Iterator[Any]:
+    """Another node, which listens."""
+    listener = rclpy.create_node("listener", namespace=graph.namespace, context=graph.context)
+    graph.spin_with(listener)
+    yield listener
+    listener.destroy_node()
+
+
+def test_it_follows_its_publishers(graph: Graph, listener: Any) -> None:
+    heard: list[tuple[str, bool]] = []
+    with ExitStack() as resources:
+        AdaptiveSubscription(
+            listener,
+            String,
+            "words",
+            lambda message, latched: heard.append((message.data, latched)),
+            depth=5,
+            resources=resources,
+            latched=True,
+        )
+
+        def asked() -> list[tuple[Any, Any]]:
+            found = graph.node.get_subscriptions_info_by_topic(f"{graph.namespace}/words")
+            return [(info.qos_profile.reliability, info.qos_profile.durability) for info in found]
+
+        def hears(publisher: Any, word: str, *, latched: bool) -> bool:
+            def said() -> bool:
+                publisher.publish(String(data=word))
+                return graph.until(lambda: (word, latched) in heard, 0.3)
+
+            return graph.until(said)
+
+        assert graph.until(lambda: asked() == [(BEST_EFFORT, VOLATILE)])
+        early = graph.node.create_publisher(String, "words", offer(durability=LATCHED))
+        early.publish(String(data="before"))
+        assert graph.until(lambda: asked() == [(RELIABLE, LATCHED)])
+        assert graph.until(lambda: ("before", True) in heard)  # what was said before it was found
+        other = graph.node.create_publisher(String, "words", offer(BEST_EFFORT))
+        assert graph.until(lambda: asked() == [(BEST_EFFORT, VOLATILE)])
+        assert hears(other, "unreliable", latched=False)
+        assert hears(early, "both", latched=False)
+        graph.node.destroy_publisher(early)
+        graph.node.destroy_publisher(other)
+        third = graph.node.create_publisher(String, "words", offer())
+        assert graph.until(lambda: asked() == [(RELIABLE, VOLATILE)])
+        assert hears(third, "reliable", latched=False)
+    assert graph.until(lambda: not asked())

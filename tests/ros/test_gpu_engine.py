@@ -1,8 +1,6 @@
 """The node where TensorRT is asked for: refused when configured, or not used, or lost while it works."""
 
-import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +11,7 @@ from lifecycle_msgs.msg import Transition
 
 from scene_completion_ros.inference.gpu.device import cuda_devices
 from scene_completion_ros.ros import topics
+from tests.checkout import make_cuda_driver
 from tests.ros import gpu_node
 from tests.ros.camera_to_voxels import ERROR, FRAME, OK, SECOND_NS, some_image, values
 
@@ -27,16 +26,7 @@ Start = Callable[..., Any]
 @pytest.fixture
 def one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver library that sees a GPU, on which nothing can be run."""
-    source = tmp_path / "cuda.c"
-    source.write_text(
-        "int cuInit(unsigned flags) { return 0; }\n"
-        "int cuDeviceGetCount(int *count) { *count = 1; return 0; }\n"
-        "int cuDeviceGetName(char *name, int size, int device) { name[0] = 'G'; name[1] = 0; return 0; }\n",
-        encoding="utf-8",
-    )
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(source)], check=True)
-    libraries = os.environ.get("LD_LIBRARY_PATH", "")
-    monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}:{libraries}")
+    monkeypatch.setenv("LD_LIBRARY_PATH", make_cuda_driver(tmp_path, 1))
 
 
 @no_driver

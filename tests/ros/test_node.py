@@ -18,7 +18,7 @@ from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message, voxels_to_cloud_array
 from tests.inference.small_bundle import CANONICAL
-from tests.ros import held_node
+from tests.ros import faulty_node
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.moving_robot import LATCHED
 
@@ -132,7 +132,7 @@ def test_compressed_images_and_sigint(start: Start, completer: Callable[..., Com
 
 def test_newest_wins_with_a_latched_camera_info_and_sigterm_while_busy(start: Start, hold: tuple[Path, Path]) -> None:
     held_while, reached = hold
-    running = start("-p", "image.qos:=reliable", script=held_node.__file__, camera_info_qos=LATCHED)
+    running = start("-p", "image.qos:=reliable", script=faulty_node.__file__, camera_info_qos=LATCHED)
     node, told = running.node, running.told
     running.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))  # once, before the node is there
     image = messages.image_message(some_image(0), 0, FRAME)

@@ -61,14 +61,6 @@ def ahead(placement: Placement) -> dict[str, list[float]]:
     }
 
 
-def test_without_any_frames_all_is_in_the_frame_of_the_image() -> None:
-    assert ahead(placed(camera_height=1.5)) == {
-        IMAGE: [0.0, 0.0, 10.0],
-        f"map in {IMAGE}": [0.0, 0.0, 10.0],
-        "above the ground": [1.5],
-    }
-
-
 def test_a_height_that_nobody_gave_is_that_of_the_training_and_said_so() -> None:
     for source in (None, Known()):
         assumed = placed(source)
@@ -78,19 +70,28 @@ def test_a_height_that_nobody_gave_is_that_of_the_training_and_said_so() -> None
     assert placed(Known(), base_frame=BASE).assumed_height is None
 
 
-@pytest.mark.parametrize("source", [None, Known()])
-def test_a_base_alone_gets_the_map(source: Known | None) -> None:
-    placement = placed(source, base_frame=BASE, camera_x=1.0, camera_height=1.5)
-    assert ahead(placement) == {IMAGE: [0.0, 0.0, 10.0], f"map in {BASE}": [11.0, 0.0, 1.5], "above the ground": [1.5]}
-    assert placement.grid_from_camera is DEFAULT_GRID_FROM_CAMERA
+IN_IMAGE, IN_BASE = [0.0, 0.0, 10.0], [11.0, 0.0, 1.5]
 
 
 @pytest.mark.parametrize("source", [None, Known()])
-@pytest.mark.parametrize("base_frame", ["", BASE])
-def test_a_grid_in_the_base_gets_all(source: Known | None, base_frame: str) -> None:
-    placement = placed(source, grid_frame=BASE, base_frame=base_frame, camera_x=1.0, camera_height=1.5)
-    assert ahead(placement) == {BASE: [11.0, 0.0, 1.5], f"map in {BASE}": [11.0, 0.0, 1.5], "above the ground": [1.5]}
-    np.testing.assert_array_equal(placement.map_from_grid.matrix, np.eye(4))  # so that it is made once
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {IMAGE: IN_IMAGE, f"map in {IMAGE}": IN_IMAGE}),
+        ({"base_frame": BASE, "camera_x": 1.0}, {IMAGE: IN_IMAGE, f"map in {BASE}": IN_BASE}),
+        ({"grid_frame": BASE, "camera_x": 1.0}, {BASE: IN_BASE, f"map in {BASE}": IN_BASE}),
+        ({"grid_frame": BASE, "base_frame": BASE, "camera_x": 1.0}, {BASE: IN_BASE, f"map in {BASE}": IN_BASE}),
+    ],
+)
+def test_a_base_gets_the_map_and_a_grid_in_it_gets_all(
+    source: Known | None, given: dict[str, Any], expected: dict[str, list[float]]
+) -> None:
+    placement = placed(source, camera_height=1.5, **given)
+    assert ahead(placement) == {**expected, "above the ground": [1.5]}
+    if "grid_frame" in given:
+        np.testing.assert_array_equal(placement.map_from_grid.matrix, np.eye(4))  # so that it is made once
+    else:
+        assert placement.grid_from_camera is DEFAULT_GRID_FROM_CAMERA
 
 
 @pytest.mark.parametrize(

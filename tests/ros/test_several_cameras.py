@@ -1,4 +1,4 @@
-"""Several cameras of a robot, whose voxels the running node fuses into one grid."""
+"""Several cameras of a robot, whose voxels the running node fuses into one grid and joins with earlier ones."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -16,7 +16,9 @@ from scene_completion_ros.geometry.transforms import Extrinsic, RigidTransform, 
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.mapping.clearing import ClearingRays
+from scene_completion_ros.mapping.temporal_fusion import FusedFrame, TemporalFusion
 from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from tests.ros.camera_to_voxels import (
     CAMERA,
@@ -26,10 +28,10 @@ from tests.ros.camera_to_voxels import (
     CameraToVoxels,
     is_cloud_of,
     some_image,
-    stamp_of,
     values,
 )
 from tests.ros.graph import Graph, NodeUnderTest, as_arguments
+from tests.ros.moving_robot import SETTINGS, MovingRobot, pose
 
 MILLISECOND_NS = SECOND_NS // 1000
 NAMES = ("front", "left")
@@ -74,7 +76,7 @@ class Rig(CameraToVoxels):
                 self.send(name, 0, stamp_ns)
 
         assert self.graph.repeat(
-            show, lambda: bool(self.stamped(self.voxels, stamp_ns) and self.clearing and all(self.depths.values()))
+            show, lambda: bool(stamp_ns in self.stamps_ns and self.clearing and all(self.depths.values()))
         ), self.node.log
 
     @contextmanager
@@ -97,13 +99,8 @@ class Rig(CameraToVoxels):
     def fused(self, **seeds: int) -> SemanticVoxels:
         return self.joined([self.view(name, seed) for name, seed in seeds.items()])[0]
 
-    def stamped(self, heard: list[Any], stamp_ns: int) -> list[Any]:
-        return [message for message in heard if stamp_of(message) == stamp_ns]
-
     def answered(self, stamp_ns: int) -> Any:
-        assert self.graph.until(lambda: bool(self.stamped(self.voxels, stamp_ns))), self.node.log
-        (message,) = self.stamped(self.voxels, stamp_ns)
-        return message
+        return self.stamped(self.voxels, stamp_ns)
 
 
 def assert_same(message: Any, voxels: SemanticVoxels) -> None:
@@ -145,10 +142,7 @@ def test_voxels_are_fused_and_the_rest_stays_of_each_camera(rig: Rig) -> None:
 
     for name, view, view_ns in (("front", front, stamp_ns), ("left", left, stamp_ns + 3 * MILLISECOND_NS)):
         rays = ClearingRays(rig.grid, view.voxels.grid_from_camera, view.depth_camera, threads=1)
-        assert rig.graph.until(lambda at=view_ns, name=name: bool(  # type: ignore[misc]
-            rig.stamped(rig.clearing, at) and rig.stamped(rig.depths[name], at)
-        ))  # fmt: skip
-        (clearing,), (depth,) = rig.stamped(rig.clearing, view_ns), rig.stamped(rig.depths[name], view_ns)
+        clearing, depth = rig.stamped(rig.clearing, view_ns), rig.stamped(rig.depths[name], view_ns)
         assert clearing.header.frame_id == depth.header.frame_id == f"{name}_optical"
         ends = np.frombuffer(bytes(clearing.data), np.float32).reshape(-1, 3)
         np.testing.assert_allclose(ends, rays(expected), atol=1e-4)
@@ -227,3 +221,39 @@ def test_one_that_fails_does_not_stop_the_others(rig: Rig) -> None:
     received, processed, dropped = rig.node.counts
     assert received == processed + dropped
     assert re.search(r"1 bad image.*1 no transform.*\), missing left", rig.node.log), rig.node.log
+
+
+ARGUMENTS = ("-p", "fusion.enabled:=true", "-p", "transform.source:=topics", "-p", "odometry.topics:=odometry")
+
+
+def test_the_fused_grid_of_a_moment_is_joined_with_those_before(
+    start: Callable[..., Any], completer: Callable[..., Completer], tmp_path: Path
+) -> None:
+    rig = start_rig(start, completer, tmp_path, *ARGUMENTS)  # without odometry all is published too
+    robot = MovingRobot(rig.graph, "topics")
+    assert "not joined with earlier ones: transforms" in rig.node.log
+    # What is sent before the node listens as reliably as this is offered may be lost.
+    rig.until_logged("odometry: subscribed as its publishers offer it: reliable")
+    assert rig.graph.repeat(lambda: None, lambda: robot.publishers[0].get_subscription_count() == 1), rig.node.log
+    fusion = TemporalFusion(rig.grid, rig.completers["front"].grid_from_camera, rig.threshold, SETTINGS, threads=1)
+
+    def joined(stamp_ns: int, front: int, left: int, x: float) -> FusedFrame:
+        voxels, probability = rig.joined([rig.view("front", front, stamp_ns), rig.view("left", left, stamp_ns)])
+        return fusion.fuse(voxels, probability, pose(x))  # the grid is attached to the base
+
+    assert rig.graph.set_parameters(NODE_NAME, transform_timeout=10.0).successful
+    start_ns, later_ns = 20 * SECOND_NS, 5 * MILLISECOND_NS
+    robot.say_pose(start_ns - SECOND_NS // 10, pose(-0.4))
+    for number in range(1, 4):
+        stamp_ns, x = start_ns + number * SECOND_NS // 10, 0.4 * number
+        # The left camera is later, and the robot has driven on: the pose is that of the older image.
+        robot.say_pose(stamp_ns, pose(x))
+        robot.say_pose(stamp_ns + later_ns, pose(x + 0.2))
+        rig.send("left", 10 + number, stamp_ns + later_ns)
+        rig.send("front", number, stamp_ns)
+        fused = joined(stamp_ns, number, 10 + number, x)
+        cloud = rig.answered(stamp_ns)
+        assert is_cloud_of(cloud, fused.voxels, RigidTransform.identity()), rig.node.log
+        alone = rig.fused(front=number, left=10 + number)
+        assert is_cloud_of(cloud, alone, RigidTransform.identity()) == (number == 1)
+    rig.node.end_well()

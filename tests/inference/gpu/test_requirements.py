@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.encoder import check_engine, make_encoder
 from scene_completion_ros.inference.gpu.device import EngineOptions, cuda_devices, explain_failure, gpu_errors
-from tests.checkout import run_python
+from tests.checkout import make_cuda_driver, run_python
 from tests.inference.small_bundle import make_small_bundle
 
 SCRIPT = """
@@ -52,15 +51,7 @@ def ask(tmp_path: Path) -> Ask:
             (folder / "__init__.py").write_text(source, encoding="utf-8")
             (folder / "driver.py").write_text("", encoding="utf-8")
         if gpus is not None:
-            source_file = tmp_path / "cuda.c"
-            source_file.write_text(
-                f"int cuInit(unsigned flags) {{ return {error}; }}\n"
-                f"int cuDeviceGetCount(int *count) {{ *count = {gpus}; return 0; }}\n"
-                "int cuDeviceGetName(char *name, int size, int device) { name[0] = 'G'; name[1] = 0; return 0; }\n",
-                encoding="utf-8",
-            )
-            library = libraries / "libcuda.so.1"
-            subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source_file)], check=True)
+            make_cuda_driver(libraries, gpus, error)
         variables = {"PYTHONPATH": str(packages)}
         variables["LD_LIBRARY_PATH"] = f"{libraries}:{os.environ.get('LD_LIBRARY_PATH', '')}"
         answer = run_python("-c", SCRIPT, flavour, "device" if device else "no device", **variables)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,13 +35,6 @@ def launch_can_run() -> bool:
 pytestmark = pytest.mark.skipif(
     not launch_can_run(), reason="launch and launch_ros are not installed, or not this package"
 )
-
-
-@pytest.fixture
-def graph() -> Iterator[Graph]:
-    graph = Graph()
-    yield graph
-    graph.close()
 
 
 @pytest.fixture

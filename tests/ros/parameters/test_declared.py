@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import rclpy
 from rclpy.parameter import Parameter
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters, ExplainingNode
 from scene_completion_ros.ros.parameters import SCHEMA, NodeParameters, read_parameters
 from tests.checkout import ROOT
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[Any]:
-    context = rclpy.Context()
-    rclpy.init(context=context, args=[])
-    yield context
-    context.try_shutdown()
-    context.destroy()
 
 
 def make_node(context: Any, **overrides: Any) -> Any:

@@ -2,6 +2,8 @@
 
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from scene_completion_ros.ros.placements import transform_message
 from scene_completion_ros.ros.replay import bag_replay
 from scene_completion_ros.ros.replay.played_node import NodeProcess
 from scene_completion_ros.ros.replay.results import Playback, ReplayResult
+from tests.checkout import ROOT
 from tests.ros.moving_robot import MOUNT, ODOM, FusedTruth, odometry_message, pose
 from tests.ros.replay.test_bag_replay import CAMERA, FRAME, START_NS, STEP_NS, write_bag
 
@@ -130,3 +133,21 @@ def test_a_node_that_stops_answering_is_reported_and_what_came_before_is_kept(
         clouds = [one.stamp_ns for one in written.messages(["/scene_completion/voxels"])]
         assert clouds == [one.stamp_ns for one in recorded.messages([TOPIC])][:2]
         assert clouds[1] - clouds[0] == STEP_NS
+
+
+PARENT = """
+import subprocess, sys, time
+from scene_completion_ros.ros.replay.played_node import ending_with_parent
+child = subprocess.Popen([sys.executable, "-c", "import time; print('child', flush=True); time.sleep(600)"],
+                         preexec_fn=ending_with_parent())
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent has died")
+def test_a_child_ends_when_its_parent_is_killed() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert parent.stdout.readline() == "child\n"
+    parent.kill()
+    assert parent.stdout.read() == ""  # ends once the child, which holds the pipe too, has ended
+    assert parent.wait() != 0

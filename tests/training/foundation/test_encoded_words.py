@@ -20,7 +20,7 @@ from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.messages.words import RequestedWords, read_query
 from scene_completion_training.foundation.encoded_words import EncodedAnswers, TextEncoder, prompt, read_phrases
 from scene_completion_training.foundation.model_files import sha256
-from tests.ros_domain import next_domain
+from tests.checkout import next_domain
 from tests.training.foundation.tiny_models import saved_clip, saved_sentence_encoder, saved_siglip
 
 THERE = "the {} there"

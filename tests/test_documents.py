@@ -1,0 +1,90 @@
+"""Documents, configurations and Dockerfiles of the repository: they hold what the code makes, takes and installs."""
+
+import os
+import re
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from scene_completion_ros.cli import build_parser, find_commands
+from scene_completion_ros.ros.documents import (
+    COMMAND,
+    DOCUMENTATION,
+    NODE_PAGE,
+    PARAMETER_FILE,
+    documentation,
+    parameter_file,
+    with_tables,
+)
+from scene_completion_ros.ros.topics import SERVICES, TOPICS
+from scene_completion_training.configuration import TrainingConfiguration, read_configuration
+from tests.checkout import ROOT
+
+
+def test_the_repository_holds_what_the_tables_make() -> None:
+    for path, made in ((DOCUMENTATION, documentation()), (PARAMETER_FILE, parameter_file())):
+        assert (ROOT / path).read_text(encoding="utf-8") == made, f"run {COMMAND}"
+    page = (ROOT / NODE_PAGE).read_text(encoding="utf-8")
+    assert with_tables(page) == page, f"run {COMMAND}"
+
+
+def test_the_policy_of_sros2_allows_what_the_tables_hold() -> None:
+    profile = ElementTree.parse(ROOT / "config/security/scene_completion.policy.xml").find(".//profile")
+    allowed = {tuple(group.attrib): [entry.text for entry in group] for group in profile}
+    assert allowed == {
+        ("subscribe",): [spec.name for spec in TOPICS if spec.direction == "in"],
+        ("publish",): [spec.name for spec in TOPICS if spec.direction == "out"],
+        ("reply",): [spec.name for spec in SERVICES],
+    }
+
+
+DOCKERFILES = sorted((ROOT / "docker").glob("Dockerfile.*[!e]"))
+
+
+def bash(script: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", *options, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.mark.parametrize("name", ["run", "workspace"])
+def test_what_continuous_integration_runs_can_be_run(name: str) -> None:
+    script = ROOT / ".ci" / name
+    assert os.access(script, os.X_OK)
+    assert bash(script.read_text(encoding="utf-8"), "-n").returncode == 0
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda file: file.name)
+def test_dockerfile_copies_what_is_there_and_runs_what_is_installed(dockerfile: Path) -> None:
+    text = dockerfile.read_text(encoding="utf-8").replace("\\\n", " ")
+    for source in re.findall(r"^COPY (?!--from)(\S+) ", text, re.MULTILINE):
+        assert (ROOT / source).exists()
+    for command in re.findall(r"^RUN (.+)$", text, re.MULTILINE):
+        assert bash(command, "-n").returncode == 0, command
+    (started,) = re.findall(r"^CMD \[(.+)\]$", text, re.MULTILINE)
+    program = started.split(", ")[0].strip('"')
+    assert f'"{program} = scene_completion_ros.' in (ROOT / "setup.py").read_text(encoding="utf-8")
+
+
+def commands() -> list[list[str]]:
+    """Arguments of each command of the page, as a shell reads them, but for wildcards."""
+    text = (ROOT / "docs" / "reproduce.md").read_text()
+    blocks = re.findall(r"^```\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    wanted = [line.removeprefix("scene-completion ") for line in lines if line.startswith("scene-completion ")]
+    script = "".join(f"printf '%s\\0' {line}\necho\n" for line in wanted)
+    shown = subprocess.run(["bash", "-fc", script], check=True, capture_output=True, text=True).stdout
+    return [line.rstrip("\0").split("\0") for line in shown.splitlines()]
+
+
+def test_the_command_line_takes_each_command_of_the_page() -> None:
+    """With the options it has, and configurations that take these values."""
+    found, parser = commands(), build_parser(find_commands())
+    assert len(found) > 20 and {arguments[0] for arguments in found} == {"train", "evaluate", "import-checkpoint"}
+    for arguments in found:
+        parsed = parser.parse_args(arguments)
+        if arguments[0] == "train":
+            read_configuration(ROOT / parsed.config, parsed.overrides, TrainingConfiguration).check()
+    text = (ROOT / "docs" / "reproduce.md").read_text()
+    files = {file.name for file in (ROOT / "training" / "configs" / "full_size").glob("*.yaml")}
+    assert set(re.findall(r"training/configs/full_size/(\w+\.yaml)", text)) == files
