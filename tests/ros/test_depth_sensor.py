@@ -97,7 +97,11 @@ def test_a_depth_camera_corrects_the_network_and_its_faults_cost_no_image(
         assert robot.graph.set_parameters(topics.NODE_NAME, transform_timeout=timeout_s).successful
 
     left_out("depth images of frame 'elsewhere' do not fit images of frame", robot.wall(z, "elsewhere"))
+    left_out("times the depth of the network. Check its units", robot.wall(60.0))
     left_out("none within 0.020 s", robot.wall(z), late_ns=30_000_000)
+    unknown = robot.wall(z)
+    unknown.encoding = "mono16"
+    left_out("encoding 'mono16' is no depth", unknown)
     wait_for(0.1)
     left_out("none within 0.020 s")  # it has stopped: the image waits no longer than `transform.timeout`
     wait_for(10.0)
