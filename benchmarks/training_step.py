@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import hardware, in_turn, ratio_table
-from scene_completion_training.configuration import RenderSettings
+from scene_completion_training.configuration import Configuration, RenderSettings
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.stages.density import (
-    SingleViewConfiguration,
     SingleViewStage,
     StudentConfiguration,
     StudentStage,
@@ -44,7 +43,7 @@ def main() -> None:
     teacher = TeacherStage(TeacherConfiguration(**common))
     student = StudentStage(StudentConfiguration(**common), Teacher(MultiViewField(STREET_CAMERA)))
     stages: dict[str, FieldStage] = {
-        "single view": SingleViewStage(SingleViewConfiguration(**common)),
+        "single view": SingleViewStage(Configuration(**common)),
         "teacher, 3 views": teacher,
         "student, teacher of 3 views": student,
     }

@@ -11,10 +11,10 @@ import torch
 
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
 from scene_completion_training.checkpoints import KEY, Checkpoint, TrainingRecord
+from scene_completion_training.configuration import Configuration
 from scene_completion_training.export import fold, without_places
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.stages.density import SingleViewConfiguration
 from scene_completion_training.viewpoint import VolumeSettings
 
 
@@ -47,13 +47,13 @@ def test_a_checkpoint_says_which_version_wrote_it(teacher: Path, tmp_path: Path)
 
 
 def resume(before: dict[str, Any], **changes: Any) -> None:
-    configuration = dataclasses.asdict(SingleViewConfiguration(**changes).completed())
+    configuration = dataclasses.asdict(Configuration(**changes).completed())
     record = TrainingRecord(configuration, SimpleNamespace())  # type: ignore[arg-type]
     record.on_load_checkpoint(None, None, {KEY: {"configuration": before}})  # type: ignore[arg-type]
 
 
 def test_a_training_resumes_with_the_configuration_that_it_had() -> None:
-    before = dataclasses.asdict(SingleViewConfiguration().completed())
+    before = dataclasses.asdict(Configuration().completed())
     with pytest.raises(SequenceError, match="other values of .*'volume'"):
         resume(before, volume=VolumeSettings(near=2.0))
     with pytest.raises(SequenceError, match="other values of .'steps'"):

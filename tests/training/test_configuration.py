@@ -13,7 +13,6 @@ from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import Configuration, TrainingConfiguration, read_configuration
-from scene_completion_training.stages.density import SingleViewConfiguration
 from scene_completion_training.viewpoint import STREET_CAMERA, CameraSettings, Viewpoint, Volume, VolumeSettings
 from tests.training.small_trainings import small_training, write_configuration
 
@@ -29,10 +28,10 @@ def test_every_shipped_configuration_is_valid(file: Path) -> None:
 
 def test_unknown_configuration_keys_are_refused(tmp_path: Path, synthetic_drive: Path) -> None:
     settings = small_training(synthetic_drive, tmp_path)
-    configuration = write_configuration(tmp_path / "config.yaml", SingleViewConfiguration(**settings))
+    configuration = write_configuration(tmp_path / "config.yaml", Configuration(**settings))
     read = read_configuration(configuration, ["steps=7", "losses.occupancy=0"], Configuration)
     assert read.steps == 7 and read.losses.occupancy == 0 and read.data.sources[0].folder == synthetic_drive.name
-    assert read_configuration(configuration, [], Configuration) == SingleViewConfiguration(**settings)
+    assert read_configuration(configuration, [], Configuration) == Configuration(**settings)
     with pytest.raises(Exception, match="learningrate"):
         read_configuration(configuration, ["learningrate=1"], Configuration)
 

@@ -35,7 +35,7 @@ from scene_completion_training.data.view_batches import ViewSamples, ViewSetting
 from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.runner import plan, train
 from scene_completion_training.stage import Stage
-from scene_completion_training.stages.density import SingleViewConfiguration, TeacherConfiguration
+from scene_completion_training.stages.density import TeacherConfiguration
 from tests import official_layouts as layouts
 from tests.training.small_trainings import STEPS, VIEW, curves, small_data, small_training, write_configuration
 from tests.training.test_published import SMALL
@@ -102,7 +102,7 @@ def test_killed_training_resumes_on_the_same_losses(synthetic_drive: Path, tmp_p
     data = dataclasses.replace(
         small_data(synthetic_drive), workers=1, cache=str(tmp_path / "cache"), views=ViewSettings(occupancy_points=256)
     )
-    file = write_configuration(tmp_path / "config.yaml", SingleViewConfiguration(**{**settings, "data": data}))
+    file = write_configuration(tmp_path / "config.yaml", Configuration(**{**settings, "data": data}))
     arguments = ["train", "--config", str(file), "--threads", "1"]
     # Each in a process of its own: a loader's worker is forked, of which a process that ran threads of OpenMP may die.
     _train([*arguments, f"output={tmp_path / 'whole'}"])
@@ -129,7 +129,7 @@ def test_killed_training_resumes_on_the_same_losses(synthetic_drive: Path, tmp_p
 
 
 def test_a_finished_training_stays_and_a_new_one_clears_its_folder(synthetic_drive: Path, tmp_path: Path) -> None:
-    configuration = SingleViewConfiguration(**small_training(synthetic_drive, tmp_path / "run", steps=3))
+    configuration = Configuration(**small_training(synthetic_drive, tmp_path / "run", steps=3))
     last = train(configuration)
     assert torch.load(last, weights_only=True)["global_step"] == 3  # though checkpoints are made every two steps
     before = {name: value.clone() for name, value in Checkpoint.read(last).state.items()}
@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(synthetic_drive: Path, teacher
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [TeacherConfiguration, SingleViewConfiguration])
+@pytest.mark.parametrize("stage", [TeacherConfiguration, Configuration])
 def test_two_processes_train_what_one_does_with_twice_the_batch(
     stage: type[Configuration], synthetic_drive: Path, tmp_path: Path
 ) -> None:
@@ -343,7 +343,7 @@ def test_a_plan_that_measures(synthetic_drive: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(Stage, "training_step", timed_step)
     monkeypatch.setattr("lightning.pytorch.profilers.simple.time", SimpleNamespace(perf_counter=lambda: now))
     takes.update(step=7200.0, sample=1.0)
-    lines = plan(SingleViewConfiguration(**settings))
+    lines = plan(Configuration(**settings))
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
     assert lines == [
         "frames: 4",
@@ -353,7 +353,7 @@ def test_a_plan_that_measures(synthetic_drive: Path, tmp_path: Path, monkeypatch
         "limit: computing, not loading the samples",
     ]
     takes.update(step=1.0, sample=1800.0)
-    lines = plan(SingleViewConfiguration(**settings))
+    lines = plan(Configuration(**settings))
     assert lines[3].startswith("training: 10 h") and lines[4].startswith("limit: loading the samples")
 
 

@@ -12,12 +12,11 @@ from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.configuration import LossWeights, RenderSettings
+from scene_completion_training.configuration import Configuration, LossWeights, RenderSettings
 from scene_completion_training.data.module import DataSettings, SequenceSource
 from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.export import export_bundle
 from scene_completion_training.runner import train
-from scene_completion_training.stages.density import SingleViewConfiguration
 from scene_completion_training.viewpoint import Volume
 from scene_completion_worlds.street.camera_rig import LEFT, make_rig
 from scene_completion_worlds.street.drive import StreetDrive
@@ -35,9 +34,9 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def configuration(town: Path, tmp_path_factory: pytest.TempPathFactory) -> SingleViewConfiguration:
+def configuration(town: Path, tmp_path_factory: pytest.TempPathFactory) -> Configuration:
     folder = tmp_path_factory.mktemp("robot")
-    return SingleViewConfiguration(
+    return Configuration(
         camera="auto",
         data=DataSettings(
             root=str(town.parent),
@@ -59,7 +58,7 @@ def configuration(town: Path, tmp_path_factory: pytest.TempPathFactory) -> Singl
 
 
 @pytest.fixture(scope="module")
-def trained(configuration: SingleViewConfiguration) -> Path:
+def trained(configuration: Configuration) -> Path:
     return train(configuration, threads=1)
 
 
@@ -70,7 +69,7 @@ def bundle(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> StudentBu
 
 
 def test_the_checkpoint_and_the_bundle_remember_the_robots_camera(
-    trained: Path, configuration: SingleViewConfiguration, bundle: StudentBundle
+    trained: Path, configuration: Configuration, bundle: StudentBundle
 ) -> None:
     viewpoint = Checkpoint.read(trained).viewpoint
     assert viewpoint.height_above_ground == 0.4 and viewpoint.volume == Volume.to_measure(0.4)

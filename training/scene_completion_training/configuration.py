@@ -16,7 +16,6 @@ from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.checkpoints import named_values, trained_viewpoint
 from scene_completion_training.data.module import DataSettings, load_sequence, matching
 from scene_completion_training.data.recorded_camera import viewpoint_of
-from scene_completion_training.data.view_batches import MOST_ENCODER_VIEWS
 from scene_completion_training.networks.encoder_decoder import TrunkName
 from scene_completion_training.stages import DEFAULT_STAGE, stage_class
 from scene_completion_training.viewpoint import ENCODER_STEP, CameraSettings, Viewpoint, VolumeSettings
@@ -94,7 +93,7 @@ class TrainingConfiguration:
 class Configuration(TrainingConfiguration):
     """What every stage that trains a density field needs; a stage adds keys of its own in its file."""
 
-    keeps_maps: ClassVar[bool] = False
+    keeps_maps: ClassVar[bool] = True  # whether the stage can keep what frozen blocks make of a sample
     # The canonical camera; "auto" takes field of view and height above the ground from the recordings. By default that
     # of what the training starts from, and otherwise the street's.
     camera: CameraSettings | Literal["auto"] | None = None
@@ -251,28 +250,6 @@ class Configuration(TrainingConfiguration):
         if not self.start_from:
             what = "the density is to stay as it is, but none is named"
             raise ConfigurationError(what, where="start_from", cure=f"Name a student{otherwise}")
-
-
-@dataclass
-class SingleImageConfiguration(Configuration):
-    """What stages share whose field sees one image."""
-
-    keeps_maps = True
-
-
-@dataclass
-class MultiViewConfiguration(Configuration):
-    """What stages share that encode several views of a drive."""
-
-    # Images that are encoded: the sample's own, and so many less one from further along (3 in MVBTS).
-    encoder_views: int = 3
-
-    def check(self) -> None:
-        """Refuses more views than samples have."""
-        super().check()
-        if not 1 <= self.encoder_views <= MOST_ENCODER_VIEWS:
-            cure = f"Encode 1 to {MOST_ENCODER_VIEWS}: the sample's own view, and others from further along"
-            raise ConfigurationError(f"{self.encoder_views} of them", where="encoder_views", cure=cure)
 
 
 def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) -> Completed:

@@ -76,24 +76,15 @@ class ExportedScene(nn.Module):
         self.field = field
         self.rays = ray_camera(field.camera)
 
-    def forward(
-        self,
-        view: Tensor,
-        cell_pixels: Tensor,
-        cell_depth: Tensor,
-        cell_in_view: Tensor,
-        voxel_pixels: Tensor,
-        voxel_depth: Tensor,
-        voxel_in_view: Tensor,
-        ground: Tensor,
-        scale: Tensor,
-        sensed: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Units [1, z x, y, K], logits [1, X, Y, Z], z-depth [1, h', w'], ground [1, 2, x, y]; see `graph_inputs`."""
+    def forward(self, view: Tensor, *given: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Units [1, z x, y, K], logits [1, X, Y, Z], z-depth [1, h', w'], ground [1, 2, x, y].
+
+        `given`: lookups of cells, and of voxels, the ground, scale and depths of a sensor, see `graph_inputs`.
+        """
+        ground, scale, sensed = given[6:]
         seen = PixelView(view[:, :1], view[:, 1:2], view[:, 2:], ground[:, 1:, :1, :1])
         seen = self.field.scaled(seen, ground, Measured(scale, sensed))
-        cells = Lookups(cell_pixels, cell_depth, cell_in_view)
-        scene = self.field.spatial(seen, cells, Lookups(voxel_pixels, voxel_depth, voxel_in_view))
+        scene = self.field.spatial(seen, Lookups(*given[:3]), Lookups(*given[3:6]))
         units = scene.classes.softmax(dim=1).permute(0, 2, 3, 4, 1).flatten(1, 2)
         surface = torch.stack([scene.height, scene.deviation], dim=1)
         return units, scene.occupied, ray_depth(seen.code, self.field.spec, self.rays), surface
@@ -102,34 +93,27 @@ class ExportedScene(nn.Module):
 def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any]) -> StudentBundle:
     """Exports a checkpoint of stage `completion` and what its eyes have of their own; see `export_bundle`."""
     stored = Checkpoint.read(file)
-    settings, viewpoint = stored.configuration, stored.viewpoint
+    settings, record, grid = stored.configuration, stored.record, stored.viewpoint.volume.grid
     field = stored.field_of(SceneField)
-    encoder, _, eyes = read_eyes(str(settings["eyes"]), str(settings["encoder_weights"]), viewpoint)
-    grid, code = viewpoint.volume.grid, viewpoint.volume.point_code
+    encoder, _, eyes = read_eyes(str(settings["eyes"]), str(settings["encoder_weights"]), stored.viewpoint)
     x, y, z = field.spatial.cells
-    low, high = stored.record.get("focal_range", (field.camera.fx / field.camera.width,) * 2)
+    classes = SHARPNESS * np.eye(len(field.names), dtype=np.float32)
+    head = HeadWeights.in_space(volume_reading(grid), STRIDE, field.spec.size, classes)
     # Its logit, before the softplus of density, is that of the probability.
     itself = {"log_scale": torch.zeros(()), "offset": torch.zeros(())}
-    bundle = StudentBundle(
+    bundle = _described(
+        stored,
+        encoder,
+        provenance,
         name=name,
-        canonical=field.camera,
-        head=HeadWeights.in_space(
-            volume_reading(grid), STRIDE, code.size, SHARPNESS * np.eye(len(field.names), dtype=np.float32)
-        ),
-        point_code=code,
+        licence=licence,
+        head=head,
         feature_size=(z * x, y),
-        height_above_ground=viewpoint.height_above_ground,
-        height_range=stored.record.get("height_range") and tuple(stored.record["height_range"]),
-        pitch_range=tuple(stored.record.get("pitch_range", viewpoint.pitch_range)),
-        focal_range=(low * 0.99, high * 1.01),
-        depth_range=(code.near, code.far),
-        normalisation=Normalisation(encoder.trunk.mean, encoder.trunk.scale),
+        height_range=record.get("height_range") and tuple(record["height_range"]),
+        pitch_range=tuple(record.get("pitch_range", stored.viewpoint.pitch_range)),
         class_names=field.names,
         class_colours=tuple(COLOURS[label] for label in field.names),
         calibration=link_calibration(itself, grid.voxel_size),
-        grid=grid,
-        provenance={**provenance, "configuration": without_places(settings), "calibration": {"fitted_on": "nothing"}},
-        licence=licence,
     )
     weights = {f"field.{key}": value for key, value in field.state_dict().items()}
     weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items() if key in eyes.own}
@@ -329,30 +313,34 @@ def export_bundle(
     `licence`: of the weights, which follows from the training data; `provenance`: what it was trained on and how.
     """
     stored = Checkpoint.read(checkpoint)
-    field, camera, record = stored.density_field(), stored.camera, stored.record
-    trunk = field.encoder.trunk
-    viewpoint = stored.viewpoint
-    low, high = record.get("focal_range", (camera.fx / camera.width,) * 2)
-    about = {**provenance, "configuration": without_places(record.get("configuration", {}))}
-    about |= {"calibration": {"fitted_on": "training voxels" if stored.link else "nothing"}}
-    bundle = StudentBundle(
-        name=name,
-        canonical=camera,
-        head=head_weights(field),
-        point_code=field.spec,
-        feature_size=feature_size(field, camera),
-        height_above_ground=viewpoint.height_above_ground,
-        pitch_range=viewpoint.pitch_range,
-        grid=viewpoint.volume.grid,
-        depth_range=(field.spec.near, field.spec.far),
-        focal_range=(low * 0.99, high * 1.01),
-        normalisation=Normalisation(trunk.mean, trunk.scale),
-        calibration=link_calibration(stored.link, viewpoint.volume.voxel_size),
-        provenance=about,
-        licence=licence,
-    )
+    field, camera = stored.density_field(), stored.camera
+    about = {"name": name, "licence": licence, "head": head_weights(field), "feature_size": feature_size(field, camera)}
+    bundle = _described(stored, field.encoder, provenance, **about)
     weights = {key: value.detach().numpy().astype(np.float16) for key, value in field.state_dict().items()}
     return bundle.save(folder, encoder_onnx(field, camera), weights)
+
+
+def _described(
+    stored: Checkpoint, encoder: EncoderDecoder, provenance: Mapping[str, Any], **given: Any
+) -> StudentBundle:
+    """The bundle of a checkpoint, not yet saved; `given`: fields that do not follow from it, or not as usual."""
+    camera, viewpoint, code = stored.camera, stored.viewpoint, stored.viewpoint.volume.point_code
+    low, high = stored.record.get("focal_range", (camera.fx / camera.width,) * 2)
+    about = {**provenance, "configuration": without_places(stored.configuration)}
+    about |= {"calibration": {"fitted_on": "training voxels" if stored.link else "nothing"}}
+    usual: dict[str, Any] = {
+        "canonical": camera,
+        "point_code": code,
+        "height_above_ground": viewpoint.height_above_ground,
+        "pitch_range": viewpoint.pitch_range,
+        "grid": viewpoint.volume.grid,
+        "depth_range": (code.near, code.far),
+        "focal_range": (low * 0.99, high * 1.01),
+        "normalisation": Normalisation(encoder.trunk.mean, encoder.trunk.scale),
+        "calibration": link_calibration(stored.link, viewpoint.volume.voxel_size),
+        "provenance": about,
+    }
+    return StudentBundle(**(usual | given))
 
 
 def export_labelled(

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,7 +39,6 @@ from scene_completion_training.networks.density_field import DensityField, Obser
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.multi_view_field import MultiViewField
-from scene_completion_training.networks.trunk import Trunk
 from scene_completion_training.randomness import StepGenerator
 from scene_completion_training.stage import Batch, Stage, TrainingPictures
 
@@ -135,8 +133,8 @@ class FieldStage(Stage):
         self.link = OccupancyLink()
 
     def data_needs(self) -> DataNeeds:
-        """What it needs of its samples."""
-        return DataNeeds(rendered=self.renders)
+        """What it needs of its samples: several views, if its settings encode so many."""
+        return DataNeeds(encoder_views=getattr(self.settings, "encoder_views", 1), rendered=self.renders)
 
     def make_data(self) -> SequencesData:
         """Samples of the configuration's sequences."""
@@ -150,11 +148,8 @@ class FieldStage(Stage):
 
     def callbacks(self) -> list[lightning.Callback]:
         """The average of the weights, and pictures."""
-        settings = self.settings
-        made: list[lightning.Callback] = []
-        if settings.ema_decay:
-            made.append(EMAWeightAveraging(decay=settings.ema_decay, update_starting_at_step=settings.ema_start))
-        return [*made, TrainingPictures(settings.picture_every)] if settings.picture_every else made
+        every = self.settings.picture_every
+        return [*super().callbacks(), *([TrainingPictures(every)] if every else [])]
 
     @classmethod
     def learns_link(cls, configuration: Mapping[str, Any]) -> bool:
@@ -232,10 +227,6 @@ class FieldStage(Stage):
     def observe(self, batch: Batch) -> ObservedField:
         """The field with the batch's images encoded."""
         raise NotImplementedError
-
-    def weights(self) -> dict[str, float]:
-        """Weight of each loss."""
-        return dict(vars(self.settings.losses))
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """The losses of a sample of the validation, with the same rays every time, whichever process has it."""
@@ -339,12 +330,16 @@ class FieldStage(Stage):
             self.camera, count, VOLUME_POINTS, near=near, far=far, heights=heights, generator=generator, device=device
         )
 
-    def grouped_optimiser(self, trunk: Trunk, head: list[nn.Module]) -> Any:
+    def head(self) -> list[nn.Module]:
+        """What of the field learns with the rate of the head."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> Any:
         """Adam with rates of their own for trunk and head, warm-up, then decay: one rate left depth behind."""
         settings = self.settings
         groups = [
-            *((list(part.parameters()), settings.trunk_rate * factor) for part, factor in trunk.rates()),
-            ([p for module in head for p in module.parameters()], settings.head_rate),
+            *((list(part.parameters()), settings.trunk_rate * factor) for part, factor in self.encoder.trunk.rates()),
+            ([p for module in (*self.head(), self.link) for p in module.parameters()], settings.head_rate),
         ]
         named = {id(p) for parameters, _ in groups for p in parameters}
         groups.insert(0, ([p for p in self.parameters() if id(p) not in named], 1.0))
@@ -352,8 +347,7 @@ class FieldStage(Stage):
         optimiser = torch.optim.Adam(
             [{"params": parameters, "lr": settings.learning_rate * rate} for parameters, rate in learning if parameters]
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.scheduled(optimiser, self._rate)
 
     def _rate(self, step: int) -> float:
         settings = self.settings
@@ -411,11 +405,9 @@ class SingleImageStage(FieldStage):
                 key.update(name.encode() + value.cpu().numpy().tobytes())
         return KeptMaps(Path(settings.output) / "kept_maps", key.hexdigest())
 
-    def configure_optimizers(self) -> Any:
-        """Adam with the rates of the settings."""
-        density = self.density
-        head = [density.feature_layer, density.position_layer, density.density_layer, self.link]
-        return self.grouped_optimiser(density.encoder.trunk, head)
+    def head(self) -> list[nn.Module]:
+        """The layers of the density behind its encoder."""
+        return [self.density.feature_layer, self.density.position_layer, self.density.density_layer]
 
 
 class BesideDensityStage(SingleImageStage):

@@ -1,13 +1,14 @@
 """What all stages of training have in common: losses and their weights, steps, rates, how one resumes, and pictures."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import lightning
 import safetensors.torch
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
@@ -38,8 +39,11 @@ class Stage(lightning.LightningModule):
         raise NotImplementedError
 
     def callbacks(self) -> list[lightning.Callback]:
-        """What goes on beside the steps, for this stage alone."""
-        return []
+        """What goes on beside the steps, for this stage alone: the average of the weights, if its settings have one."""
+        settings = self.settings
+        if not getattr(settings, "ema_decay", 0.0):
+            return []
+        return [EMAWeightAveraging(decay=settings.ema_decay, update_starting_at_step=settings.ema_start)]
 
     def remembered(self) -> dict[str, Any]:
         """What a checkpoint remembers besides the configuration; a training that resumes has to have the same."""
@@ -65,8 +69,8 @@ class Stage(lightning.LightningModule):
         raise NotImplementedError
 
     def weights(self) -> dict[str, float]:
-        """Weight of each loss."""
-        raise NotImplementedError
+        """Weight of each loss; by default `losses` of the settings."""
+        return dict(vars(self.settings.losses))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step. Raises TrainingError where the loss is not finite; the batch is saved for inspection."""
@@ -93,6 +97,11 @@ class Stage(lightning.LightningModule):
         file.parent.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_file({name: value.contiguous().cpu() for name, value in batch.items()}, file)
         return file
+
+    def scheduled(self, optimiser: torch.optim.Optimizer, factor: Callable[[int], float]) -> Any:
+        """An optimiser whose rate has a factor for each step, as Lightning takes it."""
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def warmed_cosine(self, step: int) -> float:
         """Factor on the learning rate: linear over the warm-up, then a cosine to zero over the rest of the steps."""

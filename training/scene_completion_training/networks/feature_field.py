@@ -219,6 +219,7 @@ class ArtefactField(nn.Module):
 
 
 DROPOUT = 0.1
+NEAREST = 4  # crops that a similar one is drawn from (SceneDINO)
 
 
 class DistillationHead(nn.Module):
@@ -247,11 +248,10 @@ class Partners:
 
 
 class CropBuffer(nn.Module):
-    """The last crops with their mean features; partners are drawn from `neighbours` nearest (SceneDINO: 256 and 4)."""
+    """The last crops (256 in SceneDINO) with their mean features; partners are drawn from the nearest."""
 
-    def __init__(self, capacity: int, points: int, size: int, *, neighbours: int = 4) -> None:
+    def __init__(self, capacity: int, points: int, size: int) -> None:
         super().__init__()
-        self.neighbours = neighbours
         self.features: Tensor
         self.means: Tensor
         self.filled: Tensor
@@ -276,11 +276,11 @@ class CropBuffer(nn.Module):
     def partners(self, crops: Tensor, generator: torch.Generator) -> Partners | None:
         """Partners of crops [N, P, D] that are not in the buffer yet, from what is filled; None before it is enough."""
         filled = int(self.filled)
-        if filled < self.neighbours:
+        if filled < NEAREST:
             return None
         mean = functional.normalize(crops.mean(dim=1), dim=-1, eps=1e-6)
-        nearest = (mean @ self.means[:filled].T).topk(self.neighbours, dim=1).indices.cpu()
-        one = torch.randint(self.neighbours, (len(crops), 1), generator=generator)
+        nearest = (mean @ self.means[:filled].T).topk(NEAREST, dim=1).indices.cpu()
+        one = torch.randint(NEAREST, (len(crops), 1), generator=generator)
         any_one = torch.randint(filled, (len(crops),), generator=generator)
         chosen = torch.gather(nearest, 1, one)[:, 0]
         return Partners(*(self.features[index.to(self.features.device)].float() for index in (chosen, any_one)))

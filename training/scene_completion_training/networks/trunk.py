@@ -117,9 +117,7 @@ class ResNetTrunk(Trunk):
         self.stem = network.embedder.embedder
         self.pool = network.embedder.pooler
         self.stages = network.encoder.stages
-        if pretrained:
-            self.freeze(frozen_blocks)
-        self.train()
+        self.freeze(frozen_blocks if pretrained else 0)
 
     def in_order(self) -> Iterable[nn.Module]:
         """The stem, and then the four stages."""
@@ -158,9 +156,7 @@ class EfficientNetLiteTrunk(Trunk):
             network = EfficientNet.from_name("efficientnet-lite0")
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
         self.blocks = network._blocks
-        if pretrained:
-            self.freeze(frozen_blocks)
-        self.train()
+        self.freeze(frozen_blocks if pretrained else 0)
 
     def in_order(self) -> Iterable[nn.Module]:
         """The stem, and then the 16 blocks."""
@@ -214,9 +210,7 @@ class VisionTransformerTrunk(Trunk):
         resized = (*larger, nn.Identity(), nn.Conv2d(fourth, fourth, 3, stride=2, padding=1))
         parts = zip(PYRAMID, resized, strict=True)
         self.reassemble = nn.ModuleList(nn.Sequential(nn.Conv2d(dim, width, 1), resize) for width, resize in parts)
-        if pretrained:
-            self.freeze(frozen_blocks)
-        self.train()
+        self.freeze(frozen_blocks if pretrained else 0)
 
     def in_order(self) -> Iterable[nn.Module]:
         """The embedding, and then the blocks."""
@@ -343,9 +337,7 @@ class DepthAnythingTrunk(Trunk):
         self.backbone, self.neck, self.head = network.backbone, network.neck, network.head
         self._taps = tuple(network.config.backbone_config.out_indices)
         self._fixed_blocks = 0
-        if pretrained:
-            self.freeze(frozen_blocks)
-        self.train()
+        self.freeze(frozen_blocks if pretrained else 0)
 
     def freeze(self, blocks: int) -> None:
         """Keeps the embedding and the first blocks as they are, and the norm behind them; 0 lets everything learn."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.text_bank import TextBank
-from scene_completion_training.configuration import SingleImageConfiguration, TrainingConfiguration
+from scene_completion_training.configuration import Configuration, TrainingConfiguration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.field_stage import BesideDensityStage
@@ -70,7 +70,7 @@ class AgglomerationSettings:
 
 
 @dataclass
-class AgglomerationConfiguration(SingleImageConfiguration):
+class AgglomerationConfiguration(Configuration):
     """What the agglomeration needs."""
 
     stage: str = "agglomeration"
@@ -324,8 +324,7 @@ class PointAgglomerationStage(Stage):
     def configure_optimizers(self) -> Any:
         """Adam on the network and the uncertainties."""
         optimiser = torch.optim.Adam(self.parameters(), self.settings.learning_rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.polynomial)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.scheduled(optimiser, self.polynomial)
 
     def polynomial(self, step: int) -> float:
         """Factor on the learning rate: linear over the warm-up, times (1 - step / steps)^0.9."""

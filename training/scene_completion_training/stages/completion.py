@@ -16,10 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -355,17 +353,6 @@ class CompletionStage(Stage):
                 cure="Name a checkpoint of stage completion, for the same camera, volume and widths",
             ) from error
 
-    def callbacks(self) -> list[lightning.Callback]:
-        """The average of the weights."""
-        settings = self.settings
-        if not settings.ema_decay:
-            return []
-        return [EMAWeightAveraging(decay=settings.ema_decay, update_starting_at_step=settings.ema_start)]
-
-    def weights(self) -> dict[str, float]:
-        """Weight of each loss."""
-        return dict(vars(self.settings.losses))
-
     def _computed(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The losses; with mixed precision only convolutions compute in the lower one."""
         kind = self.device.type
@@ -459,8 +446,7 @@ class CompletionStage(Stage):
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine."""
         optimiser = torch.optim.AdamW(self.field.parameters(), self.settings.learning_rate, weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.warmed_cosine)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.scheduled(optimiser, self.warmed_cosine)
 
 
 def class_shares(classes: Tensor, count: int, size: torch.Size) -> Tensor:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training.checkpoints import Checkpoint, TrainedWeights
-from scene_completion_training.configuration import MultiViewConfiguration, SingleImageConfiguration
+from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.data.view_batches import DataNeeds
+from scene_completion_training.data.view_batches import MOST_ENCODER_VIEWS
 from scene_completion_training.field_stage import FieldStage, SingleImageStage, encoded_views, half_size
 from scene_completion_training.losses import density_distillation, occupancy_distillation
 from scene_completion_training.networks.density_field import DensityField, OccupancyLink, SingleViewObservation
@@ -24,21 +24,12 @@ from scene_completion_training.rendering import Rendered
 from scene_completion_training.stage import Batch
 
 
-@dataclass
-class SingleViewConfiguration(SingleImageConfiguration):
-    """What a single-view field needs."""
-
-    stage: str = "single_view"
-
-
 class SingleViewStage(SingleImageStage):
     """Trains a `DensityField` from batches of `ViewSamples`."""
 
-    configuration_class = SingleViewConfiguration
     field: DensityField
-    settings: SingleViewConfiguration
 
-    def __init__(self, settings: SingleViewConfiguration) -> None:
+    def __init__(self, settings: Configuration) -> None:
         super().__init__(settings)
         self.field = self.make_density(depth_channel=bool(settings.losses.dense_depth))
 
@@ -55,10 +46,20 @@ class SingleViewStage(SingleImageStage):
 
 
 @dataclass
-class TeacherConfiguration(MultiViewConfiguration):
-    """What the multi-view teacher needs."""
+class TeacherConfiguration(Configuration):
+    """What stages need that encode several views of a drive: the multi-view teacher, and what learns from it."""
 
+    keeps_maps = False
     stage: str = "teacher"
+    # Images that are encoded: the sample's own, and so many less one from further along (3 in MVBTS).
+    encoder_views: int = 3
+
+    def check(self) -> None:
+        """Refuses more views than samples have."""
+        super().check()
+        if not 1 <= self.encoder_views <= MOST_ENCODER_VIEWS:
+            cure = f"Encode 1 to {MOST_ENCODER_VIEWS}: the sample's own view, and others from further along"
+            raise ConfigurationError(f"{self.encoder_views} of them", where="encoder_views", cure=cure)
 
 
 class TeacherStage(FieldStage):
@@ -74,10 +75,6 @@ class TeacherStage(FieldStage):
         super().__init__(settings)
         encoder, code, depth = self.make_encoder(), self.viewpoint.volume.point_code, bool(settings.losses.dense_depth)
         self.field = MultiViewField(self.camera, code, encoder=encoder, hidden=settings.hidden, depth_channel=depth)
-
-    def data_needs(self) -> DataNeeds:
-        """Several views."""
-        return DataNeeds(encoder_views=self.settings.encoder_views, rendered=self.renders)
 
     def take(self, weights: TrainedWeights) -> None:
         """Takes a teacher's weights, or the encoder alone of a field that has no views to fuse."""
@@ -99,9 +96,9 @@ class TeacherStage(FieldStage):
             terms |= self.volume_terms(seen, self.rendered(seen, batch, generator), batch, generator)
         return terms
 
-    def configure_optimizers(self) -> Any:
-        """Adam with the rates of the settings."""
-        return self.grouped_optimiser(self.field.encoder.trunk, [self.field.fusion, self.link])
+    def head(self) -> list[nn.Module]:
+        """What fuses the views."""
+        return [self.field.fusion]
 
 
 # Stage `student`: a single-view density field learns from the multi-view teacher (KDBTS).
@@ -123,10 +120,9 @@ class DistillationSettings:
 
 
 @dataclass
-class StudentConfiguration(MultiViewConfiguration, SingleImageConfiguration):
+class StudentConfiguration(TeacherConfiguration):
     """What the distilled student needs; its encoder views are those that a multi-view teacher encodes."""
 
-    keeps_maps = False
     stage: str = "student"
     teacher: str = ""  # checkpoint of the teacher, of stage `teacher`
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
@@ -206,10 +202,6 @@ class StudentStage(SingleImageStage):
         says_depth = settings.says_depth and (teacher.says_depth or not settings.distillation.freeze_encoder)
         self.field = self.make_density(depth_channel=says_depth, encoder=encoder)
         self.start_learning()
-
-    def data_needs(self) -> DataNeeds:
-        """The views of the teacher."""
-        return DataNeeds(encoder_views=self.settings.encoder_views, rendered=self.renders)
 
     def remembered(self) -> dict[str, Any]:
         """Which teacher it was."""

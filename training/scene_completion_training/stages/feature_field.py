@@ -17,7 +17,7 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training import rendering
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.configuration import Configuration, SingleImageConfiguration
+from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.field_stage import BesideDensityStage, SingleImageStage
@@ -92,7 +92,7 @@ class FeatureSettings:
 
 
 @dataclass
-class FeatureFieldConfiguration(SingleImageConfiguration):
+class FeatureFieldConfiguration(Configuration):
     """What the feature field needs."""
 
     stage: str = "feature_field"
@@ -120,8 +120,7 @@ class FeatureFieldStage(BesideDensityStage):
     """Trains a `FeatureField` from batches of `ViewSamples` with feature targets.
 
     A patch of rays covers exactly one token of its loss view. Its features are composited, expanded to the size of the
-    token, downsampled to one, and compared with it. Raises ConfigurationError: see `feature_targets`. `targets`: tokens
-    of images, where they are not those that the configuration names.
+    token, downsampled to one, and compared with it. Raises ConfigurationError: see `feature_targets`.
     """
 
     configuration_class = FeatureFieldConfiguration
@@ -130,8 +129,8 @@ class FeatureFieldStage(BesideDensityStage):
     field: FeatureField
     settings: FeatureFieldConfiguration
 
-    def __init__(self, settings: FeatureFieldConfiguration, targets: FeatureStore | LiveTokens | None = None) -> None:
-        targets = targets or feature_targets(settings.features)
+    def __init__(self, settings: FeatureFieldConfiguration) -> None:
+        targets = feature_targets(settings.features)
         super().__init__(settings)
         self.targets = targets
         features, target_size = settings.features, targets.dim
@@ -277,6 +276,7 @@ PUBLISHED_DENSITY = 0.5
 class SemanticsConfiguration(Configuration):
     """What unsupervised semantics need (the second stage of SceneDINO)."""
 
+    keeps_maps = False
     stage: str = "semantics"
     features_from: str = ""  # checkpoint of the stage `feature_field`, which stays as it is
     crop_points: int = 576  # occupied points of a neighbourhood; those with fewer are dropped
@@ -429,7 +429,7 @@ CLASSES = len(CITYSCAPES_CLASSES)
 
 
 @dataclass
-class SemanticFieldConfiguration(SingleImageConfiguration):
+class SemanticFieldConfiguration(Configuration):
     """What S4C needs."""
 
     stage: str = "semantic_field"

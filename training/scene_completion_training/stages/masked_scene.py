@@ -135,5 +135,4 @@ class MaskedSceneStage(Stage):
         """AdamW with warm-up and cosine for the student; the teacher follows it."""
         rate = self.settings.learning_rate
         optimiser = torch.optim.AdamW(self.student.parameters(), rate, betas=BETAS, weight_decay=WEIGHT_DECAY)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.warmed_cosine)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.scheduled(optimiser, self.warmed_cosine)
