@@ -239,14 +239,6 @@ class DistillationHead(nn.Module):
         return functional.normalize(out, dim=-1, eps=1e-6)
 
 
-@dataclass(frozen=True, eq=False)
-class Partners:
-    """Crops that others are compared with: features [N, P, D] of a similar crop and of any one."""
-
-    similar: Tensor  # of one of the nearest crops by mean feature
-    random: Tensor  # of any crop
-
-
 class CropBuffer(nn.Module):
     """The last crops (256 in SceneDINO) with their mean features; partners are drawn from the nearest."""
 
@@ -273,8 +265,8 @@ class CropBuffer(nn.Module):
         self.filled.copy_((self.filled + len(crops)).clamp_max(capacity))
 
     @torch.no_grad()
-    def partners(self, crops: Tensor, generator: torch.Generator) -> Partners | None:
-        """Partners of crops [N, P, D] that are not in the buffer yet, from what is filled; None before it is enough."""
+    def partners(self, crops: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        """For crops [N, P, D] one each of those nearest by mean feature, and any one; None before it holds enough."""
         filled = int(self.filled)
         if filled < NEAREST:
             return None
@@ -283,7 +275,8 @@ class CropBuffer(nn.Module):
         one = torch.randint(NEAREST, (len(crops), 1), generator=generator)
         any_one = torch.randint(filled, (len(crops),), generator=generator)
         chosen = torch.gather(nearest, 1, one)[:, 0]
-        return Partners(*(self.features[index.to(self.features.device)].float() for index in (chosen, any_one)))
+        similar, other = (self.features[index.to(self.features.device)].float() for index in (chosen, any_one))
+        return similar, other
 
 
 KINDS = 48  # clusters that targets are told apart by

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -75,8 +75,8 @@ class VoxelHUNet(nn.Module):
         self.settings = settings
         encoder, decoder = settings.encoder, settings.decoder
         self.stem = nn.Sequential(nn.Linear(settings.inputs, encoder[0]), nn.RMSNorm(encoder[0]))
-        self.downs = nn.ModuleList(Down(c, d) for c, d in itertools.pairwise(encoder))
-        self.ups = nn.ModuleList(Up(c, d) for d, c in itertools.pairwise(decoder))
+        self.downs = nn.ModuleList(Step(down, 8 / 3, c, d) for c, d in itertools.pairwise(encoder))
+        self.ups = nn.ModuleList(Step(up, 1, c, d) for d, c in itertools.pairwise(decoder))
         first = settings.levels - settings.attending
         self.encoders, self.decoders = (
             nn.ModuleList(Level(settings.blocks, width, level >= first) for level, width in enumerate(widths))
@@ -152,30 +152,17 @@ class ResidualBlock(nn.Module):
         return x + self.scale * change
 
 
-class Down(nn.Module):
-    """To the coarser level."""
+class Step(nn.Module):
+    """From one level to the next, by `down` to the coarser or by `up` to the finer one."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, move: Callable[..., Tensor], taken: float, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(inputs)
-        self.weight = nn.Parameter(random_kernel(8, 8 / 3, inputs, outputs))
+        self.move, self.norm = move, nn.RMSNorm(inputs)
+        self.weight = nn.Parameter(random_kernel(8, taken, inputs, outputs))
 
-    def forward(self, x: Tensor, fine: VoxelSet, coarse: VoxelSet, parent: Tensor) -> Tensor:
-        """Features [N, C] of the fine voxels to [M, D] of the coarse ones."""
-        return down(self.norm(x), self.weight, fine, coarse, parent)
-
-
-class Up(nn.Module):
-    """To the voxels of the finer level."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.norm = nn.RMSNorm(inputs)
-        self.weight = nn.Parameter(random_kernel(8, 1, inputs, outputs))
-
-    def forward(self, x: Tensor, fine: VoxelSet, parent: Tensor) -> Tensor:
-        """Features [M, C] of the coarse voxels to [N, D] of the fine ones."""
-        return up(self.norm(x), self.weight, fine, parent)
+    def forward(self, x: Tensor, *place: VoxelSet | Tensor) -> Tensor:
+        """Features [N, C] of one level to [M, D] of the other; `place`: what the function takes besides."""
+        return self.move(self.norm(x), self.weight, *place)
 
 
 def _with_token(features: Tensor, token: Tensor, some: VoxelSet, every: VoxelSet) -> Tensor:

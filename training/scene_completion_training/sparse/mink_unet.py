@@ -1,6 +1,7 @@
 """MinkUNet18A: the sparse residual U-net that OpenScene and CUA-O3D distil into (Choy et al., CVPR 2019)."""
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,10 @@ class MinkUNet18A(nn.Module):
         self.channels = decoder[-1]
         skips = (stem, *encoder[:-1])  # of each level but the coarsest
         self.stem = Convolution(125, 10, inputs, stem)
-        self.downs = nn.ModuleList(map(Down, skips))
+        self.downs = nn.ModuleList(Step(down, 8 / 3, width, width) for width in skips)
         self.encoders = nn.ModuleList(Stage(c, d) for c, d in itertools.pairwise((stem, *encoder)))
         coarse = (encoder[-1], *decoder[:-1])
-        self.ups = nn.ModuleList(map(Up, coarse, decoder))
+        self.ups = nn.ModuleList(Step(up, 1, c, d) for c, d in zip(coarse, decoder, strict=True))
         self.decoders = nn.ModuleList(Stage(d + s, d) for d, s in zip(decoder, skips[::-1], strict=True))
 
     def forward(self, features: Tensor, pyramid: Pyramid) -> Tensor:
@@ -41,9 +42,11 @@ class MinkUNet18A(nn.Module):
         skips = []
         for level, (step, stage) in enumerate(zip(self.downs, self.encoders, strict=True)):
             skips.append(x)
-            x = stage(step(x, pyramid, level), pyramid.levels[level + 1])
+            fine, coarse = pyramid.levels[level : level + 2]
+            x = stage(step(x, fine, coarse, pyramid.parents[level]), coarse)
         for level, step, stage in zip(reversed(range(len(skips))), self.ups, self.decoders, strict=True):
-            x = stage(torch.cat([step(x, pyramid, level), skips[level]], dim=1), pyramid.levels[level])
+            fine = pyramid.levels[level]
+            x = stage(torch.cat([step(x, fine, pyramid.parents[level]), skips[level]], dim=1), fine)
         return x
 
 
@@ -65,27 +68,16 @@ class Convolution(nn.Module):
         return functional.relu(out) if self.relu else out
 
 
-class Down(Convolution):
-    """To the coarser level."""
+class Step(Convolution):
+    """From one level to the next, by `down` to the coarser or by `up` to the finer one."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__(8, 8 / 3, width, width)
+    def __init__(self, move: Callable[..., Tensor], taken: float, inputs: int, outputs: int) -> None:
+        super().__init__(8, taken, inputs, outputs)
+        self.move = move
 
-    def forward(self, x: Tensor, pyramid: Pyramid, level: int) -> Tensor:  # type: ignore[override]
-        """Features [N, C] of a level to [M, C] of the next."""
-        fine, coarse = pyramid.levels[level : level + 2]
-        return self.finished(down(x, self.weight, fine, coarse, pyramid.parents[level]))
-
-
-class Up(Convolution):
-    """To the finer level."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(8, 1, inputs, outputs)
-
-    def forward(self, x: Tensor, pyramid: Pyramid, level: int) -> Tensor:  # type: ignore[override]
-        """Features [M, C] of the level behind to [N, D] of a level."""
-        return self.finished(up(x, self.weight, pyramid.levels[level], pyramid.parents[level]))
+    def forward(self, x: Tensor, *place: VoxelSet | Tensor) -> Tensor:  # type: ignore[override]
+        """Features [N, C] of one level to [M, D] of the other; `place`: what the function takes besides."""
+        return self.finished(self.move(x, self.weight, *place))
 
 
 class Stage(nn.Sequential):

@@ -37,24 +37,8 @@ from scene_completion_training.losses import (
     shared_count,
 )
 from scene_completion_training.networks import feature_field
-from scene_completion_training.networks.feature_field import (
-    ArtefactField,
-    FeatureField,
-    FeatureObservation,
-    Reads,
-    SalienceDownsampler,
-    SemanticField,
-    normalised,
-)
+from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, SemanticField, normalised
 from scene_completion_training.randomness import samples_of
-from scene_completion_training.rendering import (
-    composite_features,
-    invalid_rays,
-    observed_values,
-    points_in_balls,
-    render_depth,
-    surface_centres,
-)
 from scene_completion_training.stage import Batch
 
 LEAST_VALID = 0.5  # share of a patch's rays that must be valid for its token to be compared
@@ -136,12 +120,12 @@ class FeatureFieldStage(BesideDensityStage):
         features, target_size = settings.features, targets.dim
         depth = bool(settings.losses.dense_depth) or features.freeze_density
         density = self.make_density(depth_channel=depth)
-        reads: Reads = "units" if features.shared else "decoder"
+        reads: feature_field.Reads = "units" if features.shared else "decoder"
         self.field = FeatureField(density, target_size=target_size, units=features.units, reads=reads)
         self.start_learning()
-        self.downsampler = SalienceDownsampler(target_size, features.rays**2)
+        self.downsampler = feature_field.SalienceDownsampler(target_size, features.rays**2)
         grid = (self.camera.height // features.cell, self.camera.width // features.cell)
-        self.artefacts = ArtefactField(target_size, grid)
+        self.artefacts = feature_field.ArtefactField(target_size, grid)
 
     @property
     def frozen(self) -> bool:
@@ -314,14 +298,14 @@ class SemanticsStage(SingleImageStage):
     """Trains a `DistillationHead` on a frozen `FeatureField`; a BundleError where its checkpoint holds none."""
 
     configuration_class = SemanticsConfiguration
-    field_class = feature_field.FeatureField
+    field_class = FeatureField
     next_command = "scene-completion classes {checkpoint} --student BUNDLE --data SEQUENCES --output classes"
-    field: feature_field.FeatureField
+    field: FeatureField
     settings: SemanticsConfiguration
 
     def __init__(self, settings: SemanticsConfiguration) -> None:
         stored = Checkpoint.read(Path(settings.features_from))
-        field, link = stored.field_of(feature_field.FeatureField), stored.occupancy_link()
+        field, link = stored.field_of(FeatureField), stored.occupancy_link()
         super().__init__(settings)
         self.field = field.eval().requires_grad_(False)
         self.linked = link is not None
@@ -364,20 +348,22 @@ class SemanticsStage(SingleImageStage):
         settings, scale = self.settings, self.viewpoint.volume.scale
         found = []
         for number, own in enumerate(samples_of(generator, len(batch["image"]))):
-            seen: feature_field.FeatureObservation = self.observe({"image": batch["image"][number : number + 1]})
+            seen: FeatureObservation = self.observe({"image": batch["image"][number : number + 1]})
             near, far = self.point_code.near, self.point_code.far
-            depth = render_depth(seen, self.camera, near=near, far=far, device=self.device, stride=DEPTH_STRIDE)
+            depth = rendering.render_depth(
+                seen, self.camera, near=near, far=far, device=self.device, stride=DEPTH_STRIDE
+            )
             whole, stride = self.camera, DEPTH_STRIDE  # of every so many-th pixel
             fx, fy, cx, cy = (value / stride for value in (whole.fx, whole.fy, whole.cx, whole.cy))
             camera = Camera(fx, fy, cx, cy, whole.width // stride, whole.height // stride)
-            centres = surface_centres(depth, camera, BINS, APART_M * scale, own)
-            points = points_in_balls(centres, RADIUS_M * scale, OVERSAMPLING * settings.crop_points, own)
+            centres = rendering.surface_centres(depth, camera, BINS, APART_M * scale, own)
+            points = rendering.points_in_balls(centres, RADIUS_M * scale, OVERSAMPLING * settings.crop_points, own)
             flat = points.reshape(1, -1, 3)
             kept = (self.occupied(seen.density_logit(flat)) & seen.in_view(flat)).reshape(points.shape[:2])
             for crop, inside in zip(points, kept, strict=True):
                 if int(inside.sum()) >= settings.crop_points:
                     chosen = crop[inside][: settings.crop_points]
-                    found.append(feature_field.normalised(self.field.expand(seen.features(chosen[None])))[0])
+                    found.append(normalised(self.field.expand(seen.features(chosen[None])))[0])
         if not found:
             return torch.zeros(0, settings.crop_points, self.field.target_size, device=self.device)
         return torch.stack(found)
@@ -392,7 +378,7 @@ class SemanticsStage(SingleImageStage):
         zero = sum(parameter.sum() for parameter in self.head.parameters()) * 0.0
         terms: Batch = {pair: torch.as_tensor(zero) for pair in PAIRS}
         if partners is not None:
-            others: dict[Pair, Tensor] = {"self": crops, "similar": partners.similar, "random": partners.random}
+            others: dict[Pair, Tensor] = {"self": crops, "similar": partners[0], "random": partners[1]}
             forces = self._forces(crops, others)
             codes = self.head(crops)
             for pair in PAIRS:
@@ -487,8 +473,8 @@ class SemanticFieldStage(BesideDensityStage):
         assert rendered is not None
         terms = self.volume_terms(seen, rendered, batch, generator)
         outside = ~seen.in_view(rendered.points).reshape(rendered.weights.shape)
-        classes = observed_values(batch["view_classes"][:, :, None], rendered)[..., 0].long()
-        counted = (classes < CLASSES) & ~invalid_rays(rendered.weights, outside[:, None])
-        probabilities = composite_features(seen.features(rendered.points).softmax(dim=-1), rendered.weights)
+        classes = rendering.observed_values(batch["view_classes"][:, :, None], rendered)[..., 0].long()
+        counted = (classes < CLASSES) & ~rendering.invalid_rays(rendered.weights, outside[:, None])
+        probabilities = rendering.composite_features(seen.features(rendered.points).softmax(dim=-1), rendered.weights)
         weights = probabilities.new_tensor(self.settings.weights_of_classes)
         return {**terms, "classes": rendered_class_loss(probabilities, classes, counted, weights)}
