@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.measuring import hardware, in_turn, ratio_table
 from scene_completion_training.configuration import Configuration, RenderSettings
 from scene_completion_training.field_stage import FieldStage
-from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.networks.density_field import MultiViewField
 from scene_completion_training.stages.density import (
     SingleViewStage,
     StudentConfiguration,

@@ -13,8 +13,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError, Sequenc
 from scene_completion_training.checkpoints import KEY, Checkpoint, TrainingRecord
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.export import fold, without_places
-from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.networks.density_field import DensityField, MultiViewField
 from scene_completion_training.viewpoint import VolumeSettings
 
 

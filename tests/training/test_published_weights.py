@@ -18,9 +18,8 @@ from scene_completion_ros.errors import BundleError
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration, read_configuration
-from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.density_field import DensityField, MultiViewField
 from scene_completion_training.networks.feature_field import FeatureField, SemanticField
-from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.published_weights import import_checkpoint
 from tests import official_layouts as layouts
 from tests.training.foundation.tiny_models import tiny_model

@@ -32,7 +32,7 @@ from scene_completion_training import CONFIGS, runner
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
-from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.networks.density_field import MultiViewField
 from scene_completion_training.runner import plan, train
 from scene_completion_training.stage import Stage
 from scene_completion_training.stages.density import TeacherConfiguration

@@ -214,27 +214,30 @@ class Configuration(TrainingConfiguration):
     def check(self) -> None:
         """Refuses what cannot be trained, see `TrainingConfiguration.check`; a stage adds checks of its own."""
         super().check()
-        views, rows = self.data.views, self.viewpoint().camera.height
-        if not (0.0 <= views.aside <= 1.0 and 0 <= 2 * views.covered < rows):
+        views, camera = self.data.views, self.viewpoint().camera
+        if not (0.0 <= views.aside <= 1.0 and 0 <= 2 * views.covered < camera.height):
             cure = "Take a share from 0 to 1, and fewer rows than half of the image"
             raise ConfigurationError(f"aside={views.aside}, covered={views.covered}", where="data.views", cure=cure)
-        if self.keep_maps and not self.keeps_maps:
-            raise ConfigurationError(f"stage {self.stage} keeps none", where="keep_maps", cure="Set it to false")
-        if self.keep_maps and not self.data.distinct_samples:
-            cure = "Set data.distinct_samples to what the disk has room for"
-            raise ConfigurationError("no sample comes again", where="keep_maps", cure=cure)
-        if self.keep_maps and self.flip_features:
-            what = "maps that are kept are not flipped"
-            raise ConfigurationError(what, where="flip_features", cure="Set it to false, or keep_maps")
+        half = 0 < self.half_resolution_steps < self.steps
+        for why_not, what, cure in (
+            (not self.keeps_maps, f"stage {self.stage} keeps none", "Set it to false"),
+            (
+                not self.data.distinct_samples,
+                "no sample comes again",
+                "Set data.distinct_samples to what fits the disk",
+            ),
+            (self.flip_features, "maps that are kept are not flipped", "Set it to false, or flip_features"),
+            (
+                self.devices * self.nodes > 1,
+                "only one process can keep maps",
+                "Set it to false, or devices and nodes to 1",
+            ),
+            (half, "maps of halved images are no use for whole ones", "Set half_resolution_steps to 0 or to all steps"),
+        ):
+            if self.keep_maps and why_not:
+                raise ConfigurationError(what, where="keep_maps", cure=cure)
         if self.schedule == "step" and self.decay_every < 1:
             raise ConfigurationError(f"{self.decay_every}", where="decay_every", cure="Take a positive number of steps")
-        if self.keep_maps and self.devices * self.nodes > 1:
-            what = "only one process can keep maps"
-            raise ConfigurationError(what, where="keep_maps", cure="Set it to false, or devices and nodes to 1")
-        if self.keep_maps and 0 < self.half_resolution_steps < self.steps:
-            what = "maps that are kept of images of half the size are no use for whole ones"
-            raise ConfigurationError(what, where="keep_maps", cure="Set half_resolution_steps to 0 or to all steps")
-        camera = self.viewpoint().camera
         if self.half_resolution_steps and (camera.width % (2 * ENCODER_STEP) or camera.height % (2 * ENCODER_STEP)):
             what = f"{camera.width}x{camera.height} pixels cannot be halved"
             cure = f"Take multiples of {2 * ENCODER_STEP}, or half_resolution_steps=0"

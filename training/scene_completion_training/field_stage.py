@@ -35,10 +35,15 @@ from scene_completion_training.losses import (
     photometric_loss,
     stereo_depth_loss,
 )
-from scene_completion_training.networks.density_field import DensityField, ObservedField, OccupancyLink, TrainedField
+from scene_completion_training.networks.density_field import (
+    DensityField,
+    MultiViewField,
+    ObservedField,
+    OccupancyLink,
+    TrainedField,
+)
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
-from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.randomness import StepGenerator
 from scene_completion_training.stage import Batch, Stage, TrainingPictures
 

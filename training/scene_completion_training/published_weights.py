@@ -21,10 +21,9 @@ from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.checkpoints import FORMAT, KEY
 from scene_completion_training.configuration import Configuration
-from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.networks.density_field import DensityField, MultiViewField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import DistillationHead, FeatureField, SemanticField
-from scene_completion_training.networks.multi_view_field import MultiViewField
 from scene_completion_training.stages.feature_field import CHANNELS, SemanticsConfiguration
 
 # Names by which a ResNet and a transformer are known, whatever wraps the model in its file.

@@ -110,7 +110,12 @@ def _trainer(
     output = Path(settings.output)
     callbacks = [*own, LearningRateMonitor("step"), StepsLeft()]
     if not fast_dev_run:
-        callbacks += _checkpoints(settings)
+        # One file, replaced at once: a training that is killed between two files loses one.
+        kept: dict[str, Any] = {"dirpath": output / "checkpoints", "enable_version_counter": False}
+        every = settings.checkpoint_every
+        callbacks.append(ModelCheckpoint(every_n_train_steps=every, save_top_k=0, save_last=True, **kept))
+        if settings.validation_interval:
+            callbacks.append(ModelCheckpoint(filename=Path(BEST).stem, monitor="validation/total", **kept))
     parallel = settings.devices * settings.nodes > 1
     return lightning.Trainer(
         max_steps=settings.steps,
@@ -144,17 +149,6 @@ def _precision(configuration: TrainingConfiguration) -> Literal["32-true", "bf16
         rank_zero_info("This CPU only imitates bfloat16, at a quarter of the speed: it computes in single precision")
         return "32-true"
     return configuration.precision
-
-
-def _checkpoints(configuration: TrainingConfiguration) -> list[ModelCheckpoint]:
-    folder = Path(configuration.output) / "checkpoints"
-    # One file, replaced at once: a training that is killed between two files loses one.
-    options: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False}
-    every = configuration.checkpoint_every
-    kept = [ModelCheckpoint(every_n_train_steps=every, save_top_k=0, save_last=True, **options)]
-    if configuration.validation_interval:
-        kept.append(ModelCheckpoint(filename=Path(BEST).stem, monitor="validation/total", **options))
-    return kept
 
 
 WARM_UP, TIMED = 2, 3  # steps that are taken, and those of them that count

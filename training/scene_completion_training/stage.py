@@ -78,7 +78,10 @@ class Stage(lightning.LightningModule):
         total = self._total(terms)
         if not torch.isfinite(total):
             values = ", ".join(f"{name} {value.item():.4g}" for name, value in terms.items())
-            cure = f"Look at the batch saved in {self._save(batch)}; lower the learning rate if its values are sound"
+            file = Path(self.trainer.default_root_dir) / f"batch_of_step_{self.global_step}.safetensors"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            safetensors.torch.save_file({name: value.contiguous().cpu() for name, value in batch.items()}, file)
+            cure = f"Look at the batch saved in {file}; lower the learning rate if its values are sound"
             raise TrainingError(f"loss is {total.item()} ({values})", where=f"step {self.global_step}", cure=cure)
         self.log_dict({f"loss/{name}": value for name, value in terms.items()}, sync_dist=True)
         self.log("loss/total", total, prog_bar=True, sync_dist=True)
@@ -91,12 +94,6 @@ class Stage(lightning.LightningModule):
     def _total(self, terms: Batch) -> Tensor:
         weights = self.weights()
         return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-
-    def _save(self, batch: Batch) -> Path:
-        file = Path(self.trainer.default_root_dir) / f"batch_of_step_{self.global_step}.safetensors"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file({name: value.contiguous().cpu() for name, value in batch.items()}, file)
-        return file
 
     def scheduled(self, optimiser: torch.optim.Optimizer, factor: Callable[[int], float]) -> Any:
         """An optimiser whose rate has a factor for each step, as Lightning takes it."""

@@ -19,7 +19,7 @@ from scene_completion_training.evaluation.checkpoints import (
     published_views,
     views_along,
 )
-from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.networks.density_field import MultiViewField
 from tests import official_layouts as layouts
 from tests.training.evaluation.one_wall import CAMERA
 from tests.training.saved_checkpoint import save_checkpoint

@@ -11,6 +11,8 @@ from scene_completion_training.export import FoldedEncoder, head_weights
 from scene_completion_training.networks.density_field import (
     DEPTH_UNITS,
     DensityField,
+    FusionHead,
+    MultiViewField,
     OccupancyLink,
     SingleViewObservation,
     link_calibration,
@@ -18,7 +20,6 @@ from scene_completion_training.networks.density_field import (
 )
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import KINDS, FeatureField, SalienceDownsampler, TargetRarity
-from scene_completion_training.networks.multi_view_field import FusionHead, MultiViewField
 from scene_completion_training.rendering import (
     composite_features,
     heaviest_samples,

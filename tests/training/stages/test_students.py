@@ -13,8 +13,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import LossWeights
 from scene_completion_training.export import export_bundle
-from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.networks.density_field import DensityField, MultiViewField
 from scene_completion_training.runner import train
 from scene_completion_training.stages.density import DistillationSettings, StudentStage
 from tests.training.small_trainings import VIEWPOINT, Trainings, batches, learn

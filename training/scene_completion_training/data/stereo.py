@@ -29,7 +29,7 @@ from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence, cameras_ahead, stereo_pair
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask
-from scene_completion_training.extraction.finishing import RectifiedImage
+from scene_completion_training.extraction.finishing import rectified
 
 # Seen to each side beyond the canonical camera, which is turned a little against the real one in training.
 _MARGIN = math.radians(8.0)
@@ -63,7 +63,7 @@ def rectified_sequence(sequence: PosedSequence, names: Sequence[str], canonical:
 
     def seen(frame: Frame) -> Frame:
         images = {
-            name: RectifiedImage(source, resamplers[name]) if name in resamplers else source
+            name: partial(rectified, source, resamplers[name]) if name in resamplers else source
             for name, source in frame.images.items()
         }
         assets = dict(frame.assets)

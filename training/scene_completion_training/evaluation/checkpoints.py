@@ -20,8 +20,7 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.data.drawn_views import metres_travelled, nearest_along
 from scene_completion_training.data.prepared import DOWNWARD, looking_aside
 from scene_completion_training.evaluation.predictor import Prediction, Predictor
-from scene_completion_training.networks.density_field import DensityField, ObservedField
-from scene_completion_training.networks.multi_view_field import MultiViewField
+from scene_completion_training.networks.density_field import DensityField, MultiViewField, ObservedField
 from scene_completion_training.workers import accelerator
 
 # Places along the drive of the first, second, and further views that a multi-view field encodes. The first is at the

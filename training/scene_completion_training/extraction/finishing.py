@@ -38,7 +38,7 @@ class View:
 
     def image(self, source: ImageSource) -> ImageSource:
         """Wrap the source of a recorded image."""
-        return source if self.resampler is None else RectifiedImage(source, self.resampler)
+        return source if self.resampler is None else partial(rectified, source, self.resampler)
 
     @property
     def validity(self) -> Mask | None:
@@ -46,17 +46,10 @@ class View:
         return None if self.resampler is None else self.resampler.validity
 
 
-@dataclass(frozen=True, eq=False)
-class RectifiedImage:
-    """Image source that rectifies another one."""
-
-    source: ImageSource
-    resampler: Resampler
-
-    def __call__(self) -> Bytes:
-        """Read and rectify: uint8 RGB [H, W, 3]; black where the recorded image does not reach."""
-        image: Bytes = self.resampler(read_source(self.source))
-        return np.asarray(image * self.resampler.validity[..., None], dtype=np.uint8)
+def rectified(source: ImageSource, resampler: Resampler) -> Bytes:
+    """Read an image and rectify it: uint8 RGB [H, W, 3]; black where the recorded image does not reach."""
+    image: Bytes = resampler(read_source(source))
+    return np.asarray(image * resampler.validity[..., None], dtype=np.uint8)
 
 
 def rectified_views(cameras: Cameras, rig_from_camera: Poses, max_fov_degrees: float) -> dict[str, View]:

@@ -18,8 +18,13 @@ from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import MOST_ENCODER_VIEWS
 from scene_completion_training.field_stage import FieldStage, SingleImageStage, encoded_views, half_size
 from scene_completion_training.losses import density_distillation, occupancy_distillation
-from scene_completion_training.networks.density_field import DensityField, OccupancyLink, SingleViewObservation
-from scene_completion_training.networks.multi_view_field import MultiViewField, MultiViewObservation
+from scene_completion_training.networks.density_field import (
+    DensityField,
+    MultiViewField,
+    MultiViewObservation,
+    OccupancyLink,
+    SingleViewObservation,
+)
 from scene_completion_training.rendering import Rendered
 from scene_completion_training.stage import Batch
 

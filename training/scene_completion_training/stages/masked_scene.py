@@ -10,7 +10,9 @@ from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.configuration import TrainingConfiguration
-from scene_completion_training.masked_scene import objective
+from scene_completion_training.masked_scene.objective import (
+    SceneView, distance, momentum, sampled, spread, student_features, update_teacher,
+)
 from scene_completion_training.masked_scene.data import (
     POINT_FEATURES,
     MaskSettings,
@@ -90,20 +92,20 @@ class MaskedSceneStage(Stage):
     def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Distance of the student's features at hidden points to the teacher's, a level each."""
         levels = self.settings.network.levels
-        hidden = objective.SceneView(batch["student_index"], batch["student_features"], levels)
-        whole = objective.SceneView(batch["teacher_index"], batch["teacher_features"], levels)
+        hidden = SceneView(batch["student_index"], batch["student_features"], levels)
+        whole = SceneView(batch["teacher_index"], batch["teacher_features"], levels)
         places, others = batch["student_points"], batch["teacher_points"]
         chosen = torch.randperm(len(places), generator=generator)[:POINTS].to(places.device)
-        made = objective.student_features(self.student, hidden, batch["masked"])
+        made = student_features(self.student, hidden, batch["masked"])
         with torch.no_grad():
-            targets = objective.sampled(self.field(whole.features, whole.pyramid), whole, others[chosen])
+            targets = sampled(self.field(whole.features, whole.pyramid), whole, others[chosen])
         self._watch(targets)
-        answers = objective.sampled(made, hidden, places[chosen])
-        return {f"level_{level}": objective.distance(answers[level], targets[level]) for level in range(levels)}
+        answers = sampled(made, hidden, places[chosen])
+        return {f"level_{level}": distance(answers[level], targets[level]) for level in range(levels)}
 
     def _watch(self, targets: list[Tensor]) -> None:
         """Logs the spread of the teacher's features; a TrainingError if a level's has been too small for too long."""
-        spreads = [objective.spread(target) for target in targets]
+        spreads = [spread(target) for target in targets]
         self.log_dict({f"spread/level_{level}": value for level, value in enumerate(spreads)})
         low = torch.tensor([value < LEAST_SPREAD for value in spreads], device=self.collapsed.device)
         self.collapsed.copy_((self.collapsed + 1) * low)
@@ -128,8 +130,8 @@ class MaskedSceneStage(Stage):
         """The student's step, then the teacher's, before a checkpoint is written."""
         super().optimizer_step(*args, **kwargs)
         settings = self.settings
-        kept = objective.momentum(self.global_step, settings.steps, settings.momentum)
-        objective.update_teacher(self.field, self.student, kept)
+        kept = momentum(self.global_step, settings.steps, settings.momentum)
+        update_teacher(self.field, self.student, kept)
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine for the student; the teacher follows it."""
