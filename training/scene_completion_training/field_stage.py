@@ -335,7 +335,7 @@ class FieldStage(Stage):
             self.camera, count, VOLUME_POINTS, near=near, far=far, heights=heights, generator=generator, device=device
         )
 
-    def head(self) -> list[nn.Module]:
+    def head_layers(self) -> list[nn.Module]:
         """What of the field learns with the rate of the head."""
         raise NotImplementedError
 
@@ -344,7 +344,7 @@ class FieldStage(Stage):
         settings = self.settings
         groups = [
             *((list(part.parameters()), settings.trunk_rate * factor) for part, factor in self.encoder.trunk.rates()),
-            ([p for module in (*self.head(), self.link) for p in module.parameters()], settings.head_rate),
+            ([p for module in (*self.head_layers(), self.link) for p in module.parameters()], settings.head_rate),
         ]
         named = {id(p) for parameters, _ in groups for p in parameters}
         groups.insert(0, ([p for p in self.parameters() if id(p) not in named], 1.0))
@@ -410,7 +410,7 @@ class SingleImageStage(FieldStage):
                 key.update(name.encode() + value.cpu().numpy().tobytes())
         return KeptMaps(Path(settings.output) / "kept_maps", key.hexdigest())
 
-    def head(self) -> list[nn.Module]:
+    def head_layers(self) -> list[nn.Module]:
         """The layers of the density behind its encoder."""
         return [self.density.feature_layer, self.density.position_layer, self.density.density_layer]
 

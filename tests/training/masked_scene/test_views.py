@@ -11,23 +11,21 @@ from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.data.store import Entry
-from scene_completion_training.masked_scene.data import (
+from scene_completion_training.masked_scenes import (
     MaskSettings,
     SceneData,
     SceneDataSettings,
     SceneSamples,
+    SceneView,
     SceneViewSettings,
     View,
+    distance,
     in_one,
     keep_points,
     masked_voxels,
+    momentum,
     point_features,
     point_views,
-)
-from scene_completion_training.masked_scene.objective import (
-    SceneView,
-    distance,
-    momentum,
     spread,
     student_features,
     update_teacher,

@@ -12,7 +12,7 @@ import torch
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.picture_files import read_rgb
-from scene_completion_training.masked_scene.data import POINT_FEATURES
+from scene_completion_training.masked_scenes import POINT_FEATURES
 from scene_completion_training.points.features import (
     NETWORK,
     WEIGHTS,

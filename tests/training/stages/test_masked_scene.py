@@ -8,7 +8,7 @@ import torch
 
 from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.masked_scene.data import (
+from scene_completion_training.masked_scenes import (
     POINT_FEATURES,
     SceneDataSettings,
     SceneSource,

@@ -43,7 +43,7 @@ from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.arrays import Floats, Ints, Mask, Random, Reals
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.masked_scene.data import point_features
+from scene_completion_training.masked_scenes import point_features
 from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints
 from scene_completion_training.points.data import LiftedScene, voxel_inputs
 from scene_completion_training.points.scene import UNLABELLED, PointScene

@@ -31,7 +31,7 @@ from scene_completion_training.foundation.encoded_words import BARE
 from scene_completion_training.foundation.feature_store import as_half
 from scene_completion_training.foundation.teachers import open_teacher
 from scene_completion_training.losses import TeacherSpec
-from scene_completion_training.masked_scene.data import in_one
+from scene_completion_training.masked_scenes import in_one
 from scene_completion_training.networks.agglomerated_field import INPUTS
 from scene_completion_training.points.opening import Scenes, open_scenes
 from scene_completion_training.points.scene import OTHERS, PointScene, RgbdView, require

@@ -19,8 +19,7 @@ from scene_completion_ros.untrusted_files import read_json, read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, whole_folder
 from scene_completion_training.arrays import Bytes, Floats, Halves, Ints, Mask, Reals
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.masked_scene.data import POINT_FEATURES, point_features
-from scene_completion_training.masked_scene.objective import SceneView, sampled, standardised
+from scene_completion_training.masked_scenes import POINT_FEATURES, SceneView, point_features, sampled, standardised
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.points.voxels import voxels_of
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet

@@ -101,7 +101,7 @@ class TeacherStage(FieldStage):
             terms |= self.volume_terms(seen, self.rendered(seen, batch, generator), batch, generator)
         return terms
 
-    def head(self) -> list[nn.Module]:
+    def head_layers(self) -> list[nn.Module]:
         """What fuses the views."""
         return [self.field.fusion]
 

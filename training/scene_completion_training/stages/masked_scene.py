@@ -10,15 +10,19 @@ from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, TrainingError
 from scene_completion_training.configuration import TrainingConfiguration
-from scene_completion_training.masked_scene.objective import (
-    SceneView, distance, momentum, sampled, spread, student_features, update_teacher,
-)
-from scene_completion_training.masked_scene.data import (
+from scene_completion_training.masked_scenes import (
     POINT_FEATURES,
     MaskSettings,
     SceneData,
     SceneDataSettings,
+    SceneView,
     SceneViewSettings,
+    distance,
+    momentum,
+    sampled,
+    spread,
+    student_features,
+    update_teacher,
 )
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.stage import Batch, Stage

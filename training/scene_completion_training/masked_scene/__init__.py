@@ -1,1 +1,0 @@
-"""Masked scene modelling: views of scenes of points, their masks, and what a network learns of them."""
