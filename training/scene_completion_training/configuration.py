@@ -218,21 +218,14 @@ class Configuration(TrainingConfiguration):
         if not (0.0 <= views.aside <= 1.0 and 0 <= 2 * views.covered < camera.height):
             cure = "Take a share from 0 to 1, and fewer rows than half of the image"
             raise ConfigurationError(f"aside={views.aside}, covered={views.covered}", where="data.views", cure=cure)
-        half = 0 < self.half_resolution_steps < self.steps
+        alone, half = self.devices * self.nodes == 1, 0 < self.half_resolution_steps < self.steps
+        more, small = "Set data.distinct_samples to what fits the disk", "maps that are kept of images of half the size"
         for why_not, what, cure in (
             (not self.keeps_maps, f"stage {self.stage} keeps none", "Set it to false"),
-            (
-                not self.data.distinct_samples,
-                "no sample comes again",
-                "Set data.distinct_samples to what fits the disk",
-            ),
+            (not self.data.distinct_samples, "no sample comes again", more),
             (self.flip_features, "maps that are kept are not flipped", "Set it to false, or flip_features"),
-            (
-                self.devices * self.nodes > 1,
-                "only one process can keep maps",
-                "Set it to false, or devices and nodes to 1",
-            ),
-            (half, "maps of halved images are no use for whole ones", "Set half_resolution_steps to 0 or to all steps"),
+            (not alone, "only one process can keep maps", "Set it to false, or devices and nodes to 1"),
+            (half, f"{small} are no use for whole ones", "Set half_resolution_steps to 0 or to all steps"),
         ):
             if self.keep_maps and why_not:
                 raise ConfigurationError(what, where="keep_maps", cure=cure)

@@ -23,15 +23,8 @@ from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights, Lookups, PointCodeSpec, VolumeReading, no_evidence
 from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.inference.text_bank import FeatureSpace, TextBank, feature_space_for
+from scene_completion_training import clustering
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.clustering import (
-    CLASS_COLOURS,
-    CLASS_FILE,
-    CLUSTER_FILE,
-    fit_label_head,
-    read_class_file,
-    read_clusters,
-)
 from scene_completion_training.losses import positive_inverse_depth
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField, link_calibration
@@ -43,7 +36,7 @@ from scene_completion_training.stages.completion import SceneField, read_eyes
 # Of the label's logits in the probabilities of the classes: the softmax of these is then nearly what they were.
 SHARPNESS = 6.0
 # Those of clusters for streets, so that all students of streets share one palette, and those of ScanNet for rooms.
-COLOURS: Mapping[str, tuple[int, int, int]] = CLASS_COLOURS | {
+COLOURS: Mapping[str, tuple[int, int, int]] = clustering.CLASS_COLOURS | {
     "wall": (174, 199, 232),
     "floor": (152, 223, 138), "cabinet": (31, 119, 180), "bed": (255, 187, 120), "chair": (188, 189, 34),
     "sofa": (140, 86, 75), "table": (255, 152, 150), "door": (214, 39, 40), "window": (197, 176, 213),
@@ -363,12 +356,12 @@ def export_labelled(
     field = stored.field_of(FeatureField)
     spaces = feature_spaces(stored, field) if isinstance(field, AgglomeratedField) else ()
     _refuse_other_density(field.density, student, checkpoint)
-    clusters, units, cluster = read_clusters(classes / CLUSTER_FILE)
+    clusters, units, cluster = clustering.read_clusters(classes / clustering.CLUSTER_FILE)
     if units.shape[1] != field.positions.out_features:
         what = f"points of {units.shape[1]} units, the checkpoint has {field.positions.out_features}"
         raise ConfigurationError(what, where=str(classes), cure="Make the classes anew from this checkpoint")
-    named = read_class_file(classes / CLASS_FILE, len(clusters.centres))
-    labels = fit_label_head(units.astype(np.float32), named.classes(cluster), len(named.class_names))
+    named = clustering.read_class_file(classes / clustering.CLASS_FILE, len(clusters.centres))
+    labels = clustering.fit_label_head(units.astype(np.float32), named.classes(cluster), len(named.class_names))
     record: dict[str, Any] = {"configuration": without_places(stored.record.get("configuration", {}))}
     record |= {"agreement_with_clusters": round(labels.agreement, 4)}
     head = dataclasses.replace(

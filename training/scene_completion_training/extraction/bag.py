@@ -23,13 +23,7 @@ from typing import Any
 import numpy as np
 
 from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.errors import (
-    BagError,
-    SceneCompletionError,
-    SequenceError,
-    TransformConflictError,
-    of_system,
-)
+from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError, TransformConflictError, of_system
 from scene_completion_ros.progress import Progress
 from scene_completion_ros.sequences.from_bag import Recording, posed_recording, read_recordings
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, files_of_sequence

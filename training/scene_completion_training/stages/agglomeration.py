@@ -10,20 +10,13 @@ from torch import Tensor, nn
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.text_bank import TextBank
+from scene_completion_training import losses
 from scene_completion_training.configuration import Configuration, TrainingConfiguration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.field_stage import BesideDensityStage
 from scene_completion_training.foundation.backbone import FeatureLifter, LiftedFeatures, TokenMaps
 from scene_completion_training.foundation.feature_store import mirrored_targets
-from scene_completion_training.losses import (
-    TeacherSpec,
-    UncertaintyWeights,
-    agglomeration_terms,
-    check_teachers,
-    positive_inverse_depth,
-    term_weights,
-)
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField, AgglomeratedPoints, HeadKind
 from scene_completion_training.networks.feature_field import FeatureObservation, TargetRarity
 from scene_completion_training.points.data import LiftingSettings, PixelTeacher, PointData, PointDataSettings
@@ -41,7 +34,7 @@ FARTHEST = 1.2
 
 
 @dataclass
-class StoredTeacher(TeacherSpec):
+class StoredTeacher(losses.TeacherSpec):
     """A foundation model that the field learns from, by features on disk."""
 
     targets: str = ""  # folder of its precomputed features, see `scene-completion features`
@@ -81,7 +74,7 @@ class AgglomerationConfiguration(Configuration):
         super().check()
         self.check_start()
         settings = self.agglomeration
-        check_teachers(settings.teachers, "agglomeration.teachers")
+        losses.check_teachers(settings.teachers, "agglomeration.teachers")
         if not all(0.0 <= teacher.rarity <= 1.0 for teacher in settings.teachers):
             what = f"{[teacher.rarity for teacher in settings.teachers]}"
             raise ConfigurationError(what, where="agglomeration.teachers: rarity", cure="Take powers from 0 to 1")
@@ -114,7 +107,7 @@ class AgglomerationStage(BesideDensityStage):
         self.field = AgglomeratedField(density, dims, channels=requested.channels, units=requested.units)
         rarities = {spec.name: TargetRarity(dims[spec.name], spec.rarity) for spec in requested.teachers}
         self.rarity = nn.ModuleDict(rarities)
-        self.uncertainty = UncertaintyWeights(list(dims))
+        self.uncertainty = losses.UncertaintyWeights(list(dims))
         self.lifter = FeatureLifter(self.camera, self.viewpoint.volume.voxel_size)
         self.start_learning()
 
@@ -160,7 +153,7 @@ class AgglomerationStage(BesideDensityStage):
 
     def weights(self) -> dict[str, float]:
         """See `term_weights`."""
-        return term_weights(self.settings.agglomeration.teachers)
+        return losses.term_weights(self.settings.agglomeration.teachers)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step; the uncertainties are curves of their own."""
@@ -179,7 +172,7 @@ class AgglomerationStage(BesideDensityStage):
         predicted = {spec.name: self.field.original(spec.name, features) for spec in teachers}
         targets = {spec.name: targets[spec.name] - self.field.centres[spec.name] for spec in teachers}
         weights = {spec.name: known[spec.name] * self.rarity[spec.name](targets[spec.name]) for spec in teachers}
-        return agglomeration_terms(teachers, self.uncertainty, predicted, targets, weights)
+        return losses.agglomeration_terms(teachers, self.uncertainty, predicted, targets, weights)
 
     @torch.no_grad()
     def _compared(
@@ -215,7 +208,8 @@ class AgglomerationStage(BesideDensityStage):
         camera = self.camera
         drawn = torch.rand(count, 2, generator=generator).to(code.device)
         column, row = (drawn * drawn.new_tensor([width, height])).long().unbind(dim=-1)
-        inverse = positive_inverse_depth(self.point_code.inverse_depth(code[row, column])).clamp_min(1.0 / self.far)
+        inverse = self.point_code.inverse_depth(code[row, column])
+        inverse = losses.positive_inverse_depth(inverse).clamp_min(1.0 / self.far)
         noise = DEPTH_NOISE * torch.randn(count, generator=generator).to(code.device)
         depth = noise.exp() / inverse
         x = ((column + 0.5) * camera.width / width - 0.5 - camera.cx) / camera.fx
@@ -274,7 +268,7 @@ class PointAgglomerationConfiguration(TrainingConfiguration):
     def check(self) -> None:
         """Refuses a training without teachers, and numbers that cannot be."""
         super().check()
-        check_teachers(self.teachers, "teachers")
+        losses.check_teachers(self.teachers, "teachers")
         self.lifting.check("lifting")
         if not all(teacher.dim > 0 and teacher.cell > 0 and teacher.noise >= 0.0 for teacher in self.teachers):
             what = f"{[(teacher.dim, teacher.cell, teacher.noise) for teacher in self.teachers]}"
@@ -295,7 +289,7 @@ class PointAgglomerationStage(Stage):
     def __init__(self, settings: PointAgglomerationConfiguration) -> None:
         super().__init__(settings)
         self.field = AgglomeratedPoints({teacher.name: teacher.dim for teacher in settings.teachers}, settings.heads)
-        self.uncertainty = UncertaintyWeights([teacher.name for teacher in settings.teachers])
+        self.uncertainty = losses.UncertaintyWeights([teacher.name for teacher in settings.teachers])
 
     def make_data(self) -> PointData:
         """Scenes with lifted features."""
@@ -304,7 +298,7 @@ class PointAgglomerationStage(Stage):
 
     def weights(self) -> dict[str, float]:
         """See `term_weights`."""
-        return term_weights(self.settings.teachers)
+        return losses.term_weights(self.settings.teachers)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """One step; the uncertainties are curves of their own."""
@@ -319,7 +313,7 @@ class PointAgglomerationStage(Stage):
         shared = torch.stack([target.any(dim=1) for target in targets.values()]).all(dim=0)
         predicted = {name: self.field.heads.of(name, features) for name in names}
         weights = dict.fromkeys(names, shared)
-        return agglomeration_terms(self.settings.teachers, self.uncertainty, predicted, targets, weights)
+        return losses.agglomeration_terms(self.settings.teachers, self.uncertainty, predicted, targets, weights)
 
     def configure_optimizers(self) -> Any:
         """Adam on the network and the uncertainties."""

@@ -30,12 +30,7 @@ from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import MAPS, CompletionData, CompletionDataSettings, Eyes
 from scene_completion_training.data.voxel_evidence import OF_NO_CLASS
-from scene_completion_training.losses import (
-    class_terms,
-    depth_likelihood,
-    occupancy_cross_entropy,
-    surface_likelihood,
-)
+from scene_completion_training.losses import class_terms, depth_likelihood, occupancy_cross_entropy, surface_likelihood
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, MetricDecoder
 from scene_completion_training.networks.scene_decoder import (
     FLOOR,
@@ -250,7 +245,7 @@ class CompletionStage(Stage):
     def make_data(self) -> CompletionData:
         """Maps and voxels of the configuration's recordings."""
         settings = self.settings
-        options = {"steps": settings.steps, "seed": settings.seed, "voxels": not settings.only_pixels}
+        options: dict[str, Any] = {"steps": settings.steps, "seed": settings.seed, "voxels": not settings.only_pixels}
         return CompletionData(settings.data, self.viewpoint, self.eyes, **options)
 
     def start(self, data: Any) -> None:

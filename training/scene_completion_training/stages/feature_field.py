@@ -15,7 +15,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.voxels.occupancy import density_of_logit
-from scene_completion_training import rendering
+from scene_completion_training import losses, rendering
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.module import SequencesData
@@ -23,19 +23,6 @@ from scene_completion_training.data.view_batches import DataNeeds
 from scene_completion_training.field_stage import BesideDensityStage, SingleImageStage
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.feature_store import FeatureStore, LiveTokens, mirrored_targets
-from scene_completion_training.losses import (
-    KITTI_360_FORCES,
-    PAIRS,
-    Force,
-    Pair,
-    correspondence_loss,
-    cosine_loss,
-    estimate_forces,
-    feature_smoothness,
-    gathered,
-    rendered_class_loss,
-    shared_count,
-)
 from scene_completion_training.networks import feature_field
 from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, SemanticField, normalised
 from scene_completion_training.randomness import samples_of
@@ -217,7 +204,7 @@ class FeatureFieldStage(BesideDensityStage):
         composed = rendering.composite_features(seen.features(points), weights)
         expanded = normalised(self.field.expand(composed)).reshape(*valid.shape, -1)  # [P, J, D]
         colours = rendering.observed_values(batch["views"], rendered).reshape(-1, side, side, 3).permute(0, 3, 1, 2)
-        smoothness = feature_smoothness(expanded.reshape(-1, side, side, expanded.shape[-1]), colours)
+        smoothness = losses.feature_smoothness(expanded.reshape(-1, side, side, expanded.shape[-1]), colours)
         view = rendered.rays.view.reshape(*cells.shape[:2], -1)[..., 0]  # [B, P]
         return {"feature": self._agreement(expanded, valid, view, cells, batch), "feature_smoothness": smoothness}
 
@@ -227,7 +214,7 @@ class FeatureFieldStage(BesideDensityStage):
         index = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(view)
         target = tokens[index, view, :, cells[..., 0], cells[..., 1]].flatten(0, 1).float() - self.field.target_mean
         predicted = self.downsampler(rays, valid) + self.artefacts(cells.flatten(0, 1))
-        return cosine_loss(predicted, target, valid.float().mean(dim=1) >= LEAST_VALID)
+        return losses.cosine_loss(predicted, target, valid.float().mean(dim=1) >= LEAST_VALID)
 
 
 def feature_targets(settings: FeatureSettings) -> FeatureStore | LiveTokens:
@@ -315,7 +302,7 @@ class SemanticsStage(SingleImageStage):
         self.head = feature_field.DistillationHead(field.target_size, CHANNELS)
         self.buffer = feature_field.CropBuffer(BUFFER, settings.crop_points, field.target_size)
         self.forces_values: Tensor
-        self.register_buffer("forces_values", torch.full((len(PAIRS), 2), float("nan")))
+        self.register_buffer("forces_values", torch.full((len(losses.PAIRS), 2), float("nan")))
 
     def data_needs(self) -> DataNeeds:
         """Images alone."""
@@ -332,7 +319,7 @@ class SemanticsStage(SingleImageStage):
 
     def weights(self) -> dict[str, float]:
         """Every loss has its weight in it."""
-        return dict.fromkeys(PAIRS, 1.0)
+        return dict.fromkeys(losses.PAIRS, 1.0)
 
     def occupied(self, logit: Tensor) -> Tensor:
         """Whether points with these density logits are occupied: more probably than not, or as in the paper."""
@@ -374,34 +361,34 @@ class SemanticsStage(SingleImageStage):
         # Processes share the buffer, and each draws from it by itself.
         own = samples_of(generator, images)[0]
         partners = self.buffer.partners(crops, own) if len(crops) else None
-        share = len(crops) / shared_count(crops.new_tensor(float(len(crops))))
+        share = len(crops) / losses.shared_count(crops.new_tensor(float(len(crops))))
         zero = sum(parameter.sum() for parameter in self.head.parameters()) * 0.0
-        terms: Batch = {pair: torch.as_tensor(zero) for pair in PAIRS}
+        terms: Batch = {pair: torch.as_tensor(zero) for pair in losses.PAIRS}
         if partners is not None:
-            others: dict[Pair, Tensor] = {"self": crops, "similar": partners[0], "random": partners[1]}
+            others: dict[losses.Pair, Tensor] = {"self": crops, "similar": partners[0], "random": partners[1]}
             forces = self._forces(crops, others)
             codes = self.head(crops)
-            for pair in PAIRS:
+            for pair in losses.PAIRS:
                 other = others[pair]
                 code = codes if pair == "self" else self.head(other)
                 force = forces[pair]
-                terms[pair] = share * force.weight * correspondence_loss(crops, other, codes, code, force.shift)
-        if self.training and len(every := gathered(crops, images * BINS)):
+                terms[pair] = share * force.weight * losses.correspondence_loss(crops, other, codes, code, force.shift)
+        if self.training and len(every := losses.gathered(crops, images * BINS)):
             self.buffer.push(every)
         return terms
 
-    def _forces(self, crops: Tensor, others: dict[Pair, Tensor]) -> dict[Pair, Force]:
+    def _forces(self, crops: Tensor, others: dict[losses.Pair, Tensor]) -> dict[losses.Pair, losses.Force]:
         """Published or estimated forces; these are averaged over the crops that fill the first half of the buffer."""
         if self.settings.forces == "kitti_360":
-            return KITTI_360_FORCES
+            return losses.KITTI_360_FORCES
         if torch.isnan(self.forces_values).any() or int(self.buffer.filled) < len(self.buffer.features) // 2:
             some = crops[:, ::4]
             similarities = {pair: torch.einsum("npd,nqd->npq", some, other[:, ::4]) for pair, other in others.items()}
-            found = estimate_forces(similarities)
-            fresh = crops.new_tensor([[found[pair].weight, found[pair].shift] for pair in PAIRS])
+            found = losses.estimate_forces(similarities)
+            fresh = crops.new_tensor([[found[pair].weight, found[pair].shift] for pair in losses.PAIRS])
             known = ~torch.isnan(self.forces_values).any()
             self.forces_values.copy_(0.9 * self.forces_values + 0.1 * fresh if known else fresh)
-        return {pair: Force(*self.forces_values[row].tolist()) for row, pair in enumerate(PAIRS)}
+        return {pair: losses.Force(*self.forces_values[row].tolist()) for row, pair in enumerate(losses.PAIRS)}
 
     def configure_optimizers(self) -> Any:
         """Adam on the head alone."""
@@ -477,4 +464,4 @@ class SemanticFieldStage(BesideDensityStage):
         counted = (classes < CLASSES) & ~rendering.invalid_rays(rendered.weights, outside[:, None])
         probabilities = rendering.composite_features(seen.features(rendered.points).softmax(dim=-1), rendered.weights)
         weights = probabilities.new_tensor(self.settings.weights_of_classes)
-        return {**terms, "classes": rendered_class_loss(probabilities, classes, counted, weights)}
+        return {**terms, "classes": losses.rendered_class_loss(probabilities, classes, counted, weights)}

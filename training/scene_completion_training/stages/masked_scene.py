@@ -9,21 +9,8 @@ import torch
 from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError, TrainingError
+from scene_completion_training import masked_scenes
 from scene_completion_training.configuration import TrainingConfiguration
-from scene_completion_training.masked_scenes import (
-    POINT_FEATURES,
-    MaskSettings,
-    SceneData,
-    SceneDataSettings,
-    SceneView,
-    SceneViewSettings,
-    distance,
-    momentum,
-    sampled,
-    spread,
-    student_features,
-    update_teacher,
-)
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from scene_completion_training.stage import Batch, Stage
 
@@ -39,9 +26,9 @@ class MaskedSceneConfiguration(TrainingConfiguration):
 
     stage: str = "masked_scene"
     learning_rate: float = 1.5e-3
-    data: SceneDataSettings = field(default_factory=SceneDataSettings)
-    views: SceneViewSettings = field(default_factory=SceneViewSettings)
-    network: HUNetSettings = field(default_factory=lambda: HUNetSettings(inputs=len(POINT_FEATURES)))
+    data: masked_scenes.SceneDataSettings = field(default_factory=masked_scenes.SceneDataSettings)
+    views: masked_scenes.SceneViewSettings = field(default_factory=masked_scenes.SceneViewSettings)
+    network: HUNetSettings = field(default_factory=lambda: HUNetSettings(inputs=len(masked_scenes.POINT_FEATURES)))
     ratio: float = 0.4  # share of the patches that is hidden
     patch: int = 8  # voxels along the edge of a patch, a multiple of 2^(levels - 1)
     momentum: float = 0.996  # share of itself that the teacher keeps in the first step; it grows to 1
@@ -55,9 +42,11 @@ class MaskedSceneConfiguration(TrainingConfiguration):
             shared = f"patches of {self.patch} voxels share the coarsest of {levels} levels with their neighbours"
             what = f"{shared}, which tell what is in them"
             raise ConfigurationError(what, where="patch", cure=f"Take a multiple of {coarsest}")
-        if self.network.inputs != len(POINT_FEATURES):
-            what = f"{self.network.inputs} inputs, where voxels have {', '.join(POINT_FEATURES)}"
-            raise ConfigurationError(what, where="network.inputs", cure=f"Set it to {len(POINT_FEATURES)}")
+        if self.network.inputs != len(masked_scenes.POINT_FEATURES):
+            what = f"{self.network.inputs} inputs, where voxels have {', '.join(masked_scenes.POINT_FEATURES)}"
+            raise ConfigurationError(
+                what, where="network.inputs", cure=f"Set it to {len(masked_scenes.POINT_FEATURES)}"
+            )
         if not (0.0 < self.ratio <= 1.0 and 0.0 <= self.momentum <= 1.0):
             what = f"ratio {self.ratio}, momentum {self.momentum}"
             cure = "Take a share above 0, and a momentum from 0 to 1"
@@ -80,14 +69,14 @@ class MaskedSceneStage(Stage):
         self.register_buffer("collapsed", torch.zeros(settings.network.levels, dtype=torch.int64))
         self._ended: float | None = None
 
-    def make_data(self) -> SceneData:
+    def make_data(self) -> masked_scenes.SceneData:
         """Views of scenes."""
-        settings, mask = self.settings, MaskSettings(self.settings.patch, self.settings.ratio)
-        return SceneData(settings.data, settings.views, mask, steps=settings.steps, seed=settings.seed)
+        settings, mask = self.settings, masked_scenes.MaskSettings(self.settings.patch, self.settings.ratio)
+        return masked_scenes.SceneData(settings.data, settings.views, mask, steps=settings.steps, seed=settings.seed)
 
     def remembered(self) -> dict[str, Any]:
         """What the features are, and the network in plain values."""
-        return {"columns": list(POINT_FEATURES), "network": self.settings.network.plain()}
+        return {"columns": list(masked_scenes.POINT_FEATURES), "network": self.settings.network.plain()}
 
     def weights(self) -> dict[str, float]:
         """Every level weighs the same."""
@@ -96,20 +85,20 @@ class MaskedSceneStage(Stage):
     def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Distance of the student's features at hidden points to the teacher's, a level each."""
         levels = self.settings.network.levels
-        hidden = SceneView(batch["student_index"], batch["student_features"], levels)
-        whole = SceneView(batch["teacher_index"], batch["teacher_features"], levels)
+        hidden = masked_scenes.SceneView(batch["student_index"], batch["student_features"], levels)
+        whole = masked_scenes.SceneView(batch["teacher_index"], batch["teacher_features"], levels)
         places, others = batch["student_points"], batch["teacher_points"]
         chosen = torch.randperm(len(places), generator=generator)[:POINTS].to(places.device)
-        made = student_features(self.student, hidden, batch["masked"])
+        made = masked_scenes.student_features(self.student, hidden, batch["masked"])
         with torch.no_grad():
-            targets = sampled(self.field(whole.features, whole.pyramid), whole, others[chosen])
+            targets = masked_scenes.sampled(self.field(whole.features, whole.pyramid), whole, others[chosen])
         self._watch(targets)
-        answers = sampled(made, hidden, places[chosen])
-        return {f"level_{level}": distance(answers[level], targets[level]) for level in range(levels)}
+        answers = masked_scenes.sampled(made, hidden, places[chosen])
+        return {f"level_{level}": masked_scenes.distance(answers[level], targets[level]) for level in range(levels)}
 
     def _watch(self, targets: list[Tensor]) -> None:
         """Logs the spread of the teacher's features; a TrainingError if a level's has been too small for too long."""
-        spreads = [spread(target) for target in targets]
+        spreads = [masked_scenes.spread(target) for target in targets]
         self.log_dict({f"spread/level_{level}": value for level, value in enumerate(spreads)})
         low = torch.tensor([value < LEAST_SPREAD for value in spreads], device=self.collapsed.device)
         self.collapsed.copy_((self.collapsed + 1) * low)
@@ -134,8 +123,8 @@ class MaskedSceneStage(Stage):
         """The student's step, then the teacher's, before a checkpoint is written."""
         super().optimizer_step(*args, **kwargs)
         settings = self.settings
-        kept = momentum(self.global_step, settings.steps, settings.momentum)
-        update_teacher(self.field, self.student, kept)
+        kept = masked_scenes.momentum(self.global_step, settings.steps, settings.momentum)
+        masked_scenes.update_teacher(self.field, self.student, kept)
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine for the student; the teacher follows it."""
