@@ -275,10 +275,6 @@ class TrainedWeights:
         prior = functional.interpolate(self.field[name], encoder.prior.shape[2:], mode="bilinear")
         return dataclasses.replace(self, field={**self.field, name: prior})
 
-    def under(self, prefix: str) -> dict[str, Tensor]:
-        """Weights of a part of the field, without the part's name."""
-        return part_of(self.field, prefix)
-
 
 class SafeCheckpoints(TorchCheckpointIO):
     """Moves a checkpoint to its place when it is whole: with a full disk, or if killed, the one before stays."""

@@ -31,6 +31,7 @@ from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.completion_samples import MAPS, CompletionData, CompletionDataSettings, Eyes
 from scene_completion_training.data.voxel_evidence import OF_NO_CLASS
 from scene_completion_training.losses import class_terms, depth_likelihood, occupancy_cross_entropy, surface_likelihood
+from scene_completion_training.networks.density_field import part_of
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, MetricDecoder
 from scene_completion_training.networks.scene_decoder import (
     FLOOR,
@@ -331,11 +332,10 @@ class CompletionStage(Stage):
 
         Branches that it did not have stay as they are, which is silent, if they learn.
         """
-        weights = TrainedWeights.read(Path(getattr(self.settings, where)))
+        weights = TrainedWeights.read(Path(getattr(self.settings, where))).field
         try:
-            absent, unknown = part.load_state_dict(
-                weights.under(f"field.{prefix}") or weights.under(prefix), strict=False
-            )
+            own = part_of(weights, f"field.{prefix}") or part_of(weights, prefix)
+            absent, unknown = part.load_state_dict(own, strict=False)
             learns = {name for name, value in part.named_parameters() if value.requires_grad}
             later = [name for name in absent if name in learns and any(branch in name for branch in LATER)]
             wrong = [*unknown, *sorted({*absent} - {*later})]
@@ -466,7 +466,7 @@ def read_eyes(source: str, weights: str, viewpoint: Viewpoint) -> tuple[EncoderD
         tensors = read_tensors(file, BundleError, cure=cure)
         state = {name: torch.from_numpy(value.astype(np.float32)) for name, value in tensors.items()}
     else:
-        state = TrainedWeights.read(file).under("encoder.")
+        state = part_of(TrainedWeights.read(file).field, "encoder.")
     whole = any(name.startswith("decoder.") for name in state)
     encoder = EncoderDecoder(size, trunk="depth_anything", pretrained=not whole, weights=weights)
     state = named_as_here(state, encoder.state_dict().keys())  # exports look for these names

@@ -24,6 +24,7 @@ from scene_completion_training.networks.density_field import (
     MultiViewObservation,
     OccupancyLink,
     SingleViewObservation,
+    part_of,
 )
 from scene_completion_training.rendering import Rendered
 from scene_completion_training.stage import Batch
@@ -86,7 +87,7 @@ class TeacherStage(FieldStage):
         if any(name.startswith("fusion.") for name in weights.field):
             super().take(weights)
         else:
-            self.encoder.load_state_dict(weights.under("encoder."))
+            self.encoder.load_state_dict(part_of(weights.field, "encoder."))
 
     def observe(self, batch: Batch, generator: torch.Generator | None = None) -> MultiViewObservation:
         """The teacher with the batch's views encoded; views are dropped where there is a generator."""
