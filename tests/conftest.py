@@ -38,7 +38,6 @@ SLOW = (
     "training/stages/test_completion.py",
     "training/stages/test_features.py",
     "training/stages/test_masked_scene.py",
-    "training/stages/test_students.py",
     "training/test_published.py",
     "training/test_published_weights.py",
     "training/test_wide_angle.py",

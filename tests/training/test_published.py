@@ -55,11 +55,11 @@ def kitti_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def overrides(root: Path, name: str) -> list[str]:
-    """What a user's machine and this test's patience change."""
+def command(root: Path, name: str, *more: str, run: str = "", without: tuple[str, ...] = ()) -> list[str]:
+    """The training of a configuration in two steps; `without`: how values begin that its stage takes from another."""
     poses = f", poses: {root / 'slam'}" if name.endswith("raw") else ""
     sources = f'[{{folder: "{"*/*_sync" if poses else "data_2d_raw/*"}"{poses}}}]'
-    return [
+    overrides = [
         *SMALL,
         f"data.root={root}",
         f"data.sources={sources}",
@@ -67,13 +67,9 @@ def overrides(root: Path, name: str) -> list[str]:
         f"data.frames={root / 'train_files.txt'}",
         f"data.validation_frames={root / 'val_files.txt'}",
         f"data.cache={root / 'resized'}",
-        f"output={root / name}",
+        f"output={root / (run or name)}",
     ]
-
-
-def command(root: Path, name: str, *more: str, run: str = "", without: tuple[str, ...] = ()) -> list[str]:
-    """The training of a configuration in two steps; `without`: how values begin that its stage takes from another."""
-    small = [given for given in overrides(root, run or name) if not given.startswith(without)]
+    small = [given for given in overrides if not given.startswith(without)]
     return ["train", "--config", str(FULL_SIZE / f"{name}.yaml"), *small, *more]
 
 

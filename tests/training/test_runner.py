@@ -18,7 +18,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import lightning
 import numpy as np
 import pytest
 import safetensors.torch
@@ -28,17 +27,18 @@ from torch import Tensor
 from scene_completion_ros import cli
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, SceneCompletionError, TrainingError
-from scene_completion_training import CONFIGS, runner
+from scene_completion_training import runner
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.networks.density_field import MultiViewField
+from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.runner import plan, train
 from scene_completion_training.stage import Stage
 from scene_completion_training.stages.density import TeacherConfiguration
 from tests import official_layouts as layouts
 from tests.training.small_trainings import STEPS, VIEW, curves, small_data, small_training, write_configuration
-from tests.training.test_published import SMALL
+from tests.training.test_published import command
 
 KILLED_STEPS, KILL_AFTER = 16, 4
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
@@ -58,8 +58,7 @@ def start_command(
         log: Where its messages go; those of the test if left out.
     """
     context = multiprocessing.get_context("forkserver")
-    stages = [f"scene_completion_training.stages.{name}" for name in ("single_view", "teacher")]
-    context.set_forkserver_preload(["scene_completion_training.runner", *stages])
+    context.set_forkserver_preload([f"scene_completion_training.{name}" for name in ("runner", "stages.density")])
     process = context.Process(target=_run, args=(list(arguments), before, log))
     process.start()
     return process
@@ -182,46 +181,33 @@ def test_a_set_up_is_checked_in_two_steps(synthetic_drive: Path, tmp_path: Path)
     assert not list((tmp_path / "dry").rglob("*.ckpt"))
 
 
-class FullDisk(lightning.Callback):
-    """From the third step on the process may write no file of a megabyte."""
-
-    def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
-        if trainer.global_step == 2:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+def _full_disk() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
 
-class CutOff(lightning.Callback):
-    """The training is cut off when two steps have been taken."""
-
-    def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
-        if trainer.global_step == 2:
-            raise KeyboardInterrupt
+def _cut_off() -> None:
+    raise KeyboardInterrupt
 
 
-def _watched(*callbacks: lightning.Callback, **environment: str) -> None:
-    """Adds callbacks to the trainings of this process, and variables to its environment."""
+def _after_two_steps(happens: Callable[[], None] | None, **environment: str) -> None:
+    """What happens to the trainings of this process when two steps have been taken, and variables that it has."""
     os.environ.update(environment)
-    make = runner._trainer
+    take = Stage.training_step
 
-    def watched(*arguments: Any, **options: Any) -> lightning.Trainer:
-        trainer = make(*arguments, **options)
-        trainer.callbacks[:0] = callbacks  # type: ignore[attr-defined]
-        return trainer
+    def step(self: Stage, batch: dict[str, Tensor], number: int) -> Any:
+        if self.global_step == 2 and happens is not None:
+            happens()
+        return take(self, batch, number)
 
-    runner._trainer = watched
-
-
-def _teacher_command(drive: Path, tmp_path: Path) -> list[str]:
-    """The command that trains what the fixture `teacher` is, but for the picture."""
-    file = tmp_path / "teacher.yaml"
-    write_configuration(file, TeacherConfiguration(**small_training(drive, tmp_path / "run")))
-    return ["train", "--config", str(file), "--threads", "1"]
+    Stage.training_step = step  # type: ignore[method-assign]
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(synthetic_drive: Path, teacher: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_checkpoint_before(synthetic_drive: Path, tmp_path: Path) -> None:
     """What step two wrote stays, and goes on."""
-    arguments = _teacher_command(synthetic_drive, tmp_path)
-    process = start_command(arguments, partial(_watched, FullDisk()), tmp_path / "log")
+    settings = TeacherConfiguration(**small_training(synthetic_drive, tmp_path / "run"))
+    file = write_configuration(tmp_path / "teacher.yaml", settings)
+    arguments = ["train", "--config", str(file), "--threads", "1"]
+    process = start_command(arguments, partial(_after_two_steps, _full_disk), tmp_path / "log")
     process.join(280)
     said = (tmp_path / "log").read_text()
     assert process.exitcode != 0 and "checkpoint could not be written" in said, said[-2000:]
@@ -230,9 +216,6 @@ def test_a_full_disk_leaves_the_checkpoint_before(synthetic_drive: Path, teacher
     assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == 2
     assert cli.main(arguments) == 0
     assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == STEPS
-    whole = Checkpoint.read(teacher).state
-    for name, value in Checkpoint.read(checkpoints / "last.ckpt").state.items():  # as if nothing had happened
-        torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-6, msg=name)
 
 
 @pytest.mark.slow
@@ -252,7 +235,7 @@ def test_two_processes_train_what_one_does_with_twice_the_batch(
     alone = ["data.batch_size=2", f"output={tmp_path / 'one'}"]
     assert cli.main([*command, *alone]) == 0
     if stage is TeacherConfiguration:
-        _in_two(command, tmp_path, CutOff())
+        _in_two(command, tmp_path, _cut_off)
         assert torch.load(tmp_path / "two" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
         said = _in_two(command, tmp_path)
     else:  # the trainer starts the second process
@@ -270,7 +253,7 @@ def test_two_processes_train_what_one_does_with_twice_the_batch(
         torch.testing.assert_close(weights[1]["state_dict"][name], value, rtol=1e-3, atol=2e-5, msg=name)
 
 
-def _in_two(command: list[str], tmp_path: Path, *callbacks: lightning.Callback) -> str:
+def _in_two(command: list[str], tmp_path: Path, happens: Callable[[], None] | None = None) -> str:
     """Runs a training in two processes with the environment that torchrun gives them; what they printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -281,12 +264,12 @@ def _in_two(command: list[str], tmp_path: Path, *callbacks: lightning.Callback) 
     }  # fmt: skip
     logs, processes = [tmp_path / f"log-{rank}" for rank in range(2)], []
     for rank, log in enumerate(logs):
-        before = partial(_watched, *callbacks, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        before = partial(_after_two_steps, happens, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
         processes.append(start_command(command, before, log))
     for process in processes:
         process.join(280)
     said = "".join(log.read_text() for log in logs)
-    assert callbacks or all(process.exitcode == 0 for process in processes), said[-3000:]
+    assert happens or all(process.exitcode == 0 for process in processes), said[-3000:]
     return said
 
 
@@ -298,23 +281,13 @@ def test_plan_of_a_published_training(
     root = tmp_path / "kitti_360"
     layouts.kitti_360(root, frames=16, posed=range(16))
     listed = [f"{layouts.DRIVE} {number:010d} {side}" for number in range(4) for side in "lr"]
-    split = layouts.write_split(root / "train_files.txt", listed)
-    overrides = [
-        *SMALL,
-        f"data.root={root}",
-        'data.sources=[{folder: "data_2d_raw/*"}]',
-        "data.validation=[]",
-        f"data.frames={split}",
-        "data.validation_frames=",
-        f"data.cache={tmp_path / 'cache'}",
-        f"output={tmp_path / 'output'}",
-        "data.batch_size=2",
-        "steps=6",
-    ]
-    file = CONFIGS / "full_size" / "bts_kitti_360.yaml"
-    assert main(["train", "--plan", "--config", str(file), *overrides]) == 0
+    layouts.write_split(root / "train_files.txt", listed)
+    changes = ["data.validation=[]", "data.validation_frames=", "data.batch_size=2", "steps=6"]
+    given = command(root, "bts_kitti_360", *changes)
+    before = set(root.iterdir())
+    assert main([*given, "--plan"]) == 0
     printed = capsys.readouterr().out
-    assert [path.name for path in tmp_path.iterdir()] == ["kitti_360"]
+    assert set(root.iterdir()) == before
     assert "frames: 16; train_files.txt: 8 of 8 listed frames" in printed
     assert "samples: 12 in 6 steps, 1.50 epochs" in printed
     assert "their samples from 0 workers" in printed and "GPU" not in printed
@@ -357,10 +330,26 @@ def test_a_plan_that_measures(synthetic_drive: Path, tmp_path: Path, monkeypatch
     assert lines[3].startswith("training: 10 h") and lines[4].startswith("limit: loading the samples")
 
 
-@pytest.mark.parametrize(("has", "used"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_a_device_that_only_imitates_bfloat16_trains_in_single_precision(
-    has: bool, used: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("has", "used"), [(True, torch.bfloat16), (False, None)])
+def test_mixed_precision_is_for_the_encoder_alone(
+    has: bool, used: torch.dtype | None, synthetic_drive: Path, teacher: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """With an encoder that ignores it nothing changes: half precision would move points by pixels.
+
+    A device that only imitates bfloat16 does without.
+    """
+    forward, mixed = EncoderDecoder.forward, set()
+
+    def full(self: EncoderDecoder, image: Tensor) -> Tensor:
+        mixed.add(self.mixed)
+        self.mixed = None
+        return forward(self, image)
+
+    monkeypatch.setattr(EncoderDecoder, "forward", full)
     monkeypatch.setattr(runner, "computes_bfloat16", lambda device: has)
-    assert runner._precision(Configuration(precision="bf16-mixed")) == used
-    assert runner._precision(Configuration(precision="32-true")) == "32-true"
+    settings = small_training(synthetic_drive, tmp_path, precision="bf16-mixed")
+    found = Checkpoint.read(train(TeacherConfiguration(**settings), threads=1)).state
+    assert mixed == {used}
+    for name, value in Checkpoint.read(teacher).state.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6, msg=name)

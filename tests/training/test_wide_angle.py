@@ -1,5 +1,6 @@
 """A delivery robot with two fisheyes of 120°, 0.4 m above the ground: recorded, trained, exported, completed with."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -12,16 +13,15 @@ from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.configuration import Configuration, LossWeights, RenderSettings
-from scene_completion_training.data.module import DataSettings, SequenceSource
+from scene_completion_training.configuration import Configuration, LossWeights
 from scene_completion_training.data.view_batches import ViewSettings
+from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.export import export_bundle
 from scene_completion_training.runner import train
 from scene_completion_training.viewpoint import Volume
 from scene_completion_worlds.street.camera_rig import LEFT, make_rig
 from scene_completion_worlds.street.drive import StreetDrive
-
-STEPS = 2
+from tests.training.small_trainings import small_data, small_training
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +36,10 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def configuration(town: Path, tmp_path_factory: pytest.TempPathFactory) -> Configuration:
     folder = tmp_path_factory.mktemp("robot")
-    return Configuration(
-        camera="auto",
-        data=DataSettings(
-            root=str(town.parent),
-            sources=[SequenceSource("sequence")],
-            cache=str(folder / "prepared"),
-            workers=0,
-            views=ViewSettings(occupancy_points=4096),
-        ),
-        losses=LossWeights(emptiness=0.1),
-        render=RenderSettings(patches=1, samples=8),
-        steps=STEPS,
-        half_resolution_steps=STEPS,
-        checkpoint_every=STEPS,
-        prior_steps=120,
-        picture_every=0,
-        pretrained=False,
-        output=str(folder / "run"),
-    )
+    views = ViewSettings(occupancy_points=4096)
+    data = dataclasses.replace(small_data(town), fusion=FusionSettings(), views=views)
+    changes = {"camera": "auto", "data": data, "losses": LossWeights(emptiness=0.1), "steps": 2, "prior_steps": 120}
+    return Configuration(**small_training(town, folder, **changes))
 
 
 @pytest.fixture(scope="module")

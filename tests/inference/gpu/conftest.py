@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -105,17 +106,14 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def build(bundle: GpuStudent, tensorrt: HostTensorRt, engines: Path) -> Build:
     """Makes a completer on the GPU."""
-    return _builder(bundle, engines)
+    return partial(_built, bundle, engines)
 
 
 @pytest.fixture
 def build_anew(bundle: GpuStudent, tensorrt: HostTensorRt, tmp_path: Path) -> Build:
     """Makes one whose cache, the test's own, is empty."""
-    return _builder(bundle, tmp_path / "engines")
+    return partial(_built, bundle, tmp_path / "engines")
 
 
-def _builder(bundle: GpuStudent, cache: Path) -> Build:
-    def made(precision: str = "fp16", engine: str = "tensorrt") -> Completer:
-        return Completer(bundle, SMALL, engine=engine, threads=1, gpu=EngineOptions(precision, cache))
-
-    return made
+def _built(bundle: GpuStudent, cache: Path, precision: str = "fp16", engine: str = "tensorrt") -> Completer:
+    return Completer(bundle, SMALL, engine=engine, threads=1, gpu=EngineOptions(precision, cache))

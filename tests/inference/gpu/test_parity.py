@@ -42,21 +42,11 @@ def test_each_precision_has_its_limit(encoded: list[Features], precision: str) -
             check_parity(encoded, changed(encoded, factor), precision)
 
 
-@pytest.mark.parametrize(
-    ("place", "factor"),
-    [
-        (np.s_[..., 7], -1.0),  # the quietest channel
-        (np.s_[3, 4, 0], 50.0),  # one value
-    ],
-)
-def test_what_is_wrong_alone_is_shown(encoded: list[Features], place: Any, factor: float) -> None:
-    with pytest.raises(GpuError, match="(channel|largest) error of the features"):
-        check_parity(encoded, changed(encoded, factor, place), "fp16")
-
-
-def test_swapped_images_miss_and_rounding_to_fp16_does_not(encoded: list[Features]) -> None:
-    with pytest.raises(GpuError, match="error of the features"):
-        check_parity(encoded, encoded[::-1], "fp16")
+def test_what_is_wrong_alone_is_shown_and_rounding_to_fp16_is_not(encoded: list[Features]) -> None:
+    """The quietest channel, one value, and images that are swapped."""
+    for wrong in (changed(encoded, -1.0, np.s_[..., 7]), changed(encoded, 50.0, np.s_[3, 4, 0]), encoded[::-1]):
+        with pytest.raises(GpuError, match="(channel|largest) error of the features"):
+            check_parity(encoded, wrong, "fp16")
     rounded = [one.astype(np.float16).astype(np.float32) for one in encoded]
     assert len(check_parity(encoded, rounded, "fp16")) == 3
 

@@ -71,10 +71,8 @@ def test_recorded_poses(tmp_path: Path) -> None:
 
 
 def test_keyframes_leave_out_where_the_rig_stands(tmp_path: Path) -> None:
-    def standing_at_last(made: Drive) -> None:
-        made.static()
-        for index in range(30):
-            made.moment(index, x=min(index, 10) / 10)
+    def standing_at_last(made: Drive) -> list[None]:
+        return [made.static(), *(made.moment(index, x=min(index, 10) / 10) for index in range(30))]
 
     report, (sequence,) = extract(recorded(tmp_path / "bag", standing_at_last), tmp_path, keyframe_metres=0.19)
     np.testing.assert_allclose(positions(sequence)[:, 0], [0.2, 0.4, 0.6, 0.8, 1.0, 1.2], atol=1e-9)
@@ -162,19 +160,6 @@ def test_bad_messages_of_any_type_are_left_out_and_counted_once(tmp_path: Path) 
     assert all(reason in summary_table([report]) for reason in report.skipped)
 
 
-def without_camera_info(made: Drive) -> None:
-    made.static()
-    made.pose(0)
-    made.image(0)
-
-
-def mounted_both_ways(made: Drive) -> None:
-    made.static()
-    made.static("camera_optical", "base_link")
-    for index in range(8):
-        made.moment(index)
-
-
 def cut_short(path: Path) -> Path:
     record(path, 40)
     (file,) = path.glob("*.mcap")
@@ -194,8 +179,12 @@ def links_in_a_circle(folder: Path) -> list[Path]:
 
 def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.bag").write_text("this is no bag")
-    bags = [tmp_path / "text.bag", recorded(tmp_path / "blind", without_camera_info), cut_short(tmp_path / "cut"),
-            recorded(tmp_path / "circle", mounted_both_ways), tmp_path / "nowhere",
+    blind = recorded(tmp_path / "blind", lambda made: [made.static(), made.pose(0), made.image(0)])
+    circle = recorded(
+        tmp_path / "circle",
+        lambda made: [made.static(), made.static("camera_optical", "base_link"), *map(made.moment, range(8))],
+    )
+    bags = [tmp_path / "text.bag", blind, cut_short(tmp_path / "cut"), circle, tmp_path / "nowhere",
             *links_in_a_circle(tmp_path), record(tmp_path / "good", 10)]  # fmt: skip
     command = ["extract", *map(str, bags), "--output", str(tmp_path / "out"), "--set", "keyframe_metres=0.05"]
     assert cli.main(command) == 0
@@ -284,12 +273,8 @@ def test_finished_bags_are_left_alone_and_changed_ones_are_not(tmp_path: Path, m
 
 def test_interrupted_extraction_leaves_nothing_and_is_redone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(record(tmp_path / "bag", 12), tmp_path / "out" / "bag", SETTINGS)
-
-    def interrupted(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(PosedSequence, "save", interrupted)
+        patch.setattr(PosedSequence, "save", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             extract_bags([job])
     assert list((tmp_path / "out").iterdir()) == []

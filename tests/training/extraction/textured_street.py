@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -73,12 +74,11 @@ def drive(count: int, step: float = 0.5) -> list[RigidTransform]:
     return poses
 
 
-def info(camera: Camera, stamp_ns: int, frame: str) -> object:
-    """sensor_msgs/CameraInfo of a camera with square pixels."""
-    size = {"width": camera.width, "height": camera.height}
-    message = camera_info(stamp_ns=stamp_ns, frame_id=frame, **size, f=camera.fx, centre=(camera.cx, camera.cy))
-    if camera.distortion:
-        message.distortion_model, message.d = camera.distortion_model, np.array(camera.distortion)
+def placed(parent: str, child: str, pose: RigidTransform, stamp_ns: int) -> Any:
+    """tf2_msgs/TFMessage of one frame's pose in another."""
+    message = transform(parent, child, tuple(pose.translation), stamp_ns)
+    rotation = message.transforms[0].transform.rotation
+    rotation.x, rotation.y, rotation.z, rotation.w = pose.quaternion
     return message
 
 
@@ -102,27 +102,24 @@ def write_bag(
     with BagWriter(path) as writer:
         if tf or len(cameras) > 1:
             for name, (_, base_from_camera) in cameras.items():
-                message = transform("base", name, tuple(base_from_camera.translation), START)
-                rotation = message.transforms[0].transform.rotation
-                rotation.x, rotation.y, rotation.z, rotation.w = base_from_camera.quaternion
+                message = placed("base", name, base_from_camera, START)
                 writer.write("/tf_static", "tf2_msgs/msg/TFMessage", message, START)
         if wheel_odometry:  # its first message is cut short
             writer.write("/odom", "nav_msgs/msg/Odometry", b"\x00\x01\x00\x00\x07", START)
         for index, pose in enumerate(poses):
             stamp = START + index * SECOND // 10
             if tf:
-                message = transform("map", "base", tuple(pose.translation), stamp)
-                rotation = message.transforms[0].transform.rotation
-                rotation.x, rotation.y, rotation.z, rotation.w = pose.quaternion
-                writer.write("/tf", "tf2_msgs/msg/TFMessage", message, stamp)
+                writer.write("/tf", "tf2_msgs/msg/TFMessage", placed("map", "base", pose, stamp), stamp)
             if wheel_odometry:
                 message = odometry("odom", "wheels", tuple(pose.translation), stamp)
                 writer.write("/odom", "nav_msgs/msg/Odometry", message, stamp)
             for name, (camera, base_from_camera) in cameras.items():
                 grey = picture(camera, pose @ base_from_camera)
-                raw = image(grey, "mono8", width=camera.width, height=camera.height, stamp_ns=stamp, frame_id=name)
-                writer.write(f"/{name}/image_raw", "sensor_msgs/msg/Image", raw, stamp)
-                message = info(camera, stamp, name)
+                of = {"width": camera.width, "height": camera.height, "stamp_ns": stamp, "frame_id": name}
+                writer.write(f"/{name}/image_raw", "sensor_msgs/msg/Image", image(grey, "mono8", **of), stamp)
+                message = camera_info(**of, f=camera.fx, centre=(camera.cx, camera.cy))
+                if camera.distortion:
+                    message.distortion_model, message.d = camera.distortion_model, np.array(camera.distortion)
                 writer.write(f"/{name}/camera_info", "sensor_msgs/msg/CameraInfo", message, stamp)
     return path
 

@@ -15,21 +15,27 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_training import CONFIGS, stages
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration, LossWeights, read_configuration
+from scene_completion_training.data.module import SequencesData
+from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.export import export_bundle, head_weights
-from scene_completion_training.field_stage import SingleImageStage
+from scene_completion_training.field_stage import SingleImageStage, fit_prior
 from scene_completion_training.foundation.feature_store import FeatureStore
-from scene_completion_training.networks.density_field import DensityField
+from scene_completion_training.losses import occupancy_cross_entropy
+from scene_completion_training.networks.density_field import DEPTH_UNITS, DensityField, OccupancyLink
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages import feature_field
 from scene_completion_training.stages.agglomeration import AgglomerationSettings, StoredTeacher
 from scene_completion_training.stages.completion import read_eyes
-from scene_completion_training.stages.density import TeacherConfiguration
+from scene_completion_training.stages.density import TeacherConfiguration, TeacherStage
 from scene_completion_training.stages.feature_field import FeatureSettings, SemanticsStage
 from tests.training.foundation.tiny_models import saved_depth_model
 from tests.training.small_trainings import (
     HIDDEN,
+    VIEW,
+    VIEWPOINT,
     Trainings,
+    batches,
     cut_off,
     small_data,
     small_training,
@@ -47,16 +53,8 @@ def few_points() -> Any:
         yield
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        "single_view",
-        *(
-            pytest.param(stage, marks=pytest.mark.slow)
-            for stage in ("teacher", "student", "feature_field", "agglomeration", "semantics")
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["teacher", "student", "feature_field", "agglomeration", "semantics"])
 def test_a_training_that_is_cut_goes_on_the_same(stage: str, trainings: Trainings, tmp_path: Path) -> None:
     whole, cut = Checkpoint.read(trainings.checkpoint(stage)), trainings.configuration(stage, tmp_path)
     with cut_off(3):
@@ -260,3 +258,50 @@ def test_what_does_not_belong_together_is_refused(trainings: Trainings, tmp_path
     one = AgglomerationSettings([StoredTeacher("a", targets=str(tmp_path / "one"))])
     with pytest.raises(ConfigurationError, match="mirrored"):
         make_stage(trainings.configuration("agglomeration", tmp_path, agglomeration=one))
+
+
+# What all stages share: samples and arithmetic.
+
+
+@pytest.mark.parametrize(
+    "losses", [{}, {"photometric": 0.0}, dict.fromkeys(("photometric", "smoothness", "stereo_depth"), 0.0)]
+)
+def test_samples_hold_views_where_a_loss_renders_them(synthetic_drive: Path, losses: dict[str, float]) -> None:
+    settings = TeacherConfiguration(
+        pretrained=False, camera=VIEW, losses=LossWeights(**losses), half_resolution_steps=1
+    )
+    stage = TeacherStage(settings)
+    rendered = stage.data_needs().rendered
+    (batch,) = batches(small_data(synthetic_drive), 1, views=3, rendered=rendered)
+    assert rendered == (len(losses) < 3) == ("views" in batch)
+    with torch.no_grad():
+        assert "dense_depth" in stage.terms(batch, torch.Generator().manual_seed(0))
+
+
+def test_the_prior_is_fitted_without_an_image_through_the_link_training_starts_with(synthetic_drive: Path) -> None:
+    """A student has its teacher's link; a prior fitted through another one says something else under it."""
+    data = dataclasses.replace(small_data(synthetic_drive), views=ViewSettings(occupancy_points=1024))
+    served = SequencesData(data, 1, 0, viewpoint=VIEWPOINT)
+    served.setup("fit")
+    samples = served.samples().unmirrored()
+    torch.manual_seed(0)
+    field, link = DensityField(VIEWPOINT.camera).eval(), OccupancyLink(-1.0)
+    with torch.no_grad():
+        link.log_scale.fill_(-1.0)
+    before = {name: value.clone() for name, value in link.state_dict().items()}
+    found = [samples.occupancy(4 * 200 + i) for i in range(8)]
+    points, target, weight = (torch.cat([one[key] for one in found])[None] for key in ("points", "target", "weight"))
+
+    def losses(link: OccupancyLink) -> tuple[float, float]:
+        """Of what is known without an image, and of what an image shows that the encoder does not know yet."""
+        with torch.no_grad():
+            logits = field.prior_logit(points), field.observe(samples[7]["image"][None]).density_logit(points)
+            without, shown = (occupancy_cross_entropy(link(one), target, weight).item() for one in logits)
+        return without, shown
+
+    start, reported, after = losses(link), fit_prior(field, link, served.samples(), 200), losses(link)
+    assert after[0] < 0.8 * start[0] and after[1] < 0.8 * start[1], (start, after)
+    assert after[0] < 1.25 * reported < 0.8 * losses(OccupancyLink())[0]
+    assert torch.all(field.density_layer.weight[:, : len(DEPTH_UNITS)] == 0)  # no image, no use for its depth
+    assert all(torch.equal(value, before[name]) for name, value in link.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in link.parameters())
