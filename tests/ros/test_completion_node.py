@@ -40,7 +40,7 @@ class Built:
     def __init__(self, complete: Callable[..., Completion]) -> None:
         self.complete = complete
         self.warnings: list[str] = []
-        self.engine = "made up"
+        self.engine, self.encoder = "made up", None
         self.bundle = SimpleNamespace(takes_evidence=False)
 
     def use(self, vocabulary: object) -> None:
