@@ -172,7 +172,6 @@ def test_corners_are_followed_where_that_is_wanted_once_the_pose_has_come() -> N
 
 CANONICAL = Camera(fx=40.0, fy=40.0, cx=31.5, cy=15.5, width=64, height=32)  # half of it: 32 x 16
 LENS = Camera(100.0, 100.0, 79.5, 39.5, 160, 80, "plumb_bob", (-0.2, 0.05, 0.0, 0.0, 0.0))
-NOW = Epoch(0, 0)
 OWN_M = 8.0  # what the network says everywhere
 
 

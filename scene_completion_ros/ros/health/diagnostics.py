@@ -359,7 +359,7 @@ def _calibration_values(camera: CameraFacts) -> dict[str, str]:
     return values
 
 
-# `/diagnostics`: what the node records of itself, judged and published about once a second, in every state.
+# The inference thread, as recorded and as judged: its model and times, what voxels are compared with, the map.
 
 
 TIMES_KEPT = 100  # images over which times are summed up
@@ -579,7 +579,7 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
     return Status("inference", Level.OK, message, values)
 
 
-# `/diagnostics`: what the node records of itself, judged and published about once a second, in every state.
+# Publishing: what the node records of itself, judged about once a second, in every state.
 
 
 PERIOD_S = 1.0

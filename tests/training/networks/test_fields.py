@@ -115,7 +115,7 @@ def test_the_link_of_a_bundle_is_that_of_its_training() -> None:
     assert link_of_calibration(link_calibration({}, 0.2), 0.2) == {}
 
 
-# The feature field, its raysand its downsampler, on cases worked out by hand.
+# The feature field, its rays and its downsampler, on cases worked out by hand.
 
 
 CAMERA = Camera(fx=37.0, fy=37.0, cx=31.5, cy=15.5, width=64, height=32)

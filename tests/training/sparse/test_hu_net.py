@@ -1,6 +1,7 @@
 """The network: shapes, equivariance, attention along a curve, no leakage of what is masked, bad input."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -109,8 +110,10 @@ def test_sizes_that_cannot_be_are_refused() -> None:
             dataclasses.replace(SMALL, **change)
 
 
-def test_the_curve_interleaves_bits() -> None:
+def test_the_curve_interleaves_bits_and_visits_every_cell_once() -> None:
     assert z_order(torch.tensor([[0b11, 0b01, 0b10]]), 2).tolist() == [0b101_110]
+    cube = torch.tensor(list(itertools.product(range(8), repeat=3)))
+    assert sorted(z_order(cube, 3).tolist()) == list(range(512))
 
 
 def test_windows_hold_every_voxel_once_and_one_scene_each() -> None:

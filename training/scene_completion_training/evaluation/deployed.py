@@ -36,7 +36,6 @@ from scene_completion_ros.inference.scene_query import (
     Encoder,
     Evidence,
     Given,
-    GivenView,
     Sources,
     inverse_distance_samples,
     motion_scale,
@@ -69,33 +68,6 @@ from scene_completion_training.networks.density_field import LAST_WEIGHTS
 ALL_BEAMS = 64  # of the LiDAR of KITTI
 MOST_EARLIER = 30  # earlier frames that are looked at for one
 _POINTS = 1 << 20  # points prepared at a time
-
-
-class _Once:
-    """`Encoder.encode` in place of that of an encoder: what was encoded last is not encoded again.
-
-    So the completer and the field at points share what is made of a frame. What `Given` depends on beside the image is
-    to be the same, until it is made to `forget`.
-    """
-
-    def __init__(self, encoder: Encoder) -> None:
-        self.encoder, self._encode = encoder, encoder.encode
-        self._last: tuple[dict[str, NDArray[Any]], EncodedImage] | None = None
-        encoder.encode = self  # type: ignore[method-assign, assignment]
-
-    def __call__(
-        self, image_rgb: Bytes, beside: Given | None = None, given_view: GivenView | None = None
-    ) -> EncodedImage:
-        inputs: dict[str, NDArray[Any]] = {"image": image_rgb, **(beside or {})}
-        last = self._last
-        if last is None or not all(np.array_equal(inputs.get(name, ()), given) for name, given in last[0].items()):
-            last = inputs, self._encode(image_rgb, beside, given_view)
-            self._last = last
-        return last[1]
-
-    def forget(self) -> None:
-        """Encode the next image, whichever it is."""
-        self._last = None
 
 
 class DeployedStudent(Predictor):
@@ -153,7 +125,6 @@ class DeployedStudent(Predictor):
         """Encode the reference camera's image of a frame, once something of it is asked for."""
         name = reference_camera(sequence)
         camera, evidence = sequence.cameras[name], self._evidence(sequence, index, name)
-        self._once.forget()  # what it knows of this image may follow from other evidence
 
         @lru_cache(maxsize=1)
         def looked() -> tuple[FieldKernel, Bytes, Callable[[], EncodedImage]]:
@@ -200,8 +171,8 @@ class DeployedStudent(Predictor):
         )
 
     @cached_property
-    def _once(self) -> "_Once":
-        return _Once(make_encoder(self.bundle, self._engine, threads=self._threads))
+    def _encoder(self) -> Encoder:
+        return make_encoder(self.bundle, self._engine, threads=self._threads)
 
     def _completer_of(self, sequence: PosedSequence, index: int, camera: str, truth: VoxelTruth) -> Completer:
         """The completer of a camera on the grid of a truth; one at a time, each holds samples of its whole grid."""
@@ -215,10 +186,8 @@ class DeployedStudent(Predictor):
                 grid_from_camera=truth.grid_from_camera,
                 engine=self._engine,
                 threads=self._threads,
-                encoder=self._once.encoder,
                 upright_from_camera=mounting(sequence, camera, index),
             )
-            self._once.forget()  # it looked at an image without evidence
         assert self._completer is not None
         return self._completer
 
@@ -235,7 +204,7 @@ class DeployedStudent(Predictor):
             return beside | evidence.with_corners(image, own_depth(self.bundle.point_code, view)).inputs()
 
         given_view = given if self.bundle.takes_evidence else None
-        return field, image, partial(self._once, image, beside, given_view)
+        return field, image, lru_cache(maxsize=1)(partial(self._encoder.encode, image, beside, given_view))
 
     def _evidence(self, sequence: PosedSequence, index: int, camera: str) -> Evidence:
         """What the frames before say, as a robot that drives through the recording would know it, and the LiDAR.
