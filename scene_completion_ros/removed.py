@@ -61,8 +61,13 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "data.unlabelled": "students in space learn from labelled voxels, or from stereo pairs with data.segmentation",
         "data.views_apart": "leave it out, a sample is one image",
         "data.way_off": "leave it out, a sample is one image",
+        "data.looks": "use data.augmentations",
+        "eyes": "use encoder_checkpoint",
+        "fit_naming": "use class_branch_steps",
         "freeze_trunk": "use frozen_blocks, which keeps blocks of the trunk as they are",
         "losses.retention": "name earlier drives in data.sources as well, so that nothing is forgotten",
+        "naming": "use class_branch_channels",
+        "trusting": "use use_pixel_classes",
         "views.voxels": "use views.points",
     },
     "stage": {

@@ -41,10 +41,10 @@ from scene_completion_ros.inference.gpu.device import (
 from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
 from scene_completion_ros.inference.gpu.kernels import KernelSizes
 from scene_completion_ros.inference.scene_query import (
+    DecoderInputs,
     EncodedImage,
     Encoder,
     Given,
-    GivenView,
     PreparedScene,
     SceneQuery,
     ray_camera,
@@ -79,7 +79,7 @@ class GpuGraphEncoder(Encoder):
         self._session = open_session(lambda: _with_roundings(graph), where, export_cure("BUNDLE"), threads, exact=True)
 
     def encode(
-        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: GivenView | None = None
+        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: DecoderInputs | None = None
     ) -> EncodedImage:
         """See `Encoder`; no graph for GPUs takes anything beside the image yet."""
         if self._bundle is not None:
@@ -211,7 +211,7 @@ class _GraphEncoder(Encoder):
         return done.result()
 
     def encode(
-        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: GivenView | None = None
+        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: DecoderInputs | None = None
     ) -> EncodedImage:
         """See `Encoder`."""
         check_image(self._bundle, image_rgb)

@@ -51,7 +51,7 @@ class EncodedImage(NamedTuple):
 
 # What graphs are given beside an image, by name; and what makes that of `EncodedImage.view`, once it is known.
 Given: TypeAlias = Mapping[str, NDArray[np.float32]]
-GivenView: TypeAlias = Callable[[NDArray[np.float32]], Given]
+DecoderInputs: TypeAlias = Callable[[NDArray[np.float32]], Given]
 
 
 class Encoder(Protocol):
@@ -60,7 +60,7 @@ class Encoder(Protocol):
     name: str
 
     def encode(
-        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: GivenView | None = None
+        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: DecoderInputs | None = None
     ) -> EncodedImage:
         """What it says of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
 
@@ -360,7 +360,7 @@ class HostSceneQuery:
 
     def __init__(
         self,
-        encode: Callable[[NDArray[np.uint8], Given, GivenView | None], EncodedImage],  # see `Encoder.encode`
+        encode: Callable[[NDArray[np.uint8], Given, DecoderInputs | None], EncodedImage],  # see `Encoder.encode`
         prepared: PreparedScene,
         threads: int | None = None,  # CPU threads of the kernels; None for all that this process may use
     ) -> None:
@@ -437,7 +437,7 @@ def inverse_distance_samples(count: int, near: float, far: float) -> NDArray[np.
     return np.asarray(inverse_distance((np.arange(count) + 0.5) / count, near, far), dtype=np.float64)
 
 
-def said_depth(
+def predicted_depth(
     depth: NDArray[np.float32], canonical: Camera, camera: Camera, pixels: NDArray[np.floating]
 ) -> NDArray[np.float32]:
     """z-depth that a student says itself, at pixels of a camera at the place of the canonical one.

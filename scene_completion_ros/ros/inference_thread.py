@@ -75,7 +75,7 @@ class _Camera:
     work: Future[None] | None = None  # the measurement that was begun last
 
 
-class Scaling:
+class ScaleEstimator:
     """Gives the scale that the images before say, and measures that of each image once it was published.
 
     Belongs to the inference thread. What was measured of another epoch, student or frame is forgotten. An image
@@ -175,7 +175,7 @@ MOST_POINTS = 200_000  # of a cloud: about four for each pixel that takes one
 MOST_RATIO = 3.0  # between depths of the sensor and of the network: beyond it, units or the pose are wrong
 
 
-class Sensing:
+class DepthReader:
     """Reads what sensors of depth saw; belongs to the inference thread.
 
     Depths are compared with those that the network said of the image before, so that the first image has none. An image
@@ -249,11 +249,11 @@ class Sensing:
         return np.asarray((kept[2] * z[..., None]).reshape(-1, 3), np.float32)
 
 
-class Completing:
+class ImageCompleter:
     """Completes frames of scenes, in the inference thread; one that cannot be completed is dropped, with a warning."""
 
     def __init__(
-        self, student: Student, counters: FrameCounters, logger: Any, scaling: Scaling, sensing: Sensing
+        self, student: Student, counters: FrameCounters, logger: Any, scaling: ScaleEstimator, sensing: DepthReader
     ) -> None:
         self._student, self._counters, self._logger = student, counters, logger
         self._scaling, self._sensing = scaling, sensing
@@ -500,9 +500,9 @@ class InferenceThread:
         # These six belong to the inference thread.
         self._now = self._words
         self._in_hand: tuple[Frame, ...] = ()
-        self._scaling = Scaling(self.record.scales)
-        sensing = Sensing(self.record.depth, counters)
-        self._completing = Completing(student, counters, logger, self._scaling, sensing)
+        self._scaling = ScaleEstimator(self.record.scales)
+        sensing = DepthReader(self.record.depth, counters)
+        self._completing = ImageCompleter(student, counters, logger, self._scaling, sensing)
         self._memory = SceneMemory(grid, student.bundle, counters, self.record.fusion)
         self._wanted = True
         self._worker: NewestWorker[Scene] = NewestWorker(

@@ -22,7 +22,13 @@ from scene_completion_ros.ros.conversions import points_message, with_data
 from scene_completion_ros.ros.frame import DepthReading, Epoch, Frame, NotYetError, PoseToCome, Scene
 from scene_completion_ros.ros.health.diagnostics import DepthReport, depth_status
 from scene_completion_ros.ros.health.judgement import Level, Record
-from scene_completion_ros.ros.inference_thread import MOST_WAITING, Scaling, Sensing, label_of_no_class, settings_of
+from scene_completion_ros.ros.inference_thread import (
+    MOST_WAITING,
+    DepthReader,
+    ScaleEstimator,
+    label_of_no_class,
+    settings_of,
+)
 from scene_completion_ros.ros.parameters import NodeParameters
 from tests.inference.test_motion_scale import CAMERA, STEP_NS, seen_from
 from tests.mapping.small_voxels import COMPLETED, INFERRED, SURFACE, UNOBSERVED, voxels_of
@@ -36,7 +42,7 @@ class Bench:
 
     def __init__(self, takes_evidence: bool = True) -> None:
         self.scales, self.number = dict[str, Scale](), 0
-        self.scaling = Scaling(self.scales)
+        self.scaling = ScaleEstimator(self.scales)
         self.completer = cast(
             Completer,
             SimpleNamespace(
@@ -190,7 +196,7 @@ class SensorBench:
     def __init__(self, camera: Camera = CANONICAL, *, fresh: bool = False) -> None:
         self.record, self.camera, self.warned = Record(DepthReport()), camera, list[str]()
         counters: Any = SimpleNamespace(warn=lambda _, text: self.warned.append(text))
-        self.sensing = Sensing(self.record, counters)
+        self.sensing = DepthReader(self.record, counters)
         self.completer = cast(Completer, SimpleNamespace(bundle=SimpleNamespace(canonical=CANONICAL)))
         if not fresh:
             self.see(NotYetError("none yet", may_come=False))

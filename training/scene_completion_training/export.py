@@ -23,15 +23,16 @@ from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights, Lookups, PointCodeSpec, VolumeReading, no_evidence
 from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.inference.text_bank import FeatureSpace, TextBank, feature_space_for
+from scene_completion_ros.removed import removed
 from scene_completion_training import clustering
-from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.checkpoints import Checkpoint, written_by
 from scene_completion_training.losses import positive_inverse_depth
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField, link_calibration
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.scene_decoder import STRIDE, Measured, PixelView
-from scene_completion_training.stages.completion import SceneField, read_eyes
+from scene_completion_training.stages.completion import SceneField, read_frozen_encoder
 
 # Of the label's logits in the probabilities of the classes: the softmax of these is then nearly what they were.
 SHARPNESS = 6.0
@@ -84,11 +85,16 @@ class ExportedScene(nn.Module):
 
 
 def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any]) -> StudentBundle:
-    """Exports a checkpoint of stage `completion` and what its eyes have of their own; see `export_bundle`."""
+    """Exports a checkpoint of stage `completion` and what its encoder has of its own; see `export_bundle`."""
     stored = Checkpoint.read(file)
+    if "eyes" in stored.configuration:  # of before the key was renamed
+        cure = f"Export it with {written_by(stored.record)}, which trained it"
+        raise ConfigurationError(str(removed("configuration key", "eyes")), where=str(file), cure=cure)
     settings, record, grid = stored.configuration, stored.record, stored.viewpoint.volume.grid
     field = stored.field_of(SceneField)
-    encoder, _, eyes = read_eyes(str(settings["eyes"]), str(settings["encoder_weights"]), stored.viewpoint)
+    encoder, _, frozen = read_frozen_encoder(
+        str(settings["encoder_checkpoint"]), str(settings["encoder_weights"]), stored.viewpoint
+    )
     x, y, z = field.spatial.cells
     classes = SHARPNESS * np.eye(len(field.names), dtype=np.float32)
     head = HeadWeights.in_space(volume_reading(grid), STRIDE, field.spec.size, classes)
@@ -109,7 +115,7 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
         calibration=link_calibration(itself, grid.voxel_size),
     )
     weights = {f"field.{key}": value for key, value in field.state_dict().items()}
-    weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items() if key in eyes.own}
+    weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items() if key in frozen.own}
     stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
     given = {**bundle.graph_inputs(), **no_evidence(field.camera)}
     beside = {name: torch.from_numpy(values) for name, values in given.items()}
@@ -141,7 +147,7 @@ def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:
 OPSET = 18
 SMALLEST_INVERSE_DEPTH = 1e-3  # per metre: what lies farther is said to lie at a kilometre
 # Settings that name files of the machine that trained.
-_PLACES = ("output", "start_from", "pixels_from", "eyes", "teacher", "features_from", "encoder_weights")
+_PLACES = ("output", "start_from", "pixels_from", "encoder_checkpoint", "teacher", "features_from", "encoder_weights")
 
 
 class FoldedEncoder(nn.Module):

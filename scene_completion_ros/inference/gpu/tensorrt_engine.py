@@ -43,11 +43,11 @@ from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.label_query import NO_WORDS, Words, matches_of
 from scene_completion_ros.inference.scene_query import (
     NO_EVIDENCE,
+    DecoderInputs,
     EncodedImage,
     Encoder,
     Evidence,
     Given,
-    GivenView,
     PreparedScene,
     SceneAnswer,
     SceneQuery,
@@ -422,7 +422,7 @@ class TensorRtEncoder(Encoder):
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
 
     def encode(
-        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: GivenView | None = None
+        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: DecoderInputs | None = None
     ) -> EncodedImage:
         """See `Encoder`; no graph for GPUs takes anything beside the image yet.
 

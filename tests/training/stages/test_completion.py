@@ -53,7 +53,7 @@ from scene_completion_training.stages.completion import (
     CompletionStage,
     SceneField,
     class_shares,
-    read_eyes,
+    read_frozen_encoder,
 )
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
 from tests.training.foundation.tiny_models import saved_depth_model
@@ -113,7 +113,9 @@ def configured(recording: Path, output: Path, **changes: Any) -> CompletionConfi
 @pytest.fixture(scope="module")
 def settings(town: Path, trunk: Path, eyes: Path) -> Settings:
     """Makes trainings in the town: of an output and of what changes."""
-    return partial(configured, town, eyes=str(eyes), encoder_weights=str(trunk), camera=CAMERA, volume=VOLUME)
+    return partial(
+        configured, town, encoder_checkpoint=str(eyes), encoder_weights=str(trunk), camera=CAMERA, volume=VOLUME
+    )
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +148,7 @@ def test_a_sample_holds_what_the_trunk_says(town: Path, settings: Settings, tmp_
     camera = reference_camera(sequence)
     image = canonical_image(sequence.image(0, camera), sequence.cameras[camera], stage.viewpoint.camera)
     shown = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-    for name, seen in zip(("fused", "relative", "tokens"), stage.eyes.see(shown), strict=True):
+    for name, seen in zip(("fused", "relative", "tokens"), stage.frozen.see(shown), strict=True):
         torch.testing.assert_close(batch[name].float(), seen, rtol=2e-3, atol=2e-3)
 
 
@@ -230,11 +232,13 @@ def seen_by_torch(trained: Path, sequence: PosedSequence, told: bool) -> tuple[C
     """What a checkpoint makes of the first frame, and the place of the camera in its volume."""
     stored, camera = Checkpoint.read(trained), reference_camera(sequence)
     settings, field, no = stored.configuration, stored.field_of(SceneField).eval(), torch.zeros(1, dtype=torch.bool)
-    _, _, eyes = read_eyes(str(settings["eyes"]), str(settings["encoder_weights"]), stored.viewpoint)
+    _, _, frozen = read_frozen_encoder(
+        str(settings["encoder_checkpoint"]), str(settings["encoder_weights"]), stored.viewpoint
+    )
     own = level_pose(sequence, camera, field.viewpoint) if told else DEFAULT_GRID_FROM_CAMERA
     matrix = torch.from_numpy(own.matrix).float()[None]
     with torch.inference_mode():
-        maps = eyes.see(CanonicalImages(field.camera, False)(sequence, 0, camera)[None])
+        maps = frozen.see(CanonicalImages(field.camera, False)(sequence, 0, camera)[None])
         ground = field.stated_ground(matrix, torch.tensor([told]), no)
         return field(field.look(maps, ground), matrix, no), own
 
@@ -364,9 +368,12 @@ def test_words_find_the_classes_that_a_bank_describes(
         ({"data": CompletionDataSettings()}, "names no recording"),
         ({"pixels_from": str(DEFAULT_BUNDLE)}, "no head for pixels of this kind"),
         ({"merging": False}, "nothing reads the tokens"),
-        ({"fit_naming": 2}, "no such branch"),
-        ({"naming": 8, "fit_naming": 2, "pixels_from": None}, "its head for pixels stays"),
-        ({"naming": 8, "pixels_from": None}, "naming"),  # that head has no such branch, and none would learn it
+        ({"class_branch_steps": 2}, "no such branch"),
+        ({"class_branch_channels": 8, "class_branch_steps": 2, "pixels_from": None}, "its head for pixels stays"),
+        (
+            {"class_branch_channels": 8, "pixels_from": None},
+            "class_branch_channels",
+        ),  # that head has no such branch, and none would learn it
         ({"only_pixels": True, "start_from": None}, "with its mean, which go on"),
         ({"mean_of": 2, "start_from": None}, "mean_of"),
         ({"widths": (8, 16), "start_from": None}, "for the same camera, volume and widths"),
@@ -434,7 +441,9 @@ def test_a_sample_holds_what_is_true_in_the_stated_volume(town: Path, trained: P
 def test_frames_are_looked_at_again_in_other_colours(settings: Settings, tmp_path: Path) -> None:
     """The truth of a frame stays, and its first look is the frame as it is; a head for pixels is served no voxels."""
     chosen = settings(tmp_path)
-    once, twice = (dataclasses.replace(chosen.data, looks=looks, cache=str(tmp_path / "looks")) for looks in (1, 2))
+    once, twice = (
+        dataclasses.replace(chosen.data, augmentations=looks, cache=str(tmp_path / "looks")) for looks in (1, 2)
+    )
     files = []
     for data in (once, twice):
         stage = CompletionStage(dataclasses.replace(chosen, data=data, only_pixels=True))
@@ -455,8 +464,8 @@ def test_exporting_keeps_what_a_training_needs(trained: Path, settings: Settings
     made = export_scene(trained, tmp_path / "bundle", name="t", licence="none", provenance={})
     stored = Checkpoint.read(trained)
     weights = str(stored.configuration["encoder_weights"])
-    encoder, _, _ = read_eyes(str(made.folder), weights, stored.viewpoint)
-    before, _, _ = read_eyes(str(stored.configuration["eyes"]), weights, stored.viewpoint)
+    encoder, _, _ = read_frozen_encoder(str(made.folder), weights, stored.viewpoint)
+    before, _, _ = read_frozen_encoder(str(stored.configuration["encoder_checkpoint"]), weights, stored.viewpoint)
     for name, value in before.state_dict().items():
         torch.testing.assert_close(encoder.state_dict()[name], value, atol=2e-3, rtol=2e-3)
     head = CompletionStage(settings(tmp_path, pixels_from=str(made.folder)))
@@ -533,23 +542,23 @@ def test_a_student_of_rooms_has_their_classes_and_no_published_trunk(room_traine
 def test_a_trunk_that_differs_in_one_weight_takes_that_along(room_trained: Path, tmp_path: Path) -> None:
     stored = Checkpoint.read(room_trained)
     published = str(stored.configuration["encoder_weights"])
-    encoder, _, before = read_eyes("", published, stored.viewpoint)
+    encoder, _, before = read_frozen_encoder("", published, stored.viewpoint)
     name = "trunk.neck.reassemble_stage.layers.3.resize.weight"
     other = encoder.state_dict()[name].numpy() + 0.5
     safetensors.numpy.save_file({name: other}, tmp_path / "eyes.safetensors")
-    changed, _, eyes = read_eyes(str(tmp_path / "eyes.safetensors"), published, stored.viewpoint)
-    assert eyes.own == {name} and not eyes.metric and eyes.key != before.key
+    changed, _, frozen = read_frozen_encoder(str(tmp_path / "eyes.safetensors"), published, stored.viewpoint)
+    assert frozen.own == {name} and not frozen.metric and frozen.key != before.key
     np.testing.assert_array_equal(changed.state_dict()[name].numpy(), other)
     kept = next(key for key in encoder.state_dict() if key != name and key.endswith("weight"))
     np.testing.assert_array_equal(changed.state_dict()[kept].numpy(), encoder.state_dict()[kept].numpy())
     key = next(key for key in encoder.state_dict() if key.endswith(".attention.q_proj.weight"))
     older = {key.replace("q_proj", "attention.query"): encoder.state_dict()[key].numpy() + 0.5}  # transformers 5.17
     safetensors.numpy.save_file(older, tmp_path / "older.safetensors")
-    _, _, eyes = read_eyes(str(tmp_path / "older.safetensors"), published, stored.viewpoint)
-    assert eyes.own == {key}  # exports keep what has these names
+    _, _, frozen = read_frozen_encoder(str(tmp_path / "older.safetensors"), published, stored.viewpoint)
+    assert frozen.own == {key}  # exports keep what has these names
     safetensors.numpy.save_file({"trunk.nothing": other}, tmp_path / "unknown.safetensors")
     with pytest.raises(BundleError, match="nothing"):
-        read_eyes(str(tmp_path / "unknown.safetensors"), published, stored.viewpoint)
+        read_frozen_encoder(str(tmp_path / "unknown.safetensors"), published, stored.viewpoint)
 
 
 def test_rooms_are_scored_in_parts_of_their_own_reach(rooms: Path, room_bundle: Path, tmp_path: Path) -> None:
@@ -562,12 +571,18 @@ def test_rooms_are_scored_in_parts_of_their_own_reach(rooms: Path, room_bundle: 
 
 def test_tokens_may_be_kept_from_depth(in_rooms: Settings, tmp_path: Path) -> None:
     """Such a head is one whose tokens say nothing but classes: it reads the same from the same weights."""
-    stage = make_stage(in_rooms(tmp_path, merging=False, naming=8))
+    stage = make_stage(in_rooms(tmp_path, merging=False, class_branch_channels=8))
     assert isinstance(stage, CompletionStage)
     lean = stage.field.pixels.eval()
     size, channels, depth = (*lean.prior.shape[2:],), 12, 16
     whole = PixelHead(
-        size, lean.spec, channels=channels, tokens=depth, classes=len(stage.field.names), shifted=True, naming=8
+        size,
+        lean.spec,
+        channels=channels,
+        tokens=depth,
+        classes=len(stage.field.names),
+        shifted=True,
+        class_branch_channels=8,
     )
     state, merge = whole.state_dict(), lean.state_dict()["merge.0.weight"]
     state |= lean.state_dict() | {name: 0.0 * state[name] for name in state if name.startswith("tokens.")}
@@ -587,8 +602,8 @@ def test_a_head_and_a_decoder_of_two_trainings_go_on_together(
     in_rooms: Settings, room_bundle: Path, tmp_path: Path
 ) -> None:
     """The decoder learns, from where it was, on a head that stays; branches that neither had are silent at first."""
-    branches = {"naming": 8, "trusting": True}
-    alone = in_rooms(tmp_path / "head", only_pixels=True, fit_naming=60, **branches)
+    branches = {"class_branch_channels": 8, "use_pixel_classes": True}
+    alone = in_rooms(tmp_path / "head", only_pixels=True, class_branch_steps=60, **branches)
     head = train(alone)
     both = in_rooms(tmp_path / "both", start_from=str(room_bundle), pixels_from=str(head), **branches)
     stage = CompletionStage(both)
@@ -616,7 +631,7 @@ def test_tokens_alone_name_what_they_were_fitted_to(
     in_rooms: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of tokens that know one of three classes, most are named right, and hardly any before."""
-    stage = make_stage(in_rooms(tmp_path, naming=32, fit_naming=300))
+    stage = make_stage(in_rooms(tmp_path, class_branch_channels=32, class_branch_steps=300))
     assert isinstance(stage, CompletionStage) and stage.field.pixels.naming is not None
     generator = torch.Generator().manual_seed(0)
     classes = torch.randint(0, 3, (40, 4, 6), generator=generator)

@@ -26,7 +26,7 @@ from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages import feature_field
 from scene_completion_training.stages.agglomeration import AgglomerationSettings, StoredTeacher
-from scene_completion_training.stages.completion import read_eyes
+from scene_completion_training.stages.completion import read_frozen_encoder
 from scene_completion_training.stages.density import TeacherConfiguration, TeacherStage
 from scene_completion_training.stages.feature_field import FeatureSettings, SemanticsStage
 from tests.training.foundation.tiny_models import saved_depth_model
@@ -110,9 +110,9 @@ def test_semantics_learn_on_a_field_that_stays(trainings: Trainings, tmp_path: P
 
 
 def test_maps_that_are_kept_change_nothing(trainings: Trainings, tmp_path: Path) -> None:
-    """Of eyes as training/configs/eyes.yaml trains them, whose first blocks stay; and beside a density that stays."""
+    """Of an encoder as by metric_depth.yaml, whose first blocks are frozen; and with a frozen density."""
     model = saved_depth_model(tmp_path / "model")
-    eyes: dict[str, Any] = {
+    frozen: dict[str, Any] = {
         "encoder": "depth_anything",
         "encoder_weights": str(model),
         "frozen_blocks": 3,
@@ -120,7 +120,7 @@ def test_maps_that_are_kept_change_nothing(trainings: Trainings, tmp_path: Path)
         "losses": LossWeights(photometric=0.0, smoothness=0.0, stereo_depth=0.0, emptiness=0.1),
     }
     data = dataclasses.replace(small_data(trainings.drive), distinct_samples=2)
-    for stage, changes in (("single_view", eyes), ("feature_field", {})):
+    for stage, changes in (("single_view", frozen), ("feature_field", {})):
         found = []
         for kept in (False, True):
             output = tmp_path / f"{stage}_{kept}"
@@ -131,7 +131,7 @@ def test_maps_that_are_kept_change_nothing(trainings: Trainings, tmp_path: Path)
         files = {path.name for path in output.glob("kept_maps/*/*.safetensors")}
         assert files == {"map_0.safetensors", "map_1.safetensors"}
         if stage == "single_view":
-            encoder, _, _ = read_eyes(str(checkpoint), str(model), found[1].viewpoint)  # of street.yaml
+            encoder, _, _ = read_frozen_encoder(str(checkpoint), str(model), found[1].viewpoint)  # of street.yaml
             for name, value in encoder.state_dict().items():
                 torch.testing.assert_close(value, found[1].state[f"encoder.{name}"], msg=name)
 

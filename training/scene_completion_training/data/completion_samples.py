@@ -97,9 +97,9 @@ class CompletionDataSettings:
         depth_waves: By how much those of its parts are off beside that.
         depth_far: The same for each metre of depth; halfway between the middles of parts, both are half as large.
         exact: Share of the samples of rendered images whose decoder is given true depth and classes, off as those of
-            real streets: eyes that know these misjudge towns.
-        looks: How often each frame of the training is prepared: the first time as it is, then with other colours,
-            contrast and sharpness. Rendered images are more alike than rooms are.
+            real streets: encoders that know these misjudge towns.
+        augmentations: How often each frame of the training is prepared: the first time as it is, then with other
+            colours, contrast and sharpness. Rendered images are more alike than rooms are.
         batch_size: Samples a step.
         workers: Processes that load samples.
     """
@@ -116,13 +116,13 @@ class CompletionDataSettings:
     depth_waves: float = 0.03
     depth_far: float = 0.008
     exact: float = 0.7
-    looks: int = 1
+    augmentations: int = 1
     batch_size: int = 2
     workers: int = 1
 
 
 @dataclass(frozen=True, eq=False)
-class Eyes:
+class FrozenEncoder:
     """A trunk that never learns."""
 
     see: Callable[[Tensor], list[Tensor]]  # its maps [1, ...] of an image [1, 3, H, W] in 0..255: fused, relative
@@ -149,7 +149,7 @@ def prepare_samples(
     sequence: PosedSequence,
     frames: Sequence[int],
     store: Store,
-    eyes: Eyes,
+    frozen: FrozenEncoder,
     viewpoint: Viewpoint,
     *,
     classes_of: PixelClasses | None = None,
@@ -159,31 +159,44 @@ def prepare_samples(
 
     Args:
         classes_of: For recordings that do not have classes of pixels.
-        look: Number of the look of the images; 0 for their own, see `CompletionDataSettings.looks`.
+        look: Number of the look of the images; 0 for their own, see `CompletionDataSettings.augmentations`.
 
     Raises:
         SequenceError: A frame has neither true voxels with classes nor a second image whose pixels have classes.
     """
     views = [vars(viewpoint.camera), vars(viewpoint.volume), viewpoint.height_above_ground]
-    made_of = [_VERSION, identity(sequence), sequence.pose_source, eyes.key, views, classes_of and classes_of.key, look]
+    made_of = [
+        _VERSION,
+        identity(sequence),
+        sequence.pose_source,
+        frozen.key,
+        views,
+        classes_of and classes_of.key,
+        look,
+    ]
     entry = store.entry("samples of completion", keyed(sequence.name, made_of))
 
     def make(indices: Sequence[int]) -> Iterator[Arrays]:
         for index in indices:
-            yield _sample(sequence, index, eyes, viewpoint, classes_of, look)
+            yield _sample(sequence, index, frozen, viewpoint, classes_of, look)
 
     return entry.fill({index: f"{index:06d}" for index in frames}, make, "sample")
 
 
 def _sample(
-    sequence: PosedSequence, index: int, eyes: Eyes, viewpoint: Viewpoint, classes_of: PixelClasses | None, look: int
+    sequence: PosedSequence,
+    index: int,
+    frozen: FrozenEncoder,
+    viewpoint: Viewpoint,
+    classes_of: PixelClasses | None,
+    look: int,
 ) -> Arrays:
     name = reference_camera(sequence)
     image = canonical_image(sequence.image(index, name), sequence.cameras[name], viewpoint.camera)
     shown = jittered(image, np.random.default_rng((look, index, crc32(sequence.name.encode())))) if look else image
     with torch.no_grad():
         tensor = torch.from_numpy(np.ascontiguousarray(shown)).permute(2, 0, 1)[None].float()
-        fused, relative, tokens = (part[0].to(torch.float16).numpy() for part in eyes.see(tensor))
+        fused, relative, tokens = (part[0].to(torch.float16).numpy() for part in frozen.see(tensor))
     arrays = {"fused": fused, "relative": relative, "tokens": tokens}
     truth = truth_around(sequence, index, name)
     if truth is not None:
@@ -512,7 +525,7 @@ class CompletionData(TrainingData):
     """Serves `CompletionSamples` of the recordings of a configuration.
 
     Args:
-        eyes: The trunk, for samples that are not prepared yet.
+        frozen: The trunk, for samples that are not prepared yet.
         voxels: As `CompletionSamples`.
     """
 
@@ -520,14 +533,14 @@ class CompletionData(TrainingData):
         self,
         settings: CompletionDataSettings,
         viewpoint: Viewpoint,
-        eyes: Eyes,
+        frozen: FrozenEncoder,
         *,
         steps: int,
         seed: int,
         voxels: bool = True,
     ) -> None:
         super().__init__(settings, steps=steps, seed=seed)
-        self.viewpoint, self.eyes, self.voxels = viewpoint, eyes, voxels
+        self.viewpoint, self.frozen, self.voxels = viewpoint, frozen, voxels
         self.groups: dict[str, list[list[Path]]] = {}
         self.focal_ratios: list[float] = []
         self.heights: list[float] = []
@@ -578,11 +591,11 @@ class CompletionData(TrainingData):
                 sequence,
                 range(0, len(sequence), source.every),
                 self.store,
-                self.eyes,
+                self.frozen,
                 self.viewpoint,
                 classes_of=classes_of,
             )
-            looks = range(self.settings.looks if role == "training" else 1)
+            looks = range(self.settings.augmentations if role == "training" else 1)
             yield [file for look in looks for file in prepare(look=look)]
 
     def tokens(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -40,7 +40,7 @@ from scene_completion_ros.inference.scene_query import (
     inverse_distance_samples,
     motion_scale,
     own_depth,
-    said_depth,
+    predicted_depth,
     sensed_depth,
 )
 from scene_completion_ros.jit import kernel_threads
@@ -137,7 +137,7 @@ class DeployedStudent(Predictor):
         def depth_at(pixels: Doubles) -> Floats:
             depth = looked()[2]().depth
             assert depth is not None
-            return said_depth(depth, self.bundle.canonical, camera, pixels)
+            return predicted_depth(depth, self.bundle.canonical, camera, pixels)
 
         @lru_cache(maxsize=1)
         def completion(truth: VoxelTruth) -> Completion:

@@ -62,8 +62,8 @@ class PixelView(NamedTuple):
 class PixelHead(nn.Module):
     """From the maps of a `DepthAnythingTrunk` to a `PixelView` at half the resolution of the image.
 
-    Depth is that of a `MetricDecoder`, which begins as that of the eyes, times a factor for each image and a smaller
-    one for each pixel: eyes know one height above the ground, and see all streets from there. In rooms inverse depths
+    Depth is that of a `MetricDecoder`, which begins as that of the encoder, times a factor for each image and a smaller
+    one for each pixel: encoders know one height above the ground. In rooms inverse depths
     are shifted as well: a trunk that nobody trained on knows them up to both. Where the camera is said to stand, each
     pixel is told how far it would see if the ground were a plane; tokens of the last block know what
     things are. Where they have a branch of their own, it is wide enough for classes that few pixels show. They may be
@@ -80,7 +80,7 @@ class PixelHead(nn.Module):
         classes: int = 15,  # classes behind "empty"
         width: int = 64,  # channels inside
         shifted: bool = False,  # inverse depths of an image get a shift beside their factor
-        naming: int = 0,  # channels of a branch that tells classes by the tokens alone; 0: there is none
+        class_branch_channels: int = 0,  # channels of a branch that tells classes by the tokens alone; 0: there is none
         merging: bool = True,  # tokens go into what depth, its doubt and classes follow from
     ) -> None:
         super().__init__()
@@ -101,14 +101,14 @@ class PixelHead(nn.Module):
         self.aside = nn.Conv2d(width, 1, 1)
         self.deviation = nn.Conv2d(width, 1, 1)
         self.classes = nn.Conv2d(width, classes + 1, 1)
-        self.naming: nn.Sequential | None = None
-        if naming:
+        self.naming: nn.Sequential | None = None  # its name in weights
+        if class_branch_channels:
             self.naming = nn.Sequential(
-                nn.Conv2d(tokens, naming, 1),
+                nn.Conv2d(tokens, class_branch_channels, 1),
                 nn.GELU(),
-                nn.Conv2d(naming, naming, 3, padding=1),
+                nn.Conv2d(class_branch_channels, class_branch_channels, 3, padding=1),
                 nn.GELU(),
-                nn.Conv2d(naming, classes + 1, 1),
+                nn.Conv2d(class_branch_channels, classes + 1, 1),
             )
             nn.init.zeros_(self.naming[-1].weight)  # type: ignore[arg-type]  # weights without it mean the same
             nn.init.zeros_(self.naming[-1].bias)  # type: ignore[arg-type]
@@ -118,7 +118,7 @@ class PixelHead(nn.Module):
 
     @torch.no_grad()
     def take(self, decoder: MetricDecoder, project: nn.Conv2d, prior: Tensor) -> None:
-        """Takes the metric depth of eyes: their decoder, the convolution behind it, and the mean depth."""
+        """Takes the metric depth of an encoder: their decoder, the convolution behind it, and the mean depth."""
         self.metric.load_state_dict(decoder.state_dict())
         self.code.weight.copy_(project.weight[:1])
         self.code.bias.copy_(project.bias[:1])  # type: ignore[union-attr, index]
@@ -163,9 +163,9 @@ def scaled(
 ) -> PixelView:
     """The view with all depths scaled by what is known of metres: by the mounting, by motion, by a sensor of depth.
 
-    Eyes are off by a factor on streets that they do not know. The height of a camera above the road gives metres (the
-    way monocular odometry recovers its scale), and so do the way that a robot went and depths that a sensor saw. The
-    factor is the most probable one of all these and of what the eyes say, each with its precision; what is left of the
+    Encoders are off by a factor on unknown streets. The height of a camera above the road gives metres (the way
+    monocular odometry recovers its scale), and so do the way that a robot went and depths that a sensor saw. The
+    factor is the most probable one of all these and of the prediction, each with its precision; what is left of the
     doubt about it is added to that of each pixel, as is one that grows with depth. Only pixels that are more probably
     ground than all else count: a table that might be floor would halve the room. Nothing here is learned. `ground`: as
     `PixelHead.forward` has it; `label`: number of its class in those of the view; `measured`: what else is known.
@@ -197,7 +197,7 @@ def _ground_scale(
     weight = near * shown * nearness
     mean = _robust_mean(off, weight, STATED_OFF)
     seen = weight.mean(dim=_PLACES, keepdim=True)
-    # The road says all that it can where there is enough of it, and beside the eyes it weighs by that share.
+    # The road says all that it can where there is enough of it, and against the encoder it weighs by that share.
     gain = kind.eyes_off**2 / (kind.eyes_off**2 + STATED_OFF**2) * seen / (seen + _LEAST_GROUND)
     return mean, gain / (1.0 - gain) / kind.eyes_off**2
 
@@ -299,7 +299,7 @@ class SceneDecoder(nn.Module):
         context: int = 16,  # channels of the U-Net for each height
         hidden: int = 64,
         ground: float = -1.65,  # height at which the ground starts, metres in the grid
-        trusting: bool = False,  # a cell is called what its pixel is, as far as it trusts that
+        use_pixel_classes: bool = False,  # a cell is called what its pixel is, as far as it trusts that
     ) -> None:
         super().__init__()
         self.mixed: torch.dtype | None = None  # precision that the network computes in, where it is not single
@@ -328,7 +328,7 @@ class SceneDecoder(nn.Module):
         self.occupied = nn.Conv2d(hidden, 2 * STRIDE**3 + 1, 1)
         self.named = nn.Conv2d(hidden, classes, 1)
         self.trust: nn.Conv2d | None = None
-        if trusting:
+        if use_pixel_classes:
             self.trust = nn.Conv2d(hidden, 1, 1)
             nn.init.zeros_(self.trust.weight)
             nn.init.zeros_(self.trust.bias)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """Stage `completion`: what is there, what it is, and where the ground lies, in every voxel before one camera.
 
-The trunk of the eyes never learns: what it says of each image is computed once. On it stand a head for pixels, which
+The trunk of the encoder never learns: its output for each image is computed once. On it stand a head for pixels, which
 says depth with its doubt and classes, and a decoder in space. Exact voxels of rendered towns teach them, also what is
 hidden, voxels of labelled LiDAR, and stereo.
 """
@@ -28,7 +28,12 @@ from scene_completion_ros.inference.head import Lookups, PointCodeSpec, cell_loo
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
-from scene_completion_training.data.completion_samples import MAPS, CompletionData, CompletionDataSettings, Eyes
+from scene_completion_training.data.completion_samples import (
+    MAPS,
+    CompletionData,
+    CompletionDataSettings,
+    FrozenEncoder,
+)
 from scene_completion_training.data.voxel_evidence import OF_NO_CLASS
 from scene_completion_training.losses import class_terms, depth_likelihood, occupancy_cross_entropy, surface_likelihood
 from scene_completion_training.networks.density_field import part_of
@@ -55,7 +60,7 @@ EXACT_DEVIATION = 0.03  # of the logarithm of true depth, once it is off as `Com
 LATER = ("naming.", "trust.")  # branches that a training may add to the weights that it starts from
 WHOLE = 0.95  # share of the pixels whose depth a rendered image knows
 CERTAIN = 6.0  # logit of a true class
-NAMING_RATE, NAMING_BATCH = 1e-3, 16  # highest learning rate, and images a step, where the branch `naming` is fitted
+NAMING_RATE, NAMING_BATCH = 1e-3, 16  # highest learning rate, and images a step, where the class branch is fitted
 MOST_NAMED = 40_000  # voxels of a sample whose classes are compared
 
 
@@ -76,18 +81,18 @@ class CompletionConfiguration(TrainingConfiguration):
 
     stage: str = "completion"
     learning_rate: float = 1e-3
-    # Checkpoint or bundle whose encoder sees metric depth (training/configs/eyes.yaml). Without one, or with a file of
-    # some of the trunk's weights, the rest of it is as it was published, and the head for pixels learns metres from the
+    # Checkpoint or bundle whose encoder sees metric depth (training/configs/metric_depth.yaml). Without one, or
+    # with some of the trunk's weights, the rest of it is as published, and the head for pixels learns metres from the
     # start.
-    eyes: str = ""
+    encoder_checkpoint: str = ""
     encoder_weights: str = ""  # folder or hub name of the model of its trunk; by default Depth Anything V2 Small
     world: Literal["streets", "rooms"] = "streets"  # whose classes it learns
     # Train the head for pixels alone: no volume is completed, and steps are several times faster.
     only_pixels: bool = False
-    # Checkpoint of another training on the same eyes, or its bundle: its head for pixels is taken as it is, and goes on
-    # learning with `only_pixels`.
+    # Checkpoint of another training on the same encoder, or its bundle: its head for pixels is taken as it is, and goes
+    # on learning with `only_pixels`.
     pixels_from: str = ""
-    # Checkpoint of this stage, or a bundle, on the same eyes: its head and its decoder go on learning. With
+    # Checkpoint of this stage, or a bundle, on the same encoder: its head and its decoder go on learning. With
     # `pixels_from` its head is left out, and that one stays as it is.
     start_from: str = ""
     data: CompletionDataSettings = field(default_factory=CompletionDataSettings)
@@ -97,10 +102,10 @@ class CompletionConfiguration(TrainingConfiguration):
     widths: tuple[int, ...] = (64, 128, 192, 256)  # as `SceneDecoder`, and the next two
     context: int = 16
     reduced: int = 16
-    naming: int = 0  # as `PixelHead`
+    class_branch_channels: int = 0  # as `PixelHead`
     merging: bool = True  # as `PixelHead`
-    trusting: bool = False  # as `SceneDecoder`
-    fit_naming: int = 0  # steps in which the branch `naming` is fitted by itself before the first step
+    use_pixel_classes: bool = False  # as `SceneDecoder`
+    class_branch_steps: int = 0  # steps in which the class branch is fitted by itself before the first step
     distance: float = 20.0  # metres at which a voxel weighs half as much as one nearby
     rare: float = 0.35  # how much the rarity of a class raises its weight: 0 not at all, 1 in proportion
     rare_pixels: float = 0.0  # the same of the classes of pixels
@@ -121,11 +126,11 @@ class CompletionConfiguration(TrainingConfiguration):
         if self.start_from and (self.only_pixels or self.mean_of):
             what = "holds a decoder with its mean, which go on learning"
             raise ConfigurationError(what, where="start_from", cure="Leave out only_pixels and mean_of")
-        if self.fit_naming and not (self.naming and self.pixels_learn):
+        if self.class_branch_steps and not (self.class_branch_channels and self.pixels_learn):
             what = "there is no such branch, or its head for pixels stays as it is"
-            raise ConfigurationError(what, where="fit_naming", cure="Give naming some channels, or set it to 0")
-        if not (self.merging or self.naming):
-            raise ConfigurationError("nothing reads the tokens", where="merging", cure="Give naming some channels")
+            raise ConfigurationError(what, where="class_branch_steps", cure="Set class_branch_channels, or set it to 0")
+        if not (self.merging or self.class_branch_channels):
+            raise ConfigurationError("nothing reads the tokens", where="merging", cure="Set class_branch_channels")
 
     @property
     def pixels_learn(self) -> bool:
@@ -179,8 +184,8 @@ class SceneField(nn.Module):
         return cls(
             viewpoint,
             next(names for names in GROUNDS if len(names) == classes),
-            {**of_trunk, "shifted": shifted, "naming": naming, "merging": merging},
-            {**of_columns, "trusting": "spatial.trust.weight" in state},
+            {**of_trunk, "shifted": shifted, "class_branch_channels": naming, "merging": merging},
+            {**of_columns, "use_pixel_classes": "spatial.trust.weight" in state},
         )
 
     def stated_ground(self, volume_from_camera: Tensor, known: Tensor, mirrored: Tensor) -> Tensor:
@@ -224,11 +229,13 @@ class CompletionStage(Stage):
     def __init__(self, settings: CompletionConfiguration) -> None:
         super().__init__(settings)
         self.viewpoint = settings.viewpoint()
-        encoder, trunk, self.eyes = read_eyes(settings.eyes, settings.encoder_weights, self.viewpoint)
-        of_trunk = {"shifted": not self.eyes.metric, "channels": trunk.channels[0], "tokens": trunk.token_width}
+        encoder, trunk, self.frozen = read_frozen_encoder(
+            settings.encoder_checkpoint, settings.encoder_weights, self.viewpoint
+        )
+        of_trunk = {"shifted": not self.frozen.metric, "channels": trunk.channels[0], "tokens": trunk.token_width}
         of_pixels, in_space = (
             {name: getattr(settings, name) for name in names}
-            for names in (("naming", "merging"), ("widths", "context", "reduced", "trusting"))
+            for names in (("class_branch_channels", "merging"), ("widths", "context", "reduced", "use_pixel_classes"))
         )
         self.field = SceneField(self.viewpoint, settings.class_names, of_trunk | of_pixels, in_space)
         away = torch.from_numpy(self.viewpoint.volume.grid.centres()[..., :1, :2]).norm(dim=-1).float()
@@ -247,41 +254,41 @@ class CompletionStage(Stage):
         """Maps and voxels of the configuration's recordings."""
         settings = self.settings
         options: dict[str, Any] = {"steps": settings.steps, "seed": settings.seed, "voxels": not settings.only_pixels}
-        return CompletionData(settings.data, self.viewpoint, self.eyes, **options)
+        return CompletionData(settings.data, self.viewpoint, self.frozen, **options)
 
     def start(self, data: Any) -> None:
-        """The head for pixels starts with the metric depth of the eyes, or as another training left it."""
+        """The head for pixels starts with the metric depth of the encoder, or as another training left it."""
         (encoder,) = self._encoder
         if not isinstance(encoder.decoder, MetricDecoder):
-            what, cure = f"have the trunk {encoder.trunk_name}", "Name eyes of Depth Anything"
-            raise ConfigurationError(what, where="eyes", cure=cure)
+            what, cure = f"have the trunk {encoder.trunk_name}", "Name an encoder of Depth Anything"
+            raise ConfigurationError(what, where="encoder_checkpoint", cure=cure)
         if self.settings.start_from or self.settings.pixels_from:
             self._take_starts()
-        elif self.eyes.metric:
+        elif self.frozen.metric:
             self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
-        if self.settings.fit_naming:
+        if self.settings.class_branch_steps:
             self._fit_naming(data)
         if self.settings.mean_of:
             self._match_mean(data)
 
     def _fit_naming(self, data: CompletionData) -> None:
-        """Fits the branch `naming` to the share of each class in the pixels of a token, by tokens alone."""
+        """Fits the class branch to the share of each class in the pixels of a token, by tokens alone."""
         branch, count = self.field.pixels.naming, len(self.field.names) + 1
         assert branch is not None
         named = ((tokens, class_shares(classes, count, tokens.shape[1:])) for tokens, classes in data.tokens())
         pairs = [(tokens, shares) for tokens, shares in named if shares.any()]
         if not pairs:
             what, cure = "no pixel of its recordings has a class", "Name recordings with classes, or set it to 0"
-            raise ConfigurationError(what, where="fit_naming", cure=cure)
+            raise ConfigurationError(what, where="class_branch_steps", cure=cure)
         tokens, shares = (torch.stack(each) for each in zip(*pairs, strict=True))
         del pairs
         rarity = self._rarity(shares.sum(dim=(0, 2, 3)), self.settings.rare_pixels)[:, None, None]
         device = accelerator()
         branch.to(device)
         optimiser = torch.optim.AdamW(branch.parameters(), NAMING_RATE, weight_decay=0.05)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, NAMING_RATE, self.settings.fit_naming)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, NAMING_RATE, self.settings.class_branch_steps)
         generator = torch.Generator().manual_seed(self.settings.seed)
-        for _ in range(self.settings.fit_naming):
+        for _ in range(self.settings.class_branch_steps):
             chosen = torch.randint(len(tokens), (NAMING_BATCH,), generator=generator)
             x, wanted = tokens[chosen].to(device).float(), (rarity * shares[chosen]).to(device)
             if torch.rand((), generator=generator) < 0.5:
@@ -451,15 +458,17 @@ def class_shares(classes: Tensor, count: int, size: torch.Size) -> Tensor:
     return functional.adaptive_avg_pool2d(hot[None].float(), (size[0], size[1]))[0]
 
 
-def read_eyes(source: str, weights: str, viewpoint: Viewpoint) -> tuple[EncoderDecoder, DepthAnythingTrunk, Eyes]:
-    """The encoder of a checkpoint of `eyes.yaml`, or of the weights of a student, that stays as it is.
+def read_frozen_encoder(
+    source: str, weights: str, viewpoint: Viewpoint
+) -> tuple[EncoderDecoder, DepthAnythingTrunk, FrozenEncoder]:
+    """The encoder of a checkpoint of `metric_depth.yaml`, or of the weights of a student, that stays as it is.
 
     `source`: the checkpoint; a bundle; a file of weights whose names are those of the encoder, all or some of the
     trunk; or nothing. What it does not hold is as it was published. `weights`: folder or hub name of the model that the
     trunk is one of. Raises BundleError where it holds no such encoder.
     """
     file, size = Path(source), (viewpoint.camera.height, viewpoint.camera.width)
-    cure = "Name a checkpoint of training/configs/eyes.yaml for the same camera"
+    cure = "Name a checkpoint of training/configs/metric_depth.yaml for the same camera"
     if not source:
         state = {}
     elif file.suffix == ".safetensors":
@@ -494,4 +503,4 @@ def read_eyes(source: str, weights: str, viewpoint: Viewpoint) -> tuple[EncoderD
     for name in sorted(name for name in weights_now if whole or name.startswith("trunk.")):
         digest.update(name.encode())
         digest.update(weights_now[name].half().numpy().tobytes())
-    return encoder, trunk, Eyes(see, digest.hexdigest()[:16], frozenset(state), metric=whole)
+    return encoder, trunk, FrozenEncoder(see, digest.hexdigest()[:16], frozenset(state), metric=whole)
