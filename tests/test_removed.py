@@ -18,7 +18,7 @@ from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration, read_configuration
-from scene_completion_training.stages import STAGES, stage_class
+from scene_completion_training.stage_registry import STAGES, stage_class
 from tests.inference.small_bundle import make_small_bundle
 
 

@@ -22,7 +22,7 @@ from scene_completion_training.export import export_bundle
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.runner import train
 from scene_completion_training.stage import Stage
-from scene_completion_training.stages import stage_class
+from scene_completion_training.stage_registry import stage_class
 from scene_completion_training.stages.agglomeration import AgglomerationSettings, StoredTeacher
 from scene_completion_training.stages.feature_field import FeatureSettings
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings

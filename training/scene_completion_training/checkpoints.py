@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import lightning
 import numpy as np
@@ -30,11 +30,8 @@ from scene_completion_training.networks.density_field import (
 )
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 from scene_completion_training.networks.feature_field import DistillationHead, FeatureField
-from scene_completion_training.stages import DEFAULT_STAGE, known_stages, stage_class
+from scene_completion_training.stage_registry import DEFAULT_STAGE, known_stages, stage_class
 from scene_completion_training.viewpoint import Viewpoint
-
-if TYPE_CHECKING:
-    from scene_completion_training.stage import Stage
 
 KEY = "scene_completion_training"
 FORMAT = 1  # version of what a checkpoint holds; those written before it was counted are 0, and hold the same
@@ -159,8 +156,8 @@ class Checkpoint:
         return str(self.configuration.get("stage", DEFAULT_STAGE))
 
     @property
-    def stage_class(self) -> "type[Stage]":
-        """The stage it comes from; a `BundleError` if there is none of its name."""
+    def stage_class(self) -> Any:
+        """Class of the stage it comes from, a `Stage`; a `BundleError` for an unknown name."""
         try:
             return stage_class(self.stage)
         except ConfigurationError as error:

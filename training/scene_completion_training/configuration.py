@@ -17,7 +17,7 @@ from scene_completion_training.checkpoints import named_values, trained_viewpoin
 from scene_completion_training.data.module import DataSettings, load_sequence, matching
 from scene_completion_training.data.recorded_camera import viewpoint_of
 from scene_completion_training.networks.encoder_decoder import TrunkName
-from scene_completion_training.stages import DEFAULT_STAGE, stage_class
+from scene_completion_training.stage_registry import DEFAULT_STAGE, stage_class
 from scene_completion_training.viewpoint import ENCODER_STEP, CameraSettings, Viewpoint, VolumeSettings
 
 Completed = TypeVar("Completed", bound="TrainingConfiguration")
@@ -52,7 +52,7 @@ class RenderSettings:
 class TrainingConfiguration:
     """What every stage needs; a stage adds keys of its own in its file."""
 
-    stage: str = DEFAULT_STAGE  # name of the stage, see `scene_completion_training.stages`
+    stage: str = DEFAULT_STAGE  # name of the stage, see `stage_registry`
     seed: int = 0  # seed of samples, rays and initial weights; together with the step it determines everything random
     steps: int = 10_000  # optimiser steps of the whole training
     learning_rate: float = 3e-4  # learning rate after the warm-up
@@ -257,7 +257,7 @@ def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) 
     content = read_yaml(path, ConfigurationError, cure="Name a YAML file")
     named = [override.partition("=")[2] for override in overrides if override.startswith("stage=")]
     stage = named[-1] if named else content.get("stage", DEFAULT_STAGE) if isinstance(content, dict) else None
-    made = stage_class(stage, where=str(path)).configuration_class
+    made: type[TrainingConfiguration] = stage_class(stage, where=str(path)).configuration_class
     if not issubclass(made, kind):
         cure = "Name the configuration of another stage"
         raise ConfigurationError(f"stage {stage} trains no density field", where=str(path), cure=cure)

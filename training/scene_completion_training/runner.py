@@ -22,7 +22,7 @@ from scene_completion_training.checkpoints import SafeCheckpoints, TrainingRecor
 from scene_completion_training.configuration import Configuration, TrainingConfiguration
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.stage import Stage
-from scene_completion_training.stages import stage_class
+from scene_completion_training.stage_registry import stage_class
 from scene_completion_training.workers import accelerator, computes_bfloat16
 
 BEST = "best.ckpt"
@@ -34,7 +34,8 @@ def make_stage(configuration: TrainingConfiguration) -> Stage:
     """The stage that a configuration asks for, untrained; a `ConfigurationError` or `BundleError` if it cannot be."""
     configuration = configuration.completed()
     configuration.check()
-    return stage_class(configuration.stage)(configuration)
+    stage: Stage = stage_class(configuration.stage)(configuration)
+    return stage
 
 
 def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, threads: int | None = None) -> Path:

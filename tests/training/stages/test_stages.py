@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
-from scene_completion_training import CONFIGS, stages
+from scene_completion_training import CONFIGS, stage_registry
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration, LossWeights, read_configuration
 from scene_completion_training.data.module import SequencesData
@@ -173,13 +173,13 @@ TOY = f"{__name__}:ToyStage"
 
 
 def test_a_stage_is_a_class_and_a_line(synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(stages.STAGES, "toy", TOY)
+    monkeypatch.setitem(stage_registry.STAGES, "toy", TOY)
     toy = Configuration(**small_training(synthetic_drive, tmp_path / "whole", steps=2, stage="toy"))
     file = write_configuration(tmp_path / "toy.yaml", toy)
     whole = train(read_configuration(file, [], Configuration))
     read = Checkpoint.read(whole)
     assert read.stage == "toy" and isinstance(read.field_of(DensityField), DensityField)
-    monkeypatch.delitem(stages.STAGES, "toy")
+    monkeypatch.delitem(stage_registry.STAGES, "toy")
     with pytest.raises(BundleError, match=r"stage 'toy' does not exist; scene_completion_ros \d.* wrote it"):
         Checkpoint.read(whole)
     with pytest.raises(ConfigurationError, match=r"toy\.yaml: stage 'toy' does not exist. There are single_view, teac"):
@@ -190,9 +190,9 @@ def test_another_package_adds_stages_by_an_entry_point(monkeypatch: pytest.Monke
     def found(group: str) -> list[EntryPoint]:
         return [EntryPoint("toy", TOY, group), EntryPoint("teacher", TOY, group)]
 
-    monkeypatch.setattr(stages, "entry_points", found)
-    assert stages.stage_class("toy") is ToyStage
-    assert stages.stage_class("teacher") is not ToyStage  # none of ours is replaced
+    monkeypatch.setattr(stage_registry, "entry_points", found)
+    assert stage_registry.stage_class("toy") is ToyStage
+    assert stage_registry.stage_class("teacher") is not ToyStage  # none of ours is replaced
 
 
 @pytest.mark.parametrize(

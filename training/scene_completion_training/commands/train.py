@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scene_completion_ros.progress import print_summary
     from scene_completion_training.configuration import TrainingConfiguration, read_configuration
     from scene_completion_training.runner import train
-    from scene_completion_training.stages import stage_class
+    from scene_completion_training.stage_registry import stage_class
 
     configuration = read_configuration(arguments.config, arguments.overrides, TrainingConfiguration)
     if arguments.stored:

@@ -1,0 +1,41 @@
+"""Names of the training stages. A line in `STAGES` makes one known; nothing else lists them."""
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from scene_completion_ros.errors import ConfigurationError
+from scene_completion_ros.removed import removed
+
+STAGES = {
+    "single_view": "scene_completion_training.stages.density:SingleViewStage",
+    "teacher": "scene_completion_training.stages.density:TeacherStage",
+    "student": "scene_completion_training.stages.density:StudentStage",
+    "feature_field": "scene_completion_training.stages.feature_field:FeatureFieldStage",
+    "agglomeration": "scene_completion_training.stages.agglomeration:AgglomerationStage",
+    "point_agglomeration": "scene_completion_training.stages.agglomeration:PointAgglomerationStage",
+    "semantics": "scene_completion_training.stages.feature_field:SemanticsStage",
+    "semantic_field": "scene_completion_training.stages.feature_field:SemanticFieldStage",
+    "completion": "scene_completion_training.stages.completion:CompletionStage",
+    "masked_scene": "scene_completion_training.stages.masked_scene:MaskedSceneStage",
+}  # name, as `stage` in a configuration gives it -> module and class
+GROUP = "scene_completion.stages"  # entry points of this group are stages of other packages, written as in `STAGES`
+DEFAULT_STAGE = next(iter(STAGES))  # stage of configurations and checkpoints that name none
+
+
+def known_stages() -> dict[str, str]:
+    """All stages, those of other packages included: name -> module and class."""
+    return {entry.name: entry.value for entry in entry_points(group=GROUP)} | STAGES
+
+
+def stage_class(name: object, where: str = "stage") -> Any:
+    """The class of a stage, a `Stage`, imported when it is needed; a `ConfigurationError` for an unknown name.
+
+    `where`: file or key that names the stage.
+    """
+    known = known_stages()
+    if not isinstance(name, str) or name not in known:
+        what = removed("stage", str(name)) or f"stage {name!r} does not exist"
+        raise ConfigurationError(what, where=where, cure=f"There are {', '.join(known)}")
+    module, _, attribute = known[name].partition(":")
+    return getattr(import_module(module), attribute)
