@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     picture = panel(
         image,
         depth_picture(completion.shown_depth, completion.voxels.grid),
-        birds_eye_view(completion.voxels, camera=completion.depth_camera),
+        birds_eye_view(completion.voxels, completion.depth_camera),
         title=f"{args.image.name}: {len(completion.voxels)} occupied voxels",
         class_names=bundle.class_names,
         class_colours=bundle.class_colours,

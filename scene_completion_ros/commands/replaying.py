@@ -293,9 +293,9 @@ class _Replay:
             voxels,
             image_rgb,
             depth,
-            camera=depth_camera,
+            depth_camera,
+            timings_ms,
             lidar_grid=self.lidar.points_grid(frame_id, voxels.stamp_ns, voxels.grid_from_camera),
-            timings_ms=timings_ms,
             matches=matches,
             evidence=evidence,
         )

@@ -107,22 +107,21 @@ def draw_axes(picture: Picture, scale: MapScale) -> None:
     draw_text(picture, "y left [m]", ((top_left[0] + bottom_right[0]) // 2, bottom_right[1] + 37), centred=True)
 
 
-def draw_camera(picture: Picture, scale: MapScale, grid_from_camera: RigidTransform, camera: Camera | None) -> None:
-    """Draw the camera's place and, where its intrinsics are known, the left and right edges of its view."""
+def draw_camera(picture: Picture, scale: MapScale, grid_from_camera: RigidTransform, camera: Camera) -> None:
+    """Draw the camera's place, and the left and right edges of its view."""
     position = grid_from_camera.translation
     at = scale.pixel(float(position[0]), float(position[1]))
-    if camera is not None:
-        row = 0.5 * (camera.height - 1)
-        edges = camera.unproject(np.array([[-0.5, row], [camera.width - 0.5, row]]))
-        for ray in np.asarray(edges, dtype=np.float64) @ grid_from_camera.rotation.T:
-            horizontal = math.hypot(float(ray[0]), float(ray[1]))
-            if horizontal < 1e-6:
-                continue
-            end = position[:2] + ray[:2] / horizontal * 200.0
-            frame = (MARGIN, MARGIN, scale.size[1], scale.size[0])
-            visible, first, last = cv2.clipLine(frame, at, scale.pixel(float(end[0]), float(end[1])))
-            if visible:
-                cv2.line(picture, first, last, (200, 30, 30), 1, cv2.LINE_AA)
+    row = 0.5 * (camera.height - 1)
+    edges = camera.unproject(np.array([[-0.5, row], [camera.width - 0.5, row]]))
+    for ray in np.asarray(edges, dtype=np.float64) @ grid_from_camera.rotation.T:
+        horizontal = math.hypot(float(ray[0]), float(ray[1]))
+        if horizontal < 1e-6:
+            continue
+        end = position[:2] + ray[:2] / horizontal * 200.0
+        frame = (MARGIN, MARGIN, scale.size[1], scale.size[0])
+        visible, first, last = cv2.clipLine(frame, at, scale.pixel(float(end[0]), float(end[1])))
+        if visible:
+            cv2.line(picture, first, last, (200, 30, 30), 1, cv2.LINE_AA)
     forward = grid_from_camera.rotation @ np.array([0.0, 0.0, 1.0])
     heading = math.atan2(float(forward[1]), float(forward[0]))
     size = min(1.0, 0.04 * (scale.x_range[1] - scale.x_range[0]))  # metres, smaller in a room
@@ -133,11 +132,9 @@ def draw_camera(picture: Picture, scale: MapScale, grid_from_camera: RigidTransf
     cv2.fillPoly(picture, [np.asarray(corners, dtype=np.int32)], (200, 30, 30), cv2.LINE_AA)
 
 
-# Pictures of completed voxels: depth, bird's-eye view with metric axes, and a panel of both and the camera image.
-
-
 _FRAME = (150, 150, 150)
 _PANEL_WIDTH, _GAP = 640, 12  # pixels: of the pictures on the left of a panel, between pictures
+_MAP_HEIGHT = 620  # pixels that a map should have; it takes a whole number of pixels a voxel
 _NO_VOXEL = (225, 225, 225)
 _FACE_LIGHT = np.array([0.7, 0.85, 1.0])  # of faces across x, y and z
 _GROUND_CLEARANCE = 0.3  # LiDAR returns closer to the ground would hide the voxels; metres
@@ -147,11 +144,6 @@ def fit_width(picture: Picture, width: int, interpolation: int = cv2.INTER_AREA)
     """The picture at a width in pixels, its height in proportion."""
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
     return np.asarray(cv2.resize(picture, (width, height), interpolation=interpolation), dtype=np.uint8)
-
-
-def scaled_down(picture: Picture, width: int) -> Picture:
-    """The picture, made smaller where it is wider than a width in pixels."""
-    return fit_width(picture, width) if picture.shape[1] > width else picture
 
 
 def depth_picture(depth: NDArray[np.float32], grid: VoxelGrid | None = None) -> Picture:
@@ -210,14 +202,12 @@ def _above_ground(points: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(points[:, 2] > lowest[owner] + _GROUND_CLEARANCE)
 
 
-def birds_eye_view(voxels: SemanticVoxels, *, camera: Camera | None = None, height: int = 620) -> Picture:
+def birds_eye_view(voxels: SemanticVoxels, camera: Camera) -> Picture:
     """The grid from above, forward up and left to the left, with axes in metres and the camera's view.
 
-    `voxels`: completed voxels; every column shows the colour of its highest occupied voxel, else its free space;
-    `camera`: camera whose left and right view edges are drawn; none are drawn without it; `height`: wished height of
-    the picture in pixels; the map takes a whole number of pixels a voxel.
+    Every column shows the colour of its highest occupied voxel, else its free space.
     """
-    cell = max(1, (height - 2 * MARGIN) // max(voxels.grid.shape[:2]))
+    cell = max(1, (_MAP_HEIGHT - 2 * MARGIN) // max(voxels.grid.shape[:2]))
     scale = _scale_of(voxels, cell)
     picture = map_picture(_map_cells(voxels), scale)
     draw_axes(picture, scale)
@@ -245,20 +235,6 @@ def with_lidar(birds_eye: Picture, voxels: SemanticVoxels, lidar_grid: NDArray[n
         for right in (0, 1):
             picture[rows.astype(np.int64) - down, columns.astype(np.int64) - right] = (0, 0, 0)
     return picture
-
-
-def depth_of_voxels(voxels: SemanticVoxels, camera: Camera, *, columns: int = 160) -> NDArray[np.float32]:
-    """Depth of the first occupied voxel along each ray, for voxels that arrived without their depth image.
-
-    Returns depth along the optical axis in metres, float32 [h, w]; infinite where a ray meets no occupied voxel.
-    `camera`: camera that took the image; lens distortion is ignored; `columns`: width of the result; the height follows
-    the camera's aspect.
-    """
-    rays = voxel_rays(voxels.grid, voxels.grid_from_camera, camera, columns)
-    hit = rays.first_hits(voxels)
-    depth = np.full(len(hit), np.inf, dtype=np.float32)
-    depth[hit >= 0] = rays.depth[hit[hit >= 0]]
-    return depth.reshape(rays.shape)
 
 
 def voxel_view(voxels: SemanticVoxels, camera: Camera, *, width: int) -> Picture:
@@ -305,7 +281,7 @@ def beside_map(left: Sequence[tuple[str, Picture]], birds_eye: Picture, *, title
     """Pictures with their names, `width` pixels wide, below each other, and the bird's-eye view on their right."""
     heading = 34 if title else _GAP
     height = heading + max(birds_eye.shape[0], sum(tile.shape[0] + 24 for _, tile in left)) + _GAP
-    column = _GAP + (width + _GAP if left else 0)
+    column = width + 2 * _GAP
     picture = np.full((height, column + birds_eye.shape[1] + _GAP, 3), 255, dtype=np.uint8)
     if title:
         draw_text(picture, title, (_GAP, 22), scale=0.55)
@@ -319,18 +295,17 @@ def beside_map(left: Sequence[tuple[str, Picture]], birds_eye: Picture, *, title
 
 
 def panel(
-    image: Picture | None,
-    depth: Picture | None,
+    image: Picture,
+    depth: Picture,
     birds_eye: Picture,
     *,
-    title: str = "",
+    title: str,
     depth_name: str = "depth",
     class_names: Sequence[str] = (),
     class_colours: Sequence[tuple[int, int, int]] = (),
 ) -> Picture:
     """Camera image over depth on the left, bird's-eye view on the right, the legend of several classes below."""
-    tiles = [("camera", image), (depth_name, depth)]
-    left = [(name, fit_width(tile, _PANEL_WIDTH)) for name, tile in tiles if tile is not None]
+    left = [(name, fit_width(tile, _PANEL_WIDTH)) for name, tile in (("camera", image), (depth_name, depth))]
     picture = beside_map(left, birds_eye, title=title, width=_PANEL_WIDTH)
     if len(class_names) < 2:
         return picture
@@ -346,7 +321,7 @@ def words_panel(
     return panel(
         image,
         voxel_view(lit, camera, width=_PANEL_WIDTH),
-        birds_eye_view(lit, camera=camera),
+        birds_eye_view(lit, camera),
         title=title,
         depth_name="voxels from where the camera is",
         class_names=lit.class_names,
@@ -376,7 +351,6 @@ class VoxelRays:
 
     shape: tuple[int, int]  # rows and columns of the picture; a ray a pixel, row by row
     voxel: NDArray[np.int32]  # int32 [E], flat index (x·Y + y)·Z + z of the voxel
-    depth: NDArray[np.float32]  # float32 [E], where the ray is first found in it, metres along the optical axis
     face: NDArray[np.uint8]  # uint8 [E], the axis of the face that it came in by: 0 x, 1 y, 2 z
     end: NDArray[np.int64]  # int64 [R], one past the last entry of each ray
 
@@ -402,7 +376,7 @@ def voxel_rays(grid: VoxelGrid, grid_from_camera: RigidTransform, camera: Camera
     shape = np.asarray(grid.shape)
     origin = (grid_from_camera.translation - np.asarray(grid.origin)) / grid.voxel_size
     directions = rays @ grid_from_camera.rotation.T / grid.voxel_size  # voxels a metre of depth
-    voxel, depths, face, counts = [], [], [], []
+    voxel, face, counts = [], [], []
     for row in directions:
         with np.errstate(divide="ignore", invalid="ignore"):  # along an axis a ray may not move
             left_box = np.nanmin(np.maximum(-origin / row, (shape - origin) / row), axis=1)
@@ -414,13 +388,11 @@ def voxel_rays(grid: VoxelGrid, grid_from_camera: RigidTransform, camera: Camera
         moved[:, 1:] = index[:, 1:] != index[:, :-1]
         entered = inside & moved.any(axis=-1)
         voxel.append(np.ravel_multi_index(tuple(index[entered].T), grid.shape).astype(np.int32))
-        depths.append(depth[np.nonzero(entered)[1]].astype(np.float32))
         face.append((2 - np.argmax(moved[entered][:, ::-1], axis=1)).astype(np.uint8))
         counts.append(entered.sum(axis=1))
     return VoxelRays(
         shape=(small.height, small.width),
         voxel=np.concatenate(voxel),
-        depth=np.concatenate(depths),
         face=np.concatenate(face),
         end=np.cumsum(np.concatenate(counts)),
     )

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from itertools import count
 from pathlib import Path
@@ -21,15 +21,14 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import GridError, SceneCompletionError
+from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.report.pictures import (
     birds_eye_view,
-    depth_of_voxels,
     depth_picture,
     encode_picture,
+    fit_width,
     panel,
-    scaled_down,
     voxel_view,
     with_lidar,
     write_picture,
@@ -134,11 +133,8 @@ def _latency_table(timings_ms: Sequence[Mapping[str, float]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _picture(identity: str, caption: str, absent: str) -> str:
-    return (
-        f'<figure><figcaption id="{identity}-name">{caption}</figcaption><img id="{identity}" alt="{caption}" hidden>'
-        f'<div class="absent">{absent}</div></figure>'
-    )
+def _picture(identity: str, caption: str) -> str:
+    return f'<figure><figcaption>{caption}</figcaption><img id="{identity}" alt="{caption}"></figure>'
 
 
 def _word_buttons(words: Mapping[int, str], colours: Colours) -> str:
@@ -178,78 +174,6 @@ def _headlines(figures: Mapping[str, str]) -> str:
 
 def _folded(title: str, content: str) -> str:
     return f"<details><summary>{title}</summary>{content}</details>\n"
-
-
-def write_page(
-    out: TextIO,
-    *,
-    title: str,
-    frames: Iterable[Mapping[str, Any]],  # what the viewer shows of each frame (see ``ReportWriter``), lazily read
-    frame_count: int,  # number of entries in ``frames``
-    class_names: Sequence[str],
-    class_colours: Colours,
-    timings_ms: Sequence[Mapping[str, float]],
-    evidence: Sequence[Summary],  # of all frames, embedded or not
-    statistics: Mapping[str, Any],  # numbers for the table; nested mappings are flattened
-    notes: Sequence[str],  # sentences shown above the pictures
-    headlines: Mapping[str, str],  # the figures that come first
-    words: Sequence[str] = (),  # what the frames' ``matches`` are of, in their order
-    matched: Container[int] = (),  # places of those words that match anywhere: a button each
-) -> None:
-    """Write the page, one frame after the other, so that memory holds one frame."""
-    palettes = {
-        "class": class_colour_table(class_colours),
-        "state": state_colours(range(256)),
-        "height": height_colours(range(256), low=0, high=255),
-        "probability": height_colours(range(256), low=0, high=255),
-    }
-    first = "class" if len(class_names) > 1 else "height"
-    order = sorted(palettes, key=lambda name: name != first)
-    colourings = "".join(f'<option value="{name}">{name}</option>' for name in order)
-    head = html.escape(title)
-    out.write(
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{head}</title>\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<style>{_resource('viewer.css')}</style></head><body>\n<h1>{head}</h1>\n"
-    )
-    out.writelines(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
-    out.write(_headlines(headlines))
-    word_colours = phrase_colours(len(words), class_colours if len(class_names) > 1 else ())
-    if frame_count:
-        buttons = _word_buttons({i: word for i, word in enumerate(words) if i in matched}, word_colours)
-        out.write(
-            f'<div class="bar timeline"><button id="play">▶ play</button>'
-            f'<input type="range" id="frame" min="0" max="{frame_count - 1}" value="{frame_count // 2}">'
-            f'<span id="caption"></span>{evidence_svg(evidence)}<output id="evidence"></output></div>\n'
-            '<div class="pictures"><div>'
-            + _picture("camera", "camera", "No camera image was recorded.")
-            + _picture("depth", "depth [m]", "No depth was recorded.")
-            + _picture("seen", "voxels as the camera sees them", "The camera is not known.")
-            + f"</div>{_SCENE}</div>\n"
-            + _CONTROLS.format(colourings=colourings, words=buttons, step=1 / PROBABILITIES)
-        )
-    else:
-        out.write("<p>No frame was completed.</p>")
-    out.write(f"<h2>Legend</h2>{_legend(class_names, class_colours)}\n")
-    out.write(_folded("Latency by stage", latency_svg(timings_ms) + _latency_table(timings_ms)))
-    out.write(_folded("All figures", _statistics_table(statistics)))
-    settings = {
-        "frames": frame_count,
-        "heightRange": HEIGHT_RANGE,
-        "lidarResolution": LIDAR_RESOLUTION,
-        "palettes": {name: table.reshape(-1).tolist() for name, table in palettes.items()},
-    }
-    if words:
-        settings |= {"words": list(words), "wordColours": word_colours}
-    out.write(_embedded_json("report-data", settings))
-    for number, frame in enumerate(frames):
-        out.write(_embedded_json(f"frame-{number}", frame))
-    out.write(f"<script>{_resource('viewer.js')}</script>\n</body></html>\n")
-
-
-def embedded(data: bytes) -> str:
-    """Base64 text of bytes, as the page carries them."""
-    return base64.b64encode(data).decode("ascii")
 
 
 def _byte_planes(values: NDArray[np.uint32] | NDArray[np.uint16]) -> bytes:
@@ -312,15 +236,17 @@ def pack_lidar(points_grid: NDArray[np.float32], voxels: SemanticVoxels) -> byte
     return zlib.compress(b"".join(_byte_planes(np.ascontiguousarray(column)) for column in steps.T), 6)
 
 
-# A report folder that grows frame by frame and loses nothing when its process is interrupted.
-
-
-_PARTS = (("camera_jpg", "_camera.jpg"), ("depth_jpg", "_depth.jpg"), ("seen_png", "_seen.png"))
+_PARTS = {
+    "camera_jpg": "_camera.jpg",
+    "depth_jpg": "_depth.jpg",
+    "seen_png": "_seen.png",
+    "voxels": "_voxels.bin",
+    "lidar": "_lidar.bin",
+    "matches": "_matches.bin",
+}  # of a frame: their names in the page, and the ends of those of their files
 _WIDEST_IMAGE = 640  # pixels; the page carries every image
 _QUALITY = 80
 LARGEST_PAGE = 8_000_000  # bytes: a browser cannot hold an hour of voxels
-_DATA = (("voxels", "_voxels.bin"), ("lidar", "_lidar.bin"))
-_MATCHES = "_matches.bin"
 _OWN = re.compile(
     r"index\.html|pictures/\d{6,}\.jpg"
     r"|frames/\d{6,}(\.json|_(camera|depth)\.jpg|_seen\.png|_(voxels|lidar|matches)\.bin)"
@@ -343,16 +269,15 @@ class ReportWriter:
         # SceneCompletionError where other files have names of a report.
         folder: str | Path,
         title: str,
-        class_names: Sequence[str] = ("unlabelled",),
-        class_colours: Sequence[tuple[int, int, int]] = ((128, 128, 128),),
+        class_names: Sequence[str],
+        class_colours: Colours,
         *,
-        words: Sequence[str] = (),  # phrases that the frames were asked about; the page then has a button for each
+        words: Sequence[str] = (),  # phrases of the query that the frames answer; the page then has a button for each
     ) -> None:
         self.folder = Path(folder)
         self.title = title
-        self.notes: list[str] = []
-        self._class_names = tuple(class_names)
-        self._class_colours = tuple(class_colours)
+        self.notes: list[str] = []  # sentences shown above the pictures
+        self._class_names, self._class_colours = tuple(class_names), tuple(class_colours)
         self._words = tuple(words)
         self._matched: set[int] = set()  # places of words that matched somewhere
         self._sizes: list[int] = []  # bytes of each frame in the page
@@ -373,11 +298,7 @@ class ReportWriter:
     ) -> None:
         if kind is not None:
             self.notes.append(f"Interrupted after {self._frame_count} frames ({kind.__name__}): the rest is missing.")
-        self.close(self._statistics)
-
-    def __len__(self) -> int:
-        """Number of frames written."""
-        return self._frame_count
+        self.close()
 
     @property
     def index(self) -> Path:
@@ -387,63 +308,47 @@ class ReportWriter:
     def add_frame(
         self,
         voxels: SemanticVoxels,
-        image: NDArray[np.uint8] | None = None,  # RGB image [H, W, 3]
-        # Depth in metres [h, w]. Where there is none but the camera is known, the depth of the first occupied voxel
-        # along each ray is drawn instead and named so.
-        depth: NDArray[np.float32] | None = None,
+        image: NDArray[np.uint8],  # RGB [H, W, 3]
+        depth: NDArray[np.float32],  # metres along the optical axis [h, w]
+        camera: Camera,  # that of the depth image
+        timings_ms: Mapping[str, float],  # milliseconds by stage; ``total`` is drawn as the line
         *,
-        camera: Camera | None = None,  # camera of the view edges in the bird's-eye view
         lidar_grid: NDArray[np.float32] | None = None,  # LiDAR points in the grid frame, metres [M, 3]
-        timings_ms: Mapping[str, float] | None = None,  # milliseconds by stage; ``total`` is drawn as the line
         # What each word of the report matches among the voxels; none where there was no answer.
         matches: Sequence[PhraseMatches] = (),
-        evidence: Summary | None = None,  # what else was known of the image, see `Evidence.summary`
+        evidence: Summary | None = None,  # `Evidence.summary` of the image
     ) -> None:
-        """Write one frame. Raises GridError where the matches are of other words, or of voxels that are not there."""
-        farthest = max((int(found.voxels.max(initial=-1)) for found in matches), default=-1)
-        if matches and (tuple(found.phrase for found in matches) != self._words or farthest >= len(voxels)):
-            raise GridError(
-                f"are of {[found.phrase for found in matches]} and more than {farthest} voxels, the report is of "
-                f"{list(self._words)}, the frame has {len(voxels)} voxels",
-                where="matches",
-                cure="Ask the same words about the same frame",
-            )
-        depth_name = "depth"
-        if depth is None and camera is not None:
-            depth, depth_name = depth_of_voxels(voxels, camera), "depth of the first occupied voxel"
+        """Write one frame; the matches are of the report's words."""
+        assert not matches or tuple(found.phrase for found in matches) == self._words
         self._first_ns = self._first_ns or voxels.stamp_ns
         time_s = (voxels.stamp_ns - self._first_ns) / 1e9
         caption = f"frame {self._frame_count + 1} · t = {time_s:.1f} s · {len(voxels)} occupied voxels"
-        title = caption.replace("·", "|")  # the drawing font is ASCII
-        birds_eye = birds_eye_view(voxels, camera=camera)
-        size = 0
-        timings = {name: float(value) for name, value in (timings_ms or {}).items() if math.isfinite(value)}
-        if image is not None:
-            image = scaled_down(image, _WIDEST_IMAGE)
-            size += self._write("_camera.jpg", encode_picture(image, ".jpg", quality=_QUALITY))
-        drawn = None if depth is None else depth_picture(depth, voxels.grid)
-        if drawn is not None:
-            size += self._write("_depth.jpg", encode_picture(drawn, ".jpg", quality=_QUALITY))
-        if camera is not None:
-            seen = voxel_view(voxels, camera, width=_WIDEST_IMAGE)  # a ray has two by two pixels
-            size += self._write("_seen.png", encode_picture(seen[::2, ::2], ".png"))
+        timings = {name: float(value) for name, value in timings_ms.items() if math.isfinite(value)}
+        if image.shape[1] > _WIDEST_IMAGE:
+            image = fit_width(image, _WIDEST_IMAGE)
+        drawn, birds_eye = depth_picture(depth, voxels.grid), birds_eye_view(voxels, camera)
+        seen = voxel_view(voxels, camera, width=_WIDEST_IMAGE)  # a ray has two by two pixels
+        parts = {
+            "_camera.jpg": encode_picture(image, ".jpg", quality=_QUALITY),
+            "_depth.jpg": encode_picture(drawn, ".jpg", quality=_QUALITY),
+            "_seen.png": encode_picture(seen[::2, ::2], ".png"),
+            "_voxels.bin": pack_voxels(voxels),
+        }
         if lidar_grid is not None:
             birds_eye = with_lidar(birds_eye, voxels, lidar_grid)
-            size += self._write("_lidar.bin", pack_lidar(lidar_grid, voxels))
+            parts["_lidar.bin"] = pack_lidar(lidar_grid, voxels)
+        if matches:
+            parts["_matches.bin"] = pack_matches(matches, voxels)
+            self._matched |= {place for place, found in enumerate(matches) if len(found.sure)}
         together = panel(
             image,
             drawn,
             birds_eye,
-            title=title,
-            depth_name=depth_name,
+            title=caption.replace("·", "|"),  # the drawing font is ASCII
             class_names=voxels.class_names,
             class_colours=voxels.class_colours,
         )
         write_picture(self._own(f"pictures/{self._frame_count:06d}.jpg"), together)
-        size += self._write("_voxels.bin", pack_voxels(voxels))
-        if matches:
-            size += self._write(_MATCHES, pack_matches(matches, voxels))
-            self._matched |= {place for place, found in enumerate(matches) if len(found.sure)}
         description = {
             "caption": caption,
             "stamp_ns": voxels.stamp_ns,
@@ -454,17 +359,18 @@ class ReportWriter:
                 "shape": list(map(int, voxels.grid.shape)),
             },
             "viewpoint": _viewpoint(voxels, camera),
-            "depth_name": depth_name,
             "evidence": evidence_in_words(evidence or {}),
             "timings_ms": timings,
         }
-        size += self._write(".json", json.dumps(description).encode())
-        self._sizes.append(4 * size // 3)  # as base64
+        parts[".json"] = json.dumps(description).encode()
+        for suffix, data in parts.items():
+            self._own(f"frames/{self._frame_count:06d}{suffix}").write_bytes(data)
+        self._sizes.append(4 * sum(map(len, parts.values())) // 3)  # as base64
         self._timings.append(timings)
         self._evidence.append(evidence or {})
         self._frame_count += 1
         if self._frame_count & (self._frame_count - 1) == 0:
-            self.close(self._statistics)
+            self.close()
 
     def close(self, statistics: Mapping[str, Any] | None = None, headlines: Mapping[str, str] | None = None) -> Path:
         """Write ``index.html``, `headlines` first and `statistics` flattened in it; more frames may follow."""
@@ -474,26 +380,66 @@ class ReportWriter:
         numbers = range(0, self._frame_count, every)
         notes = list(self.notes)
         if every > 1:
-            notes.append(
-                f"Of {self._frame_count} frames one of {every} is shown here; the folder pictures has all of them."
-            )
+            shown = f"Of {self._frame_count} frames one of {every} is shown here"
+            notes.append(f"{shown}; the folder pictures has all of them.")
         with whole_file(self.index) as part, part.open("w", encoding="utf-8") as out:
-            write_page(
-                out,
-                title=self.title,
-                frames=self._embedded_frames(numbers),
-                frame_count=len(numbers),
-                class_names=self._class_names,
-                class_colours=self._class_colours,
-                timings_ms=self._timings,
-                evidence=self._evidence,
-                statistics=self._statistics,
-                notes=notes,
-                headlines=self._headlines,
-                words=self._words,
-                matched=self._matched,
-            )
+            self._write_page(out, numbers, notes)
         return self.index
+
+    def _write_page(self, out: TextIO, numbers: Sequence[int], notes: Sequence[str]) -> None:
+        """Write the page with some of the frames, one after the other, so that memory holds one."""
+        names, colours = self._class_names, self._class_colours
+        palettes = {
+            "class": class_colour_table(colours),
+            "state": state_colours(range(256)),
+            "height": height_colours(range(256), low=0, high=255),
+            "probability": height_colours(range(256), low=0, high=255),
+        }
+        first = "class" if len(names) > 1 else "height"
+        order = sorted(palettes, key=lambda name: name != first)
+        head = html.escape(self.title)
+        out.write(
+            f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{head}</title>\n'
+            '<link rel="icon" href="data:,">\n'
+            f"<style>{_resource('viewer.css')}</style></head><body>\n<h1>{head}</h1>\n"
+        )
+        out.writelines(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
+        out.write(_headlines(self._headlines))
+        word_colours = phrase_colours(len(self._words), colours if len(names) > 1 else ())
+        if numbers:
+            buttons = {i: word for i, word in enumerate(self._words) if i in self._matched}
+            out.write(
+                f'<div class="bar timeline"><button id="play">▶ play</button>'
+                f'<input type="range" id="frame" min="0" max="{len(numbers) - 1}" value="{len(numbers) // 2}">'
+                f'<span id="caption"></span>{evidence_svg(self._evidence)}<output id="evidence"></output></div>\n'
+                '<div class="pictures"><div>'
+                + _picture("camera", "camera")
+                + _picture("depth", "depth [m]")
+                + _picture("seen", "voxels as the camera sees them")
+                + f"</div>{_SCENE}</div>\n"
+                + _CONTROLS.format(
+                    colourings="".join(f'<option value="{name}">{name}</option>' for name in order),
+                    words=_word_buttons(buttons, word_colours),
+                    step=1 / PROBABILITIES,
+                )
+            )
+        else:
+            out.write("<p>No frame was completed.</p>")
+        out.write(f"<h2>Legend</h2>{_legend(names, colours)}\n")
+        out.write(_folded("Latency by stage", latency_svg(self._timings) + _latency_table(self._timings)))
+        out.write(_folded("All figures", _statistics_table(self._statistics)))
+        settings = {
+            "frames": len(numbers),
+            "heightRange": HEIGHT_RANGE,
+            "lidarResolution": LIDAR_RESOLUTION,
+            "palettes": {name: table.reshape(-1).tolist() for name, table in palettes.items()},
+        }
+        if self._words:
+            settings |= {"words": list(self._words), "wordColours": word_colours}
+        out.write(_embedded_json("report-data", settings))
+        for place, number in enumerate(numbers):
+            out.write(_embedded_json(f"frame-{place}", self._embedded_frame(number)))
+        out.write(f"<script>{_resource('viewer.js')}</script>\n</body></html>\n")
 
     def _remove_earlier(self) -> None:
         for name in ("pictures", "frames"):
@@ -514,29 +460,23 @@ class ReportWriter:
             listed.write(f"{name}\n")
         return self.folder / name
 
-    def _write(self, suffix: str, data: bytes) -> int:
-        return self._own(f"frames/{self._frame_count:06d}{suffix}").write_bytes(data)
-
-    def _embedded_frames(self, numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
-        for number in numbers:
-            first = self.folder / "frames" / f"{number:06d}.json"
-            frame: dict[str, Any] = json.loads(first.read_text())
-            for name, suffix in (*_PARTS, *_DATA, *([("matches", _MATCHES)] if self._words else [])):
-                part = first.with_name(first.stem + suffix)
-                frame[name] = embedded(part.read_bytes()) if part.exists() else None
-            yield frame
+    def _embedded_frame(self, number: int) -> dict[str, Any]:
+        """What the viewer shows of a frame."""
+        stem = self.folder / "frames" / f"{number:06d}"
+        frame: dict[str, Any] = json.loads(stem.with_suffix(".json").read_text())
+        for name, suffix in _PARTS.items():
+            part = stem.with_name(stem.name + suffix)
+            frame[name] = base64.b64encode(part.read_bytes()).decode() if part.exists() else None
+        return frame
 
 
-def _viewpoint(voxels: SemanticVoxels, camera: Camera | None) -> dict[str, Any]:
+def _viewpoint(voxels: SemanticVoxels, camera: Camera) -> dict[str, Any]:
     """Where the camera stands in the grid frame, where it looks, and a small pyramid of its view."""
     rotation, position = voxels.grid_from_camera.rotation, voxels.grid_from_camera.translation
     forward = rotation @ np.array([0.0, 0.0, 1.0])
-    if camera is None:
-        rays = np.array([[-0.6, -0.3, 1.0], [0.6, -0.3, 1.0], [0.6, 0.3, 1.0], [-0.6, 0.3, 1.0]])
-    else:
-        right, bottom = camera.width - 0.5, camera.height - 0.5
-        pixels = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
-        rays = np.asarray(camera.unproject(pixels), dtype=np.float64)
+    right, bottom = camera.width - 0.5, camera.height - 0.5
+    pixels = np.array([[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]])
+    rays = np.asarray(camera.unproject(pixels), dtype=np.float64)
     corners = position + 2.0 * rays @ rotation.T
     return {
         "position": position.tolist(),

@@ -61,3 +61,7 @@ def photo() -> NDArray[np.uint8]:
     image = np.full((80, 160, 3), 120, dtype=np.uint8)
     image[:, :40] = (255, 0, 0)
     return image
+
+
+SEEN = (photo(), np.full((40, 80), 7.0, np.float32), CAMERA)  # image, depth and camera of each frame
+TIMES = {"encode": 12.5, "total": 30.0}

@@ -22,7 +22,7 @@ def centre_of(picture: np.ndarray, colour: tuple[int, int, int]) -> tuple[float,
 
 
 def test_birds_eye_view_has_forward_up_and_left_on_the_left() -> None:
-    picture = birds_eye_view(street(), height=620)
+    picture = birds_eye_view(street(), CAMERA)
     cell = (620 - 2 * MARGIN) // 60
     assert picture.shape == (60 * cell + 2 * MARGIN, 40 * cell + 2 * MARGIN, 3)
     row, column = centre_of(picture, COLOURS[1])
@@ -37,7 +37,7 @@ def test_free_and_unknown_columns_are_told_apart() -> None:
     voxels.state[:, :10, :2] = 1  # the road is gone on the right
     keep = voxels.state[tuple(voxels.index.T)] >= 3
     arrays = {name: getattr(voxels, name)[keep] for name in ("index", "probability", "label", "confidence")}
-    picture = birds_eye_view(dataclasses.replace(voxels, **arrays), height=620)
+    picture = birds_eye_view(dataclasses.replace(voxels, **arrays), CAMERA)
     _, column = centre_of(picture, STATE_COLOURS[1])
     assert column > picture.shape[1] / 2
     bottom = picture[-MARGIN - 8, MARGIN + 20]
@@ -57,7 +57,9 @@ def test_the_voxels_are_seen_as_the_camera_sees_them() -> None:
 
 def test_panel_keeps_the_camera_image_upright_and_unmirrored() -> None:
     image = photo()
-    picture = panel(image, depth_picture(np.ones((40, 80), np.float32)), birds_eye_view(street()), title="a street")
+    picture = panel(
+        image, depth_picture(np.ones((40, 80), np.float32)), birds_eye_view(street(), CAMERA), title="a street"
+    )
     _, column = centre_of(picture, (255, 0, 0))
     assert column < 12 + 640 / 4
     assert picture.shape[1] > 640

@@ -359,9 +359,7 @@
 
   // ---- frames -----------------------------------------------------------------------------------------------------------
   function picture(id, data, kind) {
-    const image = byId(id), absent = image.nextElementSibling;
-    image.hidden = !data; absent.hidden = Boolean(data);
-    if (data) image.src = `data:image/${kind};base64,${data}`;
+    byId(id).src = `data:image/${kind};base64,${data}`;
   }
   let newest = -1;
   async function show(number) {
@@ -374,7 +372,6 @@
     byId("evidence").textContent = data.evidence;
     const now = byId("scale-now");
     if (now) for (const end of ["x1", "x2"]) now.setAttribute(end, `${100 * (number + 0.5) / frameCount}%`);
-    byId("depth-name").textContent = `${data.depth_name} [m]`;
     const voxels = unpackVoxels(await inflate(data.voxels), data.count, data.grid.shape);
     const lidar = data.lidar ? unpackLidar(await inflate(data.lidar), data.grid.origin) : new Float32Array(0);
     const answers = data.matches ? await inflate(data.matches) : null;
