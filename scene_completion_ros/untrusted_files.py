@@ -234,6 +234,9 @@ def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+# Numbers such as 1e-4 and 2.5e3, which YAML 1.1 takes for text.
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^{_EXPONENT.pattern}$"), list("-+.0123456789"))
 for _tag in ("opencv-matrix", "opencv-nd-matrix"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_yaml_map)  # type: ignore[type-var]
 
@@ -274,30 +277,43 @@ def _too_deep(error: type[SceneCompletionError], where: str, cure: str) -> Scene
     return error(f"is nested deeper than {DEEPEST} levels", where=where, cure=cure)
 
 
-# Reading a JSON object field by field, with errors that name the file, the field and the cure.
-
-
 CURE = "The bundle is damaged or was written by another program: export it again or fetch it again."
 
 
 class JsonObject:
-    """One JSON object of a file; every access is checked."""
+    """One object of a JSON or YAML file; every access is checked, with an error that names file, field and cure."""
 
-    def __init__(self, values: Mapping[str, Any], file: Path, prefix: str = "") -> None:
-        self.values, self.file, self.prefix = values, file, prefix
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        file: Path | str,
+        prefix: str = "",  # of the names of its fields, for messages
+        *,
+        kind: type[SceneCompletionError] = BundleError,  # what is raised
+        cure: str = CURE,
+    ) -> None:
+        self.values, self.file, self.prefix = values, Path(file), prefix
+        self.kind, self.cure = kind, cure
 
     @classmethod
     def read(cls, file: Path) -> "JsonObject":
         """Reads a file of one JSON object. Raises BundleError where it cannot be read or is no object."""
         return cls(read_json(file, BundleError, cure=CURE, kind=dict), file)
 
-    def where(self, name: str) -> str:
-        """File and full name of a field, for messages."""
-        return f"{self.file}: field {self.prefix}{name[:SHOWN]}"
+    def where(self, name: str = "") -> str:
+        """File and full name of a field, or of the object itself, for messages."""
+        full = f"{self.prefix}{name[:SHOWN]}".rstrip(".")
+        return f"{self.file}: field {full}" if full else str(self.file)
 
-    def error(self, name: str, what: str, cure: str = CURE) -> BundleError:
-        """The error for a field."""
-        return BundleError(what, where=self.where(name), cure=cure)
+    def error(self, name: str, what: str, cure: str = "") -> SceneCompletionError:
+        """The error for a field, or for the object itself."""
+        return self.kind(what, where=self.where(name), cure=cure or self.cure)
+
+    def only(self, names: Sequence[str]) -> None:
+        """Refuse fields of other names."""
+        if unknown := sorted(set(map(str, self.values)) - set(names)):
+            what = f"unknown key {', '.join(map(shown, unknown[:3]))}"
+            raise self.error("", what, f"Use {', '.join(names)}")
 
     def _of(self, kind: type | tuple[type, ...], name: str, words: str) -> Any:
         if name not in self.values:
@@ -352,7 +368,13 @@ class JsonObject:
 
     def items(self, name: str, values: Sequence[Any]) -> "JsonObject":
         """The values of a list as an object, by their places."""
-        return JsonObject({str(i): value for i, value in enumerate(values)}, self.file, f"{self.prefix}{name}.")
+        return self._below({str(i): value for i, value in enumerate(values)}, name)
+
+    def flag(self, name: str) -> bool:
+        """True or false."""
+        if not isinstance(self.values.get(name), bool):
+            raise self.error(name, f"must be true or false, not {shown(self.values.get(name))}")
+        return bool(self.values[name])
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of strings."""
@@ -371,4 +393,12 @@ class JsonObject:
 
     def object(self, name: str) -> "JsonObject":
         """A nested object."""
-        return JsonObject(self._of(dict, name, "an object"), self.file, f"{self.prefix}{name}.")
+        return self._below(self._of(dict, name, "an object"), name)
+
+    def objects(self, name: str) -> "list[JsonObject]":
+        """The objects of a list."""
+        entries = self.items(name, self._of(list, name, "a list"))
+        return [entries.object(place) for place in entries.values]
+
+    def _below(self, values: Mapping[str, Any], name: str) -> "JsonObject":
+        return JsonObject(values, self.file, f"{self.prefix}{name[:SHOWN]}.", kind=self.kind, cure=self.cure)

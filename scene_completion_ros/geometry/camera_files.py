@@ -19,7 +19,7 @@ from scene_completion_ros.geometry.cameras import (
 )
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import LARGEST_IMAGE, read_size
-from scene_completion_ros.untrusted_files import read_text, read_yaml, shown
+from scene_completion_ros.untrusted_files import JsonObject, read_text, read_yaml, shown
 
 _MODEL_NAMES: dict[str, DistortionModel] = {
     "": "none",
@@ -263,21 +263,18 @@ def read_kitti_calibration(path: str | Path) -> dict[str, NDArray[np.float64]]:
 
 def read_kitti360_fisheye(path: str | Path) -> Camera:
     """Camera "mei" of a KITTI-360 fisheye's file of camodocal (`image_02.yaml`). Raises CameraError with what lacks."""
-    path = Path(path)
     document = read_yaml(path, CameraError, cure=_CAMODOCAL, kind=dict)
-    if document.get("model_type") != "MEI":
-        what = f"model_type is {shown(document.get('model_type'))} instead of MEI"
-        raise CameraError(what, where=str(path), cure=_CAMODOCAL)
+    fields = JsonObject(document, path, kind=CameraError, cure=_CAMODOCAL)
+    if fields.text("model_type") != "MEI":
+        raise fields.error("model_type", f"is {shown(document['model_type'])} instead of MEI")
+    plane, mirror, lens = (fields.object(f"{name}_parameters") for name in ("projection", "mirror", "distortion"))
+    fx, fy, cx, cy = (plane.number(key) for key in ("gamma1", "gamma2", "u0", "v0"))
+    distortion = mirror.number("xi"), *(lens.number(key) for key in ("k1", "k2", "p1", "p2"))
+    width, height = fields.integer("image_width"), fields.integer("image_height")
     try:
-        plane, mirror, lens = (document[f"{name}_parameters"] or {} for name in ("projection", "mirror", "distortion"))
-        fx, fy, cx, cy = (float(plane[key]) for key in ("gamma1", "gamma2", "u0", "v0"))
-        # "2.2134047507854890e+00" without a sign in the exponent is text to YAML 1.1.
-        distortion = float(mirror["xi"]), *(float(lens[key]) for key in ("k1", "k2", "p1", "p2"))
-        return Camera(fx, fy, cx, cy, int(document["image_width"]), int(document["image_height"]), "mei", distortion)
-    except KeyError as error:
-        raise CameraError(f"key {error} is missing", where=str(path), cure=_CAMODOCAL) from None
-    except (TypeError, ValueError, OverflowError, CameraError) as error:
-        raise CameraError(f"holds no camera: {error}", where=str(path), cure=_CAMODOCAL) from error
+        return Camera(fx, fy, cx, cy, width, height, "mei", distortion)
+    except CameraError as error:
+        raise fields.error("", f"holds no camera: {error}") from error
 
 
 def camera_from_projection(projection: NDArray[np.float64], width: int, height: int) -> tuple[Camera, RigidTransform]:
@@ -326,27 +323,32 @@ def _read_yaml(path: Path, name: str, image_size: tuple[int, int] | None, rectif
     if chain:
         name = name or (chain[0] if len(chain) == 1 else "")
         _check_named(path, name, chain)
-        return _of_kalibr(document[name], f"{path}, {name}", rectified)
+        return _of_kalibr(JsonObject(document, path, kind=CameraError, cure=_YAML).object(name), rectified)
     if name:
         raise CameraError(f"holds one camera, {name!r} means nothing", where=str(path), cure=f"Name {path.name} alone")
     document = {_SHORT.get(key.lower(), key.lower()): value for key, value in document.items()}
     size_keys = "image_width", "image_height"
     if image_size is not None and not document.keys() & {*size_keys}:
         document |= zip(size_keys, image_size, strict=True)
-    _check_keys(document, (*size_keys, "camera_matrix", "distortion_coefficients"), str(path))
-    coefficients = _yaml_numbers(document, "distortion_coefficients", str(path))
-    projection = "projection_matrix"
+    fields = JsonObject(document, path, kind=CameraError, cure=_YAML)
+    coefficients, projection = _numbers(fields, "distortion_coefficients"), "projection_matrix"
     calibration = Calibration(
-        width=_whole(document["image_width"], f"{path}, image_width"),
-        height=_whole(document["image_height"], f"{path}, image_height"),
-        matrix=_yaml_numbers(document, "camera_matrix", str(path)),
-        projection=_yaml_numbers(document, projection, str(path)) if projection in document else np.zeros(0),
+        width=fields.integer("image_width"),
+        height=fields.integer("image_height"),
+        matrix=_numbers(fields, "camera_matrix"),
+        projection=_numbers(fields, projection) if projection in document else np.zeros(0),
         model=_model_name(document, coefficients, path),
         coefficients=coefficients,
         where=str(path),
         names={**_SHORT, "size": "image_width, image_height"},
     )
     return checked_camera(calibration, rectified)
+
+
+def _numbers(fields: JsonObject, key: str) -> NDArray[np.float64]:
+    """Numbers of a key, or of `data` below it, as OpenCV writes matrices."""
+    matrix = isinstance(fields.values.get(key), Mapping)
+    return _flat(fields.object(key).numbers("data") if matrix else fields.numbers(key))
 
 
 def _model_name(document: Mapping[str, Any], coefficients: NDArray[np.float64], path: Path) -> str:
@@ -362,25 +364,21 @@ def _model_name(document: Mapping[str, Any], coefficients: NDArray[np.float64], 
     return "plumb_bob" if coefficients.size <= 5 else "rational_polynomial"
 
 
-def _of_kalibr(entry: Mapping[str, Any], where: str, rectified: bool) -> Camera:
-    _check_keys(entry, ("camera_model", "resolution", "distortion_model", "distortion_coeffs"), where)
-    kind, size, intrinsics = entry["camera_model"], entry["resolution"], _yaml_numbers(entry, "intrinsics", where)
-    if {"pinhole": 4, "omni": 5}.get(str(kind)) != intrinsics.size:
+def _of_kalibr(fields: JsonObject, rectified: bool) -> Camera:
+    kind, intrinsics = fields.text("camera_model"), _numbers(fields, "intrinsics")
+    if {"pinhole": 4, "omni": 5}.get(kind) != intrinsics.size:
         what = f"camera model {shown(kind)} with {intrinsics.size} intrinsics is not supported"
-        cure = "Calibrate with pinhole-radtan, pinhole-equi or omni-radtan"
-        raise CameraError(what, where=where, cure=cure)
-    if not isinstance(size, list) or len(size) != 2:
-        what = f"{shown(size)} is no width and height"
-        raise CameraError(what, where=f"{where}, resolution", cure="Give the size in pixels")
+        raise fields.error("", what, "Calibrate with pinhole-radtan, pinhole-equi or omni-radtan")
+    width, height = fields.integers("resolution", 2)
     xi, fx, fy, cx, cy = [0.0, *intrinsics.tolist()][-5:]
     calibration = Calibration(
-        width=_whole(size[0], f"{where}, resolution"),
-        height=_whole(size[1], f"{where}, resolution"),
+        width=width,
+        height=height,
         matrix=np.array([fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]),
         projection=np.zeros(0),
-        model=str(entry["distortion_model"]),
-        coefficients=_yaml_numbers(entry, "distortion_coeffs", where),
-        where=where,
+        model=fields.text("distortion_model"),
+        coefficients=_numbers(fields, "distortion_coeffs"),
+        where=fields.where(),
         names={"k": "intrinsics", "d": "distortion_coeffs", "p": "no projection matrix", "size": "resolution"},
     )
     camera = checked_camera(calibration, rectified)
@@ -388,30 +386,9 @@ def _of_kalibr(entry: Mapping[str, Any], where: str, rectified: bool) -> Camera:
         return camera
     if camera.distortion_model not in ("none", "plumb_bob"):
         what = f"omni with the distortion {camera.distortion_model} is not supported"
-        raise CameraError(what, where=where, cure="Calibrate with omni-radtan")
+        raise fields.error("", what, "Calibrate with omni-radtan")
     lens = [*camera.distortion[:4], 0.0, 0.0, 0.0, 0.0][:4]
     return replace(camera, distortion_model="mei", distortion=(xi, *lens))
-
-
-def _check_keys(document: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
-    for key in keys:
-        if key not in document:
-            raise CameraError(f"key {key} is missing", where=where, cure=_YAML)
-
-
-def _whole(value: object, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise CameraError(f"{shown(value)} is no whole number", where=where, cure="Give the size in pixels")
-    return value
-
-
-def _yaml_numbers(document: Mapping[str, Any], key: str, where: str) -> NDArray[np.float64]:
-    entry = document[key]
-    data = entry.get("data") if isinstance(entry, Mapping) else entry
-    try:
-        return _flat(data if data is not None else [])
-    except (TypeError, ValueError) as error:
-        raise CameraError(f"is no list of numbers: {shown(data)}", where=f"{where}, {key}") from error
 
 
 def _check_named(path: Path, name: str, cameras: Sequence[str]) -> None:

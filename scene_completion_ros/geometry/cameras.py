@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.polynomial import Polynomial
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import CameraError
 from scene_completion_ros.geometry.transforms import Array, Namespace, floating
+from scene_completion_ros.untrusted_files import JsonObject
 
 DistortionModel = Literal["none", "plumb_bob", "rational_polynomial", "equidistant", "mei"]
 
@@ -303,9 +304,6 @@ def _solve_increasing(
     return xp.where(reachable, x, xp.ones_like(x) * limit), reachable
 
 
-# The camera model: intrinsics in pixels, image size and lens distortion.
-
-
 FOCAL_LENGTHS = 1e-6, 1e9  # pixels: whatever lies outside is no lens, and overflows in what is computed from it
 LARGEST_COEFFICIENT = 1e12  # of a distortion, for the same reason
 LARGEST_MOVE = 0.3  # pixels by which calibrations of one camera may differ, as those of an autofocus do all the time
@@ -495,6 +493,19 @@ def checked_distortion(model: DistortionModel, coefficients: tuple[float, ...]) 
         what = f"coefficients that are not finite, or beyond {LARGEST_COEFFICIENT:g}: {list(values)}"
         raise CameraError(what, where="distortion", cure=_CALIBRATE)
     return values
+
+
+def camera_of(fields: JsonObject) -> Camera:
+    """The camera that an object of a file describes, by the names of its fields; no lens is a pinhole."""
+    fx, fy, cx, cy = (fields.number(name) for name in ("fx", "fy", "cx", "cy"))
+    width, height = fields.integer("width"), fields.integer("height")
+    lens: tuple[Any, ...] = ()
+    if "distortion_model" in fields.values:
+        lens = fields.text("distortion_model"), fields.numbers("distortion")
+    try:
+        return Camera(fx, fy, cx, cy, width, height, *lens)
+    except CameraError as error:
+        raise fields.error("", error.what) from error
 
 
 def _whole_number(name: str, value: float) -> int:

@@ -1,10 +1,8 @@
 """Regular voxel grids and where the camera stands in them."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +16,7 @@ from scene_completion_ros.geometry.transforms import (
     constant_like,
     floating,
 )
-from scene_completion_ros.untrusted_files import read_yaml, shown
+from scene_completion_ros.untrusted_files import JsonObject, read_yaml
 
 MOST_VOXELS = 2**28  # of a grid; a state for each of them takes a quarter of a gigabyte, completing an image several
 FARTHEST = 1e7  # metres along an axis from the origin of a grid's frame to the grid, farther than any map goes
@@ -115,6 +113,16 @@ DEFAULT_GRID = VoxelGrid((0.0, -25.6, -2.2), 0.2, (256, 256, 32), "camera_forwar
 DEFAULT_GRID_FROM_CAMERA = OPTICAL_FROM_FORWARD.inverse()
 
 
+def grid_of(fields: JsonObject) -> VoxelGrid:
+    """The grid that an object of a file describes: `origin`, `voxel_size`, `shape`, and maybe its `frame`."""
+    origin, size, shape = fields.numbers("origin", 3), fields.number("voxel_size"), fields.integers("shape", 3)
+    frame = fields.text("frame") if "frame" in fields.values else DEFAULT_GRID.frame
+    try:
+        return VoxelGrid(origin, size, shape, frame)  # type: ignore[arg-type]  # three each
+    except GridError as error:
+        raise fields.error(error.where, error.what) from error
+
+
 def read_grid(path: str | Path) -> tuple[VoxelGrid, RigidTransform]:
     """Read a voxel grid and the camera's pose in it from a YAML file. Returns the grid and `grid_from_camera`.
 
@@ -122,36 +130,14 @@ def read_grid(path: str | Path) -> tuple[VoxelGrid, RigidTransform]:
     with `origin` (3 numbers), `voxel_size`, `shape` (3), `grid_from_camera` and optionally `frame`. The pose has 16
     numbers row by row, or four rows of four; the camera is in optical axes.
     """
-    where = str(path)
-    document = read_yaml(path, GridError, cure=f"Write the keys {', '.join(_GRID_KEYS[:4])}", kind=dict)
-    unknown = sorted(set(map(str, document)) - set(_GRID_KEYS))
-    if unknown:
-        raise GridError(f"unknown key {', '.join(unknown)}", where=where, cure=f"Use {', '.join(_GRID_KEYS)}")
-    origin = _numbers(document, "origin", 3, where)
-    shape = _numbers(document, "shape", 3, where)
-    voxel_size = _numbers(document, "voxel_size", 1, where)[0]
-    matrix = np.reshape(_numbers(document, "grid_from_camera", 16, where), (4, 4))
+    cure = f"Write the keys {', '.join(_GRID_KEYS[:4])}"
+    document = read_yaml(path, GridError, cure=cure, kind=dict)
+    if isinstance(rows := document.get("grid_from_camera"), list) and all(isinstance(row, list) for row in rows):
+        document["grid_from_camera"] = [number for row in rows for number in row]
+    fields = JsonObject(document, path, kind=GridError, cure=cure)
+    fields.only(_GRID_KEYS)
+    grid = grid_of(fields)
     try:
-        grid = VoxelGrid(
-            (origin[0], origin[1], origin[2]),
-            voxel_size,
-            (shape[0], shape[1], shape[2]),  # type: ignore[arg-type]  # whole numbers are checked by VoxelGrid
-            str(document.get("frame", DEFAULT_GRID.frame)),
-        )
-        return grid, RigidTransform.from_matrix(matrix)
-    except (GridError, TransformError) as error:
-        key = error.where if isinstance(error, GridError) else "grid_from_camera"
-        raise GridError(error.what, where=f"{where}, {key}", cure=error.cure) from None
-
-
-def _numbers(document: Mapping[str, Any], key: str, count: int, where: str) -> list[float]:
-    if key not in document:
-        raise GridError(f"key {key} is missing", where=where, cure=f"Write the keys {', '.join(_GRID_KEYS[:4])}")
-    try:
-        values = np.asarray(document[key], dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError):
-        values = np.zeros(0)
-    if values.size != count or not np.isfinite(values).all():
-        expected = "one finite number" if count == 1 else f"{count} finite numbers"
-        raise GridError(f"{key} must be {expected}, not {shown(document[key])}", where=where)
-    return [float(value) for value in values]
+        return grid, RigidTransform.from_matrix(np.reshape(fields.numbers("grid_from_camera", 16), (4, 4)))
+    except TransformError as error:
+        raise fields.error("grid_from_camera", error.what, error.cure) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,7 +12,7 @@ from array_api_compat import array_namespace, device
 from numpy.typing import ArrayLike, NDArray
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.untrusted_files import read_yaml, shown
+from scene_completion_ros.untrusted_files import JsonObject, read_yaml, shown
 
 Array: TypeAlias = Any  # a NumPy array or torch tensor; functions return the kind, dtype and device they are given
 
@@ -30,9 +30,6 @@ def floating(array: Array) -> tuple[Namespace, Array]:
 def constant_like(values: Any, array: Array) -> Array:
     """Turn nested lists of numbers into an array of the kind, dtype and device of `array`."""
     return array_namespace(array).asarray(values, dtype=array.dtype, device=device(array))
-
-
-# Rigid transforms, named `target_from_source` so that `a_from_b @ b_from_c` reads right.
 
 
 QUATERNION_NORM_TOLERANCE = 1e-2  # quaternions whose length differs more than this from 1 are refused, as tf2 does
@@ -210,9 +207,6 @@ def _slerp(first: NDArray[np.float64], second: NDArray[np.float64], fraction: fl
 OPTICAL_FROM_FORWARD = RigidTransform(np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]]), np.zeros(3))
 
 
-# Fixed transforms between frames, as people write them down: angles, and files of them.
-
-
 _KEYS = ("parent", "child", "translation", "rotation", "angles", "optical")
 _EXAMPLE = "Write a list of `{parent: base_link, child: front_optical, translation: [x, y, z], angles: [r, p, y]}`"
 
@@ -243,50 +237,30 @@ def read_extrinsics(path: str | Path) -> list[Extrinsic]:
     document = read_yaml(path, TransformError, cure=_EXAMPLE, kind=list)
     if not document:
         raise TransformError("is an empty list", where=str(path), cure=_EXAMPLE)
-    return [_extrinsic(entry, f"{path}, entry {number}") for number, entry in enumerate(document, start=1)]
+    entries = {f"entry {number}": entry for number, entry in enumerate(document, start=1)}
+    fields = JsonObject(entries, path, kind=TransformError, cure=_EXAMPLE)
+    return [_extrinsic(fields.object(name)) for name in entries]
 
 
-def _extrinsic(entry: object, where: str) -> Extrinsic:
-    if not isinstance(entry, Mapping):
-        raise TransformError(f"{shown(entry)} is no mapping", where=where, cure=_EXAMPLE)
-    unknown = sorted(set(map(str, entry)) - set(_KEYS))
-    if unknown:
-        raise TransformError(f"unknown key {', '.join(unknown)}", where=where, cure=f"Use {', '.join(_KEYS)}")
-    parent, child = (_frame(entry, key, where) for key in ("parent", "child"))
-    if parent == child:
-        raise TransformError(f"{parent} is its own parent", where=where, cure=_EXAMPLE)
-    if ("rotation" in entry) == ("angles" in entry):
-        raise TransformError("needs one of rotation and angles", where=where, cure=_EXAMPLE)
-    translation = _numbers(entry, "translation", 3, where)
+def _extrinsic(fields: JsonObject) -> Extrinsic:
+    fields.only(_KEYS)
+    parent, child = (fields.text(key).strip("/") for key in ("parent", "child"))
+    if parent == child or not parent or not child:
+        raise fields.error("child", f"a frame needs a parent of another name, not {shown(parent)}")
+    turns = {"rotation", "angles"} & fields.values.keys()
+    if len(turns) != 1:
+        raise fields.error("", "needs one of rotation and angles")
+    translation = fields.numbers("translation", 3)
     try:
-        if "rotation" in entry:
-            pose = RigidTransform.from_quaternion(_numbers(entry, "rotation", 4, where), translation)
+        if "rotation" in turns:
+            pose = RigidTransform.from_quaternion(fields.numbers("rotation", 4), translation)
         else:
-            roll, pitch, yaw = np.radians(_numbers(entry, "angles", 3, where)).tolist()
-            pose = RigidTransform(rotation_of_angles(roll, pitch, yaw), translation)
+            angles = np.radians(fields.numbers("angles", 3)).tolist()
+            pose = RigidTransform(rotation_of_angles(*angles), np.array(translation))
     except TransformError as error:
-        raise TransformError(error.what, where=error.where or where, cure=error.cure) from None
-    optical = entry.get("optical", False)
-    if not isinstance(optical, bool):
-        raise TransformError(f"optical must be true or false, not {shown(optical)}", where=where)
+        raise error if error.where else fields.error("", error.what, error.cure) from None
+    optical = "optical" in fields.values and fields.flag("optical")
     return Extrinsic(parent, child, pose @ OPTICAL_FROM_FORWARD.inverse() if optical else pose)
-
-
-def _frame(entry: Mapping[Any, Any], key: str, where: str) -> str:
-    name = entry.get(key)
-    if not isinstance(name, str) or not name.strip("/"):
-        raise TransformError(f"{key} must name a frame, not {shown(name)}", where=where, cure=_EXAMPLE)
-    return name.strip("/")
-
-
-def _numbers(entry: Mapping[Any, Any], key: str, count: int, where: str) -> NDArray[np.float64]:
-    try:
-        values = np.asarray(entry.get(key), dtype=np.float64)
-    except (TypeError, ValueError):
-        values = np.zeros(0)
-    if values.shape != (count,) or not np.isfinite(values).all():
-        raise TransformError(f"{key} must be {count} finite numbers, not {shown(entry.get(key))}", where=where)
-    return values
 
 
 def about(axis: int, angle: float) -> NDArray[np.float64]:

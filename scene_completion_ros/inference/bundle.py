@@ -23,10 +23,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError, VocabularyError
-from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.errors import BundleError, ImageError, VocabularyError
+from scene_completion_ros.geometry.cameras import Camera, camera_of
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, grid_of
+from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
 from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, graph_inputs, no_evidence
 from scene_completion_ros.inference.text_bank import (
     FEATURE_SPACES,
@@ -590,13 +590,7 @@ def _three(fields: JsonObject, name: str) -> tuple[float, float, float]:
 def _parse_camera(fields: JsonObject) -> Camera:
     for name in ("width", "height"):
         fields.number_in(name, (1, LARGEST_SIDE))
-    try:
-        fx, fy, cx, cy = (fields.number(name) for name in ("fx", "fy", "cx", "cy"))
-        return Camera(fx, fy, cx, cy, fields.integer("width"), fields.integer("height"))
-    except BundleError:
-        raise
-    except SceneCompletionError as error:
-        raise BundleError(error.what, where=fields.where("")[:-1], cure=CURE) from error
+    return camera_of(fields)
 
 
 def _parse_point_code(fields: JsonObject) -> PointCodeSpec:
@@ -661,20 +655,11 @@ def _parse_volume(sizes: JsonObject) -> tuple[tuple[int, ...], int]:
 
 
 def _parse_grid(fields: JsonObject) -> tuple[VoxelGrid, RigidTransform]:
-    shape = _three(fields, "shape")
+    grid, pose = grid_of(fields), np.reshape(fields.numbers("grid_from_camera", 16), (4, 4))
     try:
-        grid = VoxelGrid(
-            origin=_three(fields, "origin"),
-            voxel_size=fields.number("voxel_size"),
-            shape=shape,  # type: ignore[arg-type] # whole numbers are checked by VoxelGrid
-            frame=fields.text("frame"),
-        )
-        pose = np.asarray(fields.numbers("grid_from_camera", 16), dtype=np.float64).reshape(4, 4)
         return grid, RigidTransform.from_matrix(pose)
-    except BundleError:
-        raise
-    except SceneCompletionError as error:
-        raise BundleError(error.what, where=fields.where("")[:-1], cure=CURE) from error
+    except TransformError as error:
+        raise fields.error("grid_from_camera", error.what) from error
 
 
 # Students by folder and by name.

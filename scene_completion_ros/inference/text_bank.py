@@ -388,16 +388,12 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
     if fields.integer("schema_version") != SCHEMA_VERSION:
         raise fields.error("schema_version", f"is {fields.integer('schema_version')}, this version reads 1")
     encoder = fields.object("encoder")
-    classes = fields.values.get("classes")
-    if not isinstance(classes, list):
-        raise fields.error("classes", "is missing or not a list")
-    proposed = JsonObject({str(i): entry for i, entry in enumerate(classes)}, fields.file, f"{fields.prefix}classes.")
     return {
         "phrases": fields.texts("phrases"),
         "text_encoder": encoder.text("id"),
         "text_encoder_sha256": encoder.text("sha256"),
         "template": fields.text("template"),
-        "classes": tuple(_parse_class(proposed.object(name)) for name in proposed.values),
+        "classes": tuple(map(_parse_class, fields.objects("classes"))),
         "background": fields.texts("background"),
         "licence": fields.text("licence"),
         "sha256": fields.text("sha256"),

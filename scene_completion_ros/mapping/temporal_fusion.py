@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import scene_completion_ros
-from scene_completion_ros.errors import BundleError, GridError, SceneCompletionError
-from scene_completion_ros.geometry.grids import VoxelGrid
+from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.geometry.grids import VoxelGrid, grid_of
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.mapping.evidence import (
@@ -491,31 +491,22 @@ def read_map(path: str | Path) -> SavedMap:
     if not isinstance(text, str):
         raise SceneCompletionError("is no saved map", where=where, cure=_CURE)
     about = parse_json(text, SceneCompletionError, where=f"{where}: {_METADATA}", cure=_CURE, kind=dict)
-    try:
-        fields = JsonObject(about, Path(where), f"{_METADATA}.")
-        if fields.text("format") != FORMAT or fields.integer("schema") != SCHEMA:
-            what = f"is schema {fields.integer('schema')} of {shown(fields.text('format'))}"
-            cure = f"This program reads schema {SCHEMA} of {FORMAT!r}: update it, or save the map again"
-            raise SceneCompletionError(what, where=where, cure=cure)
-        grid, names, hashes = fields.object("grid"), fields.texts("class_names"), fields.object("sha256")
-        return SavedMap(
-            frame=fields.text("frame"),
-            grid=VoxelGrid(
-                grid.numbers("origin", 3),  # type: ignore[arg-type]  # three of them
-                grid.number("voxel_size"),
-                grid.integers("shape", 3),  # type: ignore[arg-type]
-                grid.text("frame"),
-            ),
-            class_names=names,
-            class_colours=fields.colours("class_colours", len(names)),  # type: ignore[arg-type]
-            student=fields.text("student"),
-            sha256={name: hashes.text(name) for name in hashes.values},
-            stamp_ns=fields.integer("stamp_ns"),
-            voxels=_voxels(parse_tensors(content, SceneCompletionError, where=where, cure=_CURE), len(names), where),
-        )
-    except (BundleError, GridError) as error:
-        at = error.where if isinstance(error, BundleError) else f"{where}: field {_METADATA}.grid.{error.where}"
-        raise SceneCompletionError(error.what, where=at, cure=_CURE) from error
+    fields = JsonObject(about, where, f"{_METADATA}.", kind=SceneCompletionError, cure=_CURE)
+    if fields.text("format") != FORMAT or fields.integer("schema") != SCHEMA:
+        what = f"is schema {fields.integer('schema')} of {shown(fields.text('format'))}"
+        cure = f"This program reads schema {SCHEMA} of {FORMAT!r}: update it, or save the map again"
+        raise SceneCompletionError(what, where=where, cure=cure)
+    names, hashes = fields.texts("class_names"), fields.object("sha256")
+    return SavedMap(
+        frame=fields.text("frame"),
+        grid=grid_of(fields.object("grid")),
+        class_names=names,
+        class_colours=fields.colours("class_colours", len(names)),  # type: ignore[arg-type]
+        student=fields.text("student"),
+        sha256={name: hashes.text(name) for name in hashes.values},
+        stamp_ns=fields.integer("stamp_ns"),
+        voxels=_voxels(parse_tensors(content, SceneCompletionError, where=where, cure=_CURE), len(names), where),
+    )
 
 
 def _voxels(tensors: Mapping[str, NDArray[Any]], classes: int, where: str) -> RememberedVoxels:

@@ -18,14 +18,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import GridError, ImageError, SceneCompletionError, SequenceError
+from scene_completion_ros.errors import ImageError, SceneCompletionError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import ROOM_IDS, SEMANTIC_KITTI_TO_COMMON, ClassMap
 from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth
-from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.cameras import Camera, camera_of
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, grid_of
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, rotation_of_angles
 from scene_completion_ros.picture_files import read_rgb
-from scene_completion_ros.untrusted_files import read_arrays, read_json, shown
+from scene_completion_ros.untrusted_files import JsonObject, read_arrays, read_json, shown
 from scene_completion_ros.whole_files import write_whole
 
 SCHEMA_VERSION = 1
@@ -194,14 +194,9 @@ class PosedSequence:
 
     def voxel_grid(self) -> VoxelGrid:
         """The grid of a rendered town's voxels. Raises SequenceError where its provenance names none or a bad one."""
-        stored: Any = self.provenance.get("voxel_grid")
-        try:
-            x, y, z = (float(value) for value in stored["origin"])
-            a, b, c = (int(value) for value in stored["shape"])
-            return VoxelGrid((x, y, z), float(stored["voxel_size"]), (a, b, c))
-        except (KeyError, TypeError, ValueError, OverflowError, GridError) as error:
-            cure = "Voxels need origin, voxel_size and shape there: write the sequence again"
-            raise SequenceError(f"provenance.voxel_grid is {shown(stored)}", where=self.name, cure=cure) from error
+        cure = "Voxels need origin, voxel_size and shape there: write the sequence again"
+        said = JsonObject(self.provenance, self.name, "provenance.", kind=SequenceError, cure=cure)
+        return grid_of(said.object("voxel_grid"))
 
     @property
     def floor(self) -> float | None:
@@ -234,26 +229,21 @@ class PosedSequence:
             what = f"no {INDEX_NAME}"
             raise SequenceError(what, where=str(folder), cure="Name a complete sequence folder, or extract it again")
         document = read_json(index, SequenceError, cure=_AGAIN, kind=dict, most_bytes=LARGEST_INDEX)
-        if (version := document.get("schema_version")) != SCHEMA_VERSION:
-            newer = isinstance(version, int) and version > SCHEMA_VERSION
-            what = f"schema_version is {shown(version)}, this program reads {SCHEMA_VERSION}"
-            raise SequenceError(what, where=str(index), cure="Update scene_completion_ros" if newer else _AGAIN)
-        entries = _get(document, "frames", str(index))
-        if not isinstance(entries, list):
-            raise SequenceError("field 'frames' is no list", where=str(index), cure=_AGAIN)
-        frames = [_frame_from_json(entry, folder, f"{index}, frames[{i}]") for i, entry in enumerate(entries)]
+        fields = JsonObject(document, index, kind=SequenceError, cure=_AGAIN)
+        if (version := fields.integer("schema_version")) != SCHEMA_VERSION:
+            cure = "Update scene_completion_ros" if version > SCHEMA_VERSION else _AGAIN
+            raise fields.error("schema_version", f"is {version}, this program reads {SCHEMA_VERSION}", cure)
+        cameras, poses = fields.object("cameras"), [fields.object(f"rig_from_{kind}") for kind in ("camera", "sensor")]
+        rig_from_camera, rig_from_sensor = ({name: _pose(of, name) for name in of.values} for of in poses)
         return PosedSequence(
-            name=str(_get(document, "name", str(index))),
-            cameras={
-                name: _camera_from_json(entry, f"{index}, cameras[{name!r}]")
-                for name, entry in _object(document, "cameras", str(index)).items()
-            },
-            rig_from_camera=_transforms(document, "rig_from_camera", index),
-            frames=frames,
-            pose_source=str(_get(document, "pose_source", str(index))),
-            metric_scale=bool(_get(document, "metric_scale", str(index))),
-            provenance=_object(document, "provenance", str(index)) if "provenance" in document else {},
-            rig_from_sensor=_transforms(document, "rig_from_sensor", index),
+            name=fields.text("name"),
+            cameras={name: camera_of(cameras.object(name)) for name in cameras.values},
+            rig_from_camera=rig_from_camera,
+            frames=[_frame(entry, folder) for entry in fields.objects("frames")],
+            pose_source=fields.text("pose_source"),
+            metric_scale=fields.flag("metric_scale"),
+            provenance=dict(fields.object("provenance").values),
+            rig_from_sensor=rig_from_sensor,
         )
 
 
@@ -272,19 +262,21 @@ def load_array(path: Path) -> NDArray[Any]:
     return read_arrays(path, SequenceError, cure=_AGAIN, needed=("data",))["data"]
 
 
-def _frame_from_json(entry: Any, folder: Path, where: str) -> Frame:
-    images: dict[str, ImageSource] = {
-        camera: inside(folder, path, where) for camera, path in _object(entry, "images", where).items()
-    }
-    assets: dict[str, ArrayLoader] = {
-        name: partial(load_array, inside(folder, path, where))
-        for name, path in (_object(entry, "assets", where) if "assets" in entry else {}).items()
-    }
-    stamp = _get(entry, "stamp_ns", where)
-    if not isinstance(stamp, int) or stamp.bit_length() > 63:
-        raise SequenceError(f"stamp_ns is {shown(stamp)}, no time in nanoseconds", where=where, cure=_AGAIN)
-    world_from_rig = rigid_transform(_get(entry, "world_from_rig", where), f"{where}.world_from_rig")
-    return Frame(stamp, images, world_from_rig, assets)
+def _frame(entry: JsonObject, folder: Path) -> Frame:
+    images, assets = entry.object("images"), entry.object("assets")
+    stamp = entry.integer("stamp_ns")
+    if stamp.bit_length() > 63:
+        raise entry.error("stamp_ns", f"{shown(stamp)} is no time in nanoseconds")
+    return Frame(
+        stamp,
+        {camera: inside(folder, images.text(camera), images.where(camera)) for camera in images.values},
+        _pose(entry, "world_from_rig"),
+        {name: partial(load_array, inside(folder, assets.text(name), assets.where(name))) for name in assets.values},
+    )
+
+
+def _pose(fields: JsonObject, name: str) -> RigidTransform:
+    return rigid_transform(fields.values.get(name), fields.where(name))
 
 
 def _image_file(source: ImageSource) -> tuple[bytes, str]:
@@ -319,26 +311,6 @@ def inside(folder: Path, relative: Any, where: str) -> Path:
     return folder / path
 
 
-def _get(entry: Any, key: str, where: str) -> Any:
-    if not isinstance(entry, dict) or key not in entry:
-        raise SequenceError(f"field {key!r} is missing", where=where, cure=_AGAIN)
-    return entry[key]
-
-
-def _object(entry: Any, key: str, where: str) -> dict[str, Any]:
-    value = _get(entry, key, where)
-    if not isinstance(value, dict):
-        raise SequenceError(f"field {key!r} is no object", where=where, cure=_AGAIN)
-    return value
-
-
-def _transforms(document: dict[str, Any], key: str, index: Path) -> dict[str, RigidTransform]:
-    return {
-        name: rigid_transform(matrix, f"{index}, {key}[{name!r}]")
-        for name, matrix in _object(document, key, str(index)).items()
-    }
-
-
 def rigid_transform(matrix: Any, where: str, cure: str = _AGAIN) -> RigidTransform:
     """A matrix [4, 4] or [3, 4] that a file holds as a transform. Raises SequenceError where it is none."""
     try:
@@ -370,21 +342,6 @@ def pinhole_camera(matrix: NDArray[np.float64], size: tuple[int, int], where: st
         return Camera(fx, fy, cx, cy, *size)
     except SceneCompletionError as error:
         raise SequenceError(f"has no intrinsics: {error}", where=where, cure=cure) from error
-
-
-def _camera_from_json(entry: Any, where: str) -> Camera:
-    numbers = {key: _get(entry, key, where) for key in ("fx", "fy", "cx", "cy", "width", "height")}
-    for key, value in numbers.items():
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise SequenceError(f"{key} is {shown(value)}", where=where, cure="Expected a number")
-    try:
-        fx, fy, cx, cy = (float(numbers[key]) for key in ("fx", "fy", "cx", "cy"))
-        model, distortion = _get(entry, "distortion_model", where), _get(entry, "distortion", where)
-        return Camera(
-            fx, fy, cx, cy, int(numbers["width"]), int(numbers["height"]), model, tuple(map(float, distortion))
-        )
-    except (SceneCompletionError, TypeError, ValueError) as error:
-        raise SequenceError(f"not a camera: {error}", where=where, cure=_AGAIN) from error
 
 
 UNKNOWN_POSES = "none"  # as name of the poses: the frames are unrelated, each of them taken somewhere else
@@ -459,9 +416,6 @@ SOURCE = Source(
     EXACT_VOXELS,
     exact_voxels,
 )
-
-
-# Which cameras of a rig look ahead or measure the others, and what a sequence must fulfil for training and scoring.
 
 
 # fx / width of the calibrations of three days (odometry 04 to 10, odometry 00 to 02, most of raw) -> how the left

@@ -62,13 +62,13 @@ def test_read_grid(tmp_path: Path, nested: bool) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        *(({key: None}, f"key {key} is missing") for key in DOCUMENT),
-        ({"origin": [0, 1]}, "origin must be 3 finite numbers"),
-        ({"shape": [256, 256.5, 32]}, "shape.*whole numbers"),
+        *(({key: None}, f"field {key}: is missing") for key in DOCUMENT),
+        ({"origin": [0, 1]}, "origin: has 2 numbers where 3 are needed"),
+        ({"shape": [256, 256.5, 32]}, "shape.1: 256.5 is not a whole number"),
         ({"shape": [256, 0, 32]}, "shape"),
-        ({"grid_from_camera": [1.0] * 12}, "grid_from_camera must be 16"),
+        ({"grid_from_camera": [1.0] * 12}, "grid_from_camera: has 12 numbers where 16"),
         ({"grid_from_camera": [1.0] * 16}, "grid_from_camera.*last row"),
-        ({"voxelsize": 0.2}, "unknown key voxelsize"),
+        ({"voxelsize": 0.2}, "unknown key 'voxelsize'"),
         ({"voxel_size": -0.2}, "voxel_size.*is not a length from 0.0001 to 10000 m"),
         ({"origin": [0, 1e300, 0]}, "origin.*is not three numbers within"),
         ({"shape": [100000] * 3}, "shape: 100000x100000x100000 are more than 268,435,456 voxels"),

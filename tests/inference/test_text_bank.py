@@ -147,7 +147,7 @@ def test_banks_that_contradict_themselves_are_refused(fields: dict[str, Any], to
         (lambda v: v.update(schema_version=2), "is 2, this version reads 1"),
         (lambda v: v.pop("encoder"), "encoder: is missing"),
         (lambda v: v.update(phrases="car"), "not a list of strings"),
-        (lambda v: v.update(classes={}), "classes: is missing or not a list"),
+        (lambda v: v.update(classes={}), "classes: {} is not a list"),
         (lambda v: v.update(classes=[3]), "not an object"),
         (lambda v: v["classes"][0].update(colour=[1, 2]), "2 numbers where 3"),
         (lambda v: v["classes"][0].update(colour=[1, 2, 10**400]), "a whole number of"),
