@@ -126,7 +126,6 @@ class Output:
 
 FILE = Output()
 BUNDLE = Output(("student.json", "network.json", "*.onnx", "*.safetensors"))
-RESULTS = Output(("results.json", "results.md", "*.png"))
 
 
 def place(text: str) -> str:

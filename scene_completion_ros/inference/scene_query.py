@@ -187,18 +187,17 @@ NO_EVIDENCE = Evidence()
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a student takes its evidence from, beside an image.
+    """Where a student takes its evidence from, besides an image.
 
     Attributes:
         scale: ``odometry`` for how far the camera moved since earlier images, ``corners`` also for depths of single
             corners by that, ``off`` for nothing.
-        depth: ``lidar`` for the LiDAR of the frame, which evaluations alone offer, ``network`` for none.
-        beams: Of how many of the LiDAR's beams, evenly over its elevations.
+        lidar_beams: So many beams of the LiDAR of the frame, evenly over its elevations, which evaluations alone
+            offer; 0 for none.
     """
 
     scale: str = "off"
-    depth: str = "network"
-    beams: int = 64
+    lidar_beams: int = 0
 
 
 NETWORK_ALONE = Sources()

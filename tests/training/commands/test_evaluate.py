@@ -157,17 +157,17 @@ def test_a_wall_that_vanishes_leaves_no_ghost_where_it_may_move(
 
 def test_semantics_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SCENE_COMPLETION_DATA", raising=False)
-    data, student, prior = ("--data", tmp_path), ("--student", "x"), "--prior"
+    data, student, prior = ("--data", tmp_path), ("--student", "x"), ("--name-on", "other")
     first, second = (tmp_path / group / "run" / "checkpoints" / "last.ckpt" for group in ("a", "b"))
     for options, message in (
         (student, "nothing to score on"),
         ((*student, *data), "nothing to score"),
         ((*student, *data, "--checkpoint", first, second), "several are called run"),
         ((*student, *data, "--checkpoint", first, "--bundle", tmp_path / "run"), "several are called run"),
-        ((*data, prior), "--student"),
+        ((*data, *prior), "--student"),
         ((*student, *data, "--bundle", tmp_path), "--student"),
-        ((*student, "--windows", "06", prior), "its folder is not known"),
-        ((*student, *data, "--name-on", tmp_path, prior), "is scored as well"),
+        ((*student, "--windows", "06", *prior), "its folder is not known"),
+        ((*student, *data, "--name-on", tmp_path), "is scored as well"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             run("semantics", *options, "--output", "y")
@@ -205,7 +205,7 @@ def test_classes_that_were_learned_stand_beside_clusters(
         methods(plain)
     with pytest.raises(ConfigurationError, match="no labelled recordings"):
         methods(plain, "--cluster-on", other)
-    options = (plain, "--prior", "--cluster-on", other, "--name-on", other)
+    options = (plain, "--cluster-on", other, "--name-on", other)
     assert methods(*options) == ["feature_field", learned, "class prior of the voxel"]
     assert learned in capsys.readouterr().out
 
@@ -224,13 +224,14 @@ def text_bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def agglomerated(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Fields of two seeds, each with a text-aligned teacher and another one."""
-    files = []
+    """Fields of two runs, each with a text-aligned teacher and another one."""
+    files, texts = [], {"text_encoder": "tiny", "text_encoder_sha256": "abc"}
+    described = {"text": texts, "other": {**texts, "text_encoder": ""}}
     for seed in range(2):
         torch.manual_seed(seed)
         field = AgglomeratedField(DensityField(VIEW.camera()), {"text": 5, "other": 3}, channels=4, units=6)
         file = tmp_path_factory.mktemp("runs") / f"seed{seed}" / "checkpoints" / "last.ckpt"
-        files.append(save_checkpoint(file, field, "agglomeration", camera=SIZE))
+        files.append(save_checkpoint(file, field, "agglomeration", camera=SIZE, teachers=described))
     return files
 
 
@@ -253,7 +254,7 @@ def test_open_vocabulary_of_a_town(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Every row that there is, of two seeds."""
+    """Every row that there is."""
     monkeypatch.setattr(teachers, "open_teacher", lambda *args, **options: TextAlignedTeacher())
     (tmp_path / "words.yaml").write_text("training_vocabulary: [car]\nwords: {automobile: [car]}\n")
     folders = []
@@ -266,7 +267,7 @@ def test_open_vocabulary_of_a_town(
     output = tmp_path / "scores"
     code = run(
         "semantics", "--student", student.folder, "--bank", text_bank, "--words", tmp_path / "words.yaml",
-        "--method", "mine", *agglomerated, "--space", "text", "--foundation", "any", "--prior",
+        "--checkpoint", *agglomerated, "--foundation", "any",
         "--data", folders[0], "--name-on", folders[1], "--output", output,
     )  # fmt: skip
     assert code == 0
@@ -274,9 +275,7 @@ def test_open_vocabulary_of_a_town(
     assert text in capsys.readouterr().out
     content = json.loads((output / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     rows = content["scores"]["zero_shot"]
-    assert {(row["method"], row.get("seed", 0)) for row in rows} == {
-        ("class prior: car", 0), ("2D", 0), ("mine", 0), ("mine", 1),
-    }  # fmt: skip
+    assert {row["method"] for row in rows} == {"class prior: car", "2D", "seed0", "seed1"}
     prior = next(
         row for row in rows if (row["method"], row["region"], row["range_m"]) == ("class prior: car", "all", 51.2)
     )
@@ -291,26 +290,24 @@ def test_open_vocabulary_of_a_town(
 def test_open_vocabulary_refuses_what_it_cannot_do(
     student: StudentBundle,
     text_bank: Path,
-    agglomerated: list[Path],
     monkeypatch: pytest.MonkeyPatch,
     street: PosedSequence,
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(teachers, "open_teacher", lambda *args, **options: TextAlignedTeacher("other"))
     town = street.save(tmp_path / "town")
+    field = AgglomeratedField(DensityField(VIEW.camera()), {"text": 5}, channels=4, units=6)
+    described = {"text": {"text_encoder": "large", "text_encoder_sha256": "def"}}
+    file = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    other = save_checkpoint(file, field, "agglomeration", camera=SIZE, teachers=described)
     given = ("--student", student.folder, "--bank", text_bank, "--output", tmp_path / "y", "--data", town)
     for options, message in (
         ((), "nothing to score"),
-        (("--method", "mine", "--space", "text"), "mine has no checkpoint"),
-        (("--method", "a", "x", "--method", "a", "y", "--space", "text"), "a comes twice"),
-        (("--method", "a", "x", agglomerated[0], "--space", "text"), "no file x"),
-        (("--prior",), "no labelled recordings"),
         (("--bundle", student.folder), "has no feature spaces"),
-        (("--prior", "--name-on", town), "is scored as well"),
+        (("--name-on", town), "is scored as well"),
         (("--foundation", "any"), "aligned to those of tiny"),
-        (("--method", "mine", agglomerated[0]), "in whose space"),
-        (("--method", "mine", agglomerated[0], "--space", "third"), "no teacher third. There are text, other"),
-        (("--method", "mine", agglomerated[0], "--space", "other"), "embeddings of 5 numbers, features of 3"),
+        (("--foundation", "any", "last"), "last is no layer"),
+        (("--checkpoint", other), "the student .* has spaces of another encoder only"),
     ):
         with pytest.raises(SceneCompletionError, match=message):
             run("semantics", *given, *options)

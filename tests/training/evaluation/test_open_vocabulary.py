@@ -86,7 +86,7 @@ def evaluate_models(
     """Of each model what it scores: `given` and `completion` by part, `words` by word and part."""
     results = []
     for model, judge in scored:
-        method = Asked(model.name, model, judge, label_set, cutoff)
+        method = Asked(model, judge, label_set, cutoff)
         tallies = [metric.tally(method) for metric in METRICS]
         for frame in voxel_frames(recordings):
             answer = method.answer(LabelledFrame.of(frame, label_set))
@@ -181,9 +181,9 @@ def test_a_deployed_student_is_read_as_it_answers_on_the_robot(street: PosedSequ
     voxels = completer.complete(street.image(0, name)).voxels
     named = voxels.label < len(vocabulary.names)  # not unknown
     assert named.sum() > 100
-    model = DeployedFeatures(DeployedStudent(bundle), bank, Wall(), "mine")
+    model = DeployedFeatures(DeployedStudent(bundle), bank, Wall())
     seen = model.complete(street, 0)
-    assert model.name == "mine"
+    assert model.name == f"{bundle.name}, deployed"
     asked = np.zeros(grid.shape, bool)
     asked[tuple(voxels.index[named].T)] = True
     points = VoxelTruth("", grid, DEFAULT_GRID_FROM_CAMERA, asked, asked, asked).centres(asked)

@@ -19,7 +19,7 @@ from scene_completion_training.clustering import (
 )
 from scene_completion_training.evaluation.predictor import Prediction, voxel_classes
 from scene_completion_training.evaluation.semantic_evaluation import (
-    SAMPLINGS,
+    S4C,
     ClassPrior,
     FittedModel,
     Sampling,
@@ -100,15 +100,15 @@ def test_a_voxel_of_eight_points() -> None:
     density, label = np.zeros((10, 6, 6)), np.full((10, 6, 6), 2)
     density[:2, 2:4, 2:4], label[:2, 2:4, 2:4] = 0.1, 0
     density[1, 3, 3], label[1, 3, 3] = 5.0, 1
-    volume = SAMPLINGS["s4c"].labels(field(density, label), lambda codes: codes, truth())
+    volume = S4C.labels(field(density, label), lambda codes: codes, truth())
     expected = np.zeros(SMALL_GRID.shape, np.uint8)
     expected[:2] = 3  # neighbours are occupied, and each keeps its own class
     expected[0, 1, 1] = 2  # 0.3935 of class 1 against 7 · 0.00995
     np.testing.assert_array_equal(volume, expected)
     density[1, 3, 3] = 0.249  # the densest point no longer reaches 0.25
-    assert not SAMPLINGS["s4c"].labels(field(density, label), lambda codes: codes, truth()).any()
+    assert not S4C.labels(field(density, label), lambda codes: codes, truth()).any()
     density[1, 3, 3] = 0.25
-    assert (SAMPLINGS["s4c"].labels(field(density, label), lambda codes: codes, truth()) > 0).sum() == 2 * 9
+    assert (S4C.labels(field(density, label), lambda codes: codes, truth()) > 0).sum() == 2 * 9
 
 
 def test_a_survey_is_kept_and_shown(street: PosedSequence, fitted: FittedModel, tmp_path: Path) -> None:

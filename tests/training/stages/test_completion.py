@@ -325,10 +325,10 @@ def test_a_student_is_not_scored_with_what_is_not_there(
 ) -> None:
     """Nor with the LiDAR that it is compared with; students that take no evidence are refused."""
     with pytest.raises(SequenceError, match="has no LiDAR scan"):
-        DeployedStudent(bundle, threads=1, sources=Sources(depth="lidar")).complete(open_recording(town), 0)
+        DeployedStudent(bundle, threads=1, sources=Sources(lidar_beams=64)).complete(open_recording(town), 0)
     with pytest.raises(ConfigurationError, match="takes no evidence"):
         DeployedStudent(StudentBundle.load(DEFAULT_BUNDLE), threads=1, sources=Sources("odometry"))
-    assert main(["evaluate", "geometry", "--depth", "--depth-from", "lidar", "--data", str(town), "--bundle",
+    assert main(["evaluate", "geometry", "--depth", "--lidar-beams", "64", "--data", str(town), "--bundle",
                  str(bundle.folder), "--output", str(town / "never")]) == 2  # fmt: skip
     assert "cannot be what a student is given and what it is compared with" in capsys.readouterr().err
 

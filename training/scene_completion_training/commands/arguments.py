@@ -70,7 +70,8 @@ def add_windows(parser: argparse.ArgumentParser) -> None:
 
 def window_folders(args: argparse.Namespace) -> list[Path]:
     """Folders of the windows that were named."""
-    return [Path(os.environ.get(SHARED_DATA, "")) / "kitti_windows" / "sequences" / name for name in args.windows]
+    folder = Path(os.environ.get(SHARED_DATA, "")) / "kitti_windows" / "sequences"
+    return [folder / name for name in getattr(args, "windows", ())]
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
@@ -106,15 +107,6 @@ def count_frames(args: argparse.Namespace, split: FrameSplit | None) -> SplitCou
     return None if split is None else split.counted(allow_missing=args.allow_missing)
 
 
-def count_listed(args: argparse.Namespace, recordings: Iterable[PosedSequence]) -> SplitCount | None:
-    """How much of --frames recordings hold, before hours are spent on them; errors as of `count_frames`."""
-    split = read_frames(args.frames)
-    if split is not None:
-        for sequence in recordings:
-            split.of(sequence)
-    return count_frames(args, split)
-
-
 def listed_folders(folders: Iterable[Path], split: FrameSplit | None) -> list[Path]:
     """Those of which a list names frames, or all without one."""
     return [folder for folder in folders if split is None or split.names(folder.resolve().name)]
@@ -145,21 +137,19 @@ def say_dropped(before: StudentBundle, after: StudentBundle) -> None:
 
 
 def add_sources(parser: argparse._ActionsContainer) -> None:
-    """Declare what bundles are told of depth beside an image."""
+    """Declare --scale-from and --lidar-beams: what bundles know of depth besides the image."""
     add_scale_argument(parser, POSES, "off")
-    meaning = "what tells bundles depth beside the network: the LiDAR of the frame, which must not be scored as depth, "
-    meaning += "or nothing (default)"
-    parser.add_argument("--depth-from", choices=("network", "lidar"), default="network", help=meaning)
-    meaning = "of how many beams of that LiDAR, evenly over its elevations: 1, 2, 4, ... 64 (default: all 64)"
-    parser.add_argument("--beams", type=int, choices=(1, 2, 4, 8, 16, 32, 64), default=64, metavar="N", help=meaning)
+    meaning = "give bundles the LiDAR of the frame, so many beams evenly over its elevations: 1, 2, 4, ... 64 "
+    meaning += "(default: none); depth cannot be scored then"
+    beams = tuple(1 << number for number in range(7))
+    parser.add_argument("--lidar-beams", type=int, choices=beams, default=0, metavar="N", help=meaning)
 
 
 def sources(args: argparse.Namespace) -> Sources:
     """What was declared by `add_sources` or `add_scale_argument`; nothing where a command has no such arguments."""
     from scene_completion_ros.inference.scene_query import Sources
 
-    given = {"scale": "scale_from", "depth": "depth_from", "beams": "beams"}
-    return Sources(**{name: getattr(args, argument) for name, argument in given.items() if hasattr(args, argument)})
+    return Sources(getattr(args, "scale_from", "off"), getattr(args, "lidar_beams", 0))
 
 
 def open_models(args: argparse.Namespace) -> list[Predictor]:
@@ -187,6 +177,19 @@ def open_recordings(folders: Iterable[Path], split: FrameSplit | None = None) ->
     from scene_completion_ros.sequences.opening import open_recording
 
     return [open_recording(folder) for folder in listed_folders(folders, split)]
+
+
+def open_listed(args: argparse.Namespace) -> tuple[list[PosedSequence], FrameSplit | None, SplitCount | None]:
+    """Open what --data and --windows name; the list of --frames, and how much of it these hold.
+
+    Raises SequenceError where listed frames are missing, before hours are spent on the others.
+    """
+    split, counting = (read_frames(args.frames) for _ in range(2))  # each gives a drive's frames once
+    recordings = open_recordings([*args.data, *window_folders(args)], split)
+    if counting is not None:
+        for sequence in recordings:
+            counting.of(sequence)
+    return recordings, split, count_frames(args, counting)
 
 
 def add_methods(parser: argparse._ActionsContainer, flag: str, meaning: str) -> None:

@@ -30,6 +30,7 @@ and LPIPS, as Behind the Scenes is scored. With --consistency it compares featur
 
 import argparse
 
+from scene_completion_ros.commands.arguments import Output
 from scene_completion_training.commands import (
     evaluate_fusion,
     evaluate_geometry,
@@ -51,12 +52,16 @@ PROTOCOLS = {
 }
 
 
+RESULTS = Output(("results.json", "results.md", "probe_*.safetensors"))  # the last are of `segmentation`
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate``."""
     protocols = parser.add_subparsers(dest="protocol", required=True, metavar="PROTOCOL")
     for name, (module, meaning) in PROTOCOLS.items():
         protocol = protocols.add_parser(name, help=meaning)
         module.add_arguments(protocol)
+        protocol.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes the results")
         protocol.set_defaults(run_protocol=module.run)
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 
-from scene_completion_ros.commands.arguments import RESULTS
 from scene_completion_ros.errors import SequenceError
 from scene_completion_training.commands import arguments
 
@@ -17,7 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_paths(parser, "--bundle", "BUNDLE", meaning)
     meaning = "score occupancy and calibration of every N-th frame; ghosts are scored of all"
     arguments.add_number(parser, "--every", 5, meaning)
-    parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     arguments.add_engine(parser)
 
 

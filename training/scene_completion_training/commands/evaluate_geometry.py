@@ -3,10 +3,8 @@
 import argparse
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.arguments import RESULTS
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.commands import arguments
 
@@ -30,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "fit calibration and threshold of every model on these recordings first, which must not be scored"
     arguments.add_paths(parser, "--calibrate-on", "FOLDER", meaning)
     meaning = "score controls as well: nothing, surfaces, and the prior of the training set. Surfaces are those of the "
-    meaning += (
-        "best depth there is and of the first model's own depth, as they are and thickened by 4 m. With --depth: "
-    )
+    meaning += "best depth there is and of the first model's own depth, also thickened by 4 m. With --depth: "
     parser.add_argument("--controls", action="store_true", help=meaning + "the mean LiDAR depth of pixels over --prior")
     meaning = "training recordings for the prior: towns, whose mean voxels are the prior on towns (KITTI windows have "
     arguments.add_paths(parser, "--prior", "FOLDER", meaning + "their own); with --depth drives")
@@ -43,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "score this frame of each recording alone, against the voxels of its first one: with earlier frames, as "
     meaning += "--scale-from needs them"
     arguments.add_number(parser, "--at", None, meaning, least=0)
-    parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     arguments.add_engine(parser)
 
 
@@ -84,16 +79,14 @@ def _run_voxels(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.geometry import calibrate, scored_frames, voxel_frames
     from scene_completion_training.evaluation.lidar_evaluation import LIDAR_OCCUPANCY
 
-    windows, split = arguments.window_folders(args), arguments.read_frames(args.frames)
-    recordings = arguments.open_recordings((*args.data, *windows), split)
-    found = arguments.count_listed(args, recordings)
+    recordings, split, found = arguments.open_listed(args)
     for sequence in recordings:
         check_rig(sequence, sequence.name)
     models = arguments.open_models(args)
     validation = arguments.open_recordings(args.calibrate_on)
     for model in models if validation else ():
         calibrate(model, voxel_frames(validation, args.every))
-    controls = _controls(args, models, windows[0].parent if windows else None)
+    controls = _controls(args, models)
     pitch = None if args.camera_pitch is None else math.radians(args.camera_pitch)
     scores, counted = Scores([OCCUPANCY, CALIBRATION, LIDAR_OCCUPANCY]), 0
     for sequence in recordings:
@@ -112,9 +105,9 @@ def _check(args: argparse.Namespace) -> None:
     if not (args.bundle or args.checkpoint or args.controls):
         what = "nothing to score"
         raise ConfigurationError(what, where="evaluate geometry", cure="Give --bundle, --checkpoint or --controls")
-    if args.depth and args.depth_from == "lidar":
+    if args.depth and args.lidar_beams:
         what = "the LiDAR cannot be what a student is given and what it is compared with"
-        raise ConfigurationError(what, where="--depth, --depth-from lidar", cure="Leave out one of them")
+        raise ConfigurationError(what, where="--depth, --lidar-beams", cure="Leave out one of them")
     if args.depth and args.controls and not args.prior:
         raise ConfigurationError("the mean depth of what", where="--controls", cure="Name drives with --prior")
     if len({folder.resolve() for folder in args.data}) < len(args.data):
@@ -122,9 +115,7 @@ def _check(args: argparse.Namespace) -> None:
     arguments.refuse_scored(args.data, {"--calibrate-on": args.calibrate_on, "--prior": args.prior})
 
 
-def _controls(
-    args: argparse.Namespace, models: "list[Predictor]", windows: Path | None
-) -> "Callable[[PosedSequence], list[Predictor]]":
+def _controls(args: argparse.Namespace, models: "list[Predictor]") -> "Callable[[PosedSequence], list[Predictor]]":
     """The controls of a recording: towns have the prior of training towns, windows that of the training windows."""
     from scene_completion_ros.sequences import kitti
     from scene_completion_ros.sequences.opening import holds_voxels
@@ -141,7 +132,8 @@ def _controls(
     if args.controls and args.prior:
         frames = voxel_frames(arguments.open_recordings(args.prior))
         town_prior = [PriorControl(*fit_prior(frame.voxels for frame in frames))]
-    window_prior = prior_of_windows(windows) if args.controls and windows is not None else None
+    windows = arguments.window_folders(args)
+    window_prior = prior_of_windows(windows[0].parent) if args.controls and windows else None
 
     def of_recording(sequence: "PosedSequence") -> "list[Predictor]":
         if not args.controls:

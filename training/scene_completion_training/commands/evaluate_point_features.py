@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.arguments import RESULTS, place
+from scene_completion_ros.commands.arguments import place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_methods, add_number, check_methods, write_results
 
@@ -53,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-encoder", type=place, metavar="MODEL", help=meaning)
     meaning = "things that sentences are offered (default: %(default)s)"
     parser.add_argument("--offered", choices=("true", "found"), default="true", help=meaning)
-    parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scene_completion_ros.commands.arguments import RESULTS, Output, place
+from scene_completion_ros.commands.arguments import Output, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_number, add_paths, write_results
 
@@ -43,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_number(parser, "--probe-points", 200, "labelled points of each of these scenes, at most")
     add_number(parser, "--repeats", 5, "voxelisations")
     parser.add_argument("--device", default="cpu", help="where networks run, e.g. cuda (default: %(default)s)")
-    parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.arguments import RESULTS, Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands import arguments
 
@@ -41,8 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_number(parser, "--probe-steps", 500, "steps of four images that train the probes")
     arguments.add_number(parser, "--every", 1, "score every N-th image")
     parser.add_argument("--seed", type=int, default=0, help="of whatever is drawn (default: %(default)s)")
-    results = Output((*(RESULTS.names or ()), "probe_*.safetensors"))
-    parser.add_argument("--output", type=results, required=True, metavar="DIR", help="takes results and probes")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
 """`evaluate semantics`: classes of completed voxels under S4C's protocol, or the words of a text bank, beside controls.
 
-Without --bank, features of fields are clustered on --cluster-on and named by --name-on. With --bank, voxels are asked
-for its words, given the true geometry and as completions. With --sscbench, checkpoints are scored on SSCBench-KITTI-360
-by their own density.
+Without --bank, features of fields are clustered on --cluster-on and named by --name-on. With --bank, voxels are
+compared with its words, given the true geometry and as completions. With --sscbench, checkpoints are scored on
+SSCBench-KITTI-360 by their own density.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.arguments import RESULTS, add_scale_argument, place
+from scene_completion_ros.commands.arguments import add_scale_argument, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands import arguments
 
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.deployed import DeployedStudent
     from scene_completion_training.evaluation.predictor import Predictor
-    from scene_completion_training.evaluation.semantic_evaluation import Sampling
 
 CLUSTERS = 19  # as many as SemanticKITTI has classes
-# Pixels along a token's side: of the clustered tokens, and of the teacher that is asked for words.
+# Pixels along a token's side: of the clustered tokens, and of the teacher whose features are compared with words.
 CLUSTER_CELL, WORD_CELL = 16, 8
 
 
@@ -37,46 +36,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_paths(
         parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes"
     )
-    meaning = "checkpoints of feature_field or semantics; or of semantic_field, which need no clusters"
+    meaning = "checkpoints of feature_field or semantics; of semantic_field, which need no clusters; with --bank of "
+    meaning += "agglomeration, in the space of the bank's text encoder"
     arguments.add_paths(parser, "--checkpoint", "FILE", meaning)
     meaning = "checkpoint of feature_field or semantics, and a linear probe of it that `evaluate segmentation` has "
     meaning += "trained on images; repeatable"
     parser.add_argument(
         "--probed", type=Path, nargs=2, action="append", default=[], metavar=("FILE", "PROBE"), help=meaning
     )
-    meaning = "bundle whose density says what is occupied for all others, but with --sscbench"
+    meaning = "bundle whose density decides what is occupied for all others, but with --sscbench"
     parser.add_argument("--student", type=Path, metavar="DIR", help=meaning)
-    meaning = "a control: the tokens of this foundation model clustered, or with --bank this text-aligned teacher, as "
-    meaning += "in `features`, in 2D only"
-    parser.add_argument("--foundation", type=place, metavar="MODEL", help=meaning)
-    parser.add_argument("--layer", type=int, default=-1, help="its hidden layer (default: %(default)s)")
-    meaning = "a control: the most frequent class of each voxel in --name-on, with --bank of all voxels"
-    parser.add_argument("--prior", action="store_true", help=meaning)
+    meaning = "a control: the tokens of this foundation model (and hidden layer) clustered, or with --bank this "
+    meaning += "text-aligned teacher, as in `features`, in 2D only"
+    parser.add_argument("--foundation", type=place, nargs="+", metavar=("MODEL", "LAYER"), help=meaning)
     arguments.add_paths(parser, "--cluster-on", "FOLDER", "training recordings to cluster")
-    meaning = "labelled training recordings: for the names of clusters and the prior"
+    meaning = "labelled training recordings that name clusters, and give a control, the most frequent class: of each "
+    meaning += "voxel, with --bank of all voxels"
     arguments.add_paths(parser, "--name-on", "FOLDER", meaning)
     arguments.add_frames(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of points and clustering (default: %(default)s)")
     arguments.add_number(parser, "--every", 5, "score every N-th frame")
-    parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
     arguments.add_engine(parser)
     add_scale_argument(parser, arguments.POSES, "off")
     sscbench = parser.add_argument_group("SSCBench-KITTI-360")
     meaning = "its labels (LABELS/DRIVE/NNNNNN_1_1.npy): score --checkpoint on drives of KITTI-360, data_2d_raw/DRIVE, "
-    meaning += "under the protocol of S4C and SceneDINO"
+    meaning += "under the protocols of SceneDINO and, for semantic_field, of S4C"
     sscbench.add_argument("--sscbench", type=Path, metavar="LABELS", help=meaning)
-    meaning = "a point of each voxel, occupied from 0.2 / m on, or 8 points and 0.25 / m (default: %(default)s)"
-    sscbench.add_argument("--sampling", choices=("scenedino", "s4c"), default="scenedino", help=meaning)
     meaning = "frame list for the names of clusters, of --name-on or of --data; none of them may be scored"
     sscbench.add_argument("--name-frames", type=Path, metavar="LIST", help=meaning)
     words = parser.add_argument_group("words")
-    meaning = "text bank with SemanticKITTI's classes, and the words: ask for them"
+    meaning = "text bank with SemanticKITTI's classes, and the words: compare voxels with them"
     words.add_argument("--bank", type=Path, metavar="FILE", help=meaning)
     words.add_argument("--words", type=Path, metavar="FILE", help="words and what they mean, as unseen_words.yaml")
-    meaning = "name for tables, and checkpoints of stage agglomeration that differ in the seed alone; repeatable"
-    arguments.add_methods(words, "--method", meaning)
-    meaning = "text-aligned teacher of the methods, whose features are read"
-    words.add_argument("--space", metavar="TEACHER", help=meaning)
     words.add_argument("--text-encoder", type=place, metavar="MODEL", help="text encoder of espnetv2")
     words.add_argument("--class-texts", type=Path, metavar="FILE", help="phrases of its classes, as in `features`")
 
@@ -95,7 +86,6 @@ def _run_sscbench(args: argparse.Namespace) -> int:
     from scene_completion_ros.sequences import kitti_360
     from scene_completion_training.evaluation import semantic_evaluation
     from scene_completion_training.evaluation.geometry import placed_frames, voxel_places
-    from scene_completion_training.evaluation.semantic_evaluation import SAMPLINGS
 
     def labelled(folders: Sequence[Path], split: FrameSplit | None) -> list[tuple[PosedSequence, int]]:
         listed = arguments.listed_folders(folders, split)
@@ -105,7 +95,6 @@ def _run_sscbench(args: argparse.Namespace) -> int:
         return list(voxel_places(drives, args.every, split))
 
     split, naming = (arguments.read_frames(named) for named in (args.frames, args.name_frames))
-    sampling = SAMPLINGS[args.sampling]
     scored = labelled(args.data, split)
     named = labelled(args.name_on or args.data, naming) if naming or args.name_on else []
     frames = {(sequence.name, sequence.frames[index].stamp_ns) for sequence, index in named}
@@ -113,14 +102,14 @@ def _run_sscbench(args: argparse.Namespace) -> int:
         what = f"{both} frames give names to clusters and are scored"
         raise ConfigurationError(what, where="--frames, --name-frames", cure="Name others")
     counted, found = arguments.count_frames(args, split), arguments.count_frames(args, naming)
-    fields, models = _fields(args, None, sampling)
+    fields, models = _fields(args, None)
     if fields:
         if not named:
             cure = "Name the validation frames, for the names of clusters"
             raise ConfigurationError("no labelled frames", where="--name-frames", cure=cure)
         drives = [kitti_360.open_drive(folder) for folder in args.cluster_on]
         clustered = [(drive, index) for drive in drives for index in range(0, len(drive), args.every)]
-        shown, labels = clustered or named, placed_frames(named)
+        shown, labels, sampling = clustered or named, placed_frames(named), semantic_evaluation.SCENEDINO
         models += semantic_evaluation.fit_models(
             fields, sampling, shown, labels, clusters=CLUSTERS, seed=args.seed, match=match_cityscapes
         )
@@ -142,37 +131,43 @@ def _run_classes(args: argparse.Namespace) -> int:
     for student in arguments.open_students(args):
         student.names()  # refused before the work
         methods.append(student)
-    scores, split = Scores([SEMANTICS]), arguments.read_frames(args.frames)
-    opened = {
-        group: arguments.open_recordings(folders, split)
-        for group, folders in {"towns": args.data, "windows": arguments.window_folders(args)}.items()
-    }
-    every = [sequence for recordings in opened.values() for sequence in recordings]
-    counted = arguments.count_listed(args, every)
-    for group, recordings in opened.items():
-        if recordings and not scores.run(group, methods, voxel_frames(recordings, args.every, split)):
-            raise semantic_evaluation.no_voxels(recordings)
-    arguments.write_results(args, scores, [sequence.name for sequence in every], counted=counted)
+    scores, (recordings, split, counted) = Scores([SEMANTICS]), arguments.open_listed(args)
+    towns = len(arguments.listed_folders(args.data, split))
+    for group, scored in (("towns", recordings[:towns]), ("windows", recordings[towns:])):
+        if scored and not scores.run(group, methods, voxel_frames(scored, args.every, split)):
+            raise semantic_evaluation.no_voxels(scored)
+    arguments.write_results(args, scores, [sequence.name for sequence in recordings], counted=counted)
     return 0
 
 
-def _fields(
-    args: argparse.Namespace, density: DeployedStudent | None, sampling: Sampling
-) -> tuple[list[Predictor], list[Predictor]]:
-    """Fields that have to be clustered, and those that know classes: learned from labels, or by a probe."""
+def _fields(args: argparse.Namespace, density: DeployedStudent | None) -> tuple[list[Predictor], list[Predictor]]:
+    """Fields that have to be clustered, and those that know classes: learned from labels, or by a probe.
+
+    `density`: decides what is occupied; without one each field is read as its authors do.
+    """
     from scene_completion_training.checkpoints import Checkpoint
-    from scene_completion_training.evaluation.semantic_evaluation import ClassifiedModel, FeatureFieldModel, open_probed
+    from scene_completion_training.evaluation.semantic_evaluation import (
+        S4C,
+        SCENEDINO,
+        ClassifiedModel,
+        FeatureFieldModel,
+        Sampling,
+        open_probed,
+    )
     from scene_completion_training.networks.feature_field import SemanticField
 
+    of_student = Sampling(density.cutoff) if density else None
     clustered: list[Predictor] = []
     known: list[Predictor] = []
     for file in args.checkpoint:
         if Checkpoint.read(file).stage_class.field_class is SemanticField:
             name = f"{file.resolve().parent.parent.name} (learned from labels)"
-            known.append(ClassifiedModel(FeatureFieldModel.open(file, name, density, SemanticField), sampling))
+            field = FeatureFieldModel.open(file, name, density, SemanticField)
+            known.append(ClassifiedModel(field, of_student or S4C))
         else:
             clustered.append(FeatureFieldModel.open(file, density=density))
-    return clustered, known + [open_probed(file, probe, density, sampling) for file, probe in args.probed]
+    known += [open_probed(file, probe, density, of_student or SCENEDINO) for file, probe in args.probed]
+    return clustered, known
 
 
 def _fitted(args: argparse.Namespace) -> list[Predictor]:
@@ -185,25 +180,24 @@ def _fitted(args: argparse.Namespace) -> list[Predictor]:
     from scene_completion_training.viewpoint import Viewpoint
 
     density = open_deployed(args.student, sources=arguments.sources(args))
-    sampling = Sampling(density.cutoff)
-    clustered, fitted = _fields(args, density, sampling)
+    clustered, fitted = _fields(args, density)
     if (clustered or args.foundation) and not args.cluster_on:
         what = "nothing to cluster"
         raise ConfigurationError(what, where="--cluster-on", cure="Name training recordings; they need no labels")
-    if (clustered or args.foundation or args.prior) and not args.name_on:
-        raise ConfigurationError("no labelled recordings", where="--name-on", cure="Name some for names and the prior")
+    if (clustered or args.foundation) and not args.name_on:
+        raise ConfigurationError("no labelled recordings", where="--name-on", cure="Name some for the names")
     cluster_on, name_on = map(arguments.open_recordings, (args.cluster_on, args.name_on))
     if args.foundation:
-        backbone, camera = Backbone(args.foundation, args.layer), Viewpoint.of_bundle(density.bundle).camera
+        backbone, camera = Backbone(*_foundation(args)), Viewpoint.of_bundle(density.bundle).camera
         name = "tokens of the image, lifted"
         clustered.append(LiftedTokens(backbone, density, CLUSTER_CELL, name, cluster_on, camera))
     if clustered:
         frames = ((sequence, index) for sequence in cluster_on for index in range(len(sequence)))
         named = semantic_evaluation.fit_models(
-            clustered, sampling, frames, voxel_frames(name_on), clusters=CLUSTERS, seed=args.seed
+            clustered, Sampling(density.cutoff), frames, voxel_frames(name_on), clusters=CLUSTERS, seed=args.seed
         )
         fitted = [*named, *fitted]
-    if args.prior:
+    if name_on:
         fitted.append(semantic_evaluation.ClassPrior(density, density.cutoff, name_on))
     return fitted
 
@@ -217,10 +211,8 @@ def _run_words(args: argparse.Namespace) -> int:
 
     bank, words = TextBank.load(args.bank), open_vocabulary.read_words(args.words) if args.words else {}
     density = open_deployed(args.student, sources=arguments.sources(args))
-    models = _requested(args, bank, density)
-    split = arguments.read_frames(args.frames)
-    recordings = arguments.open_recordings((*args.data, *arguments.window_folders(args)), split)
-    counted = arguments.count_listed(args, recordings)
+    models = _with_words(args, bank, density)
+    recordings, split, counted = arguments.open_listed(args)
     training = arguments.open_recordings(args.name_on)
     scores = Scores(open_vocabulary.METRICS)
     for group, label_set in (("towns", open_vocabulary.SEMANTIC_KITTI), ("windows", open_vocabulary.COMMON)):
@@ -228,14 +220,12 @@ def _run_words(args: argparse.Namespace) -> int:
         if not scored:
             continue
         judge = open_vocabulary.ZeroShot(bank, label_set, words)
-        prior: list[tuple[str, Predictor]] = []
-        if args.prior:
+        prior: list[Predictor] = []
+        if training:
             number = open_vocabulary.most_frequent(training, label_set, sorted(set(judge.group.tolist())))
-            model = open_vocabulary.ClassPrior(judge.rows[judge.group == number][0], density)
-            prior.append((f"{model.name}: {label_set.names[number]}", model))
-        methods = [
-            open_vocabulary.Asked(name, model, judge, label_set, density.cutoff) for name, model in [*prior, *models]
-        ]
+            row = judge.rows[judge.group == number][0]
+            prior.append(open_vocabulary.ClassPrior(label_set.names[number], row, density))
+        methods = [open_vocabulary.Asked(model, judge, label_set, density.cutoff) for model in [*prior, *models]]
         of = open_vocabulary.LabelledFrame.of
         frames = (of(frame, label_set) for frame in voxel_frames(scored, args.every, split))
         if not scores.run(f"{group}, {label_set.name}", methods, frames):
@@ -244,66 +234,67 @@ def _run_words(args: argparse.Namespace) -> int:
     return 0
 
 
-def _requested(args: argparse.Namespace, bank: TextBank, density: DeployedStudent) -> list[tuple[str, Predictor]]:
-    """Name for tables and model, of each seed of each method; the teacher, lifted, comes first."""
+def _with_words(args: argparse.Namespace, bank: TextBank, density: DeployedStudent) -> list[Predictor]:
+    """What has features in the space of a bank; the teacher, lifted, comes first."""
+    from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.evaluation import open_vocabulary
     from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
+    from scene_completion_training.export import asked_teacher
     from scene_completion_training.foundation.teachers import open_teacher
     from scene_completion_training.networks.agglomerated_field import AgglomeratedField
     from scene_completion_training.viewpoint import Viewpoint
 
-    models: list[tuple[str, Predictor]] = []
+    models: list[Predictor] = []
     if args.foundation:
-        teacher = open_teacher(
-            args.foundation, text_encoder=args.text_encoder, template=bank.template, class_texts=args.class_texts
-        )
+        texts = {"text_encoder": args.text_encoder, "template": bank.template, "class_texts": args.class_texts}
+        teacher = open_teacher(*_foundation(args), **texts)
         if teacher.identity.text_encoder_sha256 != bank.text_encoder_sha256:
             own, aligned = bank.text_encoder or "no encoder", teacher.identity.text_encoder or "none"
-            what = f"texts of {own}, but {args.foundation} is aligned to those of {aligned}"
+            what = f"texts of {own}, but {args.foundation[0]} is aligned to those of {aligned}"
             cure = "Make the bank with the text encoder that the teacher is aligned to"
             raise ConfigurationError(what, where=str(args.bank), cure=cure)
         camera = Viewpoint.of_bundle(density.bundle).camera
-        lifted = open_vocabulary.LiftedPixels(teacher, density, WORD_CELL, camera, "2D")
-        models.append((lifted.name, lifted))
-    for name, *files in args.method:
-        models += [(name, FeatureFieldModel.open(Path(f), name, density, AgglomeratedField, args.space)) for f in files]
-    for student in arguments.open_students(args):
-        name = f"{student.name}, deployed"
-        models.append((name, open_vocabulary.DeployedFeatures(student, bank, density, name)))
+        models.append(open_vocabulary.LiftedPixels(teacher, density, WORD_CELL, camera))
+    for file in args.checkpoint:
+        teacher_name = asked_teacher(Checkpoint.read(file), bank)
+        models.append(FeatureFieldModel.open(file, None, density, AgglomeratedField, teacher_name))
+    models += [open_vocabulary.DeployedFeatures(one, bank, density) for one in arguments.open_students(args)]
     return models
+
+
+def _foundation(args: argparse.Namespace) -> tuple[str, int]:
+    """The model that --foundation names, and its hidden layer, by default the last one."""
+    model, *layers = args.foundation
+    if len(layers) > 1 or not all(layer.removeprefix("-").isdecimal() for layer in layers):
+        raise ConfigurationError(f"{' '.join(layers)} is no layer", where="--foundation", cure="Give a whole number")
+    return model, int(layers[0]) if layers else -1
 
 
 def _check(args: argparse.Namespace) -> None:
     arguments.check_recordings(args, "semantics")
-    if args.bank is None and (alone := [name for name in ("words", "method") if getattr(args, name)]):
-        raise ConfigurationError("asks for words", where=f"--{alone[0]}", cure="Give --bank")
-    if args.bank and (args.checkpoint or args.probed):
-        what = "has no words"
-        raise ConfigurationError(what, where="--checkpoint, --probed", cure="Name those of words with --method")
+    if args.words and not args.bank:
+        raise ConfigurationError("no words without their embeddings", where="--words", cure="Give --bank")
+    if args.bank and args.probed:
+        raise ConfigurationError("has no words", where="--probed", cure="Leave it out, or --bank")
     if args.name_frames and not args.sscbench:
         raise ConfigurationError("names nothing", where="--name-frames", cure="Give --sscbench, or --name-on alone")
-    undeployed = bool(args.checkpoint or args.probed or args.method or args.foundation or args.prior)
+    undeployed = bool(args.checkpoint or args.probed or args.foundation or (args.name_on and not args.sscbench))
     if not (undeployed or args.bundle):
-        cure = "Give --bundle, --checkpoint, --probed, --method, --foundation or --prior"
+        cure = "Give --bundle, --checkpoint, --probed, --foundation, or --name-on for the prior"
         raise ConfigurationError("nothing to score", where="evaluate semantics", cure=cure)
-    others = ("bank", "bundle", "foundation", "prior", "student", "windows")
+    others = ("bank", "bundle", "foundation", "student", "windows")
     if args.sscbench and (wrong := [name for name in others if getattr(args, name)]):
         what = "checkpoints alone are scored on SSCBench"
         raise ConfigurationError(what, where=f"--{wrong[0]}", cure="Leave it out, or --sscbench")
     if args.scale_from != "off" and not (args.bundle or args.student):
-        what = "tells bundles, and there is none"
+        what = "is for bundles, and there is none"
         raise ConfigurationError(what, where="--scale-from", cure="Leave it out, or name --bundle or --student")
     if not args.sscbench and (undeployed or args.bank is not None) != (args.student is not None):
-        what = "only --checkpoint, --probed, --foundation, --prior and --bank need it, and all of them do"
+        what = "only --checkpoint, --probed, --foundation, --name-on and --bank need it, and all of them do"
         cure = "Give the bundle whose density they have, and leave it out where --bundle alone is scored"
         raise ConfigurationError(what, where="--student", cure=cure)
     runs = [file.resolve().parent.parent.name for file in args.checkpoint]
     runs += [folder.resolve().name for folder in args.bundle]
     arguments.check_names(runs, "--checkpoint, --bundle")
-    if args.method and not args.space:
-        raise ConfigurationError("in whose space", where="--method", cure="Name the text-aligned teacher with --space")
-    arguments.check_methods("--method", args.method)
-    if args.bank and args.prior and not args.name_on:
-        raise ConfigurationError("no labelled recordings", where="--name-on", cure="Name some for --prior")
     named = {} if args.sscbench else {"--name-on": args.name_on}  # of a drive, other frames may be
     arguments.refuse_scored(args.data, {"--cluster-on": args.cluster_on, **named})

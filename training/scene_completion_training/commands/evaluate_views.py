@@ -3,7 +3,6 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.commands.arguments import RESULTS
 from scene_completion_ros.errors import SequenceError
 from scene_completion_training.commands import arguments
 
@@ -35,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_number(parser, "--stride", 3, "frames between both")
     meaning = f"training recordings: their features are clustered into {CLUSTERS} classes, and these compared, too"
     arguments.add_paths(parser, "--cluster-on", "FOLDER", meaning)
-    parser.add_argument("--output", type=RESULTS, required=True, metavar="DIR", help="takes results.json and .md")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,9 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.evaluation.novel_views import CONSISTENCY, check_targets, novel_views, view_metric
 
     check_targets(args.targets)
-    split = arguments.read_frames(args.frames)
-    recordings = arguments.open_recordings(args.data, split)
-    found = arguments.count_listed(args, recordings)
+    recordings, split, found = arguments.open_listed(args)
     for sequence in recordings:
         check_rig(sequence, sequence.name)
     scores = Scores([CONSISTENCY if args.consistency else view_metric(with_lpips=bool(args.lpips))])

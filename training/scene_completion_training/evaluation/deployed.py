@@ -92,8 +92,8 @@ class DeployedStudent(Predictor):
     ) -> None:
         self.name, self.bundle, self.threshold = name or bundle.name, bundle, bundle.threshold
         if sources != NETWORK_ALONE and not bundle.takes_evidence:
-            cure = "Leave out --scale-from and --depth-from"
-            raise ConfigurationError("takes no evidence beside its image", where=f"bundle {self.name}", cure=cure)
+            cure = "Leave out --scale-from and --lidar-beams"
+            raise ConfigurationError("takes no evidence besides its image", where=f"bundle {self.name}", cure=cure)
         self.calibration = over_voxel_edge(bundle.calibration, bundle.grid.voxel_size)
         self.cutoffs = calibrated_cutoffs(self.calibration, bundle.threshold)
         self._engine, self._threads, self._sources = engine, threads, sources
@@ -228,13 +228,13 @@ class DeployedStudent(Predictor):
                 earlier.add(image, own, pose, sequence.frames[one].stamp_ns)
             self._earlier = sequence, camera, index, earlier
             evidence = earlier.evidence(sequence.world_from_camera(index, camera), sequence.frames[index].stamp_ns)
-        if self._sources.depth == "network":
+        if not self._sources.lidar_beams:
             return evidence
         points_rig = sequence.lidar(index)
         if points_rig is None:
-            cure = "Name recordings with LiDAR, or leave out --depth-from"
+            cure = "Name recordings with LiDAR, or leave out --lidar-beams"
             raise SequenceError("has no LiDAR scan", where=f"{sequence.name}, frame {index}", cure=cure)
-        taken = points_rig[of_beams(sequence, points_rig, self._sources.beams)]
+        taken = points_rig[of_beams(sequence, points_rig, self._sources.lidar_beams)]
         points = sequence.rig_from_camera[camera].inverse().apply(taken)
         return dataclasses.replace(evidence, sensed=sensed_depth(points, self.bundle.canonical))
 

@@ -201,8 +201,8 @@ class WordAnswer:
 class Asked:
     """A model with what says what its points are, as a method that is scored."""
 
-    def __init__(self, name: str, model: Predictor, judge: ZeroShot, label_set: LabelSet, cutoff: float) -> None:
-        self.name, self.words, self.label_set, self.class_names = name, judge.words, label_set, label_set.names
+    def __init__(self, model: Predictor, judge: ZeroShot, label_set: LabelSet, cutoff: float) -> None:
+        self.name, self.words, self.label_set, self.class_names = model.name, judge.words, label_set, label_set.names
         self._model, self._judge, self._cutoff = model, judge, cutoff
 
     def answer(self, labelled: LabelledFrame) -> WordAnswer:
@@ -258,8 +258,8 @@ def _parts(truth: VoxelTruth) -> dict[Part, Mask]:
 class DeployedFeatures(Predictor):
     """A student read in the space of a bank's texts, by its own encoder; a `VocabularyError` without one."""
 
-    def __init__(self, student: DeployedStudent, bank: TextBank, density: Predictor, name: str) -> None:
-        self.name, self._student, self._density = name, student, density
+    def __init__(self, student: DeployedStudent, bank: TextBank, density: Predictor) -> None:
+        self.name, self._student, self._density = f"{student.name}, deployed", student, density
         self._space = feature_space_for(student.bundle.feature_spaces, bank, student.bundle.name)
 
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
@@ -277,8 +277,9 @@ class LiftedPixels(Predictor):
     outside have no feature.
     """
 
-    def __init__(self, teacher: DenseExtractor, density: Predictor, cell: int, camera: Camera, name: str) -> None:
-        self.name = name
+    name = "2D"
+
+    def __init__(self, teacher: DenseExtractor, density: Predictor, cell: int, camera: Camera) -> None:
         self._teacher, self._density, self._cell = teacher, density, cell
         self._lifter = FeatureLifter(camera, VOXEL_EDGE)
         self._image = CanonicalImages(camera, half_resolution=False)
@@ -298,10 +299,8 @@ class LiftedPixels(Predictor):
 class ClassPrior(Predictor):
     """A control: one feature [D] for all points, of a phrase of the `most_frequent` class; words rank them alike."""
 
-    name = "class prior"
-
-    def __init__(self, row: Floats, density: Predictor) -> None:
-        self._row, self._density = row, density
+    def __init__(self, label: str, row: Floats, density: Predictor) -> None:
+        self.name, self._row, self._density = f"class prior: {label}", row, density
 
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """The same features at every frame."""

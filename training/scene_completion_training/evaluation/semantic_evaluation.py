@@ -228,7 +228,7 @@ class Sampling:
         return np.asarray(truth.grid_from_camera.inverse().apply(points), np.float32)
 
 
-SAMPLINGS = {"scenedino": Sampling(0.2, dilated=True), "s4c": Sampling(0.25, points=2, dilated=True)}  # as published
+SCENEDINO, S4C = Sampling(0.2, dilated=True), Sampling(0.25, points=2, dilated=True)  # as published
 
 
 def dilated(density: Floats) -> Floats:
