@@ -27,7 +27,7 @@ from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, open_student
 from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
-from scene_completion_ros.inference.gpu.device import EngineOptions, PrimaryContext, installed_flavour, missing_parts
+from scene_completion_ros.inference.gpu.device import PrimaryContext, installed_flavour, missing_parts
 from scene_completion_ros.inference.gpu.kernel_provision import (
     check_loads,
     comparison_maps,
@@ -237,8 +237,7 @@ def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: KernelD
         why = f"the bundle has no graph in {precision}"
     else:
         try:
-            options = EngineOptions(precision=precision)
-            engine, _ = provide_engine(bundle, options, context, lambda: make_encoder(bundle, cpu_engine()))
+            engine = provide_engine(bundle, precision, context, lambda: make_encoder(bundle, cpu_engine()))
         except GpuError as error:
             why = f"{flavour} cannot: {error}"
         else:

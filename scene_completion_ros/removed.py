@@ -21,6 +21,7 @@ _ONE_STUDENT = "put another student in the place of the bundle, between cleanup 
 # Each entry ends the sentence "<kind> <name> was removed: ".
 REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     "command": {
+        "build-engine": "use complete IMAGE --engine tensorrt, which builds and keeps the engine as the node does",
         "evaluate features": "use evaluate point-features, on scenes of points",
         "improve": "train with start_from=STUDENT (docs/training.md#from-a-student-that-you-have)",
         "record": _SNAPSHOTS,
@@ -41,6 +42,8 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "export --without-weights": "delete weights.safetensors, which further training alone needs",
         "replay --views": "join voxels with fusion.enabled in --params-file (docs/temporal_fusion.md)",
         "street-world --street": "choose a seed, which decides the kind of street",
+        "vocabulary --licence": "write licence: ... into the file of --file",
+        "vocabulary --template": "write template: ... into the file of --file",
     },
     "parameter": {
         "record.unsure": _SNAPSHOTS,

@@ -5,17 +5,18 @@ CLIP or SigLIP. Name it as local folder, name on the model hub, or package:NAME/
 
 With --output, phrases and their embeddings become a bank. The file is YAML: a list of phrases, or
 
-  template: a photo of a {} on the street
+  template: a photo of a {} on the street   # the default
+  licence: Apache-2.0                       # of the text encoder
   classes:
     car: {phrases: [car, van], colour: [70, 110, 230]}
     tree: {}
   background: [sky]
   phrases: [parking lot, zebra crossing]
 
-A class without phrases is its own phrase. The phrases under `phrases` are known to the bank beside those of classes:
-queries and other vocabularies may use them. No template is put around the phrase "other".
+A class without phrases is its own phrase. Queries and other vocabularies may use the further phrases under `phrases`.
+No template is put around the phrase "other".
 
-Without --output, the process hears phrases on the topics text_query and text_vocabulary (std_msgs/String: with commas
+Without --output, the process takes phrases from the topics text_query and text_vocabulary (std_msgs/String: with commas
 between them, or JSON as the node takes it, without embeddings). It publishes them with their embeddings on
 scene_completion/query and scene_completion/vocabulary. All four can be remapped: whatever follows --ros-args is for
 ROS. Give the bank that the node uses with --bank: its template and its background hold for free text as well.
@@ -38,9 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("phrases", nargs="*", metavar="PHRASE", help="phrases that the bank should know")
     parser.add_argument("--file", type=Path, metavar="YAML", help="phrases, classes and background of the bank")
     parser.add_argument("--encoder", type=place, required=True, metavar="MODEL", help="text encoder")
-    meaning = 'sentence that phrases stand in (default: that of file or bank, or "a photo of a {} on the street")'
-    parser.add_argument("--template", help=meaning)
-    parser.add_argument("--licence", help="licence of the text encoder, to be kept in the bank")
     parser.add_argument("--output", type=FILE, metavar="FILE", help="text bank, bank.safetensors")
     parser.add_argument("--bank", type=Path, metavar="FILE", help="text bank of the node, made by the same encoder")
     parser.add_argument("--ros-args", nargs=argparse.REMAINDER, default=[], help="arguments of ROS, to the end")
@@ -48,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make a bank; or load the encoder, and answer until SIGINT or SIGTERM."""
-    of_banks, of_nodes = (args.phrases or args.file or args.licence), (args.bank or args.ros_args)
+    of_banks, of_nodes = (args.phrases or args.file), (args.bank or args.ros_args)
     if of_nodes if args.output else of_banks:
-        cure = "Give phrases, --file and --licence with --output, or --bank and --ros-args without it"
+        cure = "Give phrases and --file with --output, or --bank and --ros-args without it"
         raise ConfigurationError("a bank is made, or a node is answered", where="--output", cure=cure)
     found = next(iter(entry_points(group=GROUP)), None)
     if found is None:
@@ -61,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
         from scene_completion_ros.inference.text_bank import TextBank
 
         bank = TextBank.load(args.bank) if args.bank else None
-        answers = encoders.EncodedAnswers(encoders.TextEncoder(args.encoder), bank, args.template)
+        answers = encoders.EncodedAnswers(encoders.TextEncoder(args.encoder), bank)
         from scene_completion_ros.ros.text_encoder_node import serve
 
         return serve(answers.query, answers.vocabulary, ["--ros-args", *args.ros_args] if args.ros_args else [])
-    bank = encoders.make_bank_of(args.encoder, args.phrases, args.file, template=args.template, licence=args.licence)
+    bank = encoders.make_bank_of(args.encoder, args.phrases, args.file)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     bank.save(args.output)
     print(

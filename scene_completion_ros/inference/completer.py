@@ -17,7 +17,6 @@ from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.encoder import DeviceEncoder, cpu_engine, make_encoder
-from scene_completion_ros.inference.gpu.device import EngineOptions
 from scene_completion_ros.inference.head import GroundSurface, ground_surface, volume_pose
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.motion_scale import MotionScale
@@ -143,7 +142,7 @@ class Completer:
         # That of another completer, of the same bundle, engine and threads, or one that was made before; all that use
         # it then belong to one thread.
         encoder: Encoder | None = None,
-        gpu: EngineOptions | None = None,  # what TensorRT is asked for, where it runs the encoder
+        gpu_precision: str = "fp16",  # of the encoder, where TensorRT runs it
         # Pose of the optical frame in a frame whose z axis points up and begins on the ground, for students that are
         # told it; None where nobody knows.
         upright_from_camera: RigidTransform | None = None,
@@ -169,7 +168,7 @@ class Completer:
         pose = bundle.grid_from_camera if grid_from_camera is None else grid_from_camera
         failure = ""
         try:
-            self._open(encoder or make_encoder(bundle, engine, threads=threads, gpu=gpu), pose)
+            self._open(encoder or make_encoder(bundle, engine, threads=threads, gpu_precision=gpu_precision), pose)
         except GpuError as error:
             if engine != "auto" or encoder:
                 raise

@@ -32,7 +32,6 @@ from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionEr
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.bundle import DECODER, PRECISIONS, StudentBundle, check_image, export_cure
 from scene_completion_ros.inference.gpu.device import (
-    EngineOptions,
     check_limits,
     cuda_devices,
     installed_flavour,
@@ -318,7 +317,7 @@ class OnnxRuntimeEncoder(_GraphEncoder):
 
 
 def make_encoder(
-    bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None, gpu: EngineOptions | None = None
+    bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None, gpu_precision: str = "fp16"
 ) -> Encoder:
     """The encoder of a bundle on an engine.
 
@@ -334,15 +333,16 @@ def make_encoder(
     if engine not in ENGINES:
         what = f"unknown engine {engine!r}"
         raise SceneCompletionError(what, where="engine", cure=f"Use one of {', '.join(ENGINES)}.")
-    gpu = gpu or EngineOptions()
     if engine == "auto" and not (bundle.gpu_precisions or bundle.takes_evidence) and cuda_devices().names:
         _log.info(
             "the bundle has no encoder for the GPU that is there, so the CPU runs everything: add one with "
             "`scene-completion export --gpu`"
         )
     if engine == "tensorrt" or (engine == "auto" and gpu_is_offered(bundle)):
+        from scene_completion_ros.inference.gpu.tensorrt_engine import TensorRtEncoder
+
         try:
-            return _make_gpu_encoder(bundle, gpu, threads)
+            return TensorRtEncoder(bundle, gpu_precision, lambda: make_encoder(bundle, cpu_engine(), threads=threads))
         except (GpuError, BundleError) as error:
             if engine == "tensorrt":
                 raise
@@ -368,7 +368,7 @@ def gpu_is_offered(bundle: StudentBundle) -> bool:
     return bool(bundle.gpu_precisions) and bool(cuda_devices().names)
 
 
-def check_engine(bundle: StudentBundle, engine: str, gpu: EngineOptions, grid: VoxelGrid) -> None:
+def check_engine(bundle: StudentBundle, engine: str, gpu_precision: str, grid: VoxelGrid) -> None:
     """Refuse an engine that cannot run here, before anything is built. CPU engines are not looked at.
 
     Raises BundleError where the bundle has no encoder for TensorRT in this precision, or images or features are too
@@ -378,15 +378,9 @@ def check_engine(bundle: StudentBundle, engine: str, gpu: EngineOptions, grid: V
     """
     if engine == "tensorrt":
         require(installed_flavour())
-        check_limits(bundle, gpu, grid)
-        KernelSizes.of(bundle.head, half_features=gpu.precision != "fp32")
-        require_compiler(gpu.cache)
-
-
-def _make_gpu_encoder(bundle: StudentBundle, gpu: EngineOptions, threads: int | None) -> Encoder:
-    from scene_completion_ros.inference.gpu.tensorrt_engine import TensorRtEncoder
-
-    return TensorRtEncoder(bundle, gpu, lambda: make_encoder(bundle, cpu_engine(), threads=threads))
+        check_limits(bundle, gpu_precision, grid)
+        KernelSizes.of(bundle.head, half_features=gpu_precision != "fp32")
+        require_compiler()
 
 
 def _openvino() -> ModuleType:

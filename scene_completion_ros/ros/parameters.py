@@ -16,7 +16,6 @@ from typing import Any, Literal, get_args
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.bundle import AUTO, Precision, refused_form, shipped_students
 from scene_completion_ros.inference.encoder import EngineName
-from scene_completion_ros.inference.gpu.device import EngineOptions
 from scene_completion_ros.removed import removed
 from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.untrusted_files import read_yaml, shown
@@ -372,10 +371,6 @@ class NodeParameters:
     def __post_init__(self) -> None:
         for name in ("grid_frame", "odometry_frame", "base_frame"):  # ROS 1 had a slash before frames, tf2 refuses it
             object.__setattr__(self, name, getattr(self, name).strip("/"))
-
-    def engine_options(self) -> EngineOptions:
-        """What TensorRT is asked for."""
-        return EngineOptions(self.gpu_precision)
 
 
 SCHEMA: tuple[ParameterSpec, ...] = tuple(

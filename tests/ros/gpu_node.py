@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.gpu import tensorrt_engine
 from scene_completion_ros.inference.gpu.device import explain_failure
 from scene_completion_ros.inference.scene_query import EncodedImage
 from scene_completion_ros.ros import completion_node
@@ -44,7 +45,7 @@ if __name__ == "__main__":
     StudentBundle.gpu_precisions = ("fp16",)  # type: ignore[attr-defined]
     StudentBundle.read_gpu_encoder = lambda self, precision: gpu_encoder(precision)  # type: ignore[attr-defined]
     if os.environ.get(FAILS):
-        encoder._make_gpu_encoder = FailingEncoder  # type: ignore[assignment]
+        tensorrt_engine.TensorRtEncoder = FailingEncoder  # type: ignore[misc, assignment]
         encoder.gpu_is_offered = lambda bundle: True
         completion_node.check_engine = lambda *_: None
     main()

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -31,22 +30,14 @@ LARGEST_MAP = 2**28  # numbers of a feature map: 1 GiB in float32
 LARGEST_GRID = 2**27  # voxels; 512 x 512 x 512
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """What an engine is asked for."""
-
-    precision: str = "fp16"  # one of those that the bundle has
-    cache: Path | None = None  # folder of the engine cache; None for the user's
-
-
-def check_limits(bundle: StudentBundle, options: EngineOptions, grid: VoxelGrid | None = None) -> None:
+def check_limits(bundle: StudentBundle, precision: str, grid: VoxelGrid | None = None) -> None:
     """Refuse what no engine, or no kernel, can be made for.
 
     Raises BundleError where there is no encoder in this precision, or features are too large; GpuError where the grid
     has too many voxels for the kernels.
     """
-    if options.precision not in bundle.gpu_precisions:
-        raise bundle.no_gpu_encoder(options.precision)
+    if precision not in bundle.gpu_precisions:
+        raise bundle.no_gpu_encoder(precision)
     shape = *bundle.feature_size, bundle.head.channels
     if math.prod(shape) > LARGEST_MAP:
         what = f"a map of {'x'.join(map(str, shape))} is larger than {LARGEST_MAP} numbers"
@@ -114,22 +105,17 @@ def installed_flavour() -> Flavour:
     return next((flavour for flavour in FLAVOURS if importlib.util.find_spec(flavour)), "tensorrt")
 
 
-def missing_parts(flavour: Flavour, *, device: bool = True) -> list[Missing]:
-    """What of driver, GPU, pycuda and TensorRT is missing; packages are imported where the driver sees a GPU.
-
-    `device`: whether a GPU is needed, or the builder alone.
-    """
+def missing_parts(flavour: Flavour) -> list[Missing]:
+    """What of driver, GPU, pycuda and TensorRT is missing; packages are imported where the driver sees a GPU."""
     missing: list[Missing] = []
-    if device:
-        devices = cuda_devices()
-        if devices.names is None:
-            missing.append(Missing("the NVIDIA driver", "is missing (no libcuda.so.1)", DRIVER))
-        elif not devices.names:
-            missing.append(Missing("a GPU", f"is not seen by the NVIDIA driver (CUDA error {devices.error})", DEVICE))
+    devices = cuda_devices()
+    if devices.names is None:
+        missing.append(Missing("the NVIDIA driver", "is missing (no libcuda.so.1)", DRIVER))
+    elif not devices.names:
+        missing.append(Missing("a GPU", f"is not seen by the NVIDIA driver (CUDA error {devices.error})", DEVICE))
     # Without the driver's library pycuda cannot be imported whether or not it is installed right.
     importable = not missing
-    if device:
-        missing += _missing_package("pycuda", "pycuda.driver", PYCUDA, importable=importable)
+    missing += _missing_package("pycuda", "pycuda.driver", PYCUDA, importable=importable)
     missing += _missing_package(flavour, flavour, INSTALL[flavour], importable=importable)
     if not missing:
         problem = version_problem(flavour, str(getattr(importlib.import_module(flavour), "__version__", "")))
@@ -137,9 +123,9 @@ def missing_parts(flavour: Flavour, *, device: bool = True) -> list[Missing]:
     return missing
 
 
-def require(flavour: Flavour, *, device: bool = True) -> None:
+def require(flavour: Flavour) -> None:
     """Raises GpuError where something is missing: names all of it, and how to install it."""
-    missing = missing_parts(flavour, device=device)
+    missing = missing_parts(flavour)
     if missing:
         cure = ". ".join(f"To get {part.part}: {part.cure}" for part in missing) + "."
         raise GpuError("; ".join(f"{part.part} {part.what}" for part in missing), where=f"engine {flavour}", cure=cure)

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.whole_files import whole_file
@@ -31,19 +31,11 @@ class UnusableError(GpuError):
     """What is in the cache cannot be used, and is to be made again."""
 
 
-class Provided(NamedTuple):
-    """Where something came from."""
-
-    record: Record  # what was noted when it was made, such as the numbers of the parity gate
-    path: Path | None  # its file; None where it could not be written
-    built: bool  # whether it was made now
-
-
 class EngineCache:
-    """Engines and kernels in `folder`, None: `default_folder`. Raises GpuError if others may write there."""
+    """Engines and kernels in `engine_folder()`. Raises GpuError if others may write there."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = default_folder() if folder is None else folder
+    def __init__(self) -> None:
+        self.folder = engine_folder()
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             reason = _distrusted(self.folder.stat())
@@ -52,9 +44,7 @@ class EngineCache:
         if reason:
             raise self._error(f"{reason}; engines are programs")
 
-    def provide(
-        self, key: Record, use: Callable[[bytes, Record], T], make: Callable[[], tuple[bytes, Record, T]]
-    ) -> tuple[T, Provided]:
+    def provide(self, key: Record, use: Callable[[bytes, Record], T], make: Callable[[], tuple[bytes, Record, T]]) -> T:
         """What fits a key, made where there is none, by one process at a time.
 
         Raises GpuError where nobody may write into the folder, or it knows no locks; or what `use` and `make` raise.
@@ -70,9 +60,8 @@ class EngineCache:
                 if _written_ns(path) != written_ns:  # another process has just made it
                     found = self._used(path, key, use)
                 if found is None:
-                    content, record, made = make()
-                    kept = self._store(path, key, record, content)
-                    found = made, Provided(record, path if kept else None, built=True)
+                    content, record, found = make()
+                    self._store(path, key, record, content)
         return found
 
     def path(self, key: Record) -> Path:
@@ -80,7 +69,7 @@ class EngineCache:
         digest = hashlib.sha256(_line(key)).hexdigest()
         return self.folder / f"{key['kind']}-{digest[:32]}{SUFFIX}"
 
-    def _used(self, path: Path, key: Record, use: Callable[[bytes, Record], T]) -> tuple[T, Provided] | None:
+    def _used(self, path: Path, key: Record, use: Callable[[bytes, Record], T]) -> T | None:
         try:
             record, content = _read(path, key)
             found = use(content, record)
@@ -94,10 +83,10 @@ class EngineCache:
             os.utime(path)
         except OSError:  # of another owner, or on a read-only file system: this process removes no files there
             _log.debug("the last use of %s cannot be noted", path)
-        return found, Provided(record, path, built=False)
+        return found
 
-    def _store(self, path: Path, key: Record, record: Record, content: bytes) -> bool:
-        """Keeps something, and removes what was not used for longest where there is too much; whether it was kept."""
+    def _store(self, path: Path, key: Record, record: Record, content: bytes) -> None:
+        """Keeps something where the disk has room, and removes what was not used for longest."""
         try:
             if path.is_symlink() or not path.is_file():  # a writer of whole files would write to where it leads
                 path.unlink(missing_ok=True)
@@ -107,11 +96,10 @@ class EngineCache:
                 part.write_bytes(_digest(key, _line(record), content) + _line(record) + content)
         except OSError as error:
             _log.warning("%s cannot be written (%s): the next start makes it again", path, error.strerror)
-            return False
+            return
         for old in sorted(self.folder.glob(f"*{SUFFIX}"), key=_written_ns)[:-MOST_FILES]:
             _log.info("%s is removed: there are more than %d files", old, MOST_FILES)
             old.unlink(missing_ok=True)
-        return True
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -129,18 +117,18 @@ class EngineCache:
             os.close(descriptor)
 
     def _error(self, what: str) -> GpuError:
-        cure = f"Let this user alone write to it (chmod 700 {self.folder}), or name another (--cache)."
+        cure = f"Let this user alone write to it (chmod 700 {self.folder}), or set XDG_CACHE_HOME to another."
         return GpuError(what, where=f"engine cache {self.folder}", cure=cure)
 
 
-def default_folder() -> Path:
+def engine_folder() -> Path:
     """The user's folder of engines, below ``XDG_CACHE_HOME`` or ``~/.cache``. Raises GpuError without a home."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):  # the XDG specification has relative ones ignored
         try:
             base = str(Path.home() / ".cache")
         except RuntimeError as error:
-            cure = "Set XDG_CACHE_HOME, or name a folder (--cache)."
+            cure = "Set XDG_CACHE_HOME."
             raise GpuError("this user has no home folder", where="engine cache", cure=cure) from error
     return Path(base) / "scene_completion_ros" / "engines"
 

@@ -2,18 +2,18 @@
 
 import functools
 import hashlib
+import logging
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.inference.bundle import HEAD, StudentBundle
-from scene_completion_ros.inference.gpu.device import EngineOptions, GpuFailureError, PrimaryContext
-from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided, Record, UnusableError
+from scene_completion_ros.inference.gpu.device import GpuFailureError, PrimaryContext
+from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Record, UnusableError
 from scene_completion_ros.inference.gpu.kernels import (
     SOURCE,
     CompiledKernels,
@@ -38,17 +38,19 @@ COSINE_TIE = 5e-3  # as may cosines, and whether one is ahead by the margin
 # What compiles and launches the kernels belongs to them.
 SOURCES = ("voxel_query.cu", "kernels.py", "voxel_pipeline.py", "kernel_provision.py", "parity.py")
 
+_log = logging.getLogger(__name__)
+
 MakeDevice = Callable[[CompiledKernels], KernelDevice]  # loads kernels onto a device
 
 
 def provide_kernels(
-    bundle: StudentBundle, context: PrimaryContext, options: EngineOptions, reference: Callable[[], Encoder]
-) -> tuple[CompiledKernels, Provided]:
-    """A student's kernels, compared with `reference`'s, and where they came from; with the context current.
+    bundle: StudentBundle, context: PrimaryContext, precision: str, reference: Callable[[], Encoder]
+) -> CompiledKernels:
+    """A student's kernels, from the cache or compiled and compared with `reference`'s; with the context current.
 
     Raises GpuError where there are none.
     """
-    half = options.precision != "fp32"
+    half = precision != "fp32"
     sizes = KernelSizes.of(bundle.head, half_features=half)
     capability = context.facts.compute_capability
     make_device: MakeDevice = functools.partial(KernelDevice, context)
@@ -71,19 +73,19 @@ def provide_kernels(
         maps = comparison_maps(bundle, reference())
         parity = measure_kernel_parity(bundle, kernels, make_device, maps, half_features=half)
         lines = KERNELS.require(parity)
+        _log.warning("compiled the GPU's kernels; against those of the CPU: %s", "; ".join(lines))
         return kernels.cubin, {"compiler": kernels.compiler, "parity": lines}, kernels
 
-    return EngineCache(options.cache).provide(key, use, build)
+    return EngineCache().provide(key, use, build)
 
 
-def require_compiler(cache: Path | None = None) -> None:
+def require_compiler() -> None:
     """Refuse a machine on which kernels would have to be compiled, and cannot be.
 
-    Raises GpuError where there is neither a compiler nor such a file; or the folder cannot be used. `cache`: folder of
-    the engine cache; None for the user's. Kernels of this version in it may be those that are needed, on a robot that
-    was given them.
+    Raises GpuError where there is neither a compiler nor a file of compiled kernels of this version in the engine
+    cache, which may be those that are needed; or where the cache cannot be used.
     """
-    if not nvrtc_libraries() and not any(EngineCache(cache).folder.glob(f"{_kind()}-*")):
+    if not nvrtc_libraries() and not any(EngineCache().folder.glob(f"{_kind()}-*")):
         raise no_compiler()
 
 

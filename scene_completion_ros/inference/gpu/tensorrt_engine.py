@@ -27,7 +27,6 @@ from scene_completion_ros.errors import BundleError, GpuError, ImageError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.device import (
     DeviceFacts,
-    EngineOptions,
     Flavour,
     PrimaryContext,
     check_limits,
@@ -35,7 +34,7 @@ from scene_completion_ros.inference.gpu.device import (
     installed_flavour,
     require,
 )
-from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided, Record, UnusableError
+from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Record, UnusableError
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
 from scene_completion_ros.inference.gpu.kernels import Buffer, KernelDevice
 from scene_completion_ros.inference.gpu.parity import ENGINES, gate_images, map_errors
@@ -244,14 +243,14 @@ class TensorRtEngine:
 
 
 def provide_engine(
-    bundle: StudentBundle, options: EngineOptions, context: PrimaryContext, reference: Callable[[], Encoder]
-) -> tuple[TensorRtEngine, Provided]:
-    """The engine of a bundle for this GPU, and where it came from; with the context current.
+    bundle: StudentBundle, precision: str, context: PrimaryContext, reference: Callable[[], Encoder]
+) -> TensorRtEngine:
+    """The engine of a bundle for this GPU, from the cache or built; with the context current.
 
     Raises BundleError where the graph cannot be used; GpuError where it cannot be built, misses the parity gate, or
     cannot be run. `reference`: makes the CPU's encoder, which an engine is compared with when it is built.
     """
-    tensorrt, precision = load_tensorrt(installed_flavour()), options.precision
+    tensorrt = load_tensorrt(installed_flavour())
     onnx, ports = bundle.read_gpu_encoder(precision), ports_of(bundle, precision)
 
     def open_engine(plan: bytes) -> TensorRtEngine:
@@ -259,7 +258,7 @@ def provide_engine(
 
     def build() -> tuple[bytes, Record, TensorRtEngine]:
         what = f"the {precision} engine with {tensorrt.flavour} {tensorrt.version} for {context.facts.name}"
-        # A warning, for whoever waits for it sees nothing else where nobody listens to the log.
+        # Warnings, so that they are shown without a handler of the log, too: the numbers belong into a bug report.
         _log.warning("building %s; this takes minutes, and is done once", what)
         started_s = time.monotonic()
         plan = build_plan(onnx, ports, tensorrt, exact=precision == "fp32")
@@ -274,26 +273,11 @@ def provide_engine(
         except BaseException:
             engine.close()
             raise
-        _log.info("built after %.0f s; against the CPU's encoder: %s", seconds, "; ".join(lines))
+        _log.warning("built after %.0f s; against the CPU's encoder: %s", seconds, "; ".join(lines))
         return plan, {"build_seconds": round(seconds, 1), "parity": lines}, engine
 
     key = _key(onnx, precision, tensorrt, context.facts)
-    return EngineCache(options.cache).provide(key, lambda plan, _: open_engine(plan), build)
-
-
-def build_without_device(bundle: StudentBundle, options: EngineOptions) -> Provided:
-    """Build an engine with TensorRT-RTX, which can on a machine without a GPU; it is compared with nothing.
-
-    Its key names no GPU, so that nobody who has one takes it. Raises BundleError where the graph cannot be used;
-    GpuError where it cannot be built.
-    """
-    tensorrt, precision = load_tensorrt("tensorrt_rtx"), options.precision
-    onnx, ports = bundle.read_gpu_encoder(precision), ports_of(bundle, precision)
-
-    def build() -> tuple[bytes, Record, None]:
-        return build_plan(onnx, ports, tensorrt, exact=precision == "fp32"), {"parity": []}, None
-
-    return EngineCache(options.cache).provide(_key(onnx, precision, tensorrt, None), lambda *_: None, build)[1]
+    return EngineCache().provide(key, lambda plan, _: open_engine(plan), build)
 
 
 def build_plan(onnx: bytes, ports: Ports, tensorrt: TensorRt, *, exact: bool = False) -> bytes:
@@ -380,7 +364,7 @@ def measure_parity(engine: TensorRtEngine, reference: Encoder, precision: str) -
     return ENGINES[precision].require(map_errors([reference(image).copy() for image in images], found))
 
 
-def _key(onnx: bytes, precision: str, tensorrt: TensorRt, device: DeviceFacts | None) -> Record:
+def _key(onnx: bytes, precision: str, tensorrt: TensorRt, device: DeviceFacts) -> Record:
     """All that an engine depends on; the power mode of a Jetson changes how many multiprocessors there are."""
     return {
         "kind": f"engine-{precision}",
@@ -389,7 +373,7 @@ def _key(onnx: bytes, precision: str, tensorrt: TensorRt, device: DeviceFacts | 
         "flavour": tensorrt.flavour,
         "version": tensorrt.version,
         "machine": platform.machine(),
-        **(asdict(device) if device else {}),
+        **asdict(device),
     }
 
 
@@ -402,18 +386,18 @@ class TensorRtEncoder(Encoder):
     makes the CPU's encoder of the same bundle, for the parity gates of what is built.
     """
 
-    def __init__(self, bundle: StudentBundle, options: EngineOptions, reference: Callable[[], Encoder]) -> None:
+    def __init__(self, bundle: StudentBundle, precision: str, reference: Callable[[], Encoder]) -> None:
         flavour = installed_flavour()
         require(flavour)
-        check_limits(bundle, options)
-        self.name = f"{flavour}_{options.precision}"
-        self._bundle, self._options = bundle, options
+        check_limits(bundle, precision)
+        self.name = f"{flavour}_{precision}"
+        self._bundle, self._precision = bundle, precision
         self._context = PrimaryContext()
         try:
             with self._context.work("preparing the GPU"):
                 # Seconds that may fail stand before minutes.
-                self._kernels, _ = provide_kernels(bundle, self._context, options, reference)
-                self._engine, _ = provide_engine(bundle, options, self._context, reference)
+                self._kernels = provide_kernels(bundle, self._context, precision, reference)
+                self._engine = provide_engine(bundle, precision, self._context, reference)
         except BaseException:
             self._context.close()
             raise
@@ -435,7 +419,7 @@ class TensorRtEncoder(Encoder):
 
     def scene_query(self, prepared: PreparedScene) -> SceneQuery:
         """See `DeviceEncoder`. Raises GpuError where the grid is too large for it, or there is not enough memory."""
-        check_limits(self._bundle, self._options, prepared.query.grid)
+        check_limits(self._bundle, self._precision, prepared.query.grid)
         with self._context.work("loading the kernels"):
             device = KernelDevice(self._context, self._kernels, self._engine.stream)
         return DeviceSceneQuery(self._engine, device, self._context, prepared)

@@ -15,7 +15,6 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.gpu import device, kernel_provision, tensorrt_engine
-from scene_completion_ros.inference.gpu.device import EngineOptions
 from scene_completion_ros.inference.gpu.tensorrt_engine import load_tensorrt
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
@@ -79,7 +78,7 @@ def tensorrt(cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTe
     for module in (encoder, tensorrt_engine, device):  # whatever is installed here
         monkeypatch.setattr(module, "installed_flavour", lambda: "tensorrt")
     for module in (tensorrt_engine, device):
-        monkeypatch.setattr(module, "require", lambda flavour, device=True: None)
+        monkeypatch.setattr(module, "require", lambda flavour: None)
 
     def build_plan(onnx: bytes, ports: object, tensorrt: object, *, exact: bool) -> bytes:
         host.builds += 1
@@ -100,20 +99,22 @@ def picture(seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that the first who builds fills for the tests after it."""
-    return tmp_path_factory.mktemp("module") / "engines"
+    return tmp_path_factory.mktemp("engines")
 
 
 @pytest.fixture
-def build(bundle: GpuStudent, tensorrt: HostTensorRt, engines: Path) -> Build:
+def build(bundle: GpuStudent, tensorrt: HostTensorRt, engines: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     """Makes a completer on the GPU."""
-    return partial(_built, bundle, engines)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(engines))
+    return partial(_built, bundle)
 
 
 @pytest.fixture
-def build_anew(bundle: GpuStudent, tensorrt: HostTensorRt, tmp_path: Path) -> Build:
+def build_anew(bundle: GpuStudent, tensorrt: HostTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     """Makes one whose cache, the test's own, is empty."""
-    return partial(_built, bundle, tmp_path / "engines")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return partial(_built, bundle)
 
 
-def _built(bundle: GpuStudent, cache: Path, precision: str = "fp16", engine: str = "tensorrt") -> Completer:
-    return Completer(bundle, SMALL, engine=engine, threads=1, gpu=EngineOptions(precision, cache))
+def _built(bundle: GpuStudent, precision: str = "fp16", engine: str = "tensorrt") -> Completer:
+    return Completer(bundle, SMALL, engine=engine, threads=1, gpu_precision=precision)

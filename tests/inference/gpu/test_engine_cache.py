@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from scene_completion_ros.errors import GpuError
-from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Provided
+from scene_completion_ros.inference.gpu.engine_cache import EngineCache
 from tests.checkout import ROOT
 
 PLAN = bytes(range(256)) * 64
@@ -22,8 +22,9 @@ KEY = {"kind": "engine-fp16", "onnx_sha256": "0123456789abcdef" * 4, "version": 
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> EngineCache:
-    return EngineCache(tmp_path / "engines")
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineCache:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return EngineCache()
 
 
 @pytest.fixture(autouse=True)
@@ -31,22 +32,29 @@ def all_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="scene_completion_ros")
 
 
-def provide(cache: EngineCache, plan: bytes = PLAN, **other: Any) -> Provided:
-    made, provided = cache.provide({**KEY, **other}, lambda kept, _: kept, lambda: (plan, {"parity": [0.5]}, plan))
-    assert made == plan and provided.record == {"parity": [0.5]}
-    return provided
+def is_built(cache: EngineCache, plan: bytes = PLAN, **other: Any) -> bool:
+    """Asks for an engine; whether it was built now."""
+    builds = []
+
+    def use(kept: bytes, record: Any) -> bytes:
+        assert record == {"parity": [0.5]}
+        return kept
+
+    def build() -> tuple[bytes, dict[str, Any], bytes]:
+        builds.append(plan)
+        return plan, {"parity": [0.5]}, plan
+
+    assert cache.provide({**KEY, **other}, use, build) == plan
+    return bool(builds)
 
 
 def file(cache: EngineCache, **other: Any) -> Path:
-    path = provide(cache, **other).path
-    assert path is not None
-    return path
+    is_built(cache, **other)
+    return cache.path({**KEY, **other})
 
 
 def test_what_was_made_is_found_and_is_this_users_alone(cache: EngineCache, caplog: pytest.LogCaptureFixture) -> None:
-    first, second = provide(cache), provide(cache)
-    assert (first.built, second.built) == (True, False)
-    assert first.path == second.path == file(cache)
+    assert [is_built(cache), is_built(cache)] == [True, False]
     assert file(cache).stat().st_mode & 0o777 == 0o600
     assert cache.folder.stat().st_mode & 0o777 == 0o700
     assert {one.name for one in cache.folder.iterdir()} == {file(cache).name, "build.lock"}
@@ -58,9 +66,9 @@ def test_an_engine_for_something_else_is_not_used(
     cache: EngineCache, caplog: pytest.LogCaptureFixture, other: dict[str, Any]
 ) -> None:
     file(cache, **other).rename(cache.path(KEY))  # not even under the right name
-    assert provide(cache).built
+    assert is_built(cache)
     assert "is not used: it is damaged, or was made for something else" in caplog.text
-    assert provide(cache, **other).built
+    assert is_built(cache, **other)
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -79,30 +87,30 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 def test_damaged_files_are_made_again(cache: EngineCache, caplog: pytest.LogCaptureFixture, damage: str) -> None:
     path = file(cache)
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
-    assert provide(cache).built
+    assert is_built(cache)
     assert f"{path} is not used: it is damaged" in caplog.text
-    assert not provide(cache).built
+    assert not is_built(cache)
 
 
 def test_no_other_user_can_lay_an_engine(cache: EngineCache, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     path = file(cache)
     path.chmod(0o666)
-    assert provide(cache).built
+    assert is_built(cache)
     assert "may be written by others (mode 666)" in caplog.text
     elsewhere = path.rename(tmp_path / "elsewhere")
     path.symlink_to(elsewhere)
-    assert provide(cache).built and not path.is_symlink()
+    assert is_built(cache) and not path.is_symlink()
     path.unlink()
     os.mkfifo(path)
-    assert provide(cache).built
+    assert is_built(cache)
     assert "is no file" in caplog.text
     if os.geteuid() == 0:
         os.chown(path, 12345, -1)
-        assert provide(cache).built
+        assert is_built(cache)
         assert "belongs to user 12345" in caplog.text
     cache.folder.chmod(0o777)
     with pytest.raises(GpuError, match="may be written by others.*chmod 700"):
-        EngineCache(cache.folder)
+        EngineCache()
 
 
 @contextmanager
@@ -120,18 +128,16 @@ def full_disk(limit: int) -> Iterator[None]:
 
 def test_a_full_disk_does_without_a_file(cache: EngineCache, caplog: pytest.LogCaptureFixture) -> None:
     with full_disk(4096):
-        provided = provide(cache, PLAN * 100)
-    assert provided.built and provided.path is None
+        assert is_built(cache, PLAN * 100)
     assert "the next start makes it again" in caplog.text
     assert [one.name for one in cache.folder.iterdir()] == ["build.lock"]
 
 
 BUILDER = """
 import sys, time
-from pathlib import Path
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache
 
-cache = EngineCache(Path(sys.argv[1]))
+cache = EngineCache()
 print("ready", flush=True)
 seconds = float(sys.stdin.readline())
 
@@ -142,13 +148,15 @@ def make():
         builds.write("built\\n")
     return b"plan" * 1000, {}, b"plan" * 1000
 
-print(len(cache.provide({"kind": "engine"}, lambda plan, _: plan, make)[0]), flush=True)
+print(len(cache.provide({"kind": "engine"}, lambda plan, _: plan, make)), flush=True)
 """
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", BUILDER, str(folder)]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command, environment = [sys.executable, "-c", BUILDER], {**os.environ, "XDG_CACHE_HOME": str(folder)}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     heard(process, "ready")
     return process
 
@@ -163,8 +171,7 @@ def go(process: subprocess.Popen[str], seconds: float) -> None:
 
 
 def test_processes_build_one_engine_between_them_and_a_killed_one_holds_nobody_up(tmp_path: Path) -> None:
-    folder = tmp_path / "engines"
-    killed, *others = (start(folder) for _ in range(4))
+    killed, *others = (start(tmp_path) for _ in range(4))
     go(killed, 600.0)
     heard(killed, "begun")
     for process in others:
@@ -174,4 +181,4 @@ def test_processes_build_one_engine_between_them_and_a_killed_one_holds_nobody_u
     killed.kill()
     killed.communicate()
     assert sorted(process.communicate()[0] for process in others) == ["4000\n"] * 2 + ["begun\n4000\n"]
-    assert (tmp_path / "builds").read_text().splitlines() == ["built"]
+    assert (tmp_path / "scene_completion_ros" / "builds").read_text().splitlines() == ["built"]

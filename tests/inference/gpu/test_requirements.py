@@ -10,7 +10,7 @@ import pytest
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.encoder import check_engine, make_encoder
-from scene_completion_ros.inference.gpu.device import EngineOptions, cuda_devices, explain_failure, gpu_errors
+from scene_completion_ros.inference.gpu.device import cuda_devices, explain_failure, gpu_errors
 from tests.checkout import make_cuda_driver, run_python
 from tests.inference.small_bundle import make_small_bundle
 
@@ -20,9 +20,9 @@ from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu.device import installed_flavour, missing_parts, require
 
 flavour = sys.argv[1] or installed_flavour()
-missing = missing_parts(flavour, device=sys.argv[2] == "device")
+missing = missing_parts(flavour)
 try:
-    require(flavour, device=sys.argv[2] == "device")
+    require(flavour)
     said = ""
 except GpuError as error:
     said = str(error)
@@ -42,9 +42,7 @@ def ask(tmp_path: Path) -> Ask:
     packages.mkdir()
     libraries.mkdir()
 
-    def ask(
-        *, flavour: str = "", device: bool = True, gpus: int | None = None, error: int = 0, **modules: str
-    ) -> dict[str, object]:
+    def ask(*, flavour: str = "", gpus: int | None = None, error: int = 0, **modules: str) -> dict[str, object]:
         for name, source in modules.items():
             folder = packages / name
             folder.mkdir()
@@ -54,7 +52,7 @@ def ask(tmp_path: Path) -> Ask:
             make_cuda_driver(libraries, gpus, error)
         variables = {"PYTHONPATH": str(packages)}
         variables["LD_LIBRARY_PATH"] = f"{libraries}:{os.environ.get('LD_LIBRARY_PATH', '')}"
-        answer = run_python("-c", SCRIPT, flavour, "device" if device else "no device", **variables)
+        answer = run_python("-c", SCRIPT, flavour, **variables)
         assert answer.returncode == 0, answer.stderr
         result: dict[str, object] = json.loads(answer.stdout)
         return result
@@ -97,11 +95,11 @@ def test_what_is_missing_broken_or_of_another_version_is_named(
 def test_tensorrt_is_refused_before_anything_is_built(tmp_path: Path) -> None:
     bundle = make_small_bundle(tmp_path)
     with pytest.raises(GpuError, match="the NVIDIA driver is missing"):
-        check_engine(bundle, "tensorrt", EngineOptions(), bundle.grid)
+        check_engine(bundle, "tensorrt", "fp16", bundle.grid)
     with pytest.raises(GpuError, match="the NVIDIA driver is missing"):
-        make_encoder(bundle, "tensorrt", gpu=EngineOptions())
+        make_encoder(bundle, "tensorrt")
     for engine in ("auto", "openvino", "onnxruntime"):
-        check_engine(bundle, engine, EngineOptions(), bundle.grid)
+        check_engine(bundle, engine, "fp16", bundle.grid)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,9 @@
 What is built is built in a process of its own, this module's, since TensorRT-RTX has crashed without a driver.
 """
 
-import contextlib
 import functools
 import importlib.util
 import inspect
-import io
 import json
 import re
 import sys
@@ -18,7 +16,6 @@ from unittest import mock
 
 import pytest
 
-from scene_completion_ros import cli
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu import tensorrt_engine
@@ -98,19 +95,6 @@ def interrupt(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def command(folder: Path) -> dict[str, Any]:
-    """The command on a bundle that has encoders for GPUs, twice."""
-    bundle, said = make_gpu_bundle(folder / "bundle"), []
-    arguments = ["build-engine", str(folder / "bundle"), "--cache", str(folder / "cache"), "--no-device"]
-    for _ in range(2):
-        with (
-            mock.patch.object(StudentBundle, "load", return_value=bundle),
-            contextlib.redirect_stdout(io.StringIO()) as out,
-        ):
-            said.append([cli.main([*arguments, "--precision", "fp32"]), out.getvalue()])
-    return {"said": said, "files": [path.name for path in (folder / "cache").glob("*.engine")]}
-
-
 PRECISIONS = ("fp16", "fp32")
 GRAPHS: dict[str, tuple[Callable[[], bytes], str]] = {
     "rubbish": (lambda: b"no graph", "cannot be parsed"),
@@ -131,7 +115,6 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
     **{case: lambda folder, make=make: refuse(folder, make()) for case, (make, _) in GRAPHS.items()},  # type: ignore[misc]
     "shipped": lambda _: build(StudentBundle.load(PLAIN_STUDENT), "fp16"),
     "interrupt": interrupt,
-    "command": command,
     "names": names,
 }
 
@@ -169,15 +152,6 @@ def test_every_precision_is_parsed_and_built(answers: dict[str, Any], case: str)
 def test_other_graphs_are_refused_with_what_is_needed(answers: dict[str, Any], case: str) -> None:
     assert answers[case]["kind"] == "BundleError"
     assert re.search(GRAPHS[case][1], answers[case]["refused"])
-
-
-def test_the_command_builds_once(answers: dict[str, Any]) -> None:
-    (first, built), (second, found) = answers["command"]["said"]
-    assert first == second == 0
-    assert "was built" in built and "no device ran it" in built
-    assert "is there already" in found
-    (name,) = answers["command"]["files"]
-    assert name.startswith("engine-fp32-")
 
 
 if __name__ == "__main__":

@@ -263,22 +263,16 @@ def _not(value: object, wanted: str, where: str) -> VocabularyError:
 BACKGROUND = ("object", "things", "stuff", "texture")
 
 
-def make_bank_of(
-    model: str, phrases: Sequence[str], file: Path | None, *, template: str | None, licence: str | None
-) -> TextBank:
-    """The text bank of phrases and those of a file, whose template and licence hold where none is given."""
+def make_bank_of(model: str, phrases: Sequence[str], file: Path | None) -> TextBank:
+    """The text bank of phrases and those of a file."""
     given = read_phrases(file) if file else PhraseList()
-    changes: dict[str, Any] = {
-        name: value for name, value in (("template", template), ("licence", licence)) if value is not None
-    }
-    given = replace(given, phrases=(*given.phrases, *phrases), **changes)
-    return make_bank(TextEncoder(model), given)
+    return make_bank(TextEncoder(model), replace(given, phrases=(*given.phrases, *phrases)))
 
 
 class EncodedAnswers:
     """What a node is told for what was asked, by template, background and encoder; a `VocabularyError` for another."""
 
-    def __init__(self, encoder: TextEncoder, bank: TextBank | None = None, template: str | None = None) -> None:
+    def __init__(self, encoder: TextEncoder, bank: TextBank | None = None) -> None:
         if bank is not None and bank.text_encoder_sha256 != encoder.sha256:
             maker = f"{bank.text_encoder} {bank.text_encoder_sha256[:12]}"
             what = f"was made by the text encoder {maker}, this is {encoder.name} {encoder.sha256[:12]}"
@@ -289,8 +283,7 @@ class EncodedAnswers:
         self._background = BACKGROUND if bank is None else bank.background
         # The node tells a query from all phrases of its bank; without one it needs some to tell it from.
         self._general = BACKGROUND if bank is None else None
-        self._template = template or (STREET_TEMPLATE if bank is None else bank.template)
-        check_template(self._template)
+        self._template = STREET_TEMPLATE if bank is None else bank.template
 
     def query(self, text: str) -> str:
         """The text for `~/query`, "" to end it; a `VocabularyError` if unreadable, see `messages.words`."""
