@@ -17,11 +17,10 @@ from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, TruthS
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.depth_images import nearest_pixels, sparse_depth
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
+from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of
 from scene_completion_ros.sequences.opening import depth_truth, holds_voxels, open_recording, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import reference_camera
-from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 
 _LARGEST_GAP_NS = 200_000_000  # between scan and image, and between two recorded poses
@@ -92,9 +91,6 @@ class LidarOfBag:
             return world_from_camera.inverse() @ find(world, scan.frame_id, scan.stamp_ns, _LARGEST_GAP_NS)
         except BagError:
             return find(camera_frame, scan.frame_id, stamp_ns, _LARGEST_GAP_NS)
-
-
-# Scores of a replay, image by image, against every ground truth: of a folder, an earlier replay, recorded LiDAR.
 
 
 PUBLISHED = "published"  # the rule by which a subscriber calls voxels occupied
@@ -251,53 +247,20 @@ class RecordedTruth:
                 self._reader.skipped[f"{topic}: unusable voxels"] += 1
 
 
-class LidarTruth(LidarOfBag):
-    """The scan nearest to each image, moved into the camera by the recorded transforms. Use it as a context manager.
-
-    Without transforms between the frames of LiDAR and camera, recorded or given, there is no ground truth.
-    `camera_from_lidar`: pose of the LiDAR in the camera's optical frame, instead of the recorded transforms. What the
-    car moved between scan and image is then left in.
-    """
+class LidarTruth:
+    """The scan nearest to each image, moved into the camera by the recorded transforms; none without these."""
 
     name = "lidar"
 
-    def __init__(
-        self,
-        bag: Path | str,
-        camera: Camera,
-        camera_from_lidar: RigidTransform | None = None,
-        image_topic: str = "",  # LiDAR and transforms are those of its robot
-    ) -> None:
-        super().__init__(bag, image_topic)
-        self._camera, self._mounting = camera, camera_from_lidar
-
-    def __enter__(self) -> "LidarTruth":
-        super().__enter__()
-        return self
+    def __init__(self, lidar: LidarOfBag, camera: Camera) -> None:
+        self._lidar, self._camera = lidar, camera
 
     def at(self, stamp_ns: int, frame_id: str) -> FrameTruth | None:
         """Depth of the LiDAR's points for an image; later calls should not go back in time."""
-        if self._mounting is None:
-            points = self.points_grid(frame_id, stamp_ns, RigidTransform.identity())
-        else:
-            scan = self.nearest_scan(stamp_ns)
-            points = None if scan is None else np.asarray(self._mounting.apply(scan.xyz), dtype=np.float32)
+        points = self._lidar.points_grid(frame_id, stamp_ns, RigidTransform.identity())
         if points is None or not len(points):
             return None
         return FrameTruth(None, DepthTruth(self._camera, sparse_depth(points, self._camera)))
-
-
-def read_camera_from_lidar(path: Path) -> RigidTransform:
-    """Read the pose of a LiDAR in a camera's optical frame from YAML: `camera_from_lidar`, 16 numbers row by row.
-
-    Raises SequenceError where the file is missing, is no such YAML, or holds no rigid transform.
-    """
-    cure = "Write camera_from_lidar: with the 16 numbers of the matrix, row by row"
-    document = read_yaml(path, SequenceError, cure=cure, kind=dict)
-    try:
-        return RigidTransform.from_matrix(np.asarray(document["camera_from_lidar"], dtype=np.float64).reshape(4, 4))
-    except (KeyError, TypeError, ValueError, TransformError) as error:
-        raise SequenceError(f"holds no camera_from_lidar: {error}", where=str(path), cure=cure) from error
 
 
 TOLERANCE_NS = 5_000_000  # between the stamps of an image and of its ground truth
@@ -308,19 +271,16 @@ class SequenceTruth:
 
     Voxels and depth are those that its source knows of, see `sequences.opening`; without a depth of its own it is that
     of the LiDAR. Insides of solid things, which no sensor ever sees, do not count, nor does what is below the ground,
-    unknown, or officially invalid. Raises SequenceError where the folder is no recording, is damaged, has no such
-    camera, or no ground truth at all. `camera`: name of the camera in it that took the images; see `reference_camera`
-    for the default; `offset_ns`: added to the stamps of the folder, so that they are those of the recording.
+    unknown, or officially invalid. The images are those of its `reference_camera`. Raises SequenceError where the
+    folder is no recording, is damaged, or has no ground truth at all. `offset_ns`: added to the stamps of the folder,
+    so that they are those of the recording.
     """
 
-    def __init__(self, folder: Path | str, *, camera: str | None = None, offset_ns: int = 0) -> None:
+    def __init__(self, folder: Path | str, *, offset_ns: int = 0) -> None:
         root = Path(folder)
         self.sequence = open_recording(root)
         self.name = self.sequence.name  # of the sequence
-        if camera is not None and camera not in self.sequence.cameras:
-            cure = f"Its cameras are {', '.join(sorted(self.sequence.cameras))}"
-            raise SequenceError(f"no camera {camera!r}", where=str(root), cure=cure)
-        self.camera = camera or reference_camera(self.sequence)
+        self.camera = reference_camera(self.sequence)
         self._offset_ns = offset_ns
         self._stamps = np.array([frame.stamp_ns + offset_ns for frame in self.sequence.frames], dtype=np.int64)
         known = {name for frame in self.sequence.frames for name in frame.assets}

@@ -137,7 +137,6 @@ READERS = {
         "{/**: {ros__parameters: {threads: 2, fusion.enabled: true, odometry.frame: odom}}}",
         by(f"{ROS}ros.parameters:read_parameters"),
     ),
-    "lidar": Reader("pose.yaml", f"camera_from_lidar: {IDENTITY}", by(f"{ROS}scoring:read_camera_from_lidar")),
     "rviz": Reader(
         "scene.yaml",
         "Visualization Manager: {Global Options: {Fixed Frame: map}, Views: {Saved: [{Name: " + OPTICAL_VIEW + "}]},"

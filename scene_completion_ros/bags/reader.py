@@ -22,10 +22,6 @@ from scene_completion_ros.messages.transform_buffer import TransformBuffer, stam
 
 DEMO_DRIVE = Path(__file__).resolve().parents[1] / "demo_drive"  # a rosbag2 of camera images and calibration
 
-
-# `BagReader`: messages, images, cameras, transforms and point clouds of rosbag2 and ROS 1 recordings.
-
-
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 CLOUD_TYPE = "sensor_msgs/msg/PointCloud2"
@@ -92,12 +88,11 @@ class BagReader:
 
     Use it as a context manager. Messages come in the order of bag time, whatever their header stamps do. Raises
     BagError: (on opening) Nothing there, no bag, or no message in it. `every`: of the images of each topic, read only
-    every n-th; `camera_info_topic`: of all images; None finds it by its name.
+    every n-th.
     """
 
-    def __init__(self, path: Path | str, every: int = 1, *, camera_info_topic: str | None = None) -> None:
-        self.path = Path(path)
-        self._every, self._camera_info_topic = every, camera_info_topic
+    def __init__(self, path: Path | str, every: int = 1) -> None:
+        self.path, self._every = Path(path), every
         self.losses: list[str] = []  # what of the recording cannot be read, in words
         self.warnings: list[str] = []  # what is doubtful about the transforms that were looked up
         # Messages that could not be used, by topic and reason; each is counted once, however often it is read.
@@ -228,19 +223,11 @@ class BagReader:
         raise BagError(what, where=str(self.path), cure=f"Name one of them: {listed}")
 
     def camera_info_topic(self, image_topic: str) -> str | None:
-        """The CameraInfo topic that belongs to an image topic: the named one, or the nearest `camera_info` above it.
+        """The CameraInfo topic that belongs to an image topic: the nearest `camera_info` above it.
 
-        The only CameraInfo of a bag is also taken for an image topic elsewhere if their frames agree. Raises BagError
-        where the named one is not there.
+        The only CameraInfo of a bag is also taken for an image topic elsewhere if their frames agree.
         """
         infos = self.topics_of_type(CAMERA_INFO_TYPE)
-        if self._camera_info_topic is not None:
-            if self._camera_info_topic not in infos:
-                what = f"no CameraInfo topic {self._camera_info_topic!r}"
-                raise BagError(
-                    what, where=str(self.path), cure=f"Name one of: {', '.join(infos) or 'none is recorded'}"
-                )
-            return self._camera_info_topic
         parts = image_topic.split("/")
         for depth in range(len(parts) - 1, 0, -1):
             candidate = "/".join([*parts[:depth], "camera_info"])

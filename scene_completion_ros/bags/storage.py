@@ -102,9 +102,6 @@ def plain_message(raw: bytes) -> bytes:
     return zstandard.ZstdDecompressor().decompress(raw)
 
 
-# What the bag reader reads from: recordings with an index by rosbags, MCAP files without one by the reader of mcap.
-
-
 RENAMED_TYPES = {"tf/msg/tfMessage": "tf2_msgs/msg/TFMessage"}  # ROS 1 names of types that ROS 2 calls otherwise
 FORMATS = {
     ".mcap": "Recover what it holds with `mcap recover`",

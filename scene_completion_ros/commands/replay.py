@@ -35,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bag", type=Path, nargs="?", metavar="BAG", help=meaning)
     parser.add_argument("--offline", action="store_true", help="without ROS, in this process")
     parser.add_argument("--image-topic", metavar="TOPIC", help="which images, where the recording has several topics")
-    parser.add_argument("--camera-info-topic", metavar="TOPIC", help="which CameraInfo (default: by the image's name)")
     meaning = "calibration instead of the recorded CameraInfo: a file as of complete --camera"
     parser.add_argument("--camera", type=place, metavar="FILE", help=meaning)
     results = Output(("bag", "report", "statistics.json", "scores.json", "scores.md"))
@@ -73,8 +72,6 @@ def _add_playback_arguments(parser: argparse.ArgumentParser) -> None:
         help="play in real time, this many times as fast as recorded, and let the node drop what it cannot keep up "
         "with (default: in lock step, where the next image waits until the node has completed or dropped the last one)",
     )
-    meaning = "longest wait for the result of an image (default: 60)"
-    group.add_argument("--timeout", type=float, metavar="SECONDS", help=meaning)
     group.add_argument(
         "--params-file",
         type=Path,
@@ -97,8 +94,5 @@ def _add_score_arguments(parser: argparse.ArgumentParser) -> None:
         "KITTI-360. Or score against the voxels of another bag, such as bag/ of an earlier replay. Stamps "
         "say which frames belong together",
     )
-    meaning = "YAML with camera_from_lidar, 16 numbers, where the recording has no transforms between the two"
-    group.add_argument("--camera-from-lidar", type=Path, metavar="FILE", help=meaning)
-    group.add_argument("--ground-truth-camera", metavar="NAME", help="which camera of the folder took the images")
     meaning = "added to the stamps of the folder (default: %(default)s)"
     group.add_argument("--ground-truth-offset", type=float, default=0.0, metavar="SECONDS", help=meaning)

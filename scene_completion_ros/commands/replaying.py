@@ -7,10 +7,8 @@ import resource
 import signal
 import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,16 +26,16 @@ from scene_completion_ros.geometry.grids import VoxelGrid, read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, open_student
 from scene_completion_ros.inference.completer import Completer, Completion, InOrder
-from scene_completion_ros.inference.scene_query import NETWORK_ALONE, Sources
+from scene_completion_ros.inference.scene_query import Sources
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.messages.transform_buffer import stamp_of
 from scene_completion_ros.progress import Progress, print_summary
-from scene_completion_ros.report.plots import evidence_summary, latency_percentiles, occupied_median
+from scene_completion_ros.report.plots import evidence_summary
 from scene_completion_ros.report.writer import ReportWriter
 from scene_completion_ros.ros.parameters import read_parameters
 from scene_completion_ros.ros.replay.results import (
-    ANSWER_TIMEOUT_S,
     OF_TRANSFORMS,
+    Percentiles,
     Playback,
     ReplayResult,
     ReplayStatistics,
@@ -49,7 +47,6 @@ from scene_completion_ros.scoring import (
     RecordedTruth,
     ReplayScores,
     SequenceTruth,
-    read_camera_from_lidar,
 )
 from scene_completion_ros.sequences.from_bag import RecordedMotion, is_bag
 from scene_completion_ros.voxels.cloud import (
@@ -66,9 +63,8 @@ VOXELS_TOPIC = "/scene_completion/voxels"
 LEGEND_TOPIC = "/scene_completion/legend"
 LEGEND_TYPE = "std_msgs/msg/String"
 LOWEST_SHARE_OUT = 0.8  # of the frames of the bundled drive
-_COUNTS = ("frames_in", "frames_out", "frames_empty", "frames_doubtful")
 _NODE_STAGES = ("decode", "resample", "encode", "query", "march", "assemble", "label", "fuse", "publish")
-_ONLY_THROUGH_THE_NODE = ("rate", "timeout", "also", "params_file")
+_ONLY_THROUGH_THE_NODE = ("rate", "also", "params_file")
 # Parameters that a replay decides about itself.
 _OWN = ("bundle", "grid.file", "engine", "autostart", "image.transport", "image.qos", "grid.frame", "cameras")
 
@@ -86,13 +82,9 @@ def replay(args: argparse.Namespace, progress: Progress) -> int:
     args.bag = args.bag or bags.DEMO_DRIVE
     with ExitStack() as stack:
         running = _Replay(args, progress, stack, DEMO_WORDS if bundled else ())
-        counts: OfflineStatistics | ReplayStatistics
-        counts = OfflineStatistics(running.topic) if args.offline else ReplayStatistics(running.topic)
+        counts = ReplayStatistics(running.topic)
         try:
-            if isinstance(counts, OfflineStatistics):
-                running.offline(counts)
-            else:
-                running.over_dds(counts)
+            (running.offline if args.offline else running.over_dds)(counts)
         except BaseException:
             if counts.frames_in:
                 running.write_scores()
@@ -120,16 +112,14 @@ class _Replay:
 
     def __init__(self, args: argparse.Namespace, progress: Progress, stack: ExitStack, words: Sequence[str]) -> None:
         self.args, self.progress = args, progress
-        timeout_s = ANSWER_TIMEOUT_S if args.timeout is None else args.timeout
-        self.playback = Playback(rate=args.rate, timeout_s=timeout_s, also=tuple(args.also or ()))
+        self.playback = Playback(rate=args.rate, also=tuple(args.also or ()))
         # Of --params-file.
         self.parameters = read_parameters(args.params_file, without=_OWN) if args.params_file else {}
         self.sources = Sources(str(args.scale_from or self.parameters.get("scale.from", "corners")))
         if (args.output / "bag").exists():  # before an older report beside it is replaced
             raise BagError("exists already", where=str(args.output / "bag"), cure="Name a new folder with --output")
         stack.enter_context(_termination_as_interruption())
-        reader = BagReader(args.bag, args.every, camera_info_topic=args.camera_info_topic)
-        self.reader = stack.enter_context(reader)
+        reader = self.reader = stack.enter_context(BagReader(args.bag, args.every))
         topic = self.topic = reader.choose_image_topic(args.image_topic)
         # Calibration given instead of the recorded one.
         self.camera = read_camera(args.camera, rectified=RECTIFIED_TOPIC in topic) if args.camera else None
@@ -138,10 +128,10 @@ class _Replay:
         # The grid, and the camera's pose in it.
         self.place = read_grid(args.grid) if args.grid else (bundle.grid, bundle.grid_from_camera)
         published = PublishedGrid(*self.place)
+        self.lidar = stack.enter_context(LidarOfBag(args.bag, topic))
         self.scores = ReplayScores(self._truths(published, stack), published)
         title = f"Completed voxels of {args.bag.resolve().name}"
         classes = (bundle.class_names, bundle.class_colours)
-        self.lidar = stack.enter_context(LidarOfBag(args.bag, topic))
         self.report = stack.enter_context(ReportWriter(args.output / "report", title, *classes, words=self.words))
         stack.enter_context(progress)
         progress.total = -(-reader.counts[topic] // args.every)
@@ -162,7 +152,7 @@ class _Replay:
             if is_bag(args.ground_truth):
                 sources.append(stack.enter_context(RecordedTruth(args.ground_truth, published, offset_ns=offset_ns)))
             else:
-                folder = SequenceTruth(args.ground_truth, camera=args.ground_truth_camera, offset_ns=offset_ns)
+                folder = SequenceTruth(args.ground_truth, offset_ns=offset_ns)
                 first = next(iter(reader.readable([topic], lambda message: stamp_of(message.header))), None)
                 if first is not None:
                     recorded_first, stamp_ns = first
@@ -170,9 +160,7 @@ class _Replay:
                     folder.check_times(start, start + reader.end_ns - reader.start_ns)
                 sources.append(folder)
         if reader.topics_of_type(CLOUD_TYPE):
-            pose = read_camera_from_lidar(args.camera_from_lidar) if args.camera_from_lidar else None
-            camera = self.camera or reader.camera_for(topic)
-            sources.append(stack.enter_context(LidarTruth(reader.path, camera, pose, topic)))
+            sources.append(LidarTruth(self.lidar, self.camera or reader.camera_for(topic)))
         return sources
 
     def _motion(self) -> tuple[RecordedMotion | None, str]:
@@ -189,8 +177,8 @@ class _Replay:
         except BagError as error:
             return None, str(error)
 
-    def offline(self, statistics: "OfflineStatistics") -> None:
-        """Complete the images in this process."""
+    def offline(self, statistics: ReplayStatistics) -> None:
+        """Complete the images in this process; damaged, wrongly sized or late (`StampOrder`) ones are counted."""
         grid, grid_from_camera = self.place
         camera = self.camera or self.reader.camera_for(self.topic)
         completer = Completer(
@@ -201,33 +189,58 @@ class _Replay:
         ask_words(completer, self.words)
         for warning in completer.warnings:
             self._warn(warning)
+        timings: list[dict[str, float]] = []
+        try:
+            with BagWriter(self.args.output / "bag") as output:
+                write_transforms(self.reader, self.topic, output)
+                for frame, completion in self._completed(completer, statistics):
+                    if completion.warning and not any(completion.warning in note for note in self.report.notes):
+                        self._warn(f"image of {frame.stamp_ns} ns: {completion.warning}")
+                    _write(output, completion.voxels, frame, with_legend=not timings)
+                    timings.append(completion.timings_ms)
+                    self._show(
+                        completion.voxels,
+                        voxels_to_cloud_array(completion.voxels),
+                        frame.image_rgb,
+                        completion.shown_depth,
+                        completion.depth_camera,
+                        frame.frame_id,
+                        completion.timings_ms,
+                        completion.matches,
+                        completion.evidence.summary(),
+                    )
+        finally:
+            for stage in dict.fromkeys(stage for times in timings for stage in times):
+                statistics.latency_ms[stage] = Percentiles.of([times[stage] for times in timings if stage in times])
+            statistics.duration_s = sum(times["total"] for times in timings) / 1e3
+            statistics.rate_hz = len(timings) / statistics.duration_s if timings else 0.0
+            peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+            statistics.peak_memory_mib = peak_kib / 1024
 
-        def show(frame: ImageFrame, completion: Completion) -> None:
-            if completion.warning and statistics.frames_doubtful == 1:  # further ones are counted
-                self._warn(f"image of {frame.stamp_ns} ns: {completion.warning}")
-            self._show(
-                completion.voxels,
-                voxels_to_cloud_array(completion.voxels),
-                frame.image_rgb,
-                completion.shown_depth,
-                completion.depth_camera,
-                frame.frame_id,
-                completion.timings_ms,
-                completion.matches,
-                completion.evidence.summary(),
-            )
-
-        with BagWriter(self.args.output / "bag") as output:
-            replay_offline(
-                self.reader,
-                self.topic,
-                completer,
-                sources=self.sources,
-                motion=self.motion,
-                output=output,
-                on_result=show,
-                statistics=statistics,
-            )
+    def _completed(self, completer: Completer, statistics: ReplayStatistics) -> Iterator[tuple[ImageFrame, Completion]]:
+        """Complete image after image; all are counted."""
+        order, in_order = StampOrder(), InOrder(completer, self.sources)
+        for frame in self.reader.images(self.topic):
+            statistics.frames_in += 1
+            if order.arrived(frame.stamp_ns) == "late":
+                statistics.dropped[DropReason.WENT_BACK] += 1
+                continue
+            try:
+                pose = "the camera's motion is unknown" if self.motion is None else self.motion.at(frame.stamp_ns)
+                completion = in_order.complete(frame.image_rgb, frame.stamp_ns, pose)
+            except ImageError as error:
+                statistics.dropped[f"image {error.what}"] += 1
+                continue
+            statistics.frames_out += 1
+            statistics.frames_empty += len(completion.voxels) == 0
+            statistics.occupied.append(len(completion.voxels))
+            statistics.evidence.append(completion.evidence.summary())
+            yield frame, completion
+        skipped = self.reader.skipped.items()
+        undecodable = sum(count for reason, count in skipped if reason.startswith(f"{self.topic}: "))
+        if undecodable:
+            statistics.frames_in += undecodable
+            statistics.dropped[DropReason.UNDECODABLE] += undecodable
 
     def over_dds(self, statistics: ReplayStatistics) -> None:
         """Play the images to a node of its own."""
@@ -315,9 +328,7 @@ class _Replay:
             write_whole(folder / "scores.md", page.encode())
         return self.scores.scores.headlines()
 
-    def write_statistics(
-        self, counts: "OfflineStatistics | ReplayStatistics", more: Mapping[str, object]
-    ) -> dict[str, Any]:
+    def write_statistics(self, counts: ReplayStatistics, more: Mapping[str, object]) -> dict[str, Any]:
         """Write `statistics.json`; what it holds."""
         scale = evidence_summary(counts.evidence)
         statistics = {**counts.to_json(), **({"scale_by_motion": scale} if scale else {}), **more}
@@ -382,100 +393,20 @@ def _termination_as_interruption() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@dataclass
-class OfflineStatistics:
-    """What an offline replay amounts to."""
-
-    topic: str
-    frames_in: int = 0
-    frames_out: int = 0
-    frames_empty: int = 0
-    frames_doubtful: int = 0  # of those that came out, see `Completion.warning`
-    dropped: Counter[str] = field(default_factory=Counter)  # frames by reason
-    duration_s: float = 0.0  # spent on completing; reading, writing and pictures not counted
-    occupied: list[int] = field(default_factory=list)  # voxels of each frame that came out
-    timings_ms: list[dict[str, float]] = field(default_factory=list)
-    evidence: list[dict[str, float | str]] = field(default_factory=list)  # `Evidence.summary` of these frames
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for ``json.dumps``."""
-        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
-        return {
-            **{name: getattr(self, name) for name in ("topic", *_COUNTS)},
-            "dropped": dict(self.dropped),
-            "duration_s": self.duration_s,
-            "rate_hz": self.frames_out / self.duration_s if self.duration_s else 0.0,
-            "latency_ms": latency_percentiles(self.timings_ms),
-            "occupied_voxels_median": occupied_median(self.occupied),
-            "peak_memory_mib": peak_kib / 1024,
-        }
-
-
-def replay_offline(
-    reader: BagReader,
-    topic: str,
-    completer: Completer,
-    *,
-    sources: Sources = NETWORK_ALONE,  # what is known beside an image
-    motion: RecordedMotion | None = None,  # how the camera moved; None where nobody knows
-    # Recording to write the voxels to, at the bag times of the images, beside these, the transforms, and the legend of
-    # the labels.
-    output: BagWriter | None = None,
-    on_result: Callable[[ImageFrame, Completion], None] | None = None,
-    # Filled while the replay goes on, for whoever wants to see it after an interruption.
-    statistics: OfflineStatistics | None = None,
-) -> OfflineStatistics:
-    """Complete every image of a topic; damaged, wrongly sized or late (`StampOrder`) ones are dropped and counted."""
-    statistics = statistics or OfflineStatistics(topic)
-    order, in_order = StampOrder(), InOrder(completer, sources)
-    if output is not None:
-        write_transforms(reader, topic, output)
-    for frame in reader.images(topic):
-        statistics.frames_in += 1
-        if order.arrived(frame.stamp_ns) == "late":
-            statistics.dropped[DropReason.WENT_BACK] += 1
-            continue
-        try:
-            pose = "nothing says how the camera moves" if motion is None else motion.at(frame.stamp_ns)
-            completion = in_order.complete(frame.image_rgb, frame.stamp_ns, pose)
-        except ImageError as error:
-            statistics.dropped[f"image {error.what}"] += 1
-            continue
-        if output is not None:
-            _write(output, completion.voxels, frame, with_legend=not statistics.frames_out)
-        statistics.frames_out += 1
-        statistics.frames_empty += len(completion.voxels) == 0
-        statistics.frames_doubtful += bool(completion.warning)
-        statistics.duration_s += completion.timings_ms["total"] / 1e3
-        statistics.occupied.append(len(completion.voxels))
-        statistics.timings_ms.append(completion.timings_ms)
-        statistics.evidence.append(completion.evidence.summary())
-        if on_result is not None:
-            on_result(frame, completion)
-    undecodable = sum(count for reason, count in reader.skipped.items() if reason.startswith(f"{topic}: "))
-    if undecodable:
-        statistics.frames_in += undecodable
-        statistics.dropped[DropReason.UNDECODABLE] += undecodable
-    return statistics
-
-
 def _write(output: BagWriter, voxels: SemanticVoxels, frame: ImageFrame, *, with_legend: bool) -> None:
     if with_legend:
         message = output.typestore.types[LEGEND_TYPE](data=legend_json(voxels.class_names, voxels.class_colours))
         output.write(LEGEND_TOPIC, LEGEND_TYPE, message, frame.recorded.stamp_ns, latched=True)
     write_image(frame.recorded, output)
-    output.write(VOXELS_TOPIC, CLOUD_TYPE, cloud_message(output, voxels, frame.frame_id), frame.recorded.stamp_ns)
+    cloud = cloud_message(output, voxels_to_cloud_array(voxels), voxels.stamp_ns, frame.frame_id)
+    output.write(VOXELS_TOPIC, CLOUD_TYPE, cloud, frame.recorded.stamp_ns)
 
 
-def cloud_message(writer: BagWriter, voxels: SemanticVoxels, frame_id: str) -> Any:
-    """Occupied voxels as a ``sensor_msgs/PointCloud2`` of 24-byte points, of the types of a recording's `writer`."""
+def cloud_message(writer: BagWriter, points: NDArray[np.void], stamp_ns: int, frame_id: str) -> Any:
+    """Published voxels [N] as a ``sensor_msgs/PointCloud2``, of the types of a recording's `writer`."""
     types = writer.typestore.types
-    points = voxels_to_cloud_array(voxels)
-    stamp = types["builtin_interfaces/msg/Time"](*divmod(voxels.stamp_ns, 1_000_000_000))
-    fields = [
-        types["sensor_msgs/msg/PointField"](name=name, offset=offset, datatype=datatype, count=count)
-        for name, offset, datatype, count in VOXEL_CLOUD_FIELDS
-    ]
+    stamp = types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, 1_000_000_000))
+    fields = [types["sensor_msgs/msg/PointField"](*field) for field in VOXEL_CLOUD_FIELDS]
     return types[CLOUD_TYPE](
         header=types["std_msgs/msg/Header"](stamp=stamp, frame_id=frame_id),
         height=1,

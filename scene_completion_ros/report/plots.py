@@ -101,9 +101,6 @@ def evidence_svg(evidence: Sequence[Summary]) -> str:
     return "".join(elements)
 
 
-# Latency of every frame as an inline SVG picture, and its percentiles.
-
-
 # Stages are stacked in these colours (Okabe-Ito with brown for its yellow); the total is drawn as a dark line.
 _STAGE_COLOURS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#8c510a", "#999999")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 960, 260, 56, 16, 30, 40

@@ -114,7 +114,7 @@ class ScaleEstimator:
             if camera is None or depth is None:
                 continue
             if pose is None:
-                pose = NotYetError("nothing says how the camera moves", may_come=False)
+                pose = NotYetError("the camera's motion is unknown", may_come=False)
             image, grid_from_camera = frame.completion.image, frame.placement.grid_from_camera
             camera.waiting.append(_Seen(image, depth, frame.stamp_ns, grid_from_camera, pose))
             while len(camera.waiting) > MOST_WAITING:

@@ -16,7 +16,7 @@ from scene_completion_ros.bags import reader
 from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import STREET, BagWriter
 from scene_completion_ros.cli import main
-from scene_completion_ros.commands.replaying import LEGEND_TOPIC, VOXELS_TOPIC, replay_offline, went_well
+from scene_completion_ros.commands.replaying import LEGEND_TOPIC, VOXELS_TOPIC, went_well
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.ros import topics
@@ -118,10 +118,10 @@ def test_stamps_repeat_or_go_back(tmp_path: Path, short_road: StudentBundle, sta
         write_camera_info(writer, CANONICAL, START_NS)
         for number, stamp_ns in enumerate(stamps):
             write_image(writer, image, stamp_ns, START_NS + number * STEP_NS)
-    with BagReader(tmp_path / "drive") as reader:
-        statistics = replay_offline(reader, TOPIC, Completer(short_road, reader.camera_for(TOPIC)))
-    assert statistics.frames_out == completed
-    assert statistics.dropped["stamp went back"] == len(stamps) - completed
+    assert replay(tmp_path / "drive", tmp_path / "out", short_road, "--offline") == 0
+    statistics = statistics_of(tmp_path / "out")
+    assert statistics["frames_out"] == completed
+    assert statistics["dropped"].get("stamp went back", 0) == len(stamps) - completed
 
 
 def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: StudentBundle) -> None:

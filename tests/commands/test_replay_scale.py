@@ -89,7 +89,7 @@ def test_why_there_is_no_scale_is_said_in_one_line(
     tmp_path: Path, told: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scale = replay(record(tmp_path / "drive", moving=""), tmp_path / "out", told, "--offline")["scale_by_motion"]
-    assert scale["not_measured"] == {"no image yet": 1, "no odometry: nothing says how the camera moves": FRAMES - 1}
+    assert scale["not_measured"] == {"no image yet": 1, "no odometry: the camera's motion is unknown": FRAMES - 1}
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: no scale by motion")]
     assert "tf does not say how 'camera_optical' moves" in line
     assert "No scale by motion: " in (tmp_path / "out" / "report" / "index.html").read_text("utf-8")

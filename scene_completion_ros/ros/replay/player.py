@@ -341,7 +341,7 @@ class Player:
                 f"the node neither completed nor dropped image {lost.index} (stamp {lost.stamp_ns} ns) "
                 f"within {timeout_s:g} s: no {missing}",
                 where=self._process.full_name,
-                cure="Give a slow machine more time with --timeout; else see what the node does"
+                cure="See what the node does; a slow machine can replay with --offline"
                 + (f"; it last said:\n{log}" if (log := self._process.log()) else ""),
             )
 
