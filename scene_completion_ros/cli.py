@@ -50,13 +50,11 @@ COMMANDS = {
     "replay": "scene_completion_ros.commands.replay",
     "vocabulary": "scene_completion_ros.commands.vocabulary",
     "calibrate": "scene_completion_training.commands.calibrate",
-    "classes": "scene_completion_training.commands.classes",
     "evaluate": "scene_completion_training.commands.evaluate",
     "export": "scene_completion_training.commands.export",
     "extract": "scene_completion_training.commands.extract",
     "features": "scene_completion_training.commands.features",
     "import-checkpoint": "scene_completion_training.commands.import_checkpoint",
-    "points-features": "scene_completion_training.commands.points_features",
     "street-world": "scene_completion_worlds.commands.street",
     "room-world": "scene_completion_worlds.commands.room",
     "train": "scene_completion_training.commands.train",
@@ -66,7 +64,7 @@ COMMANDS = {
 # Under which heading the help lists them; the others, also those of installed packages, are tools.
 HEADINGS = {
     "Run": ("complete", "replay", "doctor"),
-    "Train": ("extract", "train", "calibrate", "export", "evaluate", "classes", "features", "points-features"),
+    "Train": ("extract", "train", "calibrate", "export", "evaluate", "features"),
 }
 TOOLS = "Tools"
 
@@ -100,7 +98,8 @@ class _MissingCommand:
 def find_commands() -> dict[str, Command]:
     """Commands by name, sorted: this package's own and those that installed packages add or replace."""
     entries = {name: EntryPoint(name, module, GROUP) for name, module in COMMANDS.items()}
-    entries.update({entry.name: entry for entry in entry_points(group=GROUP)})
+    installed = entry_points(group=GROUP)
+    entries.update({one.name: one for one in installed if one.module.partition(".")[0] not in _OWN})
     commands: dict[str, Command] = {}
     for name in sorted(entries):
         try:

@@ -22,8 +22,10 @@ _ONE_STUDENT = "put another student in the place of the bundle, between cleanup 
 REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     "command": {
         "build-engine": "use complete IMAGE --engine tensorrt, which builds and keeps the engine as the node does",
+        "classes": "use features classes, and edit the names in classes.json",
         "evaluate features": "use evaluate point-features, on scenes of points",
         "improve": "train with start_from=STUDENT (docs/training.md#from-a-student-that-you-have)",
+        "points-features": "use features points, whose folder also has the components and the pictures",
         "record": _SNAPSHOTS,
     },
     "argument": {
@@ -44,6 +46,9 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "replay --camera-info-topic": "use --camera FILE, or record CameraInfo beside the images",
         "replay --ground-truth-camera": "leave it out, the voxels of a folder are around one of its cameras",
         "replay --timeout": "leave it out, a replay waits 60 s for an image; --offline has no limit",
+        "features --config": "name the file behind the kind, as in features images FILE KEY=VALUE",
+        "features --device": "leave it out, models run on a GPU where there is one",
+        "features --template": "name it in the file of --class-texts",
         "replay --views": "join voxels with fusion.enabled in --params-file (docs/temporal_fusion.md)",
         "street-world --street": "choose a seed, which decides the kind of street",
         "vocabulary --licence": "write licence: ... into the file of --file",

@@ -157,8 +157,9 @@ def test_what_the_machine_lacks_is_one_line_with_its_cure(
 def test_installed_packages_add_commands_and_broken_ones_do_not_harm(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setitem(sys.modules, "added_package", command(None))
     entries = [
-        EntryPoint("added", "scene_completion_ros.commands.complete", cli.GROUP),
+        EntryPoint("added", "added_package", cli.GROUP),
         EntryPoint("broken", "no_such_package.commands.broken", cli.GROUP),
     ]
     monkeypatch.setattr(cli, "entry_points", lambda group: [entry for entry in entries if entry.group == group])

@@ -154,12 +154,6 @@ READERS = {
     "query": Reader("message.json", "phrases: [car]", of_text(read_query)),
     "map": Reader("about.json", lambda _: about_of(a_map()), read_about),
     "notice": Reader("notice.json", drop_notice(DropReason.RESET, 3, "camera"), of_text(read_drop_notice)),
-    "phrases": Reader(
-        "phrases.yaml",
-        "{template: 'a {}', classes: {car: {phrases: [car], colour: [1, 2, 3]}}, background: [sky], phrases: [tree],"
-        " licence: none}",
-        by(f"{TRAINING}foundation.encoded_words:read_phrases"),
-    ),
     "segments": Reader("scene.segs.json", "{segIndices: [1, 1, 2, 3]}", by(f"{TRAINING}points.datasets:_segments", 4)),
     "things": Reader(
         "scene.aggregation.json",
@@ -171,10 +165,10 @@ READERS = {
         (ROOT / "training/configs/vocabularies/unseen_words.yaml").read_text(encoding="utf-8"),
         by(f"{TRAINING}evaluation.open_vocabulary:read_words"),
     ),
-    "class texts": Reader(
-        "texts.yaml",
-        "{road: [road, asphalt], car: [car]}",
-        by(f"{TRAINING}foundation.class_probabilities:read_class_texts"),
+    "phrases": Reader(
+        "phrases.yaml",
+        "{template: a {}, classes: {road: {phrases: [road, asphalt], colour: [1, 2, 3]}}, background: [sky]}",
+        by(f"{TRAINING}foundation.encoded_words:read_phrases"),
     ),
     "class file": Reader(
         "classes.json",

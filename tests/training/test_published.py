@@ -134,7 +134,7 @@ def test_behind_the_scenes_on_kitti_raw(kitti_raw: Path) -> None:
     assert main(command(kitti_raw, "bts_kitti_raw", "--fast-dev-run")) == 0
 
 
-def test_scenedino(kitti_360: Path, tmp_path: Path) -> None:
+def test_scenedino(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Features of a published transformer, or of DINOv2 with its larger tokens; then classes of what looks alike."""
     kinds = {kind: saved_model(kind, tmp_path / kind) for kind in ("vit", "dinov2")}
     name, chosen = "scenedino_kitti_360", [f"{key}={kinds['dinov2']}" for key in ("encoder_weights", "features.model")]
@@ -147,6 +147,12 @@ def test_scenedino(kitti_360: Path, tmp_path: Path) -> None:
     semantics = train(kitti_360, "scenedino_semantics_kitti_360", *given, without=taken)
     assert Checkpoint.read(semantics).configuration["data"]["views"]["aside"] == 0.5
     sscbench(kitti_360, field, semantics)
+    drive, student = str(kitti_360 / "data_2d_raw" / layouts.DRIVE), str(field.parent / "bundle")
+    made = ["features", "classes", drive, "--model", str(semantics), "--output", str(tmp_path / "classes")]
+    assert main(made) == 2
+    assert "`features classes` needs a student" in capsys.readouterr().err
+    assert main([*made, "--student", student, "--clusters", "3"]) == 0
+    assert len(list((tmp_path / "classes").glob("cluster_*.png"))) == 3
 
 
 def sscbench(root: Path, *checkpoints: Path) -> None:

@@ -70,7 +70,7 @@ def write_clusters(file: Path, clusters: Clusters, codes: Floats, units: Halves)
 
 def read_clusters(file: Path) -> tuple[Clusters, Halves, Ints]:
     """Reads centres, units [N, E] and clusters [N]; a `ConfigurationError` if the file is missing or damaged."""
-    cure = "Make it with `scene-completion classes`"
+    cure = "Make it with `scene-completion features classes`"
     arrays = read_tensors(file, ConfigurationError, cure=cure)
     if missing := {"centres", "units", "cluster"} - arrays.keys():
         raise ConfigurationError(f"lacks {', '.join(sorted(missing))}", where=str(file), cure=cure)
@@ -195,5 +195,5 @@ def _entry(file: Path, position: int, entry: Any) -> tuple[int, str, tuple[int, 
 
 def _error(file: Path, field: str, what: str) -> ConfigurationError:
     return ConfigurationError(
-        what, where=f"{file}{': ' + field if field else ''}", cure="Correct it, or make it anew with `classes`"
+        what, where=f"{file}{': ' + field if field else ''}", cure="Correct it, or make it anew with `features classes`"
     )

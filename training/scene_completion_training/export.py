@@ -347,7 +347,7 @@ def export_labelled(
     # agglomeration the spaces of the teachers that can be asked in words go along.
     checkpoint: Path,
     student: StudentBundle,
-    classes: Path,  # folder that `scene-completion classes` made of that checkpoint, its file of names edited or not
+    classes: Path,  # folder that `features classes` made of that checkpoint, its file of names edited or not
     folder: Path,
     *,
     name: str,

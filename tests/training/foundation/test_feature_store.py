@@ -92,11 +92,13 @@ def test_damaged_manifests_are_named(store: FeatureStore) -> None:
 
 
 def test_features_that_are_missing_or_of_another_shape_are_named(store: FeatureStore) -> None:
-    with pytest.raises(SequenceError, match=r"no features of other/000000/left.*Run `scene-completion features` once"):
+    with pytest.raises(
+        SequenceError, match=r"no features of other/000000/left.*Run `scene-completion features images` once"
+    ):
         store.get("other/000000/left", 0)
     for kept, number in ((features(), 3), (features()[:2], 0)):
         store.save(KEY, kept)
-        with pytest.raises(SequenceError, match=r"damaged.*Delete it and run `scene-completion features`"):
+        with pytest.raises(SequenceError, match=r"damaged.*Delete it and run `scene-completion features images`"):
             store.get(KEY, number)
 
 
@@ -144,10 +146,9 @@ def test_the_command_reads_a_training_configuration(
         f"  sources: [{{folder: elsewhere}}]\n"
     )
     output = tmp_path / "features"
-    command = ["features", f"--config={configuration}", f"--model={folders['dinov3_vit']}", f"--output={output}"]
-    command += ["--layer=1"]
-    chosen = [f"data.sources=[{{folder: {synthetic_drive.name}}}]"]
-    assert main([*command, *chosen]) == 0
+    command = ["features", "images", str(configuration), f"data.sources=[{{folder: {synthetic_drive.name}}}]"]
+    command += [f"--model={folders['dinov3_vit']}", f"--output={output}", "--layer=1"]
+    assert main(command) == 0
     assert "8 images, 8 of them new; 2 variants of 32 channels" in capsys.readouterr().out
     store = FeatureStore.open(output, cell=16)
     assert store.manifest.model == Backbone(folders["dinov3_vit"], 1).identity
@@ -156,13 +157,16 @@ def test_the_command_reads_a_training_configuration(
     made = sorted(output.glob("features/**/*.safetensors"))
     made[3].unlink()
     written = {file: file.stat().st_mtime_ns for file in made if file.exists()}
-    assert main([*command, *chosen]) == 0
+    assert main(command) == 0
     assert "8 images, 1 of them new" in capsys.readouterr().out
     assert made[3].exists() and {file: file.stat().st_mtime_ns for file in written} == written
-    assert main([*command, "--cell=32", *chosen]) == 2
-    assert "cell 16, asked for 32" in capsys.readouterr().err
-    assert main([*command, "--layer=7", *chosen]) == 2
-    assert "no layer 7" in capsys.readouterr().err
+    for option, message in (
+        ("--cell=32", "cell 16, asked for 32"),
+        ("--layer=7", "no layer 7"),
+        ("--up=y", "--up: is no option of `features images`, but of `features points`. Leave it out"),
+    ):
+        assert main([*command, option]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_tokens_of_a_batch_are_those_of_its_shifted_views(tmp_path: Path) -> None:

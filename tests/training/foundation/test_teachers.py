@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.inference.text_bank import BankClass
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.foundation.backbone import DenseExtractor
@@ -25,9 +26,8 @@ from scene_completion_training.foundation.class_probabilities import (
     ESPNetv2,
     _probabilities,
     load_espnetv2,
-    read_class_texts,
 )
-from scene_completion_training.foundation.encoded_words import TextEncoder
+from scene_completion_training.foundation.encoded_words import PhraseList, TextEncoder
 from scene_completion_training.foundation.feature_store import FeatureManifest, FeatureStore
 from scene_completion_training.foundation.teachers import ClipTeacher, SiglipTeacher, open_teacher
 from scene_completion_training.viewpoint import STREET_CAMERA
@@ -62,30 +62,24 @@ def test_a_real_street_is_read_aright(shared_data: Path, espnetv2_cityscapes: Pa
     assert shares[SKY] > 0.04 and shares[CAR] > 0.025
 
 
+PICTURE = "a picture of a {}"
+ROADS = (BankClass("road", ("road", "asphalt"), (0, 0, 0)),)
+
+
 def test_a_class_lies_between_the_phrases_describing_it(encoder: TextEncoder, tmp_path: Path) -> None:
     torch.save(ESPNetv2((16, 32, 64, 128)).state_dict(), tmp_path / "narrow.pth")
-    described = {"road": ("road", "asphalt")}
     plain, found = (
-        ClassProbabilityTeacher(tmp_path / "narrow.pth", encoder, "a picture of a {}", described=one).embeddings
-        for one in ({}, described)
+        ClassProbabilityTeacher(tmp_path / "narrow.pth", encoder, PhraseList(classes, template=PICTURE)).embeddings
+        for classes in ((), ROADS)
     )
     both = encoder.encode(["a picture of a road", "a picture of a asphalt"]).sum(dim=0)
     torch.testing.assert_close(found[ROAD], both / both.norm())
     others = [number for number in range(len(CITYSCAPES_CLASSES)) if number != ROAD]
     torch.testing.assert_close(found[others], plain[others])
 
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("road: [road]\nlake: [lake]", "lake: no class, or no list of phrases.*The classes are .*, terrain"),
-        ("road: asphalt", "road: no class, or no list"),
-    ],
-)
-def test_class_texts_that_make_no_sense_are_refused(text: str, message: str, tmp_path: Path) -> None:
-    (file := tmp_path / "texts.yaml").write_text(text)
-    with pytest.raises(ConfigurationError, match=message):
-        read_class_texts(file)
+    lake = PhraseList((BankClass("lake", ("lake",), (0, 0, 0)),))
+    with pytest.raises(ConfigurationError, match="no classes lake. There are .*, terrain"):
+        ClassProbabilityTeacher(tmp_path / "narrow.pth", encoder, lake)
 
 
 def waves() -> Tensor:
@@ -179,10 +173,9 @@ def test_a_store_of_another_text_encoder_or_template_is_refused(
     (weights,) = espnetv2._weights
     manifest = FeatureManifest(espnetv2.identity, 16, (40, 60), variants=1, seed=0)
     FeatureStore.create(tmp_path, manifest)
-    (texts := tmp_path / "texts.yaml").write_text("road: [road, asphalt]")
     for choice, message in (
-        ({"template": "{}"}, r"model settings .*asked for template \{\}"),
-        ({"class_texts": texts}, "asked for .*class road road, asph"),
+        ({"words": PhraseList(template="{}")}, r"model settings .*asked for template \{\}"),
+        ({"words": PhraseList(ROADS)}, "asked for .*class road road, asph"),
         ({"text_encoder": str(saved_clip(tmp_path / "clip"))}, "model text_encoder_sha256"),
     ):
         other = open_teacher(f"espnetv2:{weights}", **{"text_encoder": str(sentence_encoder), **choice})  # type: ignore[arg-type]
@@ -205,7 +198,7 @@ def test_depth_tokens_are_those_that_its_head_sees(tmp_path: Path) -> None:
         torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected[:, 1:], atol=1e-5, rtol=1e-4)
 
 
-ENCODER, TEXTS = {"text_encoder": "words"}, {"class_texts": Path("texts.yaml")}
+ENCODER, TEXTS = {"text_encoder": "words"}, {"words": PhraseList(ROADS)}
 
 
 @pytest.mark.parametrize(

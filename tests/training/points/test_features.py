@@ -135,18 +135,18 @@ def test_the_command_writes_features_of_a_cloud(
 ) -> None:
     scene, rooms = room(0, step=0.1), save_rooms(tmp_path / "rooms", range(2), step=0.1)
     assert scene.colours is not None
-    command = ["points-features", str(rooms / "room_0.ply"), "--network", str(checkpoint)]
-    command += ["--output", str(tmp_path / "room.safetensors"), "--pca", str(tmp_path / "pca.ply")]
-    assert main([*command, "--pictures", str(tmp_path / "pictures")]) == 0
-    with safetensors.safe_open(tmp_path / "room.safetensors", framework="np") as stored:
+    made = tmp_path / "made"
+    command = ["--model", str(checkpoint), "--output", str(made)]
+    assert main(["features", "points", str(rooms / "room_0.ply"), *command]) == 0
+    with safetensors.safe_open(made / "features.safetensors", framework="np") as stored:
         assert json.loads(stored.metadata()["levels"]) == [8, 12]
         found = stored.get_tensor("features")
     assert found.dtype == np.float16
     bytes_of = np.rint(255 * scene.colours).astype(np.float32) / 255
     np.testing.assert_allclose(found, features(scene.points, bytes_of, scene.normals, network=checkpoint), atol=5e-3)
-    vertex = read_ply(tmp_path / "pca.ply")["vertex"]
+    vertex = read_ply(made / "components.ply")["vertex"]
     assert vertex["red"].tolist() == principal_colours(found)[:, 0].tolist()
     for name in ("above", "corner"):
-        assert read_rgb(tmp_path / "pictures" / f"{name}.png").shape[1] == 800
-    assert main(["points-features", str(rooms), *command[2:]]) == 2
-    assert "holds 2 scenes, such as room_0, room_1. Name one of them" in capsys.readouterr().err
+        assert read_rgb(made / f"{name}.png").shape[1] == 800
+    assert main(["features", "points", str(rooms), *command]) == 2
+    assert f"{rooms}: 2 scenes, such as room_0, room_1. Name one of them" in capsys.readouterr().err

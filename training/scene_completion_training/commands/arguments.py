@@ -26,20 +26,23 @@ POSES = "the poses of the recording"
 SHARED_DATA = "SCENE_COMPLETION_DATA"  # environment variable that names the folder of the recordings
 
 
-class _Paths(argparse.Action):
+class Paths(argparse.Action):
     """Leaves out reports of `extract`, so that ``sequences/*/*`` stands for all that it made."""
 
     def __call__(self, _parser: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         """Keeps the other paths."""
-        kept = [path for path in values if path.name != "report.json"] or values
+        kept = [path for path in values if Path(path).name != "report.json"] or values
         if len(kept) < len(values):
-            print(f"{option}: report.json is left out: it is a report of extract, no recording", file=sys.stderr)
+            print(
+                f"{option or 'inputs'}: report.json is left out: it is a report of extract, no recording",
+                file=sys.stderr,
+            )
         setattr(namespace, self.dest, kept)
 
 
 def add_paths(parser: argparse._ActionsContainer, flag: str, shown: str, text: str, *, required: bool = False) -> None:
     """Declare an argument that takes one or more files or folders; none where it is left out."""
-    options: dict[str, Any] = {"action": _Paths, "type": Path, "nargs": "+", "default": [], "required": required}
+    options: dict[str, Any] = {"action": Paths, "type": Path, "nargs": "+", "default": [], "required": required}
     parser.add_argument(flag, metavar=shown, help=text, **options)
 
 

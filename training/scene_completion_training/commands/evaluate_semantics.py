@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -240,14 +241,15 @@ def _with_words(args: argparse.Namespace, bank: TextBank, density: DeployedStude
     from scene_completion_training.evaluation import open_vocabulary
     from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
     from scene_completion_training.export import asked_teacher
+    from scene_completion_training.foundation.encoded_words import PhraseList, read_phrases
     from scene_completion_training.foundation.teachers import open_teacher
     from scene_completion_training.networks.agglomerated_field import AgglomeratedField
     from scene_completion_training.viewpoint import Viewpoint
 
     models: list[Predictor] = []
     if args.foundation:
-        texts = {"text_encoder": args.text_encoder, "template": bank.template, "class_texts": args.class_texts}
-        teacher = open_teacher(*_foundation(args), **texts)
+        words = replace(read_phrases(args.class_texts) if args.class_texts else PhraseList(), template=bank.template)
+        teacher = open_teacher(*_foundation(args), text_encoder=args.text_encoder, words=words)
         if teacher.identity.text_encoder_sha256 != bank.text_encoder_sha256:
             own, aligned = bank.text_encoder or "no encoder", teacher.identity.text_encoder or "none"
             what = f"texts of {own}, but {args.foundation[0]} is aligned to those of {aligned}"

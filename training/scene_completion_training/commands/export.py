@@ -3,7 +3,7 @@
     scene-completion export CHECKPOINT BUNDLE --licence ...
     scene-completion export BUNDLE --gpu fp32 fp16
 
-The network of a checkpoint of stage masked_scene becomes a folder that `points-features` takes.
+The network of a checkpoint of stage masked_scene becomes a folder that `features points` takes.
 
 Encoders for GPUs are ONNX graphs that TensorRT builds engines of. The command compares each with the student in torch
 on real images. It compares the feature map, and density, occupied voxels and labels of the default grid.
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=BUNDLE, nargs="?", help="folder to write the bundle of a checkpoint into")
     parser.add_argument("--name", default="student", help="name of the student")
     parser.add_argument("--licence", help="licence of the weights, which follows from the training data")
-    meaning = "what `scene-completion classes` made: export a student with labels, from a checkpoint of stage "
+    meaning = "what `scene-completion features classes` made: export a student with labels, from a checkpoint of stage "
     meaning += "feature_field, semantics or agglomeration"
     parser.add_argument("--classes", type=Path, metavar="DIR", help=meaning)
     meaning = "with --classes: the bundle that the features were trained on"

@@ -117,7 +117,7 @@ class DeployedStudent(Predictor):
         names = np.array([EMPTY, *(common.get(name, -1) for name in own)], dtype=np.int64)
         if not (names > EMPTY).any():
             what = f"none of its classes ({', '.join(own)}) is one of {', '.join(known[1:])}"
-            cure = "Name its clusters with scene-completion classes, or score the checkpoint with --checkpoint"
+            cure = "Name its clusters with scene-completion features classes, or score the checkpoint with --checkpoint"
             raise ConfigurationError(what, where=f"bundle {self.name}", cure=cure)
         return names
 

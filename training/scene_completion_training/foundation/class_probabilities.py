@@ -10,7 +10,7 @@ weights of sacmehta/EdgeNets, which are loaded strictly.
 import dataclasses
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -21,10 +21,9 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES as TRAIN_IDS
-from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.arrays import Bytes
 from scene_completion_training.foundation.backbone import DenseExtractor, ModelIdentity
-from scene_completion_training.foundation.encoded_words import STREET_TEMPLATE, TextEncoder, prompt
+from scene_completion_training.foundation.encoded_words import PhraseList, TextEncoder, prompt
 from scene_completion_training.foundation.model_files import IMAGENET_MEAN, IMAGENET_STD, Normalisation
 
 CITYSCAPES_CLASSES = (*TRAIN_IDS, "background")  # names of the outputs, in the order of Cityscapes' train ids
@@ -234,18 +233,8 @@ def load_espnetv2(model: str | Path) -> tuple[ESPNetv2, Path]:
     return network.eval().requires_grad_(False), file
 
 
+NAMES = PhraseList()  # of the classes alone
 LONG_EDGE = 1024  # of the images that the network was trained with, pixels; others are resized to it
-
-
-def read_class_texts(file: Path) -> dict[str, tuple[str, ...]]:
-    """Reads YAML: class of Cityscapes -> phrases that describe it; a `ConfigurationError` for anything else."""
-    content = read_yaml(file, ConfigurationError, cure="Write it as class_texts.yaml", kind=dict)
-    found = {str(name): tuple(map(str, phrases)) for name, phrases in content.items() if isinstance(phrases, list)}
-    wrong = sorted(set(map(str, content)) - {name for name in CITYSCAPES_CLASSES if found.get(name)})
-    if wrong:
-        cure = f"The classes are {', '.join(CITYSCAPES_CLASSES)}"
-        raise ConfigurationError(f"{', '.join(wrong)}: no class, or no list of phrases", where=str(file), cure=cure)
-    return found
 
 
 def _probabilities(network: ESPNetv2, pixels: Tensor) -> Tensor:
@@ -274,25 +263,26 @@ def city_segmentation(weights: str | Path) -> Callable[[Bytes], Bytes]:
 class ClassProbabilityTeacher(DenseExtractor):
     """ESPNetv2's class probabilities as vectors of a text encoder; errors as of `load_espnetv2` and `prompt`."""
 
-    classes = CITYSCAPES_CLASSES
     type, layer = "espnetv2", 0
 
     def __init__(
         self,
         weights: str | Path,  # of ESPNetv2, see `load_espnetv2`
         encoder: TextEncoder,  # gives the embeddings of the class names
-        template: str = STREET_TEMPLATE,  # sentence that the names stand in
+        words: PhraseList = NAMES,  # phrases of classes, those of other classes are their names; and a template
         device: str = "cpu",  # where the network runs, in single precision
-        # Class -> phrases that say what it is; its name alone where it is left out.
-        described: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         (mr, mg, mb), (dr, dg, db) = ([255.0 * value for value in values] for values in (IMAGENET_MEAN, IMAGENET_STD))
         network, file = load_espnetv2(weights)
         super().__init__(file.stem, [file], encoder.dim, Normalisation((mr, mg, mb), (dr, dg, db)), device)
         self._network = network.to(self._device)
-        self._encoder, self._template = encoder, template
-        self._described = dict(described or {})
-        texts = [[prompt(phrase, template) for phrase in self._described.get(name, (name,))] for name in self.classes]
+        self._encoder, self._template = encoder, words.template
+        self._described = {entry.name: entry.phrases for entry in words.classes}
+        if unknown := self._described.keys() - set(CITYSCAPES_CLASSES):
+            cure = f"There are {', '.join(CITYSCAPES_CLASSES)}"
+            raise ConfigurationError(f"no classes {', '.join(sorted(unknown))}", where="--class-texts", cure=cure)
+        phrases = [self._described.get(name, (name,)) for name in CITYSCAPES_CLASSES]
+        texts = [[prompt(phrase, words.template) for phrase in of_class] for of_class in phrases]
         means = torch.stack([encoder.encode(of_class).mean(dim=0) for of_class in texts])
         # float32 [20, D], of length 1, of what the classes are called.
         self.embeddings = functional.normalize(means, dim=-1).to(self._device)

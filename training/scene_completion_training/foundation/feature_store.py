@@ -153,7 +153,7 @@ class FeatureManifest:
         """Reads what `write` wrote; a `SequenceError` if there is none, it is damaged, or of another version."""
         if not file.is_file():
             what = "no feature targets here"
-            raise SequenceError(what, where=str(file.parent), cure="Make them with `scene-completion features`")
+            raise SequenceError(what, where=str(file.parent), cure="Make them with `scene-completion features images`")
         content = read_json(file, SequenceError, cure=_AGAIN, kind=dict)
         try:
             if content.pop("schema") != SCHEMA:
@@ -175,7 +175,7 @@ class FeatureStore:
 
     def __init__(self, folder: Path, manifest: FeatureManifest) -> None:
         self.folder, self.manifest = folder, manifest
-        cure = "Delete it and run `scene-completion features` once more: the other files are kept"
+        cure = "Delete it and run `scene-completion features images` once more: the other files are kept"
         self._entry = Entry(folder / "features", cure)
         self.dim, self.cell, self.variants = manifest.model.dim, manifest.cell, manifest.variants
 
@@ -222,7 +222,7 @@ class FeatureStore:
             copied = torch.from_numpy(np.array(features[variant], np.float16))  # the mapping ends here
             return copied, variant_of(self.manifest.seed, key, variant, self.cell).shift
         except FileNotFoundError as error:
-            cure = "Run `scene-completion features` once more"
+            cure = "Run `scene-completion features images` once more"
             raise SequenceError(f"no features of {key}", where=str(self.folder), cure=cure) from error
         except (ValueError, LookupError) as error:
             raise damaged(self._entry.file(key), error, self._entry.cure) from error

@@ -20,8 +20,8 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training.foundation import model_files
 from scene_completion_training.foundation.backbone import Backbone, DenseExtractor, ModelIdentity, as_maps, in_patches
-from scene_completion_training.foundation.class_probabilities import ClassProbabilityTeacher, read_class_texts
-from scene_completion_training.foundation.encoded_words import STREET_TEMPLATE, TextEncoder
+from scene_completion_training.foundation.class_probabilities import NAMES, ClassProbabilityTeacher
+from scene_completion_training.foundation.encoded_words import PhraseList, TextEncoder
 
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _TO_UNIT = (0.5, 0.5, 0.5)
@@ -201,8 +201,7 @@ def open_teacher(
     *,
     # Folder or hub name of the text encoder that the class names of ESPNetv2 are tied to.
     text_encoder: str | None = None,
-    template: str = STREET_TEMPLATE,  # sentence that these names stand in
-    class_texts: Path | None = None,  # file of phrases that describe its classes, see `read_class_texts`
+    words: PhraseList | None = None,  # template of these names, and phrases that describe classes
 ) -> DenseExtractor:
     """Opens a teacher; a `ConfigurationError` for a useless choice, a `BundleError` for weights unfit or pickled."""
     if spec.startswith(_ESPNETV2):
@@ -212,10 +211,9 @@ def open_teacher(
             cure = "Name one, for example sentence-transformers/all-MiniLM-L6-v2"
             raise ConfigurationError(what, where=spec, cure=cure)
         encoder = TextEncoder(text_encoder, device)
-        described = read_class_texts(class_texts) if class_texts else None
-        return ClassProbabilityTeacher(spec.removeprefix(_ESPNETV2), encoder, template, device, described)
+        return ClassProbabilityTeacher(spec.removeprefix(_ESPNETV2), encoder, words or NAMES, device)
     _refuse(text_encoder is not None, "a text encoder", spec)
-    _refuse(class_texts is not None, "class texts", spec)
+    _refuse(bool(words and words.classes), "class texts", spec)
     if spec.startswith(_DIFFUSION):
         _refuse(layer != -1, "a layer", spec)
         return DiffusionTeacher(spec.removeprefix(_DIFFUSION), device)

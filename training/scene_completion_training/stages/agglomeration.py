@@ -37,7 +37,7 @@ FARTHEST = 1.2
 class StoredTeacher(losses.TeacherSpec):
     """A foundation model that the field learns from, by features on disk."""
 
-    targets: str = ""  # folder of its precomputed features, see `scene-completion features`
+    targets: str = ""  # folder of its precomputed features, see `scene-completion features images`
     # Take from each of its features the mean of all of them ("targets"), or that of the classes of `text_bank`
     # ("texts"). What all have in common hides what tells them apart. Features that are asked in words stay without it:
     # as vectors from the centre, those of pure things are nearer to their names than mixtures.
@@ -93,7 +93,7 @@ class AgglomerationStage(BesideDensityStage):
 
     configuration_class = AgglomerationConfiguration
     field_class = AgglomeratedField
-    next_command = "scene-completion classes {checkpoint} --student BUNDLE ..."
+    next_command = "scene-completion features classes ... --model {checkpoint} --student BUNDLE"
     field: AgglomeratedField
     settings: AgglomerationConfiguration
 

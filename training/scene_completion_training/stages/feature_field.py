@@ -37,8 +37,7 @@ MEAN_SAMPLES = 32  # samples whose tokens give their mean
 class FeatureSettings:
     """What the feature field learns from a 2D foundation model."""
 
-    # Folder of precomputed targets, see `scene-completion features`; without one `model` computes them in the training
-    # step.
+    # Folder of precomputed targets, see `features images`; without one `model` computes them in the training step.
     targets: str = ""
     model: str = ""  # local folder or hub name of the foundation model, where there are no precomputed targets
     layer: int = -1  # its hidden layer
@@ -222,7 +221,7 @@ def feature_targets(settings: FeatureSettings) -> FeatureStore | LiveTokens:
     if settings.targets:
         return mirrored_targets(settings.targets, "features.targets", settings.cell)
     if not settings.model:
-        cure = "Set features.targets to what `scene-completion features` made, or features.model"
+        cure = "Set features.targets to what `scene-completion features images` made, or features.model"
         raise ConfigurationError("neither precomputed targets nor a model are named", where="features", cure=cure)
     return LiveTokens(Backbone(settings.model, settings.layer), settings.cell)
 
@@ -286,7 +285,7 @@ class SemanticsStage(SingleImageStage):
 
     configuration_class = SemanticsConfiguration
     field_class = FeatureField
-    next_command = "scene-completion classes {checkpoint} --student BUNDLE --data SEQUENCES --output classes"
+    next_command = "scene-completion features classes SEQUENCES --model {checkpoint} --student BUNDLE --output classes"
     field: FeatureField
     settings: SemanticsConfiguration
 
