@@ -309,12 +309,30 @@ def sscbench_labels(
     return folder
 
 
+def odometry_projection(p4: Sequence[float] = (0.0, 0.0, 0.0)) -> str:
+    """The projection matrix of a camera of KITTI odometry, with its last column."""
+    return f"{RAW_FX} 0 31.5 {p4[0]} 0 {RAW_FX} 23.5 {p4[1]} 0 0 1 {p4[2]}"
+
+
+def kitti_odometry(root: Path) -> Path:
+    """Sequence 77 of KITTI odometry: two cameras, four frames, the car drives 1 m a frame along z; its folder."""
+    folder = root / "sequences" / "77"
+    for camera in ("image_2", "image_3"):
+        for number in range(4):
+            _write_image(folder / camera / f"{number:06d}.png", np.full((48, 64, 3), (10, 20, number), np.uint8))
+    columns = {"P0": (0.0, 0.0, 0.0), "P1": (-27.0, 0, 0), "P2": (3.0, 0.0, 0.0), "P3": (-24.0, 0.0, 0.0)}
+    lines = [f"{name}: {odometry_projection(p4)}" for name, p4 in columns.items()]
+    (folder / "calib.txt").write_text("\n".join([*lines, "Tr: 0 -1 0 0 0 0 -1 -0.1 1 0 0 -0.3"]))
+    (folder / "poses.txt").write_text("\n".join(f"1 0 0 0 0 1 0 0 0 0 1 {z}" for z in range(6)))
+    (folder / "times.txt").write_text("\n".join(str(z * 0.1) for z in range(6)))
+    return folder
+
+
 def semantic_kitti(root: Path, images: Sequence[int], labelled: Sequence[int]) -> Path:
     """Sequence 08 of KITTI odometry with SemanticKITTI's voxels of some frames, all of them road; its folder."""
     folder = root / "sequences" / "08"
     write_pictures(folder / "image_2", RAW_SIZE, images, "{:06d}.png")
-    projection = f"{RAW_FX} 0 31.5 0 0 {RAW_FX} 23.5 0 0 0 1 0"
-    (folder / "calib.txt").write_text(f"P2: {projection}\nTr: 0 -1 0 0 0 0 -1 -0.08 1 0 0 -0.27\n")
+    (folder / "calib.txt").write_text(f"P2: {odometry_projection()}\nTr: 0 -1 0 0 0 0 -1 -0.08 1 0 0 -0.27\n")
     (folder / "poses.txt").write_text("".join(f"1 0 0 0 0 1 0 0 0 0 1 {k}\n" for k in range(max(images) + 1)))
     (folder / "voxels").mkdir()
     for number in labelled:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.sequences.kitti import text_lines
-from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead, reference_camera
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead, read_lines, reference_camera
 
 SIDES = ("l", "r")
 # Provenance of a sequence whose images are not called by the numbers that lists have: the number of each frame.
@@ -31,20 +30,17 @@ def read_frame_list(path: Path | str) -> list[ListedFrame]:
     Where no line has a side (RealEstate10K) it is the left one. Raises SequenceError where the file is missing, empty,
     or a line is of another form: names the line.
     """
-    path = Path(path)
-    listed = []
-    lines = text_lines(path, "frame list")
-    columns = 3 if any(len(line.split()) == 3 for line in lines) else 2
-    for number, line in enumerate(lines, start=1):
+    path, kind = Path(path), "line `drive frame side`"
+    columns = 3 if any(len(words) == 3 for words in read_lines(path, kind, str.split)) else 2
+
+    def read(line: str) -> ListedFrame:
         words = line.split()
         side = words[2] if len(words) == 3 else SIDES[0]
         if len(words) != columns or not words[1].isdigit() or side not in SIDES:
-            cure = "Expected a line like `2013_05_28_drive_0000_sync 0000000386 l`"
-            raise SequenceError(f"not `drive frame side`: {line[:80]!r}", where=f"{path}, line {number}", cure=cure)
-        listed.append(ListedFrame(words[0], int(words[1]), side))
-    if not listed:
-        raise SequenceError("frame list is empty", where=str(path), cure="Name another list")
-    return listed
+            raise ValueError(f"{columns} words, the second a number")
+        return ListedFrame(words[0], int(words[1]), side)
+
+    return read_lines(path, kind, read, "Expected a line like `2013_05_28_drive_0000_sync 0000000386 l`")
 
 
 def drive_name(name: str) -> str:

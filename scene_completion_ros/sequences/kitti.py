@@ -32,8 +32,8 @@ from scene_completion_ros.sequences.posed_sequence import (
     Frame,
     PosedSequence,
     Source,
-    numbers_of,
-    rigid_transform,
+    pose_of,
+    read_lines,
 )
 from scene_completion_ros.untrusted_files import MOST_ARRAY_BYTES, read_arrays, read_bytes
 
@@ -191,21 +191,12 @@ def check_lines(values: Sequence[object], what: str, last: int, path: Path) -> N
 
 def read_kitti_poses(path: Path) -> list[RigidTransform]:
     """Row-major 3x4 `world_from_cam0`, a line each. Raises SequenceError with the line that is no rigid transform."""
-    cure = "Expected 12 finite numbers: a row-major 3x4 camera-to-world matrix"
-    lines = {f"{path}, line {number}": line for number, line in enumerate(text_lines(path, "pose file"), start=1)}
-    return [rigid_transform(numbers_of(line, (3, 4), where, cure), where, cure) for where, line in lines.items()]
+    return read_lines(path, "pose", pose_of, "Expected 12 finite numbers: a row-major 3x4 camera-to-world matrix")
 
 
 def read_kitti_times(path: Path) -> list[int]:
     """Read a KITTI `times.txt` (seconds, one a line) as nanoseconds."""
-    times = []
-    for line_number, line in enumerate(text_lines(path, "time file"), start=1):
-        try:
-            times.append(round(float(line) * 1e9))
-        except (ValueError, OverflowError):
-            what = f"not a time: {line[:60]!r}"
-            raise SequenceError(what, where=f"{path}, line {line_number}", cure="Expected seconds") from None
-    return times
+    return read_lines(path, "time", lambda line: round(float(line) * 1e9), "Expected seconds")
 
 
 def load_packed_scan(path: Path, rig_from_velodyne: RigidTransform) -> NDArray[np.float32]:
@@ -301,13 +292,6 @@ def numbered_images(folder: Path) -> dict[int, Path]:
         raise SequenceError("image folder is missing", where=str(folder), cure="Name the cameras that the folder has")
     found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdigit())
     return {int(path.stem): path for path in sorted(found, key=lambda path: int(path.stem))}
-
-
-def text_lines(path: Path, kind: str) -> list[str]:
-    """Lines of a text file that are not blank; `kind` says in the error what is missing."""
-    if not path.is_file():
-        raise SequenceError(f"{kind} is missing", where=str(path), cure="Restore the file or name another one")
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _arrays(path: Path, *needed: str) -> dict[str, NDArray[Any]]:

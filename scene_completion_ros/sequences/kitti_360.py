@@ -38,8 +38,8 @@ from scene_completion_ros.evaluation.semantics import SSCBENCH_GRID
 from scene_completion_ros.evaluation.truth import FREE, UNKNOWN, VoxelTruth, labelled_truth
 from scene_completion_ros.geometry.camera_files import read_kitti360_fisheye, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
-from scene_completion_ros.sequences.kitti import FRAME_PERIOD_NS, check_lines, numbered_images, scan_assets, text_lines
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.sequences.kitti import FRAME_PERIOD_NS, check_lines, numbered_images, scan_assets
 from scene_completion_ros.sequences.kitti_raw import (
     advancing,
     complete_frames,
@@ -48,7 +48,7 @@ from scene_completion_ros.sequences.kitti_raw import (
     rectified_camera,
     rotation_of,
 )
-from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, Source, numbers_of, rigid_transform
+from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, Source, pose_of, read_lines
 from scene_completion_ros.untrusted_files import read_array
 
 IMAGE_FOLDERS = {
@@ -67,7 +67,6 @@ PUBLISHED = {"2013_05_28_drive_0006_sync": 1812, "2013_05_28_drive_0009_sync": 2
 UNUSED = 19  # an id that S4C reads as empty
 VEGETATION = SSCBENCH_CLASSES.index("vegetation")
 _LOOKED_AT = 16
-_RESTORE = "Restore the file"
 _DOWNLOAD = "Restore it, from SSCBench's preprocess/labels or from S4C's voxel_gt.zip"
 
 
@@ -139,7 +138,8 @@ def read_kitti360_rig(
 
     rig_from_camera0 = rotation_of(entry(intrinsics, "R_rect_00", (3, 3), intrinsics_file))
     rig_from_imu = rig_from_camera0 @ imu_from("image_00").inverse()
-    rig_from_velodyne = rig_from_camera0 @ _rigid_line(folder / "calib_cam_to_velo.txt").inverse()
+    (velodyne_from_camera0, *_) = read_lines(folder / "calib_cam_to_velo.txt", "3x4 matrix", pose_of)
+    rig_from_velodyne = rig_from_camera0 @ velodyne_from_camera0.inverse()
     models, rig_from_camera = {}, {}
     for name in cameras:
         if name in FISHEYES:
@@ -152,20 +152,12 @@ def read_kitti360_rig(
 
 def read_numbered_poses(path: Path) -> dict[int, RigidTransform]:
     """Lines of frame number and row-major 3x4 or 4x4 matrix. Raises SequenceError with the line that is not."""
-    poses: dict[int, RigidTransform] = {}
-    for line_number, line in enumerate(text_lines(path, "pose file"), start=1):
-        where = f"{path}, line {line_number}"
-        number, *words = line.split()
-        if not number.isdecimal():
-            raise SequenceError(f"not numbers: {line[:60]!r}", where=where, cure=_RESTORE)
-        matrix = numbers_of(" ".join(words), (-1, 4), where, _RESTORE, finite=False)
-        try:
-            poses[int(number)] = RigidTransform.from_matrix(matrix)
-        except TransformError as error:
-            raise SequenceError(f"frame {number}: {error.what}", where=where, cure=_RESTORE) from error
-    if not poses:
-        raise SequenceError("holds no pose", where=str(path), cure=_RESTORE)
-    return poses
+
+    def read(line: str) -> tuple[int, RigidTransform]:
+        number, _, matrix = line.partition(" ")
+        return int(number), pose_of(matrix)
+
+    return dict(read_lines(path, "pose", read))
 
 
 def _poses(folder: Path, rig_from_imu: RigidTransform) -> tuple[dict[int, RigidTransform], str]:
@@ -185,12 +177,6 @@ def _stamps(path: Path, numbers: Sequence[int]) -> dict[int, int]:
     stamps = read_timestamps(path)
     check_lines(stamps, "times", numbers[-1], path)
     return {number: stamps[number] for number in numbers}
-
-
-def _rigid_line(path: Path) -> RigidTransform:
-    """A file of twelve numbers without a name: row-major 3x4."""
-    numbers = numbers_of(" ".join(text_lines(path, "calibration")), (3, 4), str(path), _RESTORE, what="no 3x4 matrix")
-    return rigid_transform(numbers, str(path), _RESTORE)
 
 
 def label_files(folder: Path, posed: Sequence[int]) -> dict[int, Path]:

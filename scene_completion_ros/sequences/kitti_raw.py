@@ -24,24 +24,24 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry.camera_files import camera_from_projection, read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform, rotation_of_angles
-from scene_completion_ros.sequences.kitti import check_lines, numbered_images, read_kitti_poses, scan_assets, text_lines
-from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source
+from scene_completion_ros.sequences.kitti import check_lines, numbered_images, read_kitti_poses, scan_assets
+from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, Frame, PosedSequence, Source, read_lines
 
 EARTH_RADIUS = 6378137.0  # metres, as in KITTI's development kit
 _FIELDS = 30
+_RESTORE = "Restore the file from the data set"
 
 
 def read_oxts(path: Path) -> NDArray[np.float64]:
     """[6]: latitude, longitude (degrees), altitude (m), roll, pitch, yaw (rad). Raises SequenceError if not there."""
-    text = " ".join(text_lines(path, "OXTS packet"))
-    try:
-        values = np.array([float(word) for word in text.split()])
-    except ValueError:
-        values = np.zeros(0)
-    if values.size != _FIELDS or not np.isfinite(values[:6]).all():
-        what = f"no packet of {_FIELDS} numbers with finite position and angles: {text[:60]!r}"
-        raise SequenceError(what, where=str(path), cure="Restore the file from the data set")
-    return values[:6]
+
+    def read(line: str) -> NDArray[np.float64]:
+        values = np.array([float(word) for word in line.split()])
+        if values.size != _FIELDS or not np.isfinite(values[:6]).all():
+            raise ValueError(f"not {_FIELDS} numbers with finite position and angles")
+        return values[:6]
+
+    return read_lines(path, "OXTS packet", read, _RESTORE)[0]
 
 
 def world_from_imu(packet: NDArray[np.float64], scale: float) -> RigidTransform:
@@ -62,21 +62,17 @@ def read_timestamps(path: Path) -> list[int]:
 
     Raises SequenceError where the file is missing or a line is no time: names the line.
     """
-    stamps = []
-    for number, line in enumerate(text_lines(path, "time file"), start=1):
+
+    def read(line: str) -> int:
         whole, _, fraction = line.strip().partition(".")
-        try:
-            seconds = datetime.strptime(whole, "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
-            stamps.append(round(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0")[:9]))
-        except ValueError:
-            cure = "Restore the file from the data set"
-            raise SequenceError(f"not a time: {line[:60]!r}", where=f"{path}, line {number}", cure=cure) from None
-    return stamps
+        seconds = datetime.strptime(whole, "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc).timestamp()
+        return round(seconds) * 1_000_000_000 + int(fraction.ljust(9, "0")[:9])
+
+    return read_lines(path, "time", read, _RESTORE)
 
 
 CAMERAS = ("image_00", "image_01", "image_02", "image_03")
 COLOUR_CAMERAS = CAMERAS[2:]
-_RESTORE = "Restore the file from the data set"
 
 
 def kitti_raw(folder: Path | str, poses: str | None = None) -> PosedSequence:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, combinations, count, pairwise
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import cv2
 import numpy as np
@@ -23,9 +23,14 @@ from scene_completion_ros.evaluation.semantic_classes import ROOM_IDS, SEMANTIC_
 from scene_completion_ros.evaluation.truth import VoxelTruth, exact_truth
 from scene_completion_ros.geometry.cameras import Camera, camera_of
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, grid_of
-from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform, rotation_of_angles
+from scene_completion_ros.geometry.transforms import (
+    OPTICAL_FROM_FORWARD,
+    RigidTransform,
+    TransformError,
+    rotation_of_angles,
+)
 from scene_completion_ros.picture_files import read_rgb
-from scene_completion_ros.untrusted_files import JsonObject, read_arrays, read_json, shown
+from scene_completion_ros.untrusted_files import JsonObject, read_arrays, read_json, read_text, shown
 from scene_completion_ros.whole_files import write_whole
 
 SCHEMA_VERSION = 1
@@ -38,6 +43,7 @@ ROOMS = "room world"  # of rendered rooms
 EXACT_VOXELS = ("voxel_label", "voxel_flags")
 GROUND_HEIGHT = "ground_height"
 
+_Line = TypeVar("_Line")
 ArrayLoader: TypeAlias = Callable[[], NDArray[Any]]
 ImageSource: TypeAlias = Path | ArrayLoader  # an image file, or a function that returns uint8 RGB [H, W, 3]
 
@@ -317,6 +323,33 @@ def rigid_transform(matrix: Any, where: str, cure: str = _AGAIN) -> RigidTransfo
         return RigidTransform.from_matrix(np.asarray(matrix, dtype=np.float64))
     except (SceneCompletionError, ValueError, TypeError) as error:
         raise SequenceError(f"not a rigid transform: {error}", where=where, cure=cure) from error
+
+
+def read_lines(
+    path: Path,
+    kind: str,  # what a line is, for messages
+    read: Callable[[str], _Line],  # reads one; raises ValueError or TransformError where it is none
+    cure: str = "Restore the file",
+    *,
+    header: int = 0,  # lines before the first
+) -> list[_Line]:
+    """What the lines of a text file hold, without blank ones. Raises SequenceError: missing, no such line, or none."""
+    text = read_text(path, SequenceError, cure=cure, most_bytes=LARGEST_INDEX)
+    found = []
+    for number, line in enumerate(text.splitlines()[header:], start=header + 1):
+        try:
+            found += [read(line)] if line.strip() else []
+        except (ValueError, OverflowError, TransformError) as error:
+            what = f"no {kind}: {line[:60]!r} ({getattr(error, 'what', error)})"
+            raise SequenceError(what, where=f"{path}, line {number}", cure=cure) from error
+    if not found:
+        raise SequenceError(f"holds no {kind}", where=str(path), cure=cure)
+    return found
+
+
+def pose_of(line: str) -> RigidTransform:
+    """The pose that a line of 12 or 16 numbers is, row by row; ValueError or TransformError where it is none."""
+    return RigidTransform.from_matrix(np.reshape([float(word) for word in line.split()], (-1, 4)))
 
 
 def numbers_of(

@@ -19,18 +19,18 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.picture_files import read_size
 from scene_completion_ros.sequences.frame_lists import FRAME_NUMBERS
-from scene_completion_ros.sequences.kitti import text_lines
 from scene_completion_ros.sequences.posed_sequence import (
     UNKNOWN_POSES,
     Frame,
     PosedSequence,
     Source,
-    numbers_of,
-    rigid_transform,
+    pose_of,
+    read_lines,
 )
 
 CAMERA = "camera"
 _COLUMNS = 19
+_RESTORE = "Restore the file from the data set"
 
 
 def realestate10k(folder: Path | str, *, poses: str | None = None) -> PosedSequence:
@@ -45,7 +45,10 @@ def realestate10k(folder: Path | str, *, poses: str | None = None) -> PosedSeque
     if file is None:
         what = f"no camera file {root.parent.name}/{root.name}.txt beside the frames"
         raise SequenceError(what, where=str(root), cure="Unpack the camera files of RealEstate10K beside `frames`")
-    lines = [_line(text, f"{file}, line {number}") for number, text in enumerate(_frame_lines(file), start=2)]
+    if len(read_lines(file, "address of a video", str.split, _RESTORE)[0]) == _COLUMNS:
+        raise SequenceError("its first line is no address of a video", where=str(file), cure=_RESTORE)
+    cure = "Expected microseconds, fx fy cx cy k1 k2 and a row-major 3x4 world-to-camera matrix"
+    lines = read_lines(file, "frame", _line, cure, header=1)
     pictures = {int(path.stem): path for path in root.glob("*.jpg") if path.stem.isdecimal()}
     found = {
         number: picture
@@ -70,7 +73,7 @@ def realestate10k(folder: Path | str, *, poses: str | None = None) -> PosedSeque
     missing, unposed = sorted(set(range(len(lines))) - found.keys()), len(set(pictures.values()) - set(found.values()))
     return PosedSequence(
         name=root.name,
-        cameras={CAMERA: _camera(lines[0][1].tolist(), next(iter(found.values())))},
+        cameras={CAMERA: _camera(lines[0][1], next(iter(found.values())))},
         rig_from_camera={CAMERA: RigidTransform.identity()},
         frames=frames,
         pose_source=poses or "SLAM of the data set",
@@ -92,21 +95,13 @@ def _camera_file(folder: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _frame_lines(file: Path) -> list[str]:
-    address, *lines = text_lines(file, "camera file") or [""]
-    if len(address.split()) == _COLUMNS or not lines:
-        what = "its first line is no address of a video" if lines else "it has no frames"
-        raise SequenceError(what, where=str(file), cure="Restore the file from the data set")
-    return lines
-
-
-def _line(text: str, where: str) -> tuple[int, np.ndarray, RigidTransform]:
+def _line(text: str) -> tuple[int, list[float], RigidTransform]:
     """Microseconds, fx fy cx cy k1 k2, and world_from_camera of a line."""
-    cure = "Expected microseconds, fx fy cx cy k1 k2 and a row-major 3x4 world-to-camera matrix"
-    time, values = text.split()[0], numbers_of(text, (_COLUMNS,), where, cure, what=f"not {_COLUMNS} numbers")[1:]
-    if not time.isdecimal() or len(time) > 15:
-        raise SequenceError(f"no time in microseconds: {text[:60]!r}", where=where, cure=cure)
-    return int(time), values[:6], rigid_transform(values[6:].reshape(3, 4), where, cure).inverse()
+    time, *words = text.split()
+    numbers = [float(word) for word in words]
+    if len(numbers) != _COLUMNS - 1 or not np.isfinite(numbers).all() or not time.isdecimal() or len(time) > 15:
+        raise ValueError(f"not {_COLUMNS} numbers that begin with a time in microseconds")
+    return int(time), numbers[:6], pose_of(" ".join(words[6:])).inverse()
 
 
 def _camera(intrinsics: list[float], picture: Path) -> Camera:

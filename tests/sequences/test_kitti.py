@@ -4,38 +4,21 @@ import pickle
 import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import SceneCompletionError, SequenceError
+from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.sequences.kitti import VOXEL_SHAPE, kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
+from tests import official_layouts as layouts
 
 CELLS = {"road": (3, 200, 1), "trunk": (9, 9, 9), "structure": (255, 255, 31), "car": (0, 0, 0), "hidden": (1, 2, 3)}
-FX, CX = 50.0, 31.5
-LINE = "1 0 0 {x} 0 1 0 0 0 0 1 {z}"
-
-
-def projection(p4: tuple[float, float, float]) -> str:
-    return f"{FX} 0 {CX} {p4[0]} 0 {FX} 23.5 {p4[1]} 0 0 1 {p4[2]}"
+FX = layouts.RAW_FX
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two cameras, four frames, the car drives 1 m a frame along z."""
-    root = tmp_path / "sequences" / "77"
-    for camera in ("image_2", "image_3"):
-        (root / camera).mkdir(parents=True)
-        for number in range(4):
-            cv2.imwrite(str(root / camera / f"{number:06d}.png"), np.full((48, 64, 3), (10, 20, number), np.uint8))
-    zero = (0.0, 0.0, 0.0)
-    calibration = {"P0": zero, "P1": (-27.0, 0, 0), "P2": (3.0, 0.0, 0.0), "P3": (-24.0, 0.0, 0.0)}
-    lines = [f"{name}: {projection(p4)}" for name, p4 in calibration.items()]
-    (root / "calib.txt").write_text("\n".join([*lines, "Tr: 0 -1 0 0 0 0 -1 -0.1 1 0 0 -0.3"]))
-    (root / "poses.txt").write_text("\n".join(LINE.format(x=0, z=z) for z in range(6)))
-    (root / "times.txt").write_text("\n".join(str(z * 0.1) for z in range(6)))
-    return root
+    return layouts.kitti_odometry(tmp_path)
 
 
 def test_poses_times_and_rig(folder: Path) -> None:
@@ -57,32 +40,6 @@ def test_a_pose_file_can_be_chosen_and_a_frame_needs_all_images(folder: Path) ->
     assert kitti_odometry(folder, poses="poses_other.txt").pose_source == "poses_other.txt"
     (folder / "image_3" / "000001.png").unlink()
     assert [f.stamp_ns for f in kitti_odometry(folder).frames] == [0, 200_000_000, 300_000_000]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("poses.txt", "1 0 0 0 0 1 0 0 0 0 1 0\n1 0 0 nan 0 1 0 0 0 0 1 0\n" * 3, r"poses.txt, line 2.*not finite"),
-        ("poses.txt", "1 0 0 0 0 1 0 0 0 0 1 zero\n" * 6, r"poses.txt, line 1.*not numbers"),
-        ("poses.txt", "2 0 0 0 0 1 0 0 0 0 1 0\n" * 6, r"poses.txt, line 1.*not a rigid transform"),
-        ("poses.txt", "1 0 0 0 0 1 0 0 0 0 1 0\n" * 3, "3 poses, but images up to frame 3"),
-        ("poses.txt", None, "no poses.txt"),
-        ("times.txt", "0.0\nsoon\n", r"times.txt, line 2.*not a time"),
-        ("times.txt", "0.0\n0.1\n", "2 times, but images up to frame 3"),
-        ("times.txt", "0.0\n0.1\n0.05\n0.2\n", "does not follow"),
-        ("calib.txt", f"P0: {projection((0, 0, 0))}\n", "no P2 for image_2"),
-        ("calib.txt", None, r"calib\.txt"),
-    ],
-)
-def test_defects_name_file_and_line(folder: Path, name: str, content: str | None, words: str) -> None:
-    (folder / name).unlink()
-    if content is not None:
-        (folder / name).write_text(content)
-    with pytest.raises(SceneCompletionError, match=words):
-        kitti_odometry(folder)
-
-
-# ---- real recordings
 
 
 @pytest.mark.parametrize("number", ["00", "01", "02", "03", "04", "05", "06", "07", "09"])
@@ -121,14 +78,6 @@ def test_voxelised_scan_is_the_official_grid(shared_data: Path) -> None:
     label = sequence.asset(0, "ssc_label")
     assert label.shape == (256, 256, 32)
     assert (label[official & (label != 255)] != 0).mean() > 0.9
-
-
-def test_a_raw_drive_has_scans_of_some_frames(shared_data: Path) -> None:
-    sequence = kitti_odometry(shared_data / "kitti_raw" / "2011_09_26_0013")
-    assert len(sequence) == 72
-    assert sequence.travelled_distance() == pytest.approx(172, abs=2)
-    points = sequence.lidar(10)
-    assert points is not None and len(points) > 5000 and sequence.lidar(1) is None
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import SceneCompletionError, SequenceError
+from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import view_rotation, virtual_pinhole
-from scene_completion_ros.sequences.frame_lists import frame_indices, read_frame_list
+from scene_completion_ros.sequences.frame_lists import frame_indices
 from scene_completion_ros.sequences.kitti_360 import check_complete, kitti_360, load_labels
 from scene_completion_ros.sequences.opening import holds_voxels, open_recording, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -67,39 +67,6 @@ def test_fisheyes_stand_where_the_calibration_puts_them(root: Path) -> None:
         view_rotation(pitch=np.deg2rad(-15.0)),
     )
     assert view.shape == (38, 140, 3) and validity.mean() > 0.9 and (view[validity] == POSED[0]).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("data_poses/{}/cam0_to_world.txt", "4 1 0 0 nan 0 1 0 0 0 0 1 0\n", r"line 1: frame 4: matrix holds NaN"),
-        ("data_poses/{}/cam0_to_world.txt", "4 1 0 0 0 0 1 0 0 0 0 1\n", r"line 1.*not numbers"),
-        ("data_poses/{}/cam0_to_world.txt", "", "holds no pose"),
-        ("calibration/calib_cam_to_velo.txt", "1 0 0\n", r"calib_cam_to_velo\.txt.*no 3x4"),
-        ("calibration/calib_cam_to_pose.txt", "image_00: 1 0 0 0 0 1 0 0 0 0 1 0\n", "no image_02 of 12 numbers"),
-        ("calibration/image_02.yaml", None, r"image_02\.yaml"),
-    ],
-)
-def test_defects_name_their_file(root: Path, name: str, content: str | None, message: str) -> None:
-    path = root / name.format(DRIVE)
-    path.unlink()
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(SceneCompletionError, match=message):
-        kitti_360(root, DRIVE)
-    with pytest.raises(SequenceError, match="Unpack some of"):
-        kitti_360(root, "0009")
-
-
-@pytest.mark.parametrize("line", ["drive 12", "drive twelve l", "drive 12 x", "drive -1 l"])
-def test_malformed_frame_lists_name_the_line(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "files.txt"
-    path.write_text(f"{DRIVE} 0 l\n{line}\n")
-    with pytest.raises(SequenceError, match="line 2: not `drive frame side`"):
-        read_frame_list(path)
-    path.write_text("\n")
-    with pytest.raises(SequenceError, match="empty"):
-        read_frame_list(path)
 
 
 LABELLED_POSED = [*range(1, 6), *range(7, 14)]  # the car stood at 6; no pose of 0, as in most drives

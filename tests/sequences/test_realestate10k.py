@@ -48,23 +48,3 @@ def test_lists_count_lines_also_where_pictures_are_missing(tmp_path: Path) -> No
         split.counted()
     saved = PosedSequence.load(sequence.save(tmp_path / "saved"))
     assert frame_indices(saved)[11] == 9
-
-
-@pytest.mark.parametrize(
-    ("line", "text", "message"),
-    [
-        (0, None, "first line is no address"),
-        (1, None, "line 2.*not 19 numbers"),
-        (2, "50033367 0.5 0.9 0.5 0.5 0 0 2 0 0 0 0 1 0 0 0 0 1 0", "line 3.*not a rigid transform"),
-        (2, "50033367 0.5 0.9 0.5 nan 0 0 1 0 0 0 0 1 0 0 0 0 1 0", "line 3.*not 19 numbers"),
-        (2, "50033367 0.6 0.9 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 0", "line 3.*intrinsics change"),
-    ],
-)
-def test_defects_are_named(tmp_path: Path, line: int, text: str | None, message: str) -> None:
-    folder = layouts.realestate10k(tmp_path, windows=True)
-    file = tmp_path / "test" / f"{folder.name}.txt"
-    lines = file.read_text().splitlines()
-    lines[line : line + 1] = [text] if text else [] if line == 0 else ["none"]
-    file.write_text("\n".join(lines))
-    with pytest.raises(SequenceError, match=message):
-        open_recording(folder)
