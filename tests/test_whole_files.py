@@ -1,6 +1,5 @@
 """A kill at any change of the disk leaves the former file or folder, or the new one, under its name."""
 
-import errno
 import os
 import shutil
 import signal
@@ -53,15 +52,6 @@ def change(folder: Path) -> None:
     with whole_folder(folder, {"a", "b", "gone"}) as part:
         (part / "a").write_bytes(b"2")
         (part / "b").write_bytes(b"2")
-
-
-def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "card.html"
-    write_whole(file, b"before")
-    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
-    with pytest.raises(OSError, match="full"):
-        write_whole(file, b"after")
-    assert contents(tmp_path) == {"card.html": b"before"}
 
 
 def test_a_file_is_whole_wherever_its_writer_is_killed(tmp_path: Path) -> None:

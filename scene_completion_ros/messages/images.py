@@ -5,7 +5,7 @@ Messages are duck-typed: those of rosbags and of rclpy both work. Whatever the e
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,52 +14,43 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import BagError, ImageError
 from scene_completion_ros.picture_files import decode_picture, picture_size, to_8_bit, to_rgb
 
-Layout = Literal["mono", "rgb", "bgr", "rgba", "bgra", "bayer", "yuv422", "nv"]
-
 
 @dataclass(frozen=True)
 class Encoding:
     """How the pixels of a raw image lie in memory."""
 
-    layout: Layout  # meaning of the channels
     channels: int  # numbers per pixel
-    dtype: str = "u1"  # NumPy kind and size without byte order ("u1", "u2", "f4")
-    conversion: int = -1  # OpenCV's conversion code to RGB, for bayer and YUV layouts
+    conversion: int  # OpenCV's conversion code to RGB; -1 for RGB itself
+    dtype: str = "u1"  # NumPy kind and size without byte order
 
 
-# OpenCV's newer Bayer names say the pattern itself, as ROS does (its older ones name it from the second row).
-_BAYER = {
-    "rggb": cv2.COLOR_BayerRGGB2RGB,
-    "bggr": cv2.COLOR_BayerBGGR2RGB,
-    "gbrg": cv2.COLOR_BayerGBRG2RGB,
-    "grbg": cv2.COLOR_BayerGRBG2RGB,
+_COLOURS = {
+    "mono": (1, cv2.COLOR_GRAY2RGB),
+    "rgb": (3, -1),
+    "bgr": (3, cv2.COLOR_BGR2RGB),
+    "rgba": (4, cv2.COLOR_RGBA2RGB),
+    "bgra": (4, cv2.COLOR_BGRA2RGB),
+    # OpenCV's newer Bayer names say the pattern itself, as ROS does (its older ones name it from the second row).
+    "bayer_rggb": (1, cv2.COLOR_BayerRGGB2RGB),
+    "bayer_bggr": (1, cv2.COLOR_BayerBGGR2RGB),
+    "bayer_gbrg": (1, cv2.COLOR_BayerGBRG2RGB),
+    "bayer_grbg": (1, cv2.COLOR_BayerGRBG2RGB),
 }
-
+_PAIRS = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv")  # two pixels in a row share their colours
+_PLANES = ("nv12", "nv21")
 ENCODINGS: dict[str, Encoding] = {
-    "mono8": Encoding("mono", 1),
-    "8uc1": Encoding("mono", 1),
-    "mono16": Encoding("mono", 1, "u2"),
-    "rgb8": Encoding("rgb", 3),
-    "bgr8": Encoding("bgr", 3),
-    "8uc3": Encoding("bgr", 3),  # OpenCV's order, which cv_bridge writes under this name
-    "rgba8": Encoding("rgba", 4),
-    "bgra8": Encoding("bgra", 4),
-    "8uc4": Encoding("bgra", 4),
-    "rgb16": Encoding("rgb", 3, "u2"),
-    "bgr16": Encoding("bgr", 3, "u2"),
-    "rgba16": Encoding("rgba", 4, "u2"),
-    "bgra16": Encoding("bgra", 4, "u2"),
-    **{f"bayer_{pattern}8": Encoding("bayer", 1, "u1", code) for pattern, code in _BAYER.items()},
-    **{f"bayer_{pattern}16": Encoding("bayer", 1, "u2", code) for pattern, code in _BAYER.items()},
-    "yuv422": Encoding("yuv422", 2, "u1", cv2.COLOR_YUV2RGB_UYVY),
-    "uyvy": Encoding("yuv422", 2, "u1", cv2.COLOR_YUV2RGB_UYVY),
-    "yuv422_yuy2": Encoding("yuv422", 2, "u1", cv2.COLOR_YUV2RGB_YUYV),
-    "yuyv": Encoding("yuv422", 2, "u1", cv2.COLOR_YUV2RGB_YUYV),
-    "nv12": Encoding("nv", 1, "u1", cv2.COLOR_YUV2RGB_NV12),
-    "nv21": Encoding("nv", 1, "u1", cv2.COLOR_YUV2RGB_NV21),
+    **{f"{name}{8 * size}": Encoding(*of, f"u{size}") for name, of in _COLOURS.items() for size in (1, 2)},
+    "8uc1": Encoding(*_COLOURS["mono"]),
+    "8uc3": Encoding(*_COLOURS["bgr"]),  # OpenCV's order, which cv_bridge writes under this name
+    "8uc4": Encoding(*_COLOURS["bgra"]),
+    "yuv422": Encoding(2, cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": Encoding(2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": Encoding(2, cv2.COLOR_YUV2RGB_YUYV),
+    "yuyv": Encoding(2, cv2.COLOR_YUV2RGB_YUYV),
+    "nv12": Encoding(1, cv2.COLOR_YUV2RGB_NV12),
+    "nv21": Encoding(1, cv2.COLOR_YUV2RGB_NV21),
 }
 DEPTH_ENCODINGS = ("16uc1", "32fc1")
-_TO_RGB = {"mono": cv2.COLOR_GRAY2RGB, "bgr": cv2.COLOR_BGR2RGB, "rgba": cv2.COLOR_RGBA2RGB, "bgra": cv2.COLOR_BGRA2RGB}
 
 
 def decode_image(message: Any, shrink: int = 1) -> NDArray[np.uint8]:
@@ -76,18 +67,13 @@ def decode_image(message: Any, shrink: int = 1) -> NDArray[np.uint8]:
         if mosaic is None or picture.ndim > 2:
             return to_rgb(picture)
         return to_8_bit(cv2.cvtColor(picture, mosaic.conversion))
-    encoding = _encoding_of(message)
-    if encoding.layout == "nv":
-        planes = np.ascontiguousarray(_nv_planes(message))
-        return np.asarray(cv2.cvtColor(planes, encoding.conversion), dtype=np.uint8)
-    pixels = _pixels(message, encoding.channels, encoding.dtype)
-    if encoding.layout == "bayer" and pixels.dtype == np.uint16:
-        return to_8_bit(cv2.cvtColor(np.ascontiguousarray(pixels), encoding.conversion))
-    if encoding.conversion >= 0:
-        return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), encoding.conversion), dtype=np.uint8)
-    if encoding.layout == "rgb":
-        return np.array(to_8_bit(pixels), dtype=np.uint8, order="C")
-    return np.asarray(cv2.cvtColor(np.ascontiguousarray(to_8_bit(pixels)), _TO_RGB[encoding.layout]), dtype=np.uint8)
+    name, encoding = _encoding_of(message)
+    pixels = _stored(message, name, encoding)
+    if not name.startswith("bayer"):  # a mosaic is interpolated with all its bits
+        pixels = to_8_bit(pixels)
+    if encoding.conversion < 0:
+        return np.array(pixels, dtype=np.uint8, order="C")
+    return to_8_bit(cv2.cvtColor(np.ascontiguousarray(pixels), encoding.conversion))
 
 
 def decode_published_depth(message: Any) -> NDArray[np.float32]:
@@ -110,11 +96,7 @@ def check_image(message: Any) -> None:
     if hasattr(message, "format"):
         picture_size(_bytes(message), _picture_format(message))
         return
-    encoding = _encoding_of(message)
-    if encoding.layout == "nv":
-        _nv_planes(message)
-    else:
-        _pixels(message, encoding.channels, encoding.dtype)
+    _stored(message, *_encoding_of(message))
 
 
 def announced_size(message: Any) -> tuple[int, int]:
@@ -122,7 +104,7 @@ def announced_size(message: Any) -> tuple[int, int]:
     if hasattr(message, "format"):
         return picture_size(_bytes(message), _picture_format(message))
     check_image(message)
-    if str(message.encoding).lower() in ("nv12", "nv21"):
+    if str(message.encoding).lower() in _PLANES:
         planes = _nv_planes(message)
         return planes.shape[1], planes.shape[0] * 2 // 3
     return int(message.width), int(message.height)
@@ -130,11 +112,11 @@ def announced_size(message: Any) -> tuple[int, int]:
 
 def bayer_encoding(message: Any) -> Encoding | None:
     """The encoding of the raw image that was compressed, as in "bayer_rggb8; png compressed", if it was a mosaic."""
-    encoding = ENCODINGS.get(str(message.format).partition(";")[0].strip().lower())
-    return encoding if encoding is not None and encoding.layout == "bayer" else None
+    name = str(message.format).partition(";")[0].strip().lower()
+    return ENCODINGS.get(name) if name.startswith("bayer") else None
 
 
-def _encoding_of(message: Any) -> Encoding:
+def _encoding_of(message: Any) -> tuple[str, Encoding]:
     name = str(message.encoding)
     encoding = ENCODINGS.get(name.lower())
     if encoding is None:
@@ -143,10 +125,15 @@ def _encoding_of(message: Any) -> Encoding:
             raise ImageError(what, where="image", cure="Name the topic of a colour or grey image")
         what = f"unknown encoding {name!r}"
         raise ImageError(what, where="image", cure=f"Publish one of {', '.join(sorted(ENCODINGS))}")
-    if encoding.layout == "yuv422" and int(message.width) % 2:
+    if name.lower() in _PAIRS and int(message.width) % 2:
         what = f"an image of {message.width} pixels in a row, but two of {name} share their colours"
         raise ImageError(what, where="image", cure="Check the driver that published it")
-    return encoding
+    return name.lower(), encoding
+
+
+def _stored(message: Any, name: str, encoding: Encoding) -> NDArray[Any]:
+    """The numbers of an image as its encoding has them."""
+    return _nv_planes(message) if name in _PLANES else _pixels(message, encoding.channels, encoding.dtype)
 
 
 def _pixels(message: Any, channels: int, dtype: str) -> NDArray[Any]:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.mapping.clearing import (
-    MARGIN,
     ClearingRays,
     clearing_voxels,
     free_distances,
@@ -70,26 +69,6 @@ def test_twins_agree(seed: int) -> None:
     rays, blind = some_rays(rng, 200), rng.uniform(0.0, 6.0)
     expected = free_distances_reference(state, origin, rays, blind)
     np.testing.assert_allclose(free_distances(state, origin, rays, blind), expected, atol=1e-9)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_line_to_a_clearing_point_lies_in_seen_free_space_and_ends_with_it(seed: int) -> None:
-    rng = np.random.default_rng(100 + seed)
-    state = some_state(rng, (16, 14, 12), rng.uniform(0.7, 0.99))
-    origin = rng.uniform(1.0, 11.0, 3)
-    state[tuple(origin.astype(int))] = FREE
-    rays = rng.normal(size=(200, 3))
-    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-    cleared = 0
-    for ray, distance in zip(rays, free_distances(state, origin, rays, 0.0), strict=True):
-        line = origin + np.linspace(0.0, 1.0, 400)[:, None] * distance * ray
-        assert np.all(state[tuple(np.floor(line).astype(int).T)] == FREE)
-        if distance > 0.0:
-            cleared += 1
-            beyond = np.floor(origin + (distance + MARGIN + 1e-5) * ray).astype(int)
-            inside = np.all((beyond >= 0) & (beyond < state.shape))
-            assert not inside or state[tuple(beyond)] != FREE
-    assert cleared > 50
 
 
 def test_clearing_points_of_a_street() -> None:

@@ -142,24 +142,6 @@ def test_labels_of_another_meaning_are_forgotten_and_occupancy_stays() -> None:
     assert set(same.voxels.label[~said]) == {0, 1}
 
 
-@pytest.mark.parametrize(("seen_frames", "within"), [(1.0, 1), (3.0, 3), (6.0, 5)])
-def test_what_moves_away_and_what_appears_is_believed_within_the_stated_frames(seen_frames: float, within: int) -> None:
-    """Equal evidence for and against at a threshold of one half: (n / (n + 1)) ** k falls below a half."""
-    assert within == math.floor(math.log(0.5) / math.log(seen_frames / (seen_frames + 1.0))) + (seen_frames != 1.0)
-    for before, after in ((0.9, 0.1), (0.1, 0.9)):
-        fusion = make(0.499999, seen_frames=seen_frames, half_life=600.0)
-        for step in range(20):
-            fuse(fusion, np.full(GRID.shape, before), step * TENTH, at())
-        answers = []
-        for step in range(20, 20 + within):
-            result = fuse(fusion, np.full(GRID.shape, after), step * TENTH, at())
-            answers.append(bool(result.voxels.state[3, 6, 3] >= SURFACE))
-        was = before > after
-        assert answers[:-1] == [was] * (within - 1)
-        if (seen_frames, was) != (1.0, True):  # an exact tie, which counts as occupied
-            assert answers[-1] is not was
-
-
 @pytest.mark.parametrize(("label", "images"), [(1, 1), (2, 2)], ids=["car", "wall"])
 def test_a_body_that_was_there_for_long_is_gone_once_images_see_its_space_free(label: int, images: int) -> None:
     """From a robot that drives by in a bend: with weights of the node, whatever the number of images before."""

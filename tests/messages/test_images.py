@@ -24,7 +24,7 @@ from tests.bags.recordings import HEIGHT, WIDTH, compressed, image, jpeg, pictur
 BYTES_PER_PIXEL = {
     name: encoding.channels * np.dtype(encoding.dtype).itemsize
     for name, encoding in ENCODINGS.items()
-    if encoding.layout != "nv"
+    if name not in ("nv12", "nv21")
 }
 ROS_NAMES = {"8uc1": "8UC1", "8uc3": "8UC3", "8uc4": "8UC4"}
 
