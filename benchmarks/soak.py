@@ -139,7 +139,7 @@ class Drive(RunningNode):
         values = {
             "obstacle.max_height": random.uniform(1.0, 3.0),
             "fusion.forget_after": random.uniform(3.0, 6.0),
-            "image.timeout": random.uniform(2.0, 3.0),
+            "sync.timeout": random.uniform(0.1, 0.3),
         }
         parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
         request = SetParametersAtomically.Request(parameters=parameters)

@@ -55,6 +55,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "vocabulary --template": "write template: ... into the file of --file",
     },
     "parameter": {
+        "image.timeout": "leave it out, two seconds without an image are an error in /diagnostics",
         "record.unsure": _SNAPSHOTS,
         "record.wrong": _SNAPSHOTS,
         "scale.mounting": "state camera.height and camera.pitch, or base_frame",

@@ -204,11 +204,6 @@ class NodeParameters:
         False,
         "The image is already rectified: the projection matrix P of the CameraInfo holds, its distortion does not.",
     )
-    image_timeout: float = _live(
-        2.0,
-        "Seconds without an image, or without CameraInfo, after which `/diagnostics` reports an error.",
-        bounds=(0.1, 3600.0),
-    )
     cameras: str = _parameter(
         "",
         "Names of several cameras, with commas between them. The node fuses their voxels into one grid. Each camera "

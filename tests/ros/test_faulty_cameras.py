@@ -134,7 +134,7 @@ def test_rubbish_among_images(start: Any, completer: Callable[..., Completer]) -
 
 
 def test_a_camera_that_stops_returns_and_changes(start: Any, completer: Callable[..., Completer]) -> None:
-    faulty = start("-p", "image.qos:=auto", "-p", "image.timeout:=1.0")
+    faulty = start("-p", "image.qos:=auto")
     faulty.start()
     told = faulty.told
     assert "subscribed as its publishers offer it: reliable" in faulty.node.log

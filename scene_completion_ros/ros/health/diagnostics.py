@@ -45,6 +45,7 @@ from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.topics import DIAGNOSTICS
 
 RATE_WINDOW_S = 10.0
+LONGEST_SILENCE_S = 2.0  # without an image, or without CameraInfo, after which that is an error
 STANDING = 3  # images with the stamp of the one before, from which on stamps stand still
 MOST_ARRIVALS = 2000  # kept to tell the rate: 200 Hz through the whole window
 # Fast DDS's default shared-memory segment: larger messages do not reach best-effort readers (docs/node.md).
@@ -142,7 +143,6 @@ class CameraFacts:
     image_publishers: Publishers  # who publishes images
     camera_info_publishers: Publishers  # who publishes CameraInfo
     now_s: float  # the moment, on the clock of the record
-    timeout_s: float  # silence longer than this is a fault
     middleware: str  # name of the RMW implementation
 
     @property
@@ -160,7 +160,7 @@ def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "
     record, now_s = camera.record, camera.now_s
     values = _input_values(camera, received, drops)
     silent_s = camera.silent_s(record.images.last_s)
-    if silent_s > camera.timeout_s:
+    if silent_s > LONGEST_SILENCE_S:
         cause = _cause_of_silence(camera)
         return Status(name, Level.ERROR, f"no image for {silent_s:.1f} s: {cause}", values, cause)
     if record.images.last_s is None:
@@ -213,7 +213,7 @@ def calibration_status(
         )
         return Status(name, Level.ERROR, message, values)
     image_silent_s = camera.silent_s(record.images.last_s)
-    if record.camera_infos.count > 1 and silent_s > camera.timeout_s >= image_silent_s:
+    if record.camera_infos.count > 1 and silent_s > LONGEST_SILENCE_S >= image_silent_s:
         message = f"CameraInfo stopped {silent_s:.1f} s ago, images go on: the node completes them with the last one; "
         return Status(name, Level.WARN, f"{message}check the driver (ros2 topic hz {topic})", values)
     if several or warnings:
@@ -238,7 +238,7 @@ def _no_camera(camera: CameraFacts, silent_s: float, values: dict[str, str], nam
     if record.camera_infos.count:
         message = f"no message on {topic} was usable: calibrate the camera; the log says what is wrong"
         return Status(name, Level.ERROR, message, values)
-    if silent_s <= camera.timeout_s:
+    if silent_s <= LONGEST_SILENCE_S:
         return Status(name, Level.OK, f"waiting for CameraInfo on {topic}", values)
     count = len(camera.camera_info_publishers.types)
     if not count:
@@ -683,7 +683,7 @@ class Diagnostics:
         found = []
         for name, record in observed.inputs.items():
             image, info = self._publishers(record.image_topic), self._publishers(record.camera_info_topic)
-            camera = CameraFacts(record, image, info, now_s, observed.parameters.image_timeout, self._middleware)
+            camera = CameraFacts(record, image, info, now_s, self._middleware)
             status = input_status(camera, observed.counts.received, drops, of_camera("input", name))
             if name:
                 missing = str(observed.counts.missing.get(name, 0))

@@ -1,6 +1,5 @@
 """/diagnostics of the running node, in all its states and with the faults that users meet."""
 
-import functools
 import os
 import subprocess
 import sys
@@ -28,11 +27,6 @@ PARTS = {"lifecycle", "input", "calibration", "inference", "outputs", "memory"}
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 Start = Callable[..., CameraToVoxels]
-
-
-@pytest.fixture
-def start(start: Start) -> Start:
-    return functools.partial(start, "-p", "image.timeout:=1.5")
 
 
 class Stream:
@@ -152,7 +146,7 @@ def test_topics_without_publishers_and_publishers_that_do_not_match(start: Start
 
 def test_large_images_that_are_lost_without_a_word_are_told_with_the_cure(start: Start) -> None:
     """The publishing process lacks the profile, as a camera driver does by default."""
-    running = start("-p", "image.timeout:=0.5")
+    running = start()
     running.graph.node.destroy_publisher(running.images)
     environment = {name: value for name, value in os.environ.items() if not name.endswith("DEFAULT_PROFILES_FILE")}
     driver = subprocess.Popen(

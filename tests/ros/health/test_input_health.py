@@ -41,7 +41,7 @@ def judged(
     record: InputRecord, now_s: float = 110.0, images: Publishers = ONE, infos: Publishers = INFO,
     drops: Drops = NONE_DROPPED, middleware: str = "rmw_fastrtps_cpp",
 ) -> tuple[Status, Status]:  # fmt: skip
-    facts = CameraFacts(record, images, infos, now_s, 2.0, middleware)
+    facts = CameraFacts(record, images, infos, now_s, middleware)
     return input_status(facts, record.images.count, drops), calibration_status(facts, drops, ())
 
 
