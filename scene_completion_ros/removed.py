@@ -56,6 +56,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     },
     "parameter": {
         "image.timeout": "leave it out, two seconds without an image are an error in /diagnostics",
+        "inferred_is_free": "leave it out, only space that was seen free makes cells of ~/occupancy_grid free",
         "record.unsure": _SNAPSHOTS,
         "record.wrong": _SNAPSHOTS,
         "scale.mounting": "state camera.height and camera.pitch, or base_frame",

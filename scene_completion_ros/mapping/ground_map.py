@@ -103,9 +103,8 @@ class GroundProjection:
         voxels: SemanticVoxels,  # completed voxels on this projection's grid
         *,
         # Labels of classes that are no obstacles (see `ignored_labels`). Where such a voxel was seen, it counts as seen
-        # free; where it was completed, as inferred free.
+        # free; where it was completed, as inferred free, which makes no cell free.
         ignored: Iterable[int] = (),
-        inferred_is_free: bool = False,  # inferred free space counts as free too
         # Points [N, 3] of the ground in the upright frame, half a metre apart or less; where there are none it is the
         # plane z = 0.
         ground: NDArray[np.floating] | None = None,
@@ -125,7 +124,7 @@ class GroundProjection:
 
         height = None if ground is None else self._heights(ground)
         band = dense[self._looked_up if height is None else self._voxels_at(height)]
-        is_free = (band == VoxelState.FREE_SEEN) | (inferred_is_free & (band == VoxelState.FREE_INFERRED))
+        is_free = band == VoxelState.FREE_SEEN
         largest = band.max(axis=0)
         self._throw(voxels.index[~passable], dense[flat[~passable]], largest, height)
         cells = np.where(is_free.all(axis=0), FREE, UNKNOWN)

@@ -342,9 +342,6 @@ class NodeParameters:
         "Classes that are no obstacles, with commas between them; `auto` takes road, parking, sidewalk, terrain, "
         "other-ground, or floor, where the bundle has them.",
     )
-    inferred_is_free: bool = _live(
-        False, "Free space that was only inferred also makes cells of `~/occupancy_grid` free. It never clears."
-    )
     clearing_blind_zone: float = _live(
         2.0,
         "Metres before the camera in which unobserved voxels do not end the rays of `~/clearing`.",

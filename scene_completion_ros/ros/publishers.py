@@ -247,7 +247,6 @@ class Outputs:
         ground = self._ground(
             voxels,
             ignored=ignored_here(voxels, parameters),
-            inferred_is_free=parameters.inferred_is_free,
             ground=self._ground_points(scene),
         )
         return [occupancy_grid_message(ground, voxels.stamp_ns, placement.map_frame_id, placement.frame_from_map)]

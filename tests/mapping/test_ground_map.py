@@ -65,9 +65,6 @@ def test_a_cell_is_a_column_of_the_band() -> None:
     shifted = projected(scene(), RigidTransform(np.eye(3), np.array([10.1, -3.3, 1.0])))
     assert shifted.origin == pytest.approx((10.1, -4.3))
     np.testing.assert_array_equal(shifted.cells, EXPECTED)
-    inferred_is_free = np.array(EXPECTED)
-    inferred_is_free[1, 1] = 0
-    np.testing.assert_array_equal(projected(scene(), inferred_is_free=True).cells, inferred_is_free)
 
 
 def test_obstacles_stand_on_the_ground_that_was_seen() -> None:
@@ -90,8 +87,6 @@ def test_ignored_classes_are_no_obstacles() -> None:
     expected = np.zeros((4, 3))
     expected[1, 1], expected[2, 2] = -1, 100  # completed road was not seen
     np.testing.assert_array_equal(projected(voxels, ignored=labels).cells, expected)
-    expected[1, 1] = 0
-    np.testing.assert_array_equal(projected(voxels, ignored=labels, inferred_is_free=True).cells, expected)
 
 
 POSES = [

@@ -121,7 +121,7 @@ def test_a_robot_that_drives(source: str, start: Start, truth: Truth) -> None:
     ground = drive.maps[-1]
     assert ground.header.frame_id == BASE
     wanted = GroundProjection(truth.grid, pose(0.8, 0.2).inverse(), 0.3, 2.0)(
-        truth.voxels(some_image(2), pose(0.8, 0.2) @ MOUNT), ignored=[], inferred_is_free=False
+        truth.voxels(some_image(2), pose(0.8, 0.2) @ MOUNT), ignored=[]
     )
     np.testing.assert_array_equal(np.reshape(ground.data, wanted.cells.shape), wanted.cells)
     assert (wanted.cells == 100).any()
