@@ -25,8 +25,9 @@ from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelSta
 TOUCH = 1e-6
 # A clearing point lies this far before the end of seen free space, in voxel edges: nothing rounds it over.
 MARGIN = 0.5
-# Metres before the camera in which unobserved voxels end no ray: in 2 m, a voxel of 0.2 m takes 6 degrees.
-BLIND_ZONE = 2.0
+# Voxel edges before the camera within which unobserved voxels, or those before the grid, end no ray: a voxel takes more
+# than 6 degrees there.
+BLIND_ZONE = 10.0
 
 UNOBSERVED, FREE_SEEN = np.uint8(VoxelState.UNOBSERVED), np.uint8(VoxelState.FREE_SEEN)
 
@@ -40,8 +41,6 @@ class ClearingRays:
         grid_from_camera: RigidTransform,
         camera: Camera,  # its pixels are the rays; `Completion.depth_camera` has those by which voxels were seen or not
         *,
-        # Distance from the camera in which voxels may be unobserved, or lie before the grid, metres.
-        blind_zone: float = BLIND_ZONE,
         threads: int | None = None,  # CPU threads; None for all that this process may use
     ) -> None:
         self.grid, self.threads = grid, threads
@@ -52,13 +51,12 @@ class ClearingRays:
         # Unit vectors [R, 3] in the optical frame, and in the grid.
         self._optical: NDArray[np.float64] = rays / np.linalg.norm(rays, axis=1, keepdims=True)
         self._direction = np.ascontiguousarray(self._optical @ grid_from_camera.rotation.T)
-        self._blind = blind_zone / grid.voxel_size
 
     def __call__(self, voxels: SemanticVoxels) -> NDArray[np.float32]:
         """Clearing points of one image in the camera's optical frame, metres, float32 [N, 3], N at most one a ray."""
         assert voxels.grid == self.grid
         with kernel_threads(self.threads):
-            distance = free_distances(voxels.state, self._origin, self._direction, self._blind) * self.grid.voxel_size
+            distance = free_distances(voxels.state, self._origin, self._direction, BLIND_ZONE) * self.grid.voxel_size
         clears = distance > 0.0
         return (self._optical[clears] * distance[clears, None]).astype(np.float32)
 

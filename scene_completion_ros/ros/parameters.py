@@ -342,11 +342,6 @@ class NodeParameters:
         "Classes that are no obstacles, with commas between them; `auto` takes road, parking, sidewalk, terrain, "
         "other-ground, or floor, where the bundle has them.",
     )
-    clearing_blind_zone: float = _live(
-        2.0,
-        "Metres before the camera in which unobserved voxels do not end the rays of `~/clearing`.",
-        bounds=(0.0, 20.0),
-    )
     output_qos: OutputQos = _parameter(
         "reliable",
         "Reliability of the voxels, the depth, and the clouds and grids for planners. `reliable` serves every reader. "

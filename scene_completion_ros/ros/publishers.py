@@ -130,7 +130,7 @@ class Outputs:
         self._node, self._resources = node, resources
         self._counters = counters
         self._cloud: Any = None  # the last one; publishing has copied it
-        self._rays: dict[str, tuple[tuple[Camera, RigidTransform, float, int], ClearingRays]] = {}
+        self._rays: dict[str, tuple[tuple[Camera, RigidTransform, int], ClearingRays]] = {}
         self._ground: GroundProjection | None = None
         self._ground_made_for: tuple[float, ...] | None = None
         result_qos = BEST_EFFORT_QOS if best_effort else OUTPUT_DEPTH
@@ -283,16 +283,14 @@ class Outputs:
 
     def _rays_of(self, frame: Frame) -> ClearingRays:
         completion, parameters = frame.completion, frame.parameters
-        blind_zone = parameters.clearing_blind_zone
         grid_from_camera = completion.voxels.grid_from_camera
-        wanted = completion.depth_camera, grid_from_camera, blind_zone, parameters.threads
+        wanted = completion.depth_camera, grid_from_camera, parameters.threads
         made_for, rays = self._rays.get(frame.name, (None, None))
         if rays is None or wanted != made_for:
             rays = ClearingRays(
                 completion.voxels.grid,
                 grid_from_camera,
                 completion.depth_camera,
-                blind_zone=blind_zone,
                 threads=parameters.threads or None,
             )
             self._rays[frame.name] = wanted, rays

@@ -87,7 +87,7 @@ ELEVATION = _out(
     "~/elevation", _CLOUD, "the ground ahead as a regular grid of points, with the standard deviation of their height"
 )
 OBSTACLES = _out("~/obstacles", _CLOUD, "occupied voxels without road, pavement and the like")
-CLEARING = _out("~/clearing", _CLOUD, "ends of rays on which, beyond `clearing_blind_zone`, all was seen free")
+CLEARING = _out("~/clearing", _CLOUD, "ends of rays on which, beyond ten voxels, all was seen free")
 FREE_SPACE = _out("~/free_space", _CLOUD, "cubes that were seen free throughout")
 VOXEL_GRID = _out("~/voxel_grid", _IMAGE, "every voxel, one byte each")
 VOXEL_GRID_INFO = _out(

@@ -84,7 +84,7 @@ def test_clearing_points_of_a_street() -> None:
         passed = (ways[:, 0] < length) & (ways[:, 1] - ways[:, 0] > 1e-4)  # the point is rounded to float32
         met = voxels.state[tuple(index[passed].T)]
         assert met[-1] == FREE
-        assert set(met[ways[passed, 0] > 10.0]) <= {FREE}  # the blind zone: 2 m of 0.2 m
+        assert set(met[ways[passed, 0] > 10.0]) <= {FREE}  # the blind zone
         assert set(met) <= {FREE, UNOBSERVED}
     forward, left = points[:, 2], -points[:, 0]
     to_the_wall = (left / forward > 0.3) & (left / forward < 0.6) & (np.abs(points[:, 1] / forward) < 0.3)

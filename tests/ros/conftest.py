@@ -56,7 +56,7 @@ def grid_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small grid just in front of the camera, so that a frame costs little."""
     path = tmp_path_factory.mktemp("grid") / "grid.yaml"
     path.write_text(
-        "origin: [2.0, -3.2, -1.6]\nvoxel_size: 0.2\nshape: [32, 32, 16]\n"
+        "origin: [1.0, -3.2, -1.6]\nvoxel_size: 0.2\nshape: [32, 32, 16]\n"
         "grid_from_camera: [0, 0, 1, 0, -1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 0, 1]\n",
         encoding="utf-8",
     )

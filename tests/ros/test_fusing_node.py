@@ -19,8 +19,6 @@ from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.ros.camera_to_voxels import CAMERA, FRAME, OK, SECOND_NS, WARN, is_cloud_of
 from tests.ros.moving_robot import MOUNT, TENTH_NS, TOPICS, FusedTruth, FusingDrive, pose
 
-BLIND_ZONE = 3.0  # the grid begins two metres before the camera
-
 
 @pytest.fixture(scope="module")
 def truth(completer: Callable[..., Completer]) -> FusedTruth:
@@ -35,7 +33,7 @@ def map_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def running(start_once: Callable[..., Any], truth: FusedTruth, map_file: Path) -> Iterator[FusingDrive]:
     truth.joined(truth.map(), 0, 0, 0.0)  # compiled, so that no image of the node comes late for that
-    given = "-p", f"clearing_blind_zone:={BLIND_ZONE}", "-p", f"fusion.map_file:={map_file}"
+    given = "-p", f"fusion.map_file:={map_file}"
     drive: FusingDrive = start_once(*TOPICS, *given, kind=FusingDrive)
     drive.begin()
     yield drive
@@ -67,7 +65,7 @@ def test_images_are_joined_where_the_robot_drives(drive: FusingDrive, truth: Fus
         assert (alone.voxels.state[free_seen] == VoxelState.FREE_SEEN).all()
         remembered += int(((alone.voxels.state == VoxelState.UNOBSERVED) & (grid >= VoxelState.SURFACE)).sum())
 
-        rays = ClearingRays(truth.grid, truth.grid_from_camera, alone.depth_camera, blind_zone=BLIND_ZONE, threads=1)
+        rays = ClearingRays(truth.grid, truth.grid_from_camera, alone.depth_camera, threads=1)
         wanted = rays(clearing_voxels(fused.voxels, alone.voxels))
         assert len(wanted) > 1000
         ends = np.frombuffer(drive.stamped(drive.clearing, stamp_ns).data, np.float32).reshape(-1, 3)

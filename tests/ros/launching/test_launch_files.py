@@ -269,7 +269,7 @@ def test_the_example_files_fit_the_node_and_each_other() -> None:
 def test_the_settings_of_a_small_robot_fit_the_node() -> None:
     given = read_parameters(CONFIG / "small_robot.yaml")
     parameters = NodeParameters(**{spec.field: given[spec.name] for spec in SCHEMA if spec.name in given})
-    assert parameters.bundle in shipped_students() and len(given) == 5
+    assert parameters.bundle in shipped_students() and len(given) == 4
     check_frames(dataclasses.replace(parameters, transform_source="tf2"))
     assert parameters.obstacle_min_height < parameters.obstacle_max_height
 
