@@ -55,6 +55,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "vocabulary --template": "write template: ... into the file of --file",
     },
     "parameter": {
+        "depth.deviation": "leave it out, it is 0.02 of the depth",
         "image.timeout": "leave it out, two seconds without an image are an error in /diagnostics",
         "clearing_blind_zone": "leave it out, it is ten voxels",
         "inferred_is_free": "leave it out, only space that was seen free makes cells of ~/occupancy_grid free",

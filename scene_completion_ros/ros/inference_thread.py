@@ -172,6 +172,7 @@ def _corner_depths(
 
 
 MOST_POINTS = 200_000  # of a cloud: about four for each pixel that takes one
+SENSED_DEVIATION = 0.02  # standard deviation of depths of the sensor, as a share of them
 MOST_RATIO = 3.0  # between depths of the sensor and of the network: beyond it, units or the pose are wrong
 
 
@@ -224,7 +225,7 @@ class DepthReader:
             points = reading.camera_from_sensor.apply(points[:: 1 + len(points) // MOST_POINTS])
         else:
             points = self._unprojected(frame, reading.message, bundle.canonical)
-        sensed = sensed_depth(points, bundle.canonical, frame.parameters.depth_deviation)
+        sensed = sensed_depth(points, bundle.canonical, SENSED_DEVIATION)
         known = sensed[1] > 0.0
         if not known.any():
             what = f"none of {len(points)} points lies in the image"

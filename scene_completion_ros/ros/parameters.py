@@ -298,7 +298,6 @@ class NodeParameters:
         "takes what is nearest within `sync.tolerance`, for which, and for the transform of a cloud, it waits up to "
         "`transform.timeout`.",
     )
-    depth_deviation: float = _live(0.02, "Standard deviation of such depths, as a share of them.", bounds=(0.001, 1.0))
     fusion_enabled: bool = _live(
         False,
         "Join the voxels of each image with those of the images before it, in a map that stands still in "

@@ -201,9 +201,7 @@ class SensorBench:
         if not fresh:
             self.see(NotYetError("none yet", may_come=False))
 
-    def see(
-        self, depth: Any, pose: RigidTransform | None = None, deviation: float = 0.02, epoch: Epoch = NOW
-    ) -> NDArray[np.float32] | None:
+    def see(self, depth: Any, pose: RigidTransform | None = None, epoch: Epoch = NOW) -> NDArray[np.float32] | None:
         """The evidence about the next image; `pose`: of the sensor in the camera."""
         reading = depth
         if depth is not None and not isinstance(depth, NotYetError):
@@ -213,7 +211,6 @@ class SensorBench:
             name="",
             topic="/image",
             camera=self.camera,
-            parameters=SimpleNamespace(depth_deviation=deviation),
             depth=reading,
             completion=SimpleNamespace(own_depth=own),
         )
@@ -243,12 +240,12 @@ def test_a_depth_image_is_read_as_rep_118_has_it(
     values = np.full((32, 64), 6.0 * unit, kind)
     for column, value in enumerate(unknown):
         values[:, 2 * column : 2 * column + 2] = value
-    sensed = SensorBench().see(depth_image(values, encoding, padding=padding), deviation=0.05)
+    sensed = SensorBench().see(depth_image(values, encoding, padding=padding))
     assert sensed is not None
     known = sensed[1] > 0.0
     assert known[:, len(unknown) + 1 :].mean() > 0.95 and not known[:, : len(unknown) - 1].any()
     np.testing.assert_allclose(sensed[0, known], math.log(6.0), rtol=1e-6)
-    np.testing.assert_allclose(sensed[1, known], 400.0, rtol=1e-6)
+    np.testing.assert_allclose(sensed[1, known], 2500.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("width", "height"), [(160, 80), (320, 160), (80, 40)])
