@@ -484,12 +484,12 @@ class Inputs:
             timeout_s = frame.parameters.sync_timeout
             self._sets.add(frame.name, frame.stamp_ns, frame, tolerance_ns=tolerance_ns, timeout_s=timeout_s)
         else:
-            self._room.enter((frame,), frame.parameters.transform_timeout)
+            self._room.enter((frame,), frame.parameters.sync_timeout)
 
     def _on_set(self, frames: list[Frame], missing: list[str]) -> None:
         for name in missing:
             self._counters.count_missing(name)
-        self._room.enter(tuple(frames), _newest(frames).transform_timeout)
+        self._room.enter(tuple(frames), _newest(frames).sync_timeout)
 
     def _look_for_sets(self) -> bool:
         self._sets.look()
@@ -554,7 +554,7 @@ class Inputs:
         scaled = parameters.scale_from != "off" and self._thread.student.bundle.takes_evidence
         if scaled and self._source is not None and frames[0].placement.odometry_from_grid is None:
             wanted = _WantedPose(frames[0])  # for scale: no image waits for that
-            self._poses.enter(wanted, parameters.transform_timeout)
+            self._poses.enter(wanted, parameters.sync_timeout)
             pose = wanted.pose
         self._thread.submit(frames, parameters, pose)
 

@@ -224,8 +224,9 @@ class NodeParameters:
     )
     sync_timeout: float = _live(
         0.2,
-        "Seconds that an image waits for images of the other cameras, or for its CameraInfo (`sync.camera_info`). If a "
-        "camera stays silent that long, the node goes on without it until it sends an image again.",
+        "Seconds that an image waits for its CameraInfo (`sync.camera_info`), then for images of the other cameras, "
+        "then for transforms and depth of its stamp. Without CameraInfo or transforms it is dropped. If a camera stays "
+        "silent that long, the node goes on without it until it sends an image again.",
         bounds=(0.0, 10.0),
     )
     grid_file: str = _parameter(
@@ -254,9 +255,6 @@ class NodeParameters:
         "Topics of geometry_msgs/TransformStamped, with commas between them. A transform on a latched topic (transient "
         "local) is fixed.",
     )
-    transform_timeout: float = _live(
-        0.2, "Seconds that an image waits for transforms of its stamp before the node drops it.", bounds=(0.0, 10.0)
-    )
     transform_tolerance: float = _live(
         0.0, "Seconds for which the last transform still holds. The node extrapolates nothing else.", bounds=(0.0, 10.0)
     )
@@ -284,7 +282,7 @@ class NodeParameters:
     )
     scale_wait: bool = _live(
         False,
-        "An image waits for the pose of its stamp, up to `transform.timeout`, so that a replay scales alike each time.",
+        "An image waits for the pose of its stamp, up to `sync.timeout`, so that a replay scales alike each time.",
     )
     depth_from: DepthSource = _parameter(
         "network",
@@ -296,7 +294,7 @@ class NodeParameters:
         "",
         "Topic of a cloud, for all cameras, or of a depth image (16UC1, 32FC1) aligned to the images of one. An image "
         "takes what is nearest within `sync.tolerance`, for which, and for the transform of a cloud, it waits up to "
-        "`transform.timeout`.",
+        "`sync.timeout`.",
     )
     fusion_enabled: bool = _live(
         False,

@@ -185,7 +185,7 @@ class CameraToVoxels:
 
     def wait_for_transforms(self, seconds: float) -> None:
         """How long images do, from now on."""
-        assert self.graph.set_parameters(topics.NODE_NAME, transform_timeout=seconds).successful
+        assert self.graph.set_parameters(topics.NODE_NAME, sync_timeout=seconds).successful
 
     def close(self) -> None:
         self.graph.close()

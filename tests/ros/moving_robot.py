@@ -88,7 +88,7 @@ def odometry_message(stamped: Any) -> Any:
 
 
 TENTH_NS = SECOND_NS // 10
-PATIENT_S = 10.0  # the most that `transform.timeout` may be
+PATIENT_S = 10.0  # the most that `sync.timeout` may be
 TOPICS = ("-p", "fusion.enabled:=true", *ARGUMENTS["topics"], "-p", "image.qos:=reliable")
 SETTINGS = FusionSettings(seen_for=0.0)
 

@@ -18,7 +18,7 @@ from tests.ros.graph import PATIENCE_S
 
 Start = Callable[..., Any]
 # An image waits for its depth as long as it may: a busy machine may be late by seconds.
-SENSED = ("-p", "depth.from:=topic", "-p", "depth.topic:=sensed", "-p", "transform.timeout:=10.0")
+SENSED = ("-p", "depth.from:=topic", "-p", "depth.topic:=sensed", "-p", "sync.timeout:=10.0")
 FARTHER = 1.5
 
 
@@ -94,7 +94,7 @@ def test_a_depth_camera_corrects_the_network_and_its_faults_cost_no_image(
         assert robot.graph.until(lambda: why in robot.told.fresh("depth")["last without"]), robot.node.log
 
     def wait_for(timeout_s: float) -> None:
-        assert robot.graph.set_parameters(topics.NODE_NAME, transform_timeout=timeout_s).successful
+        assert robot.graph.set_parameters(topics.NODE_NAME, sync_timeout=timeout_s).successful
 
     left_out("depth images of frame 'elsewhere' do not fit images of frame", robot.wall(z, "elsewhere"))
     left_out("times the depth of the network. Check its units", robot.wall(60.0))
@@ -103,7 +103,7 @@ def test_a_depth_camera_corrects_the_network_and_its_faults_cost_no_image(
     unknown.encoding = "mono16"
     left_out("encoding 'mono16' is no depth", unknown)
     wait_for(0.1)
-    left_out("none within 0.020 s")  # it has stopped: the image waits no longer than `transform.timeout`
+    left_out("none within 0.020 s")  # it has stopped: the image waits no longer than `sync.timeout`
     wait_for(10.0)
     # It is back: images do not wait until that was heard.
     assert robot.graph.until(lambda: np.array_equal(robot.shown(robot.wall(z)), corrected, equal_nan=True))

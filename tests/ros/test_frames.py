@@ -85,7 +85,7 @@ def spoilt_odometry(stamp_ns: int, odom_from_base: RigidTransform) -> list[Any]:
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_robot_that_drives(source: str, start: Start, truth: Truth) -> None:
-    given = {"grid.frame": ODOM, "base_frame": BASE, "transform.timeout": 0.2}
+    given = {"grid.frame": ODOM, "base_frame": BASE, "sync.timeout": 0.2}
     drive = start(*ARGUMENTS[source], *as_arguments(given), kind=Drive, source=source)
     # Nobody says yet where the camera is: nothing is published in a wrong place, and it is said why.
     drive.until_logged("no transform, 1 so far", lambda: drive.images.publish(drive.image(0, 0)))

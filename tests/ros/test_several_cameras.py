@@ -223,7 +223,9 @@ def test_one_that_fails_does_not_stop_the_others(rig: Rig) -> None:
     assert re.search(r"1 bad image.*1 no transform.*\), missing left", rig.node.log), rig.node.log
 
 
-ARGUMENTS = ("-p", "fusion.enabled:=true", "-p", "transform.source:=topics", "-p", "odometry.topics:=odometry")
+ARGUMENTS = as_arguments(
+    {"fusion.enabled": True, "transform.source": "topics", "odometry.topics": "odometry", "sync.timeout": 0.2}
+)
 
 
 def test_the_fused_grid_of_a_moment_is_joined_with_those_before(
@@ -241,7 +243,7 @@ def test_the_fused_grid_of_a_moment_is_joined_with_those_before(
         voxels, probability = rig.joined([rig.view("front", front, stamp_ns), rig.view("left", left, stamp_ns)])
         return fusion.fuse(voxels, probability, pose(x))  # the grid is attached to the base
 
-    assert rig.graph.set_parameters(NODE_NAME, transform_timeout=10.0).successful
+    assert rig.graph.set_parameters(NODE_NAME, sync_timeout=10.0).successful
     start_ns, later_ns = 20 * SECOND_NS, 5 * MILLISECOND_NS
     robot.say_pose(start_ns - SECOND_NS // 10, pose(-0.4))
     for number in range(1, 4):

@@ -48,7 +48,7 @@ def replay_over_dds(
     on_result: Callable[[ReplayResult], None] | None = None,
     playback: Playback | None = None,  # how to play; in lock step by default
     # Parameters of the node, by name. `grid.frame` and `cameras` are empty whatever they say: a replay takes voxels to
-    # be in the frame of one image. In lock step `transform.timeout` is at least 3 s.
+    # be in the frame of one image. In lock step `sync.timeout` is at least 3 s.
     node_parameters: Mapping[str, object] | None = None,
     # Filled while the replay goes on, for whoever wants to see it after an interruption.
     statistics: ReplayStatistics | None = None,
@@ -93,8 +93,8 @@ def replay_over_dds(
     if motion is not None:
         parameters |= {"transform.source": "topics", "odometry.topics": poses, "odometry.frame": motion.world}
     if playback.rate is None:  # what reaches an image must not depend on the speed of the machine
-        given = parameters.get("transform.timeout")
-        parameters["transform.timeout"] = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)
+        given = parameters.get("sync.timeout")
+        parameters["sync.timeout"] = max(LOCK_STEP_PATIENCE_S, given if isinstance(given, float) else 0.0)
     parameters["image.transport"] = "compressed" if source.compressed else "raw"
     if camera is None:  # as `BagReader.camera_for` reads its CameraInfo
         parameters["image.rectified"] = RECTIFIED_TOPIC in topic
