@@ -56,6 +56,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     },
     "parameter": {
         "depth.deviation": "leave it out, it is 0.02 of the depth",
+        "depth.from": "leave it out, a depth.topic that is set is used",
         "image.timeout": "leave it out, two seconds without an image are an error in /diagnostics",
         "clearing_blind_zone": "leave it out, it is ten voxels",
         "inferred_is_free": "leave it out, only space that was seen free makes cells of ~/occupancy_grid free",

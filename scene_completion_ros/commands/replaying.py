@@ -166,7 +166,7 @@ class _Replay:
     def _motion(self) -> tuple[RecordedMotion | None, str]:
         """How the camera moved, if the student is to be told its scale by that; why it cannot be, or nothing."""
         parameters, topics = self.parameters, self.reader.topics
-        cloud = parameters.get("depth.from") == "topic" and topics.get(str(parameters.get("depth.topic")))
+        cloud = topics.get(str(parameters.get("depth.topic")))
         # What says where the camera is has to say where the sensor is, too; the node hears what was named there.
         if self.sources.scale == "off" or cloud == CLOUD_TYPE or not parameters.keys().isdisjoint(OF_TRANSFORMS):
             return None, ""

@@ -179,7 +179,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         dictionary = Dictionary(bundle, parameters.vocabulary)
         vocabulary = dictionary.vocabulary
         _check_band(parameters)
-        _check_depth(parameters)
         names = () if vocabulary is None else vocabulary.vocabulary.legend_names
         _check_ignored(parameters, (*bundle.class_names, *names))
         check_frames(parameters)
@@ -273,12 +272,6 @@ def _check_ignored(parameters: NodeParameters, class_names: tuple[str, ...]) -> 
     """Every class that is to be ignored is one of the bundle, or of the vocabulary."""
     names = tuple(dict.fromkeys(class_names))
     ignored_labels(parameters.obstacle_ignored_classes, names, where="parameter obstacle.ignored_classes")
-
-
-def _check_depth(parameters: NodeParameters) -> None:
-    if parameters.depth_from == "topic" and not parameters.depth_topic:
-        what = "depth.from is topic, but no topic is named"
-        raise SceneCompletionError(what, where="parameter depth.topic", cure="Name it, such as /velodyne_points")
 
 
 def _check_band(parameters: NodeParameters) -> None:

@@ -321,7 +321,7 @@ class DepthInput:
             what = f"student {bundle.name} makes nothing of what sensors of depth see"
             if self._told != bundle.name:
                 self._told = bundle.name
-                self._node.get_logger().warning(f"depth.from is topic, but {what}")
+                self._node.get_logger().warning(f"depth.topic is set, but {what}")
             raise NotYetError(what, may_come=False)
         if not self._subscribed:
             raise self._unusable.with_traceback(None)
@@ -425,7 +425,7 @@ class Inputs:
         self._source = make_transform_source(node, at_start, self._look, on_bad_transform, resources)
         self._placements = Placements(self._source, grid_from_camera, thread.student.bundle.height_above_ground)
         self._depth: DepthInput | None = None
-        if at_start.depth_from == "topic":
+        if at_start.depth_topic:
             self._depth = DepthInput(node, at_start.depth_topic, counters, self._look, resources)
         # Of the last images that were handed on: stamp, and when they arrived (`time.perf_counter`).
         self._last: tuple[int, float] | None = None

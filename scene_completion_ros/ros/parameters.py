@@ -25,7 +25,6 @@ ImageQos = Literal["auto", "sensor_data", "reliable"]
 OutputQos = Literal["reliable", "sensor_data"]
 CameraInfoSync = Literal["latest", "exact", "approximate"]
 ScaleSource = Literal["off", "odometry", "corners"]
-DepthSource = Literal["network", "topic"]
 TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
 PathKind = Literal["folder", "file", "student", "text bank", "file to write"]
 SHIPPED = "shipped"  # the text bank of the student bundle, as parameter `vocabulary`
@@ -284,16 +283,11 @@ class NodeParameters:
         False,
         "An image waits for the pose of its stamp, up to `sync.timeout`, so that a replay scales alike each time.",
     )
-    depth_from: DepthSource = _parameter(
-        "network",
-        "`topic`: `street` and `room` also take into account what a sensor on `depth.topic` saw; what it did not see "
-        "stays the network's. `network`: they do not.",
-        choices=DepthSource,
-    )
     depth_topic: str = _parameter(
         "",
-        "Topic of a cloud, for all cameras, or of a depth image (16UC1, 32FC1) aligned to the images of one. An image "
-        "takes what is nearest within `sync.tolerance`, for which, and for the transform of a cloud, it waits up to "
+        "Topic of a depth sensor, which `street` and `room` take into account where it sees something: a cloud, for "
+        "all cameras, or a depth image (16UC1, 32FC1) aligned to the images of one. Empty: none. An image takes what "
+        "is nearest within `sync.tolerance`, for which, and for the transform of a cloud, it waits up to "
         "`sync.timeout`.",
     )
     fusion_enabled: bool = _live(

@@ -58,7 +58,7 @@ def test_a_replay_is_scored_against_an_earlier_one(
             ["--also", "/tf_static"],
             "fusion.enabled needs /odom, which the replay does not play",
         ),
-        ("{depth: {from: topic, topic: /lidar}}", [], "depth.topic, /lidar: the replay does not play it. Add --also"),
+        ("{depth: {topic: /lidar}}", [], "depth.topic, /lidar: the replay does not play it. Add --also"),
     ],
 )
 def test_parameters_of_a_robot_that_do_not_go_with_a_replay(

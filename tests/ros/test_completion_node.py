@@ -301,7 +301,6 @@ def test_an_unexpected_error_leads_to_unconfigured_with_everything_released(
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        ({"depth.from": "topic"}, "parameter depth.topic: depth.from is topic, but no topic is named"),
         ({"image.qos": "telepathy"}, "choose one of auto, sensor_data, reliable"),
         ({"extrinsics_file": NO_LIST}, f"parameter extrinsics_file, {NO_LIST}: is no YAML list"),
         (

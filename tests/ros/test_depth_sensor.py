@@ -18,7 +18,7 @@ from tests.ros.graph import PATIENCE_S
 
 Start = Callable[..., Any]
 # An image waits for its depth as long as it may: a busy machine may be late by seconds.
-SENSED = ("-p", "depth.from:=topic", "-p", "depth.topic:=sensed", "-p", "sync.timeout:=10.0")
+SENSED = ("-p", "depth.topic:=sensed", "-p", "sync.timeout:=10.0")
 FARTHER = 1.5
 
 
@@ -142,4 +142,4 @@ def test_a_student_that_takes_no_depth_is_told_once(start: Start) -> None:
     robot.shown()
     robot.shown()
     robot.told.until("depth", WARN, "makes nothing of what sensors of depth see")
-    assert robot.node.log.count("depth.from is topic, but student") == 1
+    assert robot.node.log.count("depth.topic is set, but student") == 1

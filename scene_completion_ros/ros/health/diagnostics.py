@@ -660,7 +660,7 @@ class Diagnostics:
             found.append(inference_status(record, drops, processed=counts.processed, unwanted=counts.unwanted))
             found.append(outputs_status(observed.subscribers, counts.warned, record.result_age_s(now_s)))
         found += _of_fusion(observed, now_s)
-        if record is not None and observed.parameters.depth_from == "topic":
+        if record is not None and observed.parameters.depth_topic:
             found.append(depth_status(record.depth.report, now_s, DROPS_WINDOW_S))
         if record is not None and record.words.report != WordsReport():  # somebody wanted something
             found.append(words_status(record.words.report, now_s, DROPS_WINDOW_S))

@@ -187,7 +187,7 @@ def check_topics(playback: Playback, recorded: Collection[str], image_topic: str
 def check_depth_topic(playback: Playback, parameters: Mapping[str, object]) -> tuple[str, ...]:
     """The topic of a sensor of depth that the node is to hear. Raises SceneCompletionError if it is not played."""
     topic = str(parameters.get("depth.topic", ""))
-    if parameters.get("depth.from") != "topic" or not topic:
+    if not topic:
         return ()
     if topic not in playback.also:
         cure = f"Add --also {topic}, under the full name that the recording has"
