@@ -16,6 +16,7 @@ Kind = Literal[
 ]
 
 _SNAPSHOTS = "use ros2 bag record --snapshot-mode (docs/record.md)"
+_EXTRINSICS = "give the camera's place and angles in an extrinsics_file (docs/frames.md)"
 _ONE_STUDENT = "put another student in the place of the bundle, between cleanup and configure (docs/node.md)"
 
 # Each entry ends the sentence "<kind> <name> was removed: ".
@@ -58,6 +59,10 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "depth.deviation": "leave it out, it is 0.02 of the depth",
         "depth.from": "leave it out, a depth.topic that is set is used",
         "image.timeout": "leave it out, two seconds without an image are an error in /diagnostics",
+        "camera.roll": _EXTRINSICS,
+        "camera.x": _EXTRINSICS,
+        "camera.y": _EXTRINSICS,
+        "camera.yaw": _EXTRINSICS,
         "clearing_blind_zone": "leave it out, it is ten voxels",
         "inferred_is_free": "leave it out, only space that was seen free makes cells of ~/occupancy_grid free",
         "record.unsure": _SNAPSHOTS,

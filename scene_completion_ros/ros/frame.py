@@ -156,7 +156,7 @@ Probability: TypeAlias = Callable[[], NDArray[np.float32]]
 
 # Metres by which a corner of the grid may be wrong after the camera has moved in it: a quarter of a voxel.
 LARGEST_SHIFT = 0.05
-_MOUNTING = ("camera_height", "camera_pitch", "camera_roll")
+_MOUNTING = ("camera_height", "camera_pitch")
 _MadeFor: TypeAlias = tuple[Camera, int]
 
 

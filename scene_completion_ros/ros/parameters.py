@@ -243,7 +243,7 @@ class NodeParameters:
     transform_source: TransformSourceName = _parameter(
         "auto",
         "How the node learns where the camera is in `grid.frame` and `base_frame`. `parameters`: `extrinsics_file`, or "
-        "without one `camera.x` to `camera.yaw`. `topics`: `transform.topics`, `odometry.topics` and "
+        "without one `camera.height` and `camera.pitch`. `topics`: `transform.topics`, `odometry.topics` and "
         "`extrinsics_file`. `tf2`: tf and `extrinsics_file`. `auto` takes `topics` if some are named, else "
         "`parameters` if `extrinsics_file` or `camera.height` is given, else `tf2` if it is installed. If none of "
         "these places the camera, the node refuses the frame.",
@@ -309,17 +309,14 @@ class NodeParameters:
         "is in it. Empty: `grid.frame`, or without one the frame of the image. That last map is for RViz, not for "
         "Nav2.",
     )
-    camera_x: float = _live(0.0, "Place of the camera in `base_frame`: metres forward.", bounds=(-100.0, 100.0))
-    camera_y: float = _live(0.0, "Place of the camera in `base_frame`: metres to the left.", bounds=(-100.0, 100.0))
     camera_height: float = _live(
         0.0,
-        "Height of the camera above the ground, metres; 0: not given. Without `base_frame` and `grid.frame`, 0 assumes "
-        "for `~/occupancy_grid` the height of the cameras that the student was trained with.",
+        "Height of the camera above the ground, metres; 0: not given. Without an `extrinsics_file` the camera stands "
+        "above the origin of `base_frame` or `grid.frame`, and looks along their x. Without both, 0 assumes for "
+        "`~/occupancy_grid` the height of the cameras that the student was trained with.",
         bounds=(0.0, 100.0),
     )
-    camera_roll: float = _live(0.0, "Degrees by which the camera is tilted to the right.", bounds=(-180.0, 180.0))
     camera_pitch: float = _live(0.0, "Degrees by which the camera looks down.", bounds=(-90.0, 90.0))
-    camera_yaw: float = _live(0.0, "Degrees by which the camera looks to the left.", bounds=(-180.0, 180.0))
     obstacle_min_height: float = _live(
         0.3,
         "Lowest height above the ground, metres, at which voxels are obstacles in `~/occupancy_grid`.",

@@ -173,7 +173,7 @@ class Tf2Transforms:
             f"no transform from {source!r} to {target!r} ({error})",
             where="tf2",
             cure=f"Check with: ros2 run tf2_ros tf2_echo {target} {source}; where tf does not know it, set "
-            "camera.height to camera.yaw, or name an extrinsics_file",
+            "camera.height and camera.pitch, or name an extrinsics_file",
             may_come=may_come,
         )
 
@@ -189,7 +189,7 @@ def tf2_usable() -> bool:
 
 
 def camera_by_parameters(parameters: NodeParameters) -> bool:
-    """Whether `camera.x` to `camera.yaw` alone place the camera; with `auto`, where `camera.height` was given alone."""
+    """Whether `camera.height` and `camera.pitch` alone place the camera; with `auto`, where nothing else was given."""
     if parameters.transform_source != "auto":
         return parameters.transform_source == "parameters" and not parameters.extrinsics_file
     return parameters.camera_height > 0.0 and not (
@@ -201,8 +201,8 @@ def source_kind(parameters: NodeParameters) -> SourceKind:
     """What is meant by the parameters.
 
     What somebody named comes before what is merely installed. `auto` takes the topics that are named. Else it takes
-    `extrinsics_file`, or `camera.x` to `camera.yaw`, where it or `camera.height` was given. Else it takes tf2 where it
-    can be imported.
+    `extrinsics_file`, or `camera.height` and `camera.pitch`, where it or `camera.height` was given. Else it takes tf2
+    where it can be imported.
     """
     if parameters.transform_source != "auto":
         return parameters.transform_source
@@ -227,8 +227,8 @@ def make_transform_source(
 ) -> TransformSource | None:
     """The source that the parameters ask for.
 
-    Returns None where nothing but the parameters `camera.x` to `camera.yaw` can say where the camera is. Of those with
-    `auto`, `camera.height` may be given and taken back while the node runs: see `camera_by_parameters`. Raises
+    Returns None where nothing but the parameters `camera.height` and `camera.pitch` places the camera. With `auto`,
+    `camera.height` may be given and taken back while the node runs: see `camera_by_parameters`. Raises
     SceneCompletionError: tf2_ros or the file of fixed transforms cannot be had.
     """
     fixed = fixed_transforms(parameters)
@@ -276,9 +276,9 @@ _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 class Placements:
     """Places images by the parameters, or by a source of transforms.
 
-    `source`: the source; None where the parameters `camera.x` to `camera.yaw` say all; `default`: pose of the camera's
-    optical frame in a grid that is attached to it; `trained_height`: height above the ground of the cameras that the
-    student was trained with, metres. A map that has no frame of the robot takes it where `camera.height` was not given.
+    `source`: the source; None where `camera.height` and `camera.pitch` place the camera; `default`: pose of the
+    camera's optical frame in a grid that is attached to it; `trained_height`: height above the ground of the cameras
+    that the student was trained with, metres. A map without a frame of the robot takes it where `camera.height` is 0.
     """
 
     def __init__(self, source: TransformSource | None, default: RigidTransform, trained_height: float) -> None:
@@ -301,7 +301,7 @@ class Placements:
             return replace(placement, odometry_from_grid=error.with_traceback(None))
 
     def _source_for(self, parameters: NodeParameters) -> TransformSource | None:
-        """What says where the camera is; None where that is `camera.x` to `camera.yaw`."""
+        """The source that places the camera; None where `camera.height` and `camera.pitch` do."""
         return None if camera_by_parameters(parameters) else self._source
 
     def in_odometry(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> RigidTransform:
@@ -380,12 +380,12 @@ def check_frames(parameters: NodeParameters) -> None:
     if kind != "parameters" or fixed:
         return
     if cameras:
-        what = "camera.x to camera.yaw are those of one camera"
+        what = "camera.height and camera.pitch are those of one camera"
         cure = "Name an extrinsics_file, or let topics or tf2 say where the cameras are"
         raise SceneCompletionError(what, where="parameters cameras, transform.source", cure=cure)
     if parameters.base_frame and parameters.grid_frame and parameters.base_frame != parameters.grid_frame:
         raise SceneCompletionError(
-            f"camera.x to camera.yaw say where the camera is in {parameters.base_frame}, not in "
+            f"camera.height and camera.pitch place the camera in {parameters.base_frame}, not in "
             f"{parameters.grid_frame}",
             where="parameters base_frame, grid.frame",
             cure="Take one frame for both, or let an extrinsics_file, topics or tf2 say where the camera is",
@@ -396,7 +396,7 @@ def check_frames(parameters: NodeParameters) -> None:
         raise SceneCompletionError(
             f"nothing says where the camera is in {frame}",
             where=f"parameters {names}, camera.height, transform.source",
-            cure="Give its place by camera.height and camera.x to camera.yaw, or name an extrinsics_file, "
+            cure="Give camera.height and camera.pitch, or name an extrinsics_file, "
             "transform.topics or odometry.topics, or have a ROS 2 distribution sourced, so that tf2 can say it",
         )
 
@@ -414,18 +414,12 @@ def _check_cameras(names: tuple[str, ...], grid_frame: str) -> None:
 
 
 def camera_pose(parameters: NodeParameters) -> RigidTransform:
-    """Pose of the camera's optical frame in the upright frame of the map, by the parameters `camera.x` to `camera.yaw`.
+    """Pose of the camera's optical frame in the upright frame of the map, by `camera.height` and `camera.pitch`.
 
-    That is `base_frame`, or where it is empty `grid.frame`. Without both it is the frame on the ground below the camera
-    that looks where the camera looks: place and heading then say nothing.
+    That is `base_frame`, or where it is empty `grid.frame`, or without both the frame on the ground below the camera.
     """
-    roll, pitch, yaw = (
-        math.radians(angle) for angle in (parameters.camera_roll, parameters.camera_pitch, parameters.camera_yaw)
-    )
-    x, y = parameters.camera_x, parameters.camera_y
-    if not (parameters.base_frame or parameters.grid_frame):
-        x = y = yaw = 0.0
-    forward = RigidTransform(rotation_of_angles(roll, pitch, yaw), np.array([x, y, parameters.camera_height]))
+    rotation = rotation_of_angles(0.0, math.radians(parameters.camera_pitch), 0.0)
+    forward = RigidTransform(rotation, np.array([0.0, 0.0, parameters.camera_height]))
     return forward @ OPTICAL_FROM_FORWARD.inverse()
 
 

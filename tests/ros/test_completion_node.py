@@ -304,8 +304,8 @@ def test_an_unexpected_error_leads_to_unconfigured_with_everything_released(
         ({"image.qos": "telepathy"}, "choose one of auto, sensor_data, reliable"),
         ({"extrinsics_file": NO_LIST}, f"parameter extrinsics_file, {NO_LIST}: is no YAML list"),
         (
-            {"base_frame": "base_link", "camera.x": 1.2, "transform.source": "parameters"},
-            "nothing says where the camera is in base_link. Give its place by camera.height",
+            {"base_frame": "base_link", "transform.source": "parameters"},
+            "nothing says where the camera is in base_link. Give camera.height and camera.pitch",
         ),
     ],
 )

@@ -171,14 +171,14 @@ def test_a_robot_that_drives(source: str, start: Start, truth: Truth) -> None:
 @pytest.fixture(scope="module")
 def mounted(start_once: Start) -> CameraToVoxels:
     """A node whose parameters say where its camera is on the robot, in simulated time."""
-    given = {"grid.frame": BASE, "camera.x": 0.3, "camera.height": 0.5, "camera.pitch": 4.0, "use_sim_time": "true"}
+    given = {"grid.frame": BASE, "camera.height": 0.5, "camera.pitch": 4.0, "use_sim_time": "true"}
     mounted: CameraToVoxels = start_once(*as_arguments(given))
     mounted.start()
     return mounted
 
 
 def test_a_camera_at_a_fixed_place_needs_no_transforms(mounted: CameraToVoxels, truth: Truth) -> None:
-    given: dict[str, Any] = {"grid_frame": BASE, "camera_x": 0.3, "camera_pitch": 4.0}
+    given: dict[str, Any] = {"grid_frame": BASE, "camera_pitch": 4.0}
     message = mounted.answer(mounted.image(1, SECOND_NS))
     assert message.header.frame_id == BASE
     truth.assert_same(message, some_image(1), camera_pose(NodeParameters(**given, camera_height=0.5)))
@@ -194,7 +194,7 @@ def test_a_camera_at_a_fixed_place_needs_no_transforms(mounted: CameraToVoxels, 
 
     refused = mounted.graph.set_parameters(NODE_NAME, base_frame="base_footprint")
     assert not refused.successful
-    assert "camera.x to camera.yaw say where the camera is in base_footprint, not in base_link" in refused.reason
+    assert "camera.height and camera.pitch place the camera in base_footprint, not in base_link" in refused.reason
 
 
 def test_a_clock_that_jumps_back_makes_older_stamps_count_again(mounted: CameraToVoxels) -> None:

@@ -26,11 +26,11 @@ IMAGE, BASE, ODOM = "front_optical", "base_link", "odom"
 
 
 class Known:
-    """A camera 1.5 m above a base, one metre before its middle, which stands two metres from the start, turned left."""
+    """A camera 1.5 m above a base, which stands two metres from the start, turned left."""
 
     def __init__(self) -> None:
         self._tree = TransformBuffer()
-        forward = RigidTransform(np.eye(3), np.array([1.0, 0.0, 1.5]))
+        forward = RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.5]))
         self._tree.add(BASE, IMAGE, 0, forward @ OPTICAL_FROM_FORWARD.inverse(), static=True)
         standing = RigidTransform(rotation_of_angles(0, 0, np.pi / 2), np.array([2.0, 0.0, 0.0]))
         self._tree.add(ODOM, BASE, STAMP_NS, standing, static=False)
@@ -70,7 +70,7 @@ def test_a_height_that_nobody_gave_is_that_of_the_training_and_said_so() -> None
     assert placed(Known(), base_frame=BASE).assumed_height is None
 
 
-IN_IMAGE, IN_BASE = [0.0, 0.0, 10.0], [11.0, 0.0, 1.5]
+IN_IMAGE, IN_BASE = [0.0, 0.0, 10.0], [10.0, 0.0, 1.5]
 
 
 @pytest.mark.parametrize("source", [None, Known()])
@@ -78,9 +78,9 @@ IN_IMAGE, IN_BASE = [0.0, 0.0, 10.0], [11.0, 0.0, 1.5]
     ("given", "expected"),
     [
         ({}, {IMAGE: IN_IMAGE, f"map in {IMAGE}": IN_IMAGE}),
-        ({"base_frame": BASE, "camera_x": 1.0}, {IMAGE: IN_IMAGE, f"map in {BASE}": IN_BASE}),
-        ({"grid_frame": BASE, "camera_x": 1.0}, {BASE: IN_BASE, f"map in {BASE}": IN_BASE}),
-        ({"grid_frame": BASE, "base_frame": BASE, "camera_x": 1.0}, {BASE: IN_BASE, f"map in {BASE}": IN_BASE}),
+        ({"base_frame": BASE}, {IMAGE: IN_IMAGE, f"map in {BASE}": IN_BASE}),
+        ({"grid_frame": BASE}, {BASE: IN_BASE, f"map in {BASE}": IN_BASE}),
+        ({"grid_frame": BASE, "base_frame": BASE}, {BASE: IN_BASE, f"map in {BASE}": IN_BASE}),
     ],
 )
 def test_a_base_gets_the_map_and_a_grid_in_it_gets_all(
@@ -109,7 +109,7 @@ def test_what_is_missing_is_waited_for(given: dict[str, str]) -> None:
             {"base_frame": BASE},
             "parameters base_frame, .*: nothing says where the camera is in base_link. .*camera.height",
         ),
-        ({"grid_frame": BASE, "camera_x": 1.0}, "parameters grid.frame, .*: nothing says where the camera is"),
+        ({"grid_frame": BASE}, "parameters grid.frame, .*: nothing says where the camera is"),
         ({"base_frame": BASE, "grid_frame": ODOM, "camera_height": 1.2}, "Take one frame for both"),
         ({"transform_source": "topics"}, "transform.source is topics, but no topic is named"),
         ({"cameras": "front, left", "grid_frame": BASE, "camera_height": 1.2}, "those of one camera"),
@@ -131,7 +131,7 @@ FIXED = "- {parent: odom, child: front_optical, translation: [1.2, 0.0, 1.5], an
     ("given", "complaint"),
     [
         ({}, "nothing says where the voxel grid is in 'odom': there is no source of transforms"),
-        ({"base_frame": "base_link", "camera_x": 1.0}, "Set transform.source to topics and name odometry.topics"),
+        ({"base_frame": "base_link"}, "Set transform.source to topics and name odometry.topics"),
         ({"odometry_frame": "", "transform_source": "tf2"}, "has no frame to join images in"),
         ({"odometry_frame": "world", "fixed": True}, "extrinsics_file knows front_optical, odom only"),
     ],
