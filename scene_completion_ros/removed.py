@@ -26,7 +26,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "classes": "use features classes, and edit the names in classes.json",
         "evaluate features": "use evaluate point-features, on scenes of points",
         "improve": "train with start_from=STUDENT (docs/training.md#from-a-student-that-you-have)",
-        "points-features": "use features points, whose folder also has the components and the pictures",
+        "points-features": "use features points, whose folder also has the components as PLY",
         "record": _SNAPSHOTS,
     },
     "argument": {

@@ -167,7 +167,7 @@ READERS = {
     ),
     "phrases": Reader(
         "phrases.yaml",
-        "{template: a {}, classes: {road: {phrases: [road, asphalt], colour: [1, 2, 3]}}, background: [sky]}",
+        "{template: 'a {}', classes: {road: {phrases: [road, asphalt], colour: [1, 2, 3]}}, background: [sky]}",
         by(f"{TRAINING}foundation.encoded_words:read_phrases"),
     ),
     "class file": Reader(

@@ -116,13 +116,14 @@ def test_the_process_answers_over_dds(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("classes: {car: [van]}", r"classes: car: .*is no object with any of colour, phrases"),
-        ("classes: {car: {phrase: [van]}}", "unknown entry 'phrase'.*There are colour, phrases"),
-        ("classes: {car: {colour: [1, 2]}}", "car: colour: .*is no list of red, green and blue"),
-        ("classes: {no: {}}", r"False is no text.*need quotes"),
-        ("background: sky", "background: 'sky' is no list of phrases"),
-        ("classes: car", "is no list or object of classes"),
-        ("words: [car]", r"unknown entry 'words'.*There are background, classes"),
+        ("classes: {car: [van]}", "field classes.car: .*is not an object"),
+        ("classes: {car: {phrase: [van]}}", "field classes.car: unknown key 'phrase'. Use phrases, colour"),
+        ("classes: {car: {colour: [1, 2]}}", "field classes.car.colour: has 2 numbers where 3 are needed"),
+        ("classes: {no: {}}", "field classes: False is not a string.*need quotes"),
+        ("background: sky", "field background: 'sky' is not a list of strings"),
+        ("classes: car", "field classes: 'car' is not an object"),
+        ("words: [car]", "unknown key 'words'. Use classes, background"),
+        ("car", "is neither a list nor an object"),
     ],
 )
 def test_files_that_cannot_be_used_are_refused(text: str, message: str, tmp_path: Path) -> None:

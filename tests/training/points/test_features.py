@@ -11,7 +11,6 @@ import torch
 
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, SequenceError
-from scene_completion_ros.picture_files import read_rgb
 from scene_completion_training.masked_scenes import POINT_FEATURES
 from scene_completion_training.points.features import (
     NETWORK,
@@ -20,8 +19,6 @@ from scene_completion_training.points.features import (
     features,
     open_network,
     principal_colours,
-    seen_from_a_corner,
-    seen_from_above,
 )
 from scene_completion_training.points.ply import read_ply
 from scene_completion_training.points.scene import PointScene
@@ -115,21 +112,6 @@ def test_principal_components_worked_by_hand() -> None:
     assert (colours[:, 2] == 127).all()
 
 
-def test_near_points_hide_far_ones() -> None:
-    """From above: the floor is red, a table green, the ceiling blue, which is left out."""
-    axis = np.linspace(0.0, 4.0, 41)
-    floor = np.stack([*np.meshgrid(axis, axis), np.zeros((41, 41))], axis=-1).reshape(-1, 3)
-    table = floor[(floor[:, :2] < 1.0).all(axis=1)] + [0.0, 0.0, 0.7]
-    points = np.concatenate([table, floor, floor + [0.0, 0.0, 2.5]]).astype(np.float32)
-    colours = np.eye(3, dtype=np.uint8)[np.repeat([1, 0, 2], [len(table), len(floor), len(floor)])] * 255
-    picture = seen_from_above(points, colours, width=100)
-    assert picture.shape == (100, 100, 3)
-    assert picture[95, 5].tolist() == [0, 255, 0] and picture[5, 95].tolist() == [255, 0, 0]  # y is up
-    corner = seen_from_a_corner(points, colours, width=120)
-    red, green, blue = (int((corner == colour).all(axis=-1).sum()) for colour in np.eye(3, dtype=np.uint8) * 255)
-    assert corner.shape == (90, 120, 3) and red > 5 * green > 0 and not blue
-
-
 def test_the_command_writes_features_of_a_cloud(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,7 +128,5 @@ def test_the_command_writes_features_of_a_cloud(
     np.testing.assert_allclose(found, features(scene.points, bytes_of, scene.normals, network=checkpoint), atol=5e-3)
     vertex = read_ply(made / "components.ply")["vertex"]
     assert vertex["red"].tolist() == principal_colours(found)[:, 0].tolist()
-    for name in ("above", "corner"):
-        assert read_rgb(made / f"{name}.png").shape[1] == 800
     assert main(["features", "points", str(rooms), *command]) == 2
     assert f"{rooms}: 2 scenes, such as room_0, room_1. Name one of them" in capsys.readouterr().err

@@ -24,7 +24,7 @@ masked_scene: a folder of `scene-completion export`, or a checkpoint. CLOUD is a
 green blue and nx ny nz where it has them; or another scene of points: a scan of ScanNet, a region of Matterport3D, a
 room of S3DIS, a recording with depth. DIR gets features.safetensors, with `features`, float16 [N, D], and `points`,
 float32 [N, 3], a row for each vertex in their order, and the widths of the levels, finest first, in its metadata;
-components.ply with the three principal components as colours, and above.png and corner.png that show these.
+and components.ply, with the three principal components as colours.
 """
 
 import argparse
@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "model of images, checkpoint of a feature field, or network of points"
     parser.add_argument("--model", type=place, required=True, metavar="MODEL", help=meaning)
     made = Output(
-        ("manifest.json", "features", "classes.json", "clusters.safetensors", "cluster_*.png")
-        + ("features.safetensors", "components.ply", "above.png", "corner.png")
+        ("manifest.json", "features", "classes.json", "clusters.safetensors", "cluster_*.png", "features.safetensors")
+        + ("components.ply",)
     )
     parser.add_argument("--output", type=made, required=True, metavar="DIR", help="folder for what is made")
     images = parser.add_argument_group("features images")
@@ -155,7 +155,6 @@ def _points(args: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from scene_completion_ros.report.pictures import write_picture
     from scene_completion_ros.whole_files import tensor_bytes, write_whole
     from scene_completion_training.points import features
     from scene_completion_training.points.opening import open_scenes
@@ -177,7 +176,5 @@ def _points(args: argparse.Namespace) -> int:
     kinds = [*((axis, "f4") for axis in "xyz"), *((colour, "u1") for colour in ("red", "green", "blue"))]
     vertex = np.rec.fromarrays([*scene.points.T, *colours.T], dtype=kinds)
     write_ply(args.output / "components.ply", {"vertex": vertex})
-    write_picture(args.output / "above.png", features.seen_from_above(scene.points, colours))
-    write_picture(args.output / "corner.png", features.seen_from_a_corner(scene.points, colours))
     print(f"{args.output}: features of {len(scene)} points, levels of {widths} channels")
     return 0

@@ -22,7 +22,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError, Vocabul
 from scene_completion_ros.inference.text_bank import MOST_ROWS, BankClass, TextBank
 from scene_completion_ros.messages.words import RequestedWords, read_query, read_vocabulary
 from scene_completion_ros.progress import watched
-from scene_completion_ros.untrusted_files import read_json, read_yaml, shown
+from scene_completion_ros.untrusted_files import JsonObject, read_json, read_yaml, shown
 from scene_completion_ros.voxels.colours import spread_colour
 from scene_completion_training.clustering import CLASS_COLOURS
 from scene_completion_training.foundation import model_files
@@ -155,10 +155,6 @@ def _pools_first_token(folder: Path) -> bool:
     return modes <= {"cls_token", "cls"}
 
 
-_KEYS = {"template", "classes", "background", "phrases", "licence"}
-_CLASS_KEYS = {"phrases", "colour"}
-
-
 @dataclass(frozen=True)
 class PhraseList:
     """What a text bank is made of."""
@@ -185,19 +181,34 @@ def read_phrases(file: Path) -> PhraseList:
     content = read_yaml(file, VocabularyError, cure="Give a file of YAML")
     if isinstance(content, list):
         content = {"phrases": content}
-    fields = _object(content, _KEYS, str(file))
-    given = fields.get("classes") or {}
-    if isinstance(given, list):
-        given = dict.fromkeys(_texts(given, f"{file}: classes"))
-    if not isinstance(given, dict):
-        raise _not(given, "list or object of classes", f"{file}: classes")
+    if not isinstance(content, dict):
+        raise VocabularyError("is neither a list nor an object", where=str(file), cure="Write phrases, or classes")
+    usual = {"classes": {}, "background": [], "phrases": [], "template": STREET_TEMPLATE, "licence": ""}
+    given = usual | {name: value for name, value in content.items() if value is not None}
+    cure = "Correct it; words such as no, on and 1 need quotes"
+    fields = JsonObject(given, file, kind=VocabularyError, cure=cure)
+    fields.only([*usual])
+    if isinstance(given["classes"], list):
+        given["classes"] = dict.fromkeys(fields.texts("classes"))
+    classes = fields.object("classes")
     return PhraseList(
-        classes=tuple(_class(name, value, i, f"{file}: classes") for i, (name, value) in enumerate(given.items())),
-        background=_texts(fields.get("background") or [], f"{file}: background"),
-        phrases=_texts(fields.get("phrases") or [], f"{file}: phrases"),
-        template=_text(fields.get("template", STREET_TEMPLATE), f"{file}: template"),
-        licence=_text(fields.get("licence", ""), f"{file}: licence"),
+        classes=tuple(_class(classes, name, number) for number, name in enumerate(classes.values)),
+        background=fields.texts("background"),
+        phrases=fields.texts("phrases"),
+        template=fields.text("template"),
+        licence=fields.text("licence"),
     )
+
+
+def _class(classes: JsonObject, name: object, number: int) -> BankClass:
+    if not isinstance(name, str):
+        raise classes.error("", f"{shown(name)} is not a string")
+    usual = {"phrases": [name], "colour": [*CLASS_COLOURS.get(name, spread_colour(number))]}
+    fields = classes.object(name) if classes.values[name] else JsonObject({}, classes.file)
+    fields.only([*usual])
+    fields.values = usual | {**fields.values}
+    red, green, blue = fields.integers("colour", 3)
+    return BankClass(name, fields.texts("phrases"), (red, green, blue))
 
 
 def make_bank(encoder: TextEncoder, given: PhraseList) -> TextBank:
@@ -218,45 +229,6 @@ def make_bank(encoder: TextEncoder, given: PhraseList) -> TextBank:
         bank.vocabulary()  # refuses a phrase of two classes, and too many
     rows = [encoder.encode([prompt(phrase, given.template)])[0].numpy() for phrase in watched(phrases, "phrase")]
     return replace(bank, stored=np.stack(rows))
-
-
-def _class(name: object, value: object, number: int, where: str) -> BankClass:
-    known = _text(name, where)
-    fields = _object(value or {}, _CLASS_KEYS, f"{where}: {known}")
-    phrases = _texts(fields.get("phrases") or [known], f"{where}: {known}: phrases")
-    colour = fields.get("colour", CLASS_COLOURS.get(known, spread_colour(number)))
-    if not (isinstance(colour, (list, tuple)) and len(colour) == 3 and all(type(value) is int for value in colour)):
-        raise _not(colour, "list of red, green and blue", f"{where}: {known}: colour")
-    red, green, blue = colour
-    return BankClass(known, phrases, (red, green, blue))
-
-
-def _object(value: object, keys: set[str], where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _not(value, f"object with any of {', '.join(sorted(keys))}", where)
-    unknown = [key for key in value if key not in keys]
-    if unknown:
-        what = f"unknown entry {shown(unknown[0])}"
-        raise VocabularyError(what, where=where, cure=f"There are {', '.join(sorted(keys))}")
-    return value
-
-
-def _texts(value: object, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise _not(value, "list of phrases", where)
-    return tuple(_text(text, where) for text in value)
-
-
-def _text(value: object, where: str) -> str:
-    if not isinstance(value, str):
-        raise _not(value, "text", where)
-    return value
-
-
-def _not(value: object, wanted: str, where: str) -> VocabularyError:
-    return VocabularyError(
-        f"{shown(value)} is no {wanted}", where=where, cure="Correct it; words such as no, on and 1 need quotes"
-    )
 
 
 # What anything may be called: the canonical phrases of LERF (Kerr et al. 2023, section 3.4).
