@@ -7,8 +7,8 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.camera_fusion import DenseVoxels, all_matches, fuse_dense, fuse_views
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState
-from tests.mapping.small_voxels import COMPLETED, FREE, SURFACE, voxels_of
 from tests.mapping.twins import fuse_dense_reference
+from tests.voxels.samples import COMPLETED, FREE, SURFACE, voxels_of
 
 U, FS, FI, S, C = (int(state) for state in VoxelState)
 THRESHOLD = 0.5

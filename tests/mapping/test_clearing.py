@@ -11,9 +11,8 @@ from scene_completion_ros.mapping.clearing import (
     seen_free_cubes,
 )
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
-from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED, voxels_of
 from tests.mapping.twins import free_distances_reference, voxels_along
-from tests.report.scenes import CAMERA, GRID, street
+from tests.voxels.samples import CAMERA, COMPLETED, FREE, GRID, INFERRED, SURFACE, UNOBSERVED, street, voxels_of
 
 TWINS = pytest.mark.parametrize("twin", [free_distances_reference, free_distances])
 LETTERS = {"u": UNOBSERVED, "f": FREE, "i": INFERRED, "s": SURFACE, "c": COMPLETED}

@@ -9,7 +9,7 @@ from scene_completion_ros.mapping import evidence
 from scene_completion_ros.mapping.evidence import FrameEvidence, Fused, Rules, VoxelMemory
 from scene_completion_ros.mapping.temporal_fusion import FusionSettings, empty_memory, rules_of
 from tests.mapping import twins
-from tests.mapping.small_voxels import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED
+from tests.voxels.samples import COMPLETED, FREE, INFERRED, SURFACE, UNOBSERVED
 
 TWINS = pytest.mark.parametrize("twin", [twins, evidence], ids=["reference", "kernel"])
 RULES = rules_of(

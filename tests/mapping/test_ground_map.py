@@ -17,7 +17,7 @@ from scene_completion_ros.mapping.ground_map import (
     voxels_to_bytes,
 )
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
-from tests.mapping.small_voxels import (
+from tests.voxels.samples import (
     COMPLETED,
     FREE,
     INFERRED,
@@ -25,9 +25,9 @@ from tests.mapping.small_voxels import (
     SURFACE,
     UNOBSERVED,
     bytes_to_state_and_label,
+    some_voxels,
     voxels_of,
 )
-from tests.ros.voxel_samples import some_voxels
 
 # x 0 to 1.5 m, y -1 (right) to 1 m (left), z -1 to 1 m; the ground lies 1 m below the camera, so that the voxels'
 # centres are 0.25, 0.75, 1.25 and 1.75 m above it and the band below holds the second and the third.

@@ -31,7 +31,7 @@ from scene_completion_ros.untrusted_files import tensor_header
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from scene_completion_ros.whole_files import tensor_bytes
 from tests.mapping import twins
-from tests.mapping.small_voxels import COLOURS, COMPLETED, FREE, INFERRED, NAMES, SURFACE, UNOBSERVED, voxels_of
+from tests.voxels.samples import COLOURS, COMPLETED, FREE, INFERRED, NAMES, SURFACE, UNOBSERVED, voxels_of
 
 GRID = VoxelGrid((0.0, -1.2, -0.6), 0.2, (14, 12, 6))
 THRESHOLD = 0.4

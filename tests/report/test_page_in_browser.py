@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.report.writer import ReportWriter
-from tests.report.scenes import COLOURS, NAMES, SEEN, TIMES, WORDS, street, words_of_street
+from tests.voxels.samples import COLOURS, SEEN, STREET, TIMES, WORDS, street, words_of_street
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SIZE = (800, 600)
@@ -67,7 +67,7 @@ def centre_of(picture: np.ndarray, channel: int) -> tuple[float, float]:
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     lidar = np.random.default_rng(0).uniform([0, -4, -2], [12, 4, 2], (500, 3)).astype(np.float32)
-    with ReportWriter(tmp_path / "report", "Test drive", NAMES, COLOURS) as report:
+    with ReportWriter(tmp_path / "report", "Test drive", STREET, COLOURS) as report:
         for i in range(2):
             report.add_frame(street(stamp_ns=i), *SEEN, TIMES, lidar_grid=lidar)
     return report.index
@@ -75,7 +75,7 @@ def page(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def page_with_words(tmp_path: Path) -> Path:
-    with ReportWriter(tmp_path / "report", "Test drive", NAMES, COLOURS, words=WORDS) as report:
+    with ReportWriter(tmp_path / "report", "Test drive", STREET, COLOURS, words=WORDS) as report:
         report.add_frame(street(), *SEEN, TIMES, matches=words_of_street())
         report.add_frame(street(stamp_ns=1), *SEEN, TIMES)
     return report.index

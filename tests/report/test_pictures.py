@@ -8,7 +8,7 @@ from scene_completion_ros.geometry.grids import ROOM_GRID, VoxelGrid
 from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, voxel_view
 from scene_completion_ros.voxels.colours import STATE_COLOURS
 from scene_completion_ros.voxels.files import exposed_faces, write_ply
-from tests.report.scenes import CAMERA, COLOURS, photo, street
+from tests.voxels.samples import CAMERA, COLOURS, photo, street
 
 MARGIN = 46
 

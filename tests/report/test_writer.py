@@ -27,7 +27,7 @@ from scene_completion_ros.report.writer import (
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 from tests.checkout import run_python
 from tests.report.pages import WordButtons, embedded_frames, matches_of
-from tests.report.scenes import COLOURS, NAMES, SEEN, TIMES, WORDS, street, words_of_street
+from tests.voxels.samples import COLOURS, SEEN, STREET, TIMES, WORDS, street, words_of_street
 
 
 def test_voxels_come_back_from_their_bytes() -> None:
@@ -112,7 +112,7 @@ SECOND = 1_000_000_000
 
 def test_the_page_carries_everything_itself(tmp_path: Path) -> None:
     voxels = street()
-    with ReportWriter(tmp_path, "A <street> & more", NAMES, COLOURS) as report:
+    with ReportWriter(tmp_path, "A <street> & more", STREET, COLOURS) as report:
         report.add_frame(voxels, *SEEN, TIMES)
         report.close({"frames": {"in": 1, "out": 1}, "rate_hz": 9.8123456})
     text = report.index.read_text("utf-8")
@@ -125,7 +125,7 @@ def test_the_page_carries_everything_itself(tmp_path: Path) -> None:
     assert frame["viewpoint"]["corners"][0] == pytest.approx([2.0, 1.6, 0.8])
     assert "A &lt;street&gt; &amp; more" in text
     assert "9.812" in text
-    assert all(name in text for name in NAMES)
+    assert all(name in text for name in STREET)
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:)""", text)
     assert not re.findall(r"https?://|@import|url\(|\bfetch\(|XMLHttpRequest|WebSocket", text)
 
@@ -133,7 +133,7 @@ def test_the_page_carries_everything_itself(tmp_path: Path) -> None:
 def test_a_killed_process_leaves_pictures_and_a_page(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from scene_completion_ros.report.writer import ReportWriter;"
-        "from tests.report.scenes import *; report = ReportWriter(sys.argv[1], 'test', NAMES, COLOURS);"
+        "from tests.voxels.samples import *; report = ReportWriter(sys.argv[1], 'test', STREET, COLOURS);"
         "[report.add_frame(street(stamp_ns=i), *SEEN, TIMES) for i in range(5)];"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -143,7 +143,7 @@ def test_a_killed_process_leaves_pictures_and_a_page(tmp_path: Path) -> None:
 
 
 def test_a_page_shows_as_many_frames_as_fit_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with ReportWriter(tmp_path, "test", NAMES, COLOURS) as report:
+    with ReportWriter(tmp_path, "test", STREET, COLOURS) as report:
         for i in range(5):
             report.add_frame(street(stamp_ns=(7 + i) * SECOND), *SEEN, TIMES)
         monkeypatch.setattr(writer, "LARGEST_PAGE", report.index.stat().st_size * 3 // 4)
@@ -157,7 +157,7 @@ def test_a_page_shows_as_many_frames_as_fit_and_says_so(tmp_path: Path, monkeypa
 
 def test_a_report_replaces_the_earlier_one_and_no_file_of_others(tmp_path: Path) -> None:
     def written(frames: int) -> set[str]:
-        with ReportWriter(tmp_path, "test", NAMES, COLOURS) as report:
+        with ReportWriter(tmp_path, "test", STREET, COLOURS) as report:
             for i in range(frames):
                 report.add_frame(street(stamp_ns=i), *SEEN, TIMES)
         return {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*")}
@@ -177,7 +177,7 @@ def test_a_report_replaces_the_earlier_one_and_no_file_of_others(tmp_path: Path)
 
 def test_words_are_buttons_and_their_voxels_are_in_the_page(tmp_path: Path) -> None:
     voxels, matches = street(), words_of_street()
-    with ReportWriter(tmp_path, "test", NAMES, COLOURS, words=WORDS) as report:
+    with ReportWriter(tmp_path, "test", STREET, COLOURS, words=WORDS) as report:
         report.add_frame(voxels, *SEEN, TIMES, matches=matches)
         report.add_frame(voxels, *SEEN, TIMES)  # was not answered
     answered, silent = embedded_frames(report.index)

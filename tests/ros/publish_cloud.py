@@ -14,7 +14,7 @@ if __name__ == "__main__":
     from sensor_msgs.msg import PointCloud2
 
     from scene_completion_ros.ros.messages import voxels_message
-    from tests.ros.voxel_samples import some_voxels
+    from tests.voxels.samples import some_voxels
 
     rclpy.init()
     node = rclpy.create_node("cloud_publisher")

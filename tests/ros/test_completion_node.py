@@ -28,7 +28,7 @@ from scene_completion_ros.ros.health import diagnostics
 from scene_completion_ros.ros.health.judgement import Drops, Level, Status
 from scene_completion_ros.ros.parameters import NodeParameters
 from tests.ros.graph import PATIENCE_S, REPOSITORY, Graph
-from tests.ros.voxel_samples import some_voxels
+from tests.voxels.samples import some_voxels
 
 NO_LIST = str(REPOSITORY / "config" / "multi_camera_grid.yaml")
 CAMERA = Camera(20.0, 20.0, 15.5, 11.5, 32, 24)

@@ -15,7 +15,7 @@ from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.waiting import AdaptiveSubscription
 from scene_completion_ros.voxels.cloud import cloud_array_from_message, voxels_to_cloud_array
 from tests.ros.graph import Graph, NodeUnderTest
-from tests.ros.voxel_samples import some_voxels
+from tests.voxels.samples import some_voxels
 
 
 def test_shipped_profile_is_chosen_where_none_is() -> None:

@@ -31,8 +31,8 @@ from scene_completion_ros.ros.inference_thread import (
 )
 from scene_completion_ros.ros.parameters import NodeParameters
 from tests.inference.test_motion_scale import CAMERA, STEP_NS, seen_from
-from tests.mapping.small_voxels import COMPLETED, INFERRED, SURFACE, UNOBSERVED, voxels_of
 from tests.mapping.test_temporal_fusion import GRID, TENTH, at, fuse, make
+from tests.voxels.samples import COMPLETED, INFERRED, SURFACE, UNOBSERVED, voxels_of
 
 NOW = Epoch(0, 0)
 

@@ -16,8 +16,7 @@ from scene_completion_ros.mapping.ground_map import GroundMap
 from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.ros import messages
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE
-from tests.mapping.small_voxels import bytes_to_state_and_label
-from tests.ros.voxel_samples import some_voxels
+from tests.voxels.samples import bytes_to_state_and_label, some_voxels
 
 STAMP_NS = 7_000_000_001
 FLOAT32, UINT8 = PointField.FLOAT32, PointField.UINT8

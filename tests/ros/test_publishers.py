@@ -19,10 +19,10 @@ from scene_completion_ros.mapping.clearing import ClearingRays, seen_free_cubes
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.placements import camera_pose
-from tests.mapping.small_voxels import bytes_to_state_and_label
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.graph import Graph, NodeUnderTest, as_arguments
 from tests.ros.moving_robot import TF2
+from tests.voxels.samples import bytes_to_state_and_label
 
 HEIGHT = 1.5
 BASE = "base_link"

@@ -16,8 +16,7 @@ from scene_completion_ros.voxels.cloud import (
 from scene_completion_ros.voxels.cloud_kernel import write_cloud
 from scene_completion_ros.voxels.colours import depth_colours, height_colours, voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
-from tests.report.scenes import COLOURS, GRID, NAMES, street
-from tests.ros.voxel_samples import some_voxels
+from tests.voxels.samples import COLOURS, GRID, STREET, some_voxels, street
 
 
 def turned(voxels: SemanticVoxels) -> RigidTransform:
@@ -60,7 +59,7 @@ def test_voxels_come_back_from_the_cloud() -> None:
     voxels = street(stamp_ns=42)
     cloud = voxels_to_cloud_array(voxels)[::-1]
     found = cloud_array_to_voxels(
-        cloud, GRID, voxels.grid_from_camera, stamp_ns=42, class_names=NAMES, class_colours=COLOURS
+        cloud, GRID, voxels.grid_from_camera, stamp_ns=42, class_names=STREET, class_colours=COLOURS
     )
     assert np.array_equal(found.index[::-1], voxels.index)
     assert np.array_equal(found.label[::-1], voxels.label)

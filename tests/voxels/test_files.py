@@ -14,7 +14,7 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.voxels.files import FORMAT, ImageDetails, SavedVoxels, npz_bytes, read_npz
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 from tests.checkout import ROOT
-from tests.report.scenes import NAMES, street
+from tests.voxels.samples import STREET, street
 
 Arrays = dict[str, Any]
 
@@ -85,7 +85,7 @@ def test_the_documented_example_reads_them_with_numpy_alone(tmp_path: Path, monk
     exec(example, names)  # noqa: S102 # the example of our own documents
     np.testing.assert_array_equal(names["state"], voxels.state)
     np.testing.assert_allclose(names["points"], voxels.points_grid(), atol=1e-5)
-    assert names["names"].tolist() == [NAMES[label] for label in voxels.label]
+    assert names["names"].tolist() == [STREET[label] for label in voxels.label]
     assert len(names["sure"]) == np.count_nonzero(voxels.probability > 0.8)
 
 

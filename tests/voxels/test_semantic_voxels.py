@@ -11,8 +11,7 @@ from scene_completion_ros.voxels.semantic_voxels import (
     as_classes,
     matches_of_points,
 )
-from tests.mapping.small_voxels import voxels_of
-from tests.report.scenes import street
+from tests.voxels.samples import street, voxels_of
 
 
 def test_points_in_the_optical_frame() -> None:
