@@ -115,27 +115,6 @@ class InputPublishers:
             publisher.wait_for_all_acked(Duration(seconds=OTHERS_TIMEOUT_S))
 
 
-class Behind:
-    """Does work in a thread, in order and one piece at a time, while the node completes the next image."""
-
-    def __init__(self) -> None:
-        self._pool, self._last = ThreadPoolExecutor(1), Future[None]()
-        self._last.set_result(None)
-
-    def __call__(self, work: Callable[[], None]) -> None:
-        """Begin work when what began before is done. Raises what that raised."""
-        self.wait()
-        self._last = self._pool.submit(work)
-
-    def wait(self) -> None:
-        """Wait for the last piece. Raises what it raised."""
-        self._last.result()
-
-    def close(self) -> None:
-        """Let the last piece end, however it does."""
-        self._pool.shutdown()
-
-
 class Player:
     """Publishes frames to the node and joins its answers by stamp. Raises SceneCompletionError if a topic cannot be."""
 
@@ -153,7 +132,10 @@ class Player:
     ) -> None:
         self._process, self._source, self._playback = process, source, playback
         self._results = ResultCollector(bag, statistics, with_times=playback.rate is not None)
-        self._on_result, self._deferred, self._behind = on_result, DeferredResults(), Behind()
+        self._on_result, self._deferred = on_result, DeferredResults()
+        # Where results are taken in lock step, one at a time, while the node completes the next image.
+        self._pool, self._taken = ThreadPoolExecutor(1), Future[None]()
+        self._taken.set_result(None)
         self.statistics = statistics
         self._words = tuple(words)
         self._collected = [topics.VOXELS, topics.DEPTH, topics.DEPTH_CAMERA_INFO, *[topics.MATCHES] * bool(words)]
@@ -211,7 +193,7 @@ class Player:
 
     def close(self) -> None:
         """Leave the ROS graph."""
-        self._behind.close()
+        self._pool.shutdown()
         self._deferred.close()
         self._graph.close()
 
@@ -267,9 +249,9 @@ class Player:
         begun_s = self._last_result_s = time.perf_counter()
         try:
             self._play(frames, others)
-            self._behind.wait()
+            self._taken.result()
         finally:
-            self._behind.close()
+            self._pool.shutdown()
             if self._words:
                 self._query.publish(String())
             self._results.finish(self._last_result_s - begun_s - self._elsewhere_s)
@@ -355,14 +337,13 @@ class Player:
             assert sent.source is not None
             self._last_result_s = time.perf_counter()
             if self._playback.rate is None:
-                self._behind(partial(self._take, sent, sent.source))
+                self._taken.result()  # or raises what went wrong with the one before
+                self._taken = self._pool.submit(self._take, sent, sent.source, self._on_result)
                 self._elsewhere_s += time.perf_counter() - self._last_result_s
             else:
-                result = self._results.take(sent, sent.source, self._legends[-1])
-                if self._on_result is not None:
-                    self._deferred.put(result, sent.source)
+                self._take(sent, sent.source, self._on_result and partial(self._deferred.put, source=sent.source))
 
-    def _take(self, sent: SentImage, source: BagMessage) -> None:
+    def _take(self, sent: SentImage, source: BagMessage, then: Callable[[ReplayResult], None] | None) -> None:
         result = self._results.take(sent, source, self._legends[-1])
-        if self._on_result is not None:
-            self._on_result(result)
+        if then is not None:
+            then(result)
