@@ -10,10 +10,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from numpy.typing import NDArray
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
@@ -71,9 +72,9 @@ class Arrivals:
         self.last_s, self.stamp_ns = now_s, stamp_ns
         self._recent_s.append(now_s)
 
-    def age_s(self, now_s: float) -> float | None:
-        """Seconds since the last one; None before the first."""
-        return None if self.last_s is None else now_s - self.last_s
+    def age(self, now_s: float) -> str:
+        """Seconds since the last one, in words."""
+        return "none yet" if self.last_s is None else f"{now_s - self.last_s:.2f}"
 
     def rate_hz(self, now_s: float) -> float:
         """Messages a second, over the last `RATE_WINDOW_S`; 0 of fewer than two."""
@@ -83,12 +84,11 @@ class Arrivals:
         return (len(recent) - 1) / (recent[-1] - recent[0])
 
 
-@dataclass(frozen=True)
-class ImageShape:
-    """What the newest image looked like."""
+class ImageShape(NamedTuple):
+    """Size and kind of the newest image."""
 
-    width: int  # pixels; 0 where only decoding tells
-    height: int  # pixels; 0 where only decoding tells
+    width: int  # pixels, as height; 0 where only decoding tells
+    height: int
     encoding: str  # as the message has it
     bytes: int  # of its pixels or of the compressed file
     frame_id: str
@@ -145,21 +145,16 @@ class CameraFacts:
     now_s: float  # the moment, on the clock of the record
     middleware: str  # name of the RMW implementation
 
-    @property
-    def active_s(self) -> float:
-        """Seconds since the node subscribed."""
-        return self.now_s - self.record.since_s
-
-    def silent_s(self, last_s: float | None) -> float:
-        """Seconds without a message, of which the last came at a time."""
-        return self.active_s if last_s is None else self.now_s - last_s
+    def silent_s(self, arrivals: Arrivals) -> float:
+        """Seconds since the last message, or since the node subscribed."""
+        return self.now_s - (self.record.since_s if arrivals.last_s is None else arrivals.last_s)
 
 
 def input_status(camera: CameraFacts, received: int, drops: Drops, name: str = "input") -> Status:
     """How images arrive. `received`: images received since the node started."""
     record, now_s = camera.record, camera.now_s
     values = _input_values(camera, received, drops)
-    silent_s = camera.silent_s(record.images.last_s)
+    silent_s = camera.silent_s(record.images)
     if silent_s > LONGEST_SILENCE_S:
         cause = _cause_of_silence(camera)
         return Status(name, Level.ERROR, f"no image for {silent_s:.1f} s: {cause}", values, cause)
@@ -188,7 +183,7 @@ def calibration_status(
     """Whether the CameraInfo is there, recent, and fits; `warnings`: how it differs from the student's training."""
     record, topic = camera.record, camera.record.camera_info_topic
     values = _calibration_values(camera)
-    silent_s = camera.silent_s(record.camera_infos.last_s)
+    silent_s = camera.silent_s(record.camera_infos)
     if record.camera is None:
         return _no_camera(camera, silent_s, values, name)
     several = _several(topic, camera.camera_info_publishers)
@@ -212,7 +207,7 @@ def calibration_status(
             "write a crop into its roi, or remap camera_info to the calibration of this image"
         )
         return Status(name, Level.ERROR, message, values)
-    image_silent_s = camera.silent_s(record.images.last_s)
+    image_silent_s = camera.silent_s(record.images)
     if record.camera_infos.count > 1 and silent_s > LONGEST_SILENCE_S >= image_silent_s:
         message = f"CameraInfo stopped {silent_s:.1f} s ago, images go on: the node completes them with the last one; "
         return Status(name, Level.WARN, f"{message}check the driver (ros2 topic hz {topic})", values)
@@ -315,7 +310,6 @@ def _publishers(count: int) -> str:
 
 def _input_values(camera: CameraFacts, received: int, drops: Drops) -> dict[str, str]:
     record, shape = camera.record, camera.record.shape
-    age_s = record.images.age_s(camera.now_s)
     values = {
         "topic": record.image_topic,
         "type": record.image_type,
@@ -325,7 +319,7 @@ def _input_values(camera: CameraFacts, received: int, drops: Drops) -> dict[str,
         "images received": str(received),
         "images received since activation": str(record.images.count),
         "images/s": f"{record.images.rate_hz(camera.now_s):.2f}",
-        "seconds since the last image": "none yet" if age_s is None else f"{age_s:.2f}",
+        "seconds since the last image": record.images.age(camera.now_s),
         "lost by the middleware": str(record.lost.get(record.image_topic, 0)),
         "middleware": camera.middleware,
     }
@@ -341,13 +335,12 @@ def _input_values(camera: CameraFacts, received: int, drops: Drops) -> dict[str,
 
 def _calibration_values(camera: CameraFacts) -> dict[str, str]:
     record, used = camera.record, camera.record.camera
-    age_s = record.camera_infos.age_s(camera.now_s)
     values = {
         "topic": record.camera_info_topic,
         "publishers": str(len(camera.camera_info_publishers.types)),
         "CameraInfo received since activation": str(record.camera_infos.count),
         "CameraInfo/s": f"{record.camera_infos.rate_hz(camera.now_s):.2f}",
-        "seconds since the last CameraInfo": "none yet" if age_s is None else f"{age_s:.2f}",
+        "seconds since the last CameraInfo": record.camera_infos.age(camera.now_s),
     }
     if used is not None:
         values["camera"] = (
@@ -484,15 +477,6 @@ def depth_status(report: DepthReport, now_s: float, recent_s: float) -> Status:
 FULL_DETAIL_STAGES = ("latency", "total")  # the stages that the message names
 
 
-@dataclass(frozen=True)
-class StageTime:
-    """Milliseconds of one stage over the last `TIMES_KEPT` images."""
-
-    mean: float
-    p95: float
-    largest: float
-
-
 class InferenceRecord:
     """Written by the inference thread. `vocabulary`: what labels mean at first; None for the classes of the bundle."""
 
@@ -526,16 +510,11 @@ class InferenceRecord:
         self.scales.clear()
         self.depth.report = DepthReport()
 
-    def times(self) -> dict[str, StageTime]:
-        """Times by stage; empty where no image was completed."""
+    def times(self) -> dict[str, NDArray[np.float64]]:
+        """Milliseconds of the last `TIMES_KEPT` images by stage; empty where no image was completed."""
         with self._lock:
             rows = list(self._times_ms)
-        stages = rows[-1] if rows else {}
-        columns = {stage: np.array([row[stage] for row in rows if stage in row]) for stage in stages}
-        return {
-            stage: StageTime(float(column.mean()), float(np.percentile(column, 95)), float(column.max()))
-            for stage, column in columns.items()
-        }
+        return {stage: np.array([row[stage] for row in rows if stage in row]) for stage in (rows[-1] if rows else ())}
 
 
 def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, unwanted: int) -> Status:
@@ -551,7 +530,8 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
     for camera, scale in dict(record.scales).items():
         values[of_camera("scale by motion", camera)] = scale.described()
     for stage, time_ms in times.items():
-        values[f"{stage} ms"] = f"mean {time_ms.mean:.2f}, p95 {time_ms.p95:.2f}, max {time_ms.largest:.2f}"
+        p95 = np.percentile(time_ms, 95)
+        values[f"{stage} ms"] = f"mean {time_ms.mean():.2f}, p95 {p95:.2f}, max {time_ms.max():.2f}"
     problems = drops.problems(judged_by="inference")
     unusable = {name or "this camera": model.error for name, model in models.items() if model.error}
     errors = [f"images of {name} cannot be completed: {error}" for name, error in unusable.items()]
@@ -570,7 +550,7 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
             "were dropped meanwhile: fix the focus and zoom of the camera, or publish one CameraInfo"
         )
         return Status("inference", Level.WARN, message, values)
-    slowest = [f"{stage} {times[stage].mean:.1f} ms" for stage in FULL_DETAIL_STAGES if stage in times]
+    slowest = [f"{stage} {times[stage].mean():.1f} ms" for stage in FULL_DETAIL_STAGES if stage in times]
     states = [f"{name} {model.state}".strip() for name, model in models.items()]
     message = ", ".join([*states, *slowest])
     if (busy_s := record.busy_s()) > LONGEST_WORK_S:
