@@ -55,8 +55,7 @@ COMMANDS = {
     "extract": "scene_completion_training.commands.extract",
     "features": "scene_completion_training.commands.features",
     "import-checkpoint": "scene_completion_training.commands.import_checkpoint",
-    "street-world": "scene_completion_worlds.commands.street",
-    "room-world": "scene_completion_worlds.commands.room",
+    "world": "scene_completion_worlds.commands.world",
     "train": "scene_completion_training.commands.train",
 }
 

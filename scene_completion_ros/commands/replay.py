@@ -90,7 +90,7 @@ def _add_score_arguments(parser: argparse.ArgumentParser) -> None:
         "--ground-truth",
         type=Path,
         metavar="PATH",
-        help="score voxels and depth against this folder: a drive of scene-completion street-world, KITTI or "
+        help="score voxels and depth against this folder: a drive of scene-completion world, KITTI or "
         "KITTI-360. Or score against the voxels of another bag, such as bag/ of an earlier replay. Stamps "
         "say which frames belong together",
     )

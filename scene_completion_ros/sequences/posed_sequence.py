@@ -443,7 +443,7 @@ def stored_grid(sequence: PosedSequence) -> VoxelGrid:
 
 
 SOURCE = Source(
-    f"a folder with {INDEX_NAME}, such as a town of scene-completion street-world",
+    f"a folder with {INDEX_NAME}, such as a town of scene-completion world street",
     lambda path: _folder(path) is not None,
     _open,
     EXACT_VOXELS,

@@ -1,29 +1,22 @@
-import argparse
+"""`scene-completion world`: what it writes, and what it refuses."""
+
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from scene_completion_ros.bags.reader import BagReader
-from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.cli import main
 from scene_completion_ros.evaluation.truth import OCCLUDED, VISIBLE
 from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_worlds.commands import street
-from scene_completion_worlds.street import drive
+from scene_completion_worlds.commands.world import UNFINISHED
 from scene_completion_worlds.street.camera_rig import LEFT, RIGHT, SIDE_LEFT, SIDE_RIGHT
 from scene_completion_worlds.street.street_line import StreetKind
 
 
-def arguments(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    street.add_arguments(parser)
-    return parser.parse_args(words)
-
-
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["--seed", "1001", "--frames", "1", "--size", "160", "48", "--output", str(tmp_path / "out")]
-    assert street.run(arguments(*common, "--assets", "voxels", "--bag")) == 0
+def test_street(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"world street --seed 1001 --frames 1 --size 160 48 --bag --output {tmp_path}/out".split()
+    assert main(command) == 0
     assert "validation town 1001" in capsys.readouterr().out
     sequence = PosedSequence.load(tmp_path / "out" / "sequence")
     truth = voxel_truth(sequence, 0)
@@ -32,16 +25,16 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (truth.regions[OCCLUDED] & truth.occupied).sum() > 1000
     with BagReader(tmp_path / "out" / "bag") as reader:
         assert len(list(reader.images(reader.choose_image_topic()))) == 1
-    with pytest.raises(SceneCompletionError, match="exists already"):
-        street.run(arguments(*common))
+    assert main(command) == 2
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_side_cameras_are_in_folder_and_bag_also_after_an_interruption(tmp_path: Path) -> None:
-    left_over = tmp_path / "out" / street.UNFINISHED / "sequence" / "images"  # by an interrupted run
+    left_over = tmp_path / "out" / UNFINISHED / "sequence" / "images"  # by an interrupted run
     left_over.mkdir(parents=True)
     (left_over / "half.jpg").write_bytes(b"")
-    words = ["--seed", "2001", "--frames", "1", "--size", "160", "48", "--output", str(tmp_path / "out")]
-    assert street.run(arguments(*words, "--rig", "kitti360", "--assets", "--bag", "all")) == 0
+    command = f"world street-kitti360 --seed 2001 --frames 1 --size 160 48 --bag all --output {tmp_path}/out".split()
+    assert main(command) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"sequence", "bag"}
     sequence = PosedSequence.load(tmp_path / "out" / "sequence")
     assert not list((tmp_path / "out").rglob("half.jpg"))
@@ -59,27 +52,18 @@ def test_side_cameras_are_in_folder_and_bag_also_after_an_interruption(tmp_path:
         assert left.rotation[:, 2] == pytest.approx((0.0, 1.0, 0.0), abs=0.02)
 
 
-def test_any_number_of_workers_writes_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drive, "BLOCK", 1)
-    common = ["--seed", "1002", "--frames", "2", "--rate", "2", "--size", "64", "20", "--supersampling", "1"]
-    for workers in ("1", "2"):
-        words = [*common, "--assets", "lidar", "depth", "--workers", workers, "--output", str(tmp_path / workers)]
-        assert street.run(arguments(*words)) == 0
-    files = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*") if path.is_file())
-    assert len(files) == 2 * 4 + 1
-    first, second = (PosedSequence.load(tmp_path / workers / "sequence") for workers in ("1", "2"))
-    for name in files:
-        if name.suffix == ".npz":  # an archive holds the time of writing
-            arrays = [np.load(tmp_path / workers / name)["data"] for workers in ("1", "2")]
-            assert np.array_equal(*arrays), name
-        else:
-            assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
-    assert first.travelled_distance() == second.travelled_distance() > 1.0
-
-
+@pytest.mark.parametrize("kind", ["street", "room"])
 @pytest.mark.parametrize(
-    "words", [["--seed", "3000"], ["--seed", "5", "--frames", "0"], ["--seed", "5", "--workers", "0"]]
+    ("words", "found"),
+    [
+        ("--seed 3000", "seed 3000 belongs to no role: worlds are training 0-999"),
+        ("--seed 5 --frames 0", "--frames: 0 is not positive"),
+        ("--seed 5 --size 64 0", "--size: 0 is not positive"),
+        ("--seed 5 --rate 0", "--rate: 0.0 is out of range"),
+    ],
 )
-def test_command_refuses_bad_input(words: list[str], tmp_path: Path) -> None:
-    with pytest.raises(SceneCompletionError, match=words[-1]):
-        street.run(arguments(*words, "--output", str(tmp_path)))
+def test_bad_input_is_refused(
+    kind: str, words: str, found: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["world", kind, *words.split(), "--output", str(tmp_path)]) == 2
+    assert found in capsys.readouterr().err

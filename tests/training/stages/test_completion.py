@@ -56,6 +56,7 @@ from scene_completion_training.stages.completion import (
     read_frozen_encoder,
 )
 from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
+from scene_completion_worlds.room.walk import RoomWalk
 from tests.training.foundation.tiny_models import saved_depth_model
 from tests.training.small_trainings import cut_off
 
@@ -68,8 +69,8 @@ VOLUME = VolumeSettings(ahead=12.8, sideways=6.4, below=2.2, above=1.0, voxel_si
 def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two frames of a training town with a rig of its own, rendered by the command."""
     folder = tmp_path_factory.mktemp("towns") / "5"
-    command = "street-world --seed 5 --frames 2 --rate 2 --rig varied --size 256 96 --supersampling 1"
-    assert main([*command.split(), "--assets", "depth", "label", "voxels", "--output", str(folder)]) == 0
+    command = "world street-varied --seed 5 --frames 2 --rate 2 --size 256 96 --supersampling 1"
+    assert main([*command.split(), "--output", str(folder)]) == 0
     return folder
 
 
@@ -500,10 +501,9 @@ def test_the_node_tells_a_student_how_its_camera_is_mounted(bundle: StudentBundl
 
 @pytest.fixture(scope="module")
 def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two views of the rooms of a training seed, in a hand, rendered by the command."""
+    """Two views of the rooms of a training seed, in a hand."""
     folder = tmp_path_factory.mktemp("rooms") / "9"
-    command = "room-world --seed 9 --frames 2 --leg 1 --carrier hand --size 128 96 --supersampling 1 --assets"
-    assert main([*command.split(), "depth", "label", "voxels", "--output", str(folder)]) == 0
+    RoomWalk(9, 2, (128, 96), leg=1, carrier="hand", supersampling=1).sequence().save(folder / "sequence")
     return folder
 
 

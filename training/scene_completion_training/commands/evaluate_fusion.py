@@ -10,7 +10,7 @@ FIRST = 4  # frames of a drive before the map's occupancy is scored: memory need
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate fusion``."""
-    meaning = "towns of street-world with their voxels, best with --busy"
+    meaning = "towns with their voxels, best of world street-busy"
     arguments.add_paths(parser, "--data", "FOLDER", meaning, required=True)
     meaning = "student bundles (default: the truth of each image alone, which shows what the map itself adds)"
     arguments.add_paths(parser, "--bundle", "BUNDLE", meaning)
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
                 counted += 1
     names = [sequence.name for sequence in recordings]
     if not counted:
-        cure = "Render towns with --assets voxels"
+        cure = "Render towns with world street-busy"
         raise SequenceError("no frame has ground truth voxels", where=", ".join(names), cure=cure)
     arguments.write_results(args, scores, names)
     return 0

@@ -17,7 +17,7 @@ EVERY = 5  # of which frames voxels are scored where the command line says nothi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate geometry``."""
-    meaning = "towns of street-world, folders in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360, bags and "
+    meaning = "towns of world street, folders in KITTI odometry's layout, or data_2d_raw/DRIVE of KITTI-360, bags and "
     meaning += "what is extracted from them, with LiDAR; for depth also DATE/DATE_drive_NNNN_sync of KITTI raw"
     arguments.add_paths(parser, "--data", "FOLDER", meaning)
     arguments.add_windows(parser)

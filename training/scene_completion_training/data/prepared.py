@@ -106,7 +106,7 @@ def prepare_sequence(
     settings, viewpoint = settings or voxel_evidence.FusionSettings(), viewpoint or Viewpoint()
     if exact and not holds_exact_voxels(sequence):
         what = "holds no ground truth voxels"
-        raise SequenceError(what, where=sequence.name, cure="Render the town with --assets voxels")
+        raise SequenceError(what, where=sequence.name, cure="Render it with scene-completion world street")
     name = keyed(sequence.name, _made_of(sequence, settings, viewpoint))  # while lenses are still there
     sequence = rectified_sequence(sequence, cameras_ahead(sequence), viewpoint.camera)
     kind = f"-exact-labels{'-depth' * ('depth' in sequence.frames[0].assets)}" if exact else ""

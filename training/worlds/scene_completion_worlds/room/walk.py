@@ -44,7 +44,7 @@ _DIRT = np.array([(0.03, 0.04, 0.03)] * 4, np.float32)
 class RoomWalk(RenderedDrive):
     """A camera that moves through the floor plan of a seed."""
 
-    kind = ROOMS
+    kind, assets = ROOMS, ("depth", "label", "instance", "voxels")
 
     def __init__(
         self,
@@ -86,10 +86,6 @@ class RoomWalk(RenderedDrive):
         """The grid stands upright on the floor below the camera, and looks where that looks."""
         return self.world_from_camera(index, CAMERA).levelled()
 
-    def assets_of(self, index: int) -> dict[str, Any]:
-        """With the things that pixels show."""
-        return {**super().assets_of(index), "instance": lambda: {"instance": self.view(index, CAMERA).instance}}
-
     def provenance(self) -> dict[str, Any]:
         """With the height of the floor, by which every frame's grid stands."""
         made = {**super().provenance(), "floor": 0.0, "carrier": self.carrier, "classes": list(ROOM_CLASSES)}
@@ -97,7 +93,7 @@ class RoomWalk(RenderedDrive):
         made["voxel_grid"]["grid_from_camera"] = "level"
         return made
 
-    def truth_of(self, index: int) -> VoxelTruth:
+    def truth(self, index: int) -> VoxelTruth:
         """Voxels of the rooms that the camera looks into; those of others are unknown, as is what walls are made of."""
         pose = self.world_from_camera(index, CAMERA)
         grid_from_camera = self.grid_from_camera(index)

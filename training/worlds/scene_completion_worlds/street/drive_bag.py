@@ -4,7 +4,7 @@ Frames: map -> base_link (the rig) on /tf; base_link -> camera_*_optical and vel
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ def write_drive_bag(
     *,
     cameras: Sequence[str] = (LEFT,),  # cameras to record: a single one on /camera, several on a namespace each
     lidar_every: int = 1,  # record the LiDAR of every so many frames, as far as the sequence has it; 0 leaves it out
-    on_frame: Callable[[int], None] | None = None,  # called with the number of each frame that is written
 ) -> None:
     """Write a drive as a new bag, images as they are encoded; a BagError where the folder exists already."""
     namespace = {name: "/camera" if len(cameras) == 1 else f"/{name}" for name in cameras}
@@ -61,8 +60,6 @@ def write_drive_bag(
                 # Sensors count in steps of millimetres; round numbers also compress well.
                 rounded = np.rint(points / POINT_ROUNDING_M).astype(np.float32) * np.float32(POINT_ROUNDING_M)
                 write("/velodyne_points", "sensor_msgs/msg/PointCloud2", _cloud(stamp, rounded), stamp)
-            if on_frame is not None:
-                on_frame(index)
 
 
 def _jpeg_of(source: ImageSource) -> bytes:
@@ -158,12 +155,7 @@ LIDAR_EVERY = 4
 def make_demo_drive(folder: Path) -> None:
     """Render the demo town and write its bag into a new folder."""
     drive = StreetDrive(SEED, FRAMES, make_rig(lidar=DEMO_LIDAR))
-    write_drive_bag(
-        drive.sequence(("lidar",), QUALITY),
-        folder,
-        lidar_every=LIDAR_EVERY,
-        on_frame=lambda index: print(f"frame {index + 1} of {FRAMES}", file=sys.stderr),
-    )
+    write_drive_bag(drive.sequence(("lidar",), QUALITY, progress=True), folder, lidar_every=LIDAR_EVERY)
 
 
 if __name__ == "__main__":

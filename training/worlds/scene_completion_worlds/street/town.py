@@ -50,13 +50,13 @@ class Town(World):
         self.atlas, self.look = plan.atlas, plan.look
 
 
-def role_of_seed(seed: int, worlds: str = "towns") -> Role:
+def role_of_seed(seed: int) -> Role:
     """Role of a world's seed; a `ValueError` if it belongs to no role."""
     for role, seeds in SEEDS_OF_ROLE.items():
         if seed in seeds:
             return role
     known = ", ".join(f"{role} {seeds[0]}-{seeds[-1]}" for role, seeds in SEEDS_OF_ROLE.items())
-    raise ValueError(f"seed {seed} belongs to no role: {worlds} are {known}")
+    raise ValueError(f"seed {seed} belongs to no role: worlds are {known}")
 
 
 def profile_of(seed: int) -> StreetProfile:
