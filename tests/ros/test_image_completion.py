@@ -20,8 +20,8 @@ from scene_completion_ros.inference.scene_query import WHY
 from scene_completion_ros.mapping.temporal_fusion import FusionSettings
 from scene_completion_ros.ros.conversions import points_message, with_data
 from scene_completion_ros.ros.frame import DepthReading, Epoch, Frame, NotYetError, PoseToCome, Scene
-from scene_completion_ros.ros.health.diagnostics import DepthReport, depth_status
-from scene_completion_ros.ros.health.judgement import Level, Record
+from scene_completion_ros.ros.health.diagnostics import DepthReport
+from scene_completion_ros.ros.health.judgement import Record
 from scene_completion_ros.ros.inference_thread import (
     MOST_WAITING,
     DepthReader,
@@ -303,17 +303,6 @@ def test_depth_is_compared_with_an_image_of_the_same_time() -> None:
     assert fresh.see(wall) is not None
     assert fresh.see(wall, epoch=Epoch(1, 0)) is None and fresh.see(wall, epoch=Epoch(1, 0)) is not None
     assert SensorBench().see(None) is None
-
-
-def test_diagnostics_warn_while_no_image_has_depth() -> None:
-    bench = SensorBench()
-    status = depth_status(bench.record.report, bench.record.report.without.last_s or 0.0, 10.0)
-    assert (status.level, status.values["images without"]) == (Level.WARN, "1") and "none yet" in status.message
-    bench.see(depth_image(np.full((32, 64), 6000, "<u2"), "16UC1"))
-    status = depth_status(bench.record.report, bench.record.report.sensed.last_s or 0.0, 10.0)
-    assert status.level == Level.OK and status.values["median age ms"] == "5.0"
-    assert status.message == "100.0 % of the pixels, 5.0 ms old" and status.values["last without"].endswith("none yet")
-    assert depth_status(DepthReport(), 0.0, 10.0).message == "waiting for the first image"
 
 
 VOXELS = voxels_of([[[SURFACE]]])  # road, car, wall

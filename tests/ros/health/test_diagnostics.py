@@ -1,8 +1,5 @@
 """/diagnostics of the running node, in all its states and with the faults that users meet."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +14,8 @@ from std_srvs.srv import Trigger
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.removed import REMOVED, Kind, removed
-from scene_completion_ros.ros import dds, messages, topics
-from tests.ros import publish_images
+from scene_completion_ros.ros import messages, topics
 from tests.ros.camera_to_voxels import CAMERA, ERROR, FRAME, OK, WARN, CameraToVoxels, some_image, values
-from tests.ros.graph import REPOSITORY
 
 LARGER_CAMERA = Camera(371.2, 371.2, 319.5, 99.5, 640, 200)
 PARTS = {"lifecycle", "input", "calibration", "inference", "outputs", "memory"}
@@ -142,31 +137,3 @@ def test_topics_without_publishers_and_publishers_that_do_not_match(start: Start
         meanwhile=lambda: images.publish(image),
     )  # fmt: skip
     assert "see parameter image.qos" in running.node.log
-
-
-def test_large_images_that_are_lost_without_a_word_are_told_with_the_cure(start: Start) -> None:
-    """The publishing process lacks the profile, as a camera driver does by default."""
-    running = start()
-    running.graph.node.destroy_publisher(running.images)
-    environment = {name: value for name, value in os.environ.items() if not name.endswith("DEFAULT_PROFILES_FILE")}
-    driver = subprocess.Popen(
-        [sys.executable, publish_images.__file__, f"{running.graph.namespace}/image"],
-        stdin=subprocess.PIPE,
-        env={**environment, "PYTHONPATH": str(REPOSITORY)},
-    )
-    info = messages.camera_info_message(
-        Camera(700.0, 700.0, 639.5, 359.5, publish_images.WIDTH, publish_images.HEIGHT), 0, FRAME
-    )
-    try:
-        status = running.told.until(
-            "input", ERROR, "1 publisher exists", "loses best-effort messages above 0.5 MB (these have 2.8 MB)",
-            meanwhile=lambda: running.camera_infos.publish(info),
-        )  # fmt: skip
-    finally:
-        driver.communicate()
-    cure = f"{dds.profile_variable()}={dds.profile_path()}"
-    for words in (cure, "image.transport:=compressed", "net.core.rmem_max"):
-        assert words in status.message
-    assert "image.qos:=reliable" not in status.message  # the publisher offers best effort only
-    assert values(status)["best-effort publishers"] == "1"
-    running.until_logged(cure)
