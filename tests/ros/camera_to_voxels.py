@@ -79,6 +79,8 @@ def some_image(seed: int, camera: Camera = CAMERA) -> NDArray[np.uint8]:
 class CameraToVoxels:
     """A running node, and the topics around it."""
 
+    now_ns = SECOND_NS  # stamp of the newest image
+
     def __init__(
         self,
         start: Callable[[Graph], NodeUnderTest],
@@ -111,6 +113,16 @@ class CameraToVoxels:
     def image(self, seed: int, stamp_ns: int, frame: str = FRAME) -> Any:
         """A message with a picture of the usual camera."""
         return self.make_image(some_image(seed), stamp_ns, frame)
+
+    def stamp(self, later_ns: int = SECOND_NS) -> int:
+        """The next stamp, nanoseconds."""
+        self.now_ns += later_ns
+        return self.now_ns
+
+    def show(self, picture: int | NDArray[np.uint8]) -> Any:
+        """Send a picture, or one by its seed, with the next stamp; the voxels that answer it."""
+        pixels = some_image(picture) if isinstance(picture, int) else picture
+        return self.answer(self.make_image(pixels, self.stamp(), FRAME))
 
     def change(self, *transitions: int) -> None:
         """Lead the node through its states."""

@@ -19,27 +19,17 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.ros import messages, topics
-from tests.ros.camera_to_voxels import CAMERA, ERROR, FRAME, OK, SECOND_NS, CameraToVoxels, is_cloud_of, some_image
+from tests.ros.camera_to_voxels import CAMERA, ERROR, FRAME, OK, CameraToVoxels, is_cloud_of, some_image
 
 SENSOR = Camera(371.2, 371.2, 329.5, 120.0, 700, 240)  # twice as fine as CAMERA, and larger
 
 
 class Faulty(CameraToVoxels):
-    """Stamps that only grow, and what came back under which."""
-
-    _stamp_ns = SECOND_NS
+    """A running node, and its notices of dropped images."""
 
     def listen(self) -> None:
         super().listen()
         self.notices = self.graph.collect(String, topics.DROPPED.replace("~", self.output), 1000)
-
-    def stamp(self) -> int:
-        self._stamp_ns += SECOND_NS
-        return self._stamp_ns
-
-    def good(self, image: NDArray[np.uint8]) -> Any:
-        """Send an image that can be used, and wait for its voxels."""
-        return self.answer(self.make_image(image, self.stamp(), FRAME))
 
     def bad(self, message: Any) -> None:
         """Send something that cannot be used, and wait until it is said to have been dropped for that."""
@@ -78,7 +68,7 @@ def test_rubbish_among_images(start: Any, completer: Callable[..., Completer]) -
     faulty = start("-p", "image.qos:=reliable")
     faulty.start()
     picture = some_image(1)
-    first = faulty.good(picture)
+    first = faulty.show(picture)
 
     def made(**changed: Any) -> Any:
         message = messages.image_message(picture, 0, FRAME)
@@ -103,12 +93,12 @@ def test_rubbish_among_images(start: Any, completer: Callable[..., Completer]) -
     before = set(faulty.stamps_ns)
     for message in rubbish:
         faulty.bad(message)
-    again = faulty.good(picture)
+    again = faulty.show(picture)
     assert again.data == first.data
     assert set(faulty.stamps_ns) - before == {messages.stamp_nanoseconds(again.header.stamp)}
     for shade in (0, 255):
         dull = np.full_like(picture, shade)  # but no rubbish
-        assert_taken_with(faulty.good(dull), completer(CAMERA), dull, fewest=0)
+        assert_taken_with(faulty.show(dull), completer(CAMERA), dull, fewest=0)
 
     heard = len(faulty.voxels)
     for bad_value in (math.nan, math.inf, 0.0, -1.0):
@@ -122,7 +112,7 @@ def test_rubbish_among_images(start: Any, completer: Callable[..., Completer]) -
     empty.width = 0
     faulty.camera_infos.publish(empty)
     faulty.until_logged("bad CameraInfo, 1 so far")
-    assert faulty.good(picture).data == first.data  # by the last usable calibration
+    assert faulty.show(picture).data == first.data  # by the last usable calibration
     assert len(faulty.voxels) == heard + 1
 
     received, processed, dropped = faulty.ended()
@@ -138,7 +128,7 @@ def test_a_camera_that_stops_returns_and_changes(start: Any, completer: Callable
     faulty.start()
     told = faulty.told
     assert "subscribed as its publishers offer it: reliable" in faulty.node.log
-    before = faulty.good(some_image(3))
+    before = faulty.show(some_image(3))
 
     # It stops: its publisher goes, nothing comes out any more; it returns, best effort this time.
     faulty.graph.node.destroy_publisher(faulty.images)
@@ -159,14 +149,14 @@ def test_a_camera_that_stops_returns_and_changes(start: Any, completer: Callable
 
     # Other resolutions of the same picture need no other CameraInfo; what was cropped does.
     half = some_image(4, replace(CAMERA, width=160, height=48))
-    answer = faulty.good(half)
+    answer = faulty.show(half)
     by_hand = Camera(92.8, 92.8, 79.5, 22.125, 160, 48)  # (159.5 + 0.5) / 2 - 0.5 and (44.75 + 0.5) / 2 - 0.5
     assert_taken_with(answer, completer(by_hand), half)
     faulty.until_logged("images are 160x48, calibrated for 320x96")
     cropped = some_image(4, replace(CAMERA, width=300))
     faulty.bad(messages.image_message(cropped, 0, FRAME))
     faulty.until_logged("the image is 300x96, the calibration is that of 320x96: other proportions")
-    assert faulty.good(some_image(3)).data == before.data
+    assert faulty.show(some_image(3)).data == before.data
 
     # Part of a sensor, binned: the CameraInfo is that of the whole sensor.
     camera_info = messages.camera_info_message(SENSOR, 0, FRAME)

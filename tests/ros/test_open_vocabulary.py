@@ -151,21 +151,13 @@ def talkative(running: Talkative, student: StudentBundle) -> Talkative:
     return running
 
 
-_stamps_s = iter(range(100, 10_000))
-
-
-def shown(node: CameraToVoxels, seed: int) -> Any:
-    """The voxels of an image."""
-    return node.answer(node.image(seed, next(_stamps_s) * SECOND_NS))
-
-
 def test_a_vocabulary_names_the_voxels_and_the_legend_follows(talkative: Talkative, truth: Truth) -> None:
-    assert is_cloud_of(shown(talkative, 1), truth.of(1).voxels)
+    assert is_cloud_of(talkative.show(1), truth.of(1).voxels)
     assert "text_bank_sha256" not in talkative.legend
     talkative.name("zebra crossing, vehicle", "zebra crossing", "vehicle", "unknown")
     assert talkative.legend["text_bank_sha256"] == small_bank().sha256
     assert talkative.legend["class_colours"][1:] == [[1, 2, 3], [128, 128, 128]]
-    cloud, expected = shown(talkative, 1), truth.of(1, words=truth.vocabulary("zebra crossing", "vehicle")).voxels
+    cloud, expected = talkative.show(1), truth.of(1, words=truth.vocabulary("zebra crossing", "vehicle")).voxels
     assert len(np.unique(expected.label)) == 3  # or the comparison shows little
     assert is_cloud_of(cloud, expected)
     assert not is_cloud_of(cloud, truth.of(1).voxels)
@@ -177,9 +169,9 @@ def test_a_vocabulary_names_the_voxels_and_the_legend_follows(talkative: Talkati
     text = '{"classes": {"plants": ["tree", "car"]}, "pooling": "mean", "margin": 0.5, "background": ["wall"]}'
     talkative.name(text, "plants", "unknown")
     words = truth.dictionary.vocabulary_of(RequestedWords({"plants": ("tree", "car")}, 0.5, "mean", ("wall",)))
-    assert is_cloud_of(shown(talkative, 2), truth.of(2, words=words).voxels)
+    assert is_cloud_of(talkative.show(2), truth.of(2, words=words).voxels)
     talkative.name("", "class 0", "class 1", "class 2", "class 3", "class 4")
-    assert is_cloud_of(shown(talkative, 2), truth.of(2).voxels)
+    assert is_cloud_of(talkative.show(2), truth.of(2).voxels)
 
 
 UNKNOWN_PHRASE = ("does not hold 'strolller'", "make a bank with yours")
@@ -210,7 +202,7 @@ def test_what_cannot_be_used_changes_nothing_and_is_told(talkative: Talkative, t
     assert "Traceback" not in log and "please report" not in log
     assert int(values(talkative.told.newest["outputs"])["warnings: ~/vocabulary"]) >= 6
     assert len(talkative.legends) == legends
-    assert is_cloud_of(shown(talkative, 3), truth.of(3, words=truth.vocabulary("car", "tree")).voxels)
+    assert is_cloud_of(talkative.show(3), truth.of(3, words=truth.vocabulary("car", "tree")).voxels)
 
 
 def test_the_parameter_is_checked_and_followed_while_images_come(
@@ -223,7 +215,7 @@ def test_the_parameter_is_checked_and_followed_while_images_come(
         assert graph.until(lambda: tuple(talkative.legend["class_names"]) == names), talkative.node.log
 
     follows("shipped", "vehicle", "tree", "unknown")
-    assert is_cloud_of(shown(talkative, 1), truth.of(1, words=Dictionary(student, "shipped").vocabulary).voxels)
+    assert is_cloud_of(talkative.show(1), truth.of(1, words=Dictionary(student, "shipped").vocabulary).voxels)
     follows(str(bank_file), "thing", "plant", "unknown")
     assert talkative.legend["text_bank_sha256"] == TextBank.load(bank_file).sha256
 
@@ -236,7 +228,7 @@ def test_the_parameter_is_checked_and_followed_while_images_come(
         refused = graph.set_parameters(node, vocabulary=str(value))
         assert not refused.successful
         assert complaint in refused.reason
-    assert is_cloud_of(shown(talkative, 2), truth.of(2, words=Dictionary(student, str(bank_file)).vocabulary).voxels)
+    assert is_cloud_of(talkative.show(2), truth.of(2, words=Dictionary(student, str(bank_file)).vocabulary).voxels)
 
     # A message may ask for others of its words; the empty one goes back to it.
     talkative.name("tree", "tree", "unknown")
@@ -264,11 +256,11 @@ def assert_are(cloud: NDArray[np.void], matches: Matches, completion: Completion
 def test_a_query_finds_voxels(talkative: Talkative, truth: Truth) -> None:
     graph = talkative.graph
     found = graph.collect(PointCloud2, topics.MATCHES.replace("~", talkative.output))
-    unasked_ns = stamp_of(shown(talkative, 1))
+    unasked_ns = stamp_of(talkative.show(1))
     talkative.ask("car\nzebra crossing", "car", "zebra crossing")
     assert json.loads(talkative.phrases[-1].data)["text_bank_sha256"] == small_bank().sha256
     for seed in (1, 2):
-        message = talkative.image(seed, next(_stamps_s) * SECOND_NS)
+        message = talkative.image(seed, talkative.stamp())
         stamp_ns = stamp_of(message)
         cloud = talkative.answer(message, found)
         assert is_cloud_of(cloud, truth.of(seed).voxels)  # labels stay as they were
@@ -286,7 +278,7 @@ def test_a_query_finds_voxels(talkative: Talkative, truth: Truth) -> None:
     assert graph.until(lambda: not found[-1].width), talkative.node.log
     heard = len(found)
     for _ in range(2):  # what is sent of an image has come with the voxels of the next one
-        shown(talkative, 1)
+        talkative.show(1)
     assert len(found) == heard and unasked_ns not in map(stamp_of, found)
 
 
@@ -297,7 +289,7 @@ def test_free_text_brings_its_embeddings(talkative: Talkative, truth: Truth) -> 
     packed = base64.b64encode(rows.astype("<f2").tobytes()).decode()
     said = {"encoder": ENCODED, "embeddings": {"a pram of my aunt": packed}}
     talkative.ask(json.dumps(said), "a pram of my aunt")
-    message = talkative.image(1, next(_stamps_s) * SECOND_NS)
+    message = talkative.image(1, talkative.stamp())
     talkative.answer(message, found)
     given = GivenEmbeddings(*ENCODED.values(), ("a pram of my aunt",), rows)
     completion = truth.of(1, asked=truth.query("a pram of my aunt", given=given))
@@ -309,7 +301,7 @@ def test_free_text_brings_its_embeddings(talkative: Talkative, truth: Truth) -> 
     )
     words = truth.vocabulary("tree", "a pram of my aunt", given=given)
     assert talkative.legend["text_bank_sha256"] == words.vocabulary.bank_sha256 != small_bank().sha256
-    assert is_cloud_of(shown(talkative, 1), truth.of(1, words=words).voxels)
+    assert is_cloud_of(talkative.show(1), truth.of(1, words=words).voxels)
 
 
 class TalkingRig(Rig, Talkative):
