@@ -2,36 +2,42 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
 import rclpy
 from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
 from scene_completion_ros.bags.reader import BagMessage
-from scene_completion_ros.bags.writer import BagWriter
+from scene_completion_ros.bags.writer import BagWriter, write_image
 from scene_completion_ros.errors import BagError, SceneCompletionError
+from scene_completion_ros.geometry.camera_files import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.drop_reasons import read_drop_notice
+from scene_completion_ros.messages.images import decode_published_depth
 from scene_completion_ros.ros import dds, messages, topics
-from scene_completion_ros.ros.replay.answers import Answer, Answers, ResultCollector, SentImage
 from scene_completion_ros.ros.replay.played_node import NodeProcess
 from scene_completion_ros.ros.replay.results import (
     LEAD_NS,
     DeferredResults,
     MadeMessage,
+    Percentiles,
     Playback,
     ReplayResult,
     ReplayStatistics,
 )
+from scene_completion_ros.voxels.cloud import cloud_array_from_message, match_array_from_message
 
 STARTUP_TIMEOUT_S = 180.0  # a first start may compile the voxel query and the encoder
 WARM_UP_PERIOD_S = 5.0
@@ -41,6 +47,18 @@ SPIN_S = 0.05
 NOTICE_PATIENCE_S = 5.0
 OTHERS_TIMEOUT_S = 5.0  # to play anyway, to a node that hears another publisher of a topic too, which is best effort
 QUEUE = 1000  # reliable, so nothing gets lost on the way
+# A frame that has all wanted answers waits this long for its processing times, which a busy machine may send seconds
+# later; then, since they are published last, that long for the map.
+TIMES_PATIENCE_S, PATIENCE_S = 10.0, 0.5
+# Answers to an image, in the order in which they are recorded, whatever the order in which they arrive.
+RECORDED = (
+    topics.VOXELS,
+    topics.DEPTH,
+    topics.DEPTH_CAMERA_INFO,
+    topics.OCCUPANCY_GRID,
+    topics.OBSTACLES,
+    topics.MARKERS,
+)
 
 
 @dataclass(frozen=True)
@@ -115,6 +133,133 @@ class InputPublishers:
             publisher.wait_for_all_acked(Duration(seconds=OTHERS_TIMEOUT_S))
 
 
+class Answer:
+    """What the node published."""
+
+    def __init__(self, topic: str, cdr: bytes) -> None:
+        self.spec = topics.topic_spec(topic)
+        self.cdr = cdr  # the message as it was sent
+
+    @cached_property
+    def message(self) -> Any:
+        """The message of rosbags; read when somebody asks for it."""
+        return _typestore().deserialize_cdr(self.cdr, self.spec.type_name)
+
+    def record(self, bag: BagWriter, stamp_ns: int) -> None:
+        """Write the message. Serialised anew: rclpy leaves whatever was in memory in the bytes between fields.
+
+        Not so markers, which the node serialises itself, see `messages.voxels_marker`.
+        """
+        written = self.cdr if self.spec.name == topics.MARKERS else self.message
+        bag.write(
+            topics.default_name(self.spec.name), self.spec.type_name, written, stamp_ns, latched=self.spec.latched
+        )
+
+
+@cache
+def _typestore() -> Typestore:
+    return get_typestore(Stores.LATEST)
+
+
+@dataclass(eq=False)
+class SentImage:
+    """An image that was published and waits for its answers."""
+
+    index: int
+    frame_id: str
+    stamp_ns: int
+    sent_s: float
+    source: BagMessage | None = None  # none for an image of the warm-up
+    answers: dict[str, Answer] = field(default_factory=dict)  # by topic
+    answered_s: float = 0.0  # when the last one arrived
+    latency_ms: float = 0.0
+    # When the node published the voxels, by the clock of its middleware; -1 while they are missing.
+    published_ns: int = -1
+    dropped: str = ""  # why the node dropped it; empty while it has not said so
+
+    @property
+    def stages_ms(self) -> dict[str, float]:
+        """Its processing times; none as long as they have not arrived."""
+        answer = self.answers.get(topics.PROCESSING_TIME)
+        return {} if answer is None else messages.processing_times(answer.message)
+
+    @property
+    def evidence(self) -> dict[str, float | str]:
+        """What was known beside it; nothing as long as that has not arrived."""
+        answer = self.answers.get(topics.PROCESSING_TIME)
+        return {} if answer is None else messages.evidence_of(answer.message)
+
+
+class Answers:
+    """Assigns answers to images by stamp and frame.
+
+    `wanted`: topics of the answers that make an image complete, `topics.VOXELS` among them; `welcome`: topics of
+    answers besides that are waited for a little: without them an image is handed over later.
+    """
+
+    def __init__(self, wanted: Collection[str], welcome: Collection[str] = ()) -> None:
+        self._wanted, self._welcome = frozenset(wanted), frozenset(welcome)
+        self.waiting: list[SentImage] = []
+        self.heard = False  # whether the node has answered at all
+
+    def take(self, topic: str, cdr: bytes, published_ns: int, arrived_s: float) -> None:
+        """Take note of an answer; one that is not or no longer expected is left out.
+
+        `topic`: where it was published, as in `topics`; `cdr`: the serialised message, which begins with a header;
+        `published_ns`: source timestamp of the middleware; `arrived_s`: `time.perf_counter` of its arrival.
+        """
+        self.heard = self.heard or topic == topics.VOXELS
+        sent = next((one for one in self._of(*messages.header_of(cdr)) if topic not in one.answers), None)
+        if sent is None:
+            return
+        sent.answers[topic] = Answer(topic, cdr)
+        sent.answered_s = arrived_s
+        if topic == topics.VOXELS:
+            sent.published_ns = published_ns
+            sent.latency_ms = 1e3 * (arrived_s - sent.sent_s)
+
+    def take_drop(self, stamp_ns: int, frame_id: str, reason: str) -> None:
+        """Take note that the node dropped an image: nothing more is expected of it."""
+        sent = next((one for one in self._of(stamp_ns, frame_id) if not one.answers and not one.dropped), None)
+        if sent is not None:
+            sent.dropped = reason
+
+    def _of(self, stamp_ns: int, frame_id: str) -> list[SentImage]:
+        wanted = stamp_ns, frame_id.strip("/")
+        return [sent for sent in self.waiting if (sent.stamp_ns, sent.frame_id.strip("/")) == wanted]
+
+    def next_dropped(self) -> SentImage | None:
+        """Remove the next image that the node has dropped."""
+        dropped = next((sent for sent in self.waiting if sent.dropped), None)
+        if dropped is not None:
+            self.waiting.remove(dropped)
+        return dropped
+
+    def answered(self, sent: SentImage) -> bool:
+        """Whether all wanted answers to an image have arrived."""
+        return self._wanted <= sent.answers.keys()
+
+    def complete(self, sent: SentImage) -> bool:
+        """Whether all that the node says of an image has arrived."""
+        return (self._wanted | self._welcome) <= sent.answers.keys()
+
+    def next_ready(self, now_s: float, *, patient: bool = True) -> SentImage | None:
+        """Remove the next image to hand over, in the order in which the node published; none of the warm-up.
+
+        An image whose wanted answers are all there waits for the rest, see `PATIENCE_S`. `now_s`: `time.perf_counter`;
+        `patient`: False waits for nothing but wanted answers any more.
+        """
+        answered = [sent for sent in self.waiting if sent.source is not None and self.answered(sent)]
+        if not answered:
+            return None
+        first = min(answered, key=lambda sent: sent.published_ns)
+        patience_s = PATIENCE_S if topics.PROCESSING_TIME in first.answers else TIMES_PATIENCE_S
+        if patient and now_s - first.answered_s < patience_s and not self.complete(first):
+            return None
+        self.waiting.remove(first)
+        return first
+
+
 class Player:
     """Publishes frames to the node and joins its answers by stamp. Raises SceneCompletionError if a topic cannot be."""
 
@@ -131,7 +276,10 @@ class Player:
         words: Sequence[str] = (),  # what the node is asked for; may be none
     ) -> None:
         self._process, self._source, self._playback = process, source, playback
-        self._results = ResultCollector(bag, statistics, with_times=playback.rate is not None)
+        self._bag = bag
+        # Milliseconds; arrays, for a recording may be played for days.
+        self._stage_times = {stage: array("d") for stage in topics.STAGES}
+        self._end_to_end = array("d")
         self._on_result, self._deferred = on_result, DeferredResults()
         # Where results are taken in lock step, one at a time, while the node completes the next image.
         self._pool, self._taken = ThreadPoolExecutor(1), Future[None]()
@@ -254,7 +402,7 @@ class Player:
             self._pool.shutdown()
             if self._words:
                 self._query.publish(String())
-            self._results.finish(self._last_result_s - begun_s - self._elsewhere_s)
+            self._finish(self._last_result_s - begun_s - self._elsewhere_s)
             if self._on_result is not None:
                 for result in self._deferred.take_all():
                     self._on_result(result)
@@ -344,6 +492,46 @@ class Player:
                 self._take(sent, sent.source, self._on_result and partial(self._deferred.put, source=sent.source))
 
     def _take(self, sent: SentImage, source: BagMessage, then: Callable[[ReplayResult], None] | None) -> None:
-        result = self._results.take(sent, source, self._legends[-1])
-        if then is not None:
-            then(result)
+        """Record and count the result of an image that has all its wanted answers, and hand it on."""
+        statistics, answers = self.statistics, sent.answers
+        cloud = answers[topics.VOXELS].message
+        voxels = cloud_array_from_message(cloud)
+        if self._bag is not None:
+            if not statistics.frames_out:
+                self._legends[-1].record(self._bag, source.stamp_ns)
+            write_image(source, self._bag)
+            for topic in (*RECORDED, *[topics.PROCESSING_TIME] * (self._playback.rate is not None)):
+                if topic in answers:
+                    answers[topic].record(self._bag, source.stamp_ns)
+        self._end_to_end.append(sent.latency_ms)
+        for stage, milliseconds in sent.stages_ms.items():
+            self._stage_times[stage].append(milliseconds)
+        statistics.frames_out += 1
+        statistics.frames_empty += len(voxels) == 0
+        statistics.occupied.append(len(voxels))
+        statistics.evidence.append(sent.evidence)
+        if then is None:
+            return
+        matches = answers.get(topics.MATCHES)
+        result = ReplayResult(
+            index=sent.index,
+            stamp_ns=sent.stamp_ns,
+            frame_id=cloud.header.frame_id,
+            image_message=source.message,
+            voxels=voxels,
+            depth=decode_published_depth(answers[topics.DEPTH].message),
+            depth_camera=camera_from_camera_info(answers[topics.DEPTH_CAMERA_INFO].message),
+            latency_ms=sent.latency_ms,
+            stages_ms=sent.stages_ms,
+            matches=None if matches is None else match_array_from_message(matches.message),
+            evidence=sent.evidence,
+        )
+        then(result)
+
+    def _finish(self, duration_s: float) -> None:
+        """Write times and rate into the statistics."""
+        statistics = self.statistics
+        statistics.duration_s = max(duration_s, 0.0)
+        statistics.rate_hz = statistics.frames_out / statistics.duration_s if statistics.duration_s else 0.0
+        statistics.latency_ms = {"end_to_end": Percentiles.of(self._end_to_end)}
+        statistics.latency_ms |= {stage: Percentiles.of(times) for stage, times in self._stage_times.items()}

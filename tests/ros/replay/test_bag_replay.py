@@ -14,8 +14,8 @@ from scene_completion_ros.bags.reader import BagReader
 from scene_completion_ros.bags.writer import STREET, BagWriter
 from scene_completion_ros.errors import BagError
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.ros.replay.answers import Answers, SentImage
 from scene_completion_ros.ros.replay.bag_replay import replay_over_dds
+from scene_completion_ros.ros.replay.player import Answers, SentImage
 from scene_completion_ros.ros.replay.results import Playback, ReplayResult, ReplayStatistics
 from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.checkout import ROOT
