@@ -27,7 +27,7 @@ SLOW = (
     "test_documentation_site.py",
     "test_packaging.py",
     "test_untrusted_readers.py",
-    "training/commands/test_evaluate_point_features.py",
+    "training/commands/test_evaluate_points.py",
     "training/commands/test_sscbench.py",
     "training/evaluation/test_deployed.py",
     "training/evaluation/test_segmentation.py",

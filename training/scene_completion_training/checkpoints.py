@@ -117,6 +117,12 @@ def _differ(before: Any, now: Any) -> bool:
     return bool(before != now)
 
 
+def run_name(path: Path) -> str:
+    """Name of a checkpoint in tables: that of its run, which keeps all as RUN/checkpoints/NAME.ckpt, or its own."""
+    path = path.resolve()
+    return path.parent.parent.name if path.parent.name == "checkpoints" else path.stem
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A checkpoint of `train`, of any stage."""

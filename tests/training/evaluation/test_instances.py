@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_training.evaluation import probes
 from scene_completion_training.evaluation.instances import (
     Grounded,
     GroundingTally,
@@ -29,6 +30,7 @@ from scene_completion_training.evaluation.instances import (
     without_stuff,
 )
 from scene_completion_training.evaluation.probes import Levels, PointMethod, labelled_points, offsets
+from scene_completion_training.points.opening import Scenes
 from scene_completion_training.points.scene import PointScene
 from tests.training.points.rooms import CLASSES, room
 
@@ -72,28 +74,30 @@ def test_average_precision_worked_by_hand() -> None:
     assert instance_precision([0.5, 0.5], [True, False], 0) == pytest.approx(0.75)
 
 
-def told(scene: PointScene, rows: np.ndarray | None) -> Levels:
-    """Features that say what a point is, and where the middle of its thing lies."""
+def exact(scene: PointScene, rows: np.ndarray | None) -> Levels:
+    """Features that are the class of a point, and where the middle of its thing lies."""
     chosen = slice(None) if rows is None else rows
     assert scene.label is not None
     return np.eye(len(CLASSES))[scene.label][chosen], np.nan_to_num(offsets(scene))[chosen]
 
 
-def test_things_are_found_where_features_tell_them_apart() -> None:
+def test_things_are_found_where_features_distinguish_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """The heads are linear, and so perfect here; the score of a scene without any of a class is no figure."""
-    scenes = {str(seed): without_stuff(partial(room, seed, step=0.07), ["wall", "floor"]) for seed in (3, 4)}
-    labelled = labelled_points(PointMethod("told", told), scenes, 1000, seed=0)
-    head = fit_instances("told", labelled, CLASSES, seed=0, steps=100)
+    read = {str(seed): partial(room, seed, step=0.07) for seed in (3, 4)}
+    scenes = list(without_stuff(Scenes("PLY", CLASSES, read)).values())
+    monkeypatch.setattr(probes, "PROBE_STEPS", 100)
+    labelled = labelled_points(PointMethod("exact", exact), scenes, 1000)
+    head = fit_instances("exact", labelled)
     assert head.countable == (2, 3, 4)
     tally = InstanceTally(CLASSES)
-    for scene in scenes.values():
-        tally.add(Instances(head.things(scene.points, told(scene, None)), [*true_things(scene).values()], len(scene)))
+    for scene in scenes:
+        tally.add(Instances(head.things(scene.points, exact(scene, None)), [*true_things(scene).values()], len(scene)))
     (row,) = tally.rows()
     assert row["ap50"] > 0.9 and row["ap25"] >= row["ap50"]
     assert np.isnan(row["class_ap50"]["floor"]) and row["class_ap50"]["chair"] == pytest.approx(1.0)
-    without = {name: without_stuff(lambda scene=scene: scene, CLASSES) for name, scene in scenes.items()}
+    without = [dataclasses.replace(scene, instance=None) for scene in scenes]
     with pytest.raises(ConfigurationError, match="no point is of a thing"):
-        fit_instances("none", labelled_points(PointMethod("told", told), without, 50, seed=0), CLASSES, seed=0, steps=1)
+        fit_instances("none", labelled_points(PointMethod("exact", exact), without, 50))
 
 
 def test_overlaps_of_boxes_worked_by_hand() -> None:
@@ -146,22 +150,22 @@ def test_a_head_learns_what_sentences_mean(tmp_path: Path) -> None:
     """By class alone half of them would be right: each room has two things of a class."""
     learned, tested = (read_phrases(sentences(tmp_path / "one.json", seeds)) for seeds in (range(24), range(24, 32)))
     scenes = {f"room {seed}": room(seed, step=0.2) for seed in range(32)}
-    questions = [asked(scenes[name], told(scenes[name], None), phrases) for name, phrases in learned.items()]
-    head = fit_grounding("told", questions, words, seed=0)
+    questions = [asked(scenes[name], exact(scenes[name], None), phrases) for name, phrases in learned.items()]
+    head = fit_grounding("exact", questions, words)
     tally = GroundingTally()
     for name, phrases in tested.items():
-        question = asked(scenes[name], told(scenes[name], None), phrases)
+        question = asked(scenes[name], exact(scenes[name], None), phrases)
         assert not question.unique.any()
         tally.add(head.answers(question, words))
     with pytest.raises(SequenceError, match="room 1: has no thing 9, which a sentence is about"):
-        asked(scenes["room 1"], told(scenes["room 1"], None), [("the ninth", 9)])
+        asked(scenes["room 1"], exact(scenes["room 1"], None), [("the ninth", 9)])
     rows = {row["things"]: row for row in tally.rows()}
     assert rows["overall"]["accuracy50"] > 0.6 and rows["overall"]["sentences"] == 48
     assert np.isnan(rows["unique"]["accuracy25"])
     nothing = dataclasses.replace(question, boxes=np.zeros((0, 6), np.float32), described=np.zeros((0, 3), np.float32))
     assert head.answers(nothing, words).overlap.tolist() == [0.0] * 6  # what is not found counts as a miss
     with pytest.raises(ConfigurationError, match="no sentence is about a thing"):
-        fit_grounding("told", [nothing], words, seed=0)
+        fit_grounding("exact", [nothing], words)
 
 
 def test_what_is_no_list_of_sentences_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Probes of points and their scores: what linear layers and the nearest find, from which labels and levels."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -14,8 +17,10 @@ from scene_completion_training.evaluation.probes import (
     ProbeAnswer,
     ScoredMethod,
     ensembled,
+    fit_head_probes,
     fit_linear_probe,
     fit_probes,
+    side_by_side,
 )
 
 
@@ -25,15 +30,15 @@ def test_a_linear_probe_finds_what_a_logistic_regression_finds() -> None:
     centres, scale = random.normal(size=(4, 12)) * 1.2, 10.0 ** random.uniform(-3, 3, 12)
     classes = random.integers(0, 4, 6000)
     values = ((centres[classes] + random.normal(size=(6000, 12)) + 5.0) * scale).astype(np.float32)
-    probe = fit_linear_probe(values[:4000], classes[:4000], 6, seed=0, steps=1000)
+    probe = fit_linear_probe(values[:4000], classes[:4000], 6, steps=1000)
     reference = LogisticRegression(max_iter=500).fit(values[:4000] / scale, classes[:4000])
     accuracy = (probe.labels(values[4000:]) == classes[4000:]).mean()
     assert accuracy > 0.8
     assert accuracy == pytest.approx(reference.score(values[4000:] / scale, classes[4000:]), abs=0.02)
-    one, again = (fit_linear_probe(values[:4000], classes[:4000], 6, seed=0, steps=20) for _ in range(2))
+    one, again = (fit_linear_probe(values[:4000], classes[:4000], 6, steps=20) for _ in range(2))
     assert np.array_equal(again.weight, one.weight) and np.array_equal(again.bias, one.bias)
-    with pytest.raises(ConfigurationError, match="3 voxels of fewer than two classes"):
-        fit_linear_probe(np.ones((3, 2), np.float32), np.ones(3, np.int64), 4, seed=0, steps=1)
+    with pytest.raises(ConfigurationError, match="3 labels of fewer than two classes"):
+        fit_linear_probe(np.ones((3, 2), np.float32), np.ones(3, np.int64), 4)
 
 
 def unit(*degrees: float) -> np.ndarray:
@@ -51,27 +56,32 @@ def test_votes_worked_by_hand() -> None:
     assert NearestProbe(bank, classes, 3, 20).labels(values).tolist() == [1, 2]
 
 
+AVERAGE = "average of the heads' logits"
+
+
 def separable(scenes: int = 10, points: int = 40) -> Labelled:
-    """Level 1 says nothing; level 2 tells two classes apart."""
+    """Level 1 is noise; level 2 distinguishes two classes."""
     random = np.random.default_rng(0)
     classes = np.tile([0, 1], scenes * points // 2)
-    said = np.stack([classes * 2.0 - 1.0, random.normal(0.0, 0.1, len(classes))], axis=1)
+    telling = np.stack([classes * 2.0 - 1.0, random.normal(0.0, 0.1, len(classes))], axis=1)
     noise = random.normal(size=(len(classes), 2))
     scene, rank = np.repeat(np.arange(scenes), points), np.tile(np.arange(points), scenes)
-    return Labelled((noise, said), classes, np.zeros((len(classes), 3), np.float32), scene, rank)
+    return Labelled(("a", "b"), (noise, telling), classes, np.zeros((len(classes), 3), np.float32), scene, rank)
 
 
 def test_probes_see_the_levels_and_labels_that_they_are_named_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    labelled, seen = separable(), {}
+    labelled, seen = separable(), []
     original = probes_module.fit_nearest
 
-    def note(values: np.ndarray, classes: np.ndarray, *args: int, seed: int) -> NearestProbe:
-        seen[len(seen)] = values.shape
-        return original(values, classes, *args, seed=seed)
+    def note(values: np.ndarray, *args: Any) -> NearestProbe:
+        seen.append(values.shape)
+        return original(values, *args)
 
     monkeypatch.setattr(probes_module, "fit_nearest", note)
-    wanted = {"each_level": True, "shares": [1.0, 50.0], "points": [4]}
-    probes = list(fit_probes("mine", labelled, ("a", "b"), **wanted, seed=0, steps=60))  # type: ignore[arg-type]
+    monkeypatch.setattr(probes_module, "PROBE_STEPS", 60)
+    monkeypatch.setattr(probes_module, "SHARES", (1, 50))
+    monkeypatch.setattr(probes_module, "FEW_POINTS", (4,))
+    probes = list(fit_probes("mine", labelled, ablations=True))
     linear = [probe for probe in probes if ", linear" in probe.name]
     assert [probe.name.removeprefix("mine, linear") for probe in linear] == [
         "",
@@ -83,16 +93,30 @@ def test_probes_see_the_levels_and_labels_that_they_are_named_by(monkeypatch: py
         ", 50 % of the scenes",
         ", 4 points a scene",
     ]
-    assert list(seen.values())[::2] == [(400, 4), (400, 2), (400, 2), (400, 2), (400, 2), (40, 4), (200, 4), (40, 4)]
-    right = {
-        probe.name: float((probe.probe.labels(labelled.values(probe.levels)) == labelled.classes).mean())
-        for probe in probes
-    }
+    assert seen[::2] == [(400, 4), (400, 2), (400, 2), (400, 2), (400, 2), (40, 4), (200, 4), (40, 4)]
+    monkeypatch.setattr(probes_module, "_AT_ONCE", 150)  # points are labelled in parts
+    right = {probe.name: float((probe.labels(labelled.levels) == labelled.classes).mean()) for probe in probes}
     assert right["mine, linear"] == right["mine, linear, 1 % of the scenes"] == 1.0
     assert right["mine, 1 nearest, level 2 alone"] == 1.0
     assert right["mine, linear, level 1 alone"] < 0.7
-    with pytest.raises(ConfigurationError, match="mine, 1 points a scene: labels of fewer than two classes"):
-        list(fit_probes("mine", labelled, ("a", "b"), each_level=False, shares=[], points=[1], seed=0, steps=1))
+    monkeypatch.setattr(probes_module, "FEW_POINTS", (1,))
+    with pytest.raises(ConfigurationError, match="mine, 1 points a scene: 10 labels of fewer than two classes"):
+        list(fit_probes("mine", labelled, ablations=True))
+
+
+def test_the_average_of_heads_is_that_of_their_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a head that distinguishes the classes, and one that hardly does."""
+    monkeypatch.setattr(probes_module, "PROBE_STEPS", 20)
+    noise, telling = separable().levels
+    labelled = dataclasses.replace(separable(), levels=(noise, telling, noise))
+    found = {
+        probe.name: probe.probe.logits(side_by_side(labelled.levels, probe.levels))
+        for probe in fit_head_probes(labelled, ["text", "dino"])
+    }
+    assert set(found) == {f"probe, {name}" for name in ("trunk", "head text", "head dino", "concatenation", AVERAGE)}
+    mean = (found["probe, head text"] + found["probe, head dino"]) / 2.0
+    np.testing.assert_allclose(found[f"probe, {AVERAGE}"], mean, atol=1e-5)
+    assert not np.allclose(found["probe, head text"], found["probe, head dino"], atol=0.1)
 
 
 NONE = -np.inf

@@ -16,7 +16,8 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_training import CONFIGS
 from scene_completion_training.configuration import read_configuration
-from scene_completion_training.evaluation.probes import PointModel, fit_point_probes
+from scene_completion_training.evaluation.probes import PointModel
+from scene_completion_training.foundation import encoded_words
 from scene_completion_training.points.data import (
     LiftingSettings,
     PixelTeacher,
@@ -111,11 +112,13 @@ def test_a_checkpoint_is_scored_by_words_and_probes_on_another_room(
     tmp_path: Path, tiny_dinov2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scene_completion_training.evaluation.probes.PROBE_STEPS", 40)
+    monkeypatch.setattr("scene_completion_training.evaluation.probes.REPEATS", 2)
+    monkeypatch.setattr(encoded_words, "TextEncoder", lambda model: model)
+    monkeypatch.setattr(encoded_words, "make_bank", lambda encoder, phrases: bank(DIM))
     checkpoint = train(training(tmp_path, tiny_dinov2), threads=1)
-    before = PointModel(checkpoint)
-    arguments = ["evaluate", "points", "--checkpoint", str(checkpoint), "--data", str(tmp_path / "test"), "--bank"]
-    arguments += [str(tmp_path / "bank"), "--cache", str(tmp_path / "lifted"), "--probe-on", str(tmp_path / "train")]
-    arguments += ["--probe-points", "60", "--repeats", "2", "--output", str(tmp_path / "scores")]
+    arguments = ["evaluate", "points", "--checkpoint", str(checkpoint), "--data", str(tmp_path / "test")]
+    arguments += ["--text-encoder", "any", "--cache", str(tmp_path / "lifted"), "--probe-on", str(tmp_path / "train")]
+    arguments += ["--probe-points", "60", "--output", str(tmp_path / "scores")]
     assert main(arguments) == 0
     rows = {
         row["method"]: row for row in json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]["points"]
@@ -128,10 +131,12 @@ def test_a_checkpoint_is_scored_by_words_and_probes_on_another_room(
     assert lifted["released_mean_iou"] > 0.9 > lifted["mean_iou"]  # labels are nearly exact where a view sees
     assert rows["2D and 3D, mean"]["without_feature"] == rows["3D"]["without_feature"] == 0
     assert rows["2D and 3D, max"]["accuracy"] > rows["3D"]["accuracy"]
-    probes = fit_point_probes(before, iter([room]), 50)
-    assert len(probes) == 5
-    unchanged = PointModel(checkpoint).network.state_dict()
-    assert all(torch.equal(value, unchanged[name]) for name, value in before.network.state_dict().items())  # S6
+    model = PointModel(checkpoint)
+    unchanged = {name: value.clone() for name, value in model.network.state_dict().items()}
+    assert [level.shape for level in model.features(room)] == [(len(room), 24), (len(room), DIM), (len(room), 32)]
+    assert all(torch.equal(value, unchanged[name]) for name, value in model.network.state_dict().items())  # S6
+    with pytest.raises(ConfigurationError, match="embeddings of 7 numbers, features of 8, 32"):
+        model.teacher_of(np.zeros((2, 7), np.float32))
 
 
 def test_the_rate_falls_by_a_power_of_what_is_left(tmp_path: Path, tiny_dinov2: Path) -> None:

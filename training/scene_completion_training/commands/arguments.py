@@ -58,11 +58,16 @@ def add_number(parser: argparse._ActionsContainer, flag: str, default: int | Non
     parser.add_argument(flag, type=number, default=default, metavar="N", help=text + shown)
 
 
-def check_names(names: Sequence[str], where: str) -> None:
-    """Raise a `ConfigurationError` where several models that are scored have one name."""
+def check_names(args: argparse.Namespace) -> None:
+    """Raise a `ConfigurationError` where several of --checkpoint and --bundle have one name."""
+    from scene_completion_training.checkpoints import run_name
+
+    names = [run_name(file) for file in args.checkpoint]
+    names += [folder.resolve().name for folder in getattr(args, "bundle", ())]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        cure = "A model is called like its bundle or the folder of its run: give the folders different names"
-        raise ConfigurationError(f"several are called {', '.join(twice)}", where=where, cure=cure)
+        cure = "A model has the name of its bundle or of the folder of its run: give the folders different names"
+        where = "--checkpoint, --bundle"
+        raise ConfigurationError(f"several have the name {', '.join(twice)}", where=where, cure=cure)
 
 
 def add_windows(parser: argparse.ArgumentParser) -> None:
@@ -156,16 +161,15 @@ def sources(args: argparse.Namespace) -> Sources:
 
 
 def open_models(args: argparse.Namespace) -> list[Predictor]:
-    """Open the bundles and checkpoints that were named; a `ConfigurationError` if two have the same name."""
+    """Open the bundles and checkpoints that were named; a `ConfigurationError` if two have one name."""
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
 
     if args.bundle and args.views != ["1"]:
         what = "bundles see one image"
         raise ConfigurationError(what, where="--views", cure="Score checkpoints by themselves, or leave it out")
+    check_names(args)
     models: list[Predictor] = [*open_students(args)]
-    models += [model for path in args.checkpoint for model in open_checkpoint(path, args.views)]
-    check_names([model.name for model in models], "--bundle, --checkpoint")
-    return models
+    return models + [model for path in args.checkpoint for model in open_checkpoint(path, args.views)]
 
 
 def open_students(args: argparse.Namespace) -> list[DeployedStudent]:
@@ -193,22 +197,6 @@ def open_listed(args: argparse.Namespace) -> tuple[list[PosedSequence], FrameSpl
         for sequence in recordings:
             counting.of(sequence)
     return recordings, split, count_frames(args, counting)
-
-
-def add_methods(parser: argparse._ActionsContainer, flag: str, meaning: str) -> None:
-    """Declare an argument that takes a name and its checkpoints, and may come several times."""
-    parser.add_argument(flag, nargs="+", action="append", default=[], metavar=("NAME", "FILE"), help=meaning)
-
-
-def check_methods(flag: str, methods: Sequence[Sequence[str]]) -> None:
-    """Raise a `ConfigurationError` for a method without checkpoints, a name that comes twice, or a missing file."""
-    names = [name for name, *_ in methods]
-    for name, *files in methods:
-        if not files or names.count(name) > 1:
-            cure = "Give each method a name of its own, and then its checkpoints"
-            raise ConfigurationError(f"{name} {'comes twice' if files else 'has no checkpoint'}", where=flag, cure=cure)
-        if missing := [file for file in files if not Path(file).is_file()]:  # found before hours of other methods
-            raise ConfigurationError(f"no file {', '.join(missing)}", where=f"{flag} {name}", cure="Name checkpoints")
 
 
 def requested(args: argparse.Namespace) -> dict[str, Any]:

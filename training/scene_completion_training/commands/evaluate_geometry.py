@@ -1,4 +1,9 @@
-"""`evaluate geometry`: occupancy by exact ground truth and both LiDAR protocols, or depth against LiDAR."""
+"""`evaluate geometry`: occupancy by exact ground truth and both LiDAR protocols, or depth against LiDAR.
+
+Bundles and checkpoints are scored beside the controls that a completion has to beat: on towns of the street world
+(exact ground truth), on KITTI windows and on drives with LiDAR (LiDAR protocols). With --depth their depth is compared
+with the LiDAR of drives, on all frames or on those of a frame list: so the Eigen split of KITTI is evaluated.
+"""
 
 import argparse
 import math

@@ -1,134 +1,229 @@
-"""`evaluate points`: classes of points by features that several 2D models were distilled into (protocol of CUA-O3D).
+"""`evaluate points`: classes, things and sentences by features of points of rooms (protocols of CUA-O3D and MSM).
 
-Each point is given the class whose sentence is nearest to its feature: to that of the pixels that show it (2D), to that
-of the network (3D), and to both. --probe-on also fits linear probes to labelled scenes. Scenes are whatever the stage
-`point_agglomeration` trains on. To test on another data set than was trained on, name its scenes.
+Checkpoints of stage `point_agglomeration` hold features that several 2D models were distilled into. Each point gets the
+class whose sentence is nearest to its feature: to that of the pixels that show it (2D), to that of the network (3D),
+and to both. --probe-on also fits linear probes to labelled scenes. To test on another data set than the training's,
+name its scenes.
+
+Networks of stage `masked_scene` have off-the-shelf features. Linear layers and nearest neighbours are fitted to
+--probe-on. They also find things where scenes have some, and the things that sentences mean (--phrases). The same
+network with random weights and colour alone are scored as well: of what a probe finds, much lies in these.
 """
 
+from __future__ import annotations
+
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from scene_completion_ros.commands.arguments import Output, place
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import add_number, add_paths, write_results
+from scene_completion_training.commands.arguments import add_number, add_paths, check_names, write_results
 
 if TYPE_CHECKING:
-    from scene_completion_ros.inference.text_bank import TextBank
-    from scene_completion_training.evaluation.probes import PointModel
+    from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_training.evaluation.instances import Encoder
+    from scene_completion_training.evaluation.probes import PointMethod
+    from scene_completion_training.foundation.encoded_words import TextEncoder
     from scene_completion_training.points.data import PointSource
+    from scene_completion_training.points.opening import Scenes
+    from scene_completion_training.points.scene import PointScene
 
-INDOOR_TEMPLATE = "a {} in a scene"
+TEMPLATE = "a {} in a scene"  # sentence that classes stand in
+# Labelled points of a scene that probes are fitted to, at most (CUA-O3D and MSM), and that those of MSM are scored on.
+PROBED, MOST_PROBED, MOST_SCORED = 200, 1000, 20_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate points``."""
-    add_paths(parser, "--checkpoint", "FILE", "checkpoints of stage point_agglomeration", required=True)
+    meaning = "checkpoints of stage point_agglomeration or masked_scene; of the latter also what `export` made of it"
+    add_paths(parser, "--checkpoint", "FILE", meaning, required=True)
     add_paths(parser, "--data", "FOLDER", "scenes to score on", required=True)
-    parser.add_argument("--split", default="", help="official split of them, such as val")
+    parser.add_argument("--split", default="", help="official split of them, such as val (default: all scenes)")
     parser.add_argument("--labels", default="", help="label set, such as scannet20 or matterport40")
     add_number(parser, "--every", 1, "every N-th view")
-    words = parser.add_mutually_exclusive_group()
-    words.add_argument("--bank", type=Path, metavar="FILE", help="text bank that has the classes as phrases")
-    meaning = "what encodes them: local folder or hub name"
-    words.add_argument("--text-encoder", type=place, metavar="MODEL", help=meaning)
-    meaning = "sentence that classes stand in for --text-encoder (default: %(default)s)"
-    parser.add_argument("--template", default=INDOOR_TEMPLATE, help=meaning)
-    parser.add_argument("--teacher", help="teacher that these words belong to (default: the first)")
-    parser.add_argument("--without-2d", action="store_true", help="leave out the rows of lifted features")
-    parser.add_argument("--cache", type=Output(()), metavar="DIR", help="where lifted features are kept")
-    add_paths(parser, "--probe-on", "FOLDER", "labelled scenes that linear probes are fitted to")
+    meaning = "text encoder of the classes, or of --phrases: local folder or hub name"
+    parser.add_argument("--text-encoder", type=place, metavar="MODEL", help=meaning)
+    meaning = "where lifted features are kept; without it their rows are left out"
+    parser.add_argument("--cache", type=Output(()), metavar="DIR", help=meaning)
+    add_paths(parser, "--probe-on", "FOLDER", "labelled scenes that probes are fitted to")
     parser.add_argument("--probe-split", default="", help="official split of them, such as train")
-    add_number(parser, "--probe-points", 200, "labelled points of each of these scenes, at most")
-    add_number(parser, "--repeats", 5, "voxelisations")
-    parser.add_argument("--device", default="cpu", help="where networks run, e.g. cuda (default: %(default)s)")
+    meaning = f"labelled points of each of these scenes, at most (default: {PROBED}, of masked_scene {MOST_PROBED})"
+    add_number(parser, "--probe-points", None, meaning)
+    meaning = "with masked_scene also each level alone, all but it, few scenes, and few labelled points of each scene"
+    parser.add_argument("--ablations", action="store_true", help=meaning)
+    meaning = "also which things sentences mean: files in ScanRefer's layout, of --probe-on and of --data"
+    parser.add_argument("--phrases", type=Path, nargs=2, metavar="JSON", help=meaning)
+    meaning = "things that sentences are offered (default: %(default)s)"
+    parser.add_argument("--offered", choices=("true", "found"), default="true", help=meaning)
 
 
 def run(args: argparse.Namespace) -> int:
     """Fit, score, print and write."""
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_training.evaluation.probes import POINTS, PointModel, fit_point_probes
+    from scene_completion_training.checkpoints import Checkpoint, run_name
+    from scene_completion_training.evaluation import instances, probes
+    from scene_completion_training.foundation.encoded_words import TextEncoder
+    from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints
 
-    _check(args)
-    scores, names = Scores([POINTS]), []
-    for file in args.checkpoint:
-        model, run_name = PointModel(file, args.device), file.resolve().parent.parent.name
-        probes: dict[str, Any] = {}
-        if args.probe_on:
-            sources = _sources(args, args.probe_on, args.probe_split)
-            scenes = (scene for source in sources for scene in source.open(Path()).values())
-            probes = fit_point_probes(model, scenes, args.probe_points)
-        for source in _sources(args, args.data, args.split):
-            names += _score(args, scores, model, source, probes, "" if len(args.checkpoint) == 1 else f"{run_name}, ")
-    write_results(args, scores, list(dict.fromkeys(names)))
+    distilled = [
+        file
+        for file in args.checkpoint
+        if not file.is_dir() and Checkpoint.read(file).stage_class.field_class is AgglomeratedPoints
+    ]
+    frozen = [file for file in args.checkpoint if file not in distilled]
+    _check(args, distilled, frozen)
+    scores = Scores([probes.POINTS, instances.INSTANCES, instances.GROUNDING])
+    data = [(source, _opened(source)) for source in _sources(args, args.data, args.split)]
+    training = [_opened(source) for source in _sources(args, args.probe_on, args.probe_split)]
+    encoder = TextEncoder(args.text_encoder) if args.text_encoder else None
+    for file in distilled:
+        _score_distilled(args, scores, file, data, training, encoder, "" if len(distilled) == 1 else run_name(file))
+    for method in _frozen_methods(frozen):
+        encode = encoder.encode if encoder and args.phrases else None
+        _score_frozen(args, scores, method, [scenes for _, scenes in data], training, encode)
+        print(f"{method.name}: scored", flush=True)
+    write_results(args, scores, list(dict.fromkeys(name for _, scenes in data for name in scenes)))
     return 0
 
 
-def _score(
-    args: argparse.Namespace, scores: Any, model: "PointModel", source: "PointSource", probes: Any, prefix: str
-) -> list[str]:
+def _score_distilled(
+    args: argparse.Namespace,
+    scores: Scores,
+    file: Path,
+    data: Sequence[tuple[PointSource, Scenes]],
+    training: Sequence[Scenes],
+    encoder: TextEncoder | None,
+    name: str,  # in tables, where there are several
+) -> None:
+    """Score a network that 2D models were distilled into, by words and by linear probes."""
+    from scene_completion_ros.progress import watched
     from scene_completion_training.data.store import Store
-    from scene_completion_training.evaluation.probes import (
-        ProbeAnswer,
-        ScoredMethod,
-        lifted_scores,
-        point_labels,
-        true_classes,
-    )
-    from scene_completion_training.points.data import LiftingSettings, PixelTeacher, keep_lifted, phrase_rows
+    from scene_completion_training.evaluation import probes
+    from scene_completion_training.foundation.encoded_words import PhraseList, make_bank
+    from scene_completion_training.points.data import LiftingSettings, PixelTeacher, keep_lifted, phrase_rows, phrases
 
-    teacher = args.teacher or next(iter(model.teachers))
-    if teacher not in model.teachers:
-        cure = f"There are {', '.join(model.teachers)}"
-        raise ConfigurationError(f"no teacher {teacher}", where="--teacher", cure=cure)
-    worded = bool(args.bank or args.text_encoder)
-    lifts = {}
-    if worded and not args.without_2d:
-        lifts = {teacher: PixelTeacher(**model.teachers[teacher]).open(args.device)}
-        settings = LiftingSettings(**{**model.configuration["lifting"], "points": 0})
-        store, place = Store(args.cache), {**vars(source), "folder": str(Path(source.folder).resolve())}
-    scenes, banks = source.open(Path()), {}
-    for name, scene in scenes.items():
-        true, says, lifted = true_classes(scene), dict(probes), None
-        if worded:
-            if scene.classes not in banks:
-                banks[scene.classes] = phrase_rows(_bank(args, scene.classes), scene.classes)
-            rows = banks[scene.classes]
-            says["3D"] = model.by_words(teacher, rows)
-            if lifts:
-                kept = keep_lifted(store, place, name, lambda: scene, lifts, settings)  # noqa: B023 - called at once
-                lifted = lifted_scores(kept, teacher, rows)
-        for method, labels in point_labels(model, scene, says, lifted, "3D", args.repeats).items():
-            group = f"{scenes.source}, {len(scene.classes)} classes"
-            scores.add(group, ScoredMethod(prefix + method, scene.classes), ProbeAnswer(labels, true))
-        print(f"{name}: scored", flush=True)
-    return list(scenes)
+    model, prefix = probes.PointModel(file), f"{name}, " if name else ""
+    fitted: list[probes.PointProbe] = []
+    if training:
+        method = probes.PointMethod(name, model.features)
+        labelled = probes.labelled_points(method, _scenes(training), args.probe_points or PROBED)
+        fitted = list(probes.fit_head_probes(labelled, list(model.teachers)))
+    store, banks = Store(args.cache), {}
+    for source, scenes in data:
+        kept = {**vars(source), "folder": str(Path(source.folder).resolve())}
+        for number, scene in watched(scenes.items(), "scene"):
+            levels, true = model.features(scene), probes.true_classes(scene)
+            found = {probe.name: probe.labels(levels) for probe in fitted}
+            if encoder:
+                if scene.classes not in banks:
+                    banks[scene.classes] = make_bank(
+                        encoder, PhraseList(phrases=tuple(phrases(scene.classes)), template=TEMPLATE)
+                    )
+                rows, lifted = phrase_rows(banks[scene.classes], scene.classes), None
+                teacher = model.teacher_of(rows)
+                if args.cache:
+                    pixels = {teacher: PixelTeacher(**model.teachers[teacher]).open(model.device.type)}
+                    settings = LiftingSettings(**{**model.configuration["lifting"], "points": 0})
+                    seen = keep_lifted(store, kept, number, lambda: scene, pixels, settings)  # noqa: B023 - called at once
+                    lifted = seen.at(teacher, np.arange(len(scene)))
+                of_teacher = levels[1 + list(model.teachers).index(teacher)]
+                found |= probes.labels_by_words(of_teacher, rows, lifted)
+            for row, labels in found.items():
+                scored, answer = probes.ScoredMethod(prefix + row, scene.classes), probes.ProbeAnswer(labels, true)
+                scores.add(_group(scenes, scene.classes), scored, answer, metrics=[probes.POINTS])
 
 
-def _sources(args: argparse.Namespace, folders: Sequence[Path], split: str) -> "list[PointSource]":
+def _score_frozen(
+    args: argparse.Namespace,
+    scores: Scores,
+    method: PointMethod,
+    data: Sequence[Scenes],
+    training: Sequence[Scenes],
+    encode: Encoder | None,
+) -> None:
+    """Fit what reads the off-the-shelf features of a method, and score it."""
+    from scene_completion_training.evaluation import instances, probes
+
+    labelled = probes.labelled_points(method, _scenes(training), args.probe_points or MOST_PROBED)
+    fitted = list(probes.fit_probes(method.name, labelled, ablations=args.ablations))
+    finder = head = None
+    if np.isfinite(labelled.offsets).any() or args.offered == "found":
+        finder = instances.fit_instances(method.name, labelled)
+    offered = finder if args.offered == "found" else None
+    learned, tested = (instances.read_phrases(file) for file in args.phrases) if encode else ({}, {})
+    if encode:
+        known = [
+            instances.asked(scenes[name], method.features(scenes[name], None), learned[name], offered)
+            for scenes in training
+            for name in scenes
+            if name in learned
+        ]
+        head = instances.fit_grounding(method.name, known, encode)
+    for scenes in data:
+        for name, scene in scenes.items():
+            if scene.classes != labelled.class_names:
+                what, cure = "its classes are not those of --probe-on", "Name scenes with the same --labels"
+                raise ConfigurationError(what, where=name, cure=cure)
+            rows, group = probes.drawn_rows(scene, MOST_SCORED), _group(scenes, scene.classes)
+            whole = method.features(scene, None) if finder or head else ()
+            drawn = tuple(level[rows] for level in whole) or method.features(scene, rows)
+            for probe in fitted:
+                answer = probes.ProbeAnswer(probe.labels(drawn), probes.true_classes(scene)[rows])
+                scores.add(group, probe, answer, metrics=[probes.POINTS])
+            if finder:
+                true = list(instances.true_things(scene).values())
+                found = instances.Instances(finder.things(scene.points, whole), true, len(scene))
+                scores.add(group, finder, found, metrics=[instances.INSTANCES])
+            if head and encode and name in tested:
+                meant = head.answers(instances.asked(scene, whole, tested[name], offered), encode)
+                scores.add(group, head, meant, metrics=[instances.GROUNDING])
+
+
+def _frozen_methods(files: Sequence[Path]) -> Iterator[PointMethod]:
+    """Each network, the same with random weights, and colour alone."""
+    from scene_completion_training.checkpoints import run_name
+    from scene_completion_training.evaluation.probes import PointMethod, colour_alone
+    from scene_completion_training.points.features import PointNetwork
+
+    for file in files:
+        name, network = run_name(file), PointNetwork.open(file)
+        yield PointMethod(name, network.of_scene)
+        yield PointMethod(f"{name}, random weights", network.untrained(0).of_scene)
+    if files:
+        yield PointMethod("colour alone", colour_alone)
+
+
+def _sources(args: argparse.Namespace, folders: Sequence[Path], split: str) -> list[PointSource]:
     from scene_completion_training.points.data import PointSource
 
     return [PointSource(str(folder), labels=args.labels, split=split, every=args.every) for folder in folders]
 
 
-def _bank(args: argparse.Namespace, classes: tuple[str, ...]) -> "TextBank":
-    """The bank that was named, or one of the classes alone."""
-    from scene_completion_ros.inference.text_bank import TextBank
-    from scene_completion_training.foundation.encoded_words import PhraseList, TextEncoder, make_bank
-    from scene_completion_training.points.data import phrases
+def _opened(source: PointSource) -> Scenes:
+    from scene_completion_training.evaluation.instances import without_stuff
 
-    if args.bank:
-        return TextBank.load(args.bank)
-    encoder = TextEncoder(args.text_encoder, args.device)
-    return make_bank(encoder, PhraseList(phrases=tuple(phrases(classes)), template=args.template))
+    return without_stuff(source.open(Path()))
 
 
-def _check(args: argparse.Namespace) -> None:
-    worded = args.bank or args.text_encoder
-    if not (worded or args.probe_on):
-        cure = "Give --bank or --text-encoder for words, --probe-on for linear probes"
-        raise ConfigurationError("nothing tells points apart", where="evaluate points", cure=cure)
-    if worded and not (args.cache or args.without_2d):
-        cure = "Name a folder, or leave the 2D rows out with --without-2d"
-        raise ConfigurationError("lifted features have no place", where="--cache", cure=cure)
+def _scenes(several: Sequence[Scenes]) -> Iterator[PointScene]:
+    return (scene for scenes in several for scene in scenes.values())
+
+
+def _group(scenes: Scenes, classes: tuple[str, ...]) -> str:
+    return f"{scenes.source}, {len(classes)} classes"
+
+
+def _check(args: argparse.Namespace, distilled: Sequence[Path], frozen: Sequence[Path]) -> None:
+    check_names(args)
+    if frozen and not args.probe_on:
+        what, cure = f"no scenes to fit probes of {frozen[0]} to", "Name labelled scenes"
+        raise ConfigurationError(what, where="--probe-on", cure=cure)
+    if args.phrases and not args.text_encoder:
+        raise ConfigurationError("sentences without their encoder", where="--phrases", cure="Give --text-encoder")
+    if distilled and not (args.text_encoder or args.probe_on):
+        cure = "Give --text-encoder for words, --probe-on for linear probes"
+        raise ConfigurationError("nothing distinguishes points", where="evaluate points", cure=cure)

@@ -111,4 +111,4 @@ def _check(args: argparse.Namespace) -> None:
     for name in FITTED:
         if getattr(args, f"{name}_frames") and not getattr(args, f"{name}_on"):
             raise ConfigurationError("a list of no folder", where=f"--{name}-frames", cure=f"Give --{name}-on")
-    arguments.check_names([file.resolve().parent.parent.name for file in args.checkpoint], "--checkpoint")
+    arguments.check_names(args)

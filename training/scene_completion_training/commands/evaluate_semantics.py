@@ -146,7 +146,7 @@ def _fields(args: argparse.Namespace, density: DeployedStudent | None) -> tuple[
 
     `density`: decides what is occupied; without one each field is read as its authors do.
     """
-    from scene_completion_training.checkpoints import Checkpoint
+    from scene_completion_training.checkpoints import Checkpoint, run_name
     from scene_completion_training.evaluation.semantic_evaluation import (
         S4C,
         SCENEDINO,
@@ -162,7 +162,7 @@ def _fields(args: argparse.Namespace, density: DeployedStudent | None) -> tuple[
     known: list[Predictor] = []
     for file in args.checkpoint:
         if Checkpoint.read(file).stage_class.field_class is SemanticField:
-            name = f"{file.resolve().parent.parent.name} (learned from labels)"
+            name = f"{run_name(file)} (learned from labels)"
             field = FeatureFieldModel.open(file, name, density, SemanticField)
             known.append(ClassifiedModel(field, of_student or S4C))
         else:
@@ -295,8 +295,6 @@ def _check(args: argparse.Namespace) -> None:
         what = "only --checkpoint, --probed, --foundation, --name-on and --bank need it, and all of them do"
         cure = "Give the bundle whose density they have, and leave it out where --bundle alone is scored"
         raise ConfigurationError(what, where="--student", cure=cure)
-    runs = [file.resolve().parent.parent.name for file in args.checkpoint]
-    runs += [folder.resolve().name for folder in args.bundle]
-    arguments.check_names(runs, "--checkpoint, --bundle")
+    arguments.check_names(args)
     named = {} if args.sscbench else {"--name-on": args.name_on}  # of a drive, other frames may be
     arguments.refuse_scored(args.data, {"--cluster-on": args.cluster_on, **named})

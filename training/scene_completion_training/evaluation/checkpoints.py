@@ -16,7 +16,7 @@ from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera, stereo_pair
 from scene_completion_training.arrays import Bytes, Floats
-from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.checkpoints import Checkpoint, run_name
 from scene_completion_training.data.drawn_views import metres_travelled, nearest_along
 from scene_completion_training.data.prepared import DOWNWARD, looking_aside
 from scene_completion_training.evaluation.predictor import Prediction, Predictor
@@ -61,9 +61,7 @@ def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> "list[FieldMod
     if not views or not set(views) <= set(possible):
         what = f"views {', '.join(views)}, but a field of stage {checkpoint.stage} encodes {' or '.join(possible)}"
         raise ConfigurationError(what, where=str(path), cure="Choose --views accordingly, or leave it out")
-    # A run keeps its checkpoints as RUN/checkpoints/NAME.ckpt, and they are called alike in all runs.
-    name = path.resolve().parent.parent.name if path.resolve().parent.name == "checkpoints" else path.stem
-    half = checkpoint.half_resolution
+    name, half = run_name(path), checkpoint.half_resolution
     if not multi_view:
         return [FieldModel(checkpoint.density_field(), name, half_resolution=half)]
     field = checkpoint.field_of(MultiViewField)

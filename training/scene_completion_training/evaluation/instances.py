@@ -12,6 +12,7 @@ embedding of the sentence meet in a product; the largest one answers.
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from scene_completion_ros.evaluation.metric import Column, Metric, Row, Tally
 from scene_completion_ros.untrusted_files import read_json
 from scene_completion_training.arrays import Doubles, Floats, Ints, Mask, Reals
 from scene_completion_training.evaluation.probes import Labelled, Levels, LinearProbe, fit_linear_probe, side_by_side
+from scene_completion_training.points.opening import Scenes
 from scene_completion_training.points.scene import UNLABELLED, PointScene
 from scene_completion_training.points.voxels import distinct
 
@@ -34,6 +36,7 @@ REACH = 0.1  # metres within which moved points belong together
 # Points of a thing that is found, and of a true one that counts; the latter is the benchmark's.
 LEAST_FOUND, LEAST_TRUE = 50, 100
 OVERLAPS = (0.25, 0.5)
+STUFF = ("wall", "floor")  # classes that are no things
 _RIDGE = 1e-3  # of the variance of a feature
 NEAR = 1.0  # metres over which the features of other things fade
 # Channels in which both meet, which is a choice of this project; AdamW and epochs as published (MSM, T17).
@@ -52,12 +55,19 @@ class Thing:
     rows: Ints  # of its points, each once
 
 
-def without_stuff(read: Callable[[], PointScene], stuff: Sequence[str]) -> PointScene:
-    """A scene in which points of some classes are of no thing: files of ScanNet number walls and floors, too."""
+def without_stuff(scenes: Scenes) -> Scenes:
+    """Scenes in which walls and floors are no things, though files of ScanNet number them; S3DIS scores all classes."""
+    if scenes.source == "S3DIS":
+        return scenes
+    readers = {name: partial(_unnumbered, read) for name, read in scenes.readers.items()}
+    return dataclasses.replace(scenes, readers=readers)
+
+
+def _unnumbered(read: Callable[[], PointScene]) -> PointScene:
     scene = read()
     if scene.instance is None or scene.label is None:
         return scene
-    names = [number for number, name in enumerate(scene.classes) if name in stuff]
+    names = [number for number, name in enumerate(scene.classes) if name in STUFF]
     return dataclasses.replace(scene, instance=np.where(np.isin(scene.label, names), UNLABELLED, scene.instance))
 
 
@@ -101,12 +111,12 @@ class InstanceHead:
         return sorted(found, key=lambda thing: -thing.score)
 
 
-def fit_instances(name: str, labelled: Labelled, names: tuple[str, ...], *, seed: int, steps: int) -> InstanceHead:
+def fit_instances(name: str, labelled: Labelled) -> InstanceHead:
     """Fits classes as a linear probe, offsets by least squares; a ConfigurationError where no point is of a thing."""
     values = labelled.values(range(len(labelled.levels)))
     rows = np.isfinite(labelled.offsets).all(axis=1)
     if not rows.any():
-        raise ConfigurationError("no point is of a thing", where="--train", cure="Name scenes with instances")
+        raise ConfigurationError("no point is of a thing", where="--probe-on", cure="Name scenes with instances")
     inputs, targets = values[rows].astype(np.float64), labelled.offsets[rows].astype(np.float64)
     mean, target_mean = inputs.mean(axis=0), targets.mean(axis=0)
     inputs -= mean
@@ -114,8 +124,8 @@ def fit_instances(name: str, labelled: Labelled, names: tuple[str, ...], *, seed
     moments += (_RIDGE * np.trace(moments) / len(moments) + 1e-12) * np.eye(len(moments))
     weight = np.linalg.solve(moments, inputs.T @ (targets - target_mean) / len(inputs)).T
     middle = LinearProbe(weight.astype(np.float32), (target_mean - weight @ mean).astype(np.float32))
-    classes = fit_linear_probe(values, labelled.classes, len(names), seed=seed, steps=steps)
-    return InstanceHead(name, names, classes, middle, tuple(np.unique(labelled.classes[rows]).tolist()))
+    classes = fit_linear_probe(values, labelled.classes, len(labelled.class_names))
+    return InstanceHead(name, labelled.class_names, classes, middle, tuple(np.unique(labelled.classes[rows]).tolist()))
 
 
 def grouped(points: Reals, reach: float = REACH) -> Ints:
@@ -327,7 +337,7 @@ class GroundingHead(nn.Module):
         return Grounded(box_overlap(scene.boxes[logits.argmax(dim=1).numpy()], scene.true_boxes), scene.unique)
 
 
-def fit_grounding(name: str, scenes: Sequence[Asked], encode: Encoder, *, seed: int) -> GroundingHead:
+def fit_grounding(name: str, scenes: Sequence[Asked], encode: Encoder) -> GroundingHead:
     """Fits a head by cross-entropy with the thing whose box overlaps the true one most; or a ConfigurationError."""
     samples = []
     for scene in scenes:
@@ -337,12 +347,12 @@ def fit_grounding(name: str, scenes: Sequence[Asked], encode: Encoder, *, seed: 
             samples.append((torch.from_numpy(scene.described), encode(scene.texts)[torch.from_numpy(there)], meant))
     if not samples:
         cure = "Name the sentences of these scenes, by their names and the numbers of their instances"
-        raise ConfigurationError("no sentence is about a thing of --train", where="--phrases", cure=cure)
+        raise ConfigurationError("no sentence is about a thing of --probe-on", where="--phrases", cure=cure)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         head = GroundingHead(name, torch.cat([things for things, _, _ in samples]), samples[0][1].shape[1])
     optimiser = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    order = np.random.default_rng(seed)
+    order = np.random.default_rng(0)
     for _ in range(EPOCHS):
         for number in order.permutation(len(samples)).tolist():
             things, texts, meant = samples[number]

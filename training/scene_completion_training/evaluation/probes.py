@@ -10,15 +10,14 @@ chance; ScanNet's own lists are not read.
 
 Classes of points, as CUA-O3D is scored: zero-shot by lifted features, the network and both, and linear probes.
 
-Scores are cosines with the embedding of each class; those of a network are summed over several voxelisations at random
+Scores are cosines with the embedding of each class, of features that are the mean over several voxelisations at random
 offsets. CUA-O3D takes products with features of any length, and averages those of pixels and network as they are (S4):
 here both are brought to length one before. Probes leave the network as it is, running statistics included (S6).
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -41,13 +40,14 @@ from scene_completion_ros.evaluation.semantics import (
 from scene_completion_ros.evaluation.truth import ALL
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_ros.whole_files import tensor_bytes, write_whole
-from scene_completion_training.arrays import Floats, Ints, Mask, Random, Reals
+from scene_completion_training.arrays import Floats, Ints, Mask, Reals
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.masked_scenes import point_features
 from scene_completion_training.networks.agglomerated_field import AgglomeratedPoints
-from scene_completion_training.points.data import LiftedScene, voxel_inputs
+from scene_completion_training.points.data import voxel_inputs
 from scene_completion_training.points.scene import UNLABELLED, PointScene
-from scene_completion_training.points.voxels import VoxelisedPoints, voxelised
+from scene_completion_training.points.voxels import voxelised
+from scene_completion_training.workers import accelerator
 
 LEARNING_RATE = WEIGHT_DECAY = 0.01
 BETAS = (0.9, 0.95)
@@ -55,7 +55,10 @@ BATCH = 2048
 NEIGHBOURS = (1, 20)
 TEMPERATURE = 0.07
 BANK = 500  # features of a class in a bank, at most
-_AT_ONCE = 4096
+PROBE_STEPS = 1000
+SHARES, FEW_POINTS = (1, 5, 10, 20), (20, 50, 100, 200)  # few labels: percent of the scenes, points of each scene
+REPEATS = 5  # voxelisations of a scene
+_COMPARED, _AT_ONCE = 4096, 1 << 16  # points in memory at a time, with their cosines and with all their features
 Levels: TypeAlias = tuple[Reals, ...]  # of each level [n, D_l]
 
 
@@ -89,14 +92,16 @@ class LinearProbe:
         return LinearProbe(weight, bias)
 
 
-def fit_linear_probe(values: Floats, classes: Ints, count: int, *, seed: int, steps: int) -> LinearProbe:
+def fit_linear_probe(
+    values: Floats, classes: Ints, count: int, *, steps: int | None = None, where: str = "linear probe"
+) -> LinearProbe:
     """Fits a probe to values [N, E] with classes [N] of `count`; a ConfigurationError if they are of fewer than two."""
     if len(np.unique(classes)) < 2:
-        cure = "Name more recordings with ground truth voxels to train on"
-        raise ConfigurationError(f"{len(classes)} voxels of fewer than two classes", where="linear probe", cure=cure)
+        what, cure = f"{len(classes)} labels of fewer than two classes", "Name more labelled scenes to train on"
+        raise ConfigurationError(what, where=where, cure=cure)
     mean, scale = values.mean(axis=0), values.std(axis=0) + np.float32(1e-6)
     inputs, targets = torch.from_numpy((values - mean) / scale), torch.from_numpy(classes)
-    generator = torch.Generator().manual_seed(seed)
+    generator, steps = torch.Generator().manual_seed(0), steps or PROBE_STEPS
     layer = nn.Linear(values.shape[1], count)
     nn.init.zeros_(layer.weight)  # convex: where it starts does not matter
     nn.init.zeros_(layer.bias)
@@ -126,7 +131,7 @@ class ProbeAnswer:
 
 
 class PointMethod(NamedTuple):
-    """What gives features of points."""
+    """A source of features of points."""
 
     name: str
     features: Callable[[PointScene, Ints | None], Levels]  # at rows of a scene, None for all
@@ -150,16 +155,16 @@ class NearestProbe:
         """The class [N] that gets most votes, of what is probed [N, E]."""
         bank, classes = torch.from_numpy(self.bank), torch.from_numpy(self.classes)
         found = [torch.zeros(0, dtype=torch.int64)]
-        for block in torch.split(torch.from_numpy(unit_vectors(values)), _AT_ONCE):
+        for block in torch.split(torch.from_numpy(unit_vectors(values)), _COMPARED):
             cosine, row = (block @ bank.T).topk(min(self.neighbours, len(bank)), dim=1)
             votes = torch.zeros(len(block), self.count).scatter_add(1, classes[row], (cosine / TEMPERATURE).exp())
             found.append(votes.argmax(dim=1))
         return torch.cat(found).numpy()
 
 
-def fit_nearest(values: Floats, classes: Ints, count: int, neighbours: int, *, seed: int) -> NearestProbe:
+def fit_nearest(values: Floats, classes: Ints, count: int, neighbours: int) -> NearestProbe:
     """A bank of values [N, E] with classes [N] of `count`: at most `BANK` of each class, by chance."""
-    order = np.random.default_rng(seed).permutation(len(classes))
+    order = np.random.default_rng(0).permutation(len(classes))
     rows = np.concatenate([order[classes[order] == number][:BANK] for number in range(count)])
     return NearestProbe(unit_vectors(values[rows]), classes[rows], count, neighbours)
 
@@ -168,6 +173,7 @@ def fit_nearest(values: Floats, classes: Ints, count: int, neighbours: int, *, s
 class Labelled:
     """Labelled points of several scenes with the features of one method."""
 
+    class_names: tuple[str, ...]
     levels: Levels  # half precision [N, D_l]
     classes: Ints  # [N]
     offsets: Floats  # [N, 3], to the middle of the thing that a point is of, metres; NaN for none
@@ -184,25 +190,37 @@ def side_by_side(levels: Levels, chosen: Sequence[int]) -> Floats:
     return np.concatenate([np.asarray(levels[number], np.float32) for number in chosen], axis=1)
 
 
-def drawn_rows(scene: PointScene, most: int, seed: int) -> Ints:
+def drawn_rows(scene: PointScene, most: int) -> Ints:
     """At most so many labelled points, drawn by chance; a `SequenceError` if the scene has no labels."""
-    if scene.label is None:
+    labelled = np.flatnonzero(true_classes(scene) != UNLABELLED)
+    return np.random.default_rng([0, zlib.crc32(scene.name.encode())]).permutation(labelled)[:most]
+
+
+def true_classes(scene: PointScene) -> Ints:
+    """Classes of points [N], `UNLABELLED` where unknown; a `SequenceError` where the scene has no labels."""
+    if scene.label is None or not scene.classes:
         raise SequenceError("has no labels", where=scene.name, cure="Name scenes with labels, and their --labels")
-    labelled = np.flatnonzero(scene.label != UNLABELLED)
-    return np.random.default_rng([seed, zlib.crc32(scene.name.encode())]).permutation(labelled)[:most]
+    return scene.label
 
 
-def labelled_points(method: PointMethod, scenes: Mapping[str, PointScene], most: int, seed: int) -> Labelled:
-    """At most so many points of each scene, with features; errors as of `drawn_rows`."""
-    levels, columns = list[Levels](), list[tuple[NDArray[Any], ...]]()
-    for number, scene in enumerate(scenes.values()):
-        rows = drawn_rows(scene, most, seed)
-        assert scene.label is not None
+def labelled_points(method: PointMethod, scenes: Iterable[PointScene], most: int) -> Labelled:
+    """At most so many points of each scene, with features; errors as of `drawn_rows`.
+
+    Raises ConfigurationError where the scenes have not one list of classes.
+    """
+    levels, columns, lists = list[Levels](), list[tuple[NDArray[Any], ...]](), set[tuple[str, ...]]()
+    for number, scene in enumerate(scenes):
+        rows = drawn_rows(scene, most)
         levels.append(tuple(level.astype(np.float16) for level in method.features(scene, rows)))
-        columns.append((scene.label[rows], offsets(scene)[rows], np.full(len(rows), number), np.arange(len(rows))))
+        labels = true_classes(scene)[rows]
+        columns.append((labels, offsets(scene)[rows], np.full(len(rows), number), np.arange(len(rows))))
+        lists.add(scene.classes)
+    if len(lists) != 1:
+        cure = "Name scenes of one data set"
+        raise ConfigurationError(f"{len(lists)} lists of classes", where="--probe-on", cure=cure)
     side = tuple(np.concatenate(level) for level in zip(*levels, strict=True))
     classes, moves, numbers, ranks = (np.concatenate(parts) for parts in zip(*columns, strict=True))
-    return Labelled(side, classes, moves, numbers, ranks)
+    return Labelled(lists.pop(), side, classes, moves, numbers, ranks)
 
 
 def offsets(scene: PointScene) -> Floats:
@@ -226,6 +244,12 @@ class PointProbe:
     probe: LinearProbe | NearestProbe
     class_names: tuple[str, ...]
 
+    def labels(self, levels: Levels) -> Ints:
+        """Classes [N] of points by their features."""
+        starts = range(0, max(len(levels[0]), 1), _AT_ONCE)
+        blocks = (tuple(level[start : start + _AT_ONCE] for level in levels) for start in starts)
+        return np.concatenate([self.probe.labels(side_by_side(block, self.levels)) for block in blocks])
+
 
 POINTS = Metric(
     "points",
@@ -238,55 +262,43 @@ POINTS = Metric(
 )
 
 
-def fit_probes(
-    name: str,
-    labelled: Labelled,
-    class_names: tuple[str, ...],
-    *,
-    each_level: bool,  # also of each level alone, and of all but it
-    shares: Sequence[float],  # also with so many percent of the scenes
-    points: Sequence[int],  # also with so many points of each scene
-    seed: int,
-    steps: int,
-) -> Iterator[PointProbe]:
-    """Probes of all levels and what else is asked; a ConfigurationError if fewer than two classes have labels."""
+def fit_probes(name: str, labelled: Labelled, *, ablations: bool) -> Iterator[PointProbe]:
+    """Probes of all levels; a ConfigurationError if fewer than two classes have labels.
+
+    `ablations`: also of each level alone and of all but it, and with few labels (`SHARES`, `FEW_POINTS`).
+    """
     every = tuple(range(len(labelled.levels)))
     all_rows = np.ones(len(labelled.classes), np.bool_)
     cases = [("", every, all_rows)]
-    if each_level and len(every) > 1:
+    if ablations and len(every) > 1:
         for number in every:
             others = tuple(other for other in every if other != number)
             cases += [(f", level {number + 1} alone", (number,), all_rows)]
             cases += [(f", all but level {number + 1}", others, all_rows)]
-    order = np.random.default_rng(seed).permutation(int(labelled.scene.max(initial=-1)) + 1)
-    for share in shares:
-        some = order[: max(1, round(share / 100.0 * len(order)))]
-        cases.append((f", {share:g} % of the scenes", every, np.isin(labelled.scene, some)))
-    cases += [(f", {most} points a scene", every, labelled.rank < most) for most in points]
+    if ablations:
+        order = np.random.default_rng(0).permutation(int(labelled.scene.max(initial=-1)) + 1)
+        for share in SHARES:
+            some = order[: max(1, round(share / 100.0 * len(order)))]
+            cases.append((f", {share} % of the scenes", every, np.isin(labelled.scene, some)))
+        cases += [(f", {most} points a scene", every, labelled.rank < most) for most in FEW_POINTS]
+    names = labelled.class_names
     for what, levels, rows in cases:
-        values, classes, count = labelled.values(levels, rows), labelled.classes[rows], len(class_names)
-        if len(np.unique(classes)) < 2:
-            cure = "Name more scenes, or take more labels"
-            raise ConfigurationError("labels of fewer than two classes", where=f"{name}{what}", cure=cure)
-        linear = fit_linear_probe(values, classes, count, seed=seed, steps=steps)
-        yield PointProbe(f"{name}, linear{what}", levels, linear, class_names)
+        values, classes = labelled.values(levels, rows), labelled.classes[rows]
+        linear = fit_linear_probe(values, classes, len(names), where=f"{name}{what}")
+        yield PointProbe(f"{name}, linear{what}", levels, linear, names)
         for neighbours in NEIGHBOURS:
-            nearest = fit_nearest(values, classes, count, neighbours, seed=seed)
-            yield PointProbe(f"{name}, {neighbours} nearest{what}", levels, nearest, class_names)
-
-
-REPEATS = 5
-PROBE_STEPS = 1000
-TRUNK, CONCATENATION, AVERAGE = "trunk", "concatenation", "average of the heads' logits"
-Scores = Floats  # [N, K]
-Say = Callable[[Tensor], Scores]  # scores of voxels by their features of the trunk
+            nearest = fit_nearest(values, classes, len(names), neighbours)
+            yield PointProbe(f"{name}, {neighbours} nearest{what}", levels, nearest, names)
 
 
 class PointModel:
-    """The network of a checkpoint of stage `point_agglomeration`, in eval mode; a BundleError where it is no such."""
+    """The network of a checkpoint of stage `point_agglomeration`, in eval mode; a BundleError where it is no such.
 
-    def __init__(self, file: Path, device: str = "cpu") -> None:
-        stored = Checkpoint.read(file)
+    It runs on the GPU where there is one. Levels of its features are the trunk, and the head of each teacher.
+    """
+
+    def __init__(self, file: Path) -> None:
+        stored, self.device = Checkpoint.read(file), accelerator()
         try:
             self.configuration = stored.configuration
             self.network = AgglomeratedPoints.of(self.configuration)
@@ -297,40 +309,76 @@ class PointModel:
             what = f"no network of points in it: its stage is {stored.stage} ({str(error)[:200]})"
             cure = "Name the checkpoint of a training with stage `point_agglomeration`"
             raise BundleError(what, where=str(file), cure=cure) from error
-        self.network.to(device).eval().requires_grad_(False)
+        self.network.to(self.device).eval().requires_grad_(False)
         # What each teacher was, plain values by name.
         self.teachers = {teacher["name"]: teacher for teacher in self.configuration["teachers"]}
-        self._device = device
 
     @torch.inference_mode()
-    def trunk(self, scene: PointScene, generator: Random) -> tuple[VoxelisedPoints, Tensor]:
-        """Voxels of a scene at a random offset, and their features [V, 96] of the trunk."""
-        found = voxelised(scene.points, self._voxel_size, generator)
+    def features(self, scene: PointScene, rows: Ints | None = None) -> Levels:
+        """Features [n, D_l] at rows of a scene, by one voxelisation; at all its points the mean of `REPEATS`."""
+        generator = np.random.default_rng(0)  # the same voxelisations for every model
         colours = np.zeros_like(scene.points) if scene.colours is None else scene.colours
-        index = functional.pad(torch.from_numpy(found.index), (1, 0)).to(self._device)  # all of scene 0
-        inputs = torch.from_numpy(voxel_inputs(colours, found.chosen, self._input)).to(self._device)
-        features: Tensor = self.network(index, inputs)
-        return found, features
+        total: list[Floats] = []
+        repeats = REPEATS if rows is None else 1
+        for _ in range(repeats):
+            found = voxelised(scene.points, self._voxel_size, generator)
+            index = functional.pad(torch.from_numpy(found.index), (1, 0)).to(self.device)  # all of scene 0
+            inputs = torch.from_numpy(voxel_inputs(colours, found.chosen, self._input)).to(self.device)
+            trunk: Tensor = self.network(index, inputs)
+            heads = (self.network.heads.of(teacher, trunk) for teacher in self.teachers)
+            at = found.voxel if rows is None else found.voxel[rows]
+            parts = [level.cpu().numpy()[at] for level in (trunk, *heads)]
+            for one, part in zip(total, parts, strict=False):
+                one += part
+            total = total or parts
+        return tuple(np.asarray(one / repeats, np.float32) for one in total)
 
-    def head(self, teacher: str, trunk: Tensor) -> Floats:
-        """A teacher's features [V, D], of those of the trunk [V, 96]."""
-        return self.network.heads.of(teacher, trunk).cpu().numpy()
-
-    def by_words(self, teacher: str, rows: Floats) -> Say:
-        """Cosines of its features with embeddings [K, D]; a ConfigurationError if these have another dimension."""
-        if rows.shape[1] != self.teachers[teacher]["dim"]:
-            what = f"embeddings of {rows.shape[1]} numbers, features of {self.teachers[teacher]['dim']}"
-            cure = "Name the text encoder, or its bank, that the teacher is aligned to"
-            raise ConfigurationError(what, where=f"teacher {teacher}", cure=cure)
-        return lambda trunk: cosines(self.head(teacher, trunk), rows)
+    def teacher_of(self, rows: Floats) -> str:
+        """The first teacher whose features are as long as embeddings [K, D]; a ConfigurationError if there is none."""
+        dims: dict[str, int] = {name: teacher["dim"] for name, teacher in self.teachers.items()}
+        fitting = [name for name, dim in dims.items() if dim == rows.shape[1]]
+        if not fitting:
+            what = f"embeddings of {rows.shape[1]} numbers, features of {', '.join(map(str, dims.values()))}"
+            cure = "Name the text encoder that a teacher is aligned to"
+            raise ConfigurationError(what, where="--text-encoder", cure=cure)
+        return fitting[0]
 
 
-def lifted_scores(kept: LiftedScene, teacher: str, rows: Floats) -> Scores:
-    """Cosines [N, K] of the lifted features of points with embeddings [K, D]; -inf where no view sees a point."""
-    return cosines(kept.at(teacher, np.arange(len(kept.points))), rows)
+def fit_head_probes(labelled: Labelled, teachers: Sequence[str]) -> Iterator[PointProbe]:
+    """Linear probes of the trunk, each head, all heads side by side, and the average over the heads, as in CUA-O3D.
+
+    Linear heads hold no more than the trunk does: all these probes choose from the same classes of functions, and
+    differ by how fast they learn (S5). `labelled`: with features of `PointModel`.
+    """
+    names, heads = labelled.class_names, tuple(range(1, 1 + len(teachers)))
+    spaces = {"trunk": (0,), **{f"head {name}": (place,) for name, place in zip(teachers, heads, strict=True)}}
+    probes = {
+        name: fit_linear_probe(labelled.values(levels), labelled.classes, len(names))
+        for name, levels in {**spaces, "concatenation": heads}.items()
+    }
+    of_heads = [probes[f"head {name}"] for name in teachers]
+    weight = np.concatenate([probe.weight for probe in of_heads], axis=1) / len(heads)
+    bias = np.stack([probe.bias for probe in of_heads]).mean(axis=0)
+    average = LinearProbe(np.asarray(weight, np.float32), np.asarray(bias, np.float32))
+    probes["average of the heads' logits"] = average
+    for name, probe in probes.items():
+        yield PointProbe(f"probe, {name}", spaces.get(name, heads), probe, names)
 
 
-def ensembled(network: Scores, lifted: Scores) -> dict[str, Scores]:
+def labels_by_words(features: Floats, rows: Floats, lifted: Floats | None) -> dict[str, Ints]:
+    """Classes of points [N] by the nearest of embeddings [K, D]: of the network, of pixels, and of both; K for none.
+
+    `features`: of the network [N, D]; `lifted`: of the pixels that show a point [N, D], zeros where none does.
+    """
+    scores = {"3D": cosines(features, rows)}
+    if lifted is not None:
+        pixels = cosines(lifted, rows)
+        scores |= {f"2D and 3D, {rule}": both for rule, both in ensembled(scores["3D"], pixels).items()}
+        scores["2D, lifted"] = pixels
+    return {name: best_classes(of_points) for name, of_points in scores.items()}
+
+
+def ensembled(network: Floats, lifted: Floats) -> dict[str, Floats]:
     """Scores [N, K] of network and pixels together, each by cosines of its own; the network alone where no view sees.
 
     "mean": of the mean of both features, each of length one (CUA-O3D has those of any length). "max": of the feature
@@ -342,84 +390,8 @@ def ensembled(network: Scores, lifted: Scores) -> dict[str, Scores]:
     return {"mean": np.asarray(mean, np.float32), "max": np.where(nearer, network, lifted)}
 
 
-def point_labels(
-    model: PointModel,
-    scene: PointScene,
-    says: Mapping[str, Say],
-    lifted: Scores | None = None,  # scores by the features of pixels [N, K], -inf where no view sees a point
-    words: str = "",  # which of those that say something goes into the ensembles
-    repeats: int = REPEATS,
-) -> dict[str, Ints]:
-    """Classes of points [N] by each that says something of them, K for none."""
-    total: dict[str, Scores] = {}
-    generator = np.random.default_rng(0)  # the same voxelisations for every model
-    for _ in range(repeats):
-        found, trunk = model.trunk(scene, generator)
-        scores = {name: say(trunk)[found.voxel] for name, say in says.items()}
-        if lifted is not None:
-            both = ensembled(scores[words], lifted)
-            scores |= {f"2D and 3D, {rule}": of_both for rule, of_both in both.items()}
-        for name, of_points in scores.items():
-            total[name] = total[name] + of_points if name in total else of_points
-    if lifted is not None:
-        total["2D, lifted"] = lifted
-    return {name: best_classes(of_points) for name, of_points in total.items()}
-
-
-def probed_spaces(model: PointModel, trunk: Tensor) -> dict[str, Floats]:
-    """What linear probes look at, [V, E] by name: the trunk, each head, and all heads side by side.
-
-    Linear heads say no more than the trunk does: all these probes choose from the same classes of functions, and differ
-    by how fast they learn (S5).
-    """
-    heads = {f"head {teacher}": model.head(teacher, trunk) for teacher in model.teachers}
-    return {TRUNK: trunk.cpu().numpy(), **heads, CONCATENATION: np.concatenate(list(heads.values()), axis=1)}
-
-
-def fit_point_probes(model: PointModel, scenes: Iterable[PointScene], most: int, *, seed: int = 0) -> dict[str, Say]:
-    """Linear probes of each space of a network, and of the average over its heads, that say something of voxels.
-
-    Raises ConfigurationError: scenes have no labels, or those of several lists. `most`: labelled points of a scene, at
-    most.
-    """
-    values: dict[str, list[Floats]] = {}
-    labels, lists = [], set()
-    for number, scene in enumerate(scenes):
-        generator = np.random.default_rng((seed, number))
-        rows = generator.permutation(np.flatnonzero(true_classes(scene) >= 0))[:most]
-        found, trunk = model.trunk(scene, generator)
-        for name, space in probed_spaces(model, trunk[found.voxel[rows]]).items():
-            values.setdefault(name, []).append(space)
-        labels.append(true_classes(scene)[rows])
-        lists.add(scene.classes)
-    if len(lists) != 1:
-        raise ConfigurationError(f"{len(lists)} lists of classes", where="probes", cure="Name scenes of one data set")
-    count, known = len(lists.pop()), np.concatenate(labels)
-    fit = partial(fit_linear_probe, classes=known, count=count, seed=seed, steps=PROBE_STEPS)
-    probes = {name: fit(np.concatenate(found)) for name, found in values.items()}
-    heads = [name for name in probes if name not in (TRUNK, CONCATENATION)]
-
-    def average(trunk: Tensor) -> Scores:
-        spaces = probed_spaces(model, trunk)
-        return np.asarray(np.mean([probes[name].logits(spaces[name]) for name in heads], axis=0), np.float32)
-
-    def by(name: str, probe: LinearProbe) -> Say:
-        return lambda trunk: probe.logits(probed_spaces(model, trunk)[name])
-
-    return {**{f"probe, {name}": by(name, probe) for name, probe in probes.items()}, f"probe, {AVERAGE}": average}
-
-
-def true_classes(scene: PointScene) -> Ints:
-    """Classes of points [N], -1 where nobody knows; a `ConfigurationError` where the scene has none."""
-    if scene.label is None or not scene.classes:
-        cure = "Name scenes with labels, and with --labels what they are called"
-        raise ConfigurationError("has no labels", where=f"scene {scene.name}", cure=cure)
-    return scene.label
-
-
-@dataclass(frozen=True)
-class ScoredMethod:
-    """What gives classes, for tables."""
+class ScoredMethod(NamedTuple):
+    """A method that gives classes, for tables."""
 
     name: str
     class_names: tuple[str, ...]

@@ -31,7 +31,7 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
 from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Halves, Ints, Mask, Random
-from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.checkpoints import Checkpoint, run_name
 from scene_completion_training.clustering import Clusters, NamedClusters, fit_clusters
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, in_chunks, observed_density
 from scene_completion_training.evaluation.geometry import PRIOR_SIGMA, level_grid, voxel_frames
@@ -91,7 +91,7 @@ class FeatureFieldModel(Predictor):
         """Opens a checkpoint with a feature field, and its head where it has one; a `BundleError` if it has none."""
         stored = Checkpoint.read(path)
         field, head, half = stored.field_of(kind), stored.distillation_head(), stored.half_resolution
-        name = name or path.resolve().parent.parent.name
+        name = name or run_name(path)
         return FeatureFieldModel(field, name, head, density=density, half_resolution=half, teacher=teacher)
 
     def image(self, sequence: PosedSequence, index: int) -> Tensor:

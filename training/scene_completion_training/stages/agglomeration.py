@@ -283,7 +283,7 @@ class PointAgglomerationStage(Stage):
 
     configuration_class = PointAgglomerationConfiguration
     field_class = AgglomeratedPoints
-    next_command = "scene-completion evaluate points --checkpoint {checkpoint} --data FOLDER --bank BANK ..."
+    next_command = "scene-completion evaluate points --checkpoint {checkpoint} --data FOLDER --text-encoder MODEL ..."
     settings: PointAgglomerationConfiguration
 
     def __init__(self, settings: PointAgglomerationConfiguration) -> None:

@@ -58,7 +58,7 @@ class MaskedSceneStage(Stage):
 
     configuration_class = MaskedSceneConfiguration
     field_class = VoxelHUNet
-    next_command = "scene-completion evaluate point-features --method mine {checkpoint} --train DIR --data DIR ..."
+    next_command = "scene-completion evaluate points --checkpoint {checkpoint} --probe-on DIR --data DIR ..."
     settings: MaskedSceneConfiguration
 
     def __init__(self, settings: MaskedSceneConfiguration) -> None:

@@ -8,7 +8,7 @@ import pytest
 from scene_completion_ros.cli import main
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.commands import evaluate_point_features
+from scene_completion_training.evaluation import probes
 from scene_completion_training.foundation import encoded_words
 from scene_completion_training.points.features import PointNetwork
 from tests.training.evaluation.test_instances import words
@@ -51,26 +51,26 @@ def test_every_score_is_written(trained: Path, rooms: Path, monkeypatch: pytest.
             self.encode = words
 
     monkeypatch.setattr(encoded_words, "TextEncoder", Encoder)
-    monkeypatch.setattr(evaluate_point_features, "PROBE_STEPS", 3)
+    monkeypatch.setattr(probes, "PROBE_STEPS", 3)
+    monkeypatch.setattr(probes, "SHARES", (34,))
+    monkeypatch.setattr(probes, "FEW_POINTS", (20,))
     phrases = []
     for name, seeds in (("train", range(3)), ("test", [7])):
         told = [{"scene_id": f"room_{seed}", "object_id": "0", "description": "the left table"} for seed in seeds]
         phrases.append(tmp_path / f"{name}.json")
         phrases[-1].write_text(json.dumps(told))
-    command = ["evaluate", "point-features", "--train", str(rooms / "train"), "--train-split", "train"]
-    command += ["--data", str(rooms / "test"), "--labels", "scannet20", "--train-points", "300"]
-    command += ["--method", "mine", str(trained), "--test-points", "1000"]
-    command += ["--levels", "--shares", "34", "--points", "20", "--instances"]
-    more = ["--phrases", *map(str, phrases), "--text-encoder", "any", "--offered", "true"]
-    assert main([*command, *more, "--output", str(tmp_path / "out")]) == 0
+    command = ["evaluate", "points", "--probe-on", str(rooms / "train"), "--probe-split", "train"]
+    command += ["--data", str(rooms / "test"), "--labels", "scannet20", "--probe-points", "300"]
+    command += ["--checkpoint", str(trained), "--ablations", "--phrases", *map(str, phrases), "--text-encoder", "any"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
     scores = json.loads((tmp_path / "out" / "results.json").read_text())["scores"]
-    methods = {"mine", "mine, random weights", "colour alone"}
+    methods = {"run", "run, random weights", "colour alone"}
     for metric in ("instances", "grounding"):
         assert {row["method"] for row in scores[metric]} == methods
     assert {row["method"].split(", linear")[0] for row in scores["points"] if "linear" in row["method"]} == methods
     rows = {row["method"]: row for row in scores["points"]}
     assert len(rows) == 3 * (2 * (1 + 2 * 5 + 2) + 1 + 2)  # colour has one level
-    assert set(rows["mine, 20 nearest, all but level 5"]["class_iou"]) > {"wall", "table"}
+    assert set(rows["run, 20 nearest, all but level 5"]["class_iou"]) > {"wall", "table"}
     assert all(0.0 <= row["mean_iou"] <= 1.0 for row in rows.values())
     assert {row["things"]: row["sentences"] for row in scores["grounding"]}["overall"] == 1
 
@@ -78,12 +78,13 @@ def test_every_score_is_written(trained: Path, rooms: Path, monkeypatch: pytest.
 def test_what_cannot_be_scored_is_refused(
     rooms: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["evaluate", "point-features", "--train", str(rooms / "train"), "--data", str(rooms / "test")]
+    command = ["evaluate", "points", "--checkpoint", str(trained), "--data", str(rooms / "test")]
     command += ["--output", str(tmp_path)]
-    for more, said in (
-        ([], "no network is named"),
-        (["--method", "mine", str(trained), "--text-encoder", "any"], "one is given without the other"),
-        (["--method", "mine", str(trained)], "has no labels. Name scenes with labels, and their --labels"),
+    probed = ["--probe-on", str(rooms / "train")]
+    for more, sentence in (
+        ([], "no scenes to fit probes"),
+        ([*probed, "--phrases", str(trained), str(trained)], "sentences without their encoder"),
+        (probed, "has no labels. Name scenes with labels, and their --labels"),
     ):
         assert main([*command, *more]) == 2
-        assert said in capsys.readouterr().err
+        assert sentence in capsys.readouterr().err
