@@ -51,6 +51,8 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "evaluate semantics --space": "leave it out, the text bank decides",
         "evaluate semantics --views": "leave it out, a student sees one image",
         "export --int8-weights": "leave it out, weights are stored in half precision",
+        "export --name": "name the folder as the student",
+        "export --trained-on": "write it into the licence or a README beside the bundle",
         "export --without-weights": "delete weights.safetensors, which further training alone needs",
         "replay --camera-from-lidar": "record the static transform between LiDAR and camera",
         "replay --camera-info-topic": "use --camera FILE, or record CameraInfo beside the images",

@@ -20,13 +20,13 @@ from scene_completion_training.evaluation.geometry import (
     EmptyControl,
     MeanDepth,
     PriorControl,
-    PriorGrid,
     SurfaceControl,
     calibrate,
     frames_with_voxels,
     grid_density,
     prior_of_windows,
     scored_frames,
+    smoothed_share,
     surface_controls,
     true_depth,
     voxel_frames,
@@ -152,19 +152,13 @@ def test_prior_is_cut_at_its_own_threshold(street: PosedSequence) -> None:
 # Prior grid and mean depth against hand computation and SciPy.
 
 
-def test_prior_is_the_mean_over_known_voxels() -> None:
-    prior = PriorGrid((2, 1, 1))
-    for occupied, known in ((True, True), (False, True), (True, False)):
-        prior.update(np.array([[[occupied]], [[True]]]), np.array([[[known]], [[False]]]))
-    np.testing.assert_array_equal(prior.compute().ravel(), [0.5, 0.0])
-
-
-def test_unknown_voxels_take_after_their_known_neighbours() -> None:
-    prior = PriorGrid((9, 3, 3))
-    known = np.ones(prior.known.shape, dtype=bool)
-    known[4] = False
-    prior.update(np.arange(9)[:, None, None] * np.ones((1, 3, 3)) > 4, known)
-    smoothed = prior.compute((1.0, 0.0, 0.0))
+def test_unknown_voxels_get_the_share_of_their_known_neighbours() -> None:
+    occupied = (np.arange(9)[:, None, None] * np.ones((1, 3, 3)) > 4).astype(np.float32)
+    known = np.full_like(occupied, 2.0)
+    known[4] = 0.0
+    exact = smoothed_share(occupied, known, (0.0, 0.0, 0.0))
+    assert exact[:, 1, 1].tolist() == [0.0] * 5 + [0.5] * 4  # occupied in one of two frames; unknown is 0
+    smoothed = smoothed_share(2.0 * occupied, known, (1.0, 0.0, 0.0))
     assert smoothed[4, 1, 1] == pytest.approx(0.5, abs=1e-6)
     assert np.all(np.diff(smoothed[:, 1, 1]) >= 0)
 

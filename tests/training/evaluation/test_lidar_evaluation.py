@@ -26,7 +26,6 @@ from scene_completion_training.evaluation.lidar_evaluation import (
     LIDAR_ONLY_NEAR,
     ORIGINAL,
     Scan,
-    SlabMetric,
     SlabProtocol,
     SlabTruth,
     level_scans,
@@ -252,27 +251,6 @@ def test_scores_of_ten_points_by_hand() -> None:
         2 / 3,  # occluded and empty 6, 8, 9; of them called empty 8 and 9
     )
     assert slab_scores(PREDICTED, OCCUPIED, VISIBLE) == pytest.approx(expected)
-    assert math.isnan(SlabMetric().compute()["O_acc"])
-
-
-def test_an_empty_field_wins_the_original_protocol_and_is_found_out() -> None:
-    # A wall 10 m ahead hides all behind it, in all of 10 scans. The empty field renders a depth beyond every point, so
-    # every point counts as visible, none as occluded or occupied, and predicting nothing is always right.
-    behind = ORIGINAL.points()[..., 2] > 10.0
-    truth = truth_of(np.where(behind, 10, 0), ~behind, 10, ORIGINAL)
-    empty, everything = np.zeros(behind.shape, dtype=bool), np.ones(behind.shape, dtype=bool)
-    metric, masks = SlabMetric(), slab_masks(truth, everything)
-    metric.update(empty[masks.rows], masks.occupied, masks.visible)
-    found = metric.compute()
-    assert found["O_acc"] == 1.0
-    assert all(math.isnan(found[name]) for name in ("O_rec", "IE_acc", "IE_rec"))
-    assert (found["points"], found["occluded"], found["occluded_free"]) == (12_800, 0, 0)
-    assert found["remarks"] == ["no occluded point: O_acc says nothing", "nothing predicted"]
-    # With masks that do not depend on it, it is right about the free half and misses everything that is occupied.
-    metric, masks = SlabMetric(), slab_masks(truth, empty)
-    metric.update(empty, masks.occupied, masks.visible)
-    assert metric.compute()["O_acc"] == pytest.approx(1.0 - behind.mean())
-    assert metric.compute()["O_rec"] == 0.0
 
 
 # Both LiDAR protocols on a street with one wall.

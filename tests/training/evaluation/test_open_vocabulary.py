@@ -24,7 +24,6 @@ from scene_completion_training.evaluation.open_vocabulary import (
     SEMANTIC_KITTI,
     Asked,
     DeployedFeatures,
-    LabelledFrame,
     LabelSet,
     ZeroShot,
     label_set_of,
@@ -89,7 +88,7 @@ def evaluate_models(
         method = Asked(model, judge, label_set, cutoff)
         tallies = [metric.tally(method) for metric in METRICS]
         for frame in voxel_frames(recordings):
-            answer = method.answer(LabelledFrame.of(frame, label_set))
+            answer = method.answer(frame)
             for tally in tallies:
                 tally.add(answer)
         given, completion, words = ([SimpleNamespace(**row) for row in tally.rows()] for tally in tallies)
@@ -106,10 +105,10 @@ def test_all_phrases_of_the_vocabulary_give_what_is_common() -> None:
     bank = replace(BANK, background=("hedge",))
     seen = replace(Painted().complete(make_street(), 0), codes=lambda points: points)
     points = np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
-    found = ZeroShot(bank, SEMANTIC_KITTI, {"automobile": (1,)})(seen, points)
+    _, cosine, common = ZeroShot(bank, SEMANTIC_KITTI, {"automobile": (1,)})(seen, points)
     expected = [pytest.approx((1 + 1 + 0 + 0 + 0) / 5), -np.inf]  # car, sedan, building, log, hedge
-    assert found.common.tolist() == expected
-    assert found.cosine[0, 0] == pytest.approx(1.0 / np.hypot(1.0, 0.1), abs=1e-3) and np.isneginf(found.cosine[1, 0])
+    assert common.tolist() == expected
+    assert cosine[0, 0] == pytest.approx(1.0 / np.hypot(1.0, 0.1), abs=1e-3) and np.isneginf(cosine[1, 0])
 
 
 def test_labels_given_the_geometry(street: PosedSequence) -> None:

@@ -128,8 +128,8 @@ def trained(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="module")
 def bundle(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     """What the command exports of it."""
-    folder = tmp_path_factory.mktemp("bundles") / "street"
-    assert main(["export", str(trained), str(folder), "--name", "tiny", "--licence", "none"]) == 0
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    assert main(["export", str(trained), str(folder), "--licence", "none"]) == 0
     return StudentBundle.load(folder)
 
 
@@ -525,7 +525,7 @@ def room_trained(in_rooms: Settings, tmp_path_factory: pytest.TempPathFactory) -
 def room_bundle(room_trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command exports of it."""
     folder = tmp_path_factory.mktemp("room_bundle") / "plain"
-    assert main(["export", str(room_trained), str(folder), "--name", "plain", "--licence", "none"]) == 0
+    assert main(["export", str(room_trained), str(folder), "--licence", "none"]) == 0
     return folder
 
 
@@ -623,7 +623,7 @@ def test_a_head_and_a_decoder_of_two_trainings_go_on_together(
     after = Checkpoint.read(train(both)).state
     changed = {name.split(".")[0] for name, value in stage.field.state_dict().items() if not value.equal(after[name])}
     assert changed == {"spatial"}
-    assert main(["export", str(head), str(tmp_path / "out"), "--name", "named", "--licence", "none"]) == 0
+    assert main(["export", str(head), str(tmp_path / "out"), "--licence", "none"]) == 0
     assert "field.pixels.naming.0.weight" in StudentBundle.load(tmp_path / "out").load_weights()
 
 

@@ -191,7 +191,7 @@ def _fitted(args: argparse.Namespace) -> list[Predictor]:
     if args.foundation:
         backbone, camera = Backbone(*_foundation(args)), Viewpoint.of_bundle(density.bundle).camera
         name = "tokens of the image, lifted"
-        clustered.append(LiftedTokens(backbone, density, CLUSTER_CELL, name, cluster_on, camera))
+        clustered.append(LiftedTokens(backbone, density, CLUSTER_CELL, camera, name, cluster_on))
     if clustered:
         frames = ((sequence, index) for sequence in cluster_on for index in range(len(sequence)))
         named = semantic_evaluation.fit_models(
@@ -227,9 +227,7 @@ def _run_words(args: argparse.Namespace) -> int:
             row = judge.rows[judge.group == number][0]
             prior.append(open_vocabulary.ClassPrior(label_set.names[number], row, density))
         methods = [open_vocabulary.Asked(model, judge, label_set, density.cutoff) for model in [*prior, *models]]
-        of = open_vocabulary.LabelledFrame.of
-        frames = (of(frame, label_set) for frame in voxel_frames(scored, args.every, split))
-        if not scores.run(f"{group}, {label_set.name}", methods, frames):
+        if not scores.run(f"{group}, {label_set.name}", methods, voxel_frames(scored, args.every, split)):
             raise semantic_evaluation.no_voxels(scored)
     arguments.write_results(args, scores, [sequence.name for sequence in recordings], counted=counted)
     return 0
@@ -239,7 +237,7 @@ def _with_words(args: argparse.Namespace, bank: TextBank, density: DeployedStude
     """What has features in the space of a bank; the teacher, lifted, comes first."""
     from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.evaluation import open_vocabulary
-    from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
+    from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel, LiftedTokens
     from scene_completion_training.export import asked_teacher
     from scene_completion_training.foundation.encoded_words import PhraseList, read_phrases
     from scene_completion_training.foundation.teachers import open_teacher
@@ -256,7 +254,7 @@ def _with_words(args: argparse.Namespace, bank: TextBank, density: DeployedStude
             cure = "Make the bank with the text encoder that the teacher is aligned to"
             raise ConfigurationError(what, where=str(args.bank), cure=cure)
         camera = Viewpoint.of_bundle(density.bundle).camera
-        models.append(open_vocabulary.LiftedPixels(teacher, density, WORD_CELL, camera))
+        models.append(LiftedTokens(teacher, density, WORD_CELL, camera, "2D"))
     for file in args.checkpoint:
         teacher_name = asked_teacher(Checkpoint.read(file), bank)
         models.append(FeatureFieldModel.open(file, None, density, AgglomeratedField, teacher_name))

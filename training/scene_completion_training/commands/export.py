@@ -22,8 +22,8 @@ from scene_completion_training.commands.arguments import add_paths
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `scene-completion export`."""
     parser.add_argument("source", type=Path, help="checkpoint of `scene-completion train`; or a bundle, with --gpu")
-    parser.add_argument("bundle", type=BUNDLE, nargs="?", help="folder to write the bundle of a checkpoint into")
-    parser.add_argument("--name", default="student", help="name of the student")
+    meaning = "folder to write the bundle of a checkpoint into; the student gets its name"
+    parser.add_argument("bundle", type=BUNDLE, nargs="?", help=meaning)
     parser.add_argument("--licence", help="licence of the weights, which follows from the training data")
     meaning = "what `scene-completion features classes` made: export a student with labels, from a checkpoint of stage "
     meaning += "feature_field, semantics or agglomeration"
@@ -33,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "text bank that goes along with the bundle, of a checkpoint of stage completion or, with --classes, "
     meaning += "agglomeration"
     parser.add_argument("--vocabulary", type=Path, metavar="FILE", help=meaning)
-    parser.add_argument("--trained-on", default="", help="what it was trained on, for the bundle's provenance")
     gpu = parser.add_argument_group("encoders for GPUs")
     meaning = "which encoders to make, of fp32 and fp16; others that are there already stay"
     gpu.add_argument("--gpu", nargs="+", choices=("fp32", "fp16"), default=[], metavar="PRECISION", help=meaning)
@@ -55,59 +54,51 @@ def run(args: argparse.Namespace) -> int:
         if not args.licence:
             raise ConfigurationError("is missing", where="--licence", cure="It follows from the training data")
         Progress().line(f"Exporting {args.source} ...")
-        _export_labelled(args) if args.classes else _export(args)
+        _export(args)
     if args.gpu:
         Progress().line(f"Making encoders for GPUs in {', '.join(args.gpu)} ...")
     return _add_encoders(args) if args.gpu else 0
 
 
 def _export(args: argparse.Namespace) -> None:
+    from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_ros.progress import print_summary
+    from scene_completion_training import export
     from scene_completion_training.checkpoints import Checkpoint
-    from scene_completion_training.export import export_bundle, export_scene, space_of_classes
     from scene_completion_training.points.features import export_network
     from scene_completion_training.sparse.hu_net import VoxelHUNet
     from scene_completion_training.stages.completion import SceneField
 
     trained = Checkpoint.read(args.source).stage_class.field_class
-    if trained is VoxelHUNet:
-        export_network(args.source, args.bundle, name=args.name, licence=args.licence, trained_on=args.trained_on)
+    about = {"name": args.bundle.resolve().name, "licence": args.licence}
+    bank = TextBank.load(args.vocabulary) if args.vocabulary else None
+    if args.classes:
+        if not args.student:
+            what = "is needed with --classes"
+            raise ConfigurationError(what, where="--student", cure="Name the bundle that the features were trained on")
+        student = open_student(args.student)
+        bundle, agreement = export.export_labelled(args.source, student, args.classes, args.bundle, **about)
+        spaces = bundle.feature_spaces
+        rows = {"student": f"{bundle.name} with {len(bundle.class_names)} classes"}
+        rows["labels"] = f"those of the clusters at {100.0 * agreement:.1f} % of the points"
+    elif trained is VoxelHUNet:
+        export_network(args.source, args.bundle, **about)
         _print_files(args.bundle)
         return
-    of_scene = trained is SceneField
-    bank = TextBank.load(args.vocabulary) if args.vocabulary else None
-    if bank and not of_scene:
-        what = "such a student has no words"
-        raise ConfigurationError(what, where="--vocabulary", cure="Give it with --classes, or leave it out")
-    exported = export_scene if of_scene else export_bundle
-    about = {"trained_on": args.trained_on, "checkpoint": args.source.name}
-    bundle = exported(args.source, args.bundle, name=args.name, licence=args.licence, provenance=about)
+    else:
+        of_scene = trained is SceneField
+        if bank and not of_scene:
+            what = "such a student has no words"
+            raise ConfigurationError(what, where="--vocabulary", cure="Give it with --classes, or leave it out")
+        exported = export.export_scene if of_scene else export.export_bundle
+        bundle = exported(args.source, args.bundle, provenance={"checkpoint": args.source.name}, **about)
+        spaces = (export.space_of_classes(bank, bundle.class_names),) if bank else ()
+        fitted_on = bundle.provenance["calibration"]["fitted_on"]
+        rows = {"student": bundle.name, "calibrated": f"on {fitted_on}; `calibrate` does it on other drives"}
     if bank:
-        bundle = bundle.with_vocabulary([space_of_classes(bank, bundle.class_names)], bank)
+        bundle.with_vocabulary(spaces, bank)
     _print_files(args.bundle)
-    fitted_on = bundle.provenance["calibration"]["fitted_on"]
-    rows = {"student": bundle.name, "calibrated": f"on {fitted_on}; `calibrate` does it on other drives"}
-    print_summary(rows | {"bundle": args.bundle})
-
-
-def _export_labelled(args: argparse.Namespace) -> None:
-    from scene_completion_ros.inference.bundle import open_student
-    from scene_completion_ros.inference.text_bank import TextBank
-    from scene_completion_ros.progress import print_summary
-    from scene_completion_training.export import export_labelled
-
-    if not args.student:
-        what = "is needed with --classes"
-        raise ConfigurationError(what, where="--student", cure="Name the bundle that the features were trained on")
-    bank = TextBank.load(args.vocabulary) if args.vocabulary else None
-    student, options = open_student(args.student), {"name": args.name, "licence": args.licence}
-    bundle, agreement = export_labelled(args.source, student, args.classes, args.bundle, **options)
-    if bank:
-        bundle = bundle.with_vocabulary(bundle.feature_spaces, bank)
-    _print_files(args.bundle)
-    labels = f"those of the clusters at {100.0 * agreement:.1f} % of the points"
-    rows = {"student": f"{bundle.name} with {len(bundle.class_names)} classes", "labels": labels}
     print_summary(rows | {"bundle": args.bundle})
 
 

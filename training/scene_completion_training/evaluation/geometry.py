@@ -1,8 +1,7 @@
-"""Predictors against voxels, depth and LiDAR: which frames are scored, the mean depth, calibration.
+"""Frames that are scored against voxels, depth and LiDAR, and controls that a completion has to beat.
 
-What a completion has to beat: nothing, the visible surface, a thick surface, and the mean of the training set.
-
-Each is a predictor. Occupied points have a density at which a voxel is opaque, free ones have none.
+Controls are predictors: nothing, the visible surface, a thick surface, and the means of the training set. Occupied
+points have a density at which a voxel is opaque, free ones have none.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -39,32 +38,6 @@ from scene_completion_training.evaluation.predictor import (
 from scene_completion_training.viewpoint import STREET_AHEAD_M
 
 
-class PriorGrid:
-    """Mean occupancy of each voxel over the training data.
-
-    Unknown voxels count neither as free nor as occupied. The counts are smoothed before they are divided, so a voxel
-    that was seldom known takes after its neighbours.
-    """
-
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        self.occupied = np.zeros(shape, dtype=np.float32)  # float32 [X, Y, Z], how often a voxel was occupied
-        self.known = np.zeros(shape, dtype=np.float32)  # float32 [X, Y, Z], how often its content was known
-
-    def update(self, occupied: NDArray[np.bool_], known: NDArray[np.bool_]) -> None:
-        """Count one grid: truth and where it is known, bool [X, Y, Z] each."""
-        self.occupied += occupied & known
-        self.known += known
-
-    def compute(self, sigma: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> NDArray[np.float32]:
-        """Smoothed mean, float32 [X, Y, Z], 0 if nothing is near; `sigma`: of the Gaussian along x, y, z, voxels."""
-        from scipy.ndimage import gaussian_filter  # training and tests have SciPy, a robot need not
-
-        known = gaussian_filter(self.known, sigma)
-        near = known > 1e-6
-        mean = np.where(near, gaussian_filter(self.occupied, sigma) / np.where(near, known, 1.0), 0.0)
-        return np.clip(mean, 0.0, 1.0).astype(np.float32)
-
-
 class MeanDepth(Predictor):
     """Mean LiDAR depth of each pixel over the training data.
 
@@ -91,7 +64,7 @@ class MeanDepth(Predictor):
 
     def compute(self) -> NDArray[np.float32]:
         """Mean depth float32 [height, width], metres, of at least one measurement."""
-        from scipy.ndimage import distance_transform_edt  # training and tests have SciPy, a robot need not
+        from scipy.ndimage import distance_transform_edt
 
         empty = self.counts == 0.0
         mean = (self.sums / np.maximum(self.counts, 1.0)).astype(np.float32)
@@ -192,27 +165,43 @@ def fit_prior(truths: Iterable[VoxelTruth], held_out: VoxelTruth | None = None) 
     `truths`: ground truths on one grid; `held_out`: what the threshold is fitted to, the same frames if left out.
     Raises SequenceError where there are none; GridError where their grids differ.
     """
-    prior, grid = None, DEFAULT_GRID
+    grid, occupied, known = None, np.zeros(0, np.float32), np.zeros(0, np.float32)
     frames = []
     for truth in truths:
-        if prior is None:
-            prior, grid = PriorGrid(truth.grid.shape), truth.grid
+        if grid is None:
+            grid = truth.grid
+            occupied, known = np.zeros((2, *grid.shape), np.float32)
         elif truth.grid != grid:
             what = f"the towns have different voxel grids, {truth.grid} and {grid}"
             raise GridError(what, where="towns of the prior", cure="Name towns of one rig")
-        prior.update(truth.occupied, truth.known)
+        occupied += truth.occupied & truth.known
+        known += truth.known
         if held_out is None:
             frames.append((np.packbits(truth.occupied), np.packbits(truth.counted)))
-    if prior is None:
+    if grid is None:
         raise SequenceError("no frame has voxels", where="drives of the prior", cure="Render towns with their assets")
-    mean = prior.compute(PRIOR_SIGMA)
+    mean = smoothed_share(occupied, known, PRIOR_SIGMA)
     if held_out is not None:
         frames.append((np.packbits(held_out.occupied), np.packbits(held_out.counted)))
     histogram = np.zeros_like(score_histogram(mean[:0], mean[:0] > 0.0))
     for bits in frames:
-        occupied, counted = (np.unpackbits(packed).reshape(mean.shape).astype(bool) for packed in bits)
-        histogram += score_histogram(mean[counted], occupied[counted])
+        true, counted = (np.unpackbits(packed).reshape(mean.shape).astype(bool) for packed in bits)
+        histogram += score_histogram(mean[counted], true[counted])
     return mean, best_iou(histogram)[1], grid
+
+
+def smoothed_share(occupied: Floats, known: Floats, sigma: tuple[float, float, float]) -> Floats:
+    """Mean occupancy [X, Y, Z] of how often voxels were occupied, and how often they were known; 0 if nothing is near.
+
+    Counts are smoothed by a Gaussian (along x, y, z, voxels) before they are divided: a voxel that was seldom known
+    gets the share of its neighbours.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    known = gaussian_filter(known, sigma)
+    near = known > 1e-6
+    mean = np.where(near, gaussian_filter(occupied, sigma) / np.where(near, known, 1.0), 0.0)
+    return np.clip(mean, 0.0, 1.0).astype(np.float32)
 
 
 def prior_of_windows(windows: Path) -> Callable[[PosedSequence], PriorControl]:
@@ -293,9 +282,6 @@ def grid_density(density: Floats, grid: VoxelGrid, grid_from_camera: RigidTransf
         return found
 
     return lookup
-
-
-# Predictors against voxels, depth and LiDAR: which frames are scored, the mean depth, calibration.
 
 
 def scored_frames(

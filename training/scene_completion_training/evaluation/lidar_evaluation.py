@@ -19,7 +19,7 @@ camera of KITTI-360 looks 5 degrees down, other rigs need another `camera_pitch`
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -222,46 +222,6 @@ def slab_scores(
     return tuple(float(part.mean()) if part.size else float("nan") for part in (*of_occupancy, *of_hidden))
 
 
-class SlabMetric:
-    """Mean over frames of `slab_scores`, each over the frames in which it is defined.
-
-    Read no score without the number of points and of frames behind it. Under the original protocol an empty field has
-    no occluded points at all and an O_acc of 1.
-    """
-
-    def __init__(self) -> None:
-        self._scores: list[tuple[float, ...]] = []
-        self._counts = np.zeros(len(COUNTS), dtype=np.int64)  # summed over frames
-
-    def update(self, predicted: NDArray[np.bool_], occupied: NDArray[np.bool_], visible: NDArray[np.bool_]) -> None:
-        """Count one frame; see `slab_scores`."""
-        self._scores.append(slab_scores(predicted, occupied, visible))
-        kinds = (predicted, occupied, ~visible, ~visible & ~occupied)
-        self._counts += np.array([predicted.size, *(int(np.count_nonzero(kind)) for kind in kinds)])
-
-    def compute(self) -> Row:
-        """Means, NaN where a score is defined in no frame; in how many frames each is; points of all frames.
-
-        `remarks` say what makes the scores worthless or not comparable, in words.
-        """
-        scores = np.reshape(self._scores, (-1, len(SCORES)))
-        defined = (~np.isnan(scores)).sum(axis=0)
-        with np.errstate(invalid="ignore"):
-            means = np.nansum(scores, axis=0) / defined
-        frames = dict(zip((f"{name} frames" for name in SCORES), defined.tolist(), strict=True))
-        counts = dict(zip(COUNTS, self._counts.tolist(), strict=True))
-        remarks = []
-        if missing := [name for name in ("occluded", "occupied") if not counts[name]]:
-            remarks.append(f"no {missing[0]} point: O_acc says nothing")
-        if not counts["predicted"]:
-            remarks.append("nothing predicted")
-        if counts["predicted"] > MOST_PREDICTED * counts["points"]:
-            remarks.append("nearly everything predicted: O_rec, IE_acc say nothing")
-        if short := [name for name, count in zip(SCORES, defined, strict=True) if 0 < count < len(scores)]:
-            remarks.append(f"{', '.join(short)} not defined in every frame")
-        return {**dict(zip(SCORES, means.tolist(), strict=True)), **frames, **counts, "remarks": remarks}
-
-
 PROTOCOLS = {
     "original": ORIGINAL,
     "LiDAR only": LIDAR_ONLY_NEAR,
@@ -290,10 +250,15 @@ def slabs_of(scans: Iterable[Scan], pitch: float) -> tuple[Slab, ...]:
 
 
 class LidarTally(Tally):
-    """`SlabMetric` of each protocol, as it was applied, and each rule."""
+    """Mean over frames of `slab_scores` under each protocol, as it was applied, and each rule.
+
+    Each score is the mean over the frames in which it is defined. Read none without the number of points and of frames
+    behind it. Under the original protocol an empty field has no occluded points at all and an O_acc of 1.
+    """
 
     def __init__(self, _: object) -> None:
-        self.metrics: dict[tuple[str, int, float, str], SlabMetric] = {}
+        # Protocol, scans, pitch and rule -> scores and counts of each frame.
+        self._found: dict[tuple[str, int, float, str], list[tuple[tuple[float, ...], tuple[int, ...]]]] = {}
 
     def add(self, answer: Answer) -> None:
         """Count a frame that has slabs."""
@@ -305,20 +270,42 @@ class LidarTally(Tally):
             density = answer.prediction.density(points.reshape(-1, 3).astype(np.float32)).reshape(points.shape[:2])
             for rule, cutoff in answer.predictor.cutoffs.items():
                 key = (slab.name, slab.truth.scans, slab.pitch_degrees, rule)
-                metric = self.metrics.setdefault(key, SlabMetric())
-                metric.update(density[masks.rows] > cutoff, masks.occupied, masks.visible)
+                predicted = density[masks.rows] > cutoff
+                kinds = (predicted, masks.occupied, ~masks.visible, ~masks.visible & ~masks.occupied)
+                counts = (predicted.size, *(int(np.count_nonzero(kind)) for kind in kinds))
+                scores = slab_scores(predicted, masks.occupied, masks.visible)
+                self._found.setdefault(key, []).append((scores, counts))
         self.frames += bool(answer.frame.slabs)
 
     def rows(self) -> Iterator[Row]:
         """By protocol, scans, pitch and rule."""
-        for (name, scans, pitch, rule), metric in sorted(self.metrics.items()):
+        for (name, scans, pitch, rule), found in sorted(self._found.items()):
             near, far = PROTOCOLS[name].z_range
-            yield {
-                "protocol": f"{name}@{scans}, {near:g} to {far:g} m",
-                "pitch": pitch,
-                "rule": rule,
-                **metric.compute(),
-            }
+            protocol = f"{name}@{scans}, {near:g} to {far:g} m"
+            yield {"protocol": protocol, "pitch": pitch, "rule": rule, **mean_slab_scores(found)}
+
+
+def mean_slab_scores(found: Sequence[tuple[tuple[float, ...], tuple[int, ...]]]) -> Row:
+    """Means of scores of frames, NaN where one is defined in none; in how many frames each is; sums of `COUNTS`.
+
+    `remarks` name what makes the scores worthless or not comparable.
+    """
+    scores, counted = (np.array(part) for part in zip(*found, strict=True))
+    defined = (~np.isnan(scores)).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        means = np.nansum(scores, axis=0) / defined
+    counts = dict(zip(COUNTS, counted.sum(axis=0).tolist(), strict=True))
+    remarks = []
+    if missing := [name for name in ("occluded", "occupied") if not counts[name]]:
+        remarks.append(f"no {missing[0]} point: O_acc says nothing")
+    if not counts["predicted"]:
+        remarks.append("nothing predicted")
+    if counts["predicted"] > MOST_PREDICTED * counts["points"]:
+        remarks.append("nearly everything predicted: O_rec, IE_acc say nothing")
+    if short := [name for name, count in zip(SCORES, defined, strict=True) if 0 < count < len(scores)]:
+        remarks.append(f"{', '.join(short)} not defined in every frame")
+    frames = dict(zip((f"{name} frames" for name in SCORES), defined.tolist(), strict=True))
+    return {**dict(zip(SCORES, means.tolist(), strict=True)), **frames, **counts, "remarks": remarks}
 
 
 LIDAR_OCCUPANCY = Metric(

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation import semantic_classes
@@ -28,17 +26,14 @@ from scene_completion_ros.evaluation.semantics import (
     cosines,
 )
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, VoxelTruth
-from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.text_bank import TextBank, feature_space_for
-from scene_completion_ros.sequences.posed_sequence import PosedSequence, holds_exact_voxels, reference_camera
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, holds_exact_voxels
 from scene_completion_ros.untrusted_files import read_yaml
-from scene_completion_training.arrays import Bytes, Floats, Ints, Mask
-from scene_completion_training.evaluation.checkpoints import CanonicalImages, in_chunks
+from scene_completion_training.arrays import Floats, Ints, Mask
 from scene_completion_training.evaluation.deployed import DeployedStudent
 from scene_completion_training.evaluation.geometry import voxel_frames
-from scene_completion_training.evaluation.predictor import VOXEL_EDGE, Frame, Prediction, Predictor, voxel_classes
+from scene_completion_training.evaluation.predictor import Frame, Prediction, Predictor, voxel_classes
 from scene_completion_training.evaluation.semantic_evaluation import codes_of
-from scene_completion_training.foundation.backbone import DenseExtractor, FeatureLifter, TokenMaps
 
 REGIONS = (ALL, VISIBLE, OCCLUDED)
 _CHUNK = 1 << 14  # points in memory at a time
@@ -111,15 +106,6 @@ def read_words(file: Path) -> dict[str, tuple[int, ...]]:
     return words
 
 
-@dataclass(frozen=True, eq=False)
-class Judgement:
-    """What is said of points."""
-
-    labels: Ints  # classes, int64 [N]; K for none
-    cosine: Floats  # of each word, float32 [N, W]; minus infinity where there is no feature
-    common: Floats  # mean cosine of all phrases of the vocabulary, float32 [N]
-
-
 class ZeroShot:
     """Labels by the best phrase of all classes, and cosines of words (see `read_words`), all of which are in the bank.
 
@@ -132,83 +118,73 @@ class ZeroShot:
         self.words = words  # words that it scores, and SemanticKITTI's ids of what they mean
         of_class = vocabulary.group >= 0
         self.rows, self._all_rows = vocabulary.rows[of_class], vocabulary.rows
-        self._asked = bank.rows(list(words)) if words else self.rows[:0]
+        self._words = bank.rows(list(words)) if words else self.rows[:0]
         self.group = np.array([label_set.names.index(name) for name in vocabulary.names])[vocabulary.group[of_class]]
         self.classes = len(label_set.names)
 
-    def __call__(self, seen: Prediction, points: Floats) -> Judgement:
-        """What it says of points [N, 3]; a `ConfigurationError` for features of another size than the embeddings."""
-        starts = range(0, max(1, len(points)), _CHUNK)
-        parts = [vars(self._of_part(seen, points[start : start + _CHUNK])) for start in starts]
-        return Judgement(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    def __call__(self, seen: Prediction, points: Floats) -> tuple[Ints, Floats, Floats]:
+        """Classes of points [N, 3], K for none; cosines of words [N, W]; mean cosines of all phrases [N].
 
-    def _of_part(self, seen: Prediction, points: Floats) -> Judgement:
+        Cosines are minus infinity where there is no feature. Raises ConfigurationError for features of another size
+        than the embeddings.
+        """
+        starts = range(0, max(1, len(points)), _CHUNK)
+        parts = [self._of_part(seen, points[start : start + _CHUNK]) for start in starts]
+        labels, cosine, common = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return labels, cosine, common
+
+    def _of_part(self, seen: Prediction, points: Floats) -> tuple[Ints, Floats, Floats]:
         features = codes_of(seen, points)
         if features.shape[1] != self.rows.shape[1]:
             what = f"embeddings of {self.rows.shape[1]} numbers, features of {features.shape[1]}"
             cure = "Name the text bank of the encoder that the teacher is aligned to"
             raise ConfigurationError(what, where="text bank", cure=cure)
         labels = best_classes(class_scores(features, self.rows, self.group, self.classes))
-        return Judgement(labels, cosines(features, self._asked), cosines(features, self._all_rows).mean(axis=1))
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledFrame:
-    """A frame whose voxels have labels; the same for all models."""
-
-    frame: Frame
-    voxels: VoxelTruth
-    points: Floats  # centres [P, 3] of the voxels that count
-    labelled: Mask  # which of them have a label, bool [P]; L of them
-    ids: Bytes  # their label of SemanticKITTI [L]
-    true: Ints  # their class in the label set [L]
-    classes: Bytes  # classes of the label set [X, Y, Z]
-    parts: dict[Part, Mask]  # part -> which of the labelled ones lie in it, bool [L]
-
-    @staticmethod
-    def of(frame: Frame, label_set: LabelSet) -> "LabelledFrame":
-        """What a label set makes of a frame that has voxels."""
-        truth = frame.voxels
-        counted = truth.counted
-        classes = voxel_classes(truth, label_set.class_map)
-        ids = truth.labels[counted]
-        labelled = (ids != semantic_classes.EMPTY) & (ids != semantic_classes.INVALID)
-        number = classes[counted][labelled].astype(np.int64)
-        true = np.where(number == semantic_classes.INVALID, semantic_classes.INVALID, number - 1)
-        parts = {part: mask[counted][labelled] for part, mask in _parts(truth).items()}
-        return LabelledFrame(frame, truth, truth.centres(counted), labelled, ids[labelled], true, classes, parts)
+        return labels, cosines(features, self._words), cosines(features, self._all_rows).mean(axis=1)
 
 
 class WordAnswer:
-    """What a model says of a labelled frame, see `ZERO_SHOT`, `WORDS` and `OPEN_COMPLETION`.
+    """Classes and words of the voxels of a frame by a model, see `ZERO_SHOT`, `WORDS` and `OPEN_COMPLETION`.
 
-    `predicted`: classes of the labelled voxels [L]; `cosine`, `common`: of words there; `volume`: labels [X, Y, Z] of
-    what the density calls occupied, 0 empty, class k as k + 1.
+    `ids`, `true`: labels of SemanticKITTI of the labelled voxels that count [L], and their classes in the label set;
+    `parts`: part -> which of them lie in it, bool [L]; `predicted`, `cosine`, `common`: of `ZeroShot` there; `classes`:
+    true classes [X, Y, Z]; `volume`: labels of what the density calls occupied, 0 empty, class k as k + 1.
     """
 
-    def __init__(self, labelled: LabelledFrame, judge: ZeroShot, seen: Prediction, cutoff: float) -> None:
-        truth = labelled.voxels
-        self.frame, self.ids, self.true, self.parts = labelled, labelled.ids, labelled.true, labelled.parts
-        dense = seen.density(labelled.points) > cutoff
-        requested = dense | labelled.labelled
-        found = judge(seen, labelled.points[requested])
-        there = labelled.labelled[requested]
-        self.predicted, self.cosine, self.common = found.labels[there], found.cosine[there], found.common[there]
+    def __init__(
+        self, truth: VoxelTruth, seen: Prediction, judge: ZeroShot, label_set: LabelSet, cutoff: float
+    ) -> None:
+        self.truth, self.classes, counted = truth, voxel_classes(truth, label_set.class_map), truth.counted
+        ids, points = truth.labels[counted], truth.centres(counted)
+        labelled = (ids != semantic_classes.EMPTY) & (ids != semantic_classes.INVALID)
+        number = self.classes[counted][labelled].astype(np.int64)
+        self.ids, self.true = ids[labelled], np.where(number == semantic_classes.INVALID, number, number - 1)
+        self.parts: dict[Part, Mask] = {}
+        for range_m in SSCBENCH_RANGES:
+            near = np.zeros(truth.grid.shape, np.bool_)
+            near[truth.grid.cropped(range_m)] = True
+            for region in REGIONS:
+                self.parts[range_m, region] = (near & truth.regions[region])[counted][labelled]
+        dense = seen.density(points) > cutoff
+        known = dense | labelled
+        labels, cosine, common = judge(seen, points[known])
+        there = labelled[known]
+        self.predicted, self.cosine, self.common = labels[there], cosine[there], common[there]
         self.volume = np.zeros(truth.grid.shape, np.uint8)
-        self.volume.reshape(-1)[np.flatnonzero(truth.counted)[dense]] = 1 + found.labels[dense[requested]]
+        self.volume.reshape(-1)[np.flatnonzero(counted)[dense]] = 1 + labels[dense[known]]
 
 
 class Asked:
-    """A model with what says what its points are, as a method that is scored."""
+    """A model with what gives classes to its points, as a method that is scored."""
 
     def __init__(self, model: Predictor, judge: ZeroShot, label_set: LabelSet, cutoff: float) -> None:
         self.name, self.words, self.label_set, self.class_names = model.name, judge.words, label_set, label_set.names
         self._model, self._judge, self._cutoff = model, judge, cutoff
 
-    def answer(self, labelled: LabelledFrame) -> WordAnswer:
-        """Look at a frame."""
-        seen = self._model.complete(labelled.frame.sequence, labelled.frame.index)
-        return WordAnswer(labelled, self._judge, seen, self._cutoff)
+    def answer(self, frame: Frame) -> WordAnswer:
+        """Complete a frame that has voxels."""
+        seen = self._model.complete(frame.sequence, frame.index)
+        return WordAnswer(frame.voxels, seen, self._judge, self.label_set, self._cutoff)
 
 
 class OpenCompletionTally(Tally):
@@ -220,11 +196,11 @@ class OpenCompletionTally(Tally):
 
     def add(self, answer: WordAnswer) -> None:
         """Count a frame."""
-        truth, names = answer.frame.voxels, self._label_set.class_names
+        truth, names = answer.truth, self._label_set.class_names
         for region in REGIONS:
             if region not in self._regions:
                 self._regions[region] = SemanticCompletionMetric(truth.grid, len(names) + 1, names)
-            self._regions[region].update(answer.volume, answer.frame.classes, truth.regions[region])
+            self._regions[region].update(answer.volume, answer.classes, truth.regions[region])
         self.frames += 1
 
     def rows(self) -> Iterator[Row]:
@@ -246,15 +222,6 @@ OPEN_COMPLETION = Metric(
 METRICS = (ZERO_SHOT, OPEN_COMPLETION, WORDS)
 
 
-def _parts(truth: VoxelTruth) -> dict[Part, Mask]:
-    parts: dict[Part, Mask] = {}
-    for range_m in SSCBENCH_RANGES:
-        near = np.zeros(truth.grid.shape, np.bool_)
-        near[truth.grid.cropped(range_m)] = True
-        parts |= {(range_m, region): near & truth.regions[region] for region in REGIONS}
-    return parts
-
-
 class DeployedFeatures(Predictor):
     """A student read in the space of a bank's texts, by its own encoder; a `VocabularyError` without one."""
 
@@ -268,32 +235,6 @@ class DeployedFeatures(Predictor):
         assert units is not None
         seen = self._density.complete(sequence, index)
         return replace(seen, codes=lambda points: self._space.features(units(points)).astype(np.float32))
-
-
-class LiftedPixels(Predictor):
-    """A control, 2D only: every point has the teacher's feature of the pixel it projects to, whatever lies before it.
-
-    `cell`: edge of the square of pixels that a feature covers; `camera`: the canonical one of models beside it; points
-    outside have no feature.
-    """
-
-    name = "2D"
-
-    def __init__(self, teacher: DenseExtractor, density: Predictor, cell: int, camera: Camera) -> None:
-        self._teacher, self._density, self._cell = teacher, density, cell
-        self._lifter = FeatureLifter(camera, VOXEL_EDGE)
-        self._image = CanonicalImages(camera, half_resolution=False)
-
-    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
-        """Compute the features of the reference camera's image of a frame."""
-        image = self._image(sequence, index, reference_camera(sequence))[None]
-        tokens = self._teacher.features(image, self._cell).float().cpu()
-        maps = {self.name: TokenMaps(tokens, torch.zeros(1, 2), self._cell)}
-
-        def features(points: Tensor) -> Tensor:
-            return self._lifter(points, maps, torch.eye(4)[None], surface=None)[self.name].mean
-
-        return replace(self._density.complete(sequence, index), codes=lambda points: in_chunks(features, points))
 
 
 class ClassPrior(Predictor):

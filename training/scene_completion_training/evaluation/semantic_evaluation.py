@@ -1,10 +1,8 @@
 """Unsupervised semantics against ground truth voxels: clusters, their names, and scores under S4C's protocol.
 
-Clusters are fitted to surfaces in training recordings, without labels. Their names come from labelled voxels of
-training recordings as well. Test labels are only ever compared with. Contact sheets of a survey show where a cluster
-lies, so that somebody can name it.
-
-Predictors that give, beside a density, a vector to every point: what is clustered, or asked for words.
+Predictors here give every point a vector, beside its density. Vectors are clustered on surfaces in training recordings,
+without labels, or compared with words. Names of clusters come from labelled voxels of training recordings as well. Test
+labels are only ever compared with. Contact sheets of a survey show where a cluster lies, for people to name it.
 
 Fields are read at the centres of voxels, or as S4C (Hayler et al., 3DV 2024) and SceneDINO (Jevtić et al., ICCV 2025)
 read theirs. Both dilate the density: a voxel is as dense as the densest of its 27 neighbours, itself among them. Its
@@ -21,7 +19,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.evaluation import semantic_classes
@@ -35,9 +32,9 @@ from scene_completion_training.checkpoints import Checkpoint, run_name
 from scene_completion_training.clustering import Clusters, NamedClusters, fit_clusters
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, in_chunks, observed_density
 from scene_completion_training.evaluation.geometry import PRIOR_SIGMA, level_grid, voxel_frames
-from scene_completion_training.evaluation.predictor import Frame, Prediction, Predictor, voxel_classes
+from scene_completion_training.evaluation.predictor import VOXEL_EDGE, Frame, Prediction, Predictor, voxel_classes
 from scene_completion_training.evaluation.probes import LinearProbe
-from scene_completion_training.foundation.backbone import Backbone
+from scene_completion_training.foundation.backbone import DenseExtractor, FeatureLifter, TokenMaps
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.feature_field import (
     DistillationHead,
@@ -61,17 +58,13 @@ class FeatureFieldModel(Predictor):
         # The head of the second stage; without one the expanded features themselves are clustered.
         head: DistillationHead | None = None,
         *,
-        # Whose density says what is occupied: the student that the field was made from, as it is deployed; the field's
+        # Its density decides what is occupied: the student that the field was made from, as it is deployed; the field's
         # own if left out.
         density: Predictor | None = None,
         half_resolution: bool = False,  # it was trained on images of half the size
         # Codes are the features of this one of its teachers, an agglomerated field's; of all of them if left out.
         teacher: str = "",
     ) -> None:
-        known = field.teachers if isinstance(field, AgglomeratedField) else ()
-        if teacher and teacher not in known:
-            cure = f"There are {', '.join(known)}" if known else "Leave it out"
-            raise ConfigurationError(f"no teacher {teacher}", where=name, cure=cure)
         self._teacher, self._density = teacher, density
         self.device = accelerator()
         self.field = field.eval().to(self.device)
@@ -125,46 +118,46 @@ class FeatureFieldModel(Predictor):
 
 
 class LiftedTokens(Predictor):
-    """A control: every point has the token (of so many pixels) of its pixel, as if no field had been trained.
+    """A control, 2D only: every point has the token of the pixel that it projects to, whatever lies before it.
 
-    Tokens are taken less their mean over recordings, as fields learn them: as they are they fall into worse clusters.
-    The camera is the canonical one of the models that it stands beside.
+    `cell`: edge of the square of pixels that a token covers; `camera`: the canonical one of the models beside it;
+    `less_mean_of`: recordings whose mean token is subtracted, as fields learn tokens: as they are they fall into worse
+    clusters. Points beyond the image have its outermost token then, and otherwise none.
     """
 
     def __init__(
         self,
-        backbone: Backbone,
+        extractor: DenseExtractor,
         density: Predictor,
         cell: int,
-        name: str,
-        recordings: Sequence[PosedSequence],
         camera: Camera,
+        name: str,
+        less_mean_of: Sequence[PosedSequence] | None = None,
     ) -> None:
-        self.name, self._camera, self._backbone, self._density = name, camera, backbone, density
-        self._cell = cell
-        self._image = CanonicalImages(camera, half_resolution=False)
-        frames = [(each, index) for each in recordings for index in range(0, len(each.frames), _MEAN_EVERY)]
-        self._mean = torch.stack([self._tokens(*frame).mean(dim=(0, 2, 3)) for frame in frames]).mean(dim=0)
+        self.name, self._extractor, self._density, self._cell = name, extractor, density, cell
+        self._image, self._lifter = CanonicalImages(camera, half_resolution=False), FeatureLifter(camera, VOXEL_EDGE)
+        self._mean: Tensor | None = None
+        if less_mean_of is not None:
+            frames = [(each, k) for each in less_mean_of for k in range(0, len(each.frames), _MEAN_EVERY)]
+            self._mean = torch.stack([self._tokens(*frame).mean(dim=(0, 2, 3)) for frame in frames]).mean(dim=0)
 
     def _tokens(self, sequence: PosedSequence, index: int) -> Tensor:
         image = self._image(sequence, index, reference_camera(sequence))
-        return self._backbone.features(image[None], self._cell).float()
+        return self._extractor.features(image[None], self._cell).float().cpu()
 
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """Compute the tokens of the reference camera's image of a frame."""
-        tokens = self._tokens(sequence, index) - self._mean[:, None, None]
-        seen = self._density.complete(sequence, index)
-        return replace(seen, codes=lambda points: in_chunks(lambda p: _tokens_at(tokens, p, self._camera), points))
+        tokens, mean = self._tokens(sequence, index), self._mean
+        maps = TokenMaps(tokens if mean is None else tokens - mean[:, None, None], torch.zeros(1, 2), self._cell)
 
+        def codes(points: Tensor) -> Tensor:
+            pixels, depth = self._lifter.pixels(points, torch.eye(4)[None])
+            found = self._lifter.sampled(maps, 0, pixels[0])
+            if mean is not None:
+                return normalised(found)
+            return found * self._lifter.visible(pixels, depth, None)[0][:, None]
 
-def _tokens_at(tokens: Tensor, points: Tensor, camera: Camera) -> Tensor:
-    """Tokens [1, D, h, w] at the pixels that points [N, 3] project to, bilinear, of length one [N, D]."""
-    depth = points[:, 2].clamp_min(1e-3)
-    x = (2.0 * (camera.fx * points[:, 0] / depth + camera.cx) + 1.0) / camera.width - 1.0
-    y = (2.0 * (camera.fy * points[:, 1] / depth + camera.cy) + 1.0) / camera.height - 1.0
-    grid = torch.stack([x, y], dim=-1)[None, None].clamp(-2.0, 2.0)
-    sampled = functional.grid_sample(tokens, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return normalised(sampled[0, :, 0].T)
+        return replace(self._density.complete(sequence, index), codes=lambda points: in_chunks(codes, points))
 
 
 def codes_of(seen: Prediction, points: Floats) -> Floats:
@@ -176,7 +169,7 @@ def codes_of(seen: Prediction, points: Floats) -> Floats:
 def surface_points(seen: Prediction, generator: Random, count: int) -> Floats:
     """Points [≤ count, 3] on surfaces that random pixels show, metres, optical frame; clusters are found among them.
 
-    Most of what is occupied lies behind surfaces, where few views have told the features what to be.
+    Most of what is occupied lies behind surfaces, where few views have trained the features.
     """
     camera = seen.camera
     pixels = generator.uniform((-0.5, -0.5), (camera.width - 0.5, camera.height - 0.5), (count, 2))
@@ -244,9 +237,6 @@ def elected(votes: Floats, weights: Floats) -> Bytes:
     return np.asarray(np.einsum("vpk,vp->vk", votes.reshape(*weights.shape, -1), weighed).argmax(axis=1), np.uint8)
 
 
-# Unsupervised semantics against ground truth voxels: clusters, their names, and scores under S4C's protocol.
-
-
 NAMED_WITHIN = 51.2  # range in which clusters are named, metres: the largest
 
 
@@ -269,7 +259,7 @@ class FittedModel(Predictor):
         return match_occupied(self.confusion, match or self._match)
 
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
-        """What the model says, with clusters as labels: cluster k as k + 1."""
+        """The prediction of the model, with clusters as labels: cluster k as k + 1."""
         each, seen = np.eye(len(self.clusters.centres), dtype=np.float32), self.model.complete(sequence, index)
         return self._sampling.labelled(seen, lambda codes: each[self.clusters.assign(codes)])
 
@@ -362,7 +352,7 @@ class ClassPrior(Predictor):
         return np.arange(self._classes)
 
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
-        """What the density says, with the class of each place."""
+        """The density, with the class of each place."""
         seen = self._density.complete(sequence, index)
         pose = level_grid(sequence, index) or self._grid_from_camera
 
@@ -399,7 +389,7 @@ class ClassifiedModel(Predictor):
         return np.concatenate([[semantic_classes.EMPTY], CITYSCAPES])
 
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
-        """What the model says, with logit k as label k + 1."""
+        """The prediction of the model, with logit k as label k + 1."""
         return self._sampling.labelled(self._model.complete(sequence, index), self._votes)
 
     def _votes(self, codes: Floats) -> Floats:
@@ -427,8 +417,7 @@ def open_probed(path: Path, probe_file: Path, density: Predictor | None, samplin
 TILE = (120, 180)  # height and width of a tile, pixels
 TILE_COLUMNS = 6
 TILES = 3 * TILE_COLUMNS
-_HEADER = 34
-_MARGIN = 4
+_HEADER = 34  # height of the title, pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -446,7 +435,7 @@ class Survey:
 def survey(
     model: Predictor, recordings: Sequence[PosedSequence], *, every: int = 1, points_a_frame: int = 500
 ) -> Survey:
-    """Looks at so many pixels of every so many-th frame; a `ConfigurationError` if none shows a surface."""
+    """Points of so many pixels of every so many-th frame; a `ConfigurationError` if none shows a surface."""
     generator = np.random.default_rng(0)
     parts: list[tuple[Ints, Doubles, Floats, Halves]] = []
     for number, sequence in enumerate(recordings):
@@ -466,7 +455,7 @@ def survey(
 
 
 def write_contact_sheets(folder: Path, clusters: Clusters, found: Survey, named: NamedClusters) -> list[Path]:
-    """Writes a page for each cluster: the points nearest to its centre, at most one a frame."""
+    """Writes a page for each cluster: the points nearest to its centre, at most one a frame, under its name."""
     cosine = found.codes @ clusters.centres.T
     assigned = cosine.argmax(axis=1)
     files = []
@@ -477,12 +466,16 @@ def write_contact_sheets(folder: Path, clusters: Clusters, found: Survey, named:
         for point in _typical(found, np.flatnonzero(assigned == number), cosine[:, number]):
             sequence = found.recordings[found.recording[point]]
             image = sequence.image(int(found.frame[point]), reference_camera(sequence))
-            u, v = found.pixel[point]
-            tiles.append(tile(image, (float(u), float(v)), colour))
-        share = 100.0 * float((assigned == number).mean())
-        page = contact_sheet(tiles, f"cluster {number}: {name}, {share:.1f} % of the points", colour)
+            tiles.append(tile(image, found.pixel[point], colour))
+        blank = np.full((*TILE, 3), 255, np.uint8)
+        tiles += [blank] * (-len(tiles) % TILE_COLUMNS if tiles else TILE_COLUMNS)
+        header = np.full((_HEADER, TILE_COLUMNS * TILE[1], 3), colour, np.uint8)
+        title = f"cluster {number}: {name}, {100.0 * float((assigned == number).mean()):.1f} % of the points"
+        for shade, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+            cv2.putText(header, title, (8, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.6, shade, thickness, cv2.LINE_AA)
+        rows = [np.hstack(tiles[start : start + TILE_COLUMNS]) for start in range(0, len(tiles), TILE_COLUMNS)]
         files.append(folder / f"cluster_{number:02d}.png")
-        cv2.imwrite(str(files[-1]), page[..., ::-1])
+        cv2.imwrite(str(files[-1]), np.vstack([header, *rows])[..., ::-1])
     return files
 
 
@@ -496,32 +489,11 @@ def _typical(found: Survey, members: Ints, cosine: Floats) -> list[int]:
     return list(chosen.values())
 
 
-def tile(image: Bytes, pixel: tuple[float, float], colour: tuple[int, int, int]) -> Bytes:
-    """What lies around a pixel of an RGB image [H, W, 3], ringed, moved to stay in it: uint8 [*TILE, 3]."""
-    height, width = TILE
-    top = int(np.clip(round(pixel[1]) - height // 2, 0, max(0, image.shape[0] - height)))
-    left = int(np.clip(round(pixel[0]) - width // 2, 0, max(0, image.shape[1] - width)))
-    cut = np.full((height, width, 3), 96, np.uint8)
-    part = image[top : top + height, left : left + width]
-    cut[: part.shape[0], : part.shape[1]] = part
-    centre = (round(pixel[0]) - left, round(pixel[1]) - top)
+def tile(image: Bytes, pixel: Doubles, colour: tuple[int, int, int]) -> Bytes:
+    """The surroundings of a pixel of an RGB image [H, W, 3], ringed in the middle: uint8 [*TILE, 3]."""
+    (height, width), (column, row) = TILE, np.rint(pixel).astype(int)
+    around = [(height // 2, height // 2), (width // 2, width // 2), (0, 0)]
+    cut = np.pad(image, around, constant_values=96)[row : row + height, column : column + width].copy()
     for shade, thickness in (((0, 0, 0), 4), (colour, 2)):
-        cv2.circle(cut, centre, 9, shade, thickness, cv2.LINE_AA)
+        cv2.circle(cut, (width // 2, height // 2), 9, shade, thickness, cv2.LINE_AA)
     return cut
-
-
-def contact_sheet(tiles: Sequence[Bytes], title: str, colour: tuple[int, int, int]) -> Bytes:
-    """A page of tiles under a title on the class's colour: uint8 [H, W, 3]."""
-    height, width = TILE
-    rows = max(1, -(-len(tiles) // TILE_COLUMNS))
-    step_y, step_x = height + _MARGIN, width + _MARGIN
-    page = np.full((_HEADER + rows * step_y + _MARGIN, TILE_COLUMNS * step_x + _MARGIN, 3), 255, np.uint8)
-    page[: _HEADER - 2] = colour
-    dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 140
-    shade = (255, 255, 255) if dark else (0, 0, 0)
-    cv2.putText(page, title, (8, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.6, shade, 1, cv2.LINE_AA)
-    for number, cut in enumerate(tiles):
-        top = _HEADER + _MARGIN + number // TILE_COLUMNS * step_y
-        left = _MARGIN + number % TILE_COLUMNS * step_x
-        page[top : top + height, left : left + width] = cut
-    return page

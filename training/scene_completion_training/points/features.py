@@ -53,13 +53,13 @@ def open_network(source: Path) -> tuple[VoxelHUNet, float]:
     return network.eval().requires_grad_(False), edge
 
 
-def export_network(file: Path, folder: Path, *, name: str, licence: str, trained_on: str) -> None:
+def export_network(file: Path, folder: Path, *, name: str, licence: str) -> None:
     """Writes the network of a checkpoint as JSON and float16 safetensors; see `open_network` for errors."""
     network, edge = open_network(file)
     weights = {key: value.numpy().astype(np.float16) for key, value in network.state_dict().items()}
     about = {"schema_version": 1, "name": name, "licence": licence, "stage": "masked_scene"}
     about |= {"columns": POINT_FEATURES, "data": {"voxel_size": edge}}
-    about |= {"network": network.settings.plain(), "provenance": {"trained_on": trained_on, "checkpoint": file.name}}
+    about |= {"network": network.settings.plain(), "provenance": {"checkpoint": file.name}}
     with whole_folder(folder, without={WEIGHTS, NETWORK}) as part:
         (part / WEIGHTS).write_bytes(tensor_bytes(weights))
         (part / NETWORK).write_text(json.dumps(about, indent=2) + "\n")
