@@ -199,8 +199,8 @@ def open_listed(args: argparse.Namespace) -> tuple[list[PosedSequence], FrameSpl
     return recordings, split, count_frames(args, counting)
 
 
-def requested(args: argparse.Namespace) -> dict[str, Any]:
-    """What a run was asked for, as plain values, and which students these were."""
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of a run as plain values, and which students these were."""
     from scene_completion_ros.inference.bundle import open_student
 
     students = {}
@@ -221,14 +221,14 @@ def write_results(
     counted: SplitCount | None = None,  # how much of a frame list was scored
     named: SplitCount | None = None,  # how much of a frame list gave the names of clusters
 ) -> None:
-    """Print the tables, and where --output names a folder write them as results.md beside results.json."""
+    """Print the tables, and where --output names a folder write them as results.md, and as results.json."""
     import dataclasses
     import json
 
     folder: Path | None = args.output
     listed = [f"{what}: {count}." for what, count in (("Frames", counted), ("Named by", named)) if count]
     text = "\n\n".join([f"Recordings: {', '.join(recordings)}.", *listed, scores.markdown()]) + "\n"
-    content = {"settings": requested(args), "recordings": list(recordings), "scores": scores.to_json()}
+    content = {"settings": settings_of(args), "recordings": list(recordings), "scores": scores.to_json()}
     content |= {key: dataclasses.asdict(count) for key, count in (("frames", counted), ("name_frames", named)) if count}
     print(text)
     if folder is None:

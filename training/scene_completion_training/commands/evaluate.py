@@ -43,5 +43,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the protocol that was asked for."""
+    """Run the protocol that was named."""
     return args.run_protocol(args)  # type: ignore[no-any-return]

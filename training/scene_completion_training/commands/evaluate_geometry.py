@@ -1,6 +1,6 @@
 """`evaluate geometry`: occupancy by exact ground truth and both LiDAR protocols, or depth against LiDAR.
 
-Bundles and checkpoints are scored beside the controls that a completion has to beat: on towns of the street world
+Bundles and checkpoints are scored with the controls that a completion has to beat: on towns of the street world
 (exact ground truth), on KITTI windows and on drives with LiDAR (LiDAR protocols). With --depth their depth is compared
 with the LiDAR of drives, on all frames or on those of a frame list: so the Eigen split of KITTI is evaluated.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.predictor import Predictor
 
-EVERY = 5  # of which frames voxels are scored where the command line says nothing; depth is scored of all
+EVERY = 5  # of which frames voxels are scored by default; depth is scored of all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +99,7 @@ def _run_voxels(args: argparse.Namespace) -> int:
         counted += scores.run("recordings", [*models, *controls(sequence)], frames)
     names = [sequence.name for sequence in recordings]
     if not counted:
-        cure = "Unpack the LiDAR scans beside the images, render the town with its assets, or name other recordings"
+        cure = "Unpack the LiDAR scans next to the images, render the town with its assets, or name other recordings"
         raise SequenceError("no frame has ground truth voxels or LiDAR", where=", ".join(names), cure=cure)
     arguments.write_results(args, scores, names, counted=found)
     return 0

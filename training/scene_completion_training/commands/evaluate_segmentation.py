@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}-frames", type=Path, metavar="LIST", help=f"frame list of --{name}-on")
     meaning = "images that are clustered, and that name the clusters, at most, drawn at random"
     arguments.add_number(parser, "--images", 500, meaning)
-    # Published are 1000, of which every other image looks aside, where no pixel has a label.
+    # Published are 1000, of which every other image is of a side camera, where no pixel has a label.
     arguments.add_number(parser, "--probe-steps", 500, "steps of four images that train the probes")
     arguments.add_number(parser, "--every", 1, "score every N-th image")
     parser.add_argument("--seed", type=int, default=0, help="of whatever is drawn (default: %(default)s)")
@@ -104,7 +104,7 @@ def _refuse_scored_images(scored: "Sequence[LabelledImages]", fitted: "dict[str,
 def _check(args: argparse.Namespace) -> None:
     if not (args.cluster_on or args.probe_on):
         cure = "Give --cluster-on and --name-on for clusters, --probe-on for linear probes"
-        raise ConfigurationError("nothing tells pixels apart", where="evaluate segmentation", cure=cure)
+        raise ConfigurationError("nothing distinguishes pixels", where="evaluate segmentation", cure=cure)
     if bool(args.cluster_on) != bool(args.name_on):
         cure = "Give both: clusters are found among training images, and named by validation images"
         raise ConfigurationError("one without the other", where="--cluster-on, --name-on", cure=cure)

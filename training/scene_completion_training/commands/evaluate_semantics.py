@@ -1,4 +1,4 @@
-"""`evaluate semantics`: classes of completed voxels under S4C's protocol, or the words of a text bank, beside controls.
+"""`evaluate semantics`: classes of completed voxels under S4C's protocol, or the words of a text bank, with controls.
 
 Without --bank, features of fields are clustered on --cluster-on and named by --name-on. With --bank, voxels are
 compared with its words, given the true geometry and as completions. With --sscbench, checkpoints are scored on

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains, resuming from the last checkpoint in the output folder if there is one; or says what that will take."""
+    """Trains, resuming from the last checkpoint in the output folder if there is one; or prints what that will take."""
     from lightning.pytorch.utilities import rank_zero_only
 
     from scene_completion_ros.progress import print_summary

@@ -78,7 +78,7 @@ class DeployedStudent(Predictor):
     are scored on the same ones.
 
     A class counts under its name among the common ones, or those of rooms, whichever hold more of its names; what is
-    called something else is never right. Raises ConfigurationError where it is to have evidence that it does not take.
+    named something else is never right. Raises ConfigurationError where it is to have evidence that it does not take.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class DeployedStudent(Predictor):
         self._engine, self._threads, self._sources = engine, threads, sources
         self._field_of = lru_cache(maxsize=4)(self._make_field)
         self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
-        # Several methods may share the student: all look at a frame before any of them looks at the next one.
+        # Several methods may share the student: all complete a frame before any of them completes the next one.
         self.complete = lru_cache(maxsize=1)(self.complete)  # type: ignore[method-assign]
         self._earlier: tuple[PosedSequence, str, int, EarlierImages] | None = None
         self._completer: Completer | None = None
@@ -122,20 +122,20 @@ class DeployedStudent(Predictor):
         return names
 
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
-        """Encode the reference camera's image of a frame, once something of it is asked for."""
+        """Encode the reference camera's image of a frame, once something of it is needed."""
         name = reference_camera(sequence)
         camera, evidence = sequence.cameras[name], self._evidence(sequence, index, name)
 
         @lru_cache(maxsize=1)
-        def looked() -> tuple[FieldKernel, Bytes, Callable[[], EncodedImage]]:
-            return self._look(sequence, index, evidence)
+        def encoding() -> tuple[FieldKernel, Bytes, Callable[[], EncodedImage]]:
+            return self._encoding(sequence, index, evidence)
 
         def density(points: Floats) -> Floats:
-            field, _, encoded = looked()
+            field, _, encoded = encoding()
             return self._density(field, encoded(), points)
 
         def depth_at(pixels: Doubles) -> Floats:
-            depth = looked()[2]().depth
+            depth = encoding()[2]().depth
             assert depth is not None
             return predicted_depth(depth, self.bundle.canonical, camera, pixels)
 
@@ -156,7 +156,7 @@ class DeployedStudent(Predictor):
         def units(points: Floats) -> Floats:
             head, bundle = self.bundle.head, self.bundle
             weight, bias, _, _ = head.label_layers()
-            maps = looked()[2]().features[..., head.hidden :]
+            maps = encoding()[2]().features[..., head.hidden :]
             hidden = hidden_reference(maps, points, weight, bias, bundle.point_code, bundle.canonical)
             return hidden.astype(np.float32)
 
@@ -191,25 +191,25 @@ class DeployedStudent(Predictor):
         assert self._completer is not None
         return self._completer
 
-    def _look(
+    def _encoding(
         self, sequence: PosedSequence, index: int, evidence: Evidence = NO_EVIDENCE
     ) -> tuple[FieldKernel, Bytes, Callable[[], EncodedImage]]:
         name = reference_camera(sequence)
         stated = mounting(sequence, name, index) if self.bundle.takes_pose else None
         pose = None if stated is None else volume_pose(stated, self.bundle.height_above_ground).matrix
-        field, beside = self._field_of(None if pose is None else tuple(pose.ravel().tolist()))
+        field, inputs = self._field_of(None if pose is None else tuple(pose.ravel().tolist()))
         image = self._resampler(sequence.cameras[name])(sequence.image(index, name))
 
         def given(view: Floats) -> Given:
-            return beside | evidence.with_corners(image, own_depth(self.bundle.point_code, view)).inputs()
+            return inputs | evidence.with_corners(image, own_depth(self.bundle.point_code, view)).inputs()
 
         given_view = given if self.bundle.takes_evidence else None
-        return field, image, lru_cache(maxsize=1)(partial(self._encoder.encode, image, beside, given_view))
+        return field, image, lru_cache(maxsize=1)(partial(self._encoder.encode, image, inputs, given_view))
 
     def _evidence(self, sequence: PosedSequence, index: int, camera: str) -> Evidence:
-        """What the frames before say, as a robot that drives through the recording would know it, and the LiDAR.
+        """Evidence of the frames before, as a robot that drives through the recording would know it, and the LiDAR.
 
-        Frames may be asked for in any order; in that of the recording, each is looked at once. Raises SequenceError
+        Frames may come in any order; in that of the recording, each is encoded once. Raises SequenceError
         where a LiDAR is wanted and there is none.
         """
         evidence = NO_EVIDENCE
@@ -221,7 +221,7 @@ class DeployedStudent(Predictor):
                 last = sequence, camera, max(0, index - MOST_EARLIER), images
             _, _, start, earlier = last
             for one in range(start, index):
-                _, image, encoded = self._look(sequence, one)
+                _, image, encoded = self._encoding(sequence, one)
                 view = encoded().view
                 assert view is not None
                 own, pose = own_depth(self.bundle.point_code, view), sequence.world_from_camera(one, camera)
@@ -239,7 +239,7 @@ class DeployedStudent(Predictor):
         return dataclasses.replace(evidence, sensed=sensed_depth(points, self.bundle.canonical))
 
     def _make_field(self, matrix: tuple[float, ...] | None) -> tuple[FieldKernel, dict[str, Floats]]:
-        """The field for a pose of the camera in the student's volume, and what its graphs are given beside it."""
+        """The field for a pose of the camera in the student's volume, and the other inputs of its graphs."""
         pose = None if matrix is None else RigidTransform.from_matrix(np.reshape(matrix, (4, 4)))
         bundle = self.bundle
         limit, (low, high) = bundle.point_code.xy_limit, bundle.point_code.depth_code_range
@@ -258,7 +258,7 @@ class DeployedStudent(Predictor):
 
 
 def open_deployed(folder: Path, *, engine: str = "auto", sources: Sources = NETWORK_ALONE) -> DeployedStudent:
-    """Open a bundle, called like its folder; a `BundleError` for a damaged one, other errors as of the student."""
+    """Open a bundle, with the name of its folder; a `BundleError` for a damaged one, other errors as of the student."""
     return DeployedStudent(open_student(folder), folder.resolve().name, engine=engine, sources=sources)
 
 
@@ -362,8 +362,8 @@ def rays_to_depth(model: Predictor, drive: PosedSequence, depths: Iterable[tuple
 def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence], *, every: int = 1) -> StudentBundle:
     """Fit a student's depth and its probabilities; the bundle with both, as it is written.
 
-    First the two numbers of a `DensityStretch`, on the LiDAR of all frames, unless it says depth itself; the order of
-    the voxels stays. Then α → probability and the threshold with the largest IoU, on the voxels that count. Raises
+    First the two numbers of a `DensityStretch`, on the LiDAR of all frames, unless it predicts depth itself; the order
+    of the voxels stays. Then α → probability and the threshold with the largest IoU, on the voxels that count. Raises
     BundleError where the bundle was never saved; SequenceError where the recordings have no LiDAR, no frame has voxels,
     or one is a window of KITTI that the shipped students are trained or tested on.
     """

@@ -1,4 +1,4 @@
-"""Drives that are completed image by image, and what one image and the fused map say of each."""
+"""Drives that are completed image by image: single images and the fused map against the truth of each moment."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -20,12 +20,12 @@ from scene_completion_training.evaluation.geometry import EmptyControl
 from scene_completion_training.evaluation.predictor import Frame, Prediction, Predictor
 
 AGES_S = (0.5, 1.0, 2.0, 5.0)  # where classes of age end, seconds; what left earlier does not count
-BESIDE = "out of view"
+OUT_OF_VIEW = "out of view"
 
 
 @dataclass(frozen=True, eq=False)
 class MapAnswer:
-    """What a method says of a frame, and where and when it holds."""
+    """The answer of a method to a frame, and where and when it holds."""
 
     truth: FrameTruth
     voxels: VoxelAnswer
@@ -35,7 +35,7 @@ class MapAnswer:
 
 
 class GhostTally(Tally):
-    """Of the voxels that something left, those still called occupied, by how long ago it left and by what is in view.
+    """Of the voxels that something left, those that are still occupied, by how long ago it left and by what is in view.
 
     A voxel was left where an earlier frame of the drive has an occupied voxel, by exact truth, whose centre lies in it,
     and it neither is nor touches, by a face, an edge or a corner, what is occupied now: lattices of frames do not
@@ -59,7 +59,7 @@ class GhostTally(Tally):
             earlier.popleft()
         age = self._ages_s(truth, answer)
         regions = {VISIBLE: truth.in_view & truth.visible, OCCLUDED: truth.in_view & ~truth.visible}
-        for region, mask in {**regions, BESIDE: ~truth.in_view}.items():
+        for region, mask in {**regions, OUT_OF_VIEW: ~truth.in_view}.items():
             for after, until in zip((0.0, *AGES_S), AGES_S, strict=False):
                 left = mask & (age > after) & (age <= until)
                 for rule, occupied in found.occupied.items():
@@ -90,7 +90,7 @@ class GhostTally(Tally):
 GHOSTS = Metric(
     "ghosts",
     "Voxels of a frame that something left within so many seconds, and more than the age before, and that are free and "
-    "touch nothing now. Of them the ghosts: those still called occupied.",
+    "touch nothing now. Of them the ghosts: those still published as occupied.",
     (
         Column("left", "left", percent=False),
         Column("ghosts", "ghosts", percent=False),
@@ -123,8 +123,8 @@ class OneImage:
         camera = frame.sequence.world_from_camera(frame.index, reference_camera(frame.sequence))
         world_from_grid = camera @ own.grid_from_camera.inverse()
         voxels, probability = self._fused(own, probability, world_from_grid)
-        said = np.where(voxels.state == VoxelState.UNOBSERVED, np.float32(0.0), probability)
-        found = VoxelAnswer(said, {DECIDED: voxels.state >= VoxelState.SURFACE}, {DECIDED: said})
+        stated = np.where(voxels.state == VoxelState.UNOBSERVED, np.float32(0.0), probability)
+        found = VoxelAnswer(stated, {DECIDED: voxels.state >= VoxelState.SURFACE}, {DECIDED: stated})
         return MapAnswer(frame.truth, found, own.stamp_ns, world_from_grid)
 
     def _fused(
@@ -149,12 +149,12 @@ class FusedMap(OneImage):
 
 
 class Oracle(Predictor):
-    """The truth in place of a student: it knows all that is in view, and what the camera sees of it."""
+    """The truth in place of a student: all that is in view, and what the camera sees of it."""
 
     name = "truth"
 
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
-        """States the truth with a probability of `SURE`; it says nothing of points."""
+        """States the truth with a probability of `SURE`; points have no density."""
         seen = EmptyControl().complete(sequence, index)
         return replace(seen, completed=lambda truth: self._stated(truth, sequence.frames[index].stamp_ns))
 

@@ -155,7 +155,7 @@ class PriorControl(Predictor):
 
 
 def level_grid(sequence: PosedSequence, index: int) -> RigidTransform | None:
-    """Pose of the camera in a grid that stands upright on the floor; None where a sequence knows of no floor."""
+    """Pose of the camera in a grid that stands upright on the floor; None where the floor of a sequence is unknown."""
     return None if sequence.floor is None else sequence.grid_from_camera(index)
 
 

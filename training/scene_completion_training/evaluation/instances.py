@@ -1,10 +1,10 @@
 """Things found by off-the-shelf features, and which of them a sentence means.
 
-Points vote for the middle of their thing: a linear layer says the class of a point, another one where that is; both
+Points vote for the middle of their thing: a linear layer gives the class of a point, another one that place; both
 read frozen features. Points of one class that come near each other when they are moved there are a thing (as in
 PointGroup; Jiang et al., CVPR 2020). It is scored by the average precision of the ScanNet benchmark.
 
-Sentences are asked as in ScanRefer (Chen et al., ECCV 2020). Things are proposed, true or found ones. A layer on the
+Sentences are grounded as in ScanRefer (Chen et al., ECCV 2020). Things are proposed, true or found ones. A layer on the
 features of each (its own, its box, and those of the things near it: what relations are about) and a layer on the
 embedding of the sentence meet in a product; the largest one answers.
 """
@@ -315,7 +315,7 @@ def described(boxes: Floats, features: Floats) -> Floats:
 
 
 class GroundingHead(nn.Module):
-    """Says which of the things on offer a sentence means."""
+    """Chooses the thing on offer that a sentence means."""
 
     def __init__(self, name: str, things: Tensor, text_size: int) -> None:
         super().__init__()

@@ -1,9 +1,7 @@
-"""Occupancy by LiDAR scans: the protocols of slabs at a height, and predictors under them.
+"""Occupancy of a slab of street from accumulated LiDAR scans: the two protocols of the density-field literature.
 
-Occupancy of a slab of street from accumulated LiDAR scans: the two protocols of the density-field literature.
-
-Both compare a field with what the next N scans (this frame's first) say about a horizontal grid of points ahead of the
-camera. A scan says of a point that it is free, or it does not; a point that at most two scans saw free is occupied.
+Both compare a field with what the next N scans (this frame's first) saw of a horizontal grid of points ahead of the
+camera. A scan saw a point free, or it did not; a point that at most two scans saw free is occupied.
 
 * `ORIGINAL`: Wimbauer et al., "Behind the Scenes" (CVPR 2023); 20 scans, points from 4 to 20 m. A point counts as
   visible if the first scan saw it free *or the evaluated model's own depth lies behind it*. So every model is scored on
@@ -144,7 +142,7 @@ def not_seen_free(
 
 
 class SlabTruth:
-    """What scans say about the points of a protocol, counted one scan after the other, arrays [Z, X].
+    """What scans saw of the points of a protocol, counted one scan after the other, arrays [Z, X].
 
     300 scans of a street are half a gigabyte: they need not be in memory together.
     """
@@ -233,15 +231,15 @@ SAME_M = 1e-4  # poses of a LiDAR that differ by less are those of one scan, or 
 
 @dataclass(frozen=True, eq=False)
 class Slab:
-    """What scans say of the points of a protocol, as it was applied."""
+    """What scans saw of the points of a protocol, as it was applied."""
 
     name: str
     truth: SlabTruth
-    pitch_degrees: float  # how far the camera was taken to look down
+    pitch_degrees: float  # pitch of the camera that was assumed
 
 
 def slabs_of(scans: Iterable[Scan], pitch: float) -> tuple[Slab, ...]:
-    """What scans from `level_scans` with the same pitch, radians, say under each protocol."""
+    """What scans from `level_scans` with the same pitch, radians, saw under each protocol."""
     truths = {name: SlabTruth(replace(one, camera_pitch=pitch)) for name, one in PROTOCOLS.items()}
     for scan in scans:
         for truth in truths.values():
@@ -373,5 +371,5 @@ def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -
 
 
 def camera_pitch(sequence: PosedSequence) -> float:
-    """How far the reference camera looks down, radians: 5 degrees on KITTI-360's car, and none where nobody knows."""
+    """How far the reference camera looks down, radians: 5 degrees on KITTI-360's car, and 0 where it is unknown."""
     return ORIGINAL.camera_pitch if sequence.provenance.get("dataset") == "KITTI-360" else 0.0

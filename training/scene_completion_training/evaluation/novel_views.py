@@ -142,7 +142,7 @@ STEREO = "stereo"  # as target: the other camera of the pair, at the same time
 
 @dataclass(frozen=True, eq=False)
 class NovelView:
-    """A view beside a frame whose image a model sees."""
+    """A view to render from a frame whose image a model sees."""
 
     sequence: PosedSequence
     index: int
@@ -195,7 +195,7 @@ def render_view(seen: ObservedField, model: FieldModel, image: Tensor, encoder_f
 
 
 def novel_views(sequence: PosedSequence, indices: Iterable[int], targets: Sequence[str]) -> Iterator[NovelView]:
-    """The target views of frames, as far as there are any; a `SequenceError` where a pair is asked for and none is."""
+    """The target views of frames, as far as there are any; a `SequenceError` where a needed pair is missing."""
     left, other = reference_camera(sequence), ""
     if STEREO in targets:
         try:
@@ -292,7 +292,7 @@ def agreement(first: Floats, second: Floats, classify: Classify | None = None) -
 
 
 class ViewConsistency:
-    """A feature field as a method whose views are compared, and the classes of their codes where these can be told."""
+    """A feature field as a method whose views are compared, and the classes of their codes where these are known."""
 
     def __init__(self, model: FeatureFieldModel, samples: int, classify: Classify | None = None) -> None:
         self.name = model.name

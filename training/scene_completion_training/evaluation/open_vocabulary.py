@@ -1,8 +1,8 @@
-"""Voxels that answer words, against ground truth: zero-shot labels, and how well a word finds its voxels.
+"""Voxels and words against ground truth: zero-shot labels, and how well a word finds its voxels.
 
 Labels are scored twice. Given the geometry, all voxels are labelled that the truth calls occupied: what is left is
 semantics. In completion, those that the student calls occupied are labelled: semantic scene completion. Words are
-ranked given the geometry. A deployed student is asked as trained fields are, and so are controls to beat.
+ranked given the geometry. A deployed student is scored as trained fields are, and so are controls to beat.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

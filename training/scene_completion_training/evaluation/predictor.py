@@ -1,7 +1,7 @@
 """What is evaluated: anything that completes a frame of a recording, and what metrics ask of that.
 
 Trained fields, deployed students and controls are all a `Predictor`. Of a frame it makes a `Prediction`: density and
-features of points, depth of pixels, and labels of voxels. Its `Answer` is that beside what is true of the frame.
+features of points, depth of pixels, and labels of voxels. Its `Answer` is that with the truth of the frame.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from scene_completion_training.evaluation.lidar_evaluation import Slab
 
 VOXEL_EDGE = 0.2  # metres over which opacity is stated: the voxels of all ground truths here
-PUBLISHED_CUTOFF = 0.5  # density per metre above which the literature's protocols call a point occupied
+PUBLISHED_CUTOFF = 0.5  # density per metre above which a point is occupied in the literature's protocols
 PUBLISHED_RULE, CALIBRATED_RULE = "σ > 0.5", "calibrated"
 # Cut-offs of semantic completion in their papers' code, per metre.
 LITERATURE = {"SceneDINO: σ ≥ 0.2": 0.2, "S4C: σ ≥ 0.25": 0.25}
@@ -51,20 +51,20 @@ class Prediction:
     camera: Camera  # the reference camera of the frame, in whose optical frame all points are
     density: PointFunction  # density per metre [N] at points [N, 3], metres
     depth_range: tuple[float, float] = (3.0, 80.0)  # nearest and farthest sample along a ray, metres
-    depth_at: DepthFunction | None = None  # z-depth [N] at pixels [N, 2], metres, of a predictor that says it itself
-    # Vectors [N, C] of points [N, 3], where there are some. What lies together in their space is called alike. Those
-    # that are clustered have length one; those that are asked for words lie in the space of the text encoder, and are
+    depth_at: DepthFunction | None = None  # z-depth [N] at pixels [N, 2], metres, where it is predicted, not rendered
+    # Vectors [N, C] of points [N, 3], where there are some. What lies together in their space is alike. Those that
+    # are clustered have length one; those that are compared with words lie in the space of the text encoder, and are
     # zeros where there is nothing.
     codes: PointFunction | None = None
     units: PointFunction | None = None  # hidden units of the features [N, E] of points, where there are some
     # Labels of the voxels of a truth that count: uint8 [X, Y, Z], 0 where nothing is; see `Predictor.names`.
     labels: Callable[[VoxelTruth], Bytes] | None = None
     # What the node would publish on the grid of a truth: voxels, and the probability and the opacity over an edge of
-    # all of them, float32 [X, Y, Z]. None of what knows points alone.
+    # all of them, float32 [X, Y, Z]. None of a predictor of points alone.
     completed: Callable[[VoxelTruth], tuple[SemanticVoxels, Floats, Floats]] | None = None
 
     def depth(self, pixels: Doubles, *, samples: int = 64) -> Floats:
-        """z-depth [N] of rays through pixels [N, 2] (u, v), metres: as the predictor says it, or rendered."""
+        """z-depth [N] of rays through pixels [N, 2] (u, v), metres: predicted by itself, or rendered."""
         if self.depth_at is not None:
             return self.depth_at(pixels)
         distances = inverse_distance_samples(samples, *self.depth_range)
@@ -101,17 +101,17 @@ class Predictor(ABC):
     """Anything that is evaluated; a method for `Scores`."""
 
     name: str  # short, for tables
-    # Rule by which a point is called occupied -> density per metre that it exceeds.
+    # Rule by which a point is occupied -> density per metre that it exceeds.
     cutoffs: Mapping[str, float] = MappingProxyType({PUBLISHED_RULE: PUBLISHED_CUTOFF})
     calibration: Calibration = IDENTITY  # from opacity over `VOXEL_EDGE` to probability
     threshold: float = 0.5  # probability from which a voxel that it publishes is occupied
 
     @abstractmethod
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
-        """Look at a frame, and at whatever other frames and cameras of the sequence it uses."""
+        """Complete a frame, by whatever other frames and cameras of the sequence it uses."""
 
     def answer(self, frame: Frame) -> Answer:
-        """Look at a frame that is scored."""
+        """Complete a frame that is scored."""
         return Answer(frame, self, self.complete(frame.sequence, frame.index))
 
     @property
@@ -121,12 +121,12 @@ class Predictor(ABC):
 
     def names(self) -> Ints:
         """The class [labels] of each of its labels, "empty" first, -1 for none."""
-        raise NotImplementedError(f"{self.name} knows no classes")
+        raise NotImplementedError(f"{self.name} has no classes")
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """A frame, what is true of it, and what LiDAR says of slabs ahead of its camera."""
+    """A frame, what is true of it, and what LiDAR saw of slabs ahead of its camera."""
 
     sequence: PosedSequence
     index: int
@@ -144,7 +144,7 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a predictor says of a frame, for the metrics; computed when it is asked for."""
+    """The answer of a predictor to a frame, for the metrics; computed when it is needed."""
 
     frame: Frame
     predictor: Predictor
@@ -187,7 +187,7 @@ class Answer:
 
     @cached_property
     def classes(self) -> Bytes:
-        """The true classes beside them, uint8 [X, Y, Z]."""
+        """The true classes of the same voxels, uint8 [X, Y, Z]."""
         return voxel_classes(self.frame.voxels)
 
 

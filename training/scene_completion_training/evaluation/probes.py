@@ -119,7 +119,7 @@ def fit_linear_probe(
 
 @dataclass(frozen=True, eq=False)
 class ProbeAnswer:
-    """What a probe says of the points of a scene, see `POINTS`; K where there is no feature."""
+    """Classes of the points of a scene by a probe, see `POINTS`; K where there is no feature."""
 
     predicted: Ints  # [N]
     true: Ints  # [N]

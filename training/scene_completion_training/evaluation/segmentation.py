@@ -4,12 +4,11 @@ Every pixel gets the features of its ray. Clusters of them are found among pixel
 named by labelled validation images. Linear probes are trained on the labels of training images: what the features hold.
 Published (Jevtić et al., ICCV 2025): images of KITTI-360 are brought to the size of the network's; those of Cityscapes
 and BDD100K to its width at half as many rows, of which the middle is seen. Cluster centres and probes are trained
-beside the head; here centres are k-means of the finished features, and probes are trained after it.
+with the head; here centres are k-means of the finished features, and probes are trained after it.
 
-Semantic segmentation of images: accuracy and mean IoU of pixels over Cityscapes' 19 classes.
-
-Labels are classes, or clusters with names from other images than the scored ones. SceneDINO (Jevtić et al., ICCV 2025)
-names clusters by the scored images themselves: that row is an upper bound, and says so.
+Scores are accuracy and mean IoU of pixels over Cityscapes' 19 classes. Labels are classes, or clusters with names from
+other images than the scored ones. SceneDINO (Jevtić et al., ICCV 2025) names clusters by the scored images themselves:
+that row is an upper bound.
 """
 
 import dataclasses
@@ -53,7 +52,7 @@ NAMED_BEFORE, NAMED_BY_SCORED, LEARNED = "validation images", "the scored images
 
 @dataclass(frozen=True, eq=False)
 class SegmentationAnswer:
-    """Labels of the pixels of an image [N] beside their classes, uint8 [N], by train id; 255 does not count."""
+    """Labels of the pixels of an image [N], and their true classes, uint8 [N], by train id; 255 does not count."""
 
     labels: NDArray[np.int64]
     truth: NDArray[np.uint8]
@@ -112,7 +111,7 @@ PROBE_BATCH, PROBE_RATE = 4, 5e-3
 COVERED = 0.9  # share of the network's image that a calibrated camera has to see
 _CHUNK = 1 << 14  # pixels in memory at a time, with their expanded features
 
-Space: TypeAlias = Callable[[Tensor], Tensor]  # features of rays [N, channels] -> what pixels are told apart by [N, D]
+Space: TypeAlias = Callable[[Tensor], Tensor]  # features of rays [N, channels] -> what distinguishes pixels [N, D]
 
 
 class RenderedField:
@@ -131,7 +130,7 @@ class RenderedField:
         self.spaces: dict[str, Space] = {"features": self.field.codes}
         if model.head is not None:
             self.spaces["head"] = model.codes
-        # All methods look at an image before any of them looks at the next one.
+        # All methods label an image before any of them labels the next one.
         self.features, self.labels = lru_cache(maxsize=1)(self._features), lru_cache(PROBE_BATCH)(self._labels)
 
     @property
@@ -164,7 +163,7 @@ class RenderedField:
 
 
 def stand_in_camera(target: Camera, width: int, height: int) -> Camera:
-    """The camera of which a target sees all the width and the rows in the middle, where nobody knows the real one.
+    """The camera of which a target sees all the width and the rows in the middle, where the real one is unknown.
 
     An image of any proportions is brought to the target's width at half as many rows (or all of the target's).
     """

@@ -1,6 +1,6 @@
 """Unsupervised semantics against ground truth voxels: clusters, their names, and scores under S4C's protocol.
 
-Predictors here give every point a vector, beside its density. Vectors are clustered on surfaces in training recordings,
+Predictors here give every point a vector and a density. Vectors are clustered on surfaces in training recordings,
 without labels, or compared with words. Names of clusters come from labelled voxels of training recordings as well. Test
 labels are only ever compared with. Contact sheets of a survey show where a cluster lies, for people to name it.
 
@@ -120,7 +120,7 @@ class FeatureFieldModel(Predictor):
 class LiftedTokens(Predictor):
     """A control, 2D only: every point has the token of the pixel that it projects to, whatever lies before it.
 
-    `cell`: edge of the square of pixels that a token covers; `camera`: the canonical one of the models beside it;
+    `cell`: edge of the square of pixels that a token covers; `camera`: the canonical one of the other models;
     `less_mean_of`: recordings whose mean token is subtracted, as fields learn tokens: as they are they fall into worse
     clusters. Points beyond the image have its outermost token then, and otherwise none.
     """
