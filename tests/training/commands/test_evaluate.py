@@ -162,8 +162,8 @@ def test_semantics_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch, tm
     for options, message in (
         (student, "nothing to score on"),
         ((*student, *data), "nothing to score"),
-        ((*student, *data, "--checkpoint", first, second), "several are called run"),
-        ((*student, *data, "--checkpoint", first, "--bundle", tmp_path / "run"), "several are called run"),
+        ((*student, *data, "--checkpoint", first, second), "several have the name run"),
+        ((*student, *data, "--checkpoint", first, "--bundle", tmp_path / "run"), "several have the name run"),
         ((*data, *prior), "--student"),
         ((*student, *data, "--bundle", tmp_path), "--student"),
         ((*student, "--windows", "06", *prior), "its folder is not known"),

@@ -127,14 +127,6 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="auto", help=meaning)
 
 
-def add_workers(parser: argparse.ArgumentParser, what: str) -> argparse._ArgumentGroup:
-    """Declare --workers and --ray-address, of which each does one of several things at a time."""
-    group = parser.add_argument_group("work")
-    group.add_argument("--workers", type=int, default=1, help=f"{what} at once on this machine (default: %(default)s)")
-    group.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster that does the work instead, or `auto`")
-    return group
-
-
 def say_dropped(before: StudentBundle, after: StudentBundle) -> None:
     """Say which encoders for GPUs a bundle lost, because they belong to its encoder and head of before."""
     if lost := [precision for precision in before.gpu_precisions if precision not in after.gpu_precisions]:

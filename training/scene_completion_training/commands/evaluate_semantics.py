@@ -8,20 +8,22 @@ SSCBench-KITTI-360 by their own density.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scene_completion_ros.commands.arguments import add_scale_argument, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands import arguments
 
 if TYPE_CHECKING:
+    from scene_completion_ros.evaluation.metric import Metric
     from scene_completion_ros.inference.text_bank import TextBank
     from scene_completion_ros.sequences.frame_lists import FrameSplit
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.deployed import DeployedStudent
+    from scene_completion_training.evaluation.open_vocabulary import LabelSet
     from scene_completion_training.evaluation.predictor import Predictor
 
 CLUSTERS = 19  # as many as SemanticKITTI has classes
@@ -123,19 +125,26 @@ def _run_sscbench(args: argparse.Namespace) -> int:
 
 
 def _run_classes(args: argparse.Namespace) -> int:
-    from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.evaluation.semantics import SEMANTICS
-    from scene_completion_training.evaluation import semantic_evaluation
-    from scene_completion_training.evaluation.geometry import voxel_frames
 
     methods: list[Predictor] = [] if args.student is None else _fitted(args)
     for student in arguments.open_students(args):
         student.names()  # refused before the work
         methods.append(student)
-    scores, (recordings, split, counted) = Scores([SEMANTICS]), arguments.open_listed(args)
-    towns = len(arguments.listed_folders(args.data, split))
-    for group, scored in (("towns", recordings[:towns]), ("windows", recordings[towns:])):
-        if scored and not scores.run(group, methods, voxel_frames(scored, args.every, split)):
+    return _scored(args, [SEMANTICS], lambda _: methods)
+
+
+def _scored(args: argparse.Namespace, metrics: Sequence[Metric], methods: Callable[[LabelSet], Sequence[Any]]) -> int:
+    """Score the methods of a label set on towns and on windows, print and write."""
+    from scene_completion_ros.evaluation.metric import Scores
+    from scene_completion_training.evaluation import open_vocabulary, semantic_evaluation
+    from scene_completion_training.evaluation.geometry import voxel_frames
+
+    scores, (recordings, split, counted) = Scores(metrics), arguments.open_listed(args)
+    for group, label_set in (("towns", open_vocabulary.SEMANTIC_KITTI), ("windows", open_vocabulary.COMMON)):
+        scored = [sequence for sequence in recordings if open_vocabulary.label_set_of(sequence) is label_set]
+        name = f"{group}, {label_set.name}" if args.bank else group
+        if scored and not scores.run(name, methods(label_set), voxel_frames(scored, args.every, split)):
             raise semantic_evaluation.no_voxels(scored)
     arguments.write_results(args, scores, [sequence.name for sequence in recordings], counted=counted)
     return 0
@@ -204,33 +213,24 @@ def _fitted(args: argparse.Namespace) -> list[Predictor]:
 
 
 def _run_words(args: argparse.Namespace) -> int:
-    from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.inference.text_bank import TextBank
-    from scene_completion_training.evaluation import open_vocabulary, semantic_evaluation
+    from scene_completion_training.evaluation import open_vocabulary
     from scene_completion_training.evaluation.deployed import open_deployed
-    from scene_completion_training.evaluation.geometry import voxel_frames
 
     bank, words = TextBank.load(args.bank), open_vocabulary.read_words(args.words) if args.words else {}
     density = open_deployed(args.student, sources=arguments.sources(args))
-    models = _with_words(args, bank, density)
-    recordings, split, counted = arguments.open_listed(args)
-    training = arguments.open_recordings(args.name_on)
-    scores = Scores(open_vocabulary.METRICS)
-    for group, label_set in (("towns", open_vocabulary.SEMANTIC_KITTI), ("windows", open_vocabulary.COMMON)):
-        scored = [sequence for sequence in recordings if open_vocabulary.label_set_of(sequence) is label_set]
-        if not scored:
-            continue
+    models, training = _with_words(args, bank, density), arguments.open_recordings(args.name_on)
+
+    def methods(label_set: LabelSet) -> list[open_vocabulary.Asked]:
         judge = open_vocabulary.ZeroShot(bank, label_set, words)
         prior: list[Predictor] = []
         if training:
             number = open_vocabulary.most_frequent(training, label_set, sorted(set(judge.group.tolist())))
             row = judge.rows[judge.group == number][0]
             prior.append(open_vocabulary.ClassPrior(label_set.names[number], row, density))
-        methods = [open_vocabulary.Asked(model, judge, label_set, density.cutoff) for model in [*prior, *models]]
-        if not scores.run(f"{group}, {label_set.name}", methods, voxel_frames(scored, args.every, split)):
-            raise semantic_evaluation.no_voxels(scored)
-    arguments.write_results(args, scores, [sequence.name for sequence in recordings], counted=counted)
-    return 0
+        return [open_vocabulary.Asked(model, judge, label_set, density.cutoff) for model in [*prior, *models]]
+
+    return _scored(args, open_vocabulary.METRICS, methods)
 
 
 def _with_words(args: argparse.Namespace, bank: TextBank, density: DeployedStudent) -> list[Predictor]:

@@ -42,13 +42,13 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.progress import watched
     from scene_completion_ros.sequences.posed_sequence import check_rig
     from scene_completion_training.evaluation.geometry import listed_frames
-    from scene_completion_training.evaluation.novel_views import CONSISTENCY, check_targets, novel_views, view_metric
+    from scene_completion_training.evaluation.novel_views import CONSISTENCY, VIEWS, check_targets, novel_views
 
     check_targets(args.targets)
     recordings, split, found = arguments.open_listed(args)
     for sequence in recordings:
         check_rig(sequence, sequence.name)
-    scores = Scores([CONSISTENCY if args.consistency else view_metric(with_lpips=bool(args.lpips))])
+    scores = Scores([CONSISTENCY if args.consistency else VIEWS])
     targets = [str(args.stride)] if args.consistency else args.targets
     methods, counted = _methods(args), 0
     for sequence in watched(recordings, "recording"):

@@ -23,7 +23,6 @@ from typing import Any
 
 from scene_completion_ros.commands.arguments import Output
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_training.commands.arguments import add_workers
 from scene_completion_training.extraction.settings import BY_SET, ExtractionSettings
 
 SETTINGS = {setting.name: setting for setting in fields(ExtractionSettings)}
@@ -52,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="see below; may be repeated")
     lines = [f"  {name}={setting.default}: {setting.metadata['meaning']}" for name, setting in SET.items()]
     parser.epilog = "\n".join(["values of --set:", *lines])
-    work = add_workers(parser, "bags")
+    work = parser.add_argument_group("work")
+    work.add_argument("--workers", type=int, default=1, help="bags at once on this machine (default: %(default)s)")
+    work.add_argument("--ray-address", metavar="ADDRESS", help="Ray cluster that does the work instead, or `auto`")
     meaning = "threads a bag, for structure from motion (default: all cores, on a cluster one)"
     work.add_argument("--threads", type=int, help=meaning)
     work.add_argument("--strict", action="store_true", help="fail when any bag gave nothing")

@@ -323,7 +323,7 @@ def scored_frames(
         with_voxels, scanned = set(indices), indices if scanned else ()
     for index in indices:
         truth = voxel_truth(sequence, index) if index in with_voxels else None
-        slabs: tuple[lidar_evaluation.Slab, ...] = ()
+        slabs: tuple[lidar_evaluation.SlabTruth, ...] = ()
         if index in scanned:
             slabs = lidar_evaluation.slabs_of(lidar_evaluation.level_scans(sequence, index, scans, pitch), pitch)
         if truth is not None or slabs:

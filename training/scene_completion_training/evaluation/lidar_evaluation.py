@@ -147,8 +147,8 @@ class SlabTruth:
     300 scans of a street are half a gigabyte: they need not be in memory together.
     """
 
-    def __init__(self, protocol: SlabProtocol) -> None:
-        self.protocol = protocol
+    def __init__(self, protocol: SlabProtocol, name: str = "") -> None:
+        self.protocol, self.name = protocol, name
         self._points = protocol.points()
         # int64, how many scans did not see the point free.
         self.not_seen_free = np.zeros(self._points.shape[:2], dtype=np.int64)
@@ -229,22 +229,13 @@ LIDAR = "velodyne"
 SAME_M = 1e-4  # poses of a LiDAR that differ by less are those of one scan, or of one that stood still
 
 
-@dataclass(frozen=True, eq=False)
-class Slab:
-    """What scans saw of the points of a protocol, as it was applied."""
-
-    name: str
-    truth: SlabTruth
-    pitch_degrees: float  # pitch of the camera that was assumed
-
-
-def slabs_of(scans: Iterable[Scan], pitch: float) -> tuple[Slab, ...]:
+def slabs_of(scans: Iterable[Scan], pitch: float) -> tuple[SlabTruth, ...]:
     """What scans from `level_scans` with the same pitch, radians, saw under each protocol."""
-    truths = {name: SlabTruth(replace(one, camera_pitch=pitch)) for name, one in PROTOCOLS.items()}
+    truths = tuple(SlabTruth(replace(one, camera_pitch=pitch), name) for name, one in PROTOCOLS.items())
     for scan in scans:
-        for truth in truths.values():
+        for truth in truths:
             truth.add(scan)
-    return tuple(Slab(name, truth, round(math.degrees(pitch), 3)) for name, truth in truths.items())
+    return truths
 
 
 class LidarTally(Tally):
@@ -261,13 +252,13 @@ class LidarTally(Tally):
     def add(self, answer: Answer) -> None:
         """Count a frame that has slabs."""
         for slab in answer.frame.slabs:
-            protocol = slab.truth.protocol
+            protocol = slab.protocol
             points = protocol.level_from_camera.inverse().apply(protocol.points())
             shown = shown_by_depth(points, answer.prediction) if protocol.model_depth_shows else None
-            masks = slab_masks(slab.truth, shown)
+            masks = slab_masks(slab, shown)
             density = answer.prediction.density(points.reshape(-1, 3).astype(np.float32)).reshape(points.shape[:2])
             for rule, cutoff in answer.predictor.cutoffs.items():
-                key = (slab.name, slab.truth.scans, slab.pitch_degrees, rule)
+                key = (slab.name, slab.scans, round(math.degrees(protocol.camera_pitch), 3), rule)
                 predicted = density[masks.rows] > cutoff
                 kinds = (predicted, masks.occupied, ~masks.visible, ~masks.visible & ~masks.occupied)
                 counts = (predicted.size, *(int(np.count_nonzero(kind)) for kind in kinds))

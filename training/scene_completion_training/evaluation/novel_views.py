@@ -3,21 +3,18 @@
 So Behind the Scenes is scored (`evaluator_nvs` of its code): the target is the other camera of the stereo pair on KITTI
 raw, and a frame before or after on RealEstate10K. Pictures are compared as large as the network sees them, without
 their edges. Samples along rays lie in the middle of their intervals instead of anywhere, and what is left of a ray ends
-at its last one. LPIPS is the distance of pictures in features of AlexNet, weighted by what people call similar: Zhang
+at its last one. LPIPS is the distance of pictures in features of AlexNet, weighted by what people find similar: Zhang
 et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (CVPR 2018), section 3, version 0.1 of
-its weights. They are read from files that the user names, which are not a part of this package.
+its weights. They are read from files that the user names, which are not a part of this package. SSIM is that of Wang et
+al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (IEEE TIP 2004), with the window that
+published scores of novel views have: 7x7 pixels that weigh the same, and unbiased covariances (what scikit-image's
+`structural_similarity` does without further arguments).
 
 Do features and classes stay the same from view to view? SceneDINO scores features so: two frames that are three apart,
 each rendered from its own image; the second is warped to the first, and compared where a forward-backward check finds
 nothing hidden. Its script is not public. Flow here comes from OpenCV's DIS (Kroeger et al., ECCV 2016), where the paper
 takes RAFT, and the check is that of Sundaram et al., "Dense Point Trajectories by GPU-accelerated Large Displacement
 Optical Flow" (ECCV 2010), equation 5.
-
-How like two pictures are: PSNR and SSIM with the border cropped, as novel views are scored.
-
-SSIM is that of Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (IEEE TIP 2004),
-with the window that published scores of novel views have: 7x7 pixels that weigh the same, and unbiased covariances
-(what scikit-image's `structural_similarity` does without further arguments).
 """
 
 import math
@@ -237,13 +234,17 @@ class ViewTally(Tally):
             yield {"target": target, "frames": len(found), **means}
 
 
-def view_metric(*, with_lpips: bool) -> Metric:
-    """PSNR and SSIM of novel views, and LPIPS where its weights are given."""
-    titles = {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑"} | ({"lpips": "LPIPS ↓"} if with_lpips else {})
-    without = "" if with_lpips else " LPIPS needs its weights (--lpips), and is left out."
-    text = f"Novel views against the pictures of their cameras: 5 % cropped at each edge, mean over views.{without}"
-    columns = tuple(Column(key, title, percent=False) for key, title in titles.items())
-    return Metric("views", text, columns, ViewTally, by=("target",))
+VIEWS = Metric(
+    "views",
+    "Novel views against the pictures of their cameras: 5 % cropped at each edge, mean over views. LPIPS needs its "
+    "weights (--lpips).",
+    tuple(
+        Column(key, title, percent=False)
+        for key, title in {"psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓"}.items()
+    ),
+    ViewTally,
+    by=("target",),
+)
 
 
 RELATIVE, ABSOLUTE = 0.01, 0.5  # of the squared flows, and squared pixels: how far forward and backward may disagree

@@ -28,7 +28,7 @@ from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelSta
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints
 
 if TYPE_CHECKING:
-    from scene_completion_training.evaluation.lidar_evaluation import Slab
+    from scene_completion_training.evaluation.lidar_evaluation import SlabTruth
 
 VOXEL_EDGE = 0.2  # metres over which opacity is stated: the voxels of all ground truths here
 PUBLISHED_CUTOFF = 0.5  # density per metre above which a point is occupied in the literature's protocols
@@ -131,7 +131,7 @@ class Frame:
     sequence: PosedSequence
     index: int
     truth: FrameTruth
-    slabs: tuple[Slab, ...] = ()
+    slabs: tuple[SlabTruth, ...] = ()
 
     @property
     def voxels(self) -> VoxelTruth:
