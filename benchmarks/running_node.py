@@ -232,7 +232,7 @@ class RunningNode:
         dropped = {name.removeprefix(marked): int(n) for name, n in arrived.items() if name.startswith(marked)}
         for reason in NO_IMAGES:
             dropped.pop(reason, None)
-        dropped["nobody subscribed"] = int(inference["images that nobody subscribed to"])
+        dropped["no subscriber"] = int(inference["images without subscribers"])
         return int(arrived["images received"]), int(inference["images completed"]), dropped
 
     def values(self, part: str) -> dict[str, str]:

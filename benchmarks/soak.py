@@ -250,7 +250,7 @@ def _set(**values: Any) -> Callable[[Drive], None]:
 _UNFUSED = "without those of earlier ones"
 FAULTS: dict[str, Fault] = {
     "the camera pauses": named(_set(playing=False), "input", "but nothing arrives", _set(playing=True)),
-    "the camera leaves and returns": named(Drive.leave, "input", "nobody publishes", Drive.return_),
+    "the camera leaves and returns": named(Drive.leave, "input", "no publisher", Drive.return_),
     "the pose jumps": counted(Drive.jump, "fusion", "times started anew"),
     "the time of poses goes back": named(_set(poses_late_ns=LATE_NS), "fusion", _UNFUSED, _set(poses_late_ns=0)),
     "poses are missing": named(_set(posing=False), "fusion", _UNFUSED, _set(posing=True)),
@@ -272,8 +272,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "nobody reads": Fault(
         lambda drive: drive.node.destroy_subscription(drive.reader),
-        lambda drive: drive.values("inference").get("images that nobody subscribed to"),
-        "inference: images that nobody subscribed to grow",
+        lambda drive: drive.values("inference").get("images without subscribers"),
+        "inference: images without subscribers grow",
         Drive.make_reader,
         lambda drive: drive.readers(topics.VOXELS) == "1",
     ),
@@ -322,7 +322,7 @@ class Record:
     sent: int = 0  # images that were published
     received: int = 0
     completed: int = 0
-    # Images that came to nothing, by reason; those that nobody subscribed to among them.
+    # Images that came to nothing, by reason; those without subscribers among them.
     dropped: dict[str, int] = field(default_factory=dict)
     error: str = ""  # what ended it before its time, in words
 

@@ -36,7 +36,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
     | state | held |
     |---|---|
     | unconfigured | parameters, counters, diagnostics, services |
-    | inactive | and bundle, publishers, latched legend, inference thread with the model of a camera, what hears words |
+    | inactive | and bundle, publishers, latched legend, inference thread with the model of a camera, topics of words |
     | active | and the subscriptions to the image and its CameraInfo, and the calibration |
 
     A transition that meets bad input leaves the state as it was, any other error leads to unconfigured; both are
@@ -64,7 +64,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         node.add_managed_entity(self)
 
     def start(self) -> None:
-        """Configure and activate if `autostart` says so. Raises SceneCompletionError where that cannot be."""
+        """Configure and activate with `autostart`. Raises SceneCompletionError where that cannot be."""
         if not self._parameters.snapshot().autostart:
             self._logger.info("unconfigured: waiting for the manager of this node (parameter autostart is false)")
             return

@@ -102,7 +102,7 @@ def middleware_of_a_node(name: str) -> str:
 
 
 def signalled() -> Callable[[], bool]:
-    """Take SIGINT and SIGTERM over; says whether one of them has come."""
+    """Take SIGINT and SIGTERM over; the result returns whether one of them has come."""
     came: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: came.append(number))

@@ -20,7 +20,7 @@ from scene_completion_ros.ros.parameters import (
 
 
 class ExplainingNode(LifecycleNode):  # type: ignore[misc]  # rclpy has no types where it is not installed
-    """A managed rclpy node that says in the words of the schema why it refuses a change that another node asks for.
+    """A managed rclpy node that explains with the schema why it refuses a parameter change of another node.
 
     By itself rclpy gives the numbers of types ("expected '2' got '3'"), and no near name for an unknown one.
     """
@@ -49,7 +49,7 @@ class DeclaredParameters:
 
     A warning names what was given for this node (parameter file, command line) under a name that no parameter has;
     `checked` refuses a name that was removed. A value at the start may be no choice or no existing path: the node may
-    have to exist before its folders do. It stays in the node until `checked` is asked for it. Raises
+    have to exist before its folders do. It stays in the node until `checked` reads it. Raises
     SceneCompletionError where a given value is of another type or out of range, so that a node cannot hold it.
     `check_change`: called with what the values would be after a live change, in the thread that asks for it; raises
     SceneCompletionError to refuse it.

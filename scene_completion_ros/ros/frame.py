@@ -50,14 +50,14 @@ class Placement:
     # Pose of the grid in the odometry frame, at the stamp of the image, or why there is none: images can do without.
     # None where successive images are not joined.
     odometry_from_grid: RigidTransform | NotYetError | None = None
-    # What the map takes for the height of the camera above the ground, metres, as nothing says how high it is; None
-    # where something does.
+    # What the map takes for the height of the camera above the ground, metres, where that is unknown; None
+    # where it is known.
     assumed_height: float | None = None
 
     def upright_from_camera(self, parameters: NodeParameters) -> RigidTransform | None:
-        """Pose of the camera's optical frame in an upright frame on the ground; None where nobody knows it.
+        """Pose of the camera's optical frame in an upright frame on the ground; None where it is unknown.
 
-        A frame stands on the ground where `base_frame` names it, or parameters say how high the camera is.
+        A frame stands on the ground where `base_frame` names it, or `camera.height` is given.
         """
         if self.assumed_height is not None or not (parameters.base_frame or parameters.camera_height):
             return None
@@ -85,9 +85,9 @@ class Frame:
     parameters: NodeParameters  # those of that moment
     camera: Camera = field(init=False)  # the calibration that belongs to it; `receive` sets it
     placement: Placement = field(init=False)  # where its voxels lie; `place` sets it
-    # What a sensor saw of its depths, or why that is not known; None where nobody asks for it. `receive` sets it.
+    # What a sensor saw of its depths, or why that is unknown; None without a depth topic. `receive` sets it.
     depth: DepthReading | NotYetError | None = None
-    completion: Completion = field(init=False)  # what the student says of it; `complete` sets it
+    completion: Completion = field(init=False)  # the result of the student; `complete` sets it
     decode_ms: float = field(init=False)  # milliseconds that decoding took, likewise
 
     @property
@@ -102,7 +102,7 @@ class Frame:
 
     @property
     def odometry_from_camera(self) -> RigidTransform | None:
-        """Pose of that in the odometry frame; None where nobody knows it, or not yet."""
+        """Pose of that in the odometry frame; None where it is unknown, or not yet known."""
         found = self.placement.odometry_from_grid
         return found @ self.placement.grid_from_camera if isinstance(found, RigidTransform) else None
 
@@ -126,7 +126,7 @@ class Scene:
     parameters: NodeParameters  # those of when the last one arrived
     words: Words  # those of the moment when they were handed to the inference thread
     epoch: Epoch
-    pose: PoseToCome | None = None  # becomes the pose of the grid in the odometry frame; None where nobody asks for it
+    pose: PoseToCome | None = None  # becomes the pose of the grid in the odometry frame; None where it is not needed
     # Those that are published: of the one image, or of several fused; `join` sets it.
     voxels: SemanticVoxels = field(init=False)
     # Without those of earlier images, where `voxels` have them; otherwise None.
@@ -226,13 +226,13 @@ class Student:
         camera: Camera,
         grid_from_camera: RigidTransform,
         parameters: NodeParameters,  # those of the image
-        # Pose of the camera in an upright frame on the ground; None where nobody knows.
+        # Pose of the camera in an upright frame on the ground; None where it is unknown.
         upright_from_camera: RigidTransform | None = None,
     ) -> Completer | None:
         """The completer of a camera, built or moved if need be.
 
         Moving one costs the preparation of the voxel query, not that of the encoder. It is not moved as long as no
-        corner of the grid is off by more than `LARGEST_SHIFT`; nor is what a student is told of the camera's mounting.
+        corner of the grid is off by more than `LARGEST_SHIFT`; nor is the mounting that a student takes as input.
         It is not built anew as long as calibrations agree (`Camera.agrees`).
         Returns None where the camera cannot be used; why was logged.
         """
@@ -259,7 +259,7 @@ class Student:
         return completer
 
     def _mounted(self, completer: Completer, upright_from_camera: RigidTransform | None) -> Completer:
-        """The completer, told anew how its camera is mounted where the student is told that, and it changed."""
+        """The completer with the new mounting of its camera, where the student takes that and it changed."""
         if not self.bundle.takes_pose:
             return completer
         before, now = completer.upright_from_camera, upright_from_camera
@@ -271,8 +271,8 @@ class Student:
     def check_mounting(self, name: str, upright_from_camera: RigidTransform | None, parameters: NodeParameters) -> None:
         """Warn of a camera that stands otherwise than those of the training, or sees nothing of the grid.
 
-        It is looked at when the first image is placed, and again when parameters say something else of its place.
-        `upright_from_camera`: pose of the camera in an upright frame on the ground; None where nobody knows.
+        It is looked at when the first image is placed, and again when parameters of its place changed.
+        `upright_from_camera`: pose of the camera in an upright frame on the ground; None where it is unknown.
         """
         made = self._made.get(name)
         if made is None:

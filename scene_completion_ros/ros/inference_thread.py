@@ -70,13 +70,13 @@ class _Seen:
 @dataclass(eq=False)
 class _Camera:
     motion: MotionScale
-    of: tuple[StudentBundle, Epoch, str]  # whose depths these are, since when, and of which frame: others say nothing
+    of: tuple[StudentBundle, Epoch, str]  # whose depths these are, since when, and of which frame: no others count
     waiting: deque[_Seen] = field(default_factory=deque)
     work: Future[None] | None = None  # the measurement that was begun last
 
 
 class ScaleEstimator:
-    """Gives the scale that the images before say, and measures that of each image once it was published.
+    """Gives the scale measured from the images before, and measures that of each image once it was published.
 
     Belongs to the inference thread. What was measured of another epoch, student or frame is forgotten. An image
     is scaled by those before it alone: no image waits for a measurement that has not begun.
@@ -143,7 +143,7 @@ class ScaleEstimator:
         pose, motion = grid.what if isinstance(grid, NotYetError) else grid @ seen.grid_from_camera, camera.motion
         try:
             EarlierImages(motion).add(seen.image, seen.depth, pose, seen.stamp_ns)
-        except Exception as error:  # a measurement beside the images must not cost any
+        except Exception as error:  # a failed measurement must not cost an image
             motion.forget(in_words(error))
         self._scales[name] = motion.scale
 
@@ -179,8 +179,8 @@ MOST_RATIO = 3.0  # between depths of the sensor and of the network: beyond it, 
 class DepthReader:
     """Reads what sensors of depth saw; belongs to the inference thread.
 
-    Depths are compared with those that the network said of the image before, so that the first image has none. An image
-    whose depth cannot be used is completed without it, and the log and the record say why.
+    Depths are compared with those predicted for the image before, so that the first image has none. An image
+    whose depth cannot be used is completed without it, and the log and the record give the reason.
     """
 
     def __init__(self, record: Record[DepthReport], counters: FrameCounters) -> None:
@@ -213,7 +213,7 @@ class DepthReader:
         return sensed
 
     def follow(self, frame: Frame, completer: Completer, epoch: Epoch) -> None:
-        """Remember what the network itself said of an image."""
+        """Remember the predicted depth of an image."""
         if frame.depth is not None:
             self._before[frame.name] = epoch, completer.bundle, frame.completion.own_depth
 
@@ -232,7 +232,7 @@ class DepthReader:
             raise SceneCompletionError(what, where="depth", cure="Check its frame_id and the transform between both")
         ratio = math.exp(float(np.median(sensed[0, known] - np.log(own[known]))))
         if not 1.0 / MOST_RATIO <= ratio <= MOST_RATIO:
-            what = f"the sensor says {ratio:.3g} times the depth of the network"
+            what = f"the sensor measures {ratio:.3g} times the depth of the network"
             cure = "Check its units (16UC1: millimetres, 32FC1 and clouds: metres) and the transform between both"
             raise SceneCompletionError(what, where="depth", cure=cure)
         return sensed
@@ -261,7 +261,7 @@ class ImageCompleter:
         self._resized: dict[str, tuple[int, ...]] = {}  # by camera, sizes that were warned of
 
     def complete(self, scene: Scene, *, with_query: bool, with_labels: bool) -> None:
-        """Leave those frames in a scene that could be completed; are answers to the query heard, and labels read?"""
+        """Leave those frames in a scene that could be completed; `with_query`, `with_labels`: what they need."""
         words = scene.words
         words = Words(words.vocabulary, words.queried if with_query else None, with_labels)
         scene.frames = tuple(frame for frame in scene.frames if self._completed(frame, words, scene))
@@ -373,7 +373,7 @@ class SceneMemory:
         """Set the voxels of a scene whose frames are completed: those of its cameras, joined with what is remembered.
 
         Where they cannot be joined, they are those of this moment alone, which is counted and warned about. The map is
-        not asked where that is not wanted, or where the images came before it was. Raises GpuError: what is known of
+        not used where joining is off, or where the images came before it was. Raises GpuError: what is known of
         all voxels could not be fetched from a GPU.
         """
         parameters = scene.parameters
@@ -457,7 +457,7 @@ def settings_of(parameters: NodeParameters) -> FusionSettings:
 
 
 def label_of_no_class(voxels: SemanticVoxels, parameters: NodeParameters) -> int:
-    """Label of what nobody has named yet: unknown, or a class that is an obstacle, for that is what it may be."""
+    """Label of voxels without a class: unknown, or a class that is an obstacle, for that is what it may be."""
     names = voxels.class_names
     if UNKNOWN in names:
         return names.index(UNKNOWN)
@@ -658,14 +658,14 @@ class InferenceThread:
         return self.student.bundle.class_names if vocabulary is None else vocabulary.legend_names
 
     def _results_wanted(self) -> bool:
-        """Whether anybody wants a result; a change is logged, for an idle node looks like a broken one."""
+        """Whether a result has a subscriber; a change is logged, since an idle node resembles a broken one."""
         wanted = self._outputs.wanted()
         if wanted != self._wanted:
             self._wanted = wanted
             self._logger.info(
                 "the node completes images again"
                 if wanted
-                else "nobody subscribed to voxels or depth: the node completes no image until somebody does"
+                else "voxels and depth have no subscribers: the node completes no image until one has"
             )
         return wanted
 

@@ -1,4 +1,4 @@
-"""All that the active node hears: images with their calibration, depth and transforms, for the inference thread."""
+"""The inputs of the active node: images with their calibration, depth and transforms, for the inference thread."""
 
 import functools
 import time
@@ -192,7 +192,7 @@ class CameraInput:
         self._counters.count("received")
         try:
             self._receive(message, arrived_s)
-        except Exception as error:  # of a message that nobody thought of: it must not end the node
+        except Exception as error:  # an unforeseen one: it must not end the node
             why = f"{self._image_topic}: {in_words(error)}"
             self._counters.drop(DropReason.INTERNAL_ERROR, why, header=message.header)
 
@@ -282,7 +282,7 @@ CameraFromSensor = Callable[[Frame, str], RigidTransform]
 
 
 class DepthInput:
-    """Subscribes to the topic of a sensor, whose publishers say the type, and finds the message of an image's time.
+    """Subscribes to the topic of a depth sensor, of its publishers' type, and finds the message of an image's time.
 
     A cloud goes with the images of every camera, a depth image with those in whose frame it is. Callbacks run in the
     executor's thread, and read no data.
@@ -301,7 +301,7 @@ class DepthInput:
         cure = "Compare the stamps of both (ros2 topic echo --field header), and see sync.tolerance"
         self._match = StampMatch(self._topic, "messages of depth", cure, READINGS_KEPT)
         self._missed_ns: int | None = None  # stamp of the last image that waited in vain
-        self._unusable = NotYetError("nobody publishes it", where=self._topic, may_come=False)
+        self._unusable = NotYetError("it has no publisher", where=self._topic, may_come=False)
         self._subscribed, self._told = False, ""
         self._timer = dds.steady_timer(node, PUBLISHERS_PERIOD_S, self._look_for_publishers, resources)
         self._look_for_publishers()
@@ -345,7 +345,7 @@ class DepthInput:
         return reading
 
     def _look_for_publishers(self) -> None:
-        """Subscribe once a publisher says of which type the topic is."""
+        """Subscribe once a publisher gives the type."""
         found = {info.topic_type for info in self._node.get_publishers_info_by_topic(self._topic)}
         usable = sorted(found & TYPES.keys())
         if usable:
@@ -389,7 +389,7 @@ class _WantedPose:
 
 
 class Inputs:
-    """Hears images, CameraInfo and transforms as long as the node is active.
+    """Subscribes to images, CameraInfo and transforms as long as the node is active.
 
     All of it runs in the executor's thread, and nothing there blocks. An image whose transforms are not there yet waits
     in a queue while the inference thread goes on with what it has. Of several cameras, images of one moment are brought

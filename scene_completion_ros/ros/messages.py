@@ -80,8 +80,8 @@ def processing_time_message(
     """What it took and what it rests on, as a DiagnosticArray with the header of the voxels: a status, and one each."""
     values = [KeyValue(key=stage, value=f"{milliseconds:.3f}") for stage, milliseconds in times_ms.items()]
     statuses = [DiagnosticStatus(name="processing time", message="ms", values=values)]
-    for camera, said in evidence.items():
-        values = [KeyValue(key=key, value=str(value)) for key, value in said.items()]
+    for camera, summary in evidence.items():
+        values = [KeyValue(key=key, value=str(value)) for key, value in summary.items()]
         statuses.append(DiagnosticStatus(name=EVIDENCE, hardware_id=camera, values=values))
     return DiagnosticArray(header=_header(stamp_ns, frame_id), status=statuses)
 
@@ -92,7 +92,7 @@ def processing_times(message: Any) -> dict[str, float]:
 
 
 def evidence_of(message: Any, camera: str = "") -> dict[str, float | str]:
-    """What such a message says of a camera's image, as `Evidence.summary`."""
+    """The `Evidence.summary` of a camera's image in such a message."""
     statuses = (status for status in message.status if (status.name, status.hardware_id) == (EVIDENCE, camera))
     values = [(value.key, value.value) for status in statuses for value in status.values]
     return {key: value if key == WHY else float(value) for key, value in values}
@@ -114,7 +114,7 @@ def voxels_message(
     frame_from_grid: RigidTransform | None = None,
     *,
     threads: int | None = None,  # CPU threads; None for all that this process may use
-    # An older message of this function that nobody needs any more: its memory is used again, which the system would
+    # An older message of this function that is no longer needed: its memory is used again, which the system would
     # otherwise have to clear.
     into: Any = None,
 ) -> Any:
@@ -262,7 +262,7 @@ def voxels_marker(
     `voxels`: completed voxels; their stamp becomes the message's; `limit`: cubes at most: those nearest to the camera;
     `frame_from_grid`: pose of the grid in the marker's frame; None where that is the optical frame of the image.
     Returns visualization_msgs/Marker, CUBE_LIST (which replaces the last one), as opaque as each voxel is probable. Its
-    ``text``, which RViz does not show for cubes, says if voxels were left out, and is empty otherwise. Where no voxel
+    ``text``, which RViz does not show for cubes, states if voxels were left out, and is empty otherwise. Where no voxel
     is occupied, it deletes the last one. The message is serialised (CDR), for rclpy would need a Python object for
     every cube and colour; its ``text`` follows.
     """

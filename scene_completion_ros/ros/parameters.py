@@ -194,8 +194,8 @@ class NodeParameters:
     )
     image_qos: ImageQos = _parameter(
         "sensor_data",
-        "Reliability that the node asks of the image publisher. `sensor_data` (best effort) hears every publisher. "
-        "`reliable` hears reliable publishers only, but loses none of their images. `auto` is reliable while all "
+        "Reliability of the image subscription. `sensor_data` (best effort) matches every publisher. "
+        "`reliable` matches reliable publishers only, but loses none of their images. `auto` is reliable while all "
         "publishers are.",
         choices=ImageQos,
     )
@@ -237,7 +237,7 @@ class NodeParameters:
     grid_frame: str = _parameter(
         "",
         "Frame whose origin and axes the voxel grid takes, such as `base_link`. The node completes and publishes "
-        "voxels in it. Empty: the grid looks where the camera looks, and voxels are published in the frame of the "
+        "voxels in it. Empty: the grid is aligned with the camera, and voxels are published in the frame of the "
         "image.",
     )
     transform_source: TransformSourceName = _parameter(
@@ -293,7 +293,7 @@ class NodeParameters:
     fusion_enabled: bool = _live(
         False,
         "Join the voxels of each image with those of the images before it, in a map that stands still in "
-        "`odometry.frame`. `transform.source` has to say where the grid is in that frame. Depth stays that of "
+        "`odometry.frame`. `transform.source` has to place the grid in that frame. Depth stays that of "
         "one image.",
     )
     fusion_forget_after: float = _live(
@@ -305,8 +305,8 @@ class NodeParameters:
     fusion_map_file: str = _parameter("", "File that `~/save_map` writes and `~/load_map` reads.", path="file to write")
     base_frame: str = _live(
         "",
-        "Frame of `~/occupancy_grid`, with z up, that stands on the ground. `transform.source` says where the camera "
-        "is in it. Empty: `grid.frame`, or without one the frame of the image. That last map is for RViz, not for "
+        "Frame of `~/occupancy_grid`, with z up, that stands on the ground. `transform.source` places the camera "
+        "in it. Empty: `grid.frame`, or without one the frame of the image. That last map is for RViz, not for "
         "Nav2.",
     )
     camera_height: float = _live(
@@ -333,8 +333,8 @@ class NodeParameters:
     output_qos: OutputQos = _parameter(
         "reliable",
         "Reliability of the voxels, the depth, and the clouds and grids for planners. `reliable` serves every reader. "
-        "`sensor_data` (best effort) waits for no reader, but a reader that asks for reliable messages hears nothing. "
-        "RViz asks for them by default. Latched topics stay reliable.",
+        "`sensor_data` (best effort) waits for no reader, but a reliable reader gets nothing. "
+        "RViz is one by default. Latched topics stay reliable.",
         choices=OutputQos,
     )
     autostart: bool = _parameter(
@@ -360,7 +360,7 @@ def names_in(value: str) -> tuple[str, ...]:
 
 
 def unknown_parameter(name: str) -> str:
-    """What to say of a name that no parameter has: what to use instead, or what it most likely means."""
+    """The warning for an unknown name: what to use instead, or the nearest known name."""
     if sentence := removed("parameter", name):
         return sentence
     full = [spec.name for spec in SCHEMA]
@@ -376,7 +376,7 @@ _OF_RCLPY = ("use_sim_time", "start_type_description_service", "qos_overrides")
 
 
 def read_parameters(path: Path, *, without: Collection[str] = ()) -> dict[str, object]:
-    """What a parameter file says for this node.
+    """The values of a parameter file for this node.
 
     Raises SceneCompletionError where it cannot be read, has nothing for this node, or a name or a value that is none.
     `path`: YAML, as `ros2 run … --params-file` takes it. Sections of `/**` and of nodes of this name in any namespace

@@ -45,7 +45,7 @@ class TransformSource(Protocol):
     def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:
         """Find target_from_source. `tolerance_ns`: how long after the last transform that one still holds.
 
-        Raises NotYetError where there is none: says what is missing, and whether it may still come.
+        Raises NotYetError where there is none, with what is missing and whether it may still come.
         """
 
     def forget(self) -> None:
@@ -114,9 +114,9 @@ class TopicTransforms:
 class Tf2Transforms:
     """Transforms that tf2 knows, and fixed ones.
 
-    tf2 interpolates over any gap; `LARGEST_GAP_NS` says nothing to it. Raises SceneCompletionError: tf2_ros cannot be
+    tf2 interpolates over any gap; `LARGEST_GAP_NS` does not bind it. Raises SceneCompletionError: tf2_ros cannot be
     imported. `node`: the rclpy node; its executor serves the listener too; `on_demand`: subscribe to /tf and /tf_static
-    no sooner than a transform is asked for.
+    not before the first look-up.
     """
 
     def __init__(self, node: Any, fixed: list[Extrinsic], resources: ExitStack, *, on_demand: bool) -> None:
@@ -200,7 +200,7 @@ def camera_by_parameters(parameters: NodeParameters) -> bool:
 def source_kind(parameters: NodeParameters) -> SourceKind:
     """What is meant by the parameters.
 
-    What somebody named comes before what is merely installed. `auto` takes the topics that are named. Else it takes
+    What is named comes before what is merely installed. `auto` takes the topics that are named. Else it takes
     `extrinsics_file`, or `camera.height` and `camera.pitch`, where it or `camera.height` was given. Else it takes tf2
     where it can be imported.
     """
@@ -220,8 +220,8 @@ def _names_topics(parameters: NodeParameters) -> bool:
 def make_transform_source(
     node: Any,
     parameters: NodeParameters,
-    on_arrival: Callable[[], None],  # called after new transforms, where the source can tell
-    # Called with the reason for each transform that is left out, where the source can tell.
+    on_arrival: Callable[[], None],  # called after new transforms, where the source supports that
+    # Called with the reason for each transform that is left out, where the source supports that.
     on_rejected: Callable[[str], None],
     resources: ExitStack,
 ) -> TransformSource | None:
@@ -285,7 +285,7 @@ class Placements:
         self._source, self._default, self._trained_height = source, default, trained_height
 
     def expected(self, parameters: NodeParameters) -> RigidTransform:
-        """Pose of the camera in the grid before any image came: right, unless a source of transforms says otherwise."""
+        """Pose of the camera in the grid before any image came: right, unless a source of transforms gives another."""
         known = parameters.grid_frame and self._source_for(parameters) is None
         return camera_pose(parameters) if known else self._default
 
@@ -424,9 +424,9 @@ def camera_pose(parameters: NodeParameters) -> RigidTransform:
 
 
 def _check_odometry(parameters: NodeParameters) -> None:
-    """Find out whether something can say where the grid is in the odometry frame, for `fusion.enabled`.
+    """Check that something can place the grid in the odometry frame, for `fusion.enabled`.
 
-    Raises SceneCompletionError where nothing can: says what to name; TransformError where the file of fixed transforms
+    Raises SceneCompletionError where nothing can, with what to name; TransformError where the file of fixed transforms
     is malformed.
     """
     odometry = parameters.odometry_frame

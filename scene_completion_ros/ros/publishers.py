@@ -1,4 +1,4 @@
-"""What the node publishes, made only where somebody subscribed to it.
+"""What the node publishes, made only where it has a subscriber.
 
 A new result is an entry in `topics`, a method here that makes its message, and a line in `makers`.
 """
@@ -62,7 +62,7 @@ class QueryOutputs:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is a query and somebody who hears its answers."""
+        """Whether there is a query whose answers have a subscriber."""
         return self._query is not None and subscribed(self._matches)
 
     def subscribers(self) -> dict[str, int]:
@@ -92,7 +92,7 @@ class QueryOutputs:
         self._matches.publish(matches_message(cloud, *header))
 
     def _publish_phrases(self) -> None:
-        """Say what the numbers of phrases mean."""
+        """Publish the phrases by number."""
         meaning = {
             "phrases": [] if self._query is None else list(self._query.names),
             "text_bank_sha256": "" if self._query is None else self._query.bank_sha256,
@@ -119,7 +119,7 @@ class Outputs:
         grid: VoxelGrid,
         # Pose of the camera's optical frame; None where the grid is attached to another frame.
         grid_from_camera: RigidTransform | None,
-        counters: FrameCounters,  # warn of what cannot be published, and tell of every image that is dropped
+        counters: FrameCounters,  # warn of what cannot be published, and announce every dropped image
         resources: ExitStack,
         *,
         vocabulary: Vocabulary | None,  # what labels mean; None for the classes of the bundle
@@ -163,7 +163,7 @@ class Outputs:
         resources.callback(setattr, counters, "on_dropped_image", None)
 
     def _create(self, topic: str, name: str = "", *, qos: QoSProfile | int = OUTPUT_DEPTH) -> Any:
-        """A publisher as its entry in `topics` says, under this or another name; if not latched, with its own QoS."""
+        """A publisher by its entry in `topics`, under this or another name; if not latched, with its own QoS."""
         spec = topics.topic_spec(topic)
         publisher = self._node.create_publisher(
             message_class(spec.type_name, topic), name or topic, LATCHED_QOS if spec.latched else qos
@@ -176,11 +176,11 @@ class Outputs:
         compile_kernel()
 
     def wanted(self) -> bool:
-        """Whether anybody subscribed to what images become; processing times alone are no reason to complete one."""
+        """Whether a result has a subscriber; processing times alone are no reason to complete an image."""
         return self.query.wanted or any(subscribed(publisher) for publisher, _ in self._results.values())
 
     def labels_wanted(self, parameters: NodeParameters) -> bool:
-        """Whether anybody reads the labels of voxels: more than depth and free space, or the map of memory."""
+        """Whether labels of voxels are needed: more than depth and free space, or the map of memory."""
         return parameters.fusion_enabled or any(
             subscribed(publisher) for topic, (publisher, _) in self._results.items() if topic not in self._unlabelled
         )
@@ -193,7 +193,7 @@ class Outputs:
         return counts | self.query.subscribers()
 
     def publish_legend(self, bundle: StudentBundle, vocabulary: Vocabulary | None) -> None:
-        """Say what labels mean from now on."""
+        """Publish the names of labels from now on."""
         meaning = (
             (bundle.class_names, bundle.class_colours)
             if vocabulary is None
@@ -202,7 +202,7 @@ class Outputs:
         self._legend.publish(legend_message(*meaning))
 
     def publish(self, scene: Scene) -> None:
-        """Publish what somebody subscribed to, with the stamp of its image."""
+        """Publish what has a subscriber, with the stamp of its image."""
         for topic, (publisher, make) in self._results.items():
             if subscribed(publisher):
                 try:
@@ -237,7 +237,7 @@ class Outputs:
         if placement.assumed_height is not None:
             self._counters.warn(
                 "camera.height",
-                f"nothing says how high the camera is: {topics.OCCUPANCY_GRID} lies {placement.assumed_height:g} m "
+                f"the height of the camera is unknown: {topics.OCCUPANCY_GRID} lies {placement.assumed_height:g} m "
                 "below it, the height of the cameras that the student was trained with. Set camera.height",
             )
         band = parameters.obstacle_min_height, parameters.obstacle_max_height
@@ -253,7 +253,7 @@ class Outputs:
 
     @staticmethod
     def _ground_points(scene: Scene) -> NDArray[np.float64] | None:
-        """The ground [N, 3] that the cameras see, in the map's frame; None where a student says nothing of it."""
+        """The ground [N, 3] that the cameras see, in the map's frame; None where the student predicts none."""
         found = []
         for completion in (frame.completion for frame in scene.frames):
             if completion.ground is not None:
@@ -264,7 +264,7 @@ class Outputs:
         return ground if ground is not None and len(ground) else None
 
     def _elevation(self, scene: Scene) -> list[Any]:
-        """The ground of each camera in its own frame; nothing of a student that says nothing of it."""
+        """The ground of each camera in its own frame; nothing where the student predicts none."""
         return [
             elevation_message(frame.completion.ground, frame.stamp_ns, frame.frame_id)
             for frame in scene.frames
@@ -320,11 +320,11 @@ def _depth_camera_infos(camera: str, scene: Scene) -> list[Any]:
 
 
 def ignored_here(voxels: SemanticVoxels, parameters: NodeParameters) -> list[int]:
-    """Labels that are no obstacles; a vocabulary may have no class of a name that `obstacle.ignored_classes` says."""
+    """Labels that are no obstacles; a vocabulary may have no class of a name in `obstacle.ignored_classes`."""
     names = ignored_names(parameters.obstacle_ignored_classes)
     return [label for label, name in enumerate(voxels.class_names) if name in names]
 
 
 def subscribed(publisher: Any) -> bool:
-    """Whether anybody subscribed to it."""
+    """Whether it has a subscriber."""
     return bool(publisher.get_subscription_count())

@@ -32,11 +32,13 @@ from scene_completion_ros.untrusted_files import shown
 from scene_completion_ros.whole_files import write_whole
 
 CLOSE_TIMEOUT_S = 5.0
-Keep: TypeAlias = Callable[[InferenceThread, NodeParameters], str]  # saves or loads the map in any thread, and says so
+Keep: TypeAlias = Callable[
+    [InferenceThread, NodeParameters], str
+]  # saves or loads the map in any thread; returns the answer
 
 
 class Services:
-    """The services live as long as their node, and say in which state they refuse.
+    """The services live as long as their node; a refusal names the state.
 
     Saving and loading a map runs in a thread of its own. These services have a callback group of their own, too: while
     an answer is awaited, the executor goes on with everything but another request of them.
@@ -75,7 +77,7 @@ class Services:
         return self._answer(response, f"not {what}: {problem}" if problem else done, success=not problem)
 
     def _in_thread(self, work: Callable[[], str]) -> Any:
-        """A future that becomes what some work in a thread of its own says, and a problem; nothing ends the node."""
+        """A future of the answer of some work in its own thread, and of a problem; no error ends the node."""
         done = Future(executor=self._node.executor)
         done.add_done_callback(lambda _: None)  # which wakes the executor
 
@@ -129,7 +131,7 @@ def check_kept(parameters: NodeParameters) -> None:
 
 
 def save_map(thread: InferenceThread, parameters: NodeParameters) -> str:
-    """Write what is remembered, whole or not at all; says so. Raises SceneCompletionError where that cannot be."""
+    """Write what is remembered, whole or not at all; the answer of the service. Raises SceneCompletionError."""
     file, frame = Path(parameters.fusion_map_file), parameters.odometry_frame
     saved = thread.with_memory(lambda memory, _, epoch: memory.saved(frame, epoch))
     try:
@@ -141,14 +143,14 @@ def save_map(thread: InferenceThread, parameters: NodeParameters) -> str:
 
 
 def load_map(thread: InferenceThread, parameters: NodeParameters) -> str:
-    """Begin the map anew with the saved one; says so. Raises SceneCompletionError, and the map stays, if unusable."""
+    """Begin the map anew with the saved one; the answer. Raises SceneCompletionError, and the map stays, if bad."""
     file, frame = Path(parameters.fusion_map_file), parameters.odometry_frame
     saved = read_map(file)
     thread.with_memory(lambda memory, names, epoch: memory.load(saved, frame, names, epoch, where=str(file)))
     return f"loaded {len(saved.voxels.place):,} voxels in {frame} from {file}: the next image is joined with them"
 
 
-# Hears what voxels are to be called and what is looked for: two topics and a parameter.
+# Vocabularies and queries: two topics and a parameter.
 
 
 _QUOTED = 3  # phrases that a message quotes
@@ -185,7 +187,9 @@ class Dictionary:
         return self._made(self._bank_for(asked, QUERY).query(tuple(asked.phrases), asked.background), asked)
 
     def _made(self, made: Vocabulary, asked: RequestedWords) -> FoldedVocabulary:
-        own = self.bank if asked.given is None else None  # whose hash says more than that of one with a background
+        own = (
+            self.bank if asked.given is None else None
+        )  # whose hash identifies more than that of one with a background
         return self._folded(made if own is None else replace(made, bank_sha256=own.sha256))
 
     def _folded(self, vocabulary: Vocabulary) -> FoldedVocabulary:

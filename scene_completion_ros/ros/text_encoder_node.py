@@ -1,4 +1,4 @@
-"""A node beside the completing one: free text in, phrases with embeddings out, of an encoder that the caller brings."""
+"""A second node: free text in, phrases with embeddings out, of an encoder that the caller brings."""
 
 import functools
 import sys

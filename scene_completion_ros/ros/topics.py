@@ -91,7 +91,7 @@ CLEARING = _out("~/clearing", _CLOUD, "ends of rays on which, beyond ten voxels,
 FREE_SPACE = _out("~/free_space", _CLOUD, "cubes that were seen free throughout")
 VOXEL_GRID = _out("~/voxel_grid", _IMAGE, "every voxel, one byte each")
 VOXEL_GRID_INFO = _out(
-    "~/voxel_grid/info", _TEXT, "once: JSON that says what the bytes mean and where they lie", latched=True
+    "~/voxel_grid/info", _TEXT, "once: JSON with the meaning and the place of the bytes", latched=True
 )
 MATCHES = _out("~/query/matches", _CLOUD, "with a query: the voxels that answer it, with their scores")
 PHRASES = _out("~/query/phrases", _TEXT, "JSON: the phrases of the query, by number", latched=True)

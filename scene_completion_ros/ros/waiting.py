@@ -203,7 +203,7 @@ def polled_room(
     refuse: Callable[[Item], None],
     resources: ExitStack,
 ) -> WaitingRoom[Item]:
-    """A waiting room that is looked into while somebody waits."""
+    """A waiting room that is polled while an item waits."""
 
     def look() -> bool:
         room.look()
@@ -388,7 +388,7 @@ class StampMatch:
         )
 
 
-# Subscriptions: one whose QoS follows that of the publishers, and those that note what the middleware says of them.
+# Subscriptions: one whose QoS follows that of the publishers, and those that note events of the middleware.
 
 
 try:
@@ -400,10 +400,10 @@ PUBLISHERS_PERIOD_S = 0.5
 
 
 class AdaptiveSubscription:
-    """Subscribes best effort, which hears everybody, and better where all publishers offer better.
+    """Subscribes best effort, which matches every publisher, and better where all publishers offer better.
 
     With publishers that are all reliable it is reliable, so that nothing is lost. With `latched` and publishers that
-    are all transient local it is that too, so that it hears what was published before. The graph is looked at twice a
+    are all transient local it is that too, so that it gets what was published before. The graph is looked at twice a
     second (by a steady clock: simulated time may stand still); for a change the subscription is made anew.
     """
 
@@ -473,7 +473,7 @@ def common_offer(offers: Sequence[Any]) -> tuple[Any, Any]:
 def noted_subscription(
     node: Any, message_type: Any, topic: str, callback: Any, qos: QoSProfile, record: InputRecord
 ) -> Any:
-    """Subscribe, and note what the middleware says of the subscription."""
+    """Subscribe, and note events of the middleware."""
 
     def on_incompatible_qos(event: Any) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
@@ -489,5 +489,5 @@ def noted_subscription(
     events = SubscriptionEventCallbacks(incompatible_qos=on_incompatible_qos, message_lost=on_message_lost)
     try:
         return node.create_subscription(message_type, topic, callback, qos, event_callbacks=events)
-    except UnsupportedEventTypeError:  # a middleware that does not tell
+    except UnsupportedEventTypeError:  # a middleware without these events
         return node.create_subscription(message_type, topic, callback, qos)

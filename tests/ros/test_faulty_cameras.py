@@ -133,7 +133,7 @@ def test_a_camera_that_stops_returns_and_changes(start: Any, completer: Callable
     # It stops: its publisher goes, nothing comes out any more; it returns, best effort this time.
     faulty.graph.node.destroy_publisher(faulty.images)
     heard = len(faulty.voxels)
-    told.until("input", ERROR, "no image for", "nobody publishes")
+    told.until("input", ERROR, "no image for", "no publisher")
     assert len(faulty.voxels) == heard
     best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
     faulty.images = faulty.graph.node.create_publisher(Image, "image", best_effort)

@@ -1,8 +1,8 @@
 """`/diagnostics`: what the node records of itself, judged and published about once a second, in every state.
 
-The cases of what arrives from a camera are those that users meet. Nobody publishes, or another message type, or with
-incompatible QoS. The middleware loses large messages without a word. A CameraInfo is missing, late or of another image
-size.
+The cases of a camera's messages are those that users meet. There is no publisher, or one of another message type, or
+with incompatible QoS. The middleware loses large messages without notice. A CameraInfo is missing, late or of another
+image size.
 """
 
 import threading
@@ -48,7 +48,7 @@ from scene_completion_ros.ros.topics import DIAGNOSTICS
 RATE_WINDOW_S = 10.0
 LONGEST_SILENCE_S = 2.0  # without an image, or without CameraInfo, after which that is an error
 STANDING = 3  # images with the stamp of the one before, from which on stamps stand still
-MOST_ARRIVALS = 2000  # kept to tell the rate: 200 Hz through the whole window
+MOST_ARRIVALS = 2000  # kept for the rate: 200 Hz through the whole window
 # Fast DDS's default shared-memory segment: larger messages do not reach best-effort readers (docs/node.md).
 SEGMENT_BYTES = 512 * 1024
 STAMP_BEHIND = "seconds by which its stamp is behind the image's"
@@ -108,10 +108,10 @@ class InputRecord:
     def __init__(
         self,
         image_topic: str,  # resolved topic of the images
-        image_type: str,  # type asked for, such as "sensor_msgs/msg/Image"
+        image_type: str,  # type of the subscription, such as "sensor_msgs/msg/Image"
         camera_info_topic: str,  # resolved topic of the CameraInfo
         *,
-        reliable: bool,  # reliable images are asked for
+        reliable: bool,  # whether the subscription is reliable
         since_s: float,  # when the node subscribed, on the steady clock of all times here
     ) -> None:
         self.image_topic, self.image_type = image_topic, image_type
@@ -237,7 +237,7 @@ def _no_camera(camera: CameraFacts, silent_s: float, values: dict[str, str], nam
         return Status(name, Level.OK, f"waiting for CameraInfo on {topic}", values)
     count = len(camera.camera_info_publishers.types)
     if not count:
-        cure = f"nobody publishes on {topic}: start the driver's, or remap it (-r camera_info:=<topic>)"
+        cure = f"no publisher on {topic}: start the driver's, or remap it (-r camera_info:=<topic>)"
     elif topic in record.incompatible:
         cure = f"its publisher's {record.incompatible[topic]} does not match a best-effort, volatile reader: change it"
     else:
@@ -250,7 +250,7 @@ def _cause_of_silence(camera: CameraFacts) -> str:
     record, publishers = camera.record, camera.image_publishers
     topic = record.image_topic
     if not publishers.types:
-        return f"nobody publishes on {topic}: start the camera, or remap it (-r image:=<topic>; ros2 topic list -t)"
+        return f"no publisher on {topic}: start the camera, or remap it (-r image:=<topic>; ros2 topic list -t)"
     if record.image_type not in publishers.types:
         cure = "set image.transport:=compressed" if "Compressed" in publishers.types[0] else "remap another topic"
         return f"{topic} carries {publishers.types[0]}, not {record.image_type}: {cure}"
@@ -289,7 +289,7 @@ def _incompatible(camera: CameraFacts) -> str:
 
 
 def _expected_bytes(record: InputRecord) -> int:
-    """Bytes of a raw colour image, as far as the newest image or the CameraInfo tells; else 0."""
+    """Bytes of a raw colour image, by the newest image or the CameraInfo; 0 where unknown."""
     if record.shape is not None:
         return record.shape.bytes
     if record.camera is not None and "Compressed" not in record.image_type:
@@ -298,7 +298,7 @@ def _expected_bytes(record: InputRecord) -> int:
 
 
 def _several(topic: str, publishers: Publishers) -> list[str]:
-    """A sentence where more than one publishes, whose messages the node cannot tell apart."""
+    """A sentence where there are several publishers, whose messages the node cannot distinguish."""
     count = len(publishers.types)
     problem = f"{count} publishers exist on {topic}, which the node takes for one camera: end or remap all but one"
     return [problem] if count > 1 else []
@@ -372,7 +372,7 @@ class WordsReport:
 
 
 def meaning_of(vocabulary: Vocabulary | None) -> dict[str, Any]:
-    """What a `WordsReport` says of a vocabulary; None for the labels of the bundle."""
+    """Fields of a `WordsReport` for a vocabulary; None for the labels of the bundle."""
     if vocabulary is None:
         return {"classes": (), "bank_sha256": ""}
     return {"classes": vocabulary.names, "bank_sha256": vocabulary.bank_sha256}
@@ -408,7 +408,7 @@ class FusionReport:
     map_voxels: int = 0  # voxels that the map holds; 0 where there is none
     map_mb: float = 0.0  # memory of the map, megabytes
     age_s: float = 0.0  # seconds between the stamps of the first and the last image in the map
-    updated: int = 0  # voxels that the last image had something to say about
+    updated: int = 0  # voxels that the last image updated
     entered: int = 0  # voxels that became new before it because the robot moved
 
 
@@ -523,7 +523,7 @@ def inference_status(record: InferenceRecord, drops: Drops, *, processed: int, u
     values = {
         "student": record.student.title,
         "images completed": str(processed),
-        "images that nobody subscribed to": str(unwanted),
+        "images without subscribers": str(unwanted),
     }
     for camera, model in models.items():
         values |= {of_camera("model", camera): model.state, of_camera("engine", camera): model.engine}
@@ -602,7 +602,7 @@ class Diagnostics:
     def _on_timer(self) -> None:
         try:
             self.publish()
-        except Exception as error:  # what only looks at the node must not end it
+        except Exception as error:  # diagnostics must not end the node
             self._warn("diagnostics", f"the node could not publish diagnostics: {in_words(error)}")
 
     def publish(self) -> None:
@@ -642,7 +642,7 @@ class Diagnostics:
         found += _of_fusion(observed, now_s)
         if record is not None and observed.parameters.depth_topic:
             found.append(depth_status(record.depth.report, now_s, DROPS_WINDOW_S))
-        if record is not None and record.words.report != WordsReport():  # somebody wanted something
+        if record is not None and record.words.report != WordsReport():  # there was a vocabulary or a query
             found.append(words_status(record.words.report, now_s, DROPS_WINDOW_S))
         if awaited := self._removed_but_awaited():
             found.append(removed_status(awaited))
@@ -700,7 +700,7 @@ class Diagnostics:
 
 
 def _of_fusion(observed: Observed, now_s: float) -> list[Status]:
-    """Nothing where nobody ever wanted it."""
+    """Nothing where fusion was never on."""
     record, wanted = observed.inference, observed.parameters.fusion_enabled
     if record is None:
         return [idle_status(FUSION, observed.state)] if wanted else []

@@ -1,4 +1,4 @@
-"""Judges what the node recorded: one status a part, whose message says what to do. Nothing here touches ROS.
+"""Judges what the node recorded: one status a part, whose message includes what to do. Nothing here touches ROS.
 
 Levels are OK, WARN and ERROR. STALE is left to whoever listens. diagnostic_aggregator sets it itself once messages
 cease, and takes a group with one stale part for broken. A node that was deactivated on purpose is not broken.
@@ -30,7 +30,7 @@ class Counts:
 
     received: int = 0  # images that arrived
     processed: int = 0  # images that were completed and published
-    unwanted: int = 0  # images that nobody subscribed to the results of
+    unwanted: int = 0  # images whose results had no subscriber
     dropped: Counter[DropReason] = field(default_factory=Counter)  # messages that came to nothing, by reason
     warned: Counter[str] = field(default_factory=Counter)  # warnings by key, those that were not logged included
     # How often images of the other cameras were completed without that of a camera, by its name.
@@ -38,7 +38,7 @@ class Counts:
 
 
 class FrameCounters(Counts):
-    """Counts images received, completed, dropped by reason and wanted by nobody; safe to use from several threads."""
+    """Counts images received, completed, dropped by reason and without subscribers; safe for several threads."""
 
     def __init__(self, logger: Any) -> None:
         super().__init__()
@@ -54,14 +54,14 @@ class FrameCounters(Counts):
             return Counts(**{one.name: copy(getattr(self, one.name)) for one in fields(Counts)})
 
     def count(self, what: Literal["received", "processed", "unwanted"]) -> None:
-        """An image arrived; was completed and published; or nobody subscribed to what it would have become."""
+        """An image arrived; was completed and published; or its results had no subscriber."""
         with self._lock:
             setattr(self, what, getattr(self, what) + 1)
 
     def drop(self, reason: DropReason, warning: str = "", *, header: Any = None) -> None:
         """Count a message that came to nothing.
 
-        `warning`: what to tell the user, at most every `WARNING_PERIOD_S` for each reason; empty stays silent;
+        `warning`: the log line for the user, at most every `WARNING_PERIOD_S` for each reason; empty stays silent;
         `header`: header of the message, where it is an image.
         """
         with self._lock:
@@ -73,7 +73,7 @@ class FrameCounters(Counts):
             on_dropped(reason, header)
 
     def drop_after(self, error: Exception, header: Any = None) -> None:
-        """Count a message at which nobody thought of an error."""
+        """Count a message that met an unforeseen error."""
         self.drop(DropReason.INTERNAL_ERROR, in_words(error), header=header)
 
     def count_missing(self, camera: str) -> None:
@@ -105,7 +105,7 @@ class FrameCounters(Counts):
             if self.missing:
                 cameras = ", ".join(f"{name} {count} times" for name, count in sorted(self.missing.items()))
                 counts = f"{counts}, missing {cameras}"
-            return f"{counts}, nobody subscribed to {self.unwanted}" if self.unwanted else counts
+            return f"{counts}, no subscriber for {self.unwanted}" if self.unwanted else counts
 
 
 PACKAGE = "scene_completion_ros"
@@ -146,7 +146,7 @@ def package_log(handler: logging.Handler) -> Iterator[None]:
         source.removeHandler(handler)
 
 
-# Judges what the node recorded: one status a part, whose message says what to do. Nothing here touches ROS.
+# Judges what the node recorded: one status a part, whose message includes what to do. Nothing here touches ROS.
 
 
 class Level(IntEnum):
@@ -260,7 +260,7 @@ def outputs_status(subscribers: Mapping[str, int], warnings: Mapping[str, int], 
     values["seconds since the last result"] = "none yet" if result_age_s is None else f"{result_age_s:.2f}"
     values |= {f"warnings: {key}": str(count) for key, count in sorted(warnings.items())}
     if not any(subscribers.values()):
-        message = "nobody subscribed: images are not completed until somebody subscribes to ~/voxels or another result"
+        message = "no subscribers: images are not completed until ~/voxels or another result has one"
         return Status("outputs", Level.OK, message, values)
     wanted = sum(1 for count in subscribers.values() if count)
     return Status("outputs", Level.OK, f"{wanted} of {len(subscribers)} topics have subscribers", values)
@@ -278,7 +278,7 @@ LARGEST_SHARE_OF_OPEN_FILES = 0.9
 # Values by the entries of /proc/self/status, which count kB of 1024 bytes.
 MEMORY = {
     "resident MB": "VmRSS",  # in RAM: the next two and pages of files together
-    "own MB": "RssAnon",  # of it, what nobody else has (anonymous pages: heaps, stacks)
+    "own MB": "RssAnon",  # of it, what no other process shares (anonymous pages: heaps, stacks)
     "shared MB": "RssShmem",  # of it, shared memory (the segments that the middleware hands messages over in)
     "peak resident MB": "VmHWM",  # the most it ever was
 }
@@ -307,5 +307,5 @@ def memory_status(folder: Path = PROCESS) -> Status:
             message = f"{open_files} of {limit} files are open: raise the limit (ulimit -n) and report this"
             return Status("memory", Level.WARN, message, values)
     if "resident MB" not in values:
-        return Status("memory", Level.OK, "this system does not tell", values)
+        return Status("memory", Level.OK, "unknown on this system", values)
     return Status("memory", Level.OK, f"{float(values['resident MB']):.0f} MB resident", values)

@@ -55,7 +55,7 @@ def shared_folder(context: LaunchContext) -> Path:
 def completion_node(
     given: Mapping[str, str], file: str, parameters: Mapping[str, Any], remappings: Sequence[tuple[str, str]]
 ) -> Node:
-    """The node; `parameters` come before what its parameter file says."""
+    """The node; `parameters` override its parameter file."""
     return Node(
         package=PACKAGE,
         executable="scene_completion_node",

@@ -27,7 +27,7 @@ def full_node_name(namespace: str) -> str:
 
 
 def given_parameters(given: Mapping[str, str], *names: str) -> dict[str, bool | str]:
-    """Parameters of the node that launch arguments give; an empty one stays as the parameter file says.
+    """Parameters of the node that launch arguments give; an empty one leaves the parameter file as it is.
 
     `given`: launch arguments. They are called like the parameters, but with `_` where those have a dot. `names`: those
     to look at.

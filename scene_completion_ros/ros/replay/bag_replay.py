@@ -47,15 +47,15 @@ def replay_over_dds(
     # next image. At a rate it is when the recording is over, and delays no image.
     on_result: Callable[[ReplayResult], None] | None = None,
     playback: Playback | None = None,  # how to play; in lock step by default
-    # Parameters of the node, by name. `grid.frame` and `cameras` are empty whatever they say: a replay takes voxels to
+    # Parameters of the node, by name. `grid.frame` and `cameras` are always empty: a replay takes voxels to
     # be in the frame of one image. In lock step `sync.timeout` is at least 3 s.
     node_parameters: Mapping[str, object] | None = None,
     # Filled while the replay goes on, for whoever wants to see it after an interruption.
     statistics: ReplayStatistics | None = None,
-    # What the node is asked for in all images; an image is then complete with that answer only. At the end the question
+    # Query for all images; an image is then complete with that answer only. At the end the question
     # is taken back.
     words: Sequence[str] = (),
-    # How the camera moved, which the node hears as odometry; None where its parameters say where transforms come from
+    # How the camera moved, which the node gets as odometry; None where its parameters choose the source of transforms
     # (`results.OF_TRANSFORMS`).
     motion: RecordedMotion | None = None,
 ) -> ReplayStatistics:
@@ -69,7 +69,7 @@ def replay_over_dds(
     """
     playback = playback or Playback()
     dds.use_shipped_profile()
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # the rest of the network need not hear of it
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")  # not for the rest of the network
     from scene_completion_ros.ros.replay.player import Player, Source
 
     reader.choose_image_topic(topic)

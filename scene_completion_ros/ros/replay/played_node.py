@@ -66,7 +66,7 @@ class NodeProcess:
         return "".join(self._log.readlines()[-LOG_LINES:]).strip()
 
     def peak_memory_mib(self) -> float | None:
-        """Largest resident memory so far (`VmHWM`) in MiB; None where the system does not tell."""
+        """Largest resident memory so far (`VmHWM`) in MiB; None where the system does not give it."""
         try:
             status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
         except OSError:

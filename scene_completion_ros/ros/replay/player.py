@@ -45,7 +45,7 @@ DISCOVERY_S = 0.2
 WARM_UP_FRAME = "scene_completion_replay_warm_up"
 SPIN_S = 0.05
 NOTICE_PATIENCE_S = 5.0
-OTHERS_TIMEOUT_S = 5.0  # to play anyway, to a node that hears another publisher of a topic too, which is best effort
+OTHERS_TIMEOUT_S = 5.0  # to play anyway, to a node that also matches a best-effort publisher of the topic
 QUEUE = 1000  # reliable, so nothing gets lost on the way
 # A frame that has all wanted answers waits this long for its processing times, which a busy machine may send seconds
 # later; then, since they are published last, that long for the map.
@@ -94,11 +94,11 @@ class InputPublishers:
 
     @property
     def heard(self) -> bool:
-        """Whether somebody subscribed to both image and CameraInfo."""
+        """Whether both image and CameraInfo have a subscriber."""
         return bool(self._images.get_subscription_count() and self._camera_infos.get_subscription_count())
 
     def others_heard_by(self, node: str) -> bool:
-        """Whether a node hears all further topics: reliably, once it saw the publishers (`AdaptiveSubscription`)."""
+        """Whether a node has subscribed to all further topics: reliably, once it saw the publishers."""
         for topic, publisher in self._others.items():
             subscribed = [
                 info
@@ -128,7 +128,7 @@ class InputPublishers:
         self._others[further.topic].publish(further.cdr)
 
     def await_others(self) -> None:
-        """Wait until what was published of further topics has arrived, wherever it is heard reliably."""
+        """Wait until what was published of further topics has arrived at all reliable subscribers."""
         for publisher in self._others.values():
             publisher.wait_for_all_acked(Duration(seconds=OTHERS_TIMEOUT_S))
 
@@ -142,7 +142,7 @@ class Answer:
 
     @cached_property
     def message(self) -> Any:
-        """The message of rosbags; read when somebody asks for it."""
+        """The message of rosbags; read at the first access."""
         return _typestore().deserialize_cdr(self.cdr, self.spec.type_name)
 
     def record(self, bag: BagWriter, stamp_ns: int) -> None:
@@ -175,7 +175,7 @@ class SentImage:
     latency_ms: float = 0.0
     # When the node published the voxels, by the clock of its middleware; -1 while they are missing.
     published_ns: int = -1
-    dropped: str = ""  # why the node dropped it; empty while it has not said so
+    dropped: str = ""  # why the node dropped it; empty while that is not announced
 
     @property
     def stages_ms(self) -> dict[str, float]:
@@ -185,7 +185,7 @@ class SentImage:
 
     @property
     def evidence(self) -> dict[str, float | str]:
-        """What was known beside it; nothing as long as that has not arrived."""
+        """The evidence for it; nothing as long as that has not arrived."""
         answer = self.answers.get(topics.PROCESSING_TIME)
         return {} if answer is None else messages.evidence_of(answer.message)
 
@@ -240,7 +240,7 @@ class Answers:
         return self._wanted <= sent.answers.keys()
 
     def complete(self, sent: SentImage) -> bool:
-        """Whether all that the node says of an image has arrived."""
+        """Whether all answers to an image have arrived."""
         return (self._wanted | self._welcome) <= sent.answers.keys()
 
     def next_ready(self, now_s: float, *, patient: bool = True) -> SentImage | None:
@@ -273,7 +273,7 @@ class Player:
         # completes the next image meanwhile. In real time it is at the end.
         on_result: Callable[[ReplayResult], None] | None,
         statistics: ReplayStatistics,  # filled while frames are played
-        words: Sequence[str] = (),  # what the node is asked for; may be none
+        words: Sequence[str] = (),  # the query; may be empty
     ) -> None:
         self._process, self._source, self._playback = process, source, playback
         self._bag = bag
@@ -348,7 +348,7 @@ class Player:
     def warm_up(self) -> None:
         """Send grey images until the newest of them is answered on every topic and the legend is there.
 
-        Then the node has been discovered, is loaded and compiled, and has nothing left to say of earlier ones. Raises
+        Then the node has been discovered, is loaded and compiled, and has answered all earlier ones. Raises
         SceneCompletionError: the node ended, or gave no answer in a long time.
         """
         camera = self._source.camera
@@ -371,7 +371,7 @@ class Player:
             attempts += 1
             frame_id = f"{WARM_UP_FRAME}_{attempts}"
             self._inputs.camera_info(0, frame_id)
-            if self._words:  # until an answer shows that the node has heard of them
+            if self._words:  # until an answer shows that the node got them
                 self._query.publish(String(data=json.dumps(self._words)))
             self._spin(time.perf_counter() + DISCOVERY_S, lambda: False)  # topics may overtake each other
             sent = SentImage(-1, frame_id, 0, time.perf_counter())

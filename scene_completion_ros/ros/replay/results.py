@@ -32,15 +32,15 @@ class ReplayResult:
     depth: NDArray[np.float32]
     depth_camera: Camera
     latency_ms: float  # from sending the image to receiving its voxels
-    # What the node says of its stages, see `topics.STAGES`; without those whose message got lost.
+    # Times of the stages, see `topics.STAGES`; without those whose message got lost.
     stages_ms: dict[str, float]
-    # Voxels that answer words [M] in the optical frame, `voxels.cloud.MATCH_CLOUD_DTYPE`; None if none was asked.
+    # Voxels that answer words [M] in the optical frame, `voxels.cloud.MATCH_CLOUD_DTYPE`; None without a query.
     matches: NDArray[np.void] | None = None
     evidence: Mapping[str, float | str] = field(default_factory=dict)  # `Evidence.summary`; empty where that got lost
 
     @cached_property
     def image_rgb(self) -> NDArray[np.uint8]:
-        """The image, RGB [H, W, 3]; decoded when first asked for."""
+        """The image, RGB [H, W, 3]; decoded at the first access."""
         return decode_image(self.image_message)
 
 
@@ -78,7 +78,7 @@ class ReplayStatistics:
     frames_out: int = 0
     frames_damaged: int = 0  # of those that went in, unreadable in the bag, so that nothing could be sent
     frames_empty: int = 0  # of those that came out, without a single occupied voxel
-    dropped: Counter[str] = field(default_factory=Counter)  # images that the node said it dropped, by reason
+    dropped: Counter[str] = field(default_factory=Counter)  # images that the node dropped, by reason
     # Stamps of the images that have no result, dropped ones included.
     lost_stamps_ns: list[int] = field(default_factory=list)
     startup_s: float = 0.0  # from the start of the node's process to its first answer
@@ -144,7 +144,7 @@ class DeferredResults:
 ANSWER_TIMEOUT_S = 60.0
 # In lock step further topics run this far ahead of the images: what an image needs must be there before it.
 LEAD_NS = 500_000_000
-# Parameters that say where transforms come from, or ask for others than those of the camera in one frame.
+# Parameters that choose the source of transforms, or need others than those of the camera in one frame.
 OF_TRANSFORMS = (
     "transform.source",
     "transform.topics",
@@ -160,8 +160,8 @@ OF_TRANSFORMS = (
 class Playback:
     """How a recording is played. Raises SceneCompletionError where a number makes no sense: names the option."""
 
-    # None plays in lock step. The next image is sent when the node has published the result of the last one or said
-    # that it dropped it. A number plays in real time, that many times as fast as recorded.
+    # None plays in lock step. The next image is sent when the node has published the result of the last one or
+    # announced its drop. A number plays in real time, that many times as fast as recorded.
     rate: float | None = None
     # How long to wait for the result of an image; after that, lock step is given up.
     timeout_s: float = ANSWER_TIMEOUT_S
@@ -185,7 +185,7 @@ def check_topics(playback: Playback, recorded: Collection[str], image_topic: str
 
 
 def check_depth_topic(playback: Playback, parameters: Mapping[str, object]) -> tuple[str, ...]:
-    """The topic of a sensor of depth that the node is to hear. Raises SceneCompletionError if it is not played."""
+    """The topic of the depth sensor. Raises SceneCompletionError if it is not played."""
     topic = str(parameters.get("depth.topic", ""))
     if not topic:
         return ()
@@ -196,7 +196,7 @@ def check_depth_topic(playback: Playback, parameters: Mapping[str, object]) -> t
 
 
 def check_fusion_topics(playback: Playback, parameters: Mapping[str, object]) -> None:
-    """Raise SceneCompletionError, naming topics, where a node that joins images would not hear their places."""
+    """Raise SceneCompletionError, naming topics, where a node that joins images would get no poses."""
     names = ",".join(str(parameters.get(name, "")) for name in ("transform.topics", "odometry.topics"))
     source = parameters.get("transform.source", "auto")
     if source == "auto":  # as `source_kind` of the node has it

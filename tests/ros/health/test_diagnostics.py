@@ -125,8 +125,8 @@ def test_topics_without_publishers_and_publishers_that_do_not_match(start: Start
     told = running.told
     running.graph.node.destroy_publisher(running.images)
     running.graph.node.destroy_publisher(running.camera_infos)
-    told.until("input", ERROR, f"nobody publishes on {running.graph.namespace}/image", "-r image:=<topic>")
-    told.until("calibration", ERROR, "nobody publishes on", "-r camera_info:=<topic>")
+    told.until("input", ERROR, f"no publisher on {running.graph.namespace}/image", "-r image:=<topic>")
+    told.until("calibration", ERROR, "no publisher on", "-r camera_info:=<topic>")
     listening = told.until("outputs", OK, "have subscribers")
     assert values(listening)[f"subscribers of {running.output}/voxels"] == "1"
 

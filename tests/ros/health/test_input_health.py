@@ -66,7 +66,7 @@ def test_what_works_is_in_order() -> None:
 @pytest.mark.parametrize(
     ("images", "middleware", "said", "unsaid"),
     [
-        (Publishers(), "rmw_fastrtps_cpp", ["nobody publishes on /image", "-r image:=<topic>"], ["publisher exists"]),
+        (Publishers(), "rmw_fastrtps_cpp", ["no publisher on /image", "-r image:=<topic>"], ["publisher exists"]),
         (Publishers((COMPRESSED,), 0), "rmw_fastrtps_cpp", [COMPRESSED, "set image.transport:=compressed"], ["rmem"]),
         (Publishers(("std_msgs/msg/String",), 0), "rmw_fastrtps_cpp", ["remap another topic"], ["compressed"]),
         (ONE, "rmw_fastrtps_cpp", ["fastdds_shm.xml", "2.8 MB", "transport:=compressed"], ["image.qos"]),
@@ -93,7 +93,7 @@ def test_incompatible_qos_matters_only_while_nothing_arrives(reliable: bool, cur
     status, _ = judged(silent)
     assert status.level == Level.ERROR
     assert "RELIABILITY" in status.message and status.message.endswith(cure)
-    assert "nobody publishes" in judged(silent, images=Publishers())[0].message
+    assert "no publisher" in judged(silent, images=Publishers())[0].message
     other_publisher = working()
     other_publisher.incompatible["/image"] = "RELIABILITY"
     assert judged(other_publisher)[0].level == Level.OK
@@ -137,7 +137,7 @@ def other_size(made: InputRecord) -> None:
 @pytest.mark.parametrize(
     ("spoil", "infos", "words"),
     [
-        (silent_info, Publishers(), ["nobody publishes on /camera_info", "-r camera_info:=<topic>"]),
+        (silent_info, Publishers(), ["no publisher on /camera_info", "-r camera_info:=<topic>"]),
         (silent_info, INFO, ["1 publisher exists", "must be latched"]),
         (unusable_info, INFO, ["no message on /camera_info was usable", "calibrate"]),
         (other_size, INFO, ["images are 1280x720", "is for 640x480", "scale both or neither"]),
