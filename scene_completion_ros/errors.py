@@ -36,7 +36,7 @@ class SceneCompletionError(Exception):
         self.what = _shortened(what)
         self.where = _shortened(where)
         self.cure = _shortened(cure)
-        super().__init__(self.what)  # where and cure travel beside it to other processes
+        super().__init__(self.what)  # where and cure travel with it to other processes
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what

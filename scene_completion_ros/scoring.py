@@ -158,7 +158,7 @@ class PublishedAnswer:
 
     @cached_property
     def depth(self) -> NDArray[np.float32] | None:
-        """That of the nearest published pixel, at the pixels of the truth; NaN beside the published image."""
+        """That of the nearest published pixel, at the pixels of the truth; NaN outside of the published image."""
         truth = self.truth.depth
         if truth is None:
             return None
@@ -192,7 +192,7 @@ _Cloud = tuple[int, NDArray[np.void]]  # stamp in nanoseconds, points
 class RecordedTruth:
     """The voxels of a recording, in the order of its bag time; holds one cloud. Use it as a context manager.
 
-    All voxels of the grid count, also those that nobody sees. `bag`: the recording; its first PointCloud2 topic in the
+    All voxels of the grid count, also those out of view. `bag`: the recording; its first PointCloud2 topic in the
     layout of published voxels is taken; `published`: grid that they lie on: that of the node; `offset_ns`: added to the
     stamps of the recording.
     """
@@ -269,7 +269,7 @@ TOLERANCE_NS = 5_000_000  # between the stamps of an image and of its ground tru
 class SequenceTruth:
     """Ground truth of the frames of a folder.
 
-    Voxels and depth are those that its source knows of, see `sequences.opening`; without a depth of its own it is that
+    Voxels and depth are those of its source, see `sequences.opening`; without a depth of its own it is that
     of the LiDAR. Insides of solid things, which no sensor ever sees, do not count, nor does what is below the ground,
     unknown, or officially invalid. The images are those of its `reference_camera`. Raises SequenceError where the
     folder is no recording, is damaged, or has no ground truth at all. `offset_ns`: added to the stamps of the folder,

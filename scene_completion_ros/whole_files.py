@@ -1,8 +1,8 @@
 """Files and folders that are whole under their names at every moment, also where the process that writes is killed.
 
-What is being written lies in a hidden folder of its own that ends in ".part", which nobody reads. It takes its place
+What is being written lies in a hidden folder of its own that ends in ".part", which is not read. It takes its place
 when it is on the disk, so that of several writers of one name each writes all or nothing. A writer has its hidden
-folder locked. The next writer of the same name removes those that nobody has locked, which killed writers have left.
+folder locked. The next writer of the same name removes those that are not locked, which killed writers have left.
 What is written again keeps its permissions.
 """
 
@@ -132,7 +132,7 @@ def _locked_folder(path: Path) -> tuple[Path, int | None]:
             return folder, _lock(folder)
         except (BlockingIOError, FileNotFoundError):  # another writer found it before it was locked
             continue
-        except OSError:  # a file system without locks: nobody removes the folders of others either
+        except OSError:  # a file system without locks: folders of others are not removed either
             return folder, None
 
 

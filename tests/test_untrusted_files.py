@@ -153,7 +153,7 @@ PNG = cv2.imencode(".png", picture())[1].tobytes()
 
 
 def first_image(path: Path) -> object:
-    """What a KITTI calibration asks of the first image beside it."""
+    """The camera of a KITTI calibration, whose size is that of its first image."""
     folder = path.parent / "drive"
     (folder / "image_2").mkdir(parents=True)
     (folder / "image_2" / path.name).write_bytes(path.read_bytes())

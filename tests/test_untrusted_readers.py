@@ -1,4 +1,4 @@
-"""Whatever stands in a document of somebody else: it is read, or refused in a sentence that names it."""
+"""Whatever a foreign document holds: it is read, or refused in a sentence that names it."""
 
 import copy
 import json

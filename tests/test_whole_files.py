@@ -88,7 +88,7 @@ def test_folders_that_cannot_be_exchanged_change_file_by_file(tmp_path: Path, mo
     monkeypatch.setattr(Path, "replace", replace)
     change(make_old(tmp_path / "folder"))
     assert contents(tmp_path / "folder") == NEW
-    assert order == ["a", "b"]  # whoever writes a manifest writes it last
+    assert order == ["a", "b"]  # so that a manifest can come last
 
 
 def write_file(path: Path, letter: bytes, pause: Callable[[], None] = lambda: None) -> None:

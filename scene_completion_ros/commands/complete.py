@@ -127,7 +127,7 @@ def upright_camera(height: float | None, pitch: float | None) -> "RigidTransform
 
     if height is None:
         if pitch is not None:
-            raise SceneCompletionError("says nothing alone", where="--camera-pitch", cure="Give --camera-height, too")
+            raise SceneCompletionError("has no meaning alone", where="--camera-pitch", cure="Give --camera-height, too")
         return None
     if not (0.0 < height <= 100.0 and abs(pitch or 0.0) <= 90.0):
         what = f"a camera {height:g} m above the ground that looks {pitch or 0.0:g} degrees down"
@@ -137,7 +137,7 @@ def upright_camera(height: float | None, pitch: float | None) -> "RigidTransform
 
 
 def read_image(path: Path, bits: int | None = None) -> "tuple[NDArray[np.uint8], str]":
-    """Read an image file as it was taken: a calibration knows nothing of an orientation tag.
+    """Read an image file as it was taken: a calibration does not follow an orientation tag.
 
     Returns RGB image [H, W, 3], and what was assumed of it, in a sentence; empty where nothing was. Raises ImageError
     where the file is missing, no JPEG or PNG, too large, or has values of more bits. `bits`: how many of its bits the
@@ -157,7 +157,7 @@ def read_image(path: Path, bits: int | None = None) -> "tuple[NDArray[np.uint8],
 
 
 def details_of(completion: "Completion", bundle: "StudentBundle") -> "ImageDetails":
-    """What is stored of one image beside its voxels; the probability is also given outside of the view."""
+    """What is stored of one image with its voxels; the probability is also given outside of the view."""
     import numpy as np
 
     from scene_completion_ros.voxels.files import ImageDetails

@@ -54,8 +54,8 @@ from scene_completion_ros.voxels.cloud import (
     VOXEL_CLOUD_FIELDS,
     cloud_array_to_voxels,
     legend_json,
-    voxels_to_cloud_array,
 )
+from scene_completion_ros.voxels.cloud_kernel import cloud_of
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, matches_of_points
 from scene_completion_ros.whole_files import write_whole
 
@@ -116,7 +116,7 @@ class _Replay:
         # Of --params-file.
         self.parameters = read_parameters(args.params_file, without=_OWN) if args.params_file else {}
         self.sources = Sources(str(args.scale_from or self.parameters.get("scale.from", "corners")))
-        if (args.output / "bag").exists():  # before an older report beside it is replaced
+        if (args.output / "bag").exists():  # before an older report next to it is replaced
             raise BagError("exists already", where=str(args.output / "bag"), cure="Name a new folder with --output")
         stack.enter_context(_termination_as_interruption())
         reader = self.reader = stack.enter_context(BagReader(args.bag, args.every))
@@ -164,14 +164,14 @@ class _Replay:
         return sources
 
     def _motion(self) -> tuple[RecordedMotion | None, str]:
-        """How the camera moved, if the student is to be told its scale by that; why it cannot be, or nothing."""
+        """How the camera moved, if that gives the student its scale; why it does not, or nothing."""
         parameters, topics = self.parameters, self.reader.topics
         cloud = topics.get(str(parameters.get("depth.topic")))
-        # What says where the camera is has to say where the sensor is, too; the node hears what was named there.
+        # The same transforms have to hold the sensor; the node subscribes to the named ones.
         if self.sources.scale == "off" or cloud == CLOUD_TYPE or not parameters.keys().isdisjoint(OF_TRANSFORMS):
             return None, ""
         if not self.bundle.takes_evidence:
-            return None, f"the student {self.bundle.name} takes nothing beside its image"
+            return None, f"the student {self.bundle.name} takes only its image"
         try:
             return RecordedMotion(self.reader, self.topic), ""
         except BagError as error:
@@ -200,7 +200,7 @@ class _Replay:
                     timings.append(completion.timings_ms)
                     self._show(
                         completion.voxels,
-                        voxels_to_cloud_array(completion.voxels),
+                        cloud_of(completion.voxels),
                         frame.image_rgb,
                         completion.shown_depth,
                         completion.depth_camera,
@@ -398,7 +398,7 @@ def _write(output: BagWriter, voxels: SemanticVoxels, frame: ImageFrame, *, with
         message = output.typestore.types[LEGEND_TYPE](data=legend_json(voxels.class_names, voxels.class_colours))
         output.write(LEGEND_TOPIC, LEGEND_TYPE, message, frame.recorded.stamp_ns, latched=True)
     write_image(frame.recorded, output)
-    cloud = cloud_message(output, voxels_to_cloud_array(voxels), voxels.stamp_ns, frame.frame_id)
+    cloud = cloud_message(output, cloud_of(voxels), voxels.stamp_ns, frame.frame_id)
     output.write(VOXELS_TOPIC, CLOUD_TYPE, cloud, frame.recorded.stamp_ns)
 
 

@@ -30,7 +30,7 @@ class VoxelAnswer:
 
 
 class Answer(Protocol):
-    """What a method says of one frame, beside what is true of it. Metrics of their own ask for more."""
+    """The answer of a method for one frame, with the truth. Other metrics may need more of it."""
 
     @property
     def truth(self) -> FrameTruth:
@@ -38,7 +38,7 @@ class Answer(Protocol):
 
     @property
     def voxels(self) -> VoxelAnswer | None:
-        """At the voxels of the truth; None where it says nothing of them."""
+        """At the voxels of the truth; None where it has no answer."""
 
     @property
     def depth(self) -> NDArray[np.float32] | None:
@@ -76,7 +76,7 @@ class Metric:
     caption: str  # what its figures are, a few sentences
     columns: tuple[Column, ...]  # its figures in tables
     tally: Callable[[Any], Tally]  # makes what accumulates it for a method
-    by: tuple[str, ...] = ()  # keys of its rows that lines of a table have beside the method
+    by: tuple[str, ...] = ()  # keys of its rows that lines of a table have next to the method
     across: str = ""  # a key whose values stand side by side in one cell
     classes: str = ""  # a figure with a value for each class, which gets a table of its own
     # Keys of the row that a page has room for; of several, the last.

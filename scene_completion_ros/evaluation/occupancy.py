@@ -202,7 +202,10 @@ OCCUPANCY = Metric(
 # From scores to probabilities, and how far stated probabilities are from observed frequencies.
 
 
-def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibration:
+_MOST_KNOTS = 32  # of a calibration, between the ends of its range
+
+
+def fit_calibration(histogram: NDArray[np.int64]) -> Calibration:
     """Fit the map from opacity, the score, to the probability of being occupied.
 
     The scores are pooled into groups of about equal mass, where free and occupied voxels weigh the same in sum. Nearly
@@ -212,7 +215,7 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
     way to certainty. So thresholds on the score keep their meaning, and the probability ranks voxels as the score does.
     Where the outermost block is certain already, what lies beyond it is as certain. Raises GridError where there are no
     free or no occupied voxels, or all scores are equal. `histogram`: int64 [2, SCORE_BINS] of `score_histogram`, of
-    validation data only; `knots`: largest number of knots between the ends.
+    validation data only.
     """
     from scipy.optimize import isotonic_regression  # training and tests have SciPy, a robot need not
 
@@ -224,7 +227,7 @@ def fit_calibration(histogram: NDArray[np.int64], *, knots: int = 32) -> Calibra
     free, occupied = histogram[:, filled].astype(np.float64)
     mass = free / totals[0] + occupied / totals[1]  # 2 in sum
     middle = np.cumsum(mass) - mass / 2.0
-    _, group = np.unique((middle / 2.0 * knots).astype(np.int64), return_inverse=True)
+    _, group = np.unique((middle / 2.0 * _MOST_KNOTS).astype(np.int64), return_inverse=True)
     count = np.bincount(group, weights=free + occupied)
     score = np.bincount(group, weights=(free + occupied) * score_values()[filled]) / count
     observed = np.bincount(group, weights=occupied) / count

@@ -6,7 +6,7 @@ Every confusion matrix here has a row for each predicted label and a column for 
 clusters without a name; `renamed` gives them one afterwards, exactly as if the predictions themselves were renamed.
 
 An assignment is int64 [clusters]: a class for each cluster, or `UNASSIGNED`. It may be fitted on one set and applied to
-another, with `renamed`. Fitting it on the scored set itself, as most published figures do, tells a method what it could
+another, with `renamed`. Fitting it on the scored set itself, as most published figures do, gives a method what it could
 not know. The more clusters, the more a many-to-one assignment such as `match_covering` flatters: tables have
 `match_one_to_one`, and a robot's classes cover.
 
@@ -147,7 +147,7 @@ def match_cityscapes(confusion: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """Assign clusters Cityscapes' classes, each at most once, and by them the common classes that these count as.
 
     So SceneDINO's 19 clusters are named. Two of them may be buildings (one stands for the walls), two other vehicles
-    (buses, trains). Sky and rider count as empty: whoever would be one of them is `UNASSIGNED`. `confusion`: [clusters,
+    (buses, trains). Sky and rider count as empty: such clusters are `UNASSIGNED`. `confusion`: [clusters,
     common classes without "empty"].
     """
     found = CITYSCAPES_TO_COMMON.table[: len(CITYSCAPES_CLASSES)].astype(np.int64)
@@ -223,10 +223,10 @@ def completion_scores(
         "voxels": int(named.sum()),
         **shares(int(found.sum()), int(named[1:].sum()), int(named[:, 1:].sum())),
         "mean_iou": mean_iou(iou),  # over all classes but "empty"; those that are nowhere count as 0, as published
-        # Over the classes that occur in the truth. Published by nobody; for ground truth that has not all classes.
+        # Over the classes that occur in the truth. Not published; for ground truth that has not all classes.
         "mean_iou_of_present": mean_iou(iou[named.sum(axis=0)[1:] > 0]),
         # Over the classes that occur, counted only where truth and prediction are occupied: what things are called
-        # where they are found. Published by nobody; it takes the geometry out.
+        # where they are found. Not published; it takes the geometry out.
         "mean_iou_of_found": mean_iou(class_iou(found)[found.sum(axis=0) > 0]),
         # By how frequent classes are (`COMMON_SHARES`); those that are nowhere count as 0. NaN for other classes.
         "weighted_mean_iou": float((weight * np.nan_to_num(iou)).sum() / weight.sum()),
@@ -500,7 +500,7 @@ class WordMetric(Tally):
                 figures = {
                     "voxels": int(mask.sum()),
                     "positives": int(positive[mask].sum()),  # voxels of the classes that it means
-                    # Their share: the average precision of a score that says nothing.
+                    # Their share: the average precision of a constant score.
                     "prior": float(positive[mask].mean()) if mask.any() else float("nan"),
                     "average_precision": average_precision(contrast[mask], positive[mask]),  # NaN without positives
                     "average_precision_of_cosine": average_precision(cosine[mask], positive[mask]),
@@ -534,7 +534,7 @@ ZERO_SHOT = Metric(
 WORDS = Metric(
     "words",
     "How well a word finds its voxels among those that the truth calls occupied: average precision by contrast and by "
-    "cosine, in percent, beside the prior of a score that says nothing.",
+    "cosine, in percent, with the prior of a constant score.",
     (
         Column("prior", "prior"),
         Column("average_precision", "average precision"),

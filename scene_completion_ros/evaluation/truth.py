@@ -4,7 +4,7 @@ Which voxels of a ground truth the camera sees, and which lie behind obstacles, 
 the camera to the centre of a voxel alone is too strict a test. At a grazing angle it runs through metres of the
 ground's own voxels, and 95 % of the occupied voxels of a street count as hidden. Here a voxel is seen if the line to
 its centre, or to that of one of its six faces, passes no other occupied voxel. An occupied voxel is visible also where
-it touches (26 neighbours) a seen voxel that is not occupied. Of the voxels that a LiDAR beside the camera hits, three
+it touches (26 neighbours) a seen voxel that is not occupied. Of the voxels that a LiDAR next to the camera hits, three
 in four are then visible; the rest are mostly foliage. Voxels of unknown content are transparent.
 """
 
@@ -23,8 +23,8 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 
-FREE, UNKNOWN = 0, 255  # labels of what is nothing, and of what nobody knows
-# Bits of the flags that are stored beside the labels of a rendered frame's voxels.
+FREE, UNKNOWN = 0, 255  # labels of what is nothing, and of what is unknown
+# Bits of the flags that are stored with the labels of a rendered frame's voxels.
 IN_VIEW, SEEN, BELOW_GROUND, INTERIOR = 1, 2, 4, 8
 # Regions, parts of what lies in the image: `all` is what is visible or occluded.
 VISIBLE, OCCLUDED, ALL = "visible", "occluded", "all"
@@ -44,8 +44,8 @@ class VoxelTruth:
     occupied: Mask  # holds anything
     known: Mask  # the voxels that count; what is below the ground or was never measured does not
     in_view: Mask  # the centre lies in the image
-    # What the camera sees, see `visible`, or what finds it out once somebody asks: that takes seconds. None where
-    # nobody knows what hides what.
+    # What the camera sees, see `visible`, or what computes it when it is needed: that takes seconds. None where it is
+    # unknown what hides what.
     sight: Mask | Callable[[], Mask] | None = None
     # The inside of a house, a car, a crown, which no sensor ever sees. A convention says what is occupied there. There
     # are more of them than of all other occupied voxels, and thickened surfaces reach into them. None where the truth
@@ -55,7 +55,7 @@ class VoxelTruth:
     # classes.
     label: NDArray[np.uint8] | None = None
     class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON  # from the ids of `label` to the common classes
-    # Height of the ground in the grid, float32 [X, Y], metres, NaN where unknown; None where nobody knows it.
+    # Height of the ground in the grid, float32 [X, Y], metres, NaN where unknown; None where all of it is.
     ground: NDArray[np.float32] | None = None
 
     @property
@@ -65,7 +65,7 @@ class VoxelTruth:
 
     @cached_property
     def visible(self) -> Mask | None:
-        """The camera sees it; None where nobody knows what hides what."""
+        """The camera sees it; None where it is unknown what hides what."""
         return self.sight() if callable(self.sight) else self.sight
 
     @property

@@ -214,7 +214,7 @@ def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None, 
     file of camera_calibration or of OpenCV's FileStorage; Kalibr's camchain, with the name of a camera after a colon if
     it has several: `camchain.yaml:cam0`; KITTI calibration with the name of the projection matrix: `calib.txt:P2`,
     `calib_cam_to_cam.txt:P_rect_02`. `image_size`: (width, height) of the images in use. KITTI's calib.txt does not
-    hold it: if left out there, the first image of the folder beside the file is looked at (`image_2` for P2);
+    hold it: if left out there, the first image of the folder next to the file is read (`image_2` for P2);
     `rectified`: as of `camera_from_camera_info`.
     """
     head, colon, tail = str(spec).rpartition(":")

@@ -440,7 +440,7 @@ class Camera:
         """Return the camera of images that were published in another size than they were calibrated in.
 
         Raises CameraError where they do not have exactly the proportions of the calibrated ones: not resized alone, but
-        cropped or stretched, which no size tells.
+        cropped or stretched, which no size shows.
         """
         if (width, height) == (self.width, self.height):
             return self

@@ -173,7 +173,7 @@ def seen_free_cubes(
 ) -> NDArray[np.float32]:
     """Centres of cubes that were seen free throughout. Returns points, metres, float32 [N, 3].
 
-    `edge`: voxels along an edge of a cube. Larger cubes make fewer points and leave out what lies beside obstacles;
+    `edge`: voxels along an edge of a cube. Larger cubes make fewer points and leave out what lies next to obstacles;
     cubes that do not fit into the grid are left out too. `frame_from_grid`: pose of the grid in the frame of the
     points; None for the camera's optical frame.
     """

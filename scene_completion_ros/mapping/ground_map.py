@@ -60,7 +60,9 @@ def ignored_labels(ignored: str, class_names: tuple[str, ...], *, where: str = "
     unknown = [name for name in names if name not in class_names]
     if unknown and ignored.strip() != AUTO:
         cure = f"Choose among {', '.join(class_names)}, with commas between them, write {AUTO}, or nothing"
-        raise SceneCompletionError(f"no class is called {', '.join(map(shown, unknown[:3]))}", where=where, cure=cure)
+        raise SceneCompletionError(
+            f"no class has the name {', '.join(map(shown, unknown[:3]))}", where=where, cure=cure
+        )
     return [label for label, name in enumerate(class_names) if name in names]
 
 

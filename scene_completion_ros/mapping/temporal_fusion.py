@@ -1,9 +1,9 @@
 """Fusion of the completed voxels of successive images into one map that follows the robot.
 
-Off unless somebody asks for it. A map in an odometry frame remembers what was seen before. It joins each new image with
-that (`evidence` says how) and answers on the image's own grid. So whoever reads voxels of one image reads fused ones as
-well. Work and traffic of a frame grow with the voxels that it is about and with those that enter the box, not with the
-box.
+Off by default. A map in an odometry frame remembers what was seen before. It joins each new image with
+that (`evidence` says how) and answers on the image's own grid. So readers of the voxels of one image can
+read fused ones as well. Work and traffic of a frame grow with its voxels and with those that enter the box, not with
+the box.
 
 A fused map as a safetensors file: what `~/save_map` writes, and `~/load_map` reads.
 
@@ -63,7 +63,7 @@ class RollingGrid:
 
     The voxels of the odometry frame are numbered without end: voxel g reaches from g * edge to (g + 1) * edge along
     each axis. The box holds those from `lower` to `lower + shape - 1`; `shape`: voxels along x, y, z. Voxel g lies
-    at `g mod shape` in memory, whatever the box holds besides. Where the box moves, voxels that stay keep their place.
+    at `g mod shape` in memory, whatever else the box holds. Where the box moves, voxels that stay keep their place.
     One that enters gets the place of one that leaves.
     """
 
@@ -102,7 +102,7 @@ class RollingGrid:
 def covering_shape(grid: VoxelGrid, margin: float = 0.0, tilt: float = LARGEST_TILT) -> tuple[int, int, int]:
     """Shape of a box around the middle of a grid that holds all of it, whatever its heading.
 
-    `grid`: the voxel grid; its z axis is up; `margin`: what the box holds on all four sides besides, metres; `tilt`:
+    `grid`: the voxel grid; its z axis is up; `margin`: what the box also holds on all four sides, metres; `tilt`:
     angle up to which its z axis may differ from that of the odometry frame, radians. Of grids that are tilted more, the
     outermost voxels lie outside of the box: nothing is remembered there.
     """
@@ -161,7 +161,7 @@ class FusionSettings:
     # Seconds for which a voxel that was seen, and is hidden or out of view now, still counts as seen. Seen free space
     # may clear a costmap: keep this short where things move.
     seen_for: float = 0.5
-    # Metres around the grid, ahead, behind and to the sides, that the map holds besides: what a robot that turns back
+    # Metres around the grid, ahead, behind and to the sides, that the map also holds: what a robot that turns back
     # finds again.
     margin: float = 0.0
     # Metres a second; a camera that is farther from its last place is a jump of the odometry.
@@ -199,8 +199,8 @@ def _log_odds(probability: float) -> float:
 class FusedFrame:
     """A frame joined with the map."""
 
-    # On the grid of the frame, with its stamp. Voxels beside the image are those remembered. The probability is that of
-    # the mean log odds; a calibration that was fitted to single frames holds for it only roughly.
+    # On the grid of the frame, with its stamp. Voxels out of view are remembered ones. The probability is that of the
+    # mean log odds; a calibration that was fitted to single frames holds for it only roughly.
     voxels: SemanticVoxels
     log_odds: NDArray[np.float32]  # float32 [X, Y, Z], of every voxel; minus infinity where unobserved
     reset: str  # why the map was started anew before this frame; empty where it was not
@@ -356,7 +356,7 @@ class TemporalFusion:
         # Memory takes a label of no confidence at all for none, and class 0 for that.
         self._label[occupied], self._confidence[occupied] = voxels.label, np.maximum(voxels.confidence, HEARSAY)
         evidence = np.clip(log_odds, -limit, limit).astype(np.float32, copy=False)
-        evidence[np.isnan(evidence)] = self._rules.prior  # a frame that knows nothing must not stay in memory
+        evidence[np.isnan(evidence)] = self._rules.prior  # an unknown value must not stay in memory
         return FrameEvidence(evidence, voxels.state, self._label, self._confidence, self._nearness)
 
     def _begin(self, pose: RigidTransform) -> None:

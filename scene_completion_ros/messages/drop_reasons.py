@@ -12,7 +12,7 @@ JudgedBy = Literal["input", "calibration", "inference", "nobody"]
 
 
 class DropReason(str, Enum):
-    """A reason, which is the text under which it is counted and told."""
+    """A reason, which is the text under which it is counted and reported."""
 
     judged_by: JudgedBy  # who reports it
     meaning: str  # what has happened, in a few words

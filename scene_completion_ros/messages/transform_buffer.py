@@ -20,7 +20,7 @@ FARTHEST_M = 1e9  # of a position: chains of such transforms stay within the num
 RESTART_NS = 1_000_000_000  # a transform further back than this belongs to a recording started again
 _SAME = 1e-3  # elements of two transforms that differ by less say the same
 # Of two tracks that take turns, the steps from one to the other take each other back; noise seldom does.
-_JUMP = 0.05  # metres, or change of an axis: a larger step besides how the pair moves is a jump
+_JUMP = 0.05  # metres, or change of an axis: a larger step than the pair moves is a jump
 _WINDOW = 8  # samples before and after a step that say how the pair moves
 _FEWEST_JUMPS = 10
 _SMALL = 0.3  # share of a jump

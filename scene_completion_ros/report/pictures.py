@@ -149,7 +149,7 @@ def fit_width(picture: Picture, width: int, interpolation: int = cv2.INTER_AREA)
 def depth_picture(depth: NDArray[np.float32], grid: VoxelGrid | None = None) -> Picture:
     """Depth [H, W] along the optical axis, metres or not finite, in colours with a scale.
 
-    `grid`: that of the voxels beside it; where it is no larger than a room, colours are those of depths in rooms.
+    `grid`: that of the voxels next to it; where it is no larger than a room, colours are those of depths in rooms.
     """
     small = grid is not None and grid.shape[0] * grid.voxel_size < ROOM_DEPTHS[1]
     nearest, farthest = between = ROOM_DEPTHS if small else STREET_DEPTHS

@@ -56,6 +56,11 @@ def _without_numbers(reason: str) -> str:
     return " ".join("…" if any(letter.isdigit() for letter in word) else word for word in words)
 
 
+def _points(columns: NDArray[np.float64], rows: NDArray[np.float64]) -> str:
+    """Corners of a line or polygon of an SVG."""
+    return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(columns, rows, strict=True))
+
+
 def evidence_svg(evidence: Sequence[Summary]) -> str:
     """Factor of all frames as a line within its standard deviation, interrupted where it is not known: an ``<svg>``.
 
@@ -74,9 +79,6 @@ def evidence_svg(evidence: Sequence[Summary]) -> str:
     def row(factor: Any) -> Any:
         return _SCALE_HEIGHT - 6 - (np.asarray(factor) - bottom) / span * (_SCALE_HEIGHT - 12)
 
-    def points(columns: Any, rows: Any) -> str:
-        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(columns, rows, strict=True))
-
     one = float(row(1.0))
     elements = [
         f'<svg viewBox="0 0 {_SCALE_WIDTH} {_SCALE_HEIGHT}" role="img" aria-label="scale by motion, by frame" '
@@ -85,10 +87,10 @@ def evidence_svg(evidence: Sequence[Summary]) -> str:
     ]
     for part in np.split(np.arange(len(found)), np.flatnonzero(np.diff(known)) + 1):
         if known[part[0]]:
-            outline = f"{points(x[part], row(high[part]))} {points(x[part][::-1], row(low[part][::-1]))}"
+            outline = f"{_points(x[part], row(high[part]))} {_points(x[part][::-1], row(low[part][::-1]))}"
             elements.append(f'<polygon points="{outline}" fill="#56b4e9" fill-opacity="0.4" stroke="#56b4e9"/>')
             elements.append(
-                f'<polyline points="{points(x[part], row(found[part, 0]))}" fill="none" stroke="#0072b2" '
+                f'<polyline points="{_points(x[part], row(found[part, 0]))}" fill="none" stroke="#0072b2" '
                 'stroke-width="1.6" stroke-linecap="square"/>'
             )
     ends = {round(bottom, 2), round(bottom + span, 2)}
@@ -153,9 +155,6 @@ def latency_svg(timings_ms: Sequence[Mapping[str, float]]) -> str:
     def height_of(milliseconds: NDArray[np.float64] | float) -> NDArray[np.float64]:
         return np.asarray(_HEIGHT - _BOTTOM - np.asarray(milliseconds) / highest * (_HEIGHT - _TOP - _BOTTOM))
 
-    def points(columns: NDArray[np.float64], rows: NDArray[np.float64]) -> str:
-        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(columns, rows, strict=True))
-
     elements = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="latency by frame" class="plot">']
     power = 10.0 ** math.floor(math.log10(highest / 4))
     step = next(power * factor for factor in (1, 2, 5, 10) if highest / (power * factor) <= 5)
@@ -166,12 +165,12 @@ def latency_svg(timings_ms: Sequence[Mapping[str, float]]) -> str:
     below = np.zeros(len(table))
     for position in range(len(parts)):
         above = stacked[:, position]
-        outline = f"{points(x, height_of(above))} {points(x[::-1], height_of(below[::-1]))}"
+        outline = f"{_points(x, height_of(above))} {_points(x[::-1], height_of(below[::-1]))}"
         colour = _STAGE_COLOURS[position % len(_STAGE_COLOURS)]
         elements.append(f'<polygon points="{outline}" fill="{colour}" stroke="{colour}"/>')
         below = above
     if TOTAL in stages:
-        line = points(x, height_of(table[:, stages.index(TOTAL)]))
+        line = _points(x, height_of(table[:, stages.index(TOTAL)]))
         elements.append(f'<polyline points="{line}" fill="none" stroke="#222" stroke-width="1.4"/>')
     elements.append(f'<text x="8" y="16">ms</text><text x="{_WIDTH // 2}" y="{_HEIGHT - 6}">frame</text>')
     for number, column in {1: x[0], len(timings_ms): x[-1]}.items():

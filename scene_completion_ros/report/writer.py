@@ -2,7 +2,7 @@
 
 The page ``index.html`` of a report, one file that needs no network and no other, and the bytes that it shows.
 
-Script and style lie in ``assets`` beside this module and are put into the page when it is written.
+Script and style lie in ``assets`` next to this module and are put into the page when it is written.
 """
 
 import base64
@@ -54,7 +54,7 @@ from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticV
 from scene_completion_ros.whole_files import whole_file
 
 LIDAR_RESOLUTION = 0.05  # metres
-PROBABILITIES = 10  # how many the page tells apart
+PROBABILITIES = 10  # how many the page distinguishes
 _MOST_LIDAR_POINTS = 20_000
 
 Colours = Sequence[tuple[int, int, int]]

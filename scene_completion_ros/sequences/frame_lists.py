@@ -66,7 +66,7 @@ def frame_indices(sequence: PosedSequence) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class SplitCount:
-    """How much of a frame list was found, to be kept beside what came of it."""
+    """How much of a frame list was found, to be kept with the scores."""
 
     list: str
     listed: int

@@ -268,7 +268,7 @@ def read_recordings(
     files = dict(calibration or {})
     topics = choose_topics(reader, image_topics, files)
     warnings: list[str] = []
-    # A topic that nobody asked for may be unusable; the last one left may not.
+    # A topic that was not named may be unusable; the last one left may not.
     optional = image_topics is None and len(topics) > 1
     streams: dict[str, _Stream] = {}
     for topic in topics:
@@ -471,7 +471,7 @@ class RecordedMotion:
         self._path, self._topic = reader.path, topic
 
     def at(self, stamp_ns: int) -> RigidTransform | str:
-        """Pose of the camera's optical frame in the frame `world`; or why nobody knows it."""
+        """Pose of the camera's optical frame in the frame `world`; or why it is unknown."""
         try:
             return self._buffer.lookup(self.world, self.frame, stamp_ns, LARGEST_GAP_NS)
         except BagError as error:
@@ -491,7 +491,7 @@ def sequence_from_bag(reader: BagReader, poses: str | None = None) -> PosedSeque
 
     Raises BagError: no usable image topic, CameraInfo, or poses: says what to record; SequenceError where no image is
     left; says what happened to them. `poses`: an odometry topic to use where tf is not enough. `UNKNOWN_POSES` takes
-    the first camera's images, whose places nobody knows.
+    the first camera's images, whose places are unknown.
     """
     (recording,) = read_recordings(reader)
     if poses != UNKNOWN_POSES:

@@ -1,4 +1,4 @@
-"""Posed sequences in the layout of KITTI odometry and SemanticKITTI, official or repacked, with what lies beside them.
+"""Posed sequences in the layout of KITTI odometry and SemanticKITTI, official or repacked, with the files next to them.
 
 The rig frame is the rectified camera 0 (x right, y down, z forward), the frame KITTI's poses are given in. Cameras 1..3
 are shifted against it by the fourth column of their projection matrix, see `camera_from_projection`. Assets of the
@@ -87,7 +87,7 @@ def load_voxel_mask(path: Path) -> NDArray[np.bool_]:
 
 
 def load_semantic_kitti_labels(path: Path) -> NDArray[np.uint8]:
-    """Load a SemanticKITTI `voxels/*.label` with the `.invalid` beside it, as the benchmark evaluates them.
+    """Load a SemanticKITTI `voxels/*.label` with its `.invalid`, as the benchmark evaluates them.
 
     Returns learning ids, uint8 [256, 256, 32]: 0 empty, 255 does not count. The latter is what is invalid, labelled or
     not, and what is occupied by something without a class. Raises SequenceError where a file is missing, too short or
@@ -136,7 +136,7 @@ def kitti_odometry(folder: Path | str, *, poses: str | None = None) -> PosedSequ
     """Read a sequence in the layout of KITTI odometry or of a repacked raw drive.
 
     The official layout is `sequences/XX/{calib.txt, times.txt, image_2/, velodyne/}` with the poses in `poses/XX.txt`
-    (of KITTI) or `sequences/XX/poses.txt` (of SemanticKITTI, beside `labels/` and `voxels/`). The two are different
+    (of KITTI) or `sequences/XX/poses.txt` (of SemanticKITTI, next to `labels/` and `voxels/`). The two are different
     trajectories: name the file where both exist and it matters. Raises SequenceError where a file is missing or
     malformed: names file and line. `folder`: holds `calib.txt`, `times.txt` and `image_0` … `image_3` (any of them);
     `poses`: name of the pose file; by default `poses.txt`, `poses_gt.txt` or `../../poses/XX.txt`, whichever comes

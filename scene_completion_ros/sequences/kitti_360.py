@@ -89,7 +89,7 @@ def kitti_360(folder: Path | str, drive: str, *, poses: str | None = None, label
     images = {name: numbered_images(images_root / IMAGE_FOLDERS[name]) for name in chosen}
     if any(len(path.stem) == SSCBENCH_DIGITS for found in images.values() for path in found.values()):
         what = "images numbered as SSCBench numbers them, which belong to other poses"
-        cure = "Unpack KITTI-360's own images, with numbers of ten digits, and leave SSCBench's labels beside them"
+        cure = "Unpack KITTI-360's own images, with numbers of ten digits, and leave SSCBench's labels next to them"
         raise SequenceError(what, where=str(images_root), cure=cure)
     models, rig_from_camera, rig_from_sensor = read_kitti360_rig(root / "calibration", chosen)
     pose_folder = (Path(poses) if poses else root / "data_poses") / drive

@@ -78,7 +78,7 @@ COLOUR_CAMERAS = CAMERAS[2:]
 def kitti_raw(folder: Path | str, poses: str | None = None) -> PosedSequence:
     """Read a drive of KITTI's raw recordings; poses come from OXTS where no others are named.
 
-    Of the cameras it takes the colour ones, if there are any: beside them the grey pair would become the reference.
+    Of the cameras it takes the colour ones, if there are any: with both, the grey pair would become the reference.
 
     Raises SequenceError where a file is missing or malformed, or no frame is left: names it; CameraError where a
     calibration file is malformed. `folder`: `DATE/DATE_drive_NNNN_sync`; the calibration lies in the folder above;

@@ -96,7 +96,7 @@ def holds_voxels(sequence: PosedSequence, index: int = 0, source: Source | None 
 
 
 def lidar_depth(sequence: PosedSequence, index: int, camera: str | None = None) -> NDArray[np.float32] | None:
-    """LiDAR as z-depth [H, W] of a camera, by default the reference one, metres; 0 beside points, None without scan."""
+    """LiDAR as z-depth [H, W], metres, of a camera or the reference one; 0 where no point fell, None without scan."""
     points_rig, name = sequence.lidar(index), camera or reference_camera(sequence)
     if points_rig is None:
         return None

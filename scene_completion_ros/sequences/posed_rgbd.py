@@ -146,7 +146,7 @@ class _Recording:
         """Labels of `ROOM_GRID` below the camera of a frame.
 
         What lies below the floor counts for nothing, and no place on the floor is free: rays that pass just above one
-        whose depth nobody knows see the upper half of its voxel.
+        of unknown depth see the upper half of its voxel.
         """
         grid, labels = self._fused
         found = resampled(labels, grid, ROOM_GRID, self.poses[index] @ self.poses[index].levelled().inverse())
@@ -189,7 +189,7 @@ def fuse_depth(
 
 
 def fused_labels(distance: NDArray[np.float32], views: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """`FREE`, `OCCUPIED` within `THICKNESS` of a surface, `UNKNOWN` where nobody looked or behind surfaces."""
+    """`FREE`, `OCCUPIED` within `THICKNESS` of a surface, `UNKNOWN` where no image looked or behind surfaces."""
     label = np.where(distance > THICKNESS, FREE, np.where(distance >= -THICKNESS, OCCUPIED, UNKNOWN))
     return np.where(views >= LEAST_VIEWS, label, UNKNOWN).astype(np.uint8)
 

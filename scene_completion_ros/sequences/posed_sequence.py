@@ -206,7 +206,7 @@ class PosedSequence:
 
     @property
     def floor(self) -> float | None:
-        """Height of the floor in a world whose z axis points up, metres; None where the provenance knows of none."""
+        """Height of the floor in a world whose z axis points up, metres; None where the provenance has none."""
         floor = self.provenance.get("floor")
         return float(floor) if isinstance(floor, int | float) and math.isfinite(floor) else None
 
@@ -387,7 +387,7 @@ VoxelReader: TypeAlias = Callable[[PosedSequence, int, str], VoxelTruth | None]
 class Source:
     """One kind of recording, in a file of its own; `SOURCES` in `opening.py` lists them."""
 
-    looks_like: str  # what it consists of, for users whose folder nobody recognises
+    looks_like: str  # what it consists of, for users whose folder is not recognised
     recognises: Callable[[Path], bool]  # whether a path is such a recording
     # Opens it. The second argument names its poses, where there are several, or is `UNKNOWN_POSES`.
     open: Callable[[Path, str | None], PosedSequence]
@@ -432,9 +432,9 @@ def stored_classes(sequence: PosedSequence) -> ClassMap:
     return ROOM_IDS if sequence.provenance.get("source") == ROOMS else SEMANTIC_KITTI_TO_COMMON
 
 
-def holds_exact_voxels(sequence: PosedSequence, index: int = 0) -> bool:
-    """Whether a frame has the exact voxels of a rendered town."""
-    return sequence.frames[index].assets.keys() >= set(EXACT_VOXELS)
+def holds_exact_voxels(sequence: PosedSequence) -> bool:
+    """Whether its first frame has the exact voxels of a rendered town."""
+    return sequence.frames[0].assets.keys() >= set(EXACT_VOXELS)
 
 
 def stored_grid(sequence: PosedSequence) -> VoxelGrid:

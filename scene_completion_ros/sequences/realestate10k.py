@@ -43,8 +43,8 @@ def realestate10k(folder: Path | str, *, poses: str | None = None) -> PosedSeque
     root = Path(folder).resolve()
     file = _camera_file(root)
     if file is None:
-        what = f"no camera file {root.parent.name}/{root.name}.txt beside the frames"
-        raise SequenceError(what, where=str(root), cure="Unpack the camera files of RealEstate10K beside `frames`")
+        what = f"no camera file {root.parent.name}/{root.name}.txt next to the frames"
+        raise SequenceError(what, where=str(root), cure="Unpack the camera files of RealEstate10K next to `frames`")
     if len(read_lines(file, "address of a video", str.split, _RESTORE)[0]) == _COLUMNS:
         raise SequenceError("its first line is no address of a video", where=str(file), cure=_RESTORE)
     cure = "Expected microseconds, fx fy cx cy k1 k2 and a row-major 3x4 world-to-camera matrix"

@@ -1,7 +1,7 @@
 """The 24-byte point layout of published voxels and the legend of their labels: one definition for DDS, bags, reports.
 
 Knows nothing of ROS. The fields are named and numbered as ``sensor_msgs/PointField`` wants them. The points are a NumPy
-structured array whose bytes are the message's ``data``. ``cloud_kernel`` is the fast twin of `voxels_to_cloud_array`.
+structured array whose bytes are the message's ``data``. ``cloud_kernel`` writes them.
 """
 
 import json
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.voxels.colours import voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 # "rgb" holds 0x00RRGGBB; the message declares it FLOAT32 (same bytes), which is what RViz and PCL expect of that name.
@@ -54,7 +53,7 @@ VOXEL_CLOUD_FIELDS, MATCH_CLOUD_FIELDS = _fields(VOXEL_CLOUD_DTYPE), _fields(MAT
 def legend_json(
     class_names: Sequence[str], class_colours: Sequence[tuple[int, int, int]], text_bank_sha256: str = ""
 ) -> str:
-    """What the labels of points mean, as published beside them.
+    """What the labels of points mean, as published with them.
 
     Returns JSON: ``{"class_names": ["road", …], "class_colours": [[128, 64, 128], …]}``, and ``text_bank_sha256`` where
     there is one. `class_colours`: RGB colours (0..255) by label; `text_bank_sha256`: hash of the text bank that a
@@ -62,27 +61,6 @@ def legend_json(
     """
     legend = {"class_names": list(class_names), "class_colours": [list(colour) for colour in class_colours]}
     return json.dumps({**legend, "text_bank_sha256": text_bank_sha256} if text_bank_sha256 else legend)
-
-
-def voxels_to_cloud_array(voxels: SemanticVoxels, frame_from_grid: RigidTransform | None = None) -> NDArray[np.void]:
-    """Occupied voxels as points in the camera's optical frame, or in another one.
-
-    Returns structured array [N] of ``VOXEL_CLOUD_DTYPE``. Voxel centres are in metres (x right, y down, z forward, if
-    in the optical frame). The colour is that of the class, or of the height where there is only one class. Then follow
-    probability, label, state, and confidence scaled to 0..255. `voxels`: completed voxels with N occupied ones;
-    `frame_from_grid`: pose of the grid in the frame of the points; None for the camera's optical frame.
-    """
-    points_grid = voxels.points_grid()
-    points = voxels.points_camera() if frame_from_grid is None else voxels.points_in(frame_from_grid)
-    cloud = np.zeros(len(points_grid), dtype=VOXEL_CLOUD_DTYPE)
-    cloud["x"], cloud["y"], cloud["z"] = points.T
-    rgb = voxel_colours(voxels.label, points_grid[:, 2], voxels.class_colours).astype(np.uint32)
-    cloud["rgb"] = (rgb[:, 0] << 16) | (rgb[:, 1] << 8) | rgb[:, 2]
-    cloud["probability"] = voxels.probability
-    cloud["label"] = voxels.label
-    cloud["state"] = voxels.state[tuple(voxels.index.T)]
-    cloud["confidence"] = np.rint(np.clip(voxels.confidence, 0.0, 1.0) * 255.0)
-    return cloud
 
 
 def cloud_array_from_message(message: Any) -> NDArray[np.void]:

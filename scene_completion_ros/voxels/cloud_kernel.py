@@ -1,4 +1,4 @@
-"""The points of ``cloud``, compiled: one pass over the voxels into memory that a message can keep."""
+"""Voxels as the points of ``cloud``, compiled: one pass over the voxels into memory that a message can keep."""
 
 import functools
 from collections.abc import Callable
@@ -25,7 +25,11 @@ def write_cloud(
     *,
     threads: int | None = None,  # CPU threads; None for all that this process may use
 ) -> None:
-    """Write what `cloud.voxels_to_cloud_array` returns; coordinates may differ by the last bit of a sum."""
+    """Write occupied voxels as points of ``VOXEL_CLOUD_DTYPE``.
+
+    Voxel centres are in metres. The colour is that of the class, or of the height where there is only one class. Then
+    follow probability, label, state, and confidence scaled to 0..255.
+    """
     pose = voxels.grid_from_camera.inverse() if frame_from_grid is None else frame_from_grid
     grid = voxels.grid
     centres = [  # along each axis, as `SemanticVoxels.points_grid` rounds them
@@ -54,6 +58,13 @@ def write_cloud(
             out.view(np.float32).reshape(-1, WORDS),
             out.view(np.uint32).reshape(-1, WORDS),
         )
+
+
+def cloud_of(voxels: SemanticVoxels) -> NDArray[np.void]:
+    """Occupied voxels as points [N] of ``VOXEL_CLOUD_DTYPE`` in the camera's optical frame; see `write_cloud`."""
+    cloud = np.empty(len(voxels), VOXEL_CLOUD_DTYPE)
+    write_cloud(voxels, cloud.view(np.uint8))
+    return cloud
 
 
 @functools.cache

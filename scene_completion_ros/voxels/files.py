@@ -16,7 +16,7 @@
 | ``grid_from_camera`` | float64 [4, 4] | pose of the optical frame (x right, y down, z forward) in the grid |
 | ``stamp_ns`` | int64 | time of the image, nanoseconds; 0 where it has none |
 
-``complete`` adds what it knows of one image beyond these:
+``complete`` adds for its one image:
 
 | array | type, shape | |
 |---|---|---|

@@ -189,7 +189,7 @@ class Drive:
 
 
 def recorded(path: Path, fill: Callable[[Drive], object]) -> Path:
-    """A drive with what somebody writes of it."""
+    """A drive that `fill` writes."""
     with BagWriter(path) as writer:
         fill(Drive(writer))
     return path

@@ -75,7 +75,7 @@ def test_undecodable_images_are_skipped_and_counted(tmp_path: Path) -> None:
         for index, message in enumerate([good, foreign, good, foreign]):
             writer.write("/image", "sensor_msgs/msg/Image", message, START + index)
         writer.write("/image", "sensor_msgs/msg/Image", b"\x00\x01\x00\x00\x07", START + 9)
-        good.header.stamp.nanosec = 10**9  # which, of the last second that there is, nobody could write down again
+        good.header.stamp.nanosec = 10**9  # in the last second that there is, it could not be written again
         writer.write("/image", "sensor_msgs/msg/Image", good, START + 10)
     with BagReader(path) as reader:
         assert len(list(reader.images("/image"))) == 2
@@ -336,7 +336,7 @@ def spoil_the_middle(file: Path) -> None:
         (BagWriter, spoil_the_middle, r"is damaged \(.*`mcap recover`"),
     ],
 )
-def test_a_damaged_recording_with_an_index_says_how_to_repair_it(
+def test_a_damaged_recording_with_an_index_is_refused_with_its_repair(
     tmp_path: Path, writer: type[BagWriter], spoil: Callable[[Path], Any], words: str
 ) -> None:
     with writer(tmp_path / "bag") as bag:
@@ -347,7 +347,7 @@ def test_a_damaged_recording_with_an_index_says_how_to_repair_it(
         list(reader.messages())
 
 
-def test_a_cut_ros1_bag_says_how_to_repair_it(shared_data: Path, tmp_path: Path) -> None:
+def test_a_cut_ros1_bag_is_refused_with_its_repair(shared_data: Path, tmp_path: Path) -> None:
     source = shared_data / "ros1_real_bag_tiny" / "aruco_images.bag"
     with pytest.raises(BagError, match="rosbag reindex"):
         BagReader(cut(source, tmp_path / "half.bag", 0.6)).open()

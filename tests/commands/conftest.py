@@ -1,4 +1,4 @@
-"""A student that knows nothing but a flat road, so that what the commands write can be compared with the truth."""
+"""A student of a flat road, so that what the commands write can be compared with the truth."""
 
 import dataclasses
 import resource
@@ -36,7 +36,7 @@ def flat_road_head() -> HeadWeights:
     of_z = -0.5 * CAMERA_HEIGHT * inverse_range
     constant = (CANONICAL.height / 2.0 - 0.5 - CANONICAL.cy) / CANONICAL.fy
     constant -= CAMERA_HEIGHT * (0.5 * inverse_range + 1.0 / code.far)
-    steep = 1e5  # the random features of the small bundle's encoder must not matter beside it
+    steep = 1e5  # the random features of the small bundle's encoder must not matter
     positional = np.zeros((CHANNELS, code.size), dtype=np.float32)
     positional[0, 1], positional[0, 2] = steep * of_y, steep * of_z
     bias = np.zeros(CHANNELS, dtype=np.float32)

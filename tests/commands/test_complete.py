@@ -84,7 +84,7 @@ def test_the_files_have_the_documented_content(output: Path) -> None:
     assert cv2.imread(str(output / "picture.png")).shape[1] > 900
 
 
-def test_words_are_drawn_where_they_are_asked_for(image: Path, wordy_road: StudentBundle) -> None:
+def test_words_are_drawn_with_the_option(image: Path, wordy_road: StudentBundle) -> None:
     output = image.parent / "out"
     assert complete(image, wordy_road, "--words", "tree, zebra crossing") == 0
     picture = cv2.imread(str(output / "words.png"))[..., ::-1]
@@ -142,7 +142,7 @@ def test_voxels_farther_than_the_student_knows_stay_unobserved(
     assert "warning: 1792 voxels lie more than 80 m ahead of the camera, farther than" in capsys.readouterr().err
 
 
-def test_a_student_is_told_how_the_camera_is_mounted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_student_takes_the_mounting_of_the_camera(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = tmp_path / "image.png"
     cv2.imwrite(str(image), told_bundle.wall_from(0.0))
     (tmp_path / "camera.yaml").write_text(YAML.format(c=told_bundle.CAMERA))
@@ -162,7 +162,7 @@ def test_a_student_is_told_how_the_camera_is_mounted(tmp_path: Path, capsys: pyt
         assert more[0] in capsys.readouterr().err
 
 
-def test_bits_that_are_assumed_are_told_and_can_be_given(
+def test_assumed_bits_are_reported_and_can_be_given(
     image: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = np.full((CANONICAL.height, CANONICAL.width, 3), 1023, np.uint16)
@@ -174,7 +174,7 @@ def test_bits_that_are_assumed_are_told_and_can_be_given(
     assert "largest value is 4095, more than 10 bits hold" in capsys.readouterr().err
 
 
-def test_a_student_without_a_bank_is_asked_nothing_unless_somebody_insists(flat_road: StudentBundle) -> None:
+def test_a_student_without_a_bank_has_no_words_and_refuses_given_ones(flat_road: StudentBundle) -> None:
     assert chosen_words(None, flat_road, DEMO_WORDS) == ()
     with pytest.raises(VocabularyError, match="has no text bank.*--words"):
         chosen_words("car", flat_road)

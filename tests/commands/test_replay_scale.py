@@ -56,7 +56,7 @@ def clouds(output: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("moving", ["tf", "odometry"])
-def test_the_recorded_motion_says_the_scale(tmp_path: Path, told: StudentBundle, moving: str) -> None:
+def test_the_recorded_motion_gives_the_scale(tmp_path: Path, told: StudentBundle, moving: str) -> None:
     bag = record(tmp_path / "drive", moving=moving)
     scale = replay(bag, tmp_path / "out", told, "--offline")["scale_by_motion"]
     assert scale["by_frame"][0] is None and scale["not_measured"]["no image yet"] == 1
@@ -85,7 +85,7 @@ def test_the_recorded_motion_says_the_scale(tmp_path: Path, told: StudentBundle,
     assert first[0] == first[1] and last[0] != last[1]
 
 
-def test_why_there_is_no_scale_is_said_in_one_line(
+def test_the_reason_of_no_scale_is_one_line(
     tmp_path: Path, told: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scale = replay(record(tmp_path / "drive", moving=""), tmp_path / "out", told, "--offline")["scale_by_motion"]
@@ -95,7 +95,7 @@ def test_why_there_is_no_scale_is_said_in_one_line(
     assert "No scale by motion: " in (tmp_path / "out" / "report" / "index.html").read_text("utf-8")
 
 
-def test_the_node_says_what_the_offline_replay_says(
+def test_the_node_and_the_offline_replay_agree(
     tmp_path: Path, told: StudentBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")

@@ -1,4 +1,4 @@
-"""Tables and files are made from what a metric registers: a metric of a test, as somebody would add one."""
+"""Tables and files are made from what a metric registers: a metric as users would add one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -117,7 +117,7 @@ def test_fit_recovers_the_probability_of_unseen_voxels() -> None:
     np.testing.assert_allclose(table.apply(np.linspace(0.02, 0.22, 21)), np.linspace(0.08, 0.88, 21) ** 2, atol=0.06)
 
 
-def test_fit_needs_both_kinds_and_a_score_that_tells_them_apart() -> None:
+def test_fit_needs_both_kinds_and_a_score_that_separates_them() -> None:
     with pytest.raises(GridError, match="0 occupied"):
         fit_calibration(score_histogram(np.linspace(0, 1, 50), np.zeros(50, dtype=bool)))
     with pytest.raises(GridError, match="does not tell"):

@@ -257,7 +257,7 @@ Tr: 0 -1 0 0.01 0 0 -1 -0.05 1 0 0 -0.3
 """
 
 
-def test_kitti_size_from_the_images_beside(tmp_path: Path) -> None:
+def test_kitti_size_from_the_images_of_the_folder(tmp_path: Path) -> None:
     path = tmp_path / "calib.txt"
     path.write_text(CALIB)
     (tmp_path / "image_2").mkdir()

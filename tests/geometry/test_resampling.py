@@ -172,17 +172,3 @@ def test_points_fall_into_the_pixel_of_their_centre_and_the_nearest_stays() -> N
     expected[1, 2], expected[1, 3], expected[1, 0] = 5.0, 10.0, 10.0
     np.testing.assert_array_equal(sparse_depth(points, camera), expected)
     assert not sparse_depth(points[:0], camera).any()
-
-
-def test_z_buffer_against_a_loop() -> None:
-    random = np.random.default_rng(3)
-    camera = Camera(fx=20.0, fy=22.0, cx=15.2, cy=7.7, width=32, height=16)
-    points = random.uniform([-10, -6, -1], [10, 6, 20], (2000, 3)).astype(np.float32)
-    expected = np.zeros((16, 32), dtype=np.float32)
-    for x, y, z in points.astype(np.float64):
-        if z <= 0:
-            continue
-        column, row = int(np.floor(20.0 * x / z + 15.2 + 0.5)), int(np.floor(22.0 * y / z + 7.7 + 0.5))
-        if 0 <= column < 32 and 0 <= row < 16 and (expected[row, column] == 0 or z < expected[row, column]):
-            expected[row, column] = z
-    np.testing.assert_allclose(sparse_depth(points, camera), expected)

@@ -1,7 +1,6 @@
 """Rigid transforms: worked numbers, conversions, files, and refusal of what is no pose."""
 
 import math
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, RigidTransform
+from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.geometry.transforms import TransformError, read_extrinsics, rotation_of_angles
 
 
@@ -65,14 +64,6 @@ def test_interpolate_takes_the_short_way_round_or_none() -> None:
     np.testing.assert_allclose(A_FROM_B.interpolate(A_FROM_B, 0.7).matrix, A_FROM_B.matrix, atol=1e-14)
 
 
-def test_optical_axes() -> None:
-    forward_left_up = np.eye(3)
-    np.testing.assert_array_equal(
-        OPTICAL_FROM_FORWARD.apply(forward_left_up),
-        [[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]],  # forward is z; left is -x; up is -y
-    )
-
-
 @pytest.mark.parametrize(
     ("make", "given", "message"),
     [
@@ -92,10 +83,6 @@ def test_optical_axes() -> None:
 def test_what_is_no_pose_is_refused(make: Callable[..., object], given: list[Any], message: str) -> None:
     with pytest.raises(TransformError, match=message):
         make(*given)
-
-
-def test_transforms_can_be_sent_to_workers() -> None:
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(A_FROM_B)).matrix, A_FROM_B.matrix)
 
 
 # Fixed transforms of files.

@@ -17,7 +17,7 @@ THRESHOLD = 0.5
 Say = tuple[int, float, int, float]
 NOTHING: Say = (U, 0.0, 0, 0.0)
 BY_HAND: list[tuple[str, list[Say], Say]] = [
-    ("nobody observes it", [NOTHING, NOTHING], NOTHING),
+    ("unobserved", [NOTHING, NOTHING], NOTHING),
     ("one view alone stays as it is", [NOTHING, (C, 0.7, 3, 0.6)], (C, 0.7, 3, 0.6)),
     ("seen free beats completed", [(C, 0.9, 2, 0.9), (FS, 0.1, 0, 0.0)], (FS, 0.1, 0, 0.0)),
     ("seen occupied beats inferred free", [(FI, 0.1, 0, 0.0), (S, 0.8, 2, 0.5)], (S, 0.8, 2, 0.5)),
@@ -120,7 +120,7 @@ def found(phrase: str, voxels: list[int], score: list[float]) -> PhraseMatches:
     return PhraseMatches(phrase, np.array(voxels, np.int32), said, said / 2.0)
 
 
-def test_a_voxel_answers_each_phrase_once_by_the_image_that_says_it_best() -> None:
+def test_a_voxel_matches_each_phrase_once_by_the_image_of_the_best_score() -> None:
     own = voxels_of(STATE)
     front = (own, [found("car", [0, 2, 4], [0.5, 0.2, 0.4]), found("tree", [2, 4], [0.3, 0.4])])
     left = (own, [found("car", [1, 2], [0.1, 0.25]), found("tree", [], [])])

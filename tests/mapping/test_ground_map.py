@@ -143,12 +143,6 @@ STATE = np.array([[[UNOBSERVED, FREE, INFERRED], [SURFACE, COMPLETED, SURFACE]]]
 LABELS = {(0, 1, 0): 0, (0, 1, 1): 1, (0, 1, 2): 2}
 
 
-def test_a_byte_holds_state_and_class() -> None:
-    dense = voxels_to_bytes(voxels_of(STATE, labels=LABELS))
-    assert dense.dtype == np.uint8
-    np.testing.assert_array_equal(dense, [[[0, 1, 2], [3, 4 + 2, 3 + 4]]])
-
-
 def test_state_and_class_come_back_and_more_classes_than_fit_are_refused() -> None:
     voxels = some_voxels(500, classes=126)
     state, label = bytes_to_state_and_label(voxels_to_bytes(voxels))

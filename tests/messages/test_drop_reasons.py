@@ -1,4 +1,4 @@
-"""Reasons of drops, as counted, told and documented."""
+"""Reasons of drops, as counted, reported and documented."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_notices_of_dropped_images() -> None:
             read_drop_notice(text)
 
 
-def test_late_images_are_told_from_restarted_recordings() -> None:
+def test_late_images_differ_from_restarted_recordings() -> None:
     order = StampOrder()
     second = CLOCK_JUMP_NS
     assert order.arrived(100 * second) == "in order"

@@ -248,7 +248,7 @@ def test_depth_of_a_camera_is_in_metres_whatever_its_encoding() -> None:
         (compressed(bytes(12) + b"\x89PNG", "16UC1; compressedDepth png"), "depth"),
     ],
 )
-def test_what_cannot_be_decoded_says_why(message: object, words: str) -> None:
+def test_images_that_cannot_be_decoded_are_refused(message: object, words: str) -> None:
     with pytest.raises(ImageError, match=words):
         decode_image(message)
     if words != DAMAGED:  # what is only found by decoding

@@ -14,7 +14,7 @@ from tests.bags.recordings import SECOND, START, transform
 
 
 def moving_buffer() -> TransformBuffer:
-    """map -> base_link drives along x and turns left; the camera sits on base_link, a LiDAR beside it."""
+    """map -> base_link drives along x and turns left; the camera and a LiDAR sit on base_link."""
     buffer = TransformBuffer()
     buffer.add_message(transform("base_link", "camera", (0.5, 0.0, 1.0)), static=True)
     buffer.add_message(transform("base_link", "lidar", (0.0, 0.0, 2.0)), static=True)

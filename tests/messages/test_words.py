@@ -39,7 +39,7 @@ def test_phrases_are_refused_for_the_same_reasons_wherever_they_come_from(
     assert len(str(refused.value)) < 300
 
 
-def test_an_object_may_say_everything() -> None:
+def test_an_object_may_have_all_fields() -> None:
     content: dict[str, Any] = {
         "classes": {"vehicle": ["car", "bus"], "tree": ["tree"]},
         "margin": 0.1,

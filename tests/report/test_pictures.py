@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry.grids import ROOM_GRID, VoxelGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, ROOM_GRID
 from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, voxel_view
 from scene_completion_ros.voxels.colours import STATE_COLOURS
 from scene_completion_ros.voxels.files import exposed_faces, write_ply
@@ -32,7 +32,7 @@ def test_birds_eye_view_has_forward_up_and_left_on_the_left() -> None:
     assert hedge_row < row  # farther ahead, higher up
 
 
-def test_free_and_unknown_columns_are_told_apart() -> None:
+def test_free_and_unknown_columns_differ() -> None:
     voxels = street()
     voxels.state[:, :10, :2] = 1  # the road is gone on the right
     keep = voxels.state[tuple(voxels.index.T)] >= 3
@@ -103,9 +103,8 @@ def test_the_file_has_metric_places_and_colours(tmp_path: Path) -> None:
 
 
 def test_depth_in_a_room_has_the_colours_of_rooms() -> None:
-    """One metre and three look alike beside a street, and differ beside a grid of 6.4 m."""
+    """One metre and three have one colour with the grid of a street, and differ with one of 6.4 m."""
     near, far = (np.full((40, 80), metres, np.float32) for metres in (1.0, 3.0))
-    beside_street, beside_room = VoxelGrid((0.0, -25.6, -2.0), 0.2, (256, 256, 32)), ROOM_GRID
-    for grid, alike in ((beside_street, True), (beside_room, False)):
+    for grid, alike in ((DEFAULT_GRID, True), (ROOM_GRID, False)):
         first, second = (depth_picture(depth, grid)[:20, :20] for depth in (near, far))
         assert bool((first == second).all()) is alike

@@ -142,7 +142,7 @@ def test_a_killed_process_leaves_pictures_and_a_page(tmp_path: Path) -> None:
     assert len(embedded_frames(tmp_path / "index.html")) == 4  # rewritten after 1, 2, 4 frames
 
 
-def test_a_page_shows_as_many_frames_as_fit_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_shows_as_many_frames_as_fit_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ReportWriter(tmp_path, "test", STREET, COLOURS) as report:
         for i in range(5):
             report.add_frame(street(stamp_ns=(7 + i) * SECOND), *SEEN, TIMES)

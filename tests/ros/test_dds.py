@@ -13,9 +13,9 @@ from std_msgs.msg import String
 
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.waiting import AdaptiveSubscription
-from scene_completion_ros.voxels.cloud import cloud_array_from_message, voxels_to_cloud_array
+from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.ros.graph import Graph, NodeUnderTest
-from tests.voxels.samples import some_voxels
+from tests.voxels.samples import some_voxels, voxels_to_cloud_array
 
 
 def test_shipped_profile_is_chosen_where_none_is() -> None:

@@ -16,11 +16,12 @@ from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.ros import messages, topics
-from scene_completion_ros.voxels.cloud import cloud_array_from_message, voxels_to_cloud_array
+from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.inference.small_bundle import CANONICAL
 from tests.ros import faulty_node
 from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image
 from tests.ros.moving_robot import LATCHED
+from tests.voxels.samples import voxels_to_cloud_array
 
 Start = Callable[..., Any]
 

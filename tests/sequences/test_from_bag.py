@@ -36,20 +36,36 @@ def sequence_of(path: Path, fill: Callable[[Drive], Any], **arguments: Any) -> P
         return posed_recording(recording, **arguments)
 
 
-def test_poses_are_interpolated_at_the_header_stamp(tmp_path: Path) -> None:
+NO_POSE, STANDS = "no pose: transform map -> base_link", "/camera/image_raw/compressed: header stamp does not advance"
+WITH_A_GAP = [0, 1, 2, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize(
+    ("poses", "images", "max_gap_s", "x", "dropped"),
+    [
+        (range(3), [{"delay_ns": 25_000_000}] * 3, 0.2, [0.225, 0.325], {NO_POSE: 1}),  # interpolated at header stamps
+        (WITH_A_GAP, [{}] * 12, 0.2, 0.2 + np.array(WITH_A_GAP) / 10, {NO_POSE: 5}),
+        (WITH_A_GAP, [{}] * 12, 1.0, 0.2 + np.arange(12) / 10, {}),
+        (range(6), [{}, {}, {"stamp_ns": START}] * 2, 0.2, [0.2, 0.3, 0.5, 0.6], {STANDS: 2}),  # stamps going back
+    ],
+)
+def test_images_without_a_pose_or_with_an_old_stamp_are_dropped_and_counted(
+    tmp_path: Path, poses: Any, images: Any, max_gap_s: float, x: Any, dropped: dict[str, int]
+) -> None:
     def fill(drive: Drive) -> None:
         drive.static()
         drive.info(0)
-        for index in range(3):
+        for index in poses:
             drive.pose(index)
-            drive.image(index, delay_ns=25_000_000)
+        for index, options in enumerate(images):
+            drive.image(index, **options)
 
-    sequence = sequence_of(tmp_path / "bag", fill)
-    np.testing.assert_allclose([f.world_from_rig.translation[0] for f in sequence.frames], [0.225, 0.325], atol=1e-9)
-    assert sequence.provenance["dropped_images"] == {"no pose: transform map -> base_link": 1}
+    sequence = sequence_of(tmp_path / "bag", fill, max_gap_s=max_gap_s)
+    np.testing.assert_allclose([f.world_from_rig.translation[0] for f in sequence.frames], x, atol=1e-9)
+    assert sequence.provenance["dropped_images"] == dropped
 
 
-def test_a_frame_of_the_ground_says_how_the_camera_stands(tmp_path: Path) -> None:
+def test_a_frame_of_the_ground_gives_the_mounting_of_the_camera(tmp_path: Path) -> None:
     with BagReader(record(tmp_path / "bag", 5)) as reader:
         (recording,) = read_recordings(reader)
         sequence = posed_recording(recording, ground_frame="base_link", ground_height=-0.25)
@@ -58,35 +74,6 @@ def test_a_frame_of_the_ground_says_how_the_camera_stands(tmp_path: Path) -> Non
     stated = mounting(sequence, "camera", 3)
     assert stated is not None
     np.testing.assert_allclose(stated.translation, [0, 0, 1.25], atol=1e-9)
-
-
-def test_gap_in_the_poses_drops_images(tmp_path: Path) -> None:
-    def fill(drive: Drive) -> None:
-        drive.static()
-        drive.info(0)
-        for index in range(12):
-            if not 3 <= index <= 7:
-                drive.pose(index)
-            drive.image(index, delay_ns=0)
-
-    sequence = sequence_of(tmp_path / "narrow", fill, max_gap_s=0.2)
-    assert len(sequence) == 7
-    assert len(sequence_of(tmp_path / "wide", fill, max_gap_s=1.0)) == 12
-
-
-def test_stamps_going_back_are_dropped_and_counted(tmp_path: Path) -> None:
-    def fill(drive: Drive) -> None:
-        drive.static()
-        drive.info(0)
-        for index in range(6):
-            drive.pose(index)
-        for index in range(6):
-            drive.image(index, stamp_ns=START if index in (2, 4) else None)
-
-    sequence = sequence_of(tmp_path / "bag", fill)
-    assert len(sequence) == 4
-    dropped = sequence.provenance["dropped_images"]
-    assert dropped == {"/camera/image_raw/compressed: header stamp does not advance": 2}
 
 
 def stereo(*, frames: tuple[str, str], p3: float, static_x: float | None) -> Callable[[Drive], None]:
@@ -103,16 +90,17 @@ def stereo(*, frames: tuple[str, str], p3: float, static_x: float | None) -> Cal
     return fill
 
 
-@pytest.mark.parametrize("frames", [("l", "l"), ("l", "r")])
-def test_stereo_pair_by_projection(tmp_path: Path, frames: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("frames", "static_x", "baseline", "warnings"),
+    [(("l", "l"), None, 0.5, 0), (("l", "r"), None, 0.5, 0), (("l", "r"), 0.7, 0.7, 1)],
+)
+def test_stereo_pair_by_projection(
+    tmp_path: Path, frames: tuple[str, str], static_x: float | None, baseline: float, warnings: int
+) -> None:
     """Rectified pairs often share one frame, or have no tf between them: P[3] = -fx * baseline places the right."""
-    sequence = sequence_of(tmp_path / "bag", stereo(frames=frames, p3=-20.0, static_x=None))
-    np.testing.assert_allclose(sequence.rig_from_camera["right"].translation, [0.5, 0, 0])
-
-
-def test_tf_and_projection_that_contradict_are_reported(tmp_path: Path) -> None:
-    sequence = sequence_of(tmp_path / "bag", stereo(frames=("l", "r"), p3=-20.0, static_x=0.7))
-    assert "0.200 m apart" in sequence.provenance["warnings"][0]
+    sequence = sequence_of(tmp_path / "bag", stereo(frames=frames, p3=-20.0, static_x=static_x))
+    np.testing.assert_allclose(sequence.rig_from_camera["right"].translation, [baseline, 0, 0])
+    assert ["0.200 m apart" in warning for warning in sequence.provenance["warnings"]] == [True] * warnings
 
 
 def test_cameras_that_are_not_synchronous_make_frames_of_their_own(tmp_path: Path) -> None:
@@ -166,7 +154,7 @@ def say_mount(drive: Drive, index: int) -> None:
 
 
 def robots(drive: Drive, *, camera: str = "robot1/camera") -> None:
-    """Two of them with the same frames, one 5 m beside the other, each in its namespace."""
+    """Two of them with the same frames, one 5 m to the left of the other, each in its namespace."""
     for index in range(20):
         drive.image(index, camera=camera)
         drive.info(index, camera=camera)

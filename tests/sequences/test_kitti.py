@@ -102,7 +102,7 @@ def test_official_layout(official: Path) -> None:
 
 @pytest.fixture
 def labelled(official: Path) -> Path:
-    """The `.label` of one frame: four voxels of raw ids; two invalid voxels beside it, one of them with a label."""
+    """The `.label` of one frame: four voxels of raw ids; two more voxels are invalid, one of them with a label."""
     raw, invalid = np.zeros(VOXEL_SHAPE, "<u2"), np.zeros(VOXEL_SHAPE, bool)
     for cell, value in zip(CELLS.values(), (40, 71, 52, 252), strict=False):
         raw[cell] = value

@@ -50,7 +50,7 @@ def test_scan_and_stereo_pair_project_as_in_the_development_kit(root: Path) -> N
 
 
 def test_fisheyes_stand_where_the_calibration_puts_them(root: Path) -> None:
-    """A point beside the car, through world, rig and fisheye, against the chain of the development kit."""
+    """A point next to the car, through world, rig and fisheye, against the chain of the development kit."""
     plain = root / "data_2d_raw" / DRIVE / "image_02" / "data_rgb" / f"{POSED[0]:010d}.png"
     cv2.imwrite(str(plain), np.full((140, 140, 3), POSED[0], np.uint8))
     sequence = kitti_360(root, DRIVE)

@@ -24,7 +24,7 @@ from scene_completion_ros.sequences.posed_sequence import (
 )
 
 
-def test_sequence_folders_and_towns_are_opened_and_what_nobody_recognises_is_refused(tmp_path: Path) -> None:
+def test_sequence_folders_and_towns_are_opened_and_unknown_folders_are_refused(tmp_path: Path) -> None:
     drive().save(tmp_path / "town" / "sequence")
     assert open_recording(tmp_path / "town").name == open_recording(tmp_path / "town" / "sequence").name == "drive"
     with pytest.raises(SequenceError, match=r"is no recording.*sequence\.json.*KITTI-360.*calib\.txt.*bag"):
@@ -58,7 +58,7 @@ def test_bags_with_and_without_poses(shared_data: Path) -> None:
     np.testing.assert_array_equal(unrelated.image(3, camera), driven.image(3, camera))
 
 
-def test_a_source_of_another_package_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_of_another_package_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = Source("a folder of mine", lambda path: path.suffix == ".mine", lambda path, poses: drive(poses))
     monkeypatch.setattr(opening, "known_sources", lambda: (mine, *opening.SOURCES))
     assert open_recording(tmp_path / "drive.mine", poses="slow").name == "slow"

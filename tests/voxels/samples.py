@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.voxels.cloud import VOXEL_CLOUD_DTYPE
+from scene_completion_ros.voxels.colours import voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState
 
 UNOBSERVED, FREE, INFERRED, SURFACE, COMPLETED = VoxelState
@@ -100,6 +103,19 @@ def some_voxels(count: int, stamp_ns: int = 0, classes: int = 1) -> SemanticVoxe
         class_names=tuple(f"class {number}" for number in range(classes)),
         class_colours=tuple((number * 40, 10, 200) for number in range(classes)),
     )
+
+
+def voxels_to_cloud_array(voxels: SemanticVoxels, frame_from_grid: RigidTransform | None = None) -> NDArray[np.void]:
+    """The readable twin of `cloud_kernel.write_cloud`."""
+    points = voxels.points_camera() if frame_from_grid is None else voxels.points_in(frame_from_grid)
+    cloud = np.zeros(len(points), dtype=VOXEL_CLOUD_DTYPE)
+    cloud["x"], cloud["y"], cloud["z"] = points.T
+    rgb = voxel_colours(voxels.label, voxels.points_grid()[:, 2], voxels.class_colours).astype(np.uint32)
+    cloud["rgb"] = (rgb[:, 0] << 16) | (rgb[:, 1] << 8) | rgb[:, 2]
+    cloud["state"] = voxels.state[tuple(voxels.index.T)]
+    cloud["probability"], cloud["label"] = voxels.probability, voxels.label
+    cloud["confidence"] = np.rint(np.clip(voxels.confidence, 0.0, 1.0) * 255.0)
+    return cloud
 
 
 WORDS = ("wall", "<b>hedge</b> & co", "nothing at all")

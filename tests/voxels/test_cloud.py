@@ -11,12 +11,11 @@ from scene_completion_ros.voxels.cloud import (
     cloud_array_from_message,
     cloud_array_to_voxels,
     match_array_from_message,
-    voxels_to_cloud_array,
 )
-from scene_completion_ros.voxels.cloud_kernel import write_cloud
+from scene_completion_ros.voxels.cloud_kernel import cloud_of, write_cloud
 from scene_completion_ros.voxels.colours import depth_colours, height_colours, voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
-from tests.voxels.samples import COLOURS, GRID, STREET, some_voxels, street
+from tests.voxels.samples import COLOURS, GRID, STREET, some_voxels, street, voxels_to_cloud_array
 
 
 def turned(voxels: SemanticVoxels) -> RigidTransform:
@@ -39,6 +38,8 @@ def test_the_compiled_twin_writes_the_same_points(classes: int, count: int, pose
         else:
             np.testing.assert_array_equal(points[name], expected[name])
     assert not written[23::24].any()  # the padding, too
+    if pose == "as the camera":
+        np.testing.assert_array_equal(cloud_of(voxels), points)
     assert count < 2 or len(np.unique(points["rgb"])) > 1
 
 

@@ -20,7 +20,7 @@ Arrays = dict[str, Any]
 
 
 class Bomb:
-    """Executed where somebody unpickles it."""
+    """Executed where it is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return Path.touch, (Path("exploded"),)  # type: ignore[return-value]
