@@ -1,16 +1,18 @@
 """Public checkpoints: names and shapes of the reference's layer tables, and the same densities as the public network.
 
-The public network is written down here once more, as functions of its own names. Files of that layout are made here:
-the published ones cannot be had by a test.
+The public networks are written down here once more, with their own names. Files of that layout are made here: a test
+cannot have the published ones.
 """
 
 import json
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.cli import main
@@ -24,109 +26,116 @@ from scene_completion_training.published_weights import import_checkpoint
 from tests import official_layouts as layouts
 from tests.training.foundation.tiny_models import tiny_model
 
-Weights = dict[str, Tensor]
 BLOCKS = (3, 4, 6, 3)
 SMALL = [f"camera.{name}" for name in ("width=96", "height=64", "fx=37.7", "fy=65", "cx=47.5", "cy=31.5")]
 
 
-def convolution(weights: Weights, name: str, out: int, channels: int, size: int, *, bias: bool) -> None:
-    weights[f"{name}.weight"] = torch.randn(out, channels, size, size) / (channels * size**2) ** 0.5
-    if bias:
-        weights[f"{name}.bias"] = 0.1 * torch.randn(out)
+def named(**layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(layers))
 
 
-def normalisation(weights: Weights, name: str, channels: int) -> None:
-    weights |= {f"{name}.weight": 0.8 + 0.2 * torch.rand(channels), f"{name}.bias": 0.1 * torch.randn(channels)}
-    weights |= {f"{name}.running_mean": 0.1 * torch.randn(channels), f"{name}.running_var": 0.8 + torch.rand(channels)}
-    weights[f"{name}.num_batches_tracked"] = torch.tensor(7)
+def within(path: str, module: nn.Module) -> nn.Module:
+    """A module under the names of a path."""
+    for name in reversed(path.split(".")):
+        module = nn.ModuleDict({name: module})
+    return module
 
 
-def linear(weights: Weights, name: str, out: int, inputs: int) -> None:
-    weights |= {f"{name}.weight": torch.randn(out, inputs) / inputs**0.5, f"{name}.bias": 0.1 * torch.randn(out)}
+class Bottleneck(nn.Module):
+    """A block of ResNet-50, with torchvision's names."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, 4 * width, 1, bias=False), nn.BatchNorm2d(4 * width)
+        shortcut = nn.Conv2d(inputs, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width)
+        self.downsample = nn.Sequential(*shortcut) if inputs != 4 * width else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.bn1(self.conv1(x)))
+        y = self.bn3(self.conv3(functional.relu(self.bn2(self.conv2(y)))))
+        return functional.relu(y + (self.downsample(x) if self.downsample else x))
 
 
-def public_encoder() -> Weights:
-    """ResNet-50 with torchvision's names, the decoder with Monodepth2's (density_fields.md, 4.1)."""
-    weights: Weights = {"code_xyz._freqs": torch.ones(1, 12, 1), "code_xyz._phases": torch.ones(1, 12, 1)}
-    trunk = "encoder.encoder.encoder"
-    convolution(weights, f"{trunk}.conv1", 64, 3, 7, bias=False)
-    normalisation(weights, f"{trunk}.bn1", 64)
-    inputs = 64
-    for stage, blocks in enumerate(BLOCKS):
-        width = 64 * 2**stage
-        for block in range(blocks):
-            place = f"{trunk}.layer{stage + 1}.{block}"
-            for number, (out, into, size) in enumerate(
-                ((width, inputs, 1), (width, width, 3), (4 * width, width, 1)), 1
-            ):
-                convolution(weights, f"{place}.conv{number}", out, into, size, bias=False)
-                normalisation(weights, f"{place}.bn{number}", out)
-            if block == 0:
-                convolution(weights, f"{place}.downsample.0", 4 * width, inputs, 1, bias=False)
-                normalisation(weights, f"{place}.downsample.1", 4 * width)
+class ResNet(nn.Module):
+    """The maps [B, C, h, w] of an image in -1..1, finest first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.fc = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.Linear(2048, 1000)
+        inputs = 64
+        for stage, (blocks, width) in enumerate(zip(BLOCKS, (64, 128, 256, 512), strict=True)):
+            first = Bottleneck(inputs, width, 2 if stage else 1)
+            others = [Bottleneck(4 * width, width, 1) for _ in range(blocks - 1)]
+            setattr(self, f"layer{stage + 1}", nn.Sequential(first, *others))
             inputs = 4 * width
-    linear(weights, f"{trunk}.fc", 1000, 2048)
-    below, skips = 2048, (1024, 512, 256, 64, 0)
-    for level, (width, skip) in enumerate(zip((256, 128, 64, 64, 64), skips, strict=True)):
-        convolution(weights, f"encoder.decoder.decoder.{2 * level}.conv.conv", width, below, 3, bias=True)
-        convolution(weights, f"encoder.decoder.decoder.{2 * level + 1}.conv.conv", width, width + skip, 3, bias=True)
-        below = width
-    for scale, width in enumerate((64, 64, 64, 128)):
-        convolution(weights, f"encoder.decoder.decoder.{10 + scale}.conv", 64, width, 3, bias=True)
-    return weights
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        maps = [functional.relu(self.bn1(self.conv1((image * 0.5 + 0.5 - 0.45) / 0.225)))]
+        x = functional.max_pool2d(maps[0], 3, 2, 1)
+        for stage in range(4):
+            x = getattr(self, f"layer{stage + 1}")(x)
+            maps.append(x)
+        return maps
 
 
-def single_head(weights: Weights, name: str) -> None:
-    linear(weights, f"{name}.lin_in", 64, 103)
-    linear(weights, f"{name}.lin_out", 1, 64)
+class Decoder(nn.Module):
+    """That of Monodepth2, with its four scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        below, layers = 2048, []
+        for width, skip in ((256, 1024), (128, 512), (64, 256), (64, 64), (64, 0)):
+            layers += [named(conv=named(conv=reflected(inputs, width))) for inputs in (below, width + skip)]
+            below = width
+        self.decoder = nn.ModuleList([*layers, *(named(conv=reflected(width, 64)) for width in (64, 64, 64, 128))])
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        x = maps[4]
+        for level in range(5):
+            x = functional.interpolate(functional.elu(self.decoder[2 * level](x)), scale_factor=2, mode="nearest")
+            x = torch.cat([x, maps[3 - level]], dim=1) if level < 4 else x
+            x = functional.elu(self.decoder[2 * level + 1](x))
+        return self.decoder[10](x)  # type: ignore[no-any-return]
 
 
-def several_head(weights: Weights) -> None:
-    linear(weights, "heads.multiviewhead3.mlp.lin_in", 128, 103)
-    linear(weights, "heads.multiviewhead3.mlp.lin_out", 17, 128)
-    linear(weights, "heads.multiviewhead3.mlp2.lin_in", 16, 16)
-    linear(weights, "heads.multiviewhead3.mlp2.lin_out", 1, 16)
+def reflected(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode="reflect")
 
 
-def public_features(weights: Weights, image: Tensor) -> Tensor:
-    """Feature map [B, 64, H, W] of images in −1..1."""
-    trunk = "encoder.encoder.encoder"
+def head(inputs: int, width: int, outputs: int) -> nn.Module:
+    return named(lin_in=nn.Linear(inputs, width), act=nn.ReLU(), lin_out=nn.Linear(width, outputs))
 
-    def normalised(x: Tensor, name: str) -> Tensor:
-        mean, variance, weight, bias = (
-            weights[f"{trunk}.{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return functional.batch_norm(x, mean, variance, weight, bias)
 
-    def convolved(x: Tensor, name: str, stride: int = 1, padding: int = 0) -> Tensor:
-        return functional.conv2d(x, weights[f"{trunk}.{name}.weight"], stride=stride, padding=padding)
+def several_head() -> nn.Module:
+    return nn.ModuleDict({"mlp": head(103, 128, 17), "mlp2": head(16, 16, 1)})
 
-    x = (image * 0.5 + 0.5 - 0.45) / 0.225
-    x = functional.relu(normalised(convolved(x, "conv1", 2, 3), "bn1"))
-    maps = [x]
-    x = functional.max_pool2d(x, 3, 2, 1)
-    for stage, blocks in enumerate(BLOCKS):
-        for block in range(blocks):
-            place, stride = f"layer{stage + 1}.{block}", 2 if stage and not block else 1
-            y = functional.relu(normalised(convolved(x, f"{place}.conv1"), f"{place}.bn1"))
-            y = functional.relu(normalised(convolved(y, f"{place}.conv2", stride, 1), f"{place}.bn2"))
-            y = normalised(convolved(y, f"{place}.conv3"), f"{place}.bn3")
-            if block == 0:
-                x = normalised(convolved(x, f"{place}.downsample.0", stride), f"{place}.downsample.1")
-            x = functional.relu(x + y)
-        maps.append(x)
 
-    def reflected(x: Tensor, name: str) -> Tensor:
-        padded = functional.pad(x, (1, 1, 1, 1), mode="reflect")
-        place = f"encoder.decoder.decoder.{name}"
-        return functional.conv2d(padded, weights[f"{place}.weight"], weights[f"{place}.bias"])
+def public(encoder: dict[str, nn.Module], **parts: nn.Module) -> nn.ModuleDict:
+    """A public network in eval mode, all of whose weights are random."""
+    network = nn.ModuleDict({"encoder": nn.ModuleDict(encoder), **parts}).eval()
+    for name, value in network.state_dict().items():
+        if name.endswith(("cls_token", "pos_embed")):
+            value.normal_(0.0, 0.5)
+        elif value.ndim > 1:
+            value.normal_(0.0, value[0].numel() ** -0.5)
+        elif name.endswith(("weight", "running_var")):
+            value.uniform_(0.8, 1.4)
+        elif value.is_floating_point():
+            value.normal_(0.0, 0.1)
+    return network
 
-    for level in range(5):
-        x = functional.elu(reflected(x, f"{2 * level}.conv.conv"))
-        x = functional.interpolate(x, scale_factor=2, mode="nearest")
-        x = torch.cat([x, maps[3 - level]], dim=1) if level < 4 else x
-        x = functional.elu(reflected(x, f"{2 * level + 1}.conv.conv"))
-    return reflected(x, "10.conv")
+
+def convolutional(**parts: nn.Module) -> nn.ModuleDict:
+    """A network with the encoder of Behind the Scenes (density_fields.md, 4.1)."""
+    return public({"encoder": within("encoder", ResNet()), "decoder": Decoder()}, **parts)
+
+
+def features_of(network: nn.ModuleDict, image: Tensor) -> Tensor:
+    """Feature map [B, 64, H, W] of images in 0..1."""
+    encoder: Any = network["encoder"]
+    return encoder["decoder"](encoder["encoder"]["encoder"](2.0 * image - 1.0))  # type: ignore[no-any-return]
 
 
 def public_inputs(features: Tensor, local: Tensor, matrix: Tensor) -> Tensor:
@@ -141,15 +150,11 @@ def public_inputs(features: Tensor, local: Tensor, matrix: Tensor) -> Tensor:
     return torch.cat([sampled[0, :, 0].T, point, torch.sin(angles).flatten(1)], dim=1)
 
 
-def layer(weights: Weights, name: str, x: Tensor) -> Tensor:
-    return functional.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+def settings(name: str, *more: str) -> Configuration:
+    return read_configuration(CONFIGS / "full_size" / f"{name}.yaml", [*SMALL, *more], Configuration)
 
 
-def settings(name: str) -> Configuration:
-    return read_configuration(CONFIGS / "full_size" / f"{name}.yaml", SMALL, Configuration)
-
-
-def saved(path: Path, weights: Weights, prefix: str = "renderer.net.", **more: Any) -> Path:
+def saved(path: Path, weights: Mapping[str, Tensor], prefix: str = "renderer.net.", **more: Any) -> Path:
     torch.save({"model": {f"{prefix}{name}": value for name, value in weights.items()}, **more}, path)
     return path
 
@@ -169,54 +174,44 @@ def normalised_matrix(configuration: Configuration) -> Tensor:
     return torch.tensor(rows)
 
 
-@pytest.mark.parametrize(
-    ("name", "head"),
-    [
-        ("bts_kitti_360", "mlp_coarse"),
-        ("kdbts_kitti_360", "heads.singleviewhead"),
-        ("s4c_kitti_360", "mlp_coarse"),
-    ],
-)
-def test_a_field_of_one_view_says_what_the_public_network_says(name: str, head: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["bts_kitti_360", "kdbts_kitti_360", "s4c_kitti_360"])
+def test_a_field_of_one_view_is_the_public_network(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    weights = public_encoder()
-    single_head(weights, head)
-    if head.startswith("heads"):
-        several_head(weights)
-    classes = "mlp_segmentation.model" if name.startswith("s4c") else ""
-    if classes:
-        linear(weights, f"{classes}.0", 64, 103)
-        linear(weights, f"{classes}.2", 19, 64)
+    single = head(103, 64, 1)
+    heads = {"heads": nn.ModuleDict({"singleviewhead": single, "multiviewhead3": several_head()})}
+    classes = nn.Sequential(nn.Linear(103, 64), nn.ReLU(), nn.Linear(64, 19))
+    labelled = {"mlp_segmentation": within("model", classes)} if name.startswith("s4c") else {}
+    network = convolutional(**(heads if name.startswith("kdbts") else {"mlp_coarse": single}), **labelled)
     configuration = settings(name)
-    public = saved(tmp_path / "public.pt", weights, optimizer={"step": 3})
-    beside = import_checkpoint(public, tmp_path / "own.ckpt", configuration)
-    assert all(other.startswith("heads.multiviewhead3.") for other in beside)
+    weights = network.state_dict() | {"code_xyz._freqs": torch.ones(1, 12, 1)}
+    file = saved(tmp_path / "public.pt", weights, optimizer={"step": 3})
+    others = import_checkpoint(file, tmp_path / "own.ckpt", configuration)
+    assert all(other.startswith("heads.multiviewhead3.") for other in others)
     stored = Checkpoint.read(tmp_path / "own.ckpt")
     assert stored.record["imported"]["file"] == "public.pt" and stored.stage == configuration.stage
-    whole: Any = stored.field_of(SemanticField if classes else DensityField)
-    field = whole.density if classes else whole
+    whole: Any = stored.field_of(SemanticField if labelled else DensityField)
+    field = whole.density if labelled else whole
     head_layers = (field.feature_layer, field.position_layer, field.density_layer)
     assert sum(parameter.numel() for part in head_layers for parameter in part.parameters()) == 6721
     image = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
-        features = public_features(weights, 2.0 * image - 1.0)
+        features = features_of(network, image)
         torch.testing.assert_close(field.encoder(255.0 * image), features, rtol=1e-3, atol=1e-3)
         inputs = public_inputs(features, POINTS, normalised_matrix(configuration))
-        logits = layer(weights, f"{head}.lin_out", functional.relu(layer(weights, f"{head}.lin_in", inputs)))
         seen = whole.observe(255.0 * image)
-        found = seen.density(POINTS[None])[0]
-        if classes:
-            expected = layer(weights, f"{classes}.2", functional.relu(layer(weights, f"{classes}.0", inputs)))
-            torch.testing.assert_close(whole.codes(seen.features(POINTS[None]))[0], expected, rtol=2e-3, atol=2e-3)
-    torch.testing.assert_close(found, functional.softplus(logits[:, 0]), rtol=2e-3, atol=2e-3)
+        expected = functional.softplus(single(inputs)[:, 0])
+        torch.testing.assert_close(seen.density(POINTS[None])[0], expected, rtol=2e-3, atol=2e-3)
+        if labelled:
+            found = whole.codes(seen.features(POINTS[None]))[0]
+            torch.testing.assert_close(found, classes(inputs), rtol=2e-3, atol=2e-3)
 
 
-def test_a_teacher_says_what_the_public_network_says(tmp_path: Path) -> None:
+def test_a_teacher_is_the_public_network(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    weights = public_encoder()
-    several_head(weights)
+    several: Any = several_head()
+    network = convolutional(heads=nn.ModuleDict({"multiviewhead3": several}))
     configuration = settings("mvbts_kitti_360")
-    import_checkpoint(saved(tmp_path / "public.pt", weights, prefix=""), tmp_path / "own.ckpt", configuration)
+    import_checkpoint(saved(tmp_path / "public.pt", network.state_dict(), ""), tmp_path / "own.ckpt", configuration)
     field = Checkpoint.read(tmp_path / "own.ckpt").field_of(MultiViewField)
     assert sum(parameter.numel() for parameter in field.fusion.parameters()) == 15_794
     images = torch.rand(1, 2, 3, 64, 96)
@@ -227,18 +222,13 @@ def test_a_teacher_says_what_the_public_network_says(tmp_path: Path) -> None:
         found = field.observe(255.0 * images, poses).density(POINTS[None])[0]
         encoded, invalid = [], []
         for view in range(2):
-            features = public_features(weights, 2.0 * images[:, view] - 1.0)
             local = POINTS - poses[0, view, :3, 3]
-            inputs = public_inputs(features, local, matrix)
-            hidden = functional.relu(layer(weights, "heads.multiviewhead3.mlp.lin_in", inputs))
-            encoded.append(layer(weights, "heads.multiviewhead3.mlp.lin_out", hidden))
+            encoded.append(several["mlp"](public_inputs(features_of(network, images[:, view]), local, matrix)))
             xy = (local @ matrix.T)[:, :2] / local[:, 2:]
             invalid.append((xy.abs() > 1.0).any(dim=1) | (local[:, 2] <= 1e-3))
         stacked = torch.stack(encoded, dim=1)
         share = stacked[..., 0].masked_fill(torch.stack(invalid, dim=1), -1e9).softmax(dim=1)
-        fused = (share[..., None] * stacked[..., 1:]).sum(dim=1)
-        hidden = functional.relu(layer(weights, "heads.multiviewhead3.mlp2.lin_in", fused))
-        expected = functional.softplus(layer(weights, "heads.multiviewhead3.mlp2.lin_out", hidden)[:, 0])
+        expected = functional.softplus(several["mlp2"]((share[..., None] * stacked[..., 1:]).sum(dim=1))[:, 0])
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
 
 
@@ -246,150 +236,130 @@ WIDTH, BLOCKS_OF_TRANSFORMER, PATCH = 32, 12, 8
 """Those of `tiny_models`, of which the published width is 768."""
 
 
-def public_transformer() -> Weights:
-    """SceneDINO: timm's names of the transformer, with positions in the grid of 64×96; its decoder and heads."""
-    weights: Weights = {}
-    vit = "encoder.encoder.model.vit"
-    tokens = (64 // PATCH) * (96 // PATCH)
-    weights[f"{vit}.cls_token"] = torch.randn(1, 1, WIDTH)
-    weights[f"{vit}.pos_embed"] = 0.5 * torch.randn(1, 1 + tokens, WIDTH)
-    convolution(weights, f"{vit}.patch_embed.proj", WIDTH, 3, PATCH, bias=True)
-    for block in range(BLOCKS_OF_TRANSFORMER):
-        for name in ("norm1", "norm2"):
-            weights |= {f"{vit}.blocks.{block}.{name}.{part}": torch.rand(WIDTH) + 0.5 for part in ("weight", "bias")}
-        for name, out, into in (("attn.qkv", 96, 32), ("attn.proj", 32, 32), ("mlp.fc1", 64, 32), ("mlp.fc2", 32, 64)):
-            linear(weights, f"{vit}.blocks.{block}.{name}", out, into)
-    weights |= {f"{vit}.norm.{part}": torch.rand(WIDTH) + 0.5 for part in ("weight", "bias")}
-    pyramid, decoder = (64, 64, 128, 256), "encoder.decoder"
-    for level, channels in enumerate(pyramid):
-        convolution(weights, f"{decoder}.reassemble_blocks.projects.{level}", channels, WIDTH, 1, bias=True)
-        convolution(weights, f"{decoder}.convs.{level}", 256, channels, 3, bias=False)
-        convolution(weights, f"{decoder}.fusion_blocks.{level}.project", 256, 256, 1, bias=True)
-        for unit in (1, 2) if level else (2,):
-            for number in (1, 2):
-                place = f"{decoder}.fusion_blocks.{level}.res_conv_unit{unit}.conv{number}"
-                convolution(weights, place, 256, 256, 3, bias=True)
-    for level, size in ((0, 4), (1, 2), (3, 3)):
-        place = f"{decoder}.reassemble_blocks.resize_layers.{level}"
-        convolution(weights, place, pyramid[level], pyramid[level], size, bias=True)
-    convolution(weights, f"{decoder}.project", 256, 256, 3, bias=True)
-    for number, size in enumerate((3, 2, 3)):
-        convolution(weights, f"{decoder}.output_head.head_modules.{number}", 256, 256, size, bias=True)
-    linear(weights, "encoder.dim_reduction.linear_in", 128, 64)
-    linear(weights, "encoder.dim_reduction.linear_out", WIDTH, 128)
-    linear(weights, "heads.normal_head.lin_in", 128, 295)
-    linear(weights, "heads.normal_head.lin_out", 65, 128)
-    for name, out, into in (
-        ("linear_path.0", 64, WIDTH),
-        ("nonlinear_path.0", WIDTH, WIDTH),
-        ("nonlinear_path.2", 64, WIDTH),
-    ):
-        convolution(weights, f"downstream_head.stego_head.{name}", out, into, 1, bias=True)
-    weights["encoder.gt_encoder.model.vit.cls_token"] = torch.zeros(1, 1, WIDTH)
-    weights["downstream_head.stego_cluster_head.cluster_centers"] = torch.zeros(19, 64)
-    return weights
+class Block(nn.Module):
+    """A block of a transformer, with timm's names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = (nn.LayerNorm(WIDTH, eps=1e-12) for _ in range(2))
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(WIDTH, 3 * WIDTH), "proj": nn.Linear(WIDTH, WIDTH)})
+        self.mlp = named(fc1=nn.Linear(WIDTH, 64), act=nn.GELU(), fc2=nn.Linear(64, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.attn["qkv"](self.norm1(x)).reshape(1, -1, 3, 2, WIDTH // 2).transpose(1, 3).unbind(2)
+        seen = functional.scaled_dot_product_attention(q, k, v)
+        x = x + self.attn["proj"](seen.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
-def public_map(weights: Weights, image: Tensor) -> Tensor:
-    """SceneDINO's feature map [B, 256, 2H, 2W] of images in 0..1 (density_fields.md, 7.1)."""
+class Transformer(nn.Module):
+    """The tokens of four blocks, as maps, of images of 64x96 in 0..1."""
 
-    def affine(x: Tensor, name: str) -> Tensor:
-        vit = f"encoder.encoder.model.vit.{name}"
-        return functional.layer_norm(x, (WIDTH,), weights[f"{vit}.weight"], weights[f"{vit}.bias"], 1e-12)
+    def __init__(self) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.empty(1, 1, WIDTH))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + (64 // PATCH) * (96 // PATCH), WIDTH))
+        self.patch_embed = named(proj=nn.Conv2d(3, WIDTH, PATCH, PATCH))
+        self.blocks = nn.ModuleList(Block() for _ in range(BLOCKS_OF_TRANSFORMER))
+        self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
 
-    def dense(x: Tensor, name: str) -> Tensor:
-        return layer(weights, f"encoder.encoder.model.vit.{name}", x)
-
-    def convolved(x: Tensor, name: str, padding: int = 1, stride: int = 1) -> Tensor:
-        bias = weights.get(f"encoder.decoder.{name}.bias")
-        weight = weights[f"encoder.decoder.{name}.weight"]
-        return functional.conv2d(x, weight, bias, padding=padding, stride=stride)
-
-    def spread(x: Tensor, name: str, stride: int) -> Tensor:
-        place = f"encoder.decoder.{name}"
-        return functional.conv_transpose2d(x, weights[f"{place}.weight"], weights[f"{place}.bias"], stride=stride)
-
-    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    x = (image - mean[:, None, None]) / deviation[:, None, None]
-    patch = "encoder.encoder.model.vit.patch_embed.proj"
-    x = functional.conv2d(x, weights[f"{patch}.weight"], weights[f"{patch}.bias"], stride=PATCH).flatten(2).mT
-    vit = "encoder.encoder.model.vit"
-    x = torch.cat([weights[f"{vit}.cls_token"], x], dim=1) + weights[f"{vit}.pos_embed"]
-    states = []
-    for block in range(BLOCKS_OF_TRANSFORMER):
-        place = f"blocks.{block}"
-        q, k, v = dense(affine(x, f"{place}.norm1"), f"{place}.attn.qkv").reshape(1, -1, 3, 2, WIDTH // 2).unbind(2)
-        seen = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        x = x + dense(seen.transpose(1, 2).flatten(2), f"{place}.attn.proj")
-        x = x + dense(functional.gelu(dense(affine(x, f"{place}.norm2"), f"{place}.mlp.fc1")), f"{place}.mlp.fc2")
-        states.append(x)
-    tokens = [states[3], states[6], states[9], functional.normalize(affine(x, "norm"), dim=-1)]
-    grids = [state[:, 1:].mT.reshape(1, WIDTH, 64 // PATCH, 96 // PATCH) for state in tokens]
-    maps = [convolved(grid, f"reassemble_blocks.projects.{level}", 0) for level, grid in enumerate(grids)]
-    maps[0] = spread(maps[0], "reassemble_blocks.resize_layers.0", 4)
-    maps[1] = spread(maps[1], "reassemble_blocks.resize_layers.1", 2)
-    maps[3] = convolved(maps[3], "reassemble_blocks.resize_layers.3", stride=2)
-    maps = [convolved(x, f"convs.{level}") for level, x in enumerate(maps)]
-
-    def unit(x: Tensor, name: str) -> Tensor:
-        return x + convolved(functional.relu(convolved(functional.relu(x), f"{name}.conv1")), f"{name}.conv2")
-
-    out = maps[3]
-    for level in range(4):
-        place = f"fusion_blocks.{level}"
-        out = out + unit(maps[3 - level], f"{place}.res_conv_unit1") if level else out
-        out = unit(out, f"{place}.res_conv_unit2")
-        out = functional.interpolate(out, scale_factor=2, mode="bilinear", align_corners=True)
-        out = convolved(out, f"{place}.project", 0)
-    out = convolved(convolved(out, "project"), "output_head.head_modules.0")
-    return convolved(spread(out, "output_head.head_modules.1", 2), "output_head.head_modules.2")
+    def forward(self, image: Tensor) -> list[Tensor]:
+        mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        x = self.patch_embed((image - mean[:, None, None]) / deviation[:, None, None]).flatten(2).mT
+        states = [torch.cat([self.cls_token, x], dim=1) + self.pos_embed]
+        for block in self.blocks:
+            states.append(block(states[-1]))
+        tokens = [states[4], states[7], states[10], functional.normalize(self.norm(states[12]), dim=-1)]
+        return [state[:, 1:].mT.reshape(1, WIDTH, 64 // PATCH, 96 // PATCH) for state in tokens]
 
 
-def test_scenedino_says_what_the_public_network_says(tmp_path: Path) -> None:
+class Unit(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(256, 256, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(functional.relu(self.conv1(functional.relu(x))))  # type: ignore[no-any-return]
+
+
+class Pyramid(nn.Module):
+    """SceneDINO's decoder: a feature map [B, 256, 2H, 2W] (density_fields.md, 7.1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (64, 64, 128, 256)
+        resized = nn.ConvTranspose2d(64, 64, 4, 4), nn.ConvTranspose2d(64, 64, 2, 2), nn.Identity()
+        self.reassemble_blocks = nn.ModuleDict({
+            "projects": nn.ModuleList(nn.Conv2d(WIDTH, width, 1) for width in widths),
+            "resize_layers": nn.ModuleList([*resized, nn.Conv2d(256, 256, 3, 2, 1)]),
+        })  # fmt: skip
+        self.convs = nn.ModuleList(nn.Conv2d(width, 256, 3, padding=1, bias=False) for width in widths)
+        self.fusion_blocks = nn.ModuleList()
+        for level in range(4):
+            units = {f"res_conv_unit{number}": Unit() for number in ((1, 2) if level else (2,))}
+            self.fusion_blocks.append(nn.ModuleDict({**units, "project": nn.Conv2d(256, 256, 1)}))
+        self.project = nn.Conv2d(256, 256, 3, padding=1)
+        ends = (nn.Conv2d(256, 256, 3, padding=1) for _ in range(2))
+        self.output_head = within(
+            "head_modules", nn.Sequential(next(ends), nn.ConvTranspose2d(256, 256, 2, 2), next(ends))
+        )
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        blocks: Any = self.reassemble_blocks
+        maps = [project(x) for project, x in zip(blocks["projects"], maps, strict=True)]
+        maps = [resize(x) for resize, x in zip(blocks["resize_layers"], maps, strict=True)]
+        maps = [convolution(x) for convolution, x in zip(self.convs, maps, strict=True)]
+        out = maps[3]
+        for level, block in enumerate(self.fusion_blocks):
+            out = block["res_conv_unit2"](out + block["res_conv_unit1"](maps[3 - level]) if level else out)
+            out = functional.interpolate(out, scale_factor=2, mode="bilinear", align_corners=True)
+            out = block["project"](out)
+        return self.output_head["head_modules"](self.project(out))  # type: ignore[no-any-return, index]
+
+
+def test_scenedino_is_the_public_network(tmp_path: Path) -> None:
     """Densities, expanded features, and the codes of its second stage."""
     torch.manual_seed(3)
-    weights = public_transformer()
+    reduction = nn.ModuleDict({"linear_in": nn.Linear(64, 128), "linear_out": nn.Linear(128, WIDTH)})
+    linear = nn.Sequential(nn.Conv2d(WIDTH, 64, 1))
+    nonlinear = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 1), nn.ReLU(), nn.Conv2d(WIDTH, 64, 1))
+    transformer, pyramid, density = Transformer(), Pyramid(), head(295, 128, 65)
+    network = public(
+        {"encoder": within("model.vit", transformer), "decoder": pyramid, "dim_reduction": reduction},
+        heads=nn.ModuleDict({"normal_head": density}),
+        downstream_head=within("stego_head", nn.ModuleDict({"linear_path": linear, "nonlinear_path": nonlinear})),
+    )
+    unused = {"encoder.gt_encoder.model.vit.cls_token": torch.zeros(1, 1, WIDTH)}
+    unused["downstream_head.stego_cluster_head.cluster_centers"] = torch.zeros(19, 64)
     vit = tmp_path / "vit"
     tiny_model("vit", num_hidden_layers=BLOCKS_OF_TRANSFORMER).save_pretrained(vit)
-    chosen = [*SMALL, f"encoder_weights={vit}"]
-    configuration = read_configuration(CONFIGS / "full_size" / "scenedino_kitti_360.yaml", chosen, Configuration)
+    configuration = settings("scenedino_kitti_360", f"encoder_weights={vit}")
     first, second = tmp_path / "first.ckpt", tmp_path / "second.ckpt"
-    public = saved(tmp_path / "public.pt", weights)
-    assert all(
-        name.startswith("downstream_head.stego_head.") for name in import_checkpoint(public, first, configuration)
-    )
-    stage_2 = read_configuration(
-        CONFIGS / "full_size" / "scenedino_semantics_kitti_360.yaml", [f"features_from={first}"], Configuration
-    )
-    assert import_checkpoint(public, second, stage_2) == []
+    file = saved(tmp_path / "public.pt", network.state_dict() | unused)
+    others = import_checkpoint(file, first, configuration)
+    assert all(name.startswith("downstream_head.stego_head.") for name in others)
+    stage_2 = CONFIGS / "full_size" / "scenedino_semantics_kitti_360.yaml"
+    configuration_2 = read_configuration(stage_2, [f"features_from={first}"], Configuration)
+    assert import_checkpoint(file, second, configuration_2) == []
     image = torch.rand(1, 3, 64, 96)
-    for file in (first, second):
-        field = Checkpoint.read(file).field_of(FeatureField)
-        with torch.no_grad():
-            inputs = public_inputs(public_map(weights, image), POINTS, normalised_matrix(configuration))
-            hidden = functional.relu(layer(weights, "heads.normal_head.lin_in", inputs))
-            out = layer(weights, "heads.normal_head.lin_out", hidden)
-            wide = functional.relu(layer(weights, "encoder.dim_reduction.linear_in", out[:, 1:]))
-            expected = functional.normalize(layer(weights, "encoder.dim_reduction.linear_out", wide), dim=-1)
+    with torch.no_grad():
+        inputs = public_inputs(pyramid(transformer(image)), POINTS, normalised_matrix(configuration))
+        out = density(inputs)
+        wide = functional.relu(reduction["linear_in"](out[:, 1:]))
+        expected = functional.normalize(reduction["linear_out"](wide), dim=-1)
+        for own in (first, second):
+            field = Checkpoint.read(own).field_of(FeatureField)
             seen = field.observe(255.0 * image)
             torch.testing.assert_close(seen.density_logit(POINTS[None])[0], out[:, 0], rtol=2e-3, atol=2e-3)
             found = field.codes(seen.features(POINTS[None]))[0]
-        torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
-    head = Checkpoint.read(second).distillation_head()
-    place = "downstream_head.stego_head"
-
-    def path(x: Tensor, name: str) -> Tensor:
-        return functional.linear(x, weights[f"{place}.{name}.weight"].flatten(1), weights[f"{place}.{name}.bias"])
-
-    with torch.no_grad():
-        codes = path(expected, "linear_path.0")
-        codes = codes + path(functional.relu(path(expected, "nonlinear_path.0")), "nonlinear_path.2")
-        torch.testing.assert_close(head(found), functional.normalize(codes, dim=-1), rtol=2e-3, atol=2e-3)
+            torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
+        pixels = expected[:, :, None, None]
+        codes = functional.normalize((linear(pixels) + nonlinear(pixels))[..., 0, 0], dim=-1)
+        torch.testing.assert_close(Checkpoint.read(second).distillation_head()(found), codes, rtol=2e-3, atol=2e-3)
 
 
 def test_an_imported_checkpoint_is_evaluated(tmp_path: Path) -> None:
-    weights = public_encoder()
-    single_head(weights, "mlp_coarse")
+    weights = convolutional(mlp_coarse=head(103, 64, 1)).state_dict()
     file = saved(tmp_path / "public.pt", weights)
     config = CONFIGS / "full_size" / "bts_kitti_360.yaml"
     own = tmp_path / "bts" / "checkpoints" / "last.ckpt"
@@ -402,21 +372,33 @@ def test_an_imported_checkpoint_is_evaluated(tmp_path: Path) -> None:
     assert {row["method"] for row in scores["scores"]["lidar"]} == {"bts"}
 
 
-def test_files_that_hold_something_else(tmp_path: Path) -> None:
-    weights = public_encoder()
-    single_head(weights, "mlp_coarse")
-    own, configuration = tmp_path / "own.ckpt", settings("bts_kitti_360")
-    with pytest.raises(BundleError, match=r"heads mlp_coarse, none of which is that of stage teacher"):
-        import_checkpoint(saved(tmp_path / "a.pt", weights), own, settings("mvbts_kitti_360"))
-    short = {name: value for name, value in weights.items() if "decoder.decoder.5.conv.conv.weight" not in name}
-    with pytest.raises(BundleError, match=r"lacks field\.encoder\.decoder\.merge\.2\.0\.weight"):
-        import_checkpoint(saved(tmp_path / "b.pt", short), own, configuration)
-    narrow = {**weights, "mlp_coarse.lin_in.weight": torch.zeros(32, 103)}
-    with pytest.raises(BundleError, match=r"lin_in\.weight \(32, 64, 1, 1\), where this network has \(64, 64, 1, 1\)"):
-        import_checkpoint(saved(tmp_path / "c.pt", narrow), own, configuration)
-    with pytest.raises(BundleError, match="no encoder of these systems"):
-        import_checkpoint(saved(tmp_path / "d.pt", {"a": torch.zeros(1)}), own, configuration)
-    (tmp_path / "e.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(BundleError, match="cannot be read without executing it"):
-        import_checkpoint(tmp_path / "e.pt", own, configuration)
+Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights, "heads mlp_coarse, none of which is that of stage teacher"),
+        (
+            lambda weights: {
+                name: value for name, value in weights.items() if "decoder.5.conv.conv.weight" not in name
+            },
+            r"lacks field\.encoder\.decoder\.merge\.2\.0\.weight",
+        ),
+        (
+            lambda weights: {**weights, "mlp_coarse.lin_in.weight": torch.zeros(32, 103)},
+            r"lin_in\.weight \(32, 64, 1, 1\), where this network has \(64, 64, 1, 1\)",
+        ),
+        (lambda weights: {"a": torch.zeros(1)}, "no encoder of these systems"),
+        (None, "cannot be read without executing it"),
+    ],
+)
+def test_files_that_hold_something_else(change: Change | None, message: str, tmp_path: Path) -> None:
+    file, own = tmp_path / "public.pt", tmp_path / "own.ckpt"
+    if change is None:
+        file.write_bytes(b"no checkpoint")
+    else:
+        saved(file, change(convolutional(mlp_coarse=head(103, 64, 1)).state_dict()))
+    with pytest.raises(BundleError, match=message):
+        import_checkpoint(file, own, settings("mvbts_kitti_360" if "teacher" in message else "bts_kitti_360"))
     assert not own.exists()

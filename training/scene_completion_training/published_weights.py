@@ -1,7 +1,7 @@
 """Public checkpoints of the published systems as checkpoints of ours: the same networks under other names.
 
 The public files are those of Behind the Scenes (Wimbauer et al., CVPR 2023), KDBTS (Han et al., CVPR 2024), S4C (Hayler
-et al., 3DV 2024) and SceneDINO (Jevtić et al., ICCV 2025): `model` beside the state of their trainer. What only their
+et al., 3DV 2024) and SceneDINO (Jevtić et al., ICCV 2025): `model` next to the state of their trainer. What only their
 trainings use is left out, and so are prediction layers that the published models never use.
 """
 
@@ -32,18 +32,29 @@ _UNUSED = re.compile(
     r"code_xyz\.|encoder\.encoder\.encoder\.fc\.|encoder\.decoder\.decoder\.1[123]\.|"  # codes, ImageNet, other scales
     r"encoder\.(?:gt_encoder|downsampler|visualization)\.|downstream_head\.\w+_(?:cluster|linear)_head\."
 )
-# Stage of ours -> head of the public network that says the density.
+# Stage of ours -> head of the public network that gives the density.
 _HEADS = {"teacher": "heads.multiviewhead3", "single_view": "mlp_coarse", "student": "heads.singleviewhead"}
 _HEADS |= {"semantic_field": "mlp_coarse", "feature_field": "heads.normal_head", "semantics": "heads.normal_head"}
-_BLOCK = re.compile(r"layer(\d)\.(\d+)\.(?:(conv|bn)(\d)|downsample\.(\d))\.(\w+)")
-_TRANSFORMER = (
+_RESNET = "encoder.encoder.encoder"
+_NAMES = (
+    # torchvision's ResNet-50, and Monodepth2's decoder
+    (rf"{_RESNET}\.(conv|bn)1\.", r"encoder.trunk.stem.\1."),
+    *((rf"{_RESNET}\.layer{n + 1}\.(\d+)\.", rf"encoder.trunk.stages.{n}.layers.\1.") for n in range(4)),
+    *((rf"(layers\.\d+)\.(conv|bn){n + 1}\.", rf"\1.layer.{n}.\2.") for n in range(3)),
+    (r"downsample\.0", "shortcut.conv"),
+    (r"downsample\.1", "shortcut.bn"),
+    (r"(encoder\.trunk\..*)\.conv\.", r"\1.convolution."),
+    (r"(encoder\.trunk\..*)\.bn\.", r"\1.normalization."),
+    *((rf"(encoder\.decoder)\.decoder\.{2 * n}\.conv\.conv\.", rf"\1.reduce.{n}.0.") for n in range(5)),
+    *((rf"(encoder\.decoder)\.decoder\.{2 * n + 1}\.conv\.conv\.", rf"\1.merge.{n}.0.") for n in range(5)),
+    (r"encoder\.decoder\.decoder\.10\.conv\.", "encoder.decoder.out."),
+    # timm's transformer, and SceneDINO's decoder
     (r"encoder\.encoder\.model\.vit\.(.+)", r"encoder.trunk.network.\1"),
     (r"network\.pos_embed", "network.embeddings.position_embeddings"),
     (r"network\.cls_token", "network.embeddings.cls_token"),
     (r"network\.patch_embed\.proj", "network.embeddings.patch_embeddings.projection"),
     (r"network\.norm", "network.layernorm"),
     (r"\.attn\.proj", ".attention.o_proj"),
-    (r"\.attn\.(\w)\.", r".attention.\1_proj."),
     (r"\.ls(\d)\.gamma", r".layer_scale\1.lambda1"),
     (r"encoder\.decoder\.reassemble_blocks\.projects\.(\d)", r"encoder.trunk.reassemble.\1.0"),
     (r"encoder\.decoder\.reassemble_blocks\.resize_layers\.(\d)", r"encoder.trunk.reassemble.\1.1"),
@@ -54,14 +65,20 @@ _TRANSFORMER = (
     (r"body\.c2", "body.3"),
     (r"encoder\.decoder\.fusion_blocks", "encoder.decoder.fuse"),
     (r"encoder\.decoder\.output_head\.head_modules", "encoder.decoder.head"),
-)  # names of timm's transformer and of SceneDINO's decoder, piece by piece, and ours of a density field
-_FEATURES = {
-    "encoder.dim_reduction.linear_in": "expansion.0",
-    "encoder.dim_reduction.linear_out": "expansion.2",
+)  # public names of encoders and ours below a density field, piece by piece
+_DINO = (("vit.blocks.", "vit.layers."), (".norm1.", ".layernorm_before."), (".norm2.", ".layernorm_after."))
+_DINOV2 = (("vit.blocks.", "vit.encoder.layer."),)
+_LAYERS = {
+    "encoder.dim_reduction.linear_in": "field.expansion.0",
+    "encoder.dim_reduction.linear_out": "field.expansion.2",
+    "heads.multiviewhead3.mlp.lin_out": "field.fusion.view_layer",
+    "heads.multiviewhead3.mlp2.lin_in": "field.fusion.mixing_layer",
+    "heads.multiviewhead3.mlp2.lin_out": "field.fusion.density_layer",
+    "mlp_segmentation.model.2": "field.output_layer",
     "downstream_head.stego_head.linear_path.0": "head.linear",
     "downstream_head.stego_head.nonlinear_path.0": "head.nonlinear.0",
     "downstream_head.stego_head.nonlinear_path.2": "head.nonlinear.2",
-}
+}  # public layers that are layers of ours
 _CURE = "Name a .pt file of Behind the Scenes, KDBTS, S4C or SceneDINO"
 
 
@@ -70,7 +87,7 @@ def import_checkpoint(file: Path, output: Path, configuration: Configuration) ->
 
     The stage is `teacher` for MVBTS, `single_view` for Behind the Scenes, `student` for KDBTS, `semantic_field` for
     S4C, `feature_field` for SceneDINO. `semantics` is that of its second stage, for which `features_from` names what
-    the first was imported to. Returns names of what the file holds beside that network. Raises BundleError where the
+    the first was imported to. Returns names of what else the file holds. Raises BundleError where the
     file cannot be read without executing it, holds no such network, or one of another shape; ConfigurationError where
     the configuration of a transformer is not there.
     """
@@ -155,89 +172,35 @@ def _network(configuration: Configuration, weights: Mapping[str, Tensor]) -> nn.
 def _renamed(weights: Mapping[str, Tensor], stage: str) -> Iterator[tuple[str, str, Tensor]]:
     """Our name, the public name, and the weights, of the network of a stage."""
     density = "field.density." if stage in ("semantic_field", "feature_field", "semantics") else "field."
-    second = any(".ls1." in name for name in weights)  # DINOv2
+    blocks = _DINOV2 if any(".ls1." in name for name in weights) else _DINO
+    used = {"semantic_field": "mlp_segmentation.", "semantics": "downstream_head.stego_head."}.get(stage, "encoder.")
     for source, value in weights.items():
         name, _, kind = source.rpartition(".")
-        if name in _FEATURES:
-            ours = _FEATURES[name]
-            if not ours.startswith("head."):
-                yield f"field.{ours}.{kind}", source, value
-            elif stage == "semantics":
-                yield f"{ours}.{kind}", source, value.flatten(1) if kind == "weight" else value
-        elif source.startswith("encoder.encoder.model.") or (
-            source.startswith("encoder.decoder.") and not source.startswith("encoder.decoder.decoder.")
-        ):
-            yield from ((f"{density}{ours}", source, part) for ours, part in _transformer(source, value, second=second))
-        elif source.startswith("encoder.encoder.encoder.") and (ours := _trunk(source[24:])):
-            yield f"{density}encoder.trunk.{ours}", source, value
-        elif found := re.fullmatch(r"encoder\.decoder\.decoder\.(\d+)\.(?:conv\.)?conv\.(weight|bias)", source):
-            number = int(found[1])
-            if number <= 10:
-                block = f"{('reduce', 'merge')[number % 2]}.{number // 2}.0" if number < 10 else "out"
-                yield f"{density}encoder.decoder.{block}.{found[2]}", source, value
-        elif stage == "semantic_field" and source.startswith("mlp_segmentation.model."):
-            if name.endswith(".0"):
-                yield from ((f"field.{ours}", source, part) for ours, part in _first_layer(kind, value))
+        if not source.startswith(("encoder.", f"{_HEADS[stage]}.", used)):
+            continue
+        if name in _LAYERS:  # the linear layers of the second stage are convolutions of one pixel there
+            flat = name.startswith("downstream_head.") and kind == "weight"
+            yield f"{_LAYERS[name]}.{kind}", source, value.flatten(1) if flat else value
+        elif source.startswith("encoder."):
+            split = zip("qkv", value.chunk(3), strict=True) if ".attn.qkv." in source else (("", value),)
+            for letter, part in split:
+                ours = source.replace(".attn.qkv.", f".attention.{letter}_proj.")
+                for public, own in blocks:
+                    ours = ours.replace(public, own)
+                for pattern, own in _NAMES:
+                    ours = re.sub(pattern, own, ours)
+                if ours.startswith(("encoder.trunk.", "encoder.decoder.")) and ".decoder.decoder." not in ours:
+                    yield f"{density}{ours}", source, part
+        elif name.endswith((".lin_in", "mlp_segmentation.model.0")):  # reads features and code, here by two layers
+            above = "field.fusion." if stage == "teacher" else "field."
+            place = density if name == f"{_HEADS[stage]}.lin_in" else above
+            if kind == "weight":
+                features = value.shape[1] - 39
+                yield f"{place}feature_layer.weight", source, value[:, :features, None, None].contiguous()
+                yield f"{place}position_layer.weight", source, value[:, features:].contiguous()
             else:
-                yield f"field.output_layer.{kind}", source, value
-        elif source.startswith(f"{_HEADS[stage]}."):
-            layer = source.removeprefix(f"{_HEADS[stage]}.")
-            if stage == "teacher":
-                yield from ((f"field.fusion.{ours}", source, part) for ours, part in _several_head(layer, kind, value))
-            elif layer == f"lin_in.{kind}":
-                yield from ((f"{density}{ours}", source, part) for ours, part in _first_layer(kind, value))
-            elif layer == f"lin_out.{kind}":
-                yield f"{density}density_layer.{kind}", source, value[:1]
-                if len(value) > 1:
-                    yield f"field.output_layer.{kind}", source, value[1:]
-
-
-def _transformer(source: str, value: Tensor, *, second: bool) -> Iterator[tuple[str, Tensor]]:
-    """Our names of a weight of SceneDINO's encoder, and the weights: queries, keys and values lie apart here."""
-    if ".attn.qkv." in source:
-        for letter, part in zip("qkv", value.chunk(3), strict=True):
-            yield from _transformer(source.replace(".qkv.", f".{letter}."), part, second=second)
-        return
-    blocks = (("vit.blocks.", "vit.encoder.layer."),)
-    first = (("vit.blocks.", "vit.layers."), (".norm1.", ".layernorm_before."), (".norm2.", ".layernorm_after."))
-    for here, ours in blocks if second else first:
-        source = source.replace(here, ours)
-    for pattern, ours in _TRANSFORMER:
-        source = re.sub(pattern, ours, source)
-    yield source, value
-
-
-def _first_layer(kind: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The first layer of a head reads features and code, whose weights lie in two layers here."""
-    if kind == "weight":
-        features = value.shape[1] - 39
-        yield "feature_layer.weight", value[:, :features, None, None].contiguous()
-        yield "position_layer.weight", value[:, features:].contiguous()
-    else:
-        yield "position_layer.bias", value
-
-
-def _several_head(layer: str, kind: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
-    layers = {"mlp.lin_out": "view_layer", "mlp2.lin_in": "mixing_layer", "mlp2.lin_out": "density_layer"}
-    name = layer.rpartition(".")[0]
-    if name == "mlp.lin_in":
-        yield from _first_layer(kind, value)
-    elif name in layers:
-        yield f"{layers[name]}.{kind}", value
-
-
-def _trunk(name: str) -> str:
-    """Name in `transformers` of a weight of ResNet-50 in torchvision; empty for the classifier."""
-    if found := re.fullmatch(r"(conv|bn)1\.(\w+)", name):
-        return f"stem.{_kind(found[1])}.{found[2]}"
-    if (found := _BLOCK.fullmatch(name)) is None:
-        return ""
-    stage, block, kind, number, shortcut, value = found.groups()
-    place = f"stages.{int(stage) - 1}.layers.{block}"
-    if shortcut is not None:
-        return f"{place}.shortcut.{_kind('conv' if shortcut == '0' else 'bn')}.{value}"
-    return f"{place}.layer.{int(number) - 1}.{_kind(kind)}.{value}"
-
-
-def _kind(short: str) -> str:
-    return "convolution" if short == "conv" else "normalization"
+                yield f"{place}position_layer.bias", source, value
+        elif name == f"{_HEADS[stage]}.lin_out":
+            yield f"{density}density_layer.{kind}", source, value[:1]
+            if len(value) > 1:
+                yield f"field.output_layer.{kind}", source, value[1:]

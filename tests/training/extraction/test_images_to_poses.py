@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import ImageError, SequenceError
-from scene_completion_ros.geometry import Camera, Resampler, RigidTransform, view_rotation
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence, stereo_pair
 from scene_completion_training.extraction import images_to_poses
-from scene_completion_training.extraction.finishing import View, read_ego_mask, rectified_views, select_by_image_motion
+from scene_completion_training.extraction.finishing import rectified_views, select_by_image_motion
 from scene_completion_training.extraction.images_to_poses import ground_plane, reconstruct, scale_from_rig
 from tests.training.extraction.textured_street import CAMERA, aligned_error, drive, picture
 
@@ -64,25 +64,6 @@ def test_an_oblique_pair_becomes_a_rectified_one() -> None:
         expected = picture(view.camera, view.rig_from_camera)
         difference = np.abs(view.image(lambda recorded=recorded: recorded)()[..., 0].astype(float) - expected)
         assert difference[view.validity].mean() < 6.0
-
-
-def test_an_ego_mask_is_rectified_with_its_picture(tmp_path: Path) -> None:
-    drawn = np.zeros((BARREL.height, BARREL.width), np.uint8)
-    drawn[140:, 100:220] = 255
-    cv2.imwrite(str(tmp_path / "ego.png"), drawn)
-    target = BARREL.without_distortion()
-    view = View(target, IDENTITY, Resampler(BARREL, target))
-    mask = read_ego_mask(tmp_path / "ego.png", BARREL, view)
-    assert mask.dtype == bool and mask.shape == (target.height, target.width)
-    corner = target.project(BARREL.unproject(np.array([110.0, 160.0])))[0]
-    outside = target.project(BARREL.unproject(np.array([90.0, 130.0])))[0]
-    assert mask[round(corner[1]), round(corner[0])] and not mask[round(outside[1]), round(outside[0])]
-    cv2.imwrite(str(tmp_path / "small.png"), drawn[::2, ::2])
-    with pytest.raises(ImageError, match="mask is 160x92, images are 320x184"):
-        read_ego_mask(tmp_path / "small.png", BARREL, view)
-
-
-# Keyframes by what moves in the image, and reconstructions of a street that is known exactly, with their scale.
 
 
 def test_the_ground_is_found_among_walls_and_outliers() -> None:

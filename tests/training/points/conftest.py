@@ -1,6 +1,7 @@
 """A tiny model, and rooms in the place of recordings."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from scene_completion_training.points.opening import Scenes
 from tests.training.foundation.tiny_models import saved_model
-from tests.training.points.small_rooms import CLASSES, small_rooms
+from tests.training.points.rooms import CLASSES, room
 
 
 @pytest.fixture(scope="session")
@@ -19,14 +20,14 @@ def tiny_dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rooms(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Puts rooms with these seeds in the place of a folder, by its name."""
+    """Puts rooms of these seeds, with three views, in the place of a folder of this name."""
     known: dict[str, dict[str, Any]] = {}
 
     def opened(path: Path, **_: Any) -> Scenes:
         return Scenes("rooms", CLASSES, known[Path(path).name])
 
     def put(name: str, *seeds: int, **changes: float) -> None:
-        known[name] = small_rooms(seeds, **changes)
+        known[name] = {f"room {seed}": partial(room, seed, views=3, **changes) for seed in seeds}
 
     monkeypatch.setattr("scene_completion_training.points.data.open_scenes", opened)
     return put

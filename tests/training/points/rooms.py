@@ -1,19 +1,25 @@
-"""Small furnished rooms of points: a floor, walls, and boxes of three kinds that geometry and colour tell apart."""
+"""Small furnished rooms: a floor, two walls, and boxes of three kinds; their points, and views by casting rays."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_training.points.ply import write_ply
-from scene_completion_training.points.scene import UNLABELLED, PointScene
+from scene_completion_training.points.scene import UNLABELLED, PointScene, RgbdView
 from tests.room_layouts import vertices
 
 CLASSES = ("floor", "wall", "table", "chair", "cabinet")
 SIZES = {2: (1.2, 0.8, 0.75), 3: (0.45, 0.45, 0.45), 4: (0.6, 0.4, 1.6)}
 """Of the boxes of a class, metres."""
 PAINT = {0: (0.5, 0.4, 0.3), 1: (0.8, 0.8, 0.75), 2: (0.6, 0.4, 0.2), 3: (0.3, 0.3, 0.6), 4: (0.55, 0.45, 0.3)}
+
+
+CAMERA = Camera(40.0, 40.0, 31.5, 23.5, 64, 48)
+HEIGHT = 2.4
+Box = tuple[int, NDArray[np.float64]]  # class, and lowest and highest corner [2, 3]
 
 
 def plane(origin: tuple[float, ...], u: tuple[float, ...], v: tuple[float, ...], step: float) -> NDArray[np.float32]:
@@ -23,8 +29,31 @@ def plane(origin: tuple[float, ...], u: tuple[float, ...], v: tuple[float, ...],
     return (np.array(origin) + a[..., None] * np.array(u) + b[..., None] * np.array(v)).reshape(-1, 3)  # type: ignore[no-any-return]
 
 
-def room(seed: int, *, step: float = 0.05, edge: float = 4.0, objects: int = 6) -> PointScene:
+def view(boxes: Sequence[Box], edge: float, number: int) -> RgbdView:
+    """A view from the open sides of a room to its middle; what stands open and the ceiling have no label."""
+    place = edge * np.array([[0.9, 0.9, 0.42], [0.9, 0.2, 0.4], [0.2, 0.9, 0.38], [0.6, 0.95, 0.35]][number % 4])
+    ahead = np.array([edge / 2, edge / 2, 0.4 * (number + 1)]) - place
+    ahead /= np.linalg.norm(ahead)
+    right = np.cross(ahead, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    pose = RigidTransform(np.stack([right, np.cross(ahead, right), ahead], axis=1), place)
+    rays = np.asarray(CAMERA.unproject(CAMERA.pixel_centres())) @ pose.rotation.T
+    slabs = [np.sort((corners[:, None, None] - place) / rays, axis=0) for _, corners in boxes]
+    leaving = (np.where(rays > 0.0, [edge, edge, HEIGHT], 0.0) - place) / rays
+    depth, label = leaving.min(axis=-1), np.array([1, 1, 0])[leaving.argmin(axis=-1)]
+    label[np.take_along_axis(rays, leaving.argmin(axis=-1)[..., None], axis=-1)[..., 0] > 0.0] = UNLABELLED
+    for (kind, _), (near, far) in zip(boxes, slabs, strict=True):
+        enter = near.max(axis=-1)
+        hit = (enter < far.min(axis=-1)) & (enter > 0.0) & (enter < depth)
+        depth, label = np.where(hit, enter, depth), np.where(hit, kind, label)
+    colours = np.array([*PAINT.values(), (1.0, 1.0, 1.0)])
+    image = (255 * colours[label]).astype(np.uint8)
+    return RgbdView(f"view_{number}", CAMERA, pose, lambda: image, lambda: depth.astype(np.float32), lambda: label)
+
+
+def room(seed: int, *, step: float = 0.05, edge: float = 4.0, objects: int = 6, views: int = 0) -> PointScene:
     """A room of edge x edge metres with so many boxes, which may touch; their colours vary by themselves."""
+    boxes: list[Box] = []
     random = np.random.default_rng(seed)
     parts, normals, labels, instances, paint = [], [], [], [], []
 
@@ -37,12 +66,13 @@ def room(seed: int, *, step: float = 0.05, edge: float = 4.0, objects: int = 6) 
 
     add(plane((0, 0, 0), (edge, 0, 0), (0, edge, 0), step), (0, 0, 1), 0, UNLABELLED, random.uniform(0.7, 1.2))
     shade = random.uniform(0.7, 1.2)
-    add(plane((0, 0, 0), (edge, 0, 0), (0, 0, 2.4), step), (0, 1, 0), 1, UNLABELLED, shade)
-    add(plane((0, 0, 0), (0, edge, 0), (0, 0, 2.4), step), (1, 0, 0), 1, UNLABELLED, shade)
+    add(plane((0, 0, 0), (edge, 0, 0), (0, 0, HEIGHT), step), (0, 1, 0), 1, UNLABELLED, shade)
+    add(plane((0, 0, 0), (0, edge, 0), (0, 0, HEIGHT), step), (1, 0, 0), 1, UNLABELLED, shade)
     for number in range(objects):
         label = 2 + number % 3
         x, y, z = SIZES[label]
         left, front = random.uniform(0.1, edge - 1.4, 2)
+        boxes.append((label, np.array([[left, front, 0.0], [left + x, front + y, z]])))
         shade = random.uniform(0.7, 1.2)
         add(plane((left, front, z), (x, 0, 0), (0, y, 0), step), (0, 0, 1), label, number, shade)
         for start, along, normal in (
@@ -60,6 +90,7 @@ def room(seed: int, *, step: float = 0.05, edge: float = 4.0, objects: int = 6) 
         classes=CLASSES,
         label=np.concatenate(labels).astype(np.int64),
         instance=np.concatenate(instances).astype(np.int64),
+        views=tuple(view(boxes, edge, number) for number in range(views)),
     )
 
 

@@ -27,11 +27,11 @@ from scene_completion_training.points.data import (
 )
 from scene_completion_training.points.scene import PointScene, RgbdView
 from scene_completion_training.points.voxels import VoxelMeans, turned, voxelised
-from tests.training.points.small_rooms import CAMERA, CLASSES, cast, small_room
+from tests.training.points.rooms import CAMERA, CLASSES, room
 
 
 def test_every_point_has_its_voxel_and_every_voxel_one_of_its_points() -> None:
-    points = small_room(edge=0.07).points
+    points = room(0, step=0.07).points
     found = voxelised(points, 0.2, np.random.default_rng(0))
     assert len(np.unique(found.index, axis=0)) == len(found.index) < len(points)
     assert found.index.min() >= 0
@@ -69,6 +69,7 @@ def test_means_and_votes_of_a_voxel_are_those_of_all_its_points(monkeypatch: pyt
 # Features of pixels at points: who sees what, plain means, what is kept on disk, and what teachers say.
 
 
+SCENE = room(0, step=0.1, views=3)
 SETTINGS = LiftingSettings(width=CAMERA.width, tolerance=0.05, border=2, points=0)
 
 
@@ -88,47 +89,45 @@ def bank(dim: int = 8) -> TextBank:
     )
 
 
-def views_that_see(room: PointScene, row: int) -> list[int]:
-    """The readable twin: a ray to the point ends there, and not in the border of the image."""
+def views_that_see(scene: PointScene, row: int) -> list[int]:
+    """The readable twin: the pixel of the point shows its depth, and lies not in the border of the image."""
     found = []
-    for number, view in enumerate(room.views):
-        x, y, z = np.asarray(view.world_from_camera.inverse().apply(room.points[row].astype(np.float64)))
+    for number, view in enumerate(scene.views):
+        x, y, z = np.asarray(view.world_from_camera.inverse().apply(scene.points[row].astype(np.float64)))
         if z <= 0.0:
             continue
         u, v = round(CAMERA.fx * x / z + CAMERA.cx), round(CAMERA.fy * y / z + CAMERA.cy)
         if not (2 <= u < CAMERA.width - 2 and 2 <= v < CAMERA.height - 2):
             continue
-        ray = np.array([(u - CAMERA.cx) / CAMERA.fx, (v - CAMERA.cy) / CAMERA.fy, 1.0])
-        depth, _ = cast(view.world_from_camera.translation, (view.world_from_camera.rotation @ ray)[None], 0)
-        if abs(float(depth[0]) - z) <= 0.05 * float(depth[0]):
+        depth = float(view.depth()[v, u])
+        if abs(depth - z) <= 0.05 * depth:
             found.append(number)
     return found
 
 
 def test_a_point_gets_the_plain_mean_of_the_views_that_see_it() -> None:
-    room = small_room()
-    rows, features = lift(room, {"constant": Constant()}, SETTINGS)
-    seen = {row: views_that_see(room, row) for row in range(0, len(room), 9)}
+    rows, features = lift(SCENE, {"constant": Constant()}, SETTINGS)
+    seen = {row: views_that_see(SCENE, row) for row in range(0, len(SCENE), 9)}
     assert [row for row in rows.tolist() if row in seen] == [row for row, views in seen.items() if views]
-    assert 0.2 < len(rows) / len(room) < 0.9 and max(map(len, seen.values())) == 3
+    assert 0.2 < len(rows) / len(SCENE) < 0.9 and max(map(len, seen.values())) == 3
     for row, found in zip(rows.tolist(), features["constant"], strict=True):
         assert row not in seen or found.tolist() == pytest.approx([np.mean(seen[row]), 1.0], abs=1e-3)
     assert features["constant"].dtype == np.float16
 
 
 def test_some_points_are_drawn_where_there_are_too_many_and_none_where_nothing_is_seen() -> None:
-    rows, _ = lift(small_room(), {"constant": Constant()}, dataclasses.replace(SETTINGS, points=500))
+    rows, _ = lift(SCENE, {"constant": Constant()}, dataclasses.replace(SETTINGS, points=500))
     assert 100 < len(rows) < 500 and (np.diff(rows) > 0).all()
-    with pytest.raises(SequenceError, match="scene room_0: none of its 0 views sees a point"):
-        lift(small_room(views=0), {"constant": Constant()}, SETTINGS)
+    with pytest.raises(SequenceError, match="scene room 0: none of its 0 views sees a point"):
+        lift(room(0, step=0.1), {"constant": Constant()}, SETTINGS)
 
 
 def test_lifted_features_are_made_once_and_by_teacher(tmp_path: Path) -> None:
-    room, asked = small_room(), []
+    asked: list[int] = []
 
     def read() -> PointScene:
         asked.append(1)
-        return room
+        return SCENE
 
     def kept(settings: LiftingSettings = SETTINGS, **teachers: Any) -> LiftedScene:
         return keep_lifted(Store(tmp_path), {"folder": "rooms"}, "a", read, teachers, settings)
@@ -137,9 +136,9 @@ def test_lifted_features_are_made_once_and_by_teacher(tmp_path: Path) -> None:
     assert len(asked) == 1
     both = kept(constant=Constant(), labels=ExactLabels(bank(), 0.0))
     assert len(asked) == 2 and len(list(tmp_path.glob("rooms-*/a/features-*"))) == 2
-    np.testing.assert_array_equal(first.points, room.points)
+    np.testing.assert_array_equal(first.points, SCENE.points)
     np.testing.assert_array_equal(again.features["other_name"], both.features["constant"])
-    hidden = np.setdiff1d(np.arange(len(room)), both.rows)[:1]
+    hidden = np.setdiff1d(np.arange(len(SCENE)), both.rows)[:1]
     found = both.at("constant", np.array([both.rows[5], hidden[0]]))
     assert found[0].tolist() == both.features["constant"][5].tolist() and not found[1].any()
     kept(dataclasses.replace(SETTINGS, border=3), constant=Constant())
@@ -151,32 +150,30 @@ def test_lifted_features_are_made_once_and_by_teacher(tmp_path: Path) -> None:
 
 
 def test_exact_labels_are_embeddings_with_the_noise_that_is_asked_for() -> None:
-    room = small_room()
-    view = room.views[2]
+    view = SCENE.views[2]
     assert view.label is not None
     shown, image = view.label(), view.image()
     row, column = (grid.reshape(-1) for grid in np.indices(shown.shape))
     pixels = torch.from_numpy(np.stack([column, row], axis=1)).float()
-    exact = ExactLabels(bank(), 0.0).at(room, view, image, pixels).numpy()
+    exact = ExactLabels(bank(), 0.0).at(SCENE, view, image, pixels).numpy()
     known = shown.reshape(-1) >= 0
     np.testing.assert_allclose(exact[known], phrase_rows(bank(), CLASSES)[shown.reshape(-1)[known]])
     assert not exact[~known].any() and not known.all()
     noisy = ExactLabels(bank(), 0.3)
-    first, again = (noisy.at(room, view, image, pixels).numpy() for _ in range(2))
+    first, again = (noisy.at(SCENE, view, image, pixels).numpy() for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert (first - exact)[known].std() == pytest.approx(0.3, rel=0.03) and not first[~known].any()
-    twice = noisy.at(room, view, image, pixels[[700, 700]])
+    twice = noisy.at(SCENE, view, image, pixels[[700, 700]])
     assert torch.equal(twice[0], twice[1])  # what a pixel says, it says to every point behind it
-    assert not np.allclose(first, noisy.at(room, room.views[1], room.views[1].image(), pixels).numpy())
-    with pytest.raises(ConfigurationError, match="scene room_0: its views have no labels"):
-        noisy.at(room, dataclasses.replace(view, label=None), image, pixels)
+    assert not np.allclose(first, noisy.at(SCENE, SCENE.views[1], SCENE.views[1].image(), pixels).numpy())
+    with pytest.raises(ConfigurationError, match="scene room 0: its views have no labels"):
+        noisy.at(SCENE, dataclasses.replace(view, label=None), image, pixels)
 
 
 @pytest.mark.parametrize("ending", ["npy", "safetensors"])
 def test_files_of_views_cover_their_images_evenly(ending: str, tmp_path: Path) -> None:
     """Two columns of features over 64 pixels: their centres are the pixels 15.5 and 47.5."""
-    room = small_room()
-    folder = tmp_path / room.name
+    folder = tmp_path / SCENE.name
     folder.mkdir()
     features = np.array([[[1.0, 3.0]], [[5.0, 5.0]]], np.float16)
     if ending == "npy":
@@ -185,31 +182,29 @@ def test_files_of_views_cover_their_images_evenly(ending: str, tmp_path: Path) -
         save_file({"features": features}, folder / "view_0.safetensors")
     pixels = torch.tensor([[15.5, 20.0], [31.5, 3.0], [63.0, 47.0]])
     found = (
-        PixelTeacher("lseg", model=f"files:{tmp_path}").open().at(room, room.views[0], room.views[0].image(), pixels)
+        PixelTeacher("lseg", model=f"files:{tmp_path}").open().at(SCENE, SCENE.views[0], SCENE.views[0].image(), pixels)
     )
     torch.testing.assert_close(found, torch.tensor([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]))
 
 
 def test_files_that_hold_no_features_are_refused(tmp_path: Path) -> None:
-    room = small_room()
-    (tmp_path / room.name).mkdir()
+    (tmp_path / SCENE.name).mkdir()
     for content, message in (
         (None, r"view_0.safetensors: cannot be read.*docs/reproduce.md"),
         (np.zeros((4, 4)), r"holds float64 \(4, 4\)"),
         (np.array([{}]), "cannot be read as arrays"),
     ):
         if content is not None:
-            np.save(tmp_path / room.name / "view_0.npy", content, allow_pickle=True)
+            np.save(tmp_path / SCENE.name / "view_0.npy", content, allow_pickle=True)
         with pytest.raises(ConfigurationError, match=message):
-            FeatureFiles(tmp_path).at(room, room.views[0], room.views[0].image(), torch.zeros(1, 2))
+            FeatureFiles(tmp_path).at(SCENE, SCENE.views[0], SCENE.views[0].image(), torch.zeros(1, 2))
 
 
 def test_tokens_of_a_model_are_read_where_they_lie(tiny_dinov2: Path) -> None:
-    room = small_room()
     teacher = PixelTeacher("dino", model=str(tiny_dinov2), cell=16)
-    opened, image = teacher.open(), room.views[0].image()
+    opened, image = teacher.open(), SCENE.views[0].image()
     tokens = opened._extractor.features(torch.from_numpy(image).permute(2, 0, 1)[None], 16)
-    found = opened.at(room, room.views[0], image, torch.tensor([[7.5, 7.5], [23.5, 39.5]]))
+    found = opened.at(SCENE, SCENE.views[0], image, torch.tensor([[7.5, 7.5], [23.5, 39.5]]))
     torch.testing.assert_close(found, torch.stack([tokens[0, :, 0, 0], tokens[0, :, 2, 1]]), rtol=1e-4, atol=1e-4)
     assert "cells of 16" in opened.key and opened.key == teacher.open().key != PixelTeacher(
         "dino", model=str(tiny_dinov2), cell=8

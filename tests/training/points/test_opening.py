@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +23,25 @@ from tests import room_layouts as layouts
 from tests.official_layouts import write_split
 
 
-def test_each_layout_is_recognised_from_its_folder_and_from_one_scene_of_it(tmp_path: Path) -> None:
-    places = {
-        "ScanNet": layouts.scannet(tmp_path / "scannet"),
-        "Matterport3D": layouts.matterport(tmp_path / "matterport"),
-    }
-    for source, folder in places.items():
-        for place in (folder.parent.parent, folder.parent, folder):
-            scenes = open_scenes(place)
-            assert scenes.source == source and len(scenes) == 1 and len(next(iter(scenes.values()))) in (5, 6)
-    layouts.s3dis(tmp_path / "s3dis")
-    assert open_scenes(tmp_path / "s3dis").source == "S3DIS"
-
-
-def test_official_lists_split_scans_houses_and_areas(tmp_path: Path) -> None:
+def test_each_layout_is_recognised_and_split_by_its_official_lists(tmp_path: Path) -> None:
     for scan in ("scene0000_00", "scene0001_00"):
-        layouts.scannet(tmp_path / "scannet", scan=scan)
+        scanned = layouts.scannet(tmp_path / "scannet", scan=scan)
     write_split(tmp_path / "scannet" / "Tasks" / "Benchmark" / "scannetv2_val.txt", ["scene0001_00"], windows=True)
-    assert list(open_scenes(tmp_path / "scannet", split="val")) == ["scene0001_00"]
-    assert list(open_scenes(tmp_path / "scannet" / "scans", split="val")) == ["scene0001_00"]
-    for house in ("HxpKQynjfin", "17DRP5sb8fy"):
-        layouts.matterport(tmp_path / "mp", house=house, views=False)
-    write_split(tmp_path / "mp" / "scans" / "scenes_test.txt", ["HxpKQynjfin"])
-    assert list(open_scenes(tmp_path / "mp", split="test")) == ["HxpKQynjfin_region0"]
+    for house in ("17DRP5sb8fy", "HxpKQynjfin"):
+        walked = layouts.matterport(tmp_path / "mp", house=house, views=False)
+    write_split(tmp_path / "mp" / "scans" / "scenes_val.txt", ["HxpKQynjfin"])
+    for source, folder, last in (("ScanNet", scanned, scanned.name), ("Matterport3D", walked, "HxpKQynjfin_region0")):
+        for place, count in ((folder.parent.parent, 2), (folder.parent, 2), (folder, 1)):
+            scenes = open_scenes(place)
+            assert scenes.source == source and len(scenes) == count and len(scenes[last]) in (5, 6)
+        for place in (folder.parent.parent, folder.parent):
+            assert list(open_scenes(place, split="val")) == [last]
     for area in ("Area_4", "Area_5"):
         layouts.s3dis(tmp_path / "s3dis", area=area)
-    assert list(open_scenes(tmp_path / "s3dis", split="test")) == ["Area_5/office_1"]
-    assert list(open_scenes(tmp_path / "s3dis", split="train")) == ["Area_4/office_1"]
     own = write_split(tmp_path / "own.txt", ["Area_4/office_1"])
-    assert list(open_scenes(tmp_path / "s3dis", listed=own)) == ["Area_4/office_1"]
+    for chosen, of in ({"split": "test"}, "Area_5"), ({"split": "train"}, "Area_4"), ({"listed": own}, "Area_4"):
+        assert list(open_scenes(tmp_path / "s3dis", **chosen)) == [f"{of}/office_1"]
+    assert open_scenes(tmp_path / "s3dis").source == "S3DIS"
 
 
 @pytest.mark.parametrize(
@@ -110,30 +101,47 @@ def test_a_cloud_is_read_whole_or_by_voxels_in_blocks(tmp_path: Path, monkeypatc
         ply.read_cloud(file, ("a", "b"))
 
 
-def test_fifty_million_points_are_refused_with_the_cure_or_downsampled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+C, S = np.cos(0.6), np.sin(0.6)
+LEANING = [[1, 0, 0], [0, C, -S], [0, S, C]]
+
+
+def moved(place: float) -> PointScene:
+    scene = room()
+    scene.points[7, 1] = place
+    return scene
+
+
+@pytest.mark.parametrize(
+    ("cloud", "voxel", "most", "message"),
+    [
+        (room, None, 100, r"has [\d,]+ points, more than 100. Crop it, or name a voxel"),
+        (room, 0.1, 100, "more than 100 voxels of 0.1 m. Crop it, or choose a larger voxel"),
+        (partial(room, LEANING), None, 10**6, "no floor stands out below.*as up"),
+        (partial(moved, np.nan), None, 10**6, "points without a place"),
+        (partial(moved, 2e5), 0.1, 10**6, "beyond 105 km"),
+        (None, None, 10**6, "has no points. Export its vertices with x, y and z"),
+    ],
+)
+def test_clouds_that_cannot_be_used_are_refused(
+    cloud: Callable[[], PointScene] | None,
+    voxel: float | None,
+    most: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    header = "ply\nformat binary_little_endian 1.0\nelement vertex 50000000\n"
-    header += "".join(f"property float {axis}\n" for axis in "xyz") + "end_header\n"
-    file = tmp_path / "town.ply"
-    with file.open("wb") as opened:
-        opened.write(header.encode())
-        opened.truncate(len(header) + 12 * 50_000_000)  # takes no room on the disk
-    with pytest.raises(SequenceError, match=r"50,000,000 points, more than 20,000,000. Crop it, or name a voxel"):
-        open_scenes(file)["town"]
-    monkeypatch.setattr(ply, "MOST_POINTS", 100)
-    small = write_cloud(tmp_path / "room.ply", room())
-    assert len(open_scenes(small, voxel=0.1)["room"]) > 500
-    monkeypatch.setattr(voxels, "MOST_POINTS", 100)
-    with pytest.raises(SequenceError, match="more than 100 voxels of 0.1 m. Crop it, or choose a larger voxel"):
-        open_scenes(small, voxel=0.1)["room"]
+    file = tmp_path / "a.ply"
+    if cloud is None:
+        write_ply(file, {"vertex": np.zeros(3, [("x", "<f4"), ("y", "<f4")])})
+    else:
+        write_cloud(file, cloud())
+    for module in (ply, voxels):
+        monkeypatch.setattr(module, "MOST_POINTS", most)
+    with pytest.raises(SequenceError, match=message):
+        open_scenes(file, voxel=voxel)["a"]
 
 
-def test_a_cloud_whose_floor_nobody_finds_needs_to_say_what_is_up(tmp_path: Path) -> None:
-    c, s = np.cos(0.6), np.sin(0.6)
-    leaning = write_cloud(tmp_path / "leaning.ply", room([[1, 0, 0], [0, c, -s], [0, s, c]]))
-    with pytest.raises(SequenceError, match="no floor stands out below.*as up"):
-        open_scenes(leaning)["leaning"]
+def test_a_cloud_that_lies_on_its_side_names_what_is_up(tmp_path: Path) -> None:
     lying = write_cloud(tmp_path / "lying.ply", room([[1, 0, 0], [0, 0, -1], [0, 1, 0]]))
     found = open_scenes(lying, up="y", labels="s3dis")["lying"]
     assert found.label is not None and np.ptp(found.points[found.label == 0][5:, 2]) < 0.2
@@ -147,19 +155,6 @@ def test_what_a_task_needs_and_a_scene_lacks_is_named() -> None:
         with pytest.raises(SequenceError, match=f"tiny: has no {name}. Choose settings that need no {name}"):
             require(scene, name, least=10)
     require(room(), "colours", "label", least=500)
-
-
-def test_damaged_clouds_are_refused(tmp_path: Path) -> None:
-    scene = room()
-    scene.points[7, 1] = np.nan
-    with pytest.raises(SequenceError, match="points without a place"):
-        open_scenes(write_cloud(tmp_path / "a.ply", scene))["a"]
-    scene.points[7, 1] = 2e5
-    with pytest.raises(SequenceError, match="beyond 105 km"):
-        open_scenes(write_cloud(tmp_path / "a.ply", scene), voxel=0.1)["a"]
-    write_ply(tmp_path / "b.ply", {"vertex": np.zeros(3, [("x", "<f4"), ("y", "<f4")])})
-    with pytest.raises(SequenceError, match="has no points. Export its vertices with x, y and z"):
-        open_scenes(tmp_path / "b.ply")["b"]
 
 
 def test_other_is_found_by_name_and_nothing_else_is_taken_for_it() -> None:
@@ -228,7 +223,7 @@ MAPPING, FLOOR = "../../category_mapping.tsv", "Annotations/floor_2.txt"
         (SCANNET, TABLE, None, None, "labels need scannetv2-labels.combined.tsv.*--label_map"),
         (SCANNET, TABLE, None, layouts.MATTERPORT_TABLE, "has no columns raw_category, id"),
         (SCANNET, TABLE, None, "", "no columns"),
-        (SCANNET, TABLE, None, "id\traw_category\tnyu40id\n5\tlamp\t35\n", "knows none of its 3 things"),
+        (SCANNET, TABLE, None, "id\traw_category\tnyu40id\n5\tlamp\t35\n", "has none of its 3 things"),
         (MATTERPORT, MAPPING, None, None, "no category_mapping.tsv"),
         (MATTERPORT, MAPPING, None, "index\tnyu40id\tnyuClass\n1\t1\twall\n", "labels 6, but its list ends at 1"),
         (MATTERPORT, CONF, "matrix 60.0", "matrix f", "line 4: cannot be used: could not convert"),
@@ -426,7 +421,7 @@ def test_label_images_of_half_the_size_fit_and_classes_are_found_by_name_in_anot
         ({"given": RigidTransform.inverse}, INVERTED),
         ({"given": RigidTransform.inverse, "poses": layouts.walk(24)}, INVERTED),
         ({"given": lambda pose: FIRST @ pose}, "z is not up in its cameras.*'-y'.*'cameras'"),
-        ({"up": "up"}, "nothing says where 'up' is"),
+        ({"up": "up"}, "'up' is no direction of it"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(changes: dict[str, Any], message: str) -> None:
@@ -494,11 +489,11 @@ def test_what_is_written_is_read_and_text_says_the_same(tmp_path: Path) -> None:
         ("float x", "half x", "line 'property half x'"),
         ("list uchar int", "list float int", "property list float"),
         ("vertex 3", "vertex 999999999999", "cannot hold 999,999,999,999 rows"),
-        ("vertex 3", "vertex 5", "different lengths|ends within"),
-        ("1.5 2\n", "1.5 256\n", "'red' that are no whole numbers"),
+        ("vertex 3", "vertex 5", "cannot be read as PLY|ends within"),
+        ("1.5 2\n", "1.5 256\n", "cannot be read as PLY: .*'256'"),
         ("1.5 2\n", "1.5 two\n", "cannot be read as PLY"),
-        ("3 0 1 2 -7", "3 0 1 2 -7 5", "rows of 6 numbers"),
-        ("3 0 1 2 -7", "99999 0 1 2 -7", "different lengths"),
+        ("3 0 1 2 -7", "3 0 1 2 -7 5", "cannot be read as PLY: .*6 were found"),
+        ("3 0 1 2 -7", "99999 0 1 2 -7", "list 'vertex_indices' of impossible length"),
     ],
 )
 def test_a_damaged_text_is_refused_in_a_sentence(tmp_path: Path, old: str, new: str, message: str) -> None:

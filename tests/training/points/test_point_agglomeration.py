@@ -28,7 +28,7 @@ from scene_completion_training.points.data import (
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.sparse.mink_unet import MinkUNet18A
 from scene_completion_training.stages.agglomeration import PointAgglomerationConfiguration
-from tests.training.points.small_rooms import CAMERA, small_room
+from tests.training.points.rooms import CAMERA, room
 from tests.training.points.test_lifting import bank
 
 DIM = 8
@@ -63,8 +63,8 @@ def small_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def two_rooms(rooms: Callable[..., None]) -> None:
-    rooms("train", 0, 1, edge=0.15)
-    rooms("test", 2, edge=0.15)
+    rooms("train", 0, 1, step=0.15)
+    rooms("test", 2, step=0.15)
 
 
 @pytest.mark.usefixtures("two_rooms")
@@ -125,15 +125,15 @@ def test_a_checkpoint_is_scored_by_words_and_probes_on_another_room(
     }
     probes = ["trunk", "head text", "head dino", "concatenation", "average of the heads' logits"]
     assert set(rows) == {"3D", "2D and 3D, mean", "2D and 3D, max", "2D, lifted", *(f"probe, {one}" for one in probes)}
-    room = small_room(2, edge=0.15)
+    scene = room(2, step=0.15, views=3)
     lifted = rows["2D, lifted"]
-    assert lifted["voxels"] == len(room) and 0 < lifted["without_feature"] < len(room)
+    assert lifted["voxels"] == len(scene) and 0 < lifted["without_feature"] < len(scene)
     assert lifted["released_mean_iou"] > 0.9 > lifted["mean_iou"]  # labels are nearly exact where a view sees
     assert rows["2D and 3D, mean"]["without_feature"] == rows["3D"]["without_feature"] == 0
     assert rows["2D and 3D, max"]["accuracy"] > rows["3D"]["accuracy"]
     model = PointModel(checkpoint)
     unchanged = {name: value.clone() for name, value in model.network.state_dict().items()}
-    assert [level.shape for level in model.features(room)] == [(len(room), 24), (len(room), DIM), (len(room), 32)]
+    assert [level.shape for level in model.features(scene)] == [(len(scene), 24), (len(scene), DIM), (len(scene), 32)]
     assert all(torch.equal(value, unchanged[name]) for name, value in model.network.state_dict().items())  # S6
     with pytest.raises(ConfigurationError, match="embeddings of 7 numbers, features of 8, 32"):
         model.teacher_of(np.zeros((2, 7), np.float32))
@@ -175,7 +175,7 @@ def test_configurations_train_on_small_rooms(name: str, tmp_path: Path, tiny_din
     given = read_configuration(CONFIGS / name, [], PointAgglomerationConfiguration)
     maps = np.random.default_rng(0).normal(size=(5, 6, 8)).astype(np.float16)
     for seed, number in itertools.product((0, 1), range(3)):
-        file = tmp_path / "maps" / f"room_{seed}" / f"view_{number}.npy"
+        file = tmp_path / "maps" / f"room {seed}" / f"view_{number}.npy"
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, maps)
     in_files = 5, f"files:{tmp_path / 'maps'}"

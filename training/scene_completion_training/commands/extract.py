@@ -7,8 +7,8 @@ A bag that was extracted before, unchanged and with the same options, is left al
 Where an extraction fails, an earlier one stays, and the report is NAME.failed.json next to its folder.
 
 Poses come from tf or odometry; where a bag has none, from the images (structure from motion). Those have metres where
-several cameras stand at known distances, or where odometry says how far the rig went. They also have metres where
---camera-height says how far below the first camera the ground is. Otherwise the sequence says `scale: unknown` and
+several cameras stand at known distances, or where odometry measured the way. They also have metres where
+--camera-height gives the height of the first camera above the ground. Otherwise the sequence has `scale: unknown` and
 training refuses it.
 
 The exit code is 0 when at least one sequence exists (with --strict: when every bag gave one), otherwise 1.

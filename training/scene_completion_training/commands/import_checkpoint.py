@@ -3,7 +3,7 @@ r"""Read a public checkpoint of Behind the Scenes, KDBTS, S4C or SceneDINO as on
     scene-completion import-checkpoint training_checkpoint_250000.pt runs/kdbts/checkpoints/last.ckpt \
         --config training/configs/full_size/kdbts_kitti_360.yaml
 
-The configuration says which network it is, and through which camera it looks. The file is read without executing any of
+The configuration names the network and its camera. The file is read without executing any of
 it.
 """
 
@@ -27,8 +27,8 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_training.configuration import Configuration, read_configuration
     from scene_completion_training.published_weights import import_checkpoint
 
-    beside = import_checkpoint(args.file, args.output, read_configuration(args.config, args.overrides, Configuration))
-    if beside:
-        print(f"{args.file}: {len(beside)} weights belong to other networks, such as {beside[0]}")
+    others = import_checkpoint(args.file, args.output, read_configuration(args.config, args.overrides, Configuration))
+    if others:
+        print(f"{args.file}: {len(others)} weights belong to other networks, such as {others[0]}")
     print(f"{args.output}: next: scene-completion evaluate geometry --checkpoint {args.output} ...")
     return 0

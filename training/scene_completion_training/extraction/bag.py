@@ -106,7 +106,7 @@ def extract_bag(job: Job, progress: Phase = lambda _: None) -> BagReport:
 
 
 class _NothingExtractedError(Exception):
-    """The report says why."""
+    """The reasons are in the report."""
 
 
 def _keep_files_of_others(folder: Path, replacement: Path) -> None:
@@ -173,7 +173,7 @@ def _extract_recording(recording: Recording, job: Job, folder: Path, report: Bag
 
 
 def _placed(recording: Recording, report: BagReport) -> Recording:
-    """Leave out the cameras of which nobody says where they are on the rig."""
+    """Leave out the cameras whose place on the rig is unknown."""
     buffer = recording.transforms()
     cameras = {}
     for name, camera in recording.cameras.items():
@@ -309,7 +309,7 @@ def _in_process(job: Job) -> BagReport:
         try:
             return pool.submit(extract_bag, job).result()
         except BrokenProcessPool:
-            return _failed(job, "its process died: look at this machine's memory")
+            return _failed(job, "its process died: check this machine's memory")
 
 
 def _on_cluster(jobs: Mapping[int, Job], address: str) -> Iterator[tuple[int, BagReport]]:
@@ -348,7 +348,7 @@ def _on_cluster(jobs: Mapping[int, Job], address: str) -> Iterator[tuple[int, Ba
 
 
 def output_folders(bags: Sequence[Path], output: Path) -> list[Path]:
-    """One folder a bag, named after it; bags of one name are told apart by the folder they lie in, then by number."""
+    """One folder a bag, named after it; bags of one name are named after their folder too, then by number."""
     names = [bag.stem for bag in bags]
     if len(set(names)) < len(names):
         names = [f"{bag.parent.name}_{bag.stem}" for bag in bags]

@@ -1,6 +1,6 @@
 """From posed frames to a training sequence: keyframes, rectified images, validity and ego masks.
 
-Rectified are undistorted pinhole images: fisheyes looked through by a pinhole camera, stereo pairs turned parallel.
+Rectified are undistorted pinhole images: fisheyes seen through a pinhole camera, stereo pairs turned parallel.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def rectified_views(cameras: Cameras, rig_from_camera: Poses, max_fov_degrees: f
     """Choose the rectified camera of every camera of a rig; fisheyes see so many degrees, horizontally and vertically.
 
     A stereo pair gets two parallel cameras of equal intrinsics, unless it has them already. The pair is the first two
-    cameras that look the same way, side by side. Every other camera keeps its place and direction.
+    cameras with the same viewing direction, side by side. Every other camera keeps its place and direction.
     """
     views = {name: _upright_view(camera, rig_from_camera[name], max_fov_degrees) for name, camera in cameras.items()}
     pair = stereo_pair_of(cameras, rig_from_camera)
@@ -80,7 +80,7 @@ def pinhole_for(camera: Camera, max_fov_degrees: float) -> Camera:
 
 
 def stereo_pair_of(cameras: Cameras, rig_from_camera: Poses) -> tuple[str, str] | None:
-    """Left and right camera of the first pair that looks the same way and stands side by side."""
+    """Left and right camera of the first pair with the same viewing direction, side by side."""
     for left in cameras:
         for right in cameras:
             offset = rig_from_camera[left].inverse() @ rig_from_camera[right]
@@ -174,7 +174,7 @@ def select_by_image_motion(images: Iterable[Bytes]) -> list[int]:
 
 
 def finished(sequence: PosedSequence, settings: ExtractionSettings, report: BagReport) -> PosedSequence | None:
-    """Thin out, rectify and mask a sequence; None where it has too few keyframes. The report says what is left out.
+    """Thin out, rectify and mask a sequence; None where it has too few keyframes. The report gets what is left out.
 
     Masks become assets of every frame. "validity_CAMERA", bool [H, W], is True where the recorded image covers the
     rectified one. "ego_CAMERA", bool [H, W], is True where the camera sees its own vehicle. What is rectified and

@@ -71,7 +71,7 @@ def reconstruct(
     threads: int = 1,
     smallest_model: int = 5,
 ) -> list[Model]:
-    """Reconstruct a drive. Raises SequenceError: pycolmap is not installed, or failed: says how.
+    """Reconstruct a drive. Raises SequenceError: pycolmap is not installed, or failed.
 
     Returns models, the largest first, empty where nothing fits together. A frame may be in several.
     """
@@ -180,7 +180,7 @@ _LARGEST_SPREAD = 0.25
 
 @dataclass(frozen=True)
 class Scale:
-    """A factor from a reconstruction's unit to metres, and what speaks for it."""
+    """A factor from a reconstruction's unit to metres, and its support."""
 
     source: str  # "stereo", "odometry", "camera height", "recorded" or "unknown"
     factor: float  # metres per unit; 1 where unknown
@@ -220,7 +220,7 @@ def scale_from_camera_height(model: Model, height: float) -> Scale:
     For every keyframe a plane is fitted by random samples (Fischler and Bolles 1981) to the sparse points around it.
     Planes that are tilted against the camera's horizontal plane, as walls are, do not count. Returns the scale; unknown
     where too few keyframes show enough ground or their heights contradict each other. `model`: reconstruction of
-    unknown scale; the first camera looks about horizontally.
+    unknown scale; the first camera is about horizontal.
     """
     generator = np.random.default_rng(0)
     heights, supports = [], []
@@ -320,7 +320,7 @@ def sequences_from_images(
 
 @dataclasses.dataclass(frozen=True)
 class _Reconstruction:
-    """A recording that is being reconstructed: its rectified views, what is asked for, and the report."""
+    """A recording that is being reconstructed: its rectified views, the settings, and the report."""
 
     recording: Recording
     views: dict[str, View]
@@ -409,7 +409,7 @@ class _Reconstruction:
         return chosen
 
     def _odometry_scale(self, part: _Part, model: Model) -> Scale | None:
-        """Odometry whose frames do not reach the camera still says how far it went."""
+        """Odometry whose frames do not reach the camera still gives the distance that it went."""
         reader, named = self.recording.reader, self.settings.odometry_topic
         topics = [named] if named else reader.topics_of_type(ODOMETRY_TYPE)
         topics = reader.of_robot(topics, self.recording.topics[self.recording.first_camera])
@@ -451,32 +451,21 @@ def _apart(models: list[Model], count: int, settings: ExtractionSettings, report
             kept.append(dataclasses.replace(model, world_from_first=poses))
             taken |= poses.keys()
     if len(taken) < count:
-        lost = sorted(set(range(count)) - taken)
-        report.skipped["keyframe that structure from motion could not place"] += len(lost)
+        lost = count - len(taken)
+        report.skipped["keyframe that structure from motion could not place"] += lost
         report.problems.append(
-            f"structure from motion could not place {len(lost)} of {count} keyframes ({_ranges(lost)}): too little "
-            "texture, blur, or too few common points with their neighbours"
+            f"structure from motion could not place {lost} of {count} keyframes: too little texture, blur, or too few "
+            "common points with their neighbours"
         )
     if len(kept) > 1:
         report.warnings.append(f"structure from motion fell apart into {len(kept)} parts: one sequence each")
     return kept
 
 
-def _ranges(indices: list[int]) -> str:
-    """Sorted numbers as "0-3, 7"."""
-    text = []
-    start = indices[0]
-    for index, following in zip(indices, [*indices[1:], None], strict=True):
-        if following != index + 1:
-            text.append(str(start) if start == index else f"{start}-{index}")
-            start = following if following is not None else index
-    return ", ".join(text)
-
-
 def scale_from_rig(model: Model, places: Sequence[Doubles]) -> Scale:
     """Whether cameras at known places [3] in the rig, metres, the first one's first, have made a reconstruction metric.
 
-    They do only by what several of them see at one time: cameras that look to opposite sides do not.
+    They do only by what several of them see at one time: cameras with opposite viewing directions do not.
     """
     baseline = max(float(np.linalg.norm(place - places[0])) for place in places)
     shared = float(np.median(list(model.shared.values()) or [0]))

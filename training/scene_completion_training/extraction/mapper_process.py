@@ -1,7 +1,7 @@
 """The process in which pycolmap runs: `python -m scene_completion_training.extraction.mapper_process PROBLEM_FOLDER`.
 
 pycolmap brings its own zlib and libpng, which break OpenCV's in the same process, and it aborts where other libraries
-raise. Nothing but NumPy is imported here beside it. The folder holds `problem.json` and `images/`. The result is
+raise. Besides it, NumPy alone is imported here. The folder holds `problem.json` and `images/`. The result is
 `models.npz` with four arrays for every model m: m_names [N], m_cam_from_world [N, 3, 4], m_points [P, 3] and
 m_observations [K, 2] (index of the image, index of the point).
 """
@@ -49,7 +49,7 @@ def _reconstructions(folder: Path, database: Path, problem: dict[str, Any]) -> l
 
 
 def _scaled_to_rig(model: dict[str, NDArray[Any]], problem: dict[str, Any]) -> dict[str, NDArray[Any]] | None:
-    """Scale a model by the distances between its cameras; None where it knows of too few."""
+    """Scale a model by the distances between its cameras; None where it has too few."""
     poses = model["cam_from_world"]
     place_of = {str(name): -pose[:, :3].T @ pose[:, 3] for name, pose in zip(model["names"], poses, strict=True)}
     ratios = []
@@ -134,7 +134,7 @@ def _map(folder: Path, database: Path, problem: dict[str, Any]) -> list[Any]:
     options.ba_refine_sensor_from_rig = False
     options.mapper.abs_pose_refine_focal_length = False
     options.mapper.abs_pose_refine_extra_params = False
-    options.mapper.init_min_tri_angle = 4.0  # cameras that look ahead see little parallax
+    options.mapper.init_min_tri_angle = 4.0  # cameras that face ahead see little parallax
     options.min_model_size = problem["smallest_model"]
     options.num_threads = problem["threads"]
     options.random_seed = 0

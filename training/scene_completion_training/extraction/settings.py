@@ -1,4 +1,4 @@
-"""What an extraction is asked for: each setting is a field, and says which option of the command it is."""
+"""Settings of an extraction, each a field with the option of the command that sets it; and reports."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def _set(default: Any, meaning: str, metavar: str, limits: tuple[float, float] |
 
 @dataclass(frozen=True)
 class ExtractionSettings:
-    """Settings of an extraction; the options say what each means."""
+    """Settings of an extraction; the help of the options explains them."""
 
     image_topics: tuple[str, ...] = _option(
         (), "--image-topic", "image topic (repeat it for several cameras; default: all that have a CameraInfo)", "TOPIC"
@@ -98,7 +98,7 @@ class ExtractionSettings:
         return {name: value for name, (value, default) in settings.items() if value != default}
 
 
-# What became of a bag: `report.json` beside its sequences, and a table over all bags.
+# What became of a bag: `report.json` next to its sequences, and a table over all bags.
 
 
 REPORT_NAME = "report.json"
@@ -116,7 +116,7 @@ class SequenceSummary:
     metres: float  # travelled distance, in units of the poses where the scale is unknown
     pose_source: str
     scale: str  # "recorded", "stereo", "odometry", "camera height" or "unknown"
-    scale_support: str  # what speaks for the scale
+    scale_support: str  # in words
 
 
 @dataclass

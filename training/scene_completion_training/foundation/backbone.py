@@ -120,14 +120,14 @@ class LoadedNetwork:
     dim: int
     blocks: int
     extra_tokens: int  # class and register tokens before the others
-    options: dict[str, bool]  # what its forward pass has to be told
+    options: dict[str, bool]  # further arguments of its forward pass
     files: list[Path]
 
 
 def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole: bool = False) -> LoadedNetwork:
     """Loads a transformer of the DINO family, alone or out of a Depth Anything, without the blocks after a layer.
 
-    `model`: local folder as of `save_pretrained` (the hub is never asked then), or name on the hub; `layer`: hidden
+    `model`: local folder as of `save_pretrained` (without any request to the hub), or name on the hub; `layer`: hidden
     state that its last block gives; `pretrained`: read its weights, otherwise random, of its configuration; `whole`: a
     Depth Anything with neck and head, and nothing else. Raises ConfigurationError: no such model, of another type, or
     without this layer; found before weights are read; BundleError: weights that are missing, damaged, of another
@@ -155,9 +155,9 @@ def load_network(model: str, layer: int = -1, *, pretrained: bool = True, whole:
         raise ConfigurationError(f"patches of {size} are not square", where=model, cure="Name another model")
     counts = int(transformer.hidden_size), int(transformer.num_hidden_layers)
     extra_tokens = 1 + int(getattr(transformer, "num_register_tokens", 0))
-    # DINO keeps to the size it was trained at unless asked; the others adapt by themselves.
-    asked = {"interpolate_pos_encoding": True} if kind == "vit" else {}
-    return LoadedNetwork(network, outer, normalisation, edges.pop(), *counts, extra_tokens, asked, files)
+    # DINO takes images of its training size alone by default; the others adapt by themselves.
+    further = {"interpolate_pos_encoding": True} if kind == "vit" else {}
+    return LoadedNetwork(network, outer, normalisation, edges.pop(), *counts, extra_tokens, further, files)
 
 
 class Backbone(DenseExtractor):
@@ -203,7 +203,7 @@ def _layer_index(config: dict[str, Any], layer: int, model: str) -> int:
     return layer % (blocks + 1)
 
 
-# 2D features lifted to points in space: the mean of what views say that see them (OpenScene; CUA-O3D, section 3.1).
+# 2D features lifted to points in space: the mean over the views that see them (OpenScene; CUA-O3D, section 3.1).
 
 
 RELATIVE_TOLERANCE = 0.25  # ScanNet's in OpenScene, which takes 0.02 for Matterport3D
@@ -222,7 +222,7 @@ class TokenMaps:
 
 @dataclass(frozen=True, eq=False)
 class LiftedFeatures:
-    """What views say of points."""
+    """Features of points, lifted from views."""
 
     mean: Tensor  # mean of their features [N, D], zero where no view sees the point
     views: Tensor  # number of views that see each point [N]

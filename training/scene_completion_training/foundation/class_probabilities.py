@@ -1,8 +1,8 @@
 """A text-aligned teacher out of a segmentation network: class probabilities tied to embeddings of the class names.
 
 The token of a cell is the mean over its pixels of `Σ_c p(c) e(c)`. p(c) is the probability of class c, and e(c) the
-embedding, of length 1, of its name in a sentence. Its cosine with other sentences then says which classes they are near
-to. A class may be described by several phrases: e(c) is then the direction of the mean of their embeddings. The network
+embedding, of length 1, of its name in a sentence. Its cosine with other sentences shows which classes they are near to.
+A class may be described by several phrases: e(c) is then the direction of the mean of their embeddings. The network
 is ESPNetv2 (Mehta et al., CVPR 2019, https://arxiv.org/abs/1811.11431). Its modules are named as in the released
 weights of sacmehta/EdgeNets, which are loaded strictly.
 """
@@ -43,7 +43,7 @@ def _named(**layers: nn.Module) -> nn.Sequential:
 def _convolution(
     inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1, *, active: bool = True
 ) -> nn.Sequential:
-    """Convolution without bias, batch normalisation and, if asked for, PReLU."""
+    """Convolution without bias, batch normalisation and, where active, PReLU."""
     conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
     return _named(conv=conv, bn=nn.BatchNorm2d(outputs), **({"act": nn.PReLU(outputs)} if active else {}))
 
@@ -72,7 +72,7 @@ class _Pyramid(nn.Module):
 
 
 class _Downsampling(nn.Module):
-    """Half the size: averages beside an EESP, and the image itself added."""
+    """Half the size: averages next to an EESP, and the image itself added."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ def load_espnetv2(model: str | Path) -> tuple[ESPNetv2, Path]:
         classes = len(weights["bu_dec_l4.merge_layer.3.bias"])
         network = ESPNetv2(widths, classes)
         network.load_state_dict(weights)
-    except Exception as error:  # of whatever kind: the file may say anything
+    except Exception as error:  # of whatever kind: the file is untrusted
         what = f"no weights of ESPNetv2 ({' '.join(str(error).split())[:300]})"
         raise BundleError(what, where=str(file), cure="Get it once more") from error
     if classes != len(CITYSCAPES_CLASSES):
@@ -248,7 +248,7 @@ def _probabilities(network: ESPNetv2, pixels: Tensor) -> Tensor:
 
 
 def city_segmentation(weights: str | Path) -> Callable[[Bytes], Bytes]:
-    """Says classes [H, W] of RGB images [H, W, 3]: train ids of Cityscapes, 19 for none; see `load_espnetv2`."""
+    """Classes [H, W] of RGB images [H, W, 3]: train ids of Cityscapes, 19 for none; see `load_espnetv2`."""
     network = load_espnetv2(weights)[0]
     mean, deviation = (255.0 * torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
 
@@ -284,7 +284,7 @@ class ClassProbabilityTeacher(DenseExtractor):
         phrases = [self._described.get(name, (name,)) for name in CITYSCAPES_CLASSES]
         texts = [[prompt(phrase, words.template) for phrase in of_class] for of_class in phrases]
         means = torch.stack([encoder.encode(of_class).mean(dim=0) for of_class in texts])
-        # float32 [20, D], of length 1, of what the classes are called.
+        # float32 [20, D], of length 1, of the phrases of each class.
         self.embeddings = functional.normalize(means, dim=-1).to(self._device)
 
     @cached_property

@@ -1,7 +1,7 @@
-"""Words with embeddings: text encoders, lists of phrases, text banks, and what a node is told for free text.
+"""Words with embeddings: text encoders, lists of phrases, text banks, and messages to a node for free text.
 
 Encoders are sentence-transformers of the BERT family, and the text towers of CLIP and SigLIP. `scene-completion
-vocabulary` loads this module by its name in `setup.py`, as their entry point: the robot side knows no torch.
+vocabulary` loads this module by its name in `setup.py`, as their entry point: the robot side has no torch.
 """
 
 import base64
@@ -28,7 +28,7 @@ from scene_completion_training.clustering import CLASS_COLOURS
 from scene_completion_training.foundation import model_files
 
 STREET_TEMPLATE = "a photo of a {} on the street"
-BARE = "other"  # the phrase that no template is put around: "a photo of a other" says nothing
+BARE = "other"  # the phrase that no template is put around: "a photo of a other" means nothing
 _SENTENCES = {"bert": "BertModel", "mpnet": "MPNetModel", "xlm-roberta": "XLMRobertaModel"}
 _TOWERS = {"clip": "CLIPTextModelWithProjection", "siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}
 _TOWERS_ALONE = {"clip_text_model": "clip", "siglip_text_model": "siglip", "siglip2_text_model": "siglip2"}
@@ -137,7 +137,7 @@ class TextEncoder:
 
 
 def _pools_first_token(folder: Path) -> bool:
-    """Whether a sentence-transformer takes its first token, not the mean over all, as its modules say."""
+    """Whether a sentence-transformer takes its first token, not the mean over all, by its modules."""
     modules, pooling = folder / "modules.json", folder / "1_Pooling" / "config.json"
     listed = read_json(modules, BundleError, cure=model_files.GET_AGAIN, kind=list) if modules.is_file() else []
     if not all(isinstance(module, dict) for module in listed):
@@ -161,7 +161,7 @@ class PhraseList:
 
     classes: tuple[BankClass, ...] = ()  # classes of the vocabulary; may be none
     background: tuple[str, ...] = ()  # phrases that voxels of no class should be nearest to
-    phrases: tuple[str, ...] = ()  # further phrases that the bank should know
+    phrases: tuple[str, ...] = ()  # further phrases that the bank has
     template: str = STREET_TEMPLATE  # sentence that each phrase stands in; "other" alone stays bare
     licence: str = ""  # of the text encoder's weights
 
@@ -222,16 +222,16 @@ def make_bank(encoder: TextEncoder, given: PhraseList) -> TextBank:
     if not phrases:
         raise VocabularyError("no phrases", where="vocabulary", cure="Name at least one")
     # All but its embeddings, so that mistakes are found before they are computed.
-    said = given.template, given.classes, given.background, given.licence
+    others = given.template, given.classes, given.background, given.licence
     nothing = np.ones((len(phrases), 1), np.float16)
-    bank = TextBank(phrases, nothing, encoder.name, encoder.sha256, *said)
+    bank = TextBank(phrases, nothing, encoder.name, encoder.sha256, *others)
     if bank.classes:
         bank.vocabulary()  # refuses a phrase of two classes, and too many
     rows = [encoder.encode([prompt(phrase, given.template)])[0].numpy() for phrase in watched(phrases, "phrase")]
     return replace(bank, stored=np.stack(rows))
 
 
-# What anything may be called: the canonical phrases of LERF (Kerr et al. 2023, section 3.4).
+# Phrases that fit anything: the canonical phrases of LERF (Kerr et al. 2023, section 3.4).
 BACKGROUND = ("object", "things", "stuff", "texture")
 
 
@@ -242,7 +242,7 @@ def make_bank_of(model: str, phrases: Sequence[str], file: Path | None) -> TextB
 
 
 class EncodedAnswers:
-    """What a node is told for what was asked, by template, background and encoder; a `VocabularyError` for another."""
+    """Messages to a node with the embeddings of free text; a `VocabularyError` for a bank of another encoder."""
 
     def __init__(self, encoder: TextEncoder, bank: TextBank | None = None) -> None:
         if bank is not None and bank.text_encoder_sha256 != encoder.sha256:
@@ -253,7 +253,7 @@ class EncodedAnswers:
         self._encoder = encoder
         self._name = encoder.name if bank is None else bank.text_encoder  # one model may have two names
         self._background = BACKGROUND if bank is None else bank.background
-        # The node tells a query from all phrases of its bank; without one it needs some to tell it from.
+        # The node compares a query with all phrases of its bank; without a bank it needs some to compare with.
         self._general = BACKGROUND if bank is None else None
         self._template = STREET_TEMPLATE if bank is None else bank.template
 

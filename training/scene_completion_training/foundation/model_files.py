@@ -1,4 +1,4 @@
-"""Files of a foundation model, in a folder or on the model hub: what they say, and the frozen network they make."""
+"""Files of a foundation model, in a folder or on the model hub, and the frozen network that they make."""
 
 import hashlib
 import importlib.util
@@ -55,7 +55,7 @@ def model_name(model: str) -> str:
 def weight_files(model: str) -> list[Path]:
     """The safetensors files with the weights of a model, downloaded where it is on the hub; pickled ones stay closed.
 
-    Raises BundleError where there are none, or not as their index says; ConfigurationError: see `description_folder`.
+    Raises BundleError where there are none, or not those of their index; ConfigurationError: see `description_folder`.
     """
     folder = hub_folder(model, (*_DESCRIPTION_FILES, *_WEIGHT_FILES))
     if (folder / _WEIGHTS).is_file():
@@ -128,7 +128,7 @@ def config_part(config: dict[str, Any], name: str, model: str) -> dict[str, Any]
 def read_normalisation(
     folder: Path, usual_mean: Triple = IMAGENET_MEAN, usual_deviation: Triple = IMAGENET_STD
 ) -> Normalisation:
-    """What the preprocessor's file says of colours, or else what is usual; a `BundleError` if it makes no sense."""
+    """Normalisation by the preprocessor's file, or else the usual one; a `BundleError` if it makes no sense."""
     file = folder / _PREPROCESSOR
     content = read_json(file, BundleError, cure=GET_AGAIN, kind=dict) if file.is_file() else {}
     if not file.is_file() and (folder / _PROCESSOR).is_file():  # where transformers 5 writes it
@@ -198,7 +198,7 @@ def frozen_network(name: str, config: dict[str, Any], files: list[Path], *, part
                 output_loading_info=True,
                 **options,
             )
-    except Exception as error:  # of whatever kind: these files may say anything
+    except Exception as error:  # of whatever kind: these files are untrusted
         what = f"cannot be loaded as {name} ({str(error)[:300]})"
         raise BundleError(what, where=folder, cure="Get it once more") from error
     missing = [name for name in report["missing_keys"] if not name.endswith(_UNUSED)]
@@ -217,9 +217,9 @@ def read_tokenizer(folder: Path) -> Any:
         if not any((folder / name).is_file() for name in _TOKENIZERS):  # transformers would make an empty one
             raise FileNotFoundError(f"there is none of {', '.join(_TOKENIZERS)}")
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # of whatever kind: these files may say anything
+    except Exception as error:  # of whatever kind: these files are untrusted
         what = f"no tokenizer that can be read ({' '.join(str(error).split())[:200]})"
-        cure = "Name a folder with the tokenizer's files beside the model's"
+        cure = "Name a folder with the tokenizer's files next to the model's"
         raise BundleError(what, where=str(folder), cure=cure) from error
 
 

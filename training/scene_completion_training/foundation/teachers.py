@@ -147,7 +147,7 @@ class DiffusionTeacher(DenseExtractor):
             self._vae = diffusers.AutoencoderKL.from_pretrained(folder / "vae", **options)
             self._scheduler = diffusers.DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
             prompt = _empty_prompt(transformers, folder, options)
-        except Exception as error:  # of whatever kind: these files may say anything
+        except Exception as error:  # of whatever kind: these files are untrusted
             what = f"cannot be loaded as a Stable Diffusion ({' '.join(str(error).split())[:300]})"
             raise BundleError(what, where=str(folder), cure="Name a pipeline with weights in safetensors") from error
         for network in (self._unet, self._vae):
@@ -193,7 +193,7 @@ _IMAGE_TEXT: dict[str, type[_ImageTower]] = {"clip": ClipTeacher, "siglip": Sigl
 
 def open_teacher(
     # `espnetv2:FILE_OR_FOLDER`; `diffusion:FOLDER_OR_HUB_NAME` of a Stable Diffusion; or a local folder, or a name on
-    # the hub, of a DINO, DINOv2, DINOv3, Depth Anything, CLIP or SigLIP: its configuration says which.
+    # the hub, of a DINO, DINOv2, DINOv3, Depth Anything, CLIP or SigLIP: see its configuration.
     spec: str,
     # Hidden state that is taken, of transformers of the DINO family and Depth Anything, see `Backbone`.
     layer: int = -1,

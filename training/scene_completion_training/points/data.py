@@ -60,12 +60,12 @@ class LiftingSettings:
 
 @dataclass(frozen=True, eq=False)
 class LiftedScene:
-    """A scene with what teachers say of some of its points."""
+    """A scene with features of teachers at some of its points."""
 
     points: Floats  # [N, 3], metres
     colours: Floats  # [N, 3] in 0..1; zero where they are not known
     rows: Ints  # of the points that some view sees [M], ascending
-    features: Mapping[str, Halves]  # of those, by teacher [M, D]; read from disk when they are asked for
+    features: Mapping[str, Halves]  # of those, by teacher [M, D]; read from disk on access
 
     def at(self, teacher: str, rows: Ints) -> Floats:
         """Features [n, D] of points at some rows [n] of the scene; zeros where no view sees them."""
@@ -79,7 +79,7 @@ class LiftedScene:
 def lift(
     scene: PointScene, teachers: Mapping[str, "PixelFeatures"], settings: LiftingSettings
 ) -> tuple[Ints, dict[str, Halves]]:
-    """Rows [M] of points in view, ascending, and what teachers say of them [M, D]; a SequenceError for none."""
+    """Rows [M] of points in view, ascending, and their features by teacher [M, D]; a SequenceError for none."""
     generator = np.random.default_rng(0)
     chosen = np.sort(generator.permutation(len(scene))[: settings.points or len(scene)])
     points = scene.points[chosen].astype(np.float64)
@@ -168,7 +168,7 @@ class PixelTeacher(TeacherSpec):
 
 
 class PixelFeatures(Protocol):
-    """Says something of the pixels of views."""
+    """Features of the pixels of views."""
 
     @property
     def key(self) -> str:
@@ -183,7 +183,7 @@ class PixelFeatures(Protocol):
 
 
 class ExtractedFeatures:
-    """What a foundation model says: its tokens, interpolated between their centres."""
+    """Features of a foundation model: its tokens, interpolated between their centres."""
 
     def __init__(self, extractor: DenseExtractor, cell: int) -> None:
         self._extractor, self._cell = extractor, cell
@@ -202,7 +202,7 @@ class ExtractedFeatures:
 
 
 class FeatureFiles:
-    """What a network that is not in here said of each view: FOLDER/SCENE/VIEW.safetensors, or .npy.
+    """Features that another program has computed of each view: FOLDER/SCENE/VIEW.safetensors, or .npy.
 
     The first holds one tensor "features", the second one array: floats [D, h, w] that cover the image evenly, whatever
     h and w are. Pickles are not read.
@@ -262,7 +262,7 @@ def phrase_rows(bank: TextBank, classes: Sequence[str]) -> Floats:
 
 
 def phrases(classes: Sequence[str]) -> list[str]:
-    """What classes are called in a sentence: what is none of the others is "other", wherever it stands."""
+    """Phrases of classes: what is none of the others is "other", wherever it stands."""
     return [BARE if name in OTHERS else name for name in classes]
 
 
@@ -293,7 +293,7 @@ class PointDataSettings:
     root: str = "."  # folder the sources are relative to
     sources: list[PointSource] = field(default_factory=list)
     voxel_size: float = 0.02  # edge of the voxels that the network is made for, metres
-    # What a voxel says of itself: "ones", so that geometry alone is seen (CUA-O3D), or its colour.
+    # Inputs of a voxel: "ones", so that geometry alone is seen (CUA-O3D), or its colour.
     input: Input = "ones"
     cache: str = "lifted"  # folder for lifted features
     batch_size: int = 4  # scenes a step

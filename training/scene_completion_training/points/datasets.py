@@ -177,12 +177,12 @@ def _ids_by_name(table: Path, column: str) -> dict[str, int]:
 
 
 def _ids(groups: list[_Thing], table: Path, column: str, where: Path) -> list[int]:
-    """The id of each thing, 0 where the table does not know its name."""
+    """The id of each thing, 0 where its name is not in the table."""
     ids = _ids_by_name(table, column)
     found = [ids.get(label, 0) for label, _ in groups]
     if groups and not any(label in ids for label, _ in groups):
         cure = "Name the table of ScanNet v2: download-scannet.py -o DATA --label_map"
-        raise SequenceError(f"{table.name} knows none of its {len(groups)} things", where=str(where), cure=cure)
+        raise SequenceError(f"{table.name} has none of its {len(groups)} things", where=str(where), cure=cure)
     return found
 
 

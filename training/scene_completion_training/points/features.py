@@ -1,4 +1,4 @@
-"""Off-the-shelf features of points: what a network says of them that `masked_scene` has trained on rooms (MSM).
+"""Off-the-shelf features of points, by a network of stage `masked_scene` that was trained on rooms (MSM).
 
 from scene_completion_training.points.features import features
 found = features(points, colours, normals, network="networks/mine")  # float16 [N, D]
@@ -80,7 +80,7 @@ def features(
     """Features of points, float16 [N, D]: those of all levels side by side, finest first.
 
     Raises BundleError where there is no such network, or it is none of points; SequenceError where the points are none
-    that it can look at.
+    that it can use.
     """
     return np.concatenate(PointNetwork.open(network).levels(points, colours, normals), axis=1)
 

@@ -52,10 +52,10 @@ _IMAGES = ("label", "instance")
 
 @dataclass(frozen=True, eq=False)
 class Scenes(Mapping[str, PointScene]):
-    """Scenes by name, in order; each is read when it is asked for."""
+    """Scenes by name, in order; each is read on access."""
 
     source: str  # "ScanNet", "Matterport3D", "S3DIS", "PLY" or "recordings"
-    classes: tuple[str, ...]  # of the labels that were asked for; () where each scene brings its own
+    classes: tuple[str, ...]  # of the requested labels; () where each scene brings its own
     readers: Mapping[str, Callable[[], PointScene]]
 
     def __getitem__(self, name: str) -> PointScene:
@@ -76,7 +76,7 @@ def open_scenes(
     # A label set, see `label_set`. By default scannet20, matterport21 or s3dis; for others none, and a recording
     # brings its own.
     labels: str = "",
-    # "train", "val" or "test", by the official lists, which must lie in or beside the folder. S3DIS has none: "test" is
+    # "train", "val" or "test", by the official lists in or next to the folder. S3DIS has none: "test" is
     # Area_5, "train" the others. All scenes where it is "".
     split: str = "",
     listed: Path | str = "",  # a file with a name of a scan, a house, an area or a scene a line: these alone
@@ -122,7 +122,7 @@ def _found(
         table = _beside(root, datasets.MATTERPORT_TABLE)
         if table is None:
             cure = "Take it from github.com/niessner/Matterport, folder metadata"
-            raise SequenceError(f"there is no {datasets.MATTERPORT_TABLE} in or beside it", where=str(root), cure=cure)
+            raise SequenceError(f"there is no {datasets.MATTERPORT_TABLE} in or next to it", where=str(root), cure=cure)
         return "Matterport3D", known, {
             f"{file.parent.parent.name}_{file.stem}": partial(datasets.read_region, file, known, table, every)
             for file in regions
@@ -150,7 +150,7 @@ def _fused_recording(place: Path, classes: tuple[str, ...], voxel: float, up: st
 
 
 def _beside(root: Path, name: str) -> Path | None:
-    """A table or list of a data set, in or beside its folder of scenes."""
+    """A table or list of a data set, in or next to its folder of scenes."""
     return next((found for place in _BESIDE if (found := root / place / name).is_file()), None)
 
 
@@ -170,7 +170,7 @@ def _names(root: Path, source: str, split: str, listed: Path | str) -> set[str]:
         listed = _beside(root, name) or ""
         if not listed:
             cure = "Take the official lists from the data set's repository on GitHub, or name a list of your own"
-            raise SequenceError(f"there is no list {name} in or beside it", where=str(root), cure=cure)
+            raise SequenceError(f"there is no list {name} in or next to it", where=str(root), cure=cure)
     text = read_text(listed, SequenceError, cure="Name a list with one scene a line")
     return {line.strip() for line in text.splitlines() if line.strip()}
 

@@ -59,6 +59,10 @@ def read_ply(path: Path, wanted: Sequence[str] = ("vertex",)) -> dict[str, NDArr
                 rows = _binary_rows(order, size, file, element, path) if order else _text_rows(file, element, path)
                 if element.name in wanted:
                     found[element.name] = rows
+                for field, _, length in element.properties if len(rows) else ():
+                    if length and (rows[f"{field} length"] != rows.dtype[field].shape[0]).any():
+                        cure = "Export the mesh as triangles alone"
+                        raise SequenceError(f"its lists {field!r} have different lengths", where=str(path), cure=cure)
                 if len(found) == len(set(wanted)):
                     break
             return found
@@ -174,43 +178,22 @@ def _binary_rows(order: str, size: int, file: BinaryIO, element: _Element, path:
     file.seek(start + element.rows * dtype.itemsize)
     if not element.rows:
         return np.empty(0, dtype)
-    rows = np.memmap(path, dtype, "r", start, (element.rows,))
-    for name, _, length in element.properties:
-        if length and (rows[f"{name} length"] != dtype[name].shape[0]).any():
-            raise _of_different_lengths(name, path)
-    return rows
-
-
-def _of_different_lengths(name: str, path: Path) -> SequenceError:
-    what, cure = f"its lists {name!r} have different lengths", "Export the mesh as triangles alone"
-    return SequenceError(what, where=str(path), cure=cure)
+    return np.memmap(path, dtype, "r", start, (element.rows,))
 
 
 def _text_rows(file: BinaryIO, element: _Element, path: Path) -> NDArray[Any]:
     lines = [line.decode("ascii", "replace") for line in itertools.islice(file, element.rows)]
     if len(lines) < element.rows:
         raise _damaged(f"ends within its {element.rows:,} rows of {element.name!r}", path)
-    if len({len(line.split()) for line in lines}) > 1:
-        raise _of_different_lengths(element.name, path)
-    values = np.loadtxt(lines, np.float64, comments=None, ndmin=2) if lines else np.empty((0, 0))
-    fields: dict[str, NDArray[Any]] = {}
+    fields: list[tuple[Any, ...]] = []
     at = 0
-    for name, kind, length in element.properties:
-        many = int(values[0, at]) if length and len(values) and at < values.shape[1] else 0
-        if not 0 <= many <= _LONGEST_LIST or (length and len(values) and (values[:, at] != many).any()):
-            raise _of_different_lengths(name, path)
-        found = values[:, at + 1 : at + 1 + many] if length else values[:, at]
-        at += 1 + (many if length else 0)
-        with np.errstate(invalid="ignore"):
-            fields[name] = found.astype(kind)
-        if kind[0] in "iu" and (fields[name] != found).any():
-            raise _damaged(f"has values of {name!r} that are no whole numbers of its kind", path)
-    if len(values) and at != values.shape[1]:
-        raise _damaged(f"has rows of {values.shape[1]} numbers in {element.name!r}, not {at}", path)
-    rows = np.empty(len(lines), [(name, of.dtype, of.shape[1:]) for name, of in fields.items()])
-    for name, of in fields.items():
-        rows[name] = of
-    return rows
+    for name, kind, length in element.properties if lines else ():
+        many = int(lines[0].split()[at]) if length else 0
+        if not 0 <= many <= _LONGEST_LIST:
+            raise _damaged(f"has a list {name!r} of impossible length", path)
+        fields += [(f"{name} length", length), (name, kind, (many,))] if length else [(name, kind)]
+        at += 1 + many
+    return np.loadtxt(lines, np.dtype(fields), comments=None, ndmin=1) if lines else np.empty(0, fields)
 
 
 def read_cloud(file: Path, classes: tuple[str, ...] = (), voxel: float | None = None, up: str = "") -> PointScene:
@@ -252,14 +235,14 @@ def read_cloud(file: Path, classes: tuple[str, ...] = (), voxel: float | None = 
 def _read(rows: NDArray[Any], classes: tuple[str, ...], where: str) -> tuple[Floats, Floats, dict[str, Ints]]:
     """Points [M, 3], colours and normals that are there side by side, labels and instances [M]."""
     fields = rows.dtype.names or ()
-    beside = [one for one in (colours_of(rows), columns(rows, ("nx", "ny", "nz"))) if one is not None]
+    others = [one for one in (colours_of(rows), columns(rows, ("nx", "ny", "nz"))) if one is not None]
     votes = {}
     if "label" in fields and classes:
         votes["label"] = looked_up(np.arange(len(classes)), known_numbers(rows["label"]), where)
     if "instance" in fields:
         votes["instance"] = known_numbers(rows["instance"])
     points = np.stack([np.asarray(rows[axis], np.float32) for axis in "xyz"], axis=-1)
-    return points, np.hstack([np.empty((len(rows), 0), np.float32), *beside]), votes
+    return points, np.hstack([np.empty((len(rows), 0), np.float32), *others]), votes
 
 
 def known_numbers(values: NDArray[Any]) -> Ints:

@@ -31,14 +31,14 @@ _GRID = 40  # pixels along a side that are compared from view to view
 
 @dataclass(frozen=True, eq=False)
 class RgbdView:
-    """One posed image with depth that is registered to it; both are read when asked for."""
+    """One posed image with depth that is registered to it; both are read on access."""
 
     name: str
     camera: Camera  # of the image; the depth image may have another size, and then `camera.resized` is its camera
     world_from_camera: RigidTransform  # optical frame: x right, y down, z ahead
     image: Callable[[], Bytes]  # RGB [H, W, 3]
     depth: Callable[[], Floats]  # z-depth [h, w], metres; 0 where unknown
-    # Classes of pixels [h, w], of any size, `UNLABELLED` where nobody knows; None where there are none.
+    # Classes of pixels [h, w], of any size, `UNLABELLED` where unknown; None where there are none.
     label: Callable[[], Ints] | None = None
 
 
@@ -51,7 +51,7 @@ class PointScene:
     colours: Floats | None = None  # [N, 3] in 0..1
     normals: Floats | None = None  # [N, 3], unit length; zero where unknown
     classes: tuple[str, ...] = ()  # K names
-    label: Ints | None = None  # [N] in 0..K - 1, `UNLABELLED` where nobody knows
+    label: Ints | None = None  # [N] in 0..K - 1, `UNLABELLED` where unknown
     instance: Ints | None = None  # [N], `UNLABELLED` where a point is of no thing
     views: tuple[RgbdView, ...] = ()
 
@@ -172,7 +172,7 @@ def _grid(depth: NDArray[Any]) -> NDArray[Any]:
 
 
 def mean_up(views: Sequence[RgbdView]) -> Doubles:
-    """Mean of the directions in the world [3] to which the upper sides of the cameras look; not of unit length."""
+    """Mean of the directions in the world [3] to which the upper sides of the cameras point; not of unit length."""
     return np.asarray(np.mean([-view.world_from_camera.rotation[:, 1] for view in views], axis=0))
 
 
@@ -187,7 +187,7 @@ def rotation_to_z(up: str, views: Sequence[RgbdView], where: str) -> Doubles:
         target = (-1.0 if up.startswith("-") else 1.0) * np.eye(3)["xyz".index(up[-1])]
     if np.linalg.norm(target) < UPRIGHT:
         cure = f"Name one of x, -x, y, -y, z, -z{', cameras' if views else ''}"
-        raise ConfigurationError(f"nothing says where {up!r} is", where=where, cure=cure)
+        raise ConfigurationError(f"{up!r} is no direction of it", where=where, cure=cure)
     target /= np.linalg.norm(target)
     aside = np.cross(target, np.eye(3)[np.abs(target).argmin()])
     aside /= np.linalg.norm(aside)
@@ -195,7 +195,7 @@ def rotation_to_z(up: str, views: Sequence[RgbdView], where: str) -> Doubles:
 
 
 def check_upright(points: Floats, views: Sequence[RgbdView], where: str) -> None:
-    """Make sure that z is up: by the cameras, which nobody holds upside down, or by a floor where there are none.
+    """Make sure that z is up: by the cameras, which are not held upside down, or by a floor where there are none.
 
     A floor is a layer of 10 cm in the lower half that is 2.5 times as dense as the mean of all layers. Raises
     SequenceError where it is not.
@@ -209,4 +209,4 @@ def check_upright(points: Floats, views: Sequence[RgbdView], where: str) -> None
     low, high = np.quantile(z, [0.005, 0.995])
     counts, _ = np.histogram(z, max(int((high - low) / 0.1), 1), (low, high))
     if not counts[: len(counts) // 2].max(initial=0) > 2.5 * counts.mean():
-        raise SequenceError("no floor stands out below: nothing says that z is up", where=where, cure=cure)
+        raise SequenceError("no floor stands out below: whether z is up is unknown", where=where, cure=cure)

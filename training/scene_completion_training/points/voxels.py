@@ -96,14 +96,14 @@ class VoxelMeans:
 
     voxel: float  # side, metres
     where: str  # what the points are of, for errors
-    # Key of the voxel and votes; count, points and what comes beside them. Each pair is summed up already.
+    # Key of the voxel and votes; count, points and further columns. Each pair is summed up already.
     _rows: list[tuple[Ints, Doubles]] = field(default_factory=list)
     _votes: tuple[str, ...] = ()
 
     def add(
         self,
         points: NDArray[np.floating[Any]],  # [M, 3], metres
-        means: NDArray[np.floating[Any]],  # [M, C], what is averaged beside them
+        means: NDArray[np.floating[Any]],  # [M, C], further columns to average
         # [M] by name, of which the most frequent is kept. C and the names are the same in each call.
         votes: dict[str, Ints],
     ) -> None:
@@ -128,7 +128,7 @@ class VoxelMeans:
             raise SequenceError(what, where=self.where, cure="Crop it, or choose a larger voxel")
 
     def result(self) -> tuple[Floats, Floats, dict[str, Ints]]:
-        """Means of points [N, 3] and of what came beside them [N, C], and the votes [N]; sorted by voxels."""
+        """Means of points [N, 3] and of further columns [N, C], and the votes [N]; sorted by voxels."""
         self._sum_up()
         ids, values = self._rows[0]
         _, sums = grouped(ids[:, :1], values)
