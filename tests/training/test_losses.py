@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_training.losses import (
     ATTRACTED,
@@ -15,7 +14,6 @@ from scene_completion_training.losses import (
     UncertaintyWeights,
     agglomeration_terms,
     block_depth,
-    check_teachers,
     class_terms,
     correspondence_loss,
     density_distillation,
@@ -291,9 +289,3 @@ def test_s5_linear_heads_have_the_rank_of_what_they_read() -> None:
         together = torch.cat([heads.of(name, features) for name in "ab"], dim=1)
         found = int(torch.linalg.matrix_rank(together))
         assert found == rank if kind == "linear" else 6 < found <= rank
-
-
-@pytest.mark.parametrize("names", [[], ["a", "a"], ["a.b"]])
-def test_teachers_have_names_of_their_own(names: list[str]) -> None:
-    with pytest.raises(ConfigurationError, match="teachers"):
-        check_teachers([TeacherSpec(name) for name in names], "teachers")

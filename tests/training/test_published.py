@@ -123,7 +123,7 @@ def test_knowledge_distillation(data: str, request: pytest.FixtureRequest) -> No
     """The teacher of several views, and the student that learns from it."""
     root: Path = request.getfixturevalue(data)
     teacher = train(root, f"mvbts_{data}")
-    assert main(command(root, f"kdbts_{data}", f"teacher={teacher}", "--fast-dev-run")) == 0
+    assert main(command(root, f"kdbts_{data}", f"teacher={teacher}")) == 0
     if data == "kitti_360":
         views = ("mono", "stereo-temporal", "fisheyes")
         rows = scores(root, teacher, "--views", *views)["scores"]["lidar"]
@@ -131,14 +131,14 @@ def test_knowledge_distillation(data: str, request: pytest.FixtureRequest) -> No
 
 
 def test_behind_the_scenes_on_kitti_raw(kitti_raw: Path) -> None:
-    assert main(command(kitti_raw, "bts_kitti_raw", "--fast-dev-run")) == 0
+    assert main(command(kitti_raw, "bts_kitti_raw")) == 0
 
 
 def test_scenedino(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Features of a published transformer, or of DINOv2 with its larger tokens; then classes of what looks alike."""
     kinds = {kind: saved_model(kind, tmp_path / kind) for kind in ("vit", "dinov2")}
     name, chosen = "scenedino_kitti_360", [f"{key}={kinds['dinov2']}" for key in ("encoder_weights", "features.model")]
-    assert main(command(kitti_360, name, *chosen, "features.cell=16", "features.rays=16", "--fast-dev-run")) == 0
+    assert main(command(kitti_360, name, *chosen, "features.cell=16", "features.rays=16")) == 0
     field = train(kitti_360, name, *(f"{key}={kinds['vit']}" for key in ("encoder_weights", "features.model")))
     assert Checkpoint.read(field).field_of(FeatureField).reads == "units"
     assert exported(field).feature_size == (128, 256)
@@ -192,7 +192,7 @@ def test_a_split_of_missing_frames(kitti_360: Path, tmp_path: Path, capsys: pyte
     missing = [f"{layouts.DRIVE} {number:010d} l" for number in (6, 0, 30, 31, 32, 33, 34, 35)]
     split = layouts.write_split(tmp_path / "missing.txt", missing)
     cache = f"data.cache={tmp_path / 'resized'}"
-    few = command(kitti_360, "bts_kitti_360", "--fast-dev-run", cache, run="none")
+    few = command(kitti_360, "bts_kitti_360", cache, run="none")
     assert main([*few, f"data.frames={split}"]) == 2
     error = capsys.readouterr().err
     assert "7 of its 8 frames are not in the recordings" in error

@@ -176,11 +176,6 @@ def test_a_loss_that_is_no_number_stops_with_its_batch(
     assert batch["encoder_images"].shape == (1, 3, 3, VIEW.height, VIEW.width) and torch.isfinite(batch["views"]).all()
 
 
-def test_a_set_up_is_checked_in_two_steps(synthetic_drive: Path, tmp_path: Path) -> None:
-    train(TeacherConfiguration(**small_training(synthetic_drive, tmp_path / "dry")), fast_dev_run=True)
-    assert not list((tmp_path / "dry").rglob("*.ckpt"))
-
-
 def _full_disk() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 

@@ -37,9 +37,10 @@ KEY = "scene_completion_training"
 FORMAT = 1  # version of what a checkpoint holds; those written before it was counted are 0, and hold the same
 _MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "picture_every", "log_every", "devices", "nodes")
 _DATA_MAY_CHANGE = ("cache", "workers")
-# Keys that went and changed nothing by themselves: they acted with others, or named who prepares frames.
-_ACTED_WITH_OTHERS = (
-    "data.ray_address", "data.scale_off", "data.student", "data.views_apart", "data.way_off", "views.voxels",
+# Removed keys that changed nothing by themselves: they acted with others, saved time, or named who prepares frames.
+_WITHOUT_EFFECT = (
+    "data.ray_address", "data.scale_off", "data.student", "data.views_apart", "data.way_off", "keep_maps",
+    "views.voxels",
 )  # fmt: skip
 Field = TypeVar("Field", bound=TrainedField)
 
@@ -91,7 +92,7 @@ def refuse_later(record: Mapping[str, Any], where: str) -> None:
 
 def _refuse_removed(before: Mapping[str, Any], record: Mapping[str, Any], where: str) -> None:
     for key, value in named_values(before):
-        neutral = not value or key in _ACTED_WITH_OTHERS or (key, value) == ("data.sources.kinds", ["points"])
+        neutral = not value or key in _WITHOUT_EFFECT or (key, value) == ("data.sources.kinds", ["points"])
         if not neutral and (what := removed("configuration key", key)):
             cure = f"Name another `output` for a new training, or go on with {written_by(record)}, which used it"
             raise ConfigurationError(what, where=where, cure=cure)

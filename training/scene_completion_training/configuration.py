@@ -5,7 +5,7 @@ import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import jsonargparse
 from lightning.pytorch.utilities import rank_zero_only
@@ -76,10 +76,6 @@ class TrainingConfiguration:
         """The configuration of a training that goes on from its own checkpoint."""
         return self
 
-    def shortened(self: Completed) -> Completed:
-        """The configuration of a trial of two steps."""
-        return self
-
     @property
     def validation_interval(self) -> int | None:
         """Steps between validations; None without any."""
@@ -93,7 +89,6 @@ class TrainingConfiguration:
 class Configuration(TrainingConfiguration):
     """What every stage that trains a density field needs; a stage adds keys of its own in its file."""
 
-    keeps_maps: ClassVar[bool] = True  # whether the stage can keep what frozen blocks make of a sample
     # The canonical camera; "auto" takes field of view and height above the ground from the recordings. By default that
     # of what the training starts from, and otherwise the street's.
     camera: CameraSettings | Literal["auto"] | None = None
@@ -125,9 +120,6 @@ class Configuration(TrainingConfiguration):
     # First steps, taken with images of half the size: four times as fast (progressive resizing). Points are queried in
     # normalised coordinates, so nothing else changes.
     half_resolution_steps: int = 0
-    # Keep on disk, in the output, what frozen blocks make of each of `data.distinct_samples` samples: a training that
-    # sees each several times computes it once. Two to four megabytes a sample of Depth Anything V2.
-    keep_maps: bool = False
     pretrained: bool = True  # start the trunk from its ImageNet weights
     data: DataSettings = field(default_factory=DataSettings)
     prior_steps: int = 1000  # steps in which the head is first fitted without images
@@ -176,10 +168,6 @@ class Configuration(TrainingConfiguration):
         named = {name: value for name, value in vars(self.volume or VolumeSettings()).items() if value is not None}
         return dataclasses.replace(self, camera=camera, volume=dataclasses.replace(volume, **named))
 
-    def shortened(self: Chosen) -> Chosen:
-        """The configuration of a trial of two steps."""
-        return dataclasses.replace(self, prior_steps=2)
-
     @property
     def validation_interval(self) -> int | None:
         """Steps between validations; None without any."""
@@ -218,17 +206,6 @@ class Configuration(TrainingConfiguration):
         if not (0.0 <= views.aside <= 1.0 and 0 <= 2 * views.covered < camera.height):
             cure = "Take a share from 0 to 1, and fewer rows than half of the image"
             raise ConfigurationError(f"aside={views.aside}, covered={views.covered}", where="data.views", cure=cure)
-        alone, half = self.devices * self.nodes == 1, 0 < self.half_resolution_steps < self.steps
-        more, small = "Set data.distinct_samples to what fits the disk", "maps that are kept of images of half the size"
-        for why_not, what, cure in (
-            (not self.keeps_maps, f"stage {self.stage} keeps none", "Set it to false"),
-            (not self.data.distinct_samples, "no sample comes again", more),
-            (self.flip_features, "maps that are kept are not flipped", "Set it to false, or flip_features"),
-            (not alone, "only one process can keep maps", "Set it to false, or devices and nodes to 1"),
-            (half, f"{small} are no use for whole ones", "Set half_resolution_steps to 0 or to all steps"),
-        ):
-            if self.keep_maps and why_not:
-                raise ConfigurationError(what, where="keep_maps", cure=cure)
         if self.schedule == "step" and self.decay_every < 1:
             raise ConfigurationError(f"{self.decay_every}", where="decay_every", cure="Take a positive number of steps")
         if self.half_resolution_steps and (camera.width % (2 * ENCODER_STEP) or camera.height % (2 * ENCODER_STEP)):

@@ -2,14 +2,11 @@
 
 import copy
 import dataclasses
-import hashlib
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
@@ -23,7 +20,6 @@ from scene_completion_training import rendering
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.module import SequencesData
-from scene_completion_training.data.store import Store, keyed
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples
 from scene_completion_training.losses import (
     block_depth,
@@ -94,31 +90,6 @@ def encoded_views(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     image = batch["image"]
     poses = torch.eye(4, dtype=image.dtype, device=image.device).expand(len(image), 1, 4, 4)
     return image[:, None], batch["hint"][:, None], poses
-
-
-class KeptMaps:
-    """What the weights that never learn make of samples, float16, so that a training computes it once.
-
-    `made_of`: what they follow from; what followed from something else goes.
-    """
-
-    def __init__(self, folder: Path, made_of: str) -> None:
-        self._store = Store(folder, most_bytes=0)
-        self._entry = self._store.entry("feature maps", keyed("maps", made_of))
-
-    def __deepcopy__(self, memo: object) -> "KeptMaps":
-        return self  # an average of the weights has the same maps
-
-    def get(self, numbers: Tensor, make: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """Maps [B, ...], float32, of samples of numbers [B], or what `make` gives; an OSError if not written."""
-        names = [f"map_{number}" for number in numbers.tolist()]
-        if not all(name in self._entry for name in names):
-            made = [values.detach().half().cpu().numpy() for values in make()]
-            for row, name in enumerate(names):
-                self._entry.write(name, {f"{number:02d}": values[row] for number, values in enumerate(made)})
-        kept = [self._entry.read(name) for name in names]
-        maps = (np.stack([arrays[name] for arrays in kept]) for name in sorted(kept[0]))
-        return [torch.from_numpy(values).to(numbers.device).float() for values in maps]
 
 
 class FieldStage(Stage):
@@ -379,36 +350,7 @@ class SingleImageStage(FieldStage):
 
     def observe(self, batch: Batch) -> Any:
         """The field with the batch's images encoded."""
-        image = self.sized(batch["image"])
-        if not (self.settings.keep_maps and self.training):
-            return self.field.observe(image)
-        with torch.no_grad():
-            fixed = self.field.fixed
-            maps = self._kept_maps.get(batch["sample_number"], lambda: [found.float() for found in fixed(image)])
-        return self.field.observe_fixed(maps, (image.shape[-2], image.shape[-1]))
-
-    @cached_property
-    def _kept_maps(self) -> KeptMaps:
-        """Maps of the samples, which follow from the frames of the training and from fixed weights.
-
-        Raises ConfigurationError: all of the encoder's weights learn, or its trunk cannot go on in the middle.
-        """
-        settings, encoder = self.settings, self.encoder
-        if not (encoder.frozen or encoder.trunk.keeps):
-            frozen = f"frozen_blocks={settings.frozen_blocks}"
-            what = f"an encoder {encoder.trunk_name} with {frozen} says nothing that stays"
-            cure = "Set it to false, or take depth_anything with frozen_blocks"
-            raise ConfigurationError(what, where="keep_maps", cure=cure)
-        halved = settings.half_resolution_steps >= settings.steps
-        data = dataclasses.replace(settings.data, cache="", workers=0, batch_size=0)
-        served = getattr(self._trainer, "datamodule", None)
-        names = [[frame.name for frame in drive] for drive in served.frames] if served else []
-        key = hashlib.sha256(repr((data, names, settings.seed, self.camera, halved, settings.precision)).encode())
-        learning = {name for name, value in encoder.named_parameters() if value.requires_grad}
-        for name, value in encoder.state_dict().items():
-            if name not in learning:
-                key.update(name.encode() + value.cpu().numpy().tobytes())
-        return KeptMaps(Path(settings.output) / "kept_maps", key.hexdigest())
+        return self.field.observe(self.sized(batch["image"]))
 
     def head_layers(self) -> list[nn.Module]:
         """The layers of the density behind its encoder."""

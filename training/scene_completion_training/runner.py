@@ -38,14 +38,12 @@ def make_stage(configuration: TrainingConfiguration) -> Stage:
     return stage
 
 
-def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, threads: int | None = None) -> Path:
+def train(configuration: TrainingConfiguration, *, threads: int | None = None) -> Path:
     """Trains and returns the checkpoint to export; resumes from `checkpoints/last.ckpt` in the output if it exists.
 
-    `fast_dev_run`: take two steps of everything and write no checkpoints; `threads`: torch threads. Raises
-    SceneCompletionError where it would write over a checkpoint that it starts from; or see `make_stage`.
+    `threads`: torch threads. Raises SceneCompletionError where it would write over a checkpoint that it starts from; or
+    see `make_stage`.
     """
-    if fast_dev_run:
-        configuration = configuration.shortened()
     if TorchElasticEnvironment.detect():  # torchrun has started the processes, and knows how many
         local, world = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
         configuration = dataclasses.replace(configuration, devices=local, nodes=world // local)
@@ -53,12 +51,12 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
         torch.set_num_threads(threads)
     lightning.seed_everything(configuration.seed)
     last = Path(configuration.output) / "checkpoints" / "last.ckpt"
-    if not last.exists():
+    resume = last if last.exists() else None
+    if resume is None:
         named = [(key, Path(text)) for key, text in vars(configuration).items() if isinstance(text, str)]
         files = [(key, path) for key, path in named if path.is_file()]
         Output((f"checkpoints/{BEST}",)).check(Path(configuration.output), "output", files)
-    resume = last if last.exists() and not fast_dev_run else None
-    if resume is not None:
+    else:
         configuration = configuration.going_on(resume)
     stage = make_stage(configuration)
     configuration, data = stage.settings, stage.make_data()
@@ -66,11 +64,11 @@ def train(configuration: TrainingConfiguration, *, fast_dev_run: bool = False, t
     if resume is not None:
         stage.go_on()
     start = [] if resume else [FirstWeights()]
-    trainer = _trainer(configuration, [record, *start, *stage.callbacks()], fast_dev_run=fast_dev_run)
-    if resume is None and not fast_dev_run and trainer.is_global_zero:
+    trainer = _trainer(configuration, [record, *start, *stage.callbacks()])
+    if resume is None and trainer.is_global_zero:
         (last.parent / BEST).unlink(missing_ok=True)  # of another training
     trainer.fit(stage, datamodule=data, ckpt_path=resume and str(resume), weights_only=True)
-    if configuration.steps % configuration.checkpoint_every and not fast_dev_run:
+    if configuration.steps % configuration.checkpoint_every:
         trainer.save_checkpoint(last)
     return last
 
@@ -102,21 +100,15 @@ class FirstWeights(lightning.Callback):
 
 
 def _trainer(
-    settings: TrainingConfiguration,
-    own: list[lightning.Callback],
-    *,
-    fast_dev_run: bool = False,
-    profiler: Profiler | None = None,
+    settings: TrainingConfiguration, own: list[lightning.Callback], profiler: Profiler | None = None
 ) -> lightning.Trainer:
     output = Path(settings.output)
-    callbacks = [*own, LearningRateMonitor("step"), StepsLeft()]
-    if not fast_dev_run:
-        # One file, replaced at once: a training that is killed between two files loses one.
-        kept: dict[str, Any] = {"dirpath": output / "checkpoints", "enable_version_counter": False}
-        every = settings.checkpoint_every
-        callbacks.append(ModelCheckpoint(every_n_train_steps=every, save_top_k=0, save_last=True, **kept))
-        if settings.validation_interval:
-            callbacks.append(ModelCheckpoint(filename=Path(BEST).stem, monitor="validation/total", **kept))
+    # One file, replaced at once: a training that is killed between two files loses one.
+    kept: dict[str, Any] = {"dirpath": output / "checkpoints", "enable_version_counter": False}
+    newest = ModelCheckpoint(every_n_train_steps=settings.checkpoint_every, save_top_k=0, save_last=True, **kept)
+    callbacks = [*own, LearningRateMonitor("step"), StepsLeft(), newest]
+    if settings.validation_interval:
+        callbacks.append(ModelCheckpoint(filename=Path(BEST).stem, monitor="validation/total", **kept))
     parallel = settings.devices * settings.nodes > 1
     return lightning.Trainer(
         max_steps=settings.steps,
@@ -138,8 +130,6 @@ def _trainer(
         limit_val_batches=None if settings.validation_interval else 0,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        fast_dev_run=2 if fast_dev_run else False,
-        enable_checkpointing=not fast_dev_run,
         enable_model_summary=False,
         enable_progress_bar=False,
     )

@@ -16,7 +16,6 @@ from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.data import stereo
-from scene_completion_training.data.drawn_views import metres_travelled, nearest_along, unused_frame
 from scene_completion_training.data.module import (
     DataSettings,
     SequencesData,
@@ -65,12 +64,6 @@ def frames(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> l
     mounted = {**sequence.rig_from_camera, "fisheye": LOOKING_LEFT}
     sequence = dataclasses.replace(sequence, cameras=cameras, rig_from_camera=mounted, frames=seen)
     return prepared(sequence, tmp_path_factory.mktemp("cache"), free_samples=100_000, views=14)
-
-
-def test_files_that_hold_no_prepared_frame_are_named(tmp_path: Path) -> None:
-    Entry(tmp_path).write("000000", {"camera_left": np.zeros(5)})
-    with pytest.raises(SequenceError, match=r"000000.safetensors: damaged.*Delete it"):
-        load_prepared(tmp_path / "000000.safetensors")
 
 
 @pytest.mark.parametrize(("reference", "x"), [("left", 0.0), ("right", BASELINE)])
@@ -148,14 +141,17 @@ def test_frames_belong_to_their_settings(synthetic_drive: Path, tmp_path: Path) 
 
 
 def test_samples_depend_on_seed_and_number_alone(frames: list[PreparedFrame]) -> None:
-    samples = ViewSamples([frames], ViewSettings(occupancy_points=500), seed=1, length=10)
-    again = ViewSamples([frames], ViewSettings(occupancy_points=500), seed=1, length=10)
+    settings = ViewSettings(occupancy_points=500)
+    samples, again, other = (ViewSamples([frames], settings, seed=seed, length=10) for seed in (1, 1, 2))
     _ = again[7]
-    first, second, other = samples[3], again[3], samples[4]
+    first, second = samples[3], again[3]
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert not torch.equal(first["image"], other["image"])
-    different = ViewSamples([frames], ViewSettings(occupancy_points=500), seed=2, length=10)[3]
-    assert not torch.equal(first["points"], different["points"])
+    assert not torch.equal(first["image"], samples[4]["image"])
+    assert not torch.equal(first["points"], other[3]["points"])
+    few = ViewSamples([frames], settings, DataNeeds(rendered=False), seed=1, length=12, distinct=4)
+    epochs = [[few[number]["points"].sum().item() for number in range(start, start + 4)] for start in (0, 4, 8)]
+    assert len(set(epochs[0])) == 4 and sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
+    assert not epochs[0] == epochs[1] == epochs[2]
 
 
 @pytest.mark.parametrize("mirror", [False, True])
@@ -204,18 +200,20 @@ def test_covered_edges_repeat_the_last_row_that_is_shown_and_have_no_depth(frame
     assert min(covered) > 0
 
 
-def test_sequences_that_must_not_be_trained_on_are_refused(synthetic_drive: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_trained_on_is_refused(synthetic_drive: Path, tmp_path: Path) -> None:
     sequence = kitti_odometry(synthetic_drive)
     sequence.metric_scale = False
     sequence.save(tmp_path / "unscaled")
-    with pytest.raises(SequenceError, match="scale: unknown"):
-        load_sequence(tmp_path, SequenceSource("unscaled"))
     sequence.provenance["role"] = "demo"
     sequence.save(tmp_path / "held_out")
-    with pytest.raises(SequenceError, match="demo town"):
-        load_sequence(tmp_path, SequenceSource("held_out"))
-    with pytest.raises(SequenceError, match="no such file or folder"):
-        load_sequence(tmp_path, SequenceSource("nothing"))
+    for folder, words in (
+        ("unscaled", "scale: unknown"), ("held_out", "demo town"), ("nothing", "no such file or folder")
+    ):  # fmt: skip
+        with pytest.raises(SequenceError, match=words):
+            load_sequence(tmp_path, SequenceSource(folder))
+    Entry(tmp_path).write("000000", {"camera_left": np.zeros(5)})
+    with pytest.raises(SequenceError, match=r"000000.safetensors: damaged.*Delete it"):
+        load_prepared(tmp_path / "000000.safetensors")
 
 
 def test_unrelated_pairs_are_drives_of_one_frame(synthetic_drive: Path, tmp_path: Path) -> None:
@@ -261,41 +259,29 @@ def test_a_fisheye_is_rectified_where_its_pose_says(frames: list[PreparedFrame])
     assert seen >= 2
 
 
-def test_far_views_stand_further_along(frames: list[PreparedFrame]) -> None:
-    """1.5 m a frame: 2.5 to 3.5 m further is two frames, or the last one; the pair stands in for the missing camera."""
-    settings = dataclasses.replace(PLAIN, far_views=True, far_metres=(2.5, 3.5))
-    samples = ViewSamples([frames], settings, seed=0, length=40)
-    firsts = set()
+def steps(poses: torch.Tensor, mounted: float = 0.0) -> list[int]:
+    """How many frames, of 1.5 m, poses stand ahead of the own camera, of a camera mounted so far ahead."""
+    return [round((float(pose[2, 3]) - mounted) / 1.5) for pose in poses]
+
+
+def test_further_views_stand_as_far_along_as_asked_for(frames: list[PreparedFrame]) -> None:
+    """No view comes twice while there are others, and the drive's end takes what comes nearest."""
+    settings = dataclasses.replace(PLAIN, far_views=True, far_metres=(2.5, 3.5), encoder_metres=(3.0, 3.0))
+    samples = ViewSamples([frames], settings, DataNeeds(encoder_views=4), seed=0, length=40)
+    far, encoded, sides = set(), set(), set()
     for number in range(12):
-        draw = samples._draw(number, np.random.default_rng((0, number)))
-        names = samples._names(draw, np.random.default_rng(number))
-        assert [name for _, name in names[4:]] == ["aside_fisheye"] * 2 + ["left"] * 2
-        assert len(set(names)) == 8
-        assert names[4][0] == min(draw.index + 2, 3)
-        assert abs(names[5][0] - names[4][0]) == 1
-        firsts.add(draw.index)
-    assert firsts == {0, 1, 2, 3}
-    sample = samples[0]
-    assert sample["views"].shape == (8, 3, 192, 640) and sample["encoder_from_view"].shape == (8, 4, 4)
-    assert sample["hints"][4].abs().max() == 0 and sample["hints"][6].max() > 0
-
-
-def test_encoder_views_stand_as_far_along_as_asked_for(frames: list[PreparedFrame]) -> None:
-    """1.5 m a frame; no view comes twice while there are others, and the drive's end takes what comes nearest."""
-    settings = dataclasses.replace(PLAIN, encoder_metres=(3.0, 3.0))
-    samples = ViewSamples([frames], settings, DataNeeds(encoder_views=4), seed=0, length=9)
-    sides = set()
-    for number in range(20):
-        draw = samples._draw(number, np.random.default_rng((0, number)))
-        names = samples._encoder_names(draw, [], np.random.default_rng(number))
-        assert len({(draw.index, draw.side), *names}) == 4
-        assert names[0][0] == min(draw.index + 2, 3) or (draw.index, names[0][1]) == (3, draw.side)
-        sides |= {side for _, side in names}
-    assert sides == {"left", "right"}
-    travelled = metres_travelled([np.array(place) for place in ([0.0, 0, 0], [1, 0, 0], [1, 0, 2], [1, 3, 2])])
-    assert travelled.tolist() == [0.0, 1.0, 3.0, 6.0]
-    assert [nearest_along(travelled, 1, metres) for metres in (0.4, 2.2, -3, 9)] == [1, 2, 0, 3]
-    assert unused_frame(frames, 1, "left", [(1, "left")]) == (2, "left")  # of two as near, the one further along
+        sample = samples[number]
+        views, others = sample["encoder_from_view"], sample["encoder_poses"]
+        assert sample["views"].shape == (8, 3, 192, 640)
+        assert len(views.flatten(1).unique(dim=0)) == 8 and len(others.flatten(1).unique(dim=0)) == 4
+        # The fisheye, and the pair in place of a second one, which alone has stereo depth.
+        assert sample["hints"][4].abs().max() == 0 and sample["hints"][6].max() > 0
+        first, second = steps(views[4:6], float(LOOKING_LEFT.translation[2]))
+        assert abs(second - first) == 1
+        far.add(first)
+        encoded.add(steps(others)[1])
+        sides |= {round(abs(float(pose[0, 3])), 3) for pose in others}
+    assert far == {0, 1, 2} and {1, 2} <= encoded <= {-1, 0, 1, 2} and sides == {0.0, round(BASELINE, 3)}
 
 
 def _of_one_camera(drive: Path, folder: Path) -> PosedSequence:

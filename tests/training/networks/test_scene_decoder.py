@@ -130,7 +130,7 @@ def test_a_level_road_is_met_where_it_lies() -> None:
 
 
 def test_a_road_says_the_scale_of_what_is_seen() -> None:
-    """Eyes that see a level road a tenth too near are put right where the mounting is known, but for a part of it."""
+    """A level road predicted a tenth too near is put right where the mounting is known, but for a part of it."""
     camera = Camera(fx=20.0, fy=20.0, cx=15.5, cy=7.5, width=32, height=32)
     plane = ground_code(camera, SPEC, pose()[None], -1.65)
     road = COMMON_CLASSES.index("road") - 1
@@ -144,15 +144,17 @@ def test_a_road_says_the_scale_of_what_is_seen() -> None:
         classes,
         torch.ones(1, 1, 1, 1),
     )
-    told, unknown = (torch.cat([plane * known, torch.full_like(plane, known)], dim=1) for known in (1.0, 0.0))
-    right, same = (scaled(view, SPEC, ground, ROAD, road) for ground in (told, unknown))
+    known, unknown = (torch.cat([plane * share, torch.full_like(plane, share)], dim=1) for share in (1.0, 0.0))
+    right, same = (scaled(view, SPEC, ground, ROAD, road) for ground in (known, unknown))
     assert (SPEC.inverse_depth(right.code) / true).mean().item() == pytest.approx(1.0, abs=0.03)
     torch.testing.assert_close(same.code, view.code)
     far = FAR_OFF / (true / 0.9).clamp_min(1.0 / SPEC.far)
-    torch.testing.assert_close(same.deviation, (0.02**2 + ROAD.eyes_off**2 + far**2).sqrt(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        same.deviation, (0.02**2 + ROAD.scale_deviation**2 + far**2).sqrt(), rtol=1e-3, atol=1e-3
+    )
     near = far < 0.06  # metres say little of these, the road does
     assert right.deviation[near].mean() < same.deviation[near].mean() / 1.9
-    without = scaled(view._replace(classes=torch.zeros_like(classes)), SPEC, told, ROAD, road)
+    without = scaled(view._replace(classes=torch.zeros_like(classes)), SPEC, known, ROAD, road)
     assert without.deviation.mean() > right.deviation.mean()  # no road, less to go by
 
 
@@ -165,19 +167,19 @@ def test_a_level_ground_is_as_far_as_its_height_says() -> None:
     assert SPEC.inverse_depth(code[: int(CAMERA.cy)]).max() < 1e-6
 
 
-def test_a_head_for_pixels_says_the_depth_of_the_eyes_times_a_factor() -> None:
-    """Whatever it is told at first; and a factor, once it has learned one, is the same for all pixels of an image."""
+def test_a_head_for_pixels_predicts_the_depth_of_the_encoder_times_a_factor() -> None:
+    """Whatever its inputs, at first; and a factor, once it has learned one, is the same for all pixels of an image."""
     torch.manual_seed(0)
     decoder, project, prior = MetricDecoder(6, 8), torch.nn.Conv2d(9, 8, 1), torch.randn(1, 1, 4, 6)
     head = PixelHead((4, 6), SPEC, channels=6, tokens=5, classes=CLASSES, width=8)
     head.take(decoder, project, prior)
     fused, relative, tokens = torch.randn(2, 6, 4, 6), torch.rand(2, 1, 4, 6), torch.randn(2, 5, 2, 3)
     expected = project(torch.cat([decoder([fused, relative]), prior.expand(2, -1, -1, -1)], dim=1))[:, :1]
-    told = torch.randn(2, 2, 4, 6)
-    for ground in (torch.zeros(2, 2, 4, 6), told):
+    plane = torch.randn(2, 2, 4, 6)
+    for ground in (torch.zeros(2, 2, 4, 6), plane):
         torch.testing.assert_close(head(fused, relative, tokens, ground).code, expected)
     torch.nn.init.normal_(head.factor[2].weight)
-    ratio = SPEC.inverse_depth(head(fused, relative, tokens, told).code) / SPEC.inverse_depth(expected)
+    ratio = SPEC.inverse_depth(head(fused, relative, tokens, plane).code) / SPEC.inverse_depth(expected)
     torch.testing.assert_close(ratio, ratio[:, :, :1, :1].expand_as(ratio), atol=1e-4, rtol=1e-4)
     assert (ratio[0] - ratio[1]).abs().max() > 1e-3 and (ratio - 1.0).abs().max() > 1e-3
 
@@ -216,7 +218,7 @@ def test_the_mean_is_shifted_to_what_hidden_places_hold() -> None:
 
 def test_a_cell_that_trusts_its_pixel_is_called_what_that_is() -> None:
     """A new branch is silent; with a trust of one it adds the log probability of the class, inside the image."""
-    made = decoder(trusting=True)
+    made = decoder(use_pixel_classes=True)
     assert made.trust is not None
     silent = completed(made, 3.0, 0.1, label=1).classes
     torch.nn.init.ones_(made.trust.bias)
@@ -229,7 +231,7 @@ def test_a_cell_that_trusts_its_pixel_is_called_what_that_is() -> None:
 
 
 def test_what_motion_and_sensors_know_counts_by_its_precision() -> None:
-    """Eyes: 1 / 0.1² = 100. Motion: a factor of e^0.2 with 300. Together e^0.15; and a pixel is what a sensor saw."""
+    """Encoder: 1 / 0.1² = 100, motion: a factor of e^0.2 with 300, together e^0.15; a pixel is what a sensor saw."""
     level, nothing = torch.full((1, 1, 32, 32), 0.25), torch.zeros(1, 2, 32, 32)  # all is 4 m away
     classes = torch.zeros(1, len(COMMON_CLASSES), 32, 32)
     view = PixelView(SPEC.depth_code_of_inverse(level), torch.full_like(level, 0.1), classes, torch.ones(1, 1, 1, 1))

@@ -1,12 +1,11 @@
 """MinkUNet18A: its size, and that it is the dense network of each scene where voxels are."""
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_training.sparse.mink_unet import LEVELS, MinkUNet18A
-from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet, submanifold
+from scene_completion_training.sparse.voxel_set import Pyramid
 from tests.training.sparse.test_voxel_set import random_set
 
 GRID = (16, 16, 16)
@@ -74,32 +73,3 @@ def test_it_is_the_dense_network_where_voxels_are() -> None:
     with torch.no_grad():
         found, expected = network(features, pyramid), dense_twin(network, features, pyramid)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-
-
-def test_a_kept_library_convolves_like_the_reference() -> None:
-    """The wheel of spconv for CPUs computes the forward pass."""
-    pytest.importorskip("spconv.pytorch")
-    from scene_completion_training.sparse.voxel_set import spconv_submanifold
-
-    voxels = random_set(GRID, 2, 0.1)
-    features = torch.randn(len(voxels), 5)
-    for edge in (3, 5):
-        weight = torch.randn(edge**3, 5, 8)
-        found = spconv_submanifold(features, weight, voxels)
-        torch.testing.assert_close(found, submanifold(features, weight, voxels), rtol=1e-4, atol=1e-4)
-    assert sorted(voxels.kept) == ["edge 3", "edge 5"]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_on_a_gpu_the_kept_library_gives_the_same_features_and_gradients() -> None:
-    pytest.importorskip("spconv.pytorch")
-    voxels = random_set(GRID, 2, 0.1)
-    on_gpu = VoxelSet(voxels.index.cuda(), voxels.shape)
-    features, weight = torch.randn(len(voxels), 32), torch.randn(27, 32, 32)
-    results = []
-    for where, held in (("cpu", voxels), ("cuda", on_gpu)):
-        inputs = [value.to(where).requires_grad_() for value in (features, weight)]
-        out = submanifold(*inputs, held)
-        results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
-    for expected, found in zip(*results, strict=True):
-        torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))

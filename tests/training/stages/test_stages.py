@@ -26,10 +26,8 @@ from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages import feature_field
 from scene_completion_training.stages.agglomeration import AgglomerationSettings, StoredTeacher
-from scene_completion_training.stages.completion import read_frozen_encoder
 from scene_completion_training.stages.density import TeacherConfiguration, TeacherStage
 from scene_completion_training.stages.feature_field import FeatureSettings, SemanticsStage
-from tests.training.foundation.tiny_models import saved_depth_model
 from tests.training.small_trainings import (
     HIDDEN,
     VIEW,
@@ -109,33 +107,6 @@ def test_semantics_learn_on_a_field_that_stays(trainings: Trainings, tmp_path: P
     assert "head.linear.weight" in learned(trainings, "semantics")
 
 
-def test_maps_that_are_kept_change_nothing(trainings: Trainings, tmp_path: Path) -> None:
-    """Of an encoder as by metric_depth.yaml, whose first blocks are frozen; and with a frozen density."""
-    model = saved_depth_model(tmp_path / "model")
-    frozen: dict[str, Any] = {
-        "encoder": "depth_anything",
-        "encoder_weights": str(model),
-        "frozen_blocks": 3,
-        "pretrained": True,
-        "losses": LossWeights(photometric=0.0, smoothness=0.0, stereo_depth=0.0, emptiness=0.1),
-    }
-    data = dataclasses.replace(small_data(trainings.drive), distinct_samples=2)
-    for stage, changes in (("single_view", frozen), ("feature_field", {})):
-        found = []
-        for kept in (False, True):
-            output = tmp_path / f"{stage}_{kept}"
-            checkpoint = train(trainings.configuration(stage, output, data=data, keep_maps=kept, **changes))
-            found.append(Checkpoint.read(checkpoint))
-        for name, value in found[0].state.items():
-            torch.testing.assert_close(found[1].state[name], value, atol=2e-3, rtol=2e-2)  # they are float16
-        files = {path.name for path in output.glob("kept_maps/*/*.safetensors")}
-        assert files == {"map_0.safetensors", "map_1.safetensors"}
-        if stage == "single_view":
-            encoder, _, _ = read_frozen_encoder(str(checkpoint), str(model), found[1].viewpoint)  # of street.yaml
-            for name, value in encoder.state_dict().items():
-                torch.testing.assert_close(value, found[1].state[f"encoder.{name}"], msg=name)
-
-
 def test_training_can_go_on_from_the_shipped_student(tmp_path: Path) -> None:
     bundle = StudentBundle.load(DEFAULT_BUNDLE)
     stage = make_stage(read_configuration(CONFIGS / "single_view.yaml", ["pretrained=false"], Configuration))
@@ -199,16 +170,10 @@ def test_another_package_adds_stages_by_an_entry_point(monkeypatch: pytest.Monke
     ("stage", "changes", "words"),
     [
         ("single_view", {"ema_decay": 0.9, "ema_start": 24}, "ema_start"),
-        ("single_view", {"keep_maps": True}, "no sample comes again"),
-        ("single_view", {"keep_maps": True, "distinct_samples": 2, "half_resolution_steps": 2}, "half the size"),
-        ("single_view", {"keep_maps": True, "distinct_samples": 2, "devices": 2}, "only one process"),
-        ("single_view", {"keep_maps": True, "distinct_samples": 2}, "says nothing that stays"),
         ("single_view", {"views": {"covered": -1}}, "fewer rows than half"),
         ("single_view", {"views": {"covered": 32}}, "fewer rows than half"),
         ("single_view", {"views": {"aside": 1.5}}, "fewer rows than half"),
         ("single_view", {"views": {"aside": float("nan")}}, "fewer rows than half"),
-        ("teacher", {"keep_maps": True, "distinct_samples": 2}, "stage teacher keeps none"),
-        ("student", {"keep_maps": True, "distinct_samples": 2}, "stage student keeps none"),
         ("student", {"encoder_views": 5}, "^encoder_views:"),
         ("student", {"depth_only_steps": 2}, "^depth_only_steps:"),
         ("student", {"encoder": "resnet50"}, "^encoder:"),

@@ -10,7 +10,6 @@ from scene_completion_training import CONFIGS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `scene-completion train`."""
     parser.add_argument("--config", type=Path, default=CONFIGS / "single_view.yaml", help="YAML configuration")
-    parser.add_argument("--fast-dev-run", action="store_true", help="two steps without checkpoints, to check a set-up")
     meaning = "try a few steps: print how many frames there are, and how long all steps will take on this machine; "
     meaning += "where it needs stereo depth or voxels, all frames are prepared in data.cache before"
     parser.add_argument("--plan", action="store_true", help=meaning)
@@ -42,8 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         print("\n".join(plan(configuration, arguments.threads)))
         return 0
-    checkpoint = train(configuration, fast_dev_run=arguments.fast_dev_run, threads=arguments.threads)
-    if not arguments.fast_dev_run:
-        following = stage_class(configuration.stage).next_command.format(checkpoint=checkpoint)
-        rank_zero_only(print_summary)({"steps": configuration.steps, "checkpoint": checkpoint, "next": following})
+    checkpoint = train(configuration, threads=arguments.threads)
+    following = stage_class(configuration.stage).next_command.format(checkpoint=checkpoint)
+    rank_zero_only(print_summary)({"steps": configuration.steps, "checkpoint": checkpoint, "next": following})
     return 0

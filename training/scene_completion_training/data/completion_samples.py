@@ -1,4 +1,4 @@
-"""Samples of stage `completion`: what a trunk that never learns says of an image, and what lies before the camera."""
+"""Samples of stage `completion`: maps of a frozen trunk for an image, and the true voxels before the camera."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class CompletionDataSettings:
         validation: The same, watched only.
         cache: Folder for what the trunk says of each image, and for its voxels: about ten megabytes a sample.
         segmentation: Weights of ESPNetv2, which says the classes of pixels where no truth does.
-        unknown_pose: Share of the samples that are not told where the camera stands.
+        unknown_pose: Share of the samples whose decoder does not get the pose of the camera.
         stated_pitch, stated_height: By how much the stated pitch is off, degrees, and the height, a share; standard
             deviations. Roll is off by half as much again as pitch.
         depth_scale: By how much all depths of an image are off, a share: a street that nobody trained on is seen with

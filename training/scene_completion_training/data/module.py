@@ -130,8 +130,7 @@ class DataSettings:
     # drives that are used for nothing else.
     validation: list[SequenceSource] = field(default_factory=list)
     validation_samples: int = 64  # samples of a validation, always the same
-    # Number of different samples of the training, which come again in another order; 0 for as many as it takes. See
-    # `keep_maps`.
+    # Number of different samples of the training, which come again in another order; 0 for as many as it takes.
     distinct_samples: int = 0
     # File with a published frame list (lines `drive frame side`), from the working directory: each of its frames is a
     # sample, once an epoch. All others serve as further views. Without it all frames are samples.

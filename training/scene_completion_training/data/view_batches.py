@@ -143,8 +143,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         [V, H, W] (uint8, 255 unknown). The entries of `occupancy`. Where E > 1 views are encoded: encoder_images [E, 3,
         H, W] (0..255, augmented alike), encoder_hints [E, H, W], encoder_poses [E, 4, 4] (in the frame of the first).
         With feature targets features [V, D, h, w] (float16) and feature_offsets [V, 2], left and upper edge (x, y) of
-        token (0, 0), pixels; those of several models each under features/NAME. Of so many different samples,
-        sample_number [] says which it is.
+        token (0, 0), pixels; those of several models each under features/NAME.
         """
         number = self._which(number)
         generator = np.random.default_rng((self.seed, number))
@@ -169,8 +168,6 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             }
         for entry, targets in self.needs.targets.items():
             sample |= self._features(entry, targets, views, generator)
-        if self.distinct:
-            sample["sample_number"] = torch.tensor(number)
         return sample
 
     def _which(self, number: int) -> int:

@@ -149,14 +149,6 @@ class DensityField(nn.Module):
         read = torch.cat([raw[:, :1].detach(), raw[:, 1:]], dim=1) if self.depth_channel else raw
         return SingleViewObservation(self, self.feature_layer(read), raw)
 
-    def fixed(self, image: Tensor) -> list[Tensor]:
-        """What weights of the encoder that never learn make of images: see `EncoderDecoder.fixed`."""
-        return self.encoder.fixed(image)
-
-    def observe_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> "SingleViewObservation":
-        """What `observe` gives, of what `fixed` gave for images of a size (H, W)."""
-        return self._observed(self.encoder.from_fixed(kept, size))
-
     def observe(self, image: Tensor) -> "SingleViewObservation":
         """Encodes RGB images [B, 3, H, W] in 0..255."""
         return self._observed(self.encoder(image))
@@ -290,7 +282,10 @@ class FusionHead(nn.Module):
 
     def forward(self, features: Tensor, code: Tensor, seen: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Density before softplus [B, N] of sampled maps [B, V, N, hidden], codes [B, V, N, C] and `seen` [B, V, N]."""
-        views = self.view_layer(functional.relu(features + self.position_layer(code)))
+        # The softmax over the views is the same whatever the bias of the confidence. Its gradient would be nothing but
+        # rounding errors, which Adam turns into steps as long as any other.
+        bias = torch.cat([torch.zeros_like(self.view_layer.bias[:1]), self.view_layer.bias[1:]])
+        views = functional.linear(functional.relu(features + self.position_layer(code)), self.view_layer.weight, bias)
         if generator is not None:
             # Drawn on the CPU, so that a training goes the same way on any device.
             kept = drawn(torch.rand, seen.shape, generator).to(seen.device) >= VIEW_DROPOUT

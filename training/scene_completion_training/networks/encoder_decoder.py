@@ -63,8 +63,8 @@ def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
 class UNetDecoder(nn.Module):
     """U-Net decoder: convolution, nearest ×2, concatenated skip and pixel coordinates, convolution, stride 32 to 2.
 
-    How deep a pixel of a street lies depends first of all on its row. Convolutions know their place only from the
-    padding at the border, so they are told (CoordConv, Liu et al. 2018). `widths`: channels at strides 2, 4, 8 and 16.
+    The depth of a pixel of a street depends first of all on its row. Convolutions see that in the padding at the border
+    alone, so coordinates are inputs (CoordConv, Liu et al. 2018). `widths`: channels at strides 2, 4, 8 and 16.
     """
 
     stride = 2
@@ -224,27 +224,6 @@ class EncoderDecoder(nn.Module):
         with self.autocast(image):
             maps: list[Tensor] = self.trunk(image.flip(-1) if self.flipped else image)
         return maps
-
-    @property
-    def frozen(self) -> bool:
-        """Whether none of its weights learns."""
-        return not any(parameter.requires_grad for parameter in self.parameters())
-
-    def fixed(self, image: Tensor) -> list[Tensor]:
-        """What weights that never learn make of images [B, 3, H, W]: to be kept, and given to `from_fixed`."""
-        if self.frozen:
-            return [self(image)]
-        with self.autocast(image):
-            kept: list[Tensor] = self.trunk.fixed(image)
-        return kept
-
-    def from_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """What `forward` gives, of what `fixed` gave for images of a size (H, W)."""
-        if self.frozen:
-            return kept[0]
-        with self.autocast(kept[0]):
-            maps = self.trunk.maps_of_fixed(kept, size)
-        return self.decode(maps)
 
     def decode(self, maps: list[Tensor]) -> Tensor:
         """Returns features [B, channels, H / stride, W / stride] of the trunk's maps."""

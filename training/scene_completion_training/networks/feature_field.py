@@ -126,14 +126,6 @@ class FeatureField(nn.Module):
         maps = self.density.encoder.trunk_maps(image)
         return self._observed(maps, self.density.observe_maps(maps))
 
-    def fixed(self, image: Tensor) -> list[Tensor]:
-        """What a density that never learns makes of images [B, 3, H, W]: to be kept, and given to `observe_fixed`."""
-        return self.density.encoder.trunk_maps(image)
-
-    def observe_fixed(self, kept: list[Tensor], size: tuple[int, int]) -> "FeatureObservation":
-        """What `observe` gives, of what `fixed` gave for images of a size (H, W)."""
-        return self._observed(kept, self.density.observe_maps(kept))
-
     def _observed(self, maps: list[Tensor], seen: SingleViewObservation) -> "FeatureObservation":
         if self.reads == "units":
             units = seen.hidden_map

@@ -1,4 +1,4 @@
-"""The decoder in space: from what pixels say to what every voxel holds, to the ground, and to classes of places."""
+"""Heads: depth and classes of pixels, and from these the voxels of a volume, their classes and the ground."""
 
 import itertools
 import math
@@ -37,37 +37,37 @@ _LOG_DEVIATION = -2.3  # of the logarithm of depth, at the start: about a tenth
 
 
 class Ground(NamedTuple):
-    """What cameras of a world stand on, and how far it says what is a metre."""
+    """The ground of a world, and the range in which it gives the metric scale."""
 
     name: str  # of its class
     # Where it is taken to be level with the place of the camera, metres: a grade of a road or a pitch matters little
     # there.
     nearest: float
     farthest: float
-    eyes_off: float  # by how much all depths of an image that nobody trained on are off, a share; standard deviation
+    scale_deviation: float  # standard deviation of the scale of depth in unknown surroundings, a share
 
 
 ROAD, FLOOR = Ground("road", 2.0, 12.0, 0.1), Ground("floor", 0.3, 6.0, 0.2)
 
 
 class PixelView(NamedTuple):
-    """What pixels say."""
+    """Predictions for the pixels of an image, half as fine as the image."""
 
     code: Tensor  # inverse depth code [B, 1, h, w], see `PointCodeSpec`
     deviation: Tensor  # standard deviation of the logarithm of depth [B, 1, h, w]
     classes: Tensor  # logits of the classes behind "empty", and of the sky behind them [B, K + 1, h, w]
-    told: Tensor  # 1 where it is known how the camera stands, otherwise 0 [B, 1, 1, 1]
+    known_mounting: Tensor  # 1 where the mounting of the camera is known, otherwise 0 [B, 1, 1, 1]
 
 
 class PixelHead(nn.Module):
     """From the maps of a `DepthAnythingTrunk` to a `PixelView` at half the resolution of the image.
 
     Depth is that of a `MetricDecoder`, which begins as that of the encoder, times a factor for each image and a smaller
-    one for each pixel: encoders know one height above the ground. In rooms inverse depths
-    are shifted as well: a trunk that nobody trained on knows them up to both. Where the camera is said to stand, each
-    pixel is told how far it would see if the ground were a plane; tokens of the last block know what
-    things are. Where they have a branch of their own, it is wide enough for classes that few pixels show. They may be
-    kept from depth: what they know of the size of rendered things does not hold of real ones.
+    one for each pixel: encoders are trained for one height above the ground. In rooms inverse depths are shifted as
+    well: an untrained trunk predicts them up to scale and shift. Where the mounting is known, the depth of a level
+    ground is an input of each pixel; tokens of the last block hold what things are. Where they have a branch of their
+    own, it is wide enough for classes that few pixels show. They may be kept from depth: the size of rendered things,
+    which they learn, does not hold for real ones.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class PixelHead(nn.Module):
         self.prior.copy_(prior)
 
     def forward(self, fused: Tensor, relative: Tensor, tokens: Tensor, ground: Tensor) -> PixelView:
-        """What pixels say, of a trunk's fused map [B, C, h, w], relative inverse depth [B, 1, h, w] and last tokens.
+        """Predictions from a trunk's fused map [B, C, h, w], relative inverse depth [B, 1, h, w] and last tokens.
 
         Tokens are [B, T, rows, columns]; `ground` [B, 2, h, w] is the inverse depth code of a level ground, 0 where it
         is unknown, and whether it is known where the camera stands.
@@ -134,10 +134,10 @@ class PixelHead(nn.Module):
         metric = self.metric([fused, relative])
         with torch.autocast(fused.device.type, enabled=False):  # in bfloat16, what is 50 m away would be 3 % off
             code = self.code(torch.cat([metric.float(), self.prior.expand(len(fused), -1, -1, -1)], dim=1))
-        told = [metric, code, pixel_places(relative)[:, 1:], ground]
+        inputs = [metric, code, pixel_places(relative)[:, 1:], ground]
         if self.tokens is not None:
-            told.append(functional.interpolate(self.tokens(tokens), size, mode="bilinear", align_corners=False))
-        merged = self.merge(torch.cat(told, dim=1))
+            inputs.append(functional.interpolate(self.tokens(tokens), size, mode="bilinear", align_corners=False))
+        merged = self.merge(torch.cat(inputs, dim=1))
         attention = self.attention(merged).flatten(2).float().softmax(dim=2)
         image = self.factor((attention @ merged.flatten(2).transpose(1, 2).float())[:, 0])[..., None, None].float()
         factor = image[:, :1] + MOST_ASIDE * torch.tanh(self.aside(merged).float())
@@ -151,7 +151,7 @@ class PixelHead(nn.Module):
 
 
 class Measured(NamedTuple):
-    """What a robot knows of the depths of an image besides; zeros where it knows nothing."""
+    """Measurements of depth by motion and sensors; zeros where there is none."""
 
     # Logarithm of the factor on depth that its motion gives, and precision of that (one over the variance) [B, 2].
     scale: Tensor
@@ -172,7 +172,7 @@ def scaled(
     """
     inverse = spec.inverse_depth(view.code)
     by_ground, precision = _ground_scale(view, spec, ground, kind, label)
-    total, weighed = 1.0 / kind.eyes_off**2 + precision, precision * by_ground
+    total, weighed = 1.0 / kind.scale_deviation**2 + precision, precision * by_ground
     if measured is not None:
         motion = measured.scale[:, :, None, None]
         by_sensor, of_sensor = _sensor_scale(inverse, measured.depth)
@@ -198,8 +198,8 @@ def _ground_scale(
     mean = _robust_mean(off, weight, STATED_OFF)
     seen = weight.mean(dim=_PLACES, keepdim=True)
     # The road says all that it can where there is enough of it, and against the encoder it weighs by that share.
-    gain = kind.eyes_off**2 / (kind.eyes_off**2 + STATED_OFF**2) * seen / (seen + _LEAST_GROUND)
-    return mean, gain / (1.0 - gain) / kind.eyes_off**2
+    gain = kind.scale_deviation**2 / (kind.scale_deviation**2 + STATED_OFF**2) * seen / (seen + _LEAST_GROUND)
+    return mean, gain / (1.0 - gain) / kind.scale_deviation**2
 
 
 def _sensor_scale(inverse: Tensor, sensed: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,7 +244,7 @@ def _joined(inverse: Tensor, deviation: Tensor, sensed: Tensor) -> tuple[Tensor,
     return positive * (-moved).exp(), total.rsqrt()
 
 
-# The decoder in space: from what pixels say to what every voxel holds, to the ground, and to classes of places.
+# The decoder in space: from predictions for pixels to every voxel, to the ground, and to classes of places.
 
 
 STRIDE = 2  # voxels to a cell of the volume, along every axis
@@ -261,7 +261,7 @@ _CERTAIN = 1e-4  # least probability of a voxel and of its contrary, while it is
 
 
 class CompletedScene(NamedTuple):
-    """What a scene is said to hold."""
+    """The predicted scene."""
 
     occupied: Tensor  # logits of the voxels [B, X, Y, Z]
     classes: Tensor  # logits of the classes behind "empty", of cells of `STRIDE` voxels along each axis [B, K, z, x, y]
@@ -277,15 +277,15 @@ def _block(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequentia
 
 
 class SceneDecoder(nn.Module):
-    """What pixels say to what a volume holds.
+    """From predictions for pixels to the voxels of a volume.
 
-    A pixel says nothing of what lies behind the surface that it sees. Here each cell of the volume looks up of which
-    class its pixel is, and how far the cell lies before or behind what that sees, with the doubt about its depth. A
-    U-Net (Ronneberger et al. 2015) over the columns knows the shape of the car in front, its neighbours and the road; a
-    small head brings what it says of a height together with what the cell itself looked up. Then each voxel is what its
-    pixel sees, or lies before or behind that, as probably as depth and its doubt say; of the latter two the head
-    speaks. The ground is a surface of its own: a cell of 0.2 m cannot hold five centimetres. No features of the image
-    come here: streets with known voxels are few, and each might be known by its looks.
+    A pixel shows nothing of what lies behind its surface. Each cell of the volume looks up the class of its pixel, and
+    how far the cell lies before or behind the surface there, with the deviation of its depth. A U-Net (Ronneberger et
+    al. 2015) over the columns sees the shape of the car in front, its neighbours and the road; a small head joins its
+    output for a height with what the cell itself looked up. Then each voxel is the surface of its pixel, or lies before
+    or behind it, with probabilities that follow from depth and its deviation; for the latter two the head predicts the
+    occupancy. The ground is a surface of its own: a cell of 0.2 m cannot hold five centimetres. No features of the
+    image are used: streets with known voxels are few, and each might be recognised by its appearance.
     """
 
     def __init__(
@@ -346,7 +346,7 @@ class SceneDecoder(nn.Module):
         self.register_buffer("plane", torch.from_numpy(plane).float(), persistent=False)
 
     def forward(self, view: PixelView, where: Lookups, voxels: Lookups) -> CompletedScene:
-        """What the volume holds. `where`: where its cells look at the image; `voxels`: where its voxels do."""
+        """The predicted scene. `where`: places of its cells in the image; `voxels`: those of its voxels."""
         batch, (count_x, count_y, heights) = len(view.code), self.cells
         classes = view.classes.softmax(dim=1)
         surface = 1.0 / self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
@@ -363,10 +363,10 @@ class SceneDecoder(nn.Module):
         local = torch.cat([reduced.to(kind), beside.to(kind)], dim=1) * in_view
         with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
             columns = [part.reshape(batch, -1, count_x, count_y) for part in (local, in_view)]
-            told = view.told.to(kind).expand(-1, -1, count_x, count_y)
+            known = view.known_mounting.to(kind).expand(-1, -1, count_x, count_y)
             lowest = self._lowest_seen(surfaces)
             plane = self.plane.to(kind).expand(batch, -1, -1, -1)
-            x = self._with_neighbours(torch.cat([*columns, plane, told, lowest.to(kind)], dim=1))
+            x = self._with_neighbours(torch.cat([*columns, plane, known, lowest.to(kind)], dim=1))
             context = self.context(x).reshape(batch, -1, heights, count_x * count_y)
             mixed = self.mix(torch.cat([context, local], dim=1))  # [B, hidden, z, x y]
             cells, named, ground = self.occupied(mixed).float(), self.named(mixed).float(), self.ground(x).float()
@@ -398,26 +398,22 @@ class SceneDecoder(nn.Module):
         that hardly anything stands in the air. `true`, `predicted`: sums over samples of true occupancies of hidden
         voxels [X, Y, Z] and of this decoder's probabilities; `count`: how many samples knew each.
         """
-        blocks = self.mean.shape[2:]
-        edges = [blocks[0], self.cells[0] // blocks[0], blocks[1], self.cells[1] // blocks[1]]
-        pooled = []
-        for values in (true, predicted, count):
-            whole = functional.pad(
-                values, [n for c, v in zip(self.cells, values.shape, strict=True) for n in (c * STRIDE - v, 0)][::-1]
-            )
-            part = whole[: edges[0] * edges[1] * STRIDE, : edges[2] * edges[3] * STRIDE]
-            shape = (edges[0], edges[1] * STRIDE, edges[2], edges[3] * STRIDE, self.cells[2], STRIDE)
-            pooled.append(part.reshape(shape).sum(dim=(1, 3)).permute(3, 2, 0, 1))  # [S, z, x, y]
-        usual = [
-            (part.sum(dim=(2, 3), keepdim=True) / pooled[2].sum(dim=(2, 3), keepdim=True).clamp_min(1.0))
-            for part in pooled[:2]
-        ]
-        logits = [
-            torch.logit((part + _FEW * mean) / (pooled[2] + _FEW), 1e-3)
-            for part, mean in zip(pooled[:2], usual, strict=True)
-        ]
+        pooled = [self._pooled(values) for values in (true, predicted, count)]
+        known = pooled.pop()
+        logits = []
+        for total in pooled:
+            usual = total.sum(dim=(2, 3), keepdim=True) / known.sum(dim=(2, 3), keepdim=True).clamp_min(1.0)
+            logits.append(torch.logit((total + _FEW * usual) / (known + _FEW), 1e-3))
         shift = (logits[0] - logits[1])[None].expand(STRIDE**2, -1, -1, -1, -1)
         self.mean.add_(shift.reshape(self.mean.shape))
+
+    def _pooled(self, values: Tensor) -> Tensor:
+        """Sums [S, z, x, y] of values of voxels [X, Y, Z] over the blocks of the mean."""
+        (count_x, count_y), heights = self.mean.shape[2:], self.cells[2]
+        beyond = [n for c, v in zip(self.cells, values.shape, strict=True) for n in (c * STRIDE - v, 0)]
+        size_x, size_y = (self.cells[axis] // count * STRIDE for axis, count in enumerate((count_x, count_y)))
+        part = functional.pad(values, beyond[::-1])[: count_x * size_x, : count_y * size_y]
+        return part.reshape(count_x, size_x, count_y, size_y, heights, STRIDE).sum(dim=(1, 3)).permute(3, 2, 0, 1)
 
     def _with_neighbours(self, x: Tensor) -> Tensor:
         """What the U-Net makes of the columns [B, C, X, Y]."""

@@ -86,19 +86,6 @@ class Trunk(nn.Module):
         """Returns RGB images [B, 3, H, W] in 0..255 as the trunk was pretrained on."""
         return (image - self._mean) / self._scale
 
-    @property
-    def keeps(self) -> bool:
-        """Whether it can go on from what its frozen blocks said."""
-        return False
-
-    def fixed(self, image: Tensor) -> list[Tensor]:
-        """What frozen blocks make of images [B, 3, H, W], of a trunk that `keeps`."""
-        raise NotImplementedError
-
-    def maps_of_fixed(self, fixed: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
-        """What `forward` gives, of what `fixed` gave for images of a size (H, W)."""
-        raise NotImplementedError
-
 
 class ResNetTrunk(Trunk):
     """ResNet-50 without its classifier, on images normalised as in Monodepth2 and Behind the Scenes.
@@ -336,14 +323,12 @@ class DepthAnythingTrunk(Trunk):
         network: Any = loaded.network.requires_grad_(True)
         self.backbone, self.neck, self.head = network.backbone, network.neck, network.head
         self._taps = tuple(network.config.backbone_config.out_indices)
-        self._fixed_blocks = 0
         self.freeze(frozen_blocks if pretrained else 0)
 
     def freeze(self, blocks: int) -> None:
         """Keeps the embedding and the first blocks as they are, and the norm behind them; 0 lets everything learn."""
         super().freeze(blocks)
         self.backbone.layernorm.requires_grad_(not blocks)
-        self._fixed_blocks = min(blocks, len(list(self.in_order())) - 1)
 
     def in_order(self) -> Iterable[nn.Module]:
         """The embedding, and then the blocks of the transformer."""
@@ -357,42 +342,16 @@ class DepthAnythingTrunk(Trunk):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Of images [B, 3, H, W] in 0..255 what DPT fuses [B, C, H/2, W/2] and inverse depth ≥ 0 [B, 1, H/2, W/2]."""
-        height, width = (int(size) for size in image.shape[-2:])  # numbers, also where an export traces them
-        return self.maps_of_fixed(self.fixed(image), (height, width))
-
-    @property
-    def keeps(self) -> bool:
-        """Whether any block is frozen."""
-        return self._fixed_blocks > 0
-
-    def fixed(self, image: Tensor) -> list[Tensor]:
-        """Hidden states [B, T, D] that frozen blocks make of images [B, 3, H, W]: of the taps, and the last one."""
-        rows, columns = self._patches((int(image.shape[-2]), int(image.shape[-1])))
-        state = self.backbone.embeddings(_resized(self.normalised(image), rows * self.patch, columns * self.patch))
-        blocks = list(self.in_order())[1 : 1 + self._fixed_blocks]
-        states = []
-        for number, block in enumerate(blocks, start=1):
-            state = _state(block(state))
-            if number in self._taps and number < len(blocks):
-                states.append(state)
-        return [*states, state]
+        return self.with_tokens(image)[:2]
 
     def with_tokens(self, image: Tensor) -> list[Tensor]:
         """What `forward` gives, and the tokens of the last block [B, D, rows, columns]."""
-        height, width = (int(size) for size in image.shape[-2:])
-        return self.maps_and_tokens(self.fixed(image), (height, width))
-
-    def maps_of_fixed(self, fixed: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
-        """What `forward` gives, of the hidden states."""
-        return self.maps_and_tokens(fixed, size)[:2]
-
-    def maps_and_tokens(self, fixed: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
-        """What `with_tokens` gives, of the hidden states."""
-        height, width = size
-        rows, columns = self._patches(size)
-        first, state = self._fixed_blocks, fixed[-1]
-        tapped = [*fixed[:-1], *([state] if first in self._taps else [])]
-        for number, block in enumerate(list(self.in_order())[1 + first :], start=first + 1):
+        height, width = (int(size) for size in image.shape[-2:])  # numbers, also where an export traces them
+        rows, columns = (max(1, round(edge / self.patch)) for edge in (height, width))
+        embeddings, *blocks = self.in_order()
+        state = embeddings(_resized(self.normalised(image), rows * self.patch, columns * self.patch))
+        tapped = []
+        for number, block in enumerate(blocks, start=1):
             state = _state(block(state))
             if number in self._taps:
                 tapped.append(state)
@@ -402,11 +361,6 @@ class DepthAnythingTrunk(Trunk):
         maps = [_resized(x, height // STRIDE, width // STRIDE) for x in (fused[-1], depth)]
         last = normed[-1][:, 1:].transpose(1, 2)  # without the class token
         return [*maps, last.reshape(len(last), -1, rows, columns)]
-
-    def _patches(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of the patches of images of a size (H, W)."""
-        rows, columns = (max(1, round(edge / self.patch)) for edge in size)
-        return rows, columns
 
 
 def _state(out: Any) -> Tensor:

@@ -2,9 +2,8 @@
 
 Convolutions on sets of voxels: submanifold, to the coarser level, and back.
 
-They are plain torch. Where spconv is installed, it computes the submanifold ones on GPUs; the others are one dense
-product each on every device. All are differentiable in features and weight, and have no bias. Weights list the offsets
-of a `cube` or the children of `CELL`, x, y, z-lexicographic.
+They are plain torch, differentiable in features and weight, and have no bias. Weights list the offsets of a `cube` or
+the children of `CELL`, x, y, z-lexicographic.
 """
 
 import functools
@@ -134,11 +133,6 @@ class VoxelSet:
         return torch.where(self.keys[rows] == keys, rows, -1)
 
     @functools.cached_property
-    def kept(self) -> dict[str, Any]:
-        """What a library remembers of the set."""
-        return {}
-
-    @functools.cached_property
     def _neighbours(self) -> dict[int, tuple[Block, ...]]:
         return {}
 
@@ -245,9 +239,6 @@ def _weighted_sum(features: Tensor, point: Tensor, row: Tensor, weight: Tensor, 
     return functional.embedding_bag(row, features, offsets, mode="sum", per_sample_weights=weight)
 
 
-SIZE_LIMIT = 32  # offsets that spconv's implicit matrix products take; larger kernels gather and add
-
-
 def random_kernel(offsets: int, taken: float, inputs: int, outputs: int) -> Tensor:
     """Random weights [offsets, inputs, outputs] that keep the variance where so many offsets are occupied."""
     return torch.randn(offsets, inputs, outputs) / math.sqrt(taken * inputs)
@@ -259,8 +250,6 @@ def submanifold(features: Tensor, weight: Tensor, voxels: VoxelSet) -> Tensor:
     `features`: [N, C]; `weight`: [27, C, D], or [125, C, D] for edge 5; `voxels`: the set of N voxels.
     """
     with torch.autocast(features.device.type, enabled=False):  # in the precision of the features
-        if features.is_cuda and gpu_library():
-            return spconv_submanifold(features, weight.to(features.dtype), voxels)
         return _Submanifold.apply(features, weight.to(features.dtype), voxels)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -310,36 +299,3 @@ class _Submanifold(torch.autograd.Function):
                     block.index_add_(0, rows, back @ weight[last - offset].t())
                     of_weight[last - offset].addmm_(inputs.index_select(0, rows).t(), back)
         return of_features, of_weight, None
-
-
-@functools.cache
-def gpu_library() -> bool:
-    """Whether spconv can be imported, which then convolves on GPUs."""
-    try:
-        import spconv.pytorch  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def spconv_submanifold(features: Tensor, weight: Tensor, voxels: VoxelSet) -> Tensor:
-    """As `submanifold`; who is whose neighbour is looked up once for a set and an edge."""
-    import spconv.pytorch as spconv
-
-    edge = round(len(weight) ** (1 / 3))
-    place = voxels.index.int(), list(voxels.shape), voxels.scenes
-    given: Any = spconv.SparseConvTensor(features, *place, indice_dict=voxels.kept)
-    layer = _layer(edge, *weight.shape[1:], native=not features.is_cuda or len(weight) > SIZE_LIMIT)
-    kernel = weight.reshape(edge, edge, edge, *weight.shape[1:]).permute(4, 0, 1, 2, 3).contiguous()  # [D, x, y, z, C]
-    out = torch.func.functional_call(layer, {"weight": kernel}, (given,))
-    voxels.kept.update(out.indice_dict)
-    return out.features  # type: ignore[no-any-return]
-
-
-@functools.cache
-def _layer(edge: int, inputs: int, outputs: int, *, native: bool) -> Any:
-    """A layer whose weight is given anew at each call."""
-    import spconv.pytorch as spconv
-
-    algorithm = spconv.ConvAlgo.Native if native else spconv.ConvAlgo.MaskImplicitGemm
-    return spconv.SubMConv3d(inputs, outputs, edge, bias=False, indice_key=f"edge {edge}", algo=algorithm)

@@ -58,8 +58,6 @@ class AgglomerationSettings:
     # Share of them on the surface that the density shows in its own image. The others are what stereo or the rendered
     # depth shows in all views, seen in the image or hidden there.
     own: float = 0.5
-    # Compare a point with all teachers or none, as CUA-O3D does; otherwise with those that saw it.
-    shared_mask: bool = False
 
 
 @dataclass
@@ -165,9 +163,6 @@ class AgglomerationStage(BesideDensityStage):
         seen: FeatureObservation = self.observe(batch)
         points, targets, known = self._compared(batch, seen, generator)
         features = seen.features(points).flatten(0, 1)  # [B N, channels]
-        if self.settings.agglomeration.shared_mask:
-            shared = torch.stack(list(known.values())).all(dim=0)
-            known = dict.fromkeys(known, shared)
         teachers = self.settings.agglomeration.teachers
         predicted = {spec.name: self.field.original(spec.name, features) for spec in teachers}
         targets = {spec.name: targets[spec.name] - self.field.centres[spec.name] for spec in teachers}

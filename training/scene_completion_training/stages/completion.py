@@ -1,8 +1,8 @@
 """Stage `completion`: what is there, what it is, and where the ground lies, in every voxel before one camera.
 
 The trunk of the encoder never learns: its output for each image is computed once. On it stand a head for pixels, which
-says depth with its doubt and classes, and a decoder in space. Exact voxels of rendered towns teach them, also what is
-hidden, voxels of labelled LiDAR, and stereo.
+predicts depth with its deviation and classes, and a decoder in space. They learn from exact voxels of rendered towns,
+hidden ones included, from voxels of labelled LiDAR, and from stereo.
 """
 
 from __future__ import annotations
@@ -189,11 +189,11 @@ class SceneField(nn.Module):
         )
 
     def stated_ground(self, volume_from_camera: Tensor, known: Tensor, mirrored: Tensor) -> Tensor:
-        """What `PixelHead` is told of the ground [B, 2, h, w], of the stated place of the camera where it is known."""
+        """Input of `PixelHead` for the ground [B, 2, h, w], from the stated pose of the camera where it is known."""
         plane = ground_code(self.small, self.spec, volume_from_camera, self.spatial.level)
         plane = torch.where(mirrored[:, None, None, None], plane.flip(-1), plane)
-        told = known.float()[:, None, None, None].expand_as(plane)
-        return torch.cat([plane * told, told], dim=1)
+        share = known.float()[:, None, None, None].expand_as(plane)
+        return torch.cat([plane * share, share], dim=1)
 
     def look(self, maps: list[Tensor], ground: Tensor) -> PixelView:
         """What the decoder is given of the maps of a trunk."""
@@ -262,9 +262,14 @@ class CompletionStage(Stage):
         if not isinstance(encoder.decoder, MetricDecoder):
             what, cure = f"have the trunk {encoder.trunk_name}", "Name an encoder of Depth Anything"
             raise ConfigurationError(what, where="encoder_checkpoint", cure=cure)
-        if self.settings.start_from or self.settings.pixels_from:
-            self._take_starts()
-        elif self.frozen.metric:
+        starts, pixels = bool(self.settings.start_from), bool(self.settings.pixels_from)
+        if pixels:
+            self._take("pixels_from", self.field.pixels, "pixels.")
+        if starts and pixels:
+            self._take("start_from", self.field.spatial, "spatial.")
+        elif starts:
+            self._take("start_from", self.field, "")
+        elif self.frozen.metric and not pixels:
             self.field.pixels.take(encoder.decoder, encoder.projection, encoder.prior)
         if self.settings.class_branch_steps:
             self._fit_naming(data)
@@ -325,14 +330,6 @@ class CompletionStage(Stage):
                 total += (values * counts).sum(dim=0)
         self.field.spatial.match_mean(*sums)
         self.field.cpu()
-
-    def _take_starts(self) -> None:
-        if self.settings.pixels_from:
-            self._take("pixels_from", self.field.pixels, "pixels.")
-            if self.settings.start_from:
-                self._take("start_from", self.field.spatial, "spatial.")
-        else:
-            self._take("start_from", self.field, "")
 
     def _take(self, where: str, part: nn.Module, prefix: str) -> None:
         """Gives a part of the field the weights of another training, or of its bundle.

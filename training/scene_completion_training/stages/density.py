@@ -55,7 +55,6 @@ class SingleViewStage(SingleImageStage):
 class TeacherConfiguration(Configuration):
     """What stages need that encode several views of a drive: the multi-view teacher, and what learns from it."""
 
-    keeps_maps = False
     stage: str = "teacher"
     # Images that are encoded: the sample's own, and so many less one from further along (3 in MVBTS).
     encoder_views: int = 3

@@ -78,10 +78,6 @@ class FeatureFieldConfiguration(Configuration):
         if not 0.0 <= features.own_view <= 0.9:
             what = f"{features.own_view}"
             raise ConfigurationError(what, where="features.own_view", cure="Take a share from 0 to 0.9")
-        if self.keep_maps and not features.freeze_density:
-            what = "the density learns, and its maps of a sample change"
-            cure = "Set it to false, or features.freeze_density to true"
-            raise ConfigurationError(what, where="keep_maps", cure=cure)
         if features.freeze_density:
             self.check_start(", or let the density learn with features.freeze_density=false")
 
@@ -246,7 +242,6 @@ PUBLISHED_DENSITY = 0.5
 class SemanticsConfiguration(Configuration):
     """What unsupervised semantics need (the second stage of SceneDINO)."""
 
-    keeps_maps = False
     stage: str = "semantics"
     features_from: str = ""  # checkpoint of the stage `feature_field`, which stays as it is
     crop_points: int = 576  # occupied points of a neighbourhood; those with fewer are dropped
