@@ -283,9 +283,16 @@ def torch_features(bundle: StudentBundle, device: str, *, half: bool) -> Callabl
     """
     import torch
 
-    from scene_completion_training.gpu_parity import density_field
+    from scene_completion_training.networks.density_field import DensityField
+    from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 
-    network: Any = density_field(bundle)
+    weights = {name: torch.from_numpy(value.astype(np.float32)) for name, value in bundle.load_weights().items()}
+    hidden, channels = weights["feature_layer.weight"].shape[:2]
+    trunk, size = bundle.provenance["configuration"]["encoder"], (bundle.canonical.height, bundle.canonical.width)
+    encoder = EncoderDecoder(size, channels=channels, trunk=trunk, pretrained=False)
+    network: Any = DensityField(bundle.canonical, bundle.point_code, encoder=encoder, hidden=hidden).eval()
+    encoder.prior = weights["encoder.prior"]  # of images as large as when the training began
+    network.load_state_dict(weights)
     network = network.to(device, memory_format=torch.channels_last)
     network.encoder.mixed = torch.float16 if half else None
     labels, kind = (0, bundle.head.label_hidden), torch.float16 if half else torch.float32

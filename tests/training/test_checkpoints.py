@@ -12,7 +12,7 @@ import torch
 from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
 from scene_completion_training.checkpoints import KEY, Checkpoint, TrainingRecord
 from scene_completion_training.configuration import Configuration
-from scene_completion_training.export import fold, without_places
+from scene_completion_training.export import without_places
 from scene_completion_training.networks.density_field import DensityField, MultiViewField
 from scene_completion_training.viewpoint import VolumeSettings
 
@@ -76,14 +76,6 @@ def test_a_training_that_used_a_key_that_went_is_not_resumed(group: str, key: st
     if used is not None:
         with pytest.raises(ConfigurationError, match=rf"configuration key \S*{key}\S* was removed: .*another `output`"):
             resume(given(used), now)
-
-
-def test_folding_two_convolutions_is_exact() -> None:
-    torch.manual_seed(0)
-    first, second = torch.nn.Conv2d(5, 7, 1).double(), torch.nn.Conv2d(7, 3, 1, bias=False).double()
-    x = torch.rand(2, 5, 4, 4, dtype=torch.float64)
-    folded = fold(first, second).double()
-    assert torch.allclose(folded(x), second(first(x)), atol=1e-6)
 
 
 def test_a_bundle_names_no_file_of_the_machine_that_trained() -> None:

@@ -9,19 +9,18 @@ type is a Cast. TensorRT 11 knows only such graphs, and 10 takes them as well.
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias, cast, get_args
+from typing import TypeAlias
 
 import numpy as np
 import onnx
 import onnxruntime
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.geometry import Camera, Resampler
-from scene_completion_ros.inference.bundle import WEIGHTS, GpuEncoder, StudentBundle, decoder_in_space
+from scene_completion_ros.inference.bundle import GpuEncoder, StudentBundle, decoder_in_space
 from scene_completion_ros.inference.encoder import GpuGraphEncoder, OnnxRuntimeEncoder
 from scene_completion_ros.inference.gpu.parity import GRAPHS, middle
 from scene_completion_ros.inference.label_query import LabelQuery
@@ -32,8 +31,6 @@ from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, reference_camera
 from scene_completion_ros.voxels.occupancy import opacity
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask
-from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.encoder_decoder import EncoderDecoder, TrunkName
 
 INPUT, OUTPUT = "image", "features"
 OPSET, IR_VERSION = 19, 9
@@ -268,17 +265,17 @@ def _since_products(graph: onnx.GraphProto, names: Iterable[str]) -> set[str]:
 
 
 Encode = Callable[[Bytes], EncodedImage]  # of a canonical image uint8 [H, W, 3]
-
-TORCH, ONNX = "weights.safetensors in torch", "encoder.onnx in ONNX Runtime, float32"
+REFERENCE = "encoder.onnx in ONNX Runtime, float32"
 
 
 class ParityCheck:
-    """Measures variants on canonical images, uint8 [K, H, W, 3]; a `BundleError` where nothing is ever occupied.
+    """Measures variants of the encoder against the one for CPUs on canonical images, uint8 [K, H, W, 3].
 
-    Densities, decisions and labels are those of the default grid's voxels in view.
+    Densities, decisions and labels are those of the default grid's voxels in view. Raises BundleError where nothing is
+    occupied in any image.
     """
 
-    def __init__(self, bundle: StudentBundle, images: Bytes, reference: Encode) -> None:
+    def __init__(self, bundle: StudentBundle, images: Bytes, *, threads: int | None = None) -> None:
         self._bundle, self._images = bundle, images
         camera_from_grid = bundle.grid_from_camera.inverse()
         self._query = VoxelQuery(
@@ -288,7 +285,8 @@ class ParityCheck:
         self._label = None
         if bundle.head.label_hidden:
             self._label = LabelQuery(self._query.field, self._query.samples, self._in_view.size)
-        self._reference = [reference(image).features.copy() for image in images]
+        encoder = OnnxRuntimeEncoder(bundle, threads=threads)
+        self._reference = [encoder(image).copy() for image in images]
         if not any(self._density_and_occupied(features)[1].any() for features in self._reference):
             what = f"the student sees nothing occupied in any of {len(images)} images, so nothing can be compared"
             cure = "Name images of what it was trained for with --parity-images"
@@ -338,57 +336,6 @@ def _share(value: float, whole: float) -> float:
     return float(value / whole) if whole > 0.0 else float(value > 0.0)
 
 
-class Reference:
-    """The student's pre-activation map, as exactly as the bundle allows.
-
-    The channels of the density come from ``weights.safetensors`` through torch. A bundle holds no unfolded weights of
-    its label units, and may hold none at all: what is missing comes from ``encoder.onnx``, in float32. Raises
-    BundleError for weights of no known network; ConfigurationError where the configuration of a transformer is not
-    there. `encoder_weights`: see `make_trunk`.
-    """
-
-    def __init__(self, bundle: StudentBundle, *, threads: int | None = None, encoder_weights: str = "") -> None:
-        self._bundle = bundle
-        self._encoder = OnnxRuntimeEncoder(bundle, threads=threads)
-        self._field = density_field(bundle, encoder_weights) if WEIGHTS in bundle.sha256 else None
-        labels = f"; label channels: {ONNX}" if bundle.head.label_hidden else ""
-        self.name = f"{TORCH}{labels}" if self._field else ONNX
-
-    def encode(self, image_rgb: Bytes) -> EncodedImage:
-        """Features float32 [h, w, C + E] of a canonical image, uint8 [H, W, 3] RGB."""
-        features = self._encoder(image_rgb).copy()
-        if self._field is not None:
-            planes = torch.from_numpy(image_rgb.transpose(2, 0, 1).astype(np.float32))[None]
-            with torch.inference_mode():
-                seen = self._field.observe(planes)
-            features[..., : self._bundle.head.hidden] = seen.hidden_map[0].permute(1, 2, 0).numpy()
-        return EncodedImage(features)
-
-
-def density_field(bundle: StudentBundle, encoder_weights: str = "") -> DensityField:
-    """A bundle's density field of its unfolded weights, see `Reference`; a `BundleError` if there are no such ones."""
-    weights = {name: torch.from_numpy(value.astype(np.float32)) for name, value in bundle.load_weights().items()}
-    where = f"{bundle.folder}/{WEIGHTS}"
-    configuration = bundle.provenance.get("configuration")
-    trunk = configuration.get("encoder") if isinstance(configuration, dict) else None
-    cure = "Export the bundle again, or take it without this file: then encoder.onnx is the reference."
-    trunk = trunk or "efficientnet_lite0"
-    if trunk not in get_args(TrunkName):
-        raise BundleError(f"belongs to an encoder {trunk!r} that is not known", where=where, cure=cure)
-    camera = bundle.canonical
-    try:
-        hidden, channels = weights["feature_layer.weight"].shape[:2]
-        size, named = (camera.height, camera.width), cast(TrunkName, trunk)
-        encoder = EncoderDecoder(size, channels=channels, trunk=named, pretrained=False, weights=encoder_weights)
-        field = DensityField(camera, bundle.point_code, encoder=encoder, hidden=hidden)
-        # The map of the mean depth has the size that the training began with; it is scaled where it is used.
-        field.encoder.prior = weights["encoder.prior"]
-        field.load_state_dict(weights)
-    except (KeyError, IndexError, RuntimeError) as error:
-        raise BundleError(f"are weights of another network ({str(error)[:200]})", where=where, cure=cure) from error
-    return field.eval()
-
-
 _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"}
 
 
@@ -433,13 +380,11 @@ def export_for_gpus(
     *,
     parity: Sequence[Path],  # places of the images that every variant is compared on
     threads: int | None = None,
-    encoder_weights: str = "",  # folder or hub name of a transformer trunk, see `Reference`
     report: Callable[[str], None] = lambda _: None,  # called for every variant that passes, with its numbers in words
 ) -> StudentBundle:
     """Adds encoders for GPUs, all or none, and returns the bundle; a `GpuError` where one misses its gate."""
     single = gpu_graph(bundle)
-    reference = Reference(bundle, threads=threads, encoder_weights=encoder_weights)
-    check = ParityCheck(bundle, canonical_images(parity, bundle.canonical, PARITY_IMAGES), reference.encode)
+    check = ParityCheck(bundle, canonical_images(parity, bundle.canonical, PARITY_IMAGES), threads=threads)
     made: dict[str, tuple[bytes, GpuEncoder]] = {}
     for precision in precisions:
         model = single if precision == "fp32" else to_half(single)
@@ -447,5 +392,5 @@ def export_for_gpus(
         numbers = check(GpuGraphEncoder(graph, f"{precision} of {bundle.folder}", threads=threads).encode)
         lines = GRAPHS[precision].require(numbers)
         report(f"{precision}: {len(graph) / 1e6:.1f} MB; {'; '.join(lines)}; {numbers['images']:.0f} images")
-        made[precision] = (graph, GpuEncoder(precision, "", {}, numbers, reference.name))
+        made[precision] = (graph, GpuEncoder(precision, "", {}, numbers, REFERENCE))
     return bundle.add_gpu_encoders(made)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -45,6 +44,7 @@ from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.deployed import DeployedStudent
 from scene_completion_training.export import export_scene, space_of_classes
+from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.scene_decoder import TOKEN_WIDTH, CompletedScene, PixelHead, PixelView
 from scene_completion_training.runner import make_stage, train
@@ -52,12 +52,12 @@ from scene_completion_training.stages.completion import (
     CompletionConfiguration,
     CompletionStage,
     SceneField,
-    class_shares,
     read_frozen_encoder,
 )
-from scene_completion_training.viewpoint import CameraSettings, VolumeSettings
+from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 from scene_completion_worlds.room.walk import RoomWalk
 from tests.training.foundation.tiny_models import saved_depth_model
+from tests.training.saved_checkpoint import save_checkpoint
 from tests.training.small_trainings import cut_off
 
 Settings = Callable[..., CompletionConfiguration]
@@ -81,14 +81,14 @@ def trunk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def eyes(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encoder_file(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of an encoder that was trained on it."""
     import safetensors.torch
 
     torch.manual_seed(0)
     encoder = EncoderDecoder((64, 128), trunk="depth_anything", weights=str(trunk), frozen_blocks=2)
     encoder.prior.normal_()
-    file = tmp_path_factory.mktemp("eyes") / "eyes.safetensors"
+    file = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
     safetensors.torch.save_file({name: value.contiguous() for name, value in encoder.state_dict().items()}, file)
     return file
 
@@ -112,10 +112,10 @@ def configured(recording: Path, output: Path, **changes: Any) -> CompletionConfi
 
 
 @pytest.fixture(scope="module")
-def settings(town: Path, trunk: Path, eyes: Path) -> Settings:
+def settings(town: Path, trunk: Path, encoder_file: Path) -> Settings:
     """Makes trainings in the town: of an output and of what changes."""
     return partial(
-        configured, town, encoder_checkpoint=str(eyes), encoder_weights=str(trunk), camera=CAMERA, volume=VOLUME
+        configured, town, encoder_checkpoint=str(encoder_file), encoder_weights=str(trunk), camera=CAMERA, volume=VOLUME
     )
 
 
@@ -229,37 +229,37 @@ def points_of(message: Any) -> np.ndarray:
     return np.frombuffer(message.data, "<f4").reshape(message.height, message.width, 4)
 
 
-def seen_by_torch(trained: Path, sequence: PosedSequence, told: bool) -> tuple[CompletedScene, RigidTransform]:
+def seen_by_torch(trained: Path, sequence: PosedSequence, known: bool) -> tuple[CompletedScene, RigidTransform]:
     """What a checkpoint makes of the first frame, and the place of the camera in its volume."""
     stored, camera = Checkpoint.read(trained), reference_camera(sequence)
     settings, field, no = stored.configuration, stored.field_of(SceneField).eval(), torch.zeros(1, dtype=torch.bool)
     _, _, frozen = read_frozen_encoder(
         str(settings["encoder_checkpoint"]), str(settings["encoder_weights"]), stored.viewpoint
     )
-    own = level_pose(sequence, camera, field.viewpoint) if told else DEFAULT_GRID_FROM_CAMERA
+    own = level_pose(sequence, camera, field.viewpoint) if known else DEFAULT_GRID_FROM_CAMERA
     matrix = torch.from_numpy(own.matrix).float()[None]
     with torch.inference_mode():
         maps = frozen.see(CanonicalImages(field.camera, False)(sequence, 0, camera)[None])
-        ground = field.stated_ground(matrix, torch.tensor([told]), no)
+        ground = field.stated_ground(matrix, torch.tensor([known]), no)
         return field(field.look(maps, ground), matrix, no), own
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_the_robot_completes_what_torch_completes(
-    told: bool, engine: str, bundle: StudentBundle, trained: Path, town: Path
+    known: bool, engine: str, bundle: StudentBundle, trained: Path, town: Path
 ) -> None:
     """Voxels and classes through the whole runtime, for a camera of some height and pitch, be they known or not."""
     assert bundle.head.hidden == 0 and bundle.head.unit_cells == (16, 16, 4)
     assert bundle.class_names == COMMON_CLASSES[1:] and bundle.takes_pose
     sequence = open_recording(town)
-    camera, (scene, own) = reference_camera(sequence), seen_by_torch(trained, sequence, told)
+    camera, (scene, own) = reference_camera(sequence), seen_by_torch(trained, sequence, known)
     expected = torch.sigmoid(scene.occupied[0]).numpy()
     bundle = dataclasses.replace(bundle, threshold=float(np.quantile(expected, 0.8)))  # it learned little so far
     upright = mounting(sequence, camera)
     assert upright is not None and abs(upright.translation[2] - 1.65) > 0.05  # not the usual height
     image = sequence.image(0, camera)
-    seen_by, stated = sequence.cameras[camera], upright if told else None
+    seen_by, stated = sequence.cameras[camera], upright if known else None
     completer = Completer(bundle, seen_by, grid_from_camera=own, engine=engine, upright_from_camera=stated)
     found, inside = completer.complete(image), completer.in_view
     assert inside.mean() > 0.2
@@ -280,7 +280,7 @@ def test_the_robot_completes_what_torch_completes(
     moved = completer.placed(shifted)
     other, both = moved.complete(image), inside[1:] & moved.in_view[:-1]
     np.testing.assert_allclose(other.probability[:-1][both], found.probability[1:][both], atol=1e-4)
-    if not told:  # what it is told makes a difference, and can be told later
+    if not known:  # the mounting makes a difference, and can be given later
         later = completer.mounted(upright).complete(image)
         assert np.abs(later.probability[inside] - found.probability[inside]).max() > 0.01
 
@@ -371,10 +371,7 @@ def test_words_find_the_classes_that_a_bank_describes(
         ({"merging": False}, "nothing reads the tokens"),
         ({"class_branch_steps": 2}, "no such branch"),
         ({"class_branch_channels": 8, "class_branch_steps": 2, "pixels_from": None}, "its head for pixels stays"),
-        (
-            {"class_branch_channels": 8, "pixels_from": None},
-            "class_branch_channels",
-        ),  # that head has no such branch, and none would learn it
+        ({"class_branch_channels": 8, "pixels_from": None}, "naming"),  # a branch that is not there, and never learns
         ({"only_pixels": True, "start_from": None}, "with its mean, which go on"),
         ({"mean_of": 2, "start_from": None}, "mean_of"),
         ({"widths": (8, 16), "start_from": None}, "for the same camera, volume and widths"),
@@ -460,8 +457,18 @@ def test_frames_are_looked_at_again_in_other_colours(settings: Settings, tmp_pat
     assert {"tokens", "depth", "classes"} <= batch.keys() and not {"label", "height"} & batch.keys()
 
 
+def test_an_encoder_is_that_of_a_training_of_metric_depth(encoder_file: Path, trunk: Path, tmp_path: Path) -> None:
+    viewpoint = Viewpoint.of_settings(CAMERA, VOLUME)
+    encoder, _, _ = read_frozen_encoder(str(encoder_file), str(trunk), viewpoint)
+    save_checkpoint(tmp_path / "last.ckpt", DensityField(viewpoint.camera, encoder=encoder), "single_view")
+    again, _, frozen = read_frozen_encoder(str(tmp_path / "last.ckpt"), str(trunk), viewpoint)
+    assert frozen.metric and frozen.own == {*encoder.state_dict()}
+    for name, value in again.state_dict().items():
+        torch.testing.assert_close(value, encoder.state_dict()[name], msg=name)
+
+
 def test_exporting_keeps_what_a_training_needs(trained: Path, settings: Settings, tmp_path: Path) -> None:
-    """The weights of the bundle are eyes for another training, and have a head for pixels."""
+    """The weights of the bundle are an encoder for another training, and have a head for pixels."""
     made = export_scene(trained, tmp_path / "bundle", name="t", licence="none", provenance={})
     stored = Checkpoint.read(trained)
     weights = str(stored.configuration["encoder_weights"])
@@ -475,7 +482,7 @@ def test_exporting_keeps_what_a_training_needs(trained: Path, settings: Settings
         torch.testing.assert_close(stored.state[f"pixels.{name}"], value, atol=2e-3, rtol=2e-3)
 
 
-def test_the_node_tells_a_student_how_its_camera_is_mounted(bundle: StudentBundle, town: Path) -> None:
+def test_the_node_gives_a_student_the_mounting_of_its_camera(bundle: StudentBundle, town: Path) -> None:
     """When it becomes known, and again when the camera moved by more than the grid's own tolerance."""
     sequence = open_recording(town)
     name = reference_camera(sequence)
@@ -484,19 +491,19 @@ def test_the_node_tells_a_student_how_its_camera_is_mounted(bundle: StudentBundl
     student = Student(bundle, bundle.grid, logging.getLogger("student"))
     parameters = NodeParameters(threads=1, engine="onnxruntime")
 
-    def told(pose: RigidTransform | None) -> Completer:
+    def completer(pose: RigidTransform | None) -> Completer:
         found = student.get("front", sequence.cameras[name], bundle.grid_from_camera, parameters, pose)
         assert found is not None
         return found
 
-    first = told(None)
-    assert first.upright_from_camera is None and told(None) is first
-    known = told(upright)
+    first = completer(None)
+    assert first.upright_from_camera is None and completer(None) is first
+    known = completer(upright)
     assert known is not first and known.upright_from_camera is upright
-    assert told(RigidTransform(np.eye(3), np.array([5.0, 3.0, 0.0])) @ upright) is known  # the robot drives on
-    assert told(RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.02])) @ upright) is known  # and sways
+    assert completer(RigidTransform(np.eye(3), np.array([5.0, 3.0, 0.0])) @ upright) is known  # the robot drives on
+    assert completer(RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.02])) @ upright) is known  # and sways
     raised = RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.3])) @ upright
-    assert told(raised).upright_from_camera is raised
+    assert completer(raised).upright_from_camera is raised
 
 
 @pytest.fixture(scope="module")
@@ -529,43 +536,35 @@ def room_bundle(room_trained: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-def test_a_student_of_rooms_has_their_classes_and_no_published_trunk(room_trained: Path, room_bundle: Path) -> None:
-    bundle = StudentBundle.load(room_bundle)
-    assert bundle.class_names == ROOM_CLASSES[1:] and len(set(bundle.class_colours)) == len(ROOM_CLASSES) - 1
-    assert bundle.takes_pose and bundle.height_range is not None and bundle.height_range[0] > 1.0
-    stored = Checkpoint.read(room_trained)
-    assert stored.state["pixels.factor.2.weight"].shape[0] == 2  # a factor and a shift for each image
-    weights = safetensors.numpy.load_file(room_bundle / "weights.safetensors")
-    assert weights and not any(name.startswith("encoder.") for name in weights)
-
-
 def test_a_trunk_that_differs_in_one_weight_takes_that_along(room_trained: Path, tmp_path: Path) -> None:
     stored = Checkpoint.read(room_trained)
     published = str(stored.configuration["encoder_weights"])
     encoder, _, before = read_frozen_encoder("", published, stored.viewpoint)
     name = "trunk.neck.reassemble_stage.layers.3.resize.weight"
     other = encoder.state_dict()[name].numpy() + 0.5
-    safetensors.numpy.save_file({name: other}, tmp_path / "eyes.safetensors")
-    changed, _, frozen = read_frozen_encoder(str(tmp_path / "eyes.safetensors"), published, stored.viewpoint)
+    safetensors.numpy.save_file({name: other}, tmp_path / "encoder.safetensors")
+    changed, _, frozen = read_frozen_encoder(str(tmp_path / "encoder.safetensors"), published, stored.viewpoint)
     assert frozen.own == {name} and not frozen.metric and frozen.key != before.key
     np.testing.assert_array_equal(changed.state_dict()[name].numpy(), other)
     kept = next(key for key in encoder.state_dict() if key != name and key.endswith("weight"))
     np.testing.assert_array_equal(changed.state_dict()[kept].numpy(), encoder.state_dict()[kept].numpy())
-    key = next(key for key in encoder.state_dict() if key.endswith(".attention.q_proj.weight"))
-    older = {key.replace("q_proj", "attention.query"): encoder.state_dict()[key].numpy() + 0.5}  # transformers 5.17
-    safetensors.numpy.save_file(older, tmp_path / "older.safetensors")
-    _, _, frozen = read_frozen_encoder(str(tmp_path / "older.safetensors"), published, stored.viewpoint)
-    assert frozen.own == {key}  # exports keep what has these names
     safetensors.numpy.save_file({"trunk.nothing": other}, tmp_path / "unknown.safetensors")
     with pytest.raises(BundleError, match="nothing"):
         read_frozen_encoder(str(tmp_path / "unknown.safetensors"), published, stored.viewpoint)
 
 
-def test_rooms_are_scored_in_parts_of_their_own_reach(rooms: Path, room_bundle: Path, tmp_path: Path) -> None:
+def test_a_student_of_rooms_has_their_classes_and_reach(
+    rooms: Path, room_trained: Path, room_bundle: Path, tmp_path: Path
+) -> None:
+    """Its bundle holds no weights of a published trunk."""
+    bundle = StudentBundle.load(room_bundle)
+    assert bundle.class_names == ROOM_CLASSES[1:] and len(set(bundle.class_colours)) == len(ROOM_CLASSES) - 1
+    assert bundle.takes_pose and bundle.height_range is not None and bundle.height_range[0] > 1.0
+    assert Checkpoint.read(room_trained).state["pixels.factor.2.weight"].shape[0] == 2  # a factor and a shift
+    assert not any(name.startswith("encoder.") for name in bundle.load_weights())
     given = ["--bundle", str(room_bundle), "--data", str(rooms), "--every", "1"]
-    assert main(["evaluate", "geometry", *given, "--controls", "--output", str(tmp_path / "geometry")]) == 0
-    found = json.loads((tmp_path / "geometry" / "results.json").read_text())
-    text = json.dumps(found)
+    assert main(["evaluate", "geometry", *given, "--controls", "--output", str(tmp_path)]) == 0
+    text = (tmp_path / "results.json").read_text()
     assert all(f'"range_m": {reach}' in text for reach in (1.6, 3.2, 6.4)) and "surface (depth of plain)" in text
 
 
@@ -652,9 +651,3 @@ def test_tokens_alone_name_what_they_were_fitted_to(
     assert right() < 0.5
     stage.start(data)
     assert right() > 0.8
-
-
-def test_shares_of_classes_are_those_of_pixels_that_are_known() -> None:
-    classes = torch.tensor([[1, 2, INVALID, 1], [2, 2, 1, 1]])
-    found = class_shares(classes, 3, torch.Size((1, 2)))
-    torch.testing.assert_close(found[:, 0], torch.tensor([[0.25, 0.75], [0.75, 0.0], [0.0, 0.0]]))

@@ -40,8 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what to compare on: sequence folders, KITTI drives, bags or folders of images (default: the bundled drive)"
     )
     add_paths(gpu, "--parity-images", "PLACE", meaning)
-    meaning = "of a student with a transformer: folder or hub name whose configuration is read (default: on the hub)"
-    gpu.add_argument("--encoder-weights", default="", metavar="MODEL", help=meaning)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,7 +111,7 @@ def _add_encoders(args: argparse.Namespace) -> int:
     from scene_completion_ros.bags.reader import DEMO_DRIVE
     from scene_completion_ros.inference.bundle import open_student
 
-    for package in ("onnx", "onnxruntime", "torch"):
+    for package in ("onnx", "onnxruntime"):
         import_module(package)  # fails before the work
     from scene_completion_training.gpu_parity import export_for_gpus
 
@@ -121,7 +119,6 @@ def _add_encoders(args: argparse.Namespace) -> int:
         open_student(args.bundle or args.source),
         tuple(dict.fromkeys(args.gpu)),
         parity=args.parity_images or [DEMO_DRIVE],
-        encoder_weights=args.encoder_weights,
         report=print,
     )
     print(f"{bundle.folder}: encoders for GPUs in {', '.join(bundle.gpu_precisions)}")
