@@ -20,6 +20,7 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES, COMMON_CLASSES, EMPTY, INVALID
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.depth_images import sparse_depth
 from scene_completion_ros.inference.head import volume_pose
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
@@ -48,14 +49,11 @@ from scene_completion_training.data.voxel_evidence import (
 )
 from scene_completion_training.viewpoint import Viewpoint
 
-STRIDE = 2
-"""Pixels of the canonical image to one of the maps."""
-MAPS = ("fused", "relative", "tokens")
-"""What samples hold of the trunk, in half precision."""
-PARTS = (3, 8)
-"""Rows and columns of the parts of an image whose depth is off by a factor of their own."""
+STRIDE = 2  # pixels of the canonical image to one of the maps
+MAPS = ("fused", "relative", "tokens")  # maps of the trunk, in half precision
+PARTS = (3, 8)  # rows and columns of the parts of an image whose depth errors differ
+# Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain.
 GROUND_IDS = (40, 44, 48, 49, 60, 72)
-"""Raw SemanticKITTI ids of the ground: road, parking, sidewalk, other ground, lane marking, terrain."""
 _VERSION = 8
 _CITYSCAPES_TO_COMMON = np.array(
     [
@@ -70,63 +68,42 @@ _CITYSCAPES_TO_COMMON = np.array(
 
 @dataclass
 class CompletionSource(DataSource):
-    """A recording with voxels that hold classes, or with stereo pairs; with poses these know free space, too.
+    """A recording with voxels that have classes, or with stereo pairs; with poses these give free space, too."""
 
-    Attributes:
-        every: Each so many-th frame is used.
-    """
-
-    every: int = 1
+    every: int = 1  # each so many-th frame is used
 
 
 @dataclass
 class CompletionDataSettings:
-    """Data of stage `completion`.
+    """Data of stage `completion`."""
 
-    Attributes:
-        root: Folder that the sources are relative to.
-        sources: Recordings with true voxels, of towns or of labelled LiDAR.
-        validation: The same, watched only.
-        cache: Folder for what the trunk says of each image, and for its voxels: about ten megabytes a sample.
-        segmentation: Weights of ESPNetv2, which says the classes of pixels where no truth does.
-        unknown_pose: Share of the samples whose decoder does not get the pose of the camera.
-        stated_pitch, stated_height: By how much the stated pitch is off, degrees, and the height, a share; standard
-            deviations. Roll is off by half as much again as pitch.
-        depth_scale: By how much all depths of an image are off, a share: a street that nobody trained on is seen with
-            such an error. Standard deviation.
-        depth_waves: By how much those of its parts are off beside that.
-        depth_far: The same for each metre of depth; halfway between the middles of parts, both are half as large.
-        exact: Share of the samples of rendered images whose decoder is given true depth and classes, off as those of
-            real streets: encoders that know these misjudge towns.
-        augmentations: How often each frame of the training is prepared: the first time as it is, then with other
-            colours, contrast and sharpness. Rendered images are more alike than rooms are.
-        batch_size: Samples a step.
-        workers: Processes that load samples.
-    """
-
-    root: str = "."
-    sources: list[CompletionSource] = field(default_factory=list)
-    validation: list[CompletionSource] = field(default_factory=list)
-    cache: str = "completion_samples"
-    segmentation: str = ""
-    unknown_pose: float = 0.5
-    stated_pitch: float = 0.5
-    stated_height: float = 0.02
-    depth_scale: float = 0.1
-    depth_waves: float = 0.03
-    depth_far: float = 0.008
+    root: str = "."  # folder that the sources are relative to
+    sources: list[CompletionSource] = field(default_factory=list)  # with true voxels, of towns or of labelled LiDAR
+    validation: list[CompletionSource] = field(default_factory=list)  # the same, watched only
+    cache: str = "completion_samples"  # folder for maps and voxels of the frames: about ten megabytes a sample
+    segmentation: str = ""  # weights of ESPNetv2, for the classes of pixels where there is no truth
+    unknown_pose: float = 0.5  # share of the samples whose decoder does not get the pose of the camera
+    stated_pitch: float = 0.5  # standard deviation of the stated pitch, degrees; that of roll is half as large again
+    stated_height: float = 0.02  # standard deviation of the stated height, a share
+    depth_scale: float = 0.1  # standard deviation of the scale of an image's depth, as in unknown surroundings
+    depth_waves: float = 0.03  # that of the scale of its parts besides
+    depth_far: float = 0.008  # the same for each metre of depth; between the middles of parts, both are half as large
+    # Share of the samples of rendered images whose decoder gets true depth and classes, with errors as on real streets:
+    # encoders of real streets misjudge towns.
     exact: float = 0.7
+    # How often each frame of the training is prepared: the first time as it is, then with other colours, contrast and
+    # sharpness. Rendered images are more alike than rooms are.
     augmentations: int = 1
-    batch_size: int = 2
-    workers: int = 1
+    batch_size: int = 2  # samples a step
+    workers: int = 1  # processes that load samples
 
 
 @dataclass(frozen=True, eq=False)
 class FrozenEncoder:
     """A trunk that never learns."""
 
-    see: Callable[[Tensor], list[Tensor]]  # its maps [1, ...] of an image [1, 3, H, W] in 0..255: fused, relative
-    # inverse depth, tokens
+    # Its maps [1, ...] of an image [1, 3, H, W] in 0..255: fused, relative inverse depth, tokens.
+    see: Callable[[Tensor], list[Tensor]]
     key: str  # names what they follow from
     own: frozenset[str] = frozenset()  # names of the weights that are not as they were published
     metric: bool = False  # its depth is in metres
@@ -152,33 +129,21 @@ def prepare_samples(
     frozen: FrozenEncoder,
     viewpoint: Viewpoint,
     *,
-    classes_of: PixelClasses | None = None,
-    look: int = 0,
+    classes_of: PixelClasses | None = None,  # for recordings that do not have classes of pixels
+    augmentation: int = 0,  # number of the augmentation of the images; 0 for none
 ) -> list[Path]:
     """Files of frames; those that the store lacks are made.
 
-    Args:
-        classes_of: For recordings that do not have classes of pixels.
-        look: Number of the look of the images; 0 for their own, see `CompletionDataSettings.augmentations`.
-
-    Raises:
-        SequenceError: A frame has neither true voxels with classes nor a second image whose pixels have classes.
+    Raises SequenceError: a frame has neither true voxels with classes nor a second image whose pixels have classes.
     """
     views = [vars(viewpoint.camera), vars(viewpoint.volume), viewpoint.height_above_ground]
-    made_of = [
-        _VERSION,
-        identity(sequence),
-        sequence.pose_source,
-        frozen.key,
-        views,
-        classes_of and classes_of.key,
-        look,
-    ]
+    recording = [_VERSION, identity(sequence), sequence.pose_source]
+    made_of = [*recording, frozen.key, views, classes_of and classes_of.key, augmentation]
     entry = store.entry("samples of completion", keyed(sequence.name, made_of))
 
     def make(indices: Sequence[int]) -> Iterator[Arrays]:
         for index in indices:
-            yield _sample(sequence, index, frozen, viewpoint, classes_of, look)
+            yield _sample(sequence, index, frozen, viewpoint, classes_of, augmentation)
 
     return entry.fill({index: f"{index:06d}" for index in frames}, make, "sample")
 
@@ -189,11 +154,12 @@ def _sample(
     frozen: FrozenEncoder,
     viewpoint: Viewpoint,
     classes_of: PixelClasses | None,
-    look: int,
+    augmentation: int,
 ) -> Arrays:
     name = reference_camera(sequence)
     image = canonical_image(sequence.image(index, name), sequence.cameras[name], viewpoint.camera)
-    shown = jittered(image, np.random.default_rng((look, index, crc32(sequence.name.encode())))) if look else image
+    chance = np.random.default_rng((augmentation, index, crc32(sequence.name.encode())))
+    shown = jittered(image, chance) if augmentation else image
     with torch.no_grad():
         tensor = torch.from_numpy(np.ascontiguousarray(shown)).permute(2, 0, 1)[None].float()
         fused, relative, tokens = (part[0].to(torch.float16).numpy() for part in frozen.see(tensor))
@@ -211,7 +177,7 @@ def _sample(
 
 
 def _stands(sequence: PosedSequence, index: int, camera: str, viewpoint: Viewpoint, arrays: Arrays) -> RigidTransform:
-    """Where the camera stands in the volume: above the ground that was measured, where nobody knows it exactly."""
+    """Pose of the camera in the volume: above the measured ground, where it is not known exactly."""
     if "ground" in arrays and sequence.provenance.get("source") not in (TOWNS, ROOMS):
         row, column = np.nonzero(np.isfinite(arrays["ground"]))
         places = (np.stack([row, column], axis=-1) + 0.5) * arrays["origin"][3] + arrays["origin"][:2]
@@ -241,7 +207,7 @@ def _of_voxels(sequence: PosedSequence, index: int, name: str, truth: VoxelTruth
 
 
 def _of_stereo(sequence: PosedSequence, index: int, name: str, viewpoint: Viewpoint, classes: Bytes) -> Arrays:
-    """Labels, ground and pixels of a frame that has nothing but a second image; with poses, what its drive knows."""
+    """Labels, ground and pixels of a frame with a second image alone; with poses, also from the rest of the drive."""
     camera, canonical, grid = sequence.cameras[name], viewpoint.camera, viewpoint.volume.grid
     baseline = stereo_pair(sequence)[2]
     depth = _nearest(measured_depth(sequence, index), camera, canonical)
@@ -277,8 +243,7 @@ def truth_around(sequence: PosedSequence, index: int, camera: str) -> VoxelTruth
 def lidar_ground(sequence: PosedSequence, index: int, camera: str, truth: VoxelTruth) -> Floats:
     """Mean height [X, Y] of the labelled LiDAR's points on the ground, of all scans, in the true grid; NaN where none.
 
-    Args:
-        camera: Reference camera of the truth.
+    `camera`: reference camera of the truth.
     """
     grid = truth.grid
     total, count = np.zeros((2, grid.shape[0] * grid.shape[1]))
@@ -289,8 +254,7 @@ def lidar_ground(sequence: PosedSequence, index: int, camera: str, truth: VoxelT
         rig_from_rig = sequence.frames[index].world_from_rig.inverse() @ sequence.frames[other].world_from_rig
         truth_from_rig = truth.grid_from_camera @ sequence.rig_from_camera[camera].inverse()
         places = (truth_from_rig @ rig_from_rig).apply(points[np.isin(ids, GROUND_IDS)])
-        cells = np.floor((places - np.asarray(grid.origin)) / grid.voxel_size).astype(int)
-        inside = ((cells >= 0) & (cells < grid.shape)).all(axis=1)
+        cells, inside = grid.index_of(places)
         flat = cells[inside, 0] * grid.shape[1] + cells[inside, 1]
         total += np.bincount(flat, places[inside, 2], len(total))
         count += np.bincount(flat, minlength=len(count))
@@ -299,18 +263,13 @@ def lidar_ground(sequence: PosedSequence, index: int, camera: str, truth: VoxelT
 
 
 def level_pose(sequence: PosedSequence, camera: str, viewpoint: Viewpoint, index: int = 0) -> RigidTransform:
-    """Pose of a camera in a volume that stands upright on the ground; the usual one where nobody knows it."""
+    """Pose of a camera in a volume that stands upright on the ground; the usual one if it is unknown."""
     stated = mounting(sequence, camera, index)
     return DEFAULT_GRID_FROM_CAMERA if stated is None else volume_pose(stated, viewpoint.height_above_ground)
 
 
 def _pixels(
-    sequence: PosedSequence,
-    index: int,
-    name: str,
-    image: Bytes,
-    canonical: Camera,
-    classes_of: PixelClasses | None,
+    sequence: PosedSequence, index: int, name: str, image: Bytes, canonical: Camera, classes_of: PixelClasses | None
 ) -> Arrays:
     """z-depth [h, w] of the maps' pixels, 0 where unknown, infinite in the sky, and their classes."""
     small = canonical.resized(canonical.width // STRIDE, canonical.height // STRIDE)
@@ -335,14 +294,9 @@ def _nearest(values: Floats, camera: Camera, target: Camera) -> Floats:
     """Values of the pixels nearest to those of another pinhole at the same place; sparse ones are carried there."""
     if (values > 0).mean() > 0.5:
         return canonical_depth(values, camera, target)
-    out = np.zeros((target.height, target.width), np.float32)
     v, u = np.nonzero(values)
-    points = np.stack([u, v, np.ones_like(u)], axis=-1) @ (target.matrix @ np.linalg.inv(camera.matrix)).T
-    column, row = np.round(points[:, 0]).astype(int), np.round(points[:, 1]).astype(int)
-    inside = (column >= 0) & (column < target.width) & (row >= 0) & (row < target.height)
-    order = np.argsort(-values[v, u][inside])  # the nearest is written last
-    out[row[inside][order], column[inside][order]] = values[v, u][inside][order]
-    return out
+    rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(camera.matrix).T
+    return sparse_depth(rays * values[v, u, None], target)
 
 
 def _resampled(  # type: ignore[no-untyped-def]
@@ -402,11 +356,7 @@ def resampled_labels(
 
 
 def resampled_ground(
-    ground: Reals,
-    truth: VoxelGrid,
-    truth_from_volume: Doubles,
-    volume: VoxelGrid,
-    level: float,
+    ground: Reals, truth: VoxelGrid, truth_from_volume: Doubles, volume: VoxelGrid, level: float
 ) -> Floats:
     """Heights [X, Y] of the ground in a volume that is tilted a little against the true one; NaN where unknown."""
     x, y, _ = volume.axis_centres()
@@ -423,57 +373,44 @@ def resampled_ground(
 
 
 class CompletionSamples(FileSamples):
-    """The samples of prepared frames.
-
-    Args:
-        groups: Files of the frames of each recording.
-        plain: Nothing is drawn at random: each frame as it is, in order, for a validation.
-        voxels: Serve what lies in space, too; a head for pixels does not need it.
-    """
+    """The samples of prepared frames."""
 
     def __init__(
         self,
-        groups: Sequence[Sequence[Path]],
+        groups: Sequence[Sequence[Path]],  # files of the frames of each recording
         shares: Sequence[float],
         settings: CompletionDataSettings,
         viewpoint: Viewpoint,
         *,
         seed: int,
         length: int,
-        plain: bool = False,
-        voxels: bool = True,
+        plain: bool = False,  # nothing is drawn at random: each frame as it is, in order, for a validation
+        voxels: bool = True,  # serve what lies in space, too; a head for pixels does not need it
     ) -> None:
         super().__init__(groups, shares, seed=seed, length=length)
         self.settings, self.viewpoint, self.plain, self.voxels = settings, viewpoint, plain, voxels
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """Maps, stated pose, and the truth in the volume of that pose."""
+        """Maps, stated pose, and the truth of pixels, and of voxels in the volume of that pose."""
         file, generator = self.drawn(number)
         if self.plain:
             file = [file for group in self.groups for file in group][number]
         data = mapped_arrays(file)
-        settings = self.settings
+        known = self.plain or generator.random() >= self.settings.unknown_pose
         exact = np.array(data["volume_from_camera"])
-        known = self.plain or generator.random() >= settings.unknown_pose
         stated = self._stated(exact, generator) if known else DEFAULT_GRID_FROM_CAMERA.matrix
         off = self._misjudged(generator)
-        sample = self._image(data) | {
+        sample = {
+            **{name: torch.from_numpy(np.array(data[name])) for name in (*MAPS, "classes")},
+            "depth": torch.from_numpy(np.array(data["depth"], np.float32)),
             **(self._in_space(data, stated) if self.voxels else {}),
             "volume_from_camera": torch.from_numpy(np.array(stated)).float(),
             "known": torch.tensor(known),
             "off": torch.from_numpy(off),
-            "exact": torch.tensor(not self.plain and generator.random() < settings.exact),
+            "exact": torch.tensor(not self.plain and generator.random() < self.settings.exact),
             "mirrored": torch.tensor(False),
         }
         return self._mirrored(sample) if not self.plain and generator.random() < 0.5 else sample
-
-    @staticmethod
-    def _image(data: Arrays) -> dict[str, Tensor]:
-        return {
-            **{name: torch.from_numpy(np.array(data[name])) for name in MAPS},
-            "depth": torch.from_numpy(np.array(data["depth"], np.float32)),
-            "classes": torch.from_numpy(np.array(data["classes"])),
-        }
 
     def _in_space(self, data: Arrays, stated: Doubles) -> dict[str, Tensor]:
         """Labels of the voxels, and heights of the ground, in the volume of a stated pose."""
@@ -491,7 +428,7 @@ class CompletionSamples(FileSamples):
         return {"label": torch.from_numpy(label), "height": torch.from_numpy(height)}
 
     def _misjudged(self, generator: np.random.Generator) -> Floats:
-        """By how much the logarithm of depth is off in coarse parts of an image, and for each metre of depth."""
+        """Errors of the logarithm of depth in coarse parts of an image, and for each metre of depth."""
         if self.plain:
             return np.zeros((2, *PARTS), np.float32)
         settings = self.settings
@@ -513,7 +450,7 @@ class CompletionSamples(FileSamples):
 
     @staticmethod
     def _mirrored(sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The scene mirrored from left to right; the network mirrors where cells look, see `cell_lookups`."""
+        """The scene mirrored from left to right; the network mirrors the places of cells, see `cell_lookups`."""
         for name in (*MAPS, "depth", "classes"):
             sample[name] = sample[name].flip(-1)
         for name in {"label", "height"} & sample.keys():
@@ -522,22 +459,17 @@ class CompletionSamples(FileSamples):
 
 
 class CompletionData(TrainingData):
-    """Serves `CompletionSamples` of the recordings of a configuration.
-
-    Args:
-        frozen: The trunk, for samples that are not prepared yet.
-        voxels: As `CompletionSamples`.
-    """
+    """Serves `CompletionSamples` of the recordings of a configuration."""
 
     def __init__(
         self,
         settings: CompletionDataSettings,
         viewpoint: Viewpoint,
-        frozen: FrozenEncoder,
+        frozen: FrozenEncoder,  # for samples that are not prepared yet
         *,
         steps: int,
         seed: int,
-        voxels: bool = True,
+        voxels: bool = True,  # as `CompletionSamples`
     ) -> None:
         super().__init__(settings, steps=steps, seed=seed)
         self.viewpoint, self.frozen, self.voxels = viewpoint, frozen, voxels
@@ -553,11 +485,7 @@ class CompletionData(TrainingData):
         return {"frames": counts, **{name: [min(seen), max(seen)] for name, seen in ranges.items() if seen}}
 
     def setup(self, stage: str) -> None:
-        """Prepares what is missing in the cache.
-
-        Raises:
-            ConfigurationError: There is no source.
-        """
+        """Prepares what is missing in the cache; a `ConfigurationError` where there is no source."""
         if self.groups:
             return
         self.require_sources("recordings")
@@ -577,26 +505,20 @@ class CompletionData(TrainingData):
         root = Path(self.settings.root)
         for source in matching(root, sources):
             sequence = load_sequence(root, source, role)
-            camera = sequence.cameras[reference_camera(sequence)]
+            camera, used = sequence.cameras[reference_camera(sequence)], range(0, len(sequence), source.every)
             if role == "training":
                 self.shares.append(source.share)
                 self.focal_ratios.append(camera.fx / camera.width)
-                for index in range(0, len(sequence), source.every):
+                for index in used:
                     stated = mounting(sequence, reference_camera(sequence), index)
                     if stated is not None:
                         self.heights.append(float(stated.translation[2]))
                         self.pitches.append(-float(np.arcsin(np.clip(stated.rotation[2, 2], -1.0, 1.0))))
-            prepare = partial(
-                prepare_samples,
-                sequence,
-                range(0, len(sequence), source.every),
-                self.store,
-                self.frozen,
-                self.viewpoint,
-                classes_of=classes_of,
-            )
-            looks = range(self.settings.augmentations if role == "training" else 1)
-            yield [file for look in looks for file in prepare(look=look)]
+            prepared: list[Path] = []
+            for number in range(self.settings.augmentations if role == "training" else 1):
+                options: dict[str, Any] = {"classes_of": classes_of, "augmentation": number}
+                prepared += prepare_samples(sequence, used, self.store, self.frozen, self.viewpoint, **options)
+            yield prepared
 
     def tokens(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Tokens [D, rows, columns], float16, and classes of the pixels [h, w] of each frame of the training."""

@@ -26,6 +26,7 @@ from scipy.optimize import least_squares
 
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
+from scene_completion_ros.geometry.depth_images import nearest_pixels
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence, cameras_ahead, stereo_pair
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask
@@ -59,7 +60,7 @@ def rectified_sequence(sequence: PosedSequence, names: Sequence[str], canonical:
         return sequence
     lenses = {name: sequence.cameras[name] for name in bent}
     resamplers = {name: Resampler(camera, _pinhole(camera, canonical)) for name, camera in lenses.items()}
-    pixels = {name: _nearest(resampler) for name, resampler in resamplers.items()}
+    pixels = {name: nearest_pixels(resampler.source, resampler.target) for name, resampler in resamplers.items()}
 
     def seen(frame: Frame) -> Frame:
         images = {
@@ -91,15 +92,6 @@ def _pinhole(camera: Camera, canonical: Camera) -> Camera:
     left, right = (math.tan(min(math.atan(edge) + _MARGIN, _STEEPEST)) for edge in (left, right))
     width, height = math.ceil(focal * (left + right)), math.ceil(focal * (top + bottom))
     return Camera(focal, focal, focal * left - 0.5, focal * top - 0.5, width, height)
-
-
-def _nearest(resampler: Resampler) -> tuple[Ints, Ints, Mask]:
-    """Row and column of the lens's pixel nearest to each of the pinhole's, and whether there is one."""
-    source, target = resampler.source, resampler.target
-    pixels, covered = source.project(target.unproject(target.pixel_centres()))
-    limits = np.array([source.width - 1, source.height - 1])
-    nearest = np.clip(np.floor(np.nan_to_num(pixels) + 0.5), 0, limits).astype(np.int64)
-    return nearest[..., 1], nearest[..., 0], np.asarray(covered)
 
 
 DISPARITIES = 160  # searched disparities in pixels: at KITTI's 387 px·m, depths down to 2.4 m
@@ -433,15 +425,10 @@ def _middle_pinhole(lens: Camera) -> Camera:
 def epipolar_refined(pose: RigidTransform, first: Bytes, second: Bytes, camera: Camera) -> RigidTransform:
     """A pose between two frames, whose rotation and direction of travel are corrected by tracks of corners.
 
-    Wheels know how far a robot went, but nothing of its pitch. The tracks know all but the length, which stays. Their
+    Wheels measure how far a robot went, but not its pitch. The tracks give all but the length, which stays. Their
     Sampson distances from the epipolar lines become small (Hartley & Zisserman 2004, 11.4.3), with a robust loss.
-    Returns the pose, as it was where there is too little to track.
-
-    Args:
-        pose: Of the first frame in the second one.
-        first: Grey image [h, w].
-        second: Grey image [h, w].
-        camera: Of both, without distortion.
+    Returns the pose, as it was where there is too little to track. `pose`: of the first frame in the second one, whose
+    grey images [h, w] are given; `camera`: of both, without distortion.
     """
     tracks = _tracks(first, second)
     length = float(np.linalg.norm(pose.translation))

@@ -174,9 +174,8 @@ def fusion_views(
 ) -> Iterator[DepthView]:
     """Depth views to fuse for a frame: itself, then frames spread evenly over the distance travelled around it.
 
-    Yields:
-        Views at half resolution, or the smaller one that the depth has. Their grid frame is the frame's left camera,
-        axes x forward, y left, z up.
+    They have half the resolution, or the smaller one of the depth. Their grid frame is the frame's left camera, axes x
+    forward, y left, z up.
     """
     positions = np.array([sequence.world_from_camera(i, left).translation for i in range(len(sequence))])
     travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(positions, axis=0), axis=1))])
@@ -284,8 +283,7 @@ def voxels_of_pixels(
     v, u = np.nonzero(depth > 0.0)
     rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(camera.matrix).T
     points = grid_from_camera.apply(rays * depth[v, u, None])
-    cells = np.floor((points - np.asarray(grid.origin)) / grid.voxel_size).astype(int)
-    inside = ((cells >= 0) & (cells < grid.shape)).all(axis=1)
+    cells, inside = grid.index_of(points)
     points, cells, of_pixel = points[inside], cells[inside], (v[inside], u[inside])
     seen = classes[of_pixel]
     flat = np.isin(seen, GROUND_CLASSES) & (depth[of_pixel] < _FARTHEST_GROUND_M)
