@@ -47,7 +47,7 @@ def test_a_checkpoint_says_which_version_wrote_it(teacher: Path, tmp_path: Path)
 
 def resume(before: dict[str, Any], now: dict[str, Any]) -> None:
     record = TrainingRecord(now, SimpleNamespace())  # type: ignore[arg-type]
-    record.on_load_checkpoint(None, None, {KEY: {"configuration": before}})  # type: ignore[arg-type]
+    record.refuse_other({"configuration": before})
 
 
 def test_a_training_resumes_with_the_configuration_that_it_had() -> None:

@@ -138,7 +138,7 @@ def test_scenedino(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     """Features of a published transformer, or of DINOv2 with its larger tokens; then classes of what looks alike."""
     kinds = {kind: saved_model(kind, tmp_path / kind) for kind in ("vit", "dinov2")}
     name, chosen = "scenedino_kitti_360", [f"{key}={kinds['dinov2']}" for key in ("encoder_weights", "features.model")]
-    assert main(command(kitti_360, name, *chosen, "features.cell=16", "features.rays=16")) == 0
+    assert main(command(kitti_360, name, *chosen, "features.cell=16", "features.rays=16", run="dinov2")) == 0
     field = train(kitti_360, name, *(f"{key}={kinds['vit']}" for key in ("encoder_weights", "features.model")))
     assert Checkpoint.read(field).field_of(FeatureField).reads == "units"
     assert exported(field).feature_size == (128, 256)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from scene_completion_ros import cli
 from scene_completion_ros.cli import main
-from scene_completion_ros.errors import BundleError, SceneCompletionError, TrainingError
+from scene_completion_ros.errors import BundleError, SceneCompletionError, SequenceError, TrainingError
 from scene_completion_training import runner
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration
@@ -136,6 +136,8 @@ def test_a_finished_training_stays_and_a_new_one_clears_its_folder(synthetic_dri
     train(configuration)
     assert sorted(file.name for file in last.parent.iterdir()) == kept
     assert all(torch.equal(value, before[name]) for name, value in Checkpoint.read(last).state.items())
+    with pytest.raises(SequenceError, match="trained with other values of .*'hidden'"):
+        train(dataclasses.replace(configuration, hidden=32))
     last.unlink()  # nothing to resume: what else lies there belongs to another training
     best, mine = last.with_name("best.ckpt"), last.with_name("mine.ckpt")
     best.write_bytes(b"of another training")

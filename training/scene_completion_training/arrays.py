@@ -1,4 +1,4 @@
-"""Short names of what is everywhere: kinds of arrays, whose shape and unit are said where they are used, and chance."""
+"""Short names of kinds of arrays, whose shape and unit are given where they are used, and of random generators."""
 
 from typing import TypeAlias
 

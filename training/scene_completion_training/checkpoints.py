@@ -46,7 +46,7 @@ Field = TypeVar("Field", bound=TrainedField)
 
 
 class TrainingRecord(lightning.Callback):
-    """Writes the configuration into every checkpoint, and refuses to resume a training of another one."""
+    """Writes the configuration into every checkpoint, and refuses those of a training of another one."""
 
     def __init__(self, configuration: dict[str, Any], data: TrainingData) -> None:
         self.configuration, self.data = configuration, data
@@ -60,13 +60,11 @@ class TrainingRecord(lightning.Callback):
         """Adds the record."""
         checkpoint[KEY] = self.content()
 
-    def on_load_checkpoint(self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Raises a `BundleError` for one of a later version, a `SequenceError` for another configuration.
+    def refuse_other(self, record: Mapping[str, Any]) -> None:
+        """Raises a `SequenceError` for the record of a checkpoint of another configuration.
 
         Or a `ConfigurationError` for one that used a key which this version does not have any more.
         """
-        record = checkpoint.get(KEY, {})
-        refuse_later(record, str(self.configuration["output"]))
         before = record.get("configuration", {})
         _refuse_removed(before, record, str(self.configuration["output"]))
         kept = {name: value for name, value in self.configuration.items() if name in before and name not in _MAY_CHANGE}

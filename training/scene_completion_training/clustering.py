@@ -18,7 +18,7 @@ from scene_completion_ros.whole_files import tensor_bytes, write_whole
 from scene_completion_training.arrays import Floats, Halves, Ints, Reals
 
 CLUSTER_FILE = "clusters.safetensors"
-HELD_OUT = 5  # every so many-th point is kept out of the fit, and says how well it does
+HELD_OUT = 5  # every so many-th point is kept out of the fit, and measures how well it does
 CLASS_FILE = "classes.json"
 SCHEMA = 1
 UNNAMED = "cluster_{:02d}"

@@ -1,4 +1,4 @@
-"""Training configurations: what a YAML file may say for every stage, and how it is read."""
+"""Training configurations: keys of YAML files that every stage has, and how they are read."""
 
 # No postponed annotations here: the configuration parser resolves those of a base class in the wrong module.
 import argparse
@@ -33,10 +33,10 @@ class LossWeights:
     stereo_depth: float = 1.0  # rendered depth against stereo depth
     dense_depth: float = 1.0  # inverse depth in channel 0 of the feature map against stereo depth
     occupancy: float = 1.0  # density logits at voxel centres against fused stereo occupancy
-    sparsity: float = 0.01  # mean opacity at random points of the view: empty where nothing says otherwise
+    sparsity: float = 0.01  # mean opacity at random points of the view: empty where there is no evidence
     # Occupancy probability at such points against "free". What no view ever saw (behind the last surface, below the
     # road) has no voxels in `occupancy`. A field would take it for solid: the only voxels that are known behind
-    # surfaces are. It acts beside `occupancy` alone.
+    # surfaces are. It acts together with `occupancy` alone.
     emptiness: float = 0.0
 
 
@@ -62,7 +62,7 @@ class TrainingConfiguration:
     # Arithmetic: "32-true", "bf16-mixed" or "16-mixed".
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     # Processes on a machine, each with its own device and `data.batch_size` samples a step, started by the trainer or
-    # by SLURM. Under torchrun it is what that says.
+    # by SLURM. Under torchrun it is set by that.
     devices: int = 1
     nodes: int = 1  # machines; as `devices`
     gradient_clip: float = 5.0  # largest norm of the gradient; 0 leaves it as it is
@@ -114,8 +114,8 @@ class Configuration(TrainingConfiguration):
     # Anything V2 Small twelve and a neck that always learns.
     frozen_blocks: int = 16
     head_rate: float = 1.0  # factor on `learning_rate` for the head
-    # First steps, in which only the dense depth is trained. The losses on the density say little while the features
-    # hold no depth, and their gradients drown the one that would put it there.
+    # First steps, in which only the dense depth is trained. The losses on the density have little effect while
+    # the features hold no depth, and their gradients drown the one that would put it there.
     depth_only_steps: int = 0
     # First steps, taken with images of half the size: four times as fast (progressive resizing). Points are queried in
     # normalised coordinates, so nothing else changes.
@@ -174,7 +174,7 @@ class Configuration(TrainingConfiguration):
         return self.validate_every if self.data.validation else None
 
     def _chosen(self) -> Viewpoint:
-        """The viewpoint of a field that is looked through, or the one asked for, or that of what it starts from."""
+        """The viewpoint of a fixed field, or the one of the settings, or that of what it starts from."""
         fixed = self.looks_through()
         requested = self.camera is not None or self.volume is not None
         if fixed and (self.camera == "auto" or not requested):
@@ -247,5 +247,5 @@ def read_configuration(path: Path, overrides: list[str], kind: type[Completed]) 
         keys = [*(key for key, _ in named_values(content)), *(given.partition("=")[0] for given in overrides)]
         refusals = [sentence for key in keys if (sentence := removed("configuration key", key))]
         what = refusals[0] if refusals else " ".join(str(error).split())
-        raise ConfigurationError(what, where=str(path), cure="Correct it, or the KEY=VALUE that says so") from error
+        raise ConfigurationError(what, where=str(path), cure="Correct it, or the KEY=VALUE that sets it") from error
     return made(**{name: value for name, value in vars(parsed).items() if name != "config"})

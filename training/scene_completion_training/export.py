@@ -1,6 +1,6 @@
 """Turns a training checkpoint into a student bundle: folded ONNX encoder, head and unfolded weights.
 
-Of stage `completion` it is two graphs, from the image to what pixels say, and from there to the voxels.
+Of stage `completion` it is two graphs, from the image to predictions for its pixels, and from there to the voxels.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ COLOURS: Mapping[str, tuple[int, int, int]] = clustering.CLASS_COLOURS | {
 
 
 class ExportedView(nn.Module):
-    """From an image, and what is known of the ground, to what its pixels say by themselves."""
+    """From an image, and what is known of the ground, to predictions for its pixels."""
 
     def __init__(self, field: SceneField, encoder: EncoderDecoder) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class ExportedView(nn.Module):
 
 
 class ExportedScene(nn.Module):
-    """From what pixels say and what else is known of depth to the units of cells, the logits of voxels, and depth."""
+    """From predictions for pixels and measurements of depth to units of cells, logits of voxels, and depth."""
 
     def __init__(self, field: SceneField) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:
 
 
 OPSET = 18
-SMALLEST_INVERSE_DEPTH = 1e-3  # per metre: what lies farther is said to lie at a kilometre
+SMALLEST_INVERSE_DEPTH = 1e-3  # per metre: what lies farther is put at a kilometre
 # Settings that name files of the machine that trained.
 _PLACES = ("output", "start_from", "pixels_from", "encoder_checkpoint", "teacher", "features_from", "encoder_weights")
 
@@ -306,7 +306,7 @@ def without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
 def export_bundle(
     checkpoint: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any]
 ) -> StudentBundle:
-    """Exports a checkpoint as a bundle, calibrated by what the training itself says of occupancy.
+    """Exports a checkpoint as a bundle, calibrated by the occupancy that the training learned.
 
     A training that ended with images of half the size makes a student that takes such: a quarter of the pixels.
     `licence`: of the weights, which follows from the training data; `provenance`: what it was trained on and how.
@@ -344,7 +344,7 @@ def _described(
 
 def export_labelled(
     # Checkpoint of stage `feature_field`, `semantics` or `agglomeration` whose density is that of the student. Of an
-    # agglomeration the spaces of the teachers that can be asked in words go along.
+    # agglomeration the spaces of the teachers that words can query go along.
     checkpoint: Path,
     student: StudentBundle,
     classes: Path,  # folder that `features classes` made of that checkpoint, its file of names edited or not

@@ -93,7 +93,7 @@ def encoded_views(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class FieldStage(Stage):
-    """Base of the stages of density fields. A stage makes its `field` and says what its losses are."""
+    """Base of the stages of density fields. A stage makes its `field` and defines its losses."""
 
     configuration_class = Configuration
     field_class: ClassVar[type[TrainedField]] = DensityField
@@ -129,7 +129,7 @@ class FieldStage(Stage):
 
     @classmethod
     def learns_link(cls, configuration: Mapping[str, Any]) -> bool:
-        """Whether a training of a configuration (plain values) made its `link` say something."""
+        """Whether a training of a configuration (plain values) trained its `link`."""
         return bool(configuration.get("losses", {}).get("occupancy", 0.0))
 
     def start(self, data: SequencesData) -> None:
@@ -145,7 +145,7 @@ class FieldStage(Stage):
             self.start_learning()
 
     def first_weights(self, data: SequencesData) -> None:
-        """Fits depth and head to where things are on average, where losses say so."""
+        """Fits depth and head to where things are on average, where losses need it."""
         losses, steps = self.settings.losses, self.settings.prior_steps
         if losses.dense_depth:
             self.first_depth(data)
@@ -221,7 +221,7 @@ class FieldStage(Stage):
 
     @property
     def depth_only(self) -> bool:
-        """Whether the present step trains nothing but the depth of every pixel; a validation looks at what will be."""
+        """Whether the present step trains nothing but the depth of every pixel; a validation takes all losses."""
         first = self.settings.depth_only_steps
         begun = self.global_step < first if self.training else self.settings.steps <= first
         return bool(self.settings.losses.dense_depth and begun)
@@ -357,8 +357,8 @@ class SingleImageStage(FieldStage):
         return [self.density.feature_layer, self.density.position_layer, self.density.density_layer]
 
 
-class BesideDensityStage(SingleImageStage):
-    """Base of the stages of features beside a density, which stays as it is unless `frozen` says otherwise."""
+class FeatureStage(SingleImageStage):
+    """Base of the stages of features beside a density, which stays as it is where it is `frozen`."""
 
     field: FeatureField
 

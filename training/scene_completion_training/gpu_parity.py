@@ -2,7 +2,7 @@
 
 An encoder is a graph in float32 or float16: bytes in, channels last, one image. What a GPU gains: no shape arithmetic
 is left, no constant runs along with the image into a convolution, and channels stay multiples of what tensor cores
-take. The float16 graph is typed strongly, as TensorRT wants it: every tensor has the type it says, and every change of
+take. The float16 graph is typed strongly, as TensorRT wants it: every tensor has its declared type, and every change of
 type is a Cast. TensorRT 11 knows only such graphs, and 10 takes them as well.
 """
 
@@ -127,7 +127,7 @@ def _take_constants_out(graph: onnx.GraphProto) -> None:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     nodes: list[onnx.NodeProto] = []
-    same: dict[str, str] = {}  # what a concatenation that has one input left is called otherwise
+    same: dict[str, str] = {}  # concatenations with one input left, and that input
     maps: dict[str, tuple[slice, Constant]] = {}  # output of a shortened concatenation -> what is gone
     for node in graph.node:
         kept = [name for name in node.input if name not in values]

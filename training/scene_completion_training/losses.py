@@ -2,8 +2,8 @@
 
 Losses of features: against the tokens of foundation models, each other within a surface, and between crops.
 
-Several teachers are each compared as suits it, weighed by learned uncertainty (CUA-O3D, section 3). Which points look
-alike is distilled into which points belong together (STEGO, equation 4; SceneDINO, section 3.2).
+Several teachers are each compared as suits it, weighed by learned uncertainty (CUA-O3D, section 3). Which points have
+similar features is distilled into which points belong together (STEGO, equation 4; SceneDINO, section 3.2).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -80,7 +80,7 @@ LIMIT = 2.0  # density above which both count as the same, per metre, as in KDBT
 def density_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
     """Mean |min(σ_s, 2) − min(σ_t, 2)| over valid points [B, N], per metre; no gradient reaches the teacher.
 
-    Beyond the limit both only say "a surface": how dense it is does not matter, and would rule the mean.
+    Beyond the limit both are a surface: how dense it is does not matter, and would rule the mean.
     """
     return weighted_mean((student.clamp_max(LIMIT) - teacher.detach().clamp_max(LIMIT)).abs(), valid)
 
@@ -88,8 +88,8 @@ def density_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Ten
 def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
     """Mean Kullback-Leibler divergence of the student's occupancy (logits [B, N]) from the teacher's over valid points.
 
-    A teacher mostly says "perhaps" of hidden space. A probability of 0.3 is a density of 0.02 per metre under the
-    `OccupancyLink`, which clipped densities do not tell from empty space.
+    A teacher is mostly uncertain about hidden space. A probability of 0.3 is a density of 0.02 per metre under the
+    `OccupancyLink`, which clipped densities do not separate from empty space.
     """
     taught = teacher.detach()
     probability = probability_of_log_odds(taught)
@@ -143,7 +143,7 @@ def block_depth(depth: Tensor, size: int) -> Tensor:
 
 
 def positive_inverse_depth(inverse: Tensor) -> Tensor:
-    """Inverse depth, per metre, as the loss reads it: positive, and with a gradient, also where a code says less."""
+    """Inverse depth, per metre, as the loss reads it: positive, and with a gradient for any code."""
     return functional.softplus(inverse, beta=_SHARPNESS)
 
 
@@ -175,7 +175,7 @@ def log_depth_loss(rendered: Tensor, hint: Tensor) -> Tensor:
 
 
 def stereo_depth_loss(field: ObservedField, rendered: RenderedPatches, batch: dict[str, Tensor]) -> Tensor:
-    """Rendered against stereo depth of the loss views, but for rays that end where no encoder view looks."""
+    """Rendered against stereo depth of the loss views, but for rays that end outside of all encoder views."""
     hint = observed_values(batch["hints"][:, :, None], rendered)[..., 0]
     outside = ~field.in_view(rendered.points).reshape(rendered.weights.shape)
     guessed = invalid_rays(rendered.weights.detach(), outside[:, None])
@@ -240,7 +240,7 @@ EDGE_TEMPERATURE = 25.0  # how quickly the smoothness of features ends at an edg
 def cosine_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """1 − cos(F, F*), mean of rows [P, D] by weights or booleans [P]; zero, also the gradient, where none has a weight.
 
-    The published code has no mask: rays that end where no encoder view looks are drawn to what others see there.
+    The published code has no mask: rays that end outside of all encoder views are drawn to what others show there.
     """
     return weighted_mean(1.0 - functional.cosine_similarity(predicted, target, dim=-1, eps=1e-6), weight)
 
@@ -333,7 +333,7 @@ def agglomeration_terms(
 
 
 def term_weights(teachers: Sequence[TeacherSpec]) -> dict[str, float]:
-    """Weights of these terms: the total is the loss, what each teacher says is only watched."""
+    """Weights of these terms: the total is the loss, that of each teacher is only watched."""
     return {"agglomeration": 1.0, **{f"teacher_{teacher.name}": 0.0 for teacher in teachers}}
 
 
@@ -354,7 +354,7 @@ KITTI_360_FORCES: dict[Pair, Force] = {
     "similar": Force(0.41564, 0.18458),
     "random": Force(0.67024, 0.87093),
 }  # values that SceneDINO found on KITTI-360 for DINO features
-# Share of a kind's pairs of points that attract, where shifts are estimated. Of two crops that look alike most attract,
+# Share of a kind's pairs of points that attract, where shifts are estimated. Of two similar crops most attract,
 # of two that were drawn at random few.
 ATTRACTED: dict[Pair, float] = {"self": 0.6, "similar": 0.8, "random": 0.05}
 

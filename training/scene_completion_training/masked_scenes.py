@@ -6,8 +6,8 @@ coordinates.
 
 The network meets the voxels that are visible alone; its decoder fills in the hidden ones from the coarsest level to the
 finest. Its teacher, an average of its own weights, sees another view of the scene with nothing hidden. On every level
-the network has to say what the teacher says of the same places. The distance and the normalisation are choices of this
-project: those of the source are not known.
+the network predicts the features of the teacher at the same places. The distance and the normalisation are choices of
+this project: those of the source are not known.
 """
 
 import math
@@ -283,8 +283,8 @@ def sampled(levels: Sequence[Tensor], scene: SceneView, points: Tensor) -> list[
 def distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean of 1 - cos between features [P, D] and the teacher's [P, D], both with mean 0 and deviation 1 a point.
 
-    The teacher's have their mean over the points taken away: what it says of every voxel is no part of the answer
-    (DINO, eq. 4, with the mean of a batch). Otherwise a network learns to say the same everywhere: the loss falls, and
+    The teacher's have their mean over the points taken away: what all voxels have in common is no part of the target
+    (DINO, eq. 4, with the mean of a batch). Otherwise a network learns one output for all places: the loss falls, and
     the spread of the features with it. Zero where there is no point.
     """
     if not len(student):
@@ -302,7 +302,7 @@ def spread(features: Tensor) -> float:
     """How far features [P, D] point in different directions: 1 if evenly in all, 0 if all in one.
 
     It is the standard deviation over the points of the features brought to length 1, mean over the dimensions, times
-    √D. Where it falls towards 0, the teacher says the same of every voxel, and there is nothing left to learn.
+    √D. Where it falls towards 0, the teacher's features are the same everywhere, and there is nothing left to learn.
     """
     if len(features) < 2:
         return math.nan

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class StepGenerator(torch.Generator):
-    """Randomness of one step: its draws are those of all processes; beside them each sample of it has its own."""
+    """Randomness of one step: its draws are those of all processes; each of its samples has its own besides."""
 
     def __new__(cls, *_: int) -> "StepGenerator":
         """Makes one on the CPU, so that a training goes the same way on any device."""

@@ -1,6 +1,6 @@
 """Patches of loss views rendered through an observed density field, in colours of posed source views.
 
-A field is asked along patch rays of posed pinhole views, anywhere in the view, and around surfaces.
+A field is queried along patch rays of posed pinhole views, anywhere in the view, and around surfaces.
 """
 
 from collections.abc import Iterator
@@ -188,7 +188,7 @@ def points_in_balls(centres: Tensor, radius: float, count: int, generator: torch
 
 @dataclass(frozen=True, eq=False)
 class RenderedPatches:
-    """Rays of patches and what the field says along them."""
+    """Rays of patches and the field along them."""
 
     rays: Rays
     distances: Tensor  # samples along them [B, R, K], metres
@@ -293,7 +293,7 @@ def sample_colours(
 
 @dataclass(frozen=True, eq=False)
 class SynthesisedPatches:
-    """Patches of loss views as they were seen, and as other views show what the field says of them."""
+    """Patches of loss views as they were seen, and as they are rendered from other views."""
 
     observed: Tensor  # colours of the loss views [P, 3, h, w] in 0..1
     rendered: Tensor  # the same from each source view [P, S, 3, h, w]

@@ -1,4 +1,4 @@
-"""Runs the stage of a configuration on Lightning, or tries a few steps of it to say what the training will take."""
+"""Runs the stage of a configuration on Lightning, or tries a few steps of it to estimate the whole training."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from scene_completion_ros.commands.arguments import Output
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.progress import Progress
-from scene_completion_training.checkpoints import SafeCheckpoints, TrainingRecord
+from scene_completion_training.checkpoints import Checkpoint, SafeCheckpoints, TrainingRecord
 from scene_completion_training.configuration import Configuration, TrainingConfiguration
 from scene_completion_training.field_stage import FieldStage
 from scene_completion_training.stage import Stage
@@ -62,6 +62,7 @@ def train(configuration: TrainingConfiguration, *, threads: int | None = None) -
     configuration, data = stage.settings, stage.make_data()
     record = TrainingRecord(dataclasses.asdict(configuration) | stage.remembered(), data)
     if resume is not None:
+        record.refuse_other(Checkpoint.read(resume).record)
         stage.go_on()
     start = [] if resume else [FirstWeights()]
     trainer = _trainer(configuration, [record, *start, *stage.callbacks()])
@@ -77,7 +78,7 @@ class StepsLeft(lightning.Callback):
     """Shows how far a training is. Lightning's bar counts epochs, of which a training here may have any number."""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The first process alone says it."""
+        """The first process alone shows it."""
         self._progress = Progress(trainer.max_steps, "step", trainer.global_step) if trainer.is_global_zero else None
 
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
@@ -165,7 +166,7 @@ def _wait_for_gpu() -> None:
 
 
 def plan(configuration: TrainingConfiguration, threads: int | None = None) -> list[str]:
-    """Tries a few steps of a training on this machine, and says in lines what all of them will take.
+    """Tries a few steps of a training on this machine, and estimates in lines what all of them will take.
 
     Where the losses need images alone they are read as they lie, and nothing is written. Otherwise frames are prepared
     in the cache of the training. Half of the size, and depth alone, are left out where they are not for all steps: the

@@ -22,9 +22,9 @@ Batch: TypeAlias = dict[str, Tensor]  # by name, of samples or of their losses
 
 
 class Stage(lightning.LightningModule):
-    """Base of all stages: makes its data, and says what its losses are; the rest it may leave as it is."""
+    """Base of all stages: it makes its data and defines its losses."""
 
-    # What a YAML file may say for it.
+    # Keys of its YAML files.
     configuration_class: ClassVar[type[TrainingConfiguration]] = TrainingConfiguration
     field_class: ClassVar[type[Any]]  # network that its checkpoints hold as `field`
     next_command: ClassVar[str]  # what one does with its checkpoint
@@ -39,7 +39,7 @@ class Stage(lightning.LightningModule):
         raise NotImplementedError
 
     def callbacks(self) -> list[lightning.Callback]:
-        """What goes on beside the steps, for this stage alone: the average of the weights, if its settings have one."""
+        """Callbacks of this stage alone: the average of the weights, if its settings have one."""
         settings = self.settings
         if not getattr(settings, "ema_decay", 0.0):
             return []
@@ -51,7 +51,7 @@ class Stage(lightning.LightningModule):
 
     @classmethod
     def learns_link(cls, configuration: Mapping[str, Any]) -> bool:  # noqa: ARG003
-        """Whether a training of a configuration (plain values) made its `link` say something."""
+        """Whether a training of a configuration (plain values) trained its `link`."""
         return False
 
     def start(self, data: Any) -> None:

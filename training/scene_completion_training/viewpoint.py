@@ -83,7 +83,7 @@ class Volume:
 
     @property
     def grid(self) -> VoxelGrid:
-        """The voxels; the camera stands at their origin and looks along x, as in the default grid."""
+        """The voxels; the camera stands at their origin and x points ahead, as in the default grid."""
         voxel = self.voxel_size
         lengths = (self.ahead, 2.0 * self.sideways, self.below + self.above)
         x, y, z = (round(length / voxel) for length in lengths)
@@ -148,7 +148,7 @@ class CameraSettings:
     cy: float | None = None  # principal point y, pixels (a little above the middle)
     # Horizontal, degrees, instead of fx; or "auto", as wide as the recordings are.
     field_of_view: float | Literal["auto"] | None = None
-    height_above_ground: float | Literal["auto"] = STREET_HEIGHT_M  # metres, or "auto", as the recordings say
+    height_above_ground: float | Literal["auto"] = STREET_HEIGHT_M  # metres, or "auto", as in the recordings
     # Smallest and largest pitch of the cameras, radians, down positive.
     pitch_range: tuple[float, float] = (-0.05, 0.05)
 

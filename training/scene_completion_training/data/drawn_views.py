@@ -63,7 +63,7 @@ def canonical_depth(depth: Reals, camera: Camera, canonical: Camera, turn: Doubl
 def jittered(image: Bytes, generator: Random, strength: float = 0.3, washed: float = 0.2) -> Bytes:
     """Brightness, contrast and saturation jitter of a strength, hue ±0.1; greyscale and blur each in a share of images.
 
-    Stronger than in BTS (±0.2, neither grey nor blurred): where a few drives are all there is, colours tell them apart.
+    Stronger than in BTS (±0.2, neither grey nor blurred): few drives would be identified by their colours.
     """
     brightness, contrast, saturation = generator.uniform(1.0 - strength, 1.0 + strength, 3)
     hue = generator.uniform(-0.1, 0.1)
@@ -165,7 +165,7 @@ def depth_hint(frame: PreparedFrame, name: str, canonical: Camera, turn: Doubles
 def published_views(frames: Drive, index: int, side: str, near: int, far: int | None) -> list[tuple[int, str]]:
     """The views of a sample as Behind the Scenes has them: of each camera a frame, and the one `near` frames later.
 
-    The sample's own camera comes first, then the other of the pair, then those that look aside (or the pair once more),
+    The sample's own camera comes first, then the other of the pair, then the side cameras (or the pair once more),
     `far` frames on. Beyond the end of the drive its last frame stands in.
     """
     last = len(frames) - 1

@@ -44,7 +44,7 @@ class StepSampler(Sampler[int]):
     """Sample numbers in order, from where the training stands: what a resumed training still has to see.
 
     Of several processes each takes every so many-th batch. `length`: samples of the whole training, of all processes;
-    `done`: says how many have been used when the iteration starts.
+    `done`: gives how many have been used when the iteration starts.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class DataSource:
     # the working directory where it begins with "./". With wildcards (`./towns/*`) it stands for all that match.
     folder: str
     # Name of the poses, where a recording has several; "none" where it has none. With "none" each frame is a drive of
-    # its own, and its stereo pair alone says depth and evidence.
+    # its own, and depth and evidence come from its stereo pair alone.
     poses: str | None = None
     # Factor on the share of samples it gets. The share grows with the square root of its length (with the number of
     # frames where they are unrelated).
@@ -85,7 +85,7 @@ class DataSource:
 class SequenceSource(DataSource):
     """A training sequence of a density field."""
 
-    # Take the ground truth voxels that a rendered town holds, instead of what its stereo depth says.
+    # Take the ground truth voxels of a rendered town instead of evidence from its stereo depth.
     exact: bool = False
 
 
@@ -139,7 +139,7 @@ class DataSettings:
     validation_frames: str = ""
     allow_missing: bool = False  # go on where listed frames are not there
     # Folder of classes of the images' pixels, for stage `semantic_field`. They are pictures of Cityscapes' train ids as
-    # S4C publishes them: `DRIVE/CAMERA/data_192x640/NUMBER.png`, and of the cameras that look aside, rectified,
+    # S4C publishes them: `DRIVE/CAMERA/data_192x640/NUMBER.png`, and of the side cameras, rectified,
     # `data_192x640_0x-15`.
     class_images: str = ""
     # Folder for prepared frames. Where the losses need images alone these are only resized; with "" they are then read
@@ -269,7 +269,7 @@ class SequencesData(TrainingData):
                 recorded.resize(wanted, self.store, self.processors)
 
     def _opened(self, role: str, sources: list[SequenceSource], frames: str) -> list[Drive]:
-        """Drives of all sources; those of the training say how far they see."""
+        """Drives of all sources; those of the training give the range of focal lengths."""
         split = FrameSplit(frames) if frames and sources else None
         found: list[Drive] = []
         for source in matching(Path(self.settings.root), sources):
@@ -335,7 +335,7 @@ class SequencesData(TrainingData):
         return max(2, int(self.settings.workers))
 
     def _looked_at(self, count: int, listed: list[tuple[int, str]] | None) -> Mask:
-        """Which of so many frames the samples look at: the listed ones, and those that are views beside them."""
+        """Which of so many frames the samples use: the listed ones, and those that are further views of them."""
         views = self.settings.views
         if listed is None or not views.near_frames:
             return np.ones(count, np.bool_)

@@ -35,7 +35,7 @@ from scene_completion_training.data.stereo import (
 from scene_completion_training.data.store import Arrays, Entry, Store, damaged, keyed, mapped_arrays
 from scene_completion_training.viewpoint import Viewpoint, Volume
 
-# Rotation of the rectified view of a camera that looks aside: 15° down, to where the ground and its things are.
+# Rotation of the rectified view of a side camera: 15° down, to where the ground and its things are.
 DOWNWARD = view_rotation(pitch=-float(np.radians(15.0)))
 _VERSION = 6
 _USED_ASSETS = ("validity_", "ego_")
@@ -73,7 +73,7 @@ class PreparedFrame:
 
     @property
     def far_cameras(self) -> tuple[str, str]:
-        """Two cameras that see from further along what is hidden here: those that look aside, or those ahead."""
+        """Two cameras that see from further along what is hidden here: the side cameras, or those ahead."""
         aside = sorted(set(self.images) - {"left", "right"})
         first, second = (*aside, "left", "right" if "right" in self.images else "left")[:2]
         return first, second
@@ -88,7 +88,7 @@ Drive: TypeAlias = Sequence[PreparedFrame]  # in order of time
 
 
 def prepare_sequence(
-    # Sequence with a rectified stereo pair, or with one camera that looks ahead; lenses are rectified.
+    # Sequence with a rectified stereo pair, or with one camera ahead; lenses are rectified.
     sequence: PosedSequence,
     store: Store,
     *,
@@ -101,7 +101,7 @@ def prepare_sequence(
 ) -> list[Path]:
     """Files of all frames of a sequence, in order; those that the store lacks are prepared.
 
-    Raises SequenceError: there is no truth that is asked for.
+    Raises SequenceError: `exact`, and there is no ground truth.
     """
     settings, viewpoint = settings or voxel_evidence.FusionSettings(), viewpoint or Viewpoint()
     if exact and not holds_exact_voxels(sequence):
@@ -248,14 +248,14 @@ def load_prepared(file: Path) -> PreparedFrame:
         raise damaged(file, error) from error
 
 
-# Folder of a camera's classes, of one ahead and of one that looks aside (S4C).
+# Folder of a camera's classes, of one ahead and of one to the side (S4C).
 _CLASS_FOLDERS = ("data_192x640", "data_192x640_0x-15")
-# Voxel centres, their occupancy and its evidence, where nobody measures them.
+# Voxel centres, their occupancy and its evidence, where they are not measured.
 _NOTHING = np.zeros((0, 3), np.int16), np.zeros(0, np.uint8), np.zeros(0, np.float16)
 
 
 class OnDemand(Mapping[str, Any]):
-    """Values by name that are made when they are asked for."""
+    """Values by name that are made when they are read."""
 
     def __init__(self, names: Collection[str], make: Callable[[str], Any]) -> None:
         self._names, self._make = names, make
@@ -273,7 +273,7 @@ class OnDemand(Mapping[str, Any]):
 
 
 class RecordedFrames(Sequence[PreparedFrame]):
-    """All frames of a sequence, with the cameras ahead as "left" and "right", and those that look aside turned down.
+    """All frames of a sequence, with the cameras ahead as "left" and "right", and the side cameras turned down.
 
     Frames have images of all cameras; lenses ahead are looked through by pinholes. Images are read as they lie until
     `resize` was called. `class_images`: see `DataSettings.class_images`.
@@ -409,6 +409,6 @@ class RecordedFrames(Sequence[PreparedFrame]):
 
 @lru_cache(maxsize=8)
 def _covered(camera: Camera, canonical: Camera) -> Mask:
-    """Where a camera that looks aside covers the canonical one."""
+    """Where a side camera covers the canonical one."""
     nothing = np.zeros((camera.height, camera.width), np.uint8)
     return virtual_pinhole(nothing, camera, canonical, DOWNWARD)[1]

@@ -1,4 +1,4 @@
-"""The viewpoint that a configuration asks for; what it leaves to the recordings is taken from them, and said."""
+"""The viewpoint of a configuration; what it leaves to the recordings is taken from them, and printed."""
 
 import dataclasses
 import math
@@ -28,9 +28,9 @@ _CONTRADICTING = 1.25  # heights that differ by more are those of different rigs
 def viewpoint_of(
     camera: CameraSettings, volume: VolumeSettings, sequences: Sequence[PosedSequence]
 ) -> tuple[Viewpoint, list[str]]:
-    """The viewpoint that settings ask for, of recordings where something is "auto", and lines for people that say so.
+    """The viewpoint of settings, from recordings where something is "auto", and lines that report it.
 
-    Raises ConfigurationError where the settings contradict each other, or no recording says how high the camera stands.
+    Raises ConfigurationError where the settings contradict each other, or no recording gives the height of the camera.
     """
     lines = []
     if camera.height_above_ground == "auto":
@@ -42,7 +42,7 @@ def viewpoint_of(
             what = f"both fx = {camera.fx} and a field of view of the recordings"
             raise ConfigurationError(what, where="camera", cure="Give one of them")
         if not sequences:
-            raise ConfigurationError("there are none to look at", where="data.sources", cure="Name the recordings")
+            raise ConfigurationError("there are no recordings", where="data.sources", cure="Name the recordings")
         seen = recorded_view(sequences)
         camera = _fitting(camera, seen)
         lines.append(f"field of view: {seen.summary}")

@@ -6,7 +6,7 @@ depths, and signs of local differences are compared (Spangenberg et al., CAIP 20
 since what one side hides the other shows (Kang, Szeliski & Chai, CVPR 2001). Semi-global matching smooths the costs.
 
 What moves, what has no texture, and what lies around the focus of expansion shows no parallax or a wrong one. A depth
-counts therefore only where a neighbour measures the same by itself, and where its error is small beside it.
+counts therefore only where a neighbour measures the same by itself, and where its error is small against it.
 
 Cameras ahead that have lenses are looked through by pinholes, as wide as the canonical camera.
 """
@@ -50,7 +50,7 @@ def has_lens(camera: Camera) -> bool:
 
 
 def rectified_sequence(sequence: PosedSequence, names: Sequence[str], canonical: Camera) -> PosedSequence:
-    """The sequence with lenses of cameras that look ahead as pinholes, a little wider than the canonical camera.
+    """The sequence with lenses of cameras ahead as pinholes, a little wider than the canonical camera.
 
     They keep the resolution that the lens has in its middle. Masks, and the depth of the first camera, are taken at the
     nearest pixels. Raises ConfigurationError where the canonical camera is wider than a pinhole can usefully be.
@@ -411,7 +411,7 @@ def _winners(total: Counts) -> tuple[Doubles, Mask]:
     turning = (curve > 0.0) & (inner[..., 0] == best)
     plane = best + np.where(turning, 0.5 * (before - after) / np.where(turning, curve, 1.0), 0.0)
     least = total.min(axis=2)
-    for shift in range(-2, 3):  # costs of planes beside the cheapest say nothing of others
+    for shift in range(-2, 3):  # planes next to the cheapest do not count as others
         np.put_along_axis(total, np.clip(best[..., None] + shift, 0, total.shape[2] - 1), np.uint16(65535), axis=2)
     return plane, (total.min(axis=2) > _UNIQUE * least) & (best < total.shape[2] - 1)
 

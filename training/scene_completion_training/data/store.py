@@ -43,7 +43,7 @@ _DTYPES = {"BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "F
 
 
 def keyed(name: str, made_of: Any) -> str:
-    """The name of an entry: what it is called, and the hash of all that it follows from, which are plain values."""
+    """The folder of an entry: its name, and the hash of all that it follows from, which are plain values."""
     content = json.dumps(made_of, sort_keys=True, default=str)
     return f"{name.replace('/', '_')}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 

@@ -46,7 +46,7 @@ class ViewSettings:
     yaw: float = 6.0
     pitch: float = 0.1  # as `yaw`, degrees
     roll: float = 0.1  # as `yaw`, degrees
-    # Most rows at the upper and at the lower edge that repeat the row beside them and have no depth, drawn anew for
+    # Most rows at the upper and at the lower edge that repeat the row next to them and have no depth, drawn anew for
     # each edge. A turned camera shows where the recording ends, and so by how much it was turned.
     covered: int = 0
     # Apply brightness, contrast, saturation and hue (±0.1) jitter, random greyscale and blur.
@@ -54,7 +54,7 @@ class ViewSettings:
     jitter: float = 0.3  # strength of the first three (0.2 in BTS)
     washed: float = 0.2  # share of the images that are made grey, and of those that are blurred (0 in BTS)
     mirror: bool = True  # mirror the whole scene half of the time, and roll it so that the ground lies as before
-    # Share of the samples whose own camera is one of those that look aside, where the rig has some (0.5 in the second
+    # Share of the samples whose own camera is a side camera, where the rig has some (0.5 in the second
     # stage of SceneDINO).
     aside: float = 0.0
     # Add four views from further along the drive, those of the side cameras where the rig has some. From where the rig
@@ -72,7 +72,7 @@ class ViewSettings:
     # Of eight views, cameras take turns in which of their two frames renders, see `roles_of_views` (BTS).
     in_turn: bool = False
     # How far along the further images stand that a field of several views encodes, least and most. Views a metre apart
-    # look at the same sides of the same things; what stands behind an obstacle is seen from beside it. By default 0 to
+    # show the same sides of the same things; what stands behind an obstacle is seen past it. By default 0 to
     # 12 on a street, and in proportion elsewhere.
     encoder_metres: tuple[float, float] | None = None
 
@@ -111,7 +111,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         length: int,  # number of samples (steps × batch size)
         shares: Sequence[float] | None = None,  # factor on each sequence's share
         # Drive, frame and side of every sample there is: each comes once an epoch, in another order. Without it, any
-        # frame may come, and the shares say how often.
+        # frame may come, as often as the shares.
         listed: Sequence[tuple[int, int, str]] = (),
         # Number of different samples, which come again in another order when all have been seen; 0 for as many as there
         # are samples.
@@ -304,7 +304,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
     def _occupancy(self, draw: drawn_views.Draw, generator: Random) -> dict[str, Tensor]:
         frame = draw.frames[draw.index]
         count, near = self.settings.occupancy_points, self.viewpoint.volume.even_depth
-        if not frame.has_evidence:  # one camera: nothing is known, and the weights say so
+        if not frame.has_evidence:  # one camera: nothing is known, and has no weight
             ahead = torch.tensor([0.0, 0.0, near]).expand(count, 3)
             return {"points": ahead, "target": torch.zeros(count), "weight": torch.zeros(count)}
         hit, free = (np.flatnonzero(mask) for mask in (frame.target > 0, frame.target == 0))

@@ -220,7 +220,7 @@ def fused_voxels(
 def exact_voxels(sequence: PosedSequence, index: int, left: str, *, kept: int) -> dict[str, NDArray[Any]]:
     """Ground truth of a rendered frame as voxel centres with evidence.
 
-    What no sensor could ever tell is left out: what lies below the ground, and insides of houses, cars and crowns.
+    What no sensor can observe is left out: what lies below the ground, and insides of houses, cars and crowns.
 
     `sequence`: sequence with the assets "voxel_label" and "voxel_flags"; `kept`: most voxels kept, half of them
     occupied.
@@ -250,7 +250,7 @@ def _stored(points: Reals, target: Floats, evidence: Floats, kept: int, generato
 
 
 SKY = len(COMMON_CLASSES)  # class of pixels that no voxel can hold
-OF_NO_CLASS = 254  # a voxel that is occupied, nobody knows by what
+OF_NO_CLASS = 254  # an occupied voxel of unknown class
 OCCUPIED = 0.5  # share of the evidence that has to speak for "occupied"
 # A place is what its pixel sees if their depths differ by no more, metres and a share of the depth.
 _SAME_M, _SAME = 0.4, 0.05
@@ -278,7 +278,7 @@ def voxels_of_pixels(
     A voxel is occupied if it holds ground, or a surface that was measured to within a voxel. All else is unknown. One
     pair sees free space as well, but no far surface to within a voxel: whoever learns from that learns that nothing
     stands anywhere. Returns labels [X, Y, Z]: a class, 255 unknown. Heights of the ground [X, Y] in the grid, metres;
-    NaN where nobody knows it.
+    NaN where it is unknown.
     """
     v, u = np.nonzero(depth > 0.0)
     rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(camera.matrix).T

@@ -63,7 +63,7 @@ class AgglomeratedField(FeatureField):
         super().__init__(density, target_size=sum(dims.values()), channels=channels, units=units, expansion=heads)
         self.centres = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(dim), requires_grad=False) for name, dim in dims.items()}
-        )  # what each teacher's features [D] are learned and said without, by name; zero unless it is set
+        )  # centre that each teacher's features [D] are learned without, by name; zero unless it is set
         self.surface_layer = nn.Conv2d(1, units, 1, bias=False)
         nn.init.zeros_(self.surface_layer.weight)
         with torch.no_grad():
@@ -121,7 +121,7 @@ class AgglomeratedPoints(nn.Module):
 
     @classmethod
     def of(cls, configuration: Mapping[str, Any]) -> "AgglomeratedPoints":
-        """An untrained one, as the configuration of a training (plain values) says."""
+        """An untrained one, by the configuration of a training (plain values)."""
         return cls({teacher["name"]: teacher["dim"] for teacher in configuration["teachers"]}, configuration["heads"])
 
     def forward(self, index: Tensor, inputs: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ class DensityField(nn.Module):
         return [*self.position_layer.parameters(), *self.density_layer.parameters()]
 
     def prior_logit(self, points: Tensor) -> Tensor:
-        """Density before softplus [B, N] at points [B, N, 3] where no feature says anything."""
+        """Density before softplus [B, N] at points [B, N, 3] without features."""
         coordinates: Tensor = self.spec.coordinates(points, self.camera)
         return self.head_logit(points.new_zeros(()).expand(len(points), self.hidden, points.shape[1]), coordinates)
 
@@ -184,7 +184,7 @@ class SingleViewObservation(ObservedField):
 
 
 _LOGITS = np.linspace(-12.0, 8.0, 41)
-_CERTAIN = 0.98  # probabilities beyond this, and below its complement, say little of a slope
+_CERTAIN = 0.98  # probabilities beyond this, and below its complement, hardly depend on the slope
 
 
 class OccupancyLink(nn.Module):

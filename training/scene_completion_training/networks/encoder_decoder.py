@@ -135,8 +135,8 @@ class MonodepthDecoder(nn.Module):
 class MetricDecoder(nn.Module):
     """From the maps of a `DepthAnythingTrunk` to features at half the image's resolution.
 
-    The relative depth goes in as it is and divided by its mean, and the place of each pixel, which says how far the
-    ground lies that it shows, and so gives depth its metres.
+    The relative depth goes in as it is and divided by its mean, and the place of each pixel, from which the
+    distance of the ground follows, and so the metric scale.
     """
 
     stride = STRIDE

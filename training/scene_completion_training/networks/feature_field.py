@@ -24,7 +24,7 @@ class ChannelNorm(nn.Module):
     """Brings the channels of each pixel to mean zero and variance one, and scales each channel (LayerNorm).
 
     The cosine loss is blind to the length of features: a decoder's outputs grew three hundredfold within a thousand
-    steps, and beside them the point code said nothing.
+    steps, and the point code had no effect any more.
     """
 
     def __init__(self, channels: int) -> None:
@@ -39,7 +39,7 @@ class ChannelNorm(nn.Module):
 
 
 class FeatureField(nn.Module):
-    """A single-view density field with hidden units for features beside those for the density.
+    """A single-view density field with hidden units for features, next to those for the density.
 
     f(x) = Wo · ReLU(Wf g(u, v) + Wγ γ(x) + b), with a feature map g of its own, decoded from the maps of the density's
     trunk. SceneDINO has one hidden layer for both. Apart, the density can stay exactly what it was validated as, and a
@@ -142,7 +142,7 @@ class FeatureField(nn.Module):
         return self.expansion(features)  # type: ignore[no-any-return]
 
     def codes(self, features: Tensor) -> Tensor:
-        """Features [..., channels] of points as vectors [..., D]: what lies together in their space is called alike."""
+        """Features [..., channels] of points as vectors [..., D]: what lies together in their space gets one class."""
         return normalised(self.expand(features))
 
 
@@ -179,7 +179,7 @@ def normalised(features: Tensor) -> Tensor:
 
 
 class SalienceDownsampler(nn.Module):
-    """Weighs the rays of a patch by how much each says, and sums their features [D = `size`] (FeatUp's attention).
+    """Weighs the rays of a patch by their salience, and sums their features [D = `size`] (FeatUp's attention).
 
     π = softmax_j(s_j w_j + b_j), s_j = a · F_j + c, with w ~ N(1, 0.01) and b ~ N(0, 0.01) learned for each place j in
     the patch. Rays that cannot be supervised have no weight.
@@ -199,7 +199,7 @@ class SalienceDownsampler(nn.Module):
 
 
 class ArtefactField(nn.Module):
-    """What tokens say of their place in the shifted grid, not of the scene: a map [*grid, D] learned and dropped."""
+    """What in tokens depends on their place in the shifted grid, not on the scene: a map [*grid, D], dropped."""
 
     def __init__(self, size: int, grid: tuple[int, int]) -> None:
         super().__init__()
@@ -271,7 +271,7 @@ class CropBuffer(nn.Module):
         return similar, other
 
 
-KINDS = 48  # clusters that targets are told apart by
+KINDS = 48  # clusters of targets
 MOST_FITTED = 16_384
 
 

@@ -23,14 +23,14 @@ STATED_OFF = 0.03
 # With it, the mean of |error| / σ at 12 to 60 m of window 04 is 0.7 and 0.9, as without it of window 05, which they
 # learned from.
 FAR_OFF = 0.005
-# Mean weight of the pixels of an image, its nearest road 1, at which the road says half of what it can say.
+# Mean weight of the pixels of an image, its nearest road 1, at which the road counts half as much as it can.
 _LEAST_GROUND = 0.01
 SENSED_OFF = 0.1  # logarithm by which the depth of most pixels is off from that of a sensor, once all are scaled
 _SENSED_SCALE_OFF = 0.02  # standard deviation of the logarithm of the scale that many depths of a sensor lead to
-_FEW_SENSED = 20.0  # pixels with a depth of a sensor that say half as much of the scale as many
-# Pixels across the surroundings, from far to near, in which a network is off by as much as where a sensor looks.
+_FEW_SENSED = 20.0  # pixels with a depth of a sensor that count half as much for the scale as many
+# Pixels across the surroundings, from far to near, in which the error of a network is that at the pixels of a sensor.
 _SENSED_AROUND = (49, 17, 5)
-_SENSED_REST = 0.5  # share of the doubt about a pixel that is left beside a depth of a sensor
+_SENSED_REST = 0.5  # share of the deviation of a pixel that is left next to a depth of a sensor
 _PLACES = (1, 2, 3)
 _MOST_OFF = 0.5  # logarithm of depth from which what pixels see is a table or a ditch, and no ground at another scale
 _LOG_DEVIATION = -2.3  # of the logarithm of depth, at the start: about a tenth
@@ -79,8 +79,8 @@ class PixelHead(nn.Module):
         tokens: int = 384,  # channels of its tokens
         classes: int = 15,  # classes behind "empty"
         width: int = 64,  # channels inside
-        shifted: bool = False,  # inverse depths of an image get a shift beside their factor
-        class_branch_channels: int = 0,  # channels of a branch that tells classes by the tokens alone; 0: there is none
+        shifted: bool = False,  # inverse depths of an image get a shift next to their factor
+        class_branch_channels: int = 0,  # channels of a branch that predicts classes from the tokens alone; 0: none
         merging: bool = True,  # tokens go into what depth, its doubt and classes follow from
     ) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ def scaled(
 def _ground_scale(
     view: PixelView, spec: PointCodeSpec, ground: Tensor, kind: Ground, label: int
 ) -> tuple[Tensor, Tensor]:
-    """Logarithm of the factor by which the road lies where the mounting says, and its precision [B, 1, 1, 1]."""
+    """Logarithm of the factor that brings the road to where the mounting puts it, and its precision [B, 1, 1, 1]."""
     inverse, level = spec.inverse_depth(view.code), spec.inverse_depth(ground[:, :1])
     off = (inverse.clamp_min(1e-3) / level.clamp_min(1e-3)).log()
     near = ((level > 1.0 / kind.farthest) & (level < 1.0 / kind.nearest) & (off.abs() < _MOST_OFF)) * ground[:, 1:]
@@ -197,7 +197,7 @@ def _ground_scale(
     weight = near * shown * nearness
     mean = _robust_mean(off, weight, STATED_OFF)
     seen = weight.mean(dim=_PLACES, keepdim=True)
-    # The road says all that it can where there is enough of it, and against the encoder it weighs by that share.
+    # The road counts fully where there is enough of it, and against the encoder by that share.
     gain = kind.scale_deviation**2 / (kind.scale_deviation**2 + STATED_OFF**2) * seen / (seen + _LEAST_GROUND)
     return mean, gain / (1.0 - gain) / kind.scale_deviation**2
 
@@ -223,7 +223,7 @@ def _robust_mean(off: Tensor, weight: Tensor, spread: float) -> Tensor:
 def _joined(inverse: Tensor, deviation: Tensor, sensed: Tensor) -> tuple[Tensor, Tensor]:
     """Inverse depth and deviation with what a sensor saw, at its pixels and, less surely, between and around them.
 
-    Errors of a network are alike in neighbouring pixels: what is off where the sensor looks is off between its beams.
+    Errors of a network are alike in neighbouring pixels: an error at the beams of a sensor is one between them.
     """
     precision = sensed[:, 1:]
     known = (precision > 0.0).float()
@@ -254,7 +254,7 @@ _DISTANCES_M = (0.5, 2.0, 8.0)
 _GEOMETRY = 2 * len(_DISTANCES_M) + 3
 _PRIOR_CELLS = 4  # cells, along each axis of the bird's-eye view, to one of the learned mean
 _FARTHEST_FROM_LEVEL = 1.5  # of a ground that pixels see, metres
-# Probability from which a voxel lies behind a surface; voxels of a place that say as much as those of its height.
+# Probability from which a voxel lies behind a surface; voxels of a place that count as much as those of its height.
 _SURELY_HIDDEN, _FEW = 0.9, 200.0
 _LEAST_CLASS = 1e-3  # probability that a pixel gives any class
 _CERTAIN = 1e-4  # least probability of a voxel and of its contrary, while it is trained
@@ -294,12 +294,12 @@ class SceneDecoder(nn.Module):
         spec: PointCodeSpec,  # point code of the depths
         *,
         classes: int = 15,  # classes behind "empty"
-        reduced: int = 16,  # channels that a cell looks up besides depth and doubt
+        reduced: int = 16,  # channels that a cell looks up besides depth and deviation
         widths: tuple[int, ...] = (64, 128, 192, 256),  # channels of the U-Net, the finest first
         context: int = 16,  # channels of the U-Net for each height
         hidden: int = 64,
         ground: float = -1.65,  # height at which the ground starts, metres in the grid
-        use_pixel_classes: bool = False,  # a cell is called what its pixel is, as far as it trusts that
+        use_pixel_classes: bool = False,  # a cell takes the class of its pixel, weighed by a learned trust
     ) -> None:
         super().__init__()
         self.mixed: torch.dtype | None = None  # precision that the network computes in, where it is not single
@@ -385,7 +385,7 @@ class SceneDecoder(nn.Module):
 
     @torch.no_grad()
     def hidden_from(self, view: PixelView, voxels: Lookups) -> Tensor:
-        """Voxels [B, X, Y, Z] that surely lie behind what their pixel sees, or beside the image."""
+        """Voxels [B, X, Y, Z] that surely lie behind the surface of their pixel, or outside of the image."""
         surface = 1.0 / self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
         at, behind = self._surfaces(torch.cat([surface.log(), view.deviation], dim=1), voxels)
         return (behind > _SURELY_HIDDEN) & (at < 1.0 - _SURELY_HIDDEN)
@@ -394,9 +394,9 @@ class SceneDecoder(nn.Module):
     def match_mean(self, true: Tensor, predicted: Tensor, count: Tensor) -> None:
         """Shifts the learned mean so that hidden places hold, on average, what they hold in truth.
 
-        A step of an optimiser moves a weight by its learning rate at most: it would take thousands until the mean says
-        that hardly anything stands in the air. `true`, `predicted`: sums over samples of true occupancies of hidden
-        voxels [X, Y, Z] and of this decoder's probabilities; `count`: how many samples knew each.
+        A step of an optimiser moves a weight by its learning rate at most: it would take thousands until the mean
+        of places in the air is as low as it should be. `true`, `predicted`: sums over samples of true occupancies of
+        hidden voxels [X, Y, Z] and of this decoder's probabilities; `count`: how many samples knew each.
         """
         pooled = [self._pooled(values) for values in (true, predicted, count)]
         known = pooled.pop()
@@ -444,7 +444,7 @@ class SceneDecoder(nn.Module):
         return at.reshape(shape).permute(0, 2, 3, 1), (1.0 - shown).reshape(shape).permute(0, 2, 3, 1)
 
     def _lowest_seen(self, surfaces: tuple[Tensor, Tensor]) -> Tensor:
-        """Where pixels that look at a column meet it [B, 1, x, y], metres above the level of the ground.
+        """Where the rays of pixels meet a column [B, 1, x, y], metres above the level of the ground.
 
         What is not behind a surface is before it: over a column of road, the share that is behind ends at the road.
         """

@@ -42,7 +42,7 @@ class Trunk(nn.Module):
     """Base of the trunks; BatchNorm stays at its ImageNet statistics, unless a trunk has `batch_statistics`.
 
     Training runs at batches of few images, where batch statistics are noise; the affine parameters still learn.
-    `channels`: of the maps at strides 2, 4, 8, 16 and 32, if a trunk does not say otherwise; `mean` and `scale`: of RGB
+    `channels`: of the maps at strides 2, 4, 8, 16 and 32, if a trunk has no others; `mean` and `scale`: of RGB
     in 0..255.
     """
 

@@ -67,7 +67,7 @@ class VoxelHUNet(nn.Module):
     """A sparse U-net whose decoder gives features on every level (HUNet of Masked Scene Modeling, its supplement).
 
     Blocks, norms and scales are those of the release, the default widths are of this project; there is no drop path.
-    Voxels enter without coordinates, as there: features say what is around a voxel, not where it is.
+    Voxels enter without coordinates, as there: features describe what is around a voxel, not where it is.
     """
 
     def __init__(self, settings: HUNetSettings) -> None:
@@ -176,7 +176,7 @@ class SerialisedAttention(nn.Module):
     """x + s · attention(norm(x)) within windows along the curve, then x + s · GEGLU(norm(x)), without biases.
 
     Source: the serialised attention of Point Transformer V3, as MSM's release has it; without dropout and Hilbert's
-    curve. Voxels do not tell where they are: what is near is in the window, and convolutions say how things lie.
+    curve. Voxels have no positions: what is near is in the window, and convolutions give how things lie.
     `width`: C; `exchanged`: the curve has x and y exchanged, so that its windows end elsewhere.
     """
 

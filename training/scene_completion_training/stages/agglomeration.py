@@ -14,7 +14,7 @@ from scene_completion_training import losses
 from scene_completion_training.configuration import Configuration, TrainingConfiguration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds
-from scene_completion_training.field_stage import BesideDensityStage
+from scene_completion_training.field_stage import FeatureStage
 from scene_completion_training.foundation.backbone import FeatureLifter, LiftedFeatures, TokenMaps
 from scene_completion_training.foundation.feature_store import mirrored_targets
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField, AgglomeratedPoints, HeadKind
@@ -39,7 +39,7 @@ class StoredTeacher(losses.TeacherSpec):
 
     targets: str = ""  # folder of its precomputed features, see `scene-completion features images`
     # Take from each of its features the mean of all of them ("targets"), or that of the classes of `text_bank`
-    # ("texts"). What all have in common hides what tells them apart. Features that are asked in words stay without it:
+    # ("texts"). What all have in common hides their differences. Features that are queried by words stay without it:
     # as vectors from the centre, those of pure things are nearer to their names than mixtures.
     centre: Literal["none", "targets", "texts"] = "none"
     text_bank: str = ""  # text bank whose classes give the centre
@@ -81,12 +81,11 @@ class AgglomerationConfiguration(Configuration):
             raise ConfigurationError(f"points={settings.points}, own={settings.own}", where="agglomeration", cure=cure)
 
 
-class AgglomerationStage(BesideDensityStage):
+class AgglomerationStage(FeatureStage):
     """Trains an `AgglomeratedField` on a density that stays as it is, from batches of `ViewSamples` with targets.
 
-    Points of surfaces get what all views that see them say on average (`FeatureLifter`). The field learns to say the
-    same of them from its one image. Raises ConfigurationError: targets that do not fit together or what they are asked
-    for.
+    Points of surfaces get the mean features of all views that see them (`FeatureLifter`). The field learns to predict
+    them from its one image. Raises ConfigurationError: targets that do not fit together, or not their text bank.
     """
 
     configuration_class = AgglomerationConfiguration
@@ -159,7 +158,7 @@ class AgglomerationStage(BesideDensityStage):
         return super().training_step(batch, batch_index)
 
     def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """How far the features of points are from what the teachers say of them."""
+        """How far the features of points are from those of the teachers."""
         seen: FeatureObservation = self.observe(batch)
         points, targets, known = self._compared(batch, seen, generator)
         features = seen.features(points).flatten(0, 1)  # [B N, channels]
@@ -184,7 +183,7 @@ class AgglomerationStage(BesideDensityStage):
                 name: TokenMaps(batch[f"features/{name}"][number], batch[f"feature_offsets/{name}"][number], store.cell)
                 for name, store in self.stores.items()
             }
-            # View 0 shows what the field sees: of a point on the surface there, it alone is asked, at any depth.
+            # View 0 is the image of the field: a point on its surface takes features from it alone, at any depth.
             shown = self._surface_points(seen.depth_code[number], own, its)
             others, valid = self._view_points(hints, masks, poses, requested.points - own, its)
             lifted += [self.lifter(shown, maps, poses[:1], None, masks[:1])]
@@ -258,7 +257,7 @@ class PointAgglomerationConfiguration(TrainingConfiguration):
     data: PointDataSettings = field(default_factory=PointDataSettings)
     lifting: LiftingSettings = field(default_factory=LiftingSettings)  # how features of pixels come to points
     teachers: list[PixelTeacher] = field(default_factory=list)  # a point is compared with all of them or none
-    heads: HeadKind = "linear"  # "linear" as CUA-O3D released them, or "mlp" as its paper says
+    heads: HeadKind = "linear"  # "linear" as CUA-O3D released them, or "mlp" as in its paper
 
     def check(self) -> None:
         """Refuses a training without teachers, and numbers that cannot be."""
@@ -301,7 +300,7 @@ class PointAgglomerationStage(Stage):
         return super().training_step(batch, batch_index)
 
     def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """How far the features of voxels are from what the teachers say of a point in each."""
+        """How far the features of voxels are from those of the teachers at a point in each."""
         features = self.field(batch["voxel_index"], batch["inputs"])[batch["known"]]
         names = [teacher.name for teacher in self.settings.teachers]
         targets = {name: batch[f"target/{name}"].float() for name in names}

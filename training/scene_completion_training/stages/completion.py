@@ -112,7 +112,7 @@ class CompletionConfiguration(TrainingConfiguration):
     ema_decay: float = 0.995  # decay of the weight average that is evaluated and exported; 0 switches it off
     ema_start: int = 200  # step from which the average is kept
     validate_every: int = 500  # steps between validations
-    # Samples whose voxels say, before the first step, what hidden places hold on average; 0: nothing does.
+    # Samples that give the mean occupancy of hidden places before the first step; 0: none.
     mean_of: int = 0
 
     @property
@@ -121,7 +121,7 @@ class CompletionConfiguration(TrainingConfiguration):
         return self.validate_every if self.data.validation else None
 
     def check(self) -> None:
-        """Refuses starts that say two things, or that would leave a branch without weights."""
+        """Refuses starts that contradict each other, or would leave a branch without weights."""
         super().check()
         if self.start_from and (self.only_pixels or self.mean_of):
             what = "holds a decoder with its mean, which go on learning"
@@ -200,7 +200,7 @@ class SceneField(nn.Module):
         return self.scaled(self.pixels(*maps, ground), ground)
 
     def scaled(self, view: PixelView, ground: Tensor, measured: Measured | None = None) -> PixelView:
-        """The view with depths in metres, as far as mounting, motion and sensors say what these are."""
+        """The view with depths in metres, scaled by mounting, motion and sensors."""
         return scaled(view, self.spec, ground, self.ground, self.names.index(self.ground.name), measured)
 
     def forward(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> CompletedScene:
@@ -210,7 +210,7 @@ class SceneField(nn.Module):
         return scene
 
     def hidden_from(self, view: PixelView, volume_from_camera: Tensor, mirrored: Tensor) -> Tensor:
-        """Voxels [B, X, Y, Z] that surely lie behind what their pixel sees, or beside the image."""
+        """Voxels [B, X, Y, Z] that surely lie behind the surface of their pixel, or outside of the image."""
         return self.spatial.hidden_from(view, self._lookups(1, volume_from_camera, mirrored))
 
     def _lookups(self, stride: int, volume_from_camera: Tensor, mirrored: Tensor) -> Lookups:
@@ -475,7 +475,7 @@ def read_frozen_encoder(
         state = part_of(TrainedWeights.read(file).field, "encoder.")
     whole = any(name.startswith("decoder.") for name in state)
     encoder = EncoderDecoder(size, trunk="depth_anything", pretrained=not whole, weights=weights)
-    state = named_as_here(state, encoder.state_dict().keys())  # exports look for these names
+    state = named_as_here(state, encoder.state_dict().keys())  # the names that exports use
     try:
         absent, unknown = encoder.load_state_dict(state, strict=whole)
         if unknown or (source and not state):

@@ -20,7 +20,7 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import DataNeeds
-from scene_completion_training.field_stage import BesideDensityStage, SingleImageStage
+from scene_completion_training.field_stage import FeatureStage, SingleImageStage
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.feature_store import FeatureStore, LiveTokens, mirrored_targets
 from scene_completion_training.networks import feature_field
@@ -50,11 +50,11 @@ class FeatureSettings:
     # Weight of the smoothness of features within a patch. The loss is scaled by √D, and that of SceneDINO is not: its
     # 0.25 is 0.25 / √768 here.
     smoothness: float = 0.25
-    # Share of the tokens that are drawn from the sample's own view, whose every token says something of its image. The
+    # Share of the tokens that are drawn from the sample's own view, whose every token belongs to its image. The
     # others are drawn from all views that render. In SceneDINO there are only those: 0.
     own_view: float = 0.5
-    # Learn tokens less their mean. Most of a token is the same in all of them; the cosine of whole tokens hardly tells
-    # two things apart.
+    # Learn tokens less their mean. Most of a token is the same in all of them; the cosine of whole tokens hardly
+    # differs between two things.
     centred: bool = True
     # The density stays as it is in `start_from`; only the features learn. Otherwise everything learns together, from
     # the losses of the density as well.
@@ -82,7 +82,7 @@ class FeatureFieldConfiguration(Configuration):
             self.check_start(", or let the density learn with features.freeze_density=false")
 
 
-class FeatureFieldStage(BesideDensityStage):
+class FeatureFieldStage(FeatureStage):
     """Trains a `FeatureField` from batches of `ViewSamples` with feature targets.
 
     A patch of rays covers exactly one token of its loss view. Its features are composited, expanded to the size of the
@@ -222,7 +222,7 @@ def feature_targets(settings: FeatureSettings) -> FeatureStore | LiveTokens:
     return LiveTokens(Backbone(settings.model, settings.layer), settings.cell)
 
 
-# Stage `semantics`: what looks alike in 3D is drawn together until it falls into clusters (SceneDINO, stage 2).
+# Stage `semantics`: what has similar features in 3D is drawn together until it forms clusters (SceneDINO, stage 2).
 
 
 OVERSAMPLING = 4  # points drawn in a ball for each that is kept: those that are not occupied are left out
@@ -258,7 +258,7 @@ class SemanticsConfiguration(Configuration):
         return self.features_from
 
     def completed(self) -> "SemanticsConfiguration":
-        """They look through a trained field: its network and the size of its images are what they are there."""
+        """The network and the size of its images are those of the trained field."""
         completed = super().completed()
         if not self.features_from:
             return completed
@@ -400,7 +400,7 @@ class SemanticFieldConfiguration(Configuration):
     """What S4C needs."""
 
     stage: str = "semantic_field"
-    class_weight: float = 0.02  # weight of the classes beside the losses of the density
+    class_weight: float = 0.02  # weight of the classes against the losses of the density
     # Weights of Cityscapes' train ids among each other, by default those of S4C: 10 for sidewalk, pole and traffic
     # sign, 5 for traffic light and person.
     weights_of_classes: tuple[float, ...] = (1, 10, 1, 1, 1, 10, 5, 10, 1, 1, 1, 5, 1, 1, 1, 1, 1, 1, 1)
@@ -417,7 +417,7 @@ class SemanticFieldConfiguration(Configuration):
             raise ConfigurationError(what, where="weights_of_classes", cure=f"Give {CLASSES} weights, none below 0")
 
 
-class SemanticFieldStage(BesideDensityStage):
+class SemanticFieldStage(FeatureStage):
     """Trains a `SemanticField`. What a point is comes from the features of its pixel and from its place, as in S4C."""
 
     configuration_class = SemanticFieldConfiguration
