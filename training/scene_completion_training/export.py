@@ -163,7 +163,9 @@ class FoldedEncoder(nn.Module):
         self.features: nn.Sequential | None = None
         self.surface: nn.Conv2d | None = None
         if isinstance(field, AgglomeratedField):
-            self.surface = fold(first_channel(density.encoder.projection), field.surface_layer)
+            depth = nn.Conv2d(density.encoder.channels, len(field.surface_layer.weight), 1, bias=False)
+            depth.weight.data.zero_()[:, :1] = field.surface_layer.weight.data  # it reads channel 0 alone
+            self.surface = fold(density.encoder.projection, depth)
         self.repeated: nn.Conv2d | None = None
         if isinstance(field, FeatureField):
             if field.reads == "decoder":
@@ -203,16 +205,6 @@ def fold(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
         if folded.bias is not None:
             folded.bias.copy_(bias if second.bias is None else bias + second.bias)
     return folded
-
-
-def first_channel(convolution: nn.Conv2d) -> nn.Conv2d:
-    """The 1×1 convolution that gives the first channel of another one."""
-    one = nn.Conv2d(convolution.in_channels, 1, 1)
-    with torch.no_grad():
-        one.weight.copy_(convolution.weight[:1])
-        if one.bias is not None and convolution.bias is not None:
-            one.bias.copy_(convolution.bias[:1])
-    return one
 
 
 def feature_size(field: DensityField | FeatureField, camera: Camera) -> tuple[int, int]:

@@ -314,7 +314,7 @@ class ParityCheck:
                 same_label += int(np.count_nonzero(labels == right_labels))
         return {
             "images": float(len(self._images)),
-            **{f"{name}_relative": _share(*sums) for name, sums in off.items()},
+            **{f"{name}_relative": float(sums[0] / max(sums[1], 1e-30)) for name, sums in off.items()},
             "occupied_agreement": agreed / voxels,
             "occupied_iou": both / either if either else 1.0,
             "labels_agreement": 1.0 if self._label is None else same_label / max(both, 1),
@@ -330,10 +330,6 @@ class ParityCheck:
 def _difference(found: Floats, wanted: Floats) -> Doubles:
     """Mean difference, and mean size of what is right."""
     return np.array([np.abs(one).mean(dtype=np.float64) for one in (found - wanted, wanted)])
-
-
-def _share(value: float, whole: float) -> float:
-    return float(value / whole) if whole > 0.0 else float(value > 0.0)
 
 
 _SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"}
