@@ -5,7 +5,6 @@ without and with words. It compares the encoder engines, and the fused voxel que
 projection, point code, grid_sample and the head over all voxels. Rows whose package is missing say which they need.
 """
 
-import argparse
 import functools
 import importlib.util
 import itertools
@@ -18,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measuring import Runs, canonical_image, demo_drive, hardware, in_turn, ratio_table, timed
+from benchmarks.measuring import Runs, canonical_image, demo_drive, hardware, in_turn, option_parser, ratio_table, timed
 from scene_completion_ros.commands.arguments import DEMO_WORDS, ask_words, chosen_words
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, open_student, shipped_students
+from scene_completion_ros.inference.bundle import StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.query_kernel import VoxelQuery
@@ -36,10 +35,7 @@ NAIVE, FUSED = "naive PyTorch, all voxels", "**fused**"
 
 def main() -> None:
     """Prints all tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="student bundle")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads for everything")
-    parser.add_argument("--repeats", type=int, default=20, help="runs a row; the naive query is run a quarter as often")
+    parser = option_parser(__doc__, threads=2, repeats=20)
     parser.add_argument(
         "--beside",
         nargs="*",

@@ -5,27 +5,24 @@
 - how far the kernels are from the CPU's on the same features;
 - each kernel on the features of a real image, between events on its stream;
 - the naive query in PyTorch on the same GPU, where torch sees it;
-- the way from a canonical image to sparse voxels, both on the host. Where TensorRT is missing, torch runs the encoder,
-  and the table says so.
+- the way from a canonical image to sparse voxels, both on the host, where TensorRT is installed.
 """
 
-import argparse
 import contextlib
 import functools
 import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.completion import naive_query
-from benchmarks.measuring import canonical_image, timed
-from scene_completion_ros.errors import BundleError, GpuError
+from benchmarks.measuring import canonical_image, option_parser, timed
+from scene_completion_ros.errors import GpuError
 from scene_completion_ros.evaluation.metric import table
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, open_student
+from scene_completion_ros.inference.bundle import StudentBundle, open_student
 from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext, installed_flavour, missing_parts
 from scene_completion_ros.inference.gpu.kernel_provision import (
@@ -40,7 +37,7 @@ from scene_completion_ros.inference.gpu.kernels import (
     compile_kernels,
 )
 from scene_completion_ros.inference.gpu.parity import KERNELS
-from scene_completion_ros.inference.gpu.tensorrt_engine import provide_engine
+from scene_completion_ros.inference.gpu.tensorrt_engine import TensorRtEngine, provide_engine
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
 
@@ -51,8 +48,7 @@ FILLER_BYTES, FILLER_COPIES = 2**28, 12  # of copies that keep the GPU busy whil
 
 def main() -> None:
     """Prints all tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="student bundle")
+    parser = option_parser(__doc__)
     parser.add_argument("--precision", default="fp16", help="of the encoder: fp16 or fp32")
     parser.add_argument("--frames", type=int, default=300, help="frames a row")
     arguments = parser.parse_args()
@@ -94,16 +90,14 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
         times, occupied = measure_kernels(device, pipeline, lambda: uploaded, frames, busy=busy)
     print(kernel_table(prepared, times, occupied, measure_naive(bundle, prepared, stored)) + "\n", flush=True)
     try:
-        opened = open_encoder(bundle, context, device, precision)
-    except (BundleError, GpuError) as error:
+        engine = open_engine(bundle, context, device, precision)
+    except GpuError as error:
         print(f"image to voxels was not measured: {error}", flush=True)
-        device.close()
-        return
-    name, load, encode, close = opened
-    before = functools.partial(load, image[None])
-    times, _ = measure_kernels(device, pipeline, encode, frames, first="encode", load=before)
-    print(way_table(name, times), flush=True)
-    close()
+    else:
+        load = functools.partial(engine.load, image[None])
+        times, _ = measure_kernels(device, pipeline, engine.enqueue, frames, first="encode", load=load)
+        print(way_table(f"{installed_flavour()} in {precision}", times), flush=True)
+        engine.close()
     device.close()
 
 
@@ -223,87 +217,16 @@ def measure_naive(bundle: StudentBundle, prepared: PreparedScene, features: NDAr
     return float(np.median(timed(run_query, 10).wall))
 
 
-# Its name, what takes images [1, H, W, 3], what asks for what it says of them, and what ends it.
-OpenedEncoder: TypeAlias = "tuple[str, Callable[[NDArray[np.uint8]], None], Callable[[], Buffer], Callable[[], None]]"
-
-
-def open_encoder(bundle: StudentBundle, context: PrimaryContext, device: KernelDevice, precision: str) -> OpenedEncoder:
-    """What runs the encoder on the stream of a device."""
+def open_engine(bundle: StudentBundle, context: PrimaryContext, device: KernelDevice, precision: str) -> TensorRtEngine:
+    """The encoder on the stream of a device. Raises GpuError: TensorRT or a graph of this precision is missing."""
     flavour = installed_flavour()
-    missing = missing_parts(flavour)
-    if missing:
-        why = "; ".join(f"{part.part} {part.what}" for part in missing)
-    elif precision not in bundle.gpu_precisions:
-        why = f"the bundle has no graph in {precision}"
-    else:
-        try:
-            engine = provide_engine(bundle, precision, context, lambda: make_encoder(bundle, cpu_engine()))
-        except GpuError as error:
-            why = f"{flavour} cannot: {error}"
-        else:
-            engine.stream = device.stream
-            return f"{flavour} in {precision}", engine.load, engine.enqueue, engine.close
-    name, load, encode, end = torch_encoder(bundle, device, precision)
-    return f"{name} ({why})", load, encode, end
-
-
-def torch_encoder(bundle: StudentBundle, device: KernelDevice, precision: str) -> OpenedEncoder:
-    """The network in torch, mixed precision but for fp32, without TensorRT. Raises GpuError if torch sees no GPU."""
-    if not torch_sees_gpu():
-        raise GpuError("torch sees no GPU", where="encoder", cure="Install it for CUDA, or TensorRT and its graph.")
-    import torch
-
-    half = precision != "fp32"
-    features_of = torch_features(bundle, "cuda", half=half)
-    stream: Any = torch.cuda.ExternalStream(int(device.stream.handle))  # type: ignore[no-untyped-call]
-    camera = bundle.canonical
-    on_host = torch.empty((1, camera.height, camera.width, 3), dtype=torch.uint8).pin_memory()
-    kept: list[Any] = []
-    torch.cuda.synchronize()  # weights went there on torch's stream, which the other one does not wait for
-
-    def load(images: NDArray[np.uint8]) -> None:
-        on_host.copy_(torch.from_numpy(images))
-
-    def encode() -> Buffer:
-        with torch.cuda.stream(stream):
-            features = features_of(on_host.cuda(non_blocking=True))
-        kept.append(features)  # until the kernels have read them
-        del kept[:-2]
-        kinds: dict[Any, np.dtype[Any]] = {torch.float16: np.dtype(np.float16), torch.float32: np.dtype(np.float32)}
-        return Buffer(features.data_ptr(), tuple(features.shape), kinds[features.dtype], features)
-
-    return f"torch {torch.__version__} in {'mixed float16' if half else 'float32'}", load, encode, kept.clear
-
-
-def torch_features(bundle: StudentBundle, device: str, *, half: bool) -> Callable[[Any], Any]:
-    """What computes features [1, h, w, C + E] of images uint8 [1, H, W, 3].
-
-    Bundles hold no unfolded weights of the label units: their channels are zeros. `half`: convolutions in float16, with
-    sums in float32 where torch has it so, and features in float16.
-    """
-    import torch
-
-    from scene_completion_training.networks.density_field import DensityField
-    from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-
-    weights = {name: torch.from_numpy(value.astype(np.float32)) for name, value in bundle.load_weights().items()}
-    hidden, channels = weights["feature_layer.weight"].shape[:2]
-    trunk, size = bundle.provenance["configuration"]["encoder"], (bundle.canonical.height, bundle.canonical.width)
-    encoder = EncoderDecoder(size, channels=channels, trunk=trunk, pretrained=False)
-    network: Any = DensityField(bundle.canonical, bundle.point_code, encoder=encoder, hidden=hidden).eval()
-    encoder.prior = weights["encoder.prior"]  # of images as large as when the training began
-    network.load_state_dict(weights)
-    network = network.to(device, memory_format=torch.channels_last)
-    network.encoder.mixed = torch.float16 if half else None
-    labels, kind = (0, bundle.head.label_hidden), torch.float16 if half else torch.float32
-
-    def features_of(images: Any) -> Any:
-        with torch.inference_mode():
-            pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
-            found = network.observe(pixels)
-            return torch.nn.functional.pad(found.hidden_map.to(kind).permute(0, 2, 3, 1), labels).contiguous()
-
-    return features_of
+    if missing := missing_parts(flavour):
+        raise GpuError("; ".join(f"{part.part} {part.what}" for part in missing))
+    if precision not in bundle.gpu_precisions:
+        raise GpuError(f"the bundle has no graph in {precision}")
+    engine = provide_engine(bundle, precision, context, lambda: make_encoder(bundle, cpu_engine()))
+    engine.stream = device.stream
+    return engine
 
 
 if __name__ == "__main__":

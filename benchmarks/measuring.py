@@ -5,6 +5,7 @@ import importlib.util
 import os
 import platform
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,18 @@ from scene_completion_ros.bags.reader import DEMO_DRIVE, BagReader
 from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.geometry.resampling import Resampler
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+
+
+def option_parser(description: str | None, *, threads: int | None = None, repeats: int | None = None) -> ArgumentParser:
+    """A parser of --bundle, and of --threads and --repeats where they have a default."""
+    parser = ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="student bundle")
+    if threads is not None:
+        parser.add_argument("--threads", type=int, default=threads, help="CPU threads; a node takes all for 0")
+    if repeats is not None:
+        parser.add_argument("--repeats", type=int, default=repeats, help="runs a row")
+    return parser
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,19 @@ a reader behind it. It prints Markdown tables:
   and whether memory grows.
 """
 
-import argparse
 import os
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measuring import demo_drive, hardware
+from benchmarks.measuring import demo_drive, hardware, option_parser
 from benchmarks.running_node import RunningNode
 from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words
 from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, open_student
+from scene_completion_ros.inference.bundle import open_student
 
 WIDTH, HEIGHT = 1280, 720
 PAUSE_S = 0.05  # between the result of an image and the next one, where images come one at a time
@@ -34,12 +32,10 @@ Columns: TypeAlias = "dict[str, Any]"  # columns of a row of a table: text, or m
 
 def main() -> None:
     """Prints all tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="student bundle")
+    parser = option_parser(__doc__, threads=0)
     parser.add_argument("--images", type=int, default=100, help="images that are completed one at a time")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long images are published at a rate")
     parser.add_argument("--rate", type=float, default=60.0, help="images a second")
-    parser.add_argument("--threads", type=int, default=0, help="parameter threads of the node; 0 for all")
     arguments = parser.parse_args()
     bundle = open_student(arguments.bundle)
     print(hardware(arguments.threads or os.cpu_count() or 1), flush=True)

@@ -11,7 +11,6 @@ memory, threads or open files grew after the warm-up. It does so too where an im
 or where a fault was not named or not forgotten.
 """
 
-import argparse
 import json
 import os
 import random
@@ -23,20 +22,20 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import Odometry
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.parameter import Parameter
+from scipy.stats import theilslopes
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import String
 
-from benchmarks.measuring import demo_drive, hardware
+from benchmarks.measuring import demo_drive, hardware, option_parser
 from benchmarks.running_node import FRAME, RunningNode
 from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.ros import messages, topics
 
 SPEED = 8.0  # metres a second
@@ -338,7 +337,7 @@ class Record:
     def grown(self, what: str) -> float:
         """By how much something grew from the warm-up to the end: Theil and Sen's slope times that duration."""
         minutes = self.counted("minute")
-        return slope(minutes, self.counted(what)) * (minutes[-1] - minutes[0])
+        return float(theilslopes(self.counted(what), minutes)[0]) * (minutes[-1] - minutes[0])
 
     def faults(self) -> list[str]:
         """What should not be, in words; empty where all is well."""
@@ -383,23 +382,13 @@ class Record:
         return "\n\n".join([*parts, "\n".join(self.faults()) or "Nothing grew, nothing was lost, all was named."])
 
 
-def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Theil and Sen's: the median of the slopes between all pairs of points; 0 where there is no pair."""
-    first, second = np.triu_indices(len(x), 1)
-    run = np.asarray(x)[second] - np.asarray(x)[first]
-    rise = np.asarray(y)[second] - np.asarray(y)[first]
-    return float(np.median(rise[run > 0] / run[run > 0])) if (run > 0).any() else 0.0
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a soak; 1 where something is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = option_parser(__doc__, threads=0)
     parser.add_argument("--minutes", type=float, default=120.0, help="how long")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the faults")
     parser.add_argument("--rate", type=float, default=5.0, help="images a second")
-    parser.add_argument("--bundle", type=Path, default=DEFAULT_BUNDLE, help="student bundle, of which a copy changes")
-    parser.add_argument("--threads", type=int, default=0, help="parameter threads of the node; 0 for all")
     given = parser.parse_args(arguments)
     bundle = given.output / "student"
     shutil.rmtree(bundle, ignore_errors=True)
@@ -420,7 +409,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Soak:
-    """Plays, breaks things, and measures."""
+    """Plays, breaks things, and measures into a record."""
 
     def __init__(self, drive: Drive, record: Record) -> None:
         self._drive, self._record = drive, record

@@ -5,19 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks import gpu
-from benchmarks.gpu import torch_encoder, torch_features
-from benchmarks.measuring import canonical_image
 from scene_completion_ros.errors import GpuError
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoder import OnnxRuntimeEncoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.host_tensorrt import HostTensorRt
 from tests.inference.gpu.small_gpu_bundle import GpuStudent
-from tests.inference.small_bundle import PLAIN_STUDENT
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -56,18 +50,7 @@ def test_the_whole_benchmark_prints_its_tables(
     assert f"encoder: tensorrt in {precision}" in printed
 
 
-def test_the_network_in_torch_gives_what_the_encoder_of_the_bundle_does() -> None:
-    bundle = StudentBundle.load(PLAIN_STUDENT)
-    image = canonical_image(bundle)
-    found = torch_features(bundle, "cpu", half=False)(torch.from_numpy(image[None]))
-    expected, hidden = OnnxRuntimeEncoder(bundle).encode(image).features, bundle.head.hidden
-    assert found.shape == (1, *expected.shape)
-    of_density = expected[..., :hidden]
-    np.testing.assert_allclose(found[0, ..., :hidden].numpy(), of_density, atol=5e-3 * np.abs(of_density).max())
-    assert not found[..., hidden:].any()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU")
-def test_without_a_gpu_torch_says_so() -> None:
-    with pytest.raises(GpuError, match="torch sees no GPU"):
-        torch_encoder(StudentBundle.load(PLAIN_STUDENT), None, "fp16")  # type: ignore[arg-type]
+def test_a_missing_graph_is_named(bundle: GpuStudent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "missing_parts", lambda _: [])
+    with pytest.raises(GpuError, match="no graph in int8"):
+        gpu.open_engine(bundle, None, None, "int8")  # type: ignore[arg-type]
