@@ -1,6 +1,6 @@
 """Measurements of speed, memory and quality; never part of a timed test.
 
-Whichever of them lacks a package or is given something that it cannot use says so, without a traceback.
+A missing package or unusable input ends them with a sentence, without a traceback.
 """
 
 import sys

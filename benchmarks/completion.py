@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.completion`` times the stages from image to SemanticVoxels of one student, of several, and of one
 without and with words. It compares the encoder engines, and the fused voxel query with the naive one in PyTorch:
-projection, point code, grid_sample and the head over all voxels. Rows whose package is missing say which they need.
+projection, point code, grid_sample and the head over all voxels. Rows whose package is missing name it.
 """
 
 import functools
@@ -154,7 +154,7 @@ def encoder_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
 
 
 def query_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
-    """The fused voxel query beside the naive one."""
+    """The fused voxel query next to the naive one."""
     encoder = make_encoder(bundle, threads=threads)
     features, volume, *_ = encoder.encode(canonical_image(bundle))  # no copy: where it starts in memory matters
     camera_from_grid = bundle.grid_from_camera.inverse()

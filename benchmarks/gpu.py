@@ -43,7 +43,7 @@ from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
 
 WARM_UP_S = 1.0  # of frames, until the clocks of the GPU are up
 NAIVE_CHUNK = 2**20  # voxels at a time; all at once need more memory than small GPUs have
-FILLER_BYTES, FILLER_COPIES = 2**28, 12  # of copies that keep the GPU busy while the host asks for a frame
+FILLER_BYTES, FILLER_COPIES = 2**28, 12  # of copies that keep the GPU busy while the host enqueues a frame
 
 
 def main() -> None:
@@ -104,12 +104,12 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
 def measure_kernels(
     device: KernelDevice,
     pipeline: VoxelPipeline,
-    encode: Callable[[], Buffer],  # gives the encoder's features, or asks for them
+    encode: Callable[[], Buffer],  # gives the encoder's features, or enqueues them
     frames: int,
     *,
     first: str | None = None,  # name of the stage that `encode` is; None for none
-    load: Callable[[], None] = lambda: None,  # gives the host's part of what `encode` asks for
-    # Keeps the device busy before each frame, so that its kernels are not timed with what the host takes to ask for
+    load: Callable[[], None] = lambda: None,  # the host's part before `encode`
+    # Keeps the device busy before each frame, so that kernels are not timed with what the host takes to enqueue
     # them.
     busy: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, NDArray[np.float64]], int]:
@@ -119,7 +119,7 @@ def measure_kernels(
     latter is from before `load` until the voxels are there. Then the number of occupied voxels.
     """
 
-    def ask() -> None:
+    def enqueue() -> None:
         device.begin()
         found = encode()
         if first is not None:
@@ -131,7 +131,7 @@ def measure_kernels(
         busy()
         started_s = time.perf_counter()
         load()
-        ask()
+        enqueue()
         occupied = len(pipeline.wait().index)
         return {**device.laps_ms(), "host": 1e3 * (time.perf_counter() - started_s)}, occupied
 
@@ -146,7 +146,7 @@ def measure_kernels(
 def kernel_table(
     prepared: PreparedScene, times: Mapping[str, NDArray[np.float64]], occupied: int, naive_ms: float | None
 ) -> str:
-    """Each kernel, and the naive query beside the fused one; ratios are to the latter."""
+    """Each kernel, and the naive query next to the fused one; ratios are to the latter."""
     fused = np.median(times["query"])
     rows = [("naive PyTorch, all voxels", "not measured: torch sees no GPU", "", "")]
     if naive_ms is not None:

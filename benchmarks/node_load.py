@@ -3,9 +3,9 @@
 ``python -m benchmarks.node_load`` runs the node in a process of its own, with a camera of 1280x720 pixels before it and
 a reader behind it. It prints Markdown tables:
 
-- one image at a time, raw and JPEG. The node's own processing times say all that lies between the arrival of an image
+- one image at a time, raw and JPEG. The node's own processing times cover all that lies between the arrival of an image
   and its published voxels and is no inference. That is decoding, waiting, conversion and publishing;
-- images at 60 Hz, also while the node looks for words: how old published results are, what becomes of the other images,
+- images at 60 Hz, also while the node queries words: how old published results are, what becomes of the other images,
   and whether memory grows.
 """
 
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def large_camera() -> tuple[Camera, NDArray[np.uint8]]:
-    """A camera of 1280x720 pixels, of a kind that the student knows, and a picture of the bundled drive."""
+    """A camera of 1280x720 pixels, of a usual lens, and a picture of the bundled drive."""
     _, images = demo_drive()
     picture = np.asarray(cv2.resize(images[0], (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC), np.uint8)
     focal = 0.58 * WIDTH

@@ -1,7 +1,7 @@
 """The node in a process of its own, a camera before it and readers behind it, for measurements of the whole.
 
-The camera publishes one picture again and again, with the time of a steady clock as stamp. What the node says of itself
-(processing times, diagnostics) and what the system says of its process is collected.
+The camera publishes one picture again and again, with the time of a steady clock as stamp. Collected is what the node
+reports (processing times, diagnostics), and what the system reports of its process.
 """
 
 import os
@@ -113,7 +113,7 @@ class RunningNode:
         self.reader = self.subscribe(PointCloud2, topics.VOXELS, self._on_cloud, raw=True)
 
     def look_for(self, words: str) -> None:
-        """Have the node look for words in all images from now on, and read what it finds."""
+        """Have the node query words in all images from now on, and read what it finds."""
         self.subscribe(PointCloud2, topics.MATCHES, lambda _: None, raw=True)
         query = self.node.create_publisher(String, self.full_name(topics.QUERY), 10)
         self.until(lambda: query.get_subscription_count() > 0, PATIENCE_S)
@@ -160,7 +160,7 @@ class RunningNode:
         self.forget()
 
     def settle(self) -> None:
-        """Send nothing until nothing comes any more and diagnostics tell of every image, or never will."""
+        """Send nothing until nothing comes any more and diagnostics account for every image, or never will."""
         deadline_s = time.monotonic() + SETTLE_S
         counts = None
         while True:

@@ -269,7 +269,7 @@ FAULTS: dict[str, Fault] = {
         f"outputs: subscribers of {topics.OBSTACLES}",
         Drive.look_away,
     ),
-    "nobody reads": Fault(
+    "no reader is left": Fault(
         lambda drive: drive.node.destroy_subscription(drive.reader),
         lambda drive: drive.values("inference").get("images without subscribers"),
         "inference: images without subscribers grow",
@@ -355,7 +355,7 @@ class Record:
             found.append("no image was completed")
         for event in self.events:
             if event.named_s is None:
-                found.append(f"minute {event.minute:.1f}, {event.name}: nobody named {event.expected}")
+                found.append(f"minute {event.minute:.1f}, {event.name}: not named: {event.expected}")
             elif event.forgotten_s is None:
                 found.append(f"minute {event.minute:.1f}, {event.name}: not forgotten: {event.expected}")
         return found

@@ -24,7 +24,7 @@ def test_the_whole_benchmark_prints_its_tables(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """All that `make test-gpu` cannot ask of a machine without a GPU: only the figures mean nothing here."""
+    """All but real figures of the benchmark, without a GPU."""
     image = np.random.default_rng(0).integers(
         0, 256, (bundle.canonical.height, bundle.canonical.width, 3), dtype=np.uint8
     )

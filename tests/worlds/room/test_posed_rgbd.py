@@ -49,7 +49,7 @@ def test_the_world_is_set_upright_on_its_floor(recording: Path, tour: RoomWalk) 
 
 
 def test_fused_voxels_agree_with_the_exact_ones(recording: Path, tour: RoomWalk) -> None:
-    """Where both know, they agree but for the rim that a surface has; a fused one sees parts of what is hidden."""
+    """Where both are known, they agree but for the rim that a surface has; a fused one sees parts of what is hidden."""
     sequence = open_recording(recording)
     truth, exact = voxel_truth(sequence, 13), tour.truth(13)
     assert truth is not None and truth.label is None

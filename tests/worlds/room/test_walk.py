@@ -43,7 +43,7 @@ def test_a_robot_is_level_and_low_and_a_hand_is_neither(walk: RoomWalk) -> None:
 
 
 def test_what_pixels_show_lies_in_voxels_of_its_class(walk: RoomWalk) -> None:
-    """Depth, labels and voxels of a frame say the same, but for the rims of voxels that two classes share."""
+    """Depth, labels and voxels of a frame agree, but for the rims of voxels that two classes share."""
     right = total = 0
     for index in range(0, 12, 3):
         view, truth = walk.view(index, CAMERA), walk.truth(index)
@@ -63,11 +63,11 @@ def test_the_grid_stands_upright_on_the_floor_below_each_frame(walk: RoomWalk) -
         ground = truth.ground
         assert ground is not None and np.nanmedian(ground[np.isfinite(ground)]) == pytest.approx(0.0, abs=1e-5)
         assert truth.grid_from_camera.translation[2] == pytest.approx(walk.poses[index].translation[2])
-        assert truth.grid_from_camera.rotation[1, 2] == pytest.approx(0.0, abs=1e-9)  # it looks along x
+        assert truth.grid_from_camera.rotation[1, 2] == pytest.approx(0.0, abs=1e-9)  # it faces along x
 
 
 def test_rooms_behind_closed_doors_are_unknown() -> None:
-    """Two rooms with a wall between them: the one without the camera is nobody's guess."""
+    """Two rooms with a wall between them: the one without the camera is unknown."""
     walk = RoomWalk(7, 1, (64, 48), leg=1, carrier="hand", supersampling=1)
     plan = walk.plan
     x0, x1, y0, y1 = plan.outline
@@ -112,7 +112,7 @@ def test_a_robots_walk_is_a_bag_with_its_mounting(tmp_path: Path) -> None:
 
 
 def test_rooms_are_scenes_of_points_with_the_classes_of_a_benchmark(tmp_path: Path, walk: RoomWalk) -> None:
-    """Labels are found by name: what ScanNet does not know has none."""
+    """Labels are found by name: what ScanNet lacks has none."""
     walk.sequence(("depth", "label", "instance")).save(tmp_path / "rooms")
     scene = open_scenes(tmp_path / "rooms", labels="scannet20", voxel=0.05)["rooms"]
     assert scene.classes == ROOM_CLASSES[1:21] and scene.label is not None and scene.instance is not None

@@ -56,15 +56,8 @@ def test_bag_is_read_back(drive: StreetDrive, tmp_path: Path) -> None:
         assert reader.counts["/odom"] == 3
 
 
-def test_stereo_bag_has_a_namespace_for_each_camera(drive: StreetDrive, tmp_path: Path) -> None:
-    write_drive_bag(drive.sequence(()), tmp_path / "bag", cameras=(LEFT, RIGHT), lidar_every=0)
-    with BagReader(tmp_path / "bag") as reader:
-        assert reader.image_topics() == [f"/{name}/image_raw/compressed" for name in (LEFT, RIGHT)]
-        assert "/velodyne_points" not in reader.topics
-
-
 def test_a_rendered_town_lends_its_exact_voxels(tmp_path: Path) -> None:
-    """The samples say what the town holds; insides and what is below the ground are left out."""
+    """The samples are those of the town; insides and what is below the ground are left out."""
     grid = VoxelGrid((0.0, -6.4, -2.4), 0.4, (64, 32, 12), "forward")
     drive = StreetDrive(1, 2, make_rig(208, 63), grid, supersampling=1)
     drive.sequence(("voxels", "depth")).save(tmp_path / "town")

@@ -13,7 +13,6 @@ from scene_completion_worlds.street.camera_rig import (
     LEFT,
     MOUNTING_ANGLE,
     RIGHT,
-    SIDE_LEFT,
     SIDE_RIGHT,
     make_rig,
     mounted,
@@ -85,19 +84,6 @@ def test_textures_are_sampled_at_the_level_of_the_footprint() -> None:
     assert texel_at(1, 2.375, -0.125, 1.0, *atlas.tables) == pytest.approx((1.0,) * 4)
     assert texel_at(1, 0.1, 0.2, 4.0, *atlas.tables) == pytest.approx((1 / 16,) * 4, abs=2e-3)
     assert atlas.tile_m["dot"] == (1, 1)
-
-
-def test_side_cameras_look_sideways_from_the_roof() -> None:
-    rig = make_rig(1242, 375, kind="kitti360")
-    for name, side in ((SIDE_LEFT, 1), (SIDE_RIGHT, -1)):
-        pose, camera = rig.rig_from_camera[name], rig.cameras[name]
-        assert pose.rotation[:, 2] == pytest.approx((0.0, side, 0.0), abs=1e-12)
-        assert pose.rotation[:, 1] == pytest.approx((0.0, 0.0, -1.0), abs=1e-12)
-        assert pose.translation[0] < 0 < side * pose.translation[1]
-        assert pose.translation[2] > CAMERA_HEIGHT_M
-        assert (camera.width, camera.height) == (700, 700)
-        assert np.rad2deg(camera.horizontal_fov) == pytest.approx(185.0, abs=0.5)
-    assert make_rig(640, 192, kind="kitti360").cameras[SIDE_LEFT].width == 360
 
 
 def test_a_marker_lands_where_the_fisheye_projects_it(drive: StreetDrive) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from scene_completion_worlds.street.ground import make_ground
+from scene_completion_worlds.street.layout import SECTION_M
 from scene_completion_worlds.street.scene import RayScene
 from scene_completion_worlds.street.street_line import (
     FRAME_RATE_HZ,
@@ -17,7 +18,7 @@ from scene_completion_worlds.street.street_line import (
     longest_drive,
     make_street_line,
 )
-from scene_completion_worlds.street.town import SECTION_M, SEEDS_OF_ROLE, TownPlan, profile_of, role_of_seed
+from scene_completion_worlds.street.town import SEEDS_OF_ROLE, TownPlan, profile_of, role_of_seed
 from scene_completion_worlds.street.traffic import RIG_M, Moment
 
 SWEPT_SEEDS = (0, 5, 2001)

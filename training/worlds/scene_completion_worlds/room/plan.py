@@ -212,7 +212,7 @@ class FloorPlan(World):
                 last = stop
 
     def _outer_sides(self, room: Room) -> list[tuple[float, float, float, float]]:
-        """Outer walls of a room: yaw that looks inside, the coordinate, and the ends along it."""
+        """Outer walls of a room: yaw towards the inside, the coordinate, and the ends along it."""
         x0, x1, y0, y1 = room.inside
         a0, a1, b0, b1 = self.outline
         sides = ((0.0, x0, y0, y1), (np.pi / 2, y0, x0, x1), (np.pi, x1, y0, y1), (-np.pi / 2, y1, x0, x1))

@@ -17,8 +17,7 @@ from scene_completion_training.arrays import Doubles, Floats, Random
 from scene_completion_worlds.room.plan import FloorPlan, Light, Room, overlap
 from scene_completion_worlds.street.drive import RenderedDrive
 from scene_completion_worlds.street.ground_truth import most_surface, voxel_truth
-from scene_completion_worlds.street.kernels import compiled
-from scene_completion_worlds.street.scene import OFFSET_M, Hits, Renderer, Scene, build_scene
+from scene_completion_worlds.street.scene import OFFSET_M, Hits, Renderer, Scene, Surfaces, build_scene
 from scene_completion_worlds.street.street_line import stamps_ns
 from scene_completion_worlds.street.textures import periodic_noise
 
@@ -29,11 +28,11 @@ HAND_HEIGHT_M, HAND_PITCH, HAND_ROLL = (1.1, 1.7), (0.0, 0.61), 0.12
 LENS = (0.95, 1.6)  # horizontal field of view, radians
 CLEARANCE_M = 0.22
 DIRECTIONS = 16  # that a camera may look in from a station
-# Share of a room's free voxels in view that a camera sees at least: what happens behind a closed door is no truth that
-# an image could tell.
+# Least share of a room's free voxels in view that a camera sees: no image shows what is behind a closed
+# door.
 LEAST_SEEN = 0.05
-CELL_M = 0.1  # of the grid that knows how crowded a place is
-CROWD_M = 0.22  # standard deviation of the blur that makes it so
+CELL_M = 0.1  # of the grid of how crowded places are
+CROWD_M = 0.22  # standard deviation of its blur
 AHEAD_M = 0.2  # how far before a surface it is looked up
 DARKNESS = 2.2  # how much darker a crowded place is
 BOUNCED = 0.3  # of the direct light of a room comes back from its walls
@@ -83,7 +82,7 @@ class RoomWalk(RenderedDrive):
         return self._renderer
 
     def grid_from_camera(self, index: int) -> RigidTransform:
-        """The grid stands upright on the floor below the camera, and looks where that looks."""
+        """The grid stands upright on the floor below the camera, along its viewing direction."""
         return self.world_from_camera(index, CAMERA).levelled()
 
     def provenance(self) -> dict[str, Any]:
@@ -196,24 +195,17 @@ class RoomShader:
         rows = np.flatnonzero(hits.hit)
         if not len(rows):
             return out
-        scene, count = self._scene, len(rows)
-        triangle = hits.triangle[rows]
-        point, normal, albedo = (np.empty((count, width), np.float32) for width in (3, 3, 4))
-        lit, facing = np.empty((2, count), np.float32)
-        up = np.array([0.0, 0.0, 1.0], np.float32)
-        compiled("surfaces")(
-            origin, directions[rows], hits.distance[rows], triangle, hits.weight_b[rows], hits.weight_c[rows], scene.uv,
-            scene.normals, scene.texture, scene.tint, scene.texels_per_metre, self._kind, *scene.world.atlas.tables,
-            self._dirt, _DIRT, np.float32(pixel_angle), up, point, normal, albedo, lit, facing
-        )  # fmt: skip
+        hits, up, dirt = hits.of(rows), np.array([0.0, 0.0, 1.0], np.float32), (self._dirt, _DIRT)
+        seen = Surfaces.of(self._scene, origin, directions[rows], hits, pixel_angle, up, self._kind, dirt)
+        point, normal, albedo = seen.point, seen.normal, seen.albedo
         room = self._plan.room_at(point[:, 0], point[:, 1])
         light = self._ambient[room] * self._openness(point, normal)[:, None] * (0.85 + 0.15 * normal[:, 2:])
         some = np.concatenate([origin[None], directions[:: max(1, len(directions) // 8)]])
         rng = np.random.default_rng([self._plan.seed, zlib.crc32(some.astype(np.float32).tobytes())])
         for lamp in self._plan.lights:
             self._add_lamp(rng, light, lamp, point, normal)
-        glow = self._glow[triangle][:, None]
-        shine = 0.3 * albedo[:, 3:] * (1.0 - facing[:, None]) ** 3 * light.mean(axis=1, keepdims=True)
+        glow = self._glow[hits.triangle][:, None]
+        shine = 0.3 * albedo[:, 3:] * (1.0 - seen.facing[:, None]) ** 3 * light.mean(axis=1, keepdims=True)
         glowing = albedo[:, :3] * glow * (0.3 + self._plan.daylight)
         out[rows] = np.where(glow > 0.0, glowing, albedo[:, :3] * light + shine)
         return out

@@ -37,7 +37,6 @@ MOUNTING_ANGLE = np.deg2rad(0.7)  # to which a car's camera bar is off in pitch 
 ROBOT_HEIGHT_M, ROBOT_BASELINE_M = 0.4, 0.12
 ROBOT_LENS_ANGLE = np.deg2rad(60.0)  # of its fisheyes to each side
 ROBOT_LIDAR_POSITION_M = (0.0, 0.0, 0.55)
-RIGS = ("stereo", "kitti360", "delivery", "varied")
 VARIED_HEIGHTS_M, VARIED_PITCH, VARIED_ROLL = (0.4, 2.2), np.deg2rad(3.0), np.deg2rad(1.0)
 VARIED_FOCAL_PER_WIDTH = (0.42, 0.78)
 
@@ -93,7 +92,7 @@ class StreetRig:
     lidar: LidarModel
     rig_from_lidar: RigidTransform
     grid: VoxelGrid = DEFAULT_GRID  # around the left camera
-    # The grid stands upright on the ground below the left camera, as it would stand around a camera that looks straight
+    # The grid stands upright on the ground below the left camera, as it would around a camera that faces straight
     # ahead from `CAMERA_HEIGHT_M`; otherwise it is turned with the camera.
     level: bool = False
 
@@ -114,11 +113,8 @@ def make_rig(
 
     By default they have 1242 by 375 pixels, those of a delivery robot 1280 by 960. `kind`: "stereo", "kitti360" with a
     fisheye of 185 degrees to each side as well, or "delivery": a robot with two fisheyes of 120 degrees ahead, 0.4 m
-    above the ground. "varied" has one camera, whose place and lens `mounted` draws from the seed. Raises ValueError
-    where there is no such rig.
+    above the ground. "varied" has one camera, whose place and lens `mounted` draws from the seed.
     """
-    if kind not in RIGS:
-        raise ValueError(f"no rig {kind!r}: use one of {', '.join(RIGS)}")
     robot = kind == "delivery"
     width, height = width or (1280 if robot else 1242), height or (960 if robot else 375)
     focal = FOCAL_PER_WIDTH * width

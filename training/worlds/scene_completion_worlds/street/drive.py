@@ -1,4 +1,4 @@
-"""A drive through a rendered world as a `PosedSequence` whose images and truth are computed when asked for."""
+"""A drive through a rendered world as a `PosedSequence` whose images and truth are computed on demand."""
 
 import sys
 from abc import ABC, abstractmethod
@@ -45,14 +45,14 @@ class RenderedImage:
 
 
 class RenderedDrive(ABC):
-    """Cameras that move through a rendered world. Frames asked for in their order are the quickest."""
+    """Cameras that move through a rendered world. Frames in order are the quickest."""
 
     kind: str  # of world, in provenance and names
-    assets: tuple[str, ...]  # computed beside the images; all but LiDAR belong to the first camera
+    assets: tuple[str, ...]  # besides the images; all but LiDAR belong to the first camera
 
     def __init__(
         self,
-        seed: int,  # the world's; `SEEDS_OF_ROLE` says which seeds may be used for what
+        seed: int,  # of the world, see `SEEDS_OF_ROLE`
         cameras: dict[str, Camera],  # the first is the one that truth belongs to
         rig_from_camera: dict[str, RigidTransform],
         poses: list[RigidTransform],  # of the rig in the world, for each frame

@@ -52,9 +52,13 @@ def _ground(scene: Scene, grid: VoxelGrid, grid_from_world: RigidTransform) -> t
     hits = scene.ground_rays.first_hits(origins, np.broadcast_to(-world_from_grid.rotation[:, 2], origins.shape))
     height = start[:, 2] - hits.distance
     classes = scene.label[np.isin(scene.label, scene.world.ground_classes)]
-    points = np.concatenate([start[:, :2], height[:, None]], axis=-1)[hits.hit]
-    order, first, names = _by_class(classes[hits.triangle[hits.hit]])
-    label = _vote("vote_points", (np.ascontiguousarray(points[order]), first, names), grid)
+    index, inside = grid.index_of(np.concatenate([start[:, :2], height[:, None]], axis=-1))
+    rows = np.asarray(inside) & hits.hit
+    flat = np.ravel_multi_index(tuple(np.asarray(index)[rows].T), grid.shape)
+    found, votes = np.unique(flat * 256 + classes[hits.triangle[rows]], return_counts=True)
+    order = np.argsort(votes, kind="stable")  # the class with most votes is written last
+    label = np.zeros(grid.shape, np.uint8)
+    label.reshape(-1)[found[order] // 256] = found[order] % 256
     return label, height.reshape(grid.shape[0], COLUMN_RAYS, grid.shape[1], COLUMN_RAYS)
 
 
@@ -104,24 +108,12 @@ def _surface_label(parts: list[Part], grid: VoxelGrid, grid_from_world: RigidTra
 
 def most_surface(corners: Doubles, classes: Bytes, grid: VoxelGrid) -> Bytes:
     """Class with the largest surface in each voxel [X, Y, Z], of triangles [F, 3, 3] with classes [F]."""
-    order, start, names = _by_class(classes)
-    spacing = grid.voxel_size / SAMPLES_PER_VOXEL
-    return _vote("vote_triangles", (np.ascontiguousarray(corners[order]), start, names, spacing), grid)
-
-
-def _by_class(classes: Bytes) -> tuple[Ints, Ints, Bytes]:
-    """Order that sorts by class, first place of each class and the end, and the classes."""
     order = np.argsort(classes, kind="stable")
     names, start = np.unique(classes[order], return_index=True)
-    return order, np.append(start, len(classes)), names
-
-
-def _vote(name: str, what: tuple[object, ...], grid: VoxelGrid) -> Bytes:
-    count = int(np.prod(grid.shape))
-    label, best, votes = np.zeros(count, np.uint8), np.zeros(count, np.int32), np.zeros(count, np.int32)
-    origin, shape = np.asarray(grid.origin), np.asarray(grid.shape)
-    compiled(name)(*what, origin, grid.voxel_size, shape, label, best, votes, np.empty(count, np.int64))
-    return label.reshape(grid.shape)
+    triangles = np.ascontiguousarray(corners[order]), np.append(start, len(classes)), names
+    label, lattice = np.zeros(grid.shape, np.uint8), (np.asarray(grid.origin), grid.voxel_size, np.asarray(grid.shape))
+    compiled("vote_triangles")(*triangles, grid.voxel_size / SAMPLES_PER_VOXEL, *lattice, label.reshape(-1))
+    return label
 
 
 def _visibility(
@@ -139,7 +131,8 @@ def _visibility(
         depth = trace_view(scene, fine, world_from_camera).depth
         rays = pixel_directions(fine)
         ends = grid_from_camera.apply((rays * (depth / rays[..., 2])[..., None])[np.isfinite(depth)])
-        compiled("mark_points")(ends, np.asarray(grid.origin), grid.voxel_size, np.asarray(grid.shape), visible)
+        index, inside = (np.asarray(part) for part in grid.index_of(ends.astype(np.float64)))
+        visible[np.ravel_multi_index(tuple(index[inside].T), grid.shape)] = True
     visible &= in_view
     return in_view.reshape(grid.shape), visible.reshape(grid.shape)
 

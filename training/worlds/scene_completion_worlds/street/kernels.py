@@ -1,7 +1,7 @@
 """The loops of rendering and voxelising, compiled: textures, sky, surfaces, light; votes and insides of voxels.
 
-They take plain arrays only; `textures`, `sky`, `shading` and `ground_truth` prepare them and say what they mean. The
-test of `ground_truth` has readable twins of the loops that it feeds.
+They take plain arrays only; `textures`, `sky`, `shading` and `ground_truth` prepare them. The test
+of `ground_truth` has a readable twin of the votes.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
@@ -191,29 +191,13 @@ def _voxel(x, y, z, origin, size, shape):
     return (int(i) * shape[1] + int(j)) * shape[2] + int(k)
 
 
-@inlined
-def _count(cell, votes, touched, filled):
-    if cell >= 0:
-        if votes[cell] == 0:
-            touched[filled] = cell
-            filled += 1
-        votes[cell] += 1
-    return filled
+def _vote_triangles(corners, start, names, spacing, origin, size, shape, label):
+    """Fills the class [V] with most surface samples per voxel; of two, the later one.
 
-
-@inlined
-def _settle(label, best, votes, touched, filled, name):
-    """Give voxels to a class that has at least as many votes as any before; forget its votes."""
-    for n in range(filled):
-        cell = touched[n]
-        if votes[cell] >= best[cell]:
-            best[cell] = votes[cell]
-            label[cell] = name
-        votes[cell] = 0
-
-
-def _vote_triangles(corners, start, names, spacing, origin, size, shape, label, best, votes, touched):
-    """Class with most surface samples per voxel: triangles [F, 3, 3] sorted by class, class n from start[n] on."""
+    `corners`: triangles [F, 3, 3] sorted by class; those of class n begin at start[n].
+    """
+    best, votes = np.zeros(len(label), np.int32), np.zeros(len(label), np.int32)
+    touched = np.empty(len(label), np.int64)
     for n in range(len(names)):
         filled = 0
         for f in range(start[n], start[n + 1]):
@@ -230,25 +214,17 @@ def _vote_triangles(corners, start, names, spacing, origin, size, shape, label, 
                     x = p * corners[f, 0, 0] + q * corners[f, 1, 0] + r * corners[f, 2, 0]
                     y = p * corners[f, 0, 1] + q * corners[f, 1, 1] + r * corners[f, 2, 1]
                     z = p * corners[f, 0, 2] + q * corners[f, 1, 2] + r * corners[f, 2, 2]
-                    filled = _count(_voxel(x, y, z, origin, size, shape), votes, touched, filled)
-        _settle(label, best, votes, touched, filled, names[n])
-
-
-def _vote_points(points, start, names, origin, size, shape, label, best, votes, touched):
-    """Most frequent class of the points in each voxel: points [N, 3] sorted by class."""
-    for n in range(len(names)):
-        filled = 0
-        for i in range(start[n], start[n + 1]):
-            cell = _voxel(points[i, 0], points[i, 1], points[i, 2], origin, size, shape)
-            filled = _count(cell, votes, touched, filled)
-        _settle(label, best, votes, touched, filled, names[n])
-
-
-def _mark_points(points, origin, size, shape, marked):
-    for i in range(len(points)):
-        cell = _voxel(points[i, 0], points[i, 1], points[i, 2], origin, size, shape)
-        if cell >= 0:
-            marked[cell] = True
+                    cell = _voxel(x, y, z, origin, size, shape)
+                    if cell >= 0:
+                        if votes[cell] == 0:
+                            touched[filled] = cell
+                            filled += 1
+                        votes[cell] += 1
+        for cell in touched[:filled]:
+            if votes[cell] >= best[cell]:
+                best[cell] = votes[cell]
+                label[cell] = names[n]
+            votes[cell] = 0
 
 
 def _fill_convex(normals, offsets, low, high, origin, size, name, label):
@@ -273,5 +249,5 @@ def _fill_convex(normals, offsets, low, high, origin, size, name, label):
 @cache
 def compiled(name: str) -> Any:
     """One of the kernels by name, such as "sky"."""
-    functions = (_turn, _sky, _surfaces, _lit, _vote_triangles, _vote_points, _mark_points, _fill_convex)
+    functions = (_turn, _sky, _surfaces, _lit, _vote_triangles, _fill_convex)
     return kernel(parallel=False)({function.__name__[1:]: function for function in functions}[name])

@@ -10,6 +10,7 @@ from scene_completion_worlds.street.ground import Ground
 from scene_completion_worlds.street.parts import Part, moved_all, triple
 from scene_completion_worlds.street.street_objects import bush, conifer, tree
 
+SECTION_M = 80.0  # stretch of a street or of its traffic that is made from a seed of its own
 CLEARANCE_M = 2.6  # height over the lanes up to which plants are cut
 
 

@@ -1,4 +1,4 @@
-"""What stands beside each kind of street, and the traffic on it: furnishes one stretch."""
+"""Furnishes a stretch of each kind of street, and puts traffic on it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -82,7 +82,7 @@ def _house(layout: Layout, sign: int, side: SideProfile, s: float, width: float,
 
 
 def _front(layout: Layout, sign: int, side: SideProfile, reach: tuple[float, float], setback: float) -> None:
-    """The garden before a house, with a gate; a garage or a car beside the house."""
+    """The garden before a house, with a gate; a garage or a car next to the house."""
     if setback < 1.8:
         return
     rng = layout.rng

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_training.arrays import Bytes, Floats, Ints, Mask, Reals
 from scene_completion_worlds.street.camera_rig import LidarModel, pixel_directions, turned
+from scene_completion_worlds.street.kernels import compiled
 from scene_completion_worlds.street.parts import Part
 from scene_completion_worlds.street.sky import CameraLook, expose
 from scene_completion_worlds.street.textures import TextureAtlas
@@ -32,6 +33,10 @@ class Hits:
     def hit(self) -> Mask:
         """Whether the ray ends on something."""
         return np.asarray(self.triangle >= 0)
+
+    def of(self, rows: Ints) -> "Hits":
+        """Those of some rays."""
+        return Hits(self.distance[rows], self.triangle[rows], self.weight_b[rows], self.weight_c[rows])
 
 
 class RayScene:
@@ -71,7 +76,7 @@ class World:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """All triangles of a world with what shading and ground truth need to know of them."""
+    """All triangles of a world with their attributes for shading and ground truth."""
 
     world: World
     corners: Floats  # [F, 3, 3] float32 metres, world frame
@@ -116,6 +121,31 @@ def build_scene(world: World) -> Scene:
         rays=RayScene(corners),
         ground_rays=RayScene(corners[np.isin(label, world.ground_classes)]),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Surfaces:
+    """What rays hit, as shading needs it."""
+
+    point: Floats  # [N, 3], world frame
+    normal: Floats  # [N, 3]
+    albedo: Floats  # linear colour and gloss, [N, 4]
+    lit: Floats  # cosine to a light's direction, [N]
+    facing: Floats  # cosine to the ray, [N]
+
+    @staticmethod
+    def of(
+        scene: Scene, origin: Floats, directions: Floats, hits: Hits, pixel_angle: float, light: Floats, kind: Bytes,
+        dirt: tuple[Floats, Floats],
+    ) -> "Surfaces":  # fmt: skip
+        """Surfaces where rays from one origin end; `kind`: of each triangle; `dirt`: tile, and strengths by kind."""
+        found = Surfaces(*(np.empty((len(directions), *shape), np.float32) for shape in ((3,), (3,), (4,), (), ())))
+        compiled("surfaces")(
+            origin, directions, hits.distance, hits.triangle, hits.weight_b, hits.weight_c, scene.uv, scene.normals,
+            scene.texture, scene.tint, scene.texels_per_metre, kind, *scene.world.atlas.tables, *dirt,
+            np.float32(pixel_angle), light, *vars(found).values()
+        )  # fmt: skip
+        return found
 
 
 def _texel_density(corners: Floats, texels: Floats) -> Floats:
@@ -197,21 +227,16 @@ def trace_view(scene: Scene, camera: Camera, world_from_camera: RigidTransform) 
     return View(depth.reshape(shape).astype(np.float32), label.reshape(shape).astype(np.uint8), instance.reshape(shape))
 
 
-def beam_directions(model: LidarModel) -> Floats:
-    """Unit directions of one turn in the LiDAR's frame (x forward, y left, z up), [beams * columns, 3]."""
-    elevation = np.linspace(model.elevation[1], model.elevation[0], model.beams)[:, None]
-    azimuth = 2.0 * np.pi * np.arange(model.columns)[None, :] / model.columns
-    flat = np.cos(elevation)
-    up = np.broadcast_to(np.sin(elevation), (*flat.shape[:1], model.columns))
-    return np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), up], axis=-1).reshape(-1, 3).astype(np.float32)
-
-
 def scan(
     world: Scene, lidar: LidarModel, world_from_lidar: RigidTransform, seed: tuple[int, ...]
 ) -> tuple[Floats, Bytes]:
     """Points float32 [N, 3] of one turn at one instant, in the LiDAR's frame, metres, and their classes uint8 [N]."""
     rng = np.random.default_rng([*seed, 4])
-    beams = beam_directions(lidar)
+    elevation = np.linspace(lidar.elevation[1], lidar.elevation[0], lidar.beams)[:, None]
+    azimuth = 2.0 * np.pi * np.arange(lidar.columns) / lidar.columns
+    up, _ = np.broadcast_arrays(np.sin(elevation), azimuth)
+    beams = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), up], axis=-1)
+    beams = beams.reshape(-1, 3).astype(np.float32)
     directions = (beams @ world_from_lidar.rotation.T.astype(np.float32)).astype(np.float32)
     origins = np.broadcast_to(world_from_lidar.translation.astype(np.float32), directions.shape)
     hits = world.rays.first_hits(origins, directions)

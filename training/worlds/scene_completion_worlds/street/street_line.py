@@ -54,7 +54,7 @@ class SideProfile:
     median: float  # half of the strip between the directions
     lanes: int
     lane: float
-    shoulder: float  # asphalt beside the outermost lane, with the edge line
+    shoulder: float  # asphalt next to the outermost lane, with the edge line
     parking: float
     verge: float  # grass between kerb and sidewalk
     sidewalk: float
@@ -332,7 +332,7 @@ def drive_poses(
     sway = 0.12 * np.sin(0.07 * s + phase[1])
     d = profile.drive_offset + sway
     xy = line.point(s, d)
-    # Beside the centre line of a bend the same change of sway takes another distance.
+    # Away from the centre line of a bend the same change of sway takes another distance.
     along = np.maximum(1.0 - line.curvature_at(s) * d, 0.2)
     yaw = line.heading_at(s) + np.arctan(0.12 * 0.07 * np.cos(0.07 * s + phase[1]) / along)
     slope = np.arctan((line.height_at(s + 1.0) - line.height_at(s - 1.0)) / (2.0 * along))

@@ -1,4 +1,4 @@
-"""What stands beside a road, around its own origin on the ground: houses, lamps, signs, fences; trees, bushes, hedges.
+"""Objects along a road, each around its own origin on the ground: houses, lamps, signs, fences; trees, bushes, hedges.
 
 Plants have closed cores with leaves around them, so that their outline is as ragged as a real one.
 """
@@ -323,7 +323,7 @@ def hedge(rng: Random, length: float, height: float, texture: str) -> list[Part]
 
 
 def stump(rng: Random) -> list[Part]:
-    """Logs piled beside a road."""
+    """Logs piled at a road."""
     parts = []
     for row, count in enumerate((4, 3, 2)):
         for k in range(count):

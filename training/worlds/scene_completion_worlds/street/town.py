@@ -9,7 +9,7 @@ import numpy as np
 from scene_completion_training.arrays import Random
 from scene_completion_worlds.street import road_users
 from scene_completion_worlds.street.ground import ARM_M, Ground, SideStreet, make_ground
-from scene_completion_worlds.street.layout import Layout, make_nursery
+from scene_completion_worlds.street.layout import SECTION_M, Layout, make_nursery
 from scene_completion_worlds.street.parts import Part
 from scene_completion_worlds.street.roadside import furnish
 from scene_completion_worlds.street.scene import World
@@ -34,7 +34,6 @@ SEEDS_OF_ROLE: dict[Role, range] = {
     "demo": range(7000, 8000),
 }  # which seeds are whose: training, validation, test and demo towns never share one
 BEHIND_M, AHEAD_M = 120.0, 280.0  # street beyond both ends of the drive
-SECTION_M = 80.0  # stretch of the street that is furnished from a seed of its own
 SECTIONS_KEPT = 8
 STEEPEST_CREST = 0.06  # slope
 STRAIGHT = 1 / 400.0  # curvature below which a side street may branch off
