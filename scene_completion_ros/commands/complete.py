@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     mounted = mounting_warnings(bundle, upright)
     if upright is None:
         mounted = [f"{warning}: give --camera-height and --camera-pitch" for warning in mounted]
-    if unseen := completer.unseen():
+    if unseen := completer.out_of_view():
         raise unseen
     ask_words(completer, words)
     completion = completer.complete(image)

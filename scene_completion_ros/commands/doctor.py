@@ -1,4 +1,4 @@
-"""Check this installation and say what to fix.
+"""Check this installation, with a cure for every problem.
 
 Looks at Python and the required packages, at ROS 2 and its environment, and at shared memory, GPU, CPU and the student
 bundle. Completes images of the bundled drive for three seconds. Every check is ok, warning, failed or not applicable;
@@ -279,7 +279,7 @@ def middleware_cure() -> str:
         return f"unset RMW_IMPLEMENTATION, or install it: {apt(chosen)}"
     if os.environ.get("ROS_SECURITY_ENABLE", "").lower() == "true":
         return "Check the keystore of ROS_SECURITY_KEYSTORE, or unset ROS_SECURITY_ENABLE"
-    cure = "See whether `python -c 'import rclpy; rclpy.init()'` says more; a wrong ROS_* variable is the usual cause, "
+    cure = "See `python -c 'import rclpy; rclpy.init()'`; a wrong ROS_* variable is the usual cause, "
     return cure + "or a home that this user may not write: then set ROS_LOG_DIR"
 
 
@@ -294,9 +294,9 @@ def check_discovery() -> Finding:
     if not domain.isdecimal() or int(domain) > HIGHEST_DOMAIN:
         return failed(f"ROS_DOMAIN_ID={domain} is no number from 0 to {HIGHEST_DOMAIN}", another)
     if reach and 0 < first_number(dds.rclpy_version()[0]) < 4:  # Iron
-        return warning(f"{summary}; this ROS 2 does not know the range yet", "Use ROS_LOCALHOST_ONLY=1 instead")
+        return warning(f"{summary}; this ROS 2 does not know the range yet", "export ROS_LOCALHOST_ONLY=1 instead")
     if reach and reach not in ranges:
-        return warning(f"{summary}, which does not exist: LOCALHOST is assumed", f"{export} to one of {ranges}")
+        return warning(f"{summary}, which does not exist: LOCALHOST is assumed", f"{export}={'|'.join(ranges)}")
     if reach == "OFF":
         return warning(f"{summary}: no node finds another one", f"{export}=SUBNET, or LOCALHOST for this machine alone")
     if int(domain) > HIGHEST_SAFE_DOMAIN:

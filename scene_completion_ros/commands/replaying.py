@@ -25,7 +25,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid, read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, open_student
-from scene_completion_ros.inference.completer import Completer, Completion, InOrder
+from scene_completion_ros.inference.completer import Completer, Completion, SequentialCompleter
 from scene_completion_ros.inference.scene_query import Sources
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.messages.transform_buffer import stamp_of
@@ -184,7 +184,7 @@ class _Replay:
         completer = Completer(
             self.bundle, camera, grid=grid, grid_from_camera=grid_from_camera, engine=self.args.engine
         )
-        if unseen := completer.unseen():
+        if unseen := completer.out_of_view():
             raise unseen
         ask_words(completer, self.words)
         for warning in completer.warnings:
@@ -219,7 +219,7 @@ class _Replay:
 
     def _completed(self, completer: Completer, statistics: ReplayStatistics) -> Iterator[tuple[ImageFrame, Completion]]:
         """Complete image after image; all are counted."""
-        order, in_order = StampOrder(), InOrder(completer, self.sources)
+        order, in_order = StampOrder(), SequentialCompleter(completer, self.sources)
         for frame in self.reader.images(self.topic):
             statistics.frames_in += 1
             if order.arrived(frame.stamp_ns) == "late":

@@ -1,7 +1,7 @@
 """The student bundle: a folder with all the robot needs to complete scenes, safe to load from untrusted sources.
 
-``student.json`` says what the student is, ``encoder.onnx`` maps an image to pre-activations, ``head.safetensors`` turns
-them into density and, where the student knows classes, into labels. Nothing in it is executed as Python, and nothing is
+``student.json`` describes the student, ``encoder.onnx`` maps an image to pre-activations, ``head.safetensors`` turns
+them into density and, where the student has classes, into labels. Nothing in it is executed as Python, and nothing is
 pickled.
 
 There may be variants of the encoder for GPUs. Each is an ONNX graph that TensorRT builds an engine of: ``image`` uint8
@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import BundleError, ImageError, VocabularyError
+from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.geometry.cameras import Camera, camera_of
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, grid_of
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
@@ -127,9 +127,6 @@ def decoder_in_space(where: str) -> BundleError:
     return BundleError(what, where=where, cure="Run it on the CPU: engine auto or openvino")
 
 
-# The student bundle: a folder with all the robot needs to complete scenes, safe to load from untrusted sources.
-
-
 SCHEMA_VERSION, OLDEST_READ = 6, 2  # the shipped students have 2 and 6
 MOST_CLASSES = 255  # a label is one byte
 LARGEST_SIDE = 8192  # pixels of the network's image, and cells of its features
@@ -168,7 +165,7 @@ class StudentBundle:
     point_code: PointCodeSpec = field(default_factory=PointCodeSpec)
     feature_size: tuple[int, int] = (96, 320)  # (h, w) of the encoder's output
     height_above_ground: float = 1.65  # height of the cameras it was trained with, metres
-    # Lowest and highest camera of the training, where the student is told of its own; None otherwise.
+    # Lowest and highest camera of the training, where the student takes its own; None otherwise.
     height_range: tuple[float, float] | None = None
     # Smallest and largest pitch seen in training, radians, down positive.
     pitch_range: tuple[float, float] = (-0.05, 0.05)
@@ -193,14 +190,17 @@ class StudentBundle:
     sha256: Mapping[str, str] = field(default_factory=dict)  # hash of each file of the folder
 
     def __post_init__(self) -> None:
-        _check_classes(self.class_names, self.class_colours)
-        classes, labels = self.head.classes, self.head.label_hidden > 0
-        if len(self.class_names) != classes or labels != (classes > 1):
-            raise BundleError(
-                f"{len(self.class_names)} names, but the head has {f'labels of {classes}' if labels else 'no labels'}",
-                where="class_names",
-                cure="Several classes need a head with labels, a row for each; without labels there is one class.",
-            )
+        names, count = self.class_names, len(self.class_names)
+        cure = "Give every class a name and an RGB colour of its own and export the bundle again."
+        if len(set(names)) < count or not 1 <= count <= MOST_CLASSES:
+            twice = ", ".join(repr(name) for name in dict.fromkeys(names) if names.count(name) > 1)
+            what = f"{twice} more than once" if twice else f"{count} classes (1..{MOST_CLASSES})"
+            raise BundleError(what, where="class_names", cure=cure)
+        for i, colour in enumerate(self.class_colours):
+            if not all(0 <= channel <= 255 for channel in colour):
+                what = f"{list(colour)} of {names[i]!r} is no RGB colour of 0..255"
+                raise BundleError(what, where=f"class_colours.{i}", cure=cure)
+        assert len(self.class_colours) == count == self.head.classes and (count > 1) == (self.head.label_hidden > 0)
         check_feature_spaces(self.feature_spaces, self.head.label_hidden)
 
     @property
@@ -210,8 +210,8 @@ class StudentBundle:
         The first C channels are those of the density, the last E those of the label units, see `HeadWeights`. A graph
         that `takes_pose` has `graph_inputs`, too. ``volume`` float32 [1, X, Y, Z] follows, then ``depth`` float32 [1,
         h', w']: z-depth, metres, of the pixels of `scene_query.ray_camera`, and ``surface`` float32 [1, 2, x, y], see
-        `EncodedImage`. Of a student that `takes_evidence` this graph gives ``view`` alone, what pixels say (see
-        `view_shape`), and the decoder beside it all else.
+        `EncodedImage`. Of a student that `takes_evidence` this graph gives ``view`` alone, the predictions of pixels
+        (see `view_shape`), and the decoder all else.
         """
         if self.folder is None:
             raise BundleError("has not been saved", where=f"bundle {self.name}", cure="Call save(folder, ...) first.")
@@ -219,26 +219,26 @@ class StudentBundle:
 
     @property
     def takes_pose(self) -> bool:
-        """Whether the graph is told how the camera is mounted."""
+        """Whether the graph takes the camera's mounting."""
         return bool(self.head.unit_stride)
 
     @property
     def takes_evidence(self) -> bool:
-        """Whether what a robot knows of depth comes between what its graphs say of pixels and of the volume."""
+        """Whether evidence of depth enters between its two graphs, of pixels and of the volume."""
         return self.takes_pose and DECODER in self.sha256
 
     @property
     def view_shape(self) -> tuple[int, int, int, int]:
-        """Shape of what a student that `takes_evidence` says of pixels, at half the size of the image.
+        """Shape of the predictions of pixels, at half the size of the image, of a student that `takes_evidence`.
 
         Inverse depth code, standard deviation of the logarithm of depth, and logits of the classes and of the sky.
         """
         return 1, self.head.classes + 3, self.canonical.height // 2, self.canonical.width // 2
 
     def graph_inputs(self, volume_from_camera: RigidTransform | None = None) -> dict[str, NDArray[np.float32]]:
-        """What the graph is given beside the image, by name; nothing where it `takes_pose` not.
+        """Further inputs of the graph, by name; none unless it `takes_pose`.
 
-        `volume_from_camera`: as `head.volume_pose` says; None where nobody knows.
+        `volume_from_camera`: see `head.volume_pose`; None where it is unknown.
         """
         if not self.takes_pose:
             return {}
@@ -427,7 +427,7 @@ class StudentBundle:
         """The unfolded weights for training. Raises BundleError where they are missing or not those saved."""
         where = str(self.folder / WEIGHTS) if self.folder else f"bundle {self.name}"
         if self.folder is None or WEIGHTS not in self.sha256 or not (self.folder / WEIGHTS).is_file():
-            raise BundleError("is missing", where=where, cure="Take the bundle with its weights beside it.")
+            raise BundleError("is missing", where=where, cure="Take the bundle with its weights.")
         content = _read_checked(self.folder / WEIGHTS, self.sha256[WEIGHTS])
         return parse_tensors(content, BundleError, where=where, cure=CURE)
 
@@ -470,15 +470,6 @@ class StudentBundle:
         }
 
 
-def check_image(bundle: StudentBundle, image: NDArray[np.uint8]) -> None:
-    """Raise ImageError unless an image is uint8 [H, W, 3] of the canonical camera's size."""
-    expected = (bundle.canonical.height, bundle.canonical.width, 3)
-    if image.shape != expected or image.dtype != np.uint8:
-        what = f"is {image.dtype} {image.shape} where uint8 {expected} is needed"
-        cure = "Resample the camera image into the canonical camera first."
-        raise ImageError(what, where="canonical image", cure=cure)
-
-
 def _serialised(manifest: Mapping[str, Any]) -> bytes:
     return (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode()
 
@@ -500,7 +491,7 @@ def _read_checked(file: Path, expected: str, cure: str | None = None, *, largest
     content = read_bytes(file, BundleError, cure=cure or CURE, most_bytes=largest)
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
-        what = f"sha256 is {found[:12]}…, {MANIFEST} says {expected[:12]}…: the file is damaged or was replaced"
+        what = f"sha256 is {found[:12]}…, {MANIFEST} has {expected[:12]}…: the file is damaged or was replaced"
         raise BundleError(what, where=str(file), cure=cure or _FETCH)
     return content
 
@@ -606,22 +597,8 @@ def _parse_point_code(fields: JsonObject) -> PointCodeSpec:
     if max(map(abs, spec.frequencies), default=0.0) > LARGEST_FREQUENCY:
         raise fields.error("frequencies", f"one of them is beyond {LARGEST_FREQUENCY:g}")
     if spec.depth_code_range[1] > LARGEST_CODE:
-        raise fields.error("minimum_depth", f"{spec.minimum_depth} is too small beside near = {spec.near}")
+        raise fields.error("minimum_depth", f"{spec.minimum_depth} is too small for near = {spec.near}")
     return spec
-
-
-def _check_classes(names: Sequence[str], colours: Sequence[tuple[int, ...]]) -> None:
-    cure = "Give every class a name and an RGB colour of its own and export the bundle again."
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise BundleError(f"{name!r} comes twice, as {names.index(name)} and {i}", where="class_names", cure=cure)
-    if len(colours) != len(names) or not 1 <= len(names) <= MOST_CLASSES:
-        what = f"{len(colours)} colours for {len(names)} classes (1..{MOST_CLASSES})"
-        raise BundleError(what, where="class_colours", cure=cure)
-    for i, colour in enumerate(colours):
-        if len(colour) != 3 or not all(0 <= channel <= 255 for channel in colour):
-            what = f"{list(colour)} of {names[i]!r} is no RGB colour of 0..255"
-            raise BundleError(what, where=f"class_colours.{i}", cure=cure)
 
 
 def _parse_label_hidden(fields: JsonObject, sizes: JsonObject, classes: int) -> int:
@@ -632,12 +609,12 @@ def _parse_label_hidden(fields: JsonObject, sizes: JsonObject, classes: int) -> 
     if label_hidden < 1:
         raise sizes.error("label_hidden", f"{label_hidden} is no number of units")
     if classes == 1:
-        raise fields.error("class_names", "one name, but the labels of the head tell at least two classes apart")
+        raise fields.error("class_names", "one name, but the labels of the head need at least two classes")
     return label_hidden
 
 
 def _parse_volume(sizes: JsonObject) -> tuple[tuple[int, ...], int]:
-    """Knots of the volume, and how many belong to a cell that has label units; none and 0 where pixels say all."""
+    """Knots of the volume, and how many belong to a cell that has label units; none and 0 without a volume."""
     if "prior_knots" in sizes.values:
         raise sizes.error("prior_knots", str(removed("bundle", "with a place prior")), _ANEW)
     if "volume_knots" not in sizes.values:

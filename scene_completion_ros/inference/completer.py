@@ -74,25 +74,25 @@ class Completion:
     transmittance: NDArray[np.float32]  # float32 [h, w], the part of each ray that left the grid
     depth_camera: Camera
     image: NDArray[np.uint8]  # uint8 [H, W, 3], the canonical image
-    # Milliseconds of resample, encode, query, march, assemble, label (next to none where the student knows no classes),
+    # Milliseconds of resample, encode, query, march, assemble, label (next to none where the student has no classes),
     # and their total.
     timings_ms: dict[str, float]
-    # Share of the image that shows anything, see `shown_share`. Below `BLIND` there no voxel counts as seen: all that
-    # is said was inferred.
+    # Share of the image that shows anything, see `shown_share`. Below `BLIND` no voxel counts as seen: everything
+    # was inferred.
     shown: float = 1.0
     # The labels are classes of this, and ``unknown``; None where they are those of the student.
     vocabulary: Vocabulary | None = None
-    query: Vocabulary | None = None  # what was asked beside the labels; None where nothing was
+    query: Vocabulary | None = None  # the query besides the labels; None without one
     matches: tuple[PhraseMatches, ...] = ()  # its answer, a phrase each
-    ground: GroundSurface | None = None  # the ground ahead, of students that say where it lies; None of others
+    ground: GroundSurface | None = None  # the ground ahead, of students that predict it; None of others
     # float32 [H / 2, W / 2], z-depth of the canonical image, metres, before any evidence; None of a student that takes
     # none.
     own_depth: NDArray[np.float32] | None = None
-    evidence: Evidence = NO_EVIDENCE  # what was known beside the image, and is in all that was said
+    evidence: Evidence = NO_EVIDENCE  # what was known of depth, and is in all results
 
     @property
     def warning(self) -> str:
-        """What makes the result doubtful, whoever shows it; empty where nothing does."""
+        """What makes the result doubtful; empty where nothing does."""
         return content_warning(self.shown)
 
     @property
@@ -143,8 +143,8 @@ class Completer:
         # it then belong to one thread.
         encoder: Encoder | None = None,
         gpu_precision: str = "fp16",  # of the encoder, where TensorRT runs it
-        # Pose of the optical frame in a frame whose z axis points up and begins on the ground, for students that are
-        # told it; None where nobody knows.
+        # Pose of the optical frame in a frame whose z axis points up and begins on the ground, for students that
+        # take it; None where it is unknown.
         upright_from_camera: RigidTransform | None = None,
     ) -> None:
         self.bundle, self.upright_from_camera, self.camera = bundle, upright_from_camera, camera
@@ -178,7 +178,7 @@ class Completer:
             self._open(make_encoder(bundle, cpu_engine(), threads=threads), pose)
         if self._too_far:
             what = f"{self._too_far} voxels lie more than {self._far:.0f} m ahead of the camera"
-            self.warnings.append(f"{what}, farther than the student knows: they stay unobserved")
+            self.warnings.append(f"{what}, farther than the student predicts: they stay unobserved")
 
     def _open(self, encoder: Encoder, grid_from_camera: RigidTransform) -> None:
         self.encoder, self.engine = encoder, encoder.name
@@ -207,7 +207,7 @@ class Completer:
         self._vocabulary = self._own(vocabulary)
 
     def ask(self, query: FoldedVocabulary | None) -> None:
-        """From the next image on, completions say where the phrases of a query are; None for none any more.
+        """From the next image on, completions answer a query; None ends it.
 
         `query`: prepared from `TextBank.query`. Raises VocabularyError where it was prepared for another student, is a
         vocabulary of labels or has too many phrases.
@@ -234,7 +234,7 @@ class Completer:
         return moved
 
     def mounted(self, upright_from_camera: RigidTransform | None) -> "Completer":
-        """The completer of the same camera that is known to be mounted otherwise; the same where no student is told."""
+        """The completer of the same camera with another mounting; itself where the student does not take it."""
         if not self.bundle.takes_pose:
             return self
         moved = copy.copy(self)
@@ -267,7 +267,7 @@ class Completer:
             else HostSceneQuery(self.encoder.encode, prepared, self.threads)
         )
 
-    def unseen(self) -> GridError | None:
+    def out_of_view(self) -> GridError | None:
         """What is wrong where the camera sees no voxel of the grid; None where it sees one."""
         if self.in_view.any():
             return None
@@ -277,14 +277,14 @@ class Completer:
             f"from ({x:g}, {y:g}, {z:g}) on",
             where="grid",
             cure="Check origin, voxel_size and grid_from_camera, and that the grid lies before the camera, no farther "
-            f"than the {self._far:.0f} m that the student knows",
+            f"than the {self._far:.0f} m that the student predicts",
         )
 
     def _not_finite(self) -> BundleError:
         return BundleError(
             f"what {self.engine} and the head make of an image are no finite numbers",
             where=f"bundle {self.bundle.name}",
-            cure="Try another engine; if that says the same, export the bundle again",
+            cure="Try another engine; if that fails as well, export the bundle again",
         )
 
     def complete(
@@ -360,7 +360,7 @@ class Completer:
 
 
 def _finite(answer: SceneAnswer) -> bool:
-    """Whether there is no NaN in what is quickly looked through: of all voxels every eighth slice."""
+    """Whether there is no NaN in a quick check: of all voxels every eighth slice."""
     parts = [answer.transmittance, answer.probability, answer.confidence]
     if isinstance(answer.dense, HostField):
         parts.append(answer.dense.alpha[::8])
@@ -421,7 +421,7 @@ def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> l
     return warnings
 
 
-# What the images of a camera say of its next one: the same in the node, in a replay without it, and in scores.
+# Evidence of earlier images for the next one: the same in the node, in a replay without it, and in scores.
 
 
 class EarlierImages:
@@ -434,7 +434,7 @@ class EarlierImages:
         self._motion, self._corners = motion, corners
 
     def evidence(self, pose: RigidTransform | str, stamp_ns: int) -> Evidence:
-        """What is known beside the next image; arguments as those of `add`."""
+        """The evidence for the next image; arguments as those of `add`."""
         corners: CornerDepths | None = None
         if self._corners and not isinstance(pose, str):
             corners = functools.partial(self._motion.depths, pose=pose, stamp_ns=stamp_ns)
@@ -448,8 +448,8 @@ class EarlierImages:
         Args:
             image_rgb: The canonical image, uint8 [H, W, 3].
             own_depth: `Completion.own_depth`, metres [H / 2, W / 2].
-            pose: Of the camera's optical frame in the odometry frame; or why nobody knows it, which ends what was
-                remembered.
+            pose: Of the camera's optical frame in the odometry frame; or why it is unknown, which clears the
+                memory.
             stamp_ns: Its stamp.
         """
         if isinstance(pose, str):
@@ -458,8 +458,8 @@ class EarlierImages:
             self._motion.add(image_rgb, own_depth, pose, stamp_ns)
 
 
-class InOrder:
-    """Completes the images of one camera one after the other, each with what those before it say.
+class SequentialCompleter:
+    """Completes the images of one camera one after the other, each with the evidence of those before it.
 
     Of a student that takes no evidence, and where no scale is wanted, each image is completed by itself.
     """

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.inference.bundle import DECODER, PRECISIONS, StudentBundle, check_image, export_cure
+from scene_completion_ros.inference.bundle import DECODER, PRECISIONS, StudentBundle, export_cure
 from scene_completion_ros.inference.gpu.device import (
     check_limits,
     cuda_devices,
@@ -43,7 +43,7 @@ from scene_completion_ros.inference.scene_query import (
     DecoderInputs,
     EncodedImage,
     Encoder,
-    Given,
+    GraphInputs,
     PreparedScene,
     SceneQuery,
     ray_camera,
@@ -78,11 +78,12 @@ class GpuGraphEncoder(Encoder):
         self._session = open_session(lambda: _with_roundings(graph), where, export_cure("BUNDLE"), threads, exact=True)
 
     def encode(
-        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: DecoderInputs | None = None
+        self,
+        image_rgb: NDArray[np.uint8],
+        extra_inputs: GraphInputs | None = None,
+        decoder_inputs: DecoderInputs | None = None,
     ) -> EncodedImage:
-        """See `Encoder`; no graph for GPUs takes anything beside the image yet."""
-        if self._bundle is not None:
-            check_image(self._bundle, image_rgb)
+        """See `Encoder`; no graph for GPUs takes more than the image yet."""
         (features,) = self._session.run(["features"], {"image": image_rgb[None]})
         return EncodedImage(features[0].astype(np.float32))
 
@@ -112,7 +113,7 @@ def open_session(
 
 
 def last_line(error: Exception) -> str:
-    """The end of what an engine says is wrong."""
+    """The last line of an engine's error message."""
     lines = str(error).strip().splitlines()
     return lines[-1][:200] if lines else type(error).__name__
 
@@ -141,9 +142,6 @@ def _with_roundings(graph: bytes) -> bytes:
     return serialised
 
 
-# Engines that run the encoder: canonical image in, pre-activation map out.
-
-
 EngineName = Literal["auto", "openvino", "openvino_bf16", "onnxruntime", "tensorrt"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 CURE = "Export the bundle again."
@@ -165,29 +163,29 @@ Ports = list[tuple[str, list[int]]]  # names and shapes of inputs or outputs, in
 
 
 # One graph of a bundle, ready to run: what it makes of its inputs, by name, is overwritten by the next call.
-_Graph = Callable[[Given], list[NDArray[np.float32]]]
+_Graph = Callable[[GraphInputs], list[NDArray[np.float32]]]
 _Open = Callable[[bytes, str, Ports, Ports], _Graph]
 
 
 class _GraphEncoder(Encoder):
     """The graphs of a bundle on an engine of the CPU.
 
-    Raises BundleError where a graph cannot be read, has other inputs or outputs than the bundle says, or does not end.
+    Raises BundleError where a graph cannot be read, has other inputs or outputs than the manifest, or does not end.
     """
 
     def __init__(self, bundle: StudentBundle, open_graph: _Open) -> None:
         self._bundle = bundle
         camera = bundle.canonical
         self._unknown = bundle.graph_inputs()
-        beside = [(name, list(values.shape)) for name, values in self._unknown.items()]
+        extra_inputs = [(name, list(values.shape)) for name, values in self._unknown.items()]
         image, made = ("image", [1, 3, camera.height, camera.width]), _output_ports(bundle)
         where, self._decode = bundle.encoder_path, None
         if bundle.takes_evidence:
             view = ("view", list(bundle.view_shape))
             decoder = where.with_name(DECODER)
-            self._decode = self._ready(open_graph, bundle.read_decoder(), decoder, [view, *beside], made)
-            beside, made = [port for port in beside if port[0] == "ground"], [view]
-        self._see = self._ready(open_graph, bundle.read_encoder(), where, [image, *beside], made)
+            self._decode = self._ready(open_graph, bundle.read_decoder(), decoder, [view, *extra_inputs], made)
+            extra_inputs, made = [port for port in extra_inputs if port[0] == "ground"], [view]
+        self._see = self._ready(open_graph, bundle.read_encoder(), where, [image, *extra_inputs], made)
 
     def _ready(self, open_graph: _Open, graph: bytes, path: Path, given: Ports, made: Ports) -> _Graph:
         """A graph that ran once, in a thread that stays behind where that does not end: OpenVINO cannot be stopped."""
@@ -210,18 +208,20 @@ class _GraphEncoder(Encoder):
         return done.result()
 
     def encode(
-        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: DecoderInputs | None = None
+        self,
+        image_rgb: NDArray[np.uint8],
+        extra_inputs: GraphInputs | None = None,
+        decoder_inputs: DecoderInputs | None = None,
     ) -> EncodedImage:
         """See `Encoder`."""
-        check_image(self._bundle, image_rgb)
-        beside = beside or self._unknown
+        extra_inputs = extra_inputs or self._unknown
         image = {"image": self._prepared(image_rgb)}
         if self._decode is None:
-            return EncodedImage.of(self._see({**image, **beside}))
-        (view,) = self._see({**image, "ground": beside["ground"]})
-        if given_view is not None:
-            beside = given_view(view[0])
-        return EncodedImage.of(self._decode({"view": view, **beside}))._replace(view=view[0])
+            return EncodedImage.of(self._see({**image, **extra_inputs}))
+        (view,) = self._see({**image, "ground": extra_inputs["ground"]})
+        if decoder_inputs is not None:
+            extra_inputs = decoder_inputs(view[0])
+        return EncodedImage.of(self._decode({"view": view, **extra_inputs}))._replace(view=view[0])
 
     def _prepared(self, image_rgb: NDArray[np.uint8]) -> Any:
         """The image as the graph takes it."""
@@ -232,7 +232,7 @@ class OpenVinoEncoder(_GraphEncoder):
     """The graphs of a bundle on OpenVINO's CPU plugin.
 
     `threads`: CPU threads; None for all; `bf16`: compute in bfloat16 where the CPU can. Raises BundleError where a
-    graph cannot be read or has other inputs or outputs than the bundle says.
+    graph cannot be read or has other inputs or outputs than the manifest.
     """
 
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None, bf16: bool = False) -> None:
@@ -294,7 +294,7 @@ class _OpenVinoGraph:
 class OnnxRuntimeEncoder(_GraphEncoder):
     """The graphs of a bundle on ONNX Runtime's CPU provider. `threads`: CPU threads; None for all.
 
-    Raises BundleError where a graph cannot be read or has other inputs or outputs than the bundle says.
+    Raises BundleError where a graph cannot be read or has other inputs or outputs than the manifest.
     """
 
     def __init__(self, bundle: StudentBundle, *, threads: int | None = None) -> None:
@@ -369,7 +369,7 @@ def gpu_is_offered(bundle: StudentBundle) -> bool:
 
 
 def check_engine(bundle: StudentBundle, engine: str, gpu_precision: str, grid: VoxelGrid) -> None:
-    """Refuse an engine that cannot run here, before anything is built. CPU engines are not looked at.
+    """Refuse an engine that cannot run here, before anything is built. CPU engines are not checked.
 
     Raises BundleError where the bundle has no encoder for TensorRT in this precision, or images or features are too
     large; GpuError: something is missing that TensorRT or the kernels need; it names what, and how to install it. Or

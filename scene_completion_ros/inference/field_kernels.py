@@ -27,20 +27,8 @@ def density_kernel(channels: int) -> Callable[..., None]:
     """Density of the first so many channels of longer rows, a constant for the compiler, which unrolls the loop."""
 
     @kernel(inlines=occupancy_kernel)
-    def query(
-        features: Any,
-        width: Any,
-        table_x: Any,
-        table_y: Any,
-        table_z: Any,
-        weight: Any,
-        bias: Any,
-        target: Any,
-        cell: Any,
-        share: Any,
-        rows: Any,
-        length: Any,
-        out: Any,
+    def query(  # type: ignore[no-untyped-def] # numba finds the types
+        features, width, table_x, table_y, table_z, weight, bias, target, cell, share, rows, length, out
     ) -> None:
         count = target.size
         end_x, end_y, end_z = table_x.shape[0] - 2, table_y.shape[0] - 2, table_z.shape[0] - 2
@@ -87,20 +75,11 @@ def density_kernel(channels: int) -> Callable[..., None]:
 
 @functools.cache
 def volume_kernel() -> Callable[..., None]:
-    """Density of what a volume says at points: each is a knot, or its value is linear between the eight around it."""
+    """Density of a volume at points: each is a knot, or its value is linear between the eight around it."""
 
     @kernel(inlines=occupancy_kernel)
-    def query_volume(
-        volume: Any,
-        gain: Any,
-        bias: Any,
-        step_x: Any,
-        step_y: Any,
-        target: Any,
-        knot: Any,
-        between: Any,
-        length: Any,
-        out: Any,
+    def query_volume(  # type: ignore[no-untyped-def] # numba finds the types
+        volume, gain, bias, step_x, step_y, target, knot, between, length, out
     ) -> None:
         count = target.size
         for block in prange((count + BLOCK - 1) // BLOCK):
@@ -276,7 +255,7 @@ def largest_scores(  # type: ignore[no-untyped-def] # numba finds the types
 
 @functools.cache
 def label_kernel(channels: int, units: int) -> Callable[..., None]:
-    """Labels by logits or cosines, and beside them what a second set of rows scores at the same label units.
+    """Labels by logits or cosines, and the scores of a second set of rows at the same label units.
 
     The units come behind the channels of the density. How many rows and groups there are is known when it runs:
     another vocabulary needs no other kernel. Of N points, point i matches group k, of which there are as many as in
@@ -285,45 +264,14 @@ def label_kernel(channels: int, units: int) -> Callable[..., None]:
     """
 
     @kernel(inlines=occupancy_kernel)
-    def label_points(
-        features: Any,
-        width: Any,
-        table_x: Any,
-        table_y: Any,
-        table_z: Any,
-        weight: Any,
-        bias: Any,
-        group: Any,
-        groups: Any,
-        classes: Any,
-        by_cosine: Any,
-        margin: Any,
-        sharpness: Any,
-        other_weight: Any,
-        other_bias: Any,
-        other_group: Any,
-        other_groups: Any,
-        other_by_cosine: Any,
-        root: Any,
-        root_bias: Any,
-        rest: Any,
-        chosen: Any,
-        place: Any,
-        cell: Any,
-        share: Any,
-        rows: Any,
-        label: Any,
-        confidence: Any,
-        scores: Any,
-        common: Any,
-        least: Any,
-        match: Any,
-        contrast: Any,
-        matches: Any,
-    ) -> None:
+    def label_points(  # type: ignore[no-untyped-def] # numba finds the types
+        features, width, table_x, table_y, table_z, weight, bias, group, groups, classes, by_cosine, margin,
+        sharpness, other_weight, other_bias, other_group, other_groups, other_by_cosine, root, root_bias, rest,
+        chosen, place, cell, share, rows, label, confidence, scores, common, least, match, contrast, matches
+    ) -> None:  # fmt: skip
         points = chosen.size
         for block in prange((points + BLOCK - 1) // BLOCK):
-            # Lanes without a point keep what an earlier point left there; nobody reads the result.
+            # Lanes without a point keep what an earlier point left there; the result is not used.
             hidden = np.zeros((LANES, units), np.float32)
             largest = np.empty(units, np.float32)
             active = np.zeros(units + TILE, np.int32)
@@ -392,7 +340,7 @@ def label_kernel(channels: int, units: int) -> Callable[..., None]:
 
 @functools.cache
 def matches_kernel() -> Callable[..., None]:
-    """Sorts the M matches of blocks by phrase: point and contrast; ``first`` [blocks, K] says where each begins."""
+    """Sorts the M matches of blocks by phrase: point and contrast; ``first`` [blocks, K] is where each begins."""
 
     @kernel()
     def place_matches(match: Any, contrast: Any, matches: Any, first: Any, points: Any, scores: Any) -> None:
@@ -408,7 +356,7 @@ def matches_kernel() -> Callable[..., None]:
 
 @functools.cache
 def order_kernel() -> Callable[..., None]:
-    """Sorts whole numbers [N], none of them negative, and says from which place each one came.
+    """Sorts whole numbers [N], none of them negative, and gives the place that each one came from.
 
     By eleven bits at a time, number and place as one element: 65 000 of them take a tenth of the time of NumPy's sort.
     """

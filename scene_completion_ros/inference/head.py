@@ -1,7 +1,7 @@
 """The head of a student: the code of a point, the weights, checked when they are loaded, and where its volume stands.
 
-The 39-d code of a point: where it projects and how deep it lies, with sines and cosines of both. For a student that is
-told how its camera is mounted also what its graph is given of that. One definition for NumPy and torch (array API), so
+The 39-d code of a point: where it projects and how deep it lies, with sines and cosines of both. For a student that
+takes its camera's mounting also the inputs of its graph. One definition for NumPy and torch (array API), so
 that training and the robot cannot drift apart.
 """
 
@@ -150,9 +150,9 @@ class VolumeReading:
 class HeadWeights:
     """sigma = softplus(w . h + d) with h = ReLU(F(u, v) + W_gamma gamma(c) + b), the feature weights folded into F.
 
-    Where the student knows classes, it has hidden units for them beside those of the density: logits = V . h_l + v with
+    Where the student has classes, it has hidden units for them besides those of the density: logits = V . h_l + v with
     h_l = ReLU(F_l(u, v) + W_l gamma(c) + b_l). The encoder gives F and F_l as one map, the channels of F first. A
-    student that knows everything in space has no hidden units, C = 0: sigma = softplus(g v(p) + d), v the volume that
+    student with a decoder in space has no hidden units, C = 0: sigma = softplus(g v(p) + d), v the volume that
     the encoder gives at the point p. Its label units are those of cells of the volume, each ``unit_stride`` knots wide.
     The encoder gives them as a map whose rows are lines of cells along y, one line behind the other along x, and one
     height above the other.
@@ -174,7 +174,7 @@ class HeadWeights:
     def in_space(
         cls, volume: VolumeReading, unit_stride: int, code_size: int, label_weight: NDArray[np.float32]
     ) -> "HeadWeights":
-        """That of a student that knows everything in space. `label_weight`: V, float32 [K, E]."""
+        """That of a student with a decoder in space. `label_weight`: V, float32 [K, E]."""
         classes, units = label_weight.shape
         return cls(
             positional_weight=np.zeros((0, code_size), np.float32),
@@ -248,7 +248,7 @@ class HeadWeights:
         file: Path,
         hidden: int,  # C
         code_size: int,  # length of the point code
-        label_hidden: int = 0,  # E; 0 where the student knows no classes
+        label_hidden: int = 0,  # E; 0 where the student has no classes
         classes: int = 1,  # K
         volume_knots: tuple[int, ...] = (),  # (X, Y, Z) of the encoder's volume; none where it gives none
         unit_stride: int = 0,  # knots of the volume to a cell that has label units; 0 where pixels have them
@@ -294,11 +294,11 @@ def expected_shapes(
 def _check(tensors: Mapping[str, NDArray[np.float32]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
     for name in _SIZES:
         if name in tensors and name not in expected:
-            what = "belongs to labels, but no head.label_hidden says how many units they have"
+            what = "belongs to labels, but head.label_hidden is missing"
             raise BundleError(what, where=f"{where}: tensor {name}", cure=CURE)
     for name in (f"volume_{name}" for name in _OF_VOLUME):
         if name in tensors and name not in expected:
-            what = "belongs to a volume, but no head.volume_knots says how large that is"
+            what = "belongs to a volume, but head.volume_knots is missing"
             raise BundleError(what, where=f"{where}: tensor {name}", cure=CURE)
     for name, shape in expected.items():
         if name not in tensors:
@@ -393,7 +393,7 @@ def ground_surface(
     camera: Camera,
     volume_from_camera: RigidTransform | None,
 ) -> GroundSurface:
-    """The ground of what a graph says of it, see `EncodedImage.surface`; arguments as those of `graph_inputs`."""
+    """The ground as a graph predicts it, see `EncodedImage.surface`; arguments as those of `graph_inputs`."""
     height, deviation = surface
     edge = stride * grid.voxel_size
     x, y = (grid.origin[axis] + edge * (np.arange(count) + 0.5) for axis, count in enumerate(height.shape))
@@ -410,10 +410,10 @@ def graph_inputs(
     camera: Camera,  # canonical camera
     spec: PointCodeSpec,
     height: float,  # of the volume's origin above the ground, metres
-    # As `volume_pose` says; where nobody knows it the usual one is taken, and told apart.
+    # See `volume_pose`; where it is unknown the usual one is taken, and marked so.
     volume_from_camera: RigidTransform | None,
 ) -> dict[str, NDArray[np.float32]]:
-    """What a graph is given beside the image, by name."""
+    """The inputs of a graph besides the image, by name."""
     known = volume_from_camera is not None
     pose = np.asarray((volume_from_camera or DEFAULT_GRID_FROM_CAMERA).matrix, np.float32)[None]
     given: dict[str, NDArray[np.float32]] = {}
@@ -426,11 +426,11 @@ def graph_inputs(
 
 
 def no_evidence(camera: Camera) -> dict[str, NDArray[np.float32]]:
-    """What a decoder is given where nobody knows anything of depth, by name.
+    """The inputs of a decoder without evidence of depth, by name.
 
     ``scale`` [1, 2] is the logarithm of the factor on the depths of all pixels and the precision of that, one over its
     variance; ``sensed`` [1, 2, H / 2, W / 2] is the logarithm of the depth that a sensor saw, metres, and its
-    precision. A precision of 0 says that nothing is known.
+    precision. A precision of 0 means unknown.
     """
     size = camera.height // 2, camera.width // 2
     return {"scale": np.zeros((1, 2), np.float32), "sensed": np.zeros((1, 2, *size), np.float32)}

@@ -1,4 +1,4 @@
-"""Labels of occupied voxels, and cosines with phrases: hidden units beside those of the density, and a layer on them.
+"""Labels of occupied voxels, and cosines with phrases: hidden units of their own, and a layer on them.
 
 Only some of two million voxels are occupied, and which ones is known after the march; the units are computed for those
 alone, and once for all that is wanted of them. They are read from the last channels of the feature map with the cells,
@@ -16,7 +16,7 @@ one more class. The voxel has the label of its best class. It is ``unknown`` whe
 of the second best by a margin. It is ``unknown``, too, where the feature is zero or not finite. The confidence is the
 softmax probability of the best, classes and background together, at a temperature; 0 where there is no feature.
 
-The query computes nothing in the feature space, see `FeatureSpace.folded`. For each voxel it computes, beside its label
+The query computes nothing in the feature space, see `FeatureSpace.folded`. For each voxel it computes its label
 units, a row a phrase and a triangle for the norm.
 """
 
@@ -90,7 +90,7 @@ class Words(NamedTuple):
     """What the voxels of an image are compared with."""
 
     vocabulary: FoldedVocabulary | None = None  # gives the labels; None for the classes of the student
-    queried: FoldedVocabulary | None = None  # a query beside the labels; None for none
+    queried: FoldedVocabulary | None = None  # a query besides the labels; None for none
     labels: bool = True  # whether labels are wanted; without them, every voxel has label 0
 
 
@@ -110,12 +110,10 @@ def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tupl
     """The voxels of each phrase: those that have at least a share `MATCHING` of its largest contrast, see `Contrast`.
 
     Phrases do not compete with each other: a voxel may be a tree and a hedge. `LabelQuery` finds the same without
-    writing cosines down. Raises ValueError where it is no query, but a vocabulary of labels. `cosines`: [N, K + 1], see
-    `LabelQuery.cosines`.
+    writing cosines down. `cosines`: [N, K + 1], see `LabelQuery.cosines`.
     """
     contrast = queried.vocabulary.contrast
-    if contrast is None:
-        raise ValueError("a vocabulary of labels is no query: see TextBank.query")
+    assert contrast is not None  # of a query
     general, there = contrast.common * cosines[:, queried.classes], cosines.any(axis=1)
     found = []
     for number, (phrase, reach) in enumerate(zip(queried.vocabulary.names, contrast.reach, strict=True)):
@@ -127,9 +125,6 @@ def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tupl
             )
         )
     return tuple(found)
-
-
-# Labels of occupied voxels, and cosines with phrases: hidden units beside those of the density, and a layer on them.
 
 
 _NOTHING = np.empty(0, np.float32)
@@ -149,8 +144,7 @@ class LabelQuery:
     """The labels of a student at some of the points that were prepared for its field.
 
     `field`: the field; its head has labels; `samples`: prepared points, those of `VoxelQuery` for a grid; `size`:
-    number of targets, X * Y * Z for a grid: each is at most that of one sample. Raises ValueError where the head has no
-    labels.
+    number of targets, X * Y * Z for a grid: each is at most that of one sample.
     """
 
     def __init__(self, field: FieldKernel, samples: FieldSamples, size: int) -> None:
@@ -174,8 +168,7 @@ class LabelQuery:
         """Labels by the largest logit or, with a vocabulary, the largest cosine; and cosines with a query.
 
         `features`: float32 [h, w, C + E], the encoder's output; `targets`: [N], flat indices of voxels that have a
-        sample; `words`: where they leave out labels, every label is 0, with a confidence of 1. Raises ValueError where
-        a voxel has no sample: it is out of view.
+        sample; `words`: where they leave out labels, every label is 0, with a confidence of 1.
         """
         label, confidence = np.zeros(len(targets), np.uint8), np.ones(len(targets), np.float32)
         queried, vocabulary = words.queried, words.vocabulary if words.labels else None
@@ -208,8 +201,7 @@ class LabelQuery:
     def _ordered(self, targets: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Samples of voxels [N] in the order of the feature map's cells, and the place of each among the voxels."""
         chosen = self.sample_of[targets]
-        if (chosen < 0).any():
-            raise ValueError(f"{np.count_nonzero(chosen < 0)} of {len(targets)} voxels are out of view")
+        assert (chosen >= 0).all(), "voxels out of view"
         samples, place = np.empty_like(chosen), np.empty_like(chosen)
         self._order(chosen, samples, place)  # samples are ordered by cell
         return samples, place
@@ -239,33 +231,15 @@ class LabelQuery:
             found.begin(0)
             if scores is None:
                 other = (*other[:3], 0)
+        none = np.zeros((0, 0), np.float32)
+        rules = classes, vocabulary is not None, np.float32(margin), np.float32(1.0 / temperature)
+        norm = (none, _NOTHING, np.float32(0.0)) if roots is None else (roots.root, roots.root_bias, roots.rest)
+        written = *(labels or (np.empty(0, np.uint8), _NOTHING)), none if scores is None else scores
         self._kernel(
-            self.field.flat_features(features),
-            self.field.feature_size[1],
-            self.tables.x,
-            self.tables.y,
-            self.tables.z,
-            *named,
-            classes,
-            vocabulary is not None,
-            np.float32(margin),
-            np.float32(1.0 / temperature),
-            *other,
-            queried is not None,
-            _NOTHING.reshape(0, 0) if roots is None else roots.root,
-            _NOTHING if roots is None else roots.root_bias,
-            np.float32(0.0) if roots is None else roots.rest,
-            *self._ordered(targets),
-            self.samples.cell,
-            self.samples.share,
-            self.samples.rows,
-            *(labels or (np.empty(0, np.uint8), _NOTHING)),
-            _NOTHING.reshape(0, 0) if scores is None else scores,
-            found.common,
-            found.least,
-            found.match,
-            found.contrast,
-            found.matches,
+            *(self.field.flat_features(features), self.field.feature_size[1], *self.tables.tables),
+            *(*named, *rules, *other, queried is not None, *norm),
+            *(*self._ordered(targets), *self.samples.taps, *written),
+            *(found.common, found.least, found.match, found.contrast, found.matches),
         )
 
 

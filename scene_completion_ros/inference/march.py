@@ -12,8 +12,8 @@ published or thresholded is the calibrated probability, and the states of voxels
 
     T_state,i+1 = T_state,i (1 - alpha_i) for a free voxel,    0 for an occupied one
 
-so that nothing behind an occupied voxel is ever taken for seen. A student may say the depth of each pixel itself, which
-knows more of it than voxels do. Then a ray is not attenuated: it ends there, or at the first occupied voxel before
+so that nothing behind an occupied voxel is ever taken for seen. A student may predict the depth of each pixel, which is
+more accurate than its voxels. Then a ray is not attenuated: it ends there, or at the first occupied voxel before
 (`sight`).
 """
 
@@ -44,13 +44,13 @@ T_SPENT, T_SEEN = np.float32(SPENT), np.float32(SEEN)
 class MarchResult:
     """What the rays of a camera met in the grid.
 
-    Where a student says depth itself (`sight`), the depth is what it says, inside of the grid or not. The transmittance
-    is 1 where that is the farthest that the student knows, and 0 elsewhere. Then half_distance is where the ray ends:
+    Where a student predicts depth (`sight`), that is the depth, inside of the grid or not. The transmittance
+    is 1 where that is the farthest it predicts, and 0 elsewhere. Then half_distance is where the ray ends:
     at that depth, or at the first occupied voxel before; 0 where the depth is no number.
     """
 
     # float32 [h, w], expected termination as z-depth in metres. What is left of a ray that leaves the grid counts as
-    # ending where it leaves; ``transmittance`` says how much that was. NaN for rays that miss the grid.
+    # ending where it leaves; ``transmittance`` is how much that was. NaN for rays that miss the grid.
     depth: NDArray[np.float32]
     # float32 [h, w], distance along the ray, metres, of the first step after which T_state < 0.5. That is the first
     # step in an occupied voxel, unless free ones have taken half of the ray before. Infinite where there is none.
@@ -109,7 +109,7 @@ class March:
         # Alpha from which a voxel counts as occupied, `Calibration.occupied_from` of the threshold.
         occupied_from: float | np.float32,
         *,
-        far: float = math.inf,  # depth, metres, from which on a student that says depth itself sees nothing
+        far: float = math.inf,  # depth, metres, from which on a student that predicts depth sees nothing
     ) -> None:
         rays = grid_rays(grid, camera_from_grid, camera)
         self.grid, self.camera = grid, camera
@@ -128,7 +128,7 @@ class March:
         self._kernel, self._sight = _march_kernel(), _sight_kernel()
 
     def __call__(self, alpha: NDArray[np.float32], depth: NDArray[np.float32] | None = None) -> MarchResult:
-        """Marches through alpha, float32 [X, Y, Z], up to the depth, float32 [h, w], where a student says it itself."""
+        """Marches through alpha, float32 [X, Y, Z], up to the depth, float32 [h, w], where a student predicts it."""
         shape = (self.camera.height, self.camera.width)
         if depth is not None:
             half_distance = np.empty(shape, dtype=np.float32)
@@ -178,20 +178,10 @@ def _sight_kernel() -> Callable[..., None]:
 @functools.cache
 def _march_kernel() -> Callable[..., None]:
     @kernel()
-    def march_rays(
-        alpha: Any,
-        occupied_from: Any,
-        step_length: Any,
-        origin: Any,
-        direction: Any,
-        cosine: Any,
-        first: Any,
-        stop: Any,
-        leave: Any,
-        depth: Any,
-        half_distance: Any,
-        transmittance: Any,
-    ) -> None:
+    def march_rays(  # type: ignore[no-untyped-def] # numba finds the types
+        alpha, occupied_from, step_length, origin, direction, cosine, first, stop, leave, depth, half_distance,
+        transmittance
+    ) -> None:  # fmt: skip
         flat = alpha.reshape(-1)
         for ray in prange(first.size):
             d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]

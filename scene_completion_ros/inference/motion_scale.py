@@ -1,12 +1,12 @@
-"""The scale of what a camera sees, of how far its robot moved: a network knows shapes better than metres.
+"""The scale of predicted depths by how far the robot moved: a network predicts shapes better than metres.
 
 Corners of an image are found again in images of some metres before, see `CornerFollower`. With the depths that the
-network gives them, they say how the camera moved, up to the factor that is wanted: the scale at which they agree with
+network gives them, they give the camera's motion up to the wanted factor: the scale at which they agree with
 the way by odometry. A filter over seconds follows (Kalman 1960).
 
 Corners of an image that are found again in earlier ones, and how the camera moved by them.
 
-As far as odometry and the depths of a network say, the earlier image is first drawn as it would look from here: what is
+By odometry and the depths of a network, the earlier image is first rendered as seen from here: what is
 left to follow are some pixels, and bodies are as large in both. Rotation and direction of the way by odometry are
 refined with the scale of the depths, since a tenth of a degree matters. Depths of corners are off by much more than
 their scale, neighbours alike, and what moves by itself by more yet: all three are in the statistics (a two-view
@@ -16,8 +16,8 @@ al. 1989).
 Depth of single corners by motion: what a network is wrong about here and there, not by one factor.
 
 A wall that the network puts a fifth too near moves through the image as one that is far. A corner that is found again
-in images of some metres before has a depth by triangulation, once these images say how the camera moved. One that they
-do not agree about, or that is far off from what the network says, moves by itself or was confused with another.
+in images of some metres before has a depth by triangulation, once the camera's motion is known from them. One that they
+do not agree about, or that is far off from the network's depth, moves by itself or was confused with another.
 """
 
 import math
@@ -46,7 +46,7 @@ FREEDOM = 2.0  # degrees of freedom of the Student-t distribution
 # this, metres, where networks err most.
 PARTS_ACROSS, NEAR_M = 8, 8.0
 AGREES, LEAST_AGREEING = 9.0, 0.5  # squared distance in standard deviations; least share of corners below it
-# What odometry cannot be off by, unless it says something else than how this camera moved.
+# What odometry cannot be off by, unless it is not of this camera.
 MOST_TURNED, MOST_ASIDE = math.radians(1.0), math.radians(8.0)
 MOST_FACTOR = 1.8  # nor are networks off by as much
 
@@ -78,9 +78,9 @@ class Way:
     aside: float
 
     def refusal(self) -> str:
-        """Why it says nothing; empty where it does."""
+        """Why it cannot be used; empty where it can."""
         if self.share < LEAST_AGREEING:
-            return f"only {100.0 * self.share:.0f} % of the corners move as odometry says"
+            return f"only {100.0 * self.share:.0f} % of the corners move as odometry does"
         if self.turned > MOST_TURNED or self.aside > MOST_ASIDE:
             off = f"{math.degrees(self.turned):.1f}° and the direction by {math.degrees(self.aside):.0f}°"
             return f"the rotation by odometry is off by {off}"
@@ -234,7 +234,7 @@ def _crossing(vectors: Doubles) -> Doubles:
 
 
 BASELINES_M = ((0.9, 1.5, 2.25), (2.1, 3.5, 5.25), (4.2, 7.0, 10.5))  # ways to earlier images, see `MotionScale`
-SINGLE_FARTHEST_M, SINGLE_NEAR_M = 60.0, 15.0  # depths of corners; and of those that say how the camera moved
+SINGLE_FARTHEST_M, SINGLE_NEAR_M = 60.0, 15.0  # depths of corners; and of those that give the camera's motion
 SINGLE_CORNERS, SINGLE_FEWEST, SINGLE_APART_PX = 400, 25, 5
 # Standard deviations: of a place in an image, pixels; of the logarithm of the network's depth of a corner, once all are
 # scaled; of that of a depth by motion, at most, and what is added to it.
@@ -305,14 +305,14 @@ def _triangulated(
 
 _STREET_VOXEL_M = 0.2
 # Lengths are those of a street; rooms, whose voxels are smaller, bring their own measure.
-FARTHEST_M = 15.0  # depth of corners: of farther ones the way of some metres says little
+FARTHEST_M = 15.0  # depth of corners: farther ones give little over some metres
 BASELINES_OF_SCALE_M = ((0.4, 1.5, 6.0),)  # way between two images: at least, wished for, at most
 KEPT, KEPT_APART_M = 40, 0.25  # earlier images, and the way between them
 CORNERS, FEWEST, APART_PX = 240, 25, 6  # at half the size of the image, as all pixels here
 MOST_TURN = math.radians(20.0)  # between two images
 FASTEST_M_S, FASTEST_TURN = 70.0, math.radians(250.0)  # beyond it odometry jumped
 # Of the filter, of the logarithm of the factor: before the first measurement; of one measurement; of what changes with
-# the street along a way; and what no measurement tells, since odometry is off as well.
+# the street along a way; and what no measurement shows, since odometry is off as well.
 PRIOR, MEASURED, CHANGES, CHANGES_OVER_M, ALWAYS = 0.5, 0.05, 0.05, 50.0, 0.03
 ODOMETRY_M = 0.03  # standard deviation of a way
 ALIKE_OVER_M = 4.0  # measurements along this way share their errors
@@ -382,7 +382,7 @@ class MotionScale:
 
         Args:
             image_rgb: The canonical image, uint8 [H, W, 3].
-            depth: What the network says of it by itself, z-depth [h, w], metres; any size.
+            depth: The network's own z-depth [h, w], metres; any size.
             pose: Of the camera's optical frame in the odometry frame.
             stamp_ns: Stamp of the image.
         """

@@ -1,7 +1,7 @@
 """From a canonical image to what is known of every voxel: what is prepared and known besides, and how the CPU does it.
 
-Of a covered lens, darkness or glare a network says something all the same: so here is, too, whether an image shows
-anything.
+A network predicts something even with a covered lens, in darkness or glare. So this module also judges whether an image
+shows anything.
 """
 
 import math
@@ -29,17 +29,17 @@ from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, VoxelStat
 
 
 class EncodedImage(NamedTuple):
-    """What an encoder says of one image."""
+    """The outputs of an encoder for one image."""
 
     features: NDArray[np.float32]  # float32 [h, w, C + E]
     # float32 [X, Y, Z], logits at the knots that the head reads; None where the encoder gives none.
     volume: NDArray[np.float32] | None = None
-    # float32 [h', w'], z-depth of the pixels of `scene_query.ray_camera`, metres; beside a volume only.
+    # float32 [h', w'], z-depth of the pixels of `scene_query.ray_camera`, metres; only with a volume.
     depth: NDArray[np.float32] | None = None
     # float32 [2, x, y], the ground in cells of the volume: its height there and the standard deviation of that, metres.
-    # Of students that are told the camera's pose.
+    # Of students that take the camera's pose.
     surface: NDArray[np.float32] | None = None
-    # float32 [K + 3, H / 2, W / 2], what pixels say by themselves, of students that take evidence; see
+    # float32 [K + 3, H / 2, W / 2], predictions of pixels alone, of students that take evidence; see
     # `StudentBundle.view_shape`.
     view: NDArray[np.float32] | None = None
 
@@ -49,9 +49,9 @@ class EncodedImage(NamedTuple):
         return EncodedImage(*(output[0] for output in outputs))
 
 
-# What graphs are given beside an image, by name; and what makes that of `EncodedImage.view`, once it is known.
-Given: TypeAlias = Mapping[str, NDArray[np.float32]]
-DecoderInputs: TypeAlias = Callable[[NDArray[np.float32]], Given]
+# Further inputs of graphs, by name; and what makes those of the decoder from `EncodedImage.view`.
+GraphInputs: TypeAlias = Mapping[str, NDArray[np.float32]]
+DecoderInputs: TypeAlias = Callable[[NDArray[np.float32]], GraphInputs]
 
 
 class Encoder(Protocol):
@@ -60,13 +60,16 @@ class Encoder(Protocol):
     name: str
 
     def encode(
-        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: DecoderInputs | None = None
+        self,
+        image_rgb: NDArray[np.uint8],
+        extra_inputs: GraphInputs | None = None,
+        decoder_inputs: DecoderInputs | None = None,
     ) -> EncodedImage:
-        """What it says of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
+        """The outputs for a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
 
-        Raises ImageError where the image has another size or type. `beside`: what a graph is given that takes the
-        camera's pose, see `StudentBundle.graph_inputs`; None where it takes none, or nobody knows the pose;
-        `given_view`: what the decoder is given instead, of students that take evidence.
+        `extra_inputs`: further inputs of a graph that takes the camera's pose, see `StudentBundle.graph_inputs`; None
+        where it takes none or the pose is unknown; `decoder_inputs`: makes the decoder's inputs, of students that take
+        evidence.
         """
         ...
 
@@ -75,7 +78,7 @@ class Encoder(Protocol):
         return self.encode(image_rgb).features
 
 
-ROWS = 24  # square cells that an image is cut into from top to bottom; two by two of them are looked at together
+ROWS = 24  # square cells that an image is cut into from top to bottom; two by two of them make a window
 LEAST_EDGE = 4  # pixels along the side of a cell, at least
 # Standard deviation of the grey values (0..255) from which a window shows something; sensors are less noisy.
 FAINTEST = 2.0
@@ -94,7 +97,7 @@ def shown_share(image_rgb: NDArray[np.uint8], covered: NDArray[np.bool_] | None 
 
 
 def content_warning(shown: float) -> str:
-    """What to say of an image by its `shown_share`; nothing where it shows enough."""
+    """The warning about an image with this `shown_share`; empty where it shows enough."""
     if shown >= MOSTLY:
         return ""
     so = "no voxel counts as seen" if shown < BLIND else "the rest is a guess"
@@ -112,24 +115,24 @@ def _windows(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(cv2.blur(cells, (2, 2))[1:, 1:], np.float32)
 
 
-# A beam that passes beside a body and hits what is behind it, seen from elsewhere than by the camera, is left out where
+# A beam that passes a body and hits what is behind it, seen from elsewhere than by the camera, is left out where
 # within so many pixels (across, down) another one is nearer by this factor.
 BEHIND_PX, BEHIND = (5, 7), 1.15
 # What `Evidence.summary` names.
 SCALE, DEVIATION, WHY = "scale", "scale deviation", "scale not measured"
 SENSED, CORNERS = "share of pixels with a depth of a sensor", "corners with a depth by motion"
 
-# Depths of corners by motion, as `Evidence.sensed`, of a canonical image [H, W, 3] and what the network itself says of
-# its depth, see `Completion.own_depth`; None where nothing is known.
+# Depths of corners by motion, as `Evidence.sensed`, of a canonical image [H, W, 3] and the network's own depth, see
+# `Completion.own_depth`; None where nothing is known.
 CornerDepths: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.float32] | None]
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What is known beside an image; a student that does not take it makes nothing of it.
+    """What is known of depth before an image is completed; only students that take evidence use it.
 
     Attributes:
-        scale: By what all depths are to be multiplied; None where nobody knows.
+        scale: Factor on all depths; None where it is unknown.
         sensed: float32 [2, H / 2, W / 2], logarithm of depths that a sensor saw (metres, in pixels of the canonical
             camera at half its size) and the precision of that, see `sensed_depth`; None for none.
         corner_depths: What measures the depth of corners once the network has seen the image; None for nothing.
@@ -153,7 +156,7 @@ class Evidence:
         return replace(self, corner_depths=None, sensed=sensed, corners=int(np.count_nonzero(found[1][free])))
 
     def inputs(self) -> dict[str, NDArray[np.float32]]:
-        """What is said of the image, by the names of `head.no_evidence`."""
+        """The inputs of a decoder, by the names of `head.no_evidence`."""
         given = {}
         if self.scale is not None and math.isfinite(self.scale.deviation):
             log, precision = math.log(self.scale.factor), self.scale.deviation**-2
@@ -165,7 +168,7 @@ class Evidence:
     def summary(self) -> dict[str, float | str]:
         """What was applied to an image, as a node publishes it and a report shows it; empty where nothing was asked.
 
-        `SCALE` and `DEVIATION`, see `Scale`, are missing where the scale is not known; `WHY` says why the last image
+        `SCALE` and `DEVIATION`, see `Scale`, are missing where the scale is unknown; `WHY` is why the last image
         gave no measurement. `SENSED` is the share of pixels with a depth of a sensor, `CORNERS` the number of those
         with one by motion.
         """
@@ -209,7 +212,7 @@ def motion_scale(bundle: StudentBundle, covered: NDArray[np.bool_]) -> MotionSca
 
 
 def own_depth(spec: PointCodeSpec, view: NDArray[np.float32]) -> NDArray[np.float32]:
-    """z-depth [H / 2, W / 2], metres, that pixels say before any evidence; `view`: `EncodedImage.view`."""
+    """z-depth [H / 2, W / 2], metres, predicted by pixels before any evidence; `view`: `EncodedImage.view`."""
     return np.asarray(1.0 / np.maximum(spec.inverse_depth(view[0]), 0.5 / spec.far), np.float32)
 
 
@@ -255,9 +258,9 @@ class PreparedScene:
     query: VoxelQuery  # the field on the grid
     march: March  # the rays through it
     classifier: VoxelClassifier  # the states of its voxels
-    labels: LabelQuery | None  # their labels; None where the student knows no classes
-    # What the graph is given beside the image, by name, see `StudentBundle.graph_inputs`.
-    beside: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    labels: LabelQuery | None  # their labels; None where the student has no classes
+    # Further inputs of the graph, by name, see `StudentBundle.graph_inputs`.
+    extra_inputs: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -270,7 +273,7 @@ class PreparedScene:
         extrapolate: bool = False,  # predict opacity outside the view too
         # bool [H, W], the pixels of the canonical image that the camera covers; None for all.
         coverage: NDArray[np.bool_] | None = None,
-        # How the camera stands in the volume of a student that is told so; None where unknown.
+        # Pose of the camera in the volume of a student that takes it; None where unknown.
         volume_from_camera: RigidTransform | None = None,
     ) -> "PreparedScene":
         """Prepare a grid."""
@@ -325,11 +328,11 @@ class SceneAnswer:
     dense: DenseField  # what is known of all voxels
     times_ms: dict[str, float]  # milliseconds of encode, query, march, assemble and label
     matches: tuple[PhraseMatches, ...] = ()  # of the query that was asked, a phrase each; none where nothing was asked
-    # The ground, see `EncodedImage`; None where the student says nothing of it.
+    # The ground, see `EncodedImage`; None where the student does not predict it.
     surface: NDArray[np.float32] | None = None
     # float32 [H / 2, W / 2], see `own_depth`; None of a student that takes no evidence.
     own_depth: NDArray[np.float32] | None = None
-    evidence: Evidence = NO_EVIDENCE  # what was known beside the image, depths of corners among it
+    evidence: Evidence = NO_EVIDENCE  # what was used, depths of corners among it
 
 
 class SceneQuery(Protocol):
@@ -340,8 +343,8 @@ class SceneQuery(Protocol):
     ) -> SceneAnswer:
         """What is known after a canonical image, uint8 [H, W, 3] RGB.
 
-        Raises ImageError where the image has another size or type. `words`: what the voxels are compared with, in a
-        feature space of the student; `evidence`: what else is known of depth, of a student that takes it.
+        `words`: what the voxels are compared with, in a feature space of the student; `evidence`: what else is known of
+        depth, of a student that takes it.
         """
         ...
 
@@ -359,12 +362,12 @@ class HostSceneQuery:
 
     def __init__(
         self,
-        encode: Callable[[NDArray[np.uint8], Given, DecoderInputs | None], EncodedImage],  # see `Encoder.encode`
+        encode: Callable[[NDArray[np.uint8], GraphInputs, DecoderInputs | None], EncodedImage],  # see `Encoder.encode`
         prepared: PreparedScene,
         threads: int | None = None,  # CPU threads of the kernels; None for all that this process may use
     ) -> None:
         self._encode, self._prepared, self._threads = encode, prepared, threads
-        self._takes_evidence = "scale" in prepared.beside
+        self._takes_evidence = "scale" in prepared.extra_inputs
 
     def __call__(
         self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS, evidence: Evidence = NO_EVIDENCE
@@ -373,14 +376,14 @@ class HostSceneQuery:
         prepared, clock = self._prepared, StageClock()
         own: NDArray[np.float32] | None = None
 
-        def given(view: NDArray[np.float32]) -> Given:
+        def given(view: NDArray[np.float32]) -> GraphInputs:
             nonlocal evidence, own
             own = own_depth(prepared.query.field.code, view)
             evidence = evidence.with_corners(image_rgb, own)
-            return prepared.beside | evidence.inputs()
+            return prepared.extra_inputs | evidence.inputs()
 
-        given_view = given if self._takes_evidence else None
-        features, volume, depth, surface, _ = self._encode(image_rgb, prepared.beside, given_view)
+        decoder_inputs = given if self._takes_evidence else None
+        features, volume, depth, surface, _ = self._encode(image_rgb, prepared.extra_inputs, decoder_inputs)
         clock.lap("encode")
         with kernel_threads(self._threads):
             alpha = prepared.query.opacity(features, volume)
@@ -439,7 +442,7 @@ def inverse_distance_samples(count: int, near: float, far: float) -> NDArray[np.
 def predicted_depth(
     depth: NDArray[np.float32], canonical: Camera, camera: Camera, pixels: NDArray[np.floating]
 ) -> NDArray[np.float32]:
-    """z-depth that a student says itself, at pixels of a camera at the place of the canonical one.
+    """Predicted z-depth, at pixels of a camera at the place of the canonical one.
 
     Returns float32 [N], metres: linear in inverse depth between pixels, constant beyond the outer ones. NaN where the
     lens sees no ray. `depth`: `EncodedImage.depth`, float32 [h', w']; `canonical`: the student's camera, of whose

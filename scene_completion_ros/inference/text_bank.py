@@ -1,7 +1,7 @@
 """Phrases and their embeddings, as a text encoder gave them, and the vocabularies that are made of them.
 
 A `TextBank` is one safetensors file. The robot reads it and needs no text encoder. Banks come from untrusted sources:
-nothing in them is executed, sizes are checked before memory is taken, and a hash says whether they are whole.
+nothing in them is executed, sizes are checked before memory is taken, and a hash shows whether they are whole.
 A `Vocabulary` is what voxels are compared with: rows of a bank, each of a class or of the background.
 
 Feature spaces: how the features of a foundation model follow from a student's label units, and cosines in them.
@@ -43,7 +43,7 @@ METADATA = "text_bank"
 EMBEDDINGS = "embeddings"
 LARGEST_FILE, LARGEST_HEADER = 64 << 20, 32 << 20
 LARGEST_DIMENSION = 8192
-MOST_CLASSES = 254  # a label is one byte, and one label says "unknown"
+MOST_CLASSES = 254  # a label is one byte, and one label is "unknown"
 MOST_ROWS = 4096
 MOST_ASKED = 16  # phrases that are looked for at a time: what a GPU keeps of the answer grows with them
 MARGIN = 0.02
@@ -75,7 +75,7 @@ class Contrast:
     """
 
     common: float  # length of the mean of the phrases in general; the background's row is its direction
-    # Of each phrase the largest contrast that a class of the bank has with it. A word that the teacher was never told
+    # Of each phrase the largest contrast that a class of the bank has with it. A word that the teacher never learned
     # finds what is nearest to it. Infinite where no class has any.
     reach: tuple[float, ...]
 
@@ -136,7 +136,7 @@ class TextBank:
     licence: str = ""
     where: str = "text bank"  # file of the bank, for messages
     embeddings: NDArray[np.float32] = field(init=False, repr=False)  # float32 [P, D], L2-normalised
-    sha256: str = field(init=False)  # hash of all that the bank says, embeddings included
+    sha256: str = field(init=False)  # hash of the whole content, embeddings included
     _row_of: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -201,7 +201,7 @@ class TextBank:
         return tensor_bytes({EMBEDDINGS: self.stored}, metadata)
 
     def save(self, path: str | Path) -> None:
-        """Writes the bank beside its place, and moves it there when it is whole."""
+        """Writes the bank as a whole file."""
         write_whole(Path(path), self.to_bytes())
 
     @classmethod
@@ -235,7 +235,7 @@ class TextBank:
         stored = np.frombuffer(tensor["data"], dtype="<f2").reshape(tensor["shape"]).astype(np.float16)
         bank = cls(**parsed, stored=stored, where=where)
         if bank.sha256 != expected:
-            what = f"sha256 is {bank.sha256[:12]}…, the file says {shown(expected[:12])}…: it is damaged or was changed"
+            what = f"sha256 is {bank.sha256[:12]}…, the file has {shown(expected[:12])}…: it is damaged or was changed"
             raise VocabularyError(what, where=where, cure=_CURE)
         return bank
 
@@ -270,7 +270,7 @@ class TextBank:
     ) -> Vocabulary:
         """A vocabulary of the bank's phrases.
 
-        A class that the bank names too keeps its colour. The bank's background goes along, less what classes say.
+        A class that the bank names too keeps its colour. The bank's background goes along, less the phrases of classes.
         Raises VocabularyError where a phrase is not in the bank or is of two classes; or there are no classes, or too
         many.
         """
@@ -310,10 +310,10 @@ class TextBank:
 
         `phrases`: as `vocabulary` takes them in a list; `background`: phrases in general; None for all of the bank.
         Raises VocabularyError where a phrase is not in the bank, there is none or there are too many, or there is no
-        other phrase to tell them from.
+        other phrase to compare them with.
         """
         if len(phrases) > MOST_ASKED:
-            what = f"{len(phrases)} phrases, where at most {MOST_ASKED} can be looked for at a time"
+            what = f"{len(phrases)} phrases, where at most {MOST_ASKED} can be asked for at a time"
             raise VocabularyError(what, where="query", cure="Ask for fewer; a vocabulary may have more.")
         queried = self.vocabulary(phrases, margin=0.0)
         rows = queried.rows[queried.group != BACKGROUND]
@@ -321,7 +321,7 @@ class TextBank:
         mean = general.mean(axis=0)
         common = float(np.linalg.norm(mean))
         if common < 1e-6 or (background is None and len(np.unique(general, axis=0)) < 2):
-            what = "nothing is left to tell the phrases from"
+            what = "nothing is left to compare the phrases with"
             cure = "Make a bank with further phrases, or with a background."
             raise VocabularyError(what, where=f"{self.where}: background", cure=cure)
         known = self.rows([phrase for proposed in self.classes for phrase in proposed.phrases] or self.phrases)
@@ -347,8 +347,6 @@ class TextBank:
         own = {proposed.name: proposed.phrases for proposed in self.classes}
         if classes is None:
             return dict(own) or {p: (p,) for p in self.phrases if p not in self.background}
-        if isinstance(classes, str):
-            raise VocabularyError("is a text, no list of phrases", where="vocabulary", cure="Make a list.")
         check_phrases(tuple(classes), "vocabulary")
         if isinstance(classes, Mapping):
             return dict(classes)

@@ -277,7 +277,7 @@ class Student:
         made = self._made.get(name)
         if made is None:
             return
-        unseen = made.completer.unseen()
+        unseen = made.completer.out_of_view()
         looked_at = (parameters.base_frame, *(getattr(parameters, part) for part in _MOUNTING), unseen is None)
         if made.mounting == looked_at:
             return

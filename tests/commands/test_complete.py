@@ -14,7 +14,7 @@ from scene_completion_ros.inference.text_bank import MOST_ASKED
 from scene_completion_ros.voxels.files import read_npz
 from scene_completion_ros.voxels.semantic_voxels import OTHER_COLOUR, phrase_colours
 from tests.commands.conftest import CAMERA_HEIGHT
-from tests.inference import told_bundle
+from tests.inference import known_mounting_bundle
 from tests.inference.small_bundle import CANONICAL, class_colours, class_names
 
 YAML = """image_width: {c.width}
@@ -144,9 +144,9 @@ def test_voxels_farther_than_the_student_knows_stay_unobserved(
 
 def test_a_student_takes_the_mounting_of_the_camera(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = tmp_path / "image.png"
-    cv2.imwrite(str(image), told_bundle.wall_from(0.0))
-    (tmp_path / "camera.yaml").write_text(YAML.format(c=told_bundle.CAMERA))
-    told = told_bundle.make_told_bundle(tmp_path / "told")
+    cv2.imwrite(str(image), known_mounting_bundle.wall_from(0.0))
+    (tmp_path / "camera.yaml").write_text(YAML.format(c=known_mounting_bundle.CAMERA))
+    told = known_mounting_bundle.make_known_mounting_bundle(tmp_path / "told")
     wanted = f"{MOUNTING_UNKNOWN}: give --camera-height and --camera-pitch"
     for more, said in (
         ((), [wanted]),

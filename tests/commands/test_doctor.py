@@ -172,7 +172,7 @@ def test_what_the_cuda_driver_answers(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @needs_ros
-def test_a_missing_rmw_is_told_apart_from_a_missing_ros(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_rmw_is_not_a_missing_ros(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_nowhere_cpp")
     monkeypatch.setenv("ROS_DISTRO", "jazzy")
     assert finding_of("ROS 2").status == "ok"

@@ -15,7 +15,7 @@ from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.bags.recordings import SECOND, START, odometry, transform
 from tests.checkout import next_domain
 from tests.commands.recordings import write_camera_info, write_image
-from tests.inference.told_bundle import CAMERA, FACTOR, make_told_bundle, wall_from
+from tests.inference.known_mounting_bundle import CAMERA, FACTOR, make_known_mounting_bundle, wall_from
 from tests.report.pages import embedded_frames
 
 FRAMES, STEP_M = 8, 0.4
@@ -23,7 +23,7 @@ FRAMES, STEP_M = 8, 0.4
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
-    return make_told_bundle(tmp_path_factory.mktemp("bundle") / "told")
+    return make_known_mounting_bundle(tmp_path_factory.mktemp("bundle") / "told")
 
 
 def record(path: Path, *, moving: str, images: int = FRAMES) -> Path:

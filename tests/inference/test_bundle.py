@@ -40,8 +40,6 @@ from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_ros.voxels.occupancy import Calibration
 from tests.inference.small_bundle import (
     CANONICAL,
-    class_colours,
-    class_names,
     make_small_bundle,
     random_head,
     road_head,
@@ -59,15 +57,11 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
-def replace_head(folder: Path, **tensors: np.ndarray | None) -> None:
-    """Replaces tensors of the head (None removes one)."""
-    content = safetensors.numpy.load_file(folder / HEAD)
-    for name, tensor in tensors.items():
-        if tensor is None:
-            del content[name]
-        else:
-            content[name] = tensor
-    replace_file(folder, HEAD, safetensors.numpy.save(content))
+def replace_tensors(folder: Path, file: str, **tensors: np.ndarray | None) -> None:
+    """Replaces tensors of a file (None removes one)."""
+    content = {**safetensors.numpy.load_file(folder / file), **tensors}
+    kept = {name: tensor for name, tensor in content.items() if tensor is not None}
+    replace_file(folder, file, safetensors.numpy.save(kept))
 
 
 def replace_file(folder: Path, name: str, data: bytes) -> None:
@@ -121,40 +115,7 @@ def test_everything_comes_back(
     assert json.loads((tmp_path / "student" / MANIFEST).read_text())["head"].get("label_hidden", 0) == label_hidden
 
 
-def test_the_shipped_student_knows_the_classes_of_a_street() -> None:
-    shipped = StudentBundle.load(DEFAULT_BUNDLE)
-    assert {"road", "sidewalk", "building", "vegetation", "car"} <= set(shipped.class_names)
-    assert len(set(shipped.class_colours)) == len(shipped.class_names) == shipped.head.classes
-    assert shipped.head.channels == shipped.head.hidden + shipped.head.label_hidden > shipped.head.hidden
-
-
-def test_labels_and_a_head_that_do_not_announce_each_other_are_refused(tmp_path: Path) -> None:
-    make_small_bundle(tmp_path)
-    several = {"class_names": ["road", "car"], "class_colours": [[1, 2, 3], [4, 5, 6]]}
-    edit_manifest(tmp_path, lambda m: m.update(several))
-    assert refused(tmp_path).where.endswith("field head.label_hidden")
-    edit_manifest(tmp_path, lambda m: m["head"].update(label_hidden=64))
-    assert "tensor label_positional_weight" in refused(tmp_path).where
-    make_small_bundle(tmp_path)
-    replace_head(tmp_path, label_bias=np.zeros(3, np.float32))
-    error = refused(tmp_path)
-    assert f"{HEAD}: tensor label_bias" in error.where
-    assert "label_hidden" in error.what
-
-
-def test_classes_and_head_of_a_new_bundle_have_to_agree() -> None:
-    for head, count in ((random_head(), 2), (with_labels(random_head(), 3), 2), (with_labels(random_head(), 1), 1)):
-        with pytest.raises(BundleError, match="class_names"):
-            StudentBundle(
-                name="new",
-                canonical=CANONICAL,
-                head=head,
-                class_names=class_names(count),
-                class_colours=class_colours(count),
-            )
-
-
-def test_weights_beside_the_bundle(tmp_path: Path) -> None:
+def test_weights_for_further_training(tmp_path: Path) -> None:
     bundle = make_small_bundle(tmp_path)
     with pytest.raises(BundleError, match=WEIGHTS):
         bundle.load_weights()
@@ -236,42 +197,6 @@ def test_an_encoder_with_weights_in_another_file_or_a_loop_is_refused(
         saved.save(tmp_path / "spoilt", content.replace(plain, spelt))
 
 
-def test_a_newer_schema_asks_for_an_update_and_a_pickle_is_not_a_head(tmp_path: Path) -> None:
-    make_small_bundle(tmp_path)
-    edit_manifest(tmp_path, lambda m: m.update(schema_version=SCHEMA_VERSION + 1))
-    error = refused(tmp_path)
-    assert "schema_version" in error.where
-    assert "Update" in error.cure
-    make_small_bundle(tmp_path)
-    replace_file(tmp_path, HEAD, b"\x80\x04N.")
-    assert "safetensors" in refused(tmp_path).what
-
-
-@pytest.mark.parametrize(
-    ("tensors", "message"),
-    [
-        ({"density_bias": None}, "tensor density_bias: is missing"),
-        ({"hidden_bias": np.zeros(63, dtype=np.float32)}, r"tensor hidden_bias: is float32 \(63,\)"),
-        ({"positional_weight": np.zeros((64, 39), dtype=np.float16)}, "tensor positional_weight: is float16"),
-        ({"density_weight": np.full(64, np.nan, dtype=np.float32)}, "tensor density_weight: holds NaN"),
-        (
-            {"label_positional_weight": np.zeros((16, 38), np.float32)},
-            r"tensor label_positional_weight: .*\(16, 39\).*one column a value of the point code",
-        ),
-        ({"label_hidden_bias": np.zeros(15, np.float32)}, r"tensor label_hidden_bias: .*head\.label_hidden units"),
-        ({"label_weight": np.zeros((4, 16), np.float32)}, r"\(4, 16\) where float32 \(3, 16\).*each of class_names"),
-        ({"label_bias": np.full(3, 1e30, np.float32)}, "tensor label_bias: holds NaN, or values beyond"),
-    ],
-)
-def test_bad_tensors_are_named(tmp_path: Path, tensors: dict[str, np.ndarray | None], message: str) -> None:
-    head = with_labels(road_head(), 3, 16)
-    make_small_bundle(tmp_path, head=head, class_names=class_names(3), class_colours=class_colours(3))
-    replace_head(tmp_path, **tensors)
-    error = refused(tmp_path)
-    assert re.search(message, str(error))
-    assert HEAD in error.where
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
@@ -296,18 +221,18 @@ def test_feature_spaces_and_a_bank_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "sentence"),
     [
         ({"text_encoder_sha256": "ef" * 32}, "spaces of another encoder only: clip.*tiny-encoder abab"),
         ({"text_encoder_sha256": "cd" * 32}, "made by the text encoder tiny-encoder cdcdcdcdcdcd .*abababababab"),
         ({"dimension": 8}, "8 numbers a phrase.*another dimension only: clip.*16 numbers"),
     ],
 )
-def test_a_bank_of_another_encoder_or_student_is_refused(tmp_path: Path, fields: dict[str, Any], told: str) -> None:
+def test_a_bank_of_another_encoder_or_student_is_refused(tmp_path: Path, fields: dict[str, Any], sentence: str) -> None:
     given, before = with_vocabulary(tmp_path), contents(tmp_path)
-    with pytest.raises(VocabularyError, match=told):
+    with pytest.raises(VocabularyError, match=sentence):
         given.feature_space_for(small_bank(**fields).vocabulary())
-    with pytest.raises(VocabularyError, match=told):
+    with pytest.raises(VocabularyError, match=sentence):
         given.with_vocabulary(given.feature_spaces, small_bank(**fields))
     with pytest.raises(VocabularyError, match="student small has no feature spaces"):
         dataclasses.replace(given, feature_spaces=()).feature_space_for(small_bank())
@@ -326,21 +251,6 @@ def test_spaces_that_do_not_fit_the_head_are_refused(tmp_path: Path) -> None:
         small_space("../clip")
     with pytest.raises(BundleError, match="at most 16"):
         labelled.with_vocabulary([small_space(str(i)) for i in range(17)], None)
-
-
-def test_tensors_of_spaces_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    with_vocabulary(tmp_path)
-    weight, bias = np.ones((16, 64), np.float32), np.ones(16, np.float32)
-    for tensors, told in (
-        ({"clip.weight": weight}, "clip.bias: is missing"),
-        ({"clip.weight": weight * np.nan, "clip.bias": bias}, "not finite"),
-        ({"clip.weight": weight.astype(np.float16), "clip.bias": bias}, "is float16"),
-        ({"clip.weight": weight, "clip.bias": bias, "more": np.ones(10**5)}, "is larger than"),
-    ):
-        replace_file(tmp_path, SPACES, safetensors.numpy.save(tensors))
-        assert told in str(refused(tmp_path))
-    replace_file(tmp_path, SPACES, b"")
-    assert "not a valid safetensors file" in str(refused(tmp_path))
 
 
 def test_a_bank_that_was_replaced_is_refused_but_the_student_loads(tmp_path: Path) -> None:
@@ -412,7 +322,7 @@ def test_variants_come_back(bundle: StudentBundle, folder: Path) -> None:
     assert not list(folder.glob(".*.part"))
 
 
-def test_a_bundle_without_variants_says_how_to_make_them(tmp_path: Path) -> None:
+def test_an_encoder_for_gpus_that_is_missing_is_refused_with_how_to_make_it(tmp_path: Path) -> None:
     plain = make_small_bundle(tmp_path)
     assert plain.gpu_precisions == ()
     with pytest.raises(BundleError, match=f"it has: none.*export {tmp_path} --gpu fp16") as caught:
@@ -447,6 +357,49 @@ def test_a_damaged_variant_is_refused_when_it_is_read(folder: Path, damage: Call
 
 def of_half(name: str, value: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda manifest: manifest["gpu_encoders"]["fp16"].update({name: value})
+
+
+def test_another_schema_or_head_is_refused(tmp_path: Path) -> None:
+    make_small_bundle(tmp_path)
+    edit_manifest(tmp_path, lambda m: m.update(schema_version=SCHEMA_VERSION + 1))
+    error = refused(tmp_path)
+    assert "schema_version" in error.where and "Update" in error.cure
+    make_small_bundle(tmp_path)
+    replace_tensors(tmp_path, HEAD, label_bias=np.zeros(3, np.float32))
+    assert f"{HEAD}: tensor label_bias" in refused(tmp_path).where
+    replace_file(tmp_path, HEAD, b"\x80\x04N.")
+    assert "safetensors" in refused(tmp_path).what
+
+
+WEIGHT, BIAS = np.ones((16, 64), np.float32), np.ones(16, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("file", "tensors", "words"),
+    [
+        (HEAD, {"density_bias": None}, "tensor density_bias: is missing"),
+        (HEAD, {"hidden_bias": np.zeros(63, np.float32)}, r"tensor hidden_bias: is float32 \(63,\)"),
+        (HEAD, {"positional_weight": np.zeros((64, 39), np.float16)}, "tensor positional_weight: is float16"),
+        (HEAD, {"density_weight": np.full(64, np.nan, np.float32)}, "tensor density_weight: holds NaN"),
+        (
+            HEAD,
+            {"label_positional_weight": WEIGHT},
+            r"label_positional_weight: .*\(64, 39\).*one column a value",
+        ),
+        (HEAD, {"label_hidden_bias": BIAS}, r"tensor label_hidden_bias: .*head\.label_hidden units"),
+        (HEAD, {"label_weight": WEIGHT}, r"\(16, 64\) where float32 \(3, 64\).*each of class_names"),
+        (HEAD, {"label_bias": np.full(3, 1e30, np.float32)}, "tensor label_bias: holds NaN, or values beyond"),
+        (SPACES, {"clip.bias": None}, "clip.bias: is missing"),
+        (SPACES, {"clip.weight": WEIGHT * np.nan}, "not finite"),
+        (SPACES, {"clip.weight": WEIGHT.astype(np.float16)}, "is float16"),
+        (SPACES, {"more": np.ones(10**5)}, "is larger than"),
+    ],
+)
+def test_bad_tensors_are_named(tmp_path: Path, file: str, tensors: dict[str, Any], words: str) -> None:
+    with_vocabulary(tmp_path)
+    replace_tensors(tmp_path, file, **tensors)
+    error = refused(tmp_path)
+    assert re.search(words, str(error)) and file in error.where
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import DEMO_DRIVE, BagReader
-from scene_completion_ros.errors import BundleError, ImageError, SceneCompletionError
+from scene_completion_ros.errors import BundleError, SceneCompletionError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, open_student, shipped_students
@@ -43,13 +43,6 @@ def test_bfloat16_is_close(bundle: StudentBundle, image: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("engine", EXACT)
-@pytest.mark.parametrize("wrong", [np.zeros((192, 639, 3), np.uint8), np.zeros((192, 640, 3), np.float32)])
-def test_wrong_images_are_refused(bundle: StudentBundle, engine: str, wrong: np.ndarray) -> None:
-    with pytest.raises(ImageError, match="canonical image"):
-        make_encoder(bundle, engine)(wrong)
-
-
-@pytest.mark.parametrize("engine", EXACT)
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
@@ -84,7 +77,7 @@ def test_choice_of_the_engine(bundle: StudentBundle, monkeypatch: pytest.MonkeyP
         make_encoder(bundle, "openvino")
 
 
-def test_no_engine_tells_anybody_that_it_is_used(bundle: StudentBundle, tmp_path: Path) -> None:
+def test_no_engine_sends_telemetry(bundle: StudentBundle, tmp_path: Path) -> None:
     """OpenVINO has a package that does, unless it runs in a CI job."""
     script = f"""
 import sys

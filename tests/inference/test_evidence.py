@@ -1,4 +1,4 @@
-"""What a robot knows of depth, as a graph is given it."""
+"""Evidence of depth, as the inputs of a graph."""
 
 import numpy as np
 import pytest
@@ -19,21 +19,21 @@ def test_points_are_depths_of_the_pixels_that_see_them() -> None:
     assert not sensed_depth(np.zeros((0, 3)), CAMERA).any()
 
 
-def test_beams_that_pass_beside_a_body_are_left_out() -> None:
-    """Two pixels beside a body at 5 m one sees 9 m: from where the camera is, the body covers that."""
-    body, behind, beside = [2.125, 0.125, 5.0], [10.5 * 9.0 / 20.0, 0.225, 9.0], [-2.125, 0.125, 5.0]
-    sensed = sensed_depth(np.array([body, behind, beside]), CAMERA)
+def test_beams_that_pass_a_body_are_left_out() -> None:
+    """Two pixels from a body at 5 m one sees 9 m: from where the camera is, the body covers that."""
+    body, behind, apart = [2.125, 0.125, 5.0], [10.5 * 9.0 / 20.0, 0.225, 9.0], [-2.125, 0.125, 5.0]
+    sensed = sensed_depth(np.array([body, behind, apart]), CAMERA)
     assert (sensed[1] > 0.0).sum() == 2 and sensed[0].max() == pytest.approx(np.log(5.0))
 
 
-def test_what_is_not_known_is_not_said() -> None:
+def test_unknown_evidence_gives_no_inputs() -> None:
     assert not Evidence().inputs() and not Evidence(Scale()).inputs()
     given = Evidence(Scale(1.25, 0.1), np.ones((2, 16, 32), np.float32)).inputs()
     np.testing.assert_allclose(given["scale"], [[np.log(1.25), 100.0]], rtol=1e-6)
     assert given["sensed"].shape == (1, 2, 16, 32)
 
 
-def test_what_was_known_is_said_in_numbers() -> None:
+def test_the_summary_of_evidence() -> None:
     """Of 512 pixels a sensor saw one."""
     sensed = sensed_depth(np.array([[2.125, 0.125, 5.0]]), CAMERA)
     summary = Evidence(Scale(1.1, 0.05, why=""), sensed).summary()

@@ -216,18 +216,9 @@ def test_matches_by_contrast_of_a_case_computed_by_hand() -> None:
     assert (x.phrase, x.voxels.tolist(), y.voxels.tolist()) == ("x", [0, 1], [])  # 0.6 and 0.3; 0.29 is too little
     np.testing.assert_allclose(x.score, [0.6, 0.3], atol=1e-6)
     np.testing.assert_allclose(x.probability, [1.0 / (1.0 + math.exp(-6.0)), 0.5], atol=1e-5)
-    plain = FoldedVocabulary.of(dataclasses.replace(vocabulary, contrast=None), PLANE)
-    with pytest.raises(ValueError, match="is no query"):
-        matches_of(plain, cosines)
 
 
-def test_what_cannot_be_labelled_is_refused() -> None:
-    voxels, query = queries(*POSE)
-    targets = np.concatenate([np.flatnonzero(~voxels.in_view)[:2], np.flatnonzero(voxels.in_view)[:1]])
-    with pytest.raises(ValueError, match="2 of 3 voxels are out of view"):
-        query(random_features(channels=HEAD.channels), targets)
-    with pytest.raises(ValueError, match=r"\(96, 320, 128\)"):
-        query(random_features(channels=HEAD.hidden), np.zeros(0, dtype=np.int64))
+def test_only_a_head_with_labels_labels() -> None:
     plain = VoxelQuery(random_head(), CODE, CANONICAL, FEATURE_SIZE, *POSE)
     with pytest.raises(ValueError, match="no labels"):
         LabelQuery(plain.field, plain.samples, plain.in_view.size)

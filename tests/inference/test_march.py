@@ -116,7 +116,7 @@ def test_kernel_agrees_with_the_reference(name: str, density: float) -> None:
 
 @pytest.mark.parametrize("name", POSES)
 def test_sight_kernel_agrees_with_the_reference(name: str) -> None:
-    """A student that says depth itself: the ray ends there, or in an occupied voxel before."""
+    """A student that predicts depth: the ray ends there, or in an occupied voxel before."""
     rng = np.random.default_rng(1)
     alpha = (rng.random(GRID.shape) ** 30).astype(np.float32)
     depth = rng.uniform(2.0, 40.0, (RAYS.height, RAYS.width)).astype(np.float32)
@@ -137,8 +137,8 @@ def test_sight_kernel_agrees_with_the_reference(name: str) -> None:
     assert not at_depth[both_end].all()
 
 
-def test_where_a_student_says_no_depth_nothing_is_seen() -> None:
-    """Every second column says no number: kernels and references agree on what is seen beside it."""
+def test_without_a_predicted_depth_nothing_is_seen() -> None:
+    """Every second column is no number: kernels and references agree on what is seen between."""
     depth = np.full((RAYS.height, RAYS.width), 9.03, np.float32)
     depth[:, ::2] = np.nan
     occupied = np.zeros(GRID.shape, np.bool_)

@@ -45,7 +45,7 @@ def seen_from(place: NDArray[np.float64], floor: float = np.inf) -> tuple[NDArra
 def driven(
     motion: MotionScale, images: int = 10, *, factor: float = 1.2, unit: float = 1.0, step: float = 0.4, start: int = 0
 ) -> Scale:
-    """A drive of metres towards the walls, whose depths the network says too small by a factor."""
+    """A drive of metres towards the walls, whose depths the network predicts too small by a factor."""
     for number in range(start, start + images):
         place = np.array([0.125, 0.0, 1.0]) * step * number
         image, depth = seen_from(place)
@@ -54,14 +54,14 @@ def driven(
 
 
 @pytest.mark.parametrize("factor", [0.85, 1.0, 1.2])
-def test_the_way_says_by_what_depths_are_off(factor: float) -> None:
+def test_motion_gives_the_factor_of_depths(factor: float) -> None:
     found = driven(MotionScale(CAMERA), factor=factor)
     assert found.factor == pytest.approx(factor, rel=0.04) and not found.why
     assert abs(np.log(found.factor / factor)) < 2.0 * found.deviation < 0.2
     assert found.corners > 50 and 0.9 < found.baseline < 2.0
 
 
-def test_what_says_nothing_leaves_the_factor_unknown() -> None:
+def test_useless_motion_leaves_the_factor_unknown() -> None:
     """A robot that stands; odometry in millimetres, or twice too long; images that do not move with the robot."""
     still = driven(MotionScale(CAMERA), step=0.0)
     assert (still.factor, still.deviation) == (1.0, np.inf) and "no earlier image" in still.why
@@ -111,7 +111,7 @@ def wrong_wall(
 
 
 def test_one_wall_with_most_corners_is_not_the_scale_of_the_street() -> None:
-    """A network that is right about the road and wrong about a building, whose corners alone say 1.6."""
+    """A network that is right about the road and wrong about a building, whose corners alone give 1.6."""
     motion = MotionScale(CAMERA)
     for step in range(12):
         image, _, network = wrong_wall(step, 1.6, edge=-2.0)
@@ -119,13 +119,13 @@ def test_one_wall_with_most_corners_is_not_the_scale_of_the_street() -> None:
     assert motion.scale.factor < 1.25  # all corners alike: 1.45
 
 
-def test_corners_have_the_depth_that_their_motion_says() -> None:
+def test_corners_have_a_depth_by_motion() -> None:
     motion = MotionScale(CAMERA)
     for step in range(16):
         image, true, network = wrong_wall(step, 1.2)
         pose = RigidTransform(np.eye(3), np.array([0.05, 0.0, 0.4]) * step)
         sensed = motion.depths(image, network, pose, (1 + step) * STEP_NS)
-        assert (sensed is None) == (step < 3)  # less than a metre says nothing
+        assert (sensed is None) == (step < 3)  # less than a metre is too little
         motion.add(image, network, pose, (1 + step) * STEP_NS)
     assert sensed is not None
     half = (CAMERA.width // 2, CAMERA.height // 2)
@@ -161,11 +161,11 @@ def test_odometry_that_begins_late_gives_no_wrong_factor(lag: int) -> None:
 
 
 @pytest.mark.parametrize("speed", [-0.2, 0.2, 0.4])
-def test_a_train_beside_the_robot_hardly_moves_the_factor(speed: float) -> None:
-    motion, beside = MotionScale(CAMERA), int(0.3 * CAMERA.width)
+def test_a_train_next_to_the_robot_hardly_moves_the_factor(speed: float) -> None:
+    motion, aside = MotionScale(CAMERA), int(0.3 * CAMERA.width)
     for number in range(12):
         place = np.array([0.05, 0.0, 0.4]) * number
         image, depth = seen_from(place, floor=1.5)
-        image[:, :beside] = seen_from(place + np.array([0.0, 0.0, speed]) * number, floor=1.5)[0][:, :beside]
+        image[:, :aside] = seen_from(place + np.array([0.0, 0.0, speed]) * number, floor=1.5)[0][:, :aside]
         motion.add(image, depth, RigidTransform(np.eye(3), place), (1 + number) * STEP_NS)
     assert abs(np.log(motion.scale.factor)) < 3.0 * motion.scale.deviation

@@ -49,9 +49,9 @@ def test_a_bank_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["bank.safetensors"]
 
 
-def test_an_unknown_phrase_is_answered_with_near_ones() -> None:
-    told = r"'Zebra crosing' \(near: 'zebra crossing'\); 'q1'; 'q2'; and 1 more"
-    with pytest.raises(VocabularyError, match=told) as caught:
+def test_an_unknown_phrase_is_refused_with_near_ones() -> None:
+    sentence = r"'Zebra crosing' \(near: 'zebra crossing'\); 'q1'; 'q2'; and 1 more"
+    with pytest.raises(VocabularyError, match=sentence) as caught:
         small_bank().rows(("car", "Zebra crosing", "q1", "q2", "q3"))
     assert "scene-completion vocabulary" in caught.value.cure
 
@@ -66,7 +66,7 @@ def test_the_banks_own_classes_make_a_vocabulary() -> None:
     assert (vocabulary.text_encoder, vocabulary.bank_sha256) == ("tiny-encoder", small_bank().sha256)
 
 
-def test_a_query_asks_by_contrast_with_all_phrases() -> None:
+def test_a_query_is_a_contrast_with_all_phrases() -> None:
     query = small_bank().query(["zebra crossing", "wall"])
     assert (query.names, query.margin) == (("zebra crossing", "wall"), 0.0)
     assert np.array_equal(query.rows[query.group >= 0], small_bank().rows(("zebra crossing", "wall")))
@@ -75,7 +75,7 @@ def test_a_query_asks_by_contrast_with_all_phrases() -> None:
 
 
 def test_the_reach_of_a_phrase_by_hand() -> None:
-    """Classes x and y seen from their centre lie at ±(1, −1)/√2; "z" is told from the mean of x, y and itself."""
+    """Classes x and y seen from their centre lie at ±(1, −1)/√2; "z" is sentence from the mean of x, y and itself."""
     stored = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     classes = tuple(BankClass(name, (name,), (0, 0, 0)) for name in "xy")
     own = small_bank(phrases=("x", "y", "z"), stored=stored, classes=classes, background=())
@@ -100,21 +100,21 @@ def test_ten_thousand_phrases_load_but_are_too_many_classes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "sentence"),
     [
         ({"names": ("a", "a")}, "'a' comes twice"),
         ({"margin": float("nan")}, "no difference of cosines"),
         ({"margin": -0.1}, "no difference of cosines"),
     ],
 )
-def test_vocabularies_that_cannot_be_are_refused(fields: dict[str, Any], told: str) -> None:
+def test_vocabularies_that_cannot_be_are_refused(fields: dict[str, Any], sentence: str) -> None:
     plain = Vocabulary(("a", "b"), ((0, 0, 0),) * 2, np.eye(2, dtype=np.float32), np.array([0, 1], np.int32))
-    with pytest.raises(VocabularyError, match=told):
+    with pytest.raises(VocabularyError, match=sentence):
         replace(plain, **fields)
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "sentence"),
     [
         ({"stored": np.zeros((6, 8), np.float16)}, r"row 0 \('car'\) is zero or not finite"),
         ({"stored": np.ones((5, 8))}, r"shape \(5, 8\)"),
@@ -134,15 +134,15 @@ def test_vocabularies_that_cannot_be_are_refused(fields: dict[str, Any], told: s
         ({"classes": (BankClass("a", ("car",), (0, 0, 0)), BankClass("a", ("tree",), (0, 0, 0)))}, "'a' comes twice"),
     ],
 )
-def test_banks_that_contradict_themselves_are_refused(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(VocabularyError, match=told):
+def test_banks_that_contradict_themselves_are_refused(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(VocabularyError, match=sentence):
         small_bank(**fields)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "sentence"),
     [
-        (lambda v: v.update(sha256="0" * 64), "the file says '000000000000'.*damaged or was changed"),
+        (lambda v: v.update(sha256="0" * 64), "the file has '000000000000'.*damaged or was changed"),
         (lambda v: v["phrases"].__setitem__(0, "cab"), "does not hold 'car'"),
         (lambda v: v.update(schema_version=2), "is 2, this version reads 1"),
         (lambda v: v.pop("encoder"), "encoder: is missing"),
@@ -155,15 +155,15 @@ def test_banks_that_contradict_themselves_are_refused(fields: dict[str, Any], to
         (lambda v: "NaN", "text_bank: is no JSON object"),
     ],
 )
-def test_a_file_whose_json_was_changed_is_refused(change: Any, told: str) -> None:
-    assert re.search(told, refused(with_metadata(small_bank().to_bytes(), change)))
+def test_a_file_whose_json_was_changed_is_refused(change: Any, sentence: str) -> None:
+    assert re.search(sentence, refused(with_metadata(small_bank().to_bytes(), change)))
 
 
 CONTENT, ROWS = small_bank().to_bytes(), small_bank().embeddings
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "sentence"),
     [
         (b"", "is no text bank"),
         (b"\x80\x04pickle", "is no text bank"),
@@ -174,8 +174,8 @@ CONTENT, ROWS = small_bank().to_bytes(), small_bank().embeddings
         (safetensors.numpy.save({"embeddings": ROWS, "more": ROWS}, {METADATA: "{}"}), "is no text bank"),
     ],
 )
-def test_contents_that_are_no_banks_are_refused(content: bytes, told: str) -> None:
-    assert told in refused(content)
+def test_contents_that_are_no_banks_are_refused(content: bytes, sentence: str) -> None:
+    assert sentence in refused(content)
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:

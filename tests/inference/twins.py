@@ -48,7 +48,7 @@ def march(alpha, occupied, grid, camera_from_grid, camera) -> MarchResult:
 
 
 def sight(depth, occupied, grid, camera_from_grid, camera, far) -> MarchResult:
-    """How far the rays of a camera see, of which a student says the depth itself."""
+    """How far the rays of a camera see, of a student that predicts depth."""
     rays = grid_rays(grid, camera_from_grid, camera)
     ends = depth.reshape(-1) / rays.cosine
     half_distance = np.full(len(ends), np.inf)
@@ -56,7 +56,7 @@ def sight(depth, occupied, grid, camera_from_grid, camera, far) -> MarchResult:
     for ray, (first, stop) in enumerate(zip(rays.first, rays.stop, strict=True)):
         for step in range(first, stop):
             along = (step + 0.5) * grid.voxel_size
-            if not along < ends[ray]:  # where the student says no number, nothing is seen at all
+            if not along < ends[ray]:  # where the depth is no number, nothing is seen at all
                 half_distance[ray] = np.nan_to_num(ends[ray], nan=0.0)
                 break
             position = rays.origin + (step + 0.5) * rays.direction[ray]

@@ -32,7 +32,9 @@ class FailingEncoder:
         print(f"engine of {bundle.name} made in {threading.current_thread().name}", flush=True)
         self._encoder = encoder.make_encoder(bundle, encoder.cpu_engine(), threads=1)
 
-    def encode(self, image_rgb: NDArray[np.uint8], beside: object = None, given_view: object = None) -> EncodedImage:
+    def encode(
+        self, image_rgb: NDArray[np.uint8], extra_inputs: object = None, decoder_inputs: object = None
+    ) -> EncodedImage:
         if Path(os.environ[FAILS]).exists():
             raise explain_failure("cuStreamSynchronize failed: GPU is lost", "running the encoder")
         return self._encoder.encode(image_rgb)

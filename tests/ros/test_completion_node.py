@@ -48,7 +48,7 @@ class Built:
 
     ask = use
 
-    def unseen(self) -> None:
+    def out_of_view(self) -> None:
         """The camera sees the grid."""
 
 

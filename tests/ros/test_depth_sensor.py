@@ -12,7 +12,7 @@ from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.conversions import image_message, points_message
-from tests.inference.told_bundle import make_told_bundle
+from tests.inference.known_mounting_bundle import make_known_mounting_bundle
 from tests.ros.camera_to_voxels import CAMERA, FRAME, OK, WARN, CameraToVoxels, some_image
 from tests.ros.graph import PATIENCE_S
 
@@ -61,7 +61,7 @@ class Sensing(CameraToVoxels):
 
 @pytest.fixture
 def running(start: Start, tmp_path: Path) -> Callable[..., Sensing]:
-    student = make_told_bundle(tmp_path / "takes_evidence").folder
+    student = make_known_mounting_bundle(tmp_path / "takes_evidence").folder
 
     def begin(*given: str) -> Sensing:
         sensing: Sensing = start(*SENSED, *given, kind=Sensing, bundle=student)

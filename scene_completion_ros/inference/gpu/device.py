@@ -1,7 +1,7 @@
 """The GPU through pycuda: its primary context, streams, memory, and what its errors mean.
 
-The primary context is the one that TensorRT, torch and everything on the CUDA runtime use. A context of pycuda's own
-beside it would cost memory and make handles of one invalid in the other. It is current in a thread only between
+The primary context is the one that TensorRT, torch and everything on the CUDA runtime use. A second context of pycuda's
+would cost memory and make handles of one invalid in the other. It is current in a thread only between
 ``__enter__`` and ``__exit__``, so that it disturbs no other user of CUDA in the same thread.
 """
 
@@ -154,9 +154,6 @@ def _missing_package(package: str, module: str, cure: str, *, importable: bool) 
     return []
 
 
-# The GPU through pycuda: its primary context, streams, memory, and what its errors mean.
-
-
 FailureKind = Literal["memory", "lost", "unknown"]
 
 _OUT_OF_MEMORY = re.compile("out of memory|outofmemory|memory allocation|initialization failure with error: 2", re.I)
@@ -219,7 +216,7 @@ class PrimaryContext:
             yield
 
     def hold(self) -> "PrimaryContext":
-        """Hold it once more, so that it takes one more `close`: for whoever has memory in it."""
+        """Hold it once more, so that it takes one more `close`: for an object that has memory in it."""
         self._holders += 1
         return self
 
@@ -262,10 +259,10 @@ def _pop_released_context() -> None:
 
 @contextmanager
 def gpu_errors(doing: str, context: PrimaryContext | None = None) -> Iterator[None]:
-    """Turns whatever goes wrong into a `GpuError`, for whoever gets one knows how to go on without a GPU.
+    """Turns every error into a `GpuError`, after which callers go on without a GPU.
 
     That includes what only another version of pycuda or TensorRT raises, such as a TypeError for a changed signature.
-    `context`: where given, which must be current, the message says how much memory is free.
+    `context`: where given, which must be current, the message has the free memory.
     """
     try:
         yield
@@ -300,6 +297,8 @@ def explain_failure(text: str, doing: str) -> GpuFailureError:
         )
         return GpuFailureError(f"out of memory while {doing}: {message}", "memory", cure)
     if _LOST.search(message):
-        cure = "Restart the node; where it comes again, see dmesg for lines with NVRM or Xid, which say what happened."
+        cure = "Restart the node; where it comes again, see dmesg for lines with NVRM or Xid."
         return GpuFailureError(f"the device was lost while {doing}: {message}", "lost", cure)
-    return GpuFailureError(f"{doing} failed: {message}", "unknown", "See what scene-completion doctor says of the GPU.")
+    return GpuFailureError(
+        f"{doing} failed: {message}", "unknown", "Run scene-completion doctor, and see its lines on the GPU."
+    )

@@ -47,7 +47,7 @@ class EngineCache:
     def provide(self, key: Record, use: Callable[[bytes, Record], T], make: Callable[[], tuple[bytes, Record, T]]) -> T:
         """What fits a key, made where there is none, by one process at a time.
 
-        Raises GpuError where nobody may write into the folder, or it knows no locks; or what `use` and `make` raise.
+        Raises GpuError where the folder cannot be written to, or has no locks; or what `use` and `make` raise.
         `key`: all that it depends on; ``kind`` in it begins the file's name; `use`: opens what a file holds, given the
         record, too; raises `UnusableError` where that cannot be; `make`: makes what goes into the file, what is to be
         noted of it, and what `use` would give.
@@ -166,7 +166,7 @@ def _digest(key: Record, line: bytes, content: bytes) -> bytes:
 
 
 def _distrusted(state: os.stat_result) -> str:
-    """Why what is in a file or folder is not to be trusted: whoever could have written it; empty where it is."""
+    """Why a file or folder is not to be trusted: who could have written it; empty where it is."""
     if state.st_uid not in (os.geteuid(), 0):
         return f"belongs to user {state.st_uid}, not to this one ({os.geteuid()})"
     if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

@@ -65,7 +65,7 @@ class CompiledKernels:
     cubin: bytes  # the code, for ``cuModuleLoadData``
     names: tuple[str, ...]  # the kernels in it
     compiler: str  # file of the NVRTC that compiled it
-    log: str = ""  # what that said, with the registers that each kernel takes
+    log: str = ""  # its output, with the registers of each kernel
 
 
 def compile_kernels(
@@ -97,7 +97,7 @@ def compile_kernels(
 def nvrtc_cubin(
     library: Path, source: bytes, name: str, compute_capability: tuple[int, int], definitions: Sequence[str] = ()
 ) -> tuple[bytes, str]:
-    """Machine code of any source, and what the compiler says of it. Raises GpuError where it does not compile.
+    """Machine code of any source, and the compiler's output. Raises GpuError where it does not compile.
 
     `library`: NVRTC, see `nvrtc_libraries`; `source`: CUDA C++; `name`: what to call it in messages;
     `compute_capability`: of the GPU, e.g. (8, 7); `definitions`: more options.

@@ -1,11 +1,11 @@
 """TensorRT and TensorRT-RTX: a bundle's engine from the cache, or built, compared and kept; its encoder and queries.
 
 Their Python interfaces are alike, and there is one way for TensorRT 10.3 to 11.4 and for TensorRT-RTX; this is the one
-place that imports them, and that hears what they log. Networks are strongly typed: the graph's own types decide the
+place that imports them and receives their log. Networks are strongly typed: the graph's own types decide the
 precision, as TensorRT 11 has it and 10 can. No flag of the builder that 11 removed is used. TensorRT-RTX builds without
 a GPU; TensorRT measures kernels on the one that the plan is for.
 
-What the encoder says stays on the GPU for the kernels: nothing comes back but states, depth and occupied voxels.
+The encoder's output stays on the GPU for the kernels: nothing is copied back but states, depth and occupied voxels.
 """
 
 import functools
@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import BundleError, GpuError, ImageError
+from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.device import (
     DeviceFacts,
@@ -46,7 +46,7 @@ from scene_completion_ros.inference.scene_query import (
     EncodedImage,
     Encoder,
     Evidence,
-    Given,
+    GraphInputs,
     PreparedScene,
     SceneAnswer,
     SceneQuery,
@@ -68,7 +68,7 @@ class TensorRt:
     """An imported TensorRT.
 
     TensorRT has one logger a process. Where another part of the program gave it one before, that one has the errors,
-    and `errors` knows nothing of them.
+    and `errors` is empty.
     """
 
     def __init__(self, flavour: Flavour) -> None:
@@ -83,8 +83,8 @@ class TensorRt:
         self._errors.clear()
 
     def errors(self) -> str:
-        """What TensorRT said was wrong since then, the first error first."""
-        return "; ".join(self._errors) or "TensorRT does not say why; see its log"
+        """TensorRT's errors since then, the first one first."""
+        return "; ".join(self._errors) or "TensorRT gave no reason; see its log"
 
 
 @functools.cache
@@ -103,7 +103,7 @@ def _make_logger(api: Any, errors: deque[str]) -> Any:
         def log(self, level: Any, message: str) -> None:
             if level in (severity.INTERNAL_ERROR, severity.ERROR):
                 errors.append(message)
-            # Errors are raised with what was being done; warnings speak to whoever programs, not to who drives a robot.
+            # Errors are raised with what was being done; warnings are for programmers, not for users of a robot.
             _log.debug("%s: %s", level, message)
 
     return Logger()
@@ -202,12 +202,8 @@ class TensorRtEngine:
         return self._pinned[OUTPUT]
 
     def load(self, images: NDArray[np.uint8]) -> None:
-        """Put in an image [1, H, W, 3] once former outputs are there. Raises ImageError for other sizes, types."""
-        shape, kind = self.ports[INPUT]
-        if images.shape != shape or images.dtype != kind:
-            what = f"is {images.dtype} {images.shape[1:]} where uint8 {shape[1:]} is needed"
-            cure = "Resample the camera image into the canonical camera first."
-            raise ImageError(what, where="canonical image", cure=cure)
+        """Put in an image [1, H, W, 3], the canonical camera's, once former outputs are there."""
+        assert images.shape == self.ports[INPUT][0]
         self._pinned[INPUT][:] = images
 
     def enqueue(self) -> Buffer:
@@ -406,13 +402,16 @@ class TensorRtEncoder(Encoder):
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
 
     def encode(
-        self, image_rgb: NDArray[np.uint8], beside: Given | None = None, given_view: DecoderInputs | None = None
+        self,
+        image_rgb: NDArray[np.uint8],
+        extra_inputs: GraphInputs | None = None,
+        decoder_inputs: DecoderInputs | None = None,
     ) -> EncodedImage:
-        """See `Encoder`; no graph for GPUs takes anything beside the image yet.
+        """See `Encoder`; no graph for GPUs takes more than the image yet.
 
         Raises GpuError where the GPU failed; after the loss of the device nothing on it works any more in this process.
         """
-        del beside, given_view
+        del extra_inputs, decoder_inputs
         with self._context.work("running the encoder"):
             self._features[:] = self._engine(image_rgb[None])
         return EncodedImage(self._features[0])

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from scene_completion_ros.inference.gpu.kernels import Argument, Buffer, KernelDevice
 from scene_completion_ros.inference.label_query import FoldedVocabulary, LabelQuery, Words
 from scene_completion_ros.inference.march import March
-from scene_completion_ros.inference.query_kernel import FieldSamples, PositionalTables, VoxelQuery
+from scene_completion_ros.inference.query_kernel import PositionalTables, VoxelQuery
 from scene_completion_ros.inference.text_bank import MOST_ASKED, MOST_ROWS
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 
 # As in voxel_query.cu; a test compares them.
 LANES, RUN, SPAN, THREADS = 8, 8, 1024, 256
-# Blocks that label the voxels between them, at most: how many voxels there are, only the device knows.
+# Blocks that label the voxels between them, at most: the number of voxels is known on the device only.
 LABEL_BLOCKS = 1024
 # Groups of phrases for whose cosines room is taken at first; then for the most that there can be.
 USUAL_GROUPS, MOST_GROUPS = 4, MOST_ASKED + 1
@@ -59,13 +59,14 @@ class VoxelPipeline:
         query: VoxelQuery,
         march: March,
         classifier: VoxelClassifier,
-        labels: LabelQuery | None,  # the prepared labels; None where the student knows no classes
+        labels: LabelQuery | None,  # the prepared labels; None where the student has no classes
     ) -> None:
         self._device = device
         head, grid = query.field.head, query.grid
         voxels = int(np.prod(grid.shape))
         self._width = np.int32(query.field.feature_size[1])
-        self._samples = _Samples(device, query.samples)
+        self._samples = tuple(device.upload(part) for part in (query.samples.target, *query.samples.taps))
+        self._sample_count = len(query.samples.target)
         self._tables = _tables(device, query.field.tables)
         self._weight, self._bias = device.upload(head.density_weight), np.float32(head.density_bias[0])
         self._edge = np.float32(grid.voxel_size)
@@ -119,9 +120,14 @@ class VoxelPipeline:
 
         `features`: the encoder's map [h, w, C + E] on the device, of the type that the kernels were compiled for.
         """
-        device, listed = self._device, self._listed
+        device, listed, count = self._device, self._listed, self._sample_count
         self._features = features
-        self._density(features)
+        if count:
+            device.launch(
+                "query_density", _blocks(-(-count // RUN) * LANES), THREADS,
+                features, self._width, *self._tables, self._weight, self._bias, *self._samples, np.int32(count),
+                self._edge, self.alpha,
+            )  # fmt: skip
         device.lap("query")
         device.launch(
             "march_rays", _blocks(self._ray_count), THREADS,
@@ -145,7 +151,7 @@ class VoxelPipeline:
             tables, weight, bias, sample_of = self._labels
             device.launch(
                 "query_labels", min(LABEL_BLOCKS, _blocks(int(self._capacity) * LANES)), THREADS,
-                features, self._width, *tables, weight, bias, *self._samples.arguments, sample_of,
+                features, self._width, *tables, weight, bias, *self._samples, sample_of,
                 self._index, self._total, self._capacity, listed["label"], listed["confidence"],
             )  # fmt: skip
         device.lap("label")
@@ -156,9 +162,8 @@ class VoxelPipeline:
         """Asks for labels and cosines by words of the frame that was asked for last; does not wait for them.
 
         The encoder's map must still be where it was; where that is does not change from frame to frame. What words need
-        of the device's memory is taken when they are given for the first time. Raises ValueError where the student
-        knows no classes, or no frame was asked for; GpuError where there is not enough memory. `words`: a query in it
-        has at most `MOST_ASKED` phrases.
+        of the device's memory is taken when they are given for the first time. Raises GpuError where there is not
+        enough memory. `words`: a query in it has at most `MOST_ASKED` phrases.
         """
         self._device.lap("copied")
         if words.vocabulary is not None:
@@ -175,20 +180,18 @@ class VoxelPipeline:
 
     def cosines(self, queried: FoldedVocabulary, count: int) -> NDArray[np.float32]:
         """Cosines of the voxels with the query that `compare` was given, after waiting, float32 [count, K + 1]."""
-        if self._cosines is None:
-            raise ValueError("no query was given")
+        assert self._cosines is not None
         found = self._device.download(replace(self._cosines, shape=(count, queried.groups)))
         return np.asarray(found, dtype=np.float32)
 
     def _launch_phrases(self, slot: str, vocabulary: FoldedVocabulary, out: tuple[Argument, ...]) -> None:
-        if self._labels is None or self._features is None:
-            raise ValueError("there are no labels, or no frame")
+        assert self._labels is not None and self._features is not None
         if slot not in self._rows:
             self._rows[slot] = _Rows(self._device, vocabulary.weight.shape[1])
         tables, _, _, sample_of = self._labels
         self._device.launch(
             "query_phrases", min(LABEL_BLOCKS, _blocks(int(self._capacity) * LANES)), THREADS,
-            self._features, self._width, *tables, *self._rows[slot].arguments(vocabulary), *self._samples.arguments,
+            self._features, self._width, *tables, *self._rows[slot].arguments(vocabulary), *self._samples,
             sample_of, self._index, self._total, self._capacity, *out,
         )  # fmt: skip
 
@@ -200,24 +203,6 @@ class VoxelPipeline:
             **{name: shared.array[:count] for name, shared in self._listed.items()},
             **{name: shared.array for name, shared in self._whole.items()},
         )
-
-    def _density(self, features: Buffer) -> None:
-        samples = self._samples
-        if not samples.count:
-            return
-        groups = -(-samples.count // RUN)
-        self._device.launch(
-            "query_density", _blocks(groups * LANES), THREADS,
-            features, self._width, *self._tables, self._weight, self._bias, *samples.arguments,
-            np.int32(samples.count), self._edge, self.alpha,
-        )  # fmt: skip
-
-
-class _Samples:
-    def __init__(self, device: KernelDevice, samples: FieldSamples) -> None:
-        self.count = len(samples.target)
-        parts = (samples.target, samples.cell, samples.share, samples.rows)
-        self.arguments = tuple(device.upload(part) for part in parts)
 
 
 class _Rows:
@@ -254,7 +239,7 @@ class _Rows:
 
 
 def _tables(device: KernelDevice, tables: PositionalTables) -> tuple[Buffer | np.int32, ...]:
-    parts = (tables.x, tables.y, tables.z)
+    parts = tables.tables
     return (*(device.upload(part) for part in parts), *(np.int32(len(part) - 2) for part in parts))
 
 

@@ -63,7 +63,7 @@ class HostTensorRt:
     Attributes:
         cuda: Whose streams it works on.
         changed: Factor and offset by the name of an output: it computes that wrongly.
-        failing: What fails (runtime, engine, context, run, or a port), and what TensorRT says then.
+        failing: What fails (runtime, engine, context, run, or a port), and TensorRT's error then.
         live: What there is of runtimes, engines and contexts.
         ended: What there was, in the order in which it went.
         builds: How many plans were asked for.
@@ -79,7 +79,7 @@ class HostTensorRt:
     refused: int = 0
 
     def fails(self, logger: ILogger, what: str) -> bool:
-        """Whether something is to fail; says why."""
+        """Whether something is to fail; logs why."""
         if self.failing.get(what):
             logger.log(Severity.ERROR, self.failing[what])
         return what in self.failing

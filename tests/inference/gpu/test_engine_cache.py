@@ -115,7 +115,7 @@ def test_no_other_user_can_lay_an_engine(cache: EngineCache, caplog: pytest.LogC
 
 @contextmanager
 def full_disk(limit: int) -> Iterator[None]:
-    """No file may become larger; a full disk says ENOSPC instead of EFBIG, and both come as OSError."""
+    """No file may become larger; a full disk gives ENOSPC instead of EFBIG, and both come as OSError."""
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, former[1]))
@@ -157,11 +157,11 @@ def start(folder: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    heard(process, "ready")
+    wait_for_line(process, "ready")
     return process
 
 
-def heard(process: subprocess.Popen[str], word: str) -> None:
+def wait_for_line(process: subprocess.Popen[str], word: str) -> None:
     assert process.stdout.readline() == f"{word}\n"
 
 
@@ -170,10 +170,10 @@ def go(process: subprocess.Popen[str], seconds: float) -> None:
     process.stdin.flush()
 
 
-def test_processes_build_one_engine_between_them_and_a_killed_one_holds_nobody_up(tmp_path: Path) -> None:
+def test_processes_build_one_engine_between_them_and_a_killed_one_blocks_none(tmp_path: Path) -> None:
     killed, *others = (start(tmp_path) for _ in range(4))
     go(killed, 600.0)
-    heard(killed, "begun")
+    wait_for_line(killed, "begun")
     for process in others:
         go(process, 0.1)
     with pytest.raises(subprocess.TimeoutExpired):

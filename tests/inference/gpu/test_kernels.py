@@ -29,7 +29,7 @@ class Resources(NamedTuple):
 
 
 def resources(log: str) -> dict[str, Resources]:
-    """By kernel, from what ptxas says."""
+    """By kernel, from the output of ptxas."""
     found: dict[str, Resources] = {}
     kernel, memory = "", (0, 0)
     for line in log.splitlines():
@@ -75,7 +75,7 @@ def test_what_cannot_compile_is_named_with_the_cure(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_the_driver_does_not_take_is_compiled_by_the_next_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package's NVRTC may be newer than the driver, and the toolkit's beside it not."""
+    """The package's NVRTC may be newer than the driver, and the toolkit's not."""
     sizes, tried = KernelSizes(64, 0, 1, True), []
 
     def refused(made: CompiledKernels) -> None:

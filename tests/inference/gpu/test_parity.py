@@ -59,8 +59,6 @@ def test_errors_by_hand() -> None:
     whole = np.sqrt(12.5)
     found = list(map_errors([right], [other]).values())
     np.testing.assert_allclose(found, [np.sqrt(0.5) / whole, 1.0 / 3.0, 2.0 / whole])
-    with pytest.raises(ValueError, match="instead of"):
-        map_errors([right], [other[:1]])
 
 
 @pytest.mark.parametrize("name", list(GRAPHS["fp16"].limits))
@@ -72,7 +70,7 @@ def test_each_number_of_a_graph_has_its_limit(name: str) -> None:
             gate.require({**gate.limits, name: wrong})
 
 
-def test_an_installation_without_gate_images_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_gate_images_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(parity, "GATE_IMAGES", tmp_path)
     with pytest.raises(GpuError, match="no images for the parity gate"):
         gate_images(96, 320)

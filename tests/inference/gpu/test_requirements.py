@@ -1,4 +1,4 @@
-"""What is said to be missing, on machines that lack one thing each: made up here, tried in processes of their own."""
+"""Errors on machines that lack one thing each: made up here, tried in processes of their own."""
 
 import json
 import os
@@ -23,10 +23,10 @@ flavour = sys.argv[1] or installed_flavour()
 missing = missing_parts(flavour)
 try:
     require(flavour)
-    said = ""
+    error_text = ""
 except GpuError as error:
-    said = str(error)
-print(json.dumps({"flavour": flavour, "parts": [part.part for part in missing], "said": said}))
+    error_text = str(error)
+print(json.dumps({"flavour": flavour, "parts": [part.part for part in missing], "error_text": error_text}))
 """
 TENSORRT = '__version__ = "10.3.0"'
 
@@ -63,9 +63,9 @@ def ask(tmp_path: Path) -> Ask:
 def test_a_machine_with_nothing(ask: Ask) -> None:
     answer = ask(flavour="tensorrt")
     assert answer["parts"] == ["the NVIDIA driver", "pycuda", "tensorrt"]
-    said = str(answer["said"])
+    error_text = str(answer["error_text"])
     for words in ("libcuda.so.1", "pip install pycuda", "pip install tensorrt", "docker run --gpus all", "JetPack"):
-        assert words in said
+        assert words in error_text
 
 
 @needs_compiler
@@ -88,7 +88,7 @@ def test_what_is_missing_broken_or_of_another_version_is_named(
 ) -> None:
     answer = ask(gpus=1, **modules)
     assert answer["parts"] == parts and answer["flavour"] == "tensorrt"
-    assert expected in str(answer["said"])
+    assert expected in str(answer["error_text"])
 
 
 @pytest.mark.skipif(cuda_devices().names is not None, reason="there is an NVIDIA driver here")
@@ -115,7 +115,7 @@ def test_tensorrt_is_refused_before_anything_is_built(tmp_path: Path) -> None:
         ("cuModuleLoadDataEx failed: device kernel image is invalid", "unknown", "doctor"),
     ],
 )
-def test_what_to_do_follows_from_what_cuda_says(text: str, kind: str, cure: str) -> None:
+def test_errors_of_cuda_have_a_kind_and_a_cure(text: str, kind: str, cure: str) -> None:
     error = explain_failure(text, "running the encoder")
     assert error.kind == kind
     assert text in error.what

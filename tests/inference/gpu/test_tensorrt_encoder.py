@@ -132,13 +132,13 @@ def test_kernels_that_compute_something_else_are_refused_with_the_numbers(
     [
         ("runtime", "CUDA initialization failure with error: 35", "starting TensorRT's runtime failed: .* error: 35"),
         ("engine", "Error Code 2: OutOfMemory (no further information)", "out of memory while deserialising"),
-        ("context", "", "making an execution context failed: TensorRT does not say why"),
+        ("context", "", "making an execution context failed: TensorRT gave no reason"),
         ("shape", "does not satisfy any optimization profile", "setting the image's shape failed: does not satisfy"),
         ("features", "API Usage Error", "setting the address of the features failed: API Usage Error"),
         ("run", "an illegal memory access was encountered", "the device was lost while running the engine"),
     ],
 )
-def test_what_tensorrt_refuses_is_said_in_its_words_and_leaves_nothing_open(
+def test_refusals_of_tensorrt_are_raised_in_its_words_and_leave_nothing_open(
     build: Build, build_anew: Build, tensorrt: HostTensorRt, step: str, text: str, expected: str
 ) -> None:
     build()  # the engine is there: what fails is to run it
@@ -190,14 +190,12 @@ def test_two_cameras_share_the_engine_whose_outputs_the_host_may_have_too(
     for seed in (0, 1):
         found, expected = left.encoder.encode(picture(seed)), on_cpu.encode(picture(seed))
         np.testing.assert_allclose(found.features, expected.features, atol=1e-3)
-    with pytest.raises(ImageError, match="canonical image"):
-        left.encoder.encode(picture()[:-1])
     with pytest.raises(ImageError):
         left.complete(picture()[:-1])
-    assert cuda.stack == []  # nobody else's context is disturbed between images
+    assert cuda.stack == []  # no other context is disturbed between images
 
 
-def test_a_lost_device_is_said_and_what_it_may_have_overwritten_is_not_given_out(build: Build, cuda: HostCuda) -> None:
+def test_a_lost_device_is_an_error_and_its_memory_is_not_read_again(build: Build, cuda: HostCuda) -> None:
     completer = build()
     first = completer.complete(picture())
     cuda.broken = "cuStreamSynchronize failed: an illegal memory access was encountered"
@@ -219,7 +217,7 @@ def test_a_lost_device_is_said_and_what_it_may_have_overwritten_is_not_given_out
         ("grid", "the GPU cannot: grid: 20x20x10 voxels are more than the 1000"),
     ],
 )
-def test_with_auto_the_cpu_takes_over_and_the_log_says_why(
+def test_with_auto_the_cpu_takes_over_and_the_reason_is_logged(
     build_anew: Build,
     compiler: HostCompiler,
     cuda: HostCuda,
@@ -233,7 +231,7 @@ def test_with_auto_the_cpu_takes_over_and_the_log_says_why(
         cuda.free = 100_000
     elif what == "kernels":
         compiler.changed = (MUTANTS["density"][:2],)
-    elif what == "version":  # of pycuda: nobody has foreseen this error
+    elif what == "version":  # of pycuda: an unforeseen error
         error = TypeError("module_from_buffer() takes another argument")
         monkeypatch.setattr(cuda.driver, "module_from_buffer", Mock(side_effect=error))
     else:

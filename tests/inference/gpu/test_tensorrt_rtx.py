@@ -72,7 +72,7 @@ def _ways_to_call(function: Any) -> list[tuple[list[str], int]]:
 
 
 def build(bundle: StudentBundle, precision: str) -> dict[str, Any]:
-    """Build an engine, hearing how far it is."""
+    """Build an engine, with its progress in the log."""
     with mock.patch.object(tensorrt_engine, "SAY_EVERY_S", 0.0), mock.patch.object(tensorrt_engine, "_log") as log:
         onnx, tensorrt = bundle.read_gpu_encoder(precision), load_tensorrt("tensorrt_rtx")
         plan = build_plan(onnx, ports_of(bundle, precision), tensorrt, exact=precision == "fp32")
@@ -145,7 +145,7 @@ def test_every_name_of_the_runtime_is_there_and_ctrl_c_ends_a_build(answers: dic
 @pytest.mark.parametrize("case", ["fp16", "fp32", "shipped"])
 def test_every_precision_is_parsed_and_built(answers: dict[str, Any], case: str) -> None:
     assert answers[case]["plan"] > 10_000
-    assert answers[case]["steps"] > 10  # the progress is heard
+    assert answers[case]["steps"] > 10  # the progress is logged
 
 
 @pytest.mark.parametrize("case", GRAPHS)

@@ -14,7 +14,7 @@ from scene_completion_ros.evaluation.metric import Scores
 from scene_completion_ros.evaluation.occupancy import CALIBRATION, OCCUPANCY
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer, InOrder
+from scene_completion_ros.inference.completer import Completer, SequentialCompleter
 from scene_completion_ros.inference.scene_query import Sources, inverse_distance_samples
 from scene_completion_ros.sequences.opening import lidar_depth, open_recording
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
@@ -37,9 +37,9 @@ from scene_completion_training.evaluation.predictor import (
     Prediction,
     calibrated_cutoffs,
 )
+from tests.inference.known_mounting_bundle import CAMERA as WALL_CAMERA
+from tests.inference.known_mounting_bundle import FACTOR, WALL_M, make_known_mounting_bundle, wall_from
 from tests.inference.small_bundle import make_small_bundle
-from tests.inference.told_bundle import CAMERA as TOLD_CAMERA
-from tests.inference.told_bundle import FACTOR, WALL_M, make_told_bundle, wall_from
 from tests.training.evaluation.one_wall import CAMERA
 
 
@@ -185,7 +185,7 @@ ODOMETRY = Sources("odometry")
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
-    return make_told_bundle(tmp_path_factory.mktemp("told"))
+    return make_known_mounting_bundle(tmp_path_factory.mktemp("told"))
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def drive() -> PosedSequence:
     """Along the wall."""
     return PosedSequence(
         name="along the wall",
-        cameras={"camera": TOLD_CAMERA},
+        cameras={"camera": WALL_CAMERA},
         rig_from_camera={"camera": RigidTransform.identity()},
         frames=[
             Frame(
@@ -211,7 +211,7 @@ def drive() -> PosedSequence:
 
 def said_in_order(told: StudentBundle, drive: PosedSequence) -> list[dict[str, Any]]:
     """What a replay says of each frame."""
-    in_order = InOrder(Completer(told, TOLD_CAMERA, engine="onnxruntime"), ODOMETRY)
+    in_order = SequentialCompleter(Completer(told, WALL_CAMERA, engine="onnxruntime"), ODOMETRY)
     return [
         in_order.complete(drive.image(index, "camera"), frame.stamp_ns, frame.world_from_rig).evidence.summary()
         for index, frame in enumerate(drive.frames)

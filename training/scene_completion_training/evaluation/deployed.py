@@ -35,7 +35,7 @@ from scene_completion_ros.inference.scene_query import (
     EncodedImage,
     Encoder,
     Evidence,
-    Given,
+    GraphInputs,
     Sources,
     inverse_distance_samples,
     motion_scale,
@@ -200,11 +200,11 @@ class DeployedStudent(Predictor):
         field, inputs = self._field_of(None if pose is None else tuple(pose.ravel().tolist()))
         image = self._resampler(sequence.cameras[name])(sequence.image(index, name))
 
-        def given(view: Floats) -> Given:
+        def given(view: Floats) -> GraphInputs:
             return inputs | evidence.with_corners(image, own_depth(self.bundle.point_code, view)).inputs()
 
-        given_view = given if self.bundle.takes_evidence else None
-        return field, image, lru_cache(maxsize=1)(partial(self._encoder.encode, image, inputs, given_view))
+        decoder_inputs = given if self.bundle.takes_evidence else None
+        return field, image, lru_cache(maxsize=1)(partial(self._encoder.encode, image, inputs, decoder_inputs))
 
     def _evidence(self, sequence: PosedSequence, index: int, camera: str) -> Evidence:
         """Evidence of the frames before, as a robot that drives through the recording would know it, and the LiDAR.

@@ -35,10 +35,10 @@ def _port(name: str, shape: Any) -> Any:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
 
 
-def make_told_bundle(
+def make_known_mounting_bundle(
     folder: Path, *, volume: NDArray[np.float32] | None = None, depth: float = WALL_M / FACTOR, **fields: Any
 ) -> StudentBundle:
-    """Writes it, and loads it; or one that says another volume and depth. ``fields`` are those of `StudentBundle`."""
+    """Writes and loads it; or one that predicts another volume and depth. ``fields`` are those of `StudentBundle`."""
     code, rays = PointCodeSpec(), ray_camera(CAMERA)
     half = CAMERA.height // 2, CAMERA.width // 2
     x, y, z = (size // STRIDE for size in GRID.shape)
@@ -62,13 +62,13 @@ def make_told_bundle(
     beyond = GRID.origin[0] + GRID.voxel_size * (np.arange(GRID.shape[0]) + 0.5) - WALL_M / FACTOR
     wall = np.broadcast_to(beyond[:, None, None], GRID.shape)
     logits = (wall if volume is None else volume).astype(np.float32)[None]
-    beside = graph_inputs(GRID, STRIDE, CAMERA, code, HEIGHT, None) | no_evidence(CAMERA)
-    given = {"view": view.shape, **{name: values.shape for name, values in beside.items()}}
+    extra_inputs = graph_inputs(GRID, STRIDE, CAMERA, code, HEIGHT, None) | no_evidence(CAMERA)
+    given = {"view": view.shape, **{name: values.shape for name, values in extra_inputs.items()}}
     decoder = serialised(
         [
             helper.make_node("Gather", ["scale", "first"], ["log"], axis=1),
             helper.make_node("Exp", ["log"], ["factor"]),
-            helper.make_node("Mul", ["said", "factor"], ["flat"]),
+            helper.make_node("Mul", ["predicted", "factor"], ["flat"]),
             helper.make_node("Reshape", ["flat", "size"], ["unsensed"]),
             helper.make_node("Split", ["sensed"], ["log_sensed", "precision"], axis=1, num_outputs=2),
             helper.make_node("Greater", ["precision", "zero"], ["is_sensed"]),
@@ -100,7 +100,7 @@ def make_told_bundle(
             "ten": np.float32(10.0),
             "three": np.array([1, 1, 1, 1], np.int64),
             "size": np.array([1, rays.height, rays.width], np.int64),
-            "said": np.full((1, rays.height * rays.width), depth, np.float32),
+            "predicted": np.full((1, rays.height * rays.width), depth, np.float32),
             "logits": logits,
             "units": np.random.default_rng(0).normal(size=(1, z * x, y, CLASSES)).astype(np.float32),
             "level": np.full((1, 2, x, y), 0.1, np.float32),
@@ -112,7 +112,7 @@ def make_told_bundle(
         ],
     )
     bundle = StudentBundle(
-        name="told",
+        name="known_mounting",
         canonical=CAMERA,
         head=head,
         point_code=code,
