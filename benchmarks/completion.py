@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measuring import Runs, canonical_image, demo_drive, hardware, in_turn, option_parser, ratio_table, timed
-from scene_completion_ros.commands.arguments import DEMO_WORDS, ask_words, chosen_words
+from scene_completion_ros.commands.arguments import DEMO_WORDS, set_words, chosen_words
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.completer import Completer
@@ -122,9 +122,9 @@ def words_table(
         return "What words cost was not measured: the student has no text bank that holds the demo's."
     plain, named, asked, alone = (make(bundle) for _ in range(4))
     for completer in (named, asked):
-        completer.use(completer.prepare_vocabulary(bank.vocabulary(words)))
+        completer.set_vocabulary(completer.prepare_vocabulary(bank.vocabulary(words)))
     for completer in (asked, alone):
-        ask_words(completer, words)
+        set_words(completer, words)
     completers = {
         "classes of the student": plain,
         f"vocabulary of {len(words)} phrases": named,

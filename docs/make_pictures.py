@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from scene_completion_ros.bags.reader import DEMO_DRIVE
-from scene_completion_ros.commands.arguments import ask_words, chosen_words
+from scene_completion_ros.commands.arguments import chosen_words, set_words
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, ROOM_GRID, VoxelGrid
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, RigidTransform
@@ -116,7 +116,7 @@ def main() -> None:
     bundle, drive = open_student(None), open_recording(DEMO_DRIVE)
     name = reference_camera(drive)
     completer = Completer(bundle, drive.cameras[name])
-    ask_words(completer, chosen_words(None, bundle, WORDS))
+    set_words(completer, chosen_words(None, bundle, WORDS))
     crossing, image = drive.image(CROSSING, name), drive.image(IMAGE, name)
     there = from_behind(completer.complete(crossing).voxels)
     done = completer.complete(image)

@@ -76,11 +76,11 @@ def chosen_words(text: str | None, bundle: "StudentBundle", default: Sequence[st
     return words
 
 
-def ask_words(completer: "Completer", words: Sequence[str]) -> None:
-    """Have a completer say where words are, as `chosen_words` gave them; nothing changes where there are none."""
+def set_words(completer: "Completer", words: Sequence[str]) -> None:
+    """Make the words of `chosen_words`, if any, the query of a completer."""
     bank = completer.bundle.text_bank()
     if words and bank is not None:
-        completer.ask(completer.prepare_vocabulary(bank.query(words)))
+        completer.set_query(completer.prepare_vocabulary(bank.query(words)))
 
 
 _LARGEST = 2**63

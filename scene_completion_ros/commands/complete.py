@@ -16,9 +16,9 @@ from scene_completion_ros.commands.arguments import (
     Output,
     add_student_arguments,
     add_words_argument,
-    ask_words,
     chosen_words,
     place,
+    set_words,
 )
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         mounted = [f"{warning}: give --camera-height and --camera-pitch" for warning in mounted]
     if unseen := completer.out_of_view():
         raise unseen
-    ask_words(completer, words)
+    set_words(completer, words)
     completion = completer.complete(image)
     for warning in filter(None, (assumption, *completer.warnings, *mounted, completion.warning)):
         progress.line(f"warning: {warning}")

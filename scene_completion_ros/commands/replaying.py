@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scene_completion_ros.bags import reader as bags
 from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, ImageFrame
 from scene_completion_ros.bags.writer import BagWriter, write_image, write_transforms
-from scene_completion_ros.commands.arguments import DEMO_WORDS, ask_words, chosen_words
+from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words, set_words
 from scene_completion_ros.errors import BagError, ImageError, SceneCompletionError
 from scene_completion_ros.evaluation.truth import TruthSource
 from scene_completion_ros.geometry.camera_files import RECTIFIED_TOPIC, read_camera
@@ -186,7 +186,7 @@ class _Replay:
         )
         if unseen := completer.out_of_view():
             raise unseen
-        ask_words(completer, self.words)
+        set_words(completer, self.words)
         for warning in completer.warnings:
             self._warn(warning)
         timings: list[dict[str, float]] = []

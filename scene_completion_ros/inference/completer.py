@@ -39,7 +39,7 @@ from scene_completion_ros.inference.scene_query import (
     ray_camera,
     shown_share,
 )
-from scene_completion_ros.inference.text_bank import BACKGROUND, MOST_ASKED, Contrast, Vocabulary
+from scene_completion_ros.inference.text_bank import BACKGROUND, MOST_QUERIED, Contrast, Vocabulary
 from scene_completion_ros.voxels.occupancy_kernel import axis_indices
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, SemanticVoxels, VoxelState
 
@@ -195,26 +195,26 @@ class Completer:
             self._query(np.zeros((canonical.height, canonical.width, 3), dtype=np.uint8), Words(some, some))
 
     def prepare_vocabulary(self, vocabulary: Vocabulary) -> FoldedVocabulary:
-        """Makes a vocabulary ready for `use` and `ask`, of this and all completers of the same bundle.
+        """Makes a vocabulary ready for `set_vocabulary` and `set_query`, of this and all completers of the same bundle.
 
         It takes milliseconds and may be called from any thread, also while an image is completed. Raises
         VocabularyError where it was made by another text encoder than those of the student's feature spaces.
         """
         return FoldedVocabulary.of(vocabulary, self.bundle.feature_space_for(vocabulary))
 
-    def use(self, vocabulary: FoldedVocabulary | None) -> None:
+    def set_vocabulary(self, vocabulary: FoldedVocabulary | None) -> None:
         """Labels of images to come: a prepared vocabulary, or None. Raises VocabularyError: for another student."""
         self._vocabulary = self._own(vocabulary)
 
-    def ask(self, query: FoldedVocabulary | None) -> None:
+    def set_query(self, query: FoldedVocabulary | None) -> None:
         """From the next image on, completions answer a query; None ends it.
 
         `query`: prepared from `TextBank.query`. Raises VocabularyError where it was prepared for another student, is a
         vocabulary of labels or has too many phrases.
         """
-        if query is not None and (query.vocabulary.contrast is None or query.classes > MOST_ASKED):
+        if query is not None and (query.vocabulary.contrast is None or query.classes > MOST_QUERIED):
             raise VocabularyError(
-                f"asks for {query.classes} phrases (1..{MOST_ASKED}), "
+                f"asks for {query.classes} phrases (1..{MOST_QUERIED}), "
                 f"{'as labels' if query.vocabulary.contrast is None else 'by contrast'}",
                 where="query",
                 cure="Ask for fewer phrases at a time, and make the query with TextBank.query.",

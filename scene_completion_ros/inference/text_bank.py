@@ -45,7 +45,7 @@ LARGEST_FILE, LARGEST_HEADER = 64 << 20, 32 << 20
 LARGEST_DIMENSION = 8192
 MOST_CLASSES = 254  # a label is one byte, and one label is "unknown"
 MOST_ROWS = 4096
-MOST_ASKED = 16  # phrases that are looked for at a time: what a GPU keeps of the answer grows with them
+MOST_QUERIED = 16  # phrases of a query, at most: the memory that a GPU keeps for its answer grows with them
 MARGIN = 0.02
 UNKNOWN = "unknown"
 UNKNOWN_COLOUR = (128, 128, 128)
@@ -312,8 +312,8 @@ class TextBank:
         Raises VocabularyError where a phrase is not in the bank, there is none or there are too many, or there is no
         other phrase to compare them with.
         """
-        if len(phrases) > MOST_ASKED:
-            what = f"{len(phrases)} phrases, where at most {MOST_ASKED} can be asked for at a time"
+        if len(phrases) > MOST_QUERIED:
+            what = f"{len(phrases)} phrases, where at most {MOST_QUERIED} can be asked for at a time"
             raise VocabularyError(what, where="query", cure="Ask for fewer; a vocabulary may have more.")
         queried = self.vocabulary(phrases, margin=0.0)
         rows = queried.rows[queried.group != BACKGROUND]

@@ -280,8 +280,8 @@ class ImageCompleter:
                 self._counters.drop(DropReason.UNUSABLE_CAMERA, why, header=frame.header)
                 return False
             student.check_mounting(frame.name, upright, parameters)
-            completer.use(words.vocabulary)
-            completer.ask(words.queried)
+            completer.set_vocabulary(words.vocabulary)
+            completer.set_query(words.queried)
             evidence = self._scaling.evidence(frame, completer, epoch, scene.pose)
             evidence = replace(evidence, sensed=self._sensing.sensed(frame, completer, epoch))
             frame.completion = completer.complete(pixels, frame.stamp_ns, labels=words.labels, evidence=evidence)

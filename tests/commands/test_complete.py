@@ -10,7 +10,7 @@ from scene_completion_ros.errors import VocabularyError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import MOUNTING_UNKNOWN
-from scene_completion_ros.inference.text_bank import MOST_ASKED
+from scene_completion_ros.inference.text_bank import MOST_QUERIED
 from scene_completion_ros.voxels.files import read_npz
 from scene_completion_ros.voxels.semantic_voxels import OTHER_COLOUR, phrase_colours
 from tests.commands.conftest import CAMERA_HEIGHT
@@ -181,5 +181,5 @@ def test_a_student_without_a_bank_has_no_words_and_refuses_given_ones(flat_road:
 
 
 def test_too_many_words_are_refused_at_once(wordy_road: StudentBundle) -> None:
-    with pytest.raises(VocabularyError, match=f"{MOST_ASKED + 1} phrases, where at most {MOST_ASKED}"):
-        chosen_words(",".join(f"word {number}" for number in range(MOST_ASKED + 1)), wordy_road)
+    with pytest.raises(VocabularyError, match=f"{MOST_QUERIED + 1} phrases, where at most {MOST_QUERIED}"):
+        chosen_words(",".join(f"word {number}" for number in range(MOST_QUERIED + 1)), wordy_road)

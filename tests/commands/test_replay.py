@@ -158,7 +158,7 @@ def test_words_are_answered_in_the_report(tmp_path: Path, wordy_road: StudentBun
     completer = Completer(wordy_road, CANONICAL)
     bank = wordy_road.text_bank()
     assert bank is not None
-    completer.ask(completer.prepare_vocabulary(bank.query(["zebra crossing", "car", "tree"])))
+    completer.set_query(completer.prepare_vocabulary(bank.query(["zebra crossing", "car", "tree"])))
     with BagReader(bag) as reader:
         images = [image.image_rgb for image in reader.images(TOPIC)]
     frames = embedded_frames(page)

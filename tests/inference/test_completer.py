@@ -224,7 +224,7 @@ def test_labels_and_legend_follow_the_vocabulary(speaking: StudentBundle) -> Non
     assert (before.vocabulary, before.query, before.matches) == (None, None, ())
     vocabulary = bank.vocabulary(margin=0.1)
     prepared = completer.prepare_vocabulary(vocabulary)
-    completer.use(prepared)
+    completer.set_vocabulary(prepared)
     result = completer.complete(image)
     voxels, query = result.voxels, completer._query
     assert result.vocabulary is vocabulary
@@ -241,7 +241,7 @@ def test_labels_and_legend_follow_the_vocabulary(speaking: StudentBundle) -> Non
     assert {0, 2} <= set(np.unique(label))
     # One at another place has the same words; back to the classes of the student.
     assert completer.placed(completer.grid_from_camera).complete(image).voxels.class_names == voxels.class_names
-    completer.use(None)
+    completer.set_vocabulary(None)
     after = completer.complete(image).voxels
     np.testing.assert_array_equal(after.label, before.voxels.label)
     np.testing.assert_array_equal(after.confidence, before.voxels.confidence)
@@ -252,11 +252,11 @@ def test_labels_and_legend_follow_the_vocabulary(speaking: StudentBundle) -> Non
 def test_a_query_is_answered_with_the_labels(speaking: StudentBundle, with_vocabulary: bool) -> None:
     completer, image, bank = Completer(speaking, CAMERA), picture(), small_bank()
     if with_vocabulary:
-        completer.use(completer.prepare_vocabulary(bank.vocabulary()))
+        completer.set_vocabulary(completer.prepare_vocabulary(bank.vocabulary()))
     plain = completer.complete(image).voxels
     query = bank.query(["zebra crossing", "car"])
     asked = completer.prepare_vocabulary(query)
-    completer.ask(asked)
+    completer.set_query(asked)
     result = completer.complete(image)
     np.testing.assert_array_equal(result.voxels.label, plain.label)
     assert result.query is query
@@ -273,7 +273,7 @@ def test_a_query_is_answered_with_the_labels(speaking: StudentBundle, with_vocab
     unlabelled = completer.complete(image, labels=False)
     assert unlabelled.voxels.class_names == ("unlabelled",) and not unlabelled.voxels.label.any()
     assert [len(one.voxels) for one in unlabelled.matches] == [len(one.voxels) for one in result.matches]
-    completer.ask(None)
+    completer.set_query(None)
     assert completer.complete(image).matches == ()
 
 
@@ -287,11 +287,11 @@ def test_words_of_another_student_and_queries_that_cannot_be_are_refused(
         own.prepare_vocabulary(small_bank(text_encoder_sha256="cd" * 32).vocabulary())
     foreign = FoldedVocabulary.of(bank.vocabulary(), small_space(seed=1))
     with pytest.raises(VocabularyError, match="prepared for another student than small"):
-        own.use(foreign)
+        own.set_vocabulary(foreign)
     with pytest.raises(VocabularyError, match="prepared for another student than small"):
-        own.ask(FoldedVocabulary.of(bank.query(["car"]), small_space(seed=1)))
+        own.set_query(FoldedVocabulary.of(bank.query(["car"]), small_space(seed=1)))
     with pytest.raises(VocabularyError, match="asks for 2 phrases.*as labels"):
-        own.ask(own.prepare_vocabulary(random_vocabulary(2, 2)))
+        own.set_query(own.prepare_vocabulary(random_vocabulary(2, 2)))
     with pytest.raises(VocabularyError, match="asks for 17 phrases"):
-        own.ask(own.prepare_vocabulary(random_query(17)))
+        own.set_query(own.prepare_vocabulary(random_query(17)))
     assert own.complete(picture()).vocabulary is None  # it goes on with what it had

@@ -43,10 +43,10 @@ class Built:
         self.engine, self.encoder = "made up", None
         self.bundle = SimpleNamespace(takes_evidence=False)
 
-    def use(self, vocabulary: object) -> None:
+    def set_vocabulary(self, vocabulary: object) -> None:
         """Labels stay what they are."""
 
-    ask = use
+    set_query = set_vocabulary
 
     def out_of_view(self) -> None:
         """The camera sees the grid."""

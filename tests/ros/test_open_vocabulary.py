@@ -117,8 +117,8 @@ class Truth:
         words: FoldedVocabulary | None = None,
         asked: FoldedVocabulary | None = None,
     ) -> Completion:
-        self._completer.use(words)
-        self._completer.ask(asked)
+        self._completer.set_vocabulary(words)
+        self._completer.set_query(asked)
         return self._completer.complete(some_image(seed), stamp_ns)
 
     def vocabulary(self, *phrases: str, **said: Any) -> FoldedVocabulary:
@@ -324,8 +324,8 @@ def test_cameras_have_one_vocabulary_and_answer_together(
     rig.name("car, tree", "car", "tree", "unknown")
     rig.ask("zebra crossing, sky", "zebra crossing", "sky")
     for one in rig.completers.values():
-        one.use(truth.vocabulary("car", "tree"))
-        one.ask(truth.query("zebra crossing", "sky"))
+        one.set_vocabulary(truth.vocabulary("car", "tree"))
+        one.set_query(truth.query("zebra crossing", "sky"))
 
     stamp_ns = 10 * SECOND_NS
 

@@ -14,7 +14,7 @@ from scene_completion_ros.inference.gpu.kernels import Argument, Buffer, KernelD
 from scene_completion_ros.inference.label_query import FoldedVocabulary, LabelQuery, Words
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.query_kernel import PositionalTables, VoxelQuery
-from scene_completion_ros.inference.text_bank import MOST_ASKED, MOST_ROWS
+from scene_completion_ros.inference.text_bank import MOST_QUERIED, MOST_ROWS
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 
 # As in voxel_query.cu; a test compares them.
@@ -22,7 +22,7 @@ LANES, RUN, SPAN, THREADS = 8, 8, 1024, 256
 # Blocks that label the voxels between them, at most: the number of voxels is known on the device only.
 LABEL_BLOCKS = 1024
 # Groups of phrases for whose cosines room is taken at first; then for the most that there can be.
-USUAL_GROUPS, MOST_GROUPS = 4, MOST_ASKED + 1
+USUAL_GROUPS, MOST_GROUPS = 4, MOST_QUERIED + 1
 
 SCENE = np.dtype(
     [
@@ -163,7 +163,7 @@ class VoxelPipeline:
 
         The encoder's map must still be where it was; where that is does not change from frame to frame. What words need
         of the device's memory is taken when they are given for the first time. Raises GpuError where there is not
-        enough memory. `words`: a query in it has at most `MOST_ASKED` phrases.
+        enough memory. `words`: a query in it has at most `MOST_QUERIED` phrases.
         """
         self._device.lap("copied")
         if words.vocabulary is not None:

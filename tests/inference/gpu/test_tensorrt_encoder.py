@@ -81,8 +81,8 @@ def test_words_are_answered_as_on_the_cpu_and_may_change_between_images(
     for vocabulary, query in ((few, asked), (many, None), (None, larger), (None, None), (few, asked), (many, larger)):
         answers = []
         for completer in (on_gpu, on_cpu):
-            completer.use(None if vocabulary is None else completer.prepare_vocabulary(vocabulary))
-            completer.ask(None if query is None else completer.prepare_vocabulary(query))
+            completer.set_vocabulary(None if vocabulary is None else completer.prepare_vocabulary(vocabulary))
+            completer.set_query(None if query is None else completer.prepare_vocabulary(query))
             answers.append(completer.complete(picture(1)))
         found, expected = answers
         assert_alike(found.voxels, expected.voxels)

@@ -176,7 +176,7 @@ def test_a_deployed_student_is_read_as_it_answers_on_the_robot(street: PosedSequ
     grid = VoxelGrid((0.0, -12.8, -2.2), 0.4, (128, 64, 16))
     completer = Completer(bundle, camera, grid=grid, grid_from_camera=DEFAULT_GRID_FROM_CAMERA)
     vocabulary = bank.vocabulary()
-    completer.use(completer.prepare_vocabulary(vocabulary))
+    completer.set_vocabulary(completer.prepare_vocabulary(vocabulary))
     voxels = completer.complete(street.image(0, name)).voxels
     named = voxels.label < len(vocabulary.names)  # not unknown
     assert named.sum() > 100

@@ -352,7 +352,9 @@ def test_words_find_the_classes_that_a_bank_describes(
     assert np.count_nonzero(np.abs(space.weight).sum(axis=0)) == 2
     sequence = open_recording(town)
     completer = Completer(made, sequence.cameras[reference_camera(sequence)], engine="onnxruntime")
-    completer.use(completer.prepare_vocabulary(bank.vocabulary({"body": ("sedan",), "way": ("road",)}, margin=0.0)))
+    completer.set_vocabulary(
+        completer.prepare_vocabulary(bank.vocabulary({"body": ("sedan",), "way": ("road",)}, margin=0.0))
+    )
     found = completer.complete(sequence.image(0, reference_camera(sequence))).voxels
     units = seen_by_torch(trained, sequence, False)[0].classes[0].softmax(dim=0).numpy()
     x, y, z = (found.index // 2).T
