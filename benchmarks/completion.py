@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measuring import Runs, canonical_image, demo_drive, hardware, in_turn, option_parser, ratio_table, timed
-from scene_completion_ros.commands.arguments import DEMO_WORDS, set_words, chosen_words
+from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words, set_words
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.completer import Completer

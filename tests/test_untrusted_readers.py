@@ -16,7 +16,7 @@ import yaml
 
 from scene_completion_ros.errors import LONGEST, SceneCompletionError
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
+from scene_completion_ros.inference.bundle import MANIFEST, GpuEncoder, StudentBundle
 from scene_completion_ros.mapping.temporal_fusion import read_map
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice, read_drop_notice
 from scene_completion_ros.messages.words import read_query, read_vocabulary
@@ -49,7 +49,8 @@ GONE = object()
 
 
 def student(folder: Path) -> Any:
-    make_small_bundle(folder, classes=3).with_vocabulary((small_space(),), small_bank())
+    made = make_small_bundle(folder, classes=3).with_vocabulary((small_space(),), small_bank())
+    made.add_gpu_encoders({"fp16": (b"graph", GpuEncoder("fp16", "", {}, {"images": 8.0}, "torch"))})
     return json.loads((folder / MANIFEST).read_text())
 
 

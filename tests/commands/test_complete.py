@@ -124,7 +124,7 @@ def test_what_cannot_be_completed_ends_in_one_line(
     grid.write_text(GRID.replace("[0, 0, 1, 1,", "[0, 0, 1, 90,"))
     refused("the camera sees none of the 40x16x8 voxels of 0.5 m", more=("--grid", str(grid)))
     grid.write_text(GRID.replace("[0, 0, 1, 1,", "[0, 0, 1, -1000,"))
-    refused("the camera sees none of", "no farther than the 80 m that the student knows", more=("--grid", str(grid)))
+    refused("the camera sees none of", "no farther than the 80 m that the student predicts", more=("--grid", str(grid)))
     grid.write_text(GRID.replace("[40, 16, 8]", "[100000, 100000, 100000]"))
     refused("are more than 268,435,456 voxels", more=("--grid", str(grid)))
     cv2.imwrite(str(image), np.zeros((100, 100, 3), np.uint8))
