@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import BundleError, CameraError, GpuError, GridError, VocabularyError
+from scene_completion_ros.errors import BundleError, CameraError, GpuError, GridError, ImageError, VocabularyError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
@@ -304,6 +304,9 @@ class Completer:
         of depth, which a student that `takes_evidence` takes into account.
         """
         started_s, clock = time.perf_counter(), StageClock()
+        if image_rgb.shape[2:] != (3,) or image_rgb.dtype != np.uint8:
+            what = f"is {image_rgb.dtype} {image_rgb.shape} where uint8 [H, W, 3] is needed"
+            raise ImageError(what, where="image", cure="Give RGB values of 8 bits")
         image = self._resampler(image_rgb)
         clock.lap("resample")
         words = Words(self._vocabulary if labels else None, self._queried, labels)

@@ -236,7 +236,7 @@ class LabelQuery:
         norm = (none, _NOTHING, np.float32(0.0)) if roots is None else (roots.root, roots.root_bias, roots.rest)
         written = *(labels or (np.empty(0, np.uint8), _NOTHING)), none if scores is None else scores
         self._kernel(
-            *(self.field.flat_features(features), self.field.feature_size[1], *self.tables.tables),
+            *(self.field.flat_features(features), self.field.feature_size[1], *self.tables.axes),
             *(*named, *rules, *other, queried is not None, *norm),
             *(*self._ordered(targets), *self.samples.taps, *written),
             *(found.common, found.least, found.match, found.contrast, found.matches),

@@ -38,7 +38,7 @@ class PositionalTables:
     """
 
     # Of x~, y~ and z~, float32 [entries, C] each; the hidden bias is part of the last.
-    tables: tuple[NDArray[np.float32], ...]
+    axes: tuple[NDArray[np.float32], ...]
     low: NDArray[np.float64]  # first coordinate of each table, [3]
     scale: NDArray[np.float64]  # entries per unit of each coordinate, [3]
 
@@ -161,7 +161,7 @@ class FieldKernel:
             of_volume = flat, self.head.volume.gain[0], bias, count_y * count_z, count_z
             volume_kernel()(*of_volume, samples.target, samples.knot, samples.between, np.float32(length), out)
             return
-        read = self.flat_features(features), self.feature_size[1], *self.tables.tables, self.head.density_weight, bias
+        read = self.flat_features(features), self.feature_size[1], *self.tables.axes, self.head.density_weight, bias
         density_kernel(self.head.hidden)(*read, samples.target, *samples.taps, np.float32(length), out)
 
     def _flat_volume(self, volume: NDArray[np.float32] | None) -> NDArray[np.float32]:

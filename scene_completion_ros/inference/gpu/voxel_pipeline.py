@@ -239,7 +239,7 @@ class _Rows:
 
 
 def _tables(device: KernelDevice, tables: PositionalTables) -> tuple[Buffer | np.int32, ...]:
-    parts = tables.tables
+    parts = tables.axes
     return (*(device.upload(part) for part in parts), *(np.int32(len(part) - 2) for part in parts))
 
 
