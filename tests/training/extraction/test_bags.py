@@ -70,34 +70,30 @@ def test_recorded_poses(tmp_path: Path) -> None:
     check_for_training(sequence, "here")
 
 
-def test_keyframes_leave_out_where_the_rig_stands(tmp_path: Path) -> None:
-    def standing_at_last(made: Drive) -> list[None]:
-        return [made.static(), *(made.moment(index, x=min(index, 10) / 10) for index in range(30))]
+def test_keyframes_leave_out_where_the_rig_stands_and_gaps_split(tmp_path: Path) -> None:
+    def standing_at_last(made: Drive) -> None:
+        made.static()
+        for index in (*range(30), *range(60, 72)):
+            made.moment(index, x=min(index, 10) / 10 if index < 30 else None)
 
-    report, (sequence,) = extract(recorded(tmp_path / "bag", standing_at_last), tmp_path, keyframe_metres=0.19)
-    np.testing.assert_allclose(positions(sequence)[:, 0], [0.2, 0.4, 0.6, 0.8, 1.0, 1.2], atol=1e-9)
-    assert report.skipped == {"less than 0.19 m and 5° from the last keyframe": 24}
-    standing, none = extract(tmp_path / "bag", tmp_path, keyframe_metres=5.0)
-    assert (
-        not none and standing.status == "failed" and "30 frames with 1 keyframes are left out" in standing.problems[0]
-    )
-
-
-def test_gaps_split_and_are_reported(tmp_path: Path) -> None:
-    moments = [*range(10), *range(40, 52)]
-    bag = recorded(tmp_path / "bag", lambda made: [made.static(), *map(made.moment, moments)])
-    report, sequences = extract(bag, tmp_path)
-    assert [len(sequence) for sequence in sequences] == [10, 12]
-    assert [sequence.name for sequence in sequences] == ["bag/00", "bag/01"]
-    assert report.warnings == ["gap of 3.1 s after frame 9: split there"]
+    bag = recorded(tmp_path / "bag", standing_at_last)
+    report, (first, second) = extract(bag, tmp_path, keyframe_metres=0.19)
+    np.testing.assert_allclose(positions(first)[:, 0], [0.2, 0.4, 0.6, 0.8, 1.0, 1.2], atol=1e-9)
+    assert (first.name, second.name, len(second)) == ("bag/00", "bag/01", 6)
+    assert report.skipped == {"less than 0.19 m and 5° from the last keyframe": 30}
+    assert report.warnings == ["gap of 3.1 s after frame 29: split there"]
+    standing, none = extract(bag, tmp_path, keyframe_metres=5.0)
+    assert not none and standing.status == "failed"
+    assert "30 frames with 1 keyframes are left out" in standing.problems[0]
 
 
-def test_frames_that_not_all_cameras_have_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_frames_that_lack_a_camera_and_cameras_without_calibration_are_left_out(tmp_path: Path) -> None:
     def stereo(made: Drive) -> None:
         for frame, x in (("l", 0.0), ("r", 0.5)):
             made.static(child=frame, x=x)
         for index in range(10):
             made.pose(index)
+            made.image(index, camera="rear", frame="rear")
             made.image(index, camera="left", frame="l")
             if index not in (4, 7):
                 made.image(index, camera="right", frame="r", delay_ns=3_000_000)
@@ -107,20 +103,7 @@ def test_frames_that_not_all_cameras_have_are_left_out_and_counted(tmp_path: Pat
     report, (sequence,) = extract(recorded(tmp_path / "bag", stereo), tmp_path)
     assert len(sequence) == 8 and all(set(frame.images) == {"left", "right"} for frame in sequence.frames)
     assert report.skipped == {"right: no image within 5 ms of the other cameras": 2}
-
-
-def test_a_camera_without_camera_info_is_named_and_the_other_is_extracted(tmp_path: Path) -> None:
-    def with_a_rear(made: Drive) -> None:
-        made.static()
-        for index in range(8):
-            made.moment(index)
-            made.image(index, camera="rear", frame="rear")
-
-    report, (sequence,) = extract(recorded(tmp_path / "bag", with_a_rear), tmp_path)
-    assert set(sequence.cameras) == {"camera"}
-    assert any(
-        warning.startswith("/rear/image_raw/compressed is left out: no CameraInfo") for warning in report.warnings
-    )
+    assert report.warnings[0].startswith("/rear/image_raw/compressed is left out: no CameraInfo")
 
 
 def test_bad_messages_of_any_type_are_left_out_and_counted_once(tmp_path: Path) -> None:
@@ -200,7 +183,6 @@ def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.Captu
     assert "the folder holds no .mcap" in reports["loops"].problems[0]
     printed = capsys.readouterr().out
     assert all(bag.name in printed for bag in bags) and "nothing extracted" in printed
-    assert cli.main([*command, "--strict"]) == 1
     only_bad = ["extract", str(tmp_path / "text.bag"), "--output", str(tmp_path / "other")]
     assert cli.main(only_bad) == 1
 
@@ -332,7 +314,7 @@ def test_poses_out_of_images_with_the_scale_of_the_wheels(tmp_path: Path, capsys
     assert "odometry (" in summary_table([report])
 
 
-def test_what_cannot_be_placed_is_said(tmp_path: Path) -> None:
+def test_what_cannot_be_placed_is_reported(tmp_path: Path) -> None:
     """A drive whose last third is a blank wall."""
     pytest.importorskip("pycolmap")
     made = write_bag(tmp_path / "made", drive(9), {"front": (CAMERA, IDENTITY)}, tf=False)

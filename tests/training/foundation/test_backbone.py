@@ -58,7 +58,7 @@ def test_any_hidden_state_of_a_rectangular_image_is_that_of_a_plain_call(kind: s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_token_looks_at_its_cell(kind: str, folders: dict[str, Path]) -> None:
+def test_a_token_follows_from_its_cell(kind: str, folders: dict[str, Path]) -> None:
     """Before the first block no token knows of another; all edges stay alone because the resizing blurs them."""
     backbone, cell = Backbone(folders[kind], 0), 24
     plain = torch.full((1, 3, 3 * cell + 5, 4 * cell + 9), 100.0)
@@ -80,7 +80,7 @@ def test_a_token_looks_at_its_cell(kind: str, folders: dict[str, Path]) -> None:
         ({}, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     ],
 )
-def test_colours_are_normalised_as_the_preprocessor_says(
+def test_colours_are_normalised_by_the_preprocessor(
     content: dict[str, Any], mean: Any, deviation: Any, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(folders["vit"], tmp_path / "model"))
@@ -192,7 +192,7 @@ def test_parts_that_are_not_there_are_named(named: object, tmp_path: Path) -> No
         weight_files(str(tmp_path))
 
 
-# Lifting features of views to points: who sees what, and what they say together.
+# Lifting features of views to points.
 
 
 CAMERA = Camera(40.0, 40.0, 31.5, 15.5, 64, 32)
@@ -224,12 +224,6 @@ def test_the_mean_of_the_views_that_see_a_point_in_any_order() -> None:
         for values, places in (((2.0, 6.0), two), ((6.0, 2.0), two.flip(0)))
     )
     assert found.mean.tolist() == other.mean.tolist() == [[4.0, 1.0]] and found.views.tolist() == [2]
-
-
-def test_what_is_hidden_behind_the_camera_or_beside_the_image_is_not_seen() -> None:
-    points = torch.tensor([[0.0, 0.0, 20.0], [0.0, 0.0, -10.0], [50.0, 0.0, 10.0], [0.0, 0.0, 0.0]])
-    found = LIFTER(points, {"t": maps(2.0)}, poses((0.0, 0.0, 0.0)), surface(10.0))["t"]
-    assert not found.views.any() and not found.mean.any()
 
 
 def test_tokens_are_read_where_they_lie() -> None:

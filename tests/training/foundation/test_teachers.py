@@ -147,7 +147,7 @@ def teachers(tmp_path_factory: pytest.TempPathFactory, sentence_encoder: Path) -
     }
 
 
-def test_the_configuration_says_of_what_kind_a_teacher_is(teachers: dict[str, DenseExtractor], tmp_path: Path) -> None:
+def test_the_configuration_decides_the_kind_of_a_teacher(teachers: dict[str, DenseExtractor], tmp_path: Path) -> None:
     for kind, teacher in teachers.items():
         assert teacher.identity.type == kind
         features = teacher.features(IMAGES, 16)

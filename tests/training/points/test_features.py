@@ -56,7 +56,7 @@ def test_features_of_points_stand_in_their_order(checkpoint: Path) -> None:
     assert not np.allclose(np.concatenate(network.untrained(5).levels(scene.points), axis=1), found, atol=0.1)
 
 
-def test_an_exported_network_says_the_same_with_weights_in_half_precision(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_exported_network_gives_the_same_with_weights_in_half_precision(checkpoint: Path, tmp_path: Path) -> None:
     assert main(["export", str(checkpoint), str(tmp_path / "small"), "--licence", "Apache-2.0"]) == 0
     scene = room(0, step=0.1)
     np.testing.assert_allclose(of(scene, tmp_path / "small"), of(scene, checkpoint), atol=0.05)
@@ -69,7 +69,7 @@ def test_an_exported_network_says_the_same_with_weights_in_half_precision(checkp
 def test_a_foreign_network_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     assert main(["export", str(checkpoint), str(tmp_path / "net"), "--licence", "none"]) == 0
     about = json.loads((tmp_path / "net" / NETWORK).read_text())
-    for changed, said in (
+    for changed, message in (
         ({"network": {**about["network"], "encoder": [10**7, 10**7]}}, "size mismatch"),
         ({"network": {**about["network"], "blocks": 10**9}}, "at most 16 levels and blocks"),
         ({"network": 3}, "no network of points"),
@@ -77,7 +77,7 @@ def test_a_foreign_network_is_refused(checkpoint: Path, tmp_path: Path) -> None:
         ({"columns": ["probability"]}, "it was not trained on points"),
     ):
         (tmp_path / "net" / NETWORK).write_text(json.dumps(about | changed))
-        with pytest.raises(Exception, match=said) as caught:
+        with pytest.raises(Exception, match=message) as caught:
             PointNetwork.open(tmp_path / "net")
         assert type(caught.value).__module__ == "scene_completion_ros.errors"
     (tmp_path / "net" / WEIGHTS).unlink()
@@ -86,7 +86,7 @@ def test_a_foreign_network_is_refused(checkpoint: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"points": np.zeros((0, 3), np.float32)}, "arrays of"),
         ({"colours": np.zeros((2, 3), np.float32)}, "of the same points"),
@@ -95,9 +95,9 @@ def test_a_foreign_network_is_refused(checkpoint: Path, tmp_path: Path) -> None:
         ({"points": np.array([[0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 2e5, 0]])}, "they span 200000 m.*Give metres"),
     ],
 )
-def test_what_is_no_cloud_is_refused(checkpoint: Path, changes: dict[str, np.ndarray], said: str) -> None:
+def test_what_is_no_cloud_is_refused(checkpoint: Path, changes: dict[str, np.ndarray], message: str) -> None:
     given = {"points": np.zeros((4, 3)), "colours": np.zeros((4, 3)), "normals": None, **changes}
-    with pytest.raises(SequenceError, match=said):
+    with pytest.raises(SequenceError, match=message):
         PointNetwork.open(checkpoint).levels(given["points"], given["colours"], given["normals"])
 
 

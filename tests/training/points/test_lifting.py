@@ -1,4 +1,4 @@
-"""Voxels of points, and features of pixels at points: who sees what, plain means, what is kept, what teachers say."""
+"""Voxels of points, and features of pixels at points: visibility, means, the cache, and kinds of teachers."""
 
 import dataclasses
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_means_and_votes_of_a_voxel_are_those_of_all_its_points(monkeypatch: pyt
     assert means.tolist() == [[4.0], [3.0]] and votes["label"].tolist() == [1, 2]
 
 
-# Features of pixels at points: who sees what, plain means, what is kept on disk, and what teachers say.
+# Features of pixels at points.
 
 
 SCENE = room(0, step=0.1, views=3)
@@ -74,7 +74,7 @@ SETTINGS = LiftingSettings(width=CAMERA.width, tolerance=0.05, border=2, points=
 
 
 class Constant:
-    """Says the same of every pixel of a view: its number, and one."""
+    """The same features at every pixel of a view: its number, and one."""
 
     key = "constant"
 
@@ -164,7 +164,7 @@ def test_exact_labels_are_embeddings_with_the_noise_that_is_asked_for() -> None:
     np.testing.assert_array_equal(first, again)
     assert (first - exact)[known].std() == pytest.approx(0.3, rel=0.03) and not first[~known].any()
     twice = noisy.at(SCENE, view, image, pixels[[700, 700]])
-    assert torch.equal(twice[0], twice[1])  # what a pixel says, it says to every point behind it
+    assert torch.equal(twice[0], twice[1])  # all points behind a pixel have its noise
     assert not np.allclose(first, noisy.at(SCENE, SCENE.views[1], SCENE.views[1].image(), pixels).numpy())
     with pytest.raises(ConfigurationError, match="scene room 0: its views have no labels"):
         noisy.at(SCENE, dataclasses.replace(view, label=None), image, pixels)

@@ -283,12 +283,8 @@ _FEWEST_SHARED = 20
 _HEIGHT_DISAGREES = 0.15
 
 
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """A stretch of a recording without gaps: times and rectified images of its frames, or of its keyframes."""
-
-    stamps: list[int]
-    images: list[dict[str, ImageSource]]
+# A stretch of a recording without gaps: times, ns, and rectified images of its frames, or of its keyframes.
+_Part: TypeAlias = list[tuple[int, dict[str, ImageSource]]]
 
 
 def sequences_from_images(
@@ -307,13 +303,13 @@ def sequences_from_images(
     work = _Reconstruction(recording, views, settings, report)
     sequences = []
     for frames in work.parts():
-        progress(f"choosing keyframes of {len(frames.images)} frames")
+        progress(f"choosing keyframes of {len(frames)} frames")
         part = work.keyframes(frames)
-        if len(part.images) < settings.min_frames:
-            lost = f"{len(frames.images)} frames are left out: only {len(part.images)} show the rig moving"
+        if len(part) < settings.min_frames:
+            lost = f"{len(frames)} frames are left out: only {len(part)} show the rig moving"
             report.problems.append(lost)
             continue
-        progress(f"structure from motion over {len(part.images)} keyframes")
+        progress(f"structure from motion over {len(part)} keyframes")
         sequences += work.sequences(part, threads)
     return sequences
 
@@ -338,27 +334,26 @@ class _Reconstruction:
                 if previous is not None:
                     gap = f"gap of {(stamp - previous) / 1e9:.1f} s between images: split there"
                     self.report.warnings.append(gap)
-                parts.append(_Part([], []))
-            parts[-1].stamps.append(stamp)
-            parts[-1].images.append({name: self.views[name].image(source) for name, source in images.items()})
+                parts.append([])
+            parts[-1].append((stamp, {name: self.views[name].image(source) for name, source in images.items()}))
             previous = stamp
         return parts
 
     def keyframes(self, part: _Part) -> _Part:
         """The frames in which the image has moved."""
-        chosen = select_by_image_motion(grey(frame[self.recording.first_camera]) for frame in part.images)
-        if left_out := len(part.images) - len(chosen):
+        chosen = select_by_image_motion(grey(images[self.recording.first_camera]) for _, images in part)
+        if left_out := len(part) - len(chosen):
             self.report.skipped["the image has hardly moved since the last keyframe"] += left_out
-        return _Part([part.stamps[index] for index in chosen], [part.images[index] for index in chosen])
+        return [part[index] for index in chosen]
 
     def sequences(self, part: _Part, threads: int) -> list[PosedSequence]:
         """Reconstruct keyframes, and scale what comes out."""
-        images = {name: [frame[name] for frame in part.images] for name in self.views}
+        sources = {name: [images[name] for _, images in part] for name in self.views}
         masks = masks_of(self.recording.cameras, self.views, self.settings)
         first_from_rig = self.views[self.recording.first_camera].rig_from_camera.inverse()
         with tempfile.TemporaryDirectory(prefix="structure-from-motion-") as folder:
             models = reconstruct(
-                {name: map(grey, sources) for name, sources in images.items()},
+                {name: map(grey, of_camera) for name, of_camera in sources.items()},
                 {name: view.camera for name, view in self.views.items()},
                 {name: first_from_rig @ view.rig_from_camera for name, view in self.views.items()},
                 Path(folder),
@@ -367,7 +362,7 @@ class _Reconstruction:
                 threads=threads,
                 smallest_model=self.settings.min_frames,
             )
-        apart = _apart(models, len(part.images), self.settings, self.report)
+        apart = _apart(models, len(part), self.settings, self.report)
         return [self._sequence(part, model, masks) for model in apart]
 
     def _sequence(self, part: _Part, model: Model, masks: Mapping[str, ArrayLoader]) -> PosedSequence:
@@ -376,7 +371,7 @@ class _Reconstruction:
         scaled = model.scaled(scale.factor)
         # The rig stands at the world's origin in its first frame.
         frames = [
-            Frame(part.stamps[index], part.images[index], rig_from_first @ pose @ rig_from_first.inverse(), masks)
+            Frame(*part[index], rig_from_first @ pose @ rig_from_first.inverse(), masks)
             for index, pose in scaled.world_from_first.items()
         ]
         if not scale.metric:
@@ -430,7 +425,7 @@ class _Reconstruction:
             except BagError:
                 return None
 
-        return scale_from_odometry(model, dict(enumerate(part.stamps)), position_at)
+        return scale_from_odometry(model, dict(enumerate(stamp for stamp, _ in part)), position_at)
 
 
 def _usable(name: str, masks: Mapping[str, ArrayLoader]) -> Mask | None:
