@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from geometry_msgs.msg import TransformStamped
@@ -37,19 +37,6 @@ KEEP_NS = 10_000_000_000  # as long as tf2 does
 DEPTH = 100  # transforms may come in bursts
 
 SourceKind = Literal["parameters", "topics", "tf2"]
-
-
-class TransformSource(Protocol):
-    """Transforms between frames at a time. Nothing here waits: see `WaitingRoom`."""
-
-    def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:
-        """Find target_from_source. `tolerance_ns`: how long after the last transform that one still holds.
-
-        Raises NotYetError where there is none, with what is missing and whether it may still come.
-        """
-
-    def forget(self) -> None:
-        """Forget all transforms but fixed ones: time went back."""
 
 
 class TopicTransforms:
@@ -80,7 +67,11 @@ class TopicTransforms:
             AdaptiveSubscription(node, Odometry, topic, heard, depth=DEPTH, resources=resources)
 
     def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:
-        """See `TransformSource`."""
+        """Find target_from_source. `tolerance_ns`: how long after the last transform that one still holds.
+
+        Nothing here waits (see `WaitingRoom`). Raises NotYetError where there is none, with what is missing and whether
+        it may still come.
+        """
         try:
             return self._buffer.find(target, source, stamp_ns, max_gap_ns=LARGEST_GAP_NS, tolerance_ns=tolerance_ns)
         except NoTransformError as error:
@@ -93,7 +84,7 @@ class TopicTransforms:
             ) from None
 
     def forget(self) -> None:
-        """See `TransformSource`."""
+        """Forget all transforms but fixed ones: time went back."""
         self._buffer.forget_moving()
 
     def _on_transform(self, topic: str, message: Any, latched: bool) -> None:
@@ -139,7 +130,7 @@ class Tf2Transforms:
         self._listening = True
 
     def lookup(self, target: str, source: str, stamp_ns: int, tolerance_ns: int) -> RigidTransform:
-        """See `TransformSource`."""
+        """See `TopicTransforms`."""
         if not self._listening:
             self._listen()
         target, source = target.strip("/"), source.strip("/")
@@ -164,7 +155,7 @@ class Tf2Transforms:
             raise self._missing(target, source, error.what, may_come=False) from None
 
     def forget(self) -> None:
-        """See `TransformSource`."""
+        """See `TopicTransforms`."""
         self._buffer.clear()
 
     @staticmethod
@@ -176,6 +167,9 @@ class Tf2Transforms:
             "camera.height and camera.pitch, or name an extrinsics_file",
             may_come=may_come,
         )
+
+
+TransformSource: TypeAlias = TopicTransforms | Tf2Transforms
 
 
 @cache

@@ -75,10 +75,6 @@ class Graph:
             period_s = min(1.5 * period_s, LONGEST_PERIOD_S)
         return condition()
 
-    def spin(self, duration_s: float) -> None:
-        """For what must not happen; what must is waited for with `until`."""
-        self.until(lambda: False, duration_s)
-
     def spin_with(self, node: Any) -> None:
         """Let another node of this process answer while this one spins."""
         self._executor.add_node(node)
