@@ -303,10 +303,6 @@ def test_an_unexpected_error_leads_to_unconfigured_with_everything_released(
     [
         ({"image.qos": "telepathy"}, "choose one of auto, sensor_data, reliable"),
         ({"extrinsics_file": NO_LIST}, f"parameter extrinsics_file, {NO_LIST}: is no YAML list"),
-        (
-            {"base_frame": "base_link", "transform.source": "parameters"},
-            "nothing says where the camera is in base_link. Give camera.height and camera.pitch",
-        ),
     ],
 )
 def test_what_keeps_it_from_starting(

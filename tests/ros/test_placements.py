@@ -1,6 +1,5 @@
 """Where voxels lie and what they are published in, for every combination of frames, and by what sources."""
 
-import re
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -102,6 +101,10 @@ def test_what_is_missing_is_waited_for(given: dict[str, str]) -> None:
         placed(Known(), **given)
 
 
+FIXED = "- {parent: odom, child: front_optical, translation: [1.2, 0.0, 1.5], angles: [0, 3, 0], optical: true}\n"
+JOINED = {"fusion_enabled": True, "transform_source": "parameters"}
+
+
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
@@ -116,32 +119,23 @@ def test_what_is_missing_is_waited_for(given: dict[str, str]) -> None:
         ({"cameras": "front, left"}, "must be attached to a frame"),
         ({"cameras": "front, front", "grid_frame": BASE}, "cannot be names of cameras"),
         ({"cameras": "../front", "grid_frame": BASE}, "'../front' cannot be names of cameras"),
+        (JOINED, "nothing says where the voxel grid is in 'odom': there is no source of transforms"),
+        ({**JOINED, "base_frame": BASE}, "Set transform.source to topics and name odometry.topics"),
+        ({**JOINED, "odometry_frame": "", "transform_source": "tf2"}, "has no frame to join images in"),
+        (
+            {**JOINED, "odometry_frame": "world", "extrinsics_file": "extrinsics.yaml"},
+            "extrinsics_file knows front_optical, odom only",
+        ),
     ],
 )
-def test_unplaced_frames_are_refused(given: dict[str, Any], complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_that_nothing_places_are_refused(
+    given: dict[str, Any], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(placements, "tf2_usable", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    Path("extrinsics.yaml").write_text(FIXED, encoding="utf-8")
     with pytest.raises(SceneCompletionError, match=complaint):
         check_frames(NodeParameters(**given))
-
-
-FIXED = "- {parent: odom, child: front_optical, translation: [1.2, 0.0, 1.5], angles: [0, 3, 0], optical: true}\n"
-
-
-@pytest.mark.parametrize(
-    ("given", "complaint"),
-    [
-        ({}, "nothing says where the voxel grid is in 'odom': there is no source of transforms"),
-        ({"base_frame": "base_link"}, "Set transform.source to topics and name odometry.topics"),
-        ({"odometry_frame": "", "transform_source": "tf2"}, "has no frame to join images in"),
-        ({"odometry_frame": "world", "fixed": True}, "extrinsics_file knows front_optical, odom only"),
-    ],
-)
-def test_what_can_never_work_is_refused(given: dict[str, Any], complaint: str, tmp_path: Path) -> None:
-    if given.pop("fixed", False):
-        (tmp_path / "extrinsics.yaml").write_text(FIXED, encoding="utf-8")
-        given["extrinsics_file"] = str(tmp_path / "extrinsics.yaml")
-    with pytest.raises(SceneCompletionError, match=re.escape(complaint)):
-        check_frames(NodeParameters(**{"fusion_enabled": True, "transform_source": "parameters", **given}))
 
 
 @pytest.mark.parametrize(("source", "at_once"), [("auto", False), ("tf2", True)])

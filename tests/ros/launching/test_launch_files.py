@@ -21,7 +21,7 @@ from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import read_extrinsics
 from scene_completion_ros.inference.bundle import shipped_students
 from scene_completion_ros.ros import topics
-from scene_completion_ros.ros.launching.settings import LIVE, Shown, adapted, launched_cameras, write_adapted
+from scene_completion_ros.ros.launching.settings import LIVE, Shown, adapted, launched_cameras
 from scene_completion_ros.ros.parameters import SCHEMA, NodeParameters, read_parameters
 from scene_completion_ros.ros.placements import check_frames
 from scene_completion_ros.ros.topics import TOPICS
@@ -353,10 +353,3 @@ def test_several_cameras_have_images_and_depth_of_their_own() -> None:
     manager = manager_of(text)
     assert manager["Global Options"]["Fixed Frame"] == "base_link"
     assert manager["Views"]["Current"] == manager["Views"]["Saved"][1] | {"Name": "Current View"}
-
-
-@pytest.mark.parametrize("text", ["{}", "Visualization Manager: {Displays: []}"])
-def test_what_is_no_such_configuration_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "own.rviz").write_text(text, encoding="utf-8")
-    with pytest.raises(SceneCompletionError, match="no RViz configuration of this package"):
-        write_adapted(tmp_path / "own.rviz", DRIVE)
