@@ -9,19 +9,17 @@ import numpy as np
 from scene_completion_training.arrays import Random
 from scene_completion_worlds.room.textures import CLOTHS, PICTURES, WOODS
 from scene_completion_worlds.street.parts import (
-    WHITE,
     Colour,
     Part,
     Place,
     Rectangle,
     box,
-    cylinder,
     ellipsoid,
     frustum,
     grey,
     moved_all,
+    post,
     triple,
-    upright,
 )
 from scene_completion_worlds.street.road_users import person
 
@@ -60,12 +58,6 @@ def _finish(rng: Random) -> tuple[str, Colour]:
     return (_pick(rng, WOODS), (1.0, 1.0, 1.0)) if rng.random() < 0.6 else ("paint", _tint(rng, 0.35))
 
 
-def _post(
-    radius: float, length: float, foot: Place, label: int, texture: str = "metal", tint: Colour = WHITE, sides: int = 12
-) -> Part:
-    return upright(cylinder(radius, length, (texture, texture), label, tint=tint, sides=sides), foot, length)
-
-
 def _top(depth: float, width: float, height: float) -> list[tuple[Rectangle, float]]:
     return [((-depth / 2, depth / 2, -width / 2, width / 2), height)]
 
@@ -86,11 +78,11 @@ def table(rng: Random, label: int = RoomClass.TABLE) -> Thing:
     texture, tint = _finish(rng)
     if rng.random() < 0.15:
         width = depth
-        parts = [_post(depth / 2, board, (0.0, 0.0, height - board), label, texture, tint=tint, sides=20)]
+        parts = [post(depth / 2, board, (0.0, 0.0, height - board), label, texture, tint=tint, sides=20)]
     else:
         parts = [box((depth, width, board), (0.0, 0.0, height - board / 2), texture, label, tint=tint)]
     if depth == width and rng.random() < 0.7:
-        parts += [_post(0.05, height - board, (0.0, 0.0, 0.0), label, tint=tint)]
+        parts += [post(0.05, height - board, (0.0, 0.0, 0.0), label, tint=tint)]
         parts += [box((0.5 * depth, 0.5 * depth, 0.03), (0.0, 0.0, 0.015), "metal", label, tint=tint)]
     else:
         thick = rng.uniform(0.03, 0.09)
@@ -137,7 +129,7 @@ def chair(rng: Random) -> Thing:
     thick = rng.uniform(0.03, 0.09)
     parts = [box((deep, wide, thick), (0.0, 0.0, seat - thick / 2), texture, label, tint=tint)]
     if kind < 0.3:  # an office chair
-        parts += [_post(0.03, seat - 0.12, (0.0, 0.0, 0.08), label, tint=grey(0.2))]
+        parts += [post(0.03, seat - 0.12, (0.0, 0.0, 0.08), label, tint=grey(0.2))]
         for angle in np.arange(5) * 2.0 * np.pi / 5.0:
             arm = box((0.3, 0.045, 0.04), (0.15, 0.0, 0.07), "plain", label, tint=(0.06, 0.06, 0.06))
             parts += [arm.moved((0.0, 0.0, 0.0), float(angle))]
@@ -277,11 +269,9 @@ def kitchen(rng: Random, width: float) -> Thing:
         parts += [box((x1 - x0, y1 - y0, 0.04), centre, stone, counter, tint=shade)]
     basin = ((bowl[0] + bowl[1]) / 2, sink, height - 0.16)
     parts += [box((0.38, 0.5, 0.01), basin, "metal", RoomClass.SINK)]
-    for x in bowl[:2]:
-        parts += [box((0.01, 0.5, 0.16), (x, sink, height - 0.08), "metal", RoomClass.SINK)]
-    for y in bowl[2:]:
-        parts += [box((0.38, 0.01, 0.16), (basin[0], y, height - 0.08), "metal", RoomClass.SINK)]
-    parts += [_post(0.015, 0.28, (-0.25, sink, height), RoomClass.SINK)]
+    parts += [box((0.01, 0.5, 0.16), (x, sink, height - 0.08), "metal", RoomClass.SINK) for x in bowl[:2]]
+    parts += [box((0.38, 0.01, 0.16), (basin[0], y, height - 0.08), "metal", RoomClass.SINK) for y in bowl[2:]]
+    parts += [post(0.015, 0.28, (-0.25, sink, height), RoomClass.SINK)]
     parts += [box((0.18, 0.02, 0.02), (-0.17, sink, height + 0.28), "metal", RoomClass.SINK)]
     if rng.random() < 0.7:
         above = _fronts(rng, 0.33, width, (height + 0.5, height + 1.2), texture, RoomClass.CABINET, tint)
@@ -310,7 +300,7 @@ def toilet(rng: Random) -> Thing:
     """A toilet with its cistern."""
     label, white = RoomClass.TOILET, (0.93, 0.93, 0.93)
     parts = [frustum((-0.15, 0.15, -0.12, 0.12), (-0.2, 0.28, -0.18, 0.18), (0.0, 0.36), "paint", label, tint=white)]
-    parts += [_post(0.21, 0.05, (0.08, 0.0, 0.37), label, "paint", tint=white, sides=16)]
+    parts += [post(0.21, 0.05, (0.08, 0.0, 0.37), label, "paint", tint=white, sides=16)]
     parts += [box((0.17, 0.38, 0.38), (-0.26, 0.0, 0.58), "paint", label, tint=white)]
     if rng.random() < 0.5:
         parts += [box((0.03, 0.36, 0.4), (-0.14, 0.0, 0.6), "paint", label, tint=white)]
@@ -327,8 +317,8 @@ def sink(rng: Random) -> Thing:
         texture, tint = _finish(rng)[0], _tint(rng)
         parts += _fronts(rng, 0.4, 0.9 * width, (0.1, height - 0.16), texture, RoomClass.CABINET, tint)
     else:
-        parts += [_post(0.08, height - 0.16, (-0.08, 0.0, 0.0), label, "paint", tint=white)]
-    parts += [_post(0.015, 0.14, (-0.18, 0.0, height), label)]
+        parts += [post(0.08, height - 0.16, (-0.08, 0.0, 0.0), label, "paint", tint=white)]
+    parts += [post(0.015, 0.14, (-0.18, 0.0, height), label)]
     parts += [_screen((0.02, width, 0.7), (-0.25, 0.0, 1.5), 0.8)]
     return Thing(parts, 0.5, width)
 
@@ -371,7 +361,7 @@ def clutter(rng: Random, most: float = 0.4) -> Thing:
         parts = [box((x, y, z), (0.0, 0.0, z / 2), rng.choice(("paint", *WOODS, "pages")), label, tint=tint)]
     elif kind in (1, 2):
         tall, thin = rng.uniform(0.08, 0.32), rng.uniform(0.03, 0.06)
-        parts = [_post(thin, tall, (0.0, 0.0, 0.0), label, "paint", tint=tint)]
+        parts = [post(thin, tall, (0.0, 0.0, 0.0), label, "paint", tint=tint)]
         size = 2.0 * thin
     elif kind == 3:
         size = 0.3
@@ -392,7 +382,7 @@ def clutter(rng: Random, most: float = 0.4) -> Thing:
         parts = [ellipsoid(radii, (0.0, 0.0, 0.42 * size), _pick(rng, CLOTHS), label, tint=tint)]
     else:
         tall = rng.uniform(0.3, 0.5) if most < 0.5 else rng.uniform(1.2, 1.7)
-        parts = [_post(0.012, tall, (0.0, 0.0, 0.0), label), _post(0.1, 0.02, (0.0, 0.0, 0.0), label)]
+        parts = [post(0.012, tall, (0.0, 0.0, 0.0), label), post(0.1, 0.02, (0.0, 0.0, 0.0), label)]
         low, high = (-0.13, 0.13, -0.13, 0.13), (-0.08, 0.08, -0.08, 0.08)
         parts += [frustum(low, high, (tall - 0.05, tall + 0.15), "paint", label, tint=(0.9, 0.88, 0.8))]
         size = 0.26
@@ -405,7 +395,7 @@ def bin_or_box(rng: Random) -> Thing:
         return clutter(rng, 0.6)
     label, size, tall = RoomClass.OTHER_OBJECT, rng.uniform(0.2, 0.5), rng.uniform(0.2, 0.6)
     if rng.random() < 0.4:
-        body = _post(0.4 * size, tall, (0.0, 0.0, 0.0), label, "plain", tint=_tint(rng))
+        body = post(0.4 * size, tall, (0.0, 0.0, 0.0), label, "plain", tint=_tint(rng))
     else:
         edges = (size, size * rng.uniform(0.6, 1.4), tall)
         body = box(edges, (0.0, 0.0, tall / 2), _pick(rng, WOODS), label, tint=_tint(rng))

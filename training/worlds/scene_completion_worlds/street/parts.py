@@ -173,7 +173,7 @@ def extrusion(profile: Doubles, y: Span, ends: Ends, label: int, tint: Colour = 
 def cylinder(
     radius: float, long: float, ends: Ends, label: int, tint: Colour = WHITE, tile: Tile = "stretched", sides: int = 12
 ) -> Part:
-    """Cylinder along y, centred on the origin; tilt it upright with `upright`."""
+    """Cylinder along y, centred on the origin."""
     angle = 2.0 * np.pi * np.arange(sides) / sides
     profile = radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     part = extrusion(profile, (-long / 2, long / 2), ends, label, tint=tint, tile=tile)
@@ -184,9 +184,13 @@ def cylinder(
     return replace(part, normals=normals)
 
 
-def upright(part: Part, foot: Place, length: float) -> Part:
-    """A body drawn along y around the origin, stood on its foot."""
-    return part.tilted(roll=np.pi / 2).moved((foot[0], foot[1], foot[2] + length / 2))
+def post(
+    radius: float, length: float, foot: Place, label: int, texture: str = "metal", tint: Colour = WHITE,
+    tile: Tile = "stretched", sides: int = 12,
+) -> Part:  # fmt: skip
+    """Upright cylinder on its foot."""
+    body = cylinder(radius, length, (texture, texture), label, tint=tint, tile=tile, sides=sides)
+    return body.tilted(roll=np.pi / 2).moved((foot[0], foot[1], foot[2] + length / 2))
 
 
 def ellipsoid(radii: Place, centre: Place, cover: str, label: int, *, tint: Colour = WHITE, tile: float = 1.0) -> Part:

@@ -18,14 +18,15 @@ from scene_completion_worlds.street.parts import (
     extrusion,
     frustum,
     grey,
+    post,
     triple,
-    upright,
 )
 from scene_completion_worlds.street.street_line import StreetClass
 from scene_completion_worlds.street.textures import BAYS, FACADE_COUNT, FLOORS, SIGN_COUNT
 
 POLE, FENCE, SIGN = StreetClass.POLE, StreetClass.FENCE, StreetClass.TRAFFIC_SIGN
 BUILDING = StreetClass.BUILDING
+_SUNK = (0.0, 0.0, -0.15)  # feet of posts and stems
 FOUNDATION_M = 2.5  # the body reaches below the ground, so that no gap opens on a slope
 ROOF_TINTS: tuple[Colour, ...] = ((0.55, 0.22, 0.14), (0.28, 0.26, 0.26), (0.42, 0.26, 0.18), (0.20, 0.22, 0.25))
 LEAVES = ("leaves", "leaves_dark", "leaves_yellow")
@@ -65,8 +66,7 @@ def guard_rail(length: float) -> list[Part]:
 
 
 def _pole(radius: float, length: float, texture: str = "metal", tint: Colour = WHITE) -> Part:
-    body = cylinder(radius, length, (texture, texture), POLE, tint=tint, tile=(1.0, 1.0), sides=10)
-    return upright(body, (0.0, 0.0, -0.15), length)
+    return post(radius, length, _SUNK, POLE, texture, tint, (1.0, 1.0), sides=10)
 
 
 def street_lamp(rng: Random) -> list[Part]:
@@ -340,8 +340,7 @@ def crop(length: float, height: float) -> list[Part]:
 
 
 def _stem(radius: float, length: float) -> Part:
-    stem = cylinder(radius, length, ("bark", "bark"), StreetClass.TRUNK, tile=(1.0, 1.0), sides=9)
-    return upright(stem, (0.0, 0.0, -0.15), length)
+    return post(radius, length, _SUNK, StreetClass.TRUNK, "bark", WHITE, (1.0, 1.0), sides=9)
 
 
 def _directions(rng: Random, count: int) -> Doubles:
