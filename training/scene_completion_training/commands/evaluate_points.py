@@ -17,8 +17,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from scene_completion_ros.commands.arguments import Output, place
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.commands.arguments import add_number, add_paths, check_names, write_results
@@ -100,6 +98,8 @@ def _score_distilled(
     name: str,  # in tables, where there are several
 ) -> None:
     """Score a network that 2D models were distilled into, by words and by linear probes."""
+    import numpy as np
+
     from scene_completion_ros.progress import watched
     from scene_completion_training.data.store import Store
     from scene_completion_training.evaluation import probes
@@ -146,6 +146,8 @@ def _score_frozen(
     encode: Encoder | None,
 ) -> None:
     """Fit what reads the off-the-shelf features of a method, and score it."""
+    import numpy as np
+
     from scene_completion_training.evaluation import instances, probes
 
     labelled = probes.labelled_points(method, _scenes(training), args.probe_points or MOST_PROBED)
