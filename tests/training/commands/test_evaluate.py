@@ -180,7 +180,7 @@ def test_classes_that_were_learned_stand_beside_clusters(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Alone they need neither recordings to cluster nor such to name; beside a feature field they are a row."""
+    """Alone they need neither recordings to cluster nor such to name; with a feature field they are a further row."""
     monkeypatch.setattr(evaluate_semantics, "CLUSTERS", 3)
     torch.manual_seed(0)
     sizes = {"target_size": 19, "channels": 19, "units": 6, "expansion": torch.nn.Identity(), "reads": "map"}

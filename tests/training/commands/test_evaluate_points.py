@@ -8,6 +8,7 @@ import pytest
 from scene_completion_ros.cli import main
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
+from scene_completion_training.commands import evaluate_points
 from scene_completion_training.evaluation import probes
 from scene_completion_training.foundation import encoded_words
 from scene_completion_training.points.features import PointNetwork
@@ -51,16 +52,17 @@ def test_every_score_is_written(trained: Path, rooms: Path, monkeypatch: pytest.
             self.encode = words
 
     monkeypatch.setattr(encoded_words, "TextEncoder", Encoder)
+    monkeypatch.setattr(evaluate_points, "MOST_PROBED", 300)
     monkeypatch.setattr(probes, "PROBE_STEPS", 3)
     monkeypatch.setattr(probes, "SHARES", (34,))
     monkeypatch.setattr(probes, "FEW_POINTS", (20,))
     phrases = []
     for name, seeds in (("train", range(3)), ("test", [7])):
-        told = [{"scene_id": f"room_{seed}", "object_id": "0", "description": "the left table"} for seed in seeds]
+        sentences = [{"scene_id": f"room_{seed}", "object_id": "0", "description": "the left table"} for seed in seeds]
         phrases.append(tmp_path / f"{name}.json")
-        phrases[-1].write_text(json.dumps(told))
+        phrases[-1].write_text(json.dumps(sentences))
     command = ["evaluate", "points", "--probe-on", str(rooms / "train"), "--probe-split", "train"]
-    command += ["--data", str(rooms / "test"), "--labels", "scannet20", "--probe-points", "300"]
+    command += ["--data", str(rooms / "test"), "--labels", "scannet20"]
     command += ["--checkpoint", str(trained), "--ablations", "--phrases", *map(str, phrases), "--text-encoder", "any"]
     assert main([*command, "--output", str(tmp_path / "out")]) == 0
     scores = json.loads((tmp_path / "out" / "results.json").read_text())["scores"]

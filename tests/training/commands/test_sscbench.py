@@ -24,7 +24,7 @@ OTHER = "2013_05_28_drive_0009_sync"
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two drives whose labels lie beside them."""
+    """Two drives with labels in the same folder."""
     root = tmp_path_factory.mktemp("kitti_360")
     for drive, numbers in ((layouts.DRIVE, (0, 5)), (OTHER, (0,))):
         layouts.kitti_360(root, drive=drive, frames=7, posed=range(7))
@@ -135,7 +135,7 @@ def test_checkpoints_are_evaluated_on_the_gpu(
     for protocol, *options in (
         ("geometry", "--scans", 3),
         ("semantics", "--sscbench", root / "preprocess" / "labels", "--name-frames", names),
-        ("views", "--samples", 4, "--consistency", "--stride", 1),
+        ("views", "--samples", 4, "--consistency", "--targets", 1),
     ):
         with OtherDevice():
             assert evaluate(root, *given, *options, protocol=protocol) is not None

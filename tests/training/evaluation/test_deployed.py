@@ -184,8 +184,8 @@ ODOMETRY = Sources("odometry")
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
-    return make_known_mounting_bundle(tmp_path_factory.mktemp("told"))
+def with_evidence(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    return make_known_mounting_bundle(tmp_path_factory.mktemp("evidence"))
 
 
 @pytest.fixture(scope="module")
@@ -209,20 +209,20 @@ def drive() -> PosedSequence:
     )
 
 
-def said_in_order(told: StudentBundle, drive: PosedSequence) -> list[dict[str, Any]]:
-    """What a replay says of each frame."""
-    in_order = SequentialCompleter(Completer(told, WALL_CAMERA, engine="onnxruntime"), ODOMETRY)
+def replayed_evidence(with_evidence: StudentBundle, drive: PosedSequence) -> list[dict[str, Any]]:
+    """The evidence of a replay at each frame."""
+    in_order = SequentialCompleter(Completer(with_evidence, WALL_CAMERA, engine="onnxruntime"), ODOMETRY)
     return [
         in_order.complete(drive.image(index, "camera"), frame.stamp_ns, frame.world_from_rig).evidence.summary()
         for index, frame in enumerate(drive.frames)
     ]
 
 
-def test_one_factor_for_all_who_ask(told: StudentBundle, drive: PosedSequence) -> None:
-    expected = said_in_order(told, drive)
+def test_evaluation_and_replay_have_one_factor(with_evidence: StudentBundle, drive: PosedSequence) -> None:
+    expected = replayed_evidence(with_evidence, drive)
     assert expected[-1]["scale"] == pytest.approx(FACTOR, rel=0.02)
     pixels = np.array([[100.0, 60.0], [400.0, 120.0]])
-    alone, scaled = (DeployedStudent(told, engine="onnxruntime", sources=one) for one in (Sources(), ODOMETRY))
+    alone, scaled = (DeployedStudent(with_evidence, engine="onnxruntime", sources=one) for one in (Sources(), ODOMETRY))
     for index in (2, 5, FRAMES - 1, 4):  # one out of order begins anew
         np.testing.assert_allclose(alone.complete(drive, index).depth(pixels), WALL_M / FACTOR, rtol=1e-5)
         depth = scaled.complete(drive, index).depth(pixels)

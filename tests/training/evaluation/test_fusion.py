@@ -29,12 +29,12 @@ def row(*places: int) -> np.ndarray:
     return mask
 
 
-def frame(seconds: float, at: float, true: list[int], said: list[int], seen: range = range(12)) -> Placed:
-    """A grid that begins at `at` on the x axis; voxels of it that are truly occupied, that are called so, and seen."""
+def frame(seconds: float, at: float, true: list[int], published: list[int], seen: range = range(12)) -> Placed:
+    """A grid that begins at `at` on the x axis; voxels of it that are truly occupied, published as such, and seen."""
     pose, everywhere = RigidTransform(np.eye(3), np.array([at, 0.0, 0.0])), np.ones(GRID.shape, dtype=bool)
     in_view = row(*range(10))  # 10 and 11 are not
     truth = VoxelTruth("exact", GRID, RigidTransform.identity(), row(*true), everywhere, in_view, row(*seen))
-    answer = VoxelAnswer(np.zeros(GRID.shape, np.float32), {"said": row(*said)})
+    answer = VoxelAnswer(np.zeros(GRID.shape, np.float32), {"published": row(*published)})
     return Placed(FrameTruth(truth, None), answer, round(1e9 * seconds), pose)
 
 
@@ -48,27 +48,27 @@ def counts(*frames: Placed) -> dict[tuple[str, str], tuple[float, float]]:
 
 
 def test_what_was_left_and_is_still_called_occupied_by_hand() -> None:
-    first = frame(0.0, 0.0, true=[4, 5], said=[4, 5])
+    first = frame(0.0, 0.0, true=[4, 5], published=[4, 5])
     # The robot has moved by 1 m. World places 4 and 5 are 3 and 4 now: both were left 0.4 s ago, and 3 is a ghost.
-    # What is said of 8, where nothing ever was, is an error, but no ghost.
-    second = frame(0.4, 1.0, true=[6], said=[3, 6, 8])
+    # 8, where nothing ever was, is an error, but no ghost.
+    second = frame(0.4, 1.0, true=[6], published=[3, 6, 8])
     assert counts(first, second) == {("visible", "0.5 s"): (2.0, 1.0)}
-    # A second later 3 is hidden, and called occupied still; 4 was left again just now, by what had come back.
-    again = frame(0.9, 1.0, true=[4], said=[])
-    third = frame(1.4, 1.0, true=[], said=[3, 4], seen=range(4, 12))
+    # A second later 3 is hidden, and published as occupied still; 4 was left again just now, by what had come back.
+    again = frame(0.9, 1.0, true=[4], published=[])
+    third = frame(1.4, 1.0, true=[], published=[3, 4], seen=range(4, 12))
     found = counts(first, second, again, third)
     assert found["visible", "0.5 s"] == (2.0 + 1.0 + 1.0, 1.0 + 1.0)  # 6 was left in the frame before, and again
     assert found["occluded", "2 s"] == (1.0, 1.0)
 
 
 def test_what_is_out_of_view_counts_on_its_own() -> None:
-    frames = frame(0.0, 0.0, true=[11], said=[]), frame(0.5, 0.0, true=[], said=[11])
+    frames = frame(0.0, 0.0, true=[11], published=[]), frame(0.5, 0.0, true=[], published=[11])
     assert counts(*frames) == {("out of view", "0.5 s"): (1.0, 1.0)}
 
 
 def test_neighbours_of_what_is_occupied_were_not_left() -> None:
     """A surface that stands still fills other voxels once the lattice has moved."""
-    still = frame(0.0, 0.0, true=[4, 5], said=[4]), frame(0.2, 0.6, true=[4], said=[3, 4, 5])
+    still = frame(0.0, 0.0, true=[4, 5], published=[4]), frame(0.2, 0.6, true=[4], published=[3, 4, 5])
     assert counts(*still) == {}
     block, expected = np.zeros((5, 5, 5), dtype=bool), np.zeros((5, 5, 5), dtype=bool)
     block[1, 2, 3] = expected[0:3, 1:4, 2:5] = True
@@ -77,4 +77,4 @@ def test_neighbours_of_what_is_occupied_were_not_left() -> None:
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, 5.1])
 def test_another_drive_and_what_is_long_ago_do_not_count(seconds: float) -> None:
-    assert counts(frame(0.0, 0.0, true=[4], said=[]), frame(seconds, 0.0, true=[], said=[4])) == {}
+    assert counts(frame(0.0, 0.0, true=[4], published=[]), frame(seconds, 0.0, true=[], published=[4])) == {}

@@ -125,7 +125,7 @@ def test_neighbours_are_described_by_nearness() -> None:
 
 
 def words(texts: Sequence[str]) -> torch.Tensor:
-    """An encoder that knows which words are there, and nothing else."""
+    """An encoder of a few words, whose order does not matter."""
     known = ("table", "chair", "cabinet", "left", "right")
     return torch.tensor([[float(word in text) for word in known] for text in texts])
 

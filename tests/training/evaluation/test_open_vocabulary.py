@@ -1,4 +1,4 @@
-"""Words on a street with one wall, whose left half looks otherwise than its right half."""
+"""Words on a street with one wall, whose halves have different features."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -57,16 +57,16 @@ BANK = make_bank(
 
 @dataclass
 class Painted(Predictor):
-    """Left of x = 1 m it is a car, right of it a building, as far as it knows; from a depth on it knows nothing."""
+    """Left of x = 1 m its features are those of a car, right of it of a building; there are none but where `known`."""
 
     name: str = "painted"
-    knows: Callable[[np.ndarray], np.ndarray] = lambda points: points[:, 2] < 100.0
+    known: Callable[[np.ndarray], np.ndarray] = lambda points: points[:, 2] < 100.0
 
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         def features(points: np.ndarray) -> np.ndarray:
             left = points[:, 0] < 1.0
             found = np.stack([3.0 * left, 0.5 * ~left, np.zeros(len(points))], axis=-1)
-            return np.where(self.knows(points)[:, None], found, 0.0).astype(np.float32)
+            return np.where(self.known(points)[:, None], found, 0.0).astype(np.float32)
 
         return replace(PaintedWall().complete(sequence, index), codes=features)
 
@@ -101,7 +101,7 @@ def evaluate_models(
 
 
 def test_all_phrases_of_the_vocabulary_give_what_is_common() -> None:
-    """Those of classes and of the background; words that were only asked for do not count."""
+    """Those of classes and of the background; words of queries alone do not count."""
     bank = replace(BANK, background=("hedge",))
     seen = replace(Painted().complete(make_street(), 0), codes=lambda points: points)
     points = np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]], np.float32)
@@ -112,7 +112,7 @@ def test_all_phrases_of_the_vocabulary_give_what_is_common() -> None:
 
 
 def test_labels_given_the_geometry(street: PosedSequence) -> None:
-    """All of the wall is "car", and its left half is called so."""
+    """All of the wall is "car", and its left half is predicted as such."""
     assert label_set_of(street) is SEMANTIC_KITTI and label_set_of(make_street(("lidar",))) is COMMON
     scores = evaluate_models([(Painted(), ZeroShot(BANK, SEMANTIC_KITTI, WORDS))], [street], SEMANTIC_KITTI, 0.5)[0]
     centres, visible = wall(street)
@@ -130,10 +130,10 @@ def test_labels_given_the_geometry(street: PosedSequence) -> None:
 
 
 def test_voxels_without_a_feature_are_misses(street: PosedSequence) -> None:
-    """Of its upper half it knows nothing: that is no car, but for the released code it is not there."""
+    """Its upper half has no features: that is no car, but for the released code it is not there."""
     centres, _ = wall(street)
     middle = float(np.median(centres[:, 1]))
-    model = Painted(knows=lambda points: points[:, 1] < middle)
+    model = Painted(known=lambda points: points[:, 1] < middle)
     scores = evaluate_models([(model, ZeroShot(BANK, SEMANTIC_KITTI, WORDS))], [street], SEMANTIC_KITTI, 0.5)[0]
     left, known = centres[:, 0] < 1.0, centres[:, 1] < middle
     found = scores.given[ALL]
@@ -167,7 +167,7 @@ def test_a_field_is_read_in_the_space_of_a_teacher(street: PosedSequence, tmp_pa
 
 
 def test_a_deployed_student_is_read_as_it_answers_on_the_robot(street: PosedSequence) -> None:
-    """The labels of its completer, from its units and phrases as anybody would compute them."""
+    """The labels of its completer, computed from its units and phrases."""
     bundle = StudentBundle.load(DEFAULT_BUNDLE)
     bank = bundle.text_bank()
     assert bank is not None
@@ -183,9 +183,9 @@ def test_a_deployed_student_is_read_as_it_answers_on_the_robot(street: PosedSequ
     model = DeployedFeatures(DeployedStudent(bundle), bank, Wall())
     seen = model.complete(street, 0)
     assert model.name == f"{bundle.name}, deployed"
-    asked = np.zeros(grid.shape, bool)
-    asked[tuple(voxels.index[named].T)] = True
-    points = VoxelTruth("", grid, DEFAULT_GRID_FROM_CAMERA, asked, asked, asked).centres(asked)
+    wanted = np.zeros(grid.shape, bool)
+    wanted[tuple(voxels.index[named].T)] = True
+    points = VoxelTruth("", grid, DEFAULT_GRID_FROM_CAMERA, wanted, wanted, wanted).centres(wanted)
     order = np.lexsort(voxels.index[named].T[::-1])
     scores = cosines(seen.codes(points), vocabulary.rows)
     scores[:, vocabulary.group < 0] = -1.0

@@ -16,6 +16,7 @@ from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.scene_query import inverse_distance_samples
+from scene_completion_training.commands import evaluate_segmentation
 from scene_completion_training.data.label_images import LabelledImage
 from scene_completion_training.evaluation.probes import LinearProbe
 from scene_completion_training.evaluation.segmentation import (
@@ -141,7 +142,7 @@ def kitti_360(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(kitti_360: Path, output: Path, **lists: str) -> list[str]:
     """Scores the frames of the list test; lists of others by the name of their argument."""
     drive = str(kitti_360 / "data_2d_raw" / layouts.DRIVE)
-    options = ["evaluate", "segmentation", "--data", drive, f"--output={output}", "--images=2", "--probe-steps=1"]
+    options = ["evaluate", "segmentation", "--data", drive, f"--output={output}"]
     for name, split in {"": "test", **lists}.items():
         options += ([f"--{name}-on", drive] if name else []) + [
             f"--{name}-frames={kitti_360 / split}.txt" if name else f"--frames={kitti_360 / split}.txt"
@@ -149,7 +150,9 @@ def command(kitti_360: Path, output: Path, **lists: str) -> list[str]:
     return options
 
 
-def test_clusters_probes_and_transfer(kitti_360: Path, tmp_path: Path) -> None:
+def test_clusters_probes_and_transfer(kitti_360: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate_segmentation, "IMAGES", 2)
+    monkeypatch.setattr(evaluate_segmentation, "PROBE_STEPS", 1)
     checkpoint = saved_field(tmp_path / "mine" / "checkpoints" / "last.ckpt", head=True)
     plain = saved_field(tmp_path / "plain" / "checkpoints" / "last.ckpt", head=False)
     out = tmp_path / "out"
@@ -180,7 +183,7 @@ def test_clusters_probes_and_transfer(kitti_360: Path, tmp_path: Path) -> None:
     of_clusters = [row for row in rows if row["method"] == "mine, clusters"]
     named, bound = ({row["recordings"]: row["accuracy"] for row in of_clusters[k::2]} for k in (0, 1))
     assert all(0.0 <= named[data] <= bound[data] <= 1.0 for data in bound)
-    assert 0 < rows[0]["pixels"] < 3 * 32 * 64  # nobody labelled the edge
+    assert 0 < rows[0]["pixels"] < 3 * 32 * 64  # the edge has no labels
     assert LinearProbe.read(out / "probe_mine_head.safetensors").weight.shape == (19, 6)
     assert "upper bound" in (out / "results.md").read_text()
 
@@ -205,7 +208,7 @@ def test_what_is_refused(
 
 
 def test_a_probe_of_images_labels_voxels(tmp_path: Path, student: StudentBundle) -> None:
-    """The probe that `evaluate segmentation` writes is a method of `evaluate semantics`, beside a student's density."""
+    """The probe that `evaluate segmentation` writes is a method of `evaluate semantics`, with a student's density."""
     checkpoint = saved_field(tmp_path / "mine" / "checkpoints" / "last.ckpt", head=True)
     LinearProbe(np.zeros((19, 6), np.float32), np.eye(19, dtype=np.float32)[13]).save(tmp_path / "probe.safetensors")
     make_street().save(tmp_path / "street")

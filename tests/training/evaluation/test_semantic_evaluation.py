@@ -49,7 +49,7 @@ def test_clusters_are_named_and_scored(street: PosedSequence, fitted: FittedMode
     both = metric.compute(np.array([0, CAR, CAR]))[51.2]
     assert both["iou"] == both["class_iou"]["car"] == both["mean_iou_of_present"] == 1.0
     assert both["mean_iou"] == pytest.approx(1 / 15)
-    # One to one, the other half is called something else.
+    # One to one, the other half is named something else.
     label, _ = voxels()
     truth = true_voxels(street)
     counted = truth.regions["all"] & (label > 0)
@@ -106,7 +106,7 @@ def field(density: np.ndarray, label: np.ndarray) -> Prediction:
 def test_a_voxel_of_eight_points() -> None:
     """Seven thin points weigh 1 - exp(-0.1 · 0.1) = 0.00995 each, a dense one 1 - exp(-0.1 · 5) = 0.3935.
 
-    The densest point says whether it is occupied, also its neighbours.
+    The densest point decides whether it is occupied, also its neighbours.
     """
     density, label = np.zeros((10, 6, 6)), np.full((10, 6, 6), 2)
     density[:2, 2:4, 2:4], label[:2, 2:4, 2:4] = 0.1, 0

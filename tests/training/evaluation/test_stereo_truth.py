@@ -21,7 +21,7 @@ def box_of_voxels(low: tuple[float, float, float], high: tuple[float, float, flo
 
 
 def test_a_drive_names_what_a_frame_sees_of_its_voxels(synthetic_drive: Path) -> None:
-    """The front of the box is what its pixels are; the road, whose class nobody says, is only there."""
+    """The front of the box is what its pixels are; the road, whose class is unknown, is only occupied."""
     sequence, car, road = kitti_odometry(synthetic_drive), COMMON_CLASSES.index("car"), COMMON_CLASSES.index("road")
     depth = ray_cast(np.zeros(3))[1].astype(np.float32)
     classes = np.where(np.abs(depth - BOX[0][2]) < 0.05, car, INVALID).astype(np.uint8)

@@ -193,6 +193,7 @@ def test_frames_of_realestate10k(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (("--targets", "left"), "left is no view"),
         ((), "no rectified stereo pair"),
         (("--consistency",), "no FeatureField in it"),
+        (("--consistency", "--targets", "stereo"), "compares frames of one camera"),
     ):
         assert main([*wrong, *more]) == 2
         assert message in capsys.readouterr().err
@@ -200,7 +201,7 @@ def test_frames_of_realestate10k(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("stage", ["feature_field", "semantic_field"])
 def test_features_that_depend_on_the_place_alone_are_consistent(stage: str, tmp_path: Path) -> None:
-    """The picture stands still, and so does what is said of its pixels: everything agrees but for rounding."""
+    """The picture stands still, and so do its features: everything agrees but for rounding."""
     torch.manual_seed(0)
     folder = layouts.realestate10k(tmp_path)
     sequence = open_recording(folder)

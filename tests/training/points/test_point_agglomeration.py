@@ -113,12 +113,13 @@ def test_a_checkpoint_is_scored_by_words_and_probes_on_another_room(
 ) -> None:
     monkeypatch.setattr("scene_completion_training.evaluation.probes.PROBE_STEPS", 40)
     monkeypatch.setattr("scene_completion_training.evaluation.probes.REPEATS", 2)
+    monkeypatch.setattr("scene_completion_training.commands.evaluate_points.PROBED", 60)
     monkeypatch.setattr(encoded_words, "TextEncoder", lambda model: model)
     monkeypatch.setattr(encoded_words, "make_bank", lambda encoder, phrases: bank(DIM))
     checkpoint = train(training(tmp_path, tiny_dinov2), threads=1)
     arguments = ["evaluate", "points", "--checkpoint", str(checkpoint), "--data", str(tmp_path / "test")]
     arguments += ["--text-encoder", "any", "--cache", str(tmp_path / "lifted"), "--probe-on", str(tmp_path / "train")]
-    arguments += ["--probe-points", "60", "--output", str(tmp_path / "scores")]
+    arguments += ["--output", str(tmp_path / "scores")]
     assert main(arguments) == 0
     rows = {
         row["method"]: row for row in json.loads((tmp_path / "scores" / "results.json").read_text())["scores"]["points"]

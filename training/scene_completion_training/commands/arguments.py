@@ -82,12 +82,6 @@ def window_folders(args: argparse.Namespace) -> list[Path]:
     return [folder / name for name in getattr(args, "windows", ())]
 
 
-def add_models(parser: argparse.ArgumentParser) -> None:
-    """Declare --bundle, --checkpoint and --views."""
-    add_paths(parser, "--bundle", "DIR", "student bundles to score")
-    add_checkpoints(parser)
-
-
 def add_checkpoints(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     """Declare --checkpoint and --views."""
     add_paths(parser, "--checkpoint", "FILE", "training checkpoints to score", required=required)

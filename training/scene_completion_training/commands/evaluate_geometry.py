@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning += "what is extracted from them, with LiDAR; for depth also DATE/DATE_drive_NNNN_sync of KITTI raw"
     arguments.add_paths(parser, "--data", "FOLDER", meaning)
     arguments.add_windows(parser)
-    arguments.add_models(parser)
+    arguments.add_paths(parser, "--bundle", "DIR", "student bundles to score")
+    arguments.add_checkpoints(parser)
     arguments.add_sources(parser)
     parser.add_argument("--depth", action="store_true", help="score depth against LiDAR instead of voxels")
     arguments.add_frames(parser)

@@ -49,8 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Output(()), metavar="DIR", help=meaning)
     add_paths(parser, "--probe-on", "FOLDER", "labelled scenes that probes are fitted to")
     parser.add_argument("--probe-split", default="", help="official split of them, such as train")
-    meaning = f"labelled points of each of these scenes, at most (default: {PROBED}, of masked_scene {MOST_PROBED})"
-    add_number(parser, "--probe-points", None, meaning)
     meaning = "with masked_scene also each level alone, all but it, few scenes, and few labelled points of each scene"
     parser.add_argument("--ablations", action="store_true", help=meaning)
     meaning = "also which things sentences mean: files in ScanRefer's layout, of --probe-on and of --data"
@@ -110,7 +108,7 @@ def _score_distilled(
     fitted: list[probes.PointProbe] = []
     if training:
         method = probes.PointMethod(name, model.features)
-        labelled = probes.labelled_points(method, _scenes(training), args.probe_points or PROBED)
+        labelled = probes.labelled_points(method, _scenes(training), PROBED)
         fitted = list(probes.fit_head_probes(labelled, list(model.teachers)))
     store, banks = Store(args.cache), {}
     for source, scenes in data:
@@ -150,7 +148,7 @@ def _score_frozen(
 
     from scene_completion_training.evaluation import instances, probes
 
-    labelled = probes.labelled_points(method, _scenes(training), args.probe_points or MOST_PROBED)
+    labelled = probes.labelled_points(method, _scenes(training), MOST_PROBED)
     fitted = list(probes.fit_probes(method.name, labelled, ablations=args.ablations))
     finder = head = None
     if np.isfinite(labelled.offsets).any() or args.offered == "found":

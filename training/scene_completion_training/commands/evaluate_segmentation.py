@@ -24,6 +24,12 @@ FITTED = {
 }
 
 
+IMAGES = 500  # that are clustered, and that name the clusters, at most, drawn at random
+# Of four images, that train the probes. Published are 1000, of which every other image is of a side camera, without
+# labels.
+PROBE_STEPS = 500
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``scene-completion evaluate segmentation``."""
     arguments.add_paths(
@@ -34,10 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, meaning in FITTED.items():
         arguments.add_paths(parser, f"--{name}-on", "FOLDER", meaning)
         parser.add_argument(f"--{name}-frames", type=Path, metavar="LIST", help=f"frame list of --{name}-on")
-    meaning = "images that are clustered, and that name the clusters, at most, drawn at random"
-    arguments.add_number(parser, "--images", 500, meaning)
-    # Published are 1000, of which every other image is of a side camera, where no pixel has a label.
-    arguments.add_number(parser, "--probe-steps", 500, "steps of four images that train the probes")
     arguments.add_number(parser, "--every", 1, "score every N-th image")
     parser.add_argument("--seed", type=int, default=0, help="of whatever is drawn (default: %(default)s)")
 
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             methods.append(segmentation.named_by_images(clusters, _drawn(args, fitted["name"])))
         if fitted["probe"]:
             images = [image for found in fitted["probe"] for image in found.images]
-            probes = segmentation.fit_pixel_probes(field, images, steps=args.probe_steps, seed=args.seed)
+            probes = segmentation.fit_pixel_probes(field, images, steps=PROBE_STEPS, seed=args.seed)
             for space, probe in probes.items():
                 args.output.mkdir(parents=True, exist_ok=True)
                 probe.save(args.output / f"probe_{field.name}_{space}.safetensors")
@@ -89,7 +91,7 @@ def _drawn(args: argparse.Namespace, found: "Sequence[LabelledImages]") -> "list
     import numpy as np
 
     images = [image for one in found for image in one.images]
-    return [images[k] for k in np.random.default_rng(args.seed).permutation(len(images))[: args.images]]
+    return [images[k] for k in np.random.default_rng(args.seed).permutation(len(images))[:IMAGES]]
 
 
 def _refuse_scored_images(scored: "Sequence[LabelledImages]", fitted: "dict[str, list[LabelledImages]]") -> None:

@@ -3,13 +3,14 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_training.commands import arguments
 
 if TYPE_CHECKING:
     from scene_completion_training.evaluation.novel_views import Classify
     from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
 
+STRIDE = "3"  # frames between two that are compared (SceneDINO)
 CLUSTERS, CLUSTERED_POINTS = 19, 500  # classes of features, and points of a frame that they are found among
 
 
@@ -20,18 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_checkpoints(parser, required=True)
     arguments.add_frames(parser)
     arguments.add_number(parser, "--every", 1, "every N-th frame without --frames")
-    meaning = (
-        "views that are rendered: stereo, the other camera of the pair; or so many frames later, as 5, or before, "
-        "as -5 (default: stereo)"
-    )
-    parser.add_argument("--targets", nargs="+", default=["stereo"], metavar="VIEW", help=meaning)
+    meaning = "other views of a frame: stereo, the other camera of the pair; or so many frames later, as 5, or before, "
+    meaning += f"as -5 (default: stereo, with --consistency {STRIDE})"
+    parser.add_argument("--targets", nargs="+", default=[], metavar="VIEW", help=meaning)
     arguments.add_number(parser, "--samples", 64, "samples along a ray", least=2)
     meaning = "weights of AlexNet and of LPIPS, in one file or two; without them LPIPS is left out"
     arguments.add_paths(parser, "--lpips", "FILE", meaning)
-    meaning = "instead compare features of frames with those of frames --stride later, where optical flow finds the "
-    meaning += "same pixels; checkpoints of feature_field, semantics or semantic_field"
+    meaning = "instead compare features of frames with those of --targets, where optical flow finds the same pixels; "
+    meaning += "checkpoints of feature_field, semantics or semantic_field"
     parser.add_argument("--consistency", action="store_true", help=meaning)
-    arguments.add_number(parser, "--stride", 3, "frames between both")
     meaning = f"training recordings: their features are clustered into {CLUSTERS} classes, and these compared, too"
     arguments.add_paths(parser, "--cluster-on", "FOLDER", meaning)
 
@@ -42,14 +40,17 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.progress import watched
     from scene_completion_ros.sequences.posed_sequence import check_rig
     from scene_completion_training.evaluation.geometry import listed_frames
-    from scene_completion_training.evaluation.novel_views import CONSISTENCY, VIEWS, check_targets, novel_views
+    from scene_completion_training.evaluation.novel_views import CONSISTENCY, STEREO, VIEWS, check_targets, novel_views
 
-    check_targets(args.targets)
+    targets = args.targets or [STRIDE if args.consistency else STEREO]
+    check_targets(targets)
+    if args.consistency and STEREO in targets:
+        cure = "Name frames later, such as 3"
+        raise ConfigurationError("compares frames of one camera", where="--consistency", cure=cure)
     recordings, split, found = arguments.open_listed(args)
     for sequence in recordings:
         check_rig(sequence, sequence.name)
     scores = Scores([CONSISTENCY if args.consistency else VIEWS])
-    targets = [str(args.stride)] if args.consistency else args.targets
     methods, counted = _methods(args), 0
     for sequence in watched(recordings, "recording"):
         indices = range(0, len(sequence), args.every) if split is None else listed_frames(sequence, split)
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     names = [sequence.name for sequence in recordings]
     if not counted:
         what = "no frame has such another view"
-        raise SequenceError(what, where=", ".join(names), cure="Choose other --targets, --stride or frames")
+        raise SequenceError(what, where=", ".join(names), cure="Choose other --targets or frames")
     arguments.write_results(args, scores, names, counted=found)
     return 0
 

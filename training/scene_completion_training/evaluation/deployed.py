@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from scene_completion_ros.errors import BundleError, ConfigurationError, SequenceError
+from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.evaluation.depth import MAXIMUM_M, MINIMUM_M, garg_crop
 from scene_completion_ros.evaluation.occupancy import best_iou, fit_calibration, score_histogram
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, ROOM_CLASSES
@@ -364,15 +364,14 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
 
     First the two numbers of a `DensityStretch`, on the LiDAR of all frames, unless it predicts depth itself; the order
     of the voxels stays. Then α → probability and the threshold with the largest IoU, on the voxels that count. Raises
-    BundleError where the bundle was never saved; SequenceError where the recordings have no LiDAR, no frame has voxels,
-    or one is a window of KITTI that the shipped students are trained or tested on.
+    SequenceError where the recordings have no LiDAR, no frame has voxels, or one is a window of KITTI that the shipped
+    students are trained or tested on.
     """
     names_of_windows = {f"sequences/{window}" for window in (*TRAINING_WINDOWS, *TEST_WINDOWS)}
     if used := {sequence.name for sequence in recordings} & names_of_windows:
         cure = f"Fit to a recording that is used for nothing else, such as sequences/{CALIBRATION_WINDOW}"
         raise SequenceError(f"{', '.join(sorted(used))} is used for training or testing", where="--labelled", cure=cure)
-    if bundle.folder is None:
-        raise BundleError("has not been saved", where=f"bundle {bundle.name}", cure="Save it first")
+    assert bundle.folder is not None  # it was opened there
     stretch = DensityStretch()
     if bundle.head.volume is None:
         model = DeployedStudent(bundle)

@@ -347,10 +347,7 @@ def scan_poses(sequence: PosedSequence, start: int = 0) -> Iterator[tuple[int, R
 
 
 def level_scans(sequence: PosedSequence, index: int, count: int, pitch: float) -> Iterator[Scan]:
-    """Scans from a frame on, see `scan_poses`, in its level frame; pitch in radians; a `SequenceError` if none."""
-    if LIDAR not in sequence.rig_from_sensor:
-        what = f"no pose of the LiDAR {LIDAR!r}"
-        raise SequenceError(what, where=sequence.name, cure="Give its calibration with the sequence")
+    """Scans from a frame on, see `scan_poses`, in its level frame; pitch in radians; a `SequenceError` if one lacks."""
     level_from_camera = replace(ORIGINAL, camera_pitch=pitch).level_from_camera
     level_from_world = level_from_camera @ sequence.world_from_camera(index, reference_camera(sequence)).inverse()
     for frame, rig_from_sensor in islice(scan_poses(sequence, index), count):

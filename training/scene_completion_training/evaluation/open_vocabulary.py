@@ -125,8 +125,7 @@ class ZeroShot:
     def __call__(self, seen: Prediction, points: Floats) -> tuple[Ints, Floats, Floats]:
         """Classes of points [N, 3], K for none; cosines of words [N, W]; mean cosines of all phrases [N].
 
-        Cosines are minus infinity where there is no feature. Raises ConfigurationError for features of another size
-        than the embeddings.
+        Cosines are minus infinity where there is no feature.
         """
         starts = range(0, max(1, len(points)), _CHUNK)
         parts = [self._of_part(seen, points[start : start + _CHUNK]) for start in starts]
@@ -135,10 +134,6 @@ class ZeroShot:
 
     def _of_part(self, seen: Prediction, points: Floats) -> tuple[Ints, Floats, Floats]:
         features = codes_of(seen, points)
-        if features.shape[1] != self.rows.shape[1]:
-            what = f"embeddings of {self.rows.shape[1]} numbers, features of {features.shape[1]}"
-            cure = "Name the text bank of the encoder that the teacher is aligned to"
-            raise ConfigurationError(what, where="text bank", cure=cure)
         labels = best_classes(class_scores(features, self.rows, self.group, self.classes))
         return labels, cosines(features, self._words), cosines(features, self._all_rows).mean(axis=1)
 

@@ -135,10 +135,8 @@ class Frame:
 
     @property
     def voxels(self) -> VoxelTruth:
-        """Its true voxels; a `GridError` where it has none."""
-        if self.truth.voxels is None:
-            where = f"{self.sequence.name}, frame {self.index}"
-            raise GridError("has no ground truth voxels", where=where, cure="Name another frame")
+        """Its true voxels, of a frame that has some."""
+        assert self.truth.voxels is not None
         return self.truth.voxels
 
 

@@ -237,15 +237,39 @@ def elected(votes: Floats, weights: Floats) -> Bytes:
     return np.asarray(np.einsum("vpk,vp->vk", votes.reshape(*weights.shape, -1), weighed).argmax(axis=1), np.uint8)
 
 
+# The common class of each logit of a model, which are those of Cityscapes' train ids.
+CITYSCAPES = semantic_classes.CITYSCAPES_TO_COMMON.table[: len(semantic_classes.CITYSCAPES_CLASSES)].astype(np.int64)
 NAMED_WITHIN = 51.2  # range in which clusters are named, metres: the largest
 
 
-class FittedModel(Predictor):
-    """A model whose clusters have been found; they are named by labelled recordings, see `named_by`."""
+class ClassifiedModel(Predictor):
+    """A model whose points vote for labels by their codes; by default codes are logits of Cityscapes' classes."""
+
+    def __init__(self, model: Predictor, sampling: Sampling, votes: Votes | None = None) -> None:
+        self.name, self.model, self._sampling, self._votes = model.name, model, sampling, votes or _shares
+
+    def names(self) -> Ints:
+        """The class [1 + K] of "empty" and of each logit."""
+        return np.concatenate([[semantic_classes.EMPTY], CITYSCAPES])
+
+    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
+        """The prediction of the model, with vote k as label k + 1."""
+        return self._sampling.labelled(self.model.complete(sequence, index), self._votes)
+
+
+def _shares(logits: Floats) -> Floats:
+    from scipy.special import softmax
+
+    return np.asarray(softmax(logits, axis=1), np.float32)
+
+
+class FittedModel(ClassifiedModel):
+    """A model whose clusters have been found, and are its labels; labelled recordings name them, see `named_by`."""
 
     def __init__(self, model: Predictor, sampling: Sampling, clusters: Clusters, match: Match) -> None:
-        self.name, self.model, self.clusters = model.name, model, clusters
-        self._sampling, self._match = sampling, match  # how clusters get names, by default
+        each = np.eye(len(clusters.centres), dtype=np.float32)
+        super().__init__(model, sampling, lambda codes: each[clusters.assign(codes)])
+        self.clusters, self._match = clusters, match  # how clusters get names, by default
         # Clusters against classes on the labelled recordings, int64 [1 + K, classes], empty first.
         self.confusion: Ints = np.zeros((0, 0), np.int64)
 
@@ -257,11 +281,6 @@ class FittedModel(Predictor):
     def names(self, match: Match | None = None) -> Ints:
         """The class [1 + K] of "empty" and of each cluster, see `class_confusion`."""
         return match_occupied(self.confusion, match or self._match)
-
-    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
-        """The prediction of the model, with clusters as labels: cluster k as k + 1."""
-        each, seen = np.eye(len(self.clusters.centres), dtype=np.float32), self.model.complete(sequence, index)
-        return self._sampling.labelled(seen, lambda codes: each[self.clusters.assign(codes)])
 
 
 def fit_models(
@@ -368,36 +387,6 @@ class ClassPrior(Predictor):
         return dataclasses.replace(seen, labels=labels)
 
 
-# The common class of each logit of a model, which are those of Cityscapes' train ids.
-CITYSCAPES = semantic_classes.CITYSCAPES_TO_COMMON.table[: len(semantic_classes.CITYSCAPES_CLASSES)].astype(np.int64)
-
-
-class ClassifiedModel(Predictor):
-    """A model whose points get classes right away, with no clusters to be named."""
-
-    def __init__(
-        self,
-        model: Predictor,  # gives the codes of points
-        sampling: Sampling,
-        # From codes [N, C] to logits [N, K]; codes are logits by default.
-        logits: Callable[[Floats], Floats] | None = None,
-    ) -> None:
-        self.name, self._model, self._sampling, self._logits = model.name, model, sampling, logits
-
-    def names(self) -> Ints:
-        """The class [1 + K] of "empty" and of each logit."""
-        return np.concatenate([[semantic_classes.EMPTY], CITYSCAPES])
-
-    def complete(self, sequence: PosedSequence, index: int) -> Prediction:
-        """The prediction of the model, with logit k as label k + 1."""
-        return self._sampling.labelled(self._model.complete(sequence, index), self._votes)
-
-    def _votes(self, codes: Floats) -> Floats:
-        from scipy.special import softmax
-
-        return np.asarray(softmax(codes if self._logits is None else self._logits(codes), axis=1), np.float32)
-
-
 def open_probed(path: Path, probe_file: Path, density: Predictor | None, sampling: Sampling) -> ClassifiedModel:
     """Opens a feature field with a linear probe that `evaluate segmentation` trained on images: classes of points.
 
@@ -411,7 +400,7 @@ def open_probed(path: Path, probe_file: Path, density: Predictor | None, samplin
         what = f"is for features of size {size}, which {path} has not"
         raise ConfigurationError(what, where=str(probe_file), cure="Name its own probe")
     model.name = f"{model.name}, probe of {'head' if model.head else 'features'}"
-    return ClassifiedModel(model, sampling, probe.logits)
+    return ClassifiedModel(model, sampling, lambda codes: _shares(probe.logits(codes)))
 
 
 TILE = (120, 180)  # height and width of a tile, pixels
