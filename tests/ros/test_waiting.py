@@ -1,7 +1,5 @@
-"""Who waits, who passes, which images and messages belong together, and the thread that takes the newest item."""
+"""Which images wait and which pass, and which images and messages belong together."""
 
-import threading
-import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +7,7 @@ import pytest
 
 from scene_completion_ros.ros.frame import NotYetError
 from scene_completion_ros.ros.messages import stamp_message
-from scene_completion_ros.ros.waiting import ImageSets, NewestWorker, StampMatch, WaitingRoom
+from scene_completion_ros.ros.waiting import ImageSets, StampMatch, WaitingRoom
 
 
 class Bench:
@@ -45,7 +43,7 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_nobody_overtakes(bench: Bench) -> None:
+def test_images_keep_their_order(bench: Bench) -> None:
     bench.missing = {1}
     for item in (1, 2, 3):
         bench.room.enter(item, 1.0)
@@ -106,23 +104,6 @@ def sets() -> SetsBench:
     return SetsBench()
 
 
-def test_a_set_is_complete_when_the_last_comes_in_whatever_order(sets: SetsBench) -> None:
-    for name, stamp_ns in (("right", 103), ("left", 100), ("front", 98)):
-        assert not sets.delivered
-        sets.add(name, stamp_ns)
-    assert sets.delivered == [(["left 100", "front 98", "right 103"], [])]
-    assert (sets.unused, len(sets.sets)) == ([], 0)
-
-
-def test_images_too_far_apart_do_not_meet(sets: SetsBench) -> None:
-    for name, stamp_ns in (("left", 100), ("front", 106), ("right", 111)):
-        sets.add(name, stamp_ns)
-    assert not sets.delivered  # 11 apart
-    sets.add("left", 107)
-    assert sets.delivered == [(["left 107", "front 106", "right 111"], [])]
-    assert sets.unused == ["left 100"]
-
-
 def test_a_missing_camera_is_waited_for_once(sets: SetsBench) -> None:
     sets.add("left", 100)
     sets.add("front", 100)
@@ -131,7 +112,7 @@ def test_a_missing_camera_is_waited_for_once(sets: SetsBench) -> None:
     sets.look(1.0)
     assert sets.delivered == [(["left 100", "front 100"], ["right"])]
     sets.add("left", 200)
-    sets.add("front", 205)  # nobody waits for the right one any more
+    sets.add("front", 205)  # the right one is not waited for any more
     assert sets.delivered[1] == (["left 200", "front 205"], ["right"])
     sets.add("right", 204)  # of a time that is over
     assert sets.unused == ["right 204"]
@@ -180,92 +161,12 @@ def test_no_nearer_one_is_due_where_the_sensor_keeps_its_time() -> None:
     match = match_of(0, 100, 200)
     assert match.settled(5_210 * MS, 20 * MS) and match.settled(5_250 * MS, 20 * MS)
     assert not match.settled(5_270 * MS, 20 * MS) and not match.settled(5_330 * MS, 20 * MS)
-    assert not match_of(200).settled(5_210 * MS, 20 * MS)  # nobody knows its time yet
+    assert not match_of(200).settled(5_210 * MS, 20 * MS)  # its period is not known yet
     assert not match_of(0, 100, 300).settled(5_400 * MS, 20 * MS)  # one was lost, and that of 400 is due all the same
 
 
-def test_stamps_that_stand_still_are_told_and_those_of_a_new_recording_count() -> None:
+def test_stamps_that_stand_still_are_reported_and_those_of_a_new_recording_count() -> None:
     with pytest.raises(NotYetError, match="the last is of 5100000000 ns, as are 2 before it"):
         nearest(match_of(0, 100, 100, 100), 400, final=True)
     assert nearest(match_of(100, 100), 100) == 1  # the newer one
     assert nearest(match_of(3_000, 3_100, 0, 100), 100) == 3
-
-
-class WorkerBench:
-    """A worker whose handling of items the test holds back."""
-
-    def __init__(self) -> None:
-        self.handled: list[int] = []
-        self.replaced: list[int] = []
-        self.errors: list[Exception] = []
-        self.busy = threading.Event()
-        self.go_on = threading.Event()
-        self.done = threading.Event()
-        self.ended_in: list[threading.Thread] = []
-        self.worker: NewestWorker[int] = NewestWorker(
-            self.handle,
-            on_replaced=self.replaced.append,
-            on_error=self.errors.append,
-            on_end=lambda: self.ended_in.append(threading.current_thread()),
-        )
-
-    def handle(self, item: int) -> None:
-        self.busy.set()
-        assert self.go_on.wait(10)
-        if item < 0:
-            raise ValueError(item)
-        self.handled.append(item)
-        if item == 99:
-            self.done.set()
-
-
-@pytest.fixture
-def slow() -> WorkerBench:
-    return WorkerBench()
-
-
-def test_newest_item_wins_and_the_others_are_reported(slow: WorkerBench) -> None:
-    slow.worker.submit(0)
-    assert slow.busy.wait(10)
-    for item in (1, 2, 99):
-        slow.worker.submit(item)
-    slow.go_on.set()
-    assert slow.done.wait(10)
-    assert slow.handled == [0, 99]
-    assert slow.replaced == [1, 2]
-    assert slow.worker.close(10)
-
-
-def test_thread_survives_errors(slow: WorkerBench) -> None:
-    slow.go_on.set()
-    slow.worker.submit(-5)
-    assert slow.busy.wait(10)
-    slow.worker.prepare(lambda: slow.handled.append(1 // 0))
-    deadline_s = time.monotonic() + 10
-    while len(slow.errors) < 2 and time.monotonic() < deadline_s:
-        time.sleep(0.005)
-    slow.worker.submit(99)
-    assert slow.done.wait(10)
-    assert [type(error) for error in slow.errors] == [ValueError, ZeroDivisionError]
-    assert slow.worker.close(10)
-
-
-def test_what_was_given_up_is_not_done_and_what_comes_after_it_is(slow: WorkerBench) -> None:
-    prepared: list[str] = []
-    slow.worker.submit(0)
-    assert slow.busy.wait(10)
-    slow.worker.prepare(lambda: prepared.append("before"))
-    assert not slow.worker.give_up()  # no item
-    slow.worker.prepare(lambda: prepared.append("before"))
-    slow.worker.submit(1)
-    assert slow.worker.give_up()
-    slow.worker.submit(2)
-    slow.go_on.set()
-    deadline_s = time.monotonic() + 10
-    while slow.handled != [0, 2] and time.monotonic() < deadline_s:
-        time.sleep(0.005)
-    slow.worker.submit(99)
-    assert slow.done.wait(10)
-    assert slow.handled == [0, 2, 99]
-    assert prepared == slow.replaced == []
-    assert slow.worker.close(10)
