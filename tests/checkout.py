@@ -6,7 +6,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,6 +33,28 @@ def run_python(
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
     )
+
+
+def required(distribution: str, *extras: str) -> list[Requirement]:
+    """What an installed distribution requires with some extras; nothing where it is not installed."""
+    try:
+        declared = list(map(Requirement, requires(distribution) or []))
+    except PackageNotFoundError:  # a sourced ROS 2 distribution
+        return []
+    environments = [{"extra": extra} for extra in ("", *extras)]
+    return [one for one in declared if one.marker is None or any(map(one.marker.evaluate, environments))]
+
+
+def installed_with(extra: str) -> set[str]:
+    """Names of all that installing the package with an extra brings, as far as it is installed here."""
+    wanted, there = [Requirement(f"scene_completion_ros[{extra}]")], set()
+    while wanted:
+        requirement = wanted.pop()
+        needed = {(canonicalize_name(requirement.name), each) for each in ("", *requirement.extras)}
+        if needed - there:
+            there |= needed
+            wanted += required(requirement.name, *requirement.extras)
+    return {name for name, _ in there}
 
 
 NOBODY = 65534

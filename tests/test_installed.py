@@ -42,7 +42,8 @@ def test_workspace_offers_executables_to_ros2_run(executable: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["package.xml", "launch/*.launch.py", "config/*.yaml", "config/*.rviz", "config/*.json"]
+    "pattern",
+    ["package.xml", "launch/*.launch.py", "config/*.yaml", "config/*.rviz", "config/*.json", "config/security/*.xml"],
 )
 def test_workspace_shares_files(pattern: str) -> None:
     assert list((workspace() / "share" / PACKAGE).glob(pattern))

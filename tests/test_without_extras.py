@@ -1,19 +1,17 @@
 """Every command where only the robot's packages are installed, as `make demo` does: help, or which extra is missing."""
 
 import json
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from scene_completion_ros import cli
 from scene_completion_ros.bags.reader import DEMO_DRIVE
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE
-from tests.checkout import run_python
+from tests.checkout import installed_with, run_python
 from tests.commands.command_lines import COMMANDS, line
 
-PACKAGE = "scene_completion_ros"
 RUN = """
 import contextlib, io, json, sys, traceback
 from importlib.machinery import PathFinder
@@ -46,22 +44,8 @@ for line in lines:
 
 def modules_of_others(extra: str) -> list[str]:
     """Modules of this environment that would not be there if the package were installed with one extra alone."""
-    wanted, there = [Requirement(f"{PACKAGE}[{extra}]")], set()
-    while wanted:
-        requirement = wanted.pop()
-        for marked in ("", *requirement.extras):
-            needed = [] if (requirement.name, marked) in there else needed_by(requirement.name)
-            there.add((requirement.name, marked))
-            wanted += [one for one in needed if one.marker is None or one.marker.evaluate({"extra": marked})]
-    names = {canonicalize_name(name) for name, _ in there}
+    names = installed_with(extra)
     return [module for module, of in packages_distributions().items() if not names & set(map(canonicalize_name, of))]
-
-
-def needed_by(distribution: str) -> list[Requirement]:
-    try:
-        return list(map(Requirement, requires(distribution) or []))
-    except PackageNotFoundError:  # a sourced ROS 2 distribution
-        return []
 
 
 def run_all(lines: list[list[str]], folder: Path, extra: str | None) -> list[tuple[int | str | None, str]]:

@@ -24,7 +24,7 @@ from scene_completion_ros.voxels.cloud import cloud_array_from_message
 from tests.checkout import ROOT, next_domain
 from tests.commands.recordings import FRAME, POLE, START_NS, STEP_NS, TOPIC, record, write_camera_info, write_image
 from tests.inference.small_bundle import CANONICAL, class_colours, class_names
-from tests.report.pages import WordButtons, embedded_frames, lidar_of, matches_of
+from tests.report.pages import embedded_frames, lidar_of, matches_of, word_buttons
 
 
 def replay(bag: Path, output: Path, bundle: StudentBundle, *more: str) -> int:
@@ -169,7 +169,7 @@ def test_words_are_answered_in_the_report(tmp_path: Path, wordy_road: StudentBun
         assert matches_of(frame, 3).sum(axis=1).tolist() == expected
         assert sum(expected) > 1000
         found |= {str(place) for place, count in enumerate(expected) if count}
-    assert WordButtons(page).words.keys() == found
+    assert word_buttons(page).keys() == found
 
 
 def test_dds_gives_same_voxels(tmp_path: Path, labelled_road: StudentBundle, monkeypatch: pytest.MonkeyPatch) -> None:

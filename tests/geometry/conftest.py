@@ -3,7 +3,6 @@
 import cv2
 import numpy as np
 import pytest
-from scipy.optimize import least_squares
 
 from scene_completion_ros.geometry import Camera
 
@@ -35,76 +34,17 @@ def mei_pixel(camera: Camera, points: np.ndarray) -> np.ndarray:
     return np.stack([camera.fx * u + camera.cx, camera.fy * v + camera.cy], axis=-1)
 
 
-def mei_ideal(camera: Camera, pixel: np.ndarray) -> np.ndarray:
-    """Invert `mei_pixel` by a general solver, in angles so that 90° is far from singular."""
-
-    def misfit(angles: np.ndarray) -> np.ndarray:
-        off_axis = float(np.hypot(*angles))
-        direction = angles / max(off_axis, 1e-12)
-        return mei_pixel(camera, np.array([*(np.sin(off_axis) * direction), np.cos(off_axis)])) - pixel
-
-    start = (pixel - [camera.cx, camera.cy]) / camera.fx * (1.0 + camera.distortion[0])
-    angles = least_squares(misfit, start, xtol=1e-15, ftol=1e-15, gtol=1e-15).x
-    off_axis = float(np.hypot(*angles))
-    return np.tan(off_axis) * angles / max(off_axis, 1e-12)
-
-
-class OpenCV:
-    """The independent implementation: double precision, iterated to convergence."""
-
-    @staticmethod
-    def project(camera: Camera, points: np.ndarray) -> np.ndarray:
-        """Project points [N, 3] with OpenCV."""
-        zero, points = np.zeros(3), np.asarray(points, dtype=np.float64)
-        if camera.distortion_model == "mei":  # cv2.omnidir is not in the wheels
-            return mei_pixel(camera, points)
-        if camera.distortion_model == "equidistant":
-            pixels, _ = cv2.fisheye.projectPoints(
-                points[:, None], zero, zero, camera.matrix, np.array(camera.distortion)
-            )
-        else:
-            pixels, _ = cv2.projectPoints(points[:, None], zero, zero, camera.matrix, np.array(camera.distortion))
-        return pixels.reshape(-1, 2)
-
-    @staticmethod
-    def undistort(camera: Camera, pixels: np.ndarray) -> np.ndarray:
-        """Return normalised ideal coordinates [N, 2] of pixels [N, 2] with OpenCV, iterated to convergence."""
-        criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 500, 1e-13)
-        if camera.distortion_model == "mei":
-            return np.stack([mei_ideal(camera, pixel) for pixel in np.asarray(pixels, dtype=np.float64)])
-        pixels = np.asarray(pixels, dtype=np.float64)[:, None]
-        if camera.distortion_model == "equidistant":
-            ideal = cv2.fisheye.undistortPoints(pixels, camera.matrix, np.array(camera.distortion), criteria=criteria)
-        else:
-            iterated = getattr(cv2, "undistortPointsIter", cv2.undistortPoints)  # OpenCV 5 has merged the two
-            ideal = iterated(
-                pixels, camera.matrix, np.array(camera.distortion), R=np.eye(3), P=np.eye(3), criteria=criteria
-            )
-        return ideal.reshape(-1, 2)
+def project_with_opencv(camera: Camera, points: np.ndarray) -> np.ndarray:
+    """Project points [N, 3] by the independent implementation."""
+    zero, points = np.zeros(3), np.asarray(points, dtype=np.float64)
+    if camera.distortion_model == "mei":  # cv2.omnidir is not in the wheels
+        return mei_pixel(camera, points)
+    module = cv2.fisheye if camera.distortion_model == "equidistant" else cv2
+    pixels, _ = module.projectPoints(points[:, None], zero, zero, camera.matrix, np.array(camera.distortion))
+    return pixels.reshape(-1, 2)
 
 
 @pytest.fixture(params=list(CAMERAS))
 def camera(request: pytest.FixtureRequest) -> Camera:
     """A realistic camera of every distortion model in turn."""
     return CAMERAS[request.param]
-
-
-@pytest.fixture(scope="session")
-def cameras() -> dict[str, Camera]:
-    """The realistic cameras by distortion model."""
-    return CAMERAS
-
-
-@pytest.fixture(scope="session")
-def opencv() -> type[OpenCV]:
-    """OpenCV's projection functions."""
-    return OpenCV
-
-
-@pytest.fixture
-def points(camera: Camera) -> np.ndarray:
-    """400 points that the camera sees, [N, 3] in its optical frame; their directions come from OpenCV."""
-    rng = np.random.default_rng(3)
-    pixels = rng.uniform([3.0, 3.0], [camera.width - 3.0, camera.height - 3.0], (400, 2))
-    directions = np.hstack([OpenCV.undistort(camera, pixels), np.ones((400, 1))])
-    return directions * rng.uniform(1.0, 60.0, (400, 1))

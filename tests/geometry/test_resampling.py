@@ -8,6 +8,7 @@ from scene_completion_ros.errors import ImageError
 from scene_completion_ros.geometry import Camera, Resampler, view_rotation, virtual_pinhole
 from scene_completion_ros.geometry.depth_images import sparse_depth
 from scene_completion_ros.geometry.resampling import decoder_shrink
+from tests.geometry.conftest import CAMERAS, project_with_opencv
 
 
 def picture(camera: Camera) -> np.ndarray:
@@ -23,11 +24,11 @@ def pinhole_inside(camera: Camera, share: float) -> Camera:
     return Camera(camera.fx, camera.fx, (width - 1) / 2 + 5.3, (height - 1) / 2 - 3.7, width, height)
 
 
-def opencv_maps(source: Camera, target: Camera, rotation: np.ndarray, opencv: type) -> tuple[np.ndarray, np.ndarray]:
+def opencv_maps(source: Camera, target: Camera, rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where OpenCV samples the source, with R taking source directions to target directions."""
     if source.distortion_model == "mei":
         rays = target.unproject(target.pixel_centres()).reshape(-1, 3) @ rotation
-        columns, rows = opencv.project(source, rays).reshape(target.height, target.width, 2).transpose(2, 0, 1)
+        columns, rows = project_with_opencv(source, rays).reshape(target.height, target.width, 2).transpose(2, 0, 1)
         return columns.astype(np.float32), rows.astype(np.float32)
     module = cv2.fisheye if source.distortion_model == "equidistant" else cv2
     size, coefficients = (target.width, target.height), np.array(source.distortion)
@@ -35,10 +36,10 @@ def opencv_maps(source: Camera, target: Camera, rotation: np.ndarray, opencv: ty
 
 
 @pytest.mark.parametrize("turned", [False, True], ids=["straight", "turned"])
-def test_undistortion_agrees_with_opencv(camera: Camera, turned: bool, opencv: type) -> None:
+def test_undistortion_agrees_with_opencv(camera: Camera, turned: bool) -> None:
     target = pinhole_inside(camera, 0.6)
     source_from_target = cv2.Rodrigues(np.array([0.05, -0.1, 0.08]))[0] if turned else np.eye(3)
-    columns, rows = opencv_maps(camera, target, source_from_target.T, opencv)
+    columns, rows = opencv_maps(camera, target, source_from_target.T)
     image = picture(camera)
     expected = cv2.remap(image, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     resampler = Resampler(camera, target, source_from_target_rotation=source_from_target if turned else None)
@@ -123,11 +124,9 @@ FRONT = Camera(552.554261, 552.554261, 682.049453, 238.769549, 1408, 376)  # KIT
 
 
 @pytest.mark.parametrize("model", ["equidistant", "mei"])
-def test_virtual_pinhole_of_a_fisheye_shows_each_point_where_the_turned_camera_sees_it(
-    cameras: dict[str, Camera], model: str
-) -> None:
+def test_virtual_pinhole_of_a_fisheye_shows_each_point_where_the_turned_camera_sees_it(model: str) -> None:
     """Dots painted at the projections of known points appear at the pixels of the virtual camera."""
-    fisheye, target = cameras[model], FRONT.resized(704, 188)
+    fisheye, target = CAMERAS[model], FRONT.resized(704, 188)
     rotation = view_rotation(pitch=np.deg2rad(-15.0))
     image = np.zeros((fisheye.height, fisheye.width), np.float32)
     wanted = np.array([[150.0, 40.0], [341.0, 119.0], [560.0, 150.0]])
@@ -142,9 +141,9 @@ def test_virtual_pinhole_of_a_fisheye_shows_each_point_where_the_turned_camera_s
     assert virtual_pinhole(image, fisheye, target, rotation)[1] is validity  # the maps are kept for the next image
 
 
-def test_mei_is_not_blurred_by_the_length_of_its_gamma(cameras: dict[str, Camera]) -> None:
+def test_mei_is_not_blurred_by_the_length_of_its_gamma() -> None:
     """On its axis MEI shows gamma / (1 + xi) pixels per unit: a pinhole of that focal length resolves as much."""
-    mei = cameras["mei"]
+    mei = CAMERAS["mei"]
     assert mei.axial_focal_lengths[0] == pytest.approx(1336.3 / 3.2134)
     pixels, _ = mei.project(np.array([[0.0, 0.0, 1.0], [1e-4, 0.0, 1.0]]))
     assert (pixels[1] - pixels[0])[0] / 1e-4 == pytest.approx(mei.axial_focal_lengths[0], rel=1e-3)

@@ -13,24 +13,18 @@ from tests.bags.recordings import START, header, make
 def cloud(xyz: np.ndarray, *, kind: str = "<f4", point_step: int = 24, height: int = 1, row_padding: int = 0) -> Any:
     """PointCloud2 with z, y, x in this odd order, beginning at byte 0."""
     size = np.dtype(kind).itemsize
-    width = len(xyz) // height
-    data = np.zeros((height, width * point_step + row_padding), np.uint8)
-    offsets = {"z": 0, "y": size, "x": 2 * size}
-    for axis, offset in offsets.items():
-        column = xyz[:, "xyz".index(axis)].astype(kind).reshape(height, width)
-        for row in range(height):
-            for point in range(width):
-                start = point * point_step + offset
-                data[row, start : start + size] = np.frombuffer(column[row, point : point + 1].tobytes(), np.uint8)
+    points = np.zeros(len(xyz), {"names": list("zyx"), "formats": [kind] * 3, "itemsize": point_step})
+    points["x"], points["y"], points["z"] = xyz.T
+    data = np.pad(points.view(np.uint8).reshape(height, -1), ((0, 0), (0, row_padding)))
     fields = [
         make("sensor_msgs/PointField", name=axis, offset=offset, datatype=7 if size == 4 else 8, count=1)
-        for axis, offset in offsets.items()
+        for axis, offset in (("z", 0), ("y", size), ("x", 2 * size))
     ]
     return make(
         "sensor_msgs/PointCloud2",
         header=header(START, "lidar"),
         height=height,
-        width=width,
+        width=len(xyz) // height,
         fields=fields,
         is_bigendian=kind.startswith(">"),
         point_step=point_step,

@@ -1,10 +1,10 @@
 """What stands in the page of a report."""
 
 import base64
+import html
 import json
 import re
 import zlib
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -33,32 +33,7 @@ def lidar_of(frame: dict[str, Any]) -> NDArray[np.float64]:
     return np.asarray(points.T + frame["grid"]["origin"])
 
 
-class WordButtons(HTMLParser):
-    """The buttons of a page that have a word.
-
-    Attributes:
-        words: Text of each by its attribute data-word.
-        tags: All kinds of elements of the page.
-    """
-
-    def __init__(self, page: Path) -> None:
-        super().__init__()
-        self.words: dict[str, str] = {}
-        self.tags: set[str] = set()
-        self._inside: str | None = None
-        self.feed(page.read_text("utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        if tag == "button":
-            self._inside = dict(attrs).get("data-word")
-            if self._inside is not None:
-                self.words[self._inside] = ""
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "button":
-            self._inside = None
-
-    def handle_data(self, data: str) -> None:
-        if self._inside is not None:
-            self.words[self._inside] += data
+def word_buttons(page: Path) -> dict[str, str]:
+    """Texts of the buttons that have a word and a swatch, but no other element, by their attribute data-word."""
+    button = r'<button[^>]*\sdata-word="([^"]*)"[^>]*><span><i[^>]*></i>([^<]*)</span></button>'
+    return {number: html.unescape(text) for number, text in re.findall(button, page.read_text("utf-8"))}

@@ -26,7 +26,7 @@ from scene_completion_ros.report.writer import (
 )
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches
 from tests.checkout import run_python
-from tests.report.pages import WordButtons, embedded_frames, matches_of
+from tests.report.pages import embedded_frames, matches_of, word_buttons
 from tests.voxels.samples import COLOURS, SEEN, STREET, TIMES, WORDS, street, words_of_street
 
 
@@ -184,9 +184,7 @@ def test_words_are_buttons_and_their_voxels_are_in_the_page(tmp_path: Path) -> N
     # The order of `pack_voxels` is that of `argwhere`, in which the scene has its voxels.
     assert np.array_equal(matches_of(answered, 3), [voxels.label == 1, voxels.label == 2, np.zeros(len(voxels), bool)])
     assert silent["matches"] is None
-    buttons = WordButtons(report.index)
-    assert buttons.words == {str(number): word for number, word in enumerate(WORDS[:2])}  # the third matches nowhere
-    assert "b" not in buttons.tags
+    assert word_buttons(report.index) == {"0": WORDS[0], "1": WORDS[1]}  # the third matches nowhere
 
 
 def test_text_is_text_wherever_it_stands(tmp_path: Path) -> None:
@@ -194,6 +192,6 @@ def test_text_is_text_wherever_it_stands(tmp_path: Path) -> None:
     with ReportWriter(tmp_path, hostile, (hostile, "b"), ((1, 2, 3), (4, 5, 6)), words=(hostile,)) as report:
         (found, *_) = words_of_street()
         report.add_frame(street(), *SEEN, {hostile: 1.0}, matches=[replace(found, phrase=hostile)])
-    assert WordButtons(report.index).words == {"0": hostile}
+    assert word_buttons(report.index) == {"0": hostile}
     assert "<img src=x" not in report.index.read_text("utf-8")
     assert report.index.read_text("utf-8").count("</script>") == 3  # settings, one frame, the viewer
