@@ -1,7 +1,8 @@
 """A camera, the running node that completes its images, the voxels that come back, and what the node says of itself."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -69,6 +70,7 @@ def values(status: DiagnosticStatus) -> dict[str, str]:
 CAMERA = Camera(185.6, 185.6, 159.5, 44.75, 320, 96)  # half the student's canonical camera
 FRAME = "front_optical"
 SECOND_NS = 1_000_000_000
+PATIENT_S = 10.0  # the most that `sync.timeout` may be
 
 
 def some_image(seed: int, camera: Camera = CAMERA) -> NDArray[np.uint8]:
@@ -168,10 +170,9 @@ class CameraToVoxels:
         return [stamp_of(message) for message in self.voxels]
 
     def stamped(self, heard: list[Any], stamp_ns: int) -> Any:
-        """The one message of a time."""
+        """The message of a time."""
         assert self.graph.until(lambda: stamp_ns in map(stamp_of, heard)), self.node.log
-        (message,) = (one for one in heard if stamp_of(one) == stamp_ns)
-        return message
+        return next(message for message in heard if stamp_of(message) == stamp_ns)
 
     def receive(self, message: Any) -> None:
         """Send an image and wait until the node has counted it; its publisher and the node's are reliable."""
@@ -195,9 +196,18 @@ class CameraToVoxels:
         assert self.graph.repeat(send, lambda: bool(answers()) and all(also)), self.node.log
         return answers()[0]
 
-    def wait_for_transforms(self, seconds: float) -> None:
-        """How long images do, from now on."""
+    def wait_for(self, seconds: float) -> None:
+        """How long images wait for what belongs to them, from now on."""
         assert self.graph.set_parameters(topics.NODE_NAME, sync_timeout=seconds).successful
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """Images without a pose, or a set without a camera, do not hold up those after them for long."""
+        self.wait_for(0.2)
+        try:
+            yield
+        finally:
+            self.wait_for(PATIENT_S)
 
     def close(self) -> None:
         self.graph.close()

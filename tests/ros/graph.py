@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ class NodeUnderTest:
     def end_well(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Send a signal, upon which it is to end without an error."""
         assert self.end(number) == 0
-        assert "Traceback" not in self.log
+        assert "Traceback" not in self.log and "please report" not in self.log
 
     def ends_with(self, complaint: str) -> None:
         """It ends by itself, and says why."""
@@ -157,12 +158,13 @@ class NodeUnderTest:
         assert "Traceback" not in self.log
 
     @property
-    def counts(self) -> tuple[int, int, int]:
-        """Images received and processed, and messages dropped, as it summed them up last."""
-        summaries = re.findall(r"received (\d+) images, processed (\d+), dropped (\d+)", self.log)
+    def counts(self) -> tuple[int, int, Counter[str]]:
+        """Images received and processed, and messages dropped by reason, as it summed them up last."""
+        summaries = re.findall(r"received (\d+) images, processed (\d+), dropped \d+ \((.*?)\)", self.log)
         assert summaries, self.log
-        received, processed, dropped = map(int, summaries[-1])
-        return received, processed, dropped
+        received, processed, reasons = summaries[-1]
+        dropped = Counter({name: int(count) for count, name in re.findall(r"(\d+) ([^,]+)", reasons)})
+        return int(received), int(processed), dropped
 
     def close(self) -> None:
         """End it if it runs; one that is killed leaves its shared memory behind."""

@@ -1,8 +1,7 @@
 """A robot that says where it is, over topics or over tf2, images of its camera, and what joining them is to give."""
 
 import importlib.util
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.mapping.temporal_fusion import FusedFrame, FusionSettings, TemporalFusion
 from scene_completion_ros.ros.placements import transform_message
 from scene_completion_ros.ros.topics import NODE_NAME
-from tests.ros.camera_to_voxels import CAMERA, FRAME, SECOND_NS, CameraToVoxels, some_image, values
+from tests.ros.camera_to_voxels import CAMERA, FRAME, PATIENT_S, SECOND_NS, CameraToVoxels, some_image, values
 from tests.ros.graph import Graph, NodeUnderTest
 
 ODOM, BASE = "odom", "base_link"
@@ -88,7 +87,6 @@ def odometry_message(stamped: Any) -> Any:
 
 
 TENTH_NS = SECOND_NS // 10
-PATIENT_S = 10.0  # the most that `sync.timeout` may be
 TOPICS = ("-p", "fusion.enabled:=true", *ARGUMENTS["topics"], "-p", "image.qos:=reliable")
 SETTINGS = FusionSettings(seen_for=0.0)
 
@@ -114,16 +112,7 @@ class FusingDrive(CameraToVoxels):
             return self.joined > 0 and all((self.states, self.clearing, self.depths))
 
         assert self.graph.until(joined), self.node.log
-        self.wait_for_transforms(PATIENT_S)
-
-    @contextmanager
-    def impatient(self) -> Iterator[None]:
-        """Images without a pose do not hold up those after them for long."""
-        self.wait_for_transforms(0.2)
-        try:
-            yield
-        finally:
-            self.wait_for_transforms(PATIENT_S)
+        self.wait_for(PATIENT_S)
 
     def hears_all(self) -> bool:
         """Whether the node has found the publishers of transforms, and is about to lose nothing of them."""

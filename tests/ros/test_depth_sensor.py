@@ -10,7 +10,7 @@ from rclpy.duration import Duration
 from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
-from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros import messages
 from scene_completion_ros.ros.conversions import image_message, points_message
 from tests.inference.known_mounting_bundle import make_known_mounting_bundle
 from tests.ros.camera_to_voxels import CAMERA, FRAME, OK, WARN, CameraToVoxels, some_image
@@ -49,8 +49,7 @@ class Sensing(CameraToVoxels):
             assert self.sensor.wait_for_all_acked(Duration(seconds=PATIENCE_S))
         image = messages.image_message(some_image(1), self.now_ns, FRAME)
         self.answer(image)
-        assert self.graph.until(lambda: any(one.header.stamp == image.header.stamp for one in self.depths))
-        found = next(one for one in self.depths if one.header.stamp == image.header.stamp)
+        found = self.stamped(self.depths, self.now_ns)
         return np.frombuffer(found.data, np.float32).reshape(found.height, found.width)
 
     def wall(self, z: float, frame: str = FRAME, unit: float = 1000.0) -> Any:
@@ -91,14 +90,10 @@ def test_a_depth_camera_corrects_the_network_and_its_faults_cost_no_image(
         np.testing.assert_array_equal(robot.shown(*sensed, late_ns=late_ns), alone)
         assert robot.graph.until(lambda: why in robot.told.fresh("depth")["last without"]), robot.node.log
 
-    def wait_for(timeout_s: float) -> None:
-        assert robot.graph.set_parameters(topics.NODE_NAME, sync_timeout=timeout_s).successful
-
     left_out("depth images of frame 'elsewhere' do not fit images of frame", robot.wall(z, "elsewhere"))
     left_out("none within 0.020 s", robot.wall(z), late_ns=30_000_000)
-    wait_for(0.1)
-    left_out("none within 0.020 s")  # it has stopped: the image waits no longer than `sync.timeout`
-    wait_for(10.0)
+    with robot.impatient():
+        left_out("none within 0.020 s")  # it has stopped: the image waits no longer than `sync.timeout`
     # It is back: images do not wait until that was heard.
     assert robot.graph.until(lambda: np.array_equal(robot.shown(robot.wall(z)), corrected, equal_nan=True))
     np.testing.assert_array_equal(robot.shown(robot.wall(z), late_ns=15_000_000), corrected)

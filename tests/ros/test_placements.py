@@ -60,15 +60,6 @@ def ahead(placement: Placement) -> dict[str, list[float]]:
     }
 
 
-def test_a_height_that_nobody_gave_is_that_of_the_training_and_said_so() -> None:
-    for source in (None, Known()):
-        assumed = placed(source)
-        assert ahead(assumed)["above the ground"] == [TRAINED_HEIGHT]
-        assert assumed.assumed_height == TRAINED_HEIGHT
-    assert placed(camera_height=1.5).assumed_height is None
-    assert placed(Known(), base_frame=BASE).assumed_height is None
-
-
 IN_IMAGE, IN_BASE = [0.0, 0.0, 10.0], [10.0, 0.0, 1.5]
 
 
@@ -87,6 +78,7 @@ def test_a_base_gets_the_map_and_a_grid_in_it_gets_all(
 ) -> None:
     placement = placed(source, camera_height=1.5, **given)
     assert ahead(placement) == {**expected, "above the ground": [1.5]}
+    assert placement.assumed_height is None
     if "grid_frame" in given:
         np.testing.assert_array_equal(placement.map_from_grid.matrix, np.eye(4))  # so that it is made once
     else:
