@@ -20,7 +20,6 @@ from scene_completion_training.evaluation.geometry import (
     EmptyControl,
     MeanDepth,
     PriorControl,
-    SurfaceControl,
     calibrate,
     frames_with_voxels,
     grid_density,
@@ -45,7 +44,9 @@ def rows(metric: Metric, models: list[Any], frames: list[Frame]) -> list[dict[st
 
 def test_the_truth_is_perfect_and_thickness_pays_inside_only(street: PosedSequence) -> None:
     (frame,) = voxel_frames([street])  # the others have no voxels
-    models = [Wall(), EmptyControl(), *surface_controls(street)]
+    with pytest.raises(SequenceError, match="frame 1"):
+        true_depth(street, 1)
+    models = [Wall(), EmptyControl(), *surface_controls(street, Wall())]
     cells = {(row["method"], row["range_m"], row["region"]): row for row in rows(OCCUPANCY, models, [frame])}
     perfect = ("visible", "all", "interiors", "all + interiors")
     assert all(cells["wall", 12.8, region]["iou"] == 1.0 for region in perfect)
@@ -53,7 +54,8 @@ def test_the_truth_is_perfect_and_thickness_pays_inside_only(street: PosedSequen
     # Nothing is hidden behind the wall: there is no voxel to be right of.
     assert cells["wall", 51.2, "occluded"]["iou"] is None
     assert cells["wall", 51.2, "all"]["voxels"] == int(true_voxels(street).counted.sum())
-    assert cells["surface (true depth)", 51.2, "interiors"]["recall"] == 0.0
+    for source in ("true depth", "depth of wall"):
+        assert cells[f"surface ({source})", 51.2, "interiors"]["recall"] == 0.0
     # The insides are two metres deep, a thickness of 4 m fills them and two metres of free space behind.
     assert cells["surface + 4 m (true depth)", 51.2, "interiors"]["recall"] > 0.5
     assert cells["surface + 4 m (true depth)", 51.2, "occluded"]["precision"] == 0.0
@@ -112,26 +114,6 @@ def test_the_prior_of_windows_is_what_an_independent_script_found(window: PosedS
     hit = np.unpackbits(voxels["bin"]).reshape(256, 256, 32).astype(bool)
     assert truth is not None and truth.visible is not None
     assert truth.visible[hit & truth.occupied & truth.counted].mean() > 0.7  # most voxels that the scan hits
-
-
-def test_controls_of_a_town(street: PosedSequence) -> None:
-    names = [control.name for control in surface_controls(street, Wall())]
-    assert names == [
-        "surface (true depth)",
-        "surface + 4 m (true depth)",
-        "surface (depth of wall)",
-        "surface + 4 m (depth of wall)",
-    ]
-    points = np.array([[0.0, 0.0, 10.05], [0.0, 0.0, 13.0], [0.0, 0.0, 14.5], [0.0, 0.0, 8.0]], dtype=np.float32)
-    surface, thick = (
-        SurfaceControl(true_depth, "true depth", metres).complete(street, 0).density(points) > 0.5
-        for metres in (0.0, 4.0)
-    )
-    assert surface.tolist() == [True, False, False, False]
-    assert thick.tolist() == [True, True, False, False]
-    assert not EmptyControl().complete(street, 0).density(points).any()
-    with pytest.raises(SequenceError, match="frame 1"):
-        true_depth(street, 1)
 
 
 def test_prior_is_cut_at_its_own_threshold(street: PosedSequence) -> None:

@@ -1,6 +1,5 @@
-"""The LiDAR protocols: cases by hand, a slow oracle of the published steps, and a street with one wall."""
+"""The LiDAR protocols: cases by hand, and a street with one wall."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -191,48 +190,23 @@ def test_rows_far_behind_what_is_visible_are_cut(farthest: int, first_row: int) 
     assert slab_masks(wall_truth(farthest, LIDAR_ONLY)).rows == slice(first_row, None)
 
 
-def published_steps(scan: Scan, points_level: np.ndarray, protocol: SlabProtocol) -> np.ndarray:
-    """Sorted angles, one bin after the other, a search per point: the published procedure in loops."""
-    kept = []
-    for sensor in scan.points_sensor:
-        point = scan.level_from_sensor.matrix @ [*sensor, 1.0]
-        if protocol.y_range[0] <= point[1] <= protocol.y_range[1] or np.sqrt(sum(point[:3] ** 2)) >= protocol.reach:
-            kept.append((math.atan2(sensor[1], sensor[0]), math.sqrt(sensor[0] ** 2 + sensor[1] ** 2)))
-    kept.sort()
-    borders = [-math.pi + 2 * math.pi * i / protocol.bins for i in range(protocol.bins + 1)]
-    distance, table = kept[0][1], []
-    for low, high in itertools.pairwise(borders):
-        inside = [d for angle, d in kept if low <= angle < high]
-        distance = min(inside) if inside else distance
-        table.append(((low + high) / 2, distance))
-    table = [(table[-1][0] - 2 * math.pi, table[-1][1]), *table, (table[0][0] + 2 * math.pi, table[0][1])]
-    found = []
-    for point in points_level:
-        x, y, z, _ = np.linalg.inv(scan.level_from_sensor.matrix) @ [*point, 1.0]
-        angle, away = math.atan2(y, x), math.sqrt(x * x + y * y + z * z)
-        right = next(i for i, (middle, _) in enumerate(table) if middle >= angle)
-        (a, d), (b, e) = table[right - 1], table[right]
-        share = (angle - a) / (b - a)
-        found.append(away > d * (1 - share) + e * share or away < protocol.ego_radius)
-    return np.array(found)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_against_the_published_steps(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    count = (40, 300, 3000, 3000)[seed]
-    scan = Scan(
-        random.uniform([-30, -30, -2], [30, 30, 2], (count, 3)),
-        RigidTransform.from_quaternion(
-            (lambda q: q / np.linalg.norm(q))(np.array([0.5, -0.5, 0.5, 0.5]) + random.normal(0, 0.02, 4)),
-            random.normal(0, 1.5, 3),
-        ),
-    )
-    protocol = replace(ORIGINAL, points_per_metre=2)
-    points = protocol.points().reshape(-1, 3)
-    expected = published_steps(scan, points, protocol)
-    assert 0.02 < expected.mean() < 1.0
-    np.testing.assert_array_equal(not_seen_free(points, scan, surface_profile(scan, protocol), protocol), expected)
+@pytest.mark.parametrize(
+    ("degrees", "surface"),
+    [
+        (22.5, 10.0),  # the middle of bin 4
+        (45.0, 15.0),  # half way between the middles of bins 4 and 5
+        (56.25, 17.5),
+        (180.0, 15.0),  # bin 7 has what bin 5 has, and bins before the first return have that of bin 4
+        (-100.0, 10.0),
+    ],
+)
+def test_between_the_middles_of_bins_the_surface_is_interpolated(degrees: float, surface: float) -> None:
+    scan = scan_of(polar(10.0, 10.0), polar(60.0, 20.0))
+    profile = surface_profile(scan, EIGHT)
+    angle = math.radians(degrees)
+    distances = np.array([EIGHT.ego_radius - 0.1, EIGHT.ego_radius + 0.1, surface - 0.1, surface + 0.1])
+    points = distances[:, None] * [-math.sin(angle), 0.0, math.cos(angle)]  # right, down, ahead
+    assert not_seen_free(points, scan, profile, EIGHT).tolist() == [True, False, False, True]
 
 
 # Points 0..3 are visible, 4..9 occluded.

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.geometry import Camera
 from scene_completion_training.foundation.backbone import Backbone, FeatureLifter, TokenMaps
 from scene_completion_training.foundation.model_files import description_folder, model_name, weight_files
 from tests.training.foundation.tiny_models import BLOCKS, KINDS, WIDTH, tiny_model
@@ -192,44 +191,10 @@ def test_parts_that_are_not_there_are_named(named: object, tmp_path: Path) -> No
         weight_files(str(tmp_path))
 
 
-# Lifting features of views to points.
-
-
-CAMERA = Camera(40.0, 40.0, 31.5, 15.5, 64, 32)
-LIFTER = FeatureLifter(CAMERA, voxel_size=0.2)
-
-
-def poses(*places: tuple[float, float, float]) -> Tensor:
-    """Views that look ahead from places."""
-    out = torch.eye(4).repeat(len(places), 1, 1)
-    out[:, :3, 3] = torch.tensor(places)
-    return out
-
-
-def maps(*values: float, cell: int = 8) -> TokenMaps:
-    """Maps [V, 2, 4, 8] of two channels, (value, 1)."""
-    tokens = torch.stack([torch.tensor([value, 1.0])[:, None, None].expand(2, 4, 8) for value in values])
-    return TokenMaps(tokens, torch.zeros(len(values), 2), cell)
-
-
-def surface(*depths: float) -> Tensor:
-    return torch.stack([torch.full((32, 64), depth) for depth in depths])
-
-
-def test_the_mean_of_the_views_that_see_a_point_in_any_order() -> None:
-    points = torch.tensor([[0.0, 0.0, 10.0]])
-    two = poses((0.0, 0.0, 0.0), (1.0, 0.0, 0.0))
-    found, other = (
-        LIFTER(points, {"t": maps(*values)}, places, surface(10.0, 10.0))["t"]
-        for values, places in (((2.0, 6.0), two), ((6.0, 2.0), two.flip(0)))
-    )
-    assert found.mean.tolist() == other.mean.tolist() == [[4.0, 1.0]] and found.views.tolist() == [2]
-
-
 def test_tokens_are_read_where_they_lie() -> None:
     """Token (r, c) of a shifted grid covers the pixels [8 r + dy, 8 r + dy + 8)."""
     tokens = torch.arange(32.0).reshape(1, 1, 4, 8)
-    found = LIFTER.sampled(
+    found = FeatureLifter.sampled(
         TokenMaps(tokens, torch.tensor([[3.0, -2.0]]), 8), 0, torch.tensor([[3.0 + 19.5, -2.0 + 11.5]])
     )
     assert found.item() == pytest.approx(10.0, abs=1e-5)  # row 1, column 2: its centre

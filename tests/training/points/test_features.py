@@ -72,6 +72,7 @@ def test_a_foreign_network_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     for changed, message in (
         ({"network": {**about["network"], "encoder": [10**7, 10**7]}}, "size mismatch"),
         ({"network": {**about["network"], "blocks": 10**9}}, "at most 16 levels and blocks"),
+        ({"network": {**about["network"], "attending": 4}}, "no more attending levels"),
         ({"network": 3}, "no network of points"),
         ({"data": {"voxel_size": 0}}, "voxels of 0 m"),
         ({"columns": ["probability"]}, "it was not trained on points"),

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scene_completion_ros.errors import ConfigurationError
 from scene_completion_training.sparse import hu_net
 from scene_completion_training.sparse.hu_net import HUNetSettings, SerialisedAttention, VoxelHUNet, windows, z_order
 from scene_completion_training.sparse.voxel_set import Pyramid, VoxelSet
@@ -102,12 +101,6 @@ def test_voxels_of_the_coarsest_levels_attend_to_each_other() -> None:
         net = network(HUNetSettings(3, (8,), (8,), attending=count))
         changed = (net(other, finest)[0] - net(features, finest)[0]).abs().sum(dim=1) > 1e-6
         assert bool(changed.all()) == bool(count)
-
-
-def test_sizes_that_cannot_be_are_refused() -> None:
-    for change, message in (({"attending": 4}, "no more attending levels"), ({"blocks": 10**9}, "at most 16 levels")):
-        with pytest.raises(ConfigurationError, match=message):
-            dataclasses.replace(SMALL, **change)
 
 
 def test_the_curve_interleaves_bits_and_visits_every_cell_once() -> None:

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from scene_completion_training.sparse.mink_unet import LEVELS, MinkUNet18A
 from scene_completion_training.sparse.voxel_set import Pyramid
-from tests.training.sparse.test_voxel_set import random_set
+from tests.training.sparse.test_voxel_set import at, dense, kernel, random_set
 
 GRID = (16, 16, 16)
 
@@ -32,21 +32,10 @@ def dense_twin(network: MinkUNet18A, features: Tensor, pyramid: Pyramid) -> Tens
     """The readable twin: the same network by dense convolutions, everything but voxels set to zero."""
     levels = pyramid.levels
 
-    def put(x: Tensor, level: int) -> Tensor:
-        voxels = levels[level]
-        grid = x.new_zeros(voxels.scenes, *voxels.shape, x.shape[1])
-        grid[tuple(voxels.index.t())] = x
-        return grid.movedim(-1, 1)
-
-    def get(grid: Tensor, level: int) -> Tensor:
-        return grid.movedim(1, -1)[tuple(levels[level].index.t())]
-
-    def kernel(weight: Tensor) -> Tensor:
-        edge = round(len(weight) ** (1 / 3))
-        return weight.unflatten(0, (edge,) * 3).permute(4, 3, 0, 1, 2)
-
     def same(x: Tensor, weight: Tensor, level: int) -> Tensor:
-        return get(functional.conv3d(put(x, level), kernel(weight), padding="same"), level)
+        edge = round(len(weight) ** (1 / 3))
+        grid = functional.conv3d(dense(x, levels[level]), kernel(weight, edge), padding="same")
+        return at(grid, levels[level])
 
     def stage(blocks: nn.Module, x: Tensor, level: int) -> Tensor:
         for block in blocks:
@@ -58,11 +47,11 @@ def dense_twin(network: MinkUNet18A, features: Tensor, pyramid: Pyramid) -> Tens
     skips = []
     for level, (step, blocks) in enumerate(zip(network.downs, network.encoders, strict=True)):
         skips.append(x)
-        coarse = get(functional.conv3d(put(x, level), kernel(step.weight), stride=2), level + 1)
-        x = stage(blocks, functional.relu(step.norm(coarse)), level + 1)
+        coarse = functional.conv3d(dense(x, levels[level]), kernel(step.weight, 2), stride=2)
+        x = stage(blocks, functional.relu(step.norm(at(coarse, levels[level + 1]))), level + 1)
     for level, step, blocks in zip((3, 2, 1, 0), network.ups, network.decoders, strict=True):
-        weight = kernel(step.weight).transpose(0, 1)
-        fine = get(functional.conv_transpose3d(put(x, level + 1), weight, stride=2), level)
+        weight = kernel(step.weight, 2).transpose(0, 1)
+        fine = at(functional.conv_transpose3d(dense(x, levels[level + 1]), weight, stride=2), levels[level])
         x = stage(blocks, torch.cat([functional.relu(step.norm(fine)), skips[level]], dim=1), level)
     return x
 
