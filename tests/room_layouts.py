@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTransform
+from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
 from scene_completion_training.points.ply import write_ply
 
@@ -44,9 +45,7 @@ MATTERPORT_TABLE = """index\traw_category\tcount\tnyu40id\tnyuClass
 
 def pose(yaw: float, place: Sequence[float] = (0.0, 0.0, 1.2), pitch: float = 0.0) -> RigidTransform:
     """The world from a camera that looks along x, turned to the left and then down."""
-    (c, s), (p, q) = (np.cos(yaw), np.sin(yaw)), (np.cos(pitch), np.sin(pitch))
-    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]) @ np.array([[p, 0, q], [0, 1.0, 0], [-q, 0, p]])
-    return RigidTransform(turn, np.array(place)) @ OPTICAL_FROM_FORWARD.inverse()
+    return RigidTransform(rotation_of_angles(0.0, pitch, yaw), np.array(place)) @ OPTICAL_FROM_FORWARD.inverse()
 
 
 def seen(world_from_camera: RigidTransform, camera: Camera = CAMERA) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

@@ -144,7 +144,7 @@ def test_against_recorded_voxels_by_hand(tmp_path: Path) -> None:
 
 CAMERA = Camera(fx=4.0, fy=4.0, cx=3.5, cy=1.5, width=8, height=4)
 SHAPE = (2, 2, 3)
-IDENTITY = RigidTransform(np.eye(3), np.zeros(3))
+IDENTITY = RigidTransform.identity()
 
 
 def write_folder(folder: Path) -> Path:
@@ -200,13 +200,6 @@ def test_a_folder_of_another_time_is_refused_with_the_offset(tmp_path: Path) -> 
     with pytest.raises(SequenceError, match=r"--ground-truth-offset 11\.500000000"):
         SequenceTruth(folder).check_times(START_NS + 11_500_000_000, START_NS + 13_000_000_000)
     SequenceTruth(folder, offset_ns=11_500_000_000).check_times(START_NS + 11_500_000_000, START_NS + 13_000_000_000)
-
-
-def test_a_frame_without_voxels_has_the_depth_of_its_lidar(shared_data: Path) -> None:
-    source = SequenceTruth(shared_data / "kitti_windows" / "sequences" / "04")
-    assert source.camera == "image_2"
-    later = source.at(937_505_700, "any")
-    assert later is not None and later.voxels is None and later.depth is not None
 
 
 def test_without_lidar_a_scan_near_the_image_or_a_known_frame_there_is_none(shared_data: Path) -> None:

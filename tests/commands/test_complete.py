@@ -7,7 +7,7 @@ import pytest
 from scene_completion_ros.cli import main
 from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words
 from scene_completion_ros.errors import VocabularyError
-from scene_completion_ros.geometry.grids import DEFAULT_GRID
+from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import MOUNTING_UNKNOWN
 from scene_completion_ros.inference.text_bank import MOST_QUERIED
@@ -62,23 +62,15 @@ def voxels_of(folder: Path) -> dict[str, np.ndarray]:
 
 
 def test_the_files_have_the_documented_content(output: Path) -> None:
-    z = voxels_of(output)
-    for name, kind in {"probability_grid": np.float16, "alpha_grid": np.float16, "state": np.uint8}.items():
-        assert z[name].dtype == kind
-        assert z[name].shape == DEFAULT_GRID.shape
-    np.testing.assert_array_equal(z["index"], np.argwhere(z["state"] >= 3))
-    np.testing.assert_allclose(z["probability"], z["probability_grid"][tuple(z["index"].T)], atol=1e-3)
-    assert z["depth"].dtype == np.float32
-    assert z["depth"].ndim == 2
-    assert z["transmittance"].dtype == np.float16
-    assert z["transmittance"].shape == z["depth"].shape
-    assert z["depth_intrinsics"].shape == (3, 3)
-    assert z["origin"] == pytest.approx(DEFAULT_GRID.origin)
-    assert float(z["voxel_size"]) == DEFAULT_GRID.voxel_size
-    assert z["grid_from_camera"] == pytest.approx(np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]]))
-    assert z["class_names"].tolist() == ["unlabelled"]
-    assert z["class_colours"].tolist() == [[128, 128, 128]]
-    assert len(read_npz(output / "voxels.npz").voxels) == len(z["index"])
+    saved = read_npz(output / "voxels.npz")
+    voxels, details = saved.voxels, saved.details
+    assert details is not None
+    np.testing.assert_array_equal(voxels.index, np.argwhere(voxels.state >= 3))
+    np.testing.assert_allclose(voxels.probability, details.probability_grid[tuple(voxels.index.T)], atol=1e-3)
+    assert (details.depth.ndim, details.alpha_grid.shape) == (2, DEFAULT_GRID.shape)
+    assert voxels.grid == DEFAULT_GRID
+    np.testing.assert_allclose(voxels.grid_from_camera.matrix, DEFAULT_GRID_FROM_CAMERA.matrix, atol=1e-12)
+    assert voxels.class_names == ("unlabelled",) and voxels.class_colours == ((128, 128, 128),)
     assert (output / "voxels.ply").read_bytes().startswith(b"ply\n")
     assert not (output / "words.png").exists()
     assert cv2.imread(str(output / "picture.png")).shape[1] > 900

@@ -68,11 +68,7 @@ def test_the_recorded_motion_gives_the_scale(tmp_path: Path, told: StudentBundle
     said = [frame["evidence"] for frame in embedded_frames(page)]
     assert said[0] == "no scale (last image: no image yet)"
     assert said[-1].startswith(f"scale {factor:.3f} ± {deviation * factor:.3f}")
-    text = page.read_text("utf-8")
-    assert (
-        'aria-label="scale by motion, by frame"' in text
-        and "by frame" not in text.partition("<h2>Statistics</h2>")[2][:3000]
-    )
+    assert 'aria-label="scale by motion, by frame"' in page.read_text("utf-8")
     assert "corners with a depth" in said[-1]
     replay(bag, tmp_path / "scale", told, "--offline", "--scale-from", "odometry")
     assert not any(

@@ -11,7 +11,7 @@ import pytest
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
-from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.geometry.transforms import RigidTransform, rotation_of_angles
 from scene_completion_ros.mapping.evidence import NEVER, FrameEvidence, Fused
 from scene_completion_ros.mapping.temporal_fusion import (
     LARGEST_FILE,
@@ -63,8 +63,7 @@ def make(threshold: float = THRESHOLD, **settings: float) -> TemporalFusion:
 
 
 def at(x: float = 0.0, y: float = 0.0, z: float = 0.0, yaw: float = 0.0) -> RigidTransform:
-    cos, sin = math.cos(yaw), math.sin(yaw)
-    return RigidTransform(np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]), np.array([x, y, z]))
+    return RigidTransform(rotation_of_angles(0.0, 0.0, yaw), np.array([x, y, z]))
 
 
 def random_probability(rng: np.random.Generator) -> np.ndarray:
@@ -213,12 +212,8 @@ def test_a_camera_that_moves_in_its_grid_is_followed() -> None:
 def test_a_box_holds_the_grid_at_any_heading(seed: int) -> None:
     rng = np.random.default_rng(seed)
     grid = VoxelGrid((0.0, -1.6, -0.6), 0.2, (20, 16, 6))
-    yaw, tilt, about = rng.uniform(-np.pi, np.pi), rng.uniform(0.0, 0.05), rng.uniform(0.0, np.pi)
-    axis = np.array([np.cos(about), np.sin(about), 0.0])
-    cross = np.array([[0, 0, axis[1]], [0, 0, -axis[0]], [-axis[1], axis[0], 0]])
-    lean = np.eye(3) + np.sin(tilt) * cross + (1 - np.cos(tilt)) * cross @ cross
-    head = np.array([[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
-    pose = RigidTransform(lean @ head, rng.uniform(-500.0, 500.0, 3))
+    angles = rng.uniform([-0.035, -0.035, -np.pi], [0.035, 0.035, np.pi])
+    pose = RigidTransform(rotation_of_angles(*angles), rng.uniform(-500.0, 500.0, 3))
     shape = np.array(covering_shape(grid))
     lower = lower_around(grid, pose, shape)
     corners = np.array([[x, y, z] for x in (0, 20) for y in (0, 16) for z in (0, 6)]) * 0.2 + grid.origin

@@ -8,6 +8,7 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID, ROOM_GRID
 from scene_completion_ros.report.pictures import birds_eye_view, depth_picture, panel, voxel_view
 from scene_completion_ros.voxels.colours import STATE_COLOURS
 from scene_completion_ros.voxels.files import exposed_faces, write_ply
+from scene_completion_training.points.ply import columns, read_ply
 from tests.voxels.samples import CAMERA, COLOURS, photo, street
 
 MARGIN = 46
@@ -65,21 +66,6 @@ def test_panel_keeps_the_camera_image_upright_and_unmirrored() -> None:
     assert picture.shape[1] > 640
 
 
-def read_ply(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vertices [V, 3], colours [V, 3] and triangles [T, 3] of the files that are written here."""
-    data = path.read_bytes()
-    head, _, body = data.partition(b"end_header\n")
-    lines = head.decode("ascii").splitlines()
-    assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
-    sizes = {line.split()[1]: int(line.split()[2]) for line in lines if line.startswith("element")}
-    vertex = np.dtype([("p", "<f4", 3), ("c", "u1", 3)])
-    vertices = np.frombuffer(body, vertex, sizes["vertex"])
-    triangles = np.frombuffer(body, np.dtype([("n", "u1"), ("i", "<i4", 3)]), offset=vertices.nbytes)
-    assert len(triangles) == sizes["face"]
-    assert np.all(triangles["n"] == 3)
-    return vertices["p"], vertices["c"], triangles["i"]
-
-
 def test_only_faces_towards_free_space_are_kept() -> None:
     voxels = street()
     occupied = np.zeros(np.array(voxels.grid.shape) + 2, dtype=bool)
@@ -94,10 +80,11 @@ def test_only_faces_towards_free_space_are_kept() -> None:
 def test_the_file_has_metric_places_and_colours(tmp_path: Path) -> None:
     voxels = street()
     write_ply(tmp_path / "voxels.ply", voxels)
-    points, colours, triangles = read_ply(tmp_path / "voxels.ply")
-    assert triangles.min() == 0
-    assert triangles.max() == len(points) - 1
-    wall = points[(colours == COLOURS[1]).all(axis=1)]
+    rows = read_ply(tmp_path / "voxels.ply", ("vertex", "face"))
+    vertices, triangles = rows["vertex"], rows["face"]["vertex_indices"]
+    assert (triangles.min(), triangles.max(), triangles.shape[1]) == (0, len(vertices) - 1, 3)
+    red, green, blue = (vertices[name] for name in ("red", "green", "blue"))
+    wall = columns(vertices[(red == COLOURS[1][0]) & (green == COLOURS[1][1]) & (blue == COLOURS[1][2])], "xyz")
     assert wall.min(axis=0) == pytest.approx([4.0, 1.0, -1.6], abs=1e-5)
     assert wall.max(axis=0) == pytest.approx([5.0, 3.0, 2.0], abs=1e-5)
 

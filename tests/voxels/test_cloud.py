@@ -43,19 +43,6 @@ def test_the_compiled_twin_writes_the_same_points(classes: int, count: int, pose
     assert count < 2 or len(np.unique(points["rgb"])) > 1
 
 
-def test_points_are_voxel_centres_in_the_optical_frame() -> None:
-    voxels = street()
-    cloud = voxels_to_cloud_array(voxels)
-    wall = cloud[cloud["label"] == 1]
-    # The wall is 4 to 5 m ahead, 1 to 3 m to the left: negative x; its top is 2 m above: negative y.
-    assert (wall["z"].min(), wall["z"].max()) == pytest.approx((4.1, 4.9), abs=1e-5)
-    assert (wall["x"].min(), wall["x"].max()) == pytest.approx((-2.9, -1.1), abs=1e-5)
-    assert wall["y"].min() == pytest.approx(-1.9, abs=1e-5)
-    assert np.array_equal(cloud["state"], voxels.state[tuple(voxels.index.T)])
-    assert np.array_equal(cloud["probability"], voxels.probability)
-    assert set(cloud["confidence"]) == {128}
-
-
 def test_voxels_come_back_from_the_cloud() -> None:
     voxels = street(stamp_ns=42)
     cloud = voxels_to_cloud_array(voxels)[::-1]
