@@ -20,9 +20,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
 from scene_completion_ros.ros.parameters import SCHEMA
-from tests.checkout import with_this_checkout
+from tests.checkout import ROOT, with_this_checkout
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE_S = 240.0  # only spent where something is wrong, or the machine is very busy
 LONGEST_PERIOD_S = 20.0  # between two attempts
 
@@ -181,6 +180,6 @@ def start_completion_node(
 ) -> NodeUnderTest:
     """Start the completion node in a graph's namespace the way the documentation says, or a script around it."""
     module = [str(script)] if script else ["-m", "scene_completion_ros.ros.node"]
-    given = ["--params-file", str(REPOSITORY / "config" / "scene_completion.yaml"), "-r", f"__ns:={graph.namespace}"]
+    given = ["--params-file", str(ROOT / "config" / "scene_completion.yaml"), "-r", f"__ns:={graph.namespace}"]
     given += ["-p", f"bundle:={bundle}", "-p", f"grid.file:={grid}", "-p", "threads:=1"]
     return NodeUnderTest([*module, "--ros-args", *given, *arguments], log_file)

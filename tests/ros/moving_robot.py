@@ -10,7 +10,6 @@ from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, PointCloud2
-from std_srvs.srv import Trigger
 
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, Extrinsic, RigidTransform, rotation_of_angles
 from scene_completion_ros.inference.completer import Completer, Completion
@@ -125,10 +124,6 @@ class FusingDrive(CameraToVoxels):
             if not found or any(info.qos_profile.reliability != ReliabilityPolicy.RELIABLE for info in found):
                 return False
         return True
-
-    def begin_anew(self) -> None:
-        """Forget what other tests have left behind."""
-        assert self.graph.call(Trigger, f"{NODE_NAME}/reset", Trigger.Request()).success
 
     def numbers(self) -> dict[str, str]:
         """What the diagnostics say of the map."""

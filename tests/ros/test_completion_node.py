@@ -26,10 +26,11 @@ from scene_completion_ros.ros.declared_parameters import ExplainingNode
 from scene_completion_ros.ros.health import diagnostics
 from scene_completion_ros.ros.health.judgement import Drops, Level, Status
 from scene_completion_ros.ros.parameters import NodeParameters
-from tests.ros.graph import PATIENCE_S, REPOSITORY, Graph
+from tests.checkout import ROOT
+from tests.ros.graph import PATIENCE_S, Graph
 from tests.voxels.samples import some_voxels
 
-NO_LIST = str(REPOSITORY / "config" / "multi_camera_grid.yaml")
+NO_LIST = str(ROOT / "config" / "multi_camera_grid.yaml")
 CAMERA = Camera(20.0, 20.0, 15.5, 11.5, 32, 24)
 DEPTH = np.array([[3.0, 51.2, np.nan]], np.float32)
 TRANSMITTANCE = np.array([[0.2, 0.9, 1.0]], np.float32)
@@ -56,10 +57,8 @@ class Model:
 
     def __init__(self) -> None:
         self.built: list[Camera] = []
-        self.settings: list[dict[str, Any]] = []
         self.completed: list[tuple[Camera, int]] = []
         self.completed_with: list[dict[str, Any]] = []
-        self.labelled: list[bool] = []
         self.released_in: list[str] = []
         self.unusable: Camera | None = None
         self.shown = 1.0
@@ -68,7 +67,6 @@ class Model:
 
     def __call__(self, bundle: Any, camera: Camera, **settings: Any) -> Any:
         self.built.append(camera)
-        self.settings.append(settings)
         self.building.set()
         assert self.go_on.wait(PATIENCE_S)
         if camera == self.unusable:
@@ -76,7 +74,6 @@ class Model:
 
         def complete(image: NDArray[np.uint8], stamp_ns: int, *, labels: bool = True, evidence: Evidence) -> Completion:
             assert not evidence.inputs()
-            self.labelled.append(labels)
             self.completed.append((camera, stamp_ns))
             self.completed_with.append(settings)
             voxels = some_voxels(3, stamp_ns)
@@ -97,10 +94,6 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     return model
 
 
-def wanted(node: CompletionNode) -> bool:
-    return node._thread._outputs.wanted()
-
-
 @pytest.fixture
 def own(graph: Graph, bundle_folder: Path) -> Iterator[ExplainingNode]:
     """The rclpy node that the one under test works for."""
@@ -118,7 +111,7 @@ def node(graph: Graph, own: ExplainingNode, model: Model) -> Iterator[Completion
     node = CompletionNode(own)
     node.start()
     graph.collect(PointCloud2, f"{graph.namespace}/{topics.NODE_NAME}/voxels")
-    assert graph.until(lambda: wanted(node))
+    assert graph.until(node._thread._outputs.wanted)
     yield node
     model.go_on.set()
     node.close()
@@ -146,19 +139,6 @@ def calibrate_slowly(node: CompletionNode, model: Model) -> None:
     assert model.building.wait(10)
 
 
-def drops_told_of(node: CompletionNode) -> list[tuple[str, int]]:
-    """Reasons and stamps of dropped images, from now on."""
-    told: list[tuple[str, int]] = []
-    node.counters.on_dropped_image = lambda reason, header: told.append(
-        (reason, messages.stamp_nanoseconds(header.stamp))
-    )
-    return told
-
-
-def drops_of(node: CompletionNode) -> Drops:
-    return Drops(node.counters.dropped, node.counters.dropped, 10.0)
-
-
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + PATIENCE_S
     while not condition() and time.monotonic() < deadline_s:
@@ -184,7 +164,8 @@ def test_jittering_calibration_queues_nothing_and_every_image_keeps_its_own(node
     model.go_on.set()
     wait_for(lambda: all_accounted_for(node) and len(model.built) >= 3)
     assert [camera.fx for camera in model.built] == [20.0, cameras[-1].fx, 30.0]
-    status = diagnostics.inference_status(node._thread.record, drops_of(node), processed=0, unwanted=0)
+    drops = Drops(node.counters.dropped, node.counters.dropped, 10.0)
+    status = diagnostics.inference_status(node._thread.record, drops, processed=0, unwanted=0)
     assert (status.level, status.message) == (
         Level.WARN,
         "the calibration changed 2 times in the last 10 s by more than 0.3 pixel, and each time the node built its "
@@ -325,7 +306,10 @@ def test_images_that_show_little_are_warned_of(
 
 
 def test_whoever_is_told_of_dropped_images_hears_of_each(own: Any, node: CompletionNode, model: Model) -> None:
-    told = drops_told_of(node)
+    told: list[tuple[str, int]] = []
+    node.counters.on_dropped_image = lambda reason, header: told.append(
+        (reason, messages.stamp_nanoseconds(header.stamp))
+    )
     show(node, 1)
     calibrate_slowly(node, model)
     for stamp_ns in (10, 20, 15, 30):

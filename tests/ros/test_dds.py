@@ -1,11 +1,9 @@
 """The Fast DDS profile and what it is for, and a subscription that follows its publishers as they come and go."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import pytest
 import rclpy
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import PointCloud2
@@ -45,17 +43,10 @@ def offer(reliability: Any = RELIABLE, durability: Any = VOLATILE) -> QoSProfile
     return QoSProfile(depth=5, reliability=reliability, durability=durability)
 
 
-@pytest.fixture
-def listener(graph: Graph) -> Iterator[Any]:
-    """Another node, which listens."""
+def test_it_follows_its_publishers(graph: Graph) -> None:
+    heard: list[tuple[str, bool]] = []
     listener = rclpy.create_node("listener", namespace=graph.namespace, context=graph.context)
     graph.spin_with(listener)
-    yield listener
-    listener.destroy_node()
-
-
-def test_it_follows_its_publishers(graph: Graph, listener: Any) -> None:
-    heard: list[tuple[str, bool]] = []
     with ExitStack() as resources:
         AdaptiveSubscription(
             listener,
@@ -93,3 +84,4 @@ def test_it_follows_its_publishers(graph: Graph, listener: Any) -> None:
         assert graph.until(lambda: asked() == [(RELIABLE, VOLATILE)])
         assert hears(third, "reliable", latched=False)
     assert graph.until(lambda: not asked())
+    listener.destroy_node()

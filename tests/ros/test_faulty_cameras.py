@@ -1,51 +1,21 @@
 """Cameras that stop, change, lie or send rubbish: nothing of that ends the node or comes out as if it were new."""
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
-from std_msgs.msg import String
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.ros import messages, topics
-from tests.ros.camera_to_voxels import CAMERA, ERROR, FRAME, OK, CameraToVoxels, is_cloud_of, some_image
+from tests.ros.camera_to_voxels import CAMERA, ERROR, FRAME, OK, is_cloud_of, some_image
 
 SENSOR = Camera(371.2, 371.2, 329.5, 120.0, 700, 240)  # twice as fine as CAMERA, and larger
-
-
-class Faulty(CameraToVoxels):
-    """A running node, and its notices of dropped images."""
-
-    def listen(self) -> None:
-        super().listen()
-        self.notices = self.graph.collect(String, topics.DROPPED.replace("~", self.output), 1000)
-
-    def bad(self, message: Any) -> None:
-        """Send something that cannot be used, and wait until it is said to have been dropped for that."""
-        stamp_ns = self.stamp()
-        message.header.stamp = messages.stamp_message(stamp_ns)
-        self.images.publish(message)
-
-        def reasons() -> list[str]:
-            notices = (read_drop_notice(notice.data) for notice in self.notices)
-            return [reason for stamp, _, reason in notices if stamp == stamp_ns]
-
-        assert self.graph.until(lambda: bool(reasons())), self.node.log
-        assert reasons() == ["bad image"]
-
-
-@pytest.fixture
-def start(start: Any) -> Any:
-    return functools.partial(start, kind=Faulty)
 
 
 def assert_taken_with(message: Any, completer: Completer, image: NDArray[np.uint8], *, fewest: int = 50) -> None:
@@ -113,8 +83,10 @@ def test_a_camera_that_stops_returns_and_changes(start: Any, completer: Callable
     assert_taken_with(answer, completer(by_hand), half)
     faulty.until_logged("images are 160x48, calibrated for 320x96")
     cropped = some_image(4, replace(CAMERA, width=300))
-    faulty.bad(messages.image_message(cropped, 0, FRAME))
-    faulty.until_logged("the image is 300x96, the calibration is that of 320x96: other proportions")
+    faulty.until_logged(
+        "the image is 300x96, the calibration is that of 320x96: other proportions",
+        lambda: faulty.images.publish(messages.image_message(cropped, faulty.stamp(), FRAME)),
+    )
     assert faulty.show(some_image(3)).data == before.data
 
     # Part of a sensor, binned: the CameraInfo is that of the whole sensor.

@@ -42,7 +42,7 @@ def running(start_once: Callable[..., Any], truth: FusedTruth, map_file: Path) -
 
 @pytest.fixture
 def drive(running: FusingDrive) -> FusingDrive:
-    running.begin_anew()
+    running.reset()
     return running
 
 
@@ -100,10 +100,6 @@ def test_an_image_without_odometry_is_published_alone_and_counted(drive: FusingD
     assert not is_cloud_of(found, truth.alone(3).voxels)
 
 
-def reset(drive: FusingDrive) -> None:
-    drive.begin_anew()
-
-
 def loop(drive: FusingDrive) -> None:
     """The recording begins anew: an image of before, and odometry of before."""
     drive.now_ns -= 20 * SECOND_NS
@@ -150,7 +146,7 @@ def until_heard_again(drive: FusingDrive) -> None:
     assert drive.graph.until(drive.hears_all), drive.node.log
 
 
-@pytest.mark.parametrize("begin", [reset, loop, gap, activate_again, configure_again])
+@pytest.mark.parametrize("begin", [FusingDrive.reset, loop, gap, activate_again, configure_again])
 def test_the_past_is_forgotten(begin: Callable[[FusingDrive], None], drive: FusingDrive, truth: FusedTruth) -> None:
     drive.show(1, 0.0)
     fusion = truth.map()
@@ -197,7 +193,7 @@ def test_a_saved_map_is_there_after_cleanup_and_a_bad_file_changes_nothing(
     assert is_cloud_of(drive.show(4, 0.7, 0.5), truth.joined(kept, 4, drive.now_ns, 0.7, 0.5).voxels)
     map_file.write_bytes(content)
     ask(topics.LOAD_MAP)
-    drive.begin_anew()  # which forgets what was loaded
+    drive.reset()  # which forgets what was loaded
     assert is_cloud_of(drive.show(5, 0.8, 0.5), truth.alone(5).voxels)
     map_file.unlink()
     map_file.mkdir()

@@ -34,9 +34,6 @@ Start = Callable[..., Any]
 class Managed(CameraToVoxels):
     """A running node and its manager."""
 
-    def refuse(self, transition: int) -> None:
-        assert not self.graph.change_state(topics.NODE_NAME, transition), self.node.log
-
     @property
     def state(self) -> str:
         return self.graph.state(topics.NODE_NAME)
@@ -58,9 +55,6 @@ def test_every_state_holds_what_it_should(start: Start) -> None:
     managed.until_logged("unconfigured: waiting for the manager of this node")
     assert managed.state == "unconfigured"
     assert not managed.published()
-    managed.refuse(ACTIVATE)
-    managed.refuse(CLEANUP)
-    assert managed.state == "unconfigured"
 
     managed.change(CONFIGURE)
     assert managed.state == "inactive"
@@ -68,8 +62,6 @@ def test_every_state_holds_what_it_should(start: Start) -> None:
     legends = managed.graph.collect(String, f"{managed.output}/legend", LATCHED)
     assert managed.graph.until(lambda: bool(legends)), managed.node.log
     assert not managed.subscribed()
-    managed.refuse(CONFIGURE)
-    assert managed.state == "inactive"
 
     managed.change(ACTIVATE)
     assert managed.state == "active"
@@ -150,7 +142,6 @@ def test_by_itself_it_becomes_active_and_a_signal_leaves_no_shared_memory(start:
     managed = start()
     managed.start()
     assert managed.state == "active"
-    managed.refuse(CONFIGURE)
     mapped = Path(f"/proc/{managed.node.process.pid}/maps").read_text(encoding="utf-8")
     segments = {Path(path) for path in re.findall(r"/dev/shm/fastdds_[0-9a-f]+$", mapped, re.MULTILINE)}
     large = {path for path in segments if path.stat().st_size > 2**20}  # its own, and that of this process

@@ -1,34 +1,16 @@
-"""Services of the running node, and words that are sent to it: any text is used, or refused with a cure."""
+"""Services of the running node."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-from std_srvs.srv import SetBool, Trigger
+from std_srvs.srv import SetBool
 
 from scene_completion_ros.ros import topics
 from tests.ros import faulty_node
-from tests.ros.camera_to_voxels import OK, SECOND_NS, CameraToVoxels, values
+from tests.ros.camera_to_voxels import OK, SECOND_NS, values
 
 Start = Callable[..., Any]
-
-
-class Served(CameraToVoxels):
-    """A running node and its services."""
-
-    def trigger(self, service: str) -> Any:
-        return self.graph.call(Trigger, service.replace("~", topics.NODE_NAME), Trigger.Request())
-
-    def set_enabled(self, enabled: bool) -> Any:
-        request = SetBool.Request(data=enabled)
-        return self.graph.call(SetBool, topics.SET_ENABLED.replace("~", topics.NODE_NAME), request)
-
-
-@pytest.fixture
-def start(start: Start) -> Start:
-    return functools.partial(start, kind=Served)
 
 
 def test_reset_forgets_and_while_disabled_nothing_is_published_and_everything_counted(
@@ -36,12 +18,17 @@ def test_reset_forgets_and_while_disabled_nothing_is_published_and_everything_co
 ) -> None:
     held_while, reached = hold
     served = start("-p", "image.qos:=reliable", script=faulty_node.__file__)
+
+    def set_enabled(enabled: bool) -> Any:
+        request = SetBool.Request(data=enabled)
+        return served.graph.call(SetBool, topics.SET_ENABLED.replace("~", topics.NODE_NAME), request)
+
     told = served.told
     served.start()
     served.answer(served.image(1, 100 * SECOND_NS))
     late = served.image(2, 100 * SECOND_NS - SECOND_NS // 2)
     served.until_logged("stamp went back, 1 so far", lambda: served.images.publish(late))
-    assert served.trigger(topics.RESET).message == "forgot stamps, times and earlier images"
+    assert served.reset().message == "forgot stamps, times and earlier images"
 
     def forgot() -> bool:
         parts = {name: values(status) for name, status in told.newest.items()}
@@ -56,13 +43,13 @@ def test_reset_forgets_and_while_disabled_nothing_is_published_and_everything_co
     held_while.touch()
     served.images.publish(served.image(1, 110 * SECOND_NS))
     assert served.graph.until(reached.exists), served.node.log
-    answer = served.set_enabled(False)
+    answer = set_enabled(False)
     assert answer.success and "until ~/set_enabled is called with true" in answer.message
     held_while.unlink()
     told.until("lifecycle", OK, "active, but disabled by ~/set_enabled: call ~/set_enabled with data: true to go on")
     served.images.publish(served.image(2, 111 * SECOND_NS))
     assert served.graph.until(lambda: values(told.newest["input"]).get("dropped: disabled") == "2"), served.node.log
-    assert served.set_enabled(True).success
+    assert set_enabled(True).success
     served.answer(served.image(3, 112 * SECOND_NS))
     assert not set(served.stamps_ns) & {110 * SECOND_NS, 111 * SECOND_NS}
     told.until("lifecycle", OK)

@@ -11,12 +11,11 @@ from scene_completion_ros.ros.waiting import ImageSets, StampMatch, WaitingRoom
 
 
 class Bench:
-    """Items are numbers; those in `missing` wait, and those in `hopeless` do not even have to."""
+    """Items are numbers; those in `missing` wait."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
         self.missing: set[int] = set()
-        self.hopeless: set[int] = set()
         self.passed: list[int] = []
         self.turned_away: list[int] = []
         self.refused: list[int] = []
@@ -30,8 +29,8 @@ class Bench:
         )
 
     def admit(self, item: int) -> None:
-        if item in self.missing | self.hopeless:
-            raise NotYetError("missing", may_come=item in self.missing)
+        if item in self.missing:
+            raise NotYetError("missing", may_come=True)
         self.passed.append(item)
 
     def count(self) -> None:
@@ -65,13 +64,6 @@ def test_time_ends_for_each_of_its_own(bench: Bench) -> None:
     bench.now_s = 1.5
     bench.room.look()
     assert (bench.turned_away, bench.passed) == ([1, 2], [3])
-
-
-def test_what_cannot_come_is_not_waited_for(bench: Bench) -> None:
-    bench.hopeless, bench.missing = {1}, {2}
-    bench.room.enter(1, 1.0)
-    bench.room.enter(2, 0.0)
-    assert (bench.turned_away, len(bench.room)) == ([1, 2], 0)
 
 
 TOLERANCE_NS, TIMEOUT_S = 10, 1.0

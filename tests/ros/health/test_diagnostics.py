@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lifecycle_msgs.msg import Transition
@@ -15,7 +14,7 @@ from std_srvs.srv import Trigger
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.removed import REMOVED, Kind, removed
 from scene_completion_ros.ros import messages, topics
-from tests.ros.camera_to_voxels import CAMERA, ERROR, FRAME, OK, WARN, CameraToVoxels, some_image, values
+from tests.ros.camera_to_voxels import CAMERA, ERROR, FRAME, OK, SECOND_NS, WARN, CameraToVoxels, some_image, values
 
 LARGER_CAMERA = Camera(371.2, 371.2, 319.5, 99.5, 640, 200)
 PARTS = {"lifecycle", "input", "calibration", "inference", "outputs", "memory"}
@@ -24,31 +23,22 @@ BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 Start = Callable[..., CameraToVoxels]
 
 
-class Stream:
-    """Images, and CameraInfo if wanted, with stamps that grow."""
-
-    def __init__(self, running: CameraToVoxels) -> None:
-        self._running = running
-        self._stamp_ns = 0
-
-    def images(self, camera: Camera = CAMERA) -> None:
-        self._stamp_ns += 100_000_000
-        self._running.images.publish(self._running.make_image(some_image(1, camera), self._stamp_ns, FRAME))
-
-    def both(self) -> None:
-        info = messages.camera_info_message(CAMERA, self._stamp_ns + 100_000_000, FRAME)
-        self._running.camera_infos.publish(info)
-        self.images()
-
-    def broken(self) -> None:
-        message: Any = self._running.make_image(some_image(1), self._stamp_ns, FRAME)
-        message.encoding = "holographic8"
-        self._running.images.publish(message)
-
-
 def test_states_arrivals_and_faults_of_calibration(start: Start) -> None:
     running = start("-p", "autostart:=false")
-    stream, told = Stream(running), running.told
+    told = running.told
+
+    def images(camera: Camera = CAMERA) -> None:
+        running.images.publish(running.make_image(some_image(1, camera), running.stamp(), FRAME))
+
+    def both() -> None:
+        running.camera_infos.publish(messages.camera_info_message(CAMERA, running.now_ns + SECOND_NS, FRAME))
+        images()
+
+    def broken() -> None:
+        message = running.image(1, running.now_ns)
+        message.encoding = "holographic8"
+        running.images.publish(message)
+
     told.until("lifecycle", OK, "unconfigured: nothing is loaded; configure")
     assert set(told.newest) == PARTS
     for part in ("input", "calibration", "inference", "outputs"):
@@ -67,13 +57,13 @@ def test_states_arrivals_and_faults_of_calibration(start: Start) -> None:
     told.until("calibration", ERROR, "CameraInfo is missing for", "1 publisher exists", "must be latched")
     assert "input: no image for" in running.node.log
 
-    status = told.until("input", OK, "images/s", meanwhile=stream.images)
+    status = told.until("input", OK, "images/s", meanwhile=images)
     assert int(values(status)["dropped: no CameraInfo"]) >= 1
     assert told.newest["calibration"].level == ERROR
     assert "input: in order again" in running.node.log
 
-    told.until("inference", OK, "ready", "latency", meanwhile=stream.both)
-    told.until("calibration", WARN, "the image is enlarged 2.00 times", meanwhile=stream.both)
+    told.until("inference", OK, "ready", "latency", meanwhile=both)
+    told.until("calibration", WARN, "the image is enlarged 2.00 times", meanwhile=both)
     inference = values(told.newest["inference"])
     assert inference["engine"] in {"openvino", "openvino_bf16", "onnxruntime"}
     for stage in topics.STAGES:
@@ -84,12 +74,12 @@ def test_states_arrivals_and_faults_of_calibration(start: Start) -> None:
     assert float(received["images/s"]) > 0
     assert received["image"] == f"320x96 rgb8, {320 * 96 * 3} bytes, frame {FRAME}"
     behind = "seconds by which its stamp is behind the image's"
-    assert running.graph.repeat(stream.both, lambda: float(values(told.newest["calibration"])[behind]) == 0)
+    assert running.graph.repeat(both, lambda: float(values(told.newest["calibration"])[behind]) == 0)
 
-    told.until("calibration", WARN, "CameraInfo stopped", "images go on", meanwhile=stream.images)
-    message = told.until("calibration", ERROR, "images are 640x200", meanwhile=lambda: stream.images(LARGER_CAMERA))
+    told.until("calibration", WARN, "CameraInfo stopped", "images go on", meanwhile=images)
+    message = told.until("calibration", ERROR, "images are 640x200", meanwhile=lambda: images(LARGER_CAMERA))
     assert "is for 320x96" in message.message
-    told.until("input", WARN, "bad image", meanwhile=stream.broken)
+    told.until("input", WARN, "bad image", meanwhile=broken)
 
     memory = values(told.newest["memory"])
     status_of_process = Path(f"/proc/{running.node.process.pid}/status").read_text(encoding="utf-8")

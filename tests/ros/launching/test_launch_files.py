@@ -25,10 +25,10 @@ from scene_completion_ros.ros.launching.settings import LIVE, Shown, adapted, la
 from scene_completion_ros.ros.parameters import SCHEMA, NodeParameters, read_parameters
 from scene_completion_ros.ros.placements import check_frames
 from scene_completion_ros.ros.topics import TOPICS
+from tests.checkout import ROOT
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-LAUNCH = REPOSITORY / "launch"
-ACTIONS = REPOSITORY / "scene_completion_ros" / "ros" / "launching" / "actions.py"
+LAUNCH = ROOT / "launch"
+ACTIONS = ROOT / "scene_completion_ros" / "ros" / "launching" / "actions.py"
 SUBSTITUTIONS = ("LaunchConfiguration", "PathJoinSubstitution", "FindPackageShare")
 
 
@@ -45,7 +45,7 @@ class Recorded:
     def perform(self, context: Mapping[str, str]) -> str:
         """The text of a substitution."""
         if self.kind == "FindPackageShare":
-            return str(REPOSITORY)
+            return str(ROOT)
         if self.kind == "PathJoinSubstitution":
             return "/".join(resolved(part, context) for part in self.arguments[0])
         return context[self.arguments[0]]
@@ -176,7 +176,7 @@ def test_the_parameter_file_is_overridden_only_with_what_was_given(
 ) -> None:
     node, *_ = live.started(**given)
     file, *others = node.settings["parameters"]
-    assert resolved(file, live.context(**given)) == str(REPOSITORY / "config" / "scene_completion.yaml")
+    assert resolved(file, live.context(**given)) == str(ROOT / "config" / "scene_completion.yaml")
     assert others == ([overrides] if overrides else [])
 
 
@@ -185,7 +185,7 @@ def test_rviz_is_told_what_was_launched(live: LaunchFile) -> None:
     _, rviz = live.started(**given)
     flag, config, *frame = rviz.settings["arguments"]
     assert (flag, frame, rviz.settings["parameters"]) == ("-d", ["-f", "camera_optical_frame"], [])
-    shipped = (REPOSITORY / LIVE).read_text(encoding="utf-8")
+    shipped = (ROOT / LIVE).read_text(encoding="utf-8")
     shown = Shown("camera_optical_frame", True, "/robot/scene_completion", {"": "/cam/image_raw"}, compressed=True)
     assert Path(config).read_text(encoding="utf-8") == adapted(shipped, shown)
     _, rviz = live.started(rviz="true", fixed_frame="odom", use_sim_time="true")
@@ -198,7 +198,7 @@ def test_rviz_is_told_what_was_launched(live: LaunchFile) -> None:
     assert rviz.settings["arguments"] == ["-d", "/my/own.rviz", "-f", "camera_optical_frame"]
 
 
-CONFIG = REPOSITORY / "config"
+CONFIG = ROOT / "config"
 EXTRINSICS = CONFIG / "multi_camera_extrinsics.yaml"
 NAMES = ("front", "left", "right")
 
@@ -228,7 +228,7 @@ def test_without_fusing_each_camera_has_the_launch_file_of_one(launch: LaunchFil
     for name, group in zip(NAMES, groups, strict=True):
         ((include,),) = group.arguments
         assert include.kind == "IncludeLaunchDescription"
-        assert include.arguments[0].arguments == (str(REPOSITORY / "launch" / "scene_completion.launch.py"),)
+        assert include.arguments[0].arguments == (str(ROOT / "launch" / "scene_completion.launch.py"),)
         passed = dict(include.settings["launch_arguments"])
         assert passed["namespace"] == f"robot/{name}"
         assert (passed["image_topic"], passed["camera_info_topic"]) == (f"/{name}/image_raw", f"/{name}/camera_info")
@@ -274,7 +274,7 @@ def test_the_settings_of_a_small_robot_fit_the_node() -> None:
     assert parameters.obstacle_min_height < parameters.obstacle_max_height
 
 
-SHIPPED = (REPOSITORY / LIVE).read_text(encoding="utf-8")
+SHIPPED = (ROOT / LIVE).read_text(encoding="utf-8")
 MESSAGES = {
     "PointCloud2": {"sensor_msgs/msg/PointCloud2"},
     "Map": {"nav_msgs/msg/OccupancyGrid"},

@@ -9,10 +9,11 @@ import yaml
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from scene_completion_ros.ros import messages
+from tests.checkout import ROOT
 from tests.ros.camera_to_voxels import CAMERA, SECOND_NS, some_image
-from tests.ros.graph import PATIENCE_S, REPOSITORY, Graph, NodeUnderTest
+from tests.ros.graph import PATIENCE_S, Graph, NodeUnderTest
 
-LAUNCH = REPOSITORY / "launch"
+LAUNCH = ROOT / "launch"
 RUN = str(Path(__file__).with_name("run_launch_file.py"))
 NAMES = ("front", "left", "right")
 
@@ -97,7 +98,7 @@ def test_one_camera(graph: Graph, bundle_folder: Path, params_file: Path, tmp_pa
 
 @pytest.mark.parametrize("fuse", ["true", "false"])
 def test_several_cameras(fuse: str, graph: Graph, bundle_folder: Path, params_file: Path, tmp_path: Path) -> None:
-    given: dict[str, str | Path] = {"extrinsics_file": REPOSITORY / "config" / "multi_camera_extrinsics.yaml"}
+    given: dict[str, str | Path] = {"extrinsics_file": ROOT / "config" / "multi_camera_extrinsics.yaml"}
     given["grid_file"] = yaml.safe_load(params_file.read_text(encoding="utf-8"))["/**"]["ros__parameters"]["grid"][
         "file"
     ]
