@@ -1,4 +1,4 @@
-"""Publish a large voxel cloud to whoever listens best effort, until it is ended; run as a process of its own."""
+"""Publish a large voxel cloud best effort, until it is ended; run as a process of its own."""
 
 import sys
 import time

@@ -305,7 +305,7 @@ def test_images_that_show_little_are_warned_of(
     )
 
 
-def test_whoever_is_told_of_dropped_images_hears_of_each(own: Any, node: CompletionNode, model: Model) -> None:
+def test_each_dropped_image_is_reported_with_its_reason(own: Any, node: CompletionNode, model: Model) -> None:
     told: list[tuple[str, int]] = []
     node.counters.on_dropped_image = lambda reason, header: told.append(
         (reason, messages.stamp_nanoseconds(header.stamp))

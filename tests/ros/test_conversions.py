@@ -1,4 +1,4 @@
-"""What `cv_bridge` and `sensor_msgs_py` make of images and clouds, beside our own conversions: the same.
+"""What `cv_bridge` and `sensor_msgs_py` make of images and clouds, which is what our own conversions make.
 
 `cv_bridge` is that of the sourced distribution, or of Debian (`apt install python3-cv-bridge`). `sensor_msgs_py` is
 that of the distribution, or a checkout of common_interfaces in PYTHONPATH.

@@ -1,4 +1,4 @@
-"""A sensor of depth beside the camera of the running node: what it adds, and what can be wrong with it."""
+"""A depth sensor next to the camera of the running node: what it adds, and what can be wrong with it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -124,7 +124,7 @@ def test_a_lidar_is_placed_by_the_source_of_transforms(running: Callable[..., Se
     robot.node.end_well()
 
 
-def test_a_student_that_takes_no_depth_is_told_once(start: Start) -> None:
+def test_a_student_that_takes_no_depth_is_warned_of_once(start: Start) -> None:
     robot: Sensing = start(*SENSED, kind=Sensing)
     robot.start()
     robot.shown()

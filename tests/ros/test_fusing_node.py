@@ -94,7 +94,7 @@ def test_an_image_without_odometry_is_published_alone_and_counted(drive: FusingD
     assert int(drive.numbers()["images published alone"]) == before + 1
     assert "voxels are those of one image, not joined with earlier ones" in drive.node.log
 
-    # What is remembered is still there, without the image whose place nobody knew.
+    # What is remembered is still there, without the image whose place is unknown.
     found = drive.show(3, 0.4)
     assert is_cloud_of(found, truth.joined(fusion, 3, drive.now_ns, 0.4).voxels)
     assert not is_cloud_of(found, truth.alone(3).voxels)
@@ -129,7 +129,7 @@ def configure_again(drive: FusingDrive) -> None:
 
 
 def until_heard_again(drive: FusingDrive) -> None:
-    """Calibrated again, and told how the camera is mounted; images without a pose are published alone."""
+    """Calibrated and mounted again; images without a pose are published alone."""
     answered = len(drive.voxels)
 
     def heard() -> bool:

@@ -209,7 +209,7 @@ def _picture_files(picture: NDArray[np.uint8]) -> list[bytes]:
 
 
 def _of_claimed_size(data: bytes, width: int, height: int) -> bytes:
-    """The file with another size in its header, as whoever reads it believes it."""
+    """The file with another size in its header."""
     if data.startswith(b"\x89PNG") and len(data) > 33:
         header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
         return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
@@ -362,7 +362,7 @@ def test_the_running_node_accounts_for_every_message_and_goes_on(transport: str,
     assert received == processed + reasons.total()
 
 
-def test_an_error_that_nobody_thought_of_is_counted_and_the_node_goes_on(start: Any) -> None:
+def test_an_unexpected_error_is_counted_and_the_node_goes_on(start: Any) -> None:
     running = start(script=faulty_node.__file__)
     running.start()
     notices = running.graph.collect(String, topics.DROPPED.replace("~", running.output), 100)

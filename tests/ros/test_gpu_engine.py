@@ -45,7 +45,7 @@ def test_without_a_driver_configuring_is_refused_with_what_is_missing(start: Sta
 
 @needs_compiler
 @no_driver
-def test_with_a_gpu_auto_says_why_it_is_not_used(start: Start, one_gpu: None) -> None:
+def test_with_auto_the_log_has_the_reason_why_a_gpu_is_not_used(start: Start, one_gpu: None) -> None:
     running = start(script=GPU_NODE)
     running.start()
     (line,) = [line for line in running.node.log.splitlines() if "the encoder runs on the CPU" in line]

@@ -299,7 +299,7 @@ VOXELS = voxels_of([[[SURFACE]]])  # road, car, wall
         (("road", "terrain", "parking"), "auto", 0),  # there is none
     ],
 )
-def test_what_nobody_named_is_unknown_or_an_obstacle(names: tuple[str, ...], ignored: str, label: int) -> None:
+def test_a_voxel_without_a_class_is_unknown_or_an_obstacle(names: tuple[str, ...], ignored: str, label: int) -> None:
     voxels = replace(VOXELS, class_names=names)
     assert label_of_no_class(voxels, NodeParameters(obstacle_ignored_classes=ignored)) == label
 
@@ -312,7 +312,7 @@ def test_what_nobody_named_is_unknown_or_an_obstacle(names: tuple[str, ...], ign
         (0.0, {6: COMPLETED, 61: COMPLETED, 300: COMPLETED}),
     ],
 )
-def test_a_loaded_map_lasts_out_of_view_as_long_as_the_parameter_says(
+def test_a_loaded_map_lasts_out_of_view_for_the_time_of_the_parameter(
     forget_after: float, kept: dict[int, int]
 ) -> None:
     settings = settings_of(NodeParameters(fusion_forget_after=forget_after))

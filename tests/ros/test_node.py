@@ -154,6 +154,6 @@ def test_newest_wins_with_a_latched_camera_info_and_sigterm_while_busy(start: St
     assert processed == len(running.stamps_ns)
 
 
-def test_node_says_why_it_cannot_start(start: Start) -> None:
+def test_a_node_that_cannot_start_has_the_reason_in_its_log(start: Start) -> None:
     complaint = "scene_completion_node cannot start: parameter bundle: there is no folder /nowhere"
     start("-p", "bundle:=/nowhere").node.ends_with(complaint)

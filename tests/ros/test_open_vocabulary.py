@@ -16,7 +16,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.label_query import FoldedVocabulary
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
-from scene_completion_ros.mapping.camera_fusion import Matches, all_matches
+from scene_completion_ros.mapping.camera_fusion import all_matches
 from scene_completion_ros.messages.words import GivenEmbeddings, RequestedWords
 from scene_completion_ros.ros import topics
 from scene_completion_ros.ros.services import Dictionary
@@ -58,7 +58,7 @@ def bank_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Talkative(CameraToVoxels):
-    """A running node that is told words, and what it says of them."""
+    """A running node with vocabularies and queries, and what it publishes of them."""
 
     def __init__(self, start: Callable[[Graph], NodeUnderTest], *, listen: bool = True) -> None:
         super().__init__(start, listen=listen)
@@ -66,6 +66,7 @@ class Talkative(CameraToVoxels):
         self.to_vocabulary = create(String, topics.VOCABULARY.replace("~", self.output), 10)
         self.to_query = create(String, topics.QUERY.replace("~", self.output), 10)
         self.legends = self.graph.collect(String, topics.LEGEND.replace("~", self.output), LATCHED)
+        self.found = self.graph.collect(PointCloud2, topics.MATCHES.replace("~", self.output))
         self.phrases = self.graph.collect(String, topics.PHRASES.replace("~", self.output), LATCHED)
 
     def start(self, *arguments: Any) -> None:
@@ -92,7 +93,7 @@ class Talkative(CameraToVoxels):
         assert self.graph.until(lambda: json.loads(self.phrases[-1].data)["phrases"] == list(phrases)), self.node.log
 
     def refused(self, topic: Any, text: str | bytes, *complaints: str) -> None:
-        """Say what cannot be used; it is counted, and the reason is told.
+        """Send what cannot be used; it is counted, and the diagnostics have the reason.
 
         Bytes are published as they are, which a publisher in another language may do.
         """
@@ -177,7 +178,7 @@ def test_a_vocabulary_names_the_voxels_and_the_legend_follows(talkative: Talkati
 UNKNOWN_PHRASE = ("does not hold 'strolller'", "make a bank with yours")
 
 
-def test_what_cannot_be_used_changes_nothing_and_is_told(talkative: Talkative, truth: Truth) -> None:
+def test_unusable_words_change_nothing_and_are_reported(talkative: Talkative, truth: Truth) -> None:
     talkative.name("car, tree", "car", "tree", "unknown")
     legends, packed = len(talkative.legends), base64.b64encode(bytes(32)).decode()
     other = {"encoder": {"id": "another", "sha256": "cd"}, "embeddings": {"a": packed.replace("A", "P")}}
@@ -236,8 +237,9 @@ def matches_in(message: Any) -> NDArray[np.void]:
     return np.frombuffer(bytes(message.data), MATCH_CLOUD_DTYPE)
 
 
-def assert_are(cloud: NDArray[np.void], matches: Matches, completion: Completion) -> None:
+def assert_are(cloud: NDArray[np.void], completion: Completion) -> None:
     voxels = completion.voxels
+    matches = all_matches(voxels, [(voxels, completion.matches)])
     centres = np.asarray(voxels.grid.origin) + (matches.index + 0.5) * voxels.grid.voxel_size
     places = voxels.grid_from_camera.inverse().apply(centres)
     np.testing.assert_allclose(np.stack([cloud[axis] for axis in "xyz"], axis=-1), places, atol=1e-4)
@@ -248,7 +250,7 @@ def assert_are(cloud: NDArray[np.void], matches: Matches, completion: Completion
 
 def test_a_query_finds_voxels(talkative: Talkative, truth: Truth) -> None:
     graph = talkative.graph
-    found = graph.collect(PointCloud2, topics.MATCHES.replace("~", talkative.output))
+    found = talkative.found
     unasked_ns = stamp_of(talkative.show(1))
     talkative.ask("car\nzebra crossing", "car", "zebra crossing")
     assert json.loads(talkative.phrases[-1].data)["text_bank_sha256"] == small_bank().sha256
@@ -258,14 +260,13 @@ def test_a_query_finds_voxels(talkative: Talkative, truth: Truth) -> None:
         cloud = talkative.answer(message, found)
         assert is_cloud_of(cloud, truth.of(seed).voxels)  # labels stay as they were
         completion = truth.of(seed, asked=truth.query("car", "zebra crossing"))
-        matches = all_matches(completion.voxels, [(completion.voxels, completion.matches)])
         answer = talkative.stamped(found, stamp_ns)
         assert answer.header == cloud.header
         points = matches_in(answer)
         assert 0 < len(points) < len(completion.matches) * len(completion.voxels)
         assert set(points["phrase"]) == {0, 1}
         assert (points["probability"] >= 0.5 - 1e-3).all()
-        assert_are(points, matches, completion)
+        assert_are(points, completion)
 
     talkative.ask("")
     assert graph.until(lambda: not found[-1].width), talkative.node.log
@@ -276,18 +277,15 @@ def test_a_query_finds_voxels(talkative: Talkative, truth: Truth) -> None:
 
 
 def test_free_text_brings_its_embeddings(talkative: Talkative, truth: Truth) -> None:
-    graph = talkative.graph
-    found = graph.collect(PointCloud2, topics.MATCHES.replace("~", talkative.output))
     rows = np.random.default_rng(7).normal(size=(1, 16)).astype(np.float16)
     packed = base64.b64encode(rows.astype("<f2").tobytes()).decode()
     said = {"encoder": ENCODED, "embeddings": {"a pram of my aunt": packed}}
     talkative.ask(json.dumps(said), "a pram of my aunt")
     message = talkative.image(1, talkative.stamp())
-    talkative.answer(message, found)
+    talkative.answer(message)
     given = GivenEmbeddings(*ENCODED.values(), ("a pram of my aunt",), rows)
     completion = truth.of(1, asked=truth.query("a pram of my aunt", given=given))
-    points = matches_in(talkative.stamped(found, stamp_of(message)))
-    assert_are(points, all_matches(completion.voxels, [(completion.voxels, completion.matches)]), completion)
+    assert_are(matches_in(talkative.stamped(talkative.found, stamp_of(message))), completion)
 
     talkative.name(
         json.dumps({"classes": ["tree", "a pram of my aunt"], **said}), "tree", "a pram of my aunt", "unknown"
@@ -298,7 +296,7 @@ def test_free_text_brings_its_embeddings(talkative: Talkative, truth: Truth) -> 
 
 
 class TalkingRig(Rig, Talkative):
-    """Two cameras, and a node that is told words."""
+    """Two cameras, and a node with a vocabulary and a query."""
 
 
 def test_cameras_have_one_vocabulary_and_answer_together(
@@ -313,7 +311,6 @@ def test_cameras_have_one_vocabulary_and_answer_together(
     rig = start_rig(start_talking, of_student, tmp_path)
     assert isinstance(rig, TalkingRig)
     assert rig.graph.until(rig.heard)
-    found = rig.graph.collect(PointCloud2, topics.MATCHES.replace("~", rig.output))
     rig.name("car, tree", "car", "tree", "unknown")
     rig.ask("zebra crossing, sky", "zebra crossing", "sky")
     for one in rig.completers.values():
@@ -328,10 +325,10 @@ def test_cameras_have_one_vocabulary_and_answer_together(
         rig.send("front", 1, stamp_ns)
         rig.send("left", 2, stamp_ns)
 
-    assert rig.graph.repeat(send, lambda: stamp_ns in map(stamp_of, found)), rig.node.log
+    assert rig.graph.repeat(send, lambda: stamp_ns in map(stamp_of, rig.found)), rig.node.log
     front, left = rig.view("front", 1), rig.view("left", 2)
     fused, _ = rig.joined([front, left])
-    points = matches_in(rig.stamped(found, stamp_ns))
+    points = matches_in(rig.stamped(rig.found, stamp_ns))
     matches = all_matches(fused, [(view.voxels, view.matches) for view in (front, left)])
     assert len(matches.index) > max(
         len(all_matches(fused, [(view.voxels, view.matches)]).index) for view in (front, left)

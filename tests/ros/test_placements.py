@@ -131,7 +131,7 @@ def test_frames_that_nothing_places_are_refused(
 
 
 @pytest.mark.parametrize(("source", "at_once"), [("auto", False), ("tf2", True)])
-def test_auto_listens_to_tf_no_sooner_than_a_transform_is_asked_for(
+def test_auto_subscribes_to_tf_no_sooner_than_a_transform_is_needed(
     source: Any, at_once: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
@@ -175,7 +175,7 @@ def test_auto_listens_to_tf_no_sooner_than_a_transform_is_asked_for(
     assert events == ["listen", *["base_link from camera"] * 3, "end"]
 
 
-def test_what_topics_say_is_refused_with_the_name_of_the_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_odometry_is_refused_with_the_name_of_its_topic(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: dict[str, Any] = {}
     monkeypatch.setattr(
         placements,

@@ -141,7 +141,7 @@ def test_voxels_are_fused_and_the_rest_stays_of_each_camera(rig: Rig) -> None:
         np.testing.assert_allclose(shown, view.shown_depth, rtol=1e-5)
 
 
-def test_diagnostics_tell_which_camera_is_missing(rig: Rig) -> None:
+def test_diagnostics_name_the_camera_that_is_missing(rig: Rig) -> None:
     told = rig.told
     stamp_ns = 15 * SECOND_NS
 
@@ -169,7 +169,7 @@ def test_one_that_fails_does_not_stop_the_others(rig: Rig) -> None:
         assert_same(rig.answered(stamp_ns), rig.fused(front=3))
     assert "no image of camera left at the time of the others, 1 so far" in rig.node.log
 
-    # It returns: nobody waits for its first image, if that is heard after the one of the other camera.
+    # It returns: its first image is not waited for, if it comes after the one of the other camera.
     both = rig.fused(front=4, left=5)
     stamp_ns = 30 * SECOND_NS
 

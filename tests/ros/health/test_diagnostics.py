@@ -89,7 +89,7 @@ def test_states_arrivals_and_faults_of_calibration(start: Start) -> None:
     assert "Traceback" not in running.node.log
 
 
-def test_while_simulated_time_stands_still_it_tells_what_failed_and_what_was_removed(
+def test_failures_and_removed_topics_are_reported_while_simulated_time_stands_still(
     start: Start, tmp_path: Path
 ) -> None:
     missing = tmp_path / "bundle"
@@ -99,7 +99,7 @@ def test_while_simulated_time_stands_still_it_tells_what_failed_and_what_was_rem
     told.until("lifecycle", ERROR, "unconfigured: the last transition failed", f"there is no folder {missing}")
     heard = len(told.arrays)
     assert running.graph.until(lambda: len(told.arrays) >= heard + 2)
-    assert all(array.header.stamp.sec == 0 for array in told.arrays)  # nobody publishes /clock
+    assert all(array.header.stamp.sec == 0 for array in told.arrays)  # /clock has no publisher
 
     assert "removed" not in told.newest
     for topic in REMOVED["topic"]:

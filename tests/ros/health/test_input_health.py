@@ -52,7 +52,7 @@ def working(times_s: tuple[float, ...] = (109.0, 109.5)) -> InputRecord:
 
 
 @pytest.mark.parametrize(
-    ("images", "middleware", "said", "unsaid"),
+    ("images", "middleware", "present", "absent"),
     [
         (Publishers((COMPRESSED,), 0), "rmw_fastrtps_cpp", [COMPRESSED, "set image.transport:=compressed"], ["rmem"]),
         (Publishers(("std_msgs/msg/String",), 0), "rmw_fastrtps_cpp", ["remap another topic"], ["compressed"]),
@@ -61,14 +61,16 @@ def working(times_s: tuple[float, ...] = (109.0, 109.5)) -> InputRecord:
         (Publishers((RAW, RAW), 0), "rmw_cyclonedds_cpp", ["2 publishers exist", "rmem_max"], ["Fast DDS"]),
     ],
 )
-def test_no_image_says_why_and_a_cure(images: Publishers, middleware: str, said: list[str], unsaid: list[str]) -> None:
+def test_no_image_has_a_reason_and_a_cure(
+    images: Publishers, middleware: str, present: list[str], absent: list[str]
+) -> None:
     silent = record()
     silent.camera = CAMERA  # known from its CameraInfo
     status, _ = judged(silent, images=images, middleware=middleware)
     assert status.level == Level.ERROR
     assert status.message.startswith("no image for 10.0 s: ")
-    assert all(words in status.message for words in said), status.message
-    assert not any(words in status.message for words in unsaid), status.message
+    assert all(words in status.message for words in present), status.message
+    assert not any(words in status.message for words in absent), status.message
 
 
 def test_incompatible_qos_matters_only_while_nothing_arrives() -> None:

@@ -180,7 +180,7 @@ def test_the_parameter_file_is_overridden_only_with_what_was_given(
     assert others == ([overrides] if overrides else [])
 
 
-def test_rviz_is_told_what_was_launched(live: LaunchFile) -> None:
+def test_rviz_shows_what_was_launched(live: LaunchFile) -> None:
     given = {"rviz": "true", "namespace": "robot", "image_topic": "/cam/image_raw", "image_transport": "compressed"}
     _, rviz = live.started(**given)
     flag, config, *frame = rviz.settings["arguments"]

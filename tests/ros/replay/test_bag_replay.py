@@ -29,7 +29,7 @@ STEP_NS = 100_000_000
 def write_bag(
     path: Path, *, frames: int, compressed: bool = False, camera_info: bool = True, bad: int = -1, stamped: bool = True
 ) -> None:
-    """A short drive; frame `bad` has an encoding nobody knows. Images reach the recorder 5 ms after their stamp."""
+    """A short drive; frame `bad` has an unknown encoding. Images reach the recorder 5 ms after their stamp."""
     with BagWriter(path) as bag:
         for number in range(frames):
             stamp_ns = START_NS + number * STEP_NS
@@ -79,7 +79,7 @@ def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_par
     assert [result.stamp_ns for result in results] == [START_NS + number * STEP_NS for number in good]
     assert (statistics.frames_in, statistics.frames_out, statistics.frames_empty) == (5, 4, 0)
     assert statistics.lost_stamps_ns == [START_NS + 2 * STEP_NS]
-    assert statistics.dropped == {"bad image": 1}  # the node said so: nobody waited for it in vain
+    assert statistics.dropped == {"bad image": 1}  # by the notice of the node
     assert statistics.occupied == [len(result.voxels) for result in results]
     assert min(statistics.occupied) > 100
     assert "bad image" in statistics.node_log
@@ -111,7 +111,7 @@ def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_par
         assert json.loads(legend.message.data)["class_names"] == list(class_names(5))
         assert max(result.voxels["label"].max() for result in results) > 0
         for cloud, result in zip(clouds, results, strict=True):
-            assert cloud.stamp_ns == result.stamp_ns + 5_000_000  # beside its image when both bags are played
+            assert cloud.stamp_ns == result.stamp_ns + 5_000_000  # with its image when both bags are played
             np.testing.assert_array_equal(cloud_array_from_message(cloud.message), result.voxels)
         for recorded, result in zip(written.messages(["/scene_completion/depth/image"]), results, strict=True):
             published = np.frombuffer(bytes(recorded.message.data), np.float32).reshape(result.depth.shape)

@@ -33,7 +33,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def kernels_in_the_cache(completer: Callable[..., Completer]) -> None:
-    """Whoever compiles them rounds otherwise than whoever finds them compiled; no replay is to be the first."""
+    """The process that compiles kernels rounds otherwise than those after it; no replay is to be the first."""
     completer(CAMERA)
 
 
