@@ -8,15 +8,15 @@ import pytest
 
 from benchmarks import gpu
 from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.host_tensorrt import HostTensorRt
-from tests.inference.gpu.small_gpu_bundle import GpuStudent
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_whole_benchmark_prints_its_tables(
-    bundle: GpuStudent,
+    bundle: StudentBundle,
     tensorrt: HostTensorRt,
     compiler: HostCompiler,
     precision: str,
@@ -50,7 +50,7 @@ def test_the_whole_benchmark_prints_its_tables(
     assert f"encoder: tensorrt in {precision}" in printed
 
 
-def test_a_missing_graph_is_named(bundle: GpuStudent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_graph_is_named(bundle: StudentBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "missing_parts", lambda _: [])
     with pytest.raises(GpuError, match="no graph in int8"):
         gpu.open_engine(bundle, None, None, "int8")  # type: ignore[arg-type]

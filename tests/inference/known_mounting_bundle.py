@@ -6,7 +6,6 @@ Its voxels move with the scale.
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -16,7 +15,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, graph_inputs, no_evidence
 from scene_completion_ros.inference.scene_query import ray_camera
 from tests.inference.small_bundle import class_colours, class_names, serialised, volume_reading
-from tests.inference.test_motion_scale import TEXTURES
+from tests.inference.test_motion_scale import TEXTURES, textured
 
 CAMERA = Camera(fx=300.0, fy=300.0, cx=255.5, cy=95.5, width=512, height=192)
 GRID = VoxelGrid((2.0, -4.0, -1.6), 0.4, (32, 20, 8), "camera_forward")
@@ -26,9 +25,8 @@ STRIDE, CLASSES, HEIGHT = 2, 3, 1.7
 
 def wall_from(x: float) -> NDArray[np.uint8]:
     """The image [H, W, 3] of a camera that looks at the wall from a place x metres to the right."""
-    across = (CAMERA.unproject(CAMERA.pixel_centres())[..., :2] * WALL_M + (x, 0.0)).astype(np.float32)
-    u, v = (np.ascontiguousarray(60.0 * across[..., axis] + 800.0) for axis in (0, 1))
-    return np.repeat(cv2.remap(TEXTURES[0], u, v, cv2.INTER_LINEAR)[..., None], 3, axis=2)
+    across = CAMERA.unproject(CAMERA.pixel_centres())[..., :2] * WALL_M + (x, 0.0)
+    return np.repeat(textured(TEXTURES[0], across)[..., None], 3, axis=2)
 
 
 def _port(name: str, shape: Any) -> Any:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from scene_completion_ros.geometry import Camera, VoxelGrid
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, PRECISIONS, GpuEncoder, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, VolumeReading
 from scene_completion_ros.inference.text_bank import BACKGROUND, BankClass, Contrast, FeatureSpace, TextBank, Vocabulary
 
@@ -103,7 +103,6 @@ def serialised(
     tensors: Mapping[str, Any],
     *,
     opset: int = 19,
-    producer: str = "",
     further: Sequence[Any] = (),
 ) -> bytes:
     """An ONNX graph of nodes, one input or a list of them, one output or further ones, and constant tensors."""
@@ -112,7 +111,7 @@ def serialised(
         nodes, "tiny", given if isinstance(given, list) else [given], [made, *further], initializers
     )
     opsets = [helper.make_opsetid("", opset)]
-    model = helper.make_model(graph, producer_name=producer, opset_imports=opsets, ir_version=9 if opset > 17 else 8)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9 if opset > 17 else 8)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 
@@ -129,19 +128,47 @@ def tiny_encoder(
     weights = tiny_weights(seed, channels=channels, label_hidden=label_hidden)
     tensors: dict[str, Any] = {f"{name}_fp16": value for name, value in weights.items()}
     tensors |= {"middle": np.float32(127.0), "scale": np.float32(1 / 64)}
+    casts = [helper.make_node("Cast", [f"{name}_fp16"], [name], to=TensorProto.FLOAT) for name in weights]
+    given = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, camera.height, camera.width])
+    shape = [1, camera.height // 2, camera.width // 2, channels + label_hidden]
+    made = helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
+    return serialised(casts + _convolutions("image", output), given, made, tensors, opset=17)
+
+
+def gpu_encoder(
+    precision: str = "fp16",
+    *,
+    size: tuple[int, int] = (CANONICAL.height, CANONICAL.width),
+    channels: int = CHANNELS,
+    label_hidden: int = 0,
+    output: str = "features",
+) -> bytes:
+    """The same for GPUs: uint8 [N, H, W, 3] -> [N, H/2, W/2, channels + labels] of a precision."""
+    kind = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}[precision]
+    height, width = size
+    weights: dict[str, Any] = {**tiny_weights(0, channels=channels, label_hidden=label_hidden)}
+    weights |= {"middle": np.float16(127.0), "scale": np.float16(1 / 64)}
+    weights = {name: value.astype(helper.tensor_dtype_to_np_dtype(kind)) for name, value in weights.items()}
     nodes = [
-        *(helper.make_node("Cast", [f"{name}_fp16"], [name], to=TensorProto.FLOAT) for name in weights),
-        helper.make_node("Sub", ["image", "middle"], ["shifted"]),
+        helper.make_node("Cast", ["image"], ["typed"], to=kind),
+        helper.make_node("Transpose", ["typed"], ["planes"], perm=[0, 3, 1, 2]),
+        *_convolutions("planes", output),
+    ]
+    given = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, 3])
+    made = helper.make_tensor_value_info(output, kind, ["N", height // 2, width // 2, channels + label_hidden])
+    return serialised(nodes, given, made, weights)
+
+
+def _convolutions(image: str, output: str) -> list[Any]:
+    """Nodes of two convolutions, the first with stride 2, of an image [N, 3, H, W]; output NHWC."""
+    return [
+        helper.make_node("Sub", [image, "middle"], ["shifted"]),
         helper.make_node("Mul", ["shifted", "scale"], ["normal"]),
         helper.make_node("Conv", ["normal", "stem_weight", "stem_bias"], ["stem"], strides=[2, 2], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["stem"], ["active"]),
         helper.make_node("Conv", ["active", "last_weight", "last_bias"], ["last"]),
         helper.make_node("Transpose", ["last"], [output], perm=[0, 2, 3, 1]),
     ]
-    given = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, camera.height, camera.width])
-    shape = [1, camera.height // 2, camera.width // 2, channels + label_hidden]
-    made = helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
-    return serialised(nodes, given, made, tensors, opset=17)
 
 
 def volume_reading(grid: VoxelGrid, gain: float = 1.0) -> VolumeReading:
@@ -151,13 +178,7 @@ def volume_reading(grid: VoxelGrid, gain: float = 1.0) -> VolumeReading:
     return VolumeReading(np.array([gain], np.float32), corner, grid.shape)
 
 
-def make_small_bundle(
-    folder: Path,
-    *,
-    seed: int = 0,
-    classes: int = 1,
-    **fields: Any,
-) -> StudentBundle:
+def make_small_bundle(folder: Path, *, seed: int = 0, classes: int = 1, **fields: Any) -> StudentBundle:
     """Writes the student into a folder and loads it; ``fields`` replace those of `StudentBundle`.
 
     With several ``classes`` it has random labels.
@@ -175,6 +196,21 @@ def make_small_bundle(
         values |= {"class_names": class_names(classes), "class_colours": class_colours(classes)}
     bundle = StudentBundle(**{**values, **fields})
     return bundle.save(folder, tiny_encoder(seed, label_hidden=bundle.head.label_hidden, camera=bundle.canonical))
+
+
+def make_gpu_bundle(folder: Path, **fields: Any) -> StudentBundle:
+    """Writes the student with encoders for GPUs that compute the same, and loads it; see `make_small_bundle`."""
+    bundle = make_small_bundle(folder, **fields)
+    size, head = (bundle.canonical.height, bundle.canonical.width), bundle.head
+    return bundle.add_gpu_encoders(
+        {
+            precision: (
+                gpu_encoder(precision, size=size, channels=head.hidden, label_hidden=head.label_hidden),
+                GpuEncoder(precision, "", {}, {"images": 8.0}, "torch"),
+            )
+            for precision in PRECISIONS
+        }
+    )
 
 
 # A bank of phrases and a feature space in which it lies, for students of `small_bundle` that know classes.

@@ -35,11 +35,7 @@ def test_engines_agree(bundle: StudentBundle, image: np.ndarray) -> None:
     assert first.dtype == second.dtype == np.float32
     assert first.std() > 0.1
     np.testing.assert_allclose(first, second, atol=1e-4)
-
-
-def test_bfloat16_is_close(bundle: StudentBundle, image: np.ndarray) -> None:
-    exact = make_encoder(bundle, "openvino")(image).copy()
-    np.testing.assert_allclose(make_encoder(bundle, "openvino_bf16")(image), exact, atol=0.05 * np.abs(exact).max())
+    np.testing.assert_allclose(make_encoder(bundle, "openvino_bf16")(image), second, atol=0.05 * np.abs(second).max())
 
 
 @pytest.mark.parametrize("engine", EXACT)

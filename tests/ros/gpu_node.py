@@ -18,7 +18,7 @@ from scene_completion_ros.inference.gpu.device import explain_failure
 from scene_completion_ros.inference.scene_query import EncodedImage
 from scene_completion_ros.ros import completion_node
 from scene_completion_ros.ros.node import main
-from tests.inference.gpu.small_gpu_bundle import gpu_encoder
+from tests.inference.small_bundle import gpu_encoder
 
 FAILS = "GPU_FAILS"  # environment variable: the node believes that it has a GPU, which fails once this file exists
 

@@ -13,14 +13,14 @@ import pytest
 
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference import encoder
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.gpu import device, kernel_provision, tensorrt_engine
 from scene_completion_ros.inference.gpu.tensorrt_engine import load_tensorrt
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.host_tensorrt import HostTensorRt
-from tests.inference.gpu.small_gpu_bundle import GpuStudent, make_gpu_bundle
-from tests.inference.small_bundle import CANONICAL
+from tests.inference.small_bundle import CANONICAL, make_gpu_bundle
 
 Build = Callable[..., Completer]
 
@@ -29,7 +29,7 @@ GRID = VoxelGrid((2.0, -3.2, -1.6), 0.32, (20, 20, 10))
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> GpuStudent:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
     """A student whose encoder for the CPU and encoders for GPUs compute the same."""
     return make_gpu_bundle(
         tmp_path_factory.mktemp("bundle"), canonical=SMALL, feature_size=(16, 48), grid=GRID, classes=5, threshold=0.1
@@ -103,18 +103,18 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def build(bundle: GpuStudent, tensorrt: HostTensorRt, engines: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+def build(bundle: StudentBundle, tensorrt: HostTensorRt, engines: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     """Makes a completer on the GPU."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(engines))
     return partial(_built, bundle)
 
 
 @pytest.fixture
-def build_anew(bundle: GpuStudent, tensorrt: HostTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+def build_anew(bundle: StudentBundle, tensorrt: HostTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     """Makes one whose cache, the test's own, is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return partial(_built, bundle)
 
 
-def _built(bundle: GpuStudent, precision: str = "fp16", engine: str = "tensorrt") -> Completer:
+def _built(bundle: StudentBundle, precision: str = "fp16", engine: str = "tensorrt") -> Completer:
     return Completer(bundle, SMALL, engine=engine, threads=1, gpu_precision=precision)

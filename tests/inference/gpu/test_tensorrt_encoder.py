@@ -15,16 +15,16 @@ import pytest
 
 from scene_completion_ros.errors import GpuError, ImageError
 from scene_completion_ros.inference import encoder
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.gpu import device, kernel_provision
-from scene_completion_ros.inference.gpu.kernels import CompiledKernels
+from scene_completion_ros.inference.gpu.kernels import KERNELS, CompiledKernels
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from tests.inference.gpu.conftest import SMALL, Build, picture
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.host_tensorrt import HostTensorRt
-from tests.inference.gpu.small_gpu_bundle import GpuStudent
 from tests.inference.small_bundle import random_query, random_vocabulary, small_space
 
 ON_CPU = ("openvino", "onnxruntime")
@@ -46,14 +46,17 @@ def assert_alike(found: SemanticVoxels, expected: SemanticVoxels) -> None:
 @pytest.mark.parametrize("at_once", [False, True], ids=["late", "at once"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_voxels_are_those_of_the_same_graph_on_the_cpu(
-    build: Build, bundle: GpuStudent, cuda: HostCuda, precision: str, at_once: bool
+    build: Build, bundle: StudentBundle, cuda: HostCuda, precision: str, at_once: bool
 ) -> None:
     cuda.at_once = at_once
     on_gpu = build(precision)
     on_cpu = Completer(bundle, SMALL, engine=f"onnxruntime_{precision}", threads=1)
-    before = cuda.allocations
+    allocations = cuda.allocations
     for seed in range(2):
+        copied, launched = cuda.copied, len(cuda.launched)
         found, expected = (one.complete(picture(seed), stamp_ns=seed) for one in (on_gpu, on_cpu))
+        assert cuda.launched[launched:] == [name for name in KERNELS if name != "query_phrases"]
+        assert cuda.copied - copied == found.voxels.state.nbytes + 2 * found.depth.nbytes  # depth and transmittance
         assert found.voxels.stamp_ns == seed
         assert {VoxelState.SURFACE, VoxelState.COMPLETED} <= set(np.unique(expected.voxels.state))
         assert_alike(found.voxels, expected.voxels)
@@ -65,11 +68,11 @@ def test_voxels_are_those_of_the_same_graph_on_the_cpu(
         parts = sum(time for stage, time in found.timings_ms.items() if stage != "total")
         assert parts <= found.timings_ms["total"] + 0.01
         assert min(found.timings_ms["query"], found.timings_ms["encode"]) > 0.0
-    assert cuda.allocations == before  # a frame takes no memory
+    assert cuda.allocations == allocations  # a frame takes no memory
 
 
 def test_words_are_answered_as_on_the_cpu_and_may_change_between_images(
-    bundle: GpuStudent, tensorrt: HostTensorRt, cuda: HostCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: StudentBundle, tensorrt: HostTensorRt, cuda: HostCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speaking = dataclasses.replace(bundle, feature_spaces=(small_space(dimension=24),))
     on_cpu = Completer(speaking, SMALL, engine="onnxruntime_fp16", threads=1)
@@ -152,7 +155,7 @@ def test_refusals_of_tensorrt_are_raised_in_its_words_and_leave_nothing_open(
     assert tensorrt.ended == [part for part in ("context", "engine", "runtime") if part in tensorrt.ended]
 
 
-def test_what_the_driver_or_tensorrt_do_not_take_any_more_is_made_again(
+def test_engine_and_kernels_are_built_once_and_again_where_the_driver_or_tensorrt_refuses_them(
     build_anew: Build,
     compiler: HostCompiler,
     tensorrt: HostTensorRt,
@@ -161,6 +164,12 @@ def test_what_the_driver_or_tensorrt_do_not_take_any_more_is_made_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     build_anew()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert sum("built after" in line and "map error of the features" in line for line in warnings) == 1
+    assert sum("alpha error" in line and "(allowed 0.001)" in line for line in warnings) == 1
+    gc.collect()
+    build_anew()
+    assert (tensorrt.builds, len(compiler.compiled)) == (1, 1)
     gc.collect()
     tensorrt.refused, cuda.unloadable = 1, 1
     completer = build_anew()
@@ -179,7 +188,7 @@ def test_what_the_driver_or_tensorrt_do_not_take_any_more_is_made_again(
 
 
 def test_two_cameras_share_the_engine_whose_outputs_the_host_may_have_too(
-    build: Build, cuda: HostCuda, bundle: GpuStudent
+    build: Build, cuda: HostCuda, bundle: StudentBundle
 ) -> None:
     left = build("fp32")
     right = Completer(bundle, SMALL, engine="tensorrt", encoder=left.encoder)
@@ -243,15 +252,3 @@ def test_with_auto_the_cpu_takes_over_and_the_reason_is_logged(
     assert expected in caplog.text
     assert completer.complete(picture()).alpha.any()
     caplog.clear()
-
-
-def test_engine_and_kernels_are_built_once_and_their_numbers_are_logged(
-    build_anew: Build, tensorrt: HostTensorRt, compiler: HostCompiler, caplog: pytest.LogCaptureFixture
-) -> None:
-    build_anew()
-    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert sum("built after" in line and "map error of the features" in line for line in warnings) == 1
-    assert sum("alpha error" in line and "(allowed 0.001)" in line for line in warnings) == 1
-    gc.collect()
-    build_anew()
-    assert (tensorrt.builds, len(compiler.compiled)) == (1, 1)

@@ -21,8 +21,7 @@ from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu import tensorrt_engine
 from scene_completion_ros.inference.gpu.tensorrt_engine import build_plan, load_tensorrt, ports_of
 from tests.checkout import run_python
-from tests.inference.gpu.small_gpu_bundle import gpu_encoder, make_gpu_bundle
-from tests.inference.small_bundle import PLAIN_STUDENT
+from tests.inference.small_bundle import PLAIN_STUDENT, gpu_encoder, make_gpu_bundle
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
