@@ -26,18 +26,15 @@ def test_beams_that_pass_a_body_are_left_out() -> None:
     assert (sensed[1] > 0.0).sum() == 2 and sensed[0].max() == pytest.approx(np.log(5.0))
 
 
-def test_unknown_evidence_gives_no_inputs() -> None:
-    assert not Evidence().inputs() and not Evidence(Scale()).inputs()
-    given = Evidence(Scale(1.25, 0.1), np.ones((2, 16, 32), np.float32)).inputs()
-    np.testing.assert_allclose(given["scale"], [[np.log(1.25), 100.0]], rtol=1e-6)
-    assert given["sensed"].shape == (1, 2, 16, 32)
-
-
-def test_the_summary_of_evidence() -> None:
+def test_evidence_gives_inputs_and_a_summary_as_far_as_it_is_known() -> None:
     """Of 512 pixels a sensor saw one."""
+    assert not Evidence().inputs() and not Evidence(Scale()).inputs()
     sensed = sensed_depth(np.array([[2.125, 0.125, 5.0]]), CAMERA)
-    summary = Evidence(Scale(1.1, 0.05, why=""), sensed).summary()
-    assert summary == {"scale": 1.1, "scale deviation": 0.05, SENSED: 0.002}
+    evidence = Evidence(Scale(1.25, 0.1, why=""), sensed)
+    given = evidence.inputs()
+    np.testing.assert_allclose(given["scale"], [[np.log(1.25), 100.0]], rtol=1e-6)
+    np.testing.assert_array_equal(given["sensed"], sensed[None])
+    assert evidence.summary() == {"scale": 1.25, "scale deviation": 0.1, SENSED: 0.002}
 
 
 def test_corners_have_a_depth_where_no_sensor_saw_one() -> None:

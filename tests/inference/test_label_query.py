@@ -75,12 +75,8 @@ def test_density_agrees_with_the_reference(case: str, extrapolate: bool) -> None
         expected = np.where(in_view, expected, 0.0)
         assert np.all(density[~in_view] == 0.0)
     np.testing.assert_allclose(density, expected, atol=1e-4, rtol=0.0)
-
-
-def test_opacity_is_that_of_one_voxel_edge() -> None:
-    query, features = VoxelQuery(DENSITY_HEAD, CODE, CANONICAL, FEATURE_SIZE, AHEAD, FORWARD), random_features()
-    density = query.density(features).astype(np.float64)
-    np.testing.assert_allclose(query.opacity(features), -np.expm1(-0.4 * density), atol=1e-6)
+    opacity = -np.expm1(-grid.voxel_size * density.astype(np.float64))
+    np.testing.assert_allclose(query.opacity(features), opacity, atol=1e-6)
 
 
 HEAD = with_labels(random_head())
