@@ -40,13 +40,10 @@ def trained(rooms: Path) -> Path:
     return rooms / "run" / "checkpoints" / "last.ckpt"
 
 
-def test_a_training_on_points_is_read_as_a_network_of_points(trained: Path, rooms: Path) -> None:
-    stored = Checkpoint.read(trained)
-    assert stored.record["scenes"] == {next((rooms / "cache").iterdir()).name: 3}
+def test_every_score_is_written(trained: Path, rooms: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert Checkpoint.read(trained).record["scenes"] == {next((rooms / "cache").iterdir()).name: 3}
     assert PointNetwork.open(trained).voxel_size == 0.05
 
-
-def test_every_score_is_written(trained: Path, rooms: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Encoder:
         def __init__(self, model: str) -> None:
             self.encode = words

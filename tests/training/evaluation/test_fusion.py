@@ -1,6 +1,7 @@
 """Ghosts: a case by hand."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,11 +62,6 @@ def test_what_was_left_and_is_still_called_occupied_by_hand() -> None:
     assert found["occluded", "2 s"] == (1.0, 1.0)
 
 
-def test_what_is_out_of_view_counts_on_its_own() -> None:
-    frames = frame(0.0, 0.0, true=[11], published=[]), frame(0.5, 0.0, true=[], published=[11])
-    assert counts(*frames) == {("out of view", "0.5 s"): (1.0, 1.0)}
-
-
 def test_neighbours_of_what_is_occupied_were_not_left() -> None:
     """A surface that stands still fills other voxels once the lattice has moved."""
     still = frame(0.0, 0.0, true=[4, 5], published=[4]), frame(0.2, 0.6, true=[4], published=[3, 4, 5])
@@ -75,6 +71,12 @@ def test_neighbours_of_what_is_occupied_were_not_left() -> None:
     np.testing.assert_array_equal(grown(block), expected)
 
 
-@pytest.mark.parametrize("seconds", [-1.0, 0.0, 5.1])
-def test_another_drive_and_what_is_long_ago_do_not_count(seconds: float) -> None:
-    assert counts(frame(0.0, 0.0, true=[4], published=[]), frame(seconds, 0.0, true=[], published=[4])) == {}
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0.5, {("out of view", "0.5 s"): (1.0, 1.0)}),
+        *((seconds, {}) for seconds in (-1.0, 0.0, 5.1)),  # of another drive, or long ago
+    ],
+)
+def test_what_is_out_of_view_counts_on_its_own_and_for_a_while(seconds: float, expected: dict[Any, Any]) -> None:
+    assert counts(frame(0.0, 0.0, true=[11], published=[]), frame(seconds, 0.0, true=[], published=[11])) == expected

@@ -102,20 +102,20 @@ def test_a_bin_begins_at_its_lower_border() -> None:
 
 
 @pytest.mark.parametrize(
-    ("up", "counts"),
-    [(0.01, False), (0.0, True), (-0.75, True), (-0.76, False)],  # y = 0.75 m below the camera is the lower end
+    ("point", "sensor_ahead", "counts"),
+    [
+        ([10.0, 0.0, 0.01], 0.0, False),
+        ([10.0, 0.0, 0.0], 0.0, True),
+        ([10.0, 0.0, -0.75], 0.0, True),  # y = 0.75 m below the camera is the lower end
+        ([10.0, 0.0, -0.76], 0.0, False),
+        ([20.0, 0.0, 5.0], 0.0, True),  # 20.6 m from the camera: beyond the reach of 20.4 m any height counts
+        ([20.0, 0.0, 3.0], 0.0, False),  # 20.2 m
+        ([15.0, 0.0, 5.0], 5.0, True),  # the reach is measured from the camera, not from the sensor
+    ],
 )
-def test_heights_that_count(up: float, counts: bool) -> None:
-    assert (surface_profile(scan_of(polar(0, 10, up)), EIGHT)[4] == 10.0) == counts
-
-
-def test_beyond_the_reach_any_height_counts() -> None:
-    # 20 m ahead and 5 m up: 20.6 m from the camera; 20 m ahead and 3 m up: 20.2 m, less than the reach of 20.4 m.
-    assert surface_profile(scan_of([20.0, 0.0, 5.0]), EIGHT)[4] == pytest.approx(20.0)
-    assert surface_profile(scan_of([20.0, 0.0, 3.0]), EIGHT)[4] == 0.0
-    # The reach is measured from the camera, not from the sensor: a sensor 5 m ahead has this point at 15 m.
-    far = Scan(np.array([[15.0, 0.0, 5.0]]), sensor_at(0.0, 0.0, 5.0))
-    assert surface_profile(far, EIGHT)[4] == pytest.approx(15.0)
+def test_heights_that_count(point: list[float], sensor_ahead: float, counts: bool) -> None:
+    scan = Scan(np.array([point]), sensor_at(0.0, 0.0, sensor_ahead))
+    assert surface_profile(scan, EIGHT)[4] == pytest.approx(point[0] if counts else 0.0)
 
 
 def test_a_scan_without_a_return_that_counts_has_seen_nothing_free() -> None:

@@ -24,7 +24,6 @@ from scene_completion_training.evaluation.open_vocabulary import (
     SEMANTIC_KITTI,
     Asked,
     DeployedFeatures,
-    LabelSet,
     ZeroShot,
     label_set_of,
 )
@@ -79,25 +78,20 @@ def wall(street: PosedSequence) -> tuple[np.ndarray, np.ndarray]:
     return centres, truth.regions["visible"][counted]
 
 
-def evaluate_models(
-    scored: list[tuple[Predictor, ZeroShot]], recordings: list[PosedSequence], label_set: LabelSet, cutoff: float
-) -> list[SimpleNamespace]:
-    """Of each model what it scores: `given` and `completion` by part, `words` by word and part."""
-    results = []
-    for model, judge in scored:
-        method = Asked(model, judge, label_set, cutoff)
-        tallies = [metric.tally(method) for metric in METRICS]
-        for frame in voxel_frames(recordings):
-            answer = method.answer(frame)
-            for tally in tallies:
-                tally.add(answer)
-        given, completion, words = ([SimpleNamespace(**row) for row in tally.rows()] for tally in tallies)
-        by_part = [{(row.range_m, row.region): row for row in rows} for rows in (given, completion)]
-        of_word: dict[str, dict[tuple[float, str], SimpleNamespace]] = {}
-        for row in words:
-            of_word.setdefault(row.word, {})[row.range_m, row.region] = row
-        results.append(SimpleNamespace(given=by_part[0], completion=by_part[1], words=of_word))
-    return results
+def scores_of(model: Predictor, street: PosedSequence) -> SimpleNamespace:
+    """Scores of `given` and `completion` by part, and of `words` by word in the part `ALL`."""
+    method = Asked(model, ZeroShot(BANK, SEMANTIC_KITTI, WORDS), SEMANTIC_KITTI, 0.5)
+    tallies = [metric.tally(method) for metric in METRICS]
+    for frame in voxel_frames([street]):
+        answer = method.answer(frame)
+        for tally in tallies:
+            tally.add(answer)
+    given, completion, words = ([SimpleNamespace(**row) for row in tally.rows()] for tally in tallies)
+    return SimpleNamespace(
+        given={(row.range_m, row.region): row for row in given},
+        completion={(row.range_m, row.region): row for row in completion},
+        words={row.word: row for row in words if (row.range_m, row.region) == ALL},
+    )
 
 
 def test_all_phrases_of_the_vocabulary_give_what_is_common() -> None:
@@ -114,7 +108,7 @@ def test_all_phrases_of_the_vocabulary_give_what_is_common() -> None:
 def test_labels_given_the_geometry(street: PosedSequence) -> None:
     """All of the wall is "car", and its left half is predicted as such."""
     assert label_set_of(street) is SEMANTIC_KITTI and label_set_of(make_street(("lidar",))) is COMMON
-    scores = evaluate_models([(Painted(), ZeroShot(BANK, SEMANTIC_KITTI, WORDS))], [street], SEMANTIC_KITTI, 0.5)[0]
+    scores = scores_of(Painted(), street)
     centres, visible = wall(street)
     left = centres[:, 0] < 1.0
     found = scores.given[ALL]
@@ -124,8 +118,8 @@ def test_labels_given_the_geometry(street: PosedSequence) -> None:
     assert found.without_feature == 0 and found.released_mean_iou == found.mean_iou_of_all
     assert scores.given[VISIBLE].class_iou["car"] == pytest.approx(left[visible].mean())
     assert found.class_iou["building"] == 0.0 and np.isnan(found.class_iou["trunk"])
-    assert scores.words["automobile"][ALL].average_precision == 1.0  # nothing else is there
-    assert scores.words["house"][ALL].positives == 0
+    assert scores.words["automobile"].average_precision == 1.0  # nothing else is there
+    assert scores.words["house"].positives == 0
     assert (12.8, "all") in scores.given and set(scores.given) == set(scores.completion)
 
 
@@ -133,8 +127,7 @@ def test_voxels_without_a_feature_are_misses(street: PosedSequence) -> None:
     """Its upper half has no features: that is no car, but for the released code it is not there."""
     centres, _ = wall(street)
     middle = float(np.median(centres[:, 1]))
-    model = Painted(known=lambda points: points[:, 1] < middle)
-    scores = evaluate_models([(model, ZeroShot(BANK, SEMANTIC_KITTI, WORDS))], [street], SEMANTIC_KITTI, 0.5)[0]
+    scores = scores_of(Painted(known=lambda points: points[:, 1] < middle), street)
     left, known = centres[:, 0] < 1.0, centres[:, 1] < middle
     found = scores.given[ALL]
     assert found.without_feature == (~known).sum() > 0

@@ -15,7 +15,6 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.scene_query import inverse_distance_samples
 from scene_completion_training.commands import evaluate_segmentation
 from scene_completion_training.data.label_images import LabelledImage
 from scene_completion_training.evaluation.probes import LinearProbe
@@ -31,7 +30,6 @@ from scene_completion_training.evaluation.segmentation import (
 )
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.feature_field import DistillationHead, FeatureField, Reads
-from scene_completion_training.rendering import rendered_features
 from tests import official_layouts as layouts
 from tests.training.evaluation.one_wall import make_street
 from tests.training.saved_checkpoint import save_checkpoint
@@ -64,28 +62,6 @@ def test_other_data_sets_are_resized_and_cut_as_published(size: tuple[int, int])
     columns = np.floor((np.arange(640) + 0.5) * width / 640).astype(int)
     found = labels_through(labels, stand_in_camera(PUBLISHED, width, height), PUBLISHED)
     assert np.array_equal(found, labels[rows[:, None], columns])
-
-
-def test_features_of_a_pixel_are_composited_along_its_ray(tmp_path: Path) -> None:
-    """Ray by ray from the definition: weights of 32 samples even in inverse distance, the last takes what is left."""
-    field = RenderedField(saved_field(tmp_path / "last.ckpt", head=True)).field
-    with torch.no_grad():
-        seen = field.observe(255.0 * torch.rand(1, 3, 32, 64, generator=torch.Generator().manual_seed(0)))
-    with torch.no_grad():
-        found = torch.cat(list(rendered_features(seen, SMALL, near=3.0, far=80.0, device=torch.device("cpu"))))
-    assert found.shape == (32 * 64, 5)
-    t = np.asarray(inverse_distance_samples(32, 3.0, 80.0))
-    for u, v in ((0, 0), (63, 31), (20, 17)):
-        ray = np.array([(u - SMALL.cx) / SMALL.fx, (v - SMALL.cy) / SMALL.fy, 1.0])
-        points = torch.from_numpy(t[:, None] * ray / np.linalg.norm(ray)).float()[None]
-        with torch.no_grad():
-            density, features = seen.density(points)[0].numpy(), seen.features(points)[0].numpy()
-        left, expected = 1.0, np.zeros(5)
-        for k in range(32):
-            alpha = 1.0 if k == 31 else 1.0 - np.exp(-density[k] * (t[k + 1] - t[k]))
-            expected += left * alpha * features[k]
-            left *= 1.0 - alpha
-        np.testing.assert_allclose(found[v * 64 + u].numpy(), expected, atol=1e-4)
 
 
 class Painted:

@@ -82,12 +82,8 @@ def test_the_prior_knows_the_class_of_a_place(street: PosedSequence) -> None:
 
 SMALL_GRID = VoxelGrid((0.0, 0.0, 0.0), 0.2, (5, 3, 3))
 SMALL_CAMERA = Camera(10.0, 10.0, 5.0, 5.0, 11, 11)
-
-
-def truth(known: np.ndarray | None = None) -> VoxelTruth:
-    everywhere = np.ones(SMALL_GRID.shape, bool)
-    known = everywhere if known is None else known
-    return VoxelTruth("made up", SMALL_GRID, RigidTransform.identity(), ~everywhere, known, everywhere)
+EVERYWHERE = np.ones(SMALL_GRID.shape, bool)
+TRUTH = VoxelTruth("made up", SMALL_GRID, RigidTransform.identity(), ~EVERYWHERE, EVERYWHERE, EVERYWHERE)
 
 
 def field(density: np.ndarray, label: np.ndarray) -> Prediction:
@@ -111,15 +107,15 @@ def test_a_voxel_of_eight_points() -> None:
     density, label = np.zeros((10, 6, 6)), np.full((10, 6, 6), 2)
     density[:2, 2:4, 2:4], label[:2, 2:4, 2:4] = 0.1, 0
     density[1, 3, 3], label[1, 3, 3] = 5.0, 1
-    volume = S4C.labels(field(density, label), lambda codes: codes, truth())
+    volume = S4C.labels(field(density, label), lambda codes: codes, TRUTH)
     expected = np.zeros(SMALL_GRID.shape, np.uint8)
     expected[:2] = 3  # neighbours are occupied, and each keeps its own class
     expected[0, 1, 1] = 2  # 0.3935 of class 1 against 7 · 0.00995
     np.testing.assert_array_equal(volume, expected)
     density[1, 3, 3] = 0.249  # the densest point no longer reaches 0.25
-    assert not S4C.labels(field(density, label), lambda codes: codes, truth()).any()
+    assert not S4C.labels(field(density, label), lambda codes: codes, TRUTH).any()
     density[1, 3, 3] = 0.25
-    assert (S4C.labels(field(density, label), lambda codes: codes, truth()) > 0).sum() == 2 * 9
+    assert (S4C.labels(field(density, label), lambda codes: codes, TRUTH) > 0).sum() == 2 * 9
 
 
 def test_a_survey_is_kept_and_shown(street: PosedSequence, fitted: FittedModel, tmp_path: Path) -> None:

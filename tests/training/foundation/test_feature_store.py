@@ -75,20 +75,10 @@ def test_a_store_of_something_else_is_refused(store: FeatureStore) -> None:
     with pytest.raises(ConfigurationError, match="cell 16, asked for 8"):
         FeatureStore.open(store.folder, cell=8)
     FeatureStore.create(store.folder, _with(name="same weights elsewhere"))
-
-
-def test_damaged_manifests_are_named(store: FeatureStore) -> None:
     file = store.folder / "manifest.json"
-    content = json.loads(file.read_text())
-    for text, message in (
-        (json.dumps(content | {"schema": 2}), "this version reads schema 1"),
-        (json.dumps(content | {"cell": "16"}), "damaged"),
-        ("{}", "damaged"),
-        ("{", "is not valid JSON"),
-    ):
-        file.write_text(text)
-        with pytest.raises(SequenceError, match=f"{file}: .*{message}"):
-            FeatureStore.open(store.folder)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": 2}))
+    with pytest.raises(SequenceError, match=f"{file}: .*this version reads schema 1"):
+        FeatureStore.open(store.folder)
 
 
 def test_features_that_are_missing_or_of_another_shape_are_named(store: FeatureStore) -> None:

@@ -30,10 +30,7 @@ def tiny_model(kind: str, **changes: int) -> Any:
     network_class, config_class, options = KINDS[kind]
     torch.manual_seed(0)
     config = getattr(transformers, config_class)(**{**_SMALL, **options, **changes})
-    network = getattr(transformers, network_class)(config).eval()
-    for weight in network.parameters():
-        weight.data += 0.1 * torch.randn_like(weight)
-    return network
+    return _randomised(getattr(transformers, network_class)(config))
 
 
 def saved_model(kind: str, folder: Path, **options: Any) -> Path:
