@@ -9,12 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from scene_completion_ros.errors import ConfigurationError, SequenceError
+from scene_completion_ros.errors import SequenceError
 from scene_completion_training.data.store import Entry
 from scene_completion_training.masked_scenes import (
     MaskSettings,
-    SceneData,
-    SceneDataSettings,
     SceneSamples,
     SceneView,
     SceneViewSettings,
@@ -159,11 +157,6 @@ def test_samples_follow_from_seed_and_number(tmp_path: Path) -> None:
     for name, value in drawn[3].items():
         assert torch.equal(value, again[3][name])
     assert all(not torch.equal(drawn[3]["student_index"], made["student_index"]) for made in (drawn[4], other[3]))
-
-
-def test_no_source_is_no_training() -> None:
-    with pytest.raises(ConfigurationError, match="names no scenes"):
-        SceneData(SceneDataSettings(), SceneViewSettings(), MASK, steps=1, seed=0).setup("fit")
 
 
 # Nothing hidden tells the student anything; the teacher follows it; distances and spreads are those worked by hand.

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from transformers import DepthAnythingForDepthEstimation, ViTConfig, ViTModel
+from transformers import DepthAnythingForDepthEstimation
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import Camera
@@ -26,13 +26,8 @@ SIZE = (32, 64)
 @pytest.fixture(scope="module", params=[8, 16], ids=["patch 8", "patch 16"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny DINO transformer."""
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("vit") / f"patch_{request.param}"
-    config = ViTConfig(
-        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=32,
-        patch_size=request.param,
-    )  # fmt: skip
-    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    tiny_model("vit", num_hidden_layers=4, patch_size=request.param).save_pretrained(folder)
     return folder
 
 

@@ -15,7 +15,7 @@ from scene_completion_training.masked_scenes import (
     SceneViewSettings,
 )
 from scene_completion_training.points.features import open_network
-from scene_completion_training.runner import make_stage, train
+from scene_completion_training.runner import train
 from scene_completion_training.sparse.hu_net import HUNetSettings
 from scene_completion_training.stages import masked_scene
 from scene_completion_training.stages.masked_scene import MaskedSceneConfiguration
@@ -89,8 +89,9 @@ def test_collapse_ends_the_training(rooms: Path, tmp_path: Path, monkeypatch: py
         ({"ratio": 0.0}, "ratio 0.0, momentum"),
         ({"momentum": 1.5}, "momentum 1.5"),
         ({"views": SceneViewSettings(points=0)}, "views: "),
+        ({"data": SceneDataSettings()}, "names no scenes"),
     ],
 )
 def test_what_cannot_be_is_refused(rooms: Path, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        make_stage(small(rooms, tmp_path, **changes))
+        train(small(rooms, tmp_path, **changes))

@@ -143,27 +143,23 @@ class ToyStage(SingleImageStage):
 TOY = f"{__name__}:ToyStage"
 
 
-def test_a_stage_is_a_class_and_a_line(synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(stage_registry.STAGES, "toy", TOY)
+def test_another_package_adds_stages_by_an_entry_point(
+    synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And replaces none of ours."""
+    names = ["toy", "teacher"]
+    monkeypatch.setattr(stage_registry, "entry_points", lambda group: [EntryPoint(name, TOY, group) for name in names])
+    assert stage_registry.stage_class("teacher") is not ToyStage
     toy = Configuration(**small_training(synthetic_drive, tmp_path / "whole", steps=2, stage="toy"))
     file = write_configuration(tmp_path / "toy.yaml", toy)
     whole = train(read_configuration(file, [], Configuration))
     read = Checkpoint.read(whole)
     assert read.stage == "toy" and isinstance(read.field_of(DensityField), DensityField)
-    monkeypatch.delitem(stage_registry.STAGES, "toy")
+    names.clear()
     with pytest.raises(BundleError, match=r"stage 'toy' does not exist; scene_completion_ros \d.* wrote it"):
         Checkpoint.read(whole)
     with pytest.raises(ConfigurationError, match=r"toy\.yaml: stage 'toy' does not exist. There are single_view, teac"):
         read_configuration(file, [], Configuration)
-
-
-def test_another_package_adds_stages_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    def found(group: str) -> list[EntryPoint]:
-        return [EntryPoint("toy", TOY, group), EntryPoint("teacher", TOY, group)]
-
-    monkeypatch.setattr(stage_registry, "entry_points", found)
-    assert stage_registry.stage_class("toy") is ToyStage
-    assert stage_registry.stage_class("teacher") is not ToyStage  # none of ours is replaced
 
 
 @pytest.mark.parametrize(

@@ -67,41 +67,23 @@ def test_frames_that_were_lost_are_left_out(tmp_path: Path, tour: RoomWalk) -> N
     assert len(sequence) == 39 and sequence.provenance["frames_without_pose"] == [3]
 
 
-def _in_metres(folder: Path) -> None:
-    for file in folder.glob("*.depth.png"):
-        cv2.imwrite(str(file), (cv2.imread(str(file), cv2.IMREAD_UNCHANGED) / 1000).astype(np.uint16))
-
-
-def _other_shape(folder: Path) -> None:
-    for file in folder.glob("*.depth.png"):
-        cv2.imwrite(str(file), cv2.imread(str(file), cv2.IMREAD_UNCHANGED)[:, ::2])
-
-
-def _inverted(folder: Path) -> None:
-    for file in folder.glob("*.pose.txt"):
-        np.savetxt(file, np.linalg.inv(np.loadtxt(file)))
-
-
-def _without_floor(folder: Path) -> None:
-    for file in folder.glob("*.depth.png"):
-        depth = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-        cv2.imwrite(str(file), np.random.default_rng(0).uniform(400, 4000, depth.shape).astype(np.uint16))
-
-
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (_in_metres, "Write millimetres"),
-        (_other_shape, "Register depth"),
-        (_inverted, "not camera_from_world"),
-        (_without_floor, "some floor"),
+        (lambda depth: depth // 1000, "Write millimetres"),
+        (lambda depth: depth[:, ::2], "Register depth"),
+        (lambda depth: np.random.default_rng(0).uniform(400, 4000, depth.shape), "some floor"),
+        (None, "not camera_from_world"),
     ],
 )
-def test_defects_are_said_in_a_sentence(
-    tmp_path: Path, tour: RoomWalk, damage: Callable[[Path], None], words: str
+def test_defects_are_named_in_a_sentence(
+    tmp_path: Path, tour: RoomWalk, damage: Callable[[np.ndarray], np.ndarray] | None, words: str
 ) -> None:
-    folder = write_recording(tmp_path / "room", tour, lambda index: (ASKEW @ tour.poses[index]).matrix)
-    damage(folder)
+    """Of depth images; None: poses are inverted."""
+    poses = [ASKEW @ pose if damage else (ASKEW @ pose).inverse() for pose in tour.poses]
+    folder = write_recording(tmp_path / "room", tour, lambda index: poses[index].matrix)
+    for file in folder.glob("*.depth.png") if damage else ():
+        cv2.imwrite(str(file), damage(cv2.imread(str(file), cv2.IMREAD_UNCHANGED)).astype(np.uint16))
     with pytest.raises(SequenceError, match=re.escape(words)):
         open_recording(folder)
 
