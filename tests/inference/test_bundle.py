@@ -368,10 +368,12 @@ def test_bad_tensors_are_named(tmp_path: Path, file: str, tensors: dict[str, Any
     assert re.search(words, str(error)) and file in error.where
 
 
-def test_a_head_without_labels_has_no_tensors_of_them(tmp_path: Path) -> None:
+def test_a_head_has_no_tensors_of_labels_without_them_and_is_no_pickle(tmp_path: Path) -> None:
     make_small_bundle(tmp_path)
     replace_tensors(tmp_path, HEAD, label_bias=BIAS)
     assert f"{HEAD}: tensor label_bias" in refused(tmp_path).where
+    replace_file(tmp_path, HEAD, b"\x80\x04N.")
+    assert "safetensors" in refused(tmp_path).what
 
 
 @pytest.mark.parametrize(
