@@ -7,8 +7,8 @@ from typing import Literal
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.untrusted_files import parse_json, shown
 
-# The part of `/diagnostics` that reports a reason; nobody where it is normal work.
-JudgedBy = Literal["input", "calibration", "inference", "nobody"]
+# The part of `/diagnostics` that reports a reason; none where it is normal work.
+JudgedBy = Literal["input", "calibration", "inference", "none"]
 
 
 class DropReason(str, Enum):
@@ -26,11 +26,11 @@ class DropReason(str, Enum):
     def __str__(self) -> str:
         return str(self.value)
 
-    NEWER_IMAGE = "newer image arrived", "nobody", "the inference thread was busy, and takes the newest image"
-    DEACTIVATED = "deactivated", "nobody", "the node was deactivated before the image was published"
-    DISABLED = "disabled", "nobody", "`~/set_enabled` has stopped the node"
-    RESET = "reset", "nobody", "`~/reset` gave up the images in hand"
-    ABOVE_RATE = "above largest_rate", "nobody", "the image came earlier than `largest_rate` allows"
+    NEWER_IMAGE = "newer image arrived", "none", "the inference thread was busy, and takes the newest image"
+    DEACTIVATED = "deactivated", "none", "the node was deactivated before the image was published"
+    DISABLED = "disabled", "none", "`~/set_enabled` has stopped the node"
+    RESET = "reset", "none", "`~/reset` gave up the images in hand"
+    ABOVE_RATE = "above largest_rate", "none", "the image came earlier than `largest_rate` allows"
     BAD_IMAGE = (
         "bad image",
         "input",

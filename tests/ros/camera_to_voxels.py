@@ -49,13 +49,13 @@ class Diagnosed:
     ) -> DiagnosticStatus:
         """Wait for a status with a level and words in its message; do something again and again meanwhile."""
 
-        def told() -> bool:
+        def diagnosed() -> bool:
             status = self.newest.get(part)
             return status is not None and status.level == level and all(word in status.message for word in words)
 
         def tried() -> bool:
             meanwhile()
-            return self.graph.until(told, 0.2)
+            return self.graph.until(diagnosed, 0.2)
 
         found = self.graph.until(tried)
         said = {name: (status.level, status.message) for name, status in self.newest.items()}
@@ -109,7 +109,7 @@ class CameraToVoxels:
         self.voxels = self.graph.collect(PointCloud2, f"{self.output}/voxels")
 
     @functools.cached_property
-    def told(self) -> Diagnosed:
+    def diagnosed(self) -> Diagnosed:
         """What the node says of itself, from when this is asked for first."""
         return Diagnosed(self.graph, self.node)
 
@@ -183,9 +183,9 @@ class CameraToVoxels:
 
     def receive(self, message: Any) -> None:
         """Send an image and wait until the node has counted it; its publisher and the node's are reliable."""
-        before = int(self.told.fresh("input")["images received"])
+        before = int(self.diagnosed.fresh("input")["images received"])
         self.images.publish(message)
-        assert self.graph.until(lambda: int(self.told.fresh("input")["images received"]) > before), self.node.log
+        assert self.graph.until(lambda: int(self.diagnosed.fresh("input")["images received"]) > before), self.node.log
 
     def answer(self, message: Any, *also: list[Any]) -> Any:
         """Send an image and wait for its voxels, and until something has come on other topics that were subscribed to.

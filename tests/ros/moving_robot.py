@@ -127,7 +127,7 @@ class FusingDrive(CameraToVoxels):
 
     def numbers(self) -> dict[str, str]:
         """What the diagnostics say of the map."""
-        status = self.told.newest.get("fusion")
+        status = self.diagnosed.newest.get("fusion")
         return {} if status is None else values(status)
 
     @property

@@ -220,11 +220,11 @@ def test_the_largest_rate_goes_by_arrival_where_stamps_stand_still(
 
 
 def test_frames_lose_the_slash_that_ros_1_put_before_them(graph: Graph, node: CompletionNode, model: Model) -> None:
-    told = graph.collect(PointCloud2, f"{graph.namespace}/{topics.NODE_NAME}/voxels")
+    published = graph.collect(PointCloud2, f"{graph.namespace}/{topics.NODE_NAME}/voxels")
     calibrate(node, CAMERA)
     node.inputs.cameras[0]._on_image(messages.image_message(np.zeros((24, 32, 3), np.uint8), 1, "/front"))
-    assert graph.until(lambda: bool(told))
-    assert told[0].header.frame_id == "front"
+    assert graph.until(lambda: bool(published))
+    assert published[0].header.frame_id == "front"
     assert NodeParameters(grid_frame="/base_link", base_frame="/a/b").grid_frame == "base_link"
 
 
@@ -306,8 +306,8 @@ def test_images_that_show_little_are_warned_of(
 
 
 def test_each_dropped_image_is_reported_with_its_reason(own: Any, node: CompletionNode, model: Model) -> None:
-    told: list[tuple[str, int]] = []
-    node.counters.on_dropped_image = lambda reason, header: told.append(
+    announced: list[tuple[str, int]] = []
+    node.counters.on_dropped_image = lambda reason, header: announced.append(
         (reason, messages.stamp_nanoseconds(header.stamp))
     )
     show(node, 1)
@@ -320,8 +320,8 @@ def test_each_dropped_image_is_reported_with_its_reason(own: Any, node: Completi
     model.unusable = replace(CAMERA, fx=30.0)
     calibrate(node, model.unusable)
     show(node, 40)
-    wait_for(lambda: all_accounted_for(node) and len(told) == sum(node.counters.dropped.values()))  # counted, then told
-    assert sorted(told, key=lambda drop: drop[1]) == [
+    wait_for(lambda: all_accounted_for(node) and len(announced) == sum(node.counters.dropped.values()))
+    assert sorted(announced, key=lambda drop: drop[1]) == [
         ("no CameraInfo", 1),
         ("newer image arrived", 10),
         ("stamp went back", 15),
@@ -329,4 +329,4 @@ def test_each_dropped_image_is_reported_with_its_reason(own: Any, node: Completi
         ("deactivated", 30),
         ("unusable camera", 40),
     ]
-    assert sum(node.counters.dropped.values()) == len(told)
+    assert sum(node.counters.dropped.values()) == len(announced)

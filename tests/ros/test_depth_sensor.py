@@ -83,12 +83,12 @@ def test_a_depth_camera_corrects_the_network_and_its_faults_cost_no_image(
 
     corrected = robot.shown(robot.wall(z))
     assert np.median(corrected[np.isfinite(corrected)]) == pytest.approx(z, rel=0.1)
-    robot.told.until("depth", OK, "of the pixels", "0.0 ms old")
-    assert float(robot.told.fresh("depth")["pixels sensed"].split()[0]) > 20.0  # a quarter: it is half as fine
+    robot.diagnosed.until("depth", OK, "of the pixels", "0.0 ms old")
+    assert float(robot.diagnosed.fresh("depth")["pixels sensed"].split()[0]) > 20.0  # a quarter: it is half as fine
 
     def left_out(why: str, *sensed: Any, late_ns: int = 0) -> None:
         np.testing.assert_array_equal(robot.shown(*sensed, late_ns=late_ns), alone)
-        assert robot.graph.until(lambda: why in robot.told.fresh("depth")["last without"]), robot.node.log
+        assert robot.graph.until(lambda: why in robot.diagnosed.fresh("depth")["last without"]), robot.node.log
 
     left_out("depth images of frame 'elsewhere' do not fit images of frame", robot.wall(z, "elsewhere"))
     left_out("none within 0.020 s", robot.wall(z), late_ns=30_000_000)
@@ -119,8 +119,8 @@ def test_a_lidar_is_placed_by_the_source_of_transforms(running: Callable[..., Se
     corrected = robot.shown(cloud("lidar"))
     assert np.median(corrected[np.isfinite(corrected)]) == pytest.approx(z, rel=0.1)
     np.testing.assert_array_equal(robot.shown(cloud("nowhere")), alone)
-    robot.told.until("depth", OK)
-    assert "nowhere" in robot.told.fresh("depth")["last without"]
+    robot.diagnosed.until("depth", OK)
+    assert "nowhere" in robot.diagnosed.fresh("depth")["last without"]
     robot.node.end_well()
 
 
@@ -129,5 +129,5 @@ def test_a_student_that_takes_no_depth_is_warned_of_once(start: Start) -> None:
     robot.start()
     robot.shown()
     robot.shown()
-    robot.told.until("depth", WARN, "makes nothing of what sensors of depth see")
+    robot.diagnosed.until("depth", WARN, "makes nothing of what sensors of depth see")
     assert robot.node.log.count("depth.topic is set, but student") == 1

@@ -55,14 +55,14 @@ def test_unusable_calibrations_change_nothing_and_dull_images_are_completed(
 def test_a_camera_that_stops_returns_and_changes(start: Any, completer: Callable[..., Completer]) -> None:
     faulty = start("-p", "image.qos:=auto")
     faulty.start()
-    told = faulty.told
+    diagnosed = faulty.diagnosed
     assert "subscribed as its publishers offer it: reliable" in faulty.node.log
     before = faulty.show(some_image(3))
 
     # It stops: its publisher goes, nothing comes out any more; it returns, best effort this time.
     faulty.graph.node.destroy_publisher(faulty.images)
     heard = len(faulty.voxels)
-    told.until("input", ERROR, "no image for", "no publisher")
+    diagnosed.until("input", ERROR, "no image for", "no publisher")
     assert len(faulty.voxels) == heard
     best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
     faulty.images = faulty.graph.node.create_publisher(Image, "image", best_effort)
@@ -74,7 +74,7 @@ def test_a_camera_that_stops_returns_and_changes(start: Any, completer: Callable
     def goes_on() -> None:
         faulty.images.publish(messages.image_message(some_image(3), faulty.stamp(), FRAME))
 
-    told.until("input", OK, "images/s", meanwhile=goes_on)
+    diagnosed.until("input", OK, "images/s", meanwhile=goes_on)
 
     # Other resolutions of the same picture need no other CameraInfo; what was cropped does.
     half = some_image(4, replace(CAMERA, width=160, height=48))

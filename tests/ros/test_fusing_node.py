@@ -89,7 +89,7 @@ def test_an_image_without_odometry_is_published_alone_and_counted(drive: FusingD
     with drive.impatient():
         lost = drive.show(2, 0.2, posed=False)
     assert is_cloud_of(lost, truth.alone(2).voxels)
-    status = drive.told.until("fusion", WARN, "without those of earlier ones", "after the last")
+    status = drive.diagnosed.until("fusion", WARN, "without those of earlier ones", "after the last")
     assert "transforms must reach up to the stamps of images" in status.message  # what to do
     assert int(drive.numbers()["images published alone"]) == before + 1
     assert "voxels are those of one image, not joined with earlier ones" in drive.node.log
@@ -121,9 +121,9 @@ def activate_again(drive: FusingDrive) -> None:
 
 def configure_again(drive: FusingDrive) -> None:
     drive.change(Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
-    drive.told.until("fusion", OK, "nothing to do: the node is unconfigured")
+    drive.diagnosed.until("fusion", OK, "nothing to do: the node is unconfigured")
     drive.change(Transition.TRANSITION_CONFIGURE)
-    drive.told.until("fusion", OK, "waiting for the first image")
+    drive.diagnosed.until("fusion", OK, "waiting for the first image")
     drive.change(Transition.TRANSITION_ACTIVATE)
     until_heard_again(drive)
 

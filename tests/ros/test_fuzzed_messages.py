@@ -321,7 +321,7 @@ def test_the_running_node_accounts_for_every_message_and_goes_on(transport: str,
     draw = fuzzer.image if transport == "raw" else fuzzer.compressed_image
     running.start()
     before = running.show(some_image(1))
-    memory = running.told.fresh("memory")
+    memory = running.diagnosed.fresh("memory")
 
     def said() -> tuple[Counter[Image], Counter[Image]]:
         """Images that were completed, and those that were dropped, without those of `show`."""
@@ -353,7 +353,7 @@ def test_the_running_node_accounts_for_every_message_and_goes_on(transport: str,
         return bool(running.show(some_image(1)).data == before.data)
 
     assert running.graph.until(as_before), running.node.log
-    memory_now = running.told.fresh("memory")
+    memory_now = running.diagnosed.fresh("memory")
     grown = {name: float(memory_now[name]) - float(memory[name]) for name in ("peak resident MB", "open files")}
     assert grown["peak resident MB"] < LARGEST_GROWTH_KB / 1e3 and grown["open files"] <= 0, memory_now
     running.node.end_well()
@@ -374,7 +374,7 @@ def test_an_unexpected_error_is_counted_and_the_node_goes_on(start: Any) -> None
 
     assert running.graph.repeat(send, lambda: bool(notices)), running.node.log
     assert read_drop_notice(notices[0].data) == (10 * SECOND_NS, faulty_node.FAULTY, "internal error")
-    status = running.told.until("inference", ERROR, "internal error", "report internal errors", meanwhile=send)
+    status = running.diagnosed.until("inference", ERROR, "internal error", "report internal errors", meanwhile=send)
     assert status.message
     assert "ZeroDivisionError: nobody thought of it; please report this" in running.node.log
     running.until_logged("in arrived", lambda: running.camera_infos.publish(faulty_info()))  # where it was

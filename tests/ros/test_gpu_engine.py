@@ -39,7 +39,7 @@ def test_without_a_driver_configuring_is_refused_with_what_is_missing(start: Sta
     absent = {package for package in ("pycuda", "tensorrt", "tensorrt_rtx") if find_spec(package) is None}
     assert ("To get pycuda: pip install" in line) == ("pycuda" in absent)
     assert ("To get tensorrt: pip install" in line) == (absent >= {"tensorrt", "tensorrt_rtx"})  # one of them will do
-    running.told.until("lifecycle", ERROR, "the NVIDIA driver is missing")
+    running.diagnosed.until("lifecycle", ERROR, "the NVIDIA driver is missing")
     assert "Traceback" not in running.node.log
 
 
@@ -59,7 +59,7 @@ def test_a_lost_gpu_is_replaced_by_the_cpu(start: Start, tmp_path: Path, monkeyp
     lost = tmp_path / "lost"
     monkeypatch.setenv(gpu_node.FAILS, str(lost))  # the node believes that it has a GPU, until this file is there
     running = start("-p", "image.qos:=reliable", script=GPU_NODE)
-    diagnosed = running.told
+    diagnosed = running.diagnosed
     running.start()
     lost.touch()
     image = running.make_image(some_image(1), SECOND_NS, FRAME)

@@ -196,7 +196,7 @@ def test_reset_forgets_and_while_disabled_nothing_is_published_and_everything_co
         request = SetBool.Request(data=enabled)
         return served.graph.call(SetBool, topics.SET_ENABLED.replace("~", topics.NODE_NAME), request)
 
-    told = served.told
+    diagnosed = served.diagnosed
     served.start()
     served.answer(served.image(1, 100 * SECOND_NS))
     late = served.image(2, 100 * SECOND_NS - SECOND_NS // 2)
@@ -204,13 +204,13 @@ def test_reset_forgets_and_while_disabled_nothing_is_published_and_everything_co
     assert served.reset().message == "forgot stamps, times and earlier images"
 
     def forgot() -> bool:
-        parts = {name: values(status) for name, status in told.newest.items()}
+        parts = {name: values(status) for name, status in diagnosed.newest.items()}
         return (
             parts["outputs"].get("seconds since the last result") == "none yet"
             and int(parts["inference"].get("images completed", 0)) >= 1  # counts go on
         )
 
-    assert served.graph.until(lambda: bool(told.newest) and forgot()), served.node.log
+    assert served.graph.until(lambda: bool(diagnosed.newest) and forgot()), served.node.log
     served.answer(late)
 
     held_while.touch()
@@ -219,14 +219,18 @@ def test_reset_forgets_and_while_disabled_nothing_is_published_and_everything_co
     answer = set_enabled(False)
     assert answer.success and "until ~/set_enabled is called with true" in answer.message
     held_while.unlink()
-    told.until("lifecycle", OK, "active, but disabled by ~/set_enabled: call ~/set_enabled with data: true to go on")
+    diagnosed.until(
+        "lifecycle", OK, "active, but disabled by ~/set_enabled: call ~/set_enabled with data: true to go on"
+    )
     served.images.publish(served.image(2, 111 * SECOND_NS))
-    assert served.graph.until(lambda: values(told.newest["input"]).get("dropped: disabled") == "2"), served.node.log
+    assert served.graph.until(lambda: values(diagnosed.newest["input"]).get("dropped: disabled") == "2"), (
+        served.node.log
+    )
     assert set_enabled(True).success
     served.answer(served.image(3, 112 * SECOND_NS))
     assert not set(served.stamps_ns) & {110 * SECOND_NS, 111 * SECOND_NS}
-    told.until("lifecycle", OK)
-    assert served.graph.until(lambda: values(told.newest["lifecycle"])["enabled"] == "true")
+    diagnosed.until("lifecycle", OK)
+    assert served.graph.until(lambda: values(diagnosed.newest["lifecycle"])["enabled"] == "true")
     served.node.end_well()
     received, processed, dropped = served.node.counts
     assert received == processed + dropped.total()

@@ -83,7 +83,7 @@ def test_misspelt_parameters_are_warned_about_and_live_ones_change_the_next_answ
     info.p = rectified.p
 
     def heard() -> int:
-        return int(running.told.fresh("calibration")["CameraInfo received since activation"])
+        return int(running.diagnosed.fresh("calibration")["CameraInfo received since activation"])
 
     before = heard()
     assert running.graph.repeat(lambda: running.camera_infos.publish(info), lambda: heard() > before)
@@ -121,19 +121,19 @@ def test_compressed_images_and_sigint(start: Start, completer: Callable[..., Com
 def test_newest_wins_with_a_latched_camera_info_and_sigterm_while_busy(start: Start, hold: tuple[Path, Path]) -> None:
     held_while, reached = hold
     running = start("-p", "image.qos:=reliable", script=faulty_node.__file__, camera_info_qos=LATCHED)
-    node, told = running.node, running.told
+    node, diagnosed = running.node, running.diagnosed
     running.camera_infos.publish(messages.camera_info_message(CAMERA, 0, FRAME))  # once, before the node is there
     image = messages.image_message(some_image(0), 0, FRAME)
     running.until_logged("ready for", lambda: running.images.publish(image))
     running.answer(messages.image_message(some_image(0), 1, FRAME))  # after which none is on its way
-    before = int(told.fresh("input")["images received"])
+    before = int(diagnosed.fresh("input")["images received"])
 
     def show(*numbers: int) -> None:
         """No more at a time than the subscription keeps."""
         for number in numbers:
             running.images.publish(messages.image_message(some_image(number), number * SECOND_NS, FRAME))
         arrived = before + numbers[-1]
-        assert running.graph.until(lambda: int(told.fresh("input")["images received"]) == arrived), node.log
+        assert running.graph.until(lambda: int(diagnosed.fresh("input")["images received"]) == arrived), node.log
 
     held_while.touch()
     show(1)

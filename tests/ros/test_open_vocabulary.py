@@ -97,11 +97,15 @@ class Talkative(CameraToVoxels):
 
         Bytes are published as they are, which a publisher in another language may do.
         """
-        before = int(values(self.told.newest["vocabulary"])["refused"]) if "vocabulary" in self.told.newest else 0
+        before = (
+            int(values(self.diagnosed.newest["vocabulary"])["refused"]) if "vocabulary" in self.diagnosed.newest else 0
+        )
         little_endian, packed = b"\0\1\0\0", text if isinstance(text, bytes) else text.encode()
         topic.publish(little_endian + (len(packed) + 1).to_bytes(4, "little") + packed + b"\0")
-        status = self.told.until("vocabulary", WARN, *complaints)
-        assert self.graph.until(lambda: int(values(self.told.newest["vocabulary"])["refused"]) == before + 1), status
+        status = self.diagnosed.until("vocabulary", WARN, *complaints)
+        assert self.graph.until(lambda: int(values(self.diagnosed.newest["vocabulary"])["refused"]) == before + 1), (
+            status
+        )
 
 
 class Truth:
@@ -165,7 +169,7 @@ def test_a_vocabulary_names_the_voxels_and_the_legend_follows(talkative: Talkati
     points = cloud_array_from_message(cloud)
     red, green, blue = np.array(talkative.legend["class_colours"], np.uint32)[points["label"]].T
     np.testing.assert_array_equal(points["rgb"], (red << 16) | (green << 8) | blue)
-    assert talkative.told.until("vocabulary", OK, "2 classes of a vocabulary")
+    assert talkative.diagnosed.until("vocabulary", OK, "2 classes of a vocabulary")
 
     text = '{"classes": {"plants": ["tree", "car"]}, "pooling": "mean", "margin": 0.5, "background": ["wall"]}'
     talkative.name(text, "plants", "unknown")
@@ -199,7 +203,7 @@ def test_unusable_words_change_nothing_and_are_reported(talkative: Talkative, tr
     log = talkative.node.log
     assert "the vocabulary stays as it was: " in log and "the query stays as it was: " in log
     assert "Traceback" not in log and "please report" not in log
-    assert int(values(talkative.told.newest["outputs"])["warnings: ~/vocabulary"]) >= 4
+    assert int(values(talkative.diagnosed.newest["outputs"])["warnings: ~/vocabulary"]) >= 4
     assert len(talkative.legends) == legends
     assert is_cloud_of(talkative.show(3), truth.of(3, words=truth.vocabulary("car", "tree")).voxels)
 

@@ -142,7 +142,7 @@ def test_voxels_are_fused_and_the_rest_stays_of_each_camera(rig: Rig) -> None:
 
 
 def test_diagnostics_name_the_camera_that_is_missing(rig: Rig) -> None:
-    told = rig.told
+    diagnosed = rig.diagnosed
     stamp_ns = 15 * SECOND_NS
 
     def front_alone() -> None:
@@ -152,13 +152,13 @@ def test_diagnostics_name_the_camera_that_is_missing(rig: Rig) -> None:
         rig.send("front", 1, stamp_ns)
 
     with rig.impatient():
-        left = told.until("input left", ERROR, "no image for", meanwhile=front_alone)
+        left = diagnosed.until("input left", ERROR, "no image for", meanwhile=front_alone)
         assert values(left)["topic"] == f"{rig.graph.namespace}/left/image"
-        told.until("input front", OK, "images/s", meanwhile=front_alone)
-    told.until("inference", OK, "front ready, left ready")
-    assert rig.graph.until(lambda: int(values(told.newest["input left"])["sets completed without it"]) > 0)
-    assert values(told.newest["input front"])["sets completed without it"] == "0"
-    assert {"calibration front", "calibration left"} <= set(told.newest)
+        diagnosed.until("input front", OK, "images/s", meanwhile=front_alone)
+    diagnosed.until("inference", OK, "front ready, left ready")
+    assert rig.graph.until(lambda: int(values(diagnosed.newest["input left"])["sets completed without it"]) > 0)
+    assert values(diagnosed.newest["input front"])["sets completed without it"] == "0"
+    assert {"calibration front", "calibration left"} <= set(diagnosed.newest)
 
 
 def test_one_that_fails_does_not_stop_the_others(rig: Rig) -> None:

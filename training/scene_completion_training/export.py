@@ -118,12 +118,12 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
     weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items() if key in frozen.own}
     stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
     given = {**bundle.graph_inputs(), **no_evidence(field.camera)}
-    beside = {name: torch.from_numpy(values) for name, values in given.items()}
-    image = {"image": torch.zeros(1, 3, field.camera.height, field.camera.width), "ground": beside["ground"]}
+    extra_inputs = {name: torch.from_numpy(values) for name, values in given.items()}
+    image = {"image": torch.zeros(1, 3, field.camera.height, field.camera.width), "ground": extra_inputs["ground"]}
     encoded = graph_of(ExportedView(field, encoder), image, ["view"])
     view = {"view": torch.zeros(bundle.view_shape)}
     outputs = ["features", "volume", "depth", "surface"]
-    decoded = graph_of(ExportedScene(field), view | beside, outputs)
+    decoded = graph_of(ExportedScene(field), view | extra_inputs, outputs)
     return bundle.save(folder, encoded, stored_weights, decoded)
 
 

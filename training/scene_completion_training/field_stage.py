@@ -358,7 +358,7 @@ class SingleImageStage(FieldStage):
 
 
 class FeatureStage(SingleImageStage):
-    """Base of the stages of features beside a density, which stays as it is where it is `frozen`."""
+    """Base of the stages of features on a density, which stays as it is where it is `frozen`."""
 
     field: FeatureField
 

@@ -40,7 +40,7 @@ def replay_over_dds(
     # Calibration to publish instead of the bag's CameraInfo; needed where the bag has none.
     camera: Camera | None = None,
     # Where to write voxels, depth, the depth's CameraInfo and the map of the ground, at the bag times of their images,
-    # and beside these; the transforms of the recording, too. The legend of the labels goes there at the time of the
+    # and next to these; the transforms of the recording, too. The legend of the labels goes there at the time of the
     # first. In lock step nothing in it depends on when it was written. At a rate it holds the stage times as well.
     output_bag: Path | None = None,
     # Called with every result, in the order of the node. In lock step that is in a thread while the node completes the
@@ -50,7 +50,7 @@ def replay_over_dds(
     # Parameters of the node, by name. `grid.frame` and `cameras` are always empty: a replay takes voxels to
     # be in the frame of one image. In lock step `sync.timeout` is at least 3 s.
     node_parameters: Mapping[str, object] | None = None,
-    # Filled while the replay goes on, for whoever wants to see it after an interruption.
+    # Filled while the replay goes on, so that it can be read after an interruption.
     statistics: ReplayStatistics | None = None,
     # Query for all images; an image is then complete with that answer only. At the end the question
     # is taken back.

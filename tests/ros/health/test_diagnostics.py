@@ -25,7 +25,7 @@ Start = Callable[..., CameraToVoxels]
 
 def test_states_arrivals_and_faults_of_calibration(start: Start) -> None:
     running = start("-p", "autostart:=false")
-    told = running.told
+    diagnosed = running.diagnosed
 
     def images(camera: Camera = CAMERA) -> None:
         running.images.publish(running.make_image(some_image(1, camera), running.stamp(), FRAME))
@@ -39,49 +39,49 @@ def test_states_arrivals_and_faults_of_calibration(start: Start) -> None:
         message.encoding = "holographic8"
         running.images.publish(message)
 
-    told.until("lifecycle", OK, "unconfigured: nothing is loaded; configure")
-    assert set(told.newest) == PARTS
+    diagnosed.until("lifecycle", OK, "unconfigured: nothing is loaded; configure")
+    assert set(diagnosed.newest) == PARTS
     for part in ("input", "calibration", "inference", "outputs"):
-        assert told.newest[part].level == OK
-        assert "the node is unconfigured" in told.newest[part].message
-    assert {status.hardware_id for status in told.newest.values()} == {"camera"}
+        assert diagnosed.newest[part].level == OK
+        assert "the node is unconfigured" in diagnosed.newest[part].message
+    assert {status.hardware_id for status in diagnosed.newest.values()} == {"camera"}
 
     assert running.graph.change_state(topics.NODE_NAME, Transition.TRANSITION_CONFIGURE)
-    told.until("lifecycle", OK, "inactive: nothing is subscribed")
-    told.until("input", OK, "the node is inactive")
-    told.until("inference", OK, "waiting for a calibration")
+    diagnosed.until("lifecycle", OK, "inactive: nothing is subscribed")
+    diagnosed.until("input", OK, "the node is inactive")
+    diagnosed.until("inference", OK, "waiting for a calibration")
 
     assert running.graph.change_state(topics.NODE_NAME, Transition.TRANSITION_ACTIVATE)
-    told.until("lifecycle", OK, "active")
-    told.until("input", ERROR, "no image for", "1 publisher exists")
-    told.until("calibration", ERROR, "CameraInfo is missing for", "1 publisher exists", "must be latched")
+    diagnosed.until("lifecycle", OK, "active")
+    diagnosed.until("input", ERROR, "no image for", "1 publisher exists")
+    diagnosed.until("calibration", ERROR, "CameraInfo is missing for", "1 publisher exists", "must be latched")
     assert "input: no image for" in running.node.log
 
-    status = told.until("input", OK, "images/s", meanwhile=images)
+    status = diagnosed.until("input", OK, "images/s", meanwhile=images)
     assert int(values(status)["dropped: no CameraInfo"]) >= 1
-    assert told.newest["calibration"].level == ERROR
+    assert diagnosed.newest["calibration"].level == ERROR
     assert "input: in order again" in running.node.log
 
-    told.until("inference", OK, "ready", "latency", meanwhile=both)
-    told.until("calibration", WARN, "the image is enlarged 2.00 times", meanwhile=both)
-    inference = values(told.newest["inference"])
+    diagnosed.until("inference", OK, "ready", "latency", meanwhile=both)
+    diagnosed.until("calibration", WARN, "the image is enlarged 2.00 times", meanwhile=both)
+    inference = values(diagnosed.newest["inference"])
     assert inference["engine"] in {"openvino", "openvino_bf16", "onnxruntime"}
     for stage in topics.STAGES:
         mean, p95, largest = (float(part.split()[1]) for part in inference[f"{stage} ms"].split(", "))
         assert 0 <= mean <= largest, stage
         assert 0 <= p95 <= largest, stage
-    received = values(told.newest["input"])
+    received = values(diagnosed.newest["input"])
     assert float(received["images/s"]) > 0
     assert received["image"] == f"320x96 rgb8, {320 * 96 * 3} bytes, frame {FRAME}"
     behind = "seconds by which its stamp is behind the image's"
-    assert running.graph.repeat(both, lambda: float(values(told.newest["calibration"])[behind]) == 0)
+    assert running.graph.repeat(both, lambda: float(values(diagnosed.newest["calibration"])[behind]) == 0)
 
-    told.until("calibration", WARN, "CameraInfo stopped", "images go on", meanwhile=images)
-    message = told.until("calibration", ERROR, "images are 640x200", meanwhile=lambda: images(LARGER_CAMERA))
+    diagnosed.until("calibration", WARN, "CameraInfo stopped", "images go on", meanwhile=images)
+    message = diagnosed.until("calibration", ERROR, "images are 640x200", meanwhile=lambda: images(LARGER_CAMERA))
     assert "is for 320x96" in message.message
-    told.until("input", WARN, "bad image", meanwhile=broken)
+    diagnosed.until("input", WARN, "bad image", meanwhile=broken)
 
-    memory = values(told.newest["memory"])
+    memory = values(diagnosed.newest["memory"])
     status_of_process = Path(f"/proc/{running.node.process.pid}/status").read_text(encoding="utf-8")
     resident_kb = int(status_of_process.split("VmRSS:")[1].split()[0])
     assert float(memory["resident MB"]) == pytest.approx(resident_kb * 1024 / 1e6, rel=0.2)
@@ -94,35 +94,35 @@ def test_failures_and_removed_topics_are_reported_while_simulated_time_stands_st
 ) -> None:
     missing = tmp_path / "bundle"
     running = start("-p", "use_sim_time:=true", "-p", "autostart:=false", bundle=missing)
-    told = running.told
+    diagnosed = running.diagnosed
     assert not running.graph.change_state(topics.NODE_NAME, Transition.TRANSITION_CONFIGURE)
-    told.until("lifecycle", ERROR, "unconfigured: the last transition failed", f"there is no folder {missing}")
-    heard = len(told.arrays)
-    assert running.graph.until(lambda: len(told.arrays) >= heard + 2)
-    assert all(array.header.stamp.sec == 0 for array in told.arrays)  # /clock has no publisher
+    diagnosed.until("lifecycle", ERROR, "unconfigured: the last transition failed", f"there is no folder {missing}")
+    heard = len(diagnosed.arrays)
+    assert running.graph.until(lambda: len(diagnosed.arrays) >= heard + 2)
+    assert all(array.header.stamp.sec == 0 for array in diagnosed.arrays)  # /clock has no publisher
 
-    assert "removed" not in told.newest
+    assert "removed" not in diagnosed.newest
     for topic in REMOVED["topic"]:
         running.graph.collect(String, topic.replace("~", running.output))
     for service in REMOVED["service"]:
         running.graph.node.create_client(Trigger, service.replace("~", running.output))
     kinds: tuple[Kind, ...] = ("topic", "service") if hasattr(Node, "count_clients") else ("topic",)  # Humble
-    told.until("removed", WARN, *(str(removed(kind, name)) for kind in kinds for name in REMOVED[kind]))
+    diagnosed.until("removed", WARN, *(str(removed(kind, name)) for kind in kinds for name in REMOVED[kind]))
 
 
 def test_topics_without_publishers_and_publishers_that_do_not_match(start: Start) -> None:
     running = start("-p", "image.qos:=reliable")
-    told = running.told
+    diagnosed = running.diagnosed
     running.graph.node.destroy_publisher(running.images)
     running.graph.node.destroy_publisher(running.camera_infos)
-    told.until("input", ERROR, f"no publisher on {running.graph.namespace}/image", "-r image:=<topic>")
-    told.until("calibration", ERROR, "no publisher on", "-r camera_info:=<topic>")
-    listening = told.until("outputs", OK, "have subscribers")
+    diagnosed.until("input", ERROR, f"no publisher on {running.graph.namespace}/image", "-r image:=<topic>")
+    diagnosed.until("calibration", ERROR, "no publisher on", "-r camera_info:=<topic>")
+    listening = diagnosed.until("outputs", OK, "have subscribers")
     assert values(listening)[f"subscribers of {running.output}/voxels"] == "1"
 
     images = running.graph.node.create_publisher(Image, "image", BEST_EFFORT)
     image = messages.image_message(some_image(1), 0, FRAME)
-    told.until(
+    diagnosed.until(
         "input", ERROR, "does not match the reliable subscription", "RELIABILITY", "set image.qos:=sensor_data",
         meanwhile=lambda: images.publish(image),
     )  # fmt: skip
