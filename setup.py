@@ -46,8 +46,6 @@ EXTRAS = {
         "lightning",
         "onnx",
         *TOKENIZERS,
-        "pycolmap>=4.0",  # its rigs, and the image pairs of their own choosing
-        "ray",
         "scikit-learn",
         "scipy>=1.12",  # its isotonic regression
         "tensorboard",

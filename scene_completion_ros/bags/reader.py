@@ -324,18 +324,17 @@ class BagReader:
         *,
         odometry_topic: str | None = None,  # also TOPIC=CHILD, with the frame that its poses are of
         within: Callable[[int], bool] = lambda _: True,
-        with_tf: bool = True,
         image_topic: str = "",  # take transforms of its robot alone, see `of_robot`
     ) -> TransformBuffer:
         """Collect the transforms of /tf and /tf_static, and the poses of an odometry topic if one is named.
 
         Transforms with NaN, broken quaternions or places beyond any robot are left out and counted in `skipped`; what
         is doubtful about others comes to `warnings` when they are looked up. `within`: whether to take what was
-        recorded at a bag time; /tf_static is always taken; `with_tf`: whether to take /tf and /tf_static.
+        recorded at a bag time; /tf_static is always taken.
         """
         buffer = TransformBuffer()
         buffer.warnings = self.warnings
-        topics = self.of_robot(self.topics_of_type(TRANSFORM_TYPE), image_topic) if with_tf else []
+        topics = self.of_robot(self.topics_of_type(TRANSFORM_TYPE), image_topic)
         odometry, _, child = (odometry_topic or "").partition("=")
 
         def wanted(recorded: BagMessage) -> bool:

@@ -440,7 +440,10 @@ def moving_transforms(
     listed = ", ".join(odometries) or "none"
     if len(odometries) != 1:
         what = f"tf does not say how {frame!r} moves, and odometry topics are: {listed}"
-        cure = "Record /tf and /tf_static, or record (or name) one odometry topic"
+        cure = (
+            "Record /tf and /tf_static, or record (or name) one odometry topic. A robot without odometry gets it from "
+        )
+        cure += "a visual-inertial odometry node that runs while it records, such as rtabmap's or ORB-SLAM3"
         raise BagError(what, where=str(reader.path), cure=cure)
     topic, _, child = listed.partition("=")
     first = reader.first(topic)

@@ -253,16 +253,6 @@ class PosedSequence:
         )
 
 
-def files_of_sequence(folder: Path) -> set[Path]:
-    """The files that `PosedSequence.save` wrote into a folder, by its index; none where that cannot be read."""
-    try:
-        document = read_json(folder / INDEX_NAME, SequenceError, cure=_AGAIN, most_bytes=LARGEST_INDEX)
-        named = [entry[kind].values() for entry in document["frames"] for kind in ("images", "assets")]
-        return {folder / INDEX_NAME, *(folder / file for files in named for file in files)}
-    except (SequenceError, LookupError, TypeError, AttributeError):
-        return set()
-
-
 def load_array(path: Path) -> NDArray[Any]:
     """Load an asset written by `PosedSequence.save`."""
     return read_arrays(path, SequenceError, cure=_AGAIN, needed=("data",))["data"]
@@ -533,7 +523,7 @@ def check_for_training(sequence: PosedSequence, where: str) -> None:
     swapped.
     """
     if not sequence.metric_scale:
-        cure = "Training needs metres: extract it again with --camera-height, odometry or a stereo pair"
+        cure = "Training needs poses in metres, as of odometry"
         raise SequenceError("scale: unknown", where=where, cure=cure)
     for index, frame in enumerate(sequence.frames):
         if absent := sorted(set(sequence.cameras) - set(frame.images)):

@@ -83,7 +83,7 @@ def drive(name: str = "drive", *, baseline: float = 0.5, step: float = 1.0, came
 @pytest.mark.parametrize(
     ("sequence", "message"),
     [
-        (dataclasses.replace(drive(), metric_scale=False), r"/data/drive: scale: unknown\. .*--camera-height"),
+        (dataclasses.replace(drive(), metric_scale=False), r"/data/drive: scale: unknown\. .*in metres"),
         (drive(baseline=0.0), "/data/drive: zero baseline: left and right stand at one place"),
         (drive(cameras=1, step=0.001), "/data/drive: zero baseline: one camera that moves 0.00 m in 3 frames"),
     ],

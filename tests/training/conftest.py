@@ -1,7 +1,5 @@
 """A small synthetic stereo drive in KITTI's folder layout, a street with one wall, and models that look at them."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -40,27 +38,6 @@ def synthetic_drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "poses.txt").write_text("\n".join(poses) + "\n")
     (folder / "times.txt").write_text("\n".join(times) + "\n")
     return folder
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
-    """Address of a Ray cluster of one machine and two cores, whose processes are none of the test's."""
-    pytest.importorskip("ray")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # Seconds that its processes may take to start: on a busy machine more than Ray's 30 and 60.
-    os.environ.update({"RAY_gcs_server_port_wait_time_s": "300", "RAY_worker_register_timeout_seconds": "300"})
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": 2, "include_dashboard": False}
-    for start in range(5):  # of 30 s each, which nothing can change
-        try:
-            started = Cluster(initialize_head=True, head_node_args=head)
-            break
-        except Exception as error:
-            if "timed out during startup" not in str(error) or start == 4:
-                raise
-    yield started.address
-    started.shutdown()
 
 
 @pytest.fixture(scope="module")

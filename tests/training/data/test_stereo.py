@@ -194,16 +194,16 @@ def test_kittis_camera_comes_out_as_the_streets() -> None:
 
 
 def test_a_wide_lens_is_capped_and_its_pixels_are_not_made_up() -> None:
-    measured = {"settings": {"camera_height": 0.4}}
-    viewpoint, said = viewpoint_of(AUTO, VolumeSettings(), [two_frames(FISHEYE, provenance=measured)])
+    low = dataclasses.replace(AUTO, height_above_ground=0.4)
+    viewpoint, said = viewpoint_of(low, VolumeSettings(), [two_frames(FISHEYE)])
     camera = viewpoint.camera
     assert math.degrees(camera.horizontal_fov) == pytest.approx(100.0, abs=0.01)
     assert (camera.width, camera.height) == (384, 192)
     assert camera.fx == pytest.approx(FISHEYE.fx, rel=0.05)
     assert (viewpoint.height_above_ground, viewpoint.volume) == (0.4, Volume.to_measure(0.4))
-    assert "120° (equidistant), of which a pinhole takes 100°" in said[1]
+    assert "120° (equidistant), of which a pinhole takes 100°" in said[0]
     sharp = dataclasses.replace(FISHEYE.resized(1280, 960))
-    most = viewpoint_of(AUTO, VolumeSettings(), [two_frames(sharp, provenance=measured)])[0].camera
+    most = viewpoint_of(low, VolumeSettings(), [two_frames(sharp)])[0].camera
     assert most.width * most.height == pytest.approx(640 * 192, rel=0.1) and not most.width % 64 + most.height % 64
 
 

@@ -11,9 +11,8 @@ import numpy as np
 from scene_completion_ros.errors import ConfigurationError, SequenceError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead, stereo_pair
-from scene_completion_training.arrays import Doubles
+from scene_completion_training.arrays import Doubles, Random
 from scene_completion_training.data.stereo import rectified_sequence, stereo_depth
-from scene_completion_training.extraction.images_to_poses import ground_plane
 from scene_completion_training.viewpoint import ENCODER_STEP, STREET_CAMERA, CameraSettings, Viewpoint, VolumeSettings
 
 # A pinhole stretches what lies further beyond all use; above and below lies little that a robot drives into.
@@ -22,6 +21,11 @@ _STEP = 2 * ENCODER_STEP  # sizes are multiples of this, so that images of half 
 _MOUNTED_M = {"KITTI": 1.65, "KITTI raw": 1.65, "KITTI-360": 1.55}
 _FRAMES = 8  # of a recording, whose ground is looked at
 _POINTS = 4000  # of a frame
+_HYPOTHESES = 600
+_LARGEST_TILT = math.radians(25.0)  # of the ground against the camera's horizontal plane
+_THICKNESS = 0.03  # of the camera's height: distance to the plane up to which a point lies on it
+_REACH = 12.0  # camera heights: points further away are too inexact
+_FEWEST_ON_GROUND = 25
 _CONTRADICTING = 1.25  # heights that differ by more are those of different rigs
 
 
@@ -132,17 +136,14 @@ def _height(sequence: PosedSequence) -> tuple[float, str] | None:
         return float(sequence.rig_from_camera[name].translation[2]), "exact, of the street world"
     if provenance.get("dataset") in _MOUNTED_M:
         return _MOUNTED_M[provenance["dataset"]], f"as {provenance['dataset']} has it mounted"
-    extracted = provenance.get("settings")
-    if isinstance(extracted, dict) and extracted.get("camera_height"):
-        return float(extracted["camera_height"]), "as given to `extract`"
     generator = np.random.default_rng(0)
     measured = {"LiDAR": _lidar_points(sequence, name), "stereo": _stereo_points(sequence)}
     for source, clouds in measured.items():
         heights = []
         for points in clouds:
-            plane = ground_plane(points[generator.permutation(len(points))[:_POINTS]], generator)
-            if plane is not None:
-                heights.append(plane[0])
+            height = ground_plane(points[generator.permutation(len(points))[:_POINTS]], generator)
+            if height is not None:
+                heights.append(height)
         if heights:
             return float(np.median(heights)), f"ground seen by {source}"
     return None
@@ -176,3 +177,37 @@ def _stereo_points(sequence: PosedSequence) -> Iterator[Doubles]:
         depth = stereo_depth(grey[0].astype(np.uint8), grey[1].astype(np.uint8), camera.fx, baseline)
         known = depth > 0.0
         yield np.asarray(camera.unproject(pixels[known])) * depth[known][:, None]
+
+
+def ground_plane(points: Doubles, generator: Random) -> float | None:
+    """Distance to the plane below a camera on which most of its points [N, 3] lie (y down); None if there is none.
+
+    Planes are fitted to random samples (Fischler and Bolles 1981). Those that are tilted against the camera's
+    horizontal plane, as walls are, do not count.
+    """
+    below = points[(points[:, 1] > 0.0) & (points[:, 1] > 0.05 * np.abs(points[:, 2]))]
+    if len(below) < _FEWEST_ON_GROUND:
+        return None
+    normals, heights = _planes(below[generator.integers(0, len(below), (_HYPOTHESES, 3))])
+    if not len(heights):
+        return None
+    near = np.linalg.norm(below[None, :, [0, 2]], axis=-1) < _REACH * heights[:, None]
+    on_plane = near & (np.abs(normals @ below.T - heights[:, None]) < _THICKNESS * heights[:, None])
+    best = int(on_plane.sum(axis=1).argmax())
+    inliers = below[on_plane[best]]
+    if len(inliers) < 3:
+        return None
+    centre = inliers.mean(axis=0)
+    normal = np.linalg.svd(inliers - centre, full_matrices=False)[2][2]
+    return abs(float(normal @ centre))
+
+
+def _planes(corners: Doubles) -> tuple[Doubles, Doubles]:
+    """Downward normals [K, 3] and distances [K] of those planes through triples [S, 3, 3] that may be ground."""
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+    normals = normals / np.where(lengths > 0.0, lengths, 1.0)
+    normals *= np.where(normals[:, 1:2] < 0.0, -1.0, 1.0)
+    heights = np.einsum("ij,ij->i", normals, corners[:, 0])
+    usable = (lengths[:, 0] > 0.0) & (normals[:, 1] > math.cos(_LARGEST_TILT)) & (heights > 0.0)
+    return normals[usable], heights[usable]
