@@ -17,6 +17,7 @@ Kind = Literal[
 
 _SNAPSHOTS = "use ros2 bag record --snapshot-mode (docs/record.md)"
 _EXTRINSICS = "give the camera's place and angles in an extrinsics_file (docs/frames.md)"
+_NO_SAVED_MAP = "leave it out, fusion.enabled begins each run anew, since what was seen a day ago may be gone"
 _ONE_STUDENT = "put another student in the place of the bundle, between cleanup and configure (docs/node.md)"
 
 # Each entry ends the sentence "<kind> <name> was removed: ".
@@ -87,6 +88,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     "parameter": {
         "depth.deviation": "leave it out, it is 0.02 of the depth",
         "depth.from": "leave it out, a depth.topic that is set is used",
+        "fusion.map_file": _NO_SAVED_MAP,
         "image.timeout": "leave it out, two seconds without an image are an error in /diagnostics",
         "camera.roll": _EXTRINSICS,
         "camera.x": _EXTRINSICS,
@@ -107,6 +109,8 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "~/record_trigger": _SNAPSHOTS,
     },
     "service": {
+        "~/load_map": _NO_SAVED_MAP,
+        "~/save_map": _NO_SAVED_MAP,
         "~/swap_bundle": _ONE_STUDENT,
     },
     "configuration key": {

@@ -17,15 +17,12 @@ import yaml
 from scene_completion_ros.errors import LONGEST, SceneCompletionError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.bundle import MANIFEST, GpuEncoder, StudentBundle
-from scene_completion_ros.mapping.temporal_fusion import read_map
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice, read_drop_notice
 from scene_completion_ros.messages.words import read_query, read_vocabulary
 from scene_completion_ros.ros.launching.settings import OPTICAL_VIEW, Shown, adapted
 from scene_completion_ros.sequences.posed_sequence import Frame, PosedSequence
-from scene_completion_ros.whole_files import tensor_bytes
 from tests.checkout import ROOT
 from tests.inference.small_bundle import make_small_bundle, small_bank, small_space
-from tests.mapping.test_temporal_fusion import TWO, a_map, about_of
 
 ROS, TRAINING = "scene_completion_ros.", "scene_completion_training."
 CHANGES = 150
@@ -88,12 +85,6 @@ def read_training(file: Path) -> object:
     return read_configuration(file, [], Configuration)
 
 
-def read_about(file: Path) -> object:
-    kept = file.with_suffix(".map")
-    kept.write_bytes(tensor_bytes(TWO._asdict(), {"map": file.read_text("utf-8", "replace")}))
-    return read_map(kept)
-
-
 class Reader(NamedTuple):
     """The name of a file, what may stand in it (as YAML, or made in its folder), and what reads it."""
 
@@ -153,7 +144,6 @@ READERS = {
         of_text(read_vocabulary),
     ),
     "query": Reader("message.json", "phrases: [car]", of_text(read_query)),
-    "map": Reader("about.json", lambda _: about_of(a_map()), read_about),
     "notice": Reader("notice.json", drop_notice(DropReason.RESET, 3, "camera"), of_text(read_drop_notice)),
     "segments": Reader("scene.segs.json", "{segIndices: [1, 1, 2, 3]}", by(f"{TRAINING}points.datasets:_segments", 4)),
     "things": Reader(

@@ -60,7 +60,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         self._problem: SceneCompletionError | None = None
         self._finalized = False
         self._diagnostics = Diagnostics(node, self.observed, self.counters.warn)
-        self._services = Services(node, self._configured_thread, self.parameters, self.reset, self.set_enabled)
+        self._services = Services(node, self.reset, self.set_enabled)
         node.add_managed_entity(self)
 
     def start(self) -> None:
@@ -238,7 +238,6 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
 
     def _release(self) -> None:
         self.inputs, self._thread, self._outputs, self._words = None, None, None, None
-        self._services.close()
         try:
             self._while_active.close()
         finally:

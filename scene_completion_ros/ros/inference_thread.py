@@ -5,10 +5,10 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from scene_completion_ros.inference.text_bank import UNKNOWN, Vocabulary
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.mapping.ground_map import ignored_names
-from scene_completion_ros.mapping.temporal_fusion import FusionSettings, SavedMap, TemporalFusion, compile_fusion
+from scene_completion_ros.mapping.temporal_fusion import FusionSettings, TemporalFusion, compile_fusion
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size, decode_depth, read_xyz
 from scene_completion_ros.ros.conversions import to_rgb
@@ -336,8 +336,6 @@ class SceneMemory:
         self._map: TemporalFusion | None = None
         self._epoch: Epoch | None = None
         self._relabel = False
-        self._newest: SemanticVoxels | None = None  # joined last
-        self._loaded: tuple[SavedMap, Epoch] | None = None  # what the next scene of that epoch is joined with
 
     def prepare(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
         """Make the map, and compile what fills it, before an image needs them."""
@@ -348,26 +346,6 @@ class SceneMemory:
     def relabel(self) -> None:
         """Labels have another meaning from the next scene on: those that are remembered are forgotten."""
         self._relabel = True
-
-    def saved(self, frame: str, epoch: Epoch) -> SavedMap:
-        """What is remembered of an epoch, in this frame. Raises SceneCompletionError where that is nothing."""
-        known = self._map.remembered() if self._map is not None and self._epoch == epoch else None
-        if self._newest is None or known is None or not len(known.place):
-            cure = "Wait until `images joined` in the part fusion of /diagnostics grows"
-            raise SceneCompletionError("no image was joined yet", where="map", cure=cure)
-        bundle, voxels = self._bundle, self._newest
-        classes = voxels.class_names, voxels.class_colours
-        return SavedMap(known, frame, self._grid, *classes, bundle.name, bundle.made_from(), voxels.stamp_ns)
-
-    def load(self, saved: SavedMap, frame: str, class_names: Sequence[str], epoch: Epoch, *, where: str) -> None:
-        """Forget the map, and join the next scene, if of this epoch, with a saved one.
-
-        Raises SceneCompletionError, and forgets nothing, unless it fits: see `SavedMap.check_fits`.
-        """
-        saved.check_fits(frame, self._grid.voxel_size, class_names, where=where)
-        self._loaded, self._relabel = (saved, epoch), False
-        if self._map is not None:
-            self._map.reset()
 
     def join(self, scene: Scene) -> None:
         """Set the voxels of a scene whose frames are completed: those of its cameras, joined with what is remembered.
@@ -395,20 +373,11 @@ class SceneMemory:
             why = f"voxels are those of one image, not joined with earlier ones: {odometry_from_grid}"
             self._counters.warn(ALONE, why)
             return
-        if self._loaded is not None:
-            (saved, epoch), self._loaded = self._loaded, None
-            if epoch == scene.epoch:
-                inside = fusion.begin_with(saved.voxels, scene.voxels.stamp_ns, odometry_from_grid)
-                why = f"{inside:,} of {len(saved.voxels.place):,} loaded voxels lie in the window around the image"
-                self._record.happened("started", why)
-                if not inside:
-                    self._counters.warn(STARTED, f"{why}: has {saved.frame} begun anew since they were saved?")
         if self._relabel:
             fusion.relabel(label_of_no_class(scene.voxels, parameters))
             self._relabel = False
         fusion.threads = parameters.threads or None
         fused = fusion.fuse(scene.voxels, probability(), odometry_from_grid)
-        self._newest = scene.voxels
         if fused.reset:
             self._record.happened("started", fused.reset)
             self._counters.warn(STARTED, f"the node forgets earlier images: {fused.reset}")
@@ -444,7 +413,6 @@ class SceneMemory:
         return self._map
 
     def _release(self) -> None:
-        self._newest = self._loaded = None
         if self._map is not None:
             self._map = None
             self._record.change(map_voxels=0, map_mb=0.0, age_s=0.0, updated=0, entered=0)
@@ -467,7 +435,6 @@ def label_of_no_class(voxels: SemanticVoxels, parameters: NodeParameters) -> int
 
 CLOSE_TIMEOUT_S = 5.0
 _MEMORY = "/memory"  # no name of a camera
-Result = TypeVar("Result")
 
 
 class InferenceThread:
@@ -496,8 +463,6 @@ class InferenceThread:
         self._choosing = threading.Lock()
         self.student = student
         self._words = Words(vocabulary)  # those of images to come
-        self._released = False
-        self._between: deque[tuple[Callable[[SceneMemory, Sequence[str], Epoch], object], Future[Any]]] = deque()
         # These six belong to the inference thread.
         self._now = self._words
         self._in_hand: tuple[Frame, ...] = ()
@@ -541,8 +506,6 @@ class InferenceThread:
         given_up = self._worker.give_up()
         if given_up is not None:
             self._drop(given_up.frames, reason)
-        if self._between:  # what was given up may have been to do that
-            self._worker.prepare(self._prepare)
 
     def set_enabled(self, enabled: bool) -> None:
         """Complete images, or drop them; once disabled, nothing is published of those submitted so far either."""
@@ -568,24 +531,6 @@ class InferenceThread:
             self._words = change(self._words)
         self._worker.prepare(self._prepare)
 
-    def with_memory(self, work: Callable[[SceneMemory, Sequence[str], Epoch], Result]) -> Result:
-        """Have work done with what is remembered, the classes of labels and the epoch of now.
-
-        It is done in this thread before the next image, and another thread waits for that. Raises SceneCompletionError
-        where the thread ends before, and what the work raises.
-        """
-        done: Future[Any] = Future()
-        self._between.append((work, done))
-        self._worker.prepare(self._prepare)
-        if self._released:
-            done.cancel()
-        try:
-            result: Result = done.result()
-        except CancelledError:
-            what = "the node released everything meanwhile"
-            raise SceneCompletionError(what, cure="Configure it, and try again") from None
-        return result
-
     def close(self) -> None:
         """End the thread and release the student; both later, where the thread is busy for long."""
         self.end_activation()
@@ -596,7 +541,6 @@ class InferenceThread:
 
     def _handle(self, scene: Scene) -> None:
         self._in_hand = scene.frames
-        self._do_between()
         self._take(scene.words)
         if self._results_wanted():
             with_labels = self._outputs.labels_wanted(scene.parameters)
@@ -633,7 +577,6 @@ class InferenceThread:
         return True
 
     def _prepare(self) -> None:
-        self._do_between()
         for name in list(self._to_prepare):  # what is added meanwhile comes after an image that waits
             self._to_prepare.pop(name)()
         self._outputs.prepare()
@@ -669,23 +612,9 @@ class InferenceThread:
             )
         return wanted
 
-    def _do_between(self) -> None:
-        while self._between:
-            work, done = self._between.popleft()
-            try:
-                self._take(self._words)
-                result = work(self._memory, self._names(self._now), self._epoch)
-            except Exception as error:
-                done.set_exception(error)
-            else:
-                done.set_result(result)
-
     def _release(self) -> None:
         self._scaling.close()
         self.student.release()
-        self._released = True
-        for _, done in self._between:
-            done.cancel()
 
     def _on_error(self, error: Exception) -> None:
         frames, self._in_hand = self._in_hand, ()  # none where it was a preparation

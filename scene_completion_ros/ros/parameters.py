@@ -26,7 +26,7 @@ OutputQos = Literal["reliable", "sensor_data"]
 CameraInfoSync = Literal["latest", "exact", "approximate"]
 ScaleSource = Literal["off", "odometry", "corners"]
 TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
-PathKind = Literal["folder", "file", "student", "text bank", "file to write"]
+PathKind = Literal["file", "student", "text bank"]
 SHIPPED = "shipped"  # the text bank of the student bundle, as parameter `vocabulary`
 LONGEST_PATH = 4095
 # What parameters are grouped by: `image_qos` of `NodeParameters` is `image.qos` for everybody else.
@@ -81,8 +81,6 @@ class ParameterSpec:
             return f"{self.bounds[0]} to {self.bounds[1]}"
         if self.path == "student":
             return f"{', '.join((str(self.default), *shipped_students()))}, or an existing folder"
-        if self.path == "file to write":
-            return "a file in an existing folder, or empty"
         if self.path == "text bank":
             return f"{SHIPPED}, an existing file, or empty"
         if self.path:
@@ -112,8 +110,7 @@ class ParameterSpec:
             return refusal
         named = value == self.default or (self.path == "student" and value in ("", *shipped_students()))
         named = named or (self.path == "text bank" and value == SHIPPED)
-        path = Path(value).parent if self.path == "file to write" else Path(value)
-        problem = _path_problem(path, self.path) if self.path and not named else None
+        problem = _path_problem(Path(value), self.path) if self.path and not named else None
         return f"{problem}; name {self.allowed}" if problem else None
 
 
@@ -302,7 +299,6 @@ class NodeParameters:
         "change starts the map anew.",
         bounds=(0.0, 3600.0),
     )
-    fusion_map_file: str = _parameter("", "File that `~/save_map` writes and `~/load_map` reads.", path="file to write")
     base_frame: str = _live(
         "",
         "Frame of `~/occupancy_grid`, with z up, that stands on the ground. `transform.source` places the camera "

@@ -115,8 +115,6 @@ _out("/parameter_events", "rcl_interfaces/msg/ParameterEvent")
 
 RESET = _service("~/reset", "std_srvs/srv/Trigger", "forgets stamps, transforms, times and earlier images")
 SET_ENABLED = _service("~/set_enabled", "std_srvs/srv/SetBool", "stops completing images, and goes on")
-SAVE_MAP = _service("~/save_map", "std_srvs/srv/Trigger", "writes the map of `fusion.enabled` to `fusion.map_file`")
-LOAD_MAP = _service("~/load_map", "std_srvs/srv/Trigger", "begins it anew with that file")
 # What every managed node has.
 _service("~/change_state", "lifecycle_msgs/srv/ChangeState")
 _service("~/get_state", "lifecycle_msgs/srv/GetState")

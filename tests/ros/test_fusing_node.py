@@ -1,23 +1,20 @@
 """Successive images joined by the running node: what it publishes, what it does without odometry, when it forgets."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
-from std_srvs.srv import Trigger
 
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.mapping.clearing import ClearingRays, clearing_voxels
-from scene_completion_ros.mapping.temporal_fusion import read_map
 from scene_completion_ros.ros import messages, topics
 from scene_completion_ros.ros.messages import processing_times
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.ros.camera_to_voxels import CAMERA, FRAME, OK, SECOND_NS, WARN, is_cloud_of
-from tests.ros.moving_robot import MOUNT, TENTH_NS, TOPICS, FusedTruth, FusingDrive, pose
+from tests.ros.moving_robot import TENTH_NS, TOPICS, FusedTruth, FusingDrive
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +23,9 @@ def truth(completer: Callable[..., Completer]) -> FusedTruth:
 
 
 @pytest.fixture(scope="module")
-def map_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kept") / "kept.map"
-
-
-@pytest.fixture(scope="module")
-def running(start_once: Callable[..., Any], truth: FusedTruth, map_file: Path) -> Iterator[FusingDrive]:
+def running(start_once: Callable[..., Any], truth: FusedTruth) -> Iterator[FusingDrive]:
     truth.joined(truth.map(), 0, 0, 0.0)  # compiled, so that no image of the node comes late for that
-    given = "-p", f"fusion.map_file:={map_file}"
-    drive: FusingDrive = start_once(*TOPICS, *given, kind=FusingDrive)
+    drive: FusingDrive = start_once(*TOPICS, kind=FusingDrive)
     drive.begin()
     yield drive
     assert "Traceback" not in drive.node.log
@@ -155,46 +146,3 @@ def test_the_past_is_forgotten(begin: Callable[[FusingDrive], None], drive: Fusi
     begin(drive)
     again = drive.show(3, 0.6)
     assert is_cloud_of(again, truth.joined(truth.map(), 3, drive.now_ns, 0.6).voxels)
-
-
-def test_a_saved_map_is_there_after_cleanup_and_a_bad_file_changes_nothing(
-    drive: FusingDrive, truth: FusedTruth, map_file: Path
-) -> None:
-    def ask(service: str, *says: str, refused: bool = False) -> None:
-        answer = drive.graph.call(Trigger, service.replace("~", topics.NODE_NAME), Trigger.Request())
-        assert answer.success is not refused, answer.message
-        assert all(text in answer.message for text in says), answer.message
-
-    fusion, kept = truth.map(), truth.map()
-    ask(topics.SAVE_MAP, "not saved: map: no image was joined yet", refused=True)
-    ask(topics.LOAD_MAP, f"not loaded: {map_file}: cannot be read: No such file", refused=True)
-    for number, x in ((1, 0.0), (2, 0.3)):
-        drive.show(number, x)
-        truth.joined(fusion, number, drive.now_ns, x)
-    ask(topics.SAVE_MAP, f"voxels in odom to {map_file}")
-    saved = read_map(map_file)
-    assert (saved.stamp_ns, saved.grid) == (drive.now_ns, truth.grid)
-    assert saved.class_names == truth.alone(1).voxels.class_names
-    np.testing.assert_allclose(saved.voxels.log_odds, fusion.remembered().log_odds, atol=1e-4)
-
-    configure_again(drive)
-    ask(topics.LOAD_MAP, f"loaded {len(saved.voxels.place):,} voxels in odom from {map_file}")
-    cloud = drive.show(3, 0.6, 0.5)
-    there = pose(0.6, 0.5) @ MOUNT @ truth.grid_from_camera.inverse()
-    assert 0 < kept.begin_with(fusion.remembered(), drive.now_ns, there) <= len(saved.voxels.place)
-    assert is_cloud_of(cloud, truth.joined(kept, 3, drive.now_ns, 0.6, 0.5).voxels)
-    assert not is_cloud_of(cloud, truth.alone(3).voxels)
-
-    content = map_file.read_bytes()
-    map_file.write_bytes(content.replace(b"odom", b"mars"))
-    ask(topics.LOAD_MAP, "has as frame 'mars', this node 'odom'", "Start the node with odometry.frame", refused=True)
-    map_file.write_bytes(content[:-9])
-    ask(topics.LOAD_MAP, "is not a valid safetensors file", refused=True)
-    assert is_cloud_of(drive.show(4, 0.7, 0.5), truth.joined(kept, 4, drive.now_ns, 0.7, 0.5).voxels)
-    map_file.write_bytes(content)
-    ask(topics.LOAD_MAP)
-    drive.reset()  # which forgets what was loaded
-    assert is_cloud_of(drive.show(5, 0.8, 0.5), truth.alone(5).voxels)
-    map_file.unlink()
-    map_file.mkdir()
-    ask(topics.SAVE_MAP, f"not saved: {map_file}: cannot be written: Is a directory", refused=True)

@@ -312,16 +312,15 @@ def test_a_voxel_without_a_class_is_unknown_or_an_obstacle(names: tuple[str, ...
         (0.0, {6: COMPLETED, 61: COMPLETED, 300: COMPLETED}),
     ],
 )
-def test_a_loaded_map_lasts_out_of_view_for_the_time_of_the_parameter(
+def test_what_is_out_of_view_is_remembered_for_the_time_of_the_parameter(
     forget_after: float, kept: dict[int, int]
 ) -> None:
     settings = settings_of(NodeParameters(fusion_forget_after=forget_after))
-    before, after = make(), make(**vars(settings))
-    fuse(before, np.full(GRID.shape, 0.99), 0, at())
-    after.begin_with(before.remembered(), 0, at())
+    fusion = make(**vars(settings))
+    fuse(fusion, np.full(GRID.shape, 0.99), 0, at())
     out_of_view = np.full(GRID.shape, np.nan)
     for second in range(max(kept) + 1):
-        state = fuse(after, out_of_view, 10 * second * TENTH, at()).voxels.state
+        state = fuse(fusion, out_of_view, 10 * second * TENTH, at()).voxels.state
         assert second not in kept or (state == kept[second]).all(), second
 
 

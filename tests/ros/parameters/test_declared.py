@@ -54,11 +54,6 @@ def test_defaults_and_descriptors(context: Any) -> None:
             "no folder /no/bundle; name auto, kitti_student, room, street, or an existing folder",
         ),
         ("grid.file", "/nowhere/grid.yaml", "no file /nowhere/grid.yaml; name an existing file, or empty"),
-        (
-            "fusion.map_file",
-            "/nowhere/at/all.map",
-            "no folder /nowhere/at; name a file in an existing folder",
-        ),
         ("vocabulary", "x" * 10_000, "has 10000 characters, .* shipped, an existing file, or empty"),
         ("vocabulary", "/", "no file /; name shipped, an existing file, or empty"),
         ("vocabulary", "nul\0byte", "no file .*nul"),
