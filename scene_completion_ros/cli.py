@@ -23,7 +23,7 @@ def explained(error: BaseException, *, written: str, extra: str) -> SceneComplet
         return error
     module = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
     if isinstance(error, ModuleNotFoundError) and module not in _OWN:
-        from scene_completion_ros.commands.doctor import how_to_install
+        from scene_completion_ros.commands.requirements import how_to_install
 
         return SceneCompletionError(f"the package {module} is missing", cure=how_to_install(module, extra))
     if isinstance(error, ImportError) and module not in _OWN:

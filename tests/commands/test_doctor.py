@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import pytest
 
 from scene_completion_ros.commands import doctor as command
 from scene_completion_ros.commands.doctor import STATUSES, Finding, checks
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.ros import dds
 from tests.checkout import make_cuda_driver, next_domain, run_python
 from tests.inference.small_bundle import make_small_bundle
@@ -31,8 +29,7 @@ def find_others(name, path=None, target=None):
 PathFinder.find_spec = find_others
 """
 NAMES = [check.name for check in checks(None)]
-OF_ROS = {"ROS 2 not mixed", "RMW", "discovery", "Fast DDS profile"}
-OF_ROS |= {"tf2_ros", "cv_bridge", "launch_ros", "image_transport"}
+OF_ROS = {"RMW", "discovery", "/dev/shm", "Fast DDS profile"}
 needs_ros = pytest.mark.skipif(find_spec("rclpy") is None, reason="ROS 2 is not installed")
 Add = Callable[..., None]
 
@@ -65,9 +62,9 @@ def extra_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Add:
     return add
 
 
-def finding_of(name: str, bundle: Path | None = None, **changed: float) -> Finding:
+def finding_of(name: str, bundle: Path | None = None) -> Finding:
     (check,) = (check for check in checks(bundle) if check.name == name)
-    return replace(check, **changed).run(bundle)  # type: ignore[arg-type]
+    return check.run(bundle)
 
 
 def doctor(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -89,7 +86,7 @@ def test_nothing_fails_in_a_sound_environment(tmp_path: Path) -> None:
     found = {check["name"]: check for check in report["checks"]}
     assert done.returncode == 0, done.stdout
     assert list(found) == NAMES
-    sound = ("Python", "packages", "ROS 2", "RMW", "Fast DDS profile")
+    sound = ("packages", "ROS 2", "RMW", "Fast DDS profile")
     assert {name: found[name]["status"] for name in sound} == dict.fromkeys(sound, "ok")
     for check in report["checks"]:
         assert set(check) == {"name", "status", "found", "cure"}
@@ -97,7 +94,6 @@ def test_nothing_fails_in_a_sound_environment(tmp_path: Path) -> None:
         assert bool(check["cure"]) == (check["status"] in ("warning", "failed")), check
     statuses = [check["status"] for check in report["checks"]]
     assert report["counts"] == {status: statuses.count(status) for status in STATUSES}
-    assert ", ".join(StudentBundle.load(DEFAULT_BUNDLE).class_names) in found["bundle"]["found"]
     tested = re.match(
         r"[\d.]+ Hz with \w+ over \d+ images; ms: (.*); (\d+) voxels occupied", found["self-test"]["found"]
     )
@@ -113,10 +109,8 @@ def test_without_rclpy_the_rest_is_checked(tmp_path: Path, extra_modules: Add) -
     assert {name for name, (_, text) in found.items() if text == "rclpy is not there"} == OF_ROS
     assert {found[name][0] for name in OF_ROS} == {"not applicable"}
     assert found["ROS 2"][0] == "warning"
-    assert "-> pip install '.[ros]'" in found["ROS 2"][1]
+    assert "pip install '.[ros]'" in found["ROS 2"][1]
     assert " Hz with " in found["self-test"][1]
-    step = "next: scene-completion complete IMAGE --camera FILE --output out works without ROS 2"
-    assert done.stdout.splitlines()[-1] == step
 
 
 @needs_ros
@@ -130,7 +124,6 @@ def test_whatever_is_broken_every_check_has_a_finding(tmp_path: Path, extra_modu
     failed = {"ROS 2", "RMW", "Fast DDS profile", "numba", "bundle", "self-test"}
     assert {name for name, (status, _) in found.items() if status == "failed"} == failed
     assert all("\n" in found[name][1] for name in failed)  # with a cure
-    assert done.stdout.splitlines()[-1] == "next: cure what failed, from the top; it begins with ROS 2"
     assert "SIGABRT" in found["ROS 2"][1]
     assert "ImportError: no good" in found["numba"][1]
 
@@ -144,14 +137,17 @@ def test_missing_and_old_packages_are_named(tmp_path: Path) -> None:
         folder.mkdir()
         text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n{more}"
         (folder / "METADATA").write_text(text, encoding="utf-8")
+    assert command.check_packages().found.endswith(", >=3.99 is needed")
+    (folder,) = (tmp_path / "in_front").glob("scene_completion_ros-*")
+    (folder / "METADATA").write_text((folder / "METADATA").read_text().replace("3.99", "3.10"), encoding="utf-8")
     finding = command.check_packages()
-    assert finding.status == command.check_python().status == "failed"
+    assert finding.status == "failed"
     assert finding.found == "no-such-thing is missing (>=2 is needed), numba 0.56.4 (>=0.57 is needed)"
     assert finding.cure == f"{sys.executable} -m pip install 'no-such-thing>=2' 'numba>=0.57'"
 
 
 @pytest.mark.parametrize(
-    ("folder", "found"), [("/dev/no_such_folder", "is missing"), ("/proc", "cannot be written"), ("/dev/shm", "free")]
+    ("folder", "found"), [("/dev/nothing", "No such file"), ("/proc", "cannot be written"), ("/dev/shm", "free")]
 )
 def test_shared_memory(monkeypatch: pytest.MonkeyPatch, folder: str, found: str) -> None:
     monkeypatch.setattr(command, "SHARED_MEMORY", Path(folder))
@@ -161,14 +157,14 @@ def test_shared_memory(monkeypatch: pytest.MonkeyPatch, folder: str, found: str)
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-@pytest.mark.parametrize(("error", "status"), [(0, "ok"), (100, "warning")])
-def test_what_the_cuda_driver_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, status: str) -> None:
+@pytest.mark.parametrize("error", [0, 100])
+def test_what_the_cuda_driver_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     """A driver library that sees two devices called "G", or none."""
     monkeypatch.setenv("LD_LIBRARY_PATH", make_cuda_driver(tmp_path, 2, error))
     finding = finding_of("GPU")
-    assert finding.status == status
-    parts = ("error 100", "the default engine runs on the CPU") if error else ("G, G", "engine auto takes it")
-    assert all(part in finding.found for part in parts)
+    assert finding.status == "warning"
+    part = "error 100" if error else "G, G, but pycuda is not installed"
+    assert part in finding.found and "the CPU" in finding.found
 
 
 @needs_ros
@@ -212,10 +208,8 @@ def test_the_discovery_variables(monkeypatch: pytest.MonkeyPatch, domain: str, r
     ("replaced", "status", "found"),
     [
         ({}, "ok", "33.55 MB"),
-        ({"segment_size": "524288"}, "failed", "0.52 MB, a raw image of 1280x720 has 2.76 MB"),
         ({"segment_size": "2764799"}, "failed", "2.76 MB, a raw image"),
-        ({"segment_size": "4000000", "useBuiltinTransports": "true"}, "ok", "4.00 MB"),
-        ({"type": "UDPv4"}, "warning", "no shared memory"),
+        ({"type": "UDPv4"}, "failed", "0.00 MB, a raw image of 1280x720 has 2.76 MB"),
         ({"segment_size": "large"}, "failed", "no profile"),
         ({"profiles": ""}, "failed", "is_default_profile"),
     ],
@@ -243,25 +237,22 @@ def test_a_profile_is_read(
         ("import os; os.abort()", "its process ended by SIGABRT"),
         ("import os; print('\\x1b[31mError: late\\x1b[0m', flush=True); os._exit(3)", "status 3: Error: late"),
         ("raise ValueError('two\\nlines')", "ValueError: two lines"),
-        ("raise ValueError", "ValueError"),
     ],
 )
-def test_what_crashes_or_hangs_is_a_finding(extra_modules: Add, source: str, found: str) -> None:
+def test_what_crashes_or_hangs_is_a_finding(
+    extra_modules: Add, monkeypatch: pytest.MonkeyPatch, source: str, found: str
+) -> None:
     extra_modules(rclpy=source)
-    finding = finding_of("ROS 2", **({"limit_s": 3.0} if "sleep" in source else {}))
+    if "sleep" in source:
+        monkeypatch.setattr(command, "LIMIT_S", 3.0)
+    finding = finding_of("ROS 2")
     assert finding.status == "failed"
     assert finding.found.endswith(found)
     assert finding.cure
 
 
-def test_a_bundle_that_is_not_there(tmp_path: Path) -> None:
-    finding = finding_of("bundle", tmp_path / "nowhere")
-    assert (finding.status, finding.cure) == ("failed", "Name the folder of a student bundle.")
-    assert finding.found == f"{tmp_path / 'nowhere'}: no student.json in it"
-    assert finding_of("self-test", tmp_path / "nowhere").status == "not applicable"
-
-
 def test_a_damaged_bundle(tmp_path: Path) -> None:
+    assert finding_of("bundle", tmp_path / "nowhere").found == f"{tmp_path / 'nowhere'}: no student.json in it"
     bundle = make_small_bundle(tmp_path)
     content = bytearray((tmp_path / "head.safetensors").read_bytes())
     content[-1] ^= 1
