@@ -1,25 +1,21 @@
 """Speed and memory of scene completion on the CPU, as Markdown tables with ratios measured in one run.
 
-``python -m benchmarks.completion`` times the stages from image to SemanticVoxels of one student, of several, and of one
-without and with words. It compares the encoder engines, and the fused voxel query with the naive one in PyTorch:
-projection, point code, grid_sample and the head over all voxels. Rows whose package is missing name it.
+``python -m benchmarks.completion`` times the stages from image to SemanticVoxels of one student, of the shipped ones,
+and of one without and with words. It compares the encoder engines, and the fused voxel query with the naive one in
+PyTorch: projection, point code, grid_sample and the head over all voxels.
 """
 
 import functools
-import importlib.util
-import itertools
 import resource
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measuring import Runs, canonical_image, demo_drive, hardware, in_turn, option_parser, ratio_table, timed
+from benchmarks.measuring import canonical_image, demo_drive, hardware, in_turn, option_parser, ratio_table, timed
 from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words, set_words
-from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
@@ -30,42 +26,33 @@ from scene_completion_ros.jit import kernel_threads
 NAIVE_CHUNK = 65536
 STAGES = "resample", "encode", "query", "march", "assemble", "label"
 QUERY_ALONE = "the query without labels"
-NAIVE, FUSED = "naive PyTorch, all voxels", "**fused**"
+NAIVE = "naive PyTorch, all voxels"
+ENGINES = "openvino", "onnxruntime", "openvino_bf16"  # the first is exact
 
 
 def main() -> None:
     """Prints all tables."""
-    parser = option_parser(__doc__, threads=2, repeats=20)
-    parser.add_argument(
-        "--beside",
-        nargs="*",
-        metavar="DIR[:ENGINE]",
-        default=[f"{name}:{engine}" for name in shipped_students() for engine in ("auto", "openvino_bf16")],
-        help="students to compare with it, frame by frame (default: those that the package ships)",
-    )
+    parser = option_parser(__doc__, threads=2)
+    parser.add_argument("--repeats", type=int, default=20, help="runs a row")
     arguments = parser.parse_args()
     bundle, threads, repeats = open_student(arguments.bundle), arguments.threads, arguments.repeats
     print(hardware(threads), flush=True)
     camera, images = demo_drive()
+    make = functools.partial(Completer, camera=camera, threads=threads)
     started_s = time.perf_counter()
-    completer = Completer(bundle, camera, threads=threads)
+    completer = make(bundle)
     ready_s = time.perf_counter() - started_s
-    own = f"{bundle.name}, {completer.engine}"
-    print("\n" + frame_table("whole images", {own: completer}, images, repeats))
+    print("\n" + frame_table("whole images", {f"{bundle.name}, {completer.engine}": completer}, images, repeats))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # without torch, and without other students
     print(f"\nready after {ready_s:.1f} s; peak resident memory {peak:.0f} MiB", flush=True)
-    students = {own: completer}
-    for student, _, engine in (name.partition(":") for name in arguments.beside):
-        other = Completer(open_student(student), camera, engine=engine or "auto", threads=threads)
-        students[f"{Path(student).name}, {other.engine}"] = other
+    students = {
+        f"{name}, {engine}": make(open_student(name), engine=engine)
+        for name in shipped_students()
+        for engine in ("openvino", "openvino_bf16")
+    }
     print("\n" + frame_table("students", students, images, repeats), flush=True)
     students.clear()
-    for name in arguments.beside:
-        seeing = open_student(name.partition(":")[0])
-        if seeing.takes_evidence:
-            print("\n" + evidence_table(seeing, camera, images, threads, repeats), flush=True)
-            break
-    print("\n" + words_table(bundle, functools.partial(Completer, camera=camera, threads=threads), images, repeats))
+    print("\n" + words_table(bundle, make, images, repeats))
     print("\n" + encoder_table(bundle, threads, repeats), flush=True)
     print("\n" + query_table(bundle, threads, repeats), flush=True)
 
@@ -83,40 +70,13 @@ def frame_table(title: str, completers: Mapping[str, Completer], images: list[ND
         name: {one: f"{np.median([answer[name] for answer in answers[1:]]):.1f}" for one, answers in found.items()}
         for name in (*STAGES, "voxels")
     }
-    further["label, part of all"] = {
-        one: f"{np.median([answer['label'] / answer['total'] for answer in answers[1:]]):.2f}"
-        for one, answers in found.items()
-    }
-    return ratio_table(title, runs, further=further)
-
-
-def evidence_table(
-    bundle: StudentBundle, camera: Camera, images: list[NDArray[np.uint8]], threads: int, repeats: int
-) -> str:
-    """What an image costs and, in a thread of its own, its scale by motion."""
-    completer = Completer(bundle, camera, threads=threads)
-    seen = [completer.complete(image) for image in images]
-    motion, number = completer.motion_scale(), itertools.count()
-
-    def complete() -> None:
-        completer.complete(images[next(number) % len(images)])
-
-    def measure(method: Callable[..., object]) -> None:
-        now = next(number)
-        one, place = seen[now % len(seen)], RigidTransform(np.eye(3), np.array([0.0, 0.0, 0.8 * now]))
-        assert one.own_depth is not None
-        method(one.image, one.own_depth, place, 100_000_000 * now)
-
-    rows: dict[str, Callable[[], object]] = {f"{bundle.name}, an image": complete}
-    rows["scale by motion"] = functools.partial(measure, motion.add)
-    rows["depths of corners"] = functools.partial(measure, motion.depths)
-    return ratio_table("evidence", in_turn(rows, repeats))
+    return ratio_table(title, runs, further)
 
 
 def words_table(
     bundle: StudentBundle, make: Callable[[StudentBundle], Completer], images: list[NDArray[np.uint8]], repeats: int
 ) -> str:
-    """What words cost: labels of the student, the phrases of the demo as labels, also looked for, or that alone."""
+    """What words cost: the student's classes, the demo's phrases as labels, also looked for, and that alone."""
     words, bank = chosen_words(None, bundle, DEMO_WORDS), bundle.text_bank()
     if not words or bank is None:
         return "What words cost was not measured: the student has no text bank that holds the demo's."
@@ -137,61 +97,51 @@ def words_table(
 def encoder_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
     """The encoder engines on the canonical image."""
     image = canonical_image(bundle)
-    rows: dict[str, Runs | str] = {}
-    differences: dict[str, str] = {}
-    exact: NDArray[np.float32] | None = None
-    for engine, package in (("openvino", "openvino"), ("onnxruntime", "onnxruntime"), ("openvino_bf16", "openvino")):
-        if not importlib.util.find_spec(package):
-            rows[engine] = f"needs {package}"
-            continue
-        encoder = make_encoder(bundle, engine, threads=threads)
-        features = encoder(image).copy()
-        exact = features if exact is None else exact
-        differences[engine] = f"{np.abs(features - exact).max():.1e}"
-        rows[engine] = timed(functools.partial(encoder, image), repeats)
-    largest = 0.0 if exact is None else float(np.abs(exact).max())
-    return ratio_table("encoder", rows, further={f"max difference (largest value {largest:.1f})": differences})
+    encoders = {name: make_encoder(bundle, name, threads=threads) for name in ENGINES}
+    features = {name: encoder(image).copy() for name, encoder in encoders.items()}
+    exact = features[ENGINES[0]]
+    differences = {name: f"{np.abs(found - exact).max():.1e}" for name, found in features.items()}
+    rows = {name: timed(functools.partial(encoder, image), repeats) for name, encoder in encoders.items()}
+    return ratio_table("encoder", rows, {f"max difference (largest value {np.abs(exact).max():.1f})": differences})
 
 
 def query_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
-    """The fused voxel query next to the naive one."""
+    """The fused voxel query and the naive one, of a student that reads no volume."""
     encoder = make_encoder(bundle, threads=threads)
     features, volume, *_ = encoder.encode(canonical_image(bundle))  # no copy: where it starts in memory matters
+    if volume is not None:
+        return "The query was not measured: the student reads a volume."
     camera_from_grid = bundle.grid_from_camera.inverse()
     query = VoxelQuery(
         bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, bundle.grid, camera_from_grid
     )
     in_view = query.in_view.reshape(-1)
-    density = query.density(features, volume).reshape(-1)
-    rows: dict[str, Runs | str] = {NAIVE: "needs torch" if volume is None else "reads no volume"}
+    density = query.density(features).reshape(-1)
     with kernel_threads(threads):
-        rows[FUSED] = timed(lambda: query.density(features, volume), repeats)
-    differences: dict[str, str] = {}
-    if importlib.util.find_spec("torch") and volume is None:
-        points = camera_from_grid.apply(bundle.grid.centres().reshape(-1, 3).astype(np.float64))
-        naive = naive_query(bundle, points.astype(np.float32), threads)
-        differences[NAIVE] = f"{np.abs(naive(features).numpy()[in_view] - density[in_view]).max():.1e}"
-        rows[NAIVE] = timed(lambda: naive(features), max(3, repeats // 4))
+        fused = timed(lambda: query.density(features), repeats)
+    points = camera_from_grid.apply(bundle.grid.centres().reshape(-1, 3).astype(np.float64))
+    naive = naive_query(bundle, points.astype(np.float32), threads)
+    difference = f"{np.abs(naive(features).numpy()[in_view] - density[in_view]).max():.1e}"
+    rows = {"**fused**": fused, NAIVE: timed(lambda: naive(features), max(3, repeats // 4))}
     title = f"query, {in_view.size} voxels, {int(in_view.sum())} in view"
-    return ratio_table(title, rows, FUSED, {"max difference in density": differences})
+    return ratio_table(title, rows, {"max difference in density": {NAIVE: difference}})
 
 
 def naive_query(
-    bundle: StudentBundle, points: NDArray[np.float32], threads: int, *, device: str = "cpu", chunk: int = NAIVE_CHUNK
-) -> Callable[[Any], Any]:
+    bundle: StudentBundle, points: NDArray[np.float32], threads: int
+) -> Callable[[NDArray[np.float32]], Any]:
     """The query as one writes it in PyTorch: every voxel, 64 sampled features and 39 code values, two linear layers.
 
     The folded feature weights are the identity here, which costs what any feature weights cost. What is returned takes
-    features [h, w, C + E], an array or a tensor on the device, and gives densities [N], a tensor there. `points`:
-    float32 [N, 3] in the camera's optical frame.
+    features [h, w, C + E] and gives densities, a tensor [N]. `points`: [N, 3] in the camera's optical frame, metres.
     """
     import torch
 
     torch.set_num_threads(threads)
     head, code = bundle.head, bundle.point_code
-    weight = torch.cat([torch.eye(head.hidden), torch.from_numpy(head.positional_weight)], dim=1).to(device)
+    weight = torch.cat([torch.eye(head.hidden), torch.from_numpy(head.positional_weight)], dim=1)
     parameters = (head.hidden_bias, head.density_bias, head.density_weight[None], points)
-    hidden_bias, density_bias, density_weight, all_points = (torch.from_numpy(part).to(device) for part in parameters)
+    hidden_bias, density_bias, density_weight, all_points = (torch.from_numpy(part) for part in parameters)
 
     def densities(features: Any, part: Any) -> Any:
         coordinates = code.coordinates(part, bundle.canonical)
@@ -202,10 +152,10 @@ def naive_query(
         hidden = torch.relu(torch.nn.functional.linear(inputs, weight, hidden_bias))
         return torch.nn.functional.softplus(torch.nn.functional.linear(hidden, density_weight, density_bias))[:, 0]
 
-    def query(features: Any) -> Any:
+    def query(features: NDArray[np.float32]) -> Any:
         with torch.inference_mode():
-            channels_first = torch.as_tensor(features)[..., : head.hidden].permute(2, 0, 1)[None].contiguous()
-            return torch.cat([densities(channels_first, part) for part in torch.split(all_points, chunk)])
+            channels_first = torch.from_numpy(features[..., : head.hidden]).permute(2, 0, 1)[None].contiguous()
+            return torch.cat([densities(channels_first, part) for part in torch.split(all_points, NAIVE_CHUNK)])
 
     return query
 

@@ -5,7 +5,6 @@ optimiser.
 """
 
 import argparse
-import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -49,8 +48,6 @@ def main() -> None:
     }
     runs = in_turn({name: training_step(stage) for name, stage in stages.items()}, arguments.repeats)
     print("\n" + ratio_table("step of 512 rays × 64 samples, 96×320", runs))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"\npeak resident memory {peak:.0f} MiB, all stages together")
 
 
 def training_step(stage: FieldStage) -> Callable[[], None]:

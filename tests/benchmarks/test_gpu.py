@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu
-from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.device import PrimaryContext
 from tests.inference.gpu.host_kernels import HostCompiler
@@ -34,7 +33,7 @@ def test_the_whole_benchmark_prints_its_tables(
         "compile_kernels": compiler,
         "canonical_image": lambda _: image,
         "installed_flavour": lambda: "tensorrt",
-        "missing_parts": lambda _: [],
+        "require": lambda _: None,
     }.items():
         monkeypatch.setattr(gpu, name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -47,10 +46,4 @@ def test_the_whole_benchmark_prints_its_tables(
     assert re.search(r"\| alpha error +\| \d", printed) and re.search(r"\| sight difference +\| \d", printed)
     assert "20x20x10 voxels" in printed
     assert printed.count("image to voxels, by the host's clock") == 1
-    assert f"encoder: tensorrt in {precision}" in printed
-
-
-def test_a_missing_graph_is_named(bundle: StudentBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "missing_parts", lambda _: [])
-    with pytest.raises(GpuError, match="no graph in int8"):
-        gpu.open_engine(bundle, None, None, "int8")  # type: ignore[arg-type]
+    assert f"tensorrt in {precision}" in printed
