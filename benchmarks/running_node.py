@@ -111,8 +111,9 @@ class RunningNode:
     def forget(self) -> None:
         """Count anew; the node must have nothing in hand (`settle`)."""
         self.sent, self._before = 0, self._totals()
-        for results in (self.clouds, *self.times_ms.values()):
-            results.clear()
+        self.clouds.clear()
+        for times in self.times_ms.values():
+            times.clear()
 
     def settle(self) -> None:
         """Send nothing until nothing comes any more and diagnostics account for every image, or for a minute."""

@@ -230,11 +230,12 @@ def main() -> int:
     problems += [f"{row[0]}: not named or not forgotten" for row in rows if "inf" in row]
     if not 0 < drive.sent == counts["received"] == counts.total() - counts["received"]:
         problems.append("images were lost on the way or not accounted for")
-    record = {"sent": drive.sent, **counts, "grown": growth(drive.samples), "faults": rows, "problems": problems}
+    grown = growth(drive.samples)
+    record = {"sent": drive.sent, **counts, "grown": grown, "faults": rows, "problems": problems}
     text = json.dumps(record, indent=1)
     (given.output / "soak.json").write_text(text + "\n", encoding="utf-8")
     print(f"\n{text}", flush=True)
-    return int(bool(problems) or any(one >= LARGEST_GROWTH[name] for name, one in record["grown"].items()))
+    return int(bool(problems) or any(one >= LARGEST_GROWTH[name] for name, one in grown.items()))
 
 
 if __name__ == "__main__":
