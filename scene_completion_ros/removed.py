@@ -139,10 +139,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "supervised": "use stage completion, which learns classes of voxels",
     },
     "bundle": {
-        "decoder_of_views.onnx": "join the voxels of successive images with fusion.enabled (docs/temporal_fusion.md)",
         "hf:": "fetch it with hf download owner/name --local-dir FOLDER, and name the folder (docs/packages.md)",
-        "with a place prior": "export without one, and use calibrate --labelled",
-        "with hidden units and a volume": "train with stage completion, whose students have a volume alone",
     },
     "recording": {
         "nuScenes": "convert its scenes with PosedSequence.save, or add a source (CONTRIBUTING.md)",

@@ -1,6 +1,5 @@
 """What earlier versions had is refused by a sentence that says what to use instead, wherever a user names it."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from rclpy.parameter import Parameter
 
 from scene_completion_ros import cli
 from scene_completion_ros.errors import BundleError, ConfigurationError, SceneCompletionError, SequenceError
-from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle, open_student
+from scene_completion_ros.inference.bundle import open_student
 from scene_completion_ros.removed import REMOVED, removed
 from scene_completion_ros.ros.declared_parameters import DeclaredParameters, ExplainingNode
 from scene_completion_ros.ros.parameters import SCHEMA, read_parameters
@@ -20,7 +19,6 @@ from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration, read_configuration
 from scene_completion_training.stage_registry import STAGES, stage_class
-from tests.inference.small_bundle import make_small_bundle
 
 
 def refused(error: type[Exception], sentence: str | None) -> Any:
@@ -56,23 +54,6 @@ def test_topics_and_services_are_gone() -> None:
     """That the node warns where another node waits for one is tested with its diagnostics."""
     assert not {topic.name for topic in TOPICS} & set(REMOVED["topic"])
     assert not {service.name for service in SERVICES} & set(REMOVED["service"])
-
-
-@pytest.mark.parametrize(
-    ("part", "inside", "field", "value"),
-    [
-        ("decoder_of_views.onnx", "sha256", "decoder_of_views.onnx", "0" * 64),
-        ("with a place prior", "head", "prior_knots", [4, 3, 3]),
-        ("with hidden units and a volume", "head", "volume_knots", [256, 256, 32]),
-    ],
-)
-def test_parts_of_bundles(part: str, inside: str, field: str, value: object, tmp_path: Path) -> None:
-    make_small_bundle(tmp_path)
-    manifest = json.loads((tmp_path / MANIFEST).read_text())
-    manifest[inside][field] = value
-    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
-    with refused(BundleError, removed("bundle", part)):
-        StudentBundle.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", REMOVED["stage"])

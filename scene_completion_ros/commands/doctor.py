@@ -320,7 +320,7 @@ def check_bundle(bundle: Path | None) -> Finding:
     classes, grid, calibration = student.class_names, student.grid, student.calibration.kind
     found = f"{student.name}: {len(classes)} classes ({', '.join(classes)}), grid {'x'.join(map(str, grid.shape))} of "
     found += f"{grid.voxel_size} m, calibration {calibration}"
-    if student.takes_pose:
+    if student.takes_evidence:
         found += ". It is more accurate with camera.height and camera.pitch (complete: --camera-height, --camera-pitch)"
     cure = "scene-completion calibrate BUNDLE --labelled DIR (see docs/training.md)"
     return warning(f"{found}: probabilities are not calibrated", cure) if calibration == "identity" else ok(found)

@@ -27,7 +27,7 @@ from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.geometry.cameras import Camera, camera_of
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, grid_of
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
-from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, graph_inputs, no_evidence
+from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, check_tensors, graph_inputs
 from scene_completion_ros.inference.text_bank import (
     FEATURE_SPACES,
     FEATURE_SPACES_FILE,
@@ -127,7 +127,7 @@ def decoder_in_space(where: str) -> BundleError:
     return BundleError(what, where=where, cure="Run it on the CPU: engine auto or openvino")
 
 
-SCHEMA_VERSION, OLDEST_READ = 6, 2  # the shipped students have 2 and 6
+SCHEMA_VERSION, SCHEMAS_READ = 6, (2, 6)  # 2 is what a shipped student has; it has no volume
 MOST_CLASSES = 255  # a label is one byte
 LARGEST_SIDE = 8192  # pixels of the network's image, and cells of its features
 LARGEST_FREQUENCY = 1e4
@@ -142,17 +142,8 @@ TEXT_BANK = "text_bank.safetensors"
 _OTHER_FILE = re.compile(rb"(?:\x08|\x88\x80*\x00)location")  # ONNX's key for it, behind its length in any encoding
 _LOOP = re.compile(rb"(?:\x22|\xa2\x80*\x00)(?:\x04|\x84\x80*\x00)Loop")  # a node of that kind, in any encoding
 _VOCABULARY_FILES = {FEATURE_SPACES_FILE, TEXT_BANK}
-_ANEW = "Export its checkpoint again."
 _FETCH = "Fetch or export the bundle again, then load it anew (clean up and configure a running node)."
 DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "models" / "kitti_student"
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Mean and standard deviation per RGB channel, 0..255. Documentation only: it is applied inside the graph."""
-
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +162,6 @@ class StudentBundle:
     pitch_range: tuple[float, float] = (-0.05, 0.05)
     focal_range: tuple[float, float] = (0.5, 0.65)  # smallest and largest fx / W of the source cameras seen in training
     depth_range: tuple[float, float] = (3.0, 80.0)  # nearest and farthest depth trained, metres
-    # What the graph does with the image, as documentation.
-    normalisation: Normalisation = field(default_factory=Normalisation)
     # Names of the classes, each another; one, ``unlabelled``, where there are none.
     class_names: tuple[str, ...] = ("unlabelled",)
     class_colours: tuple[tuple[int, int, int], ...] = ((128, 128, 128),)  # one RGB colour (0..255) a class
@@ -207,25 +196,20 @@ class StudentBundle:
     def encoder_path(self) -> Path:
         """The ONNX encoder: ``image`` float32 [1, 3, H, W] RGB 0..255 -> ``features`` float32 [1, h, w, C + E].
 
-        The first C channels are those of the density, the last E those of the label units, see `HeadWeights`. A graph
-        that `takes_pose` has `graph_inputs`, too. ``volume`` float32 [1, X, Y, Z] follows, then ``depth`` float32 [1,
-        h', w']: z-depth, metres, of the pixels of `scene_query.ray_camera`, and ``surface`` float32 [1, 2, x, y], see
-        `EncodedImage`. Of a student that `takes_evidence` this graph gives ``view`` alone, the predictions of pixels
-        (see `view_shape`), and the decoder all else.
+        The first C channels are those of the density, the last E those of the label units, see `HeadWeights`. Of a
+        student that `takes_evidence` it also takes ``ground`` of `graph_inputs`, and gives ``view`` alone, the
+        predictions of pixels (see `view_shape`). Its decoder takes that and all `graph_inputs`, and gives ``features``,
+        ``volume`` float32 [1, X, Y, Z], then ``depth`` float32 [1, h', w']: z-depth, metres, of the pixels of
+        `scene_query.ray_camera`, and ``surface`` float32 [1, 2, x, y], see `EncodedImage`.
         """
         if self.folder is None:
             raise BundleError("has not been saved", where=f"bundle {self.name}", cure="Call save(folder, ...) first.")
         return self.folder / ENCODER
 
     @property
-    def takes_pose(self) -> bool:
-        """Whether the graph takes the camera's mounting."""
-        return bool(self.head.unit_stride)
-
-    @property
     def takes_evidence(self) -> bool:
-        """Whether evidence of depth enters between its two graphs, of pixels and of the volume."""
-        return self.takes_pose and DECODER in self.sha256
+        """Whether it has a decoder in space, which takes the camera's mounting and evidence of depth."""
+        return self.head.volume is not None
 
     @property
     def view_shape(self) -> tuple[int, int, int, int]:
@@ -236,15 +220,14 @@ class StudentBundle:
         return 1, self.head.classes + 3, self.canonical.height // 2, self.canonical.width // 2
 
     def graph_inputs(self, volume_from_camera: RigidTransform | None = None) -> dict[str, NDArray[np.float32]]:
-        """Further inputs of the graph, by name; none unless it `takes_pose`.
+        """Further inputs of its graphs, by name, without evidence; none unless it `takes_evidence`.
 
         `volume_from_camera`: see `head.volume_pose`; None where it is unknown.
         """
-        if not self.takes_pose:
+        if not self.takes_evidence:
             return {}
         stride, height = self.head.unit_stride, self.height_above_ground
-        given = graph_inputs(self.grid, stride, self.canonical, self.point_code, height, volume_from_camera)
-        return given | no_evidence(self.canonical) if self.takes_evidence else given
+        return graph_inputs(self.grid, stride, self.canonical, self.point_code, height, volume_from_camera)
 
     def read_encoder(self) -> bytes:
         """The ONNX encoder as it was when loaded. Raises BundleError where its file was removed or replaced."""
@@ -357,12 +340,10 @@ class StudentBundle:
             raise BundleError(f"no {MANIFEST} in it", where=str(folder), cure="Name the folder of a student bundle.")
         fields = JsonObject.read(folder / MANIFEST)
         version = fields.integer("schema_version")
-        if not OLDEST_READ <= version <= SCHEMA_VERSION:
-            raise fields.error(
-                "schema_version",
-                f"is {version}, this version reads {OLDEST_READ} to {SCHEMA_VERSION}",
-                "Update scene_completion_ros." if version > SCHEMA_VERSION else "Export the bundle again.",
-            )
+        if version not in SCHEMAS_READ:
+            what = f"is {version}, this version reads {' and '.join(map(str, SCHEMAS_READ))}"
+            cure = "Update scene_completion_ros." if version > SCHEMA_VERSION else "Export the bundle again."
+            raise fields.error("schema_version", what, cure)
         sha256 = _check_files(fields, folder)
         try:
             return cls(**_parse(fields), folder=folder, sha256=sha256)
@@ -387,8 +368,7 @@ class StudentBundle:
         None for the one that it has.
         """
         folder = Path(folder)
-        head = self.head
-        head.check(head.hidden, self.point_code.size, head.label_hidden, head.classes, f"head of bundle {self.name}")
+        check_tensors(self.head.tensors(), self.head.shapes(self.point_code.size), f"head of bundle {self.name}")
         files = {ENCODER: encoder_onnx, HEAD: tensor_bytes(self.head.tensors())}
         if decoder_onnx is None and self.takes_evidence and self.folder is not None:
             decoder_onnx = self.read_decoder()
@@ -442,7 +422,6 @@ class StudentBundle:
             "pitch_range": self.pitch_range,
             "focal_range": self.focal_range,
             "depth_range": self.depth_range,
-            "normalisation": dataclasses.asdict(self.normalisation),
             "point_code": dataclasses.asdict(self.point_code),
             "head": {
                 "hidden": self.head.hidden,
@@ -510,9 +489,8 @@ def _read_graph(file: Path, expected: str, cure: str | None = None) -> bytes:
 
 def _check_files(fields: JsonObject, folder: Path) -> dict[str, str]:
     hashes = fields.object("sha256")
-    if refusals := [sentence for name in hashes.values if (sentence := removed("bundle", name))]:
-        raise BundleError(refusals[0], where=str(fields.file), cure=_ANEW)
-    for name in (ENCODER, HEAD, *({DECODER} & hashes.values.keys())):
+    decoder = (DECODER,) if "volume_knots" in fields.object("head").values else ()
+    for name in (ENCODER, HEAD, *decoder):
         expected = hashes.text(name)
         if not (folder / name).is_file():
             raise BundleError("is missing", where=str(folder / name), cure=CURE)
@@ -528,7 +506,7 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
     for name in ("feature_height", "feature_width"):
         sizes.number_in(name, (2, LARGEST_SIDE))
     grid, grid_from_camera = _parse_grid(fields.object("grid"))
-    normalisation, calibration = fields.object("normalisation"), fields.object("calibration")
+    calibration = fields.object("calibration")
     class_names = fields.texts("class_names")
     class_colours = fields.colours("class_colours", len(class_names))
     head = HeadWeights.load(
@@ -540,9 +518,9 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         *_parse_volume(sizes),
     )
 
-    def read_spaces(largest: int) -> bytes:
+    def read_spaces() -> bytes:
         name = FEATURE_SPACES_FILE
-        return _read_checked(fields.file.parent / name, fields.object("sha256").text(name), largest=largest)
+        return _read_checked(fields.file.parent / name, fields.object("sha256").text(name), largest=LARGEST_FILE)
 
     return {
         "name": fields.text("name"),
@@ -555,7 +533,6 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         "pitch_range": fields.range_in("pitch_range", (-math.pi, math.pi)),
         "focal_range": fields.range_in("focal_range", (1e-3, 1e3)),
         "depth_range": fields.range_in("depth_range", _METRES),
-        "normalisation": Normalisation(mean=_three(normalisation, "mean"), std=_three(normalisation, "std")),
         "class_names": class_names,
         "class_colours": class_colours,
         "calibration": Calibration(
@@ -571,11 +548,6 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         "feature_spaces": parse_feature_spaces(fields, head.label_hidden, read_spaces),
         "gpu_encoders": parse_gpu_encoders(fields),
     }
-
-
-def _three(fields: JsonObject, name: str) -> tuple[float, float, float]:
-    first, second, third = fields.numbers(name, 3)
-    return first, second, third
 
 
 def _parse_camera(fields: JsonObject) -> Camera:
@@ -615,13 +587,9 @@ def _parse_label_hidden(fields: JsonObject, sizes: JsonObject, classes: int) -> 
 
 def _parse_volume(sizes: JsonObject) -> tuple[tuple[int, ...], int]:
     """Knots of the volume, and how many belong to a cell that has label units; none and 0 without a volume."""
-    if "prior_knots" in sizes.values:
-        raise sizes.error("prior_knots", str(removed("bundle", "with a place prior")), _ANEW)
     if "volume_knots" not in sizes.values:
         return (), 0
     knots = sizes.integers("volume_knots", 3)
-    if sizes.integer("hidden") or "unit_stride" not in sizes.values:
-        raise sizes.error("volume_knots", str(removed("bundle", "with hidden units and a volume")), _ANEW)
     stride = sizes.integer("unit_stride")
     if not 1 <= stride <= min(knots):
         raise sizes.error("unit_stride", f"{stride} is no number of knots that a cell can have")

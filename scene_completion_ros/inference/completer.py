@@ -235,7 +235,7 @@ class Completer:
 
     def mounted(self, upright_from_camera: RigidTransform | None) -> "Completer":
         """The completer of the same camera with another mounting; itself where the student does not take it."""
-        if not self.bundle.takes_pose:
+        if not self.bundle.takes_evidence:
             return self
         moved = copy.copy(self)
         moved.upright_from_camera = upright_from_camera
@@ -244,7 +244,7 @@ class Completer:
 
     def _place(self, grid_from_camera: RigidTransform) -> None:
         self.grid_from_camera = grid_from_camera
-        stated = self.upright_from_camera if self.bundle.takes_pose else None
+        stated = self.upright_from_camera if self.bundle.takes_evidence else None
         self._volume_from_camera = stated and volume_pose(stated, self.bundle.height_above_ground)
         try:
             prepared = PreparedScene.of(
@@ -381,7 +381,7 @@ def mounting_warnings(bundle: StudentBundle, upright_from_camera: RigidTransform
     where it is unknown.
     """
     if upright_from_camera is None:
-        return [MOUNTING_UNKNOWN] if bundle.takes_pose else []
+        return [MOUNTING_UNKNOWN] if bundle.takes_evidence else []
     warnings = []
     height, trained = float(upright_from_camera.translation[2]), bundle.height_above_ground
     lowest, highest = bundle.height_range or (trained, trained)

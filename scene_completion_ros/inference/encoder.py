@@ -406,7 +406,7 @@ def _check_ports(where: str, inputs: Ports, outputs: Ports, given: Ports, made: 
 
 def _output_ports(bundle: StudentBundle) -> Ports:
     ports: Ports = [("features", [1, *bundle.feature_size, bundle.head.channels])]
-    if bundle.takes_pose:
+    if bundle.takes_evidence:
         rays = ray_camera(bundle.canonical)
         ports += [("volume", [1, *bundle.head.volume_knots]), ("depth", [1, rays.height, rays.width])]
         ports.append(("surface", [1, 2, *bundle.head.unit_cells[:2]]))

@@ -100,13 +100,6 @@ class PointCodeSpec:
 _FORWARD = OPTICAL_FROM_FORWARD.inverse()
 
 
-# What the sizes of tensors that belong to labels have to agree with.
-_SIZES = {
-    "label_positional_weight": " (one row for each of head.label_hidden units, one column a value of the point code)",
-    "label_hidden_bias": " (one value for each of head.label_hidden units)",
-    "label_weight": " (one row for each of class_names, one column for each of head.label_hidden units)",
-    "label_bias": " (one value for each of class_names)",
-}
 LARGEST_WEIGHT = 1e12  # products of larger ones leave float32
 _OF_VOLUME = ("gain", "lattice")
 
@@ -116,7 +109,7 @@ class VolumeReading:
     """How the head reads the volume: logits at knots before the camera, by default in its axes (forward, left, up).
 
     Between knots the logits are linear, and constant beyond the outer ones. Raises BundleError for fewer than two knots
-    along an axis, or places that cannot be.
+    along an axis, or more than `MOST_VOXELS`, or a distance that is not positive.
     """
 
     gain: NDArray[np.float32]  # factor on the logits, float32 [1]
@@ -125,15 +118,9 @@ class VolumeReading:
     knots: tuple[int, int, int]  # shape (X, Y, Z) of the volume
 
     def __post_init__(self) -> None:
-        problem = ""
-        if self.lattice.shape != (2, 3) or len(self.knots) != 3 or min(self.knots) < 2:
-            problem = f"{self.knots} knots, placed by {self.lattice.shape}, not at least two knots an axis and (2, 3)"
-        elif math.prod(self.knots) > MOST_VOXELS:
-            problem = f"{self.knots} are more than {MOST_VOXELS:,} knots"
-        elif not np.isfinite(self.lattice).all() or self.lattice[1].min() <= 0.0:
-            problem = "a number is not finite, or a distance of knots is not positive"
-        if problem:
-            raise BundleError(problem, where="volume", cure=CURE)
+        if min(self.knots) < 2 or math.prod(self.knots) > MOST_VOXELS or self.lattice[1].min() <= 0.0:
+            what = f"{self.knots} knots at distances of {self.lattice[1].tolist()} m are no volume"
+            raise BundleError(what, where="volume", cure=CURE)
 
     def taps(
         self, points_camera: NDArray[np.floating], volume_from_camera: RigidTransform = _FORWARD
@@ -237,10 +224,9 @@ class HeadWeights:
             tensors |= {f"volume_{name}": getattr(self.volume, name) for name in _OF_VOLUME}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
-    def check(self, hidden: int, code_size: int, label_hidden: int, classes: int, where: str) -> None:
-        """Raises BundleError where a tensor is missing, not float32, not finite, huge or of another shape."""
-        shapes = expected_shapes(hidden, code_size, label_hidden, classes, self.volume_knots)
-        _check(self.tensors(), shapes, where)
+    def shapes(self, code_size: int) -> dict[str, tuple[int, ...]]:
+        """Name and shape that each of its tensors has to have for a code of this length."""
+        return expected_shapes(self.hidden, code_size, self.label_hidden, self.classes, self.volume_knots)
 
     @classmethod
     def load(
@@ -255,12 +241,11 @@ class HeadWeights:
     ) -> "HeadWeights":
         """Reads ``head.safetensors``.
 
-        Raises BundleError where a tensor is missing, not float32, of another shape or not finite. A tensor belongs to
-        labels or a volume where there are none. The file is no safetensors.
+        Raises BundleError where the file is no safetensors, or `check_tensors` does.
         """
         tensors = read_tensors(file, BundleError, cure=CURE)
         expected = expected_shapes(hidden, code_size, label_hidden, classes, volume_knots)
-        _check(tensors, expected, str(file))
+        check_tensors(tensors, expected, str(file))
         volume = None
         if volume_knots:
             x, y, z = volume_knots
@@ -291,21 +276,18 @@ def expected_shapes(
     return shapes
 
 
-def _check(tensors: Mapping[str, NDArray[np.float32]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
-    for name in _SIZES:
-        if name in tensors and name not in expected:
-            what = "belongs to labels, but head.label_hidden is missing"
-            raise BundleError(what, where=f"{where}: tensor {name}", cure=CURE)
-    for name in (f"volume_{name}" for name in _OF_VOLUME):
-        if name in tensors and name not in expected:
-            what = "belongs to a volume, but head.volume_knots is missing"
-            raise BundleError(what, where=f"{where}: tensor {name}", cure=CURE)
+def check_tensors(
+    tensors: Mapping[str, NDArray[np.float32]], expected: Mapping[str, tuple[int, ...]], where: str
+) -> None:
+    """Raises BundleError where a tensor is missing or too many, not float32, of another shape, not finite or huge."""
+    for name in sorted(tensors.keys() - expected.keys()):
+        raise BundleError("is none of this head", where=f"{where}: tensor {name}", cure=CURE)
     for name, shape in expected.items():
         if name not in tensors:
             raise BundleError("is missing", where=f"{where}: tensor {name}", cure=CURE)
         tensor = tensors[name]
         if tensor.dtype != np.float32 or tensor.shape != shape:
-            what = f"is {tensor.dtype} {tensor.shape} where float32 {shape} is needed{_SIZES.get(name, '')}"
+            what = f"is {tensor.dtype} {tensor.shape} where float32 {shape} is needed"
             raise BundleError(what, where=f"{where}: tensor {name}", cure=CURE)
         if not np.all(np.abs(tensor) <= LARGEST_WEIGHT):
             what = f"holds NaN, or values beyond {LARGEST_WEIGHT:g}"
@@ -413,24 +395,20 @@ def graph_inputs(
     # See `volume_pose`; where it is unknown the usual one is taken, and marked so.
     volume_from_camera: RigidTransform | None,
 ) -> dict[str, NDArray[np.float32]]:
-    """The inputs of a graph besides the image, by name."""
+    """The inputs of the graphs besides the image, by name, without evidence of depth.
+
+    Of evidence, ``scale`` [1, 2] is the logarithm of the factor on the depths of all pixels and the precision of that,
+    one over its variance; ``sensed`` [1, 2, H / 2, W / 2] is the logarithm of the depth that a sensor saw, metres, and
+    its precision. A precision of 0 means unknown.
+    """
     known = volume_from_camera is not None
     pose = np.asarray((volume_from_camera or DEFAULT_GRID_FROM_CAMERA).matrix, np.float32)[None]
-    given: dict[str, NDArray[np.float32]] = {}
+    given: dict[str, NDArray[Any]] = {}
     for name, of_step in (("cell", stride), ("voxel", 1)):
         where = cell_lookups(grid, of_step, camera, spec, pose, np.ones(1, np.float32))
         given |= {f"{name}_{part}": values for part, values in where._asdict().items()}
-    code = ground_code(camera.resized(camera.width // 2, camera.height // 2), spec, pose, -height)
+    half = camera.resized(camera.width // 2, camera.height // 2)
+    code = ground_code(half, spec, pose, -height)
     given["ground"] = np.concatenate([code, np.ones_like(code)], axis=1) * np.float32(known)
+    given |= {"scale": np.zeros((1, 2)), "sensed": np.zeros((1, 2, half.height, half.width))}
     return {name: np.ascontiguousarray(values, np.float32) for name, values in given.items()}
-
-
-def no_evidence(camera: Camera) -> dict[str, NDArray[np.float32]]:
-    """The inputs of a decoder without evidence of depth, by name.
-
-    ``scale`` [1, 2] is the logarithm of the factor on the depths of all pixels and the precision of that, one over its
-    variance; ``sensed`` [1, 2, H / 2, W / 2] is the logarithm of the depth that a sensor saw, metres, and its
-    precision. A precision of 0 means unknown.
-    """
-    size = camera.height // 2, camera.width // 2
-    return {"scale": np.zeros((1, 2), np.float32), "sensed": np.zeros((1, 2, *size), np.float32)}

@@ -36,8 +36,8 @@ class EncodedImage(NamedTuple):
     volume: NDArray[np.float32] | None = None
     # float32 [h', w'], z-depth of the pixels of `scene_query.ray_camera`, metres; only with a volume.
     depth: NDArray[np.float32] | None = None
-    # float32 [2, x, y], the ground in cells of the volume: its height there and the standard deviation of that, metres.
-    # Of students that take the camera's pose.
+    # float32 [2, x, y], the ground in cells of the volume: its height there and the standard deviation of that, metres;
+    # only with a volume.
     surface: NDArray[np.float32] | None = None
     # float32 [K + 3, H / 2, W / 2], predictions of pixels alone, of students that take evidence; see
     # `StudentBundle.view_shape`.
@@ -67,9 +67,8 @@ class Encoder(Protocol):
     ) -> EncodedImage:
         """The outputs for a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
 
-        `extra_inputs`: further inputs of a graph that takes the camera's pose, see `StudentBundle.graph_inputs`; None
-        where it takes none or the pose is unknown; `decoder_inputs`: makes the decoder's inputs, of students that take
-        evidence.
+        Of students that take evidence, `extra_inputs`: see `StudentBundle.graph_inputs`; None where the camera's pose
+        is unknown; `decoder_inputs`: makes the decoder's inputs; None for no evidence.
         """
         ...
 
@@ -156,7 +155,7 @@ class Evidence:
         return replace(self, corner_depths=None, sensed=sensed, corners=int(np.count_nonzero(found[1][free])))
 
     def inputs(self) -> dict[str, NDArray[np.float32]]:
-        """The inputs of a decoder, by the names of `head.no_evidence`."""
+        """The inputs of a decoder, by the names of `head.graph_inputs`."""
         given = {}
         if self.scale is not None and math.isfinite(self.scale.deviation):
             log, precision = math.log(self.scale.factor), self.scale.deviation**-2
@@ -367,7 +366,6 @@ class HostSceneQuery:
         threads: int | None = None,  # CPU threads of the kernels; None for all that this process may use
     ) -> None:
         self._encode, self._prepared, self._threads = encode, prepared, threads
-        self._takes_evidence = "scale" in prepared.extra_inputs
 
     def __call__(
         self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS, evidence: Evidence = NO_EVIDENCE
@@ -382,7 +380,7 @@ class HostSceneQuery:
             evidence = evidence.with_corners(image_rgb, own)
             return prepared.extra_inputs | evidence.inputs()
 
-        decoder_inputs = given if self._takes_evidence else None
+        decoder_inputs = given if prepared.extra_inputs else None
         features, volume, depth, surface, _ = self._encode(image_rgb, prepared.extra_inputs, decoder_inputs)
         clock.lap("encode")
         with kernel_threads(self._threads):

@@ -414,7 +414,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class FeatureSpace:
     """f(x) = A h(x) + b: the features of one teacher, in its own space, of label units h.
 
-    Raises BundleError where a name or number that cannot be, or tensors of other shapes or types, or not finite.
+    Raises BundleError for a name or temperature that cannot be, or tensors of other types, or not finite.
     """
 
     name: str  # name of the teacher: letters, digits, ``_`` and ``-``
@@ -432,10 +432,7 @@ class FeatureSpace:
             raise BundleError("a name has 1 to 64 letters, digits, _ or -", where=where, cure=CURE)
         if not 1e-4 <= self.temperature <= 1e4:
             raise BundleError(f"temperature {self.temperature} is not in 0.0001..10000", where=where, cure=CURE)
-        weight, bias = self.weight, self.bias
-        if weight.ndim != 2 or not 1 <= len(weight) <= LARGEST_DIMENSION or bias.shape != weight.shape[:1]:
-            raise BundleError(f"weight {weight.shape} and bias {bias.shape} do not fit", where=where, cure=CURE)
-        for name, tensor in (("weight", weight), ("bias", bias)):
+        for name, tensor in (("weight", self.weight), ("bias", self.bias)):
             if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
                 raise BundleError(f"is {tensor.dtype} or not finite", where=f"{where}: {name}", cure=CURE)
 
@@ -525,37 +522,22 @@ def spaces_to_json(spaces: Sequence[FeatureSpace]) -> dict[str, list[dict[str, A
 
 
 def parse_feature_spaces(
-    manifest: JsonObject, label_hidden: int, read: Callable[[int], bytes]
+    manifest: JsonObject, label_hidden: int, read: Callable[[], bytes]
 ) -> tuple[FeatureSpace, ...]:
     """The spaces that a manifest names; none where it has no such field.
 
-    `label_hidden`: E of the head; `read`: gives the checked content of their file, of a largest size in bytes.
-    Raises BundleError where a field is malformed, or a tensor is missing, of another shape or type, or not finite.
+    `label_hidden`: E of the head; `read`: gives the checked content of their file. Raises BundleError where a field is
+    malformed, or a tensor is missing, of another shape or type, or not finite.
     """
     if FEATURE_SPACES not in manifest.values:
         return ()
-    entries = manifest.values[FEATURE_SPACES]
-    if not isinstance(entries, list) or not 1 <= len(entries) <= MOST_SPACES:
-        raise manifest.error(FEATURE_SPACES, f"is no list of 1 to {MOST_SPACES} objects")
-    named = manifest.items(FEATURE_SPACES, entries)
-    fields = [named.object(name) for name in named.values]
-    dimensions = [entry.integer("dimension") for entry in fields]
-    for entry, dimension in zip(fields, dimensions, strict=True):
-        if not 1 <= dimension <= LARGEST_DIMENSION:
-            raise entry.error("dimension", f"{dimension} is not in 1..{LARGEST_DIMENSION}")
-    content = read(4 * sum(dimensions) * (label_hidden + 1) + (1 << 16))
     where = str(manifest.file.parent / FEATURE_SPACES_FILE)
-    tensors = parse_tensors(content, BundleError, where=where, cure=CURE)
-    return tuple(
-        _space(entry, dimension, label_hidden, tensors, where)
-        for entry, dimension in zip(fields, dimensions, strict=True)
-    )
+    tensors = parse_tensors(read(), BundleError, where=where, cure=CURE)
+    return tuple(_space(entry, label_hidden, tensors, where) for entry in manifest.objects(FEATURE_SPACES))
 
 
-def _space(
-    entry: JsonObject, dimension: int, label_hidden: int, tensors: Mapping[str, NDArray[Any]], where: str
-) -> FeatureSpace:
-    name = entry.text("name")
+def _space(entry: JsonObject, label_hidden: int, tensors: Mapping[str, NDArray[Any]], where: str) -> FeatureSpace:
+    name, dimension = entry.text("name"), entry.integer("dimension")
     for part, shape in (("weight", (dimension, label_hidden)), ("bias", (dimension,))):
         tensor = tensors.get(f"{name}.{part}")
         if tensor is None or tensor.shape != shape:

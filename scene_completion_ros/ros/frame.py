@@ -260,7 +260,7 @@ class Student:
 
     def _mounted(self, completer: Completer, upright_from_camera: RigidTransform | None) -> Completer:
         """The completer with the new mounting of its camera, where the student takes that and it changed."""
-        if not self.bundle.takes_pose:
+        if not self.bundle.takes_evidence:
             return completer
         before, now = completer.upright_from_camera, upright_from_camera
         if before is None or now is None:

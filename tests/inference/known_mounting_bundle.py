@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from scene_completion_ros.geometry import Camera, VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, graph_inputs, no_evidence
+from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, graph_inputs
 from scene_completion_ros.inference.scene_query import ray_camera
 from tests.inference.small_bundle import class_colours, class_names, serialised, volume_reading
 from tests.inference.test_motion_scale import TEXTURES, textured
@@ -60,7 +60,7 @@ def make_known_mounting_bundle(
     beyond = GRID.origin[0] + GRID.voxel_size * (np.arange(GRID.shape[0]) + 0.5) - WALL_M / FACTOR
     wall = np.broadcast_to(beyond[:, None, None], GRID.shape)
     logits = (wall if volume is None else volume).astype(np.float32)[None]
-    extra_inputs = graph_inputs(GRID, STRIDE, CAMERA, code, HEIGHT, None) | no_evidence(CAMERA)
+    extra_inputs = graph_inputs(GRID, STRIDE, CAMERA, code, HEIGHT, None)
     given = {"view": view.shape, **{name: values.shape for name, values in extra_inputs.items()}}
     decoder = serialised(
         [

@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.geometry import Camera, VoxelGrid
-from scene_completion_ros.inference.bundle import Normalisation, StudentBundle
-from scene_completion_ros.inference.head import HeadWeights, Lookups, PointCodeSpec, VolumeReading, no_evidence
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.head import HeadWeights, Lookups, PointCodeSpec, VolumeReading
 from scene_completion_ros.inference.scene_query import ray_camera
 from scene_completion_ros.inference.text_bank import FeatureSpace, TextBank, feature_space_for
 from scene_completion_ros.removed import removed
@@ -102,7 +102,6 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
     itself = {"log_scale": torch.zeros(()), "offset": torch.zeros(())}
     bundle = _described(
         stored,
-        encoder,
         provenance,
         name=name,
         licence=licence,
@@ -117,8 +116,7 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
     weights = {f"field.{key}": value for key, value in field.state_dict().items()}
     weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items() if key in frozen.own}
     stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
-    given = {**bundle.graph_inputs(), **no_evidence(field.camera)}
-    extra_inputs = {name: torch.from_numpy(values) for name, values in given.items()}
+    extra_inputs = {name: torch.from_numpy(values) for name, values in bundle.graph_inputs().items()}
     image = {"image": torch.zeros(1, 3, field.camera.height, field.camera.width), "ground": extra_inputs["ground"]}
     encoded = graph_of(ExportedView(field, encoder), image, ["view"])
     view = {"view": torch.zeros(bundle.view_shape)}
@@ -306,14 +304,12 @@ def export_bundle(
     stored = Checkpoint.read(checkpoint)
     field, camera = stored.density_field(), stored.camera
     about = {"name": name, "licence": licence, "head": head_weights(field), "feature_size": feature_size(field, camera)}
-    bundle = _described(stored, field.encoder, provenance, **about)
+    bundle = _described(stored, provenance, **about)
     weights = {key: value.detach().numpy().astype(np.float16) for key, value in field.state_dict().items()}
     return bundle.save(folder, encoder_onnx(field, camera), weights)
 
 
-def _described(
-    stored: Checkpoint, encoder: EncoderDecoder, provenance: Mapping[str, Any], **given: Any
-) -> StudentBundle:
+def _described(stored: Checkpoint, provenance: Mapping[str, Any], **given: Any) -> StudentBundle:
     """The bundle of a checkpoint, not yet saved; `given`: fields that do not follow from it, or not as usual."""
     camera, viewpoint, code = stored.camera, stored.viewpoint, stored.viewpoint.volume.point_code
     low, high = stored.record.get("focal_range", (camera.fx / camera.width,) * 2)
@@ -327,7 +323,6 @@ def _described(
         "grid": viewpoint.volume.grid,
         "depth_range": (code.near, code.far),
         "focal_range": (low * 0.99, high * 1.01),
-        "normalisation": Normalisation(encoder.trunk.mean, encoder.trunk.scale),
         "calibration": link_calibration(stored.link, viewpoint.volume.voxel_size),
         "provenance": about,
     }

@@ -251,7 +251,7 @@ def test_the_robot_completes_what_torch_completes(
 ) -> None:
     """Voxels and classes through the whole runtime, for a camera of some height and pitch, be they known or not."""
     assert bundle.head.hidden == 0 and bundle.head.unit_cells == (16, 16, 4)
-    assert bundle.class_names == COMMON_CLASSES[1:] and bundle.takes_pose
+    assert bundle.class_names == COMMON_CLASSES[1:] and bundle.takes_evidence
     sequence = open_recording(town)
     camera, (scene, own) = reference_camera(sequence), seen_by_torch(trained, sequence, known)
     expected = torch.sigmoid(scene.occupied[0]).numpy()
@@ -563,7 +563,7 @@ def test_a_student_of_rooms_has_their_classes_and_reach(
     """Its bundle holds no weights of a published trunk."""
     bundle = StudentBundle.load(room_bundle)
     assert bundle.class_names == ROOM_CLASSES[1:] and len(set(bundle.class_colours)) == len(ROOM_CLASSES) - 1
-    assert bundle.takes_pose and bundle.height_range is not None and bundle.height_range[0] > 1.0
+    assert bundle.takes_evidence and bundle.height_range is not None and bundle.height_range[0] > 1.0
     assert Checkpoint.read(room_trained).state["pixels.factor.2.weight"].shape[0] == 2  # a factor and a shift
     assert not any(name.startswith("encoder.") for name in bundle.load_weights())
     given = ["--bundle", str(room_bundle), "--data", str(rooms), "--every", "1"]

@@ -195,7 +195,7 @@ class DeployedStudent(Predictor):
         self, sequence: PosedSequence, index: int, evidence: Evidence = NO_EVIDENCE
     ) -> tuple[FieldKernel, Bytes, Callable[[], EncodedImage]]:
         name = reference_camera(sequence)
-        stated = mounting(sequence, name, index) if self.bundle.takes_pose else None
+        stated = mounting(sequence, name, index) if self.bundle.takes_evidence else None
         pose = None if stated is None else volume_pose(stated, self.bundle.height_above_ground).matrix
         field, inputs = self._field_of(None if pose is None else tuple(pose.ravel().tolist()))
         image = self._resampler(sequence.cameras[name])(sequence.image(index, name))
