@@ -21,7 +21,6 @@ VERSION = re.findall(r'__version__ = "(.+)"', (HERE / PACKAGE / "__init__.py").r
 # Versions are pinned in constraints/pins.txt; here are only the limits that the code itself has.
 RUNTIME = [
     "array-api-compat>=1.9",
-    "mcap>=1.0",
     "numba>=0.57",
     "numpy>=1.22",
     "opencv-python-headless>=4.5",
@@ -30,7 +29,7 @@ RUNTIME = [
     "pyyaml>=5.4",
     "rosbags>=0.10",
     "safetensors>=0.4",
-    "zstandard>=0.20",  # mcap brings it along, too
+    "zstandard>=0.20",  # rosbags brings it along, too
 ]
 TORCH = "torch==2.13.0"
 TOKENIZERS = ["protobuf", "sentencepiece"]  # of SigLIP

@@ -1,6 +1,6 @@
 """`BagReader`: messages, images, cameras, transforms and point clouds of rosbag2 and ROS 1 recordings.
 
-An MCAP without an index is read as far as it goes, and `losses` says where it was cut. Other damage is refused.
+What is damaged or has no index is refused, with the tool that repairs it.
 """
 
 from collections import Counter

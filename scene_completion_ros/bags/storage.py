@@ -1,29 +1,19 @@
-"""What the bag reader reads from: recordings with an index by rosbags, MCAP files without one by the reader of mcap."""
+"""What the bag reader reads from: recordings that rosbags opens, decompressed where that does not do it."""
 
 import os
 import shutil
-import struct
 import tempfile
 import threading
 import weakref
-from bisect import bisect_left
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from operator import attrgetter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import zstandard  # which mcap requires
-from mcap.exceptions import EndOfFile
-from mcap.reader import make_reader
-from mcap.records import Channel, Chunk, DataEnd, McapRecord, Message, Schema
-from mcap.stream_reader import MAGIC_SIZE, StreamReader, breakup_chunk
+import zstandard
 from rosbags.convert.converter import migrate_message
 from rosbags.highlevel import AnyReader
-from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
-from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
 from scene_completion_ros.errors import BagError
@@ -108,9 +98,8 @@ FORMATS = {
     ".db3": "Recover what it holds with `.recover` of sqlite3",
     ".bag": "Repair it with `rosbag reindex`",
 }  # suffix -> what to do about a damaged one
+_FOREIGN = "Profile is not ros2."  # what rosbags answers to an MCAP of other messages
 _UNFINISHED = ".bag.active"  # of a `rosbag record` that was killed
-_IDL_SEPARATOR = "=" * 80 + "\n"
-_ENCODINGS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
 
 
 @dataclass(frozen=True)
@@ -119,7 +108,6 @@ class StoredTopic:
 
     name: str
     type: str
-    definition: MessageDefinition = field(default=MessageDefinition(MessageDefinitionFormat.NONE, ""))
 
 
 # Topic, bag time in nanoseconds, and a serialised message: CDR (ROS 2) or ROS 1 bytes.
@@ -155,7 +143,7 @@ class MessageDecoder:
         return RENAMED_TYPES.get(msgtype, msgtype)
 
 
-class IndexedStorage:
+class Storage:
     """A recording that rosbags opens: its folder or its files. `held` lives as long as this."""
 
     def __init__(self, paths: Sequence[Path], held: object = None) -> None:
@@ -166,7 +154,7 @@ class IndexedStorage:
         self.counts: dict[str, int] = {}
         for connection in self._reader.connections:
             if connection.topic not in self.counts:
-                self.topics.append(StoredTopic(connection.topic, connection.msgtype, connection.msgdef))
+                self.topics.append(StoredTopic(connection.topic, connection.msgtype))
             self.counts[connection.topic] = self.counts.get(connection.topic, 0) + connection.msgcount
         self._by_name = {topic.name: topic for topic in self.topics}
         self.decoder = MessageDecoder(self._reader.typestore, is_ros2=self._reader.is2)
@@ -189,120 +177,13 @@ class IndexedStorage:
         self._reader.close()
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a message lies in files without an index."""
-
-    stamp_ns: int
-    topic: StoredTopic
-    file: Path
-    offset: int  # at which the record of the message, or of its chunk, begins
-    number: int  # of the record in its chunk
-
-
-class StreamedStorage:
-    """MCAP files without an index, as killed recorders leave them: read once, up to where they are cut, to make one.
-
-    `held` lives as long as this.
-    """
-
-    def __init__(self, files: Sequence[Path], held: object = None) -> None:
-        self._held = held
-        self.losses: list[str] = []  # what of the files cannot be read
-        self.foreign: set[str] = set()  # serialisations of messages that are not read, such as "protobuf"
-        places = [place for file in files for place in self._places(file)]
-        self._places_by_time = sorted(places, key=attrgetter("stamp_ns"))
-        self.counts: dict[str, int] = Counter(place.topic.name for place in places)
-        self.topics = list({place.topic.name: place.topic for place in reversed(places)}.values())[::-1]
-        self.decoder = _decoder_for(self.topics)
-        stamps = [place.stamp_ns for place in self._places_by_time]
-        self.start_ns, self.end_ns = (stamps[0], stamps[-1]) if stamps else (0, 0)
-        self._records = lru_cache(maxsize=4)(_records_at)  # chunks of files that overlap in time take turns
-
-    def messages(
-        self, topics: Collection[str] | None, start_ns: int | None, stop_ns: int | None
-    ) -> Iterator[StoredMessage]:
-        """Yield the messages of some topics with start <= bag time < stop."""
-        stamp = attrgetter("stamp_ns")
-        first = 0 if start_ns is None else bisect_left(self._places_by_time, start_ns, key=stamp)
-        last = None if stop_ns is None else bisect_left(self._places_by_time, stop_ns, key=stamp)
-        for place in self._places_by_time[first:last]:
-            if topics is None or place.topic.name in topics:
-                record = self._records(place.file, place.offset)[place.number]
-                yield place.topic, place.stamp_ns, plain_message(record.data)
-
-    def _places(self, path: Path) -> Iterator[_Place]:
-        """The messages of a file, in its order."""
-        schemas: dict[int, Schema] = {}
-        topics: dict[int, StoredTopic] = {}
-        count = 0
-        with path.open("rb") as file:
-            try:
-                offset = MAGIC_SIZE
-                for outer in StreamReader(file, emit_chunks=True).records:
-                    for number, record in enumerate(_inside(outer)):
-                        if isinstance(record, Schema):
-                            schemas[record.id] = record
-                        elif isinstance(record, Channel) and record.message_encoding not in ("cdr", ""):
-                            self.foreign.add(record.message_encoding)
-                        elif isinstance(record, Channel) and (schema := schemas.get(record.schema_id)):
-                            encoding = _ENCODINGS.get(schema.encoding, MessageDefinitionFormat.NONE)
-                            definition = MessageDefinition(encoding, schema.data.decode(errors="replace"))
-                            topics[record.id] = StoredTopic(record.topic, schema.name, definition)
-                        elif isinstance(record, Message) and record.channel_id in topics:
-                            yield _Place(record.log_time, topics[record.channel_id], path, offset, number)
-                            count += 1
-                    if isinstance(outer, DataEnd):
-                        break
-                    offset = file.tell()
-            except Exception as error:  # those of its decompressors have no common base class
-                ends = isinstance(error, EndOfFile | struct.error)
-                reason = "the file ends there" if ends else str(error) or type(error).__name__
-                self.losses.append(f"{path.name}: cannot be read beyond its first {count} messages ({reason})")
-
-    def close(self) -> None:
-        """Forget what was read; nothing stays open."""
-        self._records.cache_clear()
-
-
-def _inside(record: McapRecord) -> Sequence[McapRecord]:
-    return breakup_chunk(record, validate_crc=True) if isinstance(record, Chunk) else (record,)
-
-
-def _records_at(file: Path, offset: int) -> Sequence[Any]:
-    """The records of the chunk that begins there, or the one record that does."""
-    with file.open("rb") as stream:
-        stream.seek(offset)
-        return _inside(next(StreamReader(stream, skip_magic=True, emit_chunks=True).records))
-
-
-def _decoder_for(topics: Collection[StoredTopic]) -> MessageDecoder:
-    """Build the decoder for topics whose recording rosbags does not open, from the definitions stored in it."""
-    typestore = get_typestore(Stores.LATEST)
-    for topic in topics:
-        if topic.type in typestore.fielddefs or topic.definition.format == MessageDefinitionFormat.NONE:
-            continue
-        if topic.definition.format == MessageDefinitionFormat.MSG:
-            found = get_types_from_msg(topic.definition.data, topic.type)
-        else:
-            found = {}
-            for part in topic.definition.data.split(_IDL_SEPARATOR):
-                text = part.partition("\n")[2] if part.startswith("IDL: ") else part
-                found.update(get_types_from_idl(text) if text.strip() else {})
-        typestore.register({name: definition for name, definition in found.items() if name not in typestore.fielddefs})
-    return MessageDecoder(typestore, is_ros2=True)
-
-
-Storage: TypeAlias = IndexedStorage | StreamedStorage  # topics, and messages in the order of bag time
-
-
 def names_bag(file: Path) -> bool:
     """Whether a file is one of a recording, by its name."""
     return _format(file) in FORMATS or file.name.endswith(_UNFINISHED)
 
 
 def open_storage(path: Path) -> tuple[Storage, list[str]]:
-    """Open a recording: the storage, and what is lost of it. Raises BagError where none is there, or it is damaged."""
+    """Open a recording: the storage, and what is lost of it. Raises BagError: none is there, or it cannot be read."""
     if not path.exists():
         raise BagError("no such file or folder", where=str(path), cure="Check the path of the bag")
     files = _storage_files(path)
@@ -318,31 +199,18 @@ def open_storage(path: Path) -> tuple[Storage, list[str]]:
     copy = decompressed(files) if any(file.suffix in COMPRESSED for file in files) else None
     if copy is not None:
         files, losses = copy.files, losses + copy.losses
-    streamed, reason = files[0].suffix == ".mcap", ""
-    described = [_described(file) for file in files if streamed]
-    if any(profile == "ros1" for profile, _ in described):
-        cure = "Name the .bag that it was made of, or convert that: `rosbags-convert --src NAME.bag --dst NAME`"
-        raise BagError("is an MCAP with messages of ROS 1, which is not read", where=str(path), cure=cure)
-    if all(has_index for _, has_index in described):
-        # Whoever opens files reads compressed messages, too; rosbags knows them by metadata.yaml, and no limit.
-        packed = copy is not None or str(information.get("compression_mode") or "none").lower() != "none"
-        for sources in [files] if packed or not information else [[path], files]:
-            try:
-                storage = IndexedStorage(sources, copy)
-            except Exception as error:  # rosbags raises errors of many kinds on damaged files
-                reason = str(error) or type(error).__name__
-            else:
-                return storage, losses
-    if not streamed:
-        raise damaged(path, reason)
-    try:
-        recovered = StreamedStorage(files, copy)
-    except Exception as error:  # such as those of a parser of message definitions
-        raise damaged(path, str(error) or type(error).__name__) from error
-    if recovered.foreign and not recovered.counts:
-        what = f"holds no messages of ROS 2, but such in {', '.join(sorted(recovered.foreign))}"
-        raise BagError(what, where=str(path), cure="Record or export them as messages of ROS 2 (cdr)")
-    return recovered, [*losses, *(f"{loss}. {FORMATS['.mcap']}" for loss in recovered.losses)]
+    # Whoever opens files reads compressed messages, too; rosbags knows them by metadata.yaml, and no limit.
+    packed = copy is not None or str(information.get("compression_mode") or "none").lower() != "none"
+    reason = ""
+    for sources in [files] if packed or not information else [[path], files]:
+        try:
+            return Storage(sources, copy), losses
+        except Exception as error:  # rosbags raises errors of many kinds on damaged files
+            reason = str(error) or type(error).__name__
+    if reason == _FOREIGN:
+        cure = "Record or export them as messages of ROS 2 (cdr); of ROS 1, name the .bag"
+        raise BagError("is an MCAP without messages of ROS 2", where=str(path), cure=cure)
+    raise damaged(path, reason)
 
 
 def damaged(path: Path, reason: str) -> BagError:
@@ -350,19 +218,6 @@ def damaged(path: Path, reason: str) -> BagError:
     file = _storage_files(path)[0]
     cure = f"Decompress it with `zstd -d`. {FORMATS[_format(file)]}" if file.suffix in COMPRESSED else ""
     return BagError(f"is damaged ({reason})", where=str(path), cure=cure or FORMATS[_format(file)])
-
-
-def _described(file: Path) -> tuple[str, bool]:
-    """What an MCAP says that it holds, such as "ros1", and whether it has the index that rosbags reads it by."""
-    profile = ""
-    try:
-        with file.open("rb") as stream:
-            reader = make_reader(stream)
-            profile = reader.get_header().profile
-            summary = reader.get_summary()
-    except Exception:  # whatever a file that was cut makes mcap raise
-        return profile, False
-    return profile, summary is not None and bool(summary.chunk_indexes)
 
 
 def _format(file: Path) -> str:

@@ -1,11 +1,10 @@
-"""`BagWriter`: writes rosbag2 recordings whose content survives the death of the process."""
+"""`BagWriter`: writes rosbag2 recordings."""
 
 from pathlib import Path
 from typing import Any
 
 from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
-from rosbags.rosbag2.storage_mcap import McapWriter
 from rosbags.typesys import Stores, get_typestore
 
 from scene_completion_ros.bags.reader import TRANSFORM_TYPE, BagMessage, BagReader
@@ -29,10 +28,8 @@ LATCHED = Qos(
 class BagWriter:
     """Writes a new rosbag2 recording, MCAP.
 
-    Use it as a context manager. What `write` has taken is with the operating system when it returns. If the process is
-    killed at any time after, `BagReader` still finds it, without index and metadata.yaml, which `close` writes. Losing
-    power can cost the last seconds, as with any file. When an exception ends the `with` block, the recording is closed
-    properly as well. Raises BagError where the folder exists already. `path`: folder to be made; it must not exist.
+    Use it as a context manager, which closes the recording also when an exception ends it. Raises BagError where the
+    folder exists already. `path`: folder to be made; it must not exist.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -70,15 +67,6 @@ class BagWriter:
         else:
             raw = self.typestore.serialize_cdr(message, msgtype)
         writer.write(connection, stamp_ns, raw)
-        self.flush()
-
-    def flush(self) -> None:
-        """Hand everything written so far to the operating system."""
-        storage = self._opened.storage
-        if isinstance(storage, McapWriter):
-            if storage.chunk.bio.tell():
-                storage.close_chunk()
-            storage.bio.flush()
 
     def close(self) -> None:
         """Write index and metadata.yaml."""

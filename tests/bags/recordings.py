@@ -213,16 +213,3 @@ class PackedWriter(BagWriter):
         self._writer = Writer(self.path, version=9, storage_plugin=self._plugin)
         self._writer.set_compression(self._mode, CompressionFormat.ZSTD)
         self._writer.open()
-
-    def flush(self) -> None:
-        if self._plugin == StoragePlugin.SQLITE3:
-            self._opened.storage.conn.commit()
-        else:
-            super().flush()
-
-
-class SqliteWriter(PackedWriter):
-    """Writes sqlite3 without compression; what `write` has taken is committed."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, StoragePlugin.SQLITE3)

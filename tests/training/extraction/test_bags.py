@@ -158,7 +158,7 @@ def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.Captu
             *links_in_a_circle(tmp_path), record(tmp_path / "good", 10)]  # fmt: skip
     command = ["extract", *map(str, bags), "--output", str(tmp_path / "out"), "--keyframe-metres", "0.05"]
     assert cli.main(command) == 0
-    done, reports = {"cut", "good"}, {}
+    done, reports = {"good"}, {}
     for name in (bag.stem for bag in bags):
         file = tmp_path / "out" / name / "report.json" if name in done else tmp_path / "out" / f"{name}.failed.json"
         reports[name] = read_report(file)
@@ -166,7 +166,7 @@ def test_one_bad_bag_never_stops_the_others(tmp_path: Path, capsys: pytest.Captu
     assert "no CameraInfo" in reports["blind"].problems[0]
     assert "visual-inertial odometry node" in reports["poseless"].problems[0]
     assert "camera_optical -> base_link -> camera_optical" in reports["circle"].problems[0]
-    assert reports["cut"].losses and 5 < reports["cut"].sequences[0].frames < 40
+    assert "`mcap recover`" in reports["cut"].problems[0]
     assert all("no such file" in reports[name].problems[0] for name in ("nowhere", "loop"))
     assert "the folder holds no .mcap" in reports["loops"].problems[0]
     printed = capsys.readouterr().out
