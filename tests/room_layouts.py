@@ -143,21 +143,6 @@ def sens(path: Path, poses: Sequence[RigidTransform | None]) -> Path:
     return path
 
 
-def exported_frames(folder: Path, poses: Sequence[RigidTransform]) -> Path:
-    """The same frames as `sens` has, as SensReader exports them."""
-    for name in ("color", "depth", "pose", "intrinsic"):
-        (folder / name).mkdir(parents=True)
-    intrinsics = np.eye(4)
-    intrinsics[:3, :3] = CAMERA.resized(160, 120).matrix
-    np.savetxt(folder / "intrinsic" / "intrinsic_color.txt", intrinsics, fmt="%f")
-    for number, world_from_camera in enumerate(poses):
-        depth, label = seen(world_from_camera)
-        cv2.imwrite(str(folder / "color" / f"{number}.jpg"), cv2.resize(_image(label)[..., ::-1], (160, 120)))
-        cv2.imwrite(str(folder / "depth" / f"{number}.png"), np.round(1000 * depth).astype(np.uint16))
-        np.savetxt(folder / "pose" / f"{number}.txt", world_from_camera.matrix, fmt="%f")
-    return folder
-
-
 def matterport(root: Path, *, house: str = HOUSE, views: bool = True) -> Path:
     """A house whose one region has two triangles of a wall and one of an air vent; its folder."""
     folder = root / "scans" / house

@@ -20,11 +20,11 @@ it, and clusters.safetensors. Look at the pictures, edit names and colours in cl
 one class), then export with --classes DIR.
 
 `features points CLOUD --model NETWORK --output DIR` computes features of a cloud of points with a network of stage
-masked_scene: a folder of `scene-completion export`, or a checkpoint. CLOUD is a PLY file with x y z in metres, and red
-green blue and nx ny nz where it has them; or another scene of points: a scan of ScanNet, a region of Matterport3D, a
-room of S3DIS, a recording with depth. DIR gets features.safetensors, with `features`, float16 [N, D], and `points`,
-float32 [N, 3], a row for each vertex in their order, and the widths of the levels, finest first, in its metadata;
-and components.ply, with the three principal components as colours.
+masked_scene: a folder of `scene-completion export`, or a checkpoint. CLOUD is a binary PLY file with x y z in metres,
+and red green blue and nx ny nz where it has them; or another scene of points: a scan of ScanNet, a region of
+Matterport3D, a room of S3DIS, a recording with depth. DIR gets features.safetensors, with `features`, float16 [N, D],
+and `points`, float32 [N, 3], a row for each vertex in their order, and the widths of the levels, finest first, in its
+metadata; and components.ply, with the three principal components as colours.
 """
 
 import argparse

@@ -5,7 +5,7 @@ Scans of ScanNet v2: the mesh's vertices, labels of ScanNet-20 or ScanNet200, in
     scans/sceneXXXX_YY/sceneXXXX_YY_vh_clean_2.ply                     the mesh
     .../..._vh_clean_2.labels.ply                                      its NYU40 ids
     .../..._vh_clean_2.0.010000.segs.json, ....aggregation.json        its segments, and the things they make
-    .../sceneXXXX_YY.sens, or color/ depth/ pose/ intrinsic/           views, see below
+    .../sceneXXXX_YY.sens                                              views, see below
     scannetv2-labels.combined.tsv                                      what the names of things are
     scannetv2_train.txt, _val.txt, _test.txt                           the official splits, from ScanNet's repository
 
@@ -24,11 +24,9 @@ from the lower edge, so that it is at `height - 1 - cy` here; OpenScene takes it
 
 Rooms of S3DIS: `Area_N/ROOM/Annotations/CLASS_K.txt`, a thing a file, a point (x y z red green blue) a line.
 
-Views of a ScanNet scan: its `.sens` file (version 4), or the frames that ScanNet's SensReader exports of it.
-
-The header has a name, matrices of colour and depth camera, compressions, sizes, the number of depth values to a metre,
-and the number of frames. A frame is a row-major world_from_camera (of -inf where tracking was lost), two times, two
-sizes, and so many bytes of JPEG and of zlib. Numbers are little endian.
+The header of a `.sens` file (version 4) has a name, matrices of colour and depth camera, compressions, sizes, the
+number of depth values to a metre, and the number of frames. A frame is a row-major world_from_camera (of -inf where
+tracking was lost), two times, two sizes, and so many bytes of JPEG and of zlib. Numbers are little endian.
 """
 
 import csv
@@ -52,9 +50,9 @@ from scene_completion_ros.picture_files import (
     read_size,
     to_rgb,
 )
-from scene_completion_ros.sequences.posed_sequence import numbers_of, pinhole_camera, rigid_transform
+from scene_completion_ros.sequences.posed_sequence import pinhole_camera, rigid_transform
 from scene_completion_ros.untrusted_files import read_json, read_text, shown
-from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints
+from scene_completion_training.arrays import Bytes, Floats, Ints
 from scene_completion_training.points.ply import colours_of, columns, read_ply, vertex_normals
 from scene_completion_training.points.scene import UNLABELLED, LabelSet, PointScene, RgbdView, looked_up
 from scene_completion_training.points.voxels import MOST_POINTS, majority
@@ -78,7 +76,6 @@ _SENS_CURE = "Download the file again"
 _JPEG_PNG, _RAW, _ZLIB = (1, 2), 0, 1
 _MATRICES, _SIZES, _FRAME = struct.Struct("<64f"), struct.Struct("<2i4IfQ"), struct.Struct("<16f4Q")
 _LONGEST_NAME = 1 << 12
-_MILLIMETRES = 1000.0  # values to a metre of exported depth
 
 
 def is_scan(folder: Path) -> bool:
@@ -129,7 +126,8 @@ def read_scan(folder: Path, labels: LabelSet, table: Path | None, every: int = 1
         ids = _ids(groups, table, "nyu40id" if labels.name == "scannet20" else "id", things)
         label = labels.labels(np.maximum(_of_groups(segment, groups, ids), 0), max(*labels.ids, *ids), str(things))
     instance = None if segment is None or not groups else _of_groups(segment, groups, range(len(groups)))
-    views = sens_views(Path(f"{stem}.sens"), every) if Path(f"{stem}.sens").is_file() else exported_views(folder, every)
+    stream = Path(f"{stem}.sens")
+    views = sens_views(stream, every) if stream.is_file() else ()
     normals = vertex_normals(points, mesh["face"]) if "face" in mesh else None
     classes = labels.classes if label is not None else ()
     colours = colours_of(mesh["vertex"])
@@ -318,8 +316,8 @@ def sens_views(path: Path, every: int = 1) -> tuple[RgbdView, ...]:
         intrinsics = np.array(_MATRICES.unpack(_read(file, _MATRICES.size, path))[:16], np.float64).reshape(4, 4)
         colour, depth, width, height, columns, rows, scale, count = _SIZES.unpack(_read(file, _SIZES.size, path))
         if colour not in _JPEG_PNG or depth not in (_RAW, _ZLIB):
-            cure = "Export its frames with ScanNet's SensReader"
-            raise SequenceError(f"has compressions {colour} of colour and {depth} of depth", where=str(path), cure=cure)
+            what = f"has compressions {colour} of colour and {depth} of depth"
+            raise SequenceError(what, where=str(path), cure=_SENS_CURE)
         fits = 0 < rows * columns <= LARGEST_IMAGE and 0.0 < scale < np.inf
         if not fits or count > (size - file.tell()) // _FRAME.size:
             what = f"promises {count} frames of {columns}x{rows}, {scale:g} to a metre, in {size:,} bytes"
@@ -337,26 +335,6 @@ def sens_views(path: Path, every: int = 1) -> tuple[RgbdView, ...]:
                 image = partial(_sens_image, path, start, picture)
                 there = partial(_sens_depth, path, start + picture, measured, (rows, columns), scale, depth == _ZLIB)
                 views.append(RgbdView(f"{number:06d}", camera, at, image, there))
-    return tuple(views)
-
-
-def exported_views(folder: Path, every: int = 1) -> tuple[RgbdView, ...]:
-    """Every n-th posed frame that SensReader has exported; a SequenceError where a file is missing or damaged."""
-    numbers = sorted(int(file.stem) for file in (folder / "pose").glob("*.txt") if file.stem.isdecimal())
-    views = []
-    camera: Camera | None = None
-    for number in numbers[::every]:
-        at = folder / "pose" / f"{number}.txt"
-        pose = _matrix(at)
-        if not np.isfinite(pose).all():
-            continue
-        image = folder / "color" / f"{number}.jpg"
-        if camera is None:
-            intrinsics = folder / "intrinsic" / "intrinsic_color.txt"
-            camera = pinhole_camera(_matrix(intrinsics), read_size(image), str(intrinsics), _SENS_CURE)
-        depth = partial(png_depth, folder / "depth" / f"{number}.png", _MILLIMETRES)
-        at_frame = rigid_transform(pose, str(at), _SENS_CURE)
-        views.append(RgbdView(f"{number:06d}", camera, at_frame, partial(read_rgb, image), depth))
     return tuple(views)
 
 
@@ -387,9 +365,3 @@ def _sens_depth(path: Path, start: int, size: int, shape: tuple[int, int], per_m
     if len(values) != expected:
         raise ImageError(f"is no depth of {shape[1]}x{shape[0]}", where=f"{path}, byte {start}", cure=_SENS_CURE)
     return np.asarray(np.frombuffer(values, "<u2").reshape(shape) / np.float32(per_metre), np.float32)
-
-
-def _matrix(path: Path) -> Doubles:
-    """A matrix [4, 4] of a text file, of numbers that need not be finite."""
-    text = read_text(path, SequenceError, cure=_SENS_CURE)
-    return numbers_of(text, (4, 4), str(path), _SENS_CURE, what="is no matrix of 4x4 numbers", finite=False)

@@ -1,9 +1,8 @@
-"""PLY files of points and meshes, ascii or binary, and scenes of them, of any number of points.
+"""Binary PLY files of points and meshes, and scenes of them, of any number of points.
 
 No code is executed, and sizes are checked before memory is taken.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +25,10 @@ _KINDS = {
     "float32": "f4", "float64": "f8",
 }  # fmt: skip
 _NAMES = {kind: name for name, kind in reversed(_KINDS.items())}
-_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">"}
 _LONGEST_HEADER = 1 << 16  # bytes
 _LONGEST_LIST = 1 << 16  # numbers of a list property: corners of a face, features of a vertex
-_CURE = "Restore the file, or export it once more as binary little endian PLY"
+_CURE = "Restore the file, or export it again as binary little endian PLY"
 _BLOCK = 1_000_000  # vertices that are read at once
 
 
@@ -44,26 +43,19 @@ def read_ply(path: Path, wanted: Sequence[str] = ("vertex",)) -> dict[str, NDArr
     """Read elements of a PLY file.
 
     Returns for each that is there a structured array of its rows, one field a property, in native or the file's byte
-    order. A list is a field of shape [n]. Those of a binary file stay on the disk until they are used. Raises
-    SequenceError where it is no PLY, promises more than it holds, or has lists of different lengths. `wanted`: their
-    names; the others are passed over.
+    order. A list is a field of shape [n]. They stay on the disk until they are used. Raises SequenceError where it is
+    no binary PLY, promises more than it holds, or has lists of different lengths. `wanted`: their names; the others are
+    passed over.
     """
     try:
         with path.open("rb") as file:
             order, elements = _header(file, path)
-            size = path.stat().st_size
-            found = {}
+            found: dict[str, NDArray[Any]] = {}
             for element in elements:
-                if element.rows and (not element.properties or element.rows > size - file.tell()):
-                    raise _damaged(f"cannot hold {element.rows:,} rows of {element.name!r} in {size:,} bytes", path)
-                rows = _binary_rows(order, size, file, element, path) if order else _text_rows(file, element, path)
+                rows = _rows(order, path.stat().st_size, file, element, path)
                 if element.name in wanted:
                     found[element.name] = rows
-                for field, _, length in element.properties if len(rows) else ():
-                    if length and (rows[f"{field} length"] != rows.dtype[field].shape[0]).any():
-                        cure = "Export the mesh as triangles alone"
-                        raise SequenceError(f"its lists {field!r} have different lengths", where=str(path), cure=cure)
-                if len(found) == len(set(wanted)):
+                if len(found) == len(wanted):
                     break
             return found
     except (OSError, ValueError, LookupError) as problem:
@@ -74,8 +66,8 @@ def read_ply(path: Path, wanted: Sequence[str] = ("vertex",)) -> dict[str, NDArr
 def write_ply(path: Path, elements: Mapping[str, NDArray[Any]]) -> None:
     """Write structured arrays as the elements of a binary PLY file.
 
-    `elements`: rows by name, "vertex" first. Fields are of 8 to 32 bits, or floats of 32 or 64; one of shape [n]
-    becomes a list property.
+    `elements`: rows by name, "vertex" first. Fields are of 8 to 32 bits, or floats of 32 or 64; one of shape [n], n
+    below 256, becomes a list property.
     """
     lines, blocks = ["ply", "format binary_little_endian 1.0"], []
     for name, rows in elements.items():
@@ -83,12 +75,10 @@ def write_ply(path: Path, elements: Mapping[str, NDArray[Any]]) -> None:
         fields: list[tuple[Any, ...]] = []
         for field in rows.dtype.names or ():
             kind = rows.dtype[field]
-            name_of = _NAMES[kind.base.str[1:]]
             if kind.shape:
-                fields.append((f"{field} length", "u1" if kind.shape[0] < 256 else "<i4"))
+                fields.append((f"{field} length", "u1"))
             fields.append((field, kind.base.newbyteorder("<"), kind.shape))
-            listed = f"list {'uchar' if kind.shape[0] < 256 else 'int'} " if kind.shape else ""
-            lines.append(f"property {listed}{name_of} {field}")
+            lines.append(f"property {'list uchar ' if kind.shape else ''}{_NAMES[kind.base.str[1:]]} {field}")
         block = np.empty(len(rows), np.dtype(fields))
         for field in block.dtype.names or ():
             of = field.removesuffix(" length")
@@ -133,7 +123,7 @@ def _damaged(what: str, path: Path) -> SequenceError:
 
 
 def _header(file: BinaryIO, path: Path) -> tuple[str, list[_Element]]:
-    """Byte order ("" of text) and elements; the file stands behind its header then."""
+    """Byte order and elements; the file stands behind its header then."""
     text = file.read(_LONGEST_HEADER)
     end = text.find(b"\nend_header")
     behind = text.find(b"\n", end + 1)
@@ -145,6 +135,8 @@ def _header(file: BinaryIO, path: Path) -> tuple[str, list[_Element]]:
         match line.split():
             case ["format", kind, "1.0"] if kind in _ORDERS:
                 order = _ORDERS[kind]
+            case ["format", "ascii", _]:
+                raise _damaged("is a PLY file of text", path)
             case ["element", name, rows] if rows.isdecimal() and len(rows) < 16:
                 elements.append(_Element(name, int(rows), []))
             case ["property", "list", length, kind, name] if elements and _KINDS.get(length, "f")[0] in "iu":
@@ -157,11 +149,16 @@ def _header(file: BinaryIO, path: Path) -> tuple[str, list[_Element]]:
                 raise _damaged(f"has the line {shown(line)} in its header", path)
         if elements and elements[-1].properties and not elements[-1].properties[-1][1]:
             raise _damaged(f"has the line {shown(line)} in its header", path)
+    if not order:
+        raise _damaged("has no header of a PLY file", path)
     return order, elements
 
 
-def _binary_rows(order: str, size: int, file: BinaryIO, element: _Element, path: Path) -> NDArray[Any]:
+def _rows(order: str, size: int, file: BinaryIO, element: _Element, path: Path) -> NDArray[Any]:
+    """Rows of the next element, mapped from the file, which stands behind them then."""
     start = file.tell()
+    if element.rows and not element.properties:
+        raise _damaged(f"has {element.rows:,} rows of {element.name!r} without properties", path)
     fields: list[tuple[Any, ...]] = []
     for name, kind, length in element.properties:
         if length:
@@ -178,22 +175,12 @@ def _binary_rows(order: str, size: int, file: BinaryIO, element: _Element, path:
     file.seek(start + element.rows * dtype.itemsize)
     if not element.rows:
         return np.empty(0, dtype)
-    return np.memmap(path, dtype, "r", start, (element.rows,))
-
-
-def _text_rows(file: BinaryIO, element: _Element, path: Path) -> NDArray[Any]:
-    lines = [line.decode("ascii", "replace") for line in itertools.islice(file, element.rows)]
-    if len(lines) < element.rows:
-        raise _damaged(f"ends within its {element.rows:,} rows of {element.name!r}", path)
-    fields: list[tuple[Any, ...]] = []
-    at = 0
-    for name, kind, length in element.properties if lines else ():
-        many = int(lines[0].split()[at]) if length else 0
-        if not 0 <= many <= _LONGEST_LIST:
-            raise _damaged(f"has a list {name!r} of impossible length", path)
-        fields += [(f"{name} length", length), (name, kind, (many,))] if length else [(name, kind)]
-        at += 1 + many
-    return np.loadtxt(lines, np.dtype(fields), comments=None, ndmin=1) if lines else np.empty(0, fields)
+    rows = np.memmap(path, dtype, "r", start, (element.rows,))
+    for name, _, length in element.properties:
+        if length and (rows[f"{name} length"] != dtype[name].shape[0]).any():
+            cure = "Export the mesh as triangles alone"
+            raise SequenceError(f"its lists {name!r} have different lengths", where=str(path), cure=cure)
+    return rows
 
 
 def read_cloud(file: Path, classes: tuple[str, ...] = (), voxel: float | None = None, up: str = "") -> PointScene:
