@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.bags.storage import MessageDecoder, Storage, damaged, open_storage
 from scene_completion_ros.errors import BagError, CameraError, SceneCompletionError
-from scene_completion_ros.geometry.camera_files import RECTIFIED_TOPIC, camera_from_camera_info
+from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC, camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.images import announced_size, decode_image, read_xyz
 from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of

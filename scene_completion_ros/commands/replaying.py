@@ -20,7 +20,8 @@ from scene_completion_ros.bags.writer import BagWriter, write_image, write_trans
 from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words, set_words
 from scene_completion_ros.errors import BagError, ImageError, SceneCompletionError
 from scene_completion_ros.evaluation.truth import TruthSource
-from scene_completion_ros.geometry.camera_files import RECTIFIED_TOPIC, read_camera
+from scene_completion_ros.geometry.camera_files import read_camera
+from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid, read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform

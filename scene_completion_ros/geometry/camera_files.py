@@ -1,8 +1,8 @@
-"""Cameras from CameraInfo messages and calibration files: of camera_calibration, OpenCV, Kalibr and KITTI."""
+"""Cameras from calibration files: of camera_calibration, OpenCV, Kalibr and KITTI."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,201 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import CameraError
-from scene_completion_ros.geometry.cameras import (
-    COEFFICIENT_COUNTS,
-    FOCAL_LENGTHS,
-    Camera,
-    DistortionModel,
-    checked_distortion,
+from scene_completion_ros.geometry.camera_info import (
+    Calibration,
+    check_principal_point,
+    checked_camera,
+    pinhole_intrinsics,
 )
+from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.picture_files import LARGEST_IMAGE, read_size
+from scene_completion_ros.picture_files import read_size
 from scene_completion_ros.untrusted_files import JsonObject, read_text, read_yaml, shown
-
-_MODEL_NAMES: dict[str, DistortionModel] = {
-    "": "none",
-    "none": "none",
-    "pinhole": "none",
-    "plumb_bob": "plumb_bob",
-    "radtan": "plumb_bob",
-    "rational_polynomial": "rational_polynomial",
-    "equidistant": "equidistant",
-    "fisheye": "equidistant",
-    "kannala_brandt": "equidistant",
-}
-_SAME_SCALE = 0.1  # P and K scaled by one factor, alike within this share, are calibrations of two image sizes
-_FACTOR = 1.4  # by which sizes of images have to differ until their principal points show it
-RECTIFIED_TOPIC = "image_rect"  # in names of topics
-_UNCALIBRATED = "Calibrate the camera (for example with camera_calibration) or give a calibration file"
-_ONE_CALIBRATION = "Publish the calibration of exactly this image size, without mixing two calibrations"
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What CameraInfo and calibration files say, not yet trusted."""
-
-    width: int
-    height: int
-    matrix: NDArray[np.float64]  # K [9]
-    projection: NDArray[np.float64]  # P [12], or empty
-    model: str
-    coefficients: NDArray[np.float64]  # D
-    where: str  # of the whole
-    names: Mapping[str, str]  # field -> its name in this source
-
-
-def checked_camera(calibration: Calibration, rectified: bool) -> Camera:
-    """Turn a calibration into a camera after looking for every contradiction that can be seen in one message."""
-    names = {**calibration.names, "model": "distortion_model"}
-    at = {field: f"{calibration.where}, {name}" for field, name in names.items()}
-    width, height = calibration.width, calibration.height
-    if width <= 0 or height <= 0:
-        what = f"image size {width}x{height} is empty"
-        raise CameraError(what, where=at["size"], cure="Set the calibrated image size")
-    if width * height > LARGEST_IMAGE:
-        what = f"an image of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels"
-        raise CameraError(what, where=at["size"], cure="Set the calibrated image size; the message may be damaged")
-    has_projection = bool(calibration.projection.any())
-    if rectified and has_projection:
-        projected = _projection_intrinsics(calibration, at["p"])
-        check_principal_point(projected, width, height, at["p"])
-        return Camera(*projected, width, height)
-    intrinsics = pinhole_intrinsics(calibration.matrix, at["k"])
-    check_principal_point(intrinsics, width, height, at["k"])
-    distortion = _distortion(calibration, at["model"], at["d"])
-    if rectified and distortion[0] != "none":
-        what = "P is missing or all zero, so the rectified camera is unknown"
-        raise CameraError(what, where=at["p"], cure="Give P, or use the unrectified image")
-    if has_projection:
-        _check_same_size(intrinsics, _projection_intrinsics(calibration, at["p"]), at["p"])
-    return Camera(*intrinsics, width, height, *distortion)
-
-
-def pinhole_intrinsics(matrix: NDArray[np.float64], where: str) -> tuple[float, float, float, float]:
-    """Return fx, fy, cx, cy of K [9], refusing whatever no pinhole camera has."""
-    _check_numbers(matrix, 9, where)
-    if not matrix.any():
-        raise CameraError("all zero: the camera is not calibrated", where=where, cure=_UNCALIBRATED)
-    fx, skew, cx, zero_a, fy, cy, zero_b, zero_c, one = matrix.tolist()
-    if min(fx, fy) < FOCAL_LENGTHS[0] or max(fx, fy) > FOCAL_LENGTHS[1]:
-        raise CameraError(f"focal lengths {fx} and {fy} are those of no lens", where=where, cure=_UNCALIBRATED)
-    if any((zero_a, zero_b, zero_c)) or abs(one - 1.0) > 1e-6 or abs(skew) > 1e-6 * fx:
-        what = f"not [fx 0 cx; 0 fy cy; 0 0 1]: {matrix.tolist()}"
-        raise CameraError(what, where=where, cure="Write the matrix row by row; skew is not supported")
-    return fx, fy, cx, cy
-
-
-def _check_numbers(values: NDArray[np.float64], count: int, where: str) -> None:
-    if values.size != count:
-        raise CameraError(f"{values.size} numbers instead of {count}", where=where, cure=_UNCALIBRATED)
-    if not np.isfinite(values).all():
-        raise CameraError(f"not finite: {values.tolist()}", where=where, cure=_UNCALIBRATED)
-
-
-def _projection_intrinsics(calibration: Calibration, where: str) -> tuple[float, float, float, float]:
-    _check_numbers(calibration.projection, 12, where)
-    return pinhole_intrinsics(calibration.projection.reshape(3, 4)[:, :3].reshape(-1), where)
-
-
-def check_principal_point(intrinsics: tuple[float, float, float, float], width: int, height: int, where: str) -> None:
-    """Refuse intrinsics whose principal point shows that they were made for another image size.
-
-    That of a lens is near the middle: at 1 / (2 n) of both sides, they are those of images n times smaller.
-    """
-    _, _, cx, cy = intrinsics
-    shares = (cx + 0.5) / width, (cy + 0.5) / height
-    inside, larger = min(shares) >= 0.0 and max(shares) < 1.0, 0.0
-    if 0.0 < max(shares) < (1.0 + 2.0 * _SAME_SCALE) * min(shares):
-        larger = 1.0 / sum(shares)  # how many times larger the image is than the calibrated one
-    is_scaled = larger >= _FACTOR or 0.0 < larger <= 1.0 / _FACTOR
-    if inside and not is_scaled:
-        return
-    place = "far from the middle of" if inside else "outside"
-    what = f"principal point ({cx:.1f}, {cy:.1f}) lies {place} the {width}x{height} image"
-    if is_scaled:
-        times, word = (larger, "smaller") if larger > 1.0 else (1.0 / larger, "larger")
-        times = round(2.0 * times) / 2.0
-        size = (width / times, height / times) if larger > 1.0 else (width * times, height * times)
-        what += f": either the calibration is that of images {times:g} times {word}, {size[0]:.0f}x{size[1]:.0f}, "
-        what += "or this image is a crop"
-    else:
-        what += ": the calibration is that of another image size"
-    cure = (
-        "Give K for this image size, or the image size that K is for; a crop of the sensor belongs into the field roi"
-    )
-    raise CameraError(what, where=where, cure=cure)
-
-
-def _check_same_size(
-    intrinsics: tuple[float, float, float, float], projected: tuple[float, float, float, float], where: str
-) -> None:
-    """Rectifying changes the focal length but keeps the centre about where it was; rescaling changes both alike."""
-    if min(intrinsics) <= 0.0 or min(projected) <= 0.0:
-        return
-    with np.errstate(over="ignore", invalid="ignore"):  # a principal point next to nothing, which scales nothing
-        ratios = np.array(projected) / np.array(intrinsics)
-        ratio = float(ratios.mean())
-        scaled = abs(ratio - 1.0) > 0.2 and np.abs(ratios / ratio - 1.0).max() < _SAME_SCALE
-    if scaled:
-        what = f"P is K scaled by {ratio:.3g}: the two were calibrated at different image sizes"
-        raise CameraError(what, where=where, cure=_ONE_CALIBRATION)
-
-
-def _distortion(
-    calibration: Calibration, where_model: str, where_coefficients: str
-) -> tuple[DistortionModel, tuple[float, ...]]:
-    name = calibration.model.strip().lower()
-    if name not in _MODEL_NAMES:
-        what = f"unknown distortion model {calibration.model!r}"
-        raise CameraError(what, where=where_model, cure=f"Use one of {', '.join(filter(None, _MODEL_NAMES))}")
-    model = _MODEL_NAMES[name]
-    values = tuple(calibration.coefficients.tolist())
-    _check_numbers(calibration.coefficients, len(values), where_coefficients)
-    if not any(values) and model != "equidistant":
-        return "none", ()  # drivers of ideal cameras send zeros or nothing, under any model's name
-    if model == "none":
-        what = f"distortion_model is {calibration.model!r} although there are coefficients {list(values)}"
-        raise CameraError(what, where=where_model, cure="Name the model that they were fitted with, such as plumb_bob")
-    count = COEFFICIENT_COUNTS[model]
-    if len(values) > count and not any(values[count:]):
-        values = values[:count]  # drivers have a fixed number, OpenCV appends thin-prism and tilt terms
-    try:
-        return model, checked_distortion(model, values)
-    except CameraError as error:
-        raise CameraError(error.what, where=where_coefficients, cure=error.cure) from None
-
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _YAML = "Give the YAML of camera_calibration or OpenCV, or Kalibr's camchain"
 _SHORT = {"k": "camera_matrix", "d": "distortion_coefficients", "p": "projection_matrix"}  # in files of OpenCV
 _CAMODOCAL = "Give KITTI-360's calibration/image_02.yaml or image_03.yaml"
-
-
-def camera_from_camera_info(message: Any, *, rectified: bool = False, where: str = "CameraInfo") -> Camera:
-    """Build the camera of the images that come with a CameraInfo.
-
-    Returns the camera of the published image: `width` and `height` are those of the full sensor, region of interest and
-    binning are applied. Raises CameraError: not calibrated (K all zero), not finite, or contradicting itself; names
-    field and cure. `message`: sensor_msgs/CameraInfo of ROS 2 (fields k, d, p) or ROS 1 (K, D, P), from rclpy or
-    rosbags; `rectified`: whether the images are rectified (`image_rect`): P is used, without distortion, instead of K
-    and D; `where`: what to call the message in errors, for instance its topic.
-    """
-    names = {name: name if hasattr(message, name) else name.upper() for name in ("k", "d", "p")}
-    for name in (*names.values(), "width", "height", "distortion_model"):
-        if not hasattr(message, name):
-            raise CameraError(f"field {name} is missing", where=where, cure="Give a sensor_msgs/CameraInfo")
-    calibration = Calibration(
-        width=int(message.width),
-        height=int(message.height),
-        matrix=_flat(getattr(message, names["k"])),
-        projection=_flat(getattr(message, names["p"])),
-        model=str(message.distortion_model),
-        coefficients=_flat(getattr(message, names["d"])),
-        where=where,
-        names={**names, "size": "width, height"},
-    )
-    camera = checked_camera(calibration, rectified)
-    return _binned(_region(camera, message, where), message, where)
 
 
 def read_camera(spec: str | Path, *, image_size: tuple[int, int] | None = None, rectified: bool = False) -> Camera:
@@ -290,33 +110,6 @@ def camera_from_projection(projection: NDArray[np.float64], width: int, height: 
     return camera, RigidTransform(np.eye(3), np.linalg.solve(matrix[:, :3], matrix[:, 3]).astype(np.float64))
 
 
-def _flat(values: Any) -> NDArray[np.float64]:
-    return np.asarray(values, dtype=np.float64).reshape(-1)
-
-
-def _region(camera: Camera, message: Any, where: str) -> Camera:
-    roi = getattr(message, "roi", None)
-    if roi is None or (roi.width == 0 and roi.height == 0):
-        return camera
-    left, top, width, height = int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height)
-    if min(width, height) <= 0 or left + width > camera.width or top + height > camera.height:
-        what = f"region {width}x{height} at ({left}, {top}) does not fit into the {camera.width}x{camera.height} image"
-        cure = "Set width and height of the full sensor, and roi in its pixels"
-        raise CameraError(what, where=f"{where}, roi", cure=cure)
-    return camera.cropped(left, top, width, height)
-
-
-def _binned(camera: Camera, message: Any, where: str) -> Camera:
-    factors = [max(1, int(getattr(message, name, 0))) for name in ("binning_x", "binning_y")]
-    width, height = camera.width // factors[0], camera.height // factors[1]
-    if width == 0 or height == 0:
-        what = f"binning {factors[0]}x{factors[1]} leaves nothing of the image"
-        cure = "Set the binning that the driver applies, 0 or 1 for none"
-        raise CameraError(what, where=f"{where}, binning", cure=cure)
-    whole = camera.cropped(0, 0, width * factors[0], height * factors[1])  # the driver drops incomplete bins
-    return whole.resized(width, height)
-
-
 def _read_yaml(path: Path, name: str, image_size: tuple[int, int] | None, rectified: bool) -> Camera:
     document = {str(key): value for key, value in read_yaml(path, CameraError, cure=_YAML, kind=dict).items()}
     chain = [key for key, entry in document.items() if isinstance(entry, Mapping) and "intrinsics" in entry]
@@ -348,7 +141,8 @@ def _read_yaml(path: Path, name: str, image_size: tuple[int, int] | None, rectif
 def _numbers(fields: JsonObject, key: str) -> NDArray[np.float64]:
     """Numbers of a key, or of `data` below it, as OpenCV writes matrices."""
     matrix = isinstance(fields.values.get(key), Mapping)
-    return _flat(fields.object(key).numbers("data") if matrix else fields.numbers(key))
+    numbers = fields.object(key).numbers("data") if matrix else fields.numbers(key)
+    return np.asarray(numbers, dtype=np.float64).reshape(-1)
 
 
 def _model_name(document: Mapping[str, Any], coefficients: NDArray[np.float64], path: Path) -> str:

@@ -31,14 +31,6 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.bundle import DECODER, PRECISIONS, StudentBundle, export_cure
-from scene_completion_ros.inference.gpu.device import (
-    check_limits,
-    cuda_devices,
-    installed_flavour,
-    require,
-)
-from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
-from scene_completion_ros.inference.gpu.kernels import KernelSizes
 from scene_completion_ros.inference.scene_query import (
     DecoderInputs,
     EncodedImage,
@@ -333,7 +325,7 @@ def make_encoder(
     if engine not in ENGINES:
         what = f"unknown engine {engine!r}"
         raise SceneCompletionError(what, where="engine", cure=f"Use one of {', '.join(ENGINES)}.")
-    if engine == "auto" and not (bundle.gpu_precisions or bundle.takes_evidence) and cuda_devices().names:
+    if engine == "auto" and not (bundle.gpu_precisions or bundle.takes_evidence) and _gpu_is_there():
         _log.info(
             "the bundle has no encoder for the GPU that is there, so the CPU runs everything: add one with "
             "`scene-completion export --gpu`"
@@ -365,7 +357,13 @@ def cpu_engine() -> str:
 
 def gpu_is_offered(bundle: StudentBundle) -> bool:
     """Whether the driver sees a GPU, and the bundle has an encoder for one: only then ``auto`` thinks of TensorRT."""
-    return bool(bundle.gpu_precisions) and bool(cuda_devices().names)
+    return bool(bundle.gpu_precisions) and _gpu_is_there()
+
+
+def _gpu_is_there() -> bool:
+    from scene_completion_ros.inference.gpu.device import cuda_devices
+
+    return bool(cuda_devices().names)
 
 
 def check_engine(bundle: StudentBundle, engine: str, gpu_precision: str, grid: VoxelGrid) -> None:
@@ -377,6 +375,10 @@ def check_engine(bundle: StudentBundle, engine: str, gpu_precision: str, grid: V
     `ENGINES`.
     """
     if engine == "tensorrt":
+        from scene_completion_ros.inference.gpu.device import check_limits, installed_flavour, require
+        from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
+        from scene_completion_ros.inference.gpu.kernels import KernelSizes
+
         require(installed_flavour())
         check_limits(bundle, gpu_precision, grid)
         KernelSizes.of(bundle.head, half_features=gpu_precision != "fp32")

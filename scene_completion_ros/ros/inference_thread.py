@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,6 @@ from scene_completion_ros.inference.text_bank import UNKNOWN, Vocabulary
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.mapping.camera_fusion import fuse_views
 from scene_completion_ros.mapping.ground_map import ignored_names
-from scene_completion_ros.mapping.temporal_fusion import FusionSettings, TemporalFusion, compile_fusion
 from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.messages.images import announced_size, decode_depth, read_xyz
 from scene_completion_ros.ros.conversions import to_rgb
@@ -54,6 +53,9 @@ from scene_completion_ros.ros.parameters import NodeParameters
 from scene_completion_ros.ros.publishers import Outputs
 from scene_completion_ros.ros.waiting import NewestWorker
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+
+if TYPE_CHECKING:  # imported by what joins images, which is off by default
+    from scene_completion_ros.mapping.temporal_fusion import FusionSettings, TemporalFusion
 
 MOST_WAITING = 30  # images whose pose has not come yet; older ones are left out
 
@@ -340,6 +342,8 @@ class SceneMemory:
     def prepare(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> None:
         """Make the map, and compile what fills it, before an image needs them."""
         if parameters.fusion_enabled and self._map is None:
+            from scene_completion_ros.mapping.temporal_fusion import compile_fusion
+
             compile_fusion()
             self._map_for(grid_from_camera, parameters)
 
@@ -403,7 +407,9 @@ class SceneMemory:
             )
         return voxels, lambda: probability
 
-    def _map_for(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> TemporalFusion:
+    def _map_for(self, grid_from_camera: RigidTransform, parameters: NodeParameters) -> "TemporalFusion":
+        from scene_completion_ros.mapping.temporal_fusion import TemporalFusion
+
         settings = settings_of(parameters)
         if self._map is not None and self._map.settings != settings:
             self._map = None  # two would need twice the memory
@@ -418,8 +424,10 @@ class SceneMemory:
             self._record.change(map_voxels=0, map_mb=0.0, age_s=0.0, updated=0, entered=0)
 
 
-def settings_of(parameters: NodeParameters) -> FusionSettings:
+def settings_of(parameters: NodeParameters) -> "FusionSettings":
     """How long memory lasts. Only what the image sees is seen: nothing is cleared from memory."""
+    from scene_completion_ros.mapping.temporal_fusion import FusionSettings
+
     lasts = parameters.fusion_forget_after or math.inf
     return FusionSettings(seen_for=0.0, forget_after=lasts, half_life=HALF_LIFE * lasts)
 

@@ -15,7 +15,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profi
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from scene_completion_ros.errors import SceneCompletionError, in_words
-from scene_completion_ros.geometry.camera_files import camera_from_camera_info
+from scene_completion_ros.geometry.camera_info import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle

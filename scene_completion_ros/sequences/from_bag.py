@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from scene_completion_ros.bags.reader import CLOUD_TYPE, IMAGE_TYPES, ODOMETRY_TYPE, BagMessage, BagReader
 from scene_completion_ros.bags.storage import names_bag
 from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
-from scene_completion_ros.geometry.camera_files import RECTIFIED_TOPIC, camera_from_projection, read_camera
+from scene_completion_ros.geometry.camera_files import camera_from_projection, read_camera
+from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.messages import images

@@ -12,11 +12,8 @@ import yaml
 
 from scene_completion_ros.errors import CameraError
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.geometry.camera_files import (
-    camera_from_camera_info,
-    read_camera,
-    read_kitti360_fisheye,
-)
+from scene_completion_ros.geometry.camera_files import read_camera, read_kitti360_fisheye
+from scene_completion_ros.geometry.camera_info import camera_from_camera_info
 
 K = [500.0, 0.0, 320.5, 0.0, 501.0, 239.5, 0.0, 0.0, 1.0]
 P = [430.0, 0.0, 318.0, 0.0, 0.0, 432.0, 241.0, 0.0, 0.0, 0.0, 1.0, 0.0]

@@ -23,7 +23,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 
 from scene_completion_ros.errors import CameraError, ImageError
-from scene_completion_ros.geometry.camera_files import camera_from_camera_info
+from scene_completion_ros.geometry.camera_info import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.messages.drop_reasons import read_drop_notice

@@ -11,7 +11,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import CameraInfo, Image
 
-from scene_completion_ros.geometry.camera_files import camera_from_camera_info
+from scene_completion_ros.geometry.camera_info import camera_from_camera_info
 from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.messages.images import decode_image

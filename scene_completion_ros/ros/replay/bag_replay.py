@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scene_completion_ros.bags.reader import ODOMETRY_TYPE, BagMessage, BagReader
 from scene_completion_ros.bags.writer import COMPRESSED_TYPE, BagWriter, write_transforms
-from scene_completion_ros.geometry.camera_files import RECTIFIED_TOPIC
+from scene_completion_ros.geometry.camera_info import RECTIFIED_TOPIC
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.ros import dds
 from scene_completion_ros.ros.replay import results

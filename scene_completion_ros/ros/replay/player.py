@@ -22,7 +22,7 @@ from std_msgs.msg import String
 from scene_completion_ros.bags.reader import BagMessage
 from scene_completion_ros.bags.writer import BagWriter, write_image
 from scene_completion_ros.errors import BagError, SceneCompletionError
-from scene_completion_ros.geometry.camera_files import camera_from_camera_info
+from scene_completion_ros.geometry.camera_info import camera_from_camera_info
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.drop_reasons import read_drop_notice
 from scene_completion_ros.messages.images import decode_published_depth

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.gpu import device, kernel_provision, tensorrt_engine
@@ -75,7 +74,7 @@ def tensorrt(cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTe
     """The stand-in, whose builder takes graphs for plans; all must have gone in the order that TensorRT wants."""
     host = HostTensorRt(cuda)
     host.install(monkeypatch)
-    for module in (encoder, tensorrt_engine, device):  # whatever is installed here
+    for module in (tensorrt_engine, device):  # whatever is installed here
         monkeypatch.setattr(module, "installed_flavour", lambda: "tensorrt")
     for module in (tensorrt_engine, device):
         monkeypatch.setattr(module, "require", lambda flavour: None)
