@@ -124,6 +124,8 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "data.sources.kinds": "leave it out, scenes are those of points",
         "data.student": "leave it out, scenes are those of points",
         "data.unlabelled": "students in space learn from labelled voxels, or from stereo pairs with data.segmentation",
+        "data.views.encoder_metres": "leave it out, it follows from the volume",
+        "data.views.far_metres": "leave it out, it follows from the volume",
         "data.views_apart": "leave it out, a sample is one image",
         "data.way_off": "leave it out, a sample is one image",
         "data.looks": "use data.augmentations",

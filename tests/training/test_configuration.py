@@ -34,14 +34,6 @@ def test_unknown_configuration_keys_are_refused(tmp_path: Path, synthetic_drive:
     assert read_configuration(configuration, [], Configuration) == Configuration(**settings)
     with pytest.raises(Exception, match="learningrate"):
         read_configuration(configuration, ["learningrate=1"], Configuration)
-
-
-def test_the_camera_may_be_left_to_the_recordings(tmp_path: Path) -> None:
-    file = tmp_path / "auto.yaml"
-    file.write_text("camera: auto")
-    assert read_configuration(file, [], Configuration).camera == "auto"
-    given = read_configuration(file, ['camera={"width": 320, "field_of_view": "auto"}'], Configuration).camera
-    assert given == CameraSettings(width=320, field_of_view="auto")
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read_configuration(tmp_path / "none.yaml", [], Configuration)
 
@@ -97,7 +89,7 @@ def test_what_is_recorded_is_read_back() -> None:
     camera, volume = chosen.settings
     assert Viewpoint.of_record({"camera": vars(camera), "volume": vars(volume)}) == chosen
     assert chosen.volume == dataclasses.replace(Volume.to_measure(0.5), ahead=9.6, near=0.4)
-    for broken in ({"camera": {"fz": 1.0}}, {"volume": 3}, {"camera": {"field_of_view": "auto"}}):
+    for broken in ({"camera": {"fz": 1.0}}, {"volume": 3}):
         with pytest.raises(ConfigurationError, match="not a camera and a volume"):
             Viewpoint.of_record(broken)
 

@@ -20,7 +20,6 @@ from scene_completion_ros.inference.bundle import open_student, refused_form
 from scene_completion_ros.removed import removed
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.data.module import TrainingData
-from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.networks.density_field import (
     DensityField,
     OccupancyLink,
@@ -37,10 +36,11 @@ KEY = "scene_completion_training"
 FORMAT = 1  # version of what a checkpoint holds; those written before it was counted are 0, and hold the same
 _MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "picture_every", "log_every", "devices", "nodes")
 _DATA_MAY_CHANGE = ("cache", "workers")
-# Removed keys that changed nothing by themselves: they acted with others, saved time, or named who prepares frames.
+# Removed keys that changed nothing by themselves: they acted with others, followed from others, saved time, or named
+# who prepares frames.
 _WITHOUT_EFFECT = (
-    "data.ray_address", "data.scale_off", "data.student", "data.views_apart", "data.way_off", "keep_maps",
-    "views.voxels",
+    "data.ray_address", "data.scale_off", "data.student", "data.views.encoder_metres", "data.views.far_metres",
+    "data.views_apart", "data.way_off", "keep_maps", "views.voxels",
 )  # fmt: skip
 Field = TypeVar("Field", bound=TrainedField)
 
@@ -175,12 +175,6 @@ class Checkpoint:
         """Whether the last step of the training still saw images of half the size."""
         configuration = self.configuration
         return bool(configuration.get("half_resolution_steps", 0) >= configuration.get("steps", 1))
-
-    @property
-    def encoder_metres(self) -> tuple[float, float]:
-        """How far along the drive the further views of a teacher stood, least and most."""
-        given = self.configuration.get("data", {}).get("views", {}).get("encoder_metres")
-        return ViewSettings(encoder_metres=given and tuple(given)).metres_along(self.viewpoint)[1]
 
     @property
     def viewpoint(self) -> Viewpoint:

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import jsonargparse
-from lightning.pytorch.utilities import rank_zero_only
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.removed import removed
 from scene_completion_ros.untrusted_files import read_yaml
 from scene_completion_training.checkpoints import named_values, trained_viewpoint
-from scene_completion_training.data.module import DataSettings, load_sequence, matching
-from scene_completion_training.data.recorded_camera import viewpoint_of
+from scene_completion_training.data.module import DataSettings
 from scene_completion_training.networks.encoder_decoder import TrunkName
 from scene_completion_training.stage_registry import DEFAULT_STAGE, stage_class
 from scene_completion_training.viewpoint import ENCODER_STEP, CameraSettings, Viewpoint, VolumeSettings
@@ -69,7 +67,7 @@ class TrainingConfiguration:
     output: str = "runs/out"  # folder for checkpoints and curves
 
     def completed(self: Completed) -> Completed:
-        """The configuration with what follows from recordings, and from other trainings that it names."""
+        """The configuration with what follows from other trainings that it names."""
         return self
 
     def going_on(self: Completed, checkpoint: Path) -> Completed:
@@ -89,9 +87,8 @@ class TrainingConfiguration:
 class Configuration(TrainingConfiguration):
     """What every stage that trains a density field needs; a stage adds keys of its own in its file."""
 
-    # The canonical camera; "auto" takes field of view and height above the ground from the recordings. By default that
-    # of what the training starts from, and otherwise the street's.
-    camera: CameraSettings | Literal["auto"] | None = None
+    # The canonical camera. By default that of what the training starts from, and otherwise the street's.
+    camera: CameraSettings | None = None
     # The space that is completed; by default as the camera. What is left out is to the measure of its height.
     volume: VolumeSettings | None = None
     losses: LossWeights = field(default_factory=LossWeights)
@@ -139,62 +136,48 @@ class Configuration(TrainingConfiguration):
         return bool(losses.stereo_depth or losses.dense_depth or losses.occupancy)
 
     def viewpoint(self) -> Viewpoint:
-        """Canonical camera and volume; a `ConfigurationError` where they contradict each other or are "auto"."""
-        camera = self.camera or CameraSettings()
-        if camera == "auto" or "auto" in (camera.field_of_view, camera.height_above_ground):
-            raise ConfigurationError("auto", where="camera", cure="Complete the configuration first")
-        return Viewpoint.of_settings(camera, self.volume or VolumeSettings())
+        """Canonical camera and volume; a `ConfigurationError` where they contradict each other."""
+        return Viewpoint.of_settings(self.camera or CameraSettings(), self.volume or VolumeSettings())
 
     def looks_through(self) -> str:
         """Checkpoint of a field that stays as it is, and whose viewpoint is therefore this training's; or nothing."""
         return ""
 
     def completed(self: Chosen) -> Chosen:
-        """With what follows from recordings and other trainings; a `ConfigurationError` if they contradict it."""
-        viewpoint = self._chosen()
-        camera, volume = viewpoint.settings
-        views = self.data.views
-        far_metres, encoder_metres = views.metres_along(viewpoint)
-        data = dataclasses.replace(
-            self.data, views=dataclasses.replace(views, far_metres=far_metres, encoder_metres=encoder_metres)
-        )
-        return dataclasses.replace(self, camera=camera, volume=volume, data=data)
+        """With what follows from other trainings; a `ConfigurationError` if they contradict it."""
+        camera, volume = self._chosen().settings
+        return dataclasses.replace(self, camera=camera, volume=volume)
 
     def going_on(self: Chosen, checkpoint: Path) -> Chosen:
         """The configuration of a training that goes on: the viewpoint that was chosen then is not looked up again."""
         if self.camera is not None:
             return self
         camera, volume = trained_viewpoint(checkpoint).settings
-        named = {name: value for name, value in vars(self.volume or VolumeSettings()).items() if value is not None}
-        return dataclasses.replace(self, camera=camera, volume=dataclasses.replace(volume, **named))
+        return dataclasses.replace(self, camera=camera, volume=self._with_own(volume))
 
     @property
     def validation_interval(self) -> int | None:
         """Steps between validations; None without any."""
         return self.validate_every if self.data.validation else None
 
+    def _with_own(self, volume: VolumeSettings) -> VolumeSettings:
+        """A volume with the lengths that these settings name in place of its own."""
+        named = {name: value for name, value in vars(self.volume or VolumeSettings()).items() if value is not None}
+        return dataclasses.replace(volume, **named)
+
     def _chosen(self) -> Viewpoint:
         """The viewpoint of a fixed field, or the one of the settings, or that of what it starts from."""
         fixed = self.looks_through()
-        requested = self.camera is not None or self.volume is not None
-        if fixed and (self.camera == "auto" or not requested):
-            return trained_viewpoint(Path(fixed))
-        if not requested:
-            return trained_viewpoint(Path(self.start_from)) if self.start_from else Viewpoint()
-        of_camera, of_volume = CameraSettings(), VolumeSettings()
-        if self.camera is None and (source := fixed or self.start_from):  # another volume around the same camera
-            of_camera, of_volume = trained_viewpoint(Path(source)).settings
-        camera = of_camera if self.camera is None else self.camera
-        if camera == "auto":
-            camera = CameraSettings(field_of_view="auto", height_above_ground="auto")
-        auto = "auto" in (camera.field_of_view, camera.height_above_ground)
-        root = Path(self.data.root)
-        recordings = [load_sequence(root, source) for source in matching(root, self.data.sources)] if auto else []
-        named = {name: value for name, value in vars(self.volume or VolumeSettings()).items() if value is not None}
-        viewpoint, lines = viewpoint_of(camera, dataclasses.replace(of_volume, **named), recordings)
-        for line in (*lines, f"canonical camera: {viewpoint}") if lines else ():
-            rank_zero_only(print)(line)
-        if fixed and viewpoint != trained_viewpoint(Path(fixed)):
+        if self.camera is None or fixed:
+            source = fixed or self.start_from
+            known = trained_viewpoint(Path(source)) if source else Viewpoint()
+        else:
+            known = Viewpoint()
+        if self.camera is None and self.volume is None:
+            return known
+        camera, volume = known.settings if self.camera is None else (self.camera, VolumeSettings())
+        viewpoint = Viewpoint.of_settings(camera, self._with_own(volume))
+        if fixed and viewpoint != known:
             cure = "Leave them out: they are taken from there"
             raise ConfigurationError(f"others than those of {fixed}", where="camera, volume", cure=cure)
         return viewpoint

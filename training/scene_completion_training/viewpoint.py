@@ -8,7 +8,7 @@ checkpoint and bundle carry it.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from scene_completion_ros.errors import ConfigurationError
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, VoxelGrid
@@ -146,16 +146,14 @@ class CameraSettings:
     fy: float | None = None  # focal length along y, pixels (as fx)
     cx: float | None = None  # principal point x, pixels; 0 is the centre of the leftmost one (the middle)
     cy: float | None = None  # principal point y, pixels (a little above the middle)
-    # Horizontal, degrees, instead of fx; or "auto", as wide as the recordings are.
-    field_of_view: float | Literal["auto"] | None = None
-    height_above_ground: float | Literal["auto"] = STREET_HEIGHT_M  # metres, or "auto", as in the recordings
+    field_of_view: float | None = None  # horizontal, degrees, instead of fx
+    height_above_ground: float = STREET_HEIGHT_M  # metres
     # Smallest and largest pitch of the cameras, radians, down positive.
     pitch_range: tuple[float, float] = (-0.05, 0.05)
 
     def camera(self) -> Camera:
-        """The camera, without looking at recordings; a `ConfigurationError` or `CameraError` if there is none."""
+        """The camera; a `ConfigurationError` or `CameraError` if there is none."""
         fov = self.field_of_view
-        assert fov != "auto"
         width = STREET_CAMERA.width if self.width is None else self.width
         height = STREET_CAMERA.height if self.height is None else self.height
         fx = self.fx
@@ -210,9 +208,8 @@ class Viewpoint:
 
     @staticmethod
     def of_settings(camera: CameraSettings, volume: VolumeSettings) -> "Viewpoint":
-        """The viewpoint that settings name which leave nothing to the recordings."""
+        """The viewpoint that settings name."""
         tall = camera.height_above_ground
-        assert tall != "auto"
         _check_height(tall)
         low, high = camera.pitch_range
         return Viewpoint(camera.camera(), tall, (low, high), volume.volume(tall))
@@ -225,7 +222,7 @@ class Viewpoint:
             return Viewpoint()
         try:
             return Viewpoint.of_settings(CameraSettings(**(camera or {})), VolumeSettings(**(volume or {})))
-        except (TypeError, AttributeError, ValueError, AssertionError) as error:
+        except (TypeError, AttributeError, ValueError) as error:
             what = f"not a camera and a volume ({error})"
             raise ConfigurationError(what, where="camera, volume", cure="Name a checkpoint of `train`") from error
 

@@ -15,7 +15,7 @@ from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTra
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.data import stereo
+from scene_completion_training.data import stereo, view_batches
 from scene_completion_training.data.module import (
     DataSettings,
     SequencesData,
@@ -202,12 +202,16 @@ def test_covered_edges_repeat_the_last_row_that_is_shown_and_have_no_depth(frame
 
 def test_what_cannot_be_trained_on_is_refused(synthetic_drive: Path, tmp_path: Path) -> None:
     sequence = kitti_odometry(synthetic_drive)
+    lens = {name: dataclasses.replace(of, distortion_model="plumb_bob", distortion=(0.1, 0.0, 0.0, 0.0))
+            for name, of in sequence.cameras.items()}  # fmt: skip
+    dataclasses.replace(sequence, cameras=lens).save(tmp_path / "bent")
     sequence.metric_scale = False
     sequence.save(tmp_path / "unscaled")
     sequence.provenance["role"] = "demo"
     sequence.save(tmp_path / "held_out")
     for folder, words in (
-        ("unscaled", "scale: unknown"), ("held_out", "demo town"), ("nothing", "no such file or folder")
+        ("unscaled", "scale: unknown"), ("held_out", "demo town"), ("nothing", "no such file or folder"),
+        ("bent", "those of a lens, not rectified. Extract the drive"),
     ):  # fmt: skip
         with pytest.raises(SequenceError, match=words):
             load_sequence(tmp_path, SequenceSource(folder))
@@ -264,9 +268,13 @@ def steps(poses: torch.Tensor, mounted: float = 0.0) -> list[int]:
     return [round((float(pose[2, 3]) - mounted) / 1.5) for pose in poses]
 
 
-def test_further_views_stand_as_far_along_as_asked_for(frames: list[PreparedFrame]) -> None:
+def test_further_views_stand_as_far_along_as_asked_for(
+    frames: list[PreparedFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No view comes twice while there are others, and the drive's end takes what comes nearest."""
-    settings = dataclasses.replace(PLAIN, far_views=True, far_metres=(2.5, 3.5), encoder_metres=(3.0, 3.0))
+    monkeypatch.setattr(view_batches, "FAR_M", (2.5, 3.5))
+    monkeypatch.setattr(view_batches, "ENCODED_M", 3.0)
+    settings = dataclasses.replace(PLAIN, far_views=True)
     samples = ViewSamples([frames], settings, DataNeeds(encoder_views=4), seed=0, length=40)
     far, encoded, sides = set(), set(), set()
     for number in range(12):

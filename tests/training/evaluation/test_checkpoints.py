@@ -14,7 +14,6 @@ from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.evaluation.checkpoints import (
     EncodedView,
-    FieldModel,
     open_checkpoint,
     published_views,
     views_along,
@@ -57,11 +56,6 @@ def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, t
         np.testing.assert_allclose(model.complete(sparse, 2).density(points), expected, rtol=1e-3, atol=1e-5)
     with pytest.raises(ConfigurationError, match="1 or 2 or 3 or 4 or mono"):
         open_checkpoint(file, ["5"])
-    # A teacher whose further views stood within a metre: the next frames, not those 12 m away.
-    near = {"views": {"encoder_metres": [0.0, 1.0]}}
-    published = save_checkpoint(tmp_path / "published.ckpt", field, "teacher", data=near, camera=SIZE)
-    (model,) = open_checkpoint(published, ["4"])
-    assert isinstance(model, FieldModel) and places(model._views(sparse, 2)) == [2, 3, 1, 4]
 
 
 def places(views: Sequence[EncodedView]) -> list[int]:

@@ -32,6 +32,7 @@ from scene_completion_training.data.prepared import (
     looking_aside,
     prepare_sequence,
 )
+from scene_completion_training.data.stereo import refuse_lens
 from scene_completion_training.data.store import Store
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import FusionSettings
@@ -110,13 +111,15 @@ def matching(root: Path, sources: Sequence[Source]) -> list[Source]:
 
 
 def load_sequence(root: Path, source: DataSource, role: str = "training") -> PosedSequence:
-    """Opens a sequence for a role; a `SequenceError` if it is none, held out, or fails `check_for_training`."""
+    """Opens a sequence for a role; a `SequenceError` if it is none, held out, bent, or fails `check_for_training`."""
     folder = source.place(root)
     sequence = open_recording(folder, poses=source.poses)
     if sequence.provenance.get("role", role) != role:
         cure = "Take towns of other seeds: what a model has seen cannot test it"
         raise SequenceError(f"a {sequence.provenance['role']} town, wanted for {role}", where=str(folder), cure=cure)
     check_for_training(sequence, str(folder))
+    for name in cameras_ahead(sequence):
+        refuse_lens(sequence, name)
     return sequence
 
 

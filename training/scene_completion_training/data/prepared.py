@@ -28,9 +28,7 @@ from scene_completion_training.data.label_images import read_classes
 from scene_completion_training.data.stereo import (
     MeasuredDepth,
     depth_meter,
-    has_lens,
     measured_depth,
-    rectified_sequence,
 )
 from scene_completion_training.data.store import Arrays, Entry, Store, damaged, keyed, mapped_arrays
 from scene_completion_training.viewpoint import Viewpoint, Volume
@@ -88,8 +86,7 @@ Drive: TypeAlias = Sequence[PreparedFrame]  # in order of time
 
 
 def prepare_sequence(
-    # Sequence with a rectified stereo pair, or with one camera ahead; lenses are rectified.
-    sequence: PosedSequence,
+    sequence: PosedSequence,  # with a rectified stereo pair, or with one camera ahead
     store: Store,
     *,
     settings: voxel_evidence.FusionSettings | None = None,
@@ -107,8 +104,7 @@ def prepare_sequence(
     if exact and not holds_exact_voxels(sequence):
         what = "holds no ground truth voxels"
         raise SequenceError(what, where=sequence.name, cure="Render it with scene-completion world street")
-    name = keyed(sequence.name, _made_of(sequence, settings, viewpoint))  # while lenses are still there
-    sequence = rectified_sequence(sequence, cameras_ahead(sequence), viewpoint.camera)
+    name = keyed(sequence.name, _made_of(sequence, settings, viewpoint))
     kind = f"-exact-labels{'-depth' * ('depth' in sequence.frames[0].assets)}" if exact else ""
     make = partial(_prepare_frames, sequence=sequence, settings=settings, viewpoint=viewpoint, exact=exact)
     names = {index: f"{index:06d}" for index in range(len(sequence))}
@@ -122,8 +118,6 @@ def _made_of(sequence: PosedSequence, settings: voxel_evidence.FusionSettings, v
     content = [_VERSION, *identity(sequence), fusion, vars(viewpoint.camera)]
     if viewpoint.volume != Volume():  # named where it is another one: what was prepared for streets stays so
         content.append(vars(viewpoint.volume))
-    if any(has_lens(sequence.cameras[name]) for name in cameras_ahead(sequence)):
-        content.append("lenses are looked through")  # earlier versions ignored them
     if len(cameras_ahead(sequence)) == 1:
         content.append("motion measures depth")  # earlier versions had none
     known = sorted({name for frame in sequence.frames for name in frame.assets if name.startswith(_USED_ASSETS)})
@@ -275,8 +269,8 @@ class OnDemand(Mapping[str, Any]):
 class RecordedFrames(Sequence[PreparedFrame]):
     """All frames of a sequence, with the cameras ahead as "left" and "right", and the side cameras turned down.
 
-    Frames have images of all cameras; lenses ahead are looked through by pinholes. Images are read as they lie until
-    `resize` was called. `class_images`: see `DataSettings.class_images`.
+    Frames have images of all cameras. Images are read as they lie until `resize` was called. `class_images`: see
+    `DataSettings.class_images`.
     """
 
     def __init__(self, sequence: PosedSequence, viewpoint: Viewpoint, class_images: Path | None = None) -> None:
@@ -287,7 +281,7 @@ class RecordedFrames(Sequence[PreparedFrame]):
         self.name = keyed(sequence.name, [cameras, rig, vars(self.canonical)])
         self._entry: Entry | None = None
         ahead = cameras_ahead(sequence)
-        self.sequence = rectified_sequence(sequence, ahead, self.canonical)
+        self.sequence = sequence
         self._class_images = class_images
         self._stems: list[str] = []
         if class_images:

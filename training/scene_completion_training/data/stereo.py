@@ -7,91 +7,33 @@ since what one side hides the other shows (Kang, Szeliski & Chai, CVPR 2001). Se
 
 What moves, what has no texture, and what lies around the focus of expansion shows no parallax or a wrong one. A depth
 counts therefore only where a neighbour measures the same by itself, and where its error is small against it.
-
-Cameras ahead that have lenses are looked through by pinholes, as wide as the canonical camera.
 """
 
-import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from scene_completion_ros.errors import ConfigurationError, SequenceError
-from scene_completion_ros.geometry import Camera, Resampler, RigidTransform
-from scene_completion_ros.geometry.depth_images import nearest_pixels
+from scene_completion_ros.errors import SequenceError
+from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.jit import kernel
-from scene_completion_ros.sequences.posed_sequence import ArrayLoader, Frame, PosedSequence, cameras_ahead, stereo_pair
+from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead, stereo_pair
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Ints, Mask
-from scene_completion_training.extraction.finishing import rectified
-
-# Seen to each side beyond the canonical camera, which is turned a little against the real one in training.
-_MARGIN = math.radians(8.0)
-_STEEPEST = math.radians(75.0)  # off the axis; a pinhole stretches what lies further beyond all use
 
 
-def _rectified(array: ArrayLoader, row: Ints, column: Ints, covered: Mask) -> NDArray[Any]:
-    """An array [H, W] of a camera with a lens, taken at the nearest pixels of a pinhole; 0 where it does not reach."""
-    found = array()[row, column]
-    return np.where(covered, found, np.zeros_like(found))
-
-
-def has_lens(camera: Camera) -> bool:
-    """Whether straight lines are bent: there is a fisheye, or a distortion that is not zero."""
-    model = camera.distortion_model
-    return model in ("equidistant", "mei") or (model != "none" and any(camera.distortion))
-
-
-def rectified_sequence(sequence: PosedSequence, names: Sequence[str], canonical: Camera) -> PosedSequence:
-    """The sequence with lenses of cameras ahead as pinholes, a little wider than the canonical camera.
-
-    They keep the resolution that the lens has in its middle. Masks, and the depth of the first camera, are taken at the
-    nearest pixels. Raises ConfigurationError where the canonical camera is wider than a pinhole can usefully be.
-    """
-    bent = [name for name in names if has_lens(sequence.cameras[name])]
-    if not bent:
-        return sequence
-    lenses = {name: sequence.cameras[name] for name in bent}
-    resamplers = {name: Resampler(camera, _pinhole(camera, canonical)) for name, camera in lenses.items()}
-    pixels = {name: nearest_pixels(resampler.source, resampler.target) for name, resampler in resamplers.items()}
-
-    def seen(frame: Frame) -> Frame:
-        images = {
-            name: partial(rectified, source, resamplers[name]) if name in resamplers else source
-            for name, source in frame.images.items()
-        }
-        assets = dict(frame.assets)
-        for name in bent:
-            whole = partial(np.ones, (lenses[name].height, lenses[name].width), np.bool_)
-            assets[f"validity_{name}"] = partial(_rectified, frame.assets.get(f"validity_{name}", whole), *pixels[name])
-            if f"ego_{name}" in assets:
-                assets[f"ego_{name}"] = partial(_rectified, assets[f"ego_{name}"], *pixels[name])
-        if "depth" in assets and names[0] in bent:
-            assets["depth"] = partial(_rectified, assets["depth"], *pixels[names[0]])
-        return dataclasses.replace(frame, images=images, assets=assets)
-
-    cameras = {**sequence.cameras, **{name: resampler.target for name, resampler in resamplers.items()}}
-    return dataclasses.replace(sequence, cameras=cameras, frames=[seen(frame) for frame in sequence.frames])
-
-
-def _pinhole(camera: Camera, canonical: Camera) -> Camera:
-    focal = min(camera.axial_focal_lengths)
-    left, right = ((0.5 + canonical.cx) / canonical.fx, (canonical.width - 0.5 - canonical.cx) / canonical.fx)
-    top, bottom = ((0.5 + canonical.cy) / canonical.fy, (canonical.height - 0.5 - canonical.cy) / canonical.fy)
-    if max(left, right) > math.tan(_STEEPEST):
-        what = f"the canonical camera looks {math.degrees(math.atan(max(left, right))):.0f}° aside"
-        cure = f"Take a field of view below {2.0 * math.degrees(_STEEPEST):.0f}°"
-        raise ConfigurationError(what, where="camera", cure=cure)
-    left, right = (math.tan(min(math.atan(edge) + _MARGIN, _STEEPEST)) for edge in (left, right))
-    width, height = math.ceil(focal * (left + right)), math.ceil(focal * (top + bottom))
-    return Camera(focal, focal, focal * left - 0.5, focal * top - 0.5, width, height)
+def refuse_lens(sequence: PosedSequence, name: str) -> None:
+    """Raises a `SequenceError` where a camera bends straight lines: a fisheye, or a distortion that is not zero."""
+    camera = sequence.cameras[name]
+    if camera.distortion_model in ("equidistant", "mei") or any(camera.distortion):
+        cure = "Extract the drive with `scene-completion extract`, which rectifies it"
+        raise SequenceError(f"images of {name} are those of a lens, not rectified", where=sequence.name, cure=cure)
 
 
 DISPARITIES = 160  # searched disparities in pixels: at KITTI's 387 px·m, depths down to 2.4 m
@@ -162,9 +104,7 @@ def depth_deviation(depth: Floats, focal_baseline: float) -> Floats:
 def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "right"] = "left") -> Floats:
     """Depth of a side of the pair by semi-global matching; a `SequenceError` for lenses: rows do not match."""
     left, right, baseline = stereo_pair(sequence)
-    if has_lens(sequence.cameras[left]):
-        cure = "Extract the drive with `scene-completion extract`, which rectifies it"
-        raise SequenceError(f"images of {left} are those of a lens, not rectified", where=sequence.name, cure=cure)
+    refuse_lens(sequence, left)
     grey = [cv2.cvtColor(sequence.image(index, name), cv2.COLOR_RGB2GRAY) for name in (left, right)]
     first, second = (np.asarray(image, dtype=np.uint8) for image in grey)
     return stereo_depth(first, second, sequence.cameras[left].fx, baseline, reference=side)
@@ -220,11 +160,9 @@ class MotionStereo:
     def __init__(self, sequence: PosedSequence, camera: str, reach: float) -> None:
         self._sequence, self._name, self._reach = sequence, camera, reach
         recorded = sequence.cameras[camera]
-        pinhole = _middle_pinhole(recorded) if has_lens(recorded) else recorded
         scale = min(1.0, math.sqrt(PIXELS / (recorded.width * recorded.height)))
         self._size = (round(recorded.width * scale), round(recorded.height * scale))
-        self._resampler = Resampler(recorded, pinhole) if has_lens(recorded) else None
-        self._camera = pinhole.resized(*self._size)
+        self._camera = recorded.resized(*self._size)
         self._places = np.stack([sequence.world_from_camera(i, camera).translation for i in range(len(sequence))])
         self._rays = np.asarray(self._camera.unproject(self._camera.pixel_centres()))
         self._grey = lru_cache(_REMEMBERED_SWEEPS)(self._read)
@@ -259,10 +197,8 @@ class MotionStereo:
 
     def _read(self, index: int) -> Bytes:
         """The grey image [h, w]; its pixels are 1 at least."""
-        image = self._sequence.image(index, self._name)
-        if self._resampler is not None:
-            image = self._resampler(image)
-        grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), self._size, interpolation=cv2.INTER_AREA)
+        image = cv2.cvtColor(self._sequence.image(index, self._name), cv2.COLOR_RGB2GRAY)
+        grey = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
         return np.maximum(grey, 1).astype(np.uint8)
 
     def _refined(self, other: int, index: int) -> RigidTransform:
@@ -414,12 +350,6 @@ def _winners(total: Counts) -> tuple[Doubles, Mask]:
     for shift in range(-2, 3):  # planes next to the cheapest do not count as others
         np.put_along_axis(total, np.clip(best[..., None] + shift, 0, total.shape[2] - 1), np.uint16(65535), axis=2)
     return plane, (total.min(axis=2) > _UNIQUE * least) & (best < total.shape[2] - 1)
-
-
-def _middle_pinhole(lens: Camera) -> Camera:
-    """A pinhole with the resolution that a lens has in its middle, as large as its image."""
-    focal_x, focal_y = lens.axial_focal_lengths
-    return Camera(focal_x, focal_y, lens.cx, lens.cy, lens.width, lens.height)
 
 
 def epipolar_refined(pose: RigidTransform, first: Bytes, second: Bytes, camera: Camera) -> RigidTransform:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from scene_completion_training.foundation.feature_store import FeatureStore
 
 MOST_ENCODER_VIEWS = 4
+# How far along the drive far views stand, least and most, and the further images that a field of several views encodes,
+# at most; less where the drive ends before. Metres where the volume reaches as far as a street's, and in proportion
+# elsewhere. Views a metre apart show the same sides of the same things; what stands behind an obstacle is seen past it.
+FAR_M, ENCODED_M = (4.0, 20.0), 12.0
 HIT_SHARE = 0.25  # share of the voxel centres of a sample that has hit evidence
 _MEAN_FRAMES = 200  # most frames of a sequence that the mean depth is taken from
 MIRROR = np.diag([-1.0, 1.0, 1.0])
@@ -58,11 +62,8 @@ class ViewSettings:
     # stage of SceneDINO).
     aside: float = 0.0
     # Add four views from further along the drive, those of the side cameras where the rig has some. From where the rig
-    # will be they see what stands behind an obstacle. BTS takes them ten frames later.
+    # will be they see what stands behind an obstacle, see `FAR_M`. BTS takes them ten frames later.
     far_views: bool = False
-    # How far along, least and most, metres; less where the drive ends before. By default 4 to 20 where the volume
-    # reaches as far as a street's, and in proportion elsewhere.
-    far_metres: tuple[float, float] | None = None
     # The views of a sample are frames and those so many frames later, as in BTS (1); what a field of several views
     # encodes is drawn from those ahead. With 0, views are chosen by metres.
     near_frames: int = 0
@@ -71,15 +72,6 @@ class ViewSettings:
     far_frames: tuple[int, int] = (10, 10)
     # Of eight views, cameras take turns in which of their two frames renders, see `roles_of_views` (BTS).
     in_turn: bool = False
-    # How far along the further images stand that a field of several views encodes, least and most. Views a metre apart
-    # show the same sides of the same things; what stands behind an obstacle is seen past it. By default 0 to
-    # 12 on a street, and in proportion elsewhere.
-    encoder_metres: tuple[float, float] | None = None
-
-    def metres_along(self, viewpoint: Viewpoint) -> tuple[tuple[float, float], tuple[float, float]]:
-        """`far_metres` and `encoder_metres`, as given or as they fit the volume."""
-        scale = viewpoint.volume.scale
-        return self.far_metres or (4.0 * scale, 20.0 * scale), self.encoder_metres or (0.0, 12.0 * scale)
 
 
 @dataclass(frozen=True)
@@ -121,7 +113,6 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
         self.distinct, self.listed = distinct, listed
         self.viewpoint = viewpoint or Viewpoint()
         self.camera = self.viewpoint.camera
-        self._far_metres, self._encoder_metres = settings.metres_along(self.viewpoint)
         self.needs = needs
         self.sequences, self.settings, self.seed, self.length = sequences, settings, seed, length
         share = np.sqrt([len(frames) for frames in sequences]) * (1.0 if shares is None else np.asarray(shares))
@@ -204,7 +195,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             return [ahead[order[k % len(ahead)]] for k in range(self.needs.encoder_views - 1)]
         names = [(draw.index, draw.side)]
         for _ in range(self.needs.encoder_views - 1):
-            metres = float(generator.uniform(*self._encoder_metres))
+            metres = float(generator.uniform(0.0, ENCODED_M * self.viewpoint.volume.scale))
             side = str(generator.choice([name for name in ("left", "right") if name in draw.frames[draw.index].images]))
             along = drawn_views.nearest_along(draw.travelled, draw.index, metres)
             names.append(drawn_views.unused_frame(draw.frames, along, side, names))
@@ -225,7 +216,8 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             for _ in range(2):
                 names.append(drawn_views.unused_frame(frames, near, side, names))
         if self.settings.far_views:
-            further = drawn_views.nearest_along(draw.travelled, draw.index, float(generator.uniform(*self._far_metres)))
+            metres = generator.uniform(*(length * self.viewpoint.volume.scale for length in FAR_M))
+            further = drawn_views.nearest_along(draw.travelled, draw.index, float(metres))
             for name in frames[draw.index].far_cameras:
                 for _ in range(2):
                     names.append(drawn_views.unused_frame(frames, further, name, names))

@@ -19,13 +19,13 @@ from scene_completion_training.arrays import Bytes, Floats
 from scene_completion_training.checkpoints import Checkpoint, run_name
 from scene_completion_training.data.drawn_views import metres_travelled, nearest_along
 from scene_completion_training.data.prepared import DOWNWARD, looking_aside
+from scene_completion_training.data.view_batches import ENCODED_M
 from scene_completion_training.evaluation.predictor import Prediction, Predictor
 from scene_completion_training.networks.density_field import DensityField, MultiViewField, ObservedField
 from scene_completion_training.workers import accelerator
 
 # Places along the drive of the first, second, and further views that a multi-view field encodes. The first is at the
-# evaluated frame. The others are at these shares of the way from the least to the most metres (`encoder_metres`) that
-# it was trained with.
+# evaluated frame. The others are at these shares of the farthest that it was trained with.
 VIEW_SHARES = (0.0, 2 / 3, 1 / 3, 1.0)
 # Rows of MVBTS: which it encodes of left now and a frame later, right likewise, and the fisheyes ten frames later.
 PUBLISHED_VIEWS: dict[str, tuple[int, ...]] = {
@@ -65,8 +65,7 @@ def open_checkpoint(path: Path, views: Sequence[str] = ("1",)) -> "list[FieldMod
     if not multi_view:
         return [FieldModel(checkpoint.density_field(), name, half_resolution=half)]
     field = checkpoint.field_of(MultiViewField)
-    least, furthest = checkpoint.encoder_metres
-    along = [0.0, *(least + share * (furthest - least) for share in VIEW_SHARES[1:])]
+    along = [share * ENCODED_M * checkpoint.viewpoint.volume.scale for share in VIEW_SHARES]
     models: list[FieldModel] = []
     for choice in views:
         if choice in PUBLISHED_VIEWS:
