@@ -116,6 +116,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     },
     "configuration key": {
         "agglomeration.shared_mask": "leave it out, a point is compared with the teachers that saw it",
+        "data.class_images": "use stage completion, which learns classes of voxels",
         "data.ray_address": "frames are prepared on one machine, in data.workers processes",
         "data.scale_known": "leave it out, no student was better for it",
         "data.scale_off": "leave it out, no student was better for it",
@@ -139,6 +140,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "views.voxels": "use views.points",
     },
     "stage": {
+        "semantic_field": "use stage semantics, or stage completion, which learns classes of voxels",
         "supervised": "use stage completion, which learns classes of voxels",
     },
     "bundle": {

@@ -190,17 +190,6 @@ def write_split(file: Path, lines: Sequence[str], *, windows: bool = False) -> P
     return file
 
 
-def pseudo_labels(root: Path, *, frames: int) -> Path:
-    """Classes of all images of a drive of KITTI-360 as S4C publishes them: road below, building above, sky on top."""
-    for number in range(4):
-        folder = root / DRIVE / f"image_{number:02d}" / ("data_192x640" if number < 2 else "data_192x640_0x-15")
-        for frame in range(frames):
-            classes = np.full((192, 640), 2, np.uint8)
-            classes[:20], classes[110:], classes[:4, :4] = 10, 0, 255
-            _write_image(folder / f"{frame:010d}.png", classes)
-    return root
-
-
 def realestate10k(
     root: Path,
     *,

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_training.checkpoints import KEY
 from scene_completion_training.configuration import RenderSettings, TrainingConfiguration
 from scene_completion_training.data.module import DataSettings, SequencesData, SequenceSource
 from scene_completion_training.data.view_batches import DataNeeds, ViewSettings
@@ -166,3 +167,11 @@ def learn(stage: FieldStage, batch: dict[str, Tensor], loss: str, *, steps: int,
         optimiser.step()
         found.append({name: value.item() for name, value in terms.items()})
     return found
+
+
+def save_checkpoint(file: Path, field: torch.nn.Module, stage: str, **configuration: object) -> Path:
+    """Saves a checkpoint of a network that was never trained."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    state = {f"field.{key}": value for key, value in field.state_dict().items()}
+    torch.save({"state_dict": state, KEY: {"configuration": {"stage": stage, **configuration}}}, file)
+    return file

@@ -29,7 +29,6 @@ from scene_completion_training.losses import (
     occupancy_distillation,
     photometric_error,
     photometric_loss,
-    rendered_class_loss,
     surface_likelihood,
 )
 from scene_completion_training.networks.agglomerated_field import FeatureHeads
@@ -185,15 +184,6 @@ def test_descent_finds_the_closed_optimum_of_each_loss_alone() -> None:
     weights = UncertaintyWeights(["a", "b", "c"])
     weights({name: torch.tensor(1.0) for name in "abc"}).backward()
     assert [p.grad.item() for p in weights.parameters() if p.grad is not None] == pytest.approx([0.0] * 3, abs=1e-7)
-
-
-def test_rendered_classes_are_weighed_and_invalid_rays_do_not_count() -> None:
-    """Three rays: class 0 at 0.5 (weight 1), class 1 at 0.25 (weight 10), and one that does not count."""
-    probabilities = torch.tensor([[[0.5, 0.5], [0.75, 0.25], [0.0, 1.0]]])
-    classes, counted = torch.tensor([[0, 1, 255]]), torch.tensor([[True, True, False]])
-    loss = rendered_class_loss(probabilities, classes, counted, torch.tensor([1.0, 10.0]))
-    assert loss.item() == pytest.approx((math.log(2.0) + 10.0 * math.log(4.0)) / 11.0, abs=1e-4)
-    assert rendered_class_loss(probabilities, classes, torch.zeros_like(counted), torch.ones(2)).item() == 0.0
 
 
 def test_voxels_count_by_their_weight_and_classes_by_that_of_their_own() -> None:

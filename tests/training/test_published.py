@@ -15,7 +15,7 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.networks.feature_field import FeatureField, SemanticField
+from scene_completion_training.networks.feature_field import FeatureField
 from tests import official_layouts as layouts
 from tests.training.foundation.tiny_models import saved_model
 from tests.training.small_trainings import cut_off
@@ -140,7 +140,7 @@ def test_scenedino(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     name, chosen = "scenedino_kitti_360", [f"{key}={kinds['dinov2']}" for key in ("encoder_weights", "features.model")]
     assert main(command(kitti_360, name, *chosen, "features.cell=16", "features.rays=16", run="dinov2")) == 0
     field = train(kitti_360, name, *(f"{key}={kinds['vit']}" for key in ("encoder_weights", "features.model")))
-    assert Checkpoint.read(field).field_of(FeatureField).reads == "units"
+    assert Checkpoint.read(field).field_of(FeatureField).shared
     assert exported(field).feature_size == (128, 256)
     given = (f"features_from={field}", "crop_points=4")
     taken = ("camera", "pretrained", "render", "picture_every", "data.validation", "validate")
@@ -165,27 +165,6 @@ def sscbench(root: Path, *checkpoints: Path) -> None:
     assert main([*given, "--checkpoint", *map(str, checkpoints), "--output", str(root / "sscbench")]) == 0
     rows = json.loads((root / "sscbench" / "results.json").read_text())["scores"]["sscbench"]
     assert len(rows) == len(checkpoints) * 2 * 3 and {row["frames"] for row in rows} == {2}
-
-
-def test_s4c(kitti_360: Path, density: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Classes from pseudo-labels, on a density that was trained before."""
-    labels = layouts.pseudo_labels(tmp_path / "labels", frames=26)
-    given = (f"start_from={density}", f"data.class_images={labels}")
-    trained = train(kitti_360, "s4c_kitti_360", *given)
-    found = Checkpoint.read(trained).field_of(SemanticField)
-    assert found.reads == "map" and found.target_size == 19
-    before = Checkpoint.read(density).state["density_layer.weight"]
-    after = found.density.density_layer.weight
-    assert not torch.equal(before, after) and torch.allclose(before, after, atol=1e-3)
-    assert exported(trained).head.hidden == 64
-    folder = labels / layouts.DRIVE / "image_00"
-    refused = command(kitti_360, "s4c_kitti_360", *given, run="no_s4c")
-    shutil.rmtree(folder)
-    assert main(refused) == 2
-    error = capsys.readouterr().err
-    assert str(folder) in error and "pictures of classes are missing" in error
-    assert main([*refused, "data.class_images="]) == 2
-    assert "data.class_images" in capsys.readouterr().err
 
 
 def test_a_split_of_missing_frames(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from scene_completion_training import CONFIGS
 from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.networks.density_field import DensityField, MultiViewField
-from scene_completion_training.networks.feature_field import FeatureField, SemanticField
+from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.published_weights import import_checkpoint
 from tests import official_layouts as layouts
 from tests.training.foundation.tiny_models import tiny_model
@@ -174,14 +174,12 @@ def normalised_matrix(configuration: Configuration) -> Tensor:
     return torch.tensor(rows)
 
 
-@pytest.mark.parametrize("name", ["bts_kitti_360", "kdbts_kitti_360", "s4c_kitti_360"])
+@pytest.mark.parametrize("name", ["bts_kitti_360", "kdbts_kitti_360"])
 def test_a_field_of_one_view_is_the_public_network(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     single = head(103, 64, 1)
     heads = {"heads": nn.ModuleDict({"singleviewhead": single, "multiviewhead3": several_head()})}
-    classes = nn.Sequential(nn.Linear(103, 64), nn.ReLU(), nn.Linear(64, 19))
-    labelled = {"mlp_segmentation": within("model", classes)} if name.startswith("s4c") else {}
-    network = convolutional(**(heads if name.startswith("kdbts") else {"mlp_coarse": single}), **labelled)
+    network = convolutional(**(heads if name.startswith("kdbts") else {"mlp_coarse": single}))
     configuration = settings(name)
     weights = network.state_dict() | {"code_xyz._freqs": torch.ones(1, 12, 1)}
     file = saved(tmp_path / "public.pt", weights, optimizer={"step": 3})
@@ -189,8 +187,7 @@ def test_a_field_of_one_view_is_the_public_network(name: str, tmp_path: Path) ->
     assert all(other.startswith("heads.multiviewhead3.") for other in others)
     stored = Checkpoint.read(tmp_path / "own.ckpt")
     assert stored.record["imported"]["file"] == "public.pt" and stored.stage == configuration.stage
-    whole: Any = stored.field_of(SemanticField if labelled else DensityField)
-    field = whole.density if labelled else whole
+    field: Any = stored.field_of(DensityField)
     head_layers = (field.feature_layer, field.position_layer, field.density_layer)
     assert sum(parameter.numel() for part in head_layers for parameter in part.parameters()) == 6721
     image = torch.rand(1, 3, 64, 96)
@@ -198,12 +195,9 @@ def test_a_field_of_one_view_is_the_public_network(name: str, tmp_path: Path) ->
         features = features_of(network, image)
         torch.testing.assert_close(field.encoder(255.0 * image), features, rtol=1e-3, atol=1e-3)
         inputs = public_inputs(features, POINTS, normalised_matrix(configuration))
-        seen = whole.observe(255.0 * image)
+        seen = field.observe(255.0 * image)
         expected = functional.softplus(single(inputs)[:, 0])
         torch.testing.assert_close(seen.density(POINTS[None])[0], expected, rtol=2e-3, atol=2e-3)
-        if labelled:
-            found = whole.codes(seen.features(POINTS[None]))[0]
-            torch.testing.assert_close(found, classes(inputs), rtol=2e-3, atol=2e-3)
 
 
 def test_a_teacher_is_the_public_network(tmp_path: Path) -> None:

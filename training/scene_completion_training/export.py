@@ -166,12 +166,11 @@ class FoldedEncoder(nn.Module):
             self.surface = fold(density.encoder.projection, depth)
         self.repeated: nn.Conv2d | None = None
         if isinstance(field, FeatureField):
-            if field.reads == "decoder":
+            if field.shared:
+                self.repeated = fold(density.encoder.projection, density.feature_layer)
+            else:
                 folded = fold(field.project, field.feature_layer)
                 self.features = nn.Sequential(field.decoder, field.normalise, folded)
-            else:
-                own = density.feature_layer if field.reads == "units" else field.feature_layer
-                self.repeated = fold(density.encoder.projection, own)
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns pre-activations [1, h, w, C] of an RGB image [1, 3, H, W] in 0..255."""

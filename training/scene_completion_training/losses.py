@@ -99,17 +99,6 @@ def occupancy_distillation(student: Tensor, teacher: Tensor, valid: Tensor) -> T
     return weighted_mean(crossed - own, valid)
 
 
-def rendered_class_loss(probabilities: Tensor, classes: Tensor, counted: Tensor, weights: Tensor) -> Tensor:
-    """Weighted negative log-likelihood of composited class probabilities [B, R, K], in nats (S4C); 0 without rays.
-
-    `classes`: [B, R], below K where they are counted. S4C lets invalid rays pass as rays of class 0 that are certain;
-    here they do not count. `weights`: of the classes [K]; the mean is over them, as in S4C.
-    """
-    classes = classes.where(counted, 0)
-    each = -(probabilities.gather(2, classes[..., None])[..., 0] + 1e-5).log()
-    return weighted_mean(each, weights[classes] * counted, least=1e-6)
-
-
 def surface_likelihood(height: Tensor, deviation: Tensor, true: Tensor, weight: Tensor) -> Tensor:
     """Mean of |h − h*| / σ + log σ (Laplace) of heights [B, x, y], metres, NaN unknown; the middle is the median."""
     known = torch.isfinite(true)

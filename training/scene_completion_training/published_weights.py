@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 import scene_completion_ros
 from scene_completion_ros.errors import BundleError
-from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.checkpoints import FORMAT, KEY
 from scene_completion_training.configuration import Configuration
 from scene_completion_training.networks.density_field import DensityField, MultiViewField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.feature_field import DistillationHead, FeatureField, SemanticField
+from scene_completion_training.networks.feature_field import DistillationHead, FeatureField
 from scene_completion_training.stages.feature_field import CHANNELS, SemanticsConfiguration
 
 # Names by which a ResNet and a transformer are known, whatever wraps the model in its file.
@@ -34,7 +33,7 @@ _UNUSED = re.compile(
 )
 # Stage of ours -> head of the public network that gives the density.
 _HEADS = {"teacher": "heads.multiviewhead3", "single_view": "mlp_coarse", "student": "heads.singleviewhead"}
-_HEADS |= {"semantic_field": "mlp_coarse", "feature_field": "heads.normal_head", "semantics": "heads.normal_head"}
+_HEADS |= {"feature_field": "heads.normal_head", "semantics": "heads.normal_head"}
 _RESNET = "encoder.encoder.encoder"
 _NAMES = (
     # torchvision's ResNet-50, and Monodepth2's decoder
@@ -74,19 +73,18 @@ _LAYERS = {
     "heads.multiviewhead3.mlp.lin_out": "field.fusion.view_layer",
     "heads.multiviewhead3.mlp2.lin_in": "field.fusion.mixing_layer",
     "heads.multiviewhead3.mlp2.lin_out": "field.fusion.density_layer",
-    "mlp_segmentation.model.2": "field.output_layer",
     "downstream_head.stego_head.linear_path.0": "head.linear",
     "downstream_head.stego_head.nonlinear_path.0": "head.nonlinear.0",
     "downstream_head.stego_head.nonlinear_path.2": "head.nonlinear.2",
 }  # public layers that are layers of ours
-_CURE = "Name a .pt file of Behind the Scenes, KDBTS, S4C or SceneDINO"
+_CURE = "Name a .pt file of Behind the Scenes, KDBTS or SceneDINO"
 
 
 def import_checkpoint(file: Path, output: Path, configuration: Configuration) -> list[str]:
     """Writes the network of a public checkpoint as a checkpoint of the training that a configuration describes.
 
-    The stage is `teacher` for MVBTS, `single_view` for Behind the Scenes, `student` for KDBTS, `semantic_field` for
-    S4C, `feature_field` for SceneDINO. `semantics` is that of its second stage, for which `features_from` names what
+    The stage is `teacher` for MVBTS, `single_view` for Behind the Scenes, `student` for KDBTS,
+    `feature_field` for SceneDINO. `semantics` is that of its second stage, for which `features_from` names what
     the first was imported to. Returns names of what else the file holds. Raises BundleError where the
     file cannot be read without executing it, holds no such network, or one of another shape; ConfigurationError where
     the configuration of a transformer is not there.
@@ -97,7 +95,7 @@ def import_checkpoint(file: Path, output: Path, configuration: Configuration) ->
         known = [one for one in dict.fromkeys(_HEADS.values()) if any(name.startswith(f"{one}.") for name in weights)]
         heads = ", ".join(known) or "of no known kind"
         what = f"has the heads {heads}, none of which is that of stage {configuration.stage}"
-        cure = "Name the configuration of mvbts for a teacher, of bts, kdbts, s4c or scenedino for their fields"
+        cure = "Name the configuration of mvbts for a teacher, of bts, kdbts or scenedino for their fields"
         raise BundleError(what, where=str(file), cure=cure)
     if isinstance(configuration, SemanticsConfiguration):  # its network is that of the first stage
         configuration = configuration.completed()
@@ -154,26 +152,20 @@ def _network(configuration: Configuration, weights: Mapping[str, Tensor]) -> nn.
         several = MultiViewField(camera, code, encoder=encoder, hidden=hidden, depth_channel=False)
         return nn.ModuleDict({"field": several})
     density = DensityField(camera, code, encoder=encoder, hidden=hidden, depth_channel=False)
-    if stage == "semantic_field":
-        classes = len(CITYSCAPES_CLASSES)
-        field: nn.Module = SemanticField(
-            density, target_size=classes, channels=classes, units=hidden, expansion=nn.Identity(), reads="map"
-        )
-    elif stage in ("feature_field", "semantics"):
+    if stage in ("feature_field", "semantics"):
         size, width = weights.get("encoder.dim_reduction.linear_out.weight", torch.zeros(768, 128)).shape
-        field = FeatureField(density, target_size=size, expansion=width, reads="units")
+        field = FeatureField(density, target_size=size, expansion=width, shared=True)
         if isinstance(configuration, SemanticsConfiguration):
             return nn.ModuleDict({"field": field, "head": DistillationHead(size, CHANNELS)})
-    else:
-        field = density
-    return nn.ModuleDict({"field": field})
+        return nn.ModuleDict({"field": field})
+    return nn.ModuleDict({"field": density})
 
 
 def _renamed(weights: Mapping[str, Tensor], stage: str) -> Iterator[tuple[str, str, Tensor]]:
     """Our name, the public name, and the weights, of the network of a stage."""
-    density = "field.density." if stage in ("semantic_field", "feature_field", "semantics") else "field."
+    density = "field.density." if stage in ("feature_field", "semantics") else "field."
     blocks = _DINOV2 if any(".ls1." in name for name in weights) else _DINO
-    used = {"semantic_field": "mlp_segmentation.", "semantics": "downstream_head.stego_head."}.get(stage, "encoder.")
+    used = "downstream_head.stego_head." if stage == "semantics" else "encoder."
     for source, value in weights.items():
         name, _, kind = source.rpartition(".")
         if not source.startswith(("encoder.", f"{_HEADS[stage]}.", used)):
@@ -191,7 +183,7 @@ def _renamed(weights: Mapping[str, Tensor], stage: str) -> Iterator[tuple[str, s
                     ours = re.sub(pattern, own, ours)
                 if ours.startswith(("encoder.trunk.", "encoder.decoder.")) and ".decoder.decoder." not in ours:
                     yield f"{density}{ours}", source, part
-        elif name.endswith((".lin_in", "mlp_segmentation.model.0")):  # reads features and code, here by two layers
+        elif name.endswith(".lin_in"):  # reads features and code, here by two layers
             above = "field.fusion." if stage == "teacher" else "field."
             place = density if name == f"{_HEADS[stage]}.lin_in" else above
             if kind == "weight":

@@ -15,7 +15,6 @@ STAGES = {
     "agglomeration": "scene_completion_training.stages.agglomeration:AgglomerationStage",
     "point_agglomeration": "scene_completion_training.stages.agglomeration:PointAgglomerationStage",
     "semantics": "scene_completion_training.stages.feature_field:SemanticsStage",
-    "semantic_field": "scene_completion_training.stages.feature_field:SemanticFieldStage",
     "completion": "scene_completion_training.stages.completion:CompletionStage",
     "masked_scene": "scene_completion_training.stages.masked_scene:MaskedSceneStage",
 }  # name, as `stage` in a configuration gives it -> module and class

@@ -22,13 +22,12 @@ from scene_completion_training.commands import evaluate_semantics
 from scene_completion_training.foundation import teachers
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_field import FeatureField, SemanticField
+from scene_completion_training.networks.feature_field import FeatureField
 from tests.checkout import ROOT
 from tests.official_layouts import write_split
 from tests.sequences import test_kitti_raw
 from tests.training.evaluation.one_wall import make_street, voxels
-from tests.training.saved_checkpoint import save_checkpoint
-from tests.training.small_trainings import SIZE, VIEW
+from tests.training.small_trainings import SIZE, VIEW, save_checkpoint
 
 DRIVE = "2011_09_26_drive_0001_sync"
 LISTED = f"2011_09_26/{DRIVE}"
@@ -173,41 +172,23 @@ def test_semantics_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch, tm
             run("semantics", *options, "--output", "y")
 
 
-def test_classes_that_were_learned_stand_beside_clusters(
-    street: PosedSequence,
-    student: StudentBundle,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_clusters_stand_beside_the_prior(
+    street: PosedSequence, student: StudentBundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Alone they need neither recordings to cluster nor such to name; with a feature field they are a further row."""
     monkeypatch.setattr(evaluate_semantics, "CLUSTERS", 3)
     torch.manual_seed(0)
-    sizes = {"target_size": 19, "channels": 19, "units": 6, "expansion": torch.nn.Identity(), "reads": "map"}
-    files = []
-    for stage, kind in (("semantic_field", SemanticField), ("feature_field", FeatureField)):
-        file, field = tmp_path / stage / "checkpoints" / "last.ckpt", kind(DensityField(VIEW.camera()), **sizes)
-        files.append(save_checkpoint(file, field, stage, camera=SIZE))
-    taught, plain = files
+    field = FeatureField(DensityField(VIEW.camera()), target_size=19, channels=19, units=6)
+    file = save_checkpoint(tmp_path / "mine" / "checkpoints" / "last.ckpt", field, "feature_field", camera=SIZE)
     town, other = street.save(tmp_path / "town"), replace(street, name="other").save(tmp_path / "other")
-    learned = "semantic_field (learned from labels)"
-
-    def methods(*options: object) -> list[str]:
-        output = tmp_path / "scores"
-        given = ("--student", student.folder, "--data", town, "--output", output)
-        assert run("semantics", *given, "--checkpoint", taught, *options) == 0
-        rows = json.loads((output / "results.json").read_text())["scores"]["semantics"]
-        assert len({row["iou"] for row in rows if row["range_m"] == 51.2 and row["method"] != learned}) <= 1
-        return list(dict.fromkeys(row["method"] for row in rows))
-
-    assert methods() == [learned]
-    with pytest.raises(ConfigurationError, match="nothing to cluster"):
-        methods(plain)
-    with pytest.raises(ConfigurationError, match="no labelled recordings"):
-        methods(plain, "--cluster-on", other)
-    options = (plain, "--cluster-on", other, "--name-on", other)
-    assert methods(*options) == ["feature_field", learned, "class prior of the voxel"]
-    assert learned in capsys.readouterr().out
+    output = tmp_path / "scores"
+    given = ("semantics", "--student", student.folder, "--data", town, "--output", output, "--checkpoint", file)
+    for options, message in (((), "nothing to cluster"), (("--cluster-on", other), "no labelled recordings")):
+        with pytest.raises(ConfigurationError, match=message):
+            run(*given, *options)
+    assert run(*given, "--cluster-on", other, "--name-on", other) == 0
+    rows = json.loads((output / "results.json").read_text())["scores"]["semantics"]
+    assert len({row["iou"] for row in rows if row["range_m"] == 51.2}) == 1  # the density of the student
+    assert list(dict.fromkeys(row["method"] for row in rows)) == ["mine", "class prior of the voxel"]
 
 
 # open vocabulary

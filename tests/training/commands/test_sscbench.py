@@ -13,10 +13,10 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import Camera
 from scene_completion_training.evaluation.probes import LinearProbe
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_field import FeatureField, SemanticField
+from scene_completion_training.networks.feature_field import FeatureField
 from tests import official_layouts as layouts
 from tests.training.evaluation.other_device import DEVICE, OtherDevice
-from tests.training.saved_checkpoint import save_checkpoint
+from tests.training.small_trainings import save_checkpoint
 
 INTRINSICS = {"fx": 50.23, "fy": 94.05, "cx": 61.5, "cy": 40.2, "width": 128, "height": 64}
 OTHER = "2013_05_28_drive_0009_sync"
@@ -33,23 +33,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Untrained fields: of classes that were learned from labels, and of features."""
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained field of features."""
     torch.manual_seed(0)
-    files, camera = tmp_path_factory.mktemp("runs"), Camera(**INTRINSICS)  # type: ignore[arg-type]
-    fields = {
-        "feature_field": FeatureField(DensityField(camera), target_size=4, units=4),
-        "semantic_field": SemanticField(
-            DensityField(camera), target_size=19, channels=19, units=4, expansion=torch.nn.Identity(), reads="map"
-        ),
-    }
-    fields["semantic_field"].output_layer.bias.data[[10, 12]] = -99.0  # sky and rider count as empty
-    for field in fields.values():
-        torch.nn.init.constant_(field.density.density_layer.bias, 2.0)  # everything in the image is occupied
-    return {
-        stage: save_checkpoint(files / stage / "checkpoints" / "last.ckpt", field, stage, camera=INTRINSICS)
-        for stage, field in fields.items()
-    }
+    file = tmp_path_factory.mktemp("runs") / "feature_field" / "checkpoints" / "last.ckpt"
+    field = FeatureField(DensityField(Camera(**INTRINSICS)), target_size=4, units=4)  # type: ignore[arg-type]
+    torch.nn.init.constant_(field.density.density_layer.bias, 2.0)  # everything in the image is occupied
+    return save_checkpoint(file, field, "feature_field", camera=INTRINSICS)
 
 
 def evaluate(root: Path, *options: object, protocol: str = "semantics") -> dict[str, Any] | None:
@@ -65,36 +55,32 @@ def drive(root: Path, name: str = layouts.DRIVE) -> Path:
     return root / "data_2d_raw" / name
 
 
-def test_classes_that_were_learned_need_no_names(root: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    """Every labelled frame is scored: 0 and 5."""
+def test_classes_by_a_probe_need_no_names(root: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Every labelled frame is scored, 0 and 5, by a probe that calls everything a bus, or the sky, which is empty."""
     given = ("--sscbench", root / "preprocess" / "labels", "--data", drive(root))
-    found = evaluate(root, *given, "--checkpoint", checkpoints["semantic_field"])
-    assert found is not None and found["recordings"] == [layouts.DRIVE]
-    rows = found["scores"]["sscbench"]
-    assert {row["frames"] for row in rows} == {2} and len(rows) == 2 * 3
-    direct = [row for row in rows if row["naming"] == "direct"]
-    assert all(len(row["class_of_label"]) == 1 + 19 for row in direct)
-    # All that is known is occupied: recall 1, and the labels reach 10 m.
-    assert [row["range_m"] for row in direct] == [12.8, 25.6, 51.2] and len({row["voxels"] for row in direct}) == 1
-    assert all(row["recall"] == 1.0 and 0.0 < row["iou"] == row["precision"] < 1.0 for row in direct)
-    # S4C's own classes, and below a linear probe that calls everything a bus, or the sky, which is empty.
-    named = [COMMON_CLASSES[number] for number in direct[0]["class_of_label"]]
-    assert named[:5] == ["empty", "road", "sidewalk", "building", "building"]
-    assert named[1 + 10] == named[1 + 12] == "empty" and named[1 + 15] == named[1 + 16] == "other-vehicle"
     for number, recall in ((15, 1.0), (10, 0.0)):
         bias = np.where(np.arange(19) == number, np.float32(9.0), np.float32(0.0))
         probe = tmp_path / f"probe_{number}.safetensors"
         LinearProbe(np.zeros((19, 4), np.float32), bias).save(probe)
-        found = evaluate(root, *given, "--probed", checkpoints["feature_field"], probe)
-        assert {r["recall"] for r in found["scores"]["sscbench"] if r["naming"] == "direct"} == {recall}
+        found = evaluate(root, *given, "--probed", checkpoint, probe)
+        assert found is not None and found["recordings"] == [layouts.DRIVE]
+        rows = found["scores"]["sscbench"]
+        assert {row["frames"] for row in rows} == {2} and len(rows) == 2 * 3
+        direct = [row for row in rows if row["naming"] == "direct"]
+        # All that is known is occupied, and the labels reach 10 m.
+        assert [row["range_m"] for row in direct] == [12.8, 25.6, 51.2] and len({row["voxels"] for row in direct}) == 1
+        assert {row["recall"] for row in direct} == {recall}
+    named = [COMMON_CLASSES[number] for number in direct[0]["class_of_label"]]
+    assert len(named) == 1 + 19 and named[:5] == ["empty", "road", "sidewalk", "building", "building"]
+    assert named[1 + 10] == named[1 + 12] == "empty" and named[1 + 15] == named[1 + 16] == "other-vehicle"
 
 
-def test_clusters_are_named_on_other_frames(root: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_clusters_are_named_on_other_frames(root: Path, checkpoint: Path, tmp_path: Path) -> None:
     """Of the six listed frames one has labels; another one gives the clusters and their names."""
     naming = layouts.write_split(tmp_path / "naming.txt", [f"{layouts.DRIVE} 0 l"])
     scored = layouts.write_split(tmp_path / "scored.txt", [f"{layouts.DRIVE} {number} l" for number in range(1, 7)])
     given = ("--sscbench", root / "preprocess" / "labels", "--data", drive(root), "--frames", scored)
-    found = evaluate(root, *given, "--name-frames", naming, "--checkpoint", checkpoints["feature_field"])
+    found = evaluate(root, *given, "--name-frames", naming, "--checkpoint", checkpoint)
     assert found["frames"] == {"list": "scored.txt", "listed": 6, "used": 6}
     assert found["name_frames"] == {"list": "naming.txt", "listed": 1, "used": 1}
     rows = {(row["naming"], row["range_m"]): row for row in found["scores"]["sscbench"]}
@@ -104,10 +90,10 @@ def test_clusters_are_named_on_other_frames(root: Path, checkpoints: dict[str, P
     assert direct.count(9) == direct.count(5) == 2  # buildings and walls, buses and trains
 
 
-def test_foreign_poses(checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_foreign_poses(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Those of the world in the camera: scans of other frames would lie anywhere, and a table would come of it."""
     data = layouts.kitti_360(tmp_path, frames=7, posed=range(7))
-    given = ("--data", data, "--checkpoint", checkpoints["feature_field"])
+    given = ("--data", data, "--checkpoint", checkpoint)
     file = tmp_path / "data_poses" / layouts.DRIVE / "cam0_to_world.txt"
     poses = np.array([line.split()[1:] for line in file.read_text().splitlines()], np.float64).reshape(-1, 4, 4)
     file.write_text("".join(f"{k} {layouts.row(pose)}\n" for k, pose in enumerate(np.linalg.inv(poses))))
@@ -117,14 +103,14 @@ def test_foreign_poses(checkpoints: dict[str, Path], tmp_path: Path, capsys: pyt
 
 
 def test_checkpoints_are_evaluated_on_the_gpu(
-    root: Path, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where there is one: nothing mixes its tensors with others."""
     for module in ("checkpoints", "semantic_evaluation"):
         monkeypatch.setattr(f"scene_completion_training.evaluation.{module}.accelerator", lambda: DEVICE)
     names = layouts.write_split(tmp_path / "naming.txt", [f"{layouts.DRIVE} 5 l"])
     scored = layouts.write_split(tmp_path / "scored.txt", [f"{layouts.DRIVE} 0 l"])
-    given = ("--data", drive(root), "--frames", scored, "--checkpoint", checkpoints["feature_field"])
+    given = ("--data", drive(root), "--frames", scored, "--checkpoint", checkpoint)
     for protocol, *options in (
         ("geometry", "--scans", 3),
         ("semantics", "--sscbench", root / "preprocess" / "labels", "--name-frames", names),
@@ -134,10 +120,8 @@ def test_checkpoints_are_evaluated_on_the_gpu(
             assert evaluate(root, *given, *options, protocol=protocol) is not None
 
 
-def test_what_is_refused(
-    root: Path, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    labels, field = root / "preprocess" / "labels", checkpoints["feature_field"]
+def test_what_is_refused(root: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels, field = root / "preprocess" / "labels", checkpoint
     scored = layouts.write_split(tmp_path / "scored.txt", [f"{layouts.DRIVE} {number} l" for number in (0, 5)])
     naming = layouts.write_split(tmp_path / "naming.txt", [f"{layouts.DRIVE} 5 l"])
     missing = layouts.write_split(tmp_path / "missing.txt", [f"{layouts.DRIVE} {number} l" for number in (0, 9)])

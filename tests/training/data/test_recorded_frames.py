@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from scene_completion_ros.errors import ImageError, SequenceError
+from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.geometry import virtual_pinhole
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_training.data.prepared import DOWNWARD, RecordedFrames
@@ -89,26 +89,6 @@ def test_views_are_the_published_ones(drive: Path) -> None:
         ]  # fmt: skip
     last = samples(drive, [(0, len(POSED) - 1, "left")])[0]
     assert not last["masks"][1].any()  # the drive ends: its last frame again would teach nothing
-
-
-def test_classes_lie_where_the_image_shows_them(drive: Path, tmp_path: Path) -> None:
-    """The labels are larger than the canonical camera: sky ends at row 20 of 192, road begins at row 110."""
-    labels = layouts.pseudo_labels(tmp_path, frames=26)
-    frames = RecordedFrames(open_recording(drive), VIEWPOINT, labels)
-    listed = [(0, 4, "left")]
-    sample = ViewSamples(
-        [frames], PUBLISHED, DataNeeds(classes=True), seed=3, length=1, listed=listed, viewpoint=VIEWPOINT
-    )[0]
-    for classes, mask in zip(sample["view_classes"], sample["masks"], strict=True):
-        assert mask.any() and (classes[~mask] == 255).all()
-        for rows, expected in ((slice(2, 6), 10), (slice(8, 36), 2), (slice(38, 64), 0)):
-            found = classes[rows][mask[rows]]
-            assert (found == expected).all()
-    assert sample["view_classes"][0, 0, 0] == 255
-    file = labels / layouts.DRIVE / "image_02" / "data_192x640_0x-15" / "0000000005.png"
-    cv2.imwrite(str(file), np.full((192, 640), 26, np.uint8))
-    with pytest.raises(ImageError, match=r"ids \[26\] are none of Cityscapes. train ids"):
-        frames[5].class_images["aside_image_02"]
 
 
 def test_listed_frames_come_once_an_epoch_in_another_order(drive: Path) -> None:

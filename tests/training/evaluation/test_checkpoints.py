@@ -21,8 +21,7 @@ from scene_completion_training.evaluation.checkpoints import (
 from scene_completion_training.networks.density_field import MultiViewField
 from tests import official_layouts as layouts
 from tests.training.evaluation.one_wall import CAMERA
-from tests.training.saved_checkpoint import save_checkpoint
-from tests.training.small_trainings import SIZE, VIEW
+from tests.training.small_trainings import SIZE, VIEW, save_checkpoint
 
 
 def test_teacher_checkpoint_with_one_two_and_four_views(street: PosedSequence, tmp_path: Path) -> None:

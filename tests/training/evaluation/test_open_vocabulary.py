@@ -32,8 +32,7 @@ from scene_completion_training.evaluation.semantic_evaluation import FeatureFiel
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
 from scene_completion_training.networks.density_field import DensityField
 from tests.training.evaluation.one_wall import PaintedWall, Wall, make_street, true_voxels
-from tests.training.saved_checkpoint import save_checkpoint
-from tests.training.small_trainings import SIZE, VIEW
+from tests.training.small_trainings import SIZE, VIEW, save_checkpoint
 
 WORDS = {"automobile": (1,), "house": (13,), "hedge": (15,)}
 ALL, VISIBLE, OCCLUDED = ((51.2, region) for region in ("all", "visible", "occluded"))

@@ -29,10 +29,10 @@ from scene_completion_training.evaluation.segmentation import (
     stand_in_camera,
 )
 from scene_completion_training.networks.density_field import DensityField
-from scene_completion_training.networks.feature_field import DistillationHead, FeatureField, Reads
+from scene_completion_training.networks.feature_field import DistillationHead, FeatureField
 from tests import official_layouts as layouts
 from tests.training.evaluation.one_wall import make_street
-from tests.training.saved_checkpoint import save_checkpoint
+from tests.training.small_trainings import save_checkpoint
 
 PUBLISHED = Camera(251.161, 282.1554, 309.7498, 121.6802, 640, 192)
 SMALL = Camera(25.1, 40.2, 30.9, 19.7, 64, 32)
@@ -42,8 +42,7 @@ def saved_field(file: Path, *, head: bool) -> Path:
     """A feature field with random weights for tiny images, with a head, or without one and with units as published."""
     torch.manual_seed(0)
     density = DensityField(SMALL, hidden=16)
-    reads: Reads = "decoder" if head else "units"
-    field = FeatureField(density, target_size=12, channels=5, units=16, expansion=7, reads=reads)
+    field = FeatureField(density, target_size=12, channels=5, units=16, expansion=7, shared=not head)
     camera = {name: getattr(SMALL, name) for name in ("fx", "fy", "cx", "cy", "width", "height")}
     save_checkpoint(file, field, "semantics" if head else "feature_field", camera=camera, volume={"near": 3.0})
     if head:

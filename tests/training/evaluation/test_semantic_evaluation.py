@@ -30,7 +30,7 @@ from scene_completion_training.evaluation.segmentation import (
     SegmentationTally,
 )
 from scene_completion_training.evaluation.semantic_evaluation import (
-    S4C,
+    SCENEDINO,
     ClassPrior,
     FittedModel,
     Sampling,
@@ -99,23 +99,17 @@ def field(density: np.ndarray, label: np.ndarray) -> Prediction:
     )
 
 
-def test_a_voxel_of_eight_points() -> None:
-    """Seven thin points weigh 1 - exp(-0.1 · 0.1) = 0.00995 each, a dense one 1 - exp(-0.1 · 5) = 0.3935.
-
-    The densest point decides whether it is occupied, also its neighbours.
-    """
+def test_a_voxel_is_as_dense_as_the_densest_around_it() -> None:
+    """The densest of 27 decides whether it is occupied, and its class is its own."""
     density, label = np.zeros((10, 6, 6)), np.full((10, 6, 6), 2)
-    density[:2, 2:4, 2:4], label[:2, 2:4, 2:4] = 0.1, 0
-    density[1, 3, 3], label[1, 3, 3] = 5.0, 1
-    volume = S4C.labels(field(density, label), lambda codes: codes, TRUTH)
+    density[:2, 2:4, 2:4], label[:2, 2:4, 2:4] = 0.2, 1
+    volume = SCENEDINO.labels(field(density, label), lambda codes: codes.argmax(axis=1), TRUTH)
     expected = np.zeros(SMALL_GRID.shape, np.uint8)
-    expected[:2] = 3  # neighbours are occupied, and each keeps its own class
-    expected[0, 1, 1] = 2  # 0.3935 of class 1 against 7 · 0.00995
+    expected[:2] = 3
+    expected[0, 1, 1] = 2
     np.testing.assert_array_equal(volume, expected)
-    density[1, 3, 3] = 0.249  # the densest point no longer reaches 0.25
-    assert not S4C.labels(field(density, label), lambda codes: codes, TRUTH).any()
-    density[1, 3, 3] = 0.25
-    assert (S4C.labels(field(density, label), lambda codes: codes, TRUTH) > 0).sum() == 2 * 9
+    density[:2, 2:4, 2:4] = 0.199
+    assert not SCENEDINO.labels(field(density, label), lambda codes: codes.argmax(axis=1), TRUTH).any()
 
 
 def test_a_survey_is_kept_and_shown(street: PosedSequence, fitted: FittedModel, tmp_path: Path) -> None:

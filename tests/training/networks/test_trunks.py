@@ -14,10 +14,10 @@ from scene_completion_training.checkpoints import Checkpoint
 from scene_completion_training.export import FoldedEncoder, encoder_onnx, feature_size
 from scene_completion_training.networks.density_field import DensityField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
-from scene_completion_training.networks.feature_field import FeatureField, Reads
+from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.networks.trunk import DepthAnythingTrunk, VisionTransformerTrunk
 from tests.training.foundation.tiny_models import saved_depth_model, saved_model, tiny_model
-from tests.training.saved_checkpoint import save_checkpoint
+from tests.training.small_trainings import save_checkpoint
 
 CAMERA = Camera(fx=30.0, fy=30.0, cx=31.5, cy=15.5, width=64, height=32)
 SIZE = (32, 64)
@@ -31,13 +31,13 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-@pytest.mark.parametrize("reads", ["decoder", "map", "units"])
-def test_a_field_on_it_trains_and_is_folded_for_the_robot(model: Path, reads: Reads) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_field_on_it_trains_and_is_folded_for_the_robot(model: Path, shared: bool) -> None:
     """Its map is 16 / patch times as fine as the image, as published; units of density and features may be one."""
     density = DensityField(
         CAMERA, encoder=EncoderDecoder(SIZE, trunk="vision_transformer", weights=str(model), frozen_blocks=0), hidden=32
     )
-    field = FeatureField(density, target_size=8, channels=4, units=6, reads=reads)
+    field = FeatureField(density, target_size=8, channels=4, units=6, shared=shared)
     seen = field.observe(255.0 * torch.rand(1, 3, *SIZE))
     points = torch.tensor([[[0.0, 0.0, 8.0], [1.0, 0.5, 20.0]]])
     loss = seen.density(points).sum() + field.expand(seen.features(points)).sum()
@@ -49,7 +49,7 @@ def test_a_field_on_it_trains_and_is_folded_for_the_robot(model: Path, reads: Re
     assert feature_size(field, CAMERA) == size
     with torch.no_grad():
         folded = FoldedEncoder(field.eval(), field.camera)(255.0 * torch.rand(1, 3, *SIZE))
-    assert folded.shape == (1, *size, 32 + (32 if reads == "units" else 6))
+    assert folded.shape == (1, *size, 32 + (32 if shared else 6))
 
 
 def test_a_checkpoint_needs_no_weights_of_its_trunk(model: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from scene_completion_training.points.ply import read_ply
 from scene_completion_training.points.scene import PointScene
 from scene_completion_training.sparse.hu_net import HUNetSettings, VoxelHUNet
 from tests.training.points.rooms import room, save_rooms
-from tests.training.saved_checkpoint import save_checkpoint
+from tests.training.small_trainings import save_checkpoint
 
 SETTINGS = HUNetSettings(6, (8, 12), (8, 12), attending=1)
 

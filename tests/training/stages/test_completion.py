@@ -57,8 +57,7 @@ from scene_completion_training.stages.completion import (
 from scene_completion_training.viewpoint import CameraSettings, Viewpoint, VolumeSettings
 from scene_completion_worlds.room.walk import RoomWalk
 from tests.training.foundation.tiny_models import saved_depth_model
-from tests.training.saved_checkpoint import save_checkpoint
-from tests.training.small_trainings import cut_off
+from tests.training.small_trainings import cut_off, save_checkpoint
 
 Settings = Callable[..., CompletionConfiguration]
 CAMERA = CameraSettings(width=128, height=64, field_of_view=80.0)

@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_paths(
         parser, "--bundle", "DIR", "students as they are deployed, with their own threshold and names of classes"
     )
-    meaning = "checkpoints of feature_field or semantics; of semantic_field, which need no clusters; with --bank of "
-    meaning += "agglomeration, in the space of the bank's text encoder"
+    meaning = "checkpoints of feature_field or semantics; with --bank of agglomeration, in the space of the bank's "
+    meaning += "text encoder"
     arguments.add_paths(parser, "--checkpoint", "FILE", meaning)
     meaning = "checkpoint of feature_field or semantics, and a linear probe of it that `evaluate segmentation` has "
     meaning += "trained on images; repeatable"
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_scale_argument(parser, arguments.POSES, "off")
     sscbench = parser.add_argument_group("SSCBench-KITTI-360")
     meaning = "its labels (LABELS/DRIVE/NNNNNN_1_1.npy): score --checkpoint on drives of KITTI-360, data_2d_raw/DRIVE, "
-    meaning += "under the protocols of SceneDINO and, for semantic_field, of S4C"
+    meaning += "under the protocol of SceneDINO"
     sscbench.add_argument("--sscbench", type=Path, metavar="LABELS", help=meaning)
     meaning = "frame list for the names of clusters, of --name-on or of --data; none of them may be scored"
     sscbench.add_argument("--name-frames", type=Path, metavar="LIST", help=meaning)
@@ -151,37 +151,24 @@ def _scored(args: argparse.Namespace, metrics: Sequence[Metric], methods: Callab
 
 
 def _fields(args: argparse.Namespace, density: DeployedStudent | None) -> tuple[list[Predictor], list[Predictor]]:
-    """Fields that have to be clustered, and those that know classes: learned from labels, or by a probe.
+    """Fields that have to be clustered, and those that know classes by a probe.
 
-    `density`: decides what is occupied; without one each field is read as its authors do.
+    `density`: decides what is occupied; without one each field is read as SceneDINO is.
     """
-    from scene_completion_training.checkpoints import Checkpoint, run_name
     from scene_completion_training.evaluation.semantic_evaluation import (
-        S4C,
         SCENEDINO,
-        ClassifiedModel,
         FeatureFieldModel,
         Sampling,
         open_probed,
     )
-    from scene_completion_training.networks.feature_field import SemanticField
 
-    of_student = Sampling(density.cutoff) if density else None
-    clustered: list[Predictor] = []
-    known: list[Predictor] = []
-    for file in args.checkpoint:
-        if Checkpoint.read(file).stage_class.field_class is SemanticField:
-            name = f"{run_name(file)} (learned from labels)"
-            field = FeatureFieldModel.open(file, name, density, SemanticField)
-            known.append(ClassifiedModel(field, of_student or S4C))
-        else:
-            clustered.append(FeatureFieldModel.open(file, density=density))
-    known += [open_probed(file, probe, density, of_student or SCENEDINO) for file, probe in args.probed]
-    return clustered, known
+    sampling = Sampling(density.cutoff) if density else SCENEDINO
+    clustered: list[Predictor] = [FeatureFieldModel.open(file, density=density) for file in args.checkpoint]
+    return clustered, [open_probed(file, probe, density, sampling) for file, probe in args.probed]
 
 
 def _fitted(args: argparse.Namespace) -> list[Predictor]:
-    """What has the density of a student: clusters, probes, learned labels and the prior of classes."""
+    """What has the density of a student: clusters, probes and the prior of classes."""
     from scene_completion_training.evaluation import semantic_evaluation
     from scene_completion_training.evaluation.deployed import open_deployed
     from scene_completion_training.evaluation.geometry import voxel_frames
@@ -241,7 +228,6 @@ def _with_words(args: argparse.Namespace, bank: TextBank, density: DeployedStude
     from scene_completion_training.export import asked_teacher
     from scene_completion_training.foundation.encoded_words import PhraseList, read_phrases
     from scene_completion_training.foundation.teachers import open_teacher
-    from scene_completion_training.networks.agglomerated_field import AgglomeratedField
     from scene_completion_training.viewpoint import Viewpoint
 
     models: list[Predictor] = []
@@ -257,7 +243,7 @@ def _with_words(args: argparse.Namespace, bank: TextBank, density: DeployedStude
         models.append(LiftedTokens(teacher, density, WORD_CELL, camera, "2D"))
     for file in args.checkpoint:
         teacher_name = asked_teacher(Checkpoint.read(file), bank)
-        models.append(FeatureFieldModel.open(file, None, density, AgglomeratedField, teacher_name))
+        models.append(FeatureFieldModel.open(file, density, teacher_name))
     models += [open_vocabulary.DeployedFeatures(one, bank, density) for one in arguments.open_students(args)]
     return models
 

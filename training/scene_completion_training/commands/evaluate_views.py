@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "weights of AlexNet and of LPIPS, in one file or two; without them LPIPS is left out"
     arguments.add_paths(parser, "--lpips", "FILE", meaning)
     meaning = "instead compare features of frames with those of --targets, where optical flow finds the same pixels; "
-    meaning += "checkpoints of feature_field, semantics or semantic_field"
+    meaning += "checkpoints of feature_field or semantics"
     parser.add_argument("--consistency", action="store_true", help=meaning)
     meaning = f"training recordings: their features are clustered into {CLUSTERS} classes, and these compared, too"
     arguments.add_paths(parser, "--cluster-on", "FOLDER", meaning)
@@ -64,11 +64,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _methods(args: argparse.Namespace) -> list[object]:
-    from scene_completion_training.checkpoints import Checkpoint
     from scene_completion_training.evaluation.checkpoints import open_checkpoint
     from scene_completion_training.evaluation.novel_views import PerceptualDistance, ViewConsistency, ViewSynthesis
     from scene_completion_training.evaluation.semantic_evaluation import FeatureFieldModel
-    from scene_completion_training.networks.feature_field import FeatureField, SemanticField
 
     if not args.consistency:
         models = [model for file in args.checkpoint for model in open_checkpoint(file, args.views)]
@@ -76,22 +74,18 @@ def _methods(args: argparse.Namespace) -> list[object]:
         return [ViewSynthesis(model, args.samples, distance) for model in models]
     methods: list[object] = []
     for file in args.checkpoint:
-        semantic = Checkpoint.read(file).stage_class.field_class is SemanticField
-        field = FeatureFieldModel.open(file, kind=SemanticField if semantic else FeatureField)
+        field = FeatureFieldModel.open(file)
         methods.append(ViewConsistency(field, args.samples, _classes(args, field)))
     return methods
 
 
 def _classes(args: argparse.Namespace, model: "FeatureFieldModel") -> "Classify | None":
-    """Classes of codes: the largest logit where labels were learned, else the nearest cluster, where there are any."""
+    """Classes of codes: the nearest cluster, where there are any."""
     import numpy as np
 
     from scene_completion_training.clustering import fit_clusters
     from scene_completion_training.evaluation.semantic_evaluation import surface_codes
-    from scene_completion_training.networks.feature_field import SemanticField
 
-    if isinstance(model.field, SemanticField):
-        return lambda logits: np.asarray(logits.argmax(axis=1), np.int64)
     recordings = arguments.open_recordings(args.cluster_on)
     frames = ((sequence, index) for sequence in recordings for index in range(0, len(sequence), args.every))
     codes = surface_codes([model], frames, CLUSTERED_POINTS, 0)[0]

@@ -1,4 +1,4 @@
-r"""Read a public checkpoint of Behind the Scenes, KDBTS, S4C or SceneDINO as one of ours.
+r"""Read a public checkpoint of Behind the Scenes, KDBTS or SceneDINO as one of ours.
 
     scene-completion import-checkpoint training_checkpoint_250000.pt runs/kdbts/checkpoints/last.ckpt \
         --config training/configs/full_size/kdbts_kitti_360.yaml

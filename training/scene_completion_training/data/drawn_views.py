@@ -128,17 +128,6 @@ class DrawnViews:
         return [np.zeros_like(mask) if repeated else mask for mask, repeated in zip(masks, again, strict=True)]
 
     @property
-    def classes(self) -> list[Bytes]:
-        """Cityscapes' train ids of the pixels [H, W] each, 255 where unknown."""
-        found = []
-        for (index, name), mask in zip(self.names, self.masks, strict=True):
-            frame = self.draw.frames[index]
-            classes = frame.class_images[name]
-            camera = frame.cameras[name].resized(classes.shape[1], classes.shape[0])
-            found.append(np.where(mask, self._flipped(canonical_classes(classes, camera, self.camera)), INVALID))
-        return found
-
-    @property
     def hints(self) -> list[Floats]:
         """Stereo z-depth [H, W] each, metres; 0 where unknown, as everywhere in a camera without a partner."""
         return [self._flipped(depth_hint(self.draw.frames[i], n, self.camera)) for i, n in self.names]

@@ -141,10 +141,6 @@ class DataSettings:
     # The same for the validation, which takes the first `validation_samples` of a fixed order.
     validation_frames: str = ""
     allow_missing: bool = False  # go on where listed frames are not there
-    # Folder of classes of the images' pixels, for stage `semantic_field`. They are pictures of Cityscapes' train ids as
-    # S4C publishes them: `DRIVE/CAMERA/data_192x640/NUMBER.png`, and of the side cameras, rectified,
-    # `data_192x640_0x-15`.
-    class_images: str = ""
     # Folder for prepared frames. Where the losses need images alone these are only resized; with "" they are then read
     # as they lie.
     cache: str = "prepared"
@@ -264,8 +260,6 @@ class SequencesData(TrainingData):
             return
         self.frames = self._opened("training", self.settings.sources, self.settings.frames)
         self.watched = self._opened("validation", self.settings.validation, self.settings.validation_frames)
-        for recorded, wanted in self._large:
-            recorded.check_classes(wanted)
         while self._large:  # it takes hours, and so comes when nothing is known to be missing
             recorded, wanted = self._large.pop(0)
             if self.settings.cache:
@@ -318,8 +312,7 @@ class SequencesData(TrainingData):
             if published and len(looking_aside(sequence, cameras_ahead(sequence)[0])) < 2:
                 cure = "Unpack the images of the fisheyes, or set data.views.far_views=false data.views.aside=0"
                 raise SequenceError("fewer than two cameras look aside", where=source.folder, cure=cure)
-            classes = Path(self.settings.class_images) if self.needs.classes else None
-            every = recorded = RecordedFrames(sequence, self.viewpoint, classes)
+            every = recorded = RecordedFrames(sequence, self.viewpoint)
             usable = list(range(len(every)))
             self._large.append((recorded, self._looked_at(len(every), None if split is None else listed)))
         place = {index: number for number, index in enumerate(usable)}

@@ -7,7 +7,7 @@ small as the canonical camera sees them (`cache`). Then a frame with four camera
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,14 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError, SceneCompletionError, SequenceError
-from scene_completion_ros.evaluation.semantic_classes import TRAIN_IDS
 from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation, virtual_pinhole
 from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.picture_files import decode_picture, to_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead, holds_exact_voxels
 from scene_completion_training.arrays import Bytes, Floats, Halves, Mask
 from scene_completion_training.data import voxel_evidence
-from scene_completion_training.data.label_images import read_classes
 from scene_completion_training.data.stereo import (
     MeasuredDepth,
     depth_meter,
@@ -57,8 +55,6 @@ class PreparedFrame:
     target: Bytes  # occupancy uint8 [N], 255 = certainly occupied
     evidence: Halves  # float16 [N]
     name: str = ""  # folder and stem of its file: what is stored elsewhere about a frame is found by it
-    # Camera -> classes of its pixels uint8 [h, w], Cityscapes' train ids, 255 unknown.
-    class_images: Mapping[str, Bytes] = field(default_factory=dict)
 
     def mask(self, name: str) -> Mask:
         """Where a camera's image [h, w] shows the world."""
@@ -242,8 +238,6 @@ def load_prepared(file: Path) -> PreparedFrame:
         raise damaged(file, error) from error
 
 
-# Folder of a camera's classes, of one ahead and of one to the side (S4C).
-_CLASS_FOLDERS = ("data_192x640", "data_192x640_0x-15")
 # Voxel centres, their occupancy and its evidence, where they are not measured.
 _NOTHING = np.zeros((0, 3), np.int16), np.zeros(0, np.uint8), np.zeros(0, np.float16)
 
@@ -269,11 +263,10 @@ class OnDemand(Mapping[str, Any]):
 class RecordedFrames(Sequence[PreparedFrame]):
     """All frames of a sequence, with the cameras ahead as "left" and "right", and the side cameras turned down.
 
-    Frames have images of all cameras. Images are read as they lie until `resize` was called. `class_images`: see
-    `DataSettings.class_images`.
+    Frames have images of all cameras. Images are read as they lie until `resize` was called.
     """
 
-    def __init__(self, sequence: PosedSequence, viewpoint: Viewpoint, class_images: Path | None = None) -> None:
+    def __init__(self, sequence: PosedSequence, viewpoint: Viewpoint) -> None:
         self.canonical = viewpoint.camera
         # What the small images follow from, but for the pixels and their frames.
         cameras = {name: vars(camera) for name, camera in sequence.cameras.items()}
@@ -282,11 +275,6 @@ class RecordedFrames(Sequence[PreparedFrame]):
         self._entry: Entry | None = None
         ahead = cameras_ahead(sequence)
         self.sequence = sequence
-        self._class_images = class_images
-        self._stems: list[str] = []
-        if class_images:
-            images = (frame.images[ahead[0]] for frame in sequence.frames)
-            self._stems = [image.stem if isinstance(image, Path) else "" for image in images]
         self._recorded = dict(zip(("left", "right"), ahead, strict=False))
         self._recorded |= {f"aside_{name}": name for name in looking_aside(sequence, ahead[0])}
         self.cameras = {
@@ -313,9 +301,8 @@ class RecordedFrames(Sequence[PreparedFrame]):
         images = OnDemand(self.cameras, partial(self._image, index))
         poses = OnDemand(self.cameras, partial(self._pose, index))
         masks = OnDemand(self._masked(index), partial(self._mask, index))
-        classes = OnDemand(self.cameras if self._class_images else (), partial(self._classes, index))
         name = f"{self.name}/{index:06d}"
-        return PreparedFrame(images, {}, self.cameras, poses, masks, *_NOTHING, name, classes)
+        return PreparedFrame(images, {}, self.cameras, poses, masks, *_NOTHING, name)
 
     def names_in(self, index: int) -> list[str]:
         """Names of the cameras of which a frame has images."""
@@ -357,24 +344,6 @@ class RecordedFrames(Sequence[PreparedFrame]):
             return virtual_pinhole(image, self._camera(name), self.canonical, DOWNWARD)[0]
         size = (self.cameras[name].width, self.cameras[name].height)
         return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-    def check_classes(self, wanted: Mask) -> None:
-        """Raises a `SequenceError` where wanted frames [N] lack pictures of classes, if there are to be any."""
-        if self._class_images is None:
-            return
-        files = [self._class_file(k, name) for k in np.flatnonzero(wanted).tolist() for name in self.cameras]
-        if missing := [file for file in files if not file.is_file()]:
-            what = f"{len(missing)} of {len(files)} pictures of classes are missing, such as {missing[0]}"
-            cure = "Download and unpack the rest, or name their folder with data.class_images"
-            raise SequenceError(what, where=str(self._class_images), cure=cure)
-
-    def _classes(self, index: int, name: str) -> Bytes:
-        return read_classes(self._class_file(index, name), TRAIN_IDS)
-
-    def _class_file(self, index: int, name: str) -> Path:
-        assert self._class_images is not None
-        folder = self._class_images / self.sequence.name.rpartition("/")[2] / self._recorded[name]
-        return folder / _CLASS_FOLDERS[self._is_aside(name)] / f"{self._stems[index]}.png"
 
     def _pose(self, index: int, name: str) -> RigidTransform:
         pose = self.sequence.world_from_camera(index, self._recorded[name])

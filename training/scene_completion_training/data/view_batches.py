@@ -84,7 +84,6 @@ class DataNeeds:
     # Features of foundation models that the views get, by what follows the names of their entries in a sample.
     targets: "Mapping[str, FeatureStore]" = field(default_factory=dict)
     rendered: bool = True  # the views that a field is rendered for: most of the time that a sample takes
-    classes: bool = False  # and the classes of their pixels, of frames that are not measured
     # Stereo depth of its images, and voxels that evidence was fused in; otherwise frames are images, see
     # `RecordedFrames`.
     measured: bool = True
@@ -147,8 +146,6 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             sample |= {"views": views.stacked, "masks": drawn_views.as_tensor(np.stack(views.masks))}
             sample |= {"encoder_from_view": torch.from_numpy(np.stack(views.poses)).float(), "roles": roles}
             sample["hints"] = drawn_views.as_tensor(np.stack(views.hints))
-        if self.needs.classes:
-            sample["view_classes"] = drawn_views.as_tensor(np.stack(views.classes))
         if self.needs.encoder_views > 1:
             names = self._encoder_names(draw, views.names, generator)
             others = drawn_views.DrawnViews(draw, names, self.camera, same_jitter)
@@ -216,8 +213,9 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
             for _ in range(2):
                 names.append(drawn_views.unused_frame(frames, near, side, names))
         if self.settings.far_views:
-            metres = generator.uniform(*(length * self.viewpoint.volume.scale for length in FAR_M))
-            further = drawn_views.nearest_along(draw.travelled, draw.index, float(metres))
+            scale, (low, high) = self.viewpoint.volume.scale, FAR_M
+            metres = float(generator.uniform(low * scale, high * scale))
+            further = drawn_views.nearest_along(draw.travelled, draw.index, metres)
             for name in frames[draw.index].far_cameras:
                 for _ in range(2):
                     names.append(drawn_views.unused_frame(frames, further, name, names))

@@ -4,9 +4,8 @@ Predictors here give every point a vector and a density. Vectors are clustered o
 without labels, or compared with words. Names of clusters come from labelled voxels of training recordings as well. Test
 labels are only ever compared with. Contact sheets of a survey show where a cluster lies, for people to name it.
 
-Fields are read at the centres of voxels, or as S4C (Hayler et al., 3DV 2024) and SceneDINO (Jevtić et al., ICCV 2025)
-read theirs. Both dilate the density: a voxel is as dense as the densest of its 27 neighbours, itself among them. Its
-class is its own. Each point votes for its class, with the opacity of its part of the voxel as weight.
+Fields are read at the centres of voxels, or as SceneDINO (Jevtić et al., ICCV 2025) reads its own: it dilates the
+density. A voxel is as dense as the densest of its 27 neighbours, itself among them. Its class is its own.
 """
 
 import dataclasses
@@ -26,8 +25,7 @@ from scene_completion_ros.evaluation.semantics import Match, SemanticTally, matc
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, reference_camera
-from scene_completion_ros.voxels.occupancy import opacity
-from scene_completion_training.arrays import Bytes, Doubles, Floats, Halves, Ints, Mask, Random
+from scene_completion_training.arrays import Bytes, Doubles, Floats, Halves, Ints, Random
 from scene_completion_training.checkpoints import Checkpoint, run_name
 from scene_completion_training.clustering import Clusters, NamedClusters, fit_clusters
 from scene_completion_training.evaluation.checkpoints import CanonicalImages, in_chunks, observed_density
@@ -73,19 +71,11 @@ class FeatureFieldModel(Predictor):
         self._image = CanonicalImages(field.camera, half_resolution)
 
     @staticmethod
-    def open(
-        path: Path,
-        name: str | None = None,  # short name for tables; that of the run if left out
-        density: Predictor | None = None,
-        # Which feature field: `SemanticField` for one that has learned from labels, whose codes are logits.
-        kind: type[FeatureField] = FeatureField,
-        teacher: str = "",
-    ) -> "FeatureFieldModel":
+    def open(path: Path, density: Predictor | None = None, teacher: str = "") -> "FeatureFieldModel":
         """Opens a checkpoint with a feature field, and its head where it has one; a `BundleError` if it has none."""
         stored = Checkpoint.read(path)
-        field, head, half = stored.field_of(kind), stored.distillation_head(), stored.half_resolution
-        name = name or run_name(path)
-        return FeatureFieldModel(field, name, head, density=density, half_resolution=half, teacher=teacher)
+        field, head, half = stored.field_of(FeatureField), stored.distillation_head(), stored.half_resolution
+        return FeatureFieldModel(field, run_name(path), head, density=density, half_resolution=half, teacher=teacher)
 
     def image(self, sequence: PosedSequence, index: int) -> Tensor:
         """The reference camera's image of a frame as the network sees it: RGB [3, H, W] in 0..255."""
@@ -179,49 +169,39 @@ def surface_points(seen: Prediction, generator: Random, count: int) -> Floats:
     return np.asarray(rays / rays[:, 2:] * depth[near, None], np.float32)
 
 
-# Codes [N, C] of points -> how much each [N, K] is of each cluster, or of each class without "empty".
-Votes: TypeAlias = Callable[[Floats], Floats]
-_VOTING = 1 << 15  # points whose codes are in memory at a time
+# Codes [N, C] of points -> the number [N] of the cluster, or of the class without "empty", of each.
+Assign: TypeAlias = Callable[[Floats], Ints]
+_AT_ONCE = 1 << 15  # points whose codes are in memory at a time
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Points of a voxel, and from which density on it is occupied."""
+    """From which density on a voxel is occupied."""
 
     cutoff: float  # density per metre that an occupied voxel exceeds, or reaches where it is dilated
-    points: int = 1  # points along each edge of a voxel, evenly, each in the middle of its part
     dilated: bool = False  # whether the density is that of the densest of the 27 voxels around
 
-    def labelled(self, seen: Prediction, votes: Votes) -> Prediction:
-        """A prediction whose voxels are labelled by votes."""
-        return replace(seen, labels=lambda truth: self.labels(seen, votes, truth))
+    def labelled(self, seen: Prediction, assign: Assign) -> Prediction:
+        """A prediction whose voxels are labelled by their codes."""
+        return replace(seen, labels=lambda truth: self.labels(seen, assign, truth))
 
-    def labels(self, seen: Prediction, votes: Votes, truth: VoxelTruth) -> Bytes:
-        """Labels of the voxels that count: uint8 [X, Y, Z], 0 where nothing is, what is most of k as k + 1."""
+    def labels(self, seen: Prediction, assign: Assign, truth: VoxelTruth) -> Bytes:
+        """Labels of the voxels that count: uint8 [X, Y, Z], 0 where nothing is, number k as k + 1."""
         wanted = dilated(truth.counted.astype(np.float32)) > 0.0 if self.dilated else truth.counted
-        sigma = seen.density(self._points(truth, wanted)).reshape(-1, self.points**3)
         density = np.zeros(truth.grid.shape, np.float32)
-        density[wanted] = sigma.max(axis=1)
+        density[wanted] = seen.density(truth.centres(wanted))
         reached = dilated(density) >= self.cutoff if self.dilated else density > self.cutoff
         occupied = reached & truth.counted
-        weights, step = opacity(sigma[occupied[wanted]], truth.grid.voxel_size / self.points), _VOTING // self.points**3
-        points = self._points(truth, occupied).reshape(*weights.shape, 3)
+        points = truth.centres(occupied)
         volume = np.zeros(truth.grid.shape, dtype=np.uint8)
         labels = np.zeros(len(points), np.uint8)
-        for part in (slice(first, first + step) for first in range(0, len(points), step)):
-            labels[part] = 1 + elected(votes(codes_of(seen, points[part].reshape(-1, 3))), weights[part])
+        for part in (slice(first, first + _AT_ONCE) for first in range(0, len(points), _AT_ONCE)):
+            labels[part] = 1 + assign(codes_of(seen, points[part]))
         volume[occupied] = labels
         return volume
 
-    def _points(self, truth: VoxelTruth, voxels: Mask) -> Floats:
-        """Points [V · points³, 3] of voxels [X, Y, Z], in their order, metres, optical frame of the camera."""
-        part = (np.indices((self.points,) * 3).reshape(3, -1).T + 0.5) / self.points
-        place = np.argwhere(voxels)[:, None] + part
-        points = np.asarray(truth.grid.origin) + place.reshape(-1, 3) * truth.grid.voxel_size
-        return np.asarray(truth.grid_from_camera.inverse().apply(points), np.float32)
 
-
-SCENEDINO, S4C = Sampling(0.2, dilated=True), Sampling(0.25, points=2, dilated=True)  # as published
+SCENEDINO = Sampling(0.2, dilated=True)  # as published
 
 
 def dilated(density: Floats) -> Floats:
@@ -231,44 +211,31 @@ def dilated(density: Floats) -> Floats:
     return np.asarray(maximum_filter(density, size=3, mode="constant"), np.float32)
 
 
-def elected(votes: Floats, weights: Floats) -> Bytes:
-    """The label [V] with most weight, by votes [V · P, K] and weights [V, P]; points weigh alike where all are 0."""
-    weighed = np.where(weights.any(axis=1, keepdims=True), weights, 1.0)
-    return np.asarray(np.einsum("vpk,vp->vk", votes.reshape(*weights.shape, -1), weighed).argmax(axis=1), np.uint8)
-
-
-# The common class of each logit of a model, which are those of Cityscapes' train ids.
+# The common class of each of Cityscapes' train ids.
 CITYSCAPES = semantic_classes.CITYSCAPES_TO_COMMON.table[: len(semantic_classes.CITYSCAPES_CLASSES)].astype(np.int64)
 NAMED_WITHIN = 51.2  # range in which clusters are named, metres: the largest
 
 
 class ClassifiedModel(Predictor):
-    """A model whose points vote for labels by their codes; by default codes are logits of Cityscapes' classes."""
+    """A model whose points have Cityscapes' classes by their codes."""
 
-    def __init__(self, model: Predictor, sampling: Sampling, votes: Votes | None = None) -> None:
-        self.name, self.model, self._sampling, self._votes = model.name, model, sampling, votes or _shares
+    def __init__(self, model: Predictor, sampling: Sampling, assign: Assign) -> None:
+        self.name, self.model, self._sampling, self._assign = model.name, model, sampling, assign
 
     def names(self) -> Ints:
-        """The class [1 + K] of "empty" and of each logit."""
+        """The class [1 + K] of "empty" and of each train id."""
         return np.concatenate([[semantic_classes.EMPTY], CITYSCAPES])
 
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
-        """The prediction of the model, with vote k as label k + 1."""
-        return self._sampling.labelled(self.model.complete(sequence, index), self._votes)
-
-
-def _shares(logits: Floats) -> Floats:
-    from scipy.special import softmax
-
-    return np.asarray(softmax(logits, axis=1), np.float32)
+        """The prediction of the model, with number k as label k + 1."""
+        return self._sampling.labelled(self.model.complete(sequence, index), self._assign)
 
 
 class FittedModel(ClassifiedModel):
     """A model whose clusters have been found, and are its labels; labelled recordings name them, see `named_by`."""
 
     def __init__(self, model: Predictor, sampling: Sampling, clusters: Clusters, match: Match) -> None:
-        each = np.eye(len(clusters.centres), dtype=np.float32)
-        super().__init__(model, sampling, lambda codes: each[clusters.assign(codes)])
+        super().__init__(model, sampling, clusters.assign)
         self.clusters, self._match = clusters, match  # how clusters get names, by default
         # Clusters against classes on the labelled recordings, int64 [1 + K, classes], empty first.
         self.confusion: Ints = np.zeros((0, 0), np.int64)
@@ -400,7 +367,7 @@ def open_probed(path: Path, probe_file: Path, density: Predictor | None, samplin
         what = f"is for features of size {size}, which {path} has not"
         raise ConfigurationError(what, where=str(probe_file), cure="Name its own probe")
     model.name = f"{model.name}, probe of {'head' if model.head else 'features'}"
-    return ClassifiedModel(model, sampling, lambda codes: _shares(probe.logits(codes)))
+    return ClassifiedModel(model, sampling, probe.labels)
 
 
 TILE = (120, 180)  # height and width of a tile, pixels

@@ -7,7 +7,6 @@ with its buffer of crops (STEGO; SceneDINO), and how much targets count by how r
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,6 @@ from torch.nn import functional
 from scene_completion_training.networks.density_field import DensityField, SingleViewObservation, part_of, sample_map
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, make_decoder
 from scene_completion_training.viewpoint import Viewpoint
-
-Reads: TypeAlias = Literal["decoder", "map", "units"]
 
 
 class ChannelNorm(nn.Module):
@@ -57,27 +54,22 @@ class FeatureField(nn.Module):
         units: int = 128,
         expansion: int | nn.Module = 128,  # hidden width of the expansion, or another network in its place
         map_channels: int = 64,
-        # What the features of a point come from: a decoder of their own; the density's feature map, through units of
-        # their own (S4C); or the hidden units of the density itself (SceneDINO).
-        reads: Reads = "decoder",
+        shared: bool = False,  # features come from the hidden units of the density (SceneDINO), not from a decoder
     ) -> None:
         super().__init__()
         self.density = density
-        self.spec, self.camera, self.channels, self.reads = density.spec, density.camera, channels, reads
-        if reads == "decoder":
+        self.spec, self.camera, self.channels, self.shared = density.spec, density.camera, channels, shared
+        if not shared:
             self.decoder = make_decoder(density.encoder.trunk)
             self.normalise = ChannelNorm(self.decoder.width)
             self.project = nn.Conv2d(self.decoder.width, map_channels, 1)
-        else:
-            map_channels = density.encoder.channels
-        if reads != "units":
             self.feature_layer = nn.Conv2d(map_channels, units, 1, bias=False)
             self.position_layer = nn.Linear(density.spec.size, units)
             # Kaiming initialisation of the joint layer, whose fan-in is map and code together.
             for weight in (self.feature_layer.weight, self.position_layer.weight):
                 nn.init.normal_(weight, std=math.sqrt(2.0 / (map_channels + density.spec.size)))
             nn.init.zeros_(self.position_layer.bias)
-        self.output_layer = nn.Linear(density.hidden if reads == "units" else units, channels)
+        self.output_layer = nn.Linear(density.hidden if shared else units, channels)
         self.expansion = (
             expansion
             if isinstance(expansion, nn.Module)
@@ -99,7 +91,7 @@ class FeatureField(nn.Module):
             channels=len(output),
             units=output.shape[1],
             expansion=nn.Identity() if expansion is None else len(expansion),
-            reads="decoder" if "project.weight" in state else "map" if "position_layer.weight" in state else "units",
+            shared="project.weight" not in state,
         )
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
@@ -108,13 +100,13 @@ class FeatureField(nn.Module):
             self.load_state_dict(dict(weights))
             return
         self.density.load_state_dict(dict(weights))
-        if self.reads == "decoder":  # what sees edges for the depth sees them for the features too
+        if not self.shared:  # what sees edges for the depth sees them for the features too
             self.decoder.load_state_dict(self.density.encoder.decoder.state_dict())
 
     @property
     def positions(self) -> nn.Linear:
         """What the point code adds to the units of the features."""
-        return self.density.position_layer if self.reads == "units" else self.position_layer
+        return self.density.position_layer if self.shared else self.position_layer
 
     @property
     def encoder(self) -> EncoderDecoder:
@@ -127,10 +119,8 @@ class FeatureField(nn.Module):
         return self._observed(maps, self.density.observe_maps(maps))
 
     def _observed(self, maps: list[Tensor], seen: SingleViewObservation) -> "FeatureObservation":
-        if self.reads == "units":
+        if self.shared:
             units = seen.hidden_map
-        elif self.reads == "map":
-            units = self.feature_layer(seen.raw)
         else:
             with self.encoder.autocast(maps[0]):
                 decoded = self.encoder.unflipped(self.decoder(maps))
@@ -144,14 +134,6 @@ class FeatureField(nn.Module):
     def codes(self, features: Tensor) -> Tensor:
         """Features [..., channels] of points as vectors [..., D]: what lies together in their space gets one class."""
         return normalised(self.expand(features))
-
-
-class SemanticField(FeatureField):
-    """The field of S4C (Hayler et al., 3DV 2024): logits of Cityscapes' 19 train ids, from pseudo-labels of images."""
-
-    def codes(self, features: Tensor) -> Tensor:
-        """Logits [..., D] of the classes at points with these features [..., channels]."""
-        return self.expand(features)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from scene_completion_ros.errors import ConfigurationError
-from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.voxels.occupancy import density_of_logit
 from scene_completion_training import losses, rendering
@@ -24,7 +23,7 @@ from scene_completion_training.field_stage import FeatureStage, SingleImageStage
 from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.feature_store import FeatureStore, LiveTokens, mirrored_targets
 from scene_completion_training.networks import feature_field
-from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, SemanticField, normalised
+from scene_completion_training.networks.feature_field import FeatureField, FeatureObservation, normalised
 from scene_completion_training.randomness import samples_of
 from scene_completion_training.stage import Batch
 
@@ -102,8 +101,7 @@ class FeatureFieldStage(FeatureStage):
         features, target_size = settings.features, targets.dim
         depth = bool(settings.losses.dense_depth) or features.freeze_density
         density = self.make_density(depth_channel=depth)
-        reads: feature_field.Reads = "units" if features.shared else "decoder"
-        self.field = FeatureField(density, target_size=target_size, units=features.units, reads=reads)
+        self.field = FeatureField(density, target_size=target_size, units=features.units, shared=features.shared)
         self.start_learning()
         self.downsampler = feature_field.SalienceDownsampler(target_size, features.rays**2)
         grid = (self.camera.height // features.cell, self.camera.width // features.cell)
@@ -387,75 +385,3 @@ class SemanticsStage(SingleImageStage):
     def configure_optimizers(self) -> Any:
         """Adam on the head alone."""
         return torch.optim.Adam(self.head.parameters(), self.settings.learning_rate)
-
-
-# Stage `semantic_field`: density and classes learned together, from images and pseudo-labels of their pixels (S4C).
-
-
-CLASSES = len(CITYSCAPES_CLASSES)
-
-
-@dataclass
-class SemanticFieldConfiguration(Configuration):
-    """What S4C needs."""
-
-    stage: str = "semantic_field"
-    class_weight: float = 0.02  # weight of the classes against the losses of the density
-    # Weights of Cityscapes' train ids among each other, by default those of S4C: 10 for sidewalk, pole and traffic
-    # sign, 5 for traffic light and person.
-    weights_of_classes: tuple[float, ...] = (1, 10, 1, 1, 1, 10, 5, 10, 1, 1, 1, 5, 1, 1, 1, 1, 1, 1, 1)
-
-    def check(self) -> None:
-        """Refuses a training without pseudo-labels, and one that measures frames, whose pixels have none."""
-        super().check()
-        if not self.data.class_images or self.measures:
-            what = "classes of pixels belong to images as they lie"
-            cure = "Name their folder, and set the weights of losses that measure depth or voxels to 0"
-            raise ConfigurationError(what, where="data.class_images", cure=cure)
-        if len(self.weights_of_classes) != CLASSES or min(self.weights_of_classes) < 0.0:
-            what = f"{self.weights_of_classes}"
-            raise ConfigurationError(what, where="weights_of_classes", cure=f"Give {CLASSES} weights, none below 0")
-
-
-class SemanticFieldStage(FeatureStage):
-    """Trains a `SemanticField`. What a point is comes from the features of its pixel and from its place, as in S4C."""
-
-    configuration_class = SemanticFieldConfiguration
-    field_class = SemanticField
-    next_command = "scene-completion evaluate semantics --checkpoint {checkpoint} ..."
-    field: SemanticField
-    settings: SemanticFieldConfiguration
-
-    def __init__(self, settings: SemanticFieldConfiguration) -> None:
-        super().__init__(settings)
-        density = self.make_density(depth_channel=bool(settings.losses.dense_depth))
-        self.field = SemanticField(
-            density, target_size=CLASSES, channels=CLASSES, units=settings.hidden, expansion=nn.Identity(), reads="map"
-        )
-        self.start_learning()
-
-    @property
-    def frozen(self) -> bool:
-        """The density goes on learning."""
-        return False
-
-    def data_needs(self) -> DataNeeds:
-        """Views, and the classes of their pixels."""
-        return DataNeeds(classes=True)
-
-    def weights(self) -> dict[str, float]:
-        """Weight of each loss."""
-        return {**super().weights(), "classes": self.settings.class_weight}
-
-    def terms(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """The losses of the density, and the classes along the same rays."""
-        seen: FeatureObservation = self.observe(batch)
-        rendered = self.rendered(seen, batch, generator)
-        assert rendered is not None
-        terms = self.volume_terms(seen, rendered, batch, generator)
-        outside = ~seen.in_view(rendered.points).reshape(rendered.weights.shape)
-        classes = rendering.observed_values(batch["view_classes"][:, :, None], rendered)[..., 0].long()
-        counted = (classes < CLASSES) & ~rendering.invalid_rays(rendered.weights, outside[:, None])
-        probabilities = rendering.composite_features(seen.features(rendered.points).softmax(dim=-1), rendered.weights)
-        weights = probabilities.new_tensor(self.settings.weights_of_classes)
-        return {**terms, "classes": losses.rendered_class_loss(probabilities, classes, counted, weights)}
