@@ -1,9 +1,8 @@
 """Encoders for GPUs: made, measured against the student (features, densities, decisions, labels), added if all pass.
 
-An encoder is a graph in float32 or float16: bytes in, channels last, one image. What a GPU gains: no shape arithmetic
-is left, no constant runs along with the image into a convolution, and channels stay multiples of what tensor cores
-take. The float16 graph is typed strongly, as TensorRT wants it: every tensor has its declared type, and every change of
-type is a Cast. TensorRT 11 knows only such graphs, and 10 takes them as well.
+An encoder is a graph in float32 or float16: bytes in, channels last, one image, and no shape arithmetic is left. The
+float16 graph is typed strongly, as TensorRT wants it: every tensor has its declared type, and every change of type is a
+Cast. TensorRT 11 knows only such graphs, and 10 takes them as well.
 """
 
 import tempfile
@@ -16,7 +15,6 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.geometry import Camera, Resampler
@@ -34,7 +32,6 @@ from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask
 
 INPUT, OUTPUT = "image", "features"
 OPSET, IR_VERSION = 19, 9
-OLDEST_OPSET = 17  # what encoders hold means the same in these
 Constant: TypeAlias = NDArray[np.generic]
 _CURE = "Report this encoder and how it was made."
 
@@ -47,9 +44,6 @@ def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
     model = simplified(bundle.read_encoder(), where)
     graph = model.graph
     camera = bundle.canonical
-    if [value.name for value in graph.input] != [INPUT] or [value.name for value in graph.output] != [OUTPUT]:
-        raise BundleError(f"has other inputs and outputs than {INPUT} and {OUTPUT}", where=where, cure=_CURE)
-    _take_constants_out(graph)
     for node in graph.node:
         node.input[:] = ["image_planes" if name == INPUT else name for name in node.input]
     front = [
@@ -81,7 +75,7 @@ def finished(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def simplified(encoder: bytes, where: str) -> onnx.ModelProto:
-    """An encoder with all constants computed, for one image; a `BundleError` if it cannot run, or is not standard."""
+    """An encoder with all constants computed, for one image; a `BundleError` if it cannot run."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -95,11 +89,6 @@ def simplified(encoder: bytes, where: str) -> onnx.ModelProto:
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise BundleError(f"ONNX Runtime cannot run it ({error})", where=where, cure=_CURE) from error
         model = onnx.load(Path(options.optimized_model_filepath))
-    if foreign := sorted({node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")}):
-        raise BundleError(f"has operators that are not standard: {', '.join(foreign)}", where=where, cure=_CURE)
-    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if not OLDEST_OPSET <= version <= OPSET:
-        raise BundleError(f"is of opset {version} where {OLDEST_OPSET} to {OPSET} is needed", where=where, cure=_CURE)
     return model
 
 
@@ -113,67 +102,6 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> No
     nodes = list(nodes)
     del graph.node[:]
     graph.node.extend(nodes)
-
-
-def _take_constants_out(graph: onnx.GraphProto) -> None:
-    """Makes of constant channels in front of a convolution, such as pixel coordinates, a constant map after it.
-
-    A convolution is linear: conv([x, c]) = conv(x) + conv(c). With them, the number of the image's channels would be no
-    multiple of eight.
-    """
-    values = constants(graph)
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    nodes: list[onnx.NodeProto] = []
-    same: dict[str, str] = {}  # concatenations with one input left, and that input
-    maps: dict[str, tuple[slice, Constant]] = {}  # output of a shortened concatenation -> what is gone
-    for node in graph.node:
-        kept = [name for name in node.input if name not in values]
-        given = list(node.input)[len(kept) :]
-        followers = readers.get(node.output[0], [])
-        grouped = [any(entry.name == "group" and entry.i != 1 for entry in other.attribute) for other in followers]
-        linear = followers and not any(grouped) and all(other.op_type == "Conv" for other in followers)
-        if node.op_type == "Concat" and given and linear and kept == list(node.input)[: len(kept)]:
-            constant = np.concatenate([values[name] for name in given], axis=1)
-            maps[node.output[0]] = (slice(None, -constant.shape[1]), constant)
-            if len(kept) == 1:
-                same[node.output[0]] = kept[0]
-            else:
-                nodes.append(helper.make_node("Concat", kept, node.output, node.name, axis=1))
-        elif node.input and node.input[0] in maps:
-            nodes += _split(graph, node, values, *maps[node.input[0]])
-        else:
-            nodes.append(node)
-    for node in nodes:
-        node.input[:] = [same.get(name, name) for name in node.input]
-    replace_nodes(graph, nodes)
-
-
-def _split(
-    graph: onnx.GraphProto, node: onnx.NodeProto, values: dict[str, Constant], kept: slice, constant: Constant
-) -> list[onnx.NodeProto]:
-    """A convolution without its constant channels, and the sum with what those and its bias give."""
-    name, weight = node.output[0], values[node.input[1]]
-    bias = values[node.input[2]] if len(node.input) > 2 else np.zeros(len(weight), np.float32)
-    alone = onnx.NodeProto()
-    alone.CopyFrom(node)
-    alone.input[:] = ["constant", "weight", "bias"]
-    inputs = [helper.make_tensor_value_info(entry, TensorProto.FLOAT, None) for entry in alone.input]
-    output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-    by_itself = helper.make_graph([alone], "constant", inputs, [output])
-    evaluator = ReferenceEvaluator(helper.make_model(by_itself, opset_imports=[helper.make_opsetid("", OPSET)]))
-    gone = np.ascontiguousarray(weight[:, -constant.shape[1] :])
-    results = evaluator.run(None, {"constant": constant, "weight": gone, "bias": bias})
-    assert isinstance(results, list)
-    for suffix, value in (("weight", np.ascontiguousarray(weight[:, kept])), ("constant", results[0])):
-        graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), f"{name}/{suffix}"))
-    convolution = onnx.NodeProto()
-    convolution.CopyFrom(node)
-    convolution.input[:] = [node.input[0], f"{name}/weight"]
-    convolution.output[:] = [f"{name}/image"]
-    return [convolution, helper.make_node("Add", [f"{name}/image", f"{name}/constant"], [name], f"{name}/add")]
 
 
 _SUMS = {"ReduceMean", "ReduceSum", "Sqrt", "Reciprocal", "Pow", "Softmax", "LayerNormalization", "Exp", "Erf"}
