@@ -136,6 +136,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "keep_maps": "leave it out, the encoder computes the maps of every sample anew",
         "losses.retention": "name earlier drives in data.sources as well, so that nothing is forgotten",
         "naming": "use class_branch_channels",
+        "picture_every": "leave it out, curves show how a training goes",
         "trusting": "use use_pixel_classes",
         "views.voxels": "use views.points",
     },

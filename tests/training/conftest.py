@@ -12,7 +12,7 @@ from scene_completion_training.runner import train
 from scene_completion_training.stages.density import TeacherConfiguration
 from tests.inference.small_bundle import make_small_bundle
 from tests.training.evaluation.one_wall import make_street
-from tests.training.small_trainings import STEPS, small_training
+from tests.training.small_trainings import small_training
 from tests.training.synthetic_scene import BASELINE, CENTRE, FOCAL, ray_cast
 
 
@@ -54,6 +54,6 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
 
 @pytest.fixture(scope="session")
 def teacher(synthetic_drive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoint of a teacher of a few steps in one thread, as the command trains it in tests; it drew one picture."""
+    """Checkpoint of a teacher of a few steps in one thread, as the command trains it in tests."""
     output = tmp_path_factory.mktemp("runs") / "teacher"
-    return train(TeacherConfiguration(**small_training(synthetic_drive, output, picture_every=STEPS)), threads=1)
+    return train(TeacherConfiguration(**small_training(synthetic_drive, output)), threads=1)

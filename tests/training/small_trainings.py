@@ -61,7 +61,6 @@ def small_training(drive: Path, output: Path, **changes: Any) -> dict[str, Any]:
         "warmup": 1,
         "half_resolution_steps": steps,
         "checkpoint_every": 2,
-        "picture_every": 0,
         "log_every": 1,
         "prior_steps": 2,
         "pretrained": False,

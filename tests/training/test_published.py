@@ -27,7 +27,7 @@ SMALL = (
     "precision=32-true",  # a CPU computes in half precision a hundred times as slowly
     "data.batch_size=1",
     "data.workers=0", "render.patches=2", "render.samples=8", "steps=2", "checkpoint_every=1", "validate_every=2",
-    "data.validation_samples=1", "picture_every=0", "log_every=1",
+    "data.validation_samples=1", "log_every=1",
 )  # fmt: skip
 POSED = [number for number in range(26) if number != 6]  # the car stood at 6
 
@@ -143,7 +143,7 @@ def test_scenedino(kitti_360: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert Checkpoint.read(field).field_of(FeatureField).shared
     assert exported(field).feature_size == (128, 256)
     given = (f"features_from={field}", "crop_points=4")
-    taken = ("camera", "pretrained", "render", "picture_every", "data.validation", "validate")
+    taken = ("camera", "pretrained", "render", "data.validation", "validate")
     semantics = train(kitti_360, "scenedino_semantics_kitti_360", *given, without=taken)
     assert Checkpoint.read(semantics).configuration["data"]["views"]["aside"] == 0.5
     sscbench(kitti_360, field, semantics)

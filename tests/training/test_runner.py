@@ -93,7 +93,6 @@ def test_killed_training_resumes_on_the_same_losses(synthetic_drive: Path, tmp_p
         steps=KILLED_STEPS,
         warmup=2,
         checkpoint_every=4,
-        picture_every=12,
         ema_start=2,
         depth_only_steps=6,
         half_resolution_steps=KILLED_STEPS - 1,

@@ -34,13 +34,13 @@ from scene_completion_training.viewpoint import Viewpoint
 
 KEY = "scene_completion_training"
 FORMAT = 1  # version of what a checkpoint holds; those written before it was counted are 0, and hold the same
-_MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "picture_every", "log_every", "devices", "nodes")
+_MAY_CHANGE = ("output", "checkpoint_every", "validate_every", "log_every", "devices", "nodes")
 _DATA_MAY_CHANGE = ("cache", "workers")
 # Removed keys that changed nothing by themselves: they acted with others, followed from others, saved time, or named
 # who prepares frames.
 _WITHOUT_EFFECT = (
     "data.ray_address", "data.scale_off", "data.student", "data.views.encoder_metres", "data.views.far_metres",
-    "data.views_apart", "data.way_off", "keep_maps", "views.voxels",
+    "data.views_apart", "data.way_off", "keep_maps", "picture_every", "views.voxels",
 )  # fmt: skip
 Field = TypeVar("Field", bound=TrainedField)
 

@@ -124,7 +124,6 @@ class Configuration(TrainingConfiguration):
     ema_start: int = 200  # step from which the average is kept
     # Steps between validations, where `data.validation` names sequences; the best checkpoint is kept.
     validate_every: int = 500
-    picture_every: int = 500  # steps between TensorBoard pictures; 0 switches them off
     # Folder of a student bundle, or a checkpoint, whose weights the training goes on from. A teacher takes the encoder
     # of a student. Then no prior is fitted, and the mean depth stays that of those drives.
     start_from: str | None = None

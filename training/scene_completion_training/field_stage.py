@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
@@ -41,7 +40,7 @@ from scene_completion_training.networks.density_field import (
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.randomness import StepGenerator
-from scene_completion_training.stage import Batch, Stage, TrainingPictures
+from scene_completion_training.stage import Batch, Stage
 
 PRIOR_RATE, PRIOR_BATCH = 2e-2, 4
 
@@ -121,11 +120,6 @@ class FieldStage(Stage):
         if not settings.measures:
             needs = dataclasses.replace(needs, measured=False)
         return SequencesData(settings.data, settings.steps, settings.seed, needs, viewpoint=settings.viewpoint())
-
-    def callbacks(self) -> list[lightning.Callback]:
-        """The average of the weights, and pictures."""
-        every = self.settings.picture_every
-        return [*super().callbacks(), *([TrainingPictures(every)] if every else [])]
 
     @classmethod
     def learns_link(cls, configuration: Mapping[str, Any]) -> bool:

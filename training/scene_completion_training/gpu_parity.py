@@ -88,8 +88,7 @@ def simplified(encoder: bytes, where: str) -> onnx.ModelProto:
             )
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise BundleError(f"ONNX Runtime cannot run it ({error})", where=where, cure=_CURE) from error
-        model = onnx.load(Path(options.optimized_model_filepath))
-    return model
+        return onnx.load(Path(options.optimized_model_filepath))
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, Constant]:

@@ -181,7 +181,7 @@ def plan(configuration: TrainingConfiguration, threads: int | None = None) -> li
     lightning.seed_everything(configuration.seed)
     half, settings = configuration.half_resolution_steps, configuration.data
     with TemporaryDirectory() as output:
-        tried = dataclasses.replace(configuration, output=output, picture_every=0, depth_only_steps=0)
+        tried = dataclasses.replace(configuration, output=output, depth_only_steps=0)
         tried.half_resolution_steps = half if half >= configuration.steps else 0
         stage = make_stage(tried)
         assert isinstance(stage, FieldStage)

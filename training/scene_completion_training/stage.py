@@ -1,4 +1,4 @@
-"""What all stages of training have in common: losses and their weights, steps, rates, how one resumes, and pictures."""
+"""What all stages of training have in common: losses and their weights, steps, rates, and how one resumes."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,14 +9,12 @@ import lightning
 import safetensors.torch
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from scene_completion_ros.errors import TrainingError
 from scene_completion_training.configuration import TrainingConfiguration
 from scene_completion_training.data.module import TrainingData
 from scene_completion_training.randomness import StepGenerator
-from scene_completion_training.rendering import render_depth
 
 Batch: TypeAlias = dict[str, Tensor]  # by name, of samples or of their losses
 
@@ -107,26 +105,3 @@ class Stage(lightning.LightningModule):
             return float((step + 1) / settings.warmup)
         progress = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
         return 0.5 + 0.5 * math.cos(min(1.0, float(progress)) * math.pi)
-
-
-class TrainingPictures(lightning.Callback):
-    """Logs a picture every few steps."""
-
-    def __init__(self, every: int) -> None:
-        self.every = every
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        """Renders the first image of the batch when its turn has come."""
-        if trainer.global_step % self.every or not isinstance(trainer.logger, TensorBoardLogger):
-            return
-        first = {name: value[:1] for name, value in batch.items()}
-        spec = pl_module.point_code
-        with torch.no_grad():
-            observed = pl_module.observe(first)
-        depth = render_depth(observed, pl_module.camera, near=spec.near, far=spec.far, device=pl_module.device)
-        inverse = spec.near / depth.clamp_min(spec.near)
-        writer = trainer.logger.experiment
-        writer.add_image("image", batch["image"][0] / 255.0, trainer.global_step)
-        writer.add_image("inverse_depth", inverse[None], trainer.global_step)
