@@ -146,7 +146,7 @@ def test_a_field_is_read_in_the_space_of_a_teacher(street: PosedSequence, tmp_pa
         "agglomeration",
         camera=SIZE,
     )
-    model = FeatureFieldModel.open(file, None, Wall(), AgglomeratedField, "text")
+    model = FeatureFieldModel.open(file, Wall(), "text")
     assert model.name == "mine"
     points = np.array([[0.0, 0.0, 10.0], [1.0, 0.5, 20.0]], np.float32)
     seen = model.complete(street, 0)

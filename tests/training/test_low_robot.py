@@ -1,4 +1,4 @@
-"""A delivery robot with two fisheyes of 120°, 0.4 m above the ground: recorded, trained, exported, completed with."""
+"""A delivery robot whose cameras see 100° from 0.4 m above the ground: recorded, trained, exported, completed with."""
 
 import dataclasses
 import math
@@ -19,11 +19,10 @@ from scene_completion_training.data.voxel_evidence import FusionSettings
 from scene_completion_training.export import export_bundle
 from scene_completion_training.runner import train
 from scene_completion_training.viewpoint import CameraSettings, Volume
-from scene_completion_worlds.street.camera_rig import LEFT, StreetRig, make_rig
+from scene_completion_worlds.street.camera_rig import LEFT, make_rig
 from scene_completion_worlds.street.drive import StreetDrive
 from tests.training.small_trainings import small_data, small_training
 
-RIG = make_rig(256, 192, kind="delivery")
 VIEW = CameraSettings(width=320, height=128, field_of_view=100.0, height_above_ground=0.4)
 
 
@@ -32,12 +31,10 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of four frames through a training town, rectified as `extract` does."""
     folder = tmp_path_factory.mktemp("towns") / "sequence"
     seen = CameraSettings(width=256, height=192, field_of_view=100.0).camera()
-    drive_of(dataclasses.replace(RIG, cameras=dict.fromkeys(RIG.cameras, seen))).save(folder)
+    rig = make_rig(256, 192, kind="delivery")
+    rig = dataclasses.replace(rig, cameras=dict.fromkeys(rig.cameras, seen))
+    StreetDrive(0, 4, rig, supersampling=1, rate_hz=20.0).sequence(assets=()).save(folder)
     return folder
-
-
-def drive_of(rig: StreetRig) -> PosedSequence:
-    return StreetDrive(0, 4, rig, supersampling=1, rate_hz=20.0).sequence(assets=())
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +69,9 @@ def test_the_checkpoint_and_the_bundle_remember_the_robots_camera(trained: Path,
     assert (bundle.point_code.near, bundle.point_code.far, bundle.depth_range) == (0.75, 20.0, (0.75, 20.0))
 
 
-def test_it_completes_the_ground_where_it_is(bundle: StudentBundle) -> None:
-    """Of one of the robot's own images, lens and all."""
-    drive = drive_of(RIG)
+def test_it_completes_the_ground_where_it_is(bundle: StudentBundle, town: Path) -> None:
+    """Of one of the robot's own images."""
+    drive = PosedSequence.load(town)
     completer = Completer(bundle, drive.cameras[LEFT], engine="onnxruntime", threads=1)
     assert completer.warnings == []
     completion = completer.complete(drive.image(2, LEFT))
