@@ -153,7 +153,7 @@ def test_the_command_reads_a_training_configuration(
     for option, message in (
         ("--cell=32", "cell 16, asked for 32"),
         ("--layer=7", "no layer 7"),
-        ("--up=y", "--up: is no option of `features images`, but of `features points`. Leave it out"),
+        ("--clusters=3", "--clusters: is no option of `features images`, but of `features classes`. Leave it out"),
     ):
         assert main([*command, option]) == 2
         assert message in capsys.readouterr().err

@@ -64,6 +64,11 @@ def test_means_and_votes_of_a_voxel_are_those_of_all_its_points(monkeypatch: pyt
     points, means, votes = sums.result()
     np.testing.assert_allclose(points, [[-0.3, 0, 0], [0.2, 0.5 / 3, 0.2]], atol=1e-6)
     assert means.tolist() == [[4.0], [3.0]] and votes["label"].tolist() == [1, 2]
+    with pytest.raises(SequenceError, match="cloud: has points beyond 524 km"):
+        sums.add(np.array([[0.0, 2e6, 0.0]]), np.zeros((1, 1)), {"label": np.zeros(1, np.int64)})
+    monkeypatch.setattr(voxels, "MOST_POINTS", 1)
+    with pytest.raises(SequenceError, match="more than 1 voxels of 0.5 m. Crop it"):
+        sums.result()
 
 
 # Features of pixels at points.

@@ -12,7 +12,7 @@ import pytest
 from scene_completion_ros.errors import ConfigurationError, ImageError, SequenceError, VocabularyError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.geometry.depth_images import surface_normals
-from scene_completion_training.points import ply, voxels
+from scene_completion_training.points import opening, ply
 from scene_completion_training.points.datasets import sens_views
 from scene_completion_training.points.opening import fused_scene, open_scenes
 from scene_completion_training.points.ply import read_ply, write_ply
@@ -37,32 +37,28 @@ def test_each_layout_is_recognised_and_split_by_its_official_lists(tmp_path: Pat
             assert list(open_scenes(place, split="val")) == [last]
     for area in ("Area_4", "Area_5"):
         layouts.s3dis(tmp_path / "s3dis", area=area)
-    own = write_split(tmp_path / "own.txt", ["Area_4/office_1"])
-    for chosen, of in ({"split": "test"}, "Area_5"), ({"split": "train"}, "Area_4"), ({"listed": own}, "Area_4"):
-        assert list(open_scenes(tmp_path / "s3dis", **chosen)) == [f"{of}/office_1"]
+    for split, of in ("test", "Area_5"), ("train", "Area_4"):
+        assert list(open_scenes(tmp_path / "s3dis", split=split)) == [f"{of}/office_1"]
     assert open_scenes(tmp_path / "s3dis").source == "S3DIS"
 
 
 @pytest.mark.parametrize(
     ("place", "asked", "message"),
     [
-        (".", {"split": "val"}, "no list scannetv2_val.txt"),
+        (".", {"split": "test"}, "no list scannetv2_test.txt"),
         (".", {"split": "training"}, "no split 'training'.*train, val, test"),
-        (".", {"listed": "own.txt"}, "1 of the 2 listed scenes are not there, such as scene0707_00"),
+        (".", {"split": "val"}, "1 of the 2 listed scenes are not there, such as scene0707_00"),
         (".", {"labels": "matterport40"}, "Name one of scannet20, scannet200"),
         ("elsewhere", {}, "no such file or folder. Name a folder of ScanNet"),
         ("empty", {}, "holds no scenes of points"),
     ],
 )
-def test_scenes_that_are_not_there_are_refused(
-    place: str, asked: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_scenes_that_are_not_there_are_refused(place: str, asked: dict[str, str], message: str, tmp_path: Path) -> None:
     layouts.scannet(tmp_path)
-    Path("empty").mkdir()
-    write_split(Path("own.txt"), ["scene0000_00", "scene0707_00"])
+    (tmp_path / "empty").mkdir()
+    write_split(tmp_path / "scannetv2_val.txt", ["scene0000_00", "scene0707_00"])
     with pytest.raises((SequenceError, VocabularyError), match=message):
-        open_scenes(tmp_path / place, **{name: Path(to) if name == "listed" else to for name, to in asked.items()})
+        open_scenes(tmp_path / place, **asked)
 
 
 def test_rooms_of_s3dis_have_their_points_and_stairs_are_clutter(tmp_path: Path) -> None:
@@ -75,7 +71,7 @@ def test_rooms_of_s3dis_have_their_points_and_stairs_are_clutter(tmp_path: Path)
 
 
 def room(turn: Sequence[Sequence[float]] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))) -> PointScene:
-    scene = fused_scene(layouts.room_sequence(layouts.walk()), voxel=0.1)
+    scene = fused_scene(layouts.room_sequence(layouts.walk()))
     return PointScene(scene.name, scene.points @ np.array(turn, np.float32).T, scene.colours, label=scene.label)
 
 
@@ -86,16 +82,17 @@ def write_cloud(file: Path, scene: PointScene) -> Path:
     return file
 
 
-def test_a_cloud_is_read_whole_or_by_voxels_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ply, "_BLOCK", 100)
-    file = write_cloud(tmp_path / "cloud.ply", room())
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "VOXEL", 0.05)
+
+
+def test_a_cloud_is_read_with_its_labels_where_they_have_names(tmp_path: Path) -> None:
+    file, expected = write_cloud(tmp_path / "cloud.ply", room()), room()
     whole, bare = open_scenes(file, labels="s3dis")["cloud"], open_scenes(tmp_path)["cloud"]
-    np.testing.assert_array_equal(whole.points, room().points)
-    assert whole.label is not None and whole.label[:6].tolist() == [-1] * 5 + [room().label[5]]  # type: ignore[index]
+    np.testing.assert_array_equal(whole.points, expected.points)
+    assert whole.label is not None and whole.label[:6].tolist() == [-1] * 5 + [expected.label[5]]  # type: ignore[index]
     assert bare.label is None and bare.classes == () and bare.normals is None and bare.colours is not None
-    coarse = open_scenes(file, voxel=0.5)["cloud"]
-    cells = np.unique(np.floor(room().points.astype(np.float64) / 0.5 + voxels.SHIFT), axis=0)
-    assert len(coarse) == len(cells) < len(whole) / 5
     with pytest.raises(SequenceError, match="has labels 2, but its list ends at 1"):
         ply.read_cloud(file, ("a", "b"))
 
@@ -111,39 +108,25 @@ def moved(place: float) -> PointScene:
 
 
 @pytest.mark.parametrize(
-    ("cloud", "voxel", "most", "message"),
+    ("cloud", "most", "message"),
     [
-        (room, None, 100, r"has [\d,]+ points, more than 100. Crop it, or name a voxel"),
-        (room, 0.1, 100, "more than 100 voxels of 0.1 m. Crop it, or choose a larger voxel"),
-        (partial(room, LEANING), None, 10**6, "no floor stands out below.*as up"),
-        (partial(moved, np.nan), None, 10**6, "points without a place"),
-        (partial(moved, 2e5), 0.1, 10**6, "beyond 105 km"),
-        (None, None, 10**6, "has no points. Export its vertices with x, y and z"),
+        (room, 100, r"has [\d,]+ points, more than 100. Crop it"),
+        (partial(room, LEANING), 10**6, "no floor stands out below.*z points up"),
+        (partial(moved, np.nan), 10**6, "points without a place"),
+        (None, 10**6, "has no points. Export its vertices with x, y and z"),
     ],
 )
 def test_clouds_that_cannot_be_used_are_refused(
-    cloud: Callable[[], PointScene] | None,
-    voxel: float | None,
-    most: int,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    cloud: Callable[[], PointScene] | None, most: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "a.ply"
     if cloud is None:
         write_ply(file, {"vertex": np.zeros(3, [("x", "<f4"), ("y", "<f4")])})
     else:
         write_cloud(file, cloud())
-    for module in (ply, voxels):
-        monkeypatch.setattr(module, "MOST_POINTS", most)
+    monkeypatch.setattr(ply, "MOST_POINTS", most)
     with pytest.raises(SequenceError, match=message):
-        open_scenes(file, voxel=voxel)["a"]
-
-
-def test_a_cloud_that_lies_on_its_side_names_what_is_up(tmp_path: Path) -> None:
-    lying = write_cloud(tmp_path / "lying.ply", room([[1, 0, 0], [0, 0, -1], [0, 1, 0]]))
-    found = open_scenes(lying, up="y", labels="s3dis")["lying"]
-    assert found.label is not None and np.ptp(found.points[found.label == 0][5:, 2]) < 0.2
+        open_scenes(file)["a"]
 
 
 def test_what_a_task_needs_and_a_scene_lacks_is_named() -> None:
@@ -336,12 +319,12 @@ INVERTED = "100% of its depth agrees between views if poses are inverted.*world_
 
 
 def fused(poses: Sequence[RigidTransform] = WALK, **changes: Any) -> Any:
-    options = {name: changes.pop(name) for name in ("classes", "voxel", "up", "every") if name in changes}
+    options = {name: changes.pop(name) for name in ("classes", "every") if name in changes}
     told = {name: changes.pop(name) for name in ("provenance", "metric_scale") if name in changes}
     sequence = layouts.room_sequence(poses, **changes)
     for name, value in told.items():
         setattr(sequence, name, value)
-    return fused_scene(sequence, **{"voxel": 0.05, **options})
+    return fused_scene(sequence, **options)
 
 
 def test_normals_are_those_of_the_surface_towards_the_camera() -> None:
@@ -408,8 +391,7 @@ def test_label_images_of_half_the_size_fit_and_classes_are_found_by_name_in_anot
         ({"metric_scale": False}, "not in metres"),
         ({"given": RigidTransform.inverse}, INVERTED),
         ({"given": RigidTransform.inverse, "poses": layouts.walk(24)}, INVERTED),
-        ({"given": lambda pose: FIRST @ pose}, "z is not up in its cameras.*'-y'.*'cameras'"),
-        ({"up": "up"}, "'up' is no direction of it"),
+        ({"given": lambda pose: FIRST @ pose}, "z is not up in its cameras. Turn it so that z points up"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(changes: dict[str, Any], message: str) -> None:
@@ -417,25 +399,14 @@ def test_what_does_not_fit_is_refused_in_a_sentence(changes: dict[str, Any], mes
         fused(**changes)
 
 
-def test_another_axis_than_z_may_be_up_when_it_is_named() -> None:
-    level = RigidTransform(layouts.pose(0.0).rotation.T, np.zeros(3))
-    for up, world in (("-y", level), ("cameras", FIRST)):
-        scene = fused(up=up, given=lambda pose, world=world: world @ pose)
-        floor = scene.points[scene.label == 0]
-        assert np.ptp(floor[:, 2]) < 0.12 and floor[:, 2].mean() < scene.points[:, 2].mean() - 0.5
-        np.testing.assert_allclose(scene.normals[scene.label == 0][:, 2].max(), 1.0, atol=0.01)
-        camera = scene.views[0].world_from_camera.translation
-        assert np.abs(scene.points - camera).max() < 5.0
-
-
 def test_recordings_are_scenes_by_the_names_of_their_folders(tmp_path: Path) -> None:
     for name in ("a", "b"):
         layouts.room_sequence(WALK[:3]).save(tmp_path / name)
-    scenes = open_scenes(tmp_path, voxel=0.1)
+    scenes = open_scenes(tmp_path)
     assert (scenes.source, list(scenes), scenes.classes) == ("recordings", ["a", "b"], ())
     assert scenes["b"].classes == layouts.CLASSES and len(scenes["b"]) > 200
     assert list(open_scenes(tmp_path / "a")) == ["a"]
-    assert open_scenes(tmp_path, labels="scannet20", voxel=0.1)["a"].classes[0] == "wall"
+    assert open_scenes(tmp_path, labels="scannet20")["a"].classes[0] == "wall"
 
 
 # PLY files, whole and damaged.

@@ -9,7 +9,7 @@ from scene_completion_ros.evaluation.semantic_classes import ROOM_CLASSES
 from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.sequences.opening import depth_truth, open_recording, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import mounting
-from scene_completion_training.points.opening import open_scenes
+from scene_completion_training.points import opening
 from scene_completion_worlds.room.furniture import RoomClass
 from scene_completion_worlds.room.plan import FloorPlan
 from scene_completion_worlds.room.walk import CAMERA, HAND_HEIGHT_M, HAND_PITCH, ROBOT_HEIGHT_M, RoomWalk
@@ -111,10 +111,13 @@ def test_a_robots_walk_is_a_bag_with_its_mounting(tmp_path: Path) -> None:
         assert found.matrix == pytest.approx(expected.matrix, abs=1e-6)
 
 
-def test_rooms_are_scenes_of_points_with_the_classes_of_a_benchmark(tmp_path: Path, walk: RoomWalk) -> None:
+def test_rooms_are_scenes_of_points_with_the_classes_of_a_benchmark(
+    tmp_path: Path, walk: RoomWalk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Labels are found by name: what ScanNet lacks has none."""
     walk.sequence(("depth", "label", "instance")).save(tmp_path / "rooms")
-    scene = open_scenes(tmp_path / "rooms", labels="scannet20", voxel=0.05)["rooms"]
+    monkeypatch.setattr(opening, "VOXEL", 0.05)
+    scene = opening.open_scenes(tmp_path / "rooms", labels="scannet20")["rooms"]
     assert scene.classes == ROOM_CLASSES[1:21] and scene.label is not None and scene.instance is not None
     floor = scene.points[scene.label == 1]
     assert len(floor) > 200 and np.abs(floor[:, 2]).max() < 0.1

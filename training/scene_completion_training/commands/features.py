@@ -20,8 +20,8 @@ it, and clusters.safetensors. Look at the pictures, edit names and colours in cl
 one class), then export with --classes DIR.
 
 `features points CLOUD --model NETWORK --output DIR` computes features of a cloud of points with a network of stage
-masked_scene: a folder of `scene-completion export`, or a checkpoint. CLOUD is a binary PLY file with x y z in metres,
-and red green blue and nx ny nz where it has them; or another scene of points: a scan of ScanNet, a region of
+masked_scene: a folder of `scene-completion export`, or a checkpoint. CLOUD is a binary PLY file with x y z in metres
+(z up), and red green blue and nx ny nz where it has them; or another scene of points: a scan of ScanNet, a region of
 Matterport3D, a room of S3DIS, a recording with depth. DIR gets features.safetensors, with `features`, float16 [N, D],
 and `points`, float32 [N, 3], a row for each vertex in their order, and the widths of the levels, finest first, in its
 metadata; and components.ply, with the three principal components as colours.
@@ -38,7 +38,7 @@ EVERY, POINTS = 2, 500  # of recordings that are clustered: every N-th frame, an
 OPTIONS = {
     "images": ("layer", "text_encoder", "class_texts", "cell", "variants"),
     "classes": ("student", "vocabulary", "clusters"),
-    "points": ("up",),
+    "points": (),
 }  # of each kind; None where they are not given
 
 
@@ -69,8 +69,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "text bank whose classes are taken, instead of clusters"
     classes.add_argument("--vocabulary", type=Path, metavar="FILE", help=meaning)
     add_number(classes, "--clusters", None, "number of clusters (default: 19)", least=2)
-    points = parser.add_argument_group("features points")
-    points.add_argument("--up", metavar="AXIS", help="direction that points up in the cloud, e.g. -y")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -161,7 +159,7 @@ def _points(args: argparse.Namespace) -> int:
     from scene_completion_training.points.ply import write_ply
 
     network = features.PointNetwork.open(args.model)
-    scenes = [one for place in args.inputs for one in open_scenes(place, up=args.up or "").readers.items()]
+    scenes = [one for place in args.inputs for one in open_scenes(place).readers.items()]
     if len(scenes) > 1:
         what = f"{len(scenes)} scenes, such as {', '.join(name for name, _ in scenes[:3])}"
         raise SequenceError(what, where=", ".join(args.inputs), cure="Name one of them")

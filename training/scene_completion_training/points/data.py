@@ -276,10 +276,7 @@ class PointSource:
     folder: str
     labels: str = ""
     split: str = ""
-    listed: str = ""
     every: int = 1
-    voxel: float | None = None
-    up: str = ""
 
     def open(self, root: Path) -> Scenes:
         """Its scenes; errors as of `open_scenes`."""

@@ -3,7 +3,6 @@
 The latter are rendered rooms, recordings, and bags with depth.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SequenceError
-from scene_completion_ros.geometry import RigidTransform
 from scene_completion_ros.geometry.depth_images import surface_normals
 from scene_completion_ros.sequences.opening import known_sources, open_recording
 from scene_completion_ros.sequences.posed_sequence import ArrayLoader, PosedSequence, read_source, reference_camera
@@ -34,7 +32,6 @@ from scene_completion_training.points.scene import (
     label_set,
     looked_up,
     rays_of,
-    rotation_to_z,
 )
 from scene_completion_training.points.voxels import VoxelMeans, unit
 
@@ -79,12 +76,7 @@ def open_scenes(
     # "train", "val" or "test", by the official lists in or next to the folder. S3DIS has none: "test" is
     # Area_5, "train" the others. All scenes where it is "".
     split: str = "",
-    listed: Path | str = "",  # a file with a name of a scan, a house, an area or a scene a line: these alone
     every: int = 1,  # take every n-th view. OpenScene takes every 20th of a scan of ScanNet
-    # Side of the voxels of which each gives one point, metres. Of PLY files None keeps all points, of recordings it is
-    # `VOXEL`; the others keep their points as they are.
-    voxel: float | None = None,
-    up: str = "",  # direction that points up in PLY files and recordings, see `rotation_to_z`
 ) -> Scenes:
     """Open scenes of points.
 
@@ -92,14 +84,14 @@ def open_scenes(
     left; VocabularyError where there are no such labels.
     """
     root = Path(path).expanduser()
-    source, known, found = _found(root, labels, every, voxel, up)
-    if split or listed:
-        wanted = _names(root, source, split, listed)
-        groups = {_group(source, name) for name in found} | found.keys()
-        if missing := sorted(wanted - groups) if source != "S3DIS" or listed else []:
+    source, known, found = _found(root, labels, every)
+    if split:
+        wanted = _names(root, source, split)
+        groups = {_group(source, name) for name in found}
+        if missing := sorted(wanted - groups) if source != "S3DIS" else []:
             what = f"{len(missing)} of the {len(wanted)} listed scenes are not there, such as {missing[0]}"
-            raise SequenceError(what, where=str(root), cure="Download them, or name a list of those that are there")
-        found = {name: read for name, read in found.items() if {name, _group(source, name)} & wanted}
+            raise SequenceError(what, where=str(root), cure="Download them")
+        found = {name: read for name, read in found.items() if _group(source, name) in wanted}
     if not found:
         what = "holds no scenes of points" if root.exists() else "no such file or folder"
         cure = "Name a folder of ScanNet v2, Matterport3D or S3DIS, PLY files, or a recording with depth"
@@ -107,9 +99,7 @@ def open_scenes(
     return Scenes(source, known.classes, found)
 
 
-def _found(
-    root: Path, labels: str, every: int, voxel: float | None, up: str
-) -> tuple[str, LabelSet, dict[str, Callable[[], PointScene]]]:
+def _found(root: Path, labels: str, every: int) -> tuple[str, LabelSet, dict[str, Callable[[], PointScene]]]:
     """The kind of source, its labels, and how its scenes are read."""
     inside = sorted(root.iterdir()) if root.is_dir() else []
     folders = [root, *inside, *chain.from_iterable(sorted((root / name).glob("*")) for name in ("scans", "scans_test"))]
@@ -134,19 +124,18 @@ def _found(
         }  # fmt: skip
     known = label_set(labels) if labels else _NO_LABELS
     if files := [file for file in (root, *inside) if file.suffix == ".ply" and file.is_file()]:
-        return "PLY", known, {file.stem: partial(read_cloud, file, known.classes, voxel, up) for file in files}
+        return "PLY", known, {file.stem: partial(read_cloud, file, known.classes) for file in files}
     sources = known_sources()
     recordings = [place for place in (root, *inside) if any(source.recognises(place) for source in sources)]
     if recordings[:1] == [root]:
         recordings = [root]
     return "recordings", known, {
-        place.stem: partial(_fused_recording, place, known.classes, voxel or VOXEL, up, every) for place in recordings
+        place.stem: partial(_fused_recording, place, known.classes, every) for place in recordings
     }  # fmt: skip
 
 
-def _fused_recording(place: Path, classes: tuple[str, ...], voxel: float, up: str, every: int) -> PointScene:
-    sequence = open_recording(place)
-    return fused_scene(sequence, classes=classes, voxel=voxel, up=up, every=every, name=place.stem)
+def _fused_recording(place: Path, classes: tuple[str, ...], every: int) -> PointScene:
+    return fused_scene(open_recording(place), classes=classes, every=every, name=place.stem)
 
 
 def _beside(root: Path, name: str) -> Path | None:
@@ -155,22 +144,21 @@ def _beside(root: Path, name: str) -> Path | None:
 
 
 def _group(source: str, scene: str) -> str:
-    """What lists may name in place of a scene: the house of a region, the area of a room."""
+    """What lists name: a scan, the house of a region, the area of a room."""
     return scene.rpartition("_region")[0] if source == "Matterport3D" else scene.partition("/")[0]
 
 
-def _names(root: Path, source: str, split: str, listed: Path | str) -> set[str]:
-    """Names of a list."""
-    if not listed:
-        if split not in SPLITS:
-            raise SequenceError(f"no split {split!r}", where=str(root), cure=f"Name one of {', '.join(SPLITS)}")
-        if source == "S3DIS" and split != "val":
-            return {name for name in datasets.AREAS if (name == datasets.TEST_AREA) == (split == "test")}
-        name = f"{'scannetv2' if source == 'ScanNet' else 'scenes'}_{split}.txt"
-        listed = _beside(root, name) or ""
-        if not listed:
-            cure = "Take the official lists from the data set's repository on GitHub, or name a list of your own"
-            raise SequenceError(f"there is no list {name} in or next to it", where=str(root), cure=cure)
+def _names(root: Path, source: str, split: str) -> set[str]:
+    """Names in the official list of a split."""
+    if split not in SPLITS:
+        raise SequenceError(f"no split {split!r}", where=str(root), cure=f"Name one of {', '.join(SPLITS)}")
+    if source == "S3DIS" and split != "val":
+        return {name for name in datasets.AREAS if (name == datasets.TEST_AREA) == (split == "test")}
+    name = f"{'scannetv2' if source == 'ScanNet' else 'scenes'}_{split}.txt"
+    listed = _beside(root, name)
+    if listed is None:
+        cure = "Take the official lists from the data set's repository on GitHub"
+        raise SequenceError(f"there is no list {name} in or next to it", where=str(root), cure=cure)
     text = read_text(listed, SequenceError, cure="Name a list with one scene a line")
     return {line.strip() for line in text.splitlines() if line.strip()}
 
@@ -181,20 +169,16 @@ def fused_scene(
     # Names of labels. Where the sequence's provenance lists "classes", its own are found among them by name; by default
     # they are all of its own.
     classes: Sequence[str] = (),
-    voxel: float = VOXEL,  # side, metres
-    # Direction that points up in the world of the poses, see `rotation_to_z`; z where it is "", which is checked.
-    up: str = "",
     every: int = 1,  # take every n-th view
     name: str = "",
 ) -> PointScene:
     """Fuse the depth of a sequence to points.
 
-    Each voxel keeps the mean of the points of all pixels in it, of their colours and normals, and the most frequent
-    label and instance. Assets of frames: "depth" [h, w] is z-depth of the reference camera in metres, 0 or infinite
-    where unknown. "label" [h, w] are indices of classes, "instance" [h, w] numbers of things, 0 of none. In both, -1
-    and the largest value of unsigned numbers stand for unknown. Returns the scene, with z up in its points and in the
-    poses of its views. Raises SequenceError where there is no depth, it does not fit images or poses, labels have no
-    names, or z is not up.
+    Each voxel of `VOXEL` keeps the mean of the points of all pixels in it, of their colours and normals, and the most
+    frequent label and instance. Assets of frames: "depth" [h, w] is z-depth of the reference camera in metres, 0 or
+    infinite where unknown. "label" [h, w] are indices of classes, "instance" [h, w] numbers of things, 0 of none. In
+    both, -1 and the largest value of unsigned numbers stand for unknown. Raises SequenceError where there is no depth,
+    it does not fit images or poses, labels have no names, or z is not up.
     """
     where = name or sequence.name
     camera = reference_camera(sequence)
@@ -221,11 +205,8 @@ def fused_scene(
         for frame in frames
     )
     check_views(views, where)
-    turn = RigidTransform(rotation_to_z(up, views, where) if up else np.eye(3), np.zeros(3))
-    views = tuple(dataclasses.replace(view, world_from_camera=turn @ view.world_from_camera) for view in views)
-    points, means, votes = _fused(views, [frame.assets for frame in frames], table, VoxelMeans(voxel, where))
-    if not up:
-        check_upright(points, views, where)
+    points, means, votes = _fused(views, [frame.assets for frame in frames], table, VoxelMeans(VOXEL, where))
+    check_upright(points, views, where)
     known = names if "label" in votes else ()
     return PointScene(where, points, means[:, :3], unit(means[:, 3:]), known, views=views, **votes)
 

@@ -15,8 +15,8 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.untrusted_files import shown
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.arrays import Floats, Ints
-from scene_completion_training.points.scene import UNLABELLED, PointScene, check_upright, looked_up, rotation_to_z
-from scene_completion_training.points.voxels import MOST_POINTS, VoxelMeans, unit
+from scene_completion_training.points.scene import UNLABELLED, PointScene, check_upright, looked_up
+from scene_completion_training.points.voxels import MOST_POINTS, unit
 
 _KINDS = {
     "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4",
@@ -29,7 +29,6 @@ _ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">"}
 _LONGEST_HEADER = 1 << 16  # bytes
 _LONGEST_LIST = 1 << 16  # numbers of a list property: corners of a face, features of a vertex
 _CURE = "Restore the file, or export it again as binary little endian PLY"
-_BLOCK = 1_000_000  # vertices that are read at once
 
 
 @dataclass
@@ -183,53 +182,37 @@ def _rows(order: str, size: int, file: BinaryIO, element: _Element, path: Path) 
     return rows
 
 
-def read_cloud(file: Path, classes: tuple[str, ...] = (), voxel: float | None = None, up: str = "") -> PointScene:
+def read_cloud(file: Path, classes: tuple[str, ...] = ()) -> PointScene:
     """Read the vertices of a PLY file: x y z, and red green blue, nx ny nz, label and instance where it has them.
 
     `classes`: names of its labels, which count from 0; without any, labels are left unread. -1 and the largest value of
-    unsigned numbers stand for unknown. `voxel`: side of voxels, metres: one point is kept in each, and the file may be
-    of any length. `up`: direction that points up, see `rotation_to_z`; z where it is "", which is checked. Raises
-    SequenceError where it is damaged, has no points or too many, labels of another list, or z is not up.
+    unsigned numbers stand for unknown. Raises SequenceError where it is damaged, has no points or too many, labels of
+    another list, or z is not up.
     """
     where = str(file)
     rows = read_ply(file).get("vertex")
-    fields = set() if rows is None else set(rows.dtype.names or ())
-    if rows is None or not len(rows) or not {"x", "y", "z"} <= fields:
+    points = None if rows is None else columns(rows, ("x", "y", "z"))
+    if rows is None or points is None or not len(points):
         raise SequenceError("has no points", where=where, cure="Export its vertices with x, y and z")
-    if voxel is None:
-        if len(rows) > MOST_POINTS:
-            cure = "Crop it, or name a voxel (such as 0.02), which downsamples while it is read"
-            raise SequenceError(f"has {len(rows):,} points, more than {MOST_POINTS:,}", where=where, cure=cure)
-        points, means, votes = _read(rows, classes, where)
-        if not np.isfinite(points).all():
-            raise SequenceError("has points without a place", where=where, cure="Drop them")
-    else:
-        sums = VoxelMeans(voxel, where)
-        for start in range(0, len(rows), _BLOCK):
-            sums.add(*_read(rows[start : start + _BLOCK], classes, where))
-        points, means, votes = sums.result()
-    if up:
-        points = np.asarray(points @ rotation_to_z(up, (), where).T, np.float32)
-        means[:, -3:] = means[:, -3:] @ rotation_to_z(up, (), where).T if "nx" in fields else means[:, -3:]
-    else:
-        check_upright(points, (), where)
-    colours = means[:, :3] if "red" in fields else None
-    normals = unit(means[:, -3:]) if "nx" in fields else None
-    names = classes if "label" in votes else ()
-    return PointScene(file.stem, points, colours, normals, names, votes.get("label"), votes.get("instance"))
-
-
-def _read(rows: NDArray[Any], classes: tuple[str, ...], where: str) -> tuple[Floats, Floats, dict[str, Ints]]:
-    """Points [M, 3], colours and normals that are there side by side, labels and instances [M]."""
-    fields = rows.dtype.names or ()
-    others = [one for one in (colours_of(rows), columns(rows, ("nx", "ny", "nz"))) if one is not None]
-    votes = {}
+    if len(rows) > MOST_POINTS:
+        what = f"has {len(rows):,} points, more than {MOST_POINTS:,}"
+        raise SequenceError(what, where=where, cure="Crop it, or keep one point of each voxel")
+    if not np.isfinite(points).all():
+        raise SequenceError("has points without a place", where=where, cure="Drop them")
+    check_upright(points, (), where)
+    fields, label = rows.dtype.names or (), None
     if "label" in fields and classes:
-        votes["label"] = looked_up(np.arange(len(classes)), known_numbers(rows["label"]), where)
-    if "instance" in fields:
-        votes["instance"] = known_numbers(rows["instance"])
-    points = np.stack([np.asarray(rows[axis], np.float32) for axis in "xyz"], axis=-1)
-    return points, np.hstack([np.empty((len(rows), 0), np.float32), *others]), votes
+        label = looked_up(np.arange(len(classes)), known_numbers(rows["label"]), where)
+    normals = columns(rows, ("nx", "ny", "nz"))
+    return PointScene(
+        file.stem,
+        points,
+        colours_of(rows),
+        None if normals is None else unit(normals),
+        classes if label is not None else (),
+        label,
+        known_numbers(rows["instance"]) if "instance" in fields else None,
+    )
 
 
 def known_numbers(values: NDArray[Any]) -> Ints:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import ConfigurationError, SequenceError, VocabularyError
+from scene_completion_ros.errors import SequenceError, VocabularyError
 from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.geometry.depth_images import agreement
 from scene_completion_ros.untrusted_files import read_yaml
@@ -171,38 +171,15 @@ def _grid(depth: NDArray[Any]) -> NDArray[Any]:
     return depth[:: -(-depth.shape[0] // _GRID), :: -(-depth.shape[1] // _GRID)]
 
 
-def mean_up(views: Sequence[RgbdView]) -> Doubles:
-    """Mean of the directions in the world [3] to which the upper sides of the cameras point; not of unit length."""
-    return np.asarray(np.mean([-view.world_from_camera.rotation[:, 1] for view in views], axis=0))
-
-
-def rotation_to_z(up: str, views: Sequence[RgbdView], where: str) -> Doubles:
-    """The rotation [3, 3] that takes a direction of the world to z.
-
-    Raises ConfigurationError where it is none of them, or there are no cameras. `up`: "x", "-x", "y", "-y", "z", "-z",
-    or "cameras" for that of `mean_up`.
-    """
-    target = mean_up(views) if up == "cameras" and views else np.zeros(3)
-    if up.removeprefix("-") in ("x", "y", "z"):
-        target = (-1.0 if up.startswith("-") else 1.0) * np.eye(3)["xyz".index(up[-1])]
-    if np.linalg.norm(target) < UPRIGHT:
-        cure = f"Name one of x, -x, y, -y, z, -z{', cameras' if views else ''}"
-        raise ConfigurationError(f"{up!r} is no direction of it", where=where, cure=cure)
-    target /= np.linalg.norm(target)
-    aside = np.cross(target, np.eye(3)[np.abs(target).argmin()])
-    aside /= np.linalg.norm(aside)
-    return np.stack([aside, np.cross(target, aside), target])
-
-
 def check_upright(points: Floats, views: Sequence[RgbdView], where: str) -> None:
     """Make sure that z is up: by the cameras, which are not held upside down, or by a floor where there are none.
 
     A floor is a layer of 10 cm in the lower half that is 2.5 times as dense as the mean of all layers. Raises
     SequenceError where it is not.
     """
-    cure = "Name what points up as up: an axis ('-y' in the world of a first camera), or 'cameras'"
+    cure = "Turn it so that z points up"
     if views:
-        if mean_up(views)[2] < UPRIGHT:
+        if np.mean([-view.world_from_camera.rotation[2, 1] for view in views]) < UPRIGHT:
             raise SequenceError("z is not up in its cameras", where=where, cure=cure)
         return
     z = points[:, 2]

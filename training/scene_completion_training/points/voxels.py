@@ -125,7 +125,7 @@ class VoxelMeans:
         self._rows = [grouped(ids, values)]
         if len(self._rows[0][0]) > MOST_POINTS:
             what = f"has more than {MOST_POINTS:,} voxels of {self.voxel:g} m"
-            raise SequenceError(what, where=self.where, cure="Crop it, or choose a larger voxel")
+            raise SequenceError(what, where=self.where, cure="Crop it")
 
     def result(self) -> tuple[Floats, Floats, dict[str, Ints]]:
         """Means of points [N, 3] and of further columns [N, C], and the votes [N]; sorted by voxels."""
