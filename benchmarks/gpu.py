@@ -35,21 +35,19 @@ FILLER_BYTES, FILLER_COPIES = 2**28, 12  # of copies that keep the GPU busy whil
 def main() -> None:
     """Prints all tables."""
     parser = option_parser(__doc__)
-    parser.add_argument("--precision", default="fp16", help="of the encoder: fp16 or fp32")
     parser.add_argument("--frames", type=int, default=300, help="frames a row")
     arguments = parser.parse_args()
     bundle, context = open_student(arguments.bundle), PrimaryContext()
     with context:
-        run(bundle, context, arguments.precision, arguments.frames)
+        run(bundle, context, arguments.frames)
     context.close()
 
 
-def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: int) -> None:
+def run(bundle: StudentBundle, context: PrimaryContext, frames: int) -> None:
     """Print all tables; with the context current."""
-    half = precision != "fp32"
     major, minor = (int(part) for part in context.facts.compute_capability.split("."))
     on_gpu = functools.partial(KernelDevice, context)
-    sizes = KernelSizes.of(bundle.head, half_features=half)
+    sizes = KernelSizes.of(bundle.head)
     kernels = compile_kernels(sizes, (major, minor), check=functools.partial(check_loads, on_gpu))
     print(
         f"{context.facts.name}, compute capability {major}.{minor}, {context.facts.multiprocessors} multiprocessors; "
@@ -57,12 +55,12 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
         flush=True,
     )
     reference = make_encoder(bundle, cpu_engine())
-    parity = measure_kernel_parity(bundle, kernels, on_gpu, comparison_maps(bundle, reference), half_features=half)
+    parity = measure_kernel_parity(bundle, kernels, on_gpu, comparison_maps(bundle, reference))
     limits = [(name, f"{value:.1e}", f"{KERNELS.limits[name]:.0e}") for name, value in parity.items()]
     print(table(("kernels against the CPU's", "found", "allowed"), limits) + "\n", flush=True)
 
     image = canonical_image(bundle)
-    stored = reference(image).astype(np.float16 if half else np.float32)
+    stored = reference(image).astype(np.float16)
     prepared = PreparedScene.of(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
     device = KernelDevice(context, kernels)
     pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
@@ -77,7 +75,7 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
     flavour = installed_flavour()
     try:
         require(flavour)
-        engine = provide_engine(bundle, precision, context, lambda: reference)
+        engine = provide_engine(bundle, context, lambda: reference)
     except (BundleError, GpuError) as error:
         print(f"image to voxels was not measured: {error}", flush=True)
     else:
@@ -85,7 +83,7 @@ def run(bundle: StudentBundle, context: PrimaryContext, precision: str, frames: 
         times, _ = measure(device, pipeline, engine.enqueue, frames, functools.partial(engine.load, image[None]))
         names = {"encode": "encoder", "host": "image to voxels, by the host's clock"}
         rows = [_row(name, times[stage], fused) for stage, name in names.items()]
-        print(table((f"{flavour} in {precision}", "p50 ms", "p95 ms", "times the query"), rows), flush=True)
+        print(table((f"{flavour} in fp16", "p50 ms", "p95 ms", "times the query"), rows), flush=True)
         engine.close()
     device.close()
 

@@ -91,6 +91,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "depth.deviation": "leave it out, it is 0.02 of the depth",
         "depth.from": "leave it out, a depth.topic that is set is used",
         "fusion.map_file": _NO_SAVED_MAP,
+        "gpu_precision": "leave it out, encoders for GPUs are in fp16",
         "image.timeout": "leave it out, two seconds without an image are an error in /diagnostics",
         "camera.roll": _EXTRINSICS,
         "camera.x": _EXTRINSICS,

@@ -16,7 +16,7 @@ import yaml
 
 from scene_completion_ros.errors import LONGEST, SceneCompletionError
 from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.inference.bundle import MANIFEST, GpuEncoder, StudentBundle
+from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
 from scene_completion_ros.messages.drop_reasons import DropReason, drop_notice, read_drop_notice
 from scene_completion_ros.messages.words import read_query, read_vocabulary
 from scene_completion_ros.ros.launching.settings import OPTICAL_VIEW, Shown, adapted
@@ -47,7 +47,7 @@ GONE = object()
 
 def student(folder: Path) -> Any:
     made = make_small_bundle(folder, classes=3).with_vocabulary((small_space(),), small_bank())
-    made.add_gpu_encoders({"fp16": (b"graph", GpuEncoder("fp16", "", {}, {"images": 8.0}, "torch"))})
+    made.add_gpu_encoder(b"graph", {"images": 8.0}, "torch")
     return json.loads((folder / MANIFEST).read_text())
 
 

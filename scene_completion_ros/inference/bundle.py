@@ -4,9 +4,9 @@
 them into density and, where the student has classes, into labels. Nothing in it is executed as Python, and nothing is
 pickled.
 
-There may be variants of the encoder for GPUs. Each is an ONNX graph that TensorRT builds an engine of: ``image`` uint8
-[1, H, W, 3] RGB -> ``features`` [1, h, w, C + E], float32 for ``fp32``, float16 for ``fp16``. The number of images may
-be open. ``scene-completion export --gpu`` makes them and measures each against the student it was made from.
+There may be an encoder for GPUs, an ONNX graph that TensorRT builds an engine of: ``image`` uint8 [1, H, W, 3] RGB ->
+``features`` float16 [1, h, w, C + E]. The number of images may be open. ``scene-completion export --gpu`` makes it and
+measures it against the student it was made from.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,60 +53,39 @@ from scene_completion_ros.untrusted_files import (
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.whole_files import tensor_bytes, whole_folder
 
-Precision = Literal["fp32", "fp16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-GPU_ENCODERS = "gpu_encoders"
+GPU_ENCODERS, PRECISION = "gpu_encoders", "fp16"  # field of the manifest, and the one precision in it
+GPU_ENCODER = "encoder_fp16.onnx"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class GpuEncoder:
-    """One variant."""
+    """What is known of the encoder for GPUs."""
 
-    precision: str  # one of `PRECISIONS`
     sha256: str  # hash of its file
-    made_from: Mapping[str, str]  # file of the bundle -> its hash when the variant was made and measured
+    made_from: Mapping[str, str]  # file of the bundle -> its hash when the encoder was made and measured
     parity: Mapping[str, float]  # what was measured against the student, numbers by name
     reference: str  # what it was measured against, in words
 
-    @property
-    def file(self) -> str:
-        """Name of its file in the bundle's folder."""
-        return gpu_encoder_file(self.precision)
-
     def to_json(self) -> dict[str, Any]:
         """Plain values for the manifest."""
-        own = {name: getattr(self, name) for name in ("sha256", "made_from", "parity", "reference")}
-        return {"file": self.file, **own}
+        return {PRECISION: {"file": GPU_ENCODER, **dataclasses.asdict(self)}}
 
 
-def gpu_encoder_file(precision: str) -> str:
-    """Name of a variant's file; no other is read or written."""
-    return f"encoder_{precision}.onnx"
+def export_cure(folder: object) -> str:
+    """What to do where the encoder for GPUs is missing or of no use."""
+    return f"Run: scene-completion export {folder} --gpu {PRECISION}"
 
 
-def export_cure(folder: object, precision: str = "fp16") -> str:
-    """What to do where a variant is missing or of no use."""
-    return f"Run: scene-completion export {folder} --gpu {precision}"
-
-
-def parse_gpu_encoders(manifest: JsonObject) -> dict[str, GpuEncoder]:
-    """Variants of a manifest by precision, maybe none. Raises BundleError for a bad field or a file's name."""
+def parse_gpu_encoder(manifest: JsonObject) -> GpuEncoder | None:
+    """The encoder for GPUs of a manifest, if there is one. Raises BundleError for a bad field or a file's name."""
     if GPU_ENCODERS not in manifest.values:
-        return {}
-    entries = manifest.object(GPU_ENCODERS)
-    return {precision: _parse_gpu_encoder(entries, precision) for precision in entries.values}
-
-
-def _parse_gpu_encoder(entries: JsonObject, precision: str) -> GpuEncoder:
-    if precision not in PRECISIONS:
-        raise entries.error(precision, f"is none of the precisions {', '.join(PRECISIONS)}")
-    entry = entries.object(precision)
-    if entry.text("file") != gpu_encoder_file(precision):
-        raise entry.error("file", f"{entry.text('file')!r} where {gpu_encoder_file(precision)!r} is needed")
+        return None
+    entry = manifest.object(GPU_ENCODERS).object(PRECISION)
+    if entry.text("file") != GPU_ENCODER:
+        raise entry.error("file", f"{entry.text('file')!r} where {GPU_ENCODER!r} is needed")
     made_from, parity = entry.object("made_from"), entry.object("parity")
     return GpuEncoder(
-        precision=precision,
         sha256=_hash(entry, "sha256"),
         made_from={name: _hash(made_from, name) for name in made_from.values},
         parity={name: parity.number(name) for name in parity.values},
@@ -173,8 +152,7 @@ class StudentBundle:
     licence: str = ""
     # Spaces of foundation models that follow from the label units; there may be none.
     feature_spaces: tuple[FeatureSpace, ...] = ()
-    # Variants of the encoder for GPUs by precision, see `gpu_precisions`.
-    gpu_encoders: Mapping[str, GpuEncoder] = field(default_factory=dict)
+    gpu_encoder: GpuEncoder | None = None  # that for GPUs; None where there is none
     folder: Path | None = None  # where it was loaded from or saved to
     sha256: Mapping[str, str] = field(default_factory=dict)  # hash of each file of the folder
 
@@ -237,49 +215,37 @@ class StudentBundle:
         """The ONNX decoder of a student that `takes_evidence`, as `read_encoder`."""
         return _read_graph(self.encoder_path.with_name(DECODER), self.sha256[DECODER])
 
-    @property
-    def gpu_precisions(self) -> tuple[str, ...]:
-        """Precisions, ``fp32`` or ``fp16``, that the encoder is there in for GPUs."""
-        return tuple(precision for precision in PRECISIONS if precision in self.gpu_encoders)
-
-    def no_gpu_encoder(self, precision: str) -> BundleError:
-        """The error for a precision, ``fp32`` or ``fp16``, in which there is no encoder for GPUs."""
+    def no_gpu_encoder(self) -> BundleError:
+        """The error for a student without an encoder for GPUs."""
         where = str(self.encoder_path.parent)
         if self.takes_evidence:
             return decoder_in_space(where)
-        what = f"has no encoder for GPUs in {precision} (it has: {', '.join(self.gpu_precisions) or 'none'})"
-        return BundleError(what, where=where, cure=export_cure(where, precision))
+        return BundleError("has no encoder for GPUs", where=where, cure=export_cure(where))
 
-    def read_gpu_encoder(self, precision: str) -> bytes:
-        """The encoder for GPUs, an ONNX graph: ``image`` uint8 [1, H, W, 3] RGB -> ``features`` [1, h, w, C + E].
+    def read_gpu_encoder(self) -> bytes:
+        """The ONNX encoder for GPUs: ``image`` uint8 [1, H, W, 3] RGB -> ``features`` float16 [1, h, w, C + E].
 
         Raises BundleError where there is none, it was made from another encoder or head, or its file is gone or was
-        replaced. `precision`: one of `gpu_precisions`. Features are float32 for ``fp32``, otherwise float16.
+        replaced.
         """
-        where = self.encoder_path.parent
-        if precision not in self.gpu_encoders:
-            raise self.no_gpu_encoder(precision)
-        encoder = self.gpu_encoders[precision]
-        if encoder.made_from != self.made_from():
+        file = self.encoder_path.with_name(GPU_ENCODER)
+        if self.gpu_encoder is None:
+            raise self.no_gpu_encoder()
+        if self.gpu_encoder.made_from != self.made_from():
             what = "was made from another encoder or head than the bundle has"
-            raise BundleError(what, where=str(where / encoder.file), cure=export_cure(where, precision))
-        return _read_graph(where / encoder.file, encoder.sha256, export_cure(where, precision))
+            raise BundleError(what, where=str(file), cure=export_cure(file.parent))
+        return _read_graph(file, self.gpu_encoder.sha256, export_cure(file.parent))
 
-    def add_gpu_encoders(self, made: Mapping[str, tuple[bytes, GpuEncoder]]) -> "StudentBundle":
-        """Adds encoders for GPUs to the saved bundle, and returns it as loaded from there.
+    def add_gpu_encoder(self, graph: bytes, parity: Mapping[str, float], reference: str) -> "StudentBundle":
+        """Adds an encoder for GPUs to the saved bundle, and returns it as loaded from there.
 
-        All else stays as it is, variants of other precisions included. The folder changes at once. Raises BundleError
-        where the bundle was replaced since it was loaded. `made`: precision -> ONNX graph, and what is known of it;
-        ``sha256`` and ``made_from`` are put in here.
+        All else stays as it is. The folder changes at once. Raises BundleError where the bundle was replaced since it
+        was loaded. `graph`: ONNX, see `read_gpu_encoder`; `parity`, `reference`: see `GpuEncoder`.
         """
         folder, manifest = self._manifest_of_folder()
-        kept = {p: encoder for p, encoder in self.gpu_encoders.items() if encoder.made_from == self.made_from()}
-        files = {gpu_encoder_file(precision): graph for precision, (graph, _) in made.items()}
-        for precision, (graph, encoder) in made.items():
-            digest = hashlib.sha256(graph).hexdigest()
-            kept[precision] = dataclasses.replace(encoder, sha256=digest, made_from=self.made_from())
-        manifest[GPU_ENCODERS] = {precision: encoder.to_json() for precision, encoder in kept.items()}
-        _write(folder, files | {MANIFEST: _serialised(manifest)}, set())
+        made = GpuEncoder(hashlib.sha256(graph).hexdigest(), self.made_from(), parity, reference)
+        manifest[GPU_ENCODERS] = made.to_json()
+        _write(folder, {GPU_ENCODER: graph, MANIFEST: _serialised(manifest)}, set())
         return StudentBundle.load(folder)
 
     def _manifest_of_folder(self) -> tuple[Path, dict[str, Any]]:
@@ -361,8 +327,8 @@ class StudentBundle:
     ) -> "StudentBundle":
         """Writes the bundle into a folder, which is made if needed, and returns it as loaded from there.
 
-        Encoders for GPUs go along where encoder and head are those they were made from and measured with; otherwise
-        they are dropped, with their files. So is a text bank that is in none of the feature spaces. `folder`: where to;
+        The encoder for GPUs goes along where encoder and head are those it was made from and measured with; otherwise
+        it is dropped, with its file. So is a text bank that is in none of the feature spaces. `folder`: where to;
         files of an older bundle are replaced; `encoder_onnx`: the serialised ONNX graph; `weights`: unfolded weights
         for later training, stored as ``weights.safetensors``; `decoder_onnx`: that of a student that `takes_evidence`;
         None for the one that it has.
@@ -379,21 +345,17 @@ class StudentBundle:
         files |= self._vocabulary_files(self._kept_text_bank())
         manifest = self._manifest()
         manifest["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        if kept := self._kept_gpu_encoders(manifest["sha256"]):
-            files |= {self.gpu_encoders[precision].file: graph for precision, graph in kept.items()}
-            manifest[GPU_ENCODERS] = {precision: self.gpu_encoders[precision].to_json() for precision in kept}
-        of_gpus = {gpu_encoder_file(precision) for precision in PRECISIONS}
-        _write(folder, files | {MANIFEST: _serialised(manifest)}, {DECODER, WEIGHTS} | _VOCABULARY_FILES | of_gpus)
+        if self.gpu_encoder and (graph := self._kept_gpu_encoder(manifest["sha256"])):
+            files[GPU_ENCODER], manifest[GPU_ENCODERS] = graph, self.gpu_encoder.to_json()
+        _write(folder, files | {MANIFEST: _serialised(manifest)}, {DECODER, WEIGHTS, GPU_ENCODER} | _VOCABULARY_FILES)
         return StudentBundle.load(folder)
 
-    def _kept_gpu_encoders(self, sha256: Mapping[str, str]) -> dict[str, bytes]:
-        """The variants that are still those of a bundle with files of these hashes, and whole."""
-        kept = {}
-        for precision in self.gpu_precisions:
-            if self.folder is not None and all(sha256[name] == self.sha256.get(name) for name in (ENCODER, HEAD)):
-                with contextlib.suppress(BundleError):
-                    kept[precision] = self.read_gpu_encoder(precision)
-        return kept
+    def _kept_gpu_encoder(self, sha256: Mapping[str, str]) -> bytes | None:
+        """The encoder for GPUs, if it is still that of a bundle with files of these hashes, and whole."""
+        if self.folder is not None and all(sha256[name] == self.sha256.get(name) for name in (ENCODER, HEAD)):
+            with contextlib.suppress(BundleError):
+                return self.read_gpu_encoder()
+        return None
 
     def _kept_text_bank(self) -> bytes | None:
         """The bank, if it is whole and in one of the spaces."""
@@ -457,7 +419,7 @@ def _write(folder: Path, files: Mapping[str, bytes], replaced: Set[str]) -> None
     """Writes files into a folder, and takes those out of it that a bundle there lists; further files there stay."""
     try:
         earlier = read_json(folder / MANIFEST, BundleError, cure=CURE, kind=dict)
-        listed = {*earlier["sha256"], *map(gpu_encoder_file, earlier.get(GPU_ENCODERS, ()))}
+        listed = {*earlier["sha256"], *((GPU_ENCODER,) if GPU_ENCODERS in earlier else ())}
     except (BundleError, LookupError, TypeError):
         listed = set()
     with whole_folder(folder, files.keys() | (replaced & listed)) as part:
@@ -546,7 +508,7 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         "provenance": dict(fields.object("provenance").values),
         "licence": fields.text("licence"),
         "feature_spaces": parse_feature_spaces(fields, head.label_hidden, read_spaces),
-        "gpu_encoders": parse_gpu_encoders(fields),
+        "gpu_encoder": parse_gpu_encoder(fields),
     }
 
 

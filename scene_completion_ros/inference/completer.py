@@ -142,7 +142,6 @@ class Completer:
         # That of another completer, of the same bundle, engine and threads, or one that was made before; all that use
         # it then belong to one thread.
         encoder: Encoder | None = None,
-        gpu_precision: str = "fp16",  # of the encoder, where TensorRT runs it
         # Pose of the optical frame in a frame whose z axis points up and begins on the ground, for students that
         # take it; None where it is unknown.
         upright_from_camera: RigidTransform | None = None,
@@ -168,7 +167,7 @@ class Completer:
         pose = bundle.grid_from_camera if grid_from_camera is None else grid_from_camera
         failure = ""
         try:
-            self._open(encoder or make_encoder(bundle, engine, threads=threads, gpu_precision=gpu_precision), pose)
+            self._open(encoder or make_encoder(bundle, engine, threads=threads), pose)
         except GpuError as error:
             if engine != "auto" or encoder:
                 raise

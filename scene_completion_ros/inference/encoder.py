@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.inference.bundle import DECODER, PRECISIONS, StudentBundle, export_cure
+from scene_completion_ros.inference.bundle import DECODER, PRECISION, StudentBundle, export_cure
 from scene_completion_ros.inference.scene_query import (
     DecoderInputs,
     EncodedImage,
@@ -42,15 +42,14 @@ from scene_completion_ros.inference.scene_query import (
 )
 from scene_completion_ros.jit import aligned_empty
 
-PRECISION_OF_ENGINE: dict[str, str] = {f"onnxruntime_{precision}": precision for precision in PRECISIONS}
+GPU_GRAPH_ENGINE = f"onnxruntime_{PRECISION}"
 
 
 class GpuGraphEncoder(Encoder):
     """An ONNX graph made for GPUs, run as described above.
 
     Raises BundleError: ONNX Runtime cannot run it; SceneCompletionError: onnx or onnxruntime is not installed. `where`:
-    what it is, for messages; `bundle`: whose it is, if it is one's; `name`: of the engine; `threads`: CPU threads; None
-    for all.
+    what it is, for messages; `bundle`: whose it is, if it is one's; `threads`: CPU threads; None for all.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class GpuGraphEncoder(Encoder):
         graph: bytes,
         where: str,
         bundle: StudentBundle | None = None,
-        name: str = "graph",
         *,
         threads: int | None = None,
     ) -> None:
@@ -66,7 +64,7 @@ class GpuGraphEncoder(Encoder):
             if importlib.util.find_spec(package) is None:
                 what = f"the package {package} is not installed"
                 raise SceneCompletionError(what, where="engine", cure=f"pip install {package}")
-        self._bundle, self.name = bundle, name
+        self._bundle, self.name = bundle, GPU_GRAPH_ENGINE
         self._session = open_session(lambda: _with_roundings(graph), where, export_cure("BUNDLE"), threads, exact=True)
 
     def encode(
@@ -308,24 +306,21 @@ class OnnxRuntimeEncoder(_GraphEncoder):
         return self._input
 
 
-def make_encoder(
-    bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None, gpu_precision: str = "fp16"
-) -> Encoder:
+def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> Encoder:
     """The encoder of a bundle on an engine.
 
     Raises SceneCompletionError where the engine is unknown or not installed; BundleError where it cannot run the graph;
     GpuError: TensorRT was asked for and cannot run. `engine`: one of `ENGINES`. ``auto`` takes TensorRT where there is
     a GPU, all that it needs, and a bundle that has an encoder for it. Otherwise it takes the CPU (`cpu_engine`), with a
-    warning where a GPU was there to be used. For measurements also one of `PRECISION_OF_ENGINE`. `threads`: CPU
-    threads; None for all that this process may use.
+    warning where a GPU was there to be used. For measurements also `GPU_GRAPH_ENGINE`. `threads`: CPU threads; None for
+    all that this process may use.
     """
-    if engine in PRECISION_OF_ENGINE:
-        graph = bundle.read_gpu_encoder(PRECISION_OF_ENGINE[engine])
-        return GpuGraphEncoder(graph, str(bundle.folder), bundle, engine, threads=threads)
+    if engine == GPU_GRAPH_ENGINE:
+        return GpuGraphEncoder(bundle.read_gpu_encoder(), str(bundle.folder), bundle, threads=threads)
     if engine not in ENGINES:
         what = f"unknown engine {engine!r}"
         raise SceneCompletionError(what, where="engine", cure=f"Use one of {', '.join(ENGINES)}.")
-    if engine == "auto" and not (bundle.gpu_precisions or bundle.takes_evidence) and _gpu_is_there():
+    if engine == "auto" and not (bundle.gpu_encoder or bundle.takes_evidence) and _gpu_is_there():
         _log.info(
             "the bundle has no encoder for the GPU that is there, so the CPU runs everything: add one with "
             "`scene-completion export --gpu`"
@@ -334,7 +329,7 @@ def make_encoder(
         from scene_completion_ros.inference.gpu.tensorrt_engine import TensorRtEncoder
 
         try:
-            return TensorRtEncoder(bundle, gpu_precision, lambda: make_encoder(bundle, cpu_engine(), threads=threads))
+            return TensorRtEncoder(bundle, lambda: make_encoder(bundle, cpu_engine(), threads=threads))
         except (GpuError, BundleError) as error:
             if engine == "tensorrt":
                 raise
@@ -357,7 +352,7 @@ def cpu_engine() -> str:
 
 def gpu_is_offered(bundle: StudentBundle) -> bool:
     """Whether the driver sees a GPU, and the bundle has an encoder for one: only then ``auto`` thinks of TensorRT."""
-    return bool(bundle.gpu_precisions) and _gpu_is_there()
+    return bundle.gpu_encoder is not None and _gpu_is_there()
 
 
 def _gpu_is_there() -> bool:
@@ -366,13 +361,12 @@ def _gpu_is_there() -> bool:
     return bool(cuda_devices().names)
 
 
-def check_engine(bundle: StudentBundle, engine: str, gpu_precision: str, grid: VoxelGrid) -> None:
+def check_engine(bundle: StudentBundle, engine: str, grid: VoxelGrid) -> None:
     """Refuse an engine that cannot run here, before anything is built. CPU engines are not checked.
 
-    Raises BundleError where the bundle has no encoder for TensorRT in this precision, or images or features are too
-    large; GpuError: something is missing that TensorRT or the kernels need; it names what, and how to install it. Or
-    the kernels cannot have as many units as the student; GridError where the grid is too large. `engine`: one of
-    `ENGINES`.
+    Raises BundleError where the bundle has no encoder for TensorRT, or images or features are too large; GpuError:
+    something is missing that TensorRT or the kernels need, with how to install it, or the kernels cannot have as many
+    units as the student; GridError where the grid is too large. `engine`: one of `ENGINES`.
     """
     if engine == "tensorrt":
         from scene_completion_ros.inference.gpu.device import check_limits, installed_flavour, require
@@ -380,8 +374,8 @@ def check_engine(bundle: StudentBundle, engine: str, gpu_precision: str, grid: V
         from scene_completion_ros.inference.gpu.kernels import KernelSizes
 
         require(installed_flavour())
-        check_limits(bundle, gpu_precision, grid)
-        KernelSizes.of(bundle.head, half_features=gpu_precision != "fp32")
+        check_limits(bundle, grid)
+        KernelSizes.of(bundle.head)
         require_compiler()
 
 

@@ -183,7 +183,7 @@ class CompletionNode(ManagedEntity):  # type: ignore[misc]  # rclpy has no types
         _check_ignored(parameters, (*bundle.class_names, *names))
         check_frames(parameters)
         fixed_transforms(parameters)
-        check_engine(bundle, parameters.engine, parameters.gpu_precision, grid)
+        check_engine(bundle, parameters.engine, grid)
         self._grid_from_camera = grid_from_camera
         # From here on whatever fails is an error, after which all that there is by then is released: see `on_error`.
         outputs = self._outputs = Outputs(

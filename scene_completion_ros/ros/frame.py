@@ -362,7 +362,6 @@ class Student:
             engine=cpu_engine() if self._gpu_failed else parameters.engine,
             threads=parameters.threads or None,
             encoder=next(alike, None),  # of another camera or calibration: images are completed one by one
-            gpu_precision=parameters.gpu_precision,
         )
 
 

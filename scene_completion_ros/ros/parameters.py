@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.inference.bundle import AUTO, Precision, refused_form, shipped_students
+from scene_completion_ros.inference.bundle import AUTO, refused_form, shipped_students
 from scene_completion_ros.inference.encoder import EngineName
 from scene_completion_ros.removed import removed
 from scene_completion_ros.ros.topics import NODE_NAME
@@ -159,9 +159,6 @@ class NodeParameters:
         "GPU, all that TensorRT needs, and a bundle with an encoder for it. Otherwise, or when that fails, `auto` "
         "takes the best engine installed for the CPU. `tensorrt` never falls back to the CPU.",
         choices=EngineName,
-    )
-    gpu_precision: Precision = _parameter(
-        "fp16", "Precision of the encoder on TensorRT; the bundle must have an encoder for it.", choices=Precision
     )
     threads: int = _live(0, "Threads of the encoder and of the voxel query; 0 takes all cores.", bounds=(0, 256))
     occupancy_threshold: float = _parameter(

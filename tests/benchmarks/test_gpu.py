@@ -13,12 +13,10 @@ from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.host_tensorrt import HostTensorRt
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_whole_benchmark_prints_its_tables(
     bundle: StudentBundle,
     tensorrt: HostTensorRt,
     compiler: HostCompiler,
-    precision: str,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -39,11 +37,11 @@ def test_the_whole_benchmark_prints_its_tables(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     context = PrimaryContext()
     with context:
-        gpu.run(bundle, context, precision, frames=2)
+        gpu.run(bundle, context, frames=2)
     context.close()
     printed = capsys.readouterr().out
     assert "Host, compute capability 8.7, 16 multiprocessors" in printed
     assert re.search(r"\| alpha error +\| \d", printed) and re.search(r"\| sight difference +\| \d", printed)
     assert "20x20x10 voxels" in printed
     assert printed.count("image to voxels, by the host's clock") == 1
-    assert f"tensorrt in {precision}" in printed
+    assert "tensorrt in fp16" in printed

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from scene_completion_ros.geometry import Camera, VoxelGrid
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, PRECISIONS, GpuEncoder, StudentBundle
+from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, VolumeReading
 from scene_completion_ros.inference.text_bank import BACKGROUND, BankClass, Contrast, FeatureSpace, TextBank, Vocabulary
 
@@ -199,18 +199,11 @@ def make_small_bundle(folder: Path, *, seed: int = 0, classes: int = 1, **fields
 
 
 def make_gpu_bundle(folder: Path, **fields: Any) -> StudentBundle:
-    """Writes the student with encoders for GPUs that compute the same, and loads it; see `make_small_bundle`."""
+    """Writes the student with an encoder for GPUs that computes the same, and loads it; see `make_small_bundle`."""
     bundle = make_small_bundle(folder, **fields)
     size, head = (bundle.canonical.height, bundle.canonical.width), bundle.head
-    return bundle.add_gpu_encoders(
-        {
-            precision: (
-                gpu_encoder(precision, size=size, channels=head.hidden, label_hidden=head.label_hidden),
-                GpuEncoder(precision, "", {}, {"images": 8.0}, "torch"),
-            )
-            for precision in PRECISIONS
-        }
-    )
+    graph = gpu_encoder(size=size, channels=head.hidden, label_hidden=head.label_hidden)
+    return bundle.add_gpu_encoder(graph, {"images": 8.0}, "torch")
 
 
 # A bank of phrases and a feature space in which it lies, for students of `small_bundle` that know classes.

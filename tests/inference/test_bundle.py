@@ -29,7 +29,6 @@ from scene_completion_ros.inference.bundle import (
     SCHEMA_VERSION,
     TEXT_BANK,
     WEIGHTS,
-    GpuEncoder,
     StudentBundle,
     open_student,
     shipped_students,
@@ -258,12 +257,7 @@ def test_students_are_named_by_their_folders(tmp_path: Path) -> None:
         open_student("no_student")
 
 
-HALF, SINGLE = b"a graph in float16", b"a graph in float32"
-
-
-def encoder(precision: str, **fields: Any) -> GpuEncoder:
-    values: dict[str, Any] = {"parity": {"images": 8.0, "occupied_iou": 0.99}, "reference": "torch"}
-    return GpuEncoder(precision, "", {}, **{**values, **fields})
+GRAPH, PARITY = b"a graph in float16", {"images": 8.0, "occupied_iou": 0.99}
 
 
 @pytest.fixture
@@ -274,37 +268,29 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bundle(folder: Path) -> StudentBundle:
-    return make_small_bundle(folder, classes=3).add_gpu_encoders(
-        {"fp32": (SINGLE, encoder("fp32")), "fp16": (HALF, encoder("fp16"))}
-    )
+    return make_small_bundle(folder, classes=3).add_gpu_encoder(GRAPH, PARITY, "torch")
 
 
-def test_variants_come_back(bundle: StudentBundle, folder: Path) -> None:
-    for found in (bundle, StudentBundle.load(folder)):
-        assert found.gpu_precisions == ("fp32", "fp16")
-        assert (found.read_gpu_encoder("fp16"), found.read_gpu_encoder("fp32")) == (HALF, SINGLE)
-        assert found.gpu_encoders["fp16"].parity == {"images": 8.0, "occupied_iou": 0.99}
-        assert found.gpu_encoders["fp16"].sha256 == hashlib.sha256(HALF).hexdigest()
-    again = bundle.add_gpu_encoders({"fp16": (b"another", encoder("fp16"))})
-    assert [again.read_gpu_encoder(p) for p in again.gpu_precisions] == [SINGLE, b"another"]
-    assert not list(folder.glob(".*.part"))
+def test_an_encoder_for_gpus_comes_back(bundle: StudentBundle) -> None:
+    assert bundle.read_gpu_encoder() == GRAPH
+    assert bundle.gpu_encoder.parity == PARITY
+    assert bundle.gpu_encoder.sha256 == hashlib.sha256(GRAPH).hexdigest()
+    assert bundle.add_gpu_encoder(b"another", PARITY, "torch").read_gpu_encoder() == b"another"
 
 
 def test_an_encoder_for_gpus_that_is_missing_is_refused_with_how_to_make_it(tmp_path: Path) -> None:
     plain = make_small_bundle(tmp_path)
-    assert plain.gpu_precisions == ()
-    with pytest.raises(BundleError, match=f"it has: none.*export {tmp_path} --gpu fp16") as caught:
-        plain.read_gpu_encoder("fp16")
+    with pytest.raises(BundleError, match=f"has no encoder for GPUs.*export {tmp_path} --gpu fp16") as caught:
+        plain.read_gpu_encoder()
     assert caught.value.where == str(tmp_path)
     with pytest.raises(BundleError, match="export .* --gpu"):
         make_encoder(plain, "onnxruntime_fp16")
     with pytest.raises(BundleError, match="a student with a decoder in space. Run it on the CPU"):
-        open_student(Path("street")).read_gpu_encoder("fp16")
+        open_student(Path("street")).read_gpu_encoder()
 
 
 def test_the_shipped_student_has_an_encoder_for_gpus_that_computes_the_same() -> None:
     shipped = StudentBundle.load(DEFAULT_BUNDLE)
-    assert shipped.gpu_precisions == ("fp16",)
     image = canonical_image(shipped)
     on_cpu, for_gpus = (make_encoder(shipped, engine)(image).copy() for engine in ("onnxruntime", "onnxruntime_fp16"))
     assert not np.array_equal(on_cpu, for_gpus)
@@ -317,7 +303,7 @@ def test_the_shipped_student_has_an_encoder_for_gpus_that_computes_the_same() ->
         (ENCODER, StudentBundle.read_encoder, "was replaced", "cannot be read"),
         (TEXT_BANK, StudentBundle.text_bank, "damaged or was replaced", "cannot be read"),
         (WEIGHTS, StudentBundle.load_weights, "sha256", "is missing"),
-        ("encoder_fp16.onnx", lambda loaded: loaded.read_gpu_encoder("fp16"), *["export .* --gpu"] * 2),
+        ("encoder_fp16.onnx", StudentBundle.read_gpu_encoder, *["export .* --gpu"] * 2),
     ],
 )
 def test_a_file_that_is_read_later_is_checked_then(
@@ -331,7 +317,6 @@ def test_a_file_that_is_read_later_is_checked_then(
         change()
         if file != ENCODER:
             loaded = StudentBundle.load(path.parent)  # the robot does not need it
-        assert loaded.read_gpu_encoder("fp32") == SINGLE
         with pytest.raises(BundleError, match=sentence) as caught:
             read(loaded)
         assert caught.value.where == str(path)
@@ -401,10 +386,8 @@ def test_a_head_has_no_tensors_of_labels_without_them_and_is_no_pickle(tmp_path:
         (lambda m: m.update(class_names=["car", "road", "car"]), r"field class_names\W"),
         (lambda m: m.update(class_colours=[[0, 0, 0]] * 2), r"field class_colours\W"),
         (lambda m: m["class_colours"].__setitem__(1, [0, 0, 256]), r"field class_colours.1\W"),
-        (lambda m: m["gpu_encoders"].update(fp8={}), r"field gpu_encoders\.fp8: "),
-        (lambda m: m["gpu_encoders"].update({"../x": m["gpu_encoders"]["fp16"]}), r"field gpu_encoders\.\.\./x: "),
+        (lambda m: m.update(gpu_encoders={"fp8": {}}), r"field gpu_encoders\.fp16: "),
         (of_half("file", "../encoder_fp16.onnx"), r"field gpu_encoders\.fp16\.file: "),
-        (of_half("file", "encoder_fp32.onnx"), r"field gpu_encoders\.fp16\.file: "),
         (of_half("sha256", "0" * 64 + "\n"), r"field gpu_encoders\.fp16\.sha256: "),
         (of_half("made_from", {ENCODER: 1}), r"field gpu_encoders\.fp16\.made_from\.encoder\.onnx: "),
         (lambda m: m["feature_spaces"][0].update(dimension=15), r"clip\.weight: has shape \(16, 64\) where \(15, 64\)"),
@@ -422,30 +405,30 @@ def test_bad_fields_are_named(bundle: StudentBundle, change: Callable[[dict[str,
 
 
 @pytest.mark.usefixtures("bundle")
-def test_a_variant_of_another_head_is_refused(folder: Path) -> None:
+def test_an_encoder_for_gpus_of_another_head_is_refused(folder: Path) -> None:
     edit_manifest(folder, lambda m: m["gpu_encoders"]["fp16"]["made_from"].update({HEAD: "0" * 64}))
     loaded = StudentBundle.load(folder)
     with pytest.raises(BundleError, match="another encoder or head.*export .* --gpu"):
-        loaded.read_gpu_encoder("fp16")
-    # The next export leaves it out as well.
-    assert loaded.add_gpu_encoders({"fp32": (b"single", encoder("fp32"))}).gpu_precisions == ("fp32",)
+        loaded.read_gpu_encoder()
 
 
 @pytest.mark.parametrize("changed", ["encoder", "head"])
-def test_variants_are_dropped_with_what_they_were_made_from(bundle: StudentBundle, folder: Path, changed: str) -> None:
+def test_an_encoder_for_gpus_is_dropped_with_what_it_was_made_from(
+    bundle: StudentBundle, folder: Path, changed: str
+) -> None:
     graph = tiny_encoder(seed=1) if changed == "encoder" else bundle.read_encoder()
     other = bundle if changed == "encoder" else dataclasses.replace(bundle, head=with_labels(random_head(seed=5), 3))
-    assert other.save(folder, graph).gpu_precisions == ()
+    assert other.save(folder, graph).gpu_encoder is None
     assert "gpu_encoders" not in json.loads((folder / MANIFEST).read_text())
     assert contents(folder).keys() == {ENCODER, HEAD, MANIFEST}
 
 
-def test_a_bundle_that_was_replaced_meanwhile_gets_no_variants(tmp_path: Path) -> None:
+def test_a_bundle_that_was_replaced_meanwhile_gets_no_encoder_for_gpus(tmp_path: Path) -> None:
     loaded = make_small_bundle(tmp_path)
     make_small_bundle(tmp_path, head=random_head(seed=7))
     before = contents(tmp_path)
     with pytest.raises(BundleError, match="replaced meanwhile"):
-        loaded.add_gpu_encoders({"fp16": (HALF, encoder("fp16"))})
+        loaded.add_gpu_encoder(GRAPH, PARITY, "torch")
     assert contents(tmp_path) == before
 
 

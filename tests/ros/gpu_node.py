@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.inference import encoder
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.bundle import GpuEncoder, StudentBundle
 from scene_completion_ros.inference.gpu import tensorrt_engine
 from scene_completion_ros.inference.gpu.device import explain_failure
 from scene_completion_ros.inference.scene_query import EncodedImage
@@ -44,8 +44,8 @@ class FailingEncoder:
 
 
 if __name__ == "__main__":
-    StudentBundle.gpu_precisions = ("fp16",)  # type: ignore[attr-defined]
-    StudentBundle.read_gpu_encoder = lambda self, precision: gpu_encoder(precision)  # type: ignore[attr-defined]
+    StudentBundle.gpu_encoder = GpuEncoder("", {}, {}, "")  # type: ignore[misc]
+    StudentBundle.read_gpu_encoder = lambda self: gpu_encoder()  # type: ignore[method-assign]
     if os.environ.get(FAILS):
         tensorrt_engine.TensorRtEncoder = FailingEncoder  # type: ignore[misc, assignment]
         encoder.gpu_is_offered = lambda bundle: True

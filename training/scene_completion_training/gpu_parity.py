@@ -1,7 +1,6 @@
-"""Encoders for GPUs: made, measured against the student (features, densities, decisions, labels), added if all pass.
+"""Encoders for GPUs: made, measured against the student (features, densities, decisions, labels), added if they pass.
 
-An encoder is a graph in float32 or float16: bytes in, channels last, one image, and no shape arithmetic is left. The
-float16 graph is typed strongly, as TensorRT wants it: every tensor has its declared type, and every change of type is a
+An encoder is a graph in float16: bytes in, channels last, one image, and no shape arithmetic is left. The graph is typed strongly, as TensorRT wants it: every tensor has its declared type, and every change of type is a
 Cast. TensorRT 11 knows only such graphs, and 10 takes them as well.
 """
 
@@ -18,9 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from scene_completion_ros.errors import BundleError, SequenceError
 from scene_completion_ros.geometry import Camera, Resampler
-from scene_completion_ros.inference.bundle import GpuEncoder, StudentBundle, decoder_in_space
+from scene_completion_ros.inference.bundle import StudentBundle, decoder_in_space
 from scene_completion_ros.inference.encoder import GpuGraphEncoder, OnnxRuntimeEncoder
-from scene_completion_ros.inference.gpu.parity import GRAPHS, middle
+from scene_completion_ros.inference.gpu.parity import GRAPH, middle
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.inference.scene_query import EncodedImage
@@ -220,7 +219,7 @@ class ParityCheck:
             raise BundleError(what, where=f"bundle {bundle.name}", cure=cure)
 
     def __call__(self, variant: Encode) -> dict[str, float]:
-        """The numbers that `GRAPHS` limits, of all images together, and how many of the decisions agree.
+        """The numbers that `GRAPH` limits, of all images together, and how many of the decisions agree.
 
         The IoU is 1 where nothing is occupied; so is the agreement of labels where there are none.
         """
@@ -294,26 +293,20 @@ def spread(count: int, most: int) -> list[int]:
     return sorted({int(index) for index in np.linspace(0, count - 1, min(count, most)).round()})
 
 
-PARITY_IMAGES = 8  # images that every variant is compared on, in all
+PARITY_IMAGES = 8  # images that an encoder is compared on, in all
 
 
 def export_for_gpus(
     bundle: StudentBundle,  # the student, saved; its folder is written
-    precisions: Sequence[str],
     *,
-    parity: Sequence[Path],  # places of the images that every variant is compared on
+    parity: Sequence[Path],  # places of the images that it is compared on
     threads: int | None = None,
-    report: Callable[[str], None] = lambda _: None,  # called for every variant that passes, with its numbers in words
+    report: Callable[[str], None] = lambda _: None,  # called if it passes, with its numbers in words
 ) -> StudentBundle:
-    """Adds encoders for GPUs, all or none, and returns the bundle; a `GpuError` where one misses its gate."""
-    single = gpu_graph(bundle)
+    """Adds an encoder for GPUs, and returns the bundle; a `GpuError` where it misses its gate."""
     check = ParityCheck(bundle, canonical_images(parity, bundle.canonical, PARITY_IMAGES), threads=threads)
-    made: dict[str, tuple[bytes, GpuEncoder]] = {}
-    for precision in precisions:
-        model = single if precision == "fp32" else to_half(single)
-        graph: bytes = model.SerializeToString(deterministic=True)
-        numbers = check(GpuGraphEncoder(graph, f"{precision} of {bundle.folder}", threads=threads).encode)
-        lines = GRAPHS[precision].require(numbers)
-        report(f"{precision}: {len(graph) / 1e6:.1f} MB; {'; '.join(lines)}; {numbers['images']:.0f} images")
-        made[precision] = (graph, GpuEncoder(precision, "", {}, numbers, REFERENCE))
-    return bundle.add_gpu_encoders(made)
+    graph: bytes = to_half(gpu_graph(bundle)).SerializeToString(deterministic=True)
+    numbers = check(GpuGraphEncoder(graph, f"encoder for GPUs of {bundle.folder}", threads=threads).encode)
+    lines = GRAPH.require(numbers)
+    report(f"{len(graph) / 1e6:.1f} MB; {'; '.join(lines)}; {numbers['images']:.0f} images")
+    return bundle.add_gpu_encoder(graph, numbers, REFERENCE)

@@ -30,14 +30,14 @@ LARGEST_MAP = 2**28  # numbers of a feature map: 1 GiB in float32
 LARGEST_GRID = 2**27  # voxels; 512 x 512 x 512
 
 
-def check_limits(bundle: StudentBundle, precision: str, grid: VoxelGrid | None = None) -> None:
+def check_limits(bundle: StudentBundle, grid: VoxelGrid | None = None) -> None:
     """Refuse what no engine, or no kernel, can be made for.
 
-    Raises BundleError where there is no encoder in this precision, or features are too large; GpuError where the grid
+    Raises BundleError where there is no encoder for GPUs, or features are too large; GpuError where the grid
     has too many voxels for the kernels.
     """
-    if precision not in bundle.gpu_precisions:
-        raise bundle.no_gpu_encoder(precision)
+    if bundle.gpu_encoder is None:
+        raise bundle.no_gpu_encoder()
     shape = *bundle.feature_size, bundle.head.channels
     if math.prod(shape) > LARGEST_MAP:
         what = f"a map of {'x'.join(map(str, shape))} is larger than {LARGEST_MAP} numbers"

@@ -44,14 +44,13 @@ MakeDevice = Callable[[CompiledKernels], KernelDevice]  # loads kernels onto a d
 
 
 def provide_kernels(
-    bundle: StudentBundle, context: PrimaryContext, precision: str, reference: Callable[[], Encoder]
+    bundle: StudentBundle, context: PrimaryContext, reference: Callable[[], Encoder]
 ) -> CompiledKernels:
     """A student's kernels, from the cache or compiled and compared with `reference`'s; with the context current.
 
     Raises GpuError where there are none.
     """
-    half = precision != "fp32"
-    sizes = KernelSizes.of(bundle.head, half_features=half)
+    sizes = KernelSizes.of(bundle.head)
     capability = context.facts.compute_capability
     make_device: MakeDevice = functools.partial(KernelDevice, context)
     key = {
@@ -71,7 +70,7 @@ def provide_kernels(
         major, minor = (int(part) for part in capability.split("."))
         kernels = compile_kernels(sizes, (major, minor), check=functools.partial(check_loads, make_device))
         maps = comparison_maps(bundle, reference())
-        parity = measure_kernel_parity(bundle, kernels, make_device, maps, half_features=half)
+        parity = measure_kernel_parity(bundle, kernels, make_device, maps)
         lines = KERNELS.require(parity)
         _log.warning("compiled the GPU's kernels; against those of the CPU: %s", "; ".join(lines))
         return kernels.cubin, {"compiler": kernels.compiler, "parity": lines}, kernels
@@ -117,16 +116,13 @@ def measure_kernel_parity(
     kernels: CompiledKernels,
     make_device: MakeDevice,
     maps: Sequence[NDArray[np.float32]],  # features to compare them on
-    *,
-    half_features: bool,  # the encoder's map is float16, not float32
 ) -> dict[str, float]:
     """Compare kernels with the CPU's; the numbers that `KERNELS` limits."""
-    kind = np.float16 if half_features else np.float32
     prepared = PreparedScene.of(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
     device = make_device(kernels)
     try:
         pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
-        found = [_compared(prepared, device, pipeline, one.astype(kind)) for one in maps]
+        found = [_compared(prepared, device, pipeline, one.astype(np.float16)) for one in maps]
     finally:
         device.close()
     return {name: float(np.max([one[name] for one in found])) for name in KERNELS.limits}  # NaN is worse than any

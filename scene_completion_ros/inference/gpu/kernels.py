@@ -35,7 +35,6 @@ class KernelSizes:
     channels: int  # hidden units of the density
     units: int  # hidden units of the labels, 0 for none
     classes: int  # number of classes
-    half_features: bool  # the encoder's map is float16, not float32
 
     def __post_init__(self) -> None:
         if self.channels < CHANNEL_TILE or self.channels % CHANNEL_TILE or self.units % CHANNEL_TILE:
@@ -44,9 +43,9 @@ class KernelSizes:
             raise GpuError(what, where="GPU kernels", cure=cure)
 
     @staticmethod
-    def of(head: HeadWeights, *, half_features: bool) -> "KernelSizes":
+    def of(head: HeadWeights) -> "KernelSizes":
         """The sizes of a student's head."""
-        return KernelSizes(head.hidden, head.label_hidden, head.classes, half_features)
+        return KernelSizes(head.hidden, head.label_hidden, head.classes)
 
     @property
     def kernels(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, GpuError
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.bundle import PRECISION, StudentBundle
 from scene_completion_ros.inference.gpu.device import (
     DeviceFacts,
     Flavour,
@@ -37,7 +37,7 @@ from scene_completion_ros.inference.gpu.device import (
 from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Record, UnusableError
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
 from scene_completion_ros.inference.gpu.kernels import Buffer, KernelDevice
-from scene_completion_ros.inference.gpu.parity import ENGINES, gate_images, map_errors
+from scene_completion_ros.inference.gpu.parity import ENGINE, gate_images, map_errors
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.label_query import NO_WORDS, Words, matches_of
 from scene_completion_ros.inference.scene_query import (
@@ -109,12 +109,12 @@ def _make_logger(api: Any, errors: deque[str]) -> Any:
     return Logger()
 
 
-def ports_of(bundle: StudentBundle, precision: str) -> Ports:
+def ports_of(bundle: StudentBundle) -> Ports:
     """The image, and the output of a bundle's encoder for GPUs."""
     camera = bundle.canonical
     return {
         INPUT: ((1, camera.height, camera.width, 3), np.uint8),
-        OUTPUT: ((1, *bundle.feature_size, bundle.head.channels), np.float32 if precision == "fp32" else np.float16),
+        OUTPUT: ((1, *bundle.feature_size, bundle.head.channels), np.float16),
     }
 
 
@@ -238,26 +238,24 @@ class TensorRtEngine:
             raise explain_failure(self._tensorrt.errors(), doing)
 
 
-def provide_engine(
-    bundle: StudentBundle, precision: str, context: PrimaryContext, reference: Callable[[], Encoder]
-) -> TensorRtEngine:
+def provide_engine(bundle: StudentBundle, context: PrimaryContext, reference: Callable[[], Encoder]) -> TensorRtEngine:
     """The engine of a bundle for this GPU, from the cache or built; with the context current.
 
     Raises BundleError where the graph cannot be used; GpuError where it cannot be built, misses the parity gate, or
     cannot be run. `reference`: makes the CPU's encoder, which an engine is compared with when it is built.
     """
     tensorrt = load_tensorrt(installed_flavour())
-    onnx, ports = bundle.read_gpu_encoder(precision), ports_of(bundle, precision)
+    onnx, ports = bundle.read_gpu_encoder(), ports_of(bundle)
 
     def open_engine(plan: bytes) -> TensorRtEngine:
         return TensorRtEngine(plan, ports, tensorrt, context)
 
     def build() -> tuple[bytes, Record, TensorRtEngine]:
-        what = f"the {precision} engine with {tensorrt.flavour} {tensorrt.version} for {context.facts.name}"
+        what = f"the engine with {tensorrt.flavour} {tensorrt.version} for {context.facts.name}"
         # Warnings, so that they are shown without a handler of the log, too: the numbers belong into a bug report.
         _log.warning("building %s; this takes minutes, and is done once", what)
         started_s = time.monotonic()
-        plan = build_plan(onnx, ports, tensorrt, exact=precision == "fp32")
+        plan = build_plan(onnx, ports, tensorrt)
         seconds = time.monotonic() - started_s
         try:
             engine = open_engine(plan)
@@ -265,24 +263,23 @@ def provide_engine(
             cure = "TensorRT may not know this GPU: take another version, or a CPU engine."
             raise GpuError(f"is refused by what built it ({error.what})", where=what, cure=cure) from error
         try:
-            lines = measure_parity(engine, reference(), precision)
+            lines = measure_parity(engine, reference())
         except BaseException:
             engine.close()
             raise
         _log.warning("built after %.0f s; against the CPU's encoder: %s", seconds, "; ".join(lines))
         return plan, {"build_seconds": round(seconds, 1), "parity": lines}, engine
 
-    key = _key(onnx, precision, tensorrt, context.facts)
+    key = _key(onnx, tensorrt, context.facts)
     return EngineCache().provide(key, lambda plan, _: open_engine(plan), build)
 
 
-def build_plan(onnx: bytes, ports: Ports, tensorrt: TensorRt, *, exact: bool = False) -> bytes:
+def build_plan(onnx: bytes, ports: Ports, tensorrt: TensorRt) -> bytes:
     """Build an engine for one image at a time.
 
     Raises BundleError where the graph cannot be parsed, or has other ports; GpuError where it cannot be built;
     KeyboardInterrupt where it was interrupted. `onnx`: the encoder, see `StudentBundle.read_gpu_encoder`; `ports`: what
-    it must take and give; `exact`: compute float32 as such; otherwise its products may be of numbers with a mantissa of
-    10 bits (TF32).
+    it must take and give.
     """
     api, where = tensorrt.api, f"engine {tensorrt.flavour} {tensorrt.version}"
     tensorrt.forget_errors()
@@ -308,8 +305,6 @@ def build_plan(onnx: bytes, ports: Ports, tensorrt: TensorRt, *, exact: bool = F
         raise BundleError(f"the encoder for GPUs {problem}", where=where, cure="Export the bundle again.")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, WORKSPACE)
-    if exact:
-        config.clear_flag(api.BuilderFlag.TF32)
     profile = builder.create_optimization_profile()
     image, _ = ports[INPUT]
     profile.set_shape(INPUT, image, image, image)
@@ -352,18 +347,18 @@ def _listener(api: Any, interruptions: list[BaseException]) -> Any:
     return Listener()
 
 
-def measure_parity(engine: TensorRtEngine, reference: Encoder, precision: str) -> list[str]:
-    """Compare an engine with the CPU's encoder on the images of the gate, see `ENGINES`."""
+def measure_parity(engine: TensorRtEngine, reference: Encoder) -> list[str]:
+    """Compare an engine with the CPU's encoder on the images of the gate, see `ENGINE`."""
     _, height, width, _ = engine.ports[INPUT][0]
     images = gate_images(height, width)
     found = [engine(image[None])[0].copy() for image in images]
-    return ENGINES[precision].require(map_errors([reference(image).copy() for image in images], found))
+    return ENGINE.require(map_errors([reference(image).copy() for image in images], found))
 
 
-def _key(onnx: bytes, precision: str, tensorrt: TensorRt, device: DeviceFacts) -> Record:
+def _key(onnx: bytes, tensorrt: TensorRt, device: DeviceFacts) -> Record:
     """All that an engine depends on; the power mode of a Jetson changes how many multiprocessors there are."""
     return {
-        "kind": f"engine-{precision}",
+        "kind": "engine",
         "settings": SETTINGS,
         "onnx_sha256": hashlib.sha256(onnx).hexdigest(),
         "flavour": tensorrt.flavour,
@@ -377,23 +372,23 @@ class TensorRtEncoder(Encoder):
     """The encoder on an NVIDIA GPU.
 
     Belongs to the thread that makes it, which holds the GPU's primary context; the last reference to it is to go there,
-    too. Raises BundleError where the bundle has no encoder for GPUs in this precision, or one that cannot be used;
+    too. Raises BundleError where the bundle has no encoder for GPUs, or one that cannot be used;
     GpuError: something is missing, or engine or kernels cannot be built, miss the gate or cannot be run. `reference`:
     makes the CPU's encoder of the same bundle, for the parity gates of what is built.
     """
 
-    def __init__(self, bundle: StudentBundle, precision: str, reference: Callable[[], Encoder]) -> None:
+    def __init__(self, bundle: StudentBundle, reference: Callable[[], Encoder]) -> None:
         flavour = installed_flavour()
         require(flavour)
-        check_limits(bundle, precision)
-        self.name = f"{flavour}_{precision}"
-        self._bundle, self._precision = bundle, precision
+        check_limits(bundle)
+        self.name = f"{flavour}_{PRECISION}"
+        self._bundle = bundle
         self._context = PrimaryContext()
         try:
             with self._context.work("preparing the GPU"):
                 # Seconds that may fail stand before minutes.
-                self._kernels = provide_kernels(bundle, self._context, precision, reference)
-                self._engine = provide_engine(bundle, precision, self._context, reference)
+                self._kernels = provide_kernels(bundle, self._context, reference)
+                self._engine = provide_engine(bundle, self._context, reference)
         except BaseException:
             self._context.close()
             raise
@@ -418,7 +413,7 @@ class TensorRtEncoder(Encoder):
 
     def scene_query(self, prepared: PreparedScene) -> SceneQuery:
         """See `DeviceEncoder`. Raises GpuError where the grid is too large for it, or there is not enough memory."""
-        check_limits(self._bundle, self._precision, prepared.query.grid)
+        check_limits(self._bundle, prepared.query.grid)
         with self._context.work("loading the kernels"):
             device = KernelDevice(self._context, self._kernels, self._engine.stream)
         return DeviceSceneQuery(self._engine, device, self._context, prepared)

@@ -5,7 +5,7 @@
 // Compiled for one student:
 //   CHANNELS        units of the density
 //   UNITS, CLASSES  units of the labels (0: none), and classes
-//   HALF_FEATURES   the encoder's map is float16; otherwise float32
+// The encoder's map is float16.
 // No header is needed, so that NVRTC compiles this text without a toolkit. It compiles as C++ for the tests, see
 // tests/inference/gpu/cuda_on_cpu.h.
 //
@@ -13,8 +13,8 @@
 // row is then one whole line of the cache. Samples are ordered by cell of the feature map. A group of threads takes RUN of
 // them in a row, and reads the four taps again only where the cell changes.
 
-#if !defined(CHANNELS) || !defined(UNITS) || !defined(CLASSES) || !defined(HALF_FEATURES)
-#error "CHANNELS, UNITS, CLASSES and HALF_FEATURES say for which student this is compiled"
+#if !defined(CHANNELS) || !defined(UNITS) || !defined(CLASSES)
+#error "CHANNELS, UNITS and CLASSES say for which student this is compiled"
 #endif
 #if CHANNELS % 32 || UNITS % 32
 #error "CHANNELS and UNITS must be multiples of 32: eight threads take four each"
@@ -28,8 +28,8 @@
 #define SPAN 1024
 #define THREADS 256
 
-// Taps of float32, and those of many channels, do not fit into the registers.
-#define TAPS_STAY (HALF_FEATURES && CHANNELS <= 128)
+// Taps of many channels do not fit into the registers.
+#define TAPS_STAY (CHANNELS <= 128)
 
 #define FREE_SEEN 1
 #define FREE_INFERRED 2
@@ -42,34 +42,24 @@ typedef unsigned char byte;
 typedef unsigned int word;
 typedef unsigned short half_bits;
 
-#if HALF_FEATURES
 typedef half_bits feature;
-#else
-typedef float feature;
-#endif
 
 struct Four {
     float a, b, c, d;
 };
 
 #ifndef CUDA_ON_CPU
-#if HALF_FEATURES
 static __device__ __forceinline__ float half_to_float(half_bits value) {
     float result;
     asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value));
     return result;
 }
-#endif
 static __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 static __device__ __forceinline__ float not_a_number() { return __int_as_float(0x7fc00000); }
 #endif
 
 // Four neighbouring channels of the feature map as they lie there: registers are scarce.
-#if HALF_FEATURES
 typedef uint2 four_features;
-#else
-typedef float4 four_features;
-#endif
 
 // `at` is a multiple of four.
 static __device__ __forceinline__ four_features taps_at(const feature* __restrict__ features, word at) {
@@ -85,17 +75,10 @@ static __device__ __forceinline__ void add_row(Four& sum, const float* __restric
 }
 
 static __device__ __forceinline__ void add_taps(Four& sum, const four_features& tap, float share) {
-#if HALF_FEATURES
     sum.a += share * half_to_float(half_bits(tap.x & 0xffffu));
     sum.b += share * half_to_float(half_bits(tap.x >> 16));
     sum.c += share * half_to_float(half_bits(tap.y & 0xffffu));
     sum.d += share * half_to_float(half_bits(tap.y >> 16));
-#else
-    sum.a += share * tap.x;
-    sum.b += share * tap.y;
-    sum.c += share * tap.z;
-    sum.d += share * tap.w;
-#endif
 }
 
 // ReLU; unlike fmaxf it keeps what is not a number, so that a broken map is not taken for an empty one.

@@ -29,7 +29,7 @@ GRID = VoxelGrid((2.0, -3.2, -1.6), 0.32, (20, 20, 10))
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
-    """A student whose encoder for the CPU and encoders for GPUs compute the same."""
+    """A student whose encoder for the CPU and for GPUs compute the same."""
     return make_gpu_bundle(
         tmp_path_factory.mktemp("bundle"), canonical=SMALL, feature_size=(16, 48), grid=GRID, classes=5, threshold=0.1
     )
@@ -79,7 +79,7 @@ def tensorrt(cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTe
     for module in (tensorrt_engine, device):
         monkeypatch.setattr(module, "require", lambda flavour: None)
 
-    def build_plan(onnx: bytes, ports: object, tensorrt: object, *, exact: bool) -> bytes:
+    def build_plan(onnx: bytes, ports: object, tensorrt: object) -> bytes:
         host.builds += 1
         return onnx
 
@@ -115,5 +115,5 @@ def build_anew(bundle: StudentBundle, tensorrt: HostTensorRt, tmp_path: Path, mo
     return partial(_built, bundle)
 
 
-def _built(bundle: StudentBundle, precision: str = "fp16", engine: str = "tensorrt") -> Completer:
-    return Completer(bundle, SMALL, engine=engine, threads=1, gpu_precision=precision)
+def _built(bundle: StudentBundle, engine: str = "tensorrt") -> Completer:
+    return Completer(bundle, SMALL, engine=engine, threads=1)

@@ -18,7 +18,7 @@ from scene_completion_ros.inference.gpu.engine_cache import EngineCache
 from tests.checkout import ROOT
 
 PLAN = bytes(range(256)) * 64
-KEY = {"kind": "engine-fp16", "onnx_sha256": "0123456789abcdef" * 4, "version": "10.3.0", "multiprocessors": 16}
+KEY = {"kind": "engine", "onnx_sha256": "0123456789abcdef" * 4, "version": "10.3.0", "multiprocessors": 16}
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_what_was_made_is_found_and_is_this_users_alone(cache: EngineCache, capl
     assert "'version': '10.3.0', 'multiprocessors': 16" in caplog.text  # for what it was made
 
 
-@pytest.mark.parametrize("other", [{"version": "10.7.0"}, {"multiprocessors": 8}, {"kind": "engine-fp32"}, {"gpu": ""}])
+@pytest.mark.parametrize("other", [{"version": "10.7.0"}, {"multiprocessors": 8}, {"kind": "kernels"}, {"gpu": ""}])
 def test_an_engine_for_something_else_is_not_used(
     cache: EngineCache, caplog: pytest.LogCaptureFixture, other: dict[str, Any]
 ) -> None:

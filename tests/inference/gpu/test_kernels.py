@@ -44,14 +44,10 @@ def resources(log: str) -> dict[str, Resources]:
 
 @needs_compiler
 @pytest.mark.parametrize("capability", ARCHITECTURES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
-@pytest.mark.parametrize("half", [True, False], ids=["float16", "float32"])
-def test_no_kernel_of_any_student_spills_on_any_gpu(capability: tuple[int, int], half: bool) -> None:
-    students = [
-        KernelSizes.of(StudentBundle.load(PLAIN_STUDENT).head, half_features=half),
-        KernelSizes(128, 0, 1, half),
-    ]
+def test_no_kernel_of_any_student_spills_on_any_gpu(capability: tuple[int, int]) -> None:
+    students = [KernelSizes.of(StudentBundle.load(PLAIN_STUDENT).head), KernelSizes(128, 0, 1)]
     if capability == (8, 7):
-        students += [KernelSizes(size, size, 19, half) for size in (32, 64, 96)]
+        students += [KernelSizes(size, size, 19) for size in (32, 64, 96)]
     for sizes in students:
         made = compile_kernels(sizes, capability)
         assert made.cubin[:4] == b"\x7fELF"
@@ -71,12 +67,12 @@ def test_what_cannot_compile_is_named_with_the_cure(monkeypatch: pytest.MonkeyPa
     ):
         monkeypatch.setattr(kernels, "nvrtc_libraries", lambda given=libraries: given)
         with pytest.raises(GpuError, match=message):
-            compile_kernels(KernelSizes(64, 0, 1, True), (8, 7))
+            compile_kernels(KernelSizes(64, 0, 1), (8, 7))
 
 
 def test_what_the_driver_does_not_take_is_compiled_by_the_next_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """The package's NVRTC may be newer than the driver, and the toolkit's not."""
-    sizes, tried = KernelSizes(64, 0, 1, True), []
+    sizes, tried = KernelSizes(64, 0, 1), []
 
     def refused(made: CompiledKernels) -> None:
         tried.append(made.compiler)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
 from scene_completion_ros.inference.gpu import parity
-from scene_completion_ros.inference.gpu.parity import ENGINES, GRAPHS, gate_images, map_errors
+from scene_completion_ros.inference.gpu.parity import ENGINE, GRAPH, gate_images, map_errors
 
 Features: TypeAlias = NDArray[np.float32]
 
@@ -26,29 +26,28 @@ def changed(encoded: list[Features], factor: float, place: Any = ...) -> list[Fe
     return [encoded[0], other]
 
 
-def check_parity(right: list[Features], found: list[Features], precision: str) -> list[str]:
-    return ENGINES[precision].require(map_errors(right, found))
+def check_parity(right: list[Features], found: list[Features]) -> list[str]:
+    return ENGINE.require(map_errors(right, found))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_each_precision_has_its_limit(encoded: list[Features], precision: str) -> None:
-    limit = next(iter(ENGINES[precision].limits.values()))
-    lines = check_parity(encoded, changed(encoded, 1.0 + 0.9 * limit), precision)
+def test_an_engine_has_its_limit(encoded: list[Features]) -> None:
+    limit = next(iter(ENGINE.limits.values()))
+    lines = check_parity(encoded, changed(encoded, 1.0 + 0.9 * limit))
     assert [line.split(" ")[0] for line in lines] == ["map", "channel", "largest"]
     assert float(lines[0].split(" ")[5]) == pytest.approx(0.9 * limit, rel=0.01)
-    expected = rf"the {precision} engine does not compute .*: map error of the features .* \(allowed {limit:g}\)"
+    expected = rf"the engine does not compute .*: map error of the features .* \(allowed {limit:g}\)"
     for factor in (1.0 + 1.1 * limit, float("nan"), float("inf")):
         with pytest.raises(GpuError, match=expected):
-            check_parity(encoded, changed(encoded, factor), precision)
+            check_parity(encoded, changed(encoded, factor))
 
 
 def test_what_is_wrong_alone_is_shown_and_rounding_to_fp16_is_not(encoded: list[Features]) -> None:
     """The quietest channel, one value, and images that are swapped."""
     for wrong in (changed(encoded, -1.0, np.s_[..., 7]), changed(encoded, 50.0, np.s_[3, 4, 0]), encoded[::-1]):
         with pytest.raises(GpuError, match="(channel|largest) error of the features"):
-            check_parity(encoded, wrong, "fp16")
+            check_parity(encoded, wrong)
     rounded = [one.astype(np.float16).astype(np.float32) for one in encoded]
-    assert len(check_parity(encoded, rounded, "fp16")) == 3
+    assert len(check_parity(encoded, rounded)) == 3
 
 
 def test_errors_by_hand() -> None:
@@ -61,9 +60,9 @@ def test_errors_by_hand() -> None:
     np.testing.assert_allclose(found, [np.sqrt(0.5) / whole, 1.0 / 3.0, 2.0 / whole])
 
 
-@pytest.mark.parametrize("name", list(GRAPHS["fp16"].limits))
+@pytest.mark.parametrize("name", list(GRAPH.limits))
 def test_each_number_of_a_graph_has_its_limit(name: str) -> None:
-    gate, least = GRAPHS["fp16"], name in ("occupied_iou", "labels_agreement")
+    gate, least = GRAPH, name in ("occupied_iou", "labels_agreement")
     assert len(gate.require(gate.limits)) == 4
     for wrong in (gate.limits[name] * (0.99 if least else 1.01), float("nan")):
         with pytest.raises(GpuError, match=f"the fp16 graph does not .*: [^;]*allowed {'at least ' if least else ''}0"):

@@ -95,11 +95,11 @@ def test_what_is_missing_broken_or_of_another_version_is_named(
 def test_tensorrt_is_refused_before_anything_is_built(tmp_path: Path) -> None:
     bundle = make_small_bundle(tmp_path)
     with pytest.raises(GpuError, match="the NVIDIA driver is missing"):
-        check_engine(bundle, "tensorrt", "fp16", bundle.grid)
+        check_engine(bundle, "tensorrt", bundle.grid)
     with pytest.raises(GpuError, match="the NVIDIA driver is missing"):
         make_encoder(bundle, "tensorrt")
     for engine in ("auto", "openvino", "onnxruntime"):
-        check_engine(bundle, engine, "fp16", bundle.grid)
+        check_engine(bundle, engine, bundle.grid)
 
 
 @pytest.mark.parametrize(

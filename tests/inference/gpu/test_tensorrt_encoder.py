@@ -44,13 +44,12 @@ def assert_alike(found: SemanticVoxels, expected: SemanticVoxels) -> None:
 
 
 @pytest.mark.parametrize("at_once", [False, True], ids=["late", "at once"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_voxels_are_those_of_the_same_graph_on_the_cpu(
-    build: Build, bundle: StudentBundle, cuda: HostCuda, precision: str, at_once: bool
+    build: Build, bundle: StudentBundle, cuda: HostCuda, at_once: bool
 ) -> None:
     cuda.at_once = at_once
-    on_gpu = build(precision)
-    on_cpu = Completer(bundle, SMALL, engine=f"onnxruntime_{precision}", threads=1)
+    on_gpu = build()
+    on_cpu = Completer(bundle, SMALL, engine="onnxruntime_fp16", threads=1)
     allocations = cuda.allocations
     for seed in range(2):
         copied, launched = cuda.copied, len(cuda.launched)
@@ -60,8 +59,7 @@ def test_voxels_are_those_of_the_same_graph_on_the_cpu(
         assert found.voxels.stamp_ns == seed
         assert {VoxelState.SURFACE, VoxelState.COMPLETED} <= set(np.unique(expected.voxels.state))
         assert_alike(found.voxels, expected.voxels)
-        # In half precision only the one on the CPU rounds between the layers.
-        np.testing.assert_allclose(found.alpha, expected.alpha, atol=1e-4 if precision == "fp32" else 5e-3)
+        np.testing.assert_allclose(found.alpha, expected.alpha, atol=5e-3)  # the CPU rounds between the layers
         np.testing.assert_allclose(found.probability, expected.probability, atol=2e-2)
         assert np.isclose(found.depth, expected.depth, atol=0.02, equal_nan=True).mean() > 0.98
         assert found.timings_ms.keys() == expected.timings_ms.keys()
@@ -162,6 +160,7 @@ def test_engine_and_kernels_are_built_once_and_again_where_the_driver_or_tensorr
     cuda: HostCuda,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
     build_anew()
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -183,14 +182,15 @@ def test_engine_and_kernels_are_built_once_and_again_where_the_driver_or_tensorr
         check(CompiledKernels(b"of CUDA 99", sizes.kernels, "NVRTC"))
 
     monkeypatch.setattr(kernel_provision, "compile_kernels", of_a_newer_compiler)
+    next(tmp_path.glob("**/kernels-*")).unlink()
     with pytest.raises(GpuError, match="the kernels that NVRTC made do not load.*a compiler that is no newer"):
-        build_anew("fp32")
+        build_anew()
 
 
 def test_two_cameras_share_the_engine_whose_outputs_the_host_may_have_too(
     build: Build, cuda: HostCuda, bundle: StudentBundle
 ) -> None:
-    left = build("fp32")
+    left = build()
     right = Completer(bundle, SMALL, engine="tensorrt", encoder=left.encoder)
     states = [one.complete(picture(1)).voxels.state for one in (left, right)]
     np.testing.assert_array_equal(*states)
@@ -198,7 +198,7 @@ def test_two_cameras_share_the_engine_whose_outputs_the_host_may_have_too(
     on_cpu = make_encoder(bundle, encoder.cpu_engine(), threads=1)
     for seed in (0, 1):
         found, expected = left.encoder.encode(picture(seed)), on_cpu.encode(picture(seed))
-        np.testing.assert_allclose(found.features, expected.features, atol=1e-3)
+        np.testing.assert_allclose(found.features, expected.features, atol=0.05)
     with pytest.raises(ImageError):
         left.complete(picture()[:-1])
     assert cuda.stack == []  # no other context is disturbed between images

@@ -70,10 +70,6 @@ def rotated(pitch: float, roll: float, yaw: float, shift: tuple[float, float, fl
     return turned @ RigidTransform(np.eye(3), np.array(shift))
 
 
-def rounded(features: np.ndarray) -> np.ndarray:
-    return features.astype(np.float16).astype(np.float32)
-
-
 def feature_map(head: HeadWeights, seed: int = 0, size: tuple[int, int] = FEATURE_SIZE) -> np.ndarray:
     scale = 0.7 if seed else 0.3
     return np.random.default_rng(seed).normal(0.0, scale, (*size, head.channels)).astype(np.float32)
@@ -90,10 +86,10 @@ class Devices:
         self.context = PrimaryContext()
         self._made: list[KernelDevice] = []
 
-    def __call__(self, head: HeadWeights, *, half: bool = True) -> KernelDevice:
+    def __call__(self, head: HeadWeights) -> KernelDevice:
         major, minor = (int(part) for part in self.context.facts.compute_capability.split("."))
         check = functools.partial(check_loads, functools.partial(KernelDevice, self.context))
-        kernels = self._compiler(KernelSizes.of(head, half_features=half), (major, minor), check=check)
+        kernels = self._compiler(KernelSizes.of(head), (major, minor), check=check)
         self._made.append(KernelDevice(self.context, kernels))
         return self._made[-1]
 
@@ -125,8 +121,8 @@ class Run:
     device: KernelDevice
     pipeline: VoxelPipeline
 
-    def frame(self, features: np.ndarray, *, half: bool = True) -> DeviceVoxels:
-        self.pipeline.enqueue(self.device.upload(features.astype(np.float16 if half else np.float32)))
+    def frame(self, features: np.ndarray) -> DeviceVoxels:
+        self.pipeline.enqueue(self.device.upload(features.astype(np.float16)))
         return self.pipeline.wait()
 
 
@@ -155,12 +151,12 @@ def centres(grid: VoxelGrid, pose: RigidTransform, flat: np.ndarray) -> np.ndarr
     return pose.apply(np.asarray(grid.origin) + (index + 0.5) * grid.voxel_size)
 
 
-def check(run: Run, features: np.ndarray, *, half: bool = True) -> DeviceVoxels:
+def check(run: Run, features: np.ndarray) -> DeviceVoxels:
     """Compares a frame with the twins, each stage given what the stages before it made."""
-    found = run.frame(features, half=half)
+    found = run.frame(features)
     grid, query = run.query.grid, run.query
     pose = run.pose
-    given = rounded(features) if half else features
+    given = features.astype(np.float16).astype(np.float32)
 
     alpha = run.device.download(run.pipeline.alpha)
     evaluated = np.sort(query.samples.target)
@@ -244,20 +240,17 @@ class Student(NamedTuple):
     channels: int = 64
     units: int = 64
     classes: int = 19
-    half: bool = True
     feature_size: tuple[int, int] = FEATURE_SIZE
 
 
 STUDENTS = (
     *(Student(),) * 2,
-    Student(half=False),
-    Student(channels=128, half=False),  # the shipped one's sizes, in fp32
-    Student(channels=128),
+    Student(channels=128),  # the shipped one's sizes
     Student(channels=192, units=32),  # more than registers hold of the taps
     Student(channels=32, units=32, classes=2, feature_size=(31, 57)),
     Student(channels=96, units=96, classes=256, feature_size=(24, 80)),
     Student(units=0),
-    Student(channels=32, units=0, half=False, feature_size=(2, 2)),
+    Student(channels=32, units=0, feature_size=(2, 2)),
 )
 
 
@@ -284,19 +277,16 @@ def test_random_cameras_grids_and_maps(seed: int, student: Student, device: Devi
     canonical = some_camera(rng)
     rays = canonical.resized(*(int(size) for size in rng.integers(1, 200, 2)))
     run = run_of(
-        device(head, half=student.half), head, grid=grid, pose=pose, rays=rays, extrapolate=bool(seed % 2),
+        device(head), head, grid=grid, pose=pose, rays=rays, extrapolate=bool(seed % 2),
         canonical=canonical, feature_size=student.feature_size,
     )  # fmt: skip
-    check(run, feature_map(head, seed=seed + 1, size=student.feature_size), half=student.half)
+    check(run, feature_map(head, seed=seed + 1, size=student.feature_size))
 
 
-def test_the_shipped_student_in_both_precisions(device: Devices, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shipped_student(device: Devices, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voxel_pipeline, "LABEL_BLOCKS", 3)  # fewer blocks than there is work for
     head = StudentBundle.load(PLAIN_STUDENT).head
-    for half in (True, False):
-        run = run_of(device(head, half=half), head, threshold=0.3)
-        found = check(run, feature_map(head), half=half)
-        assert len(found.index) > 10
+    assert len(check(run_of(device(head), head, threshold=0.3), feature_map(head)).index) > 10
 
 
 class GivenMaps:

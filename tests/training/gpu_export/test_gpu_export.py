@@ -16,9 +16,9 @@ from onnx import TensorProto
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.geometry import Camera, VoxelGrid
-from scene_completion_ros.inference.bundle import MANIFEST, PRECISIONS, GpuEncoder, StudentBundle
+from scene_completion_ros.inference.bundle import MANIFEST, StudentBundle
 from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.gpu.parity import GRAPHS
+from scene_completion_ros.inference.gpu.parity import GRAPH
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.inference.scene_query import EncodedImage
@@ -149,17 +149,15 @@ def contents(folder: Path | None) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_graphs_have_the_same_ports(student: StudentBundle, graphs: dict[str, onnx.ModelProto], precision: str) -> None:
-    graph = graphs[precision].graph
+def test_the_graph_has_the_ports_of_the_student(student: StudentBundle, graphs: dict[str, onnx.ModelProto]) -> None:
+    graph = graphs["fp16"].graph
     (image,), (features,) = graph.input, graph.output
     (height, width), channels = student.feature_size, student.head.channels
     shapes = [[dimension.dim_value for dimension in port.type.tensor_type.shape.dim] for port in (image, features)]
     assert (image.name, features.name) == ("image", "features")
     assert shapes == [[1, CAMERA.height, CAMERA.width, 3], [1, height, width, channels]]
     assert image.type.tensor_type.elem_type == TensorProto.UINT8
-    wanted = TensorProto.FLOAT if precision == "fp32" else TensorProto.FLOAT16
-    assert features.type.tensor_type.elem_type == wanted
+    assert features.type.tensor_type.elem_type == TensorProto.FLOAT16
     assert {node.domain for node in graph.node} == {""}
     assert not {node.op_type for node in graph.node} & {"Shape", "ConstantOfShape", "Expand", "Range", "Loop", "If"}
 
@@ -168,36 +166,28 @@ def test_an_export_is_the_same_again(
     copied: StudentBundle, places: tuple[Path, Path], graphs: dict[str, onnx.ModelProto]
 ) -> None:
     printed: list[str] = []
-
-    def export(bundle: StudentBundle, *precisions: str) -> StudentBundle:
-        return export_for_gpus(bundle, precisions, parity=[places[1]], threads=1, report=printed.append)
-
-    made = export(copied, *PRECISIONS)
-    assert set(made.gpu_precisions) == set(PRECISIONS)
-    assert made.gpu_encoders["fp16"].reference == REFERENCE
+    made = export_for_gpus(copied, parity=[places[1]], threads=1, report=printed.append)
     first = contents(made.folder)
-    made = export(made, "fp32")  # the others are made a second time for `graphs`
-    assert contents(made.folder) == first
-    assert [line.partition(":")[0] for line in printed] == [*PRECISIONS, "fp32"]
-    assert printed[-1] == printed[PRECISIONS.index("fp32")]
-    for precision in PRECISIONS:
-        assert made.read_gpu_encoder(precision) == graphs[precision].SerializeToString(deterministic=True)
-    parity = made.gpu_encoders["fp16"].parity
-    assert parity["images"] == 3 and 0.0 < parity["features_relative"] < GRAPHS["fp16"].limits["features_relative"]
+    made = export_for_gpus(made, parity=[places[1]], threads=1, report=printed.append)
+    assert contents(made.folder) == first and printed[0] == printed[1]
+    assert made.read_gpu_encoder() == graphs["fp16"].SerializeToString(deterministic=True)
+    assert made.gpu_encoder is not None and made.gpu_encoder.reference == REFERENCE
+    parity = made.gpu_encoder.parity
+    assert parity["images"] == 3 and 0.0 < parity["features_relative"] < GRAPH.limits["features_relative"]
     assert json.loads(first[MANIFEST])["gpu_encoders"]["fp16"]["parity"] == parity
-    half, single = (make_encoder(made, f"onnxruntime_{name}", threads=1) for name in ("fp16", "fp32"))
+    half, single = (make_encoder(made, name, threads=1) for name in ("onnxruntime_fp16", "onnxruntime"))
     image = canonical_images([places[1]], CAMERA, 1)[0]
     assert half.name == "onnxruntime_fp16"
     assert 0.0 < np.abs(half(image) - single(image)).mean() < 0.01 * np.abs(single(image)).mean()
 
 
-def test_one_variant_that_fails_keeps_all_out(
+def test_an_encoder_that_fails_is_not_added(
     copied: StudentBundle, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, limits = contents(copied.folder), {**GRAPHS["fp16"].limits, "features_relative": 0.0}
-    monkeypatch.setitem(GRAPHS, "fp16", dataclasses.replace(GRAPHS["fp16"], limits=limits))
+    before, limits = contents(copied.folder), {**GRAPH.limits, "features_relative": 0.0}
+    monkeypatch.setattr("scene_completion_training.gpu_parity.GRAPH", dataclasses.replace(GRAPH, limits=limits))
     with pytest.raises(GpuError, match="^parity gate: the fp16 graph .*: mean difference of the map [0-9.e-]+ "):
-        export_for_gpus(copied, ["fp32", "fp16"], parity=[places[1]], threads=1)
+        export_for_gpus(copied, parity=[places[1]], threads=1)
     assert contents(copied.folder) == before
 
 
@@ -229,7 +219,7 @@ def test_each_kind_of_error_has_its_number(student: StudentBundle, check: Parity
     noise, density, labels = map(
         check, (lambda image: EncodedImage(exact(image).features * np.float32(1.01)), shifted, shuffled)
     )
-    limits = GRAPHS["fp16"].limits
+    limits = GRAPH.limits
     assert noise["features_relative"] == pytest.approx(0.01, rel=1e-3)
     assert density["density_relative"] > limits["density_relative"]
     assert (
@@ -246,11 +236,11 @@ def test_a_student_that_sees_nothing_cannot_be_compared(student: StudentBundle, 
 
 
 def test_a_new_calibration_names_encoders_it_costs(copied: StudentBundle, capsys: pytest.CaptureFixture[str]) -> None:
-    made = copied.add_gpu_encoders({"fp16": (b"graph", GpuEncoder("fp16", "", {}, {}, "test"))})
+    made = copied.add_gpu_encoder(b"graph", {}, "test")
     stretched = dataclasses.replace(made.head, density_bias=made.head.density_bias + np.float32(0.5))
     assert made.folder is not None
     say_dropped(made, dataclasses.replace(made, head=stretched).save(made.folder, made.read_encoder()))
-    assert "(fp16) were those of the head before and are gone; make them anew with" in capsys.readouterr().out
+    assert "was that of the head before and is gone; make it anew with" in capsys.readouterr().out
     say_dropped(copied, copied)
     assert capsys.readouterr().out == ""
 
@@ -261,7 +251,7 @@ def test_the_command_adds_the_encoders(
     arguments = ["export", str(copied.folder), "--parity-images", str(places[1]), "--gpu"]
     assert main([*arguments, "fp16"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("fp16: ") and "encoders for GPUs in fp16" in printed
-    assert StudentBundle.load(str(copied.folder)).gpu_precisions == ("fp16",)
+    assert " MB; " in printed and "encoder for GPUs added" in printed
+    assert StudentBundle.load(str(copied.folder)).gpu_encoder
     assert main(["export", str(copied.folder)]) == 2
     assert "BUNDLE: is missing" in capsys.readouterr().err

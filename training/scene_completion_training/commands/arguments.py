@@ -117,17 +117,15 @@ def listed_folders(folders: Iterable[Path], split: FrameSplit | None) -> list[Pa
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Declare --engine."""
     meaning = "what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s); or "
-    meaning += "onnxruntime_fp32, onnxruntime_fp16: the bundle's encoders for GPUs, rounded as there"
+    meaning += "onnxruntime_fp16: the bundle's encoder for GPUs, rounded as there"
     parser.add_argument("--engine", default="auto", help=meaning)
 
 
 def say_dropped(before: StudentBundle, after: StudentBundle) -> None:
-    """Say which encoders for GPUs a bundle lost, because they belong to its encoder and head of before."""
-    if lost := [precision for precision in before.gpu_precisions if precision not in after.gpu_precisions]:
-        print(
-            f"{after.folder}: its encoders for GPUs ({', '.join(lost)}) were those of the head before and are gone; "
-            f"make them anew with scene-completion export {after.folder} --gpu {' '.join(lost)}"
-        )
+    """Say that a bundle lost its encoder for GPUs, because that belongs to its encoder and head of before."""
+    if before.gpu_encoder and not after.gpu_encoder:
+        what = "its encoder for GPUs was that of the head before and is gone"
+        print(f"{after.folder}: {what}; make it anew with scene-completion export {after.folder} --gpu fp16")
 
 
 def add_sources(parser: argparse._ActionsContainer) -> None:

@@ -1,14 +1,13 @@
-"""Export a training checkpoint as a student bundle for the robot, or add encoders for GPUs to a bundle.
+"""Export a training checkpoint as a student bundle for the robot, or add an encoder for GPUs to a bundle.
 
     scene-completion export CHECKPOINT BUNDLE --licence ...
-    scene-completion export BUNDLE --gpu fp32 fp16
+    scene-completion export BUNDLE --gpu fp16
 
 The network of a checkpoint of stage masked_scene becomes a folder that `features points` takes.
 
-Encoders for GPUs are ONNX graphs that TensorRT builds engines of. The command compares each with the student in torch
-on real images. It compares the feature map, and density, occupied voxels and labels of the default grid.
-One that misses what is allowed of its precision makes the command fail, and the bundle stays as it was. No GPU is
-needed. The first form takes --gpu, too.
+The encoder for GPUs is an ONNX graph that TensorRT builds an engine of. The command compares it with the student on
+real images: the feature map, and density, occupied voxels and labels of the default grid. Where it misses what is
+allowed, the command fails, and the bundle stays as it was. No GPU is needed. The first form takes --gpu, too.
 """
 
 import argparse
@@ -34,8 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning += "agglomeration"
     parser.add_argument("--vocabulary", type=Path, metavar="FILE", help=meaning)
     gpu = parser.add_argument_group("encoders for GPUs")
-    meaning = "which encoders to make, of fp32 and fp16; others that are there already stay"
-    gpu.add_argument("--gpu", nargs="+", choices=("fp32", "fp16"), default=[], metavar="PRECISION", help=meaning)
+    gpu.add_argument("--gpu", choices=("fp16",), help="make an encoder of this precision")
     meaning = (
         "what to compare on: sequence folders, KITTI drives, bags or folders of images (default: the bundled drive)"
     )
@@ -54,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
         Progress().line(f"Exporting {args.source} ...")
         _export(args)
     if args.gpu:
-        Progress().line(f"Making encoders for GPUs in {', '.join(args.gpu)} ...")
-    return _add_encoders(args) if args.gpu else 0
+        Progress().line("Making an encoder for GPUs ...")
+    return _add_encoder(args) if args.gpu else 0
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -105,7 +103,7 @@ def _print_files(folder: Path) -> None:
         print(f"{file.stat().st_size / 1e6:8.2f} MB  {file}")
 
 
-def _add_encoders(args: argparse.Namespace) -> int:
+def _add_encoder(args: argparse.Namespace) -> int:
     from importlib import import_module
 
     from scene_completion_ros.bags.reader import DEMO_DRIVE
@@ -117,9 +115,8 @@ def _add_encoders(args: argparse.Namespace) -> int:
 
     bundle = export_for_gpus(
         open_student(args.bundle or args.source),
-        tuple(dict.fromkeys(args.gpu)),
         parity=args.parity_images or [DEMO_DRIVE],
         report=print,
     )
-    print(f"{bundle.folder}: encoders for GPUs in {', '.join(bundle.gpu_precisions)}")
+    print(f"{bundle.folder}: encoder for GPUs added")
     return 0
