@@ -1,7 +1,8 @@
 """Encoders for GPUs: made, measured against the student (features, densities, decisions, labels), added if they pass.
 
-An encoder is a graph in float16: bytes in, channels last, one image, and no shape arithmetic is left. The graph is typed strongly, as TensorRT wants it: every tensor has its declared type, and every change of type is a
-Cast. TensorRT 11 knows only such graphs, and 10 takes them as well.
+An encoder is a graph in float16: bytes in, channels last, one image, and no shape arithmetic is left. It is typed
+strongly, as TensorRT wants it: every tensor has its declared type, and every change of type is a Cast. TensorRT 11
+knows only such graphs, and 10 takes them as well.
 """
 
 import tempfile
