@@ -142,6 +142,8 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "losses.retention": "name earlier drives in data.sources as well, so that nothing is forgotten",
         "naming": "use class_branch_channels",
         "picture_every": "leave it out, curves show how a training goes",
+        "teachers.noise": "name features of your own with model: files:FOLDER",
+        "teachers.text_bank": "name features of your own with model: files:FOLDER",
         "trusting": "use use_pixel_classes",
         "views.voxels": "use views.points",
     },

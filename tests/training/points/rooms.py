@@ -48,7 +48,19 @@ def view(boxes: Sequence[Box], edge: float, number: int) -> RgbdView:
         depth, label = np.where(hit, enter, depth), np.where(hit, kind, label)
     colours = np.array([*PAINT.values(), (1.0, 1.0, 1.0)])
     image = (255 * colours[label]).astype(np.uint8)
-    return RgbdView(f"view_{number}", CAMERA, pose, lambda: image, lambda: depth.astype(np.float32), lambda: label)
+    return RgbdView(f"view_{number}", CAMERA, pose, lambda: image, lambda: depth.astype(np.float32))
+
+
+def save_features(folder: Path, scene: PointScene, rows: NDArray[np.float32], noise: float) -> None:
+    """Features of each pixel of the views: the row [D] of its class, with noise, or zeros where it has no class."""
+    generator, paint = np.random.default_rng(0), (255 * np.array([*PAINT.values()])).astype(np.uint8)
+    (folder / scene.name).mkdir(parents=True, exist_ok=True)
+    for seen in scene.views:
+        shown = (seen.image()[:, :, None] == paint).all(axis=-1)  # [H, W, K]
+        found = (
+            shown @ rows + generator.normal(0.0, noise, (*shown.shape[:2], rows.shape[1])) * shown.any(-1)[..., None]
+        )
+        np.save(folder / scene.name / f"{seen.name}.npy", found.transpose(2, 0, 1).astype(np.float32))
 
 
 def room(seed: int, *, step: float = 0.05, edge: float = 4.0, objects: int = 6, views: int = 0) -> PointScene:

@@ -16,14 +16,12 @@ from scene_completion_ros.inference.text_bank import TextBank
 from scene_completion_training.data.store import Store
 from scene_completion_training.points import voxels
 from scene_completion_training.points.data import (
-    ExactLabels,
     FeatureFiles,
     LiftedScene,
     LiftingSettings,
     PixelTeacher,
     keep_lifted,
     lift,
-    phrase_rows,
 )
 from scene_completion_training.points.scene import PointScene, RgbdView
 from scene_completion_training.points.voxels import VoxelMeans, turned, voxelised
@@ -87,6 +85,10 @@ class Constant:
         return torch.tensor([float(view.name[-1]), 1.0]).expand(len(pixels), 2)
 
 
+class Other(Constant):
+    key = "other"
+
+
 def bank(dim: int = 8) -> TextBank:
     rows = np.random.default_rng(0).normal(size=(len(CLASSES), dim))
     return TextBank(
@@ -139,7 +141,7 @@ def test_lifted_features_are_made_once_and_by_teacher(tmp_path: Path) -> None:
 
     first, again = kept(constant=Constant()), kept(other_name=Constant())
     assert len(asked) == 1
-    both = kept(constant=Constant(), labels=ExactLabels(bank(), 0.0))
+    both = kept(constant=Constant(), other=Other())
     assert len(asked) == 2 and len(list(tmp_path.glob("rooms-*/a/features-*"))) == 2
     np.testing.assert_array_equal(first.points, SCENE.points)
     np.testing.assert_array_equal(again.features["other_name"], both.features["constant"])
@@ -152,27 +154,6 @@ def test_lifted_features_are_made_once_and_by_teacher(tmp_path: Path) -> None:
         save_file({"features": np.zeros((7, 2), np.float16)}, file)
     with pytest.raises(SequenceError, match=r"damaged \(features of other points\).*Delete it"):
         kept(constant=Constant())
-
-
-def test_exact_labels_are_embeddings_with_the_noise_that_is_asked_for() -> None:
-    view = SCENE.views[2]
-    assert view.label is not None
-    shown, image = view.label(), view.image()
-    row, column = (grid.reshape(-1) for grid in np.indices(shown.shape))
-    pixels = torch.from_numpy(np.stack([column, row], axis=1)).float()
-    exact = ExactLabels(bank(), 0.0).at(SCENE, view, image, pixels).numpy()
-    known = shown.reshape(-1) >= 0
-    np.testing.assert_allclose(exact[known], phrase_rows(bank(), CLASSES)[shown.reshape(-1)[known]])
-    assert not exact[~known].any() and not known.all()
-    noisy = ExactLabels(bank(), 0.3)
-    first, again = (noisy.at(SCENE, view, image, pixels).numpy() for _ in range(2))
-    np.testing.assert_array_equal(first, again)
-    assert (first - exact)[known].std() == pytest.approx(0.3, rel=0.03) and not first[~known].any()
-    twice = noisy.at(SCENE, view, image, pixels[[700, 700]])
-    assert torch.equal(twice[0], twice[1])  # all points behind a pixel have its noise
-    assert not np.allclose(first, noisy.at(SCENE, SCENE.views[1], SCENE.views[1].image(), pixels).numpy())
-    with pytest.raises(ConfigurationError, match="scene room 0: its views have no labels"):
-        noisy.at(SCENE, dataclasses.replace(view, label=None), image, pixels)
 
 
 @pytest.mark.parametrize("ending", ["npy", "safetensors"])

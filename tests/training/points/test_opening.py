@@ -372,7 +372,6 @@ def test_unknown_labels_and_frames_without_them_stay_unlabelled() -> None:
 def test_label_images_of_half_the_size_fit_and_classes_are_found_by_name_in_another_list() -> None:
     scene = fused(label=np.zeros((30, 40), np.uint8), classes=("thing", "floor"))
     assert scene.classes == ("thing", "floor") and (scene.label == 1).all()
-    assert (scene.views[0].label() == 1).all()
 
 
 @pytest.mark.parametrize(

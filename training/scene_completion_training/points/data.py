@@ -4,7 +4,7 @@ Features of pixels at the points of a scene: the mean over the views that see a 
 
 The rules are those of OpenScene and CUA-O3D (section 2D feature fusion): pixels are rounded, a border sees nothing, a
 point is visible where the depth of the view is nearly its own, and the mean is plain. All teachers share one mask.
-Teachers are foundation models, files that others wrote, and labels of rendered rooms.
+Teachers are foundation models, and files that others wrote.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from scene_completion_training.points.voxels import turned, voxelised
 from scene_completion_training.workers import accelerator
 
 _VERSION = 2  # of a cache of lifted scenes; those without one have their points mixed up
-LABELS, FILES = "labels", "files:"
+FILES = "files:"
 
 
 @dataclass(frozen=True)
@@ -152,16 +152,12 @@ class PixelTeacher(TeacherSpec):
     """A foundation model whose features of pixels are lifted to points."""
 
     dim: int = 0  # numbers of one of its features
-    model: str = ""  # what `open_teacher` opens; `files:FOLDER` for `FeatureFiles`, or "labels" for `ExactLabels`
+    model: str = ""  # what `open_teacher` opens, or `files:FOLDER` for `FeatureFiles`
     layer: int = -1  # see `open_teacher`
     cell: int = 14  # pixels of the resized image along the side of a token of a model
-    text_bank: str = ""  # of "labels", the bank that the classes of the scene are phrases of
-    noise: float = 0.0  # of "labels", standard deviation of the noise in each channel
 
     def open(self, device: str = "cpu") -> "PixelFeatures":
-        """Opens it; errors as of `open_teacher`, `ExactLabels` and `FeatureFiles`."""
-        if self.model == LABELS:
-            return ExactLabels(TextBank.load(self.text_bank), self.noise)
+        """Opens it; errors as of `open_teacher` and `FeatureFiles`."""
         if self.model.startswith(FILES):
             return FeatureFiles(Path(self.model.removeprefix(FILES)))
         return ExtractedFeatures(open_teacher(self.model, self.layer, device), self.cell)
@@ -226,34 +222,6 @@ class FeatureFiles:
         cell = torch.tensor([image.shape[1] / found.shape[2], image.shape[0] / found.shape[1]])
         values = torch.from_numpy(np.array(found, np.float32))[None]
         return FeatureLifter.sampled(TokenMaps(values, torch.zeros(1, 2), cell), 0, pixels)
-
-
-class ExactLabels:
-    """A text-aligned 2D model that errs as much as it is set to: the embedding of each pixel's class, and noise.
-
-    It stands in for LSeg on rendered rooms, whose views have exact labels. Every channel of an embedding of length one
-    gets Gaussian noise that follows from scene, view and pixel. Pixels without a label have a feature of zeros.
-    """
-
-    def __init__(self, bank: TextBank, noise: float) -> None:
-        self._bank, self._noise = bank, noise
-        self.key = f"labels by {bank.sha256} with noise {noise}"
-
-    def at(self, scene: PointScene, view: RgbdView, image: Bytes, pixels: Tensor) -> Tensor:
-        """See `PixelFeatures`; a `ConfigurationError` where the view has no labels."""
-        if view.label is None:
-            cure = "Take rendered rooms with labels, or another model"
-            raise ConfigurationError("its views have no labels", where=f"scene {scene.name}", cure=cure)
-        label = view.label()
-        scale = torch.tensor([label.shape[1] / image.shape[1], label.shape[0] / image.shape[0]])
-        column, row = ((pixels + 0.5) * scale).long().numpy().T
-        shown = label[row, column]
-        rows = np.concatenate([phrase_rows(self._bank, scene.classes), np.zeros((1, self._bank.dimension), np.float32)])
-        found = torch.from_numpy(rows[np.where(shown < 0, len(rows) - 1, shown)])
-        places, of = np.unique(row.astype(np.int64) * label.shape[1] + column, return_inverse=True)
-        seed = int.from_bytes(f"{scene.name}/{view.name}".encode(), "little")
-        noise = np.random.default_rng(seed).normal(0.0, self._noise, (len(places), found.shape[1]))
-        return found + torch.from_numpy(noise[of].astype(np.float32) * (shown >= 0)[:, None])
 
 
 def phrase_rows(bank: TextBank, classes: Sequence[str]) -> Floats:

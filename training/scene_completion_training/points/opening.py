@@ -200,7 +200,6 @@ def fused_scene(
             frame.world_from_rig @ sequence.rig_from_camera[camera],
             partial(read_source, frame.images[camera]),
             partial(_depth, frame.assets["depth"]),
-            partial(_named, frame.assets["label"], table, where) if len(table) and "label" in frame.assets else None,
         )
         for frame in frames
     )
@@ -240,11 +239,6 @@ def _depth(load: Callable[[], NDArray[Any]]) -> Floats:
         raise SequenceError(f"depth is {stored.dtype}", cure="Give z-depth in metres, 0 where unknown")
     depth = np.asarray(stored, np.float32)
     return np.where(np.isfinite(depth), depth, np.float32(0.0))
-
-
-def _named(load: ArrayLoader, classes: Ints, where: str) -> Ints:
-    """Classes of pixels [h, w] of a frame."""
-    return looked_up(classes, _whole_numbers(load, where), where)
 
 
 def _ids(load: ArrayLoader | None, depth: Floats, where: str) -> Ints:

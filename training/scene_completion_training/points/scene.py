@@ -38,8 +38,6 @@ class RgbdView:
     world_from_camera: RigidTransform  # optical frame: x right, y down, z ahead
     image: Callable[[], Bytes]  # RGB [H, W, 3]
     depth: Callable[[], Floats]  # z-depth [h, w], metres; 0 where unknown
-    # Classes of pixels [h, w], of any size, `UNLABELLED` where unknown; None where there are none.
-    label: Callable[[], Ints] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -264,9 +264,9 @@ class PointAgglomerationConfiguration(TrainingConfiguration):
         super().check()
         losses.check_teachers(self.teachers, "teachers")
         self.lifting.check("lifting")
-        if not all(teacher.dim > 0 and teacher.cell > 0 and teacher.noise >= 0.0 for teacher in self.teachers):
-            what = f"{[(teacher.dim, teacher.cell, teacher.noise) for teacher in self.teachers]}"
-            raise ConfigurationError(what, where="teachers: dim, cell, noise", cure="Give positive numbers")
+        if not all(teacher.dim > 0 and teacher.cell > 0 for teacher in self.teachers):
+            what = f"{[(teacher.dim, teacher.cell) for teacher in self.teachers]}"
+            raise ConfigurationError(what, where="teachers: dim, cell", cure="Give positive numbers")
         if not self.data.voxel_size > 0.0:
             what, cure = f"{self.data.voxel_size} m", "Give a positive edge"
             raise ConfigurationError(what, where="data.voxel_size", cure=cure)
