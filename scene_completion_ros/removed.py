@@ -108,6 +108,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "views": "join the voxels of successive images with fusion.enabled (docs/temporal_fusion.md)",
     },
     "topic": {
+        "~/markers": "show ~/voxels, which RViz draws as boxes",
         "~/query/centroids": "use the voxels of ~/query/matches",
         "~/record_trigger": _SNAPSHOTS,
     },

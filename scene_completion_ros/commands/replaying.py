@@ -31,7 +31,7 @@ from scene_completion_ros.inference.scene_query import Sources
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.messages.transform_buffer import stamp_of
 from scene_completion_ros.progress import Progress, print_summary
-from scene_completion_ros.report.plots import evidence_summary
+from scene_completion_ros.report.summaries import evidence_summary
 from scene_completion_ros.report.writer import ReportWriter
 from scene_completion_ros.ros.parameters import read_parameters
 from scene_completion_ros.ros.replay.results import (

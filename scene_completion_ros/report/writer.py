@@ -33,14 +33,7 @@ from scene_completion_ros.report.pictures import (
     with_lidar,
     write_picture,
 )
-from scene_completion_ros.report.plots import (
-    BY_FRAME,
-    Summary,
-    evidence_in_words,
-    evidence_svg,
-    latency_percentiles,
-    latency_svg,
-)
+from scene_completion_ros.report.summaries import BY_FRAME, Summary, evidence_in_words, latency_percentiles
 from scene_completion_ros.untrusted_files import read_text
 from scene_completion_ros.voxels.colours import (
     HEIGHT_RANGE,
@@ -121,7 +114,7 @@ def _statistics_table(statistics: Mapping[str, Any]) -> str:
 def _latency_table(timings_ms: Sequence[Mapping[str, float]]) -> str:
     table = latency_percentiles(timings_ms)
     if not table:
-        return ""
+        return "<p>No latency was measured.</p>"
     names = list(next(iter(table.values())))
     head = "".join(f"<th>{name}</th>" for name in ["stage [ms]", *names])
     rows = "".join(
@@ -283,7 +276,6 @@ class ReportWriter:
         self._sizes: list[int] = []  # bytes of each frame in the page
         self._first_ns = 0
         self._timings: list[dict[str, float]] = []
-        self._evidence: list[Summary] = []
         self._frame_count = 0
         self._statistics: dict[str, Any] = {}
         self._headlines: dict[str, str] = {}
@@ -367,7 +359,6 @@ class ReportWriter:
             self._own(f"frames/{self._frame_count:06d}{suffix}").write_bytes(data)
         self._sizes.append(4 * sum(map(len, parts.values())) // 3)  # as base64
         self._timings.append(timings)
-        self._evidence.append(evidence or {})
         self._frame_count += 1
         if self._frame_count & (self._frame_count - 1) == 0:
             self.close()
@@ -411,7 +402,7 @@ class ReportWriter:
             out.write(
                 f'<div class="bar timeline"><button id="play">▶ play</button>'
                 f'<input type="range" id="frame" min="0" max="{len(numbers) - 1}" value="{len(numbers) // 2}">'
-                f'<span id="caption"></span>{evidence_svg(self._evidence)}<output id="evidence"></output></div>\n'
+                f'<span id="caption"></span><output id="evidence"></output></div>\n'
                 '<div class="pictures"><div>'
                 + _picture("camera", "camera")
                 + _picture("depth", "depth [m]")
@@ -426,7 +417,7 @@ class ReportWriter:
         else:
             out.write("<p>No frame was completed.</p>")
         out.write(f"<h2>Legend</h2>{_legend(names, colours)}\n")
-        out.write(_folded("Latency by stage", latency_svg(self._timings) + _latency_table(self._timings)))
+        out.write(_folded("Latency by stage", _latency_table(self._timings)))
         out.write(_folded("All figures", _statistics_table(self._statistics)))
         settings = {
             "frames": len(numbers),

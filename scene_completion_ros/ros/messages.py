@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import Header, String
-from visualization_msgs.msg import Marker
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
@@ -29,10 +28,8 @@ from scene_completion_ros.ros import conversions
 from scene_completion_ros.ros.conversions import with_data
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_FIELDS, VOXEL_CLOUD_DTYPE, VOXEL_CLOUD_FIELDS, legend_json
 from scene_completion_ros.voxels.cloud_kernel import write_cloud
-from scene_completion_ros.voxels.colours import voxel_colours
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
 
-MARKER_NAMESPACE = "voxels"
 EVIDENCE = "evidence"  # name of a status of `processing_time_message`
 # What describes something that stays: late readers that ask for it get the last message.
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -252,56 +249,6 @@ def occupancy_grid_message(
 def points_message(points: NDArray[np.float32], stamp_ns: int, frame_id: str) -> Any:
     """Points [N, 3] in metres as a PointCloud2 of x, y, z (float32)."""
     return conversions.points_message(points, _header(stamp_ns, frame_id))
-
-
-def voxels_marker(
-    voxels: SemanticVoxels, frame_id: str, limit: int, frame_from_grid: RigidTransform | None = None
-) -> tuple[bytes, str]:
-    """Occupied voxels as cubes in the colours of their classes (of heights where there is one class only).
-
-    `voxels`: completed voxels; their stamp becomes the message's; `limit`: cubes at most: those nearest to the camera;
-    `frame_from_grid`: pose of the grid in the marker's frame; None where that is the optical frame of the image.
-    Returns visualization_msgs/Marker, CUBE_LIST (which replaces the last one), as opaque as each voxel is probable. Its
-    ``text``, which RViz does not show for cubes, states if voxels were left out, and is empty otherwise. Where no voxel
-    is occupied, it deletes the last one. The message is serialised (CDR), for rclpy would need a Python object for
-    every cube and colour; its ``text`` follows.
-    """
-    count = len(voxels)
-    points = voxels.points_grid()
-    nearest = np.arange(count)
-    if count > limit:
-        distance = np.linalg.norm(points - voxels.grid_from_camera.translation, axis=1)
-        nearest = np.sort(np.argpartition(distance, limit - 1)[:limit])
-    colours = voxel_colours(voxels.label[nearest], points[nearest, 2], voxels.class_colours) / 255.0
-    alpha = voxels.probability[nearest].clip(0.0, 1.0)
-    pose, edge = frame_from_grid or voxels.grid_from_camera.inverse(), voxels.grid.voxel_size
-    text = f"the nearest {limit} of {count} voxels: the others exceed the limit" if count > limit else ""
-    header = divmod(voxels.stamp_ns, 1_000_000_000)
-    marker = _cdr(
-        *(*header, frame_id),
-        *(MARKER_NAMESPACE, 0, Marker.CUBE_LIST, Marker.ADD if count else Marker.DELETE),
-        np.array([*pose.translation, *pose.quaternion, edge, edge, edge], "<f8"),
-        np.array([0.0, 0.0, 0.0, 1.0], "<f4"),  # color, opaque
-        *(0, 0, False),  # lifetime, frame_locked
-        *(len(nearest), points[nearest].astype("<f8")),
-        *(len(nearest), np.column_stack([colours, alpha]).astype("<f4")),
-        *("", 0, 0, "", "", 0, 0),  # texture_resource, texture, uv_coordinates
-        text,
-        *("", "", 0, False),  # mesh_resource, mesh_file, mesh_use_embedded_materials
-    )
-    return marker, text
-
-
-def _cdr(*fields: str | int | NDArray[Any]) -> bytes:
-    """Strings, int32, bool and arrays as ROS 2 serialises them, with zeros where rclpy leaves what was in memory."""
-    cdr = bytearray()
-    for field in fields:
-        text = np.frombuffer(f"{field}\0".encode(), np.uint8)
-        for part in (len(text), text) if isinstance(field, str) else (field,):
-            values = np.asarray(part, None if isinstance(part, (bool, np.ndarray)) else "<i4")
-            if values.size:
-                cdr += bytes(-len(cdr) % values.itemsize) + values.tobytes()
-    return b"\0\1\0\0" + cdr
 
 
 def header_of(cdr: bytes) -> tuple[int, str]:

@@ -41,7 +41,6 @@ from scene_completion_ros.ros.messages import (
     stamp_nanoseconds,
     voxel_grid_info_message,
     voxel_grid_message,
-    voxels_marker,
     voxels_message,
 )
 from scene_completion_ros.ros.parameters import NodeParameters
@@ -102,7 +101,6 @@ class QueryOutputs:
 
 OUTPUT_DEPTH = 5  # messages kept for slow reliable readers
 FREE_SPACE_EDGE = 2  # voxels along the edge of a cube of free space
-MOST_MARKERS = 10_000  # cubes: RViz draws those of a marker one by one
 NOTICE_DEPTH = 100  # a burst of dropped images, for slow readers
 BEST_EFFORT_QOS = QoSProfile(depth=OUTPUT_DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
 
@@ -141,7 +139,6 @@ class Outputs:
             topics.OBSTACLES: self._obstacles,
             topics.CLEARING: self._clearing,
             topics.FREE_SPACE: self._free_space,
-            topics.MARKERS: self._markers,
         }
         self._results: dict[str, tuple[Any, _Make]] = {
             topics.VOXELS: (self._create(topics.VOXELS, qos=result_qos), self._voxels)
@@ -300,13 +297,6 @@ class Outputs:
         placement = scene.placement
         points = seen_free_cubes(scene.voxels, FREE_SPACE_EDGE, placement.frame_from_grid)
         return [points_message(points, scene.voxels.stamp_ns, placement.frame_id)]
-
-    def _markers(self, scene: Scene) -> list[Any]:
-        placement = scene.placement
-        marker, text = voxels_marker(scene.voxels, placement.frame_id, MOST_MARKERS, placement.frame_from_grid)
-        if text:
-            self._counters.warn(topics.MARKERS, f"{topics.MARKERS}: {text}")
-        return [marker]
 
 
 def _depths(camera: str, scene: Scene) -> list[Any]:

@@ -95,9 +95,6 @@ VOXEL_GRID_INFO = _out(
 )
 MATCHES = _out("~/query/matches", _CLOUD, "with a query: the voxels that answer it, with their scores")
 PHRASES = _out("~/query/phrases", _TEXT, "JSON: the phrases of the query, by number", latched=True)
-MARKERS = _out(
-    "~/markers", "visualization_msgs/msg/Marker", "the 10 000 occupied voxels nearest to the camera, as cubes"
-)
 DIAGNOSTICS = _out(
     "/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "what is wrong and what to do about it, in every state"
 )

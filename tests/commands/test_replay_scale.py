@@ -68,7 +68,6 @@ def test_the_recorded_motion_gives_the_scale(tmp_path: Path, told: StudentBundle
     said = [frame["evidence"] for frame in embedded_frames(page)]
     assert said[0] == "no scale (last image: no image yet)"
     assert said[-1].startswith(f"scale {factor:.3f} ± {deviation * factor:.3f}")
-    assert 'aria-label="scale by motion, by frame"' in page.read_text("utf-8")
     assert "corners with a depth" in said[-1]
     replay(bag, tmp_path / "scale", told, "--offline", "--scale-from", "odometry")
     assert not any(
@@ -76,7 +75,6 @@ def test_the_recorded_motion_gives_the_scale(tmp_path: Path, told: StudentBundle
     )
     nothing = replay(bag, tmp_path / "off", told, "--offline", "--scale-from", "off")
     assert "scale_by_motion" not in nothing
-    assert 'id="scale-now"' not in (tmp_path / "off" / "report" / "index.html").read_text("utf-8")
     first, *_, last = zip(clouds(tmp_path / "out"), clouds(tmp_path / "off"), strict=True)
     assert first[0] == first[1] and last[0] != last[1]
 

@@ -1,9 +1,8 @@
-"""What the page of a report holds, its curves, and its files."""
+"""What the page of a report holds, and its files."""
 
 import base64
 import re
 import signal
-import xml.etree.ElementTree as ElementTree
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.scene_query import Evidence
 from scene_completion_ros.report import writer
-from scene_completion_ros.report.plots import evidence_summary, evidence_svg, latency_svg
+from scene_completion_ros.report.summaries import evidence_summary
 from scene_completion_ros.report.writer import (
     LIDAR_RESOLUTION,
     PROBABILITIES,
@@ -64,17 +63,6 @@ def test_lidar_comes_back_within_its_resolution_and_dense_scans_are_thinned() ->
     assert 15_000 < len(zlib.decompress(pack_lidar(dense, voxels))) // 6 <= 20_000
 
 
-@pytest.mark.parametrize("count", [1, 2, 5000])
-def test_any_number_of_frames_is_drawn(count: int) -> None:
-    timings = [{"total": 1.0} for _ in range(count)]
-    timings[count // 2]["total"] = 500.0
-    (line,) = ElementTree.fromstring(latency_svg(timings)).findall("polyline")
-    points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
-    assert len(points) <= 500
-    assert min(row for _, row in points) < 60  # the one slow frame is not thinned away
-    assert "No latency" in latency_svg([{}, {}])
-
-
 KNOWN = Evidence(Scale(1.25, 0.04, 80, 1.5, "")).summary()
 DOUBTED = Evidence(Scale(1.0, 0.1, 12, 1.5, "only 12 corners were found again")).summary()
 UNKNOWN = Evidence(Scale(why="no odometry: no transform at 17 ns")).summary()
@@ -89,22 +77,6 @@ def test_frames_are_summed_up() -> None:
     assert found["by_frame"] == [None, None, [1.0, 0.1], [1.25, 0.04], [1.25, 0.04]]
     assert evidence_summary([UNKNOWN])["factor_median"] is None
     assert evidence_summary([ASIDE, ASIDE]) == evidence_summary([]) == {}
-
-
-def test_the_line_is_interrupted_where_nothing_is_known() -> None:
-    drawn = ElementTree.fromstring(evidence_svg([KNOWN, KNOWN, UNKNOWN, DOUBTED]))
-    lines = [
-        [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
-        for line in drawn.findall("polyline")
-    ]
-    assert [[column for column, _ in line] for line in lines] == [[120.0, 360.0], [840.0]]
-    (one,) = {row for _, row in lines[1]}
-    assert one == pytest.approx(float(drawn.find("line").attrib["y1"]), abs=0.06)  # type: ignore[union-attr]
-    assert all(row < one for _, row in lines[0])  # a larger factor is higher up
-    assert [len(band.attrib["points"].split()) for band in drawn.findall("polygon")] == [4, 2]
-    assert evidence_svg([UNKNOWN, ASIDE]) == evidence_svg([]) == ""
-    long = ElementTree.fromstring(evidence_svg([KNOWN] * 5000)).find("polyline")
-    assert long is not None and len(long.attrib["points"].split()) <= 960
 
 
 SECOND = 1_000_000_000

@@ -3,15 +3,10 @@
 import json
 
 import numpy as np
-import pytest
 from nav_msgs.msg import OccupancyGrid
 from rclpy.serialization import deserialize_message, serialize_message
-from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import Image, PointCloud2, PointField
-from std_msgs.msg import ColorRGBA
-from visualization_msgs.msg import Marker
 
-from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.mapping.ground_map import GroundMap
 from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.ros import messages
@@ -104,41 +99,3 @@ def test_the_map_is_stored_row_by_row() -> None:
     assert (info.origin.position.x, info.origin.position.y, info.origin.position.z) == (1.5, -2.0, 0.0)
     assert (info.origin.orientation.x, info.origin.orientation.z, info.origin.orientation.w) == (0.0, 0.0, 1.0)
     assert info.map_load_time == message.header.stamp
-
-
-def placed(marker: Marker) -> np.ndarray:
-    position, turn = marker.pose.position, marker.pose.orientation
-    pose = RigidTransform.from_quaternion([turn.x, turn.y, turn.z, turn.w], [position.x, position.y, position.z])
-    return np.asarray(pose.apply(np.array([[point.x, point.y, point.z] for point in marker.points])))
-
-
-def test_markers_are_cubes_on_the_grid() -> None:
-    voxels = some_voxels(200, STAMP_NS, classes=5)
-    sent, _ = messages.voxels_marker(voxels, "front_optical", 200)
-    message = deserialize_message(sent, Marker)
-    checked_header(message)
-    assert (message.type, message.action, message.ns, message.id) == (Marker.CUBE_LIST, Marker.ADD, "voxels", 0)
-    assert (message.scale.x, message.scale.y, message.scale.z, message.text) == (0.2, 0.2, 0.2, "")
-    np.testing.assert_allclose(placed(message), voxels.points_camera(), atol=1e-4)
-    colours = np.array([[colour.r, colour.g, colour.b, colour.a] for colour in message.colors])
-    np.testing.assert_allclose(colours[:, :3], np.array(voxels.class_colours)[voxels.label] / 255, atol=1e-6)
-    np.testing.assert_allclose(colours[:, 3], voxels.probability, atol=1e-6)
-
-
-@pytest.mark.parametrize("frame", ["", "a", "front_optical", "vorn/größe"])
-@pytest.mark.parametrize(("count", "shown"), [(0, 0), (1, 1), (10_000, 10_000), (10_001, 10_000)])
-def test_markers_are_serialised_as_ros_does_it(frame: str, count: int, shown: int) -> None:
-    sent, text = messages.voxels_marker(some_voxels(count, STAMP_NS), frame, 10_000)
-    assert messages.header_of(sent) == (STAMP_NS, frame)
-    message = deserialize_message(sent, Marker)
-    assert (len(message.points), len(message.colors), message.text) == (shown, shown, text)
-    assert message.action == (Marker.ADD if count else Marker.DELETE)
-    assert bool(text) == (count > shown)
-    types, kind = get_typestore(Stores.LATEST), "visualization_msgs/msg/Marker"
-    again = types.deserialize_cdr(serialize_message(message), kind)
-    assert sent == types.serialize_cdr(again, kind)  # with zeros between fields
-    defaults = Marker()
-    for name in ("lifetime", "frame_locked", "texture_resource", "texture", "uv_coordinates", "mesh_resource"):
-        assert getattr(message, name) == getattr(defaults, name)
-    assert (message.mesh_file, message.color) == (defaults.mesh_file, ColorRGBA(a=1.0))
-    assert not message.mesh_use_embedded_materials

@@ -10,7 +10,6 @@ import pytest
 from nav_msgs.msg import OccupancyGrid
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image, PointCloud2
-from visualization_msgs.msg import Marker
 
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -42,7 +41,6 @@ class Planner(CameraToVoxels):
             (topics.OBSTACLES, PointCloud2),
             (topics.CLEARING, PointCloud2),
             (topics.FREE_SPACE, PointCloud2),
-            (topics.MARKERS, Marker),
         ):
             self.heard[topic] = self.graph.collect(message_type, topic.replace("~", self.output))
 
@@ -123,7 +121,6 @@ def test_all_outputs_are_those_of_the_voxels(planner: Planner, completer: Callab
     assert len(ends) > 100
     np.testing.assert_allclose(points_of(found[topics.CLEARING]), ends, atol=1e-5)
     np.testing.assert_allclose(points_of(found[topics.FREE_SPACE]), seen_free_cubes(voxels, 2), atol=1e-5)
-    assert len(found[topics.MARKERS].points) == len(voxels)
 
 
 def test_changes_are_checked_and_take_effect(planner: Planner) -> None:

@@ -370,8 +370,6 @@
     picture("seen", data.seen_png, "png");
     byId("caption").textContent = data.caption;
     byId("evidence").textContent = data.evidence;
-    const now = byId("scale-now");
-    if (now) for (const end of ["x1", "x2"]) now.setAttribute(end, `${100 * (number + 0.5) / frameCount}%`);
     const voxels = unpackVoxels(await inflate(data.voxels), data.count, data.grid.shape);
     const lidar = data.lidar ? unpackLidar(await inflate(data.lidar), data.grid.origin) : new Float32Array(0);
     const answers = data.matches ? await inflate(data.matches) : null;

@@ -18,7 +18,6 @@ from scene_completion_ros.ros.topics import NODE_NAME
 PACKAGE = "scene_completion_ros"
 PARAMETER_FILE = PathJoinSubstitution([FindPackageShare(PACKAGE), "config", "scene_completion.yaml"])
 CHOICES = {
-    "fuse": ["true", "false"],
     "image_transport": ["", "raw", "compressed"],
     "autostart": ["", "true", "false"],
     "use_sim_time": ["", "true", "false"],

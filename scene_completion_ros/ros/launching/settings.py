@@ -50,7 +50,7 @@ PLACEHOLDER = "{camera}"
 class LaunchedCamera:
     """One camera of several."""
 
-    name: str  # its name, also that of its namespace where each has a node of its own
+    name: str
     image_topic: str  # its image topic, without transport
     camera_info_topic: str  # the calibration of these images
 
@@ -67,12 +67,12 @@ def launched_cameras(names: str, image_topics: str, camera_info_topics: str) -> 
         what = f"{names!r} names no cameras, or one of them twice"
         cure = "Write their names, with commas between them, such as cameras:=front,left,right"
         raise SceneCompletionError(what, where="launch argument cameras", cure=cure)
-    images = for_each(cameras, image_topics, "image_topics")
-    camera_infos = for_each(cameras, camera_info_topics, "camera_info_topics")
+    images = _for_each(cameras, image_topics, "image_topics")
+    camera_infos = _for_each(cameras, camera_info_topics, "camera_info_topics")
     return [LaunchedCamera(*each) for each in zip(cameras, images, camera_infos, strict=True)]
 
 
-def for_each(cameras: Sequence[str], value: str, argument: str) -> list[str]:
+def _for_each(cameras: Sequence[str], value: str, argument: str) -> list[str]:
     """A launch argument for every camera. Raises SceneCompletionError where there are more or fewer.
 
     `value`: one value in which `{camera}` stands for the name, or one a camera, with commas between them; `argument`:

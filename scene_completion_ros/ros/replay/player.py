@@ -57,7 +57,6 @@ RECORDED = (
     topics.DEPTH_CAMERA_INFO,
     topics.OCCUPANCY_GRID,
     topics.OBSTACLES,
-    topics.MARKERS,
 )
 
 
@@ -146,14 +145,9 @@ class Answer:
         return _typestore().deserialize_cdr(self.cdr, self.spec.type_name)
 
     def record(self, bag: BagWriter, stamp_ns: int) -> None:
-        """Write the message. Serialised anew: rclpy leaves whatever was in memory in the bytes between fields.
-
-        Not so markers, which the node serialises itself, see `messages.voxels_marker`.
-        """
-        written = self.cdr if self.spec.name == topics.MARKERS else self.message
-        bag.write(
-            topics.default_name(self.spec.name), self.spec.type_name, written, stamp_ns, latched=self.spec.latched
-        )
+        """Write the message. Serialised anew: rclpy leaves whatever was in memory in the bytes between fields."""
+        topic, kind = topics.default_name(self.spec.name), self.spec.type_name
+        bag.write(topic, kind, self.message, stamp_ns, latched=self.spec.latched)
 
 
 @cache
@@ -290,7 +284,7 @@ class Player:
         self._welcome = [topics.PROCESSING_TIME]
         if bag is not None:
             self._welcome.append(topics.OCCUPANCY_GRID)  # there may be no map
-            self._collected += [topics.OBSTACLES, topics.MARKERS]
+            self._collected.append(topics.OBSTACLES)
         self._answers = Answers(self._collected, self._welcome)
         self._legends: list[Answer] = []  # of which the node publishes one
         self._elsewhere_s = 0.0  # spent on waiting for bag and `on_result`, while the node waited

@@ -15,7 +15,7 @@ from scene_completion_ros.bags.reader import BagMessage
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.messages.images import decode_image
-from scene_completion_ros.report.plots import occupied_median
+from scene_completion_ros.report.summaries import occupied_median
 from scene_completion_ros.ros.parameters import names_in
 
 

@@ -138,7 +138,6 @@ def test_arguments_change_what_is_started(name: str, launch_file: Callable[[str]
         "cameras": "north, south",
         "image_topics": "/{camera}/other",
         "camera_info_topics": "/{camera}/other",
-        "fuse": "false",
         "grid": str(grid_file),
         "grid_file": str(grid_file),
     }
@@ -208,7 +207,7 @@ def launch(launch_file: Callable[[str], LaunchFile]) -> LaunchFile:
     return launch_file("multi_camera.launch.py")
 
 
-def test_one_node_fuses_all_by_default(launch: LaunchFile) -> None:
+def test_one_node_fuses_all(launch: LaunchFile) -> None:
     (node,) = launch.started()
     file, overrides = node.settings["parameters"]
     assert Path(file) == CONFIG / "multi_camera.yaml"
@@ -218,25 +217,6 @@ def test_one_node_fuses_all_by_default(launch: LaunchFile) -> None:
         for name in NAMES
         for pair in ((f"{name}/image", f"/{name}/image_raw"), (f"{name}/camera_info", f"/{name}/camera_info"))
     ]
-
-
-def test_without_fusing_each_camera_has_the_launch_file_of_one(launch: LaunchFile) -> None:
-    given = {"fuse": "false", "namespace": "robot", "bag": "drive", "rviz": "true", "image_transport": "compressed"}
-    *groups, player = launch.started(**given)
-    assert player.settings["cmd"][:4] == ["ros2", "bag", "play", "drive"]
-    assert [group.kind for group in groups] == ["GroupAction"] * 3  # each in a scope of its own
-    for name, group in zip(NAMES, groups, strict=True):
-        ((include,),) = group.arguments
-        assert include.kind == "IncludeLaunchDescription"
-        assert include.arguments[0].arguments == (str(ROOT / "launch" / "scene_completion.launch.py"),)
-        passed = dict(include.settings["launch_arguments"])
-        assert passed["namespace"] == f"robot/{name}"
-        assert (passed["image_topic"], passed["camera_info_topic"]) == (f"/{name}/image_raw", f"/{name}/camera_info")
-        assert (passed["fixed_frame"], passed["bag"], passed["use_sim_time"]) == (f"{name}_optical_frame", "", "true")
-        assert Path(passed["params_file"]) == CONFIG / "scene_completion.yaml"
-        assert (passed["rviz"], passed["image_transport"]) == ("true", "compressed")
-    plain = launch.started(fuse="false")
-    assert dict(plain[0].arguments[0][0].settings["launch_arguments"])["use_sim_time"] == ""
 
 
 @pytest.mark.parametrize(
@@ -278,7 +258,6 @@ SHIPPED = (ROOT / LIVE).read_text(encoding="utf-8")
 MESSAGES = {
     "PointCloud2": {"sensor_msgs/msg/PointCloud2"},
     "Map": {"nav_msgs/msg/OccupancyGrid"},
-    "Marker": {"visualization_msgs/msg/Marker"},
     "Image": {"sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"},
 }
 

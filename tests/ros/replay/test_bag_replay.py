@@ -99,7 +99,6 @@ def test_lock_step_answers_every_frame_and_writes_a_bag(tmp_path: Path, node_par
             ("/scene_completion/depth/camera_info", 4),
             ("/scene_completion/occupancy_grid", 4),
             ("/scene_completion/obstacles", 4),
-            ("/scene_completion/markers", 4),
             ("/scene_completion/legend", 1),
             ("/image", 4),
             ("/tf_static", 1),

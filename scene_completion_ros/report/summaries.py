@@ -1,0 +1,75 @@
+"""What scaled the depths, and the latency of images, summed up."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from scene_completion_ros.inference.scene_query import DEVIATION, SCALE, WHY
+
+Summary: TypeAlias = Mapping[str, float | str]  # `Evidence.summary` of a frame
+
+BY_FRAME = "by_frame"  # in a summary, what is said of each frame
+
+
+def _known(summary: Summary) -> tuple[float, float]:
+    """Factor and standard deviation of its logarithm; NaN where they are not known."""
+    return float(summary.get(SCALE, math.nan)), float(summary.get(DEVIATION, math.nan))
+
+
+def evidence_in_words(summary: Summary) -> str:
+    """What was known of one frame, for people; empty where nothing was asked."""
+    factor, deviation = _known(summary)
+    known = f"scale {factor:.3f} ± {deviation * factor:.3f}" if math.isfinite(factor) else "no scale"
+    reason = f" (last image: {summary[WHY]})" if WHY in summary else ""
+    rest = [f"{name} {value:g}" for name, value in summary.items() if not isinstance(value, str)]
+    scale = [known + reason] if {SCALE, WHY} & summary.keys() else []
+    return " · ".join([*scale, *(one for one in rest if not one.startswith(SCALE))])
+
+
+def evidence_summary(evidence: Sequence[Summary]) -> dict[str, Any]:
+    """Plain values: over all frames, and [factor, deviation] or None of each; empty where nothing was asked."""
+    if not any(evidence):
+        return {}
+    found = [_known(summary) for summary in evidence]
+    known = np.array([one for one in found if math.isfinite(one[0])]).reshape(-1, 2)
+    middle = np.median(known, axis=0).round(4).tolist() if len(known) else [None, None]
+    reasons = Counter(_without_numbers(str(summary[WHY])) for summary in evidence if WHY in summary)
+    return {
+        "frames": len(known),
+        "factor_median": middle[0],
+        "deviation_median": middle[1],
+        "not_measured": dict(reasons.most_common()),
+        BY_FRAME: [list(one) if math.isfinite(one[0]) else None for one in found],
+    }
+
+
+def _without_numbers(reason: str) -> str:
+    """A reason as many frames share it."""
+    words = reason.split()
+    return " ".join("…" if any(letter.isdigit() for letter in word) else word for word in words)
+
+
+TOTAL = "total"
+
+
+def latency_percentiles(timings_ms: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """By stage, over the frames that report it: ``mean``, ``p50``, ``p95``, ``p99``, ``max``, milliseconds."""
+    table = {}
+    for stage in _stages(timings_ms):
+        values = np.array([timings[stage] for timings in timings_ms if stage in timings], dtype=np.float64)
+        percentiles = {f"p{q}": float(np.percentile(values, q)) for q in (50, 95, 99)}
+        table[stage] = {"mean": float(values.mean()), **percentiles, "max": float(values.max())}
+    return table
+
+
+def occupied_median(counts: Sequence[int]) -> float:
+    """Median of the frames' numbers of occupied voxels; 0 where there was no frame."""
+    return float(np.median(counts)) if counts else 0.0
+
+
+def _stages(timings_ms: Sequence[Mapping[str, float]]) -> list[str]:
+    names = dict.fromkeys(name for timings in timings_ms for name in timings)
+    return [name for name in names if name != TOTAL] + ([TOTAL] if TOTAL in names else [])
