@@ -1,4 +1,4 @@
-"""Scores of a replay, image by image, against every ground truth: of a folder, an earlier replay, recorded LiDAR."""
+"""Scores of a replay, image by image, against every ground truth: of a folder, and of recorded LiDAR."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,19 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import CLOUD_TYPE, BagReader, CloudFrame
-from scene_completion_ros.errors import BagError, SceneCompletionError, SequenceError
+from scene_completion_ros.errors import BagError, SequenceError
 from scene_completion_ros.evaluation.depth import DEPTH
 from scene_completion_ros.evaluation.metric import Scores, VoxelAnswer
 from scene_completion_ros.evaluation.occupancy import OCCUPANCY
-from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, TruthSource, VoxelTruth
+from scene_completion_ros.evaluation.truth import DepthTruth, FrameTruth, TruthSource
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.depth_images import nearest_pixels, sparse_depth
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.messages.transform_buffer import TransformBuffer, stamp_of
+from scene_completion_ros.messages.transform_buffer import TransformBuffer
 from scene_completion_ros.sequences.opening import depth_truth, holds_voxels, open_recording, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import reference_camera
-from scene_completion_ros.voxels.cloud import cloud_array_from_message
 
 _LARGEST_GAP_NS = 200_000_000  # between scan and image, and between two recorded poses
 
@@ -184,67 +183,6 @@ class ReplayScores:
             if truth is not None:
                 answer = PublishedAnswer(truth, self._published, cloud, depth, depth_camera)
                 self.scores.add(source.name, self, answer)
-
-
-_Cloud = tuple[int, NDArray[np.void]]  # stamp in nanoseconds, points
-
-
-class RecordedTruth:
-    """The voxels of a recording, in the order of its bag time; holds one cloud. Use it as a context manager.
-
-    All voxels of the grid count, also those out of view. `bag`: the recording; its first PointCloud2 topic in the
-    layout of published voxels is taken; `published`: grid that they lie on: that of the node; `offset_ns`: added to the
-    stamps of the recording.
-    """
-
-    def __init__(self, bag: Path | str, published: PublishedGrid, *, offset_ns: int = 0) -> None:
-        self.name = Path(bag).resolve().name  # of the recording
-        self._reader = BagReader(bag)
-        self._published, self._offset_ns = published, offset_ns
-        self._clouds: Iterator[_Cloud] = iter(())
-        self._next: _Cloud | None = None
-
-    def __enter__(self) -> "RecordedTruth":
-        self._reader.open()
-        try:
-            self._clouds = self._read(self._voxel_topic())
-            self._next = next(self._clouds, None)
-        except BaseException:
-            self._reader.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._reader.close()
-
-    def at(self, stamp_ns: int, frame_id: str) -> FrameTruth | None:
-        """Voxels whose stamp is within 5 ms of the image's; later calls should not go back in time."""
-        while self._next is not None and self._next[0] < stamp_ns - TOLERANCE_NS:
-            self._next = next(self._clouds, None)
-        if self._next is None or self._next[0] > stamp_ns + TOLERANCE_NS:
-            return None
-        grid, pose = self._published.grid, self._published.grid_from_camera
-        occupied = self._published.at(self._next[1], grid, pose).occupied[PUBLISHED]
-        everywhere = np.ones(grid.shape, dtype=bool)
-        return FrameTruth(VoxelTruth("recorded voxels", grid, pose, occupied, everywhere, in_view=everywhere), None)
-
-    def _voxel_topic(self) -> str:
-        for topic in self._reader.topics_of_type(CLOUD_TYPE):
-            try:
-                cloud_array_from_message(next(iter(self._reader.messages([topic]))).message)
-            except SceneCompletionError:  # another layout
-                continue
-            return topic
-        cure = "Name the folder bag/ of an earlier replay, or a folder with ground truth"
-        raise BagError("no topic with published voxels", where=str(self._reader.path), cure=cure)
-
-    def _read(self, topic: str) -> Iterator[_Cloud]:
-        for recorded in self._reader.messages([topic]):
-            try:
-                message = recorded.message
-                yield stamp_of(message.header) + self._offset_ns, cloud_array_from_message(message)
-            except SceneCompletionError:
-                self._reader.skipped[f"{topic}: unusable voxels"] += 1
 
 
 class LidarTruth:

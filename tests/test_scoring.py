@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.reader import CLOUD_TYPE
-from scene_completion_ros.bags.writer import BagWriter
-from scene_completion_ros.commands.replaying import VOXELS_TOPIC, cloud_message
 from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.evaluation.truth import ALL, OCCLUDED, VISIBLE, DepthTruth, FrameTruth, VoxelTruth
 from scene_completion_ros.geometry.cameras import Camera
@@ -20,7 +17,6 @@ from scene_completion_ros.scoring import (
     PUBLISHED,
     LidarOfBag,
     PublishedGrid,
-    RecordedTruth,
     ReplayScores,
     SequenceTruth,
 )
@@ -31,7 +27,6 @@ from tests.commands.recordings import FRAME, START_NS, STEP_NS
 GRID = VoxelGrid((4.0, -0.2, -0.2), 0.2, (2, 2, 1))
 GRID_FROM_CAMERA = OPTICAL_FROM_FORWARD.inverse()
 PINHOLE = Camera(fx=2.0, fy=2.0, cx=0.5, cy=0.5, width=2, height=2)
-P00, P01, P11 = (4.1, -0.1, -0.1), (4.1, 0.1, -0.1), (4.3, 0.1, -0.1)  # centres of voxels [x, y]
 INF, NAN = float("inf"), float("nan")
 
 
@@ -119,24 +114,6 @@ def test_depth_by_hand() -> None:
     # Medians 45 and 25: 5.6 and 44.4 m.
     assert errors["abs_rel_scaled"] == pytest.approx((4.0 / 9.0 + 1.0 / 9.0) / 2)
     assert "| node | 1 | all pixels | 66.7 | 0.500 |" in scores.scores.markdown()
-
-
-def test_against_recorded_voxels_by_hand(tmp_path: Path) -> None:
-    """Recorded: [0, 0] and [1, 1]. Published: [0, 0] and [0, 1]. One voxel of three is both."""
-    sooner, later = (cloud_of(points, [0.9, 0.9]) for points in ([P00, P11], [P00, P01]))
-    with BagWriter(tmp_path / "before") as bag:
-        for cloud, stamp_ns in ((sooner, START_NS), (later, START_NS + STEP_NS)):
-            bag.write(VOXELS_TOPIC, CLOUD_TYPE, cloud_message(bag, cloud, stamp_ns, FRAME), stamp_ns)
-    place = PublishedGrid(GRID, GRID_FROM_CAMERA)
-    with RecordedTruth(tmp_path / "before", place, offset_ns=7) as before:
-        scores = ReplayScores([before], place)
-        scores.add(later, no_depth(), PINHOLE, stamp_ns=START_NS + 7, frame_id=FRAME)
-        found = voxel_rows(scores)[ALL]
-        assert (found["voxels"], found["iou"], found["precision"]) == pytest.approx((4, 1 / 3, 1 / 2))
-        assert before.at(START_NS + STEP_NS // 2, FRAME) is None
-        scores.add(later, no_depth(), PINHOLE, stamp_ns=START_NS + STEP_NS, frame_id=FRAME)  # the same: 2 of 2
-        found = voxel_rows(scores)[ALL]
-        assert (found["voxels"], found["iou"]) == pytest.approx((8, 3 / 5))
 
 
 # Ground truth of folders, found by stamp: of the street world's format, and of KITTI windows.

@@ -91,8 +91,7 @@ def _add_score_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PATH",
         help="score voxels and depth against this folder: a drive of scene-completion world, KITTI or "
-        "KITTI-360. Or score against the voxels of another bag, such as bag/ of an earlier replay. Stamps "
-        "say which frames belong together",
+        "KITTI-360. Stamps say which frames belong together",
     )
     meaning = "added to the stamps of the folder (default: %(default)s)"
     group.add_argument("--ground-truth-offset", type=float, default=0.0, metavar="SECONDS", help=meaning)

@@ -45,11 +45,10 @@ from scene_completion_ros.scoring import (
     LidarOfBag,
     LidarTruth,
     PublishedGrid,
-    RecordedTruth,
     ReplayScores,
     SequenceTruth,
 )
-from scene_completion_ros.sequences.from_bag import RecordedMotion, is_bag
+from scene_completion_ros.sequences.from_bag import RecordedMotion
 from scene_completion_ros.voxels.cloud import (
     VOXEL_CLOUD_DTYPE,
     VOXEL_CLOUD_FIELDS,
@@ -128,9 +127,8 @@ class _Replay:
         self.words = chosen_words(args.words, bundle, words)
         # The grid, and the camera's pose in it.
         self.place = read_grid(args.grid) if args.grid else (bundle.grid, bundle.grid_from_camera)
-        published = PublishedGrid(*self.place)
         self.lidar = stack.enter_context(LidarOfBag(args.bag, topic))
-        self.scores = ReplayScores(self._truths(published, stack), published)
+        self.scores = ReplayScores(self._truths(), PublishedGrid(*self.place))
         title = f"Completed voxels of {args.bag.resolve().name}"
         classes = (bundle.class_names, bundle.class_colours)
         self.report = stack.enter_context(ReportWriter(args.output / "report", title, *classes, words=self.words))
@@ -144,22 +142,18 @@ class _Replay:
             self.report.notes.append(f"No scale by motion: {why}")
             progress.line(f"note: no scale by motion: {why}")
 
-    def _truths(self, published: PublishedGrid, stack: ExitStack) -> list[TruthSource]:
+    def _truths(self) -> list[TruthSource]:
         """Open the truths. Raises SceneCompletionError: an unusable folder, or one of which no frame belongs here."""
         args, reader, topic = self.args, self.reader, self.topic
         sources: list[TruthSource] = []
         if args.ground_truth is not None:
-            offset_ns = round(args.ground_truth_offset * 1e9)
-            if is_bag(args.ground_truth):
-                sources.append(stack.enter_context(RecordedTruth(args.ground_truth, published, offset_ns=offset_ns)))
-            else:
-                folder = SequenceTruth(args.ground_truth, offset_ns=offset_ns)
-                first = next(iter(reader.readable([topic], lambda message: stamp_of(message.header))), None)
-                if first is not None:
-                    recorded_first, stamp_ns = first
-                    start = stamp_ns or recorded_first.stamp_ns
-                    folder.check_times(start, start + reader.end_ns - reader.start_ns)
-                sources.append(folder)
+            folder = SequenceTruth(args.ground_truth, offset_ns=round(args.ground_truth_offset * 1e9))
+            first = next(iter(reader.readable([topic], lambda message: stamp_of(message.header))), None)
+            if first is not None:
+                recorded_first, stamp_ns = first
+                start = stamp_ns or recorded_first.stamp_ns
+                folder.check_times(start, start + reader.end_ns - reader.start_ns)
+            sources.append(folder)
         if reader.topics_of_type(CLOUD_TYPE):
             sources.append(LidarTruth(self.lidar, self.camera or reader.camera_for(topic)))
         return sources

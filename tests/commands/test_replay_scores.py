@@ -35,20 +35,6 @@ def test_depth_is_scored_against_the_recordings_lidar(tmp_path: Path, flat_road:
     assert "| node | 3 | all pixels | 100.0 |" in (output / "scores.md").read_text(encoding="utf-8")
 
 
-def test_a_replay_is_scored_against_an_earlier_one(
-    tmp_path: Path, flat_road: StudentBundle, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bag = record(tmp_path / "drive", frames=2)
-    first, second = tmp_path / "first", tmp_path / "second"
-    assert replay(bag, first, flat_road, "--offline") == 0
-    assert replay(bag, second, flat_road, "--offline", "--ground-truth", str(first / "bag")) == 0
-    scores = json.loads((second / "scores.json").read_text(encoding="utf-8"))["voxels"]
-    assert {(row["recordings"], row["frames"], row["region"], row["iou"]) for row in scores} == {("bag", 2, "all", 1.0)}
-    assert all(row["occupied_fraction"] > 0.0 for row in scores)
-    assert replay(bag, tmp_path / "third", flat_road, "--offline", "--ground-truth", str(bag)) == 2
-    assert "no topic with published voxels" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("text", "options", "complaint"),
     [
