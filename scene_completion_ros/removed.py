@@ -104,6 +104,7 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "scale.mounting": "state camera.height and camera.pitch, or base_frame",
         "shadow.bundle": _ONE_STUDENT,
         "shadow.every": _ONE_STUDENT,
+        "sync.camera_info": "leave it out, the last usable CameraInfo holds",
         "transform.timeout": "use sync.timeout, for all that an image waits for",
         "views": "join the voxels of successive images with fusion.enabled (docs/temporal_fusion.md)",
     },

@@ -8,7 +8,6 @@ the box.
 
 import itertools
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import EllipsisType
 
@@ -89,11 +88,6 @@ def covering_shape(grid: VoxelGrid, margin: float = 0.0, tilt: float = LARGEST_T
     wide, high = (math.ceil(length) + 2 for length in (math.hypot(across, z * math.sin(tilt)), height))
     wide += 2 * math.ceil(margin / grid.voxel_size)
     return wide, wide, high
-
-
-def places_of(boxes: Iterable[tuple[slice, slice, slice]]) -> int:
-    """How many voxels boxes hold."""
-    return sum(math.prod(side.stop - side.start for side in box) for box in boxes)
 
 
 def lower_around(grid: VoxelGrid, odometry_from_grid: RigidTransform, shape: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -182,7 +176,6 @@ class FusedFrame:
     log_odds: NDArray[np.float32]  # float32 [X, Y, Z], of every voxel; minus infinity where unobserved
     reset: str  # why the map was started anew before this frame; empty where it was not
     updated: int  # voxels of the map that the frame had something to say about
-    entered: int  # voxels of the map that were cleared because the box moved there
 
 
 class TemporalFusion:
@@ -261,8 +254,7 @@ class TemporalFusion:
             self._first_ns = voxels.stamp_ns
             self._begin(odometry_from_grid)
         self._last = voxels.stamp_ns, odometry_from_grid
-        entered = self.box.move_to(lower_around(self.grid, odometry_from_grid, self.box.shape))
-        for places in entered:
+        for places in self.box.move_to(lower_around(self.grid, odometry_from_grid, self.box.shape)):
             _clear(self.memory, places)
 
         turn = np.ascontiguousarray(odometry_from_grid.rotation)
@@ -275,7 +267,7 @@ class TemporalFusion:
         with kernel_threads(self.threads):
             recall(self.memory, self.box.lower, turn, shift, frame, self._rules, now, fused)
             updated = integrate(self.memory, self.box.lower, turn, shift, frame, self._rules, now)
-        return FusedFrame(_voxels_of(fused, voxels), fused.log_odds, reason, updated, places_of(entered))
+        return FusedFrame(_voxels_of(fused, voxels), fused.log_odds, reason, updated)
 
     def _look_from(self, grid_from_camera: RigidTransform) -> None:
         self._camera = np.array(grid_from_camera.translation)

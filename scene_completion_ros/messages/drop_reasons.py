@@ -47,7 +47,6 @@ class DropReason(str, Enum):
     NO_TRANSFORM = "no transform", "input", "no transforms of its stamp came within `sync.timeout`"
     BAD_TRANSFORM = "bad transform", "input", "a transform, not an image, that is not rigid or names no frames"
     NO_CAMERA_INFO = "no CameraInfo", "calibration", "no usable CameraInfo has come yet"
-    NO_MATCHING_CAMERA_INFO = "no CameraInfo of its time", "calibration", "`sync.camera_info` found none for its stamp"
     BAD_CAMERA_INFO = "bad CameraInfo", "calibration", "a CameraInfo, not an image, that is no calibration"
     UNUSABLE_CAMERA = "unusable camera", "inference", "no model can be built for this calibration"
     GPU_FAILED = "GPU failed", "inference", "the GPU failed while the image was completed"

@@ -46,7 +46,6 @@ from scene_completion_ros.ros.health.diagnostics import (
     DepthReport,
     FusionReport,
     InferenceRecord,
-    meaning_of,
 )
 from scene_completion_ros.ros.health.judgement import FrameCounters, Record
 from scene_completion_ros.ros.parameters import NodeParameters
@@ -390,8 +389,6 @@ class SceneMemory:
             map_voxels=fusion.memory.weight.size,
             map_mb=fusion.megabytes,
             age_s=fusion.age_s,
-            updated=fused.updated,
-            entered=fused.entered,
         )
         scene.voxels_of_moment, scene.voxels = scene.voxels, fused.voxels
 
@@ -421,7 +418,7 @@ class SceneMemory:
     def _release(self) -> None:
         if self._map is not None:
             self._map = None
-            self._record.change(map_voxels=0, map_mb=0.0, age_s=0.0, updated=0, entered=0)
+            self._record.change(map_voxels=0, map_mb=0.0, age_s=0.0)
 
 
 def settings_of(parameters: NodeParameters) -> "FusionSettings":
@@ -597,12 +594,11 @@ class InferenceThread:
             vocabulary = _vocabulary(words.vocabulary)
             self._memory.relabel()
             self._outputs.publish_legend(self.student.bundle, vocabulary)
-            record = self.record.words
-            record.change(changed=record.report.changed + 1, **meaning_of(vocabulary))
+            self.record.words.change(classes=() if vocabulary is None else vocabulary.names, asked=True)
         if words.queried is not before.queried:
             query = _vocabulary(words.queried)
             self._outputs.query.choose(query)
-            self.record.words.change(phrases=() if query is None else query.names)
+            self.record.words.change(phrases=() if query is None else query.names, asked=True)
 
     def _names(self, words: Words) -> tuple[str, ...]:
         vocabulary = _vocabulary(words.vocabulary)

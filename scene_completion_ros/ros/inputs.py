@@ -41,7 +41,6 @@ from scene_completion_ros.ros.waiting import (
 )
 
 SECOND_NS = 1_000_000_000
-CALIBRATIONS_KEPT = 200  # CameraInfo messages: more than three seconds at 60 Hz
 
 
 class CameraInput:
@@ -77,10 +76,6 @@ class CameraInput:
         self._prepared_for: tuple[Camera, NodeParameters] | None = None
         self._latched_subscription: Any = None
         self._subscribe_to_both(parameters.snapshot())
-        cure = "If the camera publishes its CameraInfo only once, set sync.camera_info: latest"
-        self._match = StampMatch(self._camera_info_topic, "CameraInfo messages", cure, CALIBRATIONS_KEPT)
-        self._room = polled_room(node, self._admit, self._turn_away, self._refuse, resources)
-        resources.callback(self.give_up, DropReason.DEACTIVATED)
 
     def check(self, parameters: NodeParameters) -> None:
         """Raise CameraError where the calibration at hand has nothing to offer for these parameters."""
@@ -135,11 +130,6 @@ class CameraInput:
     def _read_camera(self, camera_info: Any, parameters: NodeParameters) -> Camera:
         return camera_from_camera_info(camera_info, rectified=parameters.image_rectified, where=self._camera_info_topic)
 
-    def give_up(self, reason: DropReason) -> None:
-        """Count images that wait for their CameraInfo as dropped."""
-        for frame in self._room.empty():
-            self._counters.drop(reason, header=frame.header)
-
     def _on_camera_info(self, message: Any) -> None:
         self.record.camera_info_arrived(message, time.perf_counter())
         parameters = self._parameters.snapshot()
@@ -148,15 +138,11 @@ class CameraInput:
         except SceneCompletionError as error:
             self._counters.drop(DropReason.BAD_CAMERA_INFO, str(error))
             return
-        synchronised = parameters.sync_camera_info != "latest"
         before = self._camera if parameters.image_rectified == self._rectified else None
-        if before is not None and not synchronised and not before.agrees(camera):
+        if before is not None and not before.agrees(camera):
             self._counters.warn("new calibration", f"{self._camera_info_topic}: the calibration has changed")
         self._camera_info, self._camera, self._rectified = message, camera, parameters.image_rectified
-        self._match.add(message)
-        if not synchronised or self._prepared_for is None:
-            self._prepare(camera, parameters)
-        self._room.look()
+        self._prepare(camera, parameters)
 
     def _camera_for(self, parameters: NodeParameters) -> Camera | None:
         """The newest usable camera; the CameraInfo is read anew where it is now to be read in another way."""
@@ -207,22 +193,16 @@ class CameraInput:
         camera = self._camera_for(parameters)
         if camera is None:
             self._look_for_latched_camera_info()
-        synchronised = parameters.sync_camera_info != "latest"
-        if camera is None and not synchronised:
-            self._counters.drop(DropReason.NO_CAMERA_INFO, self._no_camera_info, header=message.header)
+            why = f"no usable CameraInfo on {self._camera_info_topic} yet; check the topic and its remapping"
+            self._counters.drop(DropReason.NO_CAMERA_INFO, why, header=message.header)
             return
         stamp_ns = stamp_nanoseconds(message.header.stamp)
         if not self._is_in_order(message.header, stamp_ns):
             return
+        self._prepare(camera, parameters)
         frame = Frame(self.name, self._image_topic, message, stamp_ns, arrived_s, parameters)
-        if synchronised:
-            self._room.enter(frame, parameters.sync_timeout)
-        elif camera is not None:
-            self._pass_on(frame, camera)
-
-    @property
-    def _no_camera_info(self) -> str:
-        return f"no usable CameraInfo on {self._camera_info_topic} yet; check the topic and its remapping"
+        frame.camera = camera
+        self._deliver(frame)
 
     def _is_in_order(self, header: Any, stamp_ns: int) -> bool:
         arrival, behind_ns = self._order.arrived(stamp_ns), self._order.behind_ns
@@ -237,40 +217,6 @@ class CameraInput:
             self._counters.warn("clock jump", f"stamps jumped back by {behind_ns / 1e9:.1f} s: a restarted recording?")
             self._restart()
         return True
-
-    def _admit(self, frame: Frame) -> None:
-        self._pass_on(frame, self._matching_camera(frame, final=False))
-
-    def _turn_away(self, frame: Frame, error: NotYetError) -> None:
-        try:
-            self._pass_on(frame, self._matching_camera(frame, final=True))
-        except NotYetError as missing:
-            if self._camera is None:
-                self._counters.drop(DropReason.NO_CAMERA_INFO, self._no_camera_info, header=frame.header)
-            else:
-                self._counters.drop(DropReason.NO_MATCHING_CAMERA_INFO, str(missing), header=frame.header)
-
-    def _refuse(self, frame: Frame) -> None:
-        why = f"{self._image_topic}: too many images wait for their CameraInfo already"
-        reason = DropReason.NO_CAMERA_INFO if self._camera is None else DropReason.NO_MATCHING_CAMERA_INFO
-        self._counters.drop(reason, why, header=frame.header)
-
-    def _matching_camera(self, frame: Frame, *, final: bool) -> Camera:
-        parameters = frame.parameters
-        if parameters.sync_camera_info == "exact":
-            message = self._match.exact(frame.stamp_ns)
-        else:
-            tolerance_ns = round(1e9 * parameters.sync_tolerance)
-            message = self._match.nearest(frame.stamp_ns, tolerance_ns, final=final)
-        try:
-            return self._read_camera(message, parameters)
-        except SceneCompletionError as error:  # `image.rectified` has been changed since it came
-            raise NotYetError(error.what, where=error.where, cure=error.cure, may_come=False) from None
-
-    def _pass_on(self, frame: Frame, camera: Camera) -> None:
-        self._prepare(camera, frame.parameters)
-        frame.camera = camera
-        self._deliver(frame)
 
 
 TYPES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/PointCloud2": PointCloud2}
@@ -411,7 +357,7 @@ class Inputs:
         at_start = parameters.snapshot()
         self._thread, self._counters, self._orders = thread, counters, orders
         self._room = polled_room(node, self._admit, self._turn_away, self._refuse, resources)
-        resources.callback(self._give_up, DropReason.DEACTIVATED)
+        resources.callback(self.give_up, DropReason.DEACTIVATED)
         self._poses = polled_room(node, self._find_pose, _without_pose, _refuse_pose, resources)
         self._names = names_in(at_start.cameras)
         self._sets: ImageSets[Frame] = ImageSets(
@@ -459,9 +405,10 @@ class Inputs:
 
     def give_up(self, reason: DropReason) -> None:
         """Count all images that wait here as dropped."""
-        self._give_up(reason)
-        for camera in self.cameras:
-            camera.give_up(reason)
+        for frame in chain(self._sets.empty(), *self._room.empty()):
+            self._counters.drop(reason, header=frame.header)
+        for wanted in self._poses.empty():
+            _refuse_pose(wanted)
 
     def restart(self, reason: DropReason = DropReason.TIME_WENT_BACK) -> None:
         """Time begins anew, for all cameras at once: images that wait are dropped, for `reason`."""
@@ -569,12 +516,6 @@ class Inputs:
     def _on_clock_jump(self, jump: Any) -> None:
         self._counters.warn("clock jump", "the clock jumped back: a restarted recording?")
         self.restart()
-
-    def _give_up(self, reason: DropReason) -> None:
-        for frame in chain(self._sets.empty(), *self._room.empty()):
-            self._counters.drop(reason, header=frame.header)
-        for wanted in self._poses.empty():
-            _refuse_pose(wanted)
 
 
 def _without_pose(wanted: _WantedPose, error: NotYetError) -> None:

@@ -23,7 +23,6 @@ from scene_completion_ros.untrusted_files import read_yaml, shown
 ImageTransport = Literal["raw", "compressed"]
 ImageQos = Literal["auto", "sensor_data", "reliable"]
 OutputQos = Literal["reliable", "sensor_data"]
-CameraInfoSync = Literal["latest", "exact", "approximate"]
 ScaleSource = Literal["off", "odometry", "corners"]
 TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
 PathKind = Literal["file", "student", "text bank"]
@@ -203,23 +202,17 @@ class NodeParameters:
         "has the topics `<name>/image` and `<name>/camera_info`. Needs `grid.frame`. Empty: one camera, with `image` "
         "and `camera_info`.",
     )
-    sync_camera_info: CameraInfoSync = _live(
-        "latest",
-        "Which CameraInfo belongs to an image: the `latest` one, the one with its `exact` stamp, or the nearest within "
-        "`sync.tolerance` (`approximate`). With the last two, the image waits up to `sync.timeout`.",
-        choices=CameraInfoSync,
-    )
     sync_tolerance: float = _live(
         0.02,
-        "Largest difference, seconds, between the stamps of images that are fused, and of an image and its CameraInfo "
-        "(`sync.camera_info`).",
+        "Largest difference, seconds, between the stamps of images that are fused, and of an image and its depth "
+        "(`depth.topic`).",
         bounds=(0.0, 10.0),
     )
     sync_timeout: float = _live(
         0.2,
-        "Seconds that an image waits for its CameraInfo (`sync.camera_info`), then for images of the other cameras, "
-        "then for transforms and depth of its stamp. Without CameraInfo or transforms it is dropped. If a camera stays "
-        "silent that long, the node goes on without it until it sends an image again.",
+        "Seconds that an image waits for images of the other cameras, then for transforms and depth of its stamp. "
+        "Without transforms it is dropped. If a camera stays silent that long, the node goes on without it until it "
+        "sends an image again.",
         bounds=(0.0, 10.0),
     )
     grid_file: str = _parameter(

@@ -344,13 +344,6 @@ class StampMatch:
         while len(self._kept) > 3 and until_ns is not None and self._kept[0][0] < until_ns:
             self._kept.popleft()
 
-    def exact(self, stamp_ns: int) -> Any:
-        """The message of a stamp. Raises NotYetError where there is none; it may come, unless a later one has."""
-        for stamp, message in reversed(self._kept):
-            if stamp == stamp_ns:
-                return message
-        raise self._missing(f"none with the stamp {stamp_ns} ns", may_come=self.behind(stamp_ns))
-
     def nearest(self, stamp_ns: int, tolerance_ns: int, *, final: bool) -> Any:
         """The message nearest to a stamp. Raises NotYetError where there is none that near, or a nearer one may come.
 

@@ -12,7 +12,7 @@ from sensor_msgs.msg import Image
 
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.ros import messages, topics
+from scene_completion_ros.ros import messages
 from tests.ros.camera_to_voxels import CAMERA, ERROR, FRAME, OK, is_cloud_of, some_image
 
 SENSOR = Camera(371.2, 371.2, 329.5, 120.0, 700, 240)  # twice as fine as CAMERA, and larger
@@ -99,41 +99,6 @@ def test_a_camera_that_stops_returns_and_changes(start: Any, completer: Callable
     wanted = faulty.stamp()
     message.header.stamp = messages.stamp_message(wanted)
     assert_taken_with(faulty.answer(message), completer(by_hand), some_image(5))
-    faulty.node.end_well()
-    received, processed, dropped = faulty.node.counts
-    assert received == processed + dropped.total()
-
-
-def test_every_image_with_the_camera_info_of_its_stamp(start: Any, completer: Callable[..., Completer]) -> None:
-    """A zoom lens: the calibration of every image is another one, and may come after it."""
-    faulty = start("-p", "sync.camera_info:=exact", "-p", "sync.timeout:=0.2")
-    first = messages.image_message(some_image(0), 0, FRAME)
-    faulty.until_logged("no CameraInfo", lambda: faulty.images.publish(first))
-    info = messages.camera_info_message(CAMERA, 0, FRAME)
-    faulty.send_camera(info, "ready for")
-
-    assert faulty.graph.repeat(
-        lambda: (faulty.images.publish(first), faulty.camera_infos.publish(info)), lambda: bool(faulty.voxels)
-    ), faulty.node.log
-    assert faulty.graph.set_parameters(topics.NODE_NAME, sync_timeout=10.0).successful
-    zoomed = replace(CAMERA, fx=200.0, fy=200.0)
-    wide, tele = faulty.stamp(), faulty.stamp()
-    faulty.images.publish(messages.image_message(some_image(6), wide, FRAME))
-    faulty.images.publish(messages.image_message(some_image(7), tele, FRAME))
-    faulty.camera_infos.publish(messages.camera_info_message(CAMERA, wide, FRAME))
-    assert faulty.graph.until(lambda: wide in faulty.stamps_ns), faulty.node.log
-    assert tele not in faulty.stamps_ns
-    faulty.camera_infos.publish(messages.camera_info_message(zoomed, tele, FRAME))
-    assert faulty.graph.until(lambda: tele in faulty.stamps_ns), faulty.node.log
-    assert_taken_with(faulty.voxels[-1], completer(zoomed), some_image(7))
-    assert "the calibration has changed" not in faulty.node.log
-
-    lost, last = faulty.stamp(), faulty.stamp()
-    faulty.images.publish(messages.image_message(some_image(8), lost, FRAME))
-    faulty.images.publish(messages.image_message(some_image(8), last, FRAME))
-    faulty.camera_infos.publish(messages.camera_info_message(CAMERA, last, FRAME))
-    assert faulty.graph.until(lambda: last in faulty.stamps_ns), faulty.node.log
-    assert lost not in faulty.stamps_ns
     faulty.node.end_well()
     received, processed, dropped = faulty.node.counts
     assert received == processed + dropped.total()

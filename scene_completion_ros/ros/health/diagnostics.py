@@ -51,7 +51,6 @@ STANDING = 3  # images with the stamp of the one before, from which on stamps st
 MOST_ARRIVALS = 2000  # kept for the rate: 200 Hz through the whole window
 # Fast DDS's default shared-memory segment: larger messages do not reach best-effort readers (docs/node.md).
 SEGMENT_BYTES = 512 * 1024
-STAMP_BEHIND = "seconds by which its stamp is behind the image's"
 RECEIVE_BUFFER_BYTES = 67_108_864  # net.core.rmem_max that holds several large images
 
 
@@ -71,10 +70,6 @@ class Arrivals:
         self.repeated = self.repeated + 1 if stamp_ns == self.stamp_ns else 0
         self.last_s, self.stamp_ns = now_s, stamp_ns
         self._recent_s.append(now_s)
-
-    def age(self, now_s: float) -> str:
-        """Seconds since the last one, in words."""
-        return "none yet" if self.last_s is None else f"{now_s - self.last_s:.2f}"
 
     def rate_hz(self, now_s: float) -> float:
         """Messages a second, over the last `RATE_WINDOW_S`; 0 of fewer than two."""
@@ -191,14 +186,6 @@ def calibration_status(
     if problems:
         message = f"dropped in the last {drops.recent_s:.0f} s: {problems}; the last usable CameraInfo stays in use"
         return Status(name, Level.WARN, "; ".join([*several, message]), values)
-    unmatched = drops.problems(DropReason.NO_MATCHING_CAMERA_INFO)
-    if unmatched:
-        behind = f"; the last one is {values[STAMP_BEHIND]} s behind the last image" if STAMP_BEHIND in values else ""
-        message = (
-            f"images dropped in the last {drops.recent_s:.0f} s: {unmatched}{behind}: make the driver stamp both "
-            "alike, allow more with sync.tolerance or sync.timeout, or set sync.camera_info:=latest"
-        )
-        return Status(name, Level.WARN, message, values)
     size = record.camera.width, record.camera.height
     shape = record.shape
     if shape is not None and not _proportions_fit(record):
@@ -313,23 +300,14 @@ def _input_values(camera: CameraFacts, received: int, drops: Drops) -> dict[str,
     values = {
         "topic": record.image_topic,
         "type": record.image_type,
-        "reliability asked for": "reliable" if record.reliable else "best effort",
         "publishers": str(len(camera.image_publishers.types)),
-        "best-effort publishers": str(camera.image_publishers.best_effort),
         "images received": str(received),
-        "images received since activation": str(record.images.count),
         "images/s": f"{record.images.rate_hz(camera.now_s):.2f}",
-        "seconds since the last image": record.images.age(camera.now_s),
-        "lost by the middleware": str(record.lost.get(record.image_topic, 0)),
-        "middleware": camera.middleware,
     }
     if shape is not None:
         values["image"] = f"{shape.width}x{shape.height} {shape.encoding}, {shape.bytes} bytes, frame {shape.frame_id}"
     values["dropped"] = str(sum(drops.total.values()))
     values |= {f"dropped: {reason}": str(count) for reason, count in sorted(drops.total.items())}
-    for reason, count in sorted(drops.recent.items()):
-        if count:
-            values[f"dropped in the last {drops.recent_s:.0f} s: {reason}"] = str(count)
     return values
 
 
@@ -337,18 +315,13 @@ def _calibration_values(camera: CameraFacts) -> dict[str, str]:
     record, used = camera.record, camera.record.camera
     values = {
         "topic": record.camera_info_topic,
-        "publishers": str(len(camera.camera_info_publishers.types)),
         "CameraInfo received since activation": str(record.camera_infos.count),
-        "CameraInfo/s": f"{record.camera_infos.rate_hz(camera.now_s):.2f}",
-        "seconds since the last CameraInfo": record.camera_infos.age(camera.now_s),
     }
     if used is not None:
         values["camera"] = (
             f"{used.width}x{used.height}, fx {used.fx:.2f}, fy {used.fy:.2f}, cx {used.cx:.2f}, cy {used.cy:.2f}, "
             f"{used.distortion_model}"
         )
-    if record.images.stamp_ns is not None and record.camera_infos.stamp_ns is not None:
-        values[STAMP_BEHIND] = f"{(record.images.stamp_ns - record.camera_infos.stamp_ns) / 1e9:.3f}"
     return values
 
 
@@ -365,17 +338,14 @@ class WordsReport:
     """What voxels are compared with."""
 
     classes: tuple[str, ...] = ()  # names of the vocabulary's classes; empty where labels are those of the bundle
-    bank_sha256: str = ""  # hash of its text bank
-    changed: int = 0  # how often another vocabulary was taken while the node was configured
     phrases: tuple[str, ...] = ()  # what is looked for
     refused: Event = Event()  # a vocabulary or a query could not be used
+    asked: bool = False  # there was a vocabulary or a query
 
-
-def meaning_of(vocabulary: Vocabulary | None) -> dict[str, Any]:
-    """Fields of a `WordsReport` for a vocabulary; None for the labels of the bundle."""
-    if vocabulary is None:
-        return {"classes": (), "bank_sha256": ""}
-    return {"classes": vocabulary.names, "bank_sha256": vocabulary.bank_sha256}
+    @classmethod
+    def of(cls, vocabulary: Vocabulary | None) -> "WordsReport":
+        """At first; None for the labels of the bundle."""
+        return cls() if vocabulary is None else cls(vocabulary.names, asked=True)
 
 
 def words_status(report: WordsReport, now_s: float, recent_s: float) -> Status:
@@ -383,8 +353,6 @@ def words_status(report: WordsReport, now_s: float, recent_s: float) -> Status:
     last = report.refused.values("last refused", now_s)
     values = {
         "classes": ", ".join(report.classes) or "those of the bundle",
-        "text bank sha256": report.bank_sha256,
-        "times changed": str(report.changed),
         "looked for": ", ".join(report.phrases),
         "refused": str(report.refused.count),
         **last,
@@ -408,8 +376,6 @@ class FusionReport:
     map_voxels: int = 0  # voxels that the map holds; 0 where there is none
     map_mb: float = 0.0  # memory of the map, megabytes
     age_s: float = 0.0  # seconds between the stamps of the first and the last image in the map
-    updated: int = 0  # voxels that the last image updated
-    entered: int = 0  # voxels that became new before it because the robot moved
 
 
 def fusion_status(report: FusionReport, now_s: float, recent_s: float, *, wanted: bool) -> Status:
@@ -425,8 +391,6 @@ def fusion_status(report: FusionReport, now_s: float, recent_s: float, *, wanted
         "map voxels": str(report.map_voxels),
         "map MB": f"{report.map_mb:.1f}",
         "map age s": f"{report.age_s:.1f}",
-        "voxels updated by the last image": str(report.updated),
-        "voxels that came into the map before it": str(report.entered),
         "times started anew": str(report.started.count),
         **report.started.values("last started anew", now_s),
         **alone,
@@ -484,7 +448,7 @@ class InferenceRecord:
         self.fusion = Record(FusionReport())  # what became of the map of earlier images
         self.scales: dict[str, Scale] = {}  # by what depths are multiplied, by the names of the cameras
         self.depth = Record(DepthReport())  # what a sensor of depth gave to images
-        self.words = Record(WordsReport(**meaning_of(vocabulary)))  # what voxels are compared with
+        self.words = Record(WordsReport.of(vocabulary))  # what voxels are compared with
         self.student = student  # whose models are reported
         self.busy_s: Callable[[], float] = lambda: 0.0  # how long its thread has been at its present work, seconds
         self._lock = threading.Lock()
@@ -642,7 +606,7 @@ class Diagnostics:
         found += _of_fusion(observed, now_s)
         if record is not None and observed.parameters.depth_topic:
             found.append(depth_status(record.depth.report, now_s, DROPS_WINDOW_S))
-        if record is not None and record.words.report != WordsReport():  # there was a vocabulary or a query
+        if record is not None and (record.words.report.asked or record.words.report.refused.count):
             found.append(words_status(record.words.report, now_s, DROPS_WINDOW_S))
         if awaited := self._removed_but_awaited():
             found.append(removed_status(awaited))

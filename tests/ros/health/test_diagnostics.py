@@ -73,8 +73,6 @@ def test_states_arrivals_and_faults_of_calibration(start: Start) -> None:
     received = values(diagnosed.newest["input"])
     assert float(received["images/s"]) > 0
     assert received["image"] == f"320x96 rgb8, {320 * 96 * 3} bytes, frame {FRAME}"
-    behind = "seconds by which its stamp is behind the image's"
-    assert running.graph.repeat(both, lambda: float(values(diagnosed.newest["calibration"])[behind]) == 0)
 
     diagnosed.until("calibration", WARN, "CameraInfo stopped", "images go on", meanwhile=images)
     message = diagnosed.until("calibration", ERROR, "images are 640x200", meanwhile=lambda: images(LARGER_CAMERA))

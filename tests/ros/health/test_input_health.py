@@ -8,7 +8,6 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.messages.drop_reasons import DropReason
 from scene_completion_ros.ros.health.diagnostics import (
     CameraFacts,
     InputRecord,
@@ -122,21 +121,6 @@ def test_a_camera_info_that_stops_is_warned_about_and_a_latched_one_is_not() -> 
     _, calibration = judged(made, now_s=113.5)
     assert calibration.level == Level.WARN
     assert "CameraInfo stopped 4.0 s ago, images go on" in calibration.message
-    assert calibration.values["seconds by which its stamp is behind the image's"] == "5.000"
     latched = working((101.0,))
     latched.image_arrived(Image(header=header(12), width=1280, height=720), 113.0)
     assert judged(latched, now_s=113.5)[1].level == Level.OK
-
-
-def test_images_without_a_camera_info_of_their_time_are_warned_about() -> None:
-    """With sync.camera_info exact, a driver that stamps both differently loses every image."""
-    made = working()
-    made.image_arrived(Image(header=header(9), width=1280, height=720), 109.9)
-    dropped = Drops({DropReason.NO_MATCHING_CAMERA_INFO: 30}, {DropReason.NO_MATCHING_CAMERA_INFO: 20}, 10.0)
-    images, calibration = judged(made, drops=dropped)
-    assert (images.level, calibration.level) == (Level.OK, Level.WARN)  # reported once, where it belongs
-    for words in ("20 no CameraInfo of its time", "2.000 s behind the last image", "sync.camera_info:=latest"):
-        assert words in calibration.message
-    # The first came late: now all is well.
-    before = Drops({DropReason.NO_CAMERA_INFO: 30}, {DropReason.NO_CAMERA_INFO: 20}, 10.0)
-    assert judged(made, drops=before)[1].level == Level.OK
