@@ -117,14 +117,6 @@ def test_obstacles_are_occupied_voxels_of_other_classes() -> None:
     assert obstacle_points(voxels, ignored=[0, 1, 2]).shape == (0, 3)
 
 
-def test_every_seen_free_voxel_is_a_point() -> None:
-    state = np.array([[[FREE, INFERRED]], [[SURFACE, UNOBSERVED]], [[INFERRED, FREE]]])
-    points = seen_free_cubes(voxels_of(state, (1.0, -0.5, -1.0)), 1)
-    assert points.dtype == np.float32
-    # Centres (1.5, 0, -0.5) and (3.5, 0, 0.5) of the grid, in the optical frame: x right, y down, z forward.
-    np.testing.assert_allclose(points, [[0.0, 0.5, 1.5], [0.0, -0.5, 3.5]], atol=1e-6)
-
-
 def test_a_cube_is_free_only_throughout() -> None:
     state = np.full((5, 4, 2), FREE)  # the fifth slice makes no cube of two
     state[1, 3, 0] = INFERRED

@@ -123,22 +123,6 @@ def test_a_rotated_grid_loses_no_obstacle_and_makes_up_no_free_space(pose: Rigid
         assert np.all(state[tuple(index.T)] == FREE)
 
 
-def test_a_level_road_seen_by_a_tilted_camera_is_no_obstacle() -> None:
-    """The camera stands 1 m above the road and looks 8 degrees down."""
-    tilt = turned((0, 1, 0), 8, (0, 0, 1))
-    grid = VoxelGrid((0.0, -1.0, -2.0), 0.2, (60, 10, 25))
-    height = tilt.apply(grid.centres().astype(np.float64))[..., 2]
-    state = np.where(height < 0.1, SURFACE, FREE)
-    state[40, 3, (height[40, 3] > 0.5) & (height[40, 3] < 1.0)] = SURFACE
-    ground = projected(voxels_of(state, grid.origin, grid.voxel_size), tilt)
-    assert 1 <= (ground.cells == 100).sum() <= 4
-    (row, column), *_ = np.argwhere(ground.cells == 100)
-    x, y = tilt.apply(np.array([8.1, -0.3, -0.4]))[:2]
-    assert (ground.origin[0] + 0.2 * column, ground.origin[1] + 0.2 * row) == pytest.approx((x, y), abs=0.4)
-    untilted = RigidTransform(np.eye(3), np.array([0.0, 0.0, 1.0 + 12.0 * np.sin(np.radians(8))]))
-    assert (projected(voxels_of(state, grid.origin, grid.voxel_size), untilted).cells == 100).sum() > 100
-
-
 STATE = np.array([[[UNOBSERVED, FREE, INFERRED], [SURFACE, COMPLETED, SURFACE]]])
 LABELS = {(0, 1, 0): 0, (0, 1, 1): 1, (0, 1, 2): 2}
 

@@ -111,14 +111,6 @@ def test_nv12_and_nv21(name: str, code: int, counts_chroma: bool, padding: int) 
     assert announced_size(message) == (WIDTH, HEIGHT)
 
 
-@pytest.mark.parametrize("form", ["jpeg", "bgr8; jpeg compressed bgr8", "rgb8; jpeg compressed bgr8"])
-def test_jpeg(form: str) -> None:
-    message = compressed(jpeg(1), form)
-    expected = cv2.cvtColor(message_to_cvimage(message, "bgr8"), cv2.COLOR_BGR2RGB)
-    np.testing.assert_array_equal(decode_image(message), expected)
-    assert announced_size(message) == (WIDTH, HEIGHT)
-
-
 @pytest.mark.parametrize("form", ["bayer_{}8; png compressed ", "bayer_{}16; png compressed", "BAYER_{}8"])
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
 def test_a_compressed_mosaic_is_debayered_at_full_size(form: str, pattern: str) -> None:

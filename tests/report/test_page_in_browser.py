@@ -120,34 +120,6 @@ def test_slider_and_view_from_above_work(page: Path, tmp_path: Path) -> None:
     assert column < 0.48 * opened.picture.shape[1]
 
 
-def test_two_fingers_zoom_and_one_turns_the_scene(page: Path, tmp_path: Path) -> None:
-    """Pointer events as a touch screen sends them; made by a script, they have no pointer that could be captured."""
-    touch = """Element.prototype.setPointerCapture = () => {};
-      const scene = document.getElementById("scene");
-      const send = (type, pointerId, clientX, clientY) => scene.dispatchEvent(
-        new PointerEvent(type, { pointerId, clientX, clientY, pointerType: "touch", buttons: 1, bubbles: true }));
-      setTimeout(() => { document.querySelector("[data-viewpoint=top]").click(); GESTURE }, 500);"""
-    pinch = "send('pointerdown', 1, 350, 300); send('pointerdown', 2, 450, 300); send('pointermove', 1, 350, 300);"
-    pinch += "send('pointermove', 1, 325, 300); send('pointermove', 2, 475, 300);"
-    drag = "send('pointerdown', 1, 100, 300); send('pointermove', 1, 624, 300);"  # half a turn, at 0.006 rad a pixel
-    pictures = []
-    for name, gesture in {"still": "", "pinch": pinch, "drag": drag}.items():
-        (tmp_path / name).mkdir()
-        script = touch.replace("GESTURE", gesture)
-        opened = open_page(with_additions(page, f"{name}.html", FULL_SCENE, script), tmp_path / name)
-        assert opened.console == []
-        pictures.append(opened.picture)
-    still, pinched, dragged = pictures
-    wall = [int(((one[..., 0].astype(int) - one[..., 1:].max(axis=-1)) > 60).sum()) for one in (still, pinched)]
-    # Half as far again apart: 2.25 times the area, or up to 1.3 times more or less: the browser draws before or after
-    # it gives the window its height for the picture.
-    assert 1.6 < wall[1] / wall[0] < 4.0
-    (row, column), (turned_row, turned_column) = centre_of(still, 0), centre_of(dragged, 0)
-    height, width = still.shape[:2]
-    assert (row - height / 2) * (turned_row - height / 2) < 0.0
-    assert (column - width / 2) * (turned_column - width / 2) < 0.0
-
-
 def test_words_are_counted_and_offered_only_where_they_match(page_with_words: Path, tmp_path: Path) -> None:
     script = """setTimeout(() => {
       const log = [], word = (number) => document.querySelector(`[data-word="${number}"]`);

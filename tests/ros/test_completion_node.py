@@ -26,11 +26,9 @@ from scene_completion_ros.ros.declared_parameters import ExplainingNode
 from scene_completion_ros.ros.health import diagnostics
 from scene_completion_ros.ros.health.judgement import Drops, Level, Status
 from scene_completion_ros.ros.parameters import NodeParameters
-from tests.checkout import ROOT
 from tests.ros.graph import PATIENCE_S, Graph
 from tests.voxels.samples import some_voxels
 
-NO_LIST = str(ROOT / "config" / "multi_camera_grid.yaml")
 CAMERA = Camera(20.0, 20.0, 15.5, 11.5, 32, 24)
 DEPTH = np.array([[3.0, 51.2, np.nan]], np.float32)
 TRANSMITTANCE = np.array([[0.2, 0.9, 1.0]], np.float32)
@@ -276,18 +274,6 @@ def test_an_unexpected_error_leads_to_unconfigured_with_everything_released(
             node.start()
     node.start()
     assert graph.state(topics.NODE_NAME) == "active"
-
-
-def test_an_extrinsics_file_that_is_no_list_keeps_it_from_starting(
-    graph: Graph, bundle_folder: Path, request: pytest.FixtureRequest
-) -> None:
-    overrides = [Parameter("bundle", value=str(bundle_folder)), Parameter("extrinsics_file", value=NO_LIST)]
-    own = ExplainingNode(
-        topics.NODE_NAME, namespace=graph.namespace, context=graph.context, parameter_overrides=overrides
-    )
-    request.addfinalizer(own.destroy_node)
-    with pytest.raises(SceneCompletionError, match=f"parameter extrinsics_file, {NO_LIST}: is no YAML list"):
-        CompletionNode(own).start()
 
 
 @pytest.mark.parametrize(("shown", "so"), [(0.02, "no voxel counts as seen"), (0.45, "the rest is a guess"), (0.7, "")])

@@ -17,7 +17,6 @@ from scene_completion_ros.geometry import Camera, RigidTransform
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale
 from scene_completion_ros.inference.scene_query import WHY
-from scene_completion_ros.mapping.temporal_fusion import FusionSettings
 from scene_completion_ros.ros.conversions import points_message, with_data
 from scene_completion_ros.ros.frame import DepthReading, Epoch, Frame, NotYetError, PoseToCome, Scene
 from scene_completion_ros.ros.health.diagnostics import DepthReport
@@ -185,13 +184,12 @@ def depth_image(values: NDArray[Any], encoding: str, *, padding: int = 0) -> Any
 class SensorBench:
     """A student that says the same depth everywhere, and a sensor."""
 
-    def __init__(self, camera: Camera = CANONICAL, *, fresh: bool = False) -> None:
+    def __init__(self, camera: Camera = CANONICAL) -> None:
         self.record, self.camera, self.warned = Record(DepthReport()), camera, list[str]()
         counters: Any = SimpleNamespace(warn=lambda _, text: self.warned.append(text))
         self.sensing = DepthReader(self.record, counters)
         self.completer = cast(Completer, SimpleNamespace(bundle=SimpleNamespace(canonical=CANONICAL)))
-        if not fresh:
-            self.see(NotYetError("none yet", may_come=False))
+        self.see(NotYetError("none yet", may_come=False))  # the first image has none before it to compare depths with
 
     def see(self, depth: Any, pose: RigidTransform | None = None, epoch: Epoch = NOW) -> NDArray[np.float32] | None:
         """The evidence about the next image; `pose`: of the sensor in the camera."""
@@ -277,15 +275,6 @@ def test_what_cannot_be_right_is_left_out_with_the_reason() -> None:
     assert bench.see(depth_image(wall, "16UC1")) is not None  # and the next one counts again
 
 
-def test_depth_is_compared_with_an_image_of_the_same_time() -> None:
-    wall, fresh = depth_image(np.full((32, 64), 6000, "<u2"), "16UC1"), SensorBench(fresh=True)
-    assert fresh.see(wall) is None and not fresh.warned  # as it has to be
-    assert "the first image has none before it" in fresh.record.report.without.why
-    assert fresh.see(wall) is not None
-    assert fresh.see(wall, epoch=Epoch(1, 0)) is None and fresh.see(wall, epoch=Epoch(1, 0)) is not None
-    assert SensorBench().see(None) is None
-
-
 VOXELS = voxels_of([[[SURFACE]]])  # road, car, wall
 
 
@@ -322,7 +311,3 @@ def test_what_is_out_of_view_is_remembered_for_the_time_of_the_parameter(
     for second in range(max(kept) + 1):
         state = fuse(fusion, out_of_view, 10 * second * TENTH, at()).voxels.state
         assert second not in kept or (state == kept[second]).all(), second
-
-
-def test_by_default_the_node_remembers_as_long_as_the_map_does() -> None:
-    assert settings_of(NodeParameters()) == FusionSettings(seen_for=0.0)

@@ -1,17 +1,14 @@
 """Messages made from the package's types, field checks switched on."""
 
-import json
-
 import numpy as np
 from nav_msgs.msg import OccupancyGrid
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import Image, PointCloud2, PointField
+from sensor_msgs.msg import PointCloud2, PointField
 
 from scene_completion_ros.mapping.ground_map import GroundMap
-from scene_completion_ros.messages.images import decode_image
 from scene_completion_ros.ros import messages
 from scene_completion_ros.voxels.cloud import MATCH_CLOUD_DTYPE
-from tests.voxels.samples import bytes_to_state_and_label, some_voxels
+from tests.voxels.samples import some_voxels
 
 STAMP_NS = 7_000_000_001
 FLOAT32, UINT8 = PointField.FLOAT32, PointField.UINT8
@@ -69,22 +66,6 @@ def test_answers_to_a_query_have_the_documented_layout() -> None:
     numbers = [[1.5, 0.0, 0.0, -0.25, 0.5], [2.5, 0.0, 0.0, 0.5, 1.0]]
     np.testing.assert_array_equal(raw[:, :20].copy().view("<f4"), numbers)
     assert raw[:, 20].tolist() == [3, 31]
-
-
-def test_the_dense_grid_is_an_image_of_bytes() -> None:
-    voxels = some_voxels(1000, STAMP_NS, classes=5)
-    sent = messages.voxel_grid_message(voxels, "front_optical")
-    message = deserialize_message(serialize_message(sent), Image)
-    checked_header(message)
-    assert (message.height, message.width, message.step, message.encoding) == (256, 8192, 8192, "mono8")
-    dense = np.frombuffer(message.data, np.uint8).reshape(256, 256, 32)
-    state, label = bytes_to_state_and_label(dense)
-    np.testing.assert_array_equal(state, voxels.state)
-    np.testing.assert_array_equal(label[tuple(voxels.index.T)], voxels.label)
-    assert decode_image(message).shape == (256, 8192, 3)  # an image to everybody else
-    info = json.loads(messages.voxel_grid_info_message(voxels.grid, voxels.grid_from_camera).data)
-    assert info["shape"] == [256, 256, 32]
-    assert message.step == info["shape"][1] * info["shape"][2]
 
 
 def test_the_map_is_stored_row_by_row() -> None:
