@@ -180,7 +180,7 @@ READERS = {
     ),
     "training": Reader(
         "training.yaml",
-        "{stage: single_view, steps: 10, output: runs, losses: {sparsity: 0.1}, camera: auto}",
+        "{stage: single_view, steps: 10, output: runs, losses: {sparsity: 0.1}}",
         read_training,
     ),
 }
