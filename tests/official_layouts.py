@@ -242,7 +242,7 @@ def kitti_360_semantics(root: Path, *, drive: str = DRIVE, frames: Collection[in
 
 
 def cityscapes(root: Path, *, cities: Sequence[str] = ("frankfurt", "munster")) -> Path:
-    """Two images a city of a twentieth of the real size, with labels and cameras; the folder of the split's images."""
+    """Two images a city of a twentieth of the real size, with labels; the folder of the split's images."""
     for city in cities:
         for number in range(2):
             name = f"{city}_000000_{number:06d}"
@@ -250,9 +250,6 @@ def cityscapes(root: Path, *, cities: Sequence[str] = ("frankfurt", "munster")) 
             ids = label_image((102, 51))
             for kind, pixels in (("labelIds", ids), ("instanceIds", ids), ("color", np.dstack([ids] * 3))):
                 _write_image(root / "gtFine" / "val" / city / f"{name}_gtFine_{kind}.png", pixels)
-            camera = root / "camera" / "val" / city / f"{name}_camera.json"
-            camera.parent.mkdir(parents=True, exist_ok=True)
-            camera.write_text('{"extrinsic": {}, "intrinsic": {"fx": 113.1, "fy": 113.0, "u0": 54.8, "v0": 25.6}}')
     return root / "leftImg8bit" / "val"
 
 

@@ -24,14 +24,12 @@ from scene_completion_training.losses import (
     free_cross_entropy,
     log_depth_loss,
     log_inverse_depth_loss,
-    mean_opacity,
     occupancy_cross_entropy,
     occupancy_distillation,
     photometric_error,
     photometric_loss,
     surface_likelihood,
 )
-from scene_completion_training.networks.agglomerated_field import FeatureHeads
 from scene_completion_training.networks.density_field import OccupancyLink
 
 # Optima p for a constant loss: p² = (L + √(L² + 8L)) / 4.
@@ -155,10 +153,6 @@ def test_smoothness_is_zero_on_constant_depth_and_forgives_image_edges() -> None
     assert edge_cost.item() == pytest.approx(flat_cost.item() * math.exp(-1.0), rel=1e-5)
 
 
-def test_mean_opacity_of_equal_densities() -> None:
-    assert mean_opacity(torch.full((1, 3), 5.0), 0.2).item() == pytest.approx(1 - math.exp(-1.0))
-
-
 def test_stereo_depth_by_hand_and_without_hints() -> None:
     rendered = torch.tensor([10.0, 12.0, 30.0], requires_grad=True)
     hint = torch.tensor([10.0, 10.0, 0.0])
@@ -269,13 +263,3 @@ def test_s1_the_comparison_of_each_teacher_is_its_own() -> None:
     assert [name for name in plain if torch.isclose(plain[name], shifted[name])] == ["teacher_c"]
     losses = sum(plain[f"teacher_{name}"] for name in "abc")
     torch.testing.assert_close(plain["agglomeration"], losses / 2 + 3 * torch.tensor(2.0).log())
-
-
-def test_s5_linear_heads_have_the_rank_of_what_they_read() -> None:
-    torch.manual_seed(0)
-    features = torch.randn(200, 6, dtype=torch.float64)
-    for kind, rank in (("linear", 6), ("mlp", 18)):
-        heads = FeatureHeads(6, {"a": 8, "b": 10}, kind).double()
-        together = torch.cat([heads.of(name, features) for name in "ab"], dim=1)
-        found = int(torch.linalg.matrix_rank(together))
-        assert found == rank if kind == "linear" else 6 < found <= rank

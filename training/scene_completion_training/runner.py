@@ -204,18 +204,9 @@ def plan(configuration: TrainingConfiguration, threads: int | None = None) -> li
     workers = min(settings.workers, max(1, len(os.sched_getaffinity(0)) // configuration.devices))
     # Samples are loaded while the step before is computed, if there are workers.
     step = max(computing, loading / workers) if workers else computing + loading
-    lines = [
+    return [
         f"frames: {frames}" + (f"; {listed}" if listed else ""),
         f"samples: {taken} in {configuration.steps} steps, {epochs:.2f} epochs",
         f"step: {computing:.3g} s of computing; its samples take {loading:.3g} s in one process",
         f"training: {configuration.steps * step / 3600:.3g} h for all steps, their samples from {workers} workers",
     ]
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        whole, most = torch.cuda.get_device_properties(device), torch.cuda.max_memory_reserved(device)
-        size = f"{most / 2**30:.1f} of {whole.total_memory / 2**30:.1f} GiB"
-        lines.append(f"GPU memory: {size} at most ({whole.name})")
-    if step > (1.0 if workers else 2.0) * computing:
-        cure = "Raise data.workers up to the number of cores, keep resized images in data.cache, or use a faster disk"
-        return [*lines, f"limit: loading the samples, not computing. {cure}"]
-    return [*lines, "limit: computing, not loading the samples"]

@@ -14,7 +14,7 @@ import torch
 
 from scene_completion_ros.errors import ConfigurationError, SceneCompletionError, SequenceError
 from scene_completion_ros.evaluation.semantic_classes import SEMANTIC_KITTI_CLASSES
-from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
 from scene_completion_training.commands import evaluate as command
@@ -60,20 +60,6 @@ def test_depth_of_a_raw_drive(raw_drive: Path, tmp_path: Path, capsys: pytest.Ca
     content = json.loads((output / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert content["recordings"] == [DRIVE] and content["settings"]["prior"] == [str(second)]
     assert [(row["method"], row["frames"]) for row in content["scores"]["depth"]] == [("mean depth", 1)] * 2
-
-
-def test_depth_of_the_shipped_student(shared_data: Path, tmp_path: Path) -> None:
-    frames = write_split(tmp_path / "list.txt", ["04 0 l", "04 1 l"])
-    folder = shared_data / "kitti_windows" / "sequences" / "04"
-    options = ("--data", folder, "--frames", frames, "--bundle", DEFAULT_BUNDLE)
-    assert run("geometry", "--depth", *options, "--output", tmp_path) == 0
-    (row,) = [
-        row
-        for row in json.loads((tmp_path / "results.json").read_text())["scores"]["depth"]
-        if row["pixels"] == "Garg crop"
-    ]
-    assert (row["method"], row["frames"]) == (DEFAULT_BUNDLE.name, 2)
-    assert row["abs_rel"] < 0.2 and row["a1"] > 0.7
 
 
 # runs

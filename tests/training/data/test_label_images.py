@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from scene_completion_ros.errors import CameraError, ImageError, SequenceError
+from scene_completion_ros.errors import ImageError, SequenceError
 from scene_completion_ros.sequences.frame_lists import FrameSplit
 from scene_completion_training.data.label_images import labelled_images
 from tests import official_layouts as layouts
@@ -29,8 +29,7 @@ def test_kitti_360_with_the_frames_of_a_list(drive: Path) -> None:
     image = found.images[0]
     assert np.array_equal(image.labels(), STREET) and image.image().shape == (38, 140, 3)
     assert set(np.unique(STREET)) == {0, 2, 10, 13, 255}
-    camera = image.calibration() if image.calibration else None
-    assert camera is not None and (camera.fx, camera.cx, camera.width) == (55.25, 68.2, 140)
+    assert image.camera is not None and (image.camera.fx, image.camera.cx, image.camera.width) == (55.25, 68.2, 140)
     listed = [f"{layouts.DRIVE} {number} {side}" for number in (3, 5) for side in "lr"]
     split = FrameSplit(layouts.write_split(drive.parent / "list.txt", [*listed, f"{layouts.DRIVE} 9 l"]))
     assert [image.image_file.stem[-1] for image in labelled_images(drive, split).images] == ["3", "5"]
@@ -57,14 +56,7 @@ def test_cityscapes(tmp_path: Path) -> None:
     image = found.images[3]
     assert image.image_file.name == "munster_000000_000001_leftImg8bit.png" and image.image()[0, 0, 0] == 1
     assert np.array_equal(image.labels(), layouts.label_image((102, 51), train_ids=True))
-    camera = image.calibration() if image.calibration else None
-    assert camera is not None and (camera.fx, camera.cy, camera.height) == (113.1, 25.6, 51)
-    file = tmp_path / "camera" / "val" / "munster" / "munster_000000_000001_camera.json"
-    file.write_text("{}")
-    with pytest.raises(CameraError, match="has no intrinsics"):
-        image.calibration()  # type: ignore[misc]
-    shutil.rmtree(tmp_path / "camera")
-    assert labelled_images(tmp_path / "leftImg8bit" / "val").images[0].calibration is None
+    assert image.camera is None
 
 
 @pytest.mark.parametrize("panoptic", [False, True])
@@ -73,7 +65,7 @@ def test_bdd100k(tmp_path: Path, panoptic: bool) -> None:
     assert (found.dataset, found.name, len(found.images)) == ("BDD100K", "BDD100K val", 3)
     for image in found.images:
         assert np.array_equal(image.labels(), layouts.label_image((128, 72), train_ids=True))
-        assert image.calibration is None
+        assert image.camera is None
 
 
 def test_half_a_data_set(drive: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from scene_completion_training.evaluation.lidar_evaluation import (
 from scene_completion_training.evaluation.predictor import Frame, Prediction, Predictor
 from tests.official_layouts import write_split
 from tests.sequences import test_kitti_raw
-from tests.training.evaluation.one_wall import CAMERA, FRAMES, Wall, make_street, shadowed
+from tests.training.evaluation.one_wall import Wall, shadowed
 
 EIGHT = replace(ORIGINAL, bins=8)  # 45 degrees each: bin i covers -180 + 45 i on
 
@@ -163,16 +163,6 @@ def wall_truth(farthest_visible: int | None, protocol: SlabProtocol) -> SlabTrut
     return truth_of(np.full(shape, 10), first, 10, protocol)
 
 
-def test_original_masks_take_the_model_at_its_word() -> None:
-    truth = wall_truth(100, ORIGINAL)
-    shown = np.zeros((160, 80), dtype=bool)
-    shown[0] = True
-    masks = slab_masks(truth, shown)
-    assert masks.visible.sum() == 81  # 80 points in front of the model's depth and one that the scan saw free
-    assert masks.occupied.sum() == 12_800 - 81  # what is visible cannot be occupied
-    assert not (masks.occupied & masks.visible).any()
-
-
 def test_lidar_only_masks_do_not_depend_on_the_model() -> None:
     truth = wall_truth(100, LIDAR_ONLY)
     masks = slab_masks(truth, np.ones((460, 80), dtype=bool))
@@ -230,17 +220,6 @@ def test_scores_of_ten_points_by_hand() -> None:
 # Both LiDAR protocols on a street with one wall.
 
 
-def test_scans_of_the_following_frames_in_the_level_frame(street: PosedSequence) -> None:
-    scans = list(level_scans(street, 2, 20, math.radians(5.0)))
-    assert len(scans) == FRAMES - 2  # fewer near the end
-    # The fourth sensor stands 3 * 0.25 m ahead on the optical axis, which points 5 degrees down.
-    expected = 0.75 * np.array([0.0, math.sin(math.radians(5.0)), math.cos(math.radians(5.0))])
-    np.testing.assert_allclose(scans[3].level_from_sensor.translation, expected, atol=1e-6)
-    np.testing.assert_allclose(scans[0].points_sensor[:, 2], -0.3, atol=1e-6)  # 0.3 m below the sensor
-    with pytest.raises(SequenceError, match="frame 0"):
-        next(level_scans(make_street(assets=()), 0, 3, 0.0))
-
-
 def lidar_rows(street: PosedSequence, models: Sequence[Predictor]) -> dict[tuple[str, str], dict[str, Any]]:
     """Protocol and method -> row, of the first frame after ten scans."""
     frame = Frame(street, 0, FrameTruth(None, None), slabs_of(level_scans(street, 0, 10, 0.0), 0.0))
@@ -269,16 +248,6 @@ def test_lidar_protocols_on_the_wall(street: PosedSequence) -> None:
     assert "no occluded point: O_acc says nothing" in empty["remarks"]
     assert found["original", "wall"]["occluded"] == pytest.approx(fair["occluded"], rel=0.1)
     assert found["LiDAR only, far", "wall"]["points"] < 460 * 80 + 1
-
-
-@pytest.mark.parametrize(("density", "predicted"), [(0.5, 0), (0.501, 12_800)])
-def test_occupied_is_more_than_the_published_cutoff(street: PosedSequence, density: float, predicted: int) -> None:
-    class Even(Wall):
-        def complete(self, sequence: PosedSequence, index: int) -> Prediction:
-            return Prediction(CAMERA, lambda points: np.full(len(points), density, dtype=np.float32))
-
-    row = lidar_rows(street, [Even()])["original", "wall"]
-    assert (row["points"], row["predicted"]) == (12_800, predicted)
 
 
 DRIVE = "2011_09_26_drive_0001_sync"

@@ -41,11 +41,6 @@ from tests.training.synthetic_scene import FOCAL, WIDTH
 SILENT = LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def test_a_teacher_of_one_view_needs_no_others(trainings: Trainings, tmp_path: Path) -> None:
-    one = trainings.configuration("teacher", tmp_path, encoder_views=1, hidden=48, steps=2)
-    assert Checkpoint.read(train(one)).field_of(MultiViewField).fusion.feature_layer.out_channels == 48
-
-
 def test_a_student_is_distilled_and_deployed(trainings: Trainings, tmp_path: Path) -> None:
     checkpoint = trainings.checkpoint("student")
     stored, before = Checkpoint.read(checkpoint), Checkpoint.read(trainings.teacher)

@@ -14,7 +14,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_training import CONFIGS, stage_registry
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.configuration import Configuration, LossWeights, read_configuration
+from scene_completion_training.configuration import Configuration, read_configuration
 from scene_completion_training.data.module import SequencesData
 from scene_completion_training.data.view_batches import ViewSettings
 from scene_completion_training.export import export_bundle, head_weights
@@ -26,14 +26,12 @@ from scene_completion_training.networks.feature_field import FeatureField
 from scene_completion_training.runner import make_stage, train
 from scene_completion_training.stages import feature_field
 from scene_completion_training.stages.agglomeration import AgglomerationSettings, StoredTeacher
-from scene_completion_training.stages.density import TeacherConfiguration, TeacherStage
+from scene_completion_training.stages.density import TeacherConfiguration
 from scene_completion_training.stages.feature_field import FeatureSettings, SemanticsStage
 from tests.training.small_trainings import (
     HIDDEN,
-    VIEW,
     VIEWPOINT,
     Trainings,
-    batches,
     cut_off,
     small_data,
     small_training,
@@ -222,21 +220,6 @@ def test_what_does_not_belong_together_is_refused(trainings: Trainings, tmp_path
 
 
 # What all stages share: samples and arithmetic.
-
-
-@pytest.mark.parametrize(
-    "losses", [{}, {"photometric": 0.0}, dict.fromkeys(("photometric", "smoothness", "stereo_depth"), 0.0)]
-)
-def test_samples_hold_views_where_a_loss_renders_them(synthetic_drive: Path, losses: dict[str, float]) -> None:
-    settings = TeacherConfiguration(
-        pretrained=False, camera=VIEW, losses=LossWeights(**losses), half_resolution_steps=1
-    )
-    stage = TeacherStage(settings)
-    rendered = stage.data_needs().rendered
-    (batch,) = batches(small_data(synthetic_drive), 1, views=3, rendered=rendered)
-    assert rendered == (len(losses) < 3) == ("views" in batch)
-    with torch.no_grad():
-        assert "dense_depth" in stage.terms(batch, torch.Generator().manual_seed(0))
 
 
 def test_the_prior_is_fitted_without_an_image_through_the_link_training_starts_with(synthetic_drive: Path) -> None:

@@ -4,7 +4,6 @@
     KITTI-360/data_2d_semantics/train/DRIVE/image_00/semantic/0000000000.png …     label ids
     cityscapes/leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png …
     cityscapes/gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png …                         label ids
-    cityscapes/camera/SPLIT/CITY/NAME_camera.json …                                 where it was unpacked
     bdd100k/images/10k/SPLIT/NAME.jpg …
     bdd100k/labels/sem_seg/masks/SPLIT/NAME.png …                                   train ids
     bdd100k/labels/pan_seg/bitmasks/SPLIT/NAME.png …      panoptic ids in red, as SceneDINO reads them; without sem_seg
@@ -12,15 +11,14 @@
 Whatever the ids of a file, labels come out by Cityscapes' train id, 255 where they do not count.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.errors import CameraError, GridError, ImageError, SequenceError
+from scene_completion_ros.errors import GridError, ImageError, SequenceError
 from scene_completion_ros.evaluation import semantic_classes
 from scene_completion_ros.geometry.camera_files import read_kitti_calibration
 from scene_completion_ros.geometry.cameras import Camera
@@ -28,7 +26,6 @@ from scene_completion_ros.picture_files import read_picture, read_rgb, read_size
 from scene_completion_ros.sequences.frame_lists import SIDES, FrameSplit
 from scene_completion_ros.sequences.kitti import numbered_images
 from scene_completion_ros.sequences.kitti_raw import rectified_camera
-from scene_completion_ros.untrusted_files import read_json
 from scene_completion_training.arrays import Bytes
 
 _LOOKED_AT = 8  # label files of a folder that are read before any work begins
@@ -42,7 +39,7 @@ class LabelledImage:
     image_file: Path
     label_file: Path
     ids: semantic_classes.ClassMap  # what the label file holds
-    calibration: Callable[[], Camera] | None = None  # gives its camera; None where the data set has none
+    camera: Camera | None = None  # None where it is not known
 
     def image(self) -> Bytes:
         """Pixels, RGB [H, W, 3]."""
@@ -122,27 +119,16 @@ def _kitti_360(root: Path, drive: str, split: FrameSplit | None) -> list[Labelle
         raise _incomplete([labels[number] for number in missing], len(labels), "labels", "image")
     perspective = root / "calibration" / "perspective.txt"
     camera = rectified_camera(read_kitti_calibration(perspective), "image_00", perspective)[0]
-    return [LabelledImage(images[k], labels[k], semantic_classes.LABEL_IDS, lambda: camera) for k in there]
+    return [LabelledImage(images[k], labels[k], semantic_classes.LABEL_IDS, camera) for k in there]
 
 
 def _cityscapes(root: Path, split: str) -> list[LabelledImage]:
     found = []
     for file in sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png")):
         city, name = file.parent.name, file.name.removesuffix("_leftImg8bit.png")
-        camera = root / "camera" / split / city / f"{name}_camera.json"
-        calibration = partial(_cityscapes_camera, camera, file) if camera.is_file() else None
         labels = root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png"
-        found.append(LabelledImage(file, labels, semantic_classes.LABEL_IDS, calibration))
+        found.append(LabelledImage(file, labels, semantic_classes.LABEL_IDS))
     return _complete(found, root / "leftImg8bit" / split)
-
-
-def _cityscapes_camera(file: Path, image_file: Path) -> Camera:
-    content = read_json(file, CameraError, cure="Unpack it anew", kind=dict)
-    try:
-        fx, fy, cx, cy = (float(content["intrinsic"][name]) for name in ("fx", "fy", "u0", "v0"))
-    except (LookupError, TypeError, ValueError) as error:
-        raise CameraError(f"has no intrinsics ({error!r})", where=str(file), cure="Unpack it anew") from error
-    return Camera(fx, fy, cx, cy, *read_size(image_file))
 
 
 def _bdd100k(root: Path, split: str) -> list[LabelledImage]:

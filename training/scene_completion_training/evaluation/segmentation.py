@@ -108,7 +108,6 @@ SEGMENTATION = Metric(
 
 POINTS = 200  # pixels of an image that are clustered
 PROBE_BATCH, PROBE_RATE = 4, 5e-3
-COVERED = 0.9  # share of the network's image that a calibrated camera has to see
 _CHUNK = 1 << 14  # pixels in memory at a time, with their expanded features
 
 Space: TypeAlias = Callable[[Tensor], Tensor]  # features of rays [N, channels] -> what distinguishes pixels [N, D]
@@ -117,9 +116,9 @@ Space: TypeAlias = Callable[[Tensor], Tensor]  # features of rays [N, channels] 
 class RenderedField:
     """A feature field (of stage feature_field or semantics) that renders its features into labelled images.
 
-    An image is resampled by its calibration, if its camera sees what the network is to see; others count as taken by
-    `stand_in_camera`. `spaces`: "features" are the expanded ones, of length one; "head" is what the second stage makes
-    of them. Raises BundleError where the checkpoint holds no feature field.
+    An image is resampled by its camera, if that is known; others count as taken by `stand_in_camera`. `spaces`:
+    "features" are the expanded ones, of length one; "head" is what the second stage makes of them. Raises BundleError
+    where the checkpoint holds no feature field.
     """
 
     def __init__(self, path: Path) -> None:
@@ -140,10 +139,7 @@ class RenderedField:
 
     def _source(self, image: LabelledImage, width: int, height: int) -> Camera:
         """The camera that an image of this size counts as taken by."""
-        camera = image.calibration() if image.calibration is not None else None
-        if camera is not None and self._images.resampler(camera, False).validity.mean() >= COVERED:
-            return camera
-        return stand_in_camera(self.field.camera, width, height)
+        return image.camera or stand_in_camera(self.field.camera, width, height)
 
     def _features(self, image: LabelledImage) -> Tensor:
         """Features of all pixels of the network's image of an image [H · W, channels]."""
