@@ -187,7 +187,7 @@ class FieldStage(Stage):
         )
 
     def start_learning(self) -> None:
-        """Says which weights learn, after they have been loaded."""
+        """Chooses which weights learn, after they have been loaded."""
         self.encoder.trunk.freeze(self.settings.frozen_blocks)
 
     def sized(self, images: Tensor) -> Tensor:
@@ -231,7 +231,7 @@ class FieldStage(Stage):
 
     @property
     def density(self) -> DensityField | MultiViewField:
-        """What of the field says where things are."""
+        """The part of the field that gives the density."""
         return self.field.density if isinstance(self.field, FeatureField) else self.field
 
     @property
@@ -301,7 +301,7 @@ class FieldStage(Stage):
         )
 
     def head_layers(self) -> list[nn.Module]:
-        """What of the field learns with the rate of the head."""
+        """The parts of the field that learn with the rate of the head."""
         raise NotImplementedError
 
     def configure_optimizers(self) -> Any:
@@ -339,7 +339,7 @@ class SingleImageStage(FieldStage):
 
     @property
     def density(self) -> DensityField:
-        """What of the field says where things are."""
+        """The part of the field that gives the density."""
         return self.field.density if isinstance(self.field, FeatureField) else self.field
 
     def observe(self, batch: Batch) -> Any:

@@ -73,7 +73,7 @@ class Volume:
 
     @property
     def scale(self) -> float:
-        """How far it reaches ahead, in those of the street: the measure of whatever is looked for along the drive."""
+        """How far it reaches ahead, in those of the street: the measure of all lengths along the drive."""
         return self.ahead / STREET_AHEAD_M
 
     @property

@@ -20,7 +20,6 @@ from scene_completion_training.evaluation.instances import (
     Thing,
     asked,
     box_overlap,
-    described,
     fit_grounding,
     fit_instances,
     instance_precision,
@@ -114,14 +113,6 @@ def test_accuracies_worked_by_hand() -> None:
     tally.add(Grounded(np.array([0.5]), np.array([False])))
     rows = {row["things"]: (row["sentences"], row["accuracy25"], row["accuracy50"]) for row in tally.rows()}
     assert rows == {"unique": (2, 1.0, 0.5), "multiple": (2, 0.5, 0.5), "overall": (4, 0.75, 0.5)}
-
-
-def test_neighbours_are_described_by_nearness() -> None:
-    """Things 1 m and 2 m from the first: their features count as e and 1 towards its neighbourhood."""
-    boxes = np.array([[x, 0, 0, x + 1, 1, 2] for x in (0, 1, 2)], np.float32)
-    found = described(boxes, np.eye(3, dtype=np.float32))
-    share = np.e / (np.e + 1.0)
-    np.testing.assert_allclose(found[0], [1, 0, 0, 0, share, 1 - share, -1, 0, 0, 1, 1, 2], atol=1e-6)
 
 
 def words(texts: Sequence[str]) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """Probes of points and their scores: what linear layers and the nearest find, from which labels and levels."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
@@ -70,14 +69,7 @@ def separable(scenes: int = 10, points: int = 40) -> Labelled:
 
 
 def test_probes_see_the_levels_and_labels_that_they_are_named_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    labelled, seen = separable(), []
-    original = probes_module.fit_nearest
-
-    def note(values: np.ndarray, *args: Any) -> NearestProbe:
-        seen.append(values.shape)
-        return original(values, *args)
-
-    monkeypatch.setattr(probes_module, "fit_nearest", note)
+    labelled = separable()
     monkeypatch.setattr(probes_module, "PROBE_STEPS", 60)
     monkeypatch.setattr(probes_module, "SHARES", (1, 50))
     monkeypatch.setattr(probes_module, "FEW_POINTS", (4,))
@@ -93,7 +85,6 @@ def test_probes_see_the_levels_and_labels_that_they_are_named_by(monkeypatch: py
         ", 50 % of the scenes",
         ", 4 points a scene",
     ]
-    assert seen[::2] == [(400, 4), (400, 2), (400, 2), (400, 2), (400, 2), (40, 4), (200, 4), (40, 4)]
     monkeypatch.setattr(probes_module, "_AT_ONCE", 150)  # points are labelled in parts
     right = {probe.name: float((probe.labels(labelled.levels) == labelled.classes).mean()) for probe in probes}
     assert right["mine, linear"] == right["mine, linear, 1 % of the scenes"] == 1.0

@@ -40,7 +40,6 @@ from scene_completion_training.data.completion_samples import (
     resampled_ground,
     resampled_labels,
 )
-from scene_completion_training.data.drawn_views import canonical_image
 from scene_completion_training.evaluation.checkpoints import CanonicalImages
 from scene_completion_training.evaluation.deployed import DeployedStudent
 from scene_completion_training.export import export_scene, space_of_classes

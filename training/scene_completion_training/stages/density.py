@@ -133,7 +133,7 @@ class StudentConfiguration(TeacherConfiguration):
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
 
     @property
-    def says_depth(self) -> bool:
+    def has_depth(self) -> bool:
         """Whether channel 0 of the encoder is a depth."""
         return bool(self.losses.dense_depth or self.distillation.freeze_encoder)
 
@@ -162,7 +162,7 @@ class Teacher:
     field: MultiViewField
     link: OccupancyLink | None = None  # from its logit to its occupancy probability, where it has one
     half_resolution: bool = False  # it was trained on images of half the size, and keeps seeing such
-    says_depth: bool = True  # channel 0 of its encoder is a depth
+    has_depth: bool = True  # channel 0 of its encoder is a depth
 
     def __deepcopy__(self, memo: object) -> "Teacher":
         return self  # an average of the student's weights needs no teacher of its own
@@ -176,8 +176,8 @@ class Teacher:
             what = f"the student's is {settings.encoder}, the teacher's {stored.trunk}"
             cure = "The student starts from its teacher's encoder: name the same one"
             raise ConfigurationError(what, where="encoder", cure=cure)
-        says_depth = bool(stored.configuration.get("losses", {}).get("dense_depth", 1.0))
-        return Teacher(field, stored.occupancy_link(), stored.half_resolution, says_depth)
+        has_depth = bool(stored.configuration.get("losses", {}).get("dense_depth", 1.0))
+        return Teacher(field, stored.occupancy_link(), stored.half_resolution, has_depth)
 
 
 class StudentStage(SingleImageStage):
@@ -198,14 +198,14 @@ class StudentStage(SingleImageStage):
         super().__init__(settings)
         if settings.distillation.space == "occupancy" and teacher.link is None:
             cure = "Train it with `losses.occupancy`, or distil its density"
-            raise ConfigurationError("the teacher says nothing about occupancy", where="distillation.space", cure=cure)
+            raise ConfigurationError("the teacher has learned no occupancy", where="distillation.space", cure=cure)
         self._teacher = teacher
         teacher.field.eval().requires_grad_(False)
         if teacher.link is not None:
             self.link.load_state_dict(teacher.link.requires_grad_(False).state_dict())
         encoder = copy.deepcopy(teacher.field.encoder).requires_grad_(True)
-        says_depth = settings.says_depth and (teacher.says_depth or not settings.distillation.freeze_encoder)
-        self.field = self.make_density(depth_channel=says_depth, encoder=encoder)
+        has_depth = settings.has_depth and (teacher.has_depth or not settings.distillation.freeze_encoder)
+        self.field = self.make_density(depth_channel=has_depth, encoder=encoder)
         self.start_learning()
 
     def remembered(self) -> dict[str, Any]:
