@@ -174,7 +174,7 @@ def fusion_views(
 ) -> Iterator[DepthView]:
     """Depth views to fuse for a frame: itself, then frames spread evenly over the distance travelled around it.
 
-    They have half the resolution, or the smaller one of the depth. Their grid frame is the frame's left camera, axes x
+    They have half the resolution. Their grid frame is the frame's left camera, axes x
     forward, y left, z up.
     """
     positions = np.array([sequence.world_from_camera(i, left).translation for i in range(len(sequence))])
@@ -187,12 +187,11 @@ def fusion_views(
     grid_from_world = OPTICAL_FROM_FORWARD.inverse() @ sequence.world_from_camera(index, left).inverse()
     for other in [index, *sorted(others)]:
         found = depth(other)
-        step = 2 if found.camera.width == sequence.cameras[left].width else 1  # every second pixel, from (0, 0) on
         yield DepthView(
-            depth=np.ascontiguousarray(found.depth[::step, ::step]),
-            matrix=np.diag([1.0 / step, 1.0 / step, 1.0]) @ found.camera.matrix,
+            depth=np.ascontiguousarray(found.depth[::2, ::2]),
+            matrix=np.diag([0.5, 0.5, 1.0]) @ sequence.cameras[left].matrix,
             grid_from_camera=grid_from_world @ sequence.world_from_camera(other, left),
-            deviation=np.ascontiguousarray(found.deviation[::step, ::step]),
+            deviation=np.ascontiguousarray(found.deviation[::2, ::2]),
             trust=3.0 if other == index else 1.0,
         )
 
@@ -333,7 +332,7 @@ def _evidence(
     """Evidence of a frame as for training: its share 0..1 for "occupied", and whether there is any; each [X, Y, Z]."""
     grid, left = volume.grid, cameras_ahead(sequence)[0]
     grid_from_forward = grid_from_left @ OPTICAL_FROM_FORWARD
-    around = fusion_views(sequence, index, left, depth_meter(sequence, volume.ahead), FusionSettings(), volume)
+    around = fusion_views(sequence, index, left, depth_meter(sequence), FusionSettings(), volume)
     views = [replace(view, grid_from_camera=grid_from_forward @ view.grid_from_camera) for view in around]
     generator = np.random.default_rng(0)
     centres, target, _ = fuse_occupancy(
