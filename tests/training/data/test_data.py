@@ -294,9 +294,6 @@ def _of_one_camera(drive: Path, folder: Path) -> PosedSequence:
 def test_one_camera_is_enough_for_views_but_not_for_voxels(synthetic_drive: Path, tmp_path: Path) -> None:
     """Neighbouring frames stand in for the other camera, and nothing is claimed about depth."""
     sequence = _of_one_camera(synthetic_drive, tmp_path)
-    settings = DataSettings(root=str(tmp_path), cache=str(tmp_path / "cache"), sources=[SequenceSource("alone")])
-    with pytest.raises(SequenceError, match="alone: no stereo pair to measure depth by"):
-        SequencesData(settings, steps=1, seed=0).setup("fit")
     frames = list(RecordedFrames(sequence, Viewpoint()))
     views = dataclasses.replace(PLAIN, far_views=True)
     samples = ViewSamples([frames * 3], views, DataNeeds(encoder_views=3), seed=0, length=20)  # twelve to choose from

@@ -24,8 +24,8 @@ from scene_completion_training.arrays import Bytes, Floats, Halves, Mask
 from scene_completion_training.data import voxel_evidence
 from scene_completion_training.data.stereo import (
     MeasuredDepth,
-    depth_meter,
     measured_depth,
+    measured_pair,
 )
 from scene_completion_training.data.store import Arrays, Entry, Store, damaged, keyed, mapped_arrays
 from scene_completion_training.viewpoint import Viewpoint, Volume
@@ -144,7 +144,7 @@ def _prepare_frames(
         if exact:
             arrays = voxel_evidence.exact_voxels(sequence, index, ahead[0], kept=settings.kept)
         else:
-            views = list(voxel_evidence.fusion_views(sequence, index, ahead[0], depths, settings, viewpoint.volume))
+            views = list(voxel_evidence.fusion_views(sequence, index, depths.measured, settings, viewpoint.volume))
             arrays = voxel_evidence.fused_voxels(views, settings, viewpoint.volume, seed=index)
         frame = recorded[index]
         for name in recorded.names_in(index):
@@ -179,22 +179,19 @@ class Depths:
     """Depth of a sequence by its stereo pair, some of it remembered, where images show the world."""
 
     def __init__(self, sequence: PosedSequence) -> None:
-        self.sequence, self.camera = sequence, cameras_ahead(sequence)[0]
-        self._measured = lru_cache(maxsize=160)(self._measure)
-
-    def __call__(self, index: int) -> MeasuredDepth:
-        """Depth of the left camera at a frame."""
-        return self._measured(index)
+        self.sequence, self.left = sequence, cameras_ahead(sequence)[0]
+        self.measured = lru_cache(maxsize=160)(self._measure)
 
     def depth(self, index: int, name: str) -> Floats:
         """Depth of one of the pair at a frame [H, W], metres, 0 where unknown."""
-        if name == self.camera:
-            return self._measured(index).depth
+        if name == self.left:
+            return self.measured(index).depth
         return self._shown(index, name, measured_depth(self.sequence, index, "right"))
 
     def _measure(self, index: int) -> MeasuredDepth:
-        found = depth_meter(self.sequence)(index)
-        return dataclasses.replace(found, depth=self._shown(index, self.camera, found.depth))
+        """Depth of the left camera at a frame."""
+        found = measured_pair(self.sequence, index)
+        return dataclasses.replace(found, depth=self._shown(index, self.left, found.depth))
 
     def _shown(self, index: int, name: str, depth: Floats) -> Floats:
         mask = world_mask(self.sequence, index, name)

@@ -94,18 +94,9 @@ def measured_depth(sequence: PosedSequence, index: int, side: Literal["left", "r
     return stereo_depth(first, second, sequence.cameras[left].fx, baseline, reference=side)
 
 
-_REMEMBERED = 32  # frames of a pair
-
-
-@lru_cache(2)
-def depth_meter(sequence: PosedSequence) -> Meter:
-    """Measures the left camera of a drive's stereo pair, and remembers some frames."""
+@lru_cache(32)
+def measured_pair(sequence: PosedSequence, index: int) -> MeasuredDepth:
+    """Depth of the left camera of a drive's stereo pair; some frames are remembered."""
     left, _, baseline = stereo_pair(sequence)
-    focal_baseline = sequence.cameras[left].fx * baseline
-
-    @lru_cache(_REMEMBERED)
-    def measured(index: int) -> MeasuredDepth:
-        depth = measured_depth(sequence, index)
-        return MeasuredDepth(depth, depth_deviation(depth, focal_baseline))
-
-    return measured
+    depth = measured_depth(sequence, index)
+    return MeasuredDepth(depth, depth_deviation(depth, sequence.cameras[left].fx * baseline))
