@@ -5,7 +5,7 @@ ones; names and colours of the classes. It also holds where the grid lies, proba
 the depth. docs/voxels.md shows examples; scene_completion_ros/voxels/files.py lists all arrays.
 
 picture.png shows no depth where most of the ray leaves the grid (transmittance of 0.5 or more). Outside of the view
-probability and opacity are extrapolated from the image border and mean little; the state there stays unobserved.
+probability and opacity are 0, and the state is unobserved.
 """
 
 import argparse
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scene_completion_ros.geometry.transforms import RigidTransform
-    from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.inference.completer import Completion
     from scene_completion_ros.voxels.files import ImageDetails
 
@@ -78,7 +77,6 @@ def run(args: argparse.Namespace) -> int:
         grid=grid,
         grid_from_camera=grid_from_camera,
         engine=args.engine,
-        extrapolate=True,
         upright_from_camera=upright,
     )
     mounted = mounting_warnings(bundle, upright)
@@ -91,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     for warning in filter(None, (assumption, *completer.warnings, *mounted, completion.warning)):
         progress.line(f"warning: {warning}")
     args.output.mkdir(parents=True, exist_ok=True)
-    saved = SavedVoxels(completion.voxels, details=details_of(completion, bundle))
+    saved = SavedVoxels(completion.voxels, details=details_of(completion))
     write_whole(args.output / "voxels.npz", npz_bytes(saved))
     write_ply(args.output / "voxels.ply", completion.voxels)
     picture = panel(
@@ -156,15 +154,14 @@ def read_image(path: Path, bits: int | None = None) -> "tuple[NDArray[np.uint8],
     return to_rgb(pixels, bits), assumption if bits < 16 else ""
 
 
-def details_of(completion: "Completion", bundle: "StudentBundle") -> "ImageDetails":
-    """What is stored of one image with its voxels; the probability is also given outside of the view."""
+def details_of(completion: "Completion") -> "ImageDetails":
+    """What is stored of one image with its voxels."""
     import numpy as np
 
     from scene_completion_ros.voxels.files import ImageDetails
 
     return ImageDetails(
-        # The completion's own probability is zero outside of the view.
-        probability_grid=bundle.calibration.apply(completion.alpha).astype(np.float16),
+        probability_grid=completion.probability.astype(np.float16),
         alpha_grid=completion.alpha.astype(np.float16),
         depth=completion.depth.astype(np.float32),
         transmittance=completion.transmittance.astype(np.float16),

@@ -97,7 +97,7 @@ class Completion:
 
     @property
     def alpha(self) -> NDArray[np.float32]:
-        """Opacity over one voxel edge as the network gives it, [X, Y, Z]; 0 outside the view unless extrapolated."""
+        """Opacity over one voxel edge as the network gives it, [X, Y, Z]; 0 outside the view."""
         return self.dense.alpha
 
     @property
@@ -138,7 +138,6 @@ class Completer:
         # memory for the rest.
         engine: str = "auto",
         threads: int | None = None,  # CPU threads of encoder and kernels; None for all that this process may use
-        extrapolate: bool = False,  # predict opacity outside the view too (it stays unobserved)
         # That of another completer, of the same bundle, engine and threads, or one that was made before; all that use
         # it then belong to one thread.
         encoder: Encoder | None = None,
@@ -148,7 +147,7 @@ class Completer:
     ) -> None:
         self.bundle, self.upright_from_camera, self.camera = bundle, upright_from_camera, camera
         self.grid = bundle.grid if grid is None else grid
-        self.threads, self._extrapolate = threads, extrapolate
+        self.threads = threads
         self._vocabulary: FoldedVocabulary | None = None
         self._queried: FoldedVocabulary | None = None
         canonical = bundle.canonical
@@ -251,7 +250,6 @@ class Completer:
                 self.grid,
                 grid_from_camera,
                 self.depth_camera,
-                extrapolate=self._extrapolate,
                 coverage=self._resampler.validity,
                 volume_from_camera=self._volume_from_camera,
             )

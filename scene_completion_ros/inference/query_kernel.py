@@ -195,7 +195,6 @@ class VoxelQuery:
         grid: VoxelGrid,
         camera_from_grid: RigidTransform,  # its pose; any rigid transform
         *,
-        extrapolate: bool = False,  # evaluate voxels outside the view too, with the features of the image's border
         # bool [H, W] of the canonical camera: voxels seen through uncovered pixels count as out of view.
         coverage: NDArray[np.bool_] | None = None,
         volume_from_camera: RigidTransform | None = None,  # see `FieldKernel`
@@ -203,7 +202,7 @@ class VoxelQuery:
         self.grid = grid
         # bool [X, Y, Z], the centre projects inside the pixel edges, ahead of the camera up to `far`, and is covered.
         self.in_view = np.zeros(grid.shape, dtype=np.bool_)
-        low, high = _code_range(code, grid, camera_from_grid, code.xy_limit if extrapolate else 1.0)
+        low, high = _code_range(code, grid, camera_from_grid)
         self.field = FieldKernel(head, code, canonical, feature_size, low, high, volume_from_camera)
         self.far = code.far  # depth, metres, beyond which nothing is predicted: a volume repeats its last knots there
         if head.volume is not None:
@@ -219,8 +218,7 @@ class VoxelQuery:
             if coverage is not None:
                 valid[valid] = _covered(coverage, pixels[valid])
             self.in_view.reshape(-1)[target] = valid
-            chosen = slice(None) if extrapolate else valid
-            parts.append(self.field.prepare(points[chosen], target[chosen]))
+            parts.append(self.field.prepare(points[valid], target[valid]))
         self.samples = self._at_knots(_ordered(parts))
 
     def _at_knots(self, samples: FieldSamples) -> FieldSamples:
@@ -234,7 +232,7 @@ class VoxelQuery:
         return dataclasses.replace(samples, knot=knot, between=np.zeros((0, 3), np.float32))
 
     def density(self, features: NDArray[np.float32], volume: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Density sigma per metre of every voxel, float32 [X, Y, Z]; 0 outside the view unless extrapolating.
+        """Density sigma per metre of every voxel, float32 [X, Y, Z]; 0 outside the view.
 
         `features`: float32 [h, w, C + E], the encoder's output; `volume`: its volume, where the head reads one.
         """
@@ -270,13 +268,13 @@ def _covered(coverage: NDArray[np.bool_], pixels: NDArray[np.float64]) -> NDArra
 
 
 def _code_range(
-    code: PointCodeSpec, grid: VoxelGrid, camera_from_grid: RigidTransform, limit: float
+    code: PointCodeSpec, grid: VoxelGrid, camera_from_grid: RigidTransform
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Smallest and largest code input [3] of points in the grid whose x~, y~ stay within a limit."""
+    """Smallest and largest code input [3] of points in the grid that lie in the image."""
     corners = np.stack(np.meshgrid(*([0, size] for size in grid.shape), indexing="ij"), axis=-1).reshape(8, 3)
     depth = camera_from_grid.apply(np.asarray(grid.origin) + corners * grid.voxel_size)[:, 2]
     z = code.depth_code(np.array([depth.max(), depth.min()]))
-    return np.array([-limit, -limit, z[0]]), np.array([limit, limit, z[1]])
+    return np.array([-1.0, -1.0, z[0]]), np.array([1.0, 1.0, z[1]])
 
 
 def _ordered(parts: list[FieldSamples]) -> FieldSamples:

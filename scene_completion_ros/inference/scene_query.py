@@ -269,7 +269,6 @@ class PreparedScene:
         grid_from_camera: RigidTransform,
         ray_camera: Camera,  # the camera of the depth image, without distortion
         *,
-        extrapolate: bool = False,  # predict opacity outside the view too
         # bool [H, W], the pixels of the canonical image that the camera covers; None for all.
         coverage: NDArray[np.bool_] | None = None,
         # Pose of the camera in the volume of a student that takes it; None where unknown.
@@ -284,7 +283,6 @@ class PreparedScene:
             bundle.feature_size,
             grid,
             camera_from_grid,
-            extrapolate=extrapolate,
             coverage=coverage,
             volume_from_camera=volume_from_camera,
         )
@@ -302,7 +300,7 @@ class DenseField(Protocol):
 
     @property
     def alpha(self) -> NDArray[np.float32]:
-        """Opacity over one voxel edge as the network gives it, [X, Y, Z]; 0 outside the view unless extrapolated."""
+        """Opacity over one voxel edge as the network gives it, [X, Y, Z]; 0 outside the view."""
         ...
 
     @property

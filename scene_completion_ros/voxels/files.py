@@ -20,7 +20,7 @@
 
 | array | type, shape | |
 |---|---|---|
-| ``probability_grid`` | float16 [X, Y, Z] | of every voxel, calibrated; outside of the view it means little |
+| ``probability_grid`` | float16 [X, Y, Z] | of every voxel, calibrated; 0 outside of the view |
 | ``alpha_grid`` | float16 [X, Y, Z] | the network's opacity over one voxel edge, likewise |
 | ``depth`` | float32 [h, w] | metres along the optical axis; NaN where the image does not reach |
 | ``transmittance`` | float16 [h, w] | part of each ray that meets nothing; near 1, ``depth`` is the farthest there is |

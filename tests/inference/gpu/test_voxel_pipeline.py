@@ -133,12 +133,11 @@ def run_of(
     grid: VoxelGrid = GRID,
     pose: RigidTransform = FORWARD,
     rays: Camera = RAYS,
-    extrapolate: bool = False,
     threshold: float = THRESHOLD,
     canonical: Camera = CANONICAL,
     feature_size: tuple[int, int] = FEATURE_SIZE,
 ) -> Run:
-    query = VoxelQuery(head, CODE, canonical, feature_size, grid, pose, extrapolate=extrapolate)
+    query = VoxelQuery(head, CODE, canonical, feature_size, grid, pose)
     marched = March(grid, pose, rays, CALIBRATION.occupied_from(threshold), far=FAR)
     classifier = VoxelClassifier(grid, pose, rays, query.in_view, CALIBRATION, threshold)
     labels = LabelQuery(query.field, query.samples, query.in_view.size) if head.label_hidden else None
@@ -277,7 +276,7 @@ def test_random_cameras_grids_and_maps(seed: int, student: Student, device: Devi
     canonical = some_camera(rng)
     rays = canonical.resized(*(int(size) for size in rng.integers(1, 200, 2)))
     run = run_of(
-        device(head), head, grid=grid, pose=pose, rays=rays, extrapolate=bool(seed % 2),
+        device(head), head, grid=grid, pose=pose, rays=rays,
         canonical=canonical, feature_size=student.feature_size,
     )  # fmt: skip
     check(run, feature_map(head, seed=seed + 1, size=student.feature_size))
