@@ -27,7 +27,6 @@ from scene_completion_training.points.scene import (
     LabelSet,
     PointScene,
     RgbdView,
-    check_upright,
     check_views,
     label_set,
     looked_up,
@@ -205,7 +204,6 @@ def fused_scene(
     )
     check_views(views, where)
     points, means, votes = _fused(views, [frame.assets for frame in frames], table, VoxelMeans(VOXEL, where))
-    check_upright(points, views, where)
     known = names if "label" in votes else ()
     return PointScene(where, points, means[:, :3], unit(means[:, 3:]), known, views=views, **votes)
 

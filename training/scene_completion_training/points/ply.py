@@ -15,7 +15,7 @@ from scene_completion_ros.errors import SequenceError
 from scene_completion_ros.untrusted_files import shown
 from scene_completion_ros.whole_files import whole_file
 from scene_completion_training.arrays import Floats, Ints
-from scene_completion_training.points.scene import UNLABELLED, PointScene, check_upright, looked_up
+from scene_completion_training.points.scene import UNLABELLED, PointScene, looked_up
 from scene_completion_training.points.voxels import MOST_POINTS, unit
 
 _KINDS = {
@@ -186,8 +186,8 @@ def read_cloud(file: Path, classes: tuple[str, ...] = ()) -> PointScene:
     """Read the vertices of a PLY file: x y z, and red green blue, nx ny nz, label and instance where it has them.
 
     `classes`: names of its labels, which count from 0; without any, labels are left unread. -1 and the largest value of
-    unsigned numbers stand for unknown. Raises SequenceError where it is damaged, has no points or too many, labels of
-    another list, or z is not up.
+    unsigned numbers stand for unknown. Raises SequenceError where it is damaged, has no points or too many, or labels
+    of another list. z has to point up.
     """
     where = str(file)
     rows = read_ply(file).get("vertex")
@@ -199,7 +199,6 @@ def read_cloud(file: Path, classes: tuple[str, ...] = ()) -> PointScene:
         raise SequenceError(what, where=where, cure="Crop it, or keep one point of each voxel")
     if not np.isfinite(points).all():
         raise SequenceError("has points without a place", where=where, cure="Drop them")
-    check_upright(points, (), where)
     fields, label = rows.dtype.names or (), None
     if "label" in fields and classes:
         label = looked_up(np.arange(len(classes)), known_numbers(rows["label"]), where)

@@ -117,8 +117,8 @@ def require(scene: PointScene, *fields: str, least: int = LEAST_POINTS) -> None:
 def check_views(views: Sequence[RgbdView], where: str) -> None:
     """Look at the depth of some views.
 
-    Raises SequenceError: depth has another scale than metres, belongs to another camera than the image, or the poses
-    are those of the world in the cameras.
+    Raises SequenceError: z is not up in the cameras, depth has another scale than metres or belongs to another camera
+    than the image, or the poses are those of the world in the cameras.
     """
     count = len(views)
     starts = range(0, count, -(-count // _STARTS))
@@ -146,6 +146,8 @@ def check_views(views: Sequence[RgbdView], where: str) -> None:
         what = f"{inverted:.0%} of its depth agrees between views if poses are inverted, {as_given:.0%} as they are"
         cure = "Poses must be world_from_camera; these are camera_from_world: invert them"
         raise SequenceError(what, where=where, cure=cure)
+    if np.mean([-view.world_from_camera.rotation[2, 1] for view in views]) < UPRIGHT:
+        raise SequenceError("z is not up in its cameras", where=where, cure="Turn its world so that z points up")
 
 
 def _depth_of(view: RgbdView, where: str) -> Floats:
@@ -167,21 +169,3 @@ def rays_of(view: RgbdView, depth: Floats) -> Doubles:
 
 def _grid(depth: NDArray[Any]) -> NDArray[Any]:
     return depth[:: -(-depth.shape[0] // _GRID), :: -(-depth.shape[1] // _GRID)]
-
-
-def check_upright(points: Floats, views: Sequence[RgbdView], where: str) -> None:
-    """Make sure that z is up: by the cameras, which are not held upside down, or by a floor where there are none.
-
-    A floor is a layer of 10 cm in the lower half that is 2.5 times as dense as the mean of all layers. Raises
-    SequenceError where it is not.
-    """
-    cure = "Turn it so that z points up"
-    if views:
-        if np.mean([-view.world_from_camera.rotation[2, 1] for view in views]) < UPRIGHT:
-            raise SequenceError("z is not up in its cameras", where=where, cure=cure)
-        return
-    z = points[:, 2]
-    low, high = np.quantile(z, [0.005, 0.995])
-    counts, _ = np.histogram(z, max(int((high - low) / 0.1), 1), (low, high))
-    if not counts[: len(counts) // 2].max(initial=0) > 2.5 * counts.mean():
-        raise SequenceError("no floor stands out below: whether z is up is unknown", where=where, cure=cure)
