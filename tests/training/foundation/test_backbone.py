@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_training.foundation.backbone import Backbone, FeatureLifter, TokenMaps
+from scene_completion_training.foundation.backbone import Backbone
 from scene_completion_training.foundation.model_files import description_folder, model_name, weight_files
 from tests.training.foundation.tiny_models import BLOCKS, KINDS, WIDTH, tiny_model
 
@@ -189,12 +189,3 @@ def test_parts_that_are_not_there_are_named(named: object, tmp_path: Path) -> No
     index.write_text(json.dumps({"weight_map": named}))
     with pytest.raises(BundleError, match=r"index\.json: names .*, which are not there"):
         weight_files(str(tmp_path))
-
-
-def test_tokens_are_read_where_they_lie() -> None:
-    """Token (r, c) of a shifted grid covers the pixels [8 r + dy, 8 r + dy + 8)."""
-    tokens = torch.arange(32.0).reshape(1, 1, 4, 8)
-    found = FeatureLifter.sampled(
-        TokenMaps(tokens, torch.tensor([[3.0, -2.0]]), 8), 0, torch.tensor([[3.0 + 19.5, -2.0 + 11.5]])
-    )
-    assert found.item() == pytest.approx(10.0, abs=1e-5)  # row 1, column 2: its centre
