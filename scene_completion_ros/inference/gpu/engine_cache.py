@@ -1,8 +1,8 @@
 """Engines and kernels on disk, each behind all that it was made for.
 
-A file is found by the hash of its key. It begins with a line, the sha256 of key, record and content together; the next
-line is the record as JSON, what was noted when it was made. A file that is damaged, or was made for something else, is
-made again. The hash finds mistakes, not malice, and engines are programs: files that others may write are not read.
+A file is found by the hash of its key. It begins with a line, the sha256 of key and content together. A file that is
+damaged, or was made for something else, is made again. The hash finds mistakes, not malice, and engines are programs:
+files that others may write are not read.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from scene_completion_ros.whole_files import whole_file
 
 SUFFIX, LOCK = ".engine", "build.lock"
 MOST_FILES = 16  # an engine and kernels for each power mode of a Jetson, and as many of another student
-Record = Mapping[str, Any]  # plain JSON values
+Key = Mapping[str, Any]  # plain JSON values
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
@@ -44,13 +44,12 @@ class EngineCache:
         if reason:
             raise self._error(f"{reason}; engines are programs")
 
-    def provide(self, key: Record, use: Callable[[bytes, Record], T], make: Callable[[], tuple[bytes, Record, T]]) -> T:
+    def provide(self, key: Key, use: Callable[[bytes], T], make: Callable[[], tuple[bytes, T]]) -> T:
         """What fits a key, made where there is none, by one process at a time.
 
         Raises GpuError where the folder cannot be written to, or has no locks; or what `use` and `make` raise.
-        `key`: all that it depends on; ``kind`` in it begins the file's name; `use`: opens what a file holds, given the
-        record, too; raises `UnusableError` where that cannot be; `make`: makes what goes into the file, what is to be
-        noted of it, and what `use` would give.
+        `key`: all that it depends on; ``kind`` in it begins the file's name; `use`: opens what a file holds; raises
+        `UnusableError` where that cannot be; `make`: makes what goes into the file, and what `use` would give.
         """
         path = self.path(key)
         written_ns = _written_ns(path)
@@ -60,19 +59,18 @@ class EngineCache:
                 if _written_ns(path) != written_ns:  # another process has just made it
                     found = self._used(path, key, use)
                 if found is None:
-                    content, record, found = make()
-                    self._store(path, key, record, content)
+                    content, found = make()
+                    self._store(path, key, content)
         return found
 
-    def path(self, key: Record) -> Path:
+    def path(self, key: Key) -> Path:
         """File for a key; another key has another one."""
         digest = hashlib.sha256(_line(key)).hexdigest()
         return self.folder / f"{key['kind']}-{digest[:32]}{SUFFIX}"
 
-    def _used(self, path: Path, key: Record, use: Callable[[bytes, Record], T]) -> T | None:
+    def _used(self, path: Path, key: Key, use: Callable[[bytes], T]) -> T | None:
         try:
-            record, content = _read(path, key)
-            found = use(content, record)
+            found = use(_read(path, key))
         except FileNotFoundError:
             _log.info("%s is made, for there is none for %s", path, dict(key))
             return None
@@ -85,7 +83,7 @@ class EngineCache:
             _log.debug("the last use of %s cannot be noted", path)
         return found
 
-    def _store(self, path: Path, key: Record, record: Record, content: bytes) -> None:
+    def _store(self, path: Path, key: Key, content: bytes) -> None:
         """Keeps something where the disk has room, and removes what was not used for longest."""
         try:
             if path.is_symlink() or not path.is_file():  # a writer of whole files would write to where it leads
@@ -93,7 +91,7 @@ class EngineCache:
             with whole_file(path) as part:
                 part.touch(0o600)
                 part.chmod(0o600)
-                part.write_bytes(_digest(key, _line(record), content) + _line(record) + content)
+                part.write_bytes(_digest(key, content) + content)
         except OSError as error:
             _log.warning("%s cannot be written (%s): the next start makes it again", path, error.strerror)
             return
@@ -133,8 +131,8 @@ def engine_folder() -> Path:
     return Path(base) / "scene_completion_ros" / "engines"
 
 
-def _read(path: Path, key: Record) -> tuple[Record, bytes]:
-    """Record and content. Raises FileNotFoundError; UnusableError if damaged, of another key or not trusted."""
+def _read(path: Path, key: Key) -> bytes:
+    """The content. Raises FileNotFoundError; UnusableError if damaged, of another key or not trusted."""
     try:
         # Without waiting for the writer of a pipe that somebody laid there.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -147,20 +145,18 @@ def _read(path: Path, key: Record) -> tuple[Record, bytes]:
         reason = _distrusted(state) if stat.S_ISREG(state.st_mode) else "is no file"
         if reason:
             raise UnusableError(f"it {reason}")
-        digest, _, rest = file.read().partition(b"\n")
-    line, _, content = rest.partition(b"\n")
-    if digest + b"\n" != _digest(key, line + b"\n", content):
+        digest, _, content = file.read().partition(b"\n")
+    if digest + b"\n" != _digest(key, content):
         raise UnusableError("it is damaged, or was made for something else")
-    record: Record = json.loads(line)
-    return record, content
+    return content
 
 
-def _line(record: Record) -> bytes:
-    return json.dumps(record, sort_keys=True, allow_nan=False).encode() + b"\n"
+def _line(key: Key) -> bytes:
+    return json.dumps(key, sort_keys=True, allow_nan=False).encode() + b"\n"
 
 
-def _digest(key: Record, line: bytes, content: bytes) -> bytes:
-    digest = hashlib.sha256(_line(key) + line)
+def _digest(key: Key, content: bytes) -> bytes:
+    digest = hashlib.sha256(_line(key))
     digest.update(content)
     return digest.hexdigest().encode() + b"\n"
 

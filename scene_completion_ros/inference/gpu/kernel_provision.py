@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.inference.bundle import HEAD, StudentBundle
 from scene_completion_ros.inference.gpu.device import GpuFailureError, PrimaryContext
-from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Record, UnusableError
+from scene_completion_ros.inference.gpu.engine_cache import EngineCache, UnusableError
 from scene_completion_ros.inference.gpu.kernels import (
     SOURCE,
     CompiledKernels,
@@ -61,19 +61,19 @@ def provide_kernels(
         **asdict(sizes),
     }
 
-    def use(cubin: bytes, record: Record) -> CompiledKernels:
-        kernels = CompiledKernels(cubin, sizes.kernels, str(record["compiler"]))
+    def use(cubin: bytes) -> CompiledKernels:
+        kernels = CompiledKernels(cubin, sizes.kernels, "an earlier start")
         check_loads(make_device, kernels)
         return kernels
 
-    def build() -> tuple[bytes, Record, CompiledKernels]:
+    def build() -> tuple[bytes, CompiledKernels]:
         major, minor = (int(part) for part in capability.split("."))
         kernels = compile_kernels(sizes, (major, minor), check=functools.partial(check_loads, make_device))
         maps = comparison_maps(bundle, reference())
         parity = measure_kernel_parity(bundle, kernels, make_device, maps)
         lines = KERNELS.require(parity)
         _log.warning("compiled the GPU's kernels; against those of the CPU: %s", "; ".join(lines))
-        return kernels.cubin, {"compiler": kernels.compiler, "parity": lines}, kernels
+        return kernels.cubin, kernels
 
     return EngineCache().provide(key, use, build)
 

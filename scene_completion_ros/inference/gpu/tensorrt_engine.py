@@ -34,7 +34,7 @@ from scene_completion_ros.inference.gpu.device import (
     installed_flavour,
     require,
 )
-from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Record, UnusableError
+from scene_completion_ros.inference.gpu.engine_cache import EngineCache, Key, UnusableError
 from scene_completion_ros.inference.gpu.kernel_provision import provide_kernels
 from scene_completion_ros.inference.gpu.kernels import Buffer, KernelDevice
 from scene_completion_ros.inference.gpu.parity import ENGINE, gate_images, map_errors
@@ -250,7 +250,7 @@ def provide_engine(bundle: StudentBundle, context: PrimaryContext, reference: Ca
     def open_engine(plan: bytes) -> TensorRtEngine:
         return TensorRtEngine(plan, ports, tensorrt, context)
 
-    def build() -> tuple[bytes, Record, TensorRtEngine]:
+    def build() -> tuple[bytes, TensorRtEngine]:
         what = f"the engine with {tensorrt.flavour} {tensorrt.version} for {context.facts.name}"
         # Warnings, so that they are shown without a handler of the log, too: the numbers belong into a bug report.
         _log.warning("building %s; this takes minutes, and is done once", what)
@@ -268,10 +268,10 @@ def provide_engine(bundle: StudentBundle, context: PrimaryContext, reference: Ca
             engine.close()
             raise
         _log.warning("built after %.0f s; against the CPU's encoder: %s", seconds, "; ".join(lines))
-        return plan, {"build_seconds": round(seconds, 1), "parity": lines}, engine
+        return plan, engine
 
     key = _key(onnx, tensorrt, context.facts)
-    return EngineCache().provide(key, lambda plan, _: open_engine(plan), build)
+    return EngineCache().provide(key, open_engine, build)
 
 
 def build_plan(onnx: bytes, ports: Ports, tensorrt: TensorRt) -> bytes:
@@ -355,7 +355,7 @@ def measure_parity(engine: TensorRtEngine, reference: Encoder) -> list[str]:
     return ENGINE.require(map_errors([reference(image).copy() for image in images], found))
 
 
-def _key(onnx: bytes, tensorrt: TensorRt, device: DeviceFacts) -> Record:
+def _key(onnx: bytes, tensorrt: TensorRt, device: DeviceFacts) -> Key:
     """All that an engine depends on; the power mode of a Jetson changes how many multiprocessors there are."""
     return {
         "kind": "engine",
