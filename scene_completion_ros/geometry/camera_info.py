@@ -28,9 +28,11 @@ _MODEL_NAMES: dict[str, DistortionModel] = {
     "fisheye": "equidistant",
     "kannala_brandt": "equidistant",
 }
+_SAME_SCALE = 0.1  # P and K scaled by one factor, alike within this share, are calibrations of two image sizes
 _FACTOR = 1.4  # by which sizes of images have to differ until their principal points show it
 RECTIFIED_TOPIC = "image_rect"  # in names of topics
 _UNCALIBRATED = "Calibrate the camera (for example with camera_calibration) or give a calibration file"
+_ONE_CALIBRATION = "Publish the calibration of exactly this image size, without mixing two calibrations"
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,9 @@ def checked_camera(calibration: Calibration, rectified: bool) -> Camera:
     if width * height > LARGEST_IMAGE:
         what = f"an image of {width}x{height} is more than {LARGEST_IMAGE / 1e6:.0f} million pixels"
         raise CameraError(what, where=at["size"], cure="Set the calibrated image size; the message may be damaged")
-    if rectified and calibration.projection.any():
-        _check_numbers(calibration.projection, 12, at["p"])
-        projected = pinhole_intrinsics(calibration.projection.reshape(3, 4)[:, :3].reshape(-1), at["p"])
+    has_projection = bool(calibration.projection.any())
+    if rectified and has_projection:
+        projected = _projection_intrinsics(calibration, at["p"])
         check_principal_point(projected, width, height, at["p"])
         return Camera(*projected, width, height)
     intrinsics = pinhole_intrinsics(calibration.matrix, at["k"])
@@ -69,6 +71,8 @@ def checked_camera(calibration: Calibration, rectified: bool) -> Camera:
     if rectified and distortion[0] != "none":
         what = "P is missing or all zero, so the rectified camera is unknown"
         raise CameraError(what, where=at["p"], cure="Give P, or use the unrectified image")
+    if has_projection:
+        _check_same_size(intrinsics, _projection_intrinsics(calibration, at["p"]), at["p"])
     return Camera(*intrinsics, width, height, *distortion)
 
 
@@ -93,6 +97,11 @@ def _check_numbers(values: NDArray[np.float64], count: int, where: str) -> None:
         raise CameraError(f"not finite: {values.tolist()}", where=where, cure=_UNCALIBRATED)
 
 
+def _projection_intrinsics(calibration: Calibration, where: str) -> tuple[float, float, float, float]:
+    _check_numbers(calibration.projection, 12, where)
+    return pinhole_intrinsics(calibration.projection.reshape(3, 4)[:, :3].reshape(-1), where)
+
+
 def check_principal_point(intrinsics: tuple[float, float, float, float], width: int, height: int, where: str) -> None:
     """Refuse intrinsics whose principal point shows that they were made for another image size.
 
@@ -101,15 +110,40 @@ def check_principal_point(intrinsics: tuple[float, float, float, float], width: 
     _, _, cx, cy = intrinsics
     shares = (cx + 0.5) / width, (cy + 0.5) / height
     inside, larger = min(shares) >= 0.0 and max(shares) < 1.0, 0.0
-    if 0.0 < max(shares) < 1.2 * min(shares):
+    if 0.0 < max(shares) < (1.0 + 2.0 * _SAME_SCALE) * min(shares):
         larger = 1.0 / sum(shares)  # how many times larger the image is than the calibrated one
-    if inside and not (larger >= _FACTOR or 0.0 < larger <= 1.0 / _FACTOR):
+    is_scaled = larger >= _FACTOR or 0.0 < larger <= 1.0 / _FACTOR
+    if inside and not is_scaled:
         return
     place = "far from the middle of" if inside else "outside"
-    what = f"principal point ({cx:.1f}, {cy:.1f}) lies {place} the {width}x{height} image: the calibration is that of "
-    what += "another image size, or the image is a crop"
-    cure = "Give K for this image size; a crop of the sensor belongs into the field roi"
+    what = f"principal point ({cx:.1f}, {cy:.1f}) lies {place} the {width}x{height} image"
+    if is_scaled:
+        times, word = (larger, "smaller") if larger > 1.0 else (1.0 / larger, "larger")
+        times = round(2.0 * times) / 2.0
+        size = (width / times, height / times) if larger > 1.0 else (width * times, height * times)
+        what += f": either the calibration is that of images {times:g} times {word}, {size[0]:.0f}x{size[1]:.0f}, "
+        what += "or this image is a crop"
+    else:
+        what += ": the calibration is that of another image size"
+    cure = (
+        "Give K for this image size, or the image size that K is for; a crop of the sensor belongs into the field roi"
+    )
     raise CameraError(what, where=where, cure=cure)
+
+
+def _check_same_size(
+    intrinsics: tuple[float, float, float, float], projected: tuple[float, float, float, float], where: str
+) -> None:
+    """Rectifying changes the focal length but keeps the centre about where it was; rescaling changes both alike."""
+    if min(intrinsics) <= 0.0 or min(projected) <= 0.0:
+        return
+    with np.errstate(over="ignore", invalid="ignore"):  # a principal point next to nothing, which scales nothing
+        ratios = np.array(projected) / np.array(intrinsics)
+        ratio = float(ratios.mean())
+        scaled = abs(ratio - 1.0) > 0.2 and np.abs(ratios / ratio - 1.0).max() < _SAME_SCALE
+    if scaled:
+        what = f"P is K scaled by {ratio:.3g}: the two were calibrated at different image sizes"
+        raise CameraError(what, where=where, cure=_ONE_CALIBRATION)
 
 
 def _distortion(

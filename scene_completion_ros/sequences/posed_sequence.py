@@ -510,6 +510,8 @@ def mounting(sequence: PosedSequence, camera: str, index: int = 0) -> RigidTrans
 SMALLEST_BASELINE_M = 0.01
 SMALLEST_PATH_M = 0.5
 STEP_M = 0.2  # shorter steps of a car say nothing about where its cameras look
+# Points that a pair has to share before their order counts, and how far apart their rows may be.
+MATCHES, SAME_ROW_PX = 40, 2.0
 
 
 def check_for_training(sequence: PosedSequence, where: str) -> None:
@@ -517,7 +519,8 @@ def check_for_training(sequence: PosedSequence, where: str) -> None:
 
     Poses with NaN never get this far: a transform cannot hold them, and opening the sequence names the frame. Raises
     SequenceError: unknown scale, a missing image file, a frame without one of the cameras, two cameras at one place, a
-    rig that does not move, or a car that drives to where its cameras do not look.
+    rig that does not move, a car that drives to where its cameras do not look, or a pair whose left and right are
+    swapped.
     """
     if not sequence.metric_scale:
         cure = "Training needs poses in metres, as of odometry"
@@ -539,10 +542,11 @@ def check_rig(sequence: PosedSequence, where: str) -> None:
     """Refuse a rig by which trainings and scores come out wrong, without anybody noticing.
 
     Raises:
-        SequenceError: A car that drives to where its cameras do not look.
+        SequenceError: A car that drives to where its cameras do not look, or a pair whose left and right are swapped.
     """
     if str(sequence.provenance.get("dataset", "")).startswith("KITTI"):
         _check_direction(sequence, where)
+    _check_sides(sequence, where)
 
 
 def _check_baselines(sequence: PosedSequence, where: str) -> None:
@@ -572,3 +576,23 @@ def _check_direction(sequence: PosedSequence, where: str) -> None:
             cure="The poses have another convention: give camera_to_world (x right, y down, z forward), or those of "
             "the IMU as KITTI-360 has them",
         )
+
+
+def _check_sides(sequence: PosedSequence, where: str) -> None:
+    """Refuse a pair whose folders are swapped: what both cameras see lies further to the right in the left image."""
+    try:
+        pair = stereo_pair(sequence)[:2]
+    except SequenceError:
+        return
+    images = [cv2.cvtColor(sequence.image(len(sequence) // 2, name), cv2.COLOR_RGB2GRAY) for name in pair]
+    finder = cv2.ORB_create(1000)  # type: ignore[attr-defined]
+    (left, of_left), (right, of_right) = (finder.detectAndCompute(image, None) for image in images)
+    if of_left is None or of_right is None:
+        return
+    matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(of_left, of_right)
+    shifts = np.array([np.subtract(left[m.queryIdx].pt, right[m.trainIdx].pt) for m in matches]).reshape(-1, 2)
+    disparity = shifts[np.abs(shifts[:, 1]) < SAME_ROW_PX, 0]
+    if len(disparity) >= MATCHES and np.mean(disparity < -1.0) > 0.8:
+        what = f"left and right are swapped: {pair[0]} shows what {pair[1]} should"
+        cure = "Exchange the folders of their images, or the static transforms of the cameras"
+        raise SequenceError(what, where=where, cure=cure)

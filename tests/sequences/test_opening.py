@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -121,6 +122,23 @@ def test_a_car_whose_poses_have_another_convention_is_refused() -> None:
             check_for_training(dataclasses.replace(ahead, frames=frames), "somewhere")
     unrelated = [dataclasses.replace(frame, world_from_rig=at(0.0)) for frame in ahead.frames]
     check_for_training(dataclasses.replace(ahead, frames=unrelated), "somewhere")
+
+
+def test_a_pair_with_swapped_folders_is_refused() -> None:
+    """What the left camera sees at column u lies at u - 8 in the right one."""
+    noise = np.random.default_rng(0).integers(0, 256, (30, 42), np.uint8)
+    town = cv2.cvtColor(cv2.resize(noise, (336, 240), interpolation=cv2.INTER_NEAREST), cv2.COLOR_GRAY2RGB)
+    shown = {"left": lambda: town[:, :320], "right": lambda: town[:, 8:328]}
+    sound = drive()
+    cameras = dict.fromkeys(shown, Camera(250.0, 250.0, 159.5, 119.5, 320, 240))
+    for images, swapped in ((shown, False), (dict(zip(shown, reversed(shown.values()), strict=True)), True)):
+        frames = [dataclasses.replace(frame, images=images) for frame in sound.frames]
+        sequence = dataclasses.replace(sound, cameras=cameras, frames=frames)
+        if not swapped:
+            check_for_training(sequence, "somewhere")
+            continue
+        with pytest.raises(SequenceError, match="swapped: left shows what right should"):
+            check_for_training(sequence, "somewhere")
 
 
 def test_voxels_of_the_first_frame_are_where_they_were_for_a_later_one(shared_data: Path) -> None:
