@@ -13,7 +13,6 @@ Kind = Literal[
     "stage",
     "bundle",  # a form of naming one, or a part of one
     "recording",  # a format of one
-    "teacher",  # a form of naming a 2D model
 ]
 
 _SNAPSHOTS = "use ros2 bag record --snapshot-mode (docs/record.md)"
@@ -156,9 +155,6 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
     },
     "bundle": {
         "hf:": "fetch it with hf download owner/name --local-dir FOLDER, and name the folder (docs/packages.md)",
-    },
-    "teacher": {
-        "diffusion:": "name features of each view with model: files:FOLDER (docs/reproduce.md#cua-o3d)",
     },
     "recording": {
         "nuScenes": "convert its scenes with PosedSequence.save, or add a source (CONTRIBUTING.md)",

@@ -12,6 +12,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.inference.text_bank import BankClass
@@ -32,6 +33,7 @@ from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.foundation.test_backbone import images
 from tests.training.foundation.tiny_models import (
     WIDTH,
+    _save_clip_tokenizer,
     saved_clip,
     saved_depth_model,
     saved_model,
@@ -198,7 +200,7 @@ ENCODER, TEXTS = {"text_encoder": "words"}, {"words": PhraseList(ROADS)}
         ("clip", TEXTS, "no choice of class texts"),
         ("espnetv2:x", {}, r"espnetv2:x: .*no text encoder is named.*all-MiniLM"),
         ("espnetv2:x", {"layer": 3} | ENCODER, "no choice of a layer"),
-        ("diffusion:x", {}, "teacher diffusion: was removed: name features of each view"),
+        ("diffusion:x", {"layer": 3}, "no choice of a layer"),
         ("depth_anything", {}, "backbone_config is None"),
         ("resnet", {}, r"'resnet' is not supported.*There are .*depth_anything"),
     ],
@@ -212,6 +214,44 @@ def test_what_a_teacher_cannot_choose_is_refused(
         (Path(kind) / "config.json").write_text(json.dumps({"model_type": kind}))
     with pytest.raises((BundleError, ConfigurationError), match=message):
         open_teacher(spec, **choices)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny pipeline, as diffusers writes them."""
+    diffusers = pytest.importorskip("diffusers")
+    folder = tmp_path_factory.mktemp("sd")
+    torch.manual_seed(0)
+    blocks = {"block_out_channels": (32, 64, 64, 64), "layers_per_block": 1, "norm_num_groups": 8}
+    diffusers.UNet2DConditionModel(cross_attention_dim=16, attention_head_dim=8, **blocks).save_pretrained(
+        folder / "unet"
+    )
+    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+    vae = diffusers.AutoencoderKL(
+        down_block_types=down, up_block_types=up, block_out_channels=(8,) * 4, norm_num_groups=4
+    )
+    vae.save_pretrained(folder / "vae")
+    diffusers.DDIMScheduler().save_pretrained(folder / "scheduler")
+    (folder / "tokenizer").mkdir()
+    tokens = _save_clip_tokenizer(folder / "tokenizer")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    CLIPTextModel(CLIPTextConfig(max_position_embeddings=77, **sizes, **tokens)).save_pretrained(
+        folder / "text_encoder"
+    )
+    return folder
+
+
+def test_three_blocks_on_the_way_up_stand_side_by_side_in_each_cell(pipeline: Path, tmp_path: Path) -> None:
+    teacher = open_teacher(f"diffusion:{pipeline}")
+    images = 255 * torch.rand(2, 3, 60, 80)
+    found = teacher.features(images, 4)
+    assert found.shape == (2, 64 + 64 + 64, 15, 20) and teacher.dim == 192
+    assert torch.equal(teacher.features(images, 4), found)  # the noise is not drawn anew
+    torch.testing.assert_close(teacher.features(images[1:], 4), found[1:], rtol=1e-3, atol=1e-3)
+    assert (found[0] - found[1]).abs().max() > 1e-3
+    assert len(teacher.identity.weights) > 0
+    with pytest.raises(BundleError, match="cannot be loaded as a Stable Diffusion"):
+        open_teacher(f"diffusion:{tmp_path}")
 
 
 @pytest.fixture(scope="module", params=["siglip2", "naflex"])

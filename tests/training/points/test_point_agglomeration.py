@@ -186,7 +186,7 @@ def test_the_published_configuration_trains_on_small_rooms(tmp_path: Path, tiny_
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, maps)
     in_files = 5, f"files:{tmp_path / 'maps'}"
-    models = {"files": in_files}
+    models = {"files": in_files, "diffusion": in_files}
     teachers = []
     for teacher in given.teachers:
         dim, model = models.get(teacher.model.partition(":")[0], (32, str(tiny_dinov2)))

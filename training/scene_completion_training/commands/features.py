@@ -5,7 +5,8 @@ that it only reads them. MODEL is a local folder with config.json and model.safe
   DINO, DINOv2, DINOv3   tokens of a layer
   Depth Anything         tokens of a layer of the DINOv2 inside
   CLIP, SigLIP           patches in the space of the model's own sentences
-or `espnetv2:FOLDER`: class probabilities of ESPNetv2, as vectors in the space of --text-encoder.
+or `espnetv2:FOLDER`: class probabilities of ESPNetv2, as vectors in the space of --text-encoder;
+or `diffusion:MODEL`: states of the U-net of a Stable Diffusion, with the package diffusers.
 DIR gets manifest.json and one file for every image of the training and validation sequences. The file has the tokens of
 the image's variants in half precision. Variant 0 is the image as it is. The others have randomly shifted grids, and
 every other one is mirrored. A training that mirrors scenes needs two variants or more. An interrupted command goes on
