@@ -29,7 +29,7 @@ from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, SceneCompletionError, SequenceError, TrainingError
 from scene_completion_training import runner
 from scene_completion_training.checkpoints import Checkpoint
-from scene_completion_training.configuration import Configuration, LossWeights
+from scene_completion_training.configuration import Configuration
 from scene_completion_training.data.view_batches import ViewSamples, ViewSettings
 from scene_completion_training.networks.density_field import MultiViewField
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
@@ -157,15 +157,6 @@ def test_a_training_goes_on_without_what_it_started_from(synthetic_drive: Path, 
     fresh = {**settings, "output": str(tmp_path / "other")}
     with pytest.raises(BundleError, match=r"started\.ckpt"):
         train(TeacherConfiguration(**fresh))
-
-
-def test_a_single_camera_learns_from_images_alone(synthetic_drive: Path, tmp_path: Path) -> None:
-    alone = shutil.copytree(synthetic_drive, tmp_path / "alone", ignore=shutil.ignore_patterns("image_3"))
-    losses = LossWeights(stereo_depth=0.0, dense_depth=0.0, occupancy=0.0)
-    train(Configuration(**small_training(alone, tmp_path / "run", losses=losses, steps=2)))
-    assert curves(tmp_path / "run", "loss/photometric")
-    with pytest.raises(SequenceError, match="alone: no stereo pair to measure depth by. Set losses.stereo_depth"):
-        train(Configuration(**small_training(alone, tmp_path / "other")))
 
 
 def test_a_loss_that_is_no_number_stops_with_its_batch(
@@ -299,7 +290,7 @@ def test_plan_of_a_published_training(
 
 
 def test_a_plan_that_measures(synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hours follow from what a step and a sample take; frames are prepared where the training finds them."""
+    """What a step and a sample take says what limits them; frames are prepared where the training finds them."""
     data = dataclasses.replace(small_data(synthetic_drive), cache=str(tmp_path / "cache"), batch_size=2, workers=1)
     settings = small_training(synthetic_drive, tmp_path / "output", data=data, steps=10, devices=2)
     take, step = ViewSamples.__getitem__, Stage.training_step
@@ -328,10 +319,11 @@ def test_a_plan_that_measures(synthetic_drive: Path, tmp_path: Path, monkeypatch
         "samples: 40 in 10 steps, 10.00 epochs",
         "step: 7.2e+03 s of computing; its samples take 2 s in one process",
         "training: 20 h for all steps, their samples from 1 workers",
+        "limit: computing, not loading the samples",
     ]
     takes.update(step=1.0, sample=1800.0)
     lines = plan(Configuration(**settings))
-    assert lines[3].startswith("training: 10 h")
+    assert lines[3].startswith("training: 10 h") and lines[4].startswith("limit: loading the samples")
 
 
 @pytest.mark.parametrize(("has", "used"), [(True, torch.bfloat16), (False, None)])

@@ -15,19 +15,19 @@ from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTra
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.sequences.kitti import kitti_odometry
 from scene_completion_ros.sequences.posed_sequence import PosedSequence
-from scene_completion_training.data import view_batches
+from scene_completion_training.data import stereo, view_batches
 from scene_completion_training.data.module import (
     DataSettings,
     SequencesData,
     SequenceSource,
     load_sequence,
 )
-from scene_completion_training.data.prepared import PreparedFrame, RecordedFrames, load_prepared, prepare_sequence
+from scene_completion_training.data.prepared import PreparedFrame, load_prepared, prepare_sequence
 from scene_completion_training.data.stereo import depth_deviation, stereo_depth
 from scene_completion_training.data.store import Entry, Store
 from scene_completion_training.data.view_batches import DataNeeds, ViewSamples, ViewSettings
 from scene_completion_training.data.voxel_evidence import POINT_UNIT, DepthView, FusionSettings, fuse_occupancy
-from scene_completion_training.viewpoint import STREET_CAMERA, Viewpoint
+from scene_completion_training.viewpoint import STREET_CAMERA
 from tests.training.synthetic_scene import BASELINE, BOX, CAMERA_HEIGHT, CENTRE, FOCAL, WALL_AHEAD, ray_cast
 
 PLAIN = ViewSettings(yaw=0.0, pitch=0.0, roll=0.0, colour_jitter=False, mirror=False, occupancy_points=2000)
@@ -291,13 +291,32 @@ def _of_one_camera(drive: Path, folder: Path) -> PosedSequence:
     return kitti_odometry(shutil.copytree(drive, folder / "alone", ignore=shutil.ignore_patterns("image_3")))
 
 
+def test_the_motion_of_one_camera_says_depth_and_voxels(
+    synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stereo, "PIXELS", 30_000)
+    alone = _of_one_camera(synthetic_drive, tmp_path)
+    moved, paired = (prepared(sequence, tmp_path)[1] for sequence in (alone, kitti_odometry(synthetic_drive)))
+    assert set(moved.images) == set(moved.depths) == {"left"} and moved.has_evidence
+    depths = [frame.depths["left"].astype(np.float32) for frame in (moved, paired)]
+    both = (depths[0] > 0.0) & (depths[1] > 0.0)
+    assert both.mean() > 0.3
+    assert np.median(np.abs(depths[0] / np.where(both, depths[1], 1.0) - 1.0)[both]) < 0.03
+
+
 def test_one_camera_is_enough_for_views_but_not_for_voxels(synthetic_drive: Path, tmp_path: Path) -> None:
-    """Neighbouring frames stand in for the other camera, and nothing is claimed about depth."""
+    """Neighbouring frames stand in for the other camera; where all are far away, nothing is claimed about depth."""
     sequence = _of_one_camera(synthetic_drive, tmp_path)
-    frames = list(RecordedFrames(sequence, Viewpoint()))
-    views = dataclasses.replace(PLAIN, far_views=True)
-    samples = ViewSamples([frames * 3], views, DataNeeds(encoder_views=3), seed=0, length=20)  # twelve to choose from
-    short = ViewSamples([frames], views, DataNeeds(encoder_views=3), seed=0, length=20)
+    far = [RigidTransform(np.eye(3), 10.0 * frame.world_from_rig.translation) for frame in sequence.frames]
+    spread = [dataclasses.replace(one, world_from_rig=pose) for one, pose in zip(sequence.frames, far, strict=True)]
+    sequence = dataclasses.replace(sequence, frames=spread)
+    frames = prepared(sequence, tmp_path)
+    assert set(frames[0].images) == {"left"} and not frames[0].depths["left"].any() and not frames[0].has_evidence
+    settings = dataclasses.replace(PLAIN, far_views=True, mirror=True)
+    samples = ViewSamples(
+        [frames * 3], settings, DataNeeds(encoder_views=3), seed=0, length=20
+    )  # twelve frames to choose from
+    short = ViewSamples([frames], settings, DataNeeds(encoder_views=3), seed=0, length=20)
     for number in range(6):
         sample = samples[number]
         assert sample["weight"].sum() == 0 and sample["hints"].abs().max() == 0 and len(sample["points"]) == 2000

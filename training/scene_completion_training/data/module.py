@@ -299,16 +299,13 @@ class SequencesData(TrainingData):
         sequence = load_sequence(Path(self.settings.root), source, role)
         listed = [] if split is None else split.of(sequence)
         if self.needs.measured:
-            if len(cameras_ahead(sequence)) < 2 and not source.exact:
-                cure = "Set losses.stereo_depth, losses.dense_depth and losses.occupancy to 0: images alone teach then"
-                raise SequenceError("no stereo pair to measure depth by", where=source.folder, cure=cure)
             fusion = self.settings.fusion
             if sequence.pose_source == UNKNOWN_POSES:
                 fusion = dataclasses.replace(fusion, views=0)
             options: dict[str, Any] = {"settings": fusion, "exact": source.exact, "viewpoint": self.viewpoint}
             files = prepare_sequence(sequence, self.store, **options, workers=self.processors)
             every = [load_prepared(file) for file in files]
-            usable = self._usable(every, source)
+            usable = self._usable(every, source, stereo=len(cameras_ahead(sequence)) > 1)
         else:
             views = self.settings.views
             published = views.near_frames and (views.far_views or views.aside)
@@ -345,8 +342,8 @@ class SequencesData(TrainingData):
             wanted[[min(index + offset, count - 1) for index, _ in listed]] = True
         return wanted
 
-    def _usable(self, every: Drive, source: SequenceSource) -> list[int]:
-        usable = [index for index, frame in enumerate(every) if frame.has_evidence]
+    def _usable(self, every: Drive, source: SequenceSource, *, stereo: bool) -> list[int]:
+        usable = [index for index, frame in enumerate(every) if frame.has_evidence or not stereo]
         if not usable:
             cure = "Stereo matching found nothing: check that the images are rectified, textured and not dark"
             raise SequenceError("no frame has occupied and free voxels", where=source.folder, cure=cure)

@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import ImageError, SceneCompletionError, SequenceError
 from scene_completion_ros.geometry import Camera, RigidTransform, view_rotation, virtual_pinhole
+from scene_completion_ros.geometry.depth_images import depth_at_rays
 from scene_completion_ros.picture_files import decode_picture, to_rgb
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead, holds_exact_voxels
 from scene_completion_training.arrays import Bytes, Floats, Halves, Mask
 from scene_completion_training.data import voxel_evidence
 from scene_completion_training.data.stereo import (
     MeasuredDepth,
+    depth_meter,
     measured_depth,
-    measured_pair,
 )
 from scene_completion_training.data.store import Arrays, Entry, Store, damaged, keyed, mapped_arrays
 from scene_completion_training.viewpoint import Viewpoint, Volume
@@ -41,7 +42,8 @@ class PreparedFrame:
     """One instant, ready for training."""
 
     # Camera -> uint8 RGB [h, w, 3] at about the canonical focal length: "left" and "right" of the pair. Also what
-    # cameras looking elsewhere see, rectified into the canonical camera. A rig with one camera ahead has only "left".
+    # cameras looking elsewhere see, rectified into the canonical camera. A rig with one camera ahead has only "left";
+    # its motion measures the depth.
     images: Mapping[str, Bytes]
     depths: Mapping[str, Halves]  # "left", "right" -> z-depth of stereo float16 [h, w], metres, 0 unknown
     cameras: Mapping[str, Camera]  # camera -> intrinsics of the image
@@ -80,7 +82,7 @@ Drive: TypeAlias = Sequence[PreparedFrame]  # in order of time
 
 
 def prepare_sequence(
-    sequence: PosedSequence,  # with a rectified stereo pair, or `exact` with one camera ahead
+    sequence: PosedSequence,  # with a rectified stereo pair, or with one camera ahead
     store: Store,
     *,
     settings: voxel_evidence.FusionSettings | None = None,
@@ -113,7 +115,7 @@ def _made_of(sequence: PosedSequence, settings: voxel_evidence.FusionSettings, v
     if viewpoint.volume != Volume():  # named where it is another one: what was prepared for streets stays so
         content.append(vars(viewpoint.volume))
     if len(cameras_ahead(sequence)) == 1:
-        content.append("motion measures depth")  # as earlier versions named them
+        content.append("motion measures depth")  # earlier versions had none
     known = sorted({name for frame in sequence.frames for name in frame.assets if name.startswith(_USED_ASSETS)})
     return [*content, known] if known else content
 
@@ -139,12 +141,12 @@ def _prepare_frames(
 ) -> Iterator[Arrays]:
     cv2.setNumThreads(1)
     ahead, recorded = cameras_ahead(sequence), RecordedFrames(sequence, viewpoint)
-    depths = Depths(sequence)
+    depths = Depths(sequence, viewpoint.volume.ahead)
     for index in indices:
         if exact:
             arrays = voxel_evidence.exact_voxels(sequence, index, ahead[0], kept=settings.kept)
         else:
-            views = list(voxel_evidence.fusion_views(sequence, index, depths.measured, settings, viewpoint.volume))
+            views = list(voxel_evidence.fusion_views(sequence, index, ahead[0], depths, settings, viewpoint.volume))
             arrays = voxel_evidence.fused_voxels(views, settings, viewpoint.volume, seed=index)
         frame = recorded[index]
         for name in recorded.names_in(index):
@@ -176,26 +178,34 @@ def world_mask(sequence: PosedSequence, index: int, name: str) -> Bytes | None:
 
 
 class Depths:
-    """Depth of a sequence by its stereo pair, some of it remembered, where images show the world."""
+    """Depth of a sequence by its stereo pair or its motion, some of it remembered, where images show the world."""
 
-    def __init__(self, sequence: PosedSequence) -> None:
-        self.sequence, self.left = sequence, cameras_ahead(sequence)[0]
-        self.measured = lru_cache(maxsize=160)(self._measure)
+    def __init__(self, sequence: PosedSequence, reach: float) -> None:
+        self.sequence, self.camera = sequence, cameras_ahead(sequence)[0]
+        self._meter = depth_meter(sequence, reach)
+        self._measured = lru_cache(maxsize=160)(self._measure)
+
+    def __call__(self, index: int) -> MeasuredDepth:
+        """Depth of the first camera ahead at a frame."""
+        return self._measured(index)
 
     def depth(self, index: int, name: str) -> Floats:
-        """Depth of one of the pair at a frame [H, W], metres, 0 where unknown."""
-        if name == self.left:
-            return self.measured(index).depth
+        """Depth of one of the cameras ahead at a frame [H, W], metres, 0 where unknown."""
+        if name == self.camera:
+            found, camera = self._measured(index), self.sequence.cameras[name]
+            return found.depth if found.camera == camera else depth_at_rays(found.depth, found.camera, camera)
         return self._shown(index, name, measured_depth(self.sequence, index, "right"))
 
     def _measure(self, index: int) -> MeasuredDepth:
-        """Depth of the left camera at a frame."""
-        found = measured_pair(self.sequence, index)
-        return dataclasses.replace(found, depth=self._shown(index, self.left, found.depth))
+        found = self._meter(index)
+        return dataclasses.replace(found, depth=self._shown(index, self.camera, found.depth))
 
     def _shown(self, index: int, name: str, depth: Floats) -> Floats:
         mask = world_mask(self.sequence, index, name)
-        return depth if mask is None else np.asarray(depth * mask, np.float32)
+        if mask is None:
+            return depth
+        shown = cv2.resize(mask, depth.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        return np.asarray(depth * shown, np.float32)
 
 
 def shrunk_camera(camera: Camera, canonical: Camera) -> Camera:

@@ -294,7 +294,7 @@ class ViewSamples(Dataset[dict[str, Tensor]]):
     def _occupancy(self, draw: drawn_views.Draw, generator: Random) -> dict[str, Tensor]:
         frame = draw.frames[draw.index]
         count, near = self.settings.occupancy_points, self.viewpoint.volume.even_depth
-        if not frame.has_evidence:  # images alone: nothing is known, and has no weight
+        if not frame.has_evidence:  # one camera: nothing is known, and has no weight
             ahead = torch.tensor([0.0, 0.0, near]).expand(count, 3)
             return {"points": ahead, "target": torch.zeros(count), "weight": torch.zeros(count)}
         hit, free = (np.flatnonzero(mask) for mask in (frame.target > 0, frame.target == 0))

@@ -9,7 +9,6 @@ drive passes them, without LiDAR and without labels.
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, TypeVar
 
 import cv2
@@ -25,7 +24,7 @@ from scene_completion_ros.geometry import OPTICAL_FROM_FORWARD, Camera, RigidTra
 from scene_completion_ros.sequences.opening import voxel_truth
 from scene_completion_ros.sequences.posed_sequence import PosedSequence, cameras_ahead
 from scene_completion_training.arrays import Bytes, Doubles, Floats, Mask, Random, Reals
-from scene_completion_training.data.stereo import Meter, measured_pair
+from scene_completion_training.data.stereo import Meter, depth_meter
 from scene_completion_training.viewpoint import Volume
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -171,13 +170,13 @@ class FusionSettings:
 
 
 def fusion_views(
-    sequence: PosedSequence, index: int, depth: Meter, settings: FusionSettings, volume: Volume
+    sequence: PosedSequence, index: int, left: str, depth: Meter, settings: FusionSettings, volume: Volume
 ) -> Iterator[DepthView]:
     """Depth views to fuse for a frame: itself, then frames spread evenly over the distance travelled around it.
 
-    They have half the resolution. Their grid frame is the frame's left camera, axes x forward, y left, z up.
+    They have half the resolution, or the smaller one of the depth. Their grid frame is the frame's left camera, axes x
+    forward, y left, z up.
     """
-    left = cameras_ahead(sequence)[0]
     positions = np.array([sequence.world_from_camera(i, left).translation for i in range(len(sequence))])
     travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(positions, axis=0), axis=1))])
     travelled -= travelled[index]
@@ -188,11 +187,12 @@ def fusion_views(
     grid_from_world = OPTICAL_FROM_FORWARD.inverse() @ sequence.world_from_camera(index, left).inverse()
     for other in [index, *sorted(others)]:
         found = depth(other)
+        step = 2 if found.camera.width == sequence.cameras[left].width else 1  # every second pixel, from (0, 0) on
         yield DepthView(
-            depth=np.ascontiguousarray(found.depth[::2, ::2]),
-            matrix=np.diag([0.5, 0.5, 1.0]) @ sequence.cameras[left].matrix,
+            depth=np.ascontiguousarray(found.depth[::step, ::step]),
+            matrix=np.diag([1.0 / step, 1.0 / step, 1.0]) @ found.camera.matrix,
             grid_from_camera=grid_from_world @ sequence.world_from_camera(other, left),
-            deviation=np.ascontiguousarray(found.deviation[::2, ::2]),
+            deviation=np.ascontiguousarray(found.deviation[::step, ::step]),
             trust=3.0 if other == index else 1.0,
         )
 
@@ -331,9 +331,9 @@ def _evidence(
     sequence: PosedSequence, index: int, volume: Volume, grid_from_left: RigidTransform
 ) -> tuple[Floats, Mask]:
     """Evidence of a frame as for training: its share 0..1 for "occupied", and whether there is any; each [X, Y, Z]."""
-    grid = volume.grid
+    grid, left = volume.grid, cameras_ahead(sequence)[0]
     grid_from_forward = grid_from_left @ OPTICAL_FROM_FORWARD
-    around = fusion_views(sequence, index, partial(measured_pair, sequence), FusionSettings(), volume)
+    around = fusion_views(sequence, index, left, depth_meter(sequence, volume.ahead), FusionSettings(), volume)
     views = [replace(view, grid_from_camera=grid_from_forward @ view.grid_from_camera) for view in around]
     generator = np.random.default_rng(0)
     centres, target, _ = fuse_occupancy(
