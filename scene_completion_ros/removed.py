@@ -75,7 +75,6 @@ REMOVED: Final[Mapping[Kind, Mapping[str, str]]] = {
         "replay --ground-truth-camera": "leave it out, the voxels of a folder are around one of its cameras",
         "replay --timeout": "leave it out, a replay waits 60 s for an image; --offline has no limit",
         "replay --views": "join voxels with fusion.enabled in --params-file (docs/temporal_fusion.md)",
-        "train --stored": "list data.cache with du, and delete what is not needed",
         "train --fast-dev-run": "set steps=2, or use train --plan",
         "vocabulary --licence": "write licence: ... into the file of --file",
         "vocabulary --template": "write template: ... into the file of --file",

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from scene_completion_training import CONFIGS
 
@@ -12,6 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meaning = "try a few steps: print how many frames there are, and how long all steps will take on this machine; "
     meaning += "where it needs stereo depth or voxels, all frames are prepared in data.cache before"
     parser.add_argument("--plan", action="store_true", help=meaning)
+    meaning = "list what lies in data.cache: what it is of, its size, and when it was last used"
+    parser.add_argument("--stored", action="store_true", help=meaning)
     parser.add_argument("--threads", type=int, default=None, help="torch threads (default: all cores)")
     meaning = "values that replace the configuration's, e.g. data.root=/data steps=2000 losses.occupancy=0"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=meaning)
@@ -27,6 +30,12 @@ def run(arguments: argparse.Namespace) -> int:
     from scene_completion_training.stage_registry import stage_class
 
     configuration = read_configuration(arguments.config, arguments.overrides, TrainingConfiguration)
+    if arguments.stored:
+        from scene_completion_training.data.store import Store
+
+        data: Any = vars(configuration)["data"]  # those of every stage have one
+        print("\n".join(Store(Path(data.cache)).lines()))
+        return 0
     if arguments.plan:
         from scene_completion_training.runner import plan
 

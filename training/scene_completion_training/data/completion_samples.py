@@ -139,7 +139,7 @@ def prepare_samples(
     views = [vars(viewpoint.camera), vars(viewpoint.volume), viewpoint.height_above_ground]
     recording = [_VERSION, identity(sequence), sequence.pose_source]
     made_of = [*recording, frozen.key, views, classes_of and classes_of.key, augmentation]
-    entry = store.entry(keyed(sequence.name, made_of))
+    entry = store.entry("samples of completion", keyed(sequence.name, made_of))
 
     def make(indices: Sequence[int]) -> Iterator[Arrays]:
         for index in indices:

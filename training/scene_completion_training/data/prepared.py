@@ -104,7 +104,7 @@ def prepare_sequence(
     kind = f"-exact-labels{'-depth' * ('depth' in sequence.frames[0].assets)}" if exact else ""
     make = partial(_prepare_frames, sequence=sequence, settings=settings, viewpoint=viewpoint, exact=exact)
     names = {index: f"{index:06d}" for index in range(len(sequence))}
-    return store.entry(name + kind).fill(names, make, "frame", workers)
+    return store.entry("prepared frames", name + kind).fill(names, make, "frame", workers)
 
 
 def _made_of(sequence: PosedSequence, settings: voxel_evidence.FusionSettings, viewpoint: Viewpoint) -> list[Any]:
@@ -311,7 +311,7 @@ class RecordedFrames(Sequence[PreparedFrame]):
 
     def resize(self, wanted: Mask, store: Store, workers: int = 2) -> None:
         """Makes the images of wanted frames [N] small, in so many processes; a `SequenceError` where one is damaged."""
-        self._entry = store.entry(f"{self.name}-small")
+        self._entry = store.entry("resized images", f"{self.name}-small")
         names = {index: self._stored(index) for index in np.flatnonzero(wanted).tolist()}
         self._entry.fill(names, self._resized, "frame", workers)
 

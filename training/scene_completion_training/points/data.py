@@ -126,7 +126,7 @@ def keep_lifted(
     Raises SequenceError where what lies there is damaged, the scene has too few points or no views; or see `lift`.
     """
     place = keyed(Path(source["folder"]).name, [_VERSION, source, asdict(settings)])
-    entry, points = store.entry(place), f"{name}/points"
+    entry, points = store.entry("lifted scenes", place), f"{name}/points"
     files = {teacher: f"{name}/{keyed('features', one.key)}" for teacher, one in teachers.items()}
     missing = {teacher: one for teacher, one in teachers.items() if files[teacher] not in entry}
     if missing or points not in entry:
