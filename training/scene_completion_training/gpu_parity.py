@@ -6,7 +6,7 @@ knows only such graphs, and 10 takes them as well.
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,15 +16,14 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from scene_completion_ros.errors import BundleError, SequenceError
+from scene_completion_ros.errors import BundleError
 from scene_completion_ros.geometry import Camera, Resampler
 from scene_completion_ros.inference.bundle import StudentBundle, decoder_in_space
 from scene_completion_ros.inference.encoder import GpuGraphEncoder, OnnxRuntimeEncoder
-from scene_completion_ros.inference.gpu.parity import GRAPH, middle
+from scene_completion_ros.inference.gpu.parity import GRAPH
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.inference.scene_query import EncodedImage
-from scene_completion_ros.picture_files import read_rgb
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, reference_camera
 from scene_completion_ros.voxels.occupancy import opacity
@@ -259,34 +258,19 @@ def _difference(found: Floats, wanted: Floats) -> Doubles:
     return np.array([np.abs(one).mean(dtype=np.float64) for one in (found - wanted, wanted)])
 
 
-_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"}
-
-
 def canonical_images(sources: Sequence[Path], canonical: Camera, most: int) -> Bytes:
-    """Images of several places, at most so many, spread evenly over each: uint8 [K, H, W, 3] RGB.
+    """Images of several recordings, at most so many, spread evenly over each: uint8 [K, H, W, 3] RGB.
 
-    Sequence folders, drives of KITTI and bags are resampled by their calibration; an image of a folder without one is
-    cut to the canonical camera's shape and scaled. Raises SequenceError where a place holds no image, or is none.
+    They are resampled by their calibration. Raises SequenceError where a place is no recording.
     """
-    share = max(1, most // len(sources))
-    images = [image for source in sources for image in _of(source, canonical, share)]
-    if not images:
-        what = "holds no image that can be read"
-        raise SequenceError(what, where=", ".join(map(str, sources)), cure="Name other recordings")
+    images = []
+    for source in sources:
+        sequence = open_recording(source, poses=UNKNOWN_POSES)  # a bag may have none
+        camera = reference_camera(sequence)
+        resample = Resampler(sequence.cameras[camera], canonical)
+        for index in spread(len(sequence), max(1, most // len(sources))):
+            images.append(resample(sequence.image(index, camera)))
     return np.stack(images[:most])
-
-
-def _of(source: Path, canonical: Camera, most: int) -> Iterator[Bytes]:
-    files = sorted(path for path in source.glob("*") if path.suffix.lower() in _SUFFIXES)
-    if files:
-        for index in spread(len(files), most):
-            yield middle(read_rgb(files[index]), canonical.height, canonical.width)
-        return
-    sequence = open_recording(source, poses=UNKNOWN_POSES)  # a bag may have none
-    camera = reference_camera(sequence)
-    resample = Resampler(sequence.cameras[camera], canonical)
-    for index in spread(len(sequence), most):
-        yield resample(sequence.image(index, camera))
 
 
 def spread(count: int, most: int) -> list[int]:

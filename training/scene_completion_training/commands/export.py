@@ -34,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vocabulary", type=Path, metavar="FILE", help=meaning)
     gpu = parser.add_argument_group("encoders for GPUs")
     gpu.add_argument("--gpu", choices=("fp16",), help="make an encoder of this precision")
-    meaning = (
-        "what to compare on: sequence folders, KITTI drives, bags or folders of images (default: the bundled drive)"
-    )
+    meaning = "what to compare on: sequence folders, KITTI drives or bags (default: the bundled drive)"
     add_paths(gpu, "--parity-images", "PLACE", meaning)
 
 
