@@ -75,18 +75,17 @@ class RollingGrid:
         return [run for run in runs if run.stop > run.start]
 
 
-def covering_shape(grid: VoxelGrid, margin: float = 0.0, tilt: float = LARGEST_TILT) -> tuple[int, int, int]:
+def covering_shape(grid: VoxelGrid, tilt: float = LARGEST_TILT) -> tuple[int, int, int]:
     """Shape of a box around the middle of a grid that holds all of it, whatever its heading.
 
-    `grid`: the voxel grid; its z axis is up; `margin`: what the box also holds on all four sides, metres; `tilt`:
-    angle up to which its z axis may differ from that of the odometry frame, radians. Of grids that are tilted more, the
-    outermost voxels lie outside of the box: nothing is remembered there.
+    `grid`: the voxel grid; its z axis is up; `tilt`: angle up to which its z axis may differ from that of the odometry
+    frame, radians. Of grids that are tilted more, the outermost voxels lie outside of the box: nothing is remembered
+    there.
     """
     x, y, z = grid.shape
     across = math.hypot(x, y)
     height = z * math.cos(tilt) + across * math.sin(tilt)
     wide, high = (math.ceil(length) + 2 for length in (math.hypot(across, z * math.sin(tilt)), height))
-    wide += 2 * math.ceil(margin / grid.voxel_size)
     return wide, wide, high
 
 
@@ -132,9 +131,6 @@ class FusionSettings:
     # Seconds for which a voxel that was seen, and is hidden or out of view now, still counts as seen. Seen free space
     # may clear a costmap: keep this short where things move.
     seen_for: float = 0.5
-    # Metres around the grid, ahead, behind and to the sides, that the map also holds: what a robot that turns back
-    # finds again.
-    margin: float = 0.0
     # Metres a second; a camera that is farther from its last place is a jump of the odometry.
     largest_speed: float = 60.0
     largest_turn: float = 6.0  # radians a second; one that has turned more since the last frame is one, too
@@ -200,7 +196,7 @@ class TemporalFusion:
         self.grid = grid
         self.settings = settings = FusionSettings() if settings is None else settings
         self.threads = threads
-        self.box = RollingGrid(covering_shape(grid, settings.margin))  # where in the odometry frame the map is
+        self.box = RollingGrid(covering_shape(grid))  # where in the odometry frame the map is
         self.memory = empty_memory(tuple(self.box.shape))  # type: ignore[arg-type]  # three axes
         self._movable = np.zeros(256, dtype=bool)  # by label of the last frame
         self._rules = rules_of(settings, threshold, self._movable)
@@ -289,7 +285,7 @@ class TemporalFusion:
     def _begin(self, pose: RigidTransform) -> None:
         """Put the empty box around a grid, and make it high enough for one that is tilted, as its camera may be."""
         tilt = math.acos(min(max(float(pose.rotation[2, 2]), -1.0), 1.0))
-        shape = covering_shape(self.grid, self.settings.margin, tilt + LARGEST_TILT)
+        shape = covering_shape(self.grid, tilt + LARGEST_TILT)
         if tilt > 0.5 * LARGEST_TILT and (np.array(shape) > self.box.shape).any():
             self.box = RollingGrid(shape)
             self.memory = empty_memory(shape)

@@ -137,7 +137,6 @@ _PANEL_WIDTH, _GAP = 640, 12  # pixels: of the pictures on the left of a panel, 
 _MAP_HEIGHT = 620  # pixels that a map should have; it takes a whole number of pixels a voxel
 _NO_VOXEL = (225, 225, 225)
 _FACE_LIGHT = np.array([0.7, 0.85, 1.0])  # of faces across x, y and z
-_GROUND_CLEARANCE = 0.3  # LiDAR returns closer to the ground would hide the voxels; metres
 
 
 def fit_width(picture: Picture, width: int, interpolation: int = cv2.INTER_AREA) -> Picture:
@@ -192,16 +191,6 @@ def _map_cells(voxels: SemanticVoxels) -> Picture:
     return cells
 
 
-def _above_ground(points: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which points [N, 3] lie clearly above the lowest point of their square metre: walls and cars, not the road."""
-    cell = np.floor(points[:, :2]).astype(np.int64)
-    _, owner = np.unique(cell, axis=0, return_inverse=True)
-    owner = owner.reshape(-1)
-    lowest = np.full(int(owner.max(initial=-1)) + 1, np.inf)
-    np.minimum.at(lowest, owner, points[:, 2])
-    return np.asarray(points[:, 2] > lowest[owner] + _GROUND_CLEARANCE)
-
-
 def birds_eye_view(voxels: SemanticVoxels, camera: Camera) -> Picture:
     """The grid from above, forward up and left to the left, with axes in metres and the camera's view.
 
@@ -212,28 +201,6 @@ def birds_eye_view(voxels: SemanticVoxels, camera: Camera) -> Picture:
     picture = map_picture(_map_cells(voxels), scale)
     draw_axes(picture, scale)
     draw_camera(picture, scale, voxels.grid_from_camera, camera)
-    return picture
-
-
-def with_lidar(birds_eye: Picture, voxels: SemanticVoxels, lidar_grid: NDArray[np.float32]) -> Picture:
-    """A bird's-eye view with LiDAR points on top in black, those standing out of the ground.
-
-    Returns RGB picture, a new one. `birds_eye`: what ``birds_eye_view`` made of the voxels; `lidar_grid`: LiDAR points
-    in the grid frame, metres [N, 3].
-    """
-    picture = birds_eye.copy()
-    scale = _scale_of(voxels, (len(picture) - 2 * MARGIN) // voxels.grid.shape[0])
-    points = np.asarray(lidar_grid, dtype=np.float64).reshape(-1, 3)
-    inside = np.isfinite(points).all(axis=1)
-    for axis, (low, high) in enumerate((scale.x_range, scale.y_range)):
-        inside &= (points[:, axis] > low) & (points[:, axis] < high)
-    points = points[inside]
-    points = points[_above_ground(points)]
-    columns = MARGIN + (scale.y_range[1] - points[:, 1]) * scale.pixels_per_metre
-    rows = MARGIN + (scale.x_range[1] - points[:, 0]) * scale.pixels_per_metre
-    for down in (0, 1):  # two by two pixels a point
-        for right in (0, 1):
-            picture[rows.astype(np.int64) - down, columns.astype(np.int64) - right] = (0, 0, 0)
     return picture
 
 

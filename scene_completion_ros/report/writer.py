@@ -23,16 +23,7 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.report.pictures import (
-    birds_eye_view,
-    depth_picture,
-    encode_picture,
-    fit_width,
-    panel,
-    voxel_view,
-    with_lidar,
-    write_picture,
-)
+from scene_completion_ros.report.pictures import depth_picture, encode_picture, fit_width, voxel_view
 from scene_completion_ros.report.summaries import BY_FRAME, Summary, evidence_in_words, latency_percentiles
 from scene_completion_ros.untrusted_files import read_text
 from scene_completion_ros.voxels.colours import (
@@ -241,19 +232,18 @@ _WIDEST_IMAGE = 640  # pixels; the page carries every image
 _QUALITY = 80
 LARGEST_PAGE = 8_000_000  # bytes: a browser cannot hold an hour of voxels
 _OWN = re.compile(
-    r"index\.html|pictures/\d{6,}\.jpg"
+    r"index\.html"
     r"|frames/\d{6,}(\.json|_(camera|depth)\.jpg|_seen\.png|_(voxels|lidar|matches)\.bin)"
 )
 _MOVE = "Move it away, or name another folder"
 
 
 class ReportWriter:
-    """Writes ``pictures/*.jpg`` (for people) and ``frames/*`` (for the page) at once, the rest at the end.
+    """Writes ``frames/*`` at once, and ``index.html``, which carries them, at the end.
 
-    The rest is ``index.html``. The writer also writes it after 1, 2, 4, 8, … frames, so that even a killed process
-    leaves a page. It writes it, too, when an exception or an interruption leaves the ``with`` block. Memory holds one
-    frame and the timings. A page of a longer drive shows evenly spaced frames, as many as fit into 8 MB; ``pictures``
-    always has all.
+    The writer also writes the page after 1, 2, 4, 8, … frames, so that even a killed process leaves one. It writes it,
+    too, when an exception or an interruption leaves the ``with`` block. Memory holds one frame and the timings. A page
+    of a longer drive shows evenly spaced frames, as many as fit into 8 MB; ``frames`` always has all.
     """
 
     def __init__(
@@ -318,7 +308,7 @@ class ReportWriter:
         timings = {name: float(value) for name, value in timings_ms.items() if math.isfinite(value)}
         if image.shape[1] > _WIDEST_IMAGE:
             image = fit_width(image, _WIDEST_IMAGE)
-        drawn, birds_eye = depth_picture(depth, voxels.grid), birds_eye_view(voxels, camera)
+        drawn = depth_picture(depth, voxels.grid)
         seen = voxel_view(voxels, camera, width=_WIDEST_IMAGE)  # a ray has two by two pixels
         parts = {
             "_camera.jpg": encode_picture(image, ".jpg", quality=_QUALITY),
@@ -327,20 +317,10 @@ class ReportWriter:
             "_voxels.bin": pack_voxels(voxels),
         }
         if lidar_grid is not None:
-            birds_eye = with_lidar(birds_eye, voxels, lidar_grid)
             parts["_lidar.bin"] = pack_lidar(lidar_grid, voxels)
         if matches:
             parts["_matches.bin"] = pack_matches(matches, voxels)
             self._matched |= {place for place, found in enumerate(matches) if len(found.sure)}
-        together = panel(
-            image,
-            drawn,
-            birds_eye,
-            title=caption.replace("·", "|"),  # the drawing font is ASCII
-            class_names=voxels.class_names,
-            class_colours=voxels.class_colours,
-        )
-        write_picture(self._own(f"pictures/{self._frame_count:06d}.jpg"), together)
         description = {
             "caption": caption,
             "stamp_ns": voxels.stamp_ns,
@@ -372,7 +352,7 @@ class ReportWriter:
         notes = list(self.notes)
         if every > 1:
             shown = f"Of {self._frame_count} frames one of {every} is shown here"
-            notes.append(f"{shown}; the folder pictures has all of them.")
+            notes.append(f"{shown}; the folder frames has the pictures of all.")
         with whole_file(self.index) as part, part.open("w", encoding="utf-8") as out:
             self._write_page(out, numbers, notes)
         return self.index
@@ -433,13 +413,12 @@ class ReportWriter:
         out.write(f"<script>{_resource('viewer.js')}</script>\n</body></html>\n")
 
     def _remove_earlier(self) -> None:
-        for name in ("pictures", "frames"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self._list.parent.mkdir(parents=True, exist_ok=True)
         if self._list.exists():
             text = read_text(self._list, SceneCompletionError, cure=_MOVE, most_bytes=2**28)
             for name in filter(_OWN.fullmatch, text.splitlines()):
                 (self.folder / name).unlink(missing_ok=True)
-        found = [self.index, *self.folder.glob("pictures/*"), *self.folder.glob("frames/*")]
+        found = [self.index, *self.folder.glob("frames/*")]
         for path in found:
             if path.exists() and _OWN.fullmatch(path.relative_to(self.folder).as_posix()):
                 raise SceneCompletionError("is not of an earlier report, and in the way", where=str(path), cure=_MOVE)

@@ -27,7 +27,7 @@ INTRODUCTION = f"""\
 # Parameters of the node
 
 [config/scene_completion.yaml](../config/scene_completion.yaml) holds them all, at their defaults. A dot separates a
-group from the name: `image.qos` is `qos` under `image` in the file, and `-p image.qos:=auto` on a command line.
+group from the name: `image.qos` is `qos` under `image` in the file, and `-p image.qos:=reliable` on a command line.
 The node does not start with a value that is not allowed. If it does not know a name, it warns in its log and names the
 nearest one that it knows.
 

@@ -83,7 +83,6 @@ class CameraInput:
             self._read_camera(self._camera_info, parameters)
 
     def _subscribe_to_both(self, parameters: NodeParameters) -> None:
-        depth = qos_profile_sensor_data.depth
         prefix = f"{self.name}/" if self.name else ""
         # As image_transport does: the base name is remapped, the transport is appended to the result.
         topic, image_type = self._node.resolve_topic_name(f"{prefix}{IMAGE}"), Image
@@ -98,29 +97,13 @@ class CameraInput:
             reliable=parameters.image_qos == "reliable",
             since_s=time.perf_counter(),
         )
-        if parameters.image_qos == "auto":
-            AdaptiveSubscription(
-                self._node,
-                image_type,
-                topic,
-                lambda message, _: self._on_image(message),
-                depth=depth,
-                resources=self._resources,
-                subscribe=self._subscribe_as_offered,
-            )
-        else:
-            reliable = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
-            image_qos = reliable if parameters.image_qos == "reliable" else qos_profile_sensor_data
-            self._subscribe(image_type, topic, self._on_image, image_qos)
+        reliable = QoSProfile(depth=qos_profile_sensor_data.depth, reliability=ReliabilityPolicy.RELIABLE)
+        image_qos = reliable if parameters.image_qos == "reliable" else qos_profile_sensor_data
+        self._subscribe(image_type, topic, self._on_image, image_qos)
         self._subscribe(CameraInfo, self._camera_info_topic, self._on_camera_info, qos_profile_sensor_data)
         self._node.get_logger().info(
             f"waiting for images on {topic} ({parameters.image_qos}) and CameraInfo on {self._camera_info_topic}"
         )
-
-    def _subscribe_as_offered(self, message_type: Any, topic: str, callback: Any, qos: QoSProfile) -> Any:
-        self.record.reliable = qos.reliability == ReliabilityPolicy.RELIABLE
-        self.record.incompatible.pop(topic, None)  # that was with the subscription before
-        return noted_subscription(self._node, message_type, topic, callback, qos, self.record)
 
     def _subscribe(self, message_type: Any, topic: str, callback: Any, qos: QoSProfile) -> Any:
         subscription = noted_subscription(self._node, message_type, topic, callback, qos, self.record)

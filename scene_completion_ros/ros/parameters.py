@@ -21,7 +21,7 @@ from scene_completion_ros.ros.topics import NODE_NAME
 from scene_completion_ros.untrusted_files import read_yaml, shown
 
 ImageTransport = Literal["raw", "compressed"]
-ImageQos = Literal["auto", "sensor_data", "reliable"]
+ImageQos = Literal["sensor_data", "reliable"]
 OutputQos = Literal["reliable", "sensor_data"]
 ScaleSource = Literal["off", "odometry", "corners"]
 TransformSourceName = Literal["parameters", "topics", "tf2", "auto"]
@@ -188,8 +188,7 @@ class NodeParameters:
     image_qos: ImageQos = _parameter(
         "sensor_data",
         "Reliability of the image subscription. `sensor_data` (best effort) matches every publisher. "
-        "`reliable` matches reliable publishers only, but loses none of their images. `auto` is reliable while all "
-        "publishers are.",
+        "`reliable` matches reliable publishers only, but loses none of their images.",
         choices=ImageQos,
     )
     image_rectified: bool = _live(

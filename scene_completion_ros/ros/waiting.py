@@ -410,11 +410,8 @@ class AdaptiveSubscription:
         depth: int,
         resources: ExitStack,
         latched: bool = False,  # follow the durability as well
-        # Makes a subscription of a type, a topic, a callback and a QoS; by default `node.create_subscription`.
-        subscribe: Callable[[Any, str, Any, QoSProfile], Any] | None = None,
     ) -> None:
         self._node = node
-        self._create = subscribe or node.create_subscription
         self._type = message_type
         self.topic = node.resolve_topic_name(topic)
         self._callback, self._depth, self._follows_durability = callback, depth, latched
@@ -445,7 +442,9 @@ class AdaptiveSubscription:
         reliability, durability = self._offered
         latched = durability == DurabilityPolicy.TRANSIENT_LOCAL
         qos = QoSProfile(depth=self._depth, reliability=reliability, durability=durability)
-        self._subscription = self._create(self._type, self.topic, lambda message: self._callback(message, latched), qos)
+        self._subscription = self._node.create_subscription(
+            self._type, self.topic, lambda message: self._callback(message, latched), qos
+        )
 
     def _unsubscribe(self) -> None:
         if self._subscription is not None:

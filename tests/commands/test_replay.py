@@ -46,7 +46,7 @@ def test_offline_replay_writes_bag_report_and_statistics_and_draws_the_lidar(
     assert statistics["frames_empty"] == 0
     assert {"resample", "encode", "query", "march", "assemble", "label", "total"} == set(statistics["latency_ms"])
     assert json.loads(capsys.readouterr().out) == statistics
-    assert len(list((output / "report" / "pictures").glob("*.jpg"))) == 3
+    assert len(list((output / "report" / "frames").glob("*_camera.jpg"))) == 3
     frame, *_ = embedded_frames(output / "report" / "index.html")
     points = lidar_of(frame)
     standing = points[points[:, 2] > points[:, 2].min() + 0.3]
@@ -103,14 +103,14 @@ def test_a_terminated_replay_keeps_what_it_has(tmp_path: Path, flat_road: Studen
     command += ["--output", str(output), "--bundle", str(flat_road.folder)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while len(list((output / "report" / "pictures").glob("*.jpg"))) < 3 and time.monotonic() < deadline:
+    while len(list((output / "report" / "frames").glob("*_camera.jpg"))) < 3 and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error.splitlines()[-1] == "scene-completion replay: interrupted"
-    pictures = len(list((output / "report" / "pictures").glob("*.jpg")))
+    pictures = len(list((output / "report" / "frames").glob("*_camera.jpg")))
     page = (output / "report" / "index.html").read_text("utf-8")
     shown = re.search(r"Interrupted after (\d+) frames", page)
     assert shown
@@ -151,7 +151,7 @@ def test_dds_gives_same_voxels(tmp_path: Path, labelled_road: StudentBundle, mon
     bag, output = record(tmp_path / "drive", frames=4), tmp_path / "out"
     assert replay(bag, output, labelled_road, "--every", "2") == 0
     assert statistics_of(output)["frames_out"] == 2
-    assert len(list((output / "report" / "pictures").glob("*.jpg"))) == 2
+    assert len(list((output / "report" / "frames").glob("*_camera.jpg"))) == 2
     assert replay(bag, tmp_path / "offline", labelled_road, "--offline", "--every", "2") == 0
     clouds = []
     legend = {"class_names": list(class_names(3)), "class_colours": list(map(list, class_colours(3)))}

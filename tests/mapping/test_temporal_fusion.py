@@ -63,7 +63,7 @@ def random_probability(rng: np.random.Generator) -> np.ndarray:
 def test_the_same_as_a_map_that_never_moves(seed: int) -> None:
     """Any drive, joined by the readable twin in one array that holds all of it, of which the box is cut out."""
     rng = np.random.default_rng(seed)
-    settings = FusionSettings(seen_frames=4.0, reach=1.5, margin=0.4)
+    settings = FusionSettings(seen_frames=4.0, reach=1.5)
     fusion = TemporalFusion(GRID, DEFAULT_GRID_FROM_CAMERA, THRESHOLD, settings, threads=2)
     size = np.array([90, 90, 24])
     low = -size // 2

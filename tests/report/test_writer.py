@@ -110,7 +110,7 @@ def test_a_killed_process_leaves_pictures_and_a_page(tmp_path: Path) -> None:
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert run_python("-c", code, tmp_path).returncode == -signal.SIGKILL
-    assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 5
+    assert len(list((tmp_path / "frames").glob("*_camera.jpg"))) == 5
     assert len(embedded_frames(tmp_path / "index.html")) == 4  # rewritten after 1, 2, 4 frames
 
 
@@ -136,14 +136,14 @@ def test_a_report_replaces_the_earlier_one_and_no_file_of_others(tmp_path: Path)
 
     first = written(1)
     written(2)
-    notes = {"pictures/000001_my_notes.txt", "pictures/000099_album"}
-    (tmp_path / "pictures" / "000001_my_notes.txt").touch()
-    (tmp_path / "pictures" / "000099_album").mkdir()
+    notes = {"frames/000001_my_notes.txt", "frames/000099_album"}
+    (tmp_path / "frames" / "000001_my_notes.txt").touch()
+    (tmp_path / "frames" / "000099_album").mkdir()
     with (tmp_path / "frames" / "files.txt").open("a") as listed:
-        listed.write("pictures/000001_my_notes.txt\n../" + tmp_path.name + "/pictures/000001_my_notes.txt\n")
+        listed.write("frames/000001_my_notes.txt\n../" + tmp_path.name + "/frames/000001_my_notes.txt\n")
     assert written(1) == first | notes
-    (tmp_path / "pictures" / "000000.jpg").rename(tmp_path / "pictures" / "000007.jpg")
-    with pytest.raises(SceneCompletionError, match="000007.jpg: is not of an earlier report, and in the way. Move it"):
+    (tmp_path / "frames" / "000000_camera.jpg").rename(tmp_path / "frames" / "000007_camera.jpg")
+    with pytest.raises(SceneCompletionError, match="000007_camera.jpg: is not of an earlier report, and in the way"):
         written(1)
 
 

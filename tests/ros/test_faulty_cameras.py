@@ -53,10 +53,9 @@ def test_unusable_calibrations_change_nothing_and_dull_images_are_completed(
 
 
 def test_a_camera_that_stops_returns_and_changes(start: Any, completer: Callable[..., Completer]) -> None:
-    faulty = start("-p", "image.qos:=auto")
+    faulty = start()
     faulty.start()
     diagnosed = faulty.diagnosed
-    assert "subscribed as its publishers offer it: reliable" in faulty.node.log
     before = faulty.show(some_image(3))
 
     # It stops: its publisher goes, nothing comes out any more; it returns, best effort this time.
@@ -68,7 +67,6 @@ def test_a_camera_that_stops_returns_and_changes(start: Any, completer: Callable
     faulty.images = faulty.graph.node.create_publisher(Image, "image", best_effort)
 
     faulty.until_answered(faulty.stamp(), seed=3)
-    assert "subscribed as its publishers offer it: best effort" in faulty.node.log
     assert faulty.voxels[-1].data == before.data
 
     def goes_on() -> None:

@@ -250,18 +250,6 @@ def test_a_depth_image_of_any_size_is_seen_through_the_lens(width: int) -> None:
     np.testing.assert_allclose(np.exp(sensed[0, row, column]) * (1.0 - 0.5 * x), 6.0, atol=6.0 * 0.5 * 0.026 / 0.6)
 
 
-def test_a_cloud_is_moved_into_the_camera() -> None:
-    """The sensor is 1 m above the camera (y down) and looks along x: 7 m ahead, 1 m below, that is the axis."""
-    pose = RigidTransform(np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]]), np.array([0.0, -1.0, 0.0]))
-    cloud = points_message(np.array([[7.0, 0.0, -1.0], [-7.0, 0.0, -1.0], [np.nan, 0.0, 0.0]], np.float32), Header())
-    bench = SensorBench()
-    sensed = bench.see(cloud, pose)
-    assert sensed is not None and np.argwhere(sensed[1] > 0.0).tolist() == [[8, 16]]
-    assert sensed[0, 8, 16] == pytest.approx(math.log(7.0))
-    report = bench.record.report
-    assert (report.sensed.count, report.without.count) == (1, 1) and report.last[0] == pytest.approx((5.0, 1.0 / 512.0))
-
-
 def test_what_cannot_be_right_is_left_out_with_the_reason() -> None:
     bench = SensorBench()
     wall = np.full((32, 64), 6000, "<u2")

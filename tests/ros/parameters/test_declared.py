@@ -37,7 +37,7 @@ def test_defaults_and_descriptors(context: Any) -> None:
         used, other = ranges if spec.type_name == "integer" else ranges[::-1]
         assert [(r.from_value, r.to_value) for r in used] == ([spec.bounds] if spec.bounds else [])
         assert not list(other)
-    assert node.describe_parameter("image.qos").additional_constraints == "one of auto, sensor_data, reliable"
+    assert node.describe_parameter("image.qos").additional_constraints == "one of sensor_data, reliable"
     assert node.describe_parameter("grid.file").additional_constraints == "an existing file, or empty"
 
 
