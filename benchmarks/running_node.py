@@ -85,13 +85,9 @@ class RunningNode:
         # Raw: a reader in C++ would not copy the points either.
         self.reader = self.subscribe(PointCloud2, topics.VOXELS, self._on_cloud, raw=True)
 
-    def full_name(self, topic: str) -> str:
-        """Name of a topic of the node."""
-        return topic.replace("~", self.process.full_name)
-
     def subscribe(self, kind: Any, topic: str, callback: Any, *, raw: bool = False) -> Any:
         """Read a topic of the node."""
-        return self.node.create_subscription(kind, self.full_name(topic), callback, 50, raw=raw)
+        return self.node.create_subscription(kind, topic.replace("~", self.process.full_name), callback, 50, raw=raw)
 
     def close(self) -> None:
         """End the node."""

@@ -405,7 +405,6 @@ def _parse_class(fields: JsonObject) -> BankClass:
 
 FEATURE_SPACES = "feature_spaces"
 FEATURE_SPACES_FILE = "feature_spaces.safetensors"
-MOST_SPACES = 16
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -504,8 +503,6 @@ def check_feature_spaces(spaces: Sequence[FeatureSpace], label_hidden: int) -> N
             raise BundleError(what, where=where, cure=cure)
         if space.name in (other.name for other in spaces[:i]):
             raise BundleError("comes twice", where=where, cure=CURE)
-    if len(spaces) > MOST_SPACES:
-        raise BundleError(f"{len(spaces)} where at most {MOST_SPACES} are possible", where=FEATURE_SPACES, cure=CURE)
 
 
 def spaces_to_bytes(spaces: Sequence[FeatureSpace]) -> bytes:
