@@ -251,16 +251,6 @@ class Viewpoint:
         camera = CameraSettings(**of_camera, height_above_ground=self.height_above_ground, pitch_range=self.pitch_range)
         return camera, VolumeSettings(**vars(self.volume))
 
-    def __str__(self) -> str:
-        camera, volume, grid = self.camera, self.volume, self.volume.grid
-        return (
-            f"{camera.width}x{camera.height} pixels, {math.degrees(camera.horizontal_fov):.0f}° wide (fx "
-            f"{camera.fx:.1f}), {self.height_above_ground:.2f} m above the ground; "
-            f"{'x'.join(map(str, grid.shape))} voxels of {volume.voxel_size:g} m, {volume.ahead:g} m ahead, "
-            f"{volume.sideways:g} m to each side, {volume.below:g} m down, {volume.above:g} m up; depths "
-            f"{volume.near:g} to {volume.far:g} m"
-        )
-
 
 def _check_height(tall: float) -> None:
     if not (math.isfinite(tall) and tall > 0.0):
