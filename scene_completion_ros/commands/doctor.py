@@ -47,6 +47,12 @@ SELF_TEST_S, FEWEST_FRAMES, CAMERA_HZ = 3.0, 3, 10.0
 HIGHEST_DOMAIN, HIGHEST_SAFE_DOMAIN = 232, 101  # beyond the latter the ports are those that Linux lends to programs
 WHEELS_MARK = "_ROS_WHEELS_BOOTSTRAP_COMPLETE"
 IMAGE_BYTES = 3 * 1280 * 720  # rgb8
+OPTIONAL = {  # what is lost without a ROS package
+    "tf2_ros": "voxels stay in the frame of their image",
+    "cv_bridge": "nothing is lost, images are decoded without it",
+    "launch_ros": "ros2 launch does not work; start the node with python -m scene_completion_ros.ros.node",
+    "image_transport": "only raw and compressed topics are read",
+}
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class Check:
             finding = self.examine()
         except SceneCompletionError as error:
             finding = Finding(self.broken, str(SceneCompletionError(error.what, where=error.where)), error.cure)
-        except Exception as error:  # whatever is broken, the other checks are still to be run
+        except Exception as error:  # the other checks still run
             finding = Finding(self.broken, f"{type(error).__name__}: {' '.join(str(error).split())}")
         curable = finding.status in ("warning", "failed") and not finding.cure
         return replace(finding, cure=self.cure) if curable else finding
@@ -121,6 +127,7 @@ def checks(bundle: Path | None) -> list[Check]:
         Check("ROS 2", check_ros, import_cure(), apart=True),
         Check("RMW", check_middleware, middleware_cure(), apart=True, of_ros=True),
         Check("discovery", check_discovery, ros, of_ros=True),
+        Check("optional packages", check_optional, apt(*OPTIONAL), of_ros=True),
         Check("/dev/shm", check_shared_memory, "See what is mounted there: df -h /dev/shm", of_ros=True),
         Check("Fast DDS profile", check_profile, profile, of_ros=True),
         Check("GPU", check_gpu, no_gpu, apart=True, broken="warning"),
@@ -192,8 +199,7 @@ def middleware_cure() -> str:
     """What to do where no node can start."""
     chosen = os.environ.get("RMW_IMPLEMENTATION")
     if chosen and "fastrtps" not in chosen:
-        package = f"ros-{os.environ.get('ROS_DISTRO', '<distribution>')}-{chosen.replace('_', '-')}"
-        return f"unset RMW_IMPLEMENTATION, or install it: sudo apt install {package}"
+        return f"unset RMW_IMPLEMENTATION, or install it: {apt(chosen)}"
     if os.environ.get("ROS_SECURITY_ENABLE", "").lower() == "true":
         return "Check the keystore of ROS_SECURITY_KEYSTORE, or unset ROS_SECURITY_ENABLE"
     cure = "See `python -c 'import rclpy; rclpy.init()'`; a wrong ROS_* variable is the usual cause, "
@@ -219,11 +225,31 @@ def check_discovery() -> Finding:
     return ok(summary)
 
 
+def check_optional() -> Finding:
+    """Are the ROS packages there without which something is lost?"""
+    missing = [name for name in OPTIONAL if not find_spec(name) and not prefixes_with(name)]
+    if not missing:
+        return ok(", ".join(OPTIONAL))
+    found = "; ".join(f"{name} is not installed: {OPTIONAL[name]}" for name in missing)
+    needed = sourced_prefixes() and missing != ["cv_bridge"]  # the wheels have none of them
+    return warning(found, apt(*missing)) if needed else not_applicable(found)
+
+
+def apt(*names: str) -> str:
+    """How to install ROS packages."""
+    distribution = os.environ.get("ROS_DISTRO", "<distribution>")
+    return " ".join(["sudo apt install", *(f"ros-{distribution}-{name.replace('_', '-')}" for name in names)])
+
+
+def prefixes_with(package: str) -> list[str]:
+    """Sourced installations that have a ROS package."""
+    prefixes = filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))
+    return [one for one in prefixes if Path(one, "share/ament_index/resource_index/packages", package).is_file()]
+
+
 def sourced_prefixes() -> list[str]:
     """Sourced installations that have rclpy, other than this environment."""
-    prefixes = filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))
-    others = [prefix for prefix in prefixes if Path(prefix).resolve() != Path(sys.prefix).resolve()]
-    return [one for one in others if Path(one, "share/ament_index/resource_index/packages/rclpy").is_file()]
+    return [prefix for prefix in prefixes_with("rclpy") if Path(prefix).resolve() != Path(sys.prefix).resolve()]
 
 
 def check_profile() -> Finding:
@@ -373,7 +399,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run all checks; the exit code is 1 if one failed."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace", line_buffering=True)  # whatever a terminal can show, and at once
+        sys.stdout.reconfigure(errors="replace", line_buffering=True)  # what a terminal can show, and at once
     begun_s, findings = time.monotonic(), dict[str, Finding]()
     for check in checks(args.bundle):
         finding = findings[check.name] = check.run(args.bundle)
@@ -388,7 +414,13 @@ def run(args: argparse.Namespace) -> int:
         report["checks"] = [{"name": name} | vars(finding) for name, finding in findings.items()]
         print(json.dumps(report, indent=2))
     else:
-        print(f"\n{', '.join(f'{count} {status}' for status, count in counts.items())}; {seconds} s")
+        bundle = f" --bundle {args.bundle}" if args.bundle else ""
+        step = f"scene-completion replay BAG --output out{bundle}; without BAG it is the bundled drive"
+        if findings["ROS 2"].status != "ok":
+            step = f"scene-completion complete IMAGE --camera FILE --output out{bundle} works without ROS 2"
+        if first := next((name for name, finding in findings.items() if finding.status == "failed"), None):
+            step = f"cure what failed, from the top; it begins with {first}"
+        print(f"\n{', '.join(f'{count} {status}' for status, count in counts.items())}; {seconds} s\nnext: {step}")
     return 1 if counts["failed"] else 0
 
 

@@ -29,7 +29,7 @@ def find_others(name, path=None, target=None):
 PathFinder.find_spec = find_others
 """
 NAMES = [check.name for check in checks(None)]
-OF_ROS = {"RMW", "discovery", "/dev/shm", "Fast DDS profile"}
+OF_ROS = {"RMW", "discovery", "optional packages", "/dev/shm", "Fast DDS profile"}
 needs_ros = pytest.mark.skipif(find_spec("rclpy") is None, reason="ROS 2 is not installed")
 Add = Callable[..., None]
 
@@ -111,6 +111,8 @@ def test_without_rclpy_the_rest_is_checked(tmp_path: Path, extra_modules: Add) -
     assert found["ROS 2"][0] == "warning"
     assert "pip install '.[ros]'" in found["ROS 2"][1]
     assert " Hz with " in found["self-test"][1]
+    step = "next: scene-completion complete IMAGE --camera FILE --output out works without ROS 2"
+    assert done.stdout.splitlines()[-1] == step
 
 
 @needs_ros
@@ -124,6 +126,7 @@ def test_whatever_is_broken_every_check_has_a_finding(tmp_path: Path, extra_modu
     failed = {"ROS 2", "RMW", "Fast DDS profile", "numba", "bundle", "self-test"}
     assert {name for name, (status, _) in found.items() if status == "failed"} == failed
     assert all("\n" in found[name][1] for name in failed)  # with a cure
+    assert done.stdout.splitlines()[-1] == "next: cure what failed, from the top; it begins with ROS 2"
     assert "SIGABRT" in found["ROS 2"][1]
     assert "ImportError: no good" in found["numba"][1]
 
@@ -144,6 +147,23 @@ def test_missing_and_old_packages_are_named(tmp_path: Path) -> None:
     assert finding.status == "failed"
     assert finding.found == "no-such-thing is missing (>=2 is needed), numba 0.56.4 (>=0.57 is needed)"
     assert finding.cure == f"{sys.executable} -m pip install 'no-such-thing>=2' 'numba>=0.57'"
+
+
+def test_packages_that_a_sourced_distribution_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    assert command.check_optional().status == "not applicable"
+    for name in ("rclpy", "cv_bridge", "launch_ros"):
+        (index / name).touch()
+    finding = command.check_optional()
+    assert (finding.status, finding.cure) == (
+        "warning",
+        "sudo apt install ros-jazzy-tf2-ros ros-jazzy-image-transport",
+    )
+    assert "tf2_ros is not installed: voxels stay in the frame of their image" in finding.found
 
 
 @pytest.mark.parametrize(
