@@ -5,7 +5,7 @@
 # make docs            build the documentation site into site/, in an environment of its own (.venv-docs)
 # make dist            build the wheel and the sdist into dist/, by way of pyproject.toml
 # make demo-of-wheel   the same, then install the wheel into an empty environment and run its demo in an empty folder
-# make test-gpu        the tests of the GPU's kernels on a real one, then under compute-sanitizer; pycuda is installed beside the rest
+# make test-gpu        the tests of the GPU's kernels on a real one, then under compute-sanitizer; pycuda is installed in addition
 #
 # PYTHON=python3.12      the interpreter to build the environments with (3.10 to 3.13)
 # TORCH_INDEX=URL        take torch from this index (a CPU-only one is much smaller); by default pip's own is used
@@ -89,7 +89,7 @@ demo-of-wheel: dist
 	.venv-wheel/bin/python -m pip install --quiet --constraint .venv-wheel/constraints.txt "$$(echo dist/*.whl)$(DEMO_EXTRAS)"
 	folder="$$(mktemp -d)" && cd "$$folder" && env -u PYTHONPATH '$(CURDIR)/.venv-wheel/bin/scene-completion' replay --output demo_output $(DEMO_ARGS)
 
-# What is linted runs beside the tests.
+# Linters run in parallel with the tests.
 test: $(TEST_STAMP)
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 lint tests
 

@@ -13,7 +13,7 @@ PACKAGE = "scene_completion_ros"
 TRAINING = "scene_completion_training"
 WORLDS = "scene_completion_worlds"
 # A package without modules: where the configurations of trainings are installed. `colcon build --symlink-install` runs
-# this file where it linked the other packages alone, and they find the configurations beside their sources.
+# this file where it linked the other packages alone, and they find the configurations next to their sources.
 CONFIGS = [f"{TRAINING}.configs"] if Path("training/configs").is_dir() else []
 HERE = Path(__file__).resolve().parent  # also where `colcon build --symlink-install` runs a link to this file
 VERSION = re.findall(r'__version__ = "(.+)"', (HERE / PACKAGE / "__init__.py").read_text(encoding="utf-8"))[0]
@@ -89,7 +89,7 @@ setup(
     long_description_content_type="text/markdown",
     maintainer="scene_completion_ros maintainers",
     maintainer_email="maintainers@scene-completion.example",
-    # The code, and the students that it comes with; package.xml says the same.
+    # The code, and the students that it comes with; as in package.xml.
     license="Apache-2.0 AND CC-BY-NC-SA-3.0",
     license_files=["LICENSE", f"{PACKAGE}/models/LICENSE"],
     url="https://scene-completion.example",

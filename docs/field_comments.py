@@ -1,4 +1,4 @@
-"""Has the API reference describe fields, constants and parameters by comments beside them, or on the lines above."""
+"""Has the API reference describe fields, constants and parameters by comments next to them, or on the lines above."""
 
 import re
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Make the tables of the shipped students again: `python docs/make_results.py docs/results.yaml --output results`.
 
-The list is YAML: `document`, a Markdown file beside it, and `runs`, name -> what stands behind `scene-completion
+The list is YAML: `document`, a Markdown file next to it, and `runs`, name -> what stands behind `scene-completion
 evaluate`. The section between the marks `<!-- begin: NAME -->` and `<!-- end: NAME -->` is replaced, or added.
 """
 

@@ -46,7 +46,7 @@ ARGUMENTS = {
 
 
 def processes(context: LaunchContext, given: dict[str, str]) -> list[Any]:
-    """The node, and what was asked for beside it."""
+    """The node, and what else was asked for."""
     sim_time = simulated_time(given["use_sim_time"], given["bag"])
     overrides = given_parameters(given, "image_transport", "bundle", "autostart") | sim_time
     remappings = [(IMAGE, given["image_topic"]), (CAMERA_INFO, given["camera_info_topic"])]

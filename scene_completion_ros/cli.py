@@ -27,7 +27,7 @@ def explained(error: BaseException, *, written: str, extra: str) -> SceneComplet
 
         return SceneCompletionError(f"the package {module} is missing", cure=how_to_install(module, extra))
     if isinstance(error, ImportError) and module not in _OWN:
-        return SceneCompletionError(str(error), cure="See what scene-completion doctor says of the packages")
+        return SceneCompletionError(str(error), cure="Check the packages with scene-completion doctor")
     if isinstance(error, OSError):
         return of_system(error, written)
     if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # of Path.resolve() before Python 3.13
@@ -126,7 +126,7 @@ def build_parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
 
 
 def _listed(commands: dict[str, Command]) -> str:
-    """The first line of what each command says of itself, under headings."""
+    """The summary line of each command, under headings."""
     grouped = {heading: [name for name in names if name in commands] for heading, names in HEADINGS.items()}
     grouped[TOOLS] = [name for name in commands if not any(name in names for names in HEADINGS.values())]
     width, lines = shutil.get_terminal_size().columns, []
@@ -142,8 +142,8 @@ def _listed(commands: dict[str, Command]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand. `argv`: arguments without the program's name; those of the process by default.
 
-    Returns exit code: that of the command, 2 on bad input and where disk, memory or packages do not suffice (said in
-    one line on stderr), 130 after an interruption. A defect is raised.
+    Returns exit code: that of the command, 2 on bad input and where disk, memory or packages do not suffice (a line
+    on stderr), 130 after an interruption. A defect is raised.
     """
     commands = find_commands()
     parser = build_parser(commands)
@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parsed(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, commands: Collection[str]
 ) -> argparse.Namespace:
-    """What a command line says, with KEY=VALUE also behind options, where argparse before Python 3.13 takes no more."""
+    """The parsed command line, with KEY=VALUE also behind options, where argparse before Python 3.13 takes no more."""
     if refusal := _refusal(sys.argv[1:] if argv is None else argv, commands):
         parser.error(refusal)
     args, further = parser.parse_known_args(argv)

@@ -1,4 +1,4 @@
-"""Errors of the package: each says what was wrong, where, and what to do about it."""
+"""Errors of the package: each with what was wrong, where, and the cure."""
 
 import errno
 from typing import Final

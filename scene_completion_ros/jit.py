@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Reassociation lets sums over channels run in vector lanes. Infinities must keep their meaning (no "ninf"), because
-# a half distance of infinity says "never".
+# a half distance of infinity means "never".
 FAST_MATH = {"reassoc", "contract", "arcp", "nsz"}
 
 CACHE_LINE = 64
@@ -31,8 +31,8 @@ def kernel(*, parallel: bool = True, inlines: ModuleType | None = None) -> Calla
 
     `parallel`: ``prange`` runs on several cores; `inlines`: another module of whose `inlined` functions the kernel
     makes use. numba looks at the kernel's own file alone to see whether what it has cached is old. The name of the
-    cached code therefore says which contents of the other file it was made of. The cache lies beside the source, or in
-    the user's cache folder where that is read-only, or where the environment variable ``NUMBA_CACHE_DIR`` points to.
+    cached code therefore has a checksum of the other file. The cache lies next to the source, or in the user's cache
+    folder where that is read-only, or where the environment variable ``NUMBA_CACHE_DIR`` points to.
     Where nothing can be written, each process compiles anew (a few seconds). Where several need a kernel at the same
     time, one compiles it and the others wait. Apply inside a function that runs when the kernel is first needed:
     importing a module must not touch the disk.

@@ -1,4 +1,4 @@
-"""Names that earlier versions had. Whatever reads a name from a user refuses these, and says what to use instead."""
+"""Names that earlier versions had. What reads a name from a user refuses these, and names the replacement."""
 
 from collections.abc import Mapping
 from typing import Final, Literal

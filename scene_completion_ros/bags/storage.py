@@ -248,7 +248,7 @@ def _storage_files(path: Path) -> list[Path]:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """What metadata.yaml says of a folder; nothing where there is none, or it cannot be read."""
+    """The metadata.yaml of a folder; empty where there is none, or it cannot be read."""
     try:
         information = read_yaml(path / "metadata.yaml", BagError, cure="", kind=dict).get("rosbag2_bagfile_information")
     except BagError:

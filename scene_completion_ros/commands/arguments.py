@@ -23,7 +23,7 @@ SCALE_FROM = ("off", "odometry", "corners")
 def add_scale_argument(
     parser: argparse._ActionsContainer, motion: str, default: str | None, by_default: str = "%(default)s"
 ) -> None:
-    """Declare --scale-from. `motion`: what says how the camera moved; `by_default`: what holds without the option."""
+    """Declare --scale-from. `motion`: the source of the camera's motion; `by_default`: the value without the option."""
     meaning = "scale depths by how far the camera moved since earlier images: `odometry`, for which that is "
     meaning += f"{motion}; `corners`: single corners also get a depth by that; or `off` (default: {by_default})"
     parser.add_argument("--scale-from", choices=SCALE_FROM, default=default, help=meaning)
@@ -49,7 +49,7 @@ def add_student_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_words_argument(parser: argparse.ArgumentParser, answered_by: str, default: str) -> None:
-    """Declare the option; the help says what shows the answers, and what happens without it (`default`)."""
+    """Declare the option; the help names what shows the answers, and the `default`."""
     meaning = f"what {answered_by}: phrases of the student's text bank, as in car,zebra crossing (default: {default})"
     parser.add_argument("--words", metavar="WORD,WORD,...", help=meaning)
 
@@ -57,7 +57,7 @@ def add_words_argument(parser: argparse.ArgumentParser, answered_by: str, defaul
 def chosen_words(text: str | None, bundle: "StudentBundle", default: Sequence[str] = ()) -> tuple[str, ...]:
     """The words to ask for.
 
-    `text`: what the option said; None where it was not given; `bundle`: the student whose text bank holds them;
+    `text`: the value of the option; None where it was not given; `bundle`: the student whose text bank holds them;
     `default`: taken without the option, as far as the bank holds them; a student without a bank is asked nothing.
     Raises VocabularyError where the option names no word, or one twice; the student has no bank, it does not hold a
     word, or there are too many words.

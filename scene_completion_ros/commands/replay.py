@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print statistics.json instead of a summary")
     meaning = "voxels wanted, as in the node's parameter grid.file (default: the grid of the bundle)"
     parser.add_argument("--grid", type=Path, metavar="FILE", help=meaning)
-    add_scale_argument(parser, "the odometry or the tf of the recording", None, "corners, or what --params-file says")
+    add_scale_argument(
+        parser, "the odometry or the tf of the recording", None, "corners, or the choice of --params-file"
+    )
     add_words_argument(parser, "can be clicked in the report", "none; of the bundled drive " + ", ".join(DEMO_WORDS))
     _add_playback_arguments(parser)
     _add_score_arguments(parser)

@@ -245,8 +245,8 @@ class _Replay:
         moves = self.motion is not None or not self.parameters.keys().isdisjoint(OF_TRANSFORMS)
         parameters = {**self.parameters, "engine": args.engine, "scale.from": self.sources.scale}
         if moves and self.playback.rate is None and bundle.takes_evidence:
-            parameters["scale.wait"] = True  # what is said of an image does not depend on the speed of the machine
-        parameters["bundle"] = str(bundle.folder)  # the very one that reads what the node says
+            parameters["scale.wait"] = True  # the scale of an image does not depend on the speed of the machine
+        parameters["bundle"] = str(bundle.folder)  # the one that reads the answers of the node
         if args.grid:
             parameters["grid.file"] = str(args.grid.resolve())
         if self.camera is None:  # the recorded CameraInfo is passed on, and its P holds for rectified images

@@ -1,4 +1,4 @@
-"""What a metric says of itself, and the scores, tables and files that are made from that.
+"""The description of a metric, and the scores, tables and files that are made from that.
 
 A metric is one file: its functional form, what accumulates it, and at the end its registration, a `Metric`. Whoever
 scores something (`evaluate`, `replay`) gives answers to a `Scores` and asks that for tables or plain values.
@@ -20,13 +20,13 @@ Row = dict[str, Any]  # keys that say what is scored, and figures
 
 @dataclass(frozen=True, eq=False)
 class VoxelAnswer:
-    """What a method says of the voxels of a truth, arrays [X, Y, Z] of its grid."""
+    """The answer of a method for the voxels of a truth, arrays [X, Y, Z] of its grid."""
 
     score: NDArray[np.float32]  # ranks the voxels, float32, at least 0
     occupied: Mapping[str, NDArray[np.bool_]]  # rule -> what the method calls occupied by it, bool
     # Name -> a stated probability, float32 in 0..1.
     stated: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    covered: NDArray[np.bool_] | None = None  # where it says anything at all, bool; None for everywhere
+    covered: NDArray[np.bool_] | None = None  # where it has an answer, bool; None for everywhere
 
 
 class Answer(Protocol):

@@ -405,7 +405,7 @@ def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Row:
         "voxels": int(true.sum()),
         # Voxels without a label among them: they are misses, but for `released_mean_iou`.
         "without_feature": int(confusion[classes].sum()),
-        # Share of the voxels whose label is right: it says what large classes gain, which the means hide.
+        # Share of the voxels whose label is right: it shows gains of large classes, which the means hide.
         "accuracy": float(np.trace(confusion[:classes]) / true.sum()) if present.any() else float("nan"),
         "mean_iou": mean_iou(iou[present]),  # over the classes in the truth
         "mean_iou_of_all": mean_iou(iou[present]) * share,  # the same sum, divided by the number of all classes
@@ -415,7 +415,7 @@ def zero_shot_scores(confusion: NDArray[np.int64], names: Sequence[str]) -> Row:
         # As the released code has it: voxels without a label leave the confusion matrix, and the sum is divided by the
         # number of all classes. A class that is left with no voxel, where that code fails, is 0.
         "released_mean_iou": mean_iou(class_iou(confusion[:classes])[present]) * share,
-        "class_iou": dict(zip(names, iou.tolist(), strict=True)),  # NaN for those that are neither true nor said
+        "class_iou": dict(zip(names, iou.tolist(), strict=True)),  # NaN for those that are neither true nor predicted
         "class_accuracy": dict(zip(names, accuracy.tolist(), strict=True)),  # recall; NaN for those that are not true
     }
 

@@ -47,7 +47,7 @@ class VoxelTruth:
     # What the camera sees, see `visible`, or what computes it when it is needed: that takes seconds. None where it is
     # unknown what hides what.
     sight: Mask | Callable[[], Mask] | None = None
-    # The inside of a house, a car, a crown, which no sensor ever sees. A convention says what is occupied there. There
+    # The inside of a house, a car, a crown, which no sensor ever sees. What is occupied there is a convention. There
     # are more of them than of all other occupied voxels, and thickened surfaces reach into them. None where the truth
     # was measured.
     interior: Mask | None = None
@@ -146,7 +146,7 @@ def labelled_truth(
     invalid: Mask,  # voxels that do not count for another reason, bool [X, Y, Z]
     grid: VoxelGrid,
     grid_from_camera: RigidTransform,
-    camera: Camera,  # whose image says what is in view
+    camera: Camera,  # whose image defines what is in view
     class_map: ClassMap = SEMANTIC_KITTI_TO_COMMON,  # from the ids of the labels to the common classes
 ) -> VoxelTruth:
     """Truth of measured voxels with classes, which know no insides; what hides what follows from them."""

@@ -49,7 +49,7 @@ _RESIDUAL_TOLERANCE = 1e-5  # of normalised coordinates: a hundredth of a pixel 
 def distort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array) -> tuple[Array, Array]:
     """Apply the lens to ideal normalised coordinates.
 
-    `coefficients`: as many as `COEFFICIENT_COUNTS` says; `xy`: ideal coordinates x/z, y/z [..., 2]. Returns distorted
+    `coefficients`: as many as `COEFFICIENT_COUNTS` lists; `xy`: ideal coordinates x/z, y/z [..., 2]. Returns distorted
     coordinates [..., 2] and whether the model is valid there [...] (bool). Points outside the valid radius are first
     moved onto it, so that their image stays finite and in the right direction.
     """
@@ -70,7 +70,7 @@ def distort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array) 
 def undistort(model: DistortionModel, coefficients: tuple[float, ...], xy: Array) -> tuple[Array, Array]:
     """Invert `distort` by a bracketed Newton iteration.
 
-    `coefficients`: as many as `COEFFICIENT_COUNTS` says; `xy`: distorted coordinates [..., 2]. Returns ideal
+    `coefficients`: as many as `COEFFICIENT_COUNTS` lists; `xy`: distorted coordinates [..., 2]. Returns ideal
     coordinates x/z, y/z [..., 2] and whether a solution exists [...] (bool). Where none exists, for instance at pixels
     of a fisheye that look more than 90° away, the coordinates are those of the valid limit.
     """

@@ -31,7 +31,7 @@ ZERO = np.float32(0.0)
 
 
 class DenseVoxels(NamedTuple):
-    """What is said of every voxel: [N, V] by N views, [V] when they are fused."""
+    """The predictions for every voxel: [N, V] by N views, [V] when they are fused."""
 
     state: NDArray[np.uint8]  # values of `VoxelState`
     probability: NDArray[np.float32]  # calibrated; 0 for unobserved voxels
@@ -85,7 +85,7 @@ def fuse_dense(views: DenseVoxels, threshold: float) -> DenseVoxels:
 
 @inlined
 def saw(state: Any) -> Any:
-    """Whether a state says that the voxel was seen."""
+    """Whether a state is one of a voxel that was seen."""
     return state in (FREE_SEEN, SURFACE)
 
 
@@ -163,7 +163,7 @@ def all_matches(voxels: SemanticVoxels, answers: Sequence[tuple[SemanticVoxels, 
         np.concatenate([np.zeros(0, kind), *(part[column] for part in parts)]) for column, kind in enumerate(kinds)
     )
     phrase = np.repeat([number for *_, number in parts], [len(at) for *_, at, _ in parts]).astype(np.uint8)
-    # By phrase and, of several images, by voxel; that of the image that says it best first.
+    # By phrase and, of several images, by voxel; the best match first.
     order = np.lexsort((-score, flat, phrase)) if len(answers) > 1 else np.arange(len(flat))
     order = order[voxels.state.reshape(-1)[flat[order]] >= VoxelState.SURFACE]
     first = np.ones(len(order), dtype=bool)

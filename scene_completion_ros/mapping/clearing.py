@@ -143,8 +143,8 @@ def clearing_voxels(fused: SemanticVoxels, now: SemanticVoxels) -> SemanticVoxel
 
     Memory must not clear, for something may have entered the space that it calls free. But it must not keep the frame
     from clearing what it sees itself. Close to the camera rays lie in the image where the centres of voxels do not, and
-    there only memory says anything. Returns the fused voxels with other states: `FREE_SEEN` is left only where the
-    frame alone says so too. What memory calls free is unobserved where the frame does not observe it, and inferred free
+    only memory covers it. Returns the fused voxels with other states: `FREE_SEEN` is left only where the
+    frame alone agrees. What memory calls free is unobserved where the frame does not observe it, and inferred free
     elsewhere. What is occupied stays so, remembered or not. `fused`: a frame joined with memory; `now`: the same frame
     alone.
     """

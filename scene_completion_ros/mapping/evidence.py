@@ -1,4 +1,4 @@
-"""What a map remembers of every voxel, and how it is joined with what a new frame says: log odds, weighted.
+"""What a map remembers of every voxel, and how it is joined with a new frame: log odds, weighted.
 
 Evidence of successive frames is far from independent: the same network looks at nearly the same picture, and is wrong
 in the same way. Adding up the log odds of frames, as Thrun, Burgard and Fox do ("Probabilistic Robotics", section 9.2),
@@ -11,7 +11,7 @@ where the frame saw the voxel and less where it inferred it. n grows by w with e
 frames count more, as they should: they come from nearer, mostly. The limit falls with the third power of the distance
 beyond a reach. The error of depth from one image moves along with the camera. So far surfaces of successive frames lie
 in different voxels, and their mean would be smeared. n fades with its age. A voxel without memory takes l. The
-limit is smaller where memory holds, or the frame finds, what may move: a car is where the newest frame says.
+limit is smaller where memory holds, or the frame finds, what may move: a car is where the newest frame has it.
 
 The joining is compiled and runs in parallel.
 """
@@ -47,7 +47,7 @@ class VoxelMemory(NamedTuple):
 
 
 class FrameEvidence(NamedTuple):
-    """What a frame says about its own grid, arrays [X, Y, Z]."""
+    """The evidence of a frame on its own grid, arrays [X, Y, Z]."""
 
     log_odds: NDArray[np.float32]  # float32, of the calibrated probability; anything where unobserved
     state: NDArray[np.uint8]  # uint8, values of `VoxelState`
@@ -119,7 +119,7 @@ def integrate(
 ) -> int:
     """Remember a frame; how many voxels it had something to say about. Arguments as for `recall`.
 
-    Every voxel of the box takes what the frame says of the voxel that its centre lies in. So each is counted once
+    Every voxel of the box takes the evidence of the frame's voxel that its centre lies in. So each is counted once
     whatever the heading.
     """
     x, y, z = frame.state.shape

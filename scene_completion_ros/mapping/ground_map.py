@@ -1,6 +1,6 @@
 """Completed voxels as a two-dimensional occupancy map of the ground.
 
-The map is aligned with an upright frame: z up. Its plane z = 0 is the ground, unless a student says how high that lies.
+The map is aligned with an upright frame: z up. Its plane z = 0 is the ground, unless a student predicts its height.
 The voxel grid may have any turn or tilt in it. Readers such as Nav2's StaticLayer ignore the orientation of a map. A
 rotated grid is resampled twice. Obstacles are thrown forward, every occupied voxel's centre into the cell it lies over,
 so that none is lost between cells. Free space is looked up backward, from points over every cell into the voxels they

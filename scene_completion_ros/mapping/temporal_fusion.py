@@ -1,7 +1,7 @@
 """Fusion of the completed voxels of successive images into one map that follows the robot.
 
 Off by default. A map in an odometry frame remembers what was seen before. It joins each new image with
-that (`evidence` says how) and answers on the image's own grid. So readers of the voxels of one image can
+that (see `evidence`) and answers on the image's own grid. So readers of the voxels of one image can
 read fused ones as well. Work and traffic of a frame grow with its voxels and with those that enter the box, not with
 the box.
 """
@@ -224,7 +224,7 @@ class TemporalFusion:
     def relabel(self, label: int) -> None:
         """Forget the labels of all that is remembered: labels have another meaning from now on. Occupancy stays.
 
-        `label`: what remembered voxels count as, with next to no confidence, until a frame says what they are.
+        `label`: what remembered voxels count as, with next to no confidence, until a frame classifies them.
         """
         self.memory.label[...] = label
         self.memory.agreement[...] = HEARSAY
@@ -234,9 +234,9 @@ class TemporalFusion:
     ) -> FusedFrame:
         """Join a frame with the map, and remember it.
 
-        The map starts anew, and the result says why, where stamps go back or stay away for too long. It also does where
-        the pose is farther from the last one than the robot can drive. `voxels`: what one image became; `probability`:
-        float32 [X, Y, Z], `Completion.probability`, calibrated. What is no number counts as the prior.
+        The map starts anew, with the reason in the result, where stamps go back or stay away for too long. It also does
+        where the pose is farther from the last one than the robot can drive. `voxels`: those of one image;
+        `probability`: float32 [X, Y, Z], `Completion.probability`, calibrated. What is no number counts as the prior.
         `odometry_from_grid`: pose of the grid at the stamp of the image, in a frame with z up that is continuous. That
         is odometry, not a map that jumps when a loop is closed.
         """

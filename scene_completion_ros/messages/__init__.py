@@ -1,1 +1,1 @@
-"""What a message says, without ROS: images, clouds, transforms, the order of stamps. Bags and node read through it."""
+"""Content of messages, without ROS: images, clouds, transforms, the order of stamps. Bags and node read through it."""

@@ -100,7 +100,7 @@ def check_image(message: Any) -> None:
 
 
 def announced_size(message: Any) -> tuple[int, int]:
-    """Width, height in pixels, of a compressed image as its header says. Raises ImageError as `check_image`."""
+    """Width, height in pixels, of a compressed image, from its header. Raises ImageError as `check_image`."""
     if hasattr(message, "format"):
         return picture_size(_bytes(message), _picture_format(message))
     check_image(message)

@@ -1,6 +1,6 @@
 """Pictures of completed voxels: depth, bird's-eye view with metric axes, and a panel of both and the camera image.
 
-Where the student knows several classes, the panel says which colour is which.
+Where the student knows several classes, the panel has a legend of their colours.
 """
 
 import math

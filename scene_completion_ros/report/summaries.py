@@ -11,7 +11,7 @@ from scene_completion_ros.inference.scene_query import DEVIATION, SCALE, WHY
 
 Summary: TypeAlias = Mapping[str, float | str]  # `Evidence.summary` of a frame
 
-BY_FRAME = "by_frame"  # in a summary, what is said of each frame
+BY_FRAME = "by_frame"  # in a summary, the values of each frame
 
 
 def _known(summary: Summary) -> tuple[float, float]:

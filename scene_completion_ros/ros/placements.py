@@ -304,7 +304,7 @@ class Placements:
         if odometry == grid_frame:
             return RigidTransform.identity()
         if self._source is None:
-            raise NotYetError(f"nothing says where the voxel grid is in {odometry!r}", may_come=False)
+            raise NotYetError(f"it is unknown where the voxel grid is in {odometry!r}", may_come=False)
         found = self._source.lookup(odometry, grid_frame or frame_id, stamp_ns, _tolerance_ns(parameters))
         return found if grid_frame else found @ self._default.inverse()
 
@@ -314,7 +314,7 @@ class Placements:
             return RigidTransform.identity()
         if self._source is None:
             cure = "Name an extrinsics_file or transform.topics, or have tf2 installed"
-            raise NotYetError(f"nothing says where {sensor!r} is in {frame.frame_id!r}", cure=cure, may_come=False)
+            raise NotYetError(f"it is unknown where {sensor!r} is in {frame.frame_id!r}", cure=cure, may_come=False)
         return self._source.lookup(frame.frame_id, sensor, frame.stamp_ns, _tolerance_ns(frame.parameters))
 
     def _place(self, frame_id: str, stamp_ns: int, parameters: NodeParameters) -> Placement:
@@ -388,7 +388,7 @@ def check_frames(parameters: NodeParameters) -> None:
     if frame and not parameters.camera_height:
         names = "grid.frame" if parameters.grid_frame else "base_frame"
         raise SceneCompletionError(
-            f"nothing says where the camera is in {frame}",
+            f"it is unknown where the camera is in {frame}",
             where=f"parameters {names}, camera.height, transform.source",
             cure="Give camera.height and camera.pitch, or name an extrinsics_file, "
             "transform.topics or odometry.topics, or have a ROS 2 distribution sourced, so that tf2 can say it",
@@ -436,9 +436,11 @@ def _check_odometry(parameters: NodeParameters) -> None:
     fixed = fixed_transforms(parameters)
     known = {name.strip("/") for extrinsic in fixed for name in (extrinsic.parent, extrinsic.child)}
     if odometry not in known:
-        says = f"extrinsics_file knows {', '.join(sorted(known))} only" if known else "there is no source of transforms"
+        reason = (
+            f"extrinsics_file knows {', '.join(sorted(known))} only" if known else "there is no source of transforms"
+        )
         raise SceneCompletionError(
-            f"nothing says where the voxel grid is in {odometry!r}: {says}",
+            f"it is unknown where the voxel grid is in {odometry!r}: {reason}",
             where="parameters fusion.enabled, transform.source",
             cure="Set transform.source to topics and name odometry.topics or transform.topics, or set it to tf2. For a "
             f"camera that never moves, give its place in {odometry} in an extrinsics_file",

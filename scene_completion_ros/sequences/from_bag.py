@@ -40,7 +40,7 @@ LIDAR_TOLERANCE_NS = 60_000_000  # half a revolution of a 10 Hz LiDAR, and a lit
 LARGEST_GAP_NS = 500_000_000  # between two poses that is interpolated over, as in the node
 SYNC_TOLERANCE_NS = 1_000_000  # images closer in time than this belong to one frame
 CLOCK_JUMP_NS = 1_000_000_000  # stamps that fall back by more have been started anew, less is a stray message
-BASELINE_TOLERANCE_M = 0.03  # between tf and CameraInfo, before they are said to contradict each other
+BASELINE_TOLERANCE_M = 0.03  # between tf and CameraInfo, before they count as a contradiction
 _SUFFIXES = ("compressed", "image_raw", "image_rect", "image_color", "image_rect_color", "image_mono", "image")
 
 
@@ -227,7 +227,7 @@ class Recording:
         return self.reader.tf_buffer(odometry_topic=odometry_topic, within=self.window.holds, image_topic=topic)
 
     def rig_from_camera(self, buffer: TransformBuffer, camera: str) -> RigidTransform:
-        """From tf, or from P of a rectified pair with one frame. Raises BagError where neither says it."""
+        """From tf, or from P of a rectified pair with one frame. Raises BagError where neither has it."""
         if camera == self.first_camera:
             return RigidTransform.identity()
         reader, topic, frame_id = self.reader, self.topics[camera], self.frame_ids[camera]
@@ -263,8 +263,8 @@ def read_recordings(
 ) -> list[Recording]:
     """List the images of a bag. Returns one recording for every window of the clock.
 
-    Raises BagError: no usable image topic, or no calibration for a named one: says what to record; SequenceError where
-    a topic has no usable image.
+    Raises BagError: no usable image topic, or no calibration for a named one; SequenceError where a topic
+    has no usable image.
     """
     files = dict(calibration or {})
     topics = choose_topics(reader, image_topics, files)
@@ -428,7 +428,7 @@ def moving_transforms(
 ) -> tuple[TransformBuffer, str, str]:
     """Buffer that knows how a frame moves, name of the world frame, and a description of the source.
 
-    Raises BagError where nothing says how it moves: names what to record; TransformConflictError where transforms
+    Raises BagError where its motion is unknown, with what to record; TransformConflictError where transforms
     contradict each other: names topics and frames.
     """
     buffer = transforms(None)
@@ -455,7 +455,7 @@ def moving_transforms(
     world = world_frame or buffer.root_of(frame)
     if not buffer.has_path(world, frame) or buffer.is_static(world, frame):
         cure = f"Record the static transform to the camera; known frames: {', '.join(buffer.frames) or 'none'}"
-        raise BagError(f"neither tf nor {listed} says how {frame!r} moves", where=str(reader.path), cure=cure)
+        raise BagError(f"neither tf nor {listed} has the motion of {frame!r}", where=str(reader.path), cure=cure)
     buffer.check(world, frame)
     return buffer, world, f"{topic} and tf, {world} -> {frame}"
 
@@ -463,7 +463,7 @@ def moving_transforms(
 class RecordedMotion:
     """Where the camera of an image topic was at any time of a recording.
 
-    Raises BagError where nothing in the recording says how it moves: names what to record.
+    Raises BagError where the recording has no motion, with what to record.
     """
 
     def __init__(self, reader: BagReader, topic: str) -> None:
@@ -493,8 +493,8 @@ class RecordedMotion:
 def sequence_from_bag(reader: BagReader, poses: str | None = None) -> PosedSequence:
     """Make a posed sequence of all images of a bag that have a CameraInfo; see `posed_recording`.
 
-    Raises BagError: no usable image topic, CameraInfo, or poses: says what to record; SequenceError where no image is
-    left; says what happened to them. `poses`: an odometry topic to use where tf is not enough. `UNKNOWN_POSES` takes
+    Raises BagError: no usable image topic, CameraInfo, or poses, with what to record; SequenceError where no image is
+    left, with what happened to them. `poses`: an odometry topic to use where tf is not enough. `UNKNOWN_POSES` takes
     the first camera's images, whose places are unknown.
     """
     (recording,) = read_recordings(reader)
@@ -530,8 +530,8 @@ def posed_recording(
     does not say how the camera moves, it is the fixed frame of the odometry. Images that come at one time (1 ms) make
     one frame. Images and clouds stay in the bag and are read when asked for. The LiDAR, of whatever make, is the sensor
     "velodyne" of the rig. Depth images (16UC1, 32FC1) in the frame of the first camera, which are registered to it, are
-    the asset "depth". Raises BagError where there are no poses: says what to record; SequenceError where no image is
-    left; says what happened to them.
+    the asset "depth". Raises BagError where there are no poses, with what to record; SequenceError where no image is
+    left, with what happened to them.
     """
     reader, rig_frame, dropped = recording.reader, recording.rig_frame, recording.dropped
     topic = recording.topics[recording.first_camera]
@@ -579,7 +579,7 @@ def posed_recording(
 
 
 def recording_provenance(recording: Recording) -> dict[str, object]:
-    """What a sequence says of the bag it was made from."""
+    """Provenance of a sequence that was made from a bag."""
     reader = recording.reader
     return {
         "bag": reader.path.name,

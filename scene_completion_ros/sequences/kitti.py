@@ -140,7 +140,7 @@ def kitti_odometry(folder: Path | str, *, poses: str | None = None) -> PosedSequ
     trajectories: name the file where both exist and it matters. Raises SequenceError where a file is missing or
     malformed: names file and line. `folder`: holds `calib.txt`, `times.txt` and `image_0` … `image_3` (any of them);
     `poses`: name of the pose file; by default `poses.txt`, `poses_gt.txt` or `../../poses/XX.txt`, whichever comes
-    first. Line i belongs to frame i. "none" says that there are none: every frame gets the identity, and the frames are
+    first. Line i belongs to frame i. "none": there are none, every frame gets the identity, and the frames are
     unrelated.
     """
     root = Path(folder)

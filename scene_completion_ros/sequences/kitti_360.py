@@ -189,7 +189,7 @@ def label_files(folder: Path, posed: Sequence[int]) -> dict[int, Path]:
     if not files:
         there = sorted(path.name for path in folder.parent.glob("*"))[:8]
         raise SequenceError(
-            f"no labels NNNNNN{SUFFIX}; beside it there is {', '.join(there) or 'nothing'}",
+            f"no labels NNNNNN{SUFFIX}; its folder has {', '.join(there) or 'nothing'}",
             where=str(folder),
             cure="Name the folder that holds a folder of labels for each drive: SSCBench's preprocess/labels, or "
             "S4C's voxel_gt",

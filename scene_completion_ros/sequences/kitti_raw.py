@@ -83,7 +83,7 @@ def kitti_raw(folder: Path | str, poses: str | None = None) -> PosedSequence:
     Raises SequenceError where a file is missing or malformed, or no frame is left: names it; CameraError where a
     calibration file is malformed. `folder`: `DATE/DATE_drive_NNNN_sync`; the calibration lies in the folder above;
     `poses`: folder with the poses of a SLAM as Behind the Scenes publishes them, `DATE/DRIVE.txt`, or such a file: line
-    i is the 3x4 `world_from_cam0` of frame i. "none" says that the frames are unrelated.
+    i is the 3x4 `world_from_cam0` of frame i. "none": the frames are unrelated.
     """
     root = Path(folder)
     chosen = _cameras(root)

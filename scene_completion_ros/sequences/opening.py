@@ -45,7 +45,7 @@ def open_recording(path: Path | str, *, poses: str | None = None) -> PosedSequen
     """Open a recording of any kind: a sequence folder, a town, a bag, a drive of KITTI or KITTI-360.
 
     Raises SequenceError where it is none of them, or damaged; BagError where it is a bag without usable images or
-    poses. `poses`: name of the pose file, where a folder has several. "none" says that there are none, or that they do
+    poses. `poses`: name of the pose file, where a folder has several. "none": there are none, or they do
     not matter: each frame stands by itself.
     """
     path = Path(path)

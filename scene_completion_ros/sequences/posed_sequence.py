@@ -64,7 +64,7 @@ class Frame:
     images: Mapping[str, ImageSource]  # camera name -> image source. A camera may be missing in a frame
     world_from_rig: RigidTransform
     # Name -> loader of an array that belongs to the instant. "lidar" is float32 [N, 3] in the rig frame, and
-    # "lidar_pose" float64 [4, 4] where the LiDAR was there, if not where `rig_from_sensor` says. Other names (labels,
+    # "lidar_pose" float64 [4, 4] where the LiDAR was there, if not at `rig_from_sensor`. Other names (labels,
     # masks, depth, voxels) are documented by the source that makes them.
     assets: Mapping[str, ArrayLoader] = field(default_factory=dict)
 
@@ -201,8 +201,8 @@ class PosedSequence:
     def voxel_grid(self) -> VoxelGrid:
         """The grid of a rendered town's voxels. Raises SequenceError where its provenance names none or a bad one."""
         cure = "Voxels need origin, voxel_size and shape there: write the sequence again"
-        said = JsonObject(self.provenance, self.name, "provenance.", kind=SequenceError, cure=cure)
-        return grid_of(said.object("voxel_grid"))
+        provenance = JsonObject(self.provenance, self.name, "provenance.", kind=SequenceError, cure=cure)
+        return grid_of(provenance.object("voxel_grid"))
 
     @property
     def floor(self) -> float | None:
@@ -211,17 +211,17 @@ class PosedSequence:
         return float(floor) if isinstance(floor, int | float) and math.isfinite(floor) else None
 
     def grid_from_camera(self, index: int = 0) -> RigidTransform:
-        """Pose of the camera's optical frame in `voxel_grid`; a grid of which nothing is said turns with the camera.
+        """Pose of the camera's optical frame in `voxel_grid`; a grid without provenance turns with the camera.
 
-        Where the provenance says "level", the grid of each frame stands upright on the floor below the camera. Raises
+        Where the provenance is "level", the grid of each frame stands upright on the floor below the camera. Raises
         SequenceError where its provenance names what is no pose.
         """
-        said: Any = self.provenance.get("voxel_grid") or {}
-        stored = said.get("grid_from_camera")
+        described: Any = self.provenance.get("voxel_grid") or {}
+        stored = described.get("grid_from_camera")
         if stored is None:
             return DEFAULT_GRID_FROM_CAMERA
         if stored == "level" and self.floor is not None:
-            stands = self.world_from_camera(index, str(said["around"])).levelled()
+            stands = self.world_from_camera(index, str(described["around"])).levelled()
             return RigidTransform(stands.rotation, stands.translation - (0.0, 0.0, self.floor))
         where = f"{self.name}, provenance.voxel_grid.grid_from_camera"
         return rigid_transform(stored, where, "Write the sequence again")
@@ -393,7 +393,7 @@ def grid_entry(grid: VoxelGrid, around: str) -> dict[str, Any]:
 
 
 def stored_around(sequence: PosedSequence) -> str | None:
-    """The camera that stored depth and voxels of a sequence belong to, where its provenance says it."""
+    """The camera that stored depth and voxels of a sequence belong to, where its provenance names it."""
     stored = sequence.provenance.get("voxel_grid")
     return str(stored["around"]) if isinstance(stored, dict) and "around" in stored else None
 
@@ -539,7 +539,7 @@ def check_for_training(sequence: PosedSequence, where: str) -> None:
 
 
 def check_rig(sequence: PosedSequence, where: str) -> None:
-    """Refuse a rig by which trainings and scores come out wrong, without anybody noticing.
+    """Refuse a rig by which trainings and scores come out wrong unnoticed.
 
     Raises:
         SequenceError: A car that drives to where its cameras do not look, or a pair whose left and right are swapped.

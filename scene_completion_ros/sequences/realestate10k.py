@@ -38,7 +38,7 @@ def realestate10k(folder: Path | str, *, poses: str | None = None) -> PosedSeque
 
     Raises SequenceError where the camera file is missing or malformed, its poses are no rotations, its intrinsics
     change, or no line has a picture: names it; CameraError where the intrinsics are none. `folder`:
-    `ROOT/frames/SPLIT/NAME`, with the pictures; `poses`: "none" says that the frames are unrelated.
+    `ROOT/frames/SPLIT/NAME`, with the pictures; `poses`: "none": the frames are unrelated.
     """
     root = Path(folder).resolve()
     file = _camera_file(root)

@@ -96,7 +96,7 @@ def composite(density: Array, distances: Array) -> Composite:
 class Calibration:
     """A monotone map alpha -> probability, fitted on validation data only.
 
-    alpha itself is no probability: training by rendering keeps it far below 1. ``identity`` says that none was fitted.
+    alpha itself is no probability: training by rendering keeps it far below 1. ``identity``: none was fitted.
     Raises BundleError where the knots are not monotone, not finite or outside 0..1, or all probabilities are 0.
     """
 

@@ -23,7 +23,7 @@ class VoxelState(IntEnum):
     may clear a costmap: ``FREE_INFERRED`` lies behind something and is a prediction.
     """
 
-    UNOBSERVED = 0  # outside the camera's view: nothing is said about it
+    UNOBSERVED = 0  # outside the camera's view: nothing is known about it
     FREE_SEEN = 1  # not occupied, T >= 0.5
     FREE_INFERRED = 2  # not occupied, T < 0.5
     SURFACE = 3  # occupied, T >= 0.5

@@ -102,16 +102,16 @@ JOINED = {"fusion_enabled": True, "transform_source": "parameters"}
     [
         (
             {"base_frame": BASE},
-            "parameters base_frame, .*: nothing says where the camera is in base_link. .*camera.height",
+            "parameters base_frame, .*: it is unknown where the camera is in base_link. .*camera.height",
         ),
-        ({"grid_frame": BASE}, "parameters grid.frame, .*: nothing says where the camera is"),
+        ({"grid_frame": BASE}, "parameters grid.frame, .*: it is unknown where the camera is"),
         ({"base_frame": BASE, "grid_frame": ODOM, "camera_height": 1.2}, "Take one frame for both"),
         ({"transform_source": "topics"}, "transform.source is topics, but no topic is named"),
         ({"cameras": "front, left", "grid_frame": BASE, "camera_height": 1.2}, "those of one camera"),
         ({"cameras": "front, left"}, "must be attached to a frame"),
         ({"cameras": "front, front", "grid_frame": BASE}, "cannot be names of cameras"),
         ({"cameras": "../front", "grid_frame": BASE}, "'../front' cannot be names of cameras"),
-        (JOINED, "nothing says where the voxel grid is in 'odom': there is no source of transforms"),
+        (JOINED, "it is unknown where the voxel grid is in 'odom': there is no source of transforms"),
         ({**JOINED, "base_frame": BASE}, "Set transform.source to topics and name odometry.topics"),
         ({**JOINED, "odometry_frame": "", "transform_source": "tf2"}, "has no frame to join images in"),
         (

@@ -148,7 +148,7 @@ def test_changes_are_checked_and_take_effect(planner: Planner) -> None:
     assert f"lies {planner.trained_height:g} m below it" in planner.node.log
     placed = graph.set_parameters(topics.NODE_NAME, base_frame=BASE)
     assert placed.successful == TF2  # which could say where the camera is
-    assert TF2 or "nothing says where the camera is in base_link" in placed.reason
+    assert TF2 or "it is unknown where the camera is in base_link" in placed.reason
     assert graph.set_parameters(topics.NODE_NAME, base_frame="", camera_height=HEIGHT).successful
 
     # A band that no voxel lies in is said, and the other outputs go on.

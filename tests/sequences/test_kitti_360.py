@@ -144,7 +144,7 @@ def test_damaged_files(tmp_path: Path) -> None:
 def test_drives_that_are_not_as_they_should_be(labelled_root: Path, tmp_path: Path) -> None:
     labels = layouts.sscbench_labels(tmp_path / "labels", drive="2013_05_28_drive_0009_sync")
     with pytest.raises(
-        SequenceError, match=re.escape("no labels NNNNNN_1_1.npy; beside it there is 2013_05_28_drive_0009_sync")
+        SequenceError, match=re.escape("no labels NNNNNN_1_1.npy; its folder has 2013_05_28_drive_0009_sync")
     ):
         kitti_360(labelled_root, layouts.DRIVE, labels=labels)
     layouts.sscbench_labels(labels, numbers=(0, 15))

@@ -218,7 +218,7 @@ def _proportions_fit(record: InputRecord) -> bool:
 def _no_camera(camera: CameraFacts, silent_s: float, values: dict[str, str], name: str) -> Status:
     record, topic = camera.record, camera.record.camera_info_topic
     if record.camera_infos.count:
-        message = f"no message on {topic} was usable: calibrate the camera; the log says what is wrong"
+        message = f"no message on {topic} was usable: calibrate the camera; the log has the reason"
         return Status(name, Level.ERROR, message, values)
     if silent_s <= LONGEST_SILENCE_S:
         return Status(name, Level.OK, f"waiting for CameraInfo on {topic}", values)

@@ -466,7 +466,7 @@ class Player:
                 f"within {timeout_s:g} s: no {missing}",
                 where=self._process.full_name,
                 cure="See what the node does; a slow machine can replay with --offline"
-                + (f"; it last said:\n{log}" if (log := self._process.log()) else ""),
+                + (f"; its last output:\n{log}" if (log := self._process.log()) else ""),
             )
 
     def _hand_over(self, *, patient: bool = True) -> None:

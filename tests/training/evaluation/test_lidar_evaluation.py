@@ -225,7 +225,7 @@ def test_lidar_protocols_on_the_wall(street: PosedSequence) -> None:
     empty = found["original", "nothing"]
     assert (empty["O_acc"], empty["IE_acc"], empty["IE_acc frames"]) == (1.0, None, 0)
     assert (empty["points"], empty["occluded"], empty["occupied"]) == (12_800, 0, 0)
-    assert "no occluded point: O_acc says nothing" in empty["remarks"]
+    assert "no occluded point: O_acc is meaningless" in empty["remarks"]
     assert found["original", "wall"]["occluded"] == pytest.approx(fair["occluded"], rel=0.1)
     assert found["LiDAR only, far", "wall"]["points"] < 460 * 80 + 1
 

@@ -78,7 +78,7 @@ def test_collapse_ends_the_training(rooms: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(masked_scene, "LEAST_SPREAD", 2.0)
     monkeypatch.setattr(masked_scene, "PATIENCE", 3)
     settings = small(rooms, tmp_path, steps=8)
-    with pytest.raises(TrainingError, match=r"step 2: the teacher says nearly the same .* below 2 for 3 steps"):
+    with pytest.raises(TrainingError, match=r"step 2: the teacher gives nearly the same .* below 2 for 3 steps"):
         train(settings, threads=1)
 
 

@@ -286,7 +286,7 @@ def mean_slab_scores(found: Sequence[tuple[tuple[float, ...], tuple[int, ...]]])
     counts = dict(zip(COUNTS, counted.sum(axis=0).tolist(), strict=True))
     remarks = []
     if missing := [name for name in ("occluded", "occupied") if not counts[name]]:
-        remarks.append(f"no {missing[0]} point: O_acc says nothing")
+        remarks.append(f"no {missing[0]} point: O_acc is meaningless")
     if not counts["predicted"]:
         remarks.append("nothing predicted")
     if counts["predicted"] > MOST_PREDICTED * counts["points"]:

@@ -105,7 +105,7 @@ class MaskedSceneStage(Stage):
         if int(self.collapsed.max()) >= PATIENCE:
             level = int(self.collapsed.argmax())
             raise TrainingError(
-                f"the teacher says nearly the same of every voxel: the spread of level {level} has been below "
+                f"the teacher gives nearly the same feature to every voxel: the spread of level {level} has been below "
                 f"{LEAST_SPREAD:g} for {PATIENCE} steps, and is {spreads[level]:.3f}",
                 where=f"step {self.global_step}",
                 cure="Start again with a lower learning_rate, a higher momentum, or more scenes",

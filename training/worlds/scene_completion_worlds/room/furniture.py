@@ -278,8 +278,8 @@ def kitchen(rng: Random, width: float) -> Thing:
         parts += moved_all(above, (-0.13, 0.0, 0.0))
     if rng.random() < 0.6:
         parts += [box((0.01, width, 0.5), (-depth / 2 + 0.005, 0.0, height + 0.25), "tiles", RoomClass.WALL)]
-    beside = ((-width / 2, bowl[2]), (bowl[3], width / 2))
-    tops = [((-depth / 2 + 0.05, depth / 2, *between), height) for between in beside]
+    sides = ((-width / 2, bowl[2]), (bowl[3], width / 2))
+    tops = [((-depth / 2 + 0.05, depth / 2, *between), height) for between in sides]
     return Thing(parts, depth + 0.05, width, tops)
 
 

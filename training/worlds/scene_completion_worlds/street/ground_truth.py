@@ -34,7 +34,7 @@ def voxel_truth(
     surface = _surface_label(near, grid, grid_from_world)
     label = np.where(inside > 0, inside, label)
     label = np.where(surface > 0, surface, label)
-    label[below] = 0  # foundations are no concern of anybody
+    label[below] = 0  # foundations do not count
     interior = (inside > 0) & (surface == 0) & ~below
     in_view, visible = _visibility(scene, camera, world_from_camera, grid, grid_from_camera)
     known = {"interior": interior, "label": label, "ground": heights.mean(axis=(1, 3)).astype(np.float32)}
