@@ -44,7 +44,8 @@ class FailingEncoder:
 
 
 if __name__ == "__main__":
-    StudentBundle.gpu_encoder = GpuEncoder("", {}, {}, "")  # type: ignore[misc]
+    # A property, since instances have a field of this name.
+    StudentBundle.gpu_encoder = property(lambda self: GpuEncoder("", {}, {}, ""), lambda self, value: None)  # type: ignore[misc, assignment]
     StudentBundle.read_gpu_encoder = lambda self: gpu_encoder()  # type: ignore[method-assign]
     if os.environ.get(FAILS):
         tensorrt_engine.TensorRtEncoder = FailingEncoder  # type: ignore[misc, assignment]
