@@ -293,10 +293,11 @@ class Player:
         self._begun_s = 0.0
         self._last_drop = ""
         self._graph = ExitStack()
-        self._node, self._executor = dds.join_graph(
-            lambda context: rclpy.create_node("scene_completion_replay", namespace=process.namespace, context=context),
-            self._graph,
-        )
+        name, namespace = "scene_completion_replay", process.namespace
+        with dds.prompt_acknowledgements():
+            self._node, self._executor = dds.join_graph(
+                lambda context: rclpy.create_node(name, namespace=namespace, context=context), self._graph
+            )
         try:
             self._inputs = InputPublishers(self._node, source)
             self._subscribe(f"{process.full_name}/")
