@@ -44,7 +44,7 @@ def stand_in_for_torch(folder: Path) -> None:
 
 
 def resolve() -> dict[str, str]:
-    """Return the version of every distribution that pip would install beside torch."""
+    """Return the version of every distribution that pip would install next to torch."""
     with tempfile.TemporaryDirectory() as folder:
         stand_in_for_torch(Path(folder))
         report = Path(folder) / "report.json"

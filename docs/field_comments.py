@@ -6,7 +6,7 @@ from typing import Any
 
 import griffe
 
-BESIDE = re.compile(r"  # (?!noqa|type: |fmt: )(.*)")
+TRAILING = re.compile(r"  # (?!noqa|type: |fmt: )(.*)")
 ABOVE = re.compile(r"\s*# (.*)")
 PARAMETER = re.compile(r"\s+\*{0,2}(\w+)\b.*,(?:  # .*)?$")
 
@@ -61,8 +61,8 @@ def describe_parameters(owner: griffe.Class | griffe.Function, function: griffe.
 
 def comment(lines: list[str], first: int, last: int) -> str:
     """The comment of the lines from the first to the last, counted from 1; empty where there is none."""
-    if (beside := BESIDE.search(lines[last - 1])) is not None:
-        return beside[1]
+    if (trailing := TRAILING.search(lines[last - 1])) is not None:
+        return trailing[1]
     above: list[str] = []
     while (found := ABOVE.fullmatch(lines[first - 2 - len(above)])) is not None:
         above.insert(0, found[1])

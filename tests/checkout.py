@@ -62,7 +62,7 @@ NOBODY = 65534
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Be nobody for a while, where this process is root; what is used then has to lie where everybody may go."""
+    """Be an unprivileged user for a while, where this process is root; it needs paths that all users may enter."""
     if os.geteuid() != 0:
         yield
         return

@@ -83,7 +83,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def shared_data_root() -> Path:
-    """Folder of the real recordings: `SCENE_COMPLETION_DATA`, by default `../shared/data` beside the project."""
+    """Folder of the real recordings: `SCENE_COMPLETION_DATA`, by default `../shared/data` next to the project."""
     return Path(os.environ.get("SCENE_COMPLETION_DATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"))
 
 

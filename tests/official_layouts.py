@@ -223,7 +223,7 @@ _TRAIN_IDS = {LABEL_SKY: 10, LABEL_ROAD: 0, LABEL_BUILDING: 2, LABEL_CAR: 13, LA
 
 
 def label_image(size: tuple[int, int], *, train_ids: bool = False) -> NDArray[np.uint8]:
-    """Ids [H, W] of a street: sky above, a building left, a car right, road below, and an edge that nobody labelled."""
+    """Ids [H, W] of a street: sky above, a building left, a car right, road below, and an unlabelled edge."""
     width, height = size
     ids = np.full((height, width), LABEL_ROAD, np.uint8)
     ids[: height // 3] = LABEL_SKY
@@ -270,7 +270,7 @@ def bdd100k(root: Path, *, images: int = 3, panoptic: bool = False) -> Path:
 
 
 def sscbench_scene() -> NDArray[np.uint8]:
-    """Labels of the corridor in SSCBench's ids [256, 256, 32], known 10 m ahead: road, a building and bushes beside."""
+    """Labels of the corridor in SSCBench's ids [256, 256, 32], known 10 m ahead: road, a building and bushes."""
     labels = np.full((256, 256, 32), 255, np.uint8)
     left, right, ground = 128 + round(WALLS_M / 0.2), 127 - round(WALLS_M / 0.2), round((2.0 - SENSOR_M) / 0.2)
     labels[:50, right : left + 1, :20] = 0

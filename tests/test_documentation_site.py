@@ -39,7 +39,7 @@ def test_every_document_and_every_room_has_a_page(site: Path) -> None:
     geometry = (site / "reference" / "scene_completion_ros.geometry.html").read_text(encoding="utf-8")
     assert 'id="scene_completion_ros.geometry.Camera"' in geometry
     voxels = (site / "reference" / "scene_completion_ros.voxels.html").read_text(encoding="utf-8")
-    assert "calibrated probability of being occupied" in voxels  # a comment beside a field
+    assert "calibrated probability of being occupied" in voxels  # a comment next to a field
 
 
 def test_the_command_makes_all_pictures_of_the_documents(tmp_path: Path) -> None:

@@ -160,8 +160,8 @@ def test_wheel_runs_outside_of_a_checkout(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_colcon_builds_and_tests_it_as_an_ament_package(sources: Path) -> None:
-    workspace, beside = sources.parent, Path(sys.executable).with_name("colcon")
-    colcon = beside if beside.is_file() else "colcon"
+    workspace, near = sources.parent, Path(sys.executable).with_name("colcon")
+    colcon = near if near.is_file() else "colcon"
     assert "(ros.ament_python)" in run(colcon, "list", "--base-paths", "src", cwd=workspace)
 
     run(colcon, "build", "--base-paths", "src", cwd=workspace)

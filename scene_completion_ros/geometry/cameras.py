@@ -101,17 +101,6 @@ def undistorted_angle(coefficients: tuple[float, ...], radius: Array) -> tuple[A
     return _solve_increasing(xp, lambda at: (_evaluate(polynomial, at), _evaluate(slope, at)), radius, limit)
 
 
-def mei_angle(coefficients: tuple[float, ...], distorted: Array) -> tuple[Array, Array]:
-    """Return the angle off the optical axis (radians) seen at distorted coordinates, for the MEI model.
-
-    `coefficients`: xi, k1, k2, p1, p2; `distorted`: distorted coordinates [..., 2]. Returns angle [...], also above
-    90°, and whether the model has a ray there [...] (bool).
-    """
-    xp, distorted = floating(distorted)
-    mirror, stretch, valid = _lift_to_sphere(xp, coefficients, distorted)
-    return xp.atan2(stretch * _radius(xp, mirror), stretch - coefficients[0]), valid
-
-
 def axial_magnification(model: DistortionModel, coefficients: tuple[float, ...]) -> float:
     """Return how much the lens magnifies on the optical axis: 1, but 1 / (1 + xi) behind the sphere of MEI."""
     return 1.0 / (1.0 + coefficients[0]) if model == "mei" else 1.0
@@ -359,21 +348,6 @@ class Camera:
         """Pixels per unit of x/z and y/z on the optical axis: what resolutions are compared by."""
         magnification = axial_magnification(self.distortion_model, self.distortion)
         return self.fx * magnification, self.fy * magnification
-
-    @property
-    def horizontal_fov(self) -> float:
-        """Angle in radians between the left and the right image edge at the height of the principal point."""
-        return self._edge_angle(self.width - 0.5) - self._edge_angle(-0.5)
-
-    def _edge_angle(self, u: float) -> float:
-        """Return the angle to the right of the optical axis at pixel (u, cy); above 90° for a wide fisheye."""
-        x = (u - self.cx) / self.fx
-        if self.distortion_model == "equidistant":
-            return math.copysign(float(undistorted_angle(self.distortion, np.array(abs(x)))[0]), x)
-        if self.distortion_model == "mei":
-            return math.copysign(float(mei_angle(self.distortion, np.array([x, 0.0]))[0]), x)
-        ideal, _ = undistort(self.distortion_model, self.distortion, np.array([x, 0.0]))
-        return math.atan(float(ideal[0]))
 
     def project(self, points_optical: Array) -> tuple[Array, Array]:
         """Project points into the image. `points_optical`: points [..., 3] in the optical frame, metres.

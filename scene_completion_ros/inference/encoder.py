@@ -49,22 +49,15 @@ class GpuGraphEncoder(Encoder):
     """An ONNX graph made for GPUs, run as described above.
 
     Raises BundleError: ONNX Runtime cannot run it; SceneCompletionError: onnx or onnxruntime is not installed. `where`:
-    what it is, for messages; `bundle`: whose it is, if it is one's; `threads`: CPU threads; None for all.
+    what it is, for messages; `threads`: CPU threads; None for all.
     """
 
-    def __init__(
-        self,
-        graph: bytes,
-        where: str,
-        bundle: StudentBundle | None = None,
-        *,
-        threads: int | None = None,
-    ) -> None:
+    def __init__(self, graph: bytes, where: str, *, threads: int | None = None) -> None:
         for package in ("onnx", "onnxruntime"):
             if importlib.util.find_spec(package) is None:
                 what = f"the package {package} is not installed"
                 raise SceneCompletionError(what, where="engine", cure=f"pip install {package}")
-        self._bundle, self.name = bundle, GPU_GRAPH_ENGINE
+        self.name = GPU_GRAPH_ENGINE
         self._session = open_session(lambda: _with_roundings(graph), where, export_cure("BUNDLE"), threads, exact=True)
 
     def encode(
@@ -316,7 +309,7 @@ def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | 
     all that this process may use.
     """
     if engine == GPU_GRAPH_ENGINE:
-        return GpuGraphEncoder(bundle.read_gpu_encoder(), str(bundle.folder), bundle, threads=threads)
+        return GpuGraphEncoder(bundle.read_gpu_encoder(), str(bundle.folder), threads=threads)
     if engine not in ENGINES:
         what = f"unknown engine {engine!r}"
         raise SceneCompletionError(what, where="engine", cure=f"Use one of {', '.join(ENGINES)}.")
@@ -381,7 +374,7 @@ def check_engine(bundle: StudentBundle, engine: str, grid: VoxelGrid) -> None:
 
 def _openvino() -> ModuleType:
     """OpenVINO without its telemetry, which reports each import to Google Analytics and writes into the home folder."""
-    if "openvino_telemetry" in sys.modules:  # somebody else wants it
+    if "openvino_telemetry" in sys.modules:  # another package uses it
         return importlib.import_module("openvino")
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # as if it were not installed
     try:

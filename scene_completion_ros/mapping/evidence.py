@@ -116,8 +116,8 @@ def integrate(
     frame: FrameEvidence,
     rules: Rules,
     now: int,
-) -> int:
-    """Remember a frame; how many voxels it had something to say about. Arguments as for `recall`.
+) -> None:
+    """Remember a frame. Arguments as for `recall`.
 
     Every voxel of the box takes the evidence of the frame's voxel that its centre lies in. So each is counted once
     whatever the heading.
@@ -127,9 +127,7 @@ def integrate(
     sizes = np.array(memory.weight.shape)
     first = np.clip(np.floor(corners.min(axis=0)).astype(np.int64), 0, sizes)
     stop = np.clip(np.ceil(corners.max(axis=0)).astype(np.int64), 0, sizes)
-    counts = np.zeros(max(int(stop[0] - first[0]), 0), dtype=np.int64)
-    _integrate_kernel()(memory, lower, turn, shift, frame, rules, now, first, stop, counts)
-    return int(counts.sum())
+    _integrate_kernel()(memory, lower, turn, shift, frame, rules, now, first, stop)
 
 
 @inlined
@@ -284,17 +282,16 @@ def _recall_kernel() -> Callable[..., None]:
 def _integrate_kernel() -> Callable[..., None]:
     @kernel()
     def remember(  # type: ignore[no-untyped-def] # numba finds the types
-        memory, lower, turn, shift, frame, rules, now, first, stop, counts
+        memory, lower, turn, shift, frame, rules, now, first, stop
     ):
         log_odds, weight, observed, seen, seen_free, label, agreement = memory
         stated, state, stated_label, stated_confidence, nearness = frame
         count_x, count_y, count_z = state.shape
         size_x, size_y, size_z = weight.shape
         start_x, start_y, start_z = lower[0] % size_x, lower[1] % size_y, lower[2] % size_z
-        for row in prange(counts.size):
+        for row in prange(stop[0] - first[0]):
             a = first[0] + row
             s_x = a + start_x if a + start_x < size_x else a + start_x - size_x
-            changed = 0
             for b in range(first[1], stop[1]):
                 s_y = b + start_y if b + start_y < size_y else b + start_y - size_y
                 p_x, p_y = a + 0.5 - shift[0], b + 0.5 - shift[1]
@@ -311,7 +308,6 @@ def _integrate_kernel() -> Callable[..., None]:
                     now_state = state[i, j, k]
                     if now_state == UNOBSERVED:
                         continue
-                    changed += 1
                     s_z = c + start_z if c + start_z < size_z else c + start_z - size_z
                     sees = now_state in (FREE_SEEN, SURFACE)
                     new = 1.0 if sees else rules.inferred_weight
@@ -340,6 +336,5 @@ def _integrate_kernel() -> Callable[..., None]:
                             stated_confidence[i, j, k],
                             new,
                         )
-            counts[row] = changed
 
     return remember

@@ -171,7 +171,6 @@ class FusedFrame:
     voxels: SemanticVoxels
     log_odds: NDArray[np.float32]  # float32 [X, Y, Z], of every voxel; minus infinity where unobserved
     reset: str  # why the map was started anew before this frame; empty where it was not
-    updated: int  # voxels of the map that the frame had something to say about
 
 
 class TemporalFusion:
@@ -262,8 +261,8 @@ class TemporalFusion:
         fused = Fused(*(np.empty(self.grid.shape, kind) for kind in (np.float32, np.uint8, np.uint8, np.float32)))
         with kernel_threads(self.threads):
             recall(self.memory, self.box.lower, turn, shift, frame, self._rules, now, fused)
-            updated = integrate(self.memory, self.box.lower, turn, shift, frame, self._rules, now)
-        return FusedFrame(_voxels_of(fused, voxels), fused.log_odds, reason, updated)
+            integrate(self.memory, self.box.lower, turn, shift, frame, self._rules, now)
+        return FusedFrame(_voxels_of(fused, voxels), fused.log_odds, reason)
 
     def _look_from(self, grid_from_camera: RigidTransform) -> None:
         self._camera = np.array(grid_from_camera.translation)

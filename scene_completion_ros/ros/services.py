@@ -59,7 +59,7 @@ class Services:
         return self._answer(response, done)
 
     def _answer(self, response: Any, message: str, *, success: bool = True) -> Any:
-        """Fill a response of Trigger or SetBool, and log it, as whoever called may not be who looks after the robot."""
+        """Fill a response of Trigger or SetBool, and log it, as the caller may not be its operator."""
         response.success, response.message = success, message
         logger = self._node.get_logger()
         if success:  # two calls, for rclpy raises where one line of the source logs at two severities

@@ -121,7 +121,7 @@ def test_a_student_takes_the_mounting_of_the_camera(tmp_path: Path, capsys: pyte
     image = tmp_path / "image.png"
     cv2.imwrite(str(image), known_mounting_bundle.wall_from(0.0))
     (tmp_path / "camera.yaml").write_text(YAML.format(c=known_mounting_bundle.CAMERA))
-    told = known_mounting_bundle.make_known_mounting_bundle(tmp_path / "told")
+    student = known_mounting_bundle.make_known_mounting_bundle(tmp_path / "student")
     wanted = f"{MOUNTING_UNKNOWN}: give --camera-height and --camera-pitch"
     for more, said in (
         ((), [wanted]),
@@ -129,11 +129,11 @@ def test_a_student_takes_the_mounting_of_the_camera(tmp_path: Path, capsys: pyte
         (("--camera-height", "0.2"), ["the camera stands 0.20 m above the ground"]),
         (("--camera-height", "1.7", "--camera-pitch", "60"), ["the camera looks 60.0° down"]),
     ):
-        assert complete(image, told, *more) == 0
+        assert complete(image, student, *more) == 0
         error = capsys.readouterr().err
         assert error.count("warning: the ") == len(said) and all(text in error for text in said)
     for more in (("--camera-pitch", "2"), ("--camera-height", "-1"), ("--camera-height", "nan")):
-        assert complete(image, told, *more) == 2
+        assert complete(image, student, *more) == 2
         assert more[0] in capsys.readouterr().err
 
 

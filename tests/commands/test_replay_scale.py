@@ -22,8 +22,8 @@ FRAMES, STEP_M = 8, 0.4
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
-    return make_known_mounting_bundle(tmp_path_factory.mktemp("bundle") / "told")
+def student(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
+    return make_known_mounting_bundle(tmp_path_factory.mktemp("bundle") / "student")
 
 
 def record(path: Path, *, moving: str, images: int = FRAMES) -> Path:
@@ -56,9 +56,9 @@ def clouds(output: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("moving", ["tf", "odometry"])
-def test_the_recorded_motion_gives_the_scale(tmp_path: Path, told: StudentBundle, moving: str) -> None:
+def test_the_recorded_motion_gives_the_scale(tmp_path: Path, student: StudentBundle, moving: str) -> None:
     bag = record(tmp_path / "drive", moving=moving)
-    scale = replay(bag, tmp_path / "out", told, "--offline")["scale_by_motion"]
+    scale = replay(bag, tmp_path / "out", student, "--offline")["scale_by_motion"]
     assert scale["by_frame"][0] is None and scale["not_measured"]["no image yet"] == 1
     factor, deviation = scale["by_frame"][-1]
     assert factor == pytest.approx(FACTOR, rel=0.05) and 0.0 < deviation < 0.1
@@ -69,20 +69,20 @@ def test_the_recorded_motion_gives_the_scale(tmp_path: Path, told: StudentBundle
     assert said[0] == "no scale (last image: no image yet)"
     assert said[-1].startswith(f"scale {factor:.3f} ± {deviation * factor:.3f}")
     assert "corners with a depth" in said[-1]
-    replay(bag, tmp_path / "scale", told, "--offline", "--scale-from", "odometry")
+    replay(bag, tmp_path / "scale", student, "--offline", "--scale-from", "odometry")
     assert not any(
         "corners with" in frame["evidence"] for frame in embedded_frames(tmp_path / "scale/report/index.html")
     )
-    nothing = replay(bag, tmp_path / "off", told, "--offline", "--scale-from", "off")
+    nothing = replay(bag, tmp_path / "off", student, "--offline", "--scale-from", "off")
     assert "scale_by_motion" not in nothing
     first, *_, last = zip(clouds(tmp_path / "out"), clouds(tmp_path / "off"), strict=True)
     assert first[0] == first[1] and last[0] != last[1]
 
 
 def test_the_reason_of_no_scale_is_one_line(
-    tmp_path: Path, told: StudentBundle, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, student: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scale = replay(record(tmp_path / "drive", moving=""), tmp_path / "out", told, "--offline")["scale_by_motion"]
+    scale = replay(record(tmp_path / "drive", moving=""), tmp_path / "out", student, "--offline")["scale_by_motion"]
     assert scale["not_measured"] == {"no image yet": 1, "no odometry: the camera's motion is unknown": FRAMES - 1}
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: no scale by motion")]
     assert "tf does not say how 'camera_optical' moves" in line
@@ -90,15 +90,15 @@ def test_the_reason_of_no_scale_is_one_line(
 
 
 def test_the_node_and_the_offline_replay_agree(
-    tmp_path: Path, told: StudentBundle, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, student: StudentBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
     monkeypatch.setenv("ROS_DOMAIN_ID", next_domain())
     bag = record(tmp_path / "drive", moving="tf")
-    offline = replay(bag, tmp_path / "offline", told, "--offline")["scale_by_motion"]
+    offline = replay(bag, tmp_path / "offline", student, "--offline")["scale_by_motion"]
     pages = [tmp_path / run / "report" / "index.html" for run in ("offline", "first")]
     for run in ("first", "second"):
-        assert replay(bag, tmp_path / run, told)["scale_by_motion"] == offline
+        assert replay(bag, tmp_path / run, student)["scale_by_motion"] == offline
         assert clouds(tmp_path / run) == clouds(tmp_path / "offline")
     raw = []
     for run in ("first", "second"):
@@ -107,5 +107,5 @@ def test_the_node_and_the_offline_replay_agree(
     for page in pages:
         assert [frame["evidence"] for frame in embedded_frames(page) if "corners with" in frame["evidence"]]
     assert len(set(clouds(tmp_path / "first"))) > 3
-    assert "scale_by_motion" not in replay(bag, tmp_path / "off", told, "--scale-from", "off")
+    assert "scale_by_motion" not in replay(bag, tmp_path / "off", student, "--scale-from", "off")
     assert clouds(tmp_path / "off")[0] == clouds(tmp_path / "first")[0]

@@ -149,11 +149,9 @@ def test_twins_agree(seed: int) -> None:
     memory, place, frame, rules, now = random_case(np.random.default_rng(seed))
     fused = [blank(frame.state.shape) for _ in range(2)]
     memories = [VoxelMemory(*(array.copy() for array in memory)) for _ in range(2)]
-    counts = []
     for twin, out, kept in zip((twins, evidence), fused, memories, strict=True):
         twin.recall(kept, *place, frame, rules, now, out)
-        counts.append(twin.integrate(kept, *place, frame, rules, now))
-    assert counts[0] == counts[1]
+        twin.integrate(kept, *place, frame, rules, now)
     for expected, found in zip((*fused[0], *memories[0]), (*fused[1], *memories[1]), strict=True):
         if expected.dtype == np.float32:
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -66,11 +66,11 @@ def recall(memory, lower, turn, shift, frame, rules, now, fused) -> None:
     fused.confidence[...] = np.where(occupied, confidence, 0.0)
 
 
-def integrate(memory, lower, turn, shift, frame, rules, now) -> int:
+def integrate(memory, lower, turn, shift, frame, rules, now) -> None:
     """Remember a frame.
 
-    Every voxel of the box takes what the frame says of the voxel that its centre lies in. So each is counted once
-    whatever the heading. Arguments as for `recall`. Returns number of voxels that the frame had something to say about.
+    Every voxel of the box takes the evidence of the frame's voxel that its centre lies in. So each is counted once
+    whatever the heading. Arguments as for `recall`.
     """
     sizes = np.array(memory.weight.shape, dtype=np.int64)
     local = np.moveaxis(np.indices(tuple(sizes)), 0, -1)
@@ -104,7 +104,6 @@ def integrate(memory, lower, turn, shift, frame, rules, now) -> int:
         frame.confidence[source],
         np.where(occupied, new, 0.0),
     )
-    return int(in_view.sum())
 
 
 def _limit(memory, slot, state, label, rules) -> NDArray[np.float64]:
@@ -172,10 +171,10 @@ def voxels_along(origin, direction, shape) -> tuple[NDArray[np.float64], NDArray
     with np.errstate(divide="ignore", invalid="ignore"):
         crossings = [(np.arange(size + 1) - o) / d for size, o, d in zip(shape, origin, direction, strict=True)]
     moving = [along for along, d in zip(crossings, direction, strict=True) if d != 0.0]
-    beside = any(d == 0.0 and not 0.0 <= o < size for size, o, d in zip(shape, origin, direction, strict=True))
+    misses = any(d == 0.0 and not 0.0 <= o < size for size, o, d in zip(shape, origin, direction, strict=True))
     enter = max(0.0, *(along.min() for along in moving))
     leave = min(along.max() for along in moving)
-    if beside or leave <= enter:
+    if misses or leave <= enter:
         return np.zeros((0, 2)), np.zeros((0, 3), dtype=np.int64)
     inner = np.concatenate(moving)
     borders = np.unique(np.concatenate([[enter, leave], inner[(enter < inner) & (inner < leave)]]))

@@ -45,7 +45,7 @@ def complete(self: Completer, image: Any, stamp_ns: int = 0, **options: Any) -> 
 def made_faulty(method: Any) -> Any:
     def arrived(self: InputRecord, message: Any, now_s: float) -> None:
         if message.header.frame_id == FAULTY:
-            raise ZeroDivisionError("nobody thought of it")
+            raise ZeroDivisionError("unforeseen")
         method(self, message, now_s)
 
     return arrived

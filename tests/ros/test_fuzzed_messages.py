@@ -376,7 +376,7 @@ def test_an_unexpected_error_is_counted_and_the_node_goes_on(start: Any) -> None
     assert read_drop_notice(notices[0].data) == (10 * SECOND_NS, faulty_node.FAULTY, "internal error")
     status = running.diagnosed.until("inference", ERROR, "internal error", "report internal errors", meanwhile=send)
     assert status.message
-    assert "ZeroDivisionError: nobody thought of it; please report this" in running.node.log
+    assert "ZeroDivisionError: unforeseen; please report this" in running.node.log
     running.until_logged("in arrived", lambda: running.camera_infos.publish(faulty_info()))  # where it was
     running.answer(running.make_image(some_image(1), 20 * SECOND_NS, FRAME))
     endless = running.make_image(some_image(1), faulty_node.ENDLESS_NS, FRAME)

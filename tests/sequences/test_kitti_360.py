@@ -55,9 +55,9 @@ def test_fisheyes_stand_where_the_calibration_puts_them(root: Path) -> None:
     cv2.imwrite(str(plain), np.full((140, 140, 3), POSED[0], np.uint8))
     sequence = kitti_360(root, DRIVE)
     imu_from_camera = SIDEWAYS
-    beside = imu_from_camera.apply(np.array([0.4, -0.3, 3.0]))  # in the IMU's frame
+    point = imu_from_camera.apply(np.array([0.4, -0.3, 3.0]))  # in the IMU's frame
     world_from_imu = sequence.frames[1].world_from_rig @ sequence.rig_from_sensor["imu"]
-    in_fisheye = sequence.world_from_camera(1, "image_02").inverse().apply(world_from_imu.apply(beside))
+    in_fisheye = sequence.world_from_camera(1, "image_02").inverse().apply(world_from_imu.apply(point))
     np.testing.assert_allclose(in_fisheye, [0.4, -0.3, 3.0], atol=1e-9)
     assert sequence.cameras["image_02"].distortion_model == "mei"
     view, validity = virtual_pinhole(

@@ -38,7 +38,7 @@ VIEWPOINT = Viewpoint.of_settings(VIEW, VolumeSettings())
 
 
 def small_data(drive: Path) -> DataSettings:
-    """A drive as training data; what is prepared of it lies beside it, and serves all tests."""
+    """A drive as training data; what is prepared of it lies next to it, and serves all tests."""
     return DataSettings(
         root=str(drive.parent),
         cache=str(drive.parent / "stage_cache"),

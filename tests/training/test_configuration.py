@@ -77,7 +77,7 @@ def test_a_volume_made_for_the_camera_holds_the_ground(height: float, voxel: flo
 
 def test_a_camera_follows_from_what_is_given() -> None:
     wide = of({"width": 512, "height": 256, "field_of_view": 100.0, "height_above_ground": 0.4})
-    assert math.degrees(wide.camera.horizontal_fov) == pytest.approx(100.0)
+    assert math.degrees(2.0 * math.atan(256 / wide.camera.fx)) == pytest.approx(100.0)
     assert wide.camera.fy == wide.camera.fx and wide.volume == Volume.to_measure(0.4)
     smaller = of({"width": 320, "height": 96})
     assert smaller.camera == Camera(185.0, 185.0, 159.5, 45.75, 320, 96)

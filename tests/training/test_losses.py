@@ -190,7 +190,7 @@ def test_voxels_count_by_their_weight_and_classes_by_that_of_their_own() -> None
 
 
 def test_a_surface_is_as_likely_as_its_distance_and_its_doubt_say() -> None:
-    """0.2 m off with a doubt of 0.1 m, and a cell that nobody measured."""
+    """0.2 m off with a doubt of 0.1 m, and a cell that was not measured."""
     height, deviation = torch.tensor([[[1.2, 7.0]]]), torch.tensor([[[0.1, 0.5]]])
     loss = surface_likelihood(height, deviation, torch.tensor([[[1.0, math.nan]]]), torch.ones(1, 1, 2))
     assert loss.item() == pytest.approx(2.0 + math.log(0.1), abs=1e-5)

@@ -60,9 +60,9 @@ def bundle(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> StudentBu
 def test_the_checkpoint_and_the_bundle_remember_the_robots_camera(trained: Path, bundle: StudentBundle) -> None:
     viewpoint = Checkpoint.read(trained).viewpoint
     assert viewpoint.height_above_ground == 0.4 and viewpoint.volume == Volume.to_measure(0.4)
-    assert math.degrees(viewpoint.camera.horizontal_fov) == pytest.approx(100.0, abs=0.01)
     canonical = bundle.canonical
-    assert math.degrees(canonical.horizontal_fov) == pytest.approx(100.0, abs=0.01)
+    for camera in (viewpoint.camera, canonical):
+        assert math.degrees(2.0 * math.atan(camera.width / 2 / camera.fx)) == pytest.approx(100.0, abs=0.01)
     assert (canonical.width, canonical.height) == (160, 64)  # images were halved to the end
     assert bundle.height_above_ground == 0.4
     assert bundle.grid == VoxelGrid((0.0, -6.4, -0.55), 0.05, (256, 256, 32))
@@ -78,9 +78,9 @@ def test_it_completes_the_ground_where_it_is(bundle: StudentBundle, town: Path) 
     grid = completion.voxels.grid
     assert np.isfinite(completion.alpha).all() and len(completion.voxels)
     x, y, z = grid.axis_centres()
-    ahead, beside = (x > 1.5) & (x < 4.0), np.abs(y) < 0.5
-    by_height = completion.probability[ahead][:, beside].mean(axis=(0, 1))
-    surface = (completion.voxels.state == VoxelState.SURFACE)[ahead][:, beside]
+    ahead, across = (x > 1.5) & (x < 4.0), np.abs(y) < 0.5
+    by_height = completion.probability[ahead][:, across].mean(axis=(0, 1))
+    surface = (completion.voxels.state == VoxelState.SURFACE)[ahead][:, across]
     heights = np.broadcast_to(z, surface.shape)[surface]
     assert np.median(heights) == pytest.approx(-0.4, abs=0.06)
     assert by_height[z > -0.2].max() < 0.5 * by_height[z < -0.3].max()

@@ -45,7 +45,7 @@ def kitti_360(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def kitti_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """KITTI raw, with poses of a SLAM beside it."""
+    """KITTI raw, with poses of a SLAM next to it."""
     root = tmp_path_factory.mktemp("kitti_raw")
     layouts.kitti_raw(root, frames=8, slam=root / "slam")
     layouts.kitti_raw(root, drive="2011_09_26_drive_0002_sync", frames=3)  # which no split names, and no SLAM knows

@@ -140,7 +140,7 @@ def test_a_finished_training_stays_and_a_new_one_clears_its_folder(synthetic_dri
     last.unlink()  # nothing to resume: what else lies there belongs to another training
     best, mine = last.with_name("best.ckpt"), last.with_name("mine.ckpt")
     best.write_bytes(b"of another training")
-    mine.write_bytes(b"of nobody")
+    mine.write_bytes(b"of another program")
     with pytest.raises(SceneCompletionError, match=r"would overwrite .*best\.ckpt, which is read \(start_from\)"):
         train(dataclasses.replace(configuration, start_from=str(best)))
     train(configuration)

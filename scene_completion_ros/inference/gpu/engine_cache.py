@@ -134,7 +134,7 @@ def engine_folder() -> Path:
 def _read(path: Path, key: Key) -> bytes:
     """The content. Raises FileNotFoundError; UnusableError if damaged, of another key or not trusted."""
     try:
-        # Without waiting for the writer of a pipe that somebody laid there.
+        # Without waiting for the writer of a pipe that lies there.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise

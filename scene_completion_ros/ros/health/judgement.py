@@ -1,6 +1,6 @@
 """Judges what the node recorded: one status a part, whose message includes what to do. Nothing here touches ROS.
 
-Levels are OK, WARN and ERROR. STALE is left to whoever listens. diagnostic_aggregator sets it itself once messages
+Levels are OK, WARN and ERROR. STALE is left to the readers. diagnostic_aggregator sets it itself once messages
 cease, and takes a group with one stale part for broken. A node that was deactivated on purpose is not broken.
 """
 

@@ -169,7 +169,7 @@ static inline float __shfl_xor_sync(unsigned, float value, int mask) {
     std::memcpy(&on_cpu::fibers[on_cpu::current].value, &value, sizeof value);
     on_cpu::meet(on_cpu::SHUFFLE);
     const uint32_t bits = on_cpu::of_lane((on_cpu::current % 32) ^ unsigned(mask), on_cpu::SHUFFLE);
-    on_cpu::meet(on_cpu::SHUFFLE);  // nobody writes the next value before all have read this one
+    on_cpu::meet(on_cpu::SHUFFLE);  // no thread writes the next value before all have read this one
     float result;
     std::memcpy(&result, &bits, sizeof result);
     return result;

@@ -112,9 +112,6 @@ class HostCuda:
             def get_attribute(self, attribute: object) -> int:
                 return 16
 
-            def total_memory(self) -> int:
-                return 2**30
-
             def retain_primary_context(self) -> Context:
                 cuda.retained += 1
                 return Context()

@@ -22,13 +22,13 @@ def _weights(shared_data: Path, name: str, file: str) -> Path:
 
 @pytest.fixture(scope="session")
 def espnetv2_cityscapes(shared_data: Path) -> Path:
-    """ESPNetv2 of Cityscapes beside the recordings."""
+    """ESPNetv2 of Cityscapes next to the recordings."""
     return _weights(shared_data, "espnetv2_cityscapes", "espnetv2_s_2.0_city_1024x512.pth")
 
 
 @pytest.fixture(scope="session")
 def depth_anything(shared_data: Path) -> Path:
-    """Depth Anything V2 Small beside the recordings."""
+    """Depth Anything V2 Small next to the recordings."""
     return _weights(shared_data, "depth_anything_v2_small", "model.safetensors")
 
 

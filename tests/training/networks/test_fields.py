@@ -33,7 +33,7 @@ from tests.inference.twins import density_reference
 def test_batch_normalisation_keeps_its_statistics_in_training() -> None:
     network = EncoderDecoder((64, 96), pretrained=False)
     before = {k: v.clone() for k, v in network.state_dict().items() if "running" in k}
-    for _ in range(2):  # as it is made, and told to train
+    for _ in range(2):  # as it is made, and in training mode
         assert network.training
         network(torch.rand(1, 3, 64, 96) * 255)
         after = network.train().state_dict()

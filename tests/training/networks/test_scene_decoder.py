@@ -116,7 +116,7 @@ def test_a_voxel_is_what_its_pixel_sees_or_lies_before_or_behind_it() -> None:
     phi = [0.5 * (1.0 + math.erf(math.log(edge / 3.0) / (0.02 * math.sqrt(2.0)))) for edge in (2.6, 3.4)]
     assert at[7, 8, 4].item() == pytest.approx(phi[1] - phi[0], abs=1e-3) and at[7, 8, 4] > 0.99  # at 3.0 m
     assert at[[4, 10], 8, 4].max() < 1e-3 and behind[4, 8, 4] < 1e-3 and behind[10, 8, 4] > 0.999
-    assert at[2, 0].max() < 1e-3 and (behind[2, 0] > 0.999).all()  # beside the image
+    assert at[2, 0].max() < 1e-3 and (behind[2, 0] > 0.999).all()  # outside the image
     found = completed(decoder(2.0, -2.0, 9.0), 3.0, 0.02).occupied.sigmoid()[0, [4, 7, 10], 8, 4]
     assert found.tolist() == pytest.approx([0.119, 1.0, 0.881], abs=0.01)
 
@@ -126,7 +126,7 @@ def test_a_level_road_is_met_where_it_lies() -> None:
     depth = 1.0 / SPEC.inverse_depth(ground_code(CAMERA, SPEC, pose()[None], -0.8)).clamp_min(0.05)
     height = completed(decoder(below=(0.0, 0.0, 50.0)), depth, 1e-3).height[0]
     np.testing.assert_allclose(height[2:, 3:5], -0.8, atol=0.05)
-    assert height[0, 0] > 0.0  # beside the image, where nothing is seen to be free
+    assert height[0, 0] > 0.0  # outside the image, where nothing is seen to be free
 
 
 def test_a_road_says_the_scale_of_what_is_seen() -> None:
@@ -210,7 +210,7 @@ def test_the_mean_is_shifted_to_what_hidden_places_hold() -> None:
     true[:8, :8, 3] = 600.0
     made.match_mean(true, 0.2 * count, count)
     shift = (completed(made, 3.0, 0.02).occupied - before)[0]
-    # log(3 / 2) - log(1 / 4) beside the image, from whose corner the mean has no neighbour to be blended with
+    # log(3 / 2) - log(1 / 4) outside the image, from whose corner the mean has no neighbour to be blended with
     assert shift[:2, :4, 3].flatten().tolist() == pytest.approx([1.79] * 8, abs=0.01)
     shift[..., 3] = 0.0
     assert shift.abs().max().item() < 0.01

@@ -314,9 +314,9 @@ INVERTED = "100% of its depth agrees between views if poses are inverted.*world_
 
 def fused(poses: Sequence[RigidTransform] = WALK, **changes: Any) -> Any:
     options = {name: changes.pop(name) for name in ("classes", "every") if name in changes}
-    told = {name: changes.pop(name) for name in ("provenance", "metric_scale") if name in changes}
+    given = {name: changes.pop(name) for name in ("provenance", "metric_scale") if name in changes}
     sequence = layouts.room_sequence(poses, **changes)
-    for name, value in told.items():
+    for name, value in given.items():
         setattr(sequence, name, value)
     return fused_scene(sequence, **options)
 

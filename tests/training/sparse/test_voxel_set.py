@@ -1,4 +1,4 @@
-"""Sets of voxels, sampling between them, and sparse convolutions beside dense ones, with their gradients."""
+"""Sets of voxels, sampling between them, and sparse convolutions against dense ones, with their gradients."""
 
 import itertools
 from collections.abc import Callable

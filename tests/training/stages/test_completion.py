@@ -159,7 +159,7 @@ def test_it_learns(settings: Settings, tmp_path: Path) -> None:
 
 
 def test_a_rendered_image_may_be_shown_with_its_true_depth(settings: Settings, tmp_path: Path) -> None:
-    """But at its rim, which nobody knows; and no loss of the volume moves the depth of pixels."""
+    """But at its rim, which is unknown; and no loss of the volume moves the depth of pixels."""
     stage = CompletionStage(settings(tmp_path))
     batch, spec = first_frame(stage) | {"known": torch.zeros(1, dtype=torch.bool)}, stage.field.spec
     views: list[PixelView] = []

@@ -276,7 +276,7 @@ def voxels_of_pixels(
     """Labels of voxels that a measured depth knows, and heights of the ground.
 
     A voxel is occupied if it holds ground, or a surface that was measured to within a voxel. All else is unknown. One
-    pair sees free space as well, but no far surface to within a voxel: whoever learns from that learns that nothing
+    pair sees free space as well, but no far surface to within a voxel: a student of that learns that nothing
     stands anywhere. Returns labels [X, Y, Z]: a class, 255 unknown. Heights of the ground [X, Y] in the grid, metres;
     NaN where it is unknown.
     """

@@ -356,11 +356,11 @@ class SceneDecoder(nn.Module):
         )  # [B, C, z, x y]
         # Reduced in the cells, which is the same as in the pixels: where pixels do not learn, nothing has to go back.
         pixel_classes, reduced = sampled[:, : self.classes], self.reduce(sampled[:, :-2]).float()
-        beside = _beside_surface(where.depth, sampled[:, -2:-1], sampled[:, -1:], self.measure)
+        relative = _relative_to_surface(where.depth, sampled[:, -2:-1], sampled[:, -1:], self.measure)
         surfaces = self._surfaces(seen[:, -2:], voxels)
         kind = self.mixed or sampled.dtype
         in_view = where.in_view.to(kind)
-        local = torch.cat([reduced.to(kind), beside.to(kind)], dim=1) * in_view
+        local = torch.cat([reduced.to(kind), relative.to(kind)], dim=1) * in_view
         with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
             columns = [part.reshape(batch, -1, count_x, count_y) for part in (local, in_view)]
             known = view.known_mounting.to(kind).expand(-1, -1, count_x, count_y)
@@ -476,7 +476,7 @@ class SceneDecoder(nn.Module):
         return torch.log(occupied) - torch.log1p(-occupied)
 
 
-def _beside_surface(depth: Tensor, log_surface: Tensor, deviation: Tensor, measure: float) -> Tensor:
+def _relative_to_surface(depth: Tensor, log_surface: Tensor, deviation: Tensor, measure: float) -> Tensor:
     """Where places lie against the surfaces that their pixels see: [B, G, z, N] of logarithms of depth [B, 1, z, N]."""
     behind = depth - log_surface.exp()
     off = (depth.clamp_min(0.5 * measure).log() - log_surface) / deviation
