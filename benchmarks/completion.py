@@ -18,7 +18,7 @@ from benchmarks.measuring import canonical_image, demo_drive, hardware, in_turn,
 from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words, set_words
 from scene_completion_ros.inference.bundle import StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.encoder import field_encoder
 from scene_completion_ros.inference.query_kernel import VoxelQuery
 from scene_completion_ros.jit import kernel_threads
 
@@ -53,6 +53,9 @@ def main() -> None:
     print("\n" + frame_table("students", students, images, repeats), flush=True)
     students.clear()
     print("\n" + words_table(bundle, make, images, repeats))
+    if bundle.takes_evidence:
+        print("\nEncoder engines and the query are compared of field students.")
+        return
     print("\n" + encoder_table(bundle, threads, repeats), flush=True)
     print("\n" + query_table(bundle, threads, repeats), flush=True)
 
@@ -97,7 +100,7 @@ def words_table(
 def encoder_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
     """The encoder engines on the canonical image."""
     image = canonical_image(bundle)
-    encoders = {name: make_encoder(bundle, name, threads=threads) for name in ENGINES}
+    encoders = {name: field_encoder(bundle, name, threads=threads) for name in ENGINES}
     features = {name: encoder(image).copy() for name, encoder in encoders.items()}
     exact = features[ENGINES[0]]
     differences = {name: f"{np.abs(found - exact).max():.1e}" for name, found in features.items()}
@@ -106,14 +109,11 @@ def encoder_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
 
 
 def query_table(bundle: StudentBundle, threads: int, repeats: int) -> str:
-    """The fused voxel query and the naive one, of a student that reads no volume."""
-    encoder = make_encoder(bundle, threads=threads)
-    features, volume, *_ = encoder.encode(canonical_image(bundle))  # no copy: where it starts in memory matters
-    if volume is not None:
-        return "The query was not measured: the student reads a volume."
+    """The fused voxel query and the naive one, of a field student."""
+    features = field_encoder(bundle, threads=threads)(canonical_image(bundle))  # no copy: its place in memory matters
     camera_from_grid = bundle.grid_from_camera.inverse()
     query = VoxelQuery(
-        bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, bundle.grid, camera_from_grid
+        bundle.field_head, bundle.point_code, bundle.canonical, bundle.feature_size, bundle.grid, camera_from_grid
     )
     in_view = query.in_view.reshape(-1)
     density = query.density(features).reshape(-1)
@@ -138,7 +138,7 @@ def naive_query(
     import torch
 
     torch.set_num_threads(threads)
-    head, code = bundle.head, bundle.point_code
+    head, code = bundle.field_head, bundle.point_code
     weight = torch.cat([torch.eye(head.hidden), torch.from_numpy(head.positional_weight)], dim=1)
     parameters = (head.hidden_bias, head.density_bias, head.density_weight[None], points)
     hidden_bias, density_bias, density_weight, all_points = (torch.from_numpy(part) for part in parameters)

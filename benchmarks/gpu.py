@@ -19,14 +19,14 @@ from benchmarks.measuring import canonical_image, option_parser
 from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.inference.bundle import StudentBundle, open_student
-from scene_completion_ros.inference.encoder import cpu_engine, make_encoder
+from scene_completion_ros.inference.encoder import cpu_engine, field_encoder
 from scene_completion_ros.inference.gpu.device import PrimaryContext, installed_flavour, require
 from scene_completion_ros.inference.gpu.kernel_provision import check_loads, comparison_maps, measure_kernel_parity
 from scene_completion_ros.inference.gpu.kernels import Buffer, KernelDevice, KernelSizes, compile_kernels
 from scene_completion_ros.inference.gpu.parity import KERNELS
 from scene_completion_ros.inference.gpu.tensorrt_engine import provide_engine
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
-from scene_completion_ros.inference.scene_query import PreparedScene, ray_camera
+from scene_completion_ros.inference.scene_query import field_on_grid, ray_camera
 
 WARM_UP_S = 1.0  # of frames, until the clocks of the GPU are up
 FILLER_BYTES, FILLER_COPIES = 2**28, 12  # of copies that keep the GPU busy while the host enqueues a frame
@@ -47,21 +47,21 @@ def run(bundle: StudentBundle, context: PrimaryContext, frames: int) -> None:
     """Print all tables; with the context current."""
     major, minor = (int(part) for part in context.facts.compute_capability.split("."))
     on_gpu = functools.partial(KernelDevice, context)
-    sizes = KernelSizes.of(bundle.head)
+    sizes = KernelSizes.of(bundle.field_head)
     kernels = compile_kernels(sizes, (major, minor), check=functools.partial(check_loads, on_gpu))
     print(
         f"{context.facts.name}, compute capability {major}.{minor}, {context.facts.multiprocessors} multiprocessors; "
         f"kernels compiled by {kernels.compiler}\n",
         flush=True,
     )
-    reference = make_encoder(bundle, cpu_engine())
+    reference = field_encoder(bundle, cpu_engine())
     parity = measure_kernel_parity(bundle, kernels, on_gpu, comparison_maps(bundle, reference))
     limits = [(name, f"{value:.1e}", f"{KERNELS.limits[name]:.0e}") for name, value in parity.items()]
     print(table(("kernels against the CPU's", "found", "allowed"), limits) + "\n", flush=True)
 
     image = canonical_image(bundle)
     stored = reference(image).astype(np.float16)
-    prepared = PreparedScene.of(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
+    prepared = field_on_grid(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
     device = KernelDevice(context, kernels)
     pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
     uploaded = device.upload(stored)

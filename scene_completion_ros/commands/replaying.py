@@ -27,7 +27,7 @@ from scene_completion_ros.geometry.grids import VoxelGrid, read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle, open_student
 from scene_completion_ros.inference.completer import Completer, Completion, SequentialCompleter
-from scene_completion_ros.inference.scene_query import Sources
+from scene_completion_ros.inference.evidence import Sources
 from scene_completion_ros.messages.drop_reasons import DropReason, StampOrder
 from scene_completion_ros.messages.transform_buffer import stamp_of
 from scene_completion_ros.progress import Progress, print_summary

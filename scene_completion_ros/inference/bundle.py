@@ -1,10 +1,12 @@
 """The student bundle: a folder with all the robot needs to complete scenes, safe to load from untrusted sources.
 
-``student.json`` describes the student, ``encoder.onnx`` maps an image to pre-activations, ``head.safetensors`` turns
-them into density and, where the student has classes, into labels. Nothing in it is executed as Python, and nothing is
-pickled.
+``student.json`` describes the student. Of a field student, ``encoder.onnx`` maps an image to pre-activations, and
+``head.safetensors`` turns them into density and, where the student has classes, into labels. Of one that completes
+cells, ``encoder.onnx`` maps it to what its pixels show, and ``decoder.onnx`` what cells look up there to what they are.
+Nothing in it is executed as Python, and nothing is pickled.
 
-There may be an encoder for GPUs, an ONNX graph that TensorRT builds an engine of: ``image`` uint8 [1, H, W, 3] RGB ->
+There may be an encoder for GPUs of a field student, an ONNX graph that TensorRT builds an engine of: ``image`` uint8
+[1, H, W, 3] RGB ->
 ``features`` float16 [1, h, w, C + E]. The number of images may be open. ``scene-completion export --gpu`` makes it and
 measures it against the student it was made from.
 """
@@ -27,7 +29,8 @@ from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.geometry.cameras import Camera, camera_of
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, grid_of
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
-from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, check_tensors, graph_inputs
+from scene_completion_ros.inference.cells import FLOOR, ROAD, STRIDE, CellVolume, Ground
+from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, check_tensors
 from scene_completion_ros.inference.text_bank import (
     FEATURE_SPACES,
     FEATURE_SPACES_FILE,
@@ -100,21 +103,32 @@ def _hash(fields: JsonObject, name: str) -> str:
     return value
 
 
-def decoder_in_space(where: str) -> BundleError:
-    """The error for a student that no GPU can run: its encoder takes and gives more than an image and a map."""
-    what = "no encoder for GPUs can be made of a student with a decoder in space"
+def completes_cells(where: str) -> BundleError:
+    """The error for a student that no GPU can run yet."""
+    what = "no encoder for GPUs can be made of a student that completes cells"
     return BundleError(what, where=where, cure="Run it on the CPU: engine auto or openvino")
 
 
-SCHEMA_VERSION, SCHEMAS_READ = 6, (2, 6)  # 2 is what a shipped student has; it has no volume
+SCHEMA_VERSION = 7
+SCHEMAS_READ = (
+    2,
+    6,
+    SCHEMA_VERSION,
+)  # 2 is what a shipped student has; of 6, students with a volume can be exported only
 MOST_CLASSES = 255  # a label is one byte
 LARGEST_SIDE = 8192  # pixels of the network's image, and cells of its features
 LARGEST_FREQUENCY = 1e4
 LARGEST_CODE = 500.0  # of a depth; tables of the code have 4096 rows for each 1
 _METRES = (1e-3, 1e6)
+LARGEST_CONTEXT = 1024  # channels
 MANIFEST = "student.json"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
+# What graphs give of a student that completes cells: of the pixels of an image at half its size, inverse depth code and
+# standard deviation of the logarithm of depth, float32 [1, h, w, 2], probabilities of the classes and of the sky
+# [1, h, w, K + 1], and what else cells look up [1, h, w, C]; then what is predicted of cells, see `PredictedCells`.
+PIXEL_OUTPUTS = "surfaces", "classes", "context"
+CELL_OUTPUTS = "hidden", "others", "ground"
 HEAD = "head.safetensors"
 WEIGHTS = "weights.safetensors"
 TEXT_BANK = "text_bank.safetensors"
@@ -131,7 +145,8 @@ class StudentBundle:
 
     name: str
     canonical: Camera  # the camera that every image is resampled into, without distortion
-    head: HeadWeights  # weights of the head; with labels where there are several classes
+    head: HeadWeights | None = None  # of a field student; with labels where there are several classes
+    volume: CellVolume | None = None  # of a student that completes cells; each student is one of these
     point_code: PointCodeSpec = field(default_factory=PointCodeSpec)
     feature_size: tuple[int, int] = (96, 320)  # (h, w) of the encoder's output
     height_above_ground: float = 1.65  # height of the cameras it was trained with, metres
@@ -167,18 +182,18 @@ class StudentBundle:
             if not all(0 <= channel <= 255 for channel in colour):
                 what = f"{list(colour)} of {names[i]!r} is no RGB colour of 0..255"
                 raise BundleError(what, where=f"class_colours.{i}", cure=cure)
-        assert len(self.class_colours) == count == self.head.classes and (count > 1) == (self.head.label_hidden > 0)
-        check_feature_spaces(self.feature_spaces, self.head.label_hidden)
+        assert (self.head is None) != (self.volume is None) and len(self.class_colours) == count
+        assert count == (self.volume or self.head).classes and (count > 1) == (self.label_units > 0)  # type: ignore[union-attr]
+        check_feature_spaces(self.feature_spaces, self.label_units)
 
     @property
     def encoder_path(self) -> Path:
-        """The ONNX encoder: ``image`` float32 [1, 3, H, W] RGB 0..255 -> ``features`` float32 [1, h, w, C + E].
+        """The ONNX encoder, of an image float32 [1, 3, H, W] RGB 0..255.
 
-        The first C channels are those of the density, the last E those of the label units, see `HeadWeights`. Of a
-        student that `takes_evidence` it also takes ``ground`` of `graph_inputs`, and gives ``view`` alone, the
-        predictions of pixels (see `view_shape`). Its decoder takes that and all `graph_inputs`, and gives ``features``,
-        ``volume`` float32 [1, X, Y, Z], then ``depth`` float32 [1, h', w']: z-depth, metres, of the pixels of
-        `scene_query.ray_camera`, and ``surface`` float32 [1, 2, x, y], see `EncodedImage`.
+        Of a field student it gives ``features`` float32 [1, h, w, C + E]: the first C channels are those of the
+        density, the last E those of the label units, see `HeadWeights`. Of one that completes cells it also takes
+        ``ground`` [1, 2, H / 2, W / 2], see `cells.stated_ground`, and gives `PIXEL_OUTPUTS`. Its decoder takes
+        ``local`` and ``columns``, see `CellLift`, and gives `CELL_OUTPUTS`.
         """
         if self.folder is None:
             raise BundleError("has not been saved", where=f"bundle {self.name}", cure="Call save(folder, ...) first.")
@@ -186,26 +201,20 @@ class StudentBundle:
 
     @property
     def takes_evidence(self) -> bool:
-        """Whether it has a decoder in space, which takes the camera's mounting and evidence of depth."""
-        return self.head.volume is not None
+        """Whether it completes cells, which takes the camera's mounting and evidence of depth."""
+        return self.volume is not None
 
     @property
-    def view_shape(self) -> tuple[int, int, int, int]:
-        """Shape of the predictions of pixels, at half the size of the image, of a student that `takes_evidence`.
+    def label_units(self) -> int:
+        """Numbers that labels and words follow from: label units of a head, or classes of cells; 0 without labels."""
+        return self.volume.classes if self.volume else self.field_head.label_hidden
 
-        Inverse depth code, standard deviation of the logarithm of depth, and logits of the classes and of the sky.
-        """
-        return 1, self.head.classes + 3, self.canonical.height // 2, self.canonical.width // 2
-
-    def graph_inputs(self, volume_from_camera: RigidTransform | None = None) -> dict[str, NDArray[np.float32]]:
-        """Further inputs of its graphs, by name, without evidence; none unless it `takes_evidence`.
-
-        `volume_from_camera`: see `head.volume_pose`; None where it is unknown.
-        """
-        if not self.takes_evidence:
-            return {}
-        stride, height = self.head.unit_stride, self.height_above_ground
-        return graph_inputs(self.grid, stride, self.canonical, self.point_code, height, volume_from_camera)
+    @property
+    def field_head(self) -> HeadWeights:
+        """The head of a field student. Raises BundleError: it is none."""
+        if self.head is None:
+            raise BundleError("is no field student: it completes cells", where=f"bundle {self.name}", cure=CURE)
+        return self.head
 
     def read_encoder(self) -> bytes:
         """The ONNX encoder as it was when loaded. Raises BundleError where its file was removed or replaced."""
@@ -219,7 +228,7 @@ class StudentBundle:
         """The error for a student without an encoder for GPUs."""
         where = str(self.encoder_path.parent)
         if self.takes_evidence:
-            return decoder_in_space(where)
+            return completes_cells(where)
         return BundleError("has no encoder for GPUs", where=where, cure=export_cure(where))
 
     def read_gpu_encoder(self) -> bytes:
@@ -307,7 +316,7 @@ class StudentBundle:
         fields = JsonObject.read(folder / MANIFEST)
         version = fields.integer("schema_version")
         if version not in SCHEMAS_READ:
-            what = f"is {version}, this version reads {' and '.join(map(str, SCHEMAS_READ))}"
+            what = f"is {version}, this version reads {', '.join(map(str, SCHEMAS_READ))}"
             cure = "Update scene_completion_ros." if version > SCHEMA_VERSION else "Export the bundle again."
             raise fields.error("schema_version", what, cure)
         sha256 = _check_files(fields, folder)
@@ -334,8 +343,10 @@ class StudentBundle:
         None for the one that it has.
         """
         folder = Path(folder)
-        check_tensors(self.head.tensors(), self.head.shapes(self.point_code.size), f"head of bundle {self.name}")
-        files = {ENCODER: encoder_onnx, HEAD: tensor_bytes(self.head.tensors())}
+        files = {ENCODER: encoder_onnx}
+        if self.head is not None:
+            check_tensors(self.head.tensors(), self.head.shapes(self.point_code.size), f"head of bundle {self.name}")
+            files[HEAD] = tensor_bytes(self.head.tensors())
         if decoder_onnx is None and self.takes_evidence and self.folder is not None:
             decoder_onnx = self.read_decoder()
         if decoder_onnx is not None:
@@ -347,12 +358,14 @@ class StudentBundle:
         manifest["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         if self.gpu_encoder and (graph := self._kept_gpu_encoder(manifest["sha256"])):
             files[GPU_ENCODER], manifest[GPU_ENCODERS] = graph, self.gpu_encoder.to_json()
-        _write(folder, files | {MANIFEST: _serialised(manifest)}, {DECODER, WEIGHTS, GPU_ENCODER} | _VOCABULARY_FILES)
+        _write(
+            folder, files | {MANIFEST: _serialised(manifest)}, {DECODER, HEAD, WEIGHTS, GPU_ENCODER} | _VOCABULARY_FILES
+        )
         return StudentBundle.load(folder)
 
     def _kept_gpu_encoder(self, sha256: Mapping[str, str]) -> bytes | None:
         """The encoder for GPUs, if it is still that of a bundle with files of these hashes, and whole."""
-        if self.folder is not None and all(sha256[name] == self.sha256.get(name) for name in (ENCODER, HEAD)):
+        if self.folder is not None and all(sha256.get(name) == self.sha256.get(name) for name in (ENCODER, HEAD)):
             with contextlib.suppress(BundleError):
                 return self.read_gpu_encoder()
         return None
@@ -373,6 +386,15 @@ class StudentBundle:
         content = _read_checked(self.folder / WEIGHTS, self.sha256[WEIGHTS])
         return parse_tensors(content, BundleError, where=where, cure=CURE)
 
+    def _manifest_of_head(self, head: HeadWeights) -> dict[str, Any]:
+        return {
+            "hidden": head.hidden,
+            **({"label_hidden": head.label_hidden} if head.label_hidden else {}),
+            "code": self.point_code.size,
+            "feature_height": self.feature_size[0],
+            "feature_width": self.feature_size[1],
+        }
+
     def _manifest(self) -> dict[str, Any]:
         camera = self.canonical
         return {
@@ -385,15 +407,8 @@ class StudentBundle:
             "focal_range": self.focal_range,
             "depth_range": self.depth_range,
             "point_code": dataclasses.asdict(self.point_code),
-            "head": {
-                "hidden": self.head.hidden,
-                **({"label_hidden": self.head.label_hidden} if self.head.label_hidden else {}),
-                **({"volume_knots": self.head.volume_knots} if self.head.volume_knots else {}),
-                **({"unit_stride": self.head.unit_stride} if self.head.unit_stride else {}),
-                "code": self.point_code.size,
-                "feature_height": self.feature_size[0],
-                "feature_width": self.feature_size[1],
-            },
+            **({} if self.head is None else {"head": self._manifest_of_head(self.head)}),
+            **({} if self.volume is None else {"volume": _manifest_of_volume(self.volume)}),
             "class_names": self.class_names,
             "class_colours": self.class_colours,
             "calibration": dataclasses.asdict(self.calibration),
@@ -409,6 +424,10 @@ class StudentBundle:
             "licence": self.licence,
             **spaces_to_json(self.feature_spaces),
         }
+
+
+def _manifest_of_volume(volume: CellVolume) -> dict[str, Any]:
+    return {"level": volume.level, "context": volume.context, "ground": volume.ground._asdict()}
 
 
 def _serialised(manifest: Mapping[str, Any]) -> bytes:
@@ -451,8 +470,7 @@ def _read_graph(file: Path, expected: str, cure: str | None = None) -> bytes:
 
 def _check_files(fields: JsonObject, folder: Path) -> dict[str, str]:
     hashes = fields.object("sha256")
-    decoder = (DECODER,) if "volume_knots" in fields.object("head").values else ()
-    for name in (ENCODER, HEAD, *decoder):
+    for name in (ENCODER, DECODER if _completes_cells(fields) else HEAD):
         expected = hashes.text(name)
         if not (folder / name).is_file():
             raise BundleError("is missing", where=str(folder / name), cure=CURE)
@@ -460,25 +478,24 @@ def _check_files(fields: JsonObject, folder: Path) -> dict[str, str]:
     return {name: hashes.text(name) for name in hashes.values}
 
 
+def _completes_cells(fields: JsonObject) -> bool:
+    """Whether a manifest is of a student that completes cells; of before schema 7, of one with a volume of knots."""
+    return "volume" in fields.values or "volume_knots" in fields.object("head").values
+
+
 def _parse(fields: JsonObject) -> dict[str, Any]:
     point_code = _parse_point_code(fields.object("point_code"))
-    sizes = fields.object("head")
-    if sizes.integer("code") != point_code.size:
-        raise sizes.error("code", f"is {sizes.integer('code')}, but the point code has {point_code.size} values")
-    for name in ("feature_height", "feature_width"):
-        sizes.number_in(name, (2, LARGEST_SIDE))
     grid, grid_from_camera = _parse_grid(fields.object("grid"))
     calibration = fields.object("calibration")
     class_names = fields.texts("class_names")
     class_colours = fields.colours("class_colours", len(class_names))
-    head = HeadWeights.load(
-        fields.file.parent / HEAD,
-        sizes.integer("hidden"),
-        point_code.size,
-        _parse_label_hidden(fields, sizes, len(class_names)),
-        len(class_names),
-        *_parse_volume(sizes),
-    )
+    of_kind: dict[str, Any] = {}
+    if _completes_cells(fields):
+        of_kind["volume"] = volume = _parse_volume(fields, grid, class_names)
+        label_units = volume.classes
+    else:
+        of_kind["head"], of_kind["feature_size"] = _parse_head(fields, point_code, class_names)
+        label_units = of_kind["head"].label_hidden
 
     def read_spaces() -> bytes:
         name = FEATURE_SPACES_FILE
@@ -487,9 +504,8 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
     return {
         "name": fields.text("name"),
         "canonical": _parse_camera(fields.object("canonical_camera")),
-        "head": head,
         "point_code": point_code,
-        "feature_size": (sizes.integer("feature_height"), sizes.integer("feature_width")),
+        **of_kind,
         "height_above_ground": fields.number_in("height_above_ground", _METRES),
         "height_range": fields.range_in("height_range", _METRES) if "height_range" in fields.values else None,
         "pitch_range": fields.range_in("pitch_range", (-math.pi, math.pi)),
@@ -507,7 +523,7 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         "grid_from_camera": grid_from_camera,
         "provenance": dict(fields.object("provenance").values),
         "licence": fields.text("licence"),
-        "feature_spaces": parse_feature_spaces(fields, head.label_hidden, read_spaces),
+        "feature_spaces": parse_feature_spaces(fields, label_units, read_spaces),
         "gpu_encoder": parse_gpu_encoder(fields),
     }
 
@@ -535,6 +551,20 @@ def _parse_point_code(fields: JsonObject) -> PointCodeSpec:
     return spec
 
 
+def _parse_head(
+    fields: JsonObject, code: PointCodeSpec, class_names: Sequence[str]
+) -> tuple[HeadWeights, tuple[int, int]]:
+    """The head, and the size of the map that it reads."""
+    sizes, classes = fields.object("head"), len(class_names)
+    if sizes.integer("code") != code.size:
+        raise sizes.error("code", f"is {sizes.integer('code')}, but the point code has {code.size} values")
+    for name in ("feature_height", "feature_width"):
+        sizes.number_in(name, (2, LARGEST_SIDE))
+    label_hidden = _parse_label_hidden(fields, sizes, classes)
+    head = HeadWeights.load(fields.file.parent / HEAD, sizes.integer("hidden"), code.size, label_hidden, classes)
+    return head, (sizes.integer("feature_height"), sizes.integer("feature_width"))
+
+
 def _parse_label_hidden(fields: JsonObject, sizes: JsonObject, classes: int) -> int:
     """Hidden units E of the labels; 0 where there are none."""
     if classes == 1 and "label_hidden" not in sizes.values:
@@ -547,18 +577,25 @@ def _parse_label_hidden(fields: JsonObject, sizes: JsonObject, classes: int) -> 
     return label_hidden
 
 
-def _parse_volume(sizes: JsonObject) -> tuple[tuple[int, ...], int]:
-    """Knots of the volume, and how many belong to a cell that has label units; none and 0 without a volume."""
-    if "volume_knots" not in sizes.values:
-        return (), 0
-    knots = sizes.integers("volume_knots", 3)
-    stride = sizes.integer("unit_stride")
-    if not 1 <= stride <= min(knots):
-        raise sizes.error("unit_stride", f"{stride} is no number of knots that a cell can have")
-    x, y, z = (-(-count // stride) for count in knots)
-    if (sizes.integer("feature_height"), sizes.integer("feature_width")) != (z * x, y):
-        raise sizes.error("feature_height", f"{z * x} lines of {y} cells are needed for {x} x {y} x {z} cells")
-    return knots, stride
+def _parse_volume(fields: JsonObject, grid: VoxelGrid, class_names: Sequence[str]) -> CellVolume:
+    """The volume of a student that completes cells."""
+    if "volume" in fields.values:
+        given = fields.object("volume")
+        of_ground, level, context = given.object("ground"), given.number("level"), given.integer("context")
+        numbers = (of_ground.number_in(name, _METRES) for name in ("nearest", "farthest", "scale_deviation"))
+        ground = Ground(of_ground.text("name"), *numbers)
+        if not 0 <= context <= LARGEST_CONTEXT:
+            raise given.error("context", f"{context} is no number of channels (0..{LARGEST_CONTEXT})")
+        if ground.name not in class_names:
+            raise of_ground.error("name", f"{ground.name!r} is none of the classes")
+    else:  # it can be exported once more, but not run
+        level, context = -fields.number("height_above_ground"), 0
+        ground = next((one for one in (ROAD, FLOOR) if one.name in class_names), ROAD)
+        if ground.name not in class_names:
+            raise fields.error("class_names", f"has neither {ROAD.name!r} nor {FLOOR.name!r}")
+    if min(grid.shape) <= STRIDE:
+        raise fields.object("grid").error("shape", f"{grid.shape} has fewer than two cells along an axis")
+    return CellVolume(grid, level, ground, class_names.index(ground.name), len(class_names), context)
 
 
 def _parse_grid(fields: JsonObject) -> tuple[VoxelGrid, RigidTransform]:

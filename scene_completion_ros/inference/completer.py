@@ -1,7 +1,6 @@
 """From one camera image to completed voxels: resample, encode, query, march, assemble, label."""
 
 import copy
-import functools
 import logging
 import time
 from dataclasses import dataclass
@@ -16,26 +15,25 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.encoder import DeviceEncoder, cpu_engine, make_encoder
-from scene_completion_ros.inference.head import GroundSurface, ground_surface, volume_pose
+from scene_completion_ros.inference.cell_query import Pixels
+from scene_completion_ros.inference.cells import GroundSurface, ground_surface, volume_pose
+from scene_completion_ros.inference.encoder import CellGraphs, DeviceEncoder, cpu_engine, make_encoder
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, Sources, own_depth
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
-from scene_completion_ros.inference.motion_scale import MotionScale
 from scene_completion_ros.inference.scene_query import (
     BLIND,
-    NO_EVIDENCE,
-    CornerDepths,
+    CellDecoder,
     DenseField,
-    Encoder,
-    Evidence,
+    HostCellQuery,
     HostField,
-    HostSceneQuery,
-    PreparedScene,
+    HostFieldQuery,
+    Networks,
     SceneAnswer,
     SceneQuery,
-    Sources,
     StageClock,
+    cells_on_grid,
     content_warning,
-    motion_scale,
+    field_on_grid,
     ray_camera,
     shown_share,
 )
@@ -58,6 +56,17 @@ _INFERRED = np.arange(len(VoxelState), dtype=np.uint8)
 _INFERRED[[VoxelState.FREE_SEEN, VoxelState.SURFACE]] = VoxelState.FREE_INFERRED, VoxelState.COMPLETED
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class SeenImage:
+    """An image whose pixels a student saw; it holds until the next one is seen by the same networks."""
+
+    image: NDArray[np.uint8]  # uint8 [H, W, 3], the canonical image
+    pixels: Pixels | None  # what its pixels show; None of a student that takes no evidence
+    # float32 [H / 2, W / 2], z-depth of the canonical image, metres, before any evidence; None of such a student.
+    own_depth: NDArray[np.float32] | None
+    timings_ms: dict[str, float]  # milliseconds so far, as in `Completion`
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +94,7 @@ class Completion:
     query: Vocabulary | None = None  # the query besides the labels; None without one
     matches: tuple[PhraseMatches, ...] = ()  # its answer, a phrase each
     ground: GroundSurface | None = None  # the ground ahead, of students that predict it; None of others
-    # float32 [H / 2, W / 2], z-depth of the canonical image, metres, before any evidence; None of a student that takes
-    # none.
-    own_depth: NDArray[np.float32] | None = None
+    own_depth: NDArray[np.float32] | None = None  # see `SeenImage`
     evidence: Evidence = NO_EVIDENCE  # what was known of depth, and is in all results
 
     @property
@@ -140,7 +147,7 @@ class Completer:
         threads: int | None = None,  # CPU threads of encoder and kernels; None for all that this process may use
         # That of another completer, of the same bundle, engine and threads, or one that was made before; all that use
         # it then belong to one thread.
-        encoder: Encoder | None = None,
+        encoder: Networks | None = None,
         # Pose of the optical frame in a frame whose z axis points up and begins on the ground, for students that
         # take it; None where it is unknown.
         upright_from_camera: RigidTransform | None = None,
@@ -178,8 +185,9 @@ class Completer:
             what = f"{self._too_far} voxels lie more than {self._far:.0f} m ahead of the camera"
             self.warnings.append(f"{what}, farther than the student predicts: they stay unobserved")
 
-    def _open(self, encoder: Encoder, grid_from_camera: RigidTransform) -> None:
+    def _open(self, encoder: Networks, grid_from_camera: RigidTransform) -> None:
         self.encoder, self.engine = encoder, encoder.name
+        self._mount()
         self._place(grid_from_camera)
         first = self.complete(np.zeros((self.camera.height, self.camera.width, 3), dtype=np.uint8))
         if not np.isfinite(first.alpha.sum()):
@@ -237,31 +245,38 @@ class Completer:
             return self
         moved = copy.copy(self)
         moved.upright_from_camera = upright_from_camera
+        moved._mount()
         moved._place(self.grid_from_camera)
         return moved
 
+    def _mount(self) -> None:
+        """Prepares what depends on the place of the camera above the ground, where the student takes that."""
+        self._decoder: CellDecoder | None = None
+        if isinstance(self.encoder, CellGraphs):
+            stated = self.upright_from_camera
+            place = stated and volume_pose(stated, self.bundle.height_above_ground)
+            self._decoder = CellDecoder(self.bundle, self.encoder, place, self.threads)
+
     def _place(self, grid_from_camera: RigidTransform) -> None:
         self.grid_from_camera = grid_from_camera
-        stated = self.upright_from_camera if self.bundle.takes_evidence else None
-        self._volume_from_camera = stated and volume_pose(stated, self.bundle.height_above_ground)
+        scene = self.grid, grid_from_camera, self.depth_camera, self._resampler.validity
         try:
-            prepared = PreparedScene.of(
-                self.bundle,
-                self.grid,
-                grid_from_camera,
-                self.depth_camera,
-                coverage=self._resampler.validity,
-                volume_from_camera=self._volume_from_camera,
-            )
+            if self._decoder is not None:
+                of_cells = cells_on_grid(self.bundle, self._decoder.lift, *scene)
+                self.in_view: NDArray[np.bool_] = of_cells.query.in_view
+                self._far, self._too_far = of_cells.query.far, of_cells.query.too_far
+                self._query: SceneQuery = HostCellQuery(self._decoder, of_cells)
+                return
+            prepared = field_on_grid(self.bundle, *scene)
         except MemoryError as error:
             what = f"there is not enough memory for {'x'.join(map(str, self.grid.shape))} voxels"
             raise GridError(what, where="grid", cure="Take larger voxels, or a smaller part of the space") from error
-        self.in_view: NDArray[np.bool_] = prepared.query.in_view
-        self._far, self._too_far = prepared.query.far, prepared.query.too_far
-        self._query: SceneQuery = (
+        self.in_view, self._far, self._too_far = prepared.query.in_view, prepared.query.far, prepared.query.too_far
+        assert not isinstance(self.encoder, CellGraphs)
+        self._query = (
             self.encoder.scene_query(prepared)
             if isinstance(self.encoder, DeviceEncoder)
-            else HostSceneQuery(self.encoder.encode, prepared, self.threads)
+            else HostFieldQuery(self.encoder, prepared, self.threads)  # type: ignore[arg-type] # of a field student
         )
 
     def out_of_view(self) -> GridError | None:
@@ -284,21 +299,12 @@ class Completer:
             cure="Try another engine; if that fails as well, export the bundle again",
         )
 
-    def complete(
-        self,
-        image_rgb: NDArray[np.uint8],
-        stamp_ns: int = 0,
-        *,
-        labels: bool = True,
-        evidence: Evidence = NO_EVIDENCE,
-    ) -> Completion:
-        """Completes the scene of one image.
+    def see(self, image_rgb: NDArray[np.uint8]) -> SeenImage:
+        """See an image, up to where evidence of depth counts.
 
-        Raises ImageError where the image has another size than the calibration, or is no RGB image; BundleError where
-        the results are no finite numbers; GpuError where the GPU failed. `image_rgb`: uint8 [H, W, 3] RGB, of the size
-        the camera was calibrated with, or averaged down as `resampling.decoder_shrink` allows; `labels`: whether labels
-        are wanted. Without them, which saves their time, every voxel is ``unlabelled``; `evidence`: what else is known
-        of depth, which a student that `takes_evidence` takes into account.
+        Raises ImageError where the image has another size than the calibration, or is no RGB image. `image_rgb`: uint8
+        [H, W, 3] RGB, of the size the camera was calibrated with, or averaged down as `resampling.decoder_shrink`
+        allows.
         """
         started_s, clock = time.perf_counter(), StageClock()
         if image_rgb.shape[2:] != (3,) or image_rgb.dtype != np.uint8:
@@ -306,12 +312,34 @@ class Completer:
             raise ImageError(what, where="image", cure="Give RGB values of 8 bits")
         image = self._resampler(image_rgb)
         clock.lap("resample")
+        pixels = self._query.see(image)
+        own = None if pixels is None else own_depth(self.bundle.point_code, pixels.surfaces)
+        clock.lap("encode")
+        return SeenImage(image, pixels, own, {**clock.laps_ms, "total": 1e3 * (time.perf_counter() - started_s)})
+
+    def complete(
+        self,
+        image: NDArray[np.uint8] | SeenImage,
+        stamp_ns: int = 0,
+        *,
+        labels: bool = True,
+        evidence: Evidence = NO_EVIDENCE,
+    ) -> Completion:
+        """Completes the scene of one image.
+
+        Raises errors of `see`; BundleError where the results are no finite numbers; GpuError where the GPU failed.
+        `image`: that of a camera, or what `see` made of it last; `labels`: whether labels are wanted. Without them,
+        which saves their time, every voxel is ``unlabelled``; `evidence`: what else is known of depth, which a student
+        that `takes_evidence` takes into account.
+        """
+        seen = image if isinstance(image, SeenImage) else self.see(image)
+        started_s = time.perf_counter()
         words = Words(self._vocabulary if labels else None, self._queried, labels)
-        answer = self._query(image, words, evidence)
+        answer = self._query(seen.image, words, seen.pixels, evidence)
         assembling = StageClock()
         if not _finite(answer):
             raise self._not_finite()
-        shown = shown_share(image, self._resampler.validity)
+        shown = shown_share(seen.image, self._resampler.validity)
         answer.depth[~self._ray_covered] = np.nan
         vocabulary = None if words.vocabulary is None else words.vocabulary.vocabulary
         legend: dict[str, Any] = {}  # of voxels that are unlabelled
@@ -331,32 +359,36 @@ class Completer:
             **legend,
         )
         ground: GroundSurface | None = None
-        if answer.surface is not None:
-            stride, place = self.bundle.head.unit_stride, self._volume_from_camera
-            ground = ground_surface(answer.surface, self.bundle.grid, stride, self.bundle.canonical, place)
+        if answer.ground is not None and self._decoder is not None:
+            volume, place = self._decoder.volume, self._decoder.known_place
+            ground = ground_surface(answer.ground, volume, self.bundle.canonical, place)
         assembling.lap("assemble")
-        times_ms = {**clock.laps_ms, **answer.times_ms}
+        times_ms = seen.timings_ms | {
+            "encode": seen.timings_ms["encode"] + answer.times_ms["encode"],
+            **{name: value for name, value in answer.times_ms.items() if name != "encode"},
+        }
         times_ms["assemble"] += assembling.laps_ms["assemble"]
+        times_ms["total"] = seen.timings_ms["total"] + 1e3 * (time.perf_counter() - started_s)
         return Completion(
             voxels=voxels,
             dense=answer.dense,
             depth=answer.depth,
             transmittance=answer.transmittance,
             depth_camera=self.depth_camera,
-            image=image,
-            timings_ms={**times_ms, "total": 1e3 * (time.perf_counter() - started_s)},
+            image=seen.image,
+            timings_ms=times_ms,
             shown=shown,
             vocabulary=vocabulary,
             query=None if words.queried is None else words.queried.vocabulary,
             matches=answer.matches,
             ground=ground,
-            own_depth=answer.own_depth,
-            evidence=answer.evidence if self.bundle.takes_evidence else NO_EVIDENCE,
+            own_depth=seen.own_depth,
+            evidence=evidence if self.bundle.takes_evidence else NO_EVIDENCE,
         )
 
-    def motion_scale(self) -> MotionScale:
-        """What measures the scale of its images by motion, of their `Completion.own_depth`."""
-        return motion_scale(self.bundle, self._resampler.validity)
+    def evidence_estimator(self, *, corners: bool) -> EvidenceEstimator:
+        """What estimates the evidence of its images, of their `SeenImage.own_depth`."""
+        return EvidenceEstimator(self.bundle.canonical, self.bundle.grid, self._resampler.validity, corners=corners)
 
 
 def _finite(answer: SceneAnswer) -> bool:
@@ -421,43 +453,6 @@ def camera_warnings(bundle: StudentBundle, camera: Camera, coverage: float) -> l
     return warnings
 
 
-# Evidence of earlier images for the next one: the same in the node, in a replay without it, and in scores.
-
-
-class EarlierImages:
-    """What is remembered of the images of one camera, to be used for its next one; belongs to one thread.
-
-    `motion`: what measures the scale; `corners`: whether single corners get a depth by motion, too.
-    """
-
-    def __init__(self, motion: MotionScale, *, corners: bool = False) -> None:
-        self._motion, self._corners = motion, corners
-
-    def evidence(self, pose: RigidTransform | str, stamp_ns: int) -> Evidence:
-        """The evidence for the next image; arguments as those of `add`."""
-        corners: CornerDepths | None = None
-        if self._corners and not isinstance(pose, str):
-            corners = functools.partial(self._motion.depths, pose=pose, stamp_ns=stamp_ns)
-        return Evidence(self._motion.scale, corner_depths=corners)
-
-    def add(
-        self, image_rgb: NDArray[np.uint8], own_depth: NDArray[np.float32], pose: RigidTransform | str, stamp_ns: int
-    ) -> None:
-        """Remember an image.
-
-        Args:
-            image_rgb: The canonical image, uint8 [H, W, 3].
-            own_depth: `Completion.own_depth`, metres [H / 2, W / 2].
-            pose: Of the camera's optical frame in the odometry frame; or why it is unknown, which clears the
-                memory.
-            stamp_ns: Its stamp.
-        """
-        if isinstance(pose, str):
-            self._motion.forget(f"no odometry: {pose}")
-        else:
-            self._motion.add(image_rgb, own_depth, pose, stamp_ns)
-
-
 class SequentialCompleter:
     """Completes the images of one camera one after the other, each with the evidence of those before it.
 
@@ -466,16 +461,18 @@ class SequentialCompleter:
 
     def __init__(self, completer: Completer, sources: Sources) -> None:
         self._completer = completer
-        self._earlier: EarlierImages | None = None
+        self._estimator: EvidenceEstimator | None = None
         if sources.scale != "off" and completer.bundle.takes_evidence:
-            self._earlier = EarlierImages(completer.motion_scale(), corners=sources.scale == "corners")
+            self._estimator = completer.evidence_estimator(corners=sources.scale == "corners")
 
     def complete(
         self, image_rgb: NDArray[np.uint8], stamp_ns: int, pose: RigidTransform | str, **options: Any
     ) -> Completion:
-        """Completes the next image; see `Completer.complete`, which gets the options, and `EarlierImages.add`."""
-        evidence = NO_EVIDENCE if self._earlier is None else self._earlier.evidence(pose, stamp_ns)
-        completion = self._completer.complete(image_rgb, stamp_ns, evidence=evidence, **options)
-        if self._earlier is not None and completion.own_depth is not None:
-            self._earlier.add(completion.image, completion.own_depth, pose, stamp_ns)
+        """Completes the next image; see `Completer.complete`, which gets the options, and `EvidenceEstimator.add`."""
+        seen, evidence = self._completer.see(image_rgb), NO_EVIDENCE
+        if self._estimator is not None and seen.own_depth is not None:
+            evidence = self._estimator.evidence(seen.image, seen.own_depth, pose, stamp_ns)
+        completion = self._completer.complete(seen, stamp_ns, evidence=evidence, **options)
+        if self._estimator is not None and seen.own_depth is not None:
+            self._estimator.add(seen.image, seen.own_depth, pose, stamp_ns)
         return completion

@@ -1,6 +1,6 @@
-"""Engines that run the encoder: canonical image in, pre-activation map out.
+"""Engines that run the graphs of a student, with any named inputs and outputs.
 
-Those of the CPU take the ONNX graph of the bundle as it is. OpenVINO is the default. It reads the camera's bytes in
+Those of the CPU take the ONNX graphs of the bundle as they are. OpenVINO is the default. It reads the camera's bytes in
 place: conversion and transposition become part of the graph. In float32 it is as fast as ONNX Runtime or faster; see
 ``docs/benchmarks.md``. bfloat16 is offered, not chosen: it is not exact. TensorRT runs on NVIDIA GPUs and takes graphs
 of its own, see `gpu`.
@@ -30,16 +30,18 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.inference.bundle import DECODER, PRECISION, StudentBundle, export_cure
-from scene_completion_ros.inference.scene_query import (
-    DecoderInputs,
-    EncodedImage,
-    Encoder,
-    GraphInputs,
-    PreparedScene,
-    SceneQuery,
-    ray_camera,
+from scene_completion_ros.inference.bundle import (
+    CELL_OUTPUTS,
+    DECODER,
+    PIXEL_OUTPUTS,
+    PRECISION,
+    StudentBundle,
+    export_cure,
 )
+from scene_completion_ros.inference.cell_query import Pixels, PredictedCells
+from scene_completion_ros.inference.cells import STRIDE
+from scene_completion_ros.inference.query_kernel import VoxelQuery
+from scene_completion_ros.inference.scene_query import CellNetworks, Encoder, Networks, PreparedScene, SceneQuery
 from scene_completion_ros.jit import aligned_empty
 
 GPU_GRAPH_ENGINE = f"onnxruntime_{PRECISION}"
@@ -60,15 +62,10 @@ class GpuGraphEncoder(Encoder):
         self.name = GPU_GRAPH_ENGINE
         self._session = open_session(lambda: _with_roundings(graph), where, export_cure("BUNDLE"), threads, exact=True)
 
-    def encode(
-        self,
-        image_rgb: NDArray[np.uint8],
-        extra_inputs: GraphInputs | None = None,
-        decoder_inputs: DecoderInputs | None = None,
-    ) -> EncodedImage:
-        """See `Encoder`; no graph for GPUs takes more than the image yet."""
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Encoder`."""
         (features,) = self._session.run(["features"], {"image": image_rgb[None]})
-        return EncodedImage(features[0].astype(np.float32))
+        return np.asarray(features[0], np.float32)
 
 
 def open_session(
@@ -125,6 +122,7 @@ def _with_roundings(graph: bytes) -> bytes:
     return serialised
 
 
+IMAGE = "image"  # name of the input that takes the camera's bytes
 EngineName = Literal["auto", "openvino", "openvino_bf16", "onnxruntime", "tensorrt"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 CURE = "Export the bundle again."
@@ -137,7 +135,7 @@ _log = logging.getLogger(__name__)
 class DeviceEncoder(Encoder, Protocol):
     """An encoder behind which kernels of the same device go on: features need not come to the host."""
 
-    def scene_query(self, prepared: PreparedScene) -> SceneQuery:
+    def scene_query(self, prepared: PreparedScene[VoxelQuery]) -> SceneQuery:
         """All of it on the device, for one scene. Raises GpuError where memory lacks or the GPU fails."""
         ...
 
@@ -145,97 +143,95 @@ class DeviceEncoder(Encoder, Protocol):
 Ports = list[tuple[str, list[int]]]  # names and shapes of inputs or outputs, in order
 
 
-# One graph of a bundle, ready to run: what it makes of its inputs, by name, is overwritten by the next call.
-_Graph = Callable[[GraphInputs], list[NDArray[np.float32]]]
-_Open = Callable[[bytes, str, Ports, Ports], _Graph]
+class Graph(Protocol):
+    """A graph that is ready to run."""
+
+    def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """Its outputs for named inputs, in the order in which they were wanted; overwritten by the next call.
+
+        An image is uint8 [1, H, W, 3] RGB.
+        """
+        ...
 
 
-class _GraphEncoder(Encoder):
-    """The graphs of a bundle on an engine of the CPU.
+_Open = Callable[[bytes, str, Ports, Ports], Graph]
 
-    Raises BundleError where a graph cannot be read, has other inputs or outputs than the manifest, or does not end.
+
+def _opened(open_graph: _Open, graph: bytes, path: Path, given: Ports, made: Ports) -> Graph:
+    """A graph that ran once, in a thread that stays behind where that does not end: OpenVINO cannot be stopped.
+
+    Raises BundleError where it cannot be read, has other inputs or outputs than wanted, or does not end.
     """
+    done: Future[Graph] = Future()
 
-    def __init__(self, bundle: StudentBundle, open_graph: _Open) -> None:
-        self._bundle = bundle
-        camera = bundle.canonical
-        self._unknown = bundle.graph_inputs()
-        extra_inputs = [(name, list(values.shape)) for name, values in self._unknown.items()]
-        image, made = ("image", [1, 3, camera.height, camera.width]), _output_ports(bundle)
-        where, self._decode = bundle.encoder_path, None
-        if bundle.takes_evidence:
-            view = ("view", list(bundle.view_shape))
-            decoder = where.with_name(DECODER)
-            self._decode = self._ready(open_graph, bundle.read_decoder(), decoder, [view, *extra_inputs], made)
-            extra_inputs, made = [port for port in extra_inputs if port[0] == "ground"], [view]
-        self._see = self._ready(open_graph, bundle.read_encoder(), where, [image, *extra_inputs], made)
+    def run() -> None:
+        try:
+            opened = open_graph(graph, str(path), given, made)
+            opened({name: _example(name, shape) for name, shape in given})
+            done.set_result(opened)
+        except Exception as error:
+            done.set_exception(error)
 
-    def _ready(self, open_graph: _Open, graph: bytes, path: Path, given: Ports, made: Ports) -> _Graph:
-        """A graph that ran once, in a thread that stays behind where that does not end: OpenVINO cannot be stopped."""
-        done: Future[_Graph] = Future()
-        camera = self._bundle.canonical
-        image = self._prepared(np.zeros((camera.height, camera.width, 3), np.uint8))
+    threading.Thread(target=run, name="graph", daemon=True).start()
+    if not wait([done], LONGEST_START_S).done:
+        what = f"its first run did not end within {LONGEST_START_S:.0f} s"
+        raise BundleError(what, where=str(path), cure="Export a smaller one, or try another engine")
+    return done.result()
 
-        def run() -> None:
-            try:
-                opened = open_graph(graph, str(path), given, made)
-                opened({name: image if name == "image" else np.zeros(shape, np.float32) for name, shape in given})
-                done.set_result(opened)
-            except Exception as error:
-                done.set_exception(error)
 
-        threading.Thread(target=run, name="graph", daemon=True).start()
-        if not wait([done], LONGEST_START_S).done:
-            what = f"its first run did not end within {LONGEST_START_S:.0f} s"
-            raise BundleError(what, where=str(path), cure="Export a smaller one, or try another engine")
-        return done.result()
+def _example(name: str, shape: list[int]) -> NDArray[Any]:
+    batch, channels, height, width = shape if name == IMAGE else (0, 0, 0, 0)
+    return np.zeros((batch, height, width, channels), np.uint8) if name == IMAGE else np.zeros(shape, np.float32)
 
-    def encode(
-        self,
-        image_rgb: NDArray[np.uint8],
-        extra_inputs: GraphInputs | None = None,
-        decoder_inputs: DecoderInputs | None = None,
-    ) -> EncodedImage:
+
+class FieldEncoder(Encoder):
+    """The encoder of a field student on an engine of the CPU; errors: see `make_encoder`."""
+
+    def __init__(self, bundle: StudentBundle, name: str, open_graph: _Open) -> None:
+        self.name = name
+        made = [("features", [1, *bundle.feature_size, bundle.field_head.channels])]
+        self._encode = _opened(open_graph, bundle.read_encoder(), bundle.encoder_path, [_image_port(bundle)], made)
+
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Encoder`."""
-        extra_inputs = extra_inputs or self._unknown
-        image = {"image": self._prepared(image_rgb)}
-        if self._decode is None:
-            return EncodedImage.of(self._see({**image, **extra_inputs}))
-        (view,) = self._see({**image, "ground": extra_inputs["ground"]})
-        if decoder_inputs is not None:
-            extra_inputs = decoder_inputs(view[0])
-        return EncodedImage.of(self._decode({"view": view, **extra_inputs}))._replace(view=view[0])
-
-    def _prepared(self, image_rgb: NDArray[np.uint8]) -> Any:
-        """The image as the graph takes it."""
-        raise NotImplementedError
+        (features,) = self._encode({IMAGE: np.ascontiguousarray(image_rgb)[None]})
+        return np.asarray(features[0])
 
 
-class OpenVinoEncoder(_GraphEncoder):
-    """The graphs of a bundle on OpenVINO's CPU plugin.
+class CellGraphs(CellNetworks):
+    """The graphs of a student that completes cells on an engine of the CPU; errors: see `make_encoder`."""
 
-    `threads`: CPU threads; None for all; `bf16`: compute in bfloat16 where the CPU can. Raises BundleError where a
-    graph cannot be read or has other inputs or outputs than the manifest.
-    """
+    def __init__(self, bundle: StudentBundle, name: str, open_graph: _Open) -> None:
+        assert bundle.volume is not None
+        self.name, volume, path = name, bundle.volume, bundle.encoder_path
+        size = [bundle.canonical.height // 2, bundle.canonical.width // 2]
+        columns = volume.cells[0] * volume.cells[1]
+        cells = columns * volume.cells[2]
+        channels = 2, volume.classes + 1, volume.context
+        pixels = [(each, [1, *size, count]) for each, count in zip(PIXEL_OUTPUTS, channels, strict=True)]
+        predicted = zip(CELL_OUTPUTS, ([cells, STRIDE**3], [cells, volume.of_cell], [columns, 2]), strict=True)
+        image = [_image_port(bundle), ("ground", [1, 2, *size])]
+        given = [("local", [cells, volume.looked_up]), ("columns", [columns, volume.of_column])]
+        self._see = _opened(open_graph, bundle.read_encoder(), path, image, pixels)
+        decoder = path.with_name(DECODER)
+        self._complete = _opened(open_graph, bundle.read_decoder(), decoder, given, list(predicted))
 
-    def __init__(self, bundle: StudentBundle, *, threads: int | None = None, bf16: bool = False) -> None:
-        self.name = "openvino_bf16" if bf16 else "openvino"
-        options: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-            # Pinned threads would fight with whatever else runs on a robot's cores.
-            "ENABLE_CPU_PINNING": False,
-        }
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads
-        super().__init__(bundle, functools.partial(_OpenVinoGraph, options))
+    def see(self, image_rgb: NDArray[np.uint8], ground: NDArray[np.float32]) -> Pixels:
+        """See `CellNetworks`."""
+        found = self._see({IMAGE: np.ascontiguousarray(image_rgb)[None], "ground": ground[None]})
+        return Pixels(*(part[0] for part in found))
 
-    def _prepared(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return np.ascontiguousarray(image_rgb)[None]
+    def complete(self, local: NDArray[np.float32], columns: NDArray[np.float32]) -> PredictedCells:
+        """See `CellNetworks`."""
+        return PredictedCells(*self._complete({"local": local, "columns": columns}))
+
+
+def _image_port(bundle: StudentBundle) -> tuple[str, list[int]]:
+    return IMAGE, [1, 3, bundle.canonical.height, bundle.canonical.width]
 
 
 class _OpenVinoGraph:
-    """A graph on OpenVINO, which takes an image as the bytes of the camera."""
+    """A graph on OpenVINO's CPU plugin, which takes an image as the bytes of the camera."""
 
     def __init__(self, options: Mapping[str, Any], graph: bytes, where: str, given: Ports, made: Ports) -> None:
         openvino = _openvino()
@@ -249,9 +245,9 @@ class _OpenVinoGraph:
             outputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.outputs]
             _check_ports(where, inputs, outputs, given, made)
             pre = PrePostProcessor(model)
-            if given[0][0] == "image":
-                pre.input("image").tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
-                pre.input("image").model().set_layout(Layout("NCHW"))
+            if given[0][0] == IMAGE:
+                pre.input(IMAGE).tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
+                pre.input(IMAGE).model().set_layout(Layout("NCHW"))
             self._request = core.compile_model(pre.build(), "CPU", options).create_infer_request()
             self._given: dict[str, NDArray[Any]] = {}  # keeps alive what the request reads
             # OpenVINO's own output starts at any multiple of 16 bytes.
@@ -262,8 +258,8 @@ class _OpenVinoGraph:
             what = f"OpenVINO cannot run it ({last_line(error)})"
             raise BundleError(what, where=where, cure=CURE) from error
 
-    def __call__(self, given: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """See `_Graph`."""
+    def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """See `Graph`."""
         import openvino
 
         for name, values in given.items():
@@ -274,33 +270,37 @@ class _OpenVinoGraph:
         return self._outputs
 
 
-class OnnxRuntimeEncoder(_GraphEncoder):
-    """The graphs of a bundle on ONNX Runtime's CPU provider. `threads`: CPU threads; None for all.
-
-    Raises BundleError where a graph cannot be read or has other inputs or outputs than the manifest.
-    """
-
-    def __init__(self, bundle: StudentBundle, *, threads: int | None = None) -> None:
-        self.name = "onnxruntime"
-        self._input = np.empty((1, 3, bundle.canonical.height, bundle.canonical.width), dtype=np.float32)
-
-        def opened(graph: bytes, where: str, given: Ports, made: Ports) -> _Graph:
-            session = open_session(graph, where, CURE, threads)
-            inputs = [(port.name, port.shape) for port in session.get_inputs()]
-            outputs = [(port.name, port.shape) for port in session.get_outputs()]
-            _check_ports(where, inputs, outputs, given, made)
-            names = [name for name, _ in made]
-            return lambda arrays: session.run(names, dict(arrays))
-
-        super().__init__(bundle, opened)
-
-    def _prepared(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self._input[0] = image_rgb.transpose(2, 0, 1)
-        return self._input
+def _openvino_options(threads: int, bf16: bool) -> dict[str, Any]:
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        # Pinned threads would fight with whatever else runs on a robot's cores.
+        "ENABLE_CPU_PINNING": False,
+        "INFERENCE_NUM_THREADS": threads,
+    }
 
 
-def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> Encoder:
-    """The encoder of a bundle on an engine.
+class _OnnxRuntimeGraph:
+    """A graph on ONNX Runtime's CPU provider."""
+
+    def __init__(self, threads: int, graph: bytes, where: str, given: Ports, made: Ports) -> None:
+        self._session = open_session(graph, where, CURE, threads)
+        inputs = [(port.name, port.shape) for port in self._session.get_inputs()]
+        outputs = [(port.name, port.shape) for port in self._session.get_outputs()]
+        _check_ports(where, inputs, outputs, given, made)
+        self._names = [name for name, _ in made]
+        self._images = {name: np.empty(shape, np.float32) for name, shape in given if name == IMAGE}
+
+    def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """See `Graph`."""
+        for name, planes in self._images.items():
+            planes[:] = given[name].transpose(0, 3, 1, 2)
+        found: list[NDArray[np.float32]] = self._session.run(self._names, {**given, **self._images})
+        return found
+
+
+def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> Networks:
+    """The networks of a bundle on an engine: of a field student, its encoder.
 
     Raises SceneCompletionError where the engine is unknown or not installed; BundleError where it cannot run the graph;
     GpuError: TensorRT was asked for and cannot run. `engine`: one of `ENGINES`. ``auto`` takes TensorRT where there is
@@ -322,7 +322,7 @@ def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | 
         from scene_completion_ros.inference.gpu.tensorrt_engine import TensorRtEncoder
 
         try:
-            return TensorRtEncoder(bundle, lambda: make_encoder(bundle, cpu_engine(), threads=threads))
+            return TensorRtEncoder(bundle, lambda: field_encoder(bundle, cpu_engine(), threads=threads))
         except (GpuError, BundleError) as error:
             if engine == "tensorrt":
                 raise
@@ -333,9 +333,18 @@ def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | 
         what = f"the package {package} is not installed"
         raise SceneCompletionError(what, where="engine", cure=f"pip install {package}")
     threads = threads or len(os.sched_getaffinity(0))
+    open_graph: _Open = functools.partial(_OnnxRuntimeGraph, threads)
     if package == "openvino":
-        return OpenVinoEncoder(bundle, threads=threads, bf16=engine == "openvino_bf16")
-    return OnnxRuntimeEncoder(bundle, threads=threads)
+        open_graph = functools.partial(_OpenVinoGraph, _openvino_options(threads, engine == "openvino_bf16"))
+    return (CellGraphs if bundle.takes_evidence else FieldEncoder)(bundle, engine, open_graph)
+
+
+def field_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> Encoder:
+    """The encoder of a field student; see `make_encoder`. Raises BundleError: it completes cells."""
+    assert bundle.field_head
+    networks = make_encoder(bundle, engine, threads=threads)
+    assert not isinstance(networks, CellGraphs)
+    return networks  # type: ignore[return-value] # of a field student
 
 
 def cpu_engine() -> str:
@@ -368,7 +377,7 @@ def check_engine(bundle: StudentBundle, engine: str, grid: VoxelGrid) -> None:
 
         require(installed_flavour())
         check_limits(bundle, grid)
-        KernelSizes.of(bundle.head)
+        KernelSizes.of(bundle.field_head)
         require_compiler()
 
 
@@ -391,12 +400,3 @@ def _check_ports(where: str, inputs: Ports, outputs: Ports, given: Ports, made: 
     for kind, found, expected in (("input", inputs, given), ("output", outputs, made)):
         if found != expected:
             raise BundleError(f"{kind} is {found} where {expected} is needed", where=where, cure=CURE)
-
-
-def _output_ports(bundle: StudentBundle) -> Ports:
-    ports: Ports = [("features", [1, *bundle.feature_size, bundle.head.channels])]
-    if bundle.takes_evidence:
-        rays = ray_camera(bundle.canonical)
-        ports += [("volume", [1, *bundle.head.volume_knots]), ("depth", [1, rays.height, rays.width])]
-        ports.append(("surface", [1, 2, *bundle.head.unit_cells[:2]]))
-    return ports

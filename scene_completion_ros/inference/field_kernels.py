@@ -73,45 +73,6 @@ def density_kernel(channels: int) -> Callable[..., None]:
     return query
 
 
-@functools.cache
-def volume_kernel() -> Callable[..., None]:
-    """Density of a volume at points: each is a knot, or its value is linear between the eight around it."""
-
-    @kernel(inlines=occupancy_kernel)
-    def query_volume(  # type: ignore[no-untyped-def] # numba finds the types
-        volume, gain, bias, step_x, step_y, target, knot, between, length, out
-    ) -> None:
-        count = target.size
-        for block in prange((count + BLOCK - 1) // BLOCK):
-            start = block * BLOCK
-            stop = min(count, start + BLOCK)
-            logit = np.empty(BLOCK, np.float32)
-            if between.size == 0:
-                for i in range(start, stop):
-                    logit[i - start] = bias + gain * volume[np.uint32(knot[i])]
-            else:
-                for i in range(start, stop):
-                    first = np.uint32(knot[i])
-                    far, far_left, over = between[i, 0], between[i, 1], between[i, 2]
-                    near, near_left, under = ONE - far, ONE - far_left, ONE - over
-                    b_0, b_1 = first, first + np.uint32(step_y)
-                    b_2, b_3 = first + np.uint32(step_x), first + np.uint32(step_x + step_y)
-                    value = near * near_left * (under * volume[b_0] + over * volume[b_0 + np.uint32(1)])
-                    value += near * far_left * (under * volume[b_1] + over * volume[b_1 + np.uint32(1)])
-                    value += far * near_left * (under * volume[b_2] + over * volume[b_2 + np.uint32(1)])
-                    value += far * far_left * (under * volume[b_3] + over * volume[b_3 + np.uint32(1)])
-                    logit[i - start] = bias + gain * value
-            for j in range(stop - start):  # in vector lanes, as above
-                logit[j] = density_of_logit(logit[j])
-            if length > ZERO:
-                for j in range(stop - start):
-                    logit[j] = opacity(logit[j], length)
-            for i in range(start, stop):
-                out[target[i]] = logit[i - start]
-
-    return query_volume
-
-
 @always_inlined
 def label_units(  # type: ignore[no-untyped-def] # numba finds the types
     features, first, units, width, table_x, table_y, table_z, cell, share, rows, i, hidden
@@ -254,11 +215,12 @@ def largest_scores(  # type: ignore[no-untyped-def] # numba finds the types
 
 
 @functools.cache
-def label_kernel(channels: int, units: int) -> Callable[..., None]:
+def label_kernel(channels: int, units: int, computed: bool = False) -> Callable[..., None]:
     """Labels by logits or cosines, and the scores of a second set of rows at the same label units.
 
-    The units come behind the channels of the density. How many rows and groups there are is known when it runs:
-    another vocabulary needs no other kernel. Of N points, point i matches group k, of which there are as many as in
+    The units come behind the channels of the density; or they are `computed`: each point's row of the map. How many
+    rows and groups there are is known when it runs: another vocabulary needs no other kernel. Of N points, point i
+    matches group k, of which there are as many as in
     ``least``, where its score is ahead of ``common`` times that of the group behind them by that: ``match`` [blocks,
     any, 2] has i and k, ``contrast`` how far it is ahead, and ``matches`` [blocks, K] how many there are of a block.
     """
@@ -285,9 +247,13 @@ def label_kernel(channels: int, units: int) -> Callable[..., None]:
                 lanes = min(points - start, LANES)
                 for lane in range(lanes):
                     i = chosen[start + lane]
-                    label_units(
-                        features, channels, units, width, table_x, table_y, table_z, cell, share, rows, i, hidden[lane]
-                    )
+                    if computed:
+                        hidden[lane] = features[i]
+                    else:
+                        label_units(
+                            features, channels, units, width, table_x, table_y, table_z, cell, share, rows, i,
+                            hidden[lane]
+                        )  # fmt: skip
                 count = pack_active(LANES, units, hidden, largest, active, packed)
                 if by_cosine or other_by_cosine:
                     inverse_norms(LANES, root, root_bias, rest, active, count, packed, out, inverse)

@@ -20,8 +20,9 @@ The query computes nothing in the feature space, see `FeatureSpace.folded`. For 
 units, a row a phrase and a triangle for the norm.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,8 +110,8 @@ def probability_of(score: NDArray[np.float32], reach: NDArray[np.float32] | np.f
 def matches_of(queried: FoldedVocabulary, cosines: NDArray[np.floating]) -> tuple[PhraseMatches, ...]:
     """The voxels of each phrase: those that have at least a share `MATCHING` of its largest contrast, see `Contrast`.
 
-    Phrases do not compete with each other: a voxel may be a tree and a hedge. `LabelQuery` finds the same without
-    writing cosines down. `cosines`: [N, K + 1], see `LabelQuery.cosines`.
+    Phrases do not compete with each other: a voxel may be a tree and a hedge. `WordScores` finds the same without
+    writing cosines down. `cosines`: [N, K + 1], see `WordScores.cosines`.
     """
     contrast = queried.vocabulary.contrast
     assert contrast is not None  # of a query
@@ -140,76 +141,62 @@ class Labelled(NamedTuple):
     matches: tuple[PhraseMatches, ...] = ()
 
 
-class LabelQuery:
-    """The labels of a student at some of the points that were prepared for its field.
+class Units(NamedTuple):
+    """Where label units of points are read, as `label_kernel` takes it: what comes before its rows, and behind them."""
 
-    `field`: the field; its head has labels; `samples`: prepared points, those of `VoxelQuery` for a grid; `size`:
-    number of targets, X * Y * Z for a grid: each is at most that of one sample.
+    read: tuple[Any, ...]  # map and tables
+    points: tuple[Any, ...]  # N points, the place of each among them, and their taps
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.points[0])
+
+
+class WordScores:
+    """Labels of points by the largest logit or, with a vocabulary, the largest cosine; and matches with a query.
+
+    `kernel`: a `label_kernel`; `weight`, `bias`: V [K, E] and v [K] of the student's classes.
     """
 
-    def __init__(self, field: FieldKernel, samples: FieldSamples, size: int) -> None:
-        positional_weight, hidden_bias, weight, bias = field.head.label_layers()
-        self.field = field
-        self.tables = field.positional_tables(positional_weight, hidden_bias)  # positional tables of the units
-        self.samples = samples
-        # 8 MB for the default grid. Filtering all samples by whether they are occupied would take 3 ms a frame.
-        self.sample_of = np.full(size, -1, dtype=np.int32)  # the sample of each target; -1 where it has none
-        self.sample_of[samples.target] = np.arange(len(samples.target), dtype=np.int32)
+    def __init__(self, kernel: Callable[..., None], weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
         # float32 [R, E] and [R], rows of zeros behind those of the classes up to a multiple of `TILE`.
         self.weight, self.bias = padded(weight), padded(bias)
-        self._group = np.arange(field.head.classes, dtype=np.int32)
+        self._group = np.arange(len(weight), dtype=np.int32)
         self._found = _Found()
-        self._order = order_kernel()
-        self._kernel = label_kernel(field.head.hidden, field.head.label_hidden)
+        self._kernel = kernel
 
-    def __call__(
-        self, features: NDArray[np.float32], targets: NDArray[np.integer], words: Words = NO_WORDS
-    ) -> Labelled:
-        """Labels by the largest logit or, with a vocabulary, the largest cosine; and cosines with a query.
-
-        `features`: float32 [h, w, C + E], the encoder's output; `targets`: [N], flat indices of voxels that have a
-        sample; `words`: where they leave out labels, every label is 0, with a confidence of 1.
-        """
-        label, confidence = np.zeros(len(targets), np.uint8), np.ones(len(targets), np.float32)
+    def __call__(self, units: Units, words: Words = NO_WORDS) -> Labelled:
+        """Labels and matches of points; where the words leave out labels, every label is 0, with a confidence of 1."""
+        label, confidence = np.zeros(units.size, np.uint8), np.ones(units.size, np.float32)
         queried, vocabulary = words.queried, words.vocabulary if words.labels else None
         labels = (label, confidence) if words.labels else None
         if labels and queried and vocabulary and vocabulary.space is not queried.space:
-            self._run(features, targets, vocabulary, labels)
+            self._run(units, vocabulary, labels)
             vocabulary = labels = None
         if queried is None:
             if labels:
-                self._run(features, targets, vocabulary, labels)
+                self._run(units, vocabulary, labels)
             return Labelled(label, confidence)
-        self._found.begin(len(targets), queried)
-        self._run(features, targets, vocabulary, labels, queried, matching=True)
+        self._found.begin(units.size, queried)
+        self._run(units, vocabulary, labels, queried, matching=True)
         return Labelled(label, confidence, self._found.by_phrase())
 
-    def logits(self, features: NDArray[np.float32], targets: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Logits of all classes, float32 [N, K]; arguments and errors as those of a call."""
-        logits = np.empty((len(targets), len(self._group)), dtype=np.float32)
-        self._run(features, targets, scores=logits)
+    def logits(self, units: Units) -> NDArray[np.float32]:
+        """Logits of all classes, float32 [N, K]."""
+        logits = np.empty((units.size, len(self._group)), dtype=np.float32)
+        self._run(units, scores=logits)
         return logits
 
-    def cosines(
-        self, features: NDArray[np.float32], targets: NDArray[np.integer], vocabulary: FoldedVocabulary
-    ) -> NDArray[np.float32]:
-        """Scores of classes and background, float32 [N, K or K + 1], 0 without feature; errors of a call."""
-        cosines = np.empty((len(targets), vocabulary.groups), dtype=np.float32)
-        self._run(features, targets, queried=vocabulary, scores=cosines)
+    def cosines(self, units: Units, vocabulary: FoldedVocabulary) -> NDArray[np.float32]:
+        """Scores of classes and background, float32 [N, K or K + 1], 0 without feature."""
+        cosines = np.empty((units.size, vocabulary.groups), dtype=np.float32)
+        self._run(units, queried=vocabulary, scores=cosines)
         return cosines
-
-    def _ordered(self, targets: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Samples of voxels [N] in the order of the feature map's cells, and the place of each among the voxels."""
-        chosen = self.sample_of[targets]
-        assert (chosen >= 0).all(), "voxels out of view"
-        samples, place = np.empty_like(chosen), np.empty_like(chosen)
-        self._order(chosen, samples, place)  # samples are ordered by cell
-        return samples, place
 
     def _run(
         self,
-        features: NDArray[np.float32],
-        targets: NDArray[np.integer],
+        units: Units,
         vocabulary: FoldedVocabulary | None = None,
         labels: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = None,
         queried: FoldedVocabulary | None = None,
@@ -236,11 +223,57 @@ class LabelQuery:
         norm = (none, _NOTHING, np.float32(0.0)) if roots is None else (roots.root, roots.root_bias, roots.rest)
         written = *(labels or (np.empty(0, np.uint8), _NOTHING)), none if scores is None else scores
         self._kernel(
-            *(self.field.flat_features(features), self.field.feature_size[1], *self.tables.axes),
+            *units.read,
             *(*named, *rules, *other, queried is not None, *norm),
-            *(*self._ordered(targets), *self.samples.taps, *written),
+            *(*units.points, *written),
             *(found.common, found.least, found.match, found.contrast, found.matches),
         )
+
+
+class LabelQuery:
+    """The labels of a field student at some of the points that were prepared for its field.
+
+    `field`: the field; its head has labels; `samples`: prepared points, those of `VoxelQuery` for a grid; `size`:
+    number of targets, X * Y * Z for a grid: each is at most that of one sample.
+    """
+
+    def __init__(self, field: FieldKernel, samples: FieldSamples, size: int) -> None:
+        positional_weight, hidden_bias, weight, bias = field.head.label_layers()
+        self.field = field
+        self.tables = field.positional_tables(positional_weight, hidden_bias)  # positional tables of the units
+        self.samples = samples
+        self.sample_of = samples_of_targets(samples.target, size)
+        self.scores = WordScores(label_kernel(field.head.hidden, field.head.label_hidden), weight, bias)
+        self._order = order_kernel()
+
+    def __call__(
+        self, features: NDArray[np.float32], targets: NDArray[np.integer], words: Words = NO_WORDS
+    ) -> Labelled:
+        """See `WordScores`.
+
+        `features`: float32 [h, w, C + E], the encoder's output; `targets`: [N], flat indices of voxels that have a
+        sample.
+        """
+        return self.scores(self.units(features, targets), words)
+
+    def units(self, features: NDArray[np.float32], targets: NDArray[np.integer]) -> Units:
+        """The units of voxels [N] in the order of the feature map's cells; arguments as those of a call."""
+        chosen = self.sample_of[targets]
+        assert (chosen >= 0).all(), "voxels out of view"
+        samples, place = np.empty_like(chosen), np.empty_like(chosen)
+        self._order(chosen, samples, place)  # samples are ordered by cell
+        read = self.field.flat_features(features), self.field.feature_size[1], *self.tables.axes
+        return Units(read, (samples, place, *self.samples.taps))
+
+
+def samples_of_targets(target: NDArray[np.int32], size: int) -> NDArray[np.int32]:
+    """The sample of each of so many targets, int32; -1 where it has none. 8 MB for the default grid.
+
+    Filtering all samples by whether they are occupied would take 3 ms a frame.
+    """
+    sample_of = np.full(size, -1, dtype=np.int32)
+    sample_of[target] = np.arange(len(target), dtype=np.int32)
+    return sample_of
 
 
 class _Found:

@@ -3,24 +3,25 @@
 Everything that depends on the camera and the grid only is computed once. That is which voxels are in view, where they
 project, and their rows in the positional tables. The list is ordered by cell of the feature map, so that taps and rows
 of neighbours stay in the first-level cache. It was measured as 3 to 20 % faster than grid order, scattered write
-included. The density is sigma = softplus(w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d), per metre; of a student with a
-decoder in space softplus(g v + d), v the volume there.
+included. The density is sigma = softplus(w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d), per metre.
 """
 
-import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.field_kernels import density_kernel, volume_kernel
+from scene_completion_ros.inference.field_kernels import density_kernel
 from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec
 from scene_completion_ros.jit import aligned_empty
+
+Prepared = TypeVar("Prepared")
 
 # Twice as many entries would no longer fit into a first-level cache for one cell of the feature map (measured: up
 # to 1.9 times slower).
@@ -74,10 +75,6 @@ class PositionalTables:
         return ((coordinates - self.low) * self.scale).astype(np.float32)
 
 
-_BEYOND_KNOTS = 1.1  # of the depth of the last knots of a volume: grids are turned and shifted a little
-AT_KNOT = 1e-3  # shares nearer to 0 or 1 than this count as such: float32 places of knots are not exact
-
-
 @dataclass(frozen=True, eq=False)
 class FieldSamples:
     """Points at which the field is evaluated again and again, prepared."""
@@ -88,10 +85,6 @@ class FieldSamples:
     # hundred would have lost five digits.
     share: NDArray[np.float32]
     rows: NDArray[np.float32]  # float32 [N, 3], fractional rows in the positional tables
-    # int32 [N], flat index of the lowest of the eight knots of the volume around the point; [0] without one.
-    knot: NDArray[np.int32]
-    # float32 [N, 3], shares of the next knots along each axis; [0, 3] where every point is a knot.
-    between: NDArray[np.float32]
 
     @property
     def taps(self) -> tuple[NDArray[Any], ...]:
@@ -102,8 +95,7 @@ class FieldSamples:
 class FieldKernel:
     """Evaluates the field of one student at prepared points.
 
-    `feature_size`: (h, w) of the feature map; `low`, `high`: range of code inputs [3] the tables must cover;
-    `volume_from_camera`: pose of the camera in the volume that the head reads; None for one that turns with it.
+    `feature_size`: (h, w) of the feature map; `low`, `high`: range of code inputs [3] the tables must cover.
     """
 
     def __init__(
@@ -114,10 +106,8 @@ class FieldKernel:
         feature_size: tuple[int, int],
         low: NDArray[np.float64],
         high: NDArray[np.float64],
-        volume_from_camera: RigidTransform | None = None,
     ) -> None:
         self.head = head
-        self._volume_from_camera = volume_from_camera or DEFAULT_GRID_FROM_CAMERA
         self.code, self.canonical, self.feature_size = code, canonical, feature_size
         self._range = low, high
         # Positional tables of the density.
@@ -133,17 +123,12 @@ class FieldKernel:
         coordinates = self.code.coordinates(points_camera, self.canonical)
         size = np.array([width, height])
         position = ((coordinates[:, :2] + 1.0) * size - 1.0) / 2.0
-        knot, between = np.zeros(0, np.int32), np.zeros((0, 3), np.float32)
-        if self.head.volume is not None:
-            lowest, between = self.head.volume.taps(points_camera, self._volume_from_camera)
-            knot = np.asarray(np.ravel_multi_index(tuple(lowest.T), self.head.volume.knots), np.int32)
-            position = _unit_position(self.head, lowest, between)
         position = np.clip(position, 0.0, size - 1.0)
         # At the right and lower border the cell before it is taken, with a share of 1: its taps all exist.
         corner = np.minimum(position.astype(np.int32), size - 2)
         cell = (corner[:, 1] * width + corner[:, 0]).astype(np.int32)
         share = (position - corner).astype(np.float32)
-        return FieldSamples(target, cell, share, self.tables.rows(coordinates), knot, between)
+        return FieldSamples(target, cell, share, self.tables.rows(coordinates))
 
     def __call__(
         self,
@@ -151,25 +136,11 @@ class FieldKernel:
         samples: FieldSamples,
         out: NDArray[np.float32],  # float32 [M], flat
         length: float = 0.0,  # metres; alpha = 1 - exp(-sigma length) is written where it is positive
-        *,
-        volume: NDArray[np.float32] | None = None,  # float32 [X, Y, Z], of a student whose head reads one
     ) -> None:
         """Writes density per metre, or opacity over a length, to ``out[target]``."""
-        bias, flat = np.float32(self.head.density_bias[0]), self._flat_volume(volume)
-        if self.head.volume is not None:
-            _, count_y, count_z = self.head.volume.knots
-            of_volume = flat, self.head.volume.gain[0], bias, count_y * count_z, count_z
-            volume_kernel()(*of_volume, samples.target, samples.knot, samples.between, np.float32(length), out)
-            return
-        read = self.flat_features(features), self.feature_size[1], *self.tables.axes, self.head.density_weight, bias
-        density_kernel(self.head.hidden)(*read, samples.target, *samples.taps, np.float32(length), out)
-
-    def _flat_volume(self, volume: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        if volume is None:
-            assert not self.head.volume_knots
-            return np.zeros(0, np.float32)
-        assert volume.shape == self.head.volume_knots and volume.dtype == np.float32
-        return np.ascontiguousarray(volume).reshape(-1)
+        read = self.flat_features(features), self.feature_size[1], *self.tables.axes
+        weights = self.head.density_weight, np.float32(self.head.density_bias[0])
+        density_kernel(self.head.hidden)(*read, *weights, samples.target, *samples.taps, np.float32(length), out)
 
     def flat_features(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """The map [h, w, C + E] as kernels take it, [h * w, C + E]."""
@@ -177,10 +148,38 @@ class FieldKernel:
         return np.ascontiguousarray(features).reshape(-1, self.head.channels)
 
 
-def _unit_position(head: HeadWeights, lowest: NDArray[np.int64], share: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Column and row [N, 2] in the map of label units of the cells that points lie in, see `HeadWeights`."""
-    x, y, z = ((lowest + np.rint(share).astype(np.int64)) // head.unit_stride).T
-    return np.stack([y, z * head.unit_cells[0] + x], axis=-1).astype(np.float64)
+@dataclass(frozen=True, eq=False)
+class GridView(Generic[Prepared]):
+    """The voxels of a grid that a camera sees."""
+
+    # bool [X, Y, Z], the centre projects inside the pixel edges, ahead of the camera, and is covered.
+    in_view: NDArray[np.bool_]
+    too_far: int  # voxels that lie in the image, but beyond what is predicted
+    parts: list[Prepared]  # what was prepared of those in view, some planes at a time
+
+
+def view_of(
+    canonical: Camera,
+    grid: VoxelGrid,
+    camera_from_grid: RigidTransform,  # its pose; any rigid transform
+    far: float,  # depth, metres, beyond which nothing is predicted
+    # bool [H, W] of the canonical camera: voxels seen through uncovered pixels count as out of view; None: all are.
+    coverage: NDArray[np.bool_] | None,
+    # Of points [N, 3] in the optical frame, metres, and flat indices of their voxels.
+    prepare: Callable[[NDArray[np.float64], NDArray[np.int32]], Prepared],
+) -> GridView[Prepared]:
+    """What a camera sees of a grid."""
+    in_view, beyond, parts = np.zeros(grid.shape, dtype=np.bool_), 0, []
+    for points, target in _slabs(grid, camera_from_grid):
+        pixels, valid = canonical.project(points)
+        too_far = points[:, 2] > far
+        beyond += int(np.count_nonzero(valid & too_far))
+        valid &= ~too_far
+        if coverage is not None:
+            valid[valid] = _covered(coverage, pixels[valid])
+        in_view.reshape(-1)[target] = valid
+        parts.append(prepare(points[valid], target[valid]))
+    return GridView(in_view, beyond, parts)
 
 
 class VoxelQuery:
@@ -195,56 +194,25 @@ class VoxelQuery:
         grid: VoxelGrid,
         camera_from_grid: RigidTransform,  # its pose; any rigid transform
         *,
-        # bool [H, W] of the canonical camera: voxels seen through uncovered pixels count as out of view.
-        coverage: NDArray[np.bool_] | None = None,
-        volume_from_camera: RigidTransform | None = None,  # see `FieldKernel`
+        coverage: NDArray[np.bool_] | None = None,  # see `view_of`
     ) -> None:
-        self.grid = grid
-        # bool [X, Y, Z], the centre projects inside the pixel edges, ahead of the camera up to `far`, and is covered.
-        self.in_view = np.zeros(grid.shape, dtype=np.bool_)
+        self.grid, self.far = grid, code.far
         low, high = _code_range(code, grid, camera_from_grid)
-        self.field = FieldKernel(head, code, canonical, feature_size, low, high, volume_from_camera)
-        self.far = code.far  # depth, metres, beyond which nothing is predicted: a volume repeats its last knots there
-        if head.volume is not None:
-            (first, *_), (step, *_) = head.volume.lattice.tolist()
-            self.far = min(code.far, _BEYOND_KNOTS * (first + step * (head.volume.knots[0] - 1)))
-        self.too_far = 0  # voxels that lie in the image, but beyond that depth
-        parts = []
-        for points, target in _slabs(grid, camera_from_grid):
-            pixels, valid = canonical.project(points)
-            too_far = points[:, 2] > self.far
-            self.too_far += int(np.count_nonzero(valid & too_far))
-            valid &= ~too_far
-            if coverage is not None:
-                valid[valid] = _covered(coverage, pixels[valid])
-            self.in_view.reshape(-1)[target] = valid
-            parts.append(self.field.prepare(points[valid], target[valid]))
-        self.samples = self._at_knots(_ordered(parts))
+        self.field = FieldKernel(head, code, canonical, feature_size, low, high)
+        view = view_of(canonical, grid, camera_from_grid, code.far, coverage, self.field.prepare)
+        self.in_view, self.too_far, self.samples = view.in_view, view.too_far, _ordered(view.parts)
 
-    def _at_knots(self, samples: FieldSamples) -> FieldSamples:
-        """The samples without shares, where each is a knot of the volume, as in the grid that the student has."""
-        nearest = np.rint(samples.between)
-        if not self.field.head.volume_knots or np.abs(samples.between - nearest).max(initial=0.0) > AT_KNOT:
-            return samples
-        _, count_y, count_z = self.field.head.volume_knots
-        steps = np.array([count_y * count_z, count_z, 1], np.int32)
-        knot = (samples.knot + nearest @ steps).astype(np.int32)
-        return dataclasses.replace(samples, knot=knot, between=np.zeros((0, 3), np.float32))
-
-    def density(self, features: NDArray[np.float32], volume: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    def density(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Density sigma per metre of every voxel, float32 [X, Y, Z]; 0 outside the view.
 
-        `features`: float32 [h, w, C + E], the encoder's output; `volume`: its volume, where the head reads one.
+        `features`: float32 [h, w, C + E], the encoder's output.
         """
-        return self.opacity(features, volume, length=0.0)
+        return self.opacity(features, length=0.0)
 
-    def opacity(
-        self, features: NDArray[np.float32], volume: NDArray[np.float32] | None = None, length: float | None = None
-    ) -> NDArray[np.float32]:
+    def opacity(self, features: NDArray[np.float32], length: float | None = None) -> NDArray[np.float32]:
         """Opacity 1 - exp(-sigma delta) of every voxel, delta its edge, float32 [X, Y, Z]; see `FieldKernel`."""
         out = np.zeros(self.grid.shape, dtype=np.float32)
-        delta = self.grid.voxel_size if length is None else length
-        self.field(features, self.samples, out.reshape(-1), delta, volume=volume)
+        self.field(features, self.samples, out.reshape(-1), self.grid.voxel_size if length is None else length)
         return out
 
 
@@ -282,14 +250,11 @@ def _ordered(parts: list[FieldSamples]) -> FieldSamples:
     cell = np.concatenate([part.cell for part in parts])
     rows = np.concatenate([part.rows for part in parts])
     order = np.argsort((cell.astype(np.int64) << 32) + rows[:, 2].astype(np.int64))
-    knot = np.concatenate([part.knot for part in parts])
     return FieldSamples(
         np.concatenate([part.target for part in parts])[order],
         cell[order],
         np.concatenate([part.share for part in parts])[order],
         rows[order],
-        knot[order] if len(knot) else knot,
-        np.concatenate([part.between for part in parts])[order if len(knot) else slice(None)],
     )
 
 

@@ -4,11 +4,10 @@ A network predicts something even with a covered lens, in darkness or glare. So 
 shows anything.
 """
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
@@ -18,63 +17,43 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import Array, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.head import PointCodeSpec
+from scene_completion_ros.inference.cell_query import CellLift, CellQuery, CellVoxels, Pixels, PredictedCells
+from scene_completion_ros.inference.cells import scaled_depth, stated_ground
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, LabelQuery, Words
 from scene_completion_ros.inference.march import March
-from scene_completion_ros.inference.motion_scale import MotionScale, Scale, measure_of
 from scene_completion_ros.inference.query_kernel import VoxelQuery, sample_bilinear
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, VoxelState
 
 
-class EncodedImage(NamedTuple):
-    """The outputs of an encoder for one image."""
-
-    features: NDArray[np.float32]  # float32 [h, w, C + E]
-    # float32 [X, Y, Z], logits at the knots that the head reads; None where the encoder gives none.
-    volume: NDArray[np.float32] | None = None
-    # float32 [h', w'], z-depth of the pixels of `scene_query.ray_camera`, metres; only with a volume.
-    depth: NDArray[np.float32] | None = None
-    # float32 [2, x, y], the ground in cells of the volume: its height there and the standard deviation of that, metres;
-    # only with a volume.
-    surface: NDArray[np.float32] | None = None
-    # float32 [K + 3, H / 2, W / 2], predictions of pixels alone, of students that take evidence; see
-    # `StudentBundle.view_shape`.
-    view: NDArray[np.float32] | None = None
-
-    @staticmethod
-    def of(outputs: Sequence[NDArray[np.float32]]) -> "EncodedImage":
-        """Of the outputs of a graph, in order, for a batch of one image."""
-        return EncodedImage(*(output[0] for output in outputs))
-
-
-# Further inputs of graphs, by name; and what makes those of the decoder from `EncodedImage.view`.
-GraphInputs: TypeAlias = Mapping[str, NDArray[np.float32]]
-DecoderInputs: TypeAlias = Callable[[NDArray[np.float32]], GraphInputs]
-
-
 class Encoder(Protocol):
-    """Runs the encoder of one bundle."""
+    """Runs the encoder of a field student."""
 
     name: str
 
-    def encode(
-        self,
-        image_rgb: NDArray[np.uint8],
-        extra_inputs: GraphInputs | None = None,
-        decoder_inputs: DecoderInputs | None = None,
-    ) -> EncodedImage:
-        """The outputs for a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call.
-
-        Of students that take evidence, `extra_inputs`: see `StudentBundle.graph_inputs`; None where the camera's pose
-        is unknown; `decoder_inputs`: makes the decoder's inputs; None for no evidence.
-        """
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The map float32 [h, w, C + E] of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call."""
         ...
 
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The features of `encode` alone."""
-        return self.encode(image_rgb).features
+
+class CellNetworks(Protocol):
+    """Runs the encoder and the decoder of a student that completes cells; what they give is overwritten by the next."""
+
+    name: str
+
+    def see(self, image_rgb: NDArray[np.uint8], ground: NDArray[np.float32]) -> Pixels:
+        """What the pixels of a canonical image show, uint8 [H, W, 3] RGB; `ground`: of `stated_ground`."""
+        ...
+
+    def complete(self, local: NDArray[np.float32], columns: NDArray[np.float32]) -> PredictedCells:
+        """What is predicted of cells; arguments: see `CellLift`."""
+        ...
+
+
+Networks: TypeAlias = Encoder | CellNetworks
+Voxels = TypeVar("Voxels", VoxelQuery, CellVoxels)
 
 
 ROWS = 24  # square cells that an image is cut into from top to bottom; two by two of them make a window
@@ -114,131 +93,6 @@ def _windows(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(cv2.blur(cells, (2, 2))[1:, 1:], np.float32)
 
 
-# A beam that passes a body and hits what is behind it, seen from elsewhere than by the camera, is left out where
-# within so many pixels (across, down) another one is nearer by this factor.
-BEHIND_PX, BEHIND = (5, 7), 1.15
-# What `Evidence.summary` names.
-SCALE, DEVIATION, WHY = "scale", "scale deviation", "scale not measured"
-SENSED, CORNERS = "share of pixels with a depth of a sensor", "corners with a depth by motion"
-
-# Depths of corners by motion, as `Evidence.sensed`, of a canonical image [H, W, 3] and the network's own depth, see
-# `Completion.own_depth`; None where nothing is known.
-CornerDepths: TypeAlias = Callable[[NDArray[np.uint8], NDArray[np.float32]], NDArray[np.float32] | None]
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What is known of depth before an image is completed; only students that take evidence use it.
-
-    Attributes:
-        scale: Factor on all depths; None where it is unknown.
-        sensed: float32 [2, H / 2, W / 2], logarithm of depths that a sensor saw (metres, in pixels of the canonical
-            camera at half its size) and the precision of that, see `sensed_depth`; None for none.
-        corner_depths: What measures the depth of corners once the network has seen the image; None for nothing.
-        corners: How many pixels of `sensed` have such a depth; those of the others are a sensor's.
-    """
-
-    scale: Scale | None = None
-    sensed: NDArray[np.float32] | None = None
-    corner_depths: CornerDepths | None = None
-    corners: int = 0
-
-    def with_corners(self, image_rgb: NDArray[np.uint8], own_depth: NDArray[np.float32]) -> "Evidence":
-        """The same with the depths of the corners of its image, where no sensor saw them."""
-        if self.corner_depths is None:
-            return self
-        found = self.corner_depths(image_rgb, own_depth)
-        if found is None:
-            return replace(self, corner_depths=None)
-        free = np.ones(found[1].shape, np.bool_) if self.sensed is None else self.sensed[1] == 0.0
-        sensed = found if self.sensed is None else np.where(free, found, self.sensed)
-        return replace(self, corner_depths=None, sensed=sensed, corners=int(np.count_nonzero(found[1][free])))
-
-    def inputs(self) -> dict[str, NDArray[np.float32]]:
-        """The inputs of a decoder, by the names of `head.graph_inputs`."""
-        given = {}
-        if self.scale is not None and math.isfinite(self.scale.deviation):
-            log, precision = math.log(self.scale.factor), self.scale.deviation**-2
-            given["scale"] = np.array([[log, precision]], np.float32)
-        if self.sensed is not None:
-            given["sensed"] = self.sensed[None]
-        return given
-
-    def summary(self) -> dict[str, float | str]:
-        """What was applied to an image, as a node publishes it and a report shows it; empty where nothing was asked.
-
-        `SCALE` and `DEVIATION`, see `Scale`, are missing where the scale is unknown; `WHY` is why the last image
-        gave no measurement. `SENSED` is the share of pixels with a depth of a sensor, `CORNERS` the number of those
-        with one by motion.
-        """
-        summary: dict[str, float | str] = {}
-        if self.scale is not None:
-            if math.isfinite(self.scale.deviation):
-                summary |= {SCALE: round(self.scale.factor, 4), DEVIATION: round(self.scale.deviation, 4)}
-            if self.scale.why:
-                summary[WHY] = self.scale.why
-        if self.corners:
-            summary[CORNERS] = self.corners
-        if self.sensed is not None and (seen := np.count_nonzero(self.sensed[1]) - self.corners):
-            summary[SENSED] = round(seen / self.sensed[1].size, 4)
-        return summary
-
-
-NO_EVIDENCE = Evidence()
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where a student takes its evidence from, besides an image.
-
-    Attributes:
-        scale: ``odometry`` for how far the camera moved since earlier images, ``corners`` also for depths of single
-            corners by that, ``off`` for nothing.
-        lidar_beams: So many beams of the LiDAR of the frame, evenly over its elevations, which evaluations alone
-            offer; 0 for none.
-    """
-
-    scale: str = "off"
-    lidar_beams: int = 0
-
-
-NETWORK_ALONE = Sources()
-
-
-def motion_scale(bundle: StudentBundle, covered: NDArray[np.bool_]) -> MotionScale:
-    """What measures the scale of a student's images by motion; `covered`: as `MotionScale` has it."""
-    return MotionScale(bundle.canonical, covered, measure_of(bundle.grid))
-
-
-def own_depth(spec: PointCodeSpec, view: NDArray[np.float32]) -> NDArray[np.float32]:
-    """z-depth [H / 2, W / 2], metres, predicted by pixels before any evidence; `view`: `EncodedImage.view`."""
-    return np.asarray(1.0 / np.maximum(spec.inverse_depth(view[0]), 0.5 / spec.far), np.float32)
-
-
-def sensed_depth(
-    points_camera: NDArray[np.floating], canonical: Camera, deviation: float = 0.02
-) -> NDArray[np.float32]:
-    """Points [N, 3] that a sensor saw (optical frame of the camera, metres) as `Evidence.sensed`.
-
-    Each pixel has its nearest point. `deviation`: standard deviation of their depths, as a share of these.
-    """
-    half = canonical.resized(canonical.width // 2, canonical.height // 2)
-    sensed = np.zeros((2, half.height, half.width), np.float32)
-    points = points_camera[np.isfinite(points_camera).all(axis=1)]
-    pixels, shown = half.project(points)
-    shown &= points[:, 2] > 0.05
-    if not shown.any():
-        return sensed
-    column, row = np.clip(np.rint(pixels[shown]), 0, (half.width - 1, half.height - 1)).astype(np.int64).T
-    nearest = np.full((half.height, half.width), np.inf, np.float32)
-    np.minimum.at(nearest, (row, column), points[shown, 2].astype(np.float32))
-    around = np.minimum(cv2.erode(nearest, np.ones(BEHIND_PX[::-1], np.uint8)), np.float32(1e6))
-    known = np.isfinite(nearest) & (nearest <= BEHIND * around)
-    sensed[0, known] = np.log(nearest[known])
-    sensed[1, known] = deviation**-2
-    return sensed
-
-
 # The rays of the march are pixels of about this focal length, or those of the network's image where it is smaller yet.
 # At 36 m neighbours are a voxel of 0.2 m apart. What counts as seen depends on them.
 RAY_FOCAL = 180.0
@@ -250,16 +104,57 @@ def ray_camera(canonical: Camera) -> Camera:
     return canonical.resized(canonical.width // stride, canonical.height // stride)
 
 
+class CellDecoder:
+    """See and decode: from a canonical image, and what is known of depth, to cells; for one place of the camera.
+
+    `volume_from_camera`: see `cells.volume_pose`; None where it is unknown. `threads`: CPU threads of the kernels; None
+    for all that this process may use. Belongs to the thread of its networks.
+    """
+
+    def __init__(
+        self,
+        bundle: StudentBundle,
+        networks: CellNetworks,
+        volume_from_camera: RigidTransform | None,
+        threads: int | None = None,
+    ) -> None:
+        assert bundle.volume is not None
+        self.networks, self.threads, self.volume, self.spec = networks, threads, bundle.volume, bundle.point_code
+        self.known_place = volume_from_camera
+        self.lift = CellLift(self.volume, bundle.canonical, self.spec, volume_from_camera)
+        self._stated = stated_ground(bundle.canonical, self.spec, self.volume.level, volume_from_camera)
+
+    def see(self, image_rgb: NDArray[np.uint8]) -> Pixels:
+        """What the pixels of a canonical image show, uint8 [H, W, 3] RGB."""
+        return self.networks.see(image_rgb, self._stated)
+
+    def decode(self, pixels: Pixels, evidence: Evidence) -> tuple[NDArray[np.float32], PredictedCells]:
+        """Surfaces of the pixels, scaled by the evidence, as `CellLift` takes them; and what is predicted of cells."""
+        code, deviation = pixels.surfaces[..., 0], pixels.surfaces[..., 1]
+        inverse, deviation = scaled_depth(
+            self.spec.inverse_depth(code),
+            deviation,
+            pixels.classes[..., self.volume.label],
+            self._stated,
+            self.spec,
+            self.volume.ground,
+            evidence.measured(code.shape),
+        )
+        log_depth = -np.log(np.maximum(inverse, 0.5 / self.spec.far))
+        surfaces = np.stack([log_depth, deviation], axis=-1).astype(np.float32)
+        with kernel_threads(self.threads):
+            given = self.lift(surfaces, pixels.context)
+        return surfaces, self.networks.complete(*given)
+
+
 @dataclass(frozen=True, eq=False)
-class PreparedScene:
+class PreparedScene(Generic[Voxels]):
     """All that depends on a student, a camera, a grid and the pose between them."""
 
-    query: VoxelQuery  # the field on the grid
+    query: Voxels  # the student on the grid
     march: March  # the rays through it
     classifier: VoxelClassifier  # the states of its voxels
-    labels: LabelQuery | None  # their labels; None where the student has no classes
-    # Further inputs of the graph, by name, see `StudentBundle.graph_inputs`.
-    extra_inputs: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    labels: LabelQuery | None = None  # their labels, of a field student that has classes
 
     @classmethod
     def of(
@@ -268,31 +163,54 @@ class PreparedScene:
         grid: VoxelGrid,
         grid_from_camera: RigidTransform,
         ray_camera: Camera,  # the camera of the depth image, without distortion
-        *,
-        # bool [H, W], the pixels of the canonical image that the camera covers; None for all.
-        coverage: NDArray[np.bool_] | None = None,
-        # Pose of the camera in the volume of a student that takes it; None where unknown.
-        volume_from_camera: RigidTransform | None = None,
-    ) -> "PreparedScene":
-        """Prepare a grid."""
+        query: Voxels,
+    ) -> "PreparedScene[Voxels]":
+        """Prepare a grid, on which the student is prepared."""
         camera_from_grid = grid_from_camera.inverse()
-        query = VoxelQuery(
-            bundle.head,
-            bundle.point_code,
-            bundle.canonical,
-            bundle.feature_size,
-            grid,
-            camera_from_grid,
-            coverage=coverage,
-            volume_from_camera=volume_from_camera,
-        )
-        labels = LabelQuery(query.field, query.samples, query.in_view.size) if bundle.head.label_hidden else None
+        labels = None
+        if isinstance(query, VoxelQuery) and bundle.label_units:
+            labels = LabelQuery(query.field, query.samples, query.in_view.size)
         occupied_from = bundle.calibration.occupied_from(bundle.threshold)
         march = March(grid, camera_from_grid, ray_camera, occupied_from, far=bundle.depth_range[1])
         classifier = VoxelClassifier(
             grid, camera_from_grid, ray_camera, query.in_view, bundle.calibration, bundle.threshold
         )
-        return cls(query, march, classifier, labels, bundle.graph_inputs(volume_from_camera))
+        return cls(query, march, classifier, labels)
+
+
+def field_on_grid(
+    bundle: StudentBundle,
+    grid: VoxelGrid,
+    grid_from_camera: RigidTransform,
+    ray_camera: Camera,
+    coverage: NDArray[np.bool_] | None = None,
+) -> PreparedScene[VoxelQuery]:
+    """Prepare a grid for a field student; `coverage`: see `view_of`, the others: see `PreparedScene.of`."""
+    query = VoxelQuery(
+        bundle.field_head,
+        bundle.point_code,
+        bundle.canonical,
+        bundle.feature_size,
+        grid,
+        grid_from_camera.inverse(),
+        coverage=coverage,
+    )
+    return PreparedScene.of(bundle, grid, grid_from_camera, ray_camera, query)
+
+
+def cells_on_grid(
+    bundle: StudentBundle,
+    lift: CellLift,
+    grid: VoxelGrid,
+    grid_from_camera: RigidTransform,
+    ray_camera: Camera,
+    coverage: NDArray[np.bool_] | None = None,
+) -> PreparedScene[CellVoxels]:
+    """Prepare a grid for a student that completes cells; arguments as those of `field_on_grid`."""
+    query = CellVoxels(
+        CellQuery(lift), bundle.point_code, bundle.canonical, grid, grid_from_camera.inverse(), coverage=coverage
+    )
+    return PreparedScene.of(bundle, grid, grid_from_camera, ray_camera, query)
 
 
 class DenseField(Protocol):
@@ -325,23 +243,28 @@ class SceneAnswer:
     dense: DenseField  # what is known of all voxels
     times_ms: dict[str, float]  # milliseconds of encode, query, march, assemble and label
     matches: tuple[PhraseMatches, ...] = ()  # of the query that was asked, a phrase each; none where nothing was asked
-    # The ground, see `EncodedImage`; None where the student does not predict it.
-    surface: NDArray[np.float32] | None = None
-    # float32 [H / 2, W / 2], see `own_depth`; None of a student that takes no evidence.
-    own_depth: NDArray[np.float32] | None = None
-    evidence: Evidence = NO_EVIDENCE  # what was used, depths of corners among it
+    # The ground, see `PredictedCells`; None where the student does not predict it.
+    ground: NDArray[np.float32] | None = None
 
 
 class SceneQuery(Protocol):
     """Answers for one camera, grid and pose; belongs to the thread of its encoder."""
 
+    def see(self, image_rgb: NDArray[np.uint8]) -> Pixels | None:
+        """What the pixels of a canonical image show, uint8 [H, W, 3] RGB; None of a field student."""
+        ...
+
     def __call__(
-        self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS, evidence: Evidence = NO_EVIDENCE
+        self,
+        image_rgb: NDArray[np.uint8],
+        words: Words = NO_WORDS,
+        pixels: Pixels | None = None,
+        evidence: Evidence = NO_EVIDENCE,
     ) -> SceneAnswer:
         """What is known after a canonical image, uint8 [H, W, 3] RGB.
 
-        `words`: what the voxels are compared with, in a feature space of the student; `evidence`: what else is known of
-        depth, of a student that takes it.
+        `words`: what the voxels are compared with, in a feature space of the student; `pixels`: what `see` gave of the
+        image; `evidence`: what else is known of depth, of a student that takes it.
         """
         ...
 
@@ -354,61 +277,117 @@ class HostField:
     probability: NDArray[np.float32]
 
 
-class HostSceneQuery:
-    """The kernels of the CPU behind an encoder that gives its features to the host."""
+class _HostQuery(Generic[Voxels]):
+    """What follows on the CPU from opacities: rays, states and occupied voxels."""
 
-    def __init__(
+    def __init__(self, prepared: PreparedScene[Voxels], threads: int | None = None) -> None:
+        self._prepared: PreparedScene[Voxels] = prepared
+        self._threads = threads
+
+    def _answer(
         self,
-        encode: Callable[[NDArray[np.uint8], GraphInputs, DecoderInputs | None], EncodedImage],  # see `Encoder.encode`
-        prepared: PreparedScene,
-        threads: int | None = None,  # CPU threads of the kernels; None for all that this process may use
-    ) -> None:
-        self._encode, self._prepared, self._threads = encode, prepared, threads
-
-    def __call__(
-        self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS, evidence: Evidence = NO_EVIDENCE
+        clock: "StageClock",
+        alpha: NDArray[np.float32],
+        labelled: Callable[[NDArray[np.integer]], Labelled],  # of occupied voxels
+        sight: NDArray[np.float32] | None = None,  # see `March`
+        ground: NDArray[np.float32] | None = None,
     ) -> SceneAnswer:
-        """See `SceneQuery`."""
-        prepared, clock = self._prepared, StageClock()
-        own: NDArray[np.float32] | None = None
-
-        def given(view: NDArray[np.float32]) -> GraphInputs:
-            nonlocal evidence, own
-            own = own_depth(prepared.query.field.code, view)
-            evidence = evidence.with_corners(image_rgb, own)
-            return prepared.extra_inputs | evidence.inputs()
-
-        decoder_inputs = given if prepared.extra_inputs else None
-        features, volume, depth, surface, _ = self._encode(image_rgb, prepared.extra_inputs, decoder_inputs)
-        clock.lap("encode")
-        with kernel_threads(self._threads):
-            alpha = prepared.query.opacity(features, volume)
-            clock.lap("query")
-            rays = prepared.march(alpha, depth)
-            clock.lap("march")
-            probability, state = prepared.classifier(alpha, rays.half_distance)
-            occupied = np.flatnonzero(state.reshape(-1) >= VoxelState.SURFACE)
-            clock.lap("assemble")
-            if prepared.labels is None:  # every voxel has the only class, of which there is no doubt
-                labelled = Labelled(np.zeros(len(occupied), np.uint8), np.ones(len(occupied), np.float32))
-            else:
-                labelled = prepared.labels(features, occupied, words)
-            clock.lap("label")
+        prepared = self._prepared
+        rays = prepared.march(alpha, sight)
+        clock.lap("march")
+        probability, state = prepared.classifier(alpha, rays.half_distance)
+        occupied = np.flatnonzero(state.reshape(-1) >= VoxelState.SURFACE)
+        clock.lap("assemble")
+        found = labelled(occupied)
+        clock.lap("label")
         return SceneAnswer(
             occupied=occupied,
             probability=probability.reshape(-1)[occupied],
-            label=labelled.label,
-            confidence=labelled.confidence,
+            label=found.label,
+            confidence=found.confidence,
             state=state,
             depth=rays.depth,
             transmittance=rays.transmittance,
             dense=HostField(alpha, probability),
             times_ms=clock.laps_ms,
-            matches=labelled.matches,
-            surface=None if surface is None else surface.copy(),
-            own_depth=own,
-            evidence=evidence,
+            matches=found.matches,
+            ground=ground,
         )
+
+
+class HostFieldQuery(_HostQuery[VoxelQuery]):
+    """The kernels of the CPU behind an encoder that gives its features to the host.
+
+    `threads`: CPU threads of the kernels; None for all that this process may use.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[NDArray[np.uint8]], NDArray[np.float32]],  # see `Encoder`
+        prepared: PreparedScene[VoxelQuery],
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(prepared, threads)
+        self._encode = encode
+
+    def see(self, image_rgb: NDArray[np.uint8]) -> None:
+        """See `SceneQuery`."""
+
+    def __call__(
+        self,
+        image_rgb: NDArray[np.uint8],
+        words: Words = NO_WORDS,
+        pixels: Pixels | None = None,
+        evidence: Evidence = NO_EVIDENCE,
+    ) -> SceneAnswer:
+        """See `SceneQuery`."""
+        query, labels, clock = self._prepared.query, self._prepared.labels, StageClock()
+        features = self._encode(image_rgb)
+        clock.lap("encode")
+
+        def labelled(occupied: NDArray[np.integer]) -> Labelled:
+            if labels is None:  # every voxel has the only class, of which there is no doubt
+                return Labelled(np.zeros(len(occupied), np.uint8), np.ones(len(occupied), np.float32))
+            return labels(features, occupied, words)
+
+        with kernel_threads(self._threads):
+            alpha = query.opacity(features)
+            clock.lap("query")
+            return self._answer(clock, alpha, labelled)
+
+
+class HostCellQuery(_HostQuery[CellVoxels]):
+    """See, decode and query on the CPU."""
+
+    def __init__(self, decoder: CellDecoder, prepared: PreparedScene[CellVoxels]) -> None:
+        super().__init__(prepared, decoder.threads)
+        self.see = decoder.see  # see `SceneQuery`
+        self._decode = decoder.decode
+
+    def __call__(
+        self,
+        image_rgb: NDArray[np.uint8],
+        words: Words = NO_WORDS,
+        pixels: Pixels | None = None,
+        evidence: Evidence = NO_EVIDENCE,
+    ) -> SceneAnswer:
+        """See `SceneQuery`."""
+        query, rays, clock = self._prepared.query, self._prepared.march.camera, StageClock()
+        seen = self.see(image_rgb) if pixels is None else pixels
+        surfaces, predicted = self._decode(seen, evidence)
+        clock.lap("encode")
+        with kernel_threads(self._threads):
+            alpha = query.opacity(surfaces, predicted)
+            clock.lap("query")
+            inverse = cv2.resize(np.exp(-surfaces[..., 0]), (rays.width, rays.height), interpolation=cv2.INTER_LINEAR)
+            depth: NDArray[np.float32] = np.asarray(1.0 / inverse, np.float32)
+            return self._answer(
+                clock,
+                alpha,
+                lambda occupied: query.labels(predicted.others, seen.classes, occupied, words),
+                depth,
+                predicted.ground,
+            )
 
 
 class StageClock:
@@ -441,7 +420,7 @@ def predicted_depth(
     """Predicted z-depth, at pixels of a camera at the place of the canonical one.
 
     Returns float32 [N], metres: linear in inverse depth between pixels, constant beyond the outer ones. NaN where the
-    lens sees no ray. `depth`: `EncodedImage.depth`, float32 [h', w']; `canonical`: the student's camera, of whose
+    lens sees no ray. `depth`: of the march, float32 [h', w']; `canonical`: the student's camera, of whose
     `ray_camera` they are the pixels; `camera`: any model, same optical frame; `pixels`: pixel coordinates [N, 2] (u,
     v).
     """

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from scene_completion_ros.inference.scene_query import DEVIATION, SCALE, WHY
+from scene_completion_ros.inference.evidence import DEVIATION, SCALE, WHY
 
 Summary: TypeAlias = Mapping[str, float | str]  # `Evidence.summary` of a frame
 

@@ -19,9 +19,9 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.completer import Completer, Completion, mounting_warnings
 from scene_completion_ros.inference.encoder import cpu_engine
-from scene_completion_ros.inference.head import volume_pose
 from scene_completion_ros.inference.label_query import Words
 from scene_completion_ros.mapping.clearing import clearing_voxels
 from scene_completion_ros.ros.parameters import NodeParameters

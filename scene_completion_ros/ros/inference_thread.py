@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,10 +20,10 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import decoder_shrink
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.completer import Completer, EarlierImages
+from scene_completion_ros.inference.completer import Completer, SeenImage
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, sensed_depth
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
-from scene_completion_ros.inference.motion_scale import MotionScale, Scale
-from scene_completion_ros.inference.scene_query import NO_EVIDENCE, CornerDepths, Evidence, sensed_depth
+from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.inference.text_bank import UNKNOWN, Vocabulary
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.mapping.camera_fusion import fuse_views
@@ -70,7 +70,7 @@ class _Seen:
 
 @dataclass(eq=False)
 class _Camera:
-    motion: MotionScale
+    estimator: EvidenceEstimator
     of: tuple[StudentBundle, Epoch, str]  # whose depths these are, since when, and of which frame: no others count
     waiting: deque[_Seen] = field(default_factory=deque)
     work: Future[None] | None = None  # the measurement that was begun last
@@ -88,23 +88,34 @@ class ScaleEstimator:
         self._pool = ThreadPoolExecutor(1, "scale")
         self._cameras: dict[str, _Camera] = {}
 
-    def evidence(self, frame: Frame, completer: Completer, epoch: Epoch, coming: PoseToCome | None = None) -> Evidence:
-        """What is known of the scale of an image that is about to be completed.
+    def evidence(
+        self,
+        frame: Frame,
+        completer: Completer,
+        epoch: Epoch,
+        seen: SeenImage,
+        sensed: NDArray[np.float32] | None = None,
+        coming: PoseToCome | None = None,
+    ) -> Evidence:
+        """What is known of the depths of an image that the network has seen.
 
-        `coming`: see `Scene.pose`. Corners want it once the network has seen the image, so none waits for it.
+        `sensed`: see `Evidence`; `coming`: see `Scene.pose`: corners want it, and none waits for it.
         """
-        if frame.parameters.scale_from == "off" or not completer.bundle.takes_evidence:
+        if frame.parameters.scale_from == "off" or seen.own_depth is None:
             if self._cameras.pop(frame.name, None) is not None:
                 self._pool.submit(self._scales.pop, frame.name, None)  # behind what is measured now
-            return NO_EVIDENCE
+            return NO_EVIDENCE if sensed is None else Evidence(sensed=sensed)
         camera, of = self._cameras.get(frame.name), (completer.bundle, epoch, frame.frame_id)
         if camera is None or camera.of != of:
-            camera = self._cameras[frame.name] = _Camera(completer.motion_scale(), of)
+            camera = self._cameras[frame.name] = _Camera(completer.evidence_estimator(corners=True), of)
         self._finish(frame.name, camera)
-        corners: CornerDepths | None = None
-        if frame.parameters.scale_from == "corners":
-            corners = functools.partial(_corner_depths, camera.motion, frame, coming)
-        return Evidence(camera.motion.scale, corner_depths=corners)
+        camera.estimator.corners = frame.parameters.scale_from == "corners"
+        try:
+            pose = _pose_of(frame, coming) or "the pose has not come"
+            return camera.estimator.evidence(seen.image, seen.own_depth, pose, frame.stamp_ns, sensed)
+        except Exception as error:  # a failed measurement must not cost an image
+            camera.estimator.forget(in_words(error))
+            return Evidence(camera.estimator.scale, sensed)
 
     def follow(self, scene: Scene) -> None:
         """Measure the images of a scene, as soon as it is known where their cameras were."""
@@ -141,35 +152,24 @@ class ScaleEstimator:
             camera.work = self._pool.submit(self._measure, name, camera, seen, pose)
 
     def _measure(self, name: str, camera: _Camera, seen: _Seen, grid: RigidTransform | NotYetError) -> None:
-        pose, motion = grid.what if isinstance(grid, NotYetError) else grid @ seen.grid_from_camera, camera.motion
+        pose, estimator = grid.what if isinstance(grid, NotYetError) else grid @ seen.grid_from_camera, camera.estimator
         try:
-            EarlierImages(motion).add(seen.image, seen.depth, pose, seen.stamp_ns)
+            estimator.add(seen.image, seen.depth, pose, seen.stamp_ns)
         except Exception as error:  # a failed measurement must not cost an image
-            motion.forget(in_words(error))
-        self._scales[name] = motion.scale
+            estimator.forget(in_words(error))
+        self._scales[name] = estimator.scale
 
     def close(self) -> None:
         """End the thread after what it does now."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _corner_depths(
-    motion: MotionScale,
-    frame: Frame,
-    coming: PoseToCome | None,
-    image_rgb: NDArray[np.uint8],
-    own_depth: NDArray[np.float32],
-) -> NDArray[np.float32] | None:
-    """See `MotionScale.depths`; None where the pose has not come, or measuring fails, which must not cost the image."""
-    pose = frame.odometry_from_camera
-    if pose is None and coming is not None and coming.done():
-        grid = coming.result()
-        pose = None if isinstance(grid, NotYetError) else grid @ frame.placement.grid_from_camera
-    try:
-        return None if pose is None else motion.depths(image_rgb, own_depth, pose, frame.stamp_ns)
-    except Exception as error:
-        motion.forget(in_words(error))
-        return None
+def _pose_of(frame: Frame, coming: PoseToCome | None) -> RigidTransform | None:
+    """Pose of the camera in the odometry frame; None where it has not come."""
+    if frame.odometry_from_camera is not None or coming is None or not coming.done():
+        return frame.odometry_from_camera
+    grid = coming.result()
+    return None if isinstance(grid, NotYetError) else grid @ frame.placement.grid_from_camera
 
 
 MOST_POINTS = 200_000  # of a cloud: about four for each pixel that takes one
@@ -180,30 +180,25 @@ MOST_RATIO = 3.0  # between depths of the sensor and of the network: beyond it, 
 class DepthReader:
     """Reads what sensors of depth saw; belongs to the inference thread.
 
-    Depths are compared with those predicted for the image before, so that the first image has none. An image
-    whose depth cannot be used is completed without it, and the log and the record give the reason.
+    Depths are compared with those that the image shows. An image whose depth cannot be used is completed without it,
+    and the log and the record give the reason.
     """
 
     def __init__(self, record: Record[DepthReport], counters: FrameCounters) -> None:
         self._record, self._counters = record, counters
-        self._before: dict[str, tuple[Epoch, StudentBundle, NDArray[np.float32] | None]] = {}
         self._rays: dict[str, tuple[Camera, int, NDArray[np.float32]]] = {}
 
-    def sensed(self, frame: Frame, completer: Completer, epoch: Epoch) -> NDArray[np.float32] | None:
-        """`Evidence.sensed` of an image that is about to be completed; None where there is none."""
+    def sensed(self, frame: Frame, bundle: StudentBundle, seen: SeenImage) -> NDArray[np.float32] | None:
+        """`Evidence.sensed` of an image that the network has seen; None where there is none."""
         if frame.depth is None:
             return None
         if isinstance(frame.depth, NotYetError):
             self._record.happened("without", f"{frame.topic}: {frame.depth}")
             return None
-        of_epoch, of_bundle, own = self._before.get(frame.name, (None, None, None))
-        if own is None or of_epoch != epoch or of_bundle is not completer.bundle:
-            self._record.happened(
-                "without", f"{frame.topic}: the first image has none before it to compare depths with"
-            )
+        if seen.own_depth is None:
             return None
         try:
-            sensed = self._read(frame, frame.depth, completer.bundle, own)
+            sensed = self._read(frame, frame.depth, bundle, seen.own_depth)
         except SceneCompletionError as error:
             self._record.happened("without", f"{frame.topic}: {error}")
             self._counters.warn(f"{frame.topic}: depth", f"{frame.topic}: completed without depth: {error}")
@@ -212,11 +207,6 @@ class DepthReader:
         self._record.change(last=(*self._record.report.last, newest)[-TIMES_KEPT:])
         self._record.happened("sensed", "")
         return sensed
-
-    def follow(self, frame: Frame, completer: Completer, epoch: Epoch) -> None:
-        """Remember the predicted depth of an image."""
-        if frame.depth is not None:
-            self._before[frame.name] = epoch, completer.bundle, frame.completion.own_depth
 
     def _read(
         self, frame: Frame, reading: DepthReading, bundle: StudentBundle, own: NDArray[np.float32]
@@ -283,10 +273,10 @@ class ImageCompleter:
             student.check_mounting(frame.name, upright, parameters)
             completer.set_vocabulary(words.vocabulary)
             completer.set_query(words.queried)
-            evidence = self._scaling.evidence(frame, completer, epoch, scene.pose)
-            evidence = replace(evidence, sensed=self._sensing.sensed(frame, completer, epoch))
-            frame.completion = completer.complete(pixels, frame.stamp_ns, labels=words.labels, evidence=evidence)
-            self._sensing.follow(frame, completer, epoch)
+            seen = completer.see(pixels)
+            sensed = self._sensing.sensed(frame, completer.bundle, seen)
+            evidence = self._scaling.evidence(frame, completer, epoch, seen, sensed, scene.pose)
+            frame.completion = completer.complete(seen, frame.stamp_ns, labels=words.labels, evidence=evidence)
             if warning := frame.completion.warning:
                 self._counters.warn(f"{frame.topic}: blind", f"{frame.topic}: {warning}")
             return True

@@ -21,8 +21,8 @@ from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
-from scene_completion_ros.inference.head import GroundSurface
-from scene_completion_ros.inference.scene_query import WHY
+from scene_completion_ros.inference.cells import GroundSurface
+from scene_completion_ros.inference.evidence import WHY
 from scene_completion_ros.mapping.ground_map import GroundMap, dense_grid_json, voxels_to_bytes
 from scene_completion_ros.ros import conversions
 from scene_completion_ros.ros.conversions import with_data

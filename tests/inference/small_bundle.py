@@ -11,15 +11,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from scene_completion_ros.geometry import Camera, VoxelGrid
+from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
-from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, VolumeReading
+from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec
 from scene_completion_ros.inference.text_bank import BACKGROUND, BankClass, Contrast, FeatureSpace, TextBank, Vocabulary
 
 CANONICAL = Camera(fx=371.2, fy=371.2, cx=319.5, cy=90.0, width=640, height=192)
 CHANNELS = 64
 PLAIN_STUDENT = DEFAULT_BUNDLE.parent / "kitti_student"
-"""A student of the package without a decoder in space."""
+"""A field student of the package."""
 
 
 def random_head(seed: int = 0, channels: int = CHANNELS, density_bias: float = 0.0) -> HeadWeights:
@@ -169,13 +169,6 @@ def _convolutions(image: str, output: str) -> list[Any]:
         helper.make_node("Conv", ["active", "last_weight", "last_bias"], ["last"]),
         helper.make_node("Transpose", ["last"], [output], perm=[0, 2, 3, 1]),
     ]
-
-
-def volume_reading(grid: VoxelGrid, gain: float = 1.0) -> VolumeReading:
-    """Reads a volume whose knots are the centres of a grid's voxels."""
-    step = np.full(3, grid.voxel_size, np.float32)
-    corner = np.stack([np.asarray(grid.origin, np.float32) + 0.5 * step, step])
-    return VolumeReading(np.array([gain], np.float32), corner, grid.shape)
 
 
 def make_small_bundle(folder: Path, *, seed: int = 0, classes: int = 1, **fields: Any) -> StudentBundle:

@@ -283,7 +283,7 @@ def test_an_encoder_for_gpus_that_is_missing_is_refused_with_how_to_make_it(tmp_
     assert caught.value.where == str(tmp_path)
     with pytest.raises(BundleError, match="export .* --gpu"):
         make_encoder(plain, "onnxruntime_fp16")
-    with pytest.raises(BundleError, match="a student with a decoder in space. Run it on the CPU"):
+    with pytest.raises(BundleError, match="a student that completes cells. Run it on the CPU"):
         open_student(Path("street")).read_gpu_encoder()
 
 
@@ -378,7 +378,7 @@ def test_a_head_has_no_tensors_of_labels_without_them_and_is_no_pickle(tmp_path:
         (lambda m: m.pop("sha256"), r"field sha256\W"),
         (lambda m: m["sha256"].pop(HEAD), r"field sha256.head.safetensors\W"),
         (lambda m: m["head"].pop("label_hidden"), r"field head.label_hidden\W"),
-        (lambda m: m.update(schema_version=5), r"(?s)field schema_version\W.*reads 2 and 6. Export"),
+        (lambda m: m.update(schema_version=5), r"(?s)field schema_version\W.*reads 2, 6, 7. Export"),
         (lambda m: m.update(schema_version=SCHEMA_VERSION + 1), r"(?s)field schema_version\W.*Update"),
         (lambda m: m.update(class_names=["one"], class_colours=[[0, 0, 0]]), r"field class_names\W"),
         (lambda m: m.update(class_names=["car", "road", "car"]), r"field class_names\W"),
@@ -449,4 +449,4 @@ def test_the_rounding_of_a_half_graph_is_that_of_a_gpu() -> None:
     twice = ((image.astype(np.float16) * factors["third"]) * factors["three"]).astype(np.float32)
     once = (image * factors["third"].astype(np.float32) * np.float32(3.0)).astype(np.float16).astype(np.float32)
     assert np.count_nonzero(once != twice) > 10
-    np.testing.assert_array_equal(GpuGraphEncoder(model, "test", threads=1).encode(image[0]).features, twice[0])
+    np.testing.assert_array_equal(GpuGraphEncoder(model, "test", threads=1)(image[0]), twice[0])

@@ -232,9 +232,10 @@ def test_labels_and_legend_follow_the_vocabulary(speaking: StudentBundle) -> Non
     assert voxels.class_colours == ((1, 2, 3), (0, 99, 0), (128, 128, 128))
     for name in ("state", "index", "probability"):
         np.testing.assert_array_equal(getattr(voxels, name), getattr(before.voxels, name))
-    features = query._encode(result.image).features  # type: ignore[attr-defined]
+    features = query._encode(result.image)  # type: ignore[attr-defined]
     occupied = np.ravel_multi_index(tuple(voxels.index.T), voxels.grid.shape)
-    cosines = query._prepared.labels.cosines(features, occupied, prepared)  # type: ignore[attr-defined]
+    labels = query._prepared.labels  # type: ignore[attr-defined]
+    cosines = labels.scores.cosines(labels.units(features, occupied), prepared)
     label, confidence = labels_reference(cosines, 2, 0.1, prepared.temperature)
     np.testing.assert_array_equal(voxels.label, label)
     np.testing.assert_allclose(voxels.confidence, confidence, atol=1e-4)
@@ -261,9 +262,10 @@ def test_a_query_is_answered_with_the_labels(speaking: StudentBundle, with_vocab
     np.testing.assert_array_equal(result.voxels.label, plain.label)
     assert result.query is query
     assert [one.phrase for one in result.matches] == ["zebra crossing", "car"]
-    features = completer._query._encode(result.image).features  # type: ignore[attr-defined]
+    features = completer._query._encode(result.image)  # type: ignore[attr-defined]
     occupied = np.ravel_multi_index(tuple(plain.index.T), plain.grid.shape)
-    cosines = completer._query._prepared.labels.cosines(features, occupied, asked)  # type: ignore[attr-defined]
+    labels = completer._query._prepared.labels  # type: ignore[attr-defined]
+    cosines = labels.scores.cosines(labels.units(features, occupied), asked)
     for one, expected in zip(result.matches, matches_of(asked, cosines), strict=True):
         order = np.argsort(one.voxels)
         np.testing.assert_array_equal(one.voxels[order], expected.voxels)

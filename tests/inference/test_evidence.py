@@ -1,12 +1,13 @@
-"""Evidence of depth, as the inputs of a graph."""
+"""Evidence of depth: what sensors saw, and corners of the image."""
 
 import numpy as np
 import pytest
 
-from scene_completion_ros.geometry import Camera
+from scene_completion_ros.geometry import Camera, RigidTransform, VoxelGrid
+from scene_completion_ros.inference.evidence import CORNERS, SENSED, Evidence, EvidenceEstimator, sensed_depth
 from scene_completion_ros.inference.motion_scale import Scale
-from scene_completion_ros.inference.scene_query import CORNERS, SENSED, Evidence, sensed_depth
 
+GRID = VoxelGrid((0.0, -3.2, -2.0), 0.4, (16, 16, 8), "camera_forward")
 CAMERA = Camera(fx=40.0, fy=40.0, cx=31.5, cy=15.5, width=64, height=32)  # half of it: fx 20, centre (15.5, 7.5)
 
 
@@ -26,22 +27,31 @@ def test_beams_that_pass_a_body_are_left_out() -> None:
     assert (sensed[1] > 0.0).sum() == 2 and sensed[0].max() == pytest.approx(np.log(5.0))
 
 
-def test_evidence_gives_inputs_and_a_summary_as_far_as_it_is_known() -> None:
+def test_evidence_gives_measurements_and_a_summary_as_far_as_it_is_known() -> None:
     """Of 512 pixels a sensor saw one."""
-    assert not Evidence().inputs() and not Evidence(Scale()).inputs()
+    assert Evidence().measured((16, 32)) is None and Evidence(Scale()).measured((16, 32)) is None
     sensed = sensed_depth(np.array([[2.125, 0.125, 5.0]]), CAMERA)
     evidence = Evidence(Scale(1.25, 0.1, why=""), sensed)
-    given = evidence.inputs()
-    np.testing.assert_allclose(given["scale"], [[np.log(1.25), 100.0]], rtol=1e-6)
-    np.testing.assert_array_equal(given["sensed"], sensed[None])
+    measured = evidence.measured((16, 32))
+    assert measured is not None
+    np.testing.assert_allclose(measured.scale, [np.log(1.25), 100.0], rtol=1e-6)
+    np.testing.assert_array_equal(measured.depth, sensed)
     assert evidence.summary() == {"scale": 1.25, "scale deviation": 0.1, SENSED: 0.002}
 
 
-def test_corners_have_a_depth_where_no_sensor_saw_one() -> None:
+def test_corners_have_a_depth_where_no_sensor_saw_one(monkeypatch: pytest.MonkeyPatch) -> None:
     sensor, corners = (np.zeros((2, 2, 2), np.float32) for _ in range(2))
     sensor[:, 0, 0], corners[:, 0] = (1.0, 100.0), [[2.0, 2.0], [50.0, 50.0]]
     image, depth = np.zeros((4, 4, 3), np.uint8), np.ones((2, 2), np.float32)
-    found = Evidence(sensed=sensor, corner_depths=lambda *_: corners).with_corners(image, depth)
-    assert found.sensed is not None and found.corner_depths is None and found.summary() == {CORNERS: 1, SENSED: 0.25}
+    estimator = EvidenceEstimator(CAMERA, GRID, np.ones((32, 64), np.bool_), corners=True)
+    monkeypatch.setattr(estimator._motion, "depths", lambda *_: corners)
+    found = estimator.evidence(image, depth, RigidTransform.identity(), 0, sensor)
+    assert found.sensed is not None and (found.corners, found.summary()[CORNERS], found.summary()[SENSED]) == (
+        1,
+        1,
+        0.25,
+    )
     np.testing.assert_array_equal(found.sensed, [[[1.0, 2.0], [0.0, 0.0]], [[100.0, 50.0], [0.0, 0.0]]])
-    assert Evidence(corner_depths=lambda *_: None).with_corners(image, depth).sensed is None
+    assert estimator.evidence(image, depth, "unknown", 0).sensed is None
+    monkeypatch.setattr(estimator._motion, "depths", lambda *_: None)
+    assert estimator.evidence(image, depth, RigidTransform.identity(), 0).sensed is None

@@ -110,14 +110,14 @@ def check(
     if vocabulary is None or space is None:
         words, margin = Words(), 0.0
         expected = label_logits_reference(features, points, head, CODE, CANONICAL)
-        scores, (label, confidence) = query.logits(features, targets), most_likely(expected)
+        scores, (label, confidence) = query.scores.logits(query.units(features, targets)), most_likely(expected)
     else:
         folded = FoldedVocabulary.of(vocabulary, space)
         words, margin = Words(folded), vocabulary.margin
         weight, bias, _, _ = head.label_layers()
         hidden = hidden_reference(features[..., head.hidden :], points, weight, bias, CODE, CANONICAL)
         expected = class_cosines_reference(hidden, vocabulary, space)
-        scores = query.cosines(features, targets, folded)
+        scores = query.scores.cosines(query.units(features, targets), folded)
         label, confidence = labels_reference(expected, folded.classes, margin, folded.temperature)
     assert scores.shape == expected.shape
     np.testing.assert_allclose(scores, expected, atol=1e-4, rtol=0.0)
@@ -171,7 +171,7 @@ def test_voxels_without_a_feature_are_unknown() -> None:
     for given in (features, np.full_like(features, np.nan)):
         label, confidence, matches = query(given, targets, Words(folded, asked))
         assert (label == 5).all() and (confidence == 0.0).all() and not any(len(one.voxels) for one in matches)
-        assert (query.cosines(given, targets, folded) == 0.0).all()
+        assert (query.scores.cosines(query.units(given, targets), folded) == 0.0).all()
     cosines = class_cosines_reference(np.array([[0.0] * 64, [np.nan] * 64]), folded.vocabulary, space)
     assert not cosines.any()
     assert [part.tolist() for part in labels_reference(cosines, 5, 0.0, 0.07)] == [[5, 5], [0.0, 0.0]]

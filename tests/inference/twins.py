@@ -1,7 +1,5 @@
 """The readable twins of the kernels of a student, for the tests that feed both."""
 
-import itertools
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -108,27 +106,13 @@ def labels_reference(cosines, classes, margin, temperature) -> tuple[NDArray[np.
     return label, np.where(there, confidence, 0.0)
 
 
-def trilinear(reading, values, points_camera) -> NDArray[np.float32]:
-    """Samples [N] of values [A, B, C] at the knots of a `VolumeReading`, at points [N, 3] (optical frame, metres)."""
-    lowest, share = reading.taps(points_camera)
-    found = np.zeros(len(points_camera), np.float32)
-    for step in itertools.product((0, 1), repeat=3):
-        found += np.where(step, share, 1.0 - share).prod(axis=1) * values[tuple((lowest + step).T)]
-    return found
-
-
-def density_reference(features, points_camera, head, code, canonical, volume=None, chunk=65536) -> NDArray[np.float64]:
-    """Density sigma = softplus(w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d + g v), per metre, float64 [N].
-
-    v is the volume at a point, g the factor that the head reads it with, of a student that knows everything in space.
-    """
+def density_reference(features, points_camera, head, code, canonical, chunk=65536) -> NDArray[np.float64]:
+    """Density sigma = softplus(w . ReLU(F(u, v) + W_gamma gamma(c) + b) + d), per metre, float64 [N]."""
     density, map_of_density = np.empty(len(points_camera)), features[..., : head.hidden]
     for start in range(0, len(points_camera), chunk):
         points = points_camera[start : start + chunk]
         hidden = hidden_reference(map_of_density, points, head.positional_weight, head.hidden_bias, code, canonical)
         logit = hidden @ head.density_weight.astype(np.float64) + head.density_bias[0]
-        if head.volume is not None:
-            logit = logit + float(head.volume.gain[0]) * trilinear(head.volume, volume, points)
         density[start : start + chunk] = density_of_logit(logit)
     return density
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError
+from scene_completion_ros.inference.evidence import Evidence
 from scene_completion_ros.inference.motion_scale import Scale
-from scene_completion_ros.inference.scene_query import Evidence
 from scene_completion_ros.report import writer
 from scene_completion_ros.report.summaries import evidence_summary
 from scene_completion_ros.report.writer import (

@@ -15,7 +15,6 @@ from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import GpuEncoder, StudentBundle
 from scene_completion_ros.inference.gpu import tensorrt_engine
 from scene_completion_ros.inference.gpu.device import explain_failure
-from scene_completion_ros.inference.scene_query import EncodedImage
 from scene_completion_ros.ros import completion_node
 from scene_completion_ros.ros.node import main
 from tests.inference.small_bundle import gpu_encoder
@@ -30,17 +29,12 @@ class FailingEncoder:
 
     def __init__(self, bundle: StudentBundle, *_: Any) -> None:
         print(f"engine of {bundle.name} made in {threading.current_thread().name}", flush=True)
-        self._encoder = encoder.make_encoder(bundle, encoder.cpu_engine(), threads=1)
-
-    def encode(
-        self, image_rgb: NDArray[np.uint8], extra_inputs: object = None, decoder_inputs: object = None
-    ) -> EncodedImage:
-        if Path(os.environ[FAILS]).exists():
-            raise explain_failure("cuStreamSynchronize failed: GPU is lost", "running the encoder")
-        return self._encoder.encode(image_rgb)
+        self._encoder = encoder.field_encoder(bundle, encoder.cpu_engine(), threads=1)
 
     def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self.encode(image_rgb).features
+        if Path(os.environ[FAILS]).exists():
+            raise explain_failure("cuStreamSynchronize failed: GPU is lost", "running the encoder")
+        return self._encoder(image_rgb)
 
 
 if __name__ == "__main__":

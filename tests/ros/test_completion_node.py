@@ -18,8 +18,9 @@ from sensor_msgs.msg import PointCloud2
 
 from scene_completion_ros.errors import CameraError, SceneCompletionError
 from scene_completion_ros.geometry.cameras import Camera
-from scene_completion_ros.inference.completer import Completion
-from scene_completion_ros.inference.scene_query import Evidence, HostField
+from scene_completion_ros.inference.completer import Completion, SeenImage
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
+from scene_completion_ros.inference.scene_query import HostField
 from scene_completion_ros.ros import completion_node, frame, inputs, messages, topics
 from scene_completion_ros.ros.completion_node import CompletionNode
 from scene_completion_ros.ros.declared_parameters import ExplainingNode
@@ -40,6 +41,9 @@ class Built:
         self.warnings: list[str] = []
         self.engine, self.encoder = "made up", None
         self.bundle = SimpleNamespace(takes_evidence=False)
+
+    def see(self, image: NDArray[np.uint8]) -> SeenImage:
+        return SeenImage(image, None, None, {})
 
     def set_vocabulary(self, vocabulary: object) -> None:
         """Labels stay what they are."""
@@ -70,15 +74,15 @@ class Model:
         if camera == self.unusable:
             raise CameraError("sees nothing", where="camera", cure="Calibrate")
 
-        def complete(image: NDArray[np.uint8], stamp_ns: int, *, labels: bool = True, evidence: Evidence) -> Completion:
-            assert not evidence.inputs()
+        def complete(image: SeenImage, stamp_ns: int, *, labels: bool = True, evidence: Evidence) -> Completion:
+            assert evidence is NO_EVIDENCE
             self.completed.append((camera, stamp_ns))
             self.completed_with.append(settings)
             voxels = some_voxels(3, stamp_ns)
             nothing = np.zeros(voxels.state.shape, np.float32)
             times = dict.fromkeys(topics.STAGES, 1.0)
             dense = HostField(nothing, nothing)
-            return Completion(voxels, dense, DEPTH, TRANSMITTANCE, CAMERA, image, times, self.shown)
+            return Completion(voxels, dense, DEPTH, TRANSMITTANCE, CAMERA, image.image, times, self.shown)
 
         made = Built(complete)
         weakref.finalize(made, lambda: self.released_in.append(threading.current_thread().name))

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from scene_completion_ros.geometry import Camera, RigidTransform
-from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.geometry import DEFAULT_GRID, Camera, RigidTransform
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.completer import Completer, SeenImage
+from scene_completion_ros.inference.evidence import WHY, EvidenceEstimator
 from scene_completion_ros.inference.motion_scale import MotionScale, Scale
-from scene_completion_ros.inference.scene_query import WHY
 from scene_completion_ros.ros.conversions import points_message, with_data
 from scene_completion_ros.ros.frame import DepthReading, Epoch, Frame, NotYetError, PoseToCome, Scene
 from scene_completion_ros.ros.health.diagnostics import DepthReport
@@ -36,6 +37,11 @@ from tests.voxels.samples import COMPLETED, INFERRED, SURFACE, UNOBSERVED, voxel
 NOW = Epoch(0, 0)
 
 
+def estimator(corners: bool) -> EvidenceEstimator:
+    covered = np.ones((CAMERA.height, CAMERA.width), np.bool_)
+    return EvidenceEstimator(CAMERA, DEFAULT_GRID, covered, corners=corners)
+
+
 class Bench:
     """A drive towards two walls whose depths a student says a fifth too near."""
 
@@ -48,10 +54,9 @@ class Bench:
                 bundle=SimpleNamespace(
                     takes_evidence=takes_evidence,
                     canonical=CAMERA,
-                    grid=SimpleNamespace(voxel_size=0.2),
                     class_names=("road", "building"),
                 ),
-                motion_scale=lambda: MotionScale(CAMERA),
+                evidence_estimator=lambda corners: estimator(corners),
             ),
         )
 
@@ -76,9 +81,10 @@ class Bench:
             placement=SimpleNamespace(odometry_from_grid=odometry, grid_from_camera=RigidTransform.identity()),
             completion=SimpleNamespace(image=image, own_depth=depth / 1.2),
         )
-        evidence = self.evidence = self.scaling.evidence(cast(Frame, frame), self.completer, epoch, pose)
-        measure = evidence.corner_depths or (lambda *_: None)
-        self.corners = measure(image, (depth / 1.2).astype(np.float32))
+        own = (depth / 1.2).astype(np.float32) if self.completer.bundle.takes_evidence else None
+        seen = SeenImage(image, None, own, {})
+        evidence = self.evidence = self.scaling.evidence(cast(Frame, frame), self.completer, epoch, seen, coming=pose)
+        self.corners = evidence.sensed
         self.scaling.follow(cast(Scene, SimpleNamespace(frames=(frame,), pose=pose)))
         self.number += 1
         return 0.0 if evidence.scale is None else evidence.scale.factor
@@ -188,10 +194,8 @@ class SensorBench:
         self.record, self.camera, self.warned = Record(DepthReport()), camera, list[str]()
         counters: Any = SimpleNamespace(warn=lambda _, text: self.warned.append(text))
         self.sensing = DepthReader(self.record, counters)
-        self.completer = cast(Completer, SimpleNamespace(bundle=SimpleNamespace(canonical=CANONICAL)))
-        self.see(NotYetError("none yet", may_come=False))  # the first image has none before it to compare depths with
 
-    def see(self, depth: Any, pose: RigidTransform | None = None, epoch: Epoch = NOW) -> NDArray[np.float32] | None:
+    def see(self, depth: Any, pose: RigidTransform | None = None) -> NDArray[np.float32] | None:
         """The evidence about the next image; `pose`: of the sensor in the camera."""
         reading = depth
         if depth is not None and not isinstance(depth, NotYetError):
@@ -202,11 +206,9 @@ class SensorBench:
             topic="/image",
             camera=self.camera,
             depth=reading,
-            completion=SimpleNamespace(own_depth=own),
         )
-        sensed = self.sensing.sensed(cast(Frame, frame), self.completer, epoch)
-        self.sensing.follow(cast(Frame, frame), self.completer, epoch)
-        return sensed
+        seen = SeenImage(np.zeros((32, 64, 3), np.uint8), None, own, {})
+        return self.sensing.sensed(cast(Frame, frame), cast(StudentBundle, SimpleNamespace(canonical=CANONICAL)), seen)
 
     def refused(self, depth: Any, why: str) -> None:
         assert self.see(depth) is None

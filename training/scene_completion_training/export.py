@@ -18,24 +18,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError
-from scene_completion_ros.geometry import Camera, VoxelGrid
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.head import HeadWeights, Lookups, PointCodeSpec, VolumeReading
-from scene_completion_ros.inference.scene_query import ray_camera
+from scene_completion_ros.geometry import Camera
+from scene_completion_ros.inference.bundle import CELL_OUTPUTS, PIXEL_OUTPUTS, StudentBundle
+from scene_completion_ros.inference.cells import STRIDE, stated_ground
+from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.text_bank import FeatureSpace, TextBank, feature_space_for
 from scene_completion_ros.removed import removed
 from scene_completion_training import clustering
 from scene_completion_training.checkpoints import Checkpoint, written_by
-from scene_completion_training.losses import positive_inverse_depth
 from scene_completion_training.networks.agglomerated_field import AgglomeratedField
-from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField, link_calibration
+from scene_completion_training.networks.density_field import LAST_WEIGHTS, DensityField, link_calibration, part_of
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder
 from scene_completion_training.networks.feature_field import FeatureField
-from scene_completion_training.networks.scene_decoder import STRIDE, Measured, PixelView
+from scene_completion_training.networks.scene_decoder import SceneDecoder
 from scene_completion_training.stages.completion import SceneField, read_frozen_encoder
+from scene_completion_training.viewpoint import Viewpoint
 
-# Of the label's logits in the probabilities of the classes: the softmax of these is then nearly what they were.
-SHARPNESS = 6.0
 # Those of clusters for streets, so that all students of streets share one palette, and those of ScanNet for rooms.
 COLOURS: Mapping[str, tuple[int, int, int]] = clustering.CLASS_COLOURS | {
     "wall": (174, 199, 232),
@@ -48,40 +46,84 @@ COLOURS: Mapping[str, tuple[int, int, int]] = clustering.CLASS_COLOURS | {
 }  # fmt: skip
 
 
-class ExportedView(nn.Module):
-    """From an image, and what is known of the ground, to predictions for its pixels."""
+class ExportedPixels(nn.Module):
+    """From an image, and what is known of the ground, to what its pixels show."""
 
     def __init__(self, field: SceneField, encoder: EncoderDecoder) -> None:
         super().__init__()
         self.trunk: Any = encoder.trunk
-        self.pixels = field.pixels
+        self.pixels, self.reduce = field.pixels, field.spatial.reduce
 
-    def forward(self, image: Tensor, ground: Tensor) -> Tensor:
-        """See `StudentBundle.view_shape`."""
+    def forward(self, image: Tensor, ground: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `PIXEL_OUTPUTS`."""
         view = self.pixels(*self.trunk.with_tokens(image), ground)
-        return torch.cat([view.code, view.deviation, view.classes], dim=1)
+        classes = view.classes.softmax(dim=1)
+        maps = torch.cat([view.code, view.deviation], dim=1), classes, self.reduce(classes)
+        first, second, third = (part.permute(0, 2, 3, 1) for part in maps)
+        return first, second, third
 
 
-class ExportedScene(nn.Module):
-    """From predictions for pixels and measurements of depth to units of cells, logits of voxels, and depth."""
+class ExportedCells(nn.Module):
+    """From what cells and columns are given to what is predicted of them, in the order of the kernels on both sides.
 
-    def __init__(self, field: SceneField) -> None:
+    Cells are rows, x y z; whatever `SceneDecoder.complete` does with each cell is a product of matrices here, which
+    leaves out the transposition of all cells.
+    """
+
+    def __init__(self, decoder: SceneDecoder) -> None:
         super().__init__()
-        self.field = field
-        self.rays = ray_camera(field.camera)
+        self.decoder = decoder
+        heights, classes = decoder.cells[2], decoder.classes
+        (context, _), (enter, enter_bias) = _of(decoder.context), _of(decoder.enter[0])
+        (mix, mix_bias), (occupied, occupied_bias) = _of(decoder.mix[0]), _of(decoder.occupied)
+        count = len(context) // heights
+        looked_up = mix.shape[1] - count
+        local = enter[:, : looked_up * heights].reshape(-1, looked_up, heights).transpose(1, 2).flatten(1)
+        self.enter = _linear(torch.cat([local, enter[:, looked_up * heights :]], dim=1), enter_bias)
+        by_height = (
+            part.reshape(count, heights, -1).transpose(0, 1).reshape(count * heights, -1)
+            for part in _of(decoder.context)
+        )
+        context, bias = by_height
+        self.context = _linear(context, bias[:, 0])
+        self.mix_context = _linear(mix[:, :count], None)
+        self.mix_local = _linear(mix[:, count:], mix_bias)
+        self.mix = _linear(*_of(decoder.mix[2]))
+        self.hidden = _linear(occupied[: STRIDE**3], occupied_bias[: STRIDE**3])
+        silent = torch.zeros(1, mix.shape[0]), torch.zeros(1)
+        trust = silent if decoder.trust is None else _of(decoder.trust)
+        others = (occupied[STRIDE**3 :], occupied_bias[STRIDE**3 :]), _of(decoder.named), trust
+        weight, bias = (torch.cat(parts) for parts in zip(*others, strict=True))
+        self.others = _linear(weight, bias)
+        assert self.others.out_features == STRIDE**3 + 1 + classes + 1
 
-    def forward(self, view: Tensor, *given: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Units [1, z x, y, K], logits [1, X, Y, Z], z-depth [1, h', w'], ground [1, 2, x, y].
+    def forward(self, local: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `CELL_OUTPUTS`."""
+        count_x, count_y, heights = self.decoder.cells
+        entered = self.enter(torch.cat([local.reshape(count_x * count_y, -1), columns], dim=1))
+        entered = entered.relu().reshape(1, count_x, count_y, -1).permute(0, 3, 1, 2)
+        x = self.decoder.with_neighbours(self.decoder.enter[2](entered))
+        rows = x.permute(0, 2, 3, 1).reshape(count_x * count_y, -1)
+        context = self.context(rows).reshape(count_x * count_y * heights, -1)
+        mixed = self.mix((self.mix_context(context) + self.mix_local(local)).relu()).relu()
+        mean = self.decoder.mean_of_cells().permute(0, 3, 2, 1).reshape(count_x * count_y * heights, STRIDE**3)
+        lowest = columns[:, -1].reshape(1, 1, count_x, count_y)
+        ground = self.decoder.ground_of(self.decoder.ground(x), lowest)
+        return self.hidden(mixed) + mean, self.others(mixed), ground.permute(0, 2, 3, 1).reshape(-1, 2)
 
-        `given`: lookups of cells, and of voxels, the ground, scale and depths of a sensor, see `graph_inputs`.
-        """
-        ground, scale, sensed = given[6:]
-        seen = PixelView(view[:, :1], view[:, 1:2], view[:, 2:], ground[:, 1:, :1, :1])
-        seen = self.field.scaled(seen, ground, Measured(scale, sensed))
-        scene = self.field.spatial(seen, Lookups(*given[:3]), Lookups(*given[3:6]))
-        units = scene.classes.softmax(dim=1).permute(0, 2, 3, 4, 1).flatten(1, 2)
-        surface = torch.stack([scene.height, scene.deviation], dim=1)
-        return units, scene.occupied, ray_depth(seen.code, self.field.spec, self.rays), surface
+
+def _of(convolution: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight [C', C] and bias [C'] of a convolution over single places."""
+    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+    return convolution.weight[..., 0, 0], convolution.bias
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    layer.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer
 
 
 def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenance: Mapping[str, Any]) -> StudentBundle:
@@ -90,14 +132,11 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
     if "eyes" in stored.configuration:  # of before the key was renamed
         cure = f"Export it with {written_by(stored.record)}, which trained it"
         raise ConfigurationError(str(removed("configuration key", "eyes")), where=str(file), cure=cure)
-    settings, record, grid = stored.configuration, stored.record, stored.viewpoint.volume.grid
+    settings, record = stored.configuration, stored.record
     field = stored.field_of(SceneField)
     encoder, _, frozen = read_frozen_encoder(
         str(settings["encoder_checkpoint"]), str(settings["encoder_weights"]), stored.viewpoint
     )
-    x, y, z = field.spatial.cells
-    classes = SHARPNESS * np.eye(len(field.names), dtype=np.float32)
-    head = HeadWeights.in_space(volume_reading(grid), STRIDE, field.spec.size, classes)
     # Its logit, before the softplus of density, is that of the probability.
     itself = {"log_scale": torch.zeros(()), "offset": torch.zeros(())}
     bundle = _described(
@@ -105,24 +144,82 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
         provenance,
         name=name,
         licence=licence,
-        head=head,
-        feature_size=(z * x, y),
+        head=None,
+        volume=field.volume,
         height_range=record.get("height_range") and tuple(record["height_range"]),
         pitch_range=tuple(record.get("pitch_range", stored.viewpoint.pitch_range)),
         class_names=field.names,
         class_colours=tuple(COLOURS[label] for label in field.names),
-        calibration=link_calibration(itself, grid.voxel_size),
+        calibration=link_calibration(itself, stored.viewpoint.volume.voxel_size),
     )
     weights = {f"field.{key}": value for key, value in field.state_dict().items()}
     weights |= {f"encoder.{key}": value for key, value in encoder.state_dict().items() if key in frozen.own}
     stored_weights = {key: value.detach().numpy().astype(np.float16) for key, value in weights.items()}
-    extra_inputs = {name: torch.from_numpy(values) for name, values in bundle.graph_inputs().items()}
-    image = {"image": torch.zeros(1, 3, field.camera.height, field.camera.width), "ground": extra_inputs["ground"]}
-    encoded = graph_of(ExportedView(field, encoder), image, ["view"])
-    view = {"view": torch.zeros(bundle.view_shape)}
-    outputs = ["features", "volume", "depth", "surface"]
-    decoded = graph_of(ExportedScene(field), view | extra_inputs, outputs)
-    return bundle.save(folder, encoded, stored_weights, decoded)
+    ground = torch.from_numpy(stated_ground(field.camera, field.spec, field.volume.level, None))[None]
+    image = {"image": torch.zeros(1, 3, field.camera.height, field.camera.width), "ground": ground}
+    pixels = graph_of(ExportedPixels(field, encoder), image, list(PIXEL_OUTPUTS))
+    return bundle.save(folder, pixels, stored_weights, cells_onnx(field))
+
+
+def export_again(student: StudentBundle, folder: Path) -> StudentBundle:
+    """Writes a student of stage `completion` as this version does, of the weights and the encoder in its bundle.
+
+    Raises BundleError where the bundle has no weights, or they are not those of such a student.
+    """
+    weights = student.load_weights()
+    state = part_of({name: torch.from_numpy(value.astype(np.float32)) for name, value in weights.items()}, "field.")
+    if not state:
+        cure = "Export its checkpoint"
+        raise BundleError("are not those of stage completion", where=f"bundle {student.name}: weights", cure=cure)
+    field = SceneField.rebuilt(state, Viewpoint.of_bundle(student))
+    field.load_state_dict(state)
+    encoder = _with_pixel_outputs(student.read_encoder(), field)
+    bundle = dataclasses.replace(student, volume=field.volume)
+    return bundle.save(folder, encoder, weights, cells_onnx(field)).with_vocabulary(
+        student.feature_spaces, student.text_bank()
+    )
+
+
+def _with_pixel_outputs(encoder: bytes, field: SceneField) -> bytes:
+    """The encoder of a bundle with `PIXEL_OUTPUTS`; before schema 7 it gave ``view`` alone, of which they follow."""
+    model = onnx.load_from_string(encoder)
+    if [port.name for port in model.graph.output] != ["view"]:
+        return encoder
+    size, count = (field.small.height, field.small.width), len(field.names) + 1
+    reduce = field.spatial.reduce
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.array([2, count], np.int64), "view/sizes")]
+        + [numpy_helper.from_array(_array(value), f"reduce/{name}") for name, value in reduce.state_dict().items()]
+    )
+    made = ("view/surfaces", 2), ("view/classes", count), ("view/context", field.spatial.reduce.out_channels)
+    model.graph.node.extend(
+        [
+            helper.make_node("Split", ["view", "view/sizes"], ["view/surfaces", "view/logits"], axis=1),
+            helper.make_node("Softmax", ["view/logits"], ["view/classes"], axis=1),
+            helper.make_node("Conv", ["view/classes", "reduce/weight", "reduce/bias"], ["view/context"]),
+        ]
+        + [
+            helper.make_node("Transpose", [planes], [output], perm=[0, 2, 3, 1])
+            for (planes, _), output in zip(made, PIXEL_OUTPUTS, strict=True)
+        ]
+    )
+    del model.graph.output[:]
+    for (_, channels), output in zip(made, PIXEL_OUTPUTS, strict=True):
+        shape = [1, *size, channels]
+        model.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, shape))
+    onnx.checker.check_model(model)
+    return model.SerializeToString()  # type: ignore[no-any-return]
+
+
+def cells_onnx(field: SceneField) -> bytes:
+    """The decoder of a student: from what cells look up to what is predicted of them, see `CELL_OUTPUTS`."""
+    volume = field.volume
+    columns = volume.cells[0] * volume.cells[1]
+    given = {
+        "local": torch.zeros(columns * volume.cells[2], volume.looked_up),
+        "columns": torch.zeros(columns, volume.of_column),
+    }
+    return graph_of(ExportedCells(field.spatial), given, list(CELL_OUTPUTS))
 
 
 def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:
@@ -143,7 +240,6 @@ def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:
 
 
 OPSET = 18
-SMALLEST_INVERSE_DEPTH = 1e-3  # per metre: what lies farther is put at a kilometre
 # Settings that name files of the machine that trained.
 _PLACES = ("output", "start_from", "pixels_from", "encoder_checkpoint", "teacher", "features_from", "encoder_weights")
 
@@ -183,13 +279,6 @@ class FoldedEncoder(nn.Module):
             units = self.features(maps)
             out = torch.cat([out, units if self.surface is None else units + self.surface(decoded)], dim=1)
         return out.permute(0, 2, 3, 1)
-
-
-def ray_depth(code: Tensor, spec: PointCodeSpec, rays: Camera) -> Tensor:
-    """z-depth [B, h', w'], metres, of the pixels of a ray camera, of inverse depth codes [B, 1, h, w]."""
-    size = (rays.height, rays.width)
-    inverse = spec.inverse_depth(functional.interpolate(code, size, mode="bilinear", align_corners=False))
-    return 1.0 / positive_inverse_depth(inverse)[:, 0].clamp_min(SMALLEST_INVERSE_DEPTH)
 
 
 def fold(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
@@ -259,13 +348,6 @@ def head_weights(field: DensityField) -> HeadWeights:
         density_weight=_array(field.density_layer.weight[0]),
         density_bias=_array(field.density_layer.bias),
     )
-
-
-def volume_reading(grid: VoxelGrid) -> VolumeReading:
-    """How a head reads logits at the centres of a grid's voxels."""
-    step = np.full(3, grid.voxel_size, np.float32)
-    first = np.asarray(grid.origin, np.float32) + 0.5 * step
-    return VolumeReading(np.ones(1, np.float32), np.stack([first, step]), grid.shape)
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
@@ -357,7 +439,7 @@ def export_labelled(
     record: dict[str, Any] = {"configuration": without_places(stored.record.get("configuration", {}))}
     record |= {"agreement_with_clusters": round(labels.agreement, 4)}
     head = dataclasses.replace(
-        student.head,
+        student.field_head,
         label_positional_weight=_array(field.positions.weight),
         label_hidden_bias=_array(field.positions.bias),
         label_weight=labels.weight,

@@ -18,12 +18,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.geometry import Camera, Resampler
-from scene_completion_ros.inference.bundle import StudentBundle, decoder_in_space
-from scene_completion_ros.inference.encoder import GpuGraphEncoder, OnnxRuntimeEncoder
+from scene_completion_ros.inference.bundle import StudentBundle, completes_cells
+from scene_completion_ros.inference.encoder import GpuGraphEncoder, field_encoder
 from scene_completion_ros.inference.gpu.parity import GRAPH
 from scene_completion_ros.inference.label_query import LabelQuery
 from scene_completion_ros.inference.query_kernel import VoxelQuery
-from scene_completion_ros.inference.scene_query import EncodedImage
 from scene_completion_ros.sequences.opening import open_recording
 from scene_completion_ros.sequences.posed_sequence import UNKNOWN_POSES, reference_camera
 from scene_completion_ros.voxels.occupancy import opacity
@@ -39,7 +38,7 @@ def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
     """The float32 graph: uint8 [1, H, W, 3] RGB -> features; a `BundleError` if none."""
     where = str(bundle.encoder_path)
     if bundle.takes_evidence:
-        raise decoder_in_space(where)
+        raise completes_cells(where)
     model = simplified(bundle.read_encoder(), where)
     graph = model.graph
     camera = bundle.canonical
@@ -52,7 +51,7 @@ def gpu_graph(bundle: StudentBundle) -> onnx.ModelProto:
     replace_nodes(graph, [*front, *graph.node])
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, [1, camera.height, camera.width, 3]))
-    shape = [1, *bundle.feature_size, bundle.head.channels]
+    shape = [1, *bundle.feature_size, bundle.field_head.channels]
     graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape))
     graph.name = "encoder"
     return finished(model)
@@ -190,7 +189,7 @@ def _since_products(graph: onnx.GraphProto, names: Iterable[str]) -> set[str]:
     return found
 
 
-Encode = Callable[[Bytes], EncodedImage]  # of a canonical image uint8 [H, W, 3]
+Encode = Callable[[Bytes], Floats]  # the map of a canonical image uint8 [H, W, 3]
 REFERENCE = "encoder.onnx in ONNX Runtime, float32"
 
 
@@ -205,13 +204,13 @@ class ParityCheck:
         self._bundle, self._images = bundle, images
         camera_from_grid = bundle.grid_from_camera.inverse()
         self._query = VoxelQuery(
-            bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, bundle.grid, camera_from_grid
+            bundle.field_head, bundle.point_code, bundle.canonical, bundle.feature_size, bundle.grid, camera_from_grid
         )
         self._in_view = self._query.in_view.reshape(-1)
         self._label = None
-        if bundle.head.label_hidden:
+        if bundle.label_units:
             self._label = LabelQuery(self._query.field, self._query.samples, self._in_view.size)
-        encoder = OnnxRuntimeEncoder(bundle, threads=threads)
+        encoder = field_encoder(bundle, "onnxruntime", threads=threads)
         self._reference = [encoder(image).copy() for image in images]
         if not any(self._density_and_occupied(features)[1].any() for features in self._reference):
             what = f"the student sees nothing occupied in any of {len(images)} images, so nothing can be compared"
@@ -226,7 +225,7 @@ class ParityCheck:
         off = {name: np.zeros(2) for name in ("features", "density")}  # difference, size
         agreed = voxels = both = either = same_label = 0
         for image, wanted in zip(self._images, self._reference, strict=True):
-            found = variant(image).features.copy()
+            found = variant(image).copy()
             (density, occupied), (right_density, right) = map(self._density_and_occupied, (found, wanted))
             off["features"] += _difference(found, wanted)
             off["density"] += _difference(density, right_density)
@@ -291,7 +290,7 @@ def export_for_gpus(
     """Adds an encoder for GPUs, and returns the bundle; a `GpuError` where it misses its gate."""
     check = ParityCheck(bundle, canonical_images(parity, bundle.canonical, PARITY_IMAGES), threads=threads)
     graph: bytes = to_half(gpu_graph(bundle)).SerializeToString(deterministic=True)
-    numbers = check(GpuGraphEncoder(graph, f"encoder for GPUs of {bundle.folder}", threads=threads).encode)
+    numbers = check(GpuGraphEncoder(graph, f"encoder for GPUs of {bundle.folder}", threads=threads))
     lines = GRAPH.require(numbers)
     report(f"{len(graph) / 1e6:.1f} MB; {'; '.join(lines)}; {numbers['images']:.0f} images")
     return bundle.add_gpu_encoder(graph, numbers, REFERENCE)

@@ -38,7 +38,7 @@ def check_limits(bundle: StudentBundle, grid: VoxelGrid | None = None) -> None:
     """
     if bundle.gpu_encoder is None:
         raise bundle.no_gpu_encoder()
-    shape = *bundle.feature_size, bundle.head.channels
+    shape = *bundle.feature_size, bundle.field_head.channels
     if math.prod(shape) > LARGEST_MAP:
         what = f"a map of {'x'.join(map(str, shape))} is larger than {LARGEST_MAP} numbers"
         cure = "Train a smaller student, or take a CPU engine."

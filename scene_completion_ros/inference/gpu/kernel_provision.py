@@ -26,7 +26,8 @@ from scene_completion_ros.inference.gpu.kernels import (
 from scene_completion_ros.inference.gpu.parity import KERNELS, gate_images
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
-from scene_completion_ros.inference.scene_query import EncodedImage, Encoder, HostSceneQuery, PreparedScene, ray_camera
+from scene_completion_ros.inference.query_kernel import VoxelQuery
+from scene_completion_ros.inference.scene_query import Encoder, HostFieldQuery, PreparedScene, field_on_grid, ray_camera
 from scene_completion_ros.inference.text_bank import BACKGROUND, FeatureSpace, Vocabulary
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
@@ -50,7 +51,7 @@ def provide_kernels(
 
     Raises GpuError where there are none.
     """
-    sizes = KernelSizes.of(bundle.head)
+    sizes = KernelSizes.of(bundle.field_head)
     capability = context.facts.compute_capability
     make_device: MakeDevice = functools.partial(KernelDevice, context)
     key = {
@@ -106,7 +107,7 @@ def check_loads(make_device: MakeDevice, kernels: CompiledKernels) -> None:
 def comparison_maps(bundle: StudentBundle, encoder: Encoder) -> list[NDArray[np.float32]]:
     """Features of an encoder to compare kernels on: noise, where rays end soon, and what is seen of a street."""
     height, width = bundle.canonical.height, bundle.canonical.width
-    shape = *bundle.feature_size, bundle.head.channels
+    shape = *bundle.feature_size, bundle.field_head.channels
     noise = np.random.default_rng(0).normal(0.0, SPREAD, shape).astype(np.float32)
     return [noise, encoder(gate_images(height, width)[0]).copy()]
 
@@ -118,7 +119,7 @@ def measure_kernel_parity(
     maps: Sequence[NDArray[np.float32]],  # features to compare them on
 ) -> dict[str, float]:
     """Compare kernels with the CPU's; the numbers that `KERNELS` limits."""
-    prepared = PreparedScene.of(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
+    prepared = field_on_grid(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
     device = make_device(kernels)
     try:
         pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
@@ -145,10 +146,13 @@ def comparison_vocabulary(units: int) -> FoldedVocabulary:
 
 
 def _compared(
-    prepared: PreparedScene, device: KernelDevice, pipeline: VoxelPipeline, stored: NDArray[np.floating[Any]]
+    prepared: PreparedScene[VoxelQuery],
+    device: KernelDevice,
+    pipeline: VoxelPipeline,
+    stored: NDArray[np.floating[Any]],
 ) -> dict[str, float]:
-    given, blank = EncodedImage(stored.astype(np.float32)), np.zeros((0, 0, 3), np.uint8)
-    on_host = HostSceneQuery(lambda *_: given, prepared)
+    given, blank = stored.astype(np.float32), np.zeros((0, 0, 3), np.uint8)
+    on_host = HostFieldQuery(lambda _: given, prepared)
     pipeline.enqueue(device.upload(stored))
     expected, found = on_host(blank), pipeline.wait()
     alpha, probability = device.download(pipeline.alpha), device.download(pipeline.probability)
@@ -159,15 +163,16 @@ def _compared(
     wrong_labels = 0
     confidences, cosines = [found.confidence[ours] - expected.confidence[theirs]], np.zeros(0, np.float32)
     if prepared.labels is not None:
-        logits = prepared.labels.logits(given.features, common)
+        labels, units = prepared.labels, prepared.labels.units(given, common)
+        logits = labels.scores.logits(units)
         chosen = logits[np.arange(len(common)), found.label[ours].clip(max=logits.shape[1] - 1)]
         wrong_labels = int(np.count_nonzero(~(chosen >= logits.max(axis=1) - TIE)))
-        words = comparison_vocabulary(prepared.labels.weight.shape[1])
+        words = comparison_vocabulary(labels.scores.weight.shape[1])
         pipeline.compare(Words(words, words))
         found = pipeline.wait()
-        label, confidence, _ = prepared.labels(given.features, common, Words(words))
+        label, confidence, _ = labels.scores(units, Words(words))
         confidences.append(found.confidence[ours] - confidence)
-        right = prepared.labels.cosines(given.features, common, words)
+        right = labels.scores.cosines(units, words)
         cosines = pipeline.cosines(words, len(found.index))[ours] - right
         first, second = np.sort(right, axis=1)[:, -1:-3:-1].T
         clear = np.minimum(first - second, np.abs(first - second - words.vocabulary.margin)) > COSINE_TIE

@@ -25,6 +25,8 @@ from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.inference.bundle import PRECISION, StudentBundle
+from scene_completion_ros.inference.cell_query import Pixels
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.gpu.device import (
     DeviceFacts,
     Flavour,
@@ -40,17 +42,8 @@ from scene_completion_ros.inference.gpu.kernels import Buffer, KernelDevice
 from scene_completion_ros.inference.gpu.parity import ENGINE, gate_images, map_errors
 from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
 from scene_completion_ros.inference.label_query import NO_WORDS, Words, matches_of
-from scene_completion_ros.inference.scene_query import (
-    NO_EVIDENCE,
-    DecoderInputs,
-    EncodedImage,
-    Encoder,
-    Evidence,
-    GraphInputs,
-    PreparedScene,
-    SceneAnswer,
-    SceneQuery,
-)
+from scene_completion_ros.inference.query_kernel import VoxelQuery
+from scene_completion_ros.inference.scene_query import Encoder, PreparedScene, SceneAnswer, SceneQuery
 from scene_completion_ros.jit import aligned_empty
 
 INPUT, OUTPUT = "image", "features"
@@ -114,7 +107,7 @@ def ports_of(bundle: StudentBundle) -> Ports:
     camera = bundle.canonical
     return {
         INPUT: ((1, camera.height, camera.width, 3), np.uint8),
-        OUTPUT: ((1, *bundle.feature_size, bundle.head.channels), np.float16),
+        OUTPUT: ((1, *bundle.feature_size, bundle.field_head.channels), np.float16),
     }
 
 
@@ -396,22 +389,17 @@ class TensorRtEncoder(Encoder):
         finalizer = weakref.finalize(self, _release, self._context, self._engine)
         finalizer.atexit = False  # pycuda may be gone by then, and the driver cleans up by itself
 
-    def encode(
-        self,
-        image_rgb: NDArray[np.uint8],
-        extra_inputs: GraphInputs | None = None,
-        decoder_inputs: DecoderInputs | None = None,
-    ) -> EncodedImage:
-        """See `Encoder`; no graph for GPUs takes more than the image yet.
+    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Encoder`.
 
         Raises GpuError where the GPU failed; after the loss of the device nothing on it works any more in this process.
         """
-        del extra_inputs, decoder_inputs
         with self._context.work("running the encoder"):
             self._features[:] = self._engine(image_rgb[None])
-        return EncodedImage(self._features[0])
+        features: NDArray[np.float32] = self._features[0]
+        return features
 
-    def scene_query(self, prepared: PreparedScene) -> SceneQuery:
+    def scene_query(self, prepared: PreparedScene[VoxelQuery]) -> SceneQuery:
         """See `DeviceEncoder`. Raises GpuError where the grid is too large for it, or there is not enough memory."""
         check_limits(self._bundle, prepared.query.grid)
         with self._context.work("loading the kernels"):
@@ -427,7 +415,7 @@ class DeviceSceneQuery:
     """
 
     def __init__(
-        self, engine: TensorRtEngine, device: KernelDevice, context: PrimaryContext, prepared: PreparedScene
+        self, engine: TensorRtEngine, device: KernelDevice, context: PrimaryContext, prepared: PreparedScene[VoxelQuery]
     ) -> None:
         self._engine, self._device, self._context = engine, device, context
         self._answers = 0
@@ -442,11 +430,18 @@ class DeviceSceneQuery:
         finalizer = weakref.finalize(self, _release, context.hold(), device)
         finalizer.atexit = False  # the driver cleans up by itself, and pycuda may be gone
 
+    def see(self, image_rgb: NDArray[np.uint8]) -> None:
+        """See `SceneQuery`."""
+
     def __call__(
-        self, image_rgb: NDArray[np.uint8], words: Words = NO_WORDS, evidence: Evidence = NO_EVIDENCE
+        self,
+        image_rgb: NDArray[np.uint8],
+        words: Words = NO_WORDS,
+        pixels: Pixels | None = None,
+        evidence: Evidence = NO_EVIDENCE,
     ) -> SceneAnswer:
-        """See `SceneQuery`; no graph for GPUs takes evidence."""
-        del evidence
+        """See `SceneQuery`; field students take no evidence."""
+        del pixels, evidence
         started_s, device = time.perf_counter(), self._device
         with self._context.work("completing an image"):
             self._engine.load(image_rgb[None])

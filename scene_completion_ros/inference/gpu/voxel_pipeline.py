@@ -110,8 +110,8 @@ class VoxelPipeline:
         if labels is not None:
             self._labels = (
                 _tables(device, labels.tables),
-                device.upload(labels.weight),
-                device.upload(labels.bias),
+                device.upload(labels.scores.weight),
+                device.upload(labels.scores.bias),
                 device.upload(labels.sample_of),
             )
 

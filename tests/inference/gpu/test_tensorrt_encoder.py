@@ -17,7 +17,7 @@ from scene_completion_ros.errors import GpuError, ImageError
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
-from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.encoder import field_encoder
 from scene_completion_ros.inference.gpu import device, kernel_provision
 from scene_completion_ros.inference.gpu.kernels import KERNELS, CompiledKernels
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
@@ -195,10 +195,10 @@ def test_two_cameras_share_the_engine_whose_outputs_the_host_may_have_too(
     states = [one.complete(picture(1)).voxels.state for one in (left, right)]
     np.testing.assert_array_equal(*states)
     assert cuda.retained == 1
-    on_cpu = make_encoder(bundle, encoder.cpu_engine(), threads=1)
+    on_cpu = field_encoder(bundle, encoder.cpu_engine(), threads=1)
     for seed in (0, 1):
-        found, expected = left.encoder.encode(picture(seed)), on_cpu.encode(picture(seed))
-        np.testing.assert_allclose(found.features, expected.features, atol=0.05)
+        found, expected = left.encoder(picture(seed)), on_cpu(picture(seed))  # type: ignore[operator]
+        np.testing.assert_allclose(found, expected, atol=0.05)
     with pytest.raises(ImageError):
         left.complete(picture()[:-1])
     assert cuda.stack == []  # no other context is disturbed between images

@@ -15,9 +15,8 @@ from scene_completion_ros.bags.reader import DEMO_DRIVE
 from scene_completion_ros.cli import main
 from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, MANIFEST, StudentBundle
-from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.encoder import field_encoder
 from scene_completion_ros.inference.gpu.parity import GRAPH
-from scene_completion_ros.inference.scene_query import EncodedImage
 from scene_completion_training.commands.arguments import say_dropped
 from scene_completion_training.gpu_parity import (
     REFERENCE,
@@ -28,7 +27,7 @@ from scene_completion_training.gpu_parity import (
     to_half,
 )
 
-Encode = Callable[[NDArray[np.uint8]], EncodedImage]
+Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 COUNT = 2  # images that are compared
 
 
@@ -66,7 +65,7 @@ def contents(folder: Path | None) -> dict[str, bytes]:
 
 def test_the_graph_has_the_ports_of_the_student(student: StudentBundle, graph: onnx.ModelProto) -> None:
     (image,), (features,) = graph.graph.input, graph.graph.output
-    (height, width), channels = student.feature_size, student.head.channels
+    (height, width), channels = student.feature_size, student.field_head.channels
     shapes = [[dimension.dim_value for dimension in port.type.tensor_type.shape.dim] for port in (image, features)]
     assert (image.name, features.name) == ("image", "features")
     assert shapes == [[1, student.canonical.height, student.canonical.width, 3], [1, height, width, channels]]
@@ -94,7 +93,7 @@ def test_an_encoder_that_passes_is_added(
     parity = made.gpu_encoder.parity
     assert parity["images"] == COUNT and 0.0 < parity["features_relative"] < GRAPH.limits["features_relative"]
     assert json.loads(contents(made.folder)[MANIFEST])["gpu_encoders"]["fp16"]["parity"] == parity
-    half, single = (make_encoder(made, name, threads=1) for name in ("onnxruntime_fp16", "onnxruntime"))
+    half, single = (field_encoder(made, name, threads=1) for name in ("onnxruntime_fp16", "onnxruntime"))
     assert half.name == "onnxruntime_fp16"
     assert 0.0 < np.abs(half(images[0]) - single(images[0])).mean() < 0.01 * np.abs(single(images[0])).mean()
 
@@ -114,27 +113,25 @@ def check(student: StudentBundle, images: NDArray[np.uint8]) -> ParityCheck:
 
 @pytest.fixture(scope="module")
 def exact(student: StudentBundle) -> Encode:
-    encoder = make_encoder(student, "onnxruntime", threads=1)
-    return lambda image: EncodedImage(encoder(image).copy())
+    encoder = field_encoder(student, "onnxruntime", threads=1)
+    return lambda image: encoder(image).copy()
 
 
 def test_each_kind_of_error_has_its_number(student: StudentBundle, check: ParityCheck, exact: Encode) -> None:
     """Noise in the map, one wrong unit of the density that the map's mean hardly shows, and shuffled label units."""
-    hidden, unit = student.head.hidden, int(student.head.density_weight.argmax())
+    hidden, unit = student.field_head.hidden, int(student.field_head.density_weight.argmax())
 
-    def shifted(image: NDArray[np.uint8]) -> EncodedImage:
-        encoded = exact(image)
-        encoded.features[..., unit] += 8.0
-        return encoded
+    def shifted(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        features = exact(image)
+        features[..., unit] += 8.0
+        return features
 
-    def shuffled(image: NDArray[np.uint8]) -> EncodedImage:
-        features = exact(image).features
+    def shuffled(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        features = exact(image)
         features[..., hidden:] = features[..., : hidden - 1 : -1].copy()
-        return EncodedImage(features)
+        return features
 
-    noise, density, labels = map(
-        check, (lambda image: EncodedImage(exact(image).features * np.float32(1.01)), shifted, shuffled)
-    )
+    noise, density, labels = map(check, (lambda image: exact(image) * np.float32(1.01), shifted, shuffled))
     limits = GRAPH.limits
     assert noise["features_relative"] == pytest.approx(0.01, rel=1e-3)
     assert density["density_relative"] > limits["density_relative"]

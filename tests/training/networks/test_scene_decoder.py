@@ -13,14 +13,22 @@ from torch.nn import functional
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.transforms import rotation_of_angles
-from scene_completion_ros.inference.head import PointCodeSpec, cell_lookups, ground_code, volume_pose
-from scene_completion_training.networks.encoder_decoder import MetricDecoder
-from scene_completion_training.networks.scene_decoder import (
+from scene_completion_ros.inference.cell_query import CellLift, CellQuery, PredictedCells
+from scene_completion_ros.inference.cells import (
     FAR_OFF,
     ROAD,
     STRIDE,
-    CompletedScene,
+    CellVolume,
     Measured,
+    cell_lookups,
+    ground_code,
+    volume_pose,
+)
+from scene_completion_ros.inference.head import PointCodeSpec
+from scene_completion_training.export import ExportedCells
+from scene_completion_training.networks.encoder_decoder import MetricDecoder
+from scene_completion_training.networks.scene_decoder import (
+    CompletedScene,
     PixelHead,
     PixelView,
     SceneDecoder,
@@ -249,3 +257,50 @@ def test_what_motion_and_sensors_know_counts_by_its_precision() -> None:
     joined, surer = depth([0.0, 0.0], sensed)
     assert joined[::8].sub(5.0).abs().max() < 0.05 and surer[::8].max() < 0.0101
     assert joined[4].sub(5.0).abs().max() < 0.3 and surer[4].max() < deviation.min()  # between its rows
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: bool) -> None:
+    """Lift, graph of cells and query, with random weights and a random view: voxels, classes and the ground."""
+    canonical = Camera(fx=41.3, fy=40.7, cx=31.2, cy=15.1, width=64, height=32)  # no cell lies on the edge of its image
+    torch.manual_seed(0)
+    made = SceneDecoder(
+        GRID, SPEC, classes=CLASSES, reduced=4, widths=(8, 8), context=4, hidden=8, ground=-1.0, use_pixel_classes=True
+    ).eval()
+    assert made.trust is not None
+    for parameter in (made.occupied.weight, made.named.weight, made.trust.weight, made.ground.weight, made.mean):
+        torch.nn.init.normal_(parameter)
+    upright = RigidTransform.from_matrix(pose(0.06, -0.3).double().numpy().round(12)) if known else None
+    matrix = torch.from_numpy((upright or DEFAULT_GRID_FROM_CAMERA).matrix).float()[None]
+    coarse = torch.rand(1, 2 + CLASSES + 1, 4, 8)
+    maps = functional.interpolate(coarse, (CAMERA.height, CAMERA.width), mode="bilinear")
+    view = PixelView(
+        SPEC.depth_code_of_inverse(1.0 / (1.0 + 6.0 * maps[:, :1])),
+        0.03 + 0.1 * maps[:, 1:2],
+        8.0 * maps[:, 2:],
+        torch.full((1, 1, 1, 1), float(known)),
+    )
+    cells, voxels = (cell_lookups(GRID, stride, canonical, SPEC, matrix, torch.ones(1)) for stride in (STRIDE, 1))
+    volume = CellVolume(GRID, -1.0, ROAD, 0, CLASSES, 4)
+    lift = CellLift(volume, canonical, SPEC, upright)
+    query = CellQuery(lift)
+    with torch.no_grad():
+        scene = made(view, cells, voxels)
+        classes = view.classes.softmax(dim=1)
+        surfaces = torch.cat([-SPEC.inverse_depth(view.code).log(), view.deviation], dim=1)
+        given = lift(*(part[0].permute(1, 2, 0).contiguous().numpy() for part in (surfaces, made.reduce(classes))))
+        predicted = PredictedCells(*(part.numpy() for part in ExportedCells(made)(*map(torch.from_numpy, given))))
+    points = query.lift.volume_from_camera.inverse().apply(GRID.centres().reshape(-1, 3))
+    density = np.empty(len(points), np.float32)
+    samples = query.prepare(points, np.arange(len(points), dtype=np.int32))
+    query(surfaces[0].permute(1, 2, 0).numpy(), predicted, samples, density)
+    difference = np.abs(1.0 - np.exp(-density) - scene.occupied.sigmoid().numpy().reshape(-1))
+    assert (difference < 1e-4).mean() > 0.99  # others look between two pixels
+    assert scene.occupied.sigmoid().std() > 0.2
+    chosen = np.arange(math.prod(volume.cells), dtype=np.int32)
+    units, label, _ = query.classes(predicted.others, classes[0].permute(1, 2, 0).contiguous().numpy(), chosen)
+    expected = scene.classes.softmax(dim=1)[0].permute(2, 3, 1, 0).reshape(-1, CLASSES).numpy()
+    np.testing.assert_allclose(units, expected, atol=1e-4)
+    np.testing.assert_array_equal(label, expected.argmax(axis=1))
+    np.testing.assert_allclose(predicted.ground[:, 0].reshape(scene.height[0].shape), scene.height[0], atol=1e-4)
+    np.testing.assert_allclose(predicted.ground[:, 1].reshape(scene.height[0].shape), scene.deviation[0], atol=1e-4)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -23,8 +24,8 @@ from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.geometry.transforms import rotation_of_angles
 from scene_completion_ros.inference.bundle import DECODER, DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.evidence import Evidence, Sources, sensed_depth
 from scene_completion_ros.inference.motion_scale import Scale
-from scene_completion_ros.inference.scene_query import Evidence, Sources, sensed_depth
 from scene_completion_ros.inference.text_bank import BankClass, TextBank
 from scene_completion_ros.ros.frame import Student
 from scene_completion_ros.ros.messages import elevation_message
@@ -237,7 +238,7 @@ def test_the_robot_completes_what_torch_completes(
     known: bool, engine: str, bundle: StudentBundle, trained: Path, town: Path
 ) -> None:
     """Voxels and classes through the whole runtime, for a camera of some height and pitch, be they known or not."""
-    assert bundle.head.hidden == 0 and bundle.head.unit_cells == (16, 16, 4)
+    assert bundle.head is None and bundle.volume is not None and bundle.volume.cells == (16, 16, 4)
     assert bundle.class_names == COMMON_CLASSES[1:] and bundle.takes_evidence
     sequence = open_recording(town)
     camera, (scene, own) = reference_camera(sequence), seen_by_torch(trained, sequence, known)
@@ -279,17 +280,13 @@ def test_what_is_known_of_depth_moves_what_the_robot_completes(bundle: StudentBu
     completer = Completer(bundle, sequence.cameras[name], engine="onnxruntime")
     alone = completer.complete(sequence.image(0, name))
     assert alone.own_depth is not None
-    said = Completer(bundle, sequence.cameras[name], encoder=completer.encoder).encoder
-    own = np.array(said.encode(alone.image).depth)
-    moved = said.encode(alone.image, bundle.graph_inputs() | Evidence(Scale(1.3, 1e-3)).inputs())
-    assert moved.depth is not None
-    near = own < 30.0
-    np.testing.assert_allclose(moved.depth[near] / own[near], 1.3, rtol=0.01)
+    moved = completer.complete(sequence.image(0, name), evidence=Evidence(Scale(1.3, 1e-3)))
+    near = cv2.dilate(np.nan_to_num(alone.depth, nan=99.0), np.ones((5, 5))) < 30.0  # and not at the rim of what has no depth
+    np.testing.assert_allclose(moved.depth[near] / alone.depth[near], 1.3, rtol=0.01)
     points = bundle.canonical.unproject(bundle.canonical.pixel_centres()[::2, ::2].reshape(-1, 2)) * 6.0
     wall = Evidence(sensed=sensed_depth(points, bundle.canonical, 0.002))  # it learned nothing yet
-    np.testing.assert_allclose(said.encode(alone.image, bundle.graph_inputs() | wall.inputs()).depth, 6.0, rtol=0.02)
     completed = completer.complete(sequence.image(0, name), evidence=wall)
-    assert np.nanmedian(completed.depth) == pytest.approx(6.0, rel=0.15)
+    np.testing.assert_allclose(completed.depth[np.isfinite(completed.depth)], 6.0, rtol=0.02)
     np.testing.assert_array_equal(completed.own_depth, alone.own_depth)
 
 

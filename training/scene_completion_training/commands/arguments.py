@@ -16,7 +16,7 @@ from scene_completion_ros.whole_files import write_whole
 if TYPE_CHECKING:
     from scene_completion_ros.evaluation.metric import Scores
     from scene_completion_ros.inference.bundle import StudentBundle
-    from scene_completion_ros.inference.scene_query import Sources
+    from scene_completion_ros.inference.evidence import Sources
     from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
     from scene_completion_training.evaluation.deployed import DeployedStudent
@@ -139,7 +139,7 @@ def add_sources(parser: argparse._ActionsContainer) -> None:
 
 def sources(args: argparse.Namespace) -> Sources:
     """What was declared by `add_sources` or `add_scale_argument`; nothing where a command has no such arguments."""
-    from scene_completion_ros.inference.scene_query import Sources
+    from scene_completion_ros.inference.evidence import Sources
 
     return Sources(getattr(args, "scale_from", "off"), getattr(args, "lidar_beams", 0))
 

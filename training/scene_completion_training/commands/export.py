@@ -1,7 +1,11 @@
 """Export a training checkpoint as a student bundle for the robot, or add an encoder for GPUs to a bundle.
 
     scene-completion export CHECKPOINT BUNDLE --licence ...
+    scene-completion export BUNDLE AGAIN
     scene-completion export BUNDLE --gpu fp16
+
+The second form writes a student of stage completion as this version does, from the weights in its bundle; all else
+stays as it is.
 
 The network of a checkpoint of stage masked_scene becomes a folder that `features points` takes.
 
@@ -20,8 +24,8 @@ from scene_completion_training.commands.arguments import add_paths
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of `scene-completion export`."""
-    parser.add_argument("source", type=Path, help="checkpoint of `scene-completion train`; or a bundle, with --gpu")
-    meaning = "folder to write the bundle of a checkpoint into; the student gets its name"
+    parser.add_argument("source", type=Path, help="checkpoint of `scene-completion train`, or a bundle")
+    meaning = "folder to write the bundle into; the student of a checkpoint gets its name"
     parser.add_argument("bundle", type=BUNDLE, nargs="?", help=meaning)
     parser.add_argument("--licence", help="licence of the weights, which follows from the training data")
     meaning = "what `scene-completion features classes` made: export a student with labels, from a checkpoint of stage "
@@ -45,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from scene_completion_ros.progress import Progress
 
     if args.bundle is not None:
-        if not args.licence:
+        if not (args.licence or args.source.is_dir()):
             raise ConfigurationError("is missing", where="--licence", cure="It follows from the training data")
         Progress().line(f"Exporting {args.source} ...")
         _export(args)
@@ -64,6 +68,10 @@ def _export(args: argparse.Namespace) -> None:
     from scene_completion_training.sparse.hu_net import VoxelHUNet
     from scene_completion_training.stages.completion import SceneField
 
+    if args.source.is_dir():
+        export.export_again(open_student(args.source), args.bundle)
+        _print_files(args.bundle)
+        return
     trained = Checkpoint.read(args.source).stage_class.field_class
     about = {"name": args.bundle.resolve().name, "licence": args.licence}
     bank = TextBank.load(args.vocabulary) if args.vocabulary else None

@@ -21,7 +21,7 @@ from scene_completion_ros.evaluation.semantic_classes import CITYSCAPES_CLASSES,
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.depth_images import sparse_depth
-from scene_completion_ros.inference.head import volume_pose
+from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.jit import kernel
 from scene_completion_ros.sequences.opening import depth_truth, voxel_truth
 from scene_completion_ros.sequences.posed_sequence import (

@@ -10,7 +10,7 @@ sharper for k > 1. `calibrate_on_truth` fits them to LiDAR.
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +25,25 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Resampler, RigidTransform
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle, open_student
-from scene_completion_ros.inference.completer import Completer, Completion, EarlierImages
-from scene_completion_ros.inference.encoder import make_encoder
-from scene_completion_ros.inference.head import HeadWeights, volume_pose
+from scene_completion_ros.inference.cell_query import CellQuery, Pixels, PredictedCells
+from scene_completion_ros.inference.cells import volume_pose
+from scene_completion_ros.inference.completer import Completer, Completion
+from scene_completion_ros.inference.encoder import CellGraphs, make_encoder
+from scene_completion_ros.inference.evidence import (
+    NETWORK_ALONE,
+    Evidence,
+    EvidenceEstimator,
+    Sources,
+    own_depth,
+    sensed_depth,
+)
+from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.query_kernel import FieldKernel, hidden_reference
 from scene_completion_ros.inference.scene_query import (
-    NETWORK_ALONE,
-    NO_EVIDENCE,
-    EncodedImage,
-    Encoder,
-    Evidence,
-    GraphInputs,
-    Sources,
+    CellDecoder,
+    Networks,
     inverse_distance_samples,
-    motion_scale,
-    own_depth,
     predicted_depth,
-    sensed_depth,
 )
 from scene_completion_ros.jit import kernel_threads
 from scene_completion_ros.sequences.opening import lidar_depth
@@ -97,11 +99,11 @@ class DeployedStudent(Predictor):
         self.calibration = over_voxel_edge(bundle.calibration, bundle.grid.voxel_size)
         self.cutoffs = calibrated_cutoffs(self.calibration, bundle.threshold)
         self._engine, self._threads, self._sources = engine, threads, sources
-        self._field_of = lru_cache(maxsize=4)(self._make_field)
+        self._decoder_of = lru_cache(maxsize=4)(self._make_decoder)
         self._resampler = lru_cache(maxsize=4)(lambda camera: Resampler(camera, bundle.canonical))
         # Several methods may share the student: all complete a frame before any of them completes the next one.
         self.complete = lru_cache(maxsize=1)(self.complete)  # type: ignore[method-assign]
-        self._earlier: tuple[PosedSequence, str, int, EarlierImages] | None = None
+        self._earlier: tuple[PosedSequence, str, int, EvidenceEstimator] | None = None
         self._completer: Completer | None = None
 
     @property
@@ -124,25 +126,24 @@ class DeployedStudent(Predictor):
     def complete(self, sequence: PosedSequence, index: int) -> Prediction:
         """Encode the reference camera's image of a frame, once something of it is needed."""
         name = reference_camera(sequence)
-        camera, evidence = sequence.cameras[name], self._evidence(sequence, index, name)
+        camera, sensed = sequence.cameras[name], self._sensed(sequence, index, name)
 
         @lru_cache(maxsize=1)
-        def encoding() -> tuple[FieldKernel, Bytes, Callable[[], EncodedImage]]:
-            return self._encoding(sequence, index, evidence)
-
-        def density(points: Floats) -> Floats:
-            field, _, encoded = encoding()
-            return self._density(field, encoded(), points)
+        def field() -> _FieldFrame | _CellFrame:
+            return self._frame(sequence, index, name, sensed)
 
         def depth_at(pixels: Doubles) -> Floats:
-            depth = encoding()[2]().depth
-            assert depth is not None
-            return predicted_depth(depth, self.bundle.canonical, camera, pixels)
+            frame = field()
+            assert isinstance(frame, _CellFrame)
+            return predicted_depth(np.exp(frame.surfaces[..., 0]), self.bundle.canonical, camera, pixels)
 
         @lru_cache(maxsize=1)
         def completion(truth: VoxelTruth) -> Completion:
             completer = self._completer_of(sequence, index, name, truth)
-            return completer.complete(sequence.image(index, name), sequence.frames[index].stamp_ns, evidence=evidence)
+            self._follow(sequence, index, name)
+            seen = completer.see(sequence.image(index, name))
+            evidence = self._evidence(sequence, index, name, seen.image, seen.own_depth, sensed)
+            return completer.complete(seen, sequence.frames[index].stamp_ns, evidence=evidence)
 
         def completed(truth: VoxelTruth) -> tuple[SemanticVoxels, Floats, Floats]:
             found = completion(truth)
@@ -153,26 +154,26 @@ class DeployedStudent(Predictor):
             volume[tuple(voxels.index.T)] = 1 + voxels.label
             return volume
 
-        def units(points: Floats) -> Floats:
-            head, bundle = self.bundle.head, self.bundle
-            weight, bias, _, _ = head.label_layers()
-            maps = encoding()[2]().features[..., head.hidden :]
-            hidden = hidden_reference(maps, points, weight, bias, bundle.point_code, bundle.canonical)
-            return hidden.astype(np.float32)
-
         return Prediction(
             camera,
-            density,
+            lambda points: _in_parts(field().density, points),
             self.bundle.depth_range,
-            None if self.bundle.head.volume is None else depth_at,
-            units=units,
+            depth_at if self.bundle.takes_evidence else None,
+            units=lambda points: field().units(points),
             labels=labels,
             completed=completed,
         )
 
     @cached_property
-    def _encoder(self) -> Encoder:
+    def _networks(self) -> Networks:
         return make_encoder(self.bundle, self._engine, threads=self._threads)
+
+    @cached_property
+    def _field(self) -> FieldKernel:
+        bundle = self.bundle
+        limit, (low, high) = bundle.point_code.xy_limit, bundle.point_code.depth_code_range
+        ends = np.array([-limit, -limit, low]), np.array([limit, limit, high])
+        return FieldKernel(bundle.field_head, bundle.point_code, bundle.canonical, bundle.feature_size, *ends)
 
     def _completer_of(self, sequence: PosedSequence, index: int, camera: str, truth: VoxelTruth) -> Completer:
         """The completer of a camera on the grid of a truth; one at a time, each holds samples of its whole grid."""
@@ -191,70 +192,127 @@ class DeployedStudent(Predictor):
         assert self._completer is not None
         return self._completer
 
-    def _encoding(
-        self, sequence: PosedSequence, index: int, evidence: Evidence = NO_EVIDENCE
-    ) -> tuple[FieldKernel, Bytes, Callable[[], EncodedImage]]:
-        name = reference_camera(sequence)
-        stated = mounting(sequence, name, index) if self.bundle.takes_evidence else None
+    def _frame(
+        self, sequence: PosedSequence, index: int, camera: str, sensed: Floats | None
+    ) -> "_FieldFrame | _CellFrame":
+        if not self.bundle.takes_evidence:
+            return _FieldFrame(self._field, self._networks(self._image(sequence, index, camera)), self._threads)  # type: ignore[operator]
+        self._follow(sequence, index, camera)
+        decoder, image, pixels = self._see(sequence, index, camera)
+        own = own_depth(decoder.spec, pixels.surfaces)
+        evidence = self._evidence(sequence, index, camera, image, own, sensed)
+        return _CellFrame(CellQuery(decoder.lift), *decoder.decode(pixels, evidence), pixels, self._threads)
+
+    def _image(self, sequence: PosedSequence, index: int, camera: str) -> Bytes:
+        return self._resampler(sequence.cameras[camera])(sequence.image(index, camera))
+
+    def _see(self, sequence: PosedSequence, index: int, camera: str) -> tuple[CellDecoder, Bytes, Pixels]:
+        stated = mounting(sequence, camera, index)
         pose = None if stated is None else volume_pose(stated, self.bundle.height_above_ground).matrix
-        field, inputs = self._field_of(None if pose is None else tuple(pose.ravel().tolist()))
-        image = self._resampler(sequence.cameras[name])(sequence.image(index, name))
+        decoder = self._decoder_of(None if pose is None else tuple(pose.ravel().tolist()))
+        image = self._image(sequence, index, camera)
+        return decoder, image, decoder.see(image)
 
-        def given(view: Floats) -> GraphInputs:
-            return inputs | evidence.with_corners(image, own_depth(self.bundle.point_code, view)).inputs()
+    def _make_decoder(self, matrix: tuple[float, ...] | None) -> CellDecoder:
+        """The decoder for a pose of the camera in the student's volume."""
+        pose = None if matrix is None else RigidTransform.from_matrix(np.reshape(matrix, (4, 4)))
+        networks = self._networks
+        assert isinstance(networks, CellGraphs)
+        return CellDecoder(self.bundle, networks, pose, self._threads)
 
-        decoder_inputs = given if self.bundle.takes_evidence else None
-        return field, image, lru_cache(maxsize=1)(partial(self._encoder.encode, image, inputs, decoder_inputs))
+    def _follow(self, sequence: PosedSequence, index: int, camera: str) -> None:
+        """Remember the frames before, as a robot that drives through the recording would know them.
 
-    def _evidence(self, sequence: PosedSequence, index: int, camera: str) -> Evidence:
-        """Evidence of the frames before, as a robot that drives through the recording would know it, and the LiDAR.
-
-        Frames may come in any order; in that of the recording, each is encoded once. Raises SequenceError
-        where a LiDAR is wanted and there is none.
+        Frames may come in any order; in that of the recording, each is seen once.
         """
-        evidence = NO_EVIDENCE
-        if self._sources.scale != "off":
-            last = self._earlier
-            if last is None or last[:2] != (sequence, camera) or not 0 <= index - last[2] <= MOST_EARLIER:
-                motion = motion_scale(self.bundle, self._resampler(sequence.cameras[camera]).validity)
-                images = EarlierImages(motion, corners=self._sources.scale == "corners")
-                last = sequence, camera, max(0, index - MOST_EARLIER), images
-            _, _, start, earlier = last
-            for one in range(start, index):
-                _, image, encoded = self._encoding(sequence, one)
-                view = encoded().view
-                assert view is not None
-                own, pose = own_depth(self.bundle.point_code, view), sequence.world_from_camera(one, camera)
-                earlier.add(image, own, pose, sequence.frames[one].stamp_ns)
-            self._earlier = sequence, camera, index, earlier
-            evidence = earlier.evidence(sequence.world_from_camera(index, camera), sequence.frames[index].stamp_ns)
+        if self._sources.scale == "off":
+            return
+        last = self._earlier
+        if last is None or last[:2] != (sequence, camera) or not 0 <= index - last[2] <= MOST_EARLIER:
+            covered = self._resampler(sequence.cameras[camera]).validity
+            corners = self._sources.scale == "corners"
+            estimator = EvidenceEstimator(self.bundle.canonical, self.bundle.grid, covered, corners=corners)
+            last = sequence, camera, max(0, index - MOST_EARLIER), estimator
+        _, _, start, estimator = last
+        for one in range(start, index):
+            decoder, image, pixels = self._see(sequence, one, camera)
+            own, pose = own_depth(decoder.spec, pixels.surfaces), sequence.world_from_camera(one, camera)
+            estimator.add(image, own, pose, sequence.frames[one].stamp_ns)
+        self._earlier = sequence, camera, index, estimator
+
+    def _sensed(self, sequence: PosedSequence, index: int, camera: str) -> Floats | None:
+        """What the LiDAR saw of a frame, as `Evidence`; None where it is not wanted.
+
+        Raises SequenceError where it is wanted and there is none.
+        """
         if not self._sources.lidar_beams:
-            return evidence
+            return None
         points_rig = sequence.lidar(index)
         if points_rig is None:
             cure = "Name recordings with LiDAR, or leave out --lidar-beams"
             raise SequenceError("has no LiDAR scan", where=f"{sequence.name}, frame {index}", cure=cure)
         taken = points_rig[of_beams(sequence, points_rig, self._sources.lidar_beams)]
         points = sequence.rig_from_camera[camera].inverse().apply(taken)
-        return dataclasses.replace(evidence, sensed=sensed_depth(points, self.bundle.canonical))
+        return sensed_depth(points, self.bundle.canonical)
 
-    def _make_field(self, matrix: tuple[float, ...] | None) -> tuple[FieldKernel, dict[str, Floats]]:
-        """The field for a pose of the camera in the student's volume, and the other inputs of its graphs."""
-        pose = None if matrix is None else RigidTransform.from_matrix(np.reshape(matrix, (4, 4)))
-        bundle = self.bundle
-        limit, (low, high) = bundle.point_code.xy_limit, bundle.point_code.depth_code_range
-        ends = np.array([-limit, -limit, low]), np.array([limit, limit, high])
-        field = FieldKernel(bundle.head, bundle.point_code, bundle.canonical, bundle.feature_size, *ends, pose)
-        return field, bundle.graph_inputs(pose)
+    def _evidence(
+        self, sequence: PosedSequence, index: int, camera: str, image: Bytes, own: Floats | None, sensed: Floats | None
+    ) -> Evidence:
+        """Evidence of the frames before, which were followed, and of what a sensor saw."""
+        if self._earlier is None or own is None:
+            return Evidence(sensed=sensed)
+        pose = sequence.world_from_camera(index, camera)
+        return self._earlier[3].evidence(image, own, pose, sequence.frames[index].stamp_ns, sensed)
 
-    def _density(self, field: FieldKernel, encoded: EncodedImage, points: Floats) -> Floats:
+
+@dataclass(frozen=True, eq=False)
+class _FieldFrame:
+    """A frame of a field student at points [N, 3] in the optical frame, metres."""
+
+    field: FieldKernel
+    features: Floats
+    threads: int | None
+
+    def density(self, points: Doubles) -> Floats:
         density = np.empty(len(points), dtype=np.float32)
-        for start in range(0, len(points), _POINTS):
-            chunk = points[start : start + _POINTS].astype(np.float64)
-            samples = field.prepare(chunk, np.arange(len(chunk), dtype=np.int32))
-            with kernel_threads(self._threads):
-                field(encoded.features, samples, density[start : start + len(chunk)], volume=encoded.volume)
+        samples = self.field.prepare(points, np.arange(len(points), dtype=np.int32))
+        with kernel_threads(self.threads):
+            self.field(self.features, samples, density)
         return density
+
+    def units(self, points: Floats) -> Floats:
+        head, code = self.field.head, self.field.code
+        weight, bias, _, _ = head.label_layers()
+        hidden = hidden_reference(self.features[..., head.hidden :], points, weight, bias, code, self.field.canonical)
+        return hidden.astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _CellFrame:
+    """A frame of a student that completes cells at points [N, 3] in the optical frame, metres."""
+
+    query: CellQuery
+    surfaces: Floats
+    predicted: PredictedCells
+    pixels: Pixels
+    threads: int | None
+
+    def density(self, points: Doubles) -> Floats:
+        density = np.empty(len(points), dtype=np.float32)
+        samples = self.query.prepare(points, np.arange(len(points), dtype=np.int32))
+        with kernel_threads(self.threads):
+            self.query(self.surfaces, self.predicted, samples, density)
+        return density
+
+    def units(self, points: Floats) -> Floats:
+        with kernel_threads(self.threads):
+            return self.query.classes(self.predicted.others, self.pixels.classes, self.query.cells_of(points))[0]
+
+
+def _in_parts(density: Callable[[Doubles], Floats], points: Floats) -> Floats:
+    """Densities of points, some of them at a time, to keep memory small."""
+    parts = [points[start : start + _POINTS].astype(np.float64) for start in range(0, len(points), _POINTS)]
+    return np.concatenate([np.zeros(0, np.float32), *map(density, parts)])
 
 
 def open_deployed(folder: Path, *, engine: str = "auto", sources: Sources = NETWORK_ALONE) -> DeployedStudent:
@@ -373,7 +431,7 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
         raise SequenceError(f"{', '.join(sorted(used))} is used for training or testing", where="--labelled", cure=cure)
     assert bundle.folder is not None  # it was opened there
     stretch = DensityStretch()
-    if bundle.head.volume is None:
+    if not bundle.takes_evidence:
         model = DeployedStudent(bundle)
         rays = []
         for sequence in recordings:
@@ -383,7 +441,8 @@ def calibrate_on_truth(bundle: StudentBundle, recordings: Sequence[PosedSequence
     folder, encoder, weights = bundle.folder, bundle.encoder_path.read_bytes(), None
     if WEIGHTS in bundle.sha256 and (folder / WEIGHTS).is_file():
         weights = stretch.of_weights(bundle.load_weights())
-    bundle = dataclasses.replace(bundle, head=stretch.of_head(bundle.head))
+    if bundle.head is not None:
+        bundle = dataclasses.replace(bundle, head=stretch.of_head(bundle.head))
     model = DeployedStudent(bundle)
     alpha, occupied = [np.zeros(0, np.float32)], [np.zeros(0, np.bool_)]
     for frame in voxel_frames(recordings, every):

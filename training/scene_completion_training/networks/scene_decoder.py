@@ -10,44 +10,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scene_completion_ros.geometry import VoxelGrid
-from scene_completion_ros.inference.head import Lookups, PointCodeSpec
+from scene_completion_ros.inference.cells import (
+    CERTAIN,
+    DISTANCES_M,
+    FARTHEST_FROM_LEVEL,
+    GEOMETRY,
+    LEAST_CLASS,
+    STRIDE,
+    Ground,
+    Lookups,
+    Measured,
+    scaled_depth,
+)
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.inference.motion_scale import measure_of
 from scene_completion_training.networks.encoder_decoder import MetricDecoder, pixel_places
 
 TOKEN_WIDTH = 48  # channels that the tokens of the trunk are reduced to before they are brought to the size of the map
 SHIFT = 0.1  # unit of the shift of an image's inverse depths, in the nearest one
 MOST_ASIDE = 0.5  # largest logarithm of the factor on the depth of one pixel
-# By how much the depths of a level ground that the stated mounting leads to are off, a share; standard deviation.
-STATED_OFF = 0.03
-# By how much depth is off besides, for each metre of it: heads are too sure of streets that they did not learn from.
-# With it, the mean of |error| / σ at 12 to 60 m of window 04 is 0.7 and 0.9, as without it of window 05, which they
-# learned from.
-FAR_OFF = 0.005
-# Mean weight of the pixels of an image, its nearest road 1, at which the road counts half as much as it can.
-_LEAST_GROUND = 0.01
-SENSED_OFF = 0.1  # logarithm by which the depth of most pixels is off from that of a sensor, once all are scaled
-_SENSED_SCALE_OFF = 0.02  # standard deviation of the logarithm of the scale that many depths of a sensor lead to
-_FEW_SENSED = 20.0  # pixels with a depth of a sensor that count half as much for the scale as many
-# Pixels across the surroundings, from far to near, in which the error of a network is that at the pixels of a sensor.
-_SENSED_AROUND = (49, 17, 5)
-_SENSED_REST = 0.5  # share of the deviation of a pixel that is left next to a depth of a sensor
-_PLACES = (1, 2, 3)
-_MOST_OFF = 0.5  # logarithm of depth from which what pixels see is a table or a ditch, and no ground at another scale
 _LOG_DEVIATION = -2.3  # of the logarithm of depth, at the start: about a tenth
-
-
-class Ground(NamedTuple):
-    """The ground of a world, and the range in which it gives the metric scale."""
-
-    name: str  # of its class
-    # Where it is taken to be level with the place of the camera, metres: a grade of a road or a pitch matters little
-    # there.
-    nearest: float
-    farthest: float
-    scale_deviation: float  # standard deviation of the scale of depth in unknown surroundings, a share
-
-
-ROAD, FLOOR = Ground("road", 2.0, 12.0, 0.1), Ground("floor", 0.3, 6.0, 0.2)
 
 
 class PixelView(NamedTuple):
@@ -150,114 +132,27 @@ class PixelHead(nn.Module):
         return PixelView(nearer, self.deviation(merged).float().clamp(-4.0, 0.0).exp(), classes, ground[:, 1:, :1, :1])
 
 
-class Measured(NamedTuple):
-    """Measurements of depth by motion and sensors; zeros where there is none."""
-
-    # Logarithm of the factor on depth that its motion gives, and precision of that (one over the variance) [B, 2].
-    scale: Tensor
-    depth: Tensor  # logarithm of the depth that a sensor saw (metres), and precision of that [B, 2, h, w]
-
-
 def scaled(
     view: PixelView, spec: PointCodeSpec, ground: Tensor, kind: Ground, label: int, measured: Measured | None = None
 ) -> PixelView:
-    """The view with all depths scaled by what is known of metres: by the mounting, by motion, by a sensor of depth.
+    """The view with all depths scaled by what is known of metres, see `scaled_depth`.
 
-    Encoders are off by a factor on unknown streets. The height of a camera above the road gives metres (the way
-    monocular odometry recovers its scale), and so do the way that a robot went and depths that a sensor saw. The
-    factor is the most probable one of all these and of the prediction, each with its precision; what is left of the
-    doubt about it is added to that of each pixel, as is one that grows with depth. Only pixels that are more probably
-    ground than all else count: a table that might be floor would halve the room. Nothing here is learned. `ground`: as
-    `PixelHead.forward` has it; `label`: number of its class in those of the view; `measured`: what else is known.
+    `ground`: as `PixelHead.forward` has it; `label`: number of its class in those of the view; `measured`: what else is
+    known.
     """
-    inverse = spec.inverse_depth(view.code)
-    by_ground, precision = _ground_scale(view, spec, ground, kind, label)
-    total, weighed = 1.0 / kind.scale_deviation**2 + precision, precision * by_ground
-    if measured is not None:
-        motion = measured.scale[:, :, None, None]
-        by_sensor, of_sensor = _sensor_scale(inverse, measured.depth)
-        total = total + motion[:, 1:] + of_sensor
-        weighed = weighed + motion[:, 1:] * motion[:, :1] + of_sensor * by_sensor
-    deviation = (view.deviation**2 + 1.0 / total + (FAR_OFF / inverse.clamp_min(1.0 / spec.far)) ** 2).sqrt()
-    inverse = inverse * (-weighed / total).exp()
-    if measured is not None:
-        inverse, deviation = _joined(inverse, deviation, measured.depth)
-    return view._replace(code=spec.depth_code_of_inverse(inverse), deviation=deviation)
-
-
-def _ground_scale(
-    view: PixelView, spec: PointCodeSpec, ground: Tensor, kind: Ground, label: int
-) -> tuple[Tensor, Tensor]:
-    """Logarithm of the factor that brings the road to where the mounting puts it, and its precision [B, 1, 1, 1]."""
-    inverse, level = spec.inverse_depth(view.code), spec.inverse_depth(ground[:, :1])
-    off = (inverse.clamp_min(1e-3) / level.clamp_min(1e-3)).log()
-    near = ((level > 1.0 / kind.farthest) & (level < 1.0 / kind.nearest) & (off.abs() < _MOST_OFF)) * ground[:, 1:]
-    nearness = (level / level.amax(dim=_PLACES, keepdim=True).clamp_min(1e-3)) ** 2
-    shown = (2.0 * view.classes.detach().softmax(dim=1)[:, label : label + 1] - 1.0).clamp_min(0.0)
-    weight = near * shown * nearness
-    mean = _robust_mean(off, weight, STATED_OFF)
-    seen = weight.mean(dim=_PLACES, keepdim=True)
-    # The road counts fully where there is enough of it, and against the encoder by that share.
-    gain = kind.scale_deviation**2 / (kind.scale_deviation**2 + STATED_OFF**2) * seen / (seen + _LEAST_GROUND)
-    return mean, gain / (1.0 - gain) / kind.scale_deviation**2
-
-
-def _sensor_scale(inverse: Tensor, sensed: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithm of the factor that leads to the depths of a sensor, and its precision [B, 1, 1, 1]."""
-    known = (sensed[:, 1:] > 0.0).float()
-    off = (sensed[:, :1] + inverse.clamp_min(1e-3).log()) * known
-    count = known.sum(dim=_PLACES, keepdim=True)
-    return _robust_mean(off, known, SENSED_OFF), count / (count + _FEW_SENSED) / _SENSED_SCALE_OFF**2
-
-
-def _robust_mean(off: Tensor, weight: Tensor, spread: float) -> Tensor:
-    """Weighted mean [B, 1, 1, 1] that what is off by more than `spread` hardly moves: things that stand on the road."""
-    total = weight.sum(dim=_PLACES, keepdim=True).clamp_min(1e-6)
-    mean = (weight * off).sum(dim=_PLACES, keepdim=True) / total
-    for _ in range(2):
-        fitting = weight / (1.0 + ((off - mean) / spread) ** 2)
-        mean = (fitting * off).sum(dim=_PLACES, keepdim=True) / fitting.sum(dim=_PLACES, keepdim=True).clamp_min(1e-6)
-    return mean
-
-
-def _joined(inverse: Tensor, deviation: Tensor, sensed: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverse depth and deviation with what a sensor saw, at its pixels and, less surely, between and around them.
-
-    Errors of a network are alike in neighbouring pixels: an error at the beams of a sensor is one between them.
-    """
-    precision = sensed[:, 1:]
-    known = (precision > 0.0).float()
-    off = (sensed[:, :1] + inverse.clamp_min(1e-3).log()) * known  # logarithm of true depth over that of the network
-    aside, trusted = torch.zeros_like(off), torch.zeros_like(off)
-    for size in _SENSED_AROUND:  # from far to near
-        pooled = size**2 * torch.cat([off, known], dim=1)
-        for window in ((size, 1), (1, size)):  # one after the other: a window of 49 x 49 takes a tenth of the time
-            pooled = functional.avg_pool2d(pooled, window, 1, (window[0] // 2, window[1] // 2))
-        share = pooled[:, 1:] / (pooled[:, 1:] + 1.0)
-        aside = aside + share * (pooled[:, :1] / pooled[:, 1:].clamp_min(1.0) - aside)
-        trusted = share
-    around = deviation * (1.0 - (1.0 - _SENSED_REST) * trusted)
-    own = 1.0 / around**2
-    total = own + precision
-    moved = aside + precision / total * (off - aside) * known
-    positive = torch.where(trusted + known > 0.0, inverse.clamp_min(1e-3), inverse)
-    return positive * (-moved).exp(), total.rsqrt()
+    on_ground = view.classes.detach().softmax(dim=1)[:, label]
+    inverse, deviation = scaled_depth(
+        spec.inverse_depth(view.code)[:, 0], view.deviation[:, 0], on_ground, ground, spec, kind, measured
+    )
+    return view._replace(code=spec.depth_code_of_inverse(inverse)[:, None], deviation=deviation[:, None])
 
 
 # The decoder in space: from predictions for pixels to every voxel, to the ground, and to classes of places.
 
 
-STRIDE = 2  # voxels to a cell of the volume, along every axis
-# Scales on which a place is compared with the surface that its pixel sees: its own, that of a car, of a house. As all
-# lengths here they are those of a street; smaller voxels bring their own measure.
-_DISTANCES_M = (0.5, 2.0, 8.0)
-_GEOMETRY = 2 * len(_DISTANCES_M) + 3
 _PRIOR_CELLS = 4  # cells, along each axis of the bird's-eye view, to one of the learned mean
-_FARTHEST_FROM_LEVEL = 1.5  # of a ground that pixels see, metres
 # Probability from which a voxel lies behind a surface; voxels of a place that count as much as those of its height.
 _SURELY_HIDDEN, _FEW = 0.9, 200.0
-_LEAST_CLASS = 1e-3  # probability that a pixel gives any class
-_CERTAIN = 1e-4  # least probability of a voxel and of its contrary, while it is trained
 
 
 class CompletedScene(NamedTuple):
@@ -308,7 +203,7 @@ class SceneDecoder(nn.Module):
         self.cells = tuple(-(-count // STRIDE) for count in grid.shape)
         count_x, count_y, heights = self.cells
         self.reduce = nn.Conv2d(classes + 1, reduced, 1)
-        local = reduced + _GEOMETRY
+        local = reduced + GEOMETRY
         finest = widths[0]
         self.enter = nn.Sequential(
             nn.Conv2d((local + 1) * heights + 4, finest, 1), nn.ReLU(inplace=True), _block(finest, finest)
@@ -347,47 +242,78 @@ class SceneDecoder(nn.Module):
 
     def forward(self, view: PixelView, where: Lookups, voxels: Lookups) -> CompletedScene:
         """The predicted scene. `where`: places of its cells in the image; `voxels`: those of its voxels."""
-        batch, (count_x, count_y, heights) = len(view.code), self.cells
-        classes = view.classes.softmax(dim=1)
-        surface = 1.0 / self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
-        seen = torch.cat([classes, surface.log(), view.deviation], dim=1)
+        seen = torch.cat([view.classes.softmax(dim=1), self._log_surface(view), view.deviation], dim=1)
         sampled = functional.grid_sample(
             seen, where.pixels, mode="bilinear", padding_mode="border", align_corners=False
         )  # [B, C, z, x y]
         # Reduced in the cells, which is the same as in the pixels: where pixels do not learn, nothing has to go back.
-        pixel_classes, reduced = sampled[:, : self.classes], self.reduce(sampled[:, :-2]).float()
+        reduced = self.reduce(sampled[:, :-2]).float()
         relative = _relative_to_surface(where.depth, sampled[:, -2:-1], sampled[:, -1:], self.measure)
         surfaces = self._surfaces(seen[:, -2:], voxels)
-        kind = self.mixed or sampled.dtype
-        in_view = where.in_view.to(kind)
-        local = torch.cat([reduced.to(kind), relative.to(kind)], dim=1) * in_view
+        local = torch.cat([reduced, relative], dim=1) * where.in_view
+        cells, named, trust, ground = self.complete(
+            local, where.in_view, view.known_mounting, self._lowest_seen(surfaces)
+        )
+        if trust is not None:
+            named = named + trust * where.in_view * sampled[:, : self.classes].clamp_min(LEAST_CLASS).log()
+        hidden, before, seen_there = cells[:, : STRIDE**3], cells[:, STRIDE**3 : -1], cells[:, -1:]
+        behind, there = self._voxels(hidden), self._voxels(seen_there.expand_as(before))
+        occupied = self._where_surfaces_are(behind, self._voxels(before), there, surfaces)
+        height, deviation = ground.unbind(dim=1)
+        kinds = named.reshape(len(named), self.classes, self.cells[2], *self.cells[:2])
+        return CompletedScene(self._with_ground(occupied, height, deviation), kinds, height, deviation)
+
+    def complete(
+        self, local: Tensor, in_view: Tensor, known: Tensor, lowest: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """What the network predicts of cells and columns.
+
+        Args:
+            local: What cells look up [B, L, z, x y], 0 out of view.
+            in_view: 1 for cells in view [B, 1, z, x y].
+            known: 1 where the mounting of the camera is known [B, 1, 1, 1].
+            lowest: Where the rays of pixels meet the columns [B, 1, x, y], metres above the level of the ground.
+
+        Returns:
+            Logits of voxels, behind surfaces, before and at them [B, 2 S³ + 1, z, x y]; of classes [B, K, z, x y]; how
+            much the class of a pixel adds to them [B, 1, z, x y], None where it adds nothing; and height and deviation
+            of the ground [B, 2, x, y], metres.
+        """
+        batch, (count_x, count_y, heights) = len(local), self.cells
+        kind = self.mixed or local.dtype
         with torch.autocast(local.device.type, dtype=self.mixed or torch.bfloat16, enabled=self.mixed is not None):
-            columns = [part.reshape(batch, -1, count_x, count_y) for part in (local, in_view)]
-            known = view.known_mounting.to(kind).expand(-1, -1, count_x, count_y)
-            lowest = self._lowest_seen(surfaces)
+            local = local.to(kind)
+            columns = [part.to(kind).reshape(batch, -1, count_x, count_y) for part in (local, in_view)]
             plane = self.plane.to(kind).expand(batch, -1, -1, -1)
-            x = self._with_neighbours(torch.cat([*columns, plane, known, lowest.to(kind)], dim=1))
+            stated = known.to(kind).expand(-1, -1, count_x, count_y)
+            x = self.with_neighbours(self.enter(torch.cat([*columns, plane, stated, lowest.to(kind)], dim=1)))
             context = self.context(x).reshape(batch, -1, heights, count_x * count_y)
             mixed = self.mix(torch.cat([context, local], dim=1))  # [B, hidden, z, x y]
             cells, named, ground = self.occupied(mixed).float(), self.named(mixed).float(), self.ground(x).float()
-            trusted = None if self.trust is None else self.trust(mixed).float() * where.in_view
-        if trusted is not None:
-            named = named + trusted * pixel_classes.clamp_min(_LEAST_CLASS).log()
-        mean = functional.interpolate(self.mean, (count_x, count_y), mode="bilinear", align_corners=False)
-        mean = mean.reshape(1, STRIDE**3, heights, count_x * count_y)
-        hidden, before, seen_there = cells.split([STRIDE**3, STRIDE**3, 1], dim=1)
-        behind, there = self._voxels(hidden + mean), self._voxels(seen_there.expand_as(before))
-        occupied = self._beside_what_is_seen(behind, self._voxels(before), there, surfaces)
-        height = self.level + ground[:, 0] + ground[:, 2].sigmoid() * lowest[:, 0]
-        deviation = 0.02 + functional.softplus(ground[:, 1] - 2.0)
-        kinds = named.reshape(batch, self.classes, heights, count_x, count_y)
-        return CompletedScene(self._with_ground(occupied, height, deviation), kinds, height, deviation)
+            trust = None if self.trust is None else self.trust(mixed).float()
+        mean = self.mean_of_cells().expand(batch, -1, -1, -1)
+        cells = cells + torch.cat([mean, torch.zeros_like(cells[:, STRIDE**3 :])], dim=1)
+        return cells, named, trust, self.ground_of(ground, lowest)
+
+    def mean_of_cells(self) -> Tensor:
+        """The learned mean of hidden voxels, as logits of those in each cell [1, S³, z, x y]."""
+        size = self.cells[:2]
+        mean = functional.interpolate(self.mean, size, mode="bilinear", align_corners=False)
+        return mean.reshape(1, STRIDE**3, self.cells[2], size[0] * size[1])
+
+    def ground_of(self, ground: Tensor, lowest: Tensor) -> Tensor:
+        """Height and deviation of the ground [B, 2, x, y], metres, of what columns predict of it [B, 3, x, y]."""
+        height = self.level + ground[:, :1] + ground[:, 2:].sigmoid() * lowest
+        return torch.cat([height, 0.02 + functional.softplus(ground[:, 1:2] - 2.0)], dim=1)
+
+    def _log_surface(self, view: PixelView) -> Tensor:
+        inverse: Tensor = self.spec.inverse_depth(view.code)
+        return -inverse.clamp_min(0.5 / self.spec.far).log()
 
     @torch.no_grad()
     def hidden_from(self, view: PixelView, voxels: Lookups) -> Tensor:
         """Voxels [B, X, Y, Z] that surely lie behind the surface of their pixel, or outside of the image."""
-        surface = 1.0 / self.spec.inverse_depth(view.code).clamp_min(0.5 / self.spec.far)
-        at, behind = self._surfaces(torch.cat([surface.log(), view.deviation], dim=1), voxels)
+        at, behind = self._surfaces(torch.cat([self._log_surface(view), view.deviation], dim=1), voxels)
         return (behind > _SURELY_HIDDEN) & (at < 1.0 - _SURELY_HIDDEN)
 
     @torch.no_grad()
@@ -415,9 +341,9 @@ class SceneDecoder(nn.Module):
         part = functional.pad(values, beyond[::-1])[: count_x * size_x, : count_y * size_y]
         return part.reshape(count_x, size_x, count_y, size_y, heights, STRIDE).sum(dim=(1, 3)).permute(3, 2, 0, 1)
 
-    def _with_neighbours(self, x: Tensor) -> Tensor:
-        """What the U-Net makes of the columns [B, C, X, Y]."""
-        levels = [self.enter(x)]
+    def with_neighbours(self, entered: Tensor) -> Tensor:
+        """What the U-Net makes of the columns [B, C, X, Y], C its finest width."""
+        levels = [entered]
         for down in self.down:
             levels.append(down(levels[-1]))
         x = levels.pop()
@@ -449,13 +375,13 @@ class SceneDecoder(nn.Module):
         What is not behind a surface is before it: over a column of road, the share that is behind ends at the road.
         """
         at, behind = surfaces
-        farthest = _FARTHEST_FROM_LEVEL * self.measure
+        farthest = FARTHEST_FROM_LEVEL * self.measure
         low = round((self.level + farthest - self.grid.origin[2]) / self.grid.voxel_size)
         depth = self.grid.voxel_size * (behind + 0.5 * at)[..., :low].sum(dim=3)
         lowest = self.grid.origin[2] + functional.avg_pool2d(depth[:, None], STRIDE, ceil_mode=True) - self.level
         return lowest.clamp(-farthest, farthest)
 
-    def _beside_what_is_seen(
+    def _where_surfaces_are(
         self, hidden: Tensor, before: Tensor, there: Tensor, surfaces: tuple[Tensor, Tensor]
     ) -> Tensor:
         """Probabilities [B, X, Y, Z]: a voxel is what its pixel sees, or lies behind that, or before it."""
@@ -472,7 +398,7 @@ class SceneDecoder(nn.Module):
         below = 0.5 * (1.0 + torch.erf((edges - h) / (sigma * math.sqrt(2.0))))  # [B, X, Y, Z + 1]
         inside, above = below[..., 1:] - below[..., :-1], below[..., 1:]
         occupied = inside + (1.0 - inside) * above * occupied
-        occupied = occupied.clamp(_CERTAIN, 1.0 - _CERTAIN)
+        occupied = occupied.clamp(CERTAIN, 1.0 - CERTAIN)
         return torch.log(occupied) - torch.log1p(-occupied)
 
 
@@ -481,6 +407,6 @@ def _relative_to_surface(depth: Tensor, log_surface: Tensor, deviation: Tensor, 
     behind = depth - log_surface.exp()
     off = (depth.clamp_min(0.5 * measure).log() - log_surface) / deviation
     parts = [torch.sigmoid(1.7 * off), torch.exp(-0.5 * off**2), deviation * 4.0]
-    for distance in (measure * length for length in _DISTANCES_M):
+    for distance in (measure * length for length in DISTANCES_M):
         parts += [torch.tanh(behind / distance), torch.exp(-((behind / distance) ** 2))]
     return torch.cat(parts, dim=1)

@@ -24,7 +24,17 @@ from torch.nn import functional
 from scene_completion_ros.errors import BundleError, ConfigurationError
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.head import Lookups, PointCodeSpec, cell_lookups, ground_code
+from scene_completion_ros.inference.cells import (
+    FLOOR,
+    ROAD,
+    STRIDE,
+    CellVolume,
+    Lookups,
+    Measured,
+    cell_lookups,
+    ground_code,
+)
+from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.untrusted_files import read_tensors
 from scene_completion_training.checkpoints import TrainedWeights
 from scene_completion_training.configuration import TrainingConfiguration
@@ -39,11 +49,7 @@ from scene_completion_training.losses import class_terms, depth_likelihood, occu
 from scene_completion_training.networks.density_field import part_of
 from scene_completion_training.networks.encoder_decoder import EncoderDecoder, MetricDecoder
 from scene_completion_training.networks.scene_decoder import (
-    FLOOR,
-    ROAD,
-    STRIDE,
     CompletedScene,
-    Measured,
     PixelHead,
     PixelView,
     SceneDecoder,
@@ -167,6 +173,12 @@ class SceneField(nn.Module):
         self.pixels = PixelHead(size, self.spec, classes=count, **of_pixels)
         level = -viewpoint.height_above_ground
         self.spatial = SceneDecoder(viewpoint.volume.grid, self.spec, classes=count, ground=level, **in_space)
+
+    @property
+    def volume(self) -> CellVolume:
+        """What a student that is made of it needs to know of its volume."""
+        label, reduced = self.names.index(self.ground.name), self.spatial.reduce.out_channels
+        return CellVolume(self.spatial.grid, self.spatial.level, self.ground, label, len(self.names), reduced)
 
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, _: object = None) -> SceneField:

@@ -1,0 +1,325 @@
+"""Compiled loops over cells and voxels of a volume: what cells look up in the image, and what voxels follow from.
+
+`CellLift` and `CellQuery` call them; `SceneDecoder` of the training is their readable twin. Taps are gathered one place
+after the other into a block; the arithmetic on a block runs in vector lanes.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from scene_completion_ros.inference.cells import (
+    CERTAIN,
+    DISTANCES_M,
+    FARTHEST_FROM_LEVEL,
+    GEOMETRY,
+    LEAST_CLASS,
+    STRIDE,
+)
+from scene_completion_ros.jit import inlined, kernel
+from scene_completion_ros.voxels import occupancy_kernel
+from scene_completion_ros.voxels.occupancy_kernel import HALF, LN_2, ONE, TWO, ZERO, exp_negative
+
+BLOCK = 512
+# Rational approximation of erf, absolute errors below 2e-7 (Abramowitz and Stegun 1964, 7.1.26).
+P, A_1, A_2, A_3, A_4, A_5 = (
+    np.float32(value) for value in (0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+)
+# From so far on a bell curve is as good as 0; nearer to it, products of it would be denormal, and slow.
+FAR_OUT = np.float32(8.0)
+ROOT_HALF, STEEP, FOUR = np.float32(0.5**0.5), np.float32(1.7), np.float32(4.0)
+L_3, L_5, L_7 = (np.float32(1.0 / n) for n in (3.0, 5.0, 7.0))
+EXPONENT_BIAS, MANTISSA_BITS, MANTISSA = np.int32(127), np.int32(23), np.int32(0x007FFFFF)
+ROOT_TWO = np.float32(2.0**0.5)
+LEAST, MOST, LEAST_SHARE = np.float32(CERTAIN), np.float32(1.0 - CERTAIN), np.float32(LEAST_CLASS)
+SUBS, HALF_CELL = STRIDE**3, np.float32(0.5 / STRIDE)
+SCALES = np.array(DISTANCES_M, np.float32)
+FARTHEST = np.float32(FARTHEST_FROM_LEVEL)
+# Rows of what a block of voxels has gathered.
+LOG, DEVIATION, UNSEEN, BEFORE, THERE, SHOWN, LEVEL, DOUBT, UP, DEPTH, NEAR_EDGE, FAR_EDGE, TOP, BOTTOM = range(14)
+ROWS = 14
+RIGHT, LOWER = TOP, BOTTOM  # at first
+PIXEL, CELL, SUB, COLUMN = range(4)  # where it gathers
+# Of a block of cells, behind the first two: metres behind the surface, and then how they lie against it.
+BEHIND, GEOMETRY_ROW = 2, 3
+AFTER, AT, DOUBTED = GEOMETRY_ROW, GEOMETRY_ROW + 1, GEOMETRY_ROW + 2
+
+
+@inlined
+def exponential(x: Any) -> Any:
+    """exp(x)."""
+    power = exp_negative(-abs(x))
+    return ONE / power if x > ZERO else power
+
+
+@inlined
+def logarithm(x: Any) -> Any:
+    """ln(x) for x > 0: of its exponent and, by the series of artanh, of its mantissa in 0.7..1.4."""
+    bits = np.float32(x).view(np.int32)
+    exponent = np.float32((bits >> MANTISSA_BITS) - EXPONENT_BIAS)
+    mantissa = np.int32((bits & MANTISSA) | (EXPONENT_BIAS << MANTISSA_BITS)).view(np.float32)
+    large = mantissa > ROOT_TWO
+    mantissa = mantissa * HALF if large else mantissa
+    exponent = exponent + ONE if large else exponent
+    q = (mantissa - ONE) / (mantissa + ONE)
+    s = q * q
+    return exponent * LN_2 + TWO * q * (ONE + s * (L_3 + s * (L_5 + s * L_7)))
+
+
+@inlined
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + exp(-x))."""
+    power = exp_negative(-abs(x))
+    return (ONE if x > ZERO else power) / (ONE + power)
+
+
+@inlined
+def tangent(x: Any) -> Any:
+    """tanh(x)."""
+    power = exp_negative(-TWO * abs(x))
+    size = (ONE - power) / (ONE + power)
+    return size if x > ZERO else -size
+
+
+@inlined
+def bell(x: Any) -> Any:
+    """exp(-x²)."""
+    x = min(abs(x), FAR_OUT)
+    return exp_negative(-x * x)
+
+
+@inlined
+def below(x: Any) -> Any:
+    """Φ(x), the share of a normal distribution below x standard deviations."""
+    size = min(abs(x) * ROOT_HALF, FAR_OUT)
+    t = ONE / (ONE + P * size)
+    beyond = HALF * t * (A_1 + t * (A_2 + t * (A_3 + t * (A_4 + t * A_5)))) * bell(size)
+    return ONE - beyond if x > ZERO else beyond
+
+
+@functools.cache
+def lift_kernel() -> Callable[..., None]:
+    """What N cells look up: context of their pixels, and how they lie against the surfaces there.
+
+    `surfaces`: logarithm of depth and its deviation, of pixels [h w, 2]; `context`: [h w, C]; `cell`, `corner`,
+    `share`, `depth`: see `CellLift`; `measure`: see `CellVolume`; `out`: [cells, C + GEOMETRY], of which the rows of
+    these cells are written.
+    """
+
+    @kernel(inlines=occupancy_kernel)
+    def lift(surfaces, context, width, cell, corner, share, depth, measure, out) -> None:  # type: ignore[no-untyped-def]
+        count, channels = cell.size, context.shape[1]
+        for block in prange((count + BLOCK - 1) // BLOCK):
+            start = block * BLOCK
+            stop = min(count, start + BLOCK)
+            part = np.empty((GEOMETRY_ROW + GEOMETRY, BLOCK), np.float32)
+            for i in range(start, stop):
+                at = np.uint32(corner[i])
+                right, lower = share[i, 0], share[i, 1]
+                left, upper = ONE - right, ONE - lower
+                w_0, w_1, w_2, w_3 = left * upper, right * upper, left * lower, right * lower
+                at_1, at_2, at_3 = at + np.uint32(1), at + np.uint32(width), at + np.uint32(width + 1)
+                row, s_0, s_1, s_2, s_3 = out[cell[i]], surfaces[at], surfaces[at_1], surfaces[at_2], surfaces[at_3]
+                tap_0, tap_1, tap_2, tap_3 = context[at], context[at_1], context[at_2], context[at_3]
+                part[LOG, i - start] = w_0 * s_0[0] + w_1 * s_1[0] + w_2 * s_2[0] + w_3 * s_3[0]
+                part[DEVIATION, i - start] = w_0 * s_0[1] + w_1 * s_1[1] + w_2 * s_2[1] + w_3 * s_3[1]
+                for c in range(channels):
+                    row[c] = w_0 * tap_0[c] + w_1 * tap_1[c] + w_2 * tap_2[c] + w_3 * tap_3[c]
+            places = stop - start
+            for j in range(places):
+                here = depth[start + j]
+                part[BEHIND, j] = (here - exponential(part[LOG, j])) / measure
+                off = (logarithm(max(here, HALF * measure)) - part[LOG, j]) / part[DEVIATION, j]
+                part[AFTER, j], part[AT, j] = sigmoid(STEEP * off), bell(ROOT_HALF * off)
+                part[DOUBTED, j] = FOUR * part[DEVIATION, j]
+            for number in range(SCALES.size):
+                for j in range(places):
+                    behind = part[BEHIND, j] / SCALES[number]
+                    part[GEOMETRY_ROW + 3 + 2 * number, j] = tangent(behind)
+                    part[GEOMETRY_ROW + 4 + 2 * number, j] = bell(behind)
+            for i in range(start, stop):
+                row = out[cell[i]]
+                for number in range(GEOMETRY):
+                    row[channels + number] = part[GEOMETRY_ROW + number, i - start]
+
+    return lift
+
+
+@functools.cache
+def lowest_kernel() -> Callable[..., None]:
+    """Where the rays of pixels meet the columns of cells, metres above the expected ground.
+
+    What is not behind a surface is before it: over a column of road, the share that is behind ends at the road.
+    `first`: [columns + 1], of the low voxels in view the first of each column; `pixel`, `depth`: of these; `hidden`:
+    [columns], how many low voxels of each are out of view; `metres`: [columns], of each voxel; `base`: bottom of the
+    grid, metres above the expected ground; `under`: [low voxels in view], room to work in.
+    """
+
+    @kernel(inlines=occupancy_kernel)
+    def lowest(surfaces, first, pixel, depth, hidden, metres, base, size, measure, under, out) -> None:  # type: ignore[no-untyped-def]
+        count, least, farthest = pixel.size, np.float32(0.1) * measure, FARTHEST * measure
+        for block in prange((count + BLOCK - 1) // BLOCK):
+            start = block * BLOCK
+            voxels = min(count - start, BLOCK)
+            work = np.empty((ROWS, BLOCK), np.float32)
+            for j in range(voxels):
+                surface = surfaces[pixel[start + j]]
+                work[LOG, j], work[DEVIATION, j], work[DEPTH, j] = surface[0], surface[1], depth[start + j]
+            for j in range(voxels):
+                near, far = logarithm(max(work[DEPTH, j] - size, least)), logarithm(max(work[DEPTH, j] + size, least))
+                work[NEAR_EDGE, j] = (near - work[LOG, j]) / work[DEVIATION, j]
+                work[FAR_EDGE, j] = (far - work[LOG, j]) / work[DEVIATION, j]
+            for row in range(NEAR_EDGE, FAR_EDGE + 1):
+                for j in range(voxels):
+                    work[row, j] = below(work[row, j])
+            for j in range(voxels):
+                under[start + j] = HALF * (work[NEAR_EDGE, j] + work[FAR_EDGE, j])  # behind, and half of what is there
+        for column in prange(first.size - 1):
+            total = hidden[column]
+            for i in range(first[column], first[column + 1]):
+                total += under[i]
+            out[column] = min(max(base + metres[column] * total, -farthest), farthest)
+
+    return lowest
+
+
+@inlined
+def volume_place(x: Any, y: Any, z: Any, pose: Any, row: Any, count: Any) -> Any:
+    """A coordinate of a point in voxels of a volume, at its outer voxels where the point lies outside."""
+    place = pose[row, 0] * x + pose[row, 1] * y + pose[row, 2] * z + pose[row, 3]
+    return min(max(place, HALF), np.float32(count) - HALF)
+
+
+@functools.cache
+def voxel_kernel() -> Callable[..., None]:
+    """Opacities, or densities, of N points, which are what their pixels see, or lie before or behind that.
+
+    `surfaces`: as of `lift_kernel`, `height`, `width`: of that map; `hidden`, `cells`, `ground`: see `PredictedCells`;
+    `shape`: of the volume, in voxels; `points`: [N, 3] in the camera's optical frame, metres; `pinhole`, `nearest`: see
+    `CellLift`; `pose`: [3, 4], voxels of the volume from the camera; `bottom`: of the volume, and `size`: of its
+    voxels, metres; `measure`: see `CellVolume`; `length`: metres, of the opacity; 0 for densities; `target`: where in
+    `out` each result goes.
+    """
+
+    @kernel(inlines=occupancy_kernel)
+    def query(  # type: ignore[no-untyped-def] # numba finds the types
+        surfaces, height, width, hidden, cells, ground, shape, points, pinhole, nearest, pose, bottom, size, measure,
+        length, target, out
+    ) -> None:  # fmt: skip
+        count, least = target.size, np.float32(0.1) * measure
+        count_x, count_y = (shape[0] + STRIDE - 1) // STRIDE, (shape[1] + STRIDE - 1) // STRIDE
+        count_z = (shape[2] + STRIDE - 1) // STRIDE
+        for block in prange((count + BLOCK - 1) // BLOCK):
+            start = block * BLOCK
+            stop = min(count, start + BLOCK)
+            work = np.empty((ROWS, BLOCK), np.float32)  # one array: the compiler need not ask whether rows overlap
+            place = np.empty((4, BLOCK), np.int32)
+            for j in range(stop - start):
+                x, y, z = points[start + j, 0], points[start + j, 1], points[start + j, 2]
+                inverse = ONE / max(z, nearest)
+                column, row = pinhole[0] * x * inverse + pinhole[1], pinhole[2] * y * inverse + pinhole[3]
+                across = min(max(column, ZERO), np.float32(width - 1))
+                along = min(max(row, ZERO), np.float32(height - 1))
+                # Outside of the image a coordinate moves by more than half a pixel. Nothing is seen behind the camera.
+                outside = max(max(abs(column - across), abs(row - along)) - HALF, -z)
+                work[SHOWN, j] = ZERO if outside > ZERO else ONE
+                place[PIXEL, j] = np.int32(np.rint(along)) * width + np.int32(np.rint(across))
+            for j in range(stop - start):
+                x, y, z = points[start + j, 0], points[start + j, 1], points[start + j, 2]
+                v_x = volume_place(x, y, z, pose, 0, shape[0])
+                v_y = volume_place(x, y, z, pose, 1, shape[1])
+                v_z = volume_place(x, y, z, pose, 2, shape[2])
+                i_x, i_y, i_z = np.int32(v_x), np.int32(v_y), np.int32(v_z)
+                place[CELL, j] = ((i_x // STRIDE) * count_y + i_y // STRIDE) * count_z + i_z // STRIDE
+                place[SUB, j] = ((i_x % STRIDE) * STRIDE + i_y % STRIDE) * STRIDE + i_z % STRIDE
+                g_x = min(max(v_x / np.float32(STRIDE) - HALF, ZERO), np.float32(count_x - 1))
+                g_y = min(max(v_y / np.float32(STRIDE) - HALF, ZERO), np.float32(count_y - 1))
+                f_x, f_y = min(np.int32(g_x), count_x - 2), min(np.int32(g_y), count_y - 2)
+                place[COLUMN, j] = f_x * count_y + f_y
+                work[RIGHT, j], work[LOWER, j] = g_y - np.float32(f_y), g_x - np.float32(f_x)
+                work[DEPTH, j], work[UP, j] = z, bottom + size * v_z
+            for j in range(stop - start):
+                surface = surfaces[np.uint32(place[PIXEL, j])]
+                work[LOG, j], work[DEVIATION, j] = surface[0], surface[1]
+                cell, sub = np.uint32(place[CELL, j]), np.uint32(place[SUB, j])
+                work[UNSEEN, j] = hidden[cell, sub]
+                work[BEFORE, j], work[THERE, j] = cells[cell, sub], cells[cell, SUBS]
+                first, right, lower = np.uint32(place[COLUMN, j]), work[RIGHT, j], work[LOWER, j]
+                s_0, s_1 = ground[first], ground[first + np.uint32(1)]
+                s_2, s_3 = ground[first + np.uint32(count_y)], ground[first + np.uint32(count_y + 1)]
+                for part in range(2):
+                    upper = s_0[part] + right * (s_1[part] - s_0[part])
+                    under = s_2[part] + right * (s_3[part] - s_2[part])
+                    work[LEVEL + part, j] = upper + lower * (under - upper)
+            # In vector lanes: short loops, for of long ones the compiler makes none.
+            voxels = stop - start
+            for j in range(voxels):
+                near, far = logarithm(max(work[DEPTH, j] - size, least)), logarithm(max(work[DEPTH, j] + size, least))
+                work[NEAR_EDGE, j] = (near - work[LOG, j]) / work[DEVIATION, j]
+                work[FAR_EDGE, j] = (far - work[LOG, j]) / work[DEVIATION, j]
+            for j in range(voxels):
+                work[TOP, j] = (work[UP, j] + HALF * size - work[LEVEL, j]) / work[DOUBT, j]
+                work[BOTTOM, j] = (work[UP, j] - HALF * size - work[LEVEL, j]) / work[DOUBT, j]
+            for row in range(NEAR_EDGE, BOTTOM + 1):
+                for j in range(voxels):
+                    work[row, j] = below(work[row, j])
+            for row in range(UNSEEN, THERE + 1):
+                for j in range(voxels):
+                    work[row, j] = sigmoid(work[row, j])
+            for j in range(voxels):
+                at = work[SHOWN, j] * (work[FAR_EDGE, j] - work[NEAR_EDGE, j])
+                behind = ONE - work[SHOWN, j] * (ONE - work[NEAR_EDGE, j])
+                rest, above = work[BEFORE, j], work[TOP, j]
+                value = rest + at * (work[THERE, j] - rest) + behind * (work[UNSEEN, j] - rest)
+                on_ground = above - work[BOTTOM, j]
+                value = on_ground + (ONE - on_ground) * above * value
+                work[LOG, j] = -logarithm(ONE - min(max(value, LEAST), MOST))  # softplus of the logit
+            if length > ZERO:
+                for j in range(voxels):
+                    work[LOG, j] = ONE - exp_negative(-work[LOG, j] * length)
+            for i in range(start, stop):
+                out[target[i]] = work[LOG, i - start]
+
+    return query
+
+
+@functools.cache
+def class_kernel() -> Callable[..., None]:
+    """Probabilities of the K classes of cells, as units for words, and the likeliest class of each with its own.
+
+    `cells`: [x y z, any], of which the classes begin at `first`; `of_pixels`: probabilities of classes of pixels [h w,
+    K + 1]; `chosen`: cells [N]; `lifted`: [x y z], the number of each cell in `corner` and `share`, -1 out of view.
+    """
+
+    @kernel(inlines=occupancy_kernel)
+    def classify(cells, first, of_pixels, width, chosen, lifted, corner, share, units, label, confidence) -> None:  # type: ignore[no-untyped-def]
+        classes = units.shape[1]
+        for i in prange(chosen.size):
+            row, unit, number = cells[chosen[i]], units[i], lifted[chosen[i]]
+            trust, largest, best = row[first + classes], -np.float32(np.inf), 0
+            for k in range(classes):
+                unit[k] = row[first + k]
+            if number >= 0:
+                at, right, lower = corner[number], share[number, 0], share[number, 1]
+                upper = ONE - lower
+                tap_0, tap_1 = of_pixels[at], of_pixels[at + 1]
+                tap_2, tap_3 = of_pixels[at + width], of_pixels[at + width + 1]
+                for k in range(classes):
+                    above = tap_0[k] + right * (tap_1[k] - tap_0[k])
+                    under = tap_2[k] + right * (tap_3[k] - tap_2[k])
+                    unit[k] += trust * logarithm(max(upper * above + lower * under, LEAST_SHARE))
+            for k in range(classes):
+                if unit[k] > largest:
+                    largest, best = unit[k], k
+            total = ZERO
+            for k in range(classes):
+                unit[k] = exp_negative(unit[k] - largest)
+                total += unit[k]
+            for k in range(classes):
+                unit[k] /= total
+            label[i], confidence[i] = best, unit[best]
+
+    return classify

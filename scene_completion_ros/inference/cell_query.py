@@ -1,0 +1,256 @@
+"""Cells look up the image, and voxels follow from their pixels and cells: grid sampling before and behind the network.
+
+All that depends on a camera's pose in the volume is computed once (`CellLift`), and so is where the voxels of a grid
+lie before the camera (`CellSamples`). A voxel is what its pixel sees, with a probability that follows from depth and
+its deviation, or lies before or behind that; for the latter two the network predicts the occupancy. The ground is a
+surface of its own: a cell of 0.2 m cannot hold five centimetres.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.geometry.cameras import Camera
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
+from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.inference.cell_kernels import class_kernel, lift_kernel, lowest_kernel, voxel_kernel
+from scene_completion_ros.inference.cells import STRIDE, CellVolume
+from scene_completion_ros.inference.field_kernels import label_kernel
+from scene_completion_ros.inference.head import PointCodeSpec
+from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, Units, Words, WordScores, samples_of_targets
+from scene_completion_ros.inference.query_kernel import view_of
+from scene_completion_ros.jit import aligned_empty
+
+_BEYOND = 1.1  # of the depth at which a volume ends: grids are turned and shifted a little
+
+
+class Pixels(NamedTuple):
+    """What the pixels of an image show, at half its size."""
+
+    surfaces: NDArray[np.float32]  # float32 [h, w, 2], inverse depth code and deviation of the logarithm of depth
+    classes: NDArray[np.float32]  # float32 [h, w, K + 1], probabilities of the classes and of the sky
+    context: NDArray[np.float32]  # float32 [h, w, C], what else cells look up
+
+
+class PredictedCells(NamedTuple):
+    """What a student's network predicts of cells, x y z, and columns of them, x y."""
+
+    hidden: NDArray[np.float32]  # float32 [x y z, 8], logits of voxels in cells, where pixels see something before them
+    others: NDArray[np.float32]  # float32 [x y z, `CellVolume.of_cell`]
+    ground: NDArray[np.float32]  # float32 [x y, 2], height of the ground in the grid and standard deviation, metres
+
+
+@dataclass(frozen=True, eq=False)
+class CellSamples:
+    """Points whose voxels are wanted again and again."""
+
+    points: NDArray[np.float32]  # [N, 3], in the camera's optical frame, metres
+    target: NDArray[np.int32]  # [N], where each result is written
+
+
+class CellLift:
+    """What the cells of a student's volume look up, for one pose of its camera in the volume.
+
+    `spec`: point code of the depths; `volume_from_camera`: see `cells.volume_pose`; None where it is unknown, for which
+    the usual one is taken, and the network learns so.
+    """
+
+    def __init__(
+        self, volume: CellVolume, canonical: Camera, spec: PointCodeSpec, volume_from_camera: RigidTransform | None
+    ) -> None:
+        self.volume, self.known = volume, volume_from_camera is not None
+        self.volume_from_camera = volume_from_camera or DEFAULT_GRID_FROM_CAMERA
+        self.map_size = canonical.height // 2, canonical.width // 2
+        height, width = self.map_size
+        # Column and row of the map by x / z and y / z of a point; nearer ones are projected from this depth.
+        self.pinhole = np.array(
+            [
+                canonical.fx * width / canonical.width,
+                (canonical.cx + 0.5) * width / canonical.width - 0.5,
+                canonical.fy * height / canonical.height,
+                (canonical.cy + 0.5) * height / canonical.height - 0.5,
+            ],
+            np.float32,
+        )
+        self.nearest = np.float32(spec.minimum_depth)
+        grid, (count_x, count_y, heights) = volume.grid, volume.cells
+        cells = VoxelGrid(grid.origin, STRIDE * grid.voxel_size, volume.cells, grid.frame)
+        points, place, in_view = self._places(cells.centres().reshape(-1, 3))
+        place = np.clip(place[in_view], 0.0, np.array([width, height]) - 1.0)
+        corner = np.minimum(place.astype(np.int32), np.array([width, height], np.int32) - 2)
+        # Of cells in view: their numbers, the upper left of four taps, the shares of those to the right and below, and
+        # their z-depth, metres.
+        self.cell = np.flatnonzero(in_view).astype(np.int32)
+        self.corner = (corner[:, 1] * width + corner[:, 0]).astype(np.int32)
+        self.share = (place - corner).astype(np.float32)
+        self.depth = points[in_view, 2].astype(np.float32)
+        self.lifted = samples_of_targets(self.cell, len(in_view))  # the number of each cell among these; -1 for none
+        self._prepare_low()
+        self._local = aligned_empty(len(in_view), volume.looked_up)
+        self._local[:] = 0.0  # of cells out of view, which are never written
+        self._columns = np.zeros((count_x * count_y, volume.of_column), np.float32)
+        self._columns[:, :heights] = in_view.reshape(-1, heights)
+        across = (2.0 * (np.arange(count) + 0.5) / count - 1.0 for count in (count_x, count_y))
+        self._columns[:, heights : heights + 2] = np.stack(np.meshgrid(*across, indexing="ij"), -1).reshape(-1, 2)
+        self._columns[:, heights + 2] = self.known
+        self._lift, self._lowest = lift_kernel(), lowest_kernel()
+
+    def _places(
+        self, places: NDArray[np.floating]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Points [N, 3] in the camera, column and row [N, 2] in the map, and whether the image shows them [N]."""
+        height, width = self.map_size
+        points = np.asarray(self.volume_from_camera.inverse().apply(places))
+        depth = np.maximum(points[:, 2], float(self.nearest))
+        fx, cx, fy, cy = self.pinhole.astype(np.float64)
+        pixels = np.stack([fx * points[:, 0] / depth + cx, fy * points[:, 1] / depth + cy], axis=-1)
+        shown = (pixels >= -0.5) & (pixels <= (width - 0.5, height - 0.5))
+        return points, pixels, shown.all(axis=1) & (points[:, 2] > 0.0)
+
+    def _prepare_low(self) -> None:
+        """The low voxels in view, column of cells by column of cells."""
+        grid, (count_x, count_y, _), low = self.volume.grid, self.volume.cells, self.volume.low
+        height, width = self.map_size
+        columns, shape = count_x * count_y, (*grid.shape[:2], low)
+        voxels = VoxelGrid(grid.origin, grid.voxel_size, shape, grid.frame).centres().reshape(-1, 3)
+        points, pixels, in_view = self._places(voxels)
+        x, y, _ = np.indices(shape, dtype=np.int32).reshape(3, -1)
+        column = (x // STRIDE) * count_y + y // STRIDE
+        chosen = np.flatnonzero(in_view)
+        chosen = chosen[np.argsort(column[chosen], kind="stable")]
+        place = np.clip(np.rint(pixels[chosen]).astype(np.int32), 0, (width - 1, height - 1))
+        self.low_first = np.searchsorted(column[chosen], np.arange(columns + 1)).astype(np.int32)
+        self.low_pixel = (place[:, 1] * width + place[:, 0]).astype(np.int32)
+        self.low_depth = points[chosen, 2].astype(np.float32)
+        self.low_hidden = np.bincount(column[~in_view], minlength=columns).astype(np.float32)
+        metres = grid.voxel_size * low / np.bincount(column, minlength=columns)
+        self.low_share = metres.astype(np.float32)
+        self._under = np.empty(len(chosen), np.float32)
+
+    def __call__(
+        self, surfaces: NDArray[np.float32], context: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What cells [x y z, L] and columns [x y, z + 4] are given; overwritten by the next call.
+
+        `surfaces`: logarithm of depth and its deviation, of the pixels of an image at half its size, float32 [h, w, 2];
+        `context`: what the encoder gives of these, float32 [h, w, C].
+        """
+        flat, measure, grid = surfaces.reshape(-1, 2), np.float32(self.volume.measure), self.volume.grid
+        taps = self.cell, self.corner, self.share, self.depth
+        self._lift(flat, context.reshape(len(flat), -1), self.map_size[1], *taps, measure, self._local)
+        base, size = np.float32(grid.origin[2] - self.volume.level), np.float32(grid.voxel_size)
+        low = self.low_first, self.low_pixel, self.low_depth, self.low_hidden, self.low_share
+        self._lowest(flat, *low, base, size, measure, self._under, self._columns[:, -1])
+        return self._local, self._columns
+
+
+class CellQuery:
+    """Voxels of one student's cells, at any points before its camera."""
+
+    def __init__(self, lift: CellLift) -> None:
+        self.lift, self.volume = lift, lift.volume
+        grid = self.volume.grid
+        rotation, translation = lift.volume_from_camera.rotation, lift.volume_from_camera.translation
+        place = (translation - np.asarray(grid.origin)) / grid.voxel_size
+        # float32 [3, 4], voxel coordinates of the volume from the camera.
+        self.pose = np.concatenate([rotation / grid.voxel_size, place[:, None]], axis=1).astype(np.float32)
+        self._voxels = voxel_kernel()
+
+    @staticmethod
+    def prepare(points_camera: NDArray[np.float64], target: NDArray[np.int32]) -> CellSamples:
+        """Prepares points [N, 3] (optical frame, metres) whose results go to ``target`` [N]."""
+        return CellSamples(points_camera.astype(np.float32), target)
+
+    def __call__(
+        self,
+        surfaces: NDArray[np.float32],  # as `CellLift` takes them
+        predicted: PredictedCells,
+        samples: CellSamples,
+        out: NDArray[np.float32],  # float32 [M], flat
+        length: float = 0.0,  # metres; alpha = 1 - exp(-sigma length) is written where it is positive
+    ) -> None:
+        """Writes density per metre, or opacity over a length, to ``out[target]``."""
+        grid, lift = self.volume.grid, self.lift
+        of_grid = (np.float32(value) for value in (grid.origin[2], grid.voxel_size, self.volume.measure, length))
+        self._voxels(
+            *(surfaces.reshape(-1, 2), *lift.map_size, *predicted, np.array(grid.shape, np.int32)),
+            *(samples.points, lift.pinhole, lift.nearest, self.pose, *of_grid, samples.target, out),
+        )
+
+    def cells_of(self, points_camera: NDArray[np.floating]) -> NDArray[np.int32]:
+        """Numbers [N] of the cells that points [N, 3] (optical frame, metres) lie in; outside, of the nearest."""
+        grid, shape = self.volume.grid, np.array(self.volume.grid.shape)
+        place = self.lift.volume_from_camera.apply(points_camera.astype(np.float64)) - np.asarray(grid.origin)
+        voxel = np.clip(np.floor(place / grid.voxel_size).astype(np.int64), 0, shape - 1)
+        return np.asarray(np.ravel_multi_index(tuple((voxel // STRIDE).T), self.volume.cells), np.int32)
+
+    def classes(
+        self, others: NDArray[np.float32], of_pixels: NDArray[np.float32], chosen: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]:
+        """Of cells [N]: probabilities of the classes [N, K], and the likeliest class [N] with its probability [N].
+
+        `others`: see `PredictedCells`; `of_pixels`: probabilities of the classes of pixels, float32 [h, w, K + 1].
+        """
+        count, classes = len(chosen), self.volume.classes
+        found = np.empty((count, classes), np.float32), np.empty(count, np.uint8), np.empty(count, np.float32)
+        flat, lift = of_pixels.reshape(-1, classes + 1), self.lift
+        taps = lift.map_size[1], chosen, lift.lifted, lift.corner, lift.share
+        class_kernel()(others, self.volume.of_cell - classes - 1, flat, *taps, *found)
+        return found
+
+
+class CellVoxels:
+    """The voxels of a grid, of a student's cells."""
+
+    def __init__(
+        self,
+        query: CellQuery,
+        spec: PointCodeSpec,
+        canonical: Camera,
+        grid: VoxelGrid,
+        camera_from_grid: RigidTransform,  # its pose; any rigid transform
+        *,
+        coverage: NDArray[np.bool_] | None = None,  # see `view_of`
+    ) -> None:
+        volume = query.volume.grid
+        self.query, self.grid = query, grid
+        self.far = min(spec.far, _BEYOND * (volume.origin[0] + volume.voxel_size * (volume.shape[0] - 0.5)))
+        view = view_of(canonical, grid, camera_from_grid, self.far, coverage, query.prepare)
+        self.in_view, self.too_far = view.in_view, view.too_far
+        self.samples = CellSamples(
+            np.concatenate([part.points for part in view.parts]),
+            np.concatenate([part.target for part in view.parts]),
+        )
+        self._cell_of = np.zeros(self.in_view.size, np.int32)  # the cell of each voxel in view
+        self._cell_of[self.samples.target] = query.cells_of(self.samples.points)
+        classes = query.volume.classes
+        itself = np.eye(classes, dtype=np.float32), np.zeros(classes, np.float32)
+        self._scores = WordScores(label_kernel(0, classes, computed=True), *itself)
+
+    def opacity(self, surfaces: NDArray[np.float32], predicted: PredictedCells) -> NDArray[np.float32]:
+        """Opacity over an edge of every voxel, float32 [X, Y, Z], 0 outside the view; see `CellQuery`."""
+        out = np.zeros(self.grid.shape, dtype=np.float32)
+        self.query(surfaces, predicted, self.samples, out.reshape(-1), self.grid.voxel_size)
+        return out
+
+    def labels(
+        self,
+        others: NDArray[np.float32],
+        of_pixels: NDArray[np.float32],
+        targets: NDArray[np.integer],
+        words: Words = NO_WORDS,
+    ) -> Labelled:
+        """Labels and matches of voxels in view [N], flat indices: those of their cells; see `CellQuery.classes`."""
+        chosen = self._cell_of[targets]
+        units, label, confidence = self.query.classes(others, of_pixels, chosen)
+        read = units, 0, *(np.zeros((2, 0), np.float32) for _ in range(3))
+        number, none = np.arange(len(chosen), dtype=np.int32), np.zeros(0, np.int32)
+        taps = none, np.zeros((0, 2), np.float32), np.zeros((0, 3), np.float32)
+        if not words.labels or words.vocabulary is not None:
+            return self._scores(Units(read, (number, number, *taps)), words)
+        if words.queried is None:
+            return Labelled(label, confidence)
+        asked = self._scores(Units(read, (number, number, *taps)), words._replace(labels=False))
+        return Labelled(label, confidence, asked.matches)
