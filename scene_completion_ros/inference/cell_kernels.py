@@ -41,8 +41,8 @@ FARTHEST = np.float32(FARTHEST_FROM_LEVEL)
 # Rows of what a block of voxels has gathered.
 LOG, DEVIATION, UNSEEN, BEFORE, THERE, SHOWN, LEVEL, DOUBT, UP, DEPTH, NEAR_EDGE, FAR_EDGE, TOP, BOTTOM = range(14)
 ROWS = 14
-RIGHT, LOWER = TOP, BOTTOM  # at first
-PIXEL, CELL, SUB, COLUMN = range(4)  # where it gathers
+RIGHT, LOWER, SHARE = TOP, BOTTOM, ROWS  # at first
+PIXEL, CELL, SUB, COLUMN, LOWEST = range(5)  # where it gathers
 # Of a block of cells, behind the first two: metres behind the surface, and then how they lie against it.
 BEHIND, GEOMETRY_ROW = 2, 3
 AFTER, AT, DOUBTED = GEOMETRY_ROW, GEOMETRY_ROW + 1, GEOMETRY_ROW + 2
@@ -193,21 +193,29 @@ def volume_place(x: Any, y: Any, z: Any, pose: Any, row: Any, count: Any) -> Any
     return min(max(place, HALF), np.float32(count) - HALF)
 
 
+@inlined
+def cell_of(x: Any, y: Any, z: Any, count_y: Any, count_z: Any) -> Any:
+    """The number of the cell of a voxel, and that of the voxel in it."""
+    cell = ((x // STRIDE) * count_y + y // STRIDE) * count_z + z // STRIDE
+    return cell, ((x % STRIDE) * STRIDE + y % STRIDE) * STRIDE + z % STRIDE
+
+
 @functools.cache
 def voxel_kernel() -> Callable[..., None]:
     """Opacities, or densities, of N points, which are what their pixels see, or lie before or behind that.
 
     `surfaces`: as of `lift_kernel`, `height`, `width`: of that map; `hidden`, `cells`, `ground`: see `PredictedCells`;
-    `shape`: of the volume, in voxels; `points`: [N, 3] in the camera's optical frame, metres; `pinhole`, `nearest`: see
-    `CellLift`; `pose`: [3, 4], voxels of the volume from the camera; `bottom`: of the volume, and `size`: of its
-    voxels, metres; `measure`: see `CellVolume`; `length`: metres, of the opacity; 0 for densities; `target`: where in
-    `out` each result goes.
+    `shape`: of the volume, in voxels; `points`: [N, 3] in the camera's optical frame, metres; `pinhole`, `nearest`:
+    see `CellLift`; `pose`: [3, 4], voxels of the volume from the camera; `bottom`: of the volume, and `size`: of its
+    voxels, metres; `measure`: see `CellVolume`; `length`: metres, of the opacity; 0 for densities; `between`: points
+    lie between the centres of voxels of the volume, whose logits are then interpolated; `target`: where in `out` each
+    result goes.
     """
 
     @kernel(inlines=occupancy_kernel)
     def query(  # type: ignore[no-untyped-def] # numba finds the types
         surfaces, height, width, hidden, cells, ground, shape, points, pinhole, nearest, pose, bottom, size, measure,
-        length, target, out
+        length, between, target, out
     ) -> None:  # fmt: skip
         count, least = target.size, np.float32(0.1) * measure
         count_x, count_y = (shape[0] + STRIDE - 1) // STRIDE, (shape[1] + STRIDE - 1) // STRIDE
@@ -215,8 +223,8 @@ def voxel_kernel() -> Callable[..., None]:
         for block in prange((count + BLOCK - 1) // BLOCK):
             start = block * BLOCK
             stop = min(count, start + BLOCK)
-            work = np.empty((ROWS, BLOCK), np.float32)  # one array: the compiler need not ask whether rows overlap
-            place = np.empty((4, BLOCK), np.int32)
+            work = np.empty((ROWS + 3, BLOCK), np.float32)  # one array: the compiler need not ask whether rows overlap
+            place = np.empty((7, BLOCK), np.int32)
             for j in range(stop - start):
                 x, y, z = points[start + j, 0], points[start + j, 1], points[start + j, 2]
                 inverse = ONE / max(z, nearest)
@@ -233,8 +241,7 @@ def voxel_kernel() -> Callable[..., None]:
                 v_y = volume_place(x, y, z, pose, 1, shape[1])
                 v_z = volume_place(x, y, z, pose, 2, shape[2])
                 i_x, i_y, i_z = np.int32(v_x), np.int32(v_y), np.int32(v_z)
-                place[CELL, j] = ((i_x // STRIDE) * count_y + i_y // STRIDE) * count_z + i_z // STRIDE
-                place[SUB, j] = ((i_x % STRIDE) * STRIDE + i_y % STRIDE) * STRIDE + i_z % STRIDE
+                place[CELL, j], place[SUB, j] = cell_of(i_x, i_y, i_z, count_y, count_z)
                 g_x = min(max(v_x / np.float32(STRIDE) - HALF, ZERO), np.float32(count_x - 1))
                 g_y = min(max(v_y / np.float32(STRIDE) - HALF, ZERO), np.float32(count_y - 1))
                 f_x, f_y = min(np.int32(g_x), count_x - 2), min(np.int32(g_y), count_y - 2)
@@ -254,6 +261,25 @@ def voxel_kernel() -> Callable[..., None]:
                     upper = s_0[part] + right * (s_1[part] - s_0[part])
                     under = s_2[part] + right * (s_3[part] - s_2[part])
                     work[LEVEL + part, j] = upper + lower * (under - upper)
+            if between:
+                for j in range(stop - start):
+                    x, y, z = points[start + j, 0], points[start + j, 1], points[start + j, 2]
+                    for axis in range(3):
+                        along = volume_place(x, y, z, pose, axis, shape[axis]) - HALF
+                        lowest = min(np.int32(along), shape[axis] - 2)
+                        place[LOWEST + axis, j], work[SHARE + axis, j] = lowest, along - np.float32(lowest)
+                for j in range(stop - start):
+                    unseen, before = ZERO, ZERO
+                    for corner in range(8):
+                        o_x, o_y, o_z = corner >> 2, (corner >> 1) & 1, corner & 1
+                        weight = abs(ONE - np.float32(o_x) - work[SHARE, j])
+                        weight *= abs(ONE - np.float32(o_y) - work[SHARE + 1, j])
+                        weight *= abs(ONE - np.float32(o_z) - work[SHARE + 2, j])
+                        i_x, i_y, i_z = place[LOWEST, j] + o_x, place[LOWEST + 1, j] + o_y, place[LOWEST + 2, j] + o_z
+                        cell, sub = cell_of(i_x, i_y, i_z, count_y, count_z)
+                        unseen += weight * hidden[np.uint32(cell), np.uint32(sub)]
+                        before += weight * cells[np.uint32(cell), np.uint32(sub)]
+                    work[UNSEEN, j], work[BEFORE, j] = unseen, before
             # In vector lanes: short loops, for of long ones the compiler makes none.
             voxels = stop - start
             for j in range(voxels):

@@ -23,6 +23,7 @@ from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, Units
 from scene_completion_ros.inference.query_kernel import view_of
 from scene_completion_ros.jit import aligned_empty
 
+_AT_CENTRE = 1e-3  # share of a voxel: float32 places of centres are not exact
 _BEYOND = 1.1  # of the depth at which a volume ends: grids are turned and shifted a little
 
 
@@ -48,6 +49,7 @@ class CellSamples:
 
     points: NDArray[np.float32]  # [N, 3], in the camera's optical frame, metres
     target: NDArray[np.int32]  # [N], where each result is written
+    between: bool = True  # they lie between the centres of the volume's voxels, not at these
 
 
 class CellLift:
@@ -176,15 +178,20 @@ class CellQuery:
         of_grid = (np.float32(value) for value in (grid.origin[2], grid.voxel_size, self.volume.measure, length))
         self._voxels(
             *(surfaces.reshape(-1, 2), *lift.map_size, *predicted, np.array(grid.shape, np.int32)),
-            *(samples.points, lift.pinhole, lift.nearest, self.pose, *of_grid, samples.target, out),
+            *(samples.points, lift.pinhole, lift.nearest, self.pose, *of_grid, samples.between, samples.target, out),
         )
 
-    def cells_of(self, points_camera: NDArray[np.floating]) -> NDArray[np.int32]:
-        """Numbers [N] of the cells that points [N, 3] (optical frame, metres) lie in; outside, of the nearest."""
+    def cells_of(self, points_camera: NDArray[np.floating]) -> tuple[NDArray[np.int32], bool]:
+        """Numbers [N] of the cells that points [N, 3] (optical frame, metres) lie in; outside, of the nearest.
+
+        Also whether any point lies between the centres of voxels of the volume.
+        """
         grid, shape = self.volume.grid, np.array(self.volume.grid.shape)
         place = self.lift.volume_from_camera.apply(points_camera.astype(np.float64)) - np.asarray(grid.origin)
-        voxel = np.clip(np.floor(place / grid.voxel_size).astype(np.int64), 0, shape - 1)
-        return np.asarray(np.ravel_multi_index(tuple((voxel // STRIDE).T), self.volume.cells), np.int32)
+        place = np.clip(place / grid.voxel_size, 0.5, shape - 0.5)
+        voxel = np.floor(place).astype(np.int64)
+        cells = np.asarray(np.ravel_multi_index(tuple((voxel // STRIDE).T), self.volume.cells), np.int32)
+        return cells, bool(np.abs(place - voxel - 0.5).max(initial=0.0) > _AT_CENTRE)
 
     def classes(
         self, others: NDArray[np.float32], of_pixels: NDArray[np.float32], chosen: NDArray[np.int32]
@@ -219,12 +226,11 @@ class CellVoxels:
         self.far = min(spec.far, _BEYOND * (volume.origin[0] + volume.voxel_size * (volume.shape[0] - 0.5)))
         view = view_of(canonical, grid, camera_from_grid, self.far, coverage, query.prepare)
         self.in_view, self.too_far = view.in_view, view.too_far
-        self.samples = CellSamples(
-            np.concatenate([part.points for part in view.parts]),
-            np.concatenate([part.target for part in view.parts]),
-        )
+        points, target = (np.concatenate([getattr(part, name) for part in view.parts]) for name in ("points", "target"))
+        cells, between = query.cells_of(points)
+        self.samples = CellSamples(points, target, between)
         self._cell_of = np.zeros(self.in_view.size, np.int32)  # the cell of each voxel in view
-        self._cell_of[self.samples.target] = query.cells_of(self.samples.points)
+        self._cell_of[target] = cells
         classes = query.volume.classes
         itself = np.eye(classes, dtype=np.float32), np.zeros(classes, np.float32)
         self._scores = WordScores(label_kernel(0, classes, computed=True), *itself)

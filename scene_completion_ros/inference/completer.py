@@ -363,12 +363,10 @@ class Completer:
             volume, place = self._decoder.volume, self._decoder.known_place
             ground = ground_surface(answer.ground, volume, self.bundle.canonical, place)
         assembling.lap("assemble")
-        times_ms = seen.timings_ms | {
-            "encode": seen.timings_ms["encode"] + answer.times_ms["encode"],
-            **{name: value for name, value in answer.times_ms.items() if name != "encode"},
-        }
+        times_ms = {**seen.timings_ms, **answer.times_ms}
+        times_ms["encode"] += seen.timings_ms["encode"]
         times_ms["assemble"] += assembling.laps_ms["assemble"]
-        times_ms["total"] = seen.timings_ms["total"] + 1e3 * (time.perf_counter() - started_s)
+        times_ms["total"] = times_ms.pop("total") + 1e3 * (time.perf_counter() - started_s)  # it comes last
         return Completion(
             voxels=voxels,
             dense=answer.dense,

@@ -306,7 +306,7 @@ class _CellFrame:
 
     def units(self, points: Floats) -> Floats:
         with kernel_threads(self.threads):
-            return self.query.classes(self.predicted.others, self.pixels.classes, self.query.cells_of(points))[0]
+            return self.query.classes(self.predicted.others, self.pixels.classes, self.query.cells_of(points)[0])[0]
 
 
 def _in_parts(density: Callable[[Doubles], Floats], points: Floats) -> Floats:
