@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measuring import canonical_image, demo_drive, hardware, in_turn, option_parser, ratio_table, timed
+from benchmarks.measuring import canonical_image, hardware, in_turn, option_parser, ratio_table, timed
+from scene_completion_ros.bags.reader import demo_drive
 from scene_completion_ros.commands.arguments import DEMO_WORDS, chosen_words, set_words
 from scene_completion_ros.inference.bundle import StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.completer import Completer

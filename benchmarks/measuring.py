@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.reader import DEMO_DRIVE, BagReader
+from scene_completion_ros.bags.reader import demo_drive
 from scene_completion_ros.evaluation.metric import table
-from scene_completion_ros.geometry import Camera
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 
@@ -76,13 +75,6 @@ def hardware(threads: int) -> str:
         f"{model}, {len(os.sched_getaffinity(0))} cores available, {threads} threads used, "
         f"load {os.getloadavg()[0]:.1f} at the start; Python {platform.python_version()}, {packages}"
     )
-
-
-def demo_drive() -> tuple[Camera, list[NDArray[np.uint8]]]:
-    """Camera and images of the bundled drive."""
-    with BagReader(DEMO_DRIVE) as reader:
-        topic = reader.choose_image_topic(None)
-        return reader.camera_for(topic), [frame.image_rgb for frame in reader.images(topic)]
 
 
 def canonical_image(bundle: StudentBundle) -> NDArray[np.uint8]:

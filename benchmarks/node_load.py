@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measuring import demo_drive, hardware, option_parser
+from benchmarks.measuring import hardware, option_parser
 from benchmarks.running_node import RunningNode
+from scene_completion_ros.bags.reader import demo_drive
 from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.geometry.cameras import Camera
 

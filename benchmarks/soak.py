@@ -30,8 +30,9 @@ from scipy.stats import theilslopes
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
-from benchmarks.measuring import demo_drive, hardware, option_parser
+from benchmarks.measuring import hardware, option_parser
 from benchmarks.running_node import FRAME, PATIENCE_S, RunningNode
+from scene_completion_ros.bags.reader import demo_drive
 from scene_completion_ros.evaluation.metric import table
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD
 from scene_completion_ros.inference.bundle import StudentBundle

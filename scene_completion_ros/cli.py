@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import shutil
 import sys
 import textwrap
@@ -145,6 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns exit code: that of the command, 2 on bad input and where disk, memory or packages do not suffice (a line
     on stderr), 130 after an interruption. A defect is raised.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace", line_buffering=True)  # what a terminal can show, and at once
     commands = find_commands()
     parser = build_parser(commands)
     args = _parsed(parser, argv, commands)

@@ -357,6 +357,13 @@ class BagReader:
         return self._storage
 
 
+def demo_drive() -> tuple[Camera, list[NDArray[np.uint8]]]:
+    """Camera and images of the bundled drive: uint8 RGB [H, W, 3]."""
+    with BagReader(DEMO_DRIVE) as reader:
+        topic = reader.choose_image_topic()
+        return reader.camera_for(topic), [frame.image_rgb for frame in reader.images(topic)]
+
+
 def _changed_field(one: Any, other: Any) -> str:
     """Name of a field in which two CameraInfo differ, if any; NaN equals itself."""
     pairs = ((name, getattr(one, name), getattr(other, name)) for name in _CALIBRATION_FIELDS)

@@ -9,33 +9,26 @@ status, found and cure.
 """
 
 import argparse
-import importlib
-import io
 import json
 import os
 import platform
-import re
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from scene_completion_ros import __version__
 from scene_completion_ros.commands.requirements import PACKAGE, installed_version, required
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros import dds
-from scene_completion_ros.ros.replay.played_node import with_package
+from scene_completion_ros.ros.replay.played_node import PackageProcess
 
 STATUSES = ("ok", "warning", "failed", "not applicable")
 RESULT = "scene_completion_finding "  # a line of the output that begins so has the finding
@@ -45,7 +38,6 @@ LEAST_FREE_BYTES = 4 * 32 * 1024 * 1024  # camera, node, bag player and viewer, 
 ON_CPU = "the default engine runs on the CPU, nothing is missing"
 SELF_TEST_S, FEWEST_FRAMES, CAMERA_HZ = 3.0, 3, 10.0
 HIGHEST_DOMAIN, HIGHEST_SAFE_DOMAIN = 232, 101  # beyond the latter the ports are those that Linux lends to programs
-WHEELS_MARK = "_ROS_WHEELS_BOOTSTRAP_COMPLETE"
 IMAGE_BYTES = 3 * 1280 * 720  # rgb8
 OPTIONAL = {  # what is lost without a ROS package
     "tf2_ros": "voxels stay in the frame of their image",
@@ -82,23 +74,15 @@ class Check:
         """The finding; `bundle`: folder of the student that is examined, None for the shipped one."""
         if not self.apart:
             return self.here()
-        command = [sys.executable, "-m", "scene_completion_ros.commands.doctor", self.name, str(bundle or "")]
-        # A file and not a pipe: what a killed process has started may keep a pipe open.
-        with tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace") as log:
-            begun = partial(subprocess.run, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-            try:
-                status = begun(command, env=with_package(os.environ), timeout=LIMIT_S).returncode
-                ended = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-                ending = f"its process ended {ended}"
-            except subprocess.TimeoutExpired:
-                ending = f"gave no answer within {LIMIT_S:.0f} s"
-            log.seek(0)
-            lines = [line for line in (re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in log) if line]
+        with PackageProcess("scene_completion_ros.commands.doctor", [self.name, str(bundle or "")]) as process:
+            ended = process.ending(LIMIT_S)
+            lines = [line for line in process.log().splitlines() if line.strip()]
+        ending = f"its process {ended}" if ended else f"gave no answer within {LIMIT_S:.0f} s"
         for line in reversed(lines):
             if line.startswith(RESULT):
                 return Finding(**json.loads(line.removeprefix(RESULT)))
         errors = [line for line in lines if "error" in line.lower()] or lines
-        return Finding(self.broken, ": ".join([ending, *(line[:300] for line in errors[-1:])]), self.cure)
+        return Finding(self.broken, ": ".join([ending, *(line.strip()[:300] for line in errors[-1:])]), self.cure)
 
     def here(self) -> Finding:
         """The finding of this process."""
@@ -120,16 +104,15 @@ def checks(bundle: Path | None) -> list[Check]:
     of_bundle = "Export the bundle again, or fetch it again" if bundle else reinstall
     slow = "Cure what failed above; otherwise the CPU may be too old for the engine: pip install onnxruntime"
     ros = "Install ROS 2 again, or leave this shell's ROS_* and FASTDDS_* variables unset"
-    profile = f"export {dds.profile_variable()}={dds.profile_path()}"
     no_gpu = "None is needed. Only if you want it: nvidia-smi must list the GPU; in Docker, docker run --gpus all"
     return [
         Check("packages", check_packages, reinstall, apart=True),
-        Check("ROS 2", check_ros, import_cure(), apart=True),
-        Check("RMW", check_middleware, middleware_cure(), apart=True, of_ros=True),
+        Check("ROS 2", check_ros, dds.import_cure(), apart=True),
+        Check("RMW", check_middleware, dds.start_cure(), apart=True, of_ros=True),
         Check("discovery", check_discovery, ros, of_ros=True),
-        Check("optional packages", check_optional, apt(*OPTIONAL), of_ros=True),
+        Check("optional packages", check_optional, dds.apt(*OPTIONAL), of_ros=True),
         Check("/dev/shm", check_shared_memory, "See what is mounted there: df -h /dev/shm", of_ros=True),
-        Check("Fast DDS profile", check_profile, profile, of_ros=True),
+        Check("Fast DDS profile", check_profile, f"export {dds.profile_variable()}={dds.profile_path()}", of_ros=True),
         Check("GPU", check_gpu, no_gpu, apart=True, broken="warning"),
         Check("CPU", check_cpu, "End other programs that compute, or the node gets a part of the CPU only: top"),
         Check("numba", check_kernels, "pip install --force-reinstall numba llvmlite", apart=True),
@@ -142,7 +125,7 @@ def check_packages() -> Finding:
     """Is this version of Python supported, and are the required packages there, and new enough?"""
     from packaging.specifiers import SpecifierSet
 
-    python, supported = platform.python_version(), metadata(PACKAGE)["Requires-Python"] or ""
+    python, supported = platform.python_version(), metadata.metadata(PACKAGE)["Requires-Python"] or ""
     if not SpecifierSet(supported).contains(python, prereleases=True):
         cure = f"Make an environment with a Python {supported}: make demo PYTHON=..."
         return failed(f"Python {python}, {supported} is needed", cure)
@@ -150,8 +133,7 @@ def check_packages() -> Finding:
     found = {name: installed_version(name) for name in needed}
     if not found.get("openvino", "0") and installed_version("onnxruntime"):  # either runs the encoder
         del needed["openvino"], found["openvino"]
-    fine = {name: number and needed[name].contains(number, prereleases=True) for name, number in found.items()}
-    wrong = [name for name in needed if not fine[name]]
+    wrong = [name for name, number in found.items() if not (number and needed[name].contains(number, prereleases=True))]
     if wrong:
         parts = [f"{name} {found[name] or 'is missing'} ({needed[name] or 'any version'} is needed)" for name in wrong]
         quoted = " ".join(f"'{name}{needed[name]}'" for name in wrong)
@@ -162,29 +144,16 @@ def check_packages() -> Finding:
 def check_ros() -> Finding:
     """Is rclpy importable, and from one place alone?"""
     distribution, (number, wheels) = os.environ.get("ROS_DISTRO"), dds.rclpy_version()
-    sourced = ", ".join(sourced_prefixes())
+    sourced = ", ".join(dds.sourced_prefixes())
     if not find_spec("rclpy"):
-        cure = "Source a ROS 2 distribution and use its Python, or pip install '.[ros]' in a checkout"
         found = "not there: `complete` and `replay --offline` work, the node and other replays do not"
-        return failed(f"{found}; ROS_DISTRO is {distribution}", cure) if distribution else warning(found, cure)
+        return failed(f"{found}; ROS_DISTRO is {distribution}") if distribution else warning(found)
     if wheels and sourced:
-        cure = "Use the wheels in a shell that sources no setup.bash, or an environment without them "
-        cure += "(python3 -m venv --system-site-packages) for the distribution"
-        return failed(f"the wheels of ROS 2 in {sys.prefix} and the sourced {sourced}: their libraries get mixed", cure)
+        return failed(f"the wheels of ROS 2 in {sys.prefix} and the sourced {sourced}: their libraries get mixed")
     os.environ.pop("RMW_IMPLEMENTATION", None)  # which is examined by itself
-    importlib.import_module("rclpy")
+    import_module("rclpy")
     where = "from wheels" if wheels else f"in {sourced or 'this Python'}"
     return ok(f"{distribution or 'no ROS_DISTRO'}, rclpy {number or 'of unknown version'} {where}")
-
-
-def import_cure() -> str:
-    """What to do where rclpy cannot be imported."""
-    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
-    if not dds.rclpy_version()[1]:
-        return "Use the Python that the distribution was made for, and source its setup.bash in this shell"
-    if os.environ.get(WHEELS_MARK) and str(Path(sys.prefix) / "lib") not in libraries:
-        return f"Started from another environment with ROS 2 wheels: unset {WHEELS_MARK} LD_LIBRARY_PATH"
-    return "pip install --force-reinstall 'ros-rclpy[fastrtps]' ros-common-interfaces"
 
 
 def check_middleware() -> Finding:
@@ -193,17 +162,6 @@ def check_middleware() -> Finding:
         return ok(f"{dds.middleware_of_a_node('scene_completion_doctor')}; a node could join the graph")
     except SceneCompletionError as error:  # without its cure, which is for command lines
         return failed(f"no node can start: {error.what}")
-
-
-def middleware_cure() -> str:
-    """What to do where no node can start."""
-    chosen = os.environ.get("RMW_IMPLEMENTATION")
-    if chosen and "fastrtps" not in chosen:
-        return f"unset RMW_IMPLEMENTATION, or install it: {apt(chosen)}"
-    if os.environ.get("ROS_SECURITY_ENABLE", "").lower() == "true":
-        return "Check the keystore of ROS_SECURITY_KEYSTORE, or unset ROS_SECURITY_ENABLE"
-    cure = "See `python -c 'import rclpy; rclpy.init()'`; a wrong ROS_* variable is the usual cause, "
-    return cure + "or a home that this user may not write: then set ROS_LOG_DIR"
 
 
 def check_discovery() -> Finding:
@@ -227,51 +185,23 @@ def check_discovery() -> Finding:
 
 def check_optional() -> Finding:
     """Are the ROS packages there without which something is lost?"""
-    missing = [name for name in OPTIONAL if not find_spec(name) and not prefixes_with(name)]
+    missing = [name for name in OPTIONAL if not find_spec(name) and not dds.prefixes_with(name)]
     if not missing:
         return ok(", ".join(OPTIONAL))
     found = "; ".join(f"{name} is not installed: {OPTIONAL[name]}" for name in missing)
-    needed = sourced_prefixes() and missing != ["cv_bridge"]  # the wheels have none of them
-    return warning(found, apt(*missing)) if needed else not_applicable(found)
-
-
-def apt(*names: str) -> str:
-    """How to install ROS packages."""
-    distribution = os.environ.get("ROS_DISTRO", "<distribution>")
-    return " ".join(["sudo apt install", *(f"ros-{distribution}-{name.replace('_', '-')}" for name in names)])
-
-
-def prefixes_with(package: str) -> list[str]:
-    """Sourced installations that have a ROS package."""
-    prefixes = filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))
-    return [one for one in prefixes if Path(one, "share/ament_index/resource_index/packages", package).is_file()]
-
-
-def sourced_prefixes() -> list[str]:
-    """Sourced installations that have rclpy, other than this environment."""
-    return [prefix for prefix in prefixes_with("rclpy") if Path(prefix).resolve() != Path(sys.prefix).resolve()]
+    needed = dds.sourced_prefixes() and missing != ["cv_bridge"]  # the wheels have none of them
+    return warning(found, dds.apt(*missing)) if needed else not_applicable(found)
 
 
 def check_profile() -> Finding:
     """Is a profile chosen, can it be read, and has its segment room for an image?"""
-    middleware = os.environ.get("RMW_IMPLEMENTATION", "")
-    if middleware and "fastrtps" not in middleware:
+    if middleware := dds.other_middleware():
         return not_applicable(f"RMW_IMPLEMENTATION is {middleware}")
     path = os.environ.get(dds.profile_variable()) or os.environ.get(dds.OLD_PROFILE_VARIABLE)  # both are read
     if not path:
         found = "none chosen: the node brings its own, but camera drivers, bag players and viewers started here"
         return warning(f"{found} lose images above 0.5 MB for best-effort readers")
-    try:
-        root = ElementTree.parse(path).getroot()
-        transports = root.iterfind(".//{*}transport_descriptor")
-        sizes = [one.findtext("{*}segment_size", "0") for one in transports if one.findtext("{*}type") == "SHM"]
-        size = max(map(int, sizes), default=0)
-    except OSError as error:
-        return failed(f"{path}: {error.strerror}")
-    except (ElementTree.ParseError, ValueError) as error:
-        return failed(f"{path} is no profile: {error}")
-    if root.find(".//{*}participant[@is_default_profile='true']") is None:
-        return failed(f'{path} has no participant with is_default_profile="true", so nodes do not take it')
+    size = dds.segment_bytes(path)
     found = f"{path} has a shared-memory segment of {size / 1e6:.2f} MB"
     if size < IMAGE_BYTES:
         return failed(f"{found}, a raw image of 1280x720 has {IMAGE_BYTES / 1e6:.2f} MB")
@@ -302,17 +232,15 @@ def check_gpu() -> Finding:
         return warning(f"an NVIDIA driver, but CUDA sees no device (error {error}); {ON_CPU}")
     if not names:
         return not_applicable(f"no NVIDIA driver: {ON_CPU}")
+    seen = ", ".join(names)
     for part, what, cure in missing_parts(installed_flavour()):
-        return warning(
-            f"{', '.join(names)}, but {part} {what}: engine auto runs on the CPU", f"Only if you want it: {cure}"
-        )
-    return ok(f"{', '.join(names)}; engine auto takes it where the bundle has an encoder for GPUs")
+        return warning(f"{seen}, but {part} {what}: engine auto runs on the CPU", f"Only if you want it: {cure}")
+    return ok(f"{seen}; engine auto takes it where the bundle has an encoder for GPUs")
 
 
 def check_cpu() -> Finding:
     """How many cores may this process use, and are they busy?"""
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    load = os.getloadavg()[0]
+    usable, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     found = f"{platform.machine()}, {usable} of {os.cpu_count()} cores may be used, load {load:.1f}"
     return warning(f"{found}: more programs compute than there are cores") if load > usable else ok(found)
 
@@ -325,12 +253,11 @@ def check_kernels() -> Finding:
     from scene_completion_ros.jit import kernel
 
     def double(values):  # type: ignore[no-untyped-def] # numba finds the types: float32 [N]
-        for i in numba.prange(len(values)):
-            values[i] *= 2.0
+        values *= 2.0
 
-    compiled: Any = kernel()(double)
-    compiled(np.ones(8, np.float32))
-    cache, wanted = compiled.stats.cache_path, os.environ.get("NUMBA_CACHE_DIR")
+    compiled = kernel()(double)
+    compiled(np.ones(8, np.float32))  # type: ignore[no-untyped-call]
+    cache, wanted = compiled.stats.cache_path, os.environ.get("NUMBA_CACHE_DIR")  # type: ignore[attr-defined]
     found = f"numba {numba.__version__}, {numba.get_num_threads()} threads ({numba.threading_layer()}), cache {cache}"
     if cache is None or (wanted and Path(wanted).resolve() not in Path(cache).resolve().parents):
         cure = "export NUMBA_CACHE_DIR=$HOME/.cache/numba, or another folder that can be written"
@@ -354,36 +281,27 @@ def check_bundle(bundle: Path | None) -> Finding:
 
 def check_self_test(bundle: Path | None) -> Finding:
     """Do images of the demo drive come out as voxels, and how fast?"""
-    import numpy as np
-
-    from scene_completion_ros.bags.reader import DEMO_DRIVE, BagReader
+    from scene_completion_ros.bags.reader import demo_drive
     from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.inference.completer import Completer
     from scene_completion_ros.inference.encoder import cpu_engine
 
-    with BagReader(DEMO_DRIVE) as reader:
-        topic = reader.choose_image_topic(None)
-        completer = Completer(open_student(bundle), reader.camera_for(topic), engine=cpu_engine())
-        timings, occupied, finite = list[dict[str, float]](), list[int](), True
-        end_s = time.perf_counter() + SELF_TEST_S
-        for frame in reader.images(topic):
-            completion = completer.complete(frame.image_rgb)
-            finite = finite and bool(np.isfinite(completion.alpha).all() and np.isfinite(completion.probability).all())
-            timings.append(completion.timings_ms)
-            occupied.append(len(completion.voxels))
-            if len(timings) >= FEWEST_FRAMES and time.perf_counter() >= end_s:
-                break
+    camera, images = demo_drive()
+    completer = Completer(open_student(bundle), camera, engine=cpu_engine())
+    timings, occupied, end_s = list[dict[str, float]](), list[int](), time.perf_counter() + SELF_TEST_S
+    while len(timings) < FEWEST_FRAMES or time.perf_counter() < end_s:
+        completion = completer.complete(images[len(timings) % len(images)])
+        timings.append(completion.timings_ms)
+        occupied.append(len(completion.voxels))
     rate_hz = 1e3 * len(timings) / sum(timing["total"] for timing in timings)
     stages = ", ".join(f"{stage} {statistics.median(one[stage] for one in timings):.0f}" for stage in timings[0])
     found = f"{rate_hz:.1f} Hz with {completer.engine} over {len(timings)} images; ms: {stages}; "
     found += f"{statistics.median(occupied):.0f} voxels occupied"
-    trial = "scene-completion complete IMAGE --camera FILE"
-    if not finite:
-        cure = f"Compare with another engine: {trial} --engine onnxruntime"
-        return failed(f"the output is not finite; {found}", cure)
     if not min(occupied):
-        cure = f"See what it does with an image of your camera: {trial} --bundle DIR"
-        return (warning if bundle else failed)(f"it finds nothing in an image of the demo drive; {found}", cure)
+        cure = "See what it does with an image of your camera: scene-completion complete IMAGE --camera FILE "
+        return (warning if bundle else failed)(
+            f"it finds nothing in an image of the demo drive; {found}", f"{cure}--bundle DIR"
+        )
     if rate_hz < CAMERA_HZ:
         found += f". Slower than a camera of {CAMERA_HZ:.0f} Hz: the node then takes the newest image and drops others"
         return warning(found, "Query a smaller grid (--grid; grid.file of the node), or free cores")
@@ -398,8 +316,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run all checks; the exit code is 1 if one failed."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace", line_buffering=True)  # what a terminal can show, and at once
     begun_s, findings = time.monotonic(), dict[str, Finding]()
     for check in checks(args.bundle):
         finding = findings[check.name] = check.run(args.bundle)
@@ -428,5 +344,4 @@ if __name__ == "__main__":  # one check, in a process that may crash
     name, folder = sys.argv[1:]
     (the_check,) = (check for check in checks(Path(folder) if folder else None) if check.name == name)
     print(f"\n{RESULT}{json.dumps(vars(the_check.here()))}", flush=True)
-    sys.stderr.flush()
     os._exit(0)  # libraries that wait for each other while they are torn down must not take the answer back

@@ -1,13 +1,14 @@
 """What this package requires, what of that is installed, and how to install the rest."""
 
-import importlib
 import sys
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from contextlib import suppress
+from importlib import import_module, metadata
 from typing import Any
 
 PACKAGE = "scene_completion_ros"
 # Modules with another name than their distribution. A ROS 2 distribution may bring them without Python's metadata.
 MODULES = {"opencv-python-headless": "cv2", "protobuf": "google", "pyyaml": "yaml", "ros-rclpy": "rclpy"}
+OF_DEVELOPERS = {"test", "lint", "docs"}  # extras
 
 
 def required(extra: str = "") -> dict[str, Any]:
@@ -17,11 +18,10 @@ def required(extra: str = "") -> dict[str, Any]:
     """
     from packaging.requirements import Requirement
 
-    def applies(one: Requirement, extra: str) -> bool:
-        return one.marker is None or one.marker.evaluate({"extra": extra})
-
-    declared = map(Requirement, requires(PACKAGE) or [])
-    return {one.name: one.specifier for one in declared if applies(one, extra) and not (extra and applies(one, ""))}
+    own = required() if extra else {}
+    declared = map(Requirement, metadata.requires(PACKAGE) or [])
+    needed = [one for one in declared if one.marker is None or one.marker.evaluate({"extra": extra})]
+    return {one.name: one.specifier for one in needed if one.name not in own}
 
 
 def module_of(distribution: str) -> str:
@@ -31,12 +31,11 @@ def module_of(distribution: str) -> str:
 
 def how_to_install(module: str, preferred: str) -> str:
     """What to do where a module, named without those within, is missing; `preferred`: of several extras with it."""
-    try:
-        extras = set(metadata(PACKAGE).get_all("Provides-Extra") or []) - {"test", "lint", "docs"}  # of developers
+    own, bringing = False, list[str]()
+    with suppress(ModuleNotFoundError):  # of this package's metadata, or of packaging
+        extras = set(metadata.metadata(PACKAGE).get_all("Provides-Extra") or []) - OF_DEVELOPERS
         own = module in map(module_of, required())
         bringing = [extra for extra in sorted(extras) if module in map(module_of, required(extra))]
-    except ModuleNotFoundError:  # of this package's metadata, or of packaging
-        own, bringing = False, []
     extra = preferred if preferred in bringing else next(iter(bringing), "")
     wanted = f"{PACKAGE}[{extra}]" if extra else PACKAGE if own else module
     command = f"nstall it with: {sys.executable} -m pip install '{wanted}'"
@@ -47,11 +46,8 @@ def how_to_install(module: str, preferred: str) -> str:
 
 def installed_version(name: str) -> str | None:
     """Version of an installed distribution, or of its module where it has no metadata; None where there is neither."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        pass
-    try:
-        return str(getattr(importlib.import_module(module_of(name)), "__version__", "0+unknown"))
-    except Exception:  # of a package that is there and broken, anything
-        return None
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
+    with suppress(Exception):  # of a package that is there and broken, anything
+        return str(getattr(import_module(module_of(name)), "__version__", "0+unknown"))
+    return None

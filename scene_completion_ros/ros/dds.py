@@ -7,9 +7,12 @@ not import rclpy.
 
 import os
 import signal
+import sys
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ PROFILE_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
 OLD_PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 QOS_VARIABLE = "RMW_FASTRTPS_USE_QOS_FROM_XML"
 FIRST_RCLPY_WITH_FASTDDS_3 = 9  # Kilted
+WHEELS_MARK = "_ROS_WHEELS_BOOTSTRAP_COMPLETE"
 
 
 def profile_path() -> Path:
@@ -32,6 +36,17 @@ def rclpy_version() -> tuple[str | None, bool]:
         with suppress(PackageNotFoundError):
             return version(distribution), distribution == "ros-rclpy"
     return None, False
+
+
+def prefixes_with(package: str) -> list[str]:
+    """Sourced installations that have a ROS package."""
+    prefixes = filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))
+    return [one for one in prefixes if Path(one, "share/ament_index/resource_index/packages", package).is_file()]
+
+
+def sourced_prefixes() -> list[str]:
+    """Sourced installations that have rclpy, other than this environment."""
+    return [prefix for prefix in prefixes_with("rclpy") if Path(prefix).resolve() != Path(sys.prefix).resolve()]
 
 
 def profile_variable() -> str:
@@ -52,6 +67,32 @@ def use_shipped_profile(environment: MutableMapping[str, str] | None = None) -> 
     if not chosen:
         chosen = variables[profile_variable()] = str(profile_path())
     return chosen == str(profile_path())
+
+
+def other_middleware() -> str:
+    """The RMW implementation that the user has chosen in place of Fast DDS; empty where there is none."""
+    chosen = os.environ.get("RMW_IMPLEMENTATION", "")
+    return "" if "fastrtps" in chosen else chosen
+
+
+def segment_bytes(profile: str) -> int:
+    """Size of the shared-memory segment that a profile gives to nodes; 0 where it gives them none.
+
+    Raises SceneCompletionError where it cannot be read, or nodes do not take it.
+    """
+    try:
+        root = ElementTree.parse(profile).getroot()
+        transports = root.iterfind(".//{*}transport_descriptor")
+        sizes = [one.findtext("{*}segment_size", "0") for one in transports if one.findtext("{*}type") == "SHM"]
+        size = max(map(int, sizes), default=0)
+    except OSError as error:
+        raise SceneCompletionError(f"{profile}: {error.strerror}") from error
+    except (ElementTree.ParseError, ValueError) as error:
+        raise SceneCompletionError(f"{profile} is no profile: {error}") from error
+    if root.find(".//{*}participant[@is_default_profile='true']") is None:
+        what = f'{profile} has no participant with is_default_profile="true", so nodes do not take it'
+        raise SceneCompletionError(what)
+    return size
 
 
 @contextmanager
@@ -81,6 +122,37 @@ def missing_profile() -> dict[str, str]:
     return variables
 
 
+def import_cure() -> str:
+    """What to do where rclpy cannot be imported."""
+    wheels, libraries = rclpy_version()[1], os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+    if not find_spec("rclpy"):
+        return "Source a ROS 2 distribution and use its Python, or pip install '.[ros]' in a checkout"
+    if wheels and sourced_prefixes():
+        cure = "Use the wheels in a shell that sources no setup.bash, or an environment without them "
+        return f"{cure}(python3 -m venv --system-site-packages) for the distribution"
+    if not wheels:
+        return "Use the Python that the distribution was made for, and source its setup.bash in this shell"
+    if os.environ.get(WHEELS_MARK) and str(Path(sys.prefix) / "lib") not in libraries:
+        return f"Started from another environment with ROS 2 wheels: unset {WHEELS_MARK} LD_LIBRARY_PATH"
+    return "pip install --force-reinstall 'ros-rclpy[fastrtps]' ros-common-interfaces"
+
+
+def start_cure() -> str:
+    """What to do where no node can start, whatever its arguments are."""
+    if chosen := other_middleware():
+        return f"unset RMW_IMPLEMENTATION, or install it: {apt(chosen)}"
+    if os.environ.get("ROS_SECURITY_ENABLE", "").lower() == "true":
+        return "Check the keystore of ROS_SECURITY_KEYSTORE, or unset ROS_SECURITY_ENABLE"
+    cure = "See `python -c 'import rclpy; rclpy.init()'`; a wrong ROS_* variable is the usual cause, "
+    return cure + "or a home that this user may not write: then set ROS_LOG_DIR"
+
+
+def apt(*names: str) -> str:
+    """How to install ROS packages."""
+    distribution = os.environ.get("ROS_DISTRO", "<distribution>")
+    return " ".join(["sudo apt install", *(f"ros-{distribution}-{name.replace('_', '-')}" for name in names)])
+
+
 def join_graph(
     make_node: Callable[[Any], Any], resources: ExitStack, arguments: Sequence[str] | None = None
 ) -> tuple[Any, Any]:
@@ -101,7 +173,7 @@ def join_graph(
         raise
     except Exception as error:  # rclpy's have no common base class
         context.try_shutdown()
-        cure = "Check what follows --ros-args and the variables ROS_*; ROS_LOG_DIR names a folder for the log"
+        cure = f"Check what follows --ros-args. {start_cure()}"
         raise SceneCompletionError(f"ROS 2 does not start ({error})", cure=cure) from error
     resources.callback(context.destroy)  # now, rather than in the random order of the interpreter's end
     resources.callback(context.try_shutdown)

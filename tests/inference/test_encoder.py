@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scene_completion_ros.bags.reader import DEMO_DRIVE, BagReader
+from scene_completion_ros.bags.reader import demo_drive
 from scene_completion_ros.errors import BundleError, SceneCompletionError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference import encoder
@@ -94,9 +94,8 @@ SEEN = (VoxelState.FREE_SEEN, VoxelState.SURFACE)
 @pytest.fixture(scope="module")
 def street() -> tuple[Camera, NDArray[np.uint8]]:
     """A real photograph of a street, and its camera."""
-    with BagReader(DEMO_DRIVE) as reader:
-        topic = reader.choose_image_topic(None)
-        return reader.camera_for(topic), next(iter(reader.images(topic))).image_rgb
+    camera, images = demo_drive()
+    return camera, images[0]
 
 
 def test_the_share_of_an_image_that_shows_something() -> None:

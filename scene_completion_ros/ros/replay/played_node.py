@@ -1,14 +1,16 @@
-"""The completion node that a replay plays to: a child process, started, watched and ended."""
+"""Modules of this package in processes of their own, such as the completion node that a replay plays to."""
 
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from scene_completion_ros.errors import SceneCompletionError
 from scene_completion_ros.ros import dds
@@ -16,31 +18,26 @@ from scene_completion_ros.ros.topics import NODE_NAME
 
 STOP_TIMEOUT_S = 10.0
 LOG_LINES = 40
+Process = TypeVar("Process", bound="PackageProcess")
 
 
-class NodeProcess:
-    """`scene_completion_node` in a process of its own."""
+class PackageProcess:
+    """A module of this package in a process of its own; as a context manager it ends the process."""
 
-    def __init__(self, namespace: str, parameters: Mapping[str, object]) -> None:
-        self.namespace = namespace
-        self.full_name = f"{namespace}/{NODE_NAME}"
-        command = [sys.executable, "-m", "scene_completion_ros.ros.node", "--ros-args", "-r", f"__ns:={namespace}"]
-        for name, value in parameters.items():
-            command += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML with everything quoted
-        environment = dict(os.environ)
-        dds.use_shipped_profile(environment)
-        # Appending, because the node's writes share the position of our reads.
+    def __init__(self, module: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        # A file and not a pipe, which what the process starts may keep open after its end. Appending, because its
+        # writes share the position of our reads.
         self._log = tempfile.TemporaryFile(mode="a+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
-            command,
-            env=with_package(environment),
+            [sys.executable, "-m", module, *arguments],
+            env=_with_package(os.environ if environment is None else environment),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             preexec_fn=ending_with_parent(),
         )
 
-    def __enter__(self) -> "NodeProcess":
+    def __enter__(self: Process) -> Process:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,18 +49,19 @@ class NodeProcess:
         """Number of the process."""
         return self._process.pid
 
-    def check(self) -> None:
-        """Raise SceneCompletionError with the end of its log if the node has ended by itself."""
-        status = self._process.poll()
-        if status is not None:
-            what = f"the node ended with status {status} during the replay"
-            raise SceneCompletionError(what, where=self.full_name, cure=self.log())
+    def ending(self, limit_s: float = 0.0) -> str:
+        """How it ended by itself within a time, in words; empty where it did not."""
+        try:
+            status = self._process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return ""
+        return f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
     def log(self) -> str:
-        """The last lines the node has logged."""
+        """The last lines that it has printed, without colours."""
         self._log.flush()
         self._log.seek(0)
-        return "".join(self._log.readlines()[-LOG_LINES:]).strip()
+        return re.sub(r"\x1b\[[0-9;]*m", "", "".join(self._log.readlines()[-LOG_LINES:])).strip()
 
     def peak_memory_mib(self) -> float | None:
         """Largest resident memory so far (`VmHWM`) in MiB; None where the system does not give it."""
@@ -74,7 +72,7 @@ class NodeProcess:
         return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:")), None)
 
     def stop(self) -> int:
-        """End the node and return its exit status."""
+        """End it and return its exit status."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -84,7 +82,26 @@ class NodeProcess:
         return self._process.wait()
 
 
-def with_package(environment: Mapping[str, str]) -> dict[str, str]:
+class NodeProcess(PackageProcess):
+    """`scene_completion_node` in a process of its own."""
+
+    def __init__(self, namespace: str, parameters: Mapping[str, object]) -> None:
+        self.namespace = namespace
+        self.full_name = f"{namespace}/{NODE_NAME}"
+        arguments = ["--ros-args", "-r", f"__ns:={namespace}"]
+        for name, value in parameters.items():
+            arguments += ["-p", f"{name}:={json.dumps(value)}"]  # JSON is YAML with everything quoted
+        environment = dict(os.environ)
+        dds.use_shipped_profile(environment)
+        super().__init__("scene_completion_ros.ros.node", arguments, environment)
+
+    def check(self) -> None:
+        """Raise SceneCompletionError with the end of its log if the node has ended by itself."""
+        if ending := self.ending():
+            raise SceneCompletionError(f"the node {ending} during the replay", where=self.full_name, cure=self.log())
+
+
+def _with_package(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment, with this package importable also where a checkout was not installed."""
     variables = dict(environment)
     root = Path(__file__).resolve().parents[3]
