@@ -66,25 +66,38 @@ def test_dockerfile_copies_what_is_there_and_runs_what_is_installed(dockerfile: 
     assert f'"{program} = scene_completion_ros.' in (ROOT / "setup.py").read_text(encoding="utf-8")
 
 
-def commands() -> list[list[str]]:
-    """Arguments of each command of the page, as a shell reads them, but for wildcards."""
-    text = (ROOT / "docs" / "reproduce.md").read_text()
-    blocks = re.findall(r"^```\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    wanted = [line.removeprefix("scene-completion ") for line in lines if line.startswith("scene-completion ")]
-    script = "".join(f"printf '%s\\0' {line}\necho\n" for line in wanted)
-    shown = subprocess.run(["bash", "-fc", script], check=True, capture_output=True, text=True).stdout
-    return [line.rstrip("\0").split("\0") for line in shown.splitlines()]
+def commands(page: Path) -> list[list[str]]:
+    """Arguments of each command of a page, as a shell reads them, but for wildcards and loops."""
+    blocks = re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    script = ""
+    for line in "".join(blocks).replace("\\\n", " ").splitlines():
+        if line.startswith("scene-completion "):
+            script += f"printf '%s\\0' {line.removeprefix('scene-completion ')}\necho\n"
+        elif re.match("[A-Z]=", line):  # what the commands below it name
+            script += f"{line}\n"
+    shown = bash(script, "-f")
+    assert shown.returncode == 0, shown.stderr
+    return [line.rstrip("\0").split("\0") for line in shown.stdout.splitlines()]
 
 
-def test_the_command_line_takes_each_command_of_the_page() -> None:
+REPRODUCE = ROOT / "docs" / "reproduce.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+def test_the_command_line_takes_each_command_of_a_page(page: Path) -> None:
     """With the options it has, and configurations that take these values."""
-    found, parser = commands(), build_parser(find_commands())
+    parser = build_parser(find_commands())
+    for arguments in commands(page):
+        parsed, further = parser.parse_known_args(arguments)
+        assert all(re.match(r"[a-z_.]+=", word) for word in further), arguments
+        if arguments[0] == "train" and (ROOT / parsed.config).exists():  # others stand on the page
+            values = [*parsed.overrides, *further]
+            read_configuration(ROOT / parsed.config, values, TrainingConfiguration).check()
+
+
+def test_the_page_of_published_systems_names_each_configuration() -> None:
+    found, text = commands(REPRODUCE), REPRODUCE.read_text(encoding="utf-8")
     assert len(found) > 20 and {arguments[0] for arguments in found} == {"train", "evaluate", "import-checkpoint"}
-    for arguments in found:
-        parsed = parser.parse_args(arguments)
-        if arguments[0] == "train":
-            read_configuration(ROOT / parsed.config, parsed.overrides, TrainingConfiguration).check()
-    text = (ROOT / "docs" / "reproduce.md").read_text()
     files = {file.name for file in (ROOT / "training" / "configs" / "full_size").glob("*.yaml")}
     assert set(re.findall(r"training/configs/full_size/(\w+\.yaml)", text)) == files
