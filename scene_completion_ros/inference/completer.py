@@ -394,7 +394,7 @@ def _finite(answer: SceneAnswer) -> bool:
     parts = [answer.transmittance, answer.probability, answer.confidence]
     if isinstance(answer.dense, HostField):
         parts.append(answer.dense.alpha[::8])
-    return bool(np.isfinite(sum(float(part.sum()) for part in parts)))
+    return answer.finite and bool(np.isfinite(sum(float(part.sum()) for part in parts)))
 
 
 MOUNTING_UNKNOWN = "the student is more accurate with the height and the pitch of its camera"

@@ -6,7 +6,7 @@ shows anything.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import cv2
@@ -243,6 +243,7 @@ class SceneAnswer:
     dense: DenseField  # what is known of all voxels
     times_ms: dict[str, float]  # milliseconds of encode, query, march, assemble and label
     matches: tuple[PhraseMatches, ...] = ()  # of the query that was asked, a phrase each; none where nothing was asked
+    finite: bool = True  # whether what networks gave are numbers; of cells every sixteenth is looked at
     # The ground, see `PredictedCells`; None where the student does not predict it.
     ground: NDArray[np.float32] | None = None
 
@@ -290,7 +291,6 @@ class _HostQuery(Generic[Voxels]):
         alpha: NDArray[np.float32],
         labelled: Callable[[NDArray[np.integer]], Labelled],  # of occupied voxels
         sight: NDArray[np.float32] | None = None,  # see `March`
-        ground: NDArray[np.float32] | None = None,
     ) -> SceneAnswer:
         prepared = self._prepared
         rays = prepared.march(alpha, sight)
@@ -311,7 +311,6 @@ class _HostQuery(Generic[Voxels]):
             dense=HostField(alpha, probability),
             times_ms=clock.laps_ms,
             matches=found.matches,
-            ground=ground,
         )
 
 
@@ -381,13 +380,16 @@ class HostCellQuery(_HostQuery[CellVoxels]):
             clock.lap("query")
             inverse = cv2.resize(np.exp(-surfaces[..., 0]), (rays.width, rays.height), interpolation=cv2.INTER_LINEAR)
             depth: NDArray[np.float32] = np.asarray(1.0 / inverse, np.float32)
-            return self._answer(
+            answer = self._answer(
                 clock,
                 alpha,
                 lambda occupied: query.labels(predicted.others, seen.classes, occupied, words),
                 depth,
-                predicted.ground,
             )
+        # Kernels limit what they read, so that voxels of numbers that are none would look like others.
+        looked_at = surfaces, seen.classes, predicted.hidden[::16], predicted.others[::16], predicted.ground
+        finite = bool(np.isfinite(sum(float(part.sum()) for part in looked_at)))
+        return replace(answer, finite=finite, ground=predicted.ground)
 
 
 class StageClock:

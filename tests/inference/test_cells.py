@@ -206,6 +206,14 @@ def test_a_student_of_an_earlier_version_is_loaded_but_not_run(tmp_path: Path) -
         make_encoder(again, "onnxruntime")
 
 
+@pytest.mark.parametrize("of_pixels", [True, False])
+def test_numbers_that_are_none_are_refused(of_pixels: bool, tmp_path: Path) -> None:
+    """Of depths, or of cells: kernels limit what they read, so voxels alone do not show them."""
+    faulty = {"depth": math.nan} if of_pixels else {"volume": np.full(GRID.shape, np.nan, np.float32)}
+    with pytest.raises(BundleError, match="no finite numbers"):
+        Completer(make_known_mounting_bundle(tmp_path, **faulty), CAMERA, threads=1)  # type: ignore[arg-type]
+
+
 def test_its_wall_is_a_wall(tmp_path: Path) -> None:
     """Voxels of the student without a volume lie where its pixels see the wall."""
     voxels = (
