@@ -284,10 +284,11 @@ def check_self_test(bundle: Path | None) -> Finding:
     from scene_completion_ros.bags.reader import demo_drive
     from scene_completion_ros.inference.bundle import open_student
     from scene_completion_ros.inference.completer import Completer
-    from scene_completion_ros.inference.encoder import cpu_engine
+    from scene_completion_ros.inference.encoder import engine_for_cpu
 
     camera, images = demo_drive()
-    completer = Completer(open_student(bundle), camera, engine=cpu_engine())
+    student = open_student(bundle)
+    completer = Completer(student, camera, engine=engine_for_cpu(student))
     timings, occupied, end_s = list[dict[str, float]](), list[int](), time.perf_counter() + SELF_TEST_S
     while len(timings) < FEWEST_FRAMES or time.perf_counter() < end_s:
         completion = completer.complete(images[len(timings) % len(images)])

@@ -75,6 +75,14 @@ class GpuEncoder:
         return {PRECISION: {"file": GPU_ENCODER, **dataclasses.asdict(self)}}
 
 
+@dataclass(frozen=True)
+class MeasuredPrecision:
+    """What was measured of a lower precision on a CPU against single precision."""
+
+    made_from: Mapping[str, str]  # file of the bundle -> its hash when it was measured
+    parity: Mapping[str, float]  # numbers by name, see `parity.BF16`
+
+
 def export_cure(folder: object) -> str:
     """What to do where the encoder for GPUs is missing or of no use."""
     return f"Run: scene-completion export {folder} --gpu {PRECISION}"
@@ -168,6 +176,7 @@ class StudentBundle:
     # Spaces of foundation models that follow from the label units; there may be none.
     feature_spaces: tuple[FeatureSpace, ...] = ()
     gpu_encoder: GpuEncoder | None = None  # that for GPUs; None where there is none
+    bf16: MeasuredPrecision | None = None  # bfloat16 on CPUs; None where it was not measured, or missed the gate
     folder: Path | None = None  # where it was loaded from or saved to
     sha256: Mapping[str, str] = field(default_factory=dict)  # hash of each file of the folder
 
@@ -255,6 +264,18 @@ class StudentBundle:
         made = GpuEncoder(hashlib.sha256(graph).hexdigest(), self.made_from(), parity, reference)
         manifest[GPU_ENCODERS] = made.to_json()
         _write(folder, {GPU_ENCODER: graph, MANIFEST: _serialised(manifest)}, set())
+        return StudentBundle.load(folder)
+
+    @property
+    def passed_bf16(self) -> bool:
+        """Whether its graphs, as they are, passed the gate in bfloat16."""
+        return self.bf16 is not None and self.bf16.made_from == self.made_from()
+
+    def with_bf16(self, parity: Mapping[str, float]) -> "StudentBundle":
+        """Writes down that the saved bundle passed the gate in bfloat16, and returns it as loaded from there."""
+        folder, manifest = self._manifest_of_folder()
+        manifest["bf16"] = {"made_from": self.made_from(), "parity": dict(parity)}
+        _write(folder, {MANIFEST: _serialised(manifest)}, set())
         return StudentBundle.load(folder)
 
     def _manifest_of_folder(self) -> tuple[Path, dict[str, Any]]:
@@ -422,6 +443,7 @@ class StudentBundle:
             },
             "provenance": self.provenance,
             "licence": self.licence,
+            **({} if self.bf16 is None else {"bf16": dataclasses.asdict(self.bf16)}),
             **spaces_to_json(self.feature_spaces),
         }
 
@@ -525,7 +547,18 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         "licence": fields.text("licence"),
         "feature_spaces": parse_feature_spaces(fields, label_units, read_spaces),
         "gpu_encoder": parse_gpu_encoder(fields),
+        "bf16": _parse_bf16(fields),
     }
+
+
+def _parse_bf16(fields: JsonObject) -> MeasuredPrecision | None:
+    if "bf16" not in fields.values:
+        return None
+    made_from, parity = fields.object("bf16").object("made_from"), fields.object("bf16").object("parity")
+    return MeasuredPrecision(
+        {name: _hash(made_from, name) for name in made_from.values},
+        {name: parity.number(name) for name in parity.values},
+    )
 
 
 def _parse_camera(fields: JsonObject) -> Camera:

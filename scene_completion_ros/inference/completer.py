@@ -17,7 +17,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import Pixels
 from scene_completion_ros.inference.cells import GroundSurface, ground_surface, volume_pose
-from scene_completion_ros.inference.encoder import CellGraphs, DeviceEncoder, cpu_engine, make_encoder
+from scene_completion_ros.inference.encoder import CellGraphs, DeviceEncoder, engine_for_cpu, make_encoder
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, Sources, own_depth
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.scene_query import (
@@ -180,7 +180,7 @@ class Completer:
             failure = str(error)
         if failure:  # not in the handler, where the error would keep what is on the GPU
             _log.warning("the CPU runs everything, because the GPU cannot: %s", failure)
-            self._open(make_encoder(bundle, cpu_engine(), threads=threads), pose)
+            self._open(make_encoder(bundle, engine_for_cpu(bundle), threads=threads), pose)
         if self._too_far:
             what = f"{self._too_far} voxels lie more than {self._far:.0f} m ahead of the camera"
             self.warnings.append(f"{what}, farther than the student predicts: they stay unobserved")

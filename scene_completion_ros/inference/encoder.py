@@ -2,7 +2,8 @@
 
 Those of the CPU take the ONNX graphs of the bundle as they are. OpenVINO is the default. It reads the camera's bytes in
 place: conversion and transposition become part of the graph. In float32 it is as fast as ONNX Runtime or faster; see
-``docs/benchmarks.md``. bfloat16 is offered, not chosen: it is not exact. TensorRT runs on NVIDIA GPUs and takes graphs
+``docs/benchmarks.md``. bfloat16 is not exact: it is chosen for
+students that passed a gate (`bundle.passed_bf16`). TensorRT runs on NVIDIA GPUs and takes graphs
 of its own, see `gpu`.
 
 The encoders for GPUs on the CPU, through ONNX Runtime: to measure what a variant costs in accuracy.
@@ -327,7 +328,7 @@ def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | 
             if engine == "tensorrt":
                 raise
             _log.warning("the encoder runs on the CPU, because TensorRT cannot: %s", error)
-    engine = cpu_engine() if engine in ("auto", "tensorrt") else engine
+    engine = engine_for_cpu(bundle) if engine in ("auto", "tensorrt") else engine
     package = engine.partition("_")[0]
     if importlib.util.find_spec(package) is None:
         what = f"the package {package} is not installed"
@@ -350,6 +351,20 @@ def field_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int |
 def cpu_engine() -> str:
     """The engine for the CPU: OpenVINO where it is installed, otherwise ONNX Runtime."""
     return next((name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name)), "openvino")
+
+
+def engine_for_cpu(bundle: StudentBundle) -> str:
+    """The engine that ``auto`` takes on the CPU: in bfloat16 where the student passed the gate, and the CPU has it."""
+    exact = cpu_engine()
+    return "openvino_bf16" if exact == "openvino" and bundle.passed_bf16 and cpu_has_bf16() else exact
+
+
+@functools.cache
+def cpu_has_bf16() -> bool:
+    """Whether OpenVINO is installed, and the CPU has instructions for bfloat16: AVX-512 BF16 or AMX."""
+    if importlib.util.find_spec("openvino") is None:
+        return False
+    return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def gpu_is_offered(bundle: StudentBundle) -> bool:

@@ -156,7 +156,8 @@ class NodeParameters:
         "auto",
         "The software that runs the encoder, and on a GPU all that follows it. `auto` takes TensorRT if there are a "
         "GPU, all that TensorRT needs, and a bundle with an encoder for it. Otherwise, or when that fails, `auto` "
-        "takes the best engine installed for the CPU. `tensorrt` never falls back to the CPU.",
+        "takes the best engine installed for the CPU, in bfloat16 if the CPU has it and the bundle passed the gate "
+        "for it. `tensorrt` never falls back to the CPU.",
         choices=EngineName,
     )
     threads: int = _live(0, "Threads of the encoder and of the voxel query; 0 takes all cores.", bounds=(0, 256))

@@ -15,6 +15,7 @@ from scene_completion_ros.inference.scene_query import MOSTLY, shown_share
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.checkout import run_python
 from tests.inference.small_bundle import CANONICAL, make_small_bundle, random_head, tiny_encoder
+from tests.inference.test_bundle import edit_manifest, refused
 
 EXACT = ["openvino", "onnxruntime"]
 
@@ -27,6 +28,23 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
 @pytest.fixture(scope="module")
 def image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (192, 640, 3), dtype=np.uint8)
+
+
+def test_auto_computes_in_bfloat16_where_the_student_passed_and_the_cpu_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured of other graphs does not count."""
+    made = make_small_bundle(tmp_path / "made")
+    passed = made.with_bf16({"occupied_iou": 0.99})
+    assert passed.passed_bf16 and not made.passed_bf16 and passed.bf16 is not None
+    for has, name in ((True, "openvino_bf16"), (False, "openvino")):
+        monkeypatch.setattr(encoder, "cpu_has_bf16", lambda has=has: has)
+        assert (make_encoder(passed).name, make_encoder(made).name) == (name, "openvino")
+        assert make_encoder(passed, "openvino").name == "openvino"
+    assert passed.save(tmp_path / "same", passed.read_encoder()).passed_bf16
+    assert not passed.save(tmp_path / "other", tiny_encoder(5)).passed_bf16
+    edit_manifest(tmp_path / "same", lambda m: m["bf16"]["made_from"].update({"encoder.onnx": "none"}))
+    assert "made_from" in str(refused(tmp_path / "same"))
 
 
 def test_engines_agree(bundle: StudentBundle, image: np.ndarray) -> None:

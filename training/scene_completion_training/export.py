@@ -17,10 +17,13 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scene_completion_ros.errors import BundleError, ConfigurationError
+from scene_completion_ros.errors import BundleError, ConfigurationError, GpuError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import CELL_OUTPUTS, PIXEL_OUTPUTS, StudentBundle
 from scene_completion_ros.inference.cells import STRIDE, stated_ground
+from scene_completion_ros.inference.completer import Completer
+from scene_completion_ros.inference.encoder import cpu_has_bf16
+from scene_completion_ros.inference.gpu.parity import BF16, gate_images
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.text_bank import FeatureSpace, TextBank, feature_space_for
 from scene_completion_ros.removed import removed
@@ -162,11 +165,13 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
 
 
 def export_again(student: StudentBundle, folder: Path) -> StudentBundle:
-    """Writes a student of stage `completion` as this version does, of the weights and the encoder in its bundle.
+    """Writes a student as this version does, of the weights and the encoder in its bundle.
 
-    Raises BundleError where the bundle has no weights, or they are not those of such a student.
+    Raises BundleError where the bundle has no weights, or completes cells and they are not those of its stage.
     """
     weights = student.load_weights()
+    if student.volume is None:
+        return student.save(folder, student.read_encoder(), weights)
     state = part_of({name: torch.from_numpy(value.astype(np.float32)) for name, value in weights.items()}, "field.")
     if not state:
         cure = "Export its checkpoint"
@@ -178,6 +183,34 @@ def export_again(student: StudentBundle, folder: Path) -> StudentBundle:
     return bundle.save(folder, encoder, weights, cells_onnx(field)).with_vocabulary(
         student.feature_spaces, student.text_bank()
     )
+
+
+def measured_in_bf16(bundle: StudentBundle) -> tuple[StudentBundle, str]:
+    """The bundle, with what bfloat16 is off on the images of the gate if it passes; and what was found, in words."""
+    if not cpu_has_bf16():
+        return bundle, "not measured: this CPU, or the lack of OpenVINO, does not allow it"
+    images = gate_images(bundle.canonical.height, bundle.canonical.width)
+    exact, lower = (Completer(bundle, bundle.canonical, engine=name) for name in ("openvino", "openvino_bf16"))
+    off, both, either, same = list[float](), 0, 0, 0
+    for image in images:
+        right, found = exact.complete(image), lower.complete(image)
+        off.append(float(np.abs(found.probability - right.probability)[exact.in_view].mean()))
+        labels = [np.zeros(bundle.grid.shape, np.int16) for _ in range(2)]
+        for volume, voxels in zip(labels, (right.voxels, found.voxels), strict=True):
+            volume[tuple(voxels.index.T)] = 1 + voxels.label
+        common = (labels[0] > 0) & (labels[1] > 0)
+        both += int(common.sum())
+        either += int(((labels[0] > 0) | (labels[1] > 0)).sum())
+        same += int((labels[0] == labels[1])[common].sum())
+    numbers = {
+        "probability_mean": max(off),
+        "occupied_iou": both / either if either else 1.0,
+        "labels_agreement": same / both if both else 1.0,
+    }
+    try:
+        return bundle.with_bf16(numbers), "; ".join(BF16.require(numbers))
+    except GpuError as error:
+        return bundle, str(error)
 
 
 def _with_pixel_outputs(encoder: bytes, field: SceneField) -> bytes:
