@@ -4,7 +4,7 @@ import fcntl
 import math
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -26,22 +26,23 @@ CACHE_LINE = 64
 _kernel_lock = threading.RLock()
 
 
-def kernel(*, parallel: bool = True, inlines: ModuleType | None = None) -> Callable[[Function], Function]:
+def kernel(*, parallel: bool = True, inlines: Sequence[ModuleType] = ()) -> Callable[[Function], Function]:
     """Compiles a function on its first call, releasing the GIL, and caches the machine code.
 
-    `parallel`: ``prange`` runs on several cores; `inlines`: another module of whose `inlined` functions the kernel
-    makes use. numba looks at the kernel's own file alone to see whether what it has cached is old. The name of the
-    cached code therefore has a checksum of the other file. The cache lies next to the source, or in the user's cache
-    folder where that is read-only, or where the environment variable ``NUMBA_CACHE_DIR`` points to.
-    Where nothing can be written, each process compiles anew (a few seconds). Where several need a kernel at the same
-    time, one compiles it and the others wait. Apply inside a function that runs when the kernel is first needed:
-    importing a module must not touch the disk.
+    `parallel`: ``prange`` runs on several cores; `inlines`: other modules of whose `inlined` functions and constants
+    the kernel makes use. numba looks at the kernel's own file alone to see whether what it has cached is old. The name
+    of the cached code therefore has a checksum of the others. The cache lies next to the source, or in the user's
+    cache folder where that is read-only, or where the environment variable ``NUMBA_CACHE_DIR`` points to. Where nothing
+    can be written, each process compiles anew (a few seconds). Where several need a kernel at the same time, one
+    compiles it and the others wait. Apply inside a function that runs when the kernel is first needed: importing a
+    module must not touch the disk.
     """
 
     def compile_lazily(function: Function) -> Function:
         options: dict[str, Any] = {"parallel": parallel, "fastmath": FAST_MATH, "error_model": "numpy", "nogil": True}
-        if inlines is not None:
-            function.__qualname__ += f"_{zlib.crc32(Path(str(inlines.__file__)).read_bytes()):08x}"
+        if inlines:
+            sources = b"".join(Path(str(module.__file__)).read_bytes() for module in inlines)
+            function.__qualname__ += f"_{zlib.crc32(sources):08x}"
         try:
             compiled = numba.njit(cache=True, **options)(function)
         except RuntimeError:  # "no locator available": no cache folder can be written

@@ -40,7 +40,7 @@ def test_a_cached_kernel_is_old_when_a_function_of_another_file_in_it_has_change
         "from changing import changed\n"
         "from scene_completion_ros.jit import kernel\n"
         "def make():\n"
-        "    @kernel(parallel=False, inlines=changing)\n"
+        "    @kernel(parallel=False, inlines=(changing,))\n"
         "    def called(x):\n"
         "        return changed(x)\n"
         "    return called\n"

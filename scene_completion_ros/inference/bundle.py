@@ -129,6 +129,7 @@ LARGEST_FREQUENCY = 1e4
 LARGEST_CODE = 500.0  # of a depth; tables of the code have 4096 rows for each 1
 _METRES = (1e-3, 1e6)
 LARGEST_CONTEXT = 1024  # channels
+LARGEST_VOLUME = 2**28  # numbers that cells look up, and that are predicted of them
 MANIFEST = "student.json"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
@@ -626,9 +627,20 @@ def _parse_volume(fields: JsonObject, grid: VoxelGrid, class_names: Sequence[str
         ground = next((one for one in (ROAD, FLOOR) if one.name in class_names), ROAD)
         if ground.name not in class_names:
             raise fields.error("class_names", f"has neither {ROAD.name!r} nor {FLOOR.name!r}")
-    if min(grid.shape) <= STRIDE:
-        raise fields.object("grid").error("shape", f"{grid.shape} has fewer than two cells along an axis")
-    return CellVolume(grid, level, ground, class_names.index(ground.name), len(class_names), context)
+    if len(class_names) < 2:
+        raise fields.error("class_names", "one name, but cells need at least two classes")
+    camera = fields.object("canonical_camera")
+    for name in ("width", "height"):
+        camera.number_in(name, (4, LARGEST_SIDE))  # cells sample between pixels of half of it
+    if not STRIDE < min(grid.shape) <= max(grid.shape) <= LARGEST_SIDE:
+        what = f"{grid.shape} has fewer than two cells along an axis, or more than {LARGEST_SIDE} voxels"
+        raise fields.object("grid").error("shape", what)
+    volume = CellVolume(grid, level, ground, class_names.index(ground.name), len(class_names), context)
+    if not (abs(level) <= _METRES[1] and volume.low >= 1):
+        raise fields.error("volume", f"a ground at {level} m lies below the grid")
+    if math.prod(volume.cells) * (volume.looked_up + volume.of_cell) > LARGEST_VOLUME:
+        raise fields.object("grid").error("shape", f"{grid.shape} has too many cells with {context} channels")
+    return volume
 
 
 def _parse_grid(fields: JsonObject) -> tuple[VoxelGrid, RigidTransform]:

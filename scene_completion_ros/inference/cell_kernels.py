@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
+from scene_completion_ros.inference import cells
 from scene_completion_ros.inference.cells import (
     CERTAIN,
     DISTANCES_M,
@@ -109,7 +110,7 @@ def lift_kernel() -> Callable[..., None]:
     these cells are written.
     """
 
-    @kernel(inlines=occupancy_kernel)
+    @kernel(inlines=(occupancy_kernel, cells))
     def lift(surfaces, context, width, cell, corner, share, depth, measure, out) -> None:  # type: ignore[no-untyped-def]
         count, channels = cell.size, context.shape[1]
         for block in prange((count + BLOCK - 1) // BLOCK):
@@ -158,7 +159,7 @@ def lowest_kernel() -> Callable[..., None]:
     grid, metres above the expected ground; `under`: [low voxels in view], room to work in.
     """
 
-    @kernel(inlines=occupancy_kernel)
+    @kernel(inlines=(occupancy_kernel, cells))
     def lowest(surfaces, first, pixel, depth, hidden, metres, base, size, measure, under, out) -> None:  # type: ignore[no-untyped-def]
         count, least, farthest = pixel.size, np.float32(0.1) * measure, FARTHEST * measure
         for block in prange((count + BLOCK - 1) // BLOCK):
@@ -204,7 +205,7 @@ def cell_of(x: Any, y: Any, z: Any, count_y: Any, count_z: Any) -> Any:
 def voxel_kernel() -> Callable[..., None]:
     """Opacities, or densities, of N points, which are what their pixels see, or lie before or behind that.
 
-    `surfaces`: as of `lift_kernel`, `height`, `width`: of that map; `hidden`, `cells`, `ground`: see `PredictedCells`;
+    `surfaces`: as of `lift_kernel`, `height`, `width`: of that map; `hidden`, `others`, `ground`: see `PredictedCells`;
     `shape`: of the volume, in voxels; `points`: [N, 3] in the camera's optical frame, metres; `pinhole`, `nearest`:
     see `CellLift`; `pose`: [3, 4], voxels of the volume from the camera; `bottom`: of the volume, and `size`: of its
     voxels, metres; `measure`: see `CellVolume`; `length`: metres, of the opacity; 0 for densities; `between`: points
@@ -212,9 +213,9 @@ def voxel_kernel() -> Callable[..., None]:
     result goes.
     """
 
-    @kernel(inlines=occupancy_kernel)
+    @kernel(inlines=(occupancy_kernel, cells))
     def query(  # type: ignore[no-untyped-def] # numba finds the types
-        surfaces, height, width, hidden, cells, ground, shape, points, pinhole, nearest, pose, bottom, size, measure,
+        surfaces, height, width, hidden, others, ground, shape, points, pinhole, nearest, pose, bottom, size, measure,
         length, between, target, out
     ) -> None:  # fmt: skip
         count, least = target.size, np.float32(0.1) * measure
@@ -253,7 +254,7 @@ def voxel_kernel() -> Callable[..., None]:
                 work[LOG, j], work[DEVIATION, j] = surface[0], surface[1]
                 cell, sub = np.uint32(place[CELL, j]), np.uint32(place[SUB, j])
                 work[UNSEEN, j] = hidden[cell, sub]
-                work[BEFORE, j], work[THERE, j] = cells[cell, sub], cells[cell, SUBS]
+                work[BEFORE, j], work[THERE, j] = others[cell, sub], others[cell, SUBS]
                 first, right, lower = np.uint32(place[COLUMN, j]), work[RIGHT, j], work[LOWER, j]
                 s_0, s_1 = ground[first], ground[first + np.uint32(1)]
                 s_2, s_3 = ground[first + np.uint32(count_y)], ground[first + np.uint32(count_y + 1)]
@@ -278,7 +279,7 @@ def voxel_kernel() -> Callable[..., None]:
                         i_x, i_y, i_z = place[LOWEST, j] + o_x, place[LOWEST + 1, j] + o_y, place[LOWEST + 2, j] + o_z
                         cell, sub = cell_of(i_x, i_y, i_z, count_y, count_z)
                         unseen += weight * hidden[np.uint32(cell), np.uint32(sub)]
-                        before += weight * cells[np.uint32(cell), np.uint32(sub)]
+                        before += weight * others[np.uint32(cell), np.uint32(sub)]
                     work[UNSEEN, j], work[BEFORE, j] = unseen, before
             # In vector lanes: short loops, for of long ones the compiler makes none.
             voxels = stop - start
@@ -316,15 +317,15 @@ def voxel_kernel() -> Callable[..., None]:
 def class_kernel() -> Callable[..., None]:
     """Probabilities of the K classes of cells, as units for words, and the likeliest class of each with its own.
 
-    `cells`: [x y z, any], of which the classes begin at `first`; `of_pixels`: probabilities of classes of pixels [h w,
+    `others`: [x y z, any], of which the classes begin at `first`; `of_pixels`: probabilities of classes of pixels [h w,
     K + 1]; `chosen`: cells [N]; `lifted`: [x y z], the number of each cell in `corner` and `share`, -1 out of view.
     """
 
-    @kernel(inlines=occupancy_kernel)
-    def classify(cells, first, of_pixels, width, chosen, lifted, corner, share, units, label, confidence) -> None:  # type: ignore[no-untyped-def]
+    @kernel(inlines=(occupancy_kernel, cells))
+    def classify(others, first, of_pixels, width, chosen, lifted, corner, share, units, label, confidence) -> None:  # type: ignore[no-untyped-def]
         classes = units.shape[1]
         for i in prange(chosen.size):
-            row, unit, number = cells[chosen[i]], units[i], lifted[chosen[i]]
+            row, unit, number = others[chosen[i]], units[i], lifted[chosen[i]]
             trust, largest, best = row[first + classes], -np.float32(np.inf), 0
             for k in range(classes):
                 unit[k] = row[first + k]

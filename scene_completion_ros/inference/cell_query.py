@@ -249,6 +249,8 @@ class CellVoxels:
         words: Words = NO_WORDS,
     ) -> Labelled:
         """Labels and matches of voxels in view [N], flat indices: those of their cells; see `CellQuery.classes`."""
+        if not words.labels and words.queried is None:
+            return Labelled(np.zeros(len(targets), np.uint8), np.ones(len(targets), np.float32))
         chosen = self._cell_of[targets]
         units, label, confidence = self.query.classes(others, of_pixels, chosen)
         read = units, 0, *(np.zeros((2, 0), np.float32) for _ in range(3))

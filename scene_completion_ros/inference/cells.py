@@ -149,7 +149,7 @@ def ground_code(camera: Camera, spec: PointCodeSpec, volume_from_camera: Any, le
 def stated_ground(
     camera: Camera, spec: PointCodeSpec, level: float, volume_from_camera: RigidTransform | None
 ) -> NDArray[np.float32]:
-    """What the encoder is told of the ground, float32 [2, H / 2, W / 2]: its `ground_code`, and whether that is known.
+    """What the encoder is given of the ground, float32 [2, H / 2, W / 2]: its `ground_code`, and whether that is known.
 
     `camera`: the canonical one; `volume_from_camera`: see `volume_pose`; None where it is unknown.
     """

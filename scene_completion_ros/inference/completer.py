@@ -17,12 +17,13 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import Pixels
 from scene_completion_ros.inference.cells import GroundSurface, ground_surface, volume_pose
-from scene_completion_ros.inference.encoder import CellGraphs, DeviceEncoder, engine_for_cpu, make_encoder
+from scene_completion_ros.inference.encoder import DeviceEncoder, engine_for_cpu, make_encoder
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, Sources, own_depth
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.scene_query import (
     BLIND,
     CellDecoder,
+    CellNetworks,
     DenseField,
     HostCellQuery,
     HostField,
@@ -67,6 +68,9 @@ class SeenImage:
     # float32 [H / 2, W / 2], z-depth of the canonical image, metres, before any evidence; None of such a student.
     own_depth: NDArray[np.float32] | None
     timings_ms: dict[str, float]  # milliseconds so far, as in `Completion`
+    # By `time.perf_counter`, when it began to be seen, and when that ended: finding evidence counts, too.
+    started_s: float = 0.0
+    seen_s: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +256,7 @@ class Completer:
     def _mount(self) -> None:
         """Prepares what depends on the place of the camera above the ground, where the student takes that."""
         self._decoder: CellDecoder | None = None
-        if isinstance(self.encoder, CellGraphs):
+        if isinstance(self.encoder, CellNetworks):
             stated = self.upright_from_camera
             place = stated and volume_pose(stated, self.bundle.height_above_ground)
             self._decoder = CellDecoder(self.bundle, self.encoder, place, self.threads)
@@ -272,11 +276,11 @@ class Completer:
             what = f"there is not enough memory for {'x'.join(map(str, self.grid.shape))} voxels"
             raise GridError(what, where="grid", cure="Take larger voxels, or a smaller part of the space") from error
         self.in_view, self._far, self._too_far = prepared.query.in_view, prepared.query.far, prepared.query.too_far
-        assert not isinstance(self.encoder, CellGraphs)
+        assert not isinstance(self.encoder, CellNetworks)
         self._query = (
             self.encoder.scene_query(prepared)
             if isinstance(self.encoder, DeviceEncoder)
-            else HostFieldQuery(self.encoder, prepared, self.threads)  # type: ignore[arg-type] # of a field student
+            else HostFieldQuery(self.encoder, prepared, self.threads)
         )
 
     def out_of_view(self) -> GridError | None:
@@ -315,7 +319,7 @@ class Completer:
         pixels = self._query.see(image)
         own = None if pixels is None else own_depth(self.bundle.point_code, pixels.surfaces)
         clock.lap("encode")
-        return SeenImage(image, pixels, own, {**clock.laps_ms, "total": 1e3 * (time.perf_counter() - started_s)})
+        return SeenImage(image, pixels, own, clock.laps_ms, started_s, time.perf_counter())
 
     def complete(
         self,
@@ -333,7 +337,7 @@ class Completer:
         that `takes_evidence` takes into account.
         """
         seen = image if isinstance(image, SeenImage) else self.see(image)
-        started_s = time.perf_counter()
+        evidence_ms = 1e3 * (time.perf_counter() - seen.seen_s)
         words = Words(self._vocabulary if labels else None, self._queried, labels)
         answer = self._query(seen.image, words, seen.pixels, evidence)
         assembling = StageClock()
@@ -364,9 +368,9 @@ class Completer:
             ground = ground_surface(answer.ground, volume, self.bundle.canonical, place)
         assembling.lap("assemble")
         times_ms = {**seen.timings_ms, **answer.times_ms}
-        times_ms["encode"] += seen.timings_ms["encode"]
+        times_ms["encode"] += seen.timings_ms["encode"] + evidence_ms
         times_ms["assemble"] += assembling.laps_ms["assemble"]
-        times_ms["total"] = times_ms.pop("total") + 1e3 * (time.perf_counter() - started_s)  # it comes last
+        times_ms["total"] = 1e3 * (time.perf_counter() - seen.started_s)
         return Completion(
             voxels=voxels,
             dense=answer.dense,

@@ -289,14 +289,20 @@ class _OnnxRuntimeGraph:
         inputs = [(port.name, port.shape) for port in self._session.get_inputs()]
         outputs = [(port.name, port.shape) for port in self._session.get_outputs()]
         _check_ports(where, inputs, outputs, given, made)
-        self._names = [name for name, _ in made]
+        self._made, self._where = made, where
         self._images = {name: np.empty(shape, np.float32) for name, shape in given if name == IMAGE}
 
     def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
         """See `Graph`."""
         for name, planes in self._images.items():
             planes[:] = given[name].transpose(0, 3, 1, 2)
-        found: list[NDArray[np.float32]] = self._session.run(self._names, {**given, **self._images})
+        names = [name for name, _ in self._made]
+        found: list[NDArray[np.float32]] = self._session.run(names, {**given, **self._images})
+        # What a graph declares is not always what it gives, and kernels read what was declared.
+        shapes = [(name, list(values.shape)) for name, values in zip(names, found, strict=True)]
+        if shapes != self._made or any(values.dtype != np.float32 for values in found):
+            what = f"output is {shapes} of {[str(values.dtype) for values in found]} where {self._made} is needed"
+            raise BundleError(what, where=self._where, cure=CURE)
         return found
 
 
@@ -342,10 +348,10 @@ def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | 
 
 def field_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> Encoder:
     """The encoder of a field student; see `make_encoder`. Raises BundleError: it completes cells."""
-    assert bundle.field_head
+    bundle.field_head  # noqa: B018 # raises the error
     networks = make_encoder(bundle, engine, threads=threads)
-    assert not isinstance(networks, CellGraphs)
-    return networks  # type: ignore[return-value] # of a field student
+    assert not isinstance(networks, CellNetworks)
+    return networks
 
 
 def cpu_engine() -> str:
@@ -390,8 +396,8 @@ def check_engine(bundle: StudentBundle, engine: str, grid: VoxelGrid) -> None:
         from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
         from scene_completion_ros.inference.gpu.kernels import KernelSizes
 
-        require(installed_flavour())
         check_limits(bundle, grid)
+        require(installed_flavour())
         KernelSizes.of(bundle.field_head)
         require_compiler()
 

@@ -26,7 +26,7 @@ LARGEST = np.finfo(np.float32).max
 def density_kernel(channels: int) -> Callable[..., None]:
     """Density of the first so many channels of longer rows, a constant for the compiler, which unrolls the loop."""
 
-    @kernel(inlines=occupancy_kernel)
+    @kernel(inlines=(occupancy_kernel,))
     def query(  # type: ignore[no-untyped-def] # numba finds the types
         features, width, table_x, table_y, table_z, weight, bias, target, cell, share, rows, length, out
     ) -> None:
@@ -225,7 +225,7 @@ def label_kernel(channels: int, units: int, computed: bool = False) -> Callable[
     any, 2] has i and k, ``contrast`` how far it is ahead, and ``matches`` [blocks, K] how many there are of a block.
     """
 
-    @kernel(inlines=occupancy_kernel)
+    @kernel(inlines=(occupancy_kernel,))
     def label_points(  # type: ignore[no-untyped-def] # numba finds the types
         features, width, table_x, table_y, table_z, weight, bias, group, groups, classes, by_cosine, margin,
         sharpness, other_weight, other_bias, other_group, other_groups, other_by_cosine, root, root_bias, rest,

@@ -7,7 +7,7 @@ shows anything.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import cv2
 import numpy as np
@@ -38,6 +38,7 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
 class CellNetworks(Protocol):
     """Runs the encoder and the decoder of a student that completes cells; what they give is overwritten by the next."""
 
@@ -243,7 +244,7 @@ class SceneAnswer:
     dense: DenseField  # what is known of all voxels
     times_ms: dict[str, float]  # milliseconds of encode, query, march, assemble and label
     matches: tuple[PhraseMatches, ...] = ()  # of the query that was asked, a phrase each; none where nothing was asked
-    finite: bool = True  # whether what networks gave are numbers; of cells every sixteenth is looked at
+    finite: bool = True  # whether what networks gave are numbers
     # The ground, see `PredictedCells`; None where the student does not predict it.
     ground: NDArray[np.float32] | None = None
 
@@ -276,6 +277,10 @@ class HostField:
 
     alpha: NDArray[np.float32]
     probability: NDArray[np.float32]
+
+
+# Of what is predicted of cells, besides the logits of hidden voxels, every so many rows are checked for numbers.
+OTHERS_LOOKED_AT = 17
 
 
 class _HostQuery(Generic[Voxels]):
@@ -387,9 +392,9 @@ class HostCellQuery(_HostQuery[CellVoxels]):
                 depth,
             )
         # Kernels limit what they read, so that voxels of numbers that are none would look like others.
-        looked_at = surfaces, seen.classes, predicted.hidden[::16], predicted.others[::16], predicted.ground
+        looked_at = surfaces, seen.classes, predicted.hidden, predicted.others[::OTHERS_LOOKED_AT], predicted.ground
         finite = bool(np.isfinite(sum(float(part.sum()) for part in looked_at)))
-        return replace(answer, finite=finite, ground=predicted.ground)
+        return replace(answer, finite=finite, ground=predicted.ground.copy())
 
 
 class StageClock:
@@ -422,12 +427,12 @@ def predicted_depth(
     """Predicted z-depth, at pixels of a camera at the place of the canonical one.
 
     Returns float32 [N], metres: linear in inverse depth between pixels, constant beyond the outer ones. NaN where the
-    lens sees no ray. `depth`: of the march, float32 [h', w']; `canonical`: the student's camera, of whose
-    `ray_camera` they are the pixels; `camera`: any model, same optical frame; `pixels`: pixel coordinates [N, 2] (u,
-    v).
+    lens sees no ray. `depth`: of the pixels of the canonical camera, at any size, float32 [h', w']; `canonical`: the
+    student's camera; `camera`: any model, same optical frame; `pixels`: pixel coordinates [N, 2] (u, v).
     """
     rays = camera.unproject(np.asarray(pixels, np.float64))
-    places, _ = ray_camera(canonical).project(rays)
-    size = np.array([depth.shape[1], depth.shape[0]])
+    height, width = depth.shape
+    places, _ = canonical.resized(width, height).project(rays)
+    size = np.array([width, height])
     inverse = sample_bilinear(1.0 / depth[..., None], (2.0 * np.nan_to_num(places) + 1.0) / size - 1.0)[:, 0]
     return np.where(np.isfinite(rays).all(axis=1), 1.0 / inverse, np.nan).astype(np.float32)

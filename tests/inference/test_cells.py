@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
@@ -16,6 +18,7 @@ from scene_completion_ros.inference.cell_query import CellLift, CellQuery, Predi
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.head import PointCodeSpec
+from scene_completion_ros.inference.scene_query import predicted_depth
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.inference import known_mounting_bundle
 from tests.inference.known_mounting_bundle import CAMERA, GRID, SURE, VOLUME, make_known_mounting_bundle
@@ -104,7 +107,7 @@ def test_cells_look_up_the_pixels_that_they_project_to() -> None:
     np.testing.assert_allclose(local[inner][:, 1:4], expected, atol=1e-4)
 
 
-def test_classes_of_cells_trust_their_pixels_as_they_are_told() -> None:
+def test_classes_of_cells_trust_their_pixels_by_a_predicted_weight() -> None:
     lift = CellLift(VOLUME, CAMERA, SPEC, None)
     others = np.zeros((CELLS, VOLUME.of_cell), np.float32)
     others[:, 9:12] = 0.0, 1.0, 0.5
@@ -165,6 +168,8 @@ def test_predicted_depth_is_shown_and_ends_what_is_seen(student: StudentBundle) 
     ("changes", "wanted"),
     [
         ({"context": -1}, "no number of channels"),
+        ({"level": -9.0}, "below the grid"),
+        ({"level": 1e308}, "below the grid"),
         ({"ground": {"name": "sea", "nearest": 2.0, "farthest": 9.0, "scale_deviation": 0.1}}, "none of the classes"),
         ({"ground": {"name": "road", "nearest": 2.0, "farthest": 9.0, "scale_deviation": 0.0}}, "scale_deviation"),
     ],
@@ -191,6 +196,28 @@ def test_other_sizes_than_the_graphs_have_are_refused(tmp_path: Path, changes: d
         make_encoder(StudentBundle.load(tmp_path), "onnxruntime")
 
 
+@pytest.mark.parametrize("side", ["width", "height"])
+def test_an_image_of_three_pixels_is_refused(side: str, tmp_path: Path) -> None:
+    """Cells sample between pixels of a map half as fine."""
+    make_known_mounting_bundle(tmp_path)
+    edit_manifest(tmp_path, lambda m: m["canonical_camera"].update({side: 3}))
+    assert side in str(refused(tmp_path))
+
+
+def test_a_graph_that_gives_another_shape_than_it_declares_is_refused(tmp_path: Path) -> None:
+    """Kernels read what was declared, without looking at bounds."""
+    bundle = make_known_mounting_bundle(tmp_path)
+    model = onnx.load_from_string(bundle.read_decoder())
+    (last,) = (node for node in model.graph.node if node.output[0] == "hidden")
+    last.output[0] = "whole"
+    nothing = numpy_helper.from_array(np.array([0, 1], np.int64), "two rows")
+    model.graph.initializer.append(nothing)
+    model.graph.node.append(helper.make_node("Gather", ["whole", "two rows"], ["hidden"]))
+    made = bundle.save(tmp_path / "made", bundle.read_encoder(), decoder_onnx=model.SerializeToString())
+    with pytest.raises(BundleError, match="output is|cannot run it"):
+        make_encoder(made, "onnxruntime")
+
+
 def test_a_student_of_an_earlier_version_is_loaded_but_not_run(tmp_path: Path) -> None:
     """It can be exported once more; what its graphs give is not what kernels read."""
     made = make_known_mounting_bundle(tmp_path)
@@ -208,8 +235,10 @@ def test_a_student_of_an_earlier_version_is_loaded_but_not_run(tmp_path: Path) -
 
 @pytest.mark.parametrize("of_pixels", [True, False])
 def test_numbers_that_are_none_are_refused(of_pixels: bool, tmp_path: Path) -> None:
-    """Of depths, or of cells: kernels limit what they read, so voxels alone do not show them."""
-    faulty = {"depth": math.nan} if of_pixels else {"volume": np.full(GRID.shape, np.nan, np.float32)}
+    """Of depths, or of one layer of cells: kernels limit what they read, so voxels alone do not show them."""
+    volume = np.full(GRID.shape, -SURE, np.float32)
+    volume[..., 5] = np.nan
+    faulty = {"depth": math.nan} if of_pixels else {"volume": volume}
     with pytest.raises(BundleError, match="no finite numbers"):
         Completer(make_known_mounting_bundle(tmp_path, **faulty), CAMERA, threads=1)  # type: ignore[arg-type]
 
@@ -223,3 +252,14 @@ def test_its_wall_is_a_wall(tmp_path: Path) -> None:
     )
     ahead = GRID.origin[0] + (voxels.index[:, 0] + 0.5) * GRID.voxel_size
     assert len(voxels) > 50 and np.abs(np.median(ahead) - 10.0) < 0.5 and np.abs(ahead - 10.0).max() < 1.5
+
+
+def test_depth_at_pixels_is_that_of_the_map_whatever_its_size() -> None:
+    """A map that rises from left to right by a metre a pixel: half the image's columns, and the same columns."""
+    canonical, lens = CAMERA.resized(256, 96), CAMERA.resized(512, 192)  # the rays of its march are its own pixels
+    assert canonical.fx < 180.0
+    pixels = np.array([[100.5, 90.0], [255.5, 20.0], [400.5, 150.0]])
+    for width in (128, 256):
+        depth = np.tile(20.0 + np.arange(width, dtype=np.float32), (48, 1))
+        found = predicted_depth(depth, canonical, lens, pixels)
+        np.testing.assert_allclose(found, 20.0 + (pixels[:, 0] + 0.5) * width / 512 - 0.5, rtol=1e-3)

@@ -208,9 +208,10 @@ def measured_in_bf16(bundle: StudentBundle) -> tuple[StudentBundle, str]:
         "labels_agreement": same / both if both else 1.0,
     }
     try:
-        return bundle.with_bf16(numbers), "; ".join(BF16.require(numbers))
+        in_words = "; ".join(BF16.require(numbers))
     except GpuError as error:
         return bundle, str(error)
+    return bundle.with_bf16(numbers), in_words
 
 
 def _with_pixel_outputs(encoder: bytes, field: SceneField) -> bytes:

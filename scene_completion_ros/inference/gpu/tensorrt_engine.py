@@ -372,8 +372,8 @@ class TensorRtEncoder(Encoder):
 
     def __init__(self, bundle: StudentBundle, reference: Callable[[], Encoder]) -> None:
         flavour = installed_flavour()
-        require(flavour)
         check_limits(bundle)
+        require(flavour)
         self.name = f"{flavour}_{PRECISION}"
         self._bundle = bundle
         self._context = PrimaryContext()

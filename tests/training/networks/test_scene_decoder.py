@@ -1,4 +1,4 @@
-"""The decoder in space: where cells look, what the ground makes of voxels, and mirrored scenes."""
+"""The decoder of cells: where cells look, what the ground makes of voxels, and mirrored scenes."""
 
 from __future__ import annotations
 

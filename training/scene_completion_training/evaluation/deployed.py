@@ -28,7 +28,7 @@ from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle, open_s
 from scene_completion_ros.inference.cell_query import CellQuery, Pixels, PredictedCells
 from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.completer import Completer, Completion
-from scene_completion_ros.inference.encoder import CellGraphs, make_encoder
+from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.evidence import (
     NETWORK_ALONE,
     Evidence,
@@ -41,6 +41,7 @@ from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.query_kernel import FieldKernel, hidden_reference
 from scene_completion_ros.inference.scene_query import (
     CellDecoder,
+    CellNetworks,
     Networks,
     inverse_distance_samples,
     predicted_depth,
@@ -196,7 +197,9 @@ class DeployedStudent(Predictor):
         self, sequence: PosedSequence, index: int, camera: str, sensed: Floats | None
     ) -> "_FieldFrame | _CellFrame":
         if not self.bundle.takes_evidence:
-            return _FieldFrame(self._field, self._networks(self._image(sequence, index, camera)), self._threads)  # type: ignore[operator]
+            networks = self._networks
+            assert not isinstance(networks, CellNetworks)
+            return _FieldFrame(self._field, networks(self._image(sequence, index, camera)), self._threads)
         self._follow(sequence, index, camera)
         decoder, image, pixels = self._see(sequence, index, camera)
         own = own_depth(decoder.spec, pixels.surfaces)
@@ -217,7 +220,7 @@ class DeployedStudent(Predictor):
         """The decoder for a pose of the camera in the student's volume."""
         pose = None if matrix is None else RigidTransform.from_matrix(np.reshape(matrix, (4, 4)))
         networks = self._networks
-        assert isinstance(networks, CellGraphs)
+        assert isinstance(networks, CellNetworks)
         return CellDecoder(self.bundle, networks, pose, self._threads)
 
     def _follow(self, sequence: PosedSequence, index: int, camera: str) -> None:

@@ -147,7 +147,7 @@ def scaled(
     return view._replace(code=spec.depth_code_of_inverse(inverse)[:, None], deviation=deviation[:, None])
 
 
-# The decoder in space: from predictions for pixels to every voxel, to the ground, and to classes of places.
+# The decoder of cells: from predictions for pixels to every voxel, to the ground, and to classes of places.
 
 
 _PRIOR_CELLS = 4  # cells, along each axis of the bird's-eye view, to one of the learned mean

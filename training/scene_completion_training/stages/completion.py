@@ -1,7 +1,7 @@
 """Stage `completion`: what is there, what it is, and where the ground lies, in every voxel before one camera.
 
 The trunk of the encoder never learns: its output for each image is computed once. On it stand a head for pixels, which
-predicts depth with its deviation and classes, and a decoder in space. They learn from exact voxels of rendered towns,
+predicts depth with its deviation and classes, and a decoder of cells. They learn from exact voxels of rendered towns,
 hidden ones included, from voxels of labelled LiDAR, and from stereo.
 """
 
@@ -154,7 +154,7 @@ class CompletionConfiguration(TrainingConfiguration):
 
 
 class SceneField(nn.Module):
-    """Head for pixels and decoder in space, of the maps of a trunk."""
+    """Head for pixels and decoder of cells, of the maps of a trunk."""
 
     def __init__(
         self,
