@@ -118,11 +118,7 @@ def completes_cells(where: str) -> BundleError:
 
 
 SCHEMA_VERSION = 7
-SCHEMAS_READ = (
-    2,
-    6,
-    SCHEMA_VERSION,
-)  # 2 is what a shipped student has; of 6, students with a volume can be exported only
+SCHEMAS_READ = 6, SCHEMA_VERSION  # of 6, students with a volume can be exported once more, but not run
 MOST_CLASSES = 255  # a label is one byte
 LARGEST_SIDE = 8192  # pixels of the network's image, and cells of its features
 LARGEST_FREQUENCY = 1e4

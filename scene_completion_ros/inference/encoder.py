@@ -396,8 +396,10 @@ def check_engine(bundle: StudentBundle, engine: str, grid: VoxelGrid) -> None:
         from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
         from scene_completion_ros.inference.gpu.kernels import KernelSizes
 
-        check_limits(bundle, grid)
+        if bundle.takes_evidence:
+            raise bundle.no_gpu_encoder()
         require(installed_flavour())
+        check_limits(bundle, grid)
         KernelSizes.of(bundle.field_head)
         require_compiler()
 

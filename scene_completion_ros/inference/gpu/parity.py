@@ -58,7 +58,8 @@ GRAPH = Gate(
     {"features_relative": 2e-3, "density_relative": 5e-3, "occupied_iou": 0.993, "labels_agreement": 0.998},
     "The bundle stays as it was.",
 )
-# Of voxels in view, by bfloat16 on a CPU. `street` and `kitti_student` have 0.99 and lose at most 0.3 of AP.
+# Of voxels in view, by bfloat16 on a CPU. `street` and `kitti_student` have an IoU of 0.99, `room` one of 0.97; none
+# loses more than 0.3 points of AP on its validation recordings.
 BF16 = Gate(
     "bfloat16",
     "single precision",

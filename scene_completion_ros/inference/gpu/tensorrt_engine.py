@@ -372,8 +372,10 @@ class TensorRtEncoder(Encoder):
 
     def __init__(self, bundle: StudentBundle, reference: Callable[[], Encoder]) -> None:
         flavour = installed_flavour()
-        check_limits(bundle)
+        if bundle.takes_evidence:
+            raise bundle.no_gpu_encoder()
         require(flavour)
+        check_limits(bundle)
         self.name = f"{flavour}_{PRECISION}"
         self._bundle = bundle
         self._context = PrimaryContext()
