@@ -286,8 +286,7 @@ def check_self_test(bundle: Path | None) -> Finding:
     from scene_completion_ros.inference.completer import Completer
     from scene_completion_ros.inference.encoder import engine_for_cpu
 
-    camera, images = demo_drive()
-    student = open_student(bundle)
+    student, (camera, images) = open_student(bundle), demo_drive()
     completer = Completer(student, camera, engine=engine_for_cpu(student))
     timings, occupied, end_s = list[dict[str, float]](), list[int](), time.perf_counter() + SELF_TEST_S
     while len(timings) < FEWEST_FRAMES or time.perf_counter() < end_s:
