@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.encoder import ENGINES, make_encoder
+from scene_completion_ros.inference.encoder import ENGINES, check_engine, make_encoder
 from scene_completion_ros.inference.scene_query import MOSTLY, shown_share
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.checkout import run_python
@@ -152,3 +153,9 @@ def test_nothing_is_certain_of_images_that_show_nothing(name: str, street: tuple
             assert found.shown == 0.0 and not np.isin(found.voxels.state, SEEN).any()
         # No student may be sure that all of it is free.
         assert found.probability[obstacles].mean() > 0.02
+
+
+@pytest.mark.parametrize("start", [make_encoder, lambda bundle, engine: check_engine(bundle, engine, bundle.grid)])
+def test_tensorrt_names_what_it_cannot_run_before_what_is_not_installed(start: Callable[..., object]) -> None:
+    with pytest.raises(BundleError, match="a student that completes cells. Run it on the CPU"):
+        start(open_student("street"), "tensorrt")
