@@ -272,7 +272,7 @@ def check_bundle(bundle: Path | None) -> Finding:
     student = open_student(bundle)
     classes, grid, calibration = student.class_names, student.grid, student.calibration.kind
     found = f"{student.name}: {len(classes)} classes ({', '.join(classes)}), grid {'x'.join(map(str, grid.shape))} of "
-    found += f"{grid.voxel_size} m, calibration {calibration}"
+    found += f"{grid.voxel_size} m, calibration {calibration}, {'' if student.passed_bf16 else 'not '}fit for bfloat16"
     if student.takes_evidence:
         found += ". It is more accurate with camera.height and camera.pitch (complete: --camera-height, --camera-pitch)"
     cure = "scene-completion calibrate BUNDLE --labelled DIR (see docs/training.md)"

@@ -6,9 +6,8 @@ cells, ``encoder.onnx`` maps it to what its pixels show, and ``decoder.onnx`` wh
 Nothing in it is executed as Python, and nothing is pickled.
 
 There may be an encoder for GPUs of a field student, an ONNX graph that TensorRT builds an engine of: ``image`` uint8
-[1, H, W, 3] RGB ->
-``features`` float16 [1, h, w, C + E]. The number of images may be open. ``scene-completion export --gpu`` makes it and
-measures it against the student it was made from.
+[1, H, W, 3] RGB -> ``features`` float16 [1, h, w, C + E]. The number of images may be open. ``scene-completion export
+--gpu`` makes it and measures it against the student it was made from.
 """
 
 import contextlib

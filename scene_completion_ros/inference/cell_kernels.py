@@ -22,7 +22,7 @@ from scene_completion_ros.inference.cells import (
 )
 from scene_completion_ros.jit import inlined, kernel
 from scene_completion_ros.voxels import occupancy_kernel
-from scene_completion_ros.voxels.occupancy_kernel import HALF, LN_2, ONE, TWO, ZERO, exp_negative
+from scene_completion_ros.voxels.occupancy_kernel import HALF, L_3, L_5, L_7, LN_2, ONE, TWO, ZERO, exp_negative
 
 BLOCK = 512
 # Rational approximation of erf, absolute errors below 2e-7 (Abramowitz and Stegun 1964, 7.1.26).
@@ -32,11 +32,10 @@ P, A_1, A_2, A_3, A_4, A_5 = (
 # From so far on a bell curve is as good as 0; nearer to it, products of it would be denormal, and slow.
 FAR_OUT = np.float32(8.0)
 ROOT_HALF, STEEP, FOUR = np.float32(0.5**0.5), np.float32(1.7), np.float32(4.0)
-L_3, L_5, L_7 = (np.float32(1.0 / n) for n in (3.0, 5.0, 7.0))
 EXPONENT_BIAS, MANTISSA_BITS, MANTISSA = np.int32(127), np.int32(23), np.int32(0x007FFFFF)
 ROOT_TWO = np.float32(2.0**0.5)
 LEAST, MOST, LEAST_SHARE = np.float32(CERTAIN), np.float32(1.0 - CERTAIN), np.float32(LEAST_CLASS)
-SUBS, HALF_CELL = STRIDE**3, np.float32(0.5 / STRIDE)
+SUBS = STRIDE**3
 SCALES = np.array(DISTANCES_M, np.float32)
 FARTHEST = np.float32(FARTHEST_FROM_LEVEL)
 # Rows of what a block of voxels has gathered.

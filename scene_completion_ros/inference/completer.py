@@ -15,7 +15,7 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.cell_query import Pixels
+from scene_completion_ros.inference.cell_query import CellQuery, CellVoxels, Pixels
 from scene_completion_ros.inference.cells import GroundSurface, ground_surface, volume_pose
 from scene_completion_ros.inference.encoder import DeviceEncoder, engine_for_cpu, make_encoder
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, Sources, own_depth
@@ -29,10 +29,10 @@ from scene_completion_ros.inference.scene_query import (
     HostField,
     HostFieldQuery,
     Networks,
+    PreparedScene,
     SceneAnswer,
     SceneQuery,
     StageClock,
-    cells_on_grid,
     content_warning,
     field_on_grid,
     ray_camera,
@@ -263,15 +263,17 @@ class Completer:
 
     def _place(self, grid_from_camera: RigidTransform) -> None:
         self.grid_from_camera = grid_from_camera
-        scene = self.grid, grid_from_camera, self.depth_camera, self._resampler.validity
+        bundle, coverage = self.bundle, self._resampler.validity
+        scene = self.grid, grid_from_camera, self.depth_camera
         try:
             if self._decoder is not None:
-                of_cells = cells_on_grid(self.bundle, self._decoder.lift, *scene)
-                self.in_view: NDArray[np.bool_] = of_cells.query.in_view
-                self._far, self._too_far = of_cells.query.far, of_cells.query.too_far
-                self._query: SceneQuery = HostCellQuery(self._decoder, of_cells)
+                camera = bundle.canonical, self.grid, grid_from_camera.inverse()
+                voxels = CellVoxels(CellQuery(self._decoder.lift), bundle.point_code, *camera, coverage=coverage)
+                self.in_view: NDArray[np.bool_] = voxels.in_view
+                self._far, self._too_far = voxels.far, voxels.too_far
+                self._query: SceneQuery = HostCellQuery(self._decoder, PreparedScene.of(bundle, *scene, voxels))
                 return
-            prepared = field_on_grid(self.bundle, *scene)
+            prepared = field_on_grid(bundle, *scene, coverage)
         except MemoryError as error:
             what = f"there is not enough memory for {'x'.join(map(str, self.grid.shape))} voxels"
             raise GridError(what, where="grid", cure="Take larger voxels, or a smaller part of the space") from error

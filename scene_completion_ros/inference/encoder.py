@@ -2,9 +2,8 @@
 
 Those of the CPU take the ONNX graphs of the bundle as they are. OpenVINO is the default. It reads the camera's bytes in
 place: conversion and transposition become part of the graph. In float32 it is as fast as ONNX Runtime or faster; see
-``docs/benchmarks.md``. bfloat16 is not exact: it is chosen for
-students that passed a gate (`bundle.passed_bf16`). TensorRT runs on NVIDIA GPUs and takes graphs
-of its own, see `gpu`.
+``docs/benchmarks.md``. bfloat16 is not exact: it is chosen for students that passed a gate
+(`StudentBundle.passed_bf16`). TensorRT runs on NVIDIA GPUs and takes graphs of its own, see `gpu`.
 
 The encoders for GPUs on the CPU, through ONNX Runtime: to measure what a variant costs in accuracy.
 
@@ -311,9 +310,9 @@ def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | 
 
     Raises SceneCompletionError where the engine is unknown or not installed; BundleError where it cannot run the graph;
     GpuError: TensorRT was asked for and cannot run. `engine`: one of `ENGINES`. ``auto`` takes TensorRT where there is
-    a GPU, all that it needs, and a bundle that has an encoder for it. Otherwise it takes the CPU (`cpu_engine`), with a
-    warning where a GPU was there to be used. For measurements also `GPU_GRAPH_ENGINE`. `threads`: CPU threads; None for
-    all that this process may use.
+    a GPU, all that it needs, and a bundle that has an encoder for it. Otherwise it takes the CPU (`engine_for_cpu`),
+    with a warning where a GPU was there to be used. For measurements also `GPU_GRAPH_ENGINE`. `threads`: CPU threads;
+    None for all that this process may use.
     """
     if engine == GPU_GRAPH_ENGINE:
         return GpuGraphEncoder(bundle.read_gpu_encoder(), str(bundle.folder), threads=threads)

@@ -17,7 +17,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import Array, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.cell_query import CellLift, CellQuery, CellVoxels, Pixels, PredictedCells
+from scene_completion_ros.inference.cell_query import CellLift, CellVoxels, Pixels, PredictedCells
 from scene_completion_ros.inference.cells import scaled_depth, stated_ground
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, LabelQuery, Words
@@ -195,21 +195,6 @@ def field_on_grid(
         grid,
         grid_from_camera.inverse(),
         coverage=coverage,
-    )
-    return PreparedScene.of(bundle, grid, grid_from_camera, ray_camera, query)
-
-
-def cells_on_grid(
-    bundle: StudentBundle,
-    lift: CellLift,
-    grid: VoxelGrid,
-    grid_from_camera: RigidTransform,
-    ray_camera: Camera,
-    coverage: NDArray[np.bool_] | None = None,
-) -> PreparedScene[CellVoxels]:
-    """Prepare a grid for a student that completes cells; arguments as those of `field_on_grid`."""
-    query = CellVoxels(
-        CellQuery(lift), bundle.point_code, bundle.canonical, grid, grid_from_camera.inverse(), coverage=coverage
     )
     return PreparedScene.of(bundle, grid, grid_from_camera, ray_camera, query)
 
