@@ -102,11 +102,11 @@ test-slow: $(TEST_STAMP)
 
 test-gpu: $(TEST_STAMP)
 	.venv-test/bin/python -c 'import pycuda' 2>/dev/null || .venv-test/bin/python -m pip install --quiet pycuda
-	SCENE_COMPLETION_GPU=1 .venv-test/bin/python -m pytest tests/inference/gpu/test_voxel_pipeline.py $(PYTEST_ARGS)
+	SCENE_COMPLETION_GPU=1 .venv-test/bin/python -m pytest tests/inference/gpu/test_voxel_kernels.py $(PYTEST_ARGS)
 	@command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer was not found: it is part of the CUDA toolkit" >&2; exit 1; }
 	for tool in memcheck racecheck synccheck initcheck; do \
 	  SCENE_COMPLETION_GPU=1 compute-sanitizer --tool $$tool --error-exitcode 9 \
-	    .venv-test/bin/python -m pytest -k random_cameras --timeout 1200 tests/inference/gpu/test_voxel_pipeline.py; done
+	    .venv-test/bin/python -m pytest -k "random_cameras or complete_cells" --timeout 1200 tests/inference/gpu/test_voxel_kernels.py; done
 
 docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict

@@ -53,9 +53,9 @@ EXTRAS = {
     ],
     # Text encoders, where nothing is trained.
     "text": ["huggingface-hub", *TOKENIZERS, TORCH, "transformers>=5"],
-    # TensorRT runs the encoder, pycuda launches the voxel query. pycuda compiles while it is installed (CUDA toolkit).
-    # NVRTC compiles the kernels for the GPU that is there.
-    "gpu": ["nvidia-cuda-nvrtc", "pycuda", "tensorrt>=10.3"],
+    # TensorRT runs the graphs, of which ONNX Runtime and onnx make float16; pycuda launches kernels, which NVRTC compiles
+    # for the GPU that is there. pycuda itself compiles while it is installed (CUDA toolkit).
+    "gpu": ["nvidia-cuda-nvrtc", "onnx", "onnxruntime>=1.16", "pycuda", "tensorrt>=10.3"],
     # The other engine for the encoder, for machines without OpenVINO.
     "onnxruntime": ["onnxruntime>=1.16"],
     "test": [

@@ -1,144 +1,105 @@
-"""The voxel query and the whole way from image to voxels on a GPU, with ratios measured in one run.
+"""Image to voxels on a GPU: parity with the CPU by voxels, and the time of each step, with ratios measured in one run.
 
-``python -m benchmarks.gpu`` needs a GPU, pycuda and a CUDA compiler; it prints Markdown tables:
-
-- how far the kernels are from the CPU's on the same features;
-- each kernel on the features of a real image, between events on its stream;
-- the way from a canonical image to sparse voxels, both on the host, where TensorRT is installed.
+``python -m benchmarks.gpu`` needs a GPU, pycuda, torch and a CUDA compiler; it prints Markdown tables for each shipped
+student. Graphs run in float16 in torch, captured in a CUDA graph, or on TensorRT where it is installed
+(``--engine tensorrt``); kernels are those of the package, on the same stream.
 """
 
-import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.measuring import canonical_image, option_parser
-from scene_completion_ros.errors import BundleError, GpuError
 from scene_completion_ros.evaluation.metric import table
-from scene_completion_ros.inference.bundle import StudentBundle, open_student
-from scene_completion_ros.inference.encoder import cpu_engine, field_encoder
-from scene_completion_ros.inference.gpu.device import PrimaryContext, installed_flavour, require
-from scene_completion_ros.inference.gpu.kernel_provision import check_loads, comparison_maps, measure_kernel_parity
-from scene_completion_ros.inference.gpu.kernels import Buffer, KernelDevice, KernelSizes, compile_kernels
-from scene_completion_ros.inference.gpu.parity import KERNELS
-from scene_completion_ros.inference.gpu.tensorrt_engine import provide_engine
-from scene_completion_ros.inference.gpu.voxel_pipeline import VoxelPipeline
-from scene_completion_ros.inference.scene_query import field_on_grid, ray_camera
+from scene_completion_ros.inference.bundle import StudentBundle, open_student, shipped_students
+from scene_completion_ros.inference.encoder import cpu_engine, cpu_networks
+from scene_completion_ros.inference.gpu.device import PrimaryContext, release
+from scene_completion_ros.inference.gpu.device_networks import DeviceStudent, check_loads, provide_student
+from scene_completion_ros.inference.gpu.kernels import KernelSizes, compile_kernels
+from scene_completion_ros.inference.gpu.parity import DEVICE, measure_voxels
+from scene_completion_ros.inference.graphs import graphs_of
+from scene_completion_ros.inference.scene_query import Networks, SceneImage, prepare_scene
 
 WARM_UP_S = 1.0  # of frames, until the clocks of the GPU are up
-FILLER_BYTES, FILLER_COPIES = 2**28, 12  # of copies that keep the GPU busy while the host enqueues a frame
+STAGES = ("encode", "query", "march", "assemble", "label")
 
 
 def main() -> None:
     """Prints all tables."""
     parser = option_parser(__doc__)
     parser.add_argument("--frames", type=int, default=300, help="frames a row")
+    parser.add_argument("--engine", choices=("torch", "tensorrt"), default="torch", help="what runs the graphs")
+    parser.set_defaults(bundle=None)
     arguments = parser.parse_args()
-    bundle, context = open_student(arguments.bundle), PrimaryContext()
+    names = [arguments.bundle] if arguments.bundle else shipped_students()
+    context = PrimaryContext()
     with context:
-        run(bundle, context, arguments.frames)
+        facts = context.facts
+        print(f"{facts.name}, compute capability {facts.compute_capability}, {arguments.engine} in fp16\n", flush=True)
+        for name in names:
+            bundle = open_student(name)
+            reference = cpu_networks(bundle, cpu_engine())
+            with student_on(bundle, context, arguments.engine, reference) as student:
+                run(bundle, student, reference, arguments.frames)
     context.close()
 
 
-def run(bundle: StudentBundle, context: PrimaryContext, frames: int) -> None:
-    """Print all tables; with the context current."""
-    major, minor = (int(part) for part in context.facts.compute_capability.split("."))
-    on_gpu = functools.partial(KernelDevice, context)
-    sizes = KernelSizes.of(bundle.field_head)
-    kernels = compile_kernels(sizes, (major, minor), check=functools.partial(check_loads, on_gpu))
-    print(
-        f"{context.facts.name}, compute capability {major}.{minor}, {context.facts.multiprocessors} multiprocessors; "
-        f"kernels compiled by {kernels.compiler}\n",
-        flush=True,
-    )
-    reference = field_encoder(bundle, cpu_engine())
-    parity = measure_kernel_parity(bundle, kernels, on_gpu, comparison_maps(bundle, reference))
-    limits = [(name, f"{value:.1e}", f"{KERNELS.limits[name]:.0e}") for name, value in parity.items()]
-    print(table(("kernels against the CPU's", "found", "allowed"), limits) + "\n", flush=True)
-
-    image = canonical_image(bundle)
-    stored = reference(image).astype(np.float16)
-    prepared = field_on_grid(bundle, bundle.grid, bundle.grid_from_camera, ray_camera(bundle.canonical))
-    device = KernelDevice(context, kernels)
-    pipeline = VoxelPipeline(device, prepared.query, prepared.march, prepared.classifier, prepared.labels)
-    uploaded = device.upload(stored)
-    with filler(context, device) as busy:
-        times, occupied = measure(device, pipeline, lambda: uploaded, frames, busy)
-    fused = np.median(times["query"])
-    rows = [_row(stage, times[stage], fused) for stage in ("query", "march", "assemble", "label", "copied")]
-    shape = "x".join(map(str, prepared.query.grid.shape))
-    header = f"{shape} voxels, {len(prepared.query.samples.target)} in view, {occupied} occupied"
-    print(table((header, "p50 ms", "p95 ms", "times the query"), rows) + "\n", flush=True)
-    flavour = installed_flavour()
-    try:
-        require(flavour)
-        engine = provide_engine(bundle, context, lambda: reference)
-    except (BundleError, GpuError) as error:
-        print(f"image to voxels was not measured: {error}", flush=True)
+@contextmanager
+def student_on(
+    bundle: StudentBundle, context: PrimaryContext, engine: str, reference: Networks
+) -> Iterator[DeviceStudent]:
+    """A student on the GPU, with the context current."""
+    if engine == "tensorrt":
+        student = provide_student(bundle, context, lambda: reference)
     else:
-        engine.stream = device.stream
-        times, _ = measure(device, pipeline, engine.enqueue, frames, functools.partial(engine.load, image[None]))
-        names = {"encode": "encoder", "host": "image to voxels, by the host's clock"}
-        rows = [_row(name, times[stage], fused) for stage, name in names.items()]
-        print(table((f"{flavour} in fp16", "p50 ms", "p95 ms", "times the query"), rows), flush=True)
-        engine.close()
-    device.close()
+        from benchmarks.torch_graph import TorchEngine
+
+        major, minor = (int(part) for part in context.facts.compute_capability.split("."))
+        check = functools.partial(check_loads, context)
+        kernels = compile_kernels(KernelSizes.of(bundle), (major, minor), check=check)
+        stream = context.stream()
+        engines = [TorchEngine(step, context, stream) for step in graphs_of(bundle)]
+        student = DeviceStudent("torch", kernels, engines, context, stream)
+    yield student
+    release(context.hold(), student)
 
 
-def _row(name: str, times_ms: NDArray[np.float64], query_ms: float) -> tuple[str, ...]:
+def run(bundle: StudentBundle, student: DeviceStudent, reference: Networks, frames: int) -> None:
+    """Print all tables of a student."""
+    numbers = measure_voxels(bundle, student, reference)
+    rows = [(name, f"{value:.5f}", f"{DEVICE.limits[name]:g}") for name, value in numbers.items()]
+    print(table((f"{bundle.name} against the CPU", "found", "allowed"), rows) + "\n", flush=True)
+    image = canonical_image(bundle)
+    prepared = prepare_scene(bundle, bundle.grid, bundle.grid_from_camera)
+    scene = student.scene(prepared)
+    times: dict[str, list[float]] = {name: [] for name in (*STAGES, "image to voxels", "after see")}
+    until_s, occupied = time.perf_counter() + WARM_UP_S, 0
+    while len(times["after see"]) < frames:
+        began_s = time.perf_counter()
+        answer = scene(SceneImage(image))
+        whole_s = time.perf_counter()
+        pixels = scene.see(image)
+        seen_s = time.perf_counter()
+        scene(SceneImage(image, pixels=pixels))
+        ended_s, occupied = time.perf_counter(), len(answer.occupied)
+        if began_s < until_s and times["after see"] == []:
+            continue
+        for name in STAGES:
+            times[name].append(answer.times_ms[name])
+        times["image to voxels"].append(1e3 * (whole_s - began_s))
+        times["after see"].append(1e3 * (ended_s - seen_s))
+    whole = float(np.median(times["image to voxels"]))
+    shape = "x".join(map(str, bundle.grid.shape))
+    header = f"{bundle.name}: {shape} voxels, {int(prepared.query.in_view.sum())} in view, {occupied} occupied"
+    print(table((header, "p50 ms", "p95 ms", "share"), [_row(name, times[name], whole) for name in times]) + "\n")
+
+
+def _row(name: str, times_ms: Sequence[float], whole_ms: float) -> tuple[str, ...]:
     middle, late = np.percentile(times_ms, (50, 95))
-    return name, f"{middle:.3f}", f"{late:.3f}", f"{middle / query_ms:.2f}"
-
-
-def measure(
-    device: KernelDevice,
-    pipeline: VoxelPipeline,
-    encode: Callable[[], Buffer],  # gives the encoder's features, or enqueues them
-    frames: int,
-    before: Callable[[], None],  # what comes before each frame
-) -> tuple[dict[str, NDArray[np.float64]], int]:
-    """Run frames, one after the other, of which those after `WARM_UP_S` count.
-
-    Returns milliseconds [frames] of each stage by the clock of the device, and of ``host`` by that of the host, from
-    `before` until the voxels are there. Then the number of occupied voxels.
-    """
-
-    def frame() -> tuple[dict[str, float], int]:
-        started_s = time.perf_counter()
-        before()
-        device.begin()
-        found = encode()
-        device.lap("encode")
-        pipeline.enqueue(found)
-        device.lap("copied")
-        occupied = len(pipeline.wait().index)
-        return {**device.laps_ms(), "host": 1e3 * (time.perf_counter() - started_s)}, occupied
-
-    until_s = time.perf_counter() + WARM_UP_S
-    frame()
-    while time.perf_counter() < until_s:
-        frame()
-    rows = [frame() for _ in range(frames)]
-    return {stage: np.array([row[stage] for row, _ in rows]) for stage in rows[0][0]}, rows[-1][1]
-
-
-@contextlib.contextmanager
-def filler(context: PrimaryContext, device: KernelDevice) -> Iterator[Callable[[], None]]:
-    """What keeps a stream busy, so that kernels are not timed with what the host takes to enqueue them."""
-    import pycuda.driver as cuda
-
-    source, target = (context.allocate(FILLER_BYTES, "a copy") for _ in range(2))
-
-    def busy() -> None:
-        for _ in range(FILLER_COPIES):
-            cuda.memcpy_dtod_async(int(target), int(source), FILLER_BYTES, device.stream)
-
-    yield busy
-    source.free()
-    target.free()
+    return name, f"{middle:.3f}", f"{late:.3f}", f"{middle / whole_ms:.2f}"
 
 
 if __name__ == "__main__":

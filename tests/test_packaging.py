@@ -122,7 +122,7 @@ def test_wheel_holds_what_a_robot_needs_and_the_python_index_takes_it(wheel: Pat
         "models/LICENSE",
         "models/kitti_student/student.json",
         "models/kitti_student/encoder.onnx",
-        "inference/gpu/voxel_query.cu",
+        "inference/gpu/voxels.cu",
         "ros/fastdds_shm.xml",
     ):
         assert file in held

@@ -235,7 +235,7 @@ def check_gpu() -> Finding:
     seen = ", ".join(names)
     for part, what, cure in missing_parts(installed_flavour()):
         return warning(f"{seen}, but {part} {what}: engine auto runs on the CPU", f"Only if you want it: {cure}")
-    return ok(f"{seen}; engine auto takes it where the bundle has an encoder for GPUs")
+    return ok(f"{seen}; engine auto takes it")
 
 
 def check_cpu() -> Finding:

@@ -3,11 +3,8 @@
 ``student.json`` describes the student. Of a field student, ``encoder.onnx`` maps an image to pre-activations, and
 ``head.safetensors`` turns them into density and, where the student has classes, into labels. Of one that completes
 cells, ``encoder.onnx`` maps it to what its pixels show, and ``decoder.onnx`` what cells look up there to what they are.
-Nothing in it is executed as Python, and nothing is pickled.
-
-There may be an encoder for GPUs of a field student, an ONNX graph that TensorRT builds an engine of: ``image`` uint8
-[1, H, W, 3] RGB -> ``features`` float16 [1, h, w, C + E]. The number of images may be open. ``scene-completion export
---gpu`` makes it and measures it against the student it was made from.
+Nothing in it is executed as Python, and nothing is pickled. Lower precisions, of CPUs and GPUs, are made from these
+graphs where they run.
 """
 
 import contextlib
@@ -55,23 +52,7 @@ from scene_completion_ros.untrusted_files import (
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.whole_files import tensor_bytes, whole_folder
 
-GPU_ENCODERS, PRECISION = "gpu_encoders", "fp16"  # field of the manifest, and the one precision in it
-GPU_ENCODER = "encoder_fp16.onnx"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class GpuEncoder:
-    """What is known of the encoder for GPUs."""
-
-    sha256: str  # hash of its file
-    made_from: Mapping[str, str]  # file of the bundle -> its hash when the encoder was made and measured
-    parity: Mapping[str, float]  # what was measured against the student, numbers by name
-    reference: str  # what it was measured against, in words
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for the manifest."""
-        return {PRECISION: {"file": GPU_ENCODER, **dataclasses.asdict(self)}}
 
 
 @dataclass(frozen=True)
@@ -82,38 +63,11 @@ class MeasuredPrecision:
     parity: Mapping[str, float]  # numbers by name, see `parity.BF16`
 
 
-def export_cure(folder: object) -> str:
-    """What to do where the encoder for GPUs is missing or of no use."""
-    return f"Run: scene-completion export {folder} --gpu {PRECISION}"
-
-
-def parse_gpu_encoder(manifest: JsonObject) -> GpuEncoder | None:
-    """The encoder for GPUs of a manifest, if there is one. Raises BundleError for a bad field or a file's name."""
-    if GPU_ENCODERS not in manifest.values:
-        return None
-    entry = manifest.object(GPU_ENCODERS).object(PRECISION)
-    if entry.text("file") != GPU_ENCODER:
-        raise entry.error("file", f"{entry.text('file')!r} where {GPU_ENCODER!r} is needed")
-    made_from, parity = entry.object("made_from"), entry.object("parity")
-    return GpuEncoder(
-        sha256=_hash(entry, "sha256"),
-        made_from={name: _hash(made_from, name) for name in made_from.values},
-        parity={name: parity.number(name) for name in parity.values},
-        reference=entry.text("reference"),
-    )
-
-
 def _hash(fields: JsonObject, name: str) -> str:
     value = fields.text(name)
     if not _SHA256.fullmatch(value):
         raise fields.error(name, f"{value!r} is no sha256")
     return value
-
-
-def completes_cells(where: str) -> BundleError:
-    """The error for a student that no GPU can run yet."""
-    what = "no encoder for GPUs can be made of a student that completes cells"
-    return BundleError(what, where=where, cure="Run it on the CPU: engine auto or openvino")
 
 
 SCHEMA_VERSION = 7
@@ -171,7 +125,6 @@ class StudentBundle:
     licence: str = ""
     # Spaces of foundation models that follow from the label units; there may be none.
     feature_spaces: tuple[FeatureSpace, ...] = ()
-    gpu_encoder: GpuEncoder | None = None  # that for GPUs; None where there is none
     bf16: MeasuredPrecision | None = None  # bfloat16 on CPUs; None where it was not measured, or missed the gate
     folder: Path | None = None  # where it was loaded from or saved to
     sha256: Mapping[str, str] = field(default_factory=dict)  # hash of each file of the folder
@@ -228,39 +181,6 @@ class StudentBundle:
     def read_decoder(self) -> bytes:
         """The ONNX decoder of a student that `takes_evidence`, as `read_encoder`."""
         return _read_graph(self.encoder_path.with_name(DECODER), self.sha256[DECODER])
-
-    def no_gpu_encoder(self) -> BundleError:
-        """The error for a student without an encoder for GPUs."""
-        where = str(self.encoder_path.parent)
-        if self.takes_evidence:
-            return completes_cells(where)
-        return BundleError("has no encoder for GPUs", where=where, cure=export_cure(where))
-
-    def read_gpu_encoder(self) -> bytes:
-        """The ONNX encoder for GPUs: ``image`` uint8 [1, H, W, 3] RGB -> ``features`` float16 [1, h, w, C + E].
-
-        Raises BundleError where there is none, it was made from another encoder or head, or its file is gone or was
-        replaced.
-        """
-        file = self.encoder_path.with_name(GPU_ENCODER)
-        if self.gpu_encoder is None:
-            raise self.no_gpu_encoder()
-        if self.gpu_encoder.made_from != self.made_from():
-            what = "was made from another encoder or head than the bundle has"
-            raise BundleError(what, where=str(file), cure=export_cure(file.parent))
-        return _read_graph(file, self.gpu_encoder.sha256, export_cure(file.parent))
-
-    def add_gpu_encoder(self, graph: bytes, parity: Mapping[str, float], reference: str) -> "StudentBundle":
-        """Adds an encoder for GPUs to the saved bundle, and returns it as loaded from there.
-
-        All else stays as it is. The folder changes at once. Raises BundleError where the bundle was replaced since it
-        was loaded. `graph`: ONNX, see `read_gpu_encoder`; `parity`, `reference`: see `GpuEncoder`.
-        """
-        folder, manifest = self._manifest_of_folder()
-        made = GpuEncoder(hashlib.sha256(graph).hexdigest(), self.made_from(), parity, reference)
-        manifest[GPU_ENCODERS] = made.to_json()
-        _write(folder, {GPU_ENCODER: graph, MANIFEST: _serialised(manifest)}, set())
-        return StudentBundle.load(folder)
 
     @property
     def passed_bf16(self) -> bool:
@@ -353,11 +273,9 @@ class StudentBundle:
     ) -> "StudentBundle":
         """Writes the bundle into a folder, which is made if needed, and returns it as loaded from there.
 
-        The encoder for GPUs goes along where encoder and head are those it was made from and measured with; otherwise
-        it is dropped, with its file. So is a text bank that is in none of the feature spaces. `folder`: where to;
-        files of an older bundle are replaced; `encoder_onnx`: the serialised ONNX graph; `weights`: unfolded weights
-        for later training, stored as ``weights.safetensors``; `decoder_onnx`: that of a student that `takes_evidence`;
-        None for the one that it has.
+        A text bank that is in none of the feature spaces is dropped. `folder`: where to; files of an older bundle are
+        replaced; `encoder_onnx`: the serialised ONNX graph; `weights`: unfolded weights for later training, stored as
+        ``weights.safetensors``; `decoder_onnx`: that of a student that `takes_evidence`; None for the one that it has.
         """
         folder = Path(folder)
         files = {ENCODER: encoder_onnx}
@@ -373,19 +291,8 @@ class StudentBundle:
         files |= self._vocabulary_files(self._kept_text_bank())
         manifest = self._manifest()
         manifest["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        if self.gpu_encoder and (graph := self._kept_gpu_encoder(manifest["sha256"])):
-            files[GPU_ENCODER], manifest[GPU_ENCODERS] = graph, self.gpu_encoder.to_json()
-        _write(
-            folder, files | {MANIFEST: _serialised(manifest)}, {DECODER, HEAD, WEIGHTS, GPU_ENCODER} | _VOCABULARY_FILES
-        )
+        _write(folder, files | {MANIFEST: _serialised(manifest)}, {DECODER, HEAD, WEIGHTS} | _VOCABULARY_FILES)
         return StudentBundle.load(folder)
-
-    def _kept_gpu_encoder(self, sha256: Mapping[str, str]) -> bytes | None:
-        """The encoder for GPUs, if it is still that of a bundle with files of these hashes, and whole."""
-        if self.folder is not None and all(sha256.get(name) == self.sha256.get(name) for name in (ENCODER, HEAD)):
-            with contextlib.suppress(BundleError):
-                return self.read_gpu_encoder()
-        return None
 
     def _kept_text_bank(self) -> bytes | None:
         """The bank, if it is whole and in one of the spaces."""
@@ -456,7 +363,7 @@ def _write(folder: Path, files: Mapping[str, bytes], replaced: Set[str]) -> None
     """Writes files into a folder, and takes those out of it that a bundle there lists; further files there stay."""
     try:
         earlier = read_json(folder / MANIFEST, BundleError, cure=CURE, kind=dict)
-        listed = {*earlier["sha256"], *((GPU_ENCODER,) if GPU_ENCODERS in earlier else ())}
+        listed = set(earlier["sha256"])
     except (BundleError, LookupError, TypeError):
         listed = set()
     with whole_folder(folder, files.keys() | (replaced & listed)) as part:
@@ -542,7 +449,6 @@ def _parse(fields: JsonObject) -> dict[str, Any]:
         "provenance": dict(fields.object("provenance").values),
         "licence": fields.text("licence"),
         "feature_spaces": parse_feature_spaces(fields, label_units, read_spaces),
-        "gpu_encoder": parse_gpu_encoder(fields),
         "bf16": _parse_bf16(fields),
     }
 

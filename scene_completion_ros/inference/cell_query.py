@@ -16,7 +16,7 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA, VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.cell_kernels import class_kernel, lift_kernel, lowest_kernel, voxel_kernel
-from scene_completion_ros.inference.cells import STRIDE, CellVolume
+from scene_completion_ros.inference.cells import STRIDE, CellVolume, stated_ground
 from scene_completion_ros.inference.field_kernels import label_kernel
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, Units, Words, WordScores, samples_of_targets
@@ -62,7 +62,8 @@ class CellLift:
     def __init__(
         self, volume: CellVolume, canonical: Camera, spec: PointCodeSpec, volume_from_camera: RigidTransform | None
     ) -> None:
-        self.volume, self.known = volume, volume_from_camera is not None
+        self.volume, self.spec, self.known_place = volume, spec, volume_from_camera
+        self.stated = stated_ground(canonical, spec, volume.level, volume_from_camera)  # what the encoder is given
         self.volume_from_camera = volume_from_camera or DEFAULT_GRID_FROM_CAMERA
         self.map_size = canonical.height // 2, canonical.width // 2
         height, width = self.map_size
@@ -92,11 +93,12 @@ class CellLift:
         self._prepare_low()
         self._local = aligned_empty(len(in_view), volume.looked_up)
         self._local[:] = 0.0  # of cells out of view, which are never written
-        self._columns = np.zeros((count_x * count_y, volume.of_column), np.float32)
-        self._columns[:, :heights] = in_view.reshape(-1, heights)
+        # What columns are given, float32 [x y, z + 4], of which the last is written for each image.
+        self.columns = np.zeros((count_x * count_y, volume.of_column), np.float32)
+        self.columns[:, :heights] = in_view.reshape(-1, heights)
         across = (2.0 * (np.arange(count) + 0.5) / count - 1.0 for count in (count_x, count_y))
-        self._columns[:, heights : heights + 2] = np.stack(np.meshgrid(*across, indexing="ij"), -1).reshape(-1, 2)
-        self._columns[:, heights + 2] = self.known
+        self.columns[:, heights : heights + 2] = np.stack(np.meshgrid(*across, indexing="ij"), -1).reshape(-1, 2)
+        self.columns[:, heights + 2] = volume_from_camera is not None
         self._lift, self._lowest = lift_kernel(), lowest_kernel()
 
     def _places(
@@ -144,8 +146,8 @@ class CellLift:
         self._lift(flat, context.reshape(len(flat), -1), self.map_size[1], *taps, measure, self._local)
         base, size = np.float32(grid.origin[2] - self.volume.level), np.float32(grid.voxel_size)
         low = self.low_first, self.low_pixel, self.low_depth, self.low_hidden, self.low_share
-        self._lowest(flat, *low, base, size, measure, self._under, self._columns[:, -1])
-        return self._local, self._columns
+        self._lowest(flat, *low, base, size, measure, self._under, self.columns[:, -1])
+        return self._local, self.columns
 
 
 class CellQuery:
@@ -229,8 +231,8 @@ class CellVoxels:
         points, target = (np.concatenate([getattr(part, name) for part in view.parts]) for name in ("points", "target"))
         cells, between = query.cells_of(points)
         self.samples = CellSamples(points, target, between)
-        self._cell_of = np.zeros(self.in_view.size, np.int32)  # the cell of each voxel in view
-        self._cell_of[target] = cells
+        self.cell_of = np.zeros(self.in_view.size, np.int32)  # the cell of each voxel in view
+        self.cell_of[target] = cells
         classes = query.volume.classes
         itself = np.eye(classes, dtype=np.float32), np.zeros(classes, np.float32)
         self._scores = WordScores(label_kernel(0, classes, computed=True), *itself)
@@ -251,7 +253,7 @@ class CellVoxels:
         """Labels and matches of voxels in view [N], flat indices: those of their cells; see `CellQuery.classes`."""
         if not words.labels and words.queried is None:
             return Labelled(np.zeros(len(targets), np.uint8), np.ones(len(targets), np.float32))
-        chosen = self._cell_of[targets]
+        chosen = self.cell_of[targets]
         units, label, confidence = self.query.classes(others, of_pixels, chosen)
         read = units, 0, *(np.zeros((2, 0), np.float32) for _ in range(3))
         number, none = np.arange(len(chosen), dtype=np.int32), np.zeros(0, np.int32)

@@ -269,15 +269,22 @@ def scaled_depth(
     return (inverse, deviation) if measured is None else _joined(inverse, deviation, measured.depth)
 
 
+def stated_level(stated: Any, spec: PointCodeSpec, kind: Ground) -> tuple[Any, Any]:
+    """Inverse depth of the stated ground, per metre, and the weight of a pixel that shows it, both [..., h, w]."""
+    xp = array_api_compat.array_namespace(stated)
+    level, known = spec.inverse_depth(stated[..., 0, :, :]), stated[..., 1, :, :]
+    near = xp.astype((level > 1.0 / kind.farthest) & (level < 1.0 / kind.nearest), level.dtype)
+    largest = xp.clip(xp.max(level, axis=_IMAGE, keepdims=True), min=_LEAST_INVERSE)
+    return xp.clip(level, min=_LEAST_INVERSE), near * known * (level / largest) ** 2
+
+
 def _ground_scale(inverse: Any, on_ground: Any, stated: Any, spec: PointCodeSpec, kind: Ground) -> tuple[Any, Any]:
     """Logarithm of the factor that brings the ground to where the mounting puts it, and its precision [..., 1, 1]."""
     xp = array_api_compat.array_namespace(inverse)
-    level, known = spec.inverse_depth(stated[..., 0, :, :]), stated[..., 1, :, :]
-    off = xp.log(xp.clip(inverse, min=_LEAST_INVERSE) / xp.clip(level, min=_LEAST_INVERSE))
-    near = (level > 1.0 / kind.farthest) & (level < 1.0 / kind.nearest) & (xp.abs(off) < _MOST_OFF)
-    largest = xp.clip(xp.max(level, axis=_IMAGE, keepdims=True), min=_LEAST_INVERSE)
+    level, weight = stated_level(stated, spec, kind)
+    off = xp.log(xp.clip(inverse, min=_LEAST_INVERSE) / level)
     shown = xp.clip(2.0 * on_ground - 1.0, min=0.0)
-    weight = xp.astype(near, inverse.dtype) * known * shown * (level / largest) ** 2
+    weight = weight * xp.astype(xp.abs(off) < _MOST_OFF, inverse.dtype) * shown
     mean = _robust_mean(off, weight, STATED_OFF)
     seen = xp.mean(weight, axis=_IMAGE, keepdims=True)
     # The ground counts fully where there is enough of it, and against the encoder by that share.

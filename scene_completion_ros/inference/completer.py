@@ -15,26 +15,22 @@ from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.resampling import Resampler
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.cell_query import CellQuery, CellVoxels, Pixels
+from scene_completion_ros.inference.cell_query import CellLift, Pixels
 from scene_completion_ros.inference.cells import GroundSurface, ground_surface, volume_pose
-from scene_completion_ros.inference.encoder import DeviceEncoder, engine_for_cpu, make_encoder
+from scene_completion_ros.inference.encoder import cpu_networks, make_networks
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence, EvidenceEstimator, Sources, own_depth
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words
 from scene_completion_ros.inference.scene_query import (
     BLIND,
-    CellDecoder,
-    CellNetworks,
     DenseField,
-    HostCellQuery,
     HostField,
-    HostFieldQuery,
     Networks,
-    PreparedScene,
     SceneAnswer,
+    SceneImage,
     SceneQuery,
     StageClock,
     content_warning,
-    field_on_grid,
+    prepare_scene,
     ray_camera,
     shown_share,
 )
@@ -145,8 +141,8 @@ class Completer:
         grid: VoxelGrid | None = None,  # where voxels are wanted; None for the bundle's grid
         # Pose of the camera's optical frame in the grid, any rigid transform; None for the bundle's.
         grid_from_camera: RigidTransform | None = None,
-        # Encoder engine, see `encoder.make_encoder`; with ``auto`` the CPU also takes over where the GPU has not enough
-        # memory for the rest.
+        # Engine of the networks, see `encoder.make_networks`; with ``auto`` the CPU also takes over where the GPU has
+        # not enough memory for the rest.
         engine: str = "auto",
         threads: int | None = None,  # CPU threads of encoder and kernels; None for all that this process may use
         # That of another completer, of the same bundle, engine and threads, or one that was made before; all that use
@@ -177,14 +173,14 @@ class Completer:
         pose = bundle.grid_from_camera if grid_from_camera is None else grid_from_camera
         failure = ""
         try:
-            self._open(encoder or make_encoder(bundle, engine, threads=threads), pose)
+            self._open(encoder or make_networks(bundle, engine, threads=threads), pose)
         except GpuError as error:
             if engine != "auto" or encoder:
                 raise
             failure = str(error)
         if failure:  # not in the handler, where the error would keep what is on the GPU
             _log.warning("the CPU runs everything, because the GPU cannot: %s", failure)
-            self._open(make_encoder(bundle, engine_for_cpu(bundle), threads=threads), pose)
+            self._open(cpu_networks(bundle, threads=threads), pose)
         if self._too_far:
             what = f"{self._too_far} voxels lie more than {self._far:.0f} m ahead of the camera"
             self.warnings.append(f"{what}, farther than the student predicts: they stay unobserved")
@@ -202,7 +198,8 @@ class Completer:
             contrast = Contrast(0.0, (1.0,))
             some = FoldedVocabulary.of(Vocabulary(("any",), ((0, 0, 0),), rows, group, contrast=contrast), space)
             canonical = self.bundle.canonical
-            self._query(np.zeros((canonical.height, canonical.width, 3), dtype=np.uint8), Words(some, some))
+            blank = np.zeros((canonical.height, canonical.width, 3), dtype=np.uint8)
+            self._query(SceneImage(blank, Words(some, some)))
 
     def prepare_vocabulary(self, vocabulary: Vocabulary) -> FoldedVocabulary:
         """Makes a vocabulary ready for `set_vocabulary` and `set_query`, of this and all completers of the same bundle.
@@ -255,35 +252,24 @@ class Completer:
 
     def _mount(self) -> None:
         """Prepares what depends on the place of the camera above the ground, where the student takes that."""
-        self._decoder: CellDecoder | None = None
-        if isinstance(self.encoder, CellNetworks):
-            stated = self.upright_from_camera
-            place = stated and volume_pose(stated, self.bundle.height_above_ground)
-            self._decoder = CellDecoder(self.bundle, self.encoder, place, self.threads)
+        self._lift: CellLift | None = None
+        bundle, stated = self.bundle, self.upright_from_camera
+        if bundle.volume is not None:
+            place = stated and volume_pose(stated, bundle.height_above_ground)
+            self._lift = CellLift(bundle.volume, bundle.canonical, bundle.point_code, place)
 
     def _place(self, grid_from_camera: RigidTransform) -> None:
         self.grid_from_camera = grid_from_camera
-        bundle, coverage = self.bundle, self._resampler.validity
-        scene = self.grid, grid_from_camera, self.depth_camera
         try:
-            if self._decoder is not None:
-                camera = bundle.canonical, self.grid, grid_from_camera.inverse()
-                voxels = CellVoxels(CellQuery(self._decoder.lift), bundle.point_code, *camera, coverage=coverage)
-                self.in_view: NDArray[np.bool_] = voxels.in_view
-                self._far, self._too_far = voxels.far, voxels.too_far
-                self._query: SceneQuery = HostCellQuery(self._decoder, PreparedScene.of(bundle, *scene, voxels))
-                return
-            prepared = field_on_grid(bundle, *scene, coverage)
+            coverage = self._resampler.validity
+            prepared = prepare_scene(self.bundle, self.grid, grid_from_camera, self._lift, coverage)
         except MemoryError as error:
             what = f"there is not enough memory for {'x'.join(map(str, self.grid.shape))} voxels"
             raise GridError(what, where="grid", cure="Take larger voxels, or a smaller part of the space") from error
-        self.in_view, self._far, self._too_far = prepared.query.in_view, prepared.query.far, prepared.query.too_far
-        assert not isinstance(self.encoder, CellNetworks)
-        self._query = (
-            self.encoder.scene_query(prepared)
-            if isinstance(self.encoder, DeviceEncoder)
-            else HostFieldQuery(self.encoder, prepared, self.threads)
-        )
+        view = prepared.query
+        self.in_view: NDArray[np.bool_] = view.in_view
+        self._far, self._too_far = view.far, view.too_far
+        self._query: SceneQuery = self.encoder.scene(prepared)
 
     def out_of_view(self) -> GridError | None:
         """What is wrong where the camera sees no voxel of the grid; None where it sees one."""
@@ -341,7 +327,7 @@ class Completer:
         seen = image if isinstance(image, SeenImage) else self.see(image)
         evidence_ms = 1e3 * (time.perf_counter() - seen.seen_s)
         words = Words(self._vocabulary if labels else None, self._queried, labels)
-        answer = self._query(seen.image, words, seen.pixels, evidence)
+        answer = self._query(SceneImage(seen.image, words, seen.pixels, evidence))
         assembling = StageClock()
         if not _finite(answer):
             raise self._not_finite()
@@ -365,9 +351,9 @@ class Completer:
             **legend,
         )
         ground: GroundSurface | None = None
-        if answer.ground is not None and self._decoder is not None:
-            volume, place = self._decoder.volume, self._decoder.known_place
-            ground = ground_surface(answer.ground, volume, self.bundle.canonical, place)
+        if answer.ground is not None and self._lift is not None:
+            place = self._lift.known_place
+            ground = ground_surface(answer.ground, self._lift.volume, self.bundle.canonical, place)
         assembling.lap("assemble")
         times_ms = {**seen.timings_ms, **answer.times_ms}
         times_ms["encode"] += seen.timings_ms["encode"] + evidence_ms

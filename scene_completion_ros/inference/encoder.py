@@ -3,13 +3,7 @@
 Those of the CPU take the ONNX graphs of the bundle as they are. OpenVINO is the default. It reads the camera's bytes in
 place: conversion and transposition become part of the graph. In float32 it is as fast as ONNX Runtime or faster; see
 ``docs/benchmarks.md``. bfloat16 is not exact: it is chosen for students that passed a gate
-(`StudentBundle.passed_bf16`). TensorRT runs on NVIDIA GPUs and takes graphs of its own, see `gpu`.
-
-The encoders for GPUs on the CPU, through ONNX Runtime: to measure what a variant costs in accuracy.
-
-It rounds as a GPU does where a graph is typed float16. ONNX Runtime has no float16 convolution on the CPU; it computes
-in float32 and leaves out all roundings in between. So every result passes through operators that have to store it as
-float16. Sums are accumulated in float32, as tensor cores do. It is slow: no engine for a robot.
+(`StudentBundle.passed_bf16`). TensorRT runs the same graphs in float16 on NVIDIA GPUs, see `gpu`.
 """
 
 import functools
@@ -21,126 +15,34 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
-from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
-from scene_completion_ros.inference.bundle import (
-    CELL_OUTPUTS,
-    DECODER,
-    PIXEL_OUTPUTS,
-    PRECISION,
-    StudentBundle,
-    export_cure,
-)
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import Pixels, PredictedCells
-from scene_completion_ros.inference.cells import STRIDE
-from scene_completion_ros.inference.query_kernel import VoxelQuery
-from scene_completion_ros.inference.scene_query import CellNetworks, Encoder, Networks, PreparedScene, SceneQuery
+from scene_completion_ros.inference.graphs import IMAGE, Ports, StepGraph, graphs_of
+from scene_completion_ros.inference.scene_query import (
+    CellDecoder,
+    CellNetworks,
+    Encoder,
+    HostCellQuery,
+    HostFieldQuery,
+    Networks,
+    PreparedScene,
+)
 from scene_completion_ros.jit import aligned_empty
 
-GPU_GRAPH_ENGINE = f"onnxruntime_{PRECISION}"
-
-
-class GpuGraphEncoder(Encoder):
-    """An ONNX graph made for GPUs, run as described above.
-
-    Raises BundleError: ONNX Runtime cannot run it; SceneCompletionError: onnx or onnxruntime is not installed. `where`:
-    what it is, for messages; `threads`: CPU threads; None for all.
-    """
-
-    def __init__(self, graph: bytes, where: str, *, threads: int | None = None) -> None:
-        for package in ("onnx", "onnxruntime"):
-            if importlib.util.find_spec(package) is None:
-                what = f"the package {package} is not installed"
-                raise SceneCompletionError(what, where="engine", cure=f"pip install {package}")
-        self.name = GPU_GRAPH_ENGINE
-        self._session = open_session(lambda: _with_roundings(graph), where, export_cure("BUNDLE"), threads, exact=True)
-
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `Encoder`."""
-        (features,) = self._session.run(["features"], {"image": image_rgb[None]})
-        return np.asarray(features[0], np.float32)
-
-
-def open_session(
-    graph: bytes | Callable[[], bytes], where: str, cure: str, threads: int | None, *, exact: bool = False
-) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU. Raises BundleError: ONNX Runtime cannot run it.
-
-    `graph`: the ONNX graph, or what makes it; `where`, `cure`: for messages; `threads`: CPU threads; None for all;
-    `exact`: compute node by node: optimised, roundings between them would be gone.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
-    # Idle workers would spin on the cores that the voxel query needs next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if exact:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        content = graph if isinstance(graph, bytes) else graph()
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's and onnx's exceptions have no common base class
-        raise BundleError(f"ONNX Runtime cannot run it ({last_line(error)})", where=where, cure=cure) from error
-
-
-def last_line(error: Exception) -> str:
-    """The last line of an engine's error message."""
-    lines = str(error).strip().splitlines()
-    return lines[-1][:200] if lines else type(error).__name__
-
-
-def _with_roundings(graph: bytes) -> bytes:
-    """The graph with two Identities behind every node of float16 results.
-
-    What is between the two has to be stored as float16; one alone would be moved to float32 with its neighbours.
-    """
-    import onnx
-    from onnx import TensorProto, helper
-
-    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(graph))
-    half = {value.name for value in model.graph.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
-    nodes = []
-    for node in model.graph.node:
-        nodes.append(node)
-        if node.op_type != "Cast" and node.output[0] in half:
-            name = node.output[0]
-            node.output[0] = f"{name}/computed"
-            nodes.append(helper.make_node("Identity", [node.output[0]], [f"{name}/stored"]))
-            nodes.append(helper.make_node("Identity", [f"{name}/stored"], [name]))
-    del model.graph.node[:], model.graph.value_info[:]
-    model.graph.node.extend(nodes)
-    serialised: bytes = model.SerializeToString()
-    return serialised
-
-
-IMAGE = "image"  # name of the input that takes the camera's bytes
 EngineName = Literal["auto", "openvino", "openvino_bf16", "onnxruntime", "tensorrt"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 CURE = "Export the bundle again."
 LONGEST_START_S = 120.0  # seconds to open a graph and run it once; those of the package take 2
 
 _log = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class DeviceEncoder(Encoder, Protocol):
-    """An encoder behind which kernels of the same device go on: features need not come to the host."""
-
-    def scene_query(self, prepared: PreparedScene[VoxelQuery]) -> SceneQuery:
-        """All of it on the device, for one scene. Raises GpuError where memory lacks or the GPU fails."""
-        ...
-
-
-Ports = list[tuple[str, list[int]]]  # names and shapes of inputs or outputs, in order
 
 
 class Graph(Protocol):
@@ -154,10 +56,10 @@ class Graph(Protocol):
         ...
 
 
-_Open = Callable[[bytes, str, Ports, Ports], Graph]
+_Open = Callable[[StepGraph], Graph]
 
 
-def _opened(open_graph: _Open, graph: bytes, path: Path, given: Ports, made: Ports) -> Graph:
+def _opened(open_graph: _Open, step: StepGraph) -> Graph:
     """A graph that ran once, in a thread that stays behind where that does not end: OpenVINO cannot be stopped.
 
     Raises BundleError where it cannot be read, has other inputs or outputs than wanted, or does not end.
@@ -166,8 +68,8 @@ def _opened(open_graph: _Open, graph: bytes, path: Path, given: Ports, made: Por
 
     def run() -> None:
         try:
-            opened = open_graph(graph, str(path), given, made)
-            opened({name: _example(name, shape) for name, shape in given})
+            opened = open_graph(step)
+            opened({name: _example(name, shape) for name, shape in step.given})
             done.set_result(opened)
         except Exception as error:
             done.set_exception(error)
@@ -175,7 +77,7 @@ def _opened(open_graph: _Open, graph: bytes, path: Path, given: Ports, made: Por
     threading.Thread(target=run, name="graph", daemon=True).start()
     if not wait([done], LONGEST_START_S).done:
         what = f"its first run did not end within {LONGEST_START_S:.0f} s"
-        raise BundleError(what, where=str(path), cure="Export a smaller one, or try another engine")
+        raise BundleError(what, where=str(step.path), cure="Export a smaller one, or try another engine")
     return done.result()
 
 
@@ -184,37 +86,50 @@ def _example(name: str, shape: list[int]) -> NDArray[Any]:
     return np.zeros((batch, height, width, channels), np.uint8) if name == IMAGE else np.zeros(shape, np.float32)
 
 
-class FieldEncoder(Encoder):
-    """The encoder of a field student on an engine of the CPU; errors: see `make_encoder`."""
+def _open_session(graph: bytes, where: str, threads: int) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU. Raises BundleError: ONNX Runtime cannot run it."""
+    import onnxruntime
 
-    def __init__(self, bundle: StudentBundle, name: str, open_graph: _Open) -> None:
-        self.name = name
-        made = [("features", [1, *bundle.feature_size, bundle.field_head.channels])]
-        self._encode = _opened(open_graph, bundle.read_encoder(), bundle.encoder_path, [_image_port(bundle)], made)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    # Idle workers would spin on the cores that the voxel query needs next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        raise BundleError(f"ONNX Runtime cannot run it ({_last_line(error)})", where=where, cure=CURE) from error
+
+
+def _last_line(error: Exception) -> str:
+    """The last line of an engine's error message."""
+    lines = str(error).strip().splitlines()
+    return lines[-1][:200] if lines else type(error).__name__
+
+
+class FieldEncoder(Encoder):
+    """The encoder of a field student on an engine of the CPU; see `make_networks`."""
+
+    def __init__(self, name: str, graphs: list[Graph], threads: int) -> None:
+        self.name, self._threads = name, threads
+        (self._encode,) = graphs
 
     def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Encoder`."""
         (features,) = self._encode({IMAGE: np.ascontiguousarray(image_rgb)[None]})
         return np.asarray(features[0])
 
+    def scene(self, prepared: PreparedScene[Any]) -> HostFieldQuery:
+        """See `Networks`."""
+        return HostFieldQuery(self, prepared, self._threads)
+
 
 class CellGraphs(CellNetworks):
-    """The graphs of a student that completes cells on an engine of the CPU; errors: see `make_encoder`."""
+    """The graphs of a student that completes cells on an engine of the CPU; see `make_networks`."""
 
-    def __init__(self, bundle: StudentBundle, name: str, open_graph: _Open) -> None:
-        assert bundle.volume is not None
-        self.name, volume, path = name, bundle.volume, bundle.encoder_path
-        size = [bundle.canonical.height // 2, bundle.canonical.width // 2]
-        columns = volume.cells[0] * volume.cells[1]
-        cells = columns * volume.cells[2]
-        channels = 2, volume.classes + 1, volume.context
-        pixels = [(each, [1, *size, count]) for each, count in zip(PIXEL_OUTPUTS, channels, strict=True)]
-        predicted = zip(CELL_OUTPUTS, ([cells, STRIDE**3], [cells, volume.of_cell], [columns, 2]), strict=True)
-        image = [_image_port(bundle), ("ground", [1, 2, *size])]
-        given = [("local", [cells, volume.looked_up]), ("columns", [columns, volume.of_column])]
-        self._see = _opened(open_graph, bundle.read_encoder(), path, image, pixels)
-        decoder = path.with_name(DECODER)
-        self._complete = _opened(open_graph, bundle.read_decoder(), decoder, given, list(predicted))
+    def __init__(self, name: str, graphs: list[Graph], threads: int) -> None:
+        self.name, self._threads = name, threads
+        self._see, self._complete = graphs
 
     def see(self, image_rgb: NDArray[np.uint8], ground: NDArray[np.float32]) -> Pixels:
         """See `CellNetworks`."""
@@ -225,38 +140,38 @@ class CellGraphs(CellNetworks):
         """See `CellNetworks`."""
         return PredictedCells(*self._complete({"local": local, "columns": columns}))
 
-
-def _image_port(bundle: StudentBundle) -> tuple[str, list[int]]:
-    return IMAGE, [1, 3, bundle.canonical.height, bundle.canonical.width]
+    def scene(self, prepared: PreparedScene[Any]) -> HostCellQuery:
+        """See `Networks`."""
+        return HostCellQuery(CellDecoder(self, prepared.query.query.lift, self._threads), prepared)
 
 
 class _OpenVinoGraph:
     """A graph on OpenVINO's CPU plugin, which takes an image as the bytes of the camera."""
 
-    def __init__(self, options: Mapping[str, Any], graph: bytes, where: str, given: Ports, made: Ports) -> None:
+    def __init__(self, options: Mapping[str, Any], step: StepGraph) -> None:
         openvino = _openvino()
         from openvino import Layout, Type
         from openvino.preprocess import PrePostProcessor
 
         try:
             core = openvino.Core()
-            model = core.read_model(graph)
+            model = core.read_model(step.onnx)
             inputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.inputs]
             outputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.outputs]
-            _check_ports(where, inputs, outputs, given, made)
+            _check_ports(step, inputs, outputs)
             pre = PrePostProcessor(model)
-            if given[0][0] == IMAGE:
+            if step.given[0][0] == IMAGE:
                 pre.input(IMAGE).tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
                 pre.input(IMAGE).model().set_layout(Layout("NCHW"))
             self._request = core.compile_model(pre.build(), "CPU", options).create_infer_request()
             self._given: dict[str, NDArray[Any]] = {}  # keeps alive what the request reads
             # OpenVINO's own output starts at any multiple of 16 bytes.
-            self._outputs = [aligned_empty(*shape) for _, shape in made]
+            self._outputs = [aligned_empty(*shape) for _, shape in step.made]
             for number, array in enumerate(self._outputs):
                 self._request.set_output_tensor(number, openvino.Tensor(array, shared_memory=True))
         except RuntimeError as error:
-            what = f"OpenVINO cannot run it ({last_line(error)})"
-            raise BundleError(what, where=where, cure=CURE) from error
+            what = f"OpenVINO cannot run it ({_last_line(error)})"
+            raise BundleError(what, where=str(step.path), cure=CURE) from error
 
     def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
         """See `Graph`."""
@@ -283,13 +198,13 @@ def _openvino_options(threads: int, bf16: bool) -> dict[str, Any]:
 class _OnnxRuntimeGraph:
     """A graph on ONNX Runtime's CPU provider."""
 
-    def __init__(self, threads: int, graph: bytes, where: str, given: Ports, made: Ports) -> None:
-        self._session = open_session(graph, where, CURE, threads)
+    def __init__(self, threads: int, step: StepGraph) -> None:
+        self._session = _open_session(step.onnx, str(step.path), threads)
         inputs = [(port.name, port.shape) for port in self._session.get_inputs()]
         outputs = [(port.name, port.shape) for port in self._session.get_outputs()]
-        _check_ports(where, inputs, outputs, given, made)
-        self._made, self._where = made, where
-        self._images = {name: np.empty(shape, np.float32) for name, shape in given if name == IMAGE}
+        _check_ports(step, inputs, outputs)
+        self._made, self._where = step.made, str(step.path)
+        self._images = {name: np.empty(shape, np.float32) for name, shape in step.given if name == IMAGE}
 
     def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
         """See `Graph`."""
@@ -305,35 +220,34 @@ class _OnnxRuntimeGraph:
         return found
 
 
-def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> Networks:
-    """The networks of a bundle on an engine: of a field student, its encoder.
+def make_networks(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> Networks:
+    """The networks of a bundle on an engine.
 
     Raises SceneCompletionError where the engine is unknown or not installed; BundleError where it cannot run the graph;
     GpuError: TensorRT was asked for and cannot run. `engine`: one of `ENGINES`. ``auto`` takes TensorRT where there is
-    a GPU, all that it needs, and a bundle that has an encoder for it. Otherwise it takes the CPU (`engine_for_cpu`),
-    with a warning where a GPU was there to be used. For measurements also `GPU_GRAPH_ENGINE`. `threads`: CPU threads;
-    None for all that this process may use.
+    a GPU, and all that it needs. Otherwise it takes the CPU (`engine_for_cpu`), with a warning where a GPU was there to
+    be used. `threads`: CPU threads; None for all that this process may use.
     """
-    if engine == GPU_GRAPH_ENGINE:
-        return GpuGraphEncoder(bundle.read_gpu_encoder(), str(bundle.folder), threads=threads)
-    if engine not in ENGINES:
-        what = f"unknown engine {engine!r}"
-        raise SceneCompletionError(what, where="engine", cure=f"Use one of {', '.join(ENGINES)}.")
-    if engine == "auto" and not (bundle.gpu_encoder or bundle.takes_evidence) and _gpu_is_there():
-        _log.info(
-            "the bundle has no encoder for the GPU that is there, so the CPU runs everything: add one with "
-            "`scene-completion export --gpu`"
-        )
-    if engine == "tensorrt" or (engine == "auto" and gpu_is_offered(bundle)):
-        from scene_completion_ros.inference.gpu.tensorrt_engine import TensorRtEncoder
+    if engine == "tensorrt" or (engine == "auto" and gpu_is_there()):
+        from scene_completion_ros.inference.gpu.device_networks import DeviceNetworks
 
         try:
-            return TensorRtEncoder(bundle, lambda: field_encoder(bundle, cpu_engine(), threads=threads))
+            return DeviceNetworks(bundle, lambda: cpu_networks(bundle, cpu_engine(), threads=threads))
         except (GpuError, BundleError) as error:
             if engine == "tensorrt":
                 raise
-            _log.warning("the encoder runs on the CPU, because TensorRT cannot: %s", error)
-    engine = engine_for_cpu(bundle) if engine in ("auto", "tensorrt") else engine
+            _log.warning("the CPU runs the student, because TensorRT cannot: %s", error)
+    return cpu_networks(bundle, engine, threads=threads)
+
+
+def cpu_networks(
+    bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None
+) -> FieldEncoder | CellGraphs:
+    """The networks of a bundle on an engine of the CPU, see `make_networks`; ``auto`` takes `engine_for_cpu`."""
+    if engine not in ENGINES or engine == "tensorrt":
+        what = f"unknown engine {engine!r}" if engine not in ENGINES else "TensorRT gives nothing between its steps"
+        raise SceneCompletionError(what, where="engine", cure=f"Use one of {', '.join(ENGINES)}.")
+    engine = engine_for_cpu(bundle) if engine == "auto" else engine
     package = engine.partition("_")[0]
     if importlib.util.find_spec(package) is None:
         what = f"the package {package} is not installed"
@@ -342,14 +256,15 @@ def make_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | 
     open_graph: _Open = functools.partial(_OnnxRuntimeGraph, threads)
     if package == "openvino":
         open_graph = functools.partial(_OpenVinoGraph, _openvino_options(threads, engine == "openvino_bf16"))
-    return (CellGraphs if bundle.takes_evidence else FieldEncoder)(bundle, engine, open_graph)
+    graphs = [_opened(open_graph, step) for step in graphs_of(bundle)]
+    return (CellGraphs if bundle.takes_evidence else FieldEncoder)(engine, graphs, threads)
 
 
 def field_encoder(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> Encoder:
-    """The encoder of a field student; see `make_encoder`. Raises BundleError: it completes cells."""
+    """The encoder of a field student; see `cpu_networks`. Raises BundleError: it completes cells."""
     bundle.field_head  # noqa: B018 # raises the error
-    networks = make_encoder(bundle, engine, threads=threads)
-    assert not isinstance(networks, CellNetworks)
+    networks = cpu_networks(bundle, engine, threads=threads)
+    assert isinstance(networks, FieldEncoder)
     return networks
 
 
@@ -372,12 +287,8 @@ def cpu_has_bf16() -> bool:
     return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def gpu_is_offered(bundle: StudentBundle) -> bool:
-    """Whether the driver sees a GPU, and the bundle has an encoder for one: only then ``auto`` thinks of TensorRT."""
-    return bundle.gpu_encoder is not None and _gpu_is_there()
-
-
-def _gpu_is_there() -> bool:
+def gpu_is_there() -> bool:
+    """Whether the driver sees a GPU: only then ``auto`` thinks of TensorRT."""
     from scene_completion_ros.inference.gpu.device import cuda_devices
 
     return bool(cuda_devices().names)
@@ -386,20 +297,18 @@ def _gpu_is_there() -> bool:
 def check_engine(bundle: StudentBundle, engine: str, grid: VoxelGrid) -> None:
     """Refuse an engine that cannot run here, before anything is built. CPU engines are not checked.
 
-    Raises BundleError where the bundle has no encoder for TensorRT, or images or features are too large; GpuError:
-    something is missing that TensorRT or the kernels need, with how to install it, or the kernels cannot have as many
-    units as the student; GridError where the grid is too large. `engine`: one of `ENGINES`.
+    Raises BundleError where features are too large; GpuError: something is missing that TensorRT or the kernels need,
+    with how to install it, the grid is too large, or the kernels cannot have as many units as the student. `engine`:
+    one of `ENGINES`.
     """
     if engine == "tensorrt":
         from scene_completion_ros.inference.gpu.device import check_limits, installed_flavour, require
-        from scene_completion_ros.inference.gpu.kernel_provision import require_compiler
+        from scene_completion_ros.inference.gpu.device_networks import require_compiler
         from scene_completion_ros.inference.gpu.kernels import KernelSizes
 
-        if bundle.takes_evidence:
-            raise bundle.no_gpu_encoder()
         require(installed_flavour())
         check_limits(bundle, grid)
-        KernelSizes.of(bundle.field_head)
+        KernelSizes.of(bundle)
         require_compiler()
 
 
@@ -418,7 +327,7 @@ def _static_shape(shape: Any) -> list[Any]:
     return [int(size.get_length()) if size.is_static else str(size) for size in shape]
 
 
-def _check_ports(where: str, inputs: Ports, outputs: Ports, given: Ports, made: Ports) -> None:
-    for kind, found, expected in (("input", inputs, given), ("output", outputs, made)):
+def _check_ports(step: StepGraph, inputs: Ports, outputs: Ports) -> None:
+    for kind, found, expected in (("input", inputs, step.given), ("output", outputs, step.made)):
         if found != expected:
-            raise BundleError(f"{kind} is {found} where {expected} is needed", where=where, cure=CURE)
+            raise BundleError(f"{kind} is {found} where {expected} is needed", where=str(step.path), cure=CURE)

@@ -7,7 +7,7 @@ shows anything.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import cv2
 import numpy as np
@@ -17,8 +17,8 @@ from scene_completion_ros.geometry.cameras import Camera
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import Array, RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.cell_query import CellLift, CellVoxels, Pixels, PredictedCells
-from scene_completion_ros.inference.cells import scaled_depth, stated_ground
+from scene_completion_ros.inference.cell_query import CellLift, CellQuery, CellVoxels, Pixels, PredictedCells
+from scene_completion_ros.inference.cells import scaled_depth
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
 from scene_completion_ros.inference.label_query import NO_WORDS, Labelled, LabelQuery, Words
 from scene_completion_ros.inference.march import March
@@ -28,10 +28,9 @@ from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, VoxelState
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """Runs the encoder of a field student."""
-
-    name: str
 
     def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The map float32 [h, w, C + E] of a canonical image, uint8 [H, W, 3] RGB; overwritten by the next call."""
@@ -42,8 +41,6 @@ class Encoder(Protocol):
 class CellNetworks(Protocol):
     """Runs the encoder and the decoder of a student that completes cells; what they give is overwritten by the next."""
 
-    name: str
-
     def see(self, image_rgb: NDArray[np.uint8], ground: NDArray[np.float32]) -> Pixels:
         """What the pixels of a canonical image show, uint8 [H, W, 3] RGB; `ground`: of `stated_ground`."""
         ...
@@ -53,7 +50,6 @@ class CellNetworks(Protocol):
         ...
 
 
-Networks: TypeAlias = Encoder | CellNetworks
 Voxels = TypeVar("Voxels", VoxelQuery, CellVoxels)
 
 
@@ -108,40 +104,30 @@ def ray_camera(canonical: Camera) -> Camera:
 class CellDecoder:
     """See and decode: from a canonical image, and what is known of depth, to cells; for one place of the camera.
 
-    `volume_from_camera`: see `cells.volume_pose`; None where it is unknown. `threads`: CPU threads of the kernels; None
-    for all that this process may use. Belongs to the thread of its networks.
+    `threads`: CPU threads of the kernels; None for all that this process may use. Belongs to its networks' thread.
     """
 
-    def __init__(
-        self,
-        bundle: StudentBundle,
-        networks: CellNetworks,
-        volume_from_camera: RigidTransform | None,
-        threads: int | None = None,
-    ) -> None:
-        assert bundle.volume is not None
-        self.networks, self.threads, self.volume, self.spec = networks, threads, bundle.volume, bundle.point_code
-        self.known_place = volume_from_camera
-        self.lift = CellLift(self.volume, bundle.canonical, self.spec, volume_from_camera)
-        self._stated = stated_ground(bundle.canonical, self.spec, self.volume.level, volume_from_camera)
+    def __init__(self, networks: CellNetworks, lift: CellLift, threads: int | None = None) -> None:
+        self.networks, self.lift, self.threads = networks, lift, threads
 
     def see(self, image_rgb: NDArray[np.uint8]) -> Pixels:
         """What the pixels of a canonical image show, uint8 [H, W, 3] RGB."""
-        return self.networks.see(image_rgb, self._stated)
+        return self.networks.see(image_rgb, self.lift.stated)
 
     def decode(self, pixels: Pixels, evidence: Evidence) -> tuple[NDArray[np.float32], PredictedCells]:
         """Surfaces of the pixels, scaled by the evidence, as `CellLift` takes them; and what is predicted of cells."""
         code, deviation = pixels.surfaces[..., 0], pixels.surfaces[..., 1]
+        spec, volume = self.lift.spec, self.lift.volume
         inverse, deviation = scaled_depth(
-            self.spec.inverse_depth(code),
+            spec.inverse_depth(code),
             deviation,
-            pixels.classes[..., self.volume.label],
-            self._stated,
-            self.spec,
-            self.volume.ground,
+            pixels.classes[..., volume.label],
+            self.lift.stated,
+            spec,
+            volume.ground,
             evidence.measured(code.shape),
         )
-        log_depth = -np.log(np.maximum(inverse, 0.5 / self.spec.far))
+        log_depth = -np.log(np.maximum(inverse, 0.5 / spec.far))
         surfaces = np.stack([log_depth, deviation], axis=-1).astype(np.float32)
         with kernel_threads(self.threads):
             given = self.lift(surfaces, pixels.context)
@@ -163,40 +149,50 @@ class PreparedScene(Generic[Voxels]):
         bundle: StudentBundle,
         grid: VoxelGrid,
         grid_from_camera: RigidTransform,
-        ray_camera: Camera,  # the camera of the depth image, without distortion
-        query: Voxels,
+        query: Voxels,  # the student on the grid
     ) -> "PreparedScene[Voxels]":
         """Prepare a grid, on which the student is prepared."""
-        camera_from_grid = grid_from_camera.inverse()
+        camera_from_grid, camera = grid_from_camera.inverse(), ray_camera(bundle.canonical)
         labels = None
         if isinstance(query, VoxelQuery) and bundle.label_units:
             labels = LabelQuery(query.field, query.samples, query.in_view.size)
         occupied_from = bundle.calibration.occupied_from(bundle.threshold)
-        march = March(grid, camera_from_grid, ray_camera, occupied_from, far=bundle.depth_range[1])
+        march = March(grid, camera_from_grid, camera, occupied_from, far=bundle.depth_range[1])
         classifier = VoxelClassifier(
-            grid, camera_from_grid, ray_camera, query.in_view, bundle.calibration, bundle.threshold
+            grid, camera_from_grid, camera, query.in_view, bundle.calibration, bundle.threshold
         )
         return cls(query, march, classifier, labels)
 
 
-def field_on_grid(
+def prepare_scene(
     bundle: StudentBundle,
     grid: VoxelGrid,
     grid_from_camera: RigidTransform,
-    ray_camera: Camera,
+    lift: CellLift | None = None,  # of a student that completes cells
     coverage: NDArray[np.bool_] | None = None,
-) -> PreparedScene[VoxelQuery]:
-    """Prepare a grid for a field student; `coverage`: see `view_of`, the others: see `PreparedScene.of`."""
-    query = VoxelQuery(
-        bundle.field_head,
-        bundle.point_code,
-        bundle.canonical,
-        bundle.feature_size,
-        grid,
-        grid_from_camera.inverse(),
-        coverage=coverage,
-    )
-    return PreparedScene.of(bundle, grid, grid_from_camera, ray_camera, query)
+) -> "PreparedScene[VoxelQuery] | PreparedScene[CellVoxels]":
+    """Prepare a grid for a student; `coverage`: see `view_of`, the others: see `PreparedScene.of`."""
+    scene, camera = (grid, grid_from_camera), (bundle.canonical, grid, grid_from_camera.inverse())
+    if bundle.volume is not None:
+        lift = lift or CellLift(bundle.volume, bundle.canonical, bundle.point_code, None)
+        cells = CellVoxels(CellQuery(lift), bundle.point_code, *camera, coverage=coverage)
+        return PreparedScene.of(bundle, *scene, cells)
+    head, code = bundle.field_head, bundle.point_code
+    query = VoxelQuery(head, code, bundle.canonical, bundle.feature_size, *camera[1:], coverage=coverage)
+    return PreparedScene.of(bundle, *scene, query)
+
+
+class Networks(Protocol):
+    """The networks of a student on an engine."""
+
+    name: str
+
+    def scene(self, prepared: "PreparedScene[VoxelQuery] | PreparedScene[CellVoxels]") -> "SceneQuery":
+        """What answers for a prepared scene; it belongs to the thread of the networks.
+
+        Raises GpuError where the grid is too large for a GPU, or there is not enough memory.
+        """
+        ...
 
 
 class DenseField(Protocol):
@@ -234,25 +230,24 @@ class SceneAnswer:
     ground: NDArray[np.float32] | None = None
 
 
+class SceneImage(NamedTuple):
+    """An image, and what else a scene is completed by."""
+
+    image_rgb: NDArray[np.uint8]  # a canonical image, uint8 [H, W, 3] RGB
+    words: Words = NO_WORDS  # what voxels are compared with, in a feature space of the student
+    pixels: Pixels | None = None  # what `SceneQuery.see` gave of the image
+    evidence: Evidence = NO_EVIDENCE  # what else is known of depth, of a student that takes it
+
+
 class SceneQuery(Protocol):
-    """Answers for one camera, grid and pose; belongs to the thread of its encoder."""
+    """Answers for one camera, grid and pose; belongs to the thread of its networks."""
 
     def see(self, image_rgb: NDArray[np.uint8]) -> Pixels | None:
         """What the pixels of a canonical image show, uint8 [H, W, 3] RGB; None of a field student."""
         ...
 
-    def __call__(
-        self,
-        image_rgb: NDArray[np.uint8],
-        words: Words = NO_WORDS,
-        pixels: Pixels | None = None,
-        evidence: Evidence = NO_EVIDENCE,
-    ) -> SceneAnswer:
-        """What is known after a canonical image, uint8 [H, W, 3] RGB.
-
-        `words`: what the voxels are compared with, in a feature space of the student; `pixels`: what `see` gave of the
-        image; `evidence`: what else is known of depth, of a student that takes it.
-        """
+    def __call__(self, given: SceneImage) -> SceneAnswer:
+        """What is known after an image."""
         ...
 
 
@@ -322,22 +317,16 @@ class HostFieldQuery(_HostQuery[VoxelQuery]):
     def see(self, image_rgb: NDArray[np.uint8]) -> None:
         """See `SceneQuery`."""
 
-    def __call__(
-        self,
-        image_rgb: NDArray[np.uint8],
-        words: Words = NO_WORDS,
-        pixels: Pixels | None = None,
-        evidence: Evidence = NO_EVIDENCE,
-    ) -> SceneAnswer:
+    def __call__(self, given: SceneImage) -> SceneAnswer:
         """See `SceneQuery`."""
         query, labels, clock = self._prepared.query, self._prepared.labels, StageClock()
-        features = self._encode(image_rgb)
+        features = self._encode(given.image_rgb)
         clock.lap("encode")
 
         def labelled(occupied: NDArray[np.integer]) -> Labelled:
             if labels is None:  # every voxel has the only class, of which there is no doubt
                 return Labelled(np.zeros(len(occupied), np.uint8), np.ones(len(occupied), np.float32))
-            return labels(features, occupied, words)
+            return labels(features, occupied, given.words)
 
         with kernel_threads(self._threads):
             alpha = query.opacity(features)
@@ -353,17 +342,11 @@ class HostCellQuery(_HostQuery[CellVoxels]):
         self.see = decoder.see  # see `SceneQuery`
         self._decode = decoder.decode
 
-    def __call__(
-        self,
-        image_rgb: NDArray[np.uint8],
-        words: Words = NO_WORDS,
-        pixels: Pixels | None = None,
-        evidence: Evidence = NO_EVIDENCE,
-    ) -> SceneAnswer:
+    def __call__(self, given: SceneImage) -> SceneAnswer:
         """See `SceneQuery`."""
         query, rays, clock = self._prepared.query, self._prepared.march.camera, StageClock()
-        seen = self.see(image_rgb) if pixels is None else pixels
-        surfaces, predicted = self._decode(seen, evidence)
+        seen = self.see(given.image_rgb) if given.pixels is None else given.pixels
+        surfaces, predicted = self._decode(seen, given.evidence)
         clock.lap("encode")
         with kernel_threads(self._threads):
             alpha = query.opacity(surfaces, predicted)
@@ -373,7 +356,7 @@ class HostCellQuery(_HostQuery[CellVoxels]):
             answer = self._answer(
                 clock,
                 alpha,
-                lambda occupied: query.labels(predicted.others, seen.classes, occupied, words),
+                lambda occupied: query.labels(predicted.others, seen.classes, occupied, given.words),
                 depth,
             )
         # Kernels limit what they read, so that voxels of numbers that are none would look like others.

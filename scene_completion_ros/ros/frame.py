@@ -21,7 +21,7 @@ from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.completer import Completer, Completion, mounting_warnings
-from scene_completion_ros.inference.encoder import cpu_engine
+from scene_completion_ros.inference.encoder import engine_for_cpu
 from scene_completion_ros.inference.label_query import Words
 from scene_completion_ros.mapping.clearing import clearing_voxels
 from scene_completion_ros.ros.parameters import NodeParameters
@@ -312,7 +312,7 @@ class Student:
         self._gpu_failed = True
         self._made.clear()  # the cameras share one encoder
         self._unusable.clear()
-        self._logger.warning(f"from now on the encoder runs on the CPU, because the GPU failed: {failure}")
+        self._logger.warning(f"from now on the CPU runs the student, because the GPU failed: {failure}")
 
     def _build(
         self, name: str, camera: Camera, grid_from_camera: RigidTransform, parameters: NodeParameters
@@ -359,7 +359,7 @@ class Student:
             camera,
             grid=self._grid,
             grid_from_camera=grid_from_camera,
-            engine=cpu_engine() if self._gpu_failed else parameters.engine,
+            engine=engine_for_cpu(self.bundle) if self._gpu_failed else parameters.engine,
             threads=parameters.threads or None,
             encoder=next(alike, None),  # of another camera or calibration: images are completed one by one
         )

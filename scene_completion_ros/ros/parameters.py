@@ -154,8 +154,8 @@ class NodeParameters:
     )
     engine: EngineName = _parameter(
         "auto",
-        "The software that runs the encoder, and on a GPU all that follows it. `auto` takes TensorRT if there are a "
-        "GPU, all that TensorRT needs, and a bundle with an encoder for it. Otherwise, or when that fails, `auto` "
+        "The software that runs the student's graphs, and on a GPU all else, too. `auto` takes TensorRT if there are a "
+        "GPU and all that TensorRT needs. Otherwise, or when that fails, `auto` "
         "takes the best engine installed for the CPU, in bfloat16 if the CPU has it and the bundle passed the gate "
         "for it. `tensorrt` never falls back to the CPU.",
         choices=EngineName,

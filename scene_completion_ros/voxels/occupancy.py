@@ -10,7 +10,7 @@ with what stands here, on NumPy arrays and torch tensors alike:
     state of a voxel                           from p, the light that reaches it, and the view: `VoxelClassifier`
 
 ``occupancy_kernel`` has compiled twins of these, with the same names and arguments, and the states of voxels.
-``inference/gpu/voxel_query.cu`` has those of GPUs. `inference/march.py` goes through a grid of opacities with the same
+``inference/gpu`` has those of GPUs. `inference/march.py` goes through a grid of opacities with the same
 weights, for depth and transmittance.
 What a training learns of the step from logit to probability is `OccupancyLink` of the training side; a bundle holds
 it as its calibration.

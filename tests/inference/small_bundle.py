@@ -135,30 +135,6 @@ def tiny_encoder(
     return serialised(casts + _convolutions("image", output), given, made, tensors, opset=17)
 
 
-def gpu_encoder(
-    precision: str = "fp16",
-    *,
-    size: tuple[int, int] = (CANONICAL.height, CANONICAL.width),
-    channels: int = CHANNELS,
-    label_hidden: int = 0,
-    output: str = "features",
-) -> bytes:
-    """The same for GPUs: uint8 [N, H, W, 3] -> [N, H/2, W/2, channels + labels] of a precision."""
-    kind = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}[precision]
-    height, width = size
-    weights: dict[str, Any] = {**tiny_weights(0, channels=channels, label_hidden=label_hidden)}
-    weights |= {"middle": np.float16(127.0), "scale": np.float16(1 / 64)}
-    weights = {name: value.astype(helper.tensor_dtype_to_np_dtype(kind)) for name, value in weights.items()}
-    nodes = [
-        helper.make_node("Cast", ["image"], ["typed"], to=kind),
-        helper.make_node("Transpose", ["typed"], ["planes"], perm=[0, 3, 1, 2]),
-        *_convolutions("planes", output),
-    ]
-    given = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, 3])
-    made = helper.make_tensor_value_info(output, kind, ["N", height // 2, width // 2, channels + label_hidden])
-    return serialised(nodes, given, made, weights)
-
-
 def _convolutions(image: str, output: str) -> list[Any]:
     """Nodes of two convolutions, the first with stride 2, of an image [N, 3, H, W]; output NHWC."""
     return [
@@ -189,14 +165,6 @@ def make_small_bundle(folder: Path, *, seed: int = 0, classes: int = 1, **fields
         values |= {"class_names": class_names(classes), "class_colours": class_colours(classes)}
     bundle = StudentBundle(**{**values, **fields})
     return bundle.save(folder, tiny_encoder(seed, label_hidden=bundle.head.label_hidden, camera=bundle.canonical))
-
-
-def make_gpu_bundle(folder: Path, **fields: Any) -> StudentBundle:
-    """Writes the student with an encoder for GPUs that computes the same, and loads it; see `make_small_bundle`."""
-    bundle = make_small_bundle(folder, **fields)
-    size, head = (bundle.canonical.height, bundle.canonical.width), bundle.head
-    graph = gpu_encoder(size=size, channels=head.hidden, label_hidden=head.label_hidden)
-    return bundle.add_gpu_encoder(graph, {"images": 8.0}, "torch")
 
 
 # A bank of phrases and a feature space in which it lies, for students of `small_bundle` that know classes.

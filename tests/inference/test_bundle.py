@@ -16,7 +16,6 @@ import onnx
 import pytest
 import safetensors.numpy
 
-from benchmarks.measuring import canonical_image
 from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.inference.bundle import (
@@ -33,7 +32,6 @@ from scene_completion_ros.inference.bundle import (
     open_student,
     shipped_students,
 )
-from scene_completion_ros.inference.encoder import make_encoder
 from scene_completion_ros.inference.text_bank import FEATURE_SPACES_FILE as SPACES
 from scene_completion_ros.voxels.occupancy import Calibration
 from tests.inference.small_bundle import (
@@ -41,7 +39,6 @@ from tests.inference.small_bundle import (
     make_small_bundle,
     random_head,
     road_head,
-    serialised,
     small_bank,
     small_space,
     tiny_encoder,
@@ -255,9 +252,6 @@ def test_students_are_named_by_their_folders(tmp_path: Path) -> None:
         open_student("no_student")
 
 
-GRAPH, PARITY = b"a graph in float16", {"images": 8.0, "occupied_iou": 0.99}
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Where the bundle lies."""
@@ -266,33 +260,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bundle(folder: Path) -> StudentBundle:
-    return make_small_bundle(folder, classes=3).add_gpu_encoder(GRAPH, PARITY, "torch")
-
-
-def test_an_encoder_for_gpus_comes_back(bundle: StudentBundle) -> None:
-    assert bundle.read_gpu_encoder() == GRAPH
-    assert bundle.gpu_encoder.parity == PARITY
-    assert bundle.gpu_encoder.sha256 == hashlib.sha256(GRAPH).hexdigest()
-    assert bundle.add_gpu_encoder(b"another", PARITY, "torch").read_gpu_encoder() == b"another"
-
-
-def test_an_encoder_for_gpus_that_is_missing_is_refused_with_how_to_make_it(tmp_path: Path) -> None:
-    plain = make_small_bundle(tmp_path)
-    with pytest.raises(BundleError, match=f"has no encoder for GPUs.*export {tmp_path} --gpu fp16") as caught:
-        plain.read_gpu_encoder()
-    assert caught.value.where == str(tmp_path)
-    with pytest.raises(BundleError, match="export .* --gpu"):
-        make_encoder(plain, "onnxruntime_fp16")
-    with pytest.raises(BundleError, match="a student that completes cells. Run it on the CPU"):
-        open_student(Path("street")).read_gpu_encoder()
-
-
-def test_the_shipped_student_has_an_encoder_for_gpus_that_computes_the_same() -> None:
-    shipped = StudentBundle.load(DEFAULT_BUNDLE)
-    image = canonical_image(shipped)
-    on_cpu, for_gpus = (make_encoder(shipped, engine)(image).copy() for engine in ("onnxruntime", "onnxruntime_fp16"))
-    assert not np.array_equal(on_cpu, for_gpus)
-    assert np.abs(on_cpu - for_gpus).mean() < 0.002 * np.abs(on_cpu).mean()
+    return make_small_bundle(folder, classes=3)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +269,6 @@ def test_the_shipped_student_has_an_encoder_for_gpus_that_computes_the_same() ->
         (ENCODER, StudentBundle.read_encoder, "was replaced", "cannot be read"),
         (TEXT_BANK, StudentBundle.text_bank, "damaged or was replaced", "cannot be read"),
         (WEIGHTS, StudentBundle.load_weights, "sha256", "is missing"),
-        ("encoder_fp16.onnx", StudentBundle.read_gpu_encoder, *["export .* --gpu"] * 2),
     ],
 )
 def test_a_file_that_is_read_later_is_checked_then(
@@ -318,10 +285,6 @@ def test_a_file_that_is_read_later_is_checked_then(
         with pytest.raises(BundleError, match=sentence) as caught:
             read(loaded)
         assert caught.value.where == str(path)
-
-
-def of_half(name: str, value: Any) -> Callable[[dict[str, Any]], Any]:
-    return lambda manifest: manifest["gpu_encoders"]["fp16"].update({name: value})
 
 
 WEIGHT, BIAS = np.ones((16, 64), np.float32), np.ones(16, np.float32)
@@ -384,10 +347,6 @@ def test_a_head_has_no_tensors_of_labels_without_them_and_is_no_pickle(tmp_path:
         (lambda m: m.update(class_names=["car", "road", "car"]), r"field class_names\W"),
         (lambda m: m.update(class_colours=[[0, 0, 0]] * 2), r"field class_colours\W"),
         (lambda m: m["class_colours"].__setitem__(1, [0, 0, 256]), r"field class_colours.1\W"),
-        (lambda m: m.update(gpu_encoders={"fp8": {}}), r"field gpu_encoders\.fp16: "),
-        (of_half("file", "../encoder_fp16.onnx"), r"field gpu_encoders\.fp16\.file: "),
-        (of_half("sha256", "0" * 64 + "\n"), r"field gpu_encoders\.fp16\.sha256: "),
-        (of_half("made_from", {ENCODER: 1}), r"field gpu_encoders\.fp16\.made_from\.encoder\.onnx: "),
         (lambda m: m["feature_spaces"][0].update(dimension=15), r"clip\.weight: has shape \(16, 64\) where \(15, 64\)"),
         (lambda m: m["feature_spaces"][0].update(name="dino"), r"dino\.weight: is missing"),
         (lambda m: m["feature_spaces"][0].update(temperature=-1), "temperature"),
@@ -402,51 +361,10 @@ def test_bad_fields_are_named(bundle: StudentBundle, change: Callable[[dict[str,
     assert re.search(words, str(refused(bundle.folder)))
 
 
-@pytest.mark.usefixtures("bundle")
-def test_an_encoder_for_gpus_of_another_head_is_refused(folder: Path) -> None:
-    edit_manifest(folder, lambda m: m["gpu_encoders"]["fp16"]["made_from"].update({HEAD: "0" * 64}))
-    loaded = StudentBundle.load(folder)
-    with pytest.raises(BundleError, match="another encoder or head.*export .* --gpu"):
-        loaded.read_gpu_encoder()
-
-
-@pytest.mark.parametrize("changed", ["encoder", "head"])
-def test_an_encoder_for_gpus_is_dropped_with_what_it_was_made_from(
-    bundle: StudentBundle, folder: Path, changed: str
-) -> None:
-    graph = tiny_encoder(seed=1) if changed == "encoder" else bundle.read_encoder()
-    other = bundle if changed == "encoder" else dataclasses.replace(bundle, head=with_labels(random_head(seed=5), 3))
-    assert other.save(folder, graph).gpu_encoder is None
-    assert "gpu_encoders" not in json.loads((folder / MANIFEST).read_text())
-    assert contents(folder).keys() == {ENCODER, HEAD, MANIFEST}
-
-
-def test_a_bundle_that_was_replaced_meanwhile_gets_no_encoder_for_gpus(tmp_path: Path) -> None:
+def test_a_bundle_that_was_replaced_meanwhile_is_not_written_to(tmp_path: Path) -> None:
     loaded = make_small_bundle(tmp_path)
     make_small_bundle(tmp_path, head=random_head(seed=7))
     before = contents(tmp_path)
     with pytest.raises(BundleError, match="replaced meanwhile"):
-        loaded.add_gpu_encoder(GRAPH, PARITY, "torch")
+        loaded.with_bf16({"occupied_iou": 1.0})
     assert contents(tmp_path) == before
-
-
-def test_the_rounding_of_a_half_graph_is_that_of_a_gpu() -> None:
-    """Without a place that stores it, ONNX Runtime multiplies twice in float32 and rounds once."""
-    from onnx import TensorProto, helper
-
-    from scene_completion_ros.inference.encoder import GpuGraphEncoder
-
-    factors = {"third": np.float16(1 / 3), "three": np.float16(3.0)}
-    nodes = [
-        helper.make_node("Cast", ["image"], ["half"], to=TensorProto.FLOAT16),
-        helper.make_node("Mul", ["half", "third"], ["less"]),
-        helper.make_node("Mul", ["less", "three"], ["features"]),
-    ]
-    given = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 1, 256, 1])
-    made = helper.make_tensor_value_info("features", TensorProto.FLOAT16, ["N", 1, 256, 1])
-    model = serialised(nodes, given, made, factors)
-    image = np.arange(256, dtype=np.uint8).reshape(1, 1, 256, 1)
-    twice = ((image.astype(np.float16) * factors["third"]) * factors["three"]).astype(np.float32)
-    once = (image * factors["third"].astype(np.float32) * np.float32(3.0)).astype(np.float16).astype(np.float32)
-    assert np.count_nonzero(once != twice) > 10
-    np.testing.assert_array_equal(GpuGraphEncoder(model, "test", threads=1)(image[0]), twice[0])

@@ -16,7 +16,7 @@ from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import CellLift, CellQuery, PredictedCells
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.encoder import make_networks
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.inference.scene_query import predicted_depth
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
@@ -193,7 +193,7 @@ def test_other_sizes_than_the_graphs_have_are_refused(tmp_path: Path, changes: d
     changes = {"grid": {"shape": [32, 20, 5]}} if "grid" in changes else changes
     edit_manifest(tmp_path, lambda m: [m[part].update(values) for part, values in changes.items()])
     with pytest.raises(BundleError, match=r"(in|out)put is"):
-        make_encoder(StudentBundle.load(tmp_path), "onnxruntime")
+        make_networks(StudentBundle.load(tmp_path), "onnxruntime")
 
 
 @pytest.mark.parametrize("side", ["width", "height"])
@@ -215,7 +215,7 @@ def test_a_graph_that_gives_another_shape_than_it_declares_is_refused(tmp_path: 
     model.graph.node.append(helper.make_node("Gather", ["whole", "two rows"], ["hidden"]))
     made = bundle.save(tmp_path / "made", bundle.read_encoder(), decoder_onnx=model.SerializeToString())
     with pytest.raises(BundleError, match="output is|cannot run it"):
-        make_encoder(made, "onnxruntime")
+        make_networks(made, "onnxruntime")
 
 
 def test_a_student_of_an_earlier_version_is_loaded_but_not_run(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_student_of_an_earlier_version_is_loaded_but_not_run(tmp_path: Path) -
     again = StudentBundle.load(tmp_path)
     assert again.volume is not None and again.volume.level == made.volume.level and again.volume.ground.name == "road"
     with pytest.raises(BundleError, match="Export the bundle again"):
-        make_encoder(again, "onnxruntime")
+        make_networks(again, "onnxruntime")
 
 
 @pytest.mark.parametrize("of_pixels", [True, False])

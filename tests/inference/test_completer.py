@@ -19,7 +19,7 @@ from scene_completion_ros.geometry import (
 from scene_completion_ros.geometry.transforms import OPTICAL_FROM_FORWARD, rotation_of_angles
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion, mounting_warnings
-from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.encoder import make_networks
 from scene_completion_ros.inference.label_query import FoldedVocabulary, matches_of
 from scene_completion_ros.voxels.occupancy import Calibration
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
@@ -111,7 +111,7 @@ def test_labels_are_those_of_the_reference_and_change_nothing_else(tmp_path: Pat
     for name in ("state", "index", "probability"):
         np.testing.assert_array_equal(getattr(labelled.voxels, name), getattr(completed.voxels, name))
     assert set(labelled.timings_ms) == set(completed.timings_ms)
-    features = make_encoder(student, "onnxruntime")(Resampler(CAMERA, CANONICAL)(picture()))
+    features = make_networks(student, "onnxruntime")(Resampler(CAMERA, CANONICAL)(picture()))
     for voxels in (labelled.voxels, Completer(student, CAMERA, grid_from_camera=pose).complete(picture()).voxels):
         assert voxels.class_names == student.class_names
         assert voxels.class_colours == student.class_colours

@@ -11,7 +11,7 @@ from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.encoder import ENGINES, check_engine, make_encoder
+from scene_completion_ros.inference.encoder import ENGINES, check_engine, make_networks
 from scene_completion_ros.inference.scene_query import MOSTLY, shown_share
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.checkout import run_python
@@ -40,8 +40,8 @@ def test_auto_computes_in_bfloat16_where_the_student_passed_and_the_cpu_has_it(
     assert passed.passed_bf16 and not made.passed_bf16 and passed.bf16 is not None
     for has, name in ((True, "openvino_bf16"), (False, "openvino")):
         monkeypatch.setattr(encoder, "cpu_has_bf16", lambda has=has: has)
-        assert (make_encoder(passed).name, make_encoder(made).name) == (name, "openvino")
-        assert make_encoder(passed, "openvino").name == "openvino"
+        assert (make_networks(passed).name, make_networks(made).name) == (name, "openvino")
+        assert make_networks(passed, "openvino").name == "openvino"
     assert passed.save(tmp_path / "same", passed.read_encoder()).passed_bf16
     assert not passed.save(tmp_path / "other", tiny_encoder(5)).passed_bf16
     edit_manifest(tmp_path / "same", lambda m: m["bf16"]["made_from"].update({"encoder.onnx": "none"}))
@@ -49,12 +49,12 @@ def test_auto_computes_in_bfloat16_where_the_student_passed_and_the_cpu_has_it(
 
 
 def test_engines_agree(bundle: StudentBundle, image: np.ndarray) -> None:
-    first, second = (make_encoder(bundle, engine, threads=1)(image) for engine in EXACT)
+    first, second = (make_networks(bundle, engine, threads=1)(image) for engine in EXACT)
     assert first.shape == (96, 320, 64)
     assert first.dtype == second.dtype == np.float32
     assert first.std() > 0.1
     np.testing.assert_allclose(first, second, atol=1e-4)
-    np.testing.assert_allclose(make_encoder(bundle, "openvino_bf16")(image), second, atol=0.05 * np.abs(second).max())
+    np.testing.assert_allclose(make_networks(bundle, "openvino_bf16")(image), second, atol=0.05 * np.abs(second).max())
 
 
 @pytest.mark.parametrize("engine", EXACT)
@@ -69,7 +69,7 @@ def test_engines_agree(bundle: StudentBundle, image: np.ndarray) -> None:
 def test_foreign_graphs_are_refused(tmp_path: Path, engine: str, graph: bytes, message: str) -> None:
     bundle = StudentBundle(name="foreign", canonical=CANONICAL, head=random_head()).save(tmp_path, graph)
     with pytest.raises(BundleError, match=message) as caught:
-        make_encoder(bundle, engine)
+        make_networks(bundle, engine)
     assert "encoder.onnx" in caught.value.where
 
 
@@ -79,27 +79,27 @@ def test_a_graph_whose_first_run_does_not_end_is_named(
 ) -> None:
     monkeypatch.setattr(encoder, "LONGEST_START_S", 0.0)
     with pytest.raises(BundleError, match="encoder.onnx: its first run did not end within 0 s. Export a smaller one"):
-        make_encoder(bundle, engine)
+        make_networks(bundle, engine)
 
 
 def test_choice_of_the_engine(bundle: StudentBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert make_encoder(bundle).name == "openvino"
+    assert make_networks(bundle).name == "openvino"
     with pytest.raises(SceneCompletionError, match=", ".join(ENGINES)):
-        make_encoder(bundle, "tpu")
+        make_networks(bundle, "tpu")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "openvino" else object())
-    assert make_encoder(bundle).name == "onnxruntime"
+    assert make_networks(bundle).name == "onnxruntime"
     with pytest.raises(SceneCompletionError, match="pip install openvino"):
-        make_encoder(bundle, "openvino")
+        make_networks(bundle, "openvino")
 
 
 def test_no_engine_sends_telemetry(bundle: StudentBundle, tmp_path: Path) -> None:
     """OpenVINO has a package that does, unless it runs in a CI job."""
     script = f"""
 import sys
-from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.encoder import make_networks
 from scene_completion_ros.inference.bundle import open_student
 for engine in ("openvino", "onnxruntime"):
-    make_encoder(open_student({str(bundle.folder)!r}), engine)
+    make_networks(open_student({str(bundle.folder)!r}), engine)
 print(any(name.startswith("openvino_telemetry") for name in sys.modules))
 """
     ran = run_python("-c", script, HOME=str(tmp_path), CI="", TF_BUILD="", JENKINS_URL="")
@@ -155,7 +155,7 @@ def test_nothing_is_certain_of_images_that_show_nothing(name: str, street: tuple
         assert found.probability[obstacles].mean() > 0.02
 
 
-@pytest.mark.parametrize("start", [make_encoder, lambda bundle, engine: check_engine(bundle, engine, bundle.grid)])
+@pytest.mark.parametrize("start", [make_networks, lambda bundle, engine: check_engine(bundle, engine, bundle.grid)])
 def test_tensorrt_names_what_it_cannot_run_before_what_is_not_installed(start: Callable[..., object]) -> None:
     with pytest.raises(BundleError, match="a student that completes cells. Run it on the CPU"):
         start(open_student("street"), "tensorrt")

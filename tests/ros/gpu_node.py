@@ -1,4 +1,4 @@
-"""The completion node with a bundle that has encoders for GPUs, and, where asked for, a GPU that fails.
+"""The completion node with a GPU that fails.
 
 The failing GPU is an engine for the CPU that raises, once a file exists, what a lost device makes TensorRT raise.
 """
@@ -8,41 +8,42 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from scene_completion_ros.inference import encoder
-from scene_completion_ros.inference.bundle import GpuEncoder, StudentBundle
-from scene_completion_ros.inference.gpu import tensorrt_engine
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.gpu import device_networks
 from scene_completion_ros.inference.gpu.device import explain_failure
+from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer, SceneImage, SceneQuery
 from scene_completion_ros.ros import completion_node
 from scene_completion_ros.ros.node import main
-from tests.inference.small_bundle import gpu_encoder
 
 FAILS = "GPU_FAILS"  # environment variable: the node believes that it has a GPU, which fails once this file exists
 
 
-class FailingEncoder:
+class FailingNetworks:
     """Runs on the CPU, until it fails."""
 
     name = "tensorrt_fp16"
 
     def __init__(self, bundle: StudentBundle, *_: Any) -> None:
         print(f"engine of {bundle.name} made in {threading.current_thread().name}", flush=True)
-        self._encoder = encoder.field_encoder(bundle, encoder.cpu_engine(), threads=1)
+        self._networks = encoder.cpu_networks(bundle, encoder.cpu_engine(), threads=1)
 
-    def __call__(self, image_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def scene(self, prepared: PreparedScene[Any]) -> "FailingScene":
+        return FailingScene(self._networks.scene(prepared))
+
+
+class FailingScene:
+    def __init__(self, scene: SceneQuery) -> None:
+        self._scene, self.see = scene, scene.see
+
+    def __call__(self, given: SceneImage) -> SceneAnswer:
         if Path(os.environ[FAILS]).exists():
-            raise explain_failure("cuStreamSynchronize failed: GPU is lost", "running the encoder")
-        return self._encoder(image_rgb)
+            raise explain_failure("cuStreamSynchronize failed: GPU is lost", "completing an image")
+        return self._scene(given)
 
 
 if __name__ == "__main__":
-    # A property, since instances have a field of this name.
-    StudentBundle.gpu_encoder = property(lambda self: GpuEncoder("", {}, {}, ""), lambda self, value: None)  # type: ignore[misc, assignment]
-    StudentBundle.read_gpu_encoder = lambda self: gpu_encoder()  # type: ignore[method-assign]
-    if os.environ.get(FAILS):
-        tensorrt_engine.TensorRtEncoder = FailingEncoder  # type: ignore[misc, assignment]
-        encoder.gpu_is_offered = lambda bundle: True
-        completion_node.check_engine = lambda *_: None
+    device_networks.DeviceNetworks = FailingNetworks  # type: ignore[misc, assignment]
+    encoder.gpu_is_there = lambda: True
+    completion_node.check_engine = lambda *_: None
     main()

@@ -46,9 +46,9 @@ def test_without_a_driver_configuring_is_refused_with_what_is_missing(start: Sta
 @needs_compiler
 @no_driver
 def test_with_auto_the_log_has_the_reason_why_a_gpu_is_not_used(start: Start, one_gpu: None) -> None:
-    running = start(script=GPU_NODE)
+    running = start()
     running.start()
-    (line,) = [line for line in running.node.log.splitlines() if "the encoder runs on the CPU" in line]
+    (line,) = [line for line in running.node.log.splitlines() if "the CPU runs the student" in line]
     assert "WARN" in line
     assert "because TensorRT cannot: engine tensorrt" in line
     assert "pip install pycuda" in line
@@ -63,8 +63,8 @@ def test_a_lost_gpu_is_replaced_by_the_cpu(start: Start, tmp_path: Path, monkeyp
     running.start()
     lost.touch()
     image = running.make_image(some_image(1), SECOND_NS, FRAME)
-    running.until_logged("from now on the encoder runs on the CPU", lambda: running.images.publish(image))
-    assert "the device was lost while running the encoder" in running.node.log
+    running.until_logged("from now on the CPU runs the student", lambda: running.images.publish(image))
+    assert "the device was lost while completing an image" in running.node.log
     assert "Xid" in running.node.log
     running.answer(running.make_image(some_image(2), 2 * SECOND_NS, FRAME))
 

@@ -21,9 +21,8 @@ from scene_completion_ros.errors import BundleError, ConfigurationError, GpuErro
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference.bundle import CELL_OUTPUTS, PIXEL_OUTPUTS, StudentBundle
 from scene_completion_ros.inference.cells import STRIDE, stated_ground
-from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.encoder import cpu_has_bf16
-from scene_completion_ros.inference.gpu.parity import BF16, gate_images
+from scene_completion_ros.inference.encoder import cpu_has_bf16, cpu_networks
+from scene_completion_ros.inference.gpu.parity import BF16, measure_voxels
 from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.text_bank import FeatureSpace, TextBank, feature_space_for
 from scene_completion_ros.removed import removed
@@ -189,24 +188,8 @@ def measured_in_bf16(bundle: StudentBundle) -> tuple[StudentBundle, str]:
     """The bundle, with what bfloat16 is off on the images of the gate if it passes; and what was found, in words."""
     if not cpu_has_bf16():
         return bundle, "not measured: this CPU, or the lack of OpenVINO, does not allow it"
-    images = gate_images(bundle.canonical.height, bundle.canonical.width)
-    exact, lower = (Completer(bundle, bundle.canonical, engine=name) for name in ("openvino", "openvino_bf16"))
-    off, both, either, same = list[float](), 0, 0, 0
-    for image in images:
-        right, found = exact.complete(image), lower.complete(image)
-        off.append(float(np.abs(found.probability - right.probability)[exact.in_view].mean()))
-        labels = [np.zeros(bundle.grid.shape, np.int16) for _ in range(2)]
-        for volume, voxels in zip(labels, (right.voxels, found.voxels), strict=True):
-            volume[tuple(voxels.index.T)] = 1 + voxels.label
-        common = (labels[0] > 0) & (labels[1] > 0)
-        both += int(common.sum())
-        either += int(((labels[0] > 0) | (labels[1] > 0)).sum())
-        same += int((labels[0] == labels[1])[common].sum())
-    numbers = {
-        "probability_mean": max(off),
-        "occupied_iou": both / either if either else 1.0,
-        "labels_agreement": same / both if both else 1.0,
-    }
+    exact, lower = (cpu_networks(bundle, name) for name in ("openvino", "openvino_bf16"))
+    numbers = measure_voxels(bundle, lower, exact)
     try:
         in_words = "; ".join(BF16.require(numbers))
     except GpuError as error:

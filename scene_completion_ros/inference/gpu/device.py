@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -33,16 +33,14 @@ LARGEST_GRID = 2**27  # voxels; 512 x 512 x 512
 def check_limits(bundle: StudentBundle, grid: VoxelGrid | None = None) -> None:
     """Refuse what no engine, or no kernel, can be made for.
 
-    Raises BundleError where there is no encoder for GPUs, or features are too large; GpuError where the grid
-    has too many voxels for the kernels.
+    Raises BundleError where features are too large; GpuError where the grid has too many voxels for the kernels.
     """
-    if bundle.gpu_encoder is None:
-        raise bundle.no_gpu_encoder()
-    shape = *bundle.feature_size, bundle.field_head.channels
-    if math.prod(shape) > LARGEST_MAP:
-        what = f"a map of {'x'.join(map(str, shape))} is larger than {LARGEST_MAP} numbers"
-        cure = "Train a smaller student, or take a CPU engine."
-        raise BundleError(what, where=f"bundle {bundle.name}", cure=cure)
+    if bundle.volume is None:
+        shape = *bundle.feature_size, bundle.field_head.channels
+        if math.prod(shape) > LARGEST_MAP:
+            what = f"a map of {'x'.join(map(str, shape))} is larger than {LARGEST_MAP} numbers"
+            cure = "Train a smaller student, or take a CPU engine."
+            raise BundleError(what, where=f"bundle {bundle.name}", cure=cure)
     if grid is not None and math.prod(grid.shape) > LARGEST_GRID:
         what = f"{'x'.join(map(str, grid.shape))} voxels are more than the {LARGEST_GRID} that are allowed on a GPU"
         raise GpuError(what, where="grid", cure="Take larger voxels, a smaller grid, or a CPU engine.")
@@ -117,6 +115,8 @@ def missing_parts(flavour: Flavour) -> list[Missing]:
     importable = not missing
     missing += _missing_package("pycuda", "pycuda.driver", PYCUDA, importable=importable)
     missing += _missing_package(flavour, flavour, INSTALL[flavour], importable=importable)
+    for package in ("onnx", "onnxruntime"):  # they make the graph in float16
+        missing += _missing_package(package, package, f"pip install {package}", importable=False)
     if not missing:
         problem = version_problem(flavour, str(getattr(importlib.import_module(flavour), "__version__", "")))
         missing += [Missing(flavour, problem, INSTALL[flavour])] if problem else []
@@ -255,6 +255,24 @@ class PrimaryContext:
 def _pop_released_context() -> None:
     """Make a context that was detached while it was current so no more: pycuda forgets it, CUDA does not."""
     ctypes.CDLL("libcuda.so.1").cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
+def release(context: PrimaryContext, closed: "Closable") -> None:
+    """Frees what something has on the GPU, and holds the context once less."""
+    try:
+        with context.work("freeing memory"):
+            closed.close()
+    except GpuError as error:  # of a lost device, of which there is nothing left to release
+        _log.warning("%s", error)
+    context.close()
+
+
+class Closable(Protocol):
+    """What has memory on the GPU until it is closed."""
+
+    def close(self) -> None:
+        """Frees it, with the context current."""
+        ...
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Compiles ``voxel_query.cu`` for one student and one GPU and runs it: memory for it, one stream with all in order.
+"""Compiles the CUDA kernels for one student and one GPU and runs them: memory for them, one stream with all in order.
 
 NVRTC compiles in this process, and needs neither GPU nor driver: it is a library (the package nvidia-cuda-nvrtc, or a
 CUDA toolkit, as JetPack has). pycuda runs what it made.
@@ -16,45 +16,70 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.gpu.device import GpuFailureError, PrimaryContext, gpu_errors
-from scene_completion_ros.inference.head import HeadWeights
 
-SOURCE = Path(__file__).with_name("voxel_query.cu")
-KERNELS = ("query_density", "march_rays", "classify", "offsets", "compact", "query_labels", "query_phrases")
+FOLDER = Path(__file__).parent
+SHARED = ("classify", "offsets", "compact")  # kernels of all students; those of the two kinds; and of those with labels
+OF_FIELDS = ("query_density", "march_rays")
+OF_CELLS = ("scale_depth", "sum_rows", "finish_depth", "lift_cells", "find_lowest", "query_cells", "see_rays")
+OF_LABELS = ("query_labels", "query_phrases")
 STANDARD = "--std=c++17"
 CHANNEL_TILE = 32  # units that a warp's threads take at a time; their number must be a multiple of it
+MOST_CONTEXT = 64  # channels that cells look up
 # The last one is a toolkit's of which the linker does not know.
 SYSTEM = ("libnvrtc.so.13", "libnvrtc.so.12", "/usr/local/cuda/lib64/libnvrtc.so")
 CURE = "pip install nvidia-cuda-nvrtc, or install the CUDA toolkit of your driver"
+
+
+def padded_units(classes: int) -> int:
+    """Units of a student that completes cells: its classes, and some that no class has."""
+    return -(-classes // CHANNEL_TILE) * CHANNEL_TILE
 
 
 @dataclass(frozen=True)
 class KernelSizes:
     """For which student kernels are compiled. Raises GpuError where the kernels cannot have so many units."""
 
-    channels: int  # hidden units of the density
-    units: int  # hidden units of the labels, 0 for none
+    units: int  # that labels and words follow from, 0 for none
     classes: int  # number of classes
+    channels: int | None = None  # of a field student: hidden units of the density
+    context: int | None = None  # of one that completes cells: channels that cells look up
 
     def __post_init__(self) -> None:
-        if self.channels < CHANNEL_TILE or self.channels % CHANNEL_TILE or self.units % CHANNEL_TILE:
-            what = f"{self.channels} hidden units and {self.units} of labels are no multiples of {CHANNEL_TILE}"
-            cure = "Train a student with such sizes, or use an engine of the CPU."
-            raise GpuError(what, where="GPU kernels", cure=cure)
+        channels = CHANNEL_TILE if self.channels is None else self.channels
+        if channels < CHANNEL_TILE or channels % CHANNEL_TILE or self.units % CHANNEL_TILE:
+            what = f"{channels} hidden units and {self.units} of labels are no multiples of {CHANNEL_TILE}"
+        elif not 0 < (1 if self.context is None else self.context) <= MOST_CONTEXT:
+            what = f"cells look up {self.context} channels where 1 to {MOST_CONTEXT} are possible"
+        else:
+            return
+        cure = "Train a student with such sizes, or use an engine of the CPU."
+        raise GpuError(what, where="GPU kernels", cure=cure)
 
     @staticmethod
-    def of(head: HeadWeights) -> "KernelSizes":
-        """The sizes of a student's head."""
-        return KernelSizes(head.hidden, head.label_hidden, head.classes)
+    def of(bundle: StudentBundle) -> "KernelSizes":
+        """The sizes of a student; to the classes of one that completes cells, units without a class are added."""
+        volume = bundle.volume
+        if volume is not None:
+            return KernelSizes(padded_units(volume.classes), volume.classes, context=volume.context)
+        head = bundle.field_head
+        return KernelSizes(head.label_hidden, head.classes, channels=head.hidden)
 
     @property
     def kernels(self) -> tuple[str, ...]:
         """Names of the kernels that such a student has."""
-        return tuple(name for name in KERNELS if self.units or name not in ("query_labels", "query_phrases"))
+        return (*(OF_FIELDS if self.context is None else OF_CELLS), *SHARED, *(OF_LABELS if self.units else ()))
+
+    @property
+    def source(self) -> str:
+        """CUDA C++ of these."""
+        files = "voxels.cu", "field.cu" if self.context is None else "cells.cu", "words.cu"
+        return "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in files)
 
     def definitions(self) -> tuple[str, ...]:
         """Options of the compiler."""
-        return tuple(f"-D{name.upper()}={int(value)}" for name, value in vars(self).items())
+        return tuple(f"-D{name.upper()}={value}" for name, value in vars(self).items() if value is not None)
 
 
 @dataclass(frozen=True)
@@ -79,7 +104,7 @@ def compile_kernels(
     failures: list[GpuError] = []
     for library in nvrtc_libraries():
         try:
-            code = nvrtc_cubin(library, SOURCE.read_bytes(), SOURCE.name, compute_capability, sizes.definitions())
+            code = nvrtc_cubin(library, sizes.source.encode(), "voxels.cu", compute_capability, sizes.definitions())
             kernels = CompiledKernels(code[0], sizes.kernels, str(library), code[1])
             check(kernels)
         except GpuFailureError:  # of the device itself, for which no compiler is a cure
@@ -210,6 +235,10 @@ class KernelDevice:
             self._cuda.memcpy_htod_async(buffer.pointer, contiguous, self.stream)
             self.stream.synchronize()
 
+    def fill(self, buffer: Buffer, source: SharedBuffer) -> None:
+        """Copies from the host to the device, after all that was asked for before; does not wait for it."""
+        self._cuda.memcpy_htod_async(buffer.pointer, source.array, self.stream)
+
     def empty(self, shape: Sequence[int], dtype: type[np.generic]) -> Buffer:
         """Memory on the device whose content is not defined. Raises GpuError where there is not enough."""
         return self._allocated(tuple(shape), np.dtype(dtype))
@@ -227,7 +256,7 @@ class KernelDevice:
         self._cuda.memset_d8_async(buffer.pointer, 0, int(np.prod(buffer.shape)) * buffer.dtype.itemsize, self.stream)
 
     def launch(self, kernel: str, blocks: int, threads: int, *arguments: Argument) -> None:
-        """Runs a kernel of ``voxel_query.cu``, after all that was asked for before."""
+        """Runs a kernel, after all that was asked for before."""
         values = [_value(argument) for argument in arguments]
         self._functions[kernel](*values, grid=(blocks, 1, 1), block=(threads, 1, 1), stream=self.stream)
 

@@ -1,9 +1,6 @@
-"""The parity gate: what graphs, engines and kernels may be off from what they stand for, and pictures to compare on.
+"""The parity gate: how far voxels may be off in a lower precision or on a GPU, and pictures to compare them on."""
 
-Every graph for GPUs passes it before it goes into a bundle, every engine and kernel before it is kept.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError, ImageError
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.scene_query import Networks, SceneImage, prepare_scene
 from scene_completion_ros.picture_files import read_rgb
 
 GATE_IMAGES = Path(__file__).resolve().parent / "gate_images"
-# A channel that is almost zero everywhere is measured as if it had this part of the map's root mean square.
-QUIET_CHANNEL = 0.05
-# How a bundle calls what was measured of a graph, and what it is; of the latter two, the limit is the least.
+# How what was measured is called; of the latter two, the limit is the least.
 WORDS = {
-    "features_relative": "mean difference of the map",  # as a share of its mean size
-    "density_relative": "mean difference of the density",  # as a share of its mean
+    "probability_mean": "mean difference of the probability",
     "occupied_iou": "IoU of the occupied voxels",
     "labels_agreement": "agreement of the labels",
-    "probability_mean": "mean difference of the probability",
 }
 AT_LEAST = ("occupied_iou", "labels_agreement")
 
@@ -50,14 +45,6 @@ class Gate:
         return lines
 
 
-# Two to three times what was measured of the shipped student on window 04, see docs/gpu.md: every result is rounded to
-# 11 bits.
-GRAPH = Gate(
-    "the fp16 graph",
-    "the student",
-    {"features_relative": 2e-3, "density_relative": 5e-3, "occupied_iou": 0.993, "labels_agreement": 0.998},
-    "The bundle stays as it was.",
-)
 # Of voxels in view, by bfloat16 on a CPU. `street` and `kitti_student` have an IoU of 0.99, `room` one of 0.97; none
 # loses more than 0.3 points of AP on its validation recordings.
 BF16 = Gate(
@@ -66,49 +53,36 @@ BF16 = Gate(
     {"probability_mean": 0.01, "occupied_iou": 0.96, "labels_agreement": 0.98},
     "The CPU computes in single precision.",
 )
-# Errors of `map_errors`, about ten times what the graph of the shipped student is off where a CPU rounds as it is
-# typed; docs/gpu.md has what was measured.
-ENGINE = Gate(
-    "the engine",
+# The same by float16 and the kernels of a GPU. TODO
+DEVICE = Gate(
+    "the GPU",
     "the CPU",
-    {"map error of the features": 5e-3, "channel error of the features": 3e-2, "largest error of the features": 0.2},
-)
-# On the same outputs of the encoder. Both sides compute in float32, in another order: an opacity is about 1e-5 off, a
-# probability more where its map is steep. Where an opacity lies at a threshold, or a step of a ray at the border of a
-# voxel, the decision may differ.
-KERNELS = Gate(
-    "the voxel query",
-    "the CPU",
-    {
-        "alpha error": 1e-3,  # largest, of opacities
-        "probability error": 2e-2,
-        "state difference": 5e-3,  # part of the voxels in view
-        "sight difference": 0.02,  # part of the rays of which a length or transmittance is off by too much
-        "wrong labels": 0.0,  # of voxels that are occupied for both, by classes and by words, but for ties
-        "confidence error": 5e-3,  # largest, as the next, of such voxels
-        "cosine error": 1e-3,
-        "wrong entries": 0.0,  # voxels that the list lacks, has too many, or with another probability than the grid
-    },
+    {"probability_mean": 3e-3, "occupied_iou": 0.97, "labels_agreement": 0.98},
 )
 
 
-def map_errors(right: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.float32]]) -> dict[str, float]:
-    """The errors of maps [h, w, C] that `ENGINE` limits, each of the worst map; NaN or infinite where one is.
+def measure_voxels(bundle: StudentBundle, found: Networks, right: Networks) -> dict[str, float]:
+    """What voxels in view of the student's grid are off on the images of the gate; the numbers that gates limit.
 
-    The root mean squares of the whole map and of its worst channel, as shares of the right ones, and the largest of all
-    values as a share of the map's: a channel that is wrong alone does not hide in the others, nor does a value in its
-    channel.
+    The mean difference of the probability is that of the worst image. The IoU is 1 where nothing is occupied; so is the
+    agreement of labels of voxels that are occupied for both, where there are none.
     """
-    worst = np.zeros(3)
-    for one, other in zip(right, found, strict=True):
-        wanted, given = np.asarray(one, np.float64), np.asarray(other, np.float64)
-        assert wanted.shape == given.shape
-        size = np.sqrt(np.mean(wanted**2, axis=(0, 1)))
-        whole = np.sqrt(np.mean(size**2)).clip(min=np.finfo(np.float32).tiny)
-        off = given - wanted
-        channel = np.sqrt(np.mean(off**2, axis=(0, 1))) / np.maximum(size, QUIET_CHANNEL * whole)
-        worst = np.maximum(worst, [np.sqrt(np.mean(off**2)) / whole, channel.max(), np.abs(off).max() / whole])
-    return dict(zip(ENGINE.limits, worst.tolist(), strict=True))
+    prepared = prepare_scene(bundle, bundle.grid, bundle.grid_from_camera)
+    ours, theirs, in_view = found.scene(prepared), right.scene(prepared), prepared.query.in_view
+    off, both, either, same = list[float](), 0, 0, 0
+    for image in gate_images(bundle.canonical.height, bundle.canonical.width):
+        one, other = ours(SceneImage(image)), theirs(SceneImage(image))
+        difference = np.abs(one.dense.probability - other.dense.probability)[in_view]
+        off.append(float(difference.mean()) if one.finite else float("nan"))
+        common, at_ours, at_theirs = np.intersect1d(one.occupied, other.occupied, True, return_indices=True)
+        both += len(common)
+        either += len(one.occupied) + len(other.occupied) - len(common)
+        same += int(np.count_nonzero(one.label[at_ours] == other.label[at_theirs]))
+    return {
+        "probability_mean": float(np.max(off)),  # NaN is worse than any
+        "occupied_iou": both / either if either else 1.0,
+        "labels_agreement": same / both if both else 1.0,
+    }
 
 
 def gate_images(height: int, width: int) -> list[NDArray[np.uint8]]:

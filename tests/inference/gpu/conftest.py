@@ -1,4 +1,4 @@
-"""A tiny student with encoders for GPUs, and a GPU whose memory and processors are the host's."""
+"""A tiny student, and a GPU whose memory and processors are the host's."""
 
 import gc
 import logging
@@ -14,12 +14,12 @@ import pytest
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer
-from scene_completion_ros.inference.gpu import device, kernel_provision, tensorrt_engine
-from scene_completion_ros.inference.gpu.tensorrt_engine import load_tensorrt
+from scene_completion_ros.inference.gpu import device, device_networks
+from scene_completion_ros.inference.gpu.graph_engine import load_tensorrt
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
 from tests.inference.gpu.host_tensorrt import HostTensorRt
-from tests.inference.small_bundle import CANONICAL, make_gpu_bundle
+from tests.inference.small_bundle import CANONICAL, make_small_bundle
 
 Build = Callable[..., Completer]
 
@@ -29,8 +29,8 @@ GRID = VoxelGrid((2.0, -3.2, -1.6), 0.32, (20, 20, 10))
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> StudentBundle:
-    """A student whose encoder for the CPU and for GPUs compute the same."""
-    return make_gpu_bundle(
+    """A field student."""
+    return make_small_bundle(
         tmp_path_factory.mktemp("bundle"), canonical=SMALL, feature_size=(16, 48), grid=GRID, classes=5, threshold=0.1
     )
 
@@ -50,7 +50,7 @@ def compiler(library_folder: Path, monkeypatch: pytest.MonkeyPatch) -> HostCompi
     if shutil.which("g++") is None:
         pytest.skip("no g++")
     made = HostCompiler(library_folder)
-    monkeypatch.setattr(kernel_provision, "compile_kernels", made)
+    monkeypatch.setattr(device_networks, "compile_kernels", made)
     return made
 
 
@@ -74,16 +74,15 @@ def tensorrt(cuda: HostCuda, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostTe
     """The stand-in, whose builder takes graphs for plans; all must have gone in the order that TensorRT wants."""
     host = HostTensorRt(cuda)
     host.install(monkeypatch)
-    for module in (tensorrt_engine, device):  # whatever is installed here
+    for module in (device_networks, device):  # whatever is installed here
         monkeypatch.setattr(module, "installed_flavour", lambda: "tensorrt")
-    for module in (tensorrt_engine, device):
         monkeypatch.setattr(module, "require", lambda flavour: None)
 
     def build_plan(onnx: bytes, ports: object, tensorrt: object) -> bytes:
         host.builds += 1
         return onnx
 
-    monkeypatch.setattr(tensorrt_engine, "build_plan", build_plan)
+    monkeypatch.setattr(device_networks, "build_plan", build_plan)
     yield host
     gc.collect()
     assert host.live == []

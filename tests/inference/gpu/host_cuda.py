@@ -3,8 +3,8 @@
 Contexts are kept on a stack a thread, as pycuda keeps them (its ``cuda.hpp``); what is allocated, copied or freed
 without the context being current raises, as there. What is asked of a stream is done when that stream is waited for,
 as late as a GPU may: who reads before, or waits for another stream, finds what lay there before, and new memory is
-full of rubbish. With ``at_once`` it is done as early as a GPU may. Kernels are those of ``voxel_query.cu``, compiled
-for the CPU (`host_kernels`); arguments must have the number and the sizes that they take. What pycuda itself packs and
+full of rubbish. With ``at_once`` it is done as early as a GPU may. Kernels are those of the package, compiled for the
+CPU (`host_kernels`); arguments must have the number and the sizes that they take. What pycuda itself packs and
 frees, and in which words it raises, only a GPU shows (``make test-gpu``).
 """
 

@@ -1,4 +1,4 @@
-"""``voxel_query.cu`` as it is, compiled as C++ for the CPU (see ``cuda_on_cpu.h``): the kernels of `HostCuda`."""
+"""The CUDA kernels as they are, compiled as C++ for the CPU (see ``cuda_on_cpu.h``): the kernels of `HostCuda`."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scene_completion_ros.inference.gpu.kernels import SOURCE, CompiledKernels, KernelSizes
+from scene_completion_ros.inference.gpu.kernels import CompiledKernels, KernelSizes
 
 SHIM = Path(__file__).with_name("cuda_on_cpu.h")
 
@@ -49,7 +49,7 @@ def compiled_library(sizes: KernelSizes, folder: Path, *changed: tuple[str, str]
         f'extern "C" int layout_{name}(int* sizes) {{ return on_cpu::layout({name}, sizes); }}'
         for name in sizes.kernels
     )
-    kernels = SOURCE.read_text(encoding="utf-8")
+    kernels = sizes.source
     for right, wrong in changed:
         assert right in kernels
         kernels = kernels.replace(right, wrong)

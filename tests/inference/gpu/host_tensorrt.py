@@ -12,6 +12,7 @@ import enum
 import functools
 import sys
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -20,7 +21,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from scene_completion_ros.inference.gpu import tensorrt_engine
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.encoder import CellGraphs, FieldEncoder
+from scene_completion_ros.inference.gpu import graph_engine
+from scene_completion_ros.inference.gpu.half_precision import to_half
+from scene_completion_ros.inference.graphs import StepGraph, graphs_of
 from tests.inference.gpu.host_cuda import HostCuda
 
 
@@ -146,12 +151,7 @@ class HostTensorRt:
             def __init__(self, session: Any, logger: ILogger, ports: list[str]) -> None:
                 host.made(self, "context")
                 self._session, self._logger, self._names = session, logger, ports
-                self._shape: tuple[int, ...] = ()
                 self._addresses: dict[str, int] = {}
-
-            def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-                self._shape = shape
-                return not host.fails(self._logger, "shape")
 
             def set_tensor_address(self, name: str, memory: int) -> bool:
                 assert type(memory) is int
@@ -159,10 +159,10 @@ class HostTensorRt:
                 return not host.fails(self._logger, name)
 
             def execute_async_v3(self, stream_handle: int) -> bool:
-                assert type(stream_handle) is int and self._shape
+                assert type(stream_handle) is int
                 if host.fails(self._logger, "run") or self._addresses.keys() != set(self._names):
                     return False
-                run = functools.partial(host.run, self._session, self._shape, dict(self._addresses))
+                run = functools.partial(host.run, self._session, dict(self._addresses))
                 host.cuda.enqueue(stream_handle, run)
                 return True
 
@@ -171,16 +171,34 @@ class HostTensorRt:
         for name, value in {**contents, "__version__": "10.3.0"}.items():
             setattr(module, name, value)
         patch.setitem(sys.modules, "tensorrt", module)
-        tensorrt_engine.load_tensorrt.cache_clear()
+        graph_engine.load_tensorrt.cache_clear()
 
-    def run(self, session: Any, shape: tuple[int, ...], addresses: dict[str, int]) -> None:
-        """Compute the outputs of the image that lies there by now."""
-        image = _at(addresses.pop("image"), shape, np.uint8)
-        for (name, pointer), output in zip(
-            addresses.items(), session.run(list(addresses), {"image": image}), strict=True
-        ):
+    def run(self, session: Any, addresses: dict[str, int]) -> None:
+        """Compute the outputs of what lies at the inputs by now."""
+        kinds = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
+        given = {
+            port.name: _at(addresses.pop(port.name), tuple(port.shape), kinds[port.type])
+            for port in session.get_inputs()
+        }
+        for (name, pointer), output in zip(addresses.items(), session.run(list(addresses), given), strict=True):
             factor, offset = np.asarray(self.changed.get(name, (1.0, 0.0)), output.dtype)
             _at(pointer, output.shape, output.dtype)[:] = output * factor + offset
+
+
+class HalfGraph:
+    """A graph as GPUs run it, on the CPU."""
+
+    def __init__(self, step: StepGraph) -> None:
+        self._session = onnxruntime.InferenceSession(to_half(step), providers=["CPUExecutionProvider"])
+
+    def __call__(self, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        return [np.asarray(part, np.float32) for part in self._session.run(None, dict(given))]
+
+
+def half_networks(bundle: StudentBundle) -> FieldEncoder | CellGraphs:
+    """The same networks as on the stand-in, with the kernels of the CPU."""
+    graphs = [HalfGraph(step) for step in graphs_of(bundle)]
+    return (CellGraphs if bundle.takes_evidence else FieldEncoder)("half", graphs, 1)
 
 
 def _at(pointer: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

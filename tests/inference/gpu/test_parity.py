@@ -1,72 +1,54 @@
 from pathlib import Path
-from typing import Any, TypeAlias
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.encoder import cpu_networks
 from scene_completion_ros.inference.gpu import parity
-from scene_completion_ros.inference.gpu.parity import ENGINE, GRAPH, gate_images, map_errors
-
-Features: TypeAlias = NDArray[np.float32]
+from scene_completion_ros.inference.gpu.parity import BF16, DEVICE, Gate, gate_images, measure_voxels
 
 
-@pytest.fixture
-def encoded() -> list[Features]:
-    rng = np.random.default_rng(0)
-    scales = np.geomspace(20.0, 0.5, 8)
-    return [(rng.normal(size=(24, 80, 8)) * scales).astype(np.float32) for _ in range(2)]
+def test_what_voxels_are_off_by_hand(bundle: StudentBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of six occupied voxels one is missing and one is added, of the other five two have another label."""
+    right = cpu_networks(bundle, "onnxruntime", threads=1)
+    image = gate_images(32, 96)[0]
+    monkeypatch.setattr(parity, "gate_images", lambda height, width: [image, image])
+    shape, off = bundle.grid.shape, np.zeros(bundle.grid.shape, np.float32)
+    seen = parity.prepare_scene(bundle, bundle.grid, bundle.grid_from_camera).query.in_view
+    off[seen] = 0.25
+
+    def answering(occupied: list[int], label: list[int], probability: np.ndarray) -> Any:
+        answer = SimpleNamespace(
+            occupied=np.array(occupied),
+            label=np.array(label),
+            dense=SimpleNamespace(probability=probability),
+            finite=True,
+        )
+        return SimpleNamespace(name="given", scene=lambda prepared: lambda image: answer)
+
+    wanted = answering([3, 4, 5, 6, 7, 8], [0, 1, 2, 3, 4, 0], np.zeros(shape, np.float32))
+    found = answering([2, 4, 5, 6, 7, 8], [0, 1, 2, 3, 0, 4], off)
+    numbers = measure_voxels(bundle, cast(Any, found), cast(Any, wanted))
+    assert numbers == pytest.approx({"probability_mean": 0.25, "occupied_iou": 5 / 7, "labels_agreement": 3 / 5})
+    assert measure_voxels(bundle, right, right) == {
+        "probability_mean": 0.0, "occupied_iou": 1.0, "labels_agreement": 1.0
+    }  # fmt: skip
 
 
-def changed(encoded: list[Features], factor: float, place: Any = ...) -> list[Features]:
-    """The same with a part of the second image's multiplied."""
-    other = encoded[1].copy()
-    other[place] *= factor
-    return [encoded[0], other]
-
-
-def check_parity(right: list[Features], found: list[Features]) -> list[str]:
-    return ENGINE.require(map_errors(right, found))
-
-
-def test_an_engine_has_its_limit(encoded: list[Features]) -> None:
-    limit = next(iter(ENGINE.limits.values()))
-    lines = check_parity(encoded, changed(encoded, 1.0 + 0.9 * limit))
-    assert [line.split(" ")[0] for line in lines] == ["map", "channel", "largest"]
-    assert float(lines[0].split(" ")[5]) == pytest.approx(0.9 * limit, rel=0.01)
-    expected = rf"the engine does not compute .*: map error of the features .* \(allowed {limit:g}\)"
-    for factor in (1.0 + 1.1 * limit, float("nan"), float("inf")):
-        with pytest.raises(GpuError, match=expected):
-            check_parity(encoded, changed(encoded, factor))
-
-
-def test_what_is_wrong_alone_is_shown_and_rounding_to_fp16_is_not(encoded: list[Features]) -> None:
-    """The quietest channel, one value, and images that are swapped."""
-    for wrong in (changed(encoded, -1.0, np.s_[..., 7]), changed(encoded, 50.0, np.s_[3, 4, 0]), encoded[::-1]):
-        with pytest.raises(GpuError, match="(channel|largest) error of the features"):
-            check_parity(encoded, wrong)
-    rounded = [one.astype(np.float16).astype(np.float32) for one in encoded]
-    assert len(check_parity(encoded, rounded)) == 3
-
-
-def test_errors_by_hand() -> None:
-    """Channels of 3 and 4 everywhere, whose map has a root mean square of √12.5; one value of the first is 2 off."""
-    right = np.broadcast_to(np.float32([3.0, 4.0]), (2, 2, 2))
-    other = right.copy()
-    other[1, 0, 0] += 2.0
-    whole = np.sqrt(12.5)
-    found = list(map_errors([right], [other]).values())
-    np.testing.assert_allclose(found, [np.sqrt(0.5) / whole, 1.0 / 3.0, 2.0 / whole])
-
-
-@pytest.mark.parametrize("name", list(GRAPH.limits))
-def test_each_number_of_a_graph_has_its_limit(name: str) -> None:
-    gate, least = GRAPH, name in ("occupied_iou", "labels_agreement")
-    assert len(gate.require(gate.limits)) == 4
-    for wrong in (gate.limits[name] * (0.99 if least else 1.01), float("nan")):
-        with pytest.raises(GpuError, match=f"the fp16 graph does not .*: [^;]*allowed {'at least ' if least else ''}0"):
-            gate.require({**gate.limits, name: wrong})
+@pytest.mark.parametrize("gate", [BF16, DEVICE], ids=lambda gate: gate.what)
+def test_each_number_has_its_limit(gate: Gate) -> None:
+    assert len(gate.require(gate.limits)) == 3
+    for name, limit in gate.limits.items():
+        least = name in parity.AT_LEAST
+        for wrong in (limit * (0.99 if least else 1.01), float("nan")):
+            with pytest.raises(
+                GpuError, match=f"{gate.what} does not .*: [^;]*allowed {'at least ' if least else ''}0"
+            ):
+                gate.require({**gate.limits, name: wrong})
 
 
 def test_missing_gate_images_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scene_completion_ros.errors import GpuError
-from scene_completion_ros.inference.encoder import check_engine, make_encoder
+from scene_completion_ros.inference.encoder import check_engine, make_networks
 from scene_completion_ros.inference.gpu.device import cuda_devices, explain_failure, gpu_errors
 from tests.checkout import make_cuda_driver, run_python
 from tests.inference.small_bundle import make_small_bundle
@@ -97,7 +97,7 @@ def test_tensorrt_is_refused_before_anything_is_built(tmp_path: Path) -> None:
     with pytest.raises(GpuError, match="the NVIDIA driver is missing"):
         check_engine(bundle, "tensorrt", bundle.grid)
     with pytest.raises(GpuError, match="the NVIDIA driver is missing"):
-        make_encoder(bundle, "tensorrt")
+        make_networks(bundle, "tensorrt")
     for engine in ("auto", "openvino", "onnxruntime"):
         check_engine(bundle, engine, bundle.grid)
 

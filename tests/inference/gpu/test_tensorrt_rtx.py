@@ -1,4 +1,4 @@
-"""Encoders for GPUs, parsed and built by TensorRT-RTX, whose builder needs no GPU.
+"""Graphs of students in float16, parsed and built by TensorRT-RTX, whose builder needs no GPU.
 
 What is built is built in a process of its own, this module's, since TensorRT-RTX has crashed without a driver.
 """
@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from scene_completion_ros.errors import SceneCompletionError
-from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.inference.gpu import tensorrt_engine
-from scene_completion_ros.inference.gpu.tensorrt_engine import build_plan, load_tensorrt, ports_of
+from scene_completion_ros.inference.bundle import open_student
+from scene_completion_ros.inference.gpu import graph_engine
+from scene_completion_ros.inference.gpu.graph_engine import build_plan, load_tensorrt
+from scene_completion_ros.inference.gpu.half_precision import DevicePorts, device_ports, to_half
+from scene_completion_ros.inference.graphs import StepGraph, graphs_of
 from tests.checkout import run_python
-from tests.inference.small_bundle import PLAIN_STUDENT, gpu_encoder, make_gpu_bundle
+from tests.inference.small_bundle import make_small_bundle
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
@@ -39,7 +42,6 @@ RUNTIME_NAMES: dict[str, str | None] = {
     "ICudaEngine.get_tensor_dtype": "name",
     "ICudaEngine.get_tensor_shape": "name",
     "ICudaEngine.create_execution_context": "",
-    "IExecutionContext.set_input_shape": "name shape",
     "IExecutionContext.set_tensor_address": "name memory",
     "IExecutionContext.execute_async_v3": "stream_handle",
 }
@@ -70,48 +72,65 @@ def _ways_to_call(function: Any) -> list[tuple[list[str], int]]:
     return [([one.partition(": ")[0] for one in way], sum(" = " not in one for one in way)) for way in split]
 
 
-def build(bundle: StudentBundle) -> dict[str, Any]:
+def build(step: StepGraph, ports: DevicePorts | None = None) -> dict[str, Any]:
     """Build an engine, with its progress in the log."""
-    with mock.patch.object(tensorrt_engine, "SAY_EVERY_S", 0.0), mock.patch.object(tensorrt_engine, "_log") as log:
-        onnx, tensorrt = bundle.read_gpu_encoder(), load_tensorrt("tensorrt_rtx")
-        plan = build_plan(onnx, ports_of(bundle), tensorrt)
+    with mock.patch.object(graph_engine, "SAY_EVERY_S", 0.0), mock.patch.object(graph_engine, "_log") as log:
+        plan = build_plan(to_half(step), ports or device_ports(step), load_tensorrt("tensorrt_rtx"))
     return {"plan": len(plan), "steps": log.info.call_count}
 
 
-def refuse(folder: Path, graph: bytes) -> dict[str, Any]:
-    """Try to build a graph with other ports, or none."""
-    build_plan(graph, ports_of(make_gpu_bundle(folder)), load_tensorrt("tensorrt_rtx"))
+def shipped(name: str, number: int) -> StepGraph:
+    return list(graphs_of(open_student(name)))[number]
+
+
+def small(folder: Path) -> StepGraph:
+    return next(graphs_of(make_small_bundle(folder)))
+
+
+def refuse(folder: Path, change: Callable[[DevicePorts], object]) -> dict[str, Any]:
+    """Try to build a graph that has other ports than these, changed."""
+    step = small(folder)
+    ports = device_ports(step)
+    change(ports)
+    return build(step, ports)
+
+
+def rubbish(_: Path) -> dict[str, Any]:
+    build_plan(b"no graph", DevicePorts({}, {}), load_tensorrt("tensorrt_rtx"))
     return {}
 
 
 def interrupt(folder: Path) -> dict[str, Any]:
     """End a build in the middle, as who presses Ctrl-C."""
-    with mock.patch.object(tensorrt_engine.time, "monotonic", side_effect=[0.0, 0.0, KeyboardInterrupt]) as asked:
+    with mock.patch.object(graph_engine.time, "monotonic", side_effect=[0.0, 0.0, KeyboardInterrupt]) as asked:
         try:
-            build(make_gpu_bundle(folder))
+            build(small(folder))
         except KeyboardInterrupt:
             return {"asked": asked.call_count}
     return {}
 
 
-GRAPHS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "rubbish": (lambda: b"no graph", "cannot be parsed"),
-    "output": (lambda: gpu_encoder("fp16", output="map"), "'map': .*needed are .*'features': "),
+PORTS: dict[str, tuple[Callable[[Any], object], str]] = {
     "channels": (
-        lambda: gpu_encoder("fp16", channels=32),
-        r"'features': .*HALF.* 96, 320, 32\).* needed are .*'features': .* 96, 320, 64\)",
+        lambda ports: ports.made.update(features=((1, 96, 320, 32), np.float16)),
+        r"'features': .*HALF.* 96, 320, 64\).* needed are .*'features': .* 96, 320, 32\)",
     ),
-    "type": (lambda: gpu_encoder("fp32"), "'features': .*FLOAT.* needed are .*'features': .*HALF"),
-    "size": (
-        lambda: gpu_encoder("fp16", size=(96, 320)),
-        r"'image': .*UINT8.* 96, 320, 3\).* needed are .*'image': .* 192, 640, 3\)",
+    "type": (
+        lambda ports: ports.made.update(features=((1, 96, 320, 64), np.float32)),
+        "'features': .*HALF.* needed are .*'features': .*FLOAT",
     ),
+    "input": (lambda ports: ports.given.pop("image"), "'image': .*UINT8.* needed are {'features'"),
 }
-"""Graphs with other ports or none, and how they are refused."""
+"""Ports that a graph is to have and has not, and how it is refused."""
+SHIPPED = {
+    f"{name} {number}": functools.partial(shipped, name, number)
+    for name, number in (("kitti_student", 0), ("street", 0), ("street", 1), ("room", 0), ("room", 1))
+}
 CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "small": lambda folder: build(make_gpu_bundle(folder)),
-    **{case: lambda folder, make=make: refuse(folder, make()) for case, (make, _) in GRAPHS.items()},  # type: ignore[misc]
-    "shipped": lambda _: build(StudentBundle.load(PLAIN_STUDENT)),
+    "small": lambda folder: build(small(folder)),
+    "rubbish": rubbish,
+    **{case: lambda folder, change=change: refuse(folder, change) for case, (change, _) in PORTS.items()},  # type: ignore[misc]
+    **{case: lambda _, step=step: build(step()) for case, step in SHIPPED.items()},  # type: ignore[misc]
     "interrupt": interrupt,
     "names": names,
 }
@@ -140,16 +159,18 @@ def test_every_name_of_the_runtime_is_there_and_ctrl_c_ends_a_build(answers: dic
     assert answers["interrupt"]["asked"] == 3
 
 
-@pytest.mark.parametrize("case", ["small", "shipped"])
-def test_encoders_are_parsed_and_built(answers: dict[str, Any], case: str) -> None:
-    assert answers[case]["plan"] > 10_000
+@pytest.mark.parametrize("case", ["small", *SHIPPED])
+def test_graphs_of_every_shipped_student_are_parsed_and_built(answers: dict[str, Any], case: str) -> None:
+    assert answers[case].get("plan", 0) > 10_000, answers[case]
     assert answers[case]["steps"] > 10  # the progress is logged
 
 
-@pytest.mark.parametrize("case", GRAPHS)
+@pytest.mark.parametrize("case", ["rubbish", *PORTS])
 def test_other_graphs_are_refused_with_what_is_needed(answers: dict[str, Any], case: str) -> None:
     assert answers[case]["kind"] == "BundleError"
-    assert re.search(GRAPHS[case][1], answers[case]["refused"])
+    assert re.search(
+        {name: words for name, (_, words) in PORTS.items()}.get(case, "cannot be parsed"), answers[case]["refused"]
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from scene_completion_ros.whole_files import write_whole
 
 if TYPE_CHECKING:
     from scene_completion_ros.evaluation.metric import Scores
-    from scene_completion_ros.inference.bundle import StudentBundle
     from scene_completion_ros.inference.evidence import Sources
     from scene_completion_ros.sequences.frame_lists import FrameSplit, SplitCount
     from scene_completion_ros.sequences.posed_sequence import PosedSequence
@@ -116,16 +115,8 @@ def listed_folders(folders: Iterable[Path], split: FrameSplit | None) -> list[Pa
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Declare --engine."""
-    meaning = "what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s); or "
-    meaning += "onnxruntime_fp16: the bundle's encoder for GPUs, rounded as there"
+    meaning = "what runs the networks: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)"
     parser.add_argument("--engine", default="auto", help=meaning)
-
-
-def say_dropped(before: StudentBundle, after: StudentBundle) -> None:
-    """Say that a bundle lost its encoder for GPUs, because that belongs to its encoder and head of before."""
-    if before.gpu_encoder and not after.gpu_encoder:
-        what = "its encoder for GPUs was that of the head before and is gone"
-        print(f"{after.folder}: {what}; make it anew with scene-completion export {after.folder} --gpu fp16")
 
 
 def add_sources(parser: argparse._ActionsContainer) -> None:

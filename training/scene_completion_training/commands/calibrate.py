@@ -8,7 +8,7 @@ Depth is fitted to LiDAR, and probabilities and threshold to voxels.
 import argparse
 from pathlib import Path
 
-from scene_completion_training.commands.arguments import add_number, add_paths, open_recordings, say_dropped
+from scene_completion_training.commands.arguments import add_number, add_paths, open_recordings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,5 +38,4 @@ def run(args: argparse.Namespace) -> int:
             "bundle": bundle.folder,
         }
     )
-    say_dropped(before, bundle)
     return 0

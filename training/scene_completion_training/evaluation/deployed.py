@@ -25,10 +25,10 @@ from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMP
 from scene_completion_ros.evaluation.truth import VoxelTruth
 from scene_completion_ros.geometry import Resampler, RigidTransform
 from scene_completion_ros.inference.bundle import WEIGHTS, StudentBundle, open_student
-from scene_completion_ros.inference.cell_query import CellQuery, Pixels, PredictedCells
+from scene_completion_ros.inference.cell_query import CellLift, CellQuery, Pixels, PredictedCells
 from scene_completion_ros.inference.cells import volume_pose
 from scene_completion_ros.inference.completer import Completer, Completion
-from scene_completion_ros.inference.encoder import make_encoder
+from scene_completion_ros.inference.encoder import CellGraphs, FieldEncoder, cpu_networks
 from scene_completion_ros.inference.evidence import (
     NETWORK_ALONE,
     Evidence,
@@ -41,8 +41,6 @@ from scene_completion_ros.inference.head import HeadWeights
 from scene_completion_ros.inference.query_kernel import FieldKernel, hidden_reference
 from scene_completion_ros.inference.scene_query import (
     CellDecoder,
-    CellNetworks,
-    Networks,
     inverse_distance_samples,
     predicted_depth,
 )
@@ -166,8 +164,10 @@ class DeployedStudent(Predictor):
         )
 
     @cached_property
-    def _networks(self) -> Networks:
-        return make_encoder(self.bundle, self._engine, threads=self._threads)
+    def _networks(self) -> FieldEncoder | CellGraphs:
+        """What gives features and pixels, which a GPU keeps for itself; voxels come from the engine asked for."""
+        engine = "auto" if self._engine == "tensorrt" else self._engine
+        return cpu_networks(self.bundle, engine, threads=self._threads)
 
     @cached_property
     def _field(self) -> FieldKernel:
@@ -198,11 +198,11 @@ class DeployedStudent(Predictor):
     ) -> "_FieldFrame | _CellFrame":
         if not self.bundle.takes_evidence:
             networks = self._networks
-            assert not isinstance(networks, CellNetworks)
+            assert isinstance(networks, FieldEncoder)
             return _FieldFrame(self._field, networks(self._image(sequence, index, camera)), self._threads)
         self._follow(sequence, index, camera)
         decoder, image, pixels = self._see(sequence, index, camera)
-        own = own_depth(decoder.spec, pixels.surfaces)
+        own = own_depth(decoder.lift.spec, pixels.surfaces)
         evidence = self._evidence(sequence, index, camera, image, own, sensed)
         return _CellFrame(CellQuery(decoder.lift), *decoder.decode(pixels, evidence), pixels, self._threads)
 
@@ -220,8 +220,9 @@ class DeployedStudent(Predictor):
         """The decoder for a pose of the camera in the student's volume."""
         pose = None if matrix is None else RigidTransform.from_matrix(np.reshape(matrix, (4, 4)))
         networks = self._networks
-        assert isinstance(networks, CellNetworks)
-        return CellDecoder(self.bundle, networks, pose, self._threads)
+        assert isinstance(networks, CellGraphs) and self.bundle.volume is not None
+        lift = CellLift(self.bundle.volume, self.bundle.canonical, self.bundle.point_code, pose)
+        return CellDecoder(networks, lift, self._threads)
 
     def _follow(self, sequence: PosedSequence, index: int, camera: str) -> None:
         """Remember the frames before, as a robot that drives through the recording would know them.
@@ -239,7 +240,7 @@ class DeployedStudent(Predictor):
         _, _, start, estimator = last
         for one in range(start, index):
             decoder, image, pixels = self._see(sequence, one, camera)
-            own, pose = own_depth(decoder.spec, pixels.surfaces), sequence.world_from_camera(one, camera)
+            own, pose = own_depth(decoder.lift.spec, pixels.surfaces), sequence.world_from_camera(one, camera)
             estimator.add(image, own, pose, sequence.frames[one].stamp_ns)
         self._earlier = sequence, camera, index, estimator
 

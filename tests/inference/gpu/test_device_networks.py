@@ -1,7 +1,7 @@
 """Images to voxels through engine and kernels: gates, cache, errors and what takes over, on stand-ins for the GPU.
 
-pycuda is `host_cuda`, TensorRT `host_tensorrt`; the kernels are those of ``voxel_query.cu``. That a GPU runs them, only
-`make test-gpu` shows.
+pycuda is `host_cuda`, TensorRT `host_tensorrt`; the kernels are those of the package. That a GPU runs them, only `make
+test-gpu` shows.
 """
 
 import dataclasses
@@ -14,17 +14,21 @@ import numpy as np
 import pytest
 
 from scene_completion_ros.errors import GpuError, ImageError
+from scene_completion_ros.geometry import RigidTransform, VoxelGrid
+from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.completer import Completer, Completion
-from scene_completion_ros.inference.encoder import field_encoder
-from scene_completion_ros.inference.gpu import device, kernel_provision
-from scene_completion_ros.inference.gpu.kernels import KERNELS, CompiledKernels
+from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
+from scene_completion_ros.inference.gpu import device, device_networks, kernels
+from scene_completion_ros.inference.gpu.kernels import CompiledKernels
+from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 from tests.inference.gpu.conftest import SMALL, Build, picture
 from tests.inference.gpu.host_cuda import HostCuda
 from tests.inference.gpu.host_kernels import HostCompiler
-from tests.inference.gpu.host_tensorrt import HostTensorRt
+from tests.inference.gpu.host_tensorrt import HostTensorRt, half_networks
+from tests.inference.known_mounting_bundle import CAMERA, GRID, make_known_mounting_bundle, wall_from
 from tests.inference.small_bundle import random_query, random_vocabulary, small_space
 
 ON_CPU = ("openvino", "onnxruntime")
@@ -49,12 +53,12 @@ def test_voxels_are_those_of_the_same_graph_on_the_cpu(
 ) -> None:
     cuda.at_once = at_once
     on_gpu = build()
-    on_cpu = Completer(bundle, SMALL, engine="onnxruntime_fp16", threads=1)
+    on_cpu = Completer(bundle, SMALL, encoder=half_networks(bundle), threads=1)
     allocations = cuda.allocations
     for seed in range(2):
         copied, launched = cuda.copied, len(cuda.launched)
         found, expected = (one.complete(picture(seed), stamp_ns=seed) for one in (on_gpu, on_cpu))
-        assert cuda.launched[launched:] == [name for name in KERNELS if name != "query_phrases"]
+        assert cuda.launched[launched:] == [*kernels.OF_FIELDS, *kernels.SHARED, "query_labels"]
         assert cuda.copied - copied == found.voxels.state.nbytes + 2 * found.depth.nbytes  # depth and transmittance
         assert found.voxels.stamp_ns == seed
         assert {VoxelState.SURFACE, VoxelState.COMPLETED} <= set(np.unique(expected.voxels.state))
@@ -73,7 +77,7 @@ def test_words_are_answered_as_on_the_cpu_and_may_change_between_images(
     bundle: StudentBundle, tensorrt: HostTensorRt, cuda: HostCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     speaking = dataclasses.replace(bundle, feature_spaces=(small_space(dimension=24),))
-    on_cpu = Completer(speaking, SMALL, engine="onnxruntime_fp16", threads=1)
+    on_cpu = Completer(speaking, SMALL, encoder=half_networks(speaking), threads=1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     on_gpu = Completer(speaking, SMALL, engine="tensorrt", threads=1)
     few, many = (random_vocabulary(*sizes, background=2, dimension=24) for sizes in ((4, 6), (30, 90)))
@@ -106,14 +110,49 @@ def index_of(completion: Completion) -> np.ndarray:
     return np.ravel_multi_index(tuple(voxels.index.T), voxels.grid.shape)
 
 
+@pytest.mark.parametrize("between", [False, True], ids=["its own grid", "another grid"])
+def test_a_student_that_completes_cells_sees_decodes_and_queries_as_on_the_cpu(
+    cuda: HostCuda, tensorrt: HostTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, between: bool
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    logits = np.random.default_rng(0).normal(-1.0, 2.0, GRID.shape).astype(np.float32)
+    cells = make_known_mounting_bundle(tmp_path / "student", volume=logits, depth=9.0)
+    grid = VoxelGrid((3.0, -3.0, -1.0), 0.3, (25, 20, 9), GRID.frame) if between else GRID
+    upright = RigidTransform(DEFAULT_GRID_FROM_CAMERA.rotation, np.array([0.0, 0.0, 1.6]))
+    made = {"grid": grid, "threads": 1, "upright_from_camera": upright}
+    on_gpu = Completer(cells, CAMERA, engine="tensorrt", **made)
+    on_cpu = Completer(cells, CAMERA, encoder=half_networks(cells), **made)
+    sensed = np.zeros((2, CAMERA.height // 2, CAMERA.width // 2), np.float32)
+    sensed[:, 40:50:2, 100:120:2] = np.array([np.log(7.0), 2500.0], np.float32)[:, None, None]
+    allocations = cuda.allocations
+    for evidence in (NO_EVIDENCE, Evidence(Scale(1.2, 0.05)), Evidence(None, sensed), Evidence(None, 1.0 * sensed)):
+        launched = len(cuda.launched)
+        seen = [one.see(wall_from(0.1)) for one in (on_gpu, on_cpu)]
+        np.testing.assert_allclose(*(one.own_depth for one in seen), rtol=1e-4)
+        found, expected = (
+            one.complete(image, 7, evidence=evidence) for one, image in zip((on_gpu, on_cpu), seen, strict=True)
+        )
+        assert_alike(found.voxels, expected.voxels)
+        np.testing.assert_allclose(found.alpha, expected.alpha, atol=1e-3)
+        assert np.isclose(found.depth, expected.depth, rtol=1e-3, equal_nan=True).all()
+        assert found.ground is not None and expected.ground is not None
+        np.testing.assert_allclose(found.ground.points, expected.ground.points, atol=1e-4)
+        asked = [name for name in kernels.OF_CELLS if name != "sum_rows" or evidence.sensed is not None]
+        assert cuda.launched[launched:] == [*asked[:-2], *asked[-2:], *kernels.SHARED, "query_labels"]
+        assert found.timings_ms.keys() == expected.timings_ms.keys()
+    assert cuda.allocations == allocations + 2  # for what a sensor saw, once
+    assert on_gpu.mounted(None).complete(wall_from(0.1)).alpha.any()
+
+
 MUTANTS = {
-    "density": ("log1pf(expf", "(expf", "alpha error"),
-    "states": ("what = seen ? SURFACE : COMPLETED", "what = SURFACE", "state difference"),
-    "list": ("of_host[place] = voxel;", "of_host[place] = voxel + 1;", "wrong entries"),
-    "labels": ("+ bias[k];", "+ 3.0f * bias[k];", "wrong labels"),
-    "norm of phrases": ("norm += value * value;", "norm += value;", "cosine error"),
-    "second phrase": ("second = fmaxf(second, cosine);", "", "wrong labels"),
-    "sharpness": ("expf((cosine - top) * sharpness)", "expf(cosine - top)", "confidence error"),
+    "density": ("log1pf(expf", "(expf", "IoU of the occupied voxels"),
+    "list": ("of_host[place] = voxel;", "of_host[place] = voxel + 1;", "IoU of the occupied voxels"),
+    "labels": ("+ bias[k];", "+ 3.0f * bias[k];", "agreement of the labels"),
+    "no number": (
+        "total = sum_of_lanes(total) + bias;",
+        "total = sum_of_lanes(total) / 0.0f * 0.0f;",
+        "probability nan",
+    ),
 }
 
 
@@ -123,9 +162,9 @@ def test_kernels_that_compute_something_else_are_refused_with_the_numbers(
 ) -> None:
     right, wrong, number = MUTANTS[mutant]
     compiler.changed = ((right, wrong),)
-    with pytest.raises(GpuError, match=rf"voxel query does not compute what the CPU computes: .*{number}"):
+    with pytest.raises(GpuError, match=rf"the GPU does not compute what the CPU computes: .*{number}"):
         build_anew()
-    assert not list(tmp_path.glob("**/kernels-*"))
+    assert not list(tmp_path.glob("**/student-*"))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +173,6 @@ def test_kernels_that_compute_something_else_are_refused_with_the_numbers(
         ("runtime", "CUDA initialization failure with error: 35", "starting TensorRT's runtime failed: .* error: 35"),
         ("engine", "Error Code 2: OutOfMemory (no further information)", "out of memory while deserialising"),
         ("context", "", "making an execution context failed: TensorRT gave no reason"),
-        ("shape", "does not satisfy any optimization profile", "setting the image's shape failed: does not satisfy"),
         ("features", "API Usage Error", "setting the address of the features failed: API Usage Error"),
         ("run", "an illegal memory access was encountered", "the device was lost while running the engine"),
     ],
@@ -153,7 +191,7 @@ def test_refusals_of_tensorrt_are_raised_in_its_words_and_leave_nothing_open(
     assert tensorrt.ended == [part for part in ("context", "engine", "runtime") if part in tensorrt.ended]
 
 
-def test_engine_and_kernels_are_built_once_and_again_where_the_driver_or_tensorrt_refuses_them(
+def test_engines_and_kernels_are_built_once_and_again_where_the_driver_or_tensorrt_refuses_them(
     build_anew: Build,
     compiler: HostCompiler,
     tensorrt: HostTensorRt,
@@ -164,41 +202,43 @@ def test_engine_and_kernels_are_built_once_and_again_where_the_driver_or_tensorr
 ) -> None:
     build_anew()
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert sum("built after" in line and "map error of the features" in line for line in warnings) == 1
-    assert sum("alpha error" in line and "(allowed 0.001)" in line for line in warnings) == 1
+    assert sum("built after" in line and "IoU of the occupied voxels" in line for line in warnings) == 1
     gc.collect()
     build_anew()
     assert (tensorrt.builds, len(compiler.compiled)) == (1, 1)
     gc.collect()
-    tensorrt.refused, cuda.unloadable = 1, 1
-    completer = build_anew()
+    cuda.unloadable = 1
+    build_anew()
     assert (tensorrt.builds, len(compiler.compiled)) == (2, 2)
     assert "is not used: the kernels that an earlier start made do not load" in caplog.text
+    gc.collect()
+    tensorrt.refused = 1
+    completer = build_anew()
+    assert (tensorrt.builds, len(compiler.compiled)) == (3, 3)
     assert "is not used: deserialising the engine failed" in caplog.text
     caplog.clear()
     assert completer.complete(picture()).alpha.any()
+    del completer
+    gc.collect()
+    tensorrt.refused = 2
+    with pytest.raises(GpuError, match="refused by what built them .*TensorRT may not know this GPU"):
+        build_anew()
 
     def of_a_newer_compiler(sizes: Any, compute_capability: Any, *, check: Any) -> None:
         check(CompiledKernels(b"of CUDA 99", sizes.kernels, "NVRTC"))
 
-    monkeypatch.setattr(kernel_provision, "compile_kernels", of_a_newer_compiler)
-    next(tmp_path.glob("**/kernels-*")).unlink()
+    monkeypatch.setattr(device_networks, "compile_kernels", of_a_newer_compiler)
+    next(tmp_path.glob("**/student-*")).unlink()
     with pytest.raises(GpuError, match="the kernels that NVRTC made do not load.*a compiler that is no newer"):
         build_anew()
 
 
-def test_two_cameras_share_the_engine_whose_outputs_the_host_may_have_too(
-    build: Build, cuda: HostCuda, bundle: StudentBundle
-) -> None:
+def test_two_cameras_share_the_engines(build: Build, cuda: HostCuda, bundle: StudentBundle) -> None:
     left = build()
     right = Completer(bundle, SMALL, engine="tensorrt", encoder=left.encoder)
     states = [one.complete(picture(1)).voxels.state for one in (left, right)]
     np.testing.assert_array_equal(*states)
     assert cuda.retained == 1
-    on_cpu = field_encoder(bundle, encoder.cpu_engine(), threads=1)
-    for seed in (0, 1):
-        found, expected = left.encoder(picture(seed)), on_cpu(picture(seed))  # type: ignore[operator]
-        np.testing.assert_allclose(found, expected, atol=0.05)
     with pytest.raises(ImageError):
         left.complete(picture()[:-1])
     assert cuda.stack == []  # no other context is disturbed between images
@@ -221,7 +261,7 @@ def test_a_lost_device_is_an_error_and_its_memory_is_not_read_again(build: Build
     ("what", "expected"),
     [
         ("no room", "TensorRT cannot: GPU: out of memory"),
-        ("kernels", "alpha error"),
+        ("kernels", "IoU of the occupied voxels"),
         ("version", "TypeError: module_from_buffer"),
         ("grid", "the GPU cannot: grid: 20x20x10 voxels are more than the 1000"),
     ],
@@ -235,7 +275,7 @@ def test_with_auto_the_cpu_takes_over_and_the_reason_is_logged(
     what: str,
     expected: str,
 ) -> None:
-    monkeypatch.setattr(encoder, "gpu_is_offered", lambda bundle: True)
+    monkeypatch.setattr(encoder, "gpu_is_there", lambda: True)
     if what == "no room":
         cuda.free = 100_000
     elif what == "kernels":

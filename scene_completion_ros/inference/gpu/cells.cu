@@ -1,0 +1,446 @@
+// The cells of a student: the scale of what pixels see, what cells look up, the voxels that follow, and their classes.
+// Readable twins: scaled_depth, and SceneDecoder of the training; the CPU's are in cell_kernels.py.
+
+#define STRIDE 2  // voxels to a cell, along every axis
+#define SUBS (STRIDE * STRIDE * STRIDE)
+#define SCALES 3  // on which a place is compared with the surface that its pixel sees
+#define LOOKED_UP (CONTEXT + 3 + 2 * SCALES)
+#define OF_CELL (SUBS + 1 + CLASSES + 1)
+#define SUM_THREADS 1024  // of the one block that sums over an image
+
+#define CERTAIN 1e-4f
+#define LEAST_CLASS 1e-3f
+#define LEAST_INVERSE 1e-3f
+#define MOST_OFF 0.5f
+#define FARTHEST_FROM_LEVEL 1.5f
+#define STATED_OFF 0.03f
+#define FAR_OFF 0.005f
+#define LEAST_GROUND 0.01f
+#define SENSED_OFF 0.1f
+#define SENSED_SCALE_OFF 0.02f
+#define FEW_SENSED 20.0f
+#define SENSED_REST 0.5f
+#define WINDOWS 3
+
+// What depends on a student and its camera alone.
+struct Volume {
+    int size_x, size_y, size_z;   // voxels
+    int width, height;            // of the map of pixels
+    float pinhole[4];             // column and row of the map by x / z and y / z
+    float nearest;                // depth from which nearer points are projected, metres
+    float pose[12];               // [3, 4], voxel coordinates of the volume from the camera
+    float bottom, edge;           // of the volume and of its voxels, metres
+    float base, measure;          // bottom above the expected ground, metres; lengths over those of a street
+    float code_scale, code_zero;  // inverse depth by its code, per metre
+    float far;                    // metres
+    float scale_deviation;        // of the depth of unknown streets, a share
+    int ground;                   // class of the ground
+};
+
+static __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// Share of a normal distribution below x standard deviations.
+static __device__ __forceinline__ float below(float x) { return 0.5f * erfcf(-0.70710678f * x); }
+
+// Unlike fminf and fmaxf it keeps what is not a number.
+static __device__ __forceinline__ float limited(float value, float least, float most) {
+    return value < least ? least : (value > most ? most : value);
+}
+
+// Sum over the block, for all its threads; they take part together.
+static __device__ __forceinline__ float sum_of_block(float value) {
+    __shared__ float of_warp[SUM_THREADS / 32];
+    for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(WARP, value, step);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = value;
+    __syncthreads();
+    float sum = 0.0f;
+    for (int warp = 0; warp < SUM_THREADS / 32; ++warp) sum += of_warp[warp];
+    return sum;
+}
+
+static __device__ __forceinline__ float inverse_depth(const Volume& volume, float code) {
+    return volume.code_scale * code + volume.code_zero;
+}
+
+static __device__ __forceinline__ float positive(float inverse) { return limited(inverse, LEAST_INVERSE, infinity()); }
+
+// The scale of what pixels see, by the ground and a sensor, see `scaled_depth`; one block of SUM_THREADS threads.
+//   surfaces [h w, 2], code of inverse depth and deviation; classes [h w, CLASSES + 1]; level [h w, 2]: logarithm of the
+//   stated ground's inverse depth, and the weight of a pixel that shows it. sensed [2, h w] or null, and motion: see
+//   `Measured`. scale [2]: the factor on inverse depths, and the variance of its logarithm.
+extern "C" __global__ void __launch_bounds__(SUM_THREADS) scale_depth(
+    const float* __restrict__ surfaces, const float* __restrict__ classes, const Volume* __restrict__ of_volume,
+    const float* __restrict__ level, const float* __restrict__ sensed, float motion, float motion_precision,
+    float* __restrict__ scale) {
+    const Volume& volume = *of_volume;
+    const int pixels = volume.width * volume.height;
+    float mean[2] = {0.0f, 0.0f}, seen[2] = {0.0f, 0.0f};  // by the ground, and by a sensor
+    const float spread[2] = {STATED_OFF, SENSED_OFF};
+    for (int again = 0; again < 3; ++again) {
+        float total[2] = {0.0f, 0.0f}, weighed[2] = {0.0f, 0.0f}, whole[2] = {0.0f, 0.0f};
+        for (int pixel = threadIdx.x; pixel < pixels; pixel += SUM_THREADS) {
+            const float own = logf(positive(inverse_depth(volume, surfaces[2 * pixel])));
+            const bool known = sensed && sensed[pixels + pixel] > 0.0f;
+            const float off[2] = {own - level[2 * pixel], known ? sensed[pixel] + own : 0.0f};
+            const float on_ground = 2.0f * classes[pixel * (CLASSES + 1) + volume.ground] - 1.0f;
+            const float weight[2] = {
+                fabsf(off[0]) < MOST_OFF ? level[2 * pixel + 1] * limited(on_ground, 0.0f, 1.0f) : 0.0f,
+                known ? 1.0f : 0.0f};
+            for (int kind = 0; kind < 2; ++kind) {
+                const float apart = (off[kind] - mean[kind]) / spread[kind];
+                const float fitting = again ? weight[kind] / (1.0f + apart * apart) : weight[kind];
+                total[kind] += fitting;
+                weighed[kind] += fitting * off[kind];
+                whole[kind] += weight[kind];
+            }
+        }
+        for (int kind = 0; kind < 2; ++kind) {
+            mean[kind] = sum_of_block(weighed[kind]) / limited(sum_of_block(total[kind]), 1e-6f, infinity());
+            seen[kind] = sum_of_block(whole[kind]);
+        }
+    }
+    const float prior = volume.scale_deviation * volume.scale_deviation, share = seen[0] / float(pixels);
+    const float gain = prior / (prior + STATED_OFF * STATED_OFF) * share / (share + LEAST_GROUND);
+    const float of_ground = gain / (1.0f - gain) / prior;
+    const float of_sensor = seen[1] / (seen[1] + FEW_SENSED) / (SENSED_SCALE_OFF * SENSED_SCALE_OFF);
+    const float total = 1.0f / prior + of_ground + motion_precision + of_sensor;
+    const float weighed = of_ground * mean[0] + motion_precision * motion + of_sensor * mean[1];
+    if (threadIdx.x == 0) {
+        scale[0] = expf(-weighed / total);
+        scale[1] = 1.0f / total;
+    }
+}
+
+// Pixels across the windows around a pixel, from far to near.
+static __device__ __forceinline__ int half_window(int number) { return number == 0 ? 24 : (number == 1 ? 8 : 2); }
+
+// Sums along rows of the windows around each pixel, of what a sensor knows and what the network is off there.
+//   sums [h w, 2 WINDOWS]; the others are as for scale_depth.
+extern "C" __global__ void __launch_bounds__(THREADS) sum_rows(
+    const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, const float* __restrict__ sensed,
+    const float* __restrict__ scale, float* __restrict__ sums) {
+    const Volume& volume = *of_volume;
+    const int pixels = volume.width * volume.height, pixel = blockIdx.x * blockDim.x + threadIdx.x;
+    if (pixel >= pixels) return;
+    const int column = pixel % volume.width;
+    float count[WINDOWS] = {0.0f, 0.0f, 0.0f}, off[WINDOWS] = {0.0f, 0.0f, 0.0f};
+    for (int step = -half_window(0); step <= half_window(0); ++step) {
+        const int other = pixel + step;
+        if (column + step < 0 || column + step >= volume.width || !(sensed[pixels + other] > 0.0f)) continue;
+        const float found = sensed[other] + logf(positive(inverse_depth(volume, surfaces[2 * other]) * scale[0]));
+        for (int number = 0; number < WINDOWS; ++number) {
+            if (abs(step) > half_window(number)) continue;
+            count[number] += 1.0f;
+            off[number] += found;
+        }
+    }
+    for (int number = 0; number < WINDOWS; ++number) {
+        sums[(2 * WINDOWS) * pixel + 2 * number] = count[number];
+        sums[(2 * WINDOWS) * pixel + 2 * number + 1] = off[number];
+    }
+}
+
+// Logarithm of depth and its deviation, by the scale and by a sensor at and around its pixels: out [h w, 2].
+//   sums: of sum_rows, or null as sensed.
+extern "C" __global__ void __launch_bounds__(THREADS) finish_depth(
+    const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, const float* __restrict__ sensed,
+    const float* __restrict__ scale, const float* __restrict__ sums, float* __restrict__ out) {
+    const Volume& volume = *of_volume;
+    const int pixels = volume.width * volume.height, pixel = blockIdx.x * blockDim.x + threadIdx.x;
+    if (pixel >= pixels) return;
+    float inverse = inverse_depth(volume, surfaces[2 * pixel]), deviation = surfaces[2 * pixel + 1];
+    const float far = FAR_OFF / limited(inverse, 1.0f / volume.far, infinity());
+    deviation = sqrtf(deviation * deviation + scale[1] + far * far);
+    inverse *= scale[0];
+    if (sensed) {
+        const int row = pixel / volume.width;
+        const float precision = sensed[pixels + pixel], known = precision > 0.0f ? 1.0f : 0.0f;
+        float aside = 0.0f, trusted = 0.0f;
+        for (int number = 0; number < WINDOWS; ++number) {
+            float count = 0.0f, off = 0.0f;
+            for (int step = -half_window(number); step <= half_window(number); ++step) {
+                if (row + step < 0 || row + step >= volume.height) continue;
+                const int other = (2 * WINDOWS) * (pixel + step * volume.width) + 2 * number;
+                count += sums[other];
+                off += sums[other + 1];
+            }
+            trusted = count / (count + 1.0f);
+            aside += trusted * (off / limited(count, 1.0f, infinity()) - aside);
+        }
+        const float off = known > 0.0f ? sensed[pixel] + logf(positive(inverse)) : 0.0f;
+        const float doubt = deviation * (1.0f - (1.0f - SENSED_REST) * trusted), own = 1.0f / (doubt * doubt);
+        const float total = own + precision;
+        const float moved = aside + precision / total * (off - aside) * known;
+        inverse = (trusted + known > 0.0f ? positive(inverse) : inverse) * expf(-moved);
+        deviation = 1.0f / sqrtf(total);
+    }
+    out[2 * pixel] = -logf(limited(inverse, 0.5f / volume.far, infinity()));
+    out[2 * pixel + 1] = deviation;
+}
+
+// Four taps of a map of rows of `channels` numbers: the first of them, and their weights.
+struct Taps {
+    const float* first;
+    int right, below;
+    float upper_left, upper_right, lower_left, lower_right;
+    __device__ __forceinline__ float at(int channel) const {
+        return upper_left * first[channel] + upper_right * first[right + channel] + lower_left * first[below + channel] +
+               lower_right * first[below + right + channel];
+    }
+};
+
+static __device__ __forceinline__ Taps taps_of(
+    const float* __restrict__ map, int channels, int width, int corner, const float* __restrict__ share) {
+    const float right = share[0], lower = share[1], left = 1.0f - right, upper = 1.0f - lower;
+    return {map + word(corner) * channels, channels,      width * channels, left * upper,
+            right * upper,                 left * lower, right * lower};
+}
+
+// What cells in view look up: context of their pixels, and how they lie against the surfaces there.
+//   surfaces [h w, 2] of finish_depth; context [h w, CONTEXT]; cell, corner, depth [count] and share [count, 2] of
+//   CellLift; local [cells, LOOKED_UP], of which the rows of these cells are written.
+extern "C" __global__ void __launch_bounds__(THREADS) lift_cells(
+    const float* __restrict__ surfaces, const float* __restrict__ context, const Volume* __restrict__ of_volume,
+    const int* __restrict__ cell, const int* __restrict__ corner, const float* __restrict__ share,
+    const float* __restrict__ depth, int count, float* __restrict__ local) {
+    const Volume& volume = *of_volume;
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    const Taps seen = taps_of(surfaces, 2, volume.width, corner[i], share + 2 * i);
+    const float here = depth[i], log_depth = seen.at(0), deviation = seen.at(1);
+    float* row = local + word(cell[i]) * LOOKED_UP;
+    const Taps shown = taps_of(context, CONTEXT, volume.width, corner[i], share + 2 * i);
+    for (int channel = 0; channel < CONTEXT; ++channel) row[channel] = shown.at(channel);
+    const float behind = (here - expf(log_depth)) / volume.measure;
+    const float off = (logf(fmaxf(here, 0.5f * volume.measure)) - log_depth) / deviation;
+    row[CONTEXT] = sigmoid(1.7f * off);
+    row[CONTEXT + 1] = expf(-0.5f * off * off);
+    row[CONTEXT + 2] = 4.0f * deviation;
+    float reach = 0.5f;
+    for (int number = 0; number < SCALES; ++number, reach *= 4.0f) {
+        const float share_of_it = behind / reach;
+        row[CONTEXT + 3 + 2 * number] = tanhf(share_of_it);
+        row[CONTEXT + 4 + 2 * number] = expf(-share_of_it * share_of_it);
+    }
+}
+
+// How much of a voxel lies behind the surface of its pixel: from its near to its far edge.
+static __device__ __forceinline__ void edges(
+    const Volume& volume, float log_depth, float deviation, float depth, float& near_edge, float& far_edge) {
+    const float least = 0.1f * volume.measure;
+    near_edge = below((logf(fmaxf(depth - volume.edge, least)) - log_depth) / deviation);
+    far_edge = below((logf(fmaxf(depth + volume.edge, least)) - log_depth) / deviation);
+}
+
+// Where the rays of pixels meet the columns of cells, metres above the expected ground.
+//   first [count + 1], pixel, depth, hidden [count], metres [count] of CellLift; to the last of `stride` numbers of each
+//   of `count` columns.
+extern "C" __global__ void __launch_bounds__(THREADS) find_lowest(
+    const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, const int* __restrict__ first,
+    const int* __restrict__ pixel, const float* __restrict__ depth, const float* __restrict__ hidden,
+    const float* __restrict__ metres, int count, int stride, float* __restrict__ columns) {
+    const Volume& volume = *of_volume;
+    const int column = blockIdx.x * blockDim.x + threadIdx.x;
+    if (column >= count) return;
+    float total = hidden[column], near_edge, far_edge;
+    for (int i = first[column]; i < first[column + 1]; ++i) {
+        const float* surface = surfaces + 2 * pixel[i];
+        edges(volume, surface[0], surface[1], depth[i], near_edge, far_edge);
+        total += 0.5f * (near_edge + far_edge);
+    }
+    const float farthest = FARTHEST_FROM_LEVEL * volume.measure;
+    columns[(column + 1) * stride - 1] = limited(volume.base + metres[column] * total, -farthest, farthest);
+}
+
+// A coordinate of a point in voxels of the volume, at its outer voxels where the point lies outside.
+static __device__ __forceinline__ float volume_place(
+    const Volume& volume, int axis, int size, float x, float y, float z) {
+    const float* row = volume.pose + 4 * axis;
+    return fminf(fmaxf(row[0] * x + row[1] * y + row[2] * z + row[3], 0.5f), float(size) - 0.5f);
+}
+
+static __device__ __forceinline__ int cells_along(int voxels) { return (voxels + STRIDE - 1) / STRIDE; }
+
+// The number of the cell of a voxel, and that of the voxel in it.
+static __device__ __forceinline__ int cell_of_voxel(const Volume& volume, int x, int y, int z, int& sub) {
+    sub = ((x % STRIDE) * STRIDE + y % STRIDE) * STRIDE + z % STRIDE;
+    return ((x / STRIDE) * cells_along(volume.size_y) + y / STRIDE) * cells_along(volume.size_z) + z / STRIDE;
+}
+
+// Opacity over a length of points, which are what their pixels see, or lie before or behind that, to out[target].
+//   hidden [cells, SUBS], others [cells, OF_CELL], ground [columns, 2] of PredictedCells; points [count, 3] in the
+//   camera's optical frame, metres. between: 1 where points lie between the centres of the volume's voxels. broken: set
+//   where a number is none.
+extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
+    const float* __restrict__ surfaces, const float* __restrict__ hidden, const float* __restrict__ others,
+    const float* __restrict__ ground, const Volume* __restrict__ of_volume, const float* __restrict__ points,
+    const int* __restrict__ target, int count, int between, float length, float* __restrict__ out,
+    int* __restrict__ broken) {
+    const Volume& volume = *of_volume;
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    const float x = points[3 * i], y = points[3 * i + 1], z = points[3 * i + 2];
+    const float inverse = 1.0f / fmaxf(z, volume.nearest);
+    const float column = volume.pinhole[0] * x * inverse + volume.pinhole[1];
+    const float row = volume.pinhole[2] * y * inverse + volume.pinhole[3];
+    const float across = fminf(fmaxf(column, 0.0f), float(volume.width - 1));
+    const float along = fminf(fmaxf(row, 0.0f), float(volume.height - 1));
+    // Outside of the image a coordinate moves by more than half a pixel. Nothing is seen behind the camera.
+    const bool outside = fmaxf(fabsf(column - across), fabsf(row - along)) > 0.5f || z < 0.0f;
+    const float shown = outside ? 0.0f : 1.0f;
+    const float* surface = surfaces + 2 * (int(rintf(along)) * volume.width + int(rintf(across)));
+
+    const float v_x = volume_place(volume, 0, volume.size_x, x, y, z);
+    const float v_y = volume_place(volume, 1, volume.size_y, x, y, z);
+    const float v_z = volume_place(volume, 2, volume.size_z, x, y, z);
+    int sub;
+    const int cell = cell_of_voxel(volume, int(v_x), int(v_y), int(v_z), sub);
+    float unseen = hidden[word(cell) * SUBS + sub], before = others[word(cell) * OF_CELL + sub];
+    const float there = sigmoid(others[word(cell) * OF_CELL + SUBS]);
+    if (between) {
+        const int x_0 = min(int(v_x - 0.5f), volume.size_x - 2), y_0 = min(int(v_y - 0.5f), volume.size_y - 2);
+        const int z_0 = min(int(v_z - 0.5f), volume.size_z - 2);
+        const float s_x = v_x - 0.5f - float(x_0), s_y = v_y - 0.5f - float(y_0), s_z = v_z - 0.5f - float(z_0);
+        unseen = before = 0.0f;
+        for (int corner = 0; corner < 8; ++corner) {
+            const int o_x = corner >> 2, o_y = (corner >> 1) & 1, o_z = corner & 1;
+            const float weight = fabsf(1.0f - float(o_x) - s_x) * fabsf(1.0f - float(o_y) - s_y) *
+                                 fabsf(1.0f - float(o_z) - s_z);
+            const int other = cell_of_voxel(volume, x_0 + o_x, y_0 + o_y, z_0 + o_z, sub);
+            unseen += weight * hidden[word(other) * SUBS + sub];
+            before += weight * others[word(other) * OF_CELL + sub];
+        }
+    }
+    const int count_x = cells_along(volume.size_x), count_y = cells_along(volume.size_y);
+    const float g_x = fminf(fmaxf(v_x / float(STRIDE) - 0.5f, 0.0f), float(count_x - 1));
+    const float g_y = fminf(fmaxf(v_y / float(STRIDE) - 0.5f, 0.0f), float(count_y - 1));
+    const int f_x = min(int(g_x), count_x - 2), f_y = min(int(g_y), count_y - 2);
+    const float share[2] = {g_y - float(f_y), g_x - float(f_x)};
+    const Taps floor = taps_of(ground, 2, count_y, f_x * count_y + f_y, share);
+    const float level = floor.at(0), doubt = floor.at(1);
+
+    float near_edge, far_edge;
+    edges(volume, surface[0], surface[1], z, near_edge, far_edge);
+    const float up = volume.bottom + volume.edge * v_z - level;
+    const float top = below((up + 0.5f * volume.edge) / doubt), under = below((up - 0.5f * volume.edge) / doubt);
+    const float rest = sigmoid(before), at = shown * (far_edge - near_edge);
+    const float behind = 1.0f - shown * (1.0f - near_edge), on_ground = top - under;
+    float value = rest + at * (there - rest) + behind * (sigmoid(unseen) - rest);
+    value = on_ground + (1.0f - on_ground) * top * value;
+    if (!(value > -infinity() && value < infinity())) *broken = 1;
+    const float density = -logf(1.0f - limited(value, CERTAIN, 1.0f - CERTAIN));  // softplus of the logit
+    out[target[i]] = 1.0f - expf(-density * length);
+}
+
+// Depth that pixels of the rays' camera see, and where the rays end: there, or at the first occupied voxel before.
+//   surfaces [h w, 2] of finish_depth; direction [R, 3], cosine, first, stop [R] of GridRays; see March.
+extern "C" __global__ void __launch_bounds__(THREADS) see_rays(
+    const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, const float* __restrict__ alpha,
+    const Scene* __restrict__ of_scene, float occupied_from, float far, const float* __restrict__ direction,
+    const float* __restrict__ cosine, const int* __restrict__ first, const int* __restrict__ stop, int count,
+    float* __restrict__ depth, float* __restrict__ half_distance, float* __restrict__ transmittance) {
+    const int ray = blockIdx.x * blockDim.x + threadIdx.x;
+    if (ray >= count) return;
+    const Volume& volume = *of_volume;
+    const Scene& scene = *of_scene;
+    const float column = (float(ray % scene.width) + 0.5f) * float(volume.width) / float(scene.width) - 0.5f;
+    const float row = (float(ray / scene.width) + 0.5f) * float(volume.height) / float(scene.height) - 0.5f;
+    const float across = fminf(fmaxf(column, 0.0f), float(volume.width - 1));
+    const float along = fminf(fmaxf(row, 0.0f), float(volume.height - 1));
+    const int left = int(across), upper = int(along);
+    const int right = min(left + 1, volume.width - 1), lower = min(upper + 1, volume.height - 1);
+    const float to_right = across - float(left), down = along - float(upper);
+    const float above = (1.0f - to_right) * expf(-surfaces[2 * (upper * volume.width + left)]) +
+                        to_right * expf(-surfaces[2 * (upper * volume.width + right)]);
+    const float under = (1.0f - to_right) * expf(-surfaces[2 * (lower * volume.width + left)]) +
+                        to_right * expf(-surfaces[2 * (lower * volume.width + right)]);
+    const float seen = 1.0f / ((1.0f - down) * above + down * under), end = seen / cosine[ray];
+    const float d_x = direction[3 * ray], d_y = direction[3 * ray + 1], d_z = direction[3 * ray + 2];
+    float turned = infinity();
+    for (int step = first[ray]; step < stop[ray]; ++step) {
+        const float reached_at = float(step) + 0.5f;
+        if (!(reached_at * scene.edge < end)) {
+            turned = end == end ? end : 0.0f;
+            break;
+        }
+        if (opacity_at(scene, alpha, reached_at, d_x, d_y, d_z) >= occupied_from) {
+            turned = reached_at * scene.edge;
+            break;
+        }
+    }
+    depth[ray] = seen;
+    half_distance[ray] = turned;
+    transmittance[ray] = seen >= far ? 1.0f : 0.0f;
+}
+
+// Where classes are read: others [cells, OF_CELL] of PredictedCells, of_pixels [h w, CLASSES + 1]: classes of a map
+// of width w, the cell of each voxel [X Y Z], and of each cell its place in corner and share, -1 out of view.
+#define UNIT_SOURCE                                                                                                 \
+    const float *__restrict__ others, const float *__restrict__ of_pixels, int width, const int *__restrict__ cell_of, \
+        const int *__restrict__ lifted, const int *__restrict__ corner, const float *__restrict__ share
+#define UNIT_VALUES others, of_pixels, width, cell_of, lifted, corner, share
+
+// What one lane has of the probabilities of the classes of a voxel; 0 for units without a class.
+static __device__ __forceinline__ void units_of_lane(Four (&units)[UNIT_PARTS], UNIT_SOURCE, int voxel, int lane) {
+    const int cell = cell_of[voxel], number = lifted[cell];
+    const float* predicted = others + word(cell) * OF_CELL + SUBS + 1;
+    const float trust = predicted[CLASSES];
+    const Taps shown = taps_of(of_pixels, CLASSES + 1, width, corner[max(number, 0)], share + 2 * max(number, 0));
+    float largest = -infinity(), total = 0.0f;
+    for (int part = 0; part < UNIT_PARTS; ++part) {
+        float* of_part = &units[part].a;
+        for (int k = 0; k < 4; ++k) {
+            const int own = 4 * (part * LANES + lane) + k;
+            of_part[k] = own < CLASSES ? predicted[own] : -infinity();
+            if (own < CLASSES && number >= 0) of_part[k] += trust * logf(limited(shown.at(own), LEAST_CLASS, infinity()));
+            largest = fmaxf(largest, of_part[k]);
+        }
+    }
+    for (int step = LANES / 2; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(WARP, largest, step));
+    for (int part = 0; part < UNIT_PARTS; ++part) {
+        float* of_part = &units[part].a;
+        for (int k = 0; k < 4; ++k) total += of_part[k] = expf(of_part[k] - largest);
+    }
+    total = sum_of_lanes(total);
+    for (int part = 0; part < UNIT_PARTS; ++part) {
+        units[part] = {units[part].a / total, units[part].b / total, units[part].c / total, units[part].d / total};
+    }
+}
+
+// Label and confidence of occupied voxels: the likeliest class and its probability.
+//   index [total]: flat voxels. label, confidence [total]. Any number of blocks.
+extern "C" __global__ void __launch_bounds__(THREADS, 4) query_labels(
+    UNIT_SOURCE, const int* __restrict__ index, const int* __restrict__ total, int capacity, byte* __restrict__ label,
+    float* __restrict__ confidence) {
+    const int lane = threadIdx.x % LANES;
+    const int count = min(*total, capacity), step = gridDim.x * blockDim.x / LANES;
+    const int first_of_warp = (blockIdx.x * blockDim.x + threadIdx.x) / 32 * (32 / LANES);
+    const int of_warp = threadIdx.x % 32 / LANES;
+    for (int start = first_of_warp; start < count; start += step) {
+        const int i = start + of_warp;
+        Four units[UNIT_PARTS];
+        units_of_lane(units, UNIT_VALUES, index[min(i, count - 1)], lane);
+        float top = -1.0f, best = 0.0f;  // of classes of one probability, the first
+        for (int part = 0; part < UNIT_PARTS; ++part) {
+            const float* of_part = &units[part].a;
+            for (int k = 0; k < 4; ++k) {
+                if (of_part[k] > top || of_part[k] != of_part[k]) {
+                    top = of_part[k];
+                    best = float(4 * (part * LANES + lane) + k);
+                }
+            }
+        }
+        for (int other = LANES / 2; other > 0; other /= 2) {
+            const float its_top = __shfl_xor_sync(WARP, top, other), its_best = __shfl_xor_sync(WARP, best, other);
+            if (its_top > top || (its_top == top && its_best < best)) {
+                top = its_top;
+                best = its_best;
+            }
+        }
+        if (lane == 0 && i < count) {
+            label[i] = byte(best);
+            confidence[i] = top;
+        }
+    }
+}

@@ -1,0 +1,523 @@
+"""From a canonical image to occupied voxels on the GPU: see, decode and query on one stream, waited for once.
+
+All that depends on camera and grid is uploaded once. A frame allocates nothing and is one sequence of engines and
+kernels. Over the bus go the image, the depth image, the state of every voxel, and index, probability, label and
+confidence of the occupied ones. Opacity and probability of all voxels stay on the device.
+"""
+
+import functools
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference.cell_query import CellVoxels, Pixels
+from scene_completion_ros.inference.cells import stated_level
+from scene_completion_ros.inference.evidence import Evidence
+from scene_completion_ros.inference.gpu.device import PrimaryContext, release
+from scene_completion_ros.inference.gpu.half_precision import DevicePorts
+from scene_completion_ros.inference.gpu.kernels import Argument, Buffer, KernelDevice, padded_units
+from scene_completion_ros.inference.graphs import FEATURES, IMAGE
+from scene_completion_ros.inference.label_query import FoldedVocabulary, matches_of
+from scene_completion_ros.inference.march import March
+from scene_completion_ros.inference.query_kernel import PositionalTables, VoxelQuery
+from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer, SceneImage
+from scene_completion_ros.inference.text_bank import MOST_QUERIED, MOST_ROWS
+from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
+
+# As in voxels.cu, field.cu and cells.cu; a test compares them.
+LANES, RUN, SPAN, THREADS, SUM_THREADS, WINDOWS = 8, 8, 1024, 256, 1024, 3
+# Blocks that label the voxels between them, at most: the number of voxels is known on the device only.
+LABEL_BLOCKS = 1024
+# Groups of phrases for whose cosines room is taken at first; then for the most that there can be.
+USUAL_GROUPS, MOST_GROUPS = 4, MOST_QUERIED + 1
+
+# ``struct Scene`` and ``struct Volume``: numbers of four bytes each, without gaps.
+SCENE = np.dtype(
+    [
+        ("size", np.int32, 3),
+        ("width", np.int32),
+        ("height", np.int32),
+        ("edge", np.float32),
+        ("intrinsics", np.float32, 4),
+        ("pose", np.float32, 12),
+        ("camera", np.float32, 3),
+    ]
+)
+VOLUME = np.dtype(
+    [
+        ("size", np.int32, 3),
+        ("width", np.int32),
+        ("height", np.int32),
+        ("pinhole", np.float32, 4),
+        ("nearest", np.float32),
+        ("pose", np.float32, 12),
+        ("bottom", np.float32),
+        ("edge", np.float32),
+        ("base", np.float32),
+        ("measure", np.float32),
+        ("code_scale", np.float32),
+        ("code_zero", np.float32),
+        ("far", np.float32),
+        ("scale_deviation", np.float32),
+        ("ground", np.int32),
+    ]
+)
+Arguments: TypeAlias = tuple[Argument, ...]
+NOTHING = np.zeros((0, 0, 0), np.float32)
+
+
+class DeviceGraph(Protocol):
+    """A graph that is ready to run on the GPU."""
+
+    ports: DevicePorts
+    outputs: Mapping[str, Buffer]  # where results go, always the same places
+
+    def enqueue(self, given: Mapping[str, Buffer]) -> object:
+        """Asks for what follows from inputs, in the order of the stream; returns before it is there."""
+        ...
+
+    def close(self) -> None:
+        """Frees its memory; nothing of it may be touched any more."""
+        ...
+
+
+class _Steps(Protocol):
+    """What differs between the kinds of students."""
+
+    units: Arguments  # where the kernels read what labels follow from, once an image was queried
+    unit_count: int  # how many these are
+    label_weights: Arguments  # of the student's classes
+    own_results: dict[str, Buffer]  # further results, by name
+
+    def see(self, image: Buffer) -> None:
+        """Asks for what pixels show."""
+        ...
+
+    def query(self, evidence: Evidence) -> None:
+        """Asks for cells, opacities and rays, after `see`."""
+        ...
+
+
+class DeviceScene:
+    """One camera and grid of a student; see `SceneQuery`.
+
+    Belongs to the thread of the engines; so does its end, which frees what it has on the device. Raises GpuError where
+    there is not enough memory. `device`: what runs the kernels; it becomes this one's, which closes it.
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[DeviceGraph],
+        device: KernelDevice,
+        context: PrimaryContext,
+        prepared: PreparedScene[VoxelQuery] | PreparedScene[CellVoxels],
+    ) -> None:
+        self._device, self._context, self._answers = device, context, 0
+        with context.work("preparing the voxel query"):
+            try:
+                self._prepare(engines, prepared)
+            except BaseException:
+                device.close()
+                raise
+        finalizer = weakref.finalize(self, release, context.hold(), device)
+        finalizer.atexit = False  # the driver cleans up by itself, and pycuda may be gone
+
+    def _prepare(
+        self,
+        engines: Sequence[DeviceGraph],
+        prepared: PreparedScene[VoxelQuery] | PreparedScene[CellVoxels],
+    ) -> None:
+        device, march, classifier = self._device, prepared.march, prepared.classifier
+        in_view, shape = prepared.query.in_view, prepared.query.grid.shape
+        scene = device.upload(_scene(march, classifier))
+        voxels = int(np.prod(shape))
+        self._blocks, capacity = -(-voxels // SPAN), max(1, int(np.count_nonzero(in_view)))
+        self._capacity = np.int32(capacity)
+        self.alpha = device.empty(shape, np.float32)
+        device.clear(self.alpha)  # what is out of view is never written
+        self.probability = device.empty(shape, np.float32)
+        image = (march.camera.height, march.camera.width)
+        names = ("depth", "half_distance", "transmittance")
+        depth, self.half_distance, transmittance = rays = tuple(device.empty(image, np.float32) for _ in names)
+        state = device.empty(shape, np.uint8)
+        self._broken = device.shared((1,), np.int32)
+        self._steps: _Steps
+        of_image = scene, self.alpha, rays, self._broken
+        if isinstance(prepared.query, CellVoxels):
+            self._steps = _CellSteps(device, engines, prepared.query, march, *of_image)
+        else:
+            self._steps = _FieldSteps(device, engines, prepared, *of_image)  # type: ignore[arg-type] # of a field
+        knots, values, bins = classifier.knots
+        self._classified = _arguments(
+            self.alpha, device.upload(in_view.astype(np.uint8)), self.half_distance, scene,
+            *_uploaded(device, knots, values, bins), np.int32(len(knots) - 2), np.float32(classifier.threshold),
+            self.probability, state,
+        )  # fmt: skip
+        self._counts, self._total = device.empty((self._blocks,), np.int32), device.empty((1,), np.int32)
+        self._index = device.empty((capacity,), np.int32)
+        self._total_on_host = device.shared((1,), np.int32)
+        kinds: dict[str, type[np.generic]] = {"occupied": np.int32, "probability": np.float32}
+        kinds |= {"label": np.uint8, "confidence": np.float32}
+        self._listed = {name: device.shared((capacity,), kind) for name, kind in kinds.items()}
+        self._listed["confidence"].array[:] = 1.0  # of a student without classes, whose labels are 0
+        whole = {"state": state, "depth": depth, "transmittance": transmittance, **self._steps.own_results}
+        self._whole = {name: (one, device.shared(one.shape, one.dtype.type)) for name, one in whole.items()}
+        (size, kind) = engines[0].ports.given[IMAGE]
+        self._image, self._image_on_host = device.empty(size, kind), device.shared(size, kind)
+        pixels = engines[0].outputs.get("surfaces")
+        self._surfaces = None if pixels is None else (pixels, device.shared(pixels.shape, np.float32))
+        self._voxels = np.int32(voxels)
+        self._rows: dict[str, _Rows] = {}
+        self._cosines: Buffer | None = None
+
+    def see(self, image_rgb: NDArray[np.uint8]) -> Pixels | None:
+        """See `SceneQuery`; classes and context stay on the device. Raises GpuError where the GPU failed."""
+        if self._surfaces is None:
+            return None
+        with self._context.work("seeing an image"):
+            self._device.begin()
+            self._see(image_rgb)
+            self._device.copy(*self._surfaces)
+            self._device.synchronise()
+        return Pixels(self._surfaces[1].array[0], NOTHING, NOTHING)
+
+    def _see(self, image_rgb: NDArray[np.uint8]) -> None:
+        self._image_on_host.array[0] = image_rgb
+        self._device.fill(self._image, self._image_on_host)
+        self._steps.see(self._image)
+
+    def __call__(self, given: SceneImage) -> SceneAnswer:
+        """See `SceneQuery`. Raises GpuError where the GPU failed."""
+        started_s, device, words = time.perf_counter(), self._device, given.words
+        with self._context.work("completing an image"):
+            self._answers += 1  # from here on the former answer may be overwritten, also where this one fails
+            self._broken.array[:] = 0
+            device.begin()
+            if given.pixels is None:
+                self._see(given.image_rgb)
+            self._steps.query(given.evidence)
+            self._list()
+            for buffer, shared in self._whole.values():
+                device.copy(buffer, shared)
+            device.lap("copied")
+            if words.vocabulary is not None:
+                outputs = self._listed["label"], self._listed["confidence"], None
+                self._launch_phrases("vocabulary", words.vocabulary, outputs)
+            if words.queried is not None:
+                self._launch_phrases("asked", words.queried, (None, None, self._room(words.queried.groups)))
+            device.lap("compared")
+            device.synchronise()
+            count, queried = int(self._total_on_host.array[0]), words.queried
+            matches = () if queried is None else matches_of(queried, self._found_cosines(queried, count))
+        times_ms = dict.fromkeys(("encode", "query", "march", "assemble", "label"), 0.0) | device.laps_ms()
+        times_ms.pop("copied")
+        times_ms["label"] += times_ms.pop("compared")
+        listed = {name: shared.array[:count].copy() for name, shared in self._listed.items()}
+        if not words.labels:
+            listed |= {"label": np.zeros(count, np.uint8), "confidence": np.ones(count, np.float32)}
+        answer = SceneAnswer(
+            **listed,
+            **{name: shared.array.copy() for name, (_, shared) in self._whole.items()},
+            dense=_FieldOnDevice(self, self._answers),
+            times_ms=times_ms,
+            matches=matches,
+            finite=not self._broken.array[0],
+        )
+        # Copies over the bus and in memory, and what the host took to ask for it all.
+        times_ms["assemble"] += max(0.0, 1e3 * (time.perf_counter() - started_s) - sum(times_ms.values()))
+        return answer
+
+    def _list(self) -> None:
+        """Asks for states, the list of occupied voxels, and labels by the student's classes."""
+        device, listed = self._device, self._listed
+        device.launch("classify", self._blocks, THREADS, *self._classified, self._counts)
+        device.launch("offsets", 1, THREADS, self._counts, np.int32(self._blocks), self._total, self._total_on_host)
+        device.launch(
+            "compact", self._blocks, THREADS,
+            self._classified[-1], self.probability, self._counts, self._voxels, self._capacity,
+            self._index, listed["occupied"], listed["probability"],
+        )  # fmt: skip
+        device.lap("assemble")
+        if self._steps.units:
+            device.launch(
+                "query_labels", self._label_blocks(), THREADS,
+                *self._steps.units, *self._steps.label_weights, self._index, self._total, self._capacity,
+                listed["label"], listed["confidence"],
+            )  # fmt: skip
+        device.lap("label")
+
+    def _label_blocks(self) -> int:
+        return min(LABEL_BLOCKS, _blocks(int(self._capacity) * LANES))
+
+    def _room(self, groups: int) -> Buffer:
+        """Room for cosines of so many groups of phrases, which is taken when they are given for the first time."""
+        if self._cosines is None or self._cosines.shape[1] < groups:
+            room = USUAL_GROUPS if groups <= USUAL_GROUPS else MOST_GROUPS
+            self._cosines = self._device.empty((int(self._capacity), room), np.float32)
+        return self._cosines
+
+    def _found_cosines(self, queried: FoldedVocabulary, count: int) -> NDArray[np.float32]:
+        """Cosines of the voxels with a query, after waiting, float32 [count, K + 1]."""
+        assert self._cosines is not None
+        found = self._device.download(replace(self._cosines, shape=(count, queried.groups)))
+        return np.asarray(found, dtype=np.float32)
+
+    def _launch_phrases(self, slot: str, vocabulary: FoldedVocabulary, out: Arguments) -> None:
+        if slot not in self._rows:
+            self._rows[slot] = _Rows(self._device, self._steps.unit_count)
+        self._device.launch(
+            "query_phrases", self._label_blocks(), THREADS,
+            *self._steps.units, *self._rows[slot].arguments(vocabulary), self._index, self._total, self._capacity, *out,
+        )  # fmt: skip
+
+    def fetch(self, which: str, answer: int) -> NDArray[np.float32]:
+        """Opacity or probability of all voxels.
+
+        `which`: "alpha" or "probability"; `answer`: number of the answer that it belongs to. Raises GpuError where it
+        was overwritten by a later answer, or cannot be copied.
+        """
+        if answer != self._answers:
+            what = f"the {which} of all voxels was overwritten by the next image"
+            raise GpuError(what, where="GPU", cure="Ask for it before the next image is completed.")
+        with self._context.work(f"copying the {which} to the host"):
+            values: NDArray[np.float32] = self._device.download(getattr(self, which))
+        return values
+
+
+class _FieldOnDevice:
+    """`DenseField` that is copied to the host when it is asked for."""
+
+    def __init__(self, scene: DeviceScene, answer: int) -> None:
+        self._scene, self._answer = scene, answer
+
+    @functools.cached_property
+    def alpha(self) -> NDArray[np.float32]:
+        return self._scene.fetch("alpha", self._answer)
+
+    @functools.cached_property
+    def probability(self) -> NDArray[np.float32]:
+        return self._scene.fetch("probability", self._answer)
+
+
+class _FieldSteps:
+    """A field student: density at prepared points, and rays through it. A ray that meets NaN is spent by nothing."""
+
+    def __init__(
+        self,
+        device: KernelDevice,
+        engines: Sequence[DeviceGraph],
+        prepared: PreparedScene[VoxelQuery],
+        scene: Buffer,
+        alpha: Buffer,
+        rays: tuple[Buffer, ...],
+        broken: Buffer,
+    ) -> None:
+        del broken
+        query, march, labels = prepared.query, prepared.march, prepared.labels
+        head, samples = (
+            query.field.head,
+            _uploaded(device, query.samples.target, *query.samples.taps),
+        )
+        self._device, (self._engine,) = device, engines
+        self._features, self._count = self._engine.outputs[FEATURES], len(query.samples.target)
+        width = np.int32(query.field.feature_size[1])
+        self._density = _arguments(
+            self._features, width, *_tables(device, query.field.tables), device.upload(head.density_weight),
+            np.float32(head.density_bias[0]), *samples, np.int32(self._count), np.float32(query.grid.voxel_size), alpha,
+        )  # fmt: skip
+        self._ray_count = march.camera.width * march.camera.height
+        self._rays = _arguments(
+            alpha, scene, march.occupied_from, *_uploaded(device, *march.rays[1:]), np.int32(self._ray_count), *rays
+        )
+        self.units: Arguments = ()
+        self.unit_count = 0
+        self.label_weights: Arguments = ()
+        self.own_results: dict[str, Buffer] = {}
+        if labels is not None:
+            tables, sample_of = _tables(device, labels.tables), device.upload(labels.sample_of)
+            self.units = self._features, width, *tables, *samples, sample_of
+            self.unit_count = head.label_hidden
+            self.label_weights = device.upload(labels.scores.weight), device.upload(labels.scores.bias)
+
+    def see(self, image: Buffer) -> None:
+        """See `_Steps`."""
+        self._engine.enqueue({IMAGE: image})
+        self._device.lap("encode")
+
+    def query(self, evidence: Evidence) -> None:
+        """See `_Steps`; there is no evidence for a field."""
+        del evidence
+        if self._count:
+            self._device.launch("query_density", _blocks(-(-self._count // RUN) * LANES), THREADS, *self._density)
+        self._device.lap("query")
+        self._device.launch("march_rays", _blocks(self._ray_count), THREADS, *self._rays)
+        self._device.lap("march")
+
+
+class _CellSteps:
+    """A student that completes cells: scale of its depths, lift, decoder, voxels, and rays to what pixels see."""
+
+    def __init__(
+        self,
+        device: KernelDevice,
+        engines: Sequence[DeviceGraph],
+        voxels: CellVoxels,
+        march: March,
+        scene: Buffer,
+        alpha: Buffer,
+        rays: tuple[Buffer, ...],
+        broken: Buffer,
+    ) -> None:
+        lift = voxels.query.lift
+        self._device, (self._encoder, self._decoder), self._lift = device, engines, lift
+        pixels, (hidden, others, ground) = self._encoder.outputs, self._decoder.outputs.values()
+        seen, classes, context = pixels["surfaces"], pixels["classes"], pixels["context"]
+        self._size = lift.map_size
+        count = self._size[0] * self._size[1]
+        volume = device.upload(_volume(voxels))
+        self._ground = device.upload(lift.stated)
+        surfaces, scale = device.empty((count, 2), np.float32), device.empty((2,), np.float32)
+        level, weight = stated_level(lift.stated, lift.spec, lift.volume.ground)
+        ground_here = np.stack([np.log(level), weight], axis=-1).astype(np.float32)
+        self._scaled = seen, classes, volume, device.upload(ground_here)
+        self._found = seen, volume
+        self._scale, self.surfaces = scale, surfaces
+        self._sensed: tuple[Buffer, Buffer] | None = None  # what a sensor saw, and its sums along rows
+        corner, share = device.upload(lift.corner), device.upload(lift.share)
+        self.given = {"local": device.empty(self._decoder.ports.given["local"][0], np.float32)}
+        device.clear(self.given["local"])  # of cells out of view, which are never written
+        self.given["columns"] = device.upload(lift.columns)
+        self._looked_up = _arguments(
+            surfaces, context, volume, device.upload(lift.cell), corner, share, device.upload(lift.depth),
+            np.int32(len(lift.cell)), self.given["local"],
+        )  # fmt: skip
+        self._cells, self._column_count = len(lift.cell), len(lift.columns)
+        low = lift.low_first, lift.low_pixel, lift.low_depth, lift.low_hidden, lift.low_share
+        self._lowest = _arguments(
+            surfaces, volume, *_uploaded(device, *low), np.int32(self._column_count), np.int32(lift.columns.shape[1]),
+            self.given["columns"],
+        )  # fmt: skip
+        samples = voxels.samples
+        self._count = len(samples.target)
+        self._queried = _arguments(
+            surfaces, hidden, others, ground, volume, *_uploaded(device, samples.points, samples.target),
+            np.int32(self._count), np.int32(samples.between), np.float32(voxels.grid.voxel_size), alpha, broken,
+        )  # fmt: skip
+        self._ray_count = march.camera.width * march.camera.height
+        self._rays = _arguments(
+            surfaces, volume, alpha, scene, march.occupied_from, march.far, *_uploaded(device, *march.rays[1:-1]),
+            np.int32(self._ray_count), *rays,
+        )  # fmt: skip
+        lifted, cell_of = device.upload(lift.lifted), device.upload(voxels.cell_of)
+        self.unit_count = padded_units(lift.volume.classes)
+        self.units: Arguments = others, classes, np.int32(self._size[1]), cell_of, lifted, corner, share
+        self.label_weights: Arguments = ()
+        self.own_results = {"ground": ground}
+
+    def see(self, image: Buffer) -> None:
+        """See `_Steps`."""
+        self._encoder.enqueue({IMAGE: image, "ground": self._ground})
+
+    def query(self, evidence: Evidence) -> None:
+        """See `_Steps`."""
+        device, measured = self._device, evidence.measured(self._size)
+        motion, sensed, sums = (np.float32(0.0), np.float32(0.0)), None, None
+        blocks = _blocks(self._size[0] * self._size[1])
+        if measured is not None:
+            motion = np.float32(measured.scale[0]), np.float32(measured.scale[1])
+        if evidence.sensed is not None:
+            if self._sensed is None:
+                sums_of = device.empty((*self._size, 2 * WINDOWS), np.float32)
+                self._sensed = device.empty(evidence.sensed.shape, np.float32), sums_of
+            sensed, sums = self._sensed
+            device.refill(sensed, evidence.sensed.astype(np.float32))
+        device.launch("scale_depth", 1, SUM_THREADS, *self._scaled, sensed, *motion, self._scale)
+        if sums is not None:
+            device.launch("sum_rows", blocks, THREADS, *self._found, sensed, self._scale, sums)
+        device.launch("finish_depth", blocks, THREADS, *self._found, sensed, self._scale, sums, self.surfaces)
+        if self._cells:
+            device.launch("lift_cells", _blocks(self._cells), THREADS, *self._looked_up)
+        device.launch("find_lowest", _blocks(self._column_count), THREADS, *self._lowest)
+        self._decoder.enqueue(self.given)
+        device.lap("encode")
+        if self._count:
+            device.launch("query_cells", _blocks(self._count), THREADS, *self._queried)
+        device.lap("query")
+        device.launch("see_rays", _blocks(self._ray_count), THREADS, *self._rays)
+        device.lap("march")
+
+
+class _Rows:
+    """Room for any vocabulary of a student with so many label units on the device."""
+
+    def __init__(self, device: KernelDevice, units: int) -> None:
+        self._device, self._units = device, units
+        self._weight, self._bias = device.empty((MOST_ROWS, units), np.float32), device.empty((MOST_ROWS,), np.float32)
+        self._group = device.empty((MOST_ROWS,), np.int32)
+        self._root, self._root_bias = device.empty((units, units), np.float32), device.empty((units,), np.float32)
+        self._held: FoldedVocabulary | None = None
+
+    def arguments(self, vocabulary: FoldedVocabulary) -> Arguments:
+        """What the kernel takes of a vocabulary, copied there if it is another one than before."""
+        if vocabulary is not self._held:
+            self._held = None
+            beyond = (0, 0), (0, self._units - vocabulary.weight.shape[1])  # units that no class has
+            for buffer, part in (
+                (self._weight, np.pad(vocabulary.weight, beyond)),
+                (self._bias, vocabulary.bias),
+                (self._group, vocabulary.group),
+                (self._root, np.pad(vocabulary.root, beyond)),
+                (self._root_bias, vocabulary.root_bias),
+            ):
+                self._device.refill(buffer, part)
+            self._held = vocabulary
+        margin, sharpness = np.float32(vocabulary.vocabulary.margin), np.float32(1.0 / vocabulary.temperature)
+        counts = (np.int32(value) for value in (len(vocabulary.group), vocabulary.groups, vocabulary.classes))
+        roots = np.int32(len(vocabulary.root))
+        norm = self._root, self._root_bias, roots, vocabulary.rest
+        return _arguments(self._weight, self._bias, self._group, *counts, *norm, margin, sharpness)
+
+
+def _arguments(*values: Argument) -> Arguments:
+    return values
+
+
+def _uploaded(device: KernelDevice, *arrays: NDArray[Any]) -> tuple[Buffer, ...]:
+    return tuple(device.upload(array) for array in arrays)
+
+
+def _tables(device: KernelDevice, tables: PositionalTables) -> tuple[Buffer | np.int32, ...]:
+    return (*_uploaded(device, *tables.axes), *(np.int32(len(part) - 2) for part in tables.axes))
+
+
+def _scene(march: March, classifier: VoxelClassifier) -> NDArray[np.void]:
+    camera, scene = march.camera, np.zeros(1, dtype=SCENE)
+    scene["size"], scene["edge"] = march.grid.shape, march.grid.voxel_size
+    scene["width"], scene["height"] = camera.width, camera.height
+    scene["intrinsics"] = camera.fx, camera.fy, camera.cx, camera.cy
+    scene["pose"], scene["camera"] = classifier.pose, classifier.camera_voxel
+    return scene
+
+
+def _volume(voxels: CellVoxels) -> NDArray[np.void]:
+    lift, made = voxels.query.lift, np.zeros(1, dtype=VOLUME)
+    volume, spec, grid = lift.volume, lift.spec, lift.volume.grid
+    made["size"], made["pinhole"], made["nearest"] = grid.shape, lift.pinhole, lift.nearest
+    made["height"], made["width"] = lift.map_size
+    made["pose"] = voxels.query.pose.reshape(-1)
+    made["bottom"], made["edge"], made["measure"] = grid.origin[2], grid.voxel_size, volume.measure
+    made["base"] = grid.origin[2] - volume.level
+    made["code_zero"] = spec.inverse_depth(0.0)
+    made["code_scale"] = spec.inverse_depth(1.0) - spec.inverse_depth(0.0)
+    made["far"], made["scale_deviation"], made["ground"] = spec.far, volume.ground.scale_deviation, volume.label
+    return made
+
+
+def _blocks(threads: int) -> int:
+    return -(-threads // THREADS)
