@@ -69,7 +69,7 @@ def test_every_command_says_which_extra_it_needs(tmp_path: Path) -> None:
     commands = [one for one in COMMANDS if one[0] not in own]
     # What is wrong with these, or lacking, would be reported first.
     there = {"--data": DEMO_DRIVE, "--bundle": DEFAULT_BUNDLE, "--student": DEFAULT_BUNDLE}
-    there |= {"--checkpoint": "nothing", "--foundation": "nothing", "--output": "new"}
+    there |= {"--checkpoint": "nothing", "--foundation": "nothing", "--output": "new", "--licence": "none"}
     lines = [
         line(
             words, actions, {one: there[one.option_strings[-1]] for one in actions if {*one.option_strings} & {*there}}

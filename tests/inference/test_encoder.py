@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -6,12 +5,13 @@ import pytest
 from numpy.typing import NDArray
 
 from scene_completion_ros.bags.reader import demo_drive
-from scene_completion_ros.errors import BundleError, SceneCompletionError
+from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry import Camera
 from scene_completion_ros.inference import encoder
 from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import ENGINES, check_engine, make_networks
+from scene_completion_ros.inference.gpu import device, device_networks
 from scene_completion_ros.inference.scene_query import MOSTLY, shown_share
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.checkout import run_python
@@ -155,7 +155,15 @@ def test_nothing_is_certain_of_images_that_show_nothing(name: str, street: tuple
         assert found.probability[obstacles].mean() > 0.02
 
 
-@pytest.mark.parametrize("start", [make_networks, lambda bundle, engine: check_engine(bundle, engine, bundle.grid)])
-def test_tensorrt_names_what_it_cannot_run_before_what_is_not_installed(start: Callable[..., object]) -> None:
-    with pytest.raises(BundleError, match="a student that completes cells. Run it on the CPU"):
-        start(open_student("street"), "tensorrt")
+@pytest.mark.parametrize("name", shipped_students())
+def test_tensorrt_takes_every_shipped_student_or_names_what_the_machine_lacks(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = open_student(name)
+    if not device.cuda_devices().names:
+        for start in (make_networks, lambda student, engine: check_engine(student, engine, student.grid)):
+            with pytest.raises(GpuError, match="the NVIDIA driver is missing|a GPU is not seen"):
+                start(bundle, "tensorrt")
+    monkeypatch.setattr(device, "require", lambda flavour: None)
+    monkeypatch.setattr(device_networks, "require_compiler", lambda: None)
+    check_engine(bundle, "tensorrt", bundle.grid)

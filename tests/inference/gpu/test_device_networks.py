@@ -142,6 +142,9 @@ def test_a_student_that_completes_cells_sees_decodes_and_queries_as_on_the_cpu(
         assert found.timings_ms.keys() == expected.timings_ms.keys()
     assert cuda.allocations == allocations + 2  # for what a sensor saw, once
     assert on_gpu.mounted(None).complete(wall_from(0.1)).alpha.any()
+    away = on_gpu.placed(RigidTransform(np.eye(3), np.array([500.0, 0.0, 0.0])) @ on_gpu.grid_from_camera)
+    unseen = away.complete(wall_from(0.1))
+    assert not away.in_view.any() and not unseen.voxels.state.any() and not unseen.alpha.any()
 
 
 MUTANTS = {
