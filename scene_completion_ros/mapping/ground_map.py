@@ -15,10 +15,12 @@ A byte holds the state and, of an occupied voxel, the class:
 so that 1 alone may clear, everything from 3 on is occupied, and of a grid without classes the byte is the `VoxelState`.
 """
 
+import functools
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +28,17 @@ from numpy.typing import NDArray
 from scene_completion_ros.errors import GridError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.jit import inlined, kernel
 from scene_completion_ros.untrusted_files import shown
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100  # values of nav_msgs/OccupancyGrid
+UNOBSERVED, FREE_SEEN, FREE_INFERRED, SURFACE, _ = (np.uint8(state) for state in VoxelState)
 
 AUTO = "auto"
 # What robots drive on: never an obstacle, unless other classes are named.
 GROUND_CLASSES = ("road", "parking", "sidewalk", "terrain", "other-ground", "floor")
 
-_OBSTACLE = 100  # plus the percent, 1 to 100: larger than all states
 _ROUNDING = 1e-6  # part of a voxel edge
 _NO_GROUND_M = 0.5  # so far from a point of it, the ground is taken for level
 
@@ -82,15 +85,15 @@ class GroundProjection:
     """
 
     def __init__(self, grid: VoxelGrid, upright_from_grid: RigidTransform, lowest: float, highest: float) -> None:
-        self.grid, self.upright_from_grid = grid, upright_from_grid
-        self.lowest, self.highest = lowest, highest
-        size = grid.voxel_size
+        self.grid, size = grid, grid.voxel_size
+        self._band = lowest - _ROUNDING * size, highest + _ROUNDING * size
         ends = list(zip(grid.origin, np.asarray(grid.origin) + np.asarray(grid.shape) * size, strict=True))
         corners = upright_from_grid.apply(np.array(list(itertools.product(*ends)), dtype=np.float64))
         low, high = corners.min(axis=0), corners.max(axis=0)
         counts = np.ceil((high - low) / size - _ROUNDING).astype(int)
-        self._axes = tuple(low[axis] + (np.arange(counts[axis]) + 0.5) * size for axis in range(3))
-        if not self._in_band(self._axes[2]).any():
+        x, y, z = (low[axis] + (np.arange(counts[axis]) + 0.5) * size for axis in range(3))
+        self._axes = x, y, z[(self._band[0] <= z) & (z <= self._band[1])]
+        if not len(self._axes[2]):
             raise GridError(
                 f"no voxel lies {lowest} to {highest} m above the ground: the grid reaches from {low[2]:.2f} to "
                 f"{high[2]:.2f} m, in steps of {size} m",
@@ -98,7 +101,12 @@ class GroundProjection:
                 cure="Check the pose of the camera above the ground, and that the band is at least one voxel high",
             )
         self.origin = (float(low[0]), float(low[1]))
-        self._looked_up = self._voxels_at(np.zeros((counts[1], counts[0])))
+        # Affine maps [3, 4]: of points of the upright frame to places in the grid, counted in voxels; of the index of a
+        # voxel to its centre's column and row in the map, counted in cells, and height in metres.
+        inverse = upright_from_grid.inverse()
+        self._voxels_from_upright = np.column_stack([inverse.rotation, inverse.translation - grid.origin]) / size
+        first = upright_from_grid.apply(np.asarray(grid.origin) + 0.5 * size) - (*self.origin, 0.0)
+        self._map_from_index = np.column_stack([upright_from_grid.rotation * size, first]) / [[size], [size], [1.0]]
 
     def __call__(
         self,
@@ -117,70 +125,71 @@ class GroundProjection:
         seen free, and unknown everywhere else.
         """
         assert voxels.grid == self.grid
-        passable = np.isin(voxels.label, np.fromiter(ignored, dtype=np.uint8))
-        flat = np.ravel_multi_index(tuple(voxels.index.T), self.grid.shape)
-        # One more element stands for what lies outside of the grid.
-        dense = np.append(voxels.state, np.uint8(VoxelState.UNOBSERVED))
-        free = np.where(dense[flat] == VoxelState.SURFACE, VoxelState.FREE_SEEN, VoxelState.FREE_INFERRED)
-        dense[flat] = np.where(passable, free, _OBSTACLE + OCCUPIED)
-
-        height = None if ground is None else self._heights(ground)
-        band = dense[self._looked_up if height is None else self._voxels_at(height)]
-        is_free = band == VoxelState.FREE_SEEN
-        largest = band.max(axis=0)
-        self._throw(voxels.index[~passable], dense[flat[~passable]], largest, height)
-        cells = np.where(is_free.all(axis=0), FREE, UNKNOWN)
-        cells = np.where(largest > _OBSTACLE, largest.astype(np.int16) - _OBSTACLE, cells)
-        return GroundMap(self.origin, self.grid.voxel_size, cells.astype(np.int8))
-
-    def _in_band(self, height: NDArray[np.float64]) -> NDArray[np.bool_]:
-        slack = _ROUNDING * self.grid.voxel_size
-        return (self.lowest - slack <= height) & (height <= self.highest + slack)
+        passable = np.isin(np.arange(256), list(ignored))
+        x, y, _ = self._axes
+        height = np.zeros((len(y), len(x))) if ground is None else self._heights(ground)
+        cells = np.empty(height.shape, np.int8)
+        found = np.ascontiguousarray(voxels.index), passable[voxels.label], voxels.state.copy()
+        _kernel()(*found, self._voxels_from_upright, self._map_from_index, *self._axes, self._band, height, cells)
+        return GroundMap(self.origin, self.grid.voxel_size, cells)
 
     def _heights(self, ground: NDArray[np.floating]) -> NDArray[np.float64]:
         """Height of the ground under the cells [H, W]: that of the nearest point, by cells, and 0 far from any."""
-        found = np.zeros((len(self._axes[1]), len(self._axes[0])))
-        column, row = np.floor((ground[:, :2] - self.origin) / self.grid.voxel_size).astype(int).T
         reach = int(_NO_GROUND_M / self.grid.voxel_size + _ROUNDING)
+        found = np.zeros((len(self._axes[1]) + 4 * reach, len(self._axes[0]) + 4 * reach))  # a margin, cut off below
+        column, row = np.floor((ground[:, :2] - self.origin) / self.grid.voxel_size).astype(int).T + 2 * reach
+        rows, columns = found.shape
+        near = (reach <= row) & (row < rows - reach) & (reach <= column) & (column < columns - reach)
+        cell, height = (row * columns + column)[near], ground[near, 2]
         around = sorted(
             itertools.product(range(-reach, reach + 1), repeat=2), key=lambda step: -(step[0] ** 2 + step[1] ** 2)
         )
         for down, aside in around:  # the nearest point is written last
-            if np.hypot(down, aside) > reach:
+            if np.hypot(down, aside) <= reach:
+                found.reshape(-1)[cell + (down * columns + aside)] = height
+        return found[2 * reach : rows - 2 * reach, 2 * reach : columns - 2 * reach].copy()
+
+
+@inlined
+def placed(a: Any, x: Any, y: Any, z: Any) -> Any:
+    """Where an affine map [3, 4] places a point."""
+    return (
+        a[0, 0] * x + a[0, 1] * y + a[0, 2] * z + a[0, 3],
+        a[1, 0] * x + a[1, 1] * y + a[1, 2] * z + a[1, 3],
+        a[2, 0] * x + a[2, 1] * y + a[2, 2] * z + a[2, 3],
+    )
+
+
+@functools.cache
+def _kernel() -> Callable[..., None]:
+    @kernel(parallel=False)
+    def project(  # type: ignore[no-untyped-def] # numba finds the types
+        index, passable, state, voxels_from_upright, map_from_index, xs, ys, levels, band, ground, cells
+    ):
+        for voxel in range(len(index)):
+            if passable[voxel]:
+                i, j, k = index[voxel]
+                state[i, j, k] = FREE_SEEN if state[i, j, k] == SURFACE else FREE_INFERRED
+        for row in range(ys.size):
+            for column in range(xs.size):
+                x, y, free, occupied = xs[column], ys[row], True, False
+                for level in levels:
+                    i, j, k = placed(voxels_from_upright, x, y, level + ground[row, column])
+                    inside = 0 <= i < state.shape[0] and 0 <= j < state.shape[1] and 0 <= k < state.shape[2]
+                    found = state[int(i), int(j), int(k)] if inside else UNOBSERVED
+                    free &= bool(found == FREE_SEEN)
+                    occupied |= bool(found >= SURFACE)
+                cells[row, column] = OCCUPIED if occupied else FREE if free else UNKNOWN
+        for voxel in range(len(index)):
+            if passable[voxel]:
                 continue
-            at = row + down, column + aside
-            inside = (at[0] >= 0) & (at[0] < found.shape[0]) & (at[1] >= 0) & (at[1] < found.shape[1])
-            found[at[0][inside], at[1][inside]] = ground[inside, 2]
-        return found
+            i, j, k = index[voxel]
+            x, y, z = placed(map_from_index, i, j, k)
+            at = min(max(int(y), 0), ys.size - 1), min(max(int(x), 0), xs.size - 1)
+            if band[0] <= z - ground[at] <= band[1]:
+                cells[at] = OCCUPIED
 
-    def _voxels_at(self, ground: NDArray[np.float64]) -> NDArray[np.intp]:
-        """Flat indices of the voxels that points over the cells lie in, [levels, H, W]; one beyond for outside.
-
-        `ground`: height of the ground [H, W].
-        """
-        x, y, z = self._axes
-        above = z[self._in_band(z)][:, None, None] + ground
-        points = np.stack(np.broadcast_arrays(x, y[:, None], above), axis=-1)
-        index, inside = self.grid.index_of(self.upright_from_grid.inverse().apply(points))
-        flat = np.ravel_multi_index(tuple(np.moveaxis(np.where(inside[..., None], index, 0), -1, 0)), self.grid.shape)
-        return np.where(inside, flat, np.prod(self.grid.shape)).astype(np.intp)
-
-    def _throw(
-        self,
-        index: NDArray[np.int32],
-        value: NDArray[np.uint8],
-        onto: NDArray[np.uint8],
-        ground: NDArray[np.float64] | None,
-    ) -> None:
-        """Raise the cells [H, W] under voxels [N, 3] of the band to the values [N] of these; ground as `_heights`."""
-        turn = self.upright_from_grid.rotation * self.grid.voxel_size
-        first = self.upright_from_grid.apply(np.asarray(self.grid.origin) + 0.5 * self.grid.voxel_size)
-        places = (index @ turn[:2].T + (first[:2] - self.origin)) / self.grid.voxel_size
-        column, row = (places[:, axis].astype(int).clip(0, onto.shape[1 - axis] - 1) for axis in range(2))
-        cell = row * onto.shape[1] + column
-        above = index @ turn[2] + first[2] - (0.0 if ground is None else ground.reshape(-1)[cell])
-        in_band = self._in_band(above)
-        np.maximum.at(onto.reshape(-1), cell[in_band], value[in_band])
+    return project
 
 
 LAYOUT = "data[(x * shape[1] + y) * shape[2] + z]"

@@ -9,7 +9,10 @@ import pytest
 from scene_completion_ros.errors import GridError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.geometry.transforms import RigidTransform
+from scene_completion_ros.mapping.ground_map import FREE as FREE_CELL
 from scene_completion_ros.mapping.ground_map import (
+    OCCUPIED,
+    UNKNOWN,
     GroundMap,
     GroundProjection,
     dense_grid_json,
@@ -17,6 +20,7 @@ from scene_completion_ros.mapping.ground_map import (
     voxels_to_bytes,
 )
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels
+from tests.mapping.twins import ground_cells_reference
 from tests.voxels.samples import (
     COMPLETED,
     FREE,
@@ -79,6 +83,15 @@ def test_obstacles_stand_on_the_ground_that_was_seen() -> None:
     np.testing.assert_array_equal(projected(scene(), ground=step + (9.0, 0.0, 0.0)).cells, EXPECTED)
 
 
+def test_ground_just_outside_of_the_map_is_that_of_the_next_cell_alone() -> None:
+    state = np.full(SHAPE, FREE)
+    state[:, :, 1] = SURFACE  # too low on a step of half a metre
+    expected = np.full((4, 3), 100)
+    expected[2, 2] = 0
+    beside = np.array([[1.7, 0.25, 0.5]])  # right of the row's last cell
+    np.testing.assert_array_equal(projected(voxels_of(state, ORIGIN, SIZE), ground=beside).cells, expected)
+
+
 def test_ignored_classes_are_no_obstacles() -> None:
     state = np.full(SHAPE, FREE)
     state[0, 0, 1], state[1, 1, 1], state[2, 2, 1] = SURFACE, COMPLETED, SURFACE
@@ -91,36 +104,27 @@ def test_ignored_classes_are_no_obstacles() -> None:
 
 POSES = [
     turned((0, 0, 1), 30, (1, 2, 1.0)),
-    turned((0, 0, 1), -45, (0, 0, 1.2)),
+    turned((0, 0, 1), -40, (0, 0, 1.2)),
     turned((0, 1, 0), 7, (0, 0, 1.0)),
     turned((1, 0, 0), 15, (0, 0, 1.1)) @ turned((0, 0, 1), 200),
 ]
 
 
+@pytest.mark.parametrize("height", [None, 0.27])
 @pytest.mark.parametrize("pose", POSES)
-def test_a_rotated_grid_loses_no_obstacle_and_makes_up_no_free_space(pose: RigidTransform) -> None:
+def test_a_rotated_grid_loses_no_obstacle_and_makes_up_no_free_space(
+    pose: RigidTransform, height: float | None
+) -> None:
     rng = np.random.default_rng(3)
     grid = VoxelGrid((0.0, -4.0, -1.0), 0.2, (40, 40, 12))
-    state = rng.choice([SURFACE, INFERRED, UNOBSERVED, FREE], size=grid.shape, p=[0.005, 0.005, 0.005, 0.985])
-    voxels = voxels_of(state, grid.origin, grid.voxel_size)
-    ground = projected(voxels, pose)
-    points = pose.apply(voxels.points_grid().astype(np.float64))
-    points = points[(points[:, 2] >= BAND[0]) & (points[:, 2] <= BAND[1])]
-    column, row = np.floor((points[:, :2] - ground.origin) / 0.2).astype(int).T
-    assert len(points) > 20
-    assert np.all(ground.cells[row, column] == 100)
-    rows, columns = np.nonzero(ground.cells == 0)
-    assert len(rows) > 200
-    # Levels one voxel apart, from the lowest corner of the grid on.
-    ends = np.array([[0.0, 8.0], [-4.0, 4.0], [-1.0, 1.4]])
-    corners = pose.apply(np.stack(np.meshgrid(*ends), axis=-1).reshape(-1, 3))
-    levels = np.arange(corners[:, 2].min() + 0.1, BAND[1], 0.2)
-    for height in levels[levels >= BAND[0]]:
-        above = np.stack([columns, rows], axis=1) * 0.2 + 0.1 + ground.origin
-        centres = np.column_stack([above, np.full(len(above), height)])
-        index, inside = grid.index_of(pose.inverse().apply(centres))
-        assert inside.all()
-        assert np.all(state[tuple(index.T)] == FREE)
+    state = rng.choice([SURFACE, COMPLETED, INFERRED, UNOBSERVED, FREE], size=grid.shape, p=[0.005] * 4 + [0.98])
+    labels = {(i, j, k): rng.integers(3) for i, j, k in np.argwhere(state >= SURFACE).tolist()}
+    voxels = voxels_of(state, grid.origin, grid.voxel_size, labels=labels)
+    plane = np.stack(np.meshgrid(np.arange(-20, 20, 0.4), np.arange(-20, 20, 0.4), height or 0.0), axis=-1)
+    ground = projected(voxels, pose, ignored=[1], ground=None if height is None else plane.reshape(-1, 3))
+    expected = ground_cells_reference(voxels, pose, BAND, ground, [1], height or 0.0)
+    np.testing.assert_array_equal(ground.cells, expected)
+    assert all((expected == value).sum() > 20 for value in (UNKNOWN, FREE_CELL, OCCUPIED))
 
 
 STATE = np.array([[[UNOBSERVED, FREE, INFERRED], [SURFACE, COMPLETED, SURFACE]]])
