@@ -164,8 +164,10 @@ def obstacle_points(
     `frame_from_grid`: pose of the grid in the frame of the points; None for the camera's optical frame; `ignored`:
     labels of classes that are no obstacles (see `ground_map.ignored_labels`).
     """
-    points = voxels.points_camera() if frame_from_grid is None else voxels.points_in(frame_from_grid)
-    return points[~np.isin(voxels.label, np.fromiter(ignored, dtype=np.uint8))]
+    kept = np.flatnonzero(~np.isin(voxels.label, np.fromiter(ignored, dtype=np.uint8)))
+    names = ("index", "probability", "label", "confidence")
+    obstacles = replace(voxels, **{name: getattr(voxels, name).take(kept, axis=0) for name in names})
+    return obstacles.points_camera() if frame_from_grid is None else obstacles.points_in(frame_from_grid)
 
 
 def seen_free_cubes(
