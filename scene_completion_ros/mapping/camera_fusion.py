@@ -154,14 +154,15 @@ def all_matches(voxels: SemanticVoxels, answers: Sequence[tuple[SemanticVoxels, 
     image on the same grid, and which of them each phrase was found in.
     """
     parts = [
-        (found.score, found.probability, np.ravel_multi_index(tuple(own.index[found.voxels].T), own.grid.shape), number)
+        (found.score, found.probability, own.index.take(found.voxels, axis=0), number)
         for own, phrases in answers
         for number, found in enumerate(phrases)
     ]
-    kinds = (np.float32, np.float32, np.intp)
-    score, probability, flat = (
-        np.concatenate([np.zeros(0, kind), *(part[column] for part in parts)]) for column, kind in enumerate(kinds)
+    nothing = np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros((0, 3), np.int32)
+    score, probability, index = (
+        np.concatenate([none, *(part[column] for part in parts)]) for column, none in enumerate(nothing)
     )
+    flat = np.ravel_multi_index(tuple(index.T), voxels.grid.shape)
     phrase = np.repeat([number for *_, number in parts], [len(at) for *_, at, _ in parts]).astype(np.uint8)
     # By phrase and, of several images, by voxel; the best match first.
     order = np.lexsort((-score, flat, phrase)) if len(answers) > 1 else np.arange(len(flat))
@@ -169,5 +170,4 @@ def all_matches(voxels: SemanticVoxels, answers: Sequence[tuple[SemanticVoxels, 
     first = np.ones(len(order), dtype=bool)
     first[1:] = (flat[order[1:]] != flat[order[:-1]]) | (phrase[order[1:]] != phrase[order[:-1]])
     kept = order[first]
-    index = np.stack(np.unravel_index(flat[kept], voxels.grid.shape), axis=-1).astype(np.int32)
-    return Matches(index, phrase[kept], score[kept], probability[kept])
+    return Matches(index.take(kept, axis=0), phrase[kept], score[kept], probability[kept])
