@@ -229,10 +229,10 @@ class CellVoxels:
         view = view_of(canonical, grid, camera_from_grid, self.far, coverage, query.prepare)
         self.in_view, self.too_far = view.in_view, view.too_far
         points, target = (np.concatenate([getattr(part, name) for part in view.parts]) for name in ("points", "target"))
-        cells, between = query.cells_of(points)
-        self.samples = CellSamples(points, target, between)
+        cells, between = zip(*(query.cells_of(part.points) for part in view.parts), strict=True)  # of all: 140 MB more
+        self.samples = CellSamples(points, target, any(between))
         self.cell_of = np.zeros(self.in_view.size, np.int32)  # the cell of each voxel in view
-        self.cell_of[target] = cells
+        self.cell_of[target] = np.concatenate(cells)
         classes = query.volume.classes
         itself = np.eye(classes, dtype=np.float32), np.zeros(classes, np.float32)
         self._scores = WordScores(label_kernel(0, classes, computed=True), *itself)
