@@ -4,10 +4,12 @@ The stages fill them in, one after the other: `receive`, `place`, `complete`, `j
 has not set yet cannot be read.
 """
 
+import ctypes
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -321,7 +323,8 @@ class Student:
         self.models[name] = ModelReport("building")
         started_s = time.perf_counter()
         try:
-            completer = self._completer_or_cpu(name, camera, grid_from_camera, parameters)
+            with freed_memory_returned():
+                completer = self._completer_or_cpu(name, camera, grid_from_camera, parameters)
         except Exception as error:
             why = in_words(error)
             self._unusable[name] = _made_for(camera, parameters), why
@@ -371,6 +374,23 @@ def _made_for(camera: Camera, parameters: NodeParameters) -> _MadeFor:
 
 def _fits(made_for: _MadeFor, wanted: _MadeFor) -> bool:
     return made_for[1] == wanted[1] and made_for[0].agrees(wanted[0])
+
+
+@contextmanager
+def freed_memory_returned() -> Iterator[None]:
+    """What is freed meanwhile goes back to the system: to make a completer takes much more than it keeps.
+
+    Afterwards glibc keeps what is freed, up to its own limits, because each image needs as much as the one before.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # options of mallopt(3)
+    mallopt, trim = (getattr(ctypes.CDLL(None), name, lambda *_: None) for name in ("mallopt", "malloc_trim"))
+    mallopt(mmap_threshold, 2**17)
+    try:
+        yield
+    finally:
+        mallopt(mmap_threshold, 2**25)
+        mallopt(trim_threshold, 2**26)
+        trim(0)
 
 
 def largest_shift(grid: VoxelGrid, grid_from_camera: RigidTransform, grid_from_camera_now: RigidTransform) -> float:

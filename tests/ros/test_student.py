@@ -10,7 +10,7 @@ from rclpy.logging import get_logger
 from scene_completion_ros.geometry.grids import read_grid
 from scene_completion_ros.geometry.transforms import RigidTransform
 from scene_completion_ros.inference.bundle import StudentBundle
-from scene_completion_ros.ros.frame import Student
+from scene_completion_ros.ros.frame import Student, freed_memory_returned
 from scene_completion_ros.ros.parameters import NodeParameters
 from tests.ros.camera_to_voxels import CAMERA, some_image
 
@@ -79,3 +79,16 @@ def test_a_camera_that_stands_unlike_in_training_is_warned_of_once(bundle_folder
     student.check_mounting("front", placed(1.7), corrected)
     assert len(warnings) == 1
     assert not any("above the ground" in text for text in student.models["front"].warnings)
+
+
+def test_what_is_freed_between_blocks_that_stay_goes_back_to_the_system() -> None:
+    np.ones(2**20)  # 8 MiB that are freed, after which glibc would keep smaller blocks
+    before = resident_mib()
+    with freed_memory_returned():
+        blocks = [np.ones(2**16) for _ in range(400)]  # 200 MiB
+        del blocks[::2]
+        assert resident_mib() - before < 150.0
+
+
+def resident_mib() -> float:
+    return int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmRSS:")[1].split()[0]) / 1024
