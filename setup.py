@@ -53,8 +53,8 @@ EXTRAS = {
     ],
     # Text encoders, where nothing is trained.
     "text": ["huggingface-hub", *TOKENIZERS, TORCH, "transformers>=5"],
-    # TensorRT runs the graphs, of which ONNX Runtime and onnx make float16. pycuda launches kernels, which NVRTC compiles
-    # for the GPU that is there; it compiles itself while it is installed (CUDA toolkit).
+    # TensorRT runs the graphs, of which ONNX Runtime and onnx make float16; pycuda launches kernels. It compiles while
+    # it is installed (CUDA toolkit), and NVRTC the kernels for the GPU that is there.
     "gpu": ["nvidia-cuda-nvrtc", "onnx", "onnxruntime>=1.16", "pycuda", "tensorrt>=10.3"],
     # The other engine for the encoder, for machines without OpenVINO.
     "onnxruntime": ["onnxruntime>=1.16"],
