@@ -29,6 +29,11 @@ L_3, L_5, L_7, L_9, L_11 = (np.float32(1.0 / n) for n in (3.0, 5.0, 7.0, 9.0, 11
 SMALLEST_DEPTH = np.float32(1e-6)
 FREE_SEEN, FREE_INFERRED = np.uint8(VoxelState.FREE_SEEN), np.uint8(VoxelState.FREE_INFERRED)
 SURFACE, COMPLETED = np.uint8(VoxelState.SURFACE), np.uint8(VoxelState.COMPLETED)
+TO_OCCUPIED, NOWHERE = SURFACE - FREE_SEEN, np.float32(np.nan)
+# Of a block of about so many voxels: rows of what is known of them; and of where that is found, and their states.
+BLOCK, ROWS, PLACES = 512, 9, 3
+X, Y, Z, DISTANCE, SEEN_TO, BEYOND, WIDTH, VALUE, RISE = range(ROWS)
+PIXEL, BIN, STATE = range(PLACES)
 
 
 # The C library's exp and log are called lane by lane, which takes as long as the rest of the query. These are plain
@@ -97,7 +102,15 @@ class VoxelClassifier:
         # float32 [K] alpha, float32 [K] probability, and int32 [BINS] the first interval that an alpha of each bin can
         # lie in.
         self.knots = (alpha.astype(np.float32), probability.astype(np.float32), interval)
-        self._kernel = _classify_kernel()
+        # float32 [K, 4], first alpha and width, first probability and rise of intervals; nothing is beyond the last.
+        low, value = self.knots[:2]
+        intervals = np.stack([low[:-1], np.diff(low), value[:-1], np.diff(value)], axis=1)
+        self._intervals = np.append(intervals, np.full((1, 4), np.inf, np.float32), axis=0)
+        # Voxels of a block, whole columns of them, and which blocks have any in view.
+        self._size = grid.shape[2] * max(1, BLOCK // grid.shape[2])
+        starts = np.arange(0, in_view.size, self._size)
+        self._blocks = np.flatnonzero(np.logical_or.reduceat(in_view.reshape(-1), starts))
+        self._reach, self._kernel = _reach_kernel(), _classify_kernel()
 
     def __call__(
         self, alpha: NDArray[np.float32], half_distance: NDArray[np.float32]
@@ -105,18 +118,13 @@ class VoxelClassifier:
         """Probability float32, state uint8 of `alpha`, all [X, Y, Z], by the march's `half_distance` [h, w]."""
         probability = np.zeros(self.grid.shape, dtype=np.float32)
         state = np.zeros(self.grid.shape, dtype=np.uint8)
+        reach = np.empty((half_distance.shape[0] + 1, half_distance.shape[1] + 1), dtype=np.float32)
+        self._reach(half_distance, reach)
+        scene = (tuple(part) for part in (self.pose, self.camera_voxel, self._intrinsics))  # numbers, not arrays
         self._kernel(
-            alpha,
-            self._in_view,
-            half_distance,
-            self.pose,
-            self.camera_voxel,
-            self._intrinsics,
-            np.float32(0.5 * self.grid.voxel_size),
-            *self.knots,
-            np.float32(self.threshold),
-            probability,
-            state,
+            *(alpha.reshape(-1), self._in_view.reshape(-1), half_distance, reach),
+            *(self._blocks, self._size, *self.grid.shape[1:], *scene, np.float32(0.5 * self.grid.voxel_size)),
+            *(self._intervals, self.knots[2], np.float32(self.threshold), probability.reshape(-1), state.reshape(-1)),
         )
         return probability, state
 
@@ -133,80 +141,95 @@ def projected(x: Any, y: Any, z: Any, pose: Any, intrinsics: Any) -> Any:
     return column, row, np.sqrt(p_x * p_x + p_y * p_y + p_z * p_z), p_z
 
 
-@inlined
-def face_reached(x: Any, y: Any, z: Any, pose: Any, intrinsics: Any, half_distance: Any) -> Any:
-    """Whether one of the four rays around a point reaches it with T_state >= 0.5."""
-    column, row, distance, depth = projected(x, y, z, pose, intrinsics)
-    if depth <= ZERO:
-        return False
-    height, width = half_distance.shape
-    c, r = np.int32(np.floor(column)), np.int32(np.floor(row))
-    c_0, c_1 = min(max(c, 0), width - 1), min(max(c + 1, 0), width - 1)
-    r_0, r_1 = min(max(r, 0), height - 1), min(max(r + 1, 0), height - 1)
-    upper = max(half_distance[r_0, c_0], half_distance[r_0, c_1])
-    return distance <= max(upper, max(half_distance[r_1, c_0], half_distance[r_1, c_1]))
+@functools.cache
+def _reach_kernel() -> Callable[..., None]:
+    """The largest half distance of the four rays around each place between pixels, [h + 1, w + 1]."""
 
+    @kernel(parallel=False)
+    def widen(half_distance: Any, reach: Any) -> None:
+        height, width = half_distance.shape
+        for r in range(height + 1):
+            upper, lower = half_distance[max(r - 1, 0)], half_distance[min(r, height - 1)]
+            for c in range(width + 1):
+                left, right = max(c - 1, 0), min(c, width - 1)
+                reach[r, c] = max(max(upper[left], upper[right]), max(lower[left], lower[right]))
 
-@inlined
-def any_face_reached(x: Any, y: Any, z: Any, camera: Any, pose: Any, intrinsics: Any, half_distance: Any) -> Any:
-    """Whether a face turned to the camera is reached; x, y, z are the voxel's centre."""
-    for axis in range(3):
-        offset = camera[axis] - (x if axis == 0 else (y if axis == 1 else z))
-        if abs(offset) <= HALF:
-            continue
-        shift = HALF if offset > ZERO else -HALF
-        f_x = x + shift if axis == 0 else x
-        f_y = y + shift if axis == 1 else y
-        f_z = z + shift if axis == 2 else z
-        if face_reached(f_x, f_y, f_z, pose, intrinsics, half_distance):
-            return True
-    return False
+    return widen
 
 
 @functools.cache
 def _classify_kernel() -> Callable[..., None]:
+    """Probability and state of the voxels of some blocks of so many voxels, all [X Y Z]; see `VoxelClassifier`.
+
+    Loops are short, over one array, and look things up in loops of their own, so that the others run in vector lanes.
+    """
+
     @kernel()
-    def classify(
-        alpha: Any,
-        in_view: Any,
-        half_distance: Any,
-        pose: Any,
-        camera: Any,
-        intrinsics: Any,
-        tolerance: Any,
-        knots: Any,
-        values: Any,
-        bins: Any,
-        threshold: Any,
-        probability: Any,
-        state: Any,
-    ) -> None:
-        count_x, count_y, count_z = alpha.shape
+    def classify(  # type: ignore[no-untyped-def] # numba finds the types
+        alpha, in_view, half_distance, reach, blocks, most, count_y, count_z, pose, camera, intrinsics, tolerance,
+        intervals, bins, threshold, probability, state
+    ) -> None:  # fmt: skip
         height, width = half_distance.shape
-        last_interval = knots.size - 2
-        for column_index in prange(count_x * count_y):
-            i, j = column_index // count_y, column_index % count_y
-            for k in range(count_z):
-                if not in_view[i, j, k]:
-                    continue
-                a = alpha[i, j, k]
-                at = bins[min(max(np.int32(a * np.float32(BINS)), 0), BINS - 1)]  # NaN falls into the first bin
-                while at < last_interval and a > knots[at + 1]:
-                    at += 1
-                share = (a - knots[at]) / (knots[at + 1] - knots[at])
-                p = values[at] + min(max(share, ZERO), ONE) * (values[at + 1] - values[at])
-                probability[i, j, k] = p
-                x, y, z = np.float32(i) + HALF, np.float32(j) + HALF, np.float32(k) + HALF
-                column, row, distance, _ = projected(x, y, z, pose, intrinsics)
+        seen_to, faces_to = half_distance.reshape(-1), reach.reshape(-1)
+        for number in prange(blocks.size):
+            start = blocks[number] * most
+            size = min(most, alpha.size - start)
+            work, place = np.empty((ROWS, most), np.float32), np.empty((PLACES, most), np.int32)
+            for first in range(0, size, count_z):
+                column = (start + first) // count_z
+                x, y = np.float32(column // count_y) + HALF, np.float32(column % count_y) + HALF
+                for j in range(first, first + count_z):
+                    work[X, j], work[Y, j], work[Z, j] = x, y, np.float32(j - first) + HALF
+            for j in range(size):
+                column, row, distance, _ = projected(work[X, j], work[Y, j], work[Z, j], pose, intrinsics)
                 c = min(max(np.int32(np.floor(column + HALF)), 0), width - 1)
                 r = min(max(np.int32(np.floor(row + HALF)), 0), height - 1)
-                seen = distance <= half_distance[r, c] + tolerance
-                if p >= threshold:
-                    if not seen:
-                        seen = any_face_reached(x, y, z, camera, pose, intrinsics, half_distance)
-                    state[i, j, k] = SURFACE if seen else COMPLETED
-                else:
-                    state[i, j, k] = FREE_SEEN if seen else FREE_INFERRED
+                place[PIXEL, j], work[DISTANCE, j] = r * width + c, distance
+            for j in range(size):  # NaN falls into the first bin
+                place[BIN, j] = min(max(np.int32(alpha[start + j] * np.float32(BINS)), 0), BINS - 1)
+            for j in range(size):
+                work[SEEN_TO, j] = seen_to[np.uint32(place[PIXEL, j])]
+                a = alpha[start + j]
+                at = np.uint32(bins[np.uint32(place[BIN, j])])
+                while a > intervals[at + np.uint32(1), 0]:
+                    at += np.uint32(1)
+                interval = intervals[at]
+                work[BEYOND, j], work[WIDTH, j] = a - interval[0], interval[1]
+                work[VALUE, j], work[RISE, j] = interval[2], interval[3]
+            for j in range(size):
+                share = work[BEYOND, j] / work[WIDTH, j]
+                p = work[VALUE, j] + min(max(share, ZERO), ONE) * work[RISE, j]
+                occupied = TO_OCCUPIED if p >= threshold else 0
+                free = FREE_SEEN if work[DISTANCE, j] <= work[SEEN_TO, j] + tolerance else FREE_INFERRED
+                work[VALUE, j], place[STATE, j] = p, free + occupied
+            hidden = 0
+            for j in range(size):
+                place[PIXEL, hidden] = j
+                hidden += place[STATE, j] == COMPLETED
+            # Of occupied voxels that are not seen yet, the faces that are turned to the camera.
+            for n in range(hidden):
+                at = np.uint32(place[PIXEL, n])
+                work[X, n], work[Y, n], work[Z, n] = work[X, at], work[Y, at], work[Z, at]
+            for axis in range(3):
+                e_x, e_y, e_z = np.float32(axis == 0), np.float32(axis == 1), np.float32(axis == 2)
+                for n in range(hidden):
+                    x, y, z = work[X, n], work[Y, n], work[Z, n]
+                    offset = e_x * (camera[0] - x) + e_y * (camera[1] - y) + e_z * (camera[2] - z)
+                    shift = HALF if offset > ZERO else -HALF
+                    column, row, distance, depth = projected(
+                        x + shift * e_x, y + shift * e_y, z + shift * e_z, pose, intrinsics
+                    )
+                    c = min(max(np.int32(np.floor(column)), -1), width - 1) + 1
+                    r = min(max(np.int32(np.floor(row)), -1), height - 1) + 1
+                    place[BIN, n] = r * (width + 1) + c
+                    work[DISTANCE, n] = distance if abs(offset) > HALF and depth > ZERO else NOWHERE
+                for n in range(hidden):
+                    if work[DISTANCE, n] <= faces_to[np.uint32(place[BIN, n])]:
+                        place[STATE, np.uint32(place[PIXEL, n])] = SURFACE
+            for j in range(size):
+                probability[start + j] = work[VALUE, j] if in_view[start + j] else ZERO
+            for j in range(size):
+                state[start + j] = place[STATE, j] if in_view[start + j] else 0
 
     return classify
 
