@@ -37,6 +37,7 @@ from scene_completion_ros.voxels.occupancy import SEEN
 SPENT = 1e-3
 ZERO, HALF, ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 NEVER, NOTHING = np.float32(np.inf), np.float32(np.nan)
+CHUNK = 16  # a power of two: steps whose voxels are found side by side
 T_SPENT, T_SEEN = np.float32(SPENT), np.float32(SEEN)
 
 
@@ -130,47 +131,55 @@ class March:
     def __call__(self, alpha: NDArray[np.float32], depth: NDArray[np.float32] | None = None) -> MarchResult:
         """Marches through alpha, float32 [X, Y, Z], up to the depth, float32 [h, w], where a student predicts it."""
         shape = (self.camera.height, self.camera.width)
+        read, (origin, *rest) = (alpha, self.occupied_from, np.float32(self.grid.voxel_size), shape[1]), self.rays
         if depth is not None:
             half_distance = np.empty(shape, dtype=np.float32)
-            step_length = np.float32(self.grid.voxel_size)
-            rays = self.rays[:-1]
-            self._sight(alpha, self.occupied_from, step_length, depth.reshape(-1), *rays, half_distance.reshape(-1))
+            self._sight(*read, depth.reshape(-1), tuple(origin), *rest[:-1], half_distance.reshape(-1))
             return MarchResult(depth.copy(), half_distance, (depth >= self.far).astype(np.float32))
         out = tuple(np.empty(shape, dtype=np.float32) for _ in range(3))
-        step_length = np.float32(self.grid.voxel_size)
-        self._kernel(alpha, self.occupied_from, step_length, *self.rays, *(part.reshape(-1) for part in out))
+        self._kernel(*read, tuple(origin), *rest, *(part.reshape(-1) for part in out))
         return MarchResult(*out)
 
 
 @inlined
-def opacity_at(along: Any, origin: Any, d_x: Any, d_y: Any, d_z: Any, flat: Any, shape: Any) -> Any:
-    """Alpha of the voxel in which a ray is at a distance, in voxel edges."""
-    # Truncation is the floor inside the grid; the clamps catch rounding at its sides.
-    x = min(max(np.int32(origin[0] + along * d_x), 0), shape[0] - 1)
-    y = min(max(np.int32(origin[1] + along * d_y), 0), shape[1] - 1)
-    z = min(max(np.int32(origin[2] + along * d_z), 0), shape[2] - 1)
-    return flat[np.uint32((x * shape[1] + y) * shape[2] + z)]
+def voxels_along(step: Any, origin: Any, d_x: Any, d_y: Any, d_z: Any, shape: Any, voxels: Any) -> None:
+    """Flat indices of the voxels in which a ray is at a step and at those that follow, in vector lanes."""
+    for i in range(CHUNK):
+        along = np.float32(step + i) + HALF
+        # Truncation is the floor inside the grid; the clamps catch rounding at its sides.
+        x = min(max(np.int32(origin[0] + along * d_x), 0), shape[0] - 1)
+        y = min(max(np.int32(origin[1] + along * d_y), 0), shape[1] - 1)
+        z = min(max(np.int32(origin[2] + along * d_z), 0), shape[2] - 1)
+        voxels[i] = (x * shape[1] + y) * shape[2] + z
+
+
+# Rays go column by column of the image: those of one mostly go through the same columns of voxels.
 
 
 @functools.cache
 def _sight_kernel() -> Callable[..., None]:
     @kernel()
     def see(  # type: ignore[no-untyped-def] # numba finds the types
-        alpha, occupied_from, step_length, depth, origin, direction, cosine, first, stop, half_distance
+        alpha, occupied_from, step_length, width, depth, origin, direction, cosine, first, stop, half_distance
     ):
         flat = alpha.reshape(-1)
-        for ray in prange(first.size):
-            d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]
-            end, turned = depth[ray] / cosine[ray], NEVER
-            for step in range(first[ray], stop[ray]):
-                along = np.float32(step) + HALF
-                if not along * step_length < end:
-                    turned = ZERO if np.isnan(end) else end
-                    break
-                if opacity_at(along, origin, d_x, d_y, d_z, flat, alpha.shape) >= occupied_from:
-                    turned = along * step_length
-                    break
-            half_distance[ray] = turned
+        for column in prange(width):
+            voxels = np.empty(CHUNK, np.int32)
+            for ray in range(column, first.size, width):
+                d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]
+                end, turned = depth[ray] / cosine[ray], NEVER
+                for step in range(first[ray], stop[ray]):
+                    along = np.float32(step) + HALF
+                    if not along * step_length < end:
+                        turned = ZERO if np.isnan(end) else end
+                        break
+                    chunk = (step - first[ray]) & (CHUNK - 1)
+                    if chunk == 0:
+                        voxels_along(step, origin, d_x, d_y, d_z, alpha.shape, voxels)
+                    if flat[np.uint32(voxels[chunk])] >= occupied_from:
+                        turned = along * step_length
+                        break
+                half_distance[ray] = turned
 
     return see
 
@@ -179,41 +188,39 @@ def _sight_kernel() -> Callable[..., None]:
 def _march_kernel() -> Callable[..., None]:
     @kernel()
     def march_rays(  # type: ignore[no-untyped-def] # numba finds the types
-        alpha, occupied_from, step_length, origin, direction, cosine, first, stop, leave, depth, half_distance,
+        alpha, occupied_from, step_length, width, origin, direction, cosine, first, stop, leave, depth, half_distance,
         transmittance
     ) -> None:  # fmt: skip
         flat = alpha.reshape(-1)
-        for ray in prange(first.size):
-            d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]
-            left, distance, turned = ONE, ZERO, NEVER
-            step = first[ray]
-            # T_state is T up to the first occupied voxel and 0 from there on. One loop goes until it is below 0.5, and
-            # one through the rest of the ray, which has less to ask. "Not at least" instead of "less" catches NaN, too.
-            while step < stop[ray]:
-                along = np.float32(step) + HALF
-                opacity = opacity_at(along, origin, d_x, d_y, d_z, flat, alpha.shape)
-                distance += left * opacity * along
-                left *= ONE - opacity
-                step += 1
-                if opacity >= occupied_from or not left >= T_SEEN:
-                    turned = along * step_length
-                    break
-            while step < stop[ray] and not left < T_SPENT:
-                along = np.float32(step) + HALF
-                opacity = opacity_at(along, origin, d_x, d_y, d_z, flat, alpha.shape)
-                distance += left * opacity * along
-                left *= ONE - opacity
-                step += 1
-            if left < T_SPENT:
-                distance += left * (np.float32(step) - HALF)
-                left = ZERO
-            distance *= step_length
-            if left > ZERO:
-                distance += left * leave[ray]
-            if first[ray] == stop[ray]:
-                distance = NOTHING
-            depth[ray] = distance * cosine[ray]
-            half_distance[ray] = turned
-            transmittance[ray] = left
+        for column in prange(width):
+            voxels = np.empty(CHUNK, np.int32)
+            for ray in range(column, first.size, width):
+                d_x, d_y, d_z = direction[ray, 0], direction[ray, 1], direction[ray, 2]
+                left, distance, turned = ONE, ZERO, NEVER
+                step, seen = first[ray], True
+                # T_state is T up to the first occupied voxel and 0 from there on. "Not at least" instead of "less"
+                # catches NaN, too.
+                while step < stop[ray] and (seen or not left < T_SPENT):
+                    chunk = (step - first[ray]) & (CHUNK - 1)
+                    if chunk == 0:
+                        voxels_along(step, origin, d_x, d_y, d_z, alpha.shape, voxels)
+                    along = np.float32(step) + HALF
+                    opacity = flat[np.uint32(voxels[chunk])]
+                    distance += left * opacity * along
+                    left *= ONE - opacity
+                    step += 1
+                    if seen and (opacity >= occupied_from or not left >= T_SEEN):
+                        turned, seen = along * step_length, False
+                if left < T_SPENT:
+                    distance += left * (np.float32(step) - HALF)
+                    left = ZERO
+                distance *= step_length
+                if left > ZERO:
+                    distance += left * leave[ray]
+                if first[ray] == stop[ray]:
+                    distance = NOTHING
+                depth[ray] = distance * cosine[ray]
+                half_distance[ray] = turned
+                transmittance[ray] = left
 
     return march_rays
