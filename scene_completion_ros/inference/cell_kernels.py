@@ -25,9 +25,9 @@ from scene_completion_ros.voxels import occupancy_kernel
 from scene_completion_ros.voxels.occupancy_kernel import HALF, L_3, L_5, L_7, LN_2, ONE, TWO, ZERO, exp_negative
 
 BLOCK = 512
-# Rational approximation of erf, absolute errors below 2e-7 (Abramowitz and Stegun 1964, 7.1.26).
-P, A_1, A_2, A_3, A_4, A_5 = (
-    np.float32(value) for value in (0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+# Rational approximation of erf, absolute errors below 1e-6 in float32 (Abramowitz and Stegun 1964, 7.1.28).
+A_1, A_2, A_3, A_4, A_5, A_6 = (
+    np.float32(value) for value in (0.0705230784, 0.0422820123, 0.0092705272, 1.520143e-4, 2.765672e-4, 4.30638e-5)
 )
 # From so far on a bell curve is as good as 0; nearer to it, products of it would be denormal, and slow.
 FAR_OUT = np.float32(8.0)
@@ -41,7 +41,7 @@ FARTHEST = np.float32(FARTHEST_FROM_LEVEL)
 # Rows of what a block of voxels has gathered.
 LOG, DEVIATION, UNSEEN, BEFORE, THERE, SHOWN, LEVEL, DOUBT, UP, DEPTH, NEAR_EDGE, FAR_EDGE, TOP, BOTTOM = range(14)
 ROWS = 14
-RIGHT, LOWER, SHARE = TOP, BOTTOM, ROWS  # at first
+RIGHT, LOWER, SHARE, ACROSS, ALONG = TOP, BOTTOM, ROWS, DOUBT, UP  # at first; the depth comes behind these two
 PIXEL, CELL, SUB, COLUMN, LOWEST = range(5)  # where it gathers
 # Of a block of cells, behind the first two: metres behind the surface, and then how they lie against it.
 BEHIND, GEOMETRY_ROW = 2, 3
@@ -95,8 +95,11 @@ def bell(x: Any) -> Any:
 def below(x: Any) -> Any:
     """Φ(x), the share of a normal distribution below x standard deviations."""
     size = min(abs(x) * ROOT_HALF, FAR_OUT)
-    t = ONE / (ONE + P * size)
-    beyond = HALF * t * (A_1 + t * (A_2 + t * (A_3 + t * (A_4 + t * A_5)))) * bell(size)
+    root = ONE + size * (A_1 + size * (A_2 + size * (A_3 + size * (A_4 + size * (A_5 + size * A_6)))))
+    root *= root
+    root *= root
+    root *= root
+    beyond = HALF / (root * root)
     return ONE - beyond if x > ZERO else beyond
 
 
@@ -189,7 +192,7 @@ def lowest_kernel() -> Callable[..., None]:
 @inlined
 def volume_place(x: Any, y: Any, z: Any, pose: Any, row: Any, count: Any) -> Any:
     """A coordinate of a point in voxels of a volume, at its outer voxels where the point lies outside."""
-    place = pose[row, 0] * x + pose[row, 1] * y + pose[row, 2] * z + pose[row, 3]
+    place = pose[4 * row] * x + pose[4 * row + 1] * y + pose[4 * row + 2] * z + pose[4 * row + 3]
     return min(max(place, HALF), np.float32(count) - HALF)
 
 
@@ -205,8 +208,8 @@ def voxel_kernel() -> Callable[..., None]:
     """Opacities, or densities, of N points, which are what their pixels see, or lie before or behind that.
 
     `surfaces`: as of `lift_kernel`, `height`, `width`: of that map; `hidden`, `others`, `ground`: see `PredictedCells`;
-    `shape`: of the volume, in voxels; `points`: [N, 3] in the camera's optical frame, metres; `pinhole`, `nearest`:
-    see `CellLift`; `pose`: [3, 4], voxels of the volume from the camera; `bottom`: of the volume, and `size`: of its
+    `shape`: of the volume, in voxels; `points`: [3, N] in the camera's optical frame, metres; `pinhole`, `nearest`:
+    see `CellLift`; `pose`: [3 4], voxels of the volume from the camera; `bottom`: of the volume, and `size`: of its
     voxels, metres; `measure`: see `CellVolume`; `length`: metres, of the opacity; 0 for densities; `between`: points
     lie between the centres of voxels of the volume, whose logits are then interpolated; `target`: where in `out` each
     result goes.
@@ -225,8 +228,11 @@ def voxel_kernel() -> Callable[..., None]:
             stop = min(count, start + BLOCK)
             work = np.empty((ROWS + 3, BLOCK), np.float32)  # one array: the compiler need not ask whether rows overlap
             place = np.empty((7, BLOCK), np.int32)
+            for axis in range(3):
+                for j in range(stop - start):
+                    work[ACROSS + axis, j] = points[axis, start + j]
             for j in range(stop - start):
-                x, y, z = points[start + j, 0], points[start + j, 1], points[start + j, 2]
+                x, y, z = work[ACROSS, j], work[ALONG, j], work[DEPTH, j]
                 inverse = ONE / max(z, nearest)
                 column, row = pinhole[0] * x * inverse + pinhole[1], pinhole[2] * y * inverse + pinhole[3]
                 across = min(max(column, ZERO), np.float32(width - 1))
@@ -236,7 +242,7 @@ def voxel_kernel() -> Callable[..., None]:
                 work[SHOWN, j] = ZERO if outside > ZERO else ONE
                 place[PIXEL, j] = np.int32(np.rint(along)) * width + np.int32(np.rint(across))
             for j in range(stop - start):
-                x, y, z = points[start + j, 0], points[start + j, 1], points[start + j, 2]
+                x, y, z = work[ACROSS, j], work[ALONG, j], work[DEPTH, j]
                 v_x = volume_place(x, y, z, pose, 0, shape[0])
                 v_y = volume_place(x, y, z, pose, 1, shape[1])
                 v_z = volume_place(x, y, z, pose, 2, shape[2])
@@ -247,7 +253,7 @@ def voxel_kernel() -> Callable[..., None]:
                 f_x, f_y = min(np.int32(g_x), count_x - 2), min(np.int32(g_y), count_y - 2)
                 place[COLUMN, j] = f_x * count_y + f_y
                 work[RIGHT, j], work[LOWER, j] = g_y - np.float32(f_y), g_x - np.float32(f_x)
-                work[DEPTH, j], work[UP, j] = z, bottom + size * v_z
+                work[UP, j] = bottom + size * v_z
             for j in range(stop - start):
                 surface = surfaces[np.uint32(place[PIXEL, j])]
                 work[LOG, j], work[DEVIATION, j] = surface[0], surface[1]
@@ -263,7 +269,7 @@ def voxel_kernel() -> Callable[..., None]:
                     work[LEVEL + part, j] = upper + lower * (under - upper)
             if between:
                 for j in range(stop - start):
-                    x, y, z = points[start + j, 0], points[start + j, 1], points[start + j, 2]
+                    x, y, z = points[0, start + j], points[1, start + j], points[2, start + j]
                     for axis in range(3):
                         along = volume_place(x, y, z, pose, axis, shape[axis]) - HALF
                         lowest = min(np.int32(along), shape[axis] - 2)
