@@ -231,7 +231,9 @@ class CellVoxels:
         self.in_view, self.too_far = view.in_view, view.too_far
         target = np.concatenate([part.target for part in view.parts])
         points = np.concatenate([part.points for part in view.parts], axis=1)
-        cells, between = zip(*(query.cells_of(part.points.T) for part in view.parts), strict=True)  # of all: 140 MB more
+        cells, between = zip(
+            *(query.cells_of(part.points.T) for part in view.parts), strict=True
+        )  # of all: 140 MB more
         self.samples = CellSamples(points, target, any(between))
         self.cell_of = np.zeros(self.in_view.size, np.int32)  # the cell of each voxel in view
         self.cell_of[target] = np.concatenate(cells)

@@ -269,7 +269,7 @@ static __device__ __forceinline__ int cell_of_voxel(const Volume& volume, int x,
 }
 
 // Opacity over a length of points, which are what their pixels see, or lie before or behind that, to out[target].
-//   hidden [cells, SUBS], others [cells, OF_CELL], ground [columns, 2] of PredictedCells; points [count, 3] in the
+//   hidden [cells, SUBS], others [cells, OF_CELL], ground [columns, 2] of PredictedCells; points [3, count] in the
 //   camera's optical frame, metres. between: 1 where points lie between the centres of the volume's voxels. broken: set
 //   where a number is none.
 extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
@@ -280,7 +280,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
     const Volume& volume = *of_volume;
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
-    const float x = points[3 * i], y = points[3 * i + 1], z = points[3 * i + 2];
+    const float x = points[i], y = points[count + i], z = points[2 * count + i];
     const float inverse = 1.0f / fmaxf(z, volume.nearest);
     const float column = volume.pinhole[0] * x * inverse + volume.pinhole[1];
     const float row = volume.pinhole[2] * y * inverse + volume.pinhole[3];
