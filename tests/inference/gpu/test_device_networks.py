@@ -17,10 +17,10 @@ from scene_completion_ros.errors import GpuError, ImageError
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
 from scene_completion_ros.inference import encoder
-from scene_completion_ros.inference.bundle import StudentBundle
+from scene_completion_ros.inference.bundle import StudentBundle, open_student, shipped_students
 from scene_completion_ros.inference.completer import Completer, Completion
 from scene_completion_ros.inference.evidence import NO_EVIDENCE, Evidence
-from scene_completion_ros.inference.gpu import device, device_networks, kernels
+from scene_completion_ros.inference.gpu import device, device_networks, kernels, parity
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels
 from scene_completion_ros.inference.motion_scale import Scale
 from scene_completion_ros.voxels.semantic_voxels import SemanticVoxels, VoxelState
@@ -145,6 +145,19 @@ def test_a_student_that_completes_cells_sees_decodes_and_queries_as_on_the_cpu(
     away = on_gpu.placed(RigidTransform(np.eye(3), np.array([500.0, 0.0, 0.0])) @ on_gpu.grid_from_camera)
     unseen = away.complete(wall_from(0.1))
     assert not away.in_view.any() and not unseen.voxels.state.any() and not unseen.alpha.any()
+
+
+@pytest.mark.parametrize("name", shipped_students())
+def test_every_shipped_student_passes_the_gate_on_kernels_compiled_for_the_cpu(
+    name: str, cuda: HostCuda, tensorrt: HostTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one of the images, and all voxels of the student's own grid."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(parity, "gate_images", lambda *size, of_all=parity.gate_images: of_all(*size)[:1])
+    cuda.free = 2**34
+    bundle = open_student(name)
+    networks = device_networks.DeviceNetworks(bundle, lambda: encoder.cpu_networks(bundle, encoder.cpu_engine()))
+    assert networks.name == "tensorrt_fp16" and list(tmp_path.glob("**/student-*"))
 
 
 MUTANTS = {
