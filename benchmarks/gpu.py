@@ -63,8 +63,10 @@ def student_on(
         stream = context.stream()
         engines = [TorchEngine(step, context, stream) for step in graphs_of(bundle)]
         student = DeviceStudent("torch", kernels, engines, context, stream)
-    yield student
-    release(context.hold(), student)
+    try:
+        yield student
+    finally:
+        release(context.hold(), student)
 
 
 def run(bundle: StudentBundle, student: DeviceStudent, reference: Networks, frames: int) -> None:
@@ -77,24 +79,31 @@ def run(bundle: StudentBundle, student: DeviceStudent, reference: Networks, fram
     scene = student.scene(prepared)
     times: dict[str, list[float]] = {name: [] for name in (*STAGES, "image to voxels", "after see")}
     until_s, occupied = time.perf_counter() + WARM_UP_S, 0
-    while len(times["after see"]) < frames:
+    while len(times["image to voxels"]) < frames:
         began_s = time.perf_counter()
         answer = scene(SceneImage(image))
         whole_s = time.perf_counter()
         pixels = scene.see(image)
         seen_s = time.perf_counter()
-        scene(SceneImage(image, pixels=pixels))
+        if pixels is not None:
+            scene(SceneImage(image, pixels=pixels))
         ended_s, occupied = time.perf_counter(), len(answer.occupied)
-        if began_s < until_s and times["after see"] == []:
+        if began_s < until_s and times["image to voxels"] == []:
             continue
         for name in STAGES:
             times[name].append(answer.times_ms[name])
         times["image to voxels"].append(1e3 * (whole_s - began_s))
-        times["after see"].append(1e3 * (ended_s - seen_s))
+        if pixels is not None:
+            times["after see"].append(1e3 * (ended_s - seen_s))
     whole = float(np.median(times["image to voxels"]))
     shape = "x".join(map(str, bundle.grid.shape))
     header = f"{bundle.name}: {shape} voxels, {int(prepared.query.in_view.sum())} in view, {occupied} occupied"
-    print(table((header, "p50 ms", "p95 ms", "share"), [_row(name, times[name], whole) for name in times]) + "\n")
+    print(
+        table(
+            (header, "p50 ms", "p95 ms", "share"), [_row(name, of_it, whole) for name, of_it in times.items() if of_it]
+        )
+        + "\n"
+    )
 
 
 def _row(name: str, times_ms: Sequence[float], whole_ms: float) -> tuple[str, ...]:

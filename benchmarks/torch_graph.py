@@ -144,7 +144,8 @@ class TorchEngine:
         self.ports: DevicePorts = device_ports(step)
         self._context, self._stream = context, stream
         self._beside: Any = torch.cuda.ExternalStream(int(stream.handle))  # type: ignore[no-untyped-call]
-        graph, device = TorchGraph(to_half(step), torch.device("cuda")), torch.device("cuda")
+        device = torch.device("cuda")
+        self._network = graph = TorchGraph(to_half(step), device)  # a captured graph keeps none of the weights alive
         self._given = {
             name: torch.zeros(shape, dtype=getattr(torch, np.dtype(kind).name), device=device)
             for name, (shape, kind) in self.ports.given.items()
@@ -171,8 +172,11 @@ class TorchEngine:
 
     def close(self) -> None:
         """Frees its memory."""
+        self._graph.reset()
+        self.outputs = {}
         self._made.clear()
         self._given.clear()
+        del self._network
 
 
 def _buffer(found: Tensor) -> Buffer:

@@ -44,7 +44,7 @@ def add_student_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare which student completes, and on what."""
     meaning = "folder or name of a student (default: kitti_student)"
     parser.add_argument("--bundle", type=Path, metavar="DIR", help=meaning)
-    meaning = "what runs the encoder: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)"
+    meaning = "what runs the student: auto, openvino, openvino_bf16, onnxruntime, tensorrt (default: %(default)s)"
     parser.add_argument("--engine", default="auto", help=meaning)
 
 

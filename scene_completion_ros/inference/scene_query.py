@@ -7,7 +7,7 @@ shows anything.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
@@ -28,7 +28,6 @@ from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 from scene_completion_ros.voxels.semantic_voxels import PhraseMatches, VoxelState
 
 
-@runtime_checkable
 class Encoder(Protocol):
     """Runs the encoder of a field student."""
 
@@ -37,7 +36,6 @@ class Encoder(Protocol):
         ...
 
 
-@runtime_checkable
 class CellNetworks(Protocol):
     """Runs the encoder and the decoder of a student that completes cells; what they give is overwritten by the next."""
 
@@ -164,13 +162,16 @@ class PreparedScene(Generic[Voxels]):
         return cls(query, march, classifier, labels)
 
 
+Prepared: TypeAlias = PreparedScene[VoxelQuery] | PreparedScene[CellVoxels]
+
+
 def prepare_scene(
     bundle: StudentBundle,
     grid: VoxelGrid,
     grid_from_camera: RigidTransform,
     lift: CellLift | None = None,  # of a student that completes cells
     coverage: NDArray[np.bool_] | None = None,
-) -> "PreparedScene[VoxelQuery] | PreparedScene[CellVoxels]":
+) -> Prepared:
     """Prepare a grid for a student; `coverage`: see `view_of`, the others: see `PreparedScene.of`."""
     scene, camera = (grid, grid_from_camera), (bundle.canonical, grid, grid_from_camera.inverse())
     if bundle.volume is not None:
@@ -187,7 +188,7 @@ class Networks(Protocol):
 
     name: str
 
-    def scene(self, prepared: "PreparedScene[VoxelQuery] | PreparedScene[CellVoxels]") -> "SceneQuery":
+    def scene(self, prepared: Prepared) -> "SceneQuery":
         """What answers for a prepared scene; it belongs to the thread of the networks.
 
         Raises GpuError where the grid is too large for a GPU, or there is not enough memory.

@@ -170,7 +170,7 @@ class ModelReport:
     """The model for a camera."""
 
     state: ModelState = "waiting for a calibration"  # what it is doing
-    engine: str = ""  # what runs the encoder; empty where none does
+    engine: str = ""  # what runs the student; empty where none does
     error: str = ""  # why it cannot be used
     warnings: tuple[str, ...] = ()  # what about the camera lies outside of what the student was trained for
 

@@ -1,10 +1,6 @@
-"""NVIDIA GPUs: TensorRT engines of the encoder, their cache, kernels for the voxel query and the march, the context.
+"""Students on NVIDIA GPUs: engines of TensorRT for their graphs, CUDA kernels of this package for all else.
 
-Importing any module of this package imports neither pycuda nor TensorRT and starts no CUDA context: functions import
-both, once a GPU is asked for.
-
-`TensorRtEncoder` of `tensorrt_engine`, which builds, runs and compares its engine (`parity`), is the encoder that
-`Completer` is given. It has its kernels from `kernel_provision`, which compiles (`kernels`) and compares them. Both
-keep what passed in an `engine_cache`. A frame then goes through the engine and `voxel_pipeline`, which launches
-``voxel_query.cu`` through the `kernels`, on one stream of the `device`. What is missing for a GPU stands in `device`.
+`DeviceNetworks` builds, compares and keeps what a student needs; `DeviceScene` completes images with it. Below them are
+TensorRT (`graph_engine`), graphs in float16 (`half_precision`), kernels and their compiler (`kernels`), the cache and
+the GPU itself (`device`).
 """

@@ -59,6 +59,8 @@ static __device__ __forceinline__ float sum_of_block(float value) {
     return sum;
 }
 
+static __device__ __forceinline__ bool is_number(float value) { return value > -infinity() && value < infinity(); }
+
 static __device__ __forceinline__ float inverse_depth(const Volume& volume, float code) {
     return volume.code_scale * code + volume.code_zero;
 }
@@ -142,10 +144,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) sum_rows(
 }
 
 // Logarithm of depth and its deviation, by the scale and by a sensor at and around its pixels: out [h w, 2].
-//   sums: of sum_rows, or null as sensed.
+//   sums: of sum_rows, or null as sensed. broken: set where a number is none.
 extern "C" __global__ void __launch_bounds__(THREADS) finish_depth(
     const float* __restrict__ surfaces, const Volume* __restrict__ of_volume, const float* __restrict__ sensed,
-    const float* __restrict__ scale, const float* __restrict__ sums, float* __restrict__ out) {
+    const float* __restrict__ scale, const float* __restrict__ sums, float* __restrict__ out, int* __restrict__ broken) {
     const Volume& volume = *of_volume;
     const int pixels = volume.width * volume.height, pixel = blockIdx.x * blockDim.x + threadIdx.x;
     if (pixel >= pixels) return;
@@ -177,6 +179,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) finish_depth(
     }
     out[2 * pixel] = -logf(limited(inverse, 0.5f / volume.far, infinity()));
     out[2 * pixel + 1] = deviation;
+    if (!(is_number(out[2 * pixel]) && is_number(deviation))) *broken = 1;
 }
 
 // Four taps of a map of rows of `channels` numbers: the first of them, and their weights.
@@ -297,7 +300,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
     int sub;
     const int cell = cell_of_voxel(volume, int(v_x), int(v_y), int(v_z), sub);
     float unseen = hidden[word(cell) * SUBS + sub], before = others[word(cell) * OF_CELL + sub];
-    const float there = sigmoid(others[word(cell) * OF_CELL + SUBS]);
+    const float there = others[word(cell) * OF_CELL + SUBS];
     if (between) {
         const int x_0 = min(int(v_x - 0.5f), volume.size_x - 2), y_0 = min(int(v_y - 0.5f), volume.size_y - 2);
         const int z_0 = min(int(v_z - 0.5f), volume.size_z - 2);
@@ -326,9 +329,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) query_cells(
     const float top = below((up + 0.5f * volume.edge) / doubt), under = below((up - 0.5f * volume.edge) / doubt);
     const float rest = sigmoid(before), at = shown * (far_edge - near_edge);
     const float behind = 1.0f - shown * (1.0f - near_edge), on_ground = top - under;
-    float value = rest + at * (there - rest) + behind * (sigmoid(unseen) - rest);
+    float value = rest + at * (sigmoid(there) - rest) + behind * (sigmoid(unseen) - rest);
     value = on_ground + (1.0f - on_ground) * top * value;
-    if (!(value > -infinity() && value < infinity())) *broken = 1;
+    // Infinite logits would make a value that is a number.
+    if (!(is_number(unseen) && is_number(before) && is_number(there) && is_number(level) && is_number(doubt) &&
+          is_number(value))) {
+        *broken = 1;
+    }
     const float density = -logf(1.0f - limited(value, CERTAIN, 1.0f - CERTAIN));  // softplus of the logit
     out[target[i]] = 1.0f - expf(-density * length);
 }

@@ -16,9 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
-
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
 from scene_completion_ros.geometry.grids import VoxelGrid
 from scene_completion_ros.inference.bundle import StudentBundle
@@ -232,11 +229,6 @@ class PrimaryContext:
         """
         with gpu_errors(f"allocating {size / 2**20:.0f} MiB for {what}", self):
             return self.cuda.mem_alloc(max(size, 1))
-
-    def pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """Memory of the host that the GPU copies from and to without a detour; its base is to be freed."""
-        array: NDArray[Any] = self.cuda.pagelocked_empty(shape, np.dtype(dtype))
-        return array
 
     def close(self) -> None:
         """Give the context back, once all have who hold it. All that was allocated in it must be freed before."""

@@ -38,7 +38,7 @@ from scene_completion_ros.inference.gpu.kernels import (
     no_compiler,
     nvrtc_libraries,
 )
-from scene_completion_ros.inference.gpu.parity import DEVICE, measure_voxels
+from scene_completion_ros.inference.gpu.parity import DEVICE, device_parity
 from scene_completion_ros.inference.graphs import graphs_of
 from scene_completion_ros.inference.scene_query import Networks, PreparedScene
 
@@ -121,7 +121,9 @@ class DeviceNetworks(Networks):
     def scene(self, prepared: PreparedScene[Any]) -> DeviceScene:
         """See `Networks`."""
         check_limits(self._bundle, prepared.query.grid)
-        return self._student.scene(prepared)
+        scene = self._student.scene(prepared)
+        scene.owner = self
+        return scene
 
 
 def provide_student(bundle: StudentBundle, context: PrimaryContext, reference: Callable[[], Networks]) -> DeviceStudent:
@@ -154,7 +156,7 @@ def provide_student(bundle: StudentBundle, context: PrimaryContext, reference: C
             cure = "TensorRT may not know this GPU: take another version, or a CPU engine."
             raise GpuError(f"refused by what built them ({error.what})", where=what, cure=cure) from error
         try:
-            lines = DEVICE.require(measure_voxels(bundle, student, reference()))
+            lines = DEVICE.require(device_parity(bundle, student, reference()))
         except BaseException:
             student.close()
             raise
@@ -163,8 +165,8 @@ def provide_student(bundle: StudentBundle, context: PrimaryContext, reference: C
 
     key: Key = {
         "kind": _kind(),
-        "graphs": [hashlib.sha256(step.onnx).hexdigest() for step in steps],
-        "student": dict(bundle.sha256),  # whose voxels were compared
+        "student": bundle.made_from(),
+        "compared": [repr(one) for one in (bundle.calibration, bundle.threshold, bundle.grid)],
         **asdict(sizes),
         "flavour": tensorrt.flavour,
         "version": tensorrt.version,

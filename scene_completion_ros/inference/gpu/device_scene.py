@@ -1,8 +1,9 @@
-"""From a canonical image to occupied voxels on the GPU: see, decode and query on one stream, waited for once.
+"""From a canonical image to occupied voxels on the GPU: see, decode and query on one stream.
 
-All that depends on camera and grid is uploaded once. A frame allocates nothing and is one sequence of engines and
-kernels. Over the bus go the image, the depth image, the state of every voxel, and index, probability, label and
-confidence of the occupied ones. Opacity and probability of all voxels stay on the device.
+All that depends on camera and grid is uploaded once. What a frame needs is allocated before, room for words when they
+are first given. A frame is waited for once, and where pixels are seen by themselves, once after that. Over the bus go
+the image, the depth image, the state of every voxel, and index, probability, label and confidence of the occupied ones.
+Opacity and probability of all voxels stay on the device.
 """
 
 import functools
@@ -23,7 +24,7 @@ from scene_completion_ros.inference.gpu.device import PrimaryContext, release
 from scene_completion_ros.inference.gpu.half_precision import DevicePorts
 from scene_completion_ros.inference.gpu.kernels import Argument, Buffer, KernelDevice, padded_units
 from scene_completion_ros.inference.graphs import FEATURES, IMAGE
-from scene_completion_ros.inference.label_query import FoldedVocabulary, matches_of
+from scene_completion_ros.inference.label_query import FoldedVocabulary, Words, matches_of
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.query_kernel import PositionalTables, VoxelQuery
 from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer, SceneImage
@@ -119,6 +120,7 @@ class DeviceScene:
         prepared: PreparedScene[VoxelQuery] | PreparedScene[CellVoxels],
     ) -> None:
         self._device, self._context, self._answers = device, context, 0
+        self.owner: object = None  # what the engines belong to, which is to stay
         with context.work("preparing the voxel query"):
             try:
                 self._prepare(engines, prepared)
@@ -185,7 +187,7 @@ class DeviceScene:
             self._see(image_rgb)
             self._device.copy(*self._surfaces)
             self._device.synchronise()
-        return Pixels(self._surfaces[1].array[0], NOTHING, NOTHING)
+        return Pixels(self._surfaces[1].array[0].copy(), NOTHING, NOTHING)
 
     def _see(self, image_rgb: NDArray[np.uint8]) -> None:
         self._image_on_host.array[0] = image_rgb
@@ -202,7 +204,7 @@ class DeviceScene:
             if given.pixels is None:
                 self._see(given.image_rgb)
             self._steps.query(given.evidence)
-            self._list()
+            self._list(words)
             for buffer, shared in self._whole.values():
                 device.copy(buffer, shared)
             device.lap("copied")
@@ -233,8 +235,8 @@ class DeviceScene:
         times_ms["assemble"] += max(0.0, 1e3 * (time.perf_counter() - started_s) - sum(times_ms.values()))
         return answer
 
-    def _list(self) -> None:
-        """Asks for states, the list of occupied voxels, and labels by the student's classes."""
+    def _list(self, words: Words) -> None:
+        """Asks for states, the list of occupied voxels, and, where they are wanted, labels by the student's classes."""
         device, listed = self._device, self._listed
         device.launch("classify", self._blocks, THREADS, *self._classified, self._counts)
         device.launch("offsets", 1, THREADS, self._counts, np.int32(self._blocks), self._total, self._total_on_host)
@@ -244,7 +246,7 @@ class DeviceScene:
             self._index, listed["occupied"], listed["probability"],
         )  # fmt: skip
         device.lap("assemble")
-        if self._steps.units:
+        if self._steps.units and words.labels and words.vocabulary is None:
             device.launch(
                 "query_labels", self._label_blocks(), THREADS,
                 *self._steps.units, *self._steps.label_weights, self._index, self._total, self._capacity,
@@ -375,7 +377,7 @@ class _CellSteps:
         broken: Buffer,
     ) -> None:
         lift = voxels.query.lift
-        self._device, (self._encoder, self._decoder), self._lift = device, engines, lift
+        self._device, (self._encoder, self._decoder) = device, engines
         pixels, (hidden, others, ground) = self._encoder.outputs, self._decoder.outputs.values()
         seen, classes, context = pixels["surfaces"], pixels["classes"], pixels["context"]
         self._size = lift.map_size
@@ -388,7 +390,11 @@ class _CellSteps:
         self._scaled = seen, classes, volume, device.upload(ground_here)
         self._found = seen, volume
         self._scale, self.surfaces = scale, surfaces
-        self._sensed: tuple[Buffer, Buffer] | None = None  # what a sensor saw, and its sums along rows
+        self._sensed, self._sums = (
+            device.empty((2, *self._size), np.float32),
+            device.empty((count, 2 * WINDOWS), np.float32),
+        )
+        self._sensed_on_host, self._broken = device.shared((2, *self._size), np.float32), broken
         corner, share = device.upload(lift.corner), device.upload(lift.share)
         self.given = {"local": device.empty(self._decoder.ports.given["local"][0], np.float32)}
         device.clear(self.given["local"])  # of cells out of view, which are never written
@@ -432,15 +438,15 @@ class _CellSteps:
         if measured is not None:
             motion = np.float32(measured.scale[0]), np.float32(measured.scale[1])
         if evidence.sensed is not None:
-            if self._sensed is None:
-                sums_of = device.empty((*self._size, 2 * WINDOWS), np.float32)
-                self._sensed = device.empty(evidence.sensed.shape, np.float32), sums_of
-            sensed, sums = self._sensed
-            device.refill(sensed, evidence.sensed.astype(np.float32))
+            sensed, sums = self._sensed, self._sums
+            self._sensed_on_host.array[:] = evidence.sensed
+            device.fill(sensed, self._sensed_on_host)
         device.launch("scale_depth", 1, SUM_THREADS, *self._scaled, sensed, *motion, self._scale)
         if sums is not None:
             device.launch("sum_rows", blocks, THREADS, *self._found, sensed, self._scale, sums)
-        device.launch("finish_depth", blocks, THREADS, *self._found, sensed, self._scale, sums, self.surfaces)
+        device.launch(
+            "finish_depth", blocks, THREADS, *self._found, sensed, self._scale, sums, self.surfaces, self._broken
+        )
         if self._cells:
             device.launch("lift_cells", _blocks(self._cells), THREADS, *self._looked_up)
         device.launch("find_lowest", _blocks(self._column_count), THREADS, *self._lowest)

@@ -20,7 +20,7 @@ from scene_completion_ros.errors import GpuError
 from scene_completion_ros.whole_files import whole_file
 
 SUFFIX, LOCK = ".engine", "build.lock"
-MOST_FILES = 16  # an engine and kernels for each power mode of a Jetson, and as many of another student
+MOST_FILES = 16  # of students, each for each power mode of a Jetson
 Key = Mapping[str, Any]  # plain JSON values
 T = TypeVar("T")
 

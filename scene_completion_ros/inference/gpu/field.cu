@@ -13,7 +13,6 @@
 #define TAPS_STAY (CHANNELS <= 128)
 
 typedef unsigned short half_bits;
-typedef half_bits feature;
 
 #ifndef CUDA_ON_CPU
 static __device__ __forceinline__ float half_to_float(half_bits value) {
@@ -24,11 +23,10 @@ static __device__ __forceinline__ float half_to_float(half_bits value) {
 #endif
 
 // Four neighbouring channels of the feature map as they lie there: registers are scarce.
-typedef uint2 four_features;
 
 // `at` is a multiple of four.
-static __device__ __forceinline__ four_features taps_at(const feature* __restrict__ features, word at) {
-    return *reinterpret_cast<const four_features*>(features + at);
+static __device__ __forceinline__ uint2 taps_at(const half_bits* __restrict__ features, word at) {
+    return *reinterpret_cast<const uint2*>(features + at);
 }
 
 static __device__ __forceinline__ void add_row(Four& sum, const float* __restrict__ row, float share) {
@@ -39,7 +37,7 @@ static __device__ __forceinline__ void add_row(Four& sum, const float* __restric
     sum.d += share * found.w;
 }
 
-static __device__ __forceinline__ void add_taps(Four& sum, const four_features& tap, float share) {
+static __device__ __forceinline__ void add_taps(Four& sum, const uint2& tap, float share) {
     sum.a += share * half_to_float(half_bits(tap.x & 0xffffu));
     sum.b += share * half_to_float(half_bits(tap.x >> 16));
     sum.c += share * half_to_float(half_bits(tap.y & 0xffffu));
@@ -64,12 +62,12 @@ static __device__ __forceinline__ int row_before(float row, int last) { return m
 // Opacity over a length of prepared points, to out[target].
 //   features [h w, CHANNELS + UNITS], width w; weight [CHANNELS]; count points.
 extern "C" __global__ void __launch_bounds__(THREADS, 2) query_density(
-    const feature* __restrict__ features, int width, TABLES, const float* __restrict__ weight, float bias, SAMPLES,
+    const half_bits* __restrict__ features, int width, TABLES, const float* __restrict__ weight, float bias, SAMPLES,
     int count, float length, float* __restrict__ out) {
     const int lane = threadIdx.x % LANES;
     const int start = ((blockIdx.x * blockDim.x + threadIdx.x) / LANES) * RUN;
     constexpr int PARTS = CHANNELS / (4 * LANES);
-    four_features upper_left[PARTS], upper_right[PARTS], lower_left[PARTS], lower_right[PARTS];
+    uint2 upper_left[PARTS], upper_right[PARTS], lower_left[PARTS], lower_right[PARTS];
     int loaded = -1;
 #pragma unroll 1
     for (int i = start; i < start + RUN; ++i) {
@@ -158,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) march_rays(
 // Where label units are read: the encoder's map [h w, CHANNELS + UNITS] of width w, tables [entries, UNITS], prepared
 // points, and the point of each voxel [X Y Z].
 #define UNIT_SOURCE \
-    const feature *__restrict__ features, int width, TABLES, SAMPLES, const int *__restrict__ sample_of
+    const half_bits *__restrict__ features, int width, TABLES, SAMPLES, const int *__restrict__ sample_of
 #define UNIT_VALUES \
     features, width, table_x, table_y, table_z, last_x, last_y, last_z, target, cell, share_of, rows, sample_of
 

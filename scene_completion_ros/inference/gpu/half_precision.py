@@ -87,7 +87,9 @@ def to_half(step: StepGraph) -> bytes:
                 if wanted == TensorProto.FLOAT16 and values[name].dtype == np.float32:
                     node.input[position] = f"{name}/half"
                     added[f"{name}/half"] = numpy_helper.from_array(values[name].astype(np.float16), f"{name}/half")
-            elif node.op_type != "Cast" and types[name] in floats:
+            elif node.op_type == "Cast" or types[renamed.get(name, name)] not in floats:
+                node.input[position] = renamed.get(name, name)
+            else:
                 node.input[position] = typed(renamed.get(name, name), wanted)
         results = [name for name in node.output if types.get(name) in floats]  # not integers, nor what is true or false
         if node.op_type == "Cast" and results:

@@ -75,7 +75,7 @@ class KernelSizes:
     def source(self) -> str:
         """CUDA C++ of these."""
         files = "voxels.cu", "field.cu" if self.context is None else "cells.cu", "words.cu"
-        return "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in files)
+        return "\n".join(f'#line 1 "{name}"\n{(FOLDER / name).read_text(encoding="utf-8")}' for name in files)
 
     def definitions(self) -> tuple[str, ...]:
         """Options of the compiler."""

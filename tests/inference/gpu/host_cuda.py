@@ -243,7 +243,7 @@ class HostCuda:
             "Device": Device,
             "Event": Event,
             "Stream": Stream,
-            "device_attribute": type("device_attribute", (), {"MULTIPROCESSOR_COUNT": 16, "L2_CACHE_SIZE": 2**22}),
+            "device_attribute": type("device_attribute", (), {"MULTIPROCESSOR_COUNT": 16}),
             "init": lambda: None,
             "mem_alloc": Allocation,
             "mem_get_info": lambda: (cuda.free, 2**30),

@@ -7,10 +7,13 @@ from typing import NamedTuple
 import pytest
 
 from scene_completion_ros.errors import GpuError
+from scene_completion_ros.inference import cells, march
 from scene_completion_ros.inference.bundle import open_student, shipped_students
-from scene_completion_ros.inference.gpu import kernels
+from scene_completion_ros.inference.gpu import device_scene, kernels
 from scene_completion_ros.inference.gpu.device import explain_failure
 from scene_completion_ros.inference.gpu.kernels import CompiledKernels, KernelSizes, compile_kernels
+from scene_completion_ros.voxels import occupancy, occupancy_kernel
+from scene_completion_ros.voxels.semantic_voxels import VoxelState
 
 ARCHITECTURES = ((7, 5), (8, 6), (8, 7), (8, 9), (9, 0), (12, 0))
 # Two blocks of 256 threads fit on a processor with 65536 registers where a thread takes 128, four where it takes 64.
@@ -57,6 +60,33 @@ def test_no_kernel_of_any_student_spills_on_any_gpu(capability: tuple[int, int])
         for name, taken in found.items():
             assert taken.spilled == taken.stack == 0, name
             assert 0 < taken.registers <= MOST_REGISTERS.get(name, USUAL_REGISTERS), name
+
+
+def test_numbers_of_the_kernels_are_those_of_their_twins() -> None:
+    text = "\n".join(path.read_text() for path in sorted(kernels.FOLDER.glob("*.cu")))
+    defined = {name: float(value) for name, value in re.findall(r"#define (\w+) ([\d.]+(?:e-?\d+)?)f?\s", text)}
+    expected: dict[str, float] = {
+        **{name: getattr(device_scene, name) for name in ("LANES", "RUN", "SPAN", "THREADS", "SUM_THREADS", "WINDOWS")},
+        **{name: getattr(cells, name) for name in ("STRIDE", "CERTAIN", "LEAST_CLASS", "FARTHEST_FROM_LEVEL")},
+        **{name: getattr(cells, name) for name in ("STATED_OFF", "FAR_OFF", "SENSED_OFF")},
+        **{name: getattr(cells, f"_{name}") for name in ("LEAST_INVERSE", "MOST_OFF", "LEAST_GROUND")},
+        **{name: getattr(cells, f"_{name}") for name in ("SENSED_SCALE_OFF", "FEW_SENSED", "SENSED_REST")},
+        "SCALES": len(cells.DISTANCES_M),
+        "BINS": occupancy_kernel.BINS,
+        "SPENT": march.SPENT,
+        "SEEN": occupancy.SEEN,
+        **{state.name: state for state in VoxelState if state is not VoxelState.UNOBSERVED},
+    }
+    assert defined == expected
+    halves = re.search(r"number == 0 \? (\d+) : \(number == 1 \? (\d+) : (\d+)\)", text)
+    assert halves is not None
+    assert tuple(2 * int(half) + 1 for half in halves.groups()) == cells._SENSED_AROUND
+    assert [0.5 * 4.0**number for number in range(3)] == list(cells.DISTANCES_M)
+    for name, dtype in (("Scene", device_scene.SCENE), ("Volume", device_scene.VOLUME)):
+        body = re.search(rf"struct {name} {{(.*?)}};", text, re.DOTALL)
+        assert body is not None
+        names = re.findall(r"(\w+)(?:\[(\d+)\])?[,;]", re.sub(r"//.*", "", body[1]))
+        assert sum(int(count or 1) for _, count in names) * 4 == dtype.itemsize, name
 
 
 def test_what_cannot_compile_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -487,8 +487,15 @@ def test_cells_that_are_no_numbers_are_found(device: Devices) -> None:
     decoder = GivenOutputs(kernels, given, cells._asdict())
     scene = DeviceScene(cast(Any, [seen, decoder]), device.lent(kernels), device.context, prepared)
     assert scene(SceneImage(BLANK)).finite
-    broken = cells.others.copy()
-    broken[lift.cell[0], 0] = np.nan
+    for value in (np.nan, np.inf):
+        broken = cells.others.copy()
+        broken[lift.cell[0], 0] = value
+        with device.context:
+            decoder.change("others", broken)
+        assert not scene(SceneImage(BLANK)).finite
     with device.context:
-        decoder.change("others", broken)
+        decoder.change("others", cells.others)
+        surfaces = student.pixels.surfaces.copy()
+        surfaces[0, 0, 1] = np.inf
+        seen.change("surfaces", surfaces)
     assert not scene(SceneImage(BLANK)).finite
