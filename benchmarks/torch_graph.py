@@ -143,7 +143,7 @@ class TorchEngine:
     def __init__(self, step: StepGraph, context: PrimaryContext, stream: Any) -> None:
         self.ports: DevicePorts = device_ports(step)
         self._context, self._stream = context, stream
-        self._beside: Any = torch.cuda.ExternalStream(int(stream.handle))  # type: ignore[no-untyped-call]
+        self._queue: Any = torch.cuda.ExternalStream(int(stream.handle))  # type: ignore[no-untyped-call]
         device = torch.device("cuda")
         self._network = graph = TorchGraph(to_half(step), device)  # a captured graph keeps none of the weights alive
         self._given = {
@@ -151,9 +151,9 @@ class TorchEngine:
             for name, (shape, kind) in self.ports.given.items()
         }
         self._graph = torch.cuda.CUDAGraph()
-        beside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        warm_up_stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        warm_up_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(warm_up_stream):
             for _ in range(WARM_UP):
                 graph(self._given)
         torch.cuda.synchronize()
@@ -167,7 +167,7 @@ class TorchEngine:
             kept = self._given[name]
             size = kept.numel() * kept.element_size()
             self._context.cuda.memcpy_dtod_async(kept.data_ptr(), buffer.pointer, size, self._stream)
-        with torch.cuda.stream(self._beside):
+        with torch.cuda.stream(self._queue):
             self._graph.replay()
 
     def close(self) -> None:

@@ -420,12 +420,8 @@ static __device__ __forceinline__ void units_of_lane(Four (&units)[UNIT_PARTS], 
 extern "C" __global__ void __launch_bounds__(THREADS, 4) query_labels(
     UNIT_SOURCE, const int* __restrict__ index, const int* __restrict__ total, int capacity, byte* __restrict__ label,
     float* __restrict__ confidence) {
-    const int lane = threadIdx.x % LANES;
-    const int count = min(*total, capacity), step = gridDim.x * blockDim.x / LANES;
-    const int first_of_warp = (blockIdx.x * blockDim.x + threadIdx.x) / 32 * (32 / LANES);
-    const int of_warp = threadIdx.x % 32 / LANES;
-    for (int start = first_of_warp; start < count; start += step) {
-        const int i = start + of_warp;
+    const int lane = threadIdx.x % LANES, count = min(*total, capacity);
+    FOR_EACH_POINT(i, count) {
         Four units[UNIT_PARTS];
         units_of_lane(units, UNIT_VALUES, index[min(i, count - 1)], lane);
         float top = -1.0f, best = 0.0f;  // of classes of one probability, the first

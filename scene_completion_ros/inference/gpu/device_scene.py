@@ -27,7 +27,7 @@ from scene_completion_ros.inference.graphs import FEATURES, IMAGE
 from scene_completion_ros.inference.label_query import FoldedVocabulary, Words, matches_of
 from scene_completion_ros.inference.march import March
 from scene_completion_ros.inference.query_kernel import PositionalTables, VoxelQuery
-from scene_completion_ros.inference.scene_query import PreparedScene, SceneAnswer, SceneImage
+from scene_completion_ros.inference.scene_query import Prepared, PreparedScene, SceneAnswer, SceneImage
 from scene_completion_ros.inference.text_bank import MOST_QUERIED, MOST_ROWS
 from scene_completion_ros.voxels.occupancy_kernel import VoxelClassifier
 
@@ -117,7 +117,7 @@ class DeviceScene:
         engines: Sequence[DeviceGraph],
         device: KernelDevice,
         context: PrimaryContext,
-        prepared: PreparedScene[VoxelQuery] | PreparedScene[CellVoxels],
+        prepared: Prepared,
     ) -> None:
         self._device, self._context, self._answers = device, context, 0
         self.owner: object = None  # what the engines belong to, which is to stay
@@ -133,7 +133,7 @@ class DeviceScene:
     def _prepare(
         self,
         engines: Sequence[DeviceGraph],
-        prepared: PreparedScene[VoxelQuery] | PreparedScene[CellVoxels],
+        prepared: Prepared,
     ) -> None:
         device, march, classifier = self._device, prepared.march, prepared.classifier
         in_view, shape = prepared.query.in_view, prepared.query.grid.shape
@@ -322,10 +322,8 @@ class _FieldSteps:
     ) -> None:
         del broken
         query, march, labels = prepared.query, prepared.march, prepared.labels
-        head, samples = (
-            query.field.head,
-            _uploaded(device, query.samples.target, *query.samples.taps),
-        )
+        head, taken = query.field.head, query.samples
+        samples = _uploaded(device, taken.target, *taken.taps)
         self._device, (self._engine,) = device, engines
         self._features, self._count = self._engine.outputs[FEATURES], len(query.samples.target)
         width = np.int32(query.field.feature_size[1])

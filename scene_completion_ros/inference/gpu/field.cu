@@ -195,13 +195,8 @@ static __device__ __forceinline__ void units_of_lane(Four (&hidden)[UNIT_PARTS],
 extern "C" __global__ void __launch_bounds__(THREADS, 4) query_labels(
     UNIT_SOURCE, const float* __restrict__ weight, const float* __restrict__ bias, const int* __restrict__ index,
     const int* __restrict__ total, int capacity, byte* __restrict__ label, float* __restrict__ confidence) {
-    const int lane = threadIdx.x % LANES;
-    const int count = min(*total, capacity), step = gridDim.x * blockDim.x / LANES;
-    const int first_of_warp = (blockIdx.x * blockDim.x + threadIdx.x) / 32 * (32 / LANES);
-    const int of_warp = threadIdx.x % 32 / LANES;
-    // All groups of a warp go on until the last of them is done: they sum together.
-    for (int start = first_of_warp; start < count; start += step) {
-        const int i = start + of_warp;
+    const int lane = threadIdx.x % LANES, count = min(*total, capacity);
+    FOR_EACH_POINT(i, count) {
         Four hidden[UNIT_PARTS];
         units_of_lane(hidden, UNIT_VALUES, index[min(i, count - 1)], lane);
         int best = 0;

@@ -210,6 +210,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) compact(
 #if UNITS
 #define UNIT_PARTS (UNITS / (4 * LANES))
 
+// Point after point for each LANES threads, with any number of blocks. All groups of a warp go on until the last of them
+// is done, with an i beyond count: they sum together.
+#define FOR_EACH_POINT(i, count)                                                                               \
+    for (int warp_ = (blockIdx.x * blockDim.x + threadIdx.x) / 32 * (32 / LANES), i = warp_ + threadIdx.x % 32 / LANES; \
+         warp_ < count; warp_ += gridDim.x * blockDim.x / LANES, i += gridDim.x * blockDim.x / LANES)
+
 // Product of a row [UNITS] with the units of a sample; all threads of the warp take part.
 static __device__ __forceinline__ float product(
     const float* __restrict__ row, const Four (&hidden)[UNIT_PARTS], int lane) {

@@ -4,16 +4,12 @@
 //   root [roots, UNITS], root_bias [roots], and rest: see FoldedVocabulary. sharpness is one over the temperature.
 //   label, confidence [total] or null; cosines [total, groups] or null. The others are as for query_labels.
 extern "C" __global__ void __launch_bounds__(THREADS, 4) query_phrases(
-    UNIT_SOURCE, const float* __restrict__ weight, const float* __restrict__ bias, const int* __restrict__ group, int phrases, int groups, int classes,
-    const float* __restrict__ root, const float* __restrict__ root_bias, int roots, float rest, float margin,
-    float sharpness, const int* __restrict__ index, const int* __restrict__ total, int capacity, byte* __restrict__ label, float* __restrict__ confidence,
-    float* __restrict__ cosines) {
-    const int lane = threadIdx.x % LANES;
-    const int count = min(*total, capacity), step = gridDim.x * blockDim.x / LANES;
-    const int first_of_warp = (blockIdx.x * blockDim.x + threadIdx.x) / 32 * (32 / LANES);
-    const int of_warp = threadIdx.x % 32 / LANES;
-    for (int start = first_of_warp; start < count; start += step) {
-        const int i = start + of_warp;
+    UNIT_SOURCE, const float* __restrict__ weight, const float* __restrict__ bias, const int* __restrict__ group,
+    int phrases, int groups, int classes, const float* __restrict__ root, const float* __restrict__ root_bias, int roots,
+    float rest, float margin, float sharpness, const int* __restrict__ index, const int* __restrict__ total,
+    int capacity, byte* __restrict__ label, float* __restrict__ confidence, float* __restrict__ cosines) {
+    const int lane = threadIdx.x % LANES, count = min(*total, capacity);
+    FOR_EACH_POINT(i, count) {
         Four hidden[UNIT_PARTS];
         units_of_lane(hidden, UNIT_VALUES, index[min(i, count - 1)], lane);
         float norm = rest;

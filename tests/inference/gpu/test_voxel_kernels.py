@@ -111,7 +111,7 @@ class Devices:
         return self._made[-1]
 
     def lent(self, device: KernelDevice) -> KernelDevice:
-        """Leaves the end of a device to whoever takes it."""
+        """Leaves the end of a device to the scene that takes it."""
         self._made.remove(device)
         return device
 
