@@ -2,7 +2,8 @@
 
 ``student.json`` describes the student. Of a field student, ``encoder.onnx`` maps an image to pre-activations, and
 ``head.safetensors`` turns them into density and, where the student has classes, into labels. Of one that completes
-cells, ``encoder.onnx`` maps it to what its pixels show, and ``decoder.onnx`` what cells look up there to what they are.
+cells, ``encoder.onnx`` maps it to what its pixels show, ``decoder.onnx`` what cells look up there to what is around
+each of them, and ``cells.onnx`` both to what they are.
 Nothing in it is executed as Python, and nothing is pickled. Lower precisions, of CPUs and GPUs, are made from these
 graphs where they run.
 """
@@ -25,7 +26,7 @@ from scene_completion_ros.errors import BundleError, VocabularyError
 from scene_completion_ros.geometry.cameras import Camera, camera_of
 from scene_completion_ros.geometry.grids import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, VoxelGrid, grid_of
 from scene_completion_ros.geometry.transforms import RigidTransform, TransformError
-from scene_completion_ros.inference.cells import FLOOR, ROAD, STRIDE, CellVolume, Ground
+from scene_completion_ros.inference.cells import STRIDE, CellVolume, Ground
 from scene_completion_ros.inference.head import HeadWeights, PointCodeSpec, check_tensors
 from scene_completion_ros.inference.text_bank import (
     FEATURE_SPACES,
@@ -70,8 +71,9 @@ def _hash(fields: JsonObject, name: str) -> str:
     return value
 
 
-SCHEMA_VERSION = 7
-SCHEMAS_READ = 6, SCHEMA_VERSION  # of 6, students with a volume can be exported once more, but not run
+SCHEMA_VERSION = 8
+# Of 7, students that complete cells can be exported once more, but not run; of 6 there are others only.
+SCHEMAS_READ = 6, 7, SCHEMA_VERSION
 MOST_CLASSES = 255  # a label is one byte
 LARGEST_SIDE = 8192  # pixels of the network's image, and cells of its features
 LARGEST_FREQUENCY = 1e4
@@ -82,11 +84,16 @@ LARGEST_VOLUME = 2**28  # numbers that cells look up, and that are predicted of 
 MANIFEST = "student.json"
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
+CELLS = "cells.onnx"
+_THAT_DECODE = DECODER, CELLS
+CELL_ROWS = 8192  # cells that a run of the latter takes, where there are so many
 # What graphs give of a student that completes cells: of the pixels of an image at half its size, inverse depth code and
 # standard deviation of the logarithm of depth, float32 [1, h, w, 2], probabilities of the classes and of the sky
-# [1, h, w, K + 1], and what else cells look up [1, h, w, C]; then what is predicted of cells, see `PredictedCells`.
+# [1, h, w, K + 1], and what else cells look up [1, h, w, C]; of cells, what is around them [x y z, A], and the mean of
+# their hidden voxels, logits [x y z, 8], always the same; then what is predicted of them, see `PredictedCells`.
 PIXEL_OUTPUTS = "surfaces", "classes", "context"
-CELL_OUTPUTS = "hidden", "others", "ground"
+COLUMN_OUTPUTS = "around", "mean", "ground"
+CELL_OUTPUTS = "hidden", "others"
 HEAD = "head.safetensors"
 WEIGHTS = "weights.safetensors"
 TEXT_BANK = "text_bank.safetensors"
@@ -151,7 +158,8 @@ class StudentBundle:
         Of a field student it gives ``features`` float32 [1, h, w, C + E]: the first C channels are those of the
         density, the last E those of the label units, see `HeadWeights`. Of one that completes cells it also takes
         ``ground`` [1, 2, H / 2, W / 2], see `cells.stated_ground`, and gives `PIXEL_OUTPUTS`. Its decoder takes
-        ``local`` and ``columns``, see `CellLift`, and gives `CELL_OUTPUTS`.
+        ``local`` and ``columns``, see `CellLift`, and gives `COLUMN_OUTPUTS`. A third graph takes ``around``, ``local``
+        and ``mean`` of `CELL_ROWS` cells, and gives `CELL_OUTPUTS`.
         """
         if self.folder is None:
             raise BundleError("has not been saved", where=f"bundle {self.name}", cure="Call save(folder, ...) first.")
@@ -181,6 +189,13 @@ class StudentBundle:
     def read_decoder(self) -> bytes:
         """The ONNX decoder of a student that `takes_evidence`, as `read_encoder`."""
         return _read_graph(self.encoder_path.with_name(DECODER), self.sha256[DECODER])
+
+    def read_cells(self) -> bytes:
+        """The ONNX graph of the cells of such a student, as `read_encoder`."""
+        path = self.encoder_path.with_name(CELLS)
+        if CELLS not in self.sha256:  # before schema 8
+            raise BundleError("is missing", where=str(path), cure="Export the bundle again.")
+        return _read_graph(path, self.sha256[CELLS])
 
     @property
     def passed_bf16(self) -> bool:
@@ -242,7 +257,7 @@ class StudentBundle:
 
     def made_from(self) -> dict[str, str]:
         """Hashes of graphs and head: what a measurement of the student depends on, but for its threshold."""
-        return {name: self.sha256[name] for name in (ENCODER, DECODER, HEAD) if name in self.sha256}
+        return {name: self.sha256[name] for name in (ENCODER, *_THAT_DECODE, HEAD) if name in self.sha256}
 
     @classmethod
     def load(cls, folder: str | Path) -> "StudentBundle":
@@ -269,29 +284,30 @@ class StudentBundle:
         folder: str | Path,
         encoder_onnx: bytes,
         weights: Mapping[str, NDArray[Any]] | None = None,
-        decoder_onnx: bytes | None = None,
+        decoder: Sequence[bytes] | None = None,
     ) -> "StudentBundle":
         """Writes the bundle into a folder, which is made if needed, and returns it as loaded from there.
 
         A text bank that is in none of the feature spaces is dropped. `folder`: where to; files of an older bundle are
         replaced; `encoder_onnx`: the serialised ONNX graph; `weights`: unfolded weights for later training, stored as
-        ``weights.safetensors``; `decoder_onnx`: that of a student that `takes_evidence`; None for the one that it has.
+        ``weights.safetensors``; `decoder`: the ONNX graphs that decode, of a student that `takes_evidence`; None for
+        those that it has.
         """
         folder = Path(folder)
         files = {ENCODER: encoder_onnx}
         if self.head is not None:
             check_tensors(self.head.tensors(), self.head.shapes(self.point_code.size), f"head of bundle {self.name}")
             files[HEAD] = tensor_bytes(self.head.tensors())
-        if decoder_onnx is None and self.takes_evidence and self.folder is not None:
-            decoder_onnx = self.read_decoder()
-        if decoder_onnx is not None:
-            files[DECODER] = decoder_onnx
+        if decoder is None and self.takes_evidence and self.folder is not None:
+            decoder = self.read_decoder(), self.read_cells()
+        if decoder is not None:
+            files |= zip(_THAT_DECODE, decoder, strict=True)
         if weights is not None:
             files[WEIGHTS] = tensor_bytes(weights)
         files |= self._vocabulary_files(self._kept_text_bank())
         manifest = self._manifest()
         manifest["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        _write(folder, files | {MANIFEST: _serialised(manifest)}, {DECODER, HEAD, WEIGHTS} | _VOCABULARY_FILES)
+        _write(folder, files | {MANIFEST: _serialised(manifest)}, {*_THAT_DECODE, HEAD, WEIGHTS} | _VOCABULARY_FILES)
         return StudentBundle.load(folder)
 
     def _kept_text_bank(self) -> bytes | None:
@@ -352,7 +368,9 @@ class StudentBundle:
 
 
 def _manifest_of_volume(volume: CellVolume) -> dict[str, Any]:
-    return {"level": volume.level, "context": volume.context, "ground": volume.ground._asdict()}
+    return {name: getattr(volume, name) for name in ("level", "context", "around")} | {
+        "ground": volume.ground._asdict()
+    }
 
 
 def _serialised(manifest: Mapping[str, Any]) -> bytes:
@@ -395,7 +413,10 @@ def _read_graph(file: Path, expected: str, cure: str | None = None) -> bytes:
 
 def _check_files(fields: JsonObject, folder: Path) -> dict[str, str]:
     hashes = fields.object("sha256")
-    for name in (ENCODER, DECODER if _completes_cells(fields) else HEAD):
+    completes = _completes_cells(fields)
+    for name in (ENCODER, *(_THAT_DECODE if completes else (HEAD,))):
+        if completes and name == CELLS and fields.integer("schema_version") < SCHEMA_VERSION:
+            continue
         expected = hashes.text(name)
         if not (folder / name).is_file():
             raise BundleError("is missing", where=str(folder / name), cure=CURE)
@@ -404,8 +425,10 @@ def _check_files(fields: JsonObject, folder: Path) -> dict[str, str]:
 
 
 def _completes_cells(fields: JsonObject) -> bool:
-    """Whether a manifest is of a student that completes cells; of before schema 7, of one with a volume of knots."""
-    return "volume" in fields.values or "volume_knots" in fields.object("head").values
+    """Whether a manifest is of a student that completes cells; one that is too old is refused."""
+    if "head" in fields.values and "volume_knots" in fields.object("head").values:
+        raise fields.error("head.volume_knots", "is of a version that no longer runs", "Export its checkpoint again.")
+    return "volume" in fields.values
 
 
 def _parse(fields: JsonObject) -> dict[str, Any]:
@@ -514,20 +537,18 @@ def _parse_label_hidden(fields: JsonObject, sizes: JsonObject, classes: int) -> 
 
 def _parse_volume(fields: JsonObject, grid: VoxelGrid, class_names: Sequence[str]) -> CellVolume:
     """The volume of a student that completes cells."""
-    if "volume" in fields.values:
-        given = fields.object("volume")
-        of_ground, level, context = given.object("ground"), given.number("level"), given.integer("context")
-        numbers = (of_ground.number_in(name, _METRES) for name in ("nearest", "farthest", "scale_deviation"))
-        ground = Ground(of_ground.text("name"), *numbers)
-        if not 0 <= context <= LARGEST_CONTEXT:
-            raise given.error("context", f"{context} is no number of channels (0..{LARGEST_CONTEXT})")
-        if ground.name not in class_names:
-            raise of_ground.error("name", f"{ground.name!r} is none of the classes")
-    else:  # it can be exported once more, but not run
-        level, context = -fields.number("height_above_ground"), 0
-        ground = next((one for one in (ROAD, FLOOR) if one.name in class_names), ROAD)
-        if ground.name not in class_names:
-            raise fields.error("class_names", f"has neither {ROAD.name!r} nor {FLOOR.name!r}")
+    given = fields.object("volume")
+    of_ground, level = given.object("ground"), given.number("level")
+    numbers = (of_ground.number_in(name, _METRES) for name in ("nearest", "farthest", "scale_deviation"))
+    ground = Ground(of_ground.text("name"), *numbers)
+    if ground.name not in class_names:
+        raise of_ground.error("name", f"{ground.name!r} is none of the classes")
+    # Before schema 8 there was no graph of its own that took what is around cells.
+    names = ("context", "around") if fields.integer("schema_version") == SCHEMA_VERSION else ("context",)
+    channels = {name: given.integer(name) for name in names}
+    for name, count in channels.items():
+        if not 0 <= count <= LARGEST_CONTEXT:
+            raise given.error(name, f"{count} is no number of channels (0..{LARGEST_CONTEXT})")
     if len(class_names) < 2:
         raise fields.error("class_names", "one name, but cells need at least two classes")
     camera = fields.object("canonical_camera")
@@ -536,11 +557,12 @@ def _parse_volume(fields: JsonObject, grid: VoxelGrid, class_names: Sequence[str
     if not STRIDE < min(grid.shape) <= max(grid.shape) <= LARGEST_SIDE:
         what = f"{grid.shape} has fewer than two cells along an axis, or more than {LARGEST_SIDE} voxels"
         raise fields.object("grid").error("shape", what)
-    volume = CellVolume(grid, level, ground, class_names.index(ground.name), len(class_names), context)
+    volume = CellVolume(grid, level, ground, class_names.index(ground.name), len(class_names), **channels)
     if not (abs(level) <= _METRES[1] and volume.low >= 1):
         raise fields.error("volume", f"a ground at {level} m lies below the grid")
-    if math.prod(volume.cells) * (volume.looked_up + volume.of_cell) > LARGEST_VOLUME:
-        raise fields.object("grid").error("shape", f"{grid.shape} has too many cells with {context} channels")
+    if math.prod(volume.cells) * (volume.around + volume.looked_up + volume.of_cell) > LARGEST_VOLUME:
+        what = f"{grid.shape} has too many cells with {sum(channels.values())} channels"
+        raise fields.object("grid").error("shape", what)
     return volume
 
 

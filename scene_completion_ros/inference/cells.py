@@ -50,6 +50,7 @@ class CellVolume:
     label: int  # number of the ground's class
     classes: int  # K; pixels know the sky as one more
     context: int  # channels that a cell looks up besides how it lies against the surface
+    around: int = 0  # channels that say what is around a cell
 
     @property
     def cells(self) -> tuple[int, int, int]:

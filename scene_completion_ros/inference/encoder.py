@@ -6,6 +6,7 @@ place: conversion and transposition become part of the graph. In float32 it is a
 (`StudentBundle.passed_bf16`). TensorRT runs the same graphs in float16 on NVIDIA GPUs, see `gpu`.
 """
 
+import ctypes
 import functools
 import importlib
 import importlib.util
@@ -70,6 +71,8 @@ def _opened(open_graph: _Open, step: StepGraph) -> Graph:
         try:
             opened = open_graph(step)
             opened({name: _example(name, shape) for name, shape in step.given})
+            # To open a graph takes twice the memory that it keeps: what is freed goes back to the system.
+            getattr(ctypes.CDLL(None), "malloc_trim", int)(0)
             done.set_result(opened)
         except Exception as error:
             done.set_exception(error)
@@ -129,7 +132,7 @@ class CellGraphs(CellNetworks):
 
     def __init__(self, name: str, graphs: list[Graph], threads: int) -> None:
         self.name, self._threads = name, threads
-        self._see, self._complete = graphs
+        self._see, self._decode, self._complete = graphs
 
     def see(self, image_rgb: NDArray[np.uint8], ground: NDArray[np.float32]) -> Pixels:
         """See `CellNetworks`."""
@@ -138,7 +141,9 @@ class CellGraphs(CellNetworks):
 
     def complete(self, local: NDArray[np.float32], columns: NDArray[np.float32]) -> PredictedCells:
         """See `CellNetworks`."""
-        return PredictedCells(*self._complete({"local": local, "columns": columns}))
+        around, mean, ground = self._decode({"local": local, "columns": columns})
+        hidden, others = self._complete({"around": around, "local": local, "mean": mean})
+        return PredictedCells(hidden, others, ground)
 
     def scene(self, prepared: PreparedScene[Any]) -> HostCellQuery:
         """See `Networks`."""
@@ -159,6 +164,7 @@ class _OpenVinoGraph:
             inputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.inputs]
             outputs = [(port.any_name, _static_shape(port.partial_shape)) for port in model.outputs]
             _check_ports(step, inputs, outputs)
+            self._step = step._replace(onnx=b"")  # the file is not needed any more
             pre = PrePostProcessor(model)
             if step.given[0][0] == IMAGE:
                 pre.input(IMAGE).tensor().set_element_type(Type.u8).set_layout(Layout("NHWC"))
@@ -167,22 +173,36 @@ class _OpenVinoGraph:
             self._given: dict[str, NDArray[Any]] = {}  # keeps alive what the request reads
             # OpenVINO's own output starts at any multiple of 16 bytes.
             self._outputs = [aligned_empty(*shape) for _, shape in step.made]
-            for number, array in enumerate(self._outputs):
-                self._request.set_output_tensor(number, openvino.Tensor(array, shared_memory=True))
+            self._runs: list[dict[str, Any]] = [{} for _ in step.parts]  # the tensors of each run by name
+            for (name, _), array in zip(step.made, self._outputs, strict=True):
+                self._bind(name, array)
         except RuntimeError as error:
             what = f"OpenVINO cannot run it ({_last_line(error)})"
             raise BundleError(what, where=str(step.path), cure=CURE) from error
 
     def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
         """See `Graph`."""
-        import openvino
-
         for name, values in given.items():
             if values is not self._given.get(name):
-                self._request.set_tensor(name, openvino.Tensor(values, shared_memory=True))
+                self._bind(name, values)
                 self._given[name] = values
-        self._request.infer()
+        for tensors in self._runs:
+            if self._step.rows is not None:
+                self._set(tensors)
+            self._request.infer()
         return self._outputs
+
+    def _bind(self, name: str, values: NDArray[Any]) -> None:
+        import openvino
+
+        for part, tensors in zip(self._step.parts, self._runs, strict=True):
+            tensors[name] = openvino.Tensor(values[part], shared_memory=True)
+        if self._step.rows is None:
+            self._set({name: self._runs[0][name]})
+
+    def _set(self, tensors: Mapping[str, Any]) -> None:
+        for name, tensor in tensors.items():
+            self._request.set_tensor(name, tensor)
 
 
 def _openvino_options(threads: int, bf16: bool) -> dict[str, Any]:
@@ -203,21 +223,31 @@ class _OnnxRuntimeGraph:
         inputs = [(port.name, port.shape) for port in self._session.get_inputs()]
         outputs = [(port.name, port.shape) for port in self._session.get_outputs()]
         _check_ports(step, inputs, outputs)
-        self._made, self._where = step.made, str(step.path)
+        self._step = step._replace(onnx=b"")
+        self._whole = [] if step.rows is None else [aligned_empty(*shape) for _, shape in step.made]
         self._images = {name: np.empty(shape, np.float32) for name, shape in step.given if name == IMAGE}
 
     def __call__(self, given: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
         """See `Graph`."""
         for name, planes in self._images.items():
             planes[:] = given[name].transpose(0, 3, 1, 2)
-        names = [name for name, _ in self._made]
-        found: list[NDArray[np.float32]] = self._session.run(names, {**given, **self._images})
-        # What a graph declares is not always what it gives, and kernels read what was declared.
-        shapes = [(name, list(values.shape)) for name, values in zip(names, found, strict=True)]
-        if shapes != self._made or any(values.dtype != np.float32 for values in found):
-            what = f"output is {shapes} of {[str(values.dtype) for values in found]} where {self._made} is needed"
-            raise BundleError(what, where=self._where, cure=CURE)
-        return found
+        step, given = self._step, {**given, **self._images}
+        _, made = step.ports_of_run()
+        names = [name for name, _ in made]
+        for part in step.parts:
+            found: list[NDArray[np.float32]] = self._session.run(
+                names, {name: values[part] for name, values in given.items()}
+            )
+            # What a graph declares is not always what it gives, and kernels read what was declared.
+            shapes = [(name, list(values.shape)) for name, values in zip(names, found, strict=True)]
+            if shapes != made or any(values.dtype != np.float32 for values in found):
+                what = f"output is {shapes} of {[str(values.dtype) for values in found]} where {made} is needed"
+                raise BundleError(what, where=str(step.path), cure=CURE)
+            if step.rows is None:
+                return found
+            for whole, values in zip(self._whole, found, strict=True):
+                whole[part] = values
+        return self._whole
 
 
 def make_networks(bundle: StudentBundle, engine: str = "auto", *, threads: int | None = None) -> Networks:
@@ -328,6 +358,7 @@ def _static_shape(shape: Any) -> list[Any]:
 
 
 def _check_ports(step: StepGraph, inputs: Ports, outputs: Ports) -> None:
-    for kind, found, expected in (("input", inputs, step.given), ("output", outputs, step.made)):
+    given, made = step.ports_of_run()
+    for kind, found, expected in (("input", inputs, given), ("output", outputs, made)):
         if found != expected:
             raise BundleError(f"{kind} is {found} where {expected} is needed", where=str(step.path), cure=CURE)

@@ -4,7 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from scene_completion_ros.inference.bundle import CELL_OUTPUTS, DECODER, PIXEL_OUTPUTS, StudentBundle
+from scene_completion_ros.inference.bundle import (
+    CELL_OUTPUTS,
+    CELL_ROWS,
+    CELLS,
+    COLUMN_OUTPUTS,
+    DECODER,
+    PIXEL_OUTPUTS,
+    StudentBundle,
+)
 from scene_completion_ros.inference.cells import STRIDE
 
 IMAGE = "image"  # name of the input that takes an image, [1, 3, H, W] RGB 0..255
@@ -20,10 +28,29 @@ class StepGraph(NamedTuple):
     onnx: bytes
     given: Ports
     made: Ports
+    # Rows of these that a run takes and gives, the same of all; None for all of them. What a run of few rows computes
+    # stays in the cache of a CPU.
+    rows: int | None = None
+
+    @property
+    def parts(self) -> tuple[slice, ...]:
+        """The rows of each run; those of the last one may be of the one before, too."""
+        if self.rows is None:
+            return (slice(None),)
+        whole = self.made[0][1][0]
+        starts = (*range(0, whole - self.rows, self.rows), whole - self.rows)
+        return tuple(slice(start, start + self.rows) for start in starts)
+
+    def ports_of_run(self) -> tuple[Ports, Ports]:
+        """What a run takes and gives: the inputs and outputs of the file."""
+        if self.rows is None:
+            return self.given, self.made
+        given, made = ([(name, [self.rows, *shape[1:]]) for name, shape in ports] for ports in (self.given, self.made))
+        return given, made
 
 
 def graphs_of(bundle: StudentBundle) -> Iterator[StepGraph]:
-    """The graph that sees and, of a student that completes cells, the one that decodes; each is read when it is due.
+    """The graph that sees and, of a student that completes cells, the two that decode; each is read when it is due.
 
     Raises BundleError where a file was removed or replaced since the bundle was loaded.
     """
@@ -38,8 +65,12 @@ def graphs_of(bundle: StudentBundle) -> Iterator[StepGraph]:
     cells = columns * volume.cells[2]
     channels = 2, volume.classes + 1, volume.context
     pixels = [(name, [1, *size, count]) for name, count in zip(PIXEL_OUTPUTS, channels, strict=True)]
-    shapes = [cells, STRIDE**3], [cells, volume.of_cell], [columns, 2]
-    given = [("local", [cells, volume.looked_up]), ("columns", [columns, volume.of_column])]
+    local, logits = ("local", [cells, volume.looked_up]), [cells, STRIDE**3]
+    shapes = [cells, volume.around], logits, [columns, 2]
+    context, mean, ground = zip(COLUMN_OUTPUTS, shapes, strict=True)
+    hidden, others = zip(CELL_OUTPUTS, (logits, [cells, volume.of_cell]), strict=True)
     yield StepGraph(path, bundle.read_encoder(), [image, ("ground", [1, 2, *size])], pixels)
-    made = list(zip(CELL_OUTPUTS, shapes, strict=True))
-    yield StepGraph(path.with_name(DECODER), bundle.read_decoder(), given, made)
+    given = [local, ("columns", [columns, volume.of_column])]
+    yield StepGraph(path.with_name(DECODER), bundle.read_decoder(), given, [context, mean, ground])
+    given, rows = [context, local, mean], min(CELL_ROWS, cells)
+    yield StepGraph(path.with_name(CELLS), bundle.read_cells(), given, [hidden, others], rows)

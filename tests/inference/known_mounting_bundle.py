@@ -21,7 +21,7 @@ CAMERA = Camera(fx=300.0, fy=300.0, cx=255.5, cy=95.5, width=512, height=192)
 GRID = VoxelGrid((2.0, -4.0, -1.6), 0.4, (32, 20, 8), "camera_forward")
 WALL_M, FACTOR = 12.0, 1.2  # where the wall is, and how much too near the student takes it for
 HEIGHT, NAMES = 1.7, ("road", "wall", "chair")
-VOLUME = CellVolume(GRID, -HEIGHT, ROAD, 0, len(NAMES), context=1)
+VOLUME = CellVolume(GRID, -HEIGHT, ROAD, 0, len(NAMES), context=1, around=2)
 SURE = 30.0  # logit
 
 
@@ -55,7 +55,9 @@ def make_known_mounting_bundle(
     ground = np.tile(np.array([-9.0, 0.1], np.float32), (x * y, 1))  # far below the grid
     image = {"image": (1, 3, CAMERA.height, CAMERA.width), "ground": (1, 2, *half)}
     pixels = {"surfaces": surfaces, "classes": classes, "context": np.zeros((1, *half, 1), np.float32)}
-    given = {"local": (x * y * z, VOLUME.looked_up), "columns": (x * y, VOLUME.of_column)}
+    local = {"local": (x * y * z, VOLUME.looked_up)}
+    given = {**local, "columns": (x * y, VOLUME.of_column)}
+    given_cells = {"around": (x * y * z, VOLUME.around), **local, "mean": (x * y * z, STRIDE**3)}
     bundle = StudentBundle(
         name="known_mounting",
         canonical=CAMERA,
@@ -70,8 +72,13 @@ def make_known_mounting_bundle(
         licence="Apache-2.0",
         **({"threshold": 0.08} | fields),  # the scale of its depths is known to a tenth: its wall is blurred
     )
-    cells = {"hidden": hidden, "others": others, "ground": ground}
-    return bundle.save(folder, constant_graph(image, pixels), decoder_onnx=constant_graph(given, cells))
+    around = {
+        "around": np.zeros((x * y * z, VOLUME.around), np.float32),
+        "mean": np.zeros_like(hidden),
+        "ground": ground,
+    }
+    decoder = constant_graph(given, around), constant_graph(given_cells, {"hidden": hidden, "others": others})
+    return bundle.save(folder, constant_graph(image, pixels), decoder=decoder)
 
 
 def constant_graph(given: dict[str, tuple[int, ...]], made: dict[str, NDArray[np.float32]]) -> bytes:

@@ -13,10 +13,12 @@ from onnx import helper, numpy_helper
 from scene_completion_ros.errors import BundleError
 from scene_completion_ros.geometry import RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.grids import DEFAULT_GRID_FROM_CAMERA
+from scene_completion_ros.inference.bundle import CELLS as CELLS_FILE
 from scene_completion_ros.inference.bundle import StudentBundle
 from scene_completion_ros.inference.cell_query import CellLift, CellQuery, PredictedCells
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import make_networks
+from scene_completion_ros.inference.graphs import graphs_of
 from scene_completion_ros.inference.head import PointCodeSpec
 from scene_completion_ros.inference.scene_query import predicted_depth
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
@@ -207,13 +209,15 @@ def test_an_image_of_three_pixels_is_refused(side: str, tmp_path: Path) -> None:
 def test_a_graph_that_gives_another_shape_than_it_declares_is_refused(tmp_path: Path) -> None:
     """Kernels read what was declared, without looking at bounds."""
     bundle = make_known_mounting_bundle(tmp_path)
-    model = onnx.load_from_string(bundle.read_decoder())
+    model = onnx.load_from_string(bundle.read_cells())
     (last,) = (node for node in model.graph.node if node.output[0] == "hidden")
     last.output[0] = "whole"
     nothing = numpy_helper.from_array(np.array([0, 1], np.int64), "two rows")
     model.graph.initializer.append(nothing)
     model.graph.node.append(helper.make_node("Gather", ["whole", "two rows"], ["hidden"]))
-    made = bundle.save(tmp_path / "made", bundle.read_encoder(), decoder_onnx=model.SerializeToString())
+    made = bundle.save(
+        tmp_path / "made", bundle.read_encoder(), decoder=(bundle.read_decoder(), model.SerializeToString())
+    )
     with pytest.raises(BundleError, match="output is|cannot run it"):
         make_networks(made, "onnxruntime")
 
@@ -223,14 +227,19 @@ def test_a_student_of_an_earlier_version_is_loaded_but_not_run(tmp_path: Path) -
     made = make_known_mounting_bundle(tmp_path)
 
     def earlier(manifest: dict[str, Any]) -> None:
-        del manifest["volume"]
-        manifest |= {"schema_version": 6, "head": {"volume_knots": list(GRID.shape), "unit_stride": 2}}
+        del manifest["volume"]["around"], manifest["sha256"][CELLS_FILE]
+        manifest["schema_version"] = 7
 
     edit_manifest(tmp_path, earlier)
     again = StudentBundle.load(tmp_path)
     assert again.volume is not None and again.volume.level == made.volume.level and again.volume.ground.name == "road"
     with pytest.raises(BundleError, match="Export the bundle again"):
         make_networks(again, "onnxruntime")
+    with pytest.raises(BundleError, match=r"cells.onnx: is missing.*Export the bundle again"):
+        list(graphs_of(again))
+    edit_manifest(tmp_path, lambda manifest: manifest.update(head={"volume_knots": list(GRID.shape)}))
+    with pytest.raises(BundleError, match="Export its checkpoint again"):
+        StudentBundle.load(tmp_path)
 
 
 @pytest.mark.parametrize("of_pixels", [True, False])

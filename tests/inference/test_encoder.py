@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from scene_completion_ros.bags.reader import demo_drive
 from scene_completion_ros.errors import BundleError, GpuError, SceneCompletionError
@@ -12,10 +13,11 @@ from scene_completion_ros.inference.bundle import DEFAULT_BUNDLE, StudentBundle,
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.encoder import ENGINES, check_engine, make_networks
 from scene_completion_ros.inference.gpu import device, device_networks
+from scene_completion_ros.inference.graphs import StepGraph
 from scene_completion_ros.inference.scene_query import MOSTLY, shown_share
 from scene_completion_ros.voxels.semantic_voxels import VoxelState
 from tests.checkout import run_python
-from tests.inference.small_bundle import CANONICAL, make_small_bundle, random_head, tiny_encoder
+from tests.inference.small_bundle import CANONICAL, make_small_bundle, random_head, serialised, tiny_encoder
 from tests.inference.test_bundle import edit_manifest, refused
 
 EXACT = ["openvino", "onnxruntime"]
@@ -55,6 +57,22 @@ def test_engines_agree(bundle: StudentBundle, image: np.ndarray) -> None:
     assert first.std() > 0.1
     np.testing.assert_allclose(first, second, atol=1e-4)
     np.testing.assert_allclose(make_networks(bundle, "openvino_bf16")(image), second, atol=0.05 * np.abs(second).max())
+
+
+@pytest.mark.parametrize("engine", EXACT)
+def test_rows_are_run_in_parts(engine: str) -> None:
+    """Five of thirteen at a time, the last five again with some of those before; also of other inputs the next time."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(3, 2)).astype(np.float32)
+    given, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [5, n]) for name, n in (("x", 3), ("y", 2)))
+    graph = serialised([helper.make_node("MatMul", ["x", "weight"], ["y"])], given, made, {"weight": weight})
+    step = StepGraph(Path("rows.onnx"), graph, [("x", [13, 3])], [("y", [13, 2])], rows=5)
+    assert [part.start for part in step.parts] == [0, 5, 8]
+    options = encoder._openvino_options(1, bf16=False)
+    run = encoder._OpenVinoGraph(options, step) if engine == "openvino" else encoder._OnnxRuntimeGraph(1, step)
+    for _ in range(2):
+        rows = rng.normal(size=(13, 3)).astype(np.float32)
+        np.testing.assert_allclose(run({"x": rows})[0], rows @ weight, atol=1e-5)
 
 
 @pytest.mark.parametrize("engine", EXACT)

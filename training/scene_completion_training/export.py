@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from scene_completion_ros.errors import BundleError, ConfigurationError, GpuError
 from scene_completion_ros.geometry import Camera
-from scene_completion_ros.inference.bundle import CELL_OUTPUTS, PIXEL_OUTPUTS, StudentBundle
+from scene_completion_ros.inference.bundle import CELL_OUTPUTS, CELL_ROWS, COLUMN_OUTPUTS, PIXEL_OUTPUTS, StudentBundle
 from scene_completion_ros.inference.cells import STRIDE, stated_ground
 from scene_completion_ros.inference.encoder import cpu_has_bf16, cpu_networks
 from scene_completion_ros.inference.gpu.parity import BF16, measure_voxels
@@ -65,53 +65,53 @@ class ExportedPixels(nn.Module):
         return first, second, third
 
 
-class ExportedCells(nn.Module):
-    """From what cells and columns are given to what is predicted of them, in the order of the kernels on both sides.
-
-    Cells are rows, x y z; whatever `SceneDecoder.complete` does with each cell is a product of matrices here, which
-    leaves out the transposition of all cells.
-    """
+class ExportedColumns(nn.Module):
+    """From what cells and columns are given to what is around each cell, in the order of the kernels: x y z."""
 
     def __init__(self, decoder: SceneDecoder) -> None:
         super().__init__()
         self.decoder = decoder
-        heights, classes = decoder.cells[2], decoder.classes
-        (context, _), (enter, enter_bias) = _of(decoder.context), _of(decoder.enter[0])
-        (mix, mix_bias), (occupied, occupied_bias) = _of(decoder.mix[0]), _of(decoder.occupied)
-        count = len(context) // heights
-        looked_up = mix.shape[1] - count
+        heights = decoder.cells[2]
+        enter, bias = _of(decoder.enter[0])
+        looked_up = (enter.shape[1] - 4) // heights - 1
         local = enter[:, : looked_up * heights].reshape(-1, looked_up, heights).transpose(1, 2).flatten(1)
-        self.enter = _linear(torch.cat([local, enter[:, looked_up * heights :]], dim=1), enter_bias)
-        by_height = (
-            part.reshape(count, heights, -1).transpose(0, 1).reshape(count * heights, -1)
-            for part in _of(decoder.context)
+        self.enter_local = _linear(local, None)
+        self.enter = _linear(enter[:, looked_up * heights :], bias)
+        around = (
+            part.reshape(-1, heights, *part.shape[1:]).transpose(0, 1).flatten(0, 1) for part in _of(decoder.context)
         )
-        context, bias = by_height
-        self.context = _linear(context, bias[:, 0])
-        self.mix_context = _linear(mix[:, :count], None)
-        self.mix_local = _linear(mix[:, count:], mix_bias)
-        self.mix = _linear(*_of(decoder.mix[2]))
-        self.hidden = _linear(occupied[: STRIDE**3], occupied_bias[: STRIDE**3])
-        silent = torch.zeros(1, mix.shape[0]), torch.zeros(1)
-        trust = silent if decoder.trust is None else _of(decoder.trust)
-        others = (occupied[STRIDE**3 :], occupied_bias[STRIDE**3 :]), _of(decoder.named), trust
-        weight, bias = (torch.cat(parts) for parts in zip(*others, strict=True))
-        self.others = _linear(weight, bias)
-        assert self.others.out_features == STRIDE**3 + 1 + classes + 1
+        self.around = _linear(*around)
 
     def forward(self, local: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `CELL_OUTPUTS`."""
+        """See `COLUMN_OUTPUTS`."""
         count_x, count_y, heights = self.decoder.cells
-        entered = self.enter(torch.cat([local.reshape(count_x * count_y, -1), columns], dim=1))
-        entered = entered.relu().reshape(1, count_x, count_y, -1).permute(0, 3, 1, 2)
-        x = self.decoder.with_neighbours(self.decoder.enter[2](entered))
-        rows = x.permute(0, 2, 3, 1).reshape(count_x * count_y, -1)
-        context = self.context(rows).reshape(count_x * count_y * heights, -1)
-        mixed = self.mix((self.mix_context(context) + self.mix_local(local)).relu()).relu()
-        mean = self.decoder.mean_of_cells().permute(0, 3, 2, 1).reshape(count_x * count_y * heights, STRIDE**3)
-        lowest = columns[:, -1].reshape(1, 1, count_x, count_y)
-        ground = self.decoder.ground_of(self.decoder.ground(x), lowest)
-        return self.hidden(mixed) + mean, self.others(mixed), ground.permute(0, 2, 3, 1).reshape(-1, 2)
+        count = count_x * count_y
+        entered = (self.enter_local(local.reshape(count, -1)) + self.enter(columns)).relu()
+        x = self.decoder.with_neighbours(
+            self.decoder.enter[2](entered.reshape(1, count_x, count_y, -1).permute(0, 3, 1, 2))
+        )
+        around = self.around(x.permute(0, 2, 3, 1).reshape(count, -1)).reshape(count * heights, -1)
+        mean = self.decoder.mean_of_cells().permute(0, 3, 2, 1).reshape(count * heights, STRIDE**3)
+        ground = self.decoder.ground_of(self.decoder.ground(x), columns[:, -1].reshape(1, 1, count_x, count_y))
+        return around, mean, ground.permute(0, 2, 3, 1).reshape(-1, 2)
+
+
+class ExportedCells(nn.Module):
+    """From cells and what is around them to what is predicted of each: products of matrices, for any cells in a row."""
+
+    def __init__(self, decoder: SceneDecoder) -> None:
+        super().__init__()
+        occupied, bias = _of(decoder.occupied)
+        self.enter, self.mix = _linear(*_of(decoder.mix[0])), _linear(*_of(decoder.mix[2]))
+        self.hidden = _linear(occupied[: STRIDE**3], bias[: STRIDE**3])
+        trust = (torch.zeros_like(occupied[:1]), torch.zeros(1)) if decoder.trust is None else _of(decoder.trust)
+        others = (occupied[STRIDE**3 :], bias[STRIDE**3 :]), _of(decoder.named), trust
+        self.others = _linear(*(torch.cat(parts) for parts in zip(*others, strict=True)))
+
+    def forward(self, around: Tensor, local: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """See `CELL_OUTPUTS`."""
+        mixed = self.mix(self.enter(torch.cat([around, local], dim=1)).relu()).relu()
+        return self.hidden(mixed) + mean, self.others(mixed)
 
 
 def _of(convolution: nn.Module) -> tuple[Tensor, Tensor]:
@@ -160,7 +160,7 @@ def export_scene(file: Path, folder: Path, *, name: str, licence: str, provenanc
     ground = torch.from_numpy(stated_ground(field.camera, field.spec, field.volume.level, None))[None]
     image = {"image": torch.zeros(1, 3, field.camera.height, field.camera.width), "ground": ground}
     pixels = graph_of(ExportedPixels(field, encoder), image, list(PIXEL_OUTPUTS))
-    return bundle.save(folder, pixels, stored_weights, cells_onnx(field))
+    return bundle.save(folder, pixels, stored_weights, decoder_onnx(field))
 
 
 def export_again(student: StudentBundle, folder: Path) -> StudentBundle:
@@ -177,9 +177,8 @@ def export_again(student: StudentBundle, folder: Path) -> StudentBundle:
         raise BundleError("are not those of stage completion", where=f"bundle {student.name}: weights", cure=cure)
     field = SceneField.rebuilt(state, Viewpoint.of_bundle(student))
     field.load_state_dict(state)
-    encoder = _with_pixel_outputs(student.read_encoder(), field)
     bundle = dataclasses.replace(student, volume=field.volume)
-    return bundle.save(folder, encoder, weights, cells_onnx(field)).with_vocabulary(
+    return bundle.save(folder, student.read_encoder(), weights, decoder_onnx(field)).with_vocabulary(
         student.feature_spaces, student.text_bank()
     )
 
@@ -197,46 +196,17 @@ def measured_in_bf16(bundle: StudentBundle) -> tuple[StudentBundle, str]:
     return bundle.with_bf16(numbers), in_words
 
 
-def _with_pixel_outputs(encoder: bytes, field: SceneField) -> bytes:
-    """The encoder of a bundle with `PIXEL_OUTPUTS`; before schema 7 it gave ``view`` alone, of which they follow."""
-    model = onnx.load_from_string(encoder)
-    if [port.name for port in model.graph.output] != ["view"]:
-        return encoder
-    size, count = (field.small.height, field.small.width), len(field.names) + 1
-    reduce = field.spatial.reduce
-    model.graph.initializer.extend(
-        [numpy_helper.from_array(np.array([2, count], np.int64), "view/sizes")]
-        + [numpy_helper.from_array(_array(value), f"reduce/{name}") for name, value in reduce.state_dict().items()]
-    )
-    made = ("view/surfaces", 2), ("view/classes", count), ("view/context", field.spatial.reduce.out_channels)
-    model.graph.node.extend(
-        [
-            helper.make_node("Split", ["view", "view/sizes"], ["view/surfaces", "view/logits"], axis=1),
-            helper.make_node("Softmax", ["view/logits"], ["view/classes"], axis=1),
-            helper.make_node("Conv", ["view/classes", "reduce/weight", "reduce/bias"], ["view/context"]),
-        ]
-        + [
-            helper.make_node("Transpose", [planes], [output], perm=[0, 2, 3, 1])
-            for (planes, _), output in zip(made, PIXEL_OUTPUTS, strict=True)
-        ]
-    )
-    del model.graph.output[:]
-    for (_, channels), output in zip(made, PIXEL_OUTPUTS, strict=True):
-        shape = [1, *size, channels]
-        model.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, shape))
-    onnx.checker.check_model(model)
-    return model.SerializeToString()  # type: ignore[no-any-return]
-
-
-def cells_onnx(field: SceneField) -> bytes:
-    """The decoder of a student: from what cells look up to what is predicted of them, see `CELL_OUTPUTS`."""
+def decoder_onnx(field: SceneField) -> tuple[bytes, bytes]:
+    """The graphs that decode: what is around cells, and what is predicted of these, see `COLUMN_OUTPUTS`."""
     volume = field.volume
     columns = volume.cells[0] * volume.cells[1]
-    given = {
-        "local": torch.zeros(columns * volume.cells[2], volume.looked_up),
-        "columns": torch.zeros(columns, volume.of_column),
-    }
-    return graph_of(ExportedCells(field.spatial), given, list(CELL_OUTPUTS))
+    cells = columns * volume.cells[2]
+    local = {"local": torch.zeros(cells, volume.looked_up)}
+    given = {**local, "columns": torch.zeros(columns, volume.of_column)}
+    around = graph_of(ExportedColumns(field.spatial), given, list(COLUMN_OUTPUTS))
+    given = {"around": torch.zeros(cells, volume.around), **local, "mean": torch.zeros(cells, STRIDE**3)}
+    given = {name: values[:CELL_ROWS] for name, values in given.items()}
+    return around, graph_of(ExportedCells(field.spatial), given, list(CELL_OUTPUTS))
 
 
 def space_of_classes(bank: TextBank, names: Sequence[str]) -> FeatureSpace:

@@ -375,9 +375,10 @@ class _CellSteps:
         broken: Buffer,
     ) -> None:
         lift = voxels.query.lift
-        self._device, (self._encoder, self._decoder) = device, engines
-        pixels, (hidden, others, ground) = self._encoder.outputs, self._decoder.outputs.values()
+        self._device, (self._encoder, self._decoder, self._complete) = device, engines
+        pixels, decoded = self._encoder.outputs, self._decoder.outputs
         seen, classes, context = pixels["surfaces"], pixels["classes"], pixels["context"]
+        (hidden, others), ground = self._complete.outputs.values(), decoded["ground"]
         self._size = lift.map_size
         count = self._size[0] * self._size[1]
         volume = device.upload(_volume(voxels))
@@ -397,6 +398,7 @@ class _CellSteps:
         self.given = {"local": device.empty(self._decoder.ports.given["local"][0], np.float32)}
         device.clear(self.given["local"])  # of cells out of view, which are never written
         self.given["columns"] = device.upload(lift.columns)
+        self._of_cells = {"around": decoded["around"], "local": self.given["local"], "mean": decoded["mean"]}
         self._looked_up = _arguments(
             surfaces, context, volume, device.upload(lift.cell), corner, share, device.upload(lift.depth),
             np.int32(len(lift.cell)), self.given["local"],
@@ -449,6 +451,7 @@ class _CellSteps:
             device.launch("lift_cells", _blocks(self._cells), THREADS, *self._looked_up)
         device.launch("find_lowest", _blocks(self._column_count), THREADS, *self._lowest)
         self._decoder.enqueue(self.given)
+        self._complete.enqueue(self._of_cells)
         device.lap("encode")
         if self._count:
             device.launch("query_cells", _blocks(self._count), THREADS, *self._queried)

@@ -99,6 +99,9 @@ def to_half(step: StepGraph) -> bytes:
         nodes.append(node)
     for name, (_, kind) in made.items():
         wanted = TensorProto.FLOAT16 if kind is np.float16 else TensorProto.FLOAT
+        if name in values:  # always the same
+            added[renamed[name]] = numpy_helper.from_array(values[name].astype(kind), renamed[name])
+            types[renamed[name]] = wanted
         result = typed(renamed[name], wanted)
         nodes.append(helper.make_node("Identity", [result], [name], f"{name}/given"))
     outputs = [
@@ -135,10 +138,15 @@ def _with_bytes(graph: Any, types: dict[str, int]) -> list[Any]:
 
 
 def _check_ports(step: StepGraph, graph: Any) -> None:
-    for kind, ports, wanted in (("input", graph.input, step.given), ("output", graph.output, step.made)):
+    given, made = step.ports_of_run()
+    for kind, ports, wanted in (("input", graph.input, given), ("output", graph.output, made)):
         found = [(port.name, [one.dim_value for one in port.type.tensor_type.shape.dim]) for port in ports]
         if found != wanted:
             raise BundleError(f"{kind} is {found} where {wanted} is needed", where=str(step.path), cure=CURE)
+    if step.rows is not None:  # a GPU takes all of them at once
+        del graph.value_info[:]
+        for port in (*graph.input, *graph.output):
+            port.type.tensor_type.shape.dim[0].dim_value = step.made[0][1][0]
 
 
 def _simplified(step: StepGraph) -> "onnx.ModelProto":

@@ -362,6 +362,14 @@ class Cells(NamedTuple):
     def complete(self, local: np.ndarray, columns: np.ndarray) -> PredictedCells:
         return self.predicted
 
+    def decoders(self, kernels: KernelDevice, given: dict[str, tuple[int, ...]]) -> list[GivenOutputs]:
+        """The engines that decode."""
+        hidden, others, ground = self.predicted
+        decoded = {"around": np.zeros((len(hidden), 5), np.float32), "mean": np.zeros_like(hidden), "ground": ground}
+        of_cells = {name: decoded[name].shape for name in ("around", "mean")} | {"local": given["local"]}
+        made = {"hidden": hidden, "others": others}
+        return [GivenOutputs(kernels, given, decoded), GivenOutputs(kernels, of_cells, made)]
+
     @classmethod
     def drawn(cls, seed: int) -> "Cells":
         """Random surfaces, ground and cells; odd sizes."""
@@ -424,7 +432,7 @@ def test_students_that_complete_cells(seed: int, known: str, stated: bool, devic
     seen = {name: array[None] for name, array in student.pixels._asdict().items()}
     image = {"image": (1, 1, 1, 3), "ground": (1, 2, *size)}
     given = {"local": (cells, volume.looked_up), "columns": (columns, volume.of_column)}
-    engines = [GivenOutputs(kernels, image, seen), GivenOutputs(kernels, given, student.predicted._asdict())]
+    engines = [GivenOutputs(kernels, image, seen), *student.decoders(kernels, given)]
     scene = DeviceScene(cast(Any, engines), device.lent(kernels), device.context, prepared)
 
     shown = scene.see(BLANK)
@@ -484,17 +492,17 @@ def test_cells_that_are_no_numbers_are_found(device: Devices) -> None:
         {"image": (1, 1, 1, 3), "ground": (1, 2, *size)},
         {name: array[None] for name, array in student.pixels._asdict().items()},
     )
-    decoder = GivenOutputs(kernels, given, cells._asdict())
-    scene = DeviceScene(cast(Any, [seen, decoder]), device.lent(kernels), device.context, prepared)
+    decoders = student.decoders(kernels, given)
+    scene = DeviceScene(cast(Any, [seen, *decoders]), device.lent(kernels), device.context, prepared)
     assert scene(SceneImage(BLANK)).finite
     for value in (np.nan, np.inf):
         broken = cells.others.copy()
         broken[lift.cell[0], 0] = value
         with device.context:
-            decoder.change("others", broken)
+            decoders[1].change("others", broken)
         assert not scene(SceneImage(BLANK)).finite
     with device.context:
-        decoder.change("others", cells.others)
+        decoders[1].change("others", cells.others)
         surfaces = student.pixels.surfaces.copy()
         surfaces[0, 0, 1] = np.inf
         seen.change("surfaces", surfaces)

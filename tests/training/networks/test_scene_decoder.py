@@ -25,7 +25,7 @@ from scene_completion_ros.inference.cells import (
     volume_pose,
 )
 from scene_completion_ros.inference.head import PointCodeSpec
-from scene_completion_training.export import ExportedCells
+from scene_completion_training.export import ExportedCells, ExportedColumns
 from scene_completion_training.networks.encoder_decoder import MetricDecoder
 from scene_completion_training.networks.scene_decoder import (
     CompletedScene,
@@ -261,7 +261,7 @@ def test_what_motion_and_sensors_know_counts_by_its_precision() -> None:
 
 @pytest.mark.parametrize("known", [False, True])
 def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: bool) -> None:
-    """Lift, graph of cells and query, with random weights and a random view: voxels, classes and the ground."""
+    """Lift, both graphs and query, with random weights and a random view: voxels, classes and the ground."""
     canonical = Camera(fx=41.3, fy=40.7, cx=31.2, cy=15.1, width=64, height=32)  # no cell lies on the edge of its image
     torch.manual_seed(0)
     made = SceneDecoder(
@@ -281,7 +281,7 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
         torch.full((1, 1, 1, 1), float(known)),
     )
     cells, voxels = (cell_lookups(GRID, stride, canonical, SPEC, matrix, torch.ones(1)) for stride in (STRIDE, 1))
-    volume = CellVolume(GRID, -1.0, ROAD, 0, CLASSES, 4)
+    volume = CellVolume(GRID, -1.0, ROAD, 0, CLASSES, 4, 4)
     lift = CellLift(volume, canonical, SPEC, upright)
     query = CellQuery(lift)
     with torch.no_grad():
@@ -289,7 +289,10 @@ def test_kernels_around_the_exported_graph_compute_what_the_decoder_does(known: 
         classes = view.classes.softmax(dim=1)
         surfaces = torch.cat([-SPEC.inverse_depth(view.code).log(), view.deviation], dim=1)
         given = lift(*(part[0].permute(1, 2, 0).contiguous().numpy() for part in (surfaces, made.reduce(classes))))
-        predicted = PredictedCells(*(part.numpy() for part in ExportedCells(made)(*map(torch.from_numpy, given))))
+        local, columns = map(torch.from_numpy, given)
+        around, mean, ground = ExportedColumns(made)(local, columns)
+        cells_alone = [part.numpy() for part in ExportedCells(made)(around, local, mean)]
+        predicted = PredictedCells(*cells_alone, ground.numpy())
     points = query.lift.volume_from_camera.inverse().apply(GRID.centres().reshape(-1, 3))
     density = np.empty(len(points), np.float32)
     samples = query.prepare(points, np.arange(len(points), dtype=np.int32))

@@ -22,7 +22,7 @@ from scene_completion_ros.errors import BundleError, ConfigurationError, Sequenc
 from scene_completion_ros.evaluation.semantic_classes import COMMON_CLASSES, EMPTY, INVALID, ROOM_CLASSES
 from scene_completion_ros.geometry import DEFAULT_GRID, DEFAULT_GRID_FROM_CAMERA, Camera, RigidTransform, VoxelGrid
 from scene_completion_ros.geometry.transforms import rotation_of_angles
-from scene_completion_ros.inference.bundle import DECODER, DEFAULT_BUNDLE, StudentBundle
+from scene_completion_ros.inference.bundle import CELLS, DECODER, DEFAULT_BUNDLE, StudentBundle
 from scene_completion_ros.inference.completer import Completer
 from scene_completion_ros.inference.evidence import Evidence, Sources, sensed_depth
 from scene_completion_ros.inference.motion_scale import Scale
@@ -293,18 +293,20 @@ def test_what_is_known_of_depth_moves_what_the_robot_completes(bundle: StudentBu
 
 
 def test_a_decoder_that_was_changed_or_is_gone_is_refused(bundle: StudentBundle, tmp_path: Path) -> None:
-    """Both graphs are one student: each is compared with its hash, and saving keeps both."""
-    assert bundle.folder is not None and DECODER in bundle.made_from()
+    """All graphs are one student: each is compared with its hash, and saving keeps them."""
+    assert bundle.folder is not None and {DECODER, CELLS} <= bundle.made_from().keys()
     kept = bundle.save(tmp_path / "kept", bundle.read_encoder())
     assert kept.takes_evidence and kept.read_decoder() == bundle.read_decoder()
-    content = bytearray(bundle.read_decoder())
-    content[-1] ^= 1
-    (tmp_path / "kept" / DECODER).write_bytes(bytes(content))
-    with pytest.raises(BundleError, match="sha256"):
-        StudentBundle.load(tmp_path / "kept")
-    (tmp_path / "kept" / DECODER).unlink()
-    with pytest.raises(BundleError, match=r"decoder.onnx: is missing"):
-        StudentBundle.load(tmp_path / "kept")
+    for name, whole in ((DECODER, bundle.read_decoder()), (CELLS, bundle.read_cells())):
+        file, content = tmp_path / "kept" / name, bytearray(whole)
+        content[-1] ^= 1
+        file.write_bytes(bytes(content))
+        with pytest.raises(BundleError, match="sha256"):
+            StudentBundle.load(tmp_path / "kept")
+        file.unlink()
+        with pytest.raises(BundleError, match=rf"{name}: is missing"):
+            StudentBundle.load(tmp_path / "kept")
+        file.write_bytes(whole)
 
 
 def test_a_student_is_not_scored_with_what_is_not_there(

@@ -178,7 +178,8 @@ class SceneField(nn.Module):
     def volume(self) -> CellVolume:
         """What a student that is made of it needs to know of its volume."""
         label, reduced = self.names.index(self.ground.name), self.spatial.reduce.out_channels
-        return CellVolume(self.spatial.grid, self.spatial.level, self.ground, label, len(self.names), reduced)
+        around = self.spatial.context.out_channels // self.spatial.cells[2]
+        return CellVolume(self.spatial.grid, self.spatial.level, self.ground, label, len(self.names), reduced, around)
 
     @classmethod
     def rebuilt(cls, state: Mapping[str, Tensor], viewpoint: Viewpoint, _: object = None) -> SceneField:
