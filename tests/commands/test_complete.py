@@ -63,7 +63,6 @@ def voxels_of(folder: Path) -> dict[str, np.ndarray]:
 def test_the_files_have_the_documented_content(output: Path) -> None:
     saved = read_npz(output / "voxels.npz")
     voxels, details = saved.voxels, saved.details
-    assert details is not None
     np.testing.assert_array_equal(voxels.index, np.argwhere(voxels.state >= 3))
     np.testing.assert_allclose(voxels.probability, details.probability_grid[tuple(voxels.index.T)], atol=1e-3)
     assert (details.depth.ndim, details.alpha_grid.shape) == (2, DEFAULT_GRID.shape)

@@ -230,7 +230,6 @@ def test_a_depth_image_is_read_as_rep_118_has_it(
     for column, value in enumerate(unknown):
         values[:, 2 * column : 2 * column + 2] = value
     sensed = SensorBench().see(depth_image(values, encoding, padding=padding))
-    assert sensed is not None
     known = sensed[1] > 0.0
     assert known[:, len(unknown) + 1 :].mean() > 0.95 and not known[:, : len(unknown) - 1].any()
     np.testing.assert_allclose(sensed[0, known], math.log(6.0), rtol=1e-6)
@@ -243,7 +242,6 @@ def test_a_depth_image_of_any_size_is_seen_through_the_lens(width: int) -> None:
     camera = LENS.resized(width, width // 2)
     rays = camera.unproject(camera.pixel_centres())
     sensed = SensorBench(LENS).see(depth_image((6.0 / (1.0 - 0.5 * rays[..., 0])).astype("<f4"), "32FC1"))
-    assert sensed is not None
     half = CANONICAL.resized(32, 16)
     row, column = np.nonzero(sensed[1])
     x = half.unproject(np.stack([column, row], axis=-1).astype(np.float64))[:, 0]

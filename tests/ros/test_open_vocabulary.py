@@ -127,9 +127,7 @@ class Truth:
         return self._completer.complete(some_image(seed), stamp_ns)
 
     def vocabulary(self, *phrases: str, **said: Any) -> FoldedVocabulary:
-        made = self.dictionary.vocabulary_of(RequestedWords(phrases, **said))
-        assert made is not None
-        return made
+        return self.dictionary.vocabulary_of(RequestedWords(phrases, **said))
 
     def query(self, *phrases: str, **said: Any) -> FoldedVocabulary:
         return self.dictionary.query_of(RequestedWords(phrases, **said))
@@ -313,7 +311,6 @@ def test_cameras_have_one_vocabulary_and_answer_together(
         return start(*arguments, kind=TalkingRig, bundle=student.folder, **further)
 
     rig = start_rig(start_talking, of_student, tmp_path)
-    assert isinstance(rig, TalkingRig)
     assert rig.graph.until(rig.heard)
     rig.name("car, tree", "car", "tree", "unknown")
     rig.ask("zebra crossing, sky", "zebra crossing", "sky")

@@ -72,7 +72,6 @@ def test_a_frame_of_the_ground_gives_the_mounting_of_the_camera(tmp_path: Path) 
     assert sequence.floor == -0.25
     np.testing.assert_allclose(sequence.world_from_camera(3, "camera").translation, [0.5, 0, 1], atol=1e-9)
     stated = mounting(sequence, "camera", 3)
-    assert stated is not None
     np.testing.assert_allclose(stated.translation, [0, 0, 1.25], atol=1e-9)
 
 

@@ -263,9 +263,7 @@ MESSAGES = {
 
 
 def manager_of(text: str) -> dict[str, Any]:
-    manager = yaml.safe_load(text)["Visualization Manager"]
-    assert isinstance(manager, dict)
-    return manager
+    return yaml.safe_load(text)["Visualization Manager"]
 
 
 def displays_of(text: str) -> dict[str, dict[str, Any]]:

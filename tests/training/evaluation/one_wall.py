@@ -119,9 +119,7 @@ class PaintedWall(Predictor):
 
 def true_voxels(street: PosedSequence) -> VoxelTruth:
     """Those of its first frame."""
-    truth = voxel_truth(street, 0)
-    assert truth is not None
-    return truth
+    return voxel_truth(street, 0)
 
 
 def fit(models: Sequence[Predictor], street: PosedSequence) -> list[FittedModel]:

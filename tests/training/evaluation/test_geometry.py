@@ -98,7 +98,6 @@ def test_the_prior_of_windows_is_what_an_independent_script_found(window: PosedS
     truth = frames[0].truth.voxels
     voxels = np.load(shared_data / "kitti_windows" / "sequences" / "06" / "voxels_npz" / "000000.npz")
     hit = np.unpackbits(voxels["bin"]).reshape(256, 256, 32).astype(bool)
-    assert truth is not None and truth.visible is not None
     assert truth.visible[hit & truth.occupied & truth.counted].mean() > 0.7  # most voxels that the scan hits
 
 

@@ -60,7 +60,6 @@ def test_average_precision_worked_by_hand() -> None:
 def exact(scene: PointScene, rows: np.ndarray | None) -> Levels:
     """Features that are the class of a point, and where the middle of its thing lies."""
     chosen = slice(None) if rows is None else rows
-    assert scene.label is not None
     return np.eye(len(CLASSES))[scene.label][chosen], np.nan_to_num(offsets(scene))[chosen]
 
 
@@ -114,7 +113,6 @@ def sentences(file: Path, seeds: range) -> Path:
     entries = []
     for seed in seeds:
         scene = room(seed, step=0.2)
-        assert scene.instance is not None
         for label in (2, 3, 4):
             pair = [label - 2, label + 1]
             middle = [scene.points[scene.instance == number][:, 0].mean() for number in pair]

@@ -253,7 +253,6 @@ def test_fisheyes_are_rectified_and_masked(tmp_path: Path) -> None:
     assert camera.distortion_model == "none" and (camera.width, camera.height) == (191, 150)
     assert sequence.image(0, "front").shape == (150, 191, 3)
     validity, mask = sequence.asset(0, "validity_front"), sequence.asset(5, "ego_front")
-    assert validity is not None and mask is not None
     assert validity.shape == mask.shape == (150, 191) and validity.any()
     pixels, seen = FISHEYE.project(camera.unproject(camera.pixel_centres()))
     column, row = np.rint(pixels).astype(int).clip(0, [199, 149])[::8, ::8].reshape(-1, 2).T

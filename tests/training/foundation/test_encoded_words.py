@@ -50,7 +50,6 @@ def encoded(encoder: TextEncoder, text: str) -> object:
 
 def test_a_query_gets_embeddings_by_the_template_of_the_bank(encoder: TextEncoder, bank: TextBank) -> None:
     asked = read_query(EncodedAnswers(encoder, bank).query("zebra crossing, wall"))
-    assert asked is not None and asked.given is not None
     assert (asked.phrases, asked.background) == (("zebra crossing", "wall"), None)  # the node has the bank's phrases
     assert (asked.given.text_encoder, asked.given.text_encoder_sha256) == ("published/name", encoder.sha256)
     rows = rows_of(asked)

@@ -71,7 +71,6 @@ def test_both_views_have_the_same_points_turned_about_the_vertical(tmp_path: Pat
         )
         step = (view.points - view.points[0])[:, 2] - (scene.points - scene.points[0])[:, 2] / SIZE
         np.testing.assert_allclose(step, 0.0, atol=1e-3)
-        assert scene.normals is not None
         only = np.bincount(view.voxel, weights=scene.normals[:, 2] < 0.9) == 0  # voxels of horizontal points alone
         np.testing.assert_allclose(view.features[only, 5], 1.0, atol=1e-3)
     assert one.index.min() >= 0

@@ -108,7 +108,6 @@ def test_semantics_learn_on_a_field_that_stays(trainings: Trainings, tmp_path: P
 def test_training_can_go_on_from_the_shipped_student(tmp_path: Path) -> None:
     bundle = StudentBundle.load(DEFAULT_BUNDLE)
     stage = make_stage(read_configuration(CONFIGS / "single_view.yaml", ["pretrained=false"], Configuration))
-    assert isinstance(stage.field, DensityField) and bundle.folder is not None
     stage.load(str(bundle.folder))
     np.testing.assert_allclose(
         head_weights(stage.field).positional_weight, bundle.head.positional_weight, rtol=1e-3, atol=1e-4
