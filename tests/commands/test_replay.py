@@ -1,5 +1,6 @@
 import json
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -172,10 +173,15 @@ def test_dds_gives_same_voxels(tmp_path: Path, labelled_road: StudentBundle, mon
 
 
 def test_what_does_not_fit_on_the_disk_is_one_line_and_the_rest_stays(
-    tmp_path: Path, short_road: StudentBundle, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, short_road: StudentBundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bag, output = record(tmp_path / "drive", frames=3), tmp_path / "out"
-    request.getfixturevalue("small_files")
-    assert replay(bag, output, short_road, "--offline") == 2
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # bytes of a file
+    try:
+        assert replay(bag, output, short_road, "--offline") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
     assert re.search(r"(?m)^scene-completion replay: \S+: File too large\. Name a place.*\n\Z", capsys.readouterr().err)
     assert not list(output.rglob("*.part"))
