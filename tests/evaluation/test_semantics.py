@@ -108,20 +108,6 @@ def test_clusters_named_by_the_classes_of_cityscapes() -> None:
 
 
 CAR, ROAD, BUILDING, VEGETATION = (COMMON_CLASSES.index(name) for name in ("car", "road", "building", "vegetation"))
-SMALL_GRID = VoxelGrid((0.0, -1.6, -1.0), 0.2, (16, 16, 10))
-
-
-def small() -> semantics.SemanticCompletionMetric:
-    return semantics.SemanticCompletionMetric(SMALL_GRID, ranges=(1.6, 3.2))
-
-
-def random_grids(seed: int, classes: int = 16) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Prediction, truth and field of view, half of the voxels right and a tenth of unknown truth."""
-    random = np.random.default_rng(seed)
-    truth = random.integers(0, classes, SMALL_GRID.shape)
-    predicted = np.where(random.random(truth.shape) < 0.5, truth, random.integers(0, classes, truth.shape))
-    truth[random.random(truth.shape) < 0.1] = 255
-    return predicted, truth.astype(np.uint8), random.random(truth.shape) < 0.8
 
 
 def test_free_space_under_the_ground_of_a_column() -> None:
@@ -177,9 +163,13 @@ def test_ranges_are_the_first_along_x_and_the_central_along_y(range_m: float, si
 
 def test_clusters_are_scored_under_the_names_of_their_classes() -> None:
     """Shuffled labels give the scores of the classes themselves, each under its own name."""
-    predicted, truth, view = random_grids(5)
+    random, grid = np.random.default_rng(5), VoxelGrid((0.0, -1.6, -1.0), 0.2, (16, 16, 10))
+    truth = random.integers(0, 16, grid.shape)
+    predicted = np.where(random.random(truth.shape) < 0.5, truth, random.integers(0, 16, truth.shape))  # half is right
+    truth[random.random(truth.shape) < 0.1] = 255
+    truth, view = truth.astype(np.uint8), random.random(truth.shape) < 0.8
     shuffled = np.concatenate([[0], 1 + np.random.default_rng(6).permutation(15)])
-    classes, clusters = small(), small()
+    classes, clusters = (semantics.SemanticCompletionMetric(grid, ranges=(1.6, 3.2)) for _ in range(2))
     classes.update(predicted, truth, view)
     clusters.update(shuffled[predicted], truth, view)
     for match in (semantics.match_one_to_one, semantics.match_occupied):  # with and without the empty row

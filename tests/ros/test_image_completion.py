@@ -3,6 +3,7 @@
 import math
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -37,17 +38,13 @@ from tests.voxels.samples import COMPLETED, INFERRED, SURFACE, UNOBSERVED, voxel
 NOW = Epoch(0, 0)
 
 
-def estimator(corners: bool) -> EvidenceEstimator:
-    covered = np.ones((CAMERA.height, CAMERA.width), np.bool_)
-    return EvidenceEstimator(CAMERA, DEFAULT_GRID, covered, corners=corners)
-
-
 class Bench:
     """A drive towards two walls whose depths a student says a fifth too near."""
 
     def __init__(self, takes_evidence: bool = True) -> None:
         self.scales, self.number = dict[str, Scale](), 0
         self.scaling = ScaleEstimator(self.scales)
+        covered = np.ones((CAMERA.height, CAMERA.width), np.bool_)
         self.completer = cast(
             Completer,
             SimpleNamespace(
@@ -56,7 +53,7 @@ class Bench:
                     canonical=CAMERA,
                     class_names=("road", "building"),
                 ),
-                evidence_estimator=lambda corners: estimator(corners),
+                evidence_estimator=partial(EvidenceEstimator, CAMERA, DEFAULT_GRID, covered),
             ),
         )
 
@@ -263,9 +260,6 @@ def test_what_cannot_be_right_is_left_out_with_the_reason() -> None:
     assert bench.see(depth_image(wall, "16UC1")) is not None  # and the next one counts again
 
 
-VOXELS = voxels_of([[[SURFACE]]])  # road, car, wall
-
-
 @pytest.mark.parametrize(
     ("names", "ignored", "label"),
     [
@@ -277,7 +271,7 @@ VOXELS = voxels_of([[[SURFACE]]])  # road, car, wall
     ],
 )
 def test_a_voxel_without_a_class_is_unknown_or_an_obstacle(names: tuple[str, ...], ignored: str, label: int) -> None:
-    voxels = replace(VOXELS, class_names=names)
+    voxels = replace(voxels_of([[[SURFACE]]]), class_names=names)
     assert label_of_no_class(voxels, NodeParameters(obstacle_ignored_classes=ignored)) == label
 
 

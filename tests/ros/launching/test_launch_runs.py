@@ -47,10 +47,6 @@ def params_file(bundle_folder: Path, tmp_path: Path, grid_file: Path) -> Path:
     return path
 
 
-def launched(file: str, log: Path, **given: str | Path) -> NodeUnderTest:
-    return NodeUnderTest([RUN, str(LAUNCH / file), *(f"{name}:={value}" for name, value in given.items())], log)
-
-
 def answered(graph: Graph, process: NodeUnderTest, cameras: dict[str, str]) -> str:
     """Frame of the voxels that answer images of cameras (name -> namespace of their topics)."""
     create = graph.node.create_publisher
@@ -93,8 +89,9 @@ def test_cameras_are_answered_and_an_interrupt_ends_all(
 ) -> None:  # fmt: skip
     arguments = {name: value.format(graph.namespace) for name, value in given.items()}
     arguments |= {} if given is ONE else {"grid_file": str(grid_file)}
-    always = {"namespace": graph.namespace, "bundle": bundle_folder, "params_file": params_file}
-    process = launched(file, tmp_path / "log", **arguments, **always)
+    arguments |= {"namespace": graph.namespace, "bundle": str(bundle_folder), "params_file": str(params_file)}
+    command = [RUN, str(LAUNCH / file), *(f"{name}:={value}" for name, value in arguments.items())]
+    process = NodeUnderTest(command, tmp_path / "log")
     try:
         assert answered(graph, process, {name: f"{graph.namespace}/{name}" for name in cameras}) == frame
         process.end_well(signal.SIGINT)

@@ -43,9 +43,6 @@ def test_votes_worked_by_hand() -> None:
     assert probes.NearestProbe(bank, classes, 3, 20).labels(values).tolist() == [1, 2]
 
 
-AVERAGE = "average of the heads' logits"
-
-
 def separable(scenes: int = 10, points: int = 40) -> probes.Labelled:
     """Level 1 is noise; level 2 distinguishes two classes."""
     random = np.random.default_rng(0)
@@ -86,25 +83,23 @@ def test_probes_see_the_levels_and_labels_that_they_are_named_by(monkeypatch: py
 def test_the_average_of_heads_is_that_of_their_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a head that distinguishes the classes, and one that hardly does."""
     monkeypatch.setattr(probes, "PROBE_STEPS", 20)
+    average = "average of the heads' logits"
     noise, telling = separable().levels
     labelled = dataclasses.replace(separable(), levels=(noise, telling, noise))
     found = {
         probe.name: probe.probe.logits(probes.side_by_side(labelled.levels, probe.levels))
         for probe in probes.fit_head_probes(labelled, ["text", "dino"])
     }
-    assert set(found) == {f"probe, {name}" for name in ("trunk", "head text", "head dino", "concatenation", AVERAGE)}
+    assert set(found) == {f"probe, {name}" for name in ("trunk", "head text", "head dino", "concatenation", average)}
     mean = (found["probe, head text"] + found["probe, head dino"]) / 2.0
-    np.testing.assert_allclose(found[f"probe, {AVERAGE}"], mean, atol=1e-5)
+    np.testing.assert_allclose(found[f"probe, {average}"], mean, atol=1e-5)
     assert not np.allclose(found["probe, head text"], found["probe, head dino"], atol=0.1)
-
-
-NONE = -np.inf
 
 
 def test_network_and_pixels_together_by_hand() -> None:
     """Three points: the network is nearer, the pixels are, and no view sees the last one."""
     network = np.array([[0.9, 0.2], [0.5, 0.4], [0.1, 0.3]], np.float32)
-    lifted = np.array([[0.3, 0.7], [0.2, 0.6], [NONE, NONE]], np.float32)
+    lifted = np.array([[0.3, 0.7], [0.2, 0.6], [-np.inf, -np.inf]], np.float32)
     found = probes.ensembled(network, lifted)
     np.testing.assert_allclose(found["mean"], [[0.6, 0.45], [0.35, 0.5], [0.1, 0.3]])
     np.testing.assert_allclose(found["max"], [[0.9, 0.2], [0.2, 0.6], [0.1, 0.3]])

@@ -270,11 +270,8 @@ def test_a_damaged_stream_is_refused_in_a_sentence(
         sens_views(file)[0].depth()
 
 
-REGION = f"{layouts.HOUSE}_region0"
-
-
 def region(root: Path, labels: str = "") -> PointScene:
-    return open_scenes(root, labels=labels)[REGION]
+    return open_scenes(root, labels=labels)[f"{layouts.HOUSE}_region0"]
 
 
 def test_a_vertex_has_the_most_frequent_class_of_its_faces(tmp_path: Path) -> None:

@@ -37,8 +37,6 @@ from scene_completion_training.stages.density import DistillationSettings, Stude
 from tests.training.small_trainings import HIDDEN, VIEWPOINT, Trainings, batches, learn, small_data
 from tests.training.synthetic_scene import FOCAL, WIDTH
 
-SILENT = LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-
 
 def test_a_student_is_distilled_and_deployed(trainings: Trainings, tmp_path: Path) -> None:
     checkpoint = trainings.checkpoint("student")
@@ -77,7 +75,7 @@ def test_a_student_is_distilled_and_deployed(trainings: Trainings, tmp_path: Pat
 def test_the_student_goes_towards_its_teacher(trainings: Trainings, distillation: DistillationSettings) -> None:
     """Distillation alone, head only: the loss on the same samples falls, and encoder and teacher stay as they were."""
     torch.manual_seed(1)
-    configuration = trainings.configuration("student", losses=SILENT, distillation=distillation)
+    configuration = trainings.configuration("student", losses=LossWeights(*[0.0] * 6), distillation=distillation)
     stage = StudentStage(configuration)
     assert stage.renders == distillation.along_rays  # nothing else asks for rays
     parts = (stage.teacher, stage.encoder)

@@ -137,18 +137,15 @@ class ToyStage(SingleImageStage):
         return {"density": self.observe(batch).density(batch["points"]).mean()}
 
 
-TOY = f"{__name__}:ToyStage"
-
-
 def test_another_package_adds_stages_by_an_entry_point(
     synthetic_drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And replaces none of ours."""
-    names = ["toy", "teacher"]
-    monkeypatch.setattr(stage_registry, "entry_points", lambda group: [EntryPoint(name, TOY, group) for name in names])
+    names, toy = ["toy", "teacher"], f"{__name__}:ToyStage"
+    monkeypatch.setattr(stage_registry, "entry_points", lambda group: [EntryPoint(name, toy, group) for name in names])
     assert stage_registry.stage_class("teacher") is not ToyStage
-    toy = Configuration(**small_training(synthetic_drive, tmp_path / "whole", steps=2, stage="toy"))
-    file = write_configuration(tmp_path / "toy.yaml", toy)
+    settings = small_training(synthetic_drive, tmp_path / "whole", steps=2, stage="toy")
+    file = write_configuration(tmp_path / "toy.yaml", Configuration(**settings))
     whole = train(read_configuration(file, [], Configuration))
     read = Checkpoint.read(whole)
     assert read.stage == "toy" and isinstance(read.field_of(DensityField), DensityField)
